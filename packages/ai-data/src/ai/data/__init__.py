@@ -1,0 +1,1 @@
+"""Datasets, generators and loaders that are fast and exactly resumable."""

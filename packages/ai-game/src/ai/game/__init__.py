@@ -1,0 +1,1 @@
+"""Batch-first games and batched tree search over arrays."""

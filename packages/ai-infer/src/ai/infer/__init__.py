@@ -1,0 +1,1 @@
+"""A worker that batches inference requests from many processes, and a server."""

@@ -1,0 +1,1 @@
+"""Trials, experiments and studies: recorded, comparable, resumable, from plain files."""

@@ -1,0 +1,1 @@
+"""Lowercase functions that return torch modules, checked against references."""

@@ -1,0 +1,1 @@
+"""Trainers, environments, hooks, optimisers and snapshots for PyTorch."""

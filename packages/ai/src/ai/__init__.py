@@ -1,0 +1,86 @@
+"""One namespace for building, training, recording and serving PyTorch models.
+
+`import ai` loads nothing heavy: every name below is imported on first use from the distribution that ships it.
+"""
+
+from importlib import import_module
+from pkgutil import extend_path
+from typing import TYPE_CHECKING, Any
+
+# The other distributions are PEP 420 portions that may lie in other directories (editable checkouts, user installs).
+__path__ = extend_path(__path__, __name__)
+
+__version__ = "0.1.0+ws"
+
+if TYPE_CHECKING:
+    from ai import data as data
+    from ai import examples as examples
+    from ai import game as game
+    from ai import infer as infer
+    from ai import lab as lab
+    from ai import model as model
+    from ai import train as train
+    from ai import util as util
+    from ai.lab import Config as Config
+    from ai.lab import Experiment as Experiment
+    from ai.lab import Study as Study
+    from ai.lab import Trial as Trial
+    from ai.model import Model as Model
+    from ai.train import MultiTrainer as MultiTrainer
+    from ai.train import RLTrainer as RLTrainer
+    from ai.train import Trainer as Trainer
+    from ai.train import loss as loss
+    from ai.train import opt as opt
+
+# Subpackage -> the distribution that ships it.
+_DISTRIBUTIONS = {
+    "data": "ai-data",
+    "examples": "ai-examples",
+    "game": "ai-game",
+    "infer": "ai-infer",
+    "lab": "ai-lab",
+    "model": "ai-model",
+    "train": "ai-train",
+    "util": "ai",
+}
+# Shortcut -> the subpackage that defines it.
+_SHORTCUTS = {
+    "Config": "lab",
+    "Experiment": "lab",
+    "Model": "model",
+    "MultiTrainer": "train",
+    "RLTrainer": "train",
+    "Study": "lab",
+    "Trainer": "train",
+    "Trial": "lab",
+    "loss": "train",
+    "opt": "train",
+}
+
+__all__ = [*_DISTRIBUTIONS, *_SHORTCUTS]  # noqa: PLE0604  (the names are computed from the tables above)
+
+
+if not TYPE_CHECKING:  # seen by a type checker, a module __getattr__ would type every misspelling as Any
+
+    def __getattr__(name: str) -> Any:
+        owner = _SHORTCUTS.get(name, name)
+        if owner not in _DISTRIBUTIONS:
+            raise AttributeError(f"module 'ai' has no attribute {name!r}")
+        module_name = f"ai.{owner}"
+        try:
+            module = import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name != module_name:  # the part is there, and something that it needs is not
+                raise
+            distribution = _DISTRIBUTIONS[owner]
+            raise AttributeError(
+                f"ai.{name} needs the distribution {distribution!r}, which is not installed; install it beside its "
+                f"siblings from a checkout (pip install packages/*) or from your folder of wheels "
+                f"(pip install --find-links FOLDER 'ai[{owner}]=={__version__}')"
+            ) from error
+        value = module if name == owner else getattr(module, name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
