@@ -1,4 +1,4 @@
-"""Checks an environment that holds only some distributions: they work, the others are absent, and nothing else came along.
+"""Checks an environment that holds only some distributions: they work alone, and nothing else came along.
 
 Usage: python check_single.py ai-model [ai-infer]
 """

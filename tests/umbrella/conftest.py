@@ -16,7 +16,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 @pytest.fixture(scope="session")
 def datasets(tmp_path_factory):
-    """A folder for $AI_DATASETS_PATH that holds a set of MNIST's size and format: noise, with each label drawn in it."""
+    """A folder for $AI_DATASETS_PATH with a set of MNIST's size and format: noise, each label drawn in it."""
     root = tmp_path_factory.mktemp("datasets")
     (root / "mnist").mkdir()
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The promised snippets, each run as it stands in a script of its own. Only 'cuda' becomes 'cpu' where there is no GPU."""
+"""The promised snippets, each run as it stands in a script of its own; 'cuda' becomes 'cpu' without a GPU."""
 
 import textwrap
 
