@@ -1,1 +1,41 @@
-"""Datasets, generators and loaders that are fast and exactly resumable."""
+"""Datasets, generators and loaders that are fast and exactly resumable.
+
+Names resolve on first use, so a worker process that needs numpy alone does not pay for importing torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ai.data import toy as toy
+    from ai.data import util as util
+    from ai.data.dataset import Dataset as Dataset
+    from ai.data.digits import digits_dataset as digits_dataset
+    from ai.data.loader import DataLoader as DataLoader
+    from ai.data.mnist import mnist_dataset as mnist_dataset
+
+# Public name -> the module that defines it.
+_OWNERS = {
+    "DataLoader": "loader",
+    "Dataset": "dataset",
+    "digits_dataset": "digits",
+    "mnist_dataset": "mnist",
+}
+_MODULES = ("toy", "util")
+
+__all__ = [*_OWNERS, *_MODULES]
+
+
+if not TYPE_CHECKING:  # seen by a type checker, a module __getattr__ would type every misspelling as Any
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return import_module(f"ai.data.{name}")
+        if name not in _OWNERS:
+            raise AttributeError(f"module 'ai.data' has no attribute {name!r}")
+        value = getattr(import_module(f"ai.data.{_OWNERS[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

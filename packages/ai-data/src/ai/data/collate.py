@@ -1,0 +1,68 @@
+"""Stacking of samples into a batch."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def collate(samples: Sequence[Any], where: str = "sample") -> Any:
+    """Returns one batch from samples of one structure.
+
+    Tensors, arrays and numbers gain a leading axis and become arrays or tensors; dicts, tuples and lists are followed;
+    other objects (paths, text) are kept in a list.
+
+    Args:
+        samples: at least one.
+        where: how an error names the place of a value.
+
+    Raises:
+        ValueError: the samples differ in keys, lengths, shapes or dtypes.
+
+    Example:
+        >>> collate([{"x": np.zeros(3), "name": "a"}, {"x": np.ones(3), "name": "b"}])["x"].shape
+        (2, 3)
+    """
+    first = samples[0]
+    if isinstance(first, Mapping):
+        if any(not isinstance(s, Mapping) or s.keys() != first.keys() for s in samples):
+            raise ValueError(f"every sample must have the same keys, got {_kinds(samples, _keys)} at {where}")
+        return {key: collate([s[key] for s in samples], f"{where}[{key!r}]") for key in first}
+    if isinstance(first, tuple | list):
+        if any(not isinstance(s, tuple | list) or len(s) != len(first) for s in samples):
+            raise ValueError(f"every sample must have the same length, got {_kinds(samples, _length)} at {where}")
+        columns = [collate([s[i] for s in samples], f"{where}[{i}]") for i in range(len(first))]
+        return tuple(columns) if isinstance(first, tuple) else columns
+    torch = sys.modules.get("torch")  # a worker that never loaded torch has no tensors either
+    if torch is not None and isinstance(first, torch.Tensor):
+        _check_equal(samples, where)
+        return torch.stack(list(samples))
+    if isinstance(first, np.ndarray | np.generic):
+        _check_equal(samples, where)
+        return np.stack(samples)
+    if isinstance(first, bool | int | float):
+        return np.array(samples, np.float32 if any(isinstance(s, float) for s in samples) else None)
+    return list(samples)
+
+
+def _check_equal(samples: Sequence[Any], where: str) -> None:
+    forms = [(tuple(getattr(s, "shape", ())), getattr(s, "dtype", type(s))) for s in samples]
+    for index, form in enumerate(forms):
+        if form != forms[0]:
+            raise ValueError(
+                f"every sample of a batch must have one shape and dtype, got {forms[0][0]} {forms[0][1]} for the first "
+                f"and {form[0]} {form[1]} for sample {index} of the batch at {where}"
+            )
+
+
+def _kinds(samples: Sequence[Any], describe: Any) -> str:
+    return " and ".join(sorted({describe(s) for s in samples}))
+
+
+def _keys(sample: Any) -> str:
+    return str(sorted(sample)) if isinstance(sample, Mapping) else type(sample).__name__
+
+
+def _length(sample: Any) -> str:
+    return str(len(sample)) if isinstance(sample, tuple | list) else type(sample).__name__

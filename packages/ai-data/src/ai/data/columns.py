@@ -1,0 +1,118 @@
+"""Columns: the stored form of a dataset, a tensor or a list (or a dict of them) with one entry per sample."""
+
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Column: TypeAlias = Tensor | Sequence[Any]
+Columns: TypeAlias = Column | dict[str, Column]
+
+
+def as_columns(data: Any) -> Columns:
+    """Returns `data` as columns, sharing memory with arrays and tensors.
+
+    Args:
+        data: an array, a tensor, a list or range, a mapping of these by name, or a HuggingFace dataset. Lists of
+            numbers become tensors; other lists stay lists.
+
+    Raises:
+        TypeError: data of another type.
+        ValueError: no columns, no samples, or columns of different lengths.
+    """
+    if hasattr(data, "column_names") and hasattr(data, "features"):  # a HuggingFace dataset
+        data = {name: _from_arrow(data, name) for name in data.column_names}
+    if not isinstance(data, Mapping):
+        column = _as_column(data, "data")
+        if len(column) == 0:
+            raise ValueError("data must hold at least one sample, got an empty one")
+        return column
+    if not data:
+        raise ValueError("data must hold at least one column, got an empty dict")
+    columns = {name: _as_column(column, f"data[{name!r}]") for name, column in data.items()}
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"the columns of data must have equal lengths, got {lengths}")
+    if 0 in lengths.values():
+        raise ValueError(f"data must hold at least one sample, got columns of lengths {lengths}")
+    return columns
+
+
+def n_samples(columns: Columns) -> int:
+    """Returns the number of samples."""
+    return len(next(iter(columns.values())) if isinstance(columns, dict) else columns)
+
+
+def take(columns: Columns, indices: Tensor) -> Columns:
+    """Returns new columns with the samples at `indices` (int64, on the columns' device), owning their memory."""
+    if isinstance(columns, dict):
+        return {name: _take(column, indices) for name, column in columns.items()}
+    return _take(columns, indices)
+
+
+def sample_at(columns: Columns, index: int) -> Any:
+    """Returns one stored sample: an entry, or a dict of entries."""
+    if isinstance(columns, dict):
+        return {name: column[index] for name, column in columns.items()}
+    return columns[index]
+
+
+def columns_to(columns: Columns, device: torch.device) -> Columns:
+    """Returns the columns with every tensor on `device`; lists stay."""
+    if isinstance(columns, dict):
+        return {name: c.to(device) if isinstance(c, Tensor) else c for name, c in columns.items()}
+    return columns.to(device) if isinstance(columns, Tensor) else columns
+
+
+def fingerprint(columns: Columns) -> str:
+    """Returns a short hash of names, types, shapes and 16 evenly spaced samples: enough to tell datasets apart."""
+    digest = hashlib.blake2b(digest_size=8)
+    named = columns if isinstance(columns, dict) else {"": columns}
+    for name, column in named.items():
+        rows = np.linspace(0, len(column) - 1, min(16, len(column))).astype(int).tolist()
+        if isinstance(column, Tensor):
+            digest.update(f"{name}:{column.dtype}{tuple(column.shape)}".encode())
+            digest.update(column[rows].cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        else:  # the repr of any other object may hold its address
+            shown = [column[row] for row in rows]
+            digest.update(f"{name}:{len(column)}".encode())
+            digest.update(repr([s if isinstance(s, str | int | float | bytes) else type(s) for s in shown]).encode())
+    return digest.hexdigest()
+
+
+def _as_column(data: Any, name: str) -> Column:
+    if isinstance(data, Tensor):
+        if data.ndim == 0:
+            raise ValueError(f"{name} must have a leading sample axis, got a tensor without axes")
+        return data.detach()
+    if isinstance(data, np.ndarray):
+        if data.ndim == 0:
+            raise ValueError(f"{name} must have a leading sample axis, got an array without axes")
+        if data.dtype.kind not in "biufc":
+            return list(data.tolist())
+        if not data.dtype.isnative or any(stride < 0 for stride in data.strides):
+            data = np.ascontiguousarray(data, data.dtype.newbyteorder("="))
+        with warnings.catch_warnings():  # a read-only array (a memory map) is only ever read here
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(data)
+    if isinstance(data, str | bytes) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise TypeError(f"{name} must be an array, a tensor, a list or a dict of these, got {type(data).__name__}")
+    if isinstance(data, list | tuple) and len(data) and all(type(item) in (int, float, bool) for item in data):
+        return torch.tensor(data)
+    return data  # type: ignore[no-any-return]  # any sequence: a list of paths, a range, a lazy column
+
+
+def _take(column: Column, indices: Tensor) -> Column:
+    if isinstance(column, Tensor):
+        return column.index_select(0, indices)
+    return [column[index] for index in indices.tolist()]
+
+
+def _from_arrow(data: Any, name: str) -> Any:
+    """Returns one column of a HuggingFace dataset, as an array where its feature is numeric."""
+    values = data.with_format("numpy")[name]
+    return np.asarray(values[:]) if np.asarray(values[:1]).dtype.kind in "biuf" else data[name]

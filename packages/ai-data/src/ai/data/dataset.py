@@ -1,0 +1,253 @@
+"""A dataset that is held in memory: arrays, or a list of whatever leads to the samples."""
+
+import copy
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ai.data import columns as cols
+from ai.data.collate import collate
+from ai.data.loader import DataLoader
+from ai.data.seeds import derive_seed
+from ai.data.transform import Applied, Transform
+
+Split: TypeAlias = Sequence[float] | Sequence[int] | Sequence[Sequence[int]]
+
+
+class Dataset:
+    """Samples in memory, with what turns them into batches.
+
+    Args:
+        data: an array, a tensor, a list (of paths, …) or a dict of these with equal lengths; also a HuggingFace
+            dataset. Arrays and tensors are shared, not copied.
+        preprocess: called by the data workers on each stored sample (for example: load an image from its path), a
+            callable or a dict of callables by key. A parameter named `rng` receives a `numpy.random.Generator`, one
+            named `generator` a `torch.Generator`, and the global generators are seeded as well, all by
+            (seed, epoch, index).
+        postprocess: called on each batch on its device (for example: to float32 and normalise), a callable or a dict of
+            callables by key. A parameter named `generator` receives a seeded `torch.Generator` on that device.
+        default_split: what `.split()` without arguments does, in any form that `.split` takes.
+
+    Raises:
+        TypeError: data, preprocess or postprocess of another type.
+        ValueError: no samples, columns of different lengths, or a transform of a key that is not there.
+
+    Example:
+        >>> ds = Dataset({"x": torch.arange(10.), "y": list(range(10))}, postprocess={"x": lambda x: x / 10})
+        >>> len(ds), ds.length(4), [batch["x"].shape[0] for batch in ds.loader(4)]
+        (10, 8, [4, 4, 2])
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        preprocess: Transform | None = None,
+        postprocess: Transform | None = None,
+        default_split: Split | None = None,
+    ) -> None:
+        self.data = cols.as_columns(data)
+        for name, transform in (("preprocess", preprocess), ("postprocess", postprocess)):
+            if transform is not None:
+                Applied(transform, name)
+        if isinstance(preprocess, dict):
+            have = set(self.data) if isinstance(self.data, dict) else set()
+            if unknown := sorted(set(preprocess) - have):
+                raise ValueError(f"preprocess names the keys {unknown}, the data has {sorted(have)}")
+        self.preprocess = preprocess
+        self.postprocess = postprocess
+        self.default_split = default_split
+        self.classes: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return cols.n_samples(self.data)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        """Returns one sample as a loader's batch would hold it, or the dataset of a slice."""
+        if isinstance(index, slice):
+            return self.subset(range(*index.indices(len(self))))
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index ({index}) is out of range for {len(self)} samples")
+        return _first(next(iter(self.subset([index % len(self)]).loader(1, n_workers=0))))
+
+    def length(self, batch_size: int) -> int:
+        """Returns the number of samples in an epoch whose incomplete last batch is dropped."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        return len(self) - len(self) % batch_size
+
+    def loader(self, batch_size: int, device: str | torch.device = "cpu", **options: Any) -> DataLoader:
+        """Returns a `DataLoader` over this dataset, its workers launched.
+
+        Args:
+            batch_size: samples a batch.
+            device: `cpu`, `cuda`, `cuda:1`, `mps`, …
+            **options: `train`, `n_workers`, `seed`, … of `DataLoader`.
+        """
+        return DataLoader(self, batch_size, device, **options)
+
+    def sample(self, n: int, device: str | torch.device = "cpu", *, seed: int = 0) -> Any:
+        """Returns a batch of `n` different samples drawn by `seed`."""
+        if not 1 <= n <= len(self):
+            raise ValueError(f"n must lie in [1, {len(self)}], got {n}")
+        generator = torch.Generator().manual_seed(derive_seed(seed, 0))
+        chosen = self.subset(torch.randperm(len(self), generator=generator)[:n].tolist())
+        return next(iter(chosen.loader(n, device, n_workers=0, seed=seed)))
+
+    def split(self, *ratio: float | int | Sequence[int], seed: int = 0) -> tuple[Self, ...]:
+        """Returns this dataset in parts.
+
+        Args:
+            *ratio: fractions that sum to 1 (parts are drawn by `seed`), counts that sum to the length (parts follow the
+                stored order), or the indices of each part; none takes the dataset's default split.
+            seed: of the draw.
+
+        Raises:
+            ValueError: the sum is wrong, a part would be empty, or there is no default split.
+
+        Example:
+            >>> [len(part) for part in Dataset(torch.arange(10)).split(.8, .2)]
+            [8, 2]
+        """
+        parts: Sequence[Any] | None = ratio or self.default_split
+        if parts is None:
+            raise ValueError("this dataset has no default split: give ratios, for example split(.9, .1)")
+        if all(isinstance(part, float) for part in parts):
+            return self._split_by_ratio(parts, seed)
+        if all(isinstance(part, int) for part in parts):
+            if sum(parts) != len(self) or min(parts) < 1:
+                raise ValueError(f"counts must be positive and sum to the {len(self)} samples, got {tuple(parts)}")
+            bounds = np.cumsum([0, *parts]).tolist()
+            return tuple(self.subset(range(*pair)) for pair in pairwise(bounds))
+        if any(isinstance(part, int | float) for part in parts):
+            raise ValueError(f"a split must be all fractions, all counts or all index lists, got {tuple(parts)}")
+        return tuple(self.subset(part) for part in parts)
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        """Returns the dataset of the samples at `indices`, in that order; a `range` shares the tensors' memory."""
+        chosen = range(*indices.indices(len(self))) if isinstance(indices, slice) else indices
+        if len(chosen) == 0:
+            raise ValueError("indices must name at least one sample, got none")
+        low, high = (
+            (min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1]))
+            if isinstance(chosen, range)
+            else (min(chosen), max(chosen))
+        )
+        if low < 0 or high >= len(self):
+            raise IndexError(f"indices must lie in [0, {len(self)}), got {low if low < 0 else high}")
+        if isinstance(chosen, range) and chosen.step > 0:
+            where = slice(chosen.start, chosen.stop, chosen.step)
+            data = _each(self.data, lambda column: column[where])
+        else:
+            data = cols.take(self.data, torch.as_tensor(chosen, dtype=torch.int64))
+        keeps_split = len(chosen) == len(self) or _all_fractions(self.default_split)
+        return self._with(data, self.default_split if keeps_split else None)
+
+    def map(self, function: Callable[[Any], Any]) -> Self:
+        """Returns the dataset whose stored samples are `function(stored sample)`, computed now and kept in memory."""
+        return self._with(
+            _stored([function(cols.sample_at(self.data, i)) for i in range(len(self))]), self.default_split
+        )
+
+    def filter(self, keep: Callable[[Any], bool]) -> Self:
+        """Returns the dataset of the stored samples for which `keep(stored sample)` is true."""
+        kept = [i for i in range(len(self)) if keep(cols.sample_at(self.data, i))]
+        if not kept:
+            raise ValueError(f"keep must accept at least one of the {len(self)} samples, it accepted none")
+        return self.subset(kept)
+
+    def concat(self, *others: "Dataset") -> Self:
+        """Returns the samples of this dataset followed by those of `others`, with this one's transforms."""
+        parts = [self.data, *(other.data for other in others)]
+        if isinstance(self.data, dict):
+            for part in parts:
+                if not isinstance(part, dict) or part.keys() != self.data.keys():
+                    have = sorted(part) if isinstance(part, dict) else "a single column"
+                    raise ValueError(f"datasets must have equal columns, got {sorted(self.data)} and {have}")
+            joined: Any = {key: _joined([part[key] for part in parts], key) for key in self.data}  # type: ignore[call-overload, index]
+        elif any(isinstance(part, dict) for part in parts):
+            raise ValueError("datasets must have equal columns, got a single column and a dict of columns")
+        else:
+            joined = _joined(parts, "data")
+        return self._with(joined, self.default_split if _all_fractions(self.default_split) else None)
+
+    @classmethod
+    def from_torch(cls, torch_dataset: Any, **options: Any) -> Self:
+        """Returns a map-style torch dataset read into memory once.
+
+        Args:
+            torch_dataset: its samples may be tuples (the first two entries become `x` and `y`), dicts or single
+                values.
+            **options: `preprocess`, `postprocess` and `default_split`.
+
+        Example:
+            >>> pairs = torch.utils.data.TensorDataset(torch.zeros(5, 2), torch.arange(5))
+            >>> sorted(Dataset.from_torch(pairs).data)
+            ['x', 'y']
+        """
+        samples = [torch_dataset[i] for i in range(len(torch_dataset))]
+        if not samples:
+            raise ValueError("torch_dataset must hold at least one sample, got an empty one")
+        if isinstance(samples[0], tuple | list):
+            names = ["x", "y", *(f"item{i}" for i in range(2, len(samples[0])))]
+            samples = [dict(zip(names, sample, strict=False)) for sample in samples]
+        return cls(_stored(samples), **options)
+
+    def fingerprint(self) -> str:
+        """Returns a short hash that tells this data from other data, kept in loader states."""
+        return cols.fingerprint(self.data)
+
+    def _split_by_ratio(self, ratios: Sequence[float], seed: int) -> tuple[Self, ...]:
+        if min(ratios) <= 0 or abs(sum(ratios) - 1) > 1e-6:
+            raise ValueError(f"ratios must be positive and sum to 1, got {tuple(ratios)} with sum {sum(ratios):g}")
+        bounds = [0, *(round(bound * len(self)) for bound in np.cumsum(ratios).tolist())]
+        if any(a == b for a, b in pairwise(bounds)):
+            raise ValueError(f"ratios {tuple(ratios)} leave a part of the {len(self)} samples empty")
+        generator = torch.Generator().manual_seed(derive_seed(seed, 1))
+        order = torch.randperm(len(self), generator=generator).tolist()
+        return tuple(self.subset(order[a:b]) for a, b in pairwise(bounds))
+
+    def _with(self, data: Any, default_split: Split | None) -> Self:
+        other = copy.copy(self)  # keeps the subclass and whatever its instances carry
+        other.data = cols.as_columns(data)
+        other.default_split = default_split
+        return other
+
+
+def _each(data: cols.Columns, function: Callable[[cols.Column], cols.Column]) -> cols.Columns:
+    return {key: function(column) for key, column in data.items()} if isinstance(data, dict) else function(data)
+
+
+def _stored(samples: Sequence[Any]) -> Any:
+    batch = collate(samples)
+    if isinstance(batch, tuple):
+        raise TypeError("stored samples must be single values or dicts, got tuples: name their entries in a dict")
+    return batch
+
+
+def _joined(columns: Sequence[Any], name: str) -> Any:
+    if all(isinstance(column, Tensor) for column in columns):
+        first = columns[0]
+        for column in columns:
+            if column.shape[1:] != first.shape[1:] or column.dtype != first.dtype:
+                raise ValueError(
+                    f"column {name!r} must have one shape and dtype in all datasets, got {tuple(first.shape[1:])} "
+                    f"{first.dtype} and {tuple(column.shape[1:])} {column.dtype}"
+                )
+        return torch.cat(list(columns))
+    return [item for column in columns for item in column]
+
+
+def _all_fractions(split: Split | None) -> bool:
+    return split is not None and all(isinstance(part, float) for part in split)
+
+
+def _first(batch: Any) -> Any:
+    if isinstance(batch, dict):
+        return {key: _first(value) for key, value in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(_first(value) for value in batch)
+    return batch[0]

@@ -1,0 +1,48 @@
+"""Checks of device names and moves of nested batches."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """Returns the device, or raises one clear sentence where this machine does not have it."""
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device must be a name that torch knows (cpu, cuda, cuda:1, mps), got {device!r}") from None
+    if found.type == "cuda":
+        n_devices = torch.cuda.device_count()
+        if (found.index or 0) >= n_devices:
+            raise ValueError(f"device {str(device)!r} is not available: torch sees {n_devices} CUDA devices")
+        if found.index is None:  # batches report their index, and are compared with this device
+            found = torch.device("cuda", torch.cuda.current_device())
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device 'mps' is not available on this machine")
+    return found
+
+
+def to_device(batch: Any, device: torch.device, pin: bool) -> Any:
+    """Returns the nested batch with arrays as tensors and tensors on `device`; other objects stay.
+
+    Args:
+        batch: tensors, arrays, or dicts, tuples and lists of them.
+        device: where to.
+        pin: go through page-locked memory, so that the copy overlaps with computation.
+    """
+    if isinstance(batch, np.ndarray) and batch.dtype.kind in "biufc":
+        batch = torch.from_numpy(batch)
+    if isinstance(batch, Tensor):
+        if batch.device == device:
+            return batch
+        return batch.pin_memory().to(device, non_blocking=True) if pin else batch.to(device)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device, pin) for key, value in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(to_device(value, device, pin) for value in batch)
+    if isinstance(batch, list) and batch and isinstance(batch[0], Tensor | np.ndarray | Mapping | tuple):
+        return [to_device(value, device, pin) for value in batch]
+    return batch

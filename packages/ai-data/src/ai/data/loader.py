@@ -1,0 +1,250 @@
+"""The loader: batches in a fixed order, moved to a device and postprocessed, resumable at any batch."""
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from ai.data import columns as cols
+from ai.data.device import checked_device, to_device
+from ai.data.order import Order, Position
+from ai.data.producer import Producer, make_producer
+from ai.data.seeds import derive_seed
+from ai.data.transform import Applied, Transform
+
+if TYPE_CHECKING:
+    from ai.data.dataset import Dataset
+
+
+class DataLoader:
+    """Batches of a dataset on a device, made by `Dataset.loader`.
+
+    With `train=True` the samples are shuffled, epoch follows epoch without end, and each epoch's incomplete batch is
+    left out; iterating again goes on where the last iteration stopped. With `train=False` an iteration is one ordered
+    epoch with its incomplete batch, and iterating again starts over.
+
+    Data without `preprocess` needs no workers: a batch is one gather a column. With `preprocess`, workers run it ahead
+    of use. Order, values and random numbers are functions of (seed, epoch, index), whatever the number of workers.
+
+    Args:
+        dataset: where the samples come from.
+        batch_size: samples a batch.
+        device: where batches go; `postprocess` runs there.
+        train: see above.
+        n_workers: how many workers run `preprocess`; 0 runs it when a batch is asked for; None takes one for each CPU
+            up to 4.
+        worker: `process`, or `thread` for a preprocess that releases the interpreter lock or is not worth shipping. In
+            threads the global random generators are not seeded: draw from a parameter named `rng` or `generator`.
+        seed: of the order and of all random numbers.
+        drop_last: leave out the incomplete batch; None means `train`.
+        pin: move through page-locked memory; None means where `device` is CUDA.
+        resident: keep the stored tensors on the device and gather there.
+        prefetch: batches that workers may be ahead; None means two for each worker.
+        single_batch: give the first batch again and again, to see whether a model can overfit it.
+        collate: makes a batch of a list of preprocessed samples; None stacks arrays and follows dicts and tuples.
+
+    Raises:
+        ValueError: a batch_size, device, n_workers or prefetch that cannot be.
+
+    Example:
+        >>> from ai.data import Dataset
+        >>> loader = Dataset(torch.arange(6)).loader(4)
+        >>> len(loader), [batch.tolist() for batch in loader]
+        (2, [[0, 1, 2, 3], [4, 5]])
+    """
+
+    def __init__(
+        self,
+        dataset: "Dataset",
+        batch_size: int,
+        device: str | torch.device = "cpu",
+        *,
+        train: bool = False,
+        n_workers: int | None = None,
+        worker: Literal["process", "thread"] = "process",
+        seed: int = 0,
+        drop_last: bool | None = None,
+        pin: bool | None = None,
+        resident: bool = False,
+        prefetch: int | None = None,
+        single_batch: bool = False,
+        collate: Callable[[list[Any]], Any] | None = None,
+    ) -> None:
+        drop_last = train if drop_last is None else drop_last
+        n = len(dataset)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if drop_last and batch_size > n:
+            raise ValueError(f"batch_size ({batch_size}) must not exceed the {n} samples of the dataset")
+        if resident and dataset.preprocess is not None:
+            raise ValueError("resident=True needs a dataset without preprocess: its stored samples are not the batches")
+        if prefetch is not None and prefetch < 1:
+            raise ValueError(f"prefetch must be at least 1, got {prefetch}")
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.device = checked_device(device)
+        self.train = train
+        self._finish = _Finish(dataset.postprocess, self.device, self.device.type == "cuda" if pin is None else pin)
+        self._order = Order(n, batch_size, train, train, drop_last, seed, single_batch=single_batch)
+        columns = cols.columns_to(dataset.data, self.device) if resident else dataset.data
+        self._producer = make_producer(columns, dataset.preprocess, n_workers, worker, collate)
+        self._prefetch = self._producer.depth if prefetch is None else prefetch
+        self._fingerprint: str | None = None
+        self._stream = self._stream_at(Position())
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.train and self._stream.taken:
+            self._stream = self._stream_at(Position())
+        self._stream.taken = True
+        return self._stream
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what resuming needs: which batch comes next, counted where batches are used, and of which data.
+
+        `batch` counts in this loader's batches, `batch_size` × `world` samples each. All ranks have the same state.
+        """
+        return {
+            "epoch": self._stream.position.epoch,
+            "batch": self._stream.position.batch,
+            "seed": self._order.seed,
+            "train": self.train,
+            "batch_size": self.batch_size,
+            "world": self._order.world,
+            "n_samples": self._order.n,
+            "fingerprint": self._data_fingerprint(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes to the batch that came next when `state` was taken; the next iteration starts there.
+
+        A state may come from another batch size or number of ranks where the samples used so far make whole batches.
+
+        Raises:
+            ValueError: the state is of other data, of another mode, or between two batches of this loader.
+        """
+        for key, own in (
+            ("n_samples", self._order.n),
+            ("fingerprint", self._data_fingerprint()),
+            ("train", self.train),
+        ):
+            if state[key] != own:
+                raise ValueError(
+                    f"this loader state is of another dataset or mode: its {key} is {state[key]}, ours {own}"
+                )
+        n_used = state["batch"] * state["batch_size"] * state["world"]
+        n_step = self.batch_size * self._order.world
+        same_cut = (state["batch_size"], state["world"]) == (self.batch_size, self._order.world)
+        if not same_cut and n_used % n_step:
+            raise ValueError(
+                f"the state lies {n_used} samples into its epoch, between two batches of this loader "
+                f"(batch_size {self.batch_size} on {self._order.world} ranks)"
+            )
+        position = Position(state["epoch"], state["batch"] if same_cut else n_used // n_step)
+        self._order = self._order.with_seed(state["seed"])
+        if self.train and self._order.ended(position):
+            position = Position(position.epoch + 1, 0)
+        if self.train:  # iterators already handed out follow
+            self._stream.seek(self._order, position)
+        else:
+            self._stream.close()
+            self._stream = self._stream_at(position)
+
+    def shard(self, rank: int, world: int) -> "DataLoader":
+        """Returns the loader of rank `rank` among `world` that together give each sample once.
+
+        `batch_size` stays the size on each rank. The shards share this loader's workers and its position.
+        """
+        other = copy.copy(self)
+        other._order = self._order.shard(rank, world)
+        if len(other._order) == 0:
+            raise ValueError(f"batch_size ({self.batch_size}) on {world} ranks exceeds the {self._order.n} samples")
+        other._stream = other._stream_at(Position())
+        return other
+
+    def close(self) -> None:
+        """Stops the workers; also happens when the loader is no longer referenced."""
+        self._stream.close()
+        self._producer.close()
+
+    def __enter__(self) -> "DataLoader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _stream_at(self, position: Position) -> "_Stream":
+        return _Stream(self._order, self._producer, self._finish, self._prefetch, position)
+
+    def _data_fingerprint(self) -> str:
+        if self._fingerprint is None:  # taken once: snapshots are frequent
+            self._fingerprint = self.dataset.fingerprint()
+        return self._fingerprint
+
+
+class _Stream:
+    """The iterator: asks the producer for batches ahead of use and counts those that were used."""
+
+    def __init__(self, order: Order, producer: Producer, finish: "_Finish", prefetch: int, position: Position) -> None:
+        self.position = position
+        self.taken = False
+        self._order = order
+        self._producer = producer
+        self._finish = finish
+        self._prefetch = prefetch
+        self._ahead = position
+        self._tickets: deque[Any] = deque()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        order = self._order
+        while len(self._tickets) < self._prefetch and not order.ended(self._ahead):
+            self._tickets.append(self._producer.submit(order.seed, self._ahead.epoch, order.indices(self._ahead)))
+            self._ahead = order.after(self._ahead)
+        if not self._tickets:
+            raise StopIteration
+        try:
+            batch = self._finish(self._producer.result(self._tickets.popleft()), order, self.position)
+        except BaseException:
+            self.seek(order, self.position)  # the batch that failed stays the next one
+            raise
+        self.position = order.after(self.position)
+        return batch
+
+    def seek(self, order: Order, position: Position) -> None:
+        """Goes to `position` of `order`; what was asked for ahead is dropped."""
+        self.close()
+        self._order = order
+        self.position = self._ahead = position
+
+    def close(self) -> None:
+        """Drops what was asked for ahead."""
+        while self._tickets:
+            self._producer.cancel(self._tickets.popleft())
+
+
+class _Finish:
+    """The last step of a batch: to the device, then the postprocess."""
+
+    def __init__(self, postprocess: Transform | None, device: torch.device, pin: bool) -> None:
+        self._postprocess = None if postprocess is None else Applied(postprocess, "postprocess")
+        self._device = device
+        self._pin = pin
+
+    def __call__(self, batch: Any, order: Order, position: Position) -> Any:
+        batch = to_device(batch, self._device, self._pin)
+        if self._postprocess is None:
+            return batch
+
+        def generator(_name: str) -> torch.Generator:
+            seed = derive_seed(order.seed, position.epoch, position.batch, order.rank)
+            return torch.Generator(self._device).manual_seed(seed)
+
+        return self._postprocess(batch, generator)

@@ -1,0 +1,13 @@
+"""Where datasets lie on disk."""
+
+import os
+from pathlib import Path
+
+
+def dataset_folder(path: str | os.PathLike[str]) -> Path:
+    """Returns the folder of a dataset: an absolute path as it is, else below the datasets folder.
+
+    The datasets folder is `$AI_DATASETS_PATH`, else `~/.cache/ai/datasets`.
+    """
+    root = os.environ.get("AI_DATASETS_PATH") or Path.home() / ".cache" / "ai" / "datasets"
+    return Path(root).expanduser() / Path(path).expanduser()

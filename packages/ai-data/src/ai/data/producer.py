@@ -1,0 +1,105 @@
+"""Producers: what turns indices into a batch, here and now or in workers."""
+
+import os
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ai.data import columns as cols
+from ai.data.preprocess import Job, Preprocess
+from ai.data.seeds import global_states_kept
+from ai.data.transform import Transform
+
+
+class Producer(Protocol):
+    """Makes batches, possibly several at a time; every ticket is either asked for its result or cancelled."""
+
+    depth: int  # how many tickets to hold by default
+
+    def submit(self, seed: int, epoch: int, indices: Tensor) -> Any:
+        """Returns a ticket for the batch of `indices`; random numbers follow from (seed, epoch, index)."""
+
+    def result(self, ticket: Any) -> Any:
+        """Returns the batch of a ticket, waiting for it."""
+
+    def cancel(self, ticket: Any) -> None:
+        """Drops a ticket."""
+
+    def close(self) -> None:
+        """Stops the workers."""
+
+
+def make_producer(
+    columns: cols.Columns,
+    preprocess: Transform | None,
+    n_workers: int | None,
+    worker: Literal["process", "thread"],
+    collate: Callable[[list[Any]], Any] | None,
+) -> Producer:
+    """Returns the producer that the data and the asked number of workers need."""
+    if n_workers is not None and n_workers < 0:
+        raise ValueError(f"n_workers must be at least 0, got {n_workers}")
+    if worker not in ("process", "thread"):
+        raise ValueError(f"worker must be 'process' or 'thread', got {worker!r}")
+    if preprocess is None and collate is None:
+        return _Gather(columns)
+    if n_workers is None:
+        n_workers = min(4, os.cpu_count() or 1)
+    run = Preprocess(preprocess, collate)
+    if n_workers == 0:
+        return _Inline(columns, run)
+    if worker == "thread":
+        from ai.data.pool import ThreadPool
+
+        return ThreadPool(columns, run, n_workers)
+    from ai.data.pool import ProcessPool
+
+    return ProcessPool(columns, run, n_workers)
+
+
+class _Gather:
+    """One gather a column, when the batch is asked for."""
+
+    depth = 1
+
+    def __init__(self, columns: cols.Columns) -> None:
+        self._columns = columns
+        tensors = columns.values() if isinstance(columns, dict) else [columns]
+        self._device = next((c.device for c in tensors if isinstance(c, Tensor)), torch.device("cpu"))
+
+    def submit(self, seed: int, epoch: int, indices: Tensor) -> Tensor:
+        return indices
+
+    def result(self, ticket: Tensor) -> Any:
+        return cols.take(self._columns, ticket.to(self._device))
+
+    def cancel(self, ticket: Tensor) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Inline:
+    """The preprocess, in the process and at the time that a batch is asked for."""
+
+    depth = 1
+
+    def __init__(self, columns: cols.Columns, run: Preprocess) -> None:
+        self._columns = columns
+        self._run = run
+
+    def submit(self, seed: int, epoch: int, indices: Tensor) -> Job:
+        return Job.gather(self._columns, seed, epoch, indices)
+
+    def result(self, ticket: Job) -> Any:
+        with global_states_kept():
+            return self._run(ticket, seed_globals=True)
+
+    def cancel(self, ticket: Job) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

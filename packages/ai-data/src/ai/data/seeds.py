@@ -1,0 +1,45 @@
+"""Seeds derived from the place of a draw, so that a random number never depends on what ran before it."""
+
+import hashlib
+import random
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+
+def derive_seed(*place: int) -> int:
+    """Returns a seed in [0, 2**63) that is a hash of `place`, for example (seed, epoch, index).
+
+    Example:
+        >>> derive_seed(0, 1, 2) == derive_seed(0, 1, 2), derive_seed(0, 1, 2) == derive_seed(0, 2, 1)
+        (True, False)
+    """
+    digest = hashlib.blake2b(struct.pack(f"<{len(place)}q", *place), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def seed_global_states(seed: int) -> None:
+    """Seeds the global generators of Python, numpy and (where it is loaded) torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.default_generator.manual_seed(seed)
+
+
+@contextmanager
+def global_states_kept() -> Iterator[None]:
+    """Restores the global generators of Python, numpy and torch's CPU on exit."""
+    import torch
+
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

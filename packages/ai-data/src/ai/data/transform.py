@@ -1,0 +1,56 @@
+"""Preprocess and postprocess functions: one callable for the whole value, or one per key of a dict."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+Transform: TypeAlias = Callable[..., Any] | Mapping[str, Callable[..., Any]]
+
+
+class Applied:
+    """A transform ready to be called, with the random generator it asks for by parameter name.
+
+    Args:
+        transform: a callable of a sample or batch, or a dict of callables by key.
+        name: what errors call it.
+    """
+
+    def __init__(self, transform: Transform, name: str) -> None:
+        named = transform if isinstance(transform, Mapping) else {"": transform}
+        for key, function in named.items():
+            if not callable(function):
+                place = f"{name}[{key!r}]" if key else name
+                raise TypeError(f"{place} must be callable, got {type(function).__name__}")
+        self._functions = dict(named)
+        self._by_key = isinstance(transform, Mapping)
+        self._name = name
+        self._wanted = {key: _random_parameter(function) for key, function in named.items()}
+        self.wants_random = any(self._wanted.values())
+
+    def __call__(self, value: Any, generator: Callable[[str], Any]) -> Any:
+        """Returns the transformed value.
+
+        Args:
+            value: a sample or a batch.
+            generator: returns the generator for the parameter name `generator` or `rng`; called only where wanted.
+        """
+        if not self._by_key:
+            return self._call("", value, generator)
+        if not isinstance(value, Mapping) or not self._functions.keys() <= value.keys():
+            have = sorted(value) if isinstance(value, Mapping) else type(value).__name__
+            raise KeyError(f"{self._name} has functions for the keys {sorted(self._functions)}, the value has {have}")
+        return {k: self._call(k, v, generator) if k in self._functions else v for k, v in value.items()}
+
+    def _call(self, key: str, value: Any, generator: Callable[[str], Any]) -> Any:
+        wanted = self._wanted[key]
+        if wanted is None:
+            return self._functions[key](value)
+        return self._functions[key](value, **{wanted: generator(wanted)})
+
+
+def _random_parameter(function: Callable[..., Any]) -> str | None:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some builtins have no signature
+        return None
+    return next((name for name in ("generator", "rng") if name in parameters), None)
