@@ -1,0 +1,87 @@
+"""Runs a published result again: `python -m ai.examples.reproduce NAME [--option value …]`, `--list` for the names.
+
+A result is a function with keyword options (at least `seed`) that trains, measures, draws its pictures into a trial's
+folder and returns the numbers. It is registered by one line in `RESULTS`.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from ai.examples.cli import listing, refuse_unknown
+
+
+@dataclass(frozen=True)
+class Result:
+    """A published result: `module:function` and one line on what it shows, kept here so that listing imports nothing."""
+
+    target: str
+    description: str
+
+    def load(self) -> Callable[..., dict[str, float]]:
+        """Imports and returns the function."""
+        module, _, function = self.target.partition(":")
+        return getattr(import_module(module), function)  # type: ignore[no-any-return]
+
+
+RESULTS: dict[str, Result] = {}
+
+
+def main() -> None:
+    """Runs one result by its name, and writes its numbers with command, seed, time and commit."""
+    import tyro
+
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "--list"):
+        described = {name: result.description for name, result in RESULTS.items()}
+        print(f"usage: python -m ai.examples.reproduce NAME [--option value …]\n\nresults:\n{listing(described)}")
+        return
+    name, *rest = arguments
+    if name not in RESULTS:
+        refuse_unknown("reproduce", "result", name, list(RESULTS))
+    started = time.monotonic()
+    function = RESULTS[name].load()
+    numbers = tyro.cli(function, args=rest, prog=f"reproduce {name}")
+    record = {
+        "name": name,
+        "command": " ".join(["python -m ai.examples.reproduce", name, *rest]),
+        "numbers": numbers,
+        "seconds": round(time.monotonic() - started, 1),
+        **surroundings(),
+    }
+    print(json.dumps(record, indent=2))
+    path = Path(os.environ.get("AI_LAB_PATH", "ai-lab")) / "reproduce" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def surroundings() -> dict[str, str | int]:
+    """Returns what a number depends on besides the code: commit, versions, processor and threads."""
+    import torch
+
+    return {
+        "commit": _git("rev-parse", "HEAD") + (" with changes" if _git("status", "--porcelain", "-uno") else ""),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # an installed wheel, or no git
+        return ""
+
+
+if __name__ == "__main__":
+    main()
