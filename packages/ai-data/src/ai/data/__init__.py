@@ -12,13 +12,21 @@ if TYPE_CHECKING:
     from ai.data.dataset import Dataset as Dataset
     from ai.data.digits import digits_dataset as digits_dataset
     from ai.data.loader import DataLoader as DataLoader
+    from ai.data.mnist import fashion_mnist_dataset as fashion_mnist_dataset
     from ai.data.mnist import mnist_dataset as mnist_dataset
+    from ai.data.preprocess import PreprocessError as PreprocessError
+    from ai.data.source import Episode as Episode
+    from ai.data.source import Source as Source
 
 # Public name -> the module that defines it.
 _OWNERS = {
     "DataLoader": "loader",
     "Dataset": "dataset",
     "digits_dataset": "digits",
+    "Episode": "source",
+    "PreprocessError": "preprocess",
+    "Source": "source",
+    "fashion_mnist_dataset": "mnist",
     "mnist_dataset": "mnist",
 }
 _MODULES = ("toy", "util")

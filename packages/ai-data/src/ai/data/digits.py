@@ -14,8 +14,8 @@ def digits_dataset(size: int = 8) -> Dataset:
     """Returns 1,797 handwritten digits in the form of `mnist_dataset`, without any download.
 
     Batches hold `x`: `(batch, 1, size, size)` float32 in [-1, 1] and `y`: `(batch,)` uint8. The digits of a writer
-    lie together, so `.split()` cuts the stored order, 1,437 / 360, and hardly anyone wrote on both sides. (Over a shuffled
-    split the same small conv net scores 99.7 % instead of 98.6 %, by knowing the hand.)
+    lie together, so `.split()` cuts the stored order, 1,437 / 360, and hardly anyone wrote on both sides. (Over a
+    shuffled split the same small conv net scores 99.7 % instead of 98.6 %, by knowing the hand.)
 
     Args:
         size: of the images in pixels; 8 as recorded, others are resized bilinearly.
