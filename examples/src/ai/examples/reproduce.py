@@ -20,7 +20,7 @@ from ai.examples.cli import listing, refuse_unknown
 
 @dataclass(frozen=True)
 class Result:
-    """A published result: `module:function` and one line on what it shows, kept here so that listing imports nothing."""
+    """A published result: `module:function`, and one line on what it shows, so that listing them imports nothing."""
 
     target: str
     description: str
