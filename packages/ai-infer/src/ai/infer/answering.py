@@ -1,0 +1,225 @@
+"""One batch: gather the requests' tensors, call the model once, give every request its rows of the output."""
+
+import json
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ai.infer.engine import Engine
+from ai.infer.frames import Kind
+from ai.infer.peer import Request, error_header
+from ai.infer.slots import Board
+from ai.infer.wire import Layout, Node, Tree, flatten, make_layout, unflatten
+
+_MOVED = b'{"moved":1}'
+_CANCELLED = b'{"cancelled":1}'
+_MAX_LAYOUTS = 4096
+
+
+class NotRowWiseError(ValueError):
+    """The model's output has no row for each row of its input, so that requests cannot share a call."""
+
+
+class Answerer:
+    """Runs batches and writes the replies into slots and sockets.
+
+    Args:
+        engine: calls the model.
+        board: of the worker; None where there is no shared memory.
+        max_rows: of a call; a larger request is run in pieces.
+    """
+
+    def __init__(self, engine: Engine, board: Board | None, max_rows: int) -> None:
+        self._engine = engine
+        self._board = board
+        self.max_rows = max_rows
+        self.version = 0
+        self.n_requests = self.n_rows = self.n_batches = self.n_errors = self.n_cancelled = 0
+        self.on_sent: Callable[[Request], None] = lambda request: None
+        self._layouts: dict[Any, Layout] = {}
+        self._alone: set[str] = set()  # groups whose outputs cannot be shared out
+
+    def runs_alone(self, layout: Layout) -> bool:
+        """Returns whether a request has to have a call of the model to itself."""
+        return layout.group is None or layout.group in self._alone
+
+    def answer(self, batch: list[Request]) -> None:
+        """Answers every request of a batch; whatever fails, fails only the requests that are at fault."""
+        batch = [request for request in batch if not self._skip_cancelled(request)]
+        if batch:
+            self._run(batch)
+
+    def _run(self, batch: list[Request]) -> None:
+        try:
+            rows = [request.rows for request in batch]
+            node, tensors = self._forward(batch, sum(rows))
+            if len(batch) > 1 and not all(x.shape[:1] == (sum(rows),) for x in tensors):
+                raise NotRowWiseError
+        except NotRowWiseError:
+            if len(batch) == 1:
+                self.refuse(batch[0], _no_rows_to_share(batch[0], self.max_rows))
+                return
+            self._alone.add(batch[0].layout.group or "")
+            for request in batch:
+                self._run([request])
+        except Exception as error:
+            if len(batch) == 1:
+                self.refuse(batch[0], _describe(error))
+                return
+            # Someone here is at fault: halves find out who without running every request by itself.
+            self._run(batch[: len(batch) // 2])
+            self._run(batch[len(batch) // 2 :])
+        else:
+            self.n_rows += sum(rows)
+            self.n_requests += len(batch)
+            self._reply(batch, node, tensors)
+
+    def _forward(self, batch: list[Request], n_rows: int) -> tuple[Node, list[Tensor]]:
+        """Returns the form of the model's output for a whole batch, and its tensors on the CPU."""
+        layout = batch[0].layout
+        if len(batch) == 1:
+            inputs = batch[0].tensors
+        else:
+            inputs = [torch.cat(pieces) for pieces in zip(*(request.tensors for request in batch), strict=True)]
+        if n_rows <= self.max_rows or layout.rows is None:
+            return self._call(layout, inputs)
+        sizes = [min(self.max_rows, n_rows - start) for start in range(0, n_rows, self.max_rows)]
+        chunks = [x.split_with_sizes(sizes) for x in inputs]
+        outputs = [self._call(layout, list(chunk)) for chunk in zip(*chunks, strict=True)]
+        shares = [tensors for _, tensors in outputs]
+        for size, tensors in zip(sizes, shares, strict=True):
+            if not all(x.shape[:1] == (size,) for x in tensors):
+                raise NotRowWiseError
+        return outputs[0][0], [torch.cat(pieces) for pieces in zip(*shares, strict=True)]
+
+    def _call(self, layout: Layout, inputs: list[Tensor]) -> tuple[Node, list[Tensor]]:
+        inputs = [self._engine.to_device(x) for x in inputs]
+        self.n_batches += 1
+        if layout.is_tensor:
+            output = self._engine(inputs, {})
+        else:
+            args, kwargs = unflatten(layout.tree, iter(inputs))
+            output = self._engine(args, kwargs)
+        return _to_cpu(output)
+
+    # Replies ----------------------------------------------------------------------------------------------------
+
+    def _reply(self, batch: list[Request], node: Node, tensors: list[Tensor]) -> None:
+        """Writes each request's rows of the output where its client looks for them, then tells the clients."""
+        if len(batch) == 1:
+            shares = [tensors]
+        else:
+            rows = [request.rows for request in batch]
+            shares = [list(share) for share in zip(*(x.split_with_sizes(rows) for x in tensors), strict=True)]
+            if not tensors:  # an output of constants
+                shares = [[] for _ in batch]
+        form = json.dumps(node)
+        targets: list[Tensor] = []
+        sources: list[Tensor] = []
+        answered: list[Request] = []
+        for request, share in zip(batch, shares, strict=True):
+            layout = self._layout(form, node, share)
+            area = request.peer.area
+            if request.slot >= 0 and area is not None and area.fits(layout):
+                targets += area.write(2 * (request.slot & 63) + 1, layout)
+                sources += share
+                answered.append(request)
+            else:
+                self._reply_by_socket(request, layout, share)
+        if targets:
+            torch._foreach_copy_(targets, sources)
+        self._publish(answered)
+
+    def _layout(self, form: str, node: Node, share: list[Tensor]) -> Layout:
+        key = (form, *((x.dtype, x.shape) for x in share))
+        layout = self._layouts.get(key)
+        if layout is None:
+            if len(self._layouts) >= _MAX_LAYOUTS:
+                self._layouts.clear()
+            layout = make_layout(node, [x.dtype for x in share], [tuple(x.shape) for x in share])
+            self._layouts[key] = layout
+        return layout
+
+    def _reply_by_socket(self, request: Request, layout: Layout, share: list[Tensor]) -> None:
+        if request.slot >= 0:
+            self._finish_slot(request, _MOVED)
+        body = torch.empty(layout.n_bytes, dtype=torch.uint8)
+        for view, x in zip(layout.views(body), share, strict=True):
+            view.copy_(x)
+        request.peer.stream.send(
+            Kind.REPLY, request.id, version=self.version, header=layout.header, body=body.numpy().data
+        )
+        self.on_sent(request)
+
+    def refuse(self, request: Request, text: str) -> None:
+        """Answers a request with an error."""
+        self.n_requests += 1
+        self.n_errors += 1
+        if request.slot >= 0 and request.peer.area is not None:
+            self._finish_slot(request, error_header(text, min(request.peer.area.slot_bytes, 1 << 16) - 64))
+        else:
+            request.peer.stream.send(Kind.ERROR, request.id, header=error_header(text, 1 << 20))
+            self.on_sent(request)
+
+    def _skip_cancelled(self, request: Request) -> bool:
+        if request.slot >= 0:
+            assert self._board is not None
+            if self._board.cancelled_at[request.slot] != request.id:
+                return False
+            self._finish_slot(request, _CANCELLED)
+        else:
+            if request.id not in request.peer.cancelled:
+                return False
+            request.peer.cancelled.discard(request.id)
+            request.peer.stream.send(Kind.ERROR, request.id, header=_CANCELLED)
+            self.on_sent(request)
+        self.n_requests += 1
+        self.n_cancelled += 1
+        return True
+
+    def _finish_slot(self, request: Request, header: bytes) -> None:
+        assert request.peer.area is not None
+        request.peer.area.write_header(2 * (request.slot & 63) + 1, header)
+        self._publish([request])
+
+    def _publish(self, requests: list[Request]) -> None:
+        """Marks slots as answered, all of them before the first client wakes."""
+        if not requests:
+            return
+        board = self._board
+        assert board is not None
+        if len(requests) == 1:
+            request = requests[0]
+            board.version_at[request.slot] = self.version
+            board.answered_at[request.slot] = request.id
+            os.eventfd_write(request.peer.reply_event, 1)
+            return
+        slots = np.array([request.slot for request in requests])
+        board.version[slots] = self.version
+        board.answered[slots] = np.array([request.id for request in requests])
+        for event in {request.peer.reply_event for request in requests}:
+            os.eventfd_write(event, 1)
+
+
+def _to_cpu(output: Tree) -> tuple[Node, list[Tensor]]:
+    if isinstance(output, Tensor) and output.is_cpu and output.layout is torch.strided:
+        return ["t"], [output]
+    node, tensors = flatten(output, "the model's output")
+    return node, [x.cpu() for x in tensors]
+
+
+def _describe(error: Exception) -> str:
+    lines = "".join(traceback.format_exception(error))
+    return f"{type(error).__name__}: {error}\n\nIn the worker:\n{lines}"
+
+
+def _no_rows_to_share(request: Request, max_rows: int) -> str:
+    return (
+        f"a request's rows ({request.rows}) must be at most batch_size ({max_rows}), because the model's output has "
+        f"not one row for each row of its input"
+    )

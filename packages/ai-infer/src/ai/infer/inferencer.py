@@ -1,0 +1,220 @@
+"""`Inferencer`: a worker process that runs a model for everyone on this machine who asks."""
+
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ai.infer.client import InferencerClient
+from ai.infer.connection import Transport
+from ai.infer.engine import Precision
+from ai.infer.errors import InferError
+from ai.infer.launch import Launcher
+from ai.infer.stats import Stats
+from ai.infer.wire import Tree
+from ai.infer.worker import WorkerOptions, torch_state
+
+
+class Inferencer:
+    """Runs a model in a worker process of its own, and looks like the model.
+
+    Requests of all callers that come while the worker is busy are run as one batch; a lone request is run at once,
+    and its output equals the model's own bit for bit (same device, no `precision`, no `compile`). The worker stops
+    when the inferencer is closed, deleted or collected, and when this process ends, however it ends.
+
+    Args:
+        model: copied to the worker, where it is in evaluation mode; it may be defined in the script itself.
+        device: where the worker runs it; for several replicas a list with a device for each is possible.
+        batch_size: the most rows in one call of the model (fewer if fewer wait); a larger request is run in pieces.
+            "auto" lets the worker find the size from which on more rows gain nothing.
+        replicas: how many workers share the work.
+        restart: whether a worker that dies is started again. Requests that it had are lost either way.
+        max_delay_s: how long a request may wait for company; 0 (an idle worker starts at once) is nearly always best.
+        precision: "model" computes as the model is; "bfloat16" and "float16" use autocast; "tf32" for CUDA.
+        compile: True runs the model under `torch.compile`; a name chooses the backend.
+        graph_rows: batch sizes for which CUDA graphs are captured; batches are padded up to the next one.
+        pad: applied in the worker to each input tensor before requests are grouped by shape, so that requests of
+            nearly equal shapes can share a batch. It sees one request at a time: a reply depends on no neighbour.
+        timeout_s: how long a call may take before it raises `TimeoutError`; None: until the worker answers or dies.
+        transport: see `InferencerClient`.
+
+    Raises:
+        TypeError: `model` is no module.
+        ValueError: an option is out of range, or the device is not there.
+        InferError: a worker could not load the model; the message carries its traceback.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(3, 2)
+    >>> x = torch.randn(1, 3)
+    >>> with Inferencer(model) as inferencer:
+    ...     print(torch.equal(inferencer(x), model(x)))
+    True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        device: str | torch.device | Sequence[str | torch.device] = "cpu",
+        batch_size: int | str = 64,
+        *,
+        replicas: int | None = None,
+        restart: bool = False,
+        max_delay_s: float = 0.0,
+        precision: Precision = "model",
+        compile: bool | str = False,
+        graph_rows: Sequence[int] = (),
+        pad: Callable[[Tensor], Tensor] | None = None,
+        timeout_s: float | None = None,
+        transport: Transport = "auto",
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+        devices = _devices(device, replicas)
+        if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
+            raise ValueError(f"batch_size must be a number of rows from 1, or 'auto', not {batch_size!r}")
+        if not max_delay_s >= 0:
+            raise ValueError(f"max_delay_s must be 0 or more, not {max_delay_s}")
+        if precision not in ("model", "bfloat16", "float16", "tf32"):
+            raise ValueError(f"precision must be 'model', 'bfloat16', 'float16' or 'tf32', not {precision!r}")
+        if graph_rows and any(each.type != "cuda" for each in devices):
+            raise ValueError(f"graph_rows ({list(graph_rows)}) needs a CUDA device, not {devices[0]}")
+        if any(rows < 1 for rows in graph_rows):
+            raise ValueError(f"graph_rows must hold numbers of rows from 1, not {list(graph_rows)}")
+        model = getattr(model, "_orig_mod", model)  # compiled code stays here; the worker compiles for itself
+        options = [
+            WorkerOptions(
+                device=str(each),
+                batch_size=None if isinstance(batch_size, str) else batch_size,
+                max_delay_s=max_delay_s,
+                precision=precision,
+                compile=compile,
+                graph_rows=tuple(graph_rows),
+                pad=pad,
+                torch_state=torch_state(),
+            )
+            for each in devices
+        ]
+        # Checks the client's options before a process is started.
+        probe = InferencerClient("", timeout_s=timeout_s, transport=transport)
+        self._launcher = Launcher(model, options, restart)
+        self._stop = weakref.finalize(self, self._launcher.stop)
+        self._client = InferencerClient(self._launcher.folder, timeout_s=probe.timeout_s, transport=transport)
+
+    # Asking, as a client does -----------------------------------------------------------------------------------
+
+    def __call__(self, *args: Tree, **kwargs: Tree) -> Tree:
+        """Returns what the model returns for these arguments; see `InferencerClient.__call__`."""
+        return self._client(*args, **kwargs)
+
+    def infer_async(self, *args: Tree, **kwargs: Tree) -> int:
+        """Sends a request and returns its id; see `InferencerClient.infer_async`."""
+        return self._client.infer_async(*args, **kwargs)
+
+    def wait_for_resp(self, request_id: int, timeout: float | None = None) -> Tree:
+        """Waits for the reply to a request; see `InferencerClient.wait_for_resp`."""
+        return self._client.wait_for_resp(request_id, timeout)
+
+    def is_ready(self, request_id: int) -> bool:
+        """Returns whether `wait_for_resp` would return, or raise, at once."""
+        return self._client.is_ready(request_id)
+
+    def cancel(self, request_id: int) -> None:
+        """Drops a request; see `InferencerClient.cancel`."""
+        self._client.cancel(request_id)
+
+    def multi_infer(self, inputs: Sequence[Tree]) -> list[Tree]:
+        """Returns the model's output for each of several inputs; see `InferencerClient.multi_infer`."""
+        return self._client.multi_infer(inputs)
+
+    async def ainfer(self, *args: Tree, **kwargs: Tree) -> Tree:
+        """Like calling the inferencer, without holding up the event loop."""
+        return await self._client.ainfer(*args, **kwargs)
+
+    async def await_resp(self, request_id: int) -> Tree:
+        """Like `wait_for_resp`, without holding up the event loop."""
+        return await self._client.await_resp(request_id)
+
+    def ping(self, timeout: float | None = None) -> float:
+        """Returns how long the workers take to answer, in seconds; see `InferencerClient.ping`."""
+        return self._client.ping(timeout)
+
+    def stats(self) -> Stats:
+        """Returns the workers' counters, added up."""
+        return self._client.stats()
+
+    @property
+    def version(self) -> int:
+        """The newest version of the weights that any reply to this inferencer was made with."""
+        return self._client.version
+
+    # What only the owner of the workers can do ------------------------------------------------------------------
+
+    def create_client(
+        self, *, timeout_s: float | None = None, transport: Transport = "auto", slot_bytes: int = 1 << 20
+    ) -> InferencerClient:
+        """Returns a client for another thread or process; it can be pickled. Arguments: see `InferencerClient`."""
+        return InferencerClient(self._launcher.folder, timeout_s=timeout_s, transport=transport, slot_bytes=slot_bytes)
+
+    def update_params(self, state_dict: Mapping[str, Tensor]) -> int:
+        """Hands new weights to the workers and returns their version: 1, then 2, and so on.
+
+        The call returns once the weights are copied to shared memory. Every request sent later, by anyone, is
+        answered with at least this version; no request waits longer for it than a copy of the weights takes.
+
+        Args:
+            state_dict: all entries of the model's `state_dict()`, on any device.
+
+        Raises:
+            ValueError: an entry is missing, unknown or misshapen; the old weights still serve.
+            WorkerDiedError: no worker is left.
+        """
+        if os.getpid() != self._launcher.pid:
+            raise InferError("update_params must be called in the process that made the inferencer, not a fork of it")
+        return self._launcher.update(self._launcher.check(dict(state_dict)))
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the living workers."""
+        return self._launcher.pids
+
+    def close(self) -> None:
+        """Stops the workers after their current batch. Calling it twice is fine."""
+        self._client.close()
+        self._stop()
+
+    def __enter__(self) -> "Inferencer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_client"):  # not if a bad option stopped __init__
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("an Inferencer holds worker processes and cannot be copied or pickled; send create_client()")
+
+
+def _devices(device: str | torch.device | Sequence[str | torch.device], replicas: int | None) -> list[torch.device]:
+    """Returns the device of each replica."""
+    names = [device] if isinstance(device, (str, torch.device)) else list(device)
+    if replicas is not None and (replicas < 1 or len(names) not in (1, replicas)):
+        raise ValueError(f"replicas must be 1 or more, and as many as the devices ({len(names)}), not {replicas}")
+    if not names:
+        raise ValueError("device must name at least one device, not an empty list")
+    devices = []
+    for name in names:
+        try:
+            each = torch.device(name)
+        except RuntimeError as error:
+            raise ValueError(f"device must be one that torch knows, not {name!r}: {error}") from None
+        if each.type == "cuda" and (each.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"device ({name}) must be there, and this machine has {torch.cuda.device_count()} of CUDA")
+        if each.type == "mps" and not torch.backends.mps.is_available():
+            raise ValueError(f"device ({name}) must be there, and this machine has no MPS")
+        devices.append(each)
+    return devices * (replicas or 1) if len(devices) == 1 else devices

@@ -1,0 +1,46 @@
+"""Anonymous memory that several processes map: it has no name, so that no exit, however abrupt, can leave it behind."""
+
+import fcntl
+import mmap
+import os
+import platform
+import tempfile
+
+import torch
+from torch import Tensor
+
+ALIGNMENT = 64  # bytes; a cache line, and enough for every dtype and vector unit
+
+
+def align(n_bytes: int) -> int:
+    """Returns `n_bytes` rounded up to a whole number of cache lines."""
+    return -(-n_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def shared_slots_supported() -> bool:
+    """Returns whether requests can travel through shared memory here.
+
+    Publishing a request is "write the data, then write its number" without a fence between, which is ordered on
+    x86 alone; elsewhere, and without eventfd or memfd, requests travel through the socket.
+    """
+    ordered = platform.machine().lower() in {"x86_64", "amd64"}
+    return ordered and hasattr(os, "eventfd") and hasattr(os, "memfd_create")
+
+
+def anonymous_file(n_bytes: int) -> int:
+    """Returns the descriptor of a new nameless file of zeros, sealed at its size where the system can do that."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("ai-infer", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(descriptor, n_bytes)
+        # Whoever the file is handed to cannot shrink it and so kill us with SIGBUS.
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        return descriptor
+    with tempfile.TemporaryFile() as file:
+        file.truncate(n_bytes)
+        return os.dup(file.fileno())
+
+
+def map_file(descriptor: int, n_bytes: int) -> Tensor:
+    """Returns the file's bytes as a shared, writable uint8 tensor `(n_bytes,)`; the descriptor may be closed after."""
+    return torch.frombuffer(mmap.mmap(descriptor, n_bytes), dtype=torch.uint8)
