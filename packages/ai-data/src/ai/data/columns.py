@@ -54,13 +54,6 @@ def take(columns: Columns, indices: Tensor) -> Columns:
     return _take(columns, indices)
 
 
-def sample_at(columns: Columns, index: int) -> Any:
-    """Returns one stored sample: an entry, or a dict of entries."""
-    if isinstance(columns, dict):
-        return {name: column[index] for name, column in columns.items()}
-    return columns[index]
-
-
 def columns_to(columns: Columns, device: torch.device) -> Columns:
     """Returns the columns with every tensor on `device`; lists stay."""
     if isinstance(columns, dict):

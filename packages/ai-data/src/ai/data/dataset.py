@@ -12,6 +12,7 @@ from torch import Tensor
 from ai.data import columns as cols
 from ai.data.collate import collate
 from ai.data.loader import DataLoader
+from ai.data.preprocess import sample_at
 from ai.data.seeds import derive_seed
 from ai.data.transform import Applied, Transform
 
@@ -148,13 +149,11 @@ class Dataset:
 
     def map(self, function: Callable[[Any], Any]) -> Self:
         """Returns the dataset whose stored samples are `function(stored sample)`, computed now and kept in memory."""
-        return self._with(
-            _stored([function(cols.sample_at(self.data, i)) for i in range(len(self))]), self.default_split
-        )
+        return self._with(_stored([function(sample_at(self.data, i)) for i in range(len(self))]), self.default_split)
 
     def filter(self, keep: Callable[[Any], bool]) -> Self:
         """Returns the dataset of the stored samples for which `keep(stored sample)` is true."""
-        kept = [i for i in range(len(self)) if keep(cols.sample_at(self.data, i))]
+        kept = [i for i in range(len(self)) if keep(sample_at(self.data, i))]
         if not kept:
             raise ValueError(f"keep must accept at least one of the {len(self)} samples, it accepted none")
         return self.subset(kept)

@@ -15,27 +15,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ai.data.columns import Columns
+    from ai.data.worker import Link
 
 
 class PreprocessError(RuntimeError):
     """A preprocess raised; the message names the sample."""
 
 
+def sample_at(columns: "Columns", index: int) -> Any:
+    """Returns one stored sample: an entry, or a dict of entries."""
+    if isinstance(columns, dict):
+        return {name: column[index] for name, column in columns.items()}
+    return columns[index]
+
+
 @dataclass
 class Job:
-    """The stored samples of one batch, with the seed of each."""
+    """The stored samples of one batch, with the place of each in the dataset and its seed."""
 
     indices: list[int]
     seeds: list[int]
-    samples: list[Any]
+    columns: "Columns"
 
     @classmethod
     def gather(cls, columns: "Columns", seed: int, epoch: int, indices: "Tensor") -> "Job":
         """Returns the job of the batch at `indices`."""
-        from ai.data.columns import sample_at
+        from ai.data.columns import take
 
         rows = indices.tolist()
-        return cls(rows, [derive_seed(seed, epoch, row) for row in rows], [sample_at(columns, row) for row in rows])
+        return cls(rows, [derive_seed(seed, epoch, row) for row in rows], take(columns, indices))
 
 
 class Preprocess:
@@ -62,7 +70,10 @@ class Preprocess:
             ValueError: the preprocessed samples do not fit in one batch.
         """
         return self._collate(
-            [self._sample(*entry, seed_globals) for entry in zip(job.indices, job.seeds, job.samples, strict=True)]
+            [
+                self._sample(index, seed, sample_at(job.columns, place), seed_globals)
+                for place, (index, seed) in enumerate(zip(job.indices, job.seeds, strict=True))
+            ]
         )
 
     def _sample(self, index: int, seed: int, sample: Any, seed_globals: bool) -> Any:
@@ -92,3 +103,19 @@ class Preprocess:
                 f"{type(error).__name__}: {error}"
             ) from error
         return value
+
+
+def serve(run: Preprocess, link: "Link") -> None:
+    """Runs in a worker process: a batch for each job, for ever."""
+    from ai.data.worker import portable_error
+
+    while True:
+        ticket, job = link.inbox.get()
+        try:
+            answer: tuple[int, Any, BaseException | None] = (ticket, run(job, seed_globals=True), None)
+        except Exception as error:
+            answer = (ticket, None, portable_error(error))
+        try:
+            link.send(answer)
+        except Exception as error:  # a batch that cannot be pickled
+            link.send((ticket, None, portable_error(error)))

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
-
 Episode: TypeAlias = Mapping[str, Any]
 """One episode of T steps: a dict of arrays over time. Keys that the library knows:
 
@@ -31,6 +29,7 @@ class Source(Protocol):
     `n_workers=0` resume exactly.
 
     Example:
+        >>> import numpy as np
         >>> class Coins:
         ...     def start(self, seed: int, worker: int) -> None:
         ...         self.rng = np.random.default_rng(seed)
