@@ -9,23 +9,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ai.data import toy as toy
     from ai.data import util as util
+    from ai.data.datagen import Datagen as Datagen
+    from ai.data.datagen import DatagenLoader as DatagenLoader
     from ai.data.dataset import Dataset as Dataset
     from ai.data.digits import digits_dataset as digits_dataset
     from ai.data.loader import DataLoader as DataLoader
     from ai.data.mnist import fashion_mnist_dataset as fashion_mnist_dataset
     from ai.data.mnist import mnist_dataset as mnist_dataset
     from ai.data.preprocess import PreprocessError as PreprocessError
+    from ai.data.replay import ReplayBuffer as ReplayBuffer
     from ai.data.source import Episode as Episode
     from ai.data.source import Source as Source
+    from ai.data.worker import WorkerFailedError as WorkerFailedError
 
 # Public name -> the module that defines it.
 _OWNERS = {
     "DataLoader": "loader",
+    "Datagen": "datagen",
+    "DatagenLoader": "datagen",
     "Dataset": "dataset",
     "digits_dataset": "digits",
     "Episode": "source",
     "PreprocessError": "preprocess",
+    "ReplayBuffer": "replay",
     "Source": "source",
+    "WorkerFailedError": "worker",
     "fashion_mnist_dataset": "mnist",
     "mnist_dataset": "mnist",
 }

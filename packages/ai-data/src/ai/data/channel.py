@@ -122,9 +122,12 @@ class _Pickler(pickle.Pickler):
     """Puts CPU tensors beside the pickle, as it already does with arrays."""
 
     def reducer_override(self, value: Any) -> Any:
-        torch = sys.modules.get("torch")
-        if torch is None or type(value) is not torch.Tensor or value.device.type != "cpu" or value.is_sparse:
+        loaded = sys.modules.get("torch")
+        # Another thread may be importing torch just now; then nothing here is a tensor yet.
+        if type(value) is not getattr(loaded, "Tensor", None) or value.device.type != "cpu" or value.is_sparse:
             return NotImplemented
+        import torch
+
         flat = value.detach().contiguous().view(-1)
         return _rebuild_tensor, (flat.view(torch.uint8).numpy(), str(value.dtype), tuple(value.shape))
 

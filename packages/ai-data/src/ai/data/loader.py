@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from ai.data import columns as cols
-from ai.data.device import checked_device, to_device
+from ai.data.device import checked_device
+from ai.data.finish import Finish
 from ai.data.order import Order, Position
 from ai.data.producer import Producer, make_producer
-from ai.data.seeds import derive_seed
-from ai.data.transform import Applied, Transform
 
 if TYPE_CHECKING:
     from ai.data.dataset import Dataset
@@ -86,7 +85,7 @@ class DataLoader:
         self.batch_size = batch_size
         self.device = checked_device(device)
         self.train = train
-        self._finish = _Finish(dataset.postprocess, self.device, self.device.type == "cuda" if pin is None else pin)
+        self._finish = Finish(dataset.postprocess, self.device, self.device.type == "cuda" if pin is None else pin)
         self._order = Order(n, batch_size, train, train, drop_last, seed, single_batch=single_batch)
         columns = cols.columns_to(dataset.data, self.device) if resident else dataset.data
         self._producer = make_producer(columns, dataset.preprocess, n_workers, worker, collate)
@@ -190,7 +189,7 @@ class DataLoader:
 class _Stream:
     """The iterator: asks the producer for batches ahead of use and counts those that were used."""
 
-    def __init__(self, order: Order, producer: Producer, finish: "_Finish", prefetch: int, position: Position) -> None:
+    def __init__(self, order: Order, producer: Producer, finish: Finish, prefetch: int, position: Position) -> None:
         self.position = position
         self.taken = False
         self._order = order
@@ -211,7 +210,7 @@ class _Stream:
         if not self._tickets:
             raise StopIteration
         try:
-            batch = self._finish(self._producer.result(self._tickets.popleft()), order, self.position)
+            batch = self._finish(self._producer.result(self._tickets.popleft()), *self._place())
         except BaseException:
             self.seek(order, self.position)  # the batch that failed stays the next one
             raise
@@ -224,27 +223,10 @@ class _Stream:
         self._order = order
         self.position = self._ahead = position
 
+    def _place(self) -> tuple[int, int, int, int]:
+        return self._order.seed, self.position.epoch, self.position.batch, self._order.rank
+
     def close(self) -> None:
         """Drops what was asked for ahead."""
         while self._tickets:
             self._producer.cancel(self._tickets.popleft())
-
-
-class _Finish:
-    """The last step of a batch: to the device, then the postprocess."""
-
-    def __init__(self, postprocess: Transform | None, device: torch.device, pin: bool) -> None:
-        self._postprocess = None if postprocess is None else Applied(postprocess, "postprocess")
-        self._device = device
-        self._pin = pin
-
-    def __call__(self, batch: Any, order: Order, position: Position) -> Any:
-        batch = to_device(batch, self._device, self._pin)
-        if self._postprocess is None:
-            return batch
-
-        def generator(_name: str) -> torch.Generator:
-            seed = derive_seed(order.seed, position.epoch, position.batch, order.rank)
-            return torch.Generator(self._device).manual_seed(seed)
-
-        return self._postprocess(batch, generator)

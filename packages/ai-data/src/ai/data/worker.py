@@ -51,7 +51,8 @@ class Child:
         self.channel = Channel(ours, lambda: self.process.poll() is None)
         self._on_message = on_message
         self._on_exit = on_exit
-        threading.Thread(target=self._receive, args=(payload,), name="ai.data.Child", daemon=True).start()
+        self.send(payload)
+        threading.Thread(target=self._receive, name="ai.data.Child", daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -78,8 +79,7 @@ class Child:
             self.process.kill()
             self.process.wait()
 
-    def _receive(self, payload: bytes) -> None:
-        self.send(payload)
+    def _receive(self) -> None:
         try:
             while True:
                 self._on_message(self, self.channel.receive())

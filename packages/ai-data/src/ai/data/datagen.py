@@ -1,0 +1,378 @@
+"""Data that is made while training: sources in worker processes, a replay buffer, batches."""
+
+import copy
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ai.data.device import checked_device
+from ai.data.episode import Packed, pack
+from ai.data.finish import Finish
+from ai.data.fleet import Fleet
+from ai.data.replay import ReplayBuffer
+from ai.data.seeds import derive_seed
+from ai.data.source import Source
+from ai.data.transform import Transform
+
+_DEFAULT_CAPACITY = 100_000
+# How far workers may run ahead of a replay ratio, in batches.
+_LEAD = 4
+
+
+class Datagen:
+    """Generated data.
+
+    Args:
+        source: makes episodes, see `Source`.
+        postprocess: called on each batch on its device, as of `Dataset`.
+
+    Raises:
+        TypeError: the source lacks a method.
+
+    Example:
+        >>> import numpy as np
+        >>> class Coins:
+        ...     def start(self, seed, worker):
+        ...         self.rng = np.random.default_rng(seed)
+        ...     def __next__(self):
+        ...         return {"obs": np.zeros((4, 1)), "action": self.rng.integers(0, 2, 3), "reward": np.ones(3)}
+        ...     def update_params(self, state_dict, version):
+        ...         pass
+        >>> loader = Datagen(Coins()).loader(32, n_workers=0)
+        >>> batch = next(iter(loader))
+        >>> batch["obs"].shape, batch["action"].shape
+        (torch.Size([32, 1]), torch.Size([32]))
+    """
+
+    def __init__(self, source: Source, postprocess: Transform | None = None) -> None:
+        for method in ("start", "__next__", "update_params"):
+            if not callable(getattr(source, method, None)):
+                raise TypeError(f"source must have the method {method}, {type(source).__name__} has none")
+        self.source = source
+        self.postprocess = postprocess
+
+    def loader(self, batch_size: int, device: str | torch.device = "cpu", **options: Any) -> "DatagenLoader":
+        """Returns a loader, its workers launched and generating.
+
+        Args:
+            batch_size: draws a batch.
+            device: where batches go.
+            **options: `n_workers`, `buffer`, `replay_ratio`, … of `DatagenLoader`.
+        """
+        return DatagenLoader(self, batch_size, device, **options)
+
+
+class DatagenLoader:
+    """Endless batches from a replay buffer that workers fill, made by `Datagen.loader`.
+
+    Args:
+        datagen: what to run.
+        batch_size: draws a batch.
+        device: where batches go.
+        n_workers: processes that each run a copy of the source; 0 runs the source itself when a batch is asked for, so
+            that everything is a function of the seed.
+        buffer: what keeps and draws steps; None keeps 100,000 rows and draws single steps uniformly. A number is its
+            capacity.
+        replay_ratio: how often a step is drawn on average. Batches wait for steps, and workers that are a few batches
+            ahead wait for the trainer. None leaves the workers running freely; with n_workers=0 it means one new
+            episode before each batch.
+        min_steps: steps to make before the first batch; None means batch_size.
+        seed: of the sources; a buffer made here takes it too.
+        pin: move through page-locked memory; None means where `device` is CUDA.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        datagen: Datagen,
+        batch_size: int,
+        device: str | torch.device = "cpu",
+        *,
+        n_workers: int = 1,
+        buffer: ReplayBuffer | int | None = None,
+        replay_ratio: float | None = None,
+        min_steps: int | None = None,
+        seed: int = 0,
+        pin: bool | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if n_workers < 0:
+            raise ValueError(f"n_workers must be at least 0, got {n_workers}")
+        if replay_ratio is not None and replay_ratio <= 0:
+            raise ValueError(f"replay_ratio must be positive, got {replay_ratio}")
+        if min_steps is not None and min_steps < 1:
+            raise ValueError(f"min_steps must be at least 1, got {min_steps}")
+        if not isinstance(buffer, ReplayBuffer):
+            buffer = ReplayBuffer(_DEFAULT_CAPACITY if buffer is None else buffer, seed=seed)
+        if min_steps is not None and min_steps >= buffer.capacity:
+            raise ValueError(
+                f"min_steps ({min_steps}) must be less than the capacity of the buffer ({buffer.capacity})"
+            )
+        self.dataset = datagen
+        self.batch_size = batch_size
+        self.device = checked_device(device)
+        self.n_workers = n_workers
+        self.seed = seed
+        self._finish = Finish(datagen.postprocess, self.device, self.device.type == "cuda" if pin is None else pin)
+        self._options: dict[str, Any] = {"n_workers": n_workers, "replay_ratio": replay_ratio, "min_steps": min_steps}
+        self._options["pin"] = pin
+        self._intake = _Intake(buffer, batch_size, replay_ratio, min_steps or min(batch_size, buffer.capacity - 1))
+        self._generation = 0
+        self._version = 0
+        self._params: Mapping[str, Any] | None = None
+        self._fleet: Fleet | None = None
+        self._close = weakref.finalize(self, _nothing)
+        self._ended = False
+        self._launch()
+
+    @property
+    def buffer(self) -> ReplayBuffer:
+        """The replay buffer; hold `locked()` to read or rewrite it while workers run."""
+        return self._intake.buffer
+
+    def locked(self) -> threading.Condition:
+        """Returns a context in which no episode arrives."""
+        return self._intake.changed
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        """Returns the next batch, waiting until it may be drawn.
+
+        Raises:
+            StopIteration: every source has ended, and no further batch may be drawn.
+            Exception: what a source raised, with the worker's traceback as a note.
+            WorkerFailedError: workers died again and again.
+        """
+        if self.n_workers == 0:
+            self._make_until_ready()
+        else:
+            self._wait_until_ready()
+        intake = self._intake
+        with intake.changed:
+            batch = intake.buffer.sample(self.batch_size)
+            intake.n_used += self.batch_size
+            place = self.seed, intake.n_used
+        if self._fleet is not None:
+            self._fleet.pay()
+        return self._finish(batch, *place)
+
+    def update_params(self, state_dict: Mapping[str, Any]) -> int:
+        """Gives every source a copy of the parameters and returns its version, counted from 1.
+
+        Does not wait for the workers: each takes the newest version between two of its episodes.
+        """
+        self._version += 1
+        self._params = {key: _on_cpu(value) for key, value in state_dict.items()}
+        self._intake.version = self._version
+        if self._fleet is None:
+            self.dataset.source.update_params(self._params, self._version)
+        else:
+            self._fleet.update_params(self._params, self._version)
+        return self._version
+
+    def update_priorities(self, index: Tensor, priority: Tensor) -> None:
+        """Sets priorities of the buffer, by the `index` of a batch."""
+        with self.locked():
+            self.buffer.update_priorities(index, priority)
+
+    def stats(self) -> dict[str, float]:
+        """Returns figures for the log.
+
+        `episodes` and `steps` so far, `episodes_per_s` since the last call, `buffer_steps` that may be drawn,
+        `buffer_bytes`, `age_s` (mean time since the steps in the buffer arrived), `reuse` (mean draws of a step),
+        `version_lag` (mean number of updates since the making) and `worker_deaths`.
+        """
+        with self.locked():
+            figures = self._intake.stats()
+        return figures | {"worker_deaths": 0 if self._fleet is None else self._fleet.n_deaths}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns buffer, counters, parameters and, with `n_workers=0`, the source's state where it has one."""
+        with self.locked():
+            intake = self._intake
+            state = {
+                "seed": self.seed,
+                "generation": self._generation,
+                "version": self._version,
+                "params": self._params,
+                "buffer": intake.buffer.state_dict(),
+                "n_used": intake.n_used,
+                "n_steps": intake.n_steps,
+                "n_episodes": intake.n_episodes,
+                "source": None,
+            }
+        if self.n_workers == 0 and hasattr(self.dataset.source, "state_dict"):
+            state["source"] = copy.deepcopy(self.dataset.source.state_dict())
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from `state`: exactly with `n_workers=0` and a source that has states; else with fresh seeds."""
+        self._close()
+        intake = self._intake
+        with intake.changed:
+            intake.buffer.load_state_dict(state["buffer"])
+            intake.n_used, intake.n_steps, intake.n_episodes = state["n_used"], state["n_steps"], state["n_episodes"]
+            intake.version = state["version"]
+            intake.born.clear()
+        self.seed = state["seed"]
+        self._generation = state["generation"] + 1
+        self._version = state["version"]
+        self._params = state["params"]
+        self._launch()
+        if self.n_workers == 0 and state["source"] is not None:
+            cast("Any", self.dataset.source).load_state_dict(copy.deepcopy(state["source"]))
+
+    def shard(self, rank: int, world: int) -> "DatagenLoader":
+        """Returns the loader of one rank, whose sources have seeds of their own; closes this one."""
+        if world < 1 or not 0 <= rank < world:
+            raise ValueError(f"rank ({rank}) must lie in [0, world) with world ({world}) at least 1")
+        self.close()
+        seed = derive_seed(self.seed, rank, world)
+        return DatagenLoader(self.dataset, self.batch_size, self.device, buffer=self.buffer, seed=seed, **self._options)
+
+    def close(self) -> None:
+        """Ends the workers; also happens when the loader is no longer referenced."""
+        self._close()
+
+    def __enter__(self) -> "DatagenLoader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _launch(self) -> None:
+        self._ended = False
+        intake = self._intake
+        if self.n_workers == 0:
+            self.dataset.source.start(derive_seed(self.seed, self._generation, 0), 0)
+            if self._params is not None:
+                self.dataset.source.update_params(self._params, self._version)
+            return
+        # The fleet's threads know the intake and not this loader, so that a forgotten loader is collected and closed.
+        self._fleet = Fleet(
+            self.dataset.source,
+            self.n_workers,
+            self.seed,
+            self._generation,
+            intake.put,
+            intake.notify,
+            intake.wants_more,
+        )
+        self._close = weakref.finalize(self, self._fleet.close)
+        if self._params is not None:
+            self._fleet.update_params(self._params, self._version)
+
+    def _make_until_ready(self) -> None:
+        intake = self._intake
+        is_due = intake.replay_ratio is None
+        while not self._ended and (is_due or not intake.ready()):
+            try:
+                episode = next(self.dataset.source)
+            except StopIteration:
+                self._ended = True
+            else:
+                intake.put(pack([episode], self._version))
+            is_due = False
+        if self._ended and (intake.replay_ratio is None or not intake.ready()):
+            raise StopIteration
+
+    def _wait_until_ready(self) -> None:
+        intake, fleet = self._intake, self._fleet
+        if fleet is None or not self._close.alive:
+            raise RuntimeError("this loader is closed: make a new one")
+        while True:
+            with intake.changed:
+                if fleet.error is not None:
+                    raise fleet.error
+                ready = intake.ready()
+                if fleet.ended and (intake.replay_ratio is None or not ready):
+                    raise StopIteration
+                if ready:
+                    intake.hungry = False
+                    return
+                intake.hungry = True
+            fleet.pay()
+            with intake.changed:
+                if not intake.ready() and fleet.error is None and not fleet.ended:
+                    intake.changed.wait(1)
+
+
+class _Intake:
+    """The buffer with its counters, shared by the trainer's thread and the workers' threads."""
+
+    def __init__(self, buffer: ReplayBuffer, batch_size: int, replay_ratio: float | None, min_steps: int) -> None:
+        self.buffer = buffer
+        self.replay_ratio = replay_ratio
+        self.changed = threading.Condition(threading.RLock())
+        self.n_used = 0
+        self.n_steps = 0
+        self.n_episodes = 0
+        self.version = 0
+        self.hungry = False
+        self.born: list[tuple[float, int]] = []  # (arrival, rows) of the chunks in the buffer, oldest first
+        self._batch_size = batch_size
+        self._min_steps = min_steps
+        self._last_stats = time.monotonic(), 0
+
+    def put(self, episodes: Packed) -> None:
+        with self.changed:
+            self.buffer.extend(episodes)
+            self.n_steps += episodes.n_steps
+            self.n_episodes += episodes.n_episodes
+            self.born.append((time.monotonic(), int(episodes.lengths.sum())))
+            while sum(rows for _, rows in self.born) - self.born[0][1] >= self.buffer.capacity:
+                self.born.pop(0)
+            self.changed.notify_all()
+
+    def notify(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+    def ready(self) -> bool:
+        """Returns whether a batch may be drawn."""
+        n_open = len(self.buffer)
+        if self.n_steps < self._min_steps or n_open < (1 if self.buffer.max_reuse is None else self._batch_size):
+            return False
+        return self.replay_ratio is None or self.n_used + self._batch_size <= self.replay_ratio * self.n_steps
+
+    def wants_more(self) -> bool:
+        """Returns whether workers may go on: they must not run away from the replay ratio, nor starve a trainer."""
+        if self.replay_ratio is None or self.hungry:
+            return True
+        used = self.n_used + _LEAD * self._batch_size
+        return (self.n_steps - self._min_steps) * self.replay_ratio < used
+
+    def stats(self) -> dict[str, float]:
+        now = time.monotonic()
+        since, n_before = self._last_stats
+        self._last_stats = now, self.n_episodes
+        n_rows = sum(rows for _, rows in self.born)
+        versions = self.buffer.column("version")
+        return {
+            "episodes": self.n_episodes,
+            "steps": self.n_steps,
+            "episodes_per_s": (self.n_episodes - n_before) / max(now - since, 1e-9),
+            "buffer_steps": len(self.buffer),
+            "buffer_bytes": self.buffer.n_bytes,
+            "age_s": sum((now - at) * rows for at, rows in self.born) / n_rows if n_rows else 0.0,
+            "reuse": self.n_used / self.n_steps if self.n_steps else 0.0,
+            "version_lag": float(self.version - versions.double().mean()) if len(versions) else 0.0,
+        }
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,31 @@
+"""The last step of a batch: to the device, then the postprocess."""
+
+from typing import Any
+
+import torch
+
+from ai.data.device import to_device
+from ai.data.seeds import derive_seed
+from ai.data.transform import Applied, Transform
+
+
+class Finish:
+    """Moves and postprocesses batches.
+
+    Args:
+        postprocess: the dataset's.
+        device: where batches go.
+        pin: through page-locked memory.
+    """
+
+    def __init__(self, postprocess: Transform | None, device: torch.device, pin: bool) -> None:
+        self._postprocess = None if postprocess is None else Applied(postprocess, "postprocess")
+        self._device = device
+        self._pin = pin
+
+    def __call__(self, batch: Any, *place: int) -> Any:
+        """Returns the finished batch; `place` (seed, epoch, …) seeds the generator that the postprocess may ask for."""
+        batch = to_device(batch, self._device, self._pin)
+        if self._postprocess is None:
+            return batch
+        return self._postprocess(batch, lambda _name: torch.Generator(self._device).manual_seed(derive_seed(*place)))
