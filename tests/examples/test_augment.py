@@ -20,6 +20,7 @@ def images(n: int = 6, side: int = 16) -> torch.Tensor:
 EVERY = {
     "affine": lambda x, g: augment.random_affine(x, g),
     "crop and flip": lambda x, g: augment.random_crop_flip(x, g),
+    "erase": lambda x, g: augment.random_erase(x, g, probability=0.9),
     "mixup": lambda x, g: augment.mixup(x, torch.eye(len(x)), g)[0],
     "cutmix": lambda x, g: augment.cutmix(x, torch.eye(len(x)), g)[0],
 }
@@ -79,6 +80,21 @@ def test_crops_are_windows_of_the_padded_image_half_of_them_mirrored():
         places.add(found[0][:2])
     assert 70 < mirrored < 130
     assert len(places) == 25
+
+
+def test_erased_boxes_have_their_share_of_images_and_area():
+    x = torch.zeros(2000, 3, 32, 32)
+    erased = augment.random_erase(x, generator())
+    boxes = (erased != 0).any(1)
+    share = boxes.float().mean((1, 2))
+    assert (share > 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert share.max() <= 1 / 3 + 0.05
+    for box in boxes[share > 0][:50]:
+        rows, columns = torch.nonzero(box, as_tuple=True)
+        assert len(rows) == (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
+    noise = erased[:, :, :][boxes[:, None].expand_as(erased)]
+    assert noise.std().item() == pytest.approx(1, abs=0.01)
+    assert torch.equal(augment.random_erase(x, generator(), probability=0), x)
 
 
 def test_mixup_mixes_images_and_labels_in_one_ratio():

@@ -52,6 +52,37 @@ def random_crop_flip(x: Tensor, generator: torch.Generator, *, padding: int = 4)
     return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
+def random_erase(
+    x: Tensor,
+    generator: torch.Generator,
+    *,
+    probability: float = 0.25,
+    area: tuple[float, float] = (0.02, 1 / 3),
+    aspect: tuple[float, float] = (0.3, 3.3),
+) -> Tensor:
+    """Returns images, some with a box of normal noise in them, cut at the border.
+
+    Args:
+        x: `(batch, channels, height, width)`, float.
+        generator: On the device of `x`.
+        probability: Of an image's having a box.
+        area: Least and greatest share of the image that a box takes, before it is cut; uniform.
+        aspect: Least and greatest height over width; uniform in the logarithm.
+
+    Source: Zhong et al. 2017, Random Erasing Data Augmentation, algorithm 1, without its repeated draws for a box that
+    fits.
+    """
+    n, _, height, width = x.shape
+    u = torch.rand(5, n, generator=generator, device=x.device)
+    size = area[0] + u[0] * (area[1] - area[0])
+    ratio = torch.exp(math.log(aspect[0]) + u[1] * math.log(aspect[1] / aspect[0]))
+    rows = _within(height, u[2], (size * ratio).sqrt())
+    columns = _within(width, u[3], (size / ratio).sqrt())
+    box = rows[:, :, None] & columns[:, None, :] & (u[4] < probability)[:, None, None]
+    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return torch.where(box[:, None], noise, x)
+
+
 def mixup(x: Tensor, y: Tensor, generator: torch.Generator, *, alpha: float = 0.8) -> tuple[Tensor, Tensor]:
     """Returns images and label probabilities, each mixed with those of another in one ratio for the batch.
 
@@ -78,18 +109,22 @@ def cutmix(x: Tensor, y: Tensor, generator: torch.Generator, *, alpha: float = 1
 
     Source: Yun et al. 2019, CutMix: Regularization Strategy to Train Strong Classifiers, section 3.1.
     """
-    height, width = x.shape[-2:]
     side = (1 - _beta(alpha, generator, x.device)).sqrt()
-    centre = torch.rand(2, generator=generator, device=x.device)
-    inside = torch.ones((), dtype=torch.bool, device=x.device)
-    for axis, (length, at) in enumerate(zip((height, width), centre, strict=True)):
-        position = torch.arange(length, device=x.device)
-        # rounded bounds, so that the box's area is that of the formula wherever the border does not cut it
-        low, high = ((at - side / 2) * length).round(), ((at + side / 2) * length).round()
-        within = (position >= low) & (position < high)
-        inside = inside & (within[:, None] if axis == 0 else within[None, :])
+    centre = torch.rand(2, 1, generator=generator, device=x.device)
+    rows, columns = (_within(length, at, side) for length, at in zip(x.shape[-2:], centre, strict=True))
+    inside = rows[0, :, None] & columns[0, None, :]
     replaced = inside.to(y.dtype).mean()
     return torch.where(inside, x.flip(0), x), (1 - replaced) * y + replaced * y.flip(0)
+
+
+def _within(length: int, centre: Tensor, share: Tensor) -> Tensor:
+    """Returns which of `length` pixels lie within a `share` of them around each centre (`(n,)`, 0 to 1): `(n, length)`.
+
+    The bounds are rounded, so that a box has its share of pixels wherever the border does not cut it.
+    """
+    low, high = ((centre - share / 2) * length).round(), ((centre + share / 2) * length).round()
+    position = torch.arange(length, device=centre.device)
+    return (position >= low[:, None]) & (position < high[:, None])
 
 
 def _beta(alpha: float, generator: torch.Generator, device: torch.device) -> Tensor:
