@@ -7,12 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ai.data import augment as augment
     from ai.data import toy as toy
     from ai.data import util as util
+    from ai.data.cifar import cifar_dataset as cifar_dataset
     from ai.data.datagen import Datagen as Datagen
     from ai.data.datagen import DatagenLoader as DatagenLoader
     from ai.data.dataset import Dataset as Dataset
     from ai.data.digits import digits_dataset as digits_dataset
+    from ai.data.img_dataset import ImgDataset as ImgDataset
     from ai.data.loader import DataLoader as DataLoader
     from ai.data.mnist import fashion_mnist_dataset as fashion_mnist_dataset
     from ai.data.mnist import mnist_dataset as mnist_dataset
@@ -28,8 +31,10 @@ _OWNERS = {
     "Datagen": "datagen",
     "DatagenLoader": "datagen",
     "Dataset": "dataset",
+    "cifar_dataset": "cifar",
     "digits_dataset": "digits",
     "Episode": "source",
+    "ImgDataset": "img_dataset",
     "PreprocessError": "preprocess",
     "ReplayBuffer": "replay",
     "Source": "source",
@@ -37,7 +42,7 @@ _OWNERS = {
     "fashion_mnist_dataset": "mnist",
     "mnist_dataset": "mnist",
 }
-_MODULES = ("toy", "util")
+_MODULES = ("augment", "toy", "util")
 
 __all__ = [*_OWNERS, *_MODULES]
 

@@ -14,7 +14,7 @@ from ai.data.collate import collate
 from ai.data.loader import DataLoader
 from ai.data.preprocess import sample_at
 from ai.data.seeds import derive_seed
-from ai.data.transform import Applied, Transform
+from ai.data.transform import Applied, Chain, Transform
 
 Split: TypeAlias = Sequence[float] | Sequence[int] | Sequence[Sequence[int]]
 
@@ -172,6 +172,17 @@ class Dataset:
         else:
             joined = _joined(parts, "data")
         return self._with(joined, self.default_split if _all_fractions(self.default_split) else None)
+
+    def then(self, postprocess: Transform) -> Self:
+        """Returns this dataset with `postprocess` called on each batch after its own, for example to augment.
+
+        Example:
+            >>> from ai.data import augment
+            >>> train = Dataset({"x": torch.zeros(8, 3, 4, 4)}).then({"x": augment.flip()})
+        """
+        other = copy.copy(self)
+        other.postprocess = postprocess if self.postprocess is None else Chain(self.postprocess, postprocess)
+        return other
 
     @classmethod
     def from_torch(cls, torch_dataset: Any, **options: Any) -> Self:

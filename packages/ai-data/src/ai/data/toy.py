@@ -33,6 +33,64 @@ def moons_dataset(
     return _points(x, y, include_labels, mult, noise, seed)
 
 
+def circles_dataset(
+    n: int = 8000, include_labels: bool = True, mult: float = 1.0, noise: float = 0.05, seed: int = 0
+) -> Dataset:
+    """Returns two circles about the origin, of radius 1 (`y` = 0) and 0.5 (`y` = 1).
+
+    Arguments as of `moons_dataset`.
+    """
+    n_outer = n // 2
+    y = np.concatenate([np.zeros(n_outer, np.uint8), np.ones(n - n_outer, np.uint8)])
+    # The end of a circle is its start: leave it out.
+    angle = np.concatenate([np.linspace(0, 2 * np.pi, k, endpoint=False) for k in (n_outer, n - n_outer)])
+    radius = np.where(y == 0, 1.0, 0.5)
+    return _points(np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1), y, include_labels, mult, noise, seed)
+
+
+def swiss_roll_dataset(
+    n: int = 8000, include_labels: bool = True, mult: float = 1.0, noise: float = 0.05, seed: int = 0
+) -> Dataset:
+    """Returns a spiral of radius up to 1 that turns one and a half times; `y` is its quarter.
+
+    Quarters count from the inside, 0 to 3. Arguments as of `moons_dataset`.
+    """
+    along = np.linspace(0, 1, n)
+    angle = 1.5 * np.pi * (1 + 2 * along)
+    radius = angle / (4.5 * np.pi)
+    y = np.minimum(along * 4, 3).astype(np.uint8)
+    return _points(np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1), y, include_labels, mult, noise, seed)
+
+
+def gaussians_dataset(
+    n: int = 8000, include_labels: bool = True, mult: float = 1.0, noise: float = 0.05, seed: int = 0, n_modes: int = 8
+) -> Dataset:
+    """Returns `n_modes` normal blobs on the unit circle, of deviation `noise`; `y` is the blob.
+
+    Other arguments as of `moons_dataset`.
+    """
+    if not 1 <= n_modes <= 256:
+        raise ValueError(f"n_modes must lie in [1, 256], got {n_modes}")
+    y = (np.arange(n) % n_modes).astype(np.uint8)
+    angle = 2 * np.pi * y / n_modes
+    return _points(np.stack([np.cos(angle), np.sin(angle)], 1), y, include_labels, mult, noise, seed)
+
+
+def checkerboard_dataset(
+    n: int = 8000, include_labels: bool = True, mult: float = 1.0, noise: float = 0.0, seed: int = 0
+) -> Dataset:
+    """Returns points spread evenly over the 8 dark squares of a 4 by 4 board on [-1, 1]²; `y` is the square.
+
+    Arguments as of `moons_dataset`.
+    """
+    y = (np.arange(n) % 8).astype(np.uint8)
+    row = y // 2
+    column = 2 * (y % 2) + row % 2
+    inside = np.random.default_rng(derive_seed(seed, 1)).random((n, 2))
+    x = (np.stack([column, row], 1) + inside) / 2 - 1
+    return _points(x, y, include_labels, mult, noise, seed)
+
+
 def _points(x: np.ndarray, y: np.ndarray, include_labels: bool, mult: float, noise: float, seed: int) -> Dataset:
     """Returns the noisy, scaled and shuffled points as a dataset."""
     if len(x) < 1:

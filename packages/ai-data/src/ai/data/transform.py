@@ -48,6 +48,23 @@ class Applied:
         return self._functions[key](value, **{wanted: generator(wanted)})
 
 
+class Chain:
+    """Transforms one after the other, drawing from one generator.
+
+    Args:
+        *transforms: callables or dicts of callables by key.
+    """
+
+    def __init__(self, *transforms: Transform) -> None:
+        self._transforms = [Applied(transform, "postprocess") for transform in transforms]
+
+    def __call__(self, value: Any, generator: Any) -> Any:
+        """Returns the value after all transforms."""
+        for transform in self._transforms:
+            value = transform(value, lambda _name: generator)
+        return value
+
+
 def _random_parameter(function: Callable[..., Any]) -> str | None:
     try:
         parameters = inspect.signature(function).parameters

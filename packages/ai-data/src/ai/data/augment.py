@@ -1,0 +1,170 @@
+"""Random changes of image batches, on the batch's device, each image its own.
+
+Each function returns a postprocess for `Dataset.then`, which passes it a seeded generator. Images are
+`(batch, channels, height, width)` float in [-1, 1].
+
+Example:
+    >>> import torch
+    >>> from ai.data import Dataset, augment
+    >>> ds = Dataset({"x": torch.rand(64, 3, 32, 32) * 2 - 1, "y": torch.arange(64) % 10})
+    >>> ds = ds.then({"x": augment.crop(4)}).then({"x": augment.flip()}).then(augment.mixup(10))
+    >>> batch = next(iter(ds.loader(16, train=True)))
+    >>> batch["x"].shape, batch["y"].shape
+    (torch.Size([16, 3, 32, 32]), torch.Size([16, 10]))
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+OnImages: TypeAlias = Callable[[Tensor, Generator], Tensor]
+OnBatch: TypeAlias = Callable[[dict[str, Tensor], Generator], dict[str, Tensor]]
+
+
+def flip(p: float = 0.5) -> OnImages:
+    """Mirrors left and right with probability `p`."""
+    _check_probability(p)
+
+    def apply(x: Tensor, generator: Generator) -> Tensor:
+        mirrored = torch.rand(len(x), generator=generator, device=x.device) < p
+        return torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+
+    return apply
+
+
+def crop(padding: int, mode: str = "constant") -> OnImages:
+    """Shifts by up to `padding` pixels each way; `mode` (as of `torch.nn.functional.pad`) fills, with black by default.
+
+    Source: He, Zhang, Ren and Sun, 2016, Deep Residual Learning, section 4.2.
+    """
+    if padding < 1:
+        raise ValueError(f"padding must be at least 1 pixel, got {padding}")
+
+    def apply(x: Tensor, generator: Generator) -> Tensor:
+        n, channels, height, width = x.shape
+        border = (padding,) * 4
+        padded = F.pad(x, border, value=-1) if mode == "constant" else F.pad(x, border, mode)
+        top, left = torch.randint(2 * padding + 1, (2, n, 1), generator=generator, device=x.device)
+        rows = top + torch.arange(height, device=x.device)
+        columns = left + torch.arange(width, device=x.device)
+        image = torch.arange(n, device=x.device)[:, None, None, None]
+        channel = torch.arange(channels, device=x.device)[:, None, None]
+        return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+    return apply
+
+
+def color(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2) -> OnImages:
+    """Changes brightness, contrast and (of colour images) saturation by factors in [1 - amount, 1 + amount]."""
+    for name, amount in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
+        if not 0 <= amount <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {amount}")
+    # Luminance weights of ITU-R BT.601, as Pillow converts to grey.
+    luminance = (0.299, 0.587, 0.114)
+
+    def apply(x: Tensor, generator: Generator) -> Tensor:
+        factors = 2 * torch.rand(3, len(x), 1, 1, 1, generator=generator, device=x.device) - 1
+        y = (x + 1) / 2 * (1 + brightness * factors[0])
+        colourful = x.shape[1] == 3
+        grey = (y * y.new_tensor(luminance).view(1, 3, 1, 1)).sum(1, keepdim=True) if colourful else y
+        mean = grey.mean((1, 2, 3), keepdim=True)
+        if colourful:
+            y = grey + (y - grey) * (1 + saturation * factors[2])
+        y = mean + (y - mean) * (1 + contrast * factors[1])
+        return y.clamp(0, 1) * 2 - 1
+
+    return apply
+
+
+def cutout(size: int) -> OnImages:
+    """Greys a square of `size` pixels about a random centre, cut off at the border.
+
+    Source: DeVries and Taylor, 2017, Improved Regularization of Convolutional Neural Networks with Cutout.
+    """
+    if size < 1:
+        raise ValueError(f"size must be at least 1 pixel, got {size}")
+
+    def apply(x: Tensor, generator: Generator) -> Tensor:
+        n, _, height, width = x.shape
+        middle = torch.rand(2, n, 1, generator=generator, device=x.device)
+        rows = _within(middle[0], height, size)
+        columns = _within(middle[1], width, size)
+        return x.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0)
+
+    return apply
+
+
+def mixup(n_classes: int, alpha: float = 0.2) -> OnBatch:
+    """Blends each image and label of a batch with those of another; `y` becomes probabilities `(batch, n_classes)`.
+
+    Source: Zhang, Cisse, Dauphin and Lopez-Paz, 2018, mixup, equation 1, with a share for each pair.
+    """
+    _check_mix(n_classes, alpha)
+
+    def apply(batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
+        x = batch["x"]
+        other = torch.randperm(len(x), generator=generator, device=x.device)
+        share = _beta(len(x), alpha, generator).to(x)
+        weight = share[:, None, None, None]
+        mixed = weight * x + (1 - weight) * x[other]
+        return {**batch, "x": mixed, "y": _mixed_labels(batch["y"], other, share, n_classes)}
+
+    return apply
+
+
+def cutmix(n_classes: int, alpha: float = 1.0) -> OnBatch:
+    """Pastes a rectangle of another image over each; `y` becomes probabilities by area, `(batch, n_classes)`.
+
+    Source: Yun et al., 2019, CutMix, equations 1 and 2, with a rectangle for each pair.
+    """
+    _check_mix(n_classes, alpha)
+
+    def apply(batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
+        x = batch["x"]
+        n, _, height, width = x.shape
+        other = torch.randperm(n, generator=generator, device=x.device)
+        side = (1 - _beta(n, alpha, generator)).sqrt().to(x.device)[:, None]
+        middle = torch.rand(2, n, 1, generator=generator, device=x.device)
+        rows = _within(middle[0], height, side * height)
+        columns = _within(middle[1], width, side * width)
+        pasted = rows[:, None, :, None] & columns[:, None, None, :]
+        share = 1 - pasted.to(x.dtype).mean((1, 2, 3))
+        mixed = torch.where(pasted, x[other], x)
+        return {**batch, "x": mixed, "y": _mixed_labels(batch["y"], other, share, n_classes)}
+
+    return apply
+
+
+def _within(middle: Tensor, length: int, size: Tensor | int) -> Tensor:
+    """Returns which of `length` pixels lie within `size` about the pixel at `middle` in [0, 1): `(batch, length)`."""
+    start = (middle * length).floor() - (torch.as_tensor(size, device=middle.device) / 2).floor()
+    place = torch.arange(length, device=middle.device)
+    return (place >= start) & (place < start + torch.as_tensor(size, device=middle.device).floor())
+
+
+def _mixed_labels(y: Tensor, other: Tensor, share: Tensor, n_classes: int) -> Tensor:
+    hot = y if y.ndim == 2 else F.one_hot(y.to(torch.int64), n_classes)
+    hot = hot.to(share.dtype)
+    return share[:, None] * hot + (1 - share[:, None]) * hot[other]
+
+
+def _beta(n: int, alpha: float, generator: Generator) -> Tensor:
+    # torch draws no beta variables from a given generator; its seed is known without waiting for the device.
+    rng = np.random.default_rng(generator.initial_seed())
+    return torch.from_numpy(rng.beta(alpha, alpha, n).astype(np.float32))
+
+
+def _check_probability(p: float) -> None:
+    if not 0 <= p <= 1:
+        raise ValueError(f"p must lie in [0, 1], got {p}")
+
+
+def _check_mix(n_classes: int, alpha: float) -> None:
+    if n_classes < 2:
+        raise ValueError(f"n_classes must be at least 2, got {n_classes}")
+    if alpha <= 0:
+        raise ValueError(f"alpha must be positive, got {alpha}")
