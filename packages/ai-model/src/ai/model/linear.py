@@ -1,0 +1,92 @@
+"""The fully-connected block."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ai.model.activation import Activation
+from ai.model.activation import actv as make_actv
+from ai.model.init import draw_normal
+
+
+class _Linear(nn.Module):
+    def __init__(
+        self,
+        n1: int,
+        n2: int,
+        actv: Activation,
+        bias: bool,
+        bias_init: float,
+        scale_w: bool,
+        lr_mult: float,
+        dropout: float,
+    ):
+        super().__init__()
+        self.n1, self.n2, self.bias_init, self.scale_w, self.lr_mult = n1, n2, bias_init, scale_w, lr_mult
+        self.weight = nn.Parameter(torch.empty(n2, n1))
+        self.bias = nn.Parameter(torch.empty(n2)) if bias else None
+        self.actv = make_actv(actv)
+        self.dropout = nn.Dropout(dropout) if dropout else None
+        self._gain = math.sqrt(2) if actv is not None else 1.0
+        self.init_params(torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
+
+    @torch.no_grad()
+    def init_params(self, generator: torch.Generator) -> None:
+        std = 1 / self.lr_mult if self.scale_w else self._gain / math.sqrt(self.n1) / self.lr_mult
+        draw_normal(self.weight, std, generator)
+        if self.bias is not None:
+            self.bias.fill_(self.bias_init / self.lr_mult)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        if self.scale_w:
+            weight = weight * (self.lr_mult / math.sqrt(self.n1))
+        elif self.lr_mult != 1:
+            weight = weight * self.lr_mult
+        if bias is not None and self.lr_mult != 1:
+            bias = bias * self.lr_mult
+        x = F.linear(x, weight, bias)
+        if self.actv is not None:
+            x = self.actv(x)
+        return x if self.dropout is None else self.dropout(x)
+
+    def extra_repr(self) -> str:
+        return f"{self.n1}, {self.n2}"
+
+
+def fc(
+    n1: int,
+    n2: int,
+    actv: Activation = None,
+    bias: bool = True,
+    bias_init: float = 0.0,
+    *,
+    scale_w: bool = False,
+    lr_mult: float = 1.0,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Returns a fully-connected layer, then an activation, then dropout: `(…, n1)` to `(…, n2)`.
+
+    Args:
+        n1: Features in.
+        n2: Features out.
+        actv: Activation by name, or a callable.
+        bias: Whether there is one.
+        bias_init: What it starts from.
+        scale_w: Equalised learning rate: weights are N(0, 1) and scaled by 1/√n1 as they are used.
+        lr_mult: Multiplies the learning rate of this layer, by the same means.
+        dropout: Probability of a zero.
+
+    Source: Karras et al., 2018, Progressive Growing of GANs, section 4.1 (equalised learning rate).
+
+    Example:
+        >>> fc(8, 4, actv="relu")(torch.zeros(2, 8)).shape
+        torch.Size([2, 4])
+    """
+    for name, value in (("n1", n1), ("n2", n2)):
+        if value < 1:
+            raise ValueError(f"{name} ({value}) must be at least 1")
+    return _Linear(n1, n2, actv, bias, bias_init, scale_w, lr_mult, dropout)

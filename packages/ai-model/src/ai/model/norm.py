@@ -1,0 +1,79 @@
+"""Normalisation layers: `norm.batch(nc)`, `norm.layer(dim)`, … or by name where a block takes `norm=`."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from torch import Tensor, nn
+
+Norm: TypeAlias = str | Callable[[int], nn.Module] | None
+
+
+def batch(nc: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> nn.Module:
+    """Returns batch normalisation of `(batch, nc)` or `(batch, nc, height, width)`."""
+    return _Batch(nc, eps=eps, momentum=momentum, affine=affine)
+
+
+def instance(nc: int, *, eps: float = 1e-5, affine: bool = False) -> nn.Module:
+    """Returns instance normalisation of `(batch, nc, height, width)`."""
+    return nn.InstanceNorm2d(nc, eps=eps, affine=affine)
+
+
+def group(nc: int, n_groups: int = 32, *, eps: float = 1e-5) -> nn.Module:
+    """Returns group normalisation of `(batch, nc, …)`; fewer groups where `nc` is below `n_groups`."""
+    n_groups = min(n_groups, nc)
+    if nc % n_groups:
+        raise ValueError(f"n_groups ({n_groups}) must divide nc ({nc})")
+    return nn.GroupNorm(n_groups, nc, eps=eps)
+
+
+def layer(dim: int, *, eps: float = 1e-5, affine: bool = True) -> nn.Module:
+    """Returns layer normalisation over the last axis, `(…, dim)`."""
+    return nn.LayerNorm(dim, eps=eps, elementwise_affine=affine)
+
+
+def rms(dim: int, *, eps: float = 1e-6, affine: bool = True) -> nn.Module:
+    """Returns root-mean-square normalisation over the last axis, `(…, dim)`."""
+    return nn.RMSNorm(dim, eps=eps, elementwise_affine=affine)
+
+
+def pixel(nc: int | None = None, *, eps: float = 1e-8) -> nn.Module:
+    """Returns the division of each pixel's (or row's) feature vector, axis 1, by its root mean square."""
+    return _Pixel(eps)
+
+
+class _Batch(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation of any rank, since a block does not know how many axes follow."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"batch norm needs (batch, {self.num_features}, …), got shape {tuple(input.shape)}")
+
+
+class _Pixel(nn.Module):
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (x.square().mean(1, keepdim=True) + self.eps).rsqrt()
+
+
+KNOWN: dict[str, Callable[[int], nn.Module]] = {
+    "batch": batch,
+    "group": group,
+    "instance": instance,
+    "layer": layer,
+    "pixel": pixel,
+    "rms": rms,
+}
+
+
+def make(kind: Norm, nc: int) -> nn.Module | None:
+    """Returns the normalisation a block was asked for, or None for None."""
+    if kind is None:
+        return None
+    if isinstance(kind, str):
+        if kind not in KNOWN:
+            raise ValueError(f"norm ({kind!r}) must be one of {', '.join(sorted(KNOWN))}, a callable or None")
+        return KNOWN[kind](nc)
+    return kind(nc)

@@ -1,0 +1,64 @@
+"""Residual convolution blocks."""
+
+from torch import Tensor, nn
+
+from ai.model.activation import Activation
+from ai.model.activation import actv as make_actv
+from ai.model.container import res, seq
+from ai.model.conv import conv
+from ai.model.f import resample as resample_images
+from ai.model.linear import fc
+from ai.model.norm import Norm
+from ai.model.shape import global_avg
+
+
+class _Resample(nn.Module):
+    def __init__(self, stride: float):
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return resample_images(x, self.stride)
+
+
+class _SqueezeExcite(nn.Module):
+    def __init__(self, nc: int, reduction: int):
+        super().__init__()
+        hidden = max(nc // reduction, 1)
+        self.weigh = seq(global_avg(), fc(nc, hidden, actv="relu"), fc(hidden, nc, actv="sigmoid"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x * self.weigh(x)[:, :, None, None]
+        return out
+
+
+def se(nc: int, reduction: int = 16) -> nn.Module:
+    """Returns squeeze-and-excitation: each channel scaled by a factor in (0, 1) that all channels decide.
+
+    Source: Hu, Shen and Sun, 2018, Squeeze-and-Excitation Networks.
+    """
+    return _SqueezeExcite(nc, reduction)
+
+
+def resblk(
+    nc1: int,
+    nc2: int,
+    stride: float = 1,
+    actv: Activation = "mish",
+    norm: Norm = "batch",
+    se: bool = True,
+) -> nn.Module:
+    """Returns a residual block of two 3×3 convolutions: `(batch, nc1, h, w)` to `(batch, nc2, h / stride, w / stride)`.
+
+    Args:
+        nc1: Channels in.
+        nc2: Channels out.
+        stride: Shrinks (2) or enlarges (0.5).
+        actv: Activation by name, or a callable.
+        norm: Normalisation by name, or a callable from a channel count.
+        se: Whether to end the branch with squeeze-and-excitation.
+    """
+    excite = _SqueezeExcite(nc2, 16) if se else None
+    main = seq(conv(nc1, nc2, stride=stride, actv=actv, norm=norm), conv(nc2, nc2, norm=norm), excite)
+    skip = seq(_Resample(stride) if stride != 1 else None, conv(nc1, nc2, 1) if nc1 != nc2 else None)
+    return seq(res(main, skip if len(skip) else None), make_actv(actv))
