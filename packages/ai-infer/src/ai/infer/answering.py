@@ -13,12 +13,13 @@ from torch import Tensor
 from ai.infer.engine import Engine
 from ai.infer.frames import Kind
 from ai.infer.peer import Request, error_header
-from ai.infer.slots import Board
+from ai.infer.slots import SLOTS_PER_CLIENT, Board, fence
 from ai.infer.wire import Layout, Node, Tree, flatten, make_layout, unflatten
 
 _MOVED = b'{"moved":1}'
 _CANCELLED = b'{"cancelled":1}'
 _MAX_LAYOUTS = 4096
+_NOTHING = torch.empty(0)
 
 
 class NotRowWiseError(ValueError):
@@ -44,9 +45,9 @@ class Answerer:
         self._layouts: dict[Any, Layout] = {}
         self._alone: set[str] = set()  # groups whose outputs cannot be shared out
 
-    def runs_alone(self, layout: Layout) -> bool:
-        """Returns whether a request has to have a call of the model to itself."""
-        return layout.group is None or layout.group in self._alone
+    def group(self, layout: Layout) -> str | None:
+        """Returns which requests one of this layout can share a call of the model with; None: it runs alone."""
+        return None if layout.group in self._alone else layout.group
 
     def answer(self, batch: list[Request]) -> None:
         """Answers every request of a batch; whatever fails, fails only the requests that are at fault."""
@@ -111,28 +112,33 @@ class Answerer:
 
     def _reply(self, batch: list[Request], node: Node, tensors: list[Tensor]) -> None:
         """Writes each request's rows of the output where its client looks for them, then tells the clients."""
-        if len(batch) == 1:
-            shares = [tensors]
-        else:
-            rows = [request.rows for request in batch]
-            shares = [list(share) for share in zip(*(x.split_with_sizes(rows) for x in tensors), strict=True)]
-            if not tensors:  # an output of constants
-                shares = [[] for _ in batch]
-        form = json.dumps(node)
-        targets: list[Tensor] = []
-        sources: list[Tensor] = []
+        form = json.dumps(node) if node != ["t"] else ""
+        rows = [request.rows for request in batch]
+        pieces = [[x] if len(batch) == 1 else list(x.split_with_sizes(rows)) for x in tensors]
+        layouts: dict[int, Layout] = {}  # by rows: all else is equal within a batch
+        targets: list[list[Tensor]] = [[] for _ in tensors]
         answered: list[Request] = []
-        for request, share in zip(batch, shares, strict=True):
-            layout = self._layout(form, node, share)
-            area = request.peer.area
-            if request.slot >= 0 and area is not None and area.fits(layout):
-                targets += area.write(2 * (request.slot & 63) + 1, layout)
-                sources += share
-                answered.append(request)
-            else:
-                self._reply_by_socket(request, layout, share)
-        if targets:
-            torch._foreach_copy_(targets, sources)
+        for i, request in enumerate(batch):
+            layout = layouts.get(request.rows)
+            if layout is None:
+                layout = layouts[request.rows] = self._layout(form, node, [piece[i] for piece in pieces])
+            if request.reply is not layout:
+                area = request.peer.area
+                if request.slot < 0 or area is None or not area.fits(layout):
+                    self._reply_by_socket(request, layout, [piece[i] for piece in pieces])
+                    for piece in pieces:
+                        piece[i] = _NOTHING
+                    for target in targets:
+                        target.append(_NOTHING)
+                    continue
+                request.reply_views = area.write(2 * (request.slot % SLOTS_PER_CLIENT) + 1, layout)
+                request.reply = layout
+            for target, view in zip(targets, request.reply_views, strict=True):
+                target.append(view)
+            answered.append(request)
+        if answered:
+            for target, piece in zip(targets, pieces, strict=True):
+                torch._foreach_copy_(target, piece)
         self._publish(answered)
 
     def _layout(self, form: str, node: Node, share: list[Tensor]) -> Layout:
@@ -184,7 +190,8 @@ class Answerer:
 
     def _finish_slot(self, request: Request, header: bytes) -> None:
         assert request.peer.area is not None
-        request.peer.area.write_header(2 * (request.slot & 63) + 1, header)
+        request.reply = None
+        request.peer.area.write_header(2 * (request.slot % SLOTS_PER_CLIENT) + 1, header)
         self._publish([request])
 
     def _publish(self, requests: list[Request]) -> None:
@@ -197,13 +204,17 @@ class Answerer:
             request = requests[0]
             board.version_at[request.slot] = self.version
             board.answered_at[request.slot] = request.id
-            os.eventfd_write(request.peer.reply_event, 1)
+            fence()
+            if board.asleep_at[request.peer.index]:
+                os.eventfd_write(request.peer.reply_event, 1)
             return
         slots = np.array([request.slot for request in requests])
         board.version[slots] = self.version
         board.answered[slots] = np.array([request.id for request in requests])
-        for event in {request.peer.reply_event for request in requests}:
-            os.eventfd_write(event, 1)
+        fence()
+        for peer in {request.peer for request in requests}:
+            if board.asleep_at[peer.index]:
+                os.eventfd_write(peer.reply_event, 1)
 
 
 def _to_cpu(output: Tree) -> tuple[Node, list[Tensor]]:

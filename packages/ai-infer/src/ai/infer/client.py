@@ -245,7 +245,7 @@ class InferencerClient:
             connection = self._pick(self._deadline(self.timeout_s))
         await connection.free_slot()
         layout, tensors, device = self._prepare(args, kwargs)
-        ticket = connection.submit(layout, [(x,) for x in tensors], device, None)
+        ticket = connection.submit(layout, tensors, device, None)
         try:
             if self.timeout_s is None:
                 version, output = await connection.aresult(ticket)
@@ -352,7 +352,7 @@ class InferencerClient:
         connection = self._single
         if connection is None or not connection.alive:
             connection = self._pick(deadline)
-        return connection, connection.submit(layout, [(x,) for x in tensors], device, deadline)
+        return connection, connection.submit(layout, tensors, device, deadline)
 
     def _ask_alone(self, request: Tree, deadline: float | None) -> Tree:
         connection, ticket = self._submit(request if isinstance(request, tuple) else (request,), {}, deadline)

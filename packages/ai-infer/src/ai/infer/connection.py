@@ -20,11 +20,15 @@ from torch import Tensor
 
 from ai.infer.errors import InferError, RequestCancelledError, RequestError, WorkerDiedError
 from ai.infer.frames import Frame, FrameStream, Kind
-from ai.infer.slots import SLOTS_PER_CLIENT, Area, Board
+from ai.infer.slots import SLOTS_PER_CLIENT, WORKER, Area, Board, fence
+from ai.infer.spin import Spinner
 from ai.infer.wire import Layout, Tree, parse, unflatten
 
 PROTOCOL = 1
 Transport = Literal["auto", "shm", "socket"]
+
+
+Parts = Tensor | Sequence[Tensor]
 
 
 class Ticket:
@@ -57,8 +61,9 @@ class Connection:
     def __init__(self, path: Path, transport: Transport, slot_bytes: int) -> None:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
+        self._spinner = Spinner()
         self._polling = False
-        self._failure: InferError | None = None
+        self._failure: str | None = None  # why no more replies can come
         self._tickets: dict[int, Ticket] = {}
         self._last_id = 0
         self._by_socket = 0
@@ -114,16 +119,18 @@ class Connection:
         if descriptors:
             board, area, self._worker_event, self._reply_event = descriptors
             self._board = Board(board)
-            self._area = Area(area, reply["slot_bytes"])
+            self._first_slot: int = reply["first_slot"]
+            self._area = Area(area, reply["slot_bytes"], self._board, self._first_slot)
             os.close(board)
             os.close(area)
-            self._first_slot: int = reply["first_slot"]
             self._requested = self._board.requested_at[self._first_slot : self._first_slot + SLOTS_PER_CLIENT]
             self._answered = self._board.answered_at[self._first_slot : self._first_slot + SLOTS_PER_CLIENT]
             self._cancelled = self._board.cancelled_at[self._first_slot : self._first_slot + SLOTS_PER_CLIENT]
             self._versions = self._board.version_at[self._first_slot : self._first_slot + SLOTS_PER_CLIENT]
+            self._asleep = self._board.asleep_at[self._first_slot // SLOTS_PER_CLIENT :][:1]
+            self._worker_asleep = self._board.asleep_at[WORKER:]
             self._free = list(range(SLOTS_PER_CLIENT - 1, -1, -1))
-            self._in_slot: dict[int, Ticket] = {}
+            self._in_slot: list[Ticket | None] = [None] * SLOTS_PER_CLIENT
             self._poller.register(self._reply_event, select.POLLIN)
 
     @property
@@ -138,19 +145,20 @@ class Connection:
 
     @property
     def n_pending(self) -> int:
-        """Requests whose replies have not been fetched."""
-        return len(self._tickets)
+        """Requests on their way."""
+        waiting = 0 if self._area is None else SLOTS_PER_CLIENT - len(self._free)
+        return waiting + len(self._tickets)
 
     # Requests ---------------------------------------------------------------------------------------------------
 
     def submit(
-        self, layout: Layout, parts: Sequence[Sequence[Tensor]], device: torch.device | None, deadline: float | None
+        self, layout: Layout, tensors: Sequence[Parts], device: torch.device | None, deadline: float | None
     ) -> Ticket:
         """Sends a request and returns its ticket; waits while all slots are busy.
 
         Args:
             layout: of the request.
-            parts: for each of the layout's tensors the pieces that make it up, row after row.
+            tensors: the layout's; for each either it, or the pieces that make it up row after row.
             device: where the reply's tensors go; None: the CPU.
             deadline: when to give up waiting for a slot, by `time.monotonic()`.
 
@@ -160,51 +168,52 @@ class Connection:
         """
         with self._lock:
             if self._failure is not None:
-                raise self._failure
+                raise WorkerDiedError(self._failure)
             if self._area is not None and self._area.fits(layout):
                 if not self._free and not self._wait(self._free_a_slot, deadline):
                     raise TimeoutError(f"all {SLOTS_PER_CLIENT} slots of this client stayed busy")
-                return self._submit_slot(layout, parts, device)
+                return self._submit_slot(layout, tensors, device)
             if not self._wait(lambda: self._by_socket < SLOTS_PER_CLIENT, deadline):
                 raise TimeoutError(f"all {SLOTS_PER_CLIENT} requests of this client stayed unanswered")
-            return self._submit_socket(layout, parts, device, deadline)
+            return self._submit_socket(layout, tensors, device, deadline)
 
     async def free_slot(self) -> None:
         """Returns once a slot is free, without holding up the event loop."""
         while True:
             with self._lock:
-                if self._failure is not None or self._area is None or self._free or self._free_a_slot():
+                if self._failure is not None or self._area is None or self._free:
                     return
                 self._attach(asyncio.get_running_loop())
+                if self._free_a_slot():
+                    return
                 waiter = asyncio.get_running_loop().create_future()
                 self._slot_waiters.append(waiter)
             await waiter
 
-    def _submit_slot(self, layout: Layout, parts: Sequence[Sequence[Tensor]], device: torch.device | None) -> Ticket:
+    def _submit_slot(self, layout: Layout, tensors: Sequence[Parts], device: torch.device | None) -> Ticket:
         assert self._area is not None
         slot = self._free.pop()
         try:
-            for view, pieces in zip(self._area.write(2 * slot, layout), parts, strict=True):
-                if len(pieces) == 1:
-                    view.copy_(pieces[0])
-                else:
-                    torch.cat([piece.cpu() for piece in pieces], out=view)
+            for view, x in zip(self._area.write(2 * slot, layout), tensors, strict=True):
+                _copy(x, view)
         except BaseException:
             self._free.append(slot)
             raise
         self._last_id = request_id = self._last_id + 1
         ticket = Ticket(request_id, slot, device)
-        self._tickets[request_id] = self._in_slot[slot] = ticket
+        self._in_slot[slot] = ticket
         self._requested[slot] = request_id
-        os.eventfd_write(self._worker_event, 1)
+        fence()
+        if self._worker_asleep[0]:
+            os.eventfd_write(self._worker_event, 1)
         return ticket
 
     def _submit_socket(
-        self, layout: Layout, parts: Sequence[Sequence[Tensor]], device: torch.device | None, deadline: float | None
+        self, layout: Layout, tensors: Sequence[Parts], device: torch.device | None, deadline: float | None
     ) -> Ticket:
         body = torch.empty(layout.n_bytes, dtype=torch.uint8)
-        for view, pieces in zip(layout.views(body), parts, strict=True):
-            view.copy_(pieces[0] if len(pieces) == 1 else torch.cat([piece.cpu() for piece in pieces]))
+        for view, x in zip(layout.views(body), tensors, strict=True):
+            _copy(x, view)
         self._last_id = request_id = self._last_id + 1
         ticket = Ticket(request_id, None, device)
         self._tickets[request_id] = ticket
@@ -228,14 +237,13 @@ class Connection:
     def cancel(self, ticket: Ticket) -> None:
         """Tells the worker to skip a request if it has not begun it; its slot comes back when the worker answers."""
         with self._lock:
-            if ticket.cancelled or ticket.outcome is not None:
-                ticket.cancelled = True
-                self._tickets.pop(ticket.id, None)
-                return
+            done = ticket.cancelled or ticket.outcome is not None
             ticket.cancelled = True
+            if done:
+                return
             if ticket.slot is not None:
                 self._cancelled[ticket.slot] = ticket.id
-            elif self._failure is None:
+            elif self._failure is None and ticket.by_socket:
                 self._send(Kind.CANCEL, ticket.id, b"", b"", None)
             if ticket.future is not None and not ticket.future.done():
                 ticket.future.cancel()
@@ -251,19 +259,20 @@ class Connection:
             WorkerDiedError: the worker is gone.
         """
         with self._lock:
-            if not self._ready(ticket) and not self._wait(lambda: self._ready(ticket), deadline):
-                raise TimeoutError("the worker did not answer in time")
+            if not self._ready(ticket) and not self._spin(ticket):
+                if not self._wait(lambda: self._ready(ticket), deadline):
+                    raise TimeoutError("the worker did not answer in time")
             return self._fetch(ticket)
 
     async def aresult(self, ticket: Ticket) -> tuple[int, Tree]:
         """Like `result`, without holding up the event loop."""
         while True:
             with self._lock:
+                self._attach(asyncio.get_running_loop())
                 if self._ready(ticket):
                     return self._fetch(ticket)
                 if self._failure is not None:
-                    raise self._failure
-                self._attach(asyncio.get_running_loop())
+                    raise WorkerDiedError(self._failure)
                 ticket.future = asyncio.get_running_loop().create_future()
             await ticket.future
 
@@ -273,6 +282,15 @@ class Connection:
             if not self._polling:
                 self._handle(self._poller.poll(0))
             return self._ready(ticket) or self._failure is not None
+
+    def _spin(self, ticket: Ticket) -> bool:
+        """Looks for a reply in shared memory for a moment; returns whether it came."""
+        if ticket.slot is None:
+            return False
+        answered, slot, request_id = self._answered, ticket.slot, ticket.id
+        if self._polling or not self._spinner.wait(lambda: answered[slot] == request_id):
+            return False
+        return self._ready(ticket)
 
     def _ready(self, ticket: Ticket) -> bool:
         if ticket.cancelled or ticket.outcome is not None:
@@ -288,7 +306,6 @@ class Connection:
         if ticket.cancelled:
             raise RequestCancelledError("this request was cancelled")
         assert outcome is not None
-        del self._tickets[ticket.id]
         if isinstance(outcome, InferError):
             raise outcome
         return outcome
@@ -299,27 +316,31 @@ class Connection:
         place = 2 * slot + 1
         try:
             if not ticket.cancelled:
-                header = self._area.read_header(place)
-                entry = self._area.known(place, header)
-                if entry is None and header.startswith(b"{"):
-                    ticket.outcome = _special_reply(header)  # None: "moved", the reply follows by socket
+                entry = self._area.known(place)
+                header = b"" if entry is not None else self._area.read_header(place)
+                if header.startswith(b"{"):
+                    ticket.outcome = _special_reply(header)
+                    if ticket.outcome is None:  # too large for its slot: it follows by socket
+                        self._tickets[ticket.id] = ticket
                 else:
-                    layout, views = entry or self._area.read(place, parse(header))
+                    _, layout, views = entry or self._area.read(place, parse(header))
                     ticket.outcome = (self._versions[slot], _build(layout, views, ticket.device, own=False))
         except Exception as error:  # the reply names a class that is not here, or its device is full
             ticket.outcome = RequestError(f"the reply could not be read: {error}")
         ticket.slot = None
-        del self._in_slot[slot]
+        self._in_slot[slot] = None
         self._free.append(slot)
-        if ticket.cancelled:
-            self._tickets.pop(ticket.id, None)
 
     def _free_a_slot(self) -> bool:
         """Takes every reply that is there out of its slot; returns whether a slot is free."""
-        for slot, ticket in list(self._in_slot.items()):
-            if self._answered[slot] == ticket.id:
+        for slot, ticket in enumerate(self._in_slot):
+            if ticket is not None and self._answered[slot] == ticket.id:
                 self._take(slot, ticket)
         return bool(self._free)
+
+    def _all_tickets(self) -> list[Ticket]:
+        in_slots = [] if self._area is None else [ticket for ticket in self._in_slot if ticket is not None]
+        return in_slots + list(self._tickets.values())
 
     def _absorb(self, frame: Frame) -> None:
         """Takes in a frame from the worker."""
@@ -329,15 +350,14 @@ class Connection:
         if frame.kind in (Kind.PING, Kind.STATS):
             self._answers[frame.id] = frame.header
             return
-        ticket = self._tickets.get(frame.id)
+        if frame.id not in self._tickets and self._area is not None:
+            self._free_a_slot()  # a slot says that its reply was too large, and this is that reply
+        ticket = self._tickets.pop(frame.id, None)
         if ticket is None:
             return
-        if ticket.slot is not None:  # its slot says that the reply was too large and comes this way
-            self._take(ticket.slot, ticket)
         if ticket.by_socket:
             self._by_socket -= 1
         if ticket.cancelled:
-            self._tickets.pop(frame.id, None)
             return
         try:
             if frame.kind is Kind.REPLY:
@@ -355,7 +375,7 @@ class Connection:
         """Sends a question that is no request, and returns the answer's header."""
         with self._lock:
             if self._failure is not None:
-                raise self._failure
+                raise WorkerDiedError(self._failure)
             self._last_id = question = self._last_id + 1
             self._send(kind, question, b"", b"", deadline)
             if not self._wait(lambda: question in self._answers, deadline):
@@ -369,13 +389,18 @@ class Connection:
         """
         while not done():
             if self._failure is not None:
-                raise self._failure
+                raise WorkerDiedError(self._failure)
             timeout = None if deadline is None else deadline - time.monotonic()
             if timeout is not None and timeout <= 0:
                 return False
             if self._polling:
                 self._changed.wait(timeout)
                 continue
+            if self._area is not None:
+                self._asleep[0] = 1
+                fence()
+                if done():  # answered before the worker could see that we sleep
+                    break
             self._polling = True
             self._lock.release()
             events: list[tuple[int, int]] = []
@@ -386,6 +411,8 @@ class Connection:
                 self._polling = False
                 self._handle(events)
                 self._changed.notify_all()
+        if self._area is not None and self._loop is None and not self._polling:
+            self._asleep[0] = 0
         return True
 
     def _handle(self, events: list[tuple[int, int]]) -> None:
@@ -413,7 +440,7 @@ class Connection:
 
     def _fail(self, reason: str) -> None:
         if self._failure is None:
-            self._failure = WorkerDiedError(f"{reason}; requests without a reply are lost")
+            self._failure = f"{reason}; requests without a reply are lost"
             for descriptor in (self._stream.fileno(), self._pidfd):  # they would end every poll from now on
                 if descriptor >= 0:
                     with contextlib.suppress(KeyError):
@@ -425,11 +452,14 @@ class Connection:
 
     def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Lets `loop` watch what `_wait` would poll; the lock is held."""
-        if self._loop is loop:
+        if self._loop is loop or self._failure is not None:
             return
         if self._loop is not None and not self._loop.is_closed():
             raise InferError("a client must be awaited in one event loop at a time; create another client for this one")
         self._loop = loop
+        if self._area is not None:
+            self._asleep[0] = 1  # as long as a loop watches; it may be asleep at any time
+            fence()
         for descriptor in (self._reply_event, self._stream.fileno(), self._pidfd):
             if descriptor >= 0:
                 loop.add_reader(descriptor, self._on_readable)
@@ -437,7 +467,7 @@ class Connection:
     def _detach(self) -> None:
         """Stops the loop's watch of descriptors that are about to be closed; the lock is held."""
         loop, self._loop = self._loop, None
-        waiting = [ticket.future for ticket in self._tickets.values() if ticket.future is not None]
+        waiting = [ticket.future for ticket in self._all_tickets() if ticket.future is not None]
         waiting += self._slot_waiters
         self._slot_waiters.clear()
         descriptors = [fd for fd in (self._reply_event, self._stream.fileno(), self._pidfd) if fd >= 0]
@@ -469,7 +499,7 @@ class Connection:
             waiters, self._slot_waiters = list(self._slot_waiters), deque()
         else:
             waiters = []
-        for ticket in list(self._tickets.values()):
+        for ticket in self._all_tickets():
             future = ticket.future
             if future is not None and not future.done() and self._ready(ticket):
                 waiters.append(future)
@@ -501,6 +531,13 @@ class Connection:
             if descriptor >= 0:
                 os.close(descriptor)
         self._stream.socket.detach()
+
+
+def _copy(x: Parts, view: Tensor) -> None:
+    if isinstance(x, Tensor):
+        view.copy_(x)
+    else:
+        torch.cat([piece.cpu() for piece in x], out=view)
 
 
 def _connect(path: Path) -> socket.socket:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ai.infer.errors import InferError
 from ai.infer.frames import FrameStream
 from ai.infer.memory import anonymous_file
-from ai.infer.slots import MIN_SLOT_BYTES, Area, area_bytes
+from ai.infer.slots import MIN_SLOT_BYTES, SLOTS_PER_CLIENT, Area, Board, area_bytes
 from ai.infer.wire import Layout
 
 MAX_UNSENT_BYTES = 1 << 26
@@ -32,18 +32,20 @@ class Peer:
         self.area: Area | None = None
         self.index = -1  # of its slots on the board, in clients
         self.reply_event = -1
+        self.last: list[Request | None] = []  # in each slot; most requests differ from it in their numbers alone
         self.cancelled: set[int] = set()  # ids of requests by socket
         self.pidfd = _open_process(connection)
 
-    def open_area(self, index: int, slot_bytes: int, board: int, worker_event: int) -> list[int]:
+    def open_area(self, index: int, slot_bytes: int, board: Board, board_file: int, worker_event: int) -> list[int]:
         """Makes the client's slots; returns the files to hand over, of which the last two are the caller's to close."""
         if not isinstance(slot_bytes, int) or not MIN_SLOT_BYTES <= slot_bytes <= 1 << 30 or slot_bytes % 4096:
             raise InferError(f"slot_bytes must be a multiple of 4096 from 4096 to 2**30, not {slot_bytes}")
         descriptor = anonymous_file(area_bytes(slot_bytes))
-        self.area = Area(descriptor, slot_bytes)
+        self.area = Area(descriptor, slot_bytes, board, index * SLOTS_PER_CLIENT)
+        self.last = [None] * SLOTS_PER_CLIENT
         self.index = index
         self.reply_event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        return [board, descriptor, worker_event, self.reply_event]
+        return [board_file, descriptor, worker_event, self.reply_event]
 
     def close(self) -> None:
         """Lets go of all that belonged to the client."""
@@ -57,15 +59,20 @@ class Peer:
 class Request:
     """One request in the worker's queue; its tensors are views of the client's slot, or of a frame."""
 
-    __slots__ = ("arrived", "id", "layout", "peer", "rows", "slot", "tensors")
+    __slots__ = ("arrived", "form", "id", "layout", "peer", "reply", "reply_views", "rows", "slot", "tensors")
 
-    def __init__(self, peer: Peer, slot: int, request_id: int, layout: Layout, tensors: list[Tensor]) -> None:
+    def __init__(
+        self, peer: Peer, slot: int, request_id: int, layout: Layout, tensors: list[Tensor], form: int = -1
+    ) -> None:
         self.peer = peer
         self.slot = slot  # on the board; -1: it came by socket
         self.id = request_id
         self.layout = layout
         self.tensors = tensors
         self.rows = layout.rows or 1
+        self.form = form  # of the header that its layout was read from
+        self.reply: Layout | None = None  # that was last written to its slot, with these views
+        self.reply_views: list[Tensor] = []
         self.arrived = time.monotonic()
 
 

@@ -1,14 +1,21 @@
 """Shared memory between one worker and its clients.
 
-The *board* is one file for all clients of a worker: for every slot four numbers. A client writes its request into its
+The *board* is one file for all clients of a worker: for every slot six numbers. A client writes its request into its
 slot and then the request's id into `requested`; the worker answers and then writes the id into `answered`. A slot is
-busy while the two differ. So one vectorised comparison finds all new requests of all clients.
+busy while the two differ. So one vectorised comparison finds all new requests of all clients. A message whose form
+(structure, dtypes, shapes) equals that of the last one at its place leaves the header there as it is; the two numbers
+of the form count the headers written, so that a reader knows without looking that its views still hold.
+
+Waking a sleeping process is the dearest step of all, so each side says when it is about to sleep, looks once more, and
+only then sleeps; the other side publishes, looks whether the first sleeps, and only then wakes it. Both orders need
+what was written to be visible before what is read next: `fence`.
 
 Each client owns `SLOTS_PER_CLIENT` slots of the board and an *area* of its own, where each slot has room for one
 request and one reply. Room that is never touched takes no memory.
 """
 
 import struct
+import threading
 
 import numpy as np
 from torch import Tensor
@@ -20,8 +27,21 @@ SLOTS_PER_CLIENT = 64
 MAX_CLIENTS = 1024
 MIN_SLOT_BYTES = 4096
 _N_SLOTS = SLOTS_PER_CLIENT * MAX_CLIENTS
-BOARD_BYTES = 4 * 8 * _N_SLOTS
+BOARD_BYTES = 8 * (6 * _N_SLOTS + MAX_CLIENTS + 1)
+WORKER = MAX_CLIENTS
 _LENGTH = struct.Struct("<I")
+
+
+_fence = threading.Lock()
+
+
+def fence() -> None:
+    """Orders what this thread wrote before what it reads next.
+
+    Taking a lock is a locked instruction, which on x86, where alone slots are used, is a full barrier.
+    """
+    if _fence.acquire(blocking=False):
+        _fence.release()
 
 
 class Board:
@@ -32,9 +52,12 @@ class Board:
     """
 
     def __init__(self, descriptor: int) -> None:
-        words = map_file(descriptor, BOARD_BYTES).numpy().view(np.int64).reshape(4, _N_SLOTS)
-        self.requested, self.answered, self.cancelled, self.version = words
-        self.requested_at, self.answered_at, self.cancelled_at, self.version_at = (row.data for row in words)
+        words = map_file(descriptor, BOARD_BYTES).numpy().view(np.int64)
+        rows = words[: 6 * _N_SLOTS].reshape(6, _N_SLOTS)
+        self.requested, self.answered, self.cancelled, self.version, self.asked_form, self.replied_form = rows
+        self.requested_at, self.answered_at, self.cancelled_at, self.version_at, _, _ = (row.data for row in rows)
+        self.asleep_at = words[6 * _N_SLOTS :].data
+        """Whether each client sleeps until its event comes, and at `WORKER` whether the worker does."""
 
 
 class Area:
@@ -43,19 +66,24 @@ class Area:
     Args:
         descriptor: the area's file; it may be closed after.
         slot_bytes: room for one request, and for one reply.
+        board: which counts the headers.
+        first_slot: the client's first on the board.
     """
 
-    def __init__(self, descriptor: int, slot_bytes: int) -> None:
+    def __init__(self, descriptor: int, slot_bytes: int, board: Board, first_slot: int) -> None:
         self.slot_bytes = slot_bytes
+        forms = (board.asked_form, board.replied_form)
+        asked, replied = (form[first_slot : first_slot + SLOTS_PER_CLIENT].data for form in forms)
+        self._forms = (asked, replied)
         self._data = map_file(descriptor, area_bytes(slot_bytes))
         self._bytes = self._data.numpy().data
         # What was last written or read at each place: the common client repeats itself, and its views stay valid.
         self._written: list[tuple[Layout | None, list[Tensor]]] = [(None, [])] * (2 * SLOTS_PER_CLIENT)
-        self._read: list[dict[bytes, tuple[Layout, list[Tensor]]]] = [{} for _ in range(2 * SLOTS_PER_CLIENT)]
+        self._read: list[tuple[int, Layout, list[Tensor]] | None] = [None] * (2 * SLOTS_PER_CLIENT)
 
     def fits(self, layout: Layout) -> bool:
         """Returns whether a message has room in a slot."""
-        return layout.start + layout.n_bytes <= self.slot_bytes
+        return layout.size <= self.slot_bytes
 
     def write(self, place: int, layout: Layout) -> list[Tensor]:
         """Writes a message's header, and returns views to copy its tensors into; the message must fit.
@@ -78,6 +106,7 @@ class Area:
         self._bytes[start : start + 4] = _LENGTH.pack(len(header))
         self._bytes[start + 4 : start + 4 + len(header)] = header
         self._written[place] = (None, [])
+        self._forms[place % 2][place // 2] += 1
 
     def read_header(self, place: int) -> bytes:
         """Returns the header that lies at a place."""
@@ -87,20 +116,25 @@ class Area:
             raise WireError(f"a slot's header must be at most {MAX_HEADER_BYTES} bytes, not {length}")
         return bytes(self._bytes[start + 4 : start + 4 + length])
 
-    def known(self, place: int, header: bytes) -> tuple[Layout, list[Tensor]] | None:
-        """Returns the layout and views of a header that was read at this place before."""
-        return self._read[place].get(header)
+    def known(self, place: int) -> tuple[int, Layout, list[Tensor]] | None:
+        """Returns what `read` returned last at this place, if the header there is still the same."""
+        entry = self._read[place]
+        if entry is not None and entry[0] == self._forms[place % 2][place // 2]:
+            return entry
+        return None
 
-    def read(self, place: int, layout: Layout) -> tuple[Layout, list[Tensor]]:
-        """Returns a message's layout and its tensors, as views that are valid until the slot is used again."""
+    def read(self, place: int, layout: Layout) -> tuple[int, Layout, list[Tensor]]:
+        """Returns the form's number, the layout, and the tensors as views that are valid until the slot is used again.
+
+        Args:
+            place: as for `write`.
+            layout: what the header there says.
+        """
         if not self.fits(layout):
-            raise WireError(f"a slot's message must fit in {self.slot_bytes} bytes, not {layout.n_bytes}")
+            raise WireError(f"a slot's message must fit in {self.slot_bytes} bytes, not {layout.size}")
         start = place * self.slot_bytes
-        entry = (layout, layout.views(self._data[start + layout.start : start + self.slot_bytes]))
-        known = self._read[place]
-        if len(known) >= 16:
-            known.clear()
-        known[layout.header] = entry
+        views = layout.views(self._data[start + layout.start : start + self.slot_bytes])
+        entry = self._read[place] = (self._forms[place % 2][place // 2], layout, views)
         return entry
 
 

@@ -55,17 +55,16 @@ class Layout:
     """Of each tensor from the start of the data, in bytes."""
     n_bytes: int
     """Of the data, without the header."""
+    start: int
+    """Of the data from the start of a place that holds length, header and data, in bytes."""
+    size: int
+    """Of length, header and data together, in bytes."""
     rows: int | None
     """The leading size that all tensors share; None: there is none, so that the message cannot share a batch."""
     group: str | None
     """Messages with equal groups differ in their rows and their numbers alone; None: not to be batched."""
     is_tensor: bool
     """Whether the message is one bare tensor (a reply) or one positional tensor (a request)."""
-
-    @property
-    def start(self) -> int:
-        """Of the data from the start of an area that holds length, header and data, in bytes."""
-        return align(4 + len(self.header))
 
     def views(self, data: Tensor) -> list[Tensor]:
         """Returns the message's tensors as views of `data`, uint8 `(at least n_bytes,)`."""
@@ -195,6 +194,8 @@ def make_layout(tree: Node, dtypes: Sequence[torch.dtype], shapes: Sequence[tupl
         shapes=tuple(shapes),
         offsets=tuple(offsets),
         n_bytes=end,
+        start=align(4 + len(header)),
+        size=align(4 + len(header)) + end,
         rows=rows,
         group=group,
         is_tensor=tree == ["t"] or tree == POSITIONAL_TENSOR,

@@ -26,7 +26,8 @@ from ai.infer.frames import Frame, FrameStream, Kind
 from ai.infer.memory import anonymous_file, shared_slots_supported
 from ai.infer.peer import MAX_UNSENT_BYTES, Peer, Request, request_from_frame
 from ai.infer.row_cap import RowCap
-from ai.infer.slots import BOARD_BYTES, MAX_CLIENTS, SLOTS_PER_CLIENT, Board
+from ai.infer.slots import BOARD_BYTES, MAX_CLIENTS, SLOTS_PER_CLIENT, WORKER, Board, fence
+from ai.infer.spin import Spinner
 from ai.infer.stats import Stats
 from ai.infer.weights import SharedWeights
 from ai.infer.wire import Layout, WireError, layout_of, parse
@@ -83,8 +84,9 @@ class Worker:
         if self._shared:
             self._board_file = anonymous_file(BOARD_BYTES)
             self._board = Board(self._board_file)
-            self._taken = np.zeros(BOARD_BYTES // 32, np.int64)  # requests that are in the queue or answered
+            self._taken = np.zeros_like(self._board.requested)  # requests that are in the queue or answered
             self._worker_event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._spinner = Spinner()
         self._n_scanned = 0  # slots beyond this have never been used
         self._peers: dict[int, Peer] = {}  # by place on the board
         self._streams: dict[int, Peer] = {}  # by descriptor
@@ -118,12 +120,15 @@ class Worker:
         """Answers requests until told to stop; returns whether the starter is gone."""
         queue = self._queue
         while not self._stopping:
-            self._scan()
-            if not queue.n_requests:
-                self._poll(None)
+            if not self._scan() and not queue.n_requests:
+                if not self._spinner.wait(self._scan):
+                    self._sleep(None)
                 continue
             delay = queue.delay_s()
-            self._poll(delay)
+            if delay:
+                self._sleep(delay)
+            else:
+                self._poll(0)
             if delay > _DELAY_GRAIN_S:
                 continue  # look again who came
             # After the requests were found: whoever asked after an update was announced gets that version.
@@ -142,31 +147,41 @@ class Worker:
 
     # Requests ---------------------------------------------------------------------------------------------------
 
-    def _scan(self) -> None:
-        """Queues the requests that are new in the slots."""
+    def _scan(self) -> bool:
+        """Queues the requests that are new in the slots; returns whether there were any."""
         n = self._n_scanned
         if not n or self._board is None:
-            return
+            return False
         requested = self._board.requested[:n]
         fresh = np.flatnonzero(requested != self._taken[:n])
         if not len(fresh):
-            return
+            return False
         ids = requested[fresh]
         self._taken[fresh] = ids
-        for slot, request_id in zip(fresh.tolist(), ids.tolist(), strict=True):
+        now = time.monotonic()
+        forms = self._board.asked_form[fresh].tolist()
+        for slot, request_id, form in zip(fresh.tolist(), ids.tolist(), forms, strict=True):
             peer = self._peers.get(slot // _SPC)
             if peer is None or peer.area is None:
                 continue
-            place = 2 * (slot % _SPC)
+            request = peer.last[slot % _SPC]
+            if request is not None and request.form == form:  # the slot's last request, with other numbers
+                request.id = request_id
+                request.arrived = now
+                self._enqueue(request)
+                continue
             try:
-                header = peer.area.read_header(place)
-                entry = peer.area.known(place, header) or peer.area.read(place, _parse_call(header))
-                request = Request(peer, slot, request_id, *entry)
+                place = 2 * (slot % _SPC)
+                _, layout, tensors = peer.area.read(place, _parse_call(peer.area.read_header(place)))
             except ValueError as error:
                 request = Request(peer, slot, request_id, _EMPTY, [])
                 self._answerer.refuse(request, f"{type(error).__name__}: {error}")
                 continue
+            request = Request(peer, slot, request_id, layout, tensors, form)
+            if self._pad is None:
+                peer.last[slot % _SPC] = request
             self._enqueue(request)
+        return True
 
     def _enqueue(self, request: Request) -> None:
         if self._pad is not None:
@@ -177,8 +192,7 @@ class Worker:
             except Exception:
                 self._answerer.refuse(request, f"pad failed on this request:\n{traceback.format_exc()}")
                 return
-        alone = self._answerer.runs_alone(request.layout)
-        self._queue.put(request, None if alone else request.layout.group)
+        self._queue.put(request, self._answerer.group(request.layout))
 
     def _read_peer(self, peer: Peer) -> None:
         """Takes in what a client sent by socket; hangs up on one that sends what is no frame."""
@@ -251,9 +265,11 @@ class Worker:
         try:
             if hello.get("protocol") != 1:
                 raise InferError(f"the client must speak protocol 1, not {hello.get('protocol')}")
-            if transport != "socket" and self._shared and self._free_indices:
+            if transport != "socket" and self._board is not None and self._free_indices:
                 index = self._free_indices[0]
-                descriptors = peer.open_area(index, hello["slot_bytes"], self._board_file, self._worker_event)
+                descriptors = peer.open_area(
+                    index, hello["slot_bytes"], self._board, self._board_file, self._worker_event
+                )
                 heapq.heappop(self._free_indices)
                 self._peers[index] = peer
                 self._n_scanned = max(self._n_scanned, (index + 1) * _SPC)
@@ -306,6 +322,7 @@ class Worker:
             slots = slice(peer.index * _SPC, (peer.index + 1) * _SPC)
             for words in (self._board.requested, self._board.answered, self._board.cancelled, self._taken):
                 words[slots] = 0
+            self._board.asleep_at[peer.index] = 0
             heapq.heappush(self._free_indices, peer.index)
         peer.close()
 
@@ -313,6 +330,17 @@ class Worker:
 
     def _watch(self, descriptor: int, action: Callable[[], None]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, action)
+
+    def _sleep(self, timeout: float | None) -> None:
+        """Polls until something happens; says so first, so that a client knows that it has to wake us."""
+        if self._board is None:
+            self._poll(timeout)
+            return
+        self._board.asleep_at[WORKER] = 1
+        fence()
+        if not self._scan():
+            self._poll(timeout)
+        self._board.asleep_at[WORKER] = 0
 
     def _poll(self, timeout: float | None) -> None:
         for key, _ in self._selector.select(timeout):
