@@ -1,0 +1,75 @@
+"""Exact means over a validation set: losses by their weights, over every batch and every rank."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ai.train.ranks import Ranks
+from ai.train.record import Record, recording
+from ai.train.run import Run
+from ai.train.update import Loss, rows
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def evaluate(
+    losses: Mapping[str, Callable[[Any], Loss]],
+    data: Iterable[Any],
+    precision: str | None,
+    model: nn.Module,
+    run: Run | None,
+) -> dict[str, float]:
+    """The weighted means of `losses` and of all that they log, over `data`.
+
+    Call it inside `Run.evaluating`, which sets the mode of the models.
+
+    Args:
+        losses: by the name to report under, batch -> loss or (loss, weight).
+        data: iterated once; under several ranks each rank iterates its own part.
+        precision: as the trainer's.
+        model: tells the device.
+        run: its ranks reduce the sums; None for one process.
+
+    Raises:
+        ValueError: there was no batch.
+    """
+    ranks = Ranks() if run is None else run.ranks
+    if ranks.world > 1 and hasattr(data, "shard"):
+        sharded = data.shard(ranks.rank, ranks.world)
+        data = data if sharded is None else sharded
+    device = next(model.parameters(), torch.empty(0)).device
+    record = Record()
+    with recording(record), torch.autocast(device.type, _DTYPES.get(precision or ""), enabled=precision is not None):
+        for batch, share in _in_step(iter(data), ranks, bool(run and run.sharded)):
+            for name, loss_of in losses.items():
+                loss = loss_of(batch)
+                value, weight = loss if isinstance(loss, tuple) else (loss, rows(batch))
+                record.add(name, value)
+                record.weigh(weight * share)
+    totals = record.totals()
+    names = list(totals)
+    if ranks.world > 1:  # a rank without data has no names of its own
+        names = sorted({str(name) for part in ranks.gather(names) for name in part})  # type: ignore[attr-defined]
+    sums = ranks.sum([part for name in names for part in totals.get(name, (0.0, 0.0))])
+    if not sums or not any(sums[1::2]):
+        raise ValueError("there is no batch to validate on: the data is empty")
+    return {name: sums[2 * i] / sums[2 * i + 1] for i, name in enumerate(names)}
+
+
+def _in_step(batches: Iterator[Any], ranks: Ranks, together: bool) -> Iterator[tuple[Any, float]]:
+    """Batches with share 1; where forward passes are collective, a rank that has run out repeats one with share 0."""
+    if not together:
+        yield from ((batch, 1.0) for batch in batches)
+        return
+    last: Any = None
+    while True:
+        batch = next(batches, None)
+        if not ranks.any(batch is not None):
+            return
+        if batch is not None:
+            last = batch
+        elif last is None:
+            raise ValueError(f"rank {ranks.rank} has no batch to validate on: give each rank at least one")
+        yield last, float(batch is not None)

@@ -1,0 +1,332 @@
+"""Hooks: everything that a training run does beside training."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from ai.train.interval import Due, Interval, as_interval
+from ai.train.run import Run, Stateful, StopTraining
+
+if TYPE_CHECKING:
+    from ai.train.progress import Progress
+    from ai.train.snapshot import Snapshots
+
+Metrics = dict[str, float]
+
+
+class HookInterface:
+    """What a trainer calls. Extend it and override what you need; each method's default does nothing.
+
+    The order of a run: `setup(run)`; for each step k `step(k)` before batch k is fetched, so that at `step(k)` exactly
+    k updates were made from k batches; `log(key, value)` for each number after a logged step; `done()` at the end,
+    also after an error, a signal, or a failed `setup`.
+
+    >>> class Print(HookInterface):
+    ...     log_interval = 2
+    ...     def log(self, key, value):
+    ...         print(key, round(value, 3)) if key == 'loss' else None
+    >>> import torch
+    >>> from ai.train import Trainer, opt
+    >>> model = torch.nn.Linear(1, 1)
+    >>> Trainer(lambda model, batch, step: model(batch).sum() * 0 + step, [torch.ones(1, 1)] * 4).train(
+    ...     model, opt.sgd(model), Print())
+    loss 0.0
+    loss 1.5
+    4
+    """
+
+    log_interval: int = 100
+
+    def setup(self, run: Run) -> None:
+        """The run begins; it may be moved to a snapshot here with `run.load_state_dict`."""
+
+    def step(self, step: int) -> bool | None:
+        """Step `step` is about to begin; True ends the run. Called by every rank, with the same steps."""
+
+    def wants_log(self, step: int) -> bool:
+        """Whether this step's numbers are wanted: asked after `step`, at every step, so keep it cheap."""
+        return step % self.log_interval == 0
+
+    def log(self, key: str, value: float) -> None:
+        """A number of the step that was just made, the mean over micro-batches and ranks."""
+
+    def done(self) -> None:
+        """The run is over; `run.outcome` says how."""
+
+
+class EarlyStopping:
+    """Says stop when a metric has not improved for `patience` evaluations.
+
+    Args:
+        key: the metric, as the hook logs it.
+        patience: evaluations without improvement that are borne.
+        mode: `'min'` or `'max'`.
+        min_delta: how much counts as an improvement.
+
+    >>> stopper = EarlyStopping('val_loss', patience=1)
+    >>> [stopper(step, {'val_loss': loss}) for step, loss in enumerate([3.0, 2.0, 2.5, 2.1])]
+    [False, False, False, True]
+    """
+
+    def __init__(self, key: str = "val_loss", *, patience: int = 5, mode: str = "min", min_delta: float = 0.0) -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max', not {mode!r}")
+        self.key, self.patience, self.mode, self.min_delta = key, patience, mode, min_delta
+        self.best = inf
+        self.waited = 0
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Take the metrics of one evaluation; whether to stop."""
+        if self.key not in metrics:
+            raise KeyError(f"early stopping watches {self.key!r}; the metrics are {sorted(metrics)}")
+        value = metrics[self.key] if self.mode == "min" else -metrics[self.key]
+        if value < self.best - self.min_delta:
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+        return self.waited > self.patience
+
+    def state_dict(self) -> dict[str, float]:
+        """The best value and how long it has stood."""
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Put a state back."""
+        self.best, self.waited = state["best"], int(state["waited"])
+
+
+class Hook(HookInterface):
+    """Logging, validation, samples, tasks, early stopping, snapshots and a progress bar, each on its own interval.
+
+    An interval is an int (every n steps), a string (`'30s'`, `'5m'`, `'1h'`), or made by `every`, `logarithmic` or
+    `seconds`. Everything is evaluated with moving averages swapped in, on its own random seed, and leaves training
+    untouched. Under several ranks all ranks take part, and rank 0 alone calls `log` and `sample` and shows progress.
+
+    Args:
+        log: called with (step, numbers) for every logged step and every evaluation.
+        log_interval: which steps are logged: mean loss since the last one, learning rate, gradient norm, steps per
+            second, and whatever the environment logs.
+        val_data: iterated whole at each validation; its loss arrives as `val_loss`, other numbers as `val_*`.
+        val_interval: when to validate.
+        sampler: (model, step) -> images, or any value that `sample` takes; the model is a dict under `MultiTrainer`.
+        sample: called with (step, images).
+        sample_interval: when to sample.
+        task: (model, step) -> dict of numbers, logged as they are.
+        task_interval: when to run the task.
+        snapshots: where to save; nothing is saved while something is not finite.
+        save_interval: when to save; also at the end, and after SIGTERM or Ctrl-C.
+        stopper: (step, metrics) -> bool, asked after each evaluation, such as `EarlyStopping`.
+        progress: whether to show a bar in a terminal or notebook.
+        resume: whether to continue from the newest snapshot in `snapshots`, if there is one.
+        stateful: further objects saved and restored with the run, such as a replay buffer.
+
+    >>> import torch
+    >>> from ai.train import Classify, Trainer, opt
+    >>> model = torch.nn.Linear(2, 3)
+    >>> batch = (torch.ones(4, 2), torch.zeros(4, dtype=torch.uint8))
+    >>> lines = {}
+    >>> hook = Hook(log=lambda step, numbers: lines.setdefault(step, {}).update(numbers), log_interval=2,
+    ...             val_data=[batch], val_interval=2)
+    >>> Trainer(Classify(), [batch] * 4).train(model, opt.sgd(model), hook)
+    4
+    >>> sorted(lines), 'val_accuracy' in lines[2]
+    ([0, 2, 4], True)
+    """
+
+    def __init__(
+        self,
+        *,
+        log: Callable[[int, Metrics], object] | None = None,
+        log_interval: Interval | int | str | None = 100,
+        val_data: Iterable[Any] | None = None,
+        val_interval: Interval | int | str | None = 1000,
+        sampler: Callable[[Any, int], Any] | None = None,
+        sample: Callable[[int, Any], object] | None = None,
+        sample_interval: Interval | int | str | None = 1000,
+        task: Callable[[Any, int], Mapping[str, float]] | None = None,
+        task_interval: Interval | int | str | None = 1000,
+        snapshots: "Snapshots | None" = None,
+        save_interval: Interval | int | str | None = 1000,
+        stopper: Callable[[int, Metrics], bool] | None = None,
+        progress: bool = False,
+        resume: bool = False,
+        stateful: Sequence[Stateful] = (),
+    ) -> None:
+        if resume and snapshots is None:
+            raise ValueError("resume=True needs snapshots: the folder to continue from")
+        if (sampler is None) != (sample is None):
+            raise ValueError("sampler and sample go together: one makes the images, the other takes them")
+        self._log, self._val_data, self._sampler, self._sample = log, val_data, sampler, sample
+        self._task, self._snapshots, self._stopper = task, snapshots, stopper
+        self._show_progress, self._resume, self._stateful = progress, resume, stateful
+        self._intervals = {
+            "log": as_interval(log_interval),
+            "validate": as_interval(val_interval) if val_data is not None else None,
+            "sample": as_interval(sample_interval) if sampler is not None else None,
+            "task": as_interval(task_interval) if task is not None else None,
+            "save": as_interval(save_interval) if snapshots is not None else None,
+        }
+        self._last: dict[str, int] = {}
+        self._metrics: Metrics = {}
+        self._pending: Metrics = {}
+        self._run: Run | None = None
+        self._bar: Progress | None = None
+
+    # -- what the trainer calls
+
+    def setup(self, run: Run) -> None:
+        """Take up the run, from its newest snapshot with `resume=True`."""
+        self._run = run
+        self._last, self._metrics, self._pending = {}, {}, {}
+        self._log_now = False
+        self._time = run.time
+        for index, stateful in enumerate(self._stateful):
+            run.add_state(f"stateful.{index}", stateful)
+        run.add_state("hook", self)
+        if self._resume and self._snapshots is not None and self._snapshots.latest() is not None:
+            self._snapshots.load(run)
+        if run.resumed:
+            # What was due at this step was done before its snapshot was taken.
+            self._last = dict.fromkeys(self._intervals, run.step)
+        now = self._time()
+        self._due = {what: Due(interval, run.step, now) for what, interval in self._intervals.items()}
+        self._logged_step, self._logged_time = run.step, now
+        if self._intervals["log"] is not None:  # the first step is always logged
+            self._due["log"].next_step = run.step
+        self._bar = None
+        if self._show_progress and run.ranks.rank == 0:
+            from ai.train import progress
+
+            self._bar = progress.Progress(run)
+        self._look_ahead()
+
+    def step(self, step: int) -> bool | None:
+        """Do what is due; True when the stopper says so."""
+        if self._pending:
+            self._flush()
+        if self._bar is not None:
+            self._bar.step(step)
+        self._log_now = False
+        if step < self._next_step:
+            if self._next_time == inf:
+                return None
+            now = self._time()
+            if now < self._next_time:
+                return None
+        else:
+            now = self._time()
+        self._log_now = self._due["log"].at(step, now)
+        stop = False
+        if step > 0 or any(self._due[what].next_time <= now for what in ("validate", "sample", "task", "save")):
+            stop = self._evaluate({what for what in ("validate", "sample", "task") if self._due[what].at(step, now)})
+            if self._due["save"].at(step, now) or (stop and self._snapshots is not None):
+                self._save()
+        self._look_ahead()
+        return stop or None
+
+    def wants_log(self, step: int) -> bool:
+        """Whether `step` found that logging is due."""
+        return self._log_now
+
+    def log(self, key: str, value: float) -> None:
+        """Collect one number; the step's numbers go out together."""
+        self._pending[key] = value
+
+    def done(self) -> None:
+        """Finish: last evaluations and snapshot as the outcome allows, and close the progress bar."""
+        run = self._run
+        if run is None:
+            return
+        self._run = None  # a second call, or a run that never was set up, does nothing
+        try:
+            if self._pending:
+                self._run = run
+                self._flush()
+            if not hasattr(self, "_due"):
+                return
+            self._run = run
+            if run.outcome in ("finished", "stopped"):
+                wanted = {what for what in ("validate", "sample", "task") if self._intervals[what] is not None}
+                self._evaluate(wanted if run.step > 0 else set())
+            if run.outcome != "error" and run.step > 0:
+                with suppress(StopTraining):  # stopped for something not finite: there is nothing good to save
+                    self._save()
+        finally:
+            self._run = None
+            if self._snapshots is not None:
+                self._snapshots.wait()
+            if self._bar is not None:
+                self._bar.close()
+
+    # -- its parts
+
+    def _look_ahead(self) -> None:
+        self._next_step = min(due.next_step for due in self._due.values())
+        self._next_time = min(due.next_time for due in self._due.values())
+
+    def _flush(self) -> None:
+        assert self._run is not None
+        numbers, self._pending = self._pending, {}
+        step, now = self._run.step, self._time()
+        if now > self._logged_time and step > self._logged_step:
+            numbers["steps_per_s"] = (step - self._logged_step) / (now - self._logged_time)
+        self._logged_step, self._logged_time = step, now
+        if self._bar is not None:
+            self._bar.show(numbers)
+        self._send(step - 1, numbers)  # they belong to the step that was made from batch step - 1
+
+    def _send(self, step: int, numbers: Metrics) -> None:
+        assert self._run is not None
+        if self._log is not None and self._run.ranks.rank == 0 and numbers:
+            self._log(step, numbers)
+
+    def _evaluate(self, wanted: set[str]) -> bool:
+        """Validate, sample and run the task where wanted and not yet done at this step; whether to stop."""
+        run = self._run
+        assert run is not None
+        wanted = {what for what in wanted if self._last.get(what) != run.step}
+        if not wanted:
+            return False
+        self._last |= dict.fromkeys(wanted, run.step)
+        model = next(iter(run.models.values())) if len(run.models) == 1 else run.models
+        metrics: Metrics = {}
+        if "validate" in wanted:
+            assert self._val_data is not None
+            metrics |= {f"val_{key}": value for key, value in run.validate(self._val_data).items()}
+        if "task" in wanted:
+            assert self._task is not None
+            with run.evaluating():
+                metrics |= {key: float(value) for key, value in self._task(model, run.step).items()}
+        if "sample" in wanted:
+            assert self._sampler is not None
+            assert self._sample is not None
+            with run.evaluating():
+                images = self._sampler(model, run.step)
+            if run.ranks.rank == 0:
+                self._sample(run.step, images)
+        if not metrics:
+            return False
+        self._metrics |= metrics
+        self._send(run.step, metrics)
+        return self._stopper is not None and self._stopper(run.step, self._metrics)
+
+    def _save(self) -> None:
+        run = self._run
+        assert run is not None
+        if self._snapshots is None or self._last.get("save") == run.step:
+            return
+        run.check_finite()
+        run.saved = str(self._snapshots.save(run, run.step, self._metrics))
+        self._last["save"] = run.step
+
+    def state_dict(self) -> dict[str, Any]:
+        """The latest metrics and the stopper's state."""
+        stopper = self._stopper.state_dict() if isinstance(self._stopper, Stateful) else None
+        return {"metrics": dict(self._metrics), "stopper": stopper}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put a state back."""
+        self._metrics = dict(state["metrics"])
+        if isinstance(self._stopper, Stateful) and state["stopper"] is not None:
+            self._stopper.load_state_dict(state["stopper"])

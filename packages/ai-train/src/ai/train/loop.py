@@ -1,0 +1,120 @@
+"""The loop that all trainers share: hook, stop, update, log."""
+
+import math
+import sys
+from collections.abc import Callable
+
+from ai.train import record as record_module
+from ai.train.hook import HookInterface
+from ai.train.record import Record
+from ai.train.run import Run, StopTraining
+from ai.train.signals import StopSignals
+from ai.train.update import Update
+
+Advance = Callable[[int, Record | None], bool]
+
+
+def loop(
+    run: Run,
+    hook: HookInterface | None,
+    start: Callable[[], Advance],
+    updates: dict[str, Update],
+    timelimit: float | None = None,
+) -> int:
+    """Advance `run` step by step until its step limit, its time limit, the end of its data, a hook or a signal.
+
+    Args:
+        run: what is trained.
+        hook: asked at the start of every step; its `done` runs whatever happens.
+        start: called once after `hook.setup` (which may have moved the run to a snapshot); gives the function
+            (step, record or None) -> whether there was data.
+        updates: whose losses are read at log steps, by model name.
+        timelimit: seconds.
+
+    Returns:
+        The step the run has reached.
+
+    Raises:
+        SystemExit: with status 0, after a signal, once `done` has run.
+    """
+    watch = hook or _NO_HOOK
+    for update in updates.values():
+        run.add_finite_check(update.check_finite)
+    with StopSignals(watch=hook is not None) as signals:
+        try:
+            watch.setup(run)
+            if run.steplimit is not None and run.step >= run.steplimit:
+                _say(f"nothing to train: step ({run.step}) has reached steplimit ({run.steplimit}); raise steplimit")
+            advance = start()
+            poll, limit = run.ranks.poll, run.steplimit
+            deadline = math.inf if timelimit is None else run.time() + timelimit
+            run.outcome = "finished"
+            step = run.step
+            while limit is None or step < limit:
+                if watch.step(step):
+                    run.outcome = "stopped"
+                    break
+                if poll(step, signals.requested is not None):
+                    run.outcome = "interrupted"
+                    break
+                if timelimit is not None and run.time() >= deadline:
+                    break
+                record = Record() if watch.wants_log(step) else None
+                if not advance(step, record):
+                    break
+                step += 1
+                run.step = step
+                if record is not None:
+                    _publish(run, watch, updates, record)
+            run.check_finite()
+        except StopTraining as stop:
+            run.outcome = "stopped"
+            _say(f"stopped at step {run.step}: {stop}")
+        except BaseException as error:
+            run.outcome, run.error = "error", error
+            raise
+        finally:
+            record_module._current = None
+            watch.done()
+    if run.outcome == "interrupted":
+        saved = f"; saved in {run.saved}, run the same command to go on" if run.saved else ""
+        _say(f"{signals.requested or 'a signal to another rank'}: stopped at step {run.step}{saved}")
+        raise SystemExit(0)
+    return run.step
+
+
+def _publish(run: Run, hook: HookInterface, updates: dict[str, Update], record: Record) -> None:
+    """Read what the device holds, reduce it over the ranks once, and hand the numbers to the hook."""
+    metrics: dict[str, tuple[float, float]] = {}
+    finite = True
+    for key, update in updates.items():
+        total, count = update.read_loss()
+        finite = finite and math.isfinite(total)
+        metrics["loss" if len(updates) == 1 else f"loss_{key}"] = (total, count)
+    metrics |= record.totals()
+    names = list(metrics)
+    sums = run.ranks.sum([part for pair in metrics.values() for part in pair])
+    for index, name in enumerate(names):
+        total, weight = sums[2 * index : 2 * index + 2]
+        hook.log(name, total / weight if weight else math.nan)
+    skipped = sum(update.read_skipped() for update in updates.values())
+    if skipped:
+        hook.log("skipped", skipped)
+    if run.ranks.any(not finite):
+        for update in updates.values():
+            update.refuse("the loss")
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+class _NoHook(HookInterface):
+    def step(self, step: int) -> None:
+        pass
+
+    def wants_log(self, step: int) -> bool:
+        return False
+
+
+_NO_HOOK = _NoHook()

@@ -1,0 +1,233 @@
+"""Optimisers: torch's own, in their fastest form, with parameter groups by rule and clipping that travels with them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+Groups = Callable[[nn.Module], list[dict[str, Any]]]
+Made = TypeVar("Made", bound=Optimizer)
+
+
+def sgd(model: nn.Module, lr: float = 1e-2, **options: Any) -> torch.optim.SGD:
+    """Stochastic gradient descent.
+
+    Args:
+        model: a module, or an iterable of parameters or groups.
+        lr: learning rate.
+        options: `momentum=0.0`, `weight_decay=0.0`, `nesterov=False` and whatever else `torch.optim.SGD` takes, and
+            those common to all: `groups=` (such as `no_decay()` or `layerwise_decay(0.75)`), `clip_norm=` and
+            `clip_value=`.
+
+    >>> type(sgd(nn.Linear(2, 2), momentum=0.9)).__name__
+    'SGD'
+    """
+    return _make(torch.optim.SGD, model, lr, options)
+
+
+def adam(model: nn.Module, lr: float = 1e-3, **options: Any) -> torch.optim.Adam:
+    """Adam (Kingma and Ba 2015).
+
+    Args:
+        model: a module, or an iterable of parameters or groups.
+        lr: learning rate.
+        options: `betas=(0.9, 0.999)`, `eps=1e-8` and whatever else `torch.optim.Adam` takes; `groups=`, `clip_norm=`
+            and `clip_value=` as for `sgd`.
+
+    >>> adam(nn.Linear(2, 2), betas=(0.5, 0.99)).defaults['betas']
+    (0.5, 0.99)
+    """
+    return _make(torch.optim.Adam, model, lr, options)
+
+
+def adamw(model: nn.Module, lr: float = 1e-3, weight_decay: float = 1e-2, **options: Any) -> torch.optim.AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019); norms and biases are not decayed.
+
+    Args:
+        model: a module, or an iterable of parameters or groups.
+        lr: learning rate.
+        weight_decay: share of each decayed parameter taken off per step, times `lr`.
+        options: as for `adam`; `groups=None` decays every parameter.
+
+    >>> [group['weight_decay'] for group in adamw(nn.Linear(2, 2), weight_decay=0.1).param_groups]
+    [0.1, 0.0]
+    """
+    if isinstance(model, nn.Module):
+        options = {"groups": no_decay(), **options}
+    return _make(torch.optim.AdamW, model, lr, {"weight_decay": weight_decay, **options})
+
+
+def rmsprop(model: nn.Module, lr: float = 1e-3, **options: Any) -> torch.optim.RMSprop:
+    """RMSprop; `options` as `torch.optim.RMSprop` takes them, and as for `sgd`.
+
+    >>> rmsprop(nn.Linear(2, 2), alpha=0.9).defaults['alpha']
+    0.9
+    """
+    return _make(torch.optim.RMSprop, model, lr, options)
+
+
+def adagrad(model: nn.Module, lr: float = 1e-2, **options: Any) -> torch.optim.Adagrad:
+    """Adagrad; `options` as `torch.optim.Adagrad` takes them, and as for `sgd`.
+
+    >>> adagrad(nn.Linear(2, 2)).defaults['lr']
+    0.01
+    """
+    return _make(torch.optim.Adagrad, model, lr, options)
+
+
+def nadam(model: nn.Module, lr: float = 2e-3, **options: Any) -> torch.optim.NAdam:
+    """Adam with Nesterov momentum; `options` as `torch.optim.NAdam` takes them, and as for `sgd`.
+
+    >>> nadam(nn.Linear(2, 2)).defaults['lr']
+    0.002
+    """
+    return _make(torch.optim.NAdam, model, lr, options)
+
+
+def radam(model: nn.Module, lr: float = 1e-3, **options: Any) -> torch.optim.RAdam:
+    """Rectified Adam; `options` as `torch.optim.RAdam` takes them, and as for `sgd`.
+
+    >>> radam(nn.Linear(2, 2)).defaults['lr']
+    0.001
+    """
+    return _make(torch.optim.RAdam, model, lr, options)
+
+
+FACTORIES: Mapping[str, Callable[..., Optimizer]] = {
+    "sgd": sgd,
+    "adam": adam,
+    "adamw": adamw,
+    "rmsprop": rmsprop,
+    "adagrad": adagrad,
+    "nadam": nadam,
+    "radam": radam,
+}
+
+
+def build(config: Mapping[str, Any] | str, model: nn.Module) -> Optimizer:
+    """The optimiser that a config names: `{'name': 'adamw', 'lr': 3e-4, ...}`, or just a name.
+
+    Raises:
+        ValueError: no name, or one that is not known.
+
+    >>> build({'name': 'sgd', 'lr': 0.5}, nn.Linear(2, 2)).defaults['lr']
+    0.5
+    """
+    options = {"name": config} if isinstance(config, str) else dict(config)
+    name = str(options.pop("name", None))
+    if name not in FACTORIES:
+        raise ValueError(f"the optimizer's name must be one of {', '.join(FACTORIES)}, not {name!r}")
+    return FACTORIES[name](model, **options)
+
+
+# -- parameter groups by rule
+
+
+def no_decay(skip: Callable[[str, nn.Parameter], bool] | None = None) -> Groups:
+    """Groups that exempt norms and biases from weight decay: every parameter of at most one axis.
+
+    Args:
+        skip: (name, parameter) -> whether to exempt it as well, for embeddings and the like.
+
+    >>> [len(group['params']) for group in no_decay()(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)))]
+    [1, 3]
+    """
+
+    def groups(model: nn.Module) -> list[dict[str, Any]]:
+        decayed: list[nn.Parameter] = []
+        exempt: list[nn.Parameter] = []
+        for name, param in model.named_parameters():
+            (exempt if param.ndim <= 1 or (skip is not None and skip(name, param)) else decayed).append(param)
+        return [group for group in ({"params": decayed}, {"params": exempt, "weight_decay": 0.0}) if group["params"]]
+
+    return groups
+
+
+def layerwise_decay(factor: float, depth: Callable[[str], int] | None = None) -> Groups:
+    """Groups whose learning rate falls by `factor` per layer from the last layer back; norms and biases undecayed.
+
+    Args:
+        factor: 0 < factor <= 1.
+        depth: parameter name -> its layer, from 0; by default each module that owns parameters is one layer, in the
+            order of registration.
+
+    Source: Clark et al. 2020, ELECTRA, section 3 ("layer-wise learning-rate decay").
+
+    >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    >>> [group['lr_factor'] for group in layerwise_decay(0.5)(model)]
+    [0.5, 1.0]
+    """
+    if not 0 < factor <= 1:
+        raise ValueError(f"the factor of layerwise_decay ({factor}) must lie in (0, 1]")
+
+    def groups(model: nn.Module) -> list[dict[str, Any]]:
+        named = list(model.named_parameters())
+        if depth is None:
+            owners = list(dict.fromkeys(name.rpartition(".")[0] for name, _ in named))
+            layers = {name: owners.index(name.rpartition(".")[0]) for name, _ in named}
+        else:
+            layers = {name: depth(name) for name, _ in named}
+        last = max(layers.values())
+        made: dict[tuple[int, bool], dict[str, Any]] = {}
+        for name, param in named:
+            layer, exempt = layers[name], param.ndim <= 1
+            group = made.setdefault((layer, exempt), {"params": [], "lr_factor": factor ** (last - layer)})
+            if exempt:
+                group["weight_decay"] = 0.0
+            group["params"].append(param)
+        return list(made.values())
+
+    return groups
+
+
+def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float, options: dict[str, Any]) -> Made:
+    options = dict(options)
+    rule: Groups | None = options.pop("groups", None)
+    clip_norm, clip_value = options.pop("clip_norm", None), options.pop("clip_value", None)
+    if not lr >= 0:
+        raise ValueError(f"lr ({lr}) must not be negative")
+    for name, limit in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+        if limit is not None and not limit > 0:
+            raise ValueError(f"{name} ({limit}) must be positive")
+    if rule is not None and not isinstance(model, nn.Module):
+        raise TypeError(f"groups= needs the module itself, not {type(model).__name__}")
+    groups: list[Any]
+    if rule is not None:
+        groups = rule(model)  # type: ignore[arg-type]
+    else:
+        groups = list(model.parameters() if isinstance(model, nn.Module) else model)
+    for group in groups:
+        if isinstance(group, dict) and "lr_factor" in group:
+            group["lr"] = lr * group.pop("lr_factor")
+    if "fused" not in options and "foreach" not in options and _can_fuse(kind, groups, options):
+        options["fused"] = True
+    optimizer = kind(groups, lr=lr, **options)
+    if clip_norm is not None or clip_value is not None:
+        optimizer.register_step_pre_hook(_Clip(clip_norm, clip_value))
+    return optimizer
+
+
+def _can_fuse(kind: Any, groups: list[Any], options: dict[str, Any]) -> bool:
+    if kind not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad):
+        return False
+    if options.get("differentiable"):
+        return False
+    params = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
+    devices = ("cpu",) if kind is torch.optim.Adagrad else ("cpu", "cuda")
+    return all(p.is_floating_point() and p.device.type in devices for p in params)
+
+
+class _Clip:
+    """Runs before every step of the optimiser it is registered on, so it holds in any loop."""
+
+    def __init__(self, norm: float | None, value: float | None) -> None:
+        self.norm, self.value = norm, value
+
+    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if self.value is not None:
+            torch.nn.utils.clip_grad_value_(params, self.value)
+        if self.norm is not None:
+            torch.nn.utils.clip_grad_norm_(params, self.norm)

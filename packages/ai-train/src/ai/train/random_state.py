@@ -1,0 +1,58 @@
+"""The global random states that dropout and users draw from: taken, put back, and set aside during an evaluation."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def random_state() -> dict[str, Any]:
+    """The states of Python, numpy and torch on the CPU and every CUDA device that is in use.
+
+    >>> state = random_state()
+    >>> first = torch.rand(2)
+    >>> set_random_state(state)
+    >>> bool((first == torch.rand(2)).all())
+    True
+    """
+    state = np.random.get_state(legacy=False)
+    return {
+        "python": random.getstate(),
+        # As a tensor, so that the file can be read without running code from it.
+        "numpy": {
+            **state,
+            "state": {**state["state"], "key": torch.from_numpy(state["state"]["key"].astype(np.int64))},
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what `random_state` took; CUDA states beyond this machine's devices are left out."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    inner = state["numpy"]["state"]
+    np.random.set_state({**state["numpy"], "state": {**inner, "key": inner["key"].numpy().astype(np.uint32)}})
+    torch.set_rng_state(state["torch"].cpu())
+    for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(cuda_state.cpu(), device)
+
+
+@contextmanager
+def own_randomness(seed: int = 0) -> Iterator[None]:
+    """Run the body on its own seed and put the global states back.
+
+    A validation that draws noise thus draws the same noise each time, and training goes on as if it had not happened.
+    """
+    state = random_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        set_random_state(state)

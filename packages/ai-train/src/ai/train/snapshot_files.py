@@ -1,0 +1,318 @@
+"""The files of a snapshot: written, committed by a rename, checked by sha256, and read without running code."""
+
+import copy
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MODEL, EMA, STATE = "model.safetensors", "ema.safetensors", "state.pt"
+
+
+class SnapshotError(RuntimeError):
+    """A snapshot is damaged, or of a format that this version cannot read."""
+
+
+# -- writing
+
+
+def commit(target: Path, fill: Callable[[Path], None]) -> None:
+    """Have `fill` write a folder beside `target`, flush it to disk, and rename it into place."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        fill(partial)
+        for path in [*partial.rglob("*"), partial]:
+            _flush(path)
+        if target.exists():  # the same step again, after a resume from further back
+            old = target.with_name(f".{target.name}.{os.getpid()}.old")
+            target.rename(old)
+            partial.rename(target)
+            shutil.rmtree(old)
+        else:
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _flush(target.parent)
+    for leftover in target.parent.glob(".*.partial"):  # of a process that was killed while it wrote
+        if not _is_running(leftover.name.split(".")[-2]):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_files(
+    folder: Path,
+    state: Mapping[str, Any],
+    models: Mapping[str, nn.Module],
+    specs: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    *,
+    pickle_model: bool = False,
+) -> None:
+    """Write one snapshot's files, the manifest last."""
+    rest = {key: value for key, value in state.items() if key not in ("models", "ema")}
+    extra: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    averaged: dict[str, Tensor] = {}
+    for key, model_state in state["models"].items():
+        prefix = _prefix(key, state["models"])
+        for name, value in model_state.items():
+            if isinstance(value, Tensor):
+                tensors[prefix + name] = value
+            else:
+                extra[prefix + name] = value  # what a module's get_extra_state gives
+    for key, ema_state in state["ema"].items():
+        prefix = _prefix(key, state["models"])
+        whole = {name: v for name, v in state["models"][key].items() if isinstance(v, Tensor)}
+        # Tied parameters have one average, under the first of their names.
+        averaged |= {prefix + name: value for name, value in _with_ties(whole, ema_state).items()}
+    save_tensors(folder / MODEL, tensors)
+    if averaged:
+        save_tensors(folder / EMA, averaged)
+    torch.save(
+        {**rest, "model_extra": extra, "ema_keys": {k: list(v) for k, v in state["ema"].items()}}, folder / STATE
+    )
+    if pickle_model:
+        import cloudpickle
+
+        (folder / "model.pkl").write_bytes(
+            cloudpickle.dumps({key: copy.deepcopy(model).cpu() for key, model in models.items()})
+        )
+    write_manifest(folder, int(state["step"]), models, specs, metrics, bool(averaged))
+
+
+def write_manifest(
+    folder: Path,
+    step: int,
+    models: Mapping[str, nn.Module],
+    specs: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    ema: bool,
+) -> None:
+    """Describe the folder's files; the last file to be written."""
+    manifest = {
+        "format": FORMAT,
+        "step": step,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "torch": str(torch.__version__),
+        "models": {
+            key: {
+                "file": MODEL,
+                "ema": EMA if ema else None,
+                "prefix": _prefix(key, models),
+                "build": how_to_build(model),
+                **specs.get(key, {"inputs": None, "outputs": None}),
+            }
+            for key, model in models.items()
+        },
+        "metrics": {key: float(value) for key, value in metrics.items()},
+        "files": {
+            str(path.relative_to(folder)): {"sha256": _sha256(path), "bytes": path.stat().st_size}
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != MANIFEST
+        },
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file; of tensors that share their memory one is stored, the others' names point to it."""
+    kept: dict[str, Tensor] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        where = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        if tensor.numel() and where in first:
+            aliases[name] = first[where]
+            continue
+        first[where] = name
+        kept[name] = tensor.detach().cpu().contiguous()
+    # Views of one storage that differ in shape are stored apart.
+    seen: set[int] = set()
+    for name, tensor in kept.items():
+        pointer = tensor.untyped_storage().data_ptr()
+        if pointer in seen or tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
+            kept[name] = tensor.clone()
+        seen.add(pointer)
+    safetensors.torch.save_file(kept, str(path), metadata={"format": "pt", **aliases})
+
+
+def how_to_build(model: nn.Module) -> dict[str, Any]:
+    """The import path of the model's class and, where known, the arguments it was made with.
+
+    `arguments` is None where they are not known: a class that takes some and does not record them as `init_args` and
+    `init_kwargs`. `class` is None where no import leads to it: defined in a script, or in a function.
+    """
+    kind = type(model)
+    importable = kind.__module__ != "__main__" and "<locals>" not in kind.__qualname__
+    args, kwargs = getattr(model, "init_args", None), getattr(model, "init_kwargs", None)
+    arguments = None
+    if isinstance(args, (list, tuple)) and isinstance(kwargs, dict):
+        arguments = {"args": list(args), "kwargs": dict(kwargs)}
+    elif kind.__init__ is nn.Module.__init__ or not inspect.signature(kind).parameters:
+        arguments = {"args": [], "kwargs": {}}
+    if arguments is not None:
+        try:
+            json.dumps(arguments)
+        except (TypeError, ValueError):  # a module or a function among them: nothing that a file can name
+            arguments = None
+    return {"class": f"{kind.__module__}:{kind.__qualname__}" if importable else None, "arguments": arguments}
+
+
+def host_copy(value: Any) -> Any:
+    """The same structure with every tensor and array copied into memory of its own on the CPU."""
+    return _copy(value, {})
+
+
+def _copy(value: Any, made: dict[tuple[Any, ...], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        # Tied tensors stay tied.
+        where = (value.device, value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
+        if value.numel() == 0 or where not in made:
+            made[where] = torch.empty_like(value, device="cpu", requires_grad=False).copy_(value.detach())
+        return made[where]
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, Mapping):
+        return {key: _copy(item, made) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_copy(item, made) for item in value)
+    if isinstance(value, list):
+        return [_copy(item, made) for item in value]
+    return value
+
+
+# -- reading
+
+
+def verify(path: str | os.PathLike[str]) -> str | None:
+    """What is wrong with a snapshot's files, in a few words; None if each has its size and sha256.
+
+    Raises:
+        SnapshotError: its format is newer than this version's.
+    """
+    folder = Path(path)
+    try:
+        manifest = read_manifest(folder)
+        for name, about in manifest["files"].items():
+            file = folder / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != about["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes instead of {about['bytes']}"
+            if _sha256(file) != about["sha256"]:
+                return f"{name} does not have its sha256"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read: {error}"
+    return None
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, of this format or an older one.
+
+    Raises:
+        SnapshotError: its format is newer.
+    """
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if manifest["format"] > FORMAT:
+        raise SnapshotError(
+            f"snapshot {folder} has format {manifest['format']}; this version reads up to {FORMAT}: update ai-train"
+        )
+    return manifest
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """All that was saved, as `Run.state_dict` gave it, on the CPU."""
+    state = load_pt(folder / STATE)
+    extra, ema_keys = state.pop("model_extra"), state.pop("ema_keys")
+    manifest = read_manifest(folder)
+    tensors = load_tensors(folder / MODEL)
+    state["models"] = {}
+    for key, about in manifest["models"].items():
+        prefix = about["prefix"]
+        whole = {**tensors, **extra}
+        state["models"][key] = {
+            name.removeprefix(prefix): value for name, value in whole.items() if name.startswith(prefix)
+        }
+    averaged = load_tensors(folder / EMA) if ema_keys else {}
+    state["ema"] = {
+        key: {name: averaged[manifest["models"][key]["prefix"] + name] for name in names}
+        for key, names in ema_keys.items()
+    }
+    return state
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file, with the names that point to a shared tensor filled in."""
+    with safetensors.safe_open(str(path), framework="pt") as file:  # type: ignore[no-untyped-call]
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        for alias, name in (file.metadata() or {}).items():
+            if name in tensors:
+                tensors.setdefault(alias, tensors[name])
+    return tensors
+
+
+def load_pt(path: Path) -> dict[str, Any]:
+    """A file of states: tensors, arrays and plain values; anything else is refused, since reading it could run code."""
+    dtypes = [getattr(np.dtypes, name) for name in dir(np.dtypes) if name.endswith("DType")]
+    reconstruct = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+    scalar = np._core.multiarray.scalar
+    try:
+        with torch.serialization.safe_globals([np.ndarray, np.dtype, reconstruct, scalar, *dtypes]):
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise SnapshotError(
+            f"{path} cannot be read as tensors, arrays and plain values, of which states must be made "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    return state
+
+
+def _with_ties(whole: Mapping[str, Tensor], ema: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    averaged = {**whole, **ema}
+    by_place = {(whole[name].data_ptr(), tuple(whole[name].shape)): name for name in ema if name in whole}
+    for name, tensor in whole.items():
+        canonical = by_place.get((tensor.data_ptr(), tuple(tensor.shape)))
+        if name not in ema and canonical is not None and tensor.numel():
+            averaged[name] = ema[canonical]
+    return averaged
+
+
+def _prefix(key: str, models: Mapping[str, Any]) -> str:
+    return "" if len(models) == 1 else f"{key}."
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_running(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
