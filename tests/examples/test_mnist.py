@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from ai.examples.mnist import Config, ConvNet, Model, run
 from ai.examples.mnist.figures import confusion_matrix, save_predictions
-from safetensors.torch import load_file
 
 STEPS, SAVE_INTERVAL = 60, 10
 
 # Runs the demo in a process that kills itself as step `dies_at` computes its loss.
-SCRIPT = """
-import os, signal, sys
+SCRIPT = (
+    f"STEPS, SAVE_INTERVAL = {STEPS}, {SAVE_INTERVAL}\n"
+    + """import os, signal, sys
 from ai.examples.mnist import Config, run
 from ai.train import Classify
 
@@ -28,8 +30,9 @@ def compute_or_die(self, model, batch, step):
     return compute(self, model, batch, step)
 
 Classify.__call__ = compute_or_die
-run(Config("digits", trial=trial, resume=resume, steps=%d, save_interval=%d, batch_size=32))
-""" % (STEPS, SAVE_INTERVAL)
+run(Config("digits", trial=trial, resume=resume, steps=STEPS, save_interval=SAVE_INTERVAL, batch_size=32))
+"""
+)
 
 
 def start(dies_at: int, resume: bool, trial: Path) -> int:

@@ -27,7 +27,7 @@ class Model(m.Model):
 
 
 class ConvNet(m.Model):
-    """A small convolutional network from `(batch, nc_img, height, width)` images of any size to `(batch, n_out)` logits.
+    """A small convolutional network from `(batch, nc_img, height, width)` images to `(batch, n_out)` logits.
 
     Example:
         >>> import torch
