@@ -35,6 +35,7 @@ class Classify:
     The batch is `{'x', 'y'}` or `(x, y)`; `y` are class indices `(batch,)` of any integer type (uint8 too), or
     probabilities `(batch, classes)` as mixup makes them. Logits are `(batch, classes)`.
 
+    >>> import torch
     >>> model = nn.Linear(2, 3)
     >>> Classify()(model, (torch.zeros(4, 2), torch.zeros(4, dtype=torch.uint8)), 0).shape
     torch.Size([])
@@ -68,6 +69,7 @@ class Regress:
     Args:
         loss: (prediction, target) -> mean loss.
 
+    >>> import torch
     >>> env = Regress()
     >>> float(env(nn.Identity(), (torch.ones(2, 3), torch.zeros(2, 3)), 0))
     1.0
@@ -93,6 +95,7 @@ class Reconstruct:
 
     The batch is a tensor, a dict with `'x'`, or a tuple that starts with it.
 
+    >>> import torch
     >>> float(Reconstruct()(nn.Identity(), torch.ones(2, 3), 0))
     0.0
     """

@@ -60,12 +60,12 @@ def _bar_class() -> Any:
     # tqdm.auto warns when a notebook lacks widgets; ask for what it needs first.
     if "ipykernel" in sys.modules:
         try:
-            import ipywidgets  # noqa: F401
-            from tqdm.notebook import tqdm as notebook_tqdm
+            import ipywidgets  # type: ignore[import-not-found]  # noqa: F401
+            from tqdm.notebook import tqdm as notebook_tqdm  # type: ignore[import-untyped]
         except ImportError:
             pass
         else:
             return notebook_tqdm
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     return tqdm

@@ -18,16 +18,15 @@ def random_state() -> dict[str, Any]:
     >>> bool((first == torch.rand(2)).all())
     True
     """
-    state = np.random.get_state(legacy=False)
+    numpy = np.random.get_state(legacy=False)
+    # As a tensor, so that the file can be read without running code from it.
+    inner = {**numpy["state"], "key": torch.from_numpy(numpy["state"]["key"].astype(np.int64))}
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     return {
         "python": random.getstate(),
-        # As a tensor, so that the file can be read without running code from it.
-        "numpy": {
-            **state,
-            "state": {**state["state"], "key": torch.from_numpy(state["state"]["key"].astype(np.int64))},
-        },
+        "numpy": {**numpy, "state": inner},
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call],
+        "cuda": cuda,
     }
 
 

@@ -154,7 +154,7 @@ class Run:
         self._states[name] = stateful
         if name in self._unclaimed:
             state = self._unclaimed.pop(name)
-            if stateful is not self.data:  # the data's own state has been put back already
+            if id(stateful) != id(self.data):  # the data's own state has been put back already
                 stateful.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:

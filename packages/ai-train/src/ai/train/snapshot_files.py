@@ -86,11 +86,10 @@ def write_files(
         {**rest, "model_extra": extra, "ema_keys": {k: list(v) for k, v in state["ema"].items()}}, folder / STATE
     )
     if pickle_model:
-        import cloudpickle
+        import cloudpickle  # type: ignore[import-untyped]
 
-        (folder / "model.pkl").write_bytes(
-            cloudpickle.dumps({key: copy.deepcopy(model).cpu() for key, model in models.items()})
-        )
+        on_cpu = {key: copy.deepcopy(model).cpu() for key, model in models.items()}
+        (folder / "model.pkl").write_bytes(cloudpickle.dumps(on_cpu))
     write_manifest(folder, int(state["step"]), models, specs, metrics, bool(averaged))
 
 
@@ -257,7 +256,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """A safetensors file, with the names that point to a shared tensor filled in."""
-    with safetensors.safe_open(str(path), framework="pt") as file:  # type: ignore[no-untyped-call]
+    with safetensors.safe_open(str(path), framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
         for alias, name in (file.metadata() or {}).items():
             if name in tensors:
@@ -268,10 +267,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 def load_pt(path: Path) -> dict[str, Any]:
     """A file of states: tensors, arrays and plain values; anything else is refused, since reading it could run code."""
     dtypes = [getattr(np.dtypes, name) for name in dir(np.dtypes) if name.endswith("DType")]
-    reconstruct = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-    scalar = np._core.multiarray.scalar
+    multiarray = np._core.multiarray  # type: ignore[attr-defined]  # where numpy's pickles point
+    allowed = [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar, *dtypes]
     try:
-        with torch.serialization.safe_globals([np.ndarray, np.dtype, reconstruct, scalar, *dtypes]):
+        with torch.serialization.safe_globals(
+            [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar, *dtypes]
+        ):
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise SnapshotError(

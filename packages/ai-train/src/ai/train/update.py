@@ -123,7 +123,7 @@ class Update:
             raise TypeError(f"the environment must return a loss tensor or (loss, weight), not {type(loss).__name__}")
         if self._weighted:
             loss = loss * weight
-        (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+        (loss if self._scaler is None else self._scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), weight
 
     def _divide(self, total: float | Tensor) -> None:
