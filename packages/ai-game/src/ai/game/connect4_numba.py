@@ -1,0 +1,64 @@
+"""Compiled twin of `ai.game.connect4`: the same functions, row by row, into arrays that the caller owns."""
+
+import numpy as np
+from numba import njit
+
+ONE = np.uint64(1)
+
+
+@njit(cache=True, inline="always")
+def won(stones):  # type: ignore[no-untyped-def]
+    """Returns whether one player's stones hold four in a row."""
+    for shift in (1, 6, 7, 8):
+        pairs = stones & (stones >> np.uint64(shift))
+        if pairs & (pairs >> np.uint64(2 * shift)):
+            return True
+    return False
+
+
+@njit(cache=True)
+def step(state, action, out):  # type: ignore[no-untyped-def]
+    """Plays one stone a row; returns the first row whose action is illegal, else -1."""
+    full = np.uint64(0)
+    for column in range(7):
+        full |= np.uint64(63) << np.uint64(7 * column)
+    for b in range(state.shape[0]):
+        out[b] = state[b]
+        if state[b]["over"] != 0:
+            out[b]["reward"] = 0
+            continue
+        stones = state[b]["stones"]
+        column = np.uint64(7 * action[b])
+        if (stones >> (column + np.uint64(5))) & ONE:
+            return b
+        stones |= stones + (ONE << column)
+        own = state[b]["own"] | (stones ^ state[b]["stones"])
+        win = won(own)
+        out[b]["own"] = stones ^ own
+        out[b]["stones"] = stones
+        out[b]["player"] = 1 - state[b]["player"]
+        out[b]["over"] = 1 if win or stones == full else 0
+        out[b]["reward"] = 1 if win else 0
+    return -1
+
+
+@njit(cache=True)
+def observe(state, out):  # type: ignore[no-untyped-def]
+    """Writes the two planes of each row, top row first."""
+    for b in range(state.shape[0]):
+        own, stones = state[b]["own"], state[b]["stones"]
+        for column in range(7):
+            for height in range(6):
+                k = np.uint64(7 * column + height)
+                mine = (own >> k) & ONE
+                out[b, 0, 5 - height, column] = mine
+                out[b, 1, 5 - height, column] = ((stones >> k) & ONE) ^ mine
+
+
+@njit(cache=True)
+def legal(state, out):  # type: ignore[no-untyped-def]
+    """Writes the columns with room, of the rows that are not over."""
+    for b in range(state.shape[0]):
+        live = state[b]["over"] == 0
+        for column in range(7):
+            out[b, column] = live and (state[b]["stones"] >> np.uint64(7 * column + 5)) & ONE == 0

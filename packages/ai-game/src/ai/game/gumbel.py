@@ -1,0 +1,162 @@
+"""Gumbel search: the root tries a few actions drawn without replacement and halves them; a policy improves at any budget.
+
+Source: Danihelka, Guez, Schrittwieser, Silver 2022, "Policy improvement by planning with Gumbel": section 3 and
+algorithm 2 (root), section 5 (interior), appendix D (completed values by the mixed value).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ai.game.tree import Tree
+
+EPSILON = 1e-8
+TINY = float(np.finfo(np.float64).tiny)
+LOWEST = -1e9
+
+
+@dataclass(frozen=True)
+class Gumbel:
+    """Search by sequential halving at the root; the move is the last one standing.
+
+    Args:
+        max_considered: how many actions the root tries at most.
+        scale: of the Gumbel noise at the root, where noise is on.
+        value_scale: how much values weigh against the prior's logits.
+        visit_offset: visits at which that weight has doubled.
+    """
+
+    max_considered: int = 16
+    scale: float = 1.0
+    value_scale: float = 0.1
+    visit_offset: float = 50.0
+
+    def __post_init__(self) -> None:
+        if self.max_considered < 1:
+            raise ValueError(f"max_considered must be at least 1, got {self.max_considered}")
+        for name, value in (("scale", self.scale), ("visit_offset", self.visit_offset)):
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        if not self.value_scale > 0:
+            raise ValueError(f"value_scale must be positive, got {self.value_scale}")
+
+
+class GumbelParams(NamedTuple):
+    """What the scores need of a `Gumbel`, as the kernels take it.
+
+    Attributes:
+        value_scale: as of `Gumbel`.
+        visit_offset: as of `Gumbel`.
+        gumbel: `[B, A]` the root's draws.
+        sequence: `[max_considered + 1, S]` the visit count that simulation s gives a further visit, by how many actions
+            are considered.
+        max_considered: as of `Gumbel`.
+    """
+
+    value_scale: float
+    visit_offset: float
+    gumbel: NDArray[np.float64]
+    sequence: NDArray[np.int64]
+    max_considered: int
+
+
+def halving_sequence(num_considered: int, simulations: int) -> NDArray[np.int64]:
+    """Returns, for each simulation, how often the action that it tries has been tried before, `[S]`.
+
+    >>> halving_sequence(4, 8).tolist()
+    [0, 0, 0, 0, 1, 1, 2, 2]
+    """
+    if num_considered <= 1:
+        return np.arange(simulations)
+    rounds = math.ceil(math.log2(num_considered))
+    visits = [0] * num_considered
+    sequence: list[int] = []
+    considered = num_considered
+    while len(sequence) < simulations:
+        for _ in range(max(1, simulations // (rounds * considered))):
+            sequence += visits[:considered]
+            visits[:considered] = [count + 1 for count in visits[:considered]]
+        considered = max(2, considered // 2)
+    return np.array(sequence[:simulations])
+
+
+def halving_table(max_considered: int, simulations: int) -> NDArray[np.int64]:
+    """Returns `halving_sequence` for 0 to `max_considered` actions, `[max_considered + 1, S]`."""
+    return np.stack([halving_sequence(m, simulations) for m in range(max_considered + 1)])
+
+
+def completed_values(
+    tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], params: GumbelParams
+) -> NDArray[np.float64]:
+    """Returns each action's value in units of logits, `[R, A]`; the mixed value stands in for untried actions."""
+    visits, total = tree.visits[rows, node], tree.total[rows, node]
+    prior = np.maximum(tree.prior[rows, node], TINY)
+    visited = visits > 0
+    mean = np.where(visited, total / np.where(visited, visits, 1.0), 0.0)
+    visit_sum, prior_sum, weighted = (np.zeros(len(rows)) for _ in range(3))
+    for a in range(visits.shape[1]):  # in the compiled kernel's order
+        visit_sum += visits[:, a]
+        prior_sum += np.where(visited[:, a], prior[:, a], 0.0)
+        weighted += np.where(visited[:, a], prior[:, a] * mean[:, a], 0.0)
+    weighted = weighted / np.where(prior_sum > 0, prior_sum, 1.0)
+    mixed = (tree.value[rows, node] + visit_sum * weighted) / (visit_sum + 1.0)
+    completed = np.where(visited, mean, mixed[:, None])
+    low = completed.min(axis=1, keepdims=True)
+    spread = np.maximum(completed.max(axis=1, keepdims=True) - low, EPSILON)
+    scale = (params.visit_offset + visits.max(axis=1, keepdims=True)) * params.value_scale
+    values: NDArray[np.float64] = scale * ((completed - low) / spread)
+    return values
+
+
+def gumbel_interior_scores(
+    tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], params: GumbelParams
+) -> NDArray[np.float64]:
+    """Returns scores whose greedy choice makes the visits follow the improved policy, `[R, A]`."""
+    visits = tree.visits[rows, node]
+    improved = improved_policy(tree, rows, node, params)
+    visit_sum = np.zeros(len(rows))
+    for a in range(visits.shape[1]):
+        visit_sum += visits[:, a]
+    scores: NDArray[np.float64] = improved - visits / (1.0 + visit_sum)[:, None]
+    return scores
+
+
+def gumbel_root_scores(tree: Tree, rows: NDArray[np.int64], params: GumbelParams) -> NDArray[np.float64]:
+    """Returns the scores of sequential halving: -inf for actions whose turn it is not, `[R, A]`."""
+    root = np.zeros(len(rows), np.int64)
+    visits = tree.visits[rows, root]
+    considered = np.minimum(params.max_considered, tree.legal[rows, root].sum(axis=1))
+    simulation = np.minimum(visits.sum(axis=1).astype(np.int64), params.sequence.shape[1] - 1)
+    turn = params.sequence[considered, simulation]
+    return considered_scores(tree, rows, turn.astype(np.float64), params)
+
+
+def considered_scores(
+    tree: Tree, rows: NDArray[np.int64], turn: NDArray[np.float64], params: GumbelParams
+) -> NDArray[np.float64]:
+    """Returns Gumbel + logit + value of the root actions visited `turn[R]` times, -inf of all others, `[R, A]`."""
+    root = np.zeros(len(rows), np.int64)
+    logit = tree.logit[rows, root]
+    logit = logit - logit.max(axis=1, keepdims=True)
+    score = np.maximum(LOWEST, params.gumbel[rows] + logit + completed_values(tree, rows, root, params))
+    its_turn = (tree.visits[rows, root] == turn[:, None]) & tree.legal[rows, root]
+    return np.where(its_turn, score, -np.inf)
+
+
+def improved_policy(
+    tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], params: GumbelParams
+) -> NDArray[np.float64]:
+    """Returns the softmax of logits + completed values, `[R, A]`, 0 where illegal."""
+    raised = tree.logit[rows, node] + completed_values(tree, rows, node, params)
+    weights = np.exp(raised - raised.max(axis=1, keepdims=True))
+    weight_sum = np.zeros(len(rows))
+    for a in range(weights.shape[1]):
+        weight_sum += weights[:, a]
+    policy: NDArray[np.float64] = weights / weight_sum[:, None]
+    return policy

@@ -1,0 +1,104 @@
+"""What a game is: pure functions over structured arrays with one row a game.
+
+Axis letters in this package: `B` games, `N` tree nodes, `A` actions, `T` moves.
+
+A state is one structured numpy array of shape `[B]` (`game.dtype`), so that a tree can hold `[B, N]` of them and gather
+any of them at once. A game never changes the array that it is given, and no row reads another.
+"""
+
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+State: TypeAlias = NDArray[np.void]
+Actions: TypeAlias = NDArray[np.int64]
+Seed: TypeAlias = int | NDArray[np.uint64]
+
+
+@runtime_checkable
+class Game(Protocol):
+    """A game or puzzle whose rules are known, played many at a time.
+
+    Attributes:
+        num_actions: how many actions there are, `A`; illegal ones included.
+        num_players: 1 or 2. With two, every value and reward is from the view of the player who moves or just moved.
+        dtype: the structured dtype of one state.
+        observation_shape: shape of one observation.
+        discount: what a later reward is worth a step earlier, in (0, 1].
+    """
+
+    num_actions: int
+    num_players: int
+    dtype: np.dtype[Any]
+    observation_shape: tuple[int, ...]
+    discount: float
+
+    def init(self, batch: int, seed: Seed = 0) -> State:
+        """Returns `batch` starting states; row `b` is drawn from `row_seeds(seed, batch)[b]` alone."""
+        ...
+
+    def step(self, state: State, action: Actions) -> State:
+        """Returns the states after `action[B]`; rows that are over stay as they are, with reward 0.
+
+        Raises:
+            ValueError: an action is illegal in a row that is not over.
+        """
+        ...
+
+    def observe(self, state: State) -> NDArray[np.float32]:
+        """Returns what the player to move sees, `[B, *observation_shape]`."""
+        ...
+
+    def legal(self, state: State) -> NDArray[np.bool_]:
+        """Returns which actions are legal, `[B, A]`; none where the game is over."""
+        ...
+
+    def terminal(self, state: State) -> NDArray[np.bool_]:
+        """Returns which games are over, `[B]`."""
+        ...
+
+    def reward(self, state: State) -> NDArray[np.float64]:
+        """Returns what the last move earned the player who made it, `[B]`."""
+        ...
+
+    def to_play(self, state: State) -> NDArray[np.int64]:
+        """Returns who moves next, `[B]`, 0 or 1."""
+        ...
+
+
+@runtime_checkable
+class SymmetricGame(Game, Protocol):
+    """A game that looks the same from several sides, which multiplies its training data."""
+
+    num_symmetries: int
+
+    def transform(
+        self, observation: NDArray[np.float32], policy: NDArray[np.float32], which: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns observations `[B, …]` and policies `[B, A]` seen from side `which[B]` (0: unchanged)."""
+        ...
+
+
+def check_actions(action: NDArray[Any], batch: int, num_actions: int) -> Actions:
+    """Returns `action` as int64 `[batch]`.
+
+    Raises:
+        ValueError: its shape is not `[batch]`, or an entry is outside `[0, num_actions)`.
+        TypeError: it does not hold integers.
+    """
+    array = np.asarray(action)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"action must hold integers, got {array.dtype}")
+    if array.shape != (batch,):
+        raise ValueError(f"action must have one entry a game, shape ({batch},), got {array.shape}")
+    outside = (array < 0) | (array >= num_actions)
+    if outside.any():
+        row = int(outside.argmax())
+        raise ValueError(f"action must be in [0, {num_actions}), got {array[row]} in row {row}")
+    return array.astype(np.int64, copy=False)
+
+
+def illegal_action(action: Actions, row: int) -> ValueError:
+    """Returns the error for an action that the rules forbid."""
+    return ValueError(f"action must be legal, got {action[row]} in row {row}; game.legal(state) tells which are")

@@ -1,0 +1,89 @@
+"""PUCT: prior-guided upper confidence bounds, with values brought to [0, 1] by their range at the node.
+
+Source: Silver et al. 2018, "A general reinforcement learning algorithm…" (the score); Schrittwieser et al. 2020,
+"Mastering Atari, Go, chess and shogi by planning with a learned model", appendix B (c_base, normalisation). The range is
+taken over a node and its children, as in mctx's `qtransform_by_parent_and_siblings`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ai.game.tree import Tree
+
+EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class Puct:
+    """Search by PUCT; the move is drawn from, or is the most of, the visit counts.
+
+    Args:
+        c_init: weight of exploration.
+        c_base: visits at which its logarithmic growth sets in.
+        normalize: bring values at a node to [0, 1]. Off for board games with outcomes of -1 and 1 saves visits in
+            positions where every reply loses alike.
+        first_play: without `normalize`, an unvisited action counts as the node's mean value less this times the root of
+            the prior that was visited.
+        dirichlet_alpha: concentration of the root noise; about 10 / legal actions.
+        dirichlet_fraction: share of the noise in the root prior, where noise is on.
+    """
+
+    c_init: float = 1.25
+    c_base: float = 19652.0
+    normalize: bool = True
+    first_play: float = 0.25
+    dirichlet_alpha: float = 1.0
+    dirichlet_fraction: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name, value, holds, rule in (
+            ("c_init", self.c_init, self.c_init > 0, "positive"),
+            ("c_base", self.c_base, self.c_base > 0, "positive"),
+            ("first_play", self.first_play, self.first_play >= 0, "at least 0"),
+            ("dirichlet_alpha", self.dirichlet_alpha, self.dirichlet_alpha > 0, "positive"),
+            ("dirichlet_fraction", self.dirichlet_fraction, 0 <= self.dirichlet_fraction <= 1, "in [0, 1]"),
+        ):
+            if not holds:
+                raise ValueError(f"{name} must be {rule}, got {value}")
+
+
+class PuctParams(NamedTuple):
+    """What the score needs of a `Puct`, as the kernels take it."""
+
+    c_init: float
+    c_base: float
+    normalize: bool
+    first_play: float
+
+
+def puct_scores(
+    tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], params: PuctParams
+) -> NDArray[np.float64]:
+    """Returns the score of each action, `[R, A]`."""
+    visits, total = tree.visits[rows, node], tree.total[rows, node]
+    prior = tree.prior[rows, node]
+    visited = visits > 0
+    mean = np.where(visited, total / np.where(visited, visits, 1.0), 0.0)
+    visit_sum, total_sum, prior_sum = (np.zeros(len(rows)) for _ in range(3))
+    for a in range(visits.shape[1]):  # in the compiled kernel's order
+        visit_sum += visits[:, a]
+        total_sum += total[:, a]
+        prior_sum += np.where(visited[:, a], prior[:, a], 0.0)
+    count = 1.0 + visit_sum
+    node_value = (tree.value[rows, node] + total_sum) / count
+    if params.normalize:
+        low = np.minimum(node_value, np.where(visited, mean, np.inf).min(axis=1))
+        high = np.maximum(node_value, np.where(visited, mean, -np.inf).max(axis=1))
+        spread = np.maximum(high - low, EPSILON)[:, None]
+        value = (np.where(visited, mean, low[:, None]) - low[:, None]) / spread
+    else:
+        value = np.where(visited, mean, (node_value - params.first_play * np.sqrt(prior_sum))[:, None])
+    weight = np.sqrt(count) * (params.c_init + np.log((count + params.c_base + 1.0) / params.c_base))
+    scores: NDArray[np.float64] = value + weight[:, None] * prior / (visits + 1.0)
+    return scores
