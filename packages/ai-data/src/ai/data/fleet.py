@@ -8,6 +8,7 @@ from typing import Any
 from ai.data.episode import Packed
 from ai.data.generate import serve_source
 from ai.data.seeds import derive_seed
+from ai.data.ship import ship
 from ai.data.source import Source
 from ai.data.worker import Child, WorkerFailedError
 
@@ -98,11 +99,9 @@ class Fleet:
             child.close()
 
     def _start(self, worker: int) -> None:
-        import cloudpickle  # type: ignore[import-untyped]
-
         seed = derive_seed(self._seed, self._generation, self._n_started)
         self._n_started += 1
-        payload = cloudpickle.dumps(partial(serve_source, self._source, seed, worker))
+        payload = ship(partial(serve_source, self._source, seed, worker))
         child = Child(payload, self._on_message, self._on_exit)
         self._workers[child] = worker
         self._sent_version[child] = 0

@@ -1,8 +1,8 @@
 """A pack: the images of many files, decoded once into one memory-mapped array.
 
 Layout: `<folder>/<key>/images.npy` (uint8 `[n, channels, height, width]`) and `files.json` (the name of each image's
-file). The key is a hash of what the content depends on. A pack is built in a folder of its own and renamed into place, so that
-it is whole or absent; a lock that dies with its holder keeps a second process from building the same pack.
+file). The key is a hash of what the content depends on. A pack is built in a folder of its own and renamed into place,
+so that it is whole or absent; a lock that dies with its holder keeps a second process from building the same pack.
 """
 
 import fcntl

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ai.data import columns as cols
 from ai.data.preprocess import Job, Preprocess, serve
+from ai.data.ship import ship
 from ai.data.worker import Child, WorkerFailedError
 
 # A batch that outlives so many workers, or a pool that loses so many in a row, is given up.
@@ -51,11 +52,9 @@ class ProcessPool:
     """
 
     def __init__(self, columns: cols.Columns, run: Preprocess, n_workers: int) -> None:
-        import cloudpickle  # type: ignore[import-untyped]
-
         self.depth = 2 * n_workers
         self._columns = columns
-        self._state = _PoolState(cloudpickle.dumps(partial(serve, run)), n_workers)
+        self._state = _PoolState(ship(partial(serve, run)), n_workers)
         # The threads of the workers hold the state only, so that a forgotten pool is collected and closed.
         self._finalizer = weakref.finalize(self, self._state.close)
 

@@ -4,9 +4,11 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset
 
 from ai.data.dataset import Dataset
 from ai.data.loader import DataLoader
+from ai.data.stream import StreamLoader
 from ai.data.transform import Transform
 
 
@@ -17,18 +19,21 @@ def create_data_loader(
     *,
     postprocess: Transform | None = None,
     **options: Any,
-) -> DataLoader:
-    """Returns a `DataLoader` over a map-style torch dataset, whose `__getitem__` the workers run.
+) -> DataLoader | StreamLoader:
+    """Returns a loader over a torch dataset.
+
+    A map-style dataset is shipped once to each worker, which runs its `__getitem__`; its loader is a `DataLoader` with
+    all that it promises. An iterable dataset is read in order, see `StreamLoader`.
 
     Args:
-        torch_dataset: shipped once to each worker process.
+        torch_dataset: map-style or iterable.
         batch_size: samples a batch.
         device: where batches go.
         postprocess: called on each batch on its device.
-        **options: `train`, `n_workers`, `seed`, … of `DataLoader`.
+        **options: `train`, `n_workers`, `seed`, … of `DataLoader`, or those of `StreamLoader`.
 
     Raises:
-        ValueError: the dataset is empty.
+        ValueError: the dataset is empty, or an option out of range.
 
     Example:
         >>> pairs = torch.utils.data.TensorDataset(torch.arange(5), torch.arange(5) * 2)
@@ -36,5 +41,7 @@ def create_data_loader(
         >>> [y.tolist() for x, y in loader]
         [[0, 2, 4, 6], [8]]
     """
+    if isinstance(torch_dataset, IterableDataset):
+        return StreamLoader(torch_dataset, batch_size, device, postprocess=postprocess, **options)
     dataset = Dataset(range(len(torch_dataset)), torch_dataset.__getitem__, postprocess)  # type: ignore[arg-type]
     return dataset.loader(batch_size, device, **options)

@@ -1,0 +1,225 @@
+"""Dataset: what it takes, how it is cut."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from ai.data import Dataset
+
+
+def numbers(n=10):
+    return Dataset({"x": torch.arange(n), "y": np.arange(n, dtype=np.uint8)})
+
+
+class Named(Dataset):
+    pass
+
+
+@pytest.mark.parametrize(
+    "data",
+    [torch.arange(6), np.arange(6), list(range(6)), range(6), [f"{i}" for i in range(6)], np.array(list("abcdef"))],
+)
+def test_length_and_items_of_every_kind_of_column(data):
+    ds = Dataset(data)
+    assert len(ds) == 6
+    assert [str(ds[i]) if isinstance(ds[i], str) else int(ds[i]) for i in range(6)] == [
+        item if isinstance(item, str) else int(item) for item in data
+    ]
+    assert ds[-1] == ds[5]
+
+
+def test_stored_arrays_are_shared_not_copied():
+    x = np.zeros((4, 2), np.float32)
+    ds = Dataset({"x": x})
+    x[1] = 7
+    assert ds[1]["x"].tolist() == [7, 7]
+
+
+def test_a_batch_owns_its_memory():
+    ds = numbers()
+    batch = next(iter(ds.loader(4)))
+    batch["x"].zero_()
+    assert ds[3]["x"] == 3
+
+
+def test_read_only_and_foreign_byte_order_arrays_are_taken():
+    x = np.arange(4, dtype=">i4")
+    y = np.arange(4)
+    y.flags.writeable = False
+    ds = Dataset({"x": x, "y": y, "z": np.arange(4)[::-1]})
+    assert [[int(v) for v in ds[i].values()] for i in range(4)] == [[0, 0, 3], [1, 1, 2], [2, 2, 1], [3, 3, 0]]
+
+
+def test_length_counts_whole_batches():
+    assert Dataset(range(63000)).length(64) == 62976
+
+
+def test_items_are_pre_and_postprocessed():
+    ds = Dataset({"x": [1, 2, 3], "y": [4, 5, 6]}, {"x": lambda v: v * 10}, {"x": lambda x: x + 0.5})
+    assert ds[1]["x"] == 20.5
+    assert ds[1]["y"] == 5
+    assert Dataset([3, 4], lambda v: v + 1)[0] == 4
+
+
+def test_split_by_ratio_is_a_seeded_partition():
+    parts = numbers(100).split(0.7, 0.2, 0.1)
+    assert [len(p) for p in parts] == [70, 20, 10]
+    rows = [p.data["x"].tolist() for p in parts]
+    assert sorted(x for row in rows for x in row) == list(range(100))
+    assert rows[0] != sorted(rows[0])
+    assert numbers(100).split(0.7, 0.2, 0.1)[0].data["x"].tolist() == rows[0]
+    assert numbers(100).split(0.7, 0.2, 0.1, seed=1)[0].data["x"].tolist() != rows[0]
+
+
+def test_counts_and_default_split_keep_the_order():
+    ds = Dataset({"x": torch.arange(10)}, default_split=(7, 3))
+    assert [p.data["x"].tolist() for p in ds.split()] == [list(range(7)), [7, 8, 9]]
+    assert ds.split(4, 6)[0].data["x"].tolist() == [0, 1, 2, 3]
+    assert [p.data["x"].tolist() for p in ds.split([0, 2], [9])] == [[0, 2], [9]]
+
+
+def test_parts_keep_subclass_transforms_and_attributes():
+    ds = Named({"x": torch.arange(10)}, postprocess={"x": lambda x: x * 2})
+    ds.classes = ("a", "b")
+    part = ds.split(0.5, 0.5)[0].filter(lambda s: s["x"] >= 0)[1:3].concat(ds)
+    assert type(part) is Named
+    assert part.classes == ("a", "b")
+    assert len(part) == 12
+    assert (part.loader(12).__iter__().__next__()["x"] == part.data["x"] * 2).all()
+
+
+@pytest.mark.parametrize(
+    ("ratios", "message"),
+    [
+        ((0.5, 0.6), r"sum to 1, got \(0.5, 0.6\) with sum 1.1"),
+        ((1.5, -0.5), r"must be positive and sum to 1, got \(1.5, -0.5\)"),
+        ((0.999, 0.001), r"leave a part of the 10 samples empty"),
+        ((5, 6), r"counts must be positive and sum to the 10 samples, got \(5, 6\)"),
+        ((5, 0.5), r"all fractions, all counts or all index lists, got \(5, 0.5\)"),
+        ((), "no default split"),
+        (([0], [10]), r"indices must lie in \[0, 10\), got 10"),
+    ],
+)
+def test_bad_splits_are_refused(ratios, message):
+    with pytest.raises((ValueError, IndexError), match=message):
+        numbers().split(*ratios)
+
+
+def test_map_filter_slice_and_subset():
+    ds = Dataset({"x": torch.arange(6)})
+    assert ds.map(lambda s: {"x": s["x"] ** 2, "n": "a"}).data["x"].tolist() == [0, 1, 4, 9, 16, 25]
+    assert ds.filter(lambda s: s["x"] % 2 == 0).data["x"].tolist() == [0, 2, 4]
+    assert ds[4:1:-2].data["x"].tolist() == [4, 2]
+    assert ds.subset([5, 0]).data["x"].tolist() == [5, 0]
+    with pytest.raises(ValueError, match="accept at least one of the 6 samples"):
+        ds.filter(lambda s: False)
+    with pytest.raises(ValueError, match="at least one sample, got none"):
+        ds[6:]
+    with pytest.raises(IndexError, match=r"index \(6\) is out of range for 6 samples"):
+        ds[6]
+
+
+def test_concat_compares_columns():
+    with pytest.raises(ValueError, match=r"equal columns, got \['x', 'y'\] and \['x'\]"):
+        numbers().concat(Dataset({"x": torch.arange(3)}))
+    with pytest.raises(ValueError, match=r"column 'x' must have one shape and dtype.*\(2,\)"):
+        Dataset({"x": torch.zeros(2)}).concat(Dataset({"x": torch.zeros(2, 2)}))
+    assert Dataset(["a"]).concat(Dataset(["b", "c"])).data == ["a", "b", "c"]
+
+
+def test_samples_are_distinct_seeded_and_postprocessed():
+    ds = Dataset({"x": torch.arange(100)}, postprocess={"x": lambda x: -x})
+    x = ds.sample(100)["x"]
+    assert sorted((-x).tolist()) == list(range(100))
+    assert (ds.sample(10)["x"] == ds.sample(10)["x"]).all()
+    assert (ds.sample(10)["x"] != ds.sample(10, seed=1)["x"]).any()
+    with pytest.raises(ValueError, match=r"n must lie in \[1, 100\], got 101"):
+        ds.sample(101)
+
+
+def test_from_torch_reads_tuples_dicts_and_values():
+    pairs = Dataset.from_torch(TensorDataset(torch.arange(4), torch.arange(4) * 2), default_split=(3, 1))
+    assert pairs.data["y"].tolist() == [0, 2, 4, 6]
+    assert len(pairs.split()[0]) == 3
+    assert Dataset.from_torch([{"a": 1.0}, {"a": 2.0}]).data["a"].tolist() == [1, 2]
+    with pytest.raises(ValueError, match="at least one sample"):
+        Dataset.from_torch([])
+
+
+class Column:
+    """A lazy column, as HuggingFace datasets have them."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, index):
+        return self.values[index]
+
+
+class HuggingFaceLike:
+    """The part of a HuggingFace dataset's interface that is used."""
+
+    features = column_names = ("x", "text")
+
+    def with_format(self, kind):
+        assert kind == "numpy"
+        return self
+
+    def __getitem__(self, name):
+        return Column(np.arange(4) if name == "x" else ["a", "b", "c", "d"])
+
+
+def test_huggingface_datasets_become_columns():
+    ds = Dataset(HuggingFaceLike())
+    assert ds.data["x"].tolist() == [0, 1, 2, 3]
+    assert next(iter(ds.loader(2)))["text"] == ["a", "b"]
+
+
+def test_a_real_huggingface_dataset_becomes_columns():
+    datasets = pytest.importorskip("datasets")
+    ds = Dataset(datasets.Dataset.from_dict({"x": [1, 2, 3], "text": ["a", "b", "c"]}))
+    batch = next(iter(ds.loader(2)))
+    assert batch["x"].tolist() == [1, 2]
+    assert batch["text"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ({"x": [1, 2], "y": [1]}, ValueError, r"equal lengths, got \{'x': 2, 'y': 1\}"),
+        ([], ValueError, "at least one sample, got an empty one"),
+        ({}, ValueError, "at least one column, got an empty dict"),
+        ({"x": []}, ValueError, r"at least one sample, got columns of lengths \{'x': 0\}"),
+        (3, TypeError, "data must be an array, a tensor, a list or a dict of these, got int"),
+        ({"x": "text"}, TypeError, r"data\['x'\] must be an array.* got str"),
+        (torch.tensor(1), ValueError, "must have a leading sample axis"),
+    ],
+)
+def test_bad_data_is_refused(data, error, message):
+    with pytest.raises(error, match=message):
+        Dataset(data)
+
+
+def test_bad_transforms_are_refused():
+    with pytest.raises(TypeError, match="preprocess must be callable, got int"):
+        Dataset([1], preprocess=3)
+    with pytest.raises(TypeError, match=r"postprocess\['x'\] must be callable, got str"):
+        Dataset({"x": [1]}, postprocess={"x": "a"})
+    with pytest.raises(ValueError, match=r"preprocess names the keys \['z'\], the data has \['x'\]"):
+        Dataset({"x": [1]}, preprocess={"z": str})
+    ds = Dataset({"x": [1]}, postprocess={"z": lambda v: v})
+    with pytest.raises(KeyError, match=r"functions for the keys \['z'\], the value has \['x'\]"):
+        next(iter(ds.loader(1)))
+
+
+def test_fingerprint_tells_data_apart():
+    prints = {
+        Dataset(data).fingerprint()
+        for data in (torch.arange(5), torch.arange(5) + 1, torch.arange(5.0), {"x": torch.arange(5)}, ["a"], ["b"])
+    }
+    assert len(prints) == 6
+    assert Dataset([object()]).fingerprint() == Dataset([object()]).fingerprint()
