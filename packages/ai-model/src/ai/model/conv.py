@@ -1,6 +1,7 @@
 """The convolution block: blur, resample, convolve, normalise, noise, activation, gain, clamp, in this order."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from ai.model import f
 from ai.model import norm as norms
 from ai.model.activation import Activation
 from ai.model.activation import actv as make_actv
+from ai.model.elementwise import noise as make_noise
 from ai.model.init import draw_normal
 from ai.model.norm import Norm
 
@@ -27,17 +29,20 @@ class _Conv(nn.Module):
         norm: Norm,
         gain: float,
         clamp: float | None,
+        noise: bool,
+        blur: Sequence[float] | None,
         bias: bool,
         padtype: str,
         scale_w: bool,
         lr_mult: float,
     ):
         super().__init__()
-        self.nc1, self.nc2, self.k, self.stride, self.padtype = nc1, nc2, k, stride, padtype
+        self.nc1, self.nc2, self.k, self.stride, self.padtype, self.blur = nc1, nc2, k, stride, padtype, blur
         self.gain, self.clamp, self.scale_w, self.lr_mult = gain, clamp, scale_w, lr_mult
         self.weight = nn.Parameter(torch.empty(nc2, nc1, k, k))
         self.bias = nn.Parameter(torch.empty(nc2)) if bias else None
         self.norm = norms.make(norm, nc2)
+        self.noise = make_noise() if noise else None
         self.actv = make_actv(actv)
         self._gain = math.sqrt(2) if actv is not None else 1.0
         self.init_params(torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
@@ -59,6 +64,8 @@ class _Conv(nn.Module):
             weight = weight * self.lr_mult
         if bias is not None and self.lr_mult != 1:
             bias = bias * self.lr_mult
+        if self.blur is not None:
+            x = f.blur(x, self.blur)
         if self.stride < 1:
             x = f.resample(x, self.stride)
         step, pad = max(1, round(self.stride)), self.k // 2
@@ -68,6 +75,8 @@ class _Conv(nn.Module):
         x = F.conv2d(x, weight, bias, step, pad)
         if self.norm is not None:
             x = self.norm(x)
+        if self.noise is not None:
+            x = self.noise(x)
         if self.actv is not None:
             x = self.actv(x)
         if self.gain != 1:
@@ -88,6 +97,8 @@ def conv(
     *,
     gain: float = 1.0,
     clamp: float | None = None,
+    noise: bool = False,
+    blur: Sequence[float] | None = None,
     bias: bool | None = None,
     padtype: str = "zeros",
     scale_w: bool = False,
@@ -104,20 +115,25 @@ def conv(
         norm: Normalisation by name, or a callable from a channel count.
         gain: Multiplies the result.
         clamp: Bounds the result to [-clamp, clamp].
+        noise: Whether to add noise with a learned strength; see `noise`.
+        blur: Taps of a low-pass filter that the input goes through first, such as (1, 3, 3, 1).
         bias: Whether there is one; None means: unless batch norm follows and would cancel it.
         padtype: `zeros`, `reflect`, `replicate` or `circular`.
         scale_w: Equalised learning rate, as of `fc`.
         lr_mult: Multiplies the learning rate of this layer.
+
+    Example:
+        >>> conv(3, 8, stride=0.5, norm="batch", actv="mish")(torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 8, 16, 16])
     """
     for name, value in (("nc1", nc1), ("nc2", nc2)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
     if k < 1 or k % 2 == 0:
         raise ValueError(f"k ({k}) must be odd and at least 1")
-    whole = stride if stride >= 1 else 1 / stride if stride > 0 else 0.5
-    if abs(whole - round(whole)) > 1e-9:
-        raise ValueError(f"stride ({stride}) must be a whole number, or one over a whole number to enlarge")
+    f.whole_factor(stride)
     if padtype not in _PADDING:
         raise ValueError(f"padtype ({padtype!r}) must be one of {', '.join(_PADDING)}")
+    taps = None if blur is None else tuple(blur)
     bias = norm != "batch" if bias is None else bias
-    return _Conv(nc1, nc2, k, stride, actv, norm, gain, clamp, bias, padtype, scale_w, lr_mult)
+    return _Conv(nc1, nc2, k, stride, actv, norm, gain, clamp, noise, taps, bias, padtype, scale_w, lr_mult)

@@ -1,11 +1,41 @@
-"""Operations that act directly on tensors."""
+"""Operations that act directly on tensors.
 
+Axes: images are `(batch, nc, height, width)`.
+"""
+
+import re
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ai.model._padding import pair
+
+__all__ = [
+    "blur",
+    "clamp",
+    "flatten",
+    "gain",
+    "global_avg",
+    "minibatch_std",
+    "modulate",
+    "normalize_2nd_moment",
+    "one_hot",
+    "pixel_norm",
+    "rearrange",
+    "resample",
+    "upfirdn",
+]
+
 
 def flatten(x: Tensor) -> Tensor:
-    """Returns `(batch, …)` as `(batch, features)`."""
+    """Returns `(batch, …)` as `(batch, features)`.
+
+    Example:
+        >>> flatten(torch.zeros(2, 3, 4)).shape
+        torch.Size([2, 12])
+    """
     return x.flatten(1)
 
 
@@ -14,15 +44,206 @@ def global_avg(x: Tensor) -> Tensor:
     return x.flatten(2).mean(2)
 
 
-def resample(x: Tensor, stride: float) -> Tensor:
-    """Returns images at `1 / stride` of their size: nearest neighbour up, mean of the square down.
+def clamp(x: Tensor, bound: float) -> Tensor:
+    """Returns x bounded to [-bound, bound]."""
+    return x.clamp(-bound, bound)
+
+
+def gain(x: Tensor, factor: float) -> Tensor:
+    """Returns x times a factor."""
+    return x * factor
+
+
+def normalize_2nd_moment(x: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """Returns x divided by its root mean square over `dim`, so that its second moment is one.
+
+    Example:
+        >>> normalize_2nd_moment(torch.tensor([[3.0, 4.0]])).square().mean().item()
+        1.0
+    """
+    return x * (x.square().mean(dim, keepdim=True) + eps).rsqrt()
+
+
+def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """Returns each pixel's feature vector (axis 1) divided by its root mean square."""
+    return normalize_2nd_moment(x, 1, eps)
+
+
+def one_hot(index: Tensor, n: int) -> Tensor:
+    """Returns float32 indicator vectors: `(…)` integers in [0, n) to `(…, n)`; works for uint8 indices too."""
+    return F.one_hot(index.long(), n).float()
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Returns `x * (1 + scale) + shift`: `(batch, time, dim)` tokens by `(batch, dim)` vectors.
+
+    Source: Peebles and Xie, 2023, Scalable Diffusion Models with Transformers, section 3.2 (adaLN).
+    """
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+def upfirdn(
+    x: Tensor,
+    kernel: Sequence[float] | Tensor,
+    up: int = 1,
+    down: int = 1,
+    pad: int | tuple[int, int] = 0,
+    gain: float = 1.0,
+) -> Tensor:
+    """Returns images enlarged by zeros, padded, filtered and thinned, in this order, along both axes alike.
+
+    Args:
+        x: `(batch, nc, height, width)`.
+        kernel: A separable filter's taps; they are normalised to sum 1.
+        up: Each pixel is followed by `up - 1` zeros.
+        down: Every `down`-th pixel of the result is kept.
+        pad: Zeros before and after each axis, of the enlarged image; negative ones crop.
+        gain: Multiplies the result (`up ** 2` keeps the brightness).
+
+    Returns:
+        `(batch, nc, (height * up + pad before + pad after - len(kernel)) // down + 1, …)`.
+
+    Source: Karras et al., 2019, StyleGAN2, appendix B; the name and the definition are those of scipy.signal.upfirdn.
+
+    Example:
+        >>> upfirdn(torch.ones(1, 1, 4, 4), (1, 3, 3, 1), up=2, pad=(2, 1), gain=4).shape
+        torch.Size([1, 1, 8, 8])
+    """
+    taps = torch.as_tensor(kernel, dtype=x.dtype, device=x.device)
+    if taps.ndim != 1:
+        raise ValueError(f"kernel must be a list of taps, not of shape {tuple(taps.shape)}")
+    if up < 1 or down < 1:
+        raise ValueError(f"up ({up}) and down ({down}) must be at least 1")
+    before, after = pair(pad)
+    batch, nc, height, width = x.shape
+    if up > 1:
+        x = x.reshape(batch, nc, height, 1, width, 1)
+        x = F.pad(x, (0, up - 1, 0, 0, 0, up - 1)).reshape(batch, nc, height * up, width * up)
+    x = F.pad(x, (before, after, before, after))
+    if min(x.shape[2:]) < len(taps):
+        raise ValueError(f"kernel ({len(taps)} taps) must fit the padded image ({x.shape[2]} x {x.shape[3]})")
+    taps = taps.flip(0) * (gain**0.5 / taps.sum())
+    # Each channel is filtered on its own; the thinning happens inside the convolutions, one axis after the other.
+    x = F.conv2d(x, taps.view(1, 1, -1, 1).expand(nc, 1, -1, 1), stride=(down, 1), groups=nc)
+    return F.conv2d(x, taps.view(1, 1, 1, -1).expand(nc, 1, 1, -1), stride=(1, down), groups=nc)
+
+
+def blur(x: Tensor, kernel: Sequence[float] = (1, 2, 1)) -> Tensor:
+    """Returns images filtered with a separable kernel, of the same size, zeros beyond the border."""
+    n = len(kernel)
+    return upfirdn(x, kernel, pad=(n // 2, (n - 1) // 2))
+
+
+def resample(x: Tensor, stride: float, kernel: Sequence[float] | None = None) -> Tensor:
+    """Returns images at `1 / stride` of their size.
 
     Args:
         x: `(batch, nc, height, width)`.
         stride: A whole number to shrink, or one over a whole number to enlarge.
+        kernel: Low-pass filter for either way; None takes nearest neighbours up and the mean of the square down.
+
+    Raises:
+        ValueError: The stride is of neither form, or does not divide the size.
+
+    Example:
+        >>> resample(torch.ones(1, 1, 4, 4), 0.5).shape, resample(torch.ones(1, 1, 4, 4), 2).shape
+        (torch.Size([1, 1, 8, 8]), torch.Size([1, 1, 2, 2]))
     """
-    if stride == 1:
+    factor = whole_factor(stride)
+    if factor == 1:
         return x
-    if stride < 1:
-        return F.interpolate(x, scale_factor=round(1 / stride), mode="nearest")
-    return F.avg_pool2d(x, round(stride))
+    if stride > 1 and (x.shape[2] % factor or x.shape[3] % factor):
+        raise ValueError(f"stride ({stride}) must divide the image's size ({x.shape[2]} x {x.shape[3]})")
+    if kernel is None:
+        return F.avg_pool2d(x, factor) if stride > 1 else F.interpolate(x, scale_factor=float(factor), mode="nearest")
+    extra = len(kernel) - factor
+    if stride > 1:
+        return upfirdn(x, kernel, down=factor, pad=((extra + 1) // 2, extra // 2))
+    before = (len(kernel) + factor - 1) // 2
+    return upfirdn(x, kernel, up=factor, pad=(before, len(kernel) - 1 - before), gain=factor**2)
+
+
+def whole_factor(stride: float) -> int:
+    """Returns the whole number that a stride, or one over it, is."""
+    whole = stride if stride >= 1 else 1 / stride if stride > 0 else 0.5
+    if abs(whole - round(whole)) > 1e-9:
+        raise ValueError(f"stride ({stride}) must be a whole number, or one over a whole number to enlarge")
+    return round(whole)
+
+
+def minibatch_std(x: Tensor, group_size: int | None = 4, n_features: int = 1) -> Tensor:
+    """Returns images with extra channels that hold how much the images of a group differ.
+
+    Args:
+        x: `(batch, nc, height, width)`.
+        group_size: Images compared with each other; None for the whole batch. A smaller batch is one group.
+        n_features: Extra channels; must divide nc.
+
+    Returns:
+        `(batch, nc + n_features, height, width)`.
+
+    Source: Karras et al., 2018, Progressive Growing of GANs, section 3, with groups as in StyleGAN2.
+    """
+    batch, nc, height, width = x.shape
+    n = batch if group_size is None else min(group_size, batch)
+    if batch % n:
+        raise ValueError(f"group_size ({n}) must divide the batch ({batch})")
+    if nc % n_features:
+        raise ValueError(f"n_features ({n_features}) must divide nc ({nc})")
+    # Image i belongs to group i % (batch // n), so that a batch's neighbours fall into different groups.
+    grouped = x.reshape(n, -1, n_features, nc // n_features, height, width)
+    deviation = (grouped.var(0, unbiased=False) + 1e-8).sqrt().mean((2, 3, 4))
+    extra = deviation.view(-1, n_features, 1, 1).repeat(n, 1, height, width)
+    return torch.cat([x, extra], 1)
+
+
+def rearrange(x: Tensor, pattern: str, **sizes: int) -> Tensor:
+    """Returns x with its axes reordered, split and merged as a pattern says.
+
+    Args:
+        x: Any tensor.
+        pattern: `'in -> out'`, each side names of axes, parentheses around those that make one axis together.
+        **sizes: Of axes inside parentheses on the left, but one in each.
+
+    Raises:
+        ValueError: The pattern and the shape do not fit.
+
+    Source: the notation is that of Rogozhnikov, 2022, Einops.
+
+    Example:
+        >>> rearrange(torch.zeros(2, 3, 8, 8), "b c (h p) (w q) -> b (h w) (p q c)", p=4, q=4).shape
+        torch.Size([2, 4, 48])
+    """
+    left, arrow, right = pattern.partition("->")
+    groups_in, groups_out = _axes(left), _axes(right)
+    names_in = [name for group in groups_in for name in group]
+    names_out = [name for group in groups_out for name in group]
+    if not arrow or sorted(names_in) != sorted(names_out) or len(set(names_in)) != len(names_in):
+        raise ValueError(f"pattern ({pattern!r}) must have the same axes, each once, on both sides of '->'")
+    if len(groups_in) != x.ndim:
+        raise ValueError(f"pattern ({pattern!r}) names {len(groups_in)} axes, the tensor has shape {tuple(x.shape)}")
+    known = dict(sizes)
+    for group, size in zip(groups_in, x.shape, strict=True):
+        unknown = [name for name in group if name not in known]
+        product = 1
+        for name in group:
+            product *= known.get(name, 1)
+        if len(unknown) > 1:
+            raise ValueError(f"pattern ({pattern!r}) needs the sizes of all but one of {', '.join(unknown)}")
+        if size % max(product, 1) or (not unknown and product != size):
+            raise ValueError(f"axis ({' '.join(group)}) of {pattern!r} has size {size}, which {product} does not make")
+        if unknown:
+            known[unknown[0]] = size // product
+    x = x.reshape([known[name] for name in names_in])
+    x = x.permute([names_in.index(name) for name in names_out])
+    shape = []
+    for group in groups_out:
+        product = 1
+        for name in group:
+            product *= known[name]
+        shape.append(product)
+    return x.reshape(shape)
+
+
+def _axes(side: str) -> list[list[str]]:
+    return [token.strip("()").split() for token in re.findall(r"\([^()]*\)|[^\s()]+", side)]

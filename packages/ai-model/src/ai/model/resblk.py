@@ -6,19 +6,9 @@ from ai.model.activation import Activation
 from ai.model.activation import actv as make_actv
 from ai.model.container import res, seq
 from ai.model.conv import conv
-from ai.model.f import resample as resample_images
+from ai.model.elementwise import global_avg, resample
 from ai.model.linear import fc
 from ai.model.norm import Norm
-from ai.model.shape import global_avg
-
-
-class _Resample(nn.Module):
-    def __init__(self, stride: float):
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        return resample_images(x, self.stride)
 
 
 class _SqueezeExcite(nn.Module):
@@ -60,5 +50,15 @@ def resblk(
     """
     excite = _SqueezeExcite(nc2, 16) if se else None
     main = seq(conv(nc1, nc2, stride=stride, actv=actv, norm=norm), conv(nc2, nc2, norm=norm), excite)
-    skip = seq(_Resample(stride) if stride != 1 else None, conv(nc1, nc2, 1) if nc1 != nc2 else None)
+    skip = seq(resample(stride) if stride != 1 else None, conv(nc1, nc2, 1) if nc1 != nc2 else None)
     return seq(res(main, skip if len(skip) else None), make_actv(actv))
+
+
+def resblk_group(
+    n: int, nc1: int, nc2: int, stride: float = 1, actv: Activation = "mish", norm: Norm = "batch", se: bool = True
+) -> nn.Module:
+    """Returns `n` residual blocks: the first changes channels and size, the others keep them."""
+    if n < 1:
+        raise ValueError(f"n ({n}) must be at least 1")
+    first = resblk(nc1, nc2, stride, actv, norm, se)
+    return seq(first, *(resblk(nc2, nc2, 1, actv, norm, se) for _ in range(n - 1)))

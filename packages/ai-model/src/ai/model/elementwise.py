@@ -1,0 +1,131 @@
+"""Small modules that stand between others: gain, clamp, noise, rearrange, minibatch standard deviation, a parameter."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ai.model import f
+from ai.model.init import draw_normal
+
+
+class _Function(nn.Module):
+    """A function of `m.f` with its options fixed."""
+
+    def __init__(self, function: Callable[..., Tensor], **options: Any):
+        super().__init__()
+        self.function, self.options = function, options
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, **self.options)
+
+    def extra_repr(self) -> str:
+        return ", ".join([self.function.__name__, *(f"{key}={value}" for key, value in self.options.items())])
+
+
+def flatten() -> nn.Module:
+    """Returns the module from `(batch, …)` to `(batch, features)`."""
+    return _Function(f.flatten)
+
+
+def global_avg() -> nn.Module:
+    """Returns the module from `(batch, nc, …)` to `(batch, nc)`: the mean over all positions."""
+    return _Function(f.global_avg)
+
+
+def gain(factor: float) -> nn.Module:
+    """Returns the module that multiplies by a factor."""
+    return _Function(f.gain, factor=factor)
+
+
+def clamp(bound: float) -> nn.Module:
+    """Returns the module that bounds its input to [-bound, bound]; `bound` must be positive."""
+    if bound <= 0:
+        raise ValueError(f"bound ({bound}) must be positive")
+    return _Function(f.clamp, bound=bound)
+
+
+def rearrange(pattern: str, **sizes: int) -> nn.Module:
+    """Returns the module that reorders, splits and merges axes; see `m.f.rearrange`."""
+    return _Function(f.rearrange, pattern=pattern, **sizes)
+
+
+def minibatch_std(group_size: int | None = 4, n_features: int = 1) -> nn.Module:
+    """Returns the module that appends how much the images of a group differ; see `m.f.minibatch_std`."""
+    return _Function(f.minibatch_std, group_size=group_size, n_features=n_features)
+
+
+def resample(stride: float, kernel: Sequence[float] | None = None) -> nn.Module:
+    """Returns the module that resizes images to `1 / stride` of their size; see `m.f.resample`."""
+    f.whole_factor(stride)
+    return _Function(f.resample, stride=stride, kernel=kernel)
+
+
+def blur(kernel: Sequence[float] = (1, 2, 1)) -> nn.Module:
+    """Returns the module that filters images with a separable kernel, keeping their size."""
+    if not kernel:
+        raise ValueError(f"kernel ({tuple(kernel)}) must have at least one tap")
+    return _Function(f.blur, kernel=tuple(kernel))
+
+
+def upfirdn(
+    kernel: Sequence[float], up: int = 1, down: int = 1, pad: int | tuple[int, int] = 0, gain: float = 1.0
+) -> nn.Module:
+    """Returns the module of `m.f.upfirdn`."""
+    if up < 1 or down < 1:
+        raise ValueError(f"up ({up}) and down ({down}) must be at least 1")
+    return _Function(f.upfirdn, kernel=tuple(kernel), up=up, down=down, pad=pad, gain=gain)
+
+
+class _Noise(nn.Module):
+    def __init__(self, strength_init: float):
+        super().__init__()
+        self.strength_init = strength_init
+        self.strength = nn.Parameter(torch.full((), strength_init))
+
+    @torch.no_grad()
+    def init_params(self, generator: torch.Generator) -> None:
+        self.strength.fill_(self.strength_init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = torch.randn(x.shape[0], 1, *x.shape[2:], dtype=x.dtype, device=x.device)
+        return x + noise * self.strength
+
+
+def noise(strength_init: float = 0.1) -> nn.Module:
+    """Returns the module that adds noise, one value a pixel for all channels, times a learned strength.
+
+    Args:
+        strength_init: What the strength starts from. Zero is the published choice; a small value lets every parameter
+            have an effect from the first step.
+
+    Source: Karras et al., 2019, A Style-Based Generator Architecture, section 2.
+    """
+    return _Noise(strength_init)
+
+
+class _Param(nn.Module):
+    def __init__(self, shape: Sequence[int], std: float, mean: float):
+        super().__init__()
+        self.std, self.mean = std, mean
+        self.value = nn.Parameter(torch.empty(*shape))
+        self.init_params(torch.Generator().manual_seed(0))
+
+    @torch.no_grad()
+    def init_params(self, generator: torch.Generator) -> None:
+        draw_normal(self.value, self.std, generator)
+        self.value.add_(self.mean)
+
+    def forward(self, x: Tensor | None = None) -> Tensor:
+        if x is None:
+            return self.value
+        return self.value.expand(x.shape[0], *self.value.shape)
+
+
+def param(*shape: int, std: float = 1.0, mean: float = 0.0) -> nn.Module:
+    """Returns a module that holds one learned tensor, drawn from N(mean, std²).
+
+    Called without an argument it returns the tensor, `shape`; called with x, one copy a row: `(batch, *shape)`.
+    """
+    return _Param(shape, std, mean)
