@@ -1,1 +1,12 @@
-"""Trials, experiments and studies: recorded, comparable, resumable, from plain files."""
+"""Trials, experiments and studies: recorded, comparable, resumable, from plain files.
+
+Nothing heavy is imported before it is used: reading records needs neither torch nor Optuna nor matplotlib.
+"""
+
+from ai.lab.config import Config as Config
+from ai.lab.owner import OwnedError as OwnedError
+from ai.lab.record import Metrics as Metrics
+from ai.lab.record import Record as Record
+from ai.lab.trial import Trial as Trial
+
+__all__ = ["Config", "Metrics", "OwnedError", "Record", "Trial"]

@@ -1,0 +1,175 @@
+"""Where recorded things live on disk: the lab's root, a folder's marker file, and writes that never tear."""
+
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+Kind = Literal["trial", "experiment", "study"]
+
+MARKER = ".ai-lab"
+"""Name of the file that marks a folder as made by the lab. Only marked folders are ever deleted."""
+
+FORMAT = 1
+"""Version of the folder layout; a folder of a later version is refused, an older one is read."""
+
+
+def lab_root() -> Path:
+    """Returns the folder that relative paths start from: `$AI_LAB_PATH`, else `./ai-lab`."""
+    return Path(os.environ.get("AI_LAB_PATH") or "ai-lab").absolute()
+
+
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """Returns `path` as an absolute path; a relative one starts at `lab_root()`.
+
+    Raises:
+        ValueError: `path` is empty or leads out of the lab's root with `..`.
+    """
+    text = os.fspath(path)
+    if not text:
+        raise ValueError("path must name a folder, got an empty string")
+    if os.path.isabs(text):
+        return Path(os.path.normpath(text))
+    root = lab_root()
+    resolved = Path(os.path.normpath(root / text))
+    if resolved == root or root not in resolved.parents:
+        raise ValueError(f"path must lie inside the lab's root {root} or be absolute, got {text!r}")
+    return resolved
+
+
+def mark(folder: Path, kind: Kind) -> str:
+    """Makes `folder` one of the lab's and returns its identity, which survives moving and renaming.
+
+    Raises:
+        ValueError: the folder is already marked as another kind, or holds files but no marker.
+    """
+    found = read_marker(folder)
+    if found is not None:
+        if found["kind"] != kind:
+            raise ValueError(f"path {folder} holds a recorded {found['kind']}, not a {kind}; choose another path")
+        return str(found["id"])
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"path {folder} is not empty and was not made by ai.lab; choose another path")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"path {folder} is a file; choose another path")
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = {"kind": kind, "id": uuid.uuid4().hex, "format": FORMAT}
+    # Of two processes that make the same folder at once, one links its marker first and both read that one.
+    temporary = _temporary(folder, json.dumps(marker).encode())
+    try:
+        os.link(temporary, folder / MARKER)
+    except FileExistsError:
+        return mark(folder, kind)
+    except OSError:  # a file system without hard links
+        os.replace(temporary, folder / MARKER)
+        return str(marker["id"])
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return str(marker["id"])
+
+
+def read_marker(folder: Path) -> dict[str, Any] | None:
+    """Returns the marker of `folder`, None where there is none.
+
+    Raises:
+        ValueError: the folder was written in a later format.
+    """
+    try:
+        marker = json.loads((folder / MARKER).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        raise ValueError(f"{folder / MARKER} is damaged: it must hold one JSON object") from None
+    if marker["format"] > FORMAT:
+        raise ValueError(
+            f"{folder} is of folder format {marker['format']}, this version reads up to {FORMAT}; update ai-lab"
+        )
+    return dict(marker)
+
+
+def remove(folder: Path) -> None:
+    """Deletes a marked folder and all in it.
+
+    Raises:
+        ValueError: the folder carries no marker.
+    """
+    if not folder.exists():
+        return
+    if read_marker(folder) is None:
+        raise ValueError(f"{folder} was not made by ai.lab (no {MARKER} file), so it is not deleted")
+    # The marker goes last: an interrupted deletion leaves a folder that can still be recognised and deleted.
+    for entry in folder.iterdir():
+        if entry.name != MARKER:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    (folder / MARKER).unlink()
+    folder.rmdir()
+
+
+def find(root: Path, kind: Kind | None = None) -> Iterator[Path]:
+    """Yields the marked folders under `root`, itself included, each before those inside it.
+
+    A trial's own folder is not searched further. Links are not followed.
+    """
+    if not root.is_dir():
+        return
+    try:
+        marker = read_marker(root)
+    except ValueError:
+        marker = None  # damaged or too new: skipped, so that one bad folder does not hide the others
+    if marker is not None and kind in (None, marker["kind"]):
+        yield root
+    if marker is not None and marker["kind"] == "trial":
+        return
+    try:
+        with os.scandir(root) as entries:
+            children = sorted(
+                entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name[0] != "."
+            )
+    except PermissionError:
+        return
+    for child in children:
+        yield from find(Path(child), kind)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Writes a whole file: a reader sees the old content or the new, also after a crash."""
+    temporary = _temporary(path.parent, data)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes `value` as indented JSON, atomically; what JSON lacks (paths, numpy numbers) becomes text."""
+    write_atomic(path, json.dumps(value, indent=1, default=str).encode())
+
+
+def _temporary(folder: Path, data: bytes) -> str:
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".write-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return name
+
+
+def _umask() -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("Umask:")[1].split()[0], 8)
+    except (OSError, IndexError):
+        return 0o022

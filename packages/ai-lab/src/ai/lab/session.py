@@ -1,0 +1,104 @@
+"""One process's turn at writing a trial: the lock, the metadata, the open files."""
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ai.lab.folder import write_json
+from ai.lab.meta import describe_session
+from ai.lab.metrics import MetricsWriter
+from ai.lab.owner import Owner
+from ai.lab.record import LOG, META, METRICS, SYSTEM, Record
+from ai.lab.system import SystemSampler
+from ai.lab.textlog import TextLog
+
+Logger = Callable[[int, Mapping[str, float]], object]
+
+
+class Session:
+    """Owns a trial's folder from its making until `close`.
+
+    Args:
+        record: The trial.
+        system_interval_s: Seconds between two rows of system metrics; None for none.
+        capture: Whether what the process prints is copied to `log.txt`.
+        loggers: Called with (step, numbers) for each row, after it was written.
+
+    Raises:
+        OwnedError: another live process writes the trial.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(
+        self, record: Record, *, system_interval_s: float | None, capture: bool, loggers: Sequence[Logger] = ()
+    ) -> None:
+        self._record = record
+        self.loggers = loggers
+        before = record.state
+        self._owner = Owner(record.path)
+        try:
+            self.metrics = MetricsWriter(record.path / METRICS)
+            self._meta = {"id": record.id, "state": "created", "sessions": [], **record.meta}
+            described = describe_session()
+            self._meta["before"] = before
+            self._meta.setdefault("created", described["time"])
+            self._meta["sessions"] = [*self._meta["sessions"], described]
+            self.update(state="running")
+        except BaseException:
+            self._owner.release()
+            raise
+        self._log = TextLog(record.path / LOG) if capture else None
+        self._system = (
+            SystemSampler(record.path / SYSTEM, system_interval_s, self._owner.beat) if system_interval_s else None
+        )
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The metadata as last written."""
+        return self._meta
+
+    def update(self, **fields: object) -> None:
+        """Writes fields of `meta.json`."""
+        changed = {**self._meta, **fields}
+        write_json(self._record.path / META, changed)
+        self._meta = changed
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends a row of metrics and hands it to the loggers."""
+        self.metrics.write(step, values)
+        for logger in self.loggers:
+            logger(step, values)
+
+    def event(self, text: str) -> None:
+        """Appends a line to `log.txt`."""
+        if self._log is not None:
+            self._log.event(text)
+
+    def close(self, state: str, error: BaseException | None = None, **fields: object) -> None:
+        """Records how it ended, closes the files and gives the folder up."""
+        if error is not None:
+            text = "".join(traceback.format_exception(error))
+            fields["error"] = f"{type(error).__name__}: {error}"
+            if self._log is not None:
+                self._log.write(text)
+        self.event(state)
+        try:
+            if self._system is not None:
+                self._system.close()
+            self.metrics.close()
+            sessions = self._meta["sessions"]
+            last = {**sessions[-1], "end": describe_end(self._record.path), "state": state}
+            self.update(state=state, sessions=[*sessions[:-1], last], **fields)
+        finally:
+            if self._log is not None:
+                self._log.close()
+            self._owner.release()
+
+
+def describe_end(folder: Path) -> dict[str, Any]:
+    """Returns the time and the last step at a session's end."""
+    from ai.lab.metrics import last_values
+    from ai.lab.system import now
+
+    return {"time": now(), "step": last_values(folder / METRICS).get("step")}

@@ -1,0 +1,73 @@
+"""What a run prints, kept in `log.txt` as well."""
+
+import contextlib
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class TextLog:
+    """Copies standard output and error into a file until `close`; of a progress bar only its last state is kept.
+
+    A failure to write ends the copying, never the printing.
+
+    Args:
+        path: The file, appended to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "ab", buffering=0)
+        self._lock = threading.Lock()
+        self._streams = {name: _Tee(getattr(sys, name), self) for name in ("stdout", "stderr") if getattr(sys, name)}
+        for name, stream in self._streams.items():
+            setattr(sys, name, stream)
+
+    def event(self, text: str) -> None:
+        """Appends a line of our own, with the time."""
+        self.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {text}\n")
+
+    def write(self, lines: str) -> None:
+        """Appends whole lines."""
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            self._file.write(lines.encode(errors="replace"))
+
+    def close(self) -> None:
+        """Puts the streams back and closes the file; may be called twice."""
+        for name, stream in self._streams.items():
+            stream.finish()
+            if getattr(sys, name) is stream:  # somebody who wrapped it since keeps working through ours
+                setattr(sys, name, stream.inner)
+        self._file.close()
+
+
+class _Tee:
+    """A text stream that also hands complete lines to a log."""
+
+    def __init__(self, inner: TextIO, log: TextLog) -> None:
+        self.inner = inner
+        self._log = weakref.ref(log)
+        self._line = ""
+
+    def write(self, text: str) -> int:
+        written = self.inner.write(text)
+        with contextlib.suppress(Exception):
+            self._keep(text)
+        return written
+
+    def _keep(self, text: str) -> None:
+        whole, newline, rest = (self._line + text).rpartition("\n")
+        # A carriage return overwrites the line on a screen, and so it does here.
+        self._line = rest.rpartition("\r")[2] if not rest.endswith("\r") else rest
+        log = self._log()
+        if newline and log is not None:
+            log.write("".join(line.rstrip("\r").rpartition("\r")[2] + "\n" for line in whole.split("\n")))
+
+    def finish(self) -> None:
+        if self._line.strip():
+            self._keep("\n")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
