@@ -2,6 +2,7 @@
 
 from ai.model import f, norm
 from ai.model.activation import actv
+from ai.model.attention import KVCache, attn, sa
 from ai.model.container import module_dict, modules, null, repeat, res, seq
 from ai.model.conv import conv
 from ai.model.elementwise import (
@@ -20,16 +21,23 @@ from ai.model.elementwise import (
 from ai.model.init import init_module, init_rule
 from ai.model.linear import fc
 from ai.model.model import Model
+from ai.model.modulated import modconv, modfc, modresblk, modseq
+from ai.model.position import embed, patch_emb, pos_emb
 from ai.model.pyramid import pyramid
 from ai.model.resblk import resblk, resblk_group, se
 from ai.model.state import load_into, load_state, save_state
+from ai.model.transformer import drop_path, mlp, tx_dec, tx_dec_blk, tx_enc, tx_enc_blk
 
 __all__ = [
+    "KVCache",
     "Model",
     "actv",
+    "attn",
     "blur",
     "clamp",
     "conv",
+    "drop_path",
+    "embed",
     "f",
     "fc",
     "flatten",
@@ -40,12 +48,19 @@ __all__ = [
     "load_into",
     "load_state",
     "minibatch_std",
+    "mlp",
+    "modconv",
+    "modfc",
+    "modresblk",
+    "modseq",
     "module_dict",
     "modules",
     "noise",
     "norm",
     "null",
     "param",
+    "patch_emb",
+    "pos_emb",
     "pyramid",
     "rearrange",
     "repeat",
@@ -53,8 +68,13 @@ __all__ = [
     "resample",
     "resblk",
     "resblk_group",
+    "sa",
     "save_state",
     "se",
     "seq",
+    "tx_dec",
+    "tx_dec_blk",
+    "tx_enc",
+    "tx_enc_blk",
     "upfirdn",
 ]

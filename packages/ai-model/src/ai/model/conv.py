@@ -35,6 +35,7 @@ class _Conv(nn.Module):
         padtype: str,
         scale_w: bool,
         lr_mult: float,
+        init_gain: float,
     ):
         super().__init__()
         self.nc1, self.nc2, self.k, self.stride, self.padtype, self.blur = nc1, nc2, k, stride, padtype, blur
@@ -44,13 +45,18 @@ class _Conv(nn.Module):
         self.norm = norms.make(norm, nc2)
         self.noise = make_noise() if noise else None
         self.actv = make_actv(actv)
-        self._gain = math.sqrt(2) if actv is not None else 1.0
+        normed = self.norm is not None and getattr(self.norm, "weight", None) is not None
+        if self.norm is not None and normed and init_gain != 1:
+            self.norm.weight_init = init_gain  # type: ignore[assignment]
+            nn.init.constant_(self.norm.get_parameter("weight"), init_gain)
+        self.init_gain = 1.0 if normed else init_gain
+        self._gain = self.init_gain * (math.sqrt(2) if actv is not None else 1.0)
         self.init_params(torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
 
     @torch.no_grad()
     def init_params(self, generator: torch.Generator) -> None:
         fan_in = self.nc1 * self.k**2
-        std = 1 / self.lr_mult if self.scale_w else self._gain / math.sqrt(fan_in) / self.lr_mult
+        std = self.init_gain / self.lr_mult if self.scale_w else self._gain / math.sqrt(fan_in) / self.lr_mult
         draw_normal(self.weight, std, generator)
         if self.bias is not None:
             self.bias.zero_()
@@ -103,6 +109,7 @@ def conv(
     padtype: str = "zeros",
     scale_w: bool = False,
     lr_mult: float = 1.0,
+    init_gain: float = 1.0,
 ) -> nn.Module:
     """Returns a convolution block: `(batch, nc1, height, width)` to `(batch, nc2, height / stride, width / stride)`.
 
@@ -121,6 +128,7 @@ def conv(
         padtype: `zeros`, `reflect`, `replicate` or `circular`.
         scale_w: Equalised learning rate, as of `fc`.
         lr_mult: Multiplies the learning rate of this layer.
+        init_gain: Multiplies what the block gives at first; below 1 for the end of a residual branch.
 
     Example:
         >>> conv(3, 8, stride=0.5, norm="batch", actv="mish")(torch.zeros(2, 3, 8, 8)).shape
@@ -136,4 +144,4 @@ def conv(
         raise ValueError(f"padtype ({padtype!r}) must be one of {', '.join(_PADDING)}")
     taps = None if blur is None else tuple(blur)
     bias = norm != "batch" if bias is None else bias
-    return _Conv(nc1, nc2, k, stride, actv, norm, gain, clamp, noise, taps, bias, padtype, scale_w, lr_mult)
+    return _Conv(nc1, nc2, k, stride, actv, norm, gain, clamp, noise, taps, bias, padtype, scale_w, lr_mult, init_gain)

@@ -76,6 +76,9 @@ def _init_one(module: nn.Module, generator: torch.Generator) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             reset()
+        weight_init = getattr(module, "weight_init", None)  # set by a block whose branch starts small
+        if isinstance(weight_init, float):
+            nn.init.constant_(module.get_parameter("weight"), weight_init)
 
 
 def draw_normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:

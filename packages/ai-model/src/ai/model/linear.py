@@ -22,6 +22,7 @@ class _Linear(nn.Module):
         scale_w: bool,
         lr_mult: float,
         dropout: float,
+        init_gain: float,
     ):
         super().__init__()
         self.n1, self.n2, self.bias_init, self.scale_w, self.lr_mult = n1, n2, bias_init, scale_w, lr_mult
@@ -29,12 +30,13 @@ class _Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(n2)) if bias else None
         self.actv = make_actv(actv)
         self.dropout = nn.Dropout(dropout) if dropout else None
-        self._gain = math.sqrt(2) if actv is not None else 1.0
+        self.init_gain = init_gain
+        self._gain = init_gain * (math.sqrt(2) if actv is not None else 1.0)
         self.init_params(torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
 
     @torch.no_grad()
     def init_params(self, generator: torch.Generator) -> None:
-        std = 1 / self.lr_mult if self.scale_w else self._gain / math.sqrt(self.n1) / self.lr_mult
+        std = self.init_gain / self.lr_mult if self.scale_w else self._gain / math.sqrt(self.n1) / self.lr_mult
         draw_normal(self.weight, std, generator)
         if self.bias is not None:
             self.bias.fill_(self.bias_init / self.lr_mult)
@@ -67,6 +69,7 @@ def fc(
     scale_w: bool = False,
     lr_mult: float = 1.0,
     dropout: float = 0.0,
+    init_gain: float = 1.0,
 ) -> nn.Module:
     """Returns a fully-connected layer, then an activation, then dropout: `(…, n1)` to `(…, n2)`.
 
@@ -79,6 +82,7 @@ def fc(
         scale_w: Equalised learning rate: weights are N(0, 1) and scaled by 1/√n1 as they are used.
         lr_mult: Multiplies the learning rate of this layer, by the same means.
         dropout: Probability of a zero.
+        init_gain: Multiplies the weights as they are drawn; below 1 for the end of a residual branch.
 
     Source: Karras et al., 2018, Progressive Growing of GANs, section 4.1 (equalised learning rate).
 
@@ -89,4 +93,4 @@ def fc(
     for name, value in (("n1", n1), ("n2", n2)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
-    return _Linear(n1, n2, actv, bias, bias_init, scale_w, lr_mult, dropout)
+    return _Linear(n1, n2, actv, bias, bias_init, scale_w, lr_mult, dropout, init_gain)

@@ -1,0 +1,141 @@
+"""Where a token stands: embeddings that are added, and rotations of queries and keys."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ai.model.init import draw_normal
+
+
+def sinusoid(n: int, dim: int, base: float = 10_000.0) -> Tensor:
+    """Returns `(n, dim)` sines and cosines of positions 0 … n - 1, wavelengths from 2π to `base` · 2π.
+
+    Source: Vaswani et al., 2017, Attention Is All You Need, section 3.5; sines first, then cosines.
+    """
+    if dim % 2:
+        raise ValueError(f"dim ({dim}) must be even")
+    frequencies = torch.exp(torch.arange(dim // 2) * (-math.log(base) / (dim // 2)))
+    angles = torch.arange(n)[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def sinusoid_2d(height: int, width: int, dim: int, base: float = 10_000.0) -> Tensor:
+    """Returns `(height · width, dim)`: half of the features for the row, half for the column."""
+    if dim % 4:
+        raise ValueError(f"dim ({dim}) must be a multiple of 4")
+    rows, columns = sinusoid(height, dim // 2, base), sinusoid(width, dim // 2, base)
+    return torch.cat([rows.repeat_interleave(width, 0), columns.repeat(height, 1)], 1)
+
+
+def rotate(x: Tensor, start: int = 0, base: float = 10_000.0) -> Tensor:
+    """Returns `(B, H, T, D)` queries or keys, each pair of features (i, i + D/2) turned by its position's angle.
+
+    Source: Su et al., 2021, RoFormer, equation 34, with the halves instead of neighbours as pairs.
+    """
+    half = x.shape[-1] // 2
+    frequencies = base ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angles = torch.arange(start, start + x.shape[-2], device=x.device)[:, None] * frequencies
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    x1, x2 = x[..., :half], x[..., half:]
+    return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
+
+
+class _Position(nn.Module):
+    def __init__(self, n: int, dim: int, table: Tensor | None, std: float):
+        super().__init__()
+        self.n, self.dim, self.std = n, dim, std
+        self.table: Tensor
+        if table is None:
+            self.table = nn.Parameter(torch.empty(n, dim))
+            self.init_params(torch.Generator().manual_seed(0))
+        else:
+            self.register_buffer("table", table, persistent=False)
+
+    @torch.no_grad()
+    def init_params(self, generator: torch.Generator) -> None:
+        if isinstance(self.table, nn.Parameter):
+            draw_normal(self.table, self.std, generator)
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        stop = start + x.shape[1]
+        if stop > self.n:
+            raise ValueError(f"x must end at position {self.n} at most, not at {stop}")
+        return x + self.table[start:stop].to(x.dtype)
+
+
+def pos_emb(n: int | tuple[int, int], dim: int, kind: str = "learned", *, std: float = 0.02) -> nn.Module:
+    """Returns the module that adds positions to `(batch, time, dim)` tokens, called as `(x, start=0)`.
+
+    Args:
+        n: Number of positions, or (height, width) of a grid whose tokens lie row by row.
+        dim: Width of a token.
+        kind: `learned`, `sinusoidal`, or `2d` (sinusoidal by row and column; n must be a pair).
+        std: What a learned embedding is drawn with.
+
+    Example:
+        >>> pos_emb((4, 4), 8, "2d")(torch.zeros(2, 16, 8)).shape
+        torch.Size([2, 16, 8])
+    """
+    kinds = ("learned", "sinusoidal", "2d")
+    if kind not in kinds:
+        raise ValueError(f"kind ({kind!r}) must be one of {', '.join(kinds)}")
+    count = n if isinstance(n, int) else n[0] * n[1]
+    if kind == "learned":
+        return _Position(count, dim, None, std)
+    if kind == "sinusoidal":
+        return _Position(count, dim, sinusoid(count, dim), std)
+    if isinstance(n, int):
+        raise ValueError(f"n ({n}) must be (height, width) for kind '2d'")
+    return _Position(count, dim, sinusoid_2d(*n, dim), std)
+
+
+class _Embed(nn.Module):
+    def __init__(self, n: int, dim: int, std: float):
+        super().__init__()
+        self.n, self.std = n, std
+        self.weight = nn.Parameter(torch.empty(n, dim))
+        self.init_params(torch.Generator().manual_seed(0))
+
+    @torch.no_grad()
+    def init_params(self, generator: torch.Generator) -> None:
+        draw_normal(self.weight, self.std, generator)
+
+    def forward(self, index: Tensor) -> Tensor:
+        return nn.functional.embedding(index.long(), self.weight)
+
+
+def embed(n: int, dim: int, *, std: float = 1.0) -> nn.Module:
+    """Returns a learned vector for each of n integers: `(…)` to `(…, dim)`; uint8 indices work too."""
+    if n < 1 or dim < 1:
+        raise ValueError(f"n ({n}) and dim ({dim}) must be at least 1")
+    return _Embed(n, dim, std)
+
+
+class _PatchEmbed(nn.Module):
+    def __init__(self, nc: int, dim: int, patch: int):
+        super().__init__()
+        self.nc, self.patch = nc, patch
+        self.weight = nn.Parameter(torch.empty(dim, nc, patch, patch))
+        self.bias = nn.Parameter(torch.empty(dim))
+        self.init_params(torch.Generator().manual_seed(0))
+
+    @torch.no_grad()
+    def init_params(self, generator: torch.Generator) -> None:
+        draw_normal(self.weight, (self.nc * self.patch**2) ** -0.5, generator)
+        self.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] % self.patch or x.shape[3] % self.patch:
+            raise ValueError(f"patch ({self.patch}) must divide the image's size ({x.shape[2]} x {x.shape[3]})")
+        return nn.functional.conv2d(x, self.weight, self.bias, self.patch).flatten(2).transpose(1, 2)
+
+
+def patch_emb(nc: int, dim: int, patch: int) -> nn.Module:
+    """Returns the module from `(batch, nc, height, width)` images to `(batch, patches, dim)` tokens, row by row.
+
+    Source: Dosovitskiy et al., 2021, An Image Is Worth 16x16 Words, equation 1.
+    """
+    if patch < 1:
+        raise ValueError(f"patch ({patch}) must be at least 1")
+    return _PatchEmbed(nc, dim, patch)
