@@ -8,7 +8,7 @@ from ai.game import draws
 from ai.game.protocol import Game, State
 
 
-class GameFault(AssertionError):
+class GameError(AssertionError):
     """A game breaks the protocol; the message names the rule."""
 
 
@@ -20,7 +20,7 @@ def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000) 
     paid before its end; observations that are not finite, or (two planes) whose sides do not follow the mover.
 
     Raises:
-        GameFault: with the rule broken, the step and the row.
+        GameError: with the rule broken, the step and the row.
 
     >>> from ai.game import TicTacToe
     >>> check(TicTacToe())
@@ -50,7 +50,7 @@ def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000) 
         observed = game.observe(following)
         _rule(bool(np.isfinite(observed).all()), "observe must return finite numbers", step)
         state = following
-    raise GameFault(f"every game must end within max_steps ({max_steps}) random moves; raise max_steps if it is longer")
+    raise GameError(f"every game must end within max_steps ({max_steps}) random moves; raise max_steps if it is longer")
 
 
 def _check_shapes(game: Game, state: State, batch: int) -> None:
@@ -79,9 +79,8 @@ def _check_illegal_refused(game: Game, state: State, legal: np.ndarray, step: in
             game.step(state[row], action)
         except ValueError:
             return
-        raise GameFault(
-            f"step must refuse an illegal action with ValueError: action {action[0]}, row {row[0]}, {step=}"
-        )
+        where = f"action {action[0]}, row {row[0]}, {step=}"
+        raise GameError(f"step must refuse an illegal action with ValueError: {where}")
 
 
 def _check_rows(game: Game, state: State, action: np.ndarray, following: State, step: int) -> None:
@@ -125,10 +124,10 @@ def _same(left: State, right: State, rule: str, step: int) -> None:
     for name in left.dtype.names or ():
         different = np.reshape(left[name] != right[name], (len(left), -1)).any(axis=1)
         if different.any():
-            raise GameFault(f"{rule}: field {name!r}, row {int(different.argmax())}, {step=}")
+            raise GameError(f"{rule}: field {name!r}, row {int(different.argmax())}, {step=}")
 
 
 def _rule(holds: bool, rule: str, step: int, rows: np.ndarray | None = None) -> None:
     if not holds:
         where = "" if rows is None else f", among rows {np.flatnonzero(rows)[:8].tolist()}"
-        raise GameFault(f"{rule}: {step=}{where}")
+        raise GameError(f"{rule}: {step=}{where}")

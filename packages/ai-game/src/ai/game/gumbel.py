@@ -1,4 +1,4 @@
-"""Gumbel search: the root tries a few actions drawn without replacement and halves them; a policy improves at any budget.
+"""Gumbel search: the root tries a few actions drawn without replacement and halves them.
 
 Source: Danihelka, Guez, Schrittwieser, Silver 2022, "Policy improvement by planning with Gumbel": section 3 and
 algorithm 2 (root), section 5 (interior), appendix D (completed values by the mixed value).

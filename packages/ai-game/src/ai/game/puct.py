@@ -1,8 +1,8 @@
 """PUCT: prior-guided upper confidence bounds, with values brought to [0, 1] by their range at the node.
 
 Source: Silver et al. 2018, "A general reinforcement learning algorithm…" (the score); Schrittwieser et al. 2020,
-"Mastering Atari, Go, chess and shogi by planning with a learned model", appendix B (c_base, normalisation). The range is
-taken over a node and its children, as in mctx's `qtransform_by_parent_and_siblings`.
+"Mastering Atari, Go, chess and shogi by planning with a learned model", appendix B (c_base, normalisation). The
+range is taken over a node and its children, as in mctx's `qtransform_by_parent_and_siblings`.
 """
 
 from __future__ import annotations

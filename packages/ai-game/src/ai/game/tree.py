@@ -1,9 +1,9 @@
 """The search tree: arrays over `[game, node, action]`, and the two steps that walk them.
 
 Every rule of search here reads the same statistics of an edge: how often it was taken, the sum of the returns seen
-through it (from the view of the player who takes it), and the prior. `select` descends from each root to the edge where
-the tree ends; `backup` adds a node there and carries its value to the root. This module is the numpy form, which is also
-the reference; `tree_numba` is the same, compiled.
+through it (from the view of the player who takes it), and the prior. `select` descends from each root to the edge
+where the tree ends; `backup` carries the value of the node there to the root. This module is the numpy form, which is
+also the reference; `tree_numba` is the same, compiled.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Tree(NamedTuple):
         prior: `[B, N, A]` 0 where illegal.
         legal: `[B, N, A]`
         reward: `[B, N, A]` what the edge pays the node's player.
-        discount: `[B, N, A]` what the child's value is worth here: negative if the other player moves there, 0 at an end.
+        discount: `[B, N, A]` what the child's value is worth here: negative if the other player moves there, 0 at
+            an end.
         value: `[B, N]` the evaluator's value.
         terminal: `[B, N]`
         parent: `[B, N]` and `parent_action`: the edge that leads here; -1 at the root.
@@ -136,7 +137,6 @@ def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams)
             tree.parent_action[new, child[fresh]] = action[fresh]
             tree.size[new] += 1
         ended = fresh | tree.terminal[games, child]
-        # a claimed node may hold an old search's mark
         stop = walking[ended]
         leaf.parent[stop], leaf.action[stop], leaf.node[stop] = here[ended], action[ended], child[ended]
         leaf.fresh[stop] = fresh[ended]

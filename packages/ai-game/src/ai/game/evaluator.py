@@ -1,0 +1,210 @@
+"""Evaluators: what tells a search how good a position is and which moves look promising.
+
+Any callable will do that takes observations, a float32 tensor `[B, ...]`, and returns `(logits [B, A], value [B])`: a
+model, an inference client, a function. Values are from the view of the player to move.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ai.game.protocol import State
+
+Evaluation = tuple[Any, Any]
+
+
+@runtime_checkable
+class StateEvaluator(Protocol):
+    """An evaluator that looks at states, not at observations (rollouts, a perfect table)."""
+
+    def evaluate(self, state: State) -> Evaluation:
+        """Returns logits `[B, A]` and values `[B]`."""
+        ...
+
+
+@dataclass
+class NetEvaluator:
+    """Runs a network the way that was measured to be fastest.
+
+    Args:
+        model: module from observations to `(logits, value)`; evaluated in eval mode, without gradients.
+        chunk: at most so many rows a call; None for all at once. Small batches stay in the CPU's cache.
+        channels_last: memory format for 4-d observations.
+        dtype: None for the model's own, or `torch.bfloat16` (autocast).
+        device: where the model lives; None to look.
+    """
+
+    model: nn.Module
+    chunk: int | None = None
+    channels_last: bool = False
+    dtype: torch.dtype | None = None
+    device: torch.device | None = None
+
+    def __post_init__(self) -> None:
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"chunk must be at least 1, got {self.chunk}")
+        if self.device is None:
+            first = next(self.model.parameters(), None)
+            self.device = torch.device("cpu") if first is None else first.device
+
+    def __call__(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns logits and values on the CPU in float32 (float64 stays)."""
+        training = self.model.training
+        if training:
+            self.model.eval()
+        try:
+            with torch.inference_mode():
+                parts = observation.split(self.chunk) if self.chunk else (observation,)
+                outputs = [self._forward(part) for part in parts]
+        finally:
+            if training:
+                self.model.train()
+        if len(outputs) == 1:
+            return outputs[0]
+        return torch.cat([logits for logits, _ in outputs]), torch.cat([value for _, value in outputs])
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.device is not None
+        if self.device.type != "cpu":
+            x = x.to(self.device)
+        if self.channels_last and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if self.dtype is None:
+            logits, value = self.model(x)
+        else:
+            with torch.autocast(self.device.type, self.dtype):
+                logits, value = self.model(x)
+        if logits.dtype in (torch.bfloat16, torch.float16):
+            logits, value = logits.float(), value.float()
+        return logits.cpu(), value.cpu()
+
+    @classmethod
+    def tuned(
+        cls, model: nn.Module, observation: Tensor, *, allow_bf16: bool = False, seconds: float = 0.1
+    ) -> NetEvaluator:
+        """Returns the fastest evaluator for batches like `observation[B, ...]`, by measurement.
+
+        Args:
+            model: the network.
+            observation: a batch of the size that the search will ask for.
+            allow_bf16: whether lower precision may be chosen; it changes values in the third digit.
+            seconds: how long to time each of the up to 16 candidates.
+        """
+        chunks = sorted({min(len(observation), c) for c in (32, 64, 128)} | {len(observation)})
+        formats = (False, True) if observation.dim() == 4 else (False,)
+        dtypes = (None, torch.bfloat16) if allow_bf16 else (None,)
+        candidates = [cls(model, chunk, form, dtype) for chunk in chunks for form in formats for dtype in dtypes]
+        return min(candidates, key=lambda candidate: _seconds_a_call(candidate, observation, seconds))
+
+
+class RolloutEvaluator:
+    """Values a position by playing random games from it; the prior is uniform.
+
+    Args:
+        game: whose rules to play by.
+        rollouts: games a position.
+        seed: of the moves; a position's luck depends on the seed, the call and its row.
+    """
+
+    def __init__(self, game: Any, *, rollouts: int = 1, seed: int = 0) -> None:
+        if rollouts < 1:
+            raise ValueError(f"rollouts must be at least 1, got {rollouts}")
+        self.game, self.rollouts = game, rollouts
+        self._rng = np.random.default_rng(seed)
+
+    def evaluate(self, state: State) -> Evaluation:
+        """Returns zero logits and the mean return of the rollouts."""
+        game = self.game
+        current = np.repeat(state, self.rollouts)
+        owner = game.to_play(current)
+        value = np.zeros(len(current))
+        worth = np.ones(len(current))
+        live = np.flatnonzero(~game.terminal(current))
+        while len(live):
+            legal = game.legal(current[live])
+            action = (legal * self._rng.random(legal.shape)).argmax(axis=1)
+            mover = game.to_play(current[live])
+            current[live] = game.step(current[live], action)
+            value[live] += worth[live] * game.reward(current[live]) * np.where(mover == owner[live], 1.0, -1.0)
+            worth[live] *= game.discount
+            live = live[~game.terminal(current[live])]
+        return np.zeros((len(state), game.num_actions)), value.reshape(len(state), self.rollouts).mean(axis=1)
+
+
+class CachedEvaluator:
+    """Remembers evaluations by observation, so that a position met again, in any game or tree, costs no network call.
+
+    Args:
+        evaluator: what to ask for positions not met before.
+        capacity: entries kept; a newer position replaces the one in its place.
+
+    `clear` it whenever the network changes.
+    """
+
+    def __init__(self, evaluator: Callable[[Tensor], Evaluation], *, capacity: int = 1 << 19) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1, got {capacity}")
+        self.evaluator = evaluator
+        self.capacity = 1 << (capacity - 1).bit_length()
+        self.hits = self.misses = 0
+        self._keys = np.zeros((self.capacity, 2), np.uint64)
+        self._logits: NDArray[np.float32] | None = None
+        self._values = np.zeros(self.capacity, np.float32)
+        self._mixers: NDArray[np.uint64] | None = None
+
+    def clear(self) -> None:
+        """Forgets all evaluations."""
+        self._keys[:] = 0
+
+    def __call__(self, observation: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns logits and values, asking the evaluator only for rows not met before."""
+        key = self._hash(observation)
+        slot = (key[:, 0] & np.uint64(self.capacity - 1)).astype(np.int64)
+        known = (self._keys[slot] == key).all(axis=1)
+        missing = np.flatnonzero(~known)
+        values = self._values[slot]
+        if len(missing):
+            new_logits, new_values = self.evaluator(observation[torch.from_numpy(missing)])
+            new_logits = np.asarray(new_logits, np.float32)
+            new_values = np.asarray(new_values, np.float32).reshape(-1)
+            if self._logits is None:
+                self._logits = np.zeros((self.capacity, new_logits.shape[1]), np.float32)
+        assert self._logits is not None
+        logits = self._logits[slot]
+        if len(missing):
+            logits[missing], values[missing] = new_logits, new_values
+            at = slot[missing]
+            self._keys[at], self._logits[at], self._values[at] = key[missing], new_logits, new_values
+        self.hits += len(slot) - len(missing)
+        self.misses += len(missing)
+        return logits, values
+
+    def _hash(self, observation: Tensor) -> NDArray[np.uint64]:
+        """Returns 128 bits a row: two sums of the entries' bits times odd random numbers, mixed; never zero."""
+        bits = observation.contiguous().numpy().reshape(len(observation), -1).view(np.uint32).astype(np.uint64)
+        if self._mixers is None:
+            rng = np.random.default_rng(0)
+            self._mixers = rng.integers(0, 1 << 63, (bits.shape[1], 2), np.uint64) * np.uint64(2) + np.uint64(1)
+        # the bits of a float of few digits are mostly low zeros: fold them down before they are multiplied
+        key = (bits ^ (bits >> np.uint64(16))) @ self._mixers
+        return (key ^ (key >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15) | np.array([0, 1], np.uint64)
+
+
+def _seconds_a_call(evaluator: NetEvaluator, observation: Tensor, seconds: float) -> float:
+    evaluator(observation)
+    best, start = float("inf"), time.perf_counter()
+    while True:
+        before = time.perf_counter()
+        evaluator(observation)
+        now = time.perf_counter()
+        best = min(best, now - before)
+        if now - start > seconds:
+            return best

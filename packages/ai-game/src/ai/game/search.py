@@ -1,0 +1,284 @@
+"""Batched tree search: many games, one leaf a game a simulation, one call of the evaluator a simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai.game import draws, fast, tree
+from ai.game.dynamics import Evaluator, Expansion, Learned, LearnedModel, Rules
+from ai.game.gumbel import Gumbel, GumbelParams, considered_scores, halving_table, improved_policy
+from ai.game.protocol import Game, Seed
+from ai.game.puct import Puct, PuctParams
+from ai.game.tree import UNVISITED, Leaf, Tree, new_tree
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search of `B` positions found.
+
+    Args:
+        action: `[B]` the move to make: PUCT's most visited, Gumbel's last one standing.
+        policy: `[B, A]` the improved policy to learn from: visit shares for PUCT, Gumbel's softmax.
+        visits: `[B, A]` how often each move was tried.
+        values: `[B, A]` mean return of each move for the mover; 0 where untried.
+        value: `[B]` mean return at the root, the evaluator's own value included.
+        prior: `[B, A]` the evaluator's policy over legal moves, without noise.
+        raw_value: `[B]` the evaluator's value.
+    """
+
+    action: NDArray[np.int64]
+    policy: NDArray[np.float64]
+    visits: NDArray[np.float64]
+    values: NDArray[np.float64]
+    value: NDArray[np.float64]
+    prior: NDArray[np.float64]
+    raw_value: NDArray[np.float64]
+
+
+class Search:
+    """Searches positions of a game whose rules are known, or in a learned model of it.
+
+    Args:
+        game: the rules.
+        evaluator: model, inference client or function from observations to `(logits, value)`; see `evaluator`.
+        simulations: leaves a search visits per position.
+        rule: `Gumbel()` or `Puct()`; None takes Gumbel up to 32 simulations and PUCT above.
+
+    Example:
+        >>> from ai.game import RolloutEvaluator, TicTacToe
+        >>> game = TicTacToe()
+        >>> search = Search(game, RolloutEvaluator(game), simulations=64)
+        >>> state = game.init(1)
+        >>> for cell in (0, 3, 1, 4):  # X holds 0 and 1 and is to move
+        ...     state = game.step(state, np.array([cell]))
+        >>> int(search(state).action[0])
+        2
+    """
+
+    def __init__(
+        self, game: Game, evaluator: Evaluator, *, simulations: int = 32, rule: Puct | Gumbel | None = None
+    ) -> None:
+        self._setup(Rules(game, evaluator), simulations, rule)
+
+    @classmethod
+    def learned(
+        cls, model: LearnedModel, num_actions: int, *, simulations: int = 32, rule: Puct | Gumbel | None = None
+    ) -> Search:
+        """Returns a search in a learned model, to be called with observations instead of states."""
+        search = cls.__new__(cls)
+        search._setup(Learned(model, num_actions), simulations, rule)
+        return search
+
+    def _setup(self, dynamics: Rules | Learned, simulations: int, rule: Puct | Gumbel | None) -> None:
+        if simulations < 1:
+            raise ValueError(f"simulations must be at least 1, got {simulations}")
+        self.simulations = simulations
+        self.rule = rule if rule is not None else (Gumbel() if simulations <= 32 else Puct())
+        self.tree: Tree | None = None
+        self._dynamics = dynamics
+        self._reused = False
+        self._tables: dict[int, NDArray[np.int64]] = {}
+        self._leaf = Leaf(*(np.zeros(0, t) for t in (np.int64, np.int64, np.int64, np.bool_)))  # type: ignore[arg-type]
+
+    def __call__(
+        self,
+        positions: Any,
+        seed: Seed = 0,
+        *,
+        noise: bool | NDArray[np.bool_] = False,
+        legal: NDArray[np.bool_] | None = None,
+        simulations: NDArray[np.int64] | None = None,
+        noise_values: NDArray[np.float64] | None = None,
+    ) -> Found:
+        """Searches `B` positions; no row's result depends on the others.
+
+        Args:
+            positions: states of the game, or observations for a learned model.
+            seed: of the noise: an int, or one seed a row.
+            noise: Dirichlet or Gumbel noise at the root, for all rows or `[B]`; for self-play, not for matches.
+            legal: `[B, A]` moves to allow at the root.
+            simulations: `[B]` a budget for each row, at most the search's own (playout-cap randomisation).
+            noise_values: `[B, A]` to use in place of drawn noise.
+
+        Raises:
+            ValueError: a game is over, has no legal move, or a budget is outside `[1, simulations]`.
+        """
+        batch = len(positions)
+        rows = np.arange(batch)
+        budget = self._budget(simulations, batch)
+        if not self._reused:
+            self._prepare(batch)
+            root = self._dynamics.root(positions, legal)
+            if not root.legal.any(axis=1).all():
+                raise ValueError(
+                    f"legal must allow a move in every row, row {int((~root.legal.any(1)).argmax())} has none"
+                )
+            self._fill(rows, np.zeros(batch, np.int64), root)
+        assert self.tree is not None
+        self._reused = False
+        prior = self.tree.prior[:, 0].copy()
+        params = self._root_params(batch, seed, noise, noise_values)
+        for simulation in range(self.simulations):
+            active = rows if simulation < budget.min() else np.flatnonzero(budget > simulation)
+            if len(active) == 0:
+                break
+            self._simulate(active, params)
+        return self._found(params, prior)
+
+    def advance(self, action: NDArray[np.int64]) -> None:
+        """Keeps the part of the trees below the moves made, as the start of the next search (PUCT only).
+
+        The next call must be for the positions after `action[B]`; its budget comes on top of what is kept.
+
+        Raises:
+            ValueError: the rule is Gumbel, whose halving needs fresh roots; or nothing was searched; or a move was
+                not explored, or ends its game.
+        """
+        if not isinstance(self.rule, Puct):
+            raise ValueError("advance needs rule=Puct(...): sequential halving starts from a fresh root")
+        if self.tree is None:
+            raise ValueError("advance needs a search before it")
+        tree = self.tree
+        rows = np.arange(len(action))
+        child = tree.child[rows, 0, action]
+        bad = (child < 0) | tree.terminal[rows, np.maximum(child, 0)]
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(f"action ({action[row]}) of row {row} must lead to a node of the tree where play goes on")
+        order, sizes = _subtree(tree, child.astype(np.int64), tree.child.shape[1] - self.simulations)
+        renumber = np.full(tree.value.shape, UNVISITED, np.int32)
+        for b in range(len(rows)):
+            renumber[b, order[b, : sizes[b]]] = np.arange(sizes[b])
+        fields = {
+            name: np.take_along_axis(array, order if array.ndim == 2 else order[:, :, None], axis=1)
+            for name, array in tree._asdict().items()
+            if array.ndim > 1
+        }
+        children = fields["child"]
+        fields["child"] = np.where(
+            children >= 0, renumber[rows[:, None, None], np.maximum(children, 0)], np.int32(UNVISITED)
+        )
+        # edges whose child did not fit in the tree lose their statistics with it
+        lost = (fields["child"] < 0) & (fields["visits"] > 0)
+        fields["visits"][lost] = 0
+        fields["total"][lost] = 0
+        parents = fields["parent"]
+        fields["parent"] = np.where(parents >= 0, renumber[rows[:, None], np.maximum(parents, 0)], np.int32(-1))
+        fields["parent"][:, 0] = -1
+        self.tree = Tree(**fields, size=sizes)
+        self._dynamics.keep(order)
+        self._reused = True
+
+    def _simulate(self, rows: NDArray[np.int64], params: PuctParams | GumbelParams) -> None:
+        """Adds one leaf to the tree of each of `rows`."""
+        assert self.tree is not None
+        leaf = self._select(rows, params)
+        fresh = np.flatnonzero(leaf.fresh) if not leaf.fresh.all() else slice(None)
+        games, node, parent, action = rows[fresh], leaf.node[fresh], leaf.parent[fresh], leaf.action[fresh]
+        if len(games):
+            expansion = self._dynamics.expand(games, parent, action, node)
+            self.tree.reward[games, parent, action] = expansion.reward
+            self.tree.discount[games, parent, action] = expansion.discount
+            self._fill(games, node, expansion)
+        (fast.kernels("tree") or tree).backup(self.tree, rows, leaf)
+
+    def _select(self, rows: NDArray[np.int64], params: PuctParams | GumbelParams) -> Leaf:
+        assert self.tree is not None
+        compiled = fast.kernels("tree")
+        if compiled is None:
+            return tree.select(self.tree, rows, params)
+        leaf = (
+            self._leaf
+            if len(self._leaf.node) == len(rows)
+            else Leaf(*(np.zeros(len(rows), x.dtype) for x in self._leaf))
+        )
+        self._leaf = leaf
+        walk = compiled.select_puct if isinstance(params, PuctParams) else compiled.select_gumbel
+        walk(self.tree, rows, params, leaf)
+        return leaf
+
+    def _fill(self, rows: NDArray[np.int64], node: NDArray[np.int64], e: Expansion) -> None:
+        assert self.tree is not None
+        (fast.kernels("tree") or tree).fill_node(self.tree, rows, node, e.logits, e.legal, e.value, e.terminal)
+
+    def _prepare(self, batch: int) -> None:
+        # twice the budget leaves room for what `advance` keeps
+        num_nodes = self.simulations * (2 if isinstance(self.rule, Puct) else 1) + 1
+        if self.tree is None or self.tree.value.shape != (batch, num_nodes):
+            self.tree = new_tree(batch, num_nodes, self._dynamics.num_actions)
+            self._dynamics.allocate(batch, num_nodes)
+        self.tree.size[:] = 1
+
+    def _budget(self, simulations: NDArray[np.int64] | None, batch: int) -> NDArray[np.int64]:
+        if simulations is None:
+            return np.full(batch, self.simulations)
+        budget = np.asarray(simulations)
+        if budget.shape != (batch,) or (budget < 1).any() or (budget > self.simulations).any():
+            raise ValueError(f"simulations must hold one budget in [1, {self.simulations}] a row, got {simulations}")
+        return budget
+
+    def _root_params(
+        self, batch: int, seed: Seed, noise: bool | NDArray[np.bool_], noise_values: NDArray[np.float64] | None
+    ) -> PuctParams | GumbelParams:
+        """Puts the noise in place; returns what the rule's scores need."""
+        assert self.tree is not None
+        noisy = np.broadcast_to(np.asarray(noise, bool), (batch,))
+        drawn = noise_values
+        num_actions = self._dynamics.num_actions
+        seeds = draws.row_seeds(seed, batch)
+        legal = self.tree.legal[:, 0]
+        if isinstance(self.rule, Puct):
+            if noisy.any():
+                if drawn is None:
+                    gamma = draws.gamma(seeds, self.rule.dirichlet_alpha, num_actions) + 1e-12
+                    gamma = np.where(legal, gamma, 0.0)
+                    drawn = gamma / gamma.sum(axis=1, keepdims=True)
+                share = self.rule.dirichlet_fraction * noisy[:, None]
+                mixed = np.where(legal, (1 - share) * self.tree.prior[:, 0] + share * drawn, 0.0)
+                self.tree.prior[:, 0] = mixed / mixed.sum(axis=1, keepdims=True)
+            return PuctParams(self.rule.c_init, self.rule.c_base, self.rule.normalize, self.rule.first_play)
+        if not noisy.any():
+            drawn = np.zeros((batch, num_actions))
+        elif drawn is None:
+            drawn = draws.gumbel(seeds, num_actions) * self.rule.scale * noisy[:, None]
+        considered = min(self.rule.max_considered, num_actions)
+        if considered not in self._tables:
+            self._tables[considered] = halving_table(considered, self.simulations)
+        table = self._tables[considered]
+        return GumbelParams(self.rule.value_scale, self.rule.visit_offset, drawn, table, considered)
+
+    def _found(self, params: PuctParams | GumbelParams, prior: NDArray[np.float64]) -> Found:
+        assert self.tree is not None
+        tree = self.tree
+        rows = np.arange(len(prior))
+        visits, total = tree.visits[:, 0].copy(), tree.total[:, 0]
+        raw = tree.value[:, 0].copy()
+        value = (raw + total.sum(axis=1)) / (1.0 + visits.sum(axis=1))
+        if isinstance(params, PuctParams):
+            policy = visits / visits.sum(axis=1, keepdims=True)
+            # among equal visits the higher value, then the lower number
+            mean = total / np.maximum(visits, 1.0)
+            action = np.where(visits == visits.max(axis=1, keepdims=True), mean, -np.inf).argmax(axis=1)
+        else:
+            policy = improved_policy(tree, rows, np.zeros(len(rows), np.int64), params)
+            action = considered_scores(tree, rows, visits.max(axis=1), params).argmax(axis=1)
+        return Found(action, policy, visits, total / np.maximum(visits, 1.0), value, prior, raw)
+
+
+def _subtree(tree: Tree, root: NDArray[np.int64], limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the nodes below `root[B]`, nearest first, at most `limit` a row: `order[B, N]` and how many of it count."""
+    batch, num_nodes = tree.value.shape
+    order = np.zeros((batch, num_nodes), np.int64)
+    sizes = np.zeros(batch, np.int64)
+    for b in range(batch):
+        queue = [int(root[b])]
+        for node in queue:
+            queue += [int(child) for child in tree.child[b, node] if child >= 0]
+        kept = queue[:limit]
+        order[b, : len(kept)] = kept
+        sizes[b] = len(kept)
+    return order, sizes
