@@ -267,10 +267,9 @@ class DatagenLoader:
             intake.put,
             intake.notify,
             intake.wants_more,
+            None if self._params is None else (self._version, self._params),
         )
         self._close = weakref.finalize(self, self._fleet.close)
-        if self._params is not None:
-            self._fleet.update_params(self._params, self._version)
 
     def _make_until_ready(self) -> None:
         intake = self._intake

@@ -28,6 +28,7 @@ class Fleet:
         on_episodes: receives episodes, in some thread.
         on_change: called in some thread when a worker ended or failed.
         wants_more: whether the sender of a chunk may go on at once; else it goes on at `pay`.
+        params: (version, state_dict) that every source takes before its first episode.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Fleet:
         on_episodes: Callable[[Packed], None],
         on_change: Callable[[], None],
         wants_more: Callable[[], bool],
+        params: tuple[int, Mapping[str, Any]] | None = None,
     ) -> None:
         self.n_deaths = 0
         self.error: BaseException | None = None
@@ -50,7 +52,7 @@ class Fleet:
         self._wants_more = wants_more
         self._lock = threading.RLock()
         self._new_params = threading.Condition(self._lock)
-        self._params: tuple[int, Mapping[str, Any]] | None = None
+        self._params = params
         self._sent_version: dict[Child, int] = {}
         self._on_their_way: set[Child] = set()
         self._owed: list[Child] = []

@@ -1,0 +1,289 @@
+"""Datagen: sources in and out of processes, pacing, parameters, deaths, resuming."""
+
+import copy
+import gc
+import os
+import random
+import signal
+import subprocess
+import sys
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from ai.data import Datagen, ReplayBuffer, WorkerFailedError
+from tests.data.helpers_data import Walk, is_running, wait_until
+
+
+def assert_same(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_without_workers_batches_are_a_function_of_the_seed():
+    runs = [list(islice(Datagen(Walk()).loader(8, n_workers=0, seed=s), 20)) for s in (1, 1, 2)]
+    assert_same(runs[0], runs[1])
+    assert not torch.equal(runs[0][5]["action"], runs[2][5]["action"])
+
+
+@pytest.mark.parametrize("replay_ratio", [None, 3.0])
+def test_without_workers_resuming_at_every_batch_changes_nothing(replay_ratio):
+    def make():
+        buffer = ReplayBuffer(60, unroll=2, alpha=0.5)
+        return Datagen(Walk(), lambda b, generator: {**b, "r": torch.rand(2, generator=generator)}).loader(
+            8, n_workers=0, buffer=buffer, replay_ratio=replay_ratio
+        )
+
+    def drive(loader, first, last):
+        for k in range(first, last):
+            if k % 5 == 2:
+                loader.update_params({"w": torch.tensor(float(k))})
+            yield next(loader)
+
+    reference = list(drive(make(), 0, 16))
+    for stop in range(1, 16):
+        before, after = make(), make()
+        head = list(drive(before, 0, stop))
+        state = copy.deepcopy(before.state_dict())
+        after.load_state_dict(state)
+        assert_same(head + list(drive(after, stop, 16)), reference)
+
+
+def test_workers_make_different_episodes_and_all_take_part():
+    class Tagged(Walk):
+        def __next__(self):
+            return {**super().__next__(), "worker": self.worker}
+
+    with Datagen(Tagged()).loader(32, n_workers=2, buffer=10_000) as loader:
+        wait_until(lambda: set(next(loader)["worker"].tolist()) == {0, 1})
+        with loader.locked():
+            actions = {w: set() for w in (0, 1)}
+            for w, a in zip(
+                loader.buffer.column("worker").tolist(), loader.buffer.column("action").tolist(), strict=True
+            ):
+                actions[w].add(a)
+    assert len(actions[0] & actions[1]) <= 2  # 0 fills the rows after an episode's last step
+
+
+def test_replay_ratio_holds_both_sides_back():
+    with Datagen(Walk(8)).loader(16, n_workers=2, replay_ratio=4.0) as loader:
+        for _ in range(400):
+            next(loader)
+            figures = loader.stats()
+            assert figures["reuse"] <= 4
+        # the lead: 4 batches, and what each worker had on its way (2 chunks of at most 2048 steps and an episode)
+        assert figures["steps"] <= 16 + (400 + 4) * 16 / 4 + 2 * 2 * 2056
+
+
+def test_a_small_reuse_limit_never_deadlocks_with_the_ratio():
+    with Datagen(Walk()).loader(16, n_workers=1, replay_ratio=50.0, buffer=ReplayBuffer(5000, max_reuse=1)) as loader:
+        for _ in range(300):
+            next(loader)
+        assert loader.stats()["reuse"] <= 1
+
+
+@pytest.mark.parametrize(("n_workers", "number"), [(0, torch.tensor), (1, torch.tensor), (2, np.array)])
+def test_parameters_reach_every_source_and_are_copies(n_workers, number):
+    with Datagen(Walk()).loader(16, n_workers=n_workers, buffer=200) as loader:
+        next(loader)
+        w = number(1.0)
+        assert loader.update_params({"w": w}) == 1
+        w += 98  # in place
+        wait_until(lambda: (next(loader)["w"] == 1).all())
+        for version in range(2, 40):  # far faster than episodes: only the newest must arrive
+            assert loader.update_params({"w": number(float(version))}) == version
+        wait_until(lambda: (next(loader)["w"] == 39).all())
+        batch = next(loader)
+        assert (batch["version"] == 39).all()
+        assert loader.stats()["version_lag"] <= 39
+
+
+def test_figures_add_up():
+    with Datagen(Walk(4)).loader(8, n_workers=0, buffer=50) as loader:
+        for _ in range(30):
+            next(loader)
+        figures = loader.stats()
+    assert figures["episodes"] == 31
+    assert figures["steps"] == 31 * 4
+    assert figures["buffer_steps"] == 40
+    assert figures["reuse"] == 30 * 8 / (31 * 4)
+    assert figures["worker_deaths"] == 0
+    assert figures["age_s"] >= 0
+    assert figures["buffer_bytes"] == loader.buffer.n_bytes
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_a_source_that_ends_ends_the_batches(n_workers):
+    class Ten(Walk):
+        def __next__(self):
+            if self.made == 10:
+                raise StopIteration
+            return super().__next__()
+
+    with Datagen(Ten(4)).loader(8, n_workers=n_workers, replay_ratio=2.0) as loader:
+        assert len(list(loader)) == 10 * 4 * 2 // 8
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_an_error_in_a_source_reaches_the_trainer(n_workers):
+    class Broken(Walk):
+        def __next__(self):
+            if self.made == 3:
+                raise ZeroDivisionError("in the game")
+            return super().__next__()
+
+    with (
+        Datagen(Broken()).loader(4, n_workers=n_workers, min_steps=500) as loader,
+        pytest.raises(ZeroDivisionError, match="in the game") as caught,
+    ):
+        next(loader)
+    if n_workers:
+        assert "Traceback in the worker" in caught.value.__notes__[0]
+        assert "__next__" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_episodes_that_the_buffer_refuses_are_reported(n_workers):
+    with (
+        Datagen(Walk(50)).loader(4, n_workers=n_workers, buffer=20) as loader,
+        pytest.raises(ValueError, match="an episode of 50 steps needs 51 rows, capacity is 20"),
+    ):
+        next(loader)
+
+
+def test_a_killed_worker_is_replaced_counted_and_given_the_parameters():
+    with Datagen(Walk()).loader(16, n_workers=2, buffer=400) as loader:
+        next(loader)
+        loader.update_params({"w": np.float64(5)})
+        victims = loader._fleet.pids
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: loader.stats()["worker_deaths"] == 2 and len(loader._fleet.pids) == 2)
+        n = loader.stats()["episodes"]
+        wait_until(lambda: (next(loader)["w"] == 5).all() and loader.stats()["episodes"] > n + 200)
+        assert not set(victims) & set(loader._fleet.pids)
+
+
+def test_workers_that_always_die_are_given_up():
+    class Deadly(Walk):
+        def __next__(self):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with (
+        Datagen(Deadly()).loader(4, n_workers=1) as loader,
+        pytest.raises(WorkerFailedError, match="died 5 times in a row, the last was killed by signal SIGKILL"),
+    ):
+        next(loader)
+
+
+def test_resuming_with_workers_keeps_the_buffer_and_takes_fresh_seeds():
+    with Datagen(Walk()).loader(16, n_workers=1, buffer=300) as loader:
+        next(loader)
+        loader.update_params({"w": np.float64(2)})
+        wait_until(lambda: (next(loader)["w"] == 2).any())
+        state = copy.deepcopy(loader.state_dict())
+    with Datagen(Walk()).loader(16, n_workers=1, buffer=300) as other:
+        other.load_state_dict(state)
+        with other.locked():
+            steps = other.stats()["steps"]
+            assert steps >= state["n_steps"]
+        old = set(state["buffer"]["columns"]["action"].tolist()) - {0}
+        wait_until(lambda: next(other) is not None and other.stats()["steps"] > state["n_steps"] + 600)
+        with other.locked():
+            new = set(other.buffer.column("action").tolist()) - {0}
+        assert not old & new
+        assert (next(other)["w"] == 2).all()
+
+
+def test_forgotten_and_closed_loaders_leave_no_process():
+    loader = Datagen(Walk()).loader(4, n_workers=2)
+    next(loader)
+    pids = loader._fleet.pids
+    assert all(map(is_running, pids))
+    del loader
+    gc.collect()
+    wait_until(lambda: not any(map(is_running, pids)))
+    closed = Datagen(Walk()).loader(4, n_workers=1)
+    closed.close()
+    with pytest.raises(RuntimeError, match="this loader is closed"):
+        next(closed)
+
+
+def test_ranks_make_data_of_their_own():
+    ranks = [Datagen(Walk()).loader(8, n_workers=0, seed=3).shard(rank, 2) for rank in range(2)]
+    assert not torch.equal(next(ranks[0])["action"], next(ranks[1])["action"])
+    with pytest.raises(ValueError, match=r"rank \(2\) must lie"):
+        ranks[0].shard(2, 2)
+
+
+SCRIPT = """
+import sys
+import numpy as np
+from ai.data import Datagen
+class Source:
+    def start(self, seed, worker): self.rng = np.random.default_rng(seed)
+    def __next__(self): return {"action": self.rng.integers(0, 9, 1000), "reward": np.ones(1000)}
+    def update_params(self, state_dict, version): pass
+class Hung(Source):
+    def __next__(self):
+        while True: pass
+loader = Datagen(Source()).loader(4, n_workers=2)
+hung = Datagen(Hung()).loader(4, n_workers=1)
+print(*loader._fleet.pids, *hung._fleet.pids, flush=True)
+next(loader)
+print("batch", flush=True)
+if len(sys.argv) > 1:
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("how", ["end", "kill"])
+def test_no_worker_survives_its_parent_even_one_that_hangs(tmp_path, how):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, tmp_path / "script.py", *(["wait"] if how == "kill" else [])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert parent.stdout.readline() == "batch\n"
+        if how == "kill":
+            assert all(map(is_running, pids))
+            parent.kill()
+        assert parent.wait(60) == (-signal.SIGKILL if how == "kill" else 0)
+        wait_until(lambda: not any(map(is_running, pids)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"n_workers": -1}, "n_workers must be at least 0, got -1"),
+        ({"replay_ratio": 0}, "replay_ratio must be positive, got 0"),
+        ({"min_steps": 0}, "min_steps must be at least 1, got 0"),
+        ({"min_steps": 10, "buffer": 10}, r"min_steps \(10\) must be less than the capacity of the buffer \(10\)"),
+    ],
+)
+def test_bad_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Datagen(Walk()).loader(**{"batch_size": 4, "n_workers": 0, **options})
+
+
+def test_what_is_no_source_is_refused():
+    with pytest.raises(TypeError, match="source must have the method start, list has none"):
+        Datagen([])
+
+
+@pytest.mark.slow
+def test_soak_with_random_kills():
+    """A short form of the 20-minute soak: batches keep coming while workers die."""
+    rng = random.Random(0)
+    with Datagen(Walk(20)).loader(32, n_workers=2, buffer=5000, replay_ratio=2.0) as loader:
+        for k in range(600):
+            assert torch.isfinite(next(loader)["reward"]).all()
+            if k % 100 == 50:
+                os.kill(rng.choice(loader._fleet.pids), signal.SIGKILL)
+                n = loader.stats()["episodes"]
+                wait_until(lambda: next(loader) is not None and loader.stats()["episodes"] > n)  # noqa: B023
+        wait_until(lambda: loader.stats()["worker_deaths"] >= 5)
+        assert np.isfinite(loader.stats()["age_s"])
