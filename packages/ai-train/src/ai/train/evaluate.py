@@ -37,8 +37,7 @@ def evaluate(
     """
     ranks = Ranks() if run is None else run.ranks
     if ranks.world > 1 and hasattr(data, "shard"):
-        sharded = data.shard(ranks.rank, ranks.world)
-        data = data if sharded is None else sharded
+        data = data.shard(ranks.rank, ranks.world)
     device = next(model.parameters(), torch.empty(0)).device
     record = Record()
     with recording(record), torch.autocast(device.type, _DTYPES.get(precision or ""), enabled=precision is not None):
@@ -48,14 +47,10 @@ def evaluate(
                 value, weight = loss if isinstance(loss, tuple) else (loss, rows(batch))
                 record.add(name, value)
                 record.weigh(weight * share)
-    totals = record.totals()
-    names = list(totals)
-    if ranks.world > 1:  # a rank without data has no names of its own
-        names = sorted({str(name) for part in ranks.gather(names) for name in part})  # type: ignore[attr-defined]
-    sums = ranks.sum([part for name in names for part in totals.get(name, (0.0, 0.0))])
-    if not sums or not any(sums[1::2]):
+    totals = ranks.sum_named(record.totals())
+    if not any(weight for _, weight in totals.values()):
         raise ValueError("there is no batch to validate on: the data is empty")
-    return {name: sums[2 * i] / sums[2 * i + 1] for i, name in enumerate(names)}
+    return {name: total / weight for name, (total, weight) in totals.items()}
 
 
 def _in_step(batches: Iterator[Any], ranks: Ranks, together: bool) -> Iterator[tuple[Any, float]]:

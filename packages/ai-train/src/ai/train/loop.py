@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ai.train import record as record_module
 from ai.train.hook import HookInterface
+from ai.train.ranks import INTERRUPT, STOP
 from ai.train.record import Record
 from ai.train.run import Run, StopTraining
 from ai.train.signals import StopSignals
@@ -39,7 +40,7 @@ def loop(
     """
     watch = hook or _NO_HOOK
     for update in updates.values():
-        run.add_finite_check(update.check_finite)
+        run.add_finite_check(update.find_non_finite)
     with StopSignals(watch=hook is not None) as signals:
         try:
             watch.setup(run)
@@ -51,11 +52,9 @@ def loop(
             run.outcome = "finished"
             step = run.step
             while limit is None or step < limit:
-                if watch.step(step):
-                    run.outcome = "stopped"
-                    break
-                if poll(step, signals.requested is not None):
-                    run.outcome = "interrupted"
+                wish = poll(step, STOP if watch.step(step) else INTERRUPT if signals.requested else 0)
+                if wish:
+                    run.outcome = "stopped" if wish == STOP else "interrupted"
                     break
                 if timelimit is not None and run.time() >= deadline:
                     break
@@ -72,6 +71,7 @@ def loop(
             _say(f"stopped at step {run.step}: {stop}")
         except BaseException as error:
             run.outcome, run.error = "error", error
+            run.ranks.explain(error)
             raise
         finally:
             record_module._current = None
@@ -85,24 +85,19 @@ def loop(
 
 def _publish(run: Run, hook: HookInterface, updates: dict[str, Update], record: Record) -> None:
     """Read what the device holds, reduce it over the ranks once, and hand the numbers to the hook."""
-    metrics: dict[str, tuple[float, float]] = {}
+    totals: dict[str, tuple[float, float]] = {}
     finite = True
     for key, update in updates.items():
-        total, count = update.read_loss()
-        finite = finite and math.isfinite(total)
-        metrics["loss" if len(updates) == 1 else f"loss_{key}"] = (total, count)
-    metrics |= record.totals()
-    names = list(metrics)
-    sums = run.ranks.sum([part for pair in metrics.values() for part in pair])
-    for index, name in enumerate(names):
-        total, weight = sums[2 * index : 2 * index + 2]
+        loss, count = update.read_loss()
+        finite = finite and math.isfinite(loss)
+        totals["loss" if len(updates) == 1 else f"loss_{key}"] = (loss, count)
+    for name, (total, weight) in run.ranks.sum_named(totals | record.totals()).items():
         hook.log(name, total / weight if weight else math.nan)
     skipped = sum(update.read_skipped() for update in updates.values())
     if skipped:
         hook.log("skipped", skipped)
     if run.ranks.any(not finite):
-        for update in updates.values():
-            update.refuse("the loss")
+        run.refuse("the loss")
 
 
 def _say(message: str) -> None:

@@ -69,6 +69,7 @@ class Run:
         ema: Mapping[str, Ema] | None = None,
         ranks: Ranks | None = None,
         batches_per_step: int = 1,
+        on_nan: str = "raise",
     ) -> None:
         self.models = dict(models)
         self.optimizers = dict(optimizers)
@@ -84,13 +85,14 @@ class Run:
         self.resumed = False
         self.specs: dict[str, Any] = {}
         self.sharded = False
+        self.on_nan = on_nan
         self._validate = validate
         self._batches_per_step = batches_per_step
         self._states: dict[str, Stateful] = {}
         self._unclaimed: dict[str, Any] = {}
         self._random: dict[str, Any] | None = None
         self._skip_batches = 0
-        self._finite_checks: list[Callable[[], None]] = []
+        self._finite_checks: list[Callable[[], str | None]] = []
 
     # -- what a hook asks for
 
@@ -123,19 +125,29 @@ class Run:
                     module.training = training
 
     def check_finite(self) -> None:
-        """Wait for the device and apply the trainer's `on_nan` if a loss or a parameter is not finite.
+        """Wait for the device and apply the trainer's `on_nan` if a loss or a parameter is not finite on any rank.
 
-        Call it before anything is saved.
+        Call it before anything is saved; under several ranks all of them call it.
 
         Raises:
-            NonFiniteError: under `on_nan='raise'`.
+            NonFiniteError: under `on_nan='raise'`, and under `'skip'`, where only a parameter can be meant.
             StopTraining: under `on_nan='stop'`.
         """
-        for check in self._finite_checks:
-            check()
+        problems = [problem for check in self._finite_checks if (problem := check()) is not None]
+        if self.ranks.any(bool(problems)):
+            self.refuse(problems[0] if problems else "something on another rank")
 
-    def add_finite_check(self, check: Callable[[], None]) -> None:
-        """Have `check` called by `check_finite`; it raises if it finds something not finite."""
+    def refuse(self, what: str) -> None:
+        """Raise what `on_nan` asks for, `what` being not finite."""
+        if self.on_nan == "stop":
+            raise StopTraining(f"{what} is not finite")
+        raise NonFiniteError(
+            f"{what} is not finite by step {self.step}; on_nan='skip' passes over such updates, on_nan='stop' ends the "
+            "run there"
+        )
+
+    def add_finite_check(self, check: Callable[[], str | None]) -> None:
+        """Have `check` asked by `check_finite`; it names what is not finite."""
         self._finite_checks.append(check)
 
     # -- state

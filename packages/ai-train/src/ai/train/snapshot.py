@@ -277,7 +277,7 @@ def restore(
     if (chosen / "dcp").is_dir():
         raise SnapshotError(
             f"snapshot {chosen} is sharded: continue with Hook(snapshots=..., resume=True) under torchrun, or export "
-            "it to one file with ai.train.parallel.export"
+            "it to one file with ai.train.export"
         )
     state = read(chosen, models)
     run = Run(models, optimizers, data=())

@@ -128,25 +128,10 @@ def write_manifest(
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file; of tensors that share their memory one is stored, the others' names point to it."""
-    kept: dict[str, Tensor] = {}
-    first: dict[tuple[Any, ...], str] = {}
-    aliases: dict[str, str] = {}
-    for name, tensor in tensors.items():
-        where = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-        if tensor.numel() and where in first:
-            aliases[name] = first[where]
-            continue
-        first[where] = name
-        kept[name] = tensor.detach().cpu().contiguous()
-    # Views of one storage that differ in shape are stored apart.
-    seen: set[int] = set()
-    for name, tensor in kept.items():
-        pointer = tensor.untyped_storage().data_ptr()
-        if pointer in seen or tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
-            kept[name] = tensor.clone()
-        seen.add(pointer)
-    safetensors.torch.save_file(kept, str(path), metadata={"format": "pt", **aliases})
+    """Write a safetensors file that any reader can load: tied tensors are stored once for each of their names."""
+    # A copy of each, since the format refuses tensors that share memory.
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    safetensors.torch.save_file(copies, str(path), metadata={"format": "pt"})
 
 
 def how_to_build(model: nn.Module) -> dict[str, Any]:
@@ -238,7 +223,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     state = load_pt(folder / STATE)
     extra, ema_keys = state.pop("model_extra"), state.pop("ema_keys")
     manifest = read_manifest(folder)
-    tensors = load_tensors(folder / MODEL)
+    tensors = safetensors.torch.load_file(folder / MODEL)
     state["models"] = {}
     for key, about in manifest["models"].items():
         prefix = about["prefix"]
@@ -246,22 +231,12 @@ def read_state(folder: Path) -> dict[str, Any]:
         state["models"][key] = {
             name.removeprefix(prefix): value for name, value in whole.items() if name.startswith(prefix)
         }
-    averaged = load_tensors(folder / EMA) if ema_keys else {}
+    averaged = safetensors.torch.load_file(folder / EMA) if ema_keys else {}
     state["ema"] = {
         key: {name: averaged[manifest["models"][key]["prefix"] + name] for name in names}
         for key, names in ema_keys.items()
     }
     return state
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file, with the names that point to a shared tensor filled in."""
-    with safetensors.safe_open(str(path), framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-        for alias, name in (file.metadata() or {}).items():
-            if name in tensors:
-                tensors.setdefault(alias, tensors[name])
-    return tensors
 
 
 def load_pt(path: Path) -> dict[str, Any]:
@@ -270,9 +245,7 @@ def load_pt(path: Path) -> dict[str, Any]:
     multiarray = np._core.multiarray  # type: ignore[attr-defined]  # where numpy's pickles point
     allowed = [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar, *dtypes]
     try:
-        with torch.serialization.safe_globals(
-            [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar, *dtypes]
-        ):
+        with torch.serialization.safe_globals(allowed):
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise SnapshotError(

@@ -12,7 +12,7 @@ from ai.train.hook import HookInterface
 from ai.train.loop import Advance, loop
 from ai.train.record import Record
 from ai.train.run import Run
-from ai.train.setup import Options, Schedule, prepare
+from ai.train.prepare import Options, Schedule, prepare
 from ai.train.update import Loss
 
 
@@ -108,11 +108,12 @@ class Trainer:
         run, update = prepared.run, prepared.updates["model"]
 
         def start() -> Advance:
-            batches, count = run.batches(), self.options.accumulate
+            batches, count, goes_on = run.batches(), self.options.accumulate, run.ranks.goes_on
 
             def advance(step: int, record: Record | None) -> bool:
+                """One update from the next micro-batches; False where there are none."""
                 micro = list(islice(batches, count))
-                if not micro:
+                if not goes_on(bool(micro)):
                     return False
                 update(micro, step, record)
                 return True

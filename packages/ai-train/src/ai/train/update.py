@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 from ai.train import record as record_module
 from ai.train.ema import Ema
 from ai.train.record import Record
-from ai.train.run import NonFiniteError, StopTraining
 
 Loss = Tensor | tuple[Tensor, float | Tensor]
 
@@ -191,21 +190,15 @@ class Update:
         """How many updates were skipped so far because something was not finite."""
         return float(self._skipped)
 
-    def check_finite(self, raise_: bool = True) -> None:
-        """Apply `on_nan` if a loss since the last reading, or a parameter, is not finite."""
+    def find_non_finite(self) -> str | None:
+        """What is not finite: a loss since the last reading, or a parameter; None if all is well."""
+        of = f" of {self._suffix[1:]!r}" if self._suffix else ""
         if not bool(torch.isfinite(self._loss_sum)):
-            self.refuse("the loss")
+            return f"the loss{of}"
         for name, param in self.model.named_parameters():
             if not bool(torch.isfinite(local(param.detach())).all()):
-                self.refuse(f"parameter {name!r}")
-
-    def refuse(self, what: str) -> None:
-        """Raise what `on_nan` asks for."""
-        name = f" of {self._suffix[1:]!r}" if self._suffix else ""
-        message = f"{what}{name} is not finite"
-        if self._on_nan == "stop":
-            raise StopTraining(message)
-        raise NonFiniteError(f"{message}; on_nan='skip' passes over such steps, on_nan='stop' ends the run there")
+                return f"parameter {name!r}{of}"
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """The running sums, and the scaler's state."""

@@ -100,9 +100,8 @@ def prepare(
             parallel.apply(model, optimizers.get(key), options)
         if options.compile:
             model.compile(**(options.compile if isinstance(options.compile, dict) else {}))
-    if ranks.world > 1 and hasattr(data, "shard"):
-        sharded = data.shard(ranks.rank, ranks.world)
-        data = data if sharded is None else sharded
+    if ranks.world > 1:
+        data = parallel.part_of(data, ranks)
     emas = {key: Ema(models[key], options.ema) for key in optimizers} if options.ema is not None else {}
     run = Run(
         models,
@@ -113,6 +112,7 @@ def prepare(
         ema=emas,
         ranks=ranks,
         batches_per_step=batches_per_step,
+        on_nan=options.on_nan,
         validate=lambda val_data: validate(run, val_data),
     )
     prepared = Prepared(run)
@@ -122,10 +122,12 @@ def prepare(
         call = _caller(env, key, models, named)
         device = next(model.parameters()).device
         scaler = None
-        if options.precision is not None and not (parallel is not None and parallel.owns_precision(ranks)):
+        in_model = parallel is not None and ranks.world > 1 and parallel.owns_precision(options.precision)
+        if options.precision is not None and not in_model:
             call = torch.autocast(device.type, _DTYPES[options.precision])(call)
             if options.precision == "fp16":
-                scaler = _scaler(device, ranks)
+                sharded = parallel is not None and ranks.world > 1 and parallel.shards
+                scaler = parallel.scaler(device) if sharded else torch.amp.GradScaler(device.type)
         extra: dict[str, Any] = {}
         if parallel is not None and ranks.world > 1:
             call, extra = parallel.wrap(call, model)
@@ -165,10 +167,6 @@ def _caller(env: Callable[..., Any], key: str, models: Mapping[str, nn.Module], 
         return env(model, batch, step)
 
     return call
-
-
-def _scaler(device: torch.device, ranks: Ranks) -> torch.amp.GradScaler:
-    return torch.amp.GradScaler(device.type)
 
 
 def _check_step(step: int, steplimit: int | None) -> None:

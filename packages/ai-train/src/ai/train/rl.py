@@ -1,0 +1,173 @@
+"""Environments of `RLTrainer`: policies and values learnt from played games.
+
+Letters: B batch, A actions, K steps unrolled, S bins of a support. Batches are draws of `ai.data.ReplayBuffer`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ai.train.record import is_logging, log
+
+Batch = Mapping[str, Tensor]
+
+
+class RL:
+    """Cross-entropy of a policy against a search's, plus squared error of a value against its target.
+
+    `model(obs)` gives `(logits [B, A], value [B] or [B, 1])`. The batch holds `obs`, `policy [B, A]`, `target [B]` and,
+    from prioritised replay, `weight [B]`.
+
+    Args:
+        value_weight: of the value's error.
+        entropy: a bonus for the policy's entropy.
+
+    Source: Silver et al. 2017, Mastering the game of Go without human knowledge, equation 1 (weight decay is the
+    optimiser's).
+
+    >>> model = lambda obs: (obs, obs[:, 0])
+    >>> batch = {'obs': torch.zeros(4, 2), 'policy': torch.full((4, 2), 0.5), 'target': torch.ones(4)}
+    >>> round(float(RL()(model, batch, 0)), 4)
+    1.6931
+    """
+
+    def __init__(self, *, value_weight: float = 1.0, entropy: float = 0.0) -> None:
+        self.value_weight, self.entropy = value_weight, entropy
+
+    def __call__(self, model: Callable[[Tensor], tuple[Tensor, Tensor]], batch: Batch, step: int) -> Tensor:
+        """The mean loss over the batch."""
+        logits, value = model(batch["obs"])
+        value, target = value.flatten().float(), batch["target"].float()
+        if value.shape != target.shape:
+            raise ValueError(f"the model's value {tuple(value.shape)} and target {tuple(target.shape)} must agree")
+        policy_loss = F.cross_entropy(logits, batch["policy"].to(logits.dtype), reduction="none")
+        value_loss = (value - target).square()
+        loss = policy_loss + self.value_weight * value_loss
+        if self.entropy or is_logging():
+            log_p = logits.float().log_softmax(1)
+            # An illegal move's logit may be -inf: 0 · log 0 counts as 0.
+            entropy = -(log_p.exp() * log_p.clamp_min(-1e9)).sum(1)
+            loss = loss - self.entropy * entropy if self.entropy else loss
+            log("policy_loss", policy_loss.mean())
+            log("value_loss", value_loss.mean())
+            log("entropy", entropy.mean())
+        return (loss * batch["weight"]).mean() if "weight" in batch else loss.mean()
+
+
+class Support:
+    """Scalars as probabilities over the integers from -size to size, after h(x) = sign(x)(√(|x|+1) - 1) + εx.
+
+    Args:
+        size: the largest transformed value; S = 2 · size + 1.
+        epsilon: keeps the transform invertible.
+
+    Source: Schrittwieser et al. 2020, MuZero, appendix F; Pohlen et al. 2018, proposition A.2.
+
+    >>> support = Support(10)
+    >>> x = torch.tensor([-30.0, 0.0, 2.5])
+    >>> bool(torch.allclose(support.to_scalar(support.to_probabilities(x).log()), x, atol=1e-3))
+    True
+    """
+
+    def __init__(self, size: int, epsilon: float = 0.001) -> None:
+        if size < 1:
+            raise ValueError(f"size must be at least 1, not {size}")
+        self.size, self.epsilon = size, epsilon
+
+    def to_probabilities(self, x: Tensor) -> Tensor:
+        """Two neighbouring bins share the weight: `[...]` -> `[..., S]`."""
+        h = (x.sign() * ((x.abs() + 1).sqrt() - 1) + self.epsilon * x).clamp(-self.size, self.size)
+        low = h.floor()
+        share = (h - low)[..., None]
+        index = (low + self.size).long()[..., None]
+        out = torch.zeros(*x.shape, 2 * self.size + 1, device=x.device)
+        out.scatter_(-1, index, 1 - share)
+        return out.scatter_add_(-1, (index + 1).clamp_max(2 * self.size), share)
+
+    def to_scalar(self, logits: Tensor) -> Tensor:
+        """The expected value: `[..., S]` -> `[...]`."""
+        bins = torch.arange(-self.size, self.size + 1, device=logits.device, dtype=torch.float32)
+        h = (logits.float().softmax(-1) * bins).sum(-1)
+        eps = self.epsilon
+        root = ((1 + 4 * eps * (h.abs() + 1 + eps)).sqrt() - 1) / (2 * eps)
+        return h.sign() * (root.square() - 1)
+
+
+class MuZero:
+    """Reward, value and policy along K unrolled steps of a learned model.
+
+    The model has `represent(obs) -> state`, `dynamics(state, action) -> (state, reward)` and
+    `predict(state) -> (policy logits [B, A], value)`; reward and value are logits `[B, S]` with a support, else `[B]`.
+    The batch is an unrolled draw: `obs [B, ...]` (in `first_only`) or `[B, K+1, ...]`, `action [B, K+1]`,
+    `reward [B, K+1]`, `policy [B, K+1, A]`, `target [B, K+1]`, `mask [B, K+1]`, and `weight [B]` if prioritised. Past
+    an episode's end the policy is not learnt, and value and reward are learnt as they stand in the draw (0 after a true
+    end).
+
+    Args:
+        support: of values and rewards; None for squared errors.
+        value_weight: of the values' errors.
+        obs_unrolled: whether `obs` has the axis of unrolled steps.
+        priorities: (index, priority) -> None, such as `loader.update_priorities`, given each draw's value error.
+
+    Source: Schrittwieser et al. 2020, Mastering Atari, Go, chess and shogi by planning with a learned model, equation 1
+    and appendix G: the K steps' losses scaled by 1/K, the gradient halved at each dynamics call.
+    """
+
+    def __init__(
+        self,
+        support: Support | None = None,
+        *,
+        value_weight: float = 1.0,
+        obs_unrolled: bool = False,
+        priorities: Callable[[Tensor, Tensor], object] | None = None,
+    ) -> None:
+        self.support, self.value_weight, self.obs_unrolled = support, value_weight, obs_unrolled
+        self.priorities = priorities
+
+    def __call__(self, model: Any, batch: Batch, step: int) -> Tensor:
+        """The mean loss over the batch."""
+        obs = batch["obs"][:, 0] if self.obs_unrolled else batch["obs"]
+        n_unroll = batch["action"].shape[1] - 1
+        mask, target, reward = batch["mask"].float(), batch["target"].float(), batch["reward"].float()
+        state = model.represent(obs)
+        policy_loss = reward_loss = value_loss = torch.zeros(len(target), device=target.device)
+        for k in range(n_unroll + 1):
+            scale = 1.0 if k == 0 else 1.0 / n_unroll
+            if k > 0:
+                state, predicted = model.dynamics(state, batch["action"][:, k - 1])
+                reward_loss = reward_loss + scale * self._scalar_loss(predicted, reward[:, k - 1])
+                state = halve_gradient(state)
+            logits, value = model.predict(state)
+            if k == 0 and self.priorities is not None and torch.is_grad_enabled():
+                error = (self._to_scalar(value.detach()) - target[:, 0]).abs()
+                self.priorities(batch["index"], error.cpu() + 1e-6)
+            wanted = batch["policy"][:, k].to(logits.dtype)
+            policy_loss = policy_loss + scale * mask[:, k] * F.cross_entropy(logits, wanted, reduction="none")
+            value_loss = value_loss + scale * self._scalar_loss(value, target[:, k])
+        if is_logging():
+            for name, part in (("policy_loss", policy_loss), ("value_loss", value_loss), ("reward_loss", reward_loss)):
+                log(name, part.mean())
+        loss = policy_loss + reward_loss + self.value_weight * value_loss
+        return (loss * batch["weight"]).mean() if "weight" in batch else loss.mean()
+
+    def _scalar_loss(self, predicted: Tensor, target: Tensor) -> Tensor:
+        if self.support is None:
+            return (predicted.flatten().float() - target).square()
+        return F.cross_entropy(predicted.float(), self.support.to_probabilities(target), reduction="none")
+
+    def _to_scalar(self, value: Tensor) -> Tensor:
+        return value.flatten().float() if self.support is None else self.support.to_scalar(value)
+
+
+def halve_gradient(x: Tensor) -> Tensor:
+    """The same values, half the gradient.
+
+    >>> x = torch.ones(1, requires_grad=True)
+    >>> halve_gradient(x).sum().backward()
+    >>> float(x.grad)
+    0.5
+    """
+    return x * 0.5 + x.detach() * 0.5

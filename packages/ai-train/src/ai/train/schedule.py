@@ -1,0 +1,148 @@
+"""Learning-rate schedules: pure functions from the step to a factor of the optimiser's learning rate.
+
+Nothing is counted, so a resumed run, another number of ranks or several optimisers cannot put them out of step.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+Schedule = Callable[[int], float]
+
+
+def constant(factor: float = 1.0) -> Schedule:
+    """The same factor at every step.
+
+    >>> constant(0.5)(1000)
+    0.5
+    """
+    return lambda step: factor
+
+
+def linear(steps: int, end: float = 0.0) -> Schedule:
+    """From 1 to `end` in a straight line over `steps`, and `end` from then on.
+
+    >>> [linear(4)(step) for step in (0, 1, 4, 9)]
+    [1.0, 0.75, 0.0, 0.0]
+    """
+    _check_steps("steps", steps)
+    return lambda step: 1.0 + (end - 1.0) * min(step / steps, 1.0)
+
+
+def cosine(steps: int, end: float = 0.0, warmup: int = 0) -> Schedule:
+    """Half a cosine from 1 to `end` over `steps`, the first `warmup` of which rise from 0 in a straight line.
+
+    Source: Loshchilov and Hutter 2017, SGDR, equation 5 (one period).
+
+    >>> [round(cosine(10, warmup=2)(step), 3) for step in (0, 1, 6, 10)]
+    [0.5, 1.0, 0.5, 0.0]
+    """
+    _check_steps("steps", steps)
+    if not 0 <= warmup < steps:
+        raise ValueError(f"warmup ({warmup}) must lie in [0, steps) with steps ({steps})")
+
+    def fall(step: int) -> float:
+        progress = min(max(step - warmup, 0) / (steps - warmup), 1.0)
+        return end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    return warm_up(warmup, fall)
+
+
+def steps(milestones: Sequence[int], factor: float = 0.1) -> Schedule:
+    """Multiplied by `factor` at each milestone.
+
+    >>> [round(steps([10, 20])(step), 3) for step in (9, 10, 25)]
+    [1.0, 0.1, 0.01]
+    """
+    ordered = sorted(milestones)
+    return lambda step: factor ** sum(step >= milestone for milestone in ordered)
+
+
+def exponential(half_life: float) -> Schedule:
+    """Halved every `half_life` steps.
+
+    >>> exponential(10)(20)
+    0.25
+    """
+    if not half_life > 0:
+        raise ValueError(f"half_life ({half_life}) must be positive")
+    return lambda step: 0.5 ** (step / half_life)
+
+
+def one_cycle(steps: int, rise: float = 0.3, start: float = 0.04, end: float = 1e-5) -> Schedule:
+    """Up from `start` to 1 over the share `rise` of the steps, and down to `end`, both half cosines.
+
+    Source: Smith and Topin 2018, Super-convergence; cosine annealing as in fastai.
+
+    >>> [round(one_cycle(100)(step), 2) for step in (0, 30, 100)]
+    [0.04, 1.0, 0.0]
+    """
+    _check_steps("steps", steps)
+    if not 0 < rise < 1:
+        raise ValueError(f"rise ({rise}) must lie in (0, 1)")
+    top = steps * rise
+
+    def factor(step: int) -> float:
+        if step < top:
+            return _half_cosine(start, 1.0, step / top)
+        return _half_cosine(1.0, end, min((step - top) / (steps - top), 1.0))
+
+    return factor
+
+
+def wsd(steps: int, warmup: int, decay: int, end: float = 0.0) -> Schedule:
+    """Warm-up, stable, decay: rises over `warmup`, stays at 1, falls to `end` over the last `decay` steps as 1 - sqrt.
+
+    Source: Hägele et al. 2024, Scaling laws and compute-optimal training beyond fixed training durations, section 3.
+
+    >>> [round(wsd(100, 10, 20)(step), 2) for step in (4, 50, 80, 85, 100)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    _check_steps("steps", steps)
+    if warmup < 0 or decay < 1 or warmup + decay > steps:
+        raise ValueError(f"warmup ({warmup}) and decay ({decay} >= 1) must fit into steps ({steps})")
+
+    def fall(step: int) -> float:
+        progress = min(max(step - (steps - decay), 0) / decay, 1.0)
+        return end + (1.0 - end) * (1.0 - math.sqrt(progress))
+
+    return warm_up(warmup, fall)
+
+
+def warm_up(steps: int, then: Schedule) -> Schedule:
+    """`then`, multiplied by (step + 1) / steps before `steps`: the first update already moves.
+
+    >>> [warm_up(4, constant())(step) for step in (0, 3, 10)]
+    [0.25, 1.0, 1.0]
+    """
+    if steps < 0:
+        raise ValueError(f"the steps of warm_up ({steps}) must not be negative")
+    return lambda step: then(step) * ((step + 1) / steps if step < steps else 1.0)
+
+
+def sequence(*parts: tuple[int, Schedule]) -> Schedule:
+    """Schedules one after the other, each for so many steps and counted from its own start; the last one stays.
+
+    >>> [sequence((10, constant(1.0)), (5, linear(5)))(step) for step in (9, 10, 15)]
+    [1.0, 1.0, 0.0]
+    """
+    if not parts:
+        raise ValueError("sequence needs at least one (steps, schedule)")
+
+    def factor(step: int) -> float:
+        start = 0
+        for length, part in parts[:-1]:
+            if step < start + length:
+                return part(step - start)
+            start += length
+        return parts[-1][1](step - start)
+
+    return factor
+
+
+def _half_cosine(a: float, b: float, progress: float) -> float:
+    return b + (a - b) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _check_steps(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
