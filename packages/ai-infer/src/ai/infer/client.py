@@ -222,11 +222,20 @@ class InferencerClient:
 
     def _pack(self, inputs: Sequence[Tree], max_rows: int) -> Iterator["_Pack"]:
         """Yields the inputs in packs of one shape and at most `max_rows` rows."""
+        if _are_alike(inputs):
+            layout, _, device = self._prepare((inputs[0],), {})
+            n_together = max(1, max_rows // (layout.rows or max_rows))
+            for start in range(0, len(inputs), n_together):
+                pieces = [x.detach() if x.requires_grad else x for x in inputs[start : start + n_together]]
+                rows = [layout.rows or 0] * len(pieces)
+                whole = layout if len(pieces) == 1 else with_rows(layout, sum(rows))
+                yield _Pack(list(range(start, start + len(pieces))), whole, [pieces], rows, device)
+            return
         open_packs: dict[str, _Pack] = {}
         for index, request in enumerate(inputs):
             layout, tensors, device = self._prepare(request if isinstance(request, tuple) else (request,), {})
             if layout.group is None:
-                yield _Pack(index, layout, tensors, device)
+                yield _Pack([index], layout, [[x] for x in tensors], [0], device)
                 continue
             pack = open_packs.get(layout.group)
             if pack is not None and pack.takes(layout, device, max_rows):
@@ -234,7 +243,7 @@ class InferencerClient:
                 continue
             if pack is not None:
                 yield pack.finish()
-            open_packs[layout.group] = _Pack(index, layout, tensors, device)
+            open_packs[layout.group] = _Pack([index], layout, [[x] for x in tensors], [layout.rows or 0], device)
         for pack in open_packs.values():
             yield pack.finish()
 
@@ -242,19 +251,15 @@ class InferencerClient:
         """Like calling the client, without holding up the event loop; cancelling the task cancels the request."""
         connection = self._single
         if connection is None or not connection.alive:
-            connection = self._pick(self._deadline(self.timeout_s))
-        await connection.free_slot()
+            connection = await asyncio.to_thread(self._pick, self._deadline(self.timeout_s))
         layout, tensors, device = self._prepare(args, kwargs)
-        ticket = connection.submit(layout, tensors, device, None)
-        try:
-            if self.timeout_s is None:
+        async with asyncio.timeout(self.timeout_s):
+            ticket = await connection.asubmit(layout, tensors, device)
+            try:
                 version, output = await connection.aresult(ticket)
-            else:
-                async with asyncio.timeout(self.timeout_s):
-                    version, output = await connection.aresult(ticket)
-        except BaseException:
-            connection.cancel(ticket)
-            raise
+            except BaseException:
+                connection.cancel(ticket)
+                raise
         if version > self._version:
             self._version = version
         return output
@@ -386,7 +391,7 @@ class InferencerClient:
                         continue
                     try:
                         self._connections[index] = Connection(
-                            folder / f"worker-{index}", self._transport, self._slot_bytes
+                            folder / f"worker-{index}", self._transport, self._slot_bytes, deadline
                         )
                         if connection is not None:
                             connection.close()
@@ -407,13 +412,20 @@ class InferencerClient:
 class _Pack:
     """Inputs of `multi_infer` that travel as one request, row after row."""
 
-    def __init__(self, index: int, layout: Layout, tensors: Sequence[Tensor], device: torch.device | None) -> None:
+    def __init__(
+        self,
+        indices: list[int],
+        layout: Layout,
+        parts: list[list[Tensor]],
+        rows: list[int],
+        device: torch.device | None,
+    ) -> None:
+        self.indices = indices
         self.layout = layout
+        self.parts = parts  # of each of the request's tensors the inputs that make it up
         self.device = device
-        self.indices = [index]
-        self.parts: list[list[Tensor]] = [[x] for x in tensors]
-        self._rows = [layout.rows or 0]
-        self._n_rows = layout.rows or 0
+        self._rows = rows
+        self._n_rows = sum(rows)
 
     def takes(self, layout: Layout, device: torch.device | None, max_rows: int) -> bool:
         return device == self.device and self._n_rows + (layout.rows or 0) <= max_rows
@@ -439,6 +451,14 @@ class _Pack:
             return None
         shares = zip(*(x.split_with_sizes(self._rows) for x in tensors), strict=True)
         return [unflatten(node, iter(share)) for share in shares]
+
+
+def _are_alike(inputs: Sequence[Tree]) -> bool:
+    """Returns whether all inputs are tensors of one shape, dtype and device: then all can travel as they are."""
+    if not inputs or not isinstance(inputs[0], Tensor) or not inputs[0].ndim or inputs[0].layout is not torch.strided:
+        return False
+    shape, dtype, device = inputs[0].shape, inputs[0].dtype, inputs[0].device
+    return all(isinstance(x, Tensor) and x.shape == shape and x.dtype is dtype and x.device == device for x in inputs)
 
 
 def _flatten_call(args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> tuple[Node, list[Tensor]]:

@@ -28,7 +28,7 @@ PROTOCOL = 1
 Transport = Literal["auto", "shm", "socket"]
 
 
-Parts = Tensor | Sequence[Tensor]
+Parts = Tensor | list[Tensor]
 
 
 class Ticket:
@@ -53,12 +53,14 @@ class Connection:
         path: the worker's socket.
         transport: "auto" takes shared memory where worker and system offer it, "shm" insists, "socket" declines.
         slot_bytes: room for one request and one reply in shared memory; larger ones go through the socket.
+        deadline: when to give up, by `time.monotonic()`.
 
     Raises:
         WorkerDiedError: nobody answers at `path`.
+        TimeoutError: the worker was busy until the deadline.
     """
 
-    def __init__(self, path: Path, transport: Transport, slot_bytes: int) -> None:
+    def __init__(self, path: Path, transport: Transport, slot_bytes: int, deadline: float | None = None) -> None:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._spinner = Spinner()
@@ -69,7 +71,7 @@ class Connection:
         self._by_socket = 0
         self._answers: dict[int, bytes] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._slot_waiters: deque[asyncio.Future[None]] = deque()
+        self._room_waiters: deque[asyncio.Future[None]] = deque()
         self._area: Area | None = None
         self._worker_event = self._reply_event = self._pidfd = -1
         self._stream = FrameStream(_connect(path))
@@ -77,7 +79,7 @@ class Connection:
         self._poller.register(self._stream.fileno(), select.POLLIN)
         self._watch_worker()
         try:
-            self._greet(transport, slot_bytes)
+            self._greet(transport, slot_bytes, deadline)
         except BaseException:
             self.close()
             raise
@@ -93,14 +95,18 @@ class Connection:
                 return
             self._poller.register(self._pidfd, select.POLLIN)
 
-    def _greet(self, transport: Transport, slot_bytes: int) -> None:
+    def _greet(self, transport: Transport, slot_bytes: int, deadline: float | None) -> None:
         hello = {"protocol": PROTOCOL, "transport": transport, "slot_bytes": slot_bytes}
         self._stream.send(Kind.HELLO, header=json.dumps(hello).encode())
         frame: Frame | None = None
         descriptors: list[int] = []
         worker_lives = True
         while worker_lives and frame is None:
-            worker_lives = self._pidfd not in [descriptor for descriptor, _ in self._poller.poll()]
+            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+            events = self._poller.poll(_milliseconds(timeout))
+            if not events and timeout is not None:
+                raise TimeoutError("the worker did not answer in time")
+            worker_lives = self._pidfd not in [descriptor for descriptor, _ in events]
             try:
                 frame, descriptors = self._stream.receive_with_descriptors(4)
             except BlockingIOError:
@@ -177,17 +183,20 @@ class Connection:
                 raise TimeoutError(f"all {SLOTS_PER_CLIENT} requests of this client stayed unanswered")
             return self._submit_socket(layout, tensors, device, deadline)
 
-    async def free_slot(self) -> None:
-        """Returns once a slot is free, without holding up the event loop."""
+    async def asubmit(self, layout: Layout, tensors: Sequence[Parts], device: torch.device | None) -> Ticket:
+        """Like `submit` without a deadline, and without holding up the event loop."""
         while True:
             with self._lock:
-                if self._failure is not None or self._area is None or self._free:
-                    return
+                if self._failure is not None:
+                    raise WorkerDiedError(self._failure)
                 self._attach(asyncio.get_running_loop())
-                if self._free_a_slot():
-                    return
+                if self._area is not None and self._area.fits(layout):
+                    if self._free or self._free_a_slot():
+                        return self._submit_slot(layout, tensors, device)
+                elif self._by_socket < SLOTS_PER_CLIENT:
+                    return self._submit_socket(layout, tensors, device, None)
                 waiter = asyncio.get_running_loop().create_future()
-                self._slot_waiters.append(waiter)
+                self._room_waiters.append(waiter)
             await waiter
 
     def _submit_slot(self, layout: Layout, tensors: Sequence[Parts], device: torch.device | None) -> Ticket:
@@ -330,6 +339,8 @@ class Connection:
         ticket.slot = None
         self._in_slot[slot] = None
         self._free.append(slot)
+        if ticket.future is not None:
+            self._resolve(ticket.future)
 
     def _free_a_slot(self) -> bool:
         """Takes every reply that is there out of its slot; returns whether a slot is free."""
@@ -368,6 +379,8 @@ class Connection:
                 ticket.outcome = _special_reply(frame.header)
         except Exception as error:
             ticket.outcome = RequestError(f"the reply could not be read: {error}")
+        if ticket.future is not None:
+            self._resolve(ticket.future)
 
     # Waiting ----------------------------------------------------------------------------------------------------
 
@@ -405,7 +418,7 @@ class Connection:
             self._lock.release()
             events: list[tuple[int, int]] = []
             try:
-                events = self._poller.poll(None if timeout is None else math.ceil(timeout * 1000))
+                events = self._poller.poll(_milliseconds(timeout))
             finally:
                 self._lock.acquire()
                 self._polling = False
@@ -427,7 +440,7 @@ class Connection:
             else:
                 self._read_socket()
         if self._loop is not None:
-            self._wake_futures()
+            self._take_all()
 
     def _read_socket(self) -> None:
         try:
@@ -468,8 +481,8 @@ class Connection:
         """Stops the loop's watch of descriptors that are about to be closed; the lock is held."""
         loop, self._loop = self._loop, None
         waiting = [ticket.future for ticket in self._all_tickets() if ticket.future is not None]
-        waiting += self._slot_waiters
-        self._slot_waiters.clear()
+        waiting += self._room_waiters
+        self._room_waiters.clear()
         descriptors = [fd for fd in (self._reply_event, self._stream.fileno(), self._pidfd) if fd >= 0]
 
         def finish() -> None:
@@ -489,28 +502,25 @@ class Connection:
 
     def _on_readable(self) -> None:
         with self._lock:
-            if not self._polling:  # else the polling thread takes what there is, and calls _wake_futures
+            if not self._polling:  # else the polling thread takes what there is, and wakes those who await it
                 self._handle(self._poller.poll(0))
                 self._changed.notify_all()
 
-    def _wake_futures(self) -> None:
-        assert self._loop is not None
-        if self._slot_waiters and self._free_a_slot():
-            waiters, self._slot_waiters = list(self._slot_waiters), deque()
-        else:
-            waiters = []
-        for ticket in self._all_tickets():
-            future = ticket.future
-            if future is not None and not future.done() and self._ready(ticket):
-                waiters.append(future)
-        if not waiters:
-            return
+    def _take_all(self) -> None:
+        """Takes every reply that is there, which wakes those who await it, and wakes those who wait for room."""
+        if self._area is not None:
+            self._free_a_slot()
+        # One for each free slot at least; those who find none wait again.
+        for _ in range(min(len(self._room_waiters), SLOTS_PER_CLIENT)):
+            self._resolve(self._room_waiters.popleft())
+
+    def _resolve(self, future: asyncio.Future[None]) -> None:
+        """Ends a wait in the event loop, from whatever thread."""
         if _running_loop() is self._loop:
-            for future in waiters:
-                if not future.done():
-                    future.set_result(None)
-        elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_set_results, waiters)
+            if not future.done():
+                future.set_result(None)
+        elif self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_set_result, future)
 
     def close(self) -> None:
         """Hangs up; requests on their way are dropped. To be called once nobody waits."""
@@ -533,11 +543,18 @@ class Connection:
         self._stream.socket.detach()
 
 
+def _milliseconds(timeout: float | None) -> int | None:
+    return None if timeout is None else math.ceil(timeout * 1000)
+
+
 def _copy(x: Parts, view: Tensor) -> None:
     if isinstance(x, Tensor):
         view.copy_(x)
     else:
-        torch.cat([piece.cpu() for piece in x], out=view)
+        if x[0].is_cpu:
+            torch.cat(x, out=view)
+        else:
+            view.copy_(torch.cat(x))
 
 
 def _connect(path: Path) -> socket.socket:
@@ -576,7 +593,6 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _set_results(futures: list[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(None)
+def _set_result(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -143,7 +143,10 @@ class FrameStream:
 
     def send_with_descriptors(self, kind: Kind, header: bytes, descriptors: list[int]) -> None:
         """Sends a small frame without a body, and open files with it; the stream must have nothing unsent."""
-        socket.send_fds(self.socket, [_PREFIX.pack(kind, len(header), 0, 0, 0) + header], descriptors)
+        try:
+            socket.send_fds(self.socket, [_PREFIX.pack(kind, len(header), 0, 0, 0) + header], descriptors)
+        except OSError:  # the other side did not wait for it
+            self.closed = True
 
     def receive_with_descriptors(self, max_descriptors: int) -> tuple[Frame | None, list[int]]:
         """Returns the small frame that was sent with open files, and the files; None if the other side is gone."""

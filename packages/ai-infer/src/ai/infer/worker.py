@@ -199,7 +199,7 @@ class Worker:
         try:
             for frame in peer.stream.receive():
                 self._take_frame(peer, frame)
-        except ValueError:
+        except (ValueError, TypeError, LookupError, AttributeError):
             peer.stream.closed = True
         if peer.stream.closed:
             self._drop(peer)

@@ -1,0 +1,363 @@
+import asyncio
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from ai.infer import InferencerClient, RequestCancelledError, RequestError
+from tests.infer.infer_models import Heads, Pair
+
+
+@pytest.mark.parametrize("rows", [1, 2, 64])
+def test_lone_request_equals_the_model_bit_for_bit(client, model, rows):
+    x = torch.randn(rows, 8)
+    assert torch.equal(client(x), model(x))
+
+
+def test_request_larger_than_the_batch_size_is_run_in_pieces(client, model):
+    x = torch.randn(150, 8)
+    torch.testing.assert_close(client(x), model(x))
+    assert client(x, do="rows").tolist() == [64] * 64 + [64] * 64 + [22] * 22
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.uint8, torch.int64, torch.bool, torch.complex64]
+)
+def test_any_dtype_travels(client, dtype):
+    x = torch.randint(0, 2, (3, 8)).to(dtype)
+    y = client(x, do="same")
+    assert y.dtype is dtype
+    assert torch.equal(y, x)
+
+
+def test_two_positional_tensors(client):
+    x, y = torch.randn(2, 8), torch.randn(2, 8)
+    assert torch.equal(client(x, y, do="add"), x + y)
+    assert torch.equal(client(x, y=y, do="add"), x + y)
+
+
+def test_nested_output_keeps_its_form(client, model):
+    x = torch.randn(2, 8)
+    logits, total = client(x, do="tuple")
+    assert torch.equal(logits, model.fc(x))
+    assert torch.equal(total, x.sum(1))
+    tree = client(x, do="dict")
+    assert list(tree) == ["a", "b", "n", "k"]
+    assert torch.equal(tree["b"][1]["c"], x > 0)
+    assert tree["b"][0].dtype is torch.int64
+    assert (tree["n"], tree["k"]) == (None, 3)
+    heads = client(x, do="heads")
+    assert type(heads) is Heads
+    assert torch.equal(heads.value, x.mean(1))
+    pair = client(x, do="pair")
+    assert type(pair) is Pair
+    assert torch.equal(pair.second, -x)
+    assert client(x, do="nothing") == 7
+
+
+def test_input_that_needs_gradients_and_is_not_contiguous(client, model):
+    x = torch.randn(8, 5, requires_grad=True).T
+    y = client(x)
+    assert not y.requires_grad
+    torch.testing.assert_close(y, model(x).detach(), rtol=0, atol=1e-6)
+    assert torch.equal(client(x, do="same"), x)
+
+
+def test_worker_runs_in_evaluation_mode_without_gradients(client):
+    assert client(torch.zeros(2, 8), do="training").tolist() == [0, 0]
+
+
+def test_reply_is_not_overwritten_by_the_next(client):
+    x = torch.ones(1, 8)
+    first = client(x, do="same")
+    client(2 * x, do="same")
+    assert torch.equal(first, x)
+
+
+def test_output_without_rows_is_never_shared(client):
+    xs = [torch.full((1, 8), float(i)) for i in range(4)]
+    ids = [client.infer_async(x, do="mean") for x in xs]
+    assert [client.wait_for_resp(i).item() for i in ids] == [0, 1, 2, 3]
+    with pytest.raises(RequestError, match=r"rows \(65\) must be at most batch_size \(64\)"):
+        client(torch.zeros(65, 8), do="mean")
+
+
+def test_replies_come_in_any_order_of_waiting(client, model):
+    xs = [torch.randn(1, 8) for _ in range(50)]
+    ids = [client.infer_async(x) for x in xs]
+    for i in reversed(range(50)):
+        torch.testing.assert_close(client.wait_for_resp(ids[i]), model(xs[i]))
+
+
+def test_more_requests_than_slots_do_not_lock_up(client):
+    ids = [client.infer_async(torch.full((1, 8), float(i)), do="same") for i in range(500)]
+    assert [client.wait_for_resp(i)[0, 0].item() for i in ids] == list(range(500))
+
+
+def test_requests_that_queue_while_the_worker_is_busy_share_a_batch(client, gate):
+    busy = client.infer_async(torch.zeros(1, 8), do="wait", path=str(gate))
+    ids = [client.infer_async(torch.zeros(n, 8), do="rows") for n in (1, 2, 3)]
+    other = client.infer_async(torch.zeros(2, 8), do="same")
+    gate.unlink()
+    client.wait_for_resp(busy)
+    assert [client.wait_for_resp(i).tolist() for i in ids] == [[6], [6] * 2, [6] * 3]
+    assert client.wait_for_resp(other).shape == (2, 8)
+
+
+def test_ragged_shapes_are_grouped_by_shape(client):
+    xs = [torch.randn(1 + i % 3, 2 + i % 5) for i in range(60)]
+    ids = [client.infer_async(x, do="same") for x in xs]
+    for x, i in zip(xs, ids, strict=True):
+        assert torch.equal(client.wait_for_resp(i), x)
+
+
+def test_reply_larger_than_its_slot(inferencer):
+    with inferencer.create_client(slot_bytes=4096, transport="shm") as client:
+        x = torch.randn(2, 8)
+        small = client.infer_async(x, do="same")
+        big = client.infer_async(x, do="grow")
+        assert torch.equal(client.wait_for_resp(big), x.repeat(1, 40000))
+        assert torch.equal(client.wait_for_resp(small), x)
+
+
+def test_request_larger_than_its_slot(inferencer):
+    with inferencer.create_client(slot_bytes=4096, transport="shm") as client:
+        x = torch.randn(3, 500_000)
+        ids = [client.infer_async(x + i, do="same") for i in range(3)]
+        for i, each in enumerate(ids):
+            assert torch.equal(client.wait_for_resp(each), x + i)
+
+
+def test_multi_infer_returns_each_inputs_own_rows(client, model):
+    xs = [torch.randn(1 + i % 3, 8) for i in range(100)]
+    for x, y in zip(xs, client.multi_infer(xs), strict=True):
+        torch.testing.assert_close(y, model(x))
+    same = [torch.randn(2, 8) for _ in range(70)]
+    for x, y in zip(same, client.multi_infer(same), strict=True):
+        torch.testing.assert_close(y, model(x))
+    mixed = [torch.randn(1, 8), (torch.randn(2, 8), None), torch.randn(1, 8).double().float()]
+    for x, y in zip(mixed, client.multi_infer(mixed), strict=True):
+        torch.testing.assert_close(y, model(x[0] if isinstance(x, tuple) else x))
+    assert client.multi_infer([]) == []
+
+
+def test_poisoned_request_fails_alone(client):
+    xs = [torch.full((1, 8), 13.0 if i % 10 == 3 else float(i % 10)) for i in range(60)]
+    ids = [client.infer_async(x, do="poison") for x in xs]
+    for i, each in enumerate(ids):
+        if i % 10 == 3:
+            with pytest.raises(RequestError, match=r"(?s)RuntimeError: a 13 was in the batch.*infer_models.py"):
+                client.wait_for_resp(each)
+        else:
+            assert torch.equal(client.wait_for_resp(each), xs[i] + 1)
+
+
+def test_output_that_cannot_travel_is_named(client):
+    with pytest.raises(RequestError, match=r"the model's output must be a tensor, .* not object"):
+        client(torch.zeros(1, 8), do="object")
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda c: c(object()), r"argument 0 must be a tensor, .* not object"),
+        (lambda c: c(torch.zeros(1), y={"a": [object()]}), r"y\['a'\]\[0\] must be a tensor"),
+        (lambda c: c(torch.zeros(2, 2).to_sparse()), r"argument 0 must be a dense tensor, not one of layout"),
+        (lambda c: c({1.5: torch.zeros(1)}), r"argument 0 must have str or int keys, not 1.5"),
+    ],
+)
+def test_argument_that_cannot_travel_is_named(inferencer, bad, message):
+    with pytest.raises(TypeError, match=message):
+        bad(inferencer)
+
+
+def test_options_are_checked():
+    with pytest.raises(ValueError, match=r"timeout_s must be positive or None, not 0"):
+        InferencerClient("x", timeout_s=0)
+    with pytest.raises(ValueError, match=r"transport must be 'auto', 'shm' or 'socket', not 'pipe'"):
+        InferencerClient("x", transport="pipe")
+    with pytest.raises(ValueError, match=r"slot_bytes must be a multiple of 4096 from 4096 to 2\*\*30, not 5000"):
+        InferencerClient("x", slot_bytes=5000)
+
+
+def test_timeout_leaves_the_request_to_be_waited_for_again(client, gate):
+    request_id = client.infer_async(torch.ones(1, 8), do="wait", path=str(gate))
+    with pytest.raises(TimeoutError, match="did not answer in time"):
+        client.wait_for_resp(request_id, timeout=0.01)
+    gate.unlink()
+    assert torch.equal(client.wait_for_resp(request_id), torch.ones(1, 8))
+    with pytest.raises(ValueError, match=rf"request_id \({request_id}\) must be that of a request whose reply is due"):
+        client.wait_for_resp(request_id)
+
+
+def test_call_gives_up_at_its_deadline(inferencer, gate):
+    with inferencer.create_client(timeout_s=0.02) as hasty, inferencer.create_client(timeout_s=30) as patient:
+        busy = patient.infer_async(torch.ones(1, 8), do="wait", path=str(gate))
+        with pytest.raises(TimeoutError, match="did not answer in time"):
+            hasty(torch.ones(1, 8))
+        gate.unlink()
+        patient.wait_for_resp(busy)
+
+
+def test_cancelled_request_is_skipped_and_wedges_nothing(client, inferencer, gate):
+    before = inferencer.stats().cancelled
+    busy = client.infer_async(torch.ones(1, 8), do="wait", path=str(gate))
+    waiting = [client.infer_async(torch.ones(1, 8), do="same") for _ in range(40)]
+    for request_id in waiting[::2]:
+        client.cancel(request_id)
+    with pytest.raises(ValueError, match="must be that of a request whose reply is due"):
+        client.wait_for_resp(waiting[0])
+    gate.unlink()
+    client.wait_for_resp(busy)
+    for request_id in waiting[1::2]:
+        assert torch.equal(client.wait_for_resp(request_id), torch.ones(1, 8))
+    for _ in range(3):  # all slots are usable again
+        ids = [client.infer_async(torch.ones(1, 8), do="same") for _ in range(64)]
+        assert all(client.wait_for_resp(i).shape == (1, 8) for i in ids)
+    assert inferencer.stats().cancelled - before == 20
+
+
+def test_waiting_thread_learns_of_a_cancel(client, gate):
+    request_id = client.infer_async(torch.ones(1, 8), do="wait", path=str(gate))
+    seen = []
+
+    def wait():
+        try:
+            client.wait_for_resp(request_id)
+        except RequestCancelledError as error:
+            seen.append(error)
+
+    connection, _ = client._find(request_id)
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while not connection._polling and thread.is_alive():
+        pass
+    client.cancel(request_id)
+    gate.unlink()
+    thread.join(10)
+    assert len(seen) == 1
+
+
+def test_is_ready(client, gate):
+    request_id = client.infer_async(torch.ones(1, 8), do="wait", path=str(gate))
+    assert not client.is_ready(request_id)
+    gate.unlink()
+    while not client.is_ready(request_id):
+        pass
+    client.wait_for_resp(request_id)
+
+
+def test_client_pickles_as_its_address(client, model):
+    copy = pickle.loads(pickle.dumps(client))
+    x = torch.randn(1, 8)
+    assert torch.equal(copy(x), model(x))
+    assert copy.timeout_s == client.timeout_s
+    copy.close()
+    assert torch.equal(copy(x), model(x))  # it connects anew
+    copy.close()
+
+
+def test_threads_share_a_client(client):
+    errors = []
+
+    def work(seed):
+        try:
+            for i in range(100):
+                x = torch.full((1, 8), float(1000 * seed + i))
+                assert torch.equal(client(x, do="same"), x)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not errors
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def _ask_in_child(client, seed, pipe):
+    x = torch.full((2, 8), float(seed))
+    pipe.send(all(torch.equal(client(x, do="same"), x) for _ in range(50)))
+    pipe.close()
+    os._exit(0)
+
+
+def test_forked_children_of_a_connected_client_ask_on_their_own(client):
+    client(torch.zeros(1, 8))
+    context = multiprocessing.get_context("fork")
+    pending = client.infer_async(torch.ones(1, 8), do="same")
+    children = []
+    for seed in range(3):
+        ours, theirs = context.Pipe(False)
+        child = context.Process(target=_ask_in_child, args=(client, seed, theirs))
+        child.start()
+        theirs.close()
+        children.append((child, ours))
+    for child, pipe in children:
+        assert pipe.recv()
+        child.join(10)
+    assert torch.equal(client.wait_for_resp(pending), torch.ones(1, 8))
+
+
+@pytest.mark.slow
+def test_client_reaches_another_program_by_pickle(inferencer, tmp_path):
+    (tmp_path / "client.pkl").write_bytes(pickle.dumps(inferencer.create_client()))
+    program = """if True:
+        import pickle, sys, torch
+        with open(sys.argv[1], "rb") as file:
+            client = pickle.load(file)
+        print(client(torch.ones(1, 8), do="same").sum().item())
+    """
+    command = [sys.executable, "-c", program, str(tmp_path / "client.pkl")]
+    assert subprocess.run(command, capture_output=True, check=True, timeout=60).stdout == b"8.0\n"
+
+
+def test_asyncio_gather(client, model):
+    async def main():
+        xs = [torch.randn(1, 8) for _ in range(200)]
+        ys = await asyncio.gather(*(client.ainfer(x) for x in xs))
+        for x, y in zip(xs, ys, strict=True):
+            torch.testing.assert_close(y, model(x))
+        request_id = client.infer_async(xs[0])
+        torch.testing.assert_close(await client.await_resp(request_id), model(xs[0]))
+        with pytest.raises(RequestError, match="asked to fail"):
+            await client.ainfer(xs[0], do="raise")
+
+    asyncio.run(main())
+    asyncio.run(main())  # another loop, later, is fine
+    x = torch.randn(1, 8)
+    assert torch.equal(client(x), model(x))
+
+
+def test_asyncio_timeout_and_cancel(inferencer, gate):
+    async def main(hasty, patient):
+        busy = asyncio.create_task(patient.ainfer(torch.ones(1, 8), do="wait", path=str(gate)))
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            await hasty.ainfer(torch.ones(1, 8))
+        dropped = asyncio.create_task(patient.ainfer(torch.ones(1, 8)))
+        await asyncio.sleep(0)
+        dropped.cancel()
+        gate.unlink()
+        assert torch.equal(await busy, torch.ones(1, 8))
+        assert (await patient.ainfer(torch.ones(1, 8))).shape == (1, 4)
+
+    with inferencer.create_client(timeout_s=0.02) as hasty, inferencer.create_client() as patient:
+        asyncio.run(main(hasty, patient))
+
+
+def test_ping_and_stats_count(client, inferencer):
+    before = client.stats()
+    client(torch.zeros(3, 8))
+    after = client.stats()
+    assert (after.requests - before.requests, after.rows - before.rows, after.batches - before.batches) == (1, 3, 1)
+    assert after.clients >= 1
+    assert 0 < client.ping() < 10
+    assert after.rows_per_batch > 0
