@@ -5,13 +5,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ai.examples import autoencoder as autoencoder
+    from ai.examples import figures as figures
+    from ai.examples import gpt as gpt
+    from ai.examples import metrics as metrics
     from ai.examples import mnist as mnist
+    from ai.examples import vit as vit
 
-__all__ = ["mnist"]
+__all__ = ["autoencoder", "figures", "gpt", "metrics", "mnist", "vit"]
 
 if not TYPE_CHECKING:  # seen by a type checker, a module __getattr__ would type every misspelling as Any
 
     def __getattr__(name: str) -> ModuleType:
         if name in __all__:
             return import_module(f"{__name__}.{name}")
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; the examples are {', '.join(__all__)}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")

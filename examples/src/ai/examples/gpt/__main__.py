@@ -1,0 +1,6 @@
+"""Runs `python -m ai.examples.gpt`."""
+
+from ai.examples.gpt.main import main
+
+if __name__ == "__main__":
+    main()

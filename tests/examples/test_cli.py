@@ -1,0 +1,81 @@
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from ai import examples
+from ai.examples import cli
+
+
+@dataclass(frozen=True)
+class Config:
+    steps: int = 100
+    device: str = "cpu"
+
+
+PRESETS = {"tiny": Config(2), "laptop": Config(), "paper": Config(300_000, "cuda")}
+LINES = {"tiny": "a test", "laptop": "minutes", "paper": "as published"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], Config()),
+        (["--steps", "7"], Config(7)),
+        (["tiny"], Config(2)),
+        (["paper", "--device", "cpu"], Config(300_000, "cpu")),
+    ],
+)
+def test_a_preset_is_chosen_by_name_and_its_fields_by_options(monkeypatch, arguments, expected):
+    monkeypatch.setattr(sys, "argv", ["ai-examples", *arguments])
+    assert cli.read_config(PRESETS, LINES, None) == expected
+
+
+def test_help_lists_the_presets_with_their_lines(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ai-examples vit", "--help"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.read_config(PRESETS, LINES, "Trains a thing.")
+    shown = capsys.readouterr().out
+    assert exit_.value.code == 0
+    assert all(word in shown for word in ("Trains a thing.", *PRESETS, *LINES.values()))
+
+
+def test_descriptions_of_other_presets_are_refused():
+    with pytest.raises(
+        ValueError, match=r"descriptions must have the keys of presets, \['laptop', .*\], got \['big'\]"
+    ):
+        cli.read_config(PRESETS, {"big": "?"}, None)
+
+
+def test_every_example_is_listed_with_a_description():
+    found = cli.examples_with_descriptions()
+    assert {"mnist", "autoencoder", "vit", "gpt"} <= found.keys() <= set(examples.__all__)
+    assert all(line.endswith(".") and len(line) < 120 for line in found.values()), found
+
+
+def test_listing_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['ai-examples']; from ai.examples.cli import main; main(); "
+        "assert not {'torch', 'tyro', 'numpy'} & set(sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "  mnist " in shown
+
+
+def test_an_example_runs_with_the_arguments_after_its_name(monkeypatch):
+    from ai.examples.mnist import main as mnist
+
+    seen = []
+    monkeypatch.setattr(mnist, "main", lambda: seen.append(list(sys.argv)))
+    monkeypatch.setattr(sys, "argv", ["ai-examples", "mnist", "--steps", "3"])
+    cli.main()
+    assert seen == [["ai-examples mnist", "--steps", "3"]]
+
+
+def test_an_unknown_example_exits_with_the_nearest_name(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ai-examples", "minst"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2
+    assert "there is no example 'minst'; did you mean 'mnist'? known: " in capsys.readouterr().err
