@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 N_CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
+# ImageReadMode of torchvision.
+_TORCHVISION_MODES = {"L": 1, "RGB": 3, "RGBA": 4}
 Fit = Literal["crop", "stretch", "pad"]
 Filter = Literal["bilinear", "bicubic"]
 
@@ -88,8 +90,6 @@ class Decoder:
 
 def _decode_torchvision(content: np.ndarray, mode: str) -> Tensor | None:
     """Returns the pixels, or None for what Pillow has to judge."""
-    from torchvision.io import ImageReadMode, decode_image  # type: ignore[import-untyped]
-
     head = content[:4].tobytes()
     if head[:2] == b"\xff\xd8":
         # A JPEG cut short decodes to grey without an error here; Pillow reports it.
@@ -97,10 +97,13 @@ def _decode_torchvision(content: np.ndarray, mode: str) -> Tensor | None:
             return None
     elif head != b"\x89PNG":
         return None
-    modes = {"L": ImageReadMode.GRAY, "RGB": ImageReadMode.RGB, "RGBA": ImageReadMode.RGB_ALPHA}
     try:
-        pixels: Tensor = decode_image(torch.from_numpy(content), modes[mode], apply_exif_orientation=True)
-    except RuntimeError:
+        import torchvision.io  # type: ignore[import-untyped]  # noqa: F401  (registers the operator)
+
+        # The operator itself: the function around it warns since 0.29 that it will go; then Pillow takes over.
+        decode = torch.ops.image.decode_image
+        pixels: Tensor = decode(torch.from_numpy(content), _TORCHVISION_MODES[mode], True)
+    except (ImportError, AttributeError, RuntimeError):
         return None
     return pixels if pixels.dtype == torch.uint8 and pixels.shape[0] == N_CHANNELS[mode] else None
 

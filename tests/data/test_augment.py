@@ -1,0 +1,119 @@
+"""Augmentation: what each function may and may not change."""
+
+import pytest
+import torch
+
+from ai.data import Dataset, augment
+
+X = torch.rand(200, 3, 12, 10, generator=torch.Generator().manual_seed(0)) * 2 - 1
+Y = torch.arange(200) % 10
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+ON_IMAGES = [augment.flip(), augment.crop(3), augment.color(), augment.cutout(4)]
+ON_BATCH = [augment.mixup(10), augment.cutmix(10)]
+
+
+@pytest.mark.parametrize("apply", ON_IMAGES)
+def test_image_functions_are_seeded_keep_shape_and_range_and_leave_the_input(apply):
+    before = X.clone()
+    a, b, c = apply(X, generator=generator()), apply(X, generator=generator()), apply(X, generator=generator(1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert a.shape == X.shape
+    assert float(a.min()) >= -1 - 1e-6
+    assert float(a.max()) <= 1 + 1e-6
+    assert torch.equal(X, before)
+    changed = (a != X).flatten(1).any(1)
+    assert 60 < int(changed.sum())
+
+
+def test_flip_mirrors_half_of_the_images():
+    y = augment.flip()(X, generator=generator())
+    mirrored = (y == X.flip(-1)).flatten(1).all(1)
+    same = (y == X).flatten(1).all(1)
+    assert bool((mirrored ^ same).all())
+    assert 70 < int(mirrored.sum()) < 130
+    assert torch.equal(augment.flip(1.0)(X, generator=generator()), X.flip(-1))
+
+
+def test_crop_shifts_each_image_by_its_own_offset():
+    y = augment.crop(2)(X, generator=generator())
+    padded = torch.nn.functional.pad(X, (2, 2, 2, 2), value=-1)
+    offsets = set()
+    for image, source in zip(y, padded, strict=True):
+        found = [(i, j) for i in range(5) for j in range(5) if torch.equal(image, source[:, i : i + 12, j : j + 10])]
+        assert len(found) == 1
+        offsets.add(found[0])
+    assert len(offsets) == 25
+
+
+def test_cutout_greys_one_square():
+    y = augment.cutout(4)(X, generator=generator())
+    grey = (y == 0).all(1)
+    for mask in grey:
+        rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+        assert int(mask.sum()) == len(rows) * len(columns) <= 16
+        assert len(rows) >= 2
+        assert torch.equal(rows, torch.arange(int(rows[0]), int(rows[-1]) + 1))
+    assert torch.equal(y[~grey[:, None].expand_as(y)], X[~grey[:, None].expand_as(y)])
+
+
+def test_color_with_no_amounts_changes_nothing_and_each_amount_does_its_part():
+    assert torch.allclose(augment.color(0, 0, 0)(X, generator=generator()), X, atol=1e-6)
+    grey = X[:, :1].expand(-1, 3, -1, -1) / 2
+    assert torch.allclose(augment.color(0, 0, 1)(grey, generator=generator()), grey, atol=1e-5)
+    bright = augment.color(0.5, 0, 0)(X / 4 - 0.5, generator=generator())
+    factor = (bright + 1) / (X / 4 + 0.5)
+    assert float((factor.flatten(1).amax(1) - factor.flatten(1).amin(1)).max()) < 1e-4
+    assert augment.color()(X[:, :1], generator=generator()).shape == (200, 1, 12, 10)
+
+
+@pytest.mark.parametrize("apply", ON_BATCH)
+def test_mixes_give_probabilities_that_match_the_pixels(apply):
+    x = torch.nn.functional.one_hot(Y, 10).float()[:, :, None, None].expand(-1, -1, 8, 8)  # channel c marks class c
+    mixed = apply({"x": x, "y": Y.to(torch.uint8), "z": 1}, generator=generator())
+    assert mixed["z"] == 1
+    assert torch.allclose(mixed["y"].sum(1), torch.ones(200))
+    assert torch.allclose(mixed["x"].mean((2, 3)), mixed["y"], atol=1e-5)
+    assert 20 < int((mixed["y"].max(1).values < 0.999).sum())
+    again = apply(mixed, generator=generator(1))  # probabilities may be mixed again
+    assert torch.allclose(again["y"].sum(1), torch.ones(200))
+
+
+def test_mixup_shares_follow_their_beta_distribution():
+    y = augment.mixup(200, alpha=1.0)({"x": X, "y": torch.arange(200)}, generator=generator())["y"]
+    share = torch.sort(y.diagonal()).values
+    # alpha 1 is uniform: the Kolmogorov-Smirnov distance of 200 draws is below 0.115 in 99 % of all seeds
+    assert float((share - torch.linspace(0, 1, 200)).abs().max()) < 0.13
+
+
+def test_chained_augmentation_is_a_function_of_the_place_in_the_loader():
+    ds = Dataset({"x": X, "y": Y}, postprocess={"x": lambda x: x / 2})
+    ds = ds.then({"x": augment.crop(2)}).then({"x": augment.flip()}).then(augment.mixup(10))
+    a, b = ds.loader(50, train=True), ds.loader(50, train=True)
+    next(iter(a))
+    b.load_state_dict(a.state_dict())
+    first, second = next(iter(a)), next(iter(b))
+    assert torch.equal(first["x"], second["x"])
+    assert first["y"].shape == (50, 10)
+    assert float(first["x"][first["x"] > -0.999].abs().max()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: augment.flip(1.5), r"p must lie in \[0, 1\], got 1.5"),
+        (lambda: augment.crop(0), "padding must be at least 1 pixel, got 0"),
+        (lambda: augment.color(contrast=2), r"contrast must lie in \[0, 1\], got 2"),
+        (lambda: augment.cutout(0), "size must be at least 1 pixel, got 0"),
+        (lambda: augment.mixup(1), "n_classes must be at least 2, got 1"),
+        (lambda: augment.cutmix(10, 0), "alpha must be positive, got 0"),
+    ],
+)
+def test_bad_amounts_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

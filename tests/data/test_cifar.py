@@ -1,0 +1,91 @@
+"""CIFAR from small files in the real binary format."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+
+from ai.data import cifar_dataset
+
+
+def records(n, n_labels, seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, 256, (n, n_labels + 3072)).astype(np.uint8)
+    rows[:, :n_labels] %= 10
+    return rows
+
+
+def files(n_classes):
+    if n_classes == 10:
+        made = {f"data_batch_{i}.bin": records(4, 1, i) for i in range(1, 6)} | {"test_batch.bin": records(3, 1, 9)}
+        return made, ("batches.meta.txt", "\n".join(f"c{i}" for i in range(10)) + "\n\n")
+    made = {"train.bin": records(20, 2, 1), "test.bin": records(3, 2, 9)}
+    return made, ("fine_label_names.txt", "\n".join(f"c{i}" for i in range(100)))
+
+
+def write(folder, n_classes, as_archive):
+    content, (names, text) = files(n_classes)
+    inner = "cifar-10-batches-bin" if n_classes == 10 else "cifar-100-binary"
+    encoded = {name: rows.tobytes() for name, rows in content.items()} | {names: text.encode()}
+    if as_archive:
+        with tarfile.open(folder / f"cifar-{n_classes}-binary.tar.gz", "w:gz") as tar:
+            for name, data in encoded.items():
+                info = tarfile.TarInfo(f"{inner}/{name}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    else:
+        (folder / inner).mkdir()
+        for name, data in encoded.items():
+            (folder / inner / name).write_bytes(data)
+    return content
+
+
+@pytest.mark.parametrize("n_classes", [10, 100])
+@pytest.mark.parametrize("as_archive", [False, True])
+def test_images_and_fine_labels_are_read(tmp_path, n_classes, as_archive):
+    content = write(tmp_path, n_classes, as_archive)
+    ds = cifar_dataset(n_classes, tmp_path)
+    train, test = ds.split()
+    assert (len(train), len(test)) == (20, 3)
+    rows = content["test_batch.bin" if n_classes == 10 else "test.bin"]
+    batch = next(iter(test.loader(3)))
+    n_labels = 1 if n_classes == 10 else 2
+    assert batch["y"].tolist() == rows[:, n_labels - 1].tolist()
+    expected = rows[:, n_labels:].reshape(3, 3, 32, 32) / 127.5 - 1
+    assert np.allclose(batch["x"], expected, atol=1e-6)
+    assert batch["x"].dtype == torch.float32
+    assert ds.classes[3] == "c3"
+    assert len(ds.classes) == n_classes
+
+
+def test_malformed_files_are_named(tmp_path):
+    write(tmp_path, 10, as_archive=False)
+    path = tmp_path / "cifar-10-batches-bin" / "data_batch_2.bin"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(
+        ValueError, match=r"data_batch_2.bin is truncated or malformed: 12287 bytes are no multiple of 3073"
+    ):
+        cifar_dataset(10, tmp_path)
+    path.write_bytes(b"\xff" * 3073)
+    with pytest.raises(ValueError, match="it holds the label 255, labels must be below 10"):
+        cifar_dataset(10, tmp_path)
+
+
+def test_a_truncated_archive_and_another_number_of_classes_are_refused(tmp_path):
+    write(tmp_path, 10, as_archive=True)
+    archive = tmp_path / "cifar-10-binary.tar.gz"
+    archive.write_bytes(archive.read_bytes()[:-3000])
+    with pytest.raises(ValueError, match="is truncated or malformed"):
+        cifar_dataset(10, tmp_path)
+    with pytest.raises(ValueError, match="n_classes must be 10 or 100, got 11"):
+        cifar_dataset(11)
+
+
+def test_no_files_and_no_network_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("ai.data.cifar._URL", "http://127.0.0.1:9/")
+    with pytest.raises(
+        FileNotFoundError, match=r"could not be downloaded .*put cifar-100-binary.tar.gz there, or its files"
+    ):
+        cifar_dataset(100, tmp_path)

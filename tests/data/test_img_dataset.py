@@ -1,0 +1,266 @@
+"""ImgDataset: decoding against Pillow, packs that are whole or absent."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ai.data import ImgDataset
+from ai.data.decode import Decoder
+from ai.data.pack import open_pack
+from tests.data.helpers_data import wait_until
+
+
+def picture(height, width, mode="RGB", seed=0):
+    """A smooth random picture, which JPEG keeps well."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (5, 4, 4), np.uint8)
+    return Image.fromarray(small, "RGBA").resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "images"
+    for k, (name, mode) in enumerate(
+        [
+            ("b/one.png", "RGB"),
+            ("a/two.jpg", "RGB"),
+            ("a/deep/three.webp", "RGB"),
+            ("c/four.bmp", "L"),
+            ("b/five.png", "RGBA"),
+        ]
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(30 + k, 40, mode, k).save(root / name)
+    (root / "notes.txt").write_text("no image")
+    (root / ".hidden.png").write_text("no image")
+    return root
+
+
+def load(folder, size=16, **options):
+    return ImgDataset(folder, size, cache=folder.parent / "packs", **options)
+
+
+def test_nested_images_of_any_format_are_found_in_sorted_order(folder):
+    ds = load(folder)
+    assert ds.files == ["a/deep/three.webp", "a/two.jpg", "b/five.png", "b/one.png", "c/four.bmp"]
+    batch = next(iter(ds.loader(5)))
+    assert batch["x"].shape == (5, 3, 16, 16)
+    assert batch["x"].dtype == torch.float32
+    assert "y" not in batch
+    assert ds.sample(3)["x"].min() >= -1
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 4)])
+@pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
+@pytest.mark.parametrize("filter", ["bilinear", "bicubic"])
+def test_pixels_equal_pillows(folder, mode, channels, fit, filter):
+    height, width = size = (12, 20)
+    decode = Decoder(size, mode, fit, filter)
+    for name in ("b/one.png", "b/five.png", "a/deep/three.webp", "c/four.bmp", "a/two.jpg"):
+        source = Image.open(folder / name).convert(mode)
+        h, w = source.height, source.width
+        if fit == "crop":
+            scale = max(height / h, width / w)
+            bh, bw = min(h, round(height / scale)), min(w, round(width / scale))
+            top, left = (h - bh) // 2, (w - bw) // 2
+            source = source.crop((left, top, left + bw, top + bh))
+        inner = (height, width)
+        if fit == "pad":
+            scale = min(height / h, width / w)
+            inner = (round(h * scale), round(w * scale))
+        bands = [b.resize(inner[::-1], getattr(Image.Resampling, filter.upper())) for b in source.split()]
+        expected = np.zeros((channels, height, width), int)
+        top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+        expected[:, top : top + inner[0], left : left + inner[1]] = np.stack([np.asarray(b) for b in bands])
+        ours = decode(folder / name).numpy().astype(int)
+        assert ours.shape == (channels, height, width)
+        # Rounding of the resize; and a grey JPEG is its luminance, which Pillow recomputes from clipped colours.
+        assert np.abs(ours - expected).max() <= (9 if name.endswith("jpg") and mode == "L" else 3)
+        assert np.abs(ours - expected).mean() < 0.7
+
+
+def test_special_files_decode(tmp_path):
+    cmyk, sixteen, palette, gif, turned = (tmp_path / n for n in ("c.jpg", "s.png", "p.png", "g.gif", "t.jpg"))
+    picture(20, 30, "RGB").convert("CMYK").save(cmyk)
+    Image.fromarray(np.full((20, 30), 0x8001, np.uint16)).save(sixteen)
+    picture(20, 30).convert("P").save(palette)
+    picture(20, 30).save(gif, save_all=True, append_images=[picture(20, 30, seed=1)])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by a quarter
+    picture(20, 30).save(turned, exif=exif, quality=95)
+    for path in (cmyk, sixteen, palette, gif):
+        assert Decoder((20, 30))(path).shape == (3, 20, 30)
+    assert (Decoder((20, 30), "L")(sixteen) == 0x80).all()
+    upright = Decoder((30, 20))(turned).numpy().astype(int)
+    errors = [
+        np.abs(upright - np.asarray(picture(20, 30).rotate(angle, expand=True)).transpose(2, 0, 1)).mean()
+        for angle in (-90, 90)
+    ]
+    assert errors[0] < 8 < 30 < errors[1]
+
+
+def test_labels_from_folders_tables_and_numbers(folder):
+    by_folder = load(folder, labels="folder")
+    assert by_folder.classes == ("a", "b", "c")
+    assert by_folder.data["y"].tolist() == [0, 0, 1, 1, 2]
+    assert by_folder.data["y"].dtype == torch.uint8
+    rows = [f"{name},{label}" for name, label in zip(by_folder.files, "xyxyx", strict=True)]
+    (folder / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    assert load(folder, labels="labels.csv").data["y"].tolist() == [0, 1, 0, 1, 0]
+    numbers = {name: 300 + i for i, name in enumerate(by_folder.files)}
+    (folder / "labels.json").write_text(json.dumps(numbers))
+    by_number = load(folder, labels=folder / "labels.json")
+    assert by_number.data["y"].tolist() == [300, 301, 302, 303, 304]
+    assert by_number.data["y"].dtype == torch.int64
+    (folder / "labels.json").write_text(json.dumps({"labels": [[name, 1] for name in by_folder.files]}))
+    assert load(folder, labels="labels.json").data["y"].tolist() == [1] * 5
+
+
+def test_parts_keep_files_and_labels_together(folder):
+    ds = load(folder, labels="folder")
+    part = ds.split(0.6, 0.4)[0]
+    assert [name.split("/")[0] for name in part.files] == [ds.classes[y] for y in part.data["y"].tolist()]
+    both = part.concat(ds.subset([0]))
+    assert both.files == [*part.files, ds.files[0]]
+    assert len(both) == 4
+
+
+def test_a_pack_is_read_again_and_made_anew_when_a_source_changes(folder, monkeypatch):
+    first = load(folder)
+    calls = []
+    decode = Decoder.__call__
+    monkeypatch.setattr(Decoder, "__call__", lambda self, path: calls.append(path) or decode(self, path))
+    again = load(folder)
+    assert calls == []
+    assert torch.equal(first.data["x"], again.data["x"])
+    load(folder, 17)
+    assert len(calls) == 5
+    picture(50, 50, seed=9).save(folder / "b" / "one.png")
+    assert not torch.equal(load(folder).data["x"], first.data["x"])
+    assert len(calls) == 10
+
+
+def test_corrupt_files_are_named_or_skipped(folder):
+    whole = (folder / "a/two.jpg").read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"not an image", b"\x89PNG" + whole):
+        (folder / "a/two.jpg").write_bytes(content)
+        with pytest.raises(ValueError, match=r"images/a/two\.jpg is no image that can be read"):
+            load(folder)
+        with pytest.warns(UserWarning, match=r"skipped 1 files in .*: a/two.jpg"):
+            ds = load(folder, on_error="skip", labels="folder")
+        assert ds.files == ["a/deep/three.webp", "b/five.png", "b/one.png", "c/four.bmp"]
+        assert ds.data["y"].tolist() == [0, 1, 1, 2]
+    assert not list((folder.parent / "packs").glob("*.building"))
+
+
+BUILD = """
+import os, sys
+from pathlib import Path
+from ai.data.decode import Decoder
+from ai.data.pack import open_pack
+decode = Decoder.__call__
+def slow(self, path):
+    if sys.argv[3] == "hang" and path.name == "7.png":
+        print("half way", flush=True)
+        sys.stdin.read()
+    return decode(self, path)
+Decoder.__call__ = slow
+names = [f"{i}.png" for i in range(12)]
+images, files = open_pack(Path(sys.argv[2]), Path(sys.argv[1]), names, Decoder((8, 8)), "raise")
+print(int(images.astype(int).sum()), flush=True)
+"""
+
+
+@pytest.fixture
+def twelve(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    for i in range(12):
+        picture(10, 10, seed=i).save(root / f"{i}.png")
+    decode = Decoder((8, 8))
+    return root, tmp_path / "packs", sum(int(decode(root / f"{i}.png").int().sum()) for i in range(12))
+
+
+def build(root, packs, how="go"):
+    command = [sys.executable, "-c", BUILD, str(root), str(packs), how]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_build_leaves_nothing_that_a_later_one_trusts(twelve):
+    root, packs, expected = twelve
+    with build(root, packs, "hang") as victim:
+        assert victim.stdout.readline() == "half way\n"
+        assert len(list(packs.glob("*.building"))) == 1
+        victim.kill()
+        victim.wait()
+    assert not list(packs.glob("*/files.json"))
+    images, files = open_pack(packs, root, [f"{i}.png" for i in range(12)], Decoder((8, 8)), "raise")
+    assert int(images.astype(int).sum()) == expected
+    assert len(files) == 12
+    assert not list(packs.glob("*.building"))
+
+
+def test_two_builders_at_once_make_one_pack(twelve):
+    root, packs, expected = twelve
+    with build(root, packs, "hang") as first:
+        assert first.stdout.readline() == "half way\n"
+        with build(root, packs) as second:
+            try:
+                # The second waits for the lock: /proc/locks marks waiters with an arrow.
+                wait_until(lambda: re.search(rf"-> FLOCK .* {second.pid} ", Path("/proc/locks").read_text()))
+                first.stdin.close()
+                assert int(first.stdout.readline()) == int(second.stdout.readline()) == expected
+            finally:
+                first.kill()
+                second.kill()
+    assert len([p for p in packs.iterdir() if p.is_dir()]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"imsize": 0}, ValueError, r"imsize must be a positive number of pixels or \(height, width\), got \(0, 0\)"),
+        ({"mode": "HSV"}, ValueError, r"mode must be one of \('L', 'RGB', 'RGBA'\), got 'HSV'"),
+        ({"fit": "warp"}, ValueError, "fit must be one of .* got 'warp'"),
+        ({"filter": "sinc"}, ValueError, "filter must be one of .* got 'sinc'"),
+        ({"on_error": "cry"}, ValueError, "on_error must be 'raise' or 'skip', got 'cry'"),
+        ({"path": "/nowhere/at/all"}, FileNotFoundError, "path must be a folder of images, /nowhere/at/all is not"),
+        ({"labels": "none.csv"}, FileNotFoundError, "labels must be 'folder' or a CSV or JSON file, there is no file"),
+    ],
+)
+def test_bad_arguments_are_refused(folder, options, error, message):
+    arguments = {"path": folder, "imsize": 16, "cache": folder.parent / "packs", **options}
+    with pytest.raises(error, match=message):
+        ImgDataset(**arguments)
+
+
+def test_folders_and_labels_that_do_not_fit_are_refused(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no files with an image's ending"):
+        ImgDataset(tmp_path / "empty", 8)
+    (folder / "labels.csv").write_text("a/two.jpg,1\n")
+    with pytest.raises(ValueError, match="has no label for 4 of the 5 images"):
+        load(folder, labels="labels.csv")
+    with pytest.raises(ValueError, match=r"a file that ends in .csv or .json"):
+        load(folder, labels="notes.txt")
+    picture(9, 9).save(folder / "flat.png")
+    with pytest.raises(ValueError, match=r"needs every image in a subfolder of .*, flat\.png is in none"):
+        load(folder, labels="folder")
+
+
+def test_the_pack_is_mapped_not_read(folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ds = load(folder)
+    assert os.path.getsize(next((folder.parent / "packs").glob("*/images.npy"))) >= ds.data["x"].nbytes
+    with open("/proc/self/maps") as maps:
+        assert any("images.npy" in line for line in maps)
