@@ -5,7 +5,8 @@ A search asks the same three questions of either: evaluate the roots, follow edg
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ Evaluator = Callable[[Tensor], Evaluation] | StateEvaluator | nn.Module
 
 
 class Expansion(NamedTuple):
-    """What is known of `R` nodes once they are evaluated; `reward` and `discount` belong to the edges that led there."""
+    """What is known of `R` nodes once they are evaluated; `reward` and `discount` are of the edges that led there."""
 
     logits: NDArray[np.float64]
     value: NDArray[np.float64]
@@ -55,6 +56,10 @@ class Rules:
         self._evaluator = NetEvaluator(evaluator) if isinstance(evaluator, nn.Module) else evaluator
         self._on_states = isinstance(evaluator, StateEvaluator)
         self._states: State = np.zeros((0, 0), game.dtype)
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Returns a context in which a network does not learn."""
+        return self._evaluator.evaluating() if isinstance(self._evaluator, NetEvaluator) else nullcontext()
 
     def allocate(self, batch: int, num_nodes: int) -> None:
         """Makes room for one state a node."""
@@ -119,6 +124,19 @@ class Learned:
         self._embeddings: Any = None
         self._shape = (0, 0)
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Holds the model in eval mode, and gradients off."""
+        training = isinstance(self.model, nn.Module) and self.model.training
+        if training:
+            self.model.eval()  # type: ignore[attr-defined]
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            if training:
+                self.model.train()  # type: ignore[attr-defined]
+
     def allocate(self, batch: int, num_nodes: int) -> None:
         """Remembers how much room the embeddings will need."""
         if self._shape != (batch, num_nodes):
@@ -129,15 +147,13 @@ class Learned:
         """Evaluates the roots."""
         if isinstance(observation, np.ndarray) and observation.dtype.kind == "f":
             observation = torch.from_numpy(observation)
-        with torch.inference_mode():
-            embedding, logits, value = self.model.initial(observation)
+        embedding, logits, value = self.model.initial(observation)
         batch = self._shape[0]
         if self._embeddings is None:
             shape = (*self._shape, *embedding.shape[1:])
             torch_made = isinstance(embedding, Tensor)
             self._embeddings = embedding.new_zeros(shape) if torch_made else np.zeros(shape, embedding.dtype)
-        with torch.inference_mode():
-            self._embeddings[:, 0] = embedding
+        self._embeddings[:, 0] = embedding
         zeros = np.zeros(batch)
         allowed = np.ones((batch, self.num_actions), bool) if legal is None else legal
         return Expansion(*checked((logits, value), batch, self.num_actions), allowed, zeros.astype(bool), zeros, zeros)
@@ -146,9 +162,8 @@ class Learned:
         self, rows: NDArray[np.int64], parent: NDArray[np.int64], action: NDArray[np.int64], node: NDArray[np.int64]
     ) -> Expansion:
         """Lets the model take `action` from each `parent` node's embedding."""
-        with torch.inference_mode():
-            embedding, reward, discount, logits, value = self.model.recurrent(self._embeddings[rows, parent], action)
-            self._embeddings[rows, node] = embedding
+        embedding, reward, discount, logits, value = self.model.recurrent(self._embeddings[rows, parent], action)
+        self._embeddings[rows, node] = embedding
         batch = len(rows)
         return Expansion(
             *checked((logits, value), batch, self.num_actions),

@@ -7,7 +7,8 @@ model, an inference client, a function. Values are from the view of the player t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -57,19 +58,24 @@ class NetEvaluator:
 
     def __call__(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Returns logits and values on the CPU in float32 (float64 stays)."""
+        with self.evaluating(), torch.inference_mode():
+            parts = observation.split(self.chunk) if self.chunk else (observation,)
+            outputs = [self._forward(part) for part in parts]
+        if len(outputs) == 1:
+            return outputs[0]
+        return torch.cat([logits for logits, _ in outputs]), torch.cat([value for _, value in outputs])
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Holds the model in eval mode; entered once a search, since switching a model costs as much as a small one."""
         training = self.model.training
         if training:
             self.model.eval()
         try:
-            with torch.inference_mode():
-                parts = observation.split(self.chunk) if self.chunk else (observation,)
-                outputs = [self._forward(part) for part in parts]
+            yield
         finally:
             if training:
                 self.model.train()
-        if len(outputs) == 1:
-            return outputs[0]
-        return torch.cat([logits for logits, _ in outputs]), torch.cat([value for _, value in outputs])
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         assert self.device is not None

@@ -112,21 +112,20 @@ class Search:
         budget = self._budget(simulations, batch)
         if not self._reused:
             self._prepare(batch)
-            root = self._dynamics.root(positions, legal)
+            with self._dynamics.evaluating():
+                root = self._dynamics.root(positions, legal)
             if not root.legal.any(axis=1).all():
-                raise ValueError(
-                    f"legal must allow a move in every row, row {int((~root.legal.any(1)).argmax())} has none"
-                )
+                row = int((~root.legal.any(axis=1)).argmax())
+                raise ValueError(f"legal must allow a move in every row, row {row} has none")
             self._fill(rows, np.zeros(batch, np.int64), root)
         assert self.tree is not None
         self._reused = False
         prior = self.tree.prior[:, 0].copy()
         params = self._root_params(batch, seed, noise, noise_values)
-        for simulation in range(self.simulations):
-            active = rows if simulation < budget.min() else np.flatnonzero(budget > simulation)
-            if len(active) == 0:
-                break
-            self._simulate(active, params)
+        shortest, longest = int(budget.min()), int(budget.max())
+        with self._dynamics.evaluating():
+            for simulation in range(longest):
+                self._simulate(rows if simulation < shortest else np.flatnonzero(budget > simulation), params)
         return self._found(params, prior)
 
     def advance(self, action: NDArray[np.int64]) -> None:
@@ -191,12 +190,9 @@ class Search:
         compiled = fast.kernels("tree")
         if compiled is None:
             return tree.select(self.tree, rows, params)
-        leaf = (
-            self._leaf
-            if len(self._leaf.node) == len(rows)
-            else Leaf(*(np.zeros(len(rows), x.dtype) for x in self._leaf))
-        )
-        self._leaf = leaf
+        leaf = self._leaf
+        if len(leaf.node) != len(rows):
+            leaf = self._leaf = Leaf(*(np.zeros(len(rows), array.dtype) for array in leaf))
         walk = compiled.select_puct if isinstance(params, PuctParams) else compiled.select_gumbel
         walk(self.tree, rows, params, leaf)
         return leaf
@@ -270,7 +266,7 @@ class Search:
 
 
 def _subtree(tree: Tree, root: NDArray[np.int64], limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the nodes below `root[B]`, nearest first, at most `limit` a row: `order[B, N]` and how many of it count."""
+    """Returns the nodes below `root[B]`, nearest first, at most `limit` a row: `order[B, N]` and how many count."""
     batch, num_nodes = tree.value.shape
     order = np.zeros((batch, num_nodes), np.int64)
     sizes = np.zeros(batch, np.int64)

@@ -1,0 +1,252 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ai.game import ConnectFour, Gumbel, NetEvaluator, Puct, Search, SlidingTiles, TicTacToe, fast
+from ai.game.gumbel import halving_sequence
+
+STORED = np.load(Path(__file__).with_name("mctx_trees.npz"))
+BUDGETS = (8, 16, 32, 50)
+
+
+class TableModel:
+    """A random Markov decision process as a learned model: an embedding is (row, state)."""
+
+    def __init__(self, budget):
+        self.tables = {k: STORED[f"{budget}_{k}"].astype(float) for k in ("reward", "discount", "logits", "value")}
+        self.next = STORED[f"{budget}_next"].astype(np.int64)
+
+    def initial(self, observation):
+        rows = observation
+        state = np.zeros_like(rows)
+        return np.stack([rows, state], 1), self.tables["logits"][rows, state], self.tables["value"][rows, state]
+
+    def recurrent(self, embedding, action):
+        row, state = embedding.T
+        after = self.next[row, state, action]
+        t = self.tables
+        edge = (row, state, action)
+        return (
+            np.stack([row, after], 1),
+            t["reward"][edge],
+            t["discount"][edge],
+            t["logits"][row, after],
+            t["value"][row, after],
+        )
+
+
+@pytest.fixture(params=["numba", "numpy"])
+def engine(request, monkeypatch):
+    if request.param == "numpy":
+        monkeypatch.setattr(fast, "kernels", lambda name: None)
+    elif not fast.available():
+        pytest.skip("numba is not installed")
+    return request.param
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_puct_finds_the_visits_of_mctx(engine, budget):
+    rule = Puct(dirichlet_alpha=0.3, dirichlet_fraction=0.25)
+    search = Search.learned(TableModel(budget), 5, simulations=budget, rule=rule)
+    stored = {k: STORED[f"{budget}_{k}"] for k in ("invalid", "puct_noise", "puct_visits", "puct_policy", "puct_value")}
+    legal = ~stored["invalid"]
+    noise = _noise_over_legal(STORED[f"{budget}_logits"][:, 0].astype(float), stored["puct_noise"], legal, 0.25)
+    found = search(np.arange(50), noise=True, legal=legal, noise_values=noise)
+    np.testing.assert_array_equal(found.visits, stored["puct_visits"])
+    np.testing.assert_allclose(found.policy, stored["puct_policy"], atol=1e-12)
+    np.testing.assert_allclose(found.value, stored["puct_value"], atol=1e-12)
+
+
+def _noise_over_legal(logits, noise, legal, share):
+    """mctx mixes the noise in before it masks; returns the noise that gives the same root prior after masking."""
+    prior = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    mixed = ((1 - share) * prior + share * noise) * legal
+    masked = prior * legal
+    return (mixed / mixed.sum(1, keepdims=True) - (1 - share) * masked / masked.sum(1, keepdims=True)) / share
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_gumbel_finds_the_visits_policy_and_action_of_mctx(engine, budget):
+    search = Search.learned(TableModel(budget), 5, simulations=budget, rule=Gumbel(max_considered=4))
+    legal = ~STORED[f"{budget}_invalid"]
+    found = search(np.arange(50), noise=True, legal=legal, noise_values=STORED[f"{budget}_gumbel_noise"])
+    np.testing.assert_array_equal(found.visits, STORED[f"{budget}_gumbel_visits"])
+    np.testing.assert_array_equal(found.action, STORED[f"{budget}_gumbel_action"])
+    np.testing.assert_allclose(found.policy, STORED[f"{budget}_gumbel_policy"], atol=1e-10)
+    np.testing.assert_allclose(found.value, STORED[f"{budget}_gumbel_value"], atol=1e-12)
+
+
+def linear_evaluator(game, seed=0):
+    """A function of each row alone, in float64 and in one order, so that batching cannot change a bit."""
+    rng = np.random.default_rng(seed)
+    size = int(np.prod(game.observation_shape))
+    weights = rng.normal(size=(size, game.num_actions + 1))
+
+    def evaluate(observation):
+        flat = observation.numpy().reshape(len(observation), size).astype(float)
+        out = np.zeros((len(flat), game.num_actions + 1))
+        for k in range(size):
+            out += flat[:, k : k + 1] * weights[k]
+        return out[:, :-1], out[:, -1] / (1 + np.abs(out[:, -1]))
+
+    return evaluate
+
+
+def random_positions(game, batch, plies, seed=0):
+    rng = np.random.default_rng(seed)
+    state = game.init(batch, seed)
+    for ply in range(plies):
+        move = (game.legal(state) * rng.random((batch, game.num_actions))).argmax(1)
+        state = np.where(rng.random(batch) < 0.8, game.step(state, move), state)
+    return state[~game.terminal(state)]
+
+
+@pytest.mark.parametrize("rule", [Puct(), Puct(normalize=False), Gumbel()], ids=["puct", "puct-raw", "gumbel"])
+@pytest.mark.parametrize("game", [TicTacToe(), ConnectFour(), SlidingTiles()], ids=lambda g: type(g).__name__)
+def test_many_games_search_like_one_bit_for_bit(engine, game, rule):
+    states = random_positions(game, 64, 4)
+    seeds = np.arange(len(states), dtype=np.uint64) + np.uint64(7)
+    search = Search(game, linear_evaluator(game), simulations=24, rule=rule)
+    together = search(states, seeds, noise=True)
+    fields = ("action", "policy", "visits", "values", "value", "prior")
+    kept = {name: getattr(together, name).copy() for name in fields}
+    for row in range(0, len(states), 5):
+        alone = Search(game, linear_evaluator(game), simulations=24, rule=rule)(
+            states[row : row + 1], seeds[row : row + 1], noise=True
+        )
+        for name in fields:
+            np.testing.assert_array_equal(getattr(alone, name)[0], kept[name][row], err_msg=f"{name} of row {row}")
+
+
+@pytest.mark.parametrize("rule", [Puct(), Puct(normalize=False), Gumbel()], ids=["puct", "puct-raw", "gumbel"])
+def test_compiled_and_numpy_trees_agree(rule, monkeypatch):
+    if not fast.available():
+        pytest.skip("numba is not installed")
+    game = ConnectFour()
+    states = random_positions(game, 40, 6)
+    compiled = Search(game, linear_evaluator(game), simulations=40, rule=rule)(states, 3, noise=True)
+    monkeypatch.setattr(fast, "kernels", lambda name: None)
+    plain = Search(game, linear_evaluator(game), simulations=40, rule=rule)(states, 3, noise=True)
+    np.testing.assert_array_equal(compiled.visits, plain.visits)
+    np.testing.assert_allclose(compiled.policy, plain.policy, atol=1e-12)
+    np.testing.assert_allclose(compiled.values, plain.values, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", [Puct(), Gumbel()], ids=["puct", "gumbel"])
+def test_only_legal_moves_are_tried_and_every_simulation_counts(rule):
+    game = ConnectFour()
+    states = random_positions(game, 64, 30, seed=1)
+    found = Search(game, linear_evaluator(game), simulations=30, rule=rule)(states, 0, noise=True)
+    legal = game.legal(states)
+    assert (found.visits[~legal] == 0).all()
+    assert (found.policy[~legal] == 0).all()
+    assert legal[np.arange(len(states)), found.action].all()
+    np.testing.assert_array_equal(found.visits.sum(1), 30)
+
+
+@pytest.mark.parametrize("rule", [Puct(), Gumbel()], ids=["puct", "gumbel"])
+def test_a_win_in_one_and_a_block_are_found(rule):
+    game = TicTacToe()
+    flat = lambda x: (torch.zeros(len(x), 9), torch.zeros(len(x)))  # noqa: E731
+    state = game.init(2)
+    for moves in ([0, 0], [3, 1], [1, 4], [4, 8]):  # row 0: X wins at 2; row 1: X (0, 4) threatens 8? taken by O
+        state = game.step(state, np.array(moves))
+    found = Search(game, flat, simulations=200, rule=rule)(state)
+    assert found.action[0] == 2
+    assert found.values[0, 2] == 1.0
+
+
+def test_budgets_of_rows_are_kept():
+    game = TicTacToe()
+    budget = np.array([5, 17, 32, 1])
+    found = Search(game, linear_evaluator(game), simulations=32)(game.init(4), simulations=budget)
+    np.testing.assert_array_equal(found.visits.sum(1), budget)
+
+
+def test_evaluation_has_no_noise_and_ignores_the_seed():
+    game = TicTacToe()
+    search = Search(game, linear_evaluator(game), simulations=16, rule=Puct())
+    first, second = search(game.init(3), 0).visits, search(game.init(3), 1).visits
+    np.testing.assert_array_equal(first, second)
+    assert (search(game.init(3), 1, noise=True).visits != first).any()
+
+
+@pytest.mark.parametrize("game", [TicTacToe(), ConnectFour()], ids=lambda g: type(g).__name__)
+def test_a_kept_subtree_has_the_statistics_it_had(engine, game):
+    search = Search(game, linear_evaluator(game), simulations=60, rule=Puct())
+    states = random_positions(game, 12, 2)
+    found = search(states)
+    rows = np.arange(len(states))
+    before = search.tree
+    child = before.child[rows, 0, found.action]
+    visits = before.visits[rows, child].copy()
+    total = before.total[rows, child].copy()
+    search.advance(found.action)
+    np.testing.assert_array_equal(search.tree.visits[:, 0], visits)
+    np.testing.assert_array_equal(search.tree.total[:, 0], total)
+    after = search(game.step(states, found.action))
+    np.testing.assert_array_equal(after.visits.sum(1), visits.sum(1) + 60)
+    # an edge's visits are one for its node and those of the node's own edges
+    tree = search.tree
+    for b in rows:
+        for n in range(tree.size[b]):
+            for a in range(game.num_actions):
+                if (c := tree.child[b, n, a]) >= 0 and not tree.terminal[b, c]:
+                    assert tree.visits[b, n, a] == 1 + tree.visits[b, c].sum()
+
+
+def test_sequential_halving_spends_its_budget_as_published():
+    assert halving_sequence(16, 32).tolist() == [0] * 16 + [1] * 8 + [2] * 4 + [3] * 4
+    assert halving_sequence(4, 8).tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
+    assert halving_sequence(1, 3).tolist() == [0, 1, 2]
+
+
+def test_bad_input_is_refused_in_one_sentence():
+    game = TicTacToe()
+    uniform = lambda x: (torch.zeros(len(x), 9), torch.zeros(len(x)))  # noqa: E731
+    with pytest.raises(ValueError, match="simulations must be at least 1, got 0"):
+        Search(game, uniform, simulations=0)
+    search = Search(game, uniform, simulations=4)
+    over = game.init(2)
+    for cells in ([0, 0], [3, 3], [1, 1], [4, 4], [2, 8]):
+        over = game.step(over, np.array(cells))
+    with pytest.raises(ValueError, match="states must not be over, row 0 is"):
+        search(over)
+    with pytest.raises(ValueError, match="legal must allow a move in every row, row 1 has none"):
+        search(game.init(2), legal=np.array([[True] * 9, [False] * 9]))
+    with pytest.raises(ValueError, match=r"simulations must hold one budget in \[1, 4\] a row"):
+        search(game.init(2), simulations=np.array([1, 5]))
+    with pytest.raises(ValueError, match="advance needs rule=Puct"):
+        search.advance(np.array([0, 0]))
+    with pytest.raises(ValueError, match=r"evaluator must return logits of shape \(2, 9\), got \(2, 7\)"):
+        Search(game, lambda x: (torch.zeros(len(x), 7), torch.zeros(len(x))))(game.init(2))
+    with pytest.raises(ValueError, match="finite logits and values"):
+        Search(game, lambda x: (torch.full((len(x), 9), torch.nan), torch.zeros(len(x))))(game.init(2))
+    with pytest.raises(ValueError, match="c_init must be positive, got 0"):
+        Puct(c_init=0)
+    with pytest.raises(ValueError, match="max_considered must be at least 1, got 0"):
+        Gumbel(max_considered=0)
+    with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
+        NetEvaluator(torch.nn.Identity(), chunk=0)
+
+
+def test_a_training_network_is_evaluated_in_eval_mode_and_left_as_it_was():
+    game = TicTacToe()
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(18, 10))
+
+        def forward(self, x):
+            out = self.net(x)
+            return out[:, :9], out[:, 9]
+
+    torch.manual_seed(0)
+    net = Net()
+    search = Search(game, net, simulations=8)
+    state = game.step(game.init(4), np.array([4] * 4))
+    np.testing.assert_array_equal(search(state).prior[0], search(state).prior[1])
+    assert net.training
