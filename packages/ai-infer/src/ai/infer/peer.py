@@ -54,6 +54,7 @@ class Peer:
             if descriptor >= 0:
                 os.close(descriptor)
         self.area = None
+        self.last.clear()  # each holds views of the area, and this peer
 
 
 class Request:
