@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from ai.examples import gpt as gpt
     from ai.examples import metrics as metrics
     from ai.examples import mnist as mnist
+    from ai.examples import stylegan2 as stylegan2
     from ai.examples import vit as vit
 
-__all__ = ["autoencoder", "figures", "gpt", "metrics", "mnist", "vit"]
+__all__ = ["autoencoder", "figures", "gpt", "metrics", "mnist", "stylegan2", "vit"]
 
 if not TYPE_CHECKING:  # seen by a type checker, a module __getattr__ would type every misspelling as Any
 

@@ -1,0 +1,152 @@
+"""Trains StyleGAN2, records it, and draws what it learned.
+
+Commands, each with `--help`:
+
+    python -m ai.examples.stylegan2 [tiny | laptop | cifar | faces | paper] [--option value …]
+    python -m ai.examples.stylegan2 generate | interpolate | style-mix --trial PATH [--option value …]
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ai.data import Dataset, digits_dataset
+from ai.examples.augment import random_affine
+from ai.examples.cli import read_config
+from ai.examples.metrics import Task, frechet_task
+from ai.examples.metrics.digits import digits_classifier, digits_features
+from ai.examples.stylegan2 import commands, pictures
+from ai.examples.stylegan2.config import DESCRIPTIONS, PRESETS, Config, build
+from ai.examples.stylegan2.loss import StyleGAN2Loss
+from ai.examples.stylegan2.model import Generator
+from ai.lab import Trial
+from ai.train import MultiTrainer, opt
+
+
+def run(config: Config) -> dict[str, float]:
+    """Trains, records and draws; returns what was measured of the generator with averaged weights."""
+    dataset = load(config)
+    loader = dataset.loader(config.batch_size, config.device, train=True, seed=config.seed)
+    nc_img = dataset[0]["x"].shape[0]
+    generator, discriminator = (network.to(config.device) for network in build(config, nc_img))
+    models = {"d": discriminator, "g": generator}
+    optimisers = {key: opt.adam(model, config.learning_rate, betas=(0.0, 0.99)) for key, model in models.items()}
+    loss = StyleGAN2Loss(
+        r1_gamma=config.r1_gamma,
+        path_weight=config.path_weight,
+        style_mixing=config.style_mixing,
+        augment=_little_affine if config.augment else None,
+        seed=config.seed,
+    )
+    task = digits_task(dataset, config.imsize) if config.measure else None
+    trial = Trial(
+        config.trial,
+        clean=not config.resume,
+        config=config,
+        sampler=lambda models, step: samples(models["g"], 64, config),
+        task=None if task is None else lambda models, step: task(models["g"], step),
+        save_snapshots=True,
+        log_interval=100,
+        sample_interval=config.save_interval,
+        task_interval=config.save_interval,
+        save_interval=config.save_interval,
+    )
+    step = trial.resume(models, optimisers, loader) if config.resume else 0
+    trainer = MultiTrainer(
+        loss,
+        loader,
+        ema=0.5 ** (config.batch_size / config.ema_images),
+        precision=None if config.precision == "fp32" else config.precision,
+    )
+    limit = config.minutes * 60 or None
+    trainer.train(models, optimisers, trial.hook(), step=step, steplimit=config.steps, timelimit=limit)
+
+    commands.draw_all(trial.path)
+    numbers = {} if task is None else task(commands.averaged(trial.path, config.device), config.steps)
+    print(f"recorded in {os.path.relpath(trial.path)}: metrics.jsonl, snapshots, samples, PNG and GIF pictures")
+    for name, value in numbers.items():
+        print(f"  {name} {value:.4g}")
+    return numbers
+
+
+def reproduce(*, seed: int = 0, minutes: float = 45.0, steps: int = 20_000) -> dict[str, float]:
+    """Trains on digits of 16 pixels, and measures the distance to the real ones and the rarest digit's share.
+
+    Args:
+        seed: Of everything.
+        minutes: Training stops then at the latest.
+        steps: Updates of each network, at most.
+    """
+    config = replace(PRESETS["laptop"], trial="reproduce/stylegan2", seed=seed, minutes=minutes, steps=steps)
+    return run(config)
+
+
+def load(config: Config) -> Dataset:
+    """Returns the real images, `(channels, imsize, imsize)` in [-1, 1]."""
+    if config.dataset == "digits":
+        return digits_dataset(size=config.imsize)
+    if config.dataset == "cifar":
+        from ai.data import cifar_dataset
+
+        return cifar_dataset().split()[0]
+    from ai.data import ImgDataset
+
+    return ImgDataset(config.path, config.imsize)
+
+
+def samples(generator: Generator, n: int, config: Config) -> Tensor:
+    """Returns `n` images of fixed seeds; class by class in turn, for a conditional generator."""
+    if not config.conditional:
+        return pictures.generate(generator, range(n))
+    return torch.cat([pictures.generate(generator, [seed], label=seed % 10) for seed in range(n)])
+
+
+def digits_task(dataset: Dataset, imsize: int, n: int = 2000) -> Task:
+    """Returns a measurement against all real digits by a classifier that was trained apart from the generator.
+
+    Its numbers: Fréchet and kernel distances in the classifier's features, and the smallest share of a class among `n`
+    images, as the classifier sees them.
+    """
+    features = digits_features(imsize)
+    judge = digits_classifier(imsize)
+    real = dataset.sample(len(dataset))["x"]
+
+    def sample(model: nn.Module, n: int, start: int = 0) -> Tensor:
+        assert isinstance(model, Generator)
+        return pictures.generate(model, range(start, start + n)).clamp(-1, 1)
+
+    distance = frechet_task(features, real, sample, n=n, reference=f"digits, all {len(real)} images", batch_size=n)
+
+    def measure(model: nn.Module) -> dict[str, float]:
+        classes = judge(sample(model, n)).argmax(1)
+        shares = torch.bincount(classes, minlength=10) / n
+        return distance.measure(model) | {"smallest_class_share": shares.min().item()}
+
+    return Task(measure, distance.protocol)
+
+
+def _little_affine(images: Tensor, generator: torch.Generator) -> Tensor:
+    return random_affine(images, generator, degrees=6, shift=0.06, scale=0.08)
+
+
+def main() -> None:
+    """Trains, or makes pictures from a trained trial, as the command line says."""
+    import tyro
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    makers: dict[str, Callable[..., Path]] = {
+        "generate": commands.generate,
+        "interpolate": commands.interpolate,
+        "style-mix": commands.style_mix,
+    }
+    if len(sys.argv) > 1 and sys.argv[1] in makers:
+        name = sys.argv.pop(1)
+        path: Path = tyro.cli(makers[name], prog=f"{Path(sys.argv[0]).name} {name}")
+        print(f"wrote {path}")
+    else:
+        run(read_config(PRESETS, DESCRIPTIONS, __doc__))
