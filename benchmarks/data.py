@@ -1,0 +1,275 @@
+"""How fast is the data? Ours beside the peers in one run, alternating, medians, one torch thread.
+
+Run: `python benchmarks/data.py [memory] [images] [generated]` (all three without arguments);
+`python benchmarks/data.py paths [epochs]` for the memory of workers over 50 epochs of a million paths;
+`python benchmarks/data.py soak [minutes]` for 20 minutes of a Datagen under random worker kills.
+
+Targets: in memory ≥ 70 % of `index_select` with fresh allocation; images: first pass ≥ torchvision's decoder, later
+passes ≥ 20 times that; generated: ≥ 200 MB/s and ≥ 20,000 small episodes/s with 2 workers.
+"""
+
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader as TorchLoader
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import TensorDataset
+
+from ai.data import Datagen, Dataset, ImgDataset, ReplayBuffer
+
+BATCH = 128
+
+
+def main(arguments: list[str]) -> None:
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, {os.cpu_count()} CPUs")
+    if arguments[:1] == ["paths"]:
+        million_paths(int(arguments[1]) if len(arguments) > 1 else 50)
+    elif arguments[:1] == ["soak"]:
+        soak(float(arguments[1]) if len(arguments) > 1 else 20)
+    else:
+        for name, table in (("memory", memory), ("images", images), ("generated", generated)):
+            if not arguments or name in arguments:
+                table()
+
+
+# In memory
+
+
+class Items(TorchDataset):
+    """A map-style dataset that gives one sample at a time."""
+
+    def __init__(self, x, y, normalise):
+        self.x, self.y, self.normalise = x, y, normalise
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        x = self.x[i]
+        return (x.float() / 127.5 - 1 if self.normalise else x), self.y[i]
+
+
+class Batched(Items):
+    """The same with a whole batch at a time."""
+
+    def __getitems__(self, rows):
+        rows = torch.tensor(rows)
+        return to_float(self.x.index_select(0, rows)), self.y.index_select(0, rows)
+
+
+def to_float(x):
+    return x.to(torch.float32).mul_(1 / 127.5).sub_(1)
+
+
+def memory() -> None:
+    for name, shape, n in (("MNIST", (1, 28, 28), 60_000), ("CIFAR", (3, 32, 32), 50_000)):
+        x = torch.randint(256, (n, *shape), dtype=torch.uint8)
+        y = torch.randint(10, (n,), dtype=torch.uint8)
+        ours = Dataset({"x": x, "y": y}, postprocess={"x": to_float}).loader(BATCH, train=True)
+
+        def limit(n_batches, x=x, y=y):
+            order = torch.randperm(len(x))
+            for k in range(n_batches):
+                rows = order[k * BATCH : (k + 1) * BATCH]
+                yield to_float(x.index_select(0, rows)), y.index_select(0, rows)
+
+        def torch_loader(dataset, n_workers=0):
+            # The peers run the full epoch's shuffle as well; only its first batches are timed.
+            loader = TorchLoader(dataset, BATCH, shuffle=True, drop_last=True, num_workers=n_workers,
+                                 collate_fn=(lambda b: b) if isinstance(dataset, Batched) else None)  # fmt: skip
+            return lambda k: islice(loader, k)
+
+        def tensor_dataset(n_batches, x=x, y=y):
+            for batch, labels in torch_loader(TensorDataset(x, y))(n_batches):
+                yield to_float(batch), labels
+
+        methods: dict[str, tuple[Callable, int]] = {
+            "index_select, fresh allocation (the limit)": (limit, 300),
+            "ours": (lambda k, ours=ours: islice(iter(ours), k), 300),
+            "torch DataLoader over __getitems__": (torch_loader(Batched(x, y, True)), 100),
+            "torch DataLoader over TensorDataset": (tensor_dataset, 50),
+            "torch DataLoader, normalise per item": (torch_loader(Items(x, y, True)), 30),
+        }
+        rates: dict[str, list[float]] = {method: [] for method in methods}
+        for repeat in range(9):
+            for method in sorted(methods, reverse=bool(repeat % 2)):
+                run, n_batches = methods[method]
+                iterator = iter(run(n_batches))
+                next(iterator)  # starting, shuffling
+                start = time.perf_counter()
+                n_done = sum(1 for _ in iterator)
+                rates[method].append(n_done * BATCH / (time.perf_counter() - start))
+        print(f"\n{name} shape, uint8 {shape} → float32 in [-1, 1], batch {BATCH}: samples/s (share of the limit)")
+        medians = {method: statistics.median(r[1:]) for method, r in rates.items()}
+        best = medians["index_select, fresh allocation (the limit)"]
+        for method, rate in medians.items():
+            print(f"  {method:45} {rate:12,.0f} {rate / best:7.0%}")
+
+
+# Images
+
+
+def images(n: int = 600) -> None:
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        rng = np.random.default_rng(0)
+        files = []
+        for i in range(n):
+            pixels = rng.integers(0, 256, (24, 32, 3), np.uint8)
+            files.append(f"{folder}/{i:04}.jpg")
+            Image.fromarray(pixels).resize((400, 300), Image.Resampling.BICUBIC).save(files[-1], quality=90)
+        size = sum(map(os.path.getsize, files)) / n / 1e3
+
+        def pillow(path):
+            with Image.open(path) as image:
+                return np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR))
+
+        def torchvision_io(path):
+            import torchvision.io
+            from torchvision.transforms.v2 import functional
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                pixels = torchvision.io.decode_image(torchvision.io.read_file(path), torchvision.io.ImageReadMode.RGB)
+            return functional.resize(pixels, [64, 64], antialias=True)
+
+        times: dict[str, list[float]] = {"PIL": [], "torchvision.io": [], "ours, first pass": [], "ours, later": []}
+        torchvision_io(files[0])
+        for repeat in range(4):
+            for name, decode in (("PIL", pillow), ("torchvision.io", torchvision_io)):
+                start = time.perf_counter()
+                for path in files:
+                    decode(path)
+                times[name].append(n / (time.perf_counter() - start))
+            cache = f"{folder}/packs{repeat}"
+            start = time.perf_counter()
+            loader = ImgDataset(folder, 64, fit="stretch", cache=cache).loader(BATCH)
+            for _ in loader:
+                pass
+            times["ours, first pass"].append(n / (time.perf_counter() - start))
+            start = time.perf_counter()
+            loader = ImgDataset(folder, 64, fit="stretch", cache=cache).loader(BATCH)
+            for _ in range(20):
+                for _ in loader:
+                    pass
+            times["ours, later"].append(20 * n / (time.perf_counter() - start))
+        print(f"\n{n} JPEGs of {size:.0f} kB, 400×300 → 64×64, in batches (ours): images/s (ratio to torchvision.io)")
+        reference = statistics.median(times["torchvision.io"])
+        for name, rates in times.items():
+            print(f"  {name:45} {statistics.median(rates):12,.0f} {statistics.median(rates) / reference:7.1f}")
+
+
+# Generated
+
+
+class Ready:
+    """Episodes that cost nothing to make: what is left is the way to the trainer."""
+
+    def __init__(self, n_steps: int, n_floats: int) -> None:
+        self.n_steps, self.n_floats = n_steps, n_floats
+
+    def start(self, seed, worker):  # noqa: D102
+        n = self.n_steps
+        self.episode = {
+            "obs": np.zeros((n + 1, self.n_floats), np.float32),
+            "action": np.zeros(n, np.int64),
+            "reward": np.zeros(n, np.float32),
+            "policy": np.zeros((n, 9), np.float32),
+            "value": np.zeros(n, np.float32),
+        }
+
+    def __next__(self):
+        return self.episode
+
+    def update_params(self, state_dict, version):  # noqa: D102
+        pass
+
+
+def generated(seconds: float = 5.0) -> None:
+    print(f"\nDatagen, 2 workers, {seconds:.0f} s each, into the replay buffer while the trainer draws 10 batches/s")
+    for name, n_steps, n_floats in (
+        ("small: 8 steps of 9 floats", 8, 9),
+        ("large: 100 steps of 84×84 floats", 100, 7056),
+    ):
+        with Datagen(Ready(n_steps, n_floats)).loader(BATCH, n_workers=2, buffer=ReplayBuffer(5000)) as loader:
+            next(loader)
+            row = sum(c.nbytes for c in loader.buffer.columns.values()) / len(loader.buffer.column("action"))
+            begin = loader.stats()
+            start = time.perf_counter()
+            while (passed := time.perf_counter() - start) < seconds:
+                next(loader)
+                time.sleep(0.1)
+            end = loader.stats()
+        rate = (end["episodes"] - begin["episodes"]) / passed
+        print(f"  {name:45} {rate:12,.0f} episodes/s {rate * (n_steps + 1) * row / 1e6:10,.0f} MB/s")
+
+
+# Long runs
+
+
+def resident_mb(pid: int | str = "self") -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def million_paths(n_epochs: int = 50) -> None:
+    paths = [f"/data/images/{i // 1000:04}/{i:07}.jpg" for i in range(1_000_000)]
+    with Dataset(paths, len_of_path).loader(5000, train=True, n_workers=2) as loader:
+        pool = loader._producer
+        iterator = iter(loader)
+        print("1,000,000 paths: epoch, resident MB of the parent, of each worker")
+        for epoch in range(n_epochs):
+            for _ in range(len(loader)):
+                next(iterator)
+            if epoch in (0, 1, 4, 9, 19, 29, 39, n_epochs - 1):
+                print(
+                    f"  {epoch + 1:3} {resident_mb():8.1f} {[round(resident_mb(pid), 1) for pid in pool.pids]}",
+                    flush=True,
+                )
+
+
+def len_of_path(path):
+    return np.float32(len(path))
+
+
+def soak(minutes: float) -> None:
+    rng = random.Random(0)
+    end = time.monotonic() + 60 * minutes
+    next_kill = next_line = time.monotonic()
+    longest, n_batches, last = 0.0, 0, time.monotonic()
+    with Datagen(Ready(50, 64)).loader(256, n_workers=2, buffer=100_000, replay_ratio=4.0) as loader:
+        while time.monotonic() < end:
+            batch = next(loader)
+            assert torch.isfinite(batch["reward"]).all()
+            n_batches += 1
+            now = time.monotonic()
+            longest, last = max(longest, now - last), now
+            if now > next_kill and (pids := loader._fleet.pids):
+                os.kill(rng.choice(pids), signal.SIGKILL)
+                next_kill = now + rng.uniform(1, 10)
+            if now > next_line:
+                figures = loader.stats()
+                workers = [round(resident_mb(pid)) for pid in loader._fleet.pids if Path(f"/proc/{pid}").exists()]
+                print(
+                    f"{now - end + 60 * minutes:7.0f} s  {n_batches:9,} batches  longest wait {longest:5.2f} s  parent "
+                    f"{resident_mb():6.0f} MB  workers {workers} MB  deaths {figures['worker_deaths']}  "
+                    f"reuse {figures['reuse']:.2f}",
+                    flush=True,
+                )
+                next_line = now + max(1, 60 * minutes / 20)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
