@@ -5,7 +5,7 @@ Command: `ai-examples gpt`, or `python -m ai.examples.gpt --help` for presets an
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ai.data import Dataset
 from ai.examples.cli import read_config
 from ai.examples.gpt.corpus import Alphabet, Corpus, compressed_bits, python_docs
+from ai.examples.gpt.figures import save_curve
 from ai.examples.gpt.measure import bits_per_character
 from ai.examples.gpt.model import Model
 from ai.lab import Trial
@@ -49,9 +50,9 @@ class Config:
     """Number of updates."""
     minutes: float | None = None
     """Stop earlier, after this time; the learning rate falls with the steps."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Windows of `context` characters in a batch."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     """Peak learning rate; warmed up, then cosine to a tenth."""
     weight_decay: float = 0.1
     """Decay of matrices; norms, biases and embeddings are left alone."""
@@ -181,7 +182,9 @@ def run(config: Config) -> dict[str, float]:
         f"{result['bits_per_character']:.3f} bits a character; xz -9 {result['xz']:.3f}, "
         f"after the training text {result['xz_given_train']:.3f}"
     )
-    print(f"recorded in {os.path.relpath(trial.path)}: metrics.jsonl, snapshots, samples.txt")
+    steps = trial.metrics()["val_loss"]
+    save_curve(trial.path / "bits.png", steps.steps, steps.values / math.log(2), result)
+    print(f"recorded in {os.path.relpath(trial.path)}: metrics.jsonl, snapshots, samples.txt, bits.png")
     return result
 
 
@@ -203,7 +206,11 @@ def write_sample(folder: Path, model: nn.Module, alphabet: Alphabet, step: int) 
     return {}
 
 
+def reproduce(*, seed: int = 0, minutes: float = 10) -> dict[str, float]:
+    """Trains the `laptop` preset for a few minutes; `bits_per_character` is to be compared with `xz`."""
+    return run(replace(PRESETS["laptop"], seed=seed, minutes=minutes, trial="reproduce/gpt"))
+
+
 def main() -> None:
     """Runs the example with a typed command line."""
-    torch.set_num_threads(os.cpu_count() or 1)
     run(read_config(PRESETS, DESCRIPTIONS, __doc__))

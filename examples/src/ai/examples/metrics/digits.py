@@ -3,14 +3,12 @@
 import os
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 import ai.model as m
-from ai.data import Dataset, digits_dataset
-from ai.data.mnist import bytes_to_unit_range
+from ai.data import digits_dataset
 from ai.data.paths import dataset_folder
-from ai.examples.augment import random_affine
+from ai.examples.augment import affine
 from ai.examples.metrics.images import Features
 from ai.train import Classify, Trainer, opt, schedule
 
@@ -76,10 +74,6 @@ def digits_features(size: int = 32, *, seed: int = 0) -> Features:
 
 def _train(model: DigitsClassifier, size: int, seed: int, steps: int) -> None:
     train_set, _ = digits_dataset(size).split()
-
-    def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
-        return random_affine(bytes_to_unit_range(x), generator)
-
-    data = Dataset(train_set.data, postprocess={"x": augmented}).loader(64, train=True, seed=seed)
+    data = train_set.then({"x": affine()}).loader(64, train=True, seed=seed)
     plan = schedule.cosine(steps, warmup=steps // 10)
     Trainer(Classify(), data).train(model, opt.adamw(model, lr=3e-3), steplimit=steps, schedule=plan)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ai.data import Dataset, digits_dataset
-from ai.examples.augment import random_affine
+from ai.examples.augment import affine
 from ai.examples.cli import read_config
 from ai.examples.metrics import Task, frechet_task
 from ai.examples.metrics.digits import digits_classifier, digits_features
@@ -131,7 +131,7 @@ def digits_task(dataset: Dataset, imsize: int, n: int = 2000) -> Task:
 
 
 def _little_affine(images: Tensor, generator: torch.Generator) -> Tensor:
-    return random_affine(images, generator, degrees=6, shift=0.06, scale=0.08)
+    return affine(6, 0.06, 0.08)(images, generator)
 
 
 def main() -> None:

@@ -1,36 +1,24 @@
 """The images that the Vision Transformer learns from, each with its way of making more of few."""
 
-from collections.abc import Callable, Mapping
-
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ai.data import Dataset, cifar_dataset, digits_dataset
-from ai.data.mnist import bytes_to_unit_range
-from ai.examples.augment import cutmix, mixup, random_affine, random_crop_flip, random_erase
-
-Batch = Mapping[str, Tensor]
+from ai.data.augment import crop, cutmix, flip, mixup
+from ai.examples.augment import affine, erase
 
 
 def digits(size: int, *, augment: bool) -> tuple[Dataset, Dataset]:
     """Returns scikit-learn's digits, `(1, size, size)`, to train on (turned, shifted, scaled) and held out."""
     train_set, held_out = digits_dataset(size).split()
-
-    def postprocess(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        x = bytes_to_unit_range(batch["x"])
-        if augment:
-            x = random_affine(x, generator, degrees=12, shift=0.1, scale=0.15)
-        return {"x": x, "y": batch["y"]}
-
-    return Dataset(train_set.data, postprocess=postprocess), held_out
+    return train_set.then({"x": affine(20, 0.12, 0.2)}) if augment else train_set, held_out
 
 
 def cifar(n_classes: int, *, mixup_alpha: float, cutmix_alpha: float) -> tuple[Dataset, Dataset]:
     """Returns CIFAR-10 or -100 to train on as DeiT does, and its test set.
 
-    Workers draw two operations of RandAugment for each image; whole batches are then cropped, mirrored, mixed and
-    partly erased on their device. Labels come as probabilities.
+    Workers draw two operations of RandAugment for each image; whole batches are then cropped, mirrored, partly erased
+    and mixed on their device, by mixup or cutmix in turn. Mixed labels are probabilities.
 
     Source: Touvron et al. 2021, Training data-efficient image transformers, table 9. Left out: repeated augmentation,
     which pays with batches far larger than one device takes.
@@ -38,17 +26,14 @@ def cifar(n_classes: int, *, mixup_alpha: float, cutmix_alpha: float) -> tuple[D
     from torchvision.transforms import v2  # type: ignore[import-untyped]
 
     train_set, held_out = cifar_dataset(n_classes).split()
-    policy = v2.RandAugment(num_ops=2, magnitude=9)
+    train_set = Dataset(train_set.data, {"x": v2.RandAugment(2, 9)}, train_set.postprocess)
+    for change in (crop(4, "reflect"), flip(), erase()):
+        train_set = train_set.then({"x": change})
+    mixes = [mixup(n_classes, mixup_alpha)] if mixup_alpha else []
+    mixes += [cutmix(n_classes, cutmix_alpha)] if cutmix_alpha else []
 
-    def postprocess(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        x = random_erase(random_crop_flip(bytes_to_unit_range(batch["x"]), generator), generator)
-        y = F.one_hot(batch["y"].long(), n_classes).to(x.dtype)
-        first = torch.rand((), generator=generator, device=x.device) < 0.5
-        if mixup_alpha and (first or not cutmix_alpha):
-            x, y = mixup(x, y, generator, alpha=mixup_alpha)
-        elif cutmix_alpha:
-            x, y = cutmix(x, y, generator, alpha=cutmix_alpha)
-        return {"x": x, "y": y}
+    def mix(batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
+        which = torch.randint(len(mixes), (), generator=generator, device=batch["x"].device)
+        return mixes[int(which)](batch, generator)
 
-    preprocess: dict[str, Callable[[Tensor], Tensor]] = {"x": policy}
-    return Dataset(train_set.data, preprocess=preprocess, postprocess=postprocess), held_out
+    return train_set.then(mix) if mixes else train_set, held_out

@@ -4,7 +4,7 @@ Command: `ai-examples vit`, or `python -m ai.examples.vit --help` for presets an
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,11 +36,11 @@ class Config:
     """Side of the images; CIFAR's is 32."""
     patch_size: int = 4
     """Side of a patch; divides `imsize`."""
-    dim: int = 96
+    dim: int = 64
     """Width of the model."""
-    depth: int = 6
+    depth: int = 4
     """Number of blocks."""
-    num_heads: int = 3
+    num_heads: int = 4
     """Attention heads in a block."""
     pool: Literal["cls", "mean"] = "mean"
     """What is classified: an added token, or the mean of all patches."""
@@ -56,13 +56,13 @@ class Config:
     """Pasting of boxes (CIFAR only), in turn with mixup; 0 is off."""
     label_smoothing: float = 0.1
     """Share of the target spread over all classes."""
-    steps: int = 4000
+    steps: int = 6000
     """Number of updates."""
     minutes: float | None = None
     """Stop earlier, after this time; the learning rate falls with the steps."""
     batch_size: int = 64
     """Images in a batch."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Peak learning rate; warmed up, then cosine to zero."""
     warmup: int = 400
     """Steps until the peak."""
@@ -223,7 +223,11 @@ def groups(model: Model, layer_decay: float) -> opt.Groups:
     return opt.layerwise_decay(layer_decay, model.layer_of)
 
 
+def reproduce(*, seed: int = 0, minutes: float = 10) -> dict[str, float]:
+    """Trains the `laptop` preset on the digits for a few minutes; `accuracy` is to reach 0.97."""
+    return run(replace(PRESETS["laptop"], seed=seed, minutes=minutes, trial="reproduce/vit"))
+
+
 def main() -> None:
     """Runs the example with a typed command line."""
-    torch.set_num_threads(os.cpu_count() or 1)
     run(read_config(PRESETS, DESCRIPTIONS, __doc__))
