@@ -11,9 +11,9 @@ from ai.train.evaluate import evaluate
 from ai.train.hook import HookInterface
 from ai.train.interval import Due, Interval, as_interval
 from ai.train.loop import Advance, loop
+from ai.train.prepare import Options, Schedule, prepare
 from ai.train.record import Record
 from ai.train.run import Run
-from ai.train.prepare import Options, Schedule, prepare
 from ai.train.update import Loss
 
 

@@ -1,0 +1,50 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+JOBS = Path(__file__).parent / "jobs"
+
+
+@pytest.fixture
+def job():
+    """Runs a script of jobs/ in a fresh process, or under torchrun on several ranks."""
+
+    def run(name: str, *arguments: object, ranks: int = 1, timeout_s: float = 90) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable]
+        if ranks > 1:
+            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        command += [str(JOBS / f"{name}.py"), *map(str, arguments)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment)
+
+    return run
+
+
+@pytest.fixture
+def net():
+    """Makes the same small classifier each time, with dropout."""
+
+    def make() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 3))
+
+    return make
+
+
+@pytest.fixture
+def batches():
+    """Makes n batches of (x, y), always the same."""
+
+    def make(n: int, rows: int = 8) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        generator = torch.Generator().manual_seed(0)
+        return [
+            (torch.randn(rows, 6, generator=generator), torch.randint(0, 3, (rows,), generator=generator))
+            for _ in range(n)
+        ]
+
+    return make

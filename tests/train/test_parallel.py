@@ -1,0 +1,74 @@
+import pytest
+from torch import nn
+
+from ai.train import Trainer, opt
+from ai.train.parallel import Ddp, Fsdp, as_parallel
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_steps_on_two_ranks_equal_one_process(how, job):
+    result = job("equal_gradients", how, ranks=2)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert f"{how}: equal" in result.stdout
+
+
+@pytest.mark.slow
+def test_sharded_snapshot_of_two_ranks_loads_on_three_and_on_one_and_exports_to_one_file(job, tmp_path):
+    for ranks in (2, 3, 1):
+        result = job("other_world", tmp_path, ranks=ranks)
+        assert result.returncode == 0, result.stderr[-2000:]
+    assert "export equal" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_nan_on_one_rank_ends_all_ranks(how, job):
+    result = job("nan_on_one_rank", how, ranks=2)
+    assert result.returncode != 0
+    for rank in (0, 1):
+        assert f"rank {rank}: NonFiniteError" in result.stdout, result.stdout + result.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_skip_leaves_out_the_same_steps_on_every_rank(job):
+    result = job("nan_on_one_rank", "fsdp", "skip", ranks=2)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.count("skipped 1, finite True") == 2
+
+
+@pytest.mark.slow
+def test_stop_on_one_rank_stops_all_at_the_same_step(job):
+    result = job("stop_on_one_rank", ranks=2)
+    assert result.returncode == 0, result.stderr[-2000:]
+    steps = [line.split()[-1] for line in result.stdout.splitlines() if line.startswith("stopped at")]
+    assert len(steps) == 2
+    assert len(set(steps)) == 1
+
+
+@pytest.mark.slow
+def test_dead_rank_ends_the_job_and_is_named(job):
+    result = job("dead_rank", ranks=2, timeout_s=60)
+    assert result.returncode != 0
+    assert "rank 1 (pid" in result.stderr
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_without_torchrun_parallel_changes_nothing(how, net, batches):
+    model = net()
+    assert Trainer(lambda m, b, s: m(b[0]).sum(), batches(2), parallel=how).train(model, opt.sgd(model)) == 2
+
+
+def test_unknown_parallel_is_refused():
+    with pytest.raises(ValueError, match="'ddp', 'fsdp', or a Ddp or Fsdp of ai.train.parallel, not 'tp'"):
+        as_parallel("tp")
+    assert as_parallel("fsdp") == Fsdp()
+    assert as_parallel(Ddp(find_unused=True)).find_unused
+
+
+def test_blocks_are_named_or_found():
+    model = nn.ModuleDict({"body": nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)), "head": nn.Linear(1, 1)})
+    assert len(Fsdp()._find_blocks(model)) == 2
+    assert Fsdp(blocks=["head"])._find_blocks(model) == [model["head"]]
+    with pytest.raises(ValueError, match=r"blocks \(\['tail'\]\) must name a module of ModuleDict"):
+        Fsdp(blocks=["tail"])._find_blocks(model)

@@ -1,0 +1,143 @@
+import signal
+
+import pytest
+import torch
+
+from ai.train import Classify, Hook, Snapshots, Trainer, opt, snapshot
+
+
+def digest_of(result):
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout.split()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["workers", "fp16", "multi", "rl"])
+def test_killed_run_ends_in_the_same_bits(case, job, tmp_path):
+    whole = digest_of(job("resumable", tmp_path / "whole", case, "--steps", 16))
+    killed = job("resumable", tmp_path / "cut", case, "--steps", 16, "--at", 9)
+    assert killed.returncode == -signal.SIGKILL
+    assert digest_of(job("resumable", tmp_path / "cut", case, "--steps", 16)) == whole
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_with_status_0_and_the_run_goes_on_bit_for_bit(job, tmp_path):
+    whole = digest_of(job("resumable", tmp_path / "whole", "bf16", "--steps", 16))
+    stopped = job("resumable", tmp_path / "cut", "bf16", "--steps", 16, "--at", 7, "--signal", "TERM")
+    assert stopped.returncode == 0
+    assert "saved in" in stopped.stderr
+    assert (tmp_path / "cut" / "000000008").is_dir()  # not a multiple of the interval: saved by the signal
+    assert digest_of(job("resumable", tmp_path / "cut", "bf16", "--steps", 16)) == whole
+
+
+@pytest.mark.slow
+def test_second_interrupt_exits_at_once(job, tmp_path):
+    result = job("interrupted")
+    assert result.returncode == 130, result.stderr
+    assert "press Ctrl-C again" in result.stderr
+
+
+@pytest.mark.slow
+def test_random_kills_end_in_the_same_bits(job):
+    result = job("random_kills", "--kills", 6, "--steps", 60)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "6 kills survived bit for bit" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["ddp", "fsdp"])
+def test_killed_ranks_end_in_the_same_bits(case, job, tmp_path):
+    whole = digest_of(job("resumable", tmp_path / "whole", case, "--steps", 12, ranks=2))
+    assert job("resumable", tmp_path / "cut", case, "--steps", 12, "--at", 8, ranks=2).returncode != 0
+    assert digest_of(job("resumable", tmp_path / "cut", case, "--steps", 12, ranks=2)) == whole
+
+
+@pytest.mark.parametrize("cut", [1, 5, 8, 10])
+@pytest.mark.parametrize("how", [{}, {"accumulate": 2}, {"ema": 0.9}, {"precision": "bf16"}, {"on_nan": "skip"}])
+def test_restore_before_train_continues_bit_for_bit(how, cut, net, batches, tmp_path):
+    def setup():
+        model = net()
+        return model, opt.adamw(model, lr=0.01)
+
+    data = batches(30)
+    whole, optimizer = setup()
+    Trainer(Classify(), data, **how).train(whole, optimizer, steplimit=12)
+    model, optimizer = setup()
+    Trainer(Classify(), data, **how).train(model, optimizer, Hook(snapshots=Snapshots(tmp_path)), steplimit=cut)
+    model, optimizer = setup()
+    torch.manual_seed(77)
+    step = snapshot.restore(tmp_path, model, optimizer)
+    torch.rand(3)  # what a script draws between restoring and training must not matter
+    assert step == cut
+    assert Trainer(Classify(), data, **how).train(model, optimizer, step=step, steplimit=12) == 12
+    for a, b in zip(whole.parameters(), model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_resume_at_an_epochs_end_and_in_its_middle_sees_the_data_once(net, tmp_path):
+    from ai.data import Dataset
+
+    def loader():
+        generator = torch.Generator().manual_seed(0)
+        data = {"x": torch.randn(20, 6, generator=generator), "y": torch.arange(20) % 3}
+        return Dataset(data).loader(4, train=True)
+
+    def seen_by(trained):
+        seen = []
+
+        def env(model, batch, step):
+            seen.append(batch["x"][:, 0].tolist())
+            return Classify()(model, batch, step)
+
+        trained(env)
+        return seen
+
+    def straight(env):
+        model = net()
+        Trainer(env, loader()).train(model, opt.sgd(model), steplimit=14)
+
+    def cut(env):
+        for limit in (5, 8, 14):  # an epoch has five batches
+            model = net()
+            hook = Hook(snapshots=Snapshots(tmp_path), resume=True)
+            Trainer(env, loader()).train(model, opt.sgd(model), hook, steplimit=limit)
+
+    assert seen_by(straight) == seen_by(cut)
+
+
+def test_training_at_another_step_than_the_restored_is_refused(net, batches, tmp_path):
+    model = net()
+    optimizer = opt.sgd(model)
+    Trainer(Classify(), batches(5)).train(model, optimizer, Hook(snapshots=Snapshots(tmp_path)))
+    snapshot.restore(tmp_path, model, optimizer)
+    with pytest.raises(ValueError, match=r"step \(0\) must be the restored step 5"):
+        Trainer(Classify(), batches(5)).train(model, optimizer)
+
+
+def test_finished_run_says_so(net, batches, tmp_path, capsys):
+    for _ in range(2):
+        model = net()
+        hook = Hook(snapshots=Snapshots(tmp_path), resume=True)
+        assert Trainer(Classify(), batches(9)).train(model, opt.sgd(model), hook, steplimit=4) == 4
+    assert "nothing to train: step (4) has reached steplimit (4)" in capsys.readouterr().err
+
+
+def test_stateful_objects_travel_with_the_run(net, batches, tmp_path):
+    class Counter:
+        n = 0
+
+        def state_dict(self):
+            return {"n": self.n}
+
+        def load_state_dict(self, state):
+            self.n = state["n"]
+
+    model, counter = net(), Counter()
+    counter.n = 41
+    optimizer = opt.sgd(model)
+    Trainer(Classify(), batches(3)).train(model, optimizer, Hook(snapshots=Snapshots(tmp_path), stateful=[counter]))
+    fresh = Counter()
+    assert snapshot.restore(tmp_path, model, optimizer, fresh) == 3
+    assert fresh.n == 41
+    with pytest.raises(ValueError, match=r"no state for stateful\[1\] \(Counter\)"):
+        snapshot.restore(tmp_path, model, optimizer, fresh, Counter())
