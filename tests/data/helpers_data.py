@@ -48,7 +48,7 @@ def is_running(pid):
         return False
 
 
-def wait_until(condition, timeout_s=60):
+def wait_until(condition, timeout_s=100):
     """Returns once `condition()` holds."""
     deadline = time.monotonic() + timeout_s
     while not condition():

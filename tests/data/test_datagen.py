@@ -52,6 +52,16 @@ def test_without_workers_resuming_at_every_batch_changes_nothing(replay_ratio):
         assert_same(head + list(drive(after, stop, 16)), reference)
 
 
+def test_states_survive_a_safe_file(tmp_path):
+    loader = Datagen(Walk()).loader(4, n_workers=0, buffer=ReplayBuffer(50, alpha=0.5))
+    next(loader)
+    loader.update_params({"w": torch.tensor(1.0)})
+    torch.save(loader.state_dict(), tmp_path / "state.pt")
+    other = Datagen(Walk()).loader(4, n_workers=0, buffer=ReplayBuffer(50, alpha=0.5))
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert_same([next(loader) for _ in range(5)], [next(other) for _ in range(5)])
+
+
 def test_workers_make_different_episodes_and_all_take_part():
     class Tagged(Walk):
         def __next__(self):

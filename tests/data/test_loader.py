@@ -170,6 +170,13 @@ def test_a_state_carries_its_seed():
     assert torch.equal(next(iter(second)), next(iter(first)))
 
 
+def test_states_survive_a_safe_file(tmp_path):
+    loader = Dataset(torch.arange(10)).loader(2, train=True)
+    next(iter(loader))
+    torch.save(loader.state_dict(), tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == loader.state_dict()
+
+
 def test_states_of_other_data_or_mode_are_refused():
     ds = Dataset(torch.arange(10))
     state = ds.loader(2).state_dict()
@@ -234,10 +241,13 @@ def test_iterable_torch_datasets_stream_and_resume():
         ({"batch_size": 2, "prefetch": 0}, "prefetch must be at least 1, got 0"),
         ({"batch_size": 2, "n_workers": -1}, "n_workers must be at least 0, got -1"),
         ({"batch_size": 2, "worker": "fiber"}, "worker must be 'process' or 'thread', got 'fiber'"),
+        ({"batch_size": 2, "pin": True}, "pin=True needs CUDA, which this machine does not have"),
         ({"batch_size": 2, "resident": True}, "resident=True needs a dataset without preprocess"),
     ],
 )
 def test_bad_arguments_are_refused(options, message):
+    if "pin" in options and torch.cuda.is_available():
+        pytest.skip("has CUDA")
     with pytest.raises(ValueError, match=message):
         Dataset(list("abcdefghij"), preprocess=str).loader(**options)
 

@@ -121,6 +121,23 @@ def test_forgotten_and_closed_loaders_leave_no_process():
         next(iter(closed))
 
 
+def test_a_forked_copy_of_the_parent_takes_no_worker_with_it():
+    script = """
+import os, sys
+import numpy as np
+from ai.data import Dataset
+loader = Dataset([str(i) for i in range(40)], lambda s: np.array([int(s)])).loader(4, n_workers=1)
+iterator = iter(loader)
+next(iterator)
+if os.fork() == 0:
+    sys.exit()
+os.wait()
+print(sum(1 for _ in iterator), loader._producer.n_deaths)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=100)
+    assert done.stdout == "9 0\n"
+
+
 def test_two_loaders_over_one_pool_do_not_mix():
     with numbers(double, 24).loader(2, n_workers=2) as whole:
         first, second = whole.shard(0, 2), whole.shard(1, 2)

@@ -5,7 +5,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +22,17 @@ from ai.data.transform import Transform
 _DEFAULT_CAPACITY = 100_000
 # How far workers may run ahead of a replay ratio, in batches.
 _LEAD = 4
+
+
+class DatagenOptions(TypedDict, total=False):
+    """The keyword arguments of `DatagenLoader`, which says what they mean."""
+
+    n_workers: int
+    buffer: ReplayBuffer | int | None
+    replay_ratio: float | None
+    min_steps: int | None
+    seed: int
+    pin: bool | None
 
 
 class Datagen:
@@ -56,7 +67,9 @@ class Datagen:
         self.source = source
         self.postprocess = postprocess
 
-    def loader(self, batch_size: int, device: str | torch.device = "cpu", **options: Any) -> "DatagenLoader":
+    def loader(
+        self, batch_size: int, device: str | torch.device = "cpu", **options: Unpack[DatagenOptions]
+    ) -> "DatagenLoader":
         """Returns a loader, its workers launched and generating.
 
         Args:
@@ -121,9 +134,13 @@ class DatagenLoader:
         self.device = checked_device(device)
         self.n_workers = n_workers
         self.seed = seed
-        self._finish = Finish(datagen.postprocess, self.device, self.device.type == "cuda" if pin is None else pin)
-        self._options: dict[str, Any] = {"n_workers": n_workers, "replay_ratio": replay_ratio, "min_steps": min_steps}
-        self._options["pin"] = pin
+        self._finish = Finish(datagen.postprocess, self.device, pin)
+        self._options: DatagenOptions = {
+            "n_workers": n_workers,
+            "replay_ratio": replay_ratio,
+            "min_steps": min_steps,
+            "pin": pin,
+        }
         self._intake = _Intake(buffer, batch_size, replay_ratio, min_steps or min(batch_size, buffer.capacity - 1))
         self._generation = 0
         self._version = 0
@@ -237,8 +254,9 @@ class DatagenLoader:
         if world < 1 or not 0 <= rank < world:
             raise ValueError(f"rank ({rank}) must lie in [0, world) with world ({world}) at least 1")
         self.close()
-        seed = derive_seed(self.seed, rank, world)
-        return DatagenLoader(self.dataset, self.batch_size, self.device, buffer=self.buffer, seed=seed, **self._options)
+        options = self._options.copy()
+        options["buffer"], options["seed"] = self.buffer, derive_seed(self.seed, rank, world)
+        return DatagenLoader(self.dataset, self.batch_size, self.device, **options)
 
     def close(self) -> None:
         """Ends the workers; also happens when the loader is no longer referenced."""

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, Unpack
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ai.data import columns as cols
 from ai.data.collate import collate
-from ai.data.loader import DataLoader
+from ai.data.loader import DataLoader, LoaderOptions
 from ai.data.preprocess import sample_at
 from ai.data.seeds import derive_seed
 from ai.data.transform import Applied, Chain, Transform
@@ -80,7 +80,9 @@ class Dataset:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         return len(self) - len(self) % batch_size
 
-    def loader(self, batch_size: int, device: str | torch.device = "cpu", **options: Any) -> DataLoader:
+    def loader(
+        self, batch_size: int, device: str | torch.device = "cpu", **options: Unpack[LoaderOptions]
+    ) -> DataLoader:
         """Returns a `DataLoader` over this dataset, its workers launched.
 
         Args:

@@ -15,13 +15,15 @@ class Finish:
     Args:
         postprocess: the dataset's.
         device: where batches go.
-        pin: through page-locked memory.
+        pin: through page-locked memory; None means where `device` is CUDA.
     """
 
-    def __init__(self, postprocess: Transform | None, device: torch.device, pin: bool) -> None:
+    def __init__(self, postprocess: Transform | None, device: torch.device, pin: bool | None) -> None:
+        if pin and not torch.cuda.is_available():
+            raise ValueError("pin=True needs CUDA, which this machine does not have")
         self._postprocess = None if postprocess is None else Applied(postprocess, "postprocess")
         self._device = device
-        self._pin = pin
+        self._pin = device.type == "cuda" if pin is None else pin
 
     def __call__(self, batch: Any, *place: int) -> Any:
         """Returns the finished batch; `place` (seed, epoch, …) seeds the generator that the postprocess may ask for."""

@@ -3,7 +3,7 @@
 import copy
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 
@@ -15,6 +15,21 @@ from ai.data.producer import Producer, make_producer
 
 if TYPE_CHECKING:
     from ai.data.dataset import Dataset
+
+
+class LoaderOptions(TypedDict, total=False):
+    """The keyword arguments of `DataLoader`, which says what they mean."""
+
+    train: bool
+    n_workers: int | None
+    worker: Literal["process", "thread"]
+    seed: int
+    drop_last: bool | None
+    pin: bool | None
+    resident: bool
+    prefetch: int | None
+    single_batch: bool
+    collate: Callable[[list[Any]], Any] | None
 
 
 class DataLoader:
@@ -85,7 +100,7 @@ class DataLoader:
         self.batch_size = batch_size
         self.device = checked_device(device)
         self.train = train
-        self._finish = Finish(dataset.postprocess, self.device, self.device.type == "cuda" if pin is None else pin)
+        self._finish = Finish(dataset.postprocess, self.device, pin)
         self._order = Order(n, batch_size, train, train, drop_last, seed, single_batch=single_batch)
         columns = cols.columns_to(dataset.data, self.device) if resident else dataset.data
         self._producer = make_producer(columns, dataset.preprocess, n_workers, worker, collate)

@@ -54,7 +54,7 @@ class StreamLoader:
         self.train = train
         self.seed = seed
         self._drop_last = train if drop_last is None else drop_last
-        self._finish = Finish(postprocess, self.device, self.device.type == "cuda" if pin is None else pin)
+        self._finish = Finish(postprocess, self.device, pin)
         self._collate = collate or stack
         self._rank, self._world = 0, 1
         self._position = Position()

@@ -49,6 +49,7 @@ class Child:
                 command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, env=environment
             )
         self.channel = Channel(ours, lambda: self.process.poll() is None)
+        self._owner = os.getpid()
         self._on_message = on_message
         self._on_exit = on_exit
         self.send(payload)
@@ -72,6 +73,8 @@ class Child:
 
     def close(self) -> None:
         """Ends the worker, whatever it is doing."""
+        if os.getpid() != self._owner:
+            return  # a forked copy of the parent exits; the worker is not its own
         self.channel.close()
         try:
             self.process.wait(5)
