@@ -1,0 +1,110 @@
+"""Inference for people with curl: the numbers of one input in the body, the numbers of one output back."""
+
+import json
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ai.infer.http.protocol import Headers
+from ai.infer.http.tensors import (
+    DATATYPES,
+    BadInputError,
+    TensorSpec,
+    check_shape,
+    datatype_of,
+    from_bytes,
+    from_json,
+    numbers,
+    to_bytes,
+)
+
+
+@dataclass(frozen=True)
+class PlainRequest:
+    """One input, and whether JSON came and is to go back."""
+
+    x: Tensor
+    as_json: bool
+
+
+def read_plain(body: bytearray, headers: dict[bytes, bytes], inputs: tuple[TensorSpec, ...]) -> PlainRequest:
+    """Returns the input in a body.
+
+    With content type `application/json` the body is a nested list whose first axis is the rows. Otherwise it is raw
+    little-endian numbers; their shape is the model's, any number of rows, unless `x-shape` (`2,1,28,28`) says it, and
+    `x-datatype` (`FP32`).
+
+    Raises:
+        BadInputError: the body is no input of this model.
+    """
+    if len(inputs) > 1:
+        raise BadInputError(f"the model has {len(inputs)} inputs: use /v2/models/NAME/infer")
+    spec = inputs[0] if inputs else None
+    datatype = headers.get(b"x-datatype", spec.datatype.encode() if spec else b"FP32").decode("latin1")
+    if datatype not in DATATYPES:
+        raise BadInputError(f"x-datatype must be one of {', '.join(DATATYPES)}, not {datatype!r:.40}")
+    as_json = headers.get(b"content-type", b"").startswith(b"application/json")
+    if as_json:
+        try:
+            data = json.loads(bytes(body))
+        except (ValueError, RecursionError):
+            raise BadInputError("the body must be JSON") from None
+        shape = _shape_of_list(data)
+        x = from_json("body", datatype, shape, data)
+    else:
+        shape = _shape_of_bytes(len(body), headers.get(b"x-shape"), datatype, spec)
+        x = from_bytes("body", datatype, shape, memoryview(body))
+    if not shape or shape[0] < 1:
+        raise BadInputError(f"the body must have at least one row, not shape {list(shape)}")
+    if spec is not None:
+        spec.check(datatype, shape)
+    return PlainRequest(x, as_json)
+
+
+def _shape_of_list(data: object) -> tuple[int, ...]:
+    shape: list[int] = []
+    while isinstance(data, list) and len(shape) < 16:
+        shape.append(len(data))
+        data = data[0] if data else None
+    return tuple(shape)
+
+
+def _shape_of_bytes(n_bytes: int, header: bytes | None, datatype: str, spec: TensorSpec | None) -> tuple[int, ...]:
+    if header is not None:
+        sizes = header.decode("latin1").split(",")
+        if not all(size.strip().isdigit() and len(size) < 14 for size in sizes):
+            raise BadInputError(f"x-shape must be sizes between commas, not {header.decode('latin1')!r:.40}")
+        return check_shape("body", [int(size) for size in sizes])
+    if spec is None or any(size < 0 for size in spec.shape[1:]):
+        raise BadInputError("the model's input has no fixed shape: send x-shape, such as 2,1,28,28")
+    row_bytes = math.prod(spec.shape[1:]) * DATATYPES[datatype].itemsize
+    if row_bytes == 0 or n_bytes % row_bytes:
+        raise BadInputError(f"the body must have a multiple of {row_bytes} bytes, one row each, not {n_bytes}")
+    return (n_bytes // row_bytes, *spec.shape[1:])
+
+
+def answer_plain(asked: PlainRequest, outputs: list[tuple[str, Tensor]]) -> tuple[Headers, bytes]:
+    """Returns headers and body of the reply: raw bytes with `x-shape` and `x-datatype`, or a nested list.
+
+    Raises:
+        BadInputError: the model has several outputs, or JSON cannot write them.
+    """
+    if asked.as_json:
+        nested = {name: _nested(x) for name, x in outputs}
+        document = next(iter(nested.values())) if len(nested) == 1 else nested
+        return [(b"content-type", b"application/json")], json.dumps(document, separators=(",", ":")).encode()
+    if len(outputs) != 1:
+        raise BadInputError(f"the model has {len(outputs)} outputs: send JSON, or use /v2/models/NAME/infer")
+    x = outputs[0][1]
+    headers = [
+        (b"content-type", b"application/octet-stream"),
+        (b"x-shape", ",".join(map(str, x.shape)).encode()),
+        (b"x-datatype", datatype_of(x).encode()),
+    ]
+    return headers, to_bytes(x)
+
+
+def _nested(x: Tensor) -> object:
+    numbers(x)  # raises for what JSON cannot write
+    return x.tolist()
