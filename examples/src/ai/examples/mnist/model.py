@@ -35,12 +35,12 @@ class ConvNet(m.Model):
         torch.Size([2, 10])
     """
 
-    def __init__(self, nc_img: int = 1, n_out: int = 10, nc: int = 32):
+    def __init__(self, nc_img: int = 1, n_out: int = 10, nc: int = 16):
         super().__init__(
             m.seq(
-                m.conv(nc_img, nc, norm="batch", actv="relu"),
+                m.conv(nc_img, nc, stride=2, norm="batch", actv="relu"),
                 m.conv(nc, 2 * nc, stride=2, norm="batch", actv="relu"),
-                m.conv(2 * nc, 4 * nc, stride=2, norm="batch", actv="relu"),
+                m.conv(2 * nc, 4 * nc, norm="batch", actv="relu"),
                 m.global_avg(),
                 m.fc(4 * nc, n_out),
             )
