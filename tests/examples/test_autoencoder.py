@@ -4,10 +4,11 @@ import torch
 from PIL import Image
 from sklearn.decomposition import PCA
 
-from ai.examples.autoencoder import Config, ImgAutoencoder, run
+from ai.examples.autoencoder import Config, ImgAutoencoder, compare, losses, run
 from ai.examples.autoencoder.linear import pca_error
 from ai.examples.autoencoder.losses import make_loss
 from ai.examples.autoencoder.main import DESCRIPTIONS, PRESETS
+from ai.examples.metrics import digits
 from ai.train import loss
 
 
@@ -103,5 +104,38 @@ def test_the_tiny_preset_leaves_a_whole_trial(tmp_path, monkeypatch, capsys):
         assert page.size == (12 * (8 * 12 + 2) + 2, 4 * (8 * 12 + 2) + 2)
     assert list((folder / "samples").glob("*.png"))
     assert 0 < numbers["pca_mse"] < numbers["mse"] < 2
-    assert numbers["code_size"] == 2 * 4 * 4
+    assert numbers["code_size"] == 1 * 4 * 4
     assert "recorded in" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_study_judges_every_loss_by_the_same_measures(tmp_path, monkeypatch):
+    monkeypatch.setenv("AI_LAB_PATH", str(tmp_path))
+    untrained = digits.DigitsClassifier().init(seed=0).eval()
+    monkeypatch.setattr(compare, "digits_classifier", lambda size: untrained)
+    monkeypatch.setattr(losses, "digits_classifier", lambda size: untrained)
+    result = compare.reproduce(preset="tiny", steps=2)
+    folder = tmp_path / "reproduce" / "autoencoder-losses"
+    assert {"pixel mse", "perceptual mse", "pixel+perceptual recognised", "originals recognised"} <= result.keys()
+    for name in ("pixel", "perceptual", "pixel+perceptual"):
+        assert (folder / name / "snapshots" / "000000002").is_dir()
+    assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "samples.png").read_bytes().startswith(b"\x89PNG")
+    assert "pixel+perceptual" in (folder / "notes.md").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="dataset must be 'digits', which the classifier knows, got 'mnist'"):
+        compare.compare(Config(dataset="mnist"))
+
+
+def test_the_perceptual_loss_of_grey_images_needs_no_download(monkeypatch):
+    classifier = digits.DigitsClassifier().init(seed=0).eval()
+    monkeypatch.setattr(losses, "digits_classifier", lambda size: classifier)
+    x, y = images(), images().flip(0).requires_grad_()
+    distance = make_loss("perceptual", 1, 16)
+    assert distance(x, x).item() == 0
+    value = distance(y, x)
+    first, second = classifier.features[0], classifier.features[1]
+    slow = (first(y) - first(x)).square().mean() + (second(first(y)) - second(first(x))).square().mean()
+    assert value.item() == pytest.approx(slow.item(), rel=1e-5)
+    value.backward()
+    assert y.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in classifier.parameters())

@@ -40,14 +40,14 @@ def compare(config: Config) -> dict[str, float]:
     result = {}
     names = [name for name in get_args(LossName) if config.imsize >= 11 or "ssim" not in name]
     for name in names:
-        trial = study.trial(name)
-        numbers = run(replace(config, loss=name, trial=str(trial.path)))
-        model = build(config, 1).init(trial.model_path()).eval()
+        numbers = run(replace(config, loss=name, trial=str(study.path / name)))
+        model = build(config, 1).init(study.trial(name).model_path()).eval()
         with torch.no_grad():
             rebuilt = [{"x": model(batch["x"]), "y": batch["y"]} for batch in batches]
         judged = accuracy_task(rebuilt, reference="reconstructions of held-out digits")(classifier, 0)
         numbers["recognised"] = judged["accuracy"]
-        trial.note(**numbers)
+        with study.trial(name) as trial:
+            trial.note(**numbers)
         result |= {f"{name} {key}": numbers[key] for key in ("mse", "ssim", "recognised") if key in numbers}
     originals = accuracy_task(batches, reference="held-out digits")(classifier, 0)
     result["originals recognised"] = originals["accuracy"]
