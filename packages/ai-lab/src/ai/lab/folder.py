@@ -17,6 +17,8 @@ MARKER = ".ai-lab"
 FORMAT = 1
 """Version of the folder layout; a folder of a later version is refused, an older one is read."""
 
+_TEMPORARY = ".write-"
+
 
 def lab_root() -> Path:
     """Returns the folder that relative paths start from: `$AI_LAB_PATH`, else `./ai-lab`."""
@@ -52,7 +54,9 @@ def mark(folder: Path, kind: Kind) -> str:
         if found["kind"] != kind:
             raise ValueError(f"path {folder} holds a recorded {found['kind']}, not a {kind}; choose another path")
         return str(found["id"])
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(not entry.name.startswith(_TEMPORARY) for entry in folder.iterdir()):
+        if read_marker(folder) is not None:  # another process made it since we looked
+            return mark(folder, kind)
         raise ValueError(f"path {folder} is not empty and was not made by ai.lab; choose another path")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"path {folder} is a file; choose another path")
@@ -154,7 +158,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def _temporary(folder: Path, data: bytes) -> str:
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".write-")
+    handle, name = tempfile.mkstemp(dir=folder, prefix=_TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

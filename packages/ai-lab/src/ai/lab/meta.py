@@ -74,11 +74,23 @@ def installed_packages() -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
+_described: dict[Path, tuple[float, dict[str, Any] | None]] = {}
+_GIT_FRESH_S = 10.0
+
+
 def describe_git(folder: Path) -> dict[str, Any] | None:
     """Returns commit, branch, remote, diff against the commit and untracked files of the repository around `folder`.
 
-    None without a repository or without git. Nothing in the repository is touched, not even its index.
+    None without a repository or without git. Nothing in the repository is touched, not even its index. Asked again
+    within ten seconds, as by a search's short trials, the answer is the same one.
     """
+    now = time.monotonic()
+    if folder not in _described or now - _described[folder][0] > _GIT_FRESH_S:
+        _described[folder] = (now, _ask_git(folder))
+    return _described[folder][1]
+
+
+def _ask_git(folder: Path) -> dict[str, Any] | None:
     commit = _git(folder, "rev-parse", "HEAD")
     inside = commit if commit is not None else _git(folder, "rev-parse", "--git-dir")
     if inside is None:

@@ -43,7 +43,7 @@ class MetricsWriter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        self._end = _cut_torn_line(self._descriptor)
+        self._end = cut_torn_line(self._descriptor)
 
     def write(self, step: int, values: Mapping[str, object]) -> None:
         """Appends one row; numbers, 0-d tensors and 0-d arrays are taken.
@@ -74,8 +74,8 @@ class MetricsWriter:
     def _append(self, data: bytes) -> None:
         try:
             written = os.write(self._descriptor, data)
-            if written != len(data):  # a full disk takes what still fits; the second try names the reason
-                os.write(self._descriptor, data[written:])
+            while written != len(data):  # a full disk takes what still fits; the next try names the reason
+                written += os.write(self._descriptor, data[written:])
         except OSError as error:
             os.ftruncate(self._descriptor, self._end)
             raise OSError(error.errno, f"{error.strerror}; rows up to here are intact", str(self._path)) from error
@@ -240,7 +240,7 @@ def _refuse(step: object, values: Mapping[str, object]) -> None:
             raise ValueError("metric keys must not be empty")
 
 
-def _cut_torn_line(descriptor: int) -> int:
+def cut_torn_line(descriptor: int) -> int:
     """Cuts off what follows the last line end, and returns the file's length."""
     size = os.lseek(descriptor, 0, os.SEEK_END)
     end, chunk = size, 1 << 16

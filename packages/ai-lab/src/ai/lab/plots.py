@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ai.lab.record import Record
+
+if TYPE_CHECKING:
+    from ai.lab.experiment import Experiment
 
 
 def plot_trial(record: Record, keys: Sequence[str] = (), path: str | Path | None = None) -> Path:
@@ -47,6 +51,62 @@ def plot_records(records: dict[str, Record], keys: Sequence[str], path: str | Pa
         axes.grid(alpha=0.3)
         if len(records) > 1 and index == 0:
             axes.legend(fontsize=7, frameon=False)
+    return save_figure(figure, path)
+
+
+def plot_experiment(experiment: "Experiment", path: str | Path) -> Path:
+    """Draws the score over the trials with the best so far, and against each hyper-parameter; returns the path."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    rows = [row for row in experiment.trials() if row.score is not None]
+    if not rows:
+        raise ValueError(f"there is nothing to plot: {experiment.path} has no finished trial")
+    numbers = np.array([row.number for row in rows])
+    scores = np.array([row.score for row in rows])
+    best = (np.minimum if experiment.direction == "min" else np.maximum).accumulate(scores)
+    names = list(dict.fromkeys(name for row in rows for name in row.hparams))
+    width = min(3, 1 + len(names))
+    height = -(-(1 + len(names)) // width)
+    figure = Figure(figsize=(4.2 * width, 2.8 * height), layout="constrained")
+    axes = figure.add_subplot(height, width, 1)
+    axes.plot(numbers, scores, ".", label="score")
+    axes.step(numbers, best, where="post", lw=1, label="best so far")
+    axes.set_xlabel("trial", fontsize=8)
+    axes.set_title("score", fontsize=10)
+    axes.legend(fontsize=7, frameon=False)
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(height, width, index + 2)
+        values = [row.hparams[name] for row in rows if name in row.hparams]
+        at = [score for row, score in zip(rows, scores, strict=True) if name in row.hparams]
+        order = [number for row, number in zip(rows, numbers, strict=True) if name in row.hparams]
+        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        axes.scatter(values if numeric else list(map(str, values)), at, c=order, cmap="viridis", s=14)
+        if numeric and min(values) > 0 and max(values) / min(values) > 50:
+            axes.set_xscale("log")
+        axes.set_title(_plain(name), fontsize=10)
+    for axes in figure.axes:
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+    return save_figure(figure, path)
+
+
+def plot_samples(records: dict[str, Record], path: str | Path) -> Path:
+    """Draws each trial's last page of samples, side by side, and returns the path."""
+    import numpy as np
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    pages = {name: list(record.samples().items())[-1] for name, record in records.items() if record.samples()}
+    if not pages:
+        raise ValueError(f"there is nothing to plot: no samples in {', '.join(records)}")
+    figure = Figure(figsize=(3.6 * len(pages), 3.9), layout="constrained")
+    for index, (name, (step, file)) in enumerate(pages.items()):
+        axes = figure.add_subplot(1, len(pages), index + 1)
+        with Image.open(file) as image:
+            axes.imshow(np.asarray(image.convert("RGB")))
+        axes.set_title(f"{_plain(name)}, step {step}", fontsize=10)
+        axes.set_axis_off()
     return save_figure(figure, path)
 
 

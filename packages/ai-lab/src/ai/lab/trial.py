@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from ai.lab.config import write_yaml
 from ai.lab.folder import mark, read_marker, remove, resolve
@@ -23,6 +23,25 @@ if TYPE_CHECKING:
 
     Models = nn.Module | Mapping[str, nn.Module]
     Optimizers = Optimizer | Mapping[str, Optimizer]
+
+
+Stopper = Callable[[int, dict[str, float]], bool]
+
+
+class HookOptions(TypedDict, total=False):
+    """What `Trial.hook` and `Experiment` take to change what the trial itself was given; see `Trial`."""
+
+    val_data: Iterable[Any] | None
+    sampler: Callable[[Any, int], Any] | None
+    task: Callable[[Any, int], Mapping[str, float]] | None
+    save_snapshots: "bool | Snapshots"
+    stopper: Callable[[int, dict[str, float]], bool] | None
+    log_interval: "Interval | int | str | None"
+    val_interval: "Interval | int | str | None"
+    sample_interval: "Interval | int | str | None"
+    task_interval: "Interval | int | str | None"
+    save_interval: "Interval | int | str | None"
+    progress: bool
 
 
 class Trial:
@@ -87,7 +106,8 @@ class Trial:
     ) -> None:
         self.path = resolve(path)
         self._config = config
-        self._how: dict[str, Any] = {
+        self._how: HookOptions = {
+            "save_snapshots": save_snapshots,
             "log_interval": log_interval,
             "val_data": val_data,
             "val_interval": val_interval,
@@ -99,7 +119,6 @@ class Trial:
             "stopper": stopper,
             "progress": progress,
         }
-        self._save_snapshots = save_snapshots
         self._keep_last = keep_last
         self._loggers = list(loggers)
         self._session_how = {"system_interval_s": system_interval_s, "capture": capture}
@@ -115,16 +134,28 @@ class Trial:
 
     # -- training
 
-    def hook(self) -> "TrialHook":
-        """Returns the hook that records a training run here: `trainer.train(model, opt, trial.hook())`."""
+    def hook(self, **changes: Unpack[HookOptions]) -> "TrialHook":
+        """Returns the hook that records a training run here: `trainer.train(model, opt, trial.hook())`.
+
+        Args:
+            changes: What this run does otherwise than the trial was told, such as `val_data=…`.
+
+        Raises:
+            TypeError: one of them is no option of a trial's hook.
+        """
         from ai.lab.hook import TrialHook
 
+        if unknown := changes.keys() - HookOptions.__annotations__.keys():
+            options = ", ".join(HookOptions.__annotations__)
+            raise TypeError(f"hook options must be of {options}; got {', '.join(sorted(unknown))}")
+        self._how = {**self._how, **changes}
+        how: dict[str, Any] = {**self._how, "stopper": self._stopper(self._how.get("stopper"))}
         return TrialHook(
             self,
             log=self._write,
-            sample=self._save_sample if self._how["sampler"] is not None else None,
-            snapshots=self.snapshots if self._save_snapshots else None,
-            **self._how,
+            sample=self._save_sample if how["sampler"] is not None else None,
+            snapshots=self.snapshots if how.pop("save_snapshots") else None,
+            **how,
         )
 
     def resume(self, model: "Models", opt: "Optimizers", *stateful: "Stateful") -> int:
@@ -241,8 +272,9 @@ class Trial:
         """The trial's snapshots, as `ai.train` sees them."""
         from ai.train import Snapshots
 
-        if isinstance(self._save_snapshots, Snapshots):
-            return self._save_snapshots
+        given = self._how["save_snapshots"]
+        if isinstance(given, Snapshots):
+            return given
         return Snapshots(self.path / SNAPSHOTS, keep_last=self._keep_last)
 
     def model_path(self, step: int | None = None) -> Path:
@@ -276,6 +308,10 @@ class Trial:
         return f"Trial({str(self.path)!r})"
 
     # -- its parts
+
+    def _stopper(self, stopper: Stopper | None) -> Stopper | None:
+        """What the hook asks after each evaluation; a search asks it for pruning too."""
+        return stopper
 
     def _open(self) -> Session:
         if self._session is None:

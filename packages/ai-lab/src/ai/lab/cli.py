@@ -1,0 +1,205 @@
+"""The command line `ai-lab`: list, show, compare, resume, remove, export, serve."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ai.lab.config import diff
+from ai.lab.folder import find, lab_root, read_marker, remove, resolve
+from ai.lab.meta import command_line
+from ai.lab.owner import holder
+from ai.lab.record import Record
+from ai.lab.table import format_table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit status: 0, 1 for an error told in one line, 2 for a wrong usage."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        print(f"ai-lab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ai-lab", description="Recorded trials: look at them, keep them, go on.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=what, description=what)
+        made.set_defaults(command=command)
+        return made
+
+    where = "a folder, relative to $AI_LAB_PATH (else ./ai-lab) or to here, or absolute"
+    listing = add("ls", list_, "List the trials in a folder.")
+    listing.add_argument("path", nargs="?", help=f"{where}; the lab's root by default")
+    showing = add("show", show, "Show one trial: state, command, code, configuration, last metrics.")
+    showing.add_argument("path", help=where)
+    showing.add_argument("--diff", action="store_true", help="the git diff it ran with")
+    comparing = add("compare", compare_, "Compare trials: last metrics, and where their configurations differ.")
+    comparing.add_argument("paths", nargs="+", help=where)
+    comparing.add_argument("--metric", action="append", default=[], help="a metric to show (all by default)")
+    comparing.add_argument("--plot", metavar="FILE", help="also draw the metrics, as PNG or SVG")
+    resuming = add("resume", resume, "Run a trial's recorded command again, where it was run.")
+    resuming.add_argument("path", help=where)
+    resuming.add_argument("--print", action="store_true", help="only print the command")
+    removing = add("rm", rm, "Delete what the lab recorded in folders; asks first.")
+    removing.add_argument("paths", nargs="+", help=where)
+    removing.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    exporting = add("export", export_, "Fill another tracker from a recorded trial.")
+    exporting.add_argument("path", help=where)
+    exporting.add_argument("--to", required=True, help="tensorboard, wandb or mlflow")
+    serving = add("serve", serve, "Serve the page that shows a folder's trials, on this machine only by default.")
+    serving.add_argument("path", nargs="?", help=f"{where}; the lab's root by default")
+    serving.add_argument("--host", default="127.0.0.1", help="another address needs a token")
+    serving.add_argument("--port", type=int, default=8765)
+    serving.add_argument("--token", default=os.environ.get("AI_LAB_TOKEN"), help="also $AI_LAB_TOKEN")
+    return parser
+
+
+def list_(options: argparse.Namespace) -> int:
+    """`ai-lab ls`."""
+    root = _find(options.path) if options.path else lab_root()
+    rows = []
+    for path in find(root, "trial"):
+        record, last = Record(path), Record(path).last()
+        shown = [f"{key}={value:.4g}" for key, value in last.items() if key in ("loss", "val_loss", "accuracy")]
+        age = _age(record.meta.get("created"))
+        rows.append([str(path.relative_to(root)) or ".", record.state, last.get("step"), age, " ".join(shown)])
+    if not rows:
+        print(f"no trials in {root}")
+        return 0
+    print(format_table(["trial", "state", "step", "started", "last"], rows, width=60))
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    """`ai-lab show`."""
+    record = Record(_find(options.path))
+    session = (record.meta.get("sessions") or [{}])[-1]
+    git = session.get("git") or {}
+    if options.diff:
+        print(git.get("diff") or "", end="")
+        return 0
+    changed = " with changes" if git.get("diff") else ""
+    facts = {
+        "trial": record.path,
+        "id": record.id,
+        "state": record.state,
+        "error": record.meta.get("error"),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.meta.get("created", 0))),
+        "sessions": len(record.meta.get("sessions", [])),
+        "host": session.get("host"),
+        "command": command_line(session.get("argv", [])),
+        "git": f"{git['commit']}{changed} ({git['branch']})" if git.get("commit") else None,
+        "snapshots": ", ".join(map(str, record.snapshots())) or None,
+        "samples": len(record.samples()) or None,
+    }
+    print(format_table(["", ""], [[key, value] for key, value in facts.items() if value], width=200).lstrip("\n "))
+    for title, values in (("config", record.flat_config), ("last metrics", record.last())):
+        if values:
+            print(f"\n{title}")
+            print(
+                format_table(["", ""], [[f"  {key}", value] for key, value in values.items()], width=80).lstrip("\n ")
+            )
+    return 0
+
+
+def compare_(options: argparse.Namespace) -> int:
+    """`ai-lab compare`."""
+    from ai.lab.compare import compare
+
+    records = {str(path): Record(_find(path)) for path in options.paths}
+    comparison = compare(records, options.metric)
+    print(comparison)
+    if len(records) == 2:
+        left, right = records.values()
+        changes = diff(left.config, right.config)
+        if changes:
+            print("\nconfiguration")
+            print(format_table(["", *records], [[key, *map(json.dumps, pair)] for key, pair in changes.items()]))
+    if options.plot:
+        print(comparison.plot(options.plot))
+    return 0
+
+
+def resume(options: argparse.Namespace) -> int:
+    """`ai-lab resume`: the script itself decides to go on, by `trial.resume`."""
+    record = Record(_find(options.path))
+    sessions = record.meta.get("sessions") or []
+    if not sessions:
+        raise ValueError(f"{record.path} was never run: there is no command to run again")
+    if (owner := holder(record.path)) is not None:
+        raise ValueError(f"{record.path} is being written by process {owner['pid']} on {owner['host']}")
+    argv, cwd = sessions[-1]["argv"], sessions[-1]["cwd"]
+    if not os.path.isdir(cwd):
+        raise ValueError(f"the folder that {record.path} was run in is gone: {cwd}")
+    print(f"cd {command_line([cwd])} && {command_line(argv)}", flush=True)
+    if not options.print:
+        os.chdir(cwd)
+        os.execvp(argv[0], argv)
+    return 0
+
+
+def rm(options: argparse.Namespace) -> int:
+    """`ai-lab rm`."""
+    paths = [_find(path) for path in options.paths]
+    for path in paths:
+        for inside in find(path, "trial"):
+            if (owner := holder(inside)) is not None:
+                raise ValueError(f"{inside} is being written by process {owner['pid']} on {owner['host']}")
+    for path in paths:
+        count = sum(1 for _ in find(path, "trial"))
+        kind = (read_marker(path) or {})["kind"]
+        question = f"delete the {kind} {path}" + (f" with {count} trials" if kind != "trial" else "") + "? [y/N] "
+        if not options.yes and input(question).strip().lower() not in ("y", "yes"):
+            print("kept")
+            return 1
+        remove(path)
+    return 0
+
+
+def export_(options: argparse.Namespace) -> int:
+    """`ai-lab export`."""
+    from ai.lab.mirror import export
+
+    print(f"{export(Record(_find(options.path)), options.to)} rows to {options.to}")
+    return 0
+
+
+def serve(options: argparse.Namespace) -> int:
+    """`ai-lab serve`."""
+    from ai.lab.server import serve
+
+    root = _find(options.path, marked=False) if options.path else lab_root()
+    serve(root, host=options.host, port=options.port, token=options.token)
+    return 0
+
+
+def _find(path: str, *, marked: bool = True) -> Path:
+    """Returns an existing folder, looked for in the lab's root, then from here."""
+    candidates = [Path(path).absolute()] if os.path.isabs(path) else [lab_root() / path, Path(path).absolute()]
+    for candidate in candidates:
+        if candidate.is_dir() and (not marked or read_marker(candidate) is not None):
+            return resolve(Path(os.path.normpath(candidate)))
+    tried = " or ".join(map(str, candidates))
+    raise ValueError(f"{path!r} is nothing that the lab recorded: there is no such marked folder as {tried}")
+
+
+def _age(created: float | None) -> str | None:
+    if created is None:
+        return None
+    seconds = max(0.0, time.time() - created)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"

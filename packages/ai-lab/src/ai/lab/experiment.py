@@ -1,0 +1,324 @@
+"""An experiment: a search for the hyper-parameters with the best score, each trial of it a recorded `Trial`."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack
+
+from ai.lab.folder import mark, read_marker, remove, resolve, write_json
+from ai.lab.record import Record
+from ai.lab.trial import HookOptions, Stopper, Trial
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd  # type: ignore[import-untyped]
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+
+
+Direction = Literal["min", "max"]
+Objective = Callable[["ExperimentTrial"], float]
+
+
+class ExperimentTrial(Trial):
+    """A trial that chooses its hyper-parameters and may be pruned; made by `Experiment.run`.
+
+    Attributes:
+        number: Its place in the experiment, from 0.
+        hp: Defines and chooses hyper-parameters.
+        pruned: Whether the search has given it up; its training then ends as if it were finished.
+    """
+
+    def __init__(
+        self, path: Path, optuna_trial: "optuna.Trial", prune_by: str, options: HookOptions, **how: Any
+    ) -> None:
+        from ai.lab.space import HyperParameters
+
+        super().__init__(path, **{**options, **how})
+        self._optuna = optuna_trial
+        self._prune_by = prune_by
+        self._outcome: tuple[str, BaseException | None] | None = None
+        self.number: int = optuna_trial.number
+        self.hp: HyperParameters = HyperParameters(optuna_trial)
+        self.pruned = False
+
+    def report(self, step: int, score: float) -> bool:
+        """Tells the search an intermediate score; True when the trial should stop, having no hope."""
+        if step not in self._reported:
+            self._optuna.report(float(score), step)
+            self._reported.add(step)
+        self.pruned = self.pruned or self._optuna.should_prune()
+        return self.pruned
+
+    @property
+    def _reported(self) -> set[int]:
+        return self.__dict__.setdefault("_steps", set())  # type: ignore[no-any-return]
+
+    def _stopper(self, stopper: Stopper | None) -> Stopper:
+        def stop(step: int, metrics: dict[str, float]) -> bool:
+            pruned = self._prune_by in metrics and self.report(step, metrics[self._prune_by])
+            return (stopper is not None and stopper(step, metrics)) or pruned
+
+        return stop
+
+    def _end(self, state: str, error: BaseException | None = None) -> None:
+        # The objective may go on after its training: the folder is given up when the score is in.
+        self._outcome = (state, error)
+
+    def _finish(self, state: str, error: BaseException | None = None, **fields: object) -> None:
+        self._open().update(hparams=self.hp.chosen, number=self.number, **fields)
+        super()._end(state, error)
+
+
+class TrialRow(NamedTuple):
+    """One trial of an experiment as its table shows it."""
+
+    number: int
+    state: str
+    score: float | None
+    hparams: dict[str, Any]
+    path: Path
+
+
+class Experiment:
+    """A search over hyper-parameters, kept in a folder, resumable after a kill, with several processes at once.
+
+    Args:
+        path: The folder; a relative one starts at `$AI_LAB_PATH`, else at `./ai-lab`.
+        direction: Whether `'min'` or `'max'` is the best score.
+        search: `'tpe'`, `'random'`, or a function from a seed to an Optuna sampler.
+        pruner: None, `'median'`, `'halving'`, or an Optuna pruner; asked after each evaluation of a trial's hook.
+        prune_by: The metric that pruning compares.
+        seed: With one process at a time the same seed makes the same search.
+        storage: A database URL, for clusters without a shared disk; a journal file in the folder by default.
+        clean: Delete an earlier experiment in this folder.
+        trial_options: What every trial's hook is told, as in `Trial` (`val_data`, `log_interval`, …).
+
+    Raises:
+        ValueError: an argument is none of its choices, or the folder's experiment has another direction.
+
+    Example:
+        >>> import tempfile
+        >>> experiment = Experiment(tempfile.mkdtemp() + "/search", search="random")
+        >>> experiment.run(5, lambda trial: (trial.hp.lin("x", -1, 1) - 0.5) ** 2, progress=False).best_score < 0.3
+        True
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        direction: Direction = "min",
+        *,
+        search: "str | Callable[[int], BaseSampler]" = "tpe",
+        pruner: "str | BasePruner | None" = None,
+        prune_by: str = "val_loss",
+        seed: int = 0,
+        storage: str | None = None,
+        clean: bool = False,
+        **trial_options: Unpack[HookOptions],
+    ) -> None:
+        if direction not in ("min", "max"):
+            raise ValueError(f"direction must be 'min' or 'max', got {direction!r}")
+        if isinstance(search, str) and search not in ("tpe", "random"):
+            raise ValueError(f"search must be 'tpe', 'random' or a function from a seed, got {search!r}")
+        if isinstance(pruner, str) and pruner not in ("median", "halving"):
+            raise ValueError(f"pruner must be None, 'median', 'halving' or an Optuna pruner, got {pruner!r}")
+        if unknown := trial_options.keys() - HookOptions.__annotations__.keys():
+            options = ", ".join(HookOptions.__annotations__)
+            raise TypeError(f"trial options must be of {options}; got {', '.join(sorted(unknown))}")
+        self.path = resolve(path)
+        self.direction, self.prune_by, self.seed = direction, prune_by, seed
+        self._search, self._pruner, self._storage = search, pruner, storage
+        self._trial_options = trial_options
+        self._trial_options.setdefault("progress", False)
+        if clean and read_marker(self.path) is not None:
+            remove(self.path)
+        self.id = mark(self.path, "experiment")
+        about = {"direction": direction, "prune_by": prune_by, "seed": seed}
+        file = self.path / "experiment.json"
+        if file.exists():
+            recorded = json.loads(file.read_bytes())["direction"]
+            if recorded != direction:
+                raise ValueError(f"direction of {self.path} is {recorded!r}, got {direction!r}; choose another path")
+        else:
+            write_json(file, about)
+        self._study_cache: optuna.Study | None = None
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    def run(
+        self,
+        n: int,
+        fn: Objective,
+        n_jobs: int = 1,
+        *,
+        catch: tuple[type[BaseException], ...] = (),
+        progress: bool = True,
+    ) -> Self:
+        """Runs trials until the experiment has `n` of them, and returns itself.
+
+        Run again after a kill, it goes on: a trial whose process died is written off and replaced. The same may run on
+        several machines that share the folder.
+
+        Args:
+            n: How many trials the experiment shall have, those of earlier calls included.
+            fn: Takes a trial, returns its score. A NaN score counts as a failed trial.
+            n_jobs: Processes at once. They do not import your script: what `fn` needs is sent to them by value.
+            catch: Exceptions of `fn` that count as a failed trial; any other ends the run.
+            progress: Whether to print a line a trial.
+
+        Raises:
+            ValueError: `n` or `n_jobs` is below 1.
+            RuntimeError: a worker process failed; the message holds its traceback or the end of its output.
+        """
+        if n < 1 or n_jobs < 1:
+            raise ValueError(f"n and n_jobs must be at least 1, got {n} and {n_jobs}")
+        from ai.lab import search
+
+        if n_jobs == 1:
+            search.work(self, n, fn, catch, search.report_line if progress else lambda row: None)
+        else:
+            from ai.lab.workers import run_workers
+
+            run_workers(self, n, fn, n_jobs, catch, search.report_line if progress else lambda row: None)
+        return self
+
+    # -- results
+
+    def trials(self) -> "Trials":
+        """Returns the table of all trials by number."""
+        rows = []
+        for trial in self.study.get_trials(deepcopy=False):
+            row = TrialRow(
+                trial.number,
+                _state(trial),
+                trial.value if trial.state.name == "COMPLETE" else None,
+                dict(trial.params),
+                self.trial_path(trial.number),
+            )
+            rows.append(row)
+        return Trials(rows)
+
+    @property
+    def best_row(self) -> TrialRow:
+        """The finished trial with the best score.
+
+        Raises:
+            ValueError: no trial has finished.
+        """
+        rows = [row for row in self.trials() if row.score is not None]
+        if not rows:
+            raise ValueError(f"experiment {self.path} has no finished trial yet")
+        return (min if self.direction == "min" else max)(rows, key=lambda row: row.score or 0.0)
+
+    @property
+    def best_hparams(self) -> dict[str, Any]:
+        """The hyper-parameters of the best trial."""
+        return self.best_row.hparams
+
+    @property
+    def best_score(self) -> float:
+        """The best score."""
+        score = self.best_row.score
+        assert score is not None
+        return score
+
+    @property
+    def best_trial(self) -> Record:
+        """The best trial, for reading."""
+        return Record(self.best_row.path)
+
+    def plot(self, path: str | Path | None = None) -> Path:
+        """Draws the score over the trials and against each hyper-parameter; returns the picture's path."""
+        from ai.lab.plots import plot_experiment
+
+        return plot_experiment(self, path or self.path / "experiment.png")
+
+    # -- its parts
+
+    def trial_path(self, number: int) -> Path:
+        """Returns the folder of a trial."""
+        return self.path / "trials" / f"{number:05d}"
+
+    @property
+    def study(self) -> "optuna.Study":
+        """Optuna's study underneath, for what is not offered here."""
+        if self._study_cache is None:
+            from ai.lab.storage import open_study
+
+            self._study_cache = open_study(
+                self.path,
+                self._storage,
+                f"ai-lab-{self.id}",
+                "minimize" if self.direction == "min" else "maximize",
+                pruner=self._make_pruner(),
+            )
+        return self._study_cache
+
+    def make_sampler(self, number: int) -> "BaseSampler":
+        """Returns the sampler that chooses for trial `number`, seeded by it: a resumed search chooses the same."""
+        import optuna
+
+        seed = (self.seed * 1_000_003 + number) % 2**31
+        if self._search == "tpe":
+            return optuna.samplers.TPESampler(seed=seed)
+        if self._search == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        assert callable(self._search)
+        return self._search(seed)
+
+    def _make_pruner(self) -> "BasePruner":
+        import optuna
+
+        if self._pruner is None:
+            return optuna.pruners.NopPruner()
+        if self._pruner == "median":
+            return optuna.pruners.MedianPruner()
+        if self._pruner == "halving":
+            return optuna.pruners.SuccessiveHalvingPruner()
+        assert not isinstance(self._pruner, str)
+        return self._pruner
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_study_cache": None}  # an open storage stays in its process
+
+    def __repr__(self) -> str:
+        return f"Experiment({str(self.path)!r}, {self.direction!r})"
+
+
+class Trials(Sequence[TrialRow]):
+    """An experiment's trials by number; prints as a table."""
+
+    def __init__(self, rows: Sequence[TrialRow]) -> None:
+        self._rows = list(rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[index]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def frame(self) -> "pd.DataFrame":
+        """Returns a DataFrame: number, state, score and a column for each hyper-parameter."""
+        import pandas as pd
+
+        rows = [{"number": r.number, "state": r.state, "score": r.score, **r.hparams} for r in self._rows]
+        return pd.DataFrame(rows).set_index("number")
+
+    def __repr__(self) -> str:
+        from ai.lab.table import format_table
+
+        names = list(dict.fromkeys(name for row in self._rows for name in row.hparams))
+        head = ["number", "state", "score", *names]
+        return format_table(head, [[r.number, r.state, r.score, *map(r.hparams.get, names)] for r in self._rows])
+
+
+def _state(trial: "optuna.trial.FrozenTrial") -> str:
+    if trial.state.name == "FAIL" and trial.user_attrs.get("ended") is not None:
+        return str(trial.user_attrs["ended"])
+    names = {"COMPLETE": "finished", "PRUNED": "pruned", "RUNNING": "running", "FAIL": "failed", "WAITING": "waiting"}
+    return names[trial.state.name]

@@ -1,0 +1,92 @@
+"""Hyper-parameters, defined where they are used: `trial.hp.log('lr', 1e-4, 1e-1)` names, bounds and chooses one."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+if TYPE_CHECKING:
+    from optuna import Trial as OptunaTrial
+
+T = TypeVar("T")
+
+
+class HyperParameters:
+    """What a trial of an experiment chooses from. The same name always means the same value within a trial.
+
+    Args:
+        trial: Optuna's trial, which chooses.
+
+    Attributes:
+        chosen: The values so far, by name.
+    """
+
+    def __init__(self, trial: "OptunaTrial") -> None:
+        self._trial = trial
+        self.chosen: dict[str, object] = {}
+
+    def lin(self, name: str, low: float, high: float, *, step: float | None = None) -> float:
+        """Returns a number from `low` to `high`, both included, on a linear scale (or in steps of `step`).
+
+        Raises:
+            ValueError: `low` exceeds `high`, or `step` is not positive.
+        """
+        _check_range(name, low, high)
+        if step is not None and step <= 0:
+            raise ValueError(f"step of {name!r} must be positive, got {step}")
+        return self._keep(name, self._trial.suggest_float(name, float(low), float(high), step=step))
+
+    def log(self, name: str, low: float, high: float) -> float:
+        """Returns a number from `low` to `high`, both included, on a logarithmic scale.
+
+        Raises:
+            ValueError: `low` exceeds `high` or is not positive.
+        """
+        _check_range(name, low, high)
+        if low <= 0:
+            raise ValueError(f"low of {name!r} must be positive on a logarithmic scale, got {low}")
+        return self._keep(name, self._trial.suggest_float(name, float(low), float(high), log=True))
+
+    def int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """Returns a whole number from `low` to `high`, both included.
+
+        Raises:
+            ValueError: `low` exceeds `high`, `step` is below 1, or `log` is asked for with `low` below 1 or a `step`.
+        """
+        _check_range(name, low, high)
+        if step < 1:
+            raise ValueError(f"step of {name!r} must be at least 1, got {step}")
+        if log and (low < 1 or step != 1):
+            raise ValueError(f"log of {name!r} needs low >= 1 and step 1, got low {low} and step {step}")
+        return self._keep(name, self._trial.suggest_int(name, low, high, step=step, log=log))
+
+    def lst(self, name: str, choices: Sequence[T]) -> T:
+        """Returns one of `choices`, which may be anything; other than plain values are told apart by their `repr`.
+
+        Raises:
+            ValueError: there is no choice, or two have the same `repr`.
+        """
+        if not choices:
+            raise ValueError(f"choices of {name!r} must not be empty")
+        labels = [choice if _is_plain(choice) else _label(choice) for choice in choices]
+        if len(set(map(repr, labels))) != len(labels):
+            raise ValueError(f"choices of {name!r} must differ, got {labels}")
+        chosen = self._trial.suggest_categorical(name, cast("Any", labels))
+        self._keep(name, chosen)
+        return next(choice for choice, label in zip(choices, labels, strict=True) if repr(label) == repr(chosen))
+
+    def _keep(self, name: str, value: T) -> T:
+        self.chosen[name] = value
+        return value
+
+
+def _check_range(name: str, low: float, high: float) -> None:
+    if not low <= high:
+        raise ValueError(f"low of {name!r} must not exceed high, got {low} and {high}")
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _label(value: object) -> str:
+    # A function's or class's repr holds an address, which differs in each process.
+    return str(getattr(value, "__name__", None) or repr(value))

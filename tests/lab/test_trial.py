@@ -1,0 +1,248 @@
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from ai.data import Dataset
+from ai.lab import OwnedError, Record, Trial
+from ai.train import Classify, EarlyStopping, Trainer, opt
+
+SCRIPT = Path(__file__).with_name("resumable_run.py")
+
+
+def make(seed: int = 0):
+    rng = np.random.default_rng(seed)
+    data = Dataset({"x": rng.normal(size=(96, 4)).astype("float32"), "y": rng.integers(0, 2, 96).astype("uint8")})
+    torch.manual_seed(seed)
+    model = nn.Linear(4, 2)
+    return model, opt.sgd(model), data.loader(16, "cpu", train=True), data.loader(64, "cpu")
+
+
+def options(**how):
+    return {"progress": False, "system_interval_s": None, "log_interval": 5, "val_interval": 10, **how}
+
+
+def train(trial: Trial, steps: int = 20, env=None, **how) -> int:
+    model, optimizer, loader, _ = make()
+    return Trainer(env or Classify(), loader).train(model, optimizer, trial.hook(**how), steplimit=steps)
+
+
+@dataclass
+class Config:
+    lr: float = 0.1
+
+
+def test_a_run_leaves_the_files_that_tell_all_of_it(tmp_path):
+    _, _, _, val_data = make()
+    trial = Trial(
+        tmp_path / "t",
+        config=Config(),
+        val_data=val_data,
+        sampler=lambda model, step: torch.zeros(4, 1, 8, 8),
+        task=lambda model, step: {"answer": 42},
+        save_snapshots=True,
+        **options(sample_interval=10, task_interval=10, save_interval=10),
+    )
+    assert train(trial) == 20
+    assert trial.state == "finished"
+    files = {path.name for path in trial.path.iterdir()}
+    assert files >= {".ai-lab", "meta.json", "config.yaml", "metrics.jsonl", "log.txt", "snapshots", "samples"}
+    metrics = trial.metrics()
+    assert metrics["loss"].steps.tolist() == [0, 5, 10, 15]
+    assert metrics["val_loss"].steps.tolist() == [10, 20]
+    assert metrics["answer"].values.tolist() == [42, 42]
+    assert list(trial.record.samples()) == [10, 20]
+    assert list(trial.record.snapshots()) == [10, 20]
+    assert trial.record.config == {"lr": 0.1}
+    session = trial.record.meta["sessions"][0]
+    assert session["argv"][0]
+    assert session["packages"]["torch"] == metadata.version("torch")
+    assert session["hardware"]["threads"] == os.cpu_count()
+    assert session["end"]["step"] == 20
+    assert Image.open(trial.record.samples()[10]).size == (18, 18)
+
+
+def test_metrics_make_a_dataframe(tmp_path):
+    trial = Trial(tmp_path / "t", **options())
+    train(trial, 10)
+    frame = trial.metrics().frame()
+    assert frame.index.tolist() == [0, 5]
+    assert {"loss", "accuracy", "lr"} <= set(frame.columns)
+    with pytest.raises(KeyError, match="no metric 'los'; recorded are: loss"):
+        trial.metrics()["los"]
+
+
+def run_script(*arguments: object, **how) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, **how)
+
+
+def rows(folder: Path) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in ("time", "steps_per_s")} for line in lines]
+
+
+def test_a_run_killed_and_resumed_equals_one_never_killed_in_weights_and_rows(tmp_path):
+    whole = run_script(tmp_path / "whole", -1)
+    assert whole.returncode == 0, whole.stderr
+    kill_at = random.Random(0).randrange(21, 29)
+    assert run_script(tmp_path / "killed", kill_at).returncode == -9
+    assert Record(tmp_path / "killed").state == "dead"
+    resumed = run_script(tmp_path / "killed", -1, "resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout == whole.stdout.replace("from 0", "from 20")
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+
+
+def test_killed_before_the_first_snapshot_it_starts_again(tmp_path):
+    assert run_script(tmp_path / "t", 7).returncode == -9
+    resumed = run_script(tmp_path / "t", -1, "resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.startswith("from 0")
+    steps = [row["step"] for row in rows(tmp_path / "t")]
+    assert steps == sorted(steps)
+    assert len(steps) == len({(row["step"], "loss" in row) for row in rows(tmp_path / "t")})
+
+
+def test_resume_with_nothing_to_resume_returns_0(tmp_path):
+    model, optimizer, loader, _ = make()
+    assert Trial(tmp_path / "t", save_snapshots=True).resume(model, optimizer, loader) == 0
+
+
+def test_a_second_run_over_the_first_is_refused_and_leaves_it_alone(tmp_path):
+    train(Trial(tmp_path / "t", **options()))
+    before = (tmp_path / "t" / "metrics.jsonl").read_bytes()
+    again = Trial(tmp_path / "t", **options())
+    with pytest.raises(ValueError, match=r"has rows up to step 15 and training would begin at 0: pass clean=True"):
+        train(again)
+    assert (tmp_path / "t" / "metrics.jsonl").read_bytes() == before
+    assert again.state == "finished"
+    train(Trial(tmp_path / "t", clean=True, **options()))
+
+
+def test_training_on_from_where_it_ended_adds_rows(tmp_path):
+    model, optimizer, loader, _ = make()
+    trial, trainer = Trial(tmp_path / "t", **options()), Trainer(Classify(), loader)
+    trainer.train(model, optimizer, trial.hook(), steplimit=10)
+    trainer.train(model, optimizer, trial.hook(), step=10, steplimit=20)
+    assert trial.metrics()["loss"].steps.tolist() == [0, 5, 10, 15]
+    assert len(trial.record.meta["sessions"]) == 2
+
+
+def test_while_one_trial_runs_a_second_on_its_folder_is_refused(tmp_path):
+    with Trial(tmp_path / "t", **options(capture=False)) as first:
+        first.log(0, {"loss": 1.0})
+        second = Trial(tmp_path / "t")
+        model, optimizer, loader, _ = make()
+        message = rf"is being written by process {os.getpid()} on "
+        with pytest.raises(OwnedError, match=message):
+            train(second)
+        with pytest.raises(OwnedError, match=message):
+            second.resume(model, optimizer, loader)
+        with pytest.raises(OwnedError, match=message):
+            Trial(tmp_path / "t", clean=True)
+        assert second.state == "running"
+        first.log(1, {"loss": 0.5})
+    assert second.metrics()["loss"].values.tolist() == [1.0, 0.5]
+
+
+def test_an_error_is_recorded_and_raised(tmp_path):
+    def env(model, batch, step):
+        raise ZeroDivisionError("the loss is gone")
+
+    trial = Trial(tmp_path / "t", **options())
+    with pytest.raises(ZeroDivisionError):
+        train(trial, env=env)
+    assert trial.state == "failed"
+    assert trial.record.meta["error"] == "ZeroDivisionError: the loss is gone"
+    assert "Traceback" in trial.record.log_text()
+    Trial(tmp_path / "t", clean=True)  # the folder was given up
+
+
+def test_what_is_printed_lands_in_the_log_and_on_the_screen(tmp_path, capsys):
+    def env(model, batch, step):
+        print(f"\r 10%\r 20%\rat {step}")
+        return model(batch["x"]).sum() * 0
+
+    trial = Trial(tmp_path / "t", **options())
+    before = sys.stdout
+    train(trial, 1, env=env)
+    assert sys.stdout is before
+    assert "at 0" in capsys.readouterr().out
+    assert "\nat 0\n" in trial.record.log_text()
+    assert "10%" not in trial.record.log_text()
+
+
+def test_early_stopping_ends_a_run_as_stopped(tmp_path):
+    _, _, _, val_data = make()
+    trial = Trial(tmp_path / "t", val_data=val_data, stopper=EarlyStopping(patience=0, min_delta=10), **options())
+    assert train(trial, 100) == 20
+    assert trial.state == "stopped"
+
+
+def test_clean_deletes_only_what_the_lab_made(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("kept")
+    with pytest.raises(ValueError, match=r"is not empty and was not made by ai\.lab"):
+        Trial(tmp_path / "mine", clean=True)
+    assert (tmp_path / "mine" / "file").read_text() == "kept"
+
+
+def test_a_moved_trial_stays_what_it_is(tmp_path):
+    trial = Trial(tmp_path / "a", save_snapshots=True, **options())
+    train(trial)
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = Trial(tmp_path / "b", save_snapshots=True)
+    model, optimizer, loader, _ = make()
+    assert moved.id == json.loads((tmp_path / "b" / ".ai-lab").read_text())["id"]
+    assert moved.resume(model, optimizer, loader) == 20
+
+
+def test_snapshots_saved_by_hand_come_back(tmp_path):
+    model, optimizer, loader, _ = make()
+    trial = Trial(tmp_path / "t", **options(capture=False))
+    with trial:
+        trial.save_snapshot(model, optimizer, 3, loader)
+    other, other_optimizer, other_loader, _ = make()
+    nn.init.zeros_(other.weight)
+    assert trial.load_snapshot(other, other_optimizer, other_loader) == 3
+    assert torch.equal(model.weight, other.weight)
+    assert trial.model_path(3).name == "model.safetensors"
+    with pytest.raises(FileNotFoundError, match="has no snapshot of step 4; it has: 3"):
+        trial.model_path(4)
+
+
+def test_no_snapshot_says_how_to_get_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="record it with save_snapshots=True"):
+        Trial(tmp_path / "t").model_path()
+
+
+def test_an_unknown_hook_option_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"hook options must be of val_data, .*; got val_dat"):
+        Trial(tmp_path / "t").hook(val_dat=[])
+
+
+def test_a_hook_with_nothing_due_costs_less_than_10_microseconds_a_step(tmp_path):
+    import timeit
+
+    trial = Trial(tmp_path / "t", save_snapshots=True, **options(log_interval=10**9, save_interval=10**9))
+    costs: list[float] = []
+
+    def env(model, batch, step):
+        if step == 3:
+            costs.append(min(timeit.repeat(lambda: (hook.step(4), hook.wants_log(4)), number=1000, repeat=5)) / 1000)
+        return model(batch["x"]).sum() * 0
+
+    model, optimizer, loader, _ = make()
+    hook = trial.hook()
+    Trainer(env, loader).train(model, optimizer, hook, steplimit=5)
+    assert costs[0] < 10e-6
