@@ -53,11 +53,20 @@ def test_without_workers_resuming_at_every_batch_changes_nothing(replay_ratio):
 
 
 def test_states_survive_a_safe_file(tmp_path):
-    loader = Datagen(Walk()).loader(4, n_workers=0, buffer=ReplayBuffer(50, alpha=0.5))
+    class Arrays(Walk):
+        def state_dict(self):
+            return {"all": (super().state_dict(), np.arange(3), np.float32(2))}
+
+        def load_state_dict(self, state):
+            inner, array, scalar = state["all"]
+            assert (type(array), array.tolist(), type(scalar), scalar) == (np.ndarray, [0, 1, 2], np.float32, 2)
+            super().load_state_dict(inner)
+
+    loader = Datagen(Arrays()).loader(4, n_workers=0, buffer=ReplayBuffer(50, alpha=0.5))
     next(loader)
-    loader.update_params({"w": torch.tensor(1.0)})
+    loader.update_params({"w": np.float64(1.0)})
     torch.save(loader.state_dict(), tmp_path / "state.pt")
-    other = Datagen(Walk()).loader(4, n_workers=0, buffer=ReplayBuffer(50, alpha=0.5))
+    other = Datagen(Arrays()).loader(4, n_workers=0, buffer=ReplayBuffer(50, alpha=0.5))
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert_same([next(loader) for _ in range(5)], [next(other) for _ in range(5)])
 

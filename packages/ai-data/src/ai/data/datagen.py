@@ -14,6 +14,7 @@ from ai.data.device import checked_device
 from ai.data.episode import Packed, pack
 from ai.data.finish import Finish
 from ai.data.fleet import Fleet
+from ai.data.portable import from_portable, to_portable
 from ai.data.replay import ReplayBuffer
 from ai.data.seeds import derive_seed
 from ai.data.source import Source
@@ -214,14 +215,18 @@ class DatagenLoader:
         return figures | {"worker_deaths": 0 if self._fleet is None else self._fleet.n_deaths}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns buffer, counters, parameters and, with `n_workers=0`, the source's state where it has one."""
+        """Returns buffer, counters, parameters and, with `n_workers=0`, the source's state where it has one.
+
+        It can be saved by `torch.save` and loaded with `weights_only=True`, if the source's state is made of numbers,
+        text, arrays and tensors in dicts, lists and tuples.
+        """
         with self.locked():
             intake = self._intake
             state = {
                 "seed": self.seed,
                 "generation": self._generation,
                 "version": self._version,
-                "params": self._params,
+                "params": None if self._params is None else to_portable(dict(self._params)),
                 "buffer": intake.buffer.state_dict(),
                 "n_used": intake.n_used,
                 "n_steps": intake.n_steps,
@@ -229,7 +234,7 @@ class DatagenLoader:
                 "source": None,
             }
         if self.n_workers == 0 and hasattr(self.dataset.source, "state_dict"):
-            state["source"] = copy.deepcopy(self.dataset.source.state_dict())
+            state["source"] = to_portable(self.dataset.source.state_dict())
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -244,10 +249,10 @@ class DatagenLoader:
         self.seed = state["seed"]
         self._generation = state["generation"] + 1
         self._version = state["version"]
-        self._params = state["params"]
+        self._params = from_portable(state["params"])
         self._launch()
         if self.n_workers == 0 and state["source"] is not None:
-            cast("Any", self.dataset.source).load_state_dict(copy.deepcopy(state["source"]))
+            cast("Any", self.dataset.source).load_state_dict(from_portable(state["source"]))
 
     def shard(self, rank: int, world: int) -> "DatagenLoader":
         """Returns the loader of one rank, whose sources have seeds of their own; closes this one."""
