@@ -1,7 +1,7 @@
 """Lowercase functions that return torch modules, checked against references."""
 
 from ai.model import f, norm
-from ai.model.activation import actv
+from ai.model.activation import actv, actv_gain
 from ai.model.attention import KVCache, attn, sa
 from ai.model.container import module_dict, modules, null, repeat, res, seq
 from ai.model.conv import conv
@@ -18,7 +18,7 @@ from ai.model.elementwise import (
     resample,
     upfirdn,
 )
-from ai.model.init import init_module, init_rule
+from ai.model.init import draw_normal, draw_uniform, fill, init_module, init_rule
 from ai.model.linear import fc
 from ai.model.model import Model
 from ai.model.modulated import modconv, modfc, modresblk, modseq
@@ -32,14 +32,18 @@ __all__ = [
     "KVCache",
     "Model",
     "actv",
+    "actv_gain",
     "attn",
     "blur",
     "clamp",
     "conv",
+    "draw_normal",
+    "draw_uniform",
     "drop_path",
     "embed",
     "f",
     "fc",
+    "fill",
     "flatten",
     "gain",
     "global_avg",

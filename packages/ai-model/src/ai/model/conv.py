@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ai.model import f
 from ai.model import norm as norms
-from ai.model.activation import Activation
+from ai.model.activation import Activation, actv_gain
 from ai.model.activation import actv as make_actv
 from ai.model.elementwise import noise as make_noise
-from ai.model.init import draw_normal
+from ai.model.init import draw_normal, fill, init_module, mark_small
 from ai.model.norm import Norm
 
 _PADDING = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
@@ -35,50 +35,55 @@ class _Conv(nn.Module):
         padtype: str,
         scale_w: bool,
         lr_mult: float,
+        groups: int,
         init_gain: float,
     ):
         super().__init__()
         self.nc1, self.nc2, self.k, self.stride, self.padtype, self.blur = nc1, nc2, k, stride, padtype, blur
         self.gain, self.clamp, self.scale_w, self.lr_mult = gain, clamp, scale_w, lr_mult
-        self.weight = nn.Parameter(torch.empty(nc2, nc1, k, k))
+        self.groups = groups
+        self.weight = nn.Parameter(torch.empty(nc2, nc1 // groups, k, k))
         self.bias = nn.Parameter(torch.empty(nc2)) if bias else None
         self.norm = norms.make(norm, nc2)
         self.noise = make_noise() if noise else None
         self.actv = make_actv(actv)
-        normed = self.norm is not None and getattr(self.norm, "weight", None) is not None
-        if self.norm is not None and normed and init_gain != 1:
-            self.norm.weight_init = init_gain  # type: ignore[assignment]
-            nn.init.constant_(self.norm.get_parameter("weight"), init_gain)
-        self.init_gain = 1.0 if normed else init_gain
-        self._gain = self.init_gain * (math.sqrt(2) if actv is not None else 1.0)
-        self.init_params(torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
+        self.init_gain, self._actv_gain = 1.0, actv_gain(actv)
+        if init_gain != 1:
+            self.mark_small(init_gain)
+            if self.norm is not None:
+                init_module(self.norm)
+        self.init_params(None)
 
-    @torch.no_grad()
-    def init_params(self, generator: torch.Generator) -> None:
-        fan_in = self.nc1 * self.k**2
-        std = self.init_gain / self.lr_mult if self.scale_w else self._gain / math.sqrt(fan_in) / self.lr_mult
-        draw_normal(self.weight, std, generator)
+    def init_params(self, generator: torch.Generator | None) -> None:
+        fan_in = self.weight[0].numel()
+        std = self.init_gain if self.scale_w else self.init_gain * self._actv_gain / math.sqrt(fan_in)
+        draw_normal(self.weight, std / self.lr_mult, generator)
         if self.bias is not None:
-            self.bias.zero_()
+            fill(self.bias, 0.0)
+
+    def mark_small(self, scale: float) -> bool:
+        if self.norm is None or not mark_small(self.norm, scale):  # a norm after it would undo small weights
+            self.init_gain = scale
+        return True
 
     def forward(self, x: Tensor) -> Tensor:
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
         if self.scale_w:
-            weight = weight * (self.lr_mult / math.sqrt(self.nc1 * self.k**2))
+            weight = weight * (self.lr_mult / math.sqrt(self.weight[0].numel()))
         elif self.lr_mult != 1:
             weight = weight * self.lr_mult
         if bias is not None and self.lr_mult != 1:
             bias = bias * self.lr_mult
-        if self.blur is not None:
-            x = f.blur(x, self.blur)
         if self.stride < 1:
-            x = f.resample(x, self.stride)
+            x = f.resample(x, self.stride, self.blur)
+        elif self.blur is not None:
+            x = f.blur(x, self.blur)
         step, pad = max(1, round(self.stride)), self.k // 2
         if pad and self.padtype != "zeros":
             x = F.pad(x, (pad, pad, pad, pad), mode=_PADDING[self.padtype])
             pad = 0
-        x = F.conv2d(x, weight, bias, step, pad)
+        x = F.conv2d(x, weight, bias, step, pad, 1, self.groups)
         if self.norm is not None:
             x = self.norm(x)
         if self.noise is not None:
@@ -109,6 +114,7 @@ def conv(
     padtype: str = "zeros",
     scale_w: bool = False,
     lr_mult: float = 1.0,
+    groups: int = 1,
     init_gain: float = 1.0,
 ) -> nn.Module:
     """Returns a convolution block: `(batch, nc1, height, width)` to `(batch, nc2, height / stride, width / stride)`.
@@ -123,11 +129,13 @@ def conv(
         gain: Multiplies the result.
         clamp: Bounds the result to [-clamp, clamp].
         noise: Whether to add noise with a learned strength; see `noise`.
-        blur: Taps of a low-pass filter that the input goes through first, such as (1, 3, 3, 1).
-        bias: Whether there is one; None means: unless batch norm follows and would cancel it.
+        blur: Taps of a low-pass filter that the input goes through first, such as (1, 3, 3, 1); where the stride
+            enlarges, the filter takes the place of nearest neighbours.
+        bias: Whether there is one; None means: unless batch or instance norm follows and would cancel it.
         padtype: `zeros`, `reflect`, `replicate` or `circular`.
         scale_w: Equalised learning rate, as of `fc`.
         lr_mult: Multiplies the learning rate of this layer.
+        groups: Groups of channels that are convolved apart; `nc1` for a depthwise convolution.
         init_gain: Multiplies what the block gives at first; below 1 for the end of a residual branch.
 
     Example:
@@ -143,5 +151,13 @@ def conv(
     if padtype not in _PADDING:
         raise ValueError(f"padtype ({padtype!r}) must be one of {', '.join(_PADDING)}")
     taps = None if blur is None else tuple(blur)
-    bias = norm != "batch" if bias is None else bias
-    return _Conv(nc1, nc2, k, stride, actv, norm, gain, clamp, noise, taps, bias, padtype, scale_w, lr_mult, init_gain)
+    if groups < 1 or nc1 % groups or nc2 % groups:
+        raise ValueError(f"groups ({groups}) must divide nc1 ({nc1}) and nc2 ({nc2})")
+    if not lr_mult > 0:
+        raise ValueError(f"lr_mult ({lr_mult}) must be above 0")
+    if clamp is not None and not clamp > 0:
+        raise ValueError(f"clamp ({clamp}) must be above 0 or None")
+    bias = norm not in ("batch", "instance") if bias is None else bias
+    return _Conv(
+        nc1, nc2, k, stride, actv, norm, gain, clamp, noise, taps, bias, padtype, scale_w, lr_mult, groups, init_gain
+    )

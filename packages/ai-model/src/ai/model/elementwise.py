@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ai.model import f
-from ai.model.init import draw_normal
+from ai.model.init import draw_normal, fill
 
 
 class _Function(nn.Module):
@@ -84,9 +84,8 @@ class _Noise(nn.Module):
         self.strength_init = strength_init
         self.strength = nn.Parameter(torch.full((), strength_init))
 
-    @torch.no_grad()
-    def init_params(self, generator: torch.Generator) -> None:
-        self.strength.fill_(self.strength_init)
+    def init_params(self, generator: torch.Generator | None) -> None:
+        fill(self.strength, self.strength_init)
 
     def forward(self, x: Tensor) -> Tensor:
         noise = torch.randn(x.shape[0], 1, *x.shape[2:], dtype=x.dtype, device=x.device)
@@ -110,12 +109,12 @@ class _Param(nn.Module):
         super().__init__()
         self.std, self.mean = std, mean
         self.value = nn.Parameter(torch.empty(*shape))
-        self.init_params(torch.Generator().manual_seed(0))
+        self.init_params(None)
 
-    @torch.no_grad()
-    def init_params(self, generator: torch.Generator) -> None:
+    def init_params(self, generator: torch.Generator | None) -> None:
         draw_normal(self.value, self.std, generator)
-        self.value.add_(self.mean)
+        with torch.no_grad():
+            self.value.add_(self.mean)
 
     def forward(self, x: Tensor | None = None) -> Tensor:
         if x is None:

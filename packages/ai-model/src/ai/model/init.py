@@ -1,86 +1,231 @@
-"""How parameters are drawn: each block owns its rule, and users register rules for their own modules.
+"""Who draws a parameter, and how: each block owns its rule, and users register rules for their own modules.
 
-A rule is a function from a module and a CPU generator that fills the parameters the module owns itself (not those of
-its children). Drawing happens on the CPU in float32 and is then copied, so one seed gives the same weights on any
-device and in any dtype.
+A block's rule is its method `init_params(rng)`. A module without one is drawn by the rule registered for its class
+(`init_rule`), and torch's own layers are registered below. Whatever has neither keeps the values it was built with.
 """
 
+import math
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-Rule = Callable[[nn.Module, torch.Generator], None]
-M = TypeVar("M", bound=nn.Module)
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
-_RULES: dict[type[nn.Module], Rule] = {}
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+Rule = Callable[[AnyModule, torch.Generator | None], None]
+
+_rules: dict[type[nn.Module], Callable[..., None]] = {}
 
 
-def init_rule(kind: type[M]) -> Callable[[Callable[[M, torch.Generator], None]], Callable[[M, torch.Generator], None]]:
-    """Returns a decorator that registers a rule for a module class and its subclasses.
+def init_rule(cls: type[AnyModule]) -> Callable[[Rule[AnyModule]], Rule[AnyModule]]:
+    """Registers the function that draws the parameters of a module class and of its subclasses.
 
-    Args:
-        kind: The class whose own parameters the rule fills.
+    The rule gets the module and a generator, or None for torch's global one. It runs after the rules of the module's
+    children, and has to fill the module's own parameters and buffers.
 
-    Example:
-        >>> class Scale(nn.Module):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.scale = nn.Parameter(torch.empty(3))
-        >>> @init_rule(Scale)
-        ... def _ones(module, generator):
-        ...     nn.init.ones_(module.scale)
-        >>> init_module(Scale(), seed=0).scale.tolist()
-        [1.0, 1.0, 1.0]
+    >>> import torch
+    >>> import ai.model as m
+    >>> class Scale(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.scale = torch.nn.Parameter(torch.empty(3))
+    >>> @m.init_rule(Scale)
+    ... def draw_scale(module, rng):
+    ...     m.fill(module.scale, 1.0)
+    >>> m.Model(Scale()).init().net.scale.tolist()
+    [1.0, 1.0, 1.0]
     """
 
-    def register(rule: Callable[[M, torch.Generator], None]) -> Callable[[M, torch.Generator], None]:
-        _RULES[kind] = rule  # type: ignore[assignment]
+    def register(rule: Rule[AnyModule]) -> Rule[AnyModule]:
+        _rules[cls] = rule
         return rule
 
     return register
 
 
-def init_module(module: M, *, seed: int | None = None) -> M:
-    """Draws every parameter of a module, block by block, and returns the module.
-
-    A module with a method `init_params(generator)` draws its own; else the rule registered for its class or the nearest
-    base class; else torch's own `reset_parameters`, run on torch's global generator seeded from ours.
+def init_module(module: AnyModule, *, seed: int | None = None) -> AnyModule:
+    """Draws every parameter below `module` by its block's rule, children before their parents; returns the module.
 
     Args:
-        module: Any module.
-        seed: Of the draw; None takes one from torch's global generator, so that `torch.manual_seed` works.
+        module: Changed in place. Modules without a rule or torch's `reset_parameters` keep what they hold.
+        seed: Of a generator of this call's own; None takes it from torch's global one.
+
+    >>> import torch
+    >>> first, second = (init_module(torch.nn.Linear(2, 2), seed=0) for _ in range(2))
+    >>> bool((first.weight == second.weight).all())
+    True
     """
     if seed is None:
-        seed = int(torch.randint(2**62, ()))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for child in module.modules():
-            _init_one(child, generator)
+        seed = int(torch.randint(2**62, (), device="cpu").item())
+    rng = torch.Generator().manual_seed(seed)
+    seen: set[nn.Module] = set()
+
+    def visit(node: nn.Module) -> None:
+        if node in seen:
+            return
+        seen.add(node)
+        for child in node.children():
+            visit(child)
+        rule = _rule_of(node)
+        if rule is not None:
+            rule(rng)
+
+    visit(module)
     return module
 
 
-def _init_one(module: nn.Module, generator: torch.Generator) -> None:
+def draw_normal(target: Tensor, std: float, rng: torch.Generator | None = None) -> None:
+    """Fills `target` in place with N(0, std²), drawn in float32 on the CPU so that every device gets equal values."""
+    if not target.is_meta:
+        _put(target, torch.randn(target.shape, generator=rng, dtype=torch.float32, device="cpu").mul_(std))
+
+
+def draw_uniform(target: Tensor, bound: float, rng: torch.Generator | None = None) -> None:
+    """Fills `target` in place with U(-bound, bound), drawn in float32 on the CPU as `draw_normal` does."""
+    if not target.is_meta:
+        uniform = torch.rand(target.shape, generator=rng, dtype=torch.float32, device="cpu")
+        _put(target, uniform * (2 * bound) - bound)
+
+
+def fill(target: Tensor, value: float | Tensor) -> None:
+    """Fills `target` in place with a number, or copies a tensor of its shape into it."""
+    if not target.is_meta:
+        with torch.no_grad():
+            if isinstance(value, Tensor):
+                _put(target, value)
+            else:
+                target.fill_(value)
+
+
+def mark_small(module: nn.Module, scale: float) -> bool:
+    """Makes the last layer of a residual branch start `scale` times smaller, and tells whether there was one.
+
+    It takes effect when the layer is next drawn. Only a layer that fixes the size of the branch's output counts: a gate
+    (squeeze-and-excitation) or an activation at the end is passed over.
+    """
+    own = getattr(module, "mark_small", None)
+    if own is not None:
+        return bool(own(scale))
+    if isinstance(module, nn.Sequential):
+        return any(mark_small(child, scale) for child in reversed(module))
+    if isinstance(getattr(module, "weight", None), nn.Parameter) and not isinstance(module, nn.PReLU):
+        module.init_scale = scale  # type: ignore[assignment]
+        return True
+    return False
+
+
+def _rule_of(module: nn.Module) -> Callable[[torch.Generator | None], None] | None:
     own = getattr(module, "init_params", None)
-    if callable(own):
-        own(generator)
-        return
-    for base in type(module).__mro__:
-        rule = _RULES.get(base)
-        if rule is not None:
-            rule(module, generator)
-            return
+    if own is not None:
+        return own  # type: ignore[no-any-return]
+    if parametrize.is_parametrized(module):
+        return None  # the weight is computed: writing to it would change nothing
+    for cls in type(module).__mro__:
+        if cls in _rules:
+            return partial(_rules[cls], module)
     reset = getattr(module, "reset_parameters", None)
-    if callable(reset):
-        with torch.random.fork_rng():
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            reset()
-        weight_init = getattr(module, "weight_init", None)  # set by a block whose branch starts small
-        if isinstance(weight_init, float):
-            nn.init.constant_(module.get_parameter("weight"), weight_init)
+    return partial(_reset, module) if callable(reset) else None
 
 
-def draw_normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
-    """Fills a parameter with N(0, std²), drawn on the CPU."""
-    parameter.copy_(torch.randn(parameter.shape, generator=generator).mul_(std))
+def _reset(module: nn.Module, rng: torch.Generator | None) -> None:
+    """Lets a torch module draw by its own rule, which knows only the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=rng, device="cpu").item()))
+        module.reset_parameters()  # type: ignore[operator]
+
+
+def _put(target: Tensor, value: Tensor) -> None:
+    with torch.no_grad():
+        if hasattr(
+            target, "device_mesh"
+        ):  # a sharded parameter: every rank has drawn the same whole, and keeps its part
+            from torch.distributed.tensor import distribute_tensor
+
+            sharded: DTensor = target  # type: ignore[assignment]
+            value = value.to(device=sharded.to_local().device, dtype=sharded.dtype)
+            sharded.copy_(distribute_tensor(value, sharded.device_mesh, sharded.placements))
+        else:
+            target.copy_(value)
+
+
+def _init_scale(module: nn.Module) -> float:
+    return float(getattr(module, "init_scale", 1.0))
+
+
+@init_rule(nn.Linear)
+def _draw_linear(module: nn.Linear, rng: torch.Generator | None) -> None:
+    draw_normal(module.weight, _init_scale(module) / math.sqrt(module.in_features), rng)
+    if module.bias is not None:
+        fill(module.bias, 0.0)
+
+
+def _draw_conv(module: nn.Module, rng: torch.Generator | None) -> None:
+    assert isinstance(
+        module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    )
+    kernel = math.prod(module.kernel_size)
+    if module.transposed:  # an output element sees kernel / stride taps of each input channel
+        kernel = max(1, kernel // math.prod(module.stride))
+    draw_normal(module.weight, _init_scale(module) / math.sqrt(module.in_channels // module.groups * kernel), rng)
+    if module.bias is not None:
+        fill(module.bias, 0.0)
+
+
+for _conv_class in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
+    _rules[_conv_class] = _draw_conv
+
+
+@init_rule(nn.Embedding)
+def _draw_embedding(module: nn.Embedding, rng: torch.Generator | None) -> None:
+    draw_normal(module.weight, 0.02, rng)
+    if module.padding_idx is not None and not module.weight.is_meta:
+        with torch.no_grad():
+            module.weight[module.padding_idx].zero_()
+
+
+def _draw_norm(module: nn.Module, rng: torch.Generator | None) -> None:
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        module.reset_running_stats()
+    for name, value in (("weight", _init_scale(module)), ("bias", 0.0)):
+        parameter = getattr(module, name, None)
+        if parameter is not None:
+            fill(parameter, value)
+
+
+for _norm_class in (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm):
+    _rules[_norm_class] = _draw_norm
+
+
+@init_rule(nn.PReLU)
+def _draw_prelu(module: nn.PReLU, rng: torch.Generator | None) -> None:
+    fill(module.weight, module.init)
+
+
+@init_rule(nn.RNNBase)
+def _draw_recurrent(module: nn.RNNBase, rng: torch.Generator | None) -> None:
+    bound = 1 / math.sqrt(module.hidden_size)
+    for name, parameter in module.named_parameters(recurse=False):
+        if "bias" in name:
+            fill(parameter, 0.0)
+        else:
+            draw_uniform(parameter, bound, rng)
+    if isinstance(module, nn.LSTM):  # a forget gate that starts open carries gradients over long stretches
+        for name, parameter in module.named_parameters(recurse=False):
+            if "bias_ih" in name and not parameter.is_meta:
+                with torch.no_grad():
+                    parameter[module.hidden_size : 2 * module.hidden_size].fill_(1.0)
+
+
+@init_rule(nn.MultiheadAttention)
+def _draw_attention(module: nn.MultiheadAttention, rng: torch.Generator | None) -> None:
+    for weight in (module.in_proj_weight, module.q_proj_weight, module.k_proj_weight, module.v_proj_weight):
+        if weight is not None:
+            draw_normal(weight, 1 / math.sqrt(weight.shape[1]), rng)
+    for bias in (module.in_proj_bias, module.bias_k, module.bias_v):
+        if bias is not None:
+            fill(bias, 0.0)

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ai.model.activation import Activation
+from ai.model.activation import Activation, actv_gain
 from ai.model.activation import actv as make_actv
-from ai.model.init import draw_normal
+from ai.model.init import draw_normal, fill
 
 
 class _Linear(nn.Module):
@@ -31,15 +31,18 @@ class _Linear(nn.Module):
         self.actv = make_actv(actv)
         self.dropout = nn.Dropout(dropout) if dropout else None
         self.init_gain = init_gain
-        self._gain = init_gain * (math.sqrt(2) if actv is not None else 1.0)
-        self.init_params(torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
+        self._actv_gain = actv_gain(actv)
+        self.init_params(None)
 
-    @torch.no_grad()
-    def init_params(self, generator: torch.Generator) -> None:
-        std = self.init_gain / self.lr_mult if self.scale_w else self._gain / math.sqrt(self.n1) / self.lr_mult
-        draw_normal(self.weight, std, generator)
+    def init_params(self, generator: torch.Generator | None) -> None:
+        std = self.init_gain if self.scale_w else self.init_gain * self._actv_gain / math.sqrt(self.n1)
+        draw_normal(self.weight, std / self.lr_mult, generator)
         if self.bias is not None:
-            self.bias.fill_(self.bias_init / self.lr_mult)
+            fill(self.bias, self.bias_init / self.lr_mult)
+
+    def mark_small(self, scale: float) -> bool:
+        self.init_gain = scale
+        return True
 
     def forward(self, x: Tensor) -> Tensor:
         weight: Tensor = self.weight
@@ -93,4 +96,8 @@ def fc(
     for name, value in (("n1", n1), ("n2", n2)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
+    if not lr_mult > 0:
+        raise ValueError(f"lr_mult ({lr_mult}) must be above 0")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout ({dropout}) must lie in [0, 1)")
     return _Linear(n1, n2, actv, bias, bias_init, scale_w, lr_mult, dropout, init_gain)

@@ -1,78 +1,125 @@
-"""The class that the rest of the library works with: a module that can be drawn, saved, loaded and described."""
+"""The top of a network: what the rest of `ai` trains, saves and serves."""
 
-import os
-from fnmatch import fnmatchcase
-from typing import Any, Self
+import fnmatch
+import warnings
+from typing import Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ai.model.init import init_module
-from ai.model.state import load_into, load_state, save_state
+from ai.model.state import PathLike, load_into, load_state, save_state
+from ai.model.summary import summarize
 
 
 class Model(nn.Module):
-    """A top-level module: a wrapper around `net`, or the base of a class that implements `forward`.
+    """A network with `.init`, `.save` and what one asks about it; wrap a module, or subclass and write `forward`.
 
     Args:
-        net: The module to wrap. Leave it out when the subclass has a `forward` of its own.
+        net: The network. None for a subclass that defines `forward` itself.
 
-    Example:
-        >>> import ai.model as m
-        >>> model = Model(m.seq(m.flatten(), m.fc(8, 4))).init(seed=0)
-        >>> model(torch.zeros(2, 2, 4)).shape, model.n_params
-        (torch.Size([2, 4]), 36)
+    >>> import torch
+    >>> import ai.model as m
+    >>> model = m.Model(m.seq(m.flatten(), m.fc(784, 10))).init(seed=0)
+    >>> model(torch.zeros(2, 1, 28, 28)).shape, model.n_params
+    (torch.Size([2, 10]), 7850)
     """
 
-    def __init__(self, net: nn.Module | None = None):
+    def __init__(self, net: nn.Module | None = None) -> None:
         super().__init__()
+        if net is not None and not isinstance(net, nn.Module):
+            raise TypeError(f"net must be a torch module, got {type(net).__name__}")
         if net is not None:
             self.net = net
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the wrapped module."""
-        if "net" not in self._modules:
-            raise NotImplementedError(f"{type(self).__name__} needs a net (Model(net)) or a forward method of its own")
-        return self.net(*args, **kwargs)
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
+        """Calls the wrapped network."""
+        net = self._modules.get("net")
+        if net is None:
+            raise NotImplementedError(f"{type(self).__name__} must be given a net or define forward")
+        return net(*args, **kwargs)  # type: ignore[no-any-return]
 
-    def init(self, path: str | os.PathLike[str] | None = None, *, seed: int | None = None, strict: bool = True) -> Self:
-        """Draws all parameters, or loads them; returns the model itself.
+    def init(self, path: PathLike | None = None, *, seed: int | None = None, strict: bool = True) -> Self:
+        """Draws all parameters, or loads them; returns the model.
+
+        Without a path, each block draws its parameters by its own rule, with the same result on every device. A model
+        on the meta device is given memory on the CPU first.
 
         Args:
-            path: A `.safetensors` file, or a state dict saved by torch (read with `weights_only=True`). None draws.
-            seed: Of the draw; None takes one from torch's global generator.
-            strict: With False, loads what fits and prints what did not.
+            path: A `.safetensors` file, or a torch file of a state dict.
+            seed: Of a generator of this call's own; None takes it from torch's global one, so that
+                `torch.manual_seed` decides. Not with `path`.
+            strict: Off: loads what fits, and warns of what did not.
 
         Raises:
-            ValueError: The file's names or shapes do not fit; the message lists them.
+            FileNotFoundError: `path` does not exist.
+            ValueError: `path` holds no plain tensors by name, or not this model's (all differences are listed).
         """
-        if path is None:
-            return init_module(self, seed=seed)
-        load_into(self, load_state(path), strict=strict, source=os.fspath(path))
+        if path is not None and seed is not None:
+            raise ValueError(f"seed ({seed}) must be None with a path: nothing is drawn")
+        state = None if path is None else load_state(path)
+        if state is not None and strict:
+            load_into(_Names(self), state, source=f"path ({path})")
+        if state is None or any(tensor.is_meta for tensor in self.state_dict(keep_vars=True).values()):
+            if any(tensor.is_meta for tensor in [*self.parameters(), *self.buffers()]):
+                self.to_empty(device="cpu")
+            init_module(self, seed=0 if state is not None else seed)
+        if state is not None:
+            problems = load_into(self, state, strict=strict, source=f"path ({path})")
+            if problems:
+                warnings.warn(f"path ({path}) did not fit whole; {'; '.join(problems)}", stacklevel=2)
         return self
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the parameters and buffers: `.safetensors`, else torch's format. A crash leaves the old file whole."""
+    def save(self, path: PathLike) -> None:
+        """Writes the parameters and buffers to `path`, atomically: safetensors or torch format by its ending."""
         save_state(self.state_dict(), path)
 
     @property
     def n_params(self) -> int:
-        """Number of parameters; tied ones count once."""
+        """The number of parameters; a shared one counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter or buffer lies; the CPU for a model without any."""
+        """Where the first parameter or buffer lies; the CPU if there is none."""
         for tensor in (*self.parameters(), *self.buffers()):
             return tensor.device
         return torch.device("cpu")
 
-    def set_req_grad(self, required: bool, pattern: str = "*") -> Self:
-        """Freezes or thaws the parameters whose names match a shell pattern such as `encode.*`; returns the model."""
-        names = [name for name, _ in self.named_parameters() if fnmatchcase(name, pattern)]
+    def set_req_grad(self, req_grad: bool, pattern: str = "*") -> Self:
+        """Freezes (False) or frees (True) the parameters whose names match a shell pattern; returns the model.
+
+        >>> import ai.model as m
+        >>> model = m.Model(m.seq(m.fc(2, 2), m.fc(2, 2))).set_req_grad(False, "net.0.*")
+        >>> [name for name, p in model.named_parameters() if p.requires_grad]
+        ['net.1.weight', 'net.1.bias']
+        """
+        names = [name for name, _ in self.named_parameters() if fnmatch.fnmatchcase(name, pattern)]
         if not names:
-            raise ValueError(f"pattern ({pattern!r}) must match a parameter of {type(self).__name__}")
-        for name, parameter in self.named_parameters():
-            if fnmatchcase(name, pattern):
-                parameter.requires_grad_(required)
+            known = ", ".join(name for name, _ in self.named_parameters())
+            raise ValueError(f"pattern ({pattern!r}) must match the name of a parameter; there are: {known}")
+        for name in names:
+            self.get_parameter(name).requires_grad_(req_grad)
         return self
+
+    def summary(self, *inputs: Tensor) -> str:
+        """Returns a table of layers, their output shapes and parameter counts; shapes only if inputs are given.
+
+        Args:
+            inputs: What `forward` takes. It runs once, in evaluation mode, without gradients.
+        """
+        return summarize(self, *inputs)
+
+
+class _Names(nn.Module):
+    """Stands for a model in a check of names and shapes that changes nothing."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._state = {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
+
+    def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:  # type: ignore[override]
+        return self._state
+
+    def load_state_dict(self, *args: object, **kwargs: object) -> None:
+        pass

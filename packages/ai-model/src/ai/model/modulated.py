@@ -17,7 +17,7 @@ from ai.model.container import seq
 from ai.model.conv import conv
 from ai.model.elementwise import noise as make_noise
 from ai.model.elementwise import resample
-from ai.model.init import draw_normal
+from ai.model.init import draw_normal, fill
 from ai.model.linear import fc
 
 _MODTYPES = ("weight", "adalin")
@@ -32,9 +32,8 @@ class _AdaLin(nn.Module):
         self.rho = nn.Parameter(torch.full((nc,), 0.9))
         self.style = fc(z_dim, 2 * nc)
 
-    @torch.no_grad()
-    def init_params(self, generator: torch.Generator) -> None:
-        self.rho.fill_(0.9)
+    def init_params(self, generator: torch.Generator | None) -> None:
+        fill(self.rho, 0.9)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         scale, shift = self.style(z)[:, :, None, None].chunk(2, 1)
@@ -78,14 +77,13 @@ class _ModConv(nn.Module):
         self.adalin = None if by_weight else _AdaLin(nc2, z_dim)
         self.noise = make_noise() if noise else None
         self.actv = make_actv(actv)
-        self.init_params(torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
+        self.init_params(None)
 
-    @torch.no_grad()
-    def init_params(self, generator: torch.Generator) -> None:
+    def init_params(self, generator: torch.Generator | None) -> None:
         fan_in = self.nc1 * self.k**2
         draw_normal(self.weight, (1.0 if self.scale_w else 1 / math.sqrt(fan_in)) / self.lr_mult, generator)
         if self.bias is not None:
-            self.bias.zero_()
+            fill(self.bias, 0.0)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         weight: Tensor = self.weight
@@ -193,12 +191,11 @@ class _ModFc(nn.Module):
         self.bias = nn.Parameter(torch.empty(n2))
         self.style = fc(z_dim, n1, bias_init=1.0)
         self.actv = make_actv(actv)
-        self.init_params(torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
+        self.init_params(None)
 
-    @torch.no_grad()
-    def init_params(self, generator: torch.Generator) -> None:
+    def init_params(self, generator: torch.Generator | None) -> None:
         draw_normal(self.weight, 1 / math.sqrt(self.n1), generator)
-        self.bias.zero_()
+        fill(self.bias, 0.0)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         style = self.style(z)

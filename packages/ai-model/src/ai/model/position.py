@@ -1,11 +1,13 @@
 """Where a token stands: embeddings that are added, and rotations of queries and keys."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ai.model.init import draw_normal
+from ai.model.init import draw_normal, fill
 
 
 def sinusoid(n: int, dim: int, base: float = 10_000.0) -> Tensor:
@@ -42,20 +44,22 @@ def rotate(x: Tensor, start: int = 0, base: float = 10_000.0) -> Tensor:
 
 
 class _Position(nn.Module):
-    def __init__(self, n: int, dim: int, table: Tensor | None, std: float):
+    def __init__(self, n: int, dim: int, make_table: Callable[[], Tensor] | None, std: float):
         super().__init__()
-        self.n, self.dim, self.std = n, dim, std
+        self.n, self.dim, self.std, self.make_table = n, dim, std, make_table
         self.table: Tensor
-        if table is None:
+        if make_table is None:
             self.table = nn.Parameter(torch.empty(n, dim))
-            self.init_params(torch.Generator().manual_seed(0))
         else:
-            self.register_buffer("table", table, persistent=False)
+            self.register_buffer("table", torch.empty(n, dim), persistent=False)
+        self.init_params(None)
 
-    @torch.no_grad()
-    def init_params(self, generator: torch.Generator) -> None:
-        if isinstance(self.table, nn.Parameter):
+    def init_params(self, generator: torch.Generator | None) -> None:
+        if self.make_table is None:
             draw_normal(self.table, self.std, generator)
+        elif not self.table.is_meta:
+            with torch.device("cpu"):
+                fill(self.table, self.make_table())
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         stop = start + x.shape[1]
@@ -81,13 +85,15 @@ def pos_emb(n: int | tuple[int, int], dim: int, kind: str = "learned", *, std: f
     if kind not in kinds:
         raise ValueError(f"kind ({kind!r}) must be one of {', '.join(kinds)}")
     count = n if isinstance(n, int) else n[0] * n[1]
+    if kind != "learned" and dim % (4 if kind == "2d" else 2):
+        raise ValueError(f"dim ({dim}) must be a multiple of {4 if kind == '2d' else 2} for kind {kind!r}")
     if kind == "learned":
         return _Position(count, dim, None, std)
     if kind == "sinusoidal":
-        return _Position(count, dim, sinusoid(count, dim), std)
+        return _Position(count, dim, partial(sinusoid, count, dim), std)
     if isinstance(n, int):
         raise ValueError(f"n ({n}) must be (height, width) for kind '2d'")
-    return _Position(count, dim, sinusoid_2d(*n, dim), std)
+    return _Position(count, dim, partial(sinusoid_2d, *n, dim), std)
 
 
 class _Embed(nn.Module):
@@ -95,10 +101,9 @@ class _Embed(nn.Module):
         super().__init__()
         self.n, self.std = n, std
         self.weight = nn.Parameter(torch.empty(n, dim))
-        self.init_params(torch.Generator().manual_seed(0))
+        self.init_params(None)
 
-    @torch.no_grad()
-    def init_params(self, generator: torch.Generator) -> None:
+    def init_params(self, generator: torch.Generator | None) -> None:
         draw_normal(self.weight, self.std, generator)
 
     def forward(self, index: Tensor) -> Tensor:
@@ -118,12 +123,11 @@ class _PatchEmbed(nn.Module):
         self.nc, self.patch = nc, patch
         self.weight = nn.Parameter(torch.empty(dim, nc, patch, patch))
         self.bias = nn.Parameter(torch.empty(dim))
-        self.init_params(torch.Generator().manual_seed(0))
+        self.init_params(None)
 
-    @torch.no_grad()
-    def init_params(self, generator: torch.Generator) -> None:
+    def init_params(self, generator: torch.Generator | None) -> None:
         draw_normal(self.weight, (self.nc * self.patch**2) ** -0.5, generator)
-        self.bias.zero_()
+        fill(self.bias, 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2] % self.patch or x.shape[3] % self.patch:

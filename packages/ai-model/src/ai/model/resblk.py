@@ -21,6 +21,9 @@ class _SqueezeExcite(nn.Module):
         out: Tensor = x * self.weigh(x)[:, :, None, None]
         return out
 
+    def mark_small(self, scale: float) -> bool:
+        return False  # a gate: the layer before it sets the size of a branch
+
 
 def se(nc: int, reduction: int = 16) -> nn.Module:
     """Returns squeeze-and-excitation: each channel scaled by a factor in (0, 1) that all channels decide.
