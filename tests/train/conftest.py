@@ -10,7 +10,7 @@ from torch import nn
 JOBS = Path(__file__).parent / "jobs"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def job():
     """Runs a script of jobs/ in a fresh process, or under torchrun on several ranks."""
 

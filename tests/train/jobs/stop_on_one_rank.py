@@ -12,7 +12,7 @@ class Impatient(HookInterface):
         return step == 5 and dist.get_rank() == 1
 
 
-model = nn.Linear(2, 1)
-trainer = Trainer(lambda model, batch, step: model(batch).mean(), [torch.ones(2, 2)] * 100, parallel="ddp")
-print("stopped at", trainer.train(model, opt.sgd(model), Impatient()), flush=True)
-dist.destroy_process_group()
+def check() -> None:
+    model = nn.Linear(2, 1)
+    trainer = Trainer(lambda model, batch, step: model(batch).mean(), [torch.ones(2, 2)] * 100, parallel="ddp")
+    print(f"rank {dist.get_rank()} stopped at", trainer.train(model, opt.sgd(model), Impatient()), flush=True)

@@ -233,3 +233,8 @@ def _rebind(optimizer: Optimizer, names: dict[int, str], params: dict[str, nn.Pa
         if unknown:
             raise ValueError(f"the optimizer holds {len(unknown)} parameters that are not the model's")
         group["params"] = [params[names[id(p)]] for p in group["params"]]
+    if isinstance(optimizer, (torch.optim.SGD, torch.optim.Adagrad)) and optimizer.defaults.get("fused"):
+        # torch has no sharding rule for their fused kernels.
+        for settings in [optimizer.defaults, *optimizer.param_groups]:
+            settings["fused"], settings["foreach"] = False, True
+        optimizer._step_supports_amp_scaling = False

@@ -1,0 +1,15 @@
+"""Every check that needs two ranks and leaves them alive, in one job: starting a job takes longer than all of them."""
+
+import equal_gradients
+import nan_on_one_rank
+import stop_on_one_rank
+import torch.distributed as dist
+
+equal_gradients.check("ddp")
+equal_gradients.check("fsdp")
+nan_on_one_rank.check("ddp", "raise")
+nan_on_one_rank.check("fsdp", "raise")
+nan_on_one_rank.check("ddp", "skip")
+nan_on_one_rank.check("fsdp", "skip")
+stop_on_one_rank.check()
+dist.destroy_process_group()

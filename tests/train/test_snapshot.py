@@ -1,0 +1,210 @@
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ai.train import Hook, Run, Snapshots, Trainer, opt, snapshot
+from ai.train.snapshot import SnapshotError
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(3, 3, bias=False)
+        self.b = nn.Linear(3, 3, bias=False)
+        self.b.weight = self.a.weight
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        return self.b(self.a(x))
+
+
+def trained(folder, net, batches, steps=6, **how):
+    model = net()
+    hook = Hook(snapshots=Snapshots(folder, **how), save_interval=2, val_interval=None)
+    Trainer(lambda m, b, s: m(b[0]).square().mean(), batches(steps), ema=0.5).train(model, opt.adam(model), hook)
+    return model
+
+
+def test_folder_holds_what_the_format_says(net, batches, tmp_path):
+    model = trained(tmp_path, net, batches)
+    folder = tmp_path / "000000006"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "ema.safetensors",
+        "manifest.json",
+        "model.safetensors",
+        "state.pt",
+    ]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["format"] == 1
+    assert manifest["step"] == 6
+    about = manifest["models"]["model"]
+    assert about["build"]["class"] == "torch.nn.modules.container:Sequential"
+    assert about["inputs"] == [{"shape": [None, 6], "dtype": "float32"}]
+    assert about["outputs"] == [{"shape": [None, 3], "dtype": "float32"}]
+    assert set(manifest["files"]) == {"ema.safetensors", "model.safetensors", "state.pt"}
+    stored = load_file(folder / "model.safetensors")
+    assert stored.keys() == model.state_dict().keys()
+    assert all(torch.equal(stored[name], value) for name, value in model.state_dict().items())
+    assert not torch.equal(load_file(folder / "ema.safetensors")["0.weight"], stored["0.weight"])
+    assert snapshot.verify(folder) is None
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_last_and_best_are_kept(tmp_path):
+    run = Run({"model": nn.Linear(1, 1)}, {}, [])
+    snapshots = Snapshots(tmp_path, keep_last=2, keep_best=1)
+    for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, float("nan")), (5, 4.0)):
+        snapshots.save(run, step, {"val_loss": loss})
+    assert [int(p.name) for p in snapshots.all()] == [2, 4, 5]
+    assert int(snapshots.best().name) == 2
+    assert int(snapshots.latest().name) == 5
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda p: (p / "model.safetensors").write_bytes(b"x" * (p / "model.safetensors").stat().st_size), "sha256"),
+        (lambda p: os.truncate(p / "state.pt", 100), "100 bytes instead of"),
+        (lambda p: (p / "state.pt").unlink(), "state.pt is missing"),
+        (lambda p: (p / "manifest.json").write_text("{"), "manifest.json cannot be read"),
+    ],
+)
+def test_damaged_newest_falls_back_and_says_so(damage, words, net, batches, tmp_path):
+    trained(tmp_path, net, batches)
+    damage(tmp_path / "000000006")
+    assert words in snapshot.verify(tmp_path / "000000006")
+    model = net()
+    with pytest.warns(RuntimeWarning, match=f"000000006 is damaged .*{words}.*trying the one before"):
+        assert snapshot.restore(tmp_path, model, opt.adam(model)) == 4
+    with pytest.raises(SnapshotError, match="000000006 is damaged"):
+        snapshot.restore(
+            tmp_path / "000000006", model, opt.adam(model)
+        ) if words != "manifest.json cannot be read" else (snapshot.read(tmp_path / "000000006"))
+
+
+def test_half_written_folder_is_no_snapshot(net, batches, tmp_path):
+    trained(tmp_path, net, batches)
+    shutil.copytree(tmp_path / "000000006", tmp_path / ".000000008.999999999.partial")
+    assert int(Snapshots(tmp_path).latest().name) == 6
+    Snapshots(tmp_path).save(Run({"model": net()}, {}, []), 10)
+    assert not list(tmp_path.glob(".*"))  # the remains of a dead process are cleared
+
+
+def test_newer_format_is_refused_by_number(net, batches, tmp_path):
+    trained(tmp_path, net, batches)
+    path = tmp_path / "000000006" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    with pytest.raises(SnapshotError, match="has format 99; this version reads up to 1"):
+        snapshot.read(tmp_path / "000000006")
+
+
+def test_tied_and_strided_tensors_survive(tmp_path):
+    model = Tied()
+    model.seen = torch.arange(6.0).view(2, 3).T  # not contiguous
+    Snapshots(tmp_path).save(Run({"model": model}, {}, []), 1)
+    state = snapshot.load_model_state(tmp_path / "000000001")
+    assert state.keys() == model.state_dict().keys()
+    assert torch.equal(state["seen"], model.seen)
+    other = Tied()
+    other.seen = torch.zeros(3, 2)
+    other.load_state_dict(state)
+    assert other.a.weight is other.b.weight
+    assert torch.equal(other.a.weight, model.a.weight)
+
+
+def test_several_models_share_a_file_by_prefix(tmp_path):
+    models = {"g": nn.Linear(1, 2), "d": nn.Linear(2, 1)}
+    Snapshots(tmp_path).save(Run(models, {}, []), 1)
+    assert sorted(load_file(tmp_path / "000000001" / "model.safetensors")) == [
+        "d.bias",
+        "d.weight",
+        "g.bias",
+        "g.weight",
+    ]
+    found = snapshot.load_model_state(tmp_path / "000000001", key="d")
+    assert torch.equal(found["weight"], models["d"].weight)
+    with pytest.raises(ValueError, match=r"the run has the models \['g'\], the state was saved with \['d', 'g'\]"):
+        Snapshots(tmp_path).load(Run({"g": models["g"]}, {}, []))
+
+
+def test_parts_can_be_loaded_alone(net, batches, tmp_path):
+    model = trained(tmp_path, net, batches)
+    other = net()
+    assert Snapshots(tmp_path).load({"model": other}) == 6
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    with pytest.raises(KeyError, match="a snapshot has no part 'loader'"):
+        Snapshots(tmp_path).load({"loader": other})
+
+
+def test_arrays_and_plain_values_pass_and_code_is_refused(tmp_path):
+    class Holder:
+        def __init__(self, value):
+            self.value = value
+
+        def state_dict(self):
+            return {"value": self.value}
+
+        def load_state_dict(self, state):
+            self.value = state["value"]
+
+    run = Run({"model": nn.Linear(1, 1)}, {}, [])
+    run.add_state("holder", Holder({"array": np.arange(3, dtype=np.uint8), "big": 2**100, "scalar": np.float32(2)}))
+    Snapshots(tmp_path / "a").save(run, 1)
+    fresh = Run({"model": nn.Linear(1, 1)}, {}, [])
+    Snapshots(tmp_path / "a").load(fresh)
+    holder = Holder(None)
+    fresh.add_state("holder", holder)  # a state that was loaded before reaches its owner
+    assert holder.value["array"].tolist() == [0, 1, 2]
+    assert holder.value["big"] == 2**100
+    run._states["holder"].value = nn.Linear(1, 1)
+    Snapshots(tmp_path / "b").save(run, 1)
+    with pytest.raises(SnapshotError, match="cannot be read as tensors, arrays and plain values"):
+        Snapshots(tmp_path / "b").load(fresh)
+
+
+def test_writing_in_the_background_saves_the_moment_it_was_asked(net, tmp_path):
+    model = net()
+    run = Run({"model": model}, {}, [])
+    before = model[0].weight.detach().clone()
+    snapshots = Snapshots(tmp_path, asynchronous=True)
+    snapshots.save(run, 1)
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    snapshots.wait()
+    assert torch.equal(snapshot.load_model_state(tmp_path / "000000001")["0.weight"], before)
+
+
+def test_failure_in_the_background_is_raised(net, tmp_path):
+    (tmp_path / "file").write_text("")
+    snapshots = Snapshots(tmp_path / "file" / "folder", asynchronous=True)
+    snapshots.save(Run({"model": net()}, {}, []), 1)
+    with pytest.raises(OSError, match="file"):
+        snapshots.wait()
+
+
+def test_model_object_is_stored_only_when_asked(net, batches, tmp_path):
+    import pickle
+
+    run = Run({"model": net()}, {}, [])
+    Snapshots(tmp_path / "a").save(run, 1)
+    assert not (tmp_path / "a" / "000000001" / "model.pkl").exists()
+    Snapshots(tmp_path / "b", pickle_model=True).save(run, 1)
+    loaded = pickle.loads((tmp_path / "b" / "000000001" / "model.pkl").read_bytes())
+    assert torch.equal(loaded["model"][0].weight, run.models["model"][0].weight)
+
+
+def test_bad_input_is_refused(tmp_path, net):
+    with pytest.raises(ValueError, match="keep_last must be at least 1 or None, not 0"):
+        Snapshots(tmp_path, keep_last=0)
+    with pytest.raises(ValueError, match="mode must be 'min' or 'max', not 'best'"):
+        Snapshots(tmp_path, mode="best")
+    with pytest.raises(FileNotFoundError, match="there is no snapshot in"):
+        snapshot.restore(tmp_path, net(), opt.sgd(net()))
+    with pytest.raises(TypeError, match="state 'x' needs state_dict and load_state_dict; int has not"):
+        Run({}, {}, []).add_state("x", 3)

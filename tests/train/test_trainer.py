@@ -1,0 +1,374 @@
+import signal
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ai.data import digits_dataset
+from ai.train import (
+    Classify,
+    Hook,
+    HookInterface,
+    NonFiniteError,
+    Snapshots,
+    StopTraining,
+    Trainer,
+    is_logging,
+    log,
+    opt,
+    schedule,
+)
+
+
+class Lines(HookInterface):
+    log_interval = 1
+
+    def __init__(self):
+        self.lines, self.steps, self.outcome = [], [], None
+
+    def setup(self, run):
+        self.run = run
+
+    def step(self, step):
+        self.steps.append(step)
+        self.lines.append({})
+
+    def log(self, key, value):
+        self.lines[-1][key] = value
+
+    def done(self):
+        self.outcome = self.run.outcome
+
+
+def env(model, batch, step):
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def test_steps_equal_a_hand_written_loop(net, batches):
+    model, reference = net().eval(), net().eval()
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
+    model[1].p = reference[1].p = 0.0
+    Trainer(env, batches(5)).train(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    for x, y in batches(5):
+        F.cross_entropy(reference(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for a, b in zip(model.parameters(), reference.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_accumulation_divides_by_the_true_count():
+    # Micro-batches of 1 and 7 rows: a mean of means would weight the lone row sevenfold.
+    torch.manual_seed(0)
+    rows = torch.randn(8, 3)
+    results = []
+    for data, n in (([rows], 1), ([rows[:1], rows[1:]], 2)):
+        model = nn.Linear(3, 1)
+        nn.init.ones_(model.weight)
+        nn.init.zeros_(model.bias)
+        Trainer(lambda m, x, s: m(x).square().mean(), data, accumulate=n).train(model, opt.sgd(model, lr=0.1))
+        results.append(model.weight.detach().clone())
+    assert torch.allclose(*results, atol=1e-6)
+
+
+def test_accumulation_uses_the_weights_that_the_environment_gives():
+    x = torch.tensor([[1.0], [3.0]])
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+
+    def weighted(model, batch, step):  # the second micro-batch counts three times as much
+        return (model(batch) - 1).square().mean(), batch.sum()
+
+    Trainer(weighted, list(x.split(1)), accumulate=2).train(model, opt.sgd(model, lr=1.0))
+    # d/dw (w·x - 1)² at 0 is -2x: (1·(-2) + 3·(-6)) / 4 = -5
+    assert model.weight.item() == pytest.approx(5.0)
+
+
+def test_incomplete_accumulation_at_the_end_is_an_update_of_what_is_there(net, batches):
+    model = net()
+    assert Trainer(env, batches(5), accumulate=2).train(model, opt.sgd(model)) == 3
+
+
+def test_steplimit_is_absolute(net, batches):
+    model = net()
+    assert Trainer(env, batches(50)).train(model, opt.sgd(model), step=7, steplimit=10) == 10
+
+
+def test_timelimit_ends_the_run(net, batches):
+    model = net()
+    endless = iter(lambda: batches(1)[0], None)
+    start = time.perf_counter()
+    assert Trainer(env, endless).train(model, opt.sgd(model), timelimit=0.1) > 0
+    assert time.perf_counter() - start < 5
+
+
+def test_environment_receives_the_users_own_model(net, batches):
+    model, seen = net(), []
+    Trainer(lambda m, b, s: (seen.append(m), env(m, b, s))[1], batches(1)).train(model, opt.sgd(model))
+    assert seen[0] is model
+
+
+def test_loss_is_the_mean_since_the_last_logged_step():
+    model = nn.Linear(1, 1, bias=False)
+    hook = Lines()
+    hook.log_interval = 2
+    Trainer(lambda m, b, step: m(b).sum() * 0 + step, [torch.ones(1, 1)] * 5).train(model, opt.sgd(model), hook)
+    assert [line.get("loss") for line in hook.lines] == [0.0, None, 1.5, None, 3.5, None]
+
+
+def test_logging_is_free_unless_the_step_is_logged(net, batches):
+    calls, flags = [], []
+
+    def logging_env(model, batch, step):
+        log("lazy", lambda: calls.append(step) or 1.0)
+        log("step", step)
+        flags.append(is_logging())
+        return env(model, batch, step)
+
+    hook, model = Lines(), net()
+    hook.log_interval = 3
+    Trainer(logging_env, batches(6)).train(model, opt.sgd(model), hook)
+    assert calls == [0, 3]
+    assert flags == [True, False, False, True, False, False]
+    assert hook.lines[3]["step"] == 3.0
+
+
+def test_gradient_norm_is_logged_before_clipping():
+    model = nn.Linear(1, 1, bias=False)
+    hook = Lines()
+    Trainer(lambda m, b, s: m(b).sum(), [torch.full((1, 1), 7.0)]).train(model, opt.sgd(model, clip_norm=1.0), hook)
+    assert hook.lines[0]["grad_norm"] == pytest.approx(7.0)
+    assert hook.lines[0]["lr"] == 0.01
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_precision_runs_the_forward_pass_in_it_and_keeps_the_parameters(precision, net, batches):
+    dtypes, model = set(), net()
+
+    def seen(model, batch, step):
+        out = model(batch[0])
+        dtypes.add(out.dtype)
+        return F.cross_entropy(out.float(), batch[1])
+
+    before = [p.detach().clone() for p in model.parameters()]
+    Trainer(seen, batches(4), precision=precision).train(model, opt.sgd(model, lr=0.1))
+    assert dtypes == {{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
+    for p, old in zip(model.parameters(), before, strict=True):
+        assert p.dtype == torch.float32
+        assert not torch.equal(p, old)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_gradients_in_half_precision_are_unscaled_and_divided(precision, net, batches):
+    norms = []
+    for how in (None, precision):
+        hook, model = Lines(), net()
+        model[1].p = 0.0
+        Trainer(env, batches(20), precision=how, accumulate=2).train(model, opt.sgd(model, lr=0.0), hook)
+        norms.append(hook.lines[9]["grad_norm"])  # by then the scaler has found its scale
+    assert norms[1] == pytest.approx(norms[0], rel=0.02)
+
+
+def test_ema_follows_its_formula_and_validation_uses_it():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    seen = []
+    hook = Hook(val_data=[torch.ones(1, 1)], val_interval=2, log=lambda step, numbers: seen.append((step, numbers)))
+
+    def minus(model, batch, step):  # gradient -1: the weight is 1, 2, 3 …
+        return -model(batch).sum()
+
+    Trainer(minus, [torch.ones(1, 1)] * 2, ema=0.5).train(model, opt.sgd(model, lr=1.0), hook)
+    assert model.weight.item() == 2.0
+    average = 0.0
+    for t, weight in ((1, 1.0), (2, 2.0)):
+        decay = min(0.5, t / (t + 9))
+        average = decay * average + (1 - decay) * weight
+    assert dict(seen)[2]["val_loss"] == pytest.approx(-average)
+
+
+@pytest.mark.parametrize("policy", ["raise", "stop"])
+def test_non_finite_loss_is_noticed_and_nothing_is_saved(policy, net, batches, tmp_path):
+    def bad(model, batch, step):
+        return env(model, batch, step) * (float("inf") if step == 6 else 1.0)
+
+    model = net()
+    hook = Hook(snapshots=Snapshots(tmp_path), save_interval=4, log_interval=100)
+    trainer = Trainer(bad, batches(20), on_nan=policy)
+    if policy == "raise":
+        with pytest.raises(NonFiniteError, match=r"the loss is not finite by step 8"):
+            trainer.train(model, opt.sgd(model), hook)
+    else:
+        assert trainer.train(model, opt.sgd(model), hook) == 8
+    assert [p.name for p in Snapshots(tmp_path).all()] == ["000000004"]
+
+
+def test_gradients_that_ruin_parameters_are_noticed_before_saving(net, batches, tmp_path):
+    class Sqrt(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * float("nan")
+
+    model = net()
+    hook = Hook(snapshots=Snapshots(tmp_path), save_interval=1)
+    trainer = Trainer(lambda m, b, s: Sqrt.apply(env(m, b, s)), batches(1))
+    with pytest.raises(NonFiniteError, match=r"parameter '0.weight' is not finite by step 1"):
+        trainer.train(model, opt.sgd(model), hook)
+    assert Snapshots(tmp_path).all() == []
+
+
+@pytest.mark.parametrize("factory", [opt.sgd, opt.adam, opt.rmsprop])
+def test_skip_leaves_out_exactly_the_bad_updates(factory, net, batches):
+    data = batches(6)
+
+    def bad(model, batch, step):
+        loss = env(model, batch, step)
+        return loss * float("nan") if step in (0, 3) else loss
+
+    models = []
+    for chosen, bad_env in ((data, bad), ([b for i, b in enumerate(data) if i not in (0, 3)], env)):
+        model = net()
+        model[1].p = 0.0
+        hook = Lines()
+        options = {"momentum": 0.9} if factory is not opt.adam else {}
+        Trainer(bad_env, chosen, on_nan="skip").train(model, factory(model, lr=0.01, **options), hook)
+        models.append((model, hook))
+    for a, b in zip(models[0][0].parameters(), models[1][0].parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert models[0][1].lines[5]["skipped"] == 2
+
+
+def test_compile_keeps_the_saved_keys(net, batches):
+    model = net()
+    keys = list(model.state_dict())
+    Trainer(env, batches(2), compile={"backend": "aot_eager"}).train(model, opt.sgd(model))
+    assert list(model.state_dict()) == keys
+    assert not any("_orig_mod" in name for name, _ in model.named_modules())
+
+
+def test_schedule_scales_each_groups_own_rate(net, batches):
+    model = net()
+    optimizer = torch.optim.SGD(
+        [{"params": model[0].parameters(), "lr": 1.0}, {"params": model[3].parameters()}], lr=0.1
+    )
+    seen = []
+    Trainer(
+        lambda m, b, s: (seen.append([g["lr"] for g in optimizer.param_groups]), env(m, b, s))[1], batches(3)
+    ).train(model, optimizer, schedule=lambda step: 1 / (step + 1))
+    assert seen == [[1.0, 0.1], [0.5, 0.05], [1 / 3, 0.1 / 3]]
+
+
+def test_validation_is_weighted_by_rows_and_leaves_training_as_it_was(net):
+    model = net().train()
+    state = torch.get_rng_state()
+    trainer = Trainer(lambda m, b, s: (m(b) * 0 + b[:, :3]).mean() + torch.rand(()) * 0, [])
+    data = [torch.full((1, 6), 8.0), torch.full((3, 6), 4.0)]
+    assert trainer.validate(model, data) == pytest.approx((8 + 3 * 4) / 4)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match="no batch to validate on"):
+        trainer.validate(model, [])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
+def test_done_always_runs(error, net, batches):
+    def bad(model, batch, step):
+        raise error
+
+    hook, model = Lines(), net()
+    with pytest.raises(type(error)):
+        Trainer(bad, batches(1)).train(model, opt.sgd(model), hook)
+    assert hook.outcome == "error"
+    assert hook.run.error is error
+
+
+def test_stop_training_ends_in_good_order(net, batches):
+    def enough(model, batch, step):
+        if step == 3:
+            raise StopTraining("enough")
+        return env(model, batch, step)
+
+    hook, model = Lines(), net()
+    assert Trainer(enough, batches(9)).train(model, opt.sgd(model), hook) == 3
+    assert hook.outcome == "stopped"
+
+
+def test_signal_handlers_are_put_back(net, batches):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    Trainer(env, batches(1)).train(model := net(), opt.sgd(model), Lines())
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_sigterm_ends_with_status_0(net, batches, capsys):
+    def signalled(model, batch, step):
+        if step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return env(model, batch, step)
+
+    hook, model = Lines(), net()
+    with pytest.raises(SystemExit) as exit_:
+        Trainer(signalled, batches(9)).train(model, opt.sgd(model), hook)
+    assert exit_.value.code == 0
+    assert hook.outcome == "interrupted"
+    assert hook.run.step == 3
+    assert "SIGTERM: stopped at step 3" in capsys.readouterr().err
+
+
+def test_runs_under_deterministic_algorithms(net, batches):
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        model = net()
+        Trainer(Classify(), batches(3), ema=0.9, accumulate=2).train(model, opt.adamw(model), Hook(log_interval=1))
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.slow
+def test_digits_are_learnt_through_the_public_parts():
+    torch.manual_seed(0)
+    train, test = digits_dataset().split()
+    model = nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(1024, 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, 10),
+    )  # fmt: skip
+    numbers = {}
+    hook = Hook(val_data=test.loader(360), val_interval=600, log=lambda step, found: numbers.update(found))
+    steps = 600
+    trainer = Trainer(Classify(label_smoothing=0.05), train.loader(64, train=True), ema=0.99)
+    trainer.train(model, opt.adamw(model, lr=3e-3), hook, steplimit=steps, schedule=schedule.cosine(steps, warmup=50))
+    assert numbers["val_accuracy"] >= 0.98
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"accumulate": 0}, "accumulate must be at least 1, not 0"),
+        ({"precision": "fp8"}, "precision must be None, 'bf16' or 'fp16', not 'fp8'"),
+        ({"on_nan": "ignore"}, "on_nan must be 'raise', 'skip' or 'stop', not 'ignore'"),
+        ({"ema": 1.0}, r"the decay of ema \(1.0\) must lie in \[0, 1\)"),
+    ],
+)
+def test_bad_options_are_refused_when_the_trainer_is_made(how, message):
+    with pytest.raises(ValueError, match=message):
+        Trainer(env, [], **how)
+
+
+def test_bad_arguments_are_refused_before_anything_changes(net, batches):
+    model = net()
+    with pytest.raises(TypeError, match=r"env must be callable as env\(model, batch, step\), not int"):
+        Trainer(3, [])
+    with pytest.raises(ValueError, match="the optimizer of 'model' holds none of the model's parameters"):
+        Trainer(env, []).train(model, opt.sgd(net()))
+    with pytest.raises(ValueError, match=r"step \(-1\) must not be negative"):
+        Trainer(env, []).train(model, opt.sgd(model), step=-1)
+    with pytest.raises(ValueError, match=r"'model' \(ReLU\) has no parameters"):
+        Trainer(env, []).train(nn.ReLU(), opt.sgd(model))
+    with pytest.raises(TypeError, match=r"must return a loss tensor or \(loss, weight\), not float"):
+        Trainer(lambda m, b, s: 1.0, batches(1)).train(model, opt.sgd(model))
