@@ -35,7 +35,7 @@ class Config:
     """Side of the images."""
     bottleneck: int = 4
     """Side of the code; a power of two below `imsize`."""
-    nc_min: int = 16
+    nc_min: int = 8
     """Channels at full size."""
     nc_max: int = 64
     """Most channels at any size."""
@@ -43,7 +43,7 @@ class Config:
     """Channels of the code; None leaves it as wide as the encoder ends."""
     loss: LossName = "pixel"
     """What a reconstruction is compared with its original by."""
-    steps: int = 2000
+    steps: int = 1500
     """Number of updates."""
     minutes: float | None = None
     """Stop earlier, after this time; the learning rate falls with the steps."""

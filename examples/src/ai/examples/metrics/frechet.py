@@ -41,7 +41,7 @@ class Statistics:
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """Returns |μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½), zero for equal statistics.
+    """Returns ‖μ_a - μ_b‖² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½), zero for equal statistics.
 
     The trace of the root is taken as the sum of the roots of the eigenvalues of the symmetric Σ_a^½ Σ_b Σ_a^½, which
     stays real where few samples make the covariances singular.
