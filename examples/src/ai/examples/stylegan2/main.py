@@ -30,6 +30,7 @@ from ai.train import MultiTrainer, opt
 
 def run(config: Config) -> dict[str, float]:
     """Trains, records and draws; returns what was measured of the generator with averaged weights."""
+    torch.manual_seed(config.seed)  # noise within the layers and the like; the rest is seeded by itself
     dataset = load(config)
     loader = dataset.loader(config.batch_size, config.device, train=True, seed=config.seed)
     nc_img = dataset[0]["x"].shape[0]
