@@ -1,0 +1,158 @@
+"""Every trial under a root as the page needs it, kept in memory and brought up to date by what changed on disk."""
+
+import math
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ai.lab.folder import find
+from ai.lab.metrics import read_lines
+from ai.lab.record import CONFIG, META, METRICS, Column, Record, live_state
+
+CACHED_BYTES = 512 << 20
+"""So much memory the columns of metrics may take before the least recently used are let go."""
+
+
+class Catalog:
+    """The trials under `root`, by identity.
+
+    Args:
+        root: A folder; it may appear later.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._records: dict[str, Record] = {}
+        self._rows: dict[str, tuple[tuple[object, ...], dict[str, Any]]] = {}
+        self._columns: OrderedDict[tuple[str, str], _Tail] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns a row a trial, newest first: id, name, state, created, step, config, metrics, score, version."""
+        with self._lock:
+            records: dict[str, Record] = {}
+            for path in find(self.root, "trial"):
+                try:
+                    record = Record(path)
+                except (OSError, ValueError):
+                    continue  # deleted in this moment
+                records.setdefault(record.id, record)  # of a copied folder the first is shown
+            self._records = records
+            self._rows = {identity: self._row(record) for identity, record in records.items()}
+            rows = [row for _, row in self._rows.values()]
+        return sorted(rows, key=lambda row: (-(row["created"] or 0), row["name"]))
+
+    def record(self, identity: str) -> Record:
+        """Returns a trial by its identity.
+
+        Raises:
+            KeyError: there is none.
+        """
+        if identity not in self._records or not self._records[identity].path.exists():
+            self.rows()
+        return self._records[identity]
+
+    def columns(self, identity: str, file: str = METRICS) -> dict[str, Column]:
+        """Returns a trial's metrics; only what was appended since the last call is read."""
+        path = self.record(identity).path / file
+        with self._lock:
+            tail = self._columns.setdefault((identity, file), _Tail(path))
+            if tail.path != path:
+                tail = self._columns[identity, file] = _Tail(path)
+            self._columns.move_to_end((identity, file))
+            tail.update()
+            while len(self._columns) > 1 and sum(one.nbytes for one in self._columns.values()) > CACHED_BYTES:
+                self._columns.popitem(last=False)
+            return tail.columns()
+
+    def _row(self, record: Record) -> tuple[tuple[object, ...], dict[str, Any]]:
+        version = tuple(_stamp(record.path / name) for name in (META, CONFIG, METRICS))
+        known = self._rows.get(record.id)
+        if known is not None and known[0] == version and known[1]["path"] == str(record.path):
+            row = known[1]
+            if row["state"] in ("running", "dead"):  # a killed process changes no file
+                row = {**row, "state": live_state(record.path, record.meta)}
+            return version, row
+        meta, last = record.meta, record.last()
+        session = (meta.get("sessions") or [{}])[-1]
+        git = session.get("git") or {}
+        row = {
+            "id": record.id,
+            "name": str(record.path.relative_to(self.root)) if record.path != self.root else record.name,
+            "path": str(record.path),
+            "state": live_state(record.path, meta),
+            "created": meta.get("created"),
+            "updated": last.pop("time", None),
+            "step": last.pop("step", None),
+            "steplimit": meta.get("steplimit"),
+            "score": meta.get("score"),
+            "experiment": meta.get("experiment"),
+            "commit": (git.get("commit") or "")[:10],
+            "config": {key: _short(value) for key, value in record.flat_config.items()},
+            "hparams": {key: _short(value) for key, value in (meta.get("hparams") or {}).items()},
+            "metrics": {key: plain(value) for key, value in last.items()},
+        }
+        return version, row
+
+
+class _Tail:
+    """A metrics file's columns, extended by what is appended to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read = 0
+        self._inode = -1
+        self._parts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+
+    def update(self) -> None:
+        from ai.lab.metrics import parse_rows, to_columns
+
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            return
+        if status.st_size < self._read or (self._inode not in (-1, status.st_ino)):
+            self._read, self._parts = 0, {}  # cut by a resumed run, or written anew
+        self._inode = status.st_ino
+        if status.st_size == self._read:
+            return
+        lines = read_lines(self.path, self._read)
+        self._read += len(lines)
+        for key, part in to_columns(parse_rows(lines)).items():
+            self._parts.setdefault(key, []).append(part)
+
+    def columns(self) -> dict[str, Column]:
+        for key, parts in self._parts.items():
+            if len(parts) > 1:
+                self._parts[key] = [tuple(map(np.concatenate, zip(*parts, strict=True)))]  # type: ignore[list-item]
+        return {key: Column(*parts[0]) for key, parts in self._parts.items()}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for parts in self._parts.values() for part in parts for array in part)
+
+
+def plain(value: Any) -> Any:
+    """Returns a value as JSON can hold it: what is not finite becomes text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, bool | int | float) or value is None:
+        return plain(value)
+    text = str(value)
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size)
