@@ -1,0 +1,337 @@
+"""The application without a network: called as uvicorn would call it."""
+
+import asyncio
+import json
+import random
+
+import pytest
+import torch
+from prometheus_client.parser import text_string_to_metric_families
+
+from ai.infer.http.app import App
+from ai.infer.http.models import ModelSource
+from ai.infer.http.tensors import TensorSpec, from_json, to_bytes
+
+X = torch.arange(16, dtype=torch.float32).view(2, 8)
+
+LOOP = asyncio.Runner()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _close_loop():
+    yield
+    LOOP.close()
+
+
+def ask(app, method, path, body=b"", headers=None, chunks=1):
+    """Returns status, headers and body of one request."""
+    sent = []
+    size = max(1, -(-len(body) // chunks))
+    parts = [body[i : i + size] for i in range(0, len(body), size)] or [b""]
+    messages = [{"type": "http.request", "body": part, "more_body": i + 1 < len(parts)} for i, part in enumerate(parts)]
+
+    async def receive():
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "headers": [(k.encode(), str(v).encode()) for k, v in (headers or {}).items()],
+    }
+    LOOP.run(app(scope, receive, send))
+    if not sent:
+        return None, {}, b""
+    return sent[0]["status"], {k.decode(): v.decode() for k, v in sent[0]["headers"]}, sent[1]["body"]
+
+
+def v2(**document):
+    return json.dumps(document).encode()
+
+
+def json_input(x=X, **changes):
+    about = {"name": "x", "datatype": "FP32", "shape": list(x.shape), "data": x.flatten().tolist()}
+    return {**about, **changes}
+
+
+@pytest.fixture
+def app(inferencer):
+    application = App([ModelSource.parse("m@3=nowhere:factory?input=x:FP32:-1,8")], max_body_bytes=100_000)
+    served = application.repository.find("m")
+    served.inferencer, served.reason = inferencer, ""
+    yield application
+    served.inferencer = None
+
+
+def test_json_request_and_reply(app, model):
+    for path in ("/v2/models/m/infer", "/v2/models/m/versions/3/infer"):
+        status, headers, body = ask(app, "POST", path, v2(id="seven", inputs=[json_input()]), chunks=3)
+        reply = json.loads(body)
+        assert (status, headers["content-type"], reply["id"]) == (200, "application/json", "seven")
+        assert (reply["model_name"], reply["model_version"]) == ("m", "3")
+        (y,) = reply["outputs"]
+        assert (y["name"], y["datatype"], y["shape"]) == ("y", "FP32", [2, 4])
+        torch.testing.assert_close(torch.tensor(y["data"]).view(2, 4), model(X))
+
+
+def test_nested_json_data(app, model):
+    status, _, body = ask(app, "POST", "/v2/models/m/infer", v2(inputs=[json_input(data=X.tolist())]))
+    assert status == 200
+    torch.testing.assert_close(torch.tensor(json.loads(body)["outputs"][0]["data"]).view(2, 4), model(X))
+
+
+def test_plain_bytes_and_plain_json(app, model):
+    status, headers, body = ask(app, "POST", "/models/m", to_bytes(X))
+    assert (status, headers["x-shape"], headers["x-datatype"]) == (200, "2,4", "FP32")
+    assert torch.equal(torch.frombuffer(bytearray(body), dtype=torch.float32).view(2, 4), model(X))
+    status, _, body = ask(
+        app, "POST", "/models/m", json.dumps(X.tolist()).encode(), {"content-type": "application/json"}
+    )
+    assert status == 200
+    torch.testing.assert_close(torch.tensor(json.loads(body)), model(X))
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (b"", "must begin with JSON"),
+        (b"[1]", "must be an object with a list of 'inputs'"),
+        (v2(inputs=[]), "input 'x' is missing"),
+        (v2(inputs=[{}]), "each input must be an object with a 'name'"),
+        (v2(inputs=[json_input(name="z")]), "the model has no input 'z'; it has ['x']"),
+        (v2(inputs=[json_input(datatype="INT8")]), "input 'x' must have datatype FP32, not INT8"),
+        (v2(inputs=[json_input(datatype=None)]), "input 'x' must have a 'datatype'"),
+        (v2(inputs=[json_input(shape=[2, 9])]), "input 'x' must have shape [-1, 8], not [2, 9]"),
+        (v2(inputs=[json_input(shape=[-2, 8])]), "must have a shape that is a list of sizes from 0, not [-2, 8]"),
+        (v2(inputs=[json_input(shape=[0, 8], data=[])]), "must have at least one row, not shape [0, 8]"),
+        (v2(inputs=[json_input(data=[1, 2])]), "input 'x' of shape [2, 8] has data of shape [2]"),
+        (v2(inputs=[json_input(data="abc")]), "must have data that is a list of numbers, not str"),
+        (v2(inputs=[json_input(data=[None] * 16)]), "input 'x' must have data that is FP32"),
+        (v2(inputs=[json_input(), json_input()]), "input 'x' must be given once"),
+        (v2(inputs=[json_input()]) + b"more", "must begin with JSON"),
+        (v2(inputs=[json_input(parameters={"binary_data_size": 64})]), "binary_data_size 64, and 0 bytes follow"),
+        (v2(inputs=[json_input(parameters=[])]), "'parameters' must be an object, not list"),
+        (v2(inputs=[json_input()], id=5), "'id' must be a string, not int"),
+        (v2(inputs=[json_input()], outputs=[{"name": "q"}]), "the model has no output 'q'; it has ['y']"),
+    ],
+)
+def test_bad_request_is_refused_with_its_reason(app, inferencer, document, message):
+    status, _, body = ask(app, "POST", "/v2/models/m/infer", document)
+    assert status == 400
+    assert message in json.loads(body)["error"]
+
+
+def test_wrong_sizes_never_reach_the_worker(app, inferencer):
+    before = inferencer.stats().requests
+    binary = json_input(parameters={"binary_data_size": 60})
+    del binary["data"]
+    head, text = v2(inputs=[binary]), v2(inputs=[json_input()])
+    for headers, body, message in [
+        ({"inference-header-content-length": len(head)}, head + bytes(60), "must have 64 bytes, not 60"),
+        ({"inference-header-content-length": len(text)}, text + bytes(4), "has 4 bytes that belong to no input"),
+        ({"inference-header-content-length": 999}, head, "must be a number of bytes up to the body's"),
+        ({"inference-header-content-length": "x"}, head, "must be a number of bytes up to the body's"),
+    ]:
+        status, _, reply = ask(app, "POST", "/v2/models/m/infer", body, headers)
+        assert status == 400
+        assert message in json.loads(reply)["error"]
+    for body, headers, message in [
+        (bytes(33), {}, "must have a multiple of 32 bytes, one row each, not 33"),
+        (b"", {}, "must have at least one row"),
+        (bytes(32), {"x-shape": "1,9"}, "must have 36 bytes, not 32"),
+        (bytes(36), {"x-shape": "1,9"}, "must have shape [-1, 8], not [1, 9]"),
+        (bytes(32), {"x-shape": "1;8"}, "x-shape must be sizes between commas, not '1;8'"),
+        (bytes(32), {"x-datatype": "FP31"}, "x-datatype must be one of BOOL"),
+        (b"{", {"content-type": "application/json"}, "the body must be JSON"),
+    ]:
+        status, _, reply = ask(app, "POST", "/models/m", body, headers)
+        assert status == 400
+        assert message in json.loads(reply)["error"]
+    assert inferencer.stats().requests == before
+
+
+def test_paths_and_methods(app):
+    for method, path, expected in [
+        ("GET", "/", 404),
+        ("GET", "/models/m", 405),
+        ("POST", "/models/n", 404),
+        ("GET", "/v2/models/m/infer", 405),
+        ("GET", "/v2/models/m/versions/9", 404),
+        ("POST", "/v2/models/m", 405),
+        ("GET", "/v2/models/m/nothing", 404),
+        ("GET", "/v2/repository/index", 405),
+        ("POST", "/v2/repository/models/n/load", 404),
+        ("POST", "/v2/repository/models/m/burn", 404),
+        ("GET", "/v2/health/live", 200),
+        ("GET", "/v2/health/ready", 200),
+        ("GET", "/v2", 200),
+        ("GET", "/v2/models/m", 200),
+        ("GET", "/v2/models/m/ready", 200),
+        ("GET", "/v2/models/m/config", 200),
+        ("POST", "/v2/repository/index", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/openapi.json", 200),
+    ]:
+        assert ask(app, method, path)[0] == expected, (method, path)
+
+
+def test_openapi_document_describes_every_path(app):
+    document = json.loads(ask(app, "GET", "/openapi.json")[2])
+    assert document["openapi"] == "3.1.0"
+    for path, operations in document["paths"].items():
+        concrete = path.replace("{name}", "m").replace("{version}", "3")
+        for method in operations:
+            if not concrete.endswith("load"):
+                assert ask(app, method.upper(), concrete)[0] not in (404, 405), (method, path)
+
+
+def test_metrics_count_requests_by_code(app):
+    ask(app, "POST", "/models/m", to_bytes(X))
+    ask(app, "POST", "/models/m", b"123")
+    families = {f.name: f for f in text_string_to_metric_families(ask(app, "GET", "/metrics")[2].decode())}
+    counts = {s.labels["code"]: s.value for s in families["ai_infer_requests"].samples if s.name.endswith("_total")}
+    assert counts == {"200": 1, "400": 1}
+    (ready,) = families["ai_infer_worker_ready"].samples
+    assert ready.value == 1
+
+
+def test_large_and_compressed_bodies_are_refused(app):
+    assert ask(app, "POST", "/models/m", b"", {"content-length": 100_001})[0] == 413
+    assert ask(app, "POST", "/models/m", bytes(100_001), chunks=7)[0] == 413
+    assert ask(app, "POST", "/models/m", bytes(32), {"content-encoding": "gzip"})[0] == 415
+
+
+def test_without_a_token_nothing_but_health_is_reachable(inferencer):
+    app = App([ModelSource.parse("m=nowhere:factory?input=x:FP32:-1,8")], tokens=["secret", "other"])
+    app.repository.find("m").inferencer = inferencer
+    document = json.loads(ask(app, "GET", "/openapi.json", headers={"authorization": "Bearer other"})[2])
+    assert document["security"] == [{"token": []}]
+    for path, operations in document["paths"].items():
+        for method in operations:
+            concrete = path.replace("{name}", "m").replace("{version}", "1")
+            for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "secret"}):
+                status, reply, _ = ask(app, method.upper(), concrete, headers=headers)
+                assert status == 200 if "health" in path else status == 401, path
+                assert "health" in path or reply["www-authenticate"] == "Bearer"
+    assert ask(app, "GET", "/nowhere")[0] == 401
+    assert ask(app, "POST", "/models/m", to_bytes(X), {"authorization": "Bearer secret"})[0] == 200
+    app.repository.find("m").inferencer = None
+
+
+def test_too_many_requests_and_no_worker_say_when_to_come_back(app, inferencer):
+    app._n_pending = app._max_pending
+    status, headers, _ = ask(app, "POST", "/models/m", to_bytes(X))
+    assert (status, headers["retry-after"]) == (429, "1")
+    app._n_pending = 0
+    app.repository.find("m").inferencer = None
+    status, headers, _ = ask(app, "POST", "/models/m", to_bytes(X))
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert ask(app, "GET", "/v2/health/ready")[0] == 503
+    assert ask(app, "GET", "/v2/models/m/ready")[0] == 503
+    app.repository.find("m").inferencer = inferencer
+    assert ask(app, "POST", "/models/m", to_bytes(X))[0] == 200
+
+
+def test_model_that_fails_tells_the_reason_and_not_its_files(app):
+    app.repository.find("m").inputs = ()  # unchecked, so that the model itself refuses
+    status, _, body = ask(app, "POST", "/models/m", bytes(12), {"x-shape": "1,3"})
+    assert status == 400
+    error = json.loads(body)["error"]
+    assert error.startswith("the model failed on this request: RuntimeError: ")
+    assert ".py" not in error
+
+
+def test_load_takes_no_parameters_and_a_failed_load_leaves_the_model_serving(app):
+    parameters = v2(parameters={"config": "{}"})
+    assert ask(app, "POST", "/v2/repository/models/m/load", parameters)[0] == 400
+    status, _, body = ask(app, "POST", "/v2/repository/models/m/load")
+    assert status == 400
+    assert "the factory 'nowhere:factory' must be importable" in json.loads(body)["error"]
+    assert ask(app, "POST", "/models/m", to_bytes(X))[0] == 200
+
+
+def _mutate(rng, data):
+    data = bytearray(data)
+    for _ in range(rng.randrange(1, 6)):
+        how = rng.randrange(4)
+        at = rng.randrange(len(data) + 1)
+        if how == 0 and data:
+            data[at % len(data)] = rng.randrange(256)
+        elif how == 1:
+            data[at:at] = rng.randbytes(rng.randrange(1, 9))
+        elif how == 2:
+            del data[at : at + rng.randrange(1, 9)]
+        else:
+            data[at : at + 1] = rng.choice([b"null", b"-1", b"1e999", b"[[", b"{}", b'"', b"99999999999999999999"])
+    return bytes(data)
+
+
+@pytest.mark.parametrize("n_requests", [2000, pytest.param(50_000, marks=pytest.mark.slow)])
+def test_malformed_requests_never_crash(app, n_requests):
+    """Mutated good requests: answered with 200 or refused, and the next good request is answered."""
+    rng = random.Random(0)
+    binary = json_input(parameters={"binary_data_size": 64})
+    del binary["data"]
+    head = v2(id="a", inputs=[binary], parameters={"binary_data_output": True})
+    good = [
+        ("/v2/models/m/infer", v2(id="a", inputs=[json_input()], outputs=[{"name": "y"}]), {}),
+        ("/v2/models/m/infer", head + to_bytes(X), {"inference-header-content-length": len(head)}),
+        ("/models/m", to_bytes(X), {"x-shape": "2,8", "x-datatype": "FP32"}),
+        ("/models/m", json.dumps(X.tolist()).encode(), {"content-type": "application/json"}),
+        ("/v2/repository/index", b"{}", {}),
+        ("/v2/repository/models/zz/load", b"{}", {}),
+    ]
+    seen = set()
+    for _ in range(n_requests):
+        path, body, headers = rng.choice(good)
+        if rng.random() < 0.1:
+            path = _mutate(rng, path.encode()).decode("latin1")
+        if rng.random() < 0.8:
+            body = _mutate(rng, body)
+        if headers and rng.random() < 0.3:
+            headers = {k: _mutate(rng, str(v).encode()).decode("ascii", "replace") for k, v in headers.items()}
+            headers = {k: v.encode("ascii", "replace").decode() for k, v in headers.items()}
+        status, _, _ = ask(app, "POST", path, body, headers)
+        assert status in (200, 400, 404, 405, 413, 415, 429, 503), (path, body, headers)
+        seen.add(status)
+    assert {200, 400, 404} <= seen
+    assert ask(app, "POST", "/models/m", to_bytes(X))[0] == 200
+
+
+def test_options_are_checked():
+    source = ModelSource.parse("m=a:b")
+    for options, message in [
+        ({"max_pending": 0}, r"max_pending \(0\)"),
+        ({"timeout_s": 0}, r"timeout_s \(0\) must be positive"),
+        ({"tokens": [""]}, r"tokens must not be empty strings"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            App([source], **options)
+    with pytest.raises(ValueError, match=r"a server must have at least one model"):
+        App([])
+    with pytest.raises(ValueError, match=r"model 'm' must have one source for version '1', not two"):
+        App([source, source])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("m", r"a model must be written NAME\[@VERSION\]=SOURCE"),
+        ("a/b=c:d", r"a model must be written NAME\[@VERSION\]=SOURCE"),
+        ("m=a:b?colour=red", r"a model's options are .*, not 'colour'"),
+        ("m=a:b?input=x:FP32", r"an input must be written NAME:DATATYPE:SIZES, such as x:FP32:-1,3, not 'x:FP32'"),
+        ("m=a:b?input=x:FP32:one", r"an input's sizes must be whole numbers between commas, not 'one'"),
+    ],
+)
+def test_source_that_is_none_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        ModelSource.parse(text)
+
+
+def test_json_numbers_become_the_named_datatype():
+    assert from_json("x", "INT64", (2,), [1, 2]).dtype is torch.int64
+    assert from_json("x", "BOOL", (2,), [True, False]).tolist() == [True, False]
+    assert TensorSpec.parse("x:BF16:-1").datatype == "BF16"

@@ -1,0 +1,95 @@
+import hashlib
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ai.infer.http.models import ModelSource, build
+from ai.infer.http.repository import named_outputs
+from tests.infer.infer_models import Heads, Pair
+
+X = torch.randn(2, 3)
+
+
+def snapshot(folder, model, build_by, **changes):
+    """Writes a snapshot's folder, as a trainer does."""
+    folder.mkdir(parents=True)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    save_file({name: x + 1 for name, x in model.state_dict().items()}, folder / "ema.safetensors")
+    files = {
+        name: {"sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
+        for name in ("model.safetensors", "ema.safetensors")
+    }
+    about = {
+        "file": "model.safetensors",
+        "ema": "ema.safetensors",
+        "prefix": "",
+        "build": build_by,
+        "inputs": [{"shape": [None, 3], "dtype": "float32"}],
+        "outputs": [],
+    }
+    manifest = {"format": 1, "models": {"model": about}, "files": files, **changes}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+LINEAR = {"class": "torch.nn:Linear", "arguments": {"args": [3, 2], "kwargs": {"bias": True}}}
+
+
+def test_snapshot_and_trial_folders(tmp_path):
+    old, new = nn.Linear(3, 2), nn.Linear(3, 2)
+    snapshot(tmp_path / "snapshots" / "000000001", old, LINEAR)
+    newest = snapshot(tmp_path / "snapshots" / "000000002", new, LINEAR)
+    for folder in (tmp_path, newest, newest.parent):
+        model, inputs = build(ModelSource.parse(f"m={folder}"))
+        assert torch.equal(model(X), new(X))
+        assert [spec.describe() for spec in inputs] == [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]
+    averaged, _ = build(ModelSource.parse(f"m={newest}?ema=1"))
+    assert torch.equal(averaged.weight, new.weight + 1)
+
+
+def test_damaged_newer_and_unbuildable_snapshots_are_refused(tmp_path):
+    model = nn.Linear(3, 2)
+    newer = snapshot(tmp_path / "a", model, LINEAR, format=99)
+    with pytest.raises(ValueError, match=r"has format 99; this version reads up to 1"):
+        build(ModelSource.parse(f"m={newer}"))
+    anonymous = snapshot(tmp_path / "b", model, {"class": None, "arguments": None})
+    with pytest.raises(ValueError, match=r"does not say how to build its model: serve it as package.module:factory"):
+        build(ModelSource.parse(f"m={anonymous}"))
+    damaged = snapshot(tmp_path / "c", model, LINEAR)
+    data = bytearray((damaged / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (damaged / "model.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged: it does not have the sha256"):
+        build(ModelSource.parse(f"m={damaged}"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"the folder .*empty must hold a snapshot, and has none"):
+        build(ModelSource.parse(f"m={tmp_path / 'empty'}"))
+
+
+def test_factory_with_arguments_and_weights(tmp_path):
+    model = nn.Linear(3, 2)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    for file in ("w.safetensors", "w.pt"):
+        text = f'm=torch.nn:Linear?args={{"in_features":3,"out_features":2}}&weights={tmp_path / file}'
+        assert torch.equal(build(ModelSource.parse(text))[0](X), model(X))
+    for text, message in [
+        ("m=torch.nn:Nothing", r"the factory 'torch.nn:Nothing' must be importable"),
+        ("m=builtins:dict", r"the factory 'builtins:dict' must return a torch.nn.Module, not dict"),
+        ("m=nothing_here", r"model 'm' must come from package.module:factory, a .pt2 file or a folder"),
+        ("m=gone.pt2", r"model 'm' must be a file that is there, not gone.pt2"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            build(ModelSource.parse(text))
+
+
+def test_outputs_have_names():
+    a, b = torch.zeros(1), torch.ones(1)
+    assert named_outputs(a) == [("y", a)]
+    assert [name for name, _ in named_outputs((a, b))] == ["y0", "y1"]
+    assert [name for name, _ in named_outputs({"p": a, "q": {"r": b}, "k": 3})] == ["p", "q.r"]
+    assert [name for name, _ in named_outputs(Heads(policy=a, value=b))] == ["policy", "value"]
+    assert [name for name, _ in named_outputs(Pair(a, b))] == ["first", "second"]

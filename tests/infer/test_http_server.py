@@ -1,0 +1,184 @@
+"""The real server as a process, asked by a real client."""
+
+import http.client
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tritonclient.http as triton
+from torch import nn
+from tritonclient.utils import InferenceServerException
+
+FACTORY = """
+import os, time
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x):
+        if x.flatten()[0] == 99:
+            os._exit(1)
+        if x.flatten()[0] == 77:
+            time.sleep(1.0)
+        return {"logits": self.fc(x.flatten(1)), "sum": x.flatten(1).sum(1)}
+"""
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "shop.py").write_text(FACTORY)
+    scope = {}
+    exec(FACTORY, scope)
+    exported = torch.export.export(
+        nn.Linear(6, 3), (torch.zeros(2, 6),), dynamic_shapes=({0: torch.export.Dim("rows")},)
+    )
+    torch.export.save(exported, folder / "linear.pt2")
+    return folder, scope["Net"]().eval(), exported.module()
+
+
+@pytest.fixture(scope="module")
+def server(net):
+    folder, _, _ = net
+    models = ["net=shop:Net?input=x:FP32:-1,2,3", "linear@4=linear.pt2?input=x:FP32:-1,6"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ai.infer.cli", "serve", "--port", "0", "--max-pending", "50", *models],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    line = process.stdout.readline()
+    address = re.fullmatch(r"serving at http://(\S+)\n", line).group(1)
+    yield address
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(30) in (0, -signal.SIGTERM)
+    process.stdout.close()
+
+
+def as_input(x, binary=True, name="x"):
+    tensor = triton.InferInput(name, list(x.shape), "FP32")
+    tensor.set_data_from_numpy(x, binary_data=binary)
+    return tensor
+
+
+def post(address, body, path="/models/net", headers=None):
+    connection = http.client.HTTPConnection(address, timeout=30)
+    try:
+        connection.request("POST", path, body, {"accept": "application/json", **(headers or {})})
+        reply = connection.getresponse()
+        return reply.status, dict(reply.getheaders()), reply.read()
+    finally:
+        connection.close()
+
+
+def test_tritonclient_talks_to_the_server(server, net):
+    _, model, linear = net
+    x = np.random.default_rng(0).normal(size=(4, 2, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = {name: y.numpy() for name, y in model(torch.from_numpy(x)).items()}
+    client = triton.InferenceServerClient(server)
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("net")
+    assert client.is_model_ready("linear", "4")
+    assert not client.is_model_ready("other")
+    assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
+    metadata = client.get_model_metadata("net")
+    assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 2, 3]}]
+    assert metadata["outputs"] == [
+        {"name": "logits", "datatype": "FP32", "shape": [-1, 3]},
+        {"name": "sum", "datatype": "FP32", "shape": [-1]},
+    ]
+    for binary in (True, False):
+        outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in expected]
+        for wanted in (None, outputs):
+            result = client.infer("net", [as_input(x, binary)], outputs=wanted, request_id="7")
+            assert result.get_response()["id"] == "7"
+            for name, y in expected.items():
+                np.testing.assert_allclose(result.as_numpy(name), y, rtol=1e-6)
+    handles = [client.async_infer("net", [as_input(x + i)]) for i in range(5)]
+    for i, handle in enumerate(handles):
+        y = model(torch.from_numpy(x + i))["logits"].detach().numpy()
+        np.testing.assert_allclose(handle.get_result().as_numpy("logits"), y, rtol=1e-5, atol=1e-6)
+    flat = np.ones((2, 6), np.float32)
+    y = client.infer("linear", [as_input(flat)], model_version="4").as_numpy("y")
+    np.testing.assert_allclose(y, linear(torch.from_numpy(flat)).detach().numpy(), rtol=1e-6)
+    with pytest.raises(InferenceServerException, match=r"the model has no input 'z'"):
+        client.infer("net", [as_input(x, name="z")])
+    with pytest.raises(InferenceServerException, match=r"there is no model 'other'"):
+        client.infer("other", [as_input(x)])
+    assert {entry["name"]: entry["state"] for entry in client.get_model_repository_index()} == {
+        "net": "READY",
+        "linear": "READY",
+    }
+    client.unload_model("linear")
+    assert not client.is_model_ready("linear")
+    with pytest.raises(InferenceServerException, match=r"model 'linear' is unloaded"):
+        client.infer("linear", [as_input(flat)])
+    client.load_model("linear")
+    np.testing.assert_allclose(client.infer("linear", [as_input(flat)]).as_numpy("y"), y)
+    client.close()
+
+
+def test_killed_worker_answers_503_at_once_and_comes_back(server):
+    headers = {"content-type": "application/json"}
+    with ThreadPoolExecutor(8) as pool:
+        slow = [pool.submit(post, server, b"[[[77,0,0],[0,0,0]]]", headers=headers) for _ in range(3)]
+        deadly = pool.submit(post, server, b"[[[99,0,0],[0,0,0]]]", headers=headers)
+        statuses = {future.result()[0] for future in [*slow, deadly]}
+    assert 503 in statuses
+    assert statuses <= {200, 503}
+    deadline = time.monotonic() + 60
+    while (answer := post(server, b"[[[1,0,0],[0,0,0]]]", headers=headers))[0] != 200:
+        assert answer[0] == 503
+        assert time.monotonic() < deadline
+    assert "logits" in answer[2].decode()
+
+
+def test_rubbish_instead_of_http_harms_nobody(server):
+    host, port = server.split(":")
+    for rubbish in [b"\0" * 100, b"GET / HTTP/9\r\n\r\n", b"POST /models/net HTTP/1.1\r\ncontent-length: -5\r\n\r\n"]:
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(rubbish)
+            reply = connection.recv(1000)
+            assert b" 5" not in reply.split(b"\r\n")[0]
+    with socket.create_connection((host, int(port)), timeout=10) as connection:  # hangs up halfway
+        connection.sendall(b"POST /models/net HTTP/1.1\r\ncontent-length: 1000\r\n\r\nabc")
+    headers = {"content-type": "application/json"}
+    assert post(server, b"[[[1,2,3],[4,5,6]]]", headers=headers)[0] == 200
+
+
+@pytest.mark.slow
+def test_sigterm_lets_requests_finish(net):
+    folder, _, _ = net
+    command = [sys.executable, "-m", "ai.infer.cli", "serve", "--port", "0", "net=shop:Net?input=x:FP32:-1,2,3"]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    host, port = process.stdout.readline().split("//")[1].strip().split(":")
+    tasks = Path(f"/proc/{process.pid}/task").iterdir()
+    (worker,) = "".join((task / "children").read_text() for task in tasks).split()
+    # "Expect: 100-continue" makes the server say when it has begun with the request.
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        body = b"[[[77,2,3],[4,5,6]]]"
+        head = f"POST /models/net HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {len(body)}\r\n"
+        connection.sendall(head.encode() + b"content-type: application/json\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+        process.send_signal(signal.SIGTERM)
+        connection.sendall(body)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+    process.wait(30)
+    process.stdout.close()
+    assert not Path("/proc", worker).exists()
