@@ -37,7 +37,7 @@ def compare(config: Config) -> dict[str, float]:
     classifier = digits_classifier(config.imsize)
     _, held_out = digits_dataset(config.imsize).split()
     batches = list(held_out.loader(360))
-    result = {}
+    result: dict[str, float] = {}
     names = [name for name in get_args(LossName) if config.imsize >= 11 or "ssim" not in name]
     for name in names:
         numbers = run(replace(config, loss=name, trial=str(study.path / name)))

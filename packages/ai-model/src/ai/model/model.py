@@ -2,7 +2,7 @@
 
 import fnmatch
 import warnings
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class Model(nn.Module):
         if net is not None:
             self.net = net
 
-    def forward(self, *args: object, **kwargs: object) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:  # Any: a subclass may take what it likes
         """Calls the wrapped network."""
         net = self._modules.get("net")
         if net is None:
