@@ -1,7 +1,7 @@
 """Runs mctx (0.0.71, JAX in float64) on random trees and stores what it found in `mctx_trees.npz`.
 
-Each tree is a random Markov decision process: tables of next states, rewards, discounts, logits and values. Run it where
-jax and mctx are installed: `python tests/game/make_mctx_trees.py`. Tests read the file and need neither.
+Each tree is a random Markov decision process: tables of next states, rewards, discounts, logits and values. Run it
+where jax and mctx are installed: `python tests/game/make_mctx_trees.py`. Tests read the file and need neither.
 """
 
 from pathlib import Path

@@ -97,7 +97,7 @@ def linear_evaluator(game, seed=0):
 def random_positions(game, batch, plies, seed=0):
     rng = np.random.default_rng(seed)
     state = game.init(batch, seed)
-    for ply in range(plies):
+    for _ in range(plies):
         move = (game.legal(state) * rng.random((batch, game.num_actions))).argmax(1)
         state = np.where(rng.random(batch) < 0.8, game.step(state, move), state)
     return state[~game.terminal(state)]

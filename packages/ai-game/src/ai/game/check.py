@@ -42,7 +42,10 @@ def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000) 
         weights = np.where(over[:, None], 1.0, legal.astype(np.float64))
         action = draws.choose(draws.fold(seeds, step), weights)
         before = state.copy()
-        following = game.step(state, action)
+        try:
+            following = game.step(state, action)
+        except ValueError as error:
+            raise GameError(f"step must accept every legal action: {step=}: {error}") from error
         _same(state, before, "step must not change the state it is given", step)
         _check_rows(game, state, action, following, step)
         _check_rewards(game, state, following, step)

@@ -27,7 +27,7 @@ class Solution:
     scores: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_index", {row.tobytes(): i for i, row in enumerate(self.states)})
+        object.__setattr__(self, "_index", {key: i for i, key in enumerate(_keys(self.states))})
 
     def score(self, state: State) -> NDArray[np.float64]:
         """Returns the outcome of each move, `[B, A]`.
@@ -36,7 +36,7 @@ class Solution:
             ValueError: a position is over, or no play reaches it.
         """
         index: dict[bytes, int] = self._index  # type: ignore[attr-defined]
-        rows = [index.get(row.tobytes(), -1) for row in _plain(state)]
+        rows = [index.get(key, -1) for key in _keys(state)]
         if -1 in rows:
             raise ValueError(f"state must hold positions of play, row {rows.index(-1)} is over or out of reach")
         return self.scores[rows]
@@ -62,12 +62,12 @@ def solve(game: Game, *, max_positions: int = 1_000_000) -> Solution:
     >>> len(solution.states), solution.scores[0].tolist()[:3]
     (4520, [0.0, 0.0, 0.0])
     """
-    layers = [_plain(game.init(1))]
+    layers = [game.init(1)]
     count = 1
     while True:
         row, action = np.nonzero(game.legal(layers[-1]))
         following = game.step(layers[-1][row], action)
-        following = np.unique(_plain(following[~game.terminal(following)]))
+        following = np.unique(following[~game.terminal(following)])
         if len(following) == 0:
             break
         layers.append(following)
@@ -82,16 +82,17 @@ def solve(game: Game, *, max_positions: int = 1_000_000) -> Solution:
         before = states[row]
         after = game.step(before, action)
         sign = np.where(game.to_play(after) == game.to_play(before), game.discount, -game.discount)
-        ahead = np.array([value_of.get(s.tobytes(), 0.0) for s in _plain(after)])
+        ahead = np.array([value_of.get(key, 0.0) for key in _keys(after)])
         score[row, action] = game.reward(after) + np.where(game.terminal(after), 0.0, sign * ahead)
-        value_of = {s.tobytes(): float(v) for s, v in zip(states, score.max(axis=1), strict=True)}
+        value_of = dict(zip(_keys(states), score.max(axis=1).tolist(), strict=True))
         scores.append(score)
     return Solution(game, np.concatenate(layers), np.concatenate(scores[::-1]))
 
 
-def _plain(state: State) -> State:
-    """Returns the states with padding bytes zeroed, so that equal states have equal bytes."""
-    out = np.zeros(len(state), state.dtype)
-    for name in state.dtype.names or ():
-        out[name] = state[name]
-    return out
+def _keys(state: State) -> list[bytes]:
+    """Returns each state as bytes without padding, whose content numpy leaves open, so that equal states are equal."""
+    names = state.dtype.names or ()
+    packed = np.zeros(len(state), np.dtype([(name, state.dtype[name]) for name in names]))
+    for name in names:
+        packed[name] = state[name]
+    return [row.tobytes() for row in packed]
