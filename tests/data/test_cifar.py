@@ -1,6 +1,7 @@
 """CIFAR from small files in the real binary format."""
 
 import io
+import pickle
 import tarfile
 
 import numpy as np
@@ -58,6 +59,48 @@ def test_images_and_fine_labels_are_read(tmp_path, n_classes, as_archive):
     assert batch["x"].dtype == torch.float32
     assert ds.classes[3] == "c3"
     assert len(ds.classes) == n_classes
+
+
+def python_2_pickle(content):
+    """The bytes that Python 2 wrote: protocol 2, text as byte strings, numpy under its old name."""
+    return pickle.dumps(content, 2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+
+
+@pytest.mark.parametrize("n_classes", [10, 100])
+def test_torchvisions_files_are_read_without_running_them(tmp_path, n_classes):
+    content, (_, text) = files(n_classes)
+    inner = tmp_path / ("cifar-10-batches-py" if n_classes == 10 else "cifar-100-python")
+    inner.mkdir()
+    label_key = b"labels" if n_classes == 10 else b"fine_labels"
+    n_labels = 1 if n_classes == 10 else 2
+    for name, rows in content.items():
+        data = {b"data": rows[:, n_labels:].copy(), label_key: rows[:, n_labels - 1].tolist()}
+        (inner / name.removesuffix(".bin")).write_bytes(python_2_pickle(data))
+    names = {b"label_names" if n_classes == 10 else b"fine_label_names": [n.encode() for n in text.split()]}
+    (inner / ("batches.meta" if n_classes == 10 else "meta")).write_bytes(python_2_pickle(names))
+    ours = cifar_dataset(n_classes, tmp_path)
+    (tmp_path / "binary").mkdir()
+    write(tmp_path / "binary", n_classes, as_archive=False)
+    binary = cifar_dataset(n_classes, tmp_path / "binary")
+    assert torch.equal(ours.data["x"], binary.data["x"])
+    assert torch.equal(ours.data["y"], binary.data["y"])
+    assert ours.classes == binary.classes
+    assert ours.default_split == binary.default_split
+
+    test = inner / ("test_batch" if n_classes == 10 else "test")
+    whole = test.read_bytes()
+    for bad, message in (
+        (whole[:-100], "is truncated or malformed"),
+        (pickle.dumps(eval), "it refers to builtins.eval, which CIFAR's files do not"),
+        (
+            python_2_pickle({b"data": np.zeros((2, 5), np.uint8), label_key: [1, 2]}),
+            r"malformed: uint8 of shape \(2, 5\)",
+        ),
+        (python_2_pickle({b"nothing": 1}), "is malformed: b'data'"),
+    ):
+        test.write_bytes(bad)
+        with pytest.raises(ValueError, match=message):
+            cifar_dataset(n_classes, tmp_path)
 
 
 def test_malformed_files_are_named(tmp_path):

@@ -29,6 +29,11 @@ def test_length_and_items_of_every_kind_of_column(data):
     assert ds[-1] == ds[5]
 
 
+def test_numbers_in_any_container_come_as_tensors():
+    for data in (range(6), list(range(6)), tuple(range(6)), np.arange(6)):
+        assert torch.equal(next(iter(Dataset(data).loader(6))), torch.arange(6))
+
+
 def test_stored_arrays_are_shared_not_copied():
     x = np.zeros((4, 2), np.float32)
     ds = Dataset({"x": x})

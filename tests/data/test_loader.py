@@ -268,3 +268,20 @@ def test_batches_reach_the_gpu_and_equal_the_cpu(resident):
     for a, b in zip(ds.loader(3, "cpu"), ds.loader(3, "cuda", resident=resident), strict=True):
         assert b["x"].device == torch.device("cuda:0")
         assert torch.equal(a["x"], b["x"].cpu())
+
+
+class Picky(torch.utils.data.Dataset):
+    """Takes Python's own integers only, as datasets over lists and tables do."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        assert type(index) is int
+        return np.float32(index)
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_torch_datasets_are_indexed_by_plain_integers(n_workers):
+    with create_data_loader(Picky(), 2, train=True, n_workers=n_workers) as loader:
+        assert len(torch.cat(take(iter(loader), 4)).unique()) >= 4

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from their binary version, downloaded when it is not there."""
+"""CIFAR-10 and CIFAR-100 from their files, downloaded when they are not there."""
 
 import os
 import tarfile
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ai.data.cifar_pickle import read_cifar_names, read_cifar_pickle
 from ai.data.dataset import Dataset
 from ai.data.download import download
 from ai.data.mnist import bytes_to_unit_range
@@ -22,9 +23,10 @@ def cifar_dataset(n_classes: int = 10, path: str | os.PathLike[str] | None = Non
 
     Args:
         n_classes: 10 or 100 (the fine labels).
-        path: a folder that holds the binary version, as `cifar-10-binary.tar.gz` or its files; relative to
-            `$AI_DATASETS_PATH`, else to `~/.cache/ai/datasets`; None means `cifar10` or `cifar100`. What is missing is
-            downloaded into it.
+        path: a folder that holds the binary version, as `cifar-10-binary.tar.gz` or its files, or the files that
+            torchvision extracts (`cifar-10-batches-py`); relative to `$AI_DATASETS_PATH`, else to
+            `~/.cache/ai/datasets`; None means `cifar10` or `cifar100`. If none is there, the binary version is
+            downloaded.
 
     Raises:
         FileNotFoundError: the files are missing and the download failed.
@@ -42,14 +44,24 @@ def cifar_dataset(n_classes: int = 10, path: str | os.PathLike[str] | None = Non
     else:
         inner, md5 = "cifar-100-binary", "03b5dce01913d631647c71ecec9e9cb8"
         train, test, names = ["train.bin"], "test.bin", "fine_label_names.txt"
-    files = _read(folder, archive, inner, [*train, test, names], md5)
-    parts = [_records(folder / name, files[name], n_classes) for name in (*train, test)]
+    if (pickles := folder / ("cifar-10-batches-py" if n_classes == 10 else "cifar-100-python")).is_dir():
+        label_key, names_key, meta = (
+            ("labels", "label_names", "batches.meta")
+            if n_classes == 10
+            else ("fine_labels", "fine_label_names", "meta")
+        )
+        parts = [read_cifar_pickle(pickles / name.removesuffix(".bin"), label_key) for name in (*train, test)]
+        classes = read_cifar_names(pickles / meta, names_key)
+    else:
+        files = _read(folder, archive, inner, [*train, test, names], md5)
+        parts = [_records(folder / name, files[name], n_classes) for name in (*train, test)]
+        classes = tuple(files[names].decode().split())
     dataset = Dataset(
         {"x": np.concatenate([x for x, _ in parts]), "y": np.concatenate([y for _, y in parts])},
         postprocess={"x": bytes_to_unit_range},
         default_split=(sum(len(y) for _, y in parts[:-1]), len(parts[-1][1])),
     )
-    dataset.classes = tuple(files[names].decode().split())
+    dataset.classes = classes
     return dataset
 
 

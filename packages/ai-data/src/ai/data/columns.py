@@ -92,11 +92,13 @@ def _as_column(data: Any, name: str) -> Column:
         with warnings.catch_warnings():  # a read-only array (a memory map) is only ever read here
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             return torch.from_numpy(data)
+    if isinstance(data, range):
+        return torch.arange(data.start, data.stop, data.step) if len(data) else data
     if isinstance(data, str | bytes) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise TypeError(f"{name} must be an array, a tensor, a list or a dict of these, got {type(data).__name__}")
     if isinstance(data, list | tuple) and len(data) and all(type(item) in (int, float, bool) for item in data):
         return torch.tensor(data)
-    return data  # type: ignore[no-any-return]  # any sequence: a list of paths, a range, a lazy column
+    return data  # type: ignore[no-any-return]  # any sequence: a list of paths, a lazy column
 
 
 def _take(column: Column, indices: Tensor) -> Column:

@@ -28,9 +28,7 @@ def serve_source(source: Source, seed: int, worker: int, link: "Link") -> None:
         _serve(source, link)
     except Exception as error:
         link.send(("failed", portable_error(error)))
-    # Leaving would look like a death: wait for the parent's end of the line.
-    while True:
-        link.inbox.get()
+    link.wait_for_end()
 
 
 def _serve(source: Source, link: "Link") -> None:

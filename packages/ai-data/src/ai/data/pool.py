@@ -116,6 +116,8 @@ class _PoolState:
         with self._changed:
             if self._closed:
                 raise RuntimeError("this loader is closed: make a new one")
+            if self._broken is not None:
+                raise self._broken
             ticket = self._n_tickets
             self._n_tickets += 1
             self._entries[ticket] = _Entry(job, self._least_busy())

@@ -43,5 +43,22 @@ def create_data_loader(
     """
     if isinstance(torch_dataset, IterableDataset):
         return StreamLoader(torch_dataset, batch_size, device, postprocess=postprocess, **options)
-    dataset = Dataset(range(len(torch_dataset)), torch_dataset.__getitem__, postprocess)  # type: ignore[arg-type]
-    return dataset.loader(batch_size, device, **options)
+    places = _Places(len(torch_dataset))  # type: ignore[arg-type]
+    return Dataset(places, torch_dataset.__getitem__, postprocess).loader(batch_size, device, **options)
+
+
+class _Places:
+    """The numbers 0 … n - 1 as Python's own, which every `__getitem__` takes; a range would become a tensor.
+
+    Args:
+        n: how many.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: int) -> int:
+        return index

@@ -94,8 +94,14 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
-        how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-        self._on_exit(self, how)
+        self._on_exit(self, _how(code))
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exited with code {code}"
+    known = {number.value: number.name for number in signal.Signals}
+    return f"was killed by signal {known.get(-code, -code)}"
 
 
 class Link:
@@ -116,6 +122,11 @@ class Link:
             self._channel.send(message)
         except (OSError, EOFError):
             os._exit(0)
+
+    def wait_for_end(self) -> None:
+        """Does nothing until the parent ends this worker; leaving would look like a death."""
+        while True:
+            self.inbox.get()
 
     def _receive(self) -> None:
         # Reading all the time keeps the parent from ever waiting, and sees its end.
@@ -155,10 +166,11 @@ def main() -> None:
 
     try:
         function = cloudpickle.loads(link.inbox.get())
-    except BaseException as error:
+    except Exception as error:
         link.send(("failed", portable_error(error)))
-        raise
-    function(link)
+        link.wait_for_end()
+    else:
+        function(link)
 
 
 if __name__ == "__main__":
