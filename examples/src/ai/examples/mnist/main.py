@@ -5,16 +5,20 @@ Command: `hatch run demo`, or `python -m ai.examples.mnist --help` for the optio
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ai.data import Dataset, digits_dataset, mnist_dataset
+from ai.data import DataLoader, Dataset, digits_dataset, mnist_dataset
 from ai.examples.mnist.figures import confusion_matrix, save_confusion, save_predictions
 from ai.examples.mnist.model import ConvNet, Model
 from ai.lab import Trial
 from ai.train import Classify, Trainer, opt, schedule
+
+IntArray: TypeAlias = NDArray[np.integer]
+FloatArray: TypeAlias = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,13 @@ class Config:
     """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
     resume: bool = False
     """Go on from the trial's last snapshot instead of starting anew."""
-    steps: int = 1200
+    steps: int = 600
     """Number of updates."""
     batch_size: int = 64
     """Images in a batch."""
     learning_rate: float = 3e-3
     """Peak learning rate; warmed up, then cosine to zero."""
-    save_interval: int = 200
+    save_interval: int = 100
     """Steps between snapshots."""
     seed: int = 0
     """Seeds the weights and the order of the data."""
@@ -78,7 +82,7 @@ def run(config: Config) -> dict[str, float]:
         save_interval=config.save_interval,
     )
     step = trial.resume(model, optimiser, loader) if config.resume else 0
-    trainer = Trainer(Classify(), loader)
+    trainer = Trainer(Classify(label_smoothing=0.1), loader)  # few images: smoothing keeps the answers modest
     plan = schedule.cosine(config.steps, warmup=config.steps // 10)
     trainer.train(model, optimiser, trial.hook(), step=step, steplimit=config.steps, schedule=plan)
 
@@ -88,8 +92,8 @@ def run(config: Config) -> dict[str, float]:
     accuracy = float((predicted == labels).mean())
     title = f"{name}: {accuracy:.2%} of {len(labels)} held-out images"
     save_confusion(trial.path / "confusion.png", confusion_matrix(labels, predicted, 10), title)
-    wrong_first = np.argsort(predicted == labels, kind="stable")
-    shown = np.concatenate([wrong_first[:10], np.flatnonzero(predicted == labels)[:40]])
+    wrong = np.flatnonzero(predicted != labels)[:20]
+    shown = np.concatenate([wrong, np.flatnonzero(predicted == labels)[: 50 - len(wrong)]])
     save_predictions(
         trial.path / "predictions.png",
         images[shown, 0],
@@ -104,7 +108,7 @@ def run(config: Config) -> dict[str, float]:
 
 
 @torch.no_grad()
-def answers(model: torch.nn.Module, data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def answers(model: torch.nn.Module, data: DataLoader) -> tuple[IntArray, FloatArray, FloatArray]:
     """Returns labels `(n,)`, class probabilities `(n, 10)` and images `(n, 1, height, width)` of a loader's epoch."""
     model.eval()
     rows = [(batch["y"].cpu(), model(batch["x"]).softmax(1).cpu(), batch["x"].cpu()) for batch in data]
@@ -117,8 +121,10 @@ def framed_answers(model: torch.nn.Module, dataset: Dataset, device: str, n: int
     """Returns `n` held-out images as `(n, 3, height, width)`, framed green where the model is right, red where not."""
     batch = dataset.sample(n, device)
     right = model(batch["x"]).argmax(1) == batch["y"]
-    images = batch["x"].repeat(1, 3, 1, 1)
-    frame = torch.stack([torch.where(right, -1.0, 1.0), torch.where(right, 0.6, -1.0), -torch.ones(n).to(device)], 1)
+    images: torch.Tensor = batch["x"].repeat(1, 3, 1, 1)
+    frame = torch.stack(
+        [torch.where(right, -1.0, 1.0), torch.where(right, 0.6, -1.0), -torch.ones_like(right * 1.0)], 1
+    )
     for edge in (images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1]):
         edge.copy_(frame[..., None])
     return images
