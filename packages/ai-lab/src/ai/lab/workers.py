@@ -1,5 +1,6 @@
 """Several processes on one experiment: started as `python -m ai.lab.worker`, watched, replaced when they die."""
 
+import functools
 import json
 import os
 import selectors
@@ -30,7 +31,7 @@ def run_workers(
     report: "Report",
 ) -> None:
     """Runs trials in `n_jobs` processes until the experiment has `n`; see `Experiment.run`."""
-    payload = cloudpickle.dumps((experiment, n, fn, catch))
+    payload = pickle_by_value((experiment, n, fn, catch), fn)
     folder = experiment.path / "workers"
     folder.mkdir(exist_ok=True)
     selector = selectors.DefaultSelector()
@@ -78,6 +79,27 @@ def run_workers(
         deadline = time.monotonic() + _STOP_S
         for worker in alive:
             worker.close(max(0.1, deadline - time.monotonic()))
+
+
+def pickle_by_value(value: object, fn: Objective) -> bytes:
+    """Returns `value` pickled so that a process that cannot import the module of `fn` can still unpickle it.
+
+    Modules of installed packages, and ours, are left to be imported there.
+    """
+    plain: object = fn
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    module = sys.modules.get(getattr(plain, "__module__", ""))
+    file = getattr(module, "__file__", None)
+    if module is None or file is None or module.__name__.split(".")[0] == "ai" or file.startswith(sys.prefix):
+        return bytes(cloudpickle.dumps(value))
+    known = module.__name__ in cloudpickle.list_registry_pickle_by_value()
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        return bytes(cloudpickle.dumps(value))
+    finally:
+        if not known:
+            cloudpickle.unregister_pickle_by_value(module)
 
 
 class Worker:

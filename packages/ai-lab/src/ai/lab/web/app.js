@@ -70,6 +70,7 @@ async function systemView(trials, still, anew) {
   else drawCharts(keys, curves, anew, false);
 }
 
+// Losses first, the loop's own numbers last.
 const rank = key => key === 'loss' ? 0 : key === 'val_loss' ? 1 : key.includes('loss') ? 2 : key.includes('accuracy') ? 3 : key === 'lr' || key === 'steps_per_s' || key === 'grad_norm' ? 5 : 4;
 
 function drawCharts(keys, curves, anew, isMetrics) {
@@ -220,6 +221,7 @@ function restore() {
   if (!ids.length && !told.has('view')) ids.push(...table.visible().slice(0, 1).map(trial => trial.id));
   drawTabs();
   table.select(ids);
+  document.querySelector('#runs tr[aria-selected="true"]')?.scrollIntoView({ block: 'nearest' });
 }
 
 drawTabs();

@@ -15,7 +15,7 @@ function parallel(trials, names) {
   const x = index => 60 + index * (width - 120) / (axes.length - 1);
   const y = (axis, value) => height - 20 - axis.place(value) * (height - 20 - top);
   const scoreAxis = axes.at(-1);
-  const svg = element('svg', { viewBox: `0 0 ${width} ${height}`, width: '100%', role: 'img', 'aria-label': 'Parallel coordinates of hyper-parameters and score' });
+  const svg = element('svg', { viewBox: `0 0 ${width} ${height}`, width, role: 'img', 'aria-label': 'Parallel coordinates of hyper-parameters and score' });
   for (const trial of trials) {
     const points = axes.map((axis, index) => [x(index), y(axis, index === axes.length - 1 ? trial.score : trial.hparams[axis.name])]).filter(point => Number.isFinite(point[1]));
     const path = element('path', { class: 'run', d: 'M' + points.map(point => point.map(one => one.toFixed(1)).join(',')).join('L'), stroke: shade(scoreAxis.place(trial.score)) });
@@ -35,7 +35,7 @@ function scatter(trials, name) {
   const [horizontal, vertical] = [makeAxis(name, trials.map(trial => trial.hparams[name])), makeAxis('score', trials.map(trial => trial.score))];
   const x = value => 60 + horizontal.place(value) * (width - 90);
   const y = value => height - 30 - vertical.place(value) * (height - 50);
-  const svg = element('svg', { viewBox: `0 0 ${width} ${height}`, width: '100%', role: 'img', 'aria-label': `Score against ${name}` });
+  const svg = element('svg', { viewBox: `0 0 ${width} ${height}`, width, role: 'img', 'aria-label': `Score against ${name}` });
   svg.append(element('line', { class: 'axis', x1: 55, x2: width - 20, y1: height - 25, y2: height - 25 }), element('line', { class: 'axis', x1: 55, x2: 55, y1: 10, y2: height - 25 }));
   for (const value of horizontal.ticks) svg.append(element('text', { x: x(value), y: height - 10, 'text-anchor': 'middle' }, show(value).slice(0, 12)));
   for (const value of vertical.ticks) svg.append(element('text', { x: 50, y: y(value) + 4, 'text-anchor': 'end' }, show(value)));

@@ -1,0 +1,230 @@
+import functools
+import math
+import os
+import signal
+
+import optuna
+import pytest
+import torch
+from torch import nn
+
+from ai.lab import Experiment, Record
+from ai.lab.storage import FileLock, open_storage
+from ai.train import Regress, Trainer, opt
+
+QUIET = {"progress": False}
+
+
+def parabola(trial) -> float:
+    x = trial.hp.lin("x", -1, 1)
+    trial.log(0, {"x": x})
+    return (x - 0.25) ** 2
+
+
+def test_a_search_finds_the_minimum_of_a_parabola(tmp_path):
+    experiment = Experiment(tmp_path / "e").run(25, parabola, **QUIET)
+    assert experiment.best_score == min(row.score for row in experiment.trials())
+    assert abs(experiment.best_hparams["x"] - 0.25) < 0.1
+    assert len(experiment.trials()) == 25
+
+
+def test_direction_max_takes_the_largest(tmp_path):
+    experiment = Experiment(tmp_path / "e", "max", search="random").run(6, parabola, **QUIET)
+    assert experiment.best_score == max(row.score for row in experiment.trials())
+
+
+def test_each_trial_is_recorded_with_its_choices_and_score(tmp_path):
+    experiment = Experiment(tmp_path / "e", search="random").run(3, parabola, **QUIET)
+    for row in experiment.trials():
+        record = Record(row.path)
+        assert record.state == "finished"
+        assert record.meta["hparams"] == row.hparams
+        assert record.meta["score"] == row.score
+        assert record.metrics()["x"].values.tolist() == [row.hparams["x"]]
+    assert experiment.best_trial.path == experiment.best_row.path
+
+
+def test_run_counts_the_trials_that_are_there(tmp_path):
+    Experiment(tmp_path / "e", search="random").run(3, parabola, **QUIET)
+    assert len(Experiment(tmp_path / "e", search="random").run(5, parabola, **QUIET).trials()) == 5
+
+
+def choices(experiment) -> list[dict]:
+    return [row.hparams for row in experiment.trials()]
+
+
+@pytest.mark.parametrize("search", ["tpe", "random"])
+def test_a_search_that_was_interrupted_chooses_what_a_whole_one_does(tmp_path, search):
+    whole = Experiment(tmp_path / "a", search=search, seed=3).run(14, parabola, **QUIET)
+    halves = Experiment(tmp_path / "b", search=search, seed=3).run(6, parabola, **QUIET)
+    halves = Experiment(tmp_path / "b", search=search, seed=3).run(14, parabola, **QUIET)
+    assert choices(whole) == choices(halves)
+    assert choices(Experiment(tmp_path / "c", search=search, seed=4).run(2, parabola, **QUIET)) != choices(whole)[:2]
+
+
+def test_every_kind_of_hyper_parameter_stays_in_its_bounds(tmp_path):
+    seen = []
+
+    def fn(trial) -> float:
+        values = (
+            trial.hp.lin("lin", 0, 1, step=0.25),
+            trial.hp.log("log", 1e-4, 1e-1),
+            trial.hp.int("int", 1, 9, step=2),
+            trial.hp.lst("lst", ["a", None, 3]),
+            trial.hp.lst("functions", [torch.relu, torch.tanh]),
+        )
+        seen.append(values)
+        return 0.0
+
+    Experiment(tmp_path / "e", search="random").run(12, fn, **QUIET)
+    for lin, log, whole, choice, function in seen:
+        assert lin in (0, 0.25, 0.5, 0.75, 1)
+        assert 1e-4 <= log <= 1e-1
+        assert whole in (1, 3, 5, 7, 9)
+        assert choice in ("a", None, 3)
+        assert function in (torch.relu, torch.tanh)
+    assert len({values[4] for values in seen}) == 2
+
+
+@pytest.mark.parametrize(
+    ("define", "message"),
+    [
+        (lambda hp: hp.lin("x", 2, 1), "low of 'x' must not exceed high, got 2 and 1"),
+        (lambda hp: hp.log("x", 0, 1), "low of 'x' must be positive on a logarithmic scale, got 0"),
+        (lambda hp: hp.int("x", 1, 5, step=0), "step of 'x' must be at least 1, got 0"),
+        (lambda hp: hp.int("x", 0, 5, log=True), "log of 'x' needs low >= 1 and step 1, got low 0 and step 1"),
+        (lambda hp: hp.lin("x", 0, 5, step=-1), "step of 'x' must be positive, got -1"),
+        (lambda hp: hp.lst("x", []), "choices of 'x' must not be empty"),
+        (lambda hp: hp.lst("x", [1, 1]), "choices of 'x' must differ"),
+    ],
+)
+def test_a_wrong_range_is_named_and_is_no_counted_trial(tmp_path, define, message):
+    experiment = Experiment(tmp_path / "e")
+    with pytest.raises(ValueError, match=message):
+        experiment.run(1, lambda trial: define(trial.hp), **QUIET)
+    assert [row.state for row in experiment.trials()] == ["failed"]
+    assert len([row for row in experiment.run(1, parabola, **QUIET).trials() if row.score is not None]) == 1
+
+
+def test_exceptions_named_by_catch_count_as_failed_trials(tmp_path):
+    def fn(trial) -> float:
+        if trial.number == 1:
+            raise FloatingPointError("diverged")
+        return math.nan if trial.number == 2 else 1.0
+
+    experiment = Experiment(tmp_path / "e").run(4, fn, catch=(FloatingPointError,), **QUIET)
+    assert [row.state for row in experiment.trials()] == ["finished", "failed", "failed", "finished"]
+    assert Record(experiment.trials()[1].path).meta["error"] == "FloatingPointError: diverged"
+
+
+@pytest.mark.parametrize("score", ["good", None, True, torch.zeros(2)])
+def test_a_score_that_is_no_number_is_refused(tmp_path, score):
+    with pytest.raises((TypeError, RuntimeError), match=r"must return one number as its score|2 elements"):
+        Experiment(tmp_path / "e").run(1, lambda trial: score, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"direction": "up"}, "direction must be 'min' or 'max', got 'up'"),
+        ({"search": "grid"}, "search must be 'tpe', 'random' or a function from a seed, got 'grid'"),
+        ({"pruner": "x"}, "pruner must be None, 'median', 'halving' or an Optuna pruner, got 'x'"),
+    ],
+)
+def test_wrong_arguments_are_named_before_a_folder_is_made(tmp_path, how, message):
+    with pytest.raises(ValueError, match=message):
+        Experiment(tmp_path / "e", **how)
+    assert not (tmp_path / "e").exists()
+
+
+def test_other_wrong_uses_are_named(tmp_path):
+    experiment = Experiment(tmp_path / "e")
+    with pytest.raises(ValueError, match="n and n_jobs must be at least 1, got 0 and 1"):
+        experiment.run(0, parabola)
+    with pytest.raises(ValueError, match="has no finished trial yet"):
+        _ = experiment.best_hparams
+    with pytest.raises(ValueError, match=r"direction of .* is 'min', got 'max'"):
+        Experiment(tmp_path / "e", "max")
+    with pytest.raises(TypeError, match=r"trial options must be of val_data, .*; got val"):
+        Experiment(tmp_path / "f", val=3)
+
+
+def test_a_hopeless_trial_is_pruned_through_its_hook_as_a_normal_end(tmp_path):
+    batch = (torch.ones(8, 2), torch.ones(8, 1))
+
+    def fn(trial) -> float:
+        lr = [0.1, 0.1, 1e-9][trial.number]
+        model = nn.Linear(2, 1)
+        nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
+        hook = trial.hook(val_data=[batch], val_interval=5, log_interval=5)
+        steps = Trainer(Regress(), [batch] * 50).train(model, opt.sgd(model, lr=lr), hook)
+        assert (steps < 50) == trial.pruned
+        return trial.metrics()["val_loss"].values[-1]
+
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=2)
+    experiment = Experiment(tmp_path / "e", pruner=pruner).run(3, fn, **QUIET)
+    assert [row.state for row in experiment.trials()] == ["finished", "finished", "pruned"]
+    assert Record(experiment.trials()[2].path).state == "pruned"
+
+
+def test_a_journal_torn_by_a_kill_is_mended(tmp_path):
+    experiment = Experiment(tmp_path / "e", search="random").run(2, parabola, **QUIET)
+    with open(tmp_path / "e" / "optuna.log", "ab") as file:
+        file.write(b'{"op_code":4,"work')
+    again = Experiment(tmp_path / "e", search="random").run(4, parabola, **QUIET)
+    assert [row.number for row in again.trials()] == [0, 1, 2, 3]
+    assert len(experiment.trials()) == 4
+
+
+def test_the_lock_of_a_dead_process_is_free(tmp_path):
+    lock = FileLock(tmp_path / "lock")
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover  (the child)
+        FileLock(tmp_path / "lock").acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with lock.held():
+        pass
+
+
+def dies_once(flag, trial) -> float:
+    if trial.number == 1 and not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return trial.hp.lin("x", 0, 1)
+
+
+@pytest.mark.slow
+def test_processes_share_an_experiment_and_a_killed_one_is_replaced(tmp_path, capsys):
+    experiment = Experiment(tmp_path / "e", search="random")
+    experiment.run(6, functools.partial(dies_once, tmp_path / "flag"), n_jobs=2)
+    states = sorted(row.state for row in experiment.trials())
+    assert states.count("finished") == 6
+    assert states.count("dead") == 1
+    assert capsys.readouterr().out.count("finished") == 6
+
+
+def breaks(trial) -> float:
+    raise ZeroDivisionError("a fault of the objective")
+
+
+@pytest.mark.slow
+def test_a_workers_error_reaches_the_caller(tmp_path):
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: a fault of the objective"):
+        Experiment(tmp_path / "e").run(2, breaks, n_jobs=2)
+
+
+def test_a_database_can_hold_the_search(tmp_path):
+    url = f"sqlite:///{tmp_path}/search.db"
+    experiment = Experiment(tmp_path / "e", storage=url, search="random").run(2, parabola, **QUIET)
+    assert len(Experiment(tmp_path / "e", storage=url).trials()) == len(experiment.trials()) == 2
+    assert isinstance(open_storage(tmp_path, None), optuna.storages.JournalStorage)
+    experiment.study._storage._backend.engine.dispose()
+
+
+def test_the_table_prints_and_plots(tmp_path):
+    experiment = Experiment(tmp_path / "e", search="random").run(3, parabola, **QUIET)
+    assert str(experiment.trials()).splitlines()[0].split() == ["number", "state", "score", "x"]
+    assert experiment.trials().frame()["score"].tolist() == [row.score for row in experiment.trials()]
+    assert experiment.plot().read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in experiment.plot(tmp_path / "e.svg").read_bytes()

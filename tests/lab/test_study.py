@@ -1,0 +1,149 @@
+import pytest
+import torch
+
+from ai.lab import Study
+from ai.lab.cli import main
+from ai.lab.pictures import to_page
+
+HOW = {"system_interval_s": None, "capture": False}
+
+
+@pytest.fixture
+def study(tmp_path):
+    study = Study(tmp_path / "losses")
+    for name, lr, loss in (("l1", 0.1, 0.5), ("l2", 0.2, 0.25)):
+        with study.trial(name, config={"lr": lr, "dim": 8}, **HOW) as trial:
+            trial.log(0, {"loss": 1.0})
+            trial.log(9, {"loss": loss})
+            trial.save_sample(9, torch.zeros(4, 3, 8, 8))
+    study.experiment("search", search="random").run(2, lambda trial: trial.hp.lin("x", 0, 1), progress=False)
+    return study
+
+
+def test_a_study_lists_what_it_holds(study):
+    assert study.ls() == {"l1": "trial, finished", "l2": "trial, finished", "search": "experiment"}
+    assert list(study.records()) == ["l1", "l2", "search/trials/00000", "search/trials/00001"]
+
+
+def test_trials_are_compared_by_last_values_and_by_where_they_differ(study):
+    comparison = study.compare()
+    assert comparison.columns == ["trial", "state", "step", "lr", "loss"]
+    assert comparison.rows == [["l1", "finished", 9, 0.1, 0.5], ["l2", "finished", 9, 0.2, 0.25]]
+    assert comparison.frame()["loss"].tolist() == [0.5, 0.25]
+    assert comparison.plot().read_bytes().startswith(b"\x89PNG")
+    assert comparison.plot_samples().exists()
+
+
+def test_moving_the_study_breaks_nothing(study, tmp_path):
+    identity = study.trial("l1").id
+    study.path.rename(tmp_path / "moved")
+    moved = Study(tmp_path / "moved")
+    assert moved.id == study.id
+    assert moved.trial("l1").id == identity
+    assert len(moved.experiment("search").run(3, lambda trial: 0.0, progress=False).trials()) == 3
+
+
+def test_wrong_names_are_refused(study):
+    with pytest.raises(ValueError, match=r"names must be trials of .*, got 'l3'"):
+        study.compare(["l3"])
+    with pytest.raises(ValueError, match=r"metrics must be recorded ones \(loss\), got 'los'"):
+        study.compare(metrics=["los"])
+    with pytest.raises(ValueError, match=r"name must be a path inside the study, got '\.\./out'"):
+        study.trial("../out")
+
+
+def test_notes_are_kept(study):
+    study.note("l2 wins")
+    study.note("try ssim")
+    assert study.notes.count("**") == 4
+    assert "l2 wins" in Study(study.path).notes
+
+
+# -- the command line
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_ls_show_and_compare_tell_what_is_there(study, capsys):
+    status, out, _ = run(capsys, "ls", study.path)
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "trial",
+        "l1",
+        "l2",
+        "search/trials/00000",
+        "search/trials/00001",
+    ]
+    _, out, _ = run(capsys, "show", study.path / "l1")
+    assert "finished" in out
+    assert "lr" in out
+    _, out, _ = run(capsys, "compare", study.path / "l1", study.path / "l2", "--plot", study.path / "c.png")
+    assert "0.25" in out
+    assert (study.path / "c.png").exists()
+
+
+def test_rm_asks_and_takes_only_what_the_lab_made(study, capsys, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    assert run(capsys, "rm", study.path / "l1")[:2] == (1, "kept\n")
+    assert (study.path / "l1").exists()
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    assert run(capsys, "rm", study.path / "l1")[0] == 0
+    assert not (study.path / "l1").exists()
+    (study.path / "mine").mkdir()
+    status, _, error = run(capsys, "rm", "-y", study.path / "mine")
+    assert status == 1
+    assert "is nothing that the lab recorded" in error
+    assert (study.path / "mine").exists()
+
+
+def test_rm_refuses_a_running_trial(study, capsys):
+    with study.trial("now", **HOW):
+        status, _, error = run(capsys, "rm", "-y", study.path)
+    assert status == 1
+    assert "is being written by process" in error
+
+
+def test_resume_prints_the_recorded_command(study, capsys):
+    status, out, _ = run(capsys, "resume", "--print", study.path / "l1")
+    assert status == 0
+    assert out.startswith("cd /")
+    assert " && " in out
+
+
+def test_relative_paths_are_looked_for_in_the_labs_root(study, capsys, monkeypatch):
+    monkeypatch.setenv("AI_LAB_PATH", str(study.path))
+    assert run(capsys, "show", "l2")[0] == 0
+    assert run(capsys, "show", "l9")[0] == 1
+
+
+# -- sample pages
+
+
+def test_images_lie_on_the_page_row_by_row():
+    images = torch.full((3, 1, 2, 2), -1.0)
+    images[1] = 1.0
+    page = to_page(images, columns=2, gap=1)[..., 0]
+    assert page.tolist() == [[0, 0, 0, 255, 255], [0, 0, 0, 255, 255], [0] * 5, [0] * 5, [0] * 5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_the_range_from_minus_1_to_1_fills_the_bytes(dtype):
+    assert to_page(torch.tensor([[[-1.0, 0.0, 1.0, 9.0]]], dtype=dtype))[0, :, 0].tolist() == [0, 128, 255, 255]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 4, 5), (7, 4, 5), (2, 4, 4, 5)])
+def test_pages_have_the_images_channels(shape):
+    assert to_page(torch.zeros(shape)).shape[-1] == (shape[1] if len(shape) == 4 else 3 if shape[0] == 3 else 1)
+
+
+def test_what_is_no_picture_is_refused():
+    with pytest.raises(ValueError, match=r"images must be \(n, 1\|3\|4, height, width\), got shape \(2, 5, 4, 4\)"):
+        to_page(torch.zeros(2, 5, 4, 4))
+    with pytest.raises(TypeError, match=r"images must be floating point in \[-1, 1\] or uint8, got int64"):
+        to_page(torch.zeros(1, 1, 4, 4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="at least one image"):
+        to_page(torch.zeros(0, 1, 4, 4))
