@@ -149,10 +149,11 @@ def _endless(data: Iterable[Any]) -> Iterator[Any]:
 
 
 def _steepest(lrs: list[float], losses: list[float]) -> float:
-    # The slope over a tenth of the curve: neighbouring points are mostly noise.
+    # The slope over a tenth of the curve, since neighbouring points are mostly noise; beyond the best loss it diverges.
     width = max(2, len(losses) // 10)
-    slopes = [losses[i + width] - losses[i] for i in range(max(1, len(losses) - width)) if i + width < len(losses)]
+    lowest = losses.index(min(losses)) if losses else 0
+    slopes = [losses[i + width] - losses[i] for i in range(max(0, lowest - width + 1))]
     if not slopes:
         return lrs[0]
-    lowest = slopes.index(min(slopes))
-    return math.sqrt(lrs[lowest] * lrs[lowest + width])
+    steepest = slopes.index(min(slopes))
+    return math.sqrt(lrs[steepest] * lrs[steepest + width])

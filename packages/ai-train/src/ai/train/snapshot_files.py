@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -129,9 +128,11 @@ def write_manifest(
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file that any reader can load: tied tensors are stored once for each of their names."""
+    from safetensors.torch import save_file
+
     # A copy of each, since the format refuses tensors that share memory.
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    safetensors.torch.save_file(copies, str(path), metadata={"format": "pt"})
+    save_file(copies, str(path), metadata={"format": "pt"})
 
 
 def how_to_build(model: nn.Module) -> dict[str, Any]:
@@ -220,10 +221,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def read_state(folder: Path) -> dict[str, Any]:
     """All that was saved, as `Run.state_dict` gave it, on the CPU."""
+    from safetensors.torch import load_file
+
     state = load_pt(folder / STATE)
     extra, ema_keys = state.pop("model_extra"), state.pop("ema_keys")
     manifest = read_manifest(folder)
-    tensors = safetensors.torch.load_file(folder / MODEL)
+    tensors = load_file(folder / MODEL)
     state["models"] = {}
     for key, about in manifest["models"].items():
         prefix = about["prefix"]
@@ -231,7 +234,7 @@ def read_state(folder: Path) -> dict[str, Any]:
         state["models"][key] = {
             name.removeprefix(prefix): value for name, value in whole.items() if name.startswith(prefix)
         }
-    averaged = safetensors.torch.load_file(folder / EMA) if ema_keys else {}
+    averaged = load_file(folder / EMA) if ema_keys else {}
     state["ema"] = {
         key: {name: averaged[manifest["models"][key]["prefix"] + name] for name in names}
         for key, names in ema_keys.items()

@@ -1,0 +1,143 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ai.train import EarlyStopping, Hook, Snapshots, Trainer, opt
+from ai.train.interval import Due, as_interval, every, logarithmic, seconds
+
+
+def env(model, batch, step):
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def test_each_part_runs_at_its_own_steps(net, batches, tmp_path):
+    log, tasks, samples, images = [], [], [], []
+    hook = Hook(
+        log=lambda step, numbers: log.append((step, sorted(numbers))),
+        log_interval=5,
+        val_data=batches(1),
+        val_interval=4,
+        task=lambda model, step: tasks.append((step, model.training)) or {"score": 1},
+        task_interval=3,
+        sampler=lambda model, step: samples.append((step, torch.is_grad_enabled())) or "image",
+        sample=lambda step, made: images.append((step, made)),
+        sample_interval=logarithmic(1),
+        snapshots=Snapshots(tmp_path, keep_last=None),
+        save_interval=6,
+    )
+    model = net()
+    Trainer(env, batches(10)).train(model, opt.sgd(model), hook)
+    assert [step for step, keys in log if "loss" in keys] == [0, 5]
+    assert [step for step, keys in log if "val_loss" in keys] == [4, 8, 10]  # and at the end
+    assert tasks == [(step, False) for step in (3, 6, 9, 10)]
+    assert samples == [(step, False) for step in (1, 2, 4, 8, 10)]
+    assert images == [(step, "image") for step in (1, 2, 4, 8, 10)]
+    assert [int(p.name) for p in Snapshots(tmp_path).all()] == [6, 10]
+    assert model.training
+
+
+def test_evaluations_do_not_disturb_training(net, batches):
+    weights = []
+    for how in ({}, {"val_data": batches(2), "val_interval": 1, "task": lambda m, s: {"r": torch.rand(()).item()}}):
+        model = net()
+        Trainer(env, batches(6)).train(model, opt.sgd(model, lr=0.1), Hook(task_interval=2, **how))
+        weights.append(model[0].weight.detach().clone())
+    assert torch.equal(*weights)
+
+
+def test_early_stopping_ends_the_run_and_saves(net, batches, tmp_path):
+    hook = Hook(
+        val_data=batches(1),
+        val_interval=1,
+        stopper=EarlyStopping(patience=2, min_delta=10.0),
+        snapshots=Snapshots(tmp_path),
+    )
+    model = net()
+    assert Trainer(env, batches(50)).train(model, opt.sgd(model), hook) == 4
+    assert int(Snapshots(tmp_path).latest().name) == 4
+
+
+def test_early_stopping_names_a_metric_that_is_not_there():
+    with pytest.raises(KeyError, match="watches 'accuracy'; the metrics are"):
+        EarlyStopping("accuracy")(0, {"val_loss": 1.0})
+
+
+def test_time_decides_where_an_interval_is_in_seconds():
+    due = Due(seconds(10), 0, 100.0)
+    assert [due.at(step, now) for step, now in ((1, 105.0), (2, 110.0), (3, 119.0), (4, 121.0))] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+
+
+def test_jumped_turns_do_not_pile_up():
+    due = Due(every(10), 0, 0.0)
+    assert due.at(35, 0.0)
+    assert not due.at(36, 0.0)
+    assert due.next_step == 40
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (0, ValueError, "an interval must be at least 1 step, not 0"),
+        ("soon", ValueError, "an interval must look like '30s', '5m' or '1h', not 'soon'"),
+        (1.5, TypeError, "an interval must be an int, a string like '30s' or an Interval, not float"),
+        ("0s", ValueError, "an interval in seconds must be positive, not 0"),
+    ],
+)
+def test_bad_intervals_are_refused(value, error, message):
+    with pytest.raises(error, match=message):
+        as_interval(value)
+
+
+def test_bad_combinations_are_refused():
+    with pytest.raises(ValueError, match="resume=True needs snapshots"):
+        Hook(resume=True)
+    with pytest.raises(ValueError, match="sampler and sample go together"):
+        Hook(sampler=lambda model, step: None)
+
+
+def test_progress_shows_rate_and_loss_where_there_is_a_terminal(net, batches, monkeypatch):
+    import sys
+
+    written = []
+
+    class Terminal:
+        def write(self, text):
+            written.append(text)
+
+        def flush(self):
+            pass
+
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    model = net()
+    Trainer(env, batches(30)).train(model, opt.sgd(model), Hook(progress=True, log_interval=1), steplimit=30)
+    text = "".join(written)
+    assert "/30" in text
+    assert "step/s" in text or "s/step" in text
+
+
+def test_progress_is_silent_in_a_file(net, batches, capsys):
+    model = net()
+    Trainer(env, batches(3)).train(model, opt.sgd(model), Hook(progress=True))
+    assert capsys.readouterr().err == ""
+
+
+def test_models_of_a_multi_trainer_reach_the_task_as_a_dict(batches):
+    from ai.train import MultiTrainer
+
+    models = {"a": nn.Linear(6, 3), "b": nn.Linear(6, 3)}
+    seen = []
+    MultiTrainer(lambda key, m, batch, step: env(m[key], batch, step), batches(2)).train(
+        models,
+        {key: opt.sgd(m) for key, m in models.items()},
+        Hook(task=lambda m, step: seen.append(sorted(m)) or {}, task_interval=1),
+    )
+    assert seen == [["a", "b"], ["a", "b"]]

@@ -1,0 +1,145 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ai.train import AdversarialAutoencoder, Gan, Hook, MultiTrainer, opt
+from ai.train.gan import gradient_penalty, r1_penalty
+
+
+def test_only_the_stepped_model_gets_gradients_and_the_order_is_the_optimizers():
+    models = {"a": nn.Linear(1, 1), "b": nn.Linear(1, 1), "teacher": nn.Linear(1, 1)}
+    before = models["teacher"].weight.clone()
+    calls = []
+
+    def env(key, models, batch, step):
+        calls.append((step, key, float(batch)))
+        assert all(p.requires_grad == (name == key) for name, m in models.items() for p in m.parameters())
+        return sum(m(batch.view(1, 1)) for m in models.values()).sum()
+
+    trainer = MultiTrainer(env, [torch.tensor(float(i)) for i in range(5)], repeats={"a": 2})
+    assert trainer.train(models, {"b": opt.sgd(models["b"]), "a": opt.sgd(models["a"])}) == 2
+    # A repeat takes a fresh batch; the fifth batch alone makes no round.
+    assert calls == [(0, "b", 0.0), (0, "a", 0.0), (0, "a", 1.0), (1, "b", 2.0), (1, "a", 2.0), (1, "a", 3.0)]
+    assert torch.equal(models["teacher"].weight, before)
+    assert all(p.grad is None and p.requires_grad for m in models.values() for p in m.parameters())
+
+
+def test_one_step_is_one_round_whatever_the_repeats():
+    models = {key: nn.Linear(1, 1) for key in "dg"}
+    steps = []
+    hook = Hook(log=lambda step, numbers: steps.append((step, sorted(numbers))), log_interval=1)
+    MultiTrainer(lambda key, m, b, s: m[key](b).sum(), [torch.ones(1, 1)] * 9, repeats={"d": 3}).train(
+        models, {key: opt.sgd(m) for key, m in models.items()}, hook
+    )
+    assert [step for step, _ in steps] == [0, 1, 2]
+    assert {"loss_d", "loss_g", "lr_d", "grad_norm_g"} <= set(steps[0][1])
+
+
+@pytest.mark.parametrize("loss", ["non_saturating", "hinge", "wgan_gp"])
+def test_gan_losses_equal_their_formulas(loss):
+    torch.manual_seed(0)
+    d, g = nn.Linear(2, 1), nn.Linear(3, 2)
+    env, real = Gan(3, loss=loss), torch.randn(5, 2)
+    torch.manual_seed(1)
+    found = env("d", {"d": d, "g": g}, real, 0)
+    torch.manual_seed(1)
+    fake = g(torch.randn(5, 3))
+    on_real, on_fake = d(real), d(fake)
+    if loss == "non_saturating":
+        wanted = -(torch.sigmoid(on_real).log() + (1 - torch.sigmoid(on_fake)).log()).mean()
+    elif loss == "hinge":
+        wanted = (1 - on_real).clamp(min=0).mean() + (1 + on_fake).clamp(min=0).mean()
+    else:  # a linear discriminator has the same gradient everywhere: its weight
+        wanted = (on_fake - on_real).mean() + 10 * (d.weight.norm() - 1) ** 2
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-4)
+
+
+def test_d_step_does_not_build_the_generators_graph():
+    d, g = nn.Linear(2, 1), nn.Linear(3, 2)
+    Gan(3)("d", {"d": d, "g": g}, torch.randn(5, 2), 0).backward()
+    assert all(p.grad is None for p in g.parameters())
+    assert all(p.grad is not None for p in d.parameters())
+
+
+def test_r1_is_lazy_and_weighted_by_its_interval():
+    d, g, real = nn.Linear(2, 1), nn.Linear(3, 2), torch.randn(5, 2)
+
+    def loss(step, r1):
+        torch.manual_seed(0)
+        return Gan(3, r1=r1, r1_interval=4)("d", {"d": d, "g": g}, real, step).item()
+
+    penalty = d.weight.detach().square().sum().item()
+    assert loss(4, 2.0) - loss(4, 0.0) == pytest.approx(2.0 / 2 * 4 * penalty, rel=1e-4)
+    assert loss(3, 2.0) == loss(3, 0.0)
+
+
+def test_penalties_equal_their_formulas():
+    x = torch.randn(4, 3, requires_grad=True)
+    assert r1_penalty((x**2).sum(1), x).item() == pytest.approx((4 * x**2).sum(1).mean().item(), rel=1e-5)
+    assert gradient_penalty(lambda v: 3 * v[:, 0], x, x).item() == pytest.approx(4.0, rel=1e-4)
+
+
+def test_adversarial_autoencoder_trains_each_part():
+    class Autoencoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encode, self.decode = nn.Linear(4, 2), nn.Linear(2, 4)
+
+    models = {"ae": Autoencoder(), "d": nn.Linear(2, 1)}
+    before = {key: [p.clone() for p in m.parameters()] for key, m in models.items()}
+    trainer = MultiTrainer(AdversarialAutoencoder(), [torch.randn(8, 4)] * 3)
+    assert trainer.train(models, {key: opt.adam(m) for key, m in models.items()}) == 3
+    for key, m in models.items():
+        assert all(not torch.equal(a, b) for a, b in zip(before[key], m.parameters(), strict=True))
+    assert set(trainer.validate(models, [torch.randn(8, 4)])) == {"ae", "d"}
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="loss must be 'non_saturating', 'hinge' or 'wgan_gp', not 'lsgan'"):
+        Gan(3, loss="lsgan")
+    with pytest.raises(KeyError, match="Gan trains the models 'g' and 'd', not 'e'"):
+        Gan(3)("e", {"g": nn.Linear(3, 2), "d": nn.Linear(2, 1)}, torch.zeros(1, 2), 0)
+    with pytest.raises(ValueError, match=r"repeats\['d'\] \(-1\) must not be negative"):
+        MultiTrainer(Gan(3), [], repeats={"d": -1})
+    model = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match=r"'e' must be among the models \['g'\]"):
+        MultiTrainer(Gan(3), []).train({"g": model}, {"e": opt.sgd(model)})
+
+
+@pytest.mark.slow
+def test_gan_covers_all_eight_gaussians():
+    torch.manual_seed(0)
+    angles = torch.arange(8) * (2 * math.pi / 8)
+    centres, sigma = torch.stack([angles.cos(), angles.sin()], 1) * 2, 0.1
+
+    def mlp(n_in, n_out, width=96):
+        return nn.Sequential(
+            nn.Linear(n_in, width),
+            nn.LeakyReLU(0.2),
+            nn.Linear(width, width),
+            nn.LeakyReLU(0.2),
+            nn.Linear(width, n_out),
+        )
+
+    class Data:
+        def __iter__(self):
+            while True:
+                yield centres[torch.randint(8, (256,))] + sigma * torch.randn(256, 2)
+
+    models = {"g": mlp(8, 2), "d": mlp(2, 1)}
+    opts = {key: opt.adam(models[key], lr=1e-3, betas=(0.0, 0.99)) for key in ("d", "g")}
+    steps = 2000
+    trainer = MultiTrainer(Gan(8, r1=0.2, r1_interval=4), Data(), ema=0.995)
+    found = []
+
+    def task(models, step):
+        distance = torch.cdist(models["g"](torch.randn(2000, 8)), centres)
+        near = distance.min(1)
+        counts = torch.bincount(near.indices[near.values < 4 * sigma], minlength=8)
+        found.append(counts)
+        return {"modes": int((counts >= 60).sum())}
+
+    trainer.train(models, opts, Hook(task=task, task_interval=steps), steplimit=steps)
+    assert (found[-1] >= 0.03 * 2000).all(), found[-1]
