@@ -5,8 +5,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from ai.data import Dataset
 from ai.examples.cli import read_config
-from ai.examples.vit import Config, Model, run
+from ai.examples.vit import Config, Model, data, run
 from ai.examples.vit.attention import attention_rollout, attention_weights
 from ai.examples.vit.main import DESCRIPTIONS, PRESETS, groups, load
 
@@ -219,3 +220,29 @@ def test_the_tiny_preset_leaves_a_whole_trial(tmp_path, monkeypatch, capsys):
     assert (folder / "snapshots" / "000000004" / "model.safetensors").exists()
     assert 0 <= numbers["accuracy"] <= 1
     assert f"{numbers['accuracy']:.2%}" in capsys.readouterr().out
+
+
+def test_cifar_is_augmented_as_deit_does(monkeypatch):
+    pixels = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(24, dtype=torch.uint8) % 10
+
+    def stored(n_classes):
+        scaled = {"x": lambda x: x.float() / 127.5 - 1}
+        return Dataset({"x": pixels, "y": labels}, postprocess=scaled, default_split=(16, 8))
+
+    monkeypatch.setattr(data, "cifar_dataset", stored)
+    train_set, held_out = data.cifar(10, mixup_alpha=0.8, cutmix_alpha=1.0)
+    a, b = (next(iter(train_set.loader(16, train=True, seed=0, n_workers=0))) for _ in range(2))
+    assert torch.equal(a["x"], b["x"])
+    assert a["y"].shape == (16, 10)
+    assert torch.allclose(a["y"].sum(1), torch.ones(16))
+    assert ((a["y"] > 0).sum(1) <= 2).all()
+    originals = pixels[:16].float() / 127.5 - 1
+    nearest = torch.cdist(a["x"].flatten(1), originals.flatten(1)).min(1).values
+    assert (nearest > 1).all()
+    plain = next(iter(held_out.loader(8)))
+    assert torch.equal(plain["x"], pixels[16:].float() / 127.5 - 1)
+    assert plain["y"].dtype == torch.uint8
+
+    unmixed, _ = data.cifar(10, mixup_alpha=0, cutmix_alpha=0)
+    assert next(iter(unmixed.loader(16, train=True, n_workers=0)))["y"].dtype == torch.uint8
