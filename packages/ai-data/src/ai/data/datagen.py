@@ -4,6 +4,7 @@ import copy
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, TypedDict, Unpack, cast
 
@@ -246,6 +247,7 @@ class DatagenLoader:
             intake.n_used, intake.n_steps, intake.n_episodes = state["n_used"], state["n_steps"], state["n_episodes"]
             intake.version = state["version"]
             intake.born.clear()
+            intake.n_born = 0
         self.seed = state["seed"]
         self._generation = state["generation"] + 1
         self._version = state["version"]
@@ -341,7 +343,8 @@ class _Intake:
         self.n_episodes = 0
         self.version = 0
         self.hungry = False
-        self.born: list[tuple[float, int]] = []  # (arrival, rows) of the chunks in the buffer, oldest first
+        self.born: deque[tuple[float, int]] = deque()  # (arrival, rows) of the chunks in the buffer, oldest first
+        self.n_born = 0  # rows of all of them
         self._batch_size = batch_size
         self._min_steps = min_steps
         self._last_stats = time.monotonic(), 0
@@ -352,8 +355,9 @@ class _Intake:
             self.n_steps += episodes.n_steps
             self.n_episodes += episodes.n_episodes
             self.born.append((time.monotonic(), int(episodes.lengths.sum())))
-            while sum(rows for _, rows in self.born) - self.born[0][1] >= self.buffer.capacity:
-                self.born.pop(0)
+            self.n_born += self.born[-1][1]
+            while self.n_born - self.born[0][1] >= self.buffer.capacity:
+                self.n_born -= self.born.popleft()[1]
             self.changed.notify_all()
 
     def notify(self) -> None:
@@ -369,16 +373,16 @@ class _Intake:
 
     def wants_more(self) -> bool:
         """Returns whether workers may go on: they must not run away from the replay ratio, nor starve a trainer."""
-        if self.replay_ratio is None or self.hungry:
-            return True
-        used = self.n_used + _LEAD * self._batch_size
-        return (self.n_steps - self._min_steps) * self.replay_ratio < used
+        with self.changed:
+            if self.replay_ratio is None or (self.hungry and not self.ready()):
+                return True
+            used = self.n_used + _LEAD * self._batch_size
+            return (self.n_steps - self._min_steps) * self.replay_ratio < used
 
     def stats(self) -> dict[str, float]:
         now = time.monotonic()
         since, n_before = self._last_stats
         self._last_stats = now, self.n_episodes
-        n_rows = sum(rows for _, rows in self.born)
         versions = self.buffer.column("version")
         return {
             "episodes": self.n_episodes,
@@ -386,7 +390,7 @@ class _Intake:
             "episodes_per_s": (self.n_episodes - n_before) / max(now - since, 1e-9),
             "buffer_steps": len(self.buffer),
             "buffer_bytes": self.buffer.n_bytes,
-            "age_s": sum((now - at) * rows for at, rows in self.born) / n_rows if n_rows else 0.0,
+            "age_s": sum((now - at) * rows for at, rows in self.born) / self.n_born if self.born else 0.0,
             "reuse": self.n_used / self.n_steps if self.n_steps else 0.0,
             "version_lag": float(self.version - versions.double().mean()) if len(versions) else 0.0,
         }
