@@ -3,8 +3,9 @@
 from ai.model import f, norm
 from ai.model.activation import actv, actv_gain
 from ai.model.attention import KVCache, attn, sa
-from ai.model.container import module_dict, modules, null, repeat, res, seq
+from ai.model.container import lstm, module_dict, modules, null, repeat, res, seq
 from ai.model.conv import conv
+from ai.model.diffusion import DiffusionModel
 from ai.model.elementwise import (
     blur,
     clamp,
@@ -26,9 +27,11 @@ from ai.model.position import embed, patch_emb, pos_emb
 from ai.model.pyramid import pyramid
 from ai.model.resblk import resblk, resblk_group, se
 from ai.model.state import load_into, load_state, save_state
+from ai.model.summary import summarize
 from ai.model.transformer import drop_path, mlp, tx_dec, tx_dec_blk, tx_enc, tx_enc_blk
 
 __all__ = [
+    "DiffusionModel",
     "KVCache",
     "Model",
     "actv",
@@ -51,6 +54,7 @@ __all__ = [
     "init_rule",
     "load_into",
     "load_state",
+    "lstm",
     "minibatch_std",
     "mlp",
     "modconv",
@@ -76,6 +80,7 @@ __all__ = [
     "save_state",
     "se",
     "seq",
+    "summarize",
     "tx_dec",
     "tx_dec_blk",
     "tx_enc",

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ai.model import norm
 from ai.model.linear import fc
 from ai.model.position import rotate
 
@@ -55,8 +56,8 @@ class _Attention(nn.Module):
         self.q = fc(dim, n_heads * head_dim, bias=bias)
         self.kv = fc(dim_kv, 2 * n_kv_heads * head_dim, bias=bias)
         self.out = fc(n_heads * head_dim, dim, bias=bias, init_gain=0.3)
-        self.q_norm = nn.RMSNorm(head_dim, eps=1e-6) if qk_norm else None
-        self.k_norm = nn.RMSNorm(head_dim, eps=1e-6) if qk_norm else None
+        self.q_norm = norm.rms(head_dim) if qk_norm else None
+        self.k_norm = norm.rms(head_dim) if qk_norm else None
 
     def forward(
         self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, cache: KVCache | None = None

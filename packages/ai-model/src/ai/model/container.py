@@ -92,3 +92,20 @@ def module_dict(items: Mapping[str, nn.Module]) -> nn.ModuleDict:
 def null() -> nn.Module:
     """Returns the module that hands its input on."""
     return nn.Identity()
+
+
+def lstm(n1: int, n2: int, n_layers: int = 1, *, dropout: float = 0.0, bidirectional: bool = False) -> nn.LSTM:
+    """Returns an LSTM on `(batch, time, n1)`: called as `(x, state=None)`, it gives `(batch, time, n2)` and its state.
+
+    The forget gates start open. With `bidirectional` the output is `2 · n2` wide.
+
+    Example:
+        >>> import torch, ai.model as m
+        >>> out, (hidden, cell) = m.lstm(3, 4)(torch.zeros(2, 5, 3))
+        >>> out.shape, hidden.shape
+        (torch.Size([2, 5, 4]), torch.Size([1, 2, 4]))
+    """
+    for name, value in (("n1", n1), ("n2", n2), ("n_layers", n_layers)):
+        if value < 1:
+            raise ValueError(f"{name} ({value}) must be at least 1")
+    return init_module(nn.LSTM(n1, n2, n_layers, batch_first=True, dropout=dropout, bidirectional=bidirectional))

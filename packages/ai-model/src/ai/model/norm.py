@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Norm: TypeAlias = str | Callable[[int], nn.Module] | None
@@ -18,10 +19,20 @@ def instance(nc: int, *, eps: float = 1e-5, affine: bool = False) -> nn.Module:
     return nn.InstanceNorm2d(nc, eps=eps, affine=affine)
 
 
-def group(nc: int, n_groups: int = 32, *, eps: float = 1e-5) -> nn.Module:
-    """Returns group normalisation of `(batch, nc, …)`; fewer groups where `nc` is below `n_groups`."""
-    n_groups = min(n_groups, nc)
-    if nc % n_groups:
+def group(nc: int, n_groups: int | None = None, *, eps: float = 1e-5) -> nn.Module:
+    """Returns group normalisation of `(batch, nc, …)`.
+
+    Args:
+        nc: Number of channels.
+        n_groups: None for the most groups, up to 32, that divide `nc` and have at least 4 channels.
+        eps: Added to the variance.
+
+    Raises:
+        ValueError: `n_groups` does not divide `nc`.
+    """
+    if n_groups is None:
+        n_groups = max(n for n in range(1, min(32, max(1, nc // 4)) + 1) if nc % n == 0)
+    if n_groups < 1 or nc % n_groups:
         raise ValueError(f"n_groups ({n_groups}) must divide nc ({nc})")
     return nn.GroupNorm(n_groups, nc, eps=eps)
 
@@ -33,7 +44,7 @@ def layer(dim: int, *, eps: float = 1e-5, affine: bool = True) -> nn.Module:
 
 def rms(dim: int, *, eps: float = 1e-6, affine: bool = True) -> nn.Module:
     """Returns root-mean-square normalisation over the last axis, `(…, dim)`."""
-    return nn.RMSNorm(dim, eps=eps, elementwise_affine=affine)
+    return _RMS(dim, eps=eps, elementwise_affine=affine)
 
 
 def pixel(nc: int | None = None, *, eps: float = 1e-8) -> nn.Module:
@@ -47,6 +58,14 @@ class _Batch(nn.modules.batchnorm._BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(f"batch norm needs (batch, {self.num_features}, …), got shape {tuple(input.shape)}")
+
+
+class _RMS(nn.RMSNorm):
+    """With its weight in the input's type: autocast leaves this operation out, and mixed types are slow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
 class _Pixel(nn.Module):

@@ -1,0 +1,189 @@
+import pytest
+import torch
+from torch import nn
+
+import ai.model as m
+from ai.model.noise_schedule import ddpm_sigmas, ddpm_time, noise_levels
+
+STD = 0.5
+
+
+class Gaussian(nn.Module):
+    """What a network learns, in the limit, from data N(mean, 0.5²), undoing EDM's scaling of a model with sigma_data 1."""
+
+    def __init__(self, mean=0.3, sigma_data=1.0):
+        super().__init__()
+        self.mean, self.sigma_data = mean, sigma_data
+
+    def forward(self, x, noise, label=None):
+        sigma = (4 * noise.double()).exp()[:, None]
+        total = (sigma**2 + self.sigma_data**2).sqrt()
+        noisy = x.double() * total
+        mean = self.mean
+        if label is not None:
+            mean = torch.where(label < 0, 0.0, label.double())[:, None]
+        clean = (STD**2 * noisy + sigma**2 * mean) / (STD**2 + sigma**2)
+        return (clean - noisy * (self.sigma_data / total) ** 2) / (sigma * self.sigma_data / total)
+
+
+def exact(mean=0.3):
+    return m.DiffusionModel(Gaussian(mean), [2], sigma_data=1.0).double()
+
+
+def solution(start, mean=0.3, sigma_max=80.0):
+    """The probability flow of Gaussian data, solved by hand: distances from the mean shrink as the deviation does."""
+    return mean + (start - mean) * STD / (STD**2 + sigma_max**2) ** 0.5
+
+
+@pytest.mark.parametrize(("sampler", "order"), [("euler", 1), ("ddim", 1), ("heun", 2), ("dpmpp_2m", 2)])
+def test_error_falls_with_the_order_of_the_sampler(sampler, order):
+    errors = []
+    for steps in (40, 80, 160):
+        frames = exact().sample(50, steps=steps, seed=0, sampler=sampler, frames=True)
+        assert frames.shape == (steps + 1, 50, 2)
+        # The last step, from sigma_min to zero, is Euler's in all samplers: judge where it starts.
+        scale = (STD**2 + 0.002**2) ** 0.5 / STD
+        target = 0.3 + (solution(frames[0]) - 0.3) * scale
+        errors.append((frames[-2] - target).square().mean().sqrt().item())
+    for coarse, fine in zip(errors, errors[1:], strict=False):
+        assert coarse / fine > 2**order * 0.75, errors
+
+
+@pytest.mark.parametrize("options", [{"sampler": "ddpm"}, {"sampler": "ddim", "eta": 0.5}, {"churn": 20.0}])
+def test_samplers_with_fresh_noise_reach_the_data_distribution(options):
+    x = exact().sample(20_000, steps=100, seed=0, **options)
+    assert abs(x.mean() - 0.3) < 0.01
+    assert abs(x.std() - STD) < 0.01
+
+
+@pytest.mark.parametrize("schedule", ["edm", "linear", "cosine"])
+def test_every_schedule_reaches_the_data_distribution(schedule):
+    x = exact().sample(10_000, steps=100, seed=0, schedule=schedule)
+    assert abs(x.std() - STD) < 0.02
+
+
+def test_ddim_step_is_the_posterior_formula_of_ddpm():
+    sigma_t, sigma_s = 2.0, 1.2
+    alpha_t, alpha_s = 1 / (1 + sigma_t**2), 1 / (1 + sigma_s**2)
+    x_t, clean, noise = torch.tensor(0.7), torch.tensor(0.2), torch.tensor(-0.4)
+    beta = 1 - alpha_t / alpha_s
+    mean = (alpha_s**0.5 * beta * clean + (alpha_t / alpha_s) ** 0.5 * (1 - alpha_s) * x_t * alpha_t**0.5) / (
+        1 - alpha_t
+    )
+    expected = mean + ((1 - alpha_s) / (1 - alpha_t) * beta) ** 0.5 * noise
+    from ai.model.sampler import Step, ddpm
+
+    step = Step(lambda x, sigma: clean, lambda: noise)
+    found = next(iter(ddpm(step, x_t, [sigma_t, sigma_s])))
+    torch.testing.assert_close(found * alpha_s**0.5, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_guidance_moves_samples_along_the_label():
+    label = torch.ones(2000)
+    means = [exact().sample(2000, steps=20, seed=0, label=label, guidance=g).mean().item() for g in (0.0, 1.0, 2.0)]
+    assert means == pytest.approx([0.0, 1.0, 2.0], abs=0.03)
+
+
+def test_edm_preconditioning_is_table_1():
+    seen = {}
+
+    class Net(nn.Module):
+        def forward(self, x, noise):
+            seen.update(x=x, noise=noise)
+            return torch.full_like(x, 2.0)
+
+    model = m.DiffusionModel(Net(), [1], sigma_data=0.5)
+    out = model(torch.tensor([[3.0]]), torch.tensor([1.2]))
+    total = 1.2**2 + 0.5**2
+    assert seen["x"].item() == pytest.approx(3 / total**0.5)
+    assert seen["noise"].item() == pytest.approx(torch.tensor(1.2).log().item() / 4)
+    assert out.item() == pytest.approx(0.25 / total * 3 + 1.2 * 0.5 / total**0.5 * 2)
+
+
+def test_ddpm_preconditioning_predicts_the_noise_at_a_step():
+    seen = {}
+
+    class Net(nn.Module):
+        def forward(self, x, noise):
+            seen.update(x=x, noise=noise)
+            return torch.full_like(x, 2.0)
+
+    sigma = ddpm_sigmas()[[0, 500, 999]]
+    out = m.DiffusionModel(Net(), [1], precond="ddpm").double()(torch.full((3, 1), 3.0, dtype=torch.float64), sigma)
+    torch.testing.assert_close(seen["noise"], torch.tensor([0.0, 500.0, 999.0], dtype=torch.float64))
+    torch.testing.assert_close(out[:, 0], 3 - 2 * sigma)
+    torch.testing.assert_close(seen["x"][:, 0], 3 / (1 + sigma**2).sqrt())
+
+
+def test_noise_levels_are_those_of_the_papers():
+    assert noise_levels(18)[:2] == pytest.approx([80.0, 57.586], abs=1e-3)
+    beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    kept = torch.prod(1 - beta)
+    torch.testing.assert_close(ddpm_sigmas()[-1], ((1 - kept) / kept).sqrt())
+    assert ddpm_time(torch.tensor([1e-9, 1e9])).tolist() == pytest.approx([0.0, 999.0])
+
+
+def test_sampling_needs_no_outer_no_grad_and_keeps_the_mode():
+    net = m.seq(m.fc(2, 2), m.norm.batch(2))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x, noise):
+            assert not self.training
+            assert not torch.is_grad_enabled()
+            return self.net(x)
+
+    model = m.DiffusionModel(Net(), [2]).init(seed=0).train()
+    net[1].eval()
+    x = model.sample(3, steps=2, seed=0)
+    assert not x.requires_grad
+    assert model.training
+    assert not net[1].training
+    torch.testing.assert_close(x, model.sample(3, steps=2, seed=0), rtol=0, atol=0)
+    assert (x != model.sample(3, steps=2, seed=1)).any()
+
+
+def test_label_dropout_takes_labels_in_training_only():
+    seen = []
+
+    class Net(nn.Module):
+        def forward(self, x, noise, label):
+            seen.append(label)
+            return x
+
+    model = m.DiffusionModel(Net(), [1], label_dropout=0.5)
+    label = torch.arange(1000, dtype=torch.uint8) % 10
+    torch.manual_seed(0)
+    model(torch.zeros(1000, 1), torch.ones(1000), label)
+    dropped = seen[0] == -1
+    assert 0.4 < dropped.float().mean() < 0.6
+    assert (seen[0][~dropped] == label[~dropped]).all()
+    model.eval()(torch.zeros(1000, 1), torch.ones(1000), label)
+    assert (seen[1] == label).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: m.DiffusionModel(m.null(), []), r"shape \(\(\)\) must be the sizes"),
+        (lambda: m.DiffusionModel(m.null(), [1], sigma_data=0), r"sigma_data \(0\) must be above 0"),
+        (lambda: m.DiffusionModel(m.null(), [1], precond="vp"), r"precond \('vp'\) must be one of edm, ddpm"),
+        (lambda: m.DiffusionModel(m.null(), [1], label_dropout=1), r"label_dropout \(1\) must lie in"),
+        (lambda: exact().sample(0), r"n \(0\) and steps \(32\) must be at least 1"),
+        (lambda: exact().sample(1, sampler="huen"), r"sampler \('huen'\) must be one of heun"),
+        (lambda: exact().sample(1, schedule="sine"), r"schedule \('sine'\) must be one of edm"),
+        (lambda: exact().sample(1, guidance=2), r"guidance \(2\) must be 1 without labels"),
+        (lambda: exact().sample(1, label=torch.ones(2)), r"label must have n \(1\) rows, got 2"),
+        (lambda: exact().sample(1, sigma_min=90), r"sigma_min \(90\) must be above 0 and below sigma_max \(80.0\)"),
+        (lambda: exact().sample(1, rho=0), r"rho \(0\) must be above 0"),
+        (lambda: exact().sample(1, eta=2), r"eta \(2\) must lie in"),
+        (lambda: exact().sample(1000, steps=1001, schedule="linear"), r"steps \(1001\) must be at most"),
+        (lambda: exact()(torch.zeros(1, 3), torch.ones(1)), r"x must have the shape \(batch, 2\), got \(1, 3\)"),
+    ],
+)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,197 @@
+import os
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import ai.model as m
+
+
+def small():
+    return m.Model(m.seq(m.fc(3, 4, actv="relu"), m.fc(4, 2)))
+
+
+def test_torch_seed_decides_without_a_seed():
+    torch.manual_seed(5)
+    first = small().init()
+    torch.manual_seed(5)
+    assert torch.equal(first.net[0].weight, small().init().net[0].weight)
+    assert not torch.equal(first.net[0].weight, small().init().net[0].weight)
+
+
+def test_plain_torch_modules_are_drawn_too():
+    class Plain(m.Model):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(
+                nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.PReLU(), nn.Flatten(), nn.Linear(16, 4), nn.LayerNorm(4)
+            )
+            self.attention = nn.MultiheadAttention(4, 2)
+            self.memory = nn.GRU(4, 4)
+            self.bilinear = nn.Bilinear(4, 4, 4)
+
+    first, second = Plain().init(seed=0), Plain().init(seed=0)
+    torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=0, atol=0)
+    third = Plain().init(seed=1)
+    for key, value in first.named_parameters():
+        if value.dim() > 1:
+            assert (value != third.get_parameter(key)).any(), key
+
+
+def test_initial_cross_entropy_of_a_ten_class_mlp_is_near_chance():
+    x = torch.randn(512, 784, generator=torch.Generator().manual_seed(0))
+    y = torch.randint(10, (512,), generator=torch.Generator().manual_seed(1))
+    losses = []
+    for seed in range(5):
+        layers = m.seq(m.fc(784, 128, actv="relu"), m.repeat(3, m.fc(128, 128, actv="relu")), m.fc(128, 10))
+        losses.append(F.cross_entropy(m.Model(layers).init(seed=seed)(x), y).item())
+    assert max(losses) <= 2.9, losses
+
+
+@pytest.mark.parametrize(
+    ("block", "shape"),
+    [
+        (lambda: m.fc(64, 64, actv="relu"), (256, 64)),
+        (lambda: m.fc(64, 64, actv="gelu"), (256, 64)),
+        (lambda: m.fc(64, 64, actv="silu"), (256, 64)),
+        (lambda: m.fc(64, 64, actv="mish"), (256, 64)),
+        (lambda: m.fc(64, 64, actv="lrelu", scale_w=True, lr_mult=0.01, gain=1.387), (256, 64))
+        if "gain" in m.fc.__kwdefaults__
+        else (lambda: m.fc(64, 64), (256, 64)),
+        (lambda: m.conv(32, 32, actv="relu", padtype="circular"), (8, 32, 8, 8)),
+        (lambda: m.conv(32, 32, norm="batch", actv="relu"), (8, 32, 8, 8)),
+        (lambda: m.resblk(32, 32), (8, 32, 8, 8)),
+        (lambda: m.resblk(32, 32, actv="relu", norm="group", se=False), (8, 32, 8, 8)),
+        (lambda: m.res(m.seq(m.fc(64, 64, actv="relu"), m.fc(64, 64))), (256, 64)),
+        (lambda: m.tx_enc_blk(64, 4), (8, 16, 64)),
+        (lambda: m.tx_enc_blk(64, 4, norm="rms", qk_norm=True, rotary=True), (8, 16, 64)),
+    ],
+)
+def test_activations_keep_their_size_through_twenty_blocks(block, shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for layer in m.Model(m.repeat(20, block)).init(seed=0).net:
+            x = layer(x)
+            assert 0.5 < x.square().mean().sqrt() < 2
+
+
+def test_modulated_blocks_keep_the_size_too():
+    x, z = torch.randn(4, 32, 8, 8), torch.randn(4, 16)
+    x = m.Model(m.modseq(*(m.modconv(32, 32, 16) for _ in range(20)))).init(seed=0)(x, z)
+    assert 0.5 < x.std() < 2
+
+
+def test_residual_branches_start_small_but_not_at_zero():
+    model = m.Model(m.res(m.seq(m.fc(64, 64, actv="relu"), m.fc(64, 64)))).init(seed=0)
+    x = torch.randn(256, 64)
+    branch = model(x) - x
+    assert 0.1 < branch.std() < 0.5
+
+
+def test_a_mismatch_lists_all_names_and_changes_nothing(tmp_path):
+    m.Model(m.seq(m.fc(3, 4), m.fc(4, 2), m.fc(2, 2))).init().save(tmp_path / "a.pt")
+    model = m.Model(m.seq(m.fc(3, 4, bias=False), m.fc(5, 2), m.null(), m.fc(2, 2))).init()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"missing: net.3.weight, net.3.bias; unexpected: net.0.bias, net.2.weight"
+    ) as e:
+        model.init(tmp_path / "a.pt")
+    assert "misshapen: net.1.weight (model (2, 5), file (2, 4))" in str(e.value)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    with pytest.warns(UserWarning, match="did not fit whole; missing: net.3.weight"):
+        model.init(tmp_path / "a.pt", strict=False)
+    assert not torch.equal(model.net[0].weight, before["net.0.weight"])
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("hostile",)
+
+
+def test_a_hostile_pickle_is_refused_and_does_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open("bad.pt", "wb") as file:
+        torch.save({"net.weight": Hostile()}, file)
+    with pytest.raises(ValueError, match="nothing that runs code"):
+        small().init("bad.pt")
+    with open("raw.pt", "wb") as file:
+        pickle.dump(Hostile(), file)
+    with pytest.raises(ValueError, match="nothing that runs code"):
+        small().init("raw.pt")
+    assert not (tmp_path / "hostile").exists()
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_a_missing_or_damaged_file_is_named(ending, tmp_path):
+    path = tmp_path / f"x.{ending}"
+    with pytest.raises(FileNotFoundError, match=f"x.{ending}"):
+        small().init(path)
+    model = small().init()
+    model.save(path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="path"):
+        small().init(path)
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="dict of tensors by name, got list"):
+        small().init(tmp_path / "list.pt")
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_tied_weights_survive(ending, tmp_path):
+    def tied():
+        model = m.Model(m.seq(m.fc(4, 4), m.fc(4, 4)))
+        model.net[1].weight = model.net[0].weight
+        return model.init()
+
+    model = tied()
+    assert model.n_params == 24
+    model.save(tmp_path / f"m.{ending}")
+    loaded = tied().init(tmp_path / f"m.{ending}")
+    assert loaded.net[0].weight is loaded.net[1].weight
+    assert torch.equal(loaded.net[0].weight, model.net[0].weight)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    model = small().init()
+    model.save(tmp_path / "m.pt")
+    before = (tmp_path / "m.pt").read_bytes()
+    monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        model.save(tmp_path / "m.pt")
+    assert (tmp_path / "m.pt").read_bytes() == before
+    assert os.listdir(tmp_path) == ["m.pt"]
+
+
+def test_names_of_a_compiled_model_load(tmp_path):
+    model = small().init()
+    m.save_state({f"_orig_mod.{key}": value for key, value in model.state_dict().items()}, tmp_path / "m.pt")
+    torch.testing.assert_close(small().init(tmp_path / "m.pt").state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_freezing_by_pattern():
+    model = small().set_req_grad(False, "net.0.*")
+    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
+    with pytest.raises(ValueError, match=r"pattern \('encoder.\*'\) must match .* net.0.weight"):
+        model.set_req_grad(True, "encoder.*")
+
+
+def test_summary_names_layers_shapes_and_totals():
+    model = small().init()
+    model.net[1].eval()
+    table = model.summary(torch.zeros(5, 3))
+    assert "net.0" in table
+    assert "(5, 4)" in table
+    assert table.splitlines()[-1].split() == ["total", "26"]
+    assert model.net[0].training
+    assert not model.net[1].training
+
+
+def test_a_model_without_net_or_forward_says_so():
+    with pytest.raises(NotImplementedError, match="Model must be given a net or define forward"):
+        m.Model()(1)
+    with pytest.raises(TypeError, match="net must be a torch module, got function"):
+        m.Model(lambda x: x)
+    with pytest.raises(ValueError, match=r"seed \(1\) must be None with a path"):
+        small().init("x.pt", seed=1)
