@@ -69,8 +69,8 @@ class Alphabet:
 
     Example:
         >>> alphabet = Alphabet("hello")
-        >>> len(alphabet), alphabet.encode("hole!").tolist(), alphabet.decode([3, 1, 3, 2])
-        (5, [2, 4, 3, 1, 0], 'lele')
+        >>> len(alphabet), alphabet.encode("hole!").tolist(), alphabet.decode([2, 1, 3, 3, 4])
+        (5, [2, 4, 3, 1, 0], 'hello')
     """
 
     def __init__(self, text: str) -> None:
