@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ai.examples import alphazero as alphazero
     from ai.examples import autoencoder as autoencoder
+    from ai.examples import diffusion as diffusion
     from ai.examples import figures as figures
     from ai.examples import gpt as gpt
     from ai.examples import metrics as metrics
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from ai.examples import stylegan2 as stylegan2
     from ai.examples import vit as vit
 
-__all__ = ["alphazero", "autoencoder", "figures", "gpt", "metrics", "mnist", "stylegan2", "vit"]
+__all__ = ["alphazero", "autoencoder", "diffusion", "figures", "gpt", "metrics", "mnist", "stylegan2", "vit"]
 
 if not TYPE_CHECKING:  # seen by a type checker, a module __getattr__ would type every misspelling as Any
 
