@@ -8,6 +8,7 @@ from ai.train import opt as opt
 from ai.train import schedule as schedule
 from ai.train import snapshot as snapshot
 from ai.train.diffusion import Diffusion as Diffusion
+from ai.train.ema import Ema as Ema
 from ai.train.env import Classify as Classify
 from ai.train.env import Reconstruct as Reconstruct
 from ai.train.env import Regress as Regress

@@ -161,7 +161,10 @@ class _TimedHook(HookInterface):
         if made == 0:
             self._clock.spent = dict.fromkeys(_PARTS, 0.0)
             if self._trace:
-                self.profiler = torch.profiler.profile()
+                activities = [torch.profiler.ProfilerActivity.CPU]
+                if torch.cuda.is_available():
+                    activities.append(torch.profiler.ProfilerActivity.CUDA)
+                self.profiler = torch.profiler.profile(activities=activities)
                 self.profiler.start()
         stop = self._hook.step(step) if self._hook is not None else None
         self._clock.turn("rest")

@@ -1,0 +1,150 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ai.data import Datagen, ReplayBuffer
+from ai.train import RL, Hook, MuZero, RLTrainer, Support, opt
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(2, 4)
+
+    def forward(self, obs):
+        out = self.net(obs)
+        return out[:, :3], out[:, 3]
+
+
+class Source:
+    """Notes which version made each episode."""
+
+    def start(self, seed, worker):
+        self.rng = np.random.default_rng(seed)
+        self.versions = []
+
+    def update_params(self, state_dict, version):
+        self.versions.append((version, float(state_dict["net.bias"].sum())))
+
+    def __next__(self):
+        obs = self.rng.normal(size=(5, 2)).astype(np.float32)
+        policy = np.eye(3, dtype=np.float32)[(obs[:4, 0] > 0).astype(int)]
+        return {"obs": obs, "action": policy.argmax(1), "reward": np.ones(4, np.float32), "policy": policy}
+
+
+def loader(source, **how):
+    return Datagen(source).loader(16, n_workers=0, buffer=ReplayBuffer(400, n_step=1, gamma=0.5), **how)
+
+
+def test_parameters_are_sent_before_the_first_batch_and_at_each_multiple():
+    torch.manual_seed(0)
+    source, model = Source(), Net()
+    first = float(model.net.bias.detach().sum())
+    RLTrainer(RL(), loader(source), push_interval=4).train(model, opt.adam(model, lr=0.1), steplimit=10)
+    assert [version for version, _ in source.versions] == [1, 2, 3]  # before steps 0, 4 and 8
+    assert source.versions[0][1] == pytest.approx(first)
+    assert source.versions[1][1] != pytest.approx(first)
+
+
+def test_synchronous_runs_are_functions_of_their_seeds():
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = Net()
+        RLTrainer(RL(), loader(Source(), replay_ratio=4)).train(model, opt.adam(model), steplimit=20)
+        weights.append(model.net.weight.detach())
+    assert torch.equal(*weights)
+
+
+def test_the_policy_is_learnt_and_rates_are_logged():
+    torch.manual_seed(0)
+    model, seen = Net(), {}
+
+    def task(model, step):
+        obs = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])
+        return {"right": float((model(obs)[0].argmax(1) == torch.tensor([1, 0])).float().mean())}
+
+    trainer = RLTrainer(RL(), loader(Source(), replay_ratio=8), task=task)
+    hook = Hook(log=lambda step, numbers: seen.update(numbers), log_interval=50)
+    trainer.train(model, opt.adam(model, lr=0.05), hook, steplimit=120)
+    assert trainer.validate(model) == {"right": 1.0}
+    assert seen["data_reuse"] == pytest.approx(8, rel=0.2)
+    assert {"data_episodes_per_s", "steps_per_s", "policy_loss", "value_loss"} <= set(seen)
+
+
+def test_rl_loss_equals_its_formula():
+    logits, value = torch.randn(4, 3), torch.randn(4, 1)
+    policy, target, weight = torch.rand(4, 3).softmax(1), torch.randn(4), torch.rand(4)
+    batch = {"obs": torch.zeros(4), "policy": policy, "target": target, "weight": weight}
+    found = RL(value_weight=0.5)(lambda obs: (logits, value), batch, 0)
+    wanted = (-(policy * logits.log_softmax(1)).sum(1) + 0.5 * (value[:, 0] - target) ** 2) * weight
+    assert found.item() == pytest.approx(wanted.mean().item(), rel=1e-5)
+
+
+def test_support_turns_scalars_into_two_bins_and_back():
+    support = Support(20)
+    x = torch.linspace(-300, 300, 41)
+    p = support.to_probabilities(x)
+    assert torch.allclose(p.sum(-1), torch.ones(41))
+    assert int((p > 0).sum(-1).max()) <= 2
+    assert torch.allclose(support.to_scalar((p + 1e-30).log()), x, rtol=1e-3, atol=1e-2)
+    h = math.copysign(math.sqrt(8) - 1, 7.0) + 0.001 * 7.0  # h(7), by hand
+    assert float((p[0] * 0).sum()) == 0.0
+    assert float((support.to_probabilities(torch.tensor([7.0]))[0] * torch.arange(-20, 21)).sum()) == pytest.approx(h)
+
+
+class Unrolled(nn.Module):
+    """A linear MuZero whose parts are easy to follow by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(1.0))
+
+    def represent(self, obs):
+        return obs * self.w
+
+    def dynamics(self, state, action):
+        return state + action[:, None], state[:, 0]
+
+    def predict(self, state):
+        return torch.cat([state, -state], 1), state[:, 0]
+
+
+def test_muzero_loss_equals_its_formula_and_masks_the_policy_past_the_end():
+    obs, action = torch.tensor([[0.5]]), torch.tensor([[1.0, 2.0, 0.0]])
+    policy = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]])
+    target, reward = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[2.0, 3.0, 0.0]])
+    batch = {
+        "obs": obs, "action": action, "policy": policy, "target": target, "reward": reward,
+        "mask": torch.tensor([[True, True, False]]), "index": torch.tensor([9]),
+    }  # fmt: skip
+    noted = []
+    found = MuZero(priorities=lambda index, error: noted.append((int(index), float(error))))(Unrolled(), batch, 0)
+    states = [0.5, 1.5, 3.5]
+    wanted = 0.0
+    for k, s in enumerate(states):
+        scale = 1.0 if k == 0 else 0.5
+        logits = torch.tensor([s, -s])
+        if k < 2:
+            wanted += scale * float(F.cross_entropy(logits[None], policy[:, k]))
+        wanted += scale * (s - float(target[0, k])) ** 2
+        if k > 0:
+            wanted += scale * (states[k - 1] - float(reward[0, k - 1])) ** 2
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+    assert noted == [(9, pytest.approx(0.5, abs=1e-4))]
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(TypeError, match=r"data must have update_params\(state_dict\).*, not list"):
+        RLTrainer(RL(), [])
+    with pytest.raises(ValueError, match="push_ema=True needs ema"):
+        RLTrainer(RL(), loader(Source()), push_ema=True)
+    with pytest.raises(ValueError, match="validate needs data, or a task"):
+        RLTrainer(RL(), loader(Source())).validate(Net())
+    batch = {"obs": torch.zeros(2, 2), "policy": torch.ones(2, 3), "target": torch.zeros(3)}
+    with pytest.raises(ValueError, match=r"the model's value \(2,\) and target \(3,\) must agree"):
+        RL()(Net(), batch, 0)
