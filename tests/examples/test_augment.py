@@ -30,7 +30,9 @@ def test_the_generator_alone_decides(name):
 
 
 def test_a_quarter_turn_and_a_shift_are_exact(monkeypatch):
-    draws = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])  # turn the first, shift the second
+    draws = torch.tensor(
+        [[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
+    )  # turn the first, shift the second
     x = images(2)
     monkeypatch.setattr(torch, "rand", lambda *shape, **kw: (draws + 1) / 2)
     y = augment.affine(90, 2 / 16, 0)(x, generator())
@@ -40,12 +42,13 @@ def test_a_quarter_turn_and_a_shift_are_exact(monkeypatch):
 
 
 def test_an_affine_change_agrees_with_scipy(monkeypatch):
-    draws = torch.tensor([[0.5], [0.7], [0.3], [-0.4]])
+    draws = torch.tensor([[0.5], [0.7], [0.3], [-0.4], [0.6]])
     x = torch.from_numpy(scipy.ndimage.gaussian_filter(images(1)[0, 0].numpy(), 1.5))
     monkeypatch.setattr(torch, "rand", lambda *shape, **kw: (draws + 1) / 2)
-    ours = augment.affine(10, 0.08, 0.1)(x[None, None], generator())[0, 0]
+    ours = augment.affine(10, 0.08, 0.1, 0.2)(x[None, None], generator())[0, 0]
     angle, size, side = math.radians(5), 1.07, 16
-    matrix = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]) / size  # (row, column)
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])  # (row, column)
+    matrix = turn @ np.array([[1, 0], [0.12, 1]]) / size
     centre = np.full(2, (side - 1) / 2)
     offset = centre - matrix @ centre + np.array([0.08 * -0.4, 0.08 * 0.3]) * side
     theirs = scipy.ndimage.affine_transform(x.numpy(), matrix, offset, order=1, mode="nearest")
@@ -70,8 +73,8 @@ def test_erased_boxes_have_their_share_of_images_and_area():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: augment.affine(-1), "must be at least 0, scale below 1, got -1, 0.08, 0.1"),
-        (lambda: augment.affine(scale=1), "got 10, 0.08, 1"),
+        (lambda: augment.affine(-1), "must be at least 0, and scale below 1, got -1, 0.08, 0.1, 0.0"),
+        (lambda: augment.affine(scale=1), "got 10, 0.08, 1, 0.0"),
         (lambda: augment.erase(1.5), r"p must lie in \[0, 1\], got 1.5"),
     ],
 )

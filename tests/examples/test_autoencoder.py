@@ -104,7 +104,7 @@ def test_the_tiny_preset_leaves_a_whole_trial(tmp_path, monkeypatch, capsys):
         assert page.size == (12 * (8 * 12 + 2) + 2, 4 * (8 * 12 + 2) + 2)
     assert list((folder / "samples").glob("*.png"))
     assert 0 < numbers["pca_mse"] < numbers["mse"] < 2
-    assert numbers["code_size"] == 1 * 4 * 4
+    assert numbers["code_size"] == 2 * 4 * 4
     assert "recorded in" in capsys.readouterr().out
 
 

@@ -14,13 +14,14 @@ from torch import Generator, Tensor
 OnImages: TypeAlias = Callable[[Tensor, Generator], Tensor]
 
 
-def affine(degrees: float = 10, shift: float = 0.08, scale: float = 0.1) -> OnImages:
-    """Turns, shifts and scales images a little; their borders are repeated outwards.
+def affine(degrees: float = 10, shift: float = 0.08, scale: float = 0.1, shear: float = 0.0) -> OnImages:
+    """Turns, shifts, scales and slants images a little; their borders are repeated outwards.
 
     Args:
         degrees: Turns are uniform in ± this.
         shift: Shifts are uniform in ± this share of the side, along each axis.
         scale: Sizes are uniform in 1 ± this, which must lie in [0, 1).
+        shear: Slants are uniform in ± this: by how much of a row's height it moves sideways.
 
     Raises:
         ValueError: A negative argument, or `scale` of 1 or more.
@@ -30,15 +31,19 @@ def affine(degrees: float = 10, shift: float = 0.08, scale: float = 0.1) -> OnIm
         >>> affine(0, 0, 0)(x, Generator()).allclose(x, atol=1e-6)
         True
     """
-    if min(degrees, shift, scale) < 0 or scale >= 1:
-        raise ValueError(f"degrees, shift and scale must be at least 0, scale below 1, got {degrees}, {shift}, {scale}")
+    if min(degrees, shift, scale, shear) < 0 or scale >= 1:
+        raise ValueError(
+            f"degrees, shift, scale and shear must be at least 0, and scale below 1, "
+            f"got {degrees}, {shift}, {scale}, {shear}"
+        )
 
     def apply(x: Tensor, generator: Generator) -> Tensor:
-        u = torch.rand(4, len(x), generator=generator, device=x.device) * 2 - 1
+        u = torch.rand(5, len(x), generator=generator, device=x.device) * 2 - 1
         angle, size = u[0] * math.radians(degrees), 1 + u[1] * scale
         cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
-        across = torch.stack([cos, -sin, 2 * shift * u[2]], 1)  # the grid's coordinates span 2 a side
-        down = torch.stack([sin, cos, 2 * shift * u[3]], 1)
+        slant = u[4] * shear
+        across = torch.stack([cos, slant * cos - sin, 2 * shift * u[2]], 1)  # the grid's coordinates span 2 a side
+        down = torch.stack([sin, slant * sin + cos, 2 * shift * u[3]], 1)
         where = F.affine_grid(torch.stack([across, down], 1).to(x.dtype), list(x.shape), align_corners=False)
         return F.grid_sample(x, where, padding_mode="border", align_corners=False)
 

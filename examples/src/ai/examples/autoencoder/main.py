@@ -35,11 +35,11 @@ class Config:
     """Side of the images."""
     bottleneck: int = 4
     """Side of the code; a power of two below `imsize`."""
-    nc_min: int = 8
+    nc_min: int = 16
     """Channels at full size."""
     nc_max: int = 64
     """Most channels at any size."""
-    nc_code: int | None = 1
+    nc_code: int | None = 2
     """Channels of the code; None leaves it as wide as the encoder ends."""
     loss: LossName = "pixel"
     """What a reconstruction is compared with its original by."""
@@ -88,7 +88,7 @@ PRESETS = {
 }
 DESCRIPTIONS = {
     "tiny": "seconds; for tests",
-    "laptop": "scikit-learn's digits at 32 pixels in 16 numbers, minutes on a CPU",
+    "laptop": "scikit-learn's digits at 32 pixels in 32 numbers, minutes on a CPU",
     "photos": "a folder of images at 256 pixels in a code a 192nd of their size, on a GPU; give --dataset FOLDER",
 }
 

@@ -9,9 +9,9 @@ from ai.examples.augment import affine, erase
 
 
 def digits(size: int, *, augment: bool) -> tuple[Dataset, Dataset]:
-    """Returns scikit-learn's digits, `(1, size, size)`, to train on (turned, shifted, scaled) and held out."""
+    """Returns scikit-learn's digits, `(1, size, size)`, to train on (turned, shifted, scaled, slanted) and held out."""
     train_set, held_out = digits_dataset(size).split()
-    return train_set.then({"x": affine(20, 0.12, 0.2)}) if augment else train_set, held_out
+    return train_set.then({"x": affine(15, 0.1, 0.2, 0.3)}) if augment else train_set, held_out
 
 
 def cifar(n_classes: int, *, mixup_alpha: float, cutmix_alpha: float) -> tuple[Dataset, Dataset]:
