@@ -87,7 +87,8 @@ class ConnectFour:
             compiled.legal(state, out)
             return out
         room: NDArray[np.bool_] = (state["stones"][:, None] >> _BITS[0]) & np.uint64(1) == 0
-        return room & (state["over"] == 0)[:, None]
+        legal: NDArray[np.bool_] = room & (state["over"] == 0)[:, None]
+        return legal
 
     def terminal(self, state: State) -> NDArray[np.bool_]:
         """Returns which games are over, `[B]`."""

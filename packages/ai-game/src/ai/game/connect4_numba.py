@@ -28,10 +28,10 @@ def step(state, action, out):  # type: ignore[no-untyped-def]
             out[b]["reward"] = 0
             continue
         stones = state[b]["stones"]
-        column = np.uint64(7 * action[b])
-        if (stones >> (column + np.uint64(5))) & ONE:
+        shift = np.uint64(7 * action[b])
+        if (stones >> (shift + np.uint64(5))) & ONE:
             return b
-        stones |= stones + (ONE << column)
+        stones |= stones + (ONE << shift)
         own = state[b]["own"] | (stones ^ state[b]["stones"])
         win = won(own)
         out[b]["own"] = stones ^ own

@@ -91,7 +91,8 @@ def choose(seed: NDArray[np.uint64], weights: NDArray[np.float64]) -> NDArray[np
     drawn = (cumulated <= threshold).sum(axis=1)
     # rounding may leave the threshold at the very top: fall back to the last action with any weight
     last = weights.shape[1] - 1 - (weights[:, ::-1] > 0).argmax(axis=1)
-    return np.minimum(drawn, last).astype(np.int64)
+    chosen: NDArray[np.int64] = np.minimum(drawn, last).astype(np.int64)
+    return chosen
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ai.game.evaluator import Evaluation, NetEvaluator, StateEvaluator
+from ai.game.evaluator import CachedEvaluator, Evaluation, NetEvaluator, StateEvaluator
 from ai.game.protocol import Game, State
 
 Evaluator = Callable[[Tensor], Evaluation] | StateEvaluator | nn.Module
@@ -59,7 +59,9 @@ class Rules:
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Returns a context in which a network does not learn."""
-        return self._evaluator.evaluating() if isinstance(self._evaluator, NetEvaluator) else nullcontext()
+        if isinstance(self._evaluator, (NetEvaluator, CachedEvaluator)):
+            return self._evaluator.evaluating()
+        return nullcontext()
 
     def allocate(self, batch: int, num_nodes: int) -> None:
         """Makes room for one state a node."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -59,7 +59,7 @@ class NetEvaluator:
     def __call__(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Returns logits and values on the CPU in float32 (float64 stays)."""
         with self.evaluating(), torch.inference_mode():
-            parts = observation.split(self.chunk) if self.chunk else (observation,)
+            parts = torch.split(observation, self.chunk or len(observation))
             outputs = [self._forward(part) for part in parts]
         if len(outputs) == 1:
             return outputs[0]
@@ -165,6 +165,10 @@ class CachedEvaluator:
         self._logits: NDArray[np.float32] | None = None
         self._values = np.zeros(self.capacity, np.float32)
         self._mixers: NDArray[np.uint64] | None = None
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Returns the context in which the evaluator behind does not learn."""
+        return self.evaluator.evaluating() if isinstance(self.evaluator, NetEvaluator) else nullcontext()
 
     def clear(self) -> None:
         """Forgets all evaluations."""

@@ -44,7 +44,8 @@ class Solution:
     def best(self, state: State) -> NDArray[np.bool_]:
         """Returns which moves are best, `[B, A]`."""
         scores = self.score(state)
-        return scores == scores.max(axis=1, keepdims=True)
+        best: NDArray[np.bool_] = scores == scores.max(axis=1, keepdims=True)
+        return best
 
 
 def solve(game: Game, *, max_positions: int = 1_000_000) -> Solution:

@@ -13,7 +13,7 @@ from ai.game.dynamics import Evaluator, Expansion, Learned, LearnedModel, Rules
 from ai.game.gumbel import Gumbel, GumbelParams, considered_scores, halving_table, improved_policy
 from ai.game.protocol import Game, Seed
 from ai.game.puct import Puct, PuctParams
-from ai.game.tree import UNVISITED, Leaf, Tree, new_tree
+from ai.game.tree import UNVISITED, Leaf, Tree, new_leaf, new_tree
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Search:
         self._dynamics = dynamics
         self._reused = False
         self._tables: dict[int, NDArray[np.int64]] = {}
-        self._leaf = Leaf(*(np.zeros(0, t) for t in (np.int64, np.int64, np.int64, np.bool_)))  # type: ignore[arg-type]
+        self._leaf = new_leaf(0)
 
     def __call__(
         self,
@@ -192,7 +192,7 @@ class Search:
             return tree.select(self.tree, rows, params)
         leaf = self._leaf
         if len(leaf.node) != len(rows):
-            leaf = self._leaf = Leaf(*(np.zeros(len(rows), array.dtype) for array in leaf))
+            leaf = self._leaf = new_leaf(len(rows))
         walk = compiled.select_puct if isinstance(params, PuctParams) else compiled.select_gumbel
         walk(self.tree, rows, params, leaf)
         return leaf

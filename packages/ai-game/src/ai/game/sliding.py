@@ -87,11 +87,13 @@ class SlidingTiles:
     def observe(self, state: State) -> NDArray[np.float32]:
         """Returns `[B, size², size, size]`: one plane a tile, the blank's first."""
         tiles = np.arange(self.size**2, dtype=np.int8)[:, None, None]
-        return (state["board"][:, None] == tiles).astype(np.float32)
+        planes: NDArray[np.float32] = (state["board"][:, None] == tiles).astype(np.float32)
+        return planes
 
     def legal(self, state: State) -> NDArray[np.bool_]:
         """Returns `[B, 4]`: where the blank can go, until the game is over."""
-        return self._inside(state) & (state["over"] == 0)[:, None]
+        legal: NDArray[np.bool_] = self._inside(state) & (state["over"] == 0)[:, None]
+        return legal
 
     def terminal(self, state: State) -> NDArray[np.bool_]:
         """Returns which games are over, `[B]`."""

@@ -87,7 +87,8 @@ class TicTacToe:
             compiled.legal(state, out)
             return out
         free: NDArray[np.bool_] = (state["stones"][:, None] >> np.arange(9, dtype=np.uint16)) & 1 == 0
-        return free & (state["over"] == 0)[:, None]
+        legal: NDArray[np.bool_] = free & (state["over"] == 0)[:, None]
+        return legal
 
     def terminal(self, state: State) -> NDArray[np.bool_]:
         """Returns which games are over, `[B]`."""

@@ -62,6 +62,11 @@ class Leaf(NamedTuple):
     fresh: NDArray[np.bool_]
 
 
+def new_leaf(rows: int) -> Leaf:
+    """Returns room for the ends of `rows` walks."""
+    return Leaf(np.zeros(rows, np.int64), np.zeros(rows, np.int64), np.zeros(rows, np.int64), np.zeros(rows, bool))
+
+
 def new_tree(batch: int, num_nodes: int, num_actions: int) -> Tree:
     """Returns empty trees."""
     edge, node = (batch, num_nodes, num_actions), (batch, num_nodes)
@@ -115,7 +120,7 @@ def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams)
     A new node is claimed for the edge; `backup` fills it.
     """
     node = np.zeros(len(rows), np.int64)
-    leaf = Leaf(node.copy(), node.copy(), node.copy(), np.zeros(len(rows), bool))
+    leaf = new_leaf(len(rows))
     walking = np.arange(len(rows))
     at_root = True
     while len(walking):
