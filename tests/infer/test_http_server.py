@@ -29,9 +29,9 @@ class Net(nn.Module):
         self.fc = nn.Linear(6, 3)
 
     def forward(self, x):
-        if x.flatten()[0] == 99:
+        if (x == 99).any():
             os._exit(1)
-        if x.flatten()[0] == 77:
+        if (x == 77).any():
             time.sleep(1.0)
         return {"logits": self.fc(x.flatten(1)), "sum": x.flatten(1).sum(1)}
 """
@@ -60,13 +60,15 @@ def server(net):
         stdout=subprocess.PIPE,
         text=True,
     )
-    line = process.stdout.readline()
-    address = re.fullmatch(r"serving at http://(\S+)\n", line).group(1)
-    yield address
-    if process.poll() is None:
+    try:
+        line = process.stdout.readline()
+        yield re.fullmatch(r"serving at http://(\S+)\n", line).group(1)
         process.send_signal(signal.SIGTERM)
-    assert process.wait(30) in (0, -signal.SIGTERM)
-    process.stdout.close()
+        assert process.wait(30) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 def as_input(x, binary=True, name="x"):

@@ -107,8 +107,8 @@ class App:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 try:
-                    for name in self.repository.models:
-                        await asyncio.to_thread(self.repository.load, name)
+                    loads = [asyncio.to_thread(self.repository.load, name) for name in self.repository.models]
+                    await asyncio.gather(*loads)
                 except Exception as error:
                     await asyncio.to_thread(self.close)
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
