@@ -141,7 +141,8 @@ def test_details_samples_diff_and_log_of_a_trial(client):
     "path",
     [
         "/../pyproject.toml", "/..%2f..%2fetc%2fpasswd", "/api/trial/..%2f..", "/api/trial/nobody", "/server.py",
-        "/etc/passwd", "/api/curves?id=../a&key=loss", "/api/curves?id=x&key=y&file=../meta.json", "/uPlot.LICENSE", "/%00",
+        "/etc/passwd", "/api/curves?id=../a&key=loss", "/api/curves?id=x&key=y&file=../meta.json",
+        "/uPlot.LICENSE", "/%00",
     ],
 )  # fmt: skip
 def test_what_is_not_named_is_not_served(client, path):

@@ -261,9 +261,10 @@ class Experiment:
 
     def make_sampler(self, number: int) -> "BaseSampler":
         """Returns the sampler that chooses for trial `number`, seeded by it: a resumed search chooses the same."""
+        import numpy as np
         import optuna
 
-        seed = (self.seed * 1_000_003 + number) % 2**31
+        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         if self._search == "tpe":
             return optuna.samplers.TPESampler(seed=seed)
         if self._search == "random":
