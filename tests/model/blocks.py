@@ -22,6 +22,8 @@ class Block:
 
 IMAGE, TOKENS, VECTOR, Z = (3, 4, 8, 8), (2, 6, 8), (3, 8), (3, 5)
 
+RESCALED = {"gain": 1.4, "clamp": 256, "blur": (1, 3, 3, 1), "scale_w": True, "lr_mult": 0.5}
+
 BLOCKS = {
     "fc": Block(lambda: m.fc(8, 6, actv="gelu"), (VECTOR,)),
     "fc equalised": Block(lambda: m.fc(8, 6, actv="lrelu", scale_w=True, lr_mult=0.01, bias_init=1.0), (VECTOR,)),
@@ -44,7 +46,7 @@ BLOCKS = {
             lr_mult=0.5,
         ),
         (IMAGE,),
-    ),  # fmt: skip
+    ),
     "conv down": Block(lambda: m.conv(4, 6, stride=2, norm="batch", actv="relu"), (IMAGE,)),
     "conv up": Block(lambda: m.conv(4, 6, stride=0.5, norm="instance", actv="silu"), (IMAGE,)),
     "conv up filtered": Block(lambda: m.conv(4, 6, stride=0.5, blur=(1, 3, 3, 1)), (IMAGE,)),

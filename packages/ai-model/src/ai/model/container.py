@@ -60,7 +60,7 @@ class _Residual(nn.Module):
         return False  # it passes its input on, so it cannot be the small end of a branch
 
 
-def res(main: nn.Module, shortcut: nn.Module | None = None, *, gain: float = 1.0, init_gain: float = 0.3) -> nn.Module:
+def res(main: nn.Module, shortcut: nn.Module | None = None, *, gain: float = 1.0, init_gain: float = 0.2) -> nn.Module:
     """Returns `(shortcut(x) + main(x)) * gain`; without a shortcut, x itself is added.
 
     Args:

@@ -52,9 +52,13 @@ def resblk(
         se: Whether to end the branch with squeeze-and-excitation.
     """
     excite = _SqueezeExcite(nc2, 16) if se else None
-    main = seq(conv(nc1, nc2, stride=stride, actv=actv, norm=norm), conv(nc2, nc2, norm=norm, init_gain=0.3), excite)
+    main = seq(
+        conv(nc1, nc2, stride=stride, actv=actv, norm=norm),
+        conv(nc2, nc2, norm=norm, init_gain=0.6 if se else 0.3),
+        excite,
+    )
     skip = seq(resample(stride) if stride != 1 else None, conv(nc1, nc2, 1) if nc1 != nc2 else None)
-    return seq(res(main, skip if len(skip) else None), make_actv(actv))
+    return seq(res(main, skip if len(skip) else None, init_gain=1), make_actv(actv))
 
 
 def resblk_group(

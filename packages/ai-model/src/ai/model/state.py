@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -66,7 +67,9 @@ def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, 
         except SafetensorError as error:
             raise ValueError(f"path ({path}) must be a whole safetensors file: {error}") from error
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch wonders at foreign pickles before it refuses them
+            state = torch.load(path, map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"path ({path}) must hold tensors by name and nothing that runs code: {reason}") from error

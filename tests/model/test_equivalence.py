@@ -1,0 +1,223 @@
+"""Layers with equal weights against torch.nn, timm, scipy, and published formulas written out slowly."""
+
+import numpy as np
+import pytest
+import scipy.signal
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block as TimmBlock
+from torch import nn
+
+import ai.model as m
+
+both_types = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def same(ours, theirs, inputs, tolerance, pairs):
+    """Compares outputs, and gradients of the inputs and of paired parameters."""
+    grads = []
+    for module in (ours, theirs):
+        own = [x.clone().requires_grad_() for x in inputs]
+        out = module(*own)
+        (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)).sum().backward()
+        grads.append([out.detach(), *(x.grad for x in own)])
+    grads[0] += [p.grad for p, _ in pairs]
+    grads[1] += [p.grad for _, p in pairs]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, b.abs().max().item()))
+
+
+@both_types
+def test_fc_is_linear(dtype, tolerance):
+    theirs, ours = nn.Linear(8, 5).to(dtype), m.fc(8, 5).to(dtype)
+    ours.load_state_dict(theirs.state_dict())
+    same(ours, theirs, [torch.randn(3, 8, dtype=dtype)], tolerance, [(ours.weight, theirs.weight)])
+
+
+@both_types
+def test_equalised_fc_is_linear_with_scaled_weights(dtype, tolerance):
+    ours = m.fc(8, 5, scale_w=True, lr_mult=0.1, bias_init=1.0).to(dtype)
+    x = torch.randn(3, 8, dtype=dtype)
+    expected = x @ (ours.weight * 0.1 / 8**0.5).T + 1.0
+    torch.testing.assert_close(ours(x), expected, rtol=tolerance, atol=tolerance)
+
+
+@both_types
+@pytest.mark.parametrize("padtype", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_conv_is_conv2d(padtype, stride, dtype, tolerance):
+    theirs = nn.Conv2d(4, 6, 3, stride, 1, padding_mode=padtype).to(dtype)
+    ours = m.conv(4, 6, stride=stride, padtype=padtype).to(dtype)
+    ours.load_state_dict(theirs.state_dict())
+    same(ours, theirs, [torch.randn(2, 4, 7, 7, dtype=dtype)], tolerance, [(ours.weight, theirs.weight)])
+
+
+def test_conv_applies_its_options_in_order():
+    ours = m.conv(4, 6, 3, 2, "lrelu", "batch", gain=1.5, clamp=0.7, blur=(1, 2, 1)).double()
+    x = torch.randn(3, 4, 8, 8, dtype=torch.float64)
+    filtered = F.conv2d(
+        x, torch.outer(*[torch.tensor([0.25, 0.5, 0.25]).double()] * 2).expand(4, 1, 3, 3), None, 1, 1, 1, 4
+    )
+    y = F.batch_norm(F.conv2d(filtered, ours.weight, None, 2, 1), None, None, training=True)
+    expected = (F.leaky_relu(y, 0.2) * 1.5).clamp(-0.7, 0.7)
+    torch.testing.assert_close(ours(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@both_types
+@pytest.mark.parametrize("kernel", [(1, 3, 3, 1), (1, 2, 4)])
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2), (3, 2)])
+def test_upfirdn_is_scipys(kernel, up, down, dtype, tolerance):
+    x = torch.randn(2, 3, 6, 5, dtype=dtype)
+    pad = len(kernel) - 1
+    ours = m.f.upfirdn(x, kernel, up, down, (pad, pad), gain=4.0)
+    taps = np.array(kernel, dtype=np.float64) / sum(kernel) * 2
+    theirs = x.double().numpy()
+    for axis in (2, 3):
+        theirs = scipy.signal.upfirdn(taps, theirs, up, down, axis=axis)
+    theirs = torch.from_numpy(theirs).to(dtype)
+    height, width = min(ours.shape[2], theirs.shape[2]), min(ours.shape[3], theirs.shape[3])
+    assert abs(ours.shape[2] - theirs.shape[2]) <= up  # scipy leaves out the zeros after the last sample
+    torch.testing.assert_close(ours[..., :height, :width], theirs[..., :height, :width], rtol=tolerance, atol=tolerance)
+
+
+def slow_modulated(x, z, layer, stride):
+    """Karras et al. 2020, equations 1 to 3, a sample at a time."""
+    style = F.linear(z, layer.style.weight, layer.style.bias)
+    if stride < 1:
+        x = F.interpolate(x, scale_factor=1 / stride, mode="nearest")
+    rows = []
+    for image, s in zip(x, style, strict=True):
+        weight = layer.weight * s[None, :, None, None]
+        if layer.demod:
+            weight = weight / torch.sqrt((weight**2).sum((1, 2, 3), keepdim=True) + 1e-8)
+        rows.append(F.conv2d(image[None], weight, layer.bias, max(1, int(stride)), layer.k // 2))
+    return torch.cat(rows)
+
+
+@both_types
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2, 0.5])
+@pytest.mark.parametrize("demod", [True, False])
+def test_modconv_is_the_papers_formula(k, stride, demod, dtype, tolerance):
+    layer = m.modconv(4, 6, 5, k=k, stride=stride, demod=demod).to(dtype)
+    inputs = [torch.randn(3, 4, 8, 8, dtype=dtype), torch.randn(3, 5, dtype=dtype)]
+
+    def grads(function):
+        layer.zero_grad()
+        own = [x.clone().requires_grad_() for x in inputs]
+        out = function(*own)
+        out.square().sum().backward()
+        return [out.detach(), *(x.grad for x in own), layer.weight.grad.clone()]
+
+    for ours, theirs in zip(grads(layer), grads(lambda x, z: slow_modulated(x, z, layer, stride)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * max(1.0, theirs.abs().max().item()))
+
+
+def copy_attention(ours, weight, bias, out):
+    """From projections stacked as q, k, v."""
+    dim = ours.q.weight.shape[0]
+    with torch.no_grad():
+        for own, start, stop in ((ours.q, 0, dim), (ours.kv, dim, 3 * dim)):
+            own.weight.copy_(weight[start:stop])
+            own.bias.copy_(bias[start:stop])
+    ours.out.load_state_dict(out.state_dict())
+
+
+@both_types
+def test_attention_is_torchs(dtype, tolerance):
+    theirs = nn.MultiheadAttention(8, 2, batch_first=True).to(dtype)
+    ours = m.sa(8, 2).to(dtype)
+    copy_attention(ours, theirs.in_proj_weight, theirs.in_proj_bias, theirs.out_proj)
+    x = torch.randn(2, 5, 8, dtype=dtype)
+    same(ours, lambda x: theirs(x, x, x, need_weights=False)[0], [x], tolerance, [])
+    padding = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
+    expected = theirs(x, x, x, key_padding_mask=~padding, need_weights=False)[0]
+    torch.testing.assert_close(ours(x, mask=padding), expected, rtol=tolerance, atol=tolerance)
+
+
+@both_types
+def test_encoder_block_is_timms(dtype, tolerance):
+    theirs = TimmBlock(16, 4, qkv_bias=True).to(dtype)
+    ours = m.tx_enc_blk(16, 4, norm=lambda dim: m.norm.layer(dim, eps=theirs.norm1.eps)).to(dtype)
+    copy_attention(ours.attn, theirs.attn.qkv.weight, theirs.attn.qkv.bias, theirs.attn.proj)
+    for own, other in ((ours.norm1, theirs.norm1), (ours.norm2, theirs.norm2)):
+        own.load_state_dict(other.state_dict())
+    ours.mlp[0].load_state_dict(theirs.mlp.fc1.state_dict())
+    ours.mlp[1].load_state_dict(theirs.mlp.fc2.state_dict())
+    pairs = [(ours.mlp[0].weight, theirs.mlp.fc1.weight), (ours.norm1.weight, theirs.norm1.weight)]
+    same(ours, theirs, [torch.randn(2, 6, 16, dtype=dtype)], tolerance, pairs)
+
+
+@both_types
+def test_encoder_block_is_torchs(dtype, tolerance):
+    theirs = nn.TransformerEncoderLayer(16, 4, 32, 0.0, batch_first=True, norm_first=True).to(dtype)
+    ours = m.tx_enc_blk(16, 4, 32, actv="relu").to(dtype)
+    copy_attention(ours.attn, theirs.self_attn.in_proj_weight, theirs.self_attn.in_proj_bias, theirs.self_attn.out_proj)
+    ours.mlp[0].load_state_dict(theirs.linear1.state_dict())
+    ours.mlp[1].load_state_dict(theirs.linear2.state_dict())
+    same(ours, theirs, [torch.randn(2, 6, 16, dtype=dtype)], tolerance, [(ours.mlp[0].weight, theirs.linear1.weight)])
+
+
+def test_grouped_queries_are_heads_with_shared_keys():
+    grouped = m.sa(8, 4, n_kv_heads=2).double()
+    full = m.sa(8, 4).double()
+    full.q.load_state_dict(grouped.q.state_dict())
+    full.out.load_state_dict(grouped.out.state_dict())
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            shared = getattr(grouped.kv, name).unflatten(0, (2, 2, 2)).repeat_interleave(2, 1)
+            getattr(full.kv, name).copy_(shared.flatten(0, 2))
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    torch.testing.assert_close(grouped(x), full(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"rotary": True}, {"n_kv_heads": 1, "qk_norm": True, "rotary": True}])
+def test_a_cache_gives_what_the_whole_sequence_gives(options):
+    net = m.tx_enc(2, 8, 2, causal=True, **options).double()
+    x = torch.randn(2, 7, 8, dtype=torch.float64)
+    cache = m.KVCache()
+    parts = [net(part, cache=cache) for part in x.split([3, 1, 2, 1], 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), net(x), rtol=1e-12, atol=1e-12)
+
+
+def test_mask_blocks_future_tokens():
+    net = m.sa(8, 2, causal=True).double()
+    x = torch.randn(1, 5, 8, dtype=torch.float64)
+    changed = x.clone()
+    changed[:, 3] += 1
+    moved = (net(changed) - net(x)).abs().amax(-1)[0] > 1e-9
+    assert moved.tolist() == [False, False, False, True, True]
+
+
+def test_rotary_scores_depend_on_distances_alone():
+    from ai.model.position import rotate
+
+    q, k = torch.randn(1, 1, 1, 8).double(), torch.randn(1, 1, 1, 8).double()
+    scores = [(rotate(q, start) * rotate(k, start + 3)).sum().item() for start in (0, 5, 40)]
+    assert scores == pytest.approx([scores[0]] * 3, abs=1e-5)
+    # one pair of features is a complex number turned by its position
+    assert torch.view_as_complex(rotate(q[..., :2], 2).contiguous()).item() == pytest.approx(
+        complex(*q[0, 0, 0, :2]) * complex(np.exp(2j)), abs=1e-6
+    )
+
+
+def test_minibatch_std_by_hand():
+    x = torch.tensor([0.0, 1.0, 4.0, 9.0]).view(4, 1, 1, 1)
+    extra = m.f.minibatch_std(x, group_size=2)[:, 1, 0, 0]  # groups: images 0 and 2, images 1 and 3
+    torch.testing.assert_close(extra, torch.tensor([2.0, 4.0, 2.0, 4.0]))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [lambda: m.modconv(2, 2, 3, modtype="adalin"), lambda: m.modconv(2, 2, 3, scale_w=True), lambda: m.modfc(4, 2, 3)],
+)
+def test_modulated_layers_pass_gradcheck(layer):
+    net = layer().double()
+    shape = (2, 4) if hasattr(net, "n1") else (2, 2, 4, 4)
+    inputs = (torch.randn(shape).double().requires_grad_(), torch.randn(2, 3).double().requires_grad_())
+    assert torch.autograd.gradcheck(net, inputs)
