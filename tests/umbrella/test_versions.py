@@ -51,4 +51,4 @@ def test_only_the_umbrella_ships_the_namespace_module(folder):
 def test_all_of_the_umbrella_is_every_distribution():
     extras = project(ROOT / "packages/ai")["optional-dependencies"]
     assert {re.match(r"[\w-]+", need)[0] for need in extras["all"]} == OURS - {"ai"}
-    assert set(extras) == {name.removeprefix("ai-") for name in OURS - {"ai"}} | {"all"}
+    assert set(extras) == {name.removeprefix("ai-") for name in OURS - {"ai"}} | {"all", "util"}

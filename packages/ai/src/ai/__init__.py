@@ -57,7 +57,7 @@ _SHORTCUTS = {
     "opt": "train",
 }
 
-__all__ = [*_DISTRIBUTIONS, *_SHORTCUTS]  # noqa: PLE0604  (the names are computed from the tables above)
+__all__ = [*_DISTRIBUTIONS, *_SHORTCUTS]
 
 
 if not TYPE_CHECKING:  # seen by a type checker, a module __getattr__ would type every misspelling as Any
