@@ -1,0 +1,108 @@
+"""Forward + backward time of ours beside plain torch and timm, one thread: `python benchmarks/model.py [--rounds N]`.
+
+Both sides alternate within each round; a line gives the medians in ms and the median of the paired ratios, theirs over
+ours: 1 is equal, above 1 ours is faster. The modulated convolution stands beside two ways of writing it.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import ai.model as m
+
+Case = tuple[str, nn.Module, nn.Module | Callable[..., Tensor], list[Tensor]]
+
+
+class ResBlock(nn.Module):
+    def __init__(self, nc: int):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(nc, nc, 3, padding=1, bias=False), nn.BatchNorm2d(nc)
+        self.conv2, self.norm2 = nn.Conv2d(nc, nc, 3, padding=1, bias=False), nn.BatchNorm2d(nc)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
+
+
+def grouped(layer: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """The modulated convolution as a grouped one, with a weight for each sample."""
+
+    def forward(x: Tensor, z: Tensor) -> Tensor:
+        weight = layer.weight * layer.style(z)[:, None, :, None, None]
+        weight = weight * (weight.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+        out = F.conv2d(x.reshape(1, -1, *x.shape[2:]), weight.flatten(0, 1), padding=1, groups=len(x))
+        return out.view(len(x), -1, *x.shape[2:]) + layer.bias.view(1, -1, 1, 1)
+
+    return forward
+
+
+def scaled(layer: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """The modulated convolution by scaling input and output."""
+
+    def forward(x: Tensor, z: Tensor) -> Tensor:
+        style = layer.style(z)
+        out = F.conv2d(x * style[:, :, None, None], layer.weight, padding=1)
+        scale = (style.square() @ layer.weight.square().sum((2, 3)).T + 1e-8).rsqrt()
+        return out * scale[:, :, None, None] + layer.bias.view(1, -1, 1, 1)
+
+    return forward
+
+
+def cases() -> list[Case]:
+    image = torch.randn(8, 64, 32, 32)
+    found: list[Case] = [
+        ("fc 1024, relu, batch 256", m.fc(1024, 1024, actv="relu"), nn.Sequential(nn.Linear(1024, 1024), nn.ReLU()),
+         [torch.randn(256, 1024)]),
+        ("conv 64, batch norm, relu, 32²", m.conv(64, 64, norm="batch", actv="relu"),
+         nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()), [image]),
+        ("residual net, 4 blocks of 64, 32²",
+         m.repeat(4, lambda: m.resblk(64, 64, actv="relu", se=False)), nn.Sequential(*(ResBlock(64) for _ in range(4))),
+         [image]),
+    ]  # fmt: skip
+    try:
+        from timm.models.vision_transformer import Block
+    except ImportError:
+        print("timm is not installed: no line for ViT-S")
+    else:
+        theirs = nn.Sequential(*(Block(384, 6, qkv_bias=True) for _ in range(12)), nn.LayerNorm(384))
+        found.append(("ViT-S, 197 tokens, batch 1", m.tx_enc(12, 384, 6), theirs, [torch.randn(1, 197, 384)]))
+    for batch, nc, size in ((16, 512, 8), (16, 128, 32), (2, 64, 64)):
+        layer = m.modconv(nc, nc, 64)
+        inputs = [torch.randn(batch, nc, size, size, requires_grad=True), torch.randn(batch, 64)]
+        name = f"modconv {batch} × {nc}, {size}²"
+        found.append((f"{name} / scaled in and out", layer, scaled(layer), inputs))
+        found.append((f"{name} / grouped", layer, grouped(layer), inputs))
+    return found
+
+
+def seconds(module: Callable[..., Tensor], inputs: list[Tensor]) -> float:
+    start = time.perf_counter()
+    module(*inputs).sum().backward()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    print(f"{'case':48} {'ours ms':>9} {'theirs ms':>9} {'theirs / ours':>13}")
+    for name, ours, theirs, inputs in cases():
+        times: list[tuple[float, float]] = []
+        for i in range(rounds + 1):
+            if i % 2:
+                a, b = seconds(ours, inputs), seconds(theirs, inputs)
+            else:
+                b, a = seconds(theirs, inputs), seconds(ours, inputs)
+            times.append((a, b))
+        times = times[1:]  # the first warms up
+        own, other = (statistics.median(side) * 1e3 for side in zip(*times, strict=True))
+        print(f"{name:48} {own:9.1f} {other:9.1f} {statistics.median(b / a for a, b in times):13.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
