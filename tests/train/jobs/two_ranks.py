@@ -1,7 +1,11 @@
 """Every check that needs two ranks and leaves them alive, in one job: starting a job takes longer than all of them."""
 
+import sys
+from pathlib import Path
+
 import equal_gradients
 import nan_on_one_rank
+import resumed_ranks
 import stop_on_one_rank
 import torch.distributed as dist
 
@@ -12,4 +16,6 @@ nan_on_one_rank.check("fsdp", "raise")
 nan_on_one_rank.check("ddp", "skip")
 nan_on_one_rank.check("fsdp", "skip")
 stop_on_one_rank.check()
+resumed_ranks.check("ddp", Path(sys.argv[1]))
+resumed_ranks.check("fsdp", Path(sys.argv[1]))
 dist.destroy_process_group()
