@@ -19,12 +19,15 @@ Case = tuple[str, nn.Module, nn.Module | Callable[..., Tensor], list[Tensor]]
 
 
 class ResBlock(nn.Module):
+    """A residual block of plain torch."""
+
     def __init__(self, nc: int):
         super().__init__()
         self.conv1, self.norm1 = nn.Conv2d(nc, nc, 3, padding=1, bias=False), nn.BatchNorm2d(nc)
         self.conv2, self.norm2 = nn.Conv2d(nc, nc, 3, padding=1, bias=False), nn.BatchNorm2d(nc)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the shape of x."""
         return F.relu(x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
 
 
