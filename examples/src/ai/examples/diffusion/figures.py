@@ -49,7 +49,7 @@ def save_convergence(path: Path, errors: Mapping[str, Sequence[tuple[int, float]
     top = max(error for pairs in errors.values() for _, error in pairs)
     for order, style in ((1, ":"), (2, "--")):
         axes.loglog(ends, top * (ends / ends[0]) ** -order, f"k{style}", linewidth=0.8, label=f"order {order}")
-    axes.set(xlabel="network calls", ylabel="root mean square error of the samples", title=title)
+    axes.set(xlabel="network calls", ylabel="median error of a sample", title=title)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(path)

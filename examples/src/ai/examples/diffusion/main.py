@@ -58,7 +58,11 @@ def run(config: Config) -> dict[str, float]:
     trainer.train(model, optimiser, trial.hook(), step=step, steplimit=config.steps, timelimit=limit, schedule=plan)
 
     model = averaged(trial.path, config.device)
-    frames = [picture(frame, config) for frame in drawn(model, config, frames=True)]
+    states = drawn(model, config, frames=True)
+    widths = states.flatten(1).std(1)  # early states are mostly noise: shown as wide as the data, or they would not fit
+    frames = [
+        picture(state * min(1.0, widths[-1] / width), config) for state, width in zip(states, widths, strict=True)
+    ]
     save_animation(trial.path / "sampling.gif", [*frames, *[frames[-1]] * 20], fps=12)
     Image.fromarray(frames[-1]).save(trial.path / "samples.png")
     numbers = {} if task is None else task(model, config.steps)
