@@ -1,0 +1,27 @@
+import re
+
+import pytest
+
+from ai.infer import bench
+from ai.infer.cli import main
+
+SOURCE = 'torch.nn:Linear?args={"in_features":3,"out_features":2}&input=x:FP32:-1,3'
+
+
+@pytest.mark.slow
+def test_bench_prints_a_table_and_draws_it(tmp_path, capfd):
+    png = tmp_path / "bench.png"
+    assert main(["bench", SOURCE, "--clients", "1,2", "--seconds", "0.2", "--outstanding", "2", "--png", str(png)]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert re.split(r"  +", lines[0].strip())[:1] == ["clients"]
+    assert [line.split()[0] for line in lines[1:]] == ["1", "2"]
+    assert all(float(line.split()[2].replace(",", "")) > 10 for line in lines[1:])
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_refuses_what_it_cannot_measure():
+    with pytest.raises(SystemExit, match=r"the model must have an input: add \?input=NAME:DATATYPE:SIZES"):
+        main(["bench", SOURCE.split("&")[0]])
+    with pytest.raises(SystemExit, match=r"the factory 'nowhere:f' must be importable"):
+        main(["bench", "nowhere:f"])
+    assert bench.Measurement(1, 1, 10.0, 1.0, 2.0, 1.0).clients == 1
