@@ -8,6 +8,7 @@ not installed is left out with a line. `search` is the cost of a trial that does
 table and an overlay of curves have been served.
 """
 
+# ruff: noqa: D101, D102  (the protocol's few methods mean what they are called)
 import contextlib
 import io
 import json
@@ -31,6 +32,8 @@ NAMES = [f"metric_{index}" for index in range(KEYS)]
 
 
 class Backend(Protocol):
+    title: str
+
     def __init__(self, folder: Path) -> None: ...
     def log(self, step: int, values: dict[str, float]) -> None: ...
     def close(self) -> None: ...
@@ -39,7 +42,7 @@ class Backend(Protocol):
 
 
 class Ours:
-    """ai.lab"""
+    title = "ai.lab"
 
     def __init__(self, folder: Path) -> None:
         from ai.lab.metrics import MetricsWriter
@@ -58,7 +61,7 @@ class Ours:
 
 
 class TensorBoard:
-    """TensorBoard"""
+    title = "TensorBoard"
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -81,7 +84,7 @@ class TensorBoard:
 
 
 class Wandb:
-    """W&B offline"""
+    title = "W&B offline"
 
     def __init__(self, folder: Path) -> None:
         os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", WANDB_DIR=str(folder))
@@ -114,7 +117,7 @@ class Wandb:
 
 
 class Mlflow:
-    """MLflow log_batch"""
+    title = "MLflow log_batch"
 
     def __init__(self, folder: Path) -> None:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -144,7 +147,7 @@ class Mlflow:
 
 
 class Trackio:
-    """Trackio"""
+    title = "Trackio"
 
     def __init__(self, folder: Path) -> None:
         os.environ["TRACKIO_DIR"] = str(folder)
@@ -168,7 +171,7 @@ class Trackio:
             return sum(len(json.loads(row[0])) for row in database.execute("select metrics from metrics"))
 
 
-BACKENDS = {backend.__doc__: backend for backend in (Ours, TensorBoard, Wandb, Mlflow, Trackio)}
+BACKENDS = {backend.title: backend for backend in (Ours, TensorBoard, Wandb, Mlflow, Trackio)}
 
 
 def available() -> dict[str, type[Backend]]:
@@ -193,7 +196,7 @@ def log() -> None:
     backends = available()
     for repeat in range(REPEATS):
         for name, backend in list(backends.items())[:: 1 if repeat % 2 else -1]:
-            slow = name == Mlflow.__doc__
+            slow = name == Mlflow.title
             rows = data[: ROWS // 10] if slow else data
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as text:
                 folder = Path(text)
@@ -285,6 +288,7 @@ def search(trials: int = 100) -> None:
 def page() -> None:
     """The server's part of opening the page: the table of n trials, first and again, and an overlay of curves."""
     from ai.lab.catalog import Catalog
+    from ai.lab.columns import save_columns
     from ai.lab.decimate import decimate
     from ai.lab.metrics import MetricsWriter
     from ai.lab.trial import Trial
@@ -312,6 +316,7 @@ def page() -> None:
             for step, value in enumerate(values):
                 writer.write(step + 100, {"loss": value})
             writer.close()
+            save_columns(root / name / "metrics.jsonl")  # as the end of a run does
         catalog = Catalog(root)
         ids = {Path(row["path"]).name: row["id"] for row in catalog.rows()}
 

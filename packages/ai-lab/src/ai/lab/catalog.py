@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ai.lab.columns import load_columns
+from ai.lab.config import flatten, read_yaml
 from ai.lab.folder import find
 from ai.lab.metrics import read_lines
 from ai.lab.record import CONFIG, META, METRICS, Column, Record, live_state
@@ -80,6 +82,7 @@ class Catalog:
         meta, last = record.meta, record.last()
         session = (meta.get("sessions") or [{}])[-1]
         git = session.get("git") or {}
+        hparams = meta.get("hparams") or {}
         row = {
             "id": record.id,
             "name": str(record.path.relative_to(self.root)) if record.path != self.root else record.name,
@@ -92,11 +95,18 @@ class Catalog:
             "score": meta.get("score"),
             "experiment": meta.get("experiment"),
             "commit": (git.get("commit") or "")[:10],
-            "config": {key: _short(value) for key, value in record.flat_config.items()},
-            "hparams": {key: _short(value) for key, value in (meta.get("hparams") or {}).items()},
+            "config": {key: _short(value) for key, value in {**_config(record), **hparams}.items()},
+            "hparams": {key: _short(value) for key, value in hparams.items()},
             "metrics": {key: plain(value) for key, value in last.items()},
         }
         return version, row
+
+
+def _config(record: Record) -> dict[str, Any]:
+    try:
+        return flatten(read_yaml(record.path / CONFIG))
+    except (OSError, ValueError):
+        return {}
 
 
 class _Tail:
@@ -117,6 +127,9 @@ class _Tail:
             return
         if status.st_size < self._read or (self._inode not in (-1, status.st_ino)):
             self._read, self._parts = 0, {}  # cut by a resumed run, or written anew
+        if self._read == 0:
+            columns, self._read = load_columns(self.path)
+            self._parts = {key: [column] for key, column in columns.items()}
         self._inode = status.st_ino
         if status.st_size == self._read:
             return

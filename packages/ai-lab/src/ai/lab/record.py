@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ai.lab import metrics
+from ai.lab.columns import read_indexed
 from ai.lab.config import flatten, read_yaml
 from ai.lab.folder import read_marker
 from ai.lab.owner import holder
@@ -133,7 +134,7 @@ class Record:
 
     def metrics(self) -> Metrics:
         """Returns all metrics."""
-        return Metrics(metrics.read_columns(self.path / METRICS))
+        return Metrics(read_indexed(self.path / METRICS))
 
     def last(self) -> dict[str, float]:
         """Returns each recently logged metric's last value, `step` and `time`, from the end of the file."""

@@ -1,10 +1,12 @@
 """One process's turn at writing a trial: the lock, the metadata, the open files."""
 
+import contextlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ai.lab.columns import save_columns
 from ai.lab.folder import write_json
 from ai.lab.meta import describe_session
 from ai.lab.metrics import MetricsWriter
@@ -87,6 +89,8 @@ class Session:
             if self._system is not None:
                 self._system.close()
             self.metrics.close()
+            with contextlib.suppress(OSError):  # an index only: a full disk must not fail the run for it
+                save_columns(self._record.path / METRICS)
             sessions = self._meta["sessions"]
             last = {**sessions[-1], "end": describe_end(self._record.path), "state": state}
             self.update(state=state, sessions=[*sessions[:-1], last], **fields)
