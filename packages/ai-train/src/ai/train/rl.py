@@ -58,7 +58,7 @@ class RL:
 
 
 class Support:
-    """Scalars as probabilities over the integers from -size to size, after h(x) = sign(x)(√(|x|+1) - 1) + εx.
+    """Scalars as probabilities over the integers from -size to size, after h(x) = sign(x)(√(abs(x)+1) - 1) + εx.
 
     Args:
         size: the largest transformed value; S = 2 · size + 1.
