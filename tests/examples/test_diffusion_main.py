@@ -49,6 +49,7 @@ def test_conditional_points_run():
     assert Trial("points").state == "finished"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one():
     run(replace(POINTS, trial="whole", decay=False))
     run(replace(POINTS, trial="broken", steps=2, decay=False))

@@ -49,6 +49,7 @@ def test_a_tiny_run_records_and_draws(trained):
         assert animation.n_frames == 64
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one():
     run(replace(TINY, trial="whole"))
     run(replace(TINY, trial="broken", steps=3))

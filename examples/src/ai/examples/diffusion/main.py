@@ -160,5 +160,4 @@ def reproduce_digits(*, seed: int = 0, minutes: float = 0.0) -> dict[str, float]
 
 def main() -> None:
     """Runs the example with a typed command line."""
-    torch.set_num_threads(os.cpu_count() or 1)
     run(read_config(PRESETS, DESCRIPTIONS, __doc__))

@@ -139,7 +139,6 @@ def main() -> None:
     """Trains, or makes pictures from a trained trial, as the command line says."""
     import tyro
 
-    torch.set_num_threads(os.cpu_count() or 1)
     makers: dict[str, Callable[..., Path]] = {
         "generate": commands.generate,
         "interpolate": commands.interpolate,
