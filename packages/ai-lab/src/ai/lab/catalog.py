@@ -79,7 +79,7 @@ class Catalog:
             if row["state"] in ("running", "dead"):  # a killed process changes no file
                 row = {**row, "state": live_state(record.path, record.meta)}
             return version, row
-        meta, last = record.meta, record.last()
+        meta, last = record.meta, record.last(1 << 14)
         session = (meta.get("sessions") or [{}])[-1]
         git = session.get("git") or {}
         hparams = meta.get("hparams") or {}

@@ -136,9 +136,9 @@ class Record:
         """Returns all metrics."""
         return Metrics(read_indexed(self.path / METRICS))
 
-    def last(self) -> dict[str, float]:
-        """Returns each recently logged metric's last value, `step` and `time`, from the end of the file."""
-        return metrics.last_values(self.path / METRICS)
+    def last(self, tail_bytes: int = 1 << 16) -> dict[str, float]:
+        """Returns each recently logged metric's last value, `step` and `time`, from the file's last `tail_bytes`."""
+        return metrics.last_values(self.path / METRICS, tail_bytes)
 
     def system(self) -> Metrics:
         """Returns the system metrics."""
