@@ -6,6 +6,7 @@ version = release = "0.1.0"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
+default_role = "literal"  # docstrings use single backticks for code, as Markdown does
 
 html_theme = "furo"
 html_title = "ai"
