@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -34,13 +36,13 @@ class Judge:
         return np.where(self.game.legal(state), np.asarray(logits), -np.inf).argmax(axis=1)
 
 
-def wrong_moves(solution: Solution, choose: Judge) -> int:
+def wrong_moves(solution: Solution, choose: Callable[[State], NDArray[np.int64]]) -> int:
     """Returns in how many of all positions the move gives something away."""
     action = choose(solution.states)
     return int((~solution.best(solution.states)[np.arange(len(action)), action]).sum())
 
 
-def lost_lines(game: Game, choose: Judge) -> int:
+def lost_lines(game: Game, choose: Callable[[State], NDArray[np.int64]]) -> int:
     """Returns how many positions an opponent can win in, trying every reply, from either seat.
 
     Positions that several lines share are counted once.

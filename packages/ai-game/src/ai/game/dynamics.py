@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ class Expansion(NamedTuple):
     discount: NDArray[np.float64]
 
 
+@runtime_checkable
 class LearnedModel(Protocol):
     """A model of an environment in a space of its own (MuZero). `E` stands for the axes of an embedding."""
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ai.game import draws
-from ai.game.dynamics import Evaluator
+from ai.game.dynamics import Evaluator, LearnedModel
 from ai.game.evaluator import CachedEvaluator, NetEvaluator
 from ai.game.gumbel import Gumbel
 from ai.game.protocol import Game, State
@@ -82,7 +82,8 @@ class SelfPlay:
 
     Args:
         game: the rules.
-        model: from observations to `(logits, value)`; each worker plays with its own copy. Or None, with `evaluator`.
+        model: from observations to `(logits, value)`, or a `LearnedModel`, which is searched in its own space; each
+            worker plays with its own copy. Or None, with `evaluator`.
         play: how to play.
         evaluator: to use in place of `model`, such as an inference client that all workers share; whoever owns it
             renews its parameters.
@@ -127,7 +128,12 @@ class SelfPlay:
         if self.model is not None:
             evaluator = self._wrap(self.model) if self._wrap else NetEvaluator(self.model)
         self._cache = CachedEvaluator(evaluator, capacity=play.cache) if play.cache else None
-        self._search = Search(self.game, self._cache or evaluator, simulations=play.simulations, rule=play.rule)
+        self._learned = isinstance(self.model, LearnedModel)
+        if isinstance(self.model, LearnedModel):
+            actions = self.game.num_actions
+            self._search = Search.learned(self.model, actions, simulations=play.simulations, rule=play.rule)
+        else:
+            self._search = Search(self.game, self._cache or evaluator, simulations=play.simulations, rule=play.rule)
         batch = play.games
         self._seeds = draws.row_seeds(seed, batch)
         self._number = np.zeros(batch, np.int64)  # games begun in this row
@@ -185,7 +191,9 @@ class SelfPlay:
         rows = np.arange(play.games)
         full = draws.uniform(self._row_luck(_BUDGET), 1)[:, 0] < play.full_share
         budget = None if play.full_share >= 1 else np.where(full, play.simulations, play.fast_simulations)
-        found = self._search(self._states, self._row_luck(_NOISE), noise=full, simulations=budget)
+        positions = game.observe(self._states) if self._learned else self._states
+        legal = game.legal(self._states)
+        found = self._search(positions, self._row_luck(_NOISE), noise=full, simulations=budget, legal=legal)
         given_up = self._resigning(found)
         action = self._choose(found)
         after = game.step(self._states, action)

@@ -1,0 +1,6 @@
+"""Runs `python -m ai.examples.muzero`."""
+
+from ai.examples.muzero.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Representation, dynamics and prediction as perceptrons.
+
+Source: Schrittwieser et al. 2020, "Mastering Atari, Go, chess and shogi by planning with a learned model": figure 1;
+appendix G, the embedding scaled to [0, 1]; appendix F, values and rewards as probabilities over a support.
+"""
+
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import ai.model as m
+from ai.train import Support
+
+
+class Model(m.Model):
+    """A learned model of a game, as `ai.train.MuZero` trains it and `ai.game.Search.learned` searches it.
+
+    Args:
+        shape_in: of one observation.
+        n_actions: A.
+        discount: of the next value, -1 where two players take turns.
+        dim: width.
+        dim_state: of the embedding.
+        support_size: of values and rewards; see `ai.train.Support`.
+    """
+
+    def __init__(
+        self,
+        shape_in: tuple[int, ...] = (2, 3, 3),
+        n_actions: int = 9,
+        *,
+        discount: float = -1.0,
+        dim: int = 128,
+        dim_state: int = 64,
+        support_size: int = 5,
+    ) -> None:
+        super().__init__()
+        self.n_actions, self.discount = n_actions, discount
+        self.support = Support(support_size)
+        bins = 2 * support_size + 1
+        self.encode = m.seq(m.flatten(), m.fc(prod(shape_in), dim, actv="relu"), m.fc(dim, dim_state))
+        self.move = m.seq(
+            m.fc(dim_state + n_actions, dim, actv="relu"), m.fc(dim, dim, actv="relu"), m.fc(dim, dim_state)
+        )
+        self.reward = m.seq(m.fc(dim_state + n_actions, dim, actv="relu"), m.fc(dim, bins))
+        self.trunk = m.fc(dim_state, dim, actv="relu")
+        self.policy = m.fc(dim, n_actions)
+        self.value = m.fc(dim, bins)
+
+    def represent(self, obs: Tensor) -> Tensor:
+        """Returns the embedding `(batch, dim_state)` in [0, 1] of what is seen."""
+        return _to_unit_range(self.encode(obs))
+
+    def dynamics(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the next embedding and the reward's logits `(batch, bins)`."""
+        x = torch.cat([state, F.one_hot(action.long(), self.n_actions).to(state.dtype)], dim=1)
+        return _to_unit_range(state + self.move(x)), self.reward(x)
+
+    def predict(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns policy logits `(batch, A)` and the value's logits `(batch, bins)`."""
+        h = self.trunk(state)
+        return self.policy(h), self.value(h)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns policy logits and values `(batch,)`, without search."""
+        logits, value = self.predict(self.represent(obs))
+        return logits, self.support.to_scalar(value)
+
+    def initial(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns embedding, logits and value of a root."""
+        state = self.represent(observation)
+        logits, value = self.predict(state)
+        return state, logits, self.support.to_scalar(value)
+
+    def recurrent(self, embedding: Tensor, action: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Returns the next embedding, reward, discount, logits and value."""
+        state, reward = self.dynamics(embedding, torch.as_tensor(action))
+        logits, value = self.predict(state)
+        discount = torch.full((len(state),), self.discount)
+        return state, self.support.to_scalar(reward), discount, logits, self.support.to_scalar(value)
+
+
+def _to_unit_range(state: Tensor) -> Tensor:
+    low = state.amin(1, keepdim=True)
+    return (state - low) / (state.amax(1, keepdim=True) - low).clamp_min(1e-5)
