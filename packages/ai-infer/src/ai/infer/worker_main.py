@@ -19,7 +19,11 @@ from ai.infer.worker import Worker, WorkerOptions
 
 def main(arguments: dict[str, Any]) -> None:
     """Runs a worker; see `ai.infer.launch` for the arguments."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the starter decides
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # they reach the whole group: the starter decides, and its end is ours
+        signal.signal(number, signal.SIG_IGN)
     control = FrameStream(socket.socket(fileno=arguments["control"]))
     folder = Path(arguments["socket"]).parent
     try:
