@@ -44,8 +44,8 @@ def test_a_tiny_run_records_and_draws(config):
         assert animation.n_frames >= config.sample_steps
 
 
-def test_conditional_points_run():
-    run(replace(POINTS, dataset="moons", conditional=True))
+def test_points_run_in_the_way_of_ddpm_too():
+    run(replace(POINTS, dataset="moons", conditional=True, precond="ddpm", sampler="ddim"))
     assert Trial("points").state == "finished"
 
 

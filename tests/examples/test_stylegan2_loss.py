@@ -175,6 +175,16 @@ def test_augmentation_meets_real_and_generated_images(networks):
     assert len({seed for _, seed in seen}) == 3
 
 
+def test_half_of_the_real_images_are_mirrored(networks):
+    seen = []
+    x = images(64)
+    plain(mirror=True, augment=lambda x, _: seen.append(x) or x)("d", networks, {"x": x}, 1)
+    real = seen[1]
+    kept, turned = ((real == given).all((1, 2, 3)) for given in (x, x.flip(3)))
+    assert (kept ^ turned).all()
+    assert 16 < turned.sum() < 48
+
+
 def test_labels_reach_both_networks():
     generator = Generator(z_dim=6, w_dim=6, n_mapping=2, n_classes=3, **TINY).init(seed=0)
     discriminator = Discriminator(n_classes=3, **TINY).init(seed=1)

@@ -59,6 +59,10 @@ class Config:
     """Whether it then falls to zero along a cosine."""
     ema: float = 0.999
     """Decay of the moving average that samples are drawn from."""
+    precond: Literal["edm", "ddpm"] = "edm"
+    """What the network predicts: scaled to unit variance as EDM does, or the noise, at one of DDPM's thousand steps."""
+    sampler: Literal["heun", "euler", "ddim", "ddpm", "dpmpp_2m"] = "heun"
+    """How samples are drawn."""
     sample_steps: int = 32
     """Steps of the sampler."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -112,4 +116,6 @@ def build(config: Config, shape: Sequence[int], *, sigma_data: float) -> m.Diffu
             attn_sizes=config.attn_sizes,
             dropout=config.dropout,
         )
-    return m.DiffusionModel(net, shape, sigma_data=sigma_data, label_dropout=config.label_dropout)
+    return m.DiffusionModel(
+        net, shape, sigma_data=sigma_data, precond=config.precond, label_dropout=config.label_dropout
+    )

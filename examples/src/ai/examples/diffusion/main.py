@@ -102,7 +102,15 @@ def drawn(
         labels = torch.arange(n) % N_CLASSES[config.dataset]
     if labels is not None:
         labels = labels.to(config.device)
-    return model.sample(n, steps=config.sample_steps, seed=0, label=labels, guidance=config.guidance, frames=frames)
+    return model.sample(
+        n,
+        steps=config.sample_steps,
+        seed=0,
+        label=labels,
+        guidance=config.guidance,
+        sampler=config.sampler,
+        frames=frames,
+    )
 
 
 def picture(data: Tensor, config: Config) -> NDArray[np.uint8]:

@@ -43,6 +43,7 @@ class StyleGAN2Loss:
         path_decay: How fast the mean path length follows.
         path_shrink: The regulariser sees the batch divided by this.
         style_mixing: Probability that an image takes its later styles from a second latent.
+        mirror: Mirrors half of the real images.
         augment: Applied to real and generated images alike before the discriminator, called as `(images, generator)`.
             R1 is the gradient with respect to the augmented image.
         seed: Seeds latents, mixing and augmentation.
@@ -58,6 +59,7 @@ class StyleGAN2Loss:
         path_decay: float = 0.01,
         path_shrink: int = 2,
         style_mixing: float = 0.9,
+        mirror: bool = False,
         augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
         seed: int = 0,
     ):
@@ -67,6 +69,7 @@ class StyleGAN2Loss:
         self.path_weight, self.path_interval = path_weight, path_interval
         self.path_decay, self.path_shrink = path_decay, path_shrink
         self.style_mixing = style_mixing
+        self.mirror = mirror
         self.augment = augment
         self.seed = seed
 
@@ -119,6 +122,9 @@ class StyleGAN2Loss:
         with torch.no_grad():
             fake = generator.synthesis(self.styles(generator, len(real), label, draws))
         fake_logits = discriminator(self._augmented(fake, draws), label)
+        if self.mirror:
+            turned = torch.rand(len(real), 1, 1, 1, generator=draws) < 0.5
+            real = torch.where(turned.to(real.device), real.flip(3), real)
         regularise = self.r1_gamma > 0 and self.r1_interval > 0 and step % self.r1_interval == 0
         regularise = regularise and torch.is_grad_enabled()  # not while validating
         real = self._augmented(real, draws).detach().requires_grad_(regularise)

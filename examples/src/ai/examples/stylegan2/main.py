@@ -41,10 +41,11 @@ def run(config: Config) -> dict[str, float]:
         r1_gamma=config.r1_gamma,
         path_weight=config.path_weight,
         style_mixing=config.style_mixing,
+        mirror=config.mirror,
         augment=_little_affine if config.augment else None,
         seed=config.seed,
     )
-    task = digits_task(dataset, config.imsize) if config.measure else None
+    task = digits_task(dataset, config.imsize) if config.measure and config.dataset == "digits" else None
     trial = Trial(
         config.trial,
         clean=not config.resume,
