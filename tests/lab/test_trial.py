@@ -69,7 +69,8 @@ def test_a_run_leaves_the_files_that_tell_all_of_it(tmp_path):
     assert session["packages"]["torch"] == metadata.version("torch")
     assert session["hardware"]["threads"] == os.cpu_count()
     assert session["end"]["step"] == 20
-    assert Image.open(trial.record.samples()[10]).size == (18, 18)
+    with Image.open(trial.record.samples()[10]) as page:
+        assert page.size == (18, 18)
 
 
 def test_metrics_make_a_dataframe(tmp_path):
