@@ -1,3 +1,4 @@
+import copy
 import os
 import pickle
 
@@ -194,3 +195,16 @@ def test_a_model_without_net_or_forward_says_so():
         m.Model(lambda x: x)
     with pytest.raises(ValueError, match=r"seed \(1\) must be None with a path"):
         small().init("x.pt", seed=1)
+
+
+def test_a_model_knows_the_plain_arguments_it_was_made_with():
+    class Sized(m.Model):
+        def __init__(self, n, sizes=(), block=None):
+            super().__init__(m.fc(n, 2))
+
+    made = Sized(3, sizes=[1, 2])
+    assert (made.init_args, made.init_kwargs) == ((3,), {"sizes": [1, 2]})
+    assert copy.deepcopy(made).init_kwargs == {"sizes": [1, 2]}
+    other = Sized(3, block=lambda n: n)  # no file can say this
+    assert (other.init_args, other.init_kwargs) == (None, None)
+    assert m.Model(m.fc(2, 2)).init_args is None

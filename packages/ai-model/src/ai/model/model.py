@@ -25,6 +25,16 @@ class Model(nn.Module):
     (torch.Size([2, 10]), 7850)
     """
 
+    init_args: tuple[Any, ...] | None
+    init_kwargs: dict[str, Any] | None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Notes what the model is made with where a file can say it, so that a snapshot tells how to build it again."""
+        model = super().__new__(cls)
+        plain = _is_plain(args) and _is_plain(kwargs)
+        vars(model).update(init_args=args if plain else None, init_kwargs=kwargs if plain else None)
+        return model
+
     def __init__(self, net: nn.Module | None = None) -> None:
         super().__init__()
         if net is not None and not isinstance(net, nn.Module):
@@ -123,3 +133,12 @@ class _Names(nn.Module):
 
     def load_state_dict(self, *args: object, **kwargs: object) -> None:
         pass
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold a value: numbers, strings, None, and lists and dicts of them."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or isinstance(value, bool | int | float | str)
