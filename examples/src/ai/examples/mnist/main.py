@@ -134,5 +134,4 @@ def main() -> None:
     """Runs the example with a typed command line."""
     import tyro
 
-    torch.set_num_threads(os.cpu_count() or 1)
     run(tyro.cli(Config, description=__doc__))
