@@ -28,22 +28,23 @@ _MODULES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-# Solves E[f(g·z)²] = 1 for z ~ N(0, 1); bounded functions have no solution, tanh takes torch's 5/3.
+# Before: the g that solves E[f(g·z)²] = 1 for z ~ N(0, 1), for weights. After: 1 / √E[f(z)²], for a result.
+# A bounded function has no solution before it; tanh takes torch's 5/3 there, and sigmoid, a gate, is left alone.
 _GAINS = {
-    "elu": 1.27796,
-    "gelu": 1.46801,
-    "gelu_tanh": 1.46801,
-    "hardswish": 1.54,
-    "leaky_relu": 1.38675,
-    "lrelu": 1.38675,
-    "mish": 1.45149,
-    "prelu": 1.37199,
-    "relu": 1.41421,
-    "relu2": 0.9036,
-    "silu": 1.55876,
-    "softplus": 1.08312,
-    "swish": 1.55876,
-    "tanh": 5 / 3,
+    "elu": (1.27796, 1.24520),
+    "gelu": (1.46801, 1.53353),
+    "gelu_tanh": (1.46801, 1.53358),
+    "hardswish": (1.56718, 1.73666),
+    "leaky_relu": (1.38675, 1.38675),
+    "lrelu": (1.38675, 1.38675),
+    "mish": (1.45149, 1.48685),
+    "prelu": (1.37199, 1.37199),
+    "relu": (1.41421, 1.41421),
+    "relu2": (0.90360, 0.81650),
+    "silu": (1.55876, 1.67653),
+    "softplus": (1.08312, 1.04187),
+    "swish": (1.55876, 1.67653),
+    "tanh": (5 / 3, 1.59254),
 }
 
 
@@ -68,12 +69,23 @@ def _relu2(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-def actv_gain(kind: Activation) -> float:
-    """Returns the gain of weights before an activation that keeps the second moment; 1 where none is known.
+def actv_gain(kind: Activation, *, after: bool = False) -> float:
+    """Returns the gain around an activation that keeps the second moment of N(0, 1); 1 where none is known.
+
+    Args:
+        kind: A name; for a callable or None the gain is 1.
+        after: Whether the gain multiplies the activation's result, instead of the weights before it.
+
+    Where a function is neither bounded nor homogeneous (gelu, silu) the fixed point repels: a stack of more than about
+    ten such layers without a norm drifts away from it.
 
     Source: He et al., 2015, Delving Deep into Rectifiers, equation 10, which is the case of ReLU.
+
+    Example:
+        >>> actv_gain("relu"), actv_gain("silu", after=True)
+        (1.41421, 1.67653)
     """
-    return _GAINS.get(kind, 1.0) if isinstance(kind, str) else 1.0
+    return _GAINS.get(kind, (1.0, 1.0))[after] if isinstance(kind, str) else 1.0
 
 
 def actv(kind: Activation) -> nn.Module | None:

@@ -53,8 +53,8 @@ class _Attention(nn.Module):
         super().__init__()
         self.n_heads, self.head_dim, self.n_kv_heads = n_heads, head_dim, n_kv_heads
         self.causal, self.rotary, self.dropout = causal, rotary, dropout
-        self.q = fc(dim, n_heads * head_dim, bias=bias)
-        self.kv = fc(dim_kv, 2 * n_kv_heads * head_dim, bias=bias)
+        self.q = fc(dim, n_heads * head_dim, bias=bias, init_gain=1.0)
+        self.kv = fc(dim_kv, 2 * n_kv_heads * head_dim, bias=bias, init_gain=1.0)
         self.out = fc(n_heads * head_dim, dim, bias=bias, init_gain=0.3)
         self.q_norm = norm.rms(head_dim) if qk_norm else None
         self.k_norm = norm.rms(head_dim) if qk_norm else None

@@ -28,7 +28,7 @@ def repeat(n: int, block: nn.Module | Callable[..., nn.Module]) -> nn.Sequential
     Args:
         n: How many.
         block: A module, copied and drawn anew for each; or a function that makes one, given the index if it takes an
-            argument.
+            argument without a default.
 
     Example:
         >>> import ai.model as m
@@ -40,7 +40,8 @@ def repeat(n: int, block: nn.Module | Callable[..., nn.Module]) -> nn.Sequential
         raise ValueError(f"n ({n}) must be at least 0")
     if isinstance(block, nn.Module):
         return nn.Sequential(*(init_module(copy.deepcopy(block)) for _ in range(n)))
-    takes_index = bool(inspect.signature(block).parameters)
+    parameters = inspect.signature(block).parameters.values()
+    takes_index = any(parameter.default is parameter.empty for parameter in parameters)
     return nn.Sequential(*(block(i) if takes_index else block() for i in range(n)))
 
 

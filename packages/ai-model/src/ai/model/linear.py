@@ -22,7 +22,7 @@ class _Linear(nn.Module):
         scale_w: bool,
         lr_mult: float,
         dropout: float,
-        init_gain: float,
+        init_gain: float | None,
     ):
         super().__init__()
         self.n1, self.n2, self.bias_init, self.scale_w, self.lr_mult = n1, n2, bias_init, scale_w, lr_mult
@@ -30,6 +30,8 @@ class _Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(n2)) if bias else None
         self.actv = make_actv(actv)
         self.dropout = nn.Dropout(dropout) if dropout else None
+        if init_gain is None:  # an output layer's logits start near zero, so that a classifier starts near chance
+            init_gain = 1.0 if scale_w or actv is not None else math.sqrt(min(1.0, n2 / n1))
         self.init_gain = init_gain
         self._actv_gain = actv_gain(actv)
         self.init_params(None)
@@ -72,7 +74,7 @@ def fc(
     scale_w: bool = False,
     lr_mult: float = 1.0,
     dropout: float = 0.0,
-    init_gain: float = 1.0,
+    init_gain: float | None = None,
 ) -> nn.Module:
     """Returns a fully-connected layer, then an activation, then dropout: `(…, n1)` to `(…, n2)`.
 
@@ -85,9 +87,11 @@ def fc(
         scale_w: Equalised learning rate: weights are N(0, 1) and scaled by 1/√n1 as they are used.
         lr_mult: Multiplies the learning rate of this layer, by the same means.
         dropout: Probability of a zero.
-        init_gain: Multiplies the weights as they are drawn; below 1 for the end of a residual branch.
+        init_gain: Multiplies the weights as they are drawn; below 1 for the end of a residual branch. None is 1, but
+            √(n2 / n1) where the layer narrows and no activation follows, as at the output of a classifier.
 
-    Source: Karras et al., 2018, Progressive Growing of GANs, section 4.1 (equalised learning rate).
+    Sources: Karras et al., 2018, Progressive Growing of GANs, section 4.1 (equalised learning rate); Yang, Simon and
+    Bernstein, 2023, A Spectral Condition for Feature Learning, section 3 (the scale of narrowing layers).
 
     Example:
         >>> fc(8, 4, actv="relu")(torch.zeros(2, 8)).shape

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ai.model import f
-from ai.model.activation import Activation
+from ai.model.activation import Activation, actv_gain
 from ai.model.activation import actv as make_actv
 from ai.model.container import seq
 from ai.model.conv import conv
@@ -30,7 +30,7 @@ class _AdaLin(nn.Module):
         super().__init__()
         self.nc, self.eps = nc, eps
         self.rho = nn.Parameter(torch.full((nc,), 0.9))
-        self.style = fc(z_dim, 2 * nc)
+        self.style = fc(z_dim, 2 * nc, init_gain=1.0)
 
     def init_params(self, generator: torch.Generator | None) -> None:
         fill(self.rho, 0.9)
@@ -59,7 +59,7 @@ class _ModConv(nn.Module):
         stride: float,
         actv: Activation,
         demod: bool,
-        gain: float,
+        gain: float | None,
         clamp: float | None,
         noise: bool,
         blur: Sequence[float] | None,
@@ -69,11 +69,12 @@ class _ModConv(nn.Module):
     ):
         super().__init__()
         self.nc1, self.nc2, self.k, self.stride, self.demod, self.blur = nc1, nc2, k, stride, demod, blur
-        self.gain, self.clamp, self.scale_w, self.lr_mult = gain, clamp, scale_w, lr_mult
+        self.gain = actv_gain(actv, after=True) if gain is None else gain
+        self.clamp, self.scale_w, self.lr_mult = clamp, scale_w, lr_mult
         self.weight = nn.Parameter(torch.empty(nc2, nc1, k, k))
         self.bias = nn.Parameter(torch.empty(nc2)) if bias else None
         by_weight = modtype == "weight"
-        self.style = fc(z_dim, nc1, bias_init=1.0, scale_w=scale_w) if by_weight else None
+        self.style = fc(z_dim, nc1, bias_init=1.0, scale_w=scale_w, init_gain=1.0) if by_weight else None
         self.adalin = None if by_weight else _AdaLin(nc2, z_dim)
         self.noise = make_noise() if noise else None
         self.actv = make_actv(actv)
@@ -135,7 +136,7 @@ def modconv(
     actv: Activation = None,
     *,
     demod: bool = True,
-    gain: float = 1.0,
+    gain: float | None = None,
     clamp: float | None = None,
     noise: bool = False,
     blur: Sequence[float] | None = None,
@@ -156,7 +157,7 @@ def modconv(
         stride: A whole number to shrink, or one over a whole number to enlarge first.
         actv: Activation by name, or a callable.
         demod: Whether `weight` divides by the norm; False for a projection to RGB.
-        gain: Multiplies the result.
+        gain: Multiplies the result; None for the activation's gain, since demodulation undoes one in the weights.
         clamp: Bounds the result to [-clamp, clamp].
         noise: Whether to add noise with a learned strength, before the activation.
         blur: Taps of a low-pass filter that the input goes through first.
@@ -189,8 +190,8 @@ class _ModFc(nn.Module):
         self.n1, self.n2, self.demod = n1, n2, demod
         self.weight = nn.Parameter(torch.empty(n2, n1))
         self.bias = nn.Parameter(torch.empty(n2))
-        self.style = fc(z_dim, n1, bias_init=1.0)
-        self.actv = make_actv(actv)
+        self.style = fc(z_dim, n1, bias_init=1.0, init_gain=1.0)
+        self.actv, self.gain = make_actv(actv), actv_gain(actv, after=True)
         self.init_params(None)
 
     def init_params(self, generator: torch.Generator | None) -> None:
@@ -205,7 +206,7 @@ class _ModFc(nn.Module):
             scale = (F.linear(style.square(), self.weight.square()) + 1e-8).rsqrt()
             x = x * scale.view(len(style), *between, -1)
         x = x + self.bias
-        return x if self.actv is None else self.actv(x)
+        return x if self.actv is None else self.actv(x) * self.gain
 
 
 def modfc(n1: int, n2: int, z_dim: int, actv: Activation = None, *, demod: bool = True) -> nn.Module:
@@ -244,22 +245,35 @@ def modseq(*layers: nn.Module) -> nn.Module:
 
 
 class _ModResidual(nn.Module):
-    def __init__(self, main: nn.Module, shortcut: nn.Module | None, actv: nn.Module | None):
+    """A sum of shortcut and branch, weighed so that their squares add up to one and the variance stays."""
+
+    def __init__(self, main: nn.Module, shortcut: nn.Module | None):
         super().__init__()
-        self.main, self.shortcut, self.actv = main, shortcut, actv
+        self.main, self.shortcut = main, shortcut
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         skip = x if self.shortcut is None else self.shortcut(x)
-        x = skip + self.main(x, z)
-        return x if self.actv is None else self.actv(x)
+        out: Tensor = torch.add(skip * 0.8**0.5, self.main(x, z), alpha=0.2**0.5)
+        return out
 
 
 def modresblk(
     nc1: int, nc2: int, z_dim: int, stride: float = 1, actv: Activation = "lrelu", modtype: str = "weight"
 ) -> nn.Module:
-    """Returns a residual block of two modulated 3×3 convolutions, called as `(x, z)`."""
-    main = modseq(
-        modconv(nc1, nc2, z_dim, modtype, stride=stride, actv=actv), modconv(nc2, nc2, z_dim, modtype, gain=0.5)
-    )
+    """Returns a residual block of two modulated 3×3 convolutions, called as `(x, z)`.
+
+    Args:
+        nc1: Channels in.
+        nc2: Channels out.
+        z_dim: Width of z.
+        stride: Shrinks (2) or enlarges (0.5).
+        actv: Between the convolutions, by name or a callable.
+        modtype: As of `modconv`.
+
+    Example:
+        >>> modresblk(4, 8, 16, 2)(torch.randn(2, 4, 8, 8), torch.randn(2, 16)).shape
+        torch.Size([2, 8, 4, 4])
+    """
+    main = modseq(modconv(nc1, nc2, z_dim, modtype, stride=stride, actv=actv), modconv(nc2, nc2, z_dim, modtype))
     skip = seq(resample(stride) if stride != 1 else None, conv(nc1, nc2, 1) if nc1 != nc2 else None)
-    return _ModResidual(main, skip if len(skip) else None, make_actv(actv))
+    return _ModResidual(main, skip if len(skip) else None)

@@ -51,10 +51,12 @@ def resblk(
         norm: Normalisation by name, or a callable from a channel count.
         se: Whether to end the branch with squeeze-and-excitation.
     """
+    # The branch starts at half the shortcut, the gate of squeeze-and-excitation being a half at first: with less, the
+    # activation after the sum shrinks a stack of blocks.
     excite = _SqueezeExcite(nc2, 16) if se else None
     main = seq(
         conv(nc1, nc2, stride=stride, actv=actv, norm=norm),
-        conv(nc2, nc2, norm=norm, init_gain=0.6 if se else 0.3),
+        conv(nc2, nc2, norm=norm, init_gain=1.0 if se else 0.5),
         excite,
     )
     skip = seq(resample(stride) if stride != 1 else None, conv(nc1, nc2, 1) if nc1 != nc2 else None)
