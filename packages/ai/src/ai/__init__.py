@@ -5,12 +5,13 @@
 
 from importlib import import_module
 from pkgutil import extend_path
-from typing import TYPE_CHECKING, Any
 
 # The other distributions are PEP 420 portions that may lie in other directories (editable checkouts, user installs).
 __path__ = extend_path(__path__, __name__)
 
 __version__ = "0.1.0+ws"
+
+TYPE_CHECKING = False  # type checkers take it for True; importing typing would double the cost of `import ai`
 
 if TYPE_CHECKING:
     from ai import data as data
@@ -62,7 +63,7 @@ __all__ = [*_DISTRIBUTIONS, *_SHORTCUTS]
 
 if not TYPE_CHECKING:  # seen by a type checker, a module __getattr__ would type every misspelling as Any
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         owner = _SHORTCUTS.get(name, name)
         if owner not in _DISTRIBUTIONS:
             raise AttributeError(f"module 'ai' has no attribute {name!r}")
