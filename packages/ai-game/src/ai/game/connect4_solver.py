@@ -77,7 +77,8 @@ def decisive_positions(
     """
     game, rng = ConnectFour(), np.random.default_rng(seed)
     seen: set[tuple[int, int]] = set()
-    states, scores = [], []
+    states: list[State] = []
+    scores: list[NDArray[np.float64]] = []
     while len(states) < count:
         state = game.init(1)
         for _ in range(int(rng.integers(plies[0], plies[1] + 1))):

@@ -43,7 +43,8 @@ def greedy_player(game: Game, evaluator: Evaluator) -> Player:
         else:
             outcome = evaluator(torch.from_numpy(game.observe(state)))
         logits, _ = checked(outcome, len(state), game.num_actions)
-        return np.where(game.legal(state), logits, -np.inf).argmax(axis=1)
+        action: NDArray[np.int64] = np.where(game.legal(state), logits, -np.inf).argmax(axis=1)
+        return action
 
     return play
 

@@ -129,6 +129,7 @@ class SelfPlay:
             evaluator = self._wrap(self.model) if self._wrap else NetEvaluator(self.model)
         self._cache = CachedEvaluator(evaluator, capacity=play.cache) if play.cache else None
         self._learned = isinstance(self.model, LearnedModel)
+        self._search: Search
         if isinstance(self.model, LearnedModel):
             actions = self.game.num_actions
             self._search = Search.learned(self.model, actions, simulations=play.simulations, rule=play.rule)
