@@ -1,16 +1,14 @@
 """How fast is the data? Ours beside the peers in one run, alternating, medians, one torch thread.
 
 Run: `python benchmarks/data.py [memory] [images] [generated]` (all three without arguments);
-`python benchmarks/data.py paths [epochs]` for the memory of workers over 50 epochs of a million paths;
-`python benchmarks/data.py soak [minutes]` for 20 minutes of a Datagen under random worker kills.
+`python benchmarks/data.py paths [epochs]` for the memory of workers over 50 epochs of a million paths.
+`python -m ai.examples.reproduce datagen-soak` is 20 minutes of a Datagen under random worker kills.
 
 Targets: in memory ≥ 70 % of `index_select` with fresh allocation; images: first pass ≥ torchvision's decoder, later
 passes ≥ 20 times that; generated: ≥ 200 MB/s and ≥ 20,000 small episodes/s with 2 workers.
 """
 
 import os
-import random
-import signal
 import statistics
 import sys
 import tempfile
@@ -36,8 +34,6 @@ def main(arguments: list[str]) -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, {os.cpu_count()} CPUs")
     if arguments[:1] == ["paths"]:
         million_paths(int(arguments[1]) if len(arguments) > 1 else 50)
-    elif arguments[:1] == ["soak"]:
-        soak(float(arguments[1]) if len(arguments) > 1 else 20)
     else:
         for name, table in (("memory", memory), ("images", images), ("generated", generated)):
             if not arguments or name in arguments:
@@ -242,33 +238,6 @@ def million_paths(n_epochs: int = 50) -> None:
 
 def len_of_path(path):
     return np.float32(len(path))
-
-
-def soak(minutes: float) -> None:
-    rng = random.Random(0)
-    end = time.monotonic() + 60 * minutes
-    next_kill = next_line = time.monotonic()
-    longest, n_batches, last = 0.0, 0, time.monotonic()
-    with Datagen(Ready(50, 64)).loader(256, n_workers=2, buffer=100_000, replay_ratio=4.0) as loader:
-        while time.monotonic() < end:
-            batch = next(loader)
-            assert torch.isfinite(batch["reward"]).all()
-            n_batches += 1
-            now = time.monotonic()
-            longest, last = max(longest, now - last), now
-            if now > next_kill and (pids := loader._fleet.pids):
-                os.kill(rng.choice(pids), signal.SIGKILL)
-                next_kill = now + rng.uniform(1, 10)
-            if now > next_line:
-                figures = loader.stats()
-                workers = [round(resident_mb(pid)) for pid in loader._fleet.pids if Path(f"/proc/{pid}").exists()]
-                print(
-                    f"{now - end + 60 * minutes:7.0f} s  {n_batches:9,} batches  longest wait {longest:5.2f} s  parent "
-                    f"{resident_mb():6.0f} MB  workers {workers} MB  deaths {figures['worker_deaths']}  "
-                    f"reuse {figures['reuse']:.2f}",
-                    flush=True,
-                )
-                next_line = now + max(1, 60 * minutes / 20)
 
 
 if __name__ == "__main__":

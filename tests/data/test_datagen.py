@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from ai.data import Datagen, ReplayBuffer, WorkerFailedError
+from ai.data import Datagen, DatagenLoader, ReplayBuffer, WorkerFailedError
 from tests.data.helpers_data import Walk, is_running, wait_until
 
 
@@ -173,17 +174,82 @@ def test_episodes_that_the_buffer_refuses_are_reported(n_workers):
         next(loader)
 
 
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_episodes_of_text_are_refused(n_workers):
+    class Text(Walk):
+        def __next__(self):
+            return {**super().__next__(), "name": "white"}
+
+    with (
+        Datagen(Text()).loader(4, n_workers=n_workers) as loader,
+        pytest.raises(ValueError, match="'name' must hold numbers, got the dtype <U5"),
+    ):
+        next(loader)
+
+
+def test_whatever_goes_wrong_on_arrival_reaches_the_trainer():
+    class Refusing(ReplayBuffer):
+        def extend(self, episodes):
+            raise LookupError("not these")
+
+    with (
+        Datagen(Walk()).loader(4, n_workers=1, buffer=Refusing(100)) as loader,
+        pytest.raises(LookupError, match="not these"),
+    ):
+        next(loader)
+
+
+def test_a_worker_killed_after_its_source_ended_changes_nothing():
+    class Ten(Walk):
+        def __next__(self):
+            if self.made == 10:
+                raise StopIteration
+            return super().__next__()
+
+    with Datagen(Ten(4)).loader(8, n_workers=1, replay_ratio=2.0) as loader:
+        next(loader)
+        wait_until(lambda: loader._fleet.ended)
+        os.kill(loader.pids[0], signal.SIGKILL)
+        wait_until(lambda: loader.stats()["worker_deaths"] == 1)
+        assert len(list(loader)) == 10 * 4 * 2 // 8 - 1
+        assert loader.pids == []
+
+
+def test_a_refused_state_leaves_the_loader_running():
+    with Datagen(Walk()).loader(4, n_workers=1, buffer=100) as loader:
+        next(loader)
+        state = Datagen(Walk()).loader(4, n_workers=0, buffer=50).state_dict()
+        with pytest.raises(ValueError, match="of a buffer of capacity 50, this one has 100"):
+            loader.load_state_dict(state)
+        with pytest.raises(
+            ValueError, match=r"the state_dict of a DatagenLoader, the keys \['buffer', .* are not in it"
+        ):
+            loader.load_state_dict({"seed": 3})
+        with pytest.raises(ValueError, match=r"the state_dict of a ReplayBuffer, it has the keys \[\]"):
+            loader.load_state_dict({**state, "buffer": {}})
+        n = loader.stats()["episodes"]
+        wait_until(lambda: next(loader) is not None and loader.stats()["episodes"] > n + 100)
+
+
+def test_the_loader_says_what_it_takes():
+    parameters = inspect.signature(Datagen.loader).parameters
+    own = inspect.signature(DatagenLoader.__init__).parameters
+    assert [(p.name, p.default) for p in list(parameters.values())[1:]] == [
+        (p.name, p.default) for p in list(own.values())[2:]
+    ]
+
+
 def test_a_killed_worker_is_replaced_counted_and_given_the_parameters():
     with Datagen(Walk()).loader(16, n_workers=2, buffer=400) as loader:
         next(loader)
         loader.update_params({"w": np.float64(5)})
-        victims = loader._fleet.pids
+        victims = loader.pids
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: loader.stats()["worker_deaths"] == 2 and len(loader._fleet.pids) == 2)
+        wait_until(lambda: loader.stats()["worker_deaths"] == 2 and len(loader.pids) == 2)
         n = loader.stats()["episodes"]
         wait_until(lambda: (next(loader)["w"] == 5).all() and loader.stats()["episodes"] > n + 200)
-        assert not set(victims) & set(loader._fleet.pids)
+        assert not set(victims) & set(loader.pids)
 
 
 def test_workers_that_always_die_are_given_up():
@@ -220,7 +286,7 @@ def test_resuming_with_workers_keeps_the_buffer_and_takes_fresh_seeds():
 def test_forgotten_and_closed_loaders_leave_no_process():
     loader = Datagen(Walk()).loader(4, n_workers=2)
     next(loader)
-    pids = loader._fleet.pids
+    pids = loader.pids
     assert all(map(is_running, pids))
     del loader
     gc.collect()
@@ -251,7 +317,7 @@ class Hung(Source):
         while True: pass
 loader = Datagen(Source()).loader(4, n_workers=2)
 hung = Datagen(Hung()).loader(4, n_workers=1)
-print(*loader._fleet.pids, *hung._fleet.pids, flush=True)
+print(*loader.pids, *hung.pids, flush=True)
 next(loader)
 print("batch", flush=True)
 if len(sys.argv) > 1:
@@ -301,7 +367,7 @@ def test_soak_with_random_kills():
         for k in range(600):
             assert torch.isfinite(next(loader)["reward"]).all()
             if k % 100 == 50:
-                os.kill(rng.choice(loader._fleet.pids), signal.SIGKILL)
+                os.kill(rng.choice(loader.pids), signal.SIGKILL)
                 n = loader.stats()["episodes"]
                 wait_until(lambda: next(loader) is not None and loader.stats()["episodes"] > n)  # noqa: B023
         wait_until(lambda: loader.stats()["worker_deaths"] >= 5)

@@ -1,5 +1,7 @@
 """Dataset: what it takes, how it is cut."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -185,11 +187,25 @@ def test_huggingface_datasets_become_columns():
 
 
 def test_a_real_huggingface_dataset_becomes_columns():
-    datasets = pytest.importorskip("datasets")
-    ds = Dataset(datasets.Dataset.from_dict({"x": [1, 2, 3], "text": ["a", "b", "c"]}))
+    import datasets
+
+    columns = {"x": [1, 2, 3], "text": ["a", "b", "c"], "pair": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]}
+    ds = Dataset(datasets.Dataset.from_dict(columns))
     batch = next(iter(ds.loader(2)))
     assert batch["x"].tolist() == [1, 2]
     assert batch["text"] == ["a", "b"]
+    assert batch["pair"].tolist() == [[1, 2], [3, 4]]
+    assert ds.split(0.4, 0.6)[1].sample(2)["pair"].shape == (2, 2)
+
+
+def test_ragged_columns_of_a_huggingface_dataset_are_left_to_a_collate():
+    import datasets
+
+    ds = Dataset(datasets.Dataset.from_dict({"x": [[1], [1, 2], [3]]}))
+    lengths = ds.loader(3, n_workers=0, collate=lambda rows: torch.tensor([len(row["x"]) for row in rows]))
+    assert next(iter(lengths)).tolist() == [1, 2, 1]
+    with pytest.raises(ValueError, match=r"got \(1,\) .* and \(2,\) .* sample 1 .* give a collate"):
+        next(iter(ds.loader(3)))
 
 
 @pytest.mark.parametrize(
@@ -200,6 +216,8 @@ def test_a_real_huggingface_dataset_becomes_columns():
         ({}, ValueError, "at least one column, got an empty dict"),
         ({"x": []}, ValueError, r"at least one sample, got columns of lengths \{'x': 0\}"),
         (3, TypeError, "data must be an array, a tensor, a list or a dict of these, got int"),
+        ({"x": {"a": 1}}, TypeError, r"data\['x'\] must be an array.* got dict"),
+        (np.zeros(2, np.longdouble), TypeError, "data must have a dtype that torch knows, got float128"),
         ({"x": "text"}, TypeError, r"data\['x'\] must be an array.* got str"),
         (torch.tensor(1), ValueError, "must have a leading sample axis"),
     ],
@@ -207,6 +225,53 @@ def test_a_real_huggingface_dataset_becomes_columns():
 def test_bad_data_is_refused(data, error, message):
     with pytest.raises(error, match=message):
         Dataset(data)
+
+
+def test_lists_of_arrays_and_of_dicts_are_stacked_as_after_a_preprocess():
+    for data in ([torch.full((2,), i) for i in range(3)], [{"a": i, "n": str(i)} for i in range(3)]):
+        plain = next(iter(Dataset(data).loader(3)))
+        mapped = next(iter(Dataset(data, lambda sample: sample).loader(3, n_workers=0)))
+        assert str(plain) == str(mapped)
+    assert Dataset([torch.full((2,), i) for i in range(3)])[2].tolist() == [2, 2]
+    assert Dataset({"x": [np.ones(2), np.zeros(2)], "y": ["a", "b"]})[1]["x"].tolist() == [0, 0]
+
+
+def test_an_item_whose_preprocess_returns_a_list_is_whole():
+    assert [int(v) for v in Dataset(["a", "b"], lambda s: [1, 2])[0]] == [1, 2]
+    with pytest.raises(TypeError, match="single values or dicts, got tuples or lists"):
+        Dataset(["a", "b"]).map(lambda s: [1, 2])
+
+
+def test_fields_of_records_and_labelled_series_are_taken_by_place():
+    records = np.zeros(4, [("a", "i1"), ("x", "f4")])
+    records["x"] = range(4)
+    assert Dataset(records["x"])[3] == 3
+
+    class Series:
+        """As of pandas: [i] takes the label i, which may lie anywhere."""
+
+        iloc = None
+
+        def to_numpy(self):
+            return np.array([5, 6, 7])
+
+    assert next(iter(Dataset({"x": Series()}).loader(3)))["x"].tolist() == [5, 6, 7]
+
+
+@pytest.mark.parametrize("indices", [[True, False, True], np.array([True, False]), [0.9, 0.1], torch.zeros(1, 1)])
+def test_masks_and_fractions_are_no_indices(indices):
+    with pytest.raises(ValueError, match=r"indices must be one row of whole numbers, got torch\.\w+ of shape"):
+        numbers().subset(indices)
+    with pytest.raises(ValueError, match=r"indices must be one row of whole numbers"):
+        numbers().split(indices)
+
+
+def test_an_official_split_does_not_outlive_another_order():
+    ds = Dataset(torch.arange(4), default_split=(3, 1))
+    assert len(ds[:].split()) == 2
+    for other in (ds.subset([3, 2, 1, 0]), ds[::-1], ds[:3]):
+        with pytest.raises(ValueError, match="no default split"):
+            other.split()
 
 
 def test_bad_transforms_are_refused():
@@ -227,4 +292,5 @@ def test_fingerprint_tells_data_apart():
         for data in (torch.arange(5), torch.arange(5) + 1, torch.arange(5.0), {"x": torch.arange(5)}, ["a"], ["b"])
     }
     assert len(prints) == 6
+    assert Dataset([Path("a")]).fingerprint() != Dataset([Path("b")]).fingerprint()
     assert Dataset([object()]).fingerprint() == Dataset([object()]).fingerprint()

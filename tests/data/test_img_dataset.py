@@ -257,6 +257,35 @@ def test_folders_and_labels_that_do_not_fit_are_refused(folder, tmp_path):
         load(folder, labels="folder")
 
 
+def test_broken_label_files_and_long_numbers(folder):
+    for content in ("{", "[1, 2]", "3"):
+        (folder / "labels.json").write_text(content)
+        with pytest.raises(ValueError, match=r"labels\.json must hold \{file: label\} or"):
+            load(folder, labels="labels.json")
+    names = load(folder).files
+    (folder / "labels.json").write_text(json.dumps({name: 10**12 + i for i, name in enumerate(names)}))
+    ds = load(folder, labels="labels.json")
+    assert ds.data["y"].tolist() == [0, 1, 2, 3, 4]
+    assert ds.classes[4] == str(10**12 + 4)
+
+
+def test_folders_alike_but_for_their_pixels_have_packs_of_their_own(tmp_path):
+    for name, level in (("one", 10), ("two", 200)):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8), (level,) * 3).save(tmp_path / name / "a.bmp")
+        os.utime(tmp_path / name / "a.bmp", (0, 0))  # as archives do
+    levels = [int(ImgDataset(tmp_path / n, 8, cache=tmp_path / "packs").data["x"].max()) for n in ("one", "two")]
+    assert levels == [10, 200]
+
+
+def test_names_that_are_no_text_are_read(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff.png"
+    picture(8, 8).save(tmp_path / "a.png")
+    os.rename(tmp_path / "a.png", path)
+    for _ in range(2):
+        assert [os.fsencode(name) for name in ImgDataset(tmp_path, 8, cache=tmp_path / "packs").files] == [b"\xff.png"]
+
+
 def test_the_pack_is_mapped_not_read(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,13 +1,14 @@
 """DataLoader: order, ends, devices, resuming."""
 
 import copy
+import inspect
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from ai.data import Dataset
+from ai.data import DataLoader, Dataset
 from ai.data.util import create_data_loader
 
 
@@ -89,8 +90,6 @@ def test_resuming_at_every_batch_of_three_epochs_changes_nothing(n_workers, work
                 tail = take(iter(second), 3 * n - stop)
             else:
                 head = [batch for _ in range(stop // n) for batch in first] + take(iter(first), stop % n)
-                if stop % n == 0:
-                    continue  # between two epochs there is nothing to resume
                 second.load_state_dict(copy.deepcopy(first.state_dict()))
                 tail = [b for _ in range(-(-(3 * n - stop) // n)) for b in second]
             assert_same(head + tail, reference)
@@ -161,6 +160,31 @@ def test_a_state_moves_to_another_number_of_ranks_between_whole_batches():
         odd.load_state_dict(one.state_dict())
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_a_shard_goes_on_where_its_loader_stood(train):
+    whole = Dataset(torch.arange(24)).loader(3, train=train)
+    used = torch.cat(take(iter(whole), 2)).tolist()
+    resumed = Dataset(torch.arange(24)).loader(3, train=train)
+    resumed.load_state_dict(whole.state_dict())
+    shards = [resumed.shard(rank, 2) for rank in range(2)]
+    rest = torch.cat([torch.cat(take(iter(shard), 3)) for shard in shards]).tolist()
+    assert sorted(used + rest) == list(range(24))
+    resumed.load_state_dict({**whole.state_dict(), "batch": 3})
+    with pytest.raises(ValueError, match=r"9 samples into its epoch, between two batches .*on 2 ranks"):
+        resumed.shard(0, 2)
+
+
+def test_a_shard_of_an_evaluation_that_was_used_begins_anew():
+    loader = Dataset(torch.arange(8)).loader(2)
+    list(loader)
+    assert [b.tolist() for b in loader.shard(1, 2)] == [[1, 3], [5, 7]]
+
+
+def test_seeds_of_any_size_are_taken():
+    orders = [next(iter(Dataset(range(90)).loader(90, train=True, seed=s))).tolist() for s in (-1, 2**64 - 2, 2**63)]
+    assert len({tuple(order) for order in orders}) == 3
+
+
 def test_a_state_carries_its_seed():
     ds = Dataset(torch.arange(24))
     first = ds.loader(4, train=True, seed=9)
@@ -186,6 +210,13 @@ def test_states_of_other_data_or_mode_are_refused():
         Dataset(torch.arange(10) + 1).loader(2).load_state_dict(state)
     with pytest.raises(ValueError, match="its train is False, ours True"):
         ds.loader(2, train=True).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"the state_dict of a DataLoader, the keys \['batch', .* are not in it"):
+        ds.loader(2).load_state_dict({"epoch": 1})
+    with pytest.raises(ValueError, match=r"the state_dict of a StreamLoader, the keys \['batch', .* are not in it"):
+        create_data_loader(Counting(), 2).load_state_dict({"epoch": 1})
+    stream = create_data_loader(Counting(), 2).state_dict()
+    with pytest.raises(ValueError, match="this loader state has batch_size 2, this loader 3"):
+        create_data_loader(Counting(), 3).load_state_dict(stream)
 
 
 def test_resident_data_gives_the_same_batches():
@@ -193,6 +224,40 @@ def test_resident_data_gives_the_same_batches():
     for a, b in zip(ds.loader(3), ds.loader(3, resident=True), strict=True):
         assert torch.equal(a["x"], b["x"])
         assert a["name"] == b["name"]
+
+
+def test_resident_refuses_a_collate():
+    with pytest.raises(ValueError, match="resident=True needs a dataset without preprocess or collate"):
+        Dataset(range(4)).loader(2, resident=True, collate=list)
+
+
+def test_iterable_datasets_refuse_what_only_others_have():
+    for name in ("n_workers", "prefetch", "single_batch"):
+        with pytest.raises(ValueError, match=rf"{name} \(1\) is for map-style datasets"):
+            create_data_loader(Counting(), 2, **{name: 1})
+
+
+def test_a_failed_postprocess_loses_no_batch_of_a_stream():
+    broken = [True]
+
+    def once(batch):
+        if broken and broken.pop():
+            raise ZeroDivisionError
+        return batch
+
+    loader = create_data_loader(Counting(), 3, postprocess=once)
+    with pytest.raises(ZeroDivisionError):
+        next(iter(loader))
+    assert loader.state_dict()["batch"] == 0
+    assert next(iter(loader))["x"].tolist() == [0, 1, 2]
+
+
+def test_the_loader_says_what_it_takes():
+    parameters = inspect.signature(Dataset.loader).parameters
+    own = inspect.signature(DataLoader.__init__).parameters
+    assert [(p.name, p.default) for p in list(parameters.values())[1:]] == [
+        (p.name, p.default) for p in list(own.values())[2:]
+    ]
 
 
 def test_collate_can_be_replaced():

@@ -137,6 +137,33 @@ print(sum(1 for _ in iterator), loader._producer.n_deaths)
     assert done.stdout == "9 0\n"
 
 
+def test_loops_left_early_leave_no_batches_behind():
+    with numbers(double, 24).loader(2, n_workers=1) as loader:
+        for _ in range(5):
+            next(iter(loader))
+        assert len(loader._producer._state._entries) <= 1
+        abandoned = iter(loader)
+        next(abandoned)
+        assert len(list(loader)) == 12
+        del abandoned
+        next(iter(loader))
+        assert len(loader._producer._state._entries) <= 1
+
+
+def test_a_worker_that_cannot_be_replaced_is_reported(monkeypatch):
+    with numbers(double, 24).loader(2, n_workers=1) as loader:
+        iterator = iter(loader)
+        next(iterator)
+
+        def no_process(*args, **options):
+            raise OSError("no process left")
+
+        monkeypatch.setattr(subprocess, "Popen", no_process)
+        os.kill(loader._producer.pids[0], signal.SIGKILL)
+        with pytest.raises(WorkerFailedError, match="SIGKILL, and no other could be started: no process left"):
+            list(iterator)
+
+
 def test_two_loaders_over_one_pool_do_not_mix():
     with numbers(double, 24).loader(2, n_workers=2) as whole:
         first, second = whole.shard(0, 2), whole.shard(1, 2)

@@ -101,7 +101,13 @@ def _describe(x: Any) -> str:
     device = x.device if isinstance(x, torch.Tensor) else "cpu"
     if isinstance(x, np.ndarray | np.generic) and x.dtype.kind not in "biufc":
         return f"shape=[{_joined(x.shape)}] dtype={x.dtype} device=cpu"
-    values = x.detach() if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x))
+    if isinstance(x, torch.Tensor):
+        values = x.detach()
+        values = values.to_dense() if values.layout != torch.strided else values
+    else:
+        kinds = {"f": np.float64, "c": np.complex128}
+        # Native byte order, and no type beyond torch's.
+        values = torch.from_numpy(np.array(x, kinds.get(x.dtype.kind, x.dtype.newbyteorder("="))))
     dtype = str(x.dtype).removeprefix("torch.")
     flags = ""
     if values.is_complex():
@@ -116,8 +122,9 @@ def _describe(x: Any) -> str:
     elif values.is_floating_point():
         bounds = f"{values.min().item():.2f},{values.max().item():.2f}"
     else:
-        low, high = values.min().item(), values.max().item()
-        bounds = f"{int(low)},{int(high)}"
+        # torch has no min and max of its larger unsigned types.
+        whole = values.cpu().numpy() if values.dtype in (torch.uint16, torch.uint32, torch.uint64) else values
+        bounds = f"{int(whole.min().item())},{int(whole.max().item())}"
     return f"shape=[{_joined(x.shape)}] bounds=[{bounds}] dtype={dtype} device={device}{flags}"
 
 

@@ -108,7 +108,7 @@ def mixup(n_classes: int, alpha: float = 0.2) -> OnBatch:
     def apply(batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
         x = batch["x"]
         other = torch.randperm(len(x), generator=generator, device=x.device)
-        share = _beta(len(x), alpha, generator).to(x)
+        share = _beta(len(x), alpha, generator, 0).to(x)
         weight = share[:, None, None, None]
         mixed = weight * x + (1 - weight) * x[other]
         return {**batch, "x": mixed, "y": _mixed_labels(batch["y"], other, share, n_classes)}
@@ -127,7 +127,7 @@ def cutmix(n_classes: int, alpha: float = 1.0) -> OnBatch:
         x = batch["x"]
         n, _, height, width = x.shape
         other = torch.randperm(n, generator=generator, device=x.device)
-        side = (1 - _beta(n, alpha, generator)).sqrt().to(x.device)[:, None]
+        side = (1 - _beta(n, alpha, generator, 1)).sqrt().to(x.device)[:, None]
         middle = torch.rand(2, n, 1, generator=generator, device=x.device)
         rows = _within(middle[0], height, side * height)
         columns = _within(middle[1], width, side * width)
@@ -152,9 +152,9 @@ def _mixed_labels(y: Tensor, other: Tensor, share: Tensor, n_classes: int) -> Te
     return share[:, None] * hot + (1 - share[:, None]) * hot[other]
 
 
-def _beta(n: int, alpha: float, generator: Generator) -> Tensor:
+def _beta(n: int, alpha: float, generator: Generator, purpose: int) -> Tensor:
     # torch draws no beta variables from a given generator; its seed is known without waiting for the device.
-    rng = np.random.default_rng(generator.initial_seed())
+    rng = np.random.default_rng([generator.initial_seed(), purpose])
     return torch.from_numpy(rng.beta(alpha, alpha, n).astype(np.float32))
 
 

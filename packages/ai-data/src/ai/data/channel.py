@@ -128,7 +128,7 @@ class _Pickler(pickle.Pickler):
             return NotImplemented
         import torch
 
-        flat = value.detach().contiguous().view(-1)
+        flat = value.detach().resolve_conj().resolve_neg().contiguous().view(-1)
         return _rebuild_tensor, (flat.view(torch.uint8).numpy(), str(value.dtype), tuple(value.shape))
 
 

@@ -10,8 +10,8 @@ import numpy as np
 def collate(samples: Sequence[Any], where: str = "sample") -> Any:
     """Returns one batch from samples of one structure.
 
-    Tensors, arrays and numbers gain a leading axis and become arrays or tensors; dicts, tuples and lists are followed;
-    other objects (paths, text) are kept in a list.
+    Tensors, arrays and numbers gain a leading axis and become arrays or tensors; dicts, tuples and lists are followed,
+    the latter two to tuples; other objects (paths, text) are kept in a list.
 
     Args:
         samples: at least one.
@@ -32,8 +32,7 @@ def collate(samples: Sequence[Any], where: str = "sample") -> Any:
     if isinstance(first, tuple | list):
         if any(not isinstance(s, tuple | list) or len(s) != len(first) for s in samples):
             raise ValueError(f"every sample must have the same length, got {_kinds(samples, _length)} at {where}")
-        columns = [collate([s[i] for s in samples], f"{where}[{i}]") for i in range(len(first))]
-        return tuple(columns) if isinstance(first, tuple) else columns
+        return tuple(collate([s[i] for s in samples], f"{where}[{i}]") for i in range(len(first)))
     torch = sys.modules.get("torch")  # a worker that never loaded torch has no tensors either
     if torch is not None and isinstance(first, torch.Tensor):
         _check_equal(samples, where)
@@ -52,7 +51,8 @@ def _check_equal(samples: Sequence[Any], where: str) -> None:
         if form != forms[0]:
             raise ValueError(
                 f"every sample of a batch must have one shape and dtype, got {forms[0][0]} {forms[0][1]} for the first "
-                f"and {form[0]} {form[1]} for sample {index} of the batch at {where}"
+                f"and {form[0]} {form[1]} for sample {index} of the batch at {where}: "
+                "pad them, or give a collate"
             )
 
 

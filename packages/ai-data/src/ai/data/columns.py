@@ -1,6 +1,7 @@
 """Columns: the stored form of a dataset, a tensor or a list (or a dict of them) with one entry per sample."""
 
 import hashlib
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -48,7 +49,7 @@ def n_samples(columns: Columns) -> int:
 
 
 def take(columns: Columns, indices: Tensor) -> Columns:
-    """Returns new columns with the samples at `indices` (int64, on the columns' device), owning their memory."""
+    """Returns new columns with the samples at `indices` (int64), owning their memory."""
     if isinstance(columns, dict):
         return {name: _take(column, indices) for name, column in columns.items()}
     return _take(columns, indices)
@@ -73,8 +74,14 @@ def fingerprint(columns: Columns) -> str:
         else:  # the repr of any other object may hold its address
             shown = [column[row] for row in rows]
             digest.update(f"{name}:{len(column)}".encode())
-            digest.update(repr([s if isinstance(s, str | int | float | bytes) else type(s) for s in shown]).encode())
+            digest.update(repr([_telling(sample) for sample in shown]).encode())
     return digest.hexdigest()
+
+
+def _telling(sample: Any) -> Any:
+    if isinstance(sample, os.PathLike):
+        return os.fspath(sample)
+    return sample if isinstance(sample, str | int | float | bytes) else type(sample)
 
 
 def _as_column(data: Any, name: str) -> Column:
@@ -82,19 +89,24 @@ def _as_column(data: Any, name: str) -> Column:
         if data.ndim == 0:
             raise ValueError(f"{name} must have a leading sample axis, got a tensor without axes")
         return data.detach()
+    if hasattr(data, "iloc"):  # of pandas, whose [i] looks for the label i
+        data = data.to_numpy()
     if isinstance(data, np.ndarray):
         if data.ndim == 0:
             raise ValueError(f"{name} must have a leading sample axis, got an array without axes")
         if data.dtype.kind not in "biufc":
             return list(data.tolist())
-        if not data.dtype.isnative or any(stride < 0 for stride in data.strides):
+        if not data.dtype.isnative or any(stride < 0 or stride % data.itemsize for stride in data.strides):
             data = np.ascontiguousarray(data, data.dtype.newbyteorder("="))
         with warnings.catch_warnings():  # a read-only array (a memory map) is only ever read here
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return torch.from_numpy(data)
+            try:
+                return torch.from_numpy(data)
+            except TypeError:
+                raise TypeError(f"{name} must have a dtype that torch knows, got {data.dtype}") from None
     if isinstance(data, range):
         return torch.arange(data.start, data.stop, data.step) if len(data) else data
-    if isinstance(data, str | bytes) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+    if isinstance(data, str | bytes | Mapping) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise TypeError(f"{name} must be an array, a tensor, a list or a dict of these, got {type(data).__name__}")
     if isinstance(data, list | tuple) and len(data) and all(type(item) in (int, float, bool) for item in data):
         return torch.tensor(data)
@@ -103,11 +115,16 @@ def _as_column(data: Any, name: str) -> Column:
 
 def _take(column: Column, indices: Tensor) -> Column:
     if isinstance(column, Tensor):
-        return column.index_select(0, indices)
+        return column.index_select(0, indices.to(column.device))
     return [column[index] for index in indices.tolist()]
 
 
 def _from_arrow(data: Any, name: str) -> Any:
-    """Returns one column of a HuggingFace dataset, as an array where its feature is numeric."""
+    """Returns one column of a HuggingFace dataset, as an array where its feature is numeric and of one shape."""
     values = data.with_format("numpy")[name]
-    return np.asarray(values[:]) if np.asarray(values[:1]).dtype.kind in "biuf" else data[name]
+    if np.asarray(values[:1]).dtype.kind not in "biuf":
+        return data[name]
+    try:
+        return np.asarray(values[:])
+    except ValueError:  # pictures of several sizes
+        return values

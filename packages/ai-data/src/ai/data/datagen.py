@@ -6,7 +6,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any, TypedDict, Unpack, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,17 +24,7 @@ from ai.data.transform import Transform
 _DEFAULT_CAPACITY = 100_000
 # How far workers may run ahead of a replay ratio, in batches.
 _LEAD = 4
-
-
-class DatagenOptions(TypedDict, total=False):
-    """The keyword arguments of `DatagenLoader`, which says what they mean."""
-
-    n_workers: int
-    buffer: ReplayBuffer | int | None
-    replay_ratio: float | None
-    min_steps: int | None
-    seed: int
-    pin: bool | None
+_STATE_KEYS = {"seed", "generation", "version", "params", "buffer", "n_used", "n_steps", "n_episodes", "source"}
 
 
 class Datagen:
@@ -70,16 +60,29 @@ class Datagen:
         self.postprocess = postprocess
 
     def loader(
-        self, batch_size: int, device: str | torch.device = "cpu", **options: Unpack[DatagenOptions]
+        self,
+        batch_size: int,
+        device: str | torch.device = "cpu",
+        *,
+        n_workers: int = 1,
+        buffer: ReplayBuffer | int | None = None,
+        replay_ratio: float | None = None,
+        min_steps: int | None = None,
+        seed: int = 0,
+        pin: bool | None = None,
     ) -> "DatagenLoader":
-        """Returns a loader, its workers launched and generating.
-
-        Args:
-            batch_size: draws a batch.
-            device: where batches go.
-            **options: `n_workers`, `buffer`, `replay_ratio`, … of `DatagenLoader`.
-        """
-        return DatagenLoader(self, batch_size, device, **options)
+        """Returns a loader, its workers launched and generating; the arguments are those of `DatagenLoader`."""
+        return DatagenLoader(
+            self,
+            batch_size,
+            device,
+            n_workers=n_workers,
+            buffer=buffer,
+            replay_ratio=replay_ratio,
+            min_steps=min_steps,
+            seed=seed,
+            pin=pin,
+        )
 
 
 class DatagenLoader:
@@ -137,12 +140,8 @@ class DatagenLoader:
         self.n_workers = n_workers
         self.seed = seed
         self._finish = Finish(datagen.postprocess, self.device, pin)
-        self._options: DatagenOptions = {
-            "n_workers": n_workers,
-            "replay_ratio": replay_ratio,
-            "min_steps": min_steps,
-            "pin": pin,
-        }
+        self._min_steps = min_steps
+        self._pin = pin
         self._intake = _Intake(buffer, batch_size, replay_ratio, min_steps or min(batch_size, buffer.capacity - 1))
         self._generation = 0
         self._version = 0
@@ -156,6 +155,11 @@ class DatagenLoader:
     def buffer(self) -> ReplayBuffer:
         """The replay buffer; hold `locked()` to read or rewrite it while workers run."""
         return self._intake.buffer
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers; empty with `n_workers=0`."""
+        return [] if self._fleet is None else self._fleet.pids
 
     def locked(self) -> threading.Condition:
         """Returns a context in which no episode arrives."""
@@ -239,9 +243,16 @@ class DatagenLoader:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from `state`: exactly with `n_workers=0` and a source that has states; else with fresh seeds."""
-        self._close()
+        """Goes on from `state`: exactly with `n_workers=0` and a source that has states; else with fresh seeds.
+
+        Raises:
+            ValueError: the state is no such loader's, or of a buffer unlike this one.
+        """
+        if missing := sorted(_STATE_KEYS - state.keys()):
+            raise ValueError(f"state must be the state_dict of a DatagenLoader, the keys {missing} are not in it")
         intake = self._intake
+        intake.buffer.check_state(state["buffer"])  # before the workers are stopped
+        self._close()
         with intake.changed:
             intake.buffer.load_state_dict(state["buffer"])
             intake.n_used, intake.n_steps, intake.n_episodes = state["n_used"], state["n_steps"], state["n_episodes"]
@@ -261,9 +272,17 @@ class DatagenLoader:
         if world < 1 or not 0 <= rank < world:
             raise ValueError(f"rank ({rank}) must lie in [0, world) with world ({world}) at least 1")
         self.close()
-        options = self._options.copy()
-        options["buffer"], options["seed"] = self.buffer, derive_seed(self.seed, rank, world)
-        return DatagenLoader(self.dataset, self.batch_size, self.device, **options)
+        return DatagenLoader(
+            self.dataset,
+            self.batch_size,
+            self.device,
+            n_workers=self.n_workers,
+            buffer=self.buffer,
+            replay_ratio=self._intake.replay_ratio,
+            min_steps=self._min_steps,
+            seed=derive_seed(self.seed, rank, world),
+            pin=self._pin,
+        )
 
     def close(self) -> None:
         """Ends the workers; also happens when the loader is no longer referenced."""

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Self, TypeAlias, Unpack
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ai.data import columns as cols
 from ai.data.collate import collate
-from ai.data.loader import DataLoader, LoaderOptions
+from ai.data.loader import DataLoader
 from ai.data.preprocess import sample_at
 from ai.data.seeds import derive_seed
 from ai.data.transform import Applied, Chain, Transform
@@ -81,16 +81,37 @@ class Dataset:
         return len(self) - len(self) % batch_size
 
     def loader(
-        self, batch_size: int, device: str | torch.device = "cpu", **options: Unpack[LoaderOptions]
+        self,
+        batch_size: int,
+        device: str | torch.device = "cpu",
+        *,
+        train: bool = False,
+        n_workers: int | None = None,
+        worker: Literal["process", "thread"] = "process",
+        seed: int = 0,
+        drop_last: bool | None = None,
+        pin: bool | None = None,
+        resident: bool = False,
+        prefetch: int | None = None,
+        single_batch: bool = False,
+        collate: Callable[[list[Any]], Any] | None = None,
     ) -> DataLoader:
-        """Returns a `DataLoader` over this dataset, its workers launched.
-
-        Args:
-            batch_size: samples a batch.
-            device: `cpu`, `cuda`, `cuda:1`, `mps`, …
-            **options: `train`, `n_workers`, `seed`, … of `DataLoader`.
-        """
-        return DataLoader(self, batch_size, device, **options)
+        """Returns a `DataLoader` over this dataset, its workers launched; the arguments are those of `DataLoader`."""
+        return DataLoader(
+            self,
+            batch_size,
+            device,
+            train=train,
+            n_workers=n_workers,
+            worker=worker,
+            seed=seed,
+            drop_last=drop_last,
+            pin=pin,
+            resident=resident,
+            prefetch=prefetch,
+            single_batch=single_batch,
+            collate=collate,
+        )
 
     def sample(self, n: int, device: str | torch.device = "cpu", *, seed: int = 0) -> Any:
         """Returns a batch of `n` different samples drawn by `seed`."""
@@ -131,23 +152,26 @@ class Dataset:
 
     def subset(self, indices: Sequence[int]) -> Self:
         """Returns the dataset of the samples at `indices`, in that order; a `range` shares the tensors' memory."""
-        chosen = range(*indices.indices(len(self))) if isinstance(indices, slice) else indices
-        if len(chosen) == 0:
+        if len(indices) == 0:
             raise ValueError("indices must name at least one sample, got none")
-        low, high = (
-            (min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1]))
-            if isinstance(chosen, range)
-            else (min(chosen), max(chosen))
-        )
+        if isinstance(indices, range):
+            low, high = min(indices[0], indices[-1]), max(indices[0], indices[-1])
+        else:
+            rows = torch.as_tensor(indices)
+            if rows.ndim != 1 or rows.dtype == torch.bool or rows.is_floating_point():
+                raise ValueError(
+                    f"indices must be one row of whole numbers, got {rows.dtype} of shape {tuple(rows.shape)}"
+                )
+            low, high = int(rows.min()), int(rows.max())
         if low < 0 or high >= len(self):
             raise IndexError(f"indices must lie in [0, {len(self)}), got {low if low < 0 else high}")
-        if isinstance(chosen, range) and chosen.step > 0:
-            where = slice(chosen.start, chosen.stop, chosen.step)
-            data = _each(self.data, lambda column: column[where])
+        if isinstance(indices, range):
+            data = _each(self.data, lambda column: _stretch(column, indices))
         else:
-            data = cols.take(self.data, torch.as_tensor(chosen, dtype=torch.int64))
-        keeps_split = len(chosen) == len(self) or _all_fractions(self.default_split)
-        return self._with(data, self.default_split if keeps_split else None)
+            data = cols.take(self.data, rows.to(torch.int64))
+        # An official split tells the order of the samples, so it holds for all of them in that order only.
+        whole = isinstance(indices, range) and indices == range(len(self))
+        return self._with(data, self.default_split if whole or _all_fractions(self.default_split) else None)
 
     def map(self, function: Callable[[Any], Any]) -> Self:
         """Returns the dataset whose stored samples are `function(stored sample)`, computed now and kept in memory."""
@@ -233,10 +257,18 @@ def _each(data: cols.Columns, function: Callable[[cols.Column], cols.Column]) ->
     return {key: function(column) for key, column in data.items()} if isinstance(data, dict) else function(data)
 
 
+def _stretch(column: cols.Column, places: range) -> cols.Column:
+    if isinstance(column, Tensor) and places.step > 0:
+        return column[places.start : places.stop : places.step]
+    if isinstance(column, Tensor):
+        return column.index_select(0, torch.tensor(places, device=column.device))
+    return [column[place] for place in places]
+
+
 def _stored(samples: Sequence[Any]) -> Any:
     batch = collate(samples)
     if isinstance(batch, tuple):
-        raise TypeError("stored samples must be single values or dicts, got tuples: name their entries in a dict")
+        raise TypeError("stored samples must be single values or dicts, got tuples or lists: name their entries")
     return batch
 
 

@@ -34,7 +34,7 @@ def to_device(batch: Any, device: torch.device, pin: bool) -> Any:
         pin: go through page-locked memory, so that the copy overlaps with computation.
     """
     if isinstance(batch, np.ndarray) and batch.dtype.kind in "biufc":
-        batch = torch.from_numpy(batch)
+        batch = torch.from_numpy(batch if batch.flags.writeable else batch.copy())
     if isinstance(batch, Tensor):
         if batch.device == device:
             return batch

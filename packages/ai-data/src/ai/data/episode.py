@@ -46,7 +46,7 @@ def pack(episodes: Sequence[Episode], version: int = 0) -> Packed:
         version: of the parameters, for episodes that do not say.
 
     Raises:
-        ValueError: an episode without steps, or with keys or shapes unlike the first one's.
+        ValueError: an episode without steps, with anything but numbers, or with keys or shapes unlike the first one's.
     """
     n_steps = np.array([_n_steps(episode) for episode in episodes])
     lengths = n_steps + 1
@@ -90,6 +90,8 @@ def _column(
 ) -> np.ndarray:
     """Returns one key of all episodes as rows."""
     first = values[0]
+    if first.dtype.kind not in "biufc":
+        raise ValueError(f"{key!r} must hold numbers, got the dtype {first.dtype}: encode text and objects as numbers")
     if first.ndim and len(first) in (n_steps[0], n_steps[0] + 1):
         extra = len(first) - int(n_steps[0])
         for value, n in zip(values, n_steps, strict=True):

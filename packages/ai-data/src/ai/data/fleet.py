@@ -58,7 +58,7 @@ class Fleet:
         self._owed: list[Child] = []
         self._deaths_in_a_row = 0
         self._n_started = 0
-        self._n_ended = 0
+        self._ended: set[int] = set()
         self._closed = False
         self._workers: dict[Child, int] = {}
         self._n_workers = n_workers
@@ -75,7 +75,7 @@ class Fleet:
     @property
     def ended(self) -> bool:
         """Whether every source has ended."""
-        return self._n_ended == self._n_workers
+        return self._ended >= set(range(self._n_workers))
 
     def update_params(self, state_dict: Mapping[str, Any], version: int) -> None:
         """Sends parameters to every worker in the background; newer ones replace those that wait."""
@@ -117,7 +117,7 @@ class Fleet:
             self._deaths_in_a_row = 0
             try:
                 self._on_episodes(content[0])
-            except ValueError as error:  # episodes that the buffer refuses
+            except Exception as error:  # episodes that the buffer refuses
                 self._fail(error)
                 return
             with self._lock:
@@ -128,7 +128,7 @@ class Fleet:
                 self._on_their_way.discard(child)
                 self._new_params.notify_all()
         elif kind == "ended":
-            self._n_ended += 1
+            self._ended.add(self._workers.get(child, -1))
             self._on_change()
         else:
             self._fail(content[0])
@@ -147,8 +147,11 @@ class Fleet:
                 self.error = WorkerFailedError(
                     f"generating workers died {self._deaths_in_a_row} times in a row, the last {how}"
                 )
-            if self.error is None:
-                self._start(worker)
+            if self.error is None and worker not in self._ended:
+                try:
+                    self._start(worker)
+                except OSError as error:
+                    self.error = WorkerFailedError(f"a generating worker {how}, and no other could be started: {error}")
         self._on_change()
 
     def _fail(self, error: BaseException) -> None:

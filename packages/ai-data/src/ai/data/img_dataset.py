@@ -112,11 +112,16 @@ def _labels(root: Path, files: Sequence[str], labels: str | os.PathLike[str]) ->
     if not path.is_file():
         raise FileNotFoundError(f"labels must be 'folder' or a CSV or JSON file, there is no file {path}")
     if path.suffix.lower() == ".json":
-        content = json.loads(path.read_text())
-        pairs = content.get("labels", content)
-        table = dict(pairs.items() if isinstance(pairs, dict) else pairs)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            pairs = content.get("labels", content)
+            table = dict(pairs.items() if isinstance(pairs, dict) else pairs)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} must hold {{file: label}} or {{'labels': [[file, label], …]}}: {error}"
+            ) from error
     elif path.suffix.lower() == ".csv":
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             table = {row[0]: row[1] for row in csv.reader(file) if len(row) > 1}
     else:
         raise ValueError(f"labels must be 'folder' or a file that ends in .csv or .json, got {path}")
@@ -126,10 +131,10 @@ def _labels(root: Path, files: Sequence[str], labels: str | os.PathLike[str]) ->
 
 
 def _as_classes(labels: Sequence[Any]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns indices into the sorted label names; whole numbers are sorted as numbers and stand for themselves."""
+    """Returns indices into the sorted label names; whole numbers below a million stand for themselves."""
     texts = [str(label) for label in labels]
     dtype = np.int64
-    if all(text.isdecimal() for text in texts):
+    if all(text.isdecimal() and int(text) < 1_000_000 for text in texts):
         indices = np.array([int(text) for text in texts])
         classes = tuple(str(number) for number in range(int(indices.max()) + 1))
     else:

@@ -3,7 +3,7 @@
 import copy
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -17,21 +17,6 @@ if TYPE_CHECKING:
     from ai.data.dataset import Dataset
 
 
-class LoaderOptions(TypedDict, total=False):
-    """The keyword arguments of `DataLoader`, which says what they mean."""
-
-    train: bool
-    n_workers: int | None
-    worker: Literal["process", "thread"]
-    seed: int
-    drop_last: bool | None
-    pin: bool | None
-    resident: bool
-    prefetch: int | None
-    single_batch: bool
-    collate: Callable[[list[Any]], Any] | None
-
-
 class DataLoader:
     """Batches of a dataset on a device, made by `Dataset.loader`.
 
@@ -39,8 +24,9 @@ class DataLoader:
     left out; iterating again goes on where the last iteration stopped. With `train=False` an iteration is one ordered
     epoch with its incomplete batch, and iterating again starts over.
 
-    Data without `preprocess` needs no workers: a batch is one gather a column. With `preprocess`, workers run it ahead
-    of use. Order, values and random numbers are functions of (seed, epoch, index), whatever the number of workers.
+    Data without `preprocess` needs no workers: a batch is one gather a tensor, and a stack of each list. With
+    `preprocess`, workers run it ahead of use. Order, values and random numbers are functions of (seed, epoch, index),
+    whatever the number of workers.
 
     Args:
         dataset: where the samples come from.
@@ -57,7 +43,8 @@ class DataLoader:
         resident: keep the stored tensors on the device and gather there.
         prefetch: batches that workers may be ahead; None means two for each worker.
         single_batch: give the first batch again and again, to see whether a model can overfit it.
-        collate: makes a batch of a list of preprocessed samples; None stacks arrays and follows dicts and tuples.
+        collate: makes a batch of a list of preprocessed samples; None stacks tensors, arrays and numbers, follows
+            dicts, tuples and lists (to tuples), and keeps other objects in a list.
 
     Raises:
         ValueError: a batch_size, device, n_workers or prefetch that cannot be.
@@ -92,8 +79,8 @@ class DataLoader:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if drop_last and batch_size > n:
             raise ValueError(f"batch_size ({batch_size}) must not exceed the {n} samples of the dataset")
-        if resident and dataset.preprocess is not None:
-            raise ValueError("resident=True needs a dataset without preprocess: its stored samples are not the batches")
+        if resident and (dataset.preprocess is not None or collate is not None):
+            raise ValueError("resident=True needs a dataset without preprocess or collate: they run before the device")
         if prefetch is not None and prefetch < 1:
             raise ValueError(f"prefetch must be at least 1, got {prefetch}")
         self.dataset = dataset
@@ -140,8 +127,10 @@ class DataLoader:
         A state may come from another batch size or number of ranks where the samples used so far make whole batches.
 
         Raises:
-            ValueError: the state is of other data, of another mode, or between two batches of this loader.
+            ValueError: the state is no loader's, of other data, of another mode, or between two batches of this loader.
         """
+        if missing := sorted(self.state_dict().keys() - state.keys()):
+            raise ValueError(f"state must be the state_dict of a DataLoader, the keys {missing} are not in it")
         for key, own in (
             ("n_samples", self._order.n),
             ("fingerprint", self._data_fingerprint()),
@@ -172,13 +161,20 @@ class DataLoader:
     def shard(self, rank: int, world: int) -> "DataLoader":
         """Returns the loader of rank `rank` among `world` that together give each sample once.
 
-        `batch_size` stays the size on each rank. The shards share this loader's workers and its position.
+        `batch_size` stays the size on each rank. The shards share this loader's workers and go on from its position.
+
+        Raises:
+            ValueError: a rank outside the world, a batch larger than the samples of a rank, or a position between two
+                batches of the shards.
         """
         other = copy.copy(self)
         other._order = self._order.shard(rank, world)
         if len(other._order) == 0:
             raise ValueError(f"batch_size ({self.batch_size}) on {world} ranks exceeds the {self._order.n} samples")
+        begins_anew = not self.train and self._stream.taken
         other._stream = other._stream_at(Position())
+        if not begins_anew and self._stream.position != Position():
+            other.load_state_dict(self.state_dict())
         return other
 
     def close(self) -> None:
@@ -245,3 +241,6 @@ class _Stream:
         """Drops what was asked for ahead."""
         while self._tickets:
             self._producer.cancel(self._tickets.popleft())
+
+    def __del__(self) -> None:
+        self.close()  # a loop that was left early; else the workers' pool would keep its batches

@@ -62,10 +62,12 @@ def open_pack(
 
 
 def _key(root: Path, files: Sequence[str], decoder: Decoder, on_error: str) -> str:
-    digest = hashlib.blake2b(repr((_FORMAT, astuple(decoder), on_error)).encode(), digest_size=12)
+    # With the folder: unpacked archives often give files of equal names and sizes equal times.
+    place = os.fsencode(root.resolve())
+    digest = hashlib.blake2b(repr((_FORMAT, astuple(decoder), on_error, place)).encode(), digest_size=12)
     for name in files:
         status = os.stat(root / name)
-        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -73,6 +75,9 @@ def _build(building: Path, root: Path, files: Sequence[str], decoder: Decoder, o
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, (len(files), *decoder.shape))
+    if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash when a mapped page is written
+        with open(building / "images.npy", "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.path.getsize(file.name))
     kept: list[str] = []
     bad: list[str] = []
     with tqdm(total=len(files), desc=f"packing {root.name}", unit="img", delay=1) as bar:

@@ -138,8 +138,8 @@ class _PoolState:
         return entry.value
 
     def cancel(self, ticket: int) -> None:
-        with self._changed:
-            self._entries.pop(ticket, None)
+        # Atomic, and without the lock: this may be called wherever an iterator happens to be collected.
+        self._entries.pop(ticket, None)
 
     def close(self) -> None:
         with self._changed:
@@ -154,7 +154,7 @@ class _PoolState:
 
     def _least_busy(self) -> Child:
         load = dict.fromkeys(map(id, self.children), 0)
-        for entry in self._entries.values():
+        for entry in list(self._entries.values()):
             if not entry.done and id(entry.child) in load:
                 load[id(entry.child)] += 1
         return min(self.children, key=lambda child: load[id(child)])
@@ -166,8 +166,7 @@ class _PoolState:
             else:
                 ticket, value, error = message
                 self._deaths_in_a_row = 0
-                if ticket in self._entries:
-                    entry = self._entries[ticket]
+                if entry := self._entries.get(ticket):
                     entry.done, entry.value, entry.error = True, value, error
             self._changed.notify_all()
 
@@ -183,8 +182,11 @@ class _PoolState:
                     f"data workers died {self._deaths_in_a_row} times in a row, the last {how}"
                 )
             if self._broken is None:
-                self._start_child()
-            lost = {ticket: e for ticket, e in self._entries.items() if e.child is child and not e.done}
+                try:
+                    self._start_child()
+                except OSError as error:
+                    self._broken = WorkerFailedError(f"a data worker {how}, and no other could be started: {error}")
+            lost = {ticket: e for ticket, e in list(self._entries.items()) if e.child is child and not e.done}
             again = []
             for ticket, entry in lost.items():
                 entry.n_deaths += 1

@@ -4,10 +4,10 @@ import os
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-import torch
 from torch import Tensor
 
 from ai.data import columns as cols
+from ai.data.collate import collate as stack
 from ai.data.preprocess import Job, Preprocess
 from ai.data.seeds import global_states_kept
 from ai.data.transform import Transform
@@ -60,26 +60,36 @@ def make_producer(
 
 
 class _Gather:
-    """One gather a column, when the batch is asked for."""
+    """One gather a tensor and one stack a list, when the batch is asked for."""
 
     depth = 1
 
     def __init__(self, columns: cols.Columns) -> None:
         self._columns = columns
-        tensors = columns.values() if isinstance(columns, dict) else [columns]
-        self._device = next((c.device for c in tensors if isinstance(c, Tensor)), torch.device("cpu"))
+        named = columns if isinstance(columns, dict) else {"": columns}
+        self._devices = {column.device for column in named.values() if isinstance(column, Tensor)}
+        self._has_lists = len(named) > sum(isinstance(column, Tensor) for column in named.values())
 
     def submit(self, seed: int, epoch: int, indices: Tensor) -> Tensor:
         return indices
 
     def result(self, ticket: Tensor) -> Any:
-        return cols.take(self._columns, ticket.to(self._device))
+        if len(self._devices) == 1 and not self._has_lists:  # resident columns share one copy of the indices
+            ticket = ticket.to(next(iter(self._devices)))
+        batch = cols.take(self._columns, ticket)
+        if isinstance(batch, dict):
+            return {name: _stacked(column, f"data[{name!r}]") for name, column in batch.items()}
+        return _stacked(batch, "data")
 
     def cancel(self, ticket: Tensor) -> None:
         pass
 
     def close(self) -> None:
         pass
+
+
+def _stacked(column: cols.Column, name: str) -> Any:
+    return column if isinstance(column, Tensor) else stack(column, name)
 
 
 class _Inline:

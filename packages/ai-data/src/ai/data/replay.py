@@ -238,16 +238,27 @@ class ReplayBuffer:
             "generator": self._generator.get_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Becomes the buffer that `state` was taken of.
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Does nothing if `load_state_dict` would take `state`.
 
         Raises:
-            ValueError: it had another capacity, or priorities where this one has none or the other way round.
+            ValueError: it is no buffer's state, or had another capacity, or priorities where this one has none or the
+                other way round.
         """
+        if "capacity" not in state or "priority" not in state:
+            raise ValueError(f"state must be the state_dict of a ReplayBuffer, it has the keys {sorted(state)}")
         if state["capacity"] != self.capacity:
             raise ValueError(f"the state is of a buffer of capacity {state['capacity']}, this one has {self.capacity}")
         if (state["priority"] is None) != (self._tree is None):
             raise ValueError("the state must be of a buffer with priorities exactly where this one has them")
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Becomes the buffer that `state` was taken of.
+
+        Raises:
+            ValueError: as of `check_state`; then nothing has changed.
+        """
+        self.check_state(state)
         self._n_written = state["n_written"]
         self._n_drawn = state["n_drawn"]
         self._top_priority = state["top_priority"]

@@ -17,7 +17,9 @@ def derive_seed(*place: int) -> int:
         >>> derive_seed(0, 1, 2) == derive_seed(0, 1, 2), derive_seed(0, 1, 2) == derive_seed(0, 2, 1)
         (True, False)
     """
-    digest = hashlib.blake2b(struct.pack(f"<{len(place)}q", *place), digest_size=8).digest()
+    # Modulo 2**64, since torch's own seeds go beyond a signed number.
+    packed = struct.pack(f"<{len(place)}Q", *(int(number) & 0xFFFF_FFFF_FFFF_FFFF for number in place))
+    digest = hashlib.blake2b(packed, digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

@@ -83,8 +83,10 @@ class StreamLoader:
         """Goes to the batch that came next when `state` was taken.
 
         Raises:
-            ValueError: the state is of another mode, batch size or number of ranks.
+            ValueError: the state is no loader's, or of another mode, batch size or number of ranks.
         """
+        if missing := sorted(self.state_dict().keys() - state.keys()):
+            raise ValueError(f"state must be the state_dict of a StreamLoader, the keys {missing} are not in it")
         for key in ("train", "batch_size", "world"):
             if state[key] != self.state_dict()[key]:
                 raise ValueError(f"this loader state has {key} {state[key]}, this loader {self.state_dict()[key]}")
@@ -120,7 +122,11 @@ class StreamLoader:
                 self._position, self._batches = Position(self._position.epoch + 1, 0), None
                 continue
             place = self.seed, self._position.epoch, self._position.batch, self._rank
-            finished = self._finish(batch, *place)
+            try:
+                finished = self._finish(batch, *place)
+            except BaseException:
+                self._batches = None  # the batch that failed stays the next one
+                raise
             self._position = Position(self._position.epoch, self._position.batch + 1)
             yield finished
 

@@ -1,6 +1,7 @@
 """A loader over any dataset of `torch.utils.data`."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import Dataset as TorchDataset
@@ -17,23 +18,39 @@ def create_data_loader(
     batch_size: int,
     device: str | torch.device = "cpu",
     *,
+    train: bool = False,
+    n_workers: int | None = None,
+    worker: Literal["process", "thread"] = "process",
+    seed: int = 0,
+    drop_last: bool | None = None,
+    pin: bool | None = None,
+    prefetch: int | None = None,
+    single_batch: bool = False,
+    collate: Callable[[list[Any]], Any] | None = None,
     postprocess: Transform | None = None,
-    **options: Any,
 ) -> DataLoader | StreamLoader:
     """Returns a loader over a torch dataset.
 
     A map-style dataset is shipped once to each worker, which runs its `__getitem__`; its loader is a `DataLoader` with
-    all that it promises. An iterable dataset is read in order, see `StreamLoader`.
+    all that it promises. An iterable dataset is read in order and in this process, see `StreamLoader`.
 
     Args:
         torch_dataset: map-style or iterable.
         batch_size: samples a batch.
         device: where batches go.
+        train: as of `DataLoader`, or of `StreamLoader` where the dataset is iterable; so are the other arguments.
+        n_workers: as above; an iterable dataset has none.
+        worker: of a map-style dataset.
+        seed: as above.
+        drop_last: as above.
+        pin: as above.
+        prefetch: of a map-style dataset.
+        single_batch: of a map-style dataset.
+        collate: as above.
         postprocess: called on each batch on its device.
-        **options: `train`, `n_workers`, `seed`, … of `DataLoader`, or those of `StreamLoader`.
 
     Raises:
-        ValueError: the dataset is empty, or an option out of range.
+        ValueError: the dataset is empty, an option is out of range, or an iterable dataset cannot have it.
 
     Example:
         >>> pairs = torch.utils.data.TensorDataset(torch.arange(5), torch.arange(5) * 2)
@@ -42,9 +59,34 @@ def create_data_loader(
         [[0, 2, 4, 6], [8]]
     """
     if isinstance(torch_dataset, IterableDataset):
-        return StreamLoader(torch_dataset, batch_size, device, postprocess=postprocess, **options)
+        for name, value in (("n_workers", n_workers), ("prefetch", prefetch), ("single_batch", single_batch)):
+            if value:
+                raise ValueError(f"{name} ({value}) is for map-style datasets: an iterable one is read in this process")
+        return StreamLoader(
+            torch_dataset,
+            batch_size,
+            device,
+            train=train,
+            postprocess=postprocess,
+            seed=seed,
+            drop_last=drop_last,
+            pin=pin,
+            collate=collate,
+        )
     places = _Places(len(torch_dataset))  # type: ignore[arg-type]
-    return Dataset(places, torch_dataset.__getitem__, postprocess).loader(batch_size, device, **options)
+    return Dataset(places, torch_dataset.__getitem__, postprocess).loader(
+        batch_size,
+        device,
+        train=train,
+        n_workers=n_workers,
+        worker=worker,
+        seed=seed,
+        drop_last=drop_last,
+        pin=pin,
+        prefetch=prefetch,
+        single_batch=single_batch,
+        collate=collate,
+    )
 
 
 class _Places:

@@ -26,7 +26,8 @@ class Child:
 
     Args:
         payload: cloudpickled function of a `Link`.
-        on_message: called with (child, message) in a thread of this child.
+        on_message: called with (child, message) in a thread of this child; with ("failed", error) for a message that
+            cannot be read, or that it raised on.
         on_exit: called with (child, description) in that thread when the worker is gone for whatever reason.
     """
 
@@ -44,10 +45,14 @@ class Child:
         environment.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
         environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         command = [sys.executable, "-P", "-m", "ai.data.worker", str(theirs.fileno()), str(os.getpid())]
-        with theirs:
-            self.process = subprocess.Popen(
-                command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, env=environment
-            )
+        try:
+            with theirs:
+                self.process = subprocess.Popen(
+                    command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, env=environment
+                )
+        except BaseException:
+            ours.close()
+            raise
         self.channel = Channel(ours, lambda: self.process.poll() is None)
         self._owner = os.getpid()
         self._on_message = on_message
@@ -88,6 +93,8 @@ class Child:
                 self._on_message(self, self.channel.receive())
         except EOFError:
             pass
+        except Exception as error:  # a message that cannot be read here, or that nobody can use
+            self._on_message(self, ("failed", error))
         self.channel.close()
         try:
             code = self.process.wait(5)
