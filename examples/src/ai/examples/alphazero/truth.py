@@ -33,7 +33,8 @@ class Judge:
         if self.simulations:
             return self._search(state).action
         logits, _ = self._evaluator(torch.from_numpy(self.game.observe(state)))
-        return np.where(self.game.legal(state), np.asarray(logits), -np.inf).argmax(axis=1)
+        action: NDArray[np.int64] = np.where(self.game.legal(state), np.asarray(logits), -np.inf).argmax(axis=1)
+        return action
 
 
 def wrong_moves(solution: Solution, choose: Callable[[State], NDArray[np.int64]]) -> int:

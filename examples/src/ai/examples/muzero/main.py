@@ -112,7 +112,8 @@ class Judge:
             return self._search(observation, legal=legal).action
         with torch.inference_mode():
             logits, _ = self.model(torch.from_numpy(observation))
-        return np.where(legal, logits.numpy(), -np.inf).argmax(axis=1)
+        action: NDArray[np.int64] = np.where(legal, logits.numpy(), -np.inf).argmax(axis=1)
+        return action
 
 
 def run(config: Config) -> dict[str, float]:

@@ -33,7 +33,7 @@ class CartPole:
     num_actions = 2
     num_players = 1
     dtype: np.dtype[Any] = np.dtype([("body", "f8", 4), ("steps", "i4"), ("over", "i1"), ("reward", "f4")], align=True)
-    observation_shape = (4,)
+    observation_shape: tuple[int, ...] = (4,)
 
     def __init__(self, *, max_steps: int = 500, discount: float = 0.997) -> None:
         if max_steps < 1:

@@ -33,7 +33,7 @@ class ConnectFour:
     dtype: np.dtype[Any] = np.dtype(
         [("own", "u8"), ("stones", "u8"), ("player", "i1"), ("over", "i1"), ("reward", "f4")], align=True
     )
-    observation_shape = (2, HEIGHT, WIDTH)
+    observation_shape: tuple[int, ...] = (2, HEIGHT, WIDTH)
     discount = 1.0
     num_symmetries = 2
 

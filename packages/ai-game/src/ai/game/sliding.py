@@ -42,7 +42,7 @@ class SlidingTiles:
             [("board", "i1", (size, size)), ("blank", "i1", 2), ("steps", "i4"), ("over", "i1"), ("reward", "f4")],
             align=True,
         )
-        self.observation_shape = (size * size, size, size)
+        self.observation_shape: tuple[int, ...] = (size * size, size, size)
         self._solved = ((np.arange(size * size) + 1) % (size * size)).reshape(size, size).astype(np.int8)
 
     def init(self, batch: int, seed: Seed = 0) -> State:

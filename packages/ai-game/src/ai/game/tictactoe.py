@@ -31,7 +31,7 @@ class TicTacToe:
     dtype: np.dtype[Any] = np.dtype(
         [("own", "u2"), ("stones", "u2"), ("player", "i1"), ("over", "i1"), ("reward", "f4")], align=True
     )
-    observation_shape = (2, 3, 3)
+    observation_shape: tuple[int, ...] = (2, 3, 3)
     discount = 1.0
     num_symmetries = 8
 
