@@ -46,6 +46,23 @@ def test_other_float_types_print_their_bounds(capsys, dtype):
     assert capsys.readouterr().out == f"shape=[2] bounds=[-0.50,2.00] dtype={name} device=cpu\n"
 
 
+@pytest.mark.parametrize(
+    ("x", "line"),
+    [
+        (torch.tensor([3, 40_000]).to(torch.uint16), "shape=[2] bounds=[3,40000] dtype=uint16 device=cpu"),
+        (np.array([2**64 - 1], np.uint64), "shape=[1] bounds=[18446744073709551615,18446744073709551615] dtype=uint64"),
+        (np.array([1, -2], ">i4"), "shape=[2] bounds=[-2,1] dtype=>i4"),
+        (np.array([0.5], ">f4"), "shape=[1] bounds=[0.50,0.50] dtype=>f4"),
+        (torch.eye(2).to_sparse(), "shape=[2,2] bounds=[0.00,1.00] dtype=float32"),
+        (np.array(["a"]), "shape=[1] dtype=<U1"),
+        (torch.tensor([3 + 4j]), "shape=[1] bounds=[5.00,5.00] dtype=complex64"),
+    ],
+)
+def test_types_without_bounds_of_their_own_in_torch_print_too(capsys, x, line):
+    print_info(x)
+    assert capsys.readouterr().out.startswith(line)
+
+
 def test_empty_tensor_prints_empty_bounds(capsys):
     print_info(torch.zeros(0, 3))
     assert capsys.readouterr().out == "shape=[0,3] bounds=[] dtype=float32 device=cpu\n"
