@@ -42,6 +42,15 @@ def test_stopped_ranks_resume_to_the_same_bits(how, two_ranks):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_killed_rank_ends_the_job_and_the_next_goes_on_to_the_same_bits(how, job, tmp_path):
+    result = job("killed_ranks", tmp_path, how)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "snapshots ['000000005']" in result.stdout
+    assert f"{how} resumed" in result.stdout
+
+
+@pytest.mark.slow
 def test_stop_on_one_rank_stops_all_at_the_same_step(two_ranks):
     steps = [line.split()[-1] for line in two_ranks.splitlines() if "stopped at" in line]
     assert len(steps) == 2

@@ -2,32 +2,20 @@
 
     python tests/train/jobs/random_kills.py --kills 100
 
-Each run is a process of its own, forked before it has done anything. Killed at random times, it may die anywhere: in a
-forward pass, mid-accumulation, while a snapshot is written.
+Each run is a process of its own, or one for each of two ranks, forked before it has done anything. Killed at random
+times, it may die anywhere: in a forward pass, mid-accumulation, while a snapshot is written. Of two ranks one is killed
+and the other is sent SIGTERM, as `torchrun` does.
 """
 
 import argparse
-import multiprocessing
-import os
 import random
-import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import forked
 import resumable
-
-
-def _child(folder: Path, case: str, steps: int, result: Path) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # resume notices of a hundred runs
-    result.write_text(resumable.run(folder, case, steps))
-
-
-def _start(folder: Path, case: str, steps: int, result: Path) -> multiprocessing.process.BaseProcess:
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(folder, case, steps, result))
-    process.start()
-    return process
 
 
 def kill_until_done(case: str, kills: int, steps: int, seed: int, folder: Path) -> tuple[int, int, float]:
@@ -41,27 +29,24 @@ def kill_until_done(case: str, kills: int, steps: int, seed: int, folder: Path) 
     """
     draw = random.Random(seed)
     began = time.perf_counter()
-    whole = _start(folder / "whole", case, steps, folder / "whole.txt")
-    whole.join()
+    whole = forked.Job(folder / "whole", case, steps)
+    assert whole.wait() == [0] * whole.world
     seconds = time.perf_counter() - began
-    expected = (folder / "whole.txt").read_text()
+    expected = whole.digests()
     hits = runs = 0
     while hits < kills:
         runs += 1
-        result, place = folder / f"{runs}.txt", folder / f"run-{runs}"
         while True:
-            process = _start(place, case, steps, result)
+            job = forked.Job(folder / f"run-{runs}", case, steps)
             if hits < kills:
                 # The whole span, so that kills fall before the first snapshot as well as at the end.
-                process.join(draw.uniform(0.0, seconds))
-                if process.is_alive():
-                    os.kill(process.pid or 0, signal.SIGKILL)
-                    hits += 1
-            process.join()
-            if process.exitcode == 0:
+                job.wait(draw.uniform(0.0, seconds))
+                hits += job.kill(draw.randrange(job.world))
+            statuses = job.wait()
+            if not any(statuses):
                 break
-            assert process.exitcode == -signal.SIGKILL, f"{case}: exit status {process.exitcode}"
-        assert result.read_text() == expected, f"{case}: run {runs} ended in other bits"
+            assert job.was_killed, f"{case}: exit statuses {statuses}"
+        assert job.digests() == expected, f"{case}: run {runs} ended in other bits"
     return hits, runs, seconds
 
 
@@ -70,8 +55,9 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", nargs="+", choices=resumable.CASES, default=resumable.CASES)
     args = parser.parse_args()
-    cases = [case for case in resumable.CASES if case not in ("ddp", "fsdp")]
+    cases = args.cases
     total = 0
     for index, case in enumerate(cases):
         share = args.kills * (index + 1) // len(cases) - args.kills * index // len(cases)
