@@ -41,6 +41,9 @@ RESULTS: dict[str, Result] = {
     "diffusion": Result("ai.examples.diffusion.main:reproduce_points", "samples of 8 gaussians, by an MLP"),
     "diffusion-digits": Result("ai.examples.diffusion.main:reproduce_digits", "digits told their class, by a UNet"),
     "stylegan2": Result("ai.examples.stylegan2.main:reproduce", "digits of 16 pixels, their distance to real ones"),
+    "tictactoe": Result("ai.examples.alphazero.main:reproduce", "AlphaZero: no lost line, all positions right"),
+    "tictactoe-muzero": Result("ai.examples.muzero.main:reproduce", "MuZero, which learns the rules: no lost line"),
+    "cartpole-muzero": Result("ai.examples.muzero.main:reproduce_cartpole", "mean return over 100 episodes"),
     "datagen-soak": Result("ai.examples.datagen_soak:reproduce", "20 minutes of generated data under random kills"),
 }
 
