@@ -113,6 +113,8 @@ class Fleet:
 
     def _on_message(self, child: Child, message: Any) -> None:
         kind, *content = message
+        if self._closed:  # what was on its way must not reach a buffer that has since been restored
+            return
         if kind == "episodes":
             self._deaths_in_a_row = 0
             try:
