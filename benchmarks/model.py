@@ -1,7 +1,8 @@
-"""Forward + backward time of ours beside plain torch and timm, one thread: `python benchmarks/model.py [--rounds N]`.
+"""Forward + backward time of ours beside plain torch and timm, one thread: `python benchmarks/model.py [--seconds S]`.
 
-Both sides alternate within each round; a line gives the medians in ms and the median of the paired ratios, theirs over
-ours: 1 is equal, above 1 ours is faster. The modulated convolution stands beside two ways of writing it.
+Both sides alternate within each round, for S seconds a case (5 rounds at least); a line gives the
+medians in ms, the median of the paired ratios, theirs over ours (1 is equal, above 1 ours is faster), and its standard
+error, which on a busy machine is no small one. The modulated convolution stands beside two ways of writing it.
 """
 
 import argparse
@@ -90,21 +91,27 @@ def seconds(module: Callable[..., Tensor], inputs: list[Tensor]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--case", default="", help="only those whose name contains this")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'case':48} {'ours ms':>9} {'theirs ms':>9} {'theirs / ours':>13}")
+    print(f"{'case':48} {'ours ms':>9} {'theirs ms':>9} {'theirs / ours':>13} {'±':>5}")
     for name, ours, theirs, inputs in cases():
+        if options.case not in name:
+            continue
+        seconds(ours, inputs), seconds(theirs, inputs)  # warms up
         times: list[tuple[float, float]] = []
-        for i in range(rounds + 1):
-            if i % 2:
+        end = time.perf_counter() + options.seconds
+        while len(times) < 5 or time.perf_counter() < end:
+            if len(times) % 2:
                 a, b = seconds(ours, inputs), seconds(theirs, inputs)
             else:
                 b, a = seconds(theirs, inputs), seconds(ours, inputs)
             times.append((a, b))
-        times = times[1:]  # the first warms up
         own, other = (statistics.median(side) * 1e3 for side in zip(*times, strict=True))
-        print(f"{name:48} {own:9.1f} {other:9.1f} {statistics.median(b / a for a, b in times):13.2f}", flush=True)
+        ratios = [b / a for a, b in times]
+        error = 1.25 * statistics.stdev(ratios) / len(ratios) ** 0.5
+        print(f"{name:48} {own:9.1f} {other:9.1f} {statistics.median(ratios):13.2f} {error:5.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Every public block, with inputs it takes: what the tests of all blocks run over."""
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,9 +15,12 @@ class Block:
     make: Callable[[], nn.Module]
     shapes: tuple[tuple[int, ...], ...]
     idle: tuple[str, ...] = ()  # parameters that have no gradient by construction
+    integers: int = 0  # if not 0, the inputs are integers below this
 
     def inputs(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
         rng = torch.Generator().manual_seed(0)
+        if self.integers:
+            return tuple(torch.randint(self.integers, shape, generator=rng) for shape in self.shapes)
         return tuple(torch.randn(shape, generator=rng).to(dtype) for shape in self.shapes)
 
 
@@ -47,7 +51,7 @@ BLOCKS = {
         ),
         (IMAGE,),
     ),
-    "conv down": Block(lambda: m.conv(4, 6, stride=2, norm="batch", actv="relu"), (IMAGE,)),
+    "conv down": Block(lambda: m.conv(4, 6, stride=2, norm="batch", actv="elu"), (IMAGE,)),
     "conv up": Block(lambda: m.conv(4, 6, stride=0.5, norm="instance", actv="silu"), (IMAGE,)),
     "conv up filtered": Block(lambda: m.conv(4, 6, stride=0.5, blur=(1, 3, 3, 1)), (IMAGE,)),
     "conv depthwise": Block(lambda: m.conv(4, 4, groups=4), (IMAGE,)),
@@ -73,7 +77,7 @@ BLOCKS = {
     "modconv": Block(lambda: m.modconv(4, 6, 5, actv="lrelu", noise=True), (IMAGE, Z)),
     "modconv down": Block(lambda: m.modconv(4, 6, 5, stride=2, blur=(1, 2, 1), scale_w=True), (IMAGE, Z)),
     "modconv up": Block(lambda: m.modconv(4, 6, 5, k=1, stride=0.5, demod=False), (IMAGE, Z)),
-    "modconv adalin": Block(lambda: m.modconv(4, 6, 5, "adalin"), (IMAGE, Z), idle=("bias",)),
+    "modconv adalin": Block(lambda: m.modconv(4, 6, 5, "adalin"), (IMAGE, Z)),
     "modfc": Block(lambda: m.modfc(8, 6, 5, actv="relu"), (VECTOR, Z)),
     "modresblk": Block(lambda: m.modresblk(4, 6, 5, 2), (IMAGE, Z)),
     "modseq": Block(lambda: m.modseq(m.conv(4, 4), m.modconv(4, 6, 5)), (IMAGE, Z)),
@@ -81,7 +85,8 @@ BLOCKS = {
     "pos_emb sinusoidal": Block(lambda: m.pos_emb(6, 8, "sinusoidal"), (TOKENS,)),
     "pos_emb 2d": Block(lambda: m.pos_emb((2, 3), 8, "2d"), (TOKENS,)),
     "patch_emb": Block(lambda: m.patch_emb(4, 8, 4), (IMAGE,)),
-    "lstm": Block(lambda: m.seq(m.lstm(8, 4), lambda pair: pair[0]), (TOKENS,)),
+    "lstm": Block(lambda: m.seq(m.lstm(8, 4), operator.itemgetter(0)), (TOKENS,)),
+    "embed": Block(lambda: m.embed(5, 8), ((3, 4),), integers=5),
     "batch": Block(lambda: m.norm.batch(4), (IMAGE,)),
     "instance": Block(lambda: m.norm.instance(4), (IMAGE,)),
     "group": Block(lambda: m.norm.group(4, 2), (IMAGE,)),

@@ -1,5 +1,7 @@
 """Layers with equal weights against torch.nn, timm, scipy, and published formulas written out slowly."""
 
+import operator
+
 import numpy as np
 import pytest
 import scipy.signal
@@ -212,12 +214,46 @@ def test_minibatch_std_by_hand():
     torch.testing.assert_close(extra, torch.tensor([2.0, 4.0, 2.0, 4.0]))
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [lambda: m.modconv(2, 2, 3, modtype="adalin"), lambda: m.modconv(2, 2, 3, scale_w=True), lambda: m.modfc(4, 2, 3)],
-)
-def test_modulated_layers_pass_gradcheck(layer):
-    net = layer().double()
-    shape = (2, 4) if hasattr(net, "n1") else (2, 2, 4, 4)
-    inputs = (torch.randn(shape).double().requires_grad_(), torch.randn(2, 3).double().requires_grad_())
-    assert torch.autograd.gradcheck(net, inputs)
+GRADCHECKED = {
+    "upfirdn": (lambda: m.upfirdn((1, 3, 3, 1), 2, 1, (2, 1), 4), (1, 2, 3, 4)),
+    "upfirdn down, cropped": (lambda: m.upfirdn((1, 2, 4), 1, 2, (-1, 2)), (1, 2, 6, 5)),
+    "blur": (lambda: m.blur((1, 2, 4)), (1, 2, 4, 4)),
+    "resample up": (lambda: m.resample(0.5), (1, 2, 3, 3)),
+    "resample up, filtered": (lambda: m.resample(0.5, (1, 3, 3, 1)), (1, 2, 3, 3)),
+    "resample down": (lambda: m.resample(2), (1, 2, 4, 4)),
+    "resample down, filtered": (lambda: m.resample(2, (1, 3, 3, 1)), (1, 2, 4, 4)),
+    "fc equalised": (lambda: m.fc(4, 3, actv="mish", scale_w=True, lr_mult=0.1), (2, 4)),
+    "conv": (lambda: m.conv(2, 3, 3, 2, "silu", "group", blur=(1, 3, 3, 1), padtype="reflect"), (1, 2, 6, 6)),
+    "conv up": (lambda: m.conv(2, 3, 3, 0.5, "gelu", scale_w=True, gain=1.4), (1, 2, 3, 3)),
+    "rms": (lambda: m.norm.rms(4), (2, 3, 4)),
+    "pixel": (lambda: m.norm.pixel(), (2, 3, 2, 2)),
+    "batch": (lambda: m.norm.batch(2), (3, 2, 2, 2)),
+    "minibatch_std": (lambda: m.minibatch_std(2), (4, 2, 2, 2)),
+    "se": (lambda: m.se(2, 1), (2, 2, 3, 3)),
+    "attn": (lambda: m.attn(4, 2), (1, 3, 4), (1, 2, 4)),
+    "sa": (lambda: m.sa(4, 2, n_kv_heads=1, causal=True, rotary=True, qk_norm=True), (1, 3, 4)),
+    "tx_enc_blk": (lambda: m.tx_enc_blk(4, 2, 4, norm="rms"), (1, 3, 4)),
+    "tx_dec_blk": (lambda: m.tx_dec_blk(4, 2, 4), (1, 3, 4), (1, 2, 4)),
+    "modconv": (lambda: m.modconv(2, 2, 3, scale_w=True, lr_mult=0.5), (2, 2, 3, 3), (2, 3)),
+    "modconv up": (lambda: m.modconv(2, 2, 3, stride=0.5, demod=False), (2, 2, 2, 2), (2, 3)),
+    "modconv adalin": (lambda: m.modconv(2, 2, 3, "adalin"), (2, 2, 3, 3), (2, 3)),
+    "modfc": (lambda: m.modfc(4, 2, 3, actv="silu"), (2, 4), (2, 3)),
+    "modresblk": (lambda: m.modresblk(2, 3, 3, 2, actv="silu"), (1, 2, 4, 4), (1, 3)),
+    "lstm": (lambda: m.seq(m.lstm(3, 2), operator.itemgetter(0)), (2, 3, 3)),
+    "patch_emb": (lambda: m.patch_emb(2, 3, 2), (1, 2, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", GRADCHECKED)
+def test_inputs_and_parameters_pass_gradcheck(name):
+    make, *shapes = GRADCHECKED[name]
+    net = make().double()
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    names = [key for key, _ in net.named_parameters()]
+
+    def call(*tensors):
+        return torch.func.functional_call(
+            net, dict(zip(names, tensors[len(inputs) :], strict=True)), tensors[: len(inputs)]
+        )
+
+    assert torch.autograd.gradcheck(call, (*inputs, *net.parameters()), fast_mode=True)

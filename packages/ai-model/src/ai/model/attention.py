@@ -135,12 +135,17 @@ def attn(
         >>> attn(8, 2)(torch.zeros(2, 5, 8)).shape
         torch.Size([2, 5, 8])
     """
+    for name, value in (("dim", dim), ("n_heads", n_heads), ("head_dim", head_dim), ("dim_kv", dim_kv)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} ({value}) must be at least 1")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout ({dropout}) must lie in [0, 1)")
     if head_dim is None:
         if dim % n_heads:
             raise ValueError(f"n_heads ({n_heads}) must divide dim ({dim}), or give head_dim")
         head_dim = dim // n_heads
     n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
-    if n_heads < 1 or n_kv_heads < 1 or n_heads % n_kv_heads:
+    if n_kv_heads < 1 or n_heads % n_kv_heads:
         raise ValueError(f"n_kv_heads ({n_kv_heads}) must divide n_heads ({n_heads})")
     if rotary and head_dim % 2:
         raise ValueError(f"head_dim ({head_dim}) must be even for rotary positions")

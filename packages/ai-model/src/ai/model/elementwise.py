@@ -53,6 +53,9 @@ def rearrange(pattern: str, **sizes: int) -> nn.Module:
 
 def minibatch_std(group_size: int | None = 4, n_features: int = 1) -> nn.Module:
     """Returns the module that appends how much the images of a group differ; see `m.f.minibatch_std`."""
+    for name, value in (("group_size", group_size), ("n_features", n_features)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} ({value}) must be at least 1")
     return _Function(f.minibatch_std, group_size=group_size, n_features=n_features)
 
 
@@ -64,7 +67,7 @@ def resample(stride: float, kernel: Sequence[float] | None = None) -> nn.Module:
 
 def blur(kernel: Sequence[float] = (1, 2, 1)) -> nn.Module:
     """Returns the module that filters images with a separable kernel, keeping their size."""
-    if not kernel:
+    if not len(kernel):
         raise ValueError(f"kernel ({tuple(kernel)}) must have at least one tap")
     return _Function(f.blur, kernel=tuple(kernel))
 
@@ -75,6 +78,8 @@ def upfirdn(
     """Returns the module of `m.f.upfirdn`."""
     if up < 1 or down < 1:
         raise ValueError(f"up ({up}) and down ({down}) must be at least 1")
+    if not len(kernel):
+        raise ValueError("kernel (()) must have at least one tap")
     return _Function(f.upfirdn, kernel=tuple(kernel), up=up, down=down, pad=pad, gain=gain)
 
 

@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ai.model._padding import pair
-
 __all__ = [
     "blur",
     "clamp",
@@ -114,7 +112,7 @@ def upfirdn(
         raise ValueError(f"kernel must be a list of taps, not of shape {tuple(taps.shape)}")
     if up < 1 or down < 1:
         raise ValueError(f"up ({up}) and down ({down}) must be at least 1")
-    before, after = pair(pad)
+    before, after = (pad, pad) if isinstance(pad, int) else pad
     batch, nc, height, width = x.shape
     if up > 1:
         x = x.reshape(batch, nc, height, 1, width, 1)

@@ -93,12 +93,11 @@ class _ModConv(nn.Module):
             weight = weight * scale
         if self.blur is not None:
             x = f.blur(x, self.blur)
+        bias = None if self.bias is None else self.bias * self.lr_mult if self.lr_mult != 1 else self.bias
         if self.style is None:
-            x = self._convolve(x, weight)
+            x = self._convolve(x, weight, bias)
         else:
-            x = self._modulated(x, weight, self.style(z))
-        if self.bias is not None:
-            x = x + (self.bias * self.lr_mult).view(1, -1, 1, 1)
+            x = self._modulated(x, weight, bias, self.style(z))
         if self.adalin is not None:
             x = self.adalin(x, z)
         if self.noise is not None:
@@ -109,18 +108,21 @@ class _ModConv(nn.Module):
             x = x * self.gain
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
-    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.stride < 1:
             x = f.resample(x, self.stride)
-        return F.conv2d(x, weight, stride=max(1, round(self.stride)), padding=self.k // 2)
+        return F.conv2d(x, weight, bias, max(1, round(self.stride)), self.k // 2)
 
-    def _modulated(self, x: Tensor, weight: Tensor, style: Tensor) -> Tensor:
+    def _modulated(self, x: Tensor, weight: Tensor, bias: Tensor | None, style: Tensor) -> Tensor:
         # Scaling the input instead of the weight gives the same sum, with one convolution for the whole batch.
-        x = self._convolve(x * style[:, :, None, None], weight)
+        x = x * style[:, :, None, None]
         if not self.demod:
-            return x
+            return self._convolve(x, weight, bias)
+        x = self._convolve(x, weight, None)
         energy = F.linear(style.square(), weight.square().sum((2, 3)))
-        return x * (energy + 1e-8).rsqrt()[:, :, None, None]
+        scale = (energy + 1e-8).rsqrt()[:, :, None, None].to(x.dtype)
+        # One pass over the image for both, in the convolution's own type under autocast.
+        return x * scale if bias is None else torch.addcmul(bias.to(x.dtype).view(1, -1, 1, 1), x, scale)
 
     def extra_repr(self) -> str:
         return f"{self.nc1}, {self.nc2}, k={self.k}, stride={self.stride}, demod={self.demod}"
@@ -180,6 +182,10 @@ def modconv(
     if k < 1 or k % 2 == 0:
         raise ValueError(f"k ({k}) must be odd and at least 1")
     f.whole_factor(stride)
+    if not lr_mult > 0:
+        raise ValueError(f"lr_mult ({lr_mult}) must be above 0")
+    if clamp is not None and not clamp > 0:
+        raise ValueError(f"clamp ({clamp}) must be above 0 or None")
     taps = None if blur is None else tuple(blur)
     return _ModConv(nc1, nc2, z_dim, modtype, k, stride, actv, demod, gain, clamp, noise, taps, bias, scale_w, lr_mult)
 

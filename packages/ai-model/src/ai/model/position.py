@@ -85,6 +85,8 @@ def pos_emb(n: int | tuple[int, int], dim: int, kind: str = "learned", *, std: f
     if kind not in kinds:
         raise ValueError(f"kind ({kind!r}) must be one of {', '.join(kinds)}")
     count = n if isinstance(n, int) else n[0] * n[1]
+    if count < 1 or dim < 1:
+        raise ValueError(f"n ({n}) and dim ({dim}) must be at least 1")
     if kind != "learned" and dim % (4 if kind == "2d" else 2):
         raise ValueError(f"dim ({dim}) must be a multiple of {4 if kind == '2d' else 2} for kind {kind!r}")
     if kind == "learned":
@@ -140,6 +142,7 @@ def patch_emb(nc: int, dim: int, patch: int) -> nn.Module:
 
     Source: Dosovitskiy et al., 2021, An Image Is Worth 16x16 Words, equation 1.
     """
-    if patch < 1:
-        raise ValueError(f"patch ({patch}) must be at least 1")
+    for name, value in (("nc", nc), ("dim", dim), ("patch", patch)):
+        if value < 1:
+            raise ValueError(f"{name} ({value}) must be at least 1")
     return _PatchEmbed(nc, dim, patch)

@@ -14,7 +14,7 @@ from ai.model.norm import Norm
 class _SqueezeExcite(nn.Module):
     def __init__(self, nc: int, reduction: int):
         super().__init__()
-        hidden = max(nc // reduction, 1)
+        hidden = max(nc // reduction, min(nc, 8))  # one or two units might all start dead
         self.weigh = seq(global_avg(), fc(nc, hidden, actv="relu"), fc(hidden, nc, actv="sigmoid"))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,8 +28,15 @@ class _SqueezeExcite(nn.Module):
 def se(nc: int, reduction: int = 16) -> nn.Module:
     """Returns squeeze-and-excitation: each channel scaled by a factor in (0, 1) that all channels decide.
 
+    Args:
+        nc: Number of channels.
+        reduction: `nc / reduction` units lie between, but 8 at least, or `nc` if that is less.
+
     Source: Hu, Shen and Sun, 2018, Squeeze-and-Excitation Networks.
     """
+    for name, value in (("nc", nc), ("reduction", reduction)):
+        if value < 1:
+            raise ValueError(f"{name} ({value}) must be at least 1")
     return _SqueezeExcite(nc, reduction)
 
 
