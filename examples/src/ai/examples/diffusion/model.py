@@ -160,7 +160,7 @@ class UNetBlock(nn.Module):
         self.resample = resample
         self.norm1 = _norm(nc1)
         self.conv1 = m.conv(nc1, nc2)
-        self.affine = m.fc(dim, nc2)
+        self.affine = m.fc(dim, nc2, init_gain=1.0)
         self.norm2 = _norm(nc2)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = m.conv(nc2, nc2, init_gain=_SMALL)

@@ -30,8 +30,8 @@ class _Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(n2)) if bias else None
         self.actv = make_actv(actv)
         self.dropout = nn.Dropout(dropout) if dropout else None
-        if init_gain is None:  # an output layer's logits start near zero, so that a classifier starts near chance
-            init_gain = 1.0 if scale_w or actv is not None else math.sqrt(min(1.0, n2 / n1))
+        if init_gain is None:  # small logits, so that a classifier starts near chance; but no less than half of them
+            init_gain = 1.0 if scale_w or actv is not None else math.sqrt(min(1.0, max(0.25, n2 / n1)))
         self.init_gain = init_gain
         self._actv_gain = actv_gain(actv)
         self.init_params(None)
@@ -88,7 +88,7 @@ def fc(
         lr_mult: Multiplies the learning rate of this layer, by the same means.
         dropout: Probability of a zero.
         init_gain: Multiplies the weights as they are drawn; below 1 for the end of a residual branch. None is 1, but
-            √(n2 / n1) where the layer narrows and no activation follows, as at the output of a classifier.
+            √(n2 / n1), at least ½, where the layer narrows and no activation follows, as at a classifier's output.
 
     Sources: Karras et al., 2018, Progressive Growing of GANs, section 4.1 (equalised learning rate); Yang, Simon and
     Bernstein, 2023, A Spectral Condition for Feature Learning, section 3 (the scale of narrowing layers).
