@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ai.train import Hook, Run, Snapshots, Trainer, opt, snapshot
+from ai.train.host_copies import HostCopies
 from ai.train.snapshot import SnapshotError
 
 
@@ -178,6 +179,41 @@ def test_writing_in_the_background_saves_the_moment_it_was_asked(net, tmp_path):
         model[0].weight.add_(1)
     snapshots.wait()
     assert torch.equal(snapshot.load_model_state(tmp_path / "000000001")["0.weight"], before)
+
+
+def test_memory_of_the_copy_is_used_again_and_holds_what_was_asked(net, tmp_path):
+    class Holder:
+        value = np.arange(6).reshape(2, 3).T
+
+        def state_dict(self):
+            return {"value": self.value, "list": [torch.ones(2), torch.zeros(2)], "none": torch.empty(0)}
+
+        def load_state_dict(self, state):
+            self.value = state["value"]
+
+    model = Tied()
+    run = Run({"model": model}, {}, [])
+    run.add_state("holder", Holder())
+    copies, before = HostCopies(), None
+    for turn in range(3):
+        with torch.no_grad():
+            model.a.weight.add_(1)
+        model.seen = torch.zeros(turn + 3)  # of another shape each time
+        Holder.value = Holder.value + 1
+        state = run.state_dict()
+        found = copies.take(state)
+        places = (
+            [t.data_ptr() for t in found["states"]["holder"]["list"]],
+            found["models"]["model"]["a.weight"].data_ptr(),
+        )
+        assert before in (None, places)
+        before = places
+        assert torch.equal(found["models"]["model"]["a.weight"], model.a.weight)
+        assert found["models"]["model"]["a.weight"] is found["models"]["model"]["b.weight"]
+        assert found["models"]["model"]["a.weight"].data_ptr() != model.a.weight.data_ptr()
+        assert found["models"]["model"]["seen"].shape == (turn + 3,)
+        assert [t.tolist() for t in found["states"]["holder"]["list"]] == [[1, 1], [0, 0]]
+        assert np.array_equal(found["states"]["holder"]["value"], Holder.value)
 
 
 def test_failure_in_the_background_is_raised(net, tmp_path):

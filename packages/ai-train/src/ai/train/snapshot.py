@@ -23,13 +23,13 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from ai.train.host_copies import HostCopies
 from ai.train.run import Run, Stateful, keep_for_training
 from ai.train.snapshot_files import (
     FORMAT,
     MANIFEST,
     SnapshotError,
     commit,
-    host_copy,
     read_manifest,
     read_state,
     verify,
@@ -48,7 +48,8 @@ class Snapshots:
         keep_best: how many of the best are kept besides, by `best_by`.
         best_by: the metric that decides, as the hook logs it.
         mode: `'min'` or `'max'`.
-        asynchronous: write in a thread, so that training waits only for a copy in memory.
+        asynchronous: write in a thread, so that training waits only for a copy in memory; that memory is kept until
+            the run is over, since a second copy into it takes a fraction of the first's time.
         pickle_model: also store the model object itself (`model.pkl`, by cloudpickle), for classes that no import
             path leads to. Reading that file runs code from it.
 
@@ -83,6 +84,7 @@ class Snapshots:
         self.asynchronous, self.pickle_model = asynchronous, pickle_model
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._copies = HostCopies()
 
     def save(self, run: Run, step: int, metrics: Mapping[str, float] | None = None) -> Path:
         """Save the run; where the snapshot is, or with `asynchronous` will be.
@@ -103,7 +105,7 @@ class Snapshots:
         if not self.asynchronous:
             self._write(target, *content)
             return target
-        content = (host_copy(state), *content[1:])
+        content = (self._copies.take(state), *content[1:])  # the writing before is over
 
         def write() -> None:
             try:

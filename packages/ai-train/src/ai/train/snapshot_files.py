@@ -157,29 +157,6 @@ def how_to_build(model: nn.Module) -> dict[str, Any]:
     return {"class": f"{kind.__module__}:{kind.__qualname__}" if importable else None, "arguments": arguments}
 
 
-def host_copy(value: Any) -> Any:
-    """The same structure with every tensor and array copied into memory of its own on the CPU."""
-    return _copy(value, {})
-
-
-def _copy(value: Any, made: dict[tuple[Any, ...], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        # Tied tensors stay tied.
-        where = (value.device, value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
-        if value.numel() == 0 or where not in made:
-            made[where] = torch.empty_like(value, device="cpu", requires_grad=False).copy_(value.detach())
-        return made[where]
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    if isinstance(value, Mapping):
-        return {key: _copy(item, made) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_copy(item, made) for item in value)
-    if isinstance(value, list):
-        return [_copy(item, made) for item in value]
-    return value
-
-
 # -- reading
 
 
