@@ -350,6 +350,8 @@ def test_asyncio_timeout_and_cancel(inferencer, gate):
         assert (await patient.ainfer(torch.ones(1, 8))).shape == (1, 4)
 
     with inferencer.create_client(timeout_s=0.02) as hasty, inferencer.create_client() as patient:
+        patient.ping()  # has the first slots now: what it asks is run before what the other asks at the same time
+        hasty.ping(timeout=10)
         asyncio.run(main(hasty, patient))
 
 

@@ -249,17 +249,17 @@ class InferencerClient:
 
     async def ainfer(self, *args: Tree, **kwargs: Tree) -> Tree:
         """Like calling the client, without holding up the event loop; cancelling the task cancels the request."""
+        deadline = self._deadline(self.timeout_s)
         connection = self._single
         if connection is None or not connection.alive:
-            connection = await asyncio.to_thread(self._pick, self._deadline(self.timeout_s))
+            connection = await asyncio.to_thread(self._pick, deadline)
         layout, tensors, device = self._prepare(args, kwargs)
-        async with asyncio.timeout(self.timeout_s):
-            ticket = await connection.asubmit(layout, tensors, device)
-            try:
-                version, output = await connection.aresult(ticket)
-            except BaseException:
-                connection.cancel(ticket)
-                raise
+        ticket = await connection.asubmit(layout, tensors, device, deadline)
+        try:
+            version, output = await connection.aresult(ticket, deadline)
+        except BaseException:
+            connection.cancel(ticket)
+            raise
         if version > self._version:
             self._version = version
         return output

@@ -34,7 +34,7 @@ Parts = Tensor | list[Tensor]
 class Ticket:
     """One request on its way."""
 
-    __slots__ = ("by_socket", "cancelled", "device", "future", "id", "outcome", "slot")
+    __slots__ = ("by_socket", "cancelled", "deadline", "device", "future", "id", "outcome", "slot")
 
     def __init__(self, request_id: int, slot: int | None, device: torch.device | None) -> None:
         self.id = request_id
@@ -44,6 +44,7 @@ class Ticket:
         self.outcome: tuple[int, Tree] | InferError | None = None
         self.cancelled = False
         self.future: asyncio.Future[None] | None = None
+        self.deadline = math.inf  # of `future`, by `time.monotonic()`
 
 
 class Connection:
@@ -72,6 +73,8 @@ class Connection:
         self._answers: dict[int, bytes] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._room_waiters: deque[asyncio.Future[None]] = deque()
+        self._wake_due = False
+        self._sweep_at = math.inf  # when the event loop next looks for awaited requests that are overdue
         self._area: Area | None = None
         self._worker_event = self._reply_event = self._pidfd = -1
         self._stream = FrameStream(_connect(path))
@@ -183,8 +186,10 @@ class Connection:
                 raise TimeoutError(f"all {SLOTS_PER_CLIENT} requests of this client stayed unanswered")
             return self._submit_socket(layout, tensors, device, deadline)
 
-    async def asubmit(self, layout: Layout, tensors: Sequence[Parts], device: torch.device | None) -> Ticket:
-        """Like `submit` without a deadline, and without holding up the event loop."""
+    async def asubmit(
+        self, layout: Layout, tensors: Sequence[Parts], device: torch.device | None, deadline: float | None
+    ) -> Ticket:
+        """Like `submit`, without holding up the event loop."""
         while True:
             with self._lock:
                 if self._failure is not None:
@@ -192,14 +197,43 @@ class Connection:
                 self._attach(asyncio.get_running_loop())
                 if self._area is not None and self._area.fits(layout):
                     if self._free or self._free_a_slot():
-                        return self._submit_slot(layout, tensors, device)
+                        ticket = self._put_in_slot(layout, tensors, device)
+                        self._wake_worker_soon()
+                        return ticket
                 elif self._by_socket < SLOTS_PER_CLIENT:
                     return self._submit_socket(layout, tensors, device, None)
                 waiter = asyncio.get_running_loop().create_future()
                 self._room_waiters.append(waiter)
-            await waiter
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                await waiter
 
     def _submit_slot(self, layout: Layout, tensors: Sequence[Parts], device: torch.device | None) -> Ticket:
+        ticket = self._put_in_slot(layout, tensors, device)
+        fence()
+        if self._worker_asleep[0]:
+            os.eventfd_write(self._worker_event, 1)
+        return ticket
+
+    def _wake_worker_soon(self) -> None:
+        """Wakes the worker once for all requests that the event loop has in hand, so that they meet in one batch.
+
+        A worker woken by the first of them would run it alone, and take this process's core to do so.
+        """
+        if not self._wake_due:
+            self._wake_due = True
+            assert self._loop is not None
+            self._loop.call_soon(self._wake_worker)
+
+    def _wake_worker(self) -> None:
+        with self._lock:
+            self._wake_due = False
+            if self._area is None:  # closed meanwhile
+                return
+            fence()
+            if self._worker_asleep[0]:
+                os.eventfd_write(self._worker_event, 1)
+
+    def _put_in_slot(self, layout: Layout, tensors: Sequence[Parts], device: torch.device | None) -> Ticket:
         assert self._area is not None
         slot = self._free.pop()
         try:
@@ -212,9 +246,6 @@ class Connection:
         ticket = Ticket(request_id, slot, device)
         self._in_slot[slot] = ticket
         self._requested[slot] = request_id
-        fence()
-        if self._worker_asleep[0]:
-            os.eventfd_write(self._worker_event, 1)
         return ticket
 
     def _submit_socket(
@@ -273,7 +304,7 @@ class Connection:
                     raise TimeoutError("the worker did not answer in time")
             return self._fetch(ticket)
 
-    async def aresult(self, ticket: Ticket) -> tuple[int, Tree]:
+    async def aresult(self, ticket: Ticket, deadline: float | None = None) -> tuple[int, Tree]:
         """Like `result`, without holding up the event loop."""
         while True:
             with self._lock:
@@ -283,7 +314,32 @@ class Connection:
                 if self._failure is not None:
                     raise WorkerDiedError(self._failure)
                 ticket.future = asyncio.get_running_loop().create_future()
+                if deadline is not None:
+                    ticket.deadline = deadline
+                    self._sweep_by(deadline)
             await ticket.future
+
+    def _sweep_by(self, deadline: float) -> None:
+        """Makes the event loop end overdue waits at a deadline: one timer for all, since each of them costs."""
+        if deadline < self._sweep_at:
+            self._sweep_at = deadline
+            assert self._loop is not None
+            self._loop.call_later(max(0.0, deadline - time.monotonic()), self._end_overdue, deadline)
+
+    def _end_overdue(self, due: float) -> None:
+        with self._lock:
+            if due != self._sweep_at or self._loop is None:  # an earlier timer has taken over
+                return
+            self._sweep_at = math.inf
+            now = time.monotonic()
+            awaited = [ticket for ticket in self._all_tickets() if ticket.future is not None]
+            for ticket in awaited:
+                assert ticket.future is not None
+                if ticket.deadline <= now and not ticket.future.done():
+                    ticket.future.set_exception(TimeoutError("the worker did not answer in time"))
+            later = [ticket.deadline for ticket in awaited if now < ticket.deadline < math.inf]
+            if later:
+                self._sweep_by(min(later))
 
     def ready(self, ticket: Ticket) -> bool:
         """Returns whether `result` would return, or raise, at once."""
@@ -470,12 +526,14 @@ class Connection:
         if self._loop is not None and not self._loop.is_closed():
             raise InferError("a client must be awaited in one event loop at a time; create another client for this one")
         self._loop = loop
+        self._wake_due = False  # a loop that ended took its last calls with it
+        self._sweep_at = math.inf
         if self._area is not None:
             self._asleep[0] = 1  # as long as a loop watches; it may be asleep at any time
             fence()
         for descriptor in (self._reply_event, self._stream.fileno(), self._pidfd):
             if descriptor >= 0:
-                loop.add_reader(descriptor, self._on_readable)
+                loop.add_reader(descriptor, self._on_readable, descriptor)
 
     def _detach(self) -> None:
         """Stops the loop's watch of descriptors that are about to be closed; the lock is held."""
@@ -500,10 +558,11 @@ class Connection:
         else:
             loop.call_soon_threadsafe(finish)
 
-    def _on_readable(self) -> None:
+    def _on_readable(self, descriptor: int) -> None:
         with self._lock:
-            if not self._polling:  # else the polling thread takes what there is, and wakes those who await it
-                self._handle(self._poller.poll(0))
+            # A polling thread takes what there is, and wakes those who await it; after a failure nothing is left.
+            if not self._polling and self._failure is None:
+                self._handle([(descriptor, select.POLLIN)])
                 self._changed.notify_all()
 
     def _take_all(self) -> None:

@@ -74,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         lifespan="on",
         ws="none",
         timeout_graceful_shutdown=arguments.drain,
+        proxy_headers=False,  # nothing here looks at who asks
         server_header=False,
         date_header=False,
     )
