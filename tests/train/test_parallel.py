@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from torch import nn
 
@@ -14,7 +16,7 @@ def two_ranks(job, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
-def test_steps_on_two_ranks_equal_one_process(how, two_ranks):
+def test_gradients_losses_averages_and_steps_on_two_ranks_equal_one_process(how, two_ranks):
     for rank in (0, 1):
         assert f"{how} rank {rank}: equal" in two_ranks
 
@@ -56,6 +58,30 @@ def test_stop_on_one_rank_stops_all_at_the_same_step(two_ranks):
     assert len(steps) == 2
     assert len(set(steps)) == 1
     assert 5 <= int(steps[0]) <= 5 + 16
+
+
+@pytest.mark.slow
+def test_signal_to_one_rank_ends_all_at_the_same_step_without_asking_at_each(two_ranks):
+    found = re.findall(r"rank \d signalled at (\d+) status (\d+) asked (\d+)", two_ranks)
+    assert len(found) == 2
+    assert found[0] == found[1]
+    step, status, asked = map(int, found[0])
+    assert status == 0
+    assert 5 <= step <= 5 + 16
+    assert asked <= step // 8 + 1
+
+
+@pytest.mark.slow
+def test_activation_checkpointing_and_the_bf16_policy_train_as_the_plain_model(two_ranks):
+    for rank in (0, 1):
+        assert f"options rank {rank}: equal" in two_ranks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["multi", "rl"])
+def test_other_trainers_keep_the_ranks_alike(trainer, two_ranks):
+    for rank in (0, 1):
+        assert f"{trainer} rank {rank}: equal" in two_ranks
 
 
 @pytest.mark.slow

@@ -189,6 +189,22 @@ def test_ema_follows_its_formula_and_validation_uses_it():
     assert dict(seen)[2]["val_loss"] == pytest.approx(-average)
 
 
+def test_average_before_the_first_update_is_the_model_itself(net, batches):
+    model = net()
+    plain = Trainer(env, []).validate(model, batches(2))
+    seen = {}
+
+    class First(HookInterface):
+        def setup(self, run):
+            seen.update(run.validate(batches(2)))
+
+        def step(self, step):
+            pass
+
+    Trainer(env, batches(1), ema=0.999).train(model, opt.sgd(model), First())
+    assert seen["loss"] == plain
+
+
 @pytest.mark.parametrize("policy", ["raise", "stop"])
 def test_non_finite_loss_is_noticed_and_nothing_is_saved(policy, net, batches, tmp_path):
     def bad(model, batch, step):

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import equal_gradients
+import every_trainer
 import nan_on_one_rank
 import resumed_ranks
 import stop_on_one_rank
@@ -16,6 +17,10 @@ nan_on_one_rank.check("fsdp", "raise")
 nan_on_one_rank.check("ddp", "skip")
 nan_on_one_rank.check("fsdp", "skip")
 stop_on_one_rank.check()
+stop_on_one_rank.check_signal()
 resumed_ranks.check("ddp", Path(sys.argv[1]))
 resumed_ranks.check("fsdp", Path(sys.argv[1]))
+every_trainer.check_fsdp()
+every_trainer.check_multi()
+every_trainer.check_rl()
 dist.destroy_process_group()

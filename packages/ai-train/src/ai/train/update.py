@@ -88,8 +88,8 @@ class Update:
         assert loss_of_step is not None
         record_module._current = None
         if self._weighted:
-            self._divide(total_weight)
-            loss_of_step = loss_of_step / total_weight
+            # Divided as the gradients are, the mean of the ranks' losses is that of all rows together.
+            loss_of_step = loss_of_step / self._divide(total_weight)
         self._losses += 1
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
@@ -125,7 +125,8 @@ class Update:
         (loss if self._scaler is None else self._scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), weight
 
-    def _divide(self, total: float | Tensor) -> None:
+    def _divide(self, total: float | Tensor) -> float | Tensor:
+        """Divide the gradients by the weights of all micro-batches and ranks; by what they were divided."""
         if self._sum_weights is not None:
             total = self._sum_weights(total)
         # Nothing weighed anything: the gradients are zero already and stay so.
@@ -135,6 +136,7 @@ class Update:
             torch._foreach_mul_(grads, (1 / divisor).to(grads[0].dtype))
         else:
             torch._foreach_div_(grads, divisor)
+        return divisor
 
     def gradients(self) -> list[Tensor]:
         """The gradients that are there, of a shard its own part."""
