@@ -1,3 +1,5 @@
+from urllib.error import URLError
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,36 @@ def test_perceptual_weights_several_maps():
     assert loss.Perceptual(Two(), weights=[1.0, 0.5])(one, zero).item() == 3.0
     with pytest.raises(ValueError, match=r"weights \(1\) must be as many as the feature maps"):
         loss.Perceptual(Two(), weights=[1.0])(one, zero)
+
+
+def test_perceptual_without_its_weights_says_where_they_belong(monkeypatch, tmp_path):
+    def offline(*args, **kwargs):
+        raise URLError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    monkeypatch.setattr("torch.hub.urlopen", offline)
+    image = torch.zeros(1, 1, 32, 32)
+    with pytest.raises(
+        RuntimeError, match=r"weights https.*vgg16.*no route to host.*hub/checkpoints, or give a network"
+    ):
+        loss.Perceptual()(image, image)
+
+
+def test_perceptual_by_default_sees_greys_as_vgg_does(monkeypatch):
+    import torchvision
+
+    torch.manual_seed(0)
+    network = torchvision.models.vgg16(weights=None)
+    monkeypatch.setattr("torchvision.models.vgg16", lambda weights: network)
+    output, target = torch.rand(2, 1, 1, 32, 32) * 2 - 1
+    maps = []
+    for image in (output, target):
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+        x = ((image.expand(1, 3, 32, 32) + 1) / 2 - mean) / std
+        maps.append([network.features[:end](x) for end in (4, 9, 16, 23)])
+    wanted = sum((a - b).square().mean().item() for a, b in zip(*maps, strict=True))
+    assert loss.Perceptual()(output, target).item() == pytest.approx(wanted, rel=1e-4)
 
 
 def test_combo_logs_its_parts_on_logged_steps():

@@ -107,6 +107,9 @@ class Perceptual(nn.Module):
             from [-1, 1] to what it was trained on, and grey ones to three channels.
         weights: of each feature map; equal by default.
 
+    Raises:
+        RuntimeError: on first use, the default network's weights cannot be fetched.
+
     Source: Johnson, Alahi and Fei-Fei 2016, Perceptual losses for real-time style transfer and super-resolution,
     equation 2 (each map's mean squared difference).
 
@@ -177,7 +180,14 @@ class _Vgg(nn.Module):
         super().__init__()
         from torchvision.models import VGG16_Weights, vgg16  # type: ignore[import-untyped]
 
-        layers = vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features
+        try:
+            layers = vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features
+        except OSError as error:  # that is what urllib's errors are
+            url = VGG16_Weights.IMAGENET1K_V1.url
+            raise RuntimeError(
+                f"Perceptual() needs the weights {url}, which could not be fetched ({error}); "
+                f"put that file into {torch.hub.get_dir()}/checkpoints, or give a network of your own as features"
+            ) from error
         self.blocks = nn.ModuleList([layers[:4], layers[4:9], layers[9:16], layers[16:23]])
         self.mean: Tensor
         self.std: Tensor
