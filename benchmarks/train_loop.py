@@ -155,6 +155,43 @@ def lightning(source: Source) -> None:
         pl.Trainer(accelerator="cpu", devices=1, max_epochs=1, **off).fit(Module(), source)
 
 
+def hf_trainer(source: Source) -> None:
+    from transformers import Trainer as HfTrainer
+    from transformers import TrainingArguments
+
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"loss": F.cross_entropy(self.net(x), y)}
+
+    class Loop(HfTrainer):
+        def get_train_dataloader(self) -> Any:  # ours, as for the other loops
+            return Named(source)
+
+    model = Module()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+        off = {"logging_strategy": "no", "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+        how = TrainingArguments(folder, use_cpu=True, max_steps=len(source), max_grad_norm=0.0, **off)
+        constant = torch.optim.lr_scheduler.ConstantLR(optimizer := sgd(model), factor=1.0)
+        Loop(model, how, train_dataset=[0], optimizers=(optimizer, constant)).train()
+
+
+class Named:
+    """The source's batches under the names that HF's model takes."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return ({"x": x, "y": y} for x, y in self.source)
+
+
 LOOPS: dict[str, Callable[[Source], None]] = {
     "raw loop": raw,
     "ours, no hook": ours(),
@@ -169,6 +206,7 @@ LOOPS: dict[str, Callable[[Source], None]] = {
     "Fabric": fabric,
     "Accelerate": accelerate,
     "Lightning, all off": lightning,
+    "HF Trainer, all off": hf_trainer,
 }
 
 
