@@ -38,7 +38,7 @@ run(Config("digits", trial=trial, resume=resume, steps=STEPS, save_interval=SAVE
 def start(dies_at: int, resume: bool, trial: Path) -> int:
     arguments = [str(dies_at), "resume" if resume else "anew", str(trial)]
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, cwd=trial.parent, timeout=100
+        [sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, cwd=trial.parent, timeout=140
     )
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
@@ -49,6 +49,7 @@ def final_weights(trial: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # five fresh processes, each importing everything
 def test_killed_and_resumed_ends_with_the_same_bits(tmp_path):
     assert start(-1, False, tmp_path / "whole") == 0
     expected = final_weights(tmp_path / "whole")

@@ -32,7 +32,7 @@ class MLP(m.Model):
         self.policy = m.fc(dim, n_actions)
         self.value = m.fc(dim, 1, actv="tanh")
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns logits and values."""
         h = self.body(x)
         return self.policy(h), self.value(h).squeeze(1)
@@ -69,7 +69,7 @@ class ResNet(m.Model):
         self.policy = m.fc(nc_head * height * width, n_actions)
         self.value = m.seq(m.fc(nc_head * height * width, nc, actv="relu"), m.fc(nc, 1, actv="tanh"))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns logits and values."""
         h = self.body(x)
         return self.policy(h), self.value(h).squeeze(1)

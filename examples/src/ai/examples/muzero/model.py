@@ -64,7 +64,7 @@ class Model(m.Model):
         h = self.trunk(state)
         return self.policy(h), self.value(h)
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Returns policy logits and values `(batch,)`, without search."""
         logits, value = self.predict(self.represent(obs))
         return logits, self.support.to_scalar(value)

@@ -42,12 +42,12 @@ class Model(nn.Module):
         if net is not None:
             self.net = net
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:  # Any: a subclass may take what it likes
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # a subclass may take and return what it likes
         """Calls the wrapped network."""
         net = self._modules.get("net")
         if net is None:
             raise NotImplementedError(f"{type(self).__name__} must be given a net or define forward")
-        return net(*args, **kwargs)  # type: ignore[no-any-return]
+        return net(*args, **kwargs)
 
     def init(self, path: PathLike | None = None, *, seed: int | None = None, strict: bool = True) -> Self:
         """Draws all parameters, or loads them; returns the model.
