@@ -54,7 +54,7 @@ def test_killed_rank_ends_the_job_and_the_next_goes_on_to_the_same_bits(how, job
 
 @pytest.mark.slow
 def test_stop_on_one_rank_stops_all_at_the_same_step(two_ranks):
-    steps = [line.split()[-1] for line in two_ranks.splitlines() if "stopped at" in line]
+    steps = re.findall(r"rank \d stopped at (\d+)", two_ranks)
     assert len(steps) == 2
     assert len(set(steps)) == 1
     assert 5 <= int(steps[0]) <= 5 + 16

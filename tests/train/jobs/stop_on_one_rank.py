@@ -18,7 +18,8 @@ class Impatient(HookInterface):
 def check() -> None:
     model = nn.Linear(2, 1)
     trainer = Trainer(lambda model, batch, step: model(batch).mean(), [torch.ones(2, 2)] * 100, parallel="ddp")
-    print(f"rank {dist.get_rank()} stopped at", trainer.train(model, opt.sgd(model), Impatient()), flush=True)
+    step = trainer.train(model, opt.sgd(model), Impatient())
+    print(f"rank {dist.get_rank()} stopped at {step}", flush=True)
 
 
 class Signalled(HookInterface):

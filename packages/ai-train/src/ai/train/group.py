@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -104,12 +105,21 @@ class GroupRanks(Ranks):
 
     def explain(self, error: BaseException) -> None:
         """Say on this rank's error which rank it is, and which others are gone."""
-        gone = [rank for rank, process in enumerate(self._processes) if _is_gone(process)]
+        gone = self._gone()
+        if not gone and _is_of_a_collective(error):
+            # A dying process closes its sockets before the system shows it as dead: look again for a moment.
+            deadline = time.monotonic() + 2
+            while not gone and time.monotonic() < deadline:
+                time.sleep(0.02)
+                gone = self._gone()
         if gone:
             names = ", ".join(f"rank {rank} (pid {self._processes[rank][1]})" for rank in gone)
             error.add_note(f"on rank {self.rank}: {names} died")
         else:
             error.add_note(f"on rank {self.rank} of {self.world}")
+
+    def _gone(self) -> list[int]:
+        return [rank for rank, process in enumerate(self._processes) if _is_gone(process)]
 
 
 def mean_weight(total: float | Tensor, device: torch.device) -> Tensor:
@@ -117,6 +127,10 @@ def mean_weight(total: float | Tensor, device: torch.device) -> Tensor:
     weight = torch.as_tensor(total, dtype=torch.float32, device=device).clone()
     dist.all_reduce(weight)
     return weight / dist.get_world_size()
+
+
+def _is_of_a_collective(error: BaseException) -> bool:
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
 def _is_gone(process: tuple[str, int]) -> bool:
