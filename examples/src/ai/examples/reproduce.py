@@ -37,7 +37,7 @@ RESULTS: dict[str, Result] = {
         "ai.examples.autoencoder.compare:reproduce", "pixel, SSIM and perceptual loss compared"
     ),
     "gpt": Result("ai.examples.gpt.main:reproduce", "bits per character on Python's documentation, beside xz -9"),
-    "vit": Result("ai.examples.vit.main:reproduce", "accuracy on digits of writers that training never saw"),
+    "vit": Result("ai.examples.vit.main:reproduce", "accuracy on the last 360 digits of the stored order"),
     "diffusion": Result("ai.examples.diffusion.main:reproduce_points", "samples of 8 gaussians, by an MLP"),
     "diffusion-digits": Result("ai.examples.diffusion.main:reproduce_digits", "digits told their class, by a UNet"),
     "stylegan2": Result("ai.examples.stylegan2.main:reproduce", "digits of 16 pixels, their distance to real ones"),
