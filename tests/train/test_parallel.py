@@ -4,6 +4,7 @@ import pytest
 from torch import nn
 
 from ai.train import Trainer, opt
+from ai.train.group import _is_asleep
 from ai.train.parallel import Ddp, Fsdp, as_parallel
 
 
@@ -97,6 +98,22 @@ def test_dead_rank_ends_the_job_and_is_named(job):
     result = job("dead_rank", ranks=2, timeout_s=60)
     assert result.returncode != 0
     assert "rank 1 (pid" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("stat", "asleep"),
+    [
+        ("7 (pt_gloo_runloop) S 1 7", True),
+        ("7 (pt_gloo_runloop) R 1 7", False),
+        ("7 (pt_gloo_runloop) D 1 7", False),
+        ("7 (python) R 1 7", True),
+        ("7 (a) R (b) R 1 7", True),
+    ],
+)
+def test_a_process_ends_only_when_gloos_threads_rest(stat, asleep, tmp_path):
+    (tmp_path / "stat").write_text(stat)
+    assert _is_asleep(tmp_path / "stat") is asleep
+    assert _is_asleep(tmp_path / "ended")
 
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])

@@ -1,10 +1,12 @@
 """How the ranks of a torch.distributed job decide together, without waiting for one another at every step."""
 
+import atexit
 import os
 import socket
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,6 +50,7 @@ class GroupRanks(Ranks):
         self.endless = endless
         if _control is None:
             _control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+            atexit.register(_let_gloo_rest)
         self._group = _control
         self._wish = 0
         self._now = 0.0
@@ -144,3 +147,24 @@ def _is_gone(process: tuple[str, int]) -> bool:
         return os.path.isdir("/proc/self")
     except OSError:
         return False
+
+
+def _let_gloo_rest(timeout_s: float = 10.0) -> None:
+    """Wait until gloo's threads have freed the tensors of the last collectives.
+
+    They do so after those who wait for the collective have gone on, and need the interpreter's lock for it. One that
+    asks for the lock when the interpreter has gone aborts the process ("terminate called without an active exception").
+    """
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        time.sleep(0.002)  # gives the lock to a thread that wants it, which is then seen as running until it is done
+        if all(_is_asleep(thread) for thread in Path("/proc/self/task").glob("*/stat")):
+            return
+
+
+def _is_asleep(thread: Path) -> bool:
+    try:
+        name, _, rest = thread.read_text(encoding="utf-8").partition("(")[2].rpartition(")")
+    except OSError:  # it has ended
+        return True
+    return name != "pt_gloo_runloop" or rest.split()[0] == "S"
