@@ -1,12 +1,17 @@
-"""CIFAR from small files in the real binary format."""
+"""CIFAR from small files in the real formats."""
 
+import hashlib
 import io
 import pickle
 import tarfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import numpy as np
 import pytest
 import torch
+import torchvision.datasets
 
 from ai.data import cifar_dataset
 
@@ -66,10 +71,10 @@ def python_2_pickle(content):
     return pickle.dumps(content, 2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
 
 
-@pytest.mark.parametrize("n_classes", [10, 100])
-def test_torchvisions_files_are_read_without_running_them(tmp_path, n_classes):
+def write_pickles(folder, n_classes):
+    """Torchvision's files, with what `write` writes."""
     content, (_, text) = files(n_classes)
-    inner = tmp_path / ("cifar-10-batches-py" if n_classes == 10 else "cifar-100-python")
+    inner = folder / ("cifar-10-batches-py" if n_classes == 10 else "cifar-100-python")
     inner.mkdir()
     label_key = b"labels" if n_classes == 10 else b"fine_labels"
     n_labels = 1 if n_classes == 10 else 2
@@ -78,6 +83,13 @@ def test_torchvisions_files_are_read_without_running_them(tmp_path, n_classes):
         (inner / name.removesuffix(".bin")).write_bytes(python_2_pickle(data))
     names = {b"label_names" if n_classes == 10 else b"fine_label_names": [n.encode() for n in text.split()]}
     (inner / ("batches.meta" if n_classes == 10 else "meta")).write_bytes(python_2_pickle(names))
+    return inner
+
+
+@pytest.mark.parametrize("n_classes", [10, 100])
+def test_torchvisions_files_are_read_without_running_them(tmp_path, n_classes):
+    inner = write_pickles(tmp_path, n_classes)
+    label_key = b"labels" if n_classes == 10 else b"fine_labels"
     ours = cifar_dataset(n_classes, tmp_path)
     (tmp_path / "binary").mkdir()
     write(tmp_path / "binary", n_classes, as_archive=False)
@@ -126,9 +138,44 @@ def test_a_truncated_archive_and_another_number_of_classes_are_refused(tmp_path)
         cifar_dataset(11)
 
 
+@pytest.fixture
+def served(tmp_path):
+    """A web server on this machine, and the folder that it serves."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = partial(SilentHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+class SilentHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize("n_classes", [10, 100])
+def test_what_torchvision_names_is_downloaded_checked_and_read(tmp_path, served, monkeypatch, n_classes):
+    folder, url = served
+    source = getattr(torchvision.datasets, f"CIFAR{n_classes}")
+    inner = write_pickles(folder, n_classes)
+    with tarfile.open(folder / source.filename, "w:gz") as tar:
+        tar.add(inner, inner.name)
+    monkeypatch.setattr(source, "url", url + source.filename)
+    with pytest.raises(FileNotFoundError, match=f"its checksum is .*, expected {source.tgz_md5}"):
+        cifar_dataset(n_classes, tmp_path / "here")
+    assert not list((tmp_path / "here").iterdir())
+    digest = hashlib.md5((folder / source.filename).read_bytes()).hexdigest()
+    monkeypatch.setattr(source, "tgz_md5", digest)
+    ds = cifar_dataset(n_classes, tmp_path / "here")
+    assert torch.equal(ds.data["x"], cifar_dataset(n_classes, folder).data["x"])
+    assert [path.name for path in (tmp_path / "here").iterdir()] == [source.filename]
+
+
 def test_no_files_and_no_network_is_one_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("ai.data.cifar._URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr(torchvision.datasets.CIFAR100, "url", "http://127.0.0.1:9/a.tar.gz")
     with pytest.raises(
-        FileNotFoundError, match=r"could not be downloaded .*put cifar-100-binary.tar.gz there, or its files"
+        FileNotFoundError, match=r"could not be downloaded .*put cifar-100-python.tar.gz there, or its files train"
     ):
         cifar_dataset(100, tmp_path)

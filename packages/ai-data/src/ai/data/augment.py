@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from ai.data.device import to_device
+
 OnImages: TypeAlias = Callable[[Tensor, Generator], Tensor]
 OnBatch: TypeAlias = Callable[[dict[str, Tensor], Generator], dict[str, Tensor]]
 
@@ -63,14 +65,13 @@ def color(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.
     for name, amount in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
         if not 0 <= amount <= 1:
             raise ValueError(f"{name} must lie in [0, 1], got {amount}")
-    # Luminance weights of ITU-R BT.601, as Pillow converts to grey.
-    luminance = (0.299, 0.587, 0.114)
 
     def apply(x: Tensor, generator: Generator) -> Tensor:
         factors = 2 * torch.rand(3, len(x), 1, 1, 1, generator=generator, device=x.device) - 1
         y = (x + 1) / 2 * (1 + brightness * factors[0])
         colourful = x.shape[1] == 3
-        grey = (y * y.new_tensor(luminance).view(1, 3, 1, 1)).sum(1, keepdim=True) if colourful else y
+        # Luminance of ITU-R BT.601, as Pillow converts to grey.
+        grey = 0.299 * y[:, 0:1] + 0.587 * y[:, 1:2] + 0.114 * y[:, 2:3] if colourful else y
         mean = grey.mean((1, 2, 3), keepdim=True)
         if colourful:
             y = grey + (y - grey) * (1 + saturation * factors[2])
@@ -108,7 +109,7 @@ def mixup(n_classes: int, alpha: float = 0.2) -> OnBatch:
     def apply(batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
         x = batch["x"]
         other = torch.randperm(len(x), generator=generator, device=x.device)
-        share = _beta(len(x), alpha, generator, 0).to(x)
+        share = _beta(len(x), alpha, generator, 0, x.device).to(x.dtype)
         weight = share[:, None, None, None]
         mixed = weight * x + (1 - weight) * x[other]
         return {**batch, "x": mixed, "y": _mixed_labels(batch["y"], other, share, n_classes)}
@@ -127,7 +128,7 @@ def cutmix(n_classes: int, alpha: float = 1.0) -> OnBatch:
         x = batch["x"]
         n, _, height, width = x.shape
         other = torch.randperm(n, generator=generator, device=x.device)
-        side = (1 - _beta(n, alpha, generator, 1)).sqrt().to(x.device)[:, None]
+        side = (1 - _beta(n, alpha, generator, 1, x.device)).sqrt()[:, None]
         middle = torch.rand(2, n, 1, generator=generator, device=x.device)
         rows = _within(middle[0], height, side * height)
         columns = _within(middle[1], width, side * width)
@@ -141,9 +142,11 @@ def cutmix(n_classes: int, alpha: float = 1.0) -> OnBatch:
 
 def _within(middle: Tensor, length: int, size: Tensor | int) -> Tensor:
     """Returns which of `length` pixels lie within `size` about the pixel at `middle` in [0, 1): `(batch, length)`."""
-    start = (middle * length).floor() - (torch.as_tensor(size, device=middle.device) / 2).floor()
+    whole = size if isinstance(size, int) else size.floor()
+    half = size // 2
+    start = (middle * length).floor() - half
     place = torch.arange(length, device=middle.device)
-    return (place >= start) & (place < start + torch.as_tensor(size, device=middle.device).floor())
+    return (place >= start) & (place < start + whole)
 
 
 def _mixed_labels(y: Tensor, other: Tensor, share: Tensor, n_classes: int) -> Tensor:
@@ -152,10 +155,10 @@ def _mixed_labels(y: Tensor, other: Tensor, share: Tensor, n_classes: int) -> Te
     return share[:, None] * hot + (1 - share[:, None]) * hot[other]
 
 
-def _beta(n: int, alpha: float, generator: Generator, purpose: int) -> Tensor:
+def _beta(n: int, alpha: float, generator: Generator, purpose: int, device: torch.device) -> Tensor:
     # torch draws no beta variables from a given generator; its seed is known without waiting for the device.
     rng = np.random.default_rng([generator.initial_seed(), purpose])
-    return torch.from_numpy(rng.beta(alpha, alpha, n).astype(np.float32))
+    return to_device(rng.beta(alpha, alpha, n).astype(np.float32), device, pin=device.type == "cuda")  # type: ignore[no-any-return]
 
 
 def _check_probability(p: float) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import tarfile
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,6 @@ from ai.data.download import download
 from ai.data.mnist import bytes_to_unit_range
 from ai.data.paths import dataset_folder
 
-_URL = "https://www.cs.toronto.edu/~kriz/"
 _IMAGE_BYTES = 3 * 32 * 32
 
 
@@ -23,10 +24,9 @@ def cifar_dataset(n_classes: int = 10, path: str | os.PathLike[str] | None = Non
 
     Args:
         n_classes: 10 or 100 (the fine labels).
-        path: a folder that holds the binary version, as `cifar-10-binary.tar.gz` or its files, or the files that
-            torchvision extracts (`cifar-10-batches-py`); relative to `$AI_DATASETS_PATH`, else to
-            `~/.cache/ai/datasets`; None means `cifar10` or `cifar100`. If none is there, the binary version is
-            downloaded.
+        path: a folder that holds the python version (torchvision's) or the binary version, as the archive or as the
+            files in it; relative to `$AI_DATASETS_PATH`, else to `~/.cache/ai/datasets`; None means `cifar10` or
+            `cifar100`. If none is there, the python version is downloaded into it.
 
     Raises:
         FileNotFoundError: the files are missing and the download failed.
@@ -37,31 +37,73 @@ def cifar_dataset(n_classes: int = 10, path: str | os.PathLike[str] | None = Non
     if n_classes not in (10, 100):
         raise ValueError(f"n_classes must be 10 or 100, got {n_classes}")
     folder = dataset_folder(path or f"cifar{n_classes}")
-    archive = f"cifar-{n_classes}-binary.tar.gz"
-    if n_classes == 10:
-        inner, md5 = "cifar-10-batches-bin", "c32a1d4ab5d03f1284b67883e8d87530"
-        train, test, names = [f"data_batch_{i}.bin" for i in range(1, 6)], "test_batch.bin", "batches.meta.txt"
-    else:
-        inner, md5 = "cifar-100-binary", "03b5dce01913d631647c71ecec9e9cb8"
-        train, test, names = ["train.bin"], "test.bin", "fine_label_names.txt"
-    if (pickles := folder / ("cifar-10-batches-py" if n_classes == 10 else "cifar-100-python")).is_dir():
-        label_key, names_key, meta = (
-            ("labels", "label_names", "batches.meta")
-            if n_classes == 10
-            else ("fine_labels", "fine_label_names", "meta")
-        )
-        parts = [read_cifar_pickle(pickles / name.removesuffix(".bin"), label_key) for name in (*train, test)]
-        classes = read_cifar_names(pickles / meta, names_key)
-    else:
-        files = _read(folder, archive, inner, [*train, test, names], md5)
-        parts = [_records(folder / name, files[name], n_classes) for name in (*train, test)]
-        classes = tuple(files[names].decode().split())
+    python, binary = _VERSIONS[n_classes]
+    for version, read in ((python, _from_pickles), (binary, _from_records)):
+        if content := _stored(folder, version):
+            return read(folder, version, content, n_classes)
+    _download(folder, python, n_classes)
+    return _from_pickles(folder, python, _stored(folder, python) or {}, n_classes)
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What one form of the files is called: an archive, the folder in it, and the files there."""
+
+    archive: str
+    inner: str
+    train: tuple[str, ...]
+    test: str
+    names: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (*self.train, self.test, self.names)
+
+
+_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
+# By number of classes: the python version, the binary version.
+_VERSIONS = {
+    10: (
+        _Version("cifar-10-python.tar.gz", "cifar-10-batches-py", _BATCHES, "test_batch", "batches.meta"),
+        _Version(
+            "cifar-10-binary.tar.gz",
+            "cifar-10-batches-bin",
+            tuple(f"{name}.bin" for name in _BATCHES),
+            "test_batch.bin",
+            "batches.meta.txt",
+        ),
+    ),
+    100: (
+        _Version("cifar-100-python.tar.gz", "cifar-100-python", ("train",), "test", "meta"),
+        _Version("cifar-100-binary.tar.gz", "cifar-100-binary", ("train.bin",), "test.bin", "fine_label_names.txt"),
+    ),
+}
+
+
+def _from_pickles(folder: Path, version: _Version, content: dict[str, bytes], n_classes: int) -> Dataset:
+    prefix = "" if n_classes == 10 else "fine_"
+    parts = [
+        read_cifar_pickle(folder / version.inner / name, content[name], f"{prefix}labels")
+        for name in (*version.train, version.test)
+    ]
+    names = read_cifar_names(folder / version.inner / version.names, content[version.names], f"{prefix}label_names")
+    return _dataset(parts, names)
+
+
+def _from_records(folder: Path, version: _Version, content: dict[str, bytes], n_classes: int) -> Dataset:
+    parts = [
+        _records(folder / version.inner / name, content[name], n_classes) for name in (*version.train, version.test)
+    ]
+    return _dataset(parts, tuple(content[version.names].decode().split()))
+
+
+def _dataset(parts: list[tuple[np.ndarray, np.ndarray]], names: tuple[str, ...]) -> Dataset:
     dataset = Dataset(
         {"x": np.concatenate([x for x, _ in parts]), "y": np.concatenate([y for _, y in parts])},
         postprocess={"x": bytes_to_unit_range},
         default_split=(sum(len(y) for _, y in parts[:-1]), len(parts[-1][1])),
     )
-    dataset.classes = classes
+    dataset.classes = names
     return dataset
 
 
@@ -78,24 +120,32 @@ def _records(path: Path, content: bytes, n_classes: int) -> tuple[np.ndarray, np
     return rows[:, n_labels:].reshape(-1, 3, 32, 32).copy(), labels
 
 
-def _read(folder: Path, archive: str, inner: str, names: list[str], md5: str) -> dict[str, bytes]:
-    """Returns the content of the files, from the folder or the archive in it."""
-    for place in (folder, folder / inner):
-        if all((place / name).is_file() for name in names):
-            return {name: (place / name).read_bytes() for name in names}
-    if not (folder / archive).is_file():
-        try:
-            download([_URL + archive], folder / archive, md5)
-        except OSError as error:
-            raise FileNotFoundError(
-                f"CIFAR is not in {folder} and could not be downloaded ({error}); put {archive} there, or its files "
-                f"{', '.join(names)}"
-            ) from error
+def _stored(folder: Path, version: _Version) -> dict[str, bytes] | None:
+    """Returns the content of the files, from the folder or the archive in it; None where neither is there."""
+    for place in (folder, folder / version.inner):
+        if all((place / name).is_file() for name in version.files):
+            return {name: (place / name).read_bytes() for name in version.files}
+    archive = folder / version.archive
+    if not archive.is_file():
+        return None
     try:
-        with tarfile.open(folder / archive) as tar:
+        with tarfile.open(archive) as tar:
             found = {Path(member.name).name: member for member in tar if member.isfile()}
-            if missing := [name for name in names if name not in found]:
-                raise ValueError(f"{folder / archive} lacks {', '.join(missing)}")
-            return {name: tar.extractfile(found[name]).read() for name in names}  # type: ignore[union-attr]
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{folder / archive} is truncated or malformed: {error}") from error
+            if missing := [name for name in version.files if name not in found]:
+                raise ValueError(f"{archive} lacks {', '.join(missing)}")
+            return {name: tar.extractfile(found[name]).read() for name in version.files}  # type: ignore[union-attr]
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{archive} is truncated or malformed: {error}") from error
+
+
+def _download(folder: Path, version: _Version, n_classes: int) -> None:
+    import torchvision.datasets  # type: ignore[import-untyped]
+
+    source = getattr(torchvision.datasets, f"CIFAR{n_classes}")
+    try:
+        download([source.url], folder / version.archive, source.tgz_md5)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"CIFAR-{n_classes} is not in {folder} and could not be downloaded ({error}); put {version.archive} there, "
+            f"or its files {', '.join(version.files)}"
+        ) from error

@@ -115,7 +115,7 @@ def _as_column(data: Any, name: str) -> Column:
 
 def _take(column: Column, indices: Tensor) -> Column:
     if isinstance(column, Tensor):
-        return column.index_select(0, indices.to(column.device))
+        return column.index_select(0, indices if indices.device == column.device else indices.to(column.device))
     return [column[index] for index in indices.tolist()]
 
 

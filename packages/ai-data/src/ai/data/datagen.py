@@ -2,9 +2,7 @@
 
 import copy
 import threading
-import time
 import weakref
-from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -12,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ai.data.device import checked_device
-from ai.data.episode import Packed, pack
+from ai.data.episode import pack
 from ai.data.finish import Finish
 from ai.data.fleet import Fleet
+from ai.data.intake import Intake
 from ai.data.portable import from_portable, to_portable
 from ai.data.replay import ReplayBuffer
 from ai.data.seeds import derive_seed
@@ -22,8 +21,6 @@ from ai.data.source import Source
 from ai.data.transform import Transform
 
 _DEFAULT_CAPACITY = 100_000
-# How far workers may run ahead of a replay ratio, in batches.
-_LEAD = 4
 _STATE_KEYS = {"seed", "generation", "version", "params", "buffer", "n_used", "n_steps", "n_episodes", "source"}
 
 
@@ -142,7 +139,7 @@ class DatagenLoader:
         self._finish = Finish(datagen.postprocess, self.device, pin)
         self._min_steps = min_steps
         self._pin = pin
-        self._intake = _Intake(buffer, batch_size, replay_ratio, min_steps or min(batch_size, buffer.capacity - 1))
+        self._intake = Intake(buffer, batch_size, replay_ratio, min_steps or min(batch_size, buffer.capacity - 1))
         self._generation = 0
         self._version = 0
         self._params: Mapping[str, Any] | None = None
@@ -257,8 +254,7 @@ class DatagenLoader:
             intake.buffer.load_state_dict(state["buffer"])
             intake.n_used, intake.n_steps, intake.n_episodes = state["n_used"], state["n_steps"], state["n_episodes"]
             intake.version = state["version"]
-            intake.born.clear()
-            intake.n_born = 0
+            intake.restart_clock()
         self.seed = state["seed"]
         self._generation = state["generation"] + 1
         self._version = state["version"]
@@ -348,71 +344,6 @@ class DatagenLoader:
             with intake.changed:
                 if not intake.ready() and fleet.error is None and not fleet.ended:
                     intake.changed.wait(1)
-
-
-class _Intake:
-    """The buffer with its counters, shared by the trainer's thread and the workers' threads."""
-
-    def __init__(self, buffer: ReplayBuffer, batch_size: int, replay_ratio: float | None, min_steps: int) -> None:
-        self.buffer = buffer
-        self.replay_ratio = replay_ratio
-        self.changed = threading.Condition(threading.RLock())
-        self.n_used = 0
-        self.n_steps = 0
-        self.n_episodes = 0
-        self.version = 0
-        self.hungry = False
-        self.born: deque[tuple[float, int]] = deque()  # (arrival, rows) of the chunks in the buffer, oldest first
-        self.n_born = 0  # rows of all of them
-        self._batch_size = batch_size
-        self._min_steps = min_steps
-        self._last_stats = time.monotonic(), 0
-
-    def put(self, episodes: Packed) -> None:
-        with self.changed:
-            self.buffer.extend(episodes)
-            self.n_steps += episodes.n_steps
-            self.n_episodes += episodes.n_episodes
-            self.born.append((time.monotonic(), int(episodes.lengths.sum())))
-            self.n_born += self.born[-1][1]
-            while self.n_born - self.born[0][1] >= self.buffer.capacity:
-                self.n_born -= self.born.popleft()[1]
-            self.changed.notify_all()
-
-    def notify(self) -> None:
-        with self.changed:
-            self.changed.notify_all()
-
-    def ready(self) -> bool:
-        """Returns whether a batch may be drawn."""
-        n_open = len(self.buffer)
-        if self.n_steps < self._min_steps or n_open < (1 if self.buffer.max_reuse is None else self._batch_size):
-            return False
-        return self.replay_ratio is None or self.n_used + self._batch_size <= self.replay_ratio * self.n_steps
-
-    def wants_more(self) -> bool:
-        """Returns whether workers may go on: they must not run away from the replay ratio, nor starve a trainer."""
-        with self.changed:
-            if self.replay_ratio is None or (self.hungry and not self.ready()):
-                return True
-            used = self.n_used + _LEAD * self._batch_size
-            return (self.n_steps - self._min_steps) * self.replay_ratio < used
-
-    def stats(self) -> dict[str, float]:
-        now = time.monotonic()
-        since, n_before = self._last_stats
-        self._last_stats = now, self.n_episodes
-        versions = self.buffer.column("version")
-        return {
-            "episodes": self.n_episodes,
-            "steps": self.n_steps,
-            "episodes_per_s": (self.n_episodes - n_before) / max(now - since, 1e-9),
-            "buffer_steps": len(self.buffer),
-            "buffer_bytes": self.buffer.n_bytes,
-            "age_s": sum((now - at) * rows for at, rows in self.born) / self.n_born if self.born else 0.0,
-            "reuse": self.n_used / self.n_steps if self.n_steps else 0.0,
-            "version_lag": float(self.version - versions.double().mean()) if len(versions) else 0.0,
-        }
 
 
 def _on_cpu(value: Any) -> Any:

@@ -12,7 +12,7 @@ def checked_device(device: str | torch.device) -> torch.device:
     """Returns the device, or raises one clear sentence where this machine does not have it."""
     try:
         found = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ValueError(f"device must be a name that torch knows (cpu, cuda, cuda:1, mps), got {device!r}") from None
     if found.type == "cuda":
         n_devices = torch.cuda.device_count()
@@ -20,8 +20,17 @@ def checked_device(device: str | torch.device) -> torch.device:
             raise ValueError(f"device {str(device)!r} is not available: torch sees {n_devices} CUDA devices")
         if found.index is None:  # batches report their index, and are compared with this device
             found = torch.device("cuda", torch.cuda.current_device())
-    if found.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device 'mps' is not available on this machine")
+    elif found.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise ValueError(f"device {str(device)!r} is not available on this machine")
+        found = torch.device("mps", 0)  # as its tensors say
+    elif found.type == "cpu":
+        found = torch.device("cpu")
+    else:
+        try:
+            torch.empty(0, device=found)
+        except (RuntimeError, AssertionError, ImportError):
+            raise ValueError(f"device {str(device)!r} is not available on this machine") from None
     return found
 
 

@@ -3,7 +3,7 @@
 import copy
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -12,9 +12,21 @@ from ai.data.device import checked_device
 from ai.data.finish import Finish
 from ai.data.order import Order, Position
 from ai.data.producer import Producer, make_producer
+from ai.data.transform import Transform
 
-if TYPE_CHECKING:
-    from ai.data.dataset import Dataset
+
+class Samples(Protocol):
+    """What a loader reads of a dataset."""
+
+    data: cols.Columns
+    preprocess: Transform | None
+    postprocess: Transform | None
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def fingerprint(self) -> str:
+        """Tells this data from other data."""
 
 
 class DataLoader:
@@ -58,7 +70,7 @@ class DataLoader:
 
     def __init__(
         self,
-        dataset: "Dataset",
+        dataset: Samples,
         batch_size: int,
         device: str | torch.device = "cpu",
         *,

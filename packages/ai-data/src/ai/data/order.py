@@ -1,6 +1,8 @@
 """Which samples make up which batch: a pure function of (seed, epoch, batch index)."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,8 +10,7 @@ from torch import Tensor
 from ai.data.seeds import derive_seed
 
 
-@dataclass(frozen=True, order=True)
-class Position:
+class Position(NamedTuple):
     """The batch that comes next: `batch` counts from 0 within `epoch`."""
 
     epoch: int = 0
@@ -48,6 +49,10 @@ class Order:
 
     def __len__(self) -> int:
         """Batches per epoch."""
+        return self._n_batches
+
+    @cached_property
+    def _n_batches(self) -> int:  # asked for several times a batch
         n = self.n // self.world if self.drop_last else len(range(self.rank, self.n, self.world))
         n_batches = n // self.batch_size if self.drop_last else -(-n // self.batch_size)
         return min(n_batches, 1) if self.single_batch else n_batches
@@ -59,13 +64,13 @@ class Order:
 
     def after(self, position: Position) -> Position:
         """Returns the position that follows; an endless order rolls over to the next epoch."""
-        if self.endless and position.batch + 1 >= len(self):
+        if self.endless and position.batch + 1 >= self._n_batches:
             return Position(position.epoch + 1, 0)
         return Position(position.epoch, position.batch + 1)
 
     def ended(self, position: Position) -> bool:
         """Returns whether no batch lies at `position`."""
-        return position.batch >= len(self)
+        return position.batch >= self._n_batches
 
     def shard(self, rank: int, world: int) -> "Order":
         """Returns this order as rank `rank` of `world` sees it."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ai.data import columns as cols
 from ai.data.collate import collate as stack
+from ai.data.device import to_device
 from ai.data.preprocess import Job, Preprocess
 from ai.data.seeds import global_states_kept
 from ai.data.transform import Transform
@@ -67,19 +68,21 @@ class _Gather:
     def __init__(self, columns: cols.Columns) -> None:
         self._columns = columns
         named = columns if isinstance(columns, dict) else {"": columns}
-        self._devices = {column.device for column in named.values() if isinstance(column, Tensor)}
-        self._has_lists = len(named) > sum(isinstance(column, Tensor) for column in named.values())
+        devices = {column.device if isinstance(column, Tensor) else None for column in named.values()}
+        first = devices.pop()
+        # Columns that all lie on one accelerator share one copy of the indices.
+        self._device = None if devices or first is None or first.type == "cpu" else first
 
     def submit(self, seed: int, epoch: int, indices: Tensor) -> Tensor:
         return indices
 
     def result(self, ticket: Tensor) -> Any:
-        if len(self._devices) == 1 and not self._has_lists:  # resident columns share one copy of the indices
-            ticket = ticket.to(next(iter(self._devices)))
+        if self._device is not None:  # page-locked, so that the copy does not wait for the device's work
+            ticket = to_device(ticket, self._device, pin=self._device.type == "cuda")
         batch = cols.take(self._columns, ticket)
         if isinstance(batch, dict):
-            return {name: _stacked(column, f"data[{name!r}]") for name, column in batch.items()}
-        return _stacked(batch, "data")
+            return {name: _stacked(column, name) for name, column in batch.items()}
+        return _stacked(batch)
 
     def cancel(self, ticket: Tensor) -> None:
         pass
@@ -88,8 +91,10 @@ class _Gather:
         pass
 
 
-def _stacked(column: cols.Column, name: str) -> Any:
-    return column if isinstance(column, Tensor) else stack(column, name)
+def _stacked(column: cols.Column, name: str | None = None) -> Any:
+    if isinstance(column, Tensor):
+        return column
+    return stack(column, "data" if name is None else f"data[{name!r}]")
 
 
 class _Inline:
