@@ -59,6 +59,39 @@ def test_conv_is_conv2d(padtype, stride, dtype, tolerance):
     same(ours, theirs, [torch.randn(2, 4, 7, 7, dtype=dtype)], tolerance, [(ours.weight, theirs.weight)])
 
 
+@both_types
+@pytest.mark.parametrize(
+    ("k", "stride", "how"),
+    [
+        (4, 2, {"padding": 1}),  # DCGAN
+        (2, 2, {"padding": 0}),
+        (4, 4, {"padding": 0}),  # patches
+        (8, 4, {"padding": 2}),
+        (2, 4, {"padding": 0}),
+        (2, 1, {"padding": "same"}),
+        (4, 1, {"padding": "same"}),
+        (5, 2, {"padding": 2}),
+        (1, 2, {"padding": 0}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_conv_of_any_kernel_is_conv2d_and_divides_the_size_by_the_stride(k, stride, how, dtype, tolerance):
+    theirs, ours = nn.Conv2d(4, 6, k, stride, **how).to(dtype), m.conv(4, 6, k, stride).to(dtype)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 4, 8, 8, dtype=dtype)
+    assert ours(x).shape == (2, 6, 8 // stride, 8 // stride)
+    same(ours, theirs, [x], tolerance, [(ours.weight, theirs.weight)])
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+@pytest.mark.parametrize("stride", [0.5, 1, 2, 4])
+@pytest.mark.parametrize("padtype", ["zeros", "reflect", "replicate", "circular"])
+def test_every_kernel_stride_and_border_gives_the_size_over_the_stride(k, stride, padtype):
+    size = int(8 / stride)
+    assert m.conv(2, 3, k, stride, padtype=padtype)(torch.randn(1, 2, 8, 8)).shape == (1, 3, size, size)
+    assert m.f.conv(torch.randn(1, 2, 8, 8), torch.randn(3, 2, k, k), stride=stride).shape == (1, 3, size, size)
+
+
 def test_conv_applies_its_options_in_order():
     ours = m.conv(4, 6, 3, 2, "lrelu", "batch", gain=1.5, clamp=0.7, blur=(1, 2, 1)).double()
     x = torch.randn(3, 4, 8, 8, dtype=torch.float64)
@@ -97,15 +130,19 @@ def slow_modulated(x, z, layer, stride):
         weight = layer.weight * s[None, :, None, None]
         if layer.demod:
             weight = weight / torch.sqrt((weight**2).sum((1, 2, 3), keepdim=True) + 1e-8)
-        rows.append(F.conv2d(image[None], weight, layer.bias, max(1, int(stride)), layer.k // 2))
+        before, after = m.f.border(layer.k, max(1, int(stride)))
+        padded = F.pad(image[None], (before, after, before, after))
+        rows.append(F.conv2d(padded, weight, layer.bias, max(1, int(stride))))
     return torch.cat(rows)
 
 
 @both_types
-@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("form", ["images", "weights"])
+@pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("stride", [1, 2, 0.5])
 @pytest.mark.parametrize("demod", [True, False])
-def test_modconv_is_the_papers_formula(k, stride, demod, dtype, tolerance):
+def test_modconv_is_the_papers_formula(k, stride, demod, form, dtype, tolerance, monkeypatch):
+    monkeypatch.setattr(m.f, "_weights_are_faster", lambda *_: form == "weights")
     layer = m.modconv(4, 6, 5, k=k, stride=stride, demod=demod).to(dtype)
     inputs = [torch.randn(3, 4, 8, 8, dtype=dtype), torch.randn(3, 5, dtype=dtype)]
 
@@ -118,6 +155,28 @@ def test_modconv_is_the_papers_formula(k, stride, demod, dtype, tolerance):
 
     for ours, theirs in zip(grads(layer), grads(lambda x, z: slow_modulated(x, z, layer, stride)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * max(1.0, theirs.abs().max().item()))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 0.5])
+def test_filtered_modconv_is_the_same_in_both_forms(stride):
+    x, weight, style = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 3, 8, 8), (5, 3, 3, 3), (2, 3))
+    )
+    found = []
+    for form in ("images", "weights"):
+        out = m.f.modconv(x, weight, style, torch.ones(5).double(), stride, kernel=(1, 3, 3, 1), form=form)
+        found.append([out, *torch.autograd.grad(out.square().sum(), (x, weight, style))])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=r"form \('weight'\) must be images, weights or None"):
+        m.f.modconv(x, weight, style, form="weight")
+
+
+def test_modconv_makes_weights_for_large_images_of_few_channels_only():
+    large, small = torch.zeros(2, 8, 64, 64), torch.zeros(2, 8, 4, 4)
+    weight = torch.zeros(8, 8, 3, 3)
+    assert m.f._weights_are_faster(large, weight)
+    assert not m.f._weights_are_faster(small, weight)
+    assert not m.f._weights_are_faster(large.contiguous(memory_format=torch.channels_last), weight)
 
 
 def copy_attention(ours, weight, bias, out):

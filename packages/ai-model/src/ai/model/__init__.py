@@ -19,7 +19,7 @@ from ai.model.elementwise import (
     resample,
     upfirdn,
 )
-from ai.model.init import draw_normal, draw_uniform, fill, init_module, init_rule
+from ai.model.init import draw_normal, draw_uniform, draw_weight, fill, init_module, init_rule
 from ai.model.linear import fc
 from ai.model.model import Model
 from ai.model.modulated import modconv, modfc, modresblk, modseq
@@ -42,6 +42,7 @@ __all__ = [
     "conv",
     "draw_normal",
     "draw_uniform",
+    "draw_weight",
     "drop_path",
     "embed",
     "f",

@@ -47,6 +47,19 @@ _GAINS = {
     "tanh": (5 / 3, 1.59254),
 }
 
+# The same for a standard deviation of 1 in place of the second moment, where each unit's weights sum to zero. The mean
+# of a smooth rectifier grows faster than its input, which makes the fixed point above repel: small errors of size
+# become large ones in a deep stack. Weights of zero mean let no mean pass, and size then keeps by itself.
+_CENTRED_GAINS = {
+    "gelu": (1.67632, 1.70093),
+    "gelu_tanh": (1.67622, 1.70092),
+    "hardswish": (1.68714, 1.81387),
+    "mish": (1.60666, 1.59203),
+    "silu": (1.70895, 1.78719),
+    "softplus": (1.84384, 1.91913),
+    "swish": (1.70895, 1.78719),
+}
+
 
 class _Call(nn.Module):
     def __init__(self, function: Callable[[Tensor], Tensor]):
@@ -69,23 +82,36 @@ def _relu2(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-def actv_gain(kind: Activation, *, after: bool = False) -> float:
+def actv_gain(kind: Activation, *, after: bool = False, centred: bool = False) -> float:
     """Returns the gain around an activation that keeps the second moment of N(0, 1); 1 where none is known.
 
     Args:
         kind: A name; for a callable or None the gain is 1.
         after: Whether the gain multiplies the activation's result, instead of the weights before it.
+        centred: Whether it keeps the standard deviation instead, which is what stays where each unit's weights sum to
+            zero. Known for the activations of which `fc` and `conv` draw such weights: gelu, silu, mish, hardswish and
+            softplus; the others take the second moment's.
 
-    Where a function is neither bounded nor homogeneous (gelu, silu) the fixed point repels: a stack of more than about
-    ten such layers without a norm drifts away from it.
-
-    Source: He et al., 2015, Delving Deep into Rectifiers, equation 10, which is the case of ReLU.
+    Source: He et al., 2015, Delving Deep into Rectifiers, equation 10, which is the case of ReLU; Brock, De and Smith,
+    2021, Characterizing Signal Propagation to Close the Performance Gap in Unnormalized ResNets, section 4 (centred).
 
     Example:
-        >>> actv_gain("relu"), actv_gain("silu", after=True)
-        (1.41421, 1.67653)
+        >>> actv_gain("relu"), actv_gain("silu", after=True), actv_gain("silu", centred=True)
+        (1.41421, 1.67653, 1.70895)
     """
-    return _GAINS.get(kind, (1.0, 1.0))[after] if isinstance(kind, str) else 1.0
+    if not isinstance(kind, str):
+        return 1.0
+    if centred and kind in _CENTRED_GAINS:
+        return _CENTRED_GAINS[kind][after]
+    return _GAINS.get(kind, (1.0, 1.0))[after]
+
+
+def is_centred(kind: Activation, fan_in: int) -> bool:
+    """Tells whether weights before an activation are drawn with a sum of zero.
+
+    They are before smooth rectifiers, unless the inputs are so few that the direction of their mean counts.
+    """
+    return isinstance(kind, str) and kind in _CENTRED_GAINS and fan_in >= 32
 
 
 def actv(kind: Activation) -> nn.Module | None:

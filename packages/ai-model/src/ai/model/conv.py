@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ai.model import f
@@ -12,10 +11,8 @@ from ai.model import norm as norms
 from ai.model.activation import Activation, actv_gain
 from ai.model.activation import actv as make_actv
 from ai.model.elementwise import noise as make_noise
-from ai.model.init import draw_normal, fill, init_module, mark_small
+from ai.model.init import draw_normal, draw_weight, fill, init_module, mark_small
 from ai.model.norm import Norm
-
-_PADDING = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 
 
 class _Conv(nn.Module):
@@ -27,7 +24,7 @@ class _Conv(nn.Module):
         stride: float,
         actv: Activation,
         norm: Norm,
-        gain: float,
+        gain: float | None,
         clamp: float | None,
         noise: bool,
         blur: Sequence[float] | None,
@@ -40,14 +37,15 @@ class _Conv(nn.Module):
     ):
         super().__init__()
         self.nc1, self.nc2, self.k, self.stride, self.padtype, self.blur = nc1, nc2, k, stride, padtype, blur
-        self.gain, self.clamp, self.scale_w, self.lr_mult = gain, clamp, scale_w, lr_mult
+        self.gain, self.clamp, self.scale_w, self.lr_mult = 1.0 if gain is None else gain, clamp, scale_w, lr_mult
         self.groups = groups
+        self.weight_scale = lr_mult * (he_constant(nc1 // groups * k**2, actv, gain) if scale_w else 1.0)
         self.weight = nn.Parameter(torch.empty(nc2, nc1 // groups, k, k))
         self.bias = nn.Parameter(torch.empty(nc2)) if bias else None
         self.norm = norms.make(norm, nc2)
         self.noise = make_noise() if noise else None
         self.actv = make_actv(actv)
-        self.init_gain, self._actv_gain = 1.0, actv_gain(actv)
+        self.init_gain, self._follows = 1.0, actv if isinstance(actv, str) else None
         if init_gain != 1:
             self.mark_small(init_gain)
             if self.norm is not None:
@@ -55,9 +53,10 @@ class _Conv(nn.Module):
         self.init_params(None)
 
     def init_params(self, generator: torch.Generator | None) -> None:
-        fan_in = self.weight[0].numel()
-        std = self.init_gain if self.scale_w else self.init_gain * self._actv_gain / math.sqrt(fan_in)
-        draw_normal(self.weight, std / self.lr_mult, generator)
+        if self.scale_w:
+            draw_normal(self.weight, self.init_gain / self.lr_mult, generator)
+        else:
+            draw_weight(self.weight, self._follows, self.init_gain / self.lr_mult, generator)
         if self.bias is not None:
             fill(self.bias, 0.0)
 
@@ -67,23 +66,11 @@ class _Conv(nn.Module):
         return True
 
     def forward(self, x: Tensor) -> Tensor:
-        weight: Tensor = self.weight
+        weight: Tensor = self.weight if self.weight_scale == 1 else self.weight * self.weight_scale
         bias: Tensor | None = self.bias
-        if self.scale_w:
-            weight = weight * (self.lr_mult / math.sqrt(self.weight[0].numel()))
-        elif self.lr_mult != 1:
-            weight = weight * self.lr_mult
         if bias is not None and self.lr_mult != 1:
             bias = bias * self.lr_mult
-        if self.stride < 1:
-            x = f.resample(x, self.stride, self.blur)
-        elif self.blur is not None:
-            x = f.blur(x, self.blur)
-        step, pad = max(1, round(self.stride)), self.k // 2
-        if pad and self.padtype != "zeros":
-            x = F.pad(x, (pad, pad, pad, pad), mode=_PADDING[self.padtype])
-            pad = 0
-        x = F.conv2d(x, weight, bias, step, pad, 1, self.groups)
+        x = f.conv(x, weight, bias, self.stride, kernel=self.blur, padtype=self.padtype, groups=self.groups)
         if self.norm is not None:
             x = self.norm(x)
         if self.noise is not None:
@@ -98,6 +85,11 @@ class _Conv(nn.Module):
         return f"{self.nc1}, {self.nc2}, k={self.k}, stride={self.stride}"
 
 
+def he_constant(fan_in: int, actv: Activation, gain: float | None) -> float:
+    """Returns what equalised weights are scaled by; an explicit gain takes the place of the activation's."""
+    return (actv_gain(actv) if gain is None else 1.0) / math.sqrt(fan_in)
+
+
 def conv(
     nc1: int,
     nc2: int,
@@ -106,7 +98,7 @@ def conv(
     actv: Activation = None,
     norm: Norm = None,
     *,
-    gain: float = 1.0,
+    gain: float | None = None,
     clamp: float | None = None,
     noise: bool = False,
     blur: Sequence[float] | None = None,
@@ -122,11 +114,12 @@ def conv(
     Args:
         nc1: Channels in.
         nc2: Channels out.
-        k: Odd kernel size; the border is padded by `k // 2`.
+        k: Kernel size. An odd one pads the border by `k // 2`; an even one by `k - stride` in all (none if that is
+            negative), the odd pixel after: k = 4 with stride 2 pads one pixel, k = 2 with stride 2 none.
         stride: A whole number to shrink by striding, or one over a whole number to enlarge before the convolution.
         actv: Activation by name, or a callable.
         norm: Normalisation by name, or a callable from a channel count.
-        gain: Multiplies the result.
+        gain: Multiplies the result; None for 1. With `scale_w` it takes the place of the activation's own gain.
         clamp: Bounds the result to [-clamp, clamp].
         noise: Whether to add noise with a learned strength; see `noise`.
         blur: Taps of a low-pass filter that the input goes through first, such as (1, 3, 3, 1); where the stride
@@ -145,11 +138,11 @@ def conv(
     for name, value in (("nc1", nc1), ("nc2", nc2)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
-    if k < 1 or k % 2 == 0:
-        raise ValueError(f"k ({k}) must be odd and at least 1")
+    if k < 1:
+        raise ValueError(f"k ({k}) must be at least 1")
     f.whole_factor(stride)
-    if padtype not in _PADDING:
-        raise ValueError(f"padtype ({padtype!r}) must be one of {', '.join(_PADDING)}")
+    if padtype not in f.PADDING:
+        raise ValueError(f"padtype ({padtype!r}) must be one of {', '.join(f.PADDING)}")
     taps = None if blur is None else tuple(blur)
     if groups < 1 or nc1 % groups or nc2 % groups:
         raise ValueError(f"groups ({groups}) must divide nc1 ({nc1}) and nc2 ({nc2})")

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ai.model.activation import Activation, actv_gain, is_centred
+
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
@@ -80,20 +82,69 @@ def init_module(module: AnyModule, *, seed: int | None = None) -> AnyModule:
 
 
 def draw_normal(target: Tensor, std: float, rng: torch.Generator | None = None) -> None:
-    """Fills `target` in place with N(0, std²), drawn in float32 on the CPU so that every device gets equal values."""
+    """Fills `target` in place with N(0, std²), drawn in float32 on the CPU so that every device gets equal values.
+
+    >>> weight = torch.empty(1000)
+    >>> draw_normal(weight, 0.1, torch.Generator().manual_seed(0))
+    >>> round(weight.std().item(), 2)
+    0.1
+    """
     if not target.is_meta:
         _put(target, torch.randn(target.shape, generator=rng, dtype=torch.float32, device="cpu").mul_(std))
 
 
 def draw_uniform(target: Tensor, bound: float, rng: torch.Generator | None = None) -> None:
-    """Fills `target` in place with U(-bound, bound), drawn in float32 on the CPU as `draw_normal` does."""
+    """Fills `target` in place with U(-bound, bound), drawn in float32 on the CPU as `draw_normal` does.
+
+    >>> weight = torch.empty(1000)
+    >>> draw_uniform(weight, 0.1, torch.Generator().manual_seed(0))
+    >>> round(weight.min().item(), 2), round(weight.max().item(), 2)
+    (-0.1, 0.1)
+    """
     if not target.is_meta:
         uniform = torch.rand(target.shape, generator=rng, dtype=torch.float32, device="cpu")
         _put(target, uniform * (2 * bound) - bound)
 
 
+def draw_weight(
+    target: Tensor, actv: Activation = None, scale: float = 1.0, rng: torch.Generator | None = None
+) -> None:
+    """Draws the weights of a layer so that what follows its activation is as large as what comes in.
+
+    They are N(0, (scale · gain)² / fan-in), with the gain of `actv_gain`. Before a smooth rectifier (gelu, silu, mish,
+    hardswish, softplus), and with 32 inputs or more, each unit's weights are shifted to a sum of zero: the standard
+    deviation then stays through deep stacks, where it would drift away without.
+
+    Args:
+        target: `(n out, …)`; all other axes are what one output sees.
+        actv: What follows, by name.
+        scale: Multiplies the weights.
+        rng: None for torch's global generator.
+
+    >>> weight = torch.empty(64, 64)
+    >>> draw_weight(weight, "gelu", rng=torch.Generator().manual_seed(0))
+    >>> bool((weight.sum(1).abs() < 1e-5).all())
+    True
+    """
+    if target.is_meta:
+        return
+    fan_in = math.prod(target.shape[1:])
+    centred = is_centred(actv, fan_in)
+    drawn = torch.randn(target.shape, generator=rng, dtype=torch.float32, device="cpu")
+    if centred:
+        drawn -= drawn.mean(tuple(range(1, drawn.ndim)), keepdim=True)
+        scale *= math.sqrt(fan_in / (fan_in - 1))
+    _put(target, drawn.mul_(scale * actv_gain(actv, centred=centred) / math.sqrt(fan_in)))
+
+
 def fill(target: Tensor, value: float | Tensor) -> None:
-    """Fills `target` in place with a number, or copies a tensor of its shape into it."""
+    """Fills `target` in place with a number, or copies a tensor of its shape into it.
+
+    >>> bias = torch.empty(2)
+    >>> fill(bias, 0.5)
+    >>> bias
+    tensor([0.5000, 0.5000])
+    """
     if not target.is_meta:
         with torch.no_grad():
             if isinstance(value, Tensor):

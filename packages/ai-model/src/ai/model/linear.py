@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ai.model.activation import Activation, actv_gain
 from ai.model.activation import actv as make_actv
-from ai.model.init import draw_normal, fill
+from ai.model.init import draw_normal, draw_weight, fill
 
 
 class _Linear(nn.Module):
@@ -33,12 +33,15 @@ class _Linear(nn.Module):
         if init_gain is None:  # small logits, so that a classifier starts near chance; but no less than half of them
             init_gain = 1.0 if scale_w or actv is not None else math.sqrt(min(1.0, max(0.25, n2 / n1)))
         self.init_gain = init_gain
-        self._actv_gain = actv_gain(actv)
+        self.weight_scale = lr_mult * (actv_gain(actv) / math.sqrt(n1) if scale_w else 1.0)
+        self._follows = actv if isinstance(actv, str) else None
         self.init_params(None)
 
     def init_params(self, generator: torch.Generator | None) -> None:
-        std = self.init_gain if self.scale_w else self.init_gain * self._actv_gain / math.sqrt(self.n1)
-        draw_normal(self.weight, std / self.lr_mult, generator)
+        if self.scale_w:
+            draw_normal(self.weight, self.init_gain / self.lr_mult, generator)
+        else:
+            draw_weight(self.weight, self._follows, self.init_gain / self.lr_mult, generator)
         if self.bias is not None:
             fill(self.bias, self.bias_init / self.lr_mult)
 
@@ -49,10 +52,8 @@ class _Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
-        if self.scale_w:
-            weight = weight * (self.lr_mult / math.sqrt(self.n1))
-        elif self.lr_mult != 1:
-            weight = weight * self.lr_mult
+        if self.weight_scale != 1:
+            weight = weight * self.weight_scale
         if bias is not None and self.lr_mult != 1:
             bias = bias * self.lr_mult
         x = F.linear(x, weight, bias)
@@ -84,7 +85,7 @@ def fc(
         actv: Activation by name, or a callable.
         bias: Whether there is one.
         bias_init: What it starts from.
-        scale_w: Equalised learning rate: weights are N(0, 1) and scaled by 1/√n1 as they are used.
+        scale_w: Equalised learning rate: weights are N(0, 1) and scaled as they are used, by `actv_gain(actv) / √n1`.
         lr_mult: Multiplies the learning rate of this layer, by the same means.
         dropout: Probability of a zero.
         init_gain: Multiplies the weights as they are drawn; below 1 for the end of a residual branch. None is 1, but

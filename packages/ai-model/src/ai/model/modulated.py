@@ -11,16 +11,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ai.model import f
-from ai.model.activation import Activation, actv_gain
+from ai.model.activation import Activation, actv_gain, is_centred
 from ai.model.activation import actv as make_actv
 from ai.model.container import seq
-from ai.model.conv import conv
+from ai.model.conv import conv, he_constant
 from ai.model.elementwise import noise as make_noise
 from ai.model.elementwise import resample
-from ai.model.init import draw_normal, fill
+from ai.model.init import draw_normal, draw_weight, fill
 from ai.model.linear import fc
 
 _MODTYPES = ("weight", "adalin")
+
+# Styles start as 1 + N(0, ¼²), with z that is N(0, 1): more would let the mean of activations through weights that sum
+# to zero, and turn the sign of some channels.
+_STYLE_STD = 0.25
+
+
+def _gain_after(actv: Activation, fan_in: int) -> float:
+    """Returns the gain for an activation whose weights are centred before, but not after, their modulation."""
+    plain = actv_gain(actv, after=True)
+    if not is_centred(actv, fan_in):
+        return plain
+    share = 1 / (1 + _STYLE_STD**2)  # of the squared mean that does not pass
+    variance = 1 / actv_gain(actv, after=True, centred=True) ** 2
+    return 1 / math.sqrt(share * variance + (1 - share) / plain**2)
 
 
 class _AdaLin(nn.Module):
@@ -30,7 +44,7 @@ class _AdaLin(nn.Module):
         super().__init__()
         self.nc, self.eps = nc, eps
         self.rho = nn.Parameter(torch.full((nc,), 0.9))
-        self.style = fc(z_dim, 2 * nc, init_gain=1.0)
+        self.style = fc(z_dim, 2 * nc, init_gain=_STYLE_STD)
 
     def init_params(self, generator: torch.Generator | None) -> None:
         fill(self.rho, 0.9)
@@ -69,35 +83,42 @@ class _ModConv(nn.Module):
     ):
         super().__init__()
         self.nc1, self.nc2, self.k, self.stride, self.demod, self.blur = nc1, nc2, k, stride, demod, blur
-        self.gain = actv_gain(actv, after=True) if gain is None else gain
+        fan_in, by_weight = nc1 * k**2, modtype == "weight"
+        self._follows = actv if isinstance(actv, str) else None
+        if gain is not None:
+            self.gain = gain
+        elif by_weight and not demod:  # the weights keep their size, and carry the gain themselves
+            self.gain = 1.0
+        else:
+            self.gain = _gain_after(actv, fan_in) if by_weight and not scale_w else actv_gain(actv, after=True)
         self.clamp, self.scale_w, self.lr_mult = clamp, scale_w, lr_mult
+        self.weight_scale = lr_mult * (he_constant(fan_in, actv, gain) if scale_w else 1.0)
         self.weight = nn.Parameter(torch.empty(nc2, nc1, k, k))
         self.bias = nn.Parameter(torch.empty(nc2)) if bias else None
-        by_weight = modtype == "weight"
-        self.style = fc(z_dim, nc1, bias_init=1.0, scale_w=scale_w, init_gain=1.0) if by_weight else None
+        style_std = 1.0 if scale_w else _STYLE_STD
+        self.style = fc(z_dim, nc1, bias_init=1.0, scale_w=scale_w, init_gain=style_std) if by_weight else None
         self.adalin = None if by_weight else _AdaLin(nc2, z_dim)
         self.noise = make_noise() if noise else None
         self.actv = make_actv(actv)
         self.init_params(None)
 
     def init_params(self, generator: torch.Generator | None) -> None:
-        fan_in = self.nc1 * self.k**2
-        draw_normal(self.weight, (1.0 if self.scale_w else 1 / math.sqrt(fan_in)) / self.lr_mult, generator)
+        if self.scale_w:
+            draw_normal(self.weight, 1 / self.lr_mult, generator)
+        else:
+            draw_weight(self.weight, self._follows, 1 / self.lr_mult, generator)
         if self.bias is not None:
             fill(self.bias, 0.0)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        weight: Tensor = self.weight
-        scale = self.lr_mult / (math.sqrt(self.nc1 * self.k**2) if self.scale_w else 1.0)
-        if scale != 1:
-            weight = weight * scale
-        if self.blur is not None:
-            x = f.blur(x, self.blur)
-        bias = None if self.bias is None else self.bias * self.lr_mult if self.lr_mult != 1 else self.bias
-        if self.style is None:
-            x = self._convolve(x, weight, bias)
+        weight: Tensor = self.weight if self.weight_scale == 1 else self.weight * self.weight_scale
+        bias: Tensor | None = self.bias
+        if bias is not None and self.lr_mult != 1:
+            bias = bias * self.lr_mult
+        if self.style is not None:
+            x = f.modconv(x, weight, self.style(z), bias, self.stride, demod=self.demod, kernel=self.blur)
         else:
-            x = self._modulated(x, weight, bias, self.style(z))
+            x = f.conv(x, weight, bias, self.stride, kernel=self.blur)
         if self.adalin is not None:
             x = self.adalin(x, z)
         if self.noise is not None:
@@ -107,22 +128,6 @@ class _ModConv(nn.Module):
         if self.gain != 1:
             x = x * self.gain
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
-
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.stride < 1:
-            x = f.resample(x, self.stride)
-        return F.conv2d(x, weight, bias, max(1, round(self.stride)), self.k // 2)
-
-    def _modulated(self, x: Tensor, weight: Tensor, bias: Tensor | None, style: Tensor) -> Tensor:
-        # Scaling the input instead of the weight gives the same sum, with one convolution for the whole batch.
-        x = x * style[:, :, None, None]
-        if not self.demod:
-            return self._convolve(x, weight, bias)
-        x = self._convolve(x, weight, None)
-        energy = F.linear(style.square(), weight.square().sum((2, 3)))
-        scale = (energy + 1e-8).rsqrt()[:, :, None, None].to(x.dtype)
-        # One pass over the image for both, in the convolution's own type under autocast.
-        return x * scale if bias is None else torch.addcmul(bias.to(x.dtype).view(1, -1, 1, 1), x, scale)
 
     def extra_repr(self) -> str:
         return f"{self.nc1}, {self.nc2}, k={self.k}, stride={self.stride}, demod={self.demod}"
@@ -155,20 +160,22 @@ def modconv(
         modtype: `weight` scales the weights of each input channel by an affine function of z, and divides each output
             channel by the norm its weights then have; `adalin` normalises the result by a mixture of instance and layer
             statistics and scales and shifts it by affine functions of z.
-        k: Odd kernel size.
+        k: Kernel size; the border is padded as of `conv`.
         stride: A whole number to shrink, or one over a whole number to enlarge first.
         actv: Activation by name, or a callable.
         demod: Whether `weight` divides by the norm; False for a projection to RGB.
-        gain: Multiplies the result; None for the activation's gain, since demodulation undoes one in the weights.
+        gain: Multiplies the result; None for the activation's gain where demodulation or normalisation would undo one
+            in the weights, else 1.
         clamp: Bounds the result to [-clamp, clamp].
         noise: Whether to add noise with a learned strength, before the activation.
-        blur: Taps of a low-pass filter that the input goes through first.
+        blur: Taps of a low-pass filter that the input goes through first; where the stride enlarges, the filter takes
+            the place of nearest neighbours.
         bias: Whether there is one.
         scale_w: Equalised learning rate, as of `fc`, of the affine function too.
         lr_mult: Multiplies the learning rate of the convolution.
 
-    Sources: Karras et al., 2020, Analyzing and Improving the Image Quality of StyleGAN, section 2.2 (weight; computed
-    with input and output scaling, equations 1 and 3); Kim et al., 2020, U-GAT-IT, section 2.1 (adalin).
+    Sources: Karras et al., 2020, Analyzing and Improving the Image Quality of StyleGAN, section 2.2 (weight, see
+    `m.f.modconv`); Kim et al., 2020, U-GAT-IT, section 2.1 (adalin).
 
     Example:
         >>> modconv(4, 8, 16, stride=0.5, actv="lrelu")(torch.randn(2, 4, 8, 8), torch.randn(2, 16)).shape
@@ -179,8 +186,8 @@ def modconv(
             raise ValueError(f"{name} ({value}) must be at least 1")
     if modtype not in _MODTYPES:
         raise ValueError(f"modtype ({modtype!r}) must be one of {', '.join(_MODTYPES)}")
-    if k < 1 or k % 2 == 0:
-        raise ValueError(f"k ({k}) must be odd and at least 1")
+    if k < 1:
+        raise ValueError(f"k ({k}) must be at least 1")
     f.whole_factor(stride)
     if not lr_mult > 0:
         raise ValueError(f"lr_mult ({lr_mult}) must be above 0")
@@ -196,12 +203,14 @@ class _ModFc(nn.Module):
         self.n1, self.n2, self.demod = n1, n2, demod
         self.weight = nn.Parameter(torch.empty(n2, n1))
         self.bias = nn.Parameter(torch.empty(n2))
-        self.style = fc(z_dim, n1, bias_init=1.0, init_gain=1.0)
-        self.actv, self.gain = make_actv(actv), actv_gain(actv, after=True)
+        self.style = fc(z_dim, n1, bias_init=1.0, init_gain=_STYLE_STD)
+        self.actv, self._follows = make_actv(actv), actv if isinstance(actv, str) else None
+        # Demodulation undoes a gain in the weights.
+        self.gain = _gain_after(actv, n1) if demod else 1.0
         self.init_params(None)
 
     def init_params(self, generator: torch.Generator | None) -> None:
-        draw_normal(self.weight, 1 / math.sqrt(self.n1), generator)
+        draw_weight(self.weight, self._follows, 1.0, generator)
         fill(self.bias, 0.0)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
@@ -212,7 +221,9 @@ class _ModFc(nn.Module):
             scale = (F.linear(style.square(), self.weight.square()) + 1e-8).rsqrt()
             x = x * scale.view(len(style), *between, -1)
         x = x + self.bias
-        return x if self.actv is None else self.actv(x) * self.gain
+        if self.actv is not None:
+            x = self.actv(x)
+        return x if self.gain == 1 else x * self.gain
 
 
 def modfc(n1: int, n2: int, z_dim: int, actv: Activation = None, *, demod: bool = True) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ai.model import norm as norms
-from ai.model.activation import Activation
+from ai.model.activation import Activation, actv_gain, is_centred
 from ai.model.attention import KVCache, attn
 from ai.model.container import seq
 from ai.model.linear import fc
@@ -42,7 +42,11 @@ def drop_path(p: float) -> nn.Module:
 
 def mlp(dim: int, hidden: int, actv: Activation = "gelu", *, dropout: float = 0.0) -> nn.Module:
     """Returns two fully-connected layers with an activation between: `(…, dim)` to `(…, dim)`."""
-    return seq(fc(dim, hidden, actv=actv, dropout=dropout), fc(hidden, dim, dropout=dropout, init_gain=0.3))
+    # The mean of what leaves the activation passes the second layer, so it is the second moment that is to stay.
+    gain = actv_gain(actv) / actv_gain(actv, centred=is_centred(actv, dim))
+    return seq(
+        fc(dim, hidden, actv=actv, dropout=dropout, init_gain=gain), fc(hidden, dim, dropout=dropout, init_gain=0.3)
+    )
 
 
 class _EncoderBlock(nn.Module):
