@@ -212,11 +212,6 @@ def test_states_of_other_data_or_mode_are_refused():
         ds.loader(2, train=True).load_state_dict(state)
     with pytest.raises(ValueError, match=r"the state_dict of a DataLoader, the keys \['batch', .* are not in it"):
         ds.loader(2).load_state_dict({"epoch": 1})
-    with pytest.raises(ValueError, match=r"the state_dict of a StreamLoader, the keys \['batch', .* are not in it"):
-        create_data_loader(Counting(), 2).load_state_dict({"epoch": 1})
-    stream = create_data_loader(Counting(), 2).state_dict()
-    with pytest.raises(ValueError, match="this loader state has batch_size 2, this loader 3"):
-        create_data_loader(Counting(), 3).load_state_dict(stream)
 
 
 def test_resident_data_gives_the_same_batches():
@@ -229,27 +224,6 @@ def test_resident_data_gives_the_same_batches():
 def test_resident_refuses_a_collate():
     with pytest.raises(ValueError, match="resident=True needs a dataset without preprocess or collate"):
         Dataset(range(4)).loader(2, resident=True, collate=list)
-
-
-def test_iterable_datasets_refuse_what_only_others_have():
-    for name in ("n_workers", "prefetch", "single_batch"):
-        with pytest.raises(ValueError, match=rf"{name} \(1\) is for map-style datasets"):
-            create_data_loader(Counting(), 2, **{name: 1})
-
-
-def test_a_failed_postprocess_loses_no_batch_of_a_stream():
-    broken = [True]
-
-    def once(batch):
-        if broken and broken.pop():
-            raise ZeroDivisionError
-        return batch
-
-    loader = create_data_loader(Counting(), 3, postprocess=once)
-    with pytest.raises(ZeroDivisionError):
-        next(iter(loader))
-    assert loader.state_dict()["batch"] == 0
-    assert next(iter(loader))["x"].tolist() == [0, 1, 2]
 
 
 def test_the_loader_says_what_it_takes():
@@ -271,29 +245,6 @@ def test_torch_datasets_load_alike():
     for options in ({"n_workers": 0}, {"n_workers": 2, "worker": "thread"}):
         loader = create_data_loader(torch_ds, 3, postprocess=lambda b: (b[0], b[1] + 1), **options)
         assert [y.tolist() for _, y in loader] == [[1, 3, 5], [7, 9, 11], [13]]
-
-
-class Counting(torch.utils.data.IterableDataset):
-    def __iter__(self):
-        return iter({"x": torch.tensor(i)} for i in range(7))
-
-
-def test_iterable_torch_datasets_stream_and_resume():
-    loader = create_data_loader(Counting(), 3)
-    assert [b["x"].tolist() for b in loader] == [[0, 1, 2], [3, 4, 5], [6]]
-    iterator = iter(loader)
-    next(iterator)
-    state = loader.state_dict()
-    other = create_data_loader(Counting(), 3)
-    other.load_state_dict(state)
-    assert [b["x"].tolist() for b in other] == [[3, 4, 5], [6]]
-    endless = create_data_loader(Counting(), 3, train=True)
-    assert [b["x"].tolist() for b in take(iter(endless), 4)] == [[0, 1, 2], [3, 4, 5]] * 2
-    assert (endless.state_dict()["epoch"], endless.state_dict()["batch"]) == (1, 2)
-    with pytest.raises(ValueError, match="fewer samples than a batch of 9 in a whole pass"):
-        next(iter(create_data_loader(Counting(), 9, train=True)))
-    ranks = [create_data_loader(Counting(), 2).shard(rank, 2) for rank in range(2)]
-    assert [[b["x"].tolist() for b in r] for r in ranks] == [[[0, 2], [4, 6]], [[1, 3], [5]]]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -36,12 +37,43 @@ def seed_global_states(seed: int) -> None:
 @contextmanager
 def global_states_kept() -> Iterator[None]:
     """Restores the global generators of Python, numpy and torch's CPU on exit."""
-    import torch
-
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    states = _global_states()
     try:
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+        _set_global_states(states)
+
+
+class OwnGlobalStates:
+    """Global generators that belong to what runs inside `with`, from one `with` to the next.
+
+    Args:
+        seed: where they begin.
+    """
+
+    def __init__(self, seed: int) -> None:
+        with global_states_kept():
+            seed_global_states(seed)
+            self._own = _global_states()
+
+    def __enter__(self) -> None:
+        self._outer = _global_states()
+        _set_global_states(self._own)
+
+    def __exit__(self, *error: object) -> None:
+        self._own = _global_states()
+        _set_global_states(self._outer)
+
+
+def _global_states() -> tuple[Any, Any, Any]:
+    import torch
+
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _set_global_states(states: tuple[Any, Any, Any]) -> None:
+    import torch
+
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])

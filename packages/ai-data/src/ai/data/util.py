@@ -32,25 +32,26 @@ def create_data_loader(
     """Returns a loader over a torch dataset.
 
     A map-style dataset is shipped once to each worker, which runs its `__getitem__`; its loader is a `DataLoader` with
-    all that it promises. An iterable dataset is read in order and in this process, see `StreamLoader`.
+    all that it promises. An iterable dataset is read in order, see `StreamLoader`.
 
     Args:
         torch_dataset: map-style or iterable.
         batch_size: samples a batch.
         device: where batches go.
         train: as of `DataLoader`, or of `StreamLoader` where the dataset is iterable; so are the other arguments.
-        n_workers: as above; an iterable dataset has none.
-        worker: of a map-style dataset.
+        n_workers: as above.
+        worker: `process`, or `thread` for a map-style dataset.
         seed: as above.
         drop_last: as above.
         pin: as above.
-        prefetch: of a map-style dataset.
-        single_batch: of a map-style dataset.
+        prefetch: as above.
+        single_batch: as above.
         collate: as above.
         postprocess: called on each batch on its device.
 
     Raises:
-        ValueError: the dataset is empty, an option is out of range, or an iterable dataset cannot have it.
+        TypeError: the dataset is neither map-style nor iterable.
+        ValueError: the dataset is empty, or an option is out of range.
 
     Example:
         >>> pairs = torch.utils.data.TensorDataset(torch.arange(5), torch.arange(5) * 2)
@@ -58,19 +59,24 @@ def create_data_loader(
         >>> [y.tolist() for x, y in loader]
         [[0, 2, 4, 6], [8]]
     """
-    if isinstance(torch_dataset, IterableDataset):
-        for name, value in (("n_workers", n_workers), ("prefetch", prefetch), ("single_batch", single_batch)):
-            if value:
-                raise ValueError(f"{name} ({value}) is for map-style datasets: an iterable one is read in this process")
+    map_style = hasattr(torch_dataset, "__getitem__") and not isinstance(torch_dataset, IterableDataset)
+    if not map_style:
+        if not hasattr(torch_dataset, "__iter__"):
+            raise TypeError(f"torch_dataset must be map-style or iterable, got {type(torch_dataset).__name__}")
+        if worker != "process":
+            raise ValueError(f"worker must be 'process' for an iterable dataset, got {worker!r}")
         return StreamLoader(
             torch_dataset,
             batch_size,
             device,
             train=train,
+            n_workers=n_workers,
             postprocess=postprocess,
             seed=seed,
             drop_last=drop_last,
             pin=pin,
+            prefetch=prefetch,
+            single_batch=single_batch,
             collate=collate,
         )
     places = _Places(len(torch_dataset))  # type: ignore[arg-type]
