@@ -299,7 +299,7 @@ def test_dead_worker_fails_all_waiters_within_100_ms(model, gate):
     threads = [threading.Thread(target=wait, args=pair) for pair in zip(clients, ids, strict=True)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: all(client._single._polling for client in clients))
+    wait_until(lambda: all(client._single.polling for client in clients))
     (pid,) = inferencer.pids
     died_at[0] = time.monotonic()
     os.kill(pid, signal.SIGKILL)

@@ -131,7 +131,9 @@ class Answerer:
                     for target in targets:
                         target.append(_NOTHING)
                     continue
-                request.reply_views = area.write(2 * (request.slot % SLOTS_PER_CLIENT) + 1, layout)
+                place = 2 * (request.slot % SLOTS_PER_CLIENT) + 1
+                area.write_form(place, layout)
+                request.reply_views = area.views(place, layout)
                 request.reply = layout
             for target, view in zip(targets, request.reply_views, strict=True):
                 target.append(view)

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ai.infer.connection import Connection, Ticket, Transport
+from ai.infer.connection import Connection
+from ai.infer.dial import Transport
 from ai.infer.errors import InferError, WorkerDiedError
 from ai.infer.frames import Kind
+from ai.infer.packs import Pack, are_alike
 from ai.infer.slots import MIN_SLOT_BYTES
 from ai.infer.stats import Stats
-from ai.infer.wire import Layout, Node, Tree, flatten, layout_of, unflatten, with_rows
+from ai.infer.ticket import Ticket
+from ai.infer.wire import Layout, Node, RawTensor, Tree, flatten, layout_of, positional_layout, with_rows
 
 ADDRESS_FILE = "inferencer.json"
 _RECONNECT_INTERVAL_S = 0.02
@@ -198,7 +201,7 @@ class InferencerClient:
         """
         deadline = self._deadline(self.timeout_s)
         outputs: list[Tree] = [None] * len(inputs)
-        sent: list[tuple[_Pack, Connection, Ticket]] = []
+        sent: list[tuple[Pack, Connection, Ticket]] = []
         try:
             for pack in self._pack(inputs, self._pick(deadline).batch_size):
                 connection = self._pick(deadline)
@@ -220,22 +223,22 @@ class InferencerClient:
             raise
         return outputs
 
-    def _pack(self, inputs: Sequence[Tree], max_rows: int) -> Iterator["_Pack"]:
+    def _pack(self, inputs: Sequence[Tree], max_rows: int) -> Iterator[Pack]:
         """Yields the inputs in packs of one shape and at most `max_rows` rows."""
-        if _are_alike(inputs):
+        if are_alike(inputs):
             layout, _, device = self._prepare((inputs[0],), {})
             n_together = max(1, max_rows // (layout.rows or max_rows))
             for start in range(0, len(inputs), n_together):
                 pieces = [x.detach() if x.requires_grad else x for x in inputs[start : start + n_together]]
                 rows = [layout.rows or 0] * len(pieces)
                 whole = layout if len(pieces) == 1 else with_rows(layout, sum(rows))
-                yield _Pack(list(range(start, start + len(pieces))), whole, [pieces], rows, device)
+                yield Pack(list(range(start, start + len(pieces))), whole, [pieces], rows, device)
             return
-        open_packs: dict[str, _Pack] = {}
+        open_packs: dict[str, Pack] = {}
         for index, request in enumerate(inputs):
             layout, tensors, device = self._prepare(request if isinstance(request, tuple) else (request,), {})
             if layout.group is None:
-                yield _Pack([index], layout, [[x] for x in tensors], [0], device)
+                yield Pack([index], layout, [[x] for x in tensors], [0], device)
                 continue
             pack = open_packs.get(layout.group)
             if pack is not None and pack.takes(layout, device, max_rows):
@@ -243,7 +246,7 @@ class InferencerClient:
                 continue
             if pack is not None:
                 yield pack.finish()
-            open_packs[layout.group] = _Pack([index], layout, [[x] for x in tensors], [layout.rows or 0], device)
+            open_packs[layout.group] = Pack([index], layout, [[x] for x in tensors], [layout.rows or 0], device)
         for pack in open_packs.values():
             yield pack.finish()
 
@@ -254,9 +257,43 @@ class InferencerClient:
         if connection is None or not connection.alive:
             connection = await asyncio.to_thread(self._pick, deadline)
         layout, tensors, device = self._prepare(args, kwargs)
-        ticket = await connection.asubmit(layout, tensors, device, deadline)
+        ticket = await connection.loop_side.submit(layout, tensors, device, deadline)
+        return await self._await(connection, ticket, deadline)
+
+    async def ainfer_raw(self, *tensors: RawTensor) -> Tree:
+        """Like `ainfer` for tensors that are there as bytes; the output's tensors are `RawTensor`s as well."""
+        deadline = self._deadline(self.timeout_s)
+        connection = self._single
+        if connection is None or not connection.alive:
+            connection = await asyncio.to_thread(self._pick, deadline)
+        layout = positional_layout(tuple([x.dtype for x in tensors]), tuple([x.shape for x in tensors]))
+        ticket = await connection.loop_side.submit(layout, tensors, None, deadline, raw=True)
+        return await self._await(connection, ticket, deadline)
+
+    def start_raw(self, tensors: Sequence[RawTensor], done: Callable[["RawCall"], object]) -> "RawCall | None":
+        """Sends a request of raw tensors without a task or a future, as a server does thousands of times a second.
+
+        Args:
+            tensors: the positional arguments.
+            done: called in the running event loop once `RawCall.result` has something to tell.
+
+        Returns:
+            The request; None: there is no room or no connection just now, which `ainfer_raw` would wait for.
+        """
+        connection = self._single
+        if connection is None or not connection.alive:
+            living = [line for line in self._connections if line is not None and line.alive]
+            if not living or len(living) < len(self._connections):
+                return None
+            connection = min(living, key=lambda line: line.n_pending)
+        layout = positional_layout(tuple([x.dtype for x in tensors]), tuple([x.shape for x in tensors]))
+        call = RawCall(self, connection, done)
+        call.ticket = connection.loop_side.start(layout, tensors, call.finish, self._deadline(self.timeout_s))
+        return None if call.ticket is None else call
+
+    async def _await(self, connection: Connection, ticket: Ticket, deadline: float | None) -> Tree:
         try:
-            version, output = await connection.aresult(ticket, deadline)
+            version, output = await connection.loop_side.result(ticket, deadline)
         except BaseException:
             connection.cancel(ticket)
             raise
@@ -268,7 +305,7 @@ class InferencerClient:
         """Like `wait_for_resp`, without holding up the event loop."""
         connection, ticket = self._find(request_id)
         try:
-            version, output = await connection.aresult(ticket)
+            version, output = await connection.loop_side.result(ticket)
         finally:
             self._pending.pop(request_id, None)
         self._version = max(self._version, version)
@@ -409,56 +446,38 @@ class InferencerClient:
                 time.sleep(_RECONNECT_INTERVAL_S)
 
 
-class _Pack:
-    """Inputs of `multi_infer` that travel as one request, row after row."""
+class RawCall:
+    """A request that `InferencerClient.start_raw` sent."""
 
-    def __init__(
-        self,
-        indices: list[int],
-        layout: Layout,
-        parts: list[list[Tensor]],
-        rows: list[int],
-        device: torch.device | None,
-    ) -> None:
-        self.indices = indices
-        self.layout = layout
-        self.parts = parts  # of each of the request's tensors the inputs that make it up
-        self.device = device
-        self._rows = rows
-        self._n_rows = sum(rows)
+    __slots__ = ("_client", "_connection", "_done", "ticket")
 
-    def takes(self, layout: Layout, device: torch.device | None, max_rows: int) -> bool:
-        return device == self.device and self._n_rows + (layout.rows or 0) <= max_rows
+    def __init__(self, client: InferencerClient, connection: Connection, done: Callable[["RawCall"], object]) -> None:
+        self._client = client
+        self._connection = connection
+        self._done = done
+        self.ticket: Ticket | None = None
 
-    def add(self, index: int, layout: Layout, tensors: Sequence[Tensor]) -> None:
-        self.indices.append(index)
-        self._rows.append(layout.rows or 0)
-        self._n_rows += layout.rows or 0
-        for part, x in zip(self.parts, tensors, strict=True):
-            part.append(x)
+    def finish(self, _: Ticket) -> None:
+        """Tells whoever asked."""
+        self._done(self)
 
-    def finish(self) -> "_Pack":
-        if len(self.indices) > 1:
-            self.layout = with_rows(self.layout, self._n_rows)
-        return self
+    def result(self) -> Tree:
+        """Returns the model's output, its tensors as `RawTensor`s; raises like `InferencerClient.__call__`."""
+        assert self.ticket is not None
+        try:
+            version, output = self._connection.outcome(self.ticket)
+        except TimeoutError:
+            self._connection.cancel(self.ticket)
+            raise
+        if version > self._client._version:
+            self._client._version = version
+        return output
 
-    def split(self, output: Tree) -> list[Tree] | None:
-        """Returns each input's share of the output; None if the output's tensors are not one row for one row."""
-        if isinstance(output, Tensor):
-            return list(output.split_with_sizes(self._rows)) if output.shape[:1] == (self._n_rows,) else None
-        node, tensors = flatten(output, "output")
-        if not all(x.shape[:1] == (self._n_rows,) for x in tensors):
-            return None
-        shares = zip(*(x.split_with_sizes(self._rows) for x in tensors), strict=True)
-        return [unflatten(node, iter(share)) for share in shares]
-
-
-def _are_alike(inputs: Sequence[Tree]) -> bool:
-    """Returns whether all inputs are tensors of one shape, dtype and device: then all can travel as they are."""
-    if not inputs or not isinstance(inputs[0], Tensor) or not inputs[0].ndim or inputs[0].layout is not torch.strided:
-        return False
-    shape, dtype, device = inputs[0].shape, inputs[0].dtype, inputs[0].device
-    return all(isinstance(x, Tensor) and x.shape == shape and x.dtype is dtype and x.device == device for x in inputs)
+    def cancel(self) -> None:
+        """Drops the request; `done` is not called any more."""
+        assert self.ticket is not None
+        self.ticket.waiter = None
+        self._connection.cancel(self.ticket)
 
 
 def _flatten_call(args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> tuple[Node, list[Tensor]]:

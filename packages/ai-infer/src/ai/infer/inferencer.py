@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ai.infer.client import InferencerClient
-from ai.infer.connection import Transport
+from ai.infer.dial import Transport
 from ai.infer.engine import Precision
 from ai.infer.errors import InferError
 from ai.infer.launch import Launcher

@@ -120,6 +120,7 @@ class Launcher:
             with self._changed:
                 self._check_alive()
                 self._version = version
+                self._weights.announce(version)
                 for process in self._processes:
                     if process.failure is None:
                         process.control.send(Kind.UPDATE, version=version)

@@ -77,36 +77,57 @@ class Area:
         self._forms = (asked, replied)
         self._data = map_file(descriptor, area_bytes(slot_bytes))
         self._bytes = self._data.numpy().data
-        # What was last written or read at each place: the common client repeats itself, and its views stay valid.
-        self._written: list[tuple[Layout | None, list[Tensor]]] = [(None, [])] * (2 * SLOTS_PER_CLIENT)
-        self._read: list[tuple[int, Layout, list[Tensor]] | None] = [None] * (2 * SLOTS_PER_CLIENT)
+        # The common client repeats itself: what was last written at a place, and the views made there, stay valid.
+        self._written: list[Layout | None] = [None] * (2 * SLOTS_PER_CLIENT)
+        self._views: list[tuple[Layout | None, list[Tensor]]] = [(None, [])] * (2 * SLOTS_PER_CLIENT)
 
     def fits(self, layout: Layout) -> bool:
         """Returns whether a message has room in a slot."""
         return layout.size <= self.slot_bytes
 
-    def write(self, place: int, layout: Layout) -> list[Tensor]:
-        """Writes a message's header, and returns views to copy its tensors into; the message must fit.
+    def views(self, place: int, layout: Layout) -> list[Tensor]:
+        """Returns a message's tensors as views, whose numbers are valid until the slot is used again.
 
         Args:
             place: 2 × slot for a request, 2 × slot + 1 for a reply.
             layout: of the message.
+
+        Raises:
+            WireError: the message is larger than a slot.
         """
-        known, views = self._written[place]
+        known, views = self._views[place]
         if known is not layout:
+            if not self.fits(layout):
+                raise WireError(f"a slot's message must fit in {self.slot_bytes} bytes, not {layout.size}")
             start = place * self.slot_bytes
-            self.write_header(place, layout.header)
             views = layout.views(self._data[start + layout.start : start + self.slot_bytes])
-            self._written[place] = (layout, views)
+            self._views[place] = (layout, views)
         return views
+
+    def data(self, place: int, layout: Layout) -> memoryview:
+        """Returns the bytes that hold a message's tensors; for what and when see `views`."""
+        if not self.fits(layout):
+            raise WireError(f"a slot's message must fit in {self.slot_bytes} bytes, not {layout.size}")
+        start = place * self.slot_bytes + layout.start
+        return self._bytes[start : start + layout.n_bytes]
+
+    def write_form(self, place: int, layout: Layout) -> None:
+        """Writes a message's header, unless it is the one that lies there."""
+        if self._written[place] is not layout:
+            self.write_header(place, layout.header)
+            self._written[place] = layout
 
     def write_header(self, place: int, header: bytes) -> None:
         """Writes a header without tensors."""
         start = place * self.slot_bytes
         self._bytes[start : start + 4] = _LENGTH.pack(len(header))
         self._bytes[start + 4 : start + 4 + len(header)] = header
-        self._written[place] = (None, [])
+        self._written[place] = None
         self._forms[place % 2][place // 2] += 1
+
+    def form(self, place: int) -> int:
+        """Returns how many headers were written at a place: while it stays, so does the header."""
+        return self._forms[place % 2][place // 2]
 
     def read_header(self, place: int) -> bytes:
         """Returns the header that lies at a place."""
@@ -115,27 +136,6 @@ class Area:
         if length > min(MAX_HEADER_BYTES, self.slot_bytes - 4):
             raise WireError(f"a slot's header must be at most {MAX_HEADER_BYTES} bytes, not {length}")
         return bytes(self._bytes[start + 4 : start + 4 + length])
-
-    def known(self, place: int) -> tuple[int, Layout, list[Tensor]] | None:
-        """Returns what `read` returned last at this place, if the header there is still the same."""
-        entry = self._read[place]
-        if entry is not None and entry[0] == self._forms[place % 2][place // 2]:
-            return entry
-        return None
-
-    def read(self, place: int, layout: Layout) -> tuple[int, Layout, list[Tensor]]:
-        """Returns the form's number, the layout, and the tensors as views that are valid until the slot is used again.
-
-        Args:
-            place: as for `write`.
-            layout: what the header there says.
-        """
-        if not self.fits(layout):
-            raise WireError(f"a slot's message must fit in {self.slot_bytes} bytes, not {layout.size}")
-        start = place * self.slot_bytes
-        views = layout.views(self._data[start + layout.start : start + self.slot_bytes])
-        entry = self._read[place] = (self._forms[place % 2][place // 2], layout, views)
-        return entry
 
 
 def area_bytes(slot_bytes: int) -> int:

@@ -4,19 +4,20 @@ import os
 import time
 from collections.abc import Callable
 
-_WINDOW_S = 80e-6
+_WINDOW_S = 200e-6
 _MAX_SKIPS = 255
 
 
 class Spinner:
     """Waits for an event by looking, for a moment, and only while that has been paying off.
 
-    Each time in vain doubles the number of later waits that do not even try, so that neither a slow model nor a busy
-    machine pays for it. On a single core it never looks.
+    Each time in vain doubles the number of later waits that do not even try, and each success halves it, so that
+    neither a slow model nor a busy machine pays for it. Between two looks the core is offered to whoever else can run.
+    On a single core it never looks.
     """
 
     def __init__(self) -> None:
-        self._enabled = _n_cores() > 1
+        self._enabled = _n_cores() > 1 and hasattr(os, "sched_yield")
         self._skips = self._penalty = 0
 
     def wait(self, done: Callable[[], bool]) -> bool:
@@ -26,12 +27,14 @@ class Spinner:
         if self._skips:
             self._skips -= 1
             return False
-        clock = time.perf_counter
+        clock, give_way = time.perf_counter, os.sched_yield
         end = clock() + _WINDOW_S
         while clock() < end:
             if done():
-                self._penalty = 0
+                self._penalty //= 2
+                self._skips = self._penalty
                 return True
+            give_way()
         self._penalty = min(2 * self._penalty + 1, _MAX_SKIPS)
         self._skips = self._penalty
         return False

@@ -1,7 +1,8 @@
 """The weights on their way from the trainer to the workers: one flat double buffer that all of them map.
 
 Version v lies in buffer v mod 2. The writer fills one buffer while workers may still read the other, and each worker
-copies the newest version into its model between two batches.
+copies the newest version into its model between two batches. Beside the buffers stands the number of the newest
+version that was announced, so that a worker need not ask its socket before every batch.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ai.infer.memory import align, anonymous_file, map_file
+from ai.infer.memory import ALIGNMENT, align, anonymous_file, map_file
 
 
 class _Entry(NamedTuple):
@@ -35,10 +36,20 @@ class SharedWeights:
             n_bytes = x.numel() * x.dtype.itemsize
             self._entries[name] = _Entry(x.dtype, x.shape, end, n_bytes)
             end += align(n_bytes)
-        size = max(2 * end, 1)
+        size = 2 * end + ALIGNMENT
         self.descriptor = anonymous_file(size) if descriptor is None else descriptor
         data = map_file(self.descriptor, size)
         self._buffers = [self._views(data[:end]), self._views(data[end : 2 * end])]
+        self._announced = data[2 * end : 2 * end + 8].view(torch.int64).numpy().data
+
+    @property
+    def announced(self) -> int:
+        """The newest version that workers were told of."""
+        return int(self._announced[0])
+
+    def announce(self, version: int) -> None:
+        """Says that workers are being told of a version, before any of them is."""
+        self._announced[0] = version
 
     def _views(self, data: Tensor) -> list[Tensor]:
         return [

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,14 @@ _DTYPES = {
 
 class WireError(ValueError):
     """Bytes that are no request and no reply."""
+
+
+class RawTensor(NamedTuple):
+    """A tensor as its bytes: little-endian, in C order. So numbers pass from a network to a worker untouched."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    data: bytes | memoryview
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +81,14 @@ class Layout:
             n_bytes = math.prod(shape) * dtype.itemsize
             views.append(data[offset : offset + n_bytes].view(dtype).view(shape))
         return views
+
+    def raw(self, data: memoryview) -> list[RawTensor]:
+        """Returns the message's tensors as copies of their bytes in `data`, at least `n_bytes` long."""
+        places = zip(self.dtypes, self.shapes, self.offsets, strict=True)
+        return [
+            RawTensor(dtype, shape, bytes(data[offset : offset + math.prod(shape) * dtype.itemsize]))
+            for dtype, shape, offset in places
+        ]
 
 
 def flatten(tree: Tree, path: str = "x") -> tuple[Node, list[Tensor]]:
@@ -130,7 +146,7 @@ def _class_name(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def unflatten(node: Node, tensors: Iterator[Tensor]) -> Tree:
+def unflatten(node: Node, tensors: Iterator[Any]) -> Tree:
     """Returns the tree of the form `node`, its tensors taken in order from `tensors`."""
     kind = node[0]
     if kind == "t":
@@ -204,6 +220,12 @@ def make_layout(tree: Node, dtypes: Sequence[torch.dtype], shapes: Sequence[tupl
 
 POSITIONAL_TENSOR: Node = ["u", ["u", ["t"]], ["d"]]
 """The form of a request's `(args, kwargs)` with one positional tensor."""
+
+
+@lru_cache(maxsize=1024)
+def positional_layout(dtypes: tuple[torch.dtype, ...], shapes: tuple[tuple[int, ...], ...]) -> Layout:
+    """Returns the layout of a request that has these tensors as its positional arguments."""
+    return make_layout(["u", ["u", *[["t"]] * len(dtypes)], ["d"]], dtypes, shapes)
 
 
 @lru_cache(maxsize=1024)

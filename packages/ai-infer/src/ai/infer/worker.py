@@ -34,6 +34,8 @@ from ai.infer.wire import Layout, WireError, layout_of, parse
 
 _SPC = SLOTS_PER_CLIENT
 _DELAY_GRAIN_S = 0.0005
+_POLL_INTERVAL_S = 0.001
+"""A look at the sockets costs as much as a small batch does: a busy worker takes one a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Worker:
         self._answerer.on_sent = self._after_send
         self._queue: Queue[Request] = Queue(max_rows, options.max_delay_s)
         self._stopping = self._orphaned = False
-        self._busy_s = 0.0
+        self._busy_s = self._poll_due = 0.0
         if version:
             weights.apply(version, model)
             self._answerer.version = version
@@ -127,16 +129,17 @@ class Worker:
             delay = queue.delay_s()
             if delay:
                 self._sleep(delay)
-            else:
+                if delay > _DELAY_GRAIN_S:
+                    continue  # look again who came
+            start = time.monotonic()
+            if start >= self._poll_due:
                 self._poll(0)
-            if delay > _DELAY_GRAIN_S:
-                continue  # look again who came
             # After the requests were found: whoever asked after an update was announced gets that version.
-            self._read_control()
-            start = time.perf_counter()
+            if self._weights.announced != self._answerer.version or not self._shared:
+                self._read_control()
             batch = queue.next_batch()
             self._answerer.answer(batch)
-            elapsed = time.perf_counter() - start
+            elapsed = time.monotonic() - start
             self._busy_s += elapsed
             if self._row_cap is not None:
                 cap = self._row_cap.update(sum(request.rows for request in batch), elapsed, bool(queue.n_requests))
@@ -172,7 +175,8 @@ class Worker:
                 continue
             try:
                 place = 2 * (slot % _SPC)
-                _, layout, tensors = peer.area.read(place, _parse_call(peer.area.read_header(place)))
+                layout = _parse_call(peer.area.read_header(place))
+                tensors = peer.area.views(place, layout)
             except ValueError as error:
                 request = Request(peer, slot, request_id, _EMPTY, [])
                 self._answerer.refuse(request, f"{type(error).__name__}: {error}")
@@ -343,9 +347,11 @@ class Worker:
         self._board.asleep_at[WORKER] = 0
 
     def _poll(self, timeout: float | None) -> None:
+        """Serves the sockets: new clients, what came by socket, deaths; between batches it does so now and then."""
         for key, _ in self._selector.select(timeout):
             if key.fd in self._selector.get_map():  # an earlier action may have dropped it
                 key.data()
+        self._poll_due = time.monotonic() + _POLL_INTERVAL_S
 
     def _clear_event(self) -> None:
         os.eventfd_read(self._worker_event)

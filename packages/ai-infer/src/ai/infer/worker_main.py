@@ -1,5 +1,6 @@
 """The worker's program: `python -m ai.infer.worker_main ARGUMENTS`, started by `ai.infer.launch`."""
 
+import gc
 import json
 import os
 import shutil
@@ -48,6 +49,7 @@ def main(arguments: dict[str, Any]) -> None:
     except BaseException:
         control.send(Kind.ERROR, header=traceback.format_exc().encode())
         os._exit(1)
+    gc.freeze()  # torch alone makes half a million objects that no collection needs to look at
     control.send(Kind.HELLO, version=arguments["version"])
     code = 1
     try:
