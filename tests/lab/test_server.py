@@ -10,10 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai.lab import Trial
+from ai.lab import Experiment, Trial
 from ai.lab.catalog import Catalog
 from ai.lab.decimate import decimate
 from ai.lab.server import is_loopback, make_app, serve
+from ai.lab.smooth import smooth
 
 HOW = {"system_interval_s": None, "capture": False}
 SCRIPT = "<script>alert(1)</script>"
@@ -101,6 +102,19 @@ def test_curves_come_as_written(client):
     assert y.tolist() == [1 / (step + 1) for step in range(200)]
 
 
+def test_curves_are_smoothed_over_every_point_beside_the_raw_ones(client):
+    raw, smoothed = client.curves(f"id={ids(client)['a']}&key=loss&smooth=0.9&points=1000")
+    assert (raw[0]["smooth"], smoothed[0]["smooth"]) == (False, True)
+    np.testing.assert_array_equal(smoothed[2], smooth(raw[2], 0.9))
+
+
+def test_a_part_of_a_curve_comes_with_one_point_more_on_each_side(client):
+    query = f"id={ids(client)['a']}&key=loss"
+    assert client.curves(f"{query}&from=50&to=52.5")[0][1].tolist() == [49, 50, 51, 52, 53]
+    assert client.curves(f"{query}&from=50.2&to=50.4")[0][1].tolist() == []
+    assert client.curves(f"{query}&from=198")[0][1].tolist() == [197, 198, 199]
+
+
 def test_curves_over_time_start_at_0(client):
     ((_, x, _),) = client.curves(f"id={ids(client)['a']}&key=loss&x=time")
     assert x[0] == 0
@@ -161,7 +175,8 @@ def test_too_many_curves_and_wrong_numbers_are_refused(client):
     identity = ids(client)["a"]
     many = "&".join(["key=loss"] * 500)
     assert client.get(f"/api/curves?id={identity}&{many}")[0] == 400
-    assert client.get(f"/api/curves?id={identity}&key=loss&points=many")[0] == 400
+    for wrong in ("points=many", "smooth=nan", "smooth=1", "smooth=-0.5", "from=x"):
+        assert client.get(f"/api/curves?id={identity}&key=loss&{wrong}")[0] == 400
     assert len(client.curves(f"id={identity}&key=loss&points=-5")[0][1]) <= 10
 
 
@@ -174,6 +189,9 @@ def test_the_page_loads_nothing_from_elsewhere(client):
         "/table.js",
         "/dom.js",
         "/search.js",
+        "/curves.js",
+        "/runs.js",
+        "/samples.js",
         "/style.css",
         "/icon.svg",
     ):
@@ -251,6 +269,14 @@ def test_a_deleted_trial_is_gone_and_a_moved_one_is_found(client, root):
     assert client.curves(f"id={identity}&key=loss")[0][0]["n"] == 200
 
 
+def test_experiments_are_told_with_their_direction(tmp_path):
+    experiment = Experiment(tmp_path / "part" / "search", "max", search="random")
+    experiment.run(1, lambda trial: trial.hp.lin("x", 0, 1), progress=False)
+    answer = Client(tmp_path).json("/api/trials")
+    assert answer["experiments"] == {experiment.id: {"name": "part/search", "direction": "max"}}
+    assert answer["trials"][0]["experiment"] == experiment.id
+
+
 def test_many_readers_at_once_get_the_same(root):
     catalog, results = Catalog(root), []
     identity = catalog.rows()[0]["id"]
@@ -287,3 +313,25 @@ def test_decimation_keeps_order_ends_and_extremes(values, points):
 def test_too_few_points_are_refused():
     with pytest.raises(ValueError, match="points must be at least 4, got 3"):
         decimate(np.zeros(9), np.zeros(9), 3)
+
+
+# -- smoothing
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 0.99])
+def test_smoothing_is_the_corrected_moving_average_of_what_is_finite(weight):
+    values = np.random.default_rng(0).normal(size=700)
+    values[[0, 300, 301, 699]] = np.nan, np.inf, -np.inf, np.nan
+    expected, total, mass = [], 0.0, 0.0
+    for value in values:
+        total, mass = total * weight, mass * weight
+        if np.isfinite(value):
+            total, mass = total + value, mass + 1
+        expected.append(total / mass if np.isfinite(value) else value)
+    np.testing.assert_allclose(smooth(values, weight), expected, rtol=1e-9)
+
+
+def test_a_smoothing_out_of_range_is_refused():
+    assert smooth(np.zeros(0), 0.5).shape == (0,)
+    with pytest.raises(ValueError, match=r"smoothing must be at least 0 and below 1, got 1\.0"):
+        smooth(np.zeros(3), 1.0)

@@ -1,5 +1,7 @@
 """Every trial under a root as the page needs it, kept in memory and brought up to date by what changed on disk."""
 
+import contextlib
+import json
 import math
 import os
 import threading
@@ -11,9 +13,9 @@ import numpy as np
 
 from ai.lab.columns import load_columns
 from ai.lab.config import flatten, read_yaml
-from ai.lab.folder import find
+from ai.lab.folder import find, read_marker
 from ai.lab.metrics import read_lines
-from ai.lab.record import CONFIG, META, METRICS, Column, Record, live_state
+from ai.lab.record import CONFIG, EXPERIMENT, META, METRICS, Column, Record, live_state
 
 CACHED_BYTES = 512 << 20
 """So much memory the columns of metrics may take before the least recently used are let go."""
@@ -29,6 +31,7 @@ class Catalog:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._records: dict[str, Record] = {}
+        self._experiments: dict[str, dict[str, str]] = {}
         self._rows: dict[str, tuple[tuple[object, ...], dict[str, Any]]] = {}
         self._columns: OrderedDict[tuple[str, str], _Tail] = OrderedDict()
         self._lock = threading.Lock()
@@ -37,16 +40,23 @@ class Catalog:
         """Returns a row a trial, newest first: id, name, state, created, step, config, metrics, score, version."""
         with self._lock:
             records: dict[str, Record] = {}
-            for path in find(self.root, "trial"):
-                try:
-                    record = Record(path)
-                except (OSError, ValueError):
-                    continue  # deleted in this moment
-                records.setdefault(record.id, record)  # of a copied folder the first is shown
-            self._records = records
+            experiments: dict[str, dict[str, str]] = {}
+            for path in find(self.root):
+                with contextlib.suppress(OSError, ValueError):  # deleted in this moment
+                    marker = read_marker(path) or {}
+                    if marker.get("kind") == "experiment":
+                        experiments[marker["id"]] = {"name": self._name(path), "direction": _direction(path)}
+                    elif marker.get("kind") == "trial":
+                        record = Record(path)
+                        records.setdefault(record.id, record)  # of a copied folder the first is shown
+            self._records, self._experiments = records, experiments
             self._rows = {identity: self._row(record) for identity, record in records.items()}
             rows = [row for _, row in self._rows.values()]
         return sorted(rows, key=lambda row: (-(row["created"] or 0), row["name"]))
+
+    def experiments(self) -> dict[str, dict[str, str]]:
+        """Returns name and direction of the experiments that the rows of the last call belong to, by identity."""
+        return dict(self._experiments)
 
     def record(self, identity: str) -> Record:
         """Returns a trial by its identity.
@@ -62,14 +72,28 @@ class Catalog:
         """Returns a trial's metrics; only what was appended since the last call is read."""
         path = self.record(identity).path / file
         with self._lock:
-            tail = self._columns.setdefault((identity, file), _Tail(path))
-            if tail.path != path:
-                tail = self._columns[identity, file] = _Tail(path)
-            self._columns.move_to_end((identity, file))
-            tail.update()
-            while len(self._columns) > 1 and sum(one.nbytes for one in self._columns.values()) > CACHED_BYTES:
-                self._columns.popitem(last=False)
-            return tail.columns()
+            return self._read(identity, path)
+
+    def _read(self, identity: str, path: Path) -> dict[str, Column]:
+        tail = self._columns.setdefault((identity, path.name), _Tail(path))
+        if tail.path != path:
+            tail = self._columns[identity, path.name] = _Tail(path)
+        self._columns.move_to_end((identity, path.name))
+        tail.update()
+        while len(self._columns) > 1 and sum(one.nbytes for one in self._columns.values()) > CACHED_BYTES:
+            self._columns.popitem(last=False)
+        return tail.columns()
+
+    def _last(self, record: Record, meta: dict[str, Any]) -> dict[str, float]:
+        """A trial's last values: a closed one tells them, of a live or killed one the file is read, once."""
+        last = record.last(1 << 14)
+        if "last" in meta:
+            return {**meta["last"], **last}
+        columns = self._read(record.id, record.path / METRICS)
+        return {**{key: float(column.values[-1]) for key, column in columns.items()}, **last}
+
+    def _name(self, path: Path) -> str:
+        return str(path.relative_to(self.root)) if path != self.root else path.name
 
     def _row(self, record: Record) -> tuple[tuple[object, ...], dict[str, Any]]:
         version = tuple(_stamp(record.path / name) for name in (META, CONFIG, METRICS))
@@ -79,13 +103,14 @@ class Catalog:
             if row["state"] in ("running", "dead"):  # a killed process changes no file
                 row = {**row, "state": live_state(record.path, record.meta)}
             return version, row
-        meta, last = record.meta, record.last(1 << 14)
+        meta = record.meta
+        last = self._last(record, meta)
         session = (meta.get("sessions") or [{}])[-1]
         git = session.get("git") or {}
         hparams = meta.get("hparams") or {}
         row = {
             "id": record.id,
-            "name": str(record.path.relative_to(self.root)) if record.path != self.root else record.name,
+            "name": self._name(record.path),
             "path": str(record.path),
             "state": live_state(record.path, meta),
             "created": meta.get("created"),
@@ -107,6 +132,11 @@ def _config(record: Record) -> dict[str, Any]:
         return flatten(read_yaml(record.path / CONFIG))
     except (OSError, ValueError):
         return {}
+
+
+def _direction(path: Path) -> str:
+    found = json.loads((path / EXPERIMENT).read_bytes())
+    return "max" if found.get("direction") == "max" else "min"
 
 
 class _Tail:

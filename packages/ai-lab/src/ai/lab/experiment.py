@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack
 
 from ai.lab.folder import mark, read_marker, remove, resolve, write_json
-from ai.lab.record import Record
+from ai.lab.record import EXPERIMENT, Record
 from ai.lab.trial import HookOptions, Stopper, Trial
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Experiment:
             remove(self.path)
         self.id = mark(self.path, "experiment")
         about = {"direction": direction, "prune_by": prune_by, "seed": seed}
-        file = self.path / "experiment.json"
+        file = self.path / EXPERIMENT
         if file.exists():
             recorded = json.loads(file.read_bytes())["direction"]
             if recorded != direction:

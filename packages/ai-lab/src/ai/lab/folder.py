@@ -157,6 +157,12 @@ def write_json(path: Path, value: object) -> None:
     write_atomic(path, json.dumps(value, indent=1, default=str).encode())
 
 
+def remove_litter(folder: Path) -> None:
+    """Deletes what killed processes left of unfinished writes; only for who alone writes in `folder`."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        path.unlink(missing_ok=True)
+
+
 def _temporary(folder: Path, data: bytes) -> str:
     handle, name = tempfile.mkstemp(dir=folder, prefix=_TEMPORARY)
     try:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 META, CONFIG, METRICS, SYSTEM, LOG = "meta.json", "config.yaml", "metrics.jsonl", "system.jsonl", "log.txt"
 SNAPSHOTS, SAMPLES = "snapshots", "samples"
+EXPERIMENT = "experiment.json"
 
 
 class Column(NamedTuple):
@@ -137,8 +138,12 @@ class Record:
         return Metrics(read_indexed(self.path / METRICS))
 
     def last(self, tail_bytes: int = 1 << 16) -> dict[str, float]:
-        """Returns each recently logged metric's last value, `step` and `time`, from the file's last `tail_bytes`."""
-        return metrics.last_values(self.path / METRICS, tail_bytes)
+        """Returns each metric's last value, `step` and `time`.
+
+        Of a trial that has not ended in good order only the file's last `tail_bytes` are read, so that a metric that is
+        rarely logged may be missing.
+        """
+        return {**self.meta.get("last", {}), **metrics.last_values(self.path / METRICS, tail_bytes)}
 
     def system(self) -> Metrics:
         """Returns the system metrics."""

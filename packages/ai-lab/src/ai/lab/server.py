@@ -1,7 +1,8 @@
 """The page `ai-lab serve`: a small HTTP interface over a folder of trials, read-only, and the files of the page.
 
-Curves travel as binary: little-endian, an unsigned 32-bit length of a JSON head, the head (`[{id, key, n}, …]`),
-padding to 8 bytes, and for each entry n float64 of x and n float64 of y.
+Curves travel as binary: little-endian, an unsigned 32-bit length of a JSON head, the head
+(`[{id, key, smooth, n}, …]`), padding to 8 bytes, and for each entry n float64 of x and n float64 of y. They are
+smoothed over every recorded point and then decimated; with smoothing each comes twice, as recorded and smoothed.
 """
 
 import hmac
@@ -18,9 +19,11 @@ import numpy as np
 from ai.lab.catalog import Catalog, plain
 from ai.lab.decimate import decimate
 from ai.lab.record import SYSTEM
+from ai.lab.smooth import smooth
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+    from starlette.datastructures import QueryParams
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -75,7 +78,11 @@ def make_app(root: Path, *, token: str | None = None) -> "Starlette":
     """Returns the ASGI application; see `serve`.
 
     Routes, all GET: `/`, `/api/trials`, `/api/trial/{id}`, `/api/trial/{id}/log`, `/api/trial/{id}/diff`,
-    `/api/trial/{id}/sample/{step}`, `/api/curves?id=…&key=…&x=step|time&points=…&file=metrics|system`.
+    `/api/trial/{id}/sample/{step}`, and
+    `/api/curves?id=…&key=…&x=step|time&points=…&file=metrics|system&smooth=…&from=…&to=…`.
+
+    Raises:
+        ModuleNotFoundError: the extra `serve` is not installed.
     """
     _need("starlette")
     from starlette.applications import Starlette
@@ -139,7 +146,7 @@ def _file(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
 
 
 def _trials(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
-    return _json({"root": str(catalog.root), "trials": catalog.rows()})
+    return _json({"root": str(catalog.root), "trials": catalog.rows(), "experiments": catalog.experiments()})
 
 
 def _trial(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
@@ -186,25 +193,45 @@ def _curves(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
     ids, keys = query.getlist("id"), query.getlist("key")
     if len(ids) * len(keys) > MAX_CURVES:
         raise ValueError(f"at most {MAX_CURVES} curves at once, got {len(ids)} trials × {len(keys)} metrics")
-    try:
-        points = min(max(int(query.get("points", "1000")), 4), 100_000)
-    except ValueError:
-        raise ValueError(f"points must be a whole number, got {query['points'][:20]!r}") from None
+    points = int(min(max(_number(query, "points", 1000), 4), 100_000))
+    weight, low, high = _number(query, "smooth", 0), _number(query, "from", -np.inf), _number(query, "to", np.inf)
     file = {"metrics": "metrics.jsonl", "system": SYSTEM}[query.get("file", "metrics")]
-    head, arrays = [], []
+    head: list[dict[str, Any]] = []
+    arrays = []
     for identity in ids:
         columns = catalog.columns(identity, file)
         for key in keys:
             if key in columns:
                 column = columns[key]
                 x = column.times - column.times[0] if query.get("x") == "time" else column.steps.astype(np.float64)
-                x, y = decimate(x, column.values, points)
-                head.append({"id": identity, "key": key, "n": len(x)})
-                arrays += [x, y]
+                for smoothed in (False, True) if weight else (False,):
+                    y = smooth(column.values, weight) if smoothed else column.values
+                    head.append({"id": identity, "key": key, "smooth": smoothed})
+                    arrays.append(decimate(*_between(x, y, low, high), points))
+    head = [{**one, "n": len(x)} for one, (x, _) in zip(head, arrays, strict=True)]
     encoded = json.dumps(head).encode()
     encoded += b" " * (-(4 + len(encoded)) % 8)
-    body = struct.pack("<I", len(encoded)) + encoded + b"".join(np.asarray(a, "<f8").tobytes() for a in arrays)
-    return body, "application/octet-stream"
+    numbers = b"".join(np.asarray(array, "<f8").tobytes() for pair in arrays for array in pair)
+    return struct.pack("<I", len(encoded)) + encoded + numbers, "application/octet-stream"
+
+
+def _number(query: "QueryParams", name: str, default: float) -> float:
+    try:
+        number = float(query.get(name, default))
+    except ValueError:
+        number = np.nan
+    if np.isnan(number):
+        raise ValueError(f"{name} must be a number, got {query[name][:20]!r}")
+    return number
+
+
+def _between(x: np.ndarray, y: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the points with `low <= x <= high` and one more to each side, so that lines lead out of the picture."""
+    inside = np.flatnonzero((x >= low) & (x <= high))
+    if not len(inside):
+        return x[:0], y[:0]
+    part = slice(max(0, inside[0] - 1), inside[-1] + 2)
+    return x[part], y[part]
 
 
 # -- who may ask

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ai.lab.columns import save_columns
-from ai.lab.folder import write_json
+from ai.lab.folder import remove_litter, write_json
 from ai.lab.meta import describe_session
 from ai.lab.metrics import MetricsWriter
 from ai.lab.owner import Owner
@@ -44,6 +44,8 @@ class Session:
             self._meta = {"id": record.id, "state": "created", "sessions": [], **record.meta}
             described = describe_session()
             self._meta["before"] = before
+            self._meta.pop("last", None)  # rows may be cut and written anew
+            remove_litter(record.path)
             self._meta.setdefault("created", described["time"])
             self._meta["sessions"] = [*self._meta["sessions"], described]
             self.update(state="running")
@@ -91,6 +93,7 @@ class Session:
             self.metrics.close()
             with contextlib.suppress(OSError):  # an index only: a full disk must not fail the run for it
                 save_columns(self._record.path / METRICS)
+            fields["last"] = self._record.metrics().last()
             sessions = self._meta["sessions"]
             last = {**sessions[-1], "end": describe_end(self._record.path), "state": state}
             self.update(state=state, sessions=[*sessions[:-1], last], **fields)

@@ -41,6 +41,7 @@ class HookOptions(TypedDict, total=False):
     sample_interval: "Interval | int | str | None"
     task_interval: "Interval | int | str | None"
     save_interval: "Interval | int | str | None"
+    stateful: "Sequence[Stateful]"
     progress: bool
 
 
@@ -138,7 +139,9 @@ class Trial:
         """Returns the hook that records a training run here: `trainer.train(model, opt, trial.hook())`.
 
         Args:
-            changes: What this run does otherwise than the trial was told, such as `val_data=…`.
+            changes: What this run does otherwise than the trial was told, such as `val_data=…`; and `stateful=[…]`,
+                objects that go into the snapshots beside model, optimiser and data, such as a replay buffer: pass the
+                same ones, in the same order, to `resume`.
 
         Raises:
             TypeError: one of them is no option of a trial's hook.
@@ -167,7 +170,7 @@ class Trial:
         Args:
             model: A module, or the dict of modules of a `MultiTrainer`.
             opt: Its optimiser, or the dict of optimisers.
-            stateful: Loaders and whatever else was saved with the run.
+            stateful: The objects that the hook held as `stateful`, in the same order; if it held none, the loader.
 
         Raises:
             OwnedError: another live process writes the trial.

@@ -1,64 +1,146 @@
-// Curves of several trials over one another, by uPlot.
+// Curves of several trials over one another, by uPlot: gaps stay gaps, a lone point is a dot, a drag zooms.
 
-import { element, show } from './dom.js';
+import { element, lasting, show, swatch } from './dom.js';
 
-// Draws [{label, color, x, y}, ...] into a figure, or into the one it drew before.
-export function chart(figure, title, curves, { log = false, xLabel = 'step', smooth = 0 } = {}) {
-  if (!figure) figure = element('figure', {}, element('figcaption', { title }, title), element('div'));
-  const place = figure.lastChild;
+const HEIGHT = 230;
+const resized = new ResizeObserver(entries => {
+  for (const { target } of entries) {
+    const width = Math.floor(target.clientWidth);
+    if (target.plot && width > 0 && width !== target.plot.width) target.plot.setSize({ width, height: HEIGHT });
+  }
+});
+
+// Makes an empty chart; `onZoom` is called with [from, to], or null for all.
+export function makeChart(title, onZoom) {
+  const place = element('div', { class: 'plot', ondblclick: () => onZoom(null) });
+  const tip = element('div', { class: 'tip', hidden: true });
+  const whole = element('button', { type: 'button', class: 'whole', hidden: true, onclick: () => onZoom(null) }, 'whole range');
+  const note = element('span', { class: 'soft' });
+  const figure = element('figure', { 'data-key': title }, element('figcaption', { title }, element('span', {}, title), note, whole), place, tip);
+  resized.observe(place);
+  return { figure, place, tip, whole, note, onZoom, plot: null };
+}
+
+export function removeChart(chart) {
+  resized.unobserve(chart.place);
+  chart.plot?.destroy();
+  chart.figure.remove();
+}
+
+// Draws [{label, color, faint, x, y}, ...] anew.
+export function drawChart(chart, curves, { log = false, xLabel = 'step', zoom = null, unit = '' } = {}) {
+  const { place } = chart;
   const ink = getComputedStyle(document.body).color;
-  const axis = { stroke: ink, grid: { stroke: '#8883', width: 1 }, ticks: { stroke: '#8883', width: 1 }, font: '11px system-ui', size: 34 };
-  const data = curves.map(({ x, y }) => {
-    const shown = smoothed(y, smooth);
-    return [x, Array.from(shown, value => Number.isFinite(value) && (!log || value > 0) ? value : null)];
-  });
-  const readout = { show: true, points: { size: 5 } };
+  const line = '#8883';
+  const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 }, font: '11px system-ui', size: 34 };
+  const data = curves.map(({ x, y }) => [x, Array.from(y, value => Number.isFinite(value) && (!log || value > 0) ? value : null)]);
+  const seconds = xLabel === 'time';
   const options = {
-    mode: 2, width: Math.max(200, place.clientWidth || 410), height: 230, cursor: { ...readout, drag: { x: true, y: false } }, legend: { show: false },
-    scales: { x: { time: false, auto: true, range: (u, low, high) => spread(data.map(one => one[0]), false, low, high) },
-      y: { auto: true, distr: log ? 3 : 1, range: () => spread(data.map(one => one[1]), log) } },
-    axes: [{ ...axis, label: xLabel, labelSize: 16, labelFont: '11px system-ui' }, { ...axis, size: 58, values: (u, ticks) => ticks.map(tick => tick == null ? '' : show(tick)) }],
-    series: [{}, ...curves.map(({ label, color, x }) => ({
-      label, stroke: color, width: 1.5, facets: [{ scale: 'x', auto: true }, { scale: 'y', auto: true }],
-      paths: uPlot.paths.linear(), points: { show: x.length < 3, size: 5 },
-    }))],
-    hooks: { setCursor: [u => tell(figure, title, curves, data, u)] },
+    mode: 2, width: Math.max(200, Math.floor(place.clientWidth) || 410), height: HEIGHT, legend: { show: false },
+    cursor: { points: { show: false }, drag: { x: true, y: false, setScale: false } },
+    scales: {
+      x: { time: false, range: () => zoom ?? spread(data.map(one => one[0]), false, 0) },
+      y: { distr: log ? 3 : 1, range: () => unit === 'percent' ? [0, 100] : spread(data.map(one => one[1]), log, 0.04) },
+    },
+    axes: [
+      { ...axis, label: seconds ? 'time' : 'step', labelSize: 16, labelFont: '11px system-ui', values: (u, ticks) => ticks.map(tick => tick == null ? '' : seconds ? lasting(tick) : short(tick)) },
+      { ...axis, size: 60, ...(log ? { splits: (u, index, low, high) => decades(low, high), filter: (u, ticks) => ticks } : {}), values: (u, ticks) => ticks.map(tick => tick == null ? '' : amount(tick, unit)) },
+    ],
+    series: [{}, ...curves.map(({ label, color, faint }) => ({ label, stroke: faint ? color + '44' : color, width: 1.5, facets: [{ scale: 'x', auto: true }, { scale: 'y', auto: true }], paths, points: { show: false } }))],
+    hooks: {
+      setCursor: [u => tell(chart, curves, data, u, seconds, unit)],
+      setSelect: [u => { if (u.select.width > 4) chart.onZoom([u.posToVal(u.select.left, 'x'), u.posToVal(u.select.left + u.select.width, 'x')]); }],
+    },
   };
-  figure.plot?.destroy();
-  figure.plot = new uPlot(options, [null, ...data], place);
-  return figure;
+  chart.plot?.destroy();
+  chart.whole.hidden = !zoom;
+  const broken = curves.some(({ faint, y }) => !faint && y.some(value => !Number.isFinite(value)));
+  chart.note.textContent = data.every(([, y]) => y.every(value => value == null)) ? 'nothing to draw' : broken ? 'NaN or infinite in places' : '';
+  chart.plot = place.plot = new uPlot(options, [null, ...data], place);
 }
 
-function tell(figure, title, curves, data, u) {
-  const caption = figure.firstChild;
-  if (u.cursor.left < 0) { caption.textContent = title; return; }
+function paths(u, index) {
+  const [xs, ys] = u.data[index];
+  const { x, y } = u.scales;
+  const { left, top, width, height } = u.bbox;
+  const logs = y.distr === 3;
+  const [low, high] = logs ? [Math.log10(y.min), Math.log10(y.max)] : [y.min, y.max];
+  const toX = value => left + (value - x.min) / (x.max - x.min) * width;
+  const toY = value => top + (high - (logs ? Math.log10(value) : value)) / (high - low) * height;
+  const stroke = new Path2D();
+  const radius = 1.5 * devicePixelRatio;
+  for (let i = 0; i < xs.length; i++) {
+    if (ys[i] == null) continue;
+    const [px, py] = [toX(xs[i]), toY(ys[i])];
+    const [joined, joins] = [i > 0 && ys[i - 1] != null, i + 1 < xs.length && ys[i + 1] != null];
+    if (joined) stroke.lineTo(px, py);
+    else if (joins) stroke.moveTo(px, py);
+    else { stroke.moveTo(px + radius, py); stroke.arc(px, py, radius, 0, 2 * Math.PI); }
+  }
+  return { stroke, fill: null, clip: null, band: null, gaps: null, flags: 1 };
+}
+
+// A readout beside the pointer: each trial's value there, the largest first.
+function tell(chart, curves, data, u, seconds, unit) {
+  const { tip, figure, place } = chart;
+  tip.hidden = !(u.cursor.left >= 0) || !curves.length;
+  if (tip.hidden) return;
   const at = u.posToVal(u.cursor.left, 'x');
-  const values = curves.map(({ label }, index) => {
+  const values = curves.flatMap(({ label, color, faint }, index) => {
+    if (faint) return [];
     const [x, y] = data[index];
-    let [low, high] = [0, x.length - 1];
-    while (low < high) { const middle = (low + high) >> 1; if (x[middle] < at) low = middle + 1; else high = middle; }
-    return `${label} ${show(y[low])}`;
-  });
-  caption.textContent = `${title} at ${show(Math.round(at))}: ${values.join(', ')}`;
+    const near = nearest(x, at);
+    return y[near] == null || Math.abs(x[near] - at) > (u.scales.x.max - u.scales.x.min) / 20 ? [] : [{ label, color, x: x[near], y: y[near] }];
+  }).sort((a, b) => b.y - a.y);
+  if (!values.length) { tip.hidden = true; return; }
+  const more = values.length > 12 ? element('div', { class: 'soft' }, `and ${values.length - 12} more`) : null;
+  tip.replaceChildren(element('div', { class: 'soft' }, seconds ? lasting(at) : `step ${show(values[0].x)}`),
+    ...values.slice(0, 12).map(({ label, color, y }) => element('div', {}, swatch(color), element('b', {}, unit ? amount(y, unit) : show(y)), ' ', label)), ...(more ? [more] : []));
+  const pointer = place.offsetLeft + u.over.offsetLeft + u.cursor.left;
+  const room = figure.clientWidth - tip.offsetWidth;
+  tip.style.left = `${pointer + 14 <= room ? pointer + 14 : pointer - 14 >= tip.offsetWidth ? pointer - 14 - tip.offsetWidth : Math.max(0, room)}px`;
 }
 
-function spread(columns, log, low = null, high = null) {
-  if (low == null || high == null || !columns.length) { low = Infinity; high = -Infinity; }
+function nearest(x, at) {
+  let [low, high] = [0, x.length - 1];
+  while (low < high) { const middle = (low + high) >> 1; if (x[middle] < at) low = middle + 1; else high = middle; }
+  return low > 0 && at - x[low - 1] < x[low] - at ? low - 1 : low;
+}
+
+function spread(columns, log, room) {
+  let [low, high] = [Infinity, -Infinity];
   for (const column of columns) for (const value of column) if (value != null) { if (value < low) low = value; if (value > high) high = value; }
   if (!(low <= high)) return log ? [0.1, 1] : [0, 1];
   if (log) return [low / 1.1, high * 1.1];
-  const pad = (high - low) * 0.04 || Math.abs(high) * 0.05 || 0.5;
+  if (low === high) { const pad = Math.abs(high) * 0.05 || 0.5; return [low - pad, high + pad]; }
+  const pad = (high - low) * room;
   return [low - pad, high + pad];
 }
 
-// Exponential moving average, corrected for its start; gaps stay gaps.
-function smoothed(values, weight) {
-  if (!weight) return values;
-  let [average, mass] = [0, 0];
-  return values.map(value => {
-    if (!Number.isFinite(value)) return value;
-    average = average * weight + value * (1 - weight);
-    mass = mass * weight + (1 - weight);
-    return average / mass;
-  });
+// Ticks of a logarithmic axis: decades, parts of them where there are few, even steps within one.
+function decades(low, high) {
+  const ticks = [];
+  if (high / low < 10) {
+    const rough = (high - low) / 4;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const step = power * [1, 2, 5, 10].find(part => part * power >= rough);
+    for (let tick = Math.ceil(low / step) * step; tick <= high && ticks.length < 12; tick += step) ticks.push(tick);
+    return ticks;
+  }
+  const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
+  const each = Math.max(1, Math.ceil((last - first) / 6));
+  for (let power = first; power <= last; power += each) {
+    for (const part of high / low < 1000 ? [1, 2, 5] : [1]) {
+      const tick = Number(`${part}e${power}`);
+      if (tick >= low && tick <= high) ticks.push(tick);
+    }
+  }
+  return ticks;
 }
+
+const SIZES = [[1e12, 'T'], [1e9, 'G'], [1e6, 'M'], [1e3, 'k']];
+const short = value => {
+  const [size, name] = SIZES.find(([size]) => Math.abs(value) >= size * (size === 1e3 ? 10 : 1)) ?? [1, ''];
+  return show(Number((value / size).toPrecision(6))) + name;
+};
+const amount = (value, unit) => unit === 'bytes' ? short(value).replace(/[kMGT]?$/, name => ` ${name}B`) : unit === 'percent' ? `${show(value)} %` : short(value);

@@ -14,12 +14,60 @@ export function element(tag, attributes = {}, ...children) {
 
 const SVG = new Set(['g', 'path', 'line', 'circle', 'text', 'title']);
 
+export const swatch = color => element('span', { class: 'swatch', color });
+export const empty = text => element('p', { class: 'empty' }, text);
+
+export function checkbox(label, checked, onChange) {
+  const box = element('input', { type: 'checkbox', onchange: () => onChange(box.checked) });
+  box.checked = checked;
+  return element('label', {}, box, ' ', label);
+}
+
+export function choice(label, values, chosen, onChange) {
+  const select = element('select', { 'aria-label': label, onchange: () => onChange(select.value) },
+    ...values.map(([value, text]) => element('option', { value }, text)));
+  select.value = chosen;
+  return element('label', {}, label, ' ', select);
+}
+
+// A number at five digits, in the shorter of its two forms; other values as text.
 export function show(value) {
   if (value == null) return '';
   if (typeof value !== 'number') return String(value);
-  if (Number.isInteger(value)) return String(value);
-  return Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3 ? value.toExponential(3) : value.toPrecision(5).replace(/\.?0+$/, '');
+  if (Number.isInteger(value) && Math.abs(value) < 1e7) return String(value);
+  const size = Math.abs(value);
+  if (size >= 1e5 || (size < 1e-3 && size > 0)) return value.toExponential(3).replace(/\.?0+e/, 'e');
+  return trimmed(value.toPrecision(5));
 }
+
+const trimmed = text => text.includes('.') ? text.replace(/\.?0+$/, '') : text;
+
+// The path before the name is told softly, so that names line up under the eye.
+export function named(name) {
+  const cut = name.lastIndexOf('/') + 1;
+  return element('span', {}, cut ? element('span', { class: 'soft' }, name.slice(0, cut)) : null, name.slice(cut));
+}
+
+export function when(seconds) {
+  if (!seconds) return '';
+  const date = new Date(seconds * 1000);
+  const two = number => String(number).padStart(2, '0');
+  const clock = `${two(date.getHours())}:${two(date.getMinutes())}`;
+  if (date.toDateString() === new Date().toDateString()) return `${clock}:${two(date.getSeconds())}`;
+  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${clock}`;
+}
+
+export function lasting(seconds) {
+  if (!Number.isFinite(seconds) || seconds < 0) return '';
+  if (seconds < 60) return `${Number(seconds.toFixed(seconds < 10 ? 1 : 0))} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
+  return `${Math.floor(seconds / 3600)} h ${Math.floor(seconds % 3600 / 60)} min`;
+}
+
+// Losses first, the loop's own numbers last.
+export const byWeight = (a, b) => weight(a) - weight(b) || a.localeCompare(b);
+const LAST = new Set(['lr', 'steps_per_s', 'grad_norm']);
+const weight = key => key === 'loss' ? 0 : key === 'val_loss' ? 1 : key.includes('loss') ? 2 : key.includes('accuracy') ? 3 : LAST.has(key) ? 5 : 4;
 
 // Remembers small choices of the reader; a browser that forbids it only forgets them.
 export const memory = {

@@ -1,20 +1,27 @@
 // The table of trials: sorting, filtering, columns, selection.
 
-import { colorOf, element, memory, show } from './dom.js';
+import { byWeight, checkbox, colorOf, element, memory, named, show, swatch, when } from './dom.js';
 
 const BASICS = ['name', 'state', 'step', 'started', 'score'];
+const GROUPS = { trial: '', config: 'Configuration', last: 'Last values' };
 
 export class Table {
   constructor(onSelect) {
     this.onSelect = onSelect;
     this.trials = [];
     this.selected = [];
+    this.rows = new Map(); // the rows drawn last, each with what it was drawn from
     this.sort = memory.get('sort', { column: 'started', down: true });
     this.hidden = new Set(memory.get('hidden', []));
     this.head = document.querySelector('#runs thead');
     this.body = document.querySelector('#runs tbody');
-    document.querySelector('#filter').addEventListener('input', () => this.draw());
+    this.filter = document.querySelector('#filter');
+    this.filter.addEventListener('input', () => this.draw());
     document.querySelector('#clear').addEventListener('click', () => this.select([]));
+    document.addEventListener('keydown', event => {
+      if (event.key === '/' && !event.target.closest('input, select, textarea')) { event.preventDefault(); this.filter.focus(); }
+      if (event.key === 'Escape' && event.target === this.filter) { this.filter.value = ''; this.draw(); }
+    });
   }
 
   update(trials) {
@@ -26,7 +33,8 @@ export class Table {
 
   columns() {
     const names = part => [...new Set(this.trials.flatMap(trial => Object.keys(trial[part])))];
-    return [...BASICS, ...names('config').map(name => 'config ' + name), ...names('metrics').map(name => 'last ' + name)];
+    const basics = BASICS.filter(name => name !== 'score' || this.trials.some(trial => trial.score != null));
+    return [...basics, ...names('config').map(name => 'config ' + name), ...names('metrics').sort(byWeight).map(name => 'last ' + name)];
   }
 
   value(trial, column) {
@@ -37,8 +45,8 @@ export class Table {
   }
 
   visible() {
-    const words = document.querySelector('#filter').value.toLowerCase().split(/\s+/).filter(Boolean);
-    const shown = this.trials.filter(trial => words.every(word => this.matches(trial, word)));
+    const words = this.filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const shown = this.trials.filter(trial => words.every(word => matches(trial, word)));
     const { column, down } = this.sort;
     const sign = down ? -1 : 1;
     return shown.sort((a, b) => {
@@ -48,30 +56,39 @@ export class Table {
     });
   }
 
-  matches(trial, word) {
-    const rule = word.match(/^([^<>=]+)(<=|>=|=|<|>)(.+)$/);
-    if (!rule) return trial.name.toLowerCase().includes(word) || trial.state.includes(word);
-    const [, name, sign, wanted] = rule;
-    const columns = { ...trial.config, ...trial.metrics, name: trial.name, state: trial.state, step: trial.step, score: trial.score };
-    const key = Object.keys(columns).find(one => one.toLowerCase() === name);
-    const value = columns[key];
-    if (value == null) return false;
-    if (sign === '=') return String(value).toLowerCase() === wanted || Number(value) === Number(wanted);
-    const [x, y] = [Number(value), Number(wanted)];
-    return { '<': x < y, '>': x > y, '<=': x <= y, '>=': x >= y }[sign];
-  }
-
   draw() {
     const columns = this.columns().filter(column => !this.hidden.has(column));
-    this.drawChooser();
-    this.head.replaceChildren(element('tr', {}, element('th', {}), ...columns.map(column => this.headCell(column))));
     const rows = this.visible();
-    this.body.replaceChildren(...rows.map(trial => this.row(trial, columns)));
-    document.querySelector('#status').textContent = `${rows.length} of ${this.trials.length} trials`;
+    this.drawChooser();
+    this.drawHead(columns, rows);
+    const layout = columns.join('\n');
+    const drawn = new Map(rows.map(trial => {
+      const state = JSON.stringify([layout, trial, this.selected.indexOf(trial.id)]);
+      const before = this.rows.get(trial.id);
+      return [trial.id, before?.state === state ? before : { state, row: this.row(trial, columns) }];
+    }));
+    const wanted = [...drawn.values()].map(one => one.row);
+    if (wanted.length !== this.body.childElementCount || wanted.some((row, index) => row !== this.body.children[index])) this.body.replaceChildren(...wanted);
+    this.rows = drawn;
+    document.querySelector('#status').textContent = rows.length === this.trials.length ? `${rows.length} trials` : `${rows.length} of ${this.trials.length} trials`;
+    document.querySelector('#clear').hidden = !this.selected.length;
   }
 
-  headCell(column) {
+  drawHead(columns, rows) {
+    const groupOf = column => column.includes(' ') ? column.split(' ', 1)[0] : 'trial';
+    const groups = Object.keys(GROUPS).map(group => [group, columns.filter(column => groupOf(column) === group).length]).filter(([, count]) => count);
+    const all = element('input', { type: 'checkbox', 'aria-label': 'Select all shown', onclick: () => this.select(all.checked ? rows.map(trial => trial.id) : []) });
+    all.checked = rows.length > 0 && rows.every(trial => this.selected.includes(trial.id));
+    const top = groups.map(([group, count]) => element('th', { class: 'group', scope: 'colgroup', colspan: count }, GROUPS[group]));
+    const firsts = new Set(Object.keys(GROUPS).slice(1).map(group => columns.find(column => groupOf(column) === group)));
+    this.head.replaceChildren(element('tr', {}, element('th', { class: 'group' }), ...top),
+      element('tr', {}, element('th', { class: 'box' }, all), ...columns.map(column => this.headCell(column, firsts.has(column)))));
+    this.firsts = firsts;
+  }
+
+  headCell(column, first) {
     const { column: sorted, down } = this.sort;
+    const numeric = column !== 'started' && this.trials.some(trial => typeof this.value(trial, column) === 'number');
     const turn = () => {
       this.sort = { column, down: sorted === column ? !down : true };
       memory.set('sort', this.sort);
@@ -79,9 +96,9 @@ export class Table {
       this.head.querySelector(`[data-column="${CSS.escape(column)}"]`)?.focus();
     };
     return element('th', {
-      tabindex: 0, 'data-column': column, title: column, 'aria-sort': sorted !== column ? 'none' : down ? 'descending' : 'ascending', onclick: turn,
+      tabindex: 0, 'data-column': column, title: column, class: (first ? 'first' : '') + (numeric ? ' number' : ''), 'aria-sort': sorted !== column ? 'none' : down ? 'descending' : 'ascending', onclick: turn,
       onkeydown: event => { if (event.key === 'Enter' || event.key === ' ') { event.preventDefault(); turn(); } },
-    }, column.replace(/^(config|last) /, ''), sorted === column ? (down ? ' ↓' : ' ↑') : '');
+    }, column.replace(/^(config|last) /, ''), element('span', { class: 'sort' }, sorted === column ? (down ? ' ↓' : ' ↑') : ''));
   }
 
   row(trial, columns) {
@@ -89,14 +106,18 @@ export class Table {
     const toggle = () => this.select(place < 0 ? [...this.selected, trial.id] : this.selected.filter(id => id !== trial.id));
     const box = element('input', { type: 'checkbox', 'aria-label': `Select ${trial.name}`, 'data-id': trial.id, onclick: event => { event.stopPropagation(); toggle(); } });
     box.checked = place >= 0;
-    const cells = columns.map(column => {
-      const value = this.value(trial, column);
-      if (column === 'started') return element('td', {}, value ? new Date(value * 1000).toLocaleString() : '');
-      if (column === 'state') return element('td', { class: STATES.has(value) ? value : '' }, value);
-      if (column === 'name') return element('td', { title: trial.path }, place >= 0 ? element('span', { class: 'swatch', color: colorOf(place) }) : null, value);
-      return element('td', { title: show(value) }, show(value));
-    });
-    return element('tr', { 'aria-selected': String(place >= 0), onclick: toggle }, element('td', {}, box), ...cells);
+    return element('tr', { 'aria-selected': String(place >= 0), onclick: toggle }, element('td', { class: 'box' }, box), ...columns.map(column => this.cell(trial, column, place)));
+  }
+
+  cell(trial, column, place) {
+    const value = this.value(trial, column);
+    const first = this.firsts.has(column) ? ' first' : '';
+    if (column === 'started') return element('td', { title: value ? new Date(value * 1000).toLocaleString() : '' }, when(value));
+    if (column === 'state') return element('td', {}, element('span', { class: 'state ' + (STATES.has(value) ? value : '') }, value));
+    if (column === 'name') return element('td', { title: trial.path }, swatch(place >= 0 ? colorOf(place) : 'transparent'), named(value));
+    if (column === 'step' && trial.state === 'running' && trial.steplimit) return element('td', { class: 'number' }, `${value ?? 0} of ${trial.steplimit}`);
+    const broken = column.startsWith('last ') && typeof value === 'string' ? ' broken' : '';
+    return element('td', { title: show(value), class: (typeof value === 'number' || broken ? 'number' : '') + broken + first }, show(value));
   }
 
   select(ids) {
@@ -110,16 +131,26 @@ export class Table {
   drawChooser() {
     const place = document.querySelector('#columns > div');
     if (document.querySelector('#columns').open && place.childElementCount) return;
-    place.replaceChildren(...this.columns().map(column => {
-      const box = element('input', { type: 'checkbox', onchange: () => {
-        if (box.checked) this.hidden.delete(column); else this.hidden.add(column);
-        memory.set('hidden', [...this.hidden]);
-        this.draw();
-      } });
-      box.checked = !this.hidden.has(column);
-      return element('label', {}, box, ' ', column);
-    }));
+    place.replaceChildren(...this.columns().map(column => checkbox(column, !this.hidden.has(column), checked => {
+      if (checked) this.hidden.delete(column); else this.hidden.add(column);
+      memory.set('hidden', [...this.hidden]);
+      this.draw();
+    })));
   }
+}
+
+// A word of the filter: part of the name or state, or a rule like lr=0.1 or val_loss<0.5.
+function matches(trial, word) {
+  const rule = word.match(/^([^<>=]+)(<=|>=|=|<|>)(.+)$/);
+  if (!rule) return trial.name.toLowerCase().includes(word) || trial.state.includes(word);
+  const [, name, sign, wanted] = rule;
+  const values = [{ name: trial.name, state: trial.state, step: trial.step, score: trial.score }, trial.config, trial.metrics]
+    .flatMap(part => Object.entries(part)).filter(([key, value]) => key.toLowerCase() === name && value != null).map(([, value]) => value);
+  return values.some(value => {
+    if (sign === '=') return String(value).toLowerCase() === wanted || Number(value) === Number(wanted);
+    const [x, y] = [Number(value), Number(wanted)];
+    return { '<': x < y, '>': x > y, '<=': x <= y, '>=': x >= y }[sign];
+  });
 }
 
 const STATES = new Set(['finished', 'failed', 'dead', 'running', 'pruned', 'stopped', 'interrupted', 'created']);

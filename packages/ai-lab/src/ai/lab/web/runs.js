@@ -1,0 +1,88 @@
+// What the selected trials were told and ran on, their code, and what they printed.
+
+import { getDetails, getText } from './api.js';
+import { checkbox, element, lasting, memory, named, show, swatch, when } from './dom.js';
+
+export async function configView(page, anew) {
+  if (!anew) return;
+  const details = await getDetails(page.trials);
+  if (!page.still()) return;
+  const about = details.map(({ path, state, meta }) => {
+    const session = meta.sessions?.at(-1) ?? {};
+    const { git, hardware, packages } = session;
+    return {
+      state, error: meta.error, started: when(meta.created), lasted: session.end ? lasting(session.end.time - session.time) : null, sessions: meta.sessions?.length,
+      commit: git?.commit?.slice(0, 10), branch: git?.branch, 'uncommitted changes': git ? (git.diff ? 'yes' : 'no') : null, command: session.argv?.join(' '), folder: session.cwd,
+      host: session.host, processor: hardware?.processor, threads: hardware?.threads, gpus: hardware?.gpus?.map(gpu => gpu.name).join(', '), python: session.python, torch: packages?.torch,
+      seed: session.torch_seed, recorded: path,
+    };
+  });
+  const packages = details.map(({ meta }) => meta.sessions?.at(-1)?.packages ?? {});
+  const only = memory.get('only differences', false);
+  page.show(element('div', { class: 'controls' }, page.trials.length > 1 ? checkbox('Only what differs', only, value => { memory.set('only differences', value); page.redraw(true); }) : null),
+    ...facts(page, 'Configuration', details.map(detail => detail.config), only), ...facts(page, 'Run', about, only), ...facts(page, 'Packages', packages, page.trials.length > 1));
+}
+
+function facts(page, title, columns, only) {
+  const rows = [...new Set(columns.flatMap(column => Object.keys(column)))].flatMap(key => {
+    const values = columns.map(column => column[key]);
+    if (values.every(value => value == null || value === '')) return [];
+    const differs = new Set(values.map(value => JSON.stringify(value))).size > 1;
+    if (only && !differs) return [];
+    return [element('tr', {}, element('th', { scope: 'row' }, key), ...values.map(value => element('td', { class: differs ? 'differs' : '' }, value == null || value === '' ? element('span', { class: 'soft' }, '–') : show(value))))];
+  });
+  if (!rows.length) return title === 'Packages' || !only ? [] : [element('p', { class: 'empty' }, `${title}: no difference.`)];
+  const head = element('tr', {}, element('th', {}, title === 'Packages' && only ? 'Packages that differ' : title), ...page.trials.map(trial => element('th', {}, swatch(page.look(trial.id).color), named(trial.name))));
+  return [element('div', { class: 'facts' }, element('table', {}, element('thead', {}, head), element('tbody', {}, ...rows)))];
+}
+
+// Trials that ran the same code are told together.
+export async function codeView(page, anew) {
+  if (!anew) return;
+  const diffs = await Promise.all(page.trials.map(trial => getText(`api/trial/${trial.id}/diff`)));
+  if (!page.still()) return;
+  const groups = new Map();
+  page.trials.forEach((trial, index) => {
+    const key = `${trial.commit}\n${diffs[index]}`;
+    groups.set(key, [...(groups.get(key) ?? []), { trial, diff: diffs[index] }]);
+  });
+  page.show(...[...groups.values()].flatMap(group => {
+    const [{ trial, diff }] = group;
+    const names = group.flatMap(({ trial }) => [swatch(page.look(trial.id).color), named(trial.name), ' ']);
+    return [element('h3', {}, ...names, element('span', { class: 'soft' }, trial.commit ? `ran at commit ${trial.commit}` : 'ran outside a repository')), ...diffBlocks(diff)];
+  }));
+}
+
+function diffBlocks(text) {
+  if (!text) return [element('p', { class: 'empty' }, 'No changes against the commit.')];
+  const untracked = text.split('\n').filter(line => line.startsWith('untracked: ')).map(line => line.slice(11));
+  const files = text.split(/^(?=diff --git )/m).filter(part => part.startsWith('diff --git '));
+  const blocks = files.map((part, index) => {
+    const lines = part.split('\n').filter(line => !line.startsWith('untracked: '));
+    const name = lines[0].replace(/^diff --git a\/.* b\//, '');
+    const count = sign => lines.filter(line => line[0] === sign && !line.startsWith(sign.repeat(3))).length;
+    const shown = lines.slice(0, 5000).map(line => element('span', { class: kind(line) }, line + '\n'));
+    const head = element('summary', {}, name, ' ', element('span', { class: 'plus' }, `+${count('+')}`), ' ', element('span', { class: 'minus' }, `−${count('-')}`));
+    return element('details', { class: 'file', open: index < 8 && lines.length < 400 }, head, element('pre', { tabindex: 0 }, ...shown, lines.length > 5000 ? '… the rest is in meta.json' : null));
+  });
+  if (untracked.length) blocks.push(element('details', { class: 'file' }, element('summary', {}, `${untracked.length} untracked files`), element('pre', { tabindex: 0 }, untracked.join('\n'))));
+  return blocks;
+}
+
+const kind = line => line.startsWith('+++') || line.startsWith('---') || line.startsWith('diff ') || line.startsWith('index ') ? 'soft' : line.startsWith('@@') ? 'place' : line[0] === '+' ? 'plus' : line[0] === '-' ? 'minus' : '';
+
+export async function logView(page, anew) {
+  const logs = await Promise.all(page.trials.map(trial => getText(`api/trial/${trial.id}/log`)));
+  if (!page.still()) return;
+  if (anew) {
+    page.show(...page.trials.flatMap(trial => [
+      element('h3', {}, swatch(page.look(trial.id).color), named(trial.name)), element('pre', { class: 'log', tabindex: 0 })]));
+  }
+  page.view.querySelectorAll('pre').forEach((place, index) => {
+    const text = logs[index] || 'Nothing was printed.';
+    if (place.textContent === text) return;
+    const atEnd = anew || place.scrollTop + place.clientHeight > place.scrollHeight - 30;
+    place.textContent = text;
+    if (atEnd) place.scrollTop = place.scrollHeight;
+  });
+}
