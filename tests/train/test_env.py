@@ -95,6 +95,13 @@ def test_swap_gives_back_exactly_the_parameters():
     assert torch.equal(model.weight, before)
 
 
+def test_regress_compares_in_float32_what_was_predicted_in_half_precision():
+    target = torch.full((1, 1), 1000.4)  # bfloat16 would make it 1000
+    loss = Regress()(nn.Identity(), (torch.zeros(1, 1, dtype=torch.bfloat16), target), 0)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(1000.4**2)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

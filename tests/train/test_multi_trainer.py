@@ -26,6 +26,30 @@ def test_only_the_stepped_model_gets_gradients_and_the_order_is_the_optimizers()
     assert all(p.grad is None and p.requires_grad for m in models.values() for p in m.parameters())
 
 
+def test_models_may_share_modules():
+    encoder = nn.Linear(1, 1)
+    models = {"ae": nn.Sequential(encoder, nn.Linear(1, 1)), "d": nn.Linear(1, 1), "encoder": encoder}
+    before = encoder.weight.clone()
+    MultiTrainer(lambda key, m, b, s: m[key](b).sum(), [torch.ones(1, 1)]).train(
+        models, {key: opt.sgd(models[key]) for key in ("ae", "d")}
+    )
+    assert not torch.equal(encoder.weight, before)
+
+
+def test_a_teachers_mode_is_left_as_it_is():
+    models = {"student": nn.Linear(2, 2), "teacher": nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())}
+    models["teacher"].eval()
+    models["student"].eval()
+
+    def env(key, models, batch, step):
+        assert models["student"].training
+        assert not models["teacher"].training
+        return (models["student"](batch) - models["teacher"](batch)).square().mean()
+
+    MultiTrainer(env, [torch.randn(8, 2)] * 2).train(models, {"student": opt.sgd(models["student"])})
+    assert models["teacher"][0].num_batches_tracked == 0
+
+
 def test_one_step_is_one_round_whatever_the_repeats():
     models = {key: nn.Linear(1, 1) for key in "dg"}
     steps = []

@@ -97,7 +97,7 @@ class StyleGAN2Loss:
         w = self.styles(generator, len(real), label, draws)
         logits = discriminator(self._augmented(generator.synthesis(w), draws), label)
         loss = F.softplus(-logits).mean()
-        log("loss_g", loss)
+        log("adversarial_g", loss)
         regularise = self.path_weight > 0 and self.path_interval > 0 and step % self.path_interval == 0
         if regularise and torch.is_grad_enabled():
             n = max(1, len(real) // self.path_shrink)
@@ -130,7 +130,7 @@ class StyleGAN2Loss:
         real = self._augmented(real, draws).detach().requires_grad_(regularise)
         real_logits = discriminator(real, label)
         loss = F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
-        log("loss_d", loss)
+        log("adversarial_d", loss)
         log("logit_real", real_logits.mean())
         log("logit_fake", fake_logits.mean())
         if regularise:

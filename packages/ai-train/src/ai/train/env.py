@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -84,7 +85,8 @@ class Regress:
         prediction = model(x)
         if prediction.shape != y.shape:  # broadcasting would turn (batch, 1) against (batch,) into a wrong loss
             raise ValueError(f"the model's output {tuple(prediction.shape)} and y {tuple(y.shape)} must agree in shape")
-        return self.loss(prediction, y.to(prediction.dtype))
+        dtype = torch.promote_types(prediction.dtype, torch.float32)  # half precision would round the targets
+        return self.loss(prediction.to(dtype), y.to(dtype))
 
 
 class Reconstruct:

@@ -39,18 +39,19 @@ def evaluate(
     if ranks.world > 1 and hasattr(data, "shard"):
         data = data.shard(ranks.rank, ranks.world)
     device = next(model.parameters(), torch.empty(0)).device
-    record = Record()
+    record, totals = Record(), Record()
     with recording(record), torch.autocast(device.type, _DTYPES.get(precision or ""), enabled=precision is not None):
         for batch, share in _in_step(iter(data), ranks, bool(run and run.sharded)):
             for name, loss_of in losses.items():
                 loss = loss_of(batch)
                 value, weight = loss if isinstance(loss, tuple) else (loss, rows(batch))
-                record.add(name, value)
                 record.weigh(weight * share)
-    totals = ranks.sum_named(record.totals())
-    if not any(weight for _, weight in totals.values()):
+                totals.add(name, value)
+                totals.weigh(weight * share)
+    sums = ranks.sum_named(record.totals() | totals.totals())
+    if not any(weight for _, weight in sums.values()):
         raise ValueError("there is no batch to validate on: the data is empty")
-    return {name: total / weight for name, (total, weight) in totals.items()}
+    return {name: total / weight for name, (total, weight) in sums.items()}
 
 
 def _in_step(batches: Iterator[Any], ranks: Ranks, together: bool) -> Iterator[tuple[Any, float]]:

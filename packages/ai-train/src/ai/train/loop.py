@@ -91,7 +91,7 @@ def _publish(run: Run, hook: HookInterface, updates: dict[str, Update], record: 
         loss, count = update.read_loss()
         finite = finite and math.isfinite(loss)
         totals["loss" if len(updates) == 1 else f"loss_{key}"] = (loss, count)
-    for name, (total, weight) in run.ranks.sum_named(totals | record.totals()).items():
+    for name, (total, weight) in run.ranks.sum_named(record.totals() | totals).items():
         hook.log(name, total / weight if weight else math.nan)
     skipped = sum(update.read_skipped() for update in updates.values())
     if skipped:

@@ -22,7 +22,8 @@ class MultiTrainer:
 
     In a round each model that has an optimiser is updated in the order of the optimisers' dict, with
     `env(key, models, batch, step)` as its loss; meanwhile the others' parameters are frozen, so that only the model
-    being stepped gets gradients. Models without an optimiser (a teacher) are never changed.
+    being stepped gets gradients. Models without an optimiser (a teacher) are never changed, nor is their mode
+    (`teacher.eval()` stays). Models may share modules.
 
     Args:
         env: any callable (key, models, batch, step) -> loss, or (loss, weight).
@@ -95,11 +96,13 @@ class MultiTrainer:
             schedule: one for all, or one by model name.
 
         Raises:
-            ValueError: an optimiser's or a repeat's name is not among the models.
+            ValueError: an optimiser's or a repeat's name is not among the models, or `repeats` is 0 for all.
         """
         for key in [*opts, *self.repeats]:
             if key not in models:
                 raise ValueError(f"{key!r} must be among the models {sorted(models)}")
+        if opts and not any(self.repeats.get(key, 1) for key in opts):
+            raise ValueError(f"repeats ({self.repeats}) must leave something to train among {sorted(opts)}")
         schedules = dict(schedule) if isinstance(schedule, Mapping) else dict.fromkeys(opts, schedule)
         counts = {key: self.repeats.get(key, 1) for key in opts}
         prepared = prepare(
@@ -128,8 +131,7 @@ class MultiTrainer:
                 if not run.ranks.goes_on(bool(taken[-1])):
                     return False
                 for key, update in updates.items():
-                    for other, params in trainable.items():
-                        _require_grad(params, other == key)
+                    _train_only(key, trainable)
                     for micro in taken[: counts[key]]:
                         update(micro, step, record)
                 return True
@@ -157,6 +159,12 @@ class MultiTrainer:
 
         losses = {f"loss_{key}": loss_of(key) for key in trained}
         return evaluate(losses, data, self.options.precision, next(iter(models.values())), run)
+
+
+def _train_only(key: str, trainable: Mapping[str, list[torch.nn.Parameter]]) -> None:
+    for params in trainable.values():
+        _require_grad(params, False)
+    _require_grad(trainable[key], True)  # last: models may share modules
 
 
 def _require_grad(params: list[torch.nn.Parameter], value: bool) -> None:

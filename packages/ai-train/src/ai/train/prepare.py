@@ -95,7 +95,8 @@ def prepare(
     parallel = options.parallel
     ranks = Ranks() if parallel is None else parallel.ranks()
     for key, model in models.items():
-        model.train()
+        if key in optimizers:
+            model.train()
         if parallel is not None and ranks.world > 1:
             parallel.apply(model, optimizers.get(key), options)
         if options.compile:
