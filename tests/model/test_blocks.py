@@ -84,30 +84,27 @@ def test_pickled_it_computes_the_same(name):
     torch.testing.assert_close(run(pickle.loads(pickle.dumps(model)), name), expected, rtol=0, atol=0)
 
 
+def outputs_and_gradients(call, model, inputs):
+    model.zero_grad()
+    torch.manual_seed(1)
+    own = [x.clone().requires_grad_(x.is_floating_point()) for x in inputs]
+    out = call(*own)
+    if out.requires_grad:
+        out.square().sum().backward()
+    return [out.detach(), *(x.grad for x in own), *(p.grad for p in model.parameters())]
+
+
 @pytest.mark.slow
 @every_block
-def test_it_compiles_as_one_graph(name):
-    model = built(name).eval()
-    expected = run(model, name)
+def test_it_compiles_as_one_graph_with_its_gradients(name):
+    model = built(name).double().eval()
+    inputs = BLOCKS[name].inputs(torch.float64)
+    expected = outputs_and_gradients(model, model, inputs)
     torch.compiler.reset()
     with torch._dynamo.config.patch(allow_rnn=True):  # torch leaves its recurrent layers out unless asked
-        compiled = torch.compile(model, backend="eager", fullgraph=True)
-        torch.testing.assert_close(run(compiled, name), expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["fc", "conv down", "resblk", "tx_enc_blk", "modconv"])
-def test_it_compiles_with_its_gradients(name):
-    model = built(name).double()
-    inputs = BLOCKS[name].inputs(torch.float64)
-    torch.compiler.reset()
-    found = []
-    for call in (model.eval(), torch.compile(model, backend="aot_eager", fullgraph=True)):
-        model.zero_grad()
-        torch.manual_seed(1)
-        call(*inputs).square().sum().backward()
-        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9)
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        found = outputs_and_gradients(compiled, model, inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 @every_block

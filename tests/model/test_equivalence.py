@@ -238,12 +238,61 @@ def test_grouped_queries_are_heads_with_shared_keys():
 
 
 @pytest.mark.parametrize("options", [{}, {"rotary": True}, {"n_kv_heads": 1, "qk_norm": True, "rotary": True}])
-def test_a_cache_gives_what_the_whole_sequence_gives(options):
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_cache_gives_what_the_whole_sequence_gives(options, grad):
     net = m.tx_enc(2, 8, 2, causal=True, **options).double()
-    x = torch.randn(2, 7, 8, dtype=torch.float64)
+    x = torch.randn(2, 47, 8, dtype=torch.float64)
     cache = m.KVCache()
-    parts = [net(part, cache=cache) for part in x.split([3, 1, 2, 1], 1)]
-    torch.testing.assert_close(torch.cat(parts, 1), net(x), rtol=1e-12, atol=1e-12)
+    with torch.set_grad_enabled(grad):
+        parts = [net(part, cache=cache) for part in x.split([3, 1, 2, 1, *[1] * 20, 17, 3], 1)]
+        torch.testing.assert_close(torch.cat(parts, 1), net(x), rtol=1e-12, atol=1e-12)
+    assert cache.length(net.blocks[0].attn) == 47
+
+
+def test_a_cache_lets_gradients_through():
+    net = m.sa(8, 2, causal=True).double()
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    cache, grads = m.KVCache(), []
+    for run in (lambda: torch.cat([net(part, cache=cache) for part in x.split(1, 1)], 1), lambda: net(x)):
+        net.zero_grad()
+        run().square().sum().backward()
+        grads.append([p.grad.clone() for p in net.parameters()])
+    torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
+
+
+def test_a_cache_moves_between_inference_mode_and_without():
+    net = m.sa(8, 2, causal=True)
+    x = torch.randn(2, 40, 8)
+    cache, parts = m.KVCache(), []
+    for i, part in enumerate(x.split(2, 1)):
+        with torch.inference_mode() if i % 3 else torch.no_grad():
+            parts.append(net(part, cache=cache).clone())
+    torch.testing.assert_close(torch.cat(parts, 1), net(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_growing_cache_copies_a_token_a_few_times_at_most():
+    layer, cache, k = m.null(), m.KVCache(), torch.zeros(1, 1, 1, 1)
+    addresses = set()
+    with torch.no_grad():
+        for _ in range(1000):
+            held, _ = cache.extend(layer, k, k)
+            addresses.add((held.data_ptr(), held.stride(1)))
+    assert held.shape == (1, 1, 1000, 1)
+    assert len(addresses) <= 8  # each is a new buffer, twice as long
+
+
+def test_a_decoders_cache_keeps_the_contexts_keys():
+    net = m.tx_dec(2, 8, 2, rotary=True, dim_context=4).double()
+    x, context = torch.randn(2, 6, 8).double(), torch.randn(2, 3, 4).double()
+    cache, calls = m.KVCache(), []
+    net.blocks[0].cross.kv.register_forward_hook(lambda *_: calls.append(1))
+    parts = [net(part, context, cache=cache) for part in x.split([2, 1, 3], 1)]
+    assert len(calls) == 1
+    torch.testing.assert_close(torch.cat(parts, 1), net(x, context), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=r"k \(1, 2, 6, 4\) must have the batch, .* of the cache, \(2, 2, 6, 4\)"):
+        net(x[:1], context[:1], cache=cache)
+    with pytest.raises(ValueError, match=r"context \(2, 5, 4\) must be the one that the cache has kept, .* length 3"):
+        net(x, torch.zeros(2, 5, 4).double(), cache=cache)
 
 
 def test_mask_blocks_future_tokens():

@@ -3,6 +3,9 @@
 Axes: `B` batch, `T` queries, `S` keys, `H` heads, `D` width of a head, `dim` width of a token.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,28 +15,96 @@ from ai.model.linear import fc
 from ai.model.position import rotate
 
 
-class KVCache:
-    """Keys and values of the tokens seen so far, one cache for each attention layer that uses it.
+@dataclass
+class _Part:
+    """What one layer has seen: the first `used` keys and values of two buffers, and the number of queries."""
 
-    Give the same cache to each call of a layer while a sequence grows: `layer(x_new, cache=cache)`. Its memory is
-    `2 · B · H · S · D` numbers.
+    k: Tensor
+    v: Tensor
+    used: int
+    queries: int = 0
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, one cache for all the layers of a network.
+
+    Give the same cache to each call while a sequence grows: `net(x_new, cache=cache)`. Where a layer attends to a
+    context, the context's keys and values are computed in the first call and kept.
+
+    A layer's memory is `2 · B · H · S · D` numbers, and up to twice that while it grows: buffers double, so that a
+    token costs no copy of all before it. Where gradients are to flow, a token is joined to the others by a copy.
+
+    Example:
+        >>> net = sa(8, 2, causal=True)
+        >>> cache, tokens = KVCache(), torch.randn(1, 3, 8)
+        >>> grown = torch.cat([net(token, cache=cache) for token in tokens.split(1, 1)], 1)
+        >>> torch.allclose(grown, net(tokens), atol=1e-6), cache.length(net)
+        (True, 3)
     """
 
     def __init__(self) -> None:
-        self._parts: dict[int, tuple[Tensor, Tensor]] = {}
+        self._parts: dict[nn.Module, _Part] = {}
 
     def length(self, layer: nn.Module) -> int:
-        """Returns how many tokens a layer has seen."""
-        part = self._parts.get(id(layer))
-        return 0 if part is None else part[0].shape[2]
+        """Returns how many tokens a layer has been called with."""
+        part = self._parts.get(layer)
+        return 0 if part is None else part.queries
 
     def extend(self, layer: nn.Module, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends `(B, H, T, D)` keys and values, and returns all of them."""
-        part = self._parts.get(id(layer))
-        if part is not None:
-            k, v = torch.cat([part[0], k], 2), torch.cat([part[1], v], 2)
-        self._parts[id(layer)] = (k, v)
-        return k, v
+        """Appends `(B, H, T, D)` keys and values, and returns all of them.
+
+        Raises:
+            ValueError: They are of another batch, or of another number or width of heads, than those before.
+        """
+        part, n = self._parts.get(layer), k.shape[2]
+        if part is None:
+            self._parts[layer] = _Part(k, v, n, n)
+            return k, v
+        if part.k.shape[:2] != k.shape[:2] or part.k.shape[3] != k.shape[3]:
+            raise ValueError(
+                f"k {tuple(k.shape)} must have the batch, heads and width of the cache, "
+                f"{(*part.k.shape[:2], part.used, part.k.shape[3])}"
+            )
+        if torch.is_grad_enabled() and (k.requires_grad or v.requires_grad or part.k.requires_grad):
+            part.k = torch.cat([part.k[:, :, : part.used], k], 2)
+            part.v = torch.cat([part.v[:, :, : part.used], v], 2)
+        else:
+            part.k = _appended(part.k, part.used, k)
+            part.v = _appended(part.v, part.used, v)
+        part.used, part.queries = part.used + n, part.queries + n
+        return part.k[:, :, : part.used], part.v[:, :, : part.used]
+
+    def kept(
+        self, layer: nn.Module, n_queries: int, context: Tensor, project: Callable[[Tensor], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the keys and values of a context, which are computed for a layer's first call.
+
+        Raises:
+            ValueError: The context is of another batch or length than that of the first call.
+        """
+        part = self._parts.get(layer)
+        if part is None:
+            k, v = project(context)
+            part = self._parts[layer] = _Part(k, v, k.shape[2])
+        if (part.k.shape[0], part.used) != context.shape[:2]:
+            raise ValueError(
+                f"context {tuple(context.shape)} must be the one that the cache has kept, of batch {part.k.shape[0]} "
+                f"and length {part.used}"
+            )
+        part.queries += n_queries
+        return part.k, part.v
+
+
+def _appended(buffer: Tensor, used: int, new: Tensor) -> Tensor:
+    """Returns a buffer whose first `used` entries along axis 2 are the given one's, followed by the new ones."""
+    needed = used + new.shape[2]
+    if needed > buffer.shape[2] or buffer.is_inference() != torch.is_inference_mode_enabled():
+        room = max(needed, 2 * used, 16)
+        grown = buffer.new_empty(*buffer.shape[:2], room, buffer.shape[3])
+        grown[:, :, :used] = buffer[:, :, :used]
+        buffer = grown
+    buffer[:, :, used:needed] = new
+    return buffer
 
 
 class _Attention(nn.Module):
@@ -63,15 +134,17 @@ class _Attention(nn.Module):
         self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, cache: KVCache | None = None
     ) -> Tensor:
         q = self.q(x).unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)  # (B, H, T, D)
-        kv = self.kv(x if context is None else context)
-        k, v = kv.unflatten(-1, (2, self.n_kv_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+        if self.q_norm is not None:
+            q = self.q_norm(q)
         seen = 0 if cache is None else cache.length(self)
         if self.rotary:
-            q, k = rotate(q, seen), rotate(k, seen)
-        if cache is not None:
-            k, v = cache.extend(self, k, v)
+            q = rotate(q, seen)
+        if cache is None:
+            k, v = self._keys(x if context is None else context)
+        elif context is None:
+            k, v = cache.extend(self, *self._keys(x, seen))
+        else:
+            k, v = cache.kept(self, x.shape[1], context, self._keys)
         y = F.scaled_dot_product_attention(
             q,
             k,
@@ -84,6 +157,13 @@ class _Attention(nn.Module):
         out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out
 
+    def _keys(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
+        """Returns keys and values, `(B, H, S, D)` each, of tokens that stand from `start` on."""
+        k, v = self.kv(x).unflatten(-1, (2, self.n_kv_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        if self.k_norm is not None:
+            k = self.k_norm(k)
+        return (rotate(k, start) if self.rotary else k), v
+
     def _mask(self, mask: Tensor | None, seen: int, q: Tensor, k: Tensor) -> Tensor | None:
         if mask is not None and mask.ndim == 2 and mask.shape[0] == q.shape[0] and mask.shape[1] == k.shape[2]:
             mask = mask[:, None, None]  # (B, S): the same keys for every query and head
@@ -91,8 +171,7 @@ class _Attention(nn.Module):
             mask = mask[:, None]  # (B, T, S)
         if not self.causal or (mask is None and not seen):
             return mask  # without a mask, the kernel's own causal mode is the fastest
-        n_queries, n_keys = q.shape[2], k.shape[2]
-        past = torch.ones(n_queries, n_keys, dtype=torch.bool, device=q.device).tril(n_keys - n_queries)
+        past = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(seen)
         if mask is None:
             return past
         return past & mask if mask.dtype == torch.bool else mask.masked_fill(~past, float("-inf"))

@@ -77,7 +77,7 @@ class _DecoderBlock(nn.Module):
         cache: KVCache | None = None,
     ) -> Tensor:
         x = x + self.drop(self.attn(self.norm1(x), mask=mask, cache=cache))
-        x = x + self.drop(self.cross(self.norm2(x), context, context_mask))
+        x = x + self.drop(self.cross(self.norm2(x), context, context_mask, cache))
         out: Tensor = x + self.drop(self.mlp(self.norm3(x)))
         return out
 
