@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -106,6 +108,7 @@ def test_the_tiny_preset_leaves_a_whole_trial(tmp_path, monkeypatch, capsys):
     assert 0 < numbers["pca_mse"] < numbers["mse"] < 2
     assert numbers["code_size"] == 2 * 4 * 4
     assert "recorded in" in capsys.readouterr().out
+    assert run(replace(PRESETS["tiny"], resume=True)) == numbers  # there is nothing left to train
 
 
 @pytest.mark.slow

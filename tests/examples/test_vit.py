@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -220,6 +221,7 @@ def test_the_tiny_preset_leaves_a_whole_trial(tmp_path, monkeypatch, capsys):
     assert (folder / "snapshots" / "000000004" / "model.safetensors").exists()
     assert 0 <= numbers["accuracy"] <= 1
     assert f"{numbers['accuracy']:.2%}" in capsys.readouterr().out
+    assert run(replace(PRESETS["tiny"], resume=True)) == numbers  # there is nothing left to train
 
 
 def test_cifar_is_augmented_as_deit_does(monkeypatch):

@@ -17,6 +17,7 @@ from ai.examples.autoencoder.losses import LossName, make_loss
 from ai.examples.autoencoder.model import ImgAutoencoder
 from ai.examples.cli import read_config
 from ai.examples.figures import grid, interpolate, save_animation, save_grid
+from ai.examples.saved import load_averaged
 from ai.lab import Trial
 from ai.train import Reconstruct, Trainer, loss, opt, schedule
 
@@ -141,6 +142,10 @@ def run(config: Config) -> dict[str, float]:
     limit = None if config.minutes is None else 60 * config.minutes
     trainer.train(model, optimiser, trial.hook(), step=step, steplimit=config.steps, timelimit=limit, schedule=plan)
 
+    if not report.numbers:  # there was nothing left to train: measure what was saved
+        load_averaged(model, trial)
+        with torch.no_grad():
+            report(model, trial.path)
     result = dict(report.numbers)
     if config.dataset in ("digits", "mnist"):  # a folder of photographs has more pixels than components can be taken of
         train_images = torch.cat([batch["x"].cpu() for batch in train_set.loader(256)])

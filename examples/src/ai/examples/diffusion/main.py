@@ -20,9 +20,10 @@ from ai.examples.diffusion.figures import draw_points
 from ai.examples.diffusion.measure import digits_task, gaussians_task
 from ai.examples.figures import grid, save_animation
 from ai.examples.metrics import Task
+from ai.examples.saved import load_averaged
 from ai.lab import Trial
 from ai.lab.config import from_plain
-from ai.train import Diffusion, Trainer, opt, schedule, snapshot
+from ai.train import Diffusion, Trainer, opt, schedule
 
 
 def run(config: Config) -> dict[str, float]:
@@ -136,14 +137,11 @@ def measurement(config: Config, dataset: Dataset) -> Task | None:
 def averaged(path: str | os.PathLike[str], device: str = "cpu") -> m.DiffusionModel:
     """Returns the model of a trial's last snapshot with averaged weights."""
     trial = Trial(path)
-    newest = trial.snapshots.latest()
-    if newest is None:
-        raise FileNotFoundError(f"trial {trial.path} has no snapshot")
     config = from_plain(Config, trial.config)
     first = load(config).sample(1000)["x"]
     model = build(config, first[0].shape, sigma_data=first.std().item())
-    model.load_state_dict(snapshot.load_model_state(newest, ema=True))
-    return model.to(device).eval()
+    load_averaged(model, trial)
+    return model.to(device)
 
 
 def reproduce_points(*, seed: int = 0, minutes: float = 0.0) -> dict[str, float]:

@@ -15,6 +15,7 @@ from ai.examples.cli import read_config
 from ai.examples.figures import save_attention
 from ai.examples.metrics import accuracy_task
 from ai.examples.mnist.figures import confusion_matrix, save_confusion
+from ai.examples.saved import load_averaged
 from ai.examples.vit import data
 from ai.examples.vit.attention import attention_rollout
 from ai.examples.vit.model import Model
@@ -182,6 +183,9 @@ def run(config: Config) -> dict[str, float]:
     plan = schedule.cosine(config.steps, warmup=config.warmup)
     limit = None if config.minutes is None else 60 * config.minutes
     trainer.train(model, optimiser, trial.hook(), step=step, steplimit=config.steps, timelimit=limit, schedule=plan)
+    if not report.numbers:  # there was nothing left to train: measure what was saved
+        load_averaged(model, trial)
+        report(model, config.steps, trial.path)
     report.accuracy.write(trial.path / "accuracy.json")
     print(f"{config.dataset}: {report.numbers['accuracy']:.2%} of {len(held_out)} held-out images")
     print(f"recorded in {os.path.relpath(trial.path)}: metrics.jsonl, snapshots, confusion.png, attention.png")
