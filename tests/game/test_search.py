@@ -134,6 +134,47 @@ def test_compiled_and_numpy_trees_agree(rule, monkeypatch):
     np.testing.assert_allclose(compiled.values, plain.values, atol=1e-12)
 
 
+@pytest.mark.parametrize("game", [TicTacToe(), ConnectFour()], ids=lambda g: type(g).__name__)
+def test_a_step_in_trees_writes_what_the_rules_say(game):
+    if not fast.available():
+        pytest.skip("numba is not installed")
+    states = random_positions(game, 64, 7)
+    search = Search(game, linear_evaluator(game), simulations=60, rule=Puct(normalize=False))
+    search(states)
+    tree, held = search.tree, search._dynamics._states
+    ends = 0
+    for b in range(len(states)):
+        for n in range(1, tree.size[b]):
+            parent, action = tree.parent[b, n], tree.parent_action[b, n]
+            after = game.step(held[b, parent : parent + 1], np.array([action]))
+            for name in game.dtype.names:
+                assert held[b, n][name] == after[name][0], name
+            over = game.terminal(after)[0]
+            ends += over
+            assert tree.terminal[b, n] == over
+            assert tree.reward[b, parent, action] == game.reward(after)[0]
+            assert tree.discount[b, parent, action] == (0 if over else -1)
+            np.testing.assert_array_equal(tree.legal[b, n], game.legal(after)[0])
+    assert ends > 20
+
+
+def test_a_search_goes_on_after_an_evaluator_failed():
+    game = TicTacToe()
+    sound = linear_evaluator(game)
+    calls = []
+
+    def fails_once(observation):
+        calls.append(1)
+        logits, value = sound(observation)
+        return (logits * np.nan, value) if len(calls) == 5 else (logits, value)
+
+    search = Search(game, fails_once, simulations=16)
+    with pytest.raises(ValueError, match="finite logits and values"):
+        search(game.init(3))
+    expected = Search(game, sound, simulations=16)(game.init(3))
+    np.testing.assert_array_equal(search(game.init(3)).visits, expected.visits)
+
+
 @pytest.mark.parametrize("rule", [Puct(), Gumbel()], ids=["puct", "gumbel"])
 def test_only_legal_moves_are_tried_and_every_simulation_counts(rule):
     game = ConnectFour()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ai.game import fast
 from ai.game.protocol import Actions, Seed, State, check_actions, illegal_action
+from ai.game.tree import Leaf, Tree
 
 WIDTH, HEIGHT = 7, 6
 FULL = sum(((1 << HEIGHT) - 1) << 7 * column for column in range(WIDTH))
@@ -102,6 +103,15 @@ class ConnectFour:
     def to_play(self, state: State) -> NDArray[np.int64]:
         """Returns who moves next, 0 or 1."""
         return state["player"].astype(np.int64)
+
+    def step_in_tree(
+        self, states: State, tree: Tree, rows: NDArray[np.int64], leaf: Leaf, seen: NDArray[np.float32]
+    ) -> NDArray[np.int64] | None:
+        """Plays all new edges of a search at once; see `SteppedInTrees`."""
+        if (compiled := fast.kernels("connect4")) is None:
+            return None
+        live = np.empty(len(rows), np.int64)
+        return live[: compiled.step_in_tree(states, tree, rows, leaf, seen, live)]
 
     def transform(
         self, observation: NDArray[np.float32], policy: NDArray[np.float32], which: NDArray[np.int64]

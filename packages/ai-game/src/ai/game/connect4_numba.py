@@ -62,3 +62,42 @@ def legal(state, out):  # type: ignore[no-untyped-def]
         live = state[b]["over"] == 0
         for column in range(7):
             out[b, column] = live and (state[b]["stones"] >> np.uint64(7 * column + 5)) & ONE == 0
+
+
+@njit(cache=True)
+def step_in_tree(states, tree, rows, leaf, seen, live):  # type: ignore[no-untyped-def]
+    """Plays the fresh edges; returns how many lead on, listed in `live` and shown in `seen`."""
+    full = np.uint64(0)
+    for column in range(7):
+        full |= np.uint64(63) << np.uint64(7 * column)
+    count = 0
+    for r in range(rows.shape[0]):
+        if not leaf.fresh[r]:
+            continue
+        b, parent, action, node = rows[r], leaf.parent[r], leaf.action[r], leaf.node[r]
+        before = states[b, parent]["stones"]
+        stones = before | (before + (ONE << np.uint64(7 * action)))
+        own = states[b, parent]["own"] | (stones ^ before)
+        win = won(own)
+        over = win or stones == full
+        own ^= stones
+        states[b, node]["own"] = own
+        states[b, node]["stones"] = stones
+        states[b, node]["player"] = 1 - states[b, parent]["player"]
+        states[b, node]["over"] = 1 if over else 0
+        states[b, node]["reward"] = 1 if win else 0
+        tree.reward[b, parent, action] = 1.0 if win else 0.0
+        tree.discount[b, parent, action] = 0.0 if over else -1.0
+        tree.terminal[b, node] = over
+        for column in range(7):
+            tree.legal[b, node, column] = not over and (stones >> np.uint64(7 * column + 5)) & ONE == 0
+        if not over:
+            for column in range(7):
+                for height in range(6):
+                    k = np.uint64(7 * column + height)
+                    mine = (own >> k) & ONE
+                    seen[count, 0, 5 - height, column] = mine
+                    seen[count, 1, 5 - height, column] = ((stones >> k) & ONE) ^ mine
+            live[count] = r
+            count += 1
+    return count

@@ -64,6 +64,8 @@ def gamma(seed: NDArray[np.uint64], shape: float, count: int) -> NDArray[np.floa
     """
     if not shape > 0:
         raise ValueError(f"shape must be positive, got {shape}")
+    if shape == 1:
+        return -np.log(uniform(seed, count))
     boosted = shape + 1.0 if shape < 1 else shape
     offset = boosted - 1.0 / 3.0
     scale = 1.0 / np.sqrt(9.0 * offset)

@@ -15,20 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ai.game.evaluator import CachedEvaluator, Evaluation, NetEvaluator, StateEvaluator
-from ai.game.protocol import Game, State
+from ai.game.protocol import Game, State, SteppedInTrees
+from ai.game.tree import Leaf, Tree
 
 Evaluator = Callable[[Tensor], Evaluation] | StateEvaluator | nn.Module
 
 
-class Expansion(NamedTuple):
-    """What is known of `R` nodes once they are evaluated; `reward` and `discount` are of the edges that led there."""
+class Evaluated(NamedTuple):
+    """What an evaluator says of `K` nodes; `live[K]` tells which of the rows they belong to."""
 
-    logits: NDArray[np.float64]
-    value: NDArray[np.float64]
-    legal: NDArray[np.bool_]
-    terminal: NDArray[np.bool_]
-    reward: NDArray[np.float64]
-    discount: NDArray[np.float64]
+    live: NDArray[np.int64]
+    logits: NDArray[np.floating]
+    value: NDArray[np.floating]
 
 
 @runtime_checkable
@@ -69,8 +67,8 @@ class Rules:
         if self._states.shape != (batch, num_nodes):
             self._states = np.zeros((batch, num_nodes), self.game.dtype)
 
-    def root(self, state: State, legal: NDArray[np.bool_] | None) -> Expansion:
-        """Evaluates the roots.
+    def root(self, tree: Tree, state: State, legal: NDArray[np.bool_] | None) -> Evaluated:
+        """Puts the roots in place and evaluates them.
 
         Raises:
             ValueError: a game is over.
@@ -80,42 +78,52 @@ class Rules:
             raise ValueError(f"states must not be over, row {int(over.argmax())} is")
         self._states[:, 0] = state
         allowed = self.game.legal(state)
-        logits, value = self._evaluate(state)
-        zeros = np.zeros(len(state))
-        return Expansion(logits, value, allowed if legal is None else allowed & legal, over, zeros, zeros)
+        tree.legal[:, 0] = allowed if legal is None else allowed & legal
+        return self._evaluate(np.arange(len(state)), state)
 
-    def expand(
-        self, rows: NDArray[np.int64], parent: NDArray[np.int64], action: NDArray[np.int64], node: NDArray[np.int64]
-    ) -> Expansion:
-        """Plays `action` in the state of each `parent` node and evaluates where the game goes on."""
+    def expand(self, tree: Tree, rows: NDArray[np.int64], leaf: Leaf) -> Evaluated:
+        """Plays the move of each new edge, writes down what the rules say, and evaluates where the game goes on."""
         game = self.game
-        before = self._states[rows, parent]
+        if isinstance(game, SteppedInTrees) and not self._on_states:
+            seen = np.empty((len(rows), *game.observation_shape), np.float32)
+            live = game.step_in_tree(self._states, tree, rows, leaf, seen)
+            if live is not None:
+                if len(live) == 0:
+                    return self._nothing()
+                return Evaluated(live, *self._ask(torch.from_numpy(seen[: len(live)]), len(live)))
+        fresh = np.flatnonzero(leaf.fresh)
+        if len(fresh) == 0:
+            return self._nothing()
+        games, parent, action, node = rows[fresh], leaf.parent[fresh], leaf.action[fresh], leaf.node[fresh]
+        before = self._states[games, parent]
         state = game.step(before, action)
-        self._states[rows, node] = state
+        self._states[games, node] = state
         over = game.terminal(state)
-        if over.any():
-            logits, value = np.zeros((len(rows), self.num_actions)), np.zeros(len(rows))
-            live = np.flatnonzero(~over)
-            if len(live):
-                logits[live], value[live] = self._evaluate(state[live])
-        else:
-            logits, value = self._evaluate(state)
+        sign = np.full(len(games), game.discount)
         if game.num_players == 2:
-            sign = np.where(game.to_play(state) == game.to_play(before), game.discount, -game.discount)
-        else:
-            sign = np.full(len(rows), game.discount)
-        return Expansion(logits, value, game.legal(state), over, game.reward(state), np.where(over, 0.0, sign))
+            sign[game.to_play(state) != game.to_play(before)] *= -1
+        tree.reward[games, parent, action] = game.reward(state)
+        tree.discount[games, parent, action] = np.where(over, 0.0, sign)
+        tree.terminal[games, node] = over
+        tree.legal[games, node] = game.legal(state)
+        live = np.flatnonzero(~over)
+        return self._evaluate(fresh[live], state[live]) if len(live) else self._nothing()
 
     def keep(self, order: NDArray[np.int64]) -> None:
         """Renumbers the nodes: new node i was `order[B, i]`."""
         self._states = np.take_along_axis(self._states, order, axis=1)
 
-    def _evaluate(self, state: State) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _evaluate(self, rows: NDArray[np.int64], state: State) -> Evaluated:
         if self._on_states:
             outcome = self._evaluator.evaluate(state)  # type: ignore[union-attr]
-        else:
-            outcome = self._evaluator(torch.from_numpy(self.game.observe(state)))  # type: ignore[operator]
-        return checked(outcome, len(state), self.num_actions)
+            return Evaluated(rows, *checked(outcome, len(state), self.num_actions))
+        return Evaluated(rows, *self._ask(torch.from_numpy(self.game.observe(state)), len(state)))
+
+    def _ask(self, observation: Tensor, batch: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        return checked(self._evaluator(observation), batch, self.num_actions)  # type: ignore[operator]
+
+    def _nothing(self) -> Evaluated:
+        return Evaluated(np.zeros(0, np.int64), np.zeros((0, self.num_actions), np.float32), np.zeros(0, np.float32))
 
 
 class Learned:
@@ -146,8 +154,8 @@ class Learned:
             self._embeddings = None
         self._shape = (batch, num_nodes)
 
-    def root(self, observation: Any, legal: NDArray[np.bool_] | None) -> Expansion:
-        """Evaluates the roots."""
+    def root(self, tree: Tree, observation: Any, legal: NDArray[np.bool_] | None) -> Evaluated:
+        """Puts the roots in place and evaluates them."""
         if isinstance(observation, np.ndarray) and observation.dtype.kind == "f":
             observation = torch.from_numpy(observation)
         embedding, logits, value = self.model.initial(observation)
@@ -157,46 +165,42 @@ class Learned:
             torch_made = isinstance(embedding, Tensor)
             self._embeddings = embedding.new_zeros(shape) if torch_made else np.zeros(shape, embedding.dtype)
         self._embeddings[:, 0] = embedding
-        zeros = np.zeros(batch)
-        allowed = np.ones((batch, self.num_actions), bool) if legal is None else legal
-        return Expansion(*checked((logits, value), batch, self.num_actions), allowed, zeros.astype(bool), zeros, zeros)
+        tree.legal[:, 0] = True if legal is None else legal
+        return Evaluated(np.arange(batch), *checked((logits, value), batch, self.num_actions))
 
-    def expand(
-        self, rows: NDArray[np.int64], parent: NDArray[np.int64], action: NDArray[np.int64], node: NDArray[np.int64]
-    ) -> Expansion:
-        """Lets the model take `action` from each `parent` node's embedding."""
-        embedding, reward, discount, logits, value = self.model.recurrent(self._embeddings[rows, parent], action)
-        self._embeddings[rows, node] = embedding
-        batch = len(rows)
-        return Expansion(
-            *checked((logits, value), batch, self.num_actions),
-            np.ones((batch, self.num_actions), bool),
-            np.zeros(batch, bool),
-            _array(reward).reshape(batch),
-            _array(discount).reshape(batch),
+    def expand(self, tree: Tree, rows: NDArray[np.int64], leaf: Leaf) -> Evaluated:
+        """Lets the model take the action of each new edge from its parent's embedding."""
+        # no node of a learned model is terminal, so that every walk ends at a new edge
+        embedding, reward, discount, logits, value = self.model.recurrent(
+            self._embeddings[rows, leaf.parent], leaf.action.copy()
         )
+        self._embeddings[rows, leaf.node] = embedding
+        batch = len(rows)
+        tree.reward[rows, leaf.parent, leaf.action] = _array(reward).reshape(batch)
+        tree.discount[rows, leaf.parent, leaf.action] = _array(discount).reshape(batch)
+        tree.legal[rows, leaf.node] = True
+        return Evaluated(np.arange(batch), *checked((logits, value), batch, self.num_actions))
 
     def keep(self, order: NDArray[np.int64]) -> None:
         """Renumbers the nodes: new node i was `order[B, i]`."""
         self._embeddings = self._embeddings[np.arange(len(order))[:, None], order]
 
 
-def checked(outcome: Evaluation, batch: int, num_actions: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns an evaluator's answer as float64 arrays.
+def checked(outcome: Evaluation, batch: int, num_actions: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Returns an evaluator's answer as contiguous arrays of floats.
 
     Raises:
-        ValueError: its shapes are not `[batch, num_actions]` and `[batch]`, or a number is not finite.
+        ValueError: its shapes are not `[batch, num_actions]` and `[batch]`.
     """
     logits, value = _array(outcome[0]), _array(outcome[1])
     if logits.shape != (batch, num_actions):
         raise ValueError(f"evaluator must return logits of shape ({batch}, {num_actions}), got {logits.shape}")
     if value.size != batch:
         raise ValueError(f"evaluator must return one value a row, shape ({batch},), got {value.shape}")
-    # one NaN or infinity anywhere makes a sum that is not finite
-    if not np.isfinite(logits.sum() + value.sum()):
-        raise ValueError("evaluator must return finite logits and values, got NaN or infinity")
     return logits, value.reshape(batch)
 
 
-def _array(x: Any) -> NDArray[np.float64]:
-    return (x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)).astype(np.float64)
+def _array(x: Any) -> NDArray[np.floating]:
+    array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    # the compiled kernels exist for these two
+    return np.ascontiguousarray(array, np.float32 if array.dtype == np.float32 else np.float64)

@@ -59,10 +59,9 @@ class NetEvaluator:
     def __call__(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Returns logits and values on the CPU in float32 (float64 stays)."""
         with self.evaluating(), torch.inference_mode():
-            parts = torch.split(observation, self.chunk or len(observation))
-            outputs = [self._forward(part) for part in parts]
-        if len(outputs) == 1:
-            return outputs[0]
+            if self.chunk is None or len(observation) <= self.chunk:
+                return self._forward(observation)
+            outputs = [self._forward(part) for part in torch.split(observation, self.chunk)]
         return torch.cat([logits for logits, _ in outputs]), torch.cat([value for _, value in outputs])
 
     @contextmanager

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from ai.game.tree import Tree
+from ai.game.tree import Tree
 
 EPSILON = 1e-8
 TINY = float(np.finfo(np.float64).tiny)
@@ -153,10 +152,17 @@ def improved_policy(
     tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], params: GumbelParams
 ) -> NDArray[np.float64]:
     """Returns the softmax of logits + completed values, `[R, A]`, 0 where illegal."""
-    raised = tree.logit[rows, node] + completed_values(tree, rows, node, params)
-    weights = np.exp(raised - raised.max(axis=1, keepdims=True))
+    values = completed_values(tree, rows, node, params)
+    weights = tree.prior[rows, node] * np.exp(values - values.max(axis=1, keepdims=True))
     weight_sum = np.zeros(len(rows))
     for a in range(weights.shape[1]):
         weight_sum += weights[:, a]
     policy: NDArray[np.float64] = weights / weight_sum[:, None]
     return policy
+
+
+def decide_gumbel(tree: Tree, params: GumbelParams, action: NDArray[np.int64], policy: NDArray[np.float64]) -> None:
+    """Writes each root's move `[B]`, the last one standing, and its improved policy `[B, A]`."""
+    rows = np.arange(len(action))
+    policy[:] = improved_policy(tree, rows, np.zeros(len(rows), np.int64), params)
+    action[:] = considered_scores(tree, rows, tree.visits[:, 0].max(axis=1), params).argmax(axis=1)

@@ -8,13 +8,12 @@ range is taken over a node and its children, as in mctx's `qtransform_by_parent_
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from ai.game.tree import Tree
+from ai.game.tree import Tree
 
 EPSILON = 1e-8
 
@@ -54,12 +53,24 @@ class Puct:
 
 
 class PuctParams(NamedTuple):
-    """What the score needs of a `Puct`, as the kernels take it."""
+    """What the score needs of a `Puct`, as the kernels take it.
 
-    c_init: float
-    c_base: float
+    Attributes:
+        weight: `[V]` of the prior, by the visits of a node's edges.
+        normalize: as of `Puct`.
+        first_play: as of `Puct`.
+    """
+
+    weight: NDArray[np.float64]
     normalize: bool
     first_play: float
+
+
+def puct_params(rule: Puct, most_visits: int) -> PuctParams:
+    """Returns the constants of `rule` for nodes of up to `most_visits` visits."""
+    count = 1.0 + np.arange(most_visits + 1)
+    weight = np.sqrt(count) * (rule.c_init + np.log((count + rule.c_base + 1.0) / rule.c_base))
+    return PuctParams(weight, rule.normalize, rule.first_play)
 
 
 def puct_scores(
@@ -75,8 +86,7 @@ def puct_scores(
         visit_sum += visits[:, a]
         total_sum += total[:, a]
         prior_sum += np.where(visited[:, a], prior[:, a], 0.0)
-    count = 1.0 + visit_sum
-    node_value = (tree.value[rows, node] + total_sum) / count
+    node_value = (tree.value[rows, node] + total_sum) / (1.0 + visit_sum)
     if params.normalize:
         low = np.minimum(node_value, np.where(visited, mean, np.inf).min(axis=1))
         high = np.maximum(node_value, np.where(visited, mean, -np.inf).max(axis=1))
@@ -84,6 +94,6 @@ def puct_scores(
         value = (np.where(visited, mean, low[:, None]) - low[:, None]) / spread
     else:
         value = np.where(visited, mean, (node_value - params.first_play * np.sqrt(prior_sum))[:, None])
-    weight = np.sqrt(count) * (params.c_init + np.log((count + params.c_base + 1.0) / params.c_base))
+    weight = params.weight[visit_sum.astype(np.int64)]
     scores: NDArray[np.float64] = value + weight[:, None] * prior / (visits + 1.0)
     return scores

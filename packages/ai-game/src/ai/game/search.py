@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game import draws, fast, tree
-from ai.game.dynamics import Evaluator, Expansion, Learned, LearnedModel, Rules
-from ai.game.gumbel import Gumbel, GumbelParams, considered_scores, halving_table, improved_policy
+from ai.game import draws, fast, walk
+from ai.game.dynamics import Evaluated, Evaluator, Learned, LearnedModel, Rules
+from ai.game.gumbel import Gumbel, GumbelParams, decide_gumbel, halving_table
 from ai.game.protocol import Game, Seed
-from ai.game.puct import Puct, PuctParams
+from ai.game.puct import Puct, PuctParams, puct_params
 from ai.game.tree import UNVISITED, Leaf, Tree, new_leaf, new_tree
 
 
@@ -82,6 +82,7 @@ class Search:
         self._dynamics = dynamics
         self._reused = False
         self._tables: dict[int, NDArray[np.int64]] = {}
+        self._puct: PuctParams | None = None
         self._leaf = new_leaf(0)
 
     def __call__(
@@ -111,13 +112,7 @@ class Search:
         rows = np.arange(batch)
         budget = self._budget(simulations, batch)
         if not self._reused:
-            self._prepare(batch)
-            with self._dynamics.evaluating():
-                root = self._dynamics.root(positions, legal)
-            if not root.legal.any(axis=1).all():
-                row = int((~root.legal.any(axis=1)).argmax())
-                raise ValueError(f"legal must allow a move in every row, row {row} has none")
-            self._fill(rows, np.zeros(batch, np.int64), root)
+            self._root(positions, legal)
         assert self.tree is not None
         self._reused = False
         prior = self.tree.prior[:, 0].copy()
@@ -175,31 +170,34 @@ class Search:
     def _simulate(self, rows: NDArray[np.int64], params: PuctParams | GumbelParams) -> None:
         """Adds one leaf to the tree of each of `rows`."""
         assert self.tree is not None
-        leaf = self._select(rows, params)
-        fresh = np.flatnonzero(leaf.fresh) if not leaf.fresh.all() else slice(None)
-        games, node, parent, action = rows[fresh], leaf.node[fresh], leaf.parent[fresh], leaf.action[fresh]
-        if len(games):
-            expansion = self._dynamics.expand(games, parent, action, node)
-            self.tree.reward[games, parent, action] = expansion.reward
-            self.tree.discount[games, parent, action] = expansion.discount
-            self._fill(games, node, expansion)
-        (fast.kernels("tree") or tree).backup(self.tree, rows, leaf)
+        leaf = self._leaf = self._leaf if len(self._leaf.node) == len(rows) else new_leaf(len(rows))
+        self._select(rows, params, leaf)
+        evaluated = self._dynamics.expand(self.tree, rows, leaf)
+        if not (fast.kernels("walk") or walk).settle(self.tree, rows, leaf, *evaluated):
+            raise _not_finite()
 
-    def _select(self, rows: NDArray[np.int64], params: PuctParams | GumbelParams) -> Leaf:
-        assert self.tree is not None
-        compiled = fast.kernels("tree")
+    def _select(self, rows: NDArray[np.int64], params: PuctParams | GumbelParams, leaf: Leaf) -> None:
+        compiled = fast.kernels("walk")
         if compiled is None:
-            return tree.select(self.tree, rows, params)
-        leaf = self._leaf
-        if len(leaf.node) != len(rows):
-            leaf = self._leaf = new_leaf(len(rows))
-        walk = compiled.select_puct if isinstance(params, PuctParams) else compiled.select_gumbel
-        walk(self.tree, rows, params, leaf)
-        return leaf
+            walk.select(self.tree, rows, params, leaf)  # type: ignore[arg-type]
+        elif isinstance(params, PuctParams):
+            compiled.select_puct(self.tree, rows, params, leaf)
+        else:
+            compiled.select_gumbel(self.tree, rows, params, leaf)
 
-    def _fill(self, rows: NDArray[np.int64], node: NDArray[np.int64], e: Expansion) -> None:
+    def _root(self, positions: Any, legal: NDArray[np.bool_] | None) -> None:
+        """Puts the positions at the roots of fresh trees and evaluates them."""
+        batch = len(positions)
+        self._prepare(batch)
         assert self.tree is not None
-        (fast.kernels("tree") or tree).fill_node(self.tree, rows, node, e.logits, e.legal, e.value, e.terminal)
+        with self._dynamics.evaluating():
+            root: Evaluated = self._dynamics.root(self.tree, positions, legal)
+        open_rows = self.tree.legal[:, 0].any(axis=1)
+        if not open_rows.all():
+            raise ValueError(f"legal must allow a move in every row, row {int(open_rows.argmin())} has none")
+        zeros = np.zeros(batch, np.int64)
+        if not (fast.kernels("walk") or walk).evaluate(self.tree, root.live, zeros, root.logits, root.value):
+            raise _not_finite()
 
     def _prepare(self, batch: int) -> None:
         # twice the budget leaves room for what `advance` keeps
@@ -208,6 +206,9 @@ class Search:
             self.tree = new_tree(batch, num_nodes, self._dynamics.num_actions)
             self._dynamics.allocate(batch, num_nodes)
         self.tree.size[:] = 1
+        self.tree.terminal[:, 0] = False
+        self.tree.child[:, 0] = UNVISITED
+        self.tree.visits[:, 0] = self.tree.total[:, 0] = 0
 
     def _budget(self, simulations: NDArray[np.int64] | None, batch: int) -> NDArray[np.int64]:
         if simulations is None:
@@ -236,7 +237,10 @@ class Search:
                 share = self.rule.dirichlet_fraction * noisy[:, None]
                 mixed = np.where(legal, (1 - share) * self.tree.prior[:, 0] + share * drawn, 0.0)
                 self.tree.prior[:, 0] = mixed / mixed.sum(axis=1, keepdims=True)
-            return PuctParams(self.rule.c_init, self.rule.c_base, self.rule.normalize, self.rule.first_play)
+            most = int(self.tree.visits[:, 0].sum(axis=1).max()) + self.simulations
+            if self._puct is None or len(self._puct.weight) <= most:
+                self._puct = puct_params(self.rule, most)
+            return self._puct
         if not noisy.any():
             drawn = np.zeros((batch, num_actions))
         elif drawn is None:
@@ -250,7 +254,6 @@ class Search:
     def _found(self, params: PuctParams | GumbelParams, prior: NDArray[np.float64]) -> Found:
         assert self.tree is not None
         tree = self.tree
-        rows = np.arange(len(prior))
         visits, total = tree.visits[:, 0].copy(), tree.total[:, 0]
         raw = tree.value[:, 0].copy()
         value = (raw + total.sum(axis=1)) / (1.0 + visits.sum(axis=1))
@@ -260,9 +263,14 @@ class Search:
             mean = total / np.maximum(visits, 1.0)
             action = np.where(visits == visits.max(axis=1, keepdims=True), mean, -np.inf).argmax(axis=1)
         else:
-            policy = improved_policy(tree, rows, np.zeros(len(rows), np.int64), params)
-            action = considered_scores(tree, rows, visits.max(axis=1), params).argmax(axis=1)
+            action, policy = np.zeros(len(prior), np.int64), np.zeros(prior.shape)
+            decide = decide_gumbel if (compiled := fast.kernels("walk")) is None else compiled.decide_gumbel
+            decide(tree, params, action, policy)
         return Found(action, policy, visits, total / np.maximum(visits, 1.0), value, prior, raw)
+
+
+def _not_finite() -> ValueError:
+    return ValueError("evaluator must return finite logits and values, got NaN or infinity")
 
 
 def _subtree(tree: Tree, root: NDArray[np.int64], limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ai.game import fast
 from ai.game.protocol import Actions, Seed, State, check_actions, illegal_action
+from ai.game.tree import Leaf, Tree
 
 LINES = (0o7, 0o70, 0o700, 0o111, 0o222, 0o444, 0o421, 0o124)
 FULL = 0o777
@@ -102,6 +103,15 @@ class TicTacToe:
     def to_play(self, state: State) -> NDArray[np.int64]:
         """Returns who moves next, 0 or 1."""
         return state["player"].astype(np.int64)
+
+    def step_in_tree(
+        self, states: State, tree: Tree, rows: NDArray[np.int64], leaf: Leaf, seen: NDArray[np.float32]
+    ) -> NDArray[np.int64] | None:
+        """Plays all new edges of a search at once; see `SteppedInTrees`."""
+        if (compiled := fast.kernels("tictactoe")) is None:
+            return None
+        live = np.empty(len(rows), np.int64)
+        return live[: compiled.step_in_tree(states, tree, rows, leaf, seen, live)]
 
     def transform(
         self, observation: NDArray[np.float32], policy: NDArray[np.float32], which: NDArray[np.int64]

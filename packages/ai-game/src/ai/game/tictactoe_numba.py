@@ -50,3 +50,39 @@ def legal(state, out):  # type: ignore[no-untyped-def]
         live = state[b]["over"] == 0
         for k in range(9):
             out[b, k] = live and np.int64(state[b]["stones"]) >> k & 1 == 0
+
+
+@njit(cache=True)
+def step_in_tree(states, tree, rows, leaf, seen, live):  # type: ignore[no-untyped-def]
+    """Plays the fresh edges; returns how many lead on, listed in `live` and shown in `seen`."""
+    count = 0
+    for r in range(rows.shape[0]):
+        if not leaf.fresh[r]:
+            continue
+        b, parent, action, node = rows[r], leaf.parent[r], leaf.action[r], leaf.node[r]
+        stone = np.int64(1) << action
+        own = np.int64(states[b, parent]["own"]) | stone
+        stones = np.int64(states[b, parent]["stones"]) | stone
+        won = False
+        for line in LINES:
+            if own & line == line:
+                won = True
+        over = won or stones == 0o777
+        own ^= stones
+        states[b, node]["own"] = own
+        states[b, node]["stones"] = stones
+        states[b, node]["player"] = 1 - states[b, parent]["player"]
+        states[b, node]["over"] = 1 if over else 0
+        states[b, node]["reward"] = 1 if won else 0
+        tree.reward[b, parent, action] = 1.0 if won else 0.0
+        tree.discount[b, parent, action] = 0.0 if over else -1.0
+        tree.terminal[b, node] = over
+        for k in range(9):
+            tree.legal[b, node, k] = not over and stones >> k & 1 == 0
+        if not over:
+            for k in range(9):
+                seen[count, 0, k // 3, k % 3] = own >> k & 1
+                seen[count, 1, k // 3, k % 3] = (stones ^ own) >> k & 1
+            live[count] = r
+            count += 1
+    return count

@@ -1,0 +1,111 @@
+"""The two steps of a simulation that walk the tree, in numpy; `walk_numba` is the same, compiled.
+
+`select` descends from each root to the edge where the tree ends; once that edge was followed and the new node
+evaluated, `settle` writes the evaluation down and carries the value there to the root.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai.game.gumbel import GumbelParams, gumbel_interior_scores, gumbel_root_scores
+from ai.game.puct import PuctParams, puct_scores
+from ai.game.tree import UNVISITED, Leaf, Tree
+
+
+def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams, leaf: Leaf) -> None:
+    """Walks each of `rows` from its root along the highest scores to an edge without a node, or to an end of the game.
+
+    A new node is claimed for the edge; what lies there is for others to write. The ends are written to `leaf`.
+    """
+    node = np.zeros(len(rows), np.int64)
+    walking = np.arange(len(rows))
+    at_root = True
+    while len(walking):
+        games, here = rows[walking], node[walking]
+        if isinstance(rule, PuctParams):
+            scores = puct_scores(tree, games, here, rule)
+        elif at_root:
+            scores = gumbel_root_scores(tree, games, rule)
+        else:
+            scores = gumbel_interior_scores(tree, games, here, rule)
+        action = np.where(tree.legal[games, here], scores, -np.inf).argmax(axis=1)
+        child = tree.child[games, here, action].astype(np.int64)
+        fresh = child == UNVISITED
+        if fresh.any():
+            new = games[fresh]
+            child[fresh] = tree.size[new]
+            tree.child[new, here[fresh], action[fresh]] = child[fresh]
+            tree.parent[new, child[fresh]] = here[fresh]
+            tree.parent_action[new, child[fresh]] = action[fresh]
+            tree.terminal[new, child[fresh]] = False
+            tree.child[new, child[fresh]] = UNVISITED
+            tree.visits[new, child[fresh]] = 0
+            tree.total[new, child[fresh]] = 0
+            tree.size[new] += 1
+        ended = fresh | tree.terminal[games, child]
+        stop = walking[ended]
+        leaf.parent[stop], leaf.action[stop], leaf.node[stop] = here[ended], action[ended], child[ended]
+        leaf.fresh[stop] = fresh[ended]
+        node[walking] = child
+        walking = walking[~ended]
+        at_root = False
+
+
+def evaluate(
+    tree: Tree,
+    rows: NDArray[np.int64],
+    node: NDArray[np.int64],
+    logits: NDArray[np.floating],
+    value: NDArray[np.floating],
+) -> bool:
+    """Writes the evaluation of one node a row; the prior is the softmax of `logits[R, A]` over the legal actions.
+
+    Returns:
+        Whether every number is finite; if not, nothing is written.
+    """
+    if not (np.isfinite(logits).all() and np.isfinite(value).all()):
+        return False
+    legal = tree.legal[rows, node]
+    masked = np.where(legal, logits.astype(np.float64), -np.inf)
+    highest = np.where(legal.any(axis=1), masked.max(axis=1), 0.0)[:, None]
+    weights = np.exp(masked - highest)
+    weight_sum = np.zeros(len(rows))
+    for a in range(legal.shape[1]):  # in the compiled kernel's order, so that the two agree to the last bit
+        weight_sum += weights[:, a]
+    weight_sum = np.where(weight_sum > 0, weight_sum, 1.0)[:, None]
+    tree.logit[rows, node] = masked - highest - np.log(weight_sum)
+    tree.prior[rows, node] = weights / weight_sum
+    tree.value[rows, node] = value
+    return True
+
+
+def settle(
+    tree: Tree,
+    rows: NDArray[np.int64],
+    leaf: Leaf,
+    live: NDArray[np.int64],
+    logits: NDArray[np.floating],
+    value: NDArray[np.floating],
+) -> bool:
+    """Evaluates the new nodes of `rows[live]` and adds one visit and one return to every edge above each row's leaf.
+
+    Returns:
+        Whether every number is finite; if not, nothing is written.
+    """
+    if not evaluate(tree, rows[live], leaf.node[live], logits, value):
+        return False
+    node = leaf.node.copy()
+    returned = np.where(tree.terminal[rows, node], 0.0, tree.value[rows, node])
+    climbing = np.arange(len(rows))
+    while len(climbing):
+        games, here = rows[climbing], node[climbing]
+        above, action = tree.parent[games, here].astype(np.int64), tree.parent_action[games, here].astype(np.int64)
+        edge = (games, above, action)
+        returned[climbing] = tree.reward[edge] + tree.discount[edge] * returned[climbing]
+        tree.visits[edge] += 1
+        tree.total[edge] += returned[climbing]
+        node[climbing] = above
+        climbing = climbing[above != 0]
+    return True
