@@ -1,11 +1,13 @@
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 from torch import nn
 
 from ai.train import Trainer, opt
 from ai.train.group import _is_asleep
-from ai.train.parallel import Ddp, Fsdp, as_parallel
+from ai.train.parallel import Ddp, Fsdp, as_parallel, check_device
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,19 @@ def test_other_trainers_keep_the_ranks_alike(trainer, two_ranks):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_ranks_whose_data_end_apart_stop_together(how, two_ranks):
+    for rank in (0, 1):
+        assert f"{how} rank {rank} ended at 2" in two_ranks
+
+
+@pytest.mark.slow
+def test_a_seeded_script_draws_other_noise_on_each_rank(two_ranks):
+    for rank in (0, 1):
+        assert f"noise rank {rank} apart" in two_ranks
+
+
+@pytest.mark.slow
 def test_sharded_snapshot_of_two_ranks_loads_on_three_and_on_one_and_exports_to_one_file(job, tmp_path):
     for ranks in (2, 3, 1):
         result = job("other_world", tmp_path, ranks=ranks)
@@ -120,6 +135,26 @@ def test_a_process_ends_only_when_gloos_threads_rest(stat, asleep, tmp_path):
 def test_without_torchrun_parallel_changes_nothing(how, net, batches):
     model = net()
     assert Trainer(lambda m, b, s: m(b[0]).sum(), batches(2), parallel=how).train(model, opt.sgd(model)) == 2
+
+
+def test_a_model_on_another_ranks_gpu_is_refused():
+    parameter = SimpleNamespace(device=torch.device("cuda", 0))
+    model = SimpleNamespace(parameters=lambda: iter([parameter]))
+    check_device(model, torch.device("cuda", 0))
+    with pytest.raises(ValueError, match=r"lies on cuda:0, and this rank's device is cuda:1: .*parallel\.device\(\)"):
+        check_device(model, torch.device("cuda", 1))
+
+
+def test_data_that_cannot_be_split_by_rank_is_named(capsys):
+    rank = SimpleNamespace(rank=0, world=2)
+    data = torch.utils.data.TensorDataset(torch.zeros(4, 1))
+    sampler = torch.utils.data.DistributedSampler(data, num_replicas=2, rank=0)
+    loader = torch.utils.data.DataLoader(data, sampler=sampler)
+    assert Ddp().part_of(loader, rank) is loader
+    assert not capsys.readouterr().err
+    batches = [torch.zeros(1)]
+    assert Ddp().part_of(batches, rank) is batches
+    assert "the data (list) has no shard(rank, world)" in capsys.readouterr().err
 
 
 def test_unknown_parallel_is_refused():

@@ -293,6 +293,14 @@ def test_schedule_scales_each_groups_own_rate(net, batches):
     assert seen == [[1.0, 0.1], [0.5, 0.05], [1 / 3, 0.1 / 3]]
 
 
+def test_validation_on_a_loader_without_an_end_is_refused(net):
+    loader = digits_dataset().loader(8, train=True)
+    with pytest.raises(ValueError, match=r"must end, and a loader with train=True never does"):
+        Trainer(Classify(), loader).validate(net(), loader)
+    with pytest.raises(ValueError, match=r"must end, and a loader with train=True never does"):
+        Hook(val_data=loader)
+
+
 def test_validation_is_weighted_by_rows_and_leaves_training_as_it_was(net):
     model = net().train()
     state = torch.get_rng_state()

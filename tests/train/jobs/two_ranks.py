@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import ends_and_noise
 import equal_gradients
 import every_trainer
 import nan_on_one_rank
@@ -23,4 +24,7 @@ resumed_ranks.check("fsdp", Path(sys.argv[1]))
 every_trainer.check_fsdp()
 every_trainer.check_multi()
 every_trainer.check_rl()
+ends_and_noise.check("ddp")
+ends_and_noise.check("fsdp")
+ends_and_noise.check_noise()
 dist.destroy_process_group()

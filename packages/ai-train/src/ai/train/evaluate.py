@@ -33,8 +33,9 @@ def evaluate(
         run: its ranks reduce the sums; None for one process.
 
     Raises:
-        ValueError: there was no batch.
+        ValueError: there was no batch, or there would be no end of them.
     """
+    refuse_endless(data)
     ranks = Ranks() if run is None else run.ranks
     if ranks.world > 1 and hasattr(data, "shard"):
         data = data.shard(ranks.rank, ranks.world)
@@ -52,6 +53,12 @@ def evaluate(
     if not any(weight for _, weight in sums.values()):
         raise ValueError("there is no batch to validate on: the data is empty")
     return {name: total / weight for name, (total, weight) in sums.items()}
+
+
+def refuse_endless(data: Iterable[Any]) -> None:
+    """Raise if `data` is a training loader, which never ends."""
+    if getattr(data, "train", None) is True:
+        raise ValueError("the data to validate on must end, and a loader with train=True never does: use train=False")
 
 
 def _in_step(batches: Iterator[Any], ranks: Ranks, together: bool) -> Iterator[tuple[Any, float]]:

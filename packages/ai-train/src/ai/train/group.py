@@ -1,6 +1,7 @@
 """How the ranks of a torch.distributed job decide together, without waiting for one another at every step."""
 
 import atexit
+import copy
 import os
 import socket
 import time
@@ -25,11 +26,16 @@ def start_process_group(timeout_s: float) -> None:
     """Join the job that `torchrun` describes in the environment, if that has not happened yet."""
     if dist.is_initialized() or "RANK" not in os.environ:
         return
-    backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        backend = "cpu:gloo,cuda:nccl"
+    backend = "gloo" if own_device().type == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+
+
+def own_device() -> torch.device:
+    """The device of this rank: the GPU that `torchrun` numbers it by, from now on what 'cuda' means; else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 class GroupRanks(Ranks):
@@ -47,18 +53,18 @@ class GroupRanks(Ranks):
         super().__init__()
         global _control
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.endless = endless
+        self.endless, self.timeout_s = endless, timeout_s
         if _control is None:
             _control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
             atexit.register(_let_gloo_rest)
-        self._group = _control
+        self.group = _control
         self._wish = 0
         self._now = 0.0
         self._polls = 0
         self._work: Any = None
         self._vote = torch.zeros(2, dtype=torch.float64)
         everyone: list[Any] = [None] * self.world
-        dist.all_gather_object(everyone, (socket.gethostname(), os.getpid()), group=self._group)
+        dist.all_gather_object(everyone, (socket.gethostname(), os.getpid()), group=self.group)
         self._processes: list[tuple[str, int]] = everyone
 
     def poll(self, step: int, wish: int) -> int:
@@ -74,27 +80,31 @@ class GroupRanks(Ranks):
             self._now = float(self._vote[1])
         # Rank 0's clock is everyone's.
         self._vote = torch.tensor([self._wish, super().time() if self.rank == 0 else 0.0], dtype=torch.float64)
-        self._work = dist.all_reduce(self._vote, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        self._work = dist.all_reduce(self._vote, dist.ReduceOp.MAX, group=self.group, async_op=True)
         return agreed
 
     def time(self) -> float:
         """Rank 0's clock at the last poll."""
         return self._now
 
-    def goes_on(self, has_batch: bool) -> bool:
-        """Whether every rank has a batch."""
-        return has_batch if self.endless else not self.any(not has_batch)
+    def common(self, n_batches: int) -> int:
+        """How many batches every rank has at least: forward passes may be collective, so all make the same number."""
+        if self.endless:
+            return n_batches
+        value = torch.tensor(n_batches)
+        dist.all_reduce(value, dist.ReduceOp.MIN, group=self.group)
+        return int(value)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
         value = torch.tensor(int(flag))
-        dist.all_reduce(value, dist.ReduceOp.MAX, group=self._group)
+        dist.all_reduce(value, dist.ReduceOp.MAX, group=self.group)
         return bool(value)
 
     def sum_named(self, totals: Mapping[str, tuple[float, float]]) -> Totals:
         """The pairs summed by name."""
         everyone: list[Any] = [None] * self.world
-        dist.all_gather_object(everyone, dict(totals), group=self._group)
+        dist.all_gather_object(everyone, dict(totals), group=self.group)
         summed: Totals = {}
         for part in everyone:
             for name, (total, weight) in part.items():
@@ -104,7 +114,13 @@ class GroupRanks(Ranks):
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
-        dist.barrier(group=self._group)
+        dist.barrier(group=self.group)
+
+    def apart(self) -> "GroupRanks":
+        """The same ranks over a gloo group of their own, for what decides in another thread; every rank calls it."""
+        other = copy.copy(self)
+        other.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=self.timeout_s))
+        return other
 
     def explain(self, error: BaseException) -> None:
         """Say on this rank's error which rank it is, and which others are gone."""

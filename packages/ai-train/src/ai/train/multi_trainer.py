@@ -128,8 +128,10 @@ class MultiTrainer:
             def advance(step: int, record: Record | None) -> bool:
                 """One round: update `repeats[key]` times each model, its peers frozen."""
                 taken = [list(islice(batches, n_micro)) for _ in range(n_rounds)]
-                if not run.ranks.goes_on(bool(taken[-1])):
+                n = run.ranks.common(len(taken[-1]))
+                if not n:
                     return False
+                del taken[-1][n:]
                 for key, update in updates.items():
                     _train_only(key, trainable)
                     for micro in taken[: counts[key]]:

@@ -4,6 +4,7 @@ Both are applied in place: the environment, the hook and the user keep their own
 before sharding stays valid: its groups are bound anew, by name. Without `torchrun` either does nothing.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.data import DistributedSampler
 
-from ai.train.group import GroupRanks, mean_weight, start_process_group
+from ai.train.group import GroupRanks, mean_weight, own_device, start_process_group
 from ai.train.ranks import Ranks
 from ai.train.update import Loss
 
@@ -48,6 +50,10 @@ class Ddp:
     def part_of(self, data: Iterable[Any], ranks: Ranks) -> Iterable[Any]:
         """This rank's part of the data."""
         return _part_of(data, ranks)
+
+    def check_device(self, model: nn.Module) -> None:
+        """Refuse a model on another rank's GPU."""
+        check_device(model, own_device())
 
     def apply(self, model: nn.Module, optimizer: Optimizer | None, options: Any) -> None:
         """Nothing is changed: the wrapper lies around the call of the environment."""
@@ -95,6 +101,10 @@ class Fsdp:
     def part_of(self, data: Iterable[Any], ranks: Ranks) -> Iterable[Any]:
         """This rank's part of the data."""
         return _part_of(data, ranks)
+
+    def check_device(self, model: nn.Module) -> None:
+        """Refuse a model on another rank's GPU."""
+        check_device(model, own_device())
 
     def scaler(self, device: torch.device) -> torch.amp.GradScaler:
         """A scaler whose verdict is the same on every rank."""
@@ -181,6 +191,31 @@ class Fsdp:
 Parallel = Ddp | Fsdp
 
 
+def device() -> torch.device:
+    """The device of this rank under `torchrun`, its GPU if there are any: for models and loaders, before they are made.
+
+    Afterwards plain `'cuda'` means it too. Without `torchrun` it is the first GPU, or the CPU.
+
+    >>> device().type in ('cuda', 'cpu')
+    True
+    """
+    return own_device()
+
+
+def check_device(model: nn.Module, own: torch.device) -> None:
+    """Raise if the model lies on another rank's GPU.
+
+    Raises:
+        ValueError: it does; the fix is named.
+    """
+    found = next(model.parameters()).device
+    if found.type == "cuda" and found != own:
+        raise ValueError(
+            f"the model lies on {found}, and this rank's device is {own}: "
+            "make model and loader on ai.train.parallel.device()"
+        )
+
+
 def as_parallel(value: Any) -> Parallel:
     """`Ddp()` for `'ddp'`, `Fsdp()` for `'fsdp'`, or the object itself.
 
@@ -224,6 +259,13 @@ def _part_of(data: Iterable[Any], ranks: Ranks) -> Iterable[Any]:
     if hasattr(data, "shard"):
         part: Iterable[Any] = data.shard(ranks.rank, ranks.world)
         return part
+    sampler = getattr(data, "sampler", None)
+    if ranks.rank == 0 and not hasattr(data, "update_params") and not isinstance(sampler, DistributedSampler):
+        print(
+            f"the data ({type(data).__name__}) has no shard(rank, world): each rank trains on all that it was given; "
+            "a loader of ai.data is split by rank, a torch DataLoader needs a DistributedSampler",
+            file=sys.stderr,
+        )
     return data
 
 

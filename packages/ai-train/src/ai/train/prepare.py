@@ -98,6 +98,7 @@ def prepare(
         if key in optimizers:
             model.train()
         if parallel is not None and ranks.world > 1:
+            parallel.check_device(model)
             parallel.apply(model, optimizers.get(key), options)
         if options.compile:
             model.compile(**(options.compile if isinstance(options.compile, dict) else {}))

@@ -41,6 +41,23 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(cuda_state.cpu(), device)
 
 
+def move_apart(rank: int) -> None:
+    """Seed the global states anew, from where they are and from the rank; rank 0 keeps its own by not calling this.
+
+    >>> _ = torch.manual_seed(0)
+    >>> first = torch.rand(1)
+    >>> _ = torch.manual_seed(0)
+    >>> move_apart(1)
+    >>> bool(torch.rand(1) == first)
+    False
+    """
+    drawn = int(torch.randint(2**62, ()))
+    words = np.random.SeedSequence([drawn, rank]).generate_state(3, np.uint32)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    torch.manual_seed(int(words[2]))
+
+
 @contextmanager
 def own_randomness(seed: int = 0) -> Iterator[None]:
     """Run the body on its own seed and put the global states back.

@@ -26,9 +26,9 @@ class Ranks:
         """Seconds since the run began, the same on every rank at the same step."""
         return perf_counter() - self._start
 
-    def goes_on(self, has_batch: bool) -> bool:
-        """Whether every rank has a batch; where the data never ends nobody is asked."""
-        return has_batch
+    def common(self, n_batches: int) -> int:
+        """How many batches every rank has at least; where the data never ends nobody is asked."""
+        return n_batches
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank (waits for all of them)."""

@@ -27,7 +27,7 @@ class Record:
         if isinstance(value, Tensor):
             if value.numel() != 1:
                 raise ValueError(f"log({key!r}) takes one number, not a tensor of shape {tuple(value.shape)}")
-            value = value.detach().double().reshape(())
+            value = value.detach().to(_widest(value.device)).reshape(())
         else:
             value = torch.tensor(float(value), dtype=torch.float64)
         self._fresh.append((key, value))
@@ -50,6 +50,10 @@ class Record:
     def means(self) -> dict[str, float]:
         """For each key, the weighted mean."""
         return {key: total / weight if weight else float("nan") for key, (total, weight) in self.totals().items()}
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
 
 
 _current: Record | None = None

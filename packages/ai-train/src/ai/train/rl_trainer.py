@@ -130,16 +130,17 @@ class RLTrainer:
                 due.next_step = run.step
             elif self._interval.seconds is not None:
                 due.next_time = 0.0
-            batches, count, goes_on = run.batches(), self.options.accumulate, run.ranks.goes_on
+            batches, count, common = run.batches(), self.options.accumulate, run.ranks.common
 
             def advance(step: int, record: Record | None) -> bool:
                 """Send the parameters if it is time, and make one update."""
                 if due.at(step, run.time()):
                     push()
                 micro = list(islice(batches, count))
-                if not goes_on(bool(micro)):
+                n = common(len(micro))
+                if not n:
                     return False
-                update(micro, step, record)
+                update(micro[:n], step, record)
                 if record is not None and stats is not None:
                     for name, value in stats().items():
                         record.add(f"data_{name}", value)

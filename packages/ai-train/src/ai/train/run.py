@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ai.train.ema import Ema
-from ai.train.random_state import own_randomness, random_state, set_random_state
+from ai.train.random_state import move_apart, own_randomness, random_state, set_random_state
 from ai.train.ranks import Ranks
 
 
@@ -169,18 +169,26 @@ class Run:
             if id(stateful) != id(self.data):  # the data's own state has been put back already
                 stateful.load_state_dict(state)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a bit-identical continuation needs; tensors are the live ones, not copies."""
+    def state_of_tensors(self) -> dict[str, Any]:
+        """The large parts of `state_dict`: models, optimisers and moving averages."""
         return {
-            "step": self.step,
             "models": {key: model.state_dict() for key, model in self.models.items()},
             "optimizers": {key: optimizer.state_dict() for key, optimizer in self.optimizers.items()},
             "ema": {key: ema.state_dict() for key, ema in self.ema.items()},
+        }
+
+    def state_of_rank(self) -> dict[str, Any]:
+        """The parts of `state_dict` that differ between ranks."""
+        return {
             "data": self.data.state_dict() if isinstance(self.data, Stateful) else None,
             # A state that nobody has asked for yet is carried along rather than lost.
             "states": self._unclaimed | {key: stateful.state_dict() for key, stateful in self._states.items()},
             "random": random_state(),
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a bit-identical continuation needs; tensors are the live ones, not copies."""
+        return {"step": self.step, **self.state_of_tensors(), **self.state_of_rank()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave; parts that it lacks (`models`, `optimizers`) are left as they are.
@@ -224,6 +232,9 @@ class Run:
         if self._random is not None:
             set_random_state(self._random)
             self._random = None
+        elif self.ranks.rank:
+            # Ranks that drew the same noise would train on one batch's noise, as often as there are ranks.
+            move_apart(self.ranks.rank)
         return iterator
 
 

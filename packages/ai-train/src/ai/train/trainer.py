@@ -108,14 +108,15 @@ class Trainer:
         run, update = prepared.run, prepared.updates["model"]
 
         def start() -> Advance:
-            batches, count, goes_on = run.batches(), self.options.accumulate, run.ranks.goes_on
+            batches, count, common = run.batches(), self.options.accumulate, run.ranks.common
 
             def advance(step: int, record: Record | None) -> bool:
                 """One update from the next micro-batches; False where there are none."""
                 micro = list(islice(batches, count))
-                if not goes_on(bool(micro)):
+                n = common(len(micro))
+                if not n:
                     return False
-                update(micro, step, record)
+                update(micro[:n], step, record)
                 return True
 
             return advance
