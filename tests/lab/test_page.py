@@ -157,11 +157,11 @@ def points(page, key: str) -> list[int]:
     )
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_view_shows_the_selected_trials(look, url, scheme):
-    page = look(url, "#view=Curves", color_scheme=scheme)
-    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 23, 26)")
+def test_every_view_shows_the_selected_trials(look, url):
+    page = look(url, "#view=Curves")
+    for scheme, expected in {"dark": "rgb(20, 23, 26)", "light": "rgb(255, 255, 255)"}.items():
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == expected
     assert "Select trials above" in page.inner_text("#view")
     select(page, "study/a", "study/b")
     assert points(page, "loss") == [200, 200]
@@ -219,6 +219,27 @@ def test_the_table_sorts_filters_and_hides_columns_from_the_keyboard(look, url):
     page.focus("#tab-Curves")
     page.keyboard.press("ArrowLeft")
     assert page.evaluate("document.activeElement.id") == "tab-Log"
+
+
+def test_a_long_table_is_drawn_as_far_as_it_is_looked_at(look, tmp_path):
+    with Trial(tmp_path / "t000", system_interval_s=None, capture=False) as trial:
+        trial.log(0, {"loss": 1.0})
+    marker = json.loads((trial.path / ".ai-lab").read_text())
+    for number in range(1, 450):
+        shutil.copytree(trial.path, tmp_path / f"t{number:03d}")
+        (tmp_path / f"t{number:03d}" / ".ai-lab").write_text(json.dumps({**marker, "id": f"{number:032x}"}))
+    count = "document.querySelectorAll('#runs tbody tr').length"
+    with serving(tmp_path) as url:
+        page = look(url)
+        assert page.inner_text("#status") == "450 trials"
+        assert page.evaluate(count) == 200
+        for rows in (400, 450):
+            page.evaluate("document.querySelector('#runs').scrollTo(0, 1e9)")
+            until(page, f"{count} === {rows}")
+        page.fill("#filter", "t449")
+        until(page, f"{count} === 1")
+        page = look(url, f"#view=Log&id={430:032x}")
+        assert page.locator("#runs tr[aria-selected=true]").inner_text().split()[0] == "t430"
 
 
 def test_curves_are_smoothed_scaled_and_looked_at_closely(look, url, root):

@@ -14,7 +14,7 @@ import numpy as np
 from ai.lab.columns import load_columns
 from ai.lab.config import flatten, read_yaml
 from ai.lab.folder import find, read_marker
-from ai.lab.metrics import read_lines
+from ai.lab.metrics import last_values, read_lines
 from ai.lab.record import CONFIG, EXPERIMENT, META, METRICS, Column, Record, live_state
 
 CACHED_BYTES = 512 << 20
@@ -47,7 +47,7 @@ class Catalog:
                     if marker.get("kind") == "experiment":
                         experiments[marker["id"]] = {"name": self._name(path), "direction": _direction(path)}
                     elif marker.get("kind") == "trial":
-                        record = Record(path)
+                        record = self._known(path, marker["id"])
                         records.setdefault(record.id, record)  # of a copied folder the first is shown
             self._records, self._experiments = records, experiments
             self._rows = {identity: self._row(record) for identity, record in records.items()}
@@ -86,11 +86,15 @@ class Catalog:
 
     def _last(self, record: Record, meta: dict[str, Any]) -> dict[str, float]:
         """A trial's last values: a closed one tells them, of a live or killed one the file is read, once."""
-        last = record.last(1 << 14)
         if "last" in meta:
-            return {**meta["last"], **last}
+            return dict(meta["last"])
         columns = self._read(record.id, record.path / METRICS)
-        return {**{key: float(column.values[-1]) for key, column in columns.items()}, **last}
+        rows = last_values(record.path / METRICS, 1 << 14)
+        return {**rows, **{key: float(column.values[-1]) for key, column in columns.items()}}
+
+    def _known(self, path: Path, identity: str) -> Record:
+        known = self._records.get(identity)
+        return known if known is not None and known.path == path else Record(path)
 
     def _name(self, path: Path) -> str:
         return str(path.relative_to(self.root)) if path != self.root else path.name
@@ -120,8 +124,8 @@ class Catalog:
             "score": meta.get("score"),
             "experiment": meta.get("experiment"),
             "commit": (git.get("commit") or "")[:10],
-            "config": {key: _short(value) for key, value in {**_config(record), **hparams}.items()},
-            "hparams": {key: _short(value) for key, value in hparams.items()},
+            "config": {key: short(value) for key, value in {**_config(record), **hparams}.items()},
+            "hparams": {key: short(value) for key, value in hparams.items()},
             "metrics": {key: plain(value) for key, value in last.items()},
         }
         return version, row
@@ -186,11 +190,12 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _short(value: Any) -> Any:
+def short(value: Any, length: int = 200) -> Any:
+    """Returns a value as JSON can hold it, long text cut."""
     if isinstance(value, bool | int | float) or value is None:
         return plain(value)
     text = str(value)
-    return text if len(text) <= 200 else text[:199] + "…"
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

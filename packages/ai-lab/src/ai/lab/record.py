@@ -143,7 +143,8 @@ class Record:
         Of a trial that has not ended in good order only the file's last `tail_bytes` are read, so that a metric that is
         rarely logged may be missing.
         """
-        return {**self.meta.get("last", {}), **metrics.last_values(self.path / METRICS, tail_bytes)}
+        told = self.meta.get("last")
+        return dict(told) if told is not None else metrics.last_values(self.path / METRICS, tail_bytes)
 
     def system(self) -> Metrics:
         """Returns the system metrics."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ai.lab.catalog import Catalog, plain
+from ai.lab.catalog import Catalog, plain, short
 from ai.lab.decimate import decimate
 from ai.lab.record import SYSTEM
 from ai.lab.smooth import smooth
@@ -162,7 +162,7 @@ def _trial(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
             "path": str(record.path),
             "state": record.state,
             "meta": _finite(meta),
-            "config": {key: plain(value) for key, value in record.flat_config.items()},
+            "config": {key: short(value, 2000) for key, value in record.flat_config.items()},
             "keys": list(catalog.columns(identity)),
             "system": list(catalog.columns(identity, SYSTEM)),
             "samples": list(record.samples()),

@@ -1,6 +1,7 @@
 """One process's turn at writing a trial: the lock, the metadata, the open files."""
 
 import contextlib
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 from ai.lab.columns import save_columns
 from ai.lab.folder import remove_litter, write_json
 from ai.lab.meta import describe_session
-from ai.lab.metrics import MetricsWriter
+from ai.lab.metrics import MetricsWriter, last_values
 from ai.lab.owner import Owner
 from ai.lab.record import LOG, META, METRICS, SYSTEM, Record
-from ai.lab.system import SystemSampler
+from ai.lab.system import SystemSampler, now
 from ai.lab.textlog import TextLog
 
 Logger = Callable[[int, Mapping[str, float]], object]
@@ -80,7 +81,11 @@ class Session:
             self._log.event(text)
 
     def close(self, state: str, error: BaseException | None = None, **fields: object) -> None:
-        """Records how it ended, closes the files and gives the folder up."""
+        """Records how it ended, closes the files and gives the folder up.
+
+        Raises:
+            OSError: the end cannot be recorded, and there is no `error` that matters more.
+        """
         if error is not None:
             text = "".join(traceback.format_exception(error))
             fields["error"] = f"{type(error).__name__}: {error}"
@@ -88,24 +93,33 @@ class Session:
                 self._log.write(text)
         self.event(state)
         try:
-            if self._system is not None:
-                self._system.close()
-            self.metrics.close()
-            with contextlib.suppress(OSError):  # an index only: a full disk must not fail the run for it
-                save_columns(self._record.path / METRICS)
-            fields["last"] = self._record.metrics().last()
-            sessions = self._meta["sessions"]
-            last = {**sessions[-1], "end": describe_end(self._record.path), "state": state}
-            self.update(state=state, sessions=[*sessions[:-1], last], **fields)
+            self._record_end(state, fields)
+        except OSError as failure:  # a full disk, say: then the trial shows as dead
+            if error is None:
+                raise
+            print(f"ai.lab: the end of {self._record.path} could not be recorded: {failure}", file=sys.stderr)
         finally:
             if self._log is not None:
                 self._log.close()
             self._owner.release()
 
+    def _record_end(self, state: str, fields: dict[str, object]) -> None:
+        if self._system is not None:
+            self._system.close()
+        self.metrics.close()
+        with contextlib.suppress(OSError):  # an index only: a full disk must not fail the run for it
+            save_columns(self._record.path / METRICS)
+        *before, session = self._meta["sessions"]
+        session = {**session, "end": describe_end(self._record.path), "state": state}
+        self.update(state=state, sessions=[*before, session], last=last_of_all(self._record), **fields)
+
+
+def last_of_all(record: Record) -> dict[str, float]:
+    """Returns each metric's last value, however long ago it was logged, with the last `step` and `time`."""
+    end = last_values(record.path / METRICS)
+    return {**{key: end[key] for key in ("step", "time") if key in end}, **record.metrics().last()}
+
 
 def describe_end(folder: Path) -> dict[str, Any]:
     """Returns the time and the last step at a session's end."""
-    from ai.lab.metrics import last_values
-    from ai.lab.system import now
-
     return {"time": now(), "step": last_values(folder / METRICS).get("step")}

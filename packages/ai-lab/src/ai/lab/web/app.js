@@ -97,7 +97,7 @@ function restore() {
   if (!ids.length && !wanted.has('view')) ids.push(...table.visible().slice(0, 1).map(trial => trial.id));
   drawTabs();
   table.select(ids);
-  document.querySelector('#runs tr[aria-selected="true"]')?.scrollIntoView({ block: 'nearest' });
+  if (ids.length) table.reveal(ids[0]);
 }
 
 drawTabs();

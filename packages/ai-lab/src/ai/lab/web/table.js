@@ -3,6 +3,7 @@
 import { byWeight, checkbox, colorOf, element, memory, named, show, swatch, when } from './dom.js';
 
 const BASICS = ['name', 'state', 'step', 'started', 'score'];
+const PAGE = 200; // rows drawn at once; scrolling to their end draws as many more
 const GROUPS = { trial: '', config: 'Configuration', last: 'Last values' };
 
 export class Table {
@@ -10,13 +11,20 @@ export class Table {
     this.onSelect = onSelect;
     this.trials = [];
     this.selected = [];
+    this.limit = PAGE;
     this.rows = new Map(); // the rows drawn last, each with what it was drawn from
     this.sort = memory.get('sort', { column: 'started', down: true });
     this.hidden = new Set(memory.get('hidden', []));
     this.head = document.querySelector('#runs thead');
     this.body = document.querySelector('#runs tbody');
     this.filter = document.querySelector('#filter');
-    this.filter.addEventListener('input', () => this.draw());
+    this.filter.addEventListener('input', () => { this.limit = PAGE; this.draw(); });
+    const runs = document.querySelector('#runs');
+    runs.addEventListener('scroll', () => {
+      if (this.limit > this.body.childElementCount || runs.scrollTop + 2 * runs.clientHeight < runs.scrollHeight) return;
+      this.limit += PAGE;
+      this.draw();
+    });
     document.querySelector('#clear').addEventListener('click', () => this.select([]));
     document.addEventListener('keydown', event => {
       if (event.key === '/' && !event.target.closest('input, select, textarea')) { event.preventDefault(); this.filter.focus(); }
@@ -62,7 +70,7 @@ export class Table {
     this.drawChooser();
     this.drawHead(columns, rows);
     const layout = columns.join('\n');
-    const drawn = new Map(rows.map(trial => {
+    const drawn = new Map(rows.slice(0, this.limit).map(trial => {
       const state = JSON.stringify([layout, trial, this.selected.indexOf(trial.id)]);
       const before = this.rows.get(trial.id);
       return [trial.id, before?.state === state ? before : { state, row: this.row(trial, columns) }];
@@ -107,6 +115,13 @@ export class Table {
     const box = element('input', { type: 'checkbox', 'aria-label': `Select ${trial.name}`, 'data-id': trial.id, onclick: event => { event.stopPropagation(); toggle(); } });
     box.checked = place >= 0;
     return element('tr', { 'aria-selected': String(place >= 0), onclick: toggle }, element('td', { class: 'box' }, box), ...columns.map(column => this.cell(trial, column, place)));
+  }
+
+  // Brings a trial's row into sight.
+  reveal(id) {
+    this.limit = Math.max(this.limit, this.visible().findIndex(trial => trial.id === id) + PAGE);
+    this.draw();
+    this.rows.get(id)?.row.scrollIntoView({ block: 'nearest' });
   }
 
   cell(trial, column, place) {
