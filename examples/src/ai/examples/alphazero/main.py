@@ -78,7 +78,11 @@ PRESETS = {
         play=Play(games=8, simulations=8, rule=RULE), steps=4, batch_size=16, task_interval=2, save_interval=2
     ),
     "tictactoe": Config(
-        play=Play(games=64, simulations=32, rule=RULE, opening_share=0.8, opening_moves=8, cache=1 << 14)
+        play=Play(games=64, simulations=32, rule=RULE, opening_share=0.8, opening_moves=8, cache=1 << 14),
+        steps=8000,
+        replay_ratio=6.0,
+        task_interval=1000,
+        save_interval=2000,
     ),
     "connect4": Config(
         game="connect4",

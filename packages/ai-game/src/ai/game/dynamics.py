@@ -54,6 +54,7 @@ class Rules:
         self.num_actions = game.num_actions
         self._evaluator = NetEvaluator(evaluator) if isinstance(evaluator, nn.Module) else evaluator
         self._on_states = isinstance(evaluator, StateEvaluator)
+        self._in_trees = game if isinstance(game, SteppedInTrees) and not self._on_states else None
         self._states: State = np.zeros((0, 0), game.dtype)
 
     def evaluating(self) -> AbstractContextManager[None]:
@@ -84,9 +85,9 @@ class Rules:
     def expand(self, tree: Tree, rows: NDArray[np.int64], leaf: Leaf) -> Evaluated:
         """Plays the move of each new edge, writes down what the rules say, and evaluates where the game goes on."""
         game = self.game
-        if isinstance(game, SteppedInTrees) and not self._on_states:
+        if self._in_trees is not None:
             seen = np.empty((len(rows), *game.observation_shape), np.float32)
-            live = game.step_in_tree(self._states, tree, rows, leaf, seen)
+            live = self._in_trees.step_in_tree(self._states, tree, rows, leaf, seen)
             if live is not None:
                 if len(live) == 0:
                     return self._nothing()

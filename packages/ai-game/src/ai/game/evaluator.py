@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ai.game import fast
 from ai.game.protocol import State
 
 Evaluation = tuple[Any, Any]
@@ -163,7 +164,7 @@ class CachedEvaluator:
         self._keys = np.zeros((self.capacity, 2), np.uint64)
         self._logits: NDArray[np.float32] | None = None
         self._values = np.zeros(self.capacity, np.float32)
-        self._mixers: NDArray[np.uint64] | None = None
+        self._mixers = np.zeros((0, 2), np.uint64)
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Returns the context in which the evaluator behind does not learn."""
@@ -175,36 +176,63 @@ class CachedEvaluator:
 
     def __call__(self, observation: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns logits and values, asking the evaluator only for rows not met before."""
-        key = self._hash(observation)
-        slot = (key[:, 0] & np.uint64(self.capacity - 1)).astype(np.int64)
-        known = (self._keys[slot] == key).all(axis=1)
-        missing = np.flatnonzero(~known)
-        values = self._values[slot]
+        if self._logits is None:
+            return self._first(observation)
+        batch = len(observation)
+        logits = np.empty((batch, self._logits.shape[1]), np.float32)
+        values = np.empty(batch, np.float32)
+        key, slot, missing = self._find(observation, logits, values)
         if len(missing):
-            new_logits, new_values = self.evaluator(observation[torch.from_numpy(missing)])
-            new_logits = np.asarray(new_logits, np.float32)
-            new_values = np.asarray(new_values, np.float32).reshape(-1)
-            if self._logits is None:
-                self._logits = np.zeros((self.capacity, new_logits.shape[1]), np.float32)
-        assert self._logits is not None
-        logits = self._logits[slot]
-        if len(missing):
-            logits[missing], values[missing] = new_logits, new_values
-            at = slot[missing]
-            self._keys[at], self._logits[at], self._values[at] = key[missing], new_logits, new_values
-        self.hits += len(slot) - len(missing)
+            rows = observation if len(missing) == batch else observation[torch.from_numpy(missing)]
+            new_logits, new_values = _float32(*self.evaluator(rows))
+            if (compiled := fast.kernels("evaluator")) is not None:
+                held = (self._keys, self._logits, self._values)
+                compiled.keep(missing, new_logits, new_values, key, slot, *held, logits, values)
+            else:
+                logits[missing], values[missing] = new_logits, new_values
+                at = slot[missing]
+                self._keys[at], self._logits[at], self._values[at] = key[missing], new_logits, new_values
+        self.hits += batch - len(missing)
         self.misses += len(missing)
         return logits, values
 
-    def _hash(self, observation: Tensor) -> NDArray[np.uint64]:
-        """Returns 128 bits a row: two sums of the entries' bits times odd random numbers, mixed; never zero."""
-        bits = observation.contiguous().numpy().reshape(len(observation), -1).view(np.uint32).astype(np.uint64)
-        if self._mixers is None:
-            rng = np.random.default_rng(0)
-            self._mixers = rng.integers(0, 1 << 63, (bits.shape[1], 2), np.uint64) * np.uint64(2) + np.uint64(1)
+    def _first(self, observation: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Learns from the first answer how many actions there are, then remembers it."""
+        logits, _ = _float32(*self.evaluator(observation[:1]))
+        self._logits = np.zeros((self.capacity, logits.shape[1]), np.float32)
+        rng = np.random.default_rng(0)
+        entries = observation[0].numel()
+        self._mixers = rng.integers(0, 1 << 63, (entries, 2), np.uint64) * np.uint64(2) + np.uint64(1)
+        return self(observation)
+
+    def _find(
+        self, observation: Tensor, logits: NDArray[np.float32], values: NDArray[np.float32]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
+        """Writes what is known; returns each row's key and slot, and the rows that are not known.
+
+        A key is 128 bits: two sums of the entries' bits times odd random numbers, mixed; never zero.
+        """
+        batch = len(observation)
+        bits = observation.contiguous().numpy().reshape(batch, -1).view(np.uint32)
+        if (compiled := fast.kernels("evaluator")) is not None:
+            key, slot = np.empty((batch, 2), np.uint64), np.empty(batch, np.int64)
+            missing = np.empty(batch, np.int64)
+            held = (self._mixers, self._keys, self._logits, self._values)
+            count = compiled.find(bits, *held, key, slot, logits, values, missing)
+            return key, slot, missing[:count]
         # the bits of a float of few digits are mostly low zeros: fold them down before they are multiplied
-        key = (bits ^ (bits >> np.uint64(16))) @ self._mixers
-        return (key ^ (key >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15) | np.array([0, 1], np.uint64)
+        wide = bits.astype(np.uint64)
+        key = (wide ^ (wide >> np.uint64(16))) @ self._mixers
+        key = (key ^ (key >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15) | np.array([0, 1], np.uint64)
+        slot = (key[:, 0] & np.uint64(self.capacity - 1)).astype(np.int64)
+        known = (self._keys[slot] == key).all(axis=1)
+        assert self._logits is not None
+        logits[:], values[:] = self._logits[slot], self._values[slot]
+        return key, slot, np.flatnonzero(~known)
+
+
+def _float32(logits: Any, values: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return np.ascontiguousarray(logits, np.float32), np.ascontiguousarray(values, np.float32).reshape(-1)
 
 
 def _seconds_a_call(evaluator: NetEvaluator, observation: Tensor, seconds: float) -> float:
