@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ai.infer.http.app import App
 from ai.infer.http.models import ModelSource
-from ai.infer.http.tensors import TensorSpec, from_json, to_bytes
+from ai.infer.http.tensors import TensorSpec, from_json, from_raw, to_bytes
 
 X = torch.arange(16, dtype=torch.float32).view(2, 8)
 
@@ -222,10 +222,10 @@ def test_without_a_token_nothing_but_health_is_reachable(inferencer):
 
 
 def test_too_many_requests_and_no_worker_say_when_to_come_back(app, inferencer):
-    app._n_pending = app._max_pending
+    app.desk.n_pending = app.desk.max_pending
     status, headers, _ = ask(app, "POST", "/models/m", to_bytes(X))
     assert (status, headers["retry-after"]) == (429, "1")
-    app._n_pending = 0
+    app.desk.n_pending = 0
     app.repository.find("m").inferencer = None
     status, headers, _ = ask(app, "POST", "/models/m", to_bytes(X))
     assert (status, headers["retry-after"]) == (503, "1")
@@ -332,6 +332,7 @@ def test_source_that_is_none_is_refused(text, message):
 
 
 def test_json_numbers_become_the_named_datatype():
+    assert from_raw(from_json("x", "INT64", (2,), [1, 2])).tolist() == [1, 2]
     assert from_json("x", "INT64", (2,), [1, 2]).dtype is torch.int64
-    assert from_json("x", "BOOL", (2,), [True, False]).tolist() == [True, False]
+    assert from_raw(from_json("x", "BOOL", (2,), [True, False])).tolist() == [True, False]
     assert TensorSpec.parse("x:BF16:-1").datatype == "BF16"

@@ -101,54 +101,55 @@ class Inferencer:
         probe = InferencerClient("", timeout_s=timeout_s, transport=transport)
         self._launcher = Launcher(model, options, restart)
         self._stop = weakref.finalize(self, self._launcher.stop)
-        self._client = InferencerClient(self._launcher.folder, timeout_s=probe.timeout_s, transport=transport)
+        self.client = InferencerClient(self._launcher.folder, timeout_s=probe.timeout_s, transport=transport)
+        """The client through which the inferencer itself asks."""
 
     # Asking, as a client does -----------------------------------------------------------------------------------
 
     def __call__(self, *args: Tree, **kwargs: Tree) -> Tree:
         """Returns what the model returns for these arguments; see `InferencerClient.__call__`."""
-        return self._client(*args, **kwargs)
+        return self.client(*args, **kwargs)
 
     def infer_async(self, *args: Tree, **kwargs: Tree) -> int:
         """Sends a request and returns its id; see `InferencerClient.infer_async`."""
-        return self._client.infer_async(*args, **kwargs)
+        return self.client.infer_async(*args, **kwargs)
 
     def wait_for_resp(self, request_id: int, timeout: float | None = None) -> Tree:
         """Waits for the reply to a request; see `InferencerClient.wait_for_resp`."""
-        return self._client.wait_for_resp(request_id, timeout)
+        return self.client.wait_for_resp(request_id, timeout)
 
     def is_ready(self, request_id: int) -> bool:
         """Returns whether `wait_for_resp` would return, or raise, at once."""
-        return self._client.is_ready(request_id)
+        return self.client.is_ready(request_id)
 
     def cancel(self, request_id: int) -> None:
         """Drops a request; see `InferencerClient.cancel`."""
-        self._client.cancel(request_id)
+        self.client.cancel(request_id)
 
     def multi_infer(self, inputs: Sequence[Tree]) -> list[Tree]:
         """Returns the model's output for each of several inputs; see `InferencerClient.multi_infer`."""
-        return self._client.multi_infer(inputs)
+        return self.client.multi_infer(inputs)
 
     async def ainfer(self, *args: Tree, **kwargs: Tree) -> Tree:
         """Like calling the inferencer, without holding up the event loop."""
-        return await self._client.ainfer(*args, **kwargs)
+        return await self.client.ainfer(*args, **kwargs)
 
     async def await_resp(self, request_id: int) -> Tree:
         """Like `wait_for_resp`, without holding up the event loop."""
-        return await self._client.await_resp(request_id)
+        return await self.client.await_resp(request_id)
 
     def ping(self, timeout: float | None = None) -> float:
         """Returns how long the workers take to answer, in seconds; see `InferencerClient.ping`."""
-        return self._client.ping(timeout)
+        return self.client.ping(timeout)
 
     def stats(self) -> Stats:
         """Returns the workers' counters, added up."""
-        return self._client.stats()
+        return self.client.stats()
 
     @property
     def version(self) -> int:
         """The newest version of the weights that any reply to this inferencer was made with."""
-        return self._client.version
+        return self.client.version
 
     # What only the owner of the workers can do ------------------------------------------------------------------
 
@@ -180,9 +181,14 @@ class Inferencer:
         """The process ids of the living workers."""
         return self._launcher.pids
 
+    @property
+    def ready(self) -> bool:
+        """Whether a worker can answer now; False while the last one is being restarted."""
+        return self._launcher.ready
+
     def close(self) -> None:
         """Stops the workers after their current batch. Calling it twice is fine."""
-        self._client.close()
+        self.client.close()
         self._stop()
 
     def __enter__(self) -> "Inferencer":

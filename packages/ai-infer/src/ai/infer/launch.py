@@ -147,6 +147,11 @@ class Launcher:
         with self._changed:
             return [process.process.pid for process in self._processes if process.failure is None]
 
+    @property
+    def ready(self) -> bool:
+        """Whether a worker lives and has its weights."""
+        return any(process.failure is None and process.applied >= 0 for process in self._processes)
+
     # Watching ---------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:

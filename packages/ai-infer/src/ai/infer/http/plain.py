@@ -3,32 +3,34 @@
 import json
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
-from torch import Tensor
+import torch
 
-from ai.infer.http.protocol import Headers
+from ai.infer.http.messages import JSON, Headers
 from ai.infer.http.tensors import (
     DATATYPES,
     BadInputError,
     TensorSpec,
+    check_bytes,
     check_shape,
+    check_size,
     datatype_of,
-    from_bytes,
     from_json,
     numbers,
-    to_bytes,
 )
+from ai.infer.wire import RawTensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlainRequest:
     """One input, and whether JSON came and is to go back."""
 
-    x: Tensor
+    x: RawTensor
     as_json: bool
 
 
-def read_plain(body: bytearray, headers: dict[bytes, bytes], inputs: tuple[TensorSpec, ...]) -> PlainRequest:
+def read_plain(body: bytes, headers: dict[bytes, bytes], inputs: tuple[TensorSpec, ...]) -> PlainRequest:
     """Returns the input in a body.
 
     With content type `application/json` the body is a nested list whose first axis is the rows. Otherwise it is raw
@@ -47,14 +49,16 @@ def read_plain(body: bytearray, headers: dict[bytes, bytes], inputs: tuple[Tenso
     as_json = headers.get(b"content-type", b"").startswith(b"application/json")
     if as_json:
         try:
-            data = json.loads(bytes(body))
+            data = json.loads(body)
         except (ValueError, RecursionError):
             raise BadInputError("the body must be JSON") from None
         shape = _shape_of_list(data)
         x = from_json("body", datatype, shape, data)
     else:
         shape = _shape_of_bytes(len(body), headers.get(b"x-shape"), datatype, spec)
-        x = from_bytes("body", datatype, shape, memoryview(body))
+        check_size("body", datatype, shape, len(body))
+        x = RawTensor(DATATYPES[datatype], shape, body)
+        check_bytes("body", x.dtype, memoryview(body))
     if not shape or shape[0] < 1:
         raise BadInputError(f"the body must have at least one row, not shape {list(shape)}")
     if spec is not None:
@@ -72,7 +76,7 @@ def _shape_of_list(data: object) -> tuple[int, ...]:
 
 def _shape_of_bytes(n_bytes: int, header: bytes | None, datatype: str, spec: TensorSpec | None) -> tuple[int, ...]:
     if header is not None:
-        sizes = header.decode("latin1").split(",")
+        sizes = header.split(b",")
         if not all(size.strip().isdigit() and len(size) < 14 for size in sizes):
             raise BadInputError(f"x-shape must be sizes between commas, not {header.decode('latin1')!r:.40}")
         return check_shape("body", [int(size) for size in sizes])
@@ -84,27 +88,26 @@ def _shape_of_bytes(n_bytes: int, header: bytes | None, datatype: str, spec: Ten
     return (n_bytes // row_bytes, *spec.shape[1:])
 
 
-def answer_plain(asked: PlainRequest, outputs: list[tuple[str, Tensor]]) -> tuple[Headers, bytes]:
+def answer_plain(asked: PlainRequest, outputs: list[tuple[str, RawTensor]]) -> tuple[Headers, bytes]:
     """Returns headers and body of the reply: raw bytes with `x-shape` and `x-datatype`, or a nested list.
 
     Raises:
         BadInputError: the model has several outputs, or JSON cannot write them.
     """
     if asked.as_json:
-        nested = {name: _nested(x) for name, x in outputs}
+        nested = {name: numbers(x).tolist() for name, x in outputs}
         document = next(iter(nested.values())) if len(nested) == 1 else nested
-        return [(b"content-type", b"application/json")], json.dumps(document, separators=(",", ":")).encode()
+        return JSON, json.dumps(document, separators=(",", ":")).encode()
     if len(outputs) != 1:
         raise BadInputError(f"the model has {len(outputs)} outputs: send JSON, or use /v2/models/NAME/infer")
     x = outputs[0][1]
-    headers = [
+    return _octets(x.dtype, x.shape), bytes(x.data)
+
+
+@lru_cache(maxsize=1024)
+def _octets(dtype: torch.dtype, shape: tuple[int, ...]) -> Headers:
+    return (
         (b"content-type", b"application/octet-stream"),
-        (b"x-shape", ",".join(map(str, x.shape)).encode()),
-        (b"x-datatype", datatype_of(x).encode()),
-    ]
-    return headers, to_bytes(x)
-
-
-def _nested(x: Tensor) -> object:
-    numbers(x)  # raises for what JSON cannot write
-    return x.tolist()
+        (b"x-shape", ",".join(map(str, shape)).encode()),
+        (b"x-datatype", datatype_of(dtype).encode()),
+    )

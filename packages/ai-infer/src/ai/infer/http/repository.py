@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ai.infer.client import InferencerClient
 from ai.infer.errors import InferError
 from ai.infer.http.models import ModelSource, build
+from ai.infer.http.protocol import Plan
 from ai.infer.http.tensors import DATATYPES, BadInputError, TensorSpec, datatype_of
 from ai.infer.inferencer import Inferencer
-from ai.infer.wire import Tree
+from ai.infer.wire import RawTensor, Tree
 
 
 class UnknownModelError(LookupError):
@@ -33,6 +35,8 @@ class ServedModel:
         self.source = source
         self.inputs = source.inputs
         self.outputs: tuple[TensorSpec, ...] = ()
+        self.plans: dict[bytes, Plan] = {}
+        """Of requests for these inputs; see `read_request`."""
         self.reason = "not loaded"
         self.inferencer: Inferencer | None = None
         self._timeout_s = timeout_s
@@ -40,7 +44,7 @@ class ServedModel:
     @property
     def ready(self) -> bool:
         """Whether a worker is there to answer."""
-        return self.inferencer is not None and bool(self.inferencer.pids)
+        return self.inferencer is not None and self.inferencer.ready
 
     def load(self) -> None:
         """Builds the model and starts its workers; a loaded one is replaced once the new one is ready.
@@ -66,7 +70,7 @@ class ServedModel:
             new.close()
             raise
         old, self.inferencer = self.inferencer, new
-        self.inputs, self.outputs, self.reason = inputs, outputs, ""
+        self.inputs, self.outputs, self.reason, self.plans = inputs, outputs, "", {}
         if old is not None:
             old.close()
 
@@ -76,7 +80,7 @@ class ServedModel:
             return ()
         zeros = [torch.zeros([max(size, 1) for size in s.shape], dtype=DATATYPES[s.datatype]) for s in inputs]
         outputs = named_outputs(inferencer(*zeros))
-        return tuple(TensorSpec(name, datatype_of(x), (-1, *x.shape[1:])) for name, x in outputs)
+        return tuple(TensorSpec(name, datatype_of(x.dtype), (-1, *x.shape[1:])) for name, x in outputs)
 
     def unload(self) -> None:
         """Stops the workers."""
@@ -84,18 +88,17 @@ class ServedModel:
             self.inferencer.close()
         self.inferencer, self.reason = None, "unloaded"
 
-    async def infer(self, tensors: list[Tensor]) -> list[tuple[str, Tensor]]:
-        """Returns the model's named outputs for these inputs, given in order.
+    def client(self) -> InferencerClient:
+        """Returns whom to ask.
 
         Raises:
-            NotReadyError: the model is not loaded.
-            RequestError: the model failed on them.
-            WorkerDiedError: the worker died; it is being restarted.
-            TimeoutError: no answer came in time.
+            NotReadyError: the model is not loaded, or its worker is being restarted.
         """
         if self.inferencer is None:
             raise NotReadyError(f"model {self.source.name!r} is {self.reason}")
-        return named_outputs(await self.inferencer.ainfer(*tensors))
+        if not self.inferencer.ready:
+            raise NotReadyError(f"the worker of model {self.source.name!r} is being restarted")
+        return self.inferencer.client
 
     def metadata(self, versions: list[str]) -> dict[str, Any]:
         """Returns what the protocol calls the model's metadata."""
@@ -185,9 +188,12 @@ def _order(model: ServedModel) -> tuple[int, str]:
     return (int(version) if version.isdigit() else -1, version)
 
 
-def named_outputs(tree: Tree) -> list[tuple[str, Tensor]]:
-    """Returns a model's output tensors with names: `y` for one, else their keys, fields, or `y0`, `y1` and so on."""
-    if isinstance(tree, Tensor):
+def named_outputs(tree: Tree) -> list[tuple[str, Any]]:
+    """Returns a model's output tensors with names: `y` for one, else their keys, fields, or `y0`, `y1` and so on.
+
+    Tensors are `torch.Tensor`s or `RawTensor`s, and stay what they are.
+    """
+    if isinstance(tree, (Tensor, RawTensor)):
         return [("y", tree)]
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         items = [(field.name, getattr(tree, field.name)) for field in dataclasses.fields(tree)]
@@ -199,9 +205,9 @@ def named_outputs(tree: Tree) -> list[tuple[str, Tensor]]:
         items = [(f"y{index}", value) for index, value in enumerate(tree)]
     else:
         raise BadInputError(f"the model returns {type(tree).__name__}, which is no tensor")
-    named: list[tuple[str, Tensor]] = []
+    named: list[tuple[str, Any]] = []
     for name, value in items:
-        if isinstance(value, Tensor):
+        if isinstance(value, (Tensor, RawTensor)):
             named.append((name, value))
         elif value is not None and not isinstance(value, (bool, int, float, str)):
             named += [(f"{name}.{inner}", x) for inner, x in named_outputs(value)]

@@ -1,4 +1,4 @@
-"""`ai-infer serve`: the application under uvicorn with uvloop and httptools, the fastest pair measured here."""
+"""`ai-infer serve`: the application under uvicorn with uvloop, on connections of its own that httptools parses."""
 
 import argparse
 import os
@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise SystemExit(_MISSING.format(name=error.name)) from error
     from ai.infer.http.app import App
+    from ai.infer.http.connection import HttpConnection
 
     tokens = None
     if arguments.token_file is not None:
@@ -63,12 +64,16 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise SystemExit(f"ai-infer serve: {error}") from error
+
+    def connect(server_state: object, **_: object) -> HttpConnection:
+        return HttpConnection(app, server_state)
+
     config = uvicorn.Config(
         app,
         host=arguments.host,
         port=arguments.port,
         loop="uvloop" if os.name == "posix" else "asyncio",
-        http="httptools",
+        http=connect,  # type: ignore[arg-type]  # a class or, as here, whatever makes a protocol
         access_log=False,
         log_level="warning",
         lifespan="on",

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ai.infer.wire import RawTensor
+
 DATATYPES = {
     "BOOL": torch.bool,
     "UINT8": torch.uint8,
@@ -83,26 +85,33 @@ def check_shape(name: str, shape: Any) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def from_bytes(name: str, datatype: str, shape: tuple[int, ...], data: memoryview) -> Tensor:
-    """Returns the tensor whose elements are `data`, little-endian and in C order; it shares the memory."""
-    dtype = DATATYPES.get(datatype)
-    if dtype is None:
-        raise BadInputError(f"input {name!r} must have a datatype of {', '.join(DATATYPES)}, not {datatype!r:.40}")
-    expected = math.prod(shape) * dtype.itemsize
-    if len(data) != expected:
+def dtype_of(name: str, datatype: str) -> torch.dtype:
+    """Returns the dtype that a datatype stands for; `name` is that of the input it is said of."""
+    try:
+        return DATATYPES[datatype]
+    except KeyError:
+        known = ", ".join(DATATYPES)
+        raise BadInputError(f"input {name!r} must have a datatype of {known}, not {datatype!r:.40}") from None
+
+
+def check_size(name: str, datatype: str, shape: tuple[int, ...], n_bytes: int) -> None:
+    """Raises `BadInputError` if a tensor of this datatype and shape has another number of bytes."""
+    expected = math.prod(shape) * dtype_of(name, datatype).itemsize
+    if n_bytes != expected:
         raise BadInputError(
-            f"input {name!r} of shape {list(shape)} and datatype {datatype} must have {expected} bytes, not {len(data)}"
+            f"input {name!r} of shape {list(shape)} and datatype {datatype} must have {expected} bytes, not {n_bytes}"
         )
-    if expected == 0:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(data, dtype=dtype).view(shape)
 
 
-def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> Tensor:
+def check_bytes(name: str, dtype: torch.dtype, data: memoryview) -> None:
+    """Raises `BadInputError` if bytes are no numbers of a dtype; those of most dtypes always are."""
+    if dtype is torch.bool and len(data) and max(data) > 1:
+        raise BadInputError(f"input {name!r} must have bytes 0 and 1 alone for datatype BOOL, not {max(data)}")
+
+
+def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> RawTensor:
     """Returns the tensor whose elements are JSON numbers, flat or nested."""
-    dtype = DATATYPES.get(datatype)
-    if dtype is None:
-        raise BadInputError(f"input {name!r} must have a datatype of {', '.join(DATATYPES)}, not {datatype!r:.40}")
+    dtype = dtype_of(name, datatype)
     if not isinstance(data, list):
         raise BadInputError(f"input {name!r} must have data that is a list of numbers, not {type(data).__name__}")
     try:
@@ -111,7 +120,7 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> Te
         raise BadInputError(f"input {name!r} must have data that is {datatype}: {str(error)[:200]}") from None
     if x.numel() != math.prod(shape) or (x.ndim > 1 and tuple(x.shape) != shape):
         raise BadInputError(f"input {name!r} of shape {list(shape)} has data of shape {list(x.shape)}")
-    return x.view(shape)
+    return RawTensor(dtype, shape, to_bytes(x))
 
 
 def to_bytes(x: Tensor) -> bytes:
@@ -122,19 +131,27 @@ def to_bytes(x: Tensor) -> bytes:
     return x.numpy().tobytes()
 
 
-def datatype_of(x: Tensor) -> str:
-    """Returns the protocol's name for a tensor's dtype."""
+def from_raw(x: RawTensor) -> Tensor:
+    """Returns the tensor whose elements are these bytes."""
+    if not x.data:
+        return torch.empty(x.shape, dtype=x.dtype)
+    return torch.frombuffer(bytearray(x.data), dtype=x.dtype).view(x.shape)
+
+
+def datatype_of(dtype: torch.dtype) -> str:
+    """Returns the protocol's name for a dtype."""
     try:
-        return NAMES[x.dtype]
+        return NAMES[dtype]
     except KeyError:
-        raise BadInputError(f"the model's output has dtype {x.dtype}, which the protocol has no name for") from None
+        raise BadInputError(f"the model's output has dtype {dtype}, which the protocol has no name for") from None
 
 
-def numbers(x: Tensor) -> list[Any]:
-    """Returns a tensor's elements as a flat list of JSON numbers; raises for those that JSON cannot write."""
-    if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+def numbers(x: RawTensor) -> Tensor:
+    """Returns a tensor whose elements can be written as JSON; raises for those that JSON cannot write."""
+    tensor = from_raw(x)
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise BadInputError("the model's output is not finite, which JSON cannot write: ask for binary tensors")
-    return [item for item in x.flatten().tolist()]
+    return tensor
 
 
 def json_length(header: bytes | None, body_length: int) -> int:
