@@ -309,10 +309,10 @@ def test_rotary_scores_depend_on_distances_alone():
 
     q, k = torch.randn(1, 1, 1, 8).double(), torch.randn(1, 1, 1, 8).double()
     scores = [(rotate(q, start) * rotate(k, start + 3)).sum().item() for start in (0, 5, 40)]
-    assert scores == pytest.approx([scores[0]] * 3, abs=1e-5)
+    assert scores == pytest.approx([scores[0]] * 3, abs=1e-12)
     # one pair of features is a complex number turned by its position
     assert torch.view_as_complex(rotate(q[..., :2], 2).contiguous()).item() == pytest.approx(
-        complex(*q[0, 0, 0, :2]) * complex(np.exp(2j)), abs=1e-6
+        complex(*q[0, 0, 0, :2]) * complex(np.exp(2j)), abs=1e-12
     )
 
 

@@ -42,6 +42,14 @@ def test_plain_torch_modules_are_drawn_too():
             assert (value != third.get_parameter(key)).any(), key
 
 
+def test_forget_gates_start_open_and_padding_stays_zero():
+    lstm = m.lstm(3, 4)
+    assert lstm.bias_ih_l0.view(4, 4).tolist() == [[0] * 4, [1] * 4, [0] * 4, [0] * 4]
+    assert not lstm.bias_hh_l0.any()
+    table = m.init_module(nn.Embedding(5, 3, padding_idx=2))
+    assert table.weight.any(1).tolist() == [True, True, False, True, True]
+
+
 @pytest.mark.parametrize("actv", ["relu", "gelu", "silu", "tanh"])
 def test_initial_cross_entropy_of_a_ten_class_mlp_is_near_chance(actv):
     x = torch.randn(256, 784, generator=torch.Generator().manual_seed(1000))

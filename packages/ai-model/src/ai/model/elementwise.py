@@ -87,7 +87,7 @@ class _Noise(nn.Module):
     def __init__(self, strength_init: float):
         super().__init__()
         self.strength_init = strength_init
-        self.strength = nn.Parameter(torch.full((), strength_init))
+        self.strength = nn.Parameter(torch.full((1,), strength_init))  # FSDP2 shards no scalars
 
     def init_params(self, generator: torch.Generator | None) -> None:
         fill(self.strength, self.strength_init)
@@ -122,9 +122,8 @@ class _Param(nn.Module):
             self.value.add_(self.mean)
 
     def forward(self, x: Tensor | None = None) -> Tensor:
-        if x is None:
-            return self.value
-        return self.value.expand(x.shape[0], *self.value.shape)
+        value = self.value.clone()  # FSDP2 takes the parameter's memory away after use, and a view of it would dangle
+        return value if x is None else value.expand(x.shape[0], *value.shape)
 
 
 def param(*shape: int, std: float = 1.0, mean: float = 0.0) -> nn.Module:

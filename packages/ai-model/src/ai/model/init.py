@@ -233,10 +233,12 @@ for _conv_class in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.Conv
 
 @init_rule(nn.Embedding)
 def _draw_embedding(module: nn.Embedding, rng: torch.Generator | None) -> None:
-    draw_normal(module.weight, 0.02, rng)
-    if module.padding_idx is not None and not module.weight.is_meta:
-        with torch.no_grad():
-            module.weight[module.padding_idx].zero_()
+    if module.weight.is_meta:
+        return
+    drawn = torch.randn(module.weight.shape, generator=rng, dtype=torch.float32, device="cpu").mul_(0.02)
+    if module.padding_idx is not None:
+        drawn[module.padding_idx] = 0
+    _put(module.weight, drawn)
 
 
 def _draw_norm(module: nn.Module, rng: torch.Generator | None) -> None:
@@ -261,15 +263,13 @@ def _draw_prelu(module: nn.PReLU, rng: torch.Generator | None) -> None:
 def _draw_recurrent(module: nn.RNNBase, rng: torch.Generator | None) -> None:
     bound = 1 / math.sqrt(module.hidden_size)
     for name, parameter in module.named_parameters(recurse=False):
-        if "bias" in name:
-            fill(parameter, 0.0)
-        else:
+        if "bias" not in name:
             draw_uniform(parameter, bound, rng)
-    if isinstance(module, nn.LSTM):  # a forget gate that starts open carries gradients over long stretches
-        for name, parameter in module.named_parameters(recurse=False):
-            if "bias_ih" in name and not parameter.is_meta:
-                with torch.no_grad():
-                    parameter[module.hidden_size : 2 * module.hidden_size].fill_(1.0)
+            continue
+        start = torch.zeros(parameter.shape, device="cpu")
+        if isinstance(module, nn.LSTM) and "bias_ih" in name:
+            start[module.hidden_size : 2 * module.hidden_size] = 1  # an open forget gate carries gradients far
+        fill(parameter, start)
 
 
 @init_rule(nn.MultiheadAttention)

@@ -36,7 +36,8 @@ def rotate(x: Tensor, start: int = 0, base: float = 10_000.0) -> Tensor:
     Source: Su et al., 2021, RoFormer, equation 34, with the halves instead of neighbours as pairs.
     """
     half = x.shape[-1] // 2
-    frequencies = base ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    dtype = torch.promote_types(x.dtype, torch.float32)  # a half-precision angle would be off by whole turns
+    frequencies = base ** (-torch.arange(half, device=x.device, dtype=dtype) / half)
     angles = torch.arange(start, start + x.shape[-2], device=x.device)[:, None] * frequencies
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     x1, x2 = x[..., :half], x[..., half:]
