@@ -1,7 +1,8 @@
 """How fast is the data? Ours beside the peers in one run, alternating, medians, one torch thread.
 
 Run: `python benchmarks/data.py [memory] [images] [generated]` (all three without arguments);
-`python benchmarks/data.py paths [epochs]` for the memory of workers over 50 epochs of a million paths.
+`python benchmarks/data.py paths [epochs]` for the memory of workers over 50 epochs of a million paths. A peer that is
+not installed (fastai, HuggingFace datasets) is said to be missing.
 `python -m ai.examples.reproduce datagen-soak` is 20 minutes of a Datagen under random worker kills.
 
 Targets: in memory ≥ 70 % of `index_select` with fresh allocation; images: first pass ≥ torchvision's decoder, later
@@ -15,6 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from torch.utils.data import TensorDataset
 from ai.data import Datagen, Dataset, ImgDataset, ReplayBuffer
 
 BATCH = 128
+LIMIT = "index_select, fresh allocation (the limit)"
 
 
 def main(arguments: list[str]) -> None:
@@ -81,27 +84,43 @@ def memory() -> None:
                 rows = order[k * BATCH : (k + 1) * BATCH]
                 yield to_float(x.index_select(0, rows)), y.index_select(0, rows)
 
+        def reused(n_batches, x=x, y=y):
+            order = torch.randperm(len(x))
+            stored, batch, labels = x[:BATCH].clone(), x[:BATCH].float(), y[:BATCH].clone()
+            for k in range(n_batches):
+                rows = order[k * BATCH : (k + 1) * BATCH]
+                torch.index_select(x, 0, rows, out=stored)
+                torch.index_select(y, 0, rows, out=labels)
+                yield batch.copy_(stored).mul_(1 / 127.5).sub_(1), labels
+
         def torch_loader(dataset, n_workers=0):
             # The peers run the full epoch's shuffle as well; only its first batches are timed.
             loader = TorchLoader(dataset, BATCH, shuffle=True, drop_last=True, num_workers=n_workers,
                                  collate_fn=(lambda b: b) if isinstance(dataset, Batched) else None)  # fmt: skip
             return lambda k: islice(loader, k)
 
-        def tensor_dataset(n_batches, x=x, y=y):
-            for batch, labels in torch_loader(TensorDataset(x, y))(n_batches):
-                yield to_float(batch), labels
+        def then_to_float(batches):
+            return lambda k: ((to_float(x), y) for x, y in batches(k))
 
-        methods: dict[str, tuple[Callable, int]] = {
-            "index_select, fresh allocation (the limit)": (limit, 300),
+        methods: dict[str, tuple[Callable, int] | None] = {
+            LIMIT: (limit, 300),
+            "index_select into a reused buffer": (reused, 300),
             "ours": (lambda k, ours=ours: islice(iter(ours), k), 300),
             "torch DataLoader over __getitems__": (torch_loader(Batched(x, y, True)), 100),
-            "torch DataLoader over TensorDataset": (tensor_dataset, 50),
+            "torch DataLoader over TensorDataset": (then_to_float(torch_loader(TensorDataset(x, y))), 50),
+            "fastai DataLoader": None,
             "torch DataLoader, normalise per item": (torch_loader(Items(x, y, True)), 30),
+            "the same, 2 workers": (torch_loader(Items(x, y, True), 2), 60),
+            "HuggingFace datasets, torch format": None,
         }
-        rates: dict[str, list[float]] = {method: [] for method in methods}
+        if find_spec("fastai"):
+            methods["fastai DataLoader"] = then_to_float(fastai_loader(TensorDataset(x, y))), 50
+        if find_spec("datasets"):
+            methods["HuggingFace datasets, torch format"] = then_to_float(huggingface_loader(x, y)), 15
+        rates: dict[str, list[float]] = {method: [] for method, how in methods.items() if how}
         for repeat in range(9):
-            for method in sorted(methods, reverse=bool(repeat % 2)):
-                run, n_batches = methods[method]
+            for method in sorted(rates, reverse=bool(repeat % 2)):
+                run, n_batches = methods[method]  # type: ignore[misc]
                 iterator = iter(run(n_batches))
                 next(iterator)  # starting, shuffling
                 start = time.perf_counter()
@@ -109,12 +128,60 @@ def memory() -> None:
                 rates[method].append(n_done * BATCH / (time.perf_counter() - start))
         print(f"\n{name} shape, uint8 {shape} → float32 in [-1, 1], batch {BATCH}: samples/s (share of the limit)")
         medians = {method: statistics.median(r[1:]) for method, r in rates.items()}
-        best = medians["index_select, fresh allocation (the limit)"]
-        for method, rate in medians.items():
-            print(f"  {method:45} {rate:12,.0f} {rate / best:7.0%}")
+        for method in methods:
+            if method in medians:
+                print(f"  {method:45} {medians[method]:12,.0f} {medians[method] / medians[LIMIT]:7.0%}")
+            else:
+                print(f"  {method:45} not installed")
+
+
+def fastai_loader(dataset):
+    from fastai.data.load import DataLoader
+
+    loader = DataLoader(dataset, bs=BATCH, shuffle=True, drop_last=True, num_workers=0)
+    return lambda k: islice(loader, k)
+
+
+def huggingface_loader(x, y, n=10_000):
+    import datasets
+
+    features = datasets.Features(x=datasets.Array3D(tuple(x.shape[1:]), "uint8"), y=datasets.Value("uint8"))
+    rows = datasets.Dataset.from_dict({"x": x[:n].numpy(), "y": y[:n].numpy()}, features=features)
+    loader = TorchLoader(rows.with_format("torch"), BATCH, shuffle=True, drop_last=True)
+    return lambda k: ((batch["x"], batch["y"]) for batch in islice(loader, k))
 
 
 # Images
+
+
+def pillow(path):
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR))
+
+
+def torchvision_io(path):
+    import torchvision.io
+    from torchvision.transforms.v2 import functional
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pixels = torchvision.io.decode_image(torchvision.io.read_file(path), torchvision.io.ImageReadMode.RGB)
+    return functional.resize(pixels, [64, 64], antialias=True)
+
+
+class Files(TorchDataset):
+    """Images decoded by the workers of torch's loader."""
+
+    def __init__(self, files, decode):
+        self.files, self.decode = files, decode
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, i):
+        return self.decode(self.files[i])
 
 
 def images(n: int = 600) -> None:
@@ -129,27 +196,29 @@ def images(n: int = 600) -> None:
             Image.fromarray(pixels).resize((400, 300), Image.Resampling.BICUBIC).save(files[-1], quality=90)
         size = sum(map(os.path.getsize, files)) / n / 1e3
 
-        def pillow(path):
-            with Image.open(path) as image:
-                return np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR))
-
-        def torchvision_io(path):
-            import torchvision.io
-            from torchvision.transforms.v2 import functional
-
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                pixels = torchvision.io.decode_image(torchvision.io.read_file(path), torchvision.io.ImageReadMode.RGB)
-            return functional.resize(pixels, [64, 64], antialias=True)
-
-        times: dict[str, list[float]] = {"PIL": [], "torchvision.io": [], "ours, first pass": [], "ours, later": []}
+        times: dict[str, list[float]] = {
+            name: []
+            for name in (
+                "PIL",
+                "PIL, 2 processes",
+                "torchvision.io",
+                "torchvision.io, 2 processes",
+                "ours, first pass",
+                "ours, later",
+            )
+        }
         torchvision_io(files[0])
-        for repeat in range(4):
+        for repeat in range(5):
             for name, decode in (("PIL", pillow), ("torchvision.io", torchvision_io)):
                 start = time.perf_counter()
                 for path in files:
                     decode(path)
                 times[name].append(n / (time.perf_counter() - start))
+                loader = TorchLoader(Files(files, decode), 32, num_workers=2)
+                start = time.perf_counter()
+                for _ in loader:
+                    pass
+                times[f"{name}, 2 processes"].append(n / (time.perf_counter() - start))
             cache = f"{folder}/packs{repeat}"
             start = time.perf_counter()
             loader = ImgDataset(folder, 64, fit="stretch", cache=cache).loader(BATCH)

@@ -45,6 +45,7 @@ RESULTS: dict[str, Result] = {
     "tictactoe-muzero": Result("ai.examples.muzero.main:reproduce", "MuZero, which learns the rules: no lost line"),
     "cartpole-muzero": Result("ai.examples.muzero.main:reproduce_cartpole", "mean return over 100 episodes"),
     "datagen-soak": Result("ai.examples.datagen_soak:reproduce", "20 minutes of generated data under random kills"),
+    "data-kills": Result("ai.examples.data_kills:reproduce", "SIGKILL of workers, parents and builds of image packs"),
     "infer-soak": Result("ai.examples.infer_soak:reproduce", "20 M requests in flat memory, clients killed meanwhile"),
 }
 
