@@ -2,6 +2,7 @@ import functools
 import math
 import os
 import signal
+import socket
 
 import optuna
 import pytest
@@ -220,6 +221,22 @@ def test_a_database_can_hold_the_search(tmp_path):
     assert len(Experiment(tmp_path / "e", storage=url).trials()) == len(experiment.trials()) == 2
     assert isinstance(open_storage(tmp_path, None), optuna.storages.JournalStorage)
     experiment.study._storage._backend.engine.dispose()
+
+
+def test_machines_without_a_shared_folder_search_together_through_a_database(tmp_path):
+    url = f"sqlite:///{tmp_path}/search.db"
+    here = Experiment(tmp_path / "here" / "e", storage=url, search="random").run(2, parabola, **QUIET)
+    elsewhere = here.study.ask()  # another machine's trial under way: nothing of it is on this one
+    elsewhere.set_user_attr("host", "elsewhere")
+    there = Experiment(tmp_path / "there" / "e", storage=url, search="random").run(5, parabola, **QUIET)
+    assert [row.state for row in there.trials()] == ["finished", "finished", "running", "finished", "finished"]
+    assert [row.path.exists() for row in there.trials()] == [False, False, False, True, True]
+    assert there.best_score == min(row.score for row in here.trials() if row.score is not None)
+    mine = here.study.ask()
+    mine.set_user_attr("host", socket.gethostname())  # this machine's, and no process has its folder: it is dead
+    assert [row.state for row in here.run(6, parabola, **QUIET).trials()][-2:] == ["dead", "finished"]
+    for one in (here, there):
+        one.study._storage._backend.engine.dispose()
 
 
 def test_the_table_prints_and_plots(tmp_path):

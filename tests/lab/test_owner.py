@@ -59,18 +59,21 @@ def test_a_live_holder_on_another_host_is_respected_until_its_heartbeat_stops(tm
 def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     owner = Owner(tmp_path)
     read, write = os.pipe()
+    begun, begin = os.pipe()
     pid = os.fork()
     if pid == 0:  # pragma: no cover  (the child)
         os.close(write)
+        os.write(begin, b"1")
         os.read(read, 1)  # lives until the parent has looked
         os._exit(0)
+    os.read(begun, 1)  # a busy machine may run the child late
     owner._file.close()  # as the end of the process would, without its say
     try:
         with Owner(tmp_path):
             pass
     finally:
-        os.close(write)
-        os.close(read)
+        for descriptor in (write, read, begun, begin):
+            os.close(descriptor)
         os.waitpid(pid, 0)
 
 

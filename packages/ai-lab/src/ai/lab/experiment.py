@@ -2,83 +2,23 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
+from ai.lab.experiment_trial import Objective
 from ai.lab.folder import mark, read_marker, remove, resolve, write_json
 from ai.lab.record import EXPERIMENT, Record
-from ai.lab.trial import HookOptions, Stopper, Trial
+from ai.lab.trial import HookOptions
+from ai.lab.trials import TrialRow, Trials, to_row
 
 if TYPE_CHECKING:
     import optuna
-    import pandas as pd  # type: ignore[import-untyped]
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
 
 Direction = Literal["min", "max"]
-Objective = Callable[["ExperimentTrial"], float]
-
-
-class ExperimentTrial(Trial):
-    """A trial that chooses its hyper-parameters and may be pruned; made by `Experiment.run`.
-
-    Attributes:
-        number: Its place in the experiment, from 0.
-        hp: Defines and chooses hyper-parameters.
-        pruned: Whether the search has given it up; its training then ends as if it were finished.
-    """
-
-    def __init__(
-        self, path: Path, optuna_trial: "optuna.Trial", prune_by: str, options: HookOptions, **how: Any
-    ) -> None:
-        from ai.lab.space import HyperParameters
-
-        super().__init__(path, **{**options, **how})
-        self._optuna = optuna_trial
-        self._prune_by = prune_by
-        self._outcome: tuple[str, BaseException | None] | None = None
-        self.number: int = optuna_trial.number
-        self.hp: HyperParameters = HyperParameters(optuna_trial)
-        self.pruned = False
-
-    def report(self, step: int, score: float) -> bool:
-        """Tells the search an intermediate score; True when the trial should stop, having no hope."""
-        if step not in self._reported:
-            self._optuna.report(float(score), step)
-            self._reported.add(step)
-        self.pruned = self.pruned or self._optuna.should_prune()
-        return self.pruned
-
-    @property
-    def _reported(self) -> set[int]:
-        return self.__dict__.setdefault("_steps", set())  # type: ignore[no-any-return]
-
-    def _stopper(self, stopper: Stopper | None) -> Stopper:
-        def stop(step: int, metrics: dict[str, float]) -> bool:
-            pruned = self._prune_by in metrics and self.report(step, metrics[self._prune_by])
-            return (stopper is not None and stopper(step, metrics)) or pruned
-
-        return stop
-
-    def _end(self, state: str, error: BaseException | None = None) -> None:
-        # The objective may go on after its training: the folder is given up when the score is in.
-        self._outcome = (state, error)
-
-    def _finish(self, state: str, error: BaseException | None = None, **fields: object) -> None:
-        self._open().update(hparams=self.hp.chosen, number=self.number, **fields)
-        super()._end(state, error)
-
-
-class TrialRow(NamedTuple):
-    """One trial of an experiment as its table shows it."""
-
-    number: int
-    state: str
-    score: float | None
-    hparams: dict[str, Any]
-    path: Path
 
 
 class Experiment:
@@ -91,7 +31,8 @@ class Experiment:
         pruner: None, `'median'`, `'halving'`, or an Optuna pruner; asked after each evaluation of a trial's hook.
         prune_by: The metric that pruning compares.
         seed: With one process at a time the same seed makes the same search.
-        storage: A database URL, for clusters without a shared disk; a journal file in the folder by default.
+        storage: A database URL, for machines that share no folder: each then keeps the trials that it ran, and folders
+            of the same name are one search. By default a journal file in the folder.
         clean: Delete an earlier experiment in this folder.
         trial_options: What every trial's hook is told, as in `Trial` (`val_data`, `log_interval`, …).
 
@@ -189,19 +130,9 @@ class Experiment:
 
     # -- results
 
-    def trials(self) -> "Trials":
+    def trials(self) -> Trials:
         """Returns the table of all trials by number."""
-        rows = []
-        for trial in self.study.get_trials(deepcopy=False):
-            row = TrialRow(
-                trial.number,
-                _state(trial),
-                trial.value if trial.state.name == "COMPLETE" else None,
-                dict(trial.params),
-                self.trial_path(trial.number),
-            )
-            rows.append(row)
-        return Trials(rows)
+        return Trials([to_row(one, self.trial_path(one.number)) for one in self.study.get_trials(deepcopy=False)])
 
     @property
     def best_row(self) -> TrialRow:
@@ -236,7 +167,7 @@ class Experiment:
         """Draws the score over the trials and against each hyper-parameter; returns the picture's path."""
         from ai.lab.plots import plot_experiment
 
-        return plot_experiment(self, path or self.path / "experiment.png")
+        return plot_experiment(self.trials(), self.direction, path or self.path / "experiment.png")
 
     # -- its parts
 
@@ -253,7 +184,7 @@ class Experiment:
             self._study_cache = open_study(
                 self.path,
                 self._storage,
-                f"ai-lab-{self.id}",
+                f"ai-lab-{self.name if self._storage else self.id}",
                 "minimize" if self.direction == "min" else "maximize",
                 pruner=self._make_pruner(),
             )
@@ -289,37 +220,3 @@ class Experiment:
 
     def __repr__(self) -> str:
         return f"Experiment({str(self.path)!r}, {self.direction!r})"
-
-
-class Trials(Sequence[TrialRow]):
-    """An experiment's trials by number; prints as a table."""
-
-    def __init__(self, rows: Sequence[TrialRow]) -> None:
-        self._rows = list(rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._rows[index]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def frame(self) -> "pd.DataFrame":
-        """Returns a DataFrame: number, state, score and a column for each hyper-parameter."""
-        import pandas as pd
-
-        rows = [{"number": r.number, "state": r.state, "score": r.score, **r.hparams} for r in self._rows]
-        return pd.DataFrame(rows).set_index("number")
-
-    def __repr__(self) -> str:
-        from ai.lab.table import format_table
-
-        names = list(dict.fromkeys(name for row in self._rows for name in row.hparams))
-        head = ["number", "state", "score", *names]
-        return format_table(head, [[r.number, r.state, r.score, *map(r.hparams.get, names)] for r in self._rows])
-
-
-def _state(trial: "optuna.trial.FrozenTrial") -> str:
-    if trial.state.name == "FAIL" and trial.user_attrs.get("ended") is not None:
-        return str(trial.user_attrs["ended"])
-    names = {"COMPLETE": "finished", "PRUNED": "pruned", "RUNNING": "running", "FAIL": "failed", "WAITING": "waiting"}
-    return names[trial.state.name]

@@ -1,11 +1,9 @@
-"""The hook of a trial: `ai.train.Hook`, writing to the trial's folder."""
+"""The hook of a trial: `ai.train.Hook`, which also tells a trial when its run begins and how it ends."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from ai.train import Hook, Run
-
-if TYPE_CHECKING:
-    from ai.lab.trial import Trial
 
 _STATES = {"finished": "finished", "stopped": "stopped", "interrupted": "interrupted", "error": "failed"}
 
@@ -14,23 +12,26 @@ class TrialHook(Hook):
     """Records a training run in a trial; made by `Trial.hook`.
 
     Args:
-        trial: The trial.
+        begin: Called on rank 0 with the run, before anything is recorded.
+        end: Called on rank 0 with the state in which the run ended, and its error.
         how: What `ai.train.Hook` takes.
     """
 
-    def __init__(self, trial: "Trial", **how: Any) -> None:
+    def __init__(
+        self, begin: Callable[[Run], None], end: Callable[[str, BaseException | None], None], **how: Any
+    ) -> None:
         super().__init__(**how)
-        self._trial = trial
+        self._begin, self._end = begin, end
 
     def setup(self, run: Run) -> None:
         """Takes the trial's folder, and drops the rows that were written after the snapshot resumed from."""
         if run.ranks.rank == 0:
-            self._trial._begin(run)
+            self._begin(run)
         try:
             super().setup(run)
         except BaseException as error:
             if run.ranks.rank == 0:
-                self._trial._end("failed", error)
+                self._end("failed", error)
             raise
 
     def done(self) -> None:
@@ -40,7 +41,7 @@ class TrialHook(Hook):
             super().done()
         except BaseException as error:
             if run is not None and run.ranks.rank == 0:
-                self._trial._end("failed", error)
+                self._end("failed", error)
             raise
         if run is not None and run.ranks.rank == 0:
-            self._trial._end(_STATES[run.outcome or "finished"], run.error)
+            self._end(_STATES[run.outcome or "finished"], run.error)

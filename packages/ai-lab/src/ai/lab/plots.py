@@ -2,12 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ai.lab.record import Record
-
-if TYPE_CHECKING:
-    from ai.lab.experiment import Experiment
+from ai.lab.trials import TrialRow
 
 
 def plot_trial(record: Record, keys: Sequence[str] = (), path: str | Path | None = None) -> Path:
@@ -54,17 +51,26 @@ def plot_records(records: dict[str, Record], keys: Sequence[str], path: str | Pa
     return save_figure(figure, path)
 
 
-def plot_experiment(experiment: "Experiment", path: str | Path) -> Path:
-    """Draws the score over the trials with the best so far, and against each hyper-parameter; returns the path."""
+def plot_experiment(trials: Sequence[TrialRow], direction: str, path: str | Path) -> Path:
+    """Draws the score over the trials with the best so far, and against each hyper-parameter; returns the path.
+
+    Args:
+        trials: The experiment's.
+        direction: Whether `'min'` or `'max'` is the best score.
+        path: The picture; its ending says the format.
+
+    Raises:
+        ValueError: no trial has a score.
+    """
     import numpy as np
     from matplotlib.figure import Figure
 
-    rows = [row for row in experiment.trials() if row.score is not None]
+    rows = [row for row in trials if row.score is not None]
     if not rows:
-        raise ValueError(f"there is nothing to plot: {experiment.path} has no finished trial")
+        raise ValueError(f"there is nothing to plot: none of {len(trials)} trials has finished")
     numbers = np.array([row.number for row in rows])
     scores = np.array([row.score for row in rows])
-    best = (np.minimum if experiment.direction == "min" else np.maximum).accumulate(scores)
+    best = (np.minimum if direction == "min" else np.maximum).accumulate(scores)
     names = list(dict.fromkeys(name for row in rows for name in row.hparams))
     width = min(3, 1 + len(names))
     height = -(-(1 + len(names)) // width)

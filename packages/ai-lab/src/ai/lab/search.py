@@ -2,29 +2,36 @@
 
 import contextlib
 import math
+import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from ai.lab.experiment import Experiment, ExperimentTrial, Objective, TrialRow
+from ai.lab.experiment_trial import ExperimentTrial, Objective
 from ai.lab.folder import read_marker
 from ai.lab.owner import holder
 from ai.lab.storage import FileLock
+from ai.lab.trials import TrialRow
 
 if TYPE_CHECKING:
     import optuna
 
+    from ai.lab.experiment import Experiment
+
 Report = Callable[[TrialRow], None]
 
 
-def work(experiment: Experiment, n: int, fn: Objective, catch: tuple[type[BaseException], ...], report: Report) -> None:
+def work(
+    experiment: "Experiment", n: int, fn: Objective, catch: tuple[type[BaseException], ...], report: Report
+) -> None:
     """Runs trials until the experiment has `n`; see `Experiment.run`."""
     while (trial := take(experiment, n)) is not None:
         report(run_one(experiment, trial, fn, catch))
 
 
-def take(experiment: Experiment, n: int) -> ExperimentTrial | None:
+def take(experiment: "Experiment", n: int) -> ExperimentTrial | None:
     """Returns the next trial, its folder taken; None when `n` are there or under way.
 
     One process at a time does this, so that there are never more than `n`, and a trial without a live owner is one
@@ -35,7 +42,7 @@ def take(experiment: Experiment, n: int) -> ExperimentTrial | None:
         everything = study.get_trials(deepcopy=False)
         counted = 0
         for one in everything:
-            if one.state == TrialState.RUNNING and holder(experiment.trial_path(one.number)) is None:
+            if one.state == TrialState.RUNNING and _is_dead(one, experiment.trial_path(one.number)):
                 _write_off(experiment, one)
             elif counts(one):
                 counted += 1
@@ -43,6 +50,7 @@ def take(experiment: Experiment, n: int) -> ExperimentTrial | None:
             return None
         study.sampler = experiment.make_sampler(len(everything))
         asked = study.ask()
+        asked.set_user_attr("host", socket.gethostname())
         trial = ExperimentTrial(
             experiment.trial_path(asked.number),
             asked,
@@ -60,7 +68,7 @@ def counts(trial: FrozenTrial) -> bool:
 
 
 def run_one(
-    experiment: Experiment, trial: ExperimentTrial, fn: Objective, catch: tuple[type[BaseException], ...]
+    experiment: "Experiment", trial: ExperimentTrial, fn: Objective, catch: tuple[type[BaseException], ...]
 ) -> TrialRow:
     """Runs the objective on one trial and tells the search how it ended."""
     study = experiment.study
@@ -106,7 +114,13 @@ def _tell(study: "optuna.Study", trial: ExperimentTrial, state: str, score: floa
         study.tell(trial.number, state=TrialState.FAIL)
 
 
-def _write_off(experiment: Experiment, dead: FrozenTrial) -> None:
+def _is_dead(trial: FrozenTrial, folder: Path) -> bool:
+    """Whether a trial under way has lost its process; of another machine's, whose folder is not here, none can say."""
+    here = trial.user_attrs.get("host") in (None, socket.gethostname())
+    return (here or folder.exists()) and holder(folder) is None
+
+
+def _write_off(experiment: "Experiment", dead: FrozenTrial) -> None:
     storage: Any = experiment.study._storage
     with contextlib.suppress(RuntimeError):  # it ended in this moment
         storage.set_trial_user_attr(dead._trial_id, "ended", "dead")

@@ -36,7 +36,7 @@ class Session:
     def __init__(
         self, record: Record, *, system_interval_s: float | None, capture: bool, loggers: Sequence[Logger] = ()
     ) -> None:
-        self._record = record
+        self.record = record
         self.loggers = loggers
         before = record.state
         self._owner = Owner(record.path)
@@ -66,7 +66,7 @@ class Session:
     def update(self, **fields: object) -> None:
         """Writes fields of `meta.json`."""
         changed = {**self._meta, **fields}
-        write_json(self._record.path / META, changed)
+        write_json(self.record.path / META, changed)
         self._meta = changed
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -97,7 +97,7 @@ class Session:
         except OSError as failure:  # a full disk, say: then the trial shows as dead
             if error is None:
                 raise
-            print(f"ai.lab: the end of {self._record.path} could not be recorded: {failure}", file=sys.stderr)
+            print(f"ai.lab: the end of {self.record.path} could not be recorded: {failure}", file=sys.stderr)
         finally:
             if self._log is not None:
                 self._log.close()
@@ -108,10 +108,10 @@ class Session:
             self._system.close()
         self.metrics.close()
         with contextlib.suppress(OSError):  # an index only: a full disk must not fail the run for it
-            save_columns(self._record.path / METRICS)
+            save_columns(self.record.path / METRICS)
         *before, session = self._meta["sessions"]
-        session = {**session, "end": describe_end(self._record.path), "state": state}
-        self.update(state=state, sessions=[*before, session], last=last_of_all(self._record), **fields)
+        session = {**session, "end": describe_end(self.record.path), "state": state}
+        self.update(state=state, sessions=[*before, session], last=last_of_all(self.record), **fields)
 
 
 def last_of_all(record: Record) -> dict[str, float]:

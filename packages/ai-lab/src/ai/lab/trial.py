@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 from ai.lab.config import write_yaml
 from ai.lab.folder import mark, read_marker, remove, resolve
 from ai.lab.owner import Owner
-from ai.lab.record import CONFIG, META, SAMPLES, SNAPSHOTS, Metrics, Record
+from ai.lab.record import CONFIG, SAMPLES, SNAPSHOTS, Metrics, Record
+from ai.lab.rows import MetricsPosition, take_up
 from ai.lab.session import Logger, Session
 
 if TYPE_CHECKING:
@@ -154,7 +155,8 @@ class Trial:
         self._how = {**self._how, **changes}
         how: dict[str, Any] = {**self._how, "stopper": self._stopper(self._how.get("stopper"))}
         return TrialHook(
-            self,
+            self._begin,
+            self._end,
             log=self._write,
             sample=self._save_sample if how["sampler"] is not None else None,
             snapshots=self.snapshots if how.pop("save_snapshots") else None,
@@ -210,7 +212,7 @@ class Trial:
         run = Run(models, optimizers, data=(), step=step)
         for index, one in enumerate(stateful):
             run.add_state(f"stateful.{index}", one)
-        run.add_state("trial", _MetricsPosition(self._open()))
+        run.add_state("trial", MetricsPosition(self._open()))
         return self.snapshots.save(run, step)
 
     def load_snapshot(self, model: "Models", opt: "Optimizers", *stateful: "Stateful", step: int | None = None) -> int:
@@ -330,27 +332,13 @@ class Trial:
 
     def _begin(self, run: "Run") -> None:
         """Called when a training run begins."""
-        session = self._open()
-        if self._resumed_from == 0 and run.step == 0 and not run.resumed:
-            session.metrics.cut(0)  # killed before the first snapshot: it starts again
-        position = _MetricsPosition(session)
-        run.add_state("trial", position)  # cuts the rows, where a snapshot was put back
-        if run.resumed:
-            if not position.was_cut:
-                session.metrics.drop_from(run.step)
-            session.event(f"resumed at step {run.step}")
-        else:
-            last = self.record.last().get("step", -1)
-            if last > run.step:
-                error = ValueError(
-                    f"trial {self.path} has rows up to step {int(last)} and training would begin at {run.step}: "
-                    "pass clean=True to start over, or call trial.resume(model, opt, loader) to go on"
-                )
-                self._end(str(session.meta["before"]), None)
-                raise error
-            session.event(f"started at step {run.step}")
+        session, resumed_from = self._open(), self._resumed_from
         self._resumed_from = None
-        session.update(steplimit=run.steplimit, started_step=run.step)
+        try:
+            take_up(session, run, starts_again=resumed_from == 0)
+        except ValueError:
+            self._end(str(session.meta["before"]))
+            raise
 
     def _end(self, state: str, error: BaseException | None = None) -> None:
         session, self._session = self._session, None
@@ -387,20 +375,6 @@ class Trial:
         return known[step]
 
 
-class _MetricsPosition:
-    """How long the metrics file was when a snapshot was taken: saved with it, cut to when it is put back."""
-
-    def __init__(self, session: Session) -> None:
-        self._metrics = session.metrics
-        self.was_cut = False
-
-    def state_dict(self) -> dict[str, int]:
-        return {"metrics_bytes": self._metrics.end}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.was_cut = self._metrics.cut(state["metrics_bytes"])
-
-
 def _rank() -> int:
     return int(os.environ.get("RANK") or 0)
 
@@ -418,6 +392,3 @@ def _keep_config(path: Path, config: object) -> None:
     file = path / CONFIG
     if not file.exists() or read_yaml(file) != to_plain(config):
         write_yaml(file, config)
-
-
-__all__ = ["META", "Trial"]

@@ -20,8 +20,8 @@ def main() -> None:
     payload = stdin.read(header["bytes"])
     threading.Thread(target=_end_with_parent, args=(0,), daemon=True).start()
     try:
-        from ai.lab.experiment import TrialRow
         from ai.lab.search import work
+        from ai.lab.trials import TrialRow
 
         experiment, n, fn, catch = pickle.loads(payload)
 

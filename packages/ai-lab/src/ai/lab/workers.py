@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from ai.lab.experiment import Experiment, Objective, TrialRow
+from ai.lab.experiment_trial import Objective
+from ai.lab.trials import TrialRow
 
 if TYPE_CHECKING:
+    from ai.lab.experiment import Experiment
     from ai.lab.search import Report
 
 MAX_DEATHS = 3
@@ -23,7 +25,7 @@ _STOP_S = 15.0
 
 
 def run_workers(
-    experiment: Experiment,
+    experiment: "Experiment",
     n: int,
     fn: Objective,
     n_jobs: int,

@@ -36,7 +36,7 @@ export function drawChart(chart, curves, { log = false, xLabel = 'step', zoom = 
   const data = curves.map(({ x, y }) => [x, Array.from(y, value => Number.isFinite(value) && (!log || value > 0) ? value : null)]);
   const seconds = xLabel === 'time';
   const options = {
-    mode: 2, width: Math.max(200, Math.floor(place.clientWidth) || 410), height: HEIGHT, legend: { show: false },
+    mode: 2, width: Math.max(200, Math.floor(place.clientWidth) || 410), height: HEIGHT, legend: { show: false }, padding: [8, 10, 0, 0],
     cursor: { points: { show: false }, drag: { x: true, y: false, setScale: false } },
     scales: {
       x: { time: false, range: () => zoom ?? spread(data.map(one => one[0]), false, 0) },

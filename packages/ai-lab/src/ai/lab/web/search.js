@@ -89,11 +89,13 @@ function makeAxis(name, values) {
     const low = present.reduce((a, b) => Math.min(a, b), Infinity);
     const high = present.reduce((a, b) => Math.max(a, b), -Infinity);
     const known = [...new Set(present)].sort((a, b) => a - b);
-    const log = low > 0 && high / low > 50 && known[known.length >> 1] - low < 0.15 * (high - low);
+    const log = low > 0 && high / low > 20 && known[known.length >> 1] - low < 0.15 * (high - low);
     const [a, b] = log ? [Math.log(low), Math.log(high)] : [low, high];
     const middle = log ? Math.exp((a + b) / 2) : (a + b) / 2;
-    const ticks = known.length <= 4 ? known : [low, Number(middle.toPrecision(2)), high];
-    return { name, log, place: value => value == null ? NaN : b === a ? 0.5 : ((log ? Math.log(value) : value) - a) / (b - a), ticks };
+    const place = value => value == null ? NaN : b === a ? 0.5 : ((log ? Math.log(value) : value) - a) / (b - a);
+    const apart = known.slice(1).every((value, index) => place(value) - place(known[index]) > 0.07);
+    const ticks = known.length <= 4 && apart ? known : [low, Number(middle.toPrecision(2)), high];
+    return { name, log, place, ticks };
   }
   const known = [...new Set(present.map(String))].sort();
   return { name, place: value => value == null ? NaN : known.length === 1 ? 0.5 : known.indexOf(String(value)) / (known.length - 1), ticks: known };
