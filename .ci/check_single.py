@@ -1,6 +1,8 @@
 """Checks an environment that holds only some distributions: they work alone, and nothing else came along.
 
-Usage: python check_single.py ai-model [ai-infer]
+Usage: python check_single.py [--beside-others] ai-model [ai-infer]
+
+With --beside-others the environment may hold other packages than ours: only our own are looked at.
 """
 
 import importlib
@@ -30,10 +32,12 @@ def closure(names: list[str]) -> set[str]:
     return wanted
 
 
-def main(parts: list[str]) -> None:
+def main(parts: list[str], beside_others: bool = False) -> None:
     """Raises SystemExit with a sentence if the environment is not as it should be."""
     for part in parts:
-        importlib.import_module(part.replace("-", "."))
+        module = importlib.import_module(part.replace("-", "."))
+        for name in module.__all__:  # some are imported on first use
+            getattr(module, name)
     for absent in sorted(OURS - set(parts)):
         try:
             importlib.import_module(absent.replace("-", "."))
@@ -44,9 +48,17 @@ def main(parts: list[str]) -> None:
             sys.exit(f"{absent} is importable, but was not installed")
     installed = {canonical(found.metadata["Name"]) for found in distributions()}
     extra = installed - closure(parts) - {"pip", "setuptools"}
-    if extra:
+    if extra and not beside_others:
         sys.exit(f"installed, but needed by none of {parts}: {sorted(extra)}")
 
+    if "ai-model" in parts:
+        check_model(parts)
+    needs = sorted(f"{name} {distribution(name).version}" for name in ([] if beside_others else closure(parts)))
+    print(f"{' + '.join(parts)}: works alone{' with ' + ', '.join(needs) if needs else ''}")
+
+
+def check_model(parts: list[str]) -> None:
+    """Runs a model, and a worker where there is one."""
     import torch
 
     import ai.model as m
@@ -59,9 +71,7 @@ def main(parts: list[str]) -> None:
 
         with torch.inference_mode(), Inferencer(model) as inferencer:
             assert torch.equal(inferencer(x[:1]), model.eval()(x[:1]))
-    needs = sorted(f"{name} {distribution(name).version}" for name in closure(parts))
-    print(f"{' + '.join(parts)}: works alone with {', '.join(needs)}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main([part for part in sys.argv[1:] if part != "--beside-others"], "--beside-others" in sys.argv[1:])

@@ -10,6 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [page for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))] if blocks(page)]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(450)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_code_blocks_run(page, datasets, tmp_path):
     run(script(page), page.name, tmp_path, AI_DATASETS_PATH=str(datasets), AI_LAB_PATH=str(tmp_path / "lab"))
