@@ -56,6 +56,20 @@ def test_a_live_holder_on_another_host_is_respected_until_its_heartbeat_stops(tm
     Owner(tmp_path).release()
 
 
+def test_a_holder_tells_other_hosts_that_it_lives_until_it_gives_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("ai.lab.owner.HEARTBEAT_S", 0.02)
+    path = tmp_path / "owner.json"
+    deadline = time.monotonic() + 60
+    with Owner(tmp_path) as owner:
+        owner.keep_beating()
+        for _ in range(3):
+            os.utime(path, (0, 0))
+            while path.stat().st_mtime == 0:
+                assert time.monotonic() < deadline, "no heartbeat"
+    owner._beating.join(60)
+    assert not owner._beating.is_alive()
+
+
 def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     owner = Owner(tmp_path)
     read, write = os.pipe()

@@ -5,9 +5,11 @@ holder (host, pid), for the refusal's message and for disks shared by machines t
 holder's heartbeat counts.
 """
 
+import contextlib
 import json
 import os
 import socket
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -39,6 +41,8 @@ class Owner:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "owner.json"
+        self._released = threading.Event()
+        self._beating: threading.Thread | None = None
         self._file = open(self._path, "a+b", buffering=0)
         try:
             self._acquire(folder)
@@ -63,13 +67,16 @@ class Owner:
         self._file.truncate(0)
         self._file.write(json.dumps({"host": host, "pid": pid, "since": time.time()}).encode())
 
-    def beat(self) -> None:
-        """Tells other hosts that the holder lives."""
-        if not self._file.closed:
-            os.utime(self._path)
+    def keep_beating(self) -> None:
+        """Tells other hosts from now on that the holder lives, from a thread, until `release`."""
+        self._beating = threading.Thread(
+            target=_beat, args=(self._path, self._released), name="ai-lab heartbeat", daemon=True
+        )
+        self._beating.start()
 
     def release(self) -> None:
         """Gives the right up; may be called twice."""
+        self._released.set()
         if not self._file.closed:
             self._file.truncate(0)
             self._file.close()
@@ -103,6 +110,12 @@ def holder(folder: Path) -> dict[str, Any] | None:
             return None
     except OSError:
         return None
+
+
+def _beat(path: Path, released: threading.Event) -> None:
+    while not released.wait(HEARTBEAT_S / 4):
+        with contextlib.suppress(OSError):  # a disk that is away for a while, or for good
+            os.utime(path)
 
 
 def _close(owner: Owner | None) -> None:

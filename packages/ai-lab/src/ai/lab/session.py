@@ -54,9 +54,8 @@ class Session:
             self._owner.release()
             raise
         self._log = TextLog(record.path / LOG) if capture else None
-        self._system = (
-            SystemSampler(record.path / SYSTEM, system_interval_s, self._owner.beat) if system_interval_s else None
-        )
+        self._system = SystemSampler(record.path / SYSTEM, system_interval_s) if system_interval_s else None
+        self._owner.keep_beating()
 
     @property
     def meta(self) -> dict[str, Any]:

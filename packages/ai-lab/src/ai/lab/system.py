@@ -7,7 +7,6 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from ai.lab.metrics import MetricsWriter
@@ -21,13 +20,11 @@ class SystemSampler:
     Args:
         path: The file, as of `MetricsWriter`.
         interval_s: Seconds between two rows.
-        beat: Called with each row, for a holder's heartbeat.
     """
 
-    def __init__(self, path: Path, interval_s: float, beat: Callable[[], None]) -> None:
+    def __init__(self, path: Path, interval_s: float) -> None:
         self._writer = MetricsWriter(path)
         self._interval_s = interval_s
-        self._beat = beat
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ai-lab system metrics", daemon=True)
         self._thread.start()
@@ -42,7 +39,6 @@ class SystemSampler:
         with contextlib.suppress(Exception):
             while not self._stop.wait(self._interval_s if count else min(self._interval_s, 0.2)):
                 self._writer.write(count, sample(process))
-                self._beat()
                 count += 1
 
     def close(self) -> None:
