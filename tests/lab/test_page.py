@@ -225,21 +225,20 @@ def test_a_long_table_is_drawn_as_far_as_it_is_looked_at(look, tmp_path):
     with Trial(tmp_path / "t000", system_interval_s=None, capture=False) as trial:
         trial.log(0, {"loss": 1.0})
     marker = json.loads((trial.path / ".ai-lab").read_text())
-    for number in range(1, 450):
+    for number in range(1, 250):
         shutil.copytree(trial.path, tmp_path / f"t{number:03d}")
         (tmp_path / f"t{number:03d}" / ".ai-lab").write_text(json.dumps({**marker, "id": f"{number:032x}"}))
     count = "document.querySelectorAll('#runs tbody tr').length"
     with serving(tmp_path) as url:
         page = look(url)
-        assert page.inner_text("#status") == "450 trials"
+        assert page.inner_text("#status") == "250 trials"
         assert page.evaluate(count) == 200
-        for rows in (400, 450):
-            page.evaluate("document.querySelector('#runs').scrollTo(0, 1e9)")
-            until(page, f"{count} === {rows}")
-        page.fill("#filter", "t449")
+        page.evaluate("document.querySelector('#runs').scrollTo(0, 1e9)")
+        until(page, f"{count} === 250")
+        page.fill("#filter", "t249")
         until(page, f"{count} === 1")
-        page = look(url, f"#view=Log&id={430:032x}")
-        assert page.locator("#runs tr[aria-selected=true]").inner_text().split()[0] == "t430"
+        page = look(url, f"#view=Log&id={230:032x}")
+        assert page.locator("#runs tr[aria-selected=true]").inner_text().split()[0] == "t230"
 
 
 def test_curves_are_smoothed_scaled_and_looked_at_closely(look, url, root):

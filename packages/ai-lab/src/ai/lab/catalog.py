@@ -33,6 +33,7 @@ class Catalog:
         self._records: dict[str, Record] = {}
         self._experiments: dict[str, dict[str, str]] = {}
         self._rows: dict[str, tuple[tuple[object, ...], dict[str, Any]]] = {}
+        self._configs: dict[str, tuple[object, dict[str, Any]]] = {}
         self._columns: OrderedDict[tuple[str, str], _Tail] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -50,6 +51,7 @@ class Catalog:
                         record = self._known(path, marker["id"])
                         records.setdefault(record.id, record)  # of a copied folder the first is shown
             self._records, self._experiments = records, experiments
+            self._configs = {identity: kept for identity, kept in self._configs.items() if identity in records}
             self._rows = {identity: self._row(record) for identity, record in records.items()}
             rows = [row for _, row in self._rows.values()]
         return sorted(rows, key=lambda row: (-(row["created"] or 0), row["name"]))
@@ -92,6 +94,20 @@ class Catalog:
         rows = last_values(record.path / METRICS, 1 << 14)
         return {**rows, **{key: float(column.values[-1]) for key, column in columns.items()}}
 
+    def config(self, record: Record) -> dict[str, Any]:
+        """Returns a trial's configuration with dotted names, and the hyper-parameters that a search chose."""
+        return {**self._config(record), **flatten(record.meta.get("hparams") or {})}
+
+    def _config(self, record: Record) -> dict[str, Any]:
+        stamp = _stamp(record.path / CONFIG)
+        known = self._configs.get(record.id)
+        if known is None or known[0] != stamp:
+            known = (stamp, {})
+            with contextlib.suppress(OSError, ValueError):  # none, or damaged
+                known = (stamp, flatten(read_yaml(record.path / CONFIG)))
+            self._configs[record.id] = known
+        return known[1]
+
     def _known(self, path: Path, identity: str) -> Record:
         known = self._records.get(identity)
         return known if known is not None and known.path == path else Record(path)
@@ -124,18 +140,11 @@ class Catalog:
             "score": meta.get("score"),
             "experiment": meta.get("experiment"),
             "commit": (git.get("commit") or "")[:10],
-            "config": {key: short(value) for key, value in {**_config(record), **hparams}.items()},
+            "config": {key: short(value) for key, value in {**self._config(record), **hparams}.items()},
             "hparams": {key: short(value) for key, value in hparams.items()},
             "metrics": {key: plain(value) for key, value in last.items()},
         }
         return version, row
-
-
-def _config(record: Record) -> dict[str, Any]:
-    try:
-        return flatten(read_yaml(record.path / CONFIG))
-    except (OSError, ValueError):
-        return {}
 
 
 def _direction(path: Path) -> str:

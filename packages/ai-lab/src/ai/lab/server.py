@@ -162,7 +162,7 @@ def _trial(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
             "path": str(record.path),
             "state": record.state,
             "meta": _finite(meta),
-            "config": {key: short(value, 2000) for key, value in record.flat_config.items()},
+            "config": {key: short(value, 2000) for key, value in catalog.config(record).items()},
             "keys": list(catalog.columns(identity)),
             "system": list(catalog.columns(identity, SYSTEM)),
             "samples": list(record.samples()),
