@@ -219,6 +219,7 @@ def test_a_database_can_hold_the_search(tmp_path):
     url = f"sqlite:///{tmp_path}/search.db"
     experiment = Experiment(tmp_path / "e", storage=url, search="random").run(2, parabola, **QUIET)
     assert len(Experiment(tmp_path / "e", storage=url).trials()) == len(experiment.trials()) == 2
+    assert len(Experiment(tmp_path / "e", storage=url, clean=True).trials()) == 0
     assert isinstance(open_storage(tmp_path, None), optuna.storages.JournalStorage)
     experiment.study._storage._backend.engine.dispose()
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ai.lab import Study
+from ai.lab import Experiment, OwnedError, Study
 from ai.lab.cli import main
 from ai.lab.pictures import to_page
 
@@ -105,6 +105,18 @@ def test_rm_refuses_a_running_trial(study, capsys):
         status, _, error = run(capsys, "rm", "-y", study.path)
     assert status == 1
     assert "is being written by process" in error
+
+
+def test_clean_refuses_a_study_or_experiment_in_which_a_trial_runs(study):
+    def objective(trial) -> float:
+        for clean in (lambda: Study(study.path, clean=True), lambda: Experiment(study.path / "search", clean=True)):
+            with pytest.raises(OwnedError, match=r"search/trials/\d+ is being written by process"):
+                clean()
+        return 0.0
+
+    study.experiment("search").run(3, objective, progress=False)
+    assert len(study.experiment("search", clean=True).trials()) == 0
+    assert Study(study.path, clean=True).ls() == {}
 
 
 def test_resume_prints_the_recorded_command(study, capsys):

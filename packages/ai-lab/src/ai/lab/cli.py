@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ai.lab.config import diff
-from ai.lab.folder import find, lab_root, read_marker, remove, resolve
+from ai.lab.folder import find, lab_root, read_marker, resolve
 from ai.lab.meta import command_line
-from ai.lab.owner import holder
+from ai.lab.owner import holder, remove_unowned
 from ai.lab.record import Record
 from ai.lab.table import format_table
 
@@ -164,7 +164,7 @@ def rm(options: argparse.Namespace) -> int:
         if not options.yes and input(question).strip().lower() not in ("y", "yes"):
             print("kept")
             return 1
-        remove(path)
+        remove_unowned(path)
     return 0
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from ai.lab.experiment_trial import Objective
-from ai.lab.folder import mark, read_marker, remove, resolve, write_json
+from ai.lab.folder import mark, read_marker, resolve, write_json
+from ai.lab.owner import remove_unowned
 from ai.lab.record import EXPERIMENT, Record
 from ai.lab.trial import HookOptions
 from ai.lab.trials import TrialRow, Trials, to_row
@@ -38,6 +39,7 @@ class Experiment:
 
     Raises:
         ValueError: an argument is none of its choices, or the folder's experiment has another direction.
+        OwnedError: `clean` is asked for and a live process writes one of its trials.
 
     Example:
         >>> import tempfile
@@ -74,7 +76,11 @@ class Experiment:
         self._trial_options = trial_options
         self._trial_options.setdefault("progress", False)
         if clean and read_marker(self.path) is not None:
-            remove(self.path)
+            remove_unowned(self.path)
+            if storage is not None:
+                from ai.lab.storage import delete_study
+
+                delete_study(self.path, storage, self._study_name(""))
         self.id = mark(self.path, "experiment")
         about = {"direction": direction, "prune_by": prune_by, "seed": seed}
         file = self.path / EXPERIMENT
@@ -184,11 +190,14 @@ class Experiment:
             self._study_cache = open_study(
                 self.path,
                 self._storage,
-                f"ai-lab-{self.name if self._storage else self.id}",
+                self._study_name(self.id),
                 "minimize" if self.direction == "min" else "maximize",
                 pruner=self._make_pruner(),
             )
         return self._study_cache
+
+    def _study_name(self, identity: str) -> str:
+        return f"ai-lab-{identity if self._storage is None else self.name}"
 
     def make_sampler(self, number: int) -> "BaseSampler":
         """Returns the sampler that chooses for trial `number`, seeded by it: a resumed search chooses the same."""

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ai.lab.folder import find, remove
+
 try:
     import fcntl
 except ImportError:  # pragma: no cover  (no such locks on Windows: host, pid and heartbeat alone decide)
@@ -110,6 +112,19 @@ def holder(folder: Path) -> dict[str, Any] | None:
             return None
     except OSError:
         return None
+
+
+def remove_unowned(folder: Path) -> None:
+    """Deletes a marked folder and all in it, unless a live process writes a trial there.
+
+    Raises:
+        OwnedError: one does.
+        ValueError: the folder carries no marker.
+    """
+    for trial in find(folder, "trial"):
+        if (found := holder(trial)) is not None:
+            raise OwnedError(_refusal(trial, found))
+    remove(folder)
 
 
 def _beat(path: Path, released: threading.Event) -> None:

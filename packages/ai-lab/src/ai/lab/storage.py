@@ -82,3 +82,11 @@ def open_study(
         )
     finally:
         optuna.logging.set_verbosity(verbosity)
+
+
+def delete_study(folder: Path, url: str, name: str) -> None:
+    """Deletes the study of that name from a database, if it is there."""
+    storage = open_storage(folder, url)
+    with contextlib.suppress(KeyError):
+        optuna.delete_study(study_name=name, storage=storage)
+    storage.remove_session()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ai.lab.compare import Comparison, compare
 from ai.lab.experiment import Experiment
-from ai.lab.folder import find, mark, read_marker, remove, resolve
+from ai.lab.folder import find, mark, read_marker, resolve
+from ai.lab.owner import remove_unowned
 from ai.lab.record import Record
 from ai.lab.trial import Trial
 
@@ -26,6 +27,7 @@ class Study:
 
     Raises:
         ValueError: the folder holds something that the lab did not make, or another kind of record.
+        OwnedError: `clean` is asked for and a live process writes a trial in it.
 
     Example:
         >>> import tempfile
@@ -42,7 +44,7 @@ class Study:
     def __init__(self, path: str | os.PathLike[str], *, clean: bool = False) -> None:
         self.path = resolve(path)
         if clean and read_marker(self.path) is not None:
-            remove(self.path)
+            remove_unowned(self.path)
         self.id = mark(self.path, "study")
 
     @property

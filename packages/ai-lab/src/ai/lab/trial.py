@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from ai.lab.config import write_yaml
-from ai.lab.folder import mark, read_marker, remove, resolve
-from ai.lab.owner import Owner
+from ai.lab.folder import mark, read_marker, resolve
+from ai.lab.owner import Owner, remove_unowned
 from ai.lab.record import CONFIG, SAMPLES, SNAPSHOTS, Metrics, Record
 from ai.lab.rows import MetricsPosition, take_up
 from ai.lab.session import Logger, Session
@@ -129,7 +129,7 @@ class Trial:
         if _rank() > 0:
             return  # rank 0 alone writes; the others only train
         if clean and read_marker(self.path) is not None:
-            _clean(self.path)
+            remove_unowned(self.path)
         mark(self.path, "trial")
         if config is not None and not (self.path / CONFIG).exists():
             write_yaml(self.path / CONFIG, config)
@@ -377,12 +377,6 @@ class Trial:
 
 def _rank() -> int:
     return int(os.environ.get("RANK") or 0)
-
-
-def _clean(path: Path) -> None:
-    with Owner(path):  # refuses while another process writes
-        pass
-    remove(path)
 
 
 def _keep_config(path: Path, config: object) -> None:
