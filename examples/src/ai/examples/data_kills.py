@@ -104,7 +104,7 @@ def _written(cache: Path) -> int:
     for path in cache.glob("*.building/images.npy"):
         try:
             rows = np.flatnonzero(np.load(path, mmap_mode="r").reshape(_N_IMAGES, -1)[:, :64].any(1))
-        except (OSError, ValueError):  # renamed, or not yet of full size
+        except (OSError, ValueError, EOFError):  # renamed, or not yet of full size
             return 0
         return int(rows[-1] + 1) * 96 * 96 * 3 if len(rows) else 0
     return 0
