@@ -98,6 +98,24 @@ def test_resume_at_an_epochs_end_and_in_its_middle_sees_the_data_once(net, tmp_p
     assert seen_by(straight) == seen_by(cut)
 
 
+@pytest.mark.parametrize("cut", [7, 9])  # 9 is itself a logged step
+def test_resumed_run_logs_what_it_would_have_logged(cut, net, batches, tmp_path):
+    def logged(limits, folder):
+        lines = {}
+
+        def log(step, numbers):
+            assert step not in lines
+            lines[step] = {key: value for key, value in numbers.items() if key != "steps_per_s"}
+
+        for limit in limits:
+            model = net()
+            hook = Hook(log=log, log_interval=3, snapshots=Snapshots(tmp_path / folder), resume=True)
+            Trainer(Classify(), batches(14)).train(model, opt.sgd(model), hook, steplimit=limit)
+        return lines
+
+    assert logged([14], "whole") == logged([cut, 14], "cut")
+
+
 def test_training_at_another_step_than_the_restored_is_refused(net, batches, tmp_path):
     model = net()
     optimizer = opt.sgd(model)

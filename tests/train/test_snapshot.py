@@ -216,6 +216,52 @@ def test_memory_of_the_copy_is_used_again_and_holds_what_was_asked(net, tmp_path
         assert np.array_equal(found["states"]["holder"]["value"], Holder.value)
 
 
+def test_memory_made_ready_is_what_the_first_copy_goes_into(net):
+    model = net()
+    optimizer = opt.adam(model)
+    model(torch.ones(2, 6)).sum().backward()
+    optimizer.step()
+    run = Run({"model": model}, {"model": optimizer}, [])
+    copies = HostCopies()
+    copies.make_ready(run.state_of_tensors())
+    ready = {tensor.data_ptr() for kept in copies._kept.values() for tensor in kept}
+    found = copies.take(run.state_dict())
+    places = {v.data_ptr() for v in found["models"]["model"].values()}
+    places |= {v.data_ptr() for state in found["optimizers"]["model"]["state"].values() for v in state.values()}
+    assert places == ready
+    assert torch.equal(found["models"]["model"]["0.weight"], model[0].weight)
+
+
+def test_hook_makes_memory_ready_once_after_the_first_step(net, batches, tmp_path):
+    class Watched(Snapshots):
+        states = ()
+
+        def make_ready(self, run):
+            self.states += (len(run.optimizers["model"].state),)
+            super().make_ready(run)
+
+    model, snapshots = net(), Watched(tmp_path, asynchronous=True)
+    Trainer(lambda m, b, s: m(b[0]).square().mean(), batches(6)).train(
+        model, opt.adam(model), Hook(snapshots=snapshots, save_interval=3)
+    )
+    assert snapshots.states == (4,)  # every parameter has its moments by then
+    assert [int(p.name) for p in snapshots.all()] == [3, 6]
+
+
+def test_failed_writing_does_not_hide_what_ended_the_run(net, batches, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    def bad(model, batch, step):
+        if step == 3:
+            raise RuntimeError("boom")
+        return model(batch[0]).sum()
+
+    model, snapshots = net(), Snapshots(tmp_path / "file" / "folder", asynchronous=True)
+    with pytest.raises(RuntimeError, match="boom") as caught:
+        Trainer(bad, batches(6)).train(model, opt.sgd(model), Hook(snapshots=snapshots, save_interval=2))
+    assert any("and the last snapshot was not written" in note for note in caught.value.__notes__)
+
+
 def test_failure_in_the_background_is_raised(net, tmp_path):
     (tmp_path / "file").write_text("")
     snapshots = Snapshots(tmp_path / "file" / "folder", asynchronous=True)

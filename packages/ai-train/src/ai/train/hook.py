@@ -5,6 +5,7 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from ai.train.evaluate import refuse_endless
 from ai.train.interval import Due, Interval, as_interval
 from ai.train.run import Run, Stateful, StopTraining
 
@@ -53,47 +54,6 @@ class HookInterface:
 
     def done(self) -> None:
         """The run is over; `run.outcome` says how."""
-
-
-class EarlyStopping:
-    """Says stop when a metric has not improved for `patience` evaluations.
-
-    Args:
-        key: the metric, as the hook logs it.
-        patience: evaluations without improvement that are borne.
-        mode: `'min'` or `'max'`.
-        min_delta: how much counts as an improvement.
-
-    >>> stopper = EarlyStopping('val_loss', patience=1)
-    >>> [stopper(step, {'val_loss': loss}) for step, loss in enumerate([3.0, 2.0, 2.5, 2.1])]
-    [False, False, False, True]
-    """
-
-    def __init__(self, key: str = "val_loss", *, patience: int = 5, mode: str = "min", min_delta: float = 0.0) -> None:
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max', not {mode!r}")
-        self.key, self.patience, self.mode, self.min_delta = key, patience, mode, min_delta
-        self.best = inf
-        self.waited = 0
-
-    def __call__(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Take the metrics of one evaluation; whether to stop."""
-        if self.key not in metrics:
-            raise KeyError(f"early stopping watches {self.key!r}; the metrics are {sorted(metrics)}")
-        value = metrics[self.key] if self.mode == "min" else -metrics[self.key]
-        if value < self.best - self.min_delta:
-            self.best, self.waited = value, 0
-        else:
-            self.waited += 1
-        return self.waited > self.patience
-
-    def state_dict(self) -> dict[str, float]:
-        """The best value and how long it has stood."""
-        return {"best": self.best, "waited": self.waited}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Put a state back."""
-        self.best, self.waited = state["best"], int(state["waited"])
 
 
 class Hook(HookInterface):
@@ -153,6 +113,8 @@ class Hook(HookInterface):
         resume: bool = False,
         stateful: Sequence[Stateful] = (),
     ) -> None:
+        if val_data is not None:
+            refuse_endless(val_data)
         if resume and snapshots is None:
             raise ValueError("resume=True needs snapshots: the folder to continue from")
         if (sampler is None) != (sample is None):
@@ -192,8 +154,13 @@ class Hook(HookInterface):
         now = self._time()
         self._due = {what: Due(interval, run.step, now) for what, interval in self._intervals.items()}
         self._logged_step, self._logged_time = run.step, now
-        if self._intervals["log"] is not None:  # the first step is always logged
+        log = self._intervals["log"]
+        # The first step is always logged; after a resume just those that would have been without it.
+        if log is not None and (not run.resumed or log.next_step(run.step - 1) == run.step):
             self._due["log"].next_step = run.step
+        self._due["make ready"] = Due(None, run.step, now)
+        if self._intervals["save"] is not None:
+            self._due["make ready"].next_step = run.step + 1
         self._bar = None
         if self._show_progress and run.ranks.rank == 0:
             from ai.train import progress
@@ -217,6 +184,8 @@ class Hook(HookInterface):
         else:
             now = self._time()
         self._log_now = self._due["log"].at(step, now)
+        if step >= self._due["make ready"].next_step:
+            self._make_ready()
         stop = False
         if step > 0 or any(self._due[what].next_time <= now for what in ("validate", "sample", "task", "save")):
             stop = self._evaluate({what for what in ("validate", "sample", "task") if self._due[what].at(step, now)})
@@ -254,10 +223,19 @@ class Hook(HookInterface):
                     self._save()
         finally:
             self._run = None
-            if self._snapshots is not None:
-                self._snapshots.wait()
             if self._bar is not None:
                 self._bar.close()
+            if self._snapshots is not None:
+                self._wait_for_snapshots(run)
+
+    def _wait_for_snapshots(self, run: Run) -> None:
+        assert self._snapshots is not None
+        try:
+            self._snapshots.wait()
+        except Exception as failure:
+            if run.error is None:
+                raise
+            run.error.add_note(f"and the last snapshot was not written: {failure}")  # what ended the run comes first
 
     # -- its parts
 
@@ -310,6 +288,12 @@ class Hook(HookInterface):
         self._metrics |= metrics
         self._send(run.step, metrics)
         return self._stopper is not None and self._stopper(run.step, self._metrics)
+
+    def _make_ready(self) -> None:
+        """Once, after the first step."""
+        self._due["make ready"].next_step = inf
+        if self._snapshots is not None and self._run is not None:
+            self._snapshots.make_ready(self._run)
 
     def _save(self) -> None:
         run = self._run

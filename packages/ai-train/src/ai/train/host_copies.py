@@ -37,6 +37,14 @@ class HostCopies:
         self._kept = taking.lent  # what the state no longer asks for is freed
         return copied
 
+    def make_ready(self, state: Any) -> None:
+        """Have the memory that `take` of such a state needs; in a thread it may run beside what changes the state."""
+        taking = _Taking(self._kept)
+        taking.copy(state)
+        for target in taking.targets:
+            target.zero_()  # touches each page
+        self._kept = taking.lent
+
 
 class _Taking:
     """One copy: tensors are only noted, to be copied together at its end."""

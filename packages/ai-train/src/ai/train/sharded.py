@@ -6,9 +6,9 @@ A DCP folder loads on any number of ranks; `export` makes one file of it.
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
@@ -18,13 +18,17 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
 
+from ai.train.atomic_folder import commit
+from ai.train.group import GroupRanks
+from ai.train.host_copies import HostCopies
 from ai.train.run import Run
 from ai.train.snapshot_files import (
     EMA,
     MODEL,
     STATE,
-    commit,
     load_pt,
     read_manifest,
     read_state,
@@ -33,41 +37,96 @@ from ai.train.snapshot_files import (
     write_manifest,
 )
 
-if TYPE_CHECKING:
-    from ai.train.snapshot import Snapshots
 
-# What differs between ranks.
-_OWN = ("data", "states", "random")
+class RanksWriter:
+    """Writes snapshots of a run of several ranks into one folder that all of them see; every rank has one.
 
+    Args:
+        run: whose ranks they are.
+        copies: where states are copied to, to be written while training goes on; None to write them as they are.
+        prune: called on rank 0 after each snapshot.
+    """
 
-def save_ranks(snapshots: "Snapshots", run: Run, target: Path, metrics: Mapping[str, float]) -> None:
-    """Save a run of several ranks into one folder that all of them see; every rank calls it."""
-    staging = target.with_name(f".{target.name}.ranks.partial")
-    if run.ranks.rank == 0:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-    run.ranks.barrier()
-    state = run.state_dict()
-    torch.save({key: state[key] for key in _OWN}, staging / f"rank-{run.ranks.rank}.pt")
-    if run.sharded:
-        state_dict_saver.save(_tensors(run), checkpoint_id=str(staging / "dcp"))
-    run.ranks.barrier()
-    if run.ranks.rank == 0:
+    def __init__(self, run: Run, *, copies: HostCopies | None, prune: Callable[[], None]) -> None:
+        assert isinstance(run.ranks, GroupRanks)
+        # Apart, since training decides over its own group meanwhile.
+        self._ranks = run.ranks.apart() if copies is not None else run.ranks
+        self._copies, self._prune = copies, prune
+        self._mesh = init_device_mesh("cpu", (run.ranks.world,)) if run.sharded and copies is not None else None
+
+    def prepare(self, run: Run, step: int, target: Path, metrics: Mapping[str, float]) -> Callable[[], None]:
+        """Take the run's state; what writes it, to be called by every rank."""
+        ranks, models, specs = self._ranks, dict(run.models), dict(run.specs)
+        own, sharded = run.state_of_rank(), run.sharded
+        tensors = _tensors(run) if sharded else run.state_of_tensors() if ranks.rank == 0 else {}
+        ema_keys = {key: list(ema.state_dict()) for key, ema in run.ema.items()}
+        if self._copies is not None:
+            own, parts = self._copies.take((own, _parts(tensors)))
+            tensors = _shards(parts, tensors, self._mesh)
+        staging = target.with_name(f".{target.name}.ranks.partial")
+
+        def make_staging() -> None:
+            if ranks.rank == 0:
+                shutil.rmtree(staging, ignore_errors=True)
+                staging.mkdir(parents=True)
 
         def fill(folder: Path) -> None:
             for path in staging.iterdir():
                 os.replace(path, folder / path.name)
-            if run.sharded:
-                ema_keys = {key: list(ema.state_dict()) for key, ema in run.ema.items()}
-                torch.save({"step": run.step, "world": run.ranks.world, "ema_keys": ema_keys}, folder / STATE)
-                write_manifest(folder, run.step, run.models, run.specs, metrics, bool(run.ema))
+            if sharded:
+                torch.save({"step": step, "world": ranks.world, "ema_keys": ema_keys}, folder / STATE)
+                write_manifest(folder, step, models, specs, metrics, bool(ema_keys))
             else:
-                write_files(folder, state, run.models, run.specs, metrics)
+                write_files(folder, {"step": step, **tensors, **own}, models, specs, metrics)
 
-        commit(target, fill)
-        shutil.rmtree(staging, ignore_errors=True)
-        snapshots.prune()
-    run.ranks.barrier()
+        def finish() -> None:
+            if ranks.rank == 0:
+                commit(target, fill)
+                shutil.rmtree(staging, ignore_errors=True)
+                self._prune()
+
+        def write() -> None:
+            _together(ranks, make_staging)
+            _together(ranks, lambda: torch.save(own, staging / f"rank-{ranks.rank}.pt"))
+            if sharded:
+                state_dict_saver.save(tensors, checkpoint_id=str(staging / "dcp"), process_group=ranks.group)
+            _together(ranks, finish)
+
+        return write
+
+    def prepare_memory(self, run: Run) -> Callable[[], object]:
+        """What makes memory for the copies ready; it may run beside training."""
+        assert self._copies is not None
+        copies = self._copies
+        parts = _parts(_tensors(run)) if run.sharded else run.state_of_tensors() if self._ranks.rank == 0 else {}
+        return lambda: copies.make_ready(parts)
+
+
+def _together(ranks: GroupRanks, work: Callable[[], object]) -> None:
+    """Do each rank's work; where it fails on one rank, no rank goes on."""
+    failure: Exception | None = None
+    try:
+        work()
+    except Exception as error:
+        failure = error
+    if ranks.any(failure is not None):
+        raise failure or OSError("another rank could not write its part of the snapshot")
+
+
+def _parts(value: Any) -> Any:
+    """The structure with each sharded tensor's own part in its place."""
+    if isinstance(value, Mapping):
+        return {key: _parts(item) for key, item in value.items()}
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def _shards(parts: Any, like: Any, mesh: DeviceMesh | None) -> Any:
+    """The structure of parts as shards again, of tensors that lie on the CPU."""
+    if isinstance(like, Mapping):
+        return {key: _shards(parts[key], item, mesh) for key, item in like.items()}
+    if not isinstance(like, DTensor):
+        return parts
+    return DTensor.from_local(parts, mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())
 
 
 def load_ranks(run: Run, path: Path) -> None:

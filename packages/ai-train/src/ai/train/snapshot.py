@@ -14,27 +14,28 @@ read. Under sharding `dcp/` takes the place of the tensors' files, and each rank
 
 import os
 import shutil
-import threading
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-from torch.optim import Optimizer
-
+from ai.train.atomic_folder import commit
+from ai.train.background import Background
 from ai.train.host_copies import HostCopies
-from ai.train.run import Run, Stateful, keep_for_training
+from ai.train.restore import load_model_state, load_parts, read, restore
+from ai.train.run import Run
 from ai.train.snapshot_files import (
     FORMAT,
     MANIFEST,
     SnapshotError,
-    commit,
+    committed,
+    newest_whole,
     read_manifest,
-    read_state,
     verify,
     write_files,
 )
+
+if TYPE_CHECKING:
+    from ai.train.sharded import RanksWriter
 
 __all__ = ["FORMAT", "SnapshotError", "Snapshots", "load_model_state", "read", "restore", "verify"]
 
@@ -48,13 +49,14 @@ class Snapshots:
         keep_best: how many of the best are kept besides, by `best_by`.
         best_by: the metric that decides, as the hook logs it.
         mode: `'min'` or `'max'`.
-        asynchronous: write in a thread, so that training waits only for a copy in memory; that memory is kept until
-            the run is over, since a second copy into it takes a fraction of the first's time.
+        asynchronous: write in a thread, so that training waits only for a copy in memory. That memory is kept, since
+            a copy into it takes a fraction of the time of one into fresh memory; a hook has it made ready in a thread,
+            too, after the first step.
         pickle_model: also store the model object itself (`model.pkl`, by cloudpickle), for classes that no import
             path leads to. Reading that file runs code from it.
 
-    >>> import tempfile
-    >>> run = Run({'model': nn.Linear(2, 1)}, {}, data=[])
+    >>> import tempfile, torch
+    >>> run = Run({'model': torch.nn.Linear(2, 1)}, {}, data=[])
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     snapshots = Snapshots(folder)
     ...     path = snapshots.save(run, 7)
@@ -82,41 +84,58 @@ class Snapshots:
         self.folder = Path(folder)
         self.keep_last, self.keep_best, self.best_by, self.mode = keep_last, keep_best, best_by, mode
         self.asynchronous, self.pickle_model = asynchronous, pickle_model
-        self._writer: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._background = Background("snapshot-writer")
         self._copies = HostCopies()
+        self._ranks_writer: RanksWriter | None = None
 
     def save(self, run: Run, step: int, metrics: Mapping[str, float] | None = None) -> Path:
-        """Save the run; where the snapshot is, or with `asynchronous` will be.
+        """Save the run; where the snapshot is, or with `asynchronous` will be. Of several ranks all call it.
 
         Raises:
             OSError: it cannot be written; with `asynchronous` raised by the next `save` or `wait`.
         """
-        self.wait()
+        self.wait()  # the memory of the copy is in use until then
         target = self.folder / f"{step:09d}"
-        if run.ranks.world > 1:
-            from ai.train.sharded import save_ranks
+        write = self._prepare(run, step, target, dict(metrics or {}))
+        if self.asynchronous:
+            self._background.start(write)
+        else:
+            write()
+        return target
 
-            save_ranks(self, run, target, dict(metrics or {}))
-            return target
-        state = run.state_dict()
-        state["step"] = step
-        content = (state, run.models, dict(run.specs), dict(metrics or {}))
-        if not self.asynchronous:
-            self._write(target, *content)
-            return target
-        content = (self._copies.take(state), *content[1:])  # the writing before is over
+    def _prepare(self, run: Run, step: int, target: Path, metrics: dict[str, float]) -> Callable[[], None]:
+        """Take the run's state; what writes it."""
+        if run.ranks.world > 1:
+            return self._writer_of(run).prepare(run, step, target, metrics)
+        state, specs = {**run.state_dict(), "step": step}, dict(run.specs)
+        if self.asynchronous:
+            state = self._copies.take(state)
 
         def write() -> None:
-            try:
-                self._write(target, *content)
-            except BaseException as error:
-                self._failure = error
+            commit(target, lambda f: write_files(f, state, run.models, specs, metrics, pickle_model=self.pickle_model))
+            self.prune()
 
-        # Not a daemon: the interpreter's exit waits for the file.
-        self._writer = threading.Thread(target=write, name="snapshot-writer")
-        self._writer.start()
-        return target
+        return write
+
+    def _writer_of(self, run: Run) -> "RanksWriter":
+        if self._ranks_writer is None:
+            from ai.train.sharded import RanksWriter
+
+            self._ranks_writer = RanksWriter(run, copies=self._copies if self.asynchronous else None, prune=self.prune)
+        return self._ranks_writer
+
+    def make_ready(self, run: Run) -> None:
+        """With `asynchronous`: have memory for the copies of this run's tensors made ready in the background.
+
+        Optimisers have no state before their first step: call it after that. Of several ranks all call it.
+        """
+        if not self.asynchronous:
+            return
+        if run.ranks.world > 1:
+            self._background.start(self._writer_of(run).prepare_memory(run))
+        else:
+            state = run.state_of_tensors()
+            self._background.start(lambda: self._copies.make_ready(state))
 
     def wait(self) -> None:
         """Wait until what is being written is on disk.
@@ -124,39 +143,18 @@ class Snapshots:
         Raises:
             OSError: the writing failed.
         """
-        if self._writer is not None:
-            self._writer.join()
-            self._writer = None
-        if self._failure is not None:
-            error, self._failure = self._failure, None
-            raise error
-
-    def _write(self, target: Path, state: Any, models: Any, specs: Any, metrics: dict[str, float]) -> None:
-        def fill(folder: Path) -> None:
-            write_files(folder, state, models, specs, metrics, pickle_model=self.pickle_model)
-
-        commit(target, fill)
-        self.prune()
+        self._background.wait()
 
     # -- what is there
 
     def all(self) -> list[Path]:
         """Every committed snapshot, oldest first; whether they are whole is not looked at."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(p for p in self.folder.iterdir() if p.name.isdigit() and (p / MANIFEST).is_file())
+        return committed(self.folder)
 
     def latest(self) -> Path | None:
         """The newest snapshot whose files all have their checksums; a damaged one is passed over with a warning."""
         self.wait()
-        for path in reversed(self.all()):
-            problem = verify(path)
-            if problem is None:
-                return path
-            warnings.warn(
-                f"snapshot {path} is damaged ({problem}); trying the one before", RuntimeWarning, stacklevel=2
-            )
-        return None
+        return newest_whole(self.folder)
 
     def best(self) -> Path | None:
         """The snapshot with the best `best_by`, or None if none has it."""
@@ -211,106 +209,4 @@ class Snapshots:
                 return run_or_parts.step
             run_or_parts.load_state_dict(read(chosen, run_or_parts.models))
             return run_or_parts.step
-        return _load_parts(dict(run_or_parts), read(chosen, None))
-
-
-def read(path: str | os.PathLike[str], models: Mapping[str, nn.Module] | None = None) -> dict[str, Any]:
-    """A snapshot's state, as `Run.load_state_dict` takes it; every checksum is compared first.
-
-    Raises:
-        FileNotFoundError: there is no snapshot at `path`.
-        SnapshotError: it is damaged, or of a newer format.
-    """
-    folder = Path(path)
-    if not (folder / MANIFEST).is_file():
-        raise FileNotFoundError(f"there is no snapshot at {folder}: it has no {MANIFEST}")
-    problem = verify(folder)
-    if problem is not None:
-        raise SnapshotError(f"snapshot {folder} is damaged: {problem}")
-    return read_state(folder)
-
-
-def load_model_state(path: str | os.PathLike[str], *, ema: bool = False, key: str | None = None) -> dict[str, Any]:
-    """The state dict of a snapshot's model, for `model.load_state_dict`.
-
-    Args:
-        path: the snapshot.
-        ema: the moving average rather than the model, where there is one.
-        key: which model, of several.
-    """
-    state = read(path)
-    models: dict[str, Any] = state["models"]
-    name = key or next(iter(models))
-    if name not in models:
-        raise KeyError(f"the snapshot holds the models {sorted(models)}, not {name!r}")
-    found: dict[str, Any] = models[name]
-    return {**found, **state["ema"].get(name, {})} if ema else found
-
-
-def restore(
-    path: str | os.PathLike[str],
-    model: nn.Module | Mapping[str, nn.Module],
-    opt: Optimizer | Mapping[str, Optimizer],
-    *stateful: Stateful,
-) -> int:
-    """Fill a model, its optimiser and further objects from a snapshot before training; the step to continue at.
-
-    The rest (random states, moving average, scaler, data position, hook) is kept for the next `train` of this model,
-    which must be given the returned step. A loader passed here is at its position afterwards.
-
-    Args:
-        path: one snapshot's folder, or a folder of snapshots, of which the newest whole one is taken.
-        model: a module, or the dict of modules of a `MultiTrainer`.
-        opt: its optimiser, or the dict of optimisers.
-        stateful: the objects that the saved hook held as `stateful`, in the same order; if it held none, the loader.
-
-    Raises:
-        FileNotFoundError: there is no snapshot.
-        SnapshotError: it is damaged, or of a newer format.
-        ValueError: the names of models or optimisers, or the number of stateful objects, differ from the saved.
-    """
-    chosen: Path | None = Path(path)
-    if not Path(path, MANIFEST).is_file():
-        chosen = Snapshots(path).latest()
-    if chosen is None:
-        raise FileNotFoundError(f"there is no snapshot in {path}")
-    models = dict(model) if isinstance(model, Mapping) else {"model": model}
-    optimizers = dict(opt) if isinstance(opt, Mapping) else {"model": opt}
-    if (chosen / "dcp").is_dir():
-        raise SnapshotError(
-            f"snapshot {chosen} is sharded: continue with Hook(snapshots=..., resume=True) under torchrun, or export "
-            "it to one file with ai.train.export"
-        )
-    state = read(chosen, models)
-    run = Run(models, optimizers, data=())
-    held = [state["states"].get(f"stateful.{index}") for index in range(len(stateful))]
-    if stateful and "stateful.0" not in state["states"] and state["data"] is not None:
-        held[0] = state["data"]
-    for index, (one, part) in enumerate(zip(stateful, held, strict=True)):
-        if part is None:
-            raise ValueError(f"the snapshot holds no state for stateful[{index}] ({type(one).__name__})")
-    run.load_state_dict({key: state[key] for key in ("step", "models", "optimizers")})
-    for one, part in zip(stateful, held, strict=True):
-        one.load_state_dict(part)
-    keep_for_training(next(iter(models.values())), state)
-    from ai.train.random_state import set_random_state
-
-    set_random_state(state["random"])
-    return int(state["step"])
-
-
-def _load_parts(parts: dict[str, Any], state: dict[str, Any]) -> int:
-    for short, long in (("model", "models"), ("optimizer", "optimizers")):
-        if short in parts:
-            parts[long] = {next(iter(state[long])): parts.pop(short)}
-    for name, part in parts.items():
-        if name not in state:
-            raise KeyError(f"a snapshot has no part {name!r}; its parts are {sorted(state)}")
-        if isinstance(part, Mapping):
-            for key, one in part.items():
-                if key not in state[name]:
-                    raise KeyError(f"the snapshot's {name} are {sorted(state[name])}, not {key!r}")
-                one.load_state_dict(state[name][key])
-        else:
-            part.load_state_dict(state[name])
-    return int(state["step"])
+        return load_parts(dict(run_or_parts), read(chosen, None))

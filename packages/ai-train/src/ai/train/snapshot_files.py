@@ -1,13 +1,13 @@
-"""The files of a snapshot: written, committed by a rename, checked by sha256, and read without running code."""
+"""The files of a snapshot: written, found, checked by sha256, and read without running code."""
 
 import copy
 import hashlib
 import inspect
 import json
 import os
-import shutil
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +25,6 @@ class SnapshotError(RuntimeError):
 
 
 # -- writing
-
-
-def commit(target: Path, fill: Callable[[Path], None]) -> None:
-    """Have `fill` write a folder beside `target`, flush it to disk, and rename it into place."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        fill(partial)
-        for path in [*partial.rglob("*"), partial]:
-            _flush(path)
-        if target.exists():  # the same step again, after a resume from further back
-            old = target.with_name(f".{target.name}.{os.getpid()}.old")
-            target.rename(old)
-            partial.rename(target)
-            shutil.rmtree(old)
-        else:
-            partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    _flush(target.parent)
-    for leftover in target.parent.glob(".*.partial"):  # of a process that was killed while it wrote
-        if not _is_running(leftover.name.split(".")[-2]):
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_files(
@@ -160,6 +135,23 @@ def how_to_build(model: nn.Module) -> dict[str, Any]:
 # -- reading
 
 
+def committed(folder: Path) -> list[Path]:
+    """Every snapshot in `folder`, oldest first; whether they are whole is not looked at."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.name.isdigit() and (p / MANIFEST).is_file())
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest snapshot whose files all have their checksums; a damaged one is passed over with a warning."""
+    for path in reversed(committed(folder)):
+        problem = verify(path)
+        if problem is None:
+            return path
+        warnings.warn(f"snapshot {path} is damaged ({problem}); trying the one before", RuntimeWarning, stacklevel=3)
+    return None
+
+
 def verify(path: str | os.PathLike[str]) -> str | None:
     """What is wrong with a snapshot's files, in a few words; None if each has its size and sha256.
 
@@ -252,21 +244,3 @@ def _prefix(key: str, models: Mapping[str, Any]) -> str:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _is_running(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True
