@@ -47,11 +47,13 @@ def mlp():
 def ours(n_clients, outstanding, seconds, *, transport="auto", together=0):
     from ai.infer import Inferencer
 
-    def work(client, start, out):
+    def work(client, ready, start, out):
         torch.set_num_threads(1)
         x = torch.randn(1, *ROW)
         xs = [torch.randn(1, *ROW) for _ in range(together)]
-        client(x)
+        for _ in range(20):
+            client(x)
+        ready.release()
         start.wait()
         clock, latencies, pending = time.perf_counter, [], deque()
         end = clock() + seconds
@@ -74,7 +76,7 @@ def ours(n_clients, outstanding, seconds, *, transport="auto", together=0):
 
     with Inferencer(mlp(), "cpu", 64) as inferencer:
         client = inferencer.create_client(transport=transport)
-        latencies = _run_clients(n_clients, lambda start, out: work(client, start, out), lambda: None, seconds)
+        latencies = _run_clients(n_clients, lambda *about: work(client, *about), lambda: None, seconds)
     return len(latencies) * max(together, 1) / seconds, float(np.median(latencies)) * 1e6
 
 
@@ -88,7 +90,8 @@ def pipes(n_clients, outstanding, seconds, *, kind):
     else:
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(n_clients)]
 
-    def work(start, out, index):
+    def work(ready, start, out, index):
+        ready.release()
         start.wait()
         clock, latencies, sent = time.perf_counter, [], deque()
         end = clock() + seconds
@@ -166,7 +169,8 @@ def bare_shared_memory(n_clients, outstanding, seconds):
     worker_event, client_events = os.eventfd(0), [os.eventfd(0) for _ in range(n_clients)]
     obs = np.random.default_rng(0).random(784, dtype=np.float32)
 
-    def work(start, out, index):
+    def work(ready, start, out, index):
+        ready.release()
         start.wait()
         clock, latencies, sent = time.perf_counter, [], {}
         free = list(range(index * outstanding, (index + 1) * outstanding))
@@ -215,11 +219,13 @@ def bare_shared_memory(n_clients, outstanding, seconds):
 
 
 def _run_clients(n_clients, work, serve_once, seconds, *, indexed=False):
-    start, out = FORK.Event(), FORK.Queue()
-    processes = [FORK.Process(target=work, args=(start, out, i) if indexed else (start, out)) for i in range(n_clients)]
+    ready, start, out = FORK.Semaphore(0), FORK.Event(), FORK.Queue()
+    about = (ready, start, out)
+    processes = [FORK.Process(target=work, args=(*about, i) if indexed else about) for i in range(n_clients)]
     for process in processes:
         process.start()
-    time.sleep(0.5)  # all have connected
+    for _ in processes:
+        ready.acquire()
     start.set()
     end = time.perf_counter() + seconds
     collected = []

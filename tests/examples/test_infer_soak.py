@@ -1,7 +1,8 @@
-"""The soak of a worker, in short."""
+"""The soak of a worker and its faults, in short."""
 
 import pytest
 
+from ai.examples.infer_faults import reproduce_kills, reproduce_storm
 from ai.examples.infer_soak import reproduce
 
 
@@ -12,3 +13,17 @@ def test_worker_answers_in_flat_memory_while_a_client_is_killed():
     assert numbers["kills"] >= 1
     assert numbers["errors"] == 0
     assert numbers["rows_per_batch"] > 1
+
+
+@pytest.mark.slow
+def test_every_client_learns_of_a_killed_worker_and_is_served_again():
+    numbers = reproduce_kills(kills=1, clients=8)
+    assert numbers["told_ms_median"] < numbers["back_ms_median"]
+    assert numbers["replies"] > 8
+
+
+@pytest.mark.slow
+def test_no_client_sees_an_older_version_in_a_storm_of_updates():
+    numbers = reproduce_storm(seconds=1.0, clients=8)
+    assert numbers["clients"] == 8
+    assert numbers["fewest_versions_seen"] > 2

@@ -42,10 +42,15 @@ RESULTS: dict[str, Result] = {
     "diffusion-digits": Result("ai.examples.diffusion.main:reproduce_digits", "digits told their class, by a UNet"),
     "stylegan2": Result("ai.examples.stylegan2.main:reproduce", "digits of 16 pixels, their distance to real ones"),
     "tictactoe": Result("ai.examples.alphazero.main:reproduce", "AlphaZero: no lost line, all positions right"),
+    "connect4": Result(
+        "ai.examples.alphazero.main:reproduce_connect4", "AlphaZero beside a solver, MCTSBot and its own past"
+    ),
     "tictactoe-muzero": Result("ai.examples.muzero.main:reproduce", "MuZero, which learns the rules: no lost line"),
     "cartpole-muzero": Result("ai.examples.muzero.main:reproduce_cartpole", "mean return over 100 episodes"),
     "datagen-soak": Result("ai.examples.datagen_soak:reproduce", "20 minutes of generated data under random kills"),
     "data-kills": Result("ai.examples.data_kills:reproduce", "SIGKILL of workers, parents and builds of image packs"),
+    "infer-kills": Result("ai.examples.infer_faults:reproduce_kills", "a worker killed 50 times under 64 clients"),
+    "infer-storm": Result("ai.examples.infer_faults:reproduce_storm", "100 new versions of the weights a second"),
     "infer-soak": Result("ai.examples.infer_soak:reproduce", "20 M requests in flat memory, clients killed meanwhile"),
 }
 

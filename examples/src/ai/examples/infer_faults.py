@@ -1,0 +1,235 @@
+"""What clients of an inference worker live through: the worker killed again and again, weights pushed without end.
+
+Run: `python -m ai.examples.reproduce infer-kills [--kills 50 --clients 64]` and `… infer-storm`, on Linux.
+"""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from ai.examples.infer_soak import network
+
+if TYPE_CHECKING:
+    from ai.infer import Inferencer, InferencerClient
+
+_THREADS = 8  # of a client process, each with a client of its own
+_PATIENCE_S = 120.0
+
+
+class Crowd:
+    """Clients in processes of their own, that ask as fast as they can and say what happens to them.
+
+    Args:
+        inferencer: whom they ask.
+        n_clients: how many there are, eight in a process.
+    """
+
+    def __init__(self, inferencer: "Inferencer", n_clients: int) -> None:
+        self.events: list[list[str]] = []
+        """Lines of words that the clients wrote, in the order they came."""
+        self._changed = threading.Condition()
+        self._processes: list[subprocess.Popen[str]] = []
+        self._readers: list[threading.Thread] = []
+        for first in range(0, n_clients, _THREADS):
+            task = (inferencer.create_client(), list(range(first, min(first + _THREADS, n_clients))))
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ai.examples.infer_faults", pickle.dumps(task).hex()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            self._processes.append(process)
+            self._readers.append(threading.Thread(target=self._read, args=(process,), daemon=True))
+            self._readers[-1].start()
+
+    def _read(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            with self._changed:
+                self.events.append(line.split())
+                self._changed.notify_all()
+
+    def wait(self, kind: str, n: int, since: int) -> list[list[str]]:
+        """Returns the events of a kind from number `since` on, once there are `n` of them.
+
+        Raises:
+            RuntimeError: they did not come, or a client saw what must not be.
+        """
+
+        def found() -> list[list[str]]:
+            return [event for event in self.events[since:] if event[0] in (kind, "wrong")]
+
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(found()) >= n, _PATIENCE_S):
+                raise RuntimeError(f"{len(found())} of {n} clients said {kind!r} within {_PATIENCE_S:.0f} s")
+            events = found()
+        if any(event[0] == "wrong" for event in events):
+            raise RuntimeError(f"a client saw what must not be: {events}")
+        return events
+
+    def stop(self) -> list[list[str]]:
+        """Ends the clients and returns what each says last."""
+        since = len(self.events)
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.close()
+        try:
+            for process in self._processes:
+                process.wait(_PATIENCE_S)
+        finally:
+            for process in self._processes:
+                process.kill()
+                process.wait()
+            for reader in self._readers:
+                reader.join()
+            for process in self._processes:
+                assert process.stdout is not None
+                process.stdout.close()
+        return self.events[since:]
+
+
+def reproduce_kills(*, kills: int = 50, clients: int = 64, seed: int = 0) -> dict[str, float]:
+    """Kills the worker `kills` times while `clients` clients ask; each must learn of it, and be served again.
+
+    Raises:
+        RuntimeError: a client was not told, was not served again, or got a wrong reply.
+    """
+    import numpy as np
+    import torch
+
+    from ai.infer import Inferencer
+
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    told_ms: list[float] = []
+    back_ms: list[float] = []
+    with Inferencer(network(), restart=True) as inferencer:
+        crowd = Crowd(inferencer, clients)
+        try:
+            crowd.wait("back", clients, 0)
+            for _ in range(kills):
+                since = len(crowd.events)
+                (pid,) = inferencer.pids
+                killed_at = time.monotonic()
+                os.kill(pid, signal.SIGKILL)
+                told_ms += [1e3 * (float(event[2]) - killed_at) for event in crowd.wait("died", clients, since)]
+                back_ms += [1e3 * (float(event[2]) - killed_at) for event in crowd.wait("back", clients, since)]
+        finally:
+            last = crowd.stop()
+        address = inferencer.client.address
+    if os.path.exists(address):
+        raise RuntimeError(f"{address} was left behind")
+    return {
+        "kills": kills,
+        "clients": clients,
+        "replies": sum(int(event[2]) for event in last if event[0] == "replies"),
+        "told_ms_median": float(np.median(told_ms)),
+        "told_ms_max": float(np.max(told_ms)),
+        "back_ms_median": float(np.median(back_ms)),
+        "back_ms_max": float(np.max(back_ms)),
+    }
+
+
+def reproduce_storm(
+    *, seconds: float = 30.0, pushes_per_s: float = 100.0, clients: int = 8, seed: int = 0
+) -> dict[str, float]:
+    """Pushes weights `pushes_per_s` times a second while clients ask; no client may see an older version again.
+
+    Raises:
+        RuntimeError: a client saw a version older than one before, or a reply mixed of two.
+    """
+    import torch
+
+    from ai.infer import Inferencer
+
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    model = network()
+    states = [{name: torch.full_like(x, value) for name, x in model.state_dict().items()} for value in (0.5, 0.25)]
+    with Inferencer(model) as inferencer:
+        inferencer.update_params(states[0])
+        crowd = Crowd(inferencer, clients)
+        try:
+            crowd.wait("back", clients, 0)
+            begin = time.monotonic()
+            n_pushes, slowest_s = 0, 0.0
+            while (now := time.monotonic()) < begin + seconds:
+                due = begin + n_pushes / pushes_per_s
+                if now < due:
+                    time.sleep(due - now)
+                    continue
+                inferencer.update_params(states[n_pushes % 2])
+                slowest_s = max(slowest_s, time.monotonic() - now)
+                n_pushes += 1
+            elapsed = time.monotonic() - begin
+        finally:
+            last = crowd.stop()
+    if any(event[0] == "wrong" for event in crowd.events):
+        raise RuntimeError(f"a client saw what must not be: {last}")
+    replies = [event for event in last if event[0] == "replies"]
+    return {
+        "pushes": n_pushes,
+        "pushes_per_s": n_pushes / elapsed,
+        "slowest_push_ms": 1e3 * slowest_s,
+        "clients": len(replies),
+        "replies": sum(int(event[2]) for event in replies),
+        "fewest_versions_seen": min(int(event[3]) for event in replies),
+    }
+
+
+def main() -> None:
+    """Runs some clients until stdin ends: `died` and `back` lines with the time, `wrong` ones with what is wrong."""
+    client, names = pickle.loads(bytes.fromhex(sys.argv[1]))
+    stopping = threading.Event()
+    threads = [threading.Thread(target=_ask, args=(pickle.loads(pickle.dumps(client)), n, stopping)) for n in names]
+    for thread in threads:
+        thread.start()
+    sys.stdin.read()
+    stopping.set()
+    for thread in threads:
+        thread.join()
+
+
+def _ask(client: "InferencerClient", name: int, stopping: threading.Event) -> None:
+    import torch
+
+    from ai.infer import WorkerDiedError
+
+    x = torch.ones(1, 784)
+    first: Any = None
+    waiting, version, n, versions = True, -1, 0, set()
+    while not stopping.is_set():
+        try:
+            y = client(x)
+        except WorkerDiedError:
+            if not waiting:
+                _say("died", name, time.monotonic())
+            waiting, version = True, -1
+            continue
+        n += 1
+        first = y if first is None else first
+        versions.add(client.version)
+        # One version's weights are all equal, and so are the ten outputs; those of a mixture would not be.
+        if client.version < version or (version > 0 and (y - y[0, 0]).abs().max() > 1e-3 * y.abs().max()):
+            _say("wrong", name, f"version {client.version} after {version}: {y.tolist()}")
+        if client.version == 0 and not torch.allclose(y, first, rtol=1e-4, atol=1e-5):
+            _say("wrong", name, f"{y.tolist()} after {first.tolist()}")
+        version = client.version
+        if waiting:
+            waiting = False
+            _say("back", name, time.monotonic())
+    _say("replies", name, n, len(versions))
+
+
+def _say(*words: object) -> None:
+    """Writes a line whole, whatever other threads write."""
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
