@@ -234,5 +234,10 @@ def attn(
 
 
 def sa(dim: int, n_heads: int = 8, head_dim: int | None = None, **options: bool | float | int) -> nn.Module:
-    """Returns self-attention: `attn` without a context; the options are those of `attn`."""
+    """Returns self-attention: `attn` without a context; the options are those of `attn`.
+
+    Example:
+        >>> sa(8, 2, causal=True, rotary=True)(torch.zeros(2, 5, 8)).shape
+        torch.Size([2, 5, 8])
+    """
     return attn(dim, n_heads, head_dim, **options)  # type: ignore[arg-type]

@@ -81,17 +81,32 @@ def res(main: nn.Module, shortcut: nn.Module | None = None, *, gain: float = 1.0
 
 
 def modules(items: Iterable[nn.Module]) -> nn.ModuleList:
-    """Returns a list of modules whose parameters belong to the model that holds it."""
+    """Returns a list of modules whose parameters belong to the model that holds it.
+
+    Example:
+        >>> [type(layer).__name__ for layer in modules([null(), null()])]
+        ['Identity', 'Identity']
+    """
     return nn.ModuleList(items)
 
 
 def module_dict(items: Mapping[str, nn.Module]) -> nn.ModuleDict:
-    """Returns a dict of modules whose parameters belong to the model that holds it."""
+    """Returns a dict of modules whose parameters belong to the model that holds it.
+
+    Example:
+        >>> list(module_dict({"encode": null(), "decode": null()}))
+        ['encode', 'decode']
+    """
     return nn.ModuleDict(dict(items))
 
 
 def null() -> nn.Module:
-    """Returns the module that hands its input on."""
+    """Returns the module that hands its input on.
+
+    Example:
+        >>> null()(3)
+        3
+    """
     return nn.Identity()
 
 

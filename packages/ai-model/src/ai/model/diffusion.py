@@ -75,6 +75,14 @@ class DiffusionModel(Model):
             x: `(B, *shape)` clean data plus σ times N(0, 1).
             sigma: `(B,)`, or a number for all rows.
             label: `(B, …)`, what the network is conditioned on.
+
+        Example:
+            >>> class Net(torch.nn.Module):
+            ...     def forward(self, x, noise):
+            ...         return torch.zeros_like(x)
+            >>> model = DiffusionModel(Net(), [2], sigma_data=0.5)
+            >>> model(torch.ones(1, 2), torch.tensor([0.5]))  # half of it is noise, says a net that knows nothing
+            tensor([[0.5000, 0.5000]])
         """
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x must have the shape (batch, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
@@ -135,6 +143,15 @@ class DiffusionModel(Model):
 
         Raises:
             ValueError: An unknown name, or a number out of its range.
+
+        Example:
+            >>> class Zero(torch.nn.Module):  # the best denoiser of data that are all zero
+            ...     def forward(self, x, noise):
+            ...         sigma = (4 * noise).exp()[:, None]
+            ...         return -x * 0.5 / sigma
+            >>> frames = DiffusionModel(Zero(), [2]).sample(3, steps=8, seed=0, sampler="dpmpp_2m", frames=True)
+            >>> frames.shape, bool(frames[-1].abs().max() < 1e-3)
+            (torch.Size([9, 3, 2]), True)
         """
         if n < 1 or steps < 1:
             raise ValueError(f"n ({n}) and steps ({steps}) must be at least 1")

@@ -25,34 +25,64 @@ class _Function(nn.Module):
 
 
 def flatten() -> nn.Module:
-    """Returns the module from `(batch, …)` to `(batch, features)`."""
+    """Returns the module from `(batch, …)` to `(batch, features)`.
+
+    Example:
+        >>> flatten()(torch.zeros(2, 3, 4)).shape
+        torch.Size([2, 12])
+    """
     return _Function(f.flatten)
 
 
 def global_avg() -> nn.Module:
-    """Returns the module from `(batch, nc, …)` to `(batch, nc)`: the mean over all positions."""
+    """Returns the module from `(batch, nc, …)` to `(batch, nc)`: the mean over all positions.
+
+    Example:
+        >>> global_avg()(torch.ones(2, 3, 4, 4)).shape
+        torch.Size([2, 3])
+    """
     return _Function(f.global_avg)
 
 
 def gain(factor: float) -> nn.Module:
-    """Returns the module that multiplies by a factor."""
+    """Returns the module that multiplies by a factor.
+
+    Example:
+        >>> gain(2.0)(torch.ones(1))
+        tensor([2.])
+    """
     return _Function(f.gain, factor=factor)
 
 
 def clamp(bound: float) -> nn.Module:
-    """Returns the module that bounds its input to [-bound, bound]; `bound` must be positive."""
+    """Returns the module that bounds its input to [-bound, bound]; `bound` must be positive.
+
+    Example:
+        >>> clamp(1.0)(torch.tensor([-3.0, 0.5, 3.0]))
+        tensor([-1.0000,  0.5000,  1.0000])
+    """
     if bound <= 0:
         raise ValueError(f"bound ({bound}) must be positive")
     return _Function(f.clamp, bound=bound)
 
 
 def rearrange(pattern: str, **sizes: int) -> nn.Module:
-    """Returns the module that reorders, splits and merges axes; see `m.f.rearrange`."""
+    """Returns the module that reorders, splits and merges axes; see `m.f.rearrange`.
+
+    Example:
+        >>> rearrange("b c h w -> b (h w) c")(torch.zeros(2, 3, 4, 4)).shape
+        torch.Size([2, 16, 3])
+    """
     return _Function(f.rearrange, pattern=pattern, **sizes)
 
 
 def minibatch_std(group_size: int | None = 4, n_features: int = 1) -> nn.Module:
-    """Returns the module that appends how much the images of a group differ; see `m.f.minibatch_std`."""
+    """Returns the module that appends how much the images of a group differ; see `m.f.minibatch_std`.
+
+    Example:
+        >>> minibatch_std()(torch.randn(4, 3, 8, 8)).shape
+        torch.Size([4, 4, 8, 8])
+    """
     for name, value in (("group_size", group_size), ("n_features", n_features)):
         if value is not None and value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
@@ -60,13 +90,23 @@ def minibatch_std(group_size: int | None = 4, n_features: int = 1) -> nn.Module:
 
 
 def resample(stride: float, kernel: Sequence[float] | None = None) -> nn.Module:
-    """Returns the module that resizes images to `1 / stride` of their size; see `m.f.resample`."""
+    """Returns the module that resizes images to `1 / stride` of their size; see `m.f.resample`.
+
+    Example:
+        >>> resample(0.5)(torch.zeros(1, 3, 4, 4)).shape, resample(2)(torch.zeros(1, 3, 4, 4)).shape
+        (torch.Size([1, 3, 8, 8]), torch.Size([1, 3, 2, 2]))
+    """
     f.whole_factor(stride)
     return _Function(f.resample, stride=stride, kernel=kernel)
 
 
 def blur(kernel: Sequence[float] = (1, 2, 1)) -> nn.Module:
-    """Returns the module that filters images with a separable kernel, keeping their size."""
+    """Returns the module that filters images with a separable kernel, keeping their size.
+
+    Example:
+        >>> blur((1, 2, 1))(torch.ones(1, 1, 3, 3))[0, 0, 1]
+        tensor([0.7500, 1.0000, 0.7500])
+    """
     if not len(kernel):
         raise ValueError(f"kernel ({tuple(kernel)}) must have at least one tap")
     return _Function(f.blur, kernel=tuple(kernel))
@@ -75,7 +115,12 @@ def blur(kernel: Sequence[float] = (1, 2, 1)) -> nn.Module:
 def upfirdn(
     kernel: Sequence[float], up: int = 1, down: int = 1, pad: int | tuple[int, int] = 0, gain: float = 1.0
 ) -> nn.Module:
-    """Returns the module of `m.f.upfirdn`."""
+    """Returns the module of `m.f.upfirdn`.
+
+    Example:
+        >>> upfirdn((1, 3, 3, 1), up=2, pad=(2, 1), gain=4)(torch.ones(1, 1, 4, 4)).shape
+        torch.Size([1, 1, 8, 8])
+    """
     if up < 1 or down < 1:
         raise ValueError(f"up ({up}) and down ({down}) must be at least 1")
     if not len(kernel):
@@ -93,8 +138,7 @@ class _Noise(nn.Module):
         fill(self.strength, self.strength_init)
 
     def forward(self, x: Tensor) -> Tensor:
-        noise = torch.randn(x.shape[0], 1, *x.shape[2:], dtype=x.dtype, device=x.device)
-        return x + noise * self.strength
+        return f.noise(x, self.strength)
 
 
 def noise(strength_init: float = 0.1) -> nn.Module:
@@ -105,6 +149,12 @@ def noise(strength_init: float = 0.1) -> nn.Module:
             have an effect from the first step.
 
     Source: Karras et al., 2019, A Style-Based Generator Architecture, section 2.
+
+    Example:
+        >>> x = torch.zeros(1, 2, 4, 4)
+        >>> noisy = noise(0.1)(x)
+        >>> bool((noisy[:, 0] == noisy[:, 1]).all()), bool((noisy == x).any())
+        (True, False)
     """
     return _Noise(strength_init)
 
@@ -130,5 +180,10 @@ def param(*shape: int, std: float = 1.0, mean: float = 0.0) -> nn.Module:
     """Returns a module that holds one learned tensor, drawn from N(mean, std²).
 
     Called without an argument it returns the tensor, `shape`; called with x, one copy a row: `(batch, *shape)`.
+
+    Example:
+        >>> token = param(1, 8, std=0.02)
+        >>> token().shape, token(torch.zeros(3, 5)).shape
+        (torch.Size([1, 8]), torch.Size([3, 1, 8]))
     """
     return _Param(shape, std, mean)

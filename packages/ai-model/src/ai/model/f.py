@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ai.model.position import rotate, sinusoid, sinusoid_2d
+
 __all__ = [
     "blur",
     "clamp",
@@ -20,11 +22,15 @@ __all__ = [
     "minibatch_std",
     "modconv",
     "modulate",
+    "noise",
     "normalize_2nd_moment",
     "one_hot",
     "pixel_norm",
     "rearrange",
     "resample",
+    "rotate",
+    "sinusoid",
+    "sinusoid_2d",
     "upfirdn",
 ]
 
@@ -42,18 +48,45 @@ def flatten(x: Tensor) -> Tensor:
 
 
 def global_avg(x: Tensor) -> Tensor:
-    """Returns the mean over all positions: `(batch, nc, …)` to `(batch, nc)`."""
+    """Returns the mean over all positions: `(batch, nc, …)` to `(batch, nc)`.
+
+    Example:
+        >>> global_avg(torch.ones(2, 3, 4, 4)).shape
+        torch.Size([2, 3])
+    """
     return x.flatten(2).mean(2)
 
 
 def clamp(x: Tensor, bound: float) -> Tensor:
-    """Returns x bounded to [-bound, bound]."""
+    """Returns x bounded to [-bound, bound].
+
+    Example:
+        >>> clamp(torch.tensor([-3.0, 0.5]), 1.0)
+        tensor([-1.0000,  0.5000])
+    """
     return x.clamp(-bound, bound)
 
 
 def gain(x: Tensor, factor: float) -> Tensor:
-    """Returns x times a factor."""
+    """Returns x times a factor.
+
+    Example:
+        >>> gain(torch.ones(1), 2.0)
+        tensor([2.])
+    """
     return x * factor
+
+
+def noise(x: Tensor, strength: float | Tensor = 1.0) -> Tensor:
+    """Returns images plus N(0, strength²), one value a pixel for all channels.
+
+    Example:
+        >>> noisy = noise(torch.zeros(1, 2, 4, 4), 0.1)
+        >>> bool((noisy[:, 0] == noisy[:, 1]).all())
+        True
+    """
+    drawn = torch.randn(x.shape[0], 1, *x.shape[2:], dtype=x.dtype, device=x.device)
+    return x + drawn * strength
 
 
 def normalize_2nd_moment(x: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
@@ -67,12 +100,23 @@ def normalize_2nd_moment(x: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
 
 
 def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
-    """Returns each pixel's feature vector (axis 1) divided by its root mean square."""
+    """Returns each pixel's feature vector (axis 1) divided by its root mean square.
+
+    Example:
+        >>> pixel_norm(torch.full((1, 4, 1, 1), 5.0)).flatten()
+        tensor([1., 1., 1., 1.])
+    """
     return normalize_2nd_moment(x, 1, eps)
 
 
 def one_hot(index: Tensor, n: int) -> Tensor:
-    """Returns float32 indicator vectors: `(…)` integers in [0, n) to `(…, n)`; works for uint8 indices too."""
+    """Returns float32 indicator vectors: `(…)` integers in [0, n) to `(…, n)`; works for uint8 indices too.
+
+    Example:
+        >>> one_hot(torch.tensor([2, 0], dtype=torch.uint8), 3)
+        tensor([[0., 0., 1.],
+                [1., 0., 0.]])
+    """
     return F.one_hot(index.long(), n).float()
 
 
@@ -80,6 +124,10 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Returns `x * (1 + scale) + shift`: `(batch, time, dim)` tokens by `(batch, dim)` vectors.
 
     Source: Peebles and Xie, 2023, Scalable Diffusion Models with Transformers, section 3.2 (adaLN).
+
+    Example:
+        >>> modulate(torch.ones(1, 2, 3), torch.zeros(1, 3), torch.ones(1, 3))[0, 0]
+        tensor([2., 2., 2.])
     """
     return x * (1 + scale[:, None]) + shift[:, None]
 
@@ -131,7 +179,12 @@ def upfirdn(
 
 
 def blur(x: Tensor, kernel: Sequence[float] = (1, 2, 1)) -> Tensor:
-    """Returns images filtered with a separable kernel, of the same size, zeros beyond the border."""
+    """Returns images filtered with a separable kernel, of the same size, zeros beyond the border.
+
+    Example:
+        >>> blur(torch.ones(1, 1, 3, 3))[0, 0, 1]
+        tensor([0.7500, 1.0000, 0.7500])
+    """
     n = len(kernel)
     return upfirdn(x, kernel, pad=(n // 2, (n - 1) // 2))
 
@@ -298,6 +351,11 @@ def minibatch_std(x: Tensor, group_size: int | None = 4, n_features: int = 1) ->
         `(batch, nc + n_features, height, width)`.
 
     Source: Karras et al., 2018, Progressive Growing of GANs, section 3, with groups as in StyleGAN2.
+
+    Example:
+        >>> x = torch.tensor([0.0, 2.0]).view(2, 1, 1, 1)
+        >>> minibatch_std(x)[:, 1].flatten()  # both images lie 1 from their mean
+        tensor([1., 1.])
     """
     batch, nc, height, width = x.shape
     n = batch if group_size is None else min(group_size, batch)

@@ -64,6 +64,12 @@ class Model(nn.Module):
         Raises:
             FileNotFoundError: `path` does not exist.
             ValueError: `path` holds no plain tensors by name, or not this model's (all differences are listed).
+
+        Example:
+            >>> import ai.model as m
+            >>> first, second = (m.Model(m.fc(2, 2)).init(seed=0) for _ in range(2))
+            >>> bool((first.net.weight == second.net.weight).all())
+            True
         """
         if path is not None and seed is not None:
             raise ValueError(f"seed ({seed}) must be None with a path: nothing is drawn")
@@ -81,17 +87,36 @@ class Model(nn.Module):
         return self
 
     def save(self, path: PathLike) -> None:
-        """Writes the parameters and buffers to `path`, atomically: safetensors or torch format by its ending."""
+        """Writes the parameters and buffers to `path`, atomically: safetensors or torch format by its ending.
+
+        Example:
+            >>> import tempfile
+            >>> import ai.model as m
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     m.Model(m.fc(2, 2)).init().save(f"{folder}/model.safetensors")
+            ...     m.Model(m.fc(2, 2)).init(f"{folder}/model.safetensors").n_params
+            6
+        """
         save_state(self.state_dict(), path)
 
     @property
     def n_params(self) -> int:
-        """The number of parameters; a shared one counts once."""
+        """The number of parameters; a shared one counts once.
+
+        Example:
+            >>> Model(nn.Linear(784, 10)).n_params
+            7850
+        """
         return sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter or buffer lies; the CPU if there is none."""
+        """Where the first parameter or buffer lies; the CPU if there is none.
+
+        Example:
+            >>> Model(nn.Linear(2, 2)).device
+            device(type='cpu')
+        """
         for tensor in (*self.parameters(), *self.buffers()):
             return tensor.device
         return torch.device("cpu")
@@ -117,6 +142,12 @@ class Model(nn.Module):
 
         Args:
             inputs: What `forward` takes. It runs once, in evaluation mode, without gradients.
+
+        Example:
+            >>> print(Model(nn.Linear(2, 3)).summary(torch.zeros(5, 2)))
+            layer  kind    output  parameters
+            net    linear  (5, 3)  9
+            total                  9
         """
         return summarize(self, *inputs)
 

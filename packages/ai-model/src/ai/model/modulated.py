@@ -230,6 +230,10 @@ def modfc(n1: int, n2: int, z_dim: int, actv: Activation = None, *, demod: bool 
     """Returns a fully-connected layer whose weights are scaled by a vector, called as `(x, z)`.
 
     x is `(batch, …, n1)` and z `(batch, z_dim)`; the result is `(batch, …, n2)`. As `modconv` with `modtype='weight'`.
+
+    Example:
+        >>> modfc(4, 8, 16, actv="lrelu")(torch.randn(2, 4), torch.randn(2, 16)).shape
+        torch.Size([2, 8])
     """
     for name, value in (("n1", n1), ("n2", n2), ("z_dim", z_dim)):
         if value < 1:
@@ -257,6 +261,11 @@ def modseq(*layers: nn.Module) -> nn.Module:
     """Returns layers in sequence, called as `(x, z)`; z goes to those that take it.
 
     These are `modconv`, `modfc`, `modresblk`, `modseq`, and any module with an attribute `takes_z = True`.
+
+    Example:
+        >>> net = modseq(conv(3, 4), modconv(4, 4, 16, actv="lrelu"), modconv(4, 3, 16, k=1, demod=False))
+        >>> net(torch.randn(2, 3, 8, 8), torch.randn(2, 16)).shape
+        torch.Size([2, 3, 8, 8])
     """
     return _ModSeq(layers)
 

@@ -10,12 +10,24 @@ Norm: TypeAlias = str | Callable[[int], nn.Module] | None
 
 
 def batch(nc: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> nn.Module:
-    """Returns batch normalisation of `(batch, nc)` or `(batch, nc, height, width)`."""
+    """Returns batch normalisation of `(batch, nc)` or `(batch, nc, height, width)`.
+
+    Example:
+        >>> import torch
+        >>> batch(3)(torch.randn(8, 3, 4, 4)).shape
+        torch.Size([8, 3, 4, 4])
+    """
     return _Batch(nc, eps=eps, momentum=momentum, affine=affine)
 
 
 def instance(nc: int, *, eps: float = 1e-5, affine: bool = False) -> nn.Module:
-    """Returns instance normalisation of `(batch, nc, height, width)`."""
+    """Returns instance normalisation of `(batch, nc, height, width)`.
+
+    Example:
+        >>> import torch
+        >>> round(instance(3)(torch.randn(8, 3, 16, 16))[0, 0].std(unbiased=False).item(), 3)
+        1.0
+    """
     return nn.InstanceNorm2d(nc, eps=eps, affine=affine)
 
 
@@ -29,6 +41,10 @@ def group(nc: int, n_groups: int | None = None, *, eps: float = 1e-5) -> nn.Modu
 
     Raises:
         ValueError: `n_groups` does not divide `nc`.
+
+    Example:
+        >>> group(64).num_groups, group(6, 2).num_groups
+        (16, 2)
     """
     if n_groups is None:
         n_groups = max(n for n in range(1, min(32, max(1, nc // 4)) + 1) if nc % n == 0)
@@ -38,17 +54,35 @@ def group(nc: int, n_groups: int | None = None, *, eps: float = 1e-5) -> nn.Modu
 
 
 def layer(dim: int, *, eps: float = 1e-5, affine: bool = True) -> nn.Module:
-    """Returns layer normalisation over the last axis, `(…, dim)`."""
+    """Returns layer normalisation over the last axis, `(…, dim)`.
+
+    Example:
+        >>> import torch
+        >>> layer(4)(torch.tensor([1.0, 1.0, 3.0, 3.0]))
+        tensor([-1.0000, -1.0000,  1.0000,  1.0000], grad_fn=...)
+    """
     return nn.LayerNorm(dim, eps=eps, elementwise_affine=affine)
 
 
 def rms(dim: int, *, eps: float = 1e-6, affine: bool = True) -> nn.Module:
-    """Returns root-mean-square normalisation over the last axis, `(…, dim)`."""
+    """Returns root-mean-square normalisation over the last axis, `(…, dim)`.
+
+    Example:
+        >>> import torch
+        >>> rms(2)(torch.tensor([3.0, 3.0]))
+        tensor([1.0000, 1.0000], grad_fn=...)
+    """
     return _RMS(dim, eps=eps, elementwise_affine=affine)
 
 
 def pixel(nc: int | None = None, *, eps: float = 1e-8) -> nn.Module:
-    """Returns the division of each pixel's (or row's) feature vector, axis 1, by its root mean square."""
+    """Returns the division of each pixel's (or row's) feature vector, axis 1, by its root mean square.
+
+    Example:
+        >>> import torch
+        >>> pixel()(torch.full((1, 4, 1, 1), 5.0)).flatten()
+        tensor([1., 1., 1., 1.])
+    """
     return _Pixel(eps)
 
 

@@ -14,6 +14,10 @@ def sinusoid(n: int, dim: int, base: float = 10_000.0) -> Tensor:
     """Returns `(n, dim)` sines and cosines of positions 0 … n - 1, wavelengths from 2π to `base` · 2π.
 
     Source: Vaswani et al., 2017, Attention Is All You Need, section 3.5; sines first, then cosines.
+
+    Example:
+        >>> sinusoid(3, 4)[0]
+        tensor([0., 0., 1., 1.])
     """
     if dim % 2:
         raise ValueError(f"dim ({dim}) must be even")
@@ -23,7 +27,12 @@ def sinusoid(n: int, dim: int, base: float = 10_000.0) -> Tensor:
 
 
 def sinusoid_2d(height: int, width: int, dim: int, base: float = 10_000.0) -> Tensor:
-    """Returns `(height · width, dim)`: half of the features for the row, half for the column."""
+    """Returns `(height · width, dim)`: half of the features for the row, half for the column.
+
+    Example:
+        >>> sinusoid_2d(2, 3, 8).shape
+        torch.Size([6, 8])
+    """
     if dim % 4:
         raise ValueError(f"dim ({dim}) must be a multiple of 4")
     rows, columns = sinusoid(height, dim // 2, base), sinusoid(width, dim // 2, base)
@@ -34,6 +43,11 @@ def rotate(x: Tensor, start: int = 0, base: float = 10_000.0) -> Tensor:
     """Returns `(B, H, T, D)` queries or keys, each pair of features (i, i + D/2) turned by its position's angle.
 
     Source: Su et al., 2021, RoFormer, equation 34, with the halves instead of neighbours as pairs.
+
+    Example:
+        >>> x = torch.ones(1, 1, 3, 2)
+        >>> torch.allclose(rotate(x).norm(dim=-1), x.norm(dim=-1)), bool((rotate(x)[:, :, 0] == x[:, :, 0]).all())
+        (True, True)
     """
     half = x.shape[-1] // 2
     dtype = torch.promote_types(x.dtype, torch.float32)  # a half-precision angle would be off by whole turns
@@ -114,7 +128,12 @@ class _Embed(nn.Module):
 
 
 def embed(n: int, dim: int, *, std: float = 1.0) -> nn.Module:
-    """Returns a learned vector for each of n integers: `(…)` to `(…, dim)`; uint8 indices work too."""
+    """Returns a learned vector for each of n integers: `(…)` to `(…, dim)`; uint8 indices work too.
+
+    Example:
+        >>> embed(10, 4)(torch.tensor([[1, 2, 3]])).shape
+        torch.Size([1, 3, 4])
+    """
     if n < 1 or dim < 1:
         raise ValueError(f"n ({n}) and dim ({dim}) must be at least 1")
     return _Embed(n, dim, std)
@@ -142,6 +161,10 @@ def patch_emb(nc: int, dim: int, patch: int) -> nn.Module:
     """Returns the module from `(batch, nc, height, width)` images to `(batch, patches, dim)` tokens, row by row.
 
     Source: Dosovitskiy et al., 2021, An Image Is Worth 16x16 Words, equation 1.
+
+    Example:
+        >>> patch_emb(3, 8, 4)(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 16, 8])
     """
     for name, value in (("nc", nc), ("dim", dim), ("patch", patch)):
         if value < 1:

@@ -24,6 +24,13 @@ def pyramid(size_in: int, size_out: int, nc_min: int, nc_max: int, block: Pyrami
         nc_min: Channels at the largest size.
         nc_max: Bound on the channels.
         block: `(size, nc1, nc2)`: the size of its input and its channels in and out.
+
+    Example:
+        >>> import torch
+        >>> import ai.model as m
+        >>> net = pyramid(32, 4, 16, 64, lambda size, nc1, nc2: m.conv(nc1, nc2, stride=2))
+        >>> net.nc_in, net.nc_out, net(torch.zeros(1, 16, 32, 32)).shape
+        (16, 64, torch.Size([1, 64, 4, 4]))
     """
     large, small = max(size_in, size_out), min(size_in, size_out)
     steps = (large // small).bit_length() - 1 if small > 0 else -1

@@ -33,6 +33,11 @@ def se(nc: int, reduction: int = 16) -> nn.Module:
         reduction: `nc / reduction` units lie between, but 8 at least, or `nc` if that is less.
 
     Source: Hu, Shen and Sun, 2018, Squeeze-and-Excitation Networks.
+
+    Example:
+        >>> import torch
+        >>> se(16)(torch.zeros(2, 16, 8, 8)).shape
+        torch.Size([2, 16, 8, 8])
     """
     for name, value in (("nc", nc), ("reduction", reduction)):
         if value < 1:
@@ -57,6 +62,11 @@ def resblk(
         actv: Activation by name, or a callable.
         norm: Normalisation by name, or a callable from a channel count.
         se: Whether to end the branch with squeeze-and-excitation.
+
+    Example:
+        >>> import torch
+        >>> resblk(4, 8, stride=2)(torch.randn(2, 4, 8, 8)).shape
+        torch.Size([2, 8, 4, 4])
     """
     # The branch starts at half the shortcut, the gate of squeeze-and-excitation being a half at first: with less, the
     # activation after the sum shrinks a stack of blocks.
@@ -73,7 +83,13 @@ def resblk(
 def resblk_group(
     n: int, nc1: int, nc2: int, stride: float = 1, actv: Activation = "mish", norm: Norm = "batch", se: bool = True
 ) -> nn.Module:
-    """Returns `n` residual blocks: the first changes channels and size, the others keep them."""
+    """Returns `n` residual blocks: the first changes channels and size, the others keep them.
+
+    Example:
+        >>> import torch
+        >>> resblk_group(3, 4, 8, stride=0.5)(torch.randn(2, 4, 8, 8)).shape
+        torch.Size([2, 8, 16, 16])
+    """
     if n < 1:
         raise ValueError(f"n ({n}) must be at least 1")
     first = resblk(nc1, nc2, stride, actv, norm, se)

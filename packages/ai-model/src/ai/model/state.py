@@ -54,6 +54,13 @@ def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file holds something else than tensors by name, is damaged, or is a pickle that would run code.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"x": torch.ones(2)}, f"{folder}/x.pt")
+        ...     load_state(f"{folder}/x.pt")
+        {'x': tensor([1., 1.])}
     """
     path = Path(path)
     if not path.is_file():
@@ -94,6 +101,11 @@ def load_into(
 
     Raises:
         ValueError: `strict`, and something does not fit. The message lists all names.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> load_into(layer, {"weight": torch.ones(1, 2), "gain": torch.ones(1)}, strict=False)
+        ['missing: bias', 'unexpected: gain']
     """
     state = {_plain_name(name): tensor for name, tensor in state.items()}
     own = {_plain_name(name): (name, tensor) for name, tensor in module.state_dict(keep_vars=True).items()}

@@ -34,6 +34,10 @@ def drop_path(p: float) -> nn.Module:
     """Returns stochastic depth: in training, each sample's branch is zero with probability p, else divided by 1 - p.
 
     Source: Huang et al., 2016, Deep Networks with Stochastic Depth.
+
+    Example:
+        >>> drop_path(0.5).eval()(torch.ones(2)), drop_path(0.5)(torch.ones(1)).item() in (0.0, 2.0)
+        (tensor([1., 1.]), True)
     """
     if not 0 <= p < 1:
         raise ValueError(f"p ({p}) must lie in [0, 1)")
@@ -41,7 +45,12 @@ def drop_path(p: float) -> nn.Module:
 
 
 def mlp(dim: int, hidden: int, actv: Activation = "gelu", *, dropout: float = 0.0) -> nn.Module:
-    """Returns two fully-connected layers with an activation between: `(…, dim)` to `(…, dim)`."""
+    """Returns two fully-connected layers with an activation between: `(…, dim)` to `(…, dim)`.
+
+    Example:
+        >>> mlp(8, 32)(torch.zeros(2, 5, 8)).shape
+        torch.Size([2, 5, 8])
+    """
     # The mean of what leaves the activation passes the second layer, so it is the second moment that is to stay.
     gain = actv_gain(actv) / actv_gain(actv, centred=is_centred(actv, dim))
     return seq(
@@ -149,6 +158,10 @@ def tx_dec_blk(
 
     Causal self-attention, then attention to the context `(batch, length, dim_context)`, then an MLP. The arguments are
     those of `tx_enc_blk`.
+
+    Example:
+        >>> tx_dec_blk(8, 2, dim_context=4)(torch.zeros(2, 5, 8), torch.zeros(2, 3, 4)).shape
+        torch.Size([2, 5, 8])
     """
     own = attn(dim, n_heads, head_dim, causal=causal, rotary=rotary, qk_norm=qk_norm, dropout=dropout)
     cross = attn(dim, n_heads, head_dim, dim_kv=dim_context, qk_norm=qk_norm, dropout=dropout)
@@ -175,6 +188,10 @@ def tx_enc(
     """Returns `n` encoder blocks and a last normalisation; `drop` grows linearly from 0 to its value over the depth.
 
     The options are those of `tx_enc_blk`.
+
+    Example:
+        >>> tx_enc(2, 8, 2, causal=True, rotary=True)(torch.zeros(2, 5, 8)).shape
+        torch.Size([2, 5, 8])
     """
     if n < 1:
         raise ValueError(f"n ({n}) must be at least 1")
@@ -186,7 +203,12 @@ def tx_enc(
 def tx_dec(
     n: int, dim: int, n_heads: int = 8, mlp_dim: int | None = None, *, drop: float = 0.0, **options: Any
 ) -> nn.Module:
-    """Returns `n` decoder blocks and a last normalisation; the options are those of `tx_dec_blk`."""
+    """Returns `n` decoder blocks and a last normalisation; the options are those of `tx_dec_blk`.
+
+    Example:
+        >>> tx_dec(2, 8, 2)(torch.zeros(2, 5, 8), torch.zeros(2, 3, 8)).shape
+        torch.Size([2, 5, 8])
+    """
     if n < 1:
         raise ValueError(f"n ({n}) must be at least 1")
     depth = [drop * i / max(n - 1, 1) for i in range(n)]

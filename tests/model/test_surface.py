@@ -1,0 +1,42 @@
+"""What is public has an example, a place in the reference, and a place among the blocks that all tests run over."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+import ai.model as m
+from tests.model.blocks import BLOCKS
+
+REFERENCE = (Path(__file__).parents[2] / "docs/api/model.md").read_text(encoding="utf-8")
+NORMS = [name for name in vars(m.norm) if name in m.norm.KNOWN]
+PUBLIC = {
+    **{name: getattr(m, name) for name in m.__all__ if callable(getattr(m, name))},
+    **{f"f.{name}": getattr(m.f, name) for name in m.f.__all__},
+    **{f"norm.{name}": getattr(m.norm, name) for name in NORMS},
+    **{
+        f"{cls.__name__}.{name}": vars(cls)[name]
+        for cls in (m.Model, m.DiffusionModel)
+        for name in ("init", "save", "n_params", "device", "set_req_grad", "summary", "sample")
+        if name in vars(cls)
+    },
+}
+# They draw, store or describe, or hold modules that are called one by one.
+NO_BLOCKS = {"actv_gain", "draw_normal", "draw_uniform", "draw_weight", "fill", "init_module", "init_rule", "load_into"}
+NO_BLOCKS |= {"load_state", "module_dict", "modules", "save_state", "summarize"}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_has_an_example(name):
+    assert ">>> " in (inspect.getdoc(PUBLIC[name]) or "")
+
+
+@pytest.mark.parametrize("name", [name for name in m.__all__ if callable(getattr(m, name))])
+def test_every_public_name_stands_in_the_reference(name):
+    assert any(line.endswith(f":: ai.model.{name}") for line in REFERENCE.splitlines())
+
+
+def test_every_block_is_among_those_that_all_tests_run_over():
+    factories = {name for name in m.__all__ if name.islower() and callable(getattr(m, name))} - NO_BLOCKS
+    tested = {name.split()[0] for name in BLOCKS}
+    assert factories | set(NORMS) == tested
