@@ -121,7 +121,7 @@ class Catalog:
         if known is not None and known[0] == version and known[1]["path"] == str(record.path):
             row = known[1]
             if row["state"] in ("running", "dead"):  # a killed process changes no file
-                row = {**row, "state": live_state(record.path, record.meta)}
+                row = {**row, "state": live_state(record.path, {"state": "running"})}
             return version, row
         meta = record.meta
         last = self._last(record, meta)

@@ -3,6 +3,7 @@
 import { element, lasting, show, swatch } from './dom.js';
 
 const HEIGHT = 230;
+const STEPS = Array.from({ length: 600 }, (_, index) => Number(`1e${index - 300}`)); // also of what has diverged
 const resized = new ResizeObserver(entries => {
   for (const { target } of entries) {
     const width = Math.floor(target.clientWidth);
@@ -43,8 +44,8 @@ export function drawChart(chart, curves, { log = false, xLabel = 'step', zoom = 
       y: { distr: log ? 3 : 1, range: () => unit === 'percent' ? [0, 100] : spread(data.map(one => one[1]), log, 0.04) },
     },
     axes: [
-      { ...axis, label: seconds ? 'time' : 'step', labelSize: 16, labelFont: '11px system-ui', values: (u, ticks) => ticks.map(tick => tick == null ? '' : seconds ? lasting(tick) : short(tick)) },
-      { ...axis, size: 60, ...(log ? { splits: (u, index, low, high) => decades(low, high), filter: (u, ticks) => ticks } : {}), values: (u, ticks) => ticks.map(tick => tick == null ? '' : amount(tick, unit)) },
+      { ...axis, label: seconds ? 'time' : 'step', labelSize: 16, labelFont: '11px system-ui', splits: (u, index, low, high) => even(low, high).filter(tick => seconds || Number.isInteger(tick)), values: (u, ticks) => ticks.map(tick => tick == null ? '' : seconds ? lasting(tick) : short(tick)) },
+      { ...axis, size: 60, incrs: STEPS, splits: (u, index, low, high) => log ? decades(low, high) : even(low, high), filter: (u, ticks) => ticks, values: (u, ticks) => ticks.map(tick => tick == null ? '' : amount(tick, unit)) },
     ],
     series: [{}, ...curves.map(({ label, color, faint }) => ({ label, stroke: faint ? color + '44' : color, width: 1.5, facets: [{ scale: 'x', auto: true }, { scale: 'y', auto: true }], paths, points: { show: false } }))],
     hooks: {
@@ -117,16 +118,20 @@ function spread(columns, log, room) {
   return [low - pad, high + pad];
 }
 
+// Ticks at even steps of 1, 2 or 5 times a power of ten.
+function even(low, high) {
+  const rough = (high - low) / 5;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * ([1, 2, 5].find(part => part * power >= rough) ?? 10);
+  const first = Math.ceil(low / step);
+  const ticks = Array.from({ length: 8 }, (_, index) => Number(((first + index) * step).toPrecision(12)));
+  return ticks.filter(tick => tick >= low && tick <= high);
+}
+
 // Ticks of a logarithmic axis: decades, parts of them where there are few, even steps within one.
 function decades(low, high) {
   const ticks = [];
-  if (high / low < 10) {
-    const rough = (high - low) / 4;
-    const power = 10 ** Math.floor(Math.log10(rough));
-    const step = power * [1, 2, 5, 10].find(part => part * power >= rough);
-    for (let tick = Math.ceil(low / step) * step; tick <= high && ticks.length < 12; tick += step) ticks.push(tick);
-    return ticks;
-  }
+  if (high / low < 10) return even(low, high);
   const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
   const each = Math.max(1, Math.ceil((last - first) / 6));
   for (let power = first; power <= last; power += each) {
@@ -140,6 +145,7 @@ function decades(low, high) {
 
 const SIZES = [[1e12, 'T'], [1e9, 'G'], [1e6, 'M'], [1e3, 'k']];
 const short = value => {
+  if (Math.abs(value) >= 1e15) return show(value);
   const [size, name] = SIZES.find(([size]) => Math.abs(value) >= size * (size === 1e3 ? 10 : 1)) ?? [1, ''];
   return show(Number((value / size).toPrecision(6))) + name;
 };

@@ -76,10 +76,11 @@ export async function logView(page, anew) {
   if (!page.still()) return;
   if (anew) {
     page.show(...page.trials.flatMap(trial => [
-      element('h3', {}, swatch(page.look(trial.id).color), named(trial.name)), element('pre', { class: 'log', tabindex: 0 })]));
+      element('h3', {}, swatch(page.look(trial.id).color), named(trial.name), ' ', element('span', { class: 'soft' })), element('pre', { class: 'log', tabindex: 0 })]));
   }
   page.view.querySelectorAll('pre').forEach((place, index) => {
     const text = logs[index] || 'Nothing was printed.';
+    place.previousSibling.lastChild.textContent = text.length > 60_000 ? 'the end of log.txt' : '';
     if (place.textContent === text) return;
     const atEnd = anew || place.scrollTop + place.clientHeight > place.scrollHeight - 30;
     place.textContent = text;

@@ -48,7 +48,7 @@ function parallel(trials, { names, direction, marked, open }, room) {
   }
   axes.forEach((axis, index) => {
     svg.append(element('line', { class: 'axis', x1: x(index), x2: x(index), y1: top, y2: height - 20 }));
-    svg.append(element('text', { x: x(index), y: 14, 'text-anchor': 'middle', 'font-weight': 600 }, cut(axis.name, 24)));
+    svg.append(element('text', { x: x(index) + Math.max(0, index ? 0 : 3.2 * Math.min(24, axis.name.length) - 55), y: 14, 'text-anchor': 'middle', 'font-weight': 600 }, cut(axis.name, 24)));
     for (const value of axis.ticks) svg.append(element('text', { class: 'tick', x: x(index) + 6, y: y(axis, value) + 4 }, cut(show(value), 18)));
   });
   return element('figure', { class: 'whole-row' }, element('figcaption', {}, 'Hyper-parameters and score ', element('span', { class: 'soft' }, 'the stronger, the better')), svg);
@@ -77,7 +77,7 @@ function scatter(trials, name, { direction, marked, open }) {
     dot.style.fill = marked.get(trial.id) ?? shade(goodness(vertical, trial, direction));
     svg.append(dot);
   }
-  return element('figure', {}, element('figcaption', {}, `Score against ${name}`, horizontal.log ? element('span', { class: 'soft' }, ' logarithmic') : null), svg);
+  return element('figure', {}, element('figcaption', { title: name }, element('span', {}, `Score against ${name}`), horizontal.log ? element('span', { class: 'soft' }, ' logarithmic') : null), svg);
 }
 
 const cut = (text, length) => text.length > length ? text.slice(0, length - 1) + '…' : text;

@@ -78,7 +78,8 @@ export class Table {
     const wanted = [...drawn.values()].map(one => one.row);
     if (wanted.length !== this.body.childElementCount || wanted.some((row, index) => row !== this.body.children[index])) this.body.replaceChildren(...wanted);
     this.rows = drawn;
-    document.querySelector('#status').textContent = rows.length === this.trials.length ? `${rows.length} trials` : `${rows.length} of ${this.trials.length} trials`;
+    const count = this.trials.length;
+    document.querySelector('#status').textContent = `${rows.length === count ? '' : `${rows.length} of `}${count} ${count === 1 ? 'trial' : 'trials'}`;
     document.querySelector('#clear').hidden = !this.selected.length;
   }
 
