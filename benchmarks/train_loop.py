@@ -192,6 +192,20 @@ class Named:
         return ({"x": x, "y": y} for x, y in self.source)
 
 
+def fastai(source: Source) -> None:
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    from fastai.optimizer import OptimWrapper
+
+    def torchs_sgd(params: Any, **settings: Any) -> Any:
+        return OptimWrapper(params, torch.optim.SGD, lr=0.01)
+
+    data = DataLoaders(source, [(X, Y)], device="cpu")
+    learner = Learner(data, mlp(), loss_func=F.cross_entropy, opt_func=torchs_sgd, train_bn=False)
+    with learner.no_logging():
+        learner.fit(1, lr=0.01)
+
+
 LOOPS: dict[str, Callable[[Source], None]] = {
     "raw loop": raw,
     "ours, no hook": ours(),
@@ -207,6 +221,7 @@ LOOPS: dict[str, Callable[[Source], None]] = {
     "Accelerate": accelerate,
     "Lightning, all off": lightning,
     "HF Trainer, all off": hf_trainer,
+    "fastai, all off": fastai,
 }
 
 
