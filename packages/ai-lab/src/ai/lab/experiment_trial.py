@@ -27,7 +27,6 @@ class ExperimentTrial(Trial):
         super().__init__(path, **{**options, **how})
         self._optuna = optuna_trial
         self._prune_by = prune_by
-        self._outcome: tuple[str, BaseException | None] | None = None
         self.number: int = optuna_trial.number
         self.hp: HyperParameters = HyperParameters(optuna_trial)
         self.pruned = False
@@ -48,13 +47,11 @@ class ExperimentTrial(Trial):
 
         return stop
 
-    def _end(self, state: str, error: BaseException | None = None) -> None:
-        # The objective may go on after its training: the folder is given up when the score is in.
-        self._outcome = (state, error)
+    def _end(self, state: str, error: BaseException | None = None, **fields: object) -> None:
+        pass  # the objective may go on after its training: `_finish` gives the folder up when the score is in
 
     def _finish(self, state: str, error: BaseException | None = None, **fields: object) -> None:
-        self._open().update(hparams=self.hp.chosen, number=self.number, **fields)
-        super()._end(state, error)
+        super()._end(state, error, hparams=self.hp.chosen, **fields)
 
 
 Objective = Callable[[ExperimentTrial], float]

@@ -58,7 +58,7 @@ def take(experiment: "Experiment", n: int) -> ExperimentTrial | None:
             experiment._trial_options,
             clean=read_marker(experiment.trial_path(asked.number)) is not None,
         )
-        trial._open().update(number=asked.number, experiment=experiment.id)
+        trial._open(number=asked.number, experiment=experiment.id)
         return trial
 
 

@@ -27,6 +27,7 @@ class Session:
         system_interval_s: Seconds between two rows of system metrics; None for none.
         capture: Whether what the process prints is copied to `log.txt`.
         loggers: Called with (step, numbers) for each row, after it was written.
+        fields: Further ones of `meta.json`.
 
     Raises:
         OwnedError: another live process writes the trial.
@@ -34,7 +35,13 @@ class Session:
     """
 
     def __init__(
-        self, record: Record, *, system_interval_s: float | None, capture: bool, loggers: Sequence[Logger] = ()
+        self,
+        record: Record,
+        *,
+        system_interval_s: float | None,
+        capture: bool,
+        loggers: Sequence[Logger] = (),
+        **fields: object,
     ) -> None:
         self.record = record
         self.loggers = loggers
@@ -49,7 +56,7 @@ class Session:
             remove_litter(record.path)
             self._meta.setdefault("created", described["time"])
             self._meta["sessions"] = [*self._meta["sessions"], described]
-            self.update(state="running")
+            self.update(state="running", **fields)
         except BaseException:
             self._owner.release()
             raise

@@ -318,7 +318,7 @@ class Trial:
         """What the hook asks after each evaluation; a search asks it for pruning too."""
         return stopper
 
-    def _open(self) -> Session:
+    def _open(self, **fields: object) -> Session:
         if self._session is None:
             if _rank() > 0:
                 raise RuntimeError(f"rank {_rank()} must not write the trial {self.path}: rank 0 does")
@@ -327,7 +327,7 @@ class Trial:
             if self._config is not None:
                 _keep_config(self.path, self._config)
             loggers = [as_logger(logger, self.record, self.config) for logger in self._loggers]
-            self._session = Session(self.record, loggers=loggers, **self._session_how)  # type: ignore[arg-type]
+            self._session = Session(self.record, loggers=loggers, **self._session_how, **fields)  # type: ignore[arg-type]
         return self._session
 
     def _begin(self, run: "Run") -> None:
@@ -340,13 +340,13 @@ class Trial:
             self._end(str(session.meta["before"]))
             raise
 
-    def _end(self, state: str, error: BaseException | None = None) -> None:
+    def _end(self, state: str, error: BaseException | None = None, **fields: object) -> None:
         session, self._session = self._session, None
         if session is not None:
             for logger in session.loggers:
                 with contextlib.suppress(Exception):
                     getattr(logger, "close", lambda: None)()
-            session.close(state, error)
+            session.close(state, error, **fields)
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         session = self._session
