@@ -120,6 +120,62 @@ def test_adversarial_autoencoder_trains_each_part():
     assert set(trainer.validate(models, [torch.randn(8, 4)])) == {"ae", "d"}
 
 
+def gan_round(key, models, x, step):
+    fake = models["g"](x.flip(1))
+    if key == "g":
+        return -models["d"](fake).mean()
+    return (models["d"](fake.detach()) - models["d"](x)).mean() + models["d"](x).square().mean()
+
+
+def trained_pair(data, **how):
+    torch.manual_seed(0)
+    models = {"d": nn.Linear(3, 1), "g": nn.Linear(3, 3)}
+    trainer = MultiTrainer(gan_round, data, **how)
+    steps = trainer.train(models, {key: opt.sgd(m, lr=0.1) for key, m in models.items()})
+    return steps, [p.detach() for m in models.values() for p in m.parameters()]
+
+
+def test_accumulated_rounds_equal_those_of_the_large_batch():
+    x = torch.randn(4, 8, 3, generator=torch.Generator().manual_seed(0))
+    whole = trained_pair(list(x))
+    parts = trained_pair([part for batch in x for part in (batch[:1], batch[1:])], accumulate=2)
+    assert whole[0] == parts[0] == 4
+    for a, b in zip(whole[1], parts[1], strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's tracer looks at it
+@pytest.mark.parametrize(
+    ("how", "tolerance"),
+    [
+        ({"precision": "bf16"}, 0.02),
+        ({"compile": {"backend": "aot_eager"}}, 1e-6),
+        ({"ema": 0.9}, 0.0),
+        ({"on_nan": "skip"}, 0.0),
+    ],
+)
+def test_rounds_under_every_option_end_where_the_plain_ones_do(how, tolerance):
+    data = list(torch.randn(4, 8, 3, generator=torch.Generator().manual_seed(0)))
+    plain, found = trained_pair(data), trained_pair(data, **how)
+    assert plain[0] == found[0] == 4
+    for a, b in zip(plain[1], found[1], strict=True):
+        assert float((a - b).abs().max()) <= tolerance
+
+
+def test_skip_leaves_out_the_bad_update_of_one_model_alone():
+    def bad(key, models, x, step):
+        loss = gan_round(key, models, x, step)
+        return loss * float("nan") if (step, key) == (0, "g") else loss
+
+    torch.manual_seed(0)
+    models = {"d": nn.Linear(3, 1), "g": nn.Linear(3, 3)}
+    before = {key: m.weight.detach().clone() for key, m in models.items()}
+    data = [torch.randn(8, 3)]
+    MultiTrainer(bad, data, on_nan="skip").train(models, {key: opt.sgd(m, lr=0.1) for key, m in models.items()})
+    assert torch.equal(models["g"].weight, before["g"])
+    assert not torch.equal(models["d"].weight, before["d"])
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="loss must be 'non_saturating', 'hinge' or 'wgan_gp', not 'lsgan'"):
         Gan(3, loss="lsgan")

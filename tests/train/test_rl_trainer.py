@@ -50,6 +50,16 @@ def test_parameters_are_sent_before_the_first_batch_and_at_each_multiple():
     assert source.versions[1][1] != pytest.approx(first)
 
 
+def test_parameters_are_sent_every_so_many_seconds(monkeypatch):
+    from ai.train.ranks import Ranks
+
+    clock = iter(range(10_000))
+    monkeypatch.setattr(Ranks, "time", lambda self: float(next(clock)))  # a second passes at each look
+    source, model = Source(), Net()
+    RLTrainer(RL(), loader(source), push_interval="3s").train(model, opt.adam(model), steplimit=12)
+    assert [version for version, _ in source.versions] == [1, 2, 3, 4]
+
+
 def test_synchronous_runs_are_functions_of_their_seeds():
     weights = []
     for _ in range(2):

@@ -45,7 +45,10 @@ class LrCurve:
         axes.axvline(self.suggestion, color="tab:red", linestyle="--", label=f"suggestion {self.suggestion:.2g}")
         axes.set(xscale="log", xlabel="learning rate", ylabel="loss (smoothed)", title="Learning-rate search")
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="upper left")
+        fall = self.losses[0] - min(self.losses) if self.losses else 0.0
+        if fall > 0:  # the losses that diverge at the end would press the rest flat
+            axes.set_ylim(min(self.losses) - 0.1 * fall, self.losses[0] + 0.4 * fall)
         if path is not None:
             figure.savefig(path, dpi=120)
         return figure
