@@ -18,6 +18,7 @@ from ai.game.evaluator import NetEvaluator as NetEvaluator
 from ai.game.evaluator import RolloutEvaluator as RolloutEvaluator
 from ai.game.evaluator import StateEvaluator as StateEvaluator
 from ai.game.gumbel import Gumbel as Gumbel
+from ai.game.gymnasium_game import GymnasiumGame as GymnasiumGame
 from ai.game.perfect import Solution as Solution
 from ai.game.perfect import solve as solve
 from ai.game.players import Player as Player
@@ -46,6 +47,7 @@ __all__ = [
     "Game",
     "GameError",
     "Gumbel",
+    "GymnasiumGame",
     "LearnedModel",
     "NetEvaluator",
     "Play",

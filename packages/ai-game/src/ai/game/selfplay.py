@@ -77,8 +77,8 @@ class Play:
 class SelfPlay:
     """A source of episodes: a search plays against itself.
 
-    An episode has `obs`, `action`, `reward`, `discount`, `policy`, `value`, `to_play`, `legal`, `version` and `full` (1
-    where the search was a full one).
+    An episode has `obs`, `action`, `reward`, `discount`, `policy`, `value`, `to_play`, `legal`, `version`, `truncated`
+    and `full` (1 where the search was a full one).
 
     Args:
         game: the rules.
@@ -139,7 +139,7 @@ class SelfPlay:
         self._seeds = draws.row_seeds(seed, batch)
         self._number = np.zeros(batch, np.int64)  # games begun in this row
         self._length = np.zeros(batch, np.int64)
-        self._states = self.game.init(batch, self._row_luck(_OPENING))
+        self._states = np.zeros(batch, self.game.dtype)
         self._history = self._new_history(16)
         self._gives_up = np.zeros((batch, 2), bool)
         self._version = 0
@@ -174,7 +174,16 @@ class SelfPlay:
         return {**arrays, "history": history, "done": done, "version": self._version, "stats": dict(self.stats)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state_dict` was taken; call after `start`."""
+        """Goes on where `state_dict` was taken; call after `start`.
+
+        A game that cannot be copied (`copyable` False) begins its games anew.
+        """
+        if not getattr(self.game, "copyable", True):
+            self._seeds, self._number = np.array(state["_seeds"]), np.array(state["_number"])
+            self._done = deque(dict(episode) for episode in state["done"])
+            self._version, self.stats = state["version"], dict(state["stats"])
+            self._begin(np.arange(self.play.games))
+            return
         for name in _STATE:
             value = state[name]
             setattr(self, name, _from_bytes(value, self.game) if name == "_states" else np.array(value))
@@ -261,7 +270,11 @@ class SelfPlay:
         elif self.play.resign_below is not None:
             self._count_wrong(row, float(reward[-1]), int(self.game.to_play(states[length - 1 : length])[0]))
         discount = np.full(length, self.game.discount, np.float32)
-        discount[-1] = 0.0
+        # an episode cut off by a limit of time has a value beyond
+        cut = getattr(self.game, "truncated", None)
+        truncated = cut is not None and bool(cut(states[-1:])[0])
+        if not truncated:
+            discount[-1] = 0.0
         return {
             "obs": self.game.observe(states),
             "action": taken["action"],
@@ -272,6 +285,7 @@ class SelfPlay:
             "to_play": self.game.to_play(states),
             "legal": self.game.legal(states[:length]),
             "full": taken["full"].astype(np.float32),
+            "truncated": np.bool_(truncated),
             "version": np.int64(self._born[row]),
         }
 
