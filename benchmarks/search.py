@@ -1,10 +1,11 @@
-"""Simulations per CPU-second of batched tree search, ours beside mctx + pgx (JAX) and the network alone.
+"""Simulations per CPU-second of batched tree search, ours beside mctx + pgx (JAX), OpenSpiel and the network alone.
 
 64 games, 32 simulations a move, one thread; the same networks in torch and in JAX: three 3 × 3 convolutions of 64
 channels for Connect Four, an MLP of 3 × 128 for tic-tac-toe. Engines alternate; the best of the rounds is printed,
-since a shared machine only ever adds time. A peer that is not installed is skipped.
+since a shared machine only ever adds time. A peer that is not installed is skipped. `pipeline` prints games per second
+of tic-tac-toe self-play with its replay buffer, workers and batches instead.
 
-Run: `python benchmarks/search.py [--rounds 5] [--no-peers]`.
+Run: `python benchmarks/search.py [search|pipeline] [--rounds 5] [--no-peers] [--seconds 15]`.
 """
 
 import argparse
@@ -21,7 +22,18 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from ai.game import ConnectFour, Gumbel, NetEvaluator, Puct, Search, TicTacToe, fast  # noqa: E402
+from ai.data import Datagen  # noqa: E402
+from ai.game import (  # noqa: E402
+    ConnectFour,
+    Gumbel,
+    NetEvaluator,
+    Play,
+    Puct,
+    Search,
+    SelfPlay,
+    TicTacToe,
+    fast,
+)
 
 GAMES, SIMULATIONS = 64, 32
 
@@ -158,13 +170,64 @@ def mctx_pgx(name: str, policy: str) -> Callable[[], int]:
     return run
 
 
+def open_spiel(name: str, net: nn.Module) -> Callable[[], int]:
+    """OpenSpiel's Python search: one node object, and one position for the network, at a time; one game of the 64."""
+    import pyspiel
+    from open_spiel.python.algorithms import mcts
+
+    rules = pyspiel.load_game(name)
+    shape = (2, 6, 7) if name == "connect_four" else (2, 3, 3)
+
+    class Evaluator:
+        def ask(self, state):
+            planes = np.array(state.observation_tensor(), np.float32).reshape(3, *shape[1:])[:2]
+            with torch.inference_mode():
+                return net(torch.from_numpy(planes)[None])
+
+        def evaluate(self, state):
+            value = float(self.ask(state)[1])
+            return np.array([value, -value])
+
+        def prior(self, state):
+            logits = self.ask(state)[0][0].softmax(0).tolist()
+            return [(action, logits[action]) for action in state.legal_actions()]
+
+    bot = mcts.MCTSBot(rules, 1.25, SIMULATIONS, Evaluator(), child_selection_fn=mcts.SearchNode.puct_value)
+    state = rules.new_initial_state()
+
+    def run() -> int:
+        bot.mcts_search(state)
+        return SIMULATIONS
+
+    return run
+
+
+def pipeline(seconds: float) -> None:
+    """Prints games per second of self-play as training gets them: workers, buffer, batches at 4 draws a position."""
+    game = TicTacToe()
+    print(f"\ntic-tac-toe self-play, {GAMES} games a worker, {SIMULATIONS} simulations: games/s as a trainer gets them")
+    for workers in (0, 1, 2):
+        source = SelfPlay(game, MLP(), Play(games=GAMES, simulations=SIMULATIONS, rule=Puct()))
+        with Datagen(source).loader(256, n_workers=workers, replay_ratio=4.0) as loader:
+            for _ in range(20):  # workers are up, kernels are loaded
+                next(loader)
+            before, start = loader.stats()["episodes"], time.perf_counter()
+            while (passed := time.perf_counter() - start) < seconds:
+                next(loader)
+            print(f"  {workers} workers  {(loader.stats()['episodes'] - before) / passed:>8,.0f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="?", choices=("search", "pipeline"), default="search")
+    parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-peers", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if arguments.what == "pipeline":
+        return pipeline(arguments.seconds)
     for title, game, net, pgx_name in (
         ("Connect Four, 3 × conv3×3 of 64", ConnectFour(), Conv().eval(), "connect_four"),
         ("tic-tac-toe, MLP 3 × 128", TicTacToe(), MLP().eval(), "tic_tac_toe"),
@@ -184,6 +247,10 @@ def main() -> None:
                 except ImportError as error:
                     print(f"skipped mctx + pgx: {error.name} is not installed")
                     break
+            try:
+                engines["OpenSpiel, Python MCTS"] = open_spiel(pgx_name, net)
+            except ImportError as error:
+                print(f"skipped OpenSpiel: {error.name} is not installed")
         best = dict.fromkeys(engines, 0.0)
         for engine in engines.values():
             engine()  # compiles
