@@ -125,6 +125,18 @@ def test_reply_larger_than_its_slot(inferencer):
         assert torch.equal(client.wait_for_resp(small), x)
 
 
+@pytest.mark.parametrize("transport", ["shm", "socket"])
+def test_client_that_does_not_fetch_its_replies_holds_up_nobody(inferencer, transport):
+    """Its 64 replies of 1.3 MB are more than the worker keeps unsent for one client."""
+    with inferencer.create_client(transport=transport, slot_bytes=4096) as slow, inferencer.create_client() as other:
+        x = torch.ones(1, 8)
+        ids = [slow.infer_async(x + i, do="grow") for i in range(64)]
+        for _ in range(20):
+            assert torch.equal(other(x, do="same"), x)
+        for i, request_id in enumerate(ids):
+            assert torch.equal(slow.wait_for_resp(request_id), (x + i).repeat(1, 40000))
+
+
 def test_request_larger_than_its_slot(inferencer):
     with inferencer.create_client(slot_bytes=4096, transport="shm") as client:
         x = torch.randn(3, 500_000)

@@ -33,6 +33,8 @@ class Net(nn.Module):
             os._exit(1)
         if (x == 77).any():
             time.sleep(1.0)
+        while (x == 78).any() and os.path.exists("gate"):
+            time.sleep(0.01)
         return {"logits": self.fc(x.flatten(1)), "sum": x.flatten(1).sum(1)}
 """
 
@@ -55,7 +57,19 @@ def server(net):
     folder, _, _ = net
     models = ["net=shop:Net?input=x:FP32:-1,2,3", "linear@4=linear.pt2?input=x:FP32:-1,6"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "ai.infer.cli", "serve", "--port", "0", "--max-pending", "50", *models],
+        [
+            sys.executable,
+            "-m",
+            "ai.infer.cli",
+            "serve",
+            "--port",
+            "0",
+            "--max-pending",
+            "50",
+            "--timeout",
+            "120",
+            *models,
+        ],
         cwd=folder,
         stdout=subprocess.PIPE,
         text=True,
@@ -77,8 +91,8 @@ def as_input(x, binary=True, name="x"):
     return tensor
 
 
-def post(address, body, path="/models/net", headers=None):
-    connection = http.client.HTTPConnection(address, timeout=30)
+def post(address, body, path="/models/net", headers=None, timeout_s=30):
+    connection = http.client.HTTPConnection(address, timeout=timeout_s)
     try:
         connection.request("POST", path, body, {"accept": "application/json", **(headers or {})})
         reply = connection.getresponse()
@@ -149,6 +163,35 @@ def test_killed_worker_answers_503_at_once_and_comes_back(server):
         assert answer[0] == 503
         assert time.monotonic() < deadline
     assert "logits" in answer[2].decode()
+
+
+@pytest.mark.slow
+def test_request_on_its_way_survives_a_load(server, net):
+    """The old worker holds it until after the new one serves."""
+    folder, _, _ = net
+    gate = folder / "gate"
+    gate.touch()
+    headers = {"content-type": "application/json"}
+    client = triton.InferenceServerClient(server, network_timeout=100.0)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            held = pool.submit(post, server, b"[[[78,0,0],[0,0,0]]]", headers=headers, timeout_s=120)
+            load = pool.submit(client.load_model, "net")
+            deadline = time.monotonic() + 100
+            while True:  # the old worker is busy; an answer comes from the new one
+                assert time.monotonic() < deadline
+                try:
+                    if post(server, b"[[[1,0,0],[0,0,0]]]", headers=headers, timeout_s=0.5)[0] == 200 and gate.exists():
+                        break
+                except TimeoutError:
+                    continue
+            assert not held.done()
+            gate.unlink()
+            assert held.result()[0] == 200
+            load.result()
+    finally:
+        gate.unlink(missing_ok=True)
+        client.close()
 
 
 def test_rubbish_instead_of_http_harms_nobody(server):

@@ -5,6 +5,7 @@ Run: `python -m ai.examples.reproduce infer-kills [--kills 50 --clients 64]` and
 
 import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _THREADS = 8  # of a client process, each with a client of its own
 _PATIENCE_S = 120.0
+_LIFE_S = (1.1, 2.0)  # between a worker's return and its end; one that dies sooner is restarted with a delay
 
 
 class Crowd:
@@ -106,6 +108,7 @@ def reproduce_kills(*, kills: int = 50, clients: int = 64, seed: int = 0) -> dic
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
+    rng = random.Random(seed)
     told_ms: list[float] = []
     back_ms: list[float] = []
     with Inferencer(network(), restart=True) as inferencer:
@@ -113,6 +116,7 @@ def reproduce_kills(*, kills: int = 50, clients: int = 64, seed: int = 0) -> dic
         try:
             crowd.wait("back", clients, 0)
             for _ in range(kills):
+                time.sleep(rng.uniform(*_LIFE_S))
                 since = len(crowd.events)
                 (pid,) = inferencer.pids
                 killed_at = time.monotonic()

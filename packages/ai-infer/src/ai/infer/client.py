@@ -25,7 +25,7 @@ from ai.infer.ticket import Ticket
 from ai.infer.wire import Layout, Node, RawTensor, Tree, flatten, layout_of, positional_layout, with_rows
 
 ADDRESS_FILE = "inferencer.json"
-_RECONNECT_INTERVAL_S = 0.02
+_RECONNECT_INTERVALS_S = (0.02, 0.2)  # first and last, between two attempts to reach a worker that is restarted
 _MAX_LAYOUTS = 1024
 
 # A forked child inherits open lines; it closes its copies and dials anew when it first asks.
@@ -311,6 +311,11 @@ class InferencerClient:
         self._version = max(self._version, version)
         return output
 
+    @property
+    def n_pending(self) -> int:
+        """Requests of this client that are on their way."""
+        return sum(line.n_pending for line in self._connections if line is not None and line.alive)
+
     # About the worker -------------------------------------------------------------------------------------------
 
     @property
@@ -414,6 +419,7 @@ class InferencerClient:
     def _connect(self, deadline: float | None) -> list[Connection]:
         """Connects to every replica that answers and returns their lines; waits for one that is being restarted."""
         folder = Path(self.address)
+        interval, longest = _RECONNECT_INTERVALS_S
         with self._lock:
             while True:
                 try:
@@ -443,7 +449,8 @@ class InferencerClient:
                     raise refusal
                 if deadline is not None and time.monotonic() >= deadline:
                     raise TimeoutError("no replica was restarted in time") from refusal
-                time.sleep(_RECONNECT_INTERVAL_S)
+                time.sleep(interval)
+                interval = min(1.5 * interval, longest)  # many clients that look often would slow down its start
 
 
 class RawCall:

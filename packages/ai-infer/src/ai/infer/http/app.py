@@ -136,9 +136,9 @@ class App:
                 return
 
     def close(self) -> None:
-        """Stops all workers."""
+        """Stops all workers at once."""
         for name in self.repository.models:
-            self.repository.unload(name)
+            self.repository.unload(name, drain=False)
 
     # From a request to an answer --------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """The models of a server: each version has an inferencer of its own while it is loaded."""
 
 import dataclasses
+import time
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from ai.infer.http.protocol import Plan
 from ai.infer.http.tensors import DATATYPES, BadInputError, TensorSpec, datatype_of
 from ai.infer.inferencer import Inferencer
 from ai.infer.wire import RawTensor, Tree
+
+_HANDOVER_S = 0.02  # that an event loop has at most between finding a model and asking it
 
 
 class UnknownModelError(LookupError):
@@ -72,7 +75,7 @@ class ServedModel:
         old, self.inferencer = self.inferencer, new
         self.inputs, self.outputs, self.reason, self.plans = inputs, outputs, "", {}
         if old is not None:
-            old.close()
+            self._retire(old)
 
     def _try_out(self, inferencer: Inferencer, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
         """Returns what the model answers to zeros; so a model that does not fit its inputs fails now, not later."""
@@ -82,11 +85,21 @@ class ServedModel:
         outputs = named_outputs(inferencer(*zeros))
         return tuple(TensorSpec(name, datatype_of(x.dtype), (-1, *x.shape[1:])) for name, x in outputs)
 
-    def unload(self) -> None:
-        """Stops the workers."""
-        if self.inferencer is not None:
-            self.inferencer.close()
-        self.inferencer, self.reason = None, "unloaded"
+    def unload(self, *, drain: bool = True) -> None:
+        """Stops the workers, after they have answered what is on its way if they are to `drain`."""
+        old, self.inferencer, self.reason = self.inferencer, None, "unloaded"
+        if old is not None and drain:
+            self._retire(old)
+        elif old is not None:
+            old.close()
+
+    def _retire(self, old: Inferencer) -> None:
+        """Closes an inferencer that gets no more requests, once it has answered those that it has."""
+        deadline = time.monotonic() + self._timeout_s
+        time.sleep(_HANDOVER_S)
+        while old.client.n_pending and old.ready and time.monotonic() < deadline:
+            time.sleep(_HANDOVER_S)
+        old.close()
 
     def client(self) -> InferencerClient:
         """Returns whom to ask.
@@ -160,11 +173,11 @@ class Repository:
                 model.reason = str(error) if model.inferencer is None else model.reason
                 raise
 
-    def unload(self, name: str) -> None:
-        """Stops every version of a model."""
+    def unload(self, name: str, *, drain: bool = True) -> None:
+        """Stops every version of a model; see `ServedModel.unload`."""
         self.find(name)
         for model in self.models[name].values():
-            model.unload()
+            model.unload(drain=drain)
 
     def all(self) -> list[ServedModel]:
         """Returns every version of every model."""
