@@ -19,7 +19,7 @@ from ai.examples.diffusion.config import DESCRIPTIONS, N_CLASSES, POINTS, PRESET
 from ai.examples.diffusion.figures import draw_points
 from ai.examples.diffusion.measure import digits_task, gaussians_task
 from ai.examples.figures import grid, save_animation
-from ai.examples.metrics import Task
+from ai.examples.metrics import Task, yardstick
 from ai.examples.saved import load_averaged
 from ai.lab import Trial
 from ai.lab.config import from_plain
@@ -66,7 +66,7 @@ def run(config: Config) -> dict[str, float]:
     ]
     save_animation(trial.path / "sampling.gif", [*frames, *[frames[-1]] * 20], fps=12)
     Image.fromarray(frames[-1]).save(trial.path / "samples.png")
-    numbers = {} if task is None else task(model, config.steps)
+    numbers = {} if task is None else task(model, config.steps) | yardstick(task)
     print(f"recorded in {os.path.relpath(trial.path)}: metrics.jsonl, snapshots, samples, samples.png, sampling.gif")
     for name, value in numbers.items():
         print(f"  {name} {value:.4g}")

@@ -5,7 +5,7 @@ from ai.examples.metrics.frechet import Statistics, frechet_distance, split_dist
 from ai.examples.metrics.images import Features, frechet_task
 from ai.examples.metrics.inception import fid_task, inception_features
 from ai.examples.metrics.kernel import kernel_distance
-from ai.examples.metrics.task import Task
+from ai.examples.metrics.task import Task, yardstick
 
 __all__ = [
     "Features",
@@ -18,4 +18,5 @@ __all__ = [
     "inception_features",
     "kernel_distance",
     "split_distance",
+    "yardstick",
 ]

@@ -43,6 +43,17 @@ class Task:
         Path(path).write_text(json.dumps(self.protocol, indent=2) + "\n", encoding="utf-8")
 
 
+def yardstick(task: Task) -> dict[str, float]:
+    """Returns the protocol's `real_vs_real`, what a perfect generator would score, as a number; none if it has none.
+
+    Example:
+        >>> yardstick(Task(lambda model: {}, {"n": 1, "real_vs_real": 0.5}))
+        {'real_vs_real': 0.5}
+    """
+    value = task.protocol.get("real_vs_real")
+    return {} if value is None else {"real_vs_real": float(value)}  # type: ignore[arg-type]
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Puts a model in evaluation mode without gradients for a while; each submodule's own mode comes back."""

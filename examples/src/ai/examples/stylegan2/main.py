@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ai.data import Dataset, digits_dataset
 from ai.examples.augment import affine
 from ai.examples.cli import read_config
-from ai.examples.metrics import Task, frechet_task
+from ai.examples.metrics import Task, frechet_task, yardstick
 from ai.examples.metrics.digits import digits_classifier, digits_features
 from ai.examples.stylegan2 import commands, pictures
 from ai.examples.stylegan2.config import DESCRIPTIONS, PRESETS, Config, build
@@ -69,7 +69,9 @@ def run(config: Config) -> dict[str, float]:
     trainer.train(models, optimisers, trial.hook(), step=step, steplimit=config.steps, timelimit=limit)
 
     commands.draw_all(trial.path)
-    numbers = {} if task is None else task(commands.averaged(trial.path, config.device), config.steps)
+    numbers = {}
+    if task is not None:
+        numbers = task(commands.averaged(trial.path, config.device), config.steps) | yardstick(task)
     print(f"recorded in {os.path.relpath(trial.path)}: metrics.jsonl, snapshots, samples, PNG and GIF pictures")
     for name, value in numbers.items():
         print(f"  {name} {value:.4g}")
