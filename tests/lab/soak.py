@@ -169,8 +169,8 @@ def indexing(folder: Path, ack: Ack) -> None:
 
 
 def check_indexing(folder: Path, whole: Path, acknowledged: list, said: list, through: bool) -> None:
-    if not said and not (folder / "metrics.jsonl").exists():
-        return
+    if not acknowledged and not (folder / "meta.json").exists():
+        return  # killed while it began
     indexed, read = columns.read_indexed(folder / "metrics.jsonl"), read_columns(folder / "metrics.jsonl")
     assert indexed.keys() == read.keys()
     for key in read:
