@@ -1,11 +1,9 @@
 import copy
 import pickle
-import shutil
 
 import pytest
 import torch
 from torch import nn
-from torch._inductor import config as inductor
 
 import ai.model as m
 from tests.model.blocks import BLOCKS, IMAGE
@@ -106,21 +104,6 @@ def test_it_compiles_as_one_graph_with_its_gradients(name):
     with torch._dynamo.config.patch(allow_rnn=True):  # torch leaves its recurrent layers out unless asked
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
         found = outputs_and_gradients(compiled, model, inputs)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(400)
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
-@pytest.mark.parametrize("name", ["fc", "sa all options", "modconv"])
-def test_inductor_compiles_it_as_one_graph_with_its_gradients(name):
-    model = built(name).double().eval()
-    inputs = BLOCKS[name].inputs(torch.float64)
-    expected = outputs_and_gradients(model, model, inputs)
-    torch.compiler.reset()
-    # The same random numbers as without compilation; and no pool of compiling processes, which would outlive the test.
-    with inductor.patch(fallback_random=True, compile_threads=1):
-        found = outputs_and_gradients(torch.compile(model, fullgraph=True), model, inputs)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 

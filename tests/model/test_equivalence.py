@@ -224,6 +224,61 @@ def test_encoder_block_is_torchs(dtype, tolerance):
     same(ours, theirs, [torch.randn(2, 6, 16, dtype=dtype)], tolerance, [(ours.mlp[0].weight, theirs.linear1.weight)])
 
 
+@both_types
+def test_decoder_block_is_torchs(dtype, tolerance):
+    theirs = nn.TransformerDecoderLayer(16, 4, 32, 0.0, batch_first=True, norm_first=True).to(dtype)
+    ours = m.tx_dec_blk(16, 4, 32, actv="relu").to(dtype)
+    copy_attention(ours.attn, theirs.self_attn.in_proj_weight, theirs.self_attn.in_proj_bias, theirs.self_attn.out_proj)
+    cross = theirs.multihead_attn
+    copy_attention(ours.cross, cross.in_proj_weight, cross.in_proj_bias, cross.out_proj)
+    ours.mlp[0].load_state_dict(theirs.linear1.state_dict())
+    ours.mlp[1].load_state_dict(theirs.linear2.state_dict())
+    causal = nn.Transformer.generate_square_subsequent_mask(6, dtype=dtype)
+    inputs = [torch.randn(2, 6, 16, dtype=dtype), torch.randn(2, 5, 16, dtype=dtype)]
+    pairs = [(ours.mlp[0].weight, theirs.linear1.weight), (ours.cross.out.weight, cross.out_proj.weight)]
+    same(ours, lambda x, context: theirs(x, context, tgt_mask=causal), inputs, tolerance, pairs)
+
+
+@both_types
+@pytest.mark.parametrize(
+    ("ours", "theirs", "shape"),
+    [
+        (m.norm.batch, nn.BatchNorm2d, (4, 6, 5, 5)),
+        (m.norm.instance, nn.InstanceNorm2d, (4, 6, 5, 5)),
+        (lambda n: m.norm.group(n, 2), lambda n: nn.GroupNorm(2, n), (4, 6, 5, 5)),
+        (m.norm.layer, nn.LayerNorm, (4, 3, 6)),
+        (lambda n: m.norm.rms(n, eps=1e-5), lambda n: nn.RMSNorm(n, eps=1e-5), (4, 3, 6)),
+    ],
+)
+def test_norms_are_torchs(ours, theirs, shape, dtype, tolerance):
+    own, other = ours(6).to(dtype), theirs(6).to(dtype)
+    pairs = list(zip(own.parameters(), other.parameters(), strict=True))
+    same(own, other, [torch.randn(shape, dtype=dtype)], tolerance, pairs)
+
+
+@both_types
+def test_adalin_is_the_papers_formula(dtype, tolerance):
+    layer = m.modconv(4, 6, 5, "adalin").to(dtype)
+    x, z = torch.randn(2, 4, 8, 8, dtype=dtype), torch.randn(2, 5, dtype=dtype)
+    y = F.conv2d(x, layer.weight, layer.bias, padding=1)
+    by_channel, by_image = F.instance_norm(y), F.layer_norm(y, y.shape[1:])
+    gamma, beta = layer.adalin.style(z)[:, :, None, None].chunk(2, 1)
+    rho = layer.adalin.rho.view(1, -1, 1, 1)
+    expected = (1 + gamma) * (rho * by_channel + (1 - rho) * by_image) + beta
+    torch.testing.assert_close(layer(x, z), expected, rtol=tolerance, atol=tolerance)
+
+
+@both_types
+def test_squeeze_and_excitation_and_pixel_norm_are_their_formulas(dtype, tolerance):
+    x = torch.randn(2, 16, 4, 4, dtype=dtype)
+    layer = m.se(16, 2).to(dtype)
+    down, up = layer.weigh[1], layer.weigh[2]
+    weights = torch.sigmoid(F.relu(x.mean((2, 3)) @ down.weight.T + down.bias) @ up.weight.T + up.bias)
+    torch.testing.assert_close(layer(x), x * weights[:, :, None, None], rtol=tolerance, atol=tolerance)
+    expected = x / (x.pow(2).mean(1, keepdim=True) + 1e-8).sqrt()
+    torch.testing.assert_close(m.norm.pixel()(x), expected, rtol=tolerance, atol=tolerance)
+
+
 def test_grouped_queries_are_heads_with_shared_keys():
     grouped = m.sa(8, 4, n_kv_heads=2).double()
     full = m.sa(8, 4).double()
