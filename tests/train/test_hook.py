@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -122,6 +124,30 @@ def test_progress_shows_rate_and_loss_where_there_is_a_terminal(net, batches, mo
     text = "".join(written)
     assert "/30" in text
     assert "step/s" in text or "s/step" in text
+    assert "loss=" in text
+    assert re.search(r"\[\d\d:\d\d<(\d\d:\d\d|\?)", text)  # the time passed and the time left
+
+
+def test_progress_takes_the_notebooks_bar_where_there_are_widgets(monkeypatch):
+    import sys
+    from types import ModuleType
+
+    import tqdm
+
+    from ai.train.progress import _bar_class
+
+    assert _bar_class() is tqdm.tqdm
+    notebook = ModuleType("tqdm.notebook")
+    notebook.tqdm = type("NotebookBar", (), {})
+    for name, module in {
+        "ipykernel": ModuleType("k"),
+        "ipywidgets": ModuleType("w"),
+        "tqdm.notebook": notebook,
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    assert _bar_class() is notebook.tqdm
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)  # its import fails
+    assert _bar_class() is tqdm.tqdm
 
 
 def test_progress_is_silent_in_a_file(net, batches, capsys):

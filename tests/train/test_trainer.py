@@ -4,6 +4,7 @@ import time
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 
 from ai.data import digits_dataset
@@ -273,11 +274,14 @@ def test_skip_leaves_out_exactly_the_bad_updates(factory, net, batches):
     assert models[0][1].lines[5]["skipped"] == 2
 
 
-def test_compile_keeps_the_saved_keys(net, batches):
+def test_compile_keeps_the_saved_keys(net, batches, tmp_path):
     model = net()
     keys = list(model.state_dict())
-    Trainer(env, batches(2), compile={"backend": "aot_eager"}).train(model, opt.sgd(model))
+    trainer = Trainer(env, batches(2), compile={"backend": "aot_eager"}, ema=0.9)
+    trainer.train(model, opt.sgd(model), Hook(snapshots=Snapshots(tmp_path)))
     assert list(model.state_dict()) == keys
+    for name in ("model", "ema"):
+        assert sorted(load_file(tmp_path / "000000002" / f"{name}.safetensors")) == sorted(keys)
     assert not any("_orig_mod" in name for name, _ in model.named_modules())
 
 
