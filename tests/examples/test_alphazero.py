@@ -1,15 +1,22 @@
+import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from ai.examples.alphazero import MLP, ResNet, run
+from ai.examples.alphazero import MLP, ResNet, connect4, run
 from ai.examples.alphazero.loss import AlphaZero
-from ai.examples.alphazero.main import PRESETS
+from ai.examples.alphazero.main import PRESETS, loss, network, self_play
 from ai.examples.alphazero.truth import Judge, lost_lines, wrong_moves
-from ai.game import TicTacToe, solve
+from ai.examples.selflearn import learn
+from ai.game import Augment, ConnectFour, NetEvaluator, TicTacToe, fast, solve
+from ai.train import Snapshots, snapshot
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +113,172 @@ def test_the_truth_finds_no_fault_with_perfect_play_and_many_with_the_worst(solu
     worst = Judge(game, Oracle(solution, -1.0), 0)
     assert wrong_moves(solution, worst) > 2000
     assert lost_lines(game, worst) > 10
+
+
+needs_numba = pytest.mark.skipif(not fast.available(), reason="numba is not installed")
+
+
+@pytest.fixture(scope="module")
+def solved():
+    return connect4.solved_positions(24, (24, 25), seed=3)
+
+
+class FourOracle(torch.nn.Module):
+    """Knows the outcome of each move of some positions, or its opposite."""
+
+    def __init__(self, solved, sign):
+        super().__init__()
+        seen = ConnectFour().observe(solved.states)
+        self.table = dict(zip((row.tobytes() for row in seen), solved.scores, strict=True))
+        self.sign = sign
+
+    def forward(self, x):
+        scores = np.array([self.table.get(row.numpy().tobytes(), np.zeros(7)) for row in x])
+        logits = np.where(scores > -9, 50 * self.sign * scores, -9)
+        return torch.from_numpy(logits).float(), torch.from_numpy(scores.max(1)).float()
+
+
+@needs_numba
+def test_solved_positions_tell_right_moves_from_wrong_ones(solved):
+    assert connect4.Solved(solved.states, solved.scores).right(NetEvaluator(FourOracle(solved, 1)), 0) == 1
+    assert solved.right(NetEvaluator(FourOracle(solved, -1)), 0) == 0
+    knows_nothing = NetEvaluator(FourOracle(replace(solved, scores=0 * solved.scores), 1))
+    assert solved.right(knows_nothing, 300) > solved.right(knows_nothing, 0)
+    values = solved.values(NetEvaluator(FourOracle(solved, 1)))
+    assert all(
+        values[name] == outcome for name, outcome in (("wins", 1), ("draws", 0), ("losses", -1)) if name in values
+    )
+
+
+@needs_numba
+def test_training_never_sees_the_solved_positions_nor_their_mirror_images(solved):
+    game = ConnectFour()
+    seen = torch.from_numpy(game.observe(solved.states))
+    other = torch.from_numpy(game.observe(game.positions(["33", "0123"])))
+    batch = {"obs": torch.cat([other, seen[:3], seen[3:5].flip(3)]), "index": torch.arange(7)}
+    kept = solved.withheld(batch)
+    assert kept["index"].tolist() == [0, 1]
+    assert torch.equal(kept["obs"], other)
+
+
+def test_moves_are_put_in_an_order_that_leads_to_the_position():
+    game, rng = ConnectFour(), np.random.default_rng(0)
+    for plies in (0, 1, 7, 16, 24):
+        state = game.init(1)
+        for _ in range(plies):
+            after = game.step(state, rng.choice(np.flatnonzero(game.legal(state)[0]), 1))
+            state = state if game.terminal(after)[0] else after
+        again = game.positions(["".join(map(str, connect4.move_order(state)))])
+        for name in ("own", "stones", "player"):
+            assert again[name] == state[name]
+
+
+def test_a_position_out_of_reach_has_no_order():
+    state = ConnectFour().init(1)
+    state["stones"], state["own"] = 0b11, 0b11  # two stones of one side
+    with pytest.raises(ValueError, match="no order of moves leads to this one"):
+        connect4.move_order(state)
+
+
+def test_matches_against_a_missing_peer_name_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyspiel", None)
+    with pytest.raises(ImportError, match="matches against MCTSBot need OpenSpiel"):
+        connect4.open_spiel_player(10)
+
+
+@needs_numba
+@pytest.mark.slow
+def test_connect_four_is_learnt_measured_and_rated(tmp_path):
+    config = replace(PRESETS["tiny"], game="connect4", trial=str(tmp_path / "trial"), keep_snapshots=None)
+    found = run(config)
+    assert {"right_0", "right_100", "right_400", "seconds"} <= found.keys()
+    rated = connect4.matches(config.trial, lambda: network(config), NetEvaluator, {}, elo_games=2)
+    assert np.isfinite(rated["elo_gain"])
+    assert len(json.loads((tmp_path / "trial" / "elo.json").read_text())) == 2
+    assert (tmp_path / "trial" / "elo.png").stat().st_size > 1000
+
+
+def test_the_best_snapshot_is_what_remains(tmp_path):
+    """The task calls the middle of a run the best; the model ends with the weights that it had there."""
+    config = replace(PRESETS["tiny"], steps=6, save_interval=2, task_interval=2, trial=str(tmp_path / "trial"))
+    game, model, seen = TicTacToe(), network(config).init(seed=0), {}
+
+    def task(model, step):
+        seen[step] = model.policy.weight.detach().clone()
+        return {"fault": abs(step - 4)}
+
+    with self_play(game, config, Augment(game)) as loader:
+        learn(config, model, loader, loss(config), task=task, best_by="fault", mode="min")
+    assert torch.equal(model.policy.weight, seen[4])
+    assert not torch.equal(seen[4], seen[6])
+
+
+@pytest.mark.slow
+def test_training_outlives_a_killed_self_play_worker(tmp_path):
+    config = replace(PRESETS["tiny"], steps=40, workers=1, task_interval=10, trial=str(tmp_path / "trial"))
+    game, model, deaths = TicTacToe(), network(config).init(seed=0), {}
+
+    with self_play(game, config, Augment(game)) as loader:
+
+        def task(model, step):
+            if step == 10:
+                os.kill(loader.pids[0], signal.SIGKILL)
+            deaths[step] = loader.stats()["worker_deaths"]
+            return {"fault": 0.0}
+
+        learn(config, model, loader, loss(config), task=task, best_by="fault", mode="min")
+        assert loader.stats()["worker_deaths"] == 1
+    assert list(deaths) == [10, 20, 30, 40]
+
+
+# The task of step 30 kills the process, whose last snapshot is that of step 20.
+KILLED = """
+import os, signal, sys
+from dataclasses import replace
+from ai.examples.alphazero.main import PRESETS, loss, network, self_play
+from ai.examples.selflearn import learn
+from ai.game import Augment, TicTacToe
+
+config = replace(PRESETS["tiny"], workers=1, steps=1000, save_interval=20, task_interval=10, trial=sys.argv[1])
+game = TicTacToe()
+
+def task(model, step):
+    if step == 30:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"fault": 0.0}
+
+loader = self_play(game, config, Augment(game))
+learn(config, network(config).init(seed=0), loader, loss(config), task=task, best_by="fault", mode="min")
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_trainer_goes_on_with_the_buffer_and_versions_that_were_recorded(tmp_path):
+    trial = tmp_path / "trial"
+    assert subprocess.run([sys.executable, "-c", KILLED, str(trial)], check=False).returncode == -signal.SIGKILL
+    snapshots = Snapshots(trial / "snapshots")
+    step, saved = int(snapshots.latest().name), snapshot.read(snapshots.latest())["data"]
+    assert step == 20
+    assert saved["version"] >= 1
+    assert len(saved["buffer"]["end"]) > 0
+    config = replace(PRESETS["tiny"], workers=1, steps=step + 5, resume=True, trial=str(trial))
+    game, model = TicTacToe(), network(config).init(seed=0)
+    with self_play(game, config, Augment(game)) as loader:
+        loader.load_state_dict(saved)
+        with loader.locked():
+            again = loader.state_dict()
+        assert again["version"] == saved["version"]
+        old = len(saved["buffer"]["end"])
+        for key, rows in saved["buffer"]["columns"].items():
+            assert torch.equal(again["buffer"]["columns"][key][:old], rows), key
+        reached = []
+        learn(
+            config,
+            model,
+            loader,
+            loss(config),
+            task=lambda model, step: reached.append(step) or {"fault": 0.0},
+            best_by="fault",
+            mode="min",
+        )
+    assert reached[-1] == step + 5

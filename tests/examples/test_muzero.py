@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from ai.data import Datagen, ReplayBuffer
 from ai.examples.muzero import Model, run
 from ai.examples.muzero.main import PRESETS, Judge, mean_return
-from ai.game import CartPole, Search, TicTacToe
+from ai.examples.muzero.reanalyse import Reanalyse
+from ai.game import CartPole, Play, Puct, Search, SelfPlay, TicTacToe
+from ai.train import MuZero
 
 
 @pytest.mark.slow
@@ -50,3 +53,30 @@ def test_the_mean_return_counts_the_steps_of_cartpole():
     always_left = lambda state: np.zeros(len(state), np.int64)  # noqa: E731
     assert 8 <= mean_return(game, always_left, 20) <= 11
     assert mean_return(CartPole(max_steps=3), Judge(game, Model((4,), 2).init(seed=0), 0), 5) == 3
+
+
+def test_reanalysed_targets_are_those_of_a_search_with_the_newest_model():
+    game, played, newest = TicTacToe(), Model().init(seed=0), Model().init(seed=1)
+    source = SelfPlay(game, played, Play(games=4, simulations=4, rule=Puct()))
+    buffer = ReplayBuffer(500, unroll=2, first_only=("obs",), n_step=5)
+    with Datagen(source).loader(16, n_workers=0, buffer=buffer, min_steps=60) as loader:
+        batch = next(iter(loader))
+        loss = Reanalyse(MuZero(newest.support), loader, 9, interval=2, simulations=8, rule=Puct())
+        before = buffer.column("policy").clone()
+        assert torch.isfinite(loss(newest, batch, 1))
+        assert torch.equal(buffer.column("policy"), before)  # not due
+        loss(newest, batch, 2)
+        assert loss.renewed == 16
+        search = Search.learned(newest, 9, simulations=8, rule=Puct())
+        found = search(batch["obs"], legal=batch["legal"][:, 0].bool().numpy())
+        for name in ("policy", "value"):
+            stored = buffer.column(name)[batch["index"]]
+            assert torch.allclose(stored, torch.from_numpy(getattr(found, name)).float())
+        untouched = torch.ones(len(before), dtype=bool)
+        untouched[batch["index"]] = False
+        assert torch.equal(buffer.column("policy")[untouched], before[untouched])
+
+
+def test_an_interval_below_one_is_refused():
+    with pytest.raises(ValueError, match="interval must be at least 1, got 0"):
+        Reanalyse(MuZero(), None, 9, interval=0, simulations=1)

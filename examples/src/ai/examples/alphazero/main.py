@@ -3,58 +3,36 @@
 Command: `ai-examples alphazero tictactoe`, or `python -m ai.examples.alphazero --help` for presets and options.
 """
 
-import os
-import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from ai.data import Datagen, ReplayBuffer
+from ai.examples.alphazero import connect4
 from ai.examples.alphazero.loss import AlphaZero
 from ai.examples.alphazero.model import MLP, ResNet
 from ai.examples.alphazero.truth import Judge, lost_lines, wrong_moves
 from ai.examples.cli import read_config
-from ai.game import Augment, ConnectFour, NetEvaluator, Play, Puct, SelfPlay, Solution, TicTacToe, solve
-from ai.lab import Trial
-from ai.train import RLTrainer, opt, schedule
+from ai.examples.selflearn import LearnConfig, learn, report
+from ai.game import Augment, ConnectFour, NetEvaluator, Play, Puct, SelfPlay, TicTacToe, solve
 
 RULE = Puct(normalize=False)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(LearnConfig):
     """What a run needs; every field is an option of the command line."""
 
     game: Literal["tictactoe", "connect4"] = "tictactoe"
     """What to learn."""
     trial: str = "alphazero"
     """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
-    resume: bool = False
-    """Go on from the trial's last snapshot instead of starting anew."""
-    play: Play = field(default_factory=Play)
-    """How self-play games are played."""
-    workers: int = 0
-    """Processes that play; 0 plays in this one, and makes the run a function of its seed."""
     channels: int = 64
     """Channels of the residual network (Connect Four)."""
     blocks: int = 3
     """Residual blocks (Connect Four)."""
-    steps: int = 3000
-    """Number of updates."""
-    minutes: float | None = None
-    """Stop earlier, after this time; the learning rate falls with the steps."""
-    batch_size: int = 256
-    """Positions in a batch."""
-    replay_ratio: float = 4.0
-    """How often a position is learnt from on average."""
-    buffer: int = 100_000
-    """Positions kept."""
-    learning_rate: float = 2e-3
-    """Peak learning rate; cosine to a fiftieth."""
-    weight_decay: float = 1e-4
-    """Decay of the weights."""
     value_weight: float = 1.0
     """Weight of the value's error."""
     search_share: float = 0.0
@@ -63,19 +41,23 @@ class Config:
     """Weight of the policy's error at moves made by a fast search."""
     precision: Literal["bf16"] | None = None
     """Of the network, while training and playing; None is float32."""
-    push_interval: int = 25
-    """Updates between two sets of parameters for self-play."""
-    task_interval: int = 500
-    """Updates between two measurements."""
-    save_interval: int = 500
-    """Updates between two snapshots."""
-    seed: int = 0
-    """Seeds the weights, the games and the order of the data."""
+    positions: int = 1000
+    """Solved positions to measure by, which training never sees (Connect Four)."""
+    plies: tuple[int, int] = (12, 25)
+    """Least and greatest number of stones on them; the solver is slow below 12."""
 
 
 PRESETS = {
     "tiny": Config(
-        play=Play(games=8, simulations=8, rule=RULE), steps=4, batch_size=16, task_interval=2, save_interval=2
+        play=Play(games=8, simulations=8, rule=RULE),
+        steps=4,
+        batch_size=16,
+        task_interval=2,
+        save_interval=2,
+        channels=8,
+        blocks=1,
+        positions=6,
+        plies=(24, 25),
     ),
     "tictactoe": Config(
         play=Play(games=64, simulations=32, rule=RULE, opening_share=0.8, opening_moves=8, cache=1 << 14),
@@ -110,6 +92,7 @@ PRESETS = {
         push_interval=100,
         task_interval=1000,
         save_interval=1000,
+        keep_snapshots=None,
     ),
 }
 DESCRIPTIONS = {
@@ -120,13 +103,64 @@ DESCRIPTIONS = {
 
 
 def run(config: Config) -> dict[str, float]:
-    """Trains and measures; returns what `measure` finds at the end, and the `seconds` of training."""
-    game = TicTacToe() if config.game == "tictactoe" else ConnectFour()
-    solution = solve(game) if isinstance(game, TicTacToe) else None
-    model = network(config).init(seed=config.seed)
-    play_model = network(config).init(seed=config.seed)
-    source = SelfPlay(game, play_model, config.play, wrap=Wrap(config.precision))
-    loader = Datagen(source, postprocess=Augment(game)).loader(
+    """Trains and measures; returns what the task finds of the best snapshot, and the `seconds` of training."""
+    return run_connect4(config) if config.game == "connect4" else run_tictactoe(config)
+
+
+def run_tictactoe(config: Config) -> dict[str, float]:
+    """Learns tic-tac-toe, measured in all its positions and lines."""
+    game, model = TicTacToe(), network(config).init(seed=config.seed)
+    solution = solve(game)
+
+    def task(model: nn.Module, simulations: tuple[int, ...] = (0, 8)) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for count in simulations:
+            judge = Judge(game, model, count, RULE)
+            found |= {f"wrong_{count}": wrong_moves(solution, judge), f"lost_{count}": lost_lines(game, judge)}
+        # a mistake of the search counts first, then those of the network alone
+        return found | {"fault": 1e4 * found["wrong_8"] + found["wrong_0"]}
+
+    loader = self_play(game, config, Augment(game))
+    trial, ran = learn(
+        config, model, loader, loss(config), task=lambda model, step: task(model), best_by="fault", mode="min"
+    )
+    found = task(model, (0, 8, 32)) | ran
+    report(trial, found)
+    return found
+
+
+def run_connect4(config: Config) -> dict[str, float]:
+    """Learns Connect Four, measured by solved positions that training never sees."""
+    game, model = ConnectFour(), network(config).init(seed=config.seed)
+    solved = connect4.solved_positions(config.positions, config.plies, seed=config.seed)
+
+    def task(model: nn.Module, simulations: tuple[int, ...] = (0, 100)) -> dict[str, float]:
+        evaluator = Wrap(config.precision)(model)
+        return {f"right_{count}": solved.right(evaluator, count) for count in simulations} | {
+            f"value_of_{name}": value for name, value in solved.values(evaluator).items()
+        }
+
+    augment = Augment(game)
+    loader = self_play(game, config, lambda batch: augment(solved.withheld(batch)))
+    trial, ran = learn(
+        config,
+        model,
+        loader,
+        loss(config),
+        task=lambda model, step: task(model),
+        best_by="right_100",
+        mode="max",
+        precision=config.precision,
+    )
+    found = task(model, (0, 100, 400)) | ran
+    report(trial, found)
+    return found
+
+
+def self_play(game: TicTacToe | ConnectFour, config: Config, postprocess: Any) -> Any:
+    """Returns batches of self-play."""
+    source = SelfPlay(game, network(config).init(seed=config.seed), config.play, wrap=Wrap(config.precision))
+    return Datagen(source, postprocess=postprocess).loader(
         config.batch_size,
         n_workers=config.workers,
         buffer=ReplayBuffer(config.buffer, n_step=float("inf"), seed=config.seed),
@@ -134,39 +168,11 @@ def run(config: Config) -> dict[str, float]:
         min_steps=min(8 * config.batch_size, config.buffer // 2),
         seed=config.seed,
     )
-    optimiser = opt.adamw(model, lr=config.learning_rate, weight_decay=config.weight_decay)
-    loss = AlphaZero(value_weight=config.value_weight, search_share=config.search_share, fast_weight=config.fast_weight)
-    trial = Trial(
-        config.trial,
-        clean=not config.resume,
-        config=config,
-        task=lambda model, step: measure(game, model, solution, (0, 8)),
-        save_snapshots=True,
-        log_interval=50,
-        task_interval=config.task_interval,
-        save_interval=config.save_interval,
-    )
-    started = time.monotonic()
-    with loader:
-        step = trial.resume(model, optimiser, loader) if config.resume else 0
-        trainer = RLTrainer(
-            loss, loader, push_interval=config.push_interval, push_ema=True, ema=0.99, precision=config.precision
-        )
-        trainer.train(
-            model,
-            optimiser,
-            trial.hook(),
-            step=step,
-            steplimit=config.steps,
-            timelimit=None if config.minutes is None else 60 * config.minutes,
-            schedule=schedule.cosine(config.steps, end=0.02),
-        )
-    seconds = time.monotonic() - started
-    model.eval()
-    found = measure(game, model, solution, (0, 8, 32)) | {"seconds": round(seconds, 1)}
-    print(", ".join(f"{name} {value:g}" for name, value in found.items()))
-    print(f"recorded in {os.path.relpath(trial.path)}: metrics.jsonl, snapshots")
-    return found
+
+
+def loss(config: Config) -> AlphaZero:
+    """Returns the loss that a configuration names."""
+    return AlphaZero(value_weight=config.value_weight, search_share=config.search_share, fast_weight=config.fast_weight)
 
 
 def network(config: Config) -> Any:
@@ -191,22 +197,29 @@ class Wrap:
         return NetEvaluator(model, chunk=128, channels_last=True, dtype=torch.bfloat16)
 
 
-def measure(
-    game: TicTacToe | ConnectFour, model: nn.Module, solution: Solution | None, simulations: tuple[int, ...]
-) -> dict[str, float]:
-    """Returns, for each number of simulations, the wrong moves in all positions and the lines that can be lost."""
-    found: dict[str, float] = {}
-    if solution is not None:
-        for count in simulations:
-            judge = Judge(game, model, count, RULE)
-            found[f"wrong_{count}"] = wrong_moves(solution, judge)
-            found[f"lost_{count}"] = lost_lines(game, judge)
-    return found
-
-
 def reproduce(*, seed: int = 0) -> dict[str, float]:
     """Trains the `tictactoe` preset; `lost_8`, `lost_32`, `wrong_8` and `wrong_32` should be 0."""
     return run(replace(PRESETS["tictactoe"], seed=seed, trial=f"reproduce/tictactoe-{seed}"))
+
+
+def reproduce_connect4(
+    *, seed: int = 0, minutes: float = 60, games: int = 100, hard_games: int = 40
+) -> dict[str, float]:
+    """Trains the `connect4` preset and plays the best snapshot against OpenSpiel's MCTSBot and its own forerunners.
+
+    `right_0` should be at least 0.86 and `right_100` 0.93; `points_1000` at least 0.95 and `points_10000` 0.85.
+
+    Args:
+        seed: Of weights, games and positions.
+        minutes: Of training.
+        games: Against the bot with 1,000 rollouts.
+        hard_games: Against the bot with 10,000 rollouts.
+    """
+    config = replace(PRESETS["connect4"], seed=seed, minutes=minutes, trial=f"reproduce/connect4-{seed}")
+    found = run(config)
+    return found | connect4.matches(
+        config.trial, lambda: network(config), Wrap(config.precision), {1000: games, 10_000: hard_games}
+    )
 
 
 def main() -> None:

@@ -3,9 +3,7 @@
 Command: `ai-examples muzero tictactoe`, or `python -m ai.examples.muzero --help` for presets and options.
 """
 
-import os
-import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,29 +11,25 @@ import torch
 from numpy.typing import NDArray
 
 from ai.data import Datagen, ReplayBuffer
+from ai.data.datagen import DatagenLoader
 from ai.examples.alphazero.truth import lost_lines, wrong_moves
 from ai.examples.cli import read_config
 from ai.examples.muzero.model import Model
-from ai.game import CartPole, Gumbel, Play, Puct, Search, SelfPlay, Solution, TicTacToe, solve
+from ai.examples.muzero.reanalyse import Reanalyse
+from ai.examples.selflearn import LearnConfig, learn, report
+from ai.game import Gumbel, GymnasiumGame, Play, Puct, Search, SelfPlay, Solution, TicTacToe, solve
 from ai.game.protocol import Game, State
-from ai.lab import Trial
-from ai.train import MuZero, RLTrainer, opt, schedule
+from ai.train import MuZero
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(LearnConfig):
     """What a run needs; every field is an option of the command line."""
 
     game: Literal["tictactoe", "cartpole"] = "tictactoe"
-    """What to learn."""
+    """What to learn; the cart-pole is Gymnasium's CartPole-v1."""
     trial: str = "muzero"
     """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
-    resume: bool = False
-    """Go on from the trial's last snapshot instead of starting anew."""
-    play: Play = field(default_factory=Play)
-    """How self-play games are played."""
-    workers: int = 0
-    """Processes that play; 0 plays in this one, and makes the run a function of its seed."""
     unroll: int = 5
     """Steps that the model is unrolled in training."""
     n_step: int = 100
@@ -44,32 +38,22 @@ class Config:
     """Of values and rewards, after the invertible transform."""
     alpha: float | None = None
     """Exponent of prioritised replay; None draws uniformly."""
+    reanalyse: int | None = 8
+    """Updates between two batches whose targets are searched again; None for never."""
     steps: int = 6000
     """Number of updates."""
-    minutes: float | None = None
-    """Stop earlier, after this time; the learning rate falls with the steps."""
-    batch_size: int = 256
-    """Positions in a batch."""
     replay_ratio: float = 8.0
     """How often a position is learnt from on average."""
-    buffer: int = 100_000
-    """Positions kept."""
-    learning_rate: float = 2e-3
-    """Peak learning rate; cosine to a fiftieth."""
-    weight_decay: float = 1e-4
-    """Decay of the weights."""
+    clip_norm: float | None = 5.0
+    """Largest norm of a gradient."""
     push_interval: int = 50
     """Updates between two sets of parameters for self-play."""
-    task_interval: int = 500
-    """Updates between two measurements."""
-    save_interval: int = 500
-    """Updates between two snapshots."""
-    seed: int = 0
-    """Seeds the weights, the games and the order of the data."""
 
 
 PRESETS = {
-    "tiny": Config(play=Play(games=8, simulations=4), steps=4, batch_size=16, task_interval=2, save_interval=2),
+    "tiny": Config(
+        play=Play(games=8, simulations=4), steps=4, batch_size=16, task_interval=2, save_interval=2, reanalyse=2
+    ),
     "tictactoe": Config(
         play=Play(games=64, simulations=32, rule=Puct(), opening_share=0.6, opening_moves=6), minutes=15
     ),
@@ -79,7 +63,7 @@ PRESETS = {
         n_step=50,
         support_size=20,
         alpha=1.0,
-        steps=8000,
+        steps=7600,
         buffer=60_000,
         replay_ratio=40.0,
         minutes=30,
@@ -117,8 +101,8 @@ class Judge:
 
 
 def run(config: Config) -> dict[str, float]:
-    """Trains and measures; returns what `measure` finds at the end, and the `seconds` of training."""
-    game = TicTacToe() if config.game == "tictactoe" else CartPole()
+    """Trains and measures; returns what `measure` finds of the best snapshot, the `seconds` and `environment_steps`."""
+    game: TicTacToe | GymnasiumGame = TicTacToe() if config.game == "tictactoe" else GymnasiumGame("CartPole-v1")
     solution = solve(game) if isinstance(game, TicTacToe) else None
     model, play_model = (network(game, config).init(seed=config.seed) for _ in range(2))
     loader = Datagen(SelfPlay(game, play_model, config.play)).loader(
@@ -136,49 +120,36 @@ def run(config: Config) -> dict[str, float]:
         min_steps=min(8 * config.batch_size, config.buffer // 2),
         seed=config.seed,
     )
-    optimiser = opt.adamw(model, lr=config.learning_rate, weight_decay=config.weight_decay, clip_norm=5.0)
     loss = MuZero(model.support, priorities=None if config.alpha is None else loader.update_priorities)
-    trial = Trial(
-        config.trial,
-        clean=not config.resume,
-        config=config,
+    trial, ran = learn(
+        config,
+        model,
+        loader,
+        loss if config.reanalyse is None else reanalysing(loss, loader, game, config),
         task=lambda model, step: measure(game, model, solution, (0, 32)),
-        save_snapshots=True,
-        log_interval=50,
-        task_interval=config.task_interval,
-        save_interval=config.save_interval,
+        best_by="lost_32" if solution is not None else "return_32",
+        mode="min" if solution is not None else "max",
     )
-    started = time.monotonic()
-    with loader:
-        step = trial.resume(model, optimiser, loader) if config.resume else 0
-        trainer = RLTrainer(loss, loader, push_interval=config.push_interval)
-        trainer.train(
-            model,
-            optimiser,
-            trial.hook(),
-            step=step,
-            steplimit=config.steps,
-            timelimit=None if config.minutes is None else 60 * config.minutes,
-            schedule=schedule.cosine(config.steps, end=0.02),
-        )
-        environment_steps = loader.stats()["steps"]
-    seconds = time.monotonic() - started
-    model.eval()
-    found = measure(game, model, solution, (0, 8, 32), episodes=100)
-    found |= {"seconds": round(seconds, 1), "environment_steps": environment_steps}
-    print(", ".join(f"{name} {value:g}" for name, value in found.items()))
-    print(f"recorded in {os.path.relpath(trial.path)}: metrics.jsonl, snapshots")
+    found = measure(game, model, solution, (0, 8, 32), episodes=100) | ran
+    report(trial, found)
     return found
 
 
-def network(game: TicTacToe | CartPole, config: Config) -> Model:
+def reanalysing(loss: MuZero, loader: DatagenLoader, game: Game, config: Config) -> Reanalyse:
+    """Returns the loss with targets renewed as self-play searches."""
+    interval = config.reanalyse or 1
+    play = config.play
+    return Reanalyse(loss, loader, game.num_actions, interval=interval, simulations=play.simulations, rule=play.rule)
+
+
+def network(game: TicTacToe | GymnasiumGame, config: Config) -> Model:
     """Returns the model for a game: values turn their sign with the player, or are discounted."""
     discount = -1.0 if game.num_players == 2 else game.discount
     return Model(game.observation_shape, game.num_actions, discount=discount, support_size=config.support_size)
 
 
 def measure(
-    game: TicTacToe | CartPole,
+    game: TicTacToe | GymnasiumGame,
     model: Model,
     solution: Solution | None,
     simulations: tuple[int, ...],

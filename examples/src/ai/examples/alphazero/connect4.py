@@ -1,0 +1,222 @@
+"""Connect Four held against the solver, against OpenSpiel's search by rollouts, and against its own past."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ai.examples.saved import load_averaged
+from ai.game import (
+    ConnectFour,
+    ConnectFourSolver,
+    NetEvaluator,
+    Player,
+    Puct,
+    Search,
+    decisive_positions,
+    match,
+    ratings,
+    round_robin,
+    search_player,
+)
+from ai.game.protocol import State
+from ai.lab import Trial
+from ai.train import Snapshots
+
+RULE = Puct(c_init=1.6, normalize=False)
+Evaluate = Callable[[nn.Module], NetEvaluator]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Positions with the outcome of each move, `states [P]` and `scores [P, 7]` as of `decisive_positions`."""
+
+    states: State
+    scores: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        observed = ConnectFour().observe(self.states)
+        object.__setattr__(self, "_keys", np.unique(np.concatenate([_keys(observed), _keys(observed[..., ::-1])])))
+
+    def right(self, evaluator: NetEvaluator, simulations: int) -> float:
+        """Returns the share of positions where the move keeps the best outcome; 0 simulations ask the network alone."""
+        game = ConnectFour()
+        if simulations:
+            action = Search(game, evaluator, simulations=simulations, rule=RULE)(self.states).action
+        else:
+            logits, _ = evaluator(torch.from_numpy(game.observe(self.states)))
+            action = np.where(game.legal(self.states), np.asarray(logits), -np.inf).argmax(axis=1)
+        chosen = self.scores[np.arange(len(action)), action]
+        return float((chosen == self.scores.max(axis=1)).mean())
+
+    def values(self, evaluator: NetEvaluator) -> dict[str, float]:
+        """Returns the mean value that the network gives to wins, draws and losses of the mover."""
+        _, value = evaluator(torch.from_numpy(ConnectFour().observe(self.states)))
+        outcome, found = self.scores.max(axis=1), np.asarray(value)
+        return {
+            name: float(found[outcome == which].mean())
+            for name, which in (("wins", 1), ("draws", 0), ("losses", -1))
+            if (outcome == which).any()
+        }
+
+    def withheld(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Returns a batch without these positions and their mirror images, so that training never sees them."""
+        known = np.isin(_keys(batch["obs"].cpu().numpy()), self._keys)  # type: ignore[attr-defined]
+        if not known.any():
+            return batch
+        unknown = torch.from_numpy(~known)
+        return {name: rows[unknown.to(rows.device)] for name, rows in batch.items()}
+
+
+def _keys(observation: NDArray[np.float32]) -> NDArray[np.bytes_]:
+    """Returns the stones of each observation, `[B, 2, 6, 7]`, as one sortable value."""
+    bits = np.packbits(observation.reshape(len(observation), -1) > 0, axis=1)
+    return np.ascontiguousarray(bits).view(f"S{bits.shape[1]}")[:, 0]
+
+
+def solved_positions(count: int, plies: tuple[int, int] = (12, 25), *, seed: int = 0) -> Solved:
+    """Returns `count` random positions that a wrong move spoils; about five a second from ply 12 on."""
+    return Solved(*decisive_positions(ConnectFourSolver(), count, plies=plies, seed=seed))
+
+
+def open_spiel_player(rollouts: int) -> Player:
+    """Returns OpenSpiel's MCTSBot: its C++ search, uct_c 1.4, solving, one rollout a leaf.
+
+    Raises:
+        ImportError: OpenSpiel is not installed.
+    """
+    try:
+        import pyspiel  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        raise ImportError(
+            "matches against MCTSBot need OpenSpiel: install open_spiel from the package index"
+        ) from error
+    rules = pyspiel.load_game("connect_four")
+
+    def play(state: State, seeds: NDArray[np.uint64]) -> NDArray[np.int64]:
+        action = np.zeros(len(state), np.int64)
+        for row, seed in enumerate((seeds % np.uint64(1 << 31)).tolist()):
+            rollout = pyspiel.RandomRolloutEvaluator(1, seed)
+            bot = pyspiel.MCTSBot(rules, rollout, 1.4, rollouts, 100, True, seed, False)
+            action[row] = bot.step(_in_open_spiel(rules, state, row))
+        return action
+
+    return play
+
+
+def _in_open_spiel(rules: Any, state: State, row: int) -> Any:
+    position = rules.new_initial_state()
+    for column in move_order(state[row : row + 1]):
+        position.apply_action(column)
+    return position
+
+
+def move_order(state: State) -> list[int]:
+    """Returns columns that lead to one position, `[1]`; a board does not tell the order of its stones.
+
+    Raises:
+        ValueError: no play leads there.
+    """
+    game = ConnectFour()
+    own, stones, player = (int(state[name][0]) for name in ("own", "stones", "player"))
+    first = own if player == 0 else stones ^ own
+    owners = [[0 if first >> 7 * c + h & 1 else 1 for h in range(6) if stones >> 7 * c + h & 1] for c in range(7)]
+    dead: set[tuple[int, ...]] = set()
+
+    def search(reached: State, heights: tuple[int, ...]) -> list[int] | None:
+        mover = sum(heights) % 2
+        if sum(heights) == sum(map(len, owners)):
+            return []
+        if heights in dead or game.terminal(reached)[0]:
+            return None
+        for column, height in enumerate(heights):
+            if height < len(owners[column]) and owners[column][height] == mover:
+                higher = (*heights[:column], height + 1, *heights[column + 1 :])
+                rest = search(game.step(reached, np.array([column])), higher)
+                if rest is not None:
+                    return [column, *rest]
+        dead.add(heights)
+        return None
+
+    line = search(game.init(1), (0,) * 7)
+    if line is None:
+        raise ValueError("state must hold a position of play, no order of moves leads to this one")
+    return line
+
+
+def matches(
+    trial_path: str, network: Callable[[], Any], evaluate: Evaluate, games: Mapping[int, int], *, elo_games: int = 20
+) -> dict[str, float]:
+    """Plays a trial's best snapshot with 100 simulations against MCTSBot, and its snapshots against each other.
+
+    Args:
+        trial_path: A trial with snapshots.
+        network: Makes the network.
+        evaluate: From a network to its evaluator.
+        games: How many, by the rollouts of the bot; 0 plays none.
+        elo_games: Between each two snapshots.
+
+    Returns:
+        `points_R` for each number of rollouts R, the share of points, a draw counting half; `losses_R`; and
+        `elo_gain`, from the first to the last snapshot. The curve is drawn to `elo.png` in the trial's folder.
+    """
+    game, trial = ConnectFour(), Trial(trial_path)
+    best = network()
+    load_averaged(best, trial, best_snapshot(trial))
+    found: dict[str, float] = {}
+    for rollouts, count in games.items():
+        if count:
+            player = search_player(Search(game, evaluate(best), simulations=100, rule=RULE))
+            score = match(game, player, open_spiel_player(rollouts), count, seed=rollouts)
+            found |= {f"points_{rollouts}": score.points, f"losses_{rollouts}": score.losses}
+    return found | {"elo_gain": elo_curve(trial, network, evaluate, games=elo_games)}
+
+
+def best_snapshot(trial: Trial) -> Path | None:
+    """Returns the snapshot of most right moves by 100 simulations; None where there is none."""
+    return Snapshots(trial.path / "snapshots", best_by="right_100", mode="max").best()
+
+
+def elo_curve(
+    trial: Trial, network: Callable[[], Any], evaluate: Evaluate, *, games: int = 20, count: int = 8
+) -> float:
+    """Rates up to `count` of a trial's snapshots by a round robin of searches with 32 simulations.
+
+    Returns:
+        What the last is rated above the first. The ratings are drawn to `elo.png` and written to `elo.json`.
+    """
+    paths = sorted(path for path in (trial.path / "snapshots").iterdir() if path.name.isdecimal())
+    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, count).round().astype(int))]
+    game, players = ConnectFour(), {}
+    for path in chosen:
+        model = network()
+        load_averaged(model, trial, path)
+        players[path.name] = search_player(Search(game, evaluate(model), simulations=32, rule=RULE))
+    if len(players) < 2:
+        return 0.0
+    table = ratings(round_robin(game, players, games, opening_moves=4))
+    curve = {int(name): [rating.elo, rating.margin] for name, rating in table.items()}
+    (trial.path / "elo.json").write_text(json.dumps(curve) + "\n", encoding="utf-8")
+    save_curve(curve, trial.path / "elo.png")
+    return table[chosen[-1].name].elo - table[chosen[0].name].elo
+
+
+def save_curve(curve: Mapping[int, list[float]], path: Path) -> None:
+    """Draws ratings with their 95 % intervals over steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    elo, margin = np.array(list(curve.values())).T
+    axes.errorbar(list(curve), elo, margin, marker="o", capsize=3)
+    axes.set(xlabel="updates", ylabel="Elo, the mean of all being 0")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
