@@ -241,6 +241,7 @@ def test_bad_arguments_are_named_at_construction(make, message):
             lambda x: m.pos_emb(4, 8)(x.flatten(2)[:, :, :8].repeat(1, 2, 1)),
             r"x must end at position 4 at most, not at 8",
         ),
+        (lambda x: m.norm.instance(4)(x[0, 0]), r"instance norm needs \(batch, 4, …\), got shape \(8, 8\)"),
         (lambda x: m.norm.batch(4)(x[0, 0, 0]), r"batch norm needs \(batch, 4, …\), got shape \(8,\)"),
     ],
 )

@@ -256,6 +256,25 @@ def test_norms_are_torchs(ours, theirs, shape, dtype, tolerance):
     same(own, other, [torch.randn(shape, dtype=dtype)], tolerance, pairs)
 
 
+@pytest.mark.parametrize("size", [6, 4])  # as many columns as channels, and not
+def test_a_norm_by_name_finds_the_channels_of_images_and_of_tokens(size):
+    x = torch.randn(3, 6, 5, size, dtype=torch.float64)
+
+    def over(axes):
+        return (x - x.mean(axes, keepdim=True)) / (x.var(axes, unbiased=False, keepdim=True) + 1e-5).sqrt()
+
+    root = (x.square().mean(1, keepdim=True) + 1e-6).sqrt()
+    expected = {"layer": over((1,)), "rms": x / root, "batch": over((0, 2, 3)), "instance": over((2, 3))}
+    for name, value in expected.items():
+        made = m.norm.make(name, 6).double()
+        torch.testing.assert_close(made(x), value, rtol=1e-12, atol=1e-12, msg=name)
+        tokens, theirs = x.flatten(2).transpose(1, 2), value.flatten(2).transpose(1, 2)
+        made = m.norm.make(name, 6, last=True).double()
+        torch.testing.assert_close(made(tokens), theirs, rtol=1e-12, atol=1e-12, msg=name)
+    assert m.conv(3, 6, norm="layer")(torch.randn(2, 3, size, size)).shape == (2, 6, size, size)
+    assert m.tx_enc_blk(8, 2, norm="batch")(torch.randn(2, 5, 8)).shape == (2, 5, 8)
+
+
 @both_types
 def test_adalin_is_the_papers_formula(dtype, tolerance):
     layer = m.modconv(4, 6, 5, "adalin").to(dtype)

@@ -6,6 +6,8 @@ from typing import TypeAlias
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ai.model.init import mark_small
+
 Norm: TypeAlias = str | Callable[[int], nn.Module] | None
 
 
@@ -21,14 +23,14 @@ def batch(nc: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = T
 
 
 def instance(nc: int, *, eps: float = 1e-5, affine: bool = False) -> nn.Module:
-    """Returns instance normalisation of `(batch, nc, height, width)`.
+    """Returns instance normalisation of `(batch, nc, …)`: over all positions of each channel of each sample.
 
     Example:
         >>> import torch
         >>> round(instance(3)(torch.randn(8, 3, 16, 16))[0, 0].std(unbiased=False).item(), 3)
         1.0
     """
-    return nn.InstanceNorm2d(nc, eps=eps, affine=affine)
+    return _Instance(nc, eps=eps, affine=affine)
 
 
 def group(nc: int, n_groups: int | None = None, *, eps: float = 1e-5) -> nn.Module:
@@ -86,12 +88,36 @@ def pixel(nc: int | None = None, *, eps: float = 1e-8) -> nn.Module:
     return _Pixel(eps)
 
 
+class _Moved(nn.Module):
+    """A normalisation whose features lie on another axis than the block's: 1 for the last, or the last for 1."""
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(x.transpose(1, -1)).transpose(1, -1)
+        return out
+
+    def mark_small(self, scale: float) -> bool:
+        return mark_small(self.norm, scale)
+
+
 class _Batch(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation of any rank, since a block does not know how many axes follow."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(f"batch norm needs (batch, {self.num_features}, …), got shape {tuple(input.shape)}")
+
+
+class _Instance(nn.modules.instancenorm._InstanceNorm):
+    """Instance normalisation of any rank, as `_Batch`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() < 3:
+            raise ValueError(f"instance norm needs (batch, {self.num_features}, …), got shape {tuple(x.shape)}")
+        return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
 
 
 class _RMS(nn.RMSNorm):
@@ -121,12 +147,20 @@ KNOWN: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def make(kind: Norm, nc: int) -> nn.Module | None:
-    """Returns the normalisation a block was asked for, or None for None."""
+def make(kind: Norm, nc: int, *, last: bool = False) -> nn.Module | None:
+    """Returns the normalisation a block was asked for, or None for None.
+
+    Args:
+        kind: By name, or a callable, whose result is taken as it is.
+        nc: Number of features.
+        last: Whether the features lie on the last axis, as of tokens, instead of axis 1, as of images. A norm by name
+            works on whichever it is.
+    """
     if kind is None:
         return None
-    if isinstance(kind, str):
-        if kind not in KNOWN:
-            raise ValueError(f"norm ({kind!r}) must be one of {', '.join(sorted(KNOWN))}, a callable or None")
-        return KNOWN[kind](nc)
-    return kind(nc)
+    if not isinstance(kind, str):
+        return kind(nc)
+    if kind not in KNOWN:
+        raise ValueError(f"norm ({kind!r}) must be one of {', '.join(sorted(KNOWN))}, a callable or None")
+    made = KNOWN[kind](nc)
+    return made if last == (kind in ("layer", "rms")) else _Moved(made)

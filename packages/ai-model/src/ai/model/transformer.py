@@ -217,4 +217,4 @@ def tx_dec(
 
 
 def _norm(kind: Norm, dim: int) -> nn.Module:
-    return norms.make(kind, dim) or nn.Identity()
+    return norms.make(kind, dim, last=True) or nn.Identity()
