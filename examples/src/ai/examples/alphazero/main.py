@@ -182,7 +182,7 @@ def network(config: Config) -> Any:
 
 @dataclass(frozen=True)
 class Wrap:
-    """How a self-play worker runs its network.
+    """How a self-play worker runs its network: in chunks, a format and a precision that are measured where it may.
 
     Args:
         precision: as of `Config`.
@@ -194,7 +194,8 @@ class Wrap:
         """Returns the evaluator."""
         if self.precision is None:
             return NetEvaluator(model)
-        return NetEvaluator(model, chunk=128, channels_last=True, dtype=torch.bfloat16)
+        board = torch.zeros(128, *ConnectFour.observation_shape)
+        return NetEvaluator.tuned(model, board, allow_bf16=True, seconds=0.05)
 
 
 def reproduce(*, seed: int = 0) -> dict[str, float]:
