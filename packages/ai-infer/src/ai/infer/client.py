@@ -19,6 +19,7 @@ from ai.infer.dial import Transport
 from ai.infer.errors import InferError, WorkerDiedError
 from ai.infer.frames import Kind
 from ai.infer.packs import Pack, are_alike
+from ai.infer.raw_call import RawCall
 from ai.infer.slots import MIN_SLOT_BYTES
 from ai.infer.stats import Stats
 from ai.infer.ticket import Ticket
@@ -137,8 +138,7 @@ class InferencerClient:
         except (TimeoutError, KeyboardInterrupt):
             connection.cancel(ticket)
             raise
-        if version > self._version:
-            self._version = version
+        self._saw(version)
         return output
 
     def infer_async(self, *args: Tree, **kwargs: Tree) -> int:
@@ -172,7 +172,7 @@ class InferencerClient:
             self._pending.pop(request_id, None)
             raise
         self._pending.pop(request_id, None)
-        self._version = max(self._version, version)
+        self._saw(version)
         return output
 
     def is_ready(self, request_id: int) -> bool:
@@ -208,7 +208,7 @@ class InferencerClient:
                 sent.append((pack, connection, connection.submit(pack.layout, pack.parts, pack.device, deadline)))
             for pack, connection, ticket in sent:
                 version, output = connection.result(ticket, deadline)
-                self._version = max(self._version, version)
+                self._saw(version)
                 if len(pack.indices) == 1:
                     outputs[pack.indices[0]] = output
                     continue
@@ -270,7 +270,7 @@ class InferencerClient:
         ticket = await connection.loop_side.submit(layout, tensors, None, deadline, raw=True)
         return await self._await(connection, ticket, deadline)
 
-    def start_raw(self, tensors: Sequence[RawTensor], done: Callable[["RawCall"], object]) -> "RawCall | None":
+    def start_raw(self, tensors: Sequence[RawTensor], done: Callable[[RawCall], object]) -> RawCall | None:
         """Sends a request of raw tensors without a task or a future, as a server does thousands of times a second.
 
         Args:
@@ -287,7 +287,7 @@ class InferencerClient:
                 return None
             connection = min(living, key=lambda line: line.n_pending)
         layout = positional_layout(tuple([x.dtype for x in tensors]), tuple([x.shape for x in tensors]))
-        call = RawCall(self, connection, done)
+        call = RawCall(connection, done, self._saw)
         call.ticket = connection.loop_side.start(layout, tensors, call.finish, self._deadline(self.timeout_s))
         return None if call.ticket is None else call
 
@@ -297,8 +297,7 @@ class InferencerClient:
         except BaseException:
             connection.cancel(ticket)
             raise
-        if version > self._version:
-            self._version = version
+        self._saw(version)
         return output
 
     async def await_resp(self, request_id: int) -> Tree:
@@ -308,7 +307,7 @@ class InferencerClient:
             version, output = await connection.loop_side.result(ticket)
         finally:
             self._pending.pop(request_id, None)
-        self._version = max(self._version, version)
+        self._saw(version)
         return output
 
     @property
@@ -322,6 +321,10 @@ class InferencerClient:
     def version(self) -> int:
         """The newest version of the weights that any reply to this client was made with."""
         return self._version
+
+    def _saw(self, version: int) -> None:
+        if version > self._version:
+            self._version = version
 
     def ping(self, timeout: float | None = None) -> float:
         """Returns how long the worker takes to answer a question that needs no model, in seconds.
@@ -451,40 +454,6 @@ class InferencerClient:
                     raise TimeoutError("no replica was restarted in time") from refusal
                 time.sleep(interval)
                 interval = min(1.5 * interval, longest)  # many clients that look often would slow down its start
-
-
-class RawCall:
-    """A request that `InferencerClient.start_raw` sent."""
-
-    __slots__ = ("_client", "_connection", "_done", "ticket")
-
-    def __init__(self, client: InferencerClient, connection: Connection, done: Callable[["RawCall"], object]) -> None:
-        self._client = client
-        self._connection = connection
-        self._done = done
-        self.ticket: Ticket | None = None
-
-    def finish(self, _: Ticket) -> None:
-        """Tells whoever asked."""
-        self._done(self)
-
-    def result(self) -> Tree:
-        """Returns the model's output, its tensors as `RawTensor`s; raises like `InferencerClient.__call__`."""
-        assert self.ticket is not None
-        try:
-            version, output = self._connection.outcome(self.ticket)
-        except TimeoutError:
-            self._connection.cancel(self.ticket)
-            raise
-        if version > self._client._version:
-            self._client._version = version
-        return output
-
-    def cancel(self) -> None:
-        """Drops the request; `done` is not called any more."""
-        assert self.ticket is not None
-        self.ticket.waiter = None
-        self._connection.cancel(self.ticket)
 
 
 def _flatten_call(args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> tuple[Node, list[Tensor]]:

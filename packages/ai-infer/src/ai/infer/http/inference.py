@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from ai.infer.client import InferencerClient, RawCall
+from ai.infer.client import InferencerClient
 from ai.infer.errors import InferError, RequestError
 from ai.infer.http.messages import JSON, RETRY, RefusedError, Reply, Request
 from ai.infer.http.metrics import Metrics
@@ -14,6 +14,7 @@ from ai.infer.http.plain import PlainRequest, answer_plain, read_plain
 from ai.infer.http.protocol import Plan, read_request, write_response
 from ai.infer.http.repository import NotReadyError, ServedModel, UnknownModelError, named_outputs
 from ai.infer.http.tensors import BadInputError
+from ai.infer.raw_call import RawCall
 from ai.infer.wire import RawTensor, Tree
 
 
@@ -111,6 +112,7 @@ class Inference:
         if not self._over:
             self._over = True
             self._desk.n_pending -= 1
+            self._call = self._task = None  # which lead back here: nothing is left for the collector of cycles
             self._reply(reply)
 
     def _reply(self, reply: Reply) -> None:

@@ -1,6 +1,7 @@
 """`ai-infer serve`: the application under uvicorn with uvloop, on connections of its own that httptools parses."""
 
 import argparse
+import gc
 import os
 import socket
 import sys
@@ -100,6 +101,7 @@ def _make_server(config: "uvicorn.Config") -> "uvicorn.Server":
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
+                gc.freeze()  # torch alone makes half a million objects; to look at them takes longer than a request may
                 host, port = self.servers[0].sockets[0].getsockname()[:2]
                 print(f"serving at http://{host}:{port}", flush=True)
 
