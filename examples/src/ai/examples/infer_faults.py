@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ai.examples.infer_soak import network
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ai.infer import Inferencer, InferencerClient
 
 _THREADS = 8  # of a client process, each with a client of its own
@@ -111,7 +113,7 @@ def reproduce_kills(*, kills: int = 50, clients: int = 64, seed: int = 0) -> dic
     rng = random.Random(seed)
     told_ms: list[float] = []
     back_ms: list[float] = []
-    with Inferencer(network(), restart=True) as inferencer:
+    with Inferencer(signed_network(), restart=True) as inferencer:
         crowd = Crowd(inferencer, clients)
         try:
             crowd.wait("back", clients, 0)
@@ -121,8 +123,9 @@ def reproduce_kills(*, kills: int = 50, clients: int = 64, seed: int = 0) -> dic
                 (pid,) = inferencer.pids
                 killed_at = time.monotonic()
                 os.kill(pid, signal.SIGKILL)
-                told_ms += [1e3 * (float(event[2]) - killed_at) for event in crowd.wait("died", clients, since)]
                 back_ms += [1e3 * (float(event[2]) - killed_at) for event in crowd.wait("back", clients, since)]
+                # Not every client lost a request: some had their reply before they saw the end.
+                told_ms += [1e3 * (float(event[2]) - killed_at) for event in crowd.wait("died", 1, since)]
         finally:
             last = crowd.stop()
         address = inferencer.client.address
@@ -132,6 +135,7 @@ def reproduce_kills(*, kills: int = 50, clients: int = 64, seed: int = 0) -> dic
         "kills": kills,
         "clients": clients,
         "replies": sum(int(event[2]) for event in last if event[0] == "replies"),
+        "requests_lost": len(told_ms),
         "told_ms_median": float(np.median(told_ms)),
         "told_ms_max": float(np.max(told_ms)),
         "back_ms_median": float(np.median(back_ms)),
@@ -153,7 +157,7 @@ def reproduce_storm(
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    model = network()
+    model = signed_network()
     states = [{name: torch.full_like(x, value) for name, x in model.state_dict().items()} for value in (0.5, 0.25)]
     with Inferencer(model) as inferencer:
         inferencer.update_params(states[0])
@@ -187,7 +191,7 @@ def reproduce_storm(
 
 
 def main() -> None:
-    """Runs some clients until stdin ends: `died` and `back` lines with the time, `wrong` ones with what is wrong."""
+    """Runs some clients until stdin ends; each writes what happens to it: `died`, `back`, `wrong`, and `replies`."""
     client, names = pickle.loads(bytes.fromhex(sys.argv[1]))
     stopping = threading.Event()
     threads = [threading.Thread(target=_ask, args=(pickle.loads(pickle.dumps(client)), n, stopping)) for n in names]
@@ -206,15 +210,16 @@ def _ask(client: "InferencerClient", name: int, stopping: threading.Event) -> No
 
     x = torch.ones(1, 784)
     first: Any = None
-    waiting, version, n, versions = True, -1, 0, set()
+    worker, version, n, versions = -1, -1, 0, set()
     while not stopping.is_set():
         try:
-            y = client(x)
+            y, signature = client(x)
         except WorkerDiedError:
-            if not waiting:
-                _say("died", name, time.monotonic())
-            waiting, version = True, -1
+            _say("died", name, time.monotonic())
             continue
+        if int(signature) != worker:
+            worker, version = int(signature), -1
+            _say("back", name, time.monotonic())
         n += 1
         first = y if first is None else first
         versions.add(client.version)
@@ -224,10 +229,23 @@ def _ask(client: "InferencerClient", name: int, stopping: threading.Event) -> No
         if client.version == 0 and not torch.allclose(y, first, rtol=1e-4, atol=1e-5):
             _say("wrong", name, f"{y.tolist()} after {first.tolist()}")
         version = client.version
-        if waiting:
-            waiting = False
-            _say("back", name, time.monotonic())
     _say("replies", name, n, len(versions))
+
+
+def signed_network() -> "nn.Module":
+    """Returns the soak's MLP, which here also says in which process it runs."""
+    import torch
+    from torch import Tensor, nn
+
+    class Signed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.net(x), torch.full((len(x),), os.getpid())
+
+    return Signed()
 
 
 def _say(*words: object) -> None:
