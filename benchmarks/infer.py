@@ -12,6 +12,7 @@ the model, as their own first examples do; ours always has its worker.
 
 import argparse
 import base64
+import contextlib
 import json
 import mmap
 import os
@@ -465,7 +466,8 @@ def bench_http(arguments):
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait(20)
             except (subprocess.TimeoutExpired, ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
@@ -530,6 +532,7 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a run that is cut short ends its servers, too
     {"ipc": bench_ipc, "http": bench_http, "update": bench_update, "soak": bench_soak}[arguments.part](arguments)
 
 
