@@ -25,8 +25,8 @@ def reproduce(*, kills: int = 30, seed: int = 0) -> dict[str, float]:
     """Kills `kills` times each, at random moments, and counts what was lost or left behind.
 
     Raises:
-        RuntimeError: a batch differs from the undisturbed run's, a worker outlived its parent, or a half-built pack
-            was taken for a whole one.
+        RuntimeError: a batch differs from the undisturbed run's, a worker outlived its parent, or a build left its
+            folder behind.
     """
     rng = random.Random(seed)
     shared_memory = set(os.listdir("/dev/shm"))
@@ -82,7 +82,7 @@ def _kill_builds(kills: int, rng: random.Random) -> dict[str, float]:
         for i, image in enumerate(pixels):
             Image.fromarray(image).save(images / f"{i:04}.png")
         expected = pixels.transpose(0, 3, 1, 2)
-        n_half_built = 0
+        n_half_built = n_wrong = 0
         for k in range(kills):
             cache = Path(folder, f"packs{k}")
             with _start("build", str(images), str(cache)) as builder:
@@ -92,11 +92,11 @@ def _kill_builds(kills: int, rng: random.Random) -> dict[str, float]:
                 builder.kill()
                 builder.wait()
             n_half_built += not list(cache.glob("*/files.json"))
-            if not np.array_equal(ImgDataset(images, 96, cache=cache).data["x"], expected):  # type: ignore[call-overload, index]
-                raise RuntimeError(f"the pack after kill {k} differs from the images")
+            pack = ImgDataset(images, 96, cache=cache).data["x"]  # type: ignore[call-overload, index]
+            n_wrong += not np.array_equal(pack, expected)
             if left := list(cache.glob("*.building")):
                 raise RuntimeError(f"the build after kill {k} left {left[0]}")
-    return {"build_kills": kills, "packs_half_built": n_half_built, "packs_wrong": 0}
+    return {"build_kills": kills, "packs_half_built": n_half_built, "packs_wrong": n_wrong}
 
 
 def _written(cache: Path) -> int:
