@@ -12,7 +12,7 @@ import torch
 
 from ai.examples.alphazero import MLP, ResNet, connect4, run
 from ai.examples.alphazero.loss import AlphaZero
-from ai.examples.alphazero.main import PRESETS, loss, network, self_play
+from ai.examples.alphazero.main import PRESETS, loss, network, reproduce_connect4, self_play
 from ai.examples.alphazero.truth import Judge, lost_lines, wrong_moves
 from ai.examples.selflearn import learn
 from ai.game import Augment, ConnectFour, NetEvaluator, TicTacToe, fast, solve
@@ -183,7 +183,7 @@ def test_a_position_out_of_reach_has_no_order():
 def test_matches_against_a_missing_peer_name_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyspiel", None)
     with pytest.raises(ImportError, match="matches against MCTSBot need OpenSpiel"):
-        connect4.open_spiel_player(10)
+        reproduce_connect4()  # before the hour of training
 
 
 @needs_numba
@@ -235,7 +235,7 @@ def test_training_outlives_a_killed_self_play_worker(tmp_path):
 KILLED = """
 import os, signal, sys
 from dataclasses import replace
-from ai.examples.alphazero.main import PRESETS, loss, network, self_play
+from ai.examples.alphazero.main import PRESETS, loss, network, reproduce_connect4, self_play
 from ai.examples.selflearn import learn
 from ai.game import Augment, TicTacToe
 

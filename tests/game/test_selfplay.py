@@ -162,6 +162,25 @@ def test_batches_turn_boards_and_policies_together():
 
 
 @pytest.mark.slow
+def test_workers_share_an_inferencer_whose_owner_renews_it():
+    from ai.examples.alphazero import MLP  # a class that the worker can import
+    from ai.infer import Inferencer
+
+    game = TicTacToe()
+    with Inferencer(MLP().init(seed=0)) as inferencer:
+        client = inferencer.create_client()
+        for seed in (0, 1):
+            inferencer.update_params(MLP().init(seed=seed).state_dict())
+            own = Search(game, MLP().init(seed=seed), simulations=8, rule=Puct())(game.init(3))
+            shared = Search(game, client, simulations=8, rule=Puct())(game.init(3))
+            np.testing.assert_array_equal(shared.visits, own.visits)
+            np.testing.assert_allclose(shared.prior, own.prior, atol=1e-6)
+        play = SelfPlay(game, evaluator=client, play=Play(games=4, simulations=4))
+        with Datagen(play).loader(16, n_workers=1, replay_ratio=1.0) as loader:
+            assert next(iter(loader))["policy"].shape == (16, 9)
+
+
+@pytest.mark.slow
 def test_workers_play_and_take_parameters():
     game = TicTacToe()
     made = SelfPlay(game, Net(game), Play(games=8, simulations=4, rule=Gumbel()))

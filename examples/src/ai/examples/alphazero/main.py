@@ -215,7 +215,12 @@ def reproduce_connect4(
         minutes: Of training.
         games: Against the bot with 1,000 rollouts.
         hard_games: Against the bot with 10,000 rollouts.
+
+    Raises:
+        ImportError: Games are asked for and OpenSpiel is not installed; raised before the training.
     """
+    if games or hard_games:
+        connect4.open_spiel_player(1000)
     config = replace(PRESETS["connect4"], seed=seed, minutes=minutes, trial=f"reproduce/connect4-{seed}")
     found = run(config)
     return found | connect4.matches(
