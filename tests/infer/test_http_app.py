@@ -124,6 +124,17 @@ def test_bad_request_is_refused_with_its_reason(app, inferencer, document, messa
     assert message in json.loads(body)["error"]
 
 
+def test_more_inputs_than_a_message_can_name_are_refused(app):
+    app.repository.find("m").inputs = ()
+    inputs = [json_input(name=f"x{i}", shape=[1, 1], data=[0]) for i in range(9000)]
+    status, _, body = ask(app, "POST", "/v2/models/m/infer", v2(inputs=inputs))
+    assert status in (400, 413)
+    app.max_body_bytes = 1 << 24
+    status, _, body = ask(app, "POST", "/v2/models/m/infer", v2(inputs=inputs))
+    assert status == 400
+    assert "a message's structure must take at most 65536 bytes" in json.loads(body)["error"]
+
+
 def test_wrong_sizes_never_reach_the_worker(app, inferencer):
     before = inferencer.stats().requests
     binary = json_input(parameters={"binary_data_size": 60})

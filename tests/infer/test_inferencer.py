@@ -315,6 +315,7 @@ def test_dead_worker_fails_all_waiters_within_100_ms(model, gate):
         inferencer.update_params(model.state_dict())
     start = time.monotonic()
     inferencer.close()
+    assert not inferencer.ready
     assert time.monotonic() - start < 5
     assert not os.path.exists(clients[0].address)
     asyncio.run(await_all(clients[0]))

@@ -127,6 +127,7 @@ def test_rows_and_groups():
     assert layout((3, 2), (4, 2)).rows is None
     assert layout((3, 2), ()).rows is None
     assert layout((0, 2)).rows is None
+    assert layout((1 << 39, 0)).rows is None  # nobody is to cut this into batches
     assert layout((3, 2)).group == layout((5, 2)).group != layout((3, 1)).group
     assert with_rows(layout((3, 2), (3,)), 7).shapes == ((7, 2), (7,))
 

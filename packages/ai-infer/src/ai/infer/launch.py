@@ -150,7 +150,7 @@ class Launcher:
     @property
     def ready(self) -> bool:
         """Whether a worker lives and has its weights."""
-        return any(process.failure is None and process.applied >= 0 for process in self._processes)
+        return not self._stopping and any(each.failure is None and each.applied >= 0 for each in self._processes)
 
     # Watching ---------------------------------------------------------------------------------------------------
 

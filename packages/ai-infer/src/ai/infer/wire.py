@@ -199,7 +199,8 @@ def make_layout(tree: Node, dtypes: Sequence[torch.dtype], shapes: Sequence[tupl
         end += align(math.prod(shape) * dtype.itemsize)
     leading = {shape[0] if shape else None for shape in shapes}
     rows = leading.pop() if len(leading) == 1 else None
-    rows = rows or None  # an empty batch has nothing to share
+    if not all(math.prod(shape) for shape in shapes):
+        rows = None  # nothing to share, and rows without elements can be so many that a loop over them never ends
     group = None
     if rows is not None:
         group = json.dumps([tree, names, [shape[1:] for shape in shapes]])

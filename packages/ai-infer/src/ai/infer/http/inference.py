@@ -15,7 +15,7 @@ from ai.infer.http.protocol import Plan, read_request, write_response
 from ai.infer.http.repository import NotReadyError, ServedModel, UnknownModelError, named_outputs
 from ai.infer.http.tensors import BadInputError
 from ai.infer.raw_call import RawCall
-from ai.infer.wire import RawTensor, Tree
+from ai.infer.wire import RawTensor, Tree, WireError
 
 
 class Desk:
@@ -140,7 +140,7 @@ def refuse(error: Exception) -> Reply:
     """Returns the reply that says what is wrong; what no request and no worker can cause is logged, a fault here."""
     if isinstance(error, RefusedError):
         return error.status, (*JSON, *error.headers), error_body(str(error))
-    if isinstance(error, BadInputError):
+    if isinstance(error, (BadInputError, WireError)):
         return 400, JSON, error_body(str(error))
     if isinstance(error, RequestError):
         return 400, JSON, error_body(f"the model failed on this request: {first_line(error)}")
