@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ai.game import GymnasiumGame, Play, Search, SelfPlay
+from ai.game import GymnasiumGame, Play, Search, SelfPlay, check
 from ai.game.protocol import Game
 
 gymnasium = pytest.importorskip("gymnasium")
@@ -117,5 +117,7 @@ def test_what_it_cannot_play_is_refused():
         GymnasiumGame("Pendulum-v1")
     with pytest.raises(TypeError, match="environment must show a box of numbers, got Discrete"):
         GymnasiumGame("Taxi-v3" if "Taxi-v3" in gymnasium.registry else "CliffWalking-v1")
+    with pytest.raises(ValueError, match="those of GymnasiumGame cannot"):
+        check(GymnasiumGame("CartPole-v1"))
     with pytest.raises(ValueError, match=r"discount must be in \(0, 1\], got 0"):
         GymnasiumGame("CartPole-v1", discount=0)

@@ -21,10 +21,13 @@ def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000) 
 
     Raises:
         GameError: with the rule broken, the step and the row.
+        ValueError: the game's states cannot be copied, as those of `GymnasiumGame`: the kit needs to go back to them.
 
     >>> from ai.game import TicTacToe
     >>> check(TicTacToe())
     """
+    if not getattr(game, "copyable", True):
+        raise ValueError(f"game must have states that can be copied, those of {type(game).__name__} cannot")
     seeds = draws.row_seeds(seed, batch)
     state = game.init(batch, seeds)
     _check_shapes(game, state, batch)
