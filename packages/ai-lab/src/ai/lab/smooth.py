@@ -19,7 +19,7 @@ def smooth(values: np.ndarray, weight: float) -> np.ndarray:
 
     Example:
         >>> smooth(np.array([1.0, 0.0, np.nan, 0.0]), 0.5).round(3).tolist()
-        [1.0, 0.333, nan, 0.077]
+        [1.0, 0.333, nan, 0.091]
     """
     if not 0 <= weight < 1:
         raise ValueError(f"smoothing must be at least 0 and below 1, got {weight}")
