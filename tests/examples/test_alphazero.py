@@ -198,19 +198,19 @@ def test_connect_four_is_learnt_measured_and_rated(tmp_path):
     assert (tmp_path / "trial" / "elo.png").stat().st_size > 1000
 
 
-def test_the_best_snapshot_is_what_remains(tmp_path):
-    """The task calls the middle of a run the best; the model ends with the weights that it had there."""
+@pytest.mark.parametrize(("faults", "best"), [({2: 1, 4: 0, 6: 2}, 4), ({2: 1, 4: 1, 6: 2}, 4)])
+def test_the_best_snapshot_is_what_remains_and_of_equals_the_later(faults, best, tmp_path):
     config = replace(PRESETS["tiny"], steps=6, save_interval=2, task_interval=2, trial=str(tmp_path / "trial"))
     game, model, seen = TicTacToe(), network(config).init(seed=0), {}
 
     def task(model, step):
         seen[step] = model.policy.weight.detach().clone()
-        return {"fault": abs(step - 4)}
+        return {"fault": faults[step]}
 
     with self_play(game, config, Augment(game)) as loader:
         learn(config, model, loader, loss(config), task=task, best_by="fault", mode="min")
-    assert torch.equal(model.policy.weight, seen[4])
-    assert not torch.equal(seen[4], seen[6])
+    assert torch.equal(model.policy.weight, seen[best])
+    assert not torch.equal(seen[best], seen[6])
 
 
 @pytest.mark.slow

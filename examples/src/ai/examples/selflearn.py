@@ -79,22 +79,28 @@ def learn(
         loader: Its games; closed at the end.
         loss: Of a model and a batch.
         task: Measures along the way.
-        best_by: The number of the task's by which the best snapshot is told.
+        best_by: The number of the task's by which the best snapshot is told; of equals the later is better.
         mode: Whether `'min'` or `'max'` is best.
         precision: As of `RLTrainer`.
 
     Returns:
         The trial, and the `seconds` and `environment_steps` of this process.
     """
+    sign = 1e-9 if mode == "max" else -1e-9
+
+    def scored(model: nn.Module, step: int) -> dict[str, float]:
+        found = dict(task(model, step))
+        return found | {"score": found[best_by] + sign * step}  # of equals the later
+
     snapshots = Snapshots(
-        resolve(config.trial) / "snapshots", keep_last=config.keep_snapshots, best_by=best_by, mode=mode
+        resolve(config.trial) / "snapshots", keep_last=config.keep_snapshots, best_by="score", mode=mode
     )
     optimiser = opt.adamw(model, lr=config.learning_rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
     trial = Trial(
         config.trial,
         clean=not config.resume,
         config=config,
-        task=task,
+        task=scored,
         save_snapshots=snapshots,
         log_interval=50,
         task_interval=config.task_interval,

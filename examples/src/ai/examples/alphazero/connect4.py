@@ -182,7 +182,7 @@ def matches(
 
 def best_snapshot(trial: Trial) -> Path | None:
     """Returns the snapshot of most right moves by 100 simulations; None where there is none."""
-    return Snapshots(trial.path / "snapshots", best_by="right_100", mode="max").best()
+    return Snapshots(trial.path / "snapshots", best_by="score", mode="max").best()
 
 
 def elo_curve(

@@ -112,19 +112,19 @@ def run_tictactoe(config: Config) -> dict[str, float]:
     game, model = TicTacToe(), network(config).init(seed=config.seed)
     solution = solve(game)
 
-    def task(model: nn.Module, simulations: tuple[int, ...] = (0, 8)) -> dict[str, float]:
+    def task(model: nn.Module) -> dict[str, float]:
         found: dict[str, float] = {}
-        for count in simulations:
+        for count in (0, 8, 32):
             judge = Judge(game, model, count, RULE)
             found |= {f"wrong_{count}": wrong_moves(solution, judge), f"lost_{count}": lost_lines(game, judge)}
-        # a mistake of the search counts first, then those of the network alone
-        return found | {"fault": 1e4 * found["wrong_8"] + found["wrong_0"]}
+        # a mistake of a search counts first, then those of the network alone
+        return found | {"fault": 1e4 * (found["wrong_8"] + found["wrong_32"]) + found["wrong_0"]}
 
     loader = self_play(game, config, Augment(game))
     trial, ran = learn(
         config, model, loader, loss(config), task=lambda model, step: task(model), best_by="fault", mode="min"
     )
-    found = task(model, (0, 8, 32)) | ran
+    found = task(model) | ran
     report(trial, found)
     return found
 

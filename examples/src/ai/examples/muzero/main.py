@@ -127,7 +127,7 @@ def run(config: Config) -> dict[str, float]:
         loader,
         loss if config.reanalyse is None else reanalysing(loss, loader, game, config),
         task=lambda model, step: measure(game, model, solution, (0, 32)),
-        best_by="lost_32" if solution is not None else "return_32",
+        best_by="fault" if solution is not None else "return_32",
         mode="min" if solution is not None else "max",
     )
     found = measure(game, model, solution, (0, 8, 32), episodes=100) | ran
@@ -163,6 +163,7 @@ def measure(
         if solution is not None:
             found[f"wrong_{count}"] = wrong_moves(solution, judge)
             found[f"lost_{count}"] = lost_lines(game, judge)
+            found["fault"] = 1e4 * found[f"lost_{count}"] + found[f"wrong_{count}"]  # of the most simulations
         else:
             found[f"return_{count}"] = mean_return(game, judge, episodes)
     return found
