@@ -8,19 +8,27 @@ import torch
 from torch import nn
 
 JOBS = Path(__file__).parent / "jobs"
+# Two cores, several processes that each import torch, and other tests beside them.
+JOB_TIMEOUT_S = 280
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "job" in item.fixturenames and item.path.parent == JOBS.parent:
+            item.add_marker(pytest.mark.timeout(JOB_TIMEOUT_S + 20))
 
 
 @pytest.fixture(scope="session")
 def job():
     """Runs a script of jobs/ in a fresh process, or under torchrun on several ranks."""
 
-    def run(name: str, *arguments: object, ranks: int = 1, timeout_s: float = 110) -> subprocess.CompletedProcess[str]:
+    def run(name: str, *arguments: object, ranks: int = 1) -> subprocess.CompletedProcess[str]:
         command = [sys.executable]
         if ranks > 1:
             command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         command += [str(JOBS / f"{name}.py"), *map(str, arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment)
+        return subprocess.run(command, capture_output=True, text=True, timeout=JOB_TIMEOUT_S, env=environment)
 
     return run
 

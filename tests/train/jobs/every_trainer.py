@@ -57,10 +57,12 @@ def check_multi() -> None:
         MultiTrainer(gan, data, repeats={"d": 2}, parallel=parallel).train(nets, optimizers)
         return nets
 
-    alone, ranks = trained(None), trained("ddp")
-    for key in alone:
-        for wanted, found in zip(alone[key].parameters(), ranks[key].parameters(), strict=True):
-            assert_close(key, found.detach(), wanted.detach())
+    alone = trained(None)
+    for parallel in ("ddp", "fsdp"):
+        ranks = trained(parallel)
+        for key in alone:
+            for wanted, found in zip(alone[key].parameters(), ranks[key].parameters(), strict=True):
+                assert_close(f"{parallel} {key}", whole(found.detach()), wanted.detach())
     # Noise and the lazy penalty as well; each rank draws its own, and all hold the same model.
     torch.manual_seed(dist.get_rank())
     nets = {"d": nn.Linear(6, 1), "g": nn.Linear(4, 6)}

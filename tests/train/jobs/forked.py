@@ -1,13 +1,14 @@
 """A resumable run in forked processes, one for each rank: they need not import torch anew, and can be killed."""
 
 import multiprocessing
+import multiprocessing.connection
 import os
-import signal
 import time
 import traceback
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import resumable
 import torch.distributed as dist
@@ -24,22 +25,24 @@ class Job:
         folder: where the run keeps its snapshots; the same folder continues it.
         case: one of `resumable.CASES`.
         steps: the step to end at.
-        at: the step in whose middle `suicide` kills itself.
-        suicide: the rank that does.
+        limit: a step to stop at in good order.
+        rank: the rank that signals itself, with the arguments that follow.
+        signalled: `at`, `part` and `number` of `resumable.run`.
     """
 
-    def __init__(self, folder: Path, case: str, steps: int, *, at: int | None = None, suicide: int = 0) -> None:
+    def __init__(
+        self, folder: Path, case: str, steps: int, *, limit: int | None = None, rank: int = 0, **signalled: int
+    ) -> None:
         self.world = 2 if case in ("ddp", "fsdp") else 1
-        self.was_killed = False
         folder.mkdir(parents=True, exist_ok=True)
         self._results = [folder / f"digest-{rank}.txt" for rank in range(self.world)]
         meeting = folder / "meeting"  # a file instead of a port, which another process could take
         for path in [*self._results, meeting]:
             path.unlink(missing_ok=True)
         self._processes: list[BaseProcess] = []
-        for rank in range(self.world):
-            own_at = at if rank == suicide else None
-            arguments = (folder, case, steps, own_at, rank, self.world, meeting, self._results[rank])
+        for own in range(self.world):
+            how = {"limit": limit, **(signalled if own == rank else {})}
+            arguments = (folder, case, steps, how, own, self.world, meeting, self._results[own])
             process = multiprocessing.get_context("fork").Process(target=_run, args=arguments)
             process.start()
             self._processes.append(process)
@@ -51,26 +54,33 @@ class Job:
             process.join(max(0.0, deadline - time.monotonic()))
         return [process.exitcode for process in self._processes]
 
-    def kill(self, rank: int) -> bool:
-        """Kill one rank and terminate the others; whether that one was alive."""
+    def signal(self, rank: int, number: int) -> bool:
+        """Send one rank a signal and see the job to its end; whether that rank was running."""
         process = self._processes[rank]
         if not process.is_alive():
             return False
-        self.was_killed = True
-        os.kill(process.pid or 0, signal.SIGKILL)
-        process.join()
-        for other in self._processes:
-            if other.is_alive():
-                other.terminate()
+        os.kill(process.pid or 0, number)
+        self.end()
         return True
 
-    def digests(self) -> list[str]:
-        """What each rank ended in."""
-        return [path.read_text() for path in self._results]
+    def end(self) -> None:
+        """Wait for the first rank to end; where it failed, terminate the others, as `torchrun` does."""
+        waiting = {process.sentinel: process for process in self._processes if process.is_alive()}
+        while waiting:
+            for sentinel in multiprocessing.connection.wait(list(waiting), TIMEOUT_S + 15):
+                process = waiting.pop(sentinel)  # type: ignore[call-overload]
+                process.join()
+                if process.exitcode:
+                    for other in waiting.values():
+                        other.terminate()
+
+    def digests(self) -> list[str] | None:
+        """What each rank ended in; None where one has not come to the end."""
+        return [path.read_text() for path in self._results] if all(p.exists() for p in self._results) else None
 
 
 def _run(
-    folder: Path, case: str, steps: int, at: int | None, rank: int, world: int, meeting: Path, result: Path
+    folder: Path, case: str, steps: int, how: dict[str, Any], rank: int, world: int, meeting: Path, result: Path
 ) -> None:
     log = os.open(folder / f"log-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)  # the resume notices of a hundred runs
@@ -78,9 +88,11 @@ def _run(
         limit = timedelta(seconds=TIMEOUT_S)
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world, timeout=limit)
     try:
-        result.write_text(resumable.run(folder / "snapshots", case, steps, at))
+        found = resumable.run(folder / "snapshots", case, steps, **how)
     except Exception:
         traceback.print_exc()
         os._exit(1)  # what waits for a rank that is gone must not be waited for
+    if found is not None:
+        result.write_text(found)
     if world > 1:
         dist.destroy_process_group()

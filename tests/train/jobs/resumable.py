@@ -2,12 +2,14 @@
 
     python tests/train/jobs/resumable.py FOLDER CASE [--steps N] [--signal KILL --at STEP]
 
-Under torchrun the same, with CASE ddp or fsdp.
+Under torchrun the same, with CASE ddp or fsdp. In every case an update is made of two micro-batches, and an epoch has
+`EPOCH` steps.
 """
 
 import argparse
 import hashlib
 import os
+import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ai.data import Datagen, Dataset
-from ai.train import Classify, Gan, Hook, MultiTrainer, RLTrainer, Snapshots, Trainer, opt, schedule
+from ai.data import Datagen, Dataset, ReplayBuffer
+from ai.train import RL, Classify, Gan, Hook, MultiTrainer, RLTrainer, Run, Snapshots, Trainer, opt, schedule
 
 CASES = ("plain", "workers", "bf16", "fp16", "multi", "rl", "ddp", "fsdp")
+EPOCH = 6
 
 
 def noisy(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -61,15 +64,22 @@ class PolicyValue(nn.Module):
         return out[:, :3], out[:, 3]
 
 
-def digest(*objects: Any) -> str:
-    """A hash of every tensor's exact bytes."""
+class Kept(Hook):
+    """Keeps the run for a look at its end."""
+
+    def setup(self, run: Run) -> None:
+        self.kept = run
+        super().setup(run)
+
+
+def digest(run: Run) -> str:
+    """A hash of everything that the run would save: every tensor's exact bytes, every state."""
     found = hashlib.sha256()
-    for state in objects:
-        for name, value in sorted(_flat("", state)):
-            found.update(name.encode())
-            found.update(
-                value.contiguous().numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode()
-            )
+    for name, value in sorted(_flat("", run.state_dict()), key=lambda item: item[0]):
+        if name == ".data.generation":  # how often a generator was continued
+            continue
+        found.update(name.encode())
+        found.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
     return found.hexdigest()
 
 
@@ -80,21 +90,38 @@ def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
         return [item for key, part in enumerate(value) for item in _flat(f"{prefix}.{key}", part)]
     if hasattr(value, "full_tensor"):
         value = value.full_tensor()
-    return [(prefix, value.detach().float() if isinstance(value, torch.Tensor) else value)]
+    return [(prefix, value.detach().contiguous().numpy() if isinstance(value, torch.Tensor) else value)]
 
 
 def run(
     folder: Path,
     case: str,
     steps: int,
+    *,
     at: int | None = None,
+    part: int = 1,
     number: int = signal.SIGKILL,
     limit: int | None = None,
-) -> str:
-    """Train to `steps`, from the newest snapshot in `folder`; signal this process inside step `at`, stop at `limit`."""
+) -> str | None:
+    """Train to `steps`, from the newest snapshot in `folder`.
+
+    Args:
+        folder: where the snapshots lie.
+        case: one of `CASES`.
+        steps: the step to end at.
+        at: the step at which this process signals itself.
+        part: the micro-batch of that step at which it does: 0 is its beginning, 1 the middle of an accumulation.
+        number: the signal.
+        limit: a step to stop at in good order.
+
+    Returns:
+        A digest of the whole run; None where it ended before `steps`.
+    """
+    random.seed(1)
+    np.random.seed(1)
     torch.manual_seed(1)
-    hook = Hook(
-        snapshots=Snapshots(folder, asynchronous=case in ("plain", "workers")),
+    hook = Kept(
+        snapshots=Snapshots(folder, asynchronous=case != "fp16"),
         save_interval=5,
         val_data=[(torch.ones(4, 6), torch.zeros(4, dtype=torch.uint8))] if case not in ("multi", "rl") else None,
         val_interval=4,
@@ -110,9 +137,10 @@ def run(
     def watched(env: Any) -> Any:
         def call(*arguments: Any) -> Any:
             nonlocal calls
-            calls += 1
-            if at is not None and arguments[-1] == at and (number != signal.SIGKILL or calls % 2 == 0):
-                os.kill(os.getpid(), number)  # at an even call: in the middle of an accumulation
+            if arguments[-1] == at and torch.is_grad_enabled():
+                if calls == part:
+                    os.kill(os.getpid(), number)
+                calls += 1
             return env(*arguments)
 
         return call
@@ -122,36 +150,28 @@ def run(
         nets = {"d": nn.Linear(6, 1), "g": nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.2))}
         opts = {key: opt.adam(module, lr=0.01) for key, module in nets.items()}
         loader = Dataset(x).loader(8, train=True)
-        multi = MultiTrainer(watched(Gan(4, r1=0.1, r1_interval=3)), loader, repeats={"d": 2}, ema=0.9)
-        multi.train(nets, opts, hook, steplimit=limit or steps, schedule=rate)
-        return digest(*(m.state_dict() for m in nets.values()), *(o.state_dict() for o in opts.values()))
-    if case == "rl":
-        from ai.train import RL
-
+        multi = MultiTrainer(watched(Gan(4, r1=0.1, r1_interval=3)), loader, repeats={"d": 2}, accumulate=2, ema=0.9)
+        step = multi.train(nets, opts, hook, steplimit=limit or steps, schedule=rate)
+    elif case == "rl":
         model: nn.Module = PolicyValue()
-        generator = Datagen(Coins()).loader(8, n_workers=0, buffer=_buffer())
-        optimizer = opt.adam(model, lr=0.01)
-        RLTrainer(watched(RL()), generator, push_interval=7).train(model, optimizer, hook, steplimit=limit or steps)
-        return digest(model.state_dict(), optimizer.state_dict())
-    model = net
-    optimizer = opt.adamw(model, lr=0.01, clip_norm=1.0)
-    data = Dataset({"x": x, "y": y}, preprocess={"x": noisy} if case == "workers" else None)
-    trainer = Trainer(
-        watched(Classify()),
-        data.loader(8, train=True, **({"n_workers": 2, "worker": "thread"} if case == "workers" else {})),
-        accumulate=2,
-        ema=0.9,
-        precision=case if case in ("bf16", "fp16") else None,
-        parallel=case if case in ("ddp", "fsdp") else None,
-    )
-    trainer.train(model, optimizer, hook, steplimit=limit or steps, schedule=rate)
-    return digest(model.state_dict(), optimizer.state_dict())
-
-
-def _buffer() -> Any:
-    from ai.data import ReplayBuffer
-
-    return ReplayBuffer(200, n_step=3)
+        generator = Datagen(Coins()).loader(8, n_workers=0, buffer=ReplayBuffer(200, n_step=3))
+        rl = RLTrainer(watched(RL()), generator, push_interval=7, accumulate=2, ema=0.9)
+        step = rl.train(model, opt.adam(model, lr=0.01), hook, steplimit=limit or steps, schedule=rate)
+    else:
+        in_workers = case in ("workers", "bf16", "fp16")
+        data = Dataset({"x": x, "y": y}, preprocess={"x": noisy} if in_workers else None)
+        kind = "process" if case == "workers" else "thread"
+        trainer = Trainer(
+            watched(Classify()),
+            data.loader(8, train=True, **({"n_workers": 2, "worker": kind} if in_workers else {})),
+            accumulate=2,
+            ema=0.9,
+            precision=case if case in ("bf16", "fp16") else None,
+            parallel=case if case in ("ddp", "fsdp") else None,
+        )
+        optimizer = opt.adamw(net, lr=0.01, clip_norm=1.0)
+        step = trainer.train(net, optimizer, hook, steplimit=limit or steps, schedule=rate)
+    return digest(hook.kept) if step == steps else None
 
 
 if __name__ == "__main__":
@@ -162,7 +182,7 @@ if __name__ == "__main__":
     parser.add_argument("--signal", default="KILL")
     parser.add_argument("--at", type=int)
     args = parser.parse_args()
-    result = run(args.folder, args.case, args.steps, args.at, signal.Signals[f"SIG{args.signal}"])
+    result = run(args.folder, args.case, args.steps, at=args.at, number=signal.Signals[f"SIG{args.signal}"])
     print("digest", result, flush=True)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
