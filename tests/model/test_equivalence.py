@@ -198,7 +198,9 @@ def test_attention_is_torchs(dtype, tolerance):
     same(ours, lambda x: theirs(x, x, x, need_weights=False)[0], [x], tolerance, [])
     padding = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
     expected = theirs(x, x, x, key_padding_mask=~padding, need_weights=False)[0]
-    torch.testing.assert_close(ours(x, mask=padding), expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(ours(x, mask=padding[:, None]), expected, rtol=tolerance, atol=tolerance)
+    with pytest.raises(ValueError, match=r"a mask of two axes \(2, 5\) must be \(T, S\), here \(5, 5\)"):
+        ours(x, mask=padding)
 
 
 @both_types
@@ -369,6 +371,14 @@ def test_a_decoders_cache_keeps_the_contexts_keys():
         net(x, torch.zeros(2, 5, 4).double(), cache=cache)
 
 
+def test_a_mask_of_two_axes_means_the_same_whatever_the_batch():
+    net, x = m.sa(8, 2).double(), torch.randn(5, 5, 8, dtype=torch.float64)
+    mask = torch.rand(5, 5) < 0.5
+    mask.fill_diagonal_(True)
+    apart = torch.cat([net(row[None], mask=mask) for row in x])
+    torch.testing.assert_close(net(x, mask=mask), apart, rtol=1e-12, atol=1e-12)
+
+
 def test_mask_blocks_future_tokens():
     net = m.sa(8, 2, causal=True).double()
     x = torch.randn(1, 5, 8, dtype=torch.float64)
@@ -388,6 +398,15 @@ def test_rotary_scores_depend_on_distances_alone():
     assert torch.view_as_complex(rotate(q[..., :2], 2).contiguous()).item() == pytest.approx(
         complex(*q[0, 0, 0, :2]) * complex(np.exp(2j)), abs=1e-12
     )
+
+
+@pytest.mark.parametrize(("batch", "group"), [(0, 1), (1, 1), (3, 3), (5, 1), (6, 3), (10, 2), (8, 4)])
+def test_minibatch_std_takes_any_batch(batch, group):
+    x = torch.randn(batch, 2, 4, 4)
+    found = m.f.minibatch_std(x)
+    assert found.shape == (batch, 3, 4, 4)
+    if batch:
+        assert torch.equal(found, m.f.minibatch_std(x, group))
 
 
 def test_minibatch_std_by_hand():

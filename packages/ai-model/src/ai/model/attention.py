@@ -165,9 +165,12 @@ class _Attention(nn.Module):
         return (rotate(k, start) if self.rotary else k), v
 
     def _mask(self, mask: Tensor | None, seen: int, q: Tensor, k: Tensor) -> Tensor | None:
-        if mask is not None and mask.ndim == 2 and mask.shape[0] == q.shape[0] and mask.shape[1] == k.shape[2]:
-            mask = mask[:, None, None]  # (B, S): the same keys for every query and head
-        elif mask is not None and mask.ndim == 3:
+        if mask is not None and mask.ndim == 2 and mask.shape[0] not in (1, q.shape[2]):
+            raise ValueError(
+                f"a mask of two axes {tuple(mask.shape)} must be (T, S), here ({q.shape[2]}, {k.shape[2]}): "
+                "give one of (B, S) as mask[:, None]"
+            )
+        if mask is not None and mask.ndim == 3:
             mask = mask[:, None]  # (B, T, S)
         if not self.causal or (mask is None and not seen):
             return mask  # without a mask, the kernel's own causal mode is the fastest
@@ -193,8 +196,9 @@ def attn(
     """Returns multi-head attention, called as `(x, context=None, mask=None, cache=None)`.
 
     `x` is `(B, T, dim)` and the result likewise; keys and values come from `context`, `(B, S, dim_kv)`, or from x.
-    `mask` is bool (True = may look) or float (added), of shape `(B, S)`, `(T, S)`, `(B, T, S)` or `(B, H, T, S)`;
-    where B = T and the mask is square, it is read as `(B, S)`. `cache` is a `KVCache` for growing sequences.
+    `mask` is bool (True = may look) or float (added), of shape `(T, S)`, `(B, T, S)` or `(B, H, T, S)`, where axes of
+    length 1 stand for all; the usual mask of padding, `(B, S)`, is `mask[:, None]`. `cache` is a `KVCache` for growing
+    sequences.
 
     Args:
         dim: Width of a token.

@@ -344,7 +344,8 @@ def minibatch_std(x: Tensor, group_size: int | None = 4, n_features: int = 1) ->
 
     Args:
         x: `(batch, nc, height, width)`.
-        group_size: Images compared with each other; None for the whole batch. A smaller batch is one group.
+        group_size: Images compared with each other; None for the whole batch. A smaller batch is one group; one that
+            it does not divide has the largest groups below it that fit.
         n_features: Extra channels; must divide nc.
 
     Returns:
@@ -358,15 +359,15 @@ def minibatch_std(x: Tensor, group_size: int | None = 4, n_features: int = 1) ->
         tensor([1., 1.])
     """
     batch, nc, height, width = x.shape
-    n = batch if group_size is None else min(group_size, batch)
-    if batch % n:
-        raise ValueError(f"group_size ({n}) must divide the batch ({batch})")
+    n = max(1, batch if group_size is None else min(group_size, batch))
+    while batch % n:
+        n -= 1
     if nc % n_features:
         raise ValueError(f"n_features ({n_features}) must divide nc ({nc})")
     # Image i belongs to group i % (batch // n), so that a batch's neighbours fall into different groups.
-    grouped = x.reshape(n, -1, n_features, nc // n_features, height, width)
+    grouped = x.reshape(n, batch // n, n_features, nc // n_features, height, width)
     deviation = (grouped.var(0, unbiased=False) + 1e-8).sqrt().mean((2, 3, 4))
-    extra = deviation.view(-1, n_features, 1, 1).repeat(n, 1, height, width)
+    extra = deviation.view(batch // n, n_features, 1, 1).repeat(n, 1, height, width)
     return torch.cat([x, extra], 1)
 
 

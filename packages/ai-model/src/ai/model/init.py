@@ -4,8 +4,9 @@ A block's rule is its method `init_params(rng)`. A module without one is drawn b
 (`init_rule`), and torch's own layers are registered below. Whatever has neither keeps the values it was built with.
 """
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -184,10 +185,24 @@ def _rule_of(module: nn.Module) -> Callable[[torch.Generator | None], None] | No
 
 
 def _reset(module: nn.Module, rng: torch.Generator | None) -> None:
-    """Lets a torch module draw by its own rule, which knows only the global generator."""
+    """Lets a torch module draw by its own rule, which knows only the global generator.
+
+    It draws on the CPU, for the same values on every device, and leaves the streams of all devices as they were.
+    """
+    elsewhere = any(p.device.type != "cpu" and not hasattr(p, "device_mesh") for p in module.parameters())
+    drawn = copy.deepcopy(module).to("cpu") if elsewhere else module
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=rng, device="cpu").item()))
-        module.reset_parameters()  # type: ignore[operator]
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=rng, device="cpu").item()))
+        drawn.reset_parameters()  # type: ignore[operator]
+    if elsewhere:
+        with torch.no_grad():
+            for tensor, value in zip(_tensors(module), _tensors(drawn), strict=True):
+                tensor.copy_(value)
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 def _put(target: Tensor, value: Tensor) -> None:

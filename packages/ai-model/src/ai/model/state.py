@@ -147,9 +147,11 @@ def _plain_name(name: str) -> str:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    try:  # setting it to read it would open files that other threads make at that moment
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.split("Umask:")[1].split()[0], 8)
+    except (OSError, IndexError):
+        return 0o022
 
 
 def _sync_folder(folder: Path) -> None:
