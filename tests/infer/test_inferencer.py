@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -115,14 +116,15 @@ class Unloadable(nn.Module):
         raise RuntimeError("this model cannot be rebuilt")
 
 
-def test_model_that_the_worker_cannot_load_says_why():
-    before = set(Path("/tmp").glob("ai-infer-*"))
+def test_model_that_the_worker_cannot_load_says_why(monkeypatch):
     import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with pytest.raises(InferError, match=r"(?s)a worker could not start: .*this model cannot be rebuilt"):
-        Inferencer(Unloadable())
-    assert set(Path("/tmp").glob("ai-infer-*")) <= before
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # where no other inferencer has its own
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        with pytest.raises(InferError, match=r"(?s)a worker could not start: .*this model cannot be rebuilt"):
+            Inferencer(Unloadable())
+        assert not os.listdir(folder)
 
 
 def test_inferencer_cannot_be_pickled(inferencer):
