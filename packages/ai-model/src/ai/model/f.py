@@ -364,6 +364,8 @@ def minibatch_std(x: Tensor, group_size: int | None = 4, n_features: int = 1) ->
         n -= 1
     if nc % n_features:
         raise ValueError(f"n_features ({n_features}) must divide nc ({nc})")
+    if not batch:
+        return x.new_zeros(0, nc + n_features, height, width)
     # Image i belongs to group i % (batch // n), so that a batch's neighbours fall into different groups.
     grouped = x.reshape(n, batch // n, n_features, nc // n_features, height, width)
     deviation = (grouped.var(0, unbiased=False) + 1e-8).sqrt().mean((2, 3, 4))
