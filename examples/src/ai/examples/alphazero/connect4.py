@@ -97,7 +97,7 @@ def open_spiel_player(rollouts: int) -> Player:
         import pyspiel  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise ImportError(
-            "matches against MCTSBot need OpenSpiel: install open_spiel from the package index"
+            "matches against MCTSBot need OpenSpiel: install open_spiel, or ai-examples with its extra match"
         ) from error
     rules = pyspiel.load_game("connect_four")
 

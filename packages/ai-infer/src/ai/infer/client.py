@@ -261,7 +261,7 @@ class InferencerClient:
         return await self._await(connection, ticket, deadline)
 
     async def ainfer_raw(self, *tensors: RawTensor) -> Tree:
-        """Like `ainfer` for tensors that are there as bytes; the output's tensors are `RawTensor`s as well."""
+        """Like `ainfer` for tensors that are there as bytes; those of the output are of `RawTensor` too."""
         deadline = self._deadline(self.timeout_s)
         connection = self._single
         if connection is None or not connection.alive:
