@@ -31,7 +31,7 @@ class RawCall:
         self._done(self)
 
     def result(self) -> Tree:
-        """Returns the model's output, its tensors as `RawTensor`s; raises like `InferencerClient.__call__`."""
+        """Returns the model's output, each of its tensors a `RawTensor`; raises like `InferencerClient.__call__`."""
         assert self.ticket is not None
         try:
             version, output = self._connection.outcome(self.ticket)

@@ -4,10 +4,11 @@ import hashlib
 import importlib
 import json
 import os
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import safetensors.torch
@@ -141,14 +142,18 @@ def _from_folder(source: ModelSource, folder: Path) -> tuple[nn.Module, tuple[Te
     manifest = json.loads((snapshot / _MANIFEST).read_text())
     if manifest["format"] > _FORMAT:
         raise ValueError(f"snapshot {snapshot} has format {manifest['format']}; this version reads up to {_FORMAT}")
-    about = next(iter(manifest["models"].values()))
+    key, about = next(iter(manifest["models"].items()))
     build_by = about["build"]
-    if build_by["class"] is None or build_by["arguments"] is None:
+    if build_by["class"] is not None and build_by["arguments"] is not None:
+        model = _call(build_by["class"], build_by["arguments"]["args"], build_by["arguments"]["kwargs"])
+    elif file := build_by.get("structure"):
+        _check_sum(snapshot / file, manifest["files"][file]["sha256"])
+        model = _unpickle(snapshot / file, key)
+    else:
         raise ValueError(
             f"snapshot {snapshot} does not say how to build its model: serve it as package.module:factory with "
             f"weights={snapshot / about['file']}"
         )
-    model = _call(build_by["class"], build_by["arguments"]["args"], build_by["arguments"]["kwargs"])
     files = [about["file"]]
     if source.options.get("ema") == "1":
         if about["ema"] is None:
@@ -162,6 +167,17 @@ def _from_folder(source: ModelSource, folder: Path) -> tuple[nn.Module, tuple[Te
         state |= {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
     model.load_state_dict(state)
     return model, source.inputs or tuple(_specs(about.get("inputs")))
+
+
+def _unpickle(path: Path, key: str) -> nn.Module:
+    """Returns a model that a snapshot holds by value, its weights to be filled in; runs code that the file names."""
+    try:
+        model = pickle.loads(pickle.loads(path.read_bytes())[key])
+    except Exception as error:  # another Python, a package that is not here
+        raise ValueError(f"{path} must be readable under this Python and its packages: {error}") from error
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.contiguous()  # one number stands for all of a weight until it has memory of its own
+    return cast("nn.Module", model)
 
 
 def _check_sum(path: Path, expected: str) -> None:
