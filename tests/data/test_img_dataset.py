@@ -1,7 +1,9 @@
 """ImgDataset: decoding against Pillow, packs that are whole or absent."""
 
+import copy
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -13,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ai.data import ImgDataset
+from ai.data import Dataset, ImgDataset
+from ai.data.collate import collate
 from ai.data.decode import Decoder
 from ai.data.pack import open_pack
 from tests.data.helpers_data import wait_until
@@ -165,6 +168,7 @@ def test_corrupt_files_are_named_or_skipped(folder):
 BUILD = """
 import os, sys
 from pathlib import Path
+from ai.data.collate import collate
 from ai.data.decode import Decoder
 from ai.data.pack import open_pack
 decode = Decoder.__call__
@@ -293,3 +297,72 @@ def test_the_pack_is_mapped_not_read(folder):
     assert os.path.getsize(next((folder.parent / "packs").glob("*/images.npy"))) >= ds.data["x"].nbytes
     with open("/proc/self/maps") as maps:
         assert any("images.npy" in line for line in maps)
+
+
+def in_the_file(ds):
+    """Returns whether every image of `ds` lies in the mapped pack."""
+    with open("/proc/self/maps") as maps:
+        spans = [[int(end, 16) for end in line.split()[0].split("-")] for line in maps if "images.npy" in line]
+    return all(any(low <= ds.data["x"][i].data_ptr() < high for low, high in spans) for i in range(len(ds)))
+
+
+def test_parts_stay_in_the_mapped_file(folder):
+    ds = load(folder, labels="folder")
+    pixels = ds.data["x"].clone()
+    whole = ds.split(0.6, 0.4)
+    parts = {
+        "split": (whole[0], None),
+        "part of a part": (whole[0].subset([2, 0]), None),
+        "indices": (ds.subset([4, 1]), [4, 1]),
+        "filter": (ds.filter(lambda sample: sample["y"] == 1), [2, 3]),
+        "slice": (ds[1:4], [1, 2, 3]),
+        "slice of a slice": (ds[1:4].subset([2, 0]), [3, 1]),
+        "reversed": (ds[::-1], [4, 3, 2, 1, 0]),
+        "slice of chosen": (ds.subset([4, 1, 0])[1:], [1, 0]),
+        "joined folds": (whole[1].concat(whole[0]), None),
+    }
+    for name, (part, rows) in parts.items():
+        rows = [ds.files.index(file) for file in part.files] if rows is None else rows
+        assert in_the_file(part), name
+        assert part.files == [ds.files[row] for row in rows], name
+        assert part.data["x"].shape == (len(rows), 3, 16, 16), name
+        copied = Dataset({"x": pixels[rows], "y": ds.data["y"][rows]}, postprocess=ds.postprocess)
+        assert part.fingerprint() == copied.fingerprint(), name
+        for options in ({}, {"resident": True}, {"n_workers": 0, "collate": collate}):
+            ours, theirs = (list(d.loader(2, **options)) for d in (part, copied))
+            assert all(torch.equal(a[k], b[k]) for a, b in zip(ours, theirs, strict=True) for k in "xy"), name
+        assert torch.equal(part[-1]["x"], copied[-1]["x"]), name
+        assert torch.equal(part.sample(2)["x"], copied.sample(2)["x"]), name
+    assert not in_the_file(Dataset({"x": pixels}))
+
+
+def test_a_loader_of_a_mapped_part_resumes_as_one_of_a_copy(folder):
+    part = load(folder).split(0.8, 0.2)[0]
+    copied = Dataset({"x": part.data["x"].tensor()}, postprocess=part.postprocess)
+    loader = part.loader(2, train=True, seed=5)
+    next(iter(loader))
+    other = copied.loader(2, train=True)
+    other.load_state_dict(loader.state_dict())
+    batches = next(iter(loader)), next(iter(other))
+    assert torch.equal(batches[0]["x"], batches[1]["x"])
+    batches[0]["x"].zero_()  # a batch is nobody else's
+    assert torch.equal(part.data["x"].tensor(), copied.data["x"])
+
+
+def test_mapped_rows_reach_workers_and_other_datasets(folder):
+    part = load(folder).split(0.6, 0.4)[0]
+    pixels = part.data["x"].tensor()
+    with Dataset({"x": part.data["x"]}, {"x": lambda x: 255 - x}).loader(3, n_workers=1) as loader:
+        assert torch.equal(next(iter(loader))["x"], 255 - pixels)
+    assert np.array_equal(np.asarray(part.data["x"]), pixels.numpy())
+    assert np.asarray(part.data["x"]).dtype == np.uint8
+    assert torch.equal(torch.stack(list(part.data["x"])), pixels)
+    for copied in (copy.deepcopy(part), pickle.loads(pickle.dumps(part))):
+        assert type(copied.data["x"]) is torch.Tensor
+        assert torch.equal(copied.data["x"], pixels)
+    assert type(copy.deepcopy(load(folder)).data["x"]) is torch.Tensor
+    assert len(pickle.dumps(part)) < len(pickle.dumps(load(folder)))
+    plain = Dataset({"x": pixels})
+    assert torch.equal(part.concat(plain).data["x"], torch.cat([pixels, pixels]))
+    with pytest.raises(ValueError, match=r"column 'x' must have one shape and dtype in all datasets, .*\(3, 16, 16\)"):
+        part.concat(Dataset({"x": torch.zeros(1, 3, 8, 8)}))

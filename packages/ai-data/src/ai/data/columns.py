@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Column: TypeAlias = Tensor | Sequence[Any]
+from ai.data.mapped import Mapped, Rows, is_mapped
+
+Column: TypeAlias = Tensor | Rows | Sequence[Any]
 Columns: TypeAlias = Column | dict[str, Column]
 
 
 def as_columns(data: Any) -> Columns:
-    """Returns `data` as columns, sharing memory with arrays and tensors.
+    """Returns `data` as columns, sharing memory with arrays and tensors; memory-mapped arrays become `Mapped`.
 
     Args:
         data: an array, a tensor, a list or range, a mapping of these by name, or a HuggingFace dataset. Lists of
@@ -55,11 +57,47 @@ def take(columns: Columns, indices: Tensor) -> Columns:
     return _take(columns, indices)
 
 
+def choose(columns: Columns, indices: Tensor) -> Columns:
+    """Returns new columns with the samples at `indices` (int64): as `take`, but what is mapped stays in its file."""
+    if isinstance(columns, dict):
+        return {name: _choose(column, indices) for name, column in columns.items()}
+    return _choose(columns, indices)
+
+
+def stretch(columns: Columns, places: range) -> Columns:
+    """Returns new columns with the samples at `places`, sharing the memory of tensors where the step is positive."""
+    if isinstance(columns, dict):
+        return {name: _stretch(column, places) for name, column in columns.items()}
+    return _stretch(columns, places)
+
+
+def join(parts: Sequence[Column], name: str) -> Column:
+    """Returns the samples of all `parts` of the column `name` as one column.
+
+    Raises:
+        ValueError: tensors of different shapes or dtypes.
+    """
+    if not all(isinstance(part, Tensor | Rows) for part in parts):
+        return [item for part in parts for item in part]
+    first: Any = parts[0]
+    for part in parts:
+        assert isinstance(part, Tensor | Rows)
+        if part.shape[1:] != first.shape[1:] or part.dtype != first.dtype:
+            raise ValueError(
+                f"column {name!r} must have one shape and dtype in all datasets, got {tuple(first.shape[1:])} "
+                f"{first.dtype} and {tuple(part.shape[1:])} {part.dtype}"
+            )
+    folds = [part for part in parts if isinstance(part, Rows) and part.source is getattr(first, "source", None)]
+    if len(folds) == len(parts):  # parts of one file, as the folds of a cross-validation
+        return Rows(first.source, torch.cat([fold.rows for fold in folds]))
+    return torch.cat([part.tensor() if isinstance(part, Rows) else part for part in parts])  # type: ignore[misc]
+
+
 def columns_to(columns: Columns, device: torch.device) -> Columns:
     """Returns the columns with every tensor on `device`; lists stay."""
     if isinstance(columns, dict):
-        return {name: c.to(device) if isinstance(c, Tensor) else c for name, c in columns.items()}
-    return columns.to(device) if isinstance(columns, Tensor) else columns
+        return {name: _to(column, device) for name, column in columns.items()}
+    return _to(columns, device)
 
 
 def fingerprint(columns: Columns) -> str:
@@ -68,7 +106,7 @@ def fingerprint(columns: Columns) -> str:
     named = columns if isinstance(columns, dict) else {"": columns}
     for name, column in named.items():
         rows = np.linspace(0, len(column) - 1, min(16, len(column))).astype(int).tolist()
-        if isinstance(column, Tensor):
+        if isinstance(column, Tensor | Rows):
             digest.update(f"{name}:{column.dtype}{tuple(column.shape)}".encode())
             digest.update(column[rows].cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         else:  # the repr of any other object may hold its address
@@ -85,6 +123,8 @@ def _telling(sample: Any) -> Any:
 
 
 def _as_column(data: Any, name: str) -> Column:
+    if isinstance(data, Mapped | Rows):
+        return data
     if isinstance(data, Tensor):
         if data.ndim == 0:
             raise ValueError(f"{name} must have a leading sample axis, got a tensor without axes")
@@ -101,7 +141,8 @@ def _as_column(data: Any, name: str) -> Column:
         with warnings.catch_warnings():  # a read-only array (a memory map) is only ever read here
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             try:
-                return torch.from_numpy(data)
+                tensor = torch.from_numpy(data)
+                return tensor.as_subclass(Mapped) if is_mapped(data) else tensor
             except TypeError:
                 raise TypeError(f"{name} must have a dtype that torch knows, got {data.dtype}") from None
     if isinstance(data, range):
@@ -114,9 +155,32 @@ def _as_column(data: Any, name: str) -> Column:
 
 
 def _take(column: Column, indices: Tensor) -> Column:
+    if isinstance(column, Rows):
+        return column.part(indices).tensor()
     if isinstance(column, Tensor):
         return column.index_select(0, indices if indices.device == column.device else indices.to(column.device))
     return [column[index] for index in indices.tolist()]
+
+
+def _choose(column: Column, indices: Tensor) -> Column:
+    if isinstance(column, Rows):
+        return column.part(indices)
+    return Rows(column, indices) if isinstance(column, Mapped) else _take(column, indices)
+
+
+def _stretch(column: Column, places: range) -> Column:
+    if isinstance(column, Tensor) and places.step > 0:
+        part = column[places.start : places.stop : places.step]
+        return part.as_subclass(Mapped) if isinstance(column, Mapped) else part
+    if isinstance(column, Tensor | Rows):
+        return _choose(column, torch.tensor(places))
+    return [column[place] for place in places]
+
+
+def _to(column: Column, device: torch.device) -> Column:
+    if isinstance(column, Rows) and column.device != device:
+        column = column.tensor()
+    return column.to(device) if isinstance(column, Tensor) else column
 
 
 def _from_arrow(data: Any, name: str) -> Any:

@@ -7,7 +7,6 @@ from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ai.data import columns as cols
 from ai.data.collate import collate
@@ -24,7 +23,8 @@ class Dataset:
 
     Args:
         data: an array, a tensor, a list (of paths, …) or a dict of these with equal lengths; also a HuggingFace
-            dataset. Arrays and tensors are shared, not copied.
+            dataset. Arrays and tensors are shared, not copied; memory-mapped arrays and parts of them stay in the
+            file.
         preprocess: called by the data workers on each stored sample (for example: load an image from its path), a
             callable or a dict of callables by key. A parameter named `rng` receives a `numpy.random.Generator`, one
             named `generator` a `torch.Generator`, and the global generators are seeded as well, all by
@@ -151,7 +151,11 @@ class Dataset:
         return tuple(self.subset(part) for part in parts)
 
     def subset(self, indices: Sequence[int]) -> Self:
-        """Returns the dataset of the samples at `indices`, in that order; a `range` shares the tensors' memory."""
+        """Returns the dataset of the samples at `indices`, in that order.
+
+        A `range` shares the tensors' memory; other indices copy the samples, except those of a memory-mapped array,
+        which stay in its file and are read batch by batch.
+        """
         if len(indices) == 0:
             raise ValueError("indices must name at least one sample, got none")
         if isinstance(indices, range):
@@ -166,9 +170,9 @@ class Dataset:
         if low < 0 or high >= len(self):
             raise IndexError(f"indices must lie in [0, {len(self)}), got {low if low < 0 else high}")
         if isinstance(indices, range):
-            data = _each(self.data, lambda column: _stretch(column, indices))
+            data = cols.stretch(self.data, indices)
         else:
-            data = cols.take(self.data, rows.to(torch.int64))
+            data = cols.choose(self.data, rows.to(torch.int64))
         # An official split tells the order of the samples, so it holds for all of them in that order only.
         whole = isinstance(indices, range) and indices == range(len(self))
         return self._with(data, self.default_split if whole or _all_fractions(self.default_split) else None)
@@ -186,17 +190,17 @@ class Dataset:
 
     def concat(self, *others: "Dataset") -> Self:
         """Returns the samples of this dataset followed by those of `others`, with this one's transforms."""
-        parts = [self.data, *(other.data for other in others)]
+        parts: list[Any] = [self.data, *(other.data for other in others)]
         if isinstance(self.data, dict):
             for part in parts:
                 if not isinstance(part, dict) or part.keys() != self.data.keys():
                     have = sorted(part) if isinstance(part, dict) else "a single column"
                     raise ValueError(f"datasets must have equal columns, got {sorted(self.data)} and {have}")
-            joined: Any = {key: _joined([part[key] for part in parts], key) for key in self.data}  # type: ignore[call-overload, index]
+            joined: Any = {key: cols.join([part[key] for part in parts], key) for key in self.data}
         elif any(isinstance(part, dict) for part in parts):
             raise ValueError("datasets must have equal columns, got a single column and a dict of columns")
         else:
-            joined = _joined(parts, "data")
+            joined = cols.join(parts, "data")
         return self._with(joined, self.default_split if _all_fractions(self.default_split) else None)
 
     def then(self, postprocess: Transform) -> Self:
@@ -253,36 +257,11 @@ class Dataset:
         return other
 
 
-def _each(data: cols.Columns, function: Callable[[cols.Column], cols.Column]) -> cols.Columns:
-    return {key: function(column) for key, column in data.items()} if isinstance(data, dict) else function(data)
-
-
-def _stretch(column: cols.Column, places: range) -> cols.Column:
-    if isinstance(column, Tensor) and places.step > 0:
-        return column[places.start : places.stop : places.step]
-    if isinstance(column, Tensor):
-        return column.index_select(0, torch.tensor(places, device=column.device))
-    return [column[place] for place in places]
-
-
 def _stored(samples: Sequence[Any]) -> Any:
     batch = collate(samples)
     if isinstance(batch, tuple):
         raise TypeError("stored samples must be single values or dicts, got tuples or lists: name their entries")
     return batch
-
-
-def _joined(columns: Sequence[Any], name: str) -> Any:
-    if all(isinstance(column, Tensor) for column in columns):
-        first = columns[0]
-        for column in columns:
-            if column.shape[1:] != first.shape[1:] or column.dtype != first.dtype:
-                raise ValueError(
-                    f"column {name!r} must have one shape and dtype in all datasets, got {tuple(first.shape[1:])} "
-                    f"{first.dtype} and {tuple(column.shape[1:])} {column.dtype}"
-                )
-        return torch.cat(list(columns))
-    return [item for column in columns for item in column]
 
 
 def _all_fractions(split: Split | None) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ai.data import columns as cols
 from ai.data.collate import collate as stack
 from ai.data.device import to_device
+from ai.data.mapped import Rows
 from ai.data.preprocess import Job, Preprocess
 from ai.data.seeds import global_states_kept
 from ai.data.transform import Transform
@@ -68,7 +69,7 @@ class _Gather:
     def __init__(self, columns: cols.Columns) -> None:
         self._columns = columns
         named = columns if isinstance(columns, dict) else {"": columns}
-        devices = {column.device if isinstance(column, Tensor) else None for column in named.values()}
+        devices = {column.device if isinstance(column, Tensor | Rows) else None for column in named.values()}
         first = devices.pop()
         # Columns that all lie on one accelerator share one copy of the indices.
         self._device = None if devices or first is None or first.type == "cpu" else first
@@ -92,7 +93,7 @@ class _Gather:
 
 
 def _stacked(column: cols.Column, name: str | None = None) -> Any:
-    if isinstance(column, Tensor):
+    if isinstance(column, Tensor | Rows):
         return column
     return stack(column, "data" if name is None else f"data[{name!r}]")
 
