@@ -1,6 +1,8 @@
 import math
+import pickle
 import signal
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -110,6 +112,23 @@ def test_environment_receives_the_users_own_model(net, batches):
     model, seen = net(), []
     Trainer(lambda m, b, s: (seen.append(m), env(m, b, s))[1], batches(1)).train(model, opt.sgd(model))
     assert seen[0] is model
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_model_whose_forward_is_never_called_is_left_as_it_was(failing, net, batches):
+    copies = []
+
+    def inside(model, batch, step):
+        copies.append(pickle.dumps(model))  # also while it is being trained
+        if failing and step == 1:
+            raise RuntimeError("boom")
+        return env(model[0], batch, step)
+
+    model = nn.ModuleList([net()])
+    with pytest.raises(RuntimeError, match="boom") if failing else nullcontext():
+        Trainer(inside, batches(2)).train(model, opt.sgd(model))
+    assert not model._forward_hooks
+    assert len(copies) == 2
 
 
 def test_loss_is_the_mean_since_the_last_logged_step():

@@ -41,7 +41,7 @@ def loop(
     watch = hook or _NO_HOOK
     for update in updates.values():
         run.add_finite_check(update.find_non_finite)
-    with StopSignals(watch=hook is not None) as signals:
+    with run.at_end, StopSignals(watch=hook is not None) as signals:
         try:
             watch.setup(run)
             if run.steplimit is not None and run.step >= run.steplimit:

@@ -148,11 +148,12 @@ def prepare(
         prepared.updates[key] = update
         run.add_state(f"update.{key}", update)
     run.sharded = parallel is not None and ranks.world > 1 and parallel.shards
-    if not options.compile:  # a hook would be compiled in, and its removal compile everything anew
-        _note_specs(run)
     restored = take_restored(next(iter(models.values())), step)
     if restored is not None:
         run.load_state_dict(restored)
+    if not options.compile:  # a hook would be compiled in, and its removal compile everything anew
+        for key, model in models.items():
+            run.at_end.callback(_SpecNote(key, model, run.specs).remove)
     return prepared
 
 
@@ -186,18 +187,23 @@ def _check_owns(key: str, model: nn.Module, optimizer: Optimizer) -> None:
         raise ValueError(f"the optimizer of {key!r} holds none of the model's parameters: build it from this model")
 
 
-def _note_specs(run: Run) -> None:
-    """Note each model's input and output shapes at its first call, for the manifest of its snapshots."""
-    for key, model in run.models.items():
-        handles: list[Any] = []
+class _SpecNote:
+    """Notes a model's input and output shapes at its first call, for the manifest of its snapshots.
 
-        def note(
-            module: nn.Module, inputs: tuple[Any, ...], output: Any, key: str = key, handles: list[Any] = handles
-        ) -> None:
-            run.specs[key] = {"inputs": [_spec(x) for x in inputs], "outputs": [_spec(output)]}
-            handles.pop().remove()
+    It holds nothing but the notes, so that a model can be copied and pickled meanwhile.
+    """
 
-        handles.append(model.register_forward_hook(note))
+    def __init__(self, key: str, model: nn.Module, specs: dict[str, Any]) -> None:
+        self._key, self._specs = key, specs
+        self._handle = model.register_forward_hook(self)
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self._specs[self._key] = {"inputs": [_spec(x) for x in inputs], "outputs": [_spec(output)]}
+        self.remove()
+
+    def remove(self) -> None:
+        """A model whose `forward` was never called must not carry the note for good."""
+        self._handle.remove()
 
 
 def _spec(value: Any) -> Any:

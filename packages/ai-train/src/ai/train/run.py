@@ -85,6 +85,7 @@ class Run:
         self.resumed = False
         self.specs: dict[str, Any] = {}
         self.sharded = False
+        self.at_end = ExitStack()  # what is undone when the run is over, however it ends
         self.on_nan = on_nan
         self._validate = validate
         self._batches_per_step = batches_per_step
