@@ -236,6 +236,55 @@ def test_lists_of_arrays_and_of_dicts_are_stacked_as_after_a_preprocess():
     assert Dataset({"x": [np.ones(2), np.zeros(2)], "y": ["a", "b"]})[1]["x"].tolist() == [0, 0]
 
 
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        ((torch.zeros(10, 3), torch.arange(10)), "tuple of 2"),
+        ((np.zeros((10, 3)), list(range(10))), "tuple of 2"),
+        ((["a.png", "b.png"], [0, 1]), "tuple of 2"),
+        ((torch.zeros(2, 2), torch.zeros(2)), "tuple of 2"),
+        ((torch.zeros(5),), "tuple of 1"),
+        ([torch.zeros(10, 3), torch.arange(10)], "list of 2"),
+        ([np.linspace(0, 1, 10), np.linspace(1, 2, 10)], "list of 2"),
+        ([np.zeros((10, 3)), list(range(10))], "list of 2"),
+        ([torch.zeros(10, 3), torch.arange(10), torch.ones(10)], "list of 3"),
+    ],
+)
+def test_columns_without_names_are_not_taken_for_samples(data, kind):
+    with pytest.raises(TypeError, match=rf"must name its columns, got a {kind} arrays: give a dict .*'y': Y\}}, or"):
+        Dataset(data)
+    if len(data) > 1:
+        assert len(Dataset(dict(zip("xyw", data, strict=False)))) == len(data[0])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [torch.zeros(784) for _ in range(4)],
+        [torch.zeros(2, 2), torch.zeros(2, 2)],
+        [np.zeros(7), np.zeros(9)],
+        [np.zeros(9)],
+        [np.array(1), np.array(2)],
+        [[1, 2, 3], [4, 5, 6]],
+        [("a.png", 0), ("b.png", 1)],
+        (("a.png", 0), ("b.png", 1)),
+        ("a.png", "b.png"),
+        (torch.tensor(3), torch.tensor(4)),
+        [{"a": 1}, {"a": 2}],
+    ],
+)
+def test_other_lists_hold_samples(data):
+    assert len(Dataset(data)) == len(data)
+
+
+def test_few_samples_of_a_longer_list_are_a_dataset():
+    ds = Dataset([torch.full((5,), i) for i in range(9)])
+    assert ds[2:4].data[1].tolist() == [3] * 5
+    assert ds[8].tolist() == [8] * 5
+    assert len(ds.split(2, 7)[0].concat(ds[:1])) == 3
+    assert len(ds.filter(lambda sample: sample[0] > 6)) == 2
+
+
 def test_an_item_whose_preprocess_returns_a_list_is_whole():
     assert [int(v) for v in Dataset(["a", "b"], lambda s: [1, 2])[0]] == [1, 2]
     with pytest.raises(TypeError, match="single values or dicts, got tuples or lists"):

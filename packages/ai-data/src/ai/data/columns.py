@@ -15,6 +15,9 @@ from ai.data.mapped import Mapped, Rows, is_mapped
 Column: TypeAlias = Tensor | Rows | Sequence[Any]
 Columns: TypeAlias = Column | dict[str, Column]
 
+_FEW = 3  # x, y and perhaps weights: a longer list of arrays holds samples
+_NAMED = "a dict such as {'x': X, 'y': Y}"
+
 
 def as_columns(data: Any) -> Columns:
     """Returns `data` as columns, sharing memory with arrays and tensors; memory-mapped arrays become `Mapped`.
@@ -43,6 +46,31 @@ def as_columns(data: Any) -> Columns:
     if 0 in lengths.values():
         raise ValueError(f"data must hold at least one sample, got columns of lengths {lengths}")
     return columns
+
+
+def refuse_unnamed_columns(data: Any) -> None:
+    """Raises where `data` looks like columns without names, which would be taken for two or three samples.
+
+    That is a tuple of arrays or lists, the way `TensorDataset` is told of x and y; and a list of two or three arrays
+    whose equal lengths exceed their number. Any other list holds samples.
+
+    Raises:
+        TypeError: as said above.
+    """
+    if not isinstance(data, tuple | list) or not data:
+        return
+    few = data[:_FEW]
+    if isinstance(data, tuple):
+        unnamed = all(_is_array(item) or isinstance(item, list | range) for item in few)
+        instead = "for samples one by one a list"
+    else:
+        lengths = {len(item) if _is_array(item) or isinstance(item, list | range) else 0 for item in few}
+        longer = len(lengths) == 1 and lengths.pop() > len(data)
+        unnamed = 1 < len(data) <= _FEW and longer and any(map(_is_array, few))
+        instead = "for samples one by one torch.stack(data), or {'x': data}"
+    if unnamed:
+        kind = type(data).__name__
+        raise TypeError(f"data must name its columns, got a {kind} of {len(data)} arrays: give {_NAMED}, or {instead}")
 
 
 def n_samples(columns: Columns) -> int:
@@ -120,6 +148,10 @@ def _telling(sample: Any) -> Any:
     if isinstance(sample, os.PathLike):
         return os.fspath(sample)
     return sample if isinstance(sample, str | int | float | bytes) else type(sample)
+
+
+def _is_array(item: Any) -> bool:
+    return (isinstance(item, Tensor | np.ndarray) and item.ndim > 0) or hasattr(item, "iloc")
 
 
 def _as_column(data: Any, name: str) -> Column:

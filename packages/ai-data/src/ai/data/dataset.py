@@ -24,7 +24,8 @@ class Dataset:
     Args:
         data: an array, a tensor, a list (of paths, …) or a dict of these with equal lengths; also a HuggingFace
             dataset. Arrays and tensors are shared, not copied; memory-mapped arrays and parts of them stay in the
-            file.
+            file. A list holds one entry a sample, arrays too; x and y go in a dict, `{"x": X, "y": Y}`: as a tuple, or
+            as a list of two or three arrays that are longer than the list, they are refused.
         preprocess: called by the data workers on each stored sample (for example: load an image from its path), a
             callable or a dict of callables by key. A parameter named `rng` receives a `numpy.random.Generator`, one
             named `generator` a `torch.Generator`, and the global generators are seeded as well, all by
@@ -34,7 +35,7 @@ class Dataset:
         default_split: what `.split()` without arguments does, in any form that `.split` takes.
 
     Raises:
-        TypeError: data, preprocess or postprocess of another type.
+        TypeError: data, preprocess or postprocess of another type, or columns without names.
         ValueError: no samples, columns of different lengths, or a transform of a key that is not there.
 
     Example:
@@ -50,6 +51,7 @@ class Dataset:
         postprocess: Transform | None = None,
         default_split: Split | None = None,
     ) -> None:
+        cols.refuse_unnamed_columns(data)
         self.data = cols.as_columns(data)
         for name, transform in (("preprocess", preprocess), ("postprocess", postprocess)):
             if transform is not None:
