@@ -1,5 +1,6 @@
 import hashlib
 import json
+import pickle
 
 import pytest
 import torch
@@ -67,6 +68,27 @@ def test_damaged_newer_and_unbuildable_snapshots_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"the folder .*empty must hold a snapshot, and has none"):
         build(ModelSource.parse(f"m={tmp_path / 'empty'}"))
+
+
+def test_a_model_held_by_value_is_checked_before_it_is_unpickled(tmp_path):
+    model = nn.Linear(3, 2)
+    folder = snapshot(tmp_path / "a", model, {"class": None, "arguments": None, "structure": "structure.pkl"})
+    structure = folder / "structure.pkl"
+
+    def describe(content):
+        structure.write_bytes(content)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["files"]["structure.pkl"] = {"sha256": hashlib.sha256(content).hexdigest()}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    describe(pickle.dumps({"model": pickle.dumps(nn.Linear(3, 2))}))
+    assert torch.equal(build(ModelSource.parse(f"m={folder}"))[0](X), model(X))
+    structure.write_bytes(pickle.dumps({"model": pickle.dumps(nn.Linear(4, 4))}))
+    with pytest.raises(ValueError, match=r"structure.pkl is damaged: it does not have the sha256"):
+        build(ModelSource.parse(f"m={folder}"))
+    describe(b"not a pickle")
+    with pytest.raises(ValueError, match=r"structure.pkl must be readable under this Python and its packages"):
+        build(ModelSource.parse(f"m={folder}"))
 
 
 def test_factory_with_arguments_and_weights(tmp_path):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import ai.model as m
 from ai.data import Dataset
 from ai.lab import OwnedError, Record, Trial
 from ai.train import Classify, EarlyStopping, Trainer, opt
@@ -220,6 +221,50 @@ def test_snapshots_saved_by_hand_come_back(tmp_path):
     assert trial.model_path(3).name == "model.safetensors"
     with pytest.raises(FileNotFoundError, match="has no snapshot of step 4; it has: 3"):
         trial.model_path(4)
+
+
+def test_a_model_made_of_modules_comes_back_from_its_folder_and_is_served_from_it(tmp_path):
+    from ai.infer.http.models import ModelSource, build
+
+    _, _, loader, _ = make()
+    torch.manual_seed(1)
+    model = m.Model(m.seq(m.flatten(), m.fc(4, 2)))
+    trial = Trial(tmp_path / "t", save_snapshots=True, **options(capture=False))
+    Trainer(Classify(), loader).train(model, opt.sgd(model), trial.hook(), steplimit=3)
+    x = torch.randn(5, 4)
+    loaded = trial.load_model()
+    assert torch.equal(loaded(x), model(x))
+    assert not loaded.training
+    served, inputs = build(ModelSource.parse(f"m={trial.path}"))
+    assert torch.equal(served(x), model(x))
+    assert [spec.describe()["shape"] for spec in inputs] == [[-1, 4]]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(450)
+def test_a_model_whose_class_stands_in_a_script_comes_back_in_another_process(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("""
+import sys, torch
+from torch import nn
+from ai.lab import Trial
+from ai.train import opt
+
+class Net(nn.Module):
+    def __init__(self, activation):
+        super().__init__()
+        self.layer, self.activation = nn.Linear(4, 2), activation
+
+    def forward(self, x):
+        return self.activation(self.layer(x))
+
+model = Net(lambda x: 2 * x)
+nn.init.ones_(model.layer.weight), nn.init.zeros_(model.layer.bias)
+with Trial(sys.argv[1], capture=False, system_interval_s=None) as trial:
+    trial.save_snapshot(model, opt.sgd(model), 1)
+""")
+    subprocess.run([sys.executable, script, tmp_path / "t"], check=True, timeout=400)
+    assert Trial(tmp_path / "t").load_model()(torch.ones(1, 4)).tolist() == [[8.0, 8.0]]
 
 
 def test_no_snapshot_says_how_to_get_one(tmp_path):

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+import ai.model as m
 from ai.train import Hook, Run, Snapshots, Trainer, opt, snapshot
 from ai.train.host_copies import HostCopies
 from ai.train.snapshot import SnapshotError
+from ai.train.structure import load_structure
 
 
 class Tied(nn.Module):
@@ -40,6 +43,7 @@ def test_folder_holds_what_the_format_says(net, batches, tmp_path):
         "manifest.json",
         "model.safetensors",
         "state.pt",
+        "structure.pkl",
     ]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["format"] == 1
@@ -48,7 +52,7 @@ def test_folder_holds_what_the_format_says(net, batches, tmp_path):
     assert about["build"]["class"] == "torch.nn.modules.container:Sequential"
     assert about["inputs"] == [{"shape": [None, 6], "dtype": "float32"}]
     assert about["outputs"] == [{"shape": [None, 3], "dtype": "float32"}]
-    assert set(manifest["files"]) == {"ema.safetensors", "model.safetensors", "state.pt"}
+    assert set(manifest["files"]) == {"ema.safetensors", "model.safetensors", "state.pt", "structure.pkl"}
     stored = load_file(folder / "model.safetensors")
     assert stored.keys() == model.state_dict().keys()
     assert all(torch.equal(stored[name], value) for name, value in model.state_dict().items())
@@ -270,15 +274,78 @@ def test_failure_in_the_background_is_raised(net, tmp_path):
         snapshots.wait()
 
 
-def test_model_object_is_stored_only_when_asked(net, batches, tmp_path):
-    import pickle
+class Gated(nn.Module):
+    """Has what a structure must keep: tied weights, a table outside the state dict, a function, a frozen weight."""
 
-    run = Run({"model": net()}, {}, [])
-    Snapshots(tmp_path / "a").save(run, 1)
-    assert not (tmp_path / "a" / "000000001" / "model.pkl").exists()
-    Snapshots(tmp_path / "b", pickle_model=True).save(run, 1)
-    loaded = pickle.loads((tmp_path / "b" / "000000001" / "model.pkl").read_bytes())
-    assert torch.equal(loaded["model"][0].weight, run.models["model"][0].weight)
+    def __init__(self, gate):
+        super().__init__()
+        self.tied, self.rnn, self.gate = Tied(), nn.GRU(3, 2), gate
+        self.tied.a.weight.requires_grad_(False)
+        self.register_buffer("table", torch.arange(3.0), persistent=False)
+
+    def forward(self, x):
+        return self.gate(self.rnn(self.tied(x) + self.table)[0])
+
+
+def test_a_structure_holds_all_but_the_weights_and_leaves_the_model_alone(tmp_path):
+    scale = 3.0
+    model = nn.Sequential(Gated(lambda x: scale * x), nn.Linear(2, 500))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    lock = threading.Lock()
+
+    def note(*_):  # of a run under way, which holds loaders and threads
+        assert lock
+
+    note.__module__ = "ai.train.prepare"
+    model.register_forward_hook(note)
+    snapshots = Snapshots(tmp_path, asynchronous=True)
+    path = snapshots.save(Run({"model": model}, {}, []), 1)
+    snapshots.wait()
+    loaded = load_structure(path, "model")
+    assert loaded[0].tied.a.weight is loaded[0].tied.b.weight
+    assert not loaded[0].tied.a.weight.requires_grad
+    assert loaded[1].weight.requires_grad
+    assert loaded[1].weight.eq(0).all()  # the weights are elsewhere
+    assert not loaded._forward_hooks
+    loaded.load_state_dict(snapshot.load_model_state(path))
+    x = torch.randn(4, 3)
+    assert torch.equal(loaded(x), model(x))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_structure_is_stored_once_where_it_is_needed_and_not_declined(tmp_path, monkeypatch):
+    packed = []
+    monkeypatch.setattr("ai.train.structure.ship", lambda model: packed.append(model) or b"")
+    run = Run({"plain": Tied(), "made": m.Model(m.fc(1, 1))}, {}, [])
+    snapshots = Snapshots(tmp_path / "a")
+    builds = [json.loads((snapshots.save(run, step) / "manifest.json").read_text())["models"] for step in (1, 2)]
+    assert [(b["plain"]["build"]["structure"], b["made"]["build"]["structure"]) for b in builds] == [
+        (None, "structure.pkl")
+    ] * 2
+    assert len(packed) == 1
+    run.models["made"].net = m.fc(2, 2)
+    snapshots.save(run, 3)
+    assert len(packed) == 2
+    declined = Snapshots(tmp_path / "b", pickle_model=False).save(run, 1)
+    assert not (declined / "structure.pkl").exists()
+    with pytest.raises(SnapshotError, match="holds no structure of the model 'made'"):
+        load_structure(declined, "made")
+
+
+def test_a_model_that_cannot_be_pickled_is_saved_with_a_word(tmp_path):
+    model = m.Model(m.fc(1, 1))
+    model.lock = threading.Lock()
+    with pytest.warns(RuntimeWarning, match=r"will not tell how to build the model 'model' \(Model\), since it cannot"):
+        path = Snapshots(tmp_path).save(Run({"model": model}, {}, []), 1)
+    assert not (path / "structure.pkl").exists()
+    assert snapshot.verify(path) is None
+
+
+def test_a_damaged_structure_is_not_run(tmp_path):
+    path = Snapshots(tmp_path).save(Run({"model": m.Model(m.fc(1, 1))}, {}, []), 1)
+    (path / "structure.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    with pytest.raises(SnapshotError, match=r"structure.pkl does not have its sha256"):
+        load_structure(path, "model")
 
 
 def test_bad_input_is_refused(tmp_path, net):

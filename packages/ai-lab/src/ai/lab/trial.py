@@ -293,11 +293,14 @@ class Trial:
     def load_model(self, step: int | None = None) -> "nn.Module":
         """Returns the model of a snapshot, built as its manifest says and filled with its weights.
 
-        Runs the constructor of the class that the manifest names: open only trials that you trust.
+        A class with plain arguments is imported and constructed; any other model, such as `m.Model(m.seq(…))` or one
+        whose class stands in a script, comes from `structure.pkl`, under the same minor version of Python. Both run
+        code that the folder names: open only trials that you trust.
 
         Raises:
             FileNotFoundError: there is no snapshot.
-            ValueError: the manifest does not say how to build the model.
+            ValueError: the snapshot does not say how to build the model; saving it warned of that.
+            SnapshotError: the snapshot is damaged.
         """
         from ai.lab.rebuild import rebuild
 

@@ -54,7 +54,9 @@ class RanksWriter:
         self._copies, self._prune = copies, prune
         self._mesh = init_device_mesh("cpu", (run.ranks.world,)) if run.sharded and copies is not None else None
 
-    def prepare(self, run: Run, step: int, target: Path, metrics: Mapping[str, float]) -> Callable[[], None]:
+    def prepare(
+        self, run: Run, step: int, target: Path, metrics: Mapping[str, float], structures: Mapping[str, bytes]
+    ) -> Callable[[], None]:
         """Take the run's state; what writes it, to be called by every rank."""
         ranks, models, specs = self._ranks, dict(run.models), dict(run.specs)
         own, sharded = run.state_of_rank(), run.sharded
@@ -77,7 +79,7 @@ class RanksWriter:
                 torch.save({"step": step, "world": ranks.world, "ema_keys": ema_keys}, folder / STATE)
                 write_manifest(folder, step, models, specs, metrics, bool(ema_keys))
             else:
-                write_files(folder, {"step": step, **tensors, **own}, models, specs, metrics)
+                write_files(folder, {"step": step, **tensors, **own}, models, specs, metrics, structures)
 
         def finish() -> None:
             if ranks.rank == 0:

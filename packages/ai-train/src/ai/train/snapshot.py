@@ -6,10 +6,12 @@ A snapshot is a folder named by its step:
         model.safetensors   the model's parameters and buffers (of several models: `name.` before each key)
         ema.safetensors     the moving average, if there is one: averaged parameters and the model's buffers
         state.pt            optimisers, random states, data position and every other state
+        structure.pkl       the modules, pickled without weights, where class and arguments do not say how to build one
         manifest.json       format, step, how to build the model, its inputs and outputs, metrics, sha256 of each file
 
-It is written under another name, flushed to disk, and renamed: the rename commits it. Nothing in it is run when it is
-read. Under sharding `dcp/` takes the place of the tensors' files, and each rank's own states lie in `rank-R.pt`.
+It is written under another name, flushed to disk, and renamed: the rename commits it. A run goes on from it without
+running anything in it; only what builds a model from the folder alone unpickles `structure.pkl`. Under sharding `dcp/`
+takes the place of the tensors' files, and each rank's own states lie in `rank-R.pt`.
 """
 
 import os
@@ -52,8 +54,10 @@ class Snapshots:
         asynchronous: write in a thread, so that training waits only for a copy in memory. That memory is kept, since
             a copy into it takes a fraction of the time of one into fresh memory; a hook has it made ready in a thread,
             too, after the first step.
-        pickle_model: also store the model object itself (`model.pkl`, by cloudpickle), for classes that no import
-            path leads to. Reading that file runs code from it.
+        pickle_model: store the modules by value too (`structure.pkl`, by cloudpickle, without weights) where the class
+            and its arguments do not say how to build the model: one made of other modules, or of a class that no import
+            leads to. `Trial.load_model` and `ai-infer serve` read it, which runs code from it, under the same minor
+            version of Python. Sharded runs store none.
 
     >>> import tempfile, torch
     >>> run = Run({'model': torch.nn.Linear(2, 1)}, {}, data=[])
@@ -73,7 +77,7 @@ class Snapshots:
         best_by: str = "val_loss",
         mode: str = "min",
         asynchronous: bool = False,
-        pickle_model: bool = False,
+        pickle_model: bool = True,
     ) -> None:
         if keep_last is not None and keep_last < 1:
             raise ValueError(f"keep_last must be at least 1 or None, not {keep_last}")
@@ -106,16 +110,25 @@ class Snapshots:
     def _prepare(self, run: Run, step: int, target: Path, metrics: dict[str, float]) -> Callable[[], None]:
         """Take the run's state; what writes it."""
         if run.ranks.world > 1:
-            return self._writer_of(run).prepare(run, step, target, metrics)
+            return self._writer_of(run).prepare(run, step, target, metrics, self._structures_of(run))
+        structures = self._structures_of(run)
         state, specs = {**run.state_dict(), "step": step}, dict(run.specs)
         if self.asynchronous:
             state = self._copies.take(state)
 
         def write() -> None:
-            commit(target, lambda f: write_files(f, state, run.models, specs, metrics, pickle_model=self.pickle_model))
+            commit(target, lambda f: write_files(f, state, run.models, specs, metrics, structures))
             self.prune()
 
         return write
+
+    def _structures_of(self, run: Run) -> dict[str, bytes]:
+        """What `structure.pkl` is to hold, made now: while it is written training may go on."""
+        if not self.pickle_model or run.sharded or run.ranks.rank > 0:
+            return {}
+        from ai.train.structure import structures_of
+
+        return structures_of(run)
 
     def _writer_of(self, run: Run) -> "RanksWriter":
         if self._ranks_writer is None:

@@ -1,13 +1,13 @@
 """The files of a snapshot: written, found, checked by sha256, and read without running code."""
 
-import copy
 import hashlib
 import inspect
 import json
 import os
+import pickle
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-MODEL, EMA, STATE = "model.safetensors", "ema.safetensors", "state.pt"
+MODEL, EMA, STATE, STRUCTURE = "model.safetensors", "ema.safetensors", "state.pt", "structure.pkl"
 
 
 class SnapshotError(RuntimeError):
@@ -33,10 +33,9 @@ def write_files(
     models: Mapping[str, nn.Module],
     specs: Mapping[str, Any],
     metrics: Mapping[str, float],
-    *,
-    pickle_model: bool = False,
+    structures: Mapping[str, bytes],
 ) -> None:
-    """Write one snapshot's files, the manifest last."""
+    """Write one snapshot's files, the manifest last; `structures` as `pack_structures` gives them."""
     rest = {key: value for key, value in state.items() if key not in ("models", "ema")}
     extra: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
@@ -59,12 +58,9 @@ def write_files(
     torch.save(
         {**rest, "model_extra": extra, "ema_keys": {k: list(v) for k, v in state["ema"].items()}}, folder / STATE
     )
-    if pickle_model:
-        import cloudpickle  # type: ignore[import-untyped]
-
-        on_cpu = {key: copy.deepcopy(model).cpu() for key, model in models.items()}
-        (folder / "model.pkl").write_bytes(cloudpickle.dumps(on_cpu))
-    write_manifest(folder, int(state["step"]), models, specs, metrics, bool(averaged))
+    if structures:
+        (folder / STRUCTURE).write_bytes(pickle.dumps(dict(structures)))
+    write_manifest(folder, int(state["step"]), models, specs, metrics, bool(averaged), structures)
 
 
 def write_manifest(
@@ -74,6 +70,7 @@ def write_manifest(
     specs: Mapping[str, Any],
     metrics: Mapping[str, float],
     ema: bool,
+    structures: Collection[str] = (),
 ) -> None:
     """Describe the folder's files; the last file to be written."""
     manifest = {
@@ -86,14 +83,14 @@ def write_manifest(
                 "file": MODEL,
                 "ema": EMA if ema else None,
                 "prefix": _prefix(key, models),
-                "build": how_to_build(model),
+                "build": {**how_to_build(model), "structure": STRUCTURE if key in structures else None},
                 **specs.get(key, {"inputs": None, "outputs": None}),
             }
             for key, model in models.items()
         },
         "metrics": {key: float(value) for key, value in metrics.items()},
         "files": {
-            str(path.relative_to(folder)): {"sha256": _sha256(path), "bytes": path.stat().st_size}
+            str(path.relative_to(folder)): {"sha256": sha256(path), "bytes": path.stat().st_size}
             for path in sorted(folder.rglob("*"))
             if path.is_file() and path.name != MANIFEST
         },
@@ -167,7 +164,7 @@ def verify(path: str | os.PathLike[str]) -> str | None:
                 return f"{name} is missing"
             if file.stat().st_size != about["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes instead of {about['bytes']}"
-            if _sha256(file) != about["sha256"]:
+            if sha256(file) != about["sha256"]:
                 return f"{name} does not have its sha256"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} cannot be read: {error}"
@@ -241,6 +238,7 @@ def _prefix(key: str, models: Mapping[str, Any]) -> str:
     return "" if len(models) == 1 else f"{key}."
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The checksum of a file, as the manifest holds it."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
