@@ -1,14 +1,16 @@
 """ImgDataset: decoding against Pillow, packs that are whole or absent."""
 
 import copy
+import fcntl
+import itertools
 import json
 import os
 import pickle
-import re
+import shutil
 import subprocess
 import sys
 import warnings
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +21,6 @@ from ai.data import Dataset, ImgDataset
 from ai.data.collate import collate
 from ai.data.decode import Decoder
 from ai.data.pack import open_pack
-from tests.data.helpers_data import wait_until
 
 
 def picture(height, width, mode="RGB", seed=0):
@@ -196,7 +197,8 @@ def twelve(tmp_path):
 
 def build(root, packs, how="go"):
     command = [sys.executable, "-c", BUILD, str(root), str(packs), how]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def test_a_killed_build_leaves_nothing_that_a_later_one_trusts(twelve):
@@ -213,20 +215,45 @@ def test_a_killed_build_leaves_nothing_that_a_later_one_trusts(twelve):
     assert not list(packs.glob("*.building"))
 
 
-def test_two_builders_at_once_make_one_pack(twelve):
+def test_two_builders_at_once_make_one_pack_and_the_second_says_whom_it_waits_for(twelve):
     root, packs, expected = twelve
     with build(root, packs, "hang") as first:
         assert first.stdout.readline() == "half way\n"
         with build(root, packs) as second:
             try:
-                # The second waits for the lock: /proc/locks marks waiters with an arrow.
-                wait_until(lambda: re.search(rf"-> FLOCK .* {second.pid} ", Path("/proc/locks").read_text()))
+                assert second.stderr.readline() == f"ai.data: waiting for process {first.pid} to pack {root}\n"
                 first.stdin.close()
                 assert int(first.stdout.readline()) == int(second.stdout.readline()) == expected
             finally:
                 first.kill()
                 second.kill()
     assert len([p for p in packs.iterdir() if p.is_dir()]) == 1
+
+
+def test_a_builder_without_progress_is_not_waited_for_for_ever(twelve, monkeypatch, capsys):
+    root, packs, _ = twelve
+    open_pack(packs, root, ["0.png"], Decoder((8, 8)), "raise")
+    (lock,) = packs.glob("*.lock")
+    assert lock.read_text() == str(os.getpid())
+    shutil.rmtree(lock.with_suffix(""))
+    monkeypatch.setattr("ai.data.pack._PATIENCE_S", 0.0)
+    monkeypatch.setattr("ai.data.pack._POLL_S", 0.0)
+    with open(lock, "a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError, match=rf"process {os.getpid()} holds .* made no progress .*another cache"):
+            open_pack(packs, root, ["0.png"], Decoder((8, 8)), "raise")
+    assert capsys.readouterr().err == f"ai.data: waiting for process {os.getpid()} to pack {root}\n"
+    assert len(open_pack(packs, root, ["0.png"], Decoder((8, 8)), "raise")[1]) == 1
+
+
+def test_a_builder_tells_of_its_progress(twelve, monkeypatch):
+    root, packs, _ = twelve
+    ticks = itertools.count()
+    touched = []
+    monkeypatch.setattr("ai.data.pack.time", SimpleNamespace(monotonic=lambda: 2.0 * next(ticks)))
+    monkeypatch.setattr(os, "utime", lambda path: touched.append(path.suffix))
+    open_pack(packs, root, [f"{i}.png" for i in range(12)], Decoder((8, 8)), "raise")
+    assert touched == [".lock"] * 13
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 Layout: `<folder>/<key>/images.npy` (uint8 `[n, channels, height, width]`) and `files.json` (the name of each image's
 file). The key is a hash of what the content depends on. A pack is built in a folder of its own and renamed into place,
-so that it is whole or absent; a lock that dies with its holder keeps a second process from building the same pack.
+so that it is whole or absent; a lock that dies with its holder keeps a second process from building the same pack. The
+holder touches the lock's file as it goes on, so that one that hangs is waited for no longer than `_PATIENCE_S`.
 """
 
 import fcntl
@@ -10,6 +11,8 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +29,9 @@ from ai.data.decode import Decoder
 _FORMAT = 1
 # Files that a thread decodes in one go: handing over costs a tenth of a small image.
 _CHUNK = 8
+# A builder without progress for so long hangs or is stopped; reserving and flushing a large file may take minutes.
+_PATIENCE_S = 1800.0
+_POLL_S = 0.1
 
 
 def open_pack(
@@ -42,19 +48,20 @@ def open_pack(
 
     Raises:
         ValueError: a file is no image, with `raise`; or none is one.
+        TimeoutError: another process that builds this pack made no progress for half an hour.
     """
     key = _key(root, files, decoder, on_error)
     pack = folder / key
     if not (pack / "files.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / f"{key}.lock"):
+        with _locked(folder / f"{key}.lock", root) as lock:
             if not (pack / "files.json").is_file():  # nobody built it while we waited
                 for left_over in folder.glob(f"{key}.building*"):
                     shutil.rmtree(left_over)
                 building = folder / f"{key}.building"
                 building.mkdir()
                 try:
-                    _build(building, root, files, decoder, on_error)
+                    _build(building, root, files, decoder, on_error, lock)
                     os.rename(building, pack)
                 except BaseException:
                     shutil.rmtree(building)
@@ -73,7 +80,7 @@ def _key(root: Path, files: Sequence[str], decoder: Decoder, on_error: str) -> s
     return digest.hexdigest()
 
 
-def _build(building: Path, root: Path, files: Sequence[str], decoder: Decoder, on_error: str) -> None:
+def _build(building: Path, root: Path, files: Sequence[str], decoder: Decoder, on_error: str, lock: Path) -> None:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, (len(files), *decoder.shape))
@@ -82,6 +89,8 @@ def _build(building: Path, root: Path, files: Sequence[str], decoder: Decoder, o
             os.posix_fallocate(file.fileno(), 0, os.path.getsize(file.name))
     kept: list[str] = []
     bad: list[str] = []
+    told = time.monotonic()
+    os.utime(lock)
     with tqdm(total=len(files), desc=f"packing {root.name}", unit="img", delay=1) as bar:
         for name, outcome in _decoded(root, files, decoder):
             if isinstance(outcome, OSError):
@@ -92,6 +101,9 @@ def _build(building: Path, root: Path, files: Sequence[str], decoder: Decoder, o
                 images[len(kept)] = outcome.numpy()
                 kept.append(name)
             bar.update()
+            if time.monotonic() - told > 1:
+                told = time.monotonic()
+                os.utime(lock)
     if not kept:
         raise ValueError(f"none of the {len(files)} files in {root} is an image that can be read, e.g. {files[0]}")
     if bad:
@@ -147,7 +159,31 @@ def _one_torch_thread(torch: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel releases it when its holder dies
-        yield
+def _locked(path: Path, root: Path) -> Iterator[Path]:
+    """Holds the lock, telling once whom it waits for; the kernel releases it when its holder dies."""
+    with open(path, "a+") as file:
+        seen, since = -1, time.monotonic()
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                pass
+            file.seek(0)
+            holder = file.read().strip() or "of unknown number"
+            if not told:
+                print(f"ai.data: waiting for process {holder} to pack {root}", file=sys.stderr, flush=True)
+                told = True
+            if (touched := os.fstat(file.fileno()).st_mtime_ns) != seen:
+                seen, since = touched, time.monotonic()
+            elif time.monotonic() - since > _PATIENCE_S:
+                raise TimeoutError(
+                    f"process {holder} holds {path} and made no progress in packing {root} for {_PATIENCE_S:g} s: "
+                    "end it, or give another cache"
+                )
+            time.sleep(_POLL_S)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield path
