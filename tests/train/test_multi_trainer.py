@@ -26,6 +26,25 @@ def test_only_the_stepped_model_gets_gradients_and_the_order_is_the_optimizers()
     assert all(p.grad is None and p.requires_grad for m in models.values() for p in m.parameters())
 
 
+def test_validation_after_the_run_measures_the_averages_of_the_trained_models():
+    torch.manual_seed(0)
+    models = {"student": nn.Linear(1, 1), "teacher": nn.Linear(1, 1)}
+    data, seen = [torch.randn(4, 1) for _ in range(6)], {}
+
+    def env(key, models, batch, step):
+        return (models["student"](batch) - models["teacher"](batch)).square().mean()
+
+    hook = Hook(val_data=data, log=lambda step, numbers: seen.update(numbers))
+    trainer = MultiTrainer(env, data, ema=0.9)
+    trainer.train(models, {"student": opt.sgd(models["student"], lr=0.3)}, hook)
+    own = models["student"].weight.detach().clone()
+    raw = MultiTrainer(env, []).validate(models, data)["student"]
+    assert trainer.validate(models, data)["student"] == seen["val_loss_student"] != raw
+    with trainer.averaged(models):
+        assert MultiTrainer(env, []).validate(models, data)["student"] == seen["val_loss_student"]
+    assert torch.equal(models["student"].weight, own)
+
+
 def test_models_may_share_modules():
     encoder = nn.Linear(1, 1)
     models = {"ae": nn.Sequential(encoder, nn.Linear(1, 1)), "d": nn.Linear(1, 1), "encoder": encoder}

@@ -50,6 +50,18 @@ def test_parameters_are_sent_before_the_first_batch_and_at_each_multiple():
     assert source.versions[1][1] != pytest.approx(first)
 
 
+def test_validation_after_the_run_measures_the_average():
+    torch.manual_seed(0)
+    model, seen = Net(), {}
+    task = lambda model, step: {"bias": model.net.bias.detach().sum()}  # noqa: E731
+    trainer = RLTrainer(RL(), loader(Source()), ema=0.9, task=task)
+    hook = Hook(task=task, log=lambda step, numbers: seen.update(numbers))
+    trainer.train(model, opt.adam(model, lr=0.1), hook, steplimit=10)
+    assert trainer.validate(model)["bias"] == seen["bias"] != float(model.net.bias.detach().sum())
+    with trainer.averaged(model):
+        assert float(model.net.bias.detach().sum()) == seen["bias"]
+
+
 def test_parameters_are_sent_every_so_many_seconds(monkeypatch):
     from ai.train.ranks import Ranks
 

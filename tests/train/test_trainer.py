@@ -1,7 +1,9 @@
+import gc
 import math
 import pickle
 import signal
 import time
+import weakref
 from contextlib import nullcontext
 
 import pytest
@@ -221,6 +223,60 @@ def test_ema_follows_its_formula_and_validation_uses_it():
         decay = min(0.5, t / (t + 9))
         average = decay * average + (1 - decay) * weight
     assert dict(seen)[2]["val_loss"] == pytest.approx(-average)
+
+
+def test_average_outlives_the_run_that_made_it(net, batches):
+    model, seen, data = net(), {}, batches(2)
+    hook = Hook(val_data=data, log=lambda step, numbers: seen.update(numbers))
+    trainer = Trainer(env, batches(8), ema=0.9)
+    step = trainer.train(model, opt.sgd(model, lr=0.5), hook)
+    own = [p.detach().clone() for p in model.parameters()]
+    raw = Trainer(env, []).validate(model, data)
+    assert trainer.validate(model, data) == trainer.validate(model, data) == seen["val_loss"] != raw
+    with trainer.averaged(model):
+        averages = [p.detach().clone() for p in model.parameters()]
+        assert Trainer(env, []).validate(model, data) == seen["val_loss"]
+    assert all(torch.equal(a, b) for a, b in zip(own, model.parameters(), strict=True))
+    assert not torch.equal(own[0], averages[0])
+    assert trainer.train(model, opt.sgd(model), step=step, steplimit=step) == step
+    assert trainer.validate(model, data) == seen["val_loss"]
+
+
+def test_second_run_goes_on_with_average_and_scale(net, batches):
+    found = []
+    for limits in ([12], [5, 12]):
+        model, step = net(), 0
+        optimizer = opt.sgd(model, lr=0.1)
+        trainer = Trainer(env, iter(batches(12)), ema=0.9, precision="fp16")
+        for limit in limits:
+            step = trainer.train(model, optimizer, step=step, steplimit=limit)
+        with trainer.averaged(model):
+            averages = [p.detach().clone() for p in model.parameters()]
+        found.append([*averages, *(p.detach().clone() for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_average_is_not_that_of_weights_which_something_else_has_written(net, batches):
+    model, data = net(), batches(2)
+    trainer = Trainer(env, batches(8), ema=0.9)
+    with pytest.raises(ValueError, match="there is no moving average of these weights: give the trainer ema"):
+        trainer.averaged(model).__enter__()
+    trainer.train(model, opt.sgd(model, lr=0.5))
+    model.load_state_dict(net().state_dict())
+    assert trainer.validate(model, data) == Trainer(env, []).validate(net(), data)
+    with pytest.raises(ValueError, match="there is no moving average of these weights: give the trainer ema"):
+        trainer.averaged(model).__enter__()
+
+
+def test_trainer_keeps_no_model_alive(net, batches):
+    model = net()
+    trainer = Trainer(env, batches(2), ema=0.9)
+    trainer.train(model, opt.sgd(model))
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
+    assert trainer.data
 
 
 def test_average_before_the_first_update_is_the_model_itself(net, batches):

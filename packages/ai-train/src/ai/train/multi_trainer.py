@@ -1,6 +1,7 @@
 """`MultiTrainer`: several models with an optimiser each, stepped in turn."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 
 from ai.train.evaluate import evaluate
 from ai.train.hook import HookInterface
+from ai.train.kept import Kept
 from ai.train.loop import Advance, loop
 from ai.train.prepare import Options, Schedule, prepare
 from ai.train.record import Record
@@ -72,6 +74,7 @@ class MultiTrainer:
         self.options = Options(
             accumulate=accumulate, precision=precision, compile=compile, parallel=parallel, ema=ema, on_nan=on_nan
         )
+        self._kept = Kept(ema)
 
     def train(
         self,
@@ -116,6 +119,7 @@ class MultiTrainer:
             schedules=schedules,
             batches_per_step=self.options.accumulate * max(counts.values(), default=1),
             validate=lambda run, data: self._evaluate(run, models, data),
+            kept=self._kept,
             named=True,
         )
         run, updates = prepared.run, prepared.updates
@@ -147,10 +151,23 @@ class MultiTrainer:
                 _require_grad(params, True)
 
     def validate(self, models: Mapping[str, nn.Module], data: Iterable[Any]) -> dict[str, float]:
-        """Each model's mean loss over `data`, by name."""
-        run = Run(models, {}, data, validate=lambda d: self._evaluate(None, models, d))
-        found = run.validate(data)
+        """Each model's mean loss over `data`, by name; with moving averages, as `Trainer.validate`."""
+        with self._kept.own_writing(models):
+            emas = self._kept.emas(models)
+            run = Run(models, {}, data, ema=emas, validate=lambda d: self._evaluate(None, models, d))
+            found = run.validate(data)
         return {key: found[f"loss_{key}"] for key in models if f"loss_{key}" in found}
+
+    @contextmanager
+    def averaged(self, models: Mapping[str, nn.Module]) -> Iterator[None]:
+        """The models carry their moving averages inside the block: to measure them, to save them, to hand them on.
+
+        Raises:
+            ValueError: there is none: the trainer has no `ema` or did not train these models, or something else
+                has changed their weights since.
+        """
+        with self._kept.averaged(models):
+            yield
 
     def _evaluate(self, run: Run | None, models: Mapping[str, nn.Module], data: Iterable[Any]) -> dict[str, float]:
         step = 0 if run is None else run.step

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ai.train.ema import Ema
+from ai.train.kept import Kept
 from ai.train.ranks import Ranks
 from ai.train.run import Run, take_restored
 from ai.train.update import Loss, Update
@@ -73,6 +74,7 @@ def prepare(
     batches_per_step: int,
     validate: Callable[[Run, Iterable[Any]], dict[str, float]],
     named: bool,
+    kept: Kept,
 ) -> Prepared:
     """Shard, compile and wrap as the options say; take up what was restored; bind each model to its optimiser.
 
@@ -88,6 +90,7 @@ def prepare(
         batches_per_step: how many batches one step takes.
         validate: (run, data) -> metrics, called inside `run.evaluating`.
         named: whether `env` takes a key and all models.
+        kept: what the trainer's runs before left; a run that begins at a later step goes on with it.
     """
     _check_step(step, steplimit)
     for key, optimizer in optimizers.items():
@@ -104,7 +107,10 @@ def prepare(
             model.compile(**(options.compile if isinstance(options.compile, dict) else {}))
     if ranks.world > 1:
         data = parallel.part_of(data, ranks)
-    emas = {key: Ema(models[key], options.ema) for key in optimizers} if options.ema is not None else {}
+    scales = {key: kept.scaler(models[key]) if step > 0 else None for key in optimizers}
+    emas = kept.emas({key: models[key] for key in optimizers}) if step > 0 else {}
+    if options.ema is not None:
+        emas |= {key: Ema(models[key], options.ema) for key in optimizers if key not in emas}
     run = Run(
         models,
         optimizers,
@@ -130,6 +136,8 @@ def prepare(
             if options.precision == "fp16":
                 sharded = parallel is not None and ranks.world > 1 and parallel.shards
                 scaler = parallel.scaler(device) if sharded else torch.amp.GradScaler(device.type)
+                if (scale := scales[key]) is not None:
+                    scaler.load_state_dict(scale)
         extra: dict[str, Any] = {}
         if parallel is not None and ranks.world > 1:
             call, extra = parallel.wrap(call, model)
@@ -151,6 +159,7 @@ def prepare(
     restored = take_restored(next(iter(models.values())), step)
     if restored is not None:
         run.load_state_dict(restored)
+    run.at_end.callback(kept.keep, models, emas, prepared.updates)
     if not options.compile:  # a hook would be compiled in, and its removal compile everything anew
         for key, model in models.items():
             run.at_end.callback(_SpecNote(key, model, run.specs).remove)

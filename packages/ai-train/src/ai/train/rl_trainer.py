@@ -1,6 +1,7 @@
 """`RLTrainer`: for data that the model being trained generates itself."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 from ai.train.evaluate import evaluate
 from ai.train.hook import HookInterface
 from ai.train.interval import Due, Interval, as_interval
+from ai.train.kept import Kept
 from ai.train.loop import Advance, loop
 from ai.train.prepare import Options, Schedule, prepare
 from ai.train.record import Record
@@ -86,6 +88,7 @@ class RLTrainer:
         self.options = Options(
             accumulate=accumulate, precision=precision, compile=compile, parallel=parallel, ema=ema, on_nan=on_nan
         )
+        self._kept = Kept(ema)
 
     def train(
         self,
@@ -110,6 +113,7 @@ class RLTrainer:
             schedules={"model": schedule},
             batches_per_step=self.options.accumulate,
             validate=lambda run, data: self._evaluate(run, model, data),
+            kept=self._kept,
             named=False,
         )
         run, update = prepared.run, prepared.updates["model"]
@@ -153,17 +157,33 @@ class RLTrainer:
     def validate(self, model: nn.Module, data: Iterable[Any] | None = None) -> dict[str, float]:
         """What the task finds about the model, in evaluation mode; with data, its mean loss besides.
 
+        With a moving average it is that one which is measured, as by `Trainer.validate`.
+
         Raises:
             ValueError: there is neither a task nor data.
         """
         if self.task is None and data is None:
             raise ValueError("validate needs data, or a task given to RLTrainer(task=...)")
-        run = Run({"model": model}, {}, (), validate=lambda d: self._evaluate(None, model, d))
-        found = run.validate(data) if data is not None else {}
-        if self.task is not None:
-            with run.evaluating():
-                found |= {key: float(value) for key, value in self.task(model, 0).items()}
-        return found
+        models = {"model": model}
+        with self._kept.own_writing(models):
+            emas = self._kept.emas(models)
+            run = Run(models, {}, (), ema=emas, validate=lambda d: self._evaluate(None, model, d))
+            found = run.validate(data) if data is not None else {}
+            if self.task is not None:
+                with run.evaluating():
+                    found |= {key: float(value) for key, value in self.task(model, 0).items()}
+            return found
+
+    @contextmanager
+    def averaged(self, model: nn.Module) -> Iterator[None]:
+        """The model carries its moving average inside the block: to measure it, to save it, to hand it on.
+
+        Raises:
+            ValueError: there is none: the trainer has no `ema` or did not train this model, or something else
+                has changed its weights since.
+        """
+        with self._kept.averaged({"model": model}):
+            yield
 
     def _evaluate(self, run: Run | None, model: nn.Module, data: Iterable[Any]) -> dict[str, float]:
         step = 0 if run is None else run.step

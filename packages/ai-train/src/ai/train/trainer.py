@@ -1,6 +1,7 @@
 """`Trainer`: one model, one optimiser, one visible loop."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch.optim import Optimizer
 
 from ai.train.evaluate import evaluate
 from ai.train.hook import HookInterface
+from ai.train.kept import Kept
 from ai.train.loop import Advance, loop
 from ai.train.prepare import Options, Schedule, prepare
 from ai.train.record import Record
@@ -28,7 +30,8 @@ class Trainer:
         precision: None for the model's own, `'bf16'`, or `'fp16'` with a gradient scaler.
         compile: compile the model in place (its saved keys do not change); a dict of options for `torch.compile`.
         parallel: `'ddp'` or `'fsdp'` under `torchrun`; see `ai.train.parallel`.
-        ema: decay of a moving average of the parameters, swapped in for validation and saved beside the model.
+        ema: decay of a moving average of the parameters, swapped in for validation and saved beside the model;
+            `averaged` gives it to others.
         on_nan: what to do when a loss or gradient is not finite: `'raise'`, `'skip'` the update, or `'stop'`. It is
             noticed at the next logged step and before anything is saved; `'skip'` looks at every step.
 
@@ -66,6 +69,7 @@ class Trainer:
         self.options = Options(
             accumulate=accumulate, precision=precision, compile=compile, parallel=parallel, ema=ema, on_nan=on_nan
         )
+        self._kept = Kept(ema)
 
     def train(
         self,
@@ -84,7 +88,8 @@ class Trainer:
             model: any module; the environment receives this very object.
             opt: a torch optimiser over its parameters.
             hook: what happens beside training; with one, SIGTERM and Ctrl-C save and exit with status 0.
-            step: the number of updates made so far, as a restored snapshot says.
+            step: the number of updates made so far, as a restored snapshot says or as `train` returned: beyond 0 the
+                moving average and the scale of fp16 go on, too.
             steplimit: the absolute step to end at.
             timelimit: seconds.
             schedule: step -> factor of the optimiser's learning rate; see `ai.train.schedule`.
@@ -103,6 +108,7 @@ class Trainer:
             schedules={"model": schedule},
             batches_per_step=self.options.accumulate,
             validate=lambda run, data: self._evaluate(run, model, data),
+            kept=self._kept,
             named=False,
         )
         run, update = prepared.run, prepared.updates["model"]
@@ -124,9 +130,27 @@ class Trainer:
         return loop(run, hook, start, prepared.updates, timelimit)
 
     def validate(self, model: nn.Module, data: Iterable[Any]) -> float:
-        """The mean loss over `data`, in evaluation mode and without gradients; training state is left as it was."""
-        run = Run({"model": model}, {}, data, validate=lambda d: self._evaluate(None, model, d))
-        return run.validate(data)["loss"]
+        """The mean loss over `data`, in evaluation mode and without gradients; training state is left as it was.
+
+        It is that of the moving average where there is one: where this trainer has `ema`, has trained the model, and
+        nothing else has changed the weights since.
+        """
+        models = {"model": model}
+        with self._kept.own_writing(models):
+            emas = self._kept.emas(models)
+            run = Run(models, {}, data, ema=emas, validate=lambda d: self._evaluate(None, model, d))
+            return run.validate(data)["loss"]
+
+    @contextmanager
+    def averaged(self, model: nn.Module) -> Iterator[None]:
+        """The model carries its moving average inside the block: to measure it, to save it, to hand it on.
+
+        Raises:
+            ValueError: there is none: the trainer has no `ema` or did not train this model, or something else
+                has changed its weights since.
+        """
+        with self._kept.averaged({"model": model}):
+            yield
 
     def _evaluate(self, run: Run | None, model: nn.Module, data: Iterable[Any]) -> dict[str, float]:
         step = 0 if run is None else run.step
