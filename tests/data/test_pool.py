@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 
 from ai.data import Dataset, PreprocessError, WorkerFailedError
+from ai.data.pool import _PoolState
 from tests.data.helpers_data import is_running, wait_until
 
 
@@ -162,6 +164,27 @@ def test_a_worker_that_cannot_be_replaced_is_reported(monkeypatch):
         os.kill(loader._producer.pids[0], signal.SIGKILL)
         with pytest.raises(WorkerFailedError, match="SIGKILL, and no other could be started: no process left"):
             list(iterator)
+
+
+def test_a_worker_that_dies_before_its_pool_knows_it_is_replaced(monkeypatch):
+    made = []
+
+    class DiesAtOnce:
+        """Ends while the first one is made; the second lives."""
+
+        def __init__(self, payload, on_message, on_exit):
+            made.append(self)
+            if len(made) == 1:
+                thread = threading.Thread(target=on_exit, args=(self, "exited with code 1"))
+                thread.start()
+                thread.join(0.5)  # time enough to be overlooked; else the exit is heard after this
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("ai.data.pool.Child", DiesAtOnce)
+    state = _PoolState(b"", 1)
+    wait_until(lambda: state.n_deaths == 1 and state.children == made[1:] and len(made) == 2)
 
 
 def test_two_loaders_over_one_pool_do_not_mix():

@@ -109,8 +109,9 @@ class _PoolState:
         self._deaths_in_a_row = 0
         self._broken: BaseException | None = None
         self._closed = False
-        for _ in range(self.n_workers):
-            self._start_child()
+        with self._changed:  # a worker that dies at once is looked for among the children
+            for _ in range(self.n_workers):
+                self._start_child()
 
     def submit(self, job: Job) -> int:
         with self._changed:
