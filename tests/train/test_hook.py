@@ -7,6 +7,7 @@ from torch import nn
 
 from ai.train import EarlyStopping, Hook, Snapshots, Trainer, opt
 from ai.train.interval import Due, as_interval, every, logarithmic, seconds
+from ai.train.snapshot_files import read_manifest
 
 
 def env(model, batch, step):
@@ -58,6 +59,43 @@ def test_early_stopping_ends_the_run_and_saves(net, batches, tmp_path):
     model = net()
     assert Trainer(env, batches(50)).train(model, opt.sgd(model), hook) == 4
     assert int(Snapshots(tmp_path).latest().name) == 4
+
+
+def test_snapshot_is_ranked_by_what_was_measured_at_its_own_step(net, batches, tmp_path):
+    log = {}
+    hook = Hook(
+        log=lambda step, numbers: log.setdefault(step, {}).update(numbers),
+        val_data=batches(1),
+        val_interval=4,
+        task=lambda model, step: {"score": step},
+        task_interval=6,
+        snapshots=Snapshots(tmp_path, keep_last=None),
+        save_interval=3,
+    )
+    model = net()
+    Trainer(env, batches(13)).train(model, opt.sgd(model), hook)
+    metrics = {int(path.name): read_manifest(path)["metrics"] for path in Snapshots(tmp_path).all()}
+    assert metrics == {
+        3: {},
+        6: {"score": 6},
+        9: {},
+        12: {"score": 12, "val_loss": log[12]["val_loss"]},
+        13: {"score": 13, "val_loss": log[13]["val_loss"]},
+    }
+
+
+def test_stopper_of_a_second_run_begins_anew_and_of_a_continued_one_goes_on(net, batches):
+    scores = iter([9.0, 0.0, 5.0, 5.5, 6.0, 5.8])
+    stopper = EarlyStopping("score", patience=1, mode="max")
+    hook = Hook(task=lambda model, step: {"score": next(scores)}, task_interval=1, stopper=stopper)
+    model = net()
+    trainer = Trainer(env, batches(9))
+    assert trainer.train(model, opt.sgd(model), hook, steplimit=2) == 2
+    assert (stopper.best, stopper.waited) == (-9.0, 1)
+    assert trainer.train(model, opt.sgd(model), hook, steplimit=3) == 3  # were 9.0 the best, it would end at step 1
+    assert (stopper.best, stopper.waited) == (-6.0, 0)
+    assert trainer.train(model, opt.sgd(model), hook, step=3, steplimit=4) == 4
+    assert (stopper.best, stopper.waited) == (-6.0, 1)
 
 
 def test_early_stopping_names_a_metric_that_is_not_there():

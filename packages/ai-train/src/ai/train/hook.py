@@ -1,5 +1,6 @@
 """Hooks: everything that a training run does beside training."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
@@ -75,7 +76,8 @@ class Hook(HookInterface):
         task: (model, step) -> dict of numbers, logged as they are.
         task_interval: when to run the task.
         snapshots: where to save; nothing is saved while something is not finite.
-        save_interval: when to save; also at the end, and after SIGTERM or Ctrl-C.
+        save_interval: when to save; also at the end, and after SIGTERM or Ctrl-C. A snapshot has the metrics that were
+            measured at its own step: to keep the best, save where you validate.
         stopper: (step, metrics) -> bool, asked after each evaluation, such as `EarlyStopping`.
         progress: whether to show a bar in a terminal or notebook.
         resume: whether to continue from the newest snapshot in `snapshots`, if there is one.
@@ -131,7 +133,11 @@ class Hook(HookInterface):
         }
         self._last: dict[str, int] = {}
         self._metrics: Metrics = {}
+        self._measured: Metrics = {}
+        self._measured_step = 0
         self._pending: Metrics = {}
+        # Where it stood when it was given: each new run begins with it there.
+        self._fresh_stopper = copy.deepcopy(stopper.state_dict()) if isinstance(stopper, Stateful) else None
         self._run: Run | None = None
         self._bar: Progress | None = None
 
@@ -141,8 +147,11 @@ class Hook(HookInterface):
         """Take up the run, from its newest snapshot with `resume=True`."""
         self._run = run
         self._last, self._metrics, self._pending = {}, {}, {}
+        self._measured, self._measured_step = {}, run.step
         self._log_now = False
         self._time = run.time
+        if run.step == 0 and isinstance(self._stopper, Stateful):
+            self._stopper.load_state_dict(copy.deepcopy(self._fresh_stopper))
         for index, stateful in enumerate(self._stateful):
             run.add_state(f"stateful.{index}", stateful)
         run.add_state("hook", self)
@@ -286,6 +295,9 @@ class Hook(HookInterface):
         if not metrics:
             return False
         self._metrics |= metrics
+        if self._measured_step != run.step:
+            self._measured, self._measured_step = {}, run.step
+        self._measured |= metrics
         self._send(run.step, metrics)
         return self._stopper is not None and self._stopper(run.step, self._metrics)
 
@@ -301,7 +313,9 @@ class Hook(HookInterface):
         if self._snapshots is None or self._last.get("save") == run.step:
             return
         run.check_finite()
-        run.saved = str(self._snapshots.save(run, run.step, self._metrics))
+        # What was measured on other weights says nothing about these.
+        metrics = self._measured if self._measured_step == run.step else {}
+        run.saved = str(self._snapshots.save(run, run.step, metrics))
         self._last["save"] = run.step
 
     def state_dict(self) -> dict[str, Any]:
