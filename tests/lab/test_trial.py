@@ -1,6 +1,8 @@
+import gc
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -221,6 +223,55 @@ def test_snapshots_saved_by_hand_come_back(tmp_path):
     assert trial.model_path(3).name == "model.safetensors"
     with pytest.raises(FileNotFoundError, match="has no snapshot of step 4; it has: 3"):
         trial.model_path(4)
+
+
+def logged_by(script, folder) -> list[str]:
+    """The states of the trials `a` and `b` after a script that makes them as `Trial(path("a"), **options)`."""
+    head = (
+        "import os, sys\nfrom ai.lab import Trial\n"
+        f"path, options = {str(folder)!r} + '/{{}}', {{'capture': False, 'system_interval_s': None}}\n"
+    )
+    subprocess.run([sys.executable, "-c", head + script], stderr=subprocess.DEVNULL, timeout=100)
+    return [Record(folder / name).state for name in "ab"]
+
+
+def test_a_trial_logged_by_hand_ends_with_its_script(tmp_path):
+    script = """
+def main():
+    Trial(path.format("a"), **options).log(0, {"loss": 1.0})
+
+main()
+b = Trial(path.format("b"), **options)
+b.log(0, {"loss": 1.0})
+if os.fork() == 0:
+    sys.exit()  # a child's end is none of the trial's
+os.wait()
+assert b.state == "running"
+"""
+    assert logged_by(script, tmp_path) == ["finished", "finished"]
+    assert Record(tmp_path / "b").metrics()["loss"].values.tolist() == [1.0]
+    assert Record(tmp_path / "b").meta["sessions"][0]["end"]["step"] == 0
+
+
+def test_an_error_that_ends_the_script_fails_the_trial_logged_by_hand(tmp_path):
+    script = """
+with Trial(path.format("a"), **options):
+    pass
+b = Trial(path.format("b"), **options)
+b.log(0, {"loss": 1.0})
+raise ValueError("boom")
+"""
+    assert logged_by(script, tmp_path) == ["finished", "failed"]
+    assert Record(tmp_path / "b").meta["error"] == "ValueError: boom"
+
+
+def test_a_trial_left_open_whose_folder_is_gone_is_given_up_without_a_word(tmp_path, capfd):
+    trial = Trial(tmp_path / "t", **options(capture=False))
+    trial.log(0, {"loss": 1.0})
+    shutil.rmtree(trial.path)
+    del trial
+    gc.collect()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_model_made_of_modules_comes_back_from_its_folder_and_is_served_from_it(tmp_path):

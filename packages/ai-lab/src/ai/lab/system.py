@@ -44,7 +44,8 @@ class SystemSampler:
     def close(self) -> None:
         """Stops the thread and waits for it."""
         self._stop.set()
-        self._thread.join(timeout=5)
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout=5)
         self._writer.close()
 
 

@@ -20,7 +20,7 @@ class TextLog:
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "ab", buffering=0)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a trial given up may be ended, which logs a line, while another is written
         self._streams = {name: _Tee(getattr(sys, name), self) for name in ("stdout", "stderr") if getattr(sys, name)}
         for name, stream in self._streams.items():
             setattr(sys, name, stream)

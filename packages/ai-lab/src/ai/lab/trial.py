@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import sys
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -125,6 +127,7 @@ class Trial:
         self._loggers = list(loggers)
         self._session_how = {"system_interval_s": system_interval_s, "capture": capture}
         self._session: Session | None = None
+        self._left_open: weakref.finalize[Any, Any] | None = None
         self._resumed_from: int | None = None
         if _rank() > 0:
             return  # rank 0 alone writes; the others only train
@@ -238,7 +241,10 @@ class Trial:
         self._end("finished" if error is None else "failed", error)
 
     def close(self) -> None:
-        """Ends recording by hand; the trial counts as finished."""
+        """Ends recording by hand; the trial counts as finished.
+
+        So it does when the script ends, or nothing refers to it any more. A script that an error ends fails its trials.
+        """
         self._end("finished")
 
     # -- reading
@@ -331,6 +337,7 @@ class Trial:
                 _keep_config(self.path, self._config)
             loggers = [as_logger(logger, self.record, self.config) for logger in self._loggers]
             self._session = Session(self.record, loggers=loggers, **self._session_how, **fields)  # type: ignore[arg-type]
+            self._left_open = weakref.finalize(self, _end_left_open, self._session, os.getpid())
         return self._session
 
     def _begin(self, run: "Run") -> None:
@@ -346,10 +353,9 @@ class Trial:
     def _end(self, state: str, error: BaseException | None = None, **fields: object) -> None:
         session, self._session = self._session, None
         if session is not None:
-            for logger in session.loggers:
-                with contextlib.suppress(Exception):
-                    getattr(logger, "close", lambda: None)()
-            session.close(state, error, **fields)
+            if self._left_open is not None:
+                self._left_open.detach()
+            _close(session, state, error, **fields)
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         session = self._session
@@ -376,6 +382,28 @@ class Trial:
             steps = ", ".join(map(str, known)) or "none"
             raise FileNotFoundError(f"trial {self.path} has no snapshot of step {step}; it has: {steps}")
         return known[step]
+
+
+def _close(session: Session, state: str, error: BaseException | None, **fields: object) -> None:
+    for logger in session.loggers:
+        with contextlib.suppress(Exception):
+            getattr(logger, "close", lambda: None)()
+    session.close(state, error, **fields)
+
+
+def _end_left_open(session: Session, pid: int) -> None:
+    """Ends what was logged by hand and never closed, once nobody can log any more; not in a forked child."""
+    if os.getpid() != pid:
+        return
+    # What ended the script, as the interpreter keeps it; at a prompt it is an error that was survived.
+    error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
+    interrupted = isinstance(error, KeyboardInterrupt)
+    state = "interrupted" if interrupted else "finished" if error is None else "failed"
+    try:
+        _close(session, state, None if interrupted else error)
+    except OSError as failure:
+        if session.record.path.exists():  # else it was deleted, and there is no end to record
+            print(f"ai.lab: the end of {session.record.path} could not be recorded: {failure}", file=sys.stderr)
 
 
 def _rank() -> int:
