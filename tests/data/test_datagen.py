@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from itertools import islice
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from ai.data import Datagen, DatagenLoader, ReplayBuffer, WorkerFailedError
+from ai.data.fleet import Fleet
 from tests.data.helpers_data import Walk, is_running, wait_until
 
 
@@ -372,3 +374,79 @@ def test_soak_with_random_kills():
                 wait_until(lambda: next(loader) is not None and loader.stats()["episodes"] > n)  # noqa: B023
         wait_until(lambda: loader.stats()["worker_deaths"] >= 5)
         assert np.isfinite(loader.stats()["age_s"])
+
+
+class FakeChild:
+    """A worker's handle that notes what is sent, and holds the parameters of the replacement back."""
+
+    made: list["FakeChild"]
+    sending = release = None
+
+    def __init__(self, payload, on_message, on_exit):
+        self.on_message, self.on_exit, self.sent = on_message, on_exit, []
+        self.made.append(self)
+        self.number = len(self.made)
+
+    def send(self, message):
+        if self.number == 3 and message[0] == "params":
+            self.sending.set()
+            assert self.release.wait(100)
+        self.sent.append(message[0])
+        return True
+
+    def close(self):
+        pass
+
+
+def fleet_of_fakes(monkeypatch, kind):
+    monkeypatch.setattr("ai.data.fleet.Child", kind)
+    kind.made, kind.sending, kind.release = [], threading.Event(), threading.Event()
+    received = []
+    params = (1, {"w": np.float64(0)})
+    return Fleet(Walk(), 2, 0, 0, received.append, lambda: None, lambda: True, params), received
+
+
+def test_a_replacement_that_reads_its_parameters_slowly_holds_up_nobody(monkeypatch):
+    fleet, received = fleet_of_fakes(monkeypatch, FakeChild)
+    first, second = FakeChild.made
+    exits = threading.Thread(target=first.on_exit, args=(first, "was killed"), daemon=True)
+    exits.start()
+    assert FakeChild.sending.wait(100)
+
+    def others_go_on():
+        second.on_message(second, ("episodes", "a chunk"))
+        fleet.update_params({"w": np.float64(1)}, 2)
+        second.on_message(second, ("taken", 1))
+
+    going = threading.Thread(target=others_go_on, daemon=True)
+    going.start()
+    going.join(20)
+    assert not going.is_alive()
+    assert received == ["a chunk"]
+    wait_until(lambda: second.sent == ["params", "credit", "credit", "params"])
+    third = FakeChild.made[2]
+    assert third.sent == []  # nothing overtakes its first parameters
+    FakeChild.release.set()
+    wait_until(lambda: third.sent == ["params", "credit"])
+    third.on_message(third, ("taken", 1))
+    wait_until(lambda: third.sent == ["params", "credit", "params"])
+    exits.join(20)
+    fleet.close()
+
+
+def test_a_generating_worker_that_dies_before_its_fleet_knows_it_is_replaced(monkeypatch):
+    class DiesAtOnce(FakeChild):
+        def __init__(self, payload, on_message, on_exit):
+            super().__init__(payload, on_message, on_exit)
+            if self.number == 1:
+                thread = threading.Thread(target=on_exit, args=(self, "exited with code 1"))
+                thread.start()
+                thread.join(0.5)  # time enough to be overlooked; else the exit is heard after this
+
+        def send(self, message):
+            return True
+
+    fleet, _ = fleet_of_fakes(monkeypatch, DiesAtOnce)
+    wait_until(lambda: fleet.n_deaths == 1 and list(fleet._workers.values()) in ([0, 1], [1, 0]))
+    assert DiesAtOnce.made[0] not in fleet._workers
+    fleet.close()

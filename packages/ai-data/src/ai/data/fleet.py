@@ -62,9 +62,12 @@ class Fleet:
         self._closed = False
         self._workers: dict[Child, int] = {}
         self._n_workers = n_workers
-        with self._lock:
+        try:
             for worker in range(n_workers):
                 self._start(worker)
+        except BaseException:
+            self.close()
+            raise
         threading.Thread(target=self._push_params, name="ai.data.Fleet", daemon=True).start()
 
     @property
@@ -101,14 +104,33 @@ class Fleet:
             child.close()
 
     def _start(self, worker: int) -> None:
-        seed = derive_seed(self._seed, self._generation, self._n_started)
-        self._n_started += 1
-        payload = ship(partial(serve_source, self._source, seed, worker))
-        child = Child(payload, self._on_message, self._on_exit)
-        self._workers[child] = worker
-        self._sent_version[child] = 0
-        if self._params is not None:  # before its first episode
-            self._send_params(child)
+        """Starts a worker; without the lock, since sending the source and parameters may take as long as it likes."""
+        with self._lock:
+            seed = derive_seed(self._seed, self._generation, self._n_started)
+            self._n_started += 1
+        known = threading.Event()  # a worker that dies at once is looked for among the workers
+
+        def on_exit(child: Child, how: str) -> None:
+            known.wait()
+            self._on_exit(child, how)
+
+        child = Child(ship(partial(serve_source, self._source, seed, worker)), self._on_message, on_exit)
+        with self._lock:
+            closed, params = self._closed, self._params
+            if not closed:
+                self._workers[child] = worker
+                self._sent_version[child] = 0 if params is None else params[0]
+                self._on_their_way.add(child)  # newer parameters wait for these
+        known.set()
+        if closed:
+            child.close()
+            return
+        if params is not None:  # before its first episode
+            child.send(("params", *params))
+        else:
+            with self._new_params:
+                self._on_their_way.discard(child)
+                self._new_params.notify_all()
         child.send(("credit", _N_CREDITS))
 
     def _on_message(self, child: Child, message: Any) -> None:
@@ -149,11 +171,13 @@ class Fleet:
                 self.error = WorkerFailedError(
                     f"generating workers died {self._deaths_in_a_row} times in a row, the last {how}"
                 )
-            if self.error is None and worker not in self._ended:
-                try:
-                    self._start(worker)
-                except OSError as error:
-                    self.error = WorkerFailedError(f"a generating worker {how}, and no other could be started: {error}")
+            goes_on = self.error is None and worker not in self._ended
+        if goes_on:
+            try:
+                self._start(worker)
+            except OSError as error:
+                failure = WorkerFailedError(f"a generating worker {how}, and no other could be started: {error}")
+                self.error = self.error or failure
         self._on_change()
 
     def _fail(self, error: BaseException) -> None:
