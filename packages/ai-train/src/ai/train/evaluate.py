@@ -9,6 +9,7 @@ from torch import nn
 from ai.train.ranks import Ranks
 from ai.train.record import Record, recording
 from ai.train.run import Run
+from ai.train.slips import check_loader
 from ai.train.update import Loss, rows
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,7 +57,8 @@ def evaluate(
 
 
 def refuse_endless(data: Iterable[Any]) -> None:
-    """Raise if `data` is a training loader, which never ends."""
+    """Raise if `data` is a training loader, which never ends, or a dataset."""
+    check_loader("the data to validate on", data)
     if getattr(data, "train", None) is True:
         raise ValueError("the data to validate on must end, and a loader with train=True never does: use train=False")
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from ai.train.hook import HookInterface
 from ai.train.random_state import random_state, set_random_state
+from ai.train.slips import check_loader
 from ai.train.trainer import Trainer
 from ai.train.update import Loss
 
@@ -95,6 +96,7 @@ def find_lr(
     """
     if not 0 < start < end:
         raise ValueError(f"start ({start}) must be positive and below end ({end})")
+    check_loader("data", data)
     if steps < 10:
         raise ValueError(f"steps must be at least 10, not {steps}")
     saved = copy.deepcopy((model.state_dict(), opt.state_dict()))

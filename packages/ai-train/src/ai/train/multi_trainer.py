@@ -16,6 +16,7 @@ from ai.train.loop import Advance, loop
 from ai.train.prepare import Options, Schedule, prepare
 from ai.train.record import Record
 from ai.train.run import Run
+from ai.train.slips import check_hook, check_loader
 from ai.train.update import Loss
 
 
@@ -65,6 +66,7 @@ class MultiTrainer:
     ) -> None:
         if not callable(env):
             raise TypeError(f"env must be callable as env(key, models, batch, step), not {type(env).__name__}")
+        check_loader("data", data)
         self.env = env
         self.data = data
         self.repeats = dict(repeats or {})
@@ -101,6 +103,7 @@ class MultiTrainer:
         Raises:
             ValueError: an optimiser's or a repeat's name is not among the models, or `repeats` is 0 for all.
         """
+        check_hook(hook)
         for key in [*opts, *self.repeats]:
             if key not in models:
                 raise ValueError(f"{key!r} must be among the models {sorted(models)}")

@@ -12,6 +12,7 @@ from ai.train.ema import Ema
 from ai.train.kept import Kept
 from ai.train.ranks import Ranks
 from ai.train.run import Run, take_restored
+from ai.train.slips import check_model_and_optimizer
 from ai.train.update import Loss, Update
 
 Schedule = Callable[[int], float]
@@ -94,6 +95,7 @@ def prepare(
     """
     _check_step(step, steplimit)
     for key, optimizer in optimizers.items():
+        check_model_and_optimizer(key, models[key], optimizer)
         _check_owns(key, models[key], optimizer)
     parallel = options.parallel
     ranks = Ranks() if parallel is None else parallel.ranks()

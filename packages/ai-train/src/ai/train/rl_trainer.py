@@ -16,6 +16,7 @@ from ai.train.loop import Advance, loop
 from ai.train.prepare import Options, Schedule, prepare
 from ai.train.record import Record
 from ai.train.run import Run
+from ai.train.slips import check_hook
 from ai.train.update import Loss
 
 
@@ -102,6 +103,7 @@ class RLTrainer:
         schedule: Schedule | None = None,
     ) -> int:
         """Train until something says stop; arguments and result as of `Trainer.train`."""
+        check_hook(hook)
         prepared = prepare(
             self.options,
             self.env,

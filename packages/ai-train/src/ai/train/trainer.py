@@ -15,6 +15,7 @@ from ai.train.loop import Advance, loop
 from ai.train.prepare import Options, Schedule, prepare
 from ai.train.record import Record
 from ai.train.run import Run
+from ai.train.slips import check_hook, check_loader
 from ai.train.update import Loss
 
 
@@ -64,6 +65,7 @@ class Trainer:
     ) -> None:
         if not callable(env):
             raise TypeError(f"env must be callable as env(model, batch, step), not {type(env).__name__}")
+        check_loader("data", data)
         self.env = env
         self.data = data
         self.options = Options(
@@ -97,6 +99,7 @@ class Trainer:
         Returns:
             The step that was reached.
         """
+        check_hook(hook)
         prepared = prepare(
             self.options,
             self.env,
