@@ -261,13 +261,34 @@ def test_defaults_of_an_episode():
         ),
         (
             [{"action": [1], "game": 1}, {"action": [1], "game": [1, 2, 3]}],
-            "'game' must have T or T \\+ 1 entries, or one",
+            r"'game' must have T or T \+ 1 entries, or one shape .* \(3,\) for T = 1 .*: an array with T",
+        ),
+        (
+            [{"action": [1, 2], "note": [1, 2]}, {"action": [1, 2, 3], "note": [1, 2, 3, 4, 5]}],
+            r"'note' must have T .* got \(5,\) for T = 3 and \(2,\) for T = 2: .* goes along with the steps",
         ),
     ],
 )
 def test_malformed_episodes_are_refused(episodes, message):
     with pytest.raises(ValueError, match=message):
         pack(episodes)
+
+
+@pytest.mark.parametrize("n_first", [8, 9])
+def test_a_constant_as_long_as_its_first_episode_stays_a_constant(n_first):
+    board = np.arange(9)
+    steps = [n_first, 4, 12]
+    packed = pack([{"action": np.zeros(n), "board": board + n, "along": np.arange(n)} for n in steps])
+    expected = np.concatenate([np.tile(board + n, (n + 1, 1)) for n in steps])
+    assert np.array_equal(packed.columns["board"], expected)
+    assert packed.columns["along"].tolist() == [place for n in steps for place in (*range(n), 0)]
+
+
+def test_both_readings_are_told_where_episodes_come_one_by_one():
+    buffer = ReplayBuffer(50)
+    buffer.add({"action": np.zeros(9), "board": np.arange(9)})
+    with pytest.raises(ValueError, match=r"'board' must be .* as in the first episode, .*\(9,\): an array with T or"):
+        buffer.add({"action": np.zeros(4), "board": np.arange(9)})
 
 
 def test_a_buffer_refuses_what_does_not_fit():
@@ -279,6 +300,8 @@ def test_a_buffer_refuses_what_does_not_fit():
         buffer.add({"action": [1]})
     with pytest.raises(ValueError, match=r"'x' must be torch.float64 of shape \(2,\) a row"):
         buffer.add({"action": [1], "x": [[1.0]]})
+    with pytest.raises(ValueError, match=r"got int64 of shape \(2,\)$"):
+        buffer.add({"action": [1], "x": [[1, 2]]})
     with pytest.raises(ValueError, match=r"may not have the keys \['index'\]"):
         ReplayBuffer(5).add({"action": [1], "index": [1]})
     with pytest.raises(ValueError, match=r"n_step \(3\) needs episodes with a reward"):

@@ -12,6 +12,8 @@ from ai.data.source import Episode
 
 # The first of these that an episode has tells its number of steps.
 _TELLS_STEPS = ("action", "reward", "policy", "value", "discount")
+_OVER_TIME = {*_TELLS_STEPS, "obs", "to_play"}
+READINGS = "an array with T or T + 1 entries in every episode goes along with the steps, any other is a constant"
 
 
 @dataclass
@@ -92,8 +94,9 @@ def _column(
     first = values[0]
     if first.dtype.kind not in "biufc":
         raise ValueError(f"{key!r} must hold numbers, got the dtype {first.dtype}: encode text and objects as numbers")
-    if first.ndim and len(first) in (n_steps[0], n_steps[0] + 1):
-        extra = len(first) - int(n_steps[0])
+    extra = len(first) - int(n_steps[0]) if first.ndim else -1
+    along = extra in (0, 1) and all(v.ndim and len(v) == n + extra for v, n in zip(values, n_steps, strict=True))
+    if along or (extra in (0, 1) and key in _OVER_TIME):
         for value, n in zip(values, n_steps, strict=True):
             if value.ndim == 0 or len(value) != n + extra or value.shape[1:] != first.shape[1:]:
                 raise ValueError(
@@ -112,6 +115,6 @@ def _column(
         if value.shape != first.shape:
             raise ValueError(
                 f"{key!r} must have T or T + 1 entries, or one shape in all episodes, got {value.shape} for T = {n} "
-                f"and {first.shape} for T = {n_steps[0]}"
+                f"and {first.shape} for T = {n_steps[0]}: {READINGS}"
             )
     return np.repeat(np.stack(values), n_steps + 1, axis=0)

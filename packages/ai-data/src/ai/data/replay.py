@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai.data.episode import Packed, pack
+from ai.data.episode import READINGS, Packed, pack
 from ai.data.returns import full_returns, n_step_returns
 from ai.data.source import Episode
 from ai.data.sumtree import SumTree
@@ -292,10 +292,11 @@ class ReplayBuffer:
             raise ValueError(f"episodes must have the keys {sorted(self._columns)}, got {sorted(columns)}")
         for key, column in columns.items():
             ours = self._columns[key]
-            if column.shape[1:] != ours.shape[1:] or torch.from_numpy(column[:0]).dtype != ours.dtype:
+            same_shape = column.shape[1:] == ours.shape[1:]
+            if not same_shape or torch.from_numpy(column[:0]).dtype != ours.dtype:
                 raise ValueError(
                     f"{key!r} must be {ours.dtype} of shape {tuple(ours.shape[1:])} a row as in the first episode, got "
-                    f"{column.dtype} of shape {column.shape[1:]}"
+                    f"{column.dtype} of shape {column.shape[1:]}{'' if same_shape else f': {READINGS}'}"
                 )
 
     def _draw(self, n: int) -> np.ndarray:

@@ -16,7 +16,9 @@ Episode: TypeAlias = Mapping[str, Any]
 - `version`: int, of the parameters that it was made with.
 
 Any other key passes through: arrays with T or T+1 entries go along with the steps, anything else is given to each step
-of the episode. All episodes of a source have the same keys, dtypes and shapes apart from T.
+of the episode. A constant array that has T or T+1 entries in one episode by chance is told by the other episodes that
+travel with it; where each may come alone, or all have one T, give such a constant another length. All
+episodes of a source have the same keys, dtypes and shapes apart from T.
 """
 
 
