@@ -147,6 +147,22 @@ def test_the_range_from_minus_1_to_1_fills_the_bytes(dtype):
     assert to_page(torch.tensor([[[-1.0, 0.0, 1.0, 9.0]]], dtype=dtype))[0, :, 0].tolist() == [0, 128, 255, 255]
 
 
+class Elsewhere(torch.Tensor):
+    """Cannot be read before it is brought to the CPU, as a tensor on a GPU."""
+
+    def __array__(self, *args):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize(("pixel", "dtype"), [(255, torch.uint8), (1.0, torch.float32)])
+def test_images_on_another_device_are_brought_over(pixel, dtype):
+    images = torch.full((1, 1, 1, 1), pixel, dtype=dtype).as_subclass(Elsewhere)
+    assert to_page(images).tolist() == [[[255]]]
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 4, 5), (7, 4, 5), (2, 4, 4, 5)])
 def test_pages_have_the_images_channels(shape):
     assert to_page(torch.zeros(shape)).shape[-1] == (shape[1] if len(shape) == 4 else 3 if shape[0] == 3 else 1)

@@ -58,7 +58,10 @@ def to_page(images: "Tensor | np.ndarray", *, columns: int | None = None, gap: i
 
 
 def _to_uint8(images: "Tensor | np.ndarray") -> np.ndarray:
-    array = np.asarray(images.detach().float().cpu() if _is_float_tensor(images) else images)
+    if _is_tensor(images):
+        images = images.detach().cpu()
+        images = images.float() if images.is_floating_point() else images
+    array = np.asarray(images)
     if array.dtype == np.uint8:
         return array
     if not np.issubdtype(array.dtype, np.floating):
@@ -68,5 +71,5 @@ def _to_uint8(images: "Tensor | np.ndarray") -> np.ndarray:
     return np.asarray((scaled + 1) * 127.5 + 0.5, np.uint8)
 
 
-def _is_float_tensor(images: "Tensor | np.ndarray") -> "TypeGuard[Tensor]":
-    return not isinstance(images, np.ndarray) and images.is_floating_point()
+def _is_tensor(images: "Tensor | np.ndarray") -> "TypeGuard[Tensor]":
+    return hasattr(images, "detach")  # tells without importing torch
