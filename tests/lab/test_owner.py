@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+import ai.lab.owner as owner_module
 from ai.lab.owner import OwnedError, Owner, holder
 
 
@@ -89,6 +90,16 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
         for descriptor in (write, read, begun, begin):
             os.close(descriptor)
         os.waitpid(pid, 0)
+
+
+def test_owners_that_gave_up_leave_nothing_behind(tmp_path, monkeypatch):
+    handlers, before = [], len(owner_module._owners)
+    monkeypatch.setattr(os, "register_at_fork", lambda **how: handlers.append(how))  # the interpreter keeps each
+    for _ in range(3):
+        with Owner(tmp_path):
+            assert len(owner_module._owners) == before + 1
+    assert handlers == []
+    assert len(owner_module._owners) == before
 
 
 def test_damaged_owner_file_still_refuses_while_locked(tmp_path, other):

@@ -62,10 +62,7 @@ class Owner:
             raise OwnedError(_refusal(folder, holder))
         if fcntl is None and holder and holder["host"] == host and _alive(holder["pid"]):
             raise OwnedError(_refusal(folder, holder))  # pragma: no cover
-        if hasattr(os, "register_at_fork"):
-            # A forked data worker inherits the descriptor and with it the lock, which must not outlive its owner.
-            this = weakref.ref(self)
-            os.register_at_fork(after_in_child=lambda: _close(this()))
+        _owners.add(self)
         self._file.truncate(0)
         self._file.write(json.dumps({"host": host, "pid": pid, "since": time.time()}).encode())
 
@@ -79,6 +76,7 @@ class Owner:
     def release(self) -> None:
         """Gives the right up; may be called twice."""
         self._released.set()
+        _owners.discard(self)
         if not self._file.closed:
             self._file.truncate(0)
             self._file.close()
@@ -133,9 +131,15 @@ def _beat(path: Path, released: threading.Event) -> None:
             os.utime(path)
 
 
-def _close(owner: Owner | None) -> None:
-    if owner is not None:
+def _close_all() -> None:
+    for owner in list(_owners):
         owner._file.close()
+
+
+_owners: weakref.WeakSet[Owner] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):
+    # A forked data worker inherits the descriptors and with them the locks, which must not outlive their owners.
+    os.register_at_fork(after_in_child=_close_all)
 
 
 def _lock(descriptor: int) -> bool:
