@@ -188,6 +188,16 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path):
         pass
 
 
+def test_a_lock_that_is_never_given_back_is_waited_for_with_a_bound(tmp_path):
+    with FileLock(tmp_path / "lock").held():
+        with pytest.raises(TimeoutError, match=r"lock was held by another process for 0.01 s: is one stopped\?"):
+            FileLock(tmp_path / "lock", timeout_s=0.01).acquire()
+    with pytest.raises(FileNotFoundError):
+        FileLock(tmp_path / "lock", tmp_path / "no journal").acquire()
+    with FileLock(tmp_path / "lock", timeout_s=0.01).held():  # neither of them kept it
+        pass
+
+
 def dies_once(flag, trial) -> float:
     if trial.number == 1 and not flag.exists():
         flag.touch()

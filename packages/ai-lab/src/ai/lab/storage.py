@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -22,28 +23,45 @@ class FileLock:
         path: The lock's file.
         journal: A file whose torn last line, left by a killed writer, is cut off once the lock is held: with one more
             line after it Optuna could not read the journal any more.
+        timeout_s: How long to wait for the lock; each holds it for a fraction of a second.
     """
 
-    def __init__(self, path: Path, journal: Path | None = None) -> None:
+    def __init__(self, path: Path, journal: Path | None = None, *, timeout_s: float = 600.0) -> None:
         self._path = path
         self._journal = journal
+        self._timeout_s = timeout_s
         self._descriptor = -1
 
     def acquire(self) -> bool:
-        """Waits for the lock."""
+        """Waits for the lock.
+
+        Raises:
+            TimeoutError: another process has held it all the time.
+        """
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self._lock()
+            if self._journal is not None:
+                _mend(self._journal)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        return True
+
+    def _lock(self) -> None:
         import fcntl
 
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        if self._journal is not None:
-            from ai.lab.metrics import cut_torn_line
-
-            descriptor = os.open(self._journal, os.O_RDWR)
+        deadline, pause_s = time.monotonic() + self._timeout_s, 0.0005
+        while True:
             try:
-                cut_torn_line(descriptor)
-            finally:
-                os.close(descriptor)
-        return True
+                return fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(
+                        f"the lock {self._path} was held by another process for {self._timeout_s:g} s: is one stopped?"
+                    ) from None
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.02)
 
     def release(self) -> None:
         """Gives the lock back."""
@@ -57,6 +75,16 @@ class FileLock:
             yield
         finally:
             self.release()
+
+
+def _mend(journal: Path) -> None:
+    from ai.lab.metrics import cut_torn_line
+
+    descriptor = os.open(journal, os.O_RDWR)
+    try:
+        cut_torn_line(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def open_storage(folder: Path, url: str | None) -> "BaseStorage":
