@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ai.model as m
-from ai.train import Hook, Run, Snapshots, Trainer, opt, snapshot
+from ai.train import Hook, Run, Snapshots, Trainer, opt, snapshot, snapshot_files
 from ai.train.host_copies import HostCopies
 from ai.train.snapshot import SnapshotError
 from ai.train.structure import load_structure
@@ -91,6 +91,31 @@ def test_damaged_newest_falls_back_and_says_so(damage, words, net, batches, tmp_
         snapshot.restore(
             tmp_path / "000000006", model, opt.adam(model)
         ) if words != "manifest.json cannot be read" else (snapshot.read(tmp_path / "000000006"))
+
+
+def test_each_file_is_hashed_once_on_the_way_back(net, batches, tmp_path, monkeypatch):
+    trained(tmp_path, net, batches)
+    hashed, sha256 = [], snapshot_files.sha256
+    monkeypatch.setattr(snapshot_files, "sha256", lambda path: hashed.append(path.name) or sha256(path))
+
+    def resume():
+        model = net()
+        hook = Hook(snapshots=Snapshots(tmp_path), resume=True)
+        assert Trainer(lambda m, b, s: m(b[0]).sum(), []).train(model, opt.adam(model), hook, steplimit=6) == 6
+
+    def restore():
+        model = net()
+        assert snapshot.restore(tmp_path, model, opt.adam(model)) == 6
+
+    for way in (
+        resume,
+        restore,
+        lambda: Snapshots(tmp_path).load({"model": net()}),
+        lambda: Snapshots(tmp_path).load({"model": net()}, tmp_path / "000000006"),
+    ):
+        hashed.clear()
+        way()
+        assert len(hashed) == len(set(hashed)) >= 3
 
 
 def test_half_written_folder_is_no_snapshot(net, batches, tmp_path):

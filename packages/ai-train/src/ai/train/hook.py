@@ -155,8 +155,8 @@ class Hook(HookInterface):
         for index, stateful in enumerate(self._stateful):
             run.add_state(f"stateful.{index}", stateful)
         run.add_state("hook", self)
-        if self._resume and self._snapshots is not None and self._snapshots.latest() is not None:
-            self._snapshots.load(run)
+        if self._resume and self._snapshots is not None and (newest := self._snapshots.load_newest(run)) is not None:
+            run.saved = str(newest)
         if run.resumed:
             # What was due at this step was done before its snapshot was taken.
             self._last = dict.fromkeys(self._intervals, run.step)

@@ -13,20 +13,24 @@ from ai.train.run import Run, Stateful, keep_for_training
 from ai.train.snapshot_files import MANIFEST, SnapshotError, newest_whole, read_state, verify
 
 
-def read(path: str | os.PathLike[str], models: Mapping[str, nn.Module] | None = None) -> dict[str, Any]:
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A snapshot's state, as `Run.load_state_dict` takes it; every checksum is compared first.
 
     Raises:
         FileNotFoundError: there is no snapshot at `path`.
         SnapshotError: it is damaged, or of a newer format.
     """
-    folder = Path(path)
+    check_whole(Path(path))
+    return read_state(Path(path))
+
+
+def check_whole(folder: Path) -> None:
+    """Compare every checksum; raise as `read` does."""
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(f"there is no snapshot at {folder}: it has no {MANIFEST}")
     problem = verify(folder)
     if problem is not None:
         raise SnapshotError(f"snapshot {folder} is damaged: {problem}")
-    return read_state(folder)
 
 
 def load_model_state(path: str | os.PathLike[str], *, ema: bool = False, key: str | None = None) -> dict[str, Any]:
@@ -69,7 +73,9 @@ def restore(
         ValueError: the names of models or optimisers, or the number of stateful objects, differ from the saved.
     """
     chosen: Path | None = Path(path)
-    if not Path(path, MANIFEST).is_file():
+    if Path(path, MANIFEST).is_file():
+        check_whole(Path(path))
+    else:
         chosen = newest_whole(Path(path))
     if chosen is None:
         raise FileNotFoundError(f"there is no snapshot in {path}")
@@ -80,7 +86,7 @@ def restore(
             f"snapshot {chosen} is sharded: continue with Hook(snapshots=..., resume=True) under torchrun, or export "
             "it to one file with ai.train.export"
         )
-    state = read(chosen, models)
+    state = read_state(chosen)
     run = Run(models, optimizers, data=())
     held = [state["states"].get(f"stateful.{index}") for index in range(len(stateful))]
     if stateful and "stateful.0" not in state["states"] and state["data"] is not None:

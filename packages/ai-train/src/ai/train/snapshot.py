@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ai.train.atomic_folder import commit
 from ai.train.background import Background
 from ai.train.host_copies import HostCopies
-from ai.train.restore import load_model_state, load_parts, read, restore
+from ai.train.restore import check_whole, load_model_state, load_parts, read, restore
 from ai.train.run import Run
 from ai.train.snapshot_files import (
     FORMAT,
@@ -32,6 +32,7 @@ from ai.train.snapshot_files import (
     committed,
     newest_whole,
     read_manifest,
+    read_state,
     verify,
     write_files,
 )
@@ -214,12 +215,25 @@ class Snapshots:
         chosen = Path(path) if path is not None else self.latest()
         if chosen is None:
             raise FileNotFoundError(f"there is no snapshot in {self.folder}")
+        if path is not None:  # the newest has been looked at already
+            check_whole(chosen)
         if isinstance(run_or_parts, Run):
-            if run_or_parts.ranks.world > 1 or (chosen / "dcp").is_dir():
-                from ai.train.sharded import load_ranks
-
-                load_ranks(run_or_parts, chosen)
-                return run_or_parts.step
-            run_or_parts.load_state_dict(read(chosen, run_or_parts.models))
+            _fill(run_or_parts, chosen)
             return run_or_parts.step
-        return load_parts(dict(run_or_parts), read(chosen, None))
+        return load_parts(dict(run_or_parts), read_state(chosen))
+
+    def load_newest(self, run: Run) -> Path | None:
+        """Put the newest snapshot that is whole back into a run; which that was, or None where there is none."""
+        newest = self.latest()
+        if newest is not None:
+            _fill(run, newest)
+        return newest
+
+
+def _fill(run: Run, path: Path) -> None:
+    if run.ranks.world > 1 or (path / "dcp").is_dir():
+        from ai.train.sharded import load_ranks
+
+        load_ranks(run, path)
+    else:
+        run.load_state_dict(read_state(path))
