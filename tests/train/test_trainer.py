@@ -2,9 +2,11 @@ import gc
 import math
 import pickle
 import signal
+import sys
 import time
 import weakref
 from contextlib import nullcontext
+from types import ModuleType
 
 import pytest
 import torch
@@ -422,19 +424,64 @@ def test_signal_handlers_are_put_back(net, batches):
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-def test_sigterm_ends_with_status_0(net, batches, capsys):
-    def signalled(model, batch, step):
-        if step == 2:
-            signal.raise_signal(signal.SIGTERM)
+def signalled(number, at=2):
+    def signals(model, batch, step):
+        if step == at:
+            signal.raise_signal(number)
         return env(model, batch, step)
 
+    return signals
+
+
+def test_sigterm_ends_with_status_0_only_if_the_run_is_saved(net, batches, tmp_path, capsys):
     hook, model = Lines(), net()
     with pytest.raises(SystemExit) as exit_:
-        Trainer(signalled, batches(9)).train(model, opt.sgd(model), hook)
-    assert exit_.value.code == 0
+        Trainer(signalled(signal.SIGTERM), batches(9)).train(model, opt.sgd(model), hook)
+    assert exit_.value.code == 143
     assert hook.outcome == "interrupted"
     assert hook.run.step == 3
     assert "SIGTERM: stopped at step 3" in capsys.readouterr().err
+    hook = Hook(snapshots=Snapshots(tmp_path))
+    with pytest.raises(SystemExit) as exit_:
+        Trainer(signalled(signal.SIGTERM), batches(9)).train(model, opt.sgd(model), hook)
+    assert exit_.value.code == 0
+    assert f"SIGTERM: stopped at step 3; saved in {tmp_path / '000000003'}" in capsys.readouterr().err
+
+
+def test_signal_to_a_run_that_has_just_been_resumed_finds_it_saved(net, batches, tmp_path):
+    class Early(Hook):
+        def setup(self, run):
+            super().setup(run)
+            signal.raise_signal(signal.SIGTERM)
+
+    model = net()
+    Trainer(env, batches(4)).train(model, opt.sgd(model), Hook(snapshots=Snapshots(tmp_path)))
+    hook = Early(snapshots=Snapshots(tmp_path), resume=True)
+    with pytest.raises(SystemExit) as exit_:
+        Trainer(env, batches(9)).train(model, opt.sgd(model), hook)
+    assert exit_.value.code == 0
+
+
+def test_ctrl_c_ends_a_script_only_if_the_run_is_saved(net, batches, tmp_path):
+    model = net()
+    trainer = Trainer(signalled(signal.SIGINT), batches(9))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(model, opt.sgd(model), Hook())
+    with pytest.raises(SystemExit) as exit_:
+        trainer.train(model, opt.sgd(model), Hook(snapshots=Snapshots(tmp_path)))
+    assert exit_.value.code == 0
+
+
+@pytest.mark.parametrize("where", ["prompt", "notebook"])
+def test_ctrl_c_at_a_prompt_leaves_the_interpreter(where, net, batches, tmp_path, monkeypatch):
+    if where == "prompt":
+        monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    else:
+        monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    model = net()
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(signalled(signal.SIGINT), batches(9)).train(model, opt.sgd(model), Hook(snapshots=Snapshots(tmp_path)))
+    assert int(Snapshots(tmp_path).latest().name) == 3
 
 
 def test_runs_under_deterministic_algorithms(net, batches):

@@ -1,6 +1,7 @@
 """The loop that all trainers share: hook, stop, update, log."""
 
 import math
+import signal
 import sys
 from collections.abc import Callable
 
@@ -36,14 +37,18 @@ def loop(
         The step the run has reached.
 
     Raises:
-        SystemExit: with status 0, after a signal, once `done` has run.
+        KeyboardInterrupt: after Ctrl-C, once `done` has run, at a prompt, in a notebook, and where nothing was saved.
+        SystemExit: after another signal, or Ctrl-C of a script, once `done` has run: with status 0 if the run is saved
+            or has made no update, else with 143, as of a process that SIGTERM ended.
     """
     watch = hook or _NO_HOOK
     for update in updates.values():
         run.add_finite_check(update.find_non_finite)
+    first = run.step
     with run.at_end, StopSignals(watch=hook is not None) as signals:
         try:
             watch.setup(run)
+            first = run.step
             if run.steplimit is not None and run.step >= run.steplimit:
                 _say(f"nothing to train: step ({run.step}) has reached steplimit ({run.steplimit}); raise steplimit")
             advance = start()
@@ -79,7 +84,9 @@ def loop(
     if run.outcome == "interrupted":
         saved = f"; saved in {run.saved}, run the same command to go on" if run.saved else ""
         _say(f"{signals.requested or 'a signal to another rank'}: stopped at step {run.step}{saved}")
-        raise SystemExit(0)
+        if signals.requested == "SIGINT" and (run.saved is None or _at_a_prompt()):
+            raise KeyboardInterrupt  # the interpreter, and the model in it, must not be lost
+        raise SystemExit(0 if run.saved is not None or run.step == first else 128 + signal.SIGTERM)
     return run.step
 
 
@@ -98,6 +105,11 @@ def _publish(run: Run, hook: HookInterface, updates: dict[str, Update], record: 
         hook.log("skipped", skipped)
     if run.ranks.any(not finite):
         run.refuse("the loss")
+
+
+def _at_a_prompt() -> bool:
+    # ps1 is set where a person types; python -i goes there after its script, which an exit would not let it.
+    return hasattr(sys, "ps1") or bool(sys.flags.interactive) or "ipykernel" in sys.modules
 
 
 def _say(message: str) -> None:
