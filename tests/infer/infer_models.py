@@ -61,6 +61,8 @@ class Versatile(nn.Module):
             return 7
         if do == "grow":
             return x.repeat(1, 40000)
+        if do == "many":
+            return {f"output {i}": x for i in range(5000)}
         if do == "raise":
             raise ValueError("this model was asked to fail")
         if do == "poison":

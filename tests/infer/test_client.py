@@ -174,6 +174,16 @@ def test_output_that_cannot_travel_is_named(client):
         client(torch.zeros(1, 8), do="object")
 
 
+def test_output_too_large_for_a_message_fails_its_requests_alone(client, inferencer):
+    pids = inferencer.pids
+    ids = [client.infer_async(torch.zeros(n, 8), do="many") for n in (1, 2)]
+    for request_id in ids:
+        with pytest.raises(RequestError, match=r"a message's structure must take at most 65536 bytes, not \d+"):
+            client.wait_for_resp(request_id)
+    assert torch.equal(client(torch.ones(1, 8), do="same"), torch.ones(1, 8))
+    assert inferencer.pids == pids
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

@@ -61,6 +61,9 @@ class Answerer:
             node, tensors = self._forward(batch, sum(rows))
             if len(batch) > 1 and not all(x.shape[:1] == (sum(rows),) for x in tensors):
                 raise NotRowWiseError
+            # Here, since an output that no message can carry fails its requests as one that the model refuses does.
+            shares = [[x] if len(batch) == 1 else list(x.split_with_sizes(rows)) for x in tensors]
+            layouts = self._reply_layouts(rows, node, shares)
         except NotRowWiseError:
             if len(batch) == 1:
                 self.refuse(batch[0], _no_rows_to_share(batch[0], self.max_rows))
@@ -78,7 +81,7 @@ class Answerer:
         else:
             self.n_rows += sum(rows)
             self.n_requests += len(batch)
-            self._reply(batch, node, tensors)
+            self._reply(batch, layouts, shares)
 
     def _forward(self, batch: list[Request], n_rows: int) -> tuple[Node, list[Tensor]]:
         """Returns the form of the model's output for a whole batch, and its tensors on the CPU."""
@@ -110,18 +113,27 @@ class Answerer:
 
     # Replies ----------------------------------------------------------------------------------------------------
 
-    def _reply(self, batch: list[Request], node: Node, tensors: list[Tensor]) -> None:
-        """Writes each request's rows of the output where its client looks for them, then tells the clients."""
+    def _reply_layouts(self, rows: list[int], node: Node, shares: list[list[Tensor]]) -> dict[int, Layout]:
+        """Returns the layouts of a batch's replies by their rows: all else is equal within a batch."""
         form = json.dumps(node) if node != ["t"] else ""
-        rows = [request.rows for request in batch]
-        pieces = [[x] if len(batch) == 1 else list(x.split_with_sizes(rows)) for x in tensors]
-        layouts: dict[int, Layout] = {}  # by rows: all else is equal within a batch
-        targets: list[list[Tensor]] = [[] for _ in tensors]
+        layouts: dict[int, Layout] = {}
+        for i, n_rows in enumerate(rows):
+            if n_rows not in layouts:
+                layouts[n_rows] = self._layout(form, node, [share[i] for share in shares])
+        return layouts
+
+    def _reply(self, batch: list[Request], layouts: dict[int, Layout], pieces: list[list[Tensor]]) -> None:
+        """Writes each request's rows of the output where its client looks for them, then tells the clients.
+
+        Args:
+            batch: the requests.
+            layouts: of the replies, by rows.
+            pieces: for each tensor of the output the share of each request.
+        """
+        targets: list[list[Tensor]] = [[] for _ in pieces]
         answered: list[Request] = []
         for i, request in enumerate(batch):
-            layout = layouts.get(request.rows)
-            if layout is None:
-                layout = layouts[request.rows] = self._layout(form, node, [piece[i] for piece in pieces])
+            layout = layouts[request.rows]
             if request.reply is not layout:
                 area = request.peer.area
                 if request.slot < 0 or area is None or not area.fits(layout):
