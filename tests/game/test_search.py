@@ -238,6 +238,44 @@ def test_a_kept_subtree_has_the_statistics_it_had(engine, game):
                     assert tree.visits[b, n, a] == 1 + tree.visits[b, c].sum()
 
 
+def test_a_kept_root_obeys_the_legal_moves_of_the_next_call(engine):
+    game = TicTacToe()
+    search = Search(game, linear_evaluator(game), simulations=60, rule=Puct())
+    states = game.init(3)
+    action = search(states).action
+    search.advance(action)
+    after = game.step(states, action)
+    legal = np.zeros((3, 9), bool)
+    row, only = np.arange(3), game.legal(after).argmax(1)
+    legal[row, only] = True
+    kept = search.tree.visits[row, 0, only].copy()
+    found = search(after, legal=legal, noise=True)
+    np.testing.assert_array_equal(found.action, only)
+    np.testing.assert_array_equal(found.policy, legal)
+    np.testing.assert_array_equal(found.visits, legal * (kept + 60)[:, None])
+    search.advance(found.action)  # what was forbidden is gone from the tree, whose edges still add up
+    assert (search.tree.size <= search.tree.child.shape[1] - 60).all()
+    assert (search(game.step(after, only)).visits.sum(1) >= 60).all()
+
+
+def test_a_kept_root_is_for_its_own_positions_only():
+    game = TicTacToe()
+    search = Search(game, linear_evaluator(game), simulations=30, rule=Puct())
+    states = game.init(3)
+    action = search(states).action
+    search.advance(action)
+    after = game.step(states, action)
+    with pytest.raises(ValueError, match="positions must be the 3 after the moves given to advance, got 2"):
+        search(after[:2])
+    other = after.copy()
+    other[1] = game.step(states[:1], (action[:1] + 1) % 9)[0]
+    with pytest.raises(ValueError, match="positions must be those after the moves given to advance, row 1 is not"):
+        search(other)
+    with pytest.raises(ValueError, match="legal must allow a move in every row, row 0 has none"):
+        search(after, legal=np.zeros((3, 9), bool))
+    assert (search(after).visits.sum(1) > 30).all()  # a refusal changes nothing
+
+
 def test_sequential_halving_spends_its_budget_as_published():
     assert halving_sequence(16, 32).tolist() == [0] * 16 + [1] * 8 + [2] * 4 + [3] * 4
     assert halving_sequence(4, 8).tolist() == [0, 0, 0, 0, 1, 1, 2, 2]

@@ -110,6 +110,13 @@ class Rules:
         live = np.flatnonzero(~over)
         return self._evaluate(fresh[live], state[live]) if len(live) else self._nothing()
 
+    def at_root(self, state: State) -> NDArray[np.bool_]:
+        """Returns which of the states are those at the roots, `[B]`."""
+        same = np.ones(len(state), bool)
+        for name in self.game.dtype.names or ():
+            same &= np.reshape(self._states[name][:, 0] == state[name], (len(state), -1)).all(axis=1)
+        return same
+
     def keep(self, order: NDArray[np.int64]) -> None:
         """Renumbers the nodes: new node i was `order[B, i]`."""
         self._states = np.take_along_axis(self._states, order, axis=1)
@@ -181,6 +188,10 @@ class Learned:
         tree.discount[rows, leaf.parent, leaf.action] = _array(discount).reshape(batch)
         tree.legal[rows, leaf.node] = True
         return Evaluated(np.arange(batch), *checked((logits, value), batch, self.num_actions))
+
+    def at_root(self, observation: Any) -> NDArray[np.bool_]:
+        """Returns True for every row: an embedding does not tell what will be seen."""
+        return np.ones(len(observation), bool)
 
     def keep(self, order: NDArray[np.int64]) -> None:
         """Renumbers the nodes: new node i was `order[B, i]`."""

@@ -106,12 +106,16 @@ class Search:
             noise_values: `[B, A]` to use in place of drawn noise.
 
         Raises:
-            ValueError: a game is over, has no legal move, or a budget is outside `[1, simulations]`.
+            ValueError: a game is over, has no legal move, or a budget is outside `[1, simulations]`; after `advance`,
+                the positions are not those that it leads to.
         """
         batch = len(positions)
         rows = np.arange(batch)
         budget = self._budget(simulations, batch)
-        if not self._reused:
+        if self._reused:
+            self._check_kept(positions)
+            self._narrow(legal)
+        else:
             self._root(positions, legal)
         assert self.tree is not None
         self._reused = False
@@ -192,12 +196,35 @@ class Search:
         assert self.tree is not None
         with self._dynamics.evaluating():
             root: Evaluated = self._dynamics.root(self.tree, positions, legal)
-        open_rows = self.tree.legal[:, 0].any(axis=1)
-        if not open_rows.all():
-            raise ValueError(f"legal must allow a move in every row, row {int(open_rows.argmin())} has none")
+        _check_open(self.tree.legal[:, 0])
         zeros = np.zeros(batch, np.int64)
         if not (fast.kernels("walk") or walk).evaluate(self.tree, root.live, zeros, root.logits, root.value):
             raise _not_finite()
+
+    def _check_kept(self, positions: Any) -> None:
+        """Refuses positions that are not at the roots of the kept trees."""
+        assert self.tree is not None
+        if len(positions) != len(self.tree.size):
+            raise ValueError(
+                f"positions must be the {len(self.tree.size)} after the moves given to advance, got {len(positions)}"
+            )
+        same = self._dynamics.at_root(positions)
+        if not same.all():
+            raise ValueError(f"positions must be those after the moves given to advance, row {same.argmin()} is not")
+
+    def _narrow(self, legal: NDArray[np.bool_] | None) -> None:
+        """Forbids moves at kept roots, and takes back what was tried of them."""
+        assert self.tree is not None
+        if legal is None:
+            return
+        tree = self.tree
+        allowed = tree.legal[:, 0] & legal
+        _check_open(allowed)
+        tree.legal[:, 0] = allowed
+        prior = np.where(allowed, tree.prior[:, 0] + 1e-300, 0.0)
+        tree.prior[:, 0] = prior / prior.sum(axis=1, keepdims=True)
+        tree.child[:, 0][~allowed] = UNVISITED
+        tree.visits[:, 0][~allowed] = tree.total[:, 0][~allowed] = 0
 
     def _prepare(self, batch: int) -> None:
         # twice the budget leaves room for what `advance` keeps
@@ -267,6 +294,12 @@ class Search:
             decide = decide_gumbel if (compiled := fast.kernels("walk")) is None else compiled.decide_gumbel
             decide(tree, params, action, policy)
         return Found(action, policy, visits, total / np.maximum(visits, 1.0), value, prior, raw)
+
+
+def _check_open(legal: NDArray[np.bool_]) -> None:
+    open_rows = legal.any(axis=1)
+    if not open_rows.all():
+        raise ValueError(f"legal must allow a move in every row, row {int(open_rows.argmin())} has none")
 
 
 def _not_finite() -> ValueError:
