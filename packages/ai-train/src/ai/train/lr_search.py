@@ -103,7 +103,8 @@ def find_lr(
     training = model.training
     position = copy.deepcopy(data.state_dict()) if hasattr(data, "state_dict") else None
     state = random_state()
-    top = max(float(group["lr"]) for group in opt.param_groups)
+    # What a schedule scales is the rate that each group began with, which a schedule before may have left far behind.
+    top = max(float(group.get("initial_lr", group["lr"])) for group in opt.param_groups)
     watch = _Watch(smoothing)
     try:
         Trainer(env, _endless(data), on_nan="stop").train(

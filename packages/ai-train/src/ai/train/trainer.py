@@ -90,7 +90,7 @@ class Trainer:
             model: any module; the environment receives this very object.
             opt: a torch optimiser over its parameters.
             hook: what happens beside training; with one, SIGTERM and Ctrl-C end the run after the step under way, have
-                it saved, and exit with status 0. Ctrl-C at a prompt, or where nothing was saved, is a KeyboardInterrupt.
+                it saved, and exit with status 0. Ctrl-C at a prompt, or with nothing saved, is a KeyboardInterrupt.
             step: the number of updates made so far, as a restored snapshot says or as `train` returned: beyond 0 the
                 moving average and the scale of fp16 go on, too.
             steplimit: the absolute step to end at.
