@@ -198,6 +198,24 @@ def test_bad_actions_are_refused(engine, game):
         game.step(state, np.array([3, 1, 3]))
 
 
+def test_a_solution_and_a_fall_are_ends_and_a_limit_of_moves_is_none():
+    tiles = SlidingTiles(size=2, scramble=1, max_steps=1)
+    start = np.repeat(tiles.init(1, 0), 2)
+    moves = np.flatnonzero(tiles.legal(start)[0])
+    after = tiles.step(start, moves)
+    assert tiles.terminal(after).all()
+    np.testing.assert_array_equal(tiles.truncated(after), tiles.reward(after) == 0)
+    assert sorted(tiles.truncated(after)) == [False, True]
+    np.testing.assert_array_equal(tiles.truncated(tiles.step(after, moves)), tiles.truncated(after))
+    for limit, cut in ((3, True), (500, False)):  # always to the left, a pole stands 3 steps and falls before 500
+        pole = CartPole(max_steps=limit)
+        state = pole.init(4)
+        while not pole.terminal(state).all():
+            assert not pole.truncated(state)[~pole.terminal(state)].any()
+            state = pole.step(state, np.zeros(4, np.int64))
+        assert (pole.truncated(state) == cut).all()
+
+
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="max_steps must be at least 1, got 0"):
         CartPole(max_steps=0)

@@ -48,7 +48,7 @@ def test_an_episode_replays_to_its_own_observations_and_rewards(game):
         episode = next(play)
         length = len(episode["action"])
         assert len(episode["obs"]) == length + 1 == len(episode["to_play"])
-        assert episode["discount"][-1] == 0
+        assert episode["discount"][-1] == episode["truncated"] * np.float32(game.discount)
         assert (episode["discount"][:-1] == np.float32(game.discount)).all()
         np.testing.assert_allclose(episode["policy"].sum(1), 1, atol=1e-5)
         assert episode["legal"][np.arange(length), episode["action"]].all()
@@ -63,6 +63,17 @@ def test_an_episode_replays_to_its_own_observations_and_rewards(game):
                 state = game.step(state, np.array([action]))
                 assert game.reward(state)[0] == episode["reward"][t]
             assert game.terminal(state)[0]
+
+
+@pytest.mark.parametrize(("short", "long"), [(CartPole(max_steps=5), CartPole()), (SlidingTiles(max_steps=2), None)])
+def test_a_limit_of_moves_cuts_an_episode_off_and_does_not_end_it(short, long):
+    episode = next(source(short))
+    assert episode["truncated"]
+    assert episode["discount"][-1] == np.float32(short.discount)
+    if long is not None:  # a pole falls in the end, which is one
+        ended = next(source(long))
+        assert not ended["truncated"]
+        assert ended["discount"][-1] == 0
 
 
 def test_the_same_seed_plays_the_same_games_and_another_does_not():

@@ -72,8 +72,7 @@ class CartPole:
         out = state.copy()
         out["body"] = np.where(live[:, None], moved, state["body"])
         out["steps"] += live
-        fallen = (np.abs(moved[:, 0]) > POSITION_LIMIT) | (np.abs(moved[:, 2]) > ANGLE_LIMIT)
-        out["over"] = ~live | fallen | (out["steps"] >= self.max_steps)
+        out["over"] = ~live | _fallen(out) | (out["steps"] >= self.max_steps)
         out["reward"] = live
         return out
 
@@ -90,6 +89,10 @@ class CartPole:
         over: NDArray[np.bool_] = state["over"] != 0
         return over
 
+    def truncated(self, state: State) -> NDArray[np.bool_]:
+        """Returns which games `max_steps` ended with the pole upright, `[B]`: what is seen does not tell the time."""
+        return self.terminal(state) & ~_fallen(state)
+
     def reward(self, state: State) -> NDArray[np.float64]:
         """Returns 1 for every step, the last included, and 0 once over."""
         return state["reward"].astype(np.float64)
@@ -97,3 +100,9 @@ class CartPole:
     def to_play(self, state: State) -> NDArray[np.int64]:
         """Returns zeros: there is one player."""
         return np.zeros(len(state), np.int64)
+
+
+def _fallen(state: State) -> NDArray[np.bool_]:
+    body = np.abs(state["body"])
+    fallen: NDArray[np.bool_] = (body[:, 0] > POSITION_LIMIT) | (body[:, 2] > ANGLE_LIMIT)
+    return fallen

@@ -22,6 +22,9 @@ Seed: TypeAlias = int | NDArray[np.uint64]
 class Game(Protocol):
     """A game or puzzle whose rules are known, played many at a time.
 
+    It may also have `truncated(state) -> [B]`: which games a limit of moves ended that is not in the observation, so
+    that the last position has a value beyond.
+
     Attributes:
         num_actions: how many actions there are, `A`; illegal ones included.
         num_players: 1 or 2. With two, every value and reward is from the view of the player who moves or just moved.

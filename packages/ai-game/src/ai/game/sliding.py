@@ -78,7 +78,7 @@ class SlidingTiles:
             raise illegal_action(action, int(illegal.argmax()))
         out = state.copy()
         out[live] = self._slide(state[live], action[live])
-        solved = (out["board"] == self._solved).all(axis=(1, 2))
+        solved = self._in_order(out)
         out["steps"] += live
         out["over"] = ~live | solved | (out["steps"] >= self.max_steps)
         out["reward"] = live & solved
@@ -100,6 +100,10 @@ class SlidingTiles:
         over: NDArray[np.bool_] = state["over"] != 0
         return over
 
+    def truncated(self, state: State) -> NDArray[np.bool_]:
+        """Returns which games `max_steps` ended unsolved, `[B]`: what is seen does not tell the moves made."""
+        return self.terminal(state) & ~self._in_order(state)
+
     def reward(self, state: State) -> NDArray[np.float64]:
         """Returns 1 where the last move solved the puzzle, else 0."""
         return state["reward"].astype(np.float64)
@@ -112,6 +116,10 @@ class SlidingTiles:
         """Returns one board as text, the blank as a dot."""
         width = len(str(self.size**2 - 1))
         return "\n".join(" ".join(f"{tile or '.':>{width}}" for tile in line) for line in state["board"][row])
+
+    def _in_order(self, state: State) -> NDArray[np.bool_]:
+        solved: NDArray[np.bool_] = (state["board"] == self._solved).all(axis=(1, 2))
+        return solved
 
     def _inside(self, state: State) -> NDArray[np.bool_]:
         target = state["blank"][:, None] + _MOVES
