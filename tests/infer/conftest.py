@@ -23,7 +23,7 @@ def inferencer(model):
 
 @pytest.fixture(params=["shm", "socket"])
 def client(inferencer, request):
-    with inferencer.create_client(transport=request.param, timeout_s=30) as each:
+    with inferencer.create_client(transport=request.param, timeout_s=100) as each:
         yield each
 
 

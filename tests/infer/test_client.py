@@ -11,6 +11,7 @@ import torch
 
 from ai.infer import InferencerClient, RequestCancelledError, RequestError
 from tests.infer.infer_models import Heads, Pair
+from tests.infer.waiting import wait_until
 
 
 @pytest.mark.parametrize("rows", [1, 2, 64])
@@ -257,11 +258,10 @@ def test_waiting_thread_learns_of_a_cancel(client, gate):
     connection, _ = client._find(request_id)
     thread = threading.Thread(target=wait)
     thread.start()
-    while not connection.polling and thread.is_alive():
-        pass
+    wait_until(lambda: connection.polling or not thread.is_alive())
     client.cancel(request_id)
     gate.unlink()
-    thread.join(10)
+    thread.join(100)
     assert len(seen) == 1
 
 
@@ -269,8 +269,7 @@ def test_is_ready(client, gate):
     request_id = client.infer_async(torch.ones(1, 8), do="wait", path=str(gate))
     assert not client.is_ready(request_id)
     gate.unlink()
-    while not client.is_ready(request_id):
-        pass
+    wait_until(lambda: client.is_ready(request_id))
     client.wait_for_resp(request_id)
 
 
@@ -299,7 +298,7 @@ def test_threads_share_a_client(client):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(100)
     assert not errors
     assert not any(thread.is_alive() for thread in threads)
 
@@ -324,7 +323,7 @@ def test_forked_children_of_a_connected_client_ask_on_their_own(client):
         children.append((child, ours))
     for child, pipe in children:
         assert pipe.recv()
-        child.join(10)
+        child.join(100)
     assert torch.equal(client.wait_for_resp(pending), torch.ones(1, 8))
 
 
