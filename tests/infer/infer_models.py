@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -74,6 +75,7 @@ class Versatile(nn.Module):
         if do == "pid":
             return torch.full((len(x),), os.getpid())
         if do == "wait":  # until the file is gone
+            Path(rest["path"]).with_suffix(".begun").touch()
             while os.path.exists(rest["path"]):
                 time.sleep(0.001)
             return x

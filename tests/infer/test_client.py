@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -144,6 +145,67 @@ def test_request_larger_than_its_slot(inferencer):
         ids = [client.infer_async(x + i, do="same") for i in range(3)]
         for i, each in enumerate(ids):
             assert torch.equal(client.wait_for_resp(each), x + i)
+
+
+@contextmanager
+def _standing_at(inferencer, gate):
+    """Has the worker stand at a gate, where it answers nobody and reads no socket."""
+    with inferencer.create_client() as patient:
+        request_id = patient.infer_async(torch.ones(1, 8), do="wait", path=str(gate))
+        wait_until(gate.with_suffix(".begun").exists)
+        opener = threading.Timer(30, gate.unlink, [True])  # so that a test which would wait for ever fails
+        opener.start()
+        try:
+            yield
+        finally:
+            opener.cancel()
+            gate.unlink(missing_ok=True)
+            patient.wait_for_resp(request_id)
+
+
+LARGE = torch.arange(1_000_000, dtype=torch.float32).view(1, -1)
+"""More than a slot and the buffers of a socket take."""
+
+
+@pytest.mark.parametrize("transport", ["shm", "socket"])
+def test_timeout_is_kept_by_a_request_that_the_socket_takes_only_a_part_of(inferencer, gate, transport):
+    with inferencer.create_client(timeout_s=100, transport=transport) as client:
+        client.ping()
+        with _standing_at(inferencer, gate):
+            client.timeout_s = 0.02
+            with pytest.raises(TimeoutError, match="the worker did not take the request in time"):
+                client(LARGE, do="same")
+            with pytest.raises(TimeoutError, match="the worker did not take this client's earlier requests in time"):
+                client(LARGE, do="same")
+            with pytest.raises(TimeoutError, match="did not answer in time"):
+                client.ping(timeout=0.02)
+            assert gate.exists()
+        client.timeout_s = 100
+        assert torch.equal(client(LARGE, do="same"), LARGE)  # after the rest of the first, which is skipped
+
+
+@pytest.mark.parametrize("transport", ["shm", "socket"])
+def test_event_loop_goes_on_while_the_socket_takes_large_requests(inferencer, gate, transport):
+    async def main(client):
+        with _standing_at(inferencer, gate):
+            asked = [asyncio.create_task(client.ainfer(LARGE + i, do="same")) for i in range(3)]
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert gate.exists()
+            client.timeout_s = 0.02
+            with pytest.raises(TimeoutError):
+                await client.ainfer(LARGE)
+            dropped = asyncio.create_task(client.ainfer(torch.ones(1, 8), do="same"))
+            await asyncio.sleep(0)
+            dropped.cancel()
+            assert gate.exists()
+        for i, y in enumerate(await asyncio.gather(*asked)):
+            assert torch.equal(y, LARGE + i)
+
+    with inferencer.create_client(timeout_s=100, transport=transport) as client:
+        client.ping()
+        asyncio.run(main(client))
+        assert torch.equal(client(LARGE, do="same"), LARGE)
 
 
 def test_multi_infer_returns_each_inputs_own_rows(client, model):

@@ -142,7 +142,10 @@ class InferencerClient:
         return output
 
     def infer_async(self, *args: Tree, **kwargs: Tree) -> int:
-        """Sends a request and returns its id at once; only while all of the client's slots are busy does it wait.
+        """Sends a request and returns its id at once.
+
+        Only while all of the client's slots are busy does it wait, or with a request that is larger than a slot,
+        until the worker has taken it.
 
         Each id is to be given to `wait_for_resp` or `cancel` once; until then its reply takes memory.
         """

@@ -92,7 +92,8 @@ class Connection:
             deadline: when to give up waiting for a slot, by `time.monotonic()`.
 
         Raises:
-            TimeoutError: no slot came free in time; nothing was sent.
+            TimeoutError: no slot came free in time, or the socket took only a part of what fits no slot; the worker
+                skips that request.
             WorkerDiedError: the worker is gone.
         """
         slots = self.slots
@@ -105,18 +106,21 @@ class Connection:
                 self.put(ticket, layout, tensors)
                 slots.wake_worker()
             else:
-                if not self._wait(lambda: self._by_socket < SLOTS_PER_CLIENT, deadline):
-                    raise TimeoutError(f"all {SLOTS_PER_CLIENT} requests of this client stayed unanswered")
-                self._send_request(ticket, layout, tensors, deadline)
+                if not self._wait(self._has_room, deadline):
+                    raise TimeoutError("the worker did not take this client's earlier requests in time")
+                self._send_request(ticket, layout, tensors)
+                if not self._wait(self.flush, deadline):
+                    self._cancel(ticket)
+                    raise TimeoutError("the worker did not take the request in time")
         return ticket
 
     def submit_now(self, ticket: Ticket, layout: Layout, tensors: Sequence[Parts]) -> bool:
         """Sends a request if there is room; the lock is held, and a worker that sleeps is not woken yet."""
         slots = self.slots
         if slots is None or not slots.fits(layout):
-            if self._by_socket >= SLOTS_PER_CLIENT:
+            if not self._has_room():
                 return False
-            self._send_request(ticket, layout, tensors, None)
+            self._send_request(ticket, layout, tensors)
         else:
             if not slots.free and not self.free_a_slot():
                 return False
@@ -130,7 +134,11 @@ class Connection:
         self.slots.put(ticket, layout, tensors)
         self._last_id = ticket.id
 
-    def _send_request(self, ticket: Ticket, layout: Layout, tensors: Sequence[Parts], deadline: float | None) -> None:
+    def _has_room(self) -> bool:
+        """Returns whether one more request may go by socket: what is unsent stays bounded by one request."""
+        return self._by_socket < SLOTS_PER_CLIENT and self.flush()
+
+    def _send_request(self, ticket: Ticket, layout: Layout, tensors: Sequence[Parts]) -> None:
         body = torch.empty(layout.n_bytes, dtype=torch.uint8)
         for view, x in zip(layout.views(body), tensors, strict=True):
             copy_into(x, view)
@@ -138,35 +146,46 @@ class Connection:
         ticket.by_socket = True
         self._tickets[ticket.id] = ticket
         self._by_socket += 1
-        self._send(Kind.REQUEST, ticket.id, layout.header, body.numpy().data, deadline)
+        self._send(Kind.REQUEST, ticket.id, layout.header, body.numpy().data)
 
-    def _send(
-        self, kind: Kind, request_id: int, header: bytes, body: memoryview | bytes, deadline: float | None
-    ) -> None:
-        """Sends a frame whole: half a frame would garble all that follow, so a deadline cannot cut it short."""
+    def _send(self, kind: Kind, request_id: int, header: bytes = b"", body: memoryview | bytes = b"") -> None:
+        """Sends what the socket takes of a frame now; whoever polls, thread or event loop, sends the rest.
+
+        Nobody takes it back: half a frame would garble all that follow.
+        """
         self._stream.send(kind, request_id, header=header, body=body)
         if self._stream.n_unsent:
-            descriptor = self._stream.fileno()
-            self._poller.modify(descriptor, select.POLLIN | select.POLLOUT)
-            self._wait(self._stream.flush, None)
-            if self.failure is None:
-                self._poller.modify(descriptor, select.POLLIN)
-                self._stream.flush()
+            self._poll_for_what_is_unsent()
+            self.loop_side.flush_soon()
+
+    def flush(self) -> bool:
+        """Sends what the socket takes now; returns whether nothing is left. The lock is held."""
+        done = self._stream.flush()
+        self._poll_for_what_is_unsent()
+        return done
+
+    def _poll_for_what_is_unsent(self) -> None:
+        if self.failure is None:
+            events = select.POLLIN | select.POLLOUT if self._stream.n_unsent else select.POLLIN
+            self._poller.modify(self._stream.fileno(), events)
 
     def cancel(self, ticket: Ticket) -> None:
         """Tells the worker to skip a request if it has not begun it; its slot comes back when the worker answers."""
         with self.lock:
-            done = ticket.cancelled or ticket.outcome is not None
-            ticket.cancelled = True
-            if done:
-                return
-            if ticket.slot is not None and self.slots is not None:
-                self.slots.cancel(ticket)
-            elif self.failure is None and ticket.by_socket:
-                self._send(Kind.CANCEL, ticket.id, b"", b"", None)
-            self.loop_side.finish(ticket)
-            # Whoever waits for it in another thread learns of it now.
-            self._changed.notify_all()
+            self._cancel(ticket)
+
+    def _cancel(self, ticket: Ticket) -> None:
+        done = ticket.cancelled or ticket.outcome is not None
+        ticket.cancelled = True
+        if done:
+            return
+        if ticket.slot is not None and self.slots is not None:
+            self.slots.cancel(ticket)
+        elif self.failure is None and ticket.by_socket:
+            self._send(Kind.CANCEL, ticket.id)
+        self.loop_side.finish(ticket)
+        # Whoever waits for it in another thread learns of it now.
+        self._changed.notify_all()
 
     def result(self, ticket: Ticket, deadline: float | None = None) -> tuple[int, Tree]:
         """Waits for a request's reply; returns the version of the weights that made it, and the reply itself.
@@ -274,7 +293,7 @@ class Connection:
         with self.lock:
             self.check_alive()
             self._last_id = question = self._last_id + 1
-            self._send(kind, question, b"", b"", deadline)
+            self._send(kind, question)
             if not self._wait(lambda: question in self._answers, deadline):
                 raise TimeoutError(_TOO_LATE)
             return self._answers.pop(question)
@@ -318,6 +337,7 @@ class Connection:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(descriptor)
             else:
+                self.flush()
                 self._read_socket()
                 if descriptor == self._pidfd:
                     self._fail("the worker died")

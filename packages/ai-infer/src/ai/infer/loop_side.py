@@ -178,6 +178,29 @@ class LoopSide:
                 waiting.append(waiter)
         self._call_soon(_resolve_all, waiting)
 
+    def flush_soon(self) -> None:
+        """Has the loop send what the socket did not take at once; the lock is held."""
+        self._call_soon(self._watch_for_room)
+
+    def _watch_for_room(self) -> None:
+        line = self._line
+        with line.lock:
+            loop = self._loop
+            if loop is None or loop is not _running_loop() or not line.alive:  # closed, or of another loop, meanwhile
+                return
+            if line.flush():
+                self.offer_room()
+            else:
+                descriptor = line.descriptors()[0]
+                loop.add_writer(descriptor, self._on_writable, descriptor)
+
+    def _on_writable(self, descriptor: int) -> None:
+        line = self._line
+        with line.lock:
+            if self._loop is not None and (not line.alive or line.flush()):
+                self._loop.remove_writer(descriptor)
+                self.offer_room()
+
     def _call_soon(self, callback: Callable[..., None], *arguments: object) -> None:
         loop = self._loop
         if loop is None or loop.is_closed():
@@ -226,6 +249,7 @@ class LoopSide:
             self._line.slots.will_sleep()  # as long as a loop watches: it may be asleep at any time
         for descriptor in self._line.descriptors():
             loop.add_reader(descriptor, self._on_readable, descriptor)
+        self.flush_soon()
 
     def detach(self, then: Callable[[], None] | None = None) -> None:
         """Ends the loop's watch and every wait, then calls `then`, which may close descriptors; the lock is held."""
@@ -269,6 +293,7 @@ def _unwatch(
     if loop is not None:
         for descriptor in descriptors:
             loop.remove_reader(descriptor)
+            loop.remove_writer(descriptor)
         _resolve_all(waiting)
     if then is not None:
         then()
