@@ -52,6 +52,22 @@ def test_diffusion_weights_every_noise_level_alike():
         assert found.item() == pytest.approx(1.0, abs=0.03)
 
 
+def test_diffusion_of_a_float64_model_is_computed_in_float64():
+    x = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scale, seen = torch.tensor(0.7, dtype=torch.float64, requires_grad=True), {}
+
+    def model(noisy, sigma):
+        seen.update(noisy=noisy, sigma=sigma[:, None])
+        return noisy * scale
+
+    loss = Diffusion(sigma_data=0.5)(model, x, 0)
+    loss.backward()
+    noisy, sigma = seen["noisy"], seen["sigma"].double()
+    weight = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
+    assert loss.item() == pytest.approx((weight * (noisy * 0.7 - x) ** 2).mean().item(), rel=1e-13)
+    assert scale.grad.item() == pytest.approx((weight * 2 * noisy * (noisy * 0.7 - x)).mean().item(), rel=1e-13)
+
+
 def test_find_lr_puts_everything_back():
     torch.manual_seed(0)
     model = nn.Linear(1, 1)

@@ -51,11 +51,12 @@ class Diffusion:
         x = images(batch)
         condition = (batch["y"] if isinstance(batch, Mapping) else batch[1],) if self.conditional else ()
         sigma_data = self.sigma_data or float(getattr(model, "sigma_data", 0.5))
-        sigma = torch.exp(torch.randn(len(x), device=x.device) * self.p_std + self.p_mean)
+        dtype = torch.promote_types(x.dtype, torch.float32)  # half precision would round the error
+        sigma = torch.exp(torch.randn(len(x), device=x.device, dtype=dtype) * self.p_std + self.p_mean)
         wide = sigma.view(-1, *[1] * (x.ndim - 1))
         denoised = model(x + wide * torch.randn_like(x), sigma, *condition)
         weight = (wide**2 + sigma_data**2) / (wide * sigma_data) ** 2
-        error = (denoised.float() - x).square()
+        error = (denoised.to(dtype) - x).square()
         if is_logging():
             log("mse", error.mean())
         loss: Tensor = (weight * error).mean()

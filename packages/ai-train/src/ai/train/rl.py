@@ -40,14 +40,15 @@ class RL:
     def __call__(self, model: Callable[[Tensor], tuple[Tensor, Tensor]], batch: Batch, step: int) -> Tensor:
         """The mean loss over the batch."""
         logits, value = model(batch["obs"])
-        value, target = value.flatten().float(), batch["target"].float()
+        value = widened(value.flatten())
+        target = batch["target"].to(value.dtype)
         if value.shape != target.shape:
             raise ValueError(f"the model's value {tuple(value.shape)} and target {tuple(target.shape)} must agree")
         policy_loss = F.cross_entropy(logits, batch["policy"].to(logits.dtype), reduction="none")
         value_loss = (value - target).square()
         loss = policy_loss + self.value_weight * value_loss
         if self.entropy or is_logging():
-            log_p = logits.float().log_softmax(1)
+            log_p = widened(logits).log_softmax(1)
             # An illegal move's logit may be -inf: 0 · log 0 counts as 0.
             entropy = -(log_p.exp() * log_p.clamp_min(-1e9)).sum(1)
             loss = loss - self.entropy * entropy if self.entropy else loss
@@ -83,14 +84,15 @@ class Support:
         low = h.floor()
         share = (h - low)[..., None]
         index = (low + self.size).long()[..., None]
-        out = torch.zeros(*x.shape, 2 * self.size + 1, device=x.device)
+        out = torch.zeros(*x.shape, 2 * self.size + 1, device=x.device, dtype=h.dtype)
         out.scatter_(-1, index, 1 - share)
         return out.scatter_add_(-1, (index + 1).clamp_max(2 * self.size), share)
 
     def to_scalar(self, logits: Tensor) -> Tensor:
         """The expected value: `[..., S]` -> `[...]`."""
-        bins = torch.arange(-self.size, self.size + 1, device=logits.device, dtype=torch.float32)
-        h = (logits.float().softmax(-1) * bins).sum(-1)
+        wide = widened(logits)
+        bins = torch.arange(-self.size, self.size + 1, device=logits.device, dtype=wide.dtype)
+        h = (wide.softmax(-1) * bins).sum(-1)
         eps = self.epsilon
         root = ((1 + 4 * eps * (h.abs() + 1 + eps)).sqrt() - 1) / (2 * eps)
         return h.sign() * (root.square() - 1)
@@ -131,7 +133,7 @@ class MuZero:
         """The mean loss over the batch."""
         obs = batch["obs"][:, 0] if self.obs_unrolled else batch["obs"]
         n_unroll = batch["action"].shape[1] - 1
-        mask, target, reward = batch["mask"].float(), batch["target"].float(), batch["reward"].float()
+        mask, target, reward = batch["mask"].float(), widened(batch["target"]), widened(batch["reward"])
         state = model.represent(obs)
         policy_loss = reward_loss = value_loss = torch.zeros(len(target), device=target.device)
         for k in range(n_unroll + 1):
@@ -154,12 +156,23 @@ class MuZero:
         return (loss * batch["weight"]).mean() if "weight" in batch else loss.mean()
 
     def _scalar_loss(self, predicted: Tensor, target: Tensor) -> Tensor:
+        predicted = widened(predicted)
+        target = target.to(predicted.dtype)
         if self.support is None:
-            return (predicted.flatten().float() - target).square()
-        return F.cross_entropy(predicted.float(), self.support.to_probabilities(target), reduction="none")
+            return (predicted.flatten() - target).square()
+        return F.cross_entropy(predicted, self.support.to_probabilities(target), reduction="none")
 
     def _to_scalar(self, value: Tensor) -> Tensor:
-        return value.flatten().float() if self.support is None else self.support.to_scalar(value)
+        return widened(value.flatten()) if self.support is None else self.support.to_scalar(value)
+
+
+def widened(x: Tensor) -> Tensor:
+    """At least float32: half precision would round what is summed and compared.
+
+    >>> [widened(torch.ones((), dtype=dtype)).dtype for dtype in (torch.bfloat16, torch.float64)]
+    [torch.float32, torch.float64]
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def halve_gradient(x: Tensor) -> Tensor:
