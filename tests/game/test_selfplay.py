@@ -172,6 +172,24 @@ def test_batches_turn_boards_and_policies_together():
     assert set(batch["target"].unique().tolist()) <= {-1.0, 0.0, 1.0}
 
 
+def test_play_in_the_trainers_process_leaves_torch_its_threads():
+    game, threads, seen = TicTacToe(), torch.get_num_threads(), set()
+
+    def evaluator(observation):
+        seen.add(torch.get_num_threads())
+        return torch.zeros(len(observation), 9), torch.zeros(len(observation))
+
+    torch.set_num_threads(3)
+    try:
+        source = SelfPlay(game, evaluator=evaluator, play=Play(games=2, simulations=2))
+        with Datagen(source).loader(4, n_workers=0) as loader:
+            next(iter(loader))
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == {1}
+
+
 @pytest.mark.slow
 def test_workers_share_an_inferencer_whose_owner_renews_it():
     from ai.examples.alphazero import MLP  # a class that the worker can import

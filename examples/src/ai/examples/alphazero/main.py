@@ -200,6 +200,7 @@ class Wrap:
 
 def reproduce(*, seed: int = 0) -> dict[str, float]:
     """Trains the `tictactoe` preset; `lost_8`, `lost_32`, `wrong_8` and `wrong_32` should be 0."""
+    torch.set_num_threads(1)
     return run(replace(PRESETS["tictactoe"], seed=seed, trial=f"reproduce/tictactoe-{seed}"))
 
 

@@ -181,11 +181,13 @@ def mean_return(game: Game, judge: Judge, episodes: int) -> float:
 
 def reproduce(*, seed: int = 0) -> dict[str, float]:
     """Trains the `tictactoe` preset; `lost_32` should be 0."""
+    torch.set_num_threads(1)
     return run(replace(PRESETS["tictactoe"], seed=seed, trial=f"reproduce/tictactoe-muzero-{seed}"))
 
 
 def reproduce_cartpole(*, seed: int = 0) -> dict[str, float]:
     """Trains the `cartpole` preset; `return_32` should be at least 475."""
+    torch.set_num_threads(1)
     return run(replace(PRESETS["cartpole"], seed=seed, trial=f"reproduce/cartpole-muzero-{seed}"))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +123,6 @@ class SelfPlay:
 
     def start(self, seed: int, worker: int) -> None:
         """Sets up the games; every draw that follows is a function of `seed`."""
-        torch.set_num_threads(1)  # many small batches: a second thread costs more than it brings
         play = self.play
         evaluator: Any = self._given
         if self.model is not None:
@@ -153,8 +153,10 @@ class SelfPlay:
         """Returns the next finished game, in the order of their ends."""
         if not self._started:
             raise RuntimeError("start(seed, worker) must be called before the first episode")
-        while not self._done:
-            self._move()
+        if not self._done:
+            with _one_thread():
+                while not self._done:
+                    self._move()
         return self._done.popleft()
 
     def update_params(self, state_dict: Mapping[str, Any], version: int) -> None:
@@ -335,6 +337,17 @@ class SelfPlay:
 
 
 _STATE = ("_seeds", "_number", "_length", "_states", "_gives_up", "_born")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Play is many small batches, to which a second thread of torch costs more than it brings; training has its own."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _to_bytes(states: State) -> np.ndarray:
