@@ -1,5 +1,6 @@
 """The model as a worker runs it: on its device, at its precision, compiled or replayed as asked."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -110,6 +111,9 @@ def _first_rows(output: Tree, size: int, rows: int) -> Tree:
     """Returns a graph's output without the padding; the copy keeps the next replay from overwriting it."""
     if isinstance(output, Tensor):
         return output[:rows].clone() if output.shape[:1] == (size,) else output.clone()
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        names = [field.name for field in dataclasses.fields(output) if field.init]
+        return dataclasses.replace(output, **{name: _first_rows(getattr(output, name), size, rows) for name in names})
     if isinstance(output, tuple) and hasattr(output, "_fields"):
         return type(output)(*(_first_rows(x, size, rows) for x in output))
     if isinstance(output, (list, tuple)):
