@@ -119,6 +119,15 @@ def test_clean_refuses_a_study_or_experiment_in_which_a_trial_runs(study):
     assert Study(study.path, clean=True).ls() == {}
 
 
+def test_of_several_ranks_only_the_first_cleans(study, monkeypatch):
+    trials = len(study.experiment("search").trials())
+    monkeypatch.setenv("RANK", "1")
+    for again in (Study(study.path, clean=True), Experiment(study.path / "search", clean=True)):
+        assert again.path.is_dir()
+    assert len(study.experiment("search").trials()) == trials > 0
+    assert "l1" in study.ls()
+
+
 def test_resume_prints_the_recorded_command(study, capsys):
     status, out, _ = run(capsys, "resume", "--print", study.path / "l1")
     assert status == 0

@@ -113,12 +113,14 @@ def holder(folder: Path) -> dict[str, Any] | None:
 
 
 def remove_unowned(folder: Path) -> None:
-    """Deletes a marked folder and all in it, unless a live process writes a trial there.
+    """Deletes a marked folder and all in it, unless a live process writes a trial there; of several ranks rank 0 does.
 
     Raises:
         OwnedError: one does.
         ValueError: the folder carries no marker.
     """
+    if int(os.environ.get("RANK") or 0) > 0:
+        return
     for trial in find(folder, "trial"):
         if (found := holder(trial)) is not None:
             raise OwnedError(_refusal(trial, found))
