@@ -1,4 +1,6 @@
 import re
+import signal
+import sys
 
 import pytest
 import torch
@@ -141,33 +143,49 @@ def test_bad_combinations_are_refused():
         Hook(sampler=lambda model, step: None)
 
 
-def test_progress_shows_rate_and_loss_where_there_is_a_terminal(net, batches, monkeypatch):
-    import sys
+class Terminal:
+    def __init__(self):
+        self.text = ""
 
-    written = []
+    def write(self, text):
+        self.text += text
 
-    class Terminal:
-        def write(self, text):
-            written.append(text)
+    def flush(self):
+        pass
 
-        def flush(self):
-            pass
+    def isatty(self):
+        return True
 
-        def isatty(self):
-            return True
 
-    monkeypatch.setattr(sys, "stderr", Terminal())
+@pytest.mark.parametrize("make", [lambda: Hook(progress=True, log_interval=1), lambda: None], ids=["hook", "no hook"])
+def test_progress_shows_rate_and_loss_where_there_is_a_terminal(make, net, batches, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     model = net()
-    Trainer(env, batches(30)).train(model, opt.sgd(model), Hook(progress=True, log_interval=1), steplimit=30)
-    text = "".join(written)
-    assert "/30" in text
-    assert "step/s" in text or "s/step" in text
-    assert "loss=" in text
-    assert re.search(r"\[\d\d:\d\d<(\d\d:\d\d|\?)", text)  # the time passed and the time left
+    Trainer(env, batches(30)).train(model, opt.sgd(model), make(), steplimit=30)
+    assert "/30" in terminal.text
+    assert "step/s" in terminal.text or "s/step" in terminal.text
+    assert "loss=" in terminal.text
+    assert re.search(r"\[\d\d:\d\d<(\d\d:\d\d|\?)", terminal.text)  # the time passed and the time left
+
+
+def test_bar_of_a_run_without_a_hook_changes_nothing_and_leaves_ctrl_c_alone(net, batches, monkeypatch):
+    found, handlers = [], []
+
+    def seen(model, batch, step):
+        handlers.append(signal.getsignal(signal.SIGINT))
+        return env(model, batch, step)
+
+    for stream in (sys.stderr, Terminal()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        model = net()
+        Trainer(seen, batches(5)).train(model, opt.sgd(model, lr=0.1))
+        found.append(model[0].weight.detach().clone())
+    assert torch.equal(*found)
+    assert set(handlers) == {signal.getsignal(signal.SIGINT)}
 
 
 def test_progress_takes_the_notebooks_bar_where_there_are_widgets(monkeypatch):
-    import sys
     from types import ModuleType
 
     import tqdm
@@ -188,9 +206,10 @@ def test_progress_takes_the_notebooks_bar_where_there_are_widgets(monkeypatch):
     assert _bar_class() is tqdm.tqdm
 
 
-def test_progress_is_silent_in_a_file(net, batches, capsys):
+@pytest.mark.parametrize("hook", [Hook(progress=True), None])
+def test_progress_is_silent_in_a_file(hook, net, batches, capsys):
     model = net()
-    Trainer(env, batches(3)).train(model, opt.sgd(model), Hook(progress=True))
+    Trainer(env, batches(3)).train(model, opt.sgd(model), hook)
     assert capsys.readouterr().err == ""
 
 

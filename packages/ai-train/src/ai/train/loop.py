@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from ai.train import record as record_module
-from ai.train.hook import HookInterface
+from ai.train.hook import Hook, HookInterface
 from ai.train.ranks import INTERRUPT, STOP
 from ai.train.record import Record
 from ai.train.run import Run, StopTraining
@@ -27,7 +27,8 @@ def loop(
 
     Args:
         run: what is trained.
-        hook: asked at the start of every step; its `done` runs whatever happens.
+        hook: asked at the start of every step; its `done` runs whatever happens. None shows a bar in a terminal or
+            notebook, and does nothing else.
         start: called once after `hook.setup` (which may have moved the run to a snapshot); gives the function
             (step, record or None) -> whether there was data.
         updates: whose losses are read at log steps, by model name.
@@ -41,7 +42,7 @@ def loop(
         SystemExit: after another signal, or Ctrl-C of a script, once `done` has run: with status 0 if the run is saved
             or has made no update, else with 143, as of a process that SIGTERM ended.
     """
-    watch = hook or _NO_HOOK
+    watch = hook or _bar_or_nothing(run)
     for update in updates.values():
         run.add_finite_check(update.find_non_finite)
     first = run.step
@@ -105,6 +106,12 @@ def _publish(run: Run, hook: HookInterface, updates: dict[str, Update], record: 
         hook.log("skipped", skipped)
     if run.ranks.any(not finite):
         run.refuse("the loss")
+
+
+def _bar_or_nothing(run: Run) -> HookInterface:
+    # Of several ranks none may log on its own.
+    seen = run.ranks.world == 1 and ("ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty()))
+    return Hook(progress=True, log_interval="1s") if seen else _NO_HOOK
 
 
 def _at_a_prompt() -> bool:

@@ -91,6 +91,7 @@ class Trainer:
             opt: a torch optimiser over its parameters.
             hook: what happens beside training; with one, SIGTERM and Ctrl-C end the run after the step under way, have
                 it saved, and exit with status 0. Ctrl-C at a prompt, or with nothing saved, is a KeyboardInterrupt.
+                None shows a bar in a terminal or notebook; `Hook()` is silent.
             step: the number of updates made so far, as a restored snapshot says or as `train` returned: beyond 0 the
                 moving average and the scale of fp16 go on, too.
             steplimit: the absolute step to end at.
