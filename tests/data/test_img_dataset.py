@@ -376,6 +376,17 @@ def test_a_loader_of_a_mapped_part_resumes_as_one_of_a_copy(folder):
     assert torch.equal(part.data["x"].tensor(), copied.data["x"])
 
 
+def test_stored_images_of_a_part_can_be_printed(folder, capsys):
+    from ai.util import print_info  # of the umbrella
+
+    part = load(folder).split(0.6, 0.4)[0]
+    print_info(part.data)
+    print_info({"x": part.data["x"].tensor()})
+    rows, copied = capsys.readouterr().out.splitlines()
+    assert rows == copied
+    assert rows.startswith("x: shape=[3,3,16,16] bounds=[")
+
+
 def test_mapped_rows_reach_workers_and_other_datasets(folder):
     part = load(folder).split(0.6, 0.4)[0]
     pixels = part.data["x"].tensor()

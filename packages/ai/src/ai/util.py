@@ -98,6 +98,8 @@ def _describe(x: Any) -> str:
     import numpy as np
     import torch
 
+    if isinstance(x.dtype, torch.dtype) and not isinstance(x, torch.Tensor):  # rows of a file, of ai.data
+        x = torch.from_numpy(np.asarray(x))
     device = x.device if isinstance(x, torch.Tensor) else "cpu"
     if isinstance(x, np.ndarray | np.generic) and x.dtype.kind not in "biufc":
         return f"shape=[{_joined(x.shape)}] dtype={x.dtype} device=cpu"
