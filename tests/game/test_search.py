@@ -206,6 +206,21 @@ def test_budgets_of_rows_are_kept():
     np.testing.assert_array_equal(found.visits.sum(1), budget)
 
 
+@pytest.mark.parametrize("rule", [Puct(), Gumbel()], ids=["puct", "gumbel"])
+def test_a_row_of_a_smaller_budget_is_searched_as_by_a_search_of_that_budget(engine, rule):
+    game = ConnectFour()
+    states = random_positions(game, 12, 4)
+    seeds = np.arange(len(states), dtype=np.uint64)
+    budget = np.resize([6, 32, 17], len(states))
+    mixed = Search(game, linear_evaluator(game), simulations=32, rule=rule)
+    found = mixed(states, seeds, noise=True, simulations=budget)
+    for count in (6, 17, 32):
+        rows = budget == count
+        own = Search(game, linear_evaluator(game), simulations=count, rule=rule)(states[rows], seeds[rows], noise=True)
+        for name in ("action", "visits", "policy", "value"):
+            np.testing.assert_array_equal(getattr(found, name)[rows], getattr(own, name), err_msg=f"{name} of {count}")
+
+
 def test_evaluation_has_no_noise_and_ignores_the_seed():
     game = TicTacToe()
     search = Search(game, linear_evaluator(game), simulations=16, rule=Puct())

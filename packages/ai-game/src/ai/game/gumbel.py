@@ -7,6 +7,7 @@ algorithm 2 (root), section 5 (interior), appendix D (completed values by the mi
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,8 +54,9 @@ class GumbelParams(NamedTuple):
         value_scale: as of `Gumbel`.
         visit_offset: as of `Gumbel`.
         gumbel: `[B, A]` the root's draws.
-        sequence: `[max_considered + 1, S]` the visit count that simulation s gives a further visit, by how many actions
-            are considered.
+        sequence: `[K, max_considered + 1, S]` the visit count that simulation s gives a further visit, for each of K
+            budgets, by how many actions are considered.
+        budget: `[B]` which of the K is the row's.
         max_considered: as of `Gumbel`.
     """
 
@@ -62,6 +64,7 @@ class GumbelParams(NamedTuple):
     visit_offset: float
     gumbel: NDArray[np.float64]
     sequence: NDArray[np.int64]
+    budget: NDArray[np.int64]
     max_considered: int
 
 
@@ -85,9 +88,17 @@ def halving_sequence(num_considered: int, simulations: int) -> NDArray[np.int64]
     return np.array(sequence[:simulations])
 
 
-def halving_table(max_considered: int, simulations: int) -> NDArray[np.int64]:
-    """Returns `halving_sequence` for 0 to `max_considered` actions, `[max_considered + 1, S]`."""
-    return np.stack([halving_sequence(m, simulations) for m in range(max_considered + 1)])
+def halving_tables(max_considered: int, budgets: Iterable[int]) -> NDArray[np.int64]:
+    """Returns `halving_sequence` of each of K budgets, for 0 to `max_considered` actions, `[K, max_considered + 1, S]`.
+
+    S is the largest budget; what lies beyond a smaller one is never reached, and 0.
+    """
+    chosen = list(budgets)
+    tables = np.zeros((len(chosen), max_considered + 1, max(chosen)), np.int64)
+    for table, budget in zip(tables, chosen, strict=True):
+        for considered, sequence in enumerate(table):
+            sequence[:budget] = halving_sequence(considered, budget)
+    return tables
 
 
 def completed_values(
@@ -131,8 +142,8 @@ def gumbel_root_scores(tree: Tree, rows: NDArray[np.int64], params: GumbelParams
     root = np.zeros(len(rows), np.int64)
     visits = tree.visits[rows, root]
     considered = np.minimum(params.max_considered, tree.legal[rows, root].sum(axis=1))
-    simulation = np.minimum(visits.sum(axis=1).astype(np.int64), params.sequence.shape[1] - 1)
-    turn = params.sequence[considered, simulation]
+    simulation = np.minimum(visits.sum(axis=1).astype(np.int64), params.sequence.shape[2] - 1)
+    turn = params.sequence[params.budget[rows], considered, simulation]
     return considered_scores(tree, rows, turn.astype(np.float64), params)
 
 

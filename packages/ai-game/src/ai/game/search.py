@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ai.game import draws, fast, walk
 from ai.game.dynamics import Evaluated, Evaluator, Learned, LearnedModel, Rules
-from ai.game.gumbel import Gumbel, GumbelParams, decide_gumbel, halving_table
+from ai.game.gumbel import Gumbel, GumbelParams, decide_gumbel, halving_tables
 from ai.game.protocol import Game, Seed
 from ai.game.puct import Puct, PuctParams, puct_params
 from ai.game.tree import UNVISITED, Leaf, Tree, new_leaf, new_tree
@@ -81,7 +81,7 @@ class Search:
         self.tree: Tree | None = None
         self._dynamics = dynamics
         self._reused = False
-        self._tables: dict[int, NDArray[np.int64]] = {}
+        self._tables: dict[tuple[int, ...], NDArray[np.int64]] = {}
         self._puct: PuctParams | None = None
         self._leaf = new_leaf(0)
 
@@ -120,7 +120,7 @@ class Search:
         assert self.tree is not None
         self._reused = False
         prior = self.tree.prior[:, 0].copy()
-        params = self._root_params(batch, seed, noise, noise_values)
+        params = self._root_params(budget, seed, noise, noise_values)
         shortest, longest = int(budget.min()), int(budget.max())
         with self._dynamics.evaluating():
             for simulation in range(longest):
@@ -246,10 +246,15 @@ class Search:
         return budget
 
     def _root_params(
-        self, batch: int, seed: Seed, noise: bool | NDArray[np.bool_], noise_values: NDArray[np.float64] | None
+        self,
+        budget: NDArray[np.int64],
+        seed: Seed,
+        noise: bool | NDArray[np.bool_],
+        noise_values: NDArray[np.float64] | None,
     ) -> PuctParams | GumbelParams:
         """Puts the noise in place; returns what the rule's scores need."""
         assert self.tree is not None
+        batch = len(budget)
         noisy = np.broadcast_to(np.asarray(noise, bool), (batch,))
         drawn = noise_values
         num_actions = self._dynamics.num_actions
@@ -273,10 +278,14 @@ class Search:
         elif drawn is None:
             drawn = draws.gumbel(seeds, num_actions) * self.rule.scale * noisy[:, None]
         considered = min(self.rule.max_considered, num_actions)
-        if considered not in self._tables:
-            self._tables[considered] = halving_table(considered, self.simulations)
-        table = self._tables[considered]
-        return GumbelParams(self.rule.value_scale, self.rule.visit_offset, drawn, table, considered)
+        budgets, which = np.unique(budget, return_inverse=True)
+        key = tuple(budgets.tolist())
+        if key not in self._tables:
+            if len(self._tables) >= 64:  # budgets that are new in every call
+                self._tables.clear()
+            self._tables[key] = halving_tables(considered, key)
+        rule = self.rule
+        return GumbelParams(rule.value_scale, rule.visit_offset, drawn, self._tables[key], which, considered)
 
     def _found(self, params: PuctParams | GumbelParams, prior: NDArray[np.float64]) -> Found:
         assert self.tree is not None

@@ -162,7 +162,7 @@ def _gumbel_root_action(tree, b, params, values):  # type: ignore[no-untyped-def
         simulation += tree.visits[b, 0, a]
         considered += tree.legal[b, 0, a]
     considered = min(considered, params.max_considered)
-    turn = params.sequence[considered, min(np.int64(simulation), params.sequence.shape[1] - 1)]
+    turn = params.sequence[params.budget[b], considered, min(np.int64(simulation), params.sequence.shape[2] - 1)]
     return _considered_action(tree, b, turn, params, values)
 
 
