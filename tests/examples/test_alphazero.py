@@ -209,7 +209,12 @@ def test_the_best_snapshot_is_what_remains_and_of_equals_the_later(faults, best,
 
     with self_play(game, config, Augment(game)) as loader:
         learn(config, model, loader, loss(config), task=task, best_by="fault", mode="min")
-    assert torch.equal(model.policy.weight, seen[best])
+    # the task saw the average of each step, and the model ends as that of the best
+    folder = tmp_path / "trial" / "snapshots" / f"{best:09d}"
+    averaged, raw = (snapshot.load_model_state(folder, ema=ema)["policy.weight"] for ema in (True, False))
+    assert torch.equal(model.policy.weight, averaged)
+    assert torch.equal(seen[best], averaged)
+    assert not torch.equal(raw, averaged)
     assert not torch.equal(seen[best], seen[6])
 
 
