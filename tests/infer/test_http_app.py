@@ -8,6 +8,7 @@ import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
+from ai.infer import InferError
 from ai.infer.http.app import App
 from ai.infer.http.models import ModelSource
 from ai.infer.http.tensors import TensorSpec, from_json, from_raw, to_bytes
@@ -262,6 +263,35 @@ def test_load_takes_no_parameters_and_a_failed_load_leaves_the_model_serving(app
     assert status == 400
     assert "the factory 'nowhere:factory' must be importable" in json.loads(body)["error"]
     assert ask(app, "POST", "/models/m", to_bytes(X))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("Error(s) in loading state_dict for Linear:\n\tsize mismatch for weight"), "RuntimeError: Error"),
+        (TypeError("factory() takes no arguments\nmore"), "TypeError: factory() takes no arguments"),
+        (KeyError("classes"), "KeyError: 'classes'"),
+        (OSError("no such file"), "no such file"),
+        (InferError("a worker could not start: Traceback:\n/secret.py"), "a worker could not start: Traceback:"),
+    ],
+)
+def test_load_that_fails_in_whatever_way_says_why(app, monkeypatch, error, reason):
+    def build(source):
+        raise error
+
+    monkeypatch.setattr("ai.infer.http.repository.build", build)
+    status, _, body = ask(app, "POST", "/v2/repository/models/m/load")
+    said = json.loads(body)["error"]
+    assert (status, said.startswith(f"model 'm' could not be loaded: {reason}")) == (400, True), said
+    assert "more" not in said
+    assert "secret" not in said
+    assert ("state_dict" in said) == ("size mismatch for weight" in said)
+    assert ask(app, "POST", "/models/m", to_bytes(X))[0] == 200
+    served = app.repository.find("m")
+    served.inferencer, inferencer = None, served.inferencer
+    ask(app, "POST", "/v2/repository/models/m/load")
+    assert served.reason == str(error)
+    served.inferencer = inferencer
 
 
 def _mutate(rng, data):

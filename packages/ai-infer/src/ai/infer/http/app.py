@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hmac
 import json
+import logging
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
@@ -19,10 +20,12 @@ from ai.infer.http.messages import JSON, RETRY, RefusedError, Reply, Request
 from ai.infer.http.metrics import Metrics
 from ai.infer.http.models import ModelSource
 from ai.infer.http.openapi import describe
-from ai.infer.http.repository import Repository, ServedModel
+from ai.infer.http.repository import Repository, ServedModel, UnknownModelError
 from ai.infer.http.tensors import BadInputError
 
 SERVER_VERSION = "0.1.0"
+
+_log = logging.getLogger("ai.infer")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -257,8 +260,12 @@ class App:
             async with self._changing:
                 try:
                     await asyncio.to_thread(action, parts[1])
-                except (ValueError, InferError, TimeoutError, OSError) as error:
-                    raise BadInputError(f"model {parts[1]!r} could not be loaded: {first_line(error)}") from error
+                except UnknownModelError:
+                    raise
+                except Exception as error:  # a factory, or torch that finds the weights unfit, raises whatever it likes
+                    _log.warning("model %r could not be %sed", parts[1], parts[2], exc_info=error)
+                    reason = f"model {parts[1]!r} could not be {parts[2]}ed: {_why(error)}"
+                    raise BadInputError(reason) from error
             return 200, JSON, b"{}"
         raise RefusedError(404, f"the repository has no {'/'.join(parts)!r:.80}")
 
@@ -277,6 +284,15 @@ class _Done:
 
 
 _DONE = _Done()
+
+
+def _why(error: Exception) -> str:
+    """Returns an error's first line, and the next one as well if that is what the first announces."""
+    if isinstance(error, InferError):
+        return first_line(error)  # a worker's traceback follows
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:2] if len(lines) > 1 and lines[0].endswith(":") else lines[:1])
+    return text if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {text}"
 
 
 def _is_free(request: Request) -> bool:

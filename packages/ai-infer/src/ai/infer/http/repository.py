@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ai.infer.client import InferencerClient
-from ai.infer.errors import InferError
 from ai.infer.http.models import ModelSource, build
 from ai.infer.http.protocol import Plan
 from ai.infer.http.tensors import DATATYPES, BadInputError, TensorSpec, datatype_of
@@ -169,7 +168,7 @@ class Repository:
         for model in self.models[name].values():
             try:
                 model.load()
-            except (ValueError, InferError) as error:
+            except Exception as error:
                 model.reason = str(error) if model.inferencer is None else model.reason
                 raise
 
