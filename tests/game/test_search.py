@@ -192,11 +192,18 @@ def test_a_win_in_one_and_a_block_are_found(rule):
     game = TicTacToe()
     flat = lambda x: (torch.zeros(len(x), 9), torch.zeros(len(x)))  # noqa: E731
     state = game.init(2)
-    for moves in ([0, 0], [3, 1], [1, 4], [4, 8]):  # row 0: X wins at 2; row 1: X (0, 4) threatens 8? taken by O
+    # row 0: X holds 0 and 1, and O 3 and 4: X wins at 2; row 1: X holds 0 and 5, and O 4 and 8, nobody threatens yet
+    for moves in ([0, 0], [3, 4], [1, 5], [4, 8]):
         state = game.step(state, np.array(moves))
-    found = Search(game, flat, simulations=200, rule=rule)(state)
-    assert found.action[0] == 2
+    # then X at 1 threatens 2, where O must block and wins nowhere itself
+    threatened = game.step(state[1:], np.array([1]))
+    assert game.legal(threatened)[0].sum() == 4
+    found = Search(game, flat, simulations=200, rule=rule)(np.concatenate([state[:1], threatened]))
+    np.testing.assert_array_equal(found.action, [2, 2])
     assert found.values[0, 2] == 1.0
+    # every other move loses to 2, which the search has seen
+    losing = game.legal(threatened)[0] & (np.arange(9) != 2)
+    assert (found.values[1, losing] < found.values[1, 2]).all()
 
 
 def test_budgets_of_rows_are_kept():
@@ -303,6 +310,9 @@ def test_bad_input_is_refused_in_one_sentence():
     with pytest.raises(ValueError, match="simulations must be at least 1, got 0"):
         Search(game, uniform, simulations=0)
     search = Search(game, uniform, simulations=4)
+    for empty in (search, Search(game, uniform, rule=Puct())):
+        with pytest.raises(ValueError, match="positions must hold at least one game, got none"):
+            empty(game.init(0))
     over = game.init(2)
     for cells in ([0, 0], [3, 3], [1, 1], [4, 4], [2, 8]):
         over = game.step(over, np.array(cells))

@@ -106,10 +106,12 @@ class Search:
             noise_values: `[B, A]` to use in place of drawn noise.
 
         Raises:
-            ValueError: a game is over, has no legal move, or a budget is outside `[1, simulations]`; after `advance`,
-                the positions are not those that it leads to.
+            ValueError: there is no position; a game is over, has no legal move, or a budget is outside
+                `[1, simulations]`; after `advance`, the positions are not those that it leads to.
         """
         batch = len(positions)
+        if batch == 0:
+            raise ValueError("positions must hold at least one game, got none")
         rows = np.arange(batch)
         budget = self._budget(simulations, batch)
         if self._reused:
