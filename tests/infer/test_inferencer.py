@@ -97,6 +97,7 @@ def test_options_are_checked():
             Inferencer(*arguments)
     for options, message in [
         ({"max_delay_s": -1}, r"max_delay_s must be 0 or more, not -1"),
+        ({"start_timeout_s": 0}, r"start_timeout_s must be a positive number of seconds, not 0"),
         ({"precision": "int4"}, r"precision must be 'model', .* not 'int4'"),
         ({"graph_rows": [8]}, r"graph_rows \(\[8\]\) needs a CUDA device, not cpu"),
         ({"replicas": 0}, r"replicas must be 1 or more, and as many as the devices \(1\), not 0"),
@@ -120,6 +121,21 @@ def test_model_that_the_worker_cannot_load_says_why(monkeypatch):
         with pytest.raises(InferError, match=r"(?s)a worker could not start: .*this model cannot be rebuilt"):
             Inferencer(Unloadable())
         assert not os.listdir(folder)
+
+
+class Hanging(nn.Module):
+    def __setstate__(self, state):
+        threading.Event().wait()
+
+
+def test_worker_that_hangs_while_it_starts_is_killed_and_named():
+    import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with pytest.raises(InferError, match=r"a worker could not start: process \d+ was not ready after 0.2 s") as caught:
+        Inferencer(Hanging(), start_timeout_s=0.2)
+    pid = str(caught.value).split()[6]
+    assert not os.path.exists(f"/proc/{pid}")
 
 
 def test_inferencer_cannot_be_pickled(inferencer):

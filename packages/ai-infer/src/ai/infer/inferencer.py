@@ -1,5 +1,6 @@
 """`Inferencer`: a worker process that runs a model for everyone on this machine who asks."""
 
+import math
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -39,12 +40,13 @@ class Inferencer:
         pad: applied in the worker to each input tensor before requests are grouped by shape, so that requests of
             nearly equal shapes can share a batch. It sees one request at a time: a reply depends on no neighbour.
         timeout_s: how long a call may take before it raises `TimeoutError`; None: until the worker answers or dies.
+        start_timeout_s: how long a worker may take until it is ready; one that takes longer is killed.
         transport: see `InferencerClient`.
 
     Raises:
         TypeError: `model` is no module.
         ValueError: an option is out of range, or the device is not there.
-        InferError: a worker could not load the model; the message carries its traceback.
+        InferError: a worker could not load the model, and the message carries its traceback; or was not ready in time.
 
     >>> import torch
     >>> model = torch.nn.Linear(3, 2)
@@ -68,6 +70,7 @@ class Inferencer:
         graph_rows: Sequence[int] = (),
         pad: Callable[[Tensor], Tensor] | None = None,
         timeout_s: float | None = None,
+        start_timeout_s: float = 600.0,
         transport: Transport = "auto",
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -77,6 +80,8 @@ class Inferencer:
             raise ValueError(f"batch_size must be a number of rows from 1, or 'auto', not {batch_size!r}")
         if not max_delay_s >= 0:
             raise ValueError(f"max_delay_s must be 0 or more, not {max_delay_s}")
+        if not 0 < start_timeout_s < math.inf:
+            raise ValueError(f"start_timeout_s must be a positive number of seconds, not {start_timeout_s}")
         if precision not in ("model", "bfloat16", "float16", "tf32"):
             raise ValueError(f"precision must be 'model', 'bfloat16', 'float16' or 'tf32', not {precision!r}")
         if graph_rows and any(each.type != "cuda" for each in devices):
@@ -99,7 +104,7 @@ class Inferencer:
         ]
         # Checks the client's options before a process is started.
         probe = InferencerClient("", timeout_s=timeout_s, transport=transport)
-        self._launcher = Launcher(model, options, restart)
+        self._launcher = Launcher(model, options, restart, start_timeout_s)
         self._stop = weakref.finalize(self, self._launcher.stop)
         self.client = InferencerClient(self._launcher.folder, timeout_s=probe.timeout_s, transport=transport)
         """The client through which the inferencer itself asks."""

@@ -26,6 +26,7 @@ from ai.infer.worker import WorkerOptions
 _STOP_TIMEOUT_S = 10.0
 _MIN_LIFE_S = 1.0  # a worker that dies sooner than this after it was ready is not worth restarting at once
 _MAX_BACKOFF_S = 30.0
+_MAX_POLL_S = 3600.0  # more is more than a poll can be asked for
 
 
 class _Process:
@@ -36,6 +37,7 @@ class _Process:
         self.process = process
         self.control = control
         self.applied = -1  # version of the weights that it has taken over; -1: it is not ready
+        self.spawned_at = time.monotonic()
         self.ready_at = 0.0
         self.failure: str | None = None
 
@@ -51,11 +53,15 @@ class Launcher:
         model: shipped to the workers by value.
         options: for each worker.
         restart: whether a worker that dies is started again, with the newest weights.
+        start_timeout_s: after which a worker that is not ready is killed.
     """
 
-    def __init__(self, model: nn.Module, options: Sequence[WorkerOptions], restart: bool) -> None:
+    def __init__(
+        self, model: nn.Module, options: Sequence[WorkerOptions], restart: bool, start_timeout_s: float
+    ) -> None:
         self.pid = os.getpid()
         self._restart = restart
+        self._start_timeout_s = start_timeout_s
         self._stopping = False
         self._version = 0
         self._changed = threading.Condition()
@@ -163,7 +169,10 @@ class Launcher:
         due: dict[int, float] = {}  # worker index → when to start it again
         with selector:
             while True:
-                timeout = max(0.0, min(due.values()) - time.monotonic()) if due else None
+                self._end_overdue_starts()
+                starting = [process for process in self._processes if process.starting]
+                times = [*due.values(), *(process.spawned_at + self._start_timeout_s for process in starting)]
+                timeout = min(max(0.0, min(times) - time.monotonic()), _MAX_POLL_S) if times else None
                 for key, _ in selector.select(timeout):
                     if key.data is None:
                         return
@@ -183,6 +192,15 @@ class Launcher:
                         process.ready_at = time.monotonic()  # so that one that fails to start is tried again
                     selector.register(process.control.socket, selectors.EVENT_READ, process)
                     del due[index]
+
+    def _end_overdue_starts(self) -> None:
+        """Kills workers that hang before they are ready, for instance in what the model's module does on import."""
+        with self._changed:
+            for process in self._processes:
+                if process.starting and time.monotonic() >= process.spawned_at + self._start_timeout_s:
+                    process.failure = f"process {process.process.pid} was not ready after {self._start_timeout_s} s"
+                    process.process.kill()  # the end of its line tells the rest
+                    self._changed.notify_all()
 
     def _pause(self, process: _Process) -> float:
         """Returns how long to wait before a worker is started again: not at all, unless it keeps dying young."""
