@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +80,11 @@ def test_an_unknown_example_exits_with_the_nearest_name(monkeypatch, capsys):
         cli.main()
     assert exit_.value.code == 2
     assert "there is no example 'minst'; did you mean 'mnist'? known: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", cli.examples_with_descriptions())
+def test_an_example_says_what_to_type_and_has_its_line_in_the_guide(name):
+    root = Path(__file__).parents[2]
+    readme = root / "examples" / "src" / "ai" / "examples" / name / "README.md"
+    assert f"\nai-examples {name}" in readme.read_text(encoding="utf-8")
+    assert f"\n| `{name}` |" in (root / "docs" / "guide" / "examples.md").read_text(encoding="utf-8")
