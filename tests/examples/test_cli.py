@@ -1,6 +1,9 @@
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -88,3 +91,16 @@ def test_an_example_says_what_to_type_and_has_its_line_in_the_guide(name):
     readme = root / "examples" / "src" / "ai" / "examples" / name / "README.md"
     assert f"\nai-examples {name}" in readme.read_text(encoding="utf-8")
     assert f"\n| `{name}` |" in (root / "docs" / "guide" / "examples.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["alphazero", "muzero"])
+def test_a_command_that_is_told_to_be_typed_is_understood(name, monkeypatch):
+    main = import_module(f"ai.examples.{name}.main")
+    readme = Path(main.__file__).with_name("README.md").read_text(encoding="utf-8")
+    commands = re.findall(rf"^ai-examples {name}(.*)$", readme, re.MULTILINE)
+    assert len(commands) >= 3
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", ["main", *shlex.split(command, comments=True)])
+        config = cli.read_config(main.PRESETS, main.DESCRIPTIONS, None)
+        assert config.game in command
+        assert config.resume == ("--resume" in command)
