@@ -72,7 +72,7 @@ PRESETS = {
 DESCRIPTIONS = {
     "tiny": "seconds; for tests",
     "tictactoe": "a quarter of an hour; no lost line at 32 simulations",
-    "cartpole": "up to half an hour; at most 50,000 steps of the environment",
+    "cartpole": "up to half an hour; about 50,000 steps of the environment",
 }
 
 
