@@ -1,6 +1,8 @@
+import pytest
 import torch
+from torch import nn
 
-from ai.infer.engine import _first_rows
+from ai.infer.engine import Engine, _first_rows
 from tests.infer.infer_models import Heads, Pair
 
 
@@ -21,3 +23,13 @@ def test_output_of_a_graph_is_cut_to_its_rows_and_copied_in_every_kind_of_tree()
         assert torch.equal(x, expected)
     assert torch.equal(heads.value, expected[:, 0])
     assert torch.equal(cut["without rows"], total)
+
+
+@pytest.mark.parametrize(
+    ("names", "dtype"),
+    [(("bf16", "bfloat16"), torch.bfloat16), (("fp16", "float16"), torch.float16), (("model",), torch.float32)],
+)
+def test_precision_goes_by_the_trainers_names_and_by_torchs(names, dtype):
+    for precision in names:
+        engine = Engine(nn.Linear(3, 2), torch.device("cpu"), precision)
+        assert engine([torch.zeros(1, 3)], {}).dtype is dtype

@@ -9,6 +9,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import cloudpickle
 import pytest
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from tests.infer.infer_models import Versatile
 from tests.infer.waiting import wait_until
 
 ONES = torch.ones(1, 8)
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know nothing of the tests
 
 
 def test_document_snippet_in_an_unguarded_script(tmp_path):
@@ -112,9 +114,6 @@ class Unloadable(nn.Module):
 
 
 def test_model_that_the_worker_cannot_load_says_why(monkeypatch):
-    import cloudpickle
-
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # where no other inferencer has its own
         monkeypatch.setattr(tempfile, "tempdir", folder)
         with pytest.raises(InferError, match=r"(?s)a worker could not start: .*this model cannot be rebuilt"):
@@ -128,9 +127,6 @@ class Hanging(nn.Module):
 
 
 def test_worker_that_hangs_while_it_starts_is_killed_and_named():
-    import cloudpickle
-
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with pytest.raises(InferError, match=r"a worker could not start: process \d+ was not ready after 0.2 s") as caught:
         Inferencer(Hanging(), start_timeout_s=0.2)
     pid = str(caught.value).split()[6]
@@ -412,7 +408,7 @@ def test_model_that_ends_the_process_fails_its_request_only(mortal):
 def tuned(model):
     """One worker with the options that need one of their own."""
     pad = _pad_to_eight
-    with Inferencer(model, precision="bfloat16", pad=pad, max_delay_s=0.005, compile="eager") as each:
+    with Inferencer(model, precision="bf16", pad=pad, max_delay_s=0.005, compile="eager") as each:
         yield each
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ai.infer.wire import Tree
 
-Precision = Literal["model", "bfloat16", "float16", "tf32"]
+Precision = Literal["model", "bf16", "bfloat16", "fp16", "float16", "tf32"]
+_AUTOCAST = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "fp16": torch.float16, "float16": torch.float16}
 
 
 class Engine:
@@ -19,8 +20,8 @@ class Engine:
     Args:
         model: in any mode; it is put in evaluation mode and moved.
         device: where it runs.
-        precision: "model" computes as the model is; "bfloat16" and "float16" under autocast; "tf32" lets fp32
-            matrix products use the GPU's TF32 units.
+        precision: "model" computes as the model is; "bf16" and "fp16" (or "bfloat16" and "float16") under autocast;
+            "tf32" lets fp32 matrix products use the GPU's TF32 units.
         compile: True for `torch.compile`, or the name of one of its backends.
         graph_rows: batch sizes for which a CUDA graph is captured; batches are padded up to the next one. CUDA only.
     """
@@ -39,11 +40,9 @@ class Engine:
             self.model.eval()
         self.model.requires_grad_(False)
         self._on_cpu = device.type == "cpu"
-        self._autocast: torch.dtype | None = None
+        self._autocast = _AUTOCAST.get(precision)
         if precision == "tf32":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        elif precision != "model":
-            self._autocast = getattr(torch, precision)
         self._forward: Callable[..., Tree] = self.model
         if compile:
             backend = compile if isinstance(compile, str) else "inductor"

@@ -4,7 +4,7 @@ import math
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,8 @@ class Inferencer:
         replicas: how many workers share the work.
         restart: whether a worker that dies is started again. Requests that it had are lost either way.
         max_delay_s: how long a request may wait for company; 0 (an idle worker starts at once) is nearly always best.
-        precision: "model" computes as the model is; "bfloat16" and "float16" use autocast; "tf32" for CUDA.
+        precision: "model" computes as the model is; "bf16" and "fp16" use autocast, as in a `Trainer` ("bfloat16" and
+            "float16" mean the same); "tf32" for CUDA.
         compile: True runs the model under `torch.compile`; a name chooses the backend.
         graph_rows: batch sizes for which CUDA graphs are captured; batches are padded up to the next one.
         pad: applied in the worker to each input tensor before requests are grouped by shape, so that requests of
@@ -82,8 +83,8 @@ class Inferencer:
             raise ValueError(f"max_delay_s must be 0 or more, not {max_delay_s}")
         if not 0 < start_timeout_s < math.inf:
             raise ValueError(f"start_timeout_s must be a positive number of seconds, not {start_timeout_s}")
-        if precision not in ("model", "bfloat16", "float16", "tf32"):
-            raise ValueError(f"precision must be 'model', 'bfloat16', 'float16' or 'tf32', not {precision!r}")
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision must be 'model', 'bf16', 'fp16' or 'tf32', not {precision!r}")
         if graph_rows and any(each.type != "cuda" for each in devices):
             raise ValueError(f"graph_rows ({list(graph_rows)}) needs a CUDA device, not {devices[0]}")
         if any(rows < 1 for rows in graph_rows):
