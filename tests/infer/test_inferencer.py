@@ -162,7 +162,7 @@ def test_update_that_does_not_fit_is_refused_by_name_and_changes_nothing(inferen
         (lambda s: s.update({"fc.bias": ONES}), r"\['fc.bias'\] must have the model's shape \[4\], not \[1, 8\]"),
         (
             lambda s: s.update({"fc.bias": torch.zeros(4, dtype=torch.complex64)}),
-            r"\['fc.bias'\] must have a dtype that fits torch.float32, not torch.complex64",
+            r"\['fc.bias'\] must have a dtype whose kind of number torch.float32 holds, not torch.complex64",
         ),
     ]:
         bad = {name: torch.zeros_like(x) for name, x in state.items()}
@@ -212,6 +212,16 @@ def test_update_takes_a_compiled_models_state(inferencer, model):
     wrapped = {f"_orig_mod.{name}": x for name, x in model.state_dict().items()}
     inferencer.update_params(wrapped)
     assert torch.equal(inferencer(ONES), model(ONES))
+
+
+def test_update_is_rounded_to_the_models_dtypes(inferencer, model):
+    state = model.state_dict()
+    wide = {name: x.double() + 2.0**-40 for name, x in state.items()}
+    inferencer.update_params(wide)
+    other = copy.deepcopy(model)
+    other.load_state_dict({name: x.float() for name, x in wide.items()})
+    assert torch.equal(inferencer(ONES), other(ONES))
+    inferencer.update_params(state)
 
 
 def test_update_in_a_forked_child_is_refused(inferencer, model):

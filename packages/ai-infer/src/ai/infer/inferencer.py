@@ -172,10 +172,11 @@ class Inferencer:
         answered with at least this version; no request waits longer for it than a copy of the weights takes.
 
         Args:
-            state_dict: all entries of the model's `state_dict()`, on any device.
+            state_dict: all entries of the model's `state_dict()`, on any device; rounded to the model's dtypes.
 
         Raises:
-            ValueError: an entry is missing, unknown or misshapen; the old weights still serve.
+            ValueError: an entry is missing, unknown, misshapen, or of a kind of number that the model's dtype has not
+                (complex for real, real for whole); the old weights still serve.
             WorkerDiedError: no worker is left.
         """
         if os.getpid() != self._launcher.pid:

@@ -61,7 +61,8 @@ class SharedWeights:
         """Returns the state's tensors in the buffer's order.
 
         Raises:
-            ValueError: an entry is missing, unknown, of another shape, or of a dtype that would lose what it holds.
+            ValueError: an entry is missing, unknown, of another shape, or of a kind of number that the model's dtype
+                has not (complex for real, real for whole). Numbers of the same kind are rounded to the model's dtype.
         """
         given = {name.replace("_orig_mod.", ""): x for name, x in state_dict.items() if isinstance(x, Tensor)}
         missing = [name for name in self._entries if name not in given]
@@ -77,7 +78,9 @@ class SharedWeights:
                     f"state_dict[{name!r}] must have the model's shape {list(entry.shape)}, not {list(x.shape)}"
                 )
             if not torch.can_cast(x.dtype, entry.dtype):
-                raise ValueError(f"state_dict[{name!r}] must have a dtype that fits {entry.dtype}, not {x.dtype}")
+                raise ValueError(
+                    f"state_dict[{name!r}] must have a dtype whose kind of number {entry.dtype} holds, not {x.dtype}"
+                )
         return [given[name] for name in self._entries]
 
     def write(self, tensors: list[Tensor], version: int) -> None:
