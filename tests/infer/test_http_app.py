@@ -216,6 +216,30 @@ def test_large_and_compressed_bodies_are_refused(app):
     assert ask(app, "POST", "/models/m", bytes(32), {"content-encoding": "gzip"})[0] == 415
 
 
+def test_json_that_would_hold_up_everyone_is_refused(app):
+    app.desk.max_json_bytes = 500
+    text = v2(inputs=[json_input(data=[0.123456789] * 64, shape=[8, 8])])
+    binary = json_input(parameters={"binary_data_size": 2048}, shape=[64, 8])
+    del binary["data"]
+    head = v2(inputs=[binary], parameters={"binary_data_output": True})
+    json_type = {"content-type": "application/json"}
+    for path, body, headers, expected in [
+        ("/v2/models/m/infer", text, {}, 413),
+        ("/v2/models/m/infer", text, {"inference-header-content-length": len(text)}, 413),
+        ("/v2/models/m/infer", head + bytes(2048), {"inference-header-content-length": len(head)}, 200),
+        ("/models/m", json.dumps([[0.123456789] * 8] * 8).encode(), json_type, 413),
+        ("/models/m", bytes(2048), {}, 200),
+        ("/v2/repository/models/m/load", b" " * 501, {}, 413),
+        ("/v2/repository/models/m/unload", b" " * 501, {}, 413),
+    ]:
+        status, _, reply = ask(app, "POST", path, body, headers)
+        assert status == expected, (path, headers)
+        if expected == 413:
+            said = f"JSON must have at most 500 bytes, not {len(body)}: send tensors as bytes"
+            assert said in json.loads(reply)["error"]
+    assert ask(app, "POST", "/models/m", to_bytes(X))[0] == 200
+
+
 def test_without_a_token_nothing_but_health_is_reachable(inferencer):
     app = App([ModelSource.parse("m=nowhere:factory?input=x:FP32:-1,8")], tokens=["secret", "other"])
     app.repository.find("m").inferencer = inferencer
@@ -346,6 +370,7 @@ def test_options_are_checked():
     source = ModelSource.parse("m=a:b")
     for options, message in [
         ({"max_pending": 0}, r"max_pending \(0\)"),
+        ({"max_json_bytes": 0}, r"max_json_bytes \(0\)"),
         ({"timeout_s": 0}, r"timeout_s \(0\) must be positive"),
         ({"tokens": [""]}, r"tokens must not be empty strings"),
     ]:

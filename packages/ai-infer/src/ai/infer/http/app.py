@@ -46,6 +46,7 @@ class App:
         sources: of the models, which are loaded when the server starts.
         tokens: one of which a request must carry (`Authorization: Bearer …`); empty: nobody is asked. Health is free.
         max_body_bytes: of a request.
+        max_json_bytes: of what is JSON in it: nobody else is answered while it is parsed, in a thread or not.
         max_pending: requests that may be on their way at once; further ones are refused with 429.
         timeout_s: how long a request may take before it is answered with 503.
 
@@ -59,21 +60,22 @@ class App:
         *,
         tokens: list[str] | None = None,
         max_body_bytes: int = 1 << 26,
+        max_json_bytes: int = 1 << 23,
         max_pending: int = 1024,
         timeout_s: float = 30.0,
     ) -> None:
         if sys.byteorder != "little":
             raise ValueError("the server must run on a little-endian machine, as the protocol's bytes are")
-        if max_body_bytes < 1 or max_pending < 1 or not timeout_s > 0:
+        if max_body_bytes < 1 or max_json_bytes < 1 or max_pending < 1 or not timeout_s > 0:
             raise ValueError(
-                f"max_body_bytes ({max_body_bytes}), max_pending ({max_pending}) and timeout_s ({timeout_s}) must be "
-                f"positive"
+                f"max_body_bytes ({max_body_bytes}), max_json_bytes ({max_json_bytes}), max_pending ({max_pending}) "
+                f"and timeout_s ({timeout_s}) must be positive"
             )
         if tokens is not None and not all(tokens):
             raise ValueError("tokens must not be empty strings")
         self.repository = Repository(sources, timeout_s)
         self.metrics = Metrics(self.repository)
-        self.desk = Desk(self.metrics, max_pending)
+        self.desk = Desk(self.metrics, max_pending, max_json_bytes)
         self.max_body_bytes = max_body_bytes
         self.timeout_s = timeout_s
         self._tokens = [f"Bearer {token}".encode() for token in tokens or []]
@@ -254,6 +256,7 @@ class App:
         if parts == ["index"]:
             return 200, JSON, _json(self.repository.index())
         if len(parts) == 3 and parts[0] == "models" and parts[2] in ("load", "unload"):
+            self.desk.check_json(len(request.body))
             if parts[2] == "load" and request.body and _load_parameters(request.body):
                 raise BadInputError("a load must come without parameters: only what was named at start can be loaded")
             action = self.repository.load if parts[2] == "load" else self.repository.unload

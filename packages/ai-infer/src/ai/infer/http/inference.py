@@ -10,10 +10,10 @@ from ai.infer.client import InferencerClient
 from ai.infer.errors import InferError, RequestError
 from ai.infer.http.messages import JSON, RETRY, RefusedError, Reply, Request
 from ai.infer.http.metrics import Metrics
-from ai.infer.http.plain import PlainRequest, answer_plain, read_plain
+from ai.infer.http.plain import PlainRequest, answer_plain, is_json, read_plain
 from ai.infer.http.protocol import Plan, read_request, write_response
 from ai.infer.http.repository import NotReadyError, ServedModel, UnknownModelError, named_outputs
-from ai.infer.http.tensors import BadInputError
+from ai.infer.http.tensors import BadInputError, json_length
 from ai.infer.raw_call import RawCall
 from ai.infer.wire import RawTensor, Tree, WireError
 
@@ -24,17 +24,25 @@ class Desk:
     Args:
         metrics: where they are counted.
         max_pending: how many may be on their way at once.
+        max_json_bytes: of the JSON in one of them.
     """
 
-    def __init__(self, metrics: Metrics, max_pending: int) -> None:
+    def __init__(self, metrics: Metrics, max_pending: int, max_json_bytes: int) -> None:
         self.metrics = metrics
         self.max_pending = max_pending
+        self.max_json_bytes = max_json_bytes
         self.n_pending = 0
 
     def admit(self) -> None:
         """Raises `RefusedError` if too many requests are on their way."""
         if self.n_pending >= self.max_pending:
             raise RefusedError(429, f"{self.n_pending} requests are on their way; try again soon", RETRY)
+
+    def check_json(self, n_bytes: int) -> None:
+        """Raises `RefusedError` if JSON is too long: its parser holds up the event loop, in a thread of its own too."""
+        if n_bytes > self.max_json_bytes:
+            what = f"JSON must have at most {self.max_json_bytes} bytes, not {n_bytes}: send tensors as bytes"
+            raise RefusedError(413, what)
 
 
 class Inference:
@@ -69,10 +77,13 @@ class Inference:
         desk.n_pending += 1
         try:
             if plain:
+                if is_json(request.headers):
+                    desk.check_json(len(request.body))
                 self._asked = asked = read_plain(request.body, request.headers, model.inputs)
                 tensors = [asked.x]
             else:
                 header = request.headers.get(b"inference-header-content-length")
+                desk.check_json(json_length(header, len(request.body)))
                 self._asked, tensors = read_request(request.body, header, model.inputs, model.plans)
             client = model.client()
             self._call = client.start_raw(tensors, self._finish_call)

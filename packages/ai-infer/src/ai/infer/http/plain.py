@@ -46,7 +46,7 @@ def read_plain(body: bytes, headers: dict[bytes, bytes], inputs: tuple[TensorSpe
     datatype = headers.get(b"x-datatype", spec.datatype.encode() if spec else b"FP32").decode("latin1")
     if datatype not in DATATYPES:
         raise BadInputError(f"x-datatype must be one of {', '.join(DATATYPES)}, not {datatype!r:.40}")
-    as_json = headers.get(b"content-type", b"").startswith(b"application/json")
+    as_json = is_json(headers)
     if as_json:
         try:
             data = json.loads(body)
@@ -64,6 +64,11 @@ def read_plain(body: bytes, headers: dict[bytes, bytes], inputs: tuple[TensorSpe
     if spec is not None:
         spec.check(datatype, shape)
     return PlainRequest(x, as_json)
+
+
+def is_json(headers: dict[bytes, bytes]) -> bool:
+    """Returns whether a request's headers say that its body is JSON."""
+    return headers.get(b"content-type", b"").startswith(b"application/json")
 
 
 def _shape_of_list(data: object) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8000, help="0 picks a free one, which is printed")
     parser.add_argument("--token-file", type=Path, help="a file with one valid token a line")
     parser.add_argument("--max-body-bytes", type=int, default=1 << 26)
+    parser.add_argument("--max-json-bytes", type=int, default=1 << 23, help="others wait while it is parsed")
     parser.add_argument("--max-pending", type=int, default=1024, help="requests on their way at once; more get 429")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds a request may take before it gets 503")
     parser.add_argument("--drain", type=int, default=30, help="seconds that SIGTERM leaves to requests on their way")
@@ -60,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             [ModelSource.parse(text) for text in arguments.models],
             tokens=tokens,
             max_body_bytes=arguments.max_body_bytes,
+            max_json_bytes=arguments.max_json_bytes,
             max_pending=arguments.max_pending,
             timeout_s=arguments.timeout,
         )
