@@ -208,6 +208,25 @@ def test_event_loop_goes_on_while_the_socket_takes_large_requests(inferencer, ga
         assert torch.equal(client(LARGE, do="same"), LARGE)
 
 
+def test_room_goes_to_those_who_still_wait_for_it(inferencer):
+    """Those who gave up stand before them in the queue, as after an overload."""
+
+    async def main(client):
+        await client.ainfer(torch.ones(1, 8), do="same")  # from now on the loop watches
+        side, loop = client._single.loop_side, asyncio.get_running_loop()
+        gave_up, waiting = ([loop.create_future() for _ in range(n)] for n in (100, 20))
+        for future in gave_up:
+            future.cancel()
+        with client._single.lock:
+            side._room_waiters.extend(gave_up + waiting)
+            side.offer_room()
+        async with asyncio.timeout(100):
+            await asyncio.gather(*waiting)
+
+    with inferencer.create_client(timeout_s=100) as client:
+        asyncio.run(main(client))
+
+
 def test_multi_infer_returns_each_inputs_own_rows(client, model):
     xs = [torch.randn(1 + i % 3, 8) for i in range(100)]
     for x, y in zip(xs, client.multi_infer(xs), strict=True):
