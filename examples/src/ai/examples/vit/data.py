@@ -9,9 +9,15 @@ from ai.examples.augment import affine, erase
 
 
 def digits(size: int, *, augment: bool) -> tuple[Dataset, Dataset]:
-    """Returns scikit-learn's digits, `(1, size, size)`, to train on (turned, shifted, scaled, slanted) and held out."""
+    """Returns scikit-learn's digits, `(1, size, size)`, to train on and held out.
+
+    Augmented ones are turned, shifted, scaled, slanted, and half of them lack a box.
+    """
     train_set, held_out = digits_dataset(size).split()
-    return train_set.then({"x": affine(15, 0.1, 0.2, 0.3)}) if augment else train_set, held_out
+    if augment:
+        for change in (affine(15, 0.1, 0.2, 0.3), erase(0.5, (0.02, 0.2))):
+            train_set = train_set.then({"x": change})
+    return train_set, held_out
 
 
 def cifar(n_classes: int, *, mixup_alpha: float, cutmix_alpha: float) -> tuple[Dataset, Dataset]:

@@ -50,7 +50,7 @@ class Config:
     dropout: float = 0.0
     """Share of activations dropped."""
     augment: bool = True
-    """Turn, shift, scale and slant the digits; CIFAR has its own recipe."""
+    """Turn, shift, scale and slant the digits, and hide a box of some; CIFAR has its own recipe."""
     mixup: float = 0.0
     """Mixing of images (CIFAR only): the parameter of its Beta distribution; 0 is off."""
     cutmix: float = 0.0
