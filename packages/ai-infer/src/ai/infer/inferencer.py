@@ -204,10 +204,6 @@ class Inferencer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_client"):  # not if a bad option stopped __init__
-            self.close()
-
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("an Inferencer holds worker processes and cannot be copied or pickled; send create_client()")
 
