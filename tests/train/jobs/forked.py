@@ -64,10 +64,17 @@ class Job:
         return True
 
     def end(self) -> None:
-        """Wait for the first rank to end; where it failed, terminate the others, as `torchrun` does."""
+        """Wait for the first rank to end; where it failed, end the others as `torchrun` does: SIGTERM, then SIGKILL.
+
+        A rank that waits in gloo for a group to be made does not hear SIGTERM.
+        """
         waiting = {process.sentinel: process for process in self._processes if process.is_alive()}
         while waiting:
-            for sentinel in multiprocessing.connection.wait(list(waiting), TIMEOUT_S + 15):
+            ended = multiprocessing.connection.wait(list(waiting), TIMEOUT_S + 15)
+            if not ended:
+                for process in waiting.values():
+                    process.kill()
+            for sentinel in ended:
                 process = waiting.pop(sentinel)  # type: ignore[call-overload]
                 process.join()
                 if process.exitcode:
