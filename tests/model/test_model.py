@@ -317,3 +317,33 @@ def test_a_model_knows_the_plain_arguments_it_was_made_with():
     other = Sized(3, block=lambda n: n)  # no file can say this
     assert (other.init_args, other.init_kwargs) == (None, None)
     assert m.Model(m.fc(2, 2)).init_args is None
+
+
+def _norms(model):
+    return sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("make", "left"),
+    [
+        (lambda: m.seq(m.conv(3, 8, norm="batch", actv="relu"), m.resblk(8, 8), m.conv(8, 4, 1, norm="batch")), 0),
+        (lambda: m.conv(3, 8, norm="batch", bias=True, scale_w=True, lr_mult=0.5, actv="silu", stride=0.5), 0),
+        (lambda: m.conv(3, 8, stride=2, blur=(1, 3, 3, 1), norm=lambda nc: m.norm.batch(nc, affine=False)), 0),
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.BatchNorm2d(8)), 1),
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)), 1),
+        (lambda: m.seq(m.conv(3, 8, norm="group"), m.norm.batch(8)), 1),
+    ],
+)
+def test_a_folded_network_computes_the_same_with_fewer_norms(make, left):
+    torch.manual_seed(0)
+    model = make()
+    for _ in range(3):  # statistics and affine parts that are not 1 and 0
+        model(torch.randn(16, 3, 8, 8) * 2 + 1)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    folded, x = m.fold(model), torch.randn(4, 3, 8, 8)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not folded.training
+    assert _norms(folded) == left <= _norms(model)
+    torch.testing.assert_close(folded(x), model.eval()(x).detach(), atol=1e-4, rtol=1e-4)

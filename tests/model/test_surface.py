@@ -22,7 +22,17 @@ PUBLIC = {
     },
 }
 # They draw, store or describe, or hold modules that are called one by one.
-NO_BLOCKS = {"actv_gain", "draw_normal", "draw_uniform", "draw_weight", "fill", "init_module", "init_rule", "load_into"}
+NO_BLOCKS = {
+    "actv_gain",
+    "draw_normal",
+    "draw_uniform",
+    "draw_weight",
+    "fill",
+    "fold",
+    "init_module",
+    "init_rule",
+    "load_into",
+}
 NO_BLOCKS |= {"load_state", "module_dict", "modules", "save_state", "summarize"}
 
 

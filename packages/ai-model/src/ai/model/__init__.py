@@ -19,6 +19,7 @@ from ai.model.elementwise import (
     resample,
     upfirdn,
 )
+from ai.model.fold import fold
 from ai.model.init import draw_normal, draw_uniform, draw_weight, fill, init_module, init_rule
 from ai.model.linear import fc
 from ai.model.model import Model
@@ -49,6 +50,7 @@ __all__ = [
     "fc",
     "fill",
     "flatten",
+    "fold",
     "gain",
     "global_avg",
     "init_module",
