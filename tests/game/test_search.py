@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ai.game import ConnectFour, Gumbel, NetEvaluator, Puct, Search, SlidingTiles, TicTacToe, fast
+from ai.game import ConnectFour, Gumbel, NetEvaluator, Puct, Search, SlidingTiles, TicTacToe, fast, solve
 from ai.game.gumbel import halving_sequence
 
 STORED = np.load(Path(__file__).with_name("mctx_trees.npz"))
@@ -120,12 +120,16 @@ def test_many_games_search_like_one_bit_for_bit(engine, game, rule):
             np.testing.assert_array_equal(getattr(alone, name)[0], kept[name][row], err_msg=f"{name} of row {row}")
 
 
-@pytest.mark.parametrize("rule", [Puct(), Puct(normalize=False), Gumbel()], ids=["puct", "puct-raw", "gumbel"])
+@pytest.mark.parametrize(
+    "rule",
+    [Puct(), Puct(normalize=False), Puct(prove=True), Puct(normalize=False, prove=True), Gumbel()],
+    ids=["puct", "puct-raw", "puct-proofs", "puct-raw-proofs", "gumbel"],
+)
 def test_compiled_and_numpy_trees_agree(rule, monkeypatch):
     if not fast.available():
         pytest.skip("numba is not installed")
     game = ConnectFour()
-    states = random_positions(game, 40, 6)
+    states = random_positions(game, 40, 14)
     compiled = Search(game, linear_evaluator(game), simulations=40, rule=rule)(states, 3, noise=True)
     monkeypatch.setattr(fast, "kernels", lambda name: None)
     plain = Search(game, linear_evaluator(game), simulations=40, rule=rule)(states, 3, noise=True)
@@ -204,6 +208,63 @@ def test_a_win_in_one_and_a_block_are_found(rule):
     # every other move loses to 2, which the search has seen
     losing = game.legal(threatened)[0] & (np.arange(9) != 2)
     assert (found.values[1, losing] < found.values[1, 2]).all()
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_what_is_proven_in_tic_tac_toe_is_true(engine, normalize):
+    game = TicTacToe()
+    solution = solve(game)
+    chosen = slice(None) if engine == "numba" else slice(0, None, 40)
+    states, scores = solution.states[chosen], solution.scores[chosen]
+    rule = Puct(normalize=normalize, prove=True)
+    search = Search(game, linear_evaluator(game), simulations=120, rule=rule)
+    found = search(states)
+    proof = search.tree.proof[:, 0]
+    known = ~np.isnan(proof)
+    np.testing.assert_array_equal(proof[known], scores[known])
+    assert known.any(axis=1).mean() > 0.8
+    best = scores.max(axis=1)
+    # a proven win is made, and all that is learnt; a proven loss only where there is nothing else
+    wins = (proof >= 1).any(axis=1)
+    assert wins.mean() > 0.3
+    assert (best[wins] == 1).all()
+    assert (found.value[wins] == 1).all()
+    np.testing.assert_array_equal(found.policy[wins] > 0, proof[wins] >= 1)
+    assert (scores[wins, found.action[wins]] == 1).all()
+    hopeful = game.legal(states) & ~(proof <= -1)
+    some = hopeful.any(axis=1)
+    assert (found.policy[some][~hopeful[some]] == 0).all()
+    lost = ~some
+    assert lost.any()
+    assert (best[lost] == -1).all()
+    assert (found.value[lost] == -1).all()
+    np.testing.assert_allclose(found.policy.sum(axis=1), 1)
+    assert (found.visits.sum(axis=1) == 120).all()
+    wrong = (scores[np.arange(len(states)), found.action] < best).mean()
+    plain = Search(game, linear_evaluator(game), simulations=120, rule=Puct(normalize=normalize))(states).action
+    assert wrong < (scores[np.arange(len(states)), plain] < best).mean()
+
+
+def test_what_is_proven_stays_so_when_the_tree_moves_on(engine):
+    game = TicTacToe()
+    solution = solve(game)
+    search = Search(game, linear_evaluator(game), simulations=400, rule=Puct(prove=True))
+    state = game.step(game.init(1), np.array([0]))
+    for reply in (1, 3, 4):  # a corner is answered badly; the first player wins by force
+        search(state)
+        search.advance(np.array([reply]))
+        state = game.step(state, np.array([reply]))
+        row = int(np.flatnonzero(solution.states == state)[0])
+        proof = search.tree.proof[0, 0]
+        known = ~np.isnan(proof)
+        np.testing.assert_array_equal(proof[known], solution.scores[row][known])
+        legal = game.legal(state)
+        legal[0, np.flatnonzero(known)] = False
+        if known.any() and legal.any():  # a move that is forbidden proves nothing
+            assert np.isnan(search(state, legal=legal).values[legal]).sum() == 0
+            assert np.isnan(search.tree.proof[0, 0, known]).all()
+            return
+    pytest.fail("nothing was proven")
 
 
 def test_budgets_of_rows_are_kept():
@@ -328,6 +389,8 @@ def test_bad_input_is_refused_in_one_sentence():
         Search(game, lambda x: (torch.zeros(len(x), 7), torch.zeros(len(x))))(game.init(2))
     with pytest.raises(ValueError, match="finite logits and values"):
         Search(game, lambda x: (torch.full((len(x), 9), torch.nan), torch.zeros(len(x))))(game.init(2))
+    with pytest.raises(ValueError, match=r"rule.prove must be False without the rules of an undiscounted game of two"):
+        Search(SlidingTiles(), uniform, rule=Puct(prove=True))
     with pytest.raises(ValueError, match="c_init must be positive, got 0"):
         Puct(c_init=0)
     with pytest.raises(ValueError, match="max_considered must be at least 1, got 0"):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+import ai.model as m
 from ai.data import Datagen, ReplayBuffer
 from ai.game import (
     Augment,
@@ -20,6 +21,7 @@ from ai.game import (
     SlidingTiles,
     TicTacToe,
 )
+from ai.game.selfplay import greedy_return
 
 
 class Net(nn.Module):
@@ -133,6 +135,20 @@ def test_games_given_up_are_lost_by_who_gave_up_and_some_are_checked():
     assert 0 <= play.stats["resign_wrong"] <= play.stats["resign_checked"]
 
 
+def test_a_share_of_moves_is_drawn_from_all_legal_ones():
+    def played(**options):
+        play, policy = source(ConnectFour(), temperature=0.0, late_temperature=0.0, temperature_moves=0, **options), []
+        for _ in range(40):
+            episode = next(play)
+            length = len(episode["action"])
+            policy.append(episode["policy"].argmax(axis=1) == episode["action"])
+            assert episode["legal"][np.arange(length), episode["action"]].all()
+        return np.concatenate(policy).mean()
+
+    always = played()
+    assert 0.15 < always - played(random_share=0.3) < 0.35  # one of seven draws is the search's own move
+
+
 def test_openings_start_some_games_elsewhere():
     play = source(opening_share=0.5, opening_moves=5)
     started = [bool(next(play)["obs"][0].any()) for _ in range(100)]
@@ -232,6 +248,62 @@ def test_an_evaluator_is_measured_and_gives_the_networks_own_answers():
     logits, value = tuned(x)
     torch.testing.assert_close(logits, net(x)[0].detach())
     torch.testing.assert_close(value, net(x)[1].detach())
+
+
+def test_a_folded_network_follows_the_weights_it_was_made_from():
+    game = ConnectFour()
+    net = nn.Sequential(m.conv(2, 4, norm="batch", actv="relu"), m.flatten(), Net(game))
+    net[2].weight.data = torch.randn(4 * 42, 8, generator=torch.Generator().manual_seed(0))
+    x = torch.from_numpy(game.observe(game.positions(["3", "33"])))
+    tuned = NetEvaluator.tuned(net, x, seconds=0.001)
+    assert tuned.fold
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(3):
+        net.train()(x)[0].square().mean().backward()
+        optimiser.step()
+        logits, value = tuned(x)
+        assert net.training
+        with torch.no_grad():
+            expected = net.eval()(x)
+        torch.testing.assert_close(logits, expected[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(value, expected[1], atol=1e-5, rtol=1e-5)
+    net.load_state_dict({name: tensor + 1 for name, tensor in net.state_dict().items()})
+    with torch.no_grad():
+        torch.testing.assert_close(tuned(x)[0], net(x)[0], atol=1e-4, rtol=1e-5)
+
+
+def test_a_return_is_cut_where_a_move_explored():
+    reward = np.array([0, 0, 0, 0, 1], np.float32)  # the first player wins with the fifth move
+    discount = np.array([1, 1, 1, 1, 0], np.float32)
+    to_play = np.array([0, 1, 0, 1, 0, 1])
+    best = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
+    kept = greedy_return(reward, discount, to_play, best, np.zeros(5, bool))
+    assert kept.tolist() == [1, -1, 1, -1, 1]
+    # the other player's slip at move 3 gave the win away; move 2 explored, and what came of it was better than thought
+    explored = np.array([False, False, True, True, False])
+    cut = greedy_return(reward, discount, to_play, best, explored)
+    np.testing.assert_allclose(cut, [0.3, -0.3, 0.3, 0.4, 1])
+    explored[3] = False
+    np.testing.assert_allclose(greedy_return(reward, discount, to_play, best, explored), [1, -1, 1, -1, 1])
+    # cut off, an episode goes on with what its last search thought
+    open_end = greedy_return(np.zeros(2, np.float32), np.ones(2, np.float32), np.zeros(3, int), best[:2], explored[:2])
+    np.testing.assert_allclose(open_end, [0.2, 0.2])
+
+
+def test_without_a_tolerance_below_any_value_every_move_counts():
+    game = ConnectFour()
+    play = source(game, games=16, tolerance=0.0, temperature=2.0)
+    slack = source(game, games=16, tolerance=2.0, temperature=2.0)
+    differ = 0
+    for _ in range(20):
+        strict, loose = next(play), next(slack)
+        signs = np.where(loose["to_play"][:-1] == loose["to_play"][len(loose["action"]) - 1], 1, -1)
+        tried = loose["policy"][np.arange(len(loose["action"])), loose["action"]] > 0
+        assert tried.all()
+        np.testing.assert_array_equal(loose["greedy_return"], signs * loose["reward"][-1])
+        differ += not np.array_equal(strict["greedy_return"], loose["greedy_return"])
+    assert differ >= 5
+    assert "greedy_return" not in next(source(game))
 
 
 def test_bad_input_is_refused():

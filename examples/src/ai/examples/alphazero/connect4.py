@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ai.game import (
     Puct,
     Search,
     decisive_positions,
+    greedy_player,
     match,
     ratings,
     round_robin,
@@ -31,7 +33,7 @@ from ai.game.protocol import State
 from ai.lab import Trial
 from ai.train import Snapshots
 
-RULE = Puct(c_init=1.6, normalize=False)
+RULE = Puct(c_init=1.6, normalize=False, prove=True)
 Evaluate = Callable[[nn.Module], NetEvaluator]
 
 
@@ -50,10 +52,12 @@ class Solved:
         """Returns the share of positions where the move keeps the best outcome; 0 simulations ask the network alone."""
         game = ConnectFour()
         if simulations:
-            action = Search(game, evaluator, simulations=simulations, rule=RULE)(self.states).action
-        else:
-            logits, _ = evaluator(torch.from_numpy(game.observe(self.states)))
-            action = np.where(game.legal(self.states), np.asarray(logits), -np.inf).argmax(axis=1)
+            return self.right_of(search_player(Search(game, evaluator, simulations=simulations, rule=RULE)))
+        return self.right_of(greedy_player(game, evaluator))
+
+    def right_of(self, player: Player) -> float:
+        """Returns the share of positions where a player's move keeps the best outcome."""
+        action = player(self.states, np.arange(len(self.states), dtype=np.uint64))
         chosen = self.scores[np.arange(len(action)), action]
         return float((chosen == self.scores.max(axis=1)).mean())
 
@@ -82,9 +86,10 @@ def _keys(observation: NDArray[np.float32]) -> NDArray[np.bytes_]:
     return np.ascontiguousarray(bits).view(f"S{bits.shape[1]}")[:, 0]
 
 
+@cache
 def solved_positions(count: int, plies: tuple[int, int] = (12, 25), *, seed: int = 0) -> Solved:
-    """Returns `count` random positions that a wrong move spoils; about five a second from ply 12 on."""
-    return Solved(*decisive_positions(ConnectFourSolver(), count, plies=plies, seed=seed))
+    """Returns `count` random positions that a wrong move spoils and that no move wins at once; about ten a second."""
+    return Solved(*decisive_positions(ConnectFourSolver(), count, plies=plies, quiet=True, seed=seed))
 
 
 def open_spiel_player(rollouts: int) -> Player:
@@ -153,7 +158,13 @@ def move_order(state: State) -> list[int]:
 
 
 def matches(
-    trial_path: str, network: Callable[[], Any], evaluate: Evaluate, games: Mapping[int, int], *, elo_games: int = 20
+    trial_path: str,
+    network: Callable[[], Any],
+    evaluate: Evaluate,
+    games: Mapping[int, int],
+    *,
+    solved: Solved | None = None,
+    elo_games: int = 20,
 ) -> dict[str, float]:
     """Plays a trial's best snapshot with 100 simulations against MCTSBot, and its snapshots against each other.
 
@@ -162,11 +173,13 @@ def matches(
         network: Makes the network.
         evaluate: From a network to its evaluator.
         games: How many, by the rollouts of the bot; 0 plays none.
+        solved: Positions to ask the bot too, so that one sees how hard they are.
         elo_games: Between each two snapshots.
 
     Returns:
-        `points_R` for each number of rollouts R, the share of points, a draw counting half; `losses_R`; and
-        `elo_gain`, from the first to the last snapshot. The curve is drawn to `elo.png` in the trial's folder.
+        `points_R` for each number of rollouts R, the share of points, a draw counting half; `losses_R`; the bot's own
+        `bot_right_R` on the solved positions; and `elo_gain`, from the first to the last snapshot. The curve is drawn
+        to `elo.png` in the trial's folder.
     """
     game, trial = ConnectFour(), Trial(trial_path)
     best = network()
@@ -175,8 +188,11 @@ def matches(
     for rollouts, count in games.items():
         if count:
             player = search_player(Search(game, evaluate(best), simulations=100, rule=RULE))
-            score = match(game, player, open_spiel_player(rollouts), count, seed=rollouts)
+            bot = open_spiel_player(rollouts)
+            score = match(game, player, bot, count, seed=rollouts)
             found |= {f"points_{rollouts}": score.points, f"losses_{rollouts}": score.losses}
+            if solved is not None:
+                found[f"bot_right_{rollouts}"] = solved.right_of(bot)
     return found | {"elo_gain": elo_curve(trial, network, evaluate, games=elo_games)}
 
 

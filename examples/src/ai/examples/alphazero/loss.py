@@ -15,7 +15,8 @@ class AlphaZero:
     """Cross-entropy over legal moves with the search's policy, and the squared error of the value.
 
     The batch holds `obs`, `policy [B, A]`, `legal [B, A]`, `target [B]` (the outcome for the mover), `value [B]` (the
-    search's), and `full [B]` (1 where the search was a full one).
+    search's), and `full [B]` (1 where the search was a full one). Where there is `greedy_return [B]`, it
+    is the outcome.
 
     Args:
         value_weight: of the value's error.
@@ -37,7 +38,7 @@ class AlphaZero:
         weight = self.fast_weight + (1 - self.fast_weight) * batch["full"].float()
         policy_loss = F.cross_entropy(logits, batch["policy"], reduction="none")
         policy_loss = (policy_loss * weight).sum() / weight.sum().clamp(min=1e-6)
-        target = torch.lerp(batch["target"], batch["value"], self.search_share)
+        target = torch.lerp(batch.get("greedy_return", batch["target"]), batch["value"], self.search_share)
         value_loss = F.mse_loss(value.float().flatten(), target)
         log("policy_loss", lambda: policy_loss.detach())
         log("value_loss", lambda: value_loss.detach())

@@ -42,7 +42,7 @@ class Config(LearnConfig):
     precision: Literal["bf16"] | None = None
     """Of the network, while training and playing; None is float32."""
     positions: int = 1000
-    """Solved positions to measure by, which training never sees (Connect Four)."""
+    """Solved positions to measure by, where no move wins at once; training never sees them (Connect Four)."""
     plies: tuple[int, int] = (12, 25)
     """Least and greatest number of stones on them; the solver is slow below 12."""
 
@@ -70,28 +70,30 @@ PRESETS = {
         game="connect4",
         play=Play(
             games=256,
-            simulations=96,
-            fast_simulations=24,
-            full_share=0.33,
-            rule=Puct(c_init=1.6, normalize=False),
+            simulations=64,
+            fast_simulations=32,
+            full_share=0.5,
+            rule=Puct(c_init=1.6, normalize=False, prove=True),
             temperature_moves=10,
             late_temperature=0.4,
-            opening_share=0.4,
-            opening_moves=16,
+            tolerance=0.1,
+            random_share=0.15,
+            opening_share=0.8,
+            opening_moves=24,
             cache=1 << 20,
         ),
-        workers=1,
-        steps=14_000,
+        workers=2,
+        steps=60_000,
         minutes=60,
         buffer=600_000,
         weight_decay=1e-3,
         value_weight=1.5,
-        search_share=0.5,
+        search_share=0.25,
         fast_weight=0.25,
         precision="bf16",
         push_interval=100,
-        task_interval=1000,
-        save_interval=1000,
+        task_interval=2000,
+        save_interval=2000,
         keep_snapshots=None,
     ),
 }
@@ -177,7 +179,10 @@ def loss(config: Config) -> AlphaZero:
 
 def network(config: Config) -> Any:
     """Returns the network that a configuration names."""
-    return MLP() if config.game == "tictactoe" else ResNet(nc=config.channels, n_blocks=config.blocks)
+    if config.game == "tictactoe":
+        return MLP()
+    net = ResNet(nc=config.channels, n_blocks=config.blocks)
+    return net.to(memory_format=torch.channels_last)  # training is a quarter faster so on a CPU
 
 
 @dataclass(frozen=True)
@@ -225,7 +230,11 @@ def reproduce_connect4(
     config = replace(PRESETS["connect4"], seed=seed, minutes=minutes, trial=f"reproduce/connect4-{seed}")
     found = run(config)
     return found | connect4.matches(
-        config.trial, lambda: network(config), Wrap(config.precision), {1000: games, 10_000: hard_games}
+        config.trial,
+        lambda: network(config),
+        Wrap(config.precision),
+        {1000: games, 10_000: hard_games},
+        solved=connect4.solved_positions(config.positions, config.plies, seed=config.seed),
     )
 
 

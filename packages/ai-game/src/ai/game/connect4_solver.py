@@ -65,7 +65,7 @@ class ConnectFourSolver:
 
 
 def decisive_positions(
-    solver: ConnectFourSolver, count: int, *, plies: tuple[int, int] = (12, 25), seed: int = 0
+    solver: ConnectFourSolver, count: int, *, plies: tuple[int, int] = (12, 25), quiet: bool = False, seed: int = 0
 ) -> tuple[State, NDArray[np.float64]]:
     """Returns `count` different random positions whose moves do not all lead to one outcome, and those outcomes.
 
@@ -73,6 +73,7 @@ def decisive_positions(
         solver: the judge.
         count: how many.
         plies: least and greatest number of stones.
+        quiet: leave out those where the mover can win at once, about half of all.
         seed: of the random play.
     """
     game, rng = ConnectFour(), np.random.default_rng(seed)
@@ -87,7 +88,7 @@ def decisive_positions(
                 break
             state = game.step(state, rng.choice(legal, 1))
         key = (int(state["own"][0]), int(state["stones"][0]))
-        if game.terminal(state)[0] or key in seen:
+        if game.terminal(state)[0] or key in seen or (quiet and _wins_at_once(game, state)):
             continue
         score = solver.score(state)
         allowed = score[score > ILLEGAL]
@@ -97,3 +98,8 @@ def decisive_positions(
         states.append(state)
         scores.append(score)
     return np.concatenate(states), np.concatenate(scores)
+
+
+def _wins_at_once(game: ConnectFour, state: State) -> bool:
+    moves = np.flatnonzero(game.legal(state)[0])
+    return bool((game.reward(game.step(np.repeat(state, len(moves)), moves)) > 0).any())

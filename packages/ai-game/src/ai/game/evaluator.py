@@ -6,6 +6,7 @@ model, an inference client, a function. Values are from the view of the player t
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from ai.game import fast
 from ai.game.protocol import State
+from ai.model import fold
 
 Evaluation = tuple[Any, Any]
 
@@ -42,6 +44,8 @@ class NetEvaluator:
         channels_last: memory format for 4-d observations.
         dtype: None for the model's own, or `torch.bfloat16` (autocast).
         device: where the model lives; None to look.
+        fold: run a copy whose batch norms are folded into its convolutions (`ai.model.fold`); it is made anew where
+            the model's weights were changed in place, as optimisers and `load_state_dict` do.
     """
 
     model: nn.Module
@@ -49,8 +53,11 @@ class NetEvaluator:
     channels_last: bool = False
     dtype: torch.dtype | None = None
     device: torch.device | None = None
+    fold: bool = False
 
     def __post_init__(self) -> None:
+        self._runs, self._depth = self.model, 0
+        self._folded_of: tuple[tuple[int, int], ...] = ()
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {self.chunk}")
         if self.device is None:
@@ -71,11 +78,21 @@ class NetEvaluator:
         training = self.model.training
         if training:
             self.model.eval()
+        if self.fold and self._depth == 0:
+            self._refold()
+        self._depth += 1
         try:
             yield
         finally:
+            self._depth -= 1
             if training:
                 self.model.train()
+
+    def _refold(self) -> None:
+        tensors = itertools.chain(self.model.parameters(), self.model.buffers())
+        of = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+        if of != self._folded_of or self._runs is self.model:
+            self._runs, self._folded_of = fold(self.model), of
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         assert self.device is not None
@@ -84,10 +101,10 @@ class NetEvaluator:
         if self.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         if self.dtype is None:
-            logits, value = self.model(x)
+            logits, value = self._runs(x)
         else:
             with torch.autocast(self.device.type, self.dtype):
-                logits, value = self.model(x)
+                logits, value = self._runs(x)
         if logits.dtype in (torch.bfloat16, torch.float16):
             logits, value = logits.float(), value.float()
         return logits.cpu(), value.cpu()
@@ -103,11 +120,16 @@ class NetEvaluator:
             observation: a batch of the size that the search will ask for.
             allow_bf16: whether lower precision may be chosen; it changes values in the third digit.
             seconds: how long to time each of the up to 16 candidates.
+
+        A network with batch norms is folded, which changes values in the last digits.
         """
         chunks = sorted({min(len(observation), c) for c in (32, 64, 128)} | {len(observation)})
         formats = (False, True) if observation.dim() == 4 else (False,)
         dtypes = (None, torch.bfloat16) if allow_bf16 else (None,)
-        candidates = [cls(model, chunk, form, dtype) for chunk in chunks for form in formats for dtype in dtypes]
+        folds = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+        candidates = [
+            cls(model, chunk, form, dtype, fold=folds) for chunk in chunks for form in formats for dtype in dtypes
+        ]
         return min(candidates, key=lambda candidate: _seconds_a_call(candidate, observation, seconds))
 
 

@@ -1,8 +1,12 @@
 """PUCT: prior-guided upper confidence bounds, with values brought to [0, 1] by their range at the node.
 
+With `prove`, what the rules make certain counts as such: a move that wins is made, a move that loses is tried no more,
+and a position whose moves all lose is lost.
+
 Source: Silver et al. 2018, "A general reinforcement learning algorithm…" (the score); Schrittwieser et al. 2020,
 "Mastering Atari, Go, chess and shogi by planning with a learned model", appendix B (c_base, normalisation). The
-range is taken over a node and its children, as in mctx's `qtransform_by_parent_and_siblings`.
+range is taken over a node and its children, as in mctx's `qtransform_by_parent_and_siblings`. Proofs: Winands,
+Björnsson, Saito 2008, "Monte-Carlo tree search solver".
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from numpy.typing import NDArray
 from ai.game.tree import Tree
 
 EPSILON = 1e-8
+LOWEST = -1e9
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Puct:
             the prior that was visited.
         dirichlet_alpha: concentration of the root noise; about 10 / legal actions.
         dirichlet_fraction: share of the noise in the root prior, where noise is on.
+        prove: carry certain outcomes up the tree; for games of two players whose moves pay -1, 0 or 1 in all.
     """
 
     c_init: float = 1.25
@@ -39,6 +45,7 @@ class Puct:
     first_play: float = 0.25
     dirichlet_alpha: float = 1.0
     dirichlet_fraction: float = 0.25
+    prove: bool = False
 
     def __post_init__(self) -> None:
         for name, value, holds, rule in (
@@ -59,28 +66,33 @@ class PuctParams(NamedTuple):
         weight: `[V]` of the prior, by the visits of a node's edges.
         normalize: as of `Puct`.
         first_play: as of `Puct`.
+        prove: as of `Puct`.
     """
 
     weight: NDArray[np.float64]
     normalize: bool
     first_play: float
+    prove: bool
 
 
 def puct_params(rule: Puct, most_visits: int) -> PuctParams:
     """Returns the constants of `rule` for nodes of up to `most_visits` visits."""
     count = 1.0 + np.arange(most_visits + 1)
     weight = np.sqrt(count) * (rule.c_init + np.log((count + rule.c_base + 1.0) / rule.c_base))
-    return PuctParams(weight, rule.normalize, rule.first_play)
+    return PuctParams(weight, rule.normalize, rule.first_play, rule.prove)
 
 
 def puct_scores(
     tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], params: PuctParams
 ) -> NDArray[np.float64]:
-    """Returns the score of each action, `[R, A]`."""
+    """Returns the score of each action, `[R, A]`; infinite for a proven win, and lowest for a proven loss."""
     visits, total = tree.visits[rows, node], tree.total[rows, node]
     prior = tree.prior[rows, node]
     visited = visits > 0
     mean = np.where(visited, total / np.where(visited, visits, 1.0), 0.0)
+    proof = tree.proof[rows, node]
+    if params.prove:
+        mean = np.where(np.isnan(proof), mean, proof)
     visit_sum, total_sum, prior_sum = (np.zeros(len(rows)) for _ in range(3))
     for a in range(visits.shape[1]):  # in the compiled kernel's order
         visit_sum += visits[:, a]
@@ -96,4 +108,6 @@ def puct_scores(
         value = np.where(visited, mean, (node_value - params.first_play * np.sqrt(prior_sum))[:, None])
     weight = params.weight[visit_sum.astype(np.int64)]
     scores: NDArray[np.float64] = value + weight[:, None] * prior / (visits + 1.0)
+    if params.prove:
+        scores = np.where(proof <= -1, LOWEST, np.where(proof >= 1, np.inf, scores))
     return scores

@@ -22,10 +22,11 @@ class Found:
 
     Args:
         action: `[B]` the move to make: PUCT's most visited, Gumbel's last one standing.
-        policy: `[B, A]` the improved policy to learn from: visit shares for PUCT, Gumbel's softmax.
+        policy: `[B, A]` the improved policy to learn from: visit shares for PUCT, where proven losses have none and
+            proven wins all; Gumbel's softmax.
         visits: `[B, A]` how often each move was tried.
         values: `[B, A]` mean return of each move for the mover; 0 where untried.
-        value: `[B]` mean return at the root, the evaluator's own value included.
+        value: `[B]` mean return at the root, the evaluator's own value included; what is proven where it is.
         prior: `[B, A]` the evaluator's policy over legal moves, without noise.
         raw_value: `[B]` the evaluator's value.
     """
@@ -76,6 +77,10 @@ class Search:
     def _setup(self, dynamics: Rules | Learned, simulations: int, rule: Puct | Gumbel | None) -> None:
         if simulations < 1:
             raise ValueError(f"simulations must be at least 1, got {simulations}")
+        if isinstance(rule, Puct) and rule.prove:
+            game = dynamics.game if isinstance(dynamics, Rules) else None
+            if game is None or game.num_players != 2 or game.discount != 1:
+                raise ValueError("rule.prove must be False without the rules of an undiscounted game of two players")
         self.simulations = simulations
         self.rule = rule if rule is not None else (Gumbel() if simulations <= 32 else Puct())
         self.tree: Tree | None = None
@@ -166,6 +171,7 @@ class Search:
         lost = (fields["child"] < 0) & (fields["visits"] > 0)
         fields["visits"][lost] = 0
         fields["total"][lost] = 0
+        fields["proof"][lost] = np.nan
         parents = fields["parent"]
         fields["parent"] = np.where(parents >= 0, renumber[rows[:, None], np.maximum(parents, 0)], np.int32(-1))
         fields["parent"][:, 0] = -1
@@ -179,7 +185,8 @@ class Search:
         leaf = self._leaf = self._leaf if len(self._leaf.node) == len(rows) else new_leaf(len(rows))
         self._select(rows, params, leaf)
         evaluated = self._dynamics.expand(self.tree, rows, leaf)
-        if not (fast.kernels("walk") or walk).settle(self.tree, rows, leaf, *evaluated):
+        prove = isinstance(params, PuctParams) and params.prove
+        if not (fast.kernels("walk") or walk).settle(self.tree, rows, leaf, *evaluated, prove):
             raise _not_finite()
 
     def _select(self, rows: NDArray[np.int64], params: PuctParams | GumbelParams, leaf: Leaf) -> None:
@@ -227,6 +234,7 @@ class Search:
         tree.prior[:, 0] = prior / prior.sum(axis=1, keepdims=True)
         tree.child[:, 0][~allowed] = UNVISITED
         tree.visits[:, 0][~allowed] = tree.total[:, 0][~allowed] = 0
+        tree.proof[:, 0][~allowed] = np.nan
 
     def _prepare(self, batch: int) -> None:
         # twice the budget leaves room for what `advance` keeps
@@ -238,6 +246,7 @@ class Search:
         self.tree.terminal[:, 0] = False
         self.tree.child[:, 0] = UNVISITED
         self.tree.visits[:, 0] = self.tree.total[:, 0] = 0
+        self.tree.proof[:, 0] = np.nan
 
     def _budget(self, simulations: NDArray[np.int64] | None, batch: int) -> NDArray[np.int64]:
         if simulations is None:
@@ -295,6 +304,8 @@ class Search:
         visits, total = tree.visits[:, 0].copy(), tree.total[:, 0]
         raw = tree.value[:, 0].copy()
         value = (raw + total.sum(axis=1)) / (1.0 + visits.sum(axis=1))
+        if isinstance(params, PuctParams) and params.prove:
+            return self._found_proven(visits, prior, raw)
         if isinstance(params, PuctParams):
             policy = visits / visits.sum(axis=1, keepdims=True)
             # among equal visits the higher value, then the lower number
@@ -305,6 +316,28 @@ class Search:
             decide = decide_gumbel if (compiled := fast.kernels("walk")) is None else compiled.decide_gumbel
             decide(tree, params, action, policy)
         return Found(action, policy, visits, total / np.maximum(visits, 1.0), value, prior, raw)
+
+    def _found_proven(self, visits: NDArray[np.float64], prior: NDArray[np.float64], raw: NDArray[np.float64]) -> Found:
+        """Returns what was found where some of it is certain."""
+        assert self.tree is not None
+        tree, rows = self.tree, np.arange(len(raw))
+        proof, legal, total = tree.proof[:, 0], tree.legal[:, 0], tree.total[:, 0]
+        mean = np.where(np.isnan(proof), total / np.maximum(visits, 1.0), proof)
+        # a sure win, else what is not lost for sure, else anything
+        wins: NDArray[np.bool_] = np.greater_equal(proof, 1)
+        hopeful = legal & ~np.less_equal(proof, -1)
+        sensible = np.where(
+            wins.any(axis=1, keepdims=True), wins, np.where(hopeful.any(axis=1, keepdims=True), hopeful, legal)
+        )
+        counted = np.where(wins, 1.0, np.where(sensible, visits, 0.0))
+        # where every simulation went into moves that lose, those that are left are as good as the prior says
+        counted = np.where(counted.any(axis=1, keepdims=True), counted, np.where(sensible, prior + 1e-12, 0.0))
+        policy = counted / counted.sum(axis=1, keepdims=True)
+        action = np.where(counted == counted.max(axis=1, keepdims=True), mean, -np.inf).argmax(axis=1)
+        known = walk.certain_value(tree, rows, np.zeros(len(raw), np.int64))
+        tried = np.where(sensible, visits, 0.0)
+        value = (raw + (tried * mean).sum(axis=1)) / (1.0 + tried.sum(axis=1))
+        return Found(action, policy, visits, mean, np.where(np.isnan(known), value, known), prior, raw)
 
 
 def _check_open(legal: NDArray[np.bool_]) -> None:

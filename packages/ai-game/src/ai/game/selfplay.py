@@ -22,7 +22,7 @@ from ai.game.puct import Puct
 from ai.game.search import Found, Search
 
 # What a row's luck is for: streams of its seed that never meet.
-_OPENING, _BUDGET, _NOISE, _MOVE, _RESIGN = range(5)
+_OPENING, _BUDGET, _NOISE, _MOVE, _RESIGN, _RANDOM = range(6)
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class Play:
         temperature: exponent 1 / temperature on the policy, for the first `temperature_moves` moves of a game.
         temperature_moves: after so many, `late_temperature` holds.
         late_temperature: 0 plays the search's own choice.
+        tolerance: None for episodes without `greedy_return`. A move whose value, by the search, falls short of the best
+            one's by more than this explores: what follows it says little about the position before.
+        random_share: share of moves that are drawn from all legal ones, so that games also lead through positions that
+            good play avoids; best with a `tolerance`.
         opening_share: share of games that start from a random position.
         opening_moves: how many random moves lead there, drawn from `[0, opening_moves)`.
         resign_below: give a game up when its value for the mover is lower; None never.
@@ -53,6 +57,8 @@ class Play:
     temperature: float = 1.0
     temperature_moves: int = 1_000_000
     late_temperature: float = 0.0
+    tolerance: float | None = None
+    random_share: float = 0.0
     opening_share: float = 0.0
     opening_moves: int = 1
     resign_below: float | None = None
@@ -63,11 +69,11 @@ class Play:
         for name, least in (("games", 1), ("simulations", 1), ("fast_simulations", 1), ("opening_moves", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("full_share", "opening_share", "resign_check"):
+        for name in ("full_share", "random_share", "opening_share", "resign_check"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        for name in ("temperature", "late_temperature", "temperature_moves", "cache"):
-            if getattr(self, name) < 0:
+        for name in ("temperature", "late_temperature", "temperature_moves", "cache", "tolerance"):
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.full_share < 1 and self.fast_simulations > self.simulations:
             raise ValueError(
@@ -79,7 +85,9 @@ class SelfPlay:
     """A source of episodes: a search plays against itself.
 
     An episode has `obs`, `action`, `reward`, `discount`, `policy`, `value`, `to_play`, `legal`, `version`, `truncated`
-    and `full` (1 where the search was a full one).
+    and `full` (1 where the search was a full one); with `play.tolerance` also `greedy_return`, the return as if no move
+    had explored: where one did, the value of the search's own choice stands for all that came of it, or the outcome
+    where that is better (Watkins 1989, "Learning from delayed rewards", cuts returns so).
 
     Args:
         game: the rules.
@@ -207,7 +215,7 @@ class SelfPlay:
         legal = game.legal(self._states)
         found = self._search(positions, self._row_luck(_NOISE), noise=full, simulations=budget, legal=legal)
         given_up = self._resigning(found)
-        action = self._choose(found)
+        action = self._choose(found, legal)
         after = game.step(self._states, action)
         self._record(rows, action, after, found, full)
         self._states = after
@@ -220,14 +228,19 @@ class SelfPlay:
         if ended.any():
             self._begin(np.flatnonzero(ended))
 
-    def _choose(self, found: Found) -> NDArray[np.int64]:
+    def _choose(self, found: Found, legal: NDArray[np.bool_]) -> NDArray[np.int64]:
         play = self.play
         early = self._length < play.temperature_moves
         temperature = np.where(early, play.temperature, play.late_temperature)[:, None]
         warm = temperature > 0
         sharpened = np.where(found.policy > 0, found.policy, 0.0) / found.policy.max(axis=1, keepdims=True)
         sharpened = sharpened ** (1.0 / np.where(warm, temperature, 1.0))
-        return np.where(warm[:, 0], draws.choose(self._row_luck(_MOVE), sharpened), found.action)
+        action = np.where(warm[:, 0], draws.choose(self._row_luck(_MOVE), sharpened), found.action)
+        if play.random_share == 0:
+            return action
+        luck = self._row_luck(_RANDOM)
+        anywhere = draws.choose(draws.fold(luck, 0), legal.astype(np.float64))
+        return np.where(draws.uniform(luck, 1)[:, 0] < play.random_share, anywhere, action)
 
     def _resigning(self, found: Found) -> NDArray[np.bool_]:
         """Returns which rows give up now; notes who would have in the games that are played out."""
@@ -253,9 +266,11 @@ class SelfPlay:
             for name, old in self._history.items():
                 grown[name][:, : old.shape[1]] = old
             self._history = grown
-        at = self._length
+        at, play = self._length, self.play
         values = {"action": action, "reward": self.game.reward(after), "policy": found.policy, "value": found.value}
-        for name, value in {**values, "full": full}.items():
+        best, tried = found.values[rows, found.action], found.values[rows, action]
+        explored = (tried < best - (play.tolerance or 0.0)) | (found.visits[rows, action] == 0)
+        for name, value in {**values, "full": full, "best": best, "explored": explored}.items():
             self._history[name][rows, at] = value
         self._history["state"][rows, at + 1] = after
 
@@ -277,6 +292,11 @@ class SelfPlay:
         truncated = cut is not None and bool(cut(states[-1:])[0])
         if not truncated:
             discount[-1] = 0.0
+        to_play = self.game.to_play(states)
+        greedy: dict[str, Any] = {}
+        if self.play.tolerance is not None:
+            best, explored = (self._history[name][row, :length] for name in ("best", "explored"))
+            greedy["greedy_return"] = greedy_return(reward, discount, to_play, best, explored)
         return {
             "obs": self.game.observe(states),
             "action": taken["action"],
@@ -284,9 +304,10 @@ class SelfPlay:
             "discount": discount,
             "policy": taken["policy"].astype(np.float32),
             "value": taken["value"].astype(np.float32),
-            "to_play": self.game.to_play(states),
+            "to_play": to_play,
             "legal": self.game.legal(states[:length]),
             "full": taken["full"].astype(np.float32),
+            **greedy,
             "truncated": np.bool_(truncated),
             "version": np.int64(self._born[row]),
         }
@@ -333,7 +354,34 @@ class SelfPlay:
             "policy": np.zeros((batch, capacity, num_actions)),
             "value": np.zeros((batch, capacity)),
             "full": np.zeros((batch, capacity), bool),
+            "best": np.zeros((batch, capacity)),
+            "explored": np.zeros((batch, capacity), bool),
         }
+
+
+def greedy_return(
+    reward: NDArray[np.float32],
+    discount: NDArray[np.float32],
+    to_play: NDArray[np.integer],
+    best: NDArray[np.float64],
+    explored: NDArray[np.bool_],
+) -> NDArray[np.float32]:
+    """Returns what each position of an episode was worth to its mover, had no move explored: `[T]`.
+
+    Args:
+        reward: `[T]` for who moved.
+        discount: `[T]` 0 at an end; an episode that was cut off goes on with its last `best`.
+        to_play: `[T + 1]`
+        best: `[T]` value of the move that the search prefers, for the mover.
+        explored: `[T]` whether another, worse move was made.
+    """
+    out = np.empty(len(reward), np.float32)
+    ahead = best[-1] if to_play[-1] == to_play[-2] else -best[-1]
+    for t in range(len(reward) - 1, -1, -1):
+        sign = 1.0 if to_play[t + 1] == to_play[t] else -1.0
+        played = reward[t] + discount[t] * sign * ahead
+        ahead = out[t] = max(best[t], played) if explored[t] else played
+    return out
 
 
 _STATE = ("_seeds", "_number", "_length", "_states", "_gives_up", "_born")

@@ -28,6 +28,7 @@ class Tree(NamedTuple):
         discount: `[B, N, A]` what the child's value is worth here: negative if the other player moves there, 0 at
             an end.
         value: `[B, N]` the evaluator's value.
+        proof: `[B, N, A]` what the edge is worth for certain, to the node's player; NaN while that is open.
         terminal: `[B, N]`
         parent: `[B, N]` and `parent_action`: the edge that leads here; -1 at the root.
         size: `[B]` nodes in use.
@@ -42,6 +43,7 @@ class Tree(NamedTuple):
     reward: NDArray[np.float64]
     discount: NDArray[np.float64]
     value: NDArray[np.float64]
+    proof: NDArray[np.float64]
     terminal: NDArray[np.bool_]
     parent: NDArray[np.int32]
     parent_action: NDArray[np.int32]
@@ -75,6 +77,7 @@ def new_tree(batch: int, num_nodes: int, num_actions: int) -> Tree:
         reward=np.zeros(edge),
         discount=np.zeros(edge),
         value=np.zeros(node),
+        proof=np.full(edge, np.nan),
         terminal=np.zeros(node, bool),
         parent=np.full(node, -1, np.int32),
         parent_action=np.full(node, -1, np.int32),

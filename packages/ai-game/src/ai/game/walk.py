@@ -32,6 +32,7 @@ def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams,
             scores = gumbel_interior_scores(tree, games, here, rule)
         action = np.where(tree.legal[games, here], scores, -np.inf).argmax(axis=1)
         child = tree.child[games, here, action].astype(np.int64)
+        settled = ~np.isnan(tree.proof[games, here, action])
         fresh = child == UNVISITED
         if fresh.any():
             new = games[fresh]
@@ -43,8 +44,9 @@ def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams,
             tree.child[new, child[fresh]] = UNVISITED
             tree.visits[new, child[fresh]] = 0
             tree.total[new, child[fresh]] = 0
+            tree.proof[new, child[fresh]] = np.nan
             tree.size[new] += 1
-        ended = fresh | tree.terminal[games, child]
+        ended = fresh | settled | tree.terminal[games, child]
         stop = walking[ended]
         leaf.parent[stop], leaf.action[stop], leaf.node[stop] = here[ended], action[ended], child[ended]
         leaf.fresh[stop] = fresh[ended]
@@ -81,6 +83,14 @@ def evaluate(
     return True
 
 
+def certain_value(tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns what nodes are worth for certain, `[R]`: a proven win, or the best of moves all proven; or NaN."""
+    proof = tree.proof[rows, node]
+    best = np.where(tree.legal[rows, node] & ~np.isnan(proof), proof, -np.inf).max(axis=1)
+    all_proven = (~tree.legal[rows, node] | ~np.isnan(proof)).all(axis=1)
+    return np.where((best >= 1) | all_proven, best, np.nan)
+
+
 def settle(
     tree: Tree,
     rows: NDArray[np.int64],
@@ -88,8 +98,11 @@ def settle(
     live: NDArray[np.int64],
     logits: NDArray[np.floating],
     value: NDArray[np.floating],
+    prove: bool = False,
 ) -> bool:
     """Evaluates the new nodes of `rows[live]` and adds one visit and one return to every edge above each row's leaf.
+
+    With `prove`, ends of the game are certain, and so is what follows from them.
 
     Returns:
         Whether every number is finite; if not, nothing is written.
@@ -98,12 +111,19 @@ def settle(
         return False
     node = leaf.node.copy()
     returned = np.where(tree.terminal[rows, node], 0.0, tree.value[rows, node])
+    certain = np.where(tree.terminal[rows, node], 0.0, np.nan)
     climbing = np.arange(len(rows))
     while len(climbing):
         games, here = rows[climbing], node[climbing]
         above, action = tree.parent[games, here].astype(np.int64), tree.parent_action[games, here].astype(np.int64)
         edge = (games, above, action)
         returned[climbing] = tree.reward[edge] + tree.discount[edge] * returned[climbing]
+        if prove:
+            proof = tree.proof[edge]
+            followed = tree.reward[edge] + tree.discount[edge] * certain[climbing]
+            proof = tree.proof[edge] = np.where(np.isnan(proof), followed, proof)
+            returned[climbing] = np.where(np.isnan(proof), returned[climbing], proof)
+            certain[climbing] = np.where(np.isnan(proof), np.nan, certain_value(tree, games, above))
         tree.visits[edge] += 1
         tree.total[edge] += returned[climbing]
         node[climbing] = above

@@ -41,6 +41,7 @@ def evaluate(tree, rows, node, logits, value):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def _puct_action(tree, b, n, params):  # type: ignore[no-untyped-def]
     visits, total, prior, legal = tree.visits[b, n], tree.total[b, n], tree.prior[b, n], tree.legal[b, n]
+    proof = tree.proof[b, n]
     num_actions = visits.shape[0]
     visit_sum, total_sum, prior_sum = 0.0, 0.0, 0.0
     lowest, highest = np.inf, -np.inf
@@ -50,7 +51,7 @@ def _puct_action(tree, b, n, params):  # type: ignore[no-untyped-def]
             total_sum += total[a]
             prior_sum += prior[a]
             if params.normalize:
-                mean = total[a] / visits[a]
+                mean = proof[a] if params.prove and not np.isnan(proof[a]) else total[a] / visits[a]
                 lowest, highest = min(lowest, mean), max(highest, mean)
     node_value = (tree.value[b, n] + total_sum) / (1.0 + visit_sum)
     low, spread = 0.0, 1.0
@@ -65,9 +66,15 @@ def _puct_action(tree, b, n, params):  # type: ignore[no-untyped-def]
     for a in range(num_actions):
         if legal[a]:
             mean = total[a] / visits[a] if visits[a] > 0 else first
+            if params.prove and not np.isnan(proof[a]):
+                if proof[a] >= 1:
+                    return a
+                mean = proof[a]
             if params.normalize:
                 mean = (mean - low) / spread
             score = mean + weight * prior[a] / (visits[a] + 1.0)
+            if params.prove and proof[a] <= -1:
+                score = LOWEST
             if best < 0 or score > best_score:
                 best, best_score = a, score
     return best
@@ -193,7 +200,8 @@ def _descend(tree, b, n, action, leaf, r):  # type: ignore[no-untyped-def]
             tree.child[b, child, a] = -1
             tree.visits[b, child, a] = 0
             tree.total[b, child, a] = 0
-    elif not tree.terminal[b, child]:
+            tree.proof[b, child, a] = np.nan
+    elif np.isnan(tree.proof[b, n, action]) and not tree.terminal[b, child]:
         return np.int64(child)
     leaf.parent[r], leaf.action[r], leaf.node[r], leaf.fresh[r] = n, action, child, fresh
     return np.int64(-1)
@@ -220,16 +228,40 @@ def select_gumbel(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def settle(tree, rows, leaf, live, logits, value):  # type: ignore[no-untyped-def]
+def _certain_value(tree, b, n):  # type: ignore[no-untyped-def]
+    """Returns what a node is worth for certain: a proven win, or the best of moves that are all proven; or NaN."""
+    best, open_moves = -np.inf, False
+    for a in range(tree.child.shape[2]):
+        if tree.legal[b, n, a]:
+            proof = tree.proof[b, n, a]
+            if np.isnan(proof):
+                open_moves = True
+            else:
+                best = max(best, proof)
+    return np.nan if open_moves and best < 1 else best
+
+
+@njit(cache=True)
+def settle(tree, rows, leaf, live, logits, value, prove=False):  # type: ignore[no-untyped-def]
     """Evaluates the new nodes of `rows[live]` and carries every leaf's value to its root."""
     if not evaluate(tree, rows[live], leaf.node[live], logits, value):
         return False
     for r in range(rows.shape[0]):
         b, n = rows[r], leaf.node[r]
         returned = 0.0 if tree.terminal[b, n] else tree.value[b, n]
+        certain = 0.0 if tree.terminal[b, n] else np.nan
         while n > 0:
             above, action = tree.parent[b, n], tree.parent_action[b, n]
             returned = tree.reward[b, above, action] + tree.discount[b, above, action] * returned
+            if prove:
+                proof = tree.proof[b, above, action]
+                if np.isnan(proof):
+                    proof = tree.reward[b, above, action] + tree.discount[b, above, action] * certain
+                    tree.proof[b, above, action] = proof
+                certain = np.nan
+                if not np.isnan(proof):
+                    returned = proof
+                    certain = _certain_value(tree, b, np.int64(above))
             tree.visits[b, above, action] += 1
             tree.total[b, above, action] += returned
             n = np.int64(above)
