@@ -44,8 +44,9 @@ class NetEvaluator:
         channels_last: memory format for 4-d observations.
         dtype: None for the model's own, or `torch.bfloat16` (autocast).
         device: where the model lives; None to look.
-        fold: run a copy whose batch norms are folded into its convolutions (`ai.model.fold`); it is made anew where
-            the model's weights were changed in place, as optimisers and `load_state_dict` do.
+        fold: run a copy made for it, with batch norms folded into convolutions (`ai.model.fold`) and, for
+            `channels_last`, weights in that format; it is made anew where the model's weights were changed in place,
+            as optimisers and `load_state_dict` do.
     """
 
     model: nn.Module
@@ -93,6 +94,8 @@ class NetEvaluator:
         of = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
         if of != self._folded_of or self._runs is self.model:
             self._runs, self._folded_of = fold(self.model), of
+            if self.channels_last:
+                self._runs.to(memory_format=torch.channels_last)
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         assert self.device is not None
@@ -121,14 +124,14 @@ class NetEvaluator:
             allow_bf16: whether lower precision may be chosen; it changes values in the third digit.
             seconds: how long to time each of the up to 16 candidates.
 
-        A network with batch norms is folded, which changes values in the last digits.
+        Of a convolutional network a folded copy runs, which changes values in the last digits.
         """
         chunks = sorted({min(len(observation), c) for c in (32, 64, 128)} | {len(observation)})
-        formats = (False, True) if observation.dim() == 4 else (False,)
+        convolves = observation.dim() == 4 and any(parameter.dim() == 4 for parameter in model.parameters())
+        formats = (False, True) if convolves else (False,)
         dtypes = (None, torch.bfloat16) if allow_bf16 else (None,)
-        folds = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
         candidates = [
-            cls(model, chunk, form, dtype, fold=folds) for chunk in chunks for form in formats for dtype in dtypes
+            cls(model, chunk, form, dtype, fold=convolves) for chunk in chunks for form in formats for dtype in dtypes
         ]
         return min(candidates, key=lambda candidate: _seconds_a_call(candidate, observation, seconds))
 

@@ -175,7 +175,9 @@ class Search:
         parents = fields["parent"]
         fields["parent"] = np.where(parents >= 0, renumber[rows[:, None], np.maximum(parents, 0)], np.int32(-1))
         fields["parent"][:, 0] = -1
-        self.tree = Tree(**fields, size=sizes)
+        for name, array in fields.items():
+            getattr(tree, name)[:] = array
+        tree.size[:] = sizes
         self._dynamics.keep(order)
         self._reused = True
 

@@ -38,7 +38,7 @@ def evaluate(tree, rows, node, logits, value):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _puct_action(tree, b, n, params):  # type: ignore[no-untyped-def]
     visits, total, prior, legal = tree.visits[b, n], tree.total[b, n], tree.prior[b, n], tree.legal[b, n]
     proof = tree.proof[b, n]
@@ -80,7 +80,7 @@ def _puct_action(tree, b, n, params):  # type: ignore[no-untyped-def]
     return best
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _completed(tree, b, n, params, out):  # type: ignore[no-untyped-def]
     visits, total, prior = tree.visits[b, n], tree.total[b, n], tree.prior[b, n]
     num_actions = visits.shape[0]
@@ -109,7 +109,7 @@ def _completed(tree, b, n, params, out):  # type: ignore[no-untyped-def]
     return visit_sum
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _improved(tree, b, n, params, out):  # type: ignore[no-untyped-def]
     """Writes the improved policy, before it is divided by the sum that is returned beside the node's visits."""
     visits, prior = tree.visits[b, n], tree.prior[b, n]
@@ -129,7 +129,7 @@ def _improved(tree, b, n, params, out):  # type: ignore[no-untyped-def]
     return weight_sum, visit_sum
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _gumbel_interior_action(tree, b, n, params, raised):  # type: ignore[no-untyped-def]
     visits, legal = tree.visits[b, n], tree.legal[b, n]
     weight_sum, visit_sum = _improved(tree, b, n, params, raised)
@@ -142,7 +142,7 @@ def _gumbel_interior_action(tree, b, n, params, raised):  # type: ignore[no-unty
     return best
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _considered_action(tree, b, turn, params, values):  # type: ignore[no-untyped-def]
     """Returns the action of the highest score among those visited `turn` times."""
     visits, logit, legal = tree.visits[b, 0], tree.logit[b, 0], tree.legal[b, 0]
@@ -162,7 +162,7 @@ def _considered_action(tree, b, turn, params, values):  # type: ignore[no-untype
     return best
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _gumbel_root_action(tree, b, params, values):  # type: ignore[no-untyped-def]
     simulation, considered = 0.0, 0
     for a in range(tree.visits.shape[2]):
@@ -184,7 +184,7 @@ def decide_gumbel(tree, params, action, policy):  # type: ignore[no-untyped-def]
             policy[b, a] /= weight_sum
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _descend(tree, b, n, action, leaf, r):  # type: ignore[no-untyped-def]
     """Follows one edge; returns the node to go on from, or -1 where the walk ends."""
     child = tree.child[b, n, action]
@@ -227,7 +227,7 @@ def select_gumbel(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
             n = _descend(tree, b, n, _gumbel_interior_action(tree, b, n, params, scratch), leaf, r)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _certain_value(tree, b, n):  # type: ignore[no-untyped-def]
     """Returns what a node is worth for certain: a proven win, or the best of moves that are all proven; or NaN."""
     best, open_moves = -np.inf, False
