@@ -346,3 +346,72 @@ def test_malformed_requests_harm_nobody(app, inferencer, n_requests):
     assert min(seen[200], seen[400], seen[404]) > n_requests // 100
     assert app.desk.n_pending == 0
     assert inferencer.ping(timeout=30) > 0
+
+
+class Deaf:
+    """A parser that must not be asked."""
+
+    def feed_data(self, data):
+        raise AssertionError(data)
+
+
+def test_a_head_that_comes_again_is_not_read_again(app, model):
+    async def main():
+        client = Client(app)
+        client.line.data_received(post(body=to_bytes(X)))
+        await client.settle()
+        client.line._parser = Deaf()
+        for k in (2, 3):
+            client.line.data_received(post(body=to_bytes(k * X)))
+            await client.settle()
+        with pytest.raises(AssertionError):
+            client.line.data_received(post(body=to_bytes(X), headers="x-shape: 2,8\r\n"))
+        client.line.connection_lost(None)
+        return client.replies()
+
+    replies = LOOP.run(main())
+    for k, (status, _, body) in enumerate(replies, 1):
+        assert status == 200
+        assert torch.equal(torch.frombuffer(bytearray(body), dtype=torch.float32).view(2, 4), model(k * X))
+    assert len(replies) == 3
+
+
+def test_replies_are_the_same_whether_heads_are_known_again_or_not(app, monkeypatch):
+    rng = random.Random(1)
+    requests = [post(body=to_bytes(X)), post(body=to_bytes(2 * X)), post(body=b"\r\n\r\n" * 16), post(body=b"")]
+    requests += [post(body=to_bytes(X), headers="connection: close\r\n"), post("/models/n", to_bytes(X))]
+    requests += [b"GET /v2/models/m HTTP/1.1\r\n\r\n", post(body=b"1" * 200_000)]
+    requests += [b"POST /models/m HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n4\r\n0000\r\n0\r\n\r\n"]
+    requests += [post(body=to_bytes(X), headers="expect: 100-continue\r\n")]
+
+    def pieces():
+        request = rng.choice(requests[:4] if rng.random() < 0.7 else requests)
+        if rng.random() < 0.1:
+            request = b"\r\n" + request
+        if rng.random() < 0.1:
+            request += rng.choice([b"\r\n", b"\r\n\r\n", request, b"POST"])
+        if rng.random() < 0.1:
+            request = _mutate(rng, request)
+        cut = rng.randrange(len(request) + 1) if rng.random() < 0.2 else 0
+        return [piece for piece in (request[:cut], request[cut:]) if piece]
+
+    async def answer(spoken):
+        client = Client(app)
+        for request in spoken:
+            for piece in request:
+                if not client.wire.closed:
+                    client.line.data_received(piece)
+            await client.settle()
+        client.line.connection_lost(None)
+        return client.wire.sent
+
+    differ = 0
+    for _ in range(300):
+        spoken = [pieces() for _ in range(rng.randrange(2, 6))]
+        sent = []
+        for known in (1 << 12, 0):
+            monkeypatch.setattr(module, "_KNOWN_BYTES", known)
+            sent.append(LOOP.run(answer(spoken)))
+        assert sent[0] == sent[1], spoken
+        differ += len(set(map(tuple, spoken))) < len(spoken)
+    assert differ > 50  # many of them said the same again

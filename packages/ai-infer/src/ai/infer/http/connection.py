@@ -22,6 +22,7 @@ _MAX_QUEUED = 16  # requests that were sent before the replies to earlier ones
 _IDLE_S = 75.0  # after which a connection without a request is closed
 _LINGER_S = 5.0  # that a refused client has to read why
 _JOINED_BYTES = 1 << 16  # up to which head and body are sent as one piece
+_KNOWN_BYTES = 1 << 12  # up to which a head is kept, to know it again
 
 
 class HttpConnection(asyncio.Protocol):
@@ -55,6 +56,9 @@ class HttpConnection(asyncio.Protocol):
         self._refused = False  # in the middle of a request, so that bytes may come that nobody reads
         self._in_head = True
         self._n_begun = self._n_head_bytes = 0
+        self._known_head = b""  # of the last request that came whole, in one piece of data
+        self._known_size = 0  # of that request
+        self._known: Request
         self._since = self._loop.time()  # when the request now being read began, or the last one was answered
 
     # The transport's calls --------------------------------------------------------------------------------------
@@ -80,7 +84,11 @@ class HttpConnection(asyncio.Protocol):
         """Takes bytes in."""
         if self._deaf:
             return
-        was_in_head, n_begun = self._in_head, self._n_begun
+        if 0 < self._known_size == len(data) and not self._reading and data.startswith(self._known_head):
+            self._repeat(data)
+            return
+        between, was_in_head, n_begun = not self._reading, self._in_head, self._n_begun
+        self._known_size = 0
         try:
             self._parser.feed_data(data)
         except self._errors.HttpParserUpgrade:  # to what is not spoken here: the request itself is answered
@@ -91,6 +99,27 @@ class HttpConnection(asyncio.Protocol):
             self._n_head_bytes += len(data)
             if self._n_head_bytes > _MAX_HEAD_BYTES:
                 self._refuse((431, JSON, error_body(f"the headers must have at most {_MAX_HEAD_BYTES} bytes")))
+        if between and self._n_begun == n_begun + 1 and not self._reading and not self._deaf:
+            self._remember(data)
+
+    def _remember(self, data: bytes) -> None:
+        """Keeps the head of the request that this piece of data was, if the next one may begin with the same bytes."""
+        request = self._request
+        n_head = data.find(b"\r\n\r\n") + 4
+        whole = 4 <= n_head <= _KNOWN_BYTES and n_head + len(request.body) == len(data)
+        if whole and self._refusal is None and not request.headers.keys() & {b"transfer-encoding", b"expect"}:
+            self._known_head, self._known_size, self._known = data[:n_head], len(data), request
+
+    def _repeat(self, data: bytes) -> None:
+        """Takes in a request whose head is known to the byte, so that it need not be read again.
+
+        The same head has the same length of body, and `App.check` finds the same in it: the data is one whole request.
+        """
+        known = self._known
+        self._n_begun += 1
+        self._since = self._loop.time()
+        self._request = Request(known.method, known.path, known.headers, data[len(self._known_head) :])
+        self._arrived(self._request, None)
 
     def eof_received(self) -> bool:
         """Leaves the connection open for replies that are due."""
@@ -172,7 +201,10 @@ class HttpConnection(asyncio.Protocol):
         request, chunks = self._request, self._chunks
         request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._deaf = not request.keep_alive
-        self._queue.append((request, self._refusal))
+        self._arrived(request, self._refusal)
+
+    def _arrived(self, request: Request, refusal: Reply | None) -> None:
+        self._queue.append((request, refusal))
         if len(self._queue) > _MAX_QUEUED and not self._paused:
             self._paused = True
             self._transport.pause_reading()
