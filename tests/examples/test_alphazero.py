@@ -186,12 +186,29 @@ def test_matches_against_a_missing_peer_name_it(monkeypatch):
         reproduce_connect4()  # before the hour of training
 
 
+class FourPlayer(torch.nn.Module):
+    """Likes the middle, and what it sees most of itself there."""
+
+    def forward(self, x):
+        middle = torch.tensor([0.0, 1, 2, 3, 2, 1, 0])
+        return middle.expand(len(x), 7), torch.tanh(((x[:, 0] - x[:, 1]) * middle).sum((1, 2)) / 10)
+
+
 @needs_numba
 @pytest.mark.slow
 def test_connect_four_is_learnt_measured_and_rated(tmp_path):
     config = replace(PRESETS["tiny"], game="connect4", trial=str(tmp_path / "trial"), keep_snapshots=None)
     found = run(config)
     assert {"right_0", "right_100", "right_400", "seconds"} <= found.keys()
+    ladder = connect4.Ladder(tmp_path / "trial", lambda: network(config), NetEvaluator, games=4)
+    lines = (tmp_path / "trial" / "metrics.jsonl").read_text().splitlines()
+    logged = {record["step"]: record["elo"] for record in map(json.loads, lines) if "elo" in record}
+    assert logged[2] == 0
+    assert np.isfinite(logged[4])
+    assert [row[:2] for row in json.loads((tmp_path / "trial" / "ladder.json").read_text())] == [[4, 2]]
+    # who plays better than the last snapshots is rated above them
+    assert ladder(FourPlayer(), 6) > logged[4]
+    assert [row[:2] for row in json.loads((tmp_path / "trial" / "ladder.json").read_text())] == [[4, 2], [6, 2], [6, 4]]
     rated = connect4.matches(config.trial, lambda: network(config), NetEvaluator, {}, elo_games=2)
     assert np.isfinite(rated["elo_gain"])
     assert len(json.loads((tmp_path / "trial" / "elo.json").read_text())) == 2

@@ -21,6 +21,7 @@ from ai.game import (
     NetEvaluator,
     Player,
     Puct,
+    Score,
     Search,
     decisive_positions,
     greedy_player,
@@ -31,7 +32,7 @@ from ai.game import (
 )
 from ai.game.protocol import State
 from ai.lab import Trial
-from ai.train import Snapshots
+from ai.train import Snapshots, snapshot
 
 RULE = Puct(c_init=1.6, normalize=False, prove=True)
 Evaluate = Callable[[nn.Module], NetEvaluator]
@@ -196,8 +197,53 @@ def matches(
     return found | {"elo_gain": elo_curve(trial, network, evaluate, games=elo_games)}
 
 
+class Ladder:
+    """Rates a network that learns, as it learns: by matches against earlier snapshots of its trial.
+
+    Args:
+        path: The trial's folder, whose snapshots are the opponents; the scores are kept there, in `ladder.json`.
+        network: Makes the network.
+        evaluate: From a network to its evaluator.
+        games: Against each opponent, from positions after four random moves, with 32 simulations.
+        opponents: At most so many of the newest.
+    """
+
+    def __init__(
+        self, path: Path, network: Callable[[], Any], evaluate: Evaluate, *, games: int = 20, opponents: int = 3
+    ) -> None:
+        self._path, self._network, self._evaluate = path, network, evaluate
+        self._games, self._opponents = games, opponents
+
+    def __call__(self, model: nn.Module, step: int) -> float:
+        """Returns the network's Elo above that of the first snapshot; 0 before there is one."""
+        game, kept = ConnectFour(), self._path / "ladder.json"
+        scores: dict[tuple[str, str], Score] = {}
+        if kept.exists():
+            for one, other, *score in json.loads(kept.read_text(encoding="utf-8")):
+                if one < step:  # a run that goes on from an earlier snapshot meets later steps again
+                    scores[str(one), str(other)] = Score(*score)
+        snapshots = {
+            int(path.name): path for path in (self._path / "snapshots").glob("[0-9]*") if path.name.isdecimal()
+        }
+        player = self._player(model)
+        for earlier in sorted(at for at in snapshots if at < step)[-self._opponents :]:
+            opponent = self._network()
+            opponent.load_state_dict(snapshot.load_model_state(snapshots[earlier], ema=True))
+            score = match(game, player, self._player(opponent.eval()), self._games, seed=step, opening_moves=4)
+            scores[str(step), str(earlier)] = score
+        if not scores:
+            return 0.0
+        rows = [[int(one), int(other), s.wins, s.draws, s.losses] for (one, other), s in scores.items()]
+        kept.write_text(json.dumps(rows) + "\n", encoding="utf-8")
+        table = ratings(scores)
+        return table[str(step)].elo - table[min(table, key=int)].elo if str(step) in table else 0.0
+
+    def _player(self, model: nn.Module) -> Player:
+        return search_player(Search(ConnectFour(), self._evaluate(model), simulations=32, rule=RULE))
+
+
 def best_snapshot(trial: Trial) -> Path | None:
-    """Returns the snapshot of most right moves by 100 simulations; None where there is none."""
+    """Returns the snapshot that a run judged best; None where there is none."""
     return Snapshots(trial.path / "snapshots", best_by="score", mode="max").best()
 
 

@@ -17,6 +17,7 @@ from ai.examples.alphazero.truth import Judge, lost_lines, wrong_moves
 from ai.examples.cli import read_config
 from ai.examples.selflearn import LearnConfig, learn, report
 from ai.game import Augment, ConnectFour, NetEvaluator, Play, Puct, SelfPlay, TicTacToe, solve
+from ai.lab.folder import resolve
 
 RULE = Puct(normalize=False)
 
@@ -132,15 +133,21 @@ def run_tictactoe(config: Config) -> dict[str, float]:
 
 
 def run_connect4(config: Config) -> dict[str, float]:
-    """Learns Connect Four, measured by solved positions that training never sees."""
-    game, model = ConnectFour(), network(config).init(seed=config.seed)
+    """Learns Connect Four, measured by solved positions that training never sees; others choose the best snapshot."""
+    game, model, wrap = ConnectFour(), network(config).init(seed=config.seed), Wrap(config.precision)
     solved = connect4.solved_positions(config.positions, config.plies, seed=config.seed)
+    choice = connect4.solved_positions(-(-config.positions // 3), config.plies, seed=config.seed + 1_000_000)
+    ladder = connect4.Ladder(resolve(config.trial), lambda: network(config), wrap)
 
-    def task(model: nn.Module, simulations: tuple[int, ...] = (0, 100)) -> dict[str, float]:
-        evaluator = Wrap(config.precision)(model)
+    def measure(model: nn.Module, simulations: tuple[int, ...]) -> dict[str, float]:
+        evaluator = wrap(model)
         return {f"right_{count}": solved.right(evaluator, count) for count in simulations} | {
             f"value_of_{name}": value for name, value in solved.values(evaluator).items()
         }
+
+    def task(model: nn.Module, step: int) -> dict[str, float]:
+        found = measure(model, (0, 100))
+        return found | {"choice_100": choice.right(wrap(model), 100), "elo": ladder(model, step)}
 
     augment = Augment(game)
     loader = self_play(game, config, lambda batch: augment(solved.withheld(batch)))
@@ -149,12 +156,12 @@ def run_connect4(config: Config) -> dict[str, float]:
         model,
         loader,
         loss(config),
-        task=lambda model, step: task(model),
-        best_by="right_100",
+        task=task,
+        best_by="choice_100",
         mode="max",
         precision=config.precision,
     )
-    found = task(model, (0, 100, 400)) | ran
+    found = measure(model, (0, 100, 400)) | ran
     report(trial, found)
     return found
 
