@@ -267,6 +267,17 @@ def test_what_is_proven_stays_so_when_the_tree_moves_on(engine):
     pytest.fail("nothing was proven")
 
 
+@pytest.mark.parametrize("rule", [Puct(), Gumbel()], ids=["puct", "gumbel"])
+def test_where_a_limit_of_moves_cuts_a_game_off_the_evaluator_tells_what_comes_after(engine, rule):
+    game = SlidingTiles(max_steps=1)
+    state = game.init(6, 3)
+    values = lambda x: (torch.zeros(len(x), 4), torch.full((len(x),), 0.75))  # noqa: E731
+    found = Search(game, values, simulations=12, rule=rule)(state)
+    assert game.truncated(game.step(state, game.legal(state).argmax(axis=1))).all()
+    # no move solves it: what each is worth is what the evaluator sees there
+    np.testing.assert_allclose(found.values[game.legal(state)], 0.75 * game.discount)
+
+
 def test_budgets_of_rows_are_kept():
     game = TicTacToe()
     budget = np.array([5, 17, 32, 1])

@@ -55,6 +55,7 @@ class Rules:
         self._evaluator = NetEvaluator(evaluator) if isinstance(evaluator, nn.Module) else evaluator
         self._on_states = isinstance(evaluator, StateEvaluator)
         self._in_trees = game if isinstance(game, SteppedInTrees) and not self._on_states else None
+        self._truncated = getattr(game, "truncated", None)
         self._states: State = np.zeros((0, 0), game.dtype)
 
     def evaluating(self) -> AbstractContextManager[None]:
@@ -100,14 +101,16 @@ class Rules:
         state = game.step(before, action)
         self._states[games, node] = state
         over = game.terminal(state)
+        # a walk ends where a limit of moves cut the game off, but the position has a value
+        cut = self._truncated(state) if self._truncated is not None else np.zeros(len(state), bool)
         sign = np.full(len(games), game.discount)
         if game.num_players == 2:
             sign[game.to_play(state) != game.to_play(before)] *= -1
         tree.reward[games, parent, action] = game.reward(state)
-        tree.discount[games, parent, action] = np.where(over, 0.0, sign)
+        tree.discount[games, parent, action] = np.where(over & ~cut, 0.0, sign)
         tree.terminal[games, node] = over
         tree.legal[games, node] = game.legal(state)
-        live = np.flatnonzero(~over)
+        live = np.flatnonzero(~over | cut)
         return self._evaluate(fresh[live], state[live]) if len(live) else self._nothing()
 
     def at_root(self, state: State) -> NDArray[np.bool_]:

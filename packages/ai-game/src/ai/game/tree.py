@@ -27,9 +27,9 @@ class Tree(NamedTuple):
         reward: `[B, N, A]` what the edge pays the node's player.
         discount: `[B, N, A]` what the child's value is worth here: negative if the other player moves there, 0 at
             an end.
-        value: `[B, N]` the evaluator's value.
+        value: `[B, N]` the evaluator's value; 0 at an end.
         proof: `[B, N, A]` what the edge is worth for certain, to the node's player; NaN while that is open.
-        terminal: `[B, N]`
+        terminal: `[B, N]` whether nothing is played from here: at an end, and where a limit of moves cut a game off.
         parent: `[B, N]` and `parent_action`: the edge that leads here; -1 at the root.
         size: `[B]` nodes in use.
     """

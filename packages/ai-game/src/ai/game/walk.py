@@ -41,6 +41,7 @@ def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams,
             tree.parent[new, child[fresh]] = here[fresh]
             tree.parent_action[new, child[fresh]] = action[fresh]
             tree.terminal[new, child[fresh]] = False
+            tree.value[new, child[fresh]] = 0.0
             tree.child[new, child[fresh]] = UNVISITED
             tree.visits[new, child[fresh]] = 0
             tree.total[new, child[fresh]] = 0
@@ -110,8 +111,9 @@ def settle(
     if not evaluate(tree, rows[live], leaf.node[live], logits, value):
         return False
     node = leaf.node.copy()
-    returned = np.where(tree.terminal[rows, node], 0.0, tree.value[rows, node])
-    certain = np.where(tree.terminal[rows, node], 0.0, np.nan)
+    returned = tree.value[rows, node]
+    entered = (rows, tree.parent[rows, node].astype(np.int64), tree.parent_action[rows, node].astype(np.int64))
+    certain = np.where(tree.terminal[rows, node] & (tree.discount[entered] == 0), 0.0, np.nan)
     climbing = np.arange(len(rows))
     while len(climbing):
         games, here = rows[climbing], node[climbing]

@@ -196,6 +196,7 @@ def _descend(tree, b, n, action, leaf, r):  # type: ignore[no-untyped-def]
         tree.parent[b, child] = n
         tree.parent_action[b, child] = action
         tree.terminal[b, child] = False
+        tree.value[b, child] = 0.0
         for a in range(tree.child.shape[2]):
             tree.child[b, child, a] = -1
             tree.visits[b, child, a] = 0
@@ -248,8 +249,9 @@ def settle(tree, rows, leaf, live, logits, value, prove=False):  # type: ignore[
         return False
     for r in range(rows.shape[0]):
         b, n = rows[r], leaf.node[r]
-        returned = 0.0 if tree.terminal[b, n] else tree.value[b, n]
-        certain = 0.0 if tree.terminal[b, n] else np.nan
+        returned = tree.value[b, n]
+        ended = tree.terminal[b, n] and tree.discount[b, tree.parent[b, n], tree.parent_action[b, n]] == 0
+        certain = 0.0 if ended else np.nan
         while n > 0:
             above, action = tree.parent[b, n], tree.parent_action[b, n]
             returned = tree.reward[b, above, action] + tree.discount[b, above, action] * returned
