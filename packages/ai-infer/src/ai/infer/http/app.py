@@ -12,6 +12,7 @@ import json
 import logging
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import lru_cache
 from typing import Any, Protocol
 
 from ai.infer.errors import InferError
@@ -185,20 +186,15 @@ class App:
 
     def _find_inference(self, request: Request) -> tuple[ServedModel, bool] | None:
         """Returns which model a request is for, and whether it is a plain one; None: it is none for a model."""
-        parts = request.path.split("/")
-        if len(parts) == 3 and parts[1] == "models":
+        asked = _inference_path(request.path)
+        if asked is None:
+            return None
+        name, version, plain = asked
+        if plain:
             _only("POST", request)
-            return self.repository.find(parts[2]), True
-        if len(parts) < 5 or parts[-1] != "infer" or parts[1:3] != ["v2", "models"]:
-            return None
-        if len(parts) == 5:
-            model = self.repository.find(parts[3])
-        elif len(parts) == 7 and parts[4] == "versions":
-            model = self.repository.find(parts[3], parts[5])
-        else:
-            return None
+        model = self.repository.find(name, version)
         _only("POST", request)
-        return model, False
+        return model, plain
 
     async def _answer_other(self, request: Request) -> Reply:
         try:
@@ -296,6 +292,23 @@ def _why(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:2] if len(lines) > 1 and lines[0].endswith(":") else lines[:1])
     return text if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {text}"
+
+
+@lru_cache(maxsize=1024)
+def _inference_path(path: str) -> tuple[str, str | None, bool] | None:
+    """Returns the model and version that a path of inference names, and whether it is the plain one; None: it is none.
+
+    >>> _inference_path("/models/m"), _inference_path("/v2/models/m/versions/1/infer"), _inference_path("/v2")
+    (('m', None, True), ('m', '1', False), None)
+    """
+    parts = path.split("/")
+    if len(parts) == 3 and parts[1] == "models":
+        return parts[2], None, True
+    if len(parts) < 5 or parts[-1] != "infer" or parts[1:3] != ["v2", "models"]:
+        return None
+    if len(parts) == 5:
+        return parts[3], None, False
+    return (parts[3], parts[5], False) if len(parts) == 7 and parts[4] == "versions" else None
 
 
 def _is_free(request: Request) -> bool:

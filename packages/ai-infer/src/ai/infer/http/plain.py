@@ -43,27 +43,48 @@ def read_plain(body: bytes, headers: dict[bytes, bytes], inputs: tuple[TensorSpe
     if len(inputs) > 1:
         raise BadInputError(f"the model has {len(inputs)} inputs: use /v2/models/NAME/infer")
     spec = inputs[0] if inputs else None
-    datatype = headers.get(b"x-datatype", spec.datatype.encode() if spec else b"FP32").decode("latin1")
+    as_json = is_json(headers)
+    if not as_json:
+        dtype, shape = _form(len(body), headers.get(b"x-shape"), headers.get(b"x-datatype"), spec)
+        check_bytes("body", dtype, memoryview(body))
+        return PlainRequest(RawTensor(dtype, shape, body), as_json)
+    datatype = _datatype(headers.get(b"x-datatype"), spec)
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadInputError("the body must be JSON") from None
+    shape = _shape_of_list(data)
+    x = from_json("body", datatype, shape, data)
+    _check(datatype, shape, spec)
+    return PlainRequest(x, as_json)
+
+
+@lru_cache(maxsize=1024)
+def _form(
+    n_bytes: int, x_shape: bytes | None, x_datatype: bytes | None, spec: TensorSpec | None
+) -> tuple[torch.dtype, tuple[int, ...]]:
+    """Returns what so many bytes under these headers are, which is the same for most requests of a client."""
+    datatype = _datatype(x_datatype, spec)
+    shape = _shape_of_bytes(n_bytes, x_shape, datatype, spec)
+    check_size("body", datatype, shape, n_bytes)
+    _check(datatype, shape, spec)
+    return DATATYPES[datatype], shape
+
+
+def _datatype(header: bytes | None, spec: TensorSpec | None) -> str:
+    if header is None:
+        return spec.datatype if spec else "FP32"
+    datatype = header.decode("latin1")
     if datatype not in DATATYPES:
         raise BadInputError(f"x-datatype must be one of {', '.join(DATATYPES)}, not {datatype!r:.40}")
-    as_json = is_json(headers)
-    if as_json:
-        try:
-            data = json.loads(body)
-        except (ValueError, RecursionError):
-            raise BadInputError("the body must be JSON") from None
-        shape = _shape_of_list(data)
-        x = from_json("body", datatype, shape, data)
-    else:
-        shape = _shape_of_bytes(len(body), headers.get(b"x-shape"), datatype, spec)
-        check_size("body", datatype, shape, len(body))
-        x = RawTensor(DATATYPES[datatype], shape, body)
-        check_bytes("body", x.dtype, memoryview(body))
+    return datatype
+
+
+def _check(datatype: str, shape: tuple[int, ...], spec: TensorSpec | None) -> None:
     if not shape or shape[0] < 1:
         raise BadInputError(f"the body must have at least one row, not shape {list(shape)}")
     if spec is not None:
         spec.check(datatype, shape)
-    return PlainRequest(x, as_json)
 
 
 def is_json(headers: dict[bytes, bytes]) -> bool:
