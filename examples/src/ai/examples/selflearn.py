@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,7 +135,8 @@ def falling(steps: int, minutes: float | None) -> schedule.Schedule:
     return lambda step: cosine(max(step, int(steps * (time.monotonic() - started) / (60 * minutes))))
 
 
-def report(trial: Trial, found: Mapping[str, float]) -> None:
-    """Prints what was found, and where it is recorded."""
+def report(trial: Trial, found: Mapping[str, float], curves: Sequence[str]) -> None:
+    """Prints what was found, and where it is recorded; draws the named metrics over the updates."""
     print(", ".join(f"{name} {value:g}" for name, value in found.items()))
-    print(f"recorded in {os.path.relpath(trial.path)}: metrics.jsonl, snapshots")
+    trial.plot(curves)
+    print(f"recorded in {os.path.relpath(trial.path)}: metrics.jsonl, metrics.png, snapshots")

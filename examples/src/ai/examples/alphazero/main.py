@@ -128,7 +128,7 @@ def run_tictactoe(config: Config) -> dict[str, float]:
         config, model, loader, loss(config), task=lambda model, step: task(model), best_by="fault", mode="min"
     )
     found = task(model) | ran
-    report(trial, found)
+    report(trial, found, ("wrong_0", "wrong_8", "wrong_32", "lost_8", "policy_loss", "value_loss"))
     return found
 
 
@@ -162,7 +162,7 @@ def run_connect4(config: Config) -> dict[str, float]:
         precision=config.precision,
     )
     found = measure(model, (0, 100, 400)) | ran
-    report(trial, found)
+    report(trial, found, ("right_0", "right_100", "elo", "value_of_wins", "policy_loss", "value_loss"))
     return found
 
 
