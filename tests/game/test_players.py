@@ -168,6 +168,17 @@ def test_decisive_positions_have_better_and_worse_moves():
     assert len(np.unique(states[["own", "stones"]])) == 10
 
 
+@needs_numba
+def test_in_quiet_positions_no_move_wins_at_once():
+    game, solver = ConnectFour(), ConnectFourSolver(table_bits=18)
+    wins = {}
+    for quiet in (False, True):
+        states, scores = decisive_positions(solver, 12, plies=(20, 25), quiet=quiet, seed=2)
+        row, column = np.nonzero(scores > -9)
+        wins[quiet] = (game.reward(game.step(states[row], column)) > 0).sum()
+    assert wins[False] > 0 == wins[True]
+
+
 def test_bad_input_is_refused(solution):
     game = TicTacToe()
     player = random_player(game)

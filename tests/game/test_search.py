@@ -10,6 +10,8 @@ from ai.game.gumbel import halving_sequence
 STORED = np.load(Path(__file__).with_name("mctx_trees.npz"))
 BUDGETS = (8, 16, 32, 50)
 
+RAW = Puct(normalize=False, prove=True)
+
 
 class TableModel:
     """A random Markov decision process as a learned model: an embedding is (row, state)."""
@@ -238,11 +240,26 @@ def test_what_is_proven_in_tic_tac_toe_is_true(engine, normalize):
     assert lost.any()
     assert (best[lost] == -1).all()
     assert (found.value[lost] == -1).all()
+    # where all is lost, the moves still share the simulations
+    several = lost & (game.legal(states).sum(axis=1) > 2)
+    assert (found.policy[several].max(axis=1) < 0.95).mean() > 0.7
     np.testing.assert_allclose(found.policy.sum(axis=1), 1)
     assert (found.visits.sum(axis=1) == 120).all()
     wrong = (scores[np.arange(len(states)), found.action] < best).mean()
     plain = Search(game, linear_evaluator(game), simulations=120, rule=Puct(normalize=normalize))(states).action
     assert wrong < (scores[np.arange(len(states)), plain] < best).mean()
+
+
+def test_a_lost_position_is_played_as_the_network_likes(engine):
+    game = ConnectFour()
+    state = game.positions(["33442"])  # three in a row, open at both ends
+    likes = torch.tensor([0.0, 1, 0, 2, 0, 1, 0])
+    search = Search(game, lambda x: (likes.expand(len(x), 7), torch.zeros(len(x))), simulations=400, rule=RAW)
+    found = search(state)
+    assert found.value[0] == -1
+    assert found.action[0] == 3
+    assert found.policy[0].argmax() == 3
+    assert found.policy[0].max() < 0.6
 
 
 def test_what_is_proven_stays_so_when_the_tree_moves_on(engine):
@@ -261,7 +278,7 @@ def test_what_is_proven_stays_so_when_the_tree_moves_on(engine):
         legal = game.legal(state)
         legal[0, np.flatnonzero(known)] = False
         if known.any() and legal.any():  # a move that is forbidden proves nothing
-            assert np.isnan(search(state, legal=legal).values[legal]).sum() == 0
+            assert (search(state, legal=legal).policy[0, known] == 0).all()
             assert np.isnan(search.tree.proof[0, 0, known]).all()
             return
     pytest.fail("nothing was proven")

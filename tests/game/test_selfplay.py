@@ -22,6 +22,7 @@ from ai.game import (
     TicTacToe,
 )
 from ai.game.selfplay import greedy_return
+from ai.train import opt
 
 
 class Net(nn.Module):
@@ -100,6 +101,10 @@ def test_a_restored_source_goes_on_exactly():
     for episode in expected:
         for key, value in next(again).items():
             np.testing.assert_array_equal(value, episode[key], err_msg=key)
+    for later in ("best", "explored"):  # which version 0.1 did not record at first
+        del state["history"][later]
+    again.load_state_dict(state)
+    np.testing.assert_array_equal(next(again)["action"], expected[0]["action"])
 
 
 def test_new_parameters_change_play_and_are_named():
@@ -250,14 +255,15 @@ def test_an_evaluator_is_measured_and_gives_the_networks_own_answers():
     torch.testing.assert_close(value, net(x)[1].detach())
 
 
-def test_a_folded_network_follows_the_weights_it_was_made_from():
+@pytest.mark.parametrize("norm", ["batch", "group", None])
+def test_a_folded_network_follows_the_weights_it_was_made_from(norm):
     game = ConnectFour()
-    net = nn.Sequential(m.conv(2, 4, norm="batch", actv="relu"), m.flatten(), Net(game))
+    net = nn.Sequential(m.conv(2, 4, norm=norm, actv="relu"), m.flatten(), Net(game))
     net[2].weight.data = torch.randn(4 * 42, 8, generator=torch.Generator().manual_seed(0))
     x = torch.from_numpy(game.observe(game.positions(["3", "33"])))
     tuned = NetEvaluator.tuned(net, x, seconds=0.001)
     assert tuned.fold
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    optimiser = opt.adamw(net, lr=0.1)  # fused: it changes tensors without a trace
     for _ in range(3):
         net.train()(x)[0].square().mean().backward()
         optimiser.step()
@@ -267,9 +273,37 @@ def test_a_folded_network_follows_the_weights_it_was_made_from():
             expected = net.eval()(x)
         torch.testing.assert_close(logits, expected[0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(value, expected[1], atol=1e-5, rtol=1e-5)
+    net[2].weight.data.fill_(0.5)
+    with torch.no_grad():
+        torch.testing.assert_close(tuned(x)[0], net(x)[0], atol=1e-4, rtol=1e-5)
     net.load_state_dict({name: tensor + 1 for name, tensor in net.state_dict().items()})
     with torch.no_grad():
         torch.testing.assert_close(tuned(x)[0], net(x)[0], atol=1e-4, rtol=1e-5)
+
+
+def test_a_network_that_cannot_be_copied_runs_itself():
+    game = ConnectFour()
+    conv = torch.nn.utils.spectral_norm(nn.Conv2d(2, 4, 3, padding=1))
+    net = nn.Sequential(conv, nn.Flatten(), Net(game)).train()
+    net[2].weight.data = torch.randn(4 * 42, 8, generator=torch.Generator().manual_seed(0))
+    x = torch.from_numpy(game.observe(game.positions(["3", "33"])))
+    net(x)[0].sum().backward()
+    tuned = NetEvaluator.tuned(net, x, seconds=0.001)
+    assert not tuned.fold
+    torch.testing.assert_close(tuned(x)[0], net.eval()(x)[0].detach(), atol=1e-5, rtol=1e-5)
+    net.train()
+    forced = NetEvaluator(net, fold=True)
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        forced(x)
+    assert net.training
+
+
+def test_another_network_may_take_its_place():
+    game = ConnectFour()
+    x = torch.from_numpy(game.observe(game.positions(["3"])))
+    evaluator, other = NetEvaluator(Net(game)), Net(game, seed=1)
+    evaluator.model = other
+    torch.testing.assert_close(evaluator(x)[0], other(x)[0].detach())
 
 
 def test_a_return_is_cut_where_a_move_explored():
@@ -290,7 +324,7 @@ def test_a_return_is_cut_where_a_move_explored():
     np.testing.assert_allclose(open_end, [0.2, 0.2])
 
 
-def test_without_a_tolerance_below_any_value_every_move_counts():
+def test_a_tolerance_wider_than_all_values_cuts_no_return():
     game = ConnectFour()
     play = source(game, games=16, tolerance=0.0, temperature=2.0)
     slack = source(game, games=16, tolerance=2.0, temperature=2.0)
@@ -316,6 +350,10 @@ def test_bad_input_is_refused():
         Play(games=0)
     with pytest.raises(ValueError, match=r"full_share must be in \[0, 1\], got 2"):
         Play(full_share=2)
+    with pytest.raises(ValueError, match=r"random_share must be in \[0, 1\], got -1"):
+        Play(random_share=-1)
+    with pytest.raises(ValueError, match=r"tolerance must be at least 0, got -0\.1"):
+        Play(tolerance=-0.1)
     with pytest.raises(ValueError, match=r"fast_simulations \(8\) must not exceed simulations \(4\)"):
         Play(simulations=4, full_share=0.5)
     with pytest.raises(TypeError, match="CartPole has not"):

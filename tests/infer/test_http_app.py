@@ -9,7 +9,7 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from ai.infer import InferError
-from ai.infer.http.app import App
+from ai.infer.http.app import App, _inference_path
 from ai.infer.http.models import ModelSource
 from ai.infer.http.tensors import TensorSpec, from_json, from_raw, to_bytes
 
@@ -163,6 +163,13 @@ def test_wrong_sizes_never_reach_the_worker(app, inferencer):
         assert status == 400
         assert message in json.loads(reply)["error"]
     assert inferencer.stats().requests == before
+
+
+def test_long_paths_are_not_kept(app):
+    _inference_path.cache_clear()
+    for path in ("/models/" + "n" * 1000, "/v2/models/" + "n" * 1000 + "/infer", "/models/n"):
+        assert ask(app, "POST", path)[0] == 404
+    assert _inference_path.cache_info().currsize == 1
 
 
 def test_paths_and_methods(app):

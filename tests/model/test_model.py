@@ -323,6 +323,21 @@ def _norms(model):
     return sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
+class Doubled(nn.BatchNorm2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("make", [lambda: Doubled(8), lambda: nn.BatchNorm2d(8)], ids=["another norm", "a hook"])
+def test_a_norm_that_does_more_than_its_name_says_is_not_folded(make):
+    norm = make()
+    if type(norm) is nn.BatchNorm2d:
+        norm.register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for model in (nn.Sequential(nn.Conv2d(3, 8, 3), norm), m.conv(3, 8, norm=lambda nc: norm)):
+        torch.testing.assert_close(m.fold(model)(x), model.eval()(x).detach())
+
+
 @pytest.mark.parametrize(
     ("make", "left"),
     [

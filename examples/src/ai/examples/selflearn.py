@@ -33,7 +33,7 @@ class LearnConfig:
     steps: int = 3000
     """Number of updates."""
     minutes: float | None = None
-    """Stop earlier, after this time; the learning rate then falls with the time where that is further on."""
+    """Stop earlier, after this time; the learning rate falls with the steps."""
     batch_size: int = 256
     """Positions in a batch."""
     replay_ratio: float = 4.0
@@ -119,20 +119,11 @@ def learn(
             step=step,
             steplimit=config.steps,
             timelimit=None if config.minutes is None else 60 * config.minutes,
-            schedule=falling(config.steps, config.minutes),
+            schedule=schedule.cosine(config.steps, end=0.02),
         )
         environment_steps = loader.stats()["steps"]
     load_averaged(model, trial, snapshots.best())
     return trial, {"seconds": round(time.monotonic() - started, 1), "environment_steps": environment_steps}
-
-
-def falling(steps: int, minutes: float | None) -> schedule.Schedule:
-    """Returns a cosine to a fiftieth over the steps or, counted from now, the minutes, whichever is further on."""
-    cosine = schedule.cosine(steps, end=0.02)
-    if minutes is None:
-        return cosine
-    started = time.monotonic()
-    return lambda step: cosine(max(step, int(steps * (time.monotonic() - started) / (60 * minutes))))
 
 
 def report(trial: Trial, found: Mapping[str, float], curves: Sequence[str]) -> None:

@@ -84,7 +84,10 @@ class Rules:
         return self._evaluate(np.arange(len(state)), state)
 
     def expand(self, tree: Tree, rows: NDArray[np.int64], leaf: Leaf) -> Evaluated:
-        """Plays the move of each new edge, writes down what the rules say, and evaluates where the game goes on."""
+        """Plays the move of each new edge, writes down what the rules say, and evaluates where the game goes on.
+
+        Where a limit of moves cut the game off it is evaluated as well: nothing is played there, but it has a value.
+        """
         game = self.game
         if self._in_trees is not None:
             seen = np.empty((len(rows), *game.observation_shape), np.float32)

@@ -6,7 +6,6 @@ model, an inference client, a function. Values are from the view of the player t
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -30,7 +29,7 @@ class StateEvaluator(Protocol):
     """An evaluator that looks at states, not at observations (rollouts, a perfect table)."""
 
     def evaluate(self, state: State) -> Evaluation:
-        """Returns logits `[B, A]` and values `[B]`."""
+        """Returns logits `[B, A]` and values `[B]`; also where a limit of moves cut a game off and none is legal."""
         ...
 
 
@@ -45,8 +44,8 @@ class NetEvaluator:
         dtype: None for the model's own, or `torch.bfloat16` (autocast).
         device: where the model lives; None to look.
         fold: run a copy made for it, with batch norms folded into convolutions (`ai.model.fold`) and, for
-            `channels_last`, weights in that format; it is made anew where the model's weights were changed in place,
-            as optimisers and `load_state_dict` do.
+            `channels_last`, weights in that format; it is made anew where the model's weights have changed, which is
+            looked at once a search.
     """
 
     model: nn.Module
@@ -57,8 +56,9 @@ class NetEvaluator:
     fold: bool = False
 
     def __post_init__(self) -> None:
-        self._runs, self._depth = self.model, 0
-        self._folded_of: tuple[tuple[int, int], ...] = ()
+        self._depth = 0
+        self._folded: nn.Module | None = None
+        self._folded_of: list[Tensor] = []
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {self.chunk}")
         if self.device is None:
@@ -79,10 +79,10 @@ class NetEvaluator:
         training = self.model.training
         if training:
             self.model.eval()
-        if self.fold and self._depth == 0:
-            self._refold()
         self._depth += 1
         try:
+            if self.fold and self._depth == 1:
+                self._refold()
             yield
         finally:
             self._depth -= 1
@@ -90,24 +90,27 @@ class NetEvaluator:
                 self.model.train()
 
     def _refold(self) -> None:
-        tensors = itertools.chain(self.model.parameters(), self.model.buffers())
-        of = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
-        if of != self._folded_of or self._runs is self.model:
-            self._runs, self._folded_of = fold(self.model), of
+        # the numbers themselves are compared: a fused optimiser changes them without a trace
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        known = len(tensors) == len(self._folded_of) and all(map(torch.equal, tensors, self._folded_of))
+        if self._folded is None or not known:
+            self._folded = fold(self.model)
+            self._folded_of = [tensor.detach().clone() for tensor in tensors]
             if self.channels_last:
-                self._runs.to(memory_format=torch.channels_last)
+                self._folded.to(memory_format=torch.channels_last)
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         assert self.device is not None
+        model = self._folded if self.fold and self._folded is not None else self.model
         if self.device.type != "cpu":
             x = x.to(self.device)
         if self.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         if self.dtype is None:
-            logits, value = self._runs(x)
+            logits, value = model(x)
         else:
             with torch.autocast(self.device.type, self.dtype):
-                logits, value = self._runs(x)
+                logits, value = model(x)
         if logits.dtype in (torch.bfloat16, torch.float16):
             logits, value = logits.float(), value.float()
         return logits.cpu(), value.cpu()
@@ -124,15 +127,16 @@ class NetEvaluator:
             allow_bf16: whether lower precision may be chosen; it changes values in the third digit.
             seconds: how long to time each of the up to 16 candidates.
 
-        Of a convolutional network a folded copy runs, which changes values in the last digits.
+        Of a convolutional network on a CPU a folded copy runs, which changes values in the last digits.
         """
         chunks = sorted({min(len(observation), c) for c in (32, 64, 128)} | {len(observation)})
         convolves = observation.dim() == 4 and any(parameter.dim() == 4 for parameter in model.parameters())
+        folds = convolves and all(parameter.device.type == "cpu" for parameter in model.parameters()) and _folds(model)
         formats = (False, True) if convolves else (False,)
         dtypes = (None, torch.bfloat16) if allow_bf16 else (None,)
-        candidates = [
-            cls(model, chunk, form, dtype, fold=convolves) for chunk in chunks for form in formats for dtype in dtypes
-        ]
+        candidates = (
+            cls(model, chunk, form, dtype, fold=folds) for chunk in chunks for form in formats for dtype in dtypes
+        )
         return min(candidates, key=lambda candidate: _seconds_a_call(candidate, observation, seconds))
 
 
@@ -258,6 +262,15 @@ class CachedEvaluator:
 
 def _float32(logits: Any, values: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return np.ascontiguousarray(logits, np.float32), np.ascontiguousarray(values, np.float32).reshape(-1)
+
+
+def _folds(model: nn.Module) -> bool:
+    """Returns whether a model can be copied; one under the old `torch.nn.utils.weight_norm` cannot."""
+    try:
+        fold(model)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _seconds_a_call(evaluator: NetEvaluator, observation: Tensor, seconds: float) -> float:

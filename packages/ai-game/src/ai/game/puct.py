@@ -1,7 +1,7 @@
 """PUCT: prior-guided upper confidence bounds, with values brought to [0, 1] by their range at the node.
 
-With `prove`, what the rules make certain counts as such: a move that wins is made, a move that loses is tried no more,
-and a position whose moves all lose is lost.
+With `prove`, what the rules make certain counts as such: a move that wins is made, a move that loses is tried no more
+unless all do, and a position whose moves all lose is lost.
 
 Source: Silver et al. 2018, "A general reinforcement learning algorithm…" (the score); Schrittwieser et al. 2020,
 "Mastering Atari, Go, chess and shogi by planning with a learned model", appendix B (c_base, normalisation). The
@@ -36,7 +36,8 @@ class Puct:
             the prior that was visited.
         dirichlet_alpha: concentration of the root noise; about 10 / legal actions.
         dirichlet_fraction: share of the noise in the root prior, where noise is on.
-        prove: carry certain outcomes up the tree; for games of two players whose moves pay -1, 0 or 1 in all.
+        prove: carry certain outcomes up the tree; for games of two players that end with a win, a draw or a loss, paid
+            as 1, 0 and -1.
     """
 
     c_init: float = 1.25
@@ -85,7 +86,7 @@ def puct_params(rule: Puct, most_visits: int) -> PuctParams:
 def puct_scores(
     tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], params: PuctParams
 ) -> NDArray[np.float64]:
-    """Returns the score of each action, `[R, A]`; infinite for a proven win, and lowest for a proven loss."""
+    """Returns the score of each action, `[R, A]`; infinite for a proven win, and below all others for a proven loss."""
     visits, total = tree.visits[rows, node], tree.total[rows, node]
     prior = tree.prior[rows, node]
     visited = visits > 0
@@ -109,5 +110,5 @@ def puct_scores(
     weight = params.weight[visit_sum.astype(np.int64)]
     scores: NDArray[np.float64] = value + weight[:, None] * prior / (visits + 1.0)
     if params.prove:
-        scores = np.where(proof <= -1, LOWEST, np.where(proof >= 1, np.inf, scores))
+        scores = np.where(proof <= -1, LOWEST + scores, np.where(proof >= 1, np.inf, scores))
     return scores

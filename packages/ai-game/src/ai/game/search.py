@@ -21,11 +21,11 @@ class Found:
     """What a search of `B` positions found.
 
     Args:
-        action: `[B]` the move to make: PUCT's most visited, Gumbel's last one standing.
+        action: `[B]` the move to make: PUCT's most visited, or a proven win; Gumbel's last one standing.
         policy: `[B, A]` the improved policy to learn from: visit shares for PUCT, where proven losses have none and
             proven wins all; Gumbel's softmax.
         visits: `[B, A]` how often each move was tried.
-        values: `[B, A]` mean return of each move for the mover; 0 where untried.
+        values: `[B, A]` mean return of each move for the mover, or what is proven; 0 where untried.
         value: `[B]` mean return at the root, the evaluator's own value included; what is proven where it is.
         prior: `[B, A]` the evaluator's policy over legal moves, without noise.
         raw_value: `[B]` the evaluator's value.
@@ -80,7 +80,9 @@ class Search:
         if isinstance(rule, Puct) and rule.prove:
             game = dynamics.game if isinstance(dynamics, Rules) else None
             if game is None or game.num_players != 2 or game.discount != 1:
-                raise ValueError("rule.prove must be False without the rules of an undiscounted game of two players")
+                raise ValueError(
+                    "rule.prove must be False without the rules of an undiscounted game of two players, got True"
+                )
         self.simulations = simulations
         self.rule = rule if rule is not None else (Gumbel() if simulations <= 32 else Puct())
         self.tree: Tree | None = None

@@ -197,9 +197,9 @@ class SelfPlay:
         for name in _STATE:
             value = state[name]
             setattr(self, name, _from_bytes(value, self.game) if name == "_states" else np.array(value))
-        self._history = {
-            k: (_from_bytes(v, self.game) if k == "state" else np.array(v)) for k, v in state["history"].items()
-        }
+        history = {k: (_from_bytes(v, self.game) if k == "state" else np.array(v)) for k, v in state["history"].items()}
+        # a state that an older version wrote lacks what came later
+        self._history = {**self._new_history(history["action"].shape[1]), **history}
         self._done = deque(dict(episode) for episode in state["done"])
         self._version, self.stats = state["version"], dict(state["stats"])
         if self._cache is not None:
@@ -268,7 +268,9 @@ class SelfPlay:
             self._history = grown
         at, play = self._length, self.play
         values = {"action": action, "reward": self.game.reward(after), "policy": found.policy, "value": found.value}
-        best, tried = found.values[rows, found.action], found.values[rows, action]
+        preferred = found.visits[rows, found.action] > 0
+        best = np.where(preferred, found.values[rows, found.action], found.value)
+        tried = found.values[rows, action]
         explored = (tried < best - (play.tolerance or 0.0)) | (found.visits[rows, action] == 0)
         for name, value in {**values, "full": full, "best": best, "explored": explored}.items():
             self._history[name][rows, at] = value

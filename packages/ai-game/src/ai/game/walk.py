@@ -15,9 +15,10 @@ from ai.game.tree import UNVISITED, Leaf, Tree
 
 
 def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams, leaf: Leaf) -> None:
-    """Walks each of `rows` from its root along the highest scores to an edge without a node, or to an end of the game.
+    """Walks each of `rows` from its root along the highest scores to an edge without a node, or where play ends.
 
-    A new node is claimed for the edge; what lies there is for others to write. The ends are written to `leaf`.
+    A walk also ends at an edge whose worth is proven. A new node is claimed for the edge; what lies there is for others
+    to write. The ends are written to `leaf`.
     """
     node = np.zeros(len(rows), np.int64)
     walking = np.arange(len(rows))

@@ -74,7 +74,7 @@ def _puct_action(tree, b, n, params):  # type: ignore[no-untyped-def]
                 mean = (mean - low) / spread
             score = mean + weight * prior[a] / (visits[a] + 1.0)
             if params.prove and proof[a] <= -1:
-                score = LOWEST
+                score += LOWEST
             if best < 0 or score > best_score:
                 best, best_score = a, score
     return best

@@ -10,8 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ai.model.conv import _Conv
+from ai.model.norm import _Batch
 
 T = TypeVar("T", bound=nn.Module)
+_PLAIN = (_Batch, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def fold(model: T) -> T:
@@ -22,6 +24,9 @@ def fold(model: T) -> T:
 
     Args:
         model: Is left as it is.
+
+    Raises:
+        RuntimeError: it cannot be copied, such as one under the old `torch.nn.utils.weight_norm`.
 
     Example:
         >>> net = seq(conv(2, 8, norm="batch", actv="relu"), conv(8, 8, norm="batch")).eval()
@@ -39,8 +44,14 @@ def fold(model: T) -> T:
 
 
 def _fixed(norm: nn.Module | None) -> bool:
-    """Returns whether this is a batch norm that divides by what it learnt, not by what the batch holds."""
-    return isinstance(norm, _BatchNorm) and norm.running_mean is not None and not norm._forward_hooks
+    """Returns whether this is a plain batch norm that divides by what it learnt, not by what the batch holds."""
+    if not isinstance(norm, _BatchNorm) or type(norm) not in _PLAIN:
+        return False
+    return norm.running_mean is not None and not _hooked(norm)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _fold_block(block: _Conv) -> None:
@@ -64,7 +75,7 @@ def _fold_sequence(sequence: nn.Module) -> None:
     names = list(sequence._modules)
     for name, following in itertools.pairwise(names):
         layer, norm = sequence.get_submodule(name), sequence.get_submodule(following)
-        torchs_own = type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d) and not layer._forward_hooks
+        torchs_own = type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d) and not _hooked(layer)
         if torchs_own and isinstance(norm, _BatchNorm) and _fixed(norm):
             setattr(sequence, name, fuse_conv_bn_eval(layer, norm))  # type: ignore[type-var]
             setattr(sequence, following, nn.Identity())

@@ -186,7 +186,8 @@ class App:
 
     def _find_inference(self, request: Request) -> tuple[ServedModel, bool] | None:
         """Returns which model a request is for, and whether it is a plain one; None: it is none for a model."""
-        asked = _inference_path(request.path)
+        path = request.path  # one that is long is of a client that would fill the cache
+        asked = (_inference_path if len(path) <= 256 else _inference_path.__wrapped__)(path)
         if asked is None:
             return None
         name, version, plain = asked

@@ -106,9 +106,10 @@ class HttpConnection(asyncio.Protocol):
         """Keeps the head of the request that this piece of data was, if the next one may begin with the same bytes."""
         request = self._request
         n_head = data.find(b"\r\n\r\n") + 4
-        whole = 4 <= n_head <= _KNOWN_BYTES and n_head + len(request.body) == len(data)
+        whole = 4 <= n_head <= _KNOWN_BYTES and data[n_head:] == request.body
         if whole and self._refusal is None and not request.headers.keys() & {b"transfer-encoding", b"expect"}:
-            self._known_head, self._known_size, self._known = data[:n_head], len(data), request
+            self._known_head, self._known_size = data[:n_head], len(data)
+            self._known = Request(request.method, request.path, request.headers)
 
     def _repeat(self, data: bytes) -> None:
         """Takes in a request whose head is known to the byte, so that it need not be read again.
