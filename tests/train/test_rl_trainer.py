@@ -210,6 +210,24 @@ def test_muzero_loss_equals_its_formula_and_masks_the_policy_past_the_end():
     assert noted == [(9, pytest.approx(0.5, abs=1e-4))]
 
 
+def test_consistency_draws_unrolled_states_to_those_that_are_seen():
+    obs = torch.tensor([[[0.5], [1.0], [9.0]]])
+    policy = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]])
+    batch = {
+        "obs": obs, "action": torch.tensor([[1.0, 2.0, 0.0]]), "policy": policy, "target": torch.zeros(1, 3),
+        "reward": torch.zeros(1, 3), "mask": torch.tensor([[True, True, False]]), "index": torch.tensor([9]),
+    }  # fmt: skip
+    plain = MuZero(obs_unrolled=True)(Unrolled(), batch, 0)
+    drawn = MuZero(obs_unrolled=True, consistency_weight=3.0)(Unrolled(), batch, 0)
+    # the states 1.5 and 3.5 beside 1 and 9, each worth a half; what was seen last is of a step that was taken
+    assert (drawn - plain).item() == pytest.approx(3.0 * 0.5 * (0.5**2 + 5.5**2), rel=1e-5)
+    batch["mask"] = torch.tensor([[True, False, False]])  # 9 repeats the end of an episode
+    shorter = [MuZero(obs_unrolled=True, consistency_weight=w)(Unrolled(), batch, 0).item() for w in (0.0, 3.0)]
+    assert shorter[1] - shorter[0] == pytest.approx(3.0 * 0.5 * 0.5**2, rel=1e-5)
+    with pytest.raises(ValueError, match=r"consistency_weight \(1\) needs obs_unrolled=True"):
+        MuZero(consistency_weight=1)
+
+
 def test_bad_input_is_refused():
     with pytest.raises(TypeError, match=r"data must have update_params\(state_dict\).*, not list"):
         RLTrainer(RL(), [])

@@ -38,6 +38,12 @@ class Config(LearnConfig):
     """Of values and rewards, after the invertible transform."""
     alpha: float | None = None
     """Exponent of prioritised replay; None draws uniformly."""
+    consistency_weight: float = 0.0
+    """Weight of the distance between states foreseen and states seen."""
+    dim: int = 128
+    """Width of the networks."""
+    dim_state: int = 64
+    """Size of the embedding."""
     reanalyse: int | None = 8
     """Updates between two batches whose targets are searched again; None for never."""
     steps: int = 6000
@@ -55,7 +61,15 @@ PRESETS = {
         play=Play(games=8, simulations=4), steps=4, batch_size=16, task_interval=2, save_interval=2, reanalyse=2
     ),
     "tictactoe": Config(
-        play=Play(games=64, simulations=32, rule=Puct(), opening_share=0.6, opening_moves=6), minutes=15
+        play=Play(games=64, simulations=32, rule=Puct(normalize=False), opening_share=0.8, opening_moves=8),
+        steps=16_000,
+        minutes=15,
+        consistency_weight=1.0,
+        dim=256,
+        dim_state=128,
+        reanalyse=None,
+        task_interval=1000,
+        save_interval=1000,
     ),
     "cartpole": Config(
         game="cartpole",
@@ -87,7 +101,8 @@ class Judge:
 
     def __init__(self, game: Game, model: Model, simulations: int) -> None:
         self.game, self.model, self.simulations = game, model, simulations
-        self._search = Search.learned(model, game.num_actions, simulations=max(simulations, 1), rule=Puct())
+        rule = Puct(normalize=game.num_players == 1)
+        self._search = Search.learned(model, game.num_actions, simulations=max(simulations, 1), rule=rule)
 
     def __call__(self, state: State) -> NDArray[np.int64]:
         """Returns one move a position, `[B]`."""
@@ -111,7 +126,7 @@ def run(config: Config) -> dict[str, float]:
         buffer=ReplayBuffer(
             config.buffer,
             unroll=config.unroll,
-            first_only=("obs",),
+            first_only=() if config.consistency_weight else ("obs",),
             n_step=config.n_step,
             alpha=config.alpha,
             seed=config.seed,
@@ -120,7 +135,12 @@ def run(config: Config) -> dict[str, float]:
         min_steps=min(8 * config.batch_size, config.buffer // 2),
         seed=config.seed,
     )
-    loss = MuZero(model.support, priorities=None if config.alpha is None else loader.update_priorities)
+    loss = MuZero(
+        model.support,
+        obs_unrolled=config.consistency_weight > 0,
+        consistency_weight=config.consistency_weight,
+        priorities=None if config.alpha is None else loader.update_priorities,
+    )
     trial, ran = learn(
         config,
         model,
@@ -145,7 +165,14 @@ def reanalysing(loss: MuZero, loader: DatagenLoader, game: Game, config: Config)
 def network(game: TicTacToe | GymnasiumGame, config: Config) -> Model:
     """Returns the model for a game: values turn their sign with the player, or are discounted."""
     discount = -1.0 if game.num_players == 2 else game.discount
-    return Model(game.observation_shape, game.num_actions, discount=discount, support_size=config.support_size)
+    return Model(
+        game.observation_shape,
+        game.num_actions,
+        discount=discount,
+        dim=config.dim,
+        dim_state=config.dim_state,
+        support_size=config.support_size,
+    )
 
 
 def measure(

@@ -54,7 +54,8 @@ class Reanalyse:
         if self._search is None:
             assert isinstance(model, LearnedModel)
             self._search = Search.learned(model, self._num_actions, simulations=self._simulations, rule=self._rule)
-        found = self._search(batch["obs"], legal=batch["legal"][:, 0].bool().cpu().numpy())
+        obs = batch["obs"][:, 0] if self.loss.obs_unrolled else batch["obs"]
+        found = self._search(obs, legal=batch["legal"][:, 0].bool().cpu().numpy())
         policy, value = torch.from_numpy(found.policy), torch.from_numpy(found.value)
         with self.loader.locked():
             renewed = self.loader.buffer.update(batch["index"], policy=policy, value=value)

@@ -131,7 +131,8 @@ def ratings(scores: Mapping[tuple[str, str], Score], *, prior_games: float = 1.0
         if np.abs(move).max() < 1e-10:
             break
     _, curvature = _likelihood(strength, scores, index, prior_games)
-    deviation = np.sqrt(np.diag(np.linalg.inv(curvature)))
+    centred = np.eye(len(names)) - 1.0 / len(names)  # only differences mean something: how strong all are is not known
+    deviation = np.sqrt(np.diag(centred @ np.linalg.inv(curvature) @ centred))
     strength = strength - strength.mean()
     return {
         name: Rating(float(strength[i] * ELO_SCALE), float(1.96 * deviation[i] * ELO_SCALE))

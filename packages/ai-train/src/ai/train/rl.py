@@ -112,10 +112,16 @@ class MuZero:
         support: of values and rewards; None for squared errors.
         value_weight: of the values' errors.
         obs_unrolled: whether `obs` has the axis of unrolled steps.
+        consistency_weight: of the mean squared distance between each unrolled state and the one that the model sees in
+            the observation made then, through which no gradient flows; needs `obs_unrolled`.
         priorities: (index, priority) -> None, such as `loader.update_priorities`, given each draw's value error.
 
     Source: Schrittwieser et al. 2020, Mastering Atari, Go, chess and shogi by planning with a learned model, equation 1
-    and appendix G: the K steps' losses scaled by 1/K, the gradient halved at each dynamics call.
+    and appendix G: the K steps' losses scaled by 1/K, the gradient halved at each dynamics call. Consistency: Ye et al.
+    2021, Mastering Atari games with limited data, section 4.1, here without its projections.
+
+    Raises:
+        ValueError: `consistency_weight` without `obs_unrolled`.
     """
 
     def __init__(
@@ -124,9 +130,13 @@ class MuZero:
         *,
         value_weight: float = 1.0,
         obs_unrolled: bool = False,
+        consistency_weight: float = 0.0,
         priorities: Callable[[Tensor, Tensor], object] | None = None,
     ) -> None:
+        if consistency_weight and not obs_unrolled:
+            raise ValueError(f"consistency_weight ({consistency_weight}) needs obs_unrolled=True")
         self.support, self.value_weight, self.obs_unrolled = support, value_weight, obs_unrolled
+        self.consistency_weight = consistency_weight
         self.priorities = priorities
 
     def __call__(self, model: Any, batch: Batch, step: int) -> Tensor:
@@ -135,12 +145,16 @@ class MuZero:
         n_unroll = batch["action"].shape[1] - 1
         mask, target, reward = batch["mask"].float(), widened(batch["target"]), widened(batch["reward"])
         state = model.represent(obs)
-        policy_loss = reward_loss = value_loss = torch.zeros(len(target), device=target.device)
+        policy_loss = reward_loss = value_loss = consistency_loss = torch.zeros(len(target), device=target.device)
+        seen = self._seen(model, batch["obs"]) if self.consistency_weight else None
         for k in range(n_unroll + 1):
             scale = 1.0 if k == 0 else 1.0 / n_unroll
             if k > 0:
                 state, predicted = model.dynamics(state, batch["action"][:, k - 1])
                 reward_loss = reward_loss + scale * self._scalar_loss(predicted, reward[:, k - 1])
+                if seen is not None:
+                    apart = (widened(state) - seen[:, k - 1]).square().flatten(1).mean(1)
+                    consistency_loss = consistency_loss + scale * mask[:, k - 1] * apart
                 state = halve_gradient(state)
             logits, value = model.predict(state)
             if k == 0 and self.priorities is not None and torch.is_grad_enabled():
@@ -152,8 +166,17 @@ class MuZero:
         if is_logging():
             for name, part in (("policy_loss", policy_loss), ("value_loss", value_loss), ("reward_loss", reward_loss)):
                 log(name, part.mean())
-        loss = policy_loss + reward_loss + self.value_weight * value_loss
+            if seen is not None:
+                log("consistency_loss", consistency_loss.mean())
+        loss = policy_loss + reward_loss + self.value_weight * value_loss + self.consistency_weight * consistency_loss
         return (loss * batch["weight"]).mean() if "weight" in batch else loss.mean()
+
+    @staticmethod
+    @torch.no_grad()
+    def _seen(model: Any, obs: Tensor) -> Tensor:
+        """Returns the states that the model sees in the later observations, `[B, K, ...]`."""
+        later = obs[:, 1:]
+        return widened(model.represent(later.flatten(0, 1))).unflatten(0, later.shape[:2])
 
     def _scalar_loss(self, predicted: Tensor, target: Tensor) -> Tensor:
         predicted = widened(predicted)
