@@ -54,7 +54,8 @@ class Model(m.Model):
 
     def represent(self, obs: Tensor) -> Tensor:
         """Returns the embedding `(batch, dim_state)`, of mean 0 and variance 1, of what is seen."""
-        return self.norm(self.encode(obs))
+        state: Tensor = self.norm(self.encode(obs))
+        return state
 
     def dynamics(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the next embedding and the reward's logits `(batch, bins)`."""

@@ -176,7 +176,8 @@ class MuZero:
     def _seen(model: Any, obs: Tensor) -> Tensor:
         """Returns the states that the model sees in the later observations, `[B, K, ...]`."""
         later = obs[:, 1:]
-        return widened(model.represent(later.flatten(0, 1))).unflatten(0, later.shape[:2])
+        states = widened(model.represent(later.flatten(0, 1)))
+        return states.reshape(*later.shape[:2], *states.shape[1:])
 
     def _scalar_loss(self, predicted: Tensor, target: Tensor) -> Tensor:
         predicted = widened(predicted)
