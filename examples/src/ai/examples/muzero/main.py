@@ -62,7 +62,7 @@ PRESETS = {
     ),
     "tictactoe": Config(
         play=Play(games=64, simulations=32, rule=Puct(normalize=False), opening_share=0.8, opening_moves=8),
-        steps=16_000,
+        steps=14_000,
         minutes=15,
         consistency_weight=1.0,
         dim=256,
