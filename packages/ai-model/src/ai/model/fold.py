@@ -29,6 +29,7 @@ def fold(model: T) -> T:
         RuntimeError: it cannot be copied, such as one under the old `torch.nn.utils.weight_norm`.
 
     Example:
+        >>> from ai.model import conv, seq
         >>> net = seq(conv(2, 8, norm="batch", actv="relu"), conv(8, 8, norm="batch")).eval()
         >>> x = torch.randn(4, 2, 6, 7)
         >>> torch.allclose(fold(net)(x), net(x), atol=1e-6)
