@@ -1,5 +1,6 @@
 """Inference: ours beside its peers, on one machine, in one run.
 
+    python benchmarks/infer.py all      the next three in one run
     python benchmarks/infer.py ipc      requests per second between processes, by clients × outstanding
     python benchmarks/infer.py http     requests per second over HTTP, by connections
     python benchmarks/infer.py update   milliseconds to hand over 10 M parameters
@@ -532,7 +533,7 @@ def bench_soak(arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["ipc", "http", "update", "soak"])
+    parser.add_argument("part", choices=["all", "ipc", "http", "update", "soak"])
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--requests", type=int, default=1_000_000)
@@ -540,7 +541,9 @@ def main():
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a run that is cut short ends its servers, too
-    {"ipc": bench_ipc, "http": bench_http, "update": bench_update, "soak": bench_soak}[arguments.part](arguments)
+    parts = {"ipc": bench_ipc, "update": bench_update, "http": bench_http, "soak": bench_soak}
+    for part in ("ipc", "update", "http") if arguments.part == "all" else (arguments.part,):
+        parts[part](arguments)
 
 
 if __name__ == "__main__":
