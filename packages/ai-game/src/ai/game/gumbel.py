@@ -14,11 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ai.game.puct import EPSILON, LOWEST
 from ai.game.tree import Tree
 
-EPSILON = 1e-8
 TINY = float(np.finfo(np.float64).tiny)
-LOWEST = -1e9
 
 
 @dataclass(frozen=True)

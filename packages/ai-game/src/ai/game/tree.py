@@ -65,21 +65,19 @@ def new_leaf(rows: int) -> Leaf:
 
 
 def new_tree(batch: int, num_nodes: int, num_actions: int) -> Tree:
-    """Returns empty trees.
-
-    The numbers of a node's edges lie together in memory, the ones that a walk reads first: while a network runs, trees
-    leave the cache, and most of a walk is waiting for them to come back.
-    """
+    """Returns empty trees."""
     edge, node = (batch, num_nodes, num_actions), (batch, num_nodes)
-    names = ("visits", "total", "prior", "proof", "logit", "reward", "discount")
-    numbers = np.zeros((batch, num_nodes, len(names), num_actions))
-    edges = {name: numbers[:, :, i] for i, name in enumerate(names)}
-    edges["proof"][:] = np.nan
     return Tree(
-        **edges,
         child=np.full(edge, UNVISITED, np.int32),
+        visits=np.zeros(edge),
+        total=np.zeros(edge),
+        logit=np.zeros(edge),
+        prior=np.zeros(edge),
         legal=np.zeros(edge, bool),
+        reward=np.zeros(edge),
+        discount=np.zeros(edge),
         value=np.zeros(node),
+        proof=np.full(edge, np.nan),
         terminal=np.zeros(node, bool),
         parent=np.full(node, -1, np.int32),
         parent_action=np.full(node, -1, np.int32),
