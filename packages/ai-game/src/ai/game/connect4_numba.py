@@ -3,6 +3,8 @@
 import numpy as np
 from numba import njit
 
+from ai.game.tree import Leaf, Tree
+
 ONE = np.uint64(1)
 
 
@@ -67,30 +69,36 @@ def legal(state, out):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def step_in_tree(states, tree, rows, leaf, seen, live):  # type: ignore[no-untyped-def]
     """Plays the fresh edges; returns how many lead on, listed in `live` and shown in `seen`."""
+    # arrays are taken out before the loop, see `walk_numba`
+    tree, leaf = Tree(*tree), Leaf(*leaf)
+    own_of, stones_of, player = states["own"], states["stones"], states["player"]
+    over_of, reward_of = states["over"], states["reward"]
+    reward, discount, terminal, legal = tree.reward, tree.discount, tree.terminal, tree.legal
+    leaf_parent, leaf_action, leaf_node, leaf_fresh = leaf.parent, leaf.action, leaf.node, leaf.fresh
     full = np.uint64(0)
     for column in range(7):
         full |= np.uint64(63) << np.uint64(7 * column)
     count = 0
     for r in range(rows.shape[0]):
-        if not leaf.fresh[r]:
+        if not leaf_fresh[r]:
             continue
-        b, parent, action, node = rows[r], leaf.parent[r], leaf.action[r], leaf.node[r]
-        before = states[b, parent]["stones"]
+        b, parent, action, node = rows[r], leaf_parent[r], leaf_action[r], leaf_node[r]
+        before = stones_of[b, parent]
         stones = before | (before + (ONE << np.uint64(7 * action)))
-        own = states[b, parent]["own"] | (stones ^ before)
+        own = own_of[b, parent] | (stones ^ before)
         win = won(own)
         over = win or stones == full
         own ^= stones
-        states[b, node]["own"] = own
-        states[b, node]["stones"] = stones
-        states[b, node]["player"] = 1 - states[b, parent]["player"]
-        states[b, node]["over"] = 1 if over else 0
-        states[b, node]["reward"] = 1 if win else 0
-        tree.reward[b, parent, action] = 1.0 if win else 0.0
-        tree.discount[b, parent, action] = 0.0 if over else -1.0
-        tree.terminal[b, node] = over
+        own_of[b, node] = own
+        stones_of[b, node] = stones
+        player[b, node] = 1 - player[b, parent]
+        over_of[b, node] = 1 if over else 0
+        reward_of[b, node] = 1 if win else 0
+        reward[b, parent, action] = 1.0 if win else 0.0
+        discount[b, parent, action] = 0.0 if over else -1.0
+        terminal[b, node] = over
         for column in range(7):
-            tree.legal[b, node, column] = not over and (stones >> np.uint64(7 * column + 5)) & ONE == 0
+            legal[b, node, column] = not over and (stones >> np.uint64(7 * column + 5)) & ONE == 0
         if not over:
             for column in range(7):
                 for height in range(6):

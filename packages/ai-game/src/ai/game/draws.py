@@ -33,15 +33,14 @@ def row_seeds(seed: Seed, batch: int) -> NDArray[np.uint64]:
 
 def fold(seed: NDArray[np.uint64], data: int | NDArray[np.int64]) -> NDArray[np.uint64]:
     """Returns new seeds from `seed[B]` and a number, or one number a row: distinct data give unrelated seeds."""
-    with np.errstate(over="ignore"):
-        return _mix(np.asarray(seed, np.uint64) + _mix(np.asarray(data).astype(np.uint64) + np.uint64(_GOLDEN)))
+    numbers = np.atleast_1d(data).astype(np.uint64)  # arrays wrap around in silence, numbers do not
+    return _mix(np.asarray(seed, np.uint64) + _mix(numbers + np.uint64(_GOLDEN)))
 
 
 def uniform(seed: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
     """Returns `[B, count]` draws from the open interval (0, 1)."""
-    with np.errstate(over="ignore"):
-        counters = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
-        bits = _mix(np.asarray(seed, np.uint64)[:, None] + counters)
+    counters = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    bits = _mix(np.asarray(seed, np.uint64)[:, None] + counters)
     return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
@@ -98,7 +97,6 @@ def choose(seed: NDArray[np.uint64], weights: NDArray[np.float64]) -> NDArray[np
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

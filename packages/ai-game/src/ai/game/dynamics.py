@@ -219,6 +219,6 @@ def checked(outcome: Evaluation, batch: int, num_actions: int) -> tuple[NDArray[
 
 
 def _array(x: Any) -> NDArray[np.floating]:
-    array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    array = x.numpy(force=True) if isinstance(x, Tensor) else np.asarray(x)
     # the compiled kernels exist for these two
     return np.ascontiguousarray(array, np.float32 if array.dtype == np.float32 else np.float64)

@@ -70,15 +70,20 @@ class NetEvaluator:
 
     def __call__(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Returns logits and values on the CPU in float32 (float64 stays)."""
-        with self.evaluating(), torch.inference_mode():
-            if self.chunk is None or len(observation) <= self.chunk:
-                return self._forward(observation)
-            outputs = [self._forward(part) for part in torch.split(observation, self.chunk)]
+        if self._depth == 0:
+            with self.evaluating():
+                return self(observation)
+        if self.chunk is None or len(observation) <= self.chunk:
+            return self._forward(observation)
+        outputs = [self._forward(part) for part in torch.split(observation, self.chunk)]
         return torch.cat([logits for logits, _ in outputs]), torch.cat([value for _, value in outputs])
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Holds the model in eval mode; entered once a search, since switching a model costs as much as a small one."""
+        """Holds the model in eval mode, without gradients.
+
+        Entered once a search: to switch a model costs as much as a small one.
+        """
         training = self.model.training
         if training:
             self.model.eval()
@@ -86,7 +91,8 @@ class NetEvaluator:
         try:
             if self.fold and self._depth == 1:
                 self._refold()
-            yield
+            with torch.inference_mode():
+                yield
         finally:
             self._depth -= 1
             if training:
@@ -116,7 +122,7 @@ class NetEvaluator:
                 logits, value = model(x)
         if logits.dtype in (torch.bfloat16, torch.float16):
             logits, value = logits.float(), value.float()
-        return logits.cpu(), value.cpu()
+        return (logits, value) if self.device.type == "cpu" else (logits.cpu(), value.cpu())
 
     @classmethod
     def tuned(

@@ -100,39 +100,45 @@ def halving_tables(max_considered: int, budgets: Iterable[int]) -> NDArray[np.in
     return tables
 
 
-def completed_values(
-    tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], params: GumbelParams
-) -> NDArray[np.float64]:
-    """Returns each action's value in units of logits, `[R, A]`; the mixed value stands in for untried actions."""
+class Completed(NamedTuple):
+    """What is known of `R` nodes' actions: `values[R, A]`, `low`, `high` and `factor` `[R, 1]`, `visit_sum[R]`."""
+
+    values: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    factor: NDArray[np.float64]
+    visit_sum: NDArray[np.float64]
+
+
+def completed_values(tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], params: GumbelParams) -> Completed:
+    """Returns each action's mean value, the mixed value where untried, and what brings them to units of logits."""
     visits, total = tree.visits[rows, node], tree.total[rows, node]
-    prior = np.maximum(tree.prior[rows, node], TINY)
     visited = visits > 0
-    mean = np.where(visited, total / np.where(visited, visits, 1.0), 0.0)
+    share = np.where(visited, np.maximum(tree.prior[rows, node], TINY), 0.0)
+    mean = total / np.maximum(visits, 1.0)
     visit_sum, prior_sum, weighted = (np.zeros(len(rows)) for _ in range(3))
     for a in range(visits.shape[1]):  # in the compiled kernel's order
         visit_sum += visits[:, a]
-        prior_sum += np.where(visited[:, a], prior[:, a], 0.0)
-        weighted += np.where(visited[:, a], prior[:, a] * mean[:, a], 0.0)
-    weighted = weighted / np.where(prior_sum > 0, prior_sum, 1.0)
-    mixed = (tree.value[rows, node] + visit_sum * weighted) / (visit_sum + 1.0)
-    completed = np.where(visited, mean, mixed[:, None])
-    low = completed.min(axis=1, keepdims=True)
-    spread = np.maximum(completed.max(axis=1, keepdims=True) - low, EPSILON)
-    scale = (params.visit_offset + visits.max(axis=1, keepdims=True)) * params.value_scale
-    values: NDArray[np.float64] = scale * ((completed - low) / spread)
-    return values
+        prior_sum += share[:, a]
+        weighted += share[:, a] * mean[:, a]
+    mixed = (tree.value[rows, node] + visit_sum * (weighted / np.maximum(prior_sum, TINY))) / (visit_sum + 1.0)
+    values = np.where(visited, mean, mixed[:, None])
+    low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
+    weight = (params.visit_offset + visits.max(axis=1, keepdims=True)) * params.value_scale
+    return Completed(values, low, high, weight / np.maximum(high - low, EPSILON), visit_sum)
 
 
 def gumbel_interior_scores(
     tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], params: GumbelParams
 ) -> NDArray[np.float64]:
-    """Returns scores whose greedy choice makes the visits follow the improved policy, `[R, A]`."""
-    visits = tree.visits[rows, node]
-    improved = improved_policy(tree, rows, node, params)
-    visit_sum = np.zeros(len(rows))
-    for a in range(visits.shape[1]):
-        visit_sum += visits[:, a]
-    scores: NDArray[np.float64] = improved - visits / (1.0 + visit_sum)[:, None]
+    """Returns scores whose greedy choice makes the visits follow the improved policy, `[R, A]`.
+
+    They are the paper's times the node's visits and one.
+    """
+    completed = completed_values(tree, rows, node, params)
+    weights, weight_sum = _improved(tree, rows, node, completed)
+    share = (1.0 + completed.visit_sum) / weight_sum
+    scores: NDArray[np.float64] = weights * share[:, None] - tree.visits[rows, node]
     return scores
 
 
@@ -151,9 +157,11 @@ def considered_scores(
 ) -> NDArray[np.float64]:
     """Returns Gumbel + logit + value of the root actions visited `turn[R]` times, -inf of all others, `[R, A]`."""
     root = np.zeros(len(rows), np.int64)
-    logit = tree.logit[rows, root]
+    logit = tree.root_logit[rows]
     logit = logit - logit.max(axis=1, keepdims=True)
-    score = np.maximum(LOWEST, params.gumbel[rows] + logit + completed_values(tree, rows, root, params))
+    completed = completed_values(tree, rows, root, params)
+    value = completed.factor * (completed.values - completed.low)
+    score = np.maximum(LOWEST, params.gumbel[rows] + logit + value)
     its_turn = (tree.visits[rows, root] == turn[:, None]) & tree.legal[rows, root]
     return np.where(its_turn, score, -np.inf)
 
@@ -162,17 +170,17 @@ def improved_policy(
     tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], params: GumbelParams
 ) -> NDArray[np.float64]:
     """Returns the softmax of logits + completed values, `[R, A]`, 0 where illegal."""
-    values = completed_values(tree, rows, node, params)
-    weights = tree.prior[rows, node] * np.exp(values - values.max(axis=1, keepdims=True))
-    weight_sum = np.zeros(len(rows))
-    for a in range(weights.shape[1]):
-        weight_sum += weights[:, a]
+    weights, weight_sum = _improved(tree, rows, node, completed_values(tree, rows, node, params))
     policy: NDArray[np.float64] = weights / weight_sum[:, None]
     return policy
 
 
-def decide_gumbel(tree: Tree, params: GumbelParams, action: NDArray[np.int64], policy: NDArray[np.float64]) -> None:
-    """Writes each root's move `[B]`, the last one standing, and its improved policy `[B, A]`."""
-    rows = np.arange(len(action))
-    policy[:] = improved_policy(tree, rows, np.zeros(len(rows), np.int64), params)
-    action[:] = considered_scores(tree, rows, tree.visits[:, 0].max(axis=1), params).argmax(axis=1)
+def _improved(
+    tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], completed: Completed
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the improved policy before it is divided by its sum, `[R, A]`, and that sum, `[R]`."""
+    weights = tree.prior[rows, node] * np.exp(completed.factor * (completed.values - completed.high))
+    weight_sum = np.zeros(len(rows))
+    for a in range(weights.shape[1]):
+        weight_sum += weights[:, a]
+    return weights, weight_sum

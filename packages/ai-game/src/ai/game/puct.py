@@ -86,7 +86,10 @@ def puct_params(rule: Puct, most_visits: int) -> PuctParams:
 def puct_scores(
     tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], params: PuctParams
 ) -> NDArray[np.float64]:
-    """Returns the score of each action, `[R, A]`; infinite for a proven win, and below all others for a proven loss."""
+    """Returns the score of each action, `[R, A]`; infinite for a proven win, and below all others for a proven loss.
+
+    With `normalize`, what would bring values to [0, 1] weighs the prior instead: the order is the same.
+    """
     visits, total = tree.visits[rows, node], tree.total[rows, node]
     prior = tree.prior[rows, node]
     visited = visits > 0
@@ -99,15 +102,15 @@ def puct_scores(
         visit_sum += visits[:, a]
         total_sum += total[:, a]
         prior_sum += np.where(visited[:, a], prior[:, a], 0.0)
+    weight = params.weight[visit_sum.astype(np.int64)]
     node_value = (tree.value[rows, node] + total_sum) / (1.0 + visit_sum)
     if params.normalize:
         low = np.minimum(node_value, np.where(visited, mean, np.inf).min(axis=1))
         high = np.maximum(node_value, np.where(visited, mean, -np.inf).max(axis=1))
-        spread = np.maximum(high - low, EPSILON)[:, None]
-        value = (np.where(visited, mean, low[:, None]) - low[:, None]) / spread
+        value = np.where(visited, mean - low[:, None], 0.0)
+        weight = weight * np.maximum(high - low, EPSILON)
     else:
         value = np.where(visited, mean, (node_value - params.first_play * np.sqrt(prior_sum))[:, None])
-    weight = params.weight[visit_sum.astype(np.int64)]
     scores: NDArray[np.float64] = value + weight[:, None] * prior / (visits + 1.0)
     if params.prove:
         scores = np.where(proof <= -1, LOWEST + scores, np.where(proof >= 1, np.inf, scores))

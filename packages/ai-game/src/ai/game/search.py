@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game import draws, fast, walk
+from ai.game import draws, walk
 from ai.game.dynamics import Evaluated, Evaluator, Learned, LearnedModel, Rules
-from ai.game.gumbel import Gumbel, GumbelParams, decide_gumbel, halving_tables
+from ai.game.gumbel import Gumbel, GumbelParams, halving_tables
 from ai.game.protocol import Game, Seed
 from ai.game.puct import Puct, PuctParams, puct_params
-from ai.game.tree import UNVISITED, Leaf, Tree, new_leaf, new_tree
+from ai.game.tree import UNVISITED, Tree, new_leaf, new_tree
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Search:
         fields = {
             name: np.take_along_axis(array, order if array.ndim == 2 else order[:, :, None], axis=1)
             for name, array in tree._asdict().items()
-            if array.ndim > 1
+            if name not in ("size", "root_logit")
         }
         children = fields["child"]
         fields["child"] = np.where(
@@ -187,20 +187,11 @@ class Search:
         """Adds one leaf to the tree of each of `rows`."""
         assert self.tree is not None
         leaf = self._leaf = self._leaf if len(self._leaf.node) == len(rows) else new_leaf(len(rows))
-        self._select(rows, params, leaf)
+        walk.select(self.tree, rows, params, leaf)
         evaluated = self._dynamics.expand(self.tree, rows, leaf)
         prove = isinstance(params, PuctParams) and params.prove
-        if not (fast.kernels("walk") or walk).settle(self.tree, rows, leaf, *evaluated, prove):
+        if not walk.settle(self.tree, rows, leaf, *evaluated, prove):
             raise _not_finite()
-
-    def _select(self, rows: NDArray[np.int64], params: PuctParams | GumbelParams, leaf: Leaf) -> None:
-        compiled = fast.kernels("walk")
-        if compiled is None:
-            walk.select(self.tree, rows, params, leaf)  # type: ignore[arg-type]
-        elif isinstance(params, PuctParams):
-            compiled.select_puct(self.tree, rows, params, leaf)
-        else:
-            compiled.select_gumbel(self.tree, rows, params, leaf)
 
     def _root(self, positions: Any, legal: NDArray[np.bool_] | None) -> None:
         """Puts the positions at the roots of fresh trees and evaluates them."""
@@ -211,7 +202,7 @@ class Search:
             root: Evaluated = self._dynamics.root(self.tree, positions, legal)
         _check_open(self.tree.legal[:, 0])
         zeros = np.zeros(batch, np.int64)
-        if not (fast.kernels("walk") or walk).evaluate(self.tree, root.live, zeros, root.logits, root.value):
+        if not walk.evaluate(self.tree, root.live, zeros, root.logits, root.value):
             raise _not_finite()
 
     def _check_kept(self, positions: Any) -> None:
@@ -317,8 +308,7 @@ class Search:
             action = np.where(visits == visits.max(axis=1, keepdims=True), mean, -np.inf).argmax(axis=1)
         else:
             action, policy = np.zeros(len(prior), np.int64), np.zeros(prior.shape)
-            decide = decide_gumbel if (compiled := fast.kernels("walk")) is None else compiled.decide_gumbel
-            decide(tree, params, action, policy)
+            walk.decide_gumbel(tree, params, action, policy)
         return Found(action, policy, visits, total / np.maximum(visits, 1.0), value, prior, raw)
 
     def _found_proven(self, visits: NDArray[np.float64], prior: NDArray[np.float64], raw: NDArray[np.float64]) -> Found:

@@ -111,7 +111,7 @@ class TicTacToe:
         if (compiled := fast.kernels("tictactoe")) is None:
             return None
         live = np.empty(len(rows), np.int64)
-        return live[: compiled.step_in_tree(states, tree, rows, leaf, seen, live)]
+        return live[: compiled.step_in_tree(states, tuple(tree), rows, tuple(leaf), seen, live)]
 
     def transform(
         self, observation: NDArray[np.float32], policy: NDArray[np.float32], which: NDArray[np.int64]

@@ -3,6 +3,8 @@
 import numpy as np
 from numba import njit
 
+from ai.game.tree import Leaf, Tree
+
 LINES = np.array([0o7, 0o70, 0o700, 0o111, 0o222, 0o444, 0o421, 0o124])
 
 
@@ -55,30 +57,36 @@ def legal(state, out):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def step_in_tree(states, tree, rows, leaf, seen, live):  # type: ignore[no-untyped-def]
     """Plays the fresh edges; returns how many lead on, listed in `live` and shown in `seen`."""
+    # arrays are taken out before the loop, see `walk_numba`
+    tree, leaf = Tree(*tree), Leaf(*leaf)
+    own_of, stones_of, player = states["own"], states["stones"], states["player"]
+    over_of, reward_of = states["over"], states["reward"]
+    reward, discount, terminal, legal = tree.reward, tree.discount, tree.terminal, tree.legal
+    leaf_parent, leaf_action, leaf_node, leaf_fresh = leaf.parent, leaf.action, leaf.node, leaf.fresh
     count = 0
     for r in range(rows.shape[0]):
-        if not leaf.fresh[r]:
+        if not leaf_fresh[r]:
             continue
-        b, parent, action, node = rows[r], leaf.parent[r], leaf.action[r], leaf.node[r]
+        b, parent, action, node = rows[r], leaf_parent[r], leaf_action[r], leaf_node[r]
         stone = np.int64(1) << action
-        own = np.int64(states[b, parent]["own"]) | stone
-        stones = np.int64(states[b, parent]["stones"]) | stone
+        own = np.int64(own_of[b, parent]) | stone
+        stones = np.int64(stones_of[b, parent]) | stone
         won = False
         for line in LINES:
             if own & line == line:
                 won = True
         over = won or stones == 0o777
         own ^= stones
-        states[b, node]["own"] = own
-        states[b, node]["stones"] = stones
-        states[b, node]["player"] = 1 - states[b, parent]["player"]
-        states[b, node]["over"] = 1 if over else 0
-        states[b, node]["reward"] = 1 if won else 0
-        tree.reward[b, parent, action] = 1.0 if won else 0.0
-        tree.discount[b, parent, action] = 0.0 if over else -1.0
-        tree.terminal[b, node] = over
+        own_of[b, node] = own
+        stones_of[b, node] = stones
+        player[b, node] = 1 - player[b, parent]
+        over_of[b, node] = 1 if over else 0
+        reward_of[b, node] = 1 if won else 0
+        reward[b, parent, action] = 1.0 if won else 0.0
+        discount[b, parent, action] = 0.0 if over else -1.0
+        terminal[b, node] = over
         for k in range(9):
-            tree.legal[b, node, k] = not over and stones >> k & 1 == 0
+            legal[b, node, k] = not over and stones >> k & 1 == 0
         if not over:
             for k in range(9):
                 seen[count, 0, k // 3, k % 3] = own >> k & 1

@@ -21,8 +21,8 @@ class Tree(NamedTuple):
         child: `[B, N, A]` the node that an edge leads to, or -1.
         visits: `[B, N, A]` how often the edge was taken.
         total: `[B, N, A]` the sum of its returns, from the view of the node's player.
-        logit: `[B, N, A]` log prior, -inf where illegal.
         prior: `[B, N, A]` 0 where illegal.
+        root_logit: `[B, A]` log prior at the root, -inf where illegal.
         legal: `[B, N, A]`
         reward: `[B, N, A]` what the edge pays the node's player.
         discount: `[B, N, A]` what the child's value is worth here: negative if the other player moves there, 0 at
@@ -37,8 +37,8 @@ class Tree(NamedTuple):
     child: NDArray[np.int32]
     visits: NDArray[np.float64]
     total: NDArray[np.float64]
-    logit: NDArray[np.float64]
     prior: NDArray[np.float64]
+    root_logit: NDArray[np.float64]
     legal: NDArray[np.bool_]
     reward: NDArray[np.float64]
     discount: NDArray[np.float64]
@@ -71,8 +71,8 @@ def new_tree(batch: int, num_nodes: int, num_actions: int) -> Tree:
         child=np.full(edge, UNVISITED, np.int32),
         visits=np.zeros(edge),
         total=np.zeros(edge),
-        logit=np.zeros(edge),
         prior=np.zeros(edge),
+        root_logit=np.zeros((batch, num_actions)),
         legal=np.zeros(edge, bool),
         reward=np.zeros(edge),
         discount=np.zeros(edge),

@@ -1,4 +1,4 @@
-"""The two steps of a simulation that walk the tree, in numpy; `walk_numba` is the same, compiled.
+"""The steps of a search that walk the tree, in numpy; `walk_numba` is the same, compiled, and runs where numba is.
 
 `select` descends from each root to the edge where the tree ends; once that edge was followed and the new node
 evaluated, `settle` writes the evaluation down and carries the value there to the root.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game.gumbel import GumbelParams, gumbel_interior_scores, gumbel_root_scores
+from ai.game import fast
+from ai.game.gumbel import GumbelParams, considered_scores, gumbel_interior_scores, gumbel_root_scores, improved_policy
 from ai.game.puct import PuctParams, puct_scores
 from ai.game.tree import UNVISITED, Leaf, Tree
 
@@ -20,6 +21,10 @@ def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams,
     A walk also ends at an edge whose worth is proven. A new node is claimed for the edge; what lies there is for others
     to write. The ends are written to `leaf`.
     """
+    if (compiled := fast.kernels("walk")) is not None:
+        kernel = compiled.select_puct if isinstance(rule, PuctParams) else compiled.select_gumbel
+        kernel(tuple(tree), rows, tuple(rule), tuple(leaf))
+        return
     node = np.zeros(len(rows), np.int64)
     walking = np.arange(len(rows))
     at_root = True
@@ -69,6 +74,8 @@ def evaluate(
     Returns:
         Whether every number is finite; if not, nothing is written.
     """
+    if (compiled := fast.kernels("walk")) is not None:
+        return bool(compiled.evaluate(tuple(tree), rows, node, logits, value))
     if not (np.isfinite(logits).all() and np.isfinite(value).all()):
         return False
     legal = tree.legal[rows, node]
@@ -79,7 +86,8 @@ def evaluate(
     for a in range(legal.shape[1]):  # in the compiled kernel's order, so that the two agree to the last bit
         weight_sum += weights[:, a]
     weight_sum = np.where(weight_sum > 0, weight_sum, 1.0)[:, None]
-    tree.logit[rows, node] = masked - highest - np.log(weight_sum)
+    at_root = node == 0
+    tree.root_logit[rows[at_root]] = (masked - highest - np.log(weight_sum))[at_root]
     tree.prior[rows, node] = weights / weight_sum
     tree.value[rows, node] = value
     return True
@@ -109,6 +117,8 @@ def settle(
     Returns:
         Whether every number is finite; if not, nothing is written.
     """
+    if (compiled := fast.kernels("walk")) is not None:
+        return bool(compiled.settle(tuple(tree), rows, tuple(leaf), live, logits, value, prove))
     if not evaluate(tree, rows[live], leaf.node[live], logits, value):
         return False
     node = leaf.node.copy()
@@ -132,3 +142,13 @@ def settle(
         node[climbing] = above
         climbing = climbing[above != 0]
     return True
+
+
+def decide_gumbel(tree: Tree, params: GumbelParams, action: NDArray[np.int64], policy: NDArray[np.float64]) -> None:
+    """Writes each root's move `[B]`, the last one standing, and its improved policy `[B, A]`."""
+    if (compiled := fast.kernels("walk")) is not None:
+        compiled.decide_gumbel(tuple(tree), tuple(params), action, policy)
+        return
+    rows = np.arange(len(action))
+    policy[:] = improved_policy(tree, rows, np.zeros(len(rows), np.int64), params)
+    action[:] = considered_scores(tree, rows, tree.visits[:, 0].max(axis=1), params).argmax(axis=1)
