@@ -1,11 +1,14 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ai.game import ConnectFour, Gumbel, NetEvaluator, Puct, Search, SlidingTiles, TicTacToe, fast, solve
+from ai.game import ConnectFour, Gumbel, NetEvaluator, Puct, Search, SlidingTiles, TicTacToe, fast, solve, walk
 from ai.game.gumbel import halving_sequence
+from ai.game.puct import puct_params
+from ai.game.tree import new_leaf, new_tree
 
 STORED = np.load(Path(__file__).with_name("mctx_trees.npz"))
 BUDGETS = (8, 16, 32, 50)
@@ -391,6 +394,62 @@ def test_sequential_halving_spends_its_budget_as_published():
     assert halving_sequence(16, 32).tolist() == [0] * 16 + [1] * 8 + [2] * 4 + [3] * 4
     assert halving_sequence(4, 8).tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
     assert halving_sequence(1, 3).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("rule", [Gumbel(value_scale=20), Puct()], ids=["gumbel", "puct"])
+def test_values_however_far_apart_leave_legal_moves_and_a_policy(engine, rule):
+    game = ConnectFour()
+    state = game.positions(["010101232323454545101010323232545454"])  # column 6 alone has room
+    legal = game.legal(state)
+    search = Search(game, lambda x: (torch.zeros(len(x), 7), torch.full((len(x),), 0.9)), simulations=64, rule=rule)
+    found = search(state, legal=legal)
+    assert found.action[0] == 6
+    np.testing.assert_array_equal(found.policy, legal.astype(float))
+    assert not ((search.tree.child >= 0) & ~search.tree.legal).any()
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_moves_that_all_lose_are_tried_as_the_prior_says(engine, normalize):
+    tree, leaf = new_tree(1, 8, 3), new_leaf(1)
+    tree.size[:], tree.value[:] = 4, -1
+    tree.child[0, 0], tree.parent[0, 1:4], tree.parent_action[0, 1:4] = [1, 2, 3], 0, [0, 1, 2]
+    tree.legal[:], tree.prior[0, 0] = True, [0.1, 0.7, 0.2]
+    tree.visits[0, 0], tree.total[0, 0], tree.proof[0, 0] = 1, -1, -1
+    walk.select(tree, np.zeros(1, np.int64), puct_params(Puct(normalize=normalize, prove=True), 8), leaf)
+    assert leaf.action[0] == 1
+
+
+def test_threads_share_an_evaluator():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.modes = torch.nn.Linear(18, 10), []
+
+        def forward(self, x):
+            self.modes.append(self.training)
+            out = self.linear(x.flatten(1))
+            return out[:, :9], out[:, 9]
+
+    net, x = Net(), torch.zeros(2, 2, 3, 3)
+    evaluator = NetEvaluator(net)
+    with ThreadPoolExecutor(1) as other:
+        with evaluator.evaluating():
+            logits, _ = other.submit(evaluator, x).result()
+            assert not logits.requires_grad
+            theirs = evaluator.evaluating()
+            other.submit(theirs.__enter__).result()
+        evaluator(x)  # they are not done
+        other.submit(theirs.__exit__, None, None, None).result()
+    assert net.modes == [False, False]
+    assert net.training
+
+
+@pytest.mark.parametrize("name", ["reward", "discount"])
+def test_a_learned_model_must_stay_finite(name):
+    model = TableModel(8)
+    model.tables[name] = np.full_like(model.tables[name], np.nan)
+    with pytest.raises(ValueError, match=f"model must return finite {name}s, got NaN or infinity"):
+        Search.learned(model, 5, simulations=8)(np.arange(3))
 
 
 def test_bad_input_is_refused_in_one_sentence():

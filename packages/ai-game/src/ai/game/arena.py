@@ -61,11 +61,11 @@ def match(game: Game, first: Player, second: Player, games: int, *, seed: int = 
         raise ValueError(f"game must be for two players, {type(game).__name__} is for {game.num_players}")
     if games < 1:
         raise ValueError(f"games must be at least 1, got {games}")
-    pair_seeds = draws.fold(draws.row_seeds(seed, (games + 1) // 2), 0).repeat(2)[:games]
+    pair_seeds = draws.fold_in(draws.row_seeds(seed, (games + 1) // 2), 0).repeat(2)[:games]
     state = game.init(games, pair_seeds)
     for move in range(opening_moves):
         live = ~game.terminal(state)
-        choice = draws.choose(draws.fold(pair_seeds[live], 1 + move), game.legal(state[live]).astype(float))
+        choice = draws.choose(draws.fold_in(pair_seeds[live], 1 + move), game.legal(state[live]).astype(float))
         after = game.step(state[live], choice)
         state[live] = np.where(game.terminal(after), state[live], after)  # an opening ends no game
     seat = np.arange(games) % 2  # of the first player
@@ -77,7 +77,7 @@ def match(game: Game, first: Player, second: Player, games: int, *, seed: int = 
         before = state.copy()
         for player, mine in ((first, live & (mover == seat)), (second, live & (mover != seat))):
             if mine.any():
-                action = player(before[mine], draws.fold(seeds[mine], ply))
+                action = player(before[mine], draws.fold_in(seeds[mine], ply))
                 state[mine] = game.step(before[mine], action)
         outcome += np.where(live, game.reward(state) * np.where(mover == seat, 1, -1), 0)
         ply += 1

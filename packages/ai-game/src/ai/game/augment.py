@@ -33,7 +33,7 @@ class Augment:
         """Returns the batch with new `obs`, `policy` and `legal`; other keys as they were."""
         index = batch["index"].cpu().numpy().astype(np.uint64)
         weights = np.arange(1, 2 * len(index), 2, dtype=np.uint64)
-        seed = draws.fold(np.array([(index * weights).sum()], np.uint64), 0)
+        seed = draws.fold_in(np.array([(index * weights).sum()], np.uint64), 0)
         which = (draws.uniform(seed, len(index))[0] * self.game.num_symmetries).astype(np.int64)
         out = dict(batch)
         obs = batch["obs"].cpu().numpy()

@@ -43,7 +43,7 @@ def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000) 
             return
         _check_illegal_refused(game, state, legal, step)
         weights = np.where(over[:, None], 1.0, legal.astype(np.float64))
-        action = draws.choose(draws.fold(seeds, step), weights)
+        action = draws.choose(draws.fold_in(seeds, step), weights)
         before = state.copy()
         try:
             following = game.step(state, action)

@@ -24,17 +24,20 @@ def row_seeds(seed: Seed, batch: int) -> NDArray[np.uint64]:
     if isinstance(seed, (int, np.integer)):
         if seed < 0:
             raise ValueError(f"seed must be at least 0, got {seed}")
-        return fold(np.full(batch, int(seed) & _MASK, np.uint64), np.arange(batch))
+        return fold_in(np.full(batch, int(seed) & _MASK, np.uint64), np.arange(batch))
     seeds = np.asarray(seed)
     if seeds.shape != (batch,):
         raise ValueError(f"seed must be an int or hold one seed a game, shape ({batch},), got {seeds.shape}")
     return seeds.astype(np.uint64)
 
 
-def fold(seed: NDArray[np.uint64], data: int | NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Returns new seeds from `seed[B]` and a number, or one number a row: distinct data give unrelated seeds."""
-    numbers = np.atleast_1d(data).astype(np.uint64)  # arrays wrap around in silence, numbers do not
-    return _mix(np.asarray(seed, np.uint64) + _mix(numbers + np.uint64(_GOLDEN)))
+def fold_in(seed: NDArray[np.uint64], *data: int | NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Returns new seeds from `seed[B]` and numbers, or one number a row: distinct data give unrelated seeds."""
+    seeds = np.asarray(seed, np.uint64)
+    for number in data:
+        numbers = np.atleast_1d(number).astype(np.uint64)  # arrays wrap around in silence, numbers do not
+        seeds = _mix(seeds + _mix(numbers + np.uint64(_GOLDEN)))
+    return seeds
 
 
 def uniform(seed: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
@@ -72,8 +75,8 @@ def gamma(seed: NDArray[np.uint64], shape: float, count: int) -> NDArray[np.floa
     pending = np.ones(out.shape, bool)
     attempt = 0
     while pending.any():
-        x = normal(fold(seed, 2 * attempt), count)
-        u = uniform(fold(seed, 2 * attempt + 1), count)
+        x = normal(fold_in(seed, 2 * attempt), count)
+        u = uniform(fold_in(seed, 2 * attempt + 1), count)
         v = (1.0 + scale * x) ** 3
         with np.errstate(invalid="ignore", divide="ignore"):
             accepted = (v > 0) & (np.log(u) < 0.5 * x * x + offset - offset * v + offset * np.log(v)) & pending
@@ -81,7 +84,7 @@ def gamma(seed: NDArray[np.uint64], shape: float, count: int) -> NDArray[np.floa
         pending &= ~accepted
         attempt += 1
     if shape < 1:
-        out *= uniform(fold(seed, -1), count) ** (1.0 / shape)
+        out *= uniform(fold_in(seed, -1), count) ** (1.0 / shape)
     return out
 
 

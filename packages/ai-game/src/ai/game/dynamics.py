@@ -188,10 +188,13 @@ class Learned:
         embedding, reward, discount, logits, value = self.model.recurrent(
             self._embeddings[rows, leaf.parent], leaf.action.copy()
         )
-        self._embeddings[rows, leaf.node] = embedding
         batch = len(rows)
-        tree.reward[rows, leaf.parent, leaf.action] = _array(reward).reshape(batch)
-        tree.discount[rows, leaf.parent, leaf.action] = _array(discount).reshape(batch)
+        for name, outcome, edges in (("rewards", reward, tree.reward), ("discounts", discount, tree.discount)):
+            numbers = _array(outcome).reshape(batch)
+            if not np.isfinite(numbers).all():
+                raise ValueError(f"model must return finite {name}, got NaN or infinity")
+            edges[rows, leaf.parent, leaf.action] = numbers
+        self._embeddings[rows, leaf.node] = embedding
         tree.legal[rows, leaf.node] = True
         return Evaluated(np.arange(batch), *checked((logits, value), batch, self.num_actions))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,6 +26,8 @@ from ai.game.protocol import State
 from ai.model import fold
 
 Evaluation = tuple[Any, Any]
+
+_SWITCHING = threading.Lock()
 
 
 @runtime_checkable
@@ -59,7 +62,8 @@ class NetEvaluator:
     fold: bool = False
 
     def __post_init__(self) -> None:
-        self._depth = 0
+        self._depth = 0  # of `evaluating`, in all threads
+        self._trains = False
         self._folded: nn.Module | None = None
         self._folded_of: list[Tensor] = []
         if self.chunk is not None and self.chunk < 1:
@@ -70,7 +74,7 @@ class NetEvaluator:
 
     def __call__(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Returns logits and values on the CPU in float32 (float64 stays)."""
-        if self._depth == 0:
+        if self._depth == 0 or not torch.is_inference_mode_enabled():
             with self.evaluating():
                 return self(observation)
         if self.chunk is None or len(observation) <= self.chunk:
@@ -84,19 +88,22 @@ class NetEvaluator:
 
         Entered once a search: to switch a model costs as much as a small one.
         """
-        training = self.model.training
-        if training:
-            self.model.eval()
-        self._depth += 1
         try:
-            if self.fold and self._depth == 1:
-                self._refold()
+            with _SWITCHING:
+                self._depth += 1
+                if self._depth == 1:
+                    self._trains = self.model.training
+                    if self._trains:
+                        self.model.eval()
+                    if self.fold:
+                        self._refold()
             with torch.inference_mode():
                 yield
         finally:
-            self._depth -= 1
-            if training:
-                self.model.train()
+            with _SWITCHING:
+                self._depth -= 1
+                if self._depth == 0 and self._trains:
+                    self.model.train()
 
     def _refold(self) -> None:
         # the numbers themselves are compared: a fused optimiser changes them without a trace

@@ -101,11 +101,19 @@ def halving_tables(max_considered: int, budgets: Iterable[int]) -> NDArray[np.in
 
 
 class Completed(NamedTuple):
-    """What is known of `R` nodes' actions: `values[R, A]`, `low`, `high` and `factor` `[R, 1]`, `visit_sum[R]`."""
+    """The values of `R` nodes' actions, as `completed_values` makes them.
+
+    Attributes:
+        values: `[R, A]` mean returns, the mixed value where untried.
+        low: `[R, 1]` the lowest of them.
+        top: `[R, 1]` the highest that has a prior.
+        factor: `[R, 1]` what brings them to units of logits.
+        visit_sum: `[R]` visits of all actions.
+    """
 
     values: NDArray[np.float64]
     low: NDArray[np.float64]
-    high: NDArray[np.float64]
+    top: NDArray[np.float64]
     factor: NDArray[np.float64]
     visit_sum: NDArray[np.float64]
 
@@ -125,7 +133,8 @@ def completed_values(tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64
     values = np.where(visited, mean, mixed[:, None])
     low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
     weight = (params.visit_offset + visits.max(axis=1, keepdims=True)) * params.value_scale
-    return Completed(values, low, high, weight / np.maximum(high - low, EPSILON), visit_sum)
+    top = np.where(tree.prior[rows, node] > 0, values, -np.inf).max(axis=1, keepdims=True)
+    return Completed(values, low, top, weight / np.maximum(high - low, EPSILON), visit_sum)
 
 
 def gumbel_interior_scores(
@@ -133,7 +142,7 @@ def gumbel_interior_scores(
 ) -> NDArray[np.float64]:
     """Returns scores whose greedy choice makes the visits follow the improved policy, `[R, A]`.
 
-    They are the paper's times the node's visits and one.
+    They are the paper's times (visits of the node + 1).
     """
     completed = completed_values(tree, rows, node, params)
     weights, weight_sum = _improved(tree, rows, node, completed)
@@ -179,7 +188,7 @@ def _improved(
     tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], completed: Completed
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns the improved policy before it is divided by its sum, `[R, A]`, and that sum, `[R]`."""
-    weights = tree.prior[rows, node] * np.exp(completed.factor * (completed.values - completed.high))
+    weights = tree.prior[rows, node] * np.exp(completed.factor * np.minimum(completed.values - completed.top, 0.0))
     weight_sum = np.zeros(len(rows))
     for a in range(weights.shape[1]):
         weight_sum += weights[:, a]

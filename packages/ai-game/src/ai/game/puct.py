@@ -88,7 +88,8 @@ def puct_scores(
 ) -> NDArray[np.float64]:
     """Returns the score of each action, `[R, A]`; infinite for a proven win, and below all others for a proven loss.
 
-    With `normalize`, what would bring values to [0, 1] weighs the prior instead: the order is the same.
+    With `normalize`, scores are the source's times the range that it brings to [0, 1], less the lowest value: the order
+    is the same.
     """
     visits, total = tree.visits[rows, node], tree.total[rows, node]
     prior = tree.prior[rows, node]
@@ -108,10 +109,11 @@ def puct_scores(
         low = np.minimum(node_value, np.where(visited, mean, np.inf).min(axis=1))
         high = np.maximum(node_value, np.where(visited, mean, -np.inf).max(axis=1))
         value = np.where(visited, mean - low[:, None], 0.0)
-        weight = weight * np.maximum(high - low, EPSILON)
+        spread = np.maximum(high - low, EPSILON)
     else:
+        spread = np.ones(len(rows))
         value = np.where(visited, mean, (node_value - params.first_play * np.sqrt(prior_sum))[:, None])
-    scores: NDArray[np.float64] = value + weight[:, None] * prior / (visits + 1.0)
+    scores: NDArray[np.float64] = value + (weight * spread)[:, None] * prior / (visits + 1.0)
     if params.prove:
-        scores = np.where(proof <= -1, LOWEST + scores, np.where(proof >= 1, np.inf, scores))
+        scores = np.where(proof <= -1, LOWEST * spread[:, None] + scores, np.where(proof >= 1, np.inf, scores))
     return scores

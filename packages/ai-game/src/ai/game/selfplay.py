@@ -239,7 +239,7 @@ class SelfPlay:
         if play.random_share == 0:
             return action
         luck = self._row_luck(_RANDOM)
-        anywhere = draws.choose(draws.fold(luck, 0), legal.astype(np.float64))
+        anywhere = draws.choose(draws.fold_in(luck, 0), legal.astype(np.float64))
         return np.where(draws.uniform(luck, 1)[:, 0] < play.random_share, anywhere, action)
 
     def _resigning(self, found: Found) -> NDArray[np.bool_]:
@@ -255,7 +255,7 @@ class SelfPlay:
         return given_up
 
     def _checked(self) -> NDArray[np.bool_]:
-        seeds = draws.fold(draws.fold(self._seeds, self._number), _RESIGN)
+        seeds = draws.fold_in(self._seeds, self._number, _RESIGN)
         return draws.uniform(seeds, 1)[:, 0] < self.play.resign_check
 
     def _record(
@@ -327,14 +327,14 @@ class SelfPlay:
         self._gives_up[rows] = False
         pending, attempt = rows, 0
         while len(pending):
-            luck = draws.fold(draws.fold(draws.fold(self._seeds[pending], self._number[pending]), _OPENING), attempt)
+            luck = draws.fold_in(self._seeds[pending], self._number[pending], _OPENING, attempt)
             pair = draws.uniform(luck, 2)
             moves = np.where(pair[:, 0] < play.opening_share, (pair[:, 1] * play.opening_moves).astype(np.int64), 0)
             state = game.init(len(pending), luck)
             for move in range(int(moves.max(initial=0))):
                 legal = game.legal(state)
                 ready = (moves > move) & legal.any(axis=1)
-                action = draws.choose(draws.fold(luck, 1 + move), np.where(ready[:, None], legal, 1.0).astype(float))
+                action = draws.choose(draws.fold_in(luck, 1 + move), np.where(ready[:, None], legal, 1.0).astype(float))
                 state[ready] = game.step(state[ready], action[ready])
             over = game.terminal(state)
             self._states[pending[~over]] = state[~over]
@@ -345,7 +345,7 @@ class SelfPlay:
 
     def _row_luck(self, stream: int) -> NDArray[np.uint64]:
         """Returns each row's seed for one purpose at this move of this game."""
-        return draws.fold(draws.fold(draws.fold(self._seeds, self._number), stream), self._length)
+        return draws.fold_in(self._seeds, self._number, stream, self._length)
 
     def _new_history(self, capacity: int) -> dict[str, np.ndarray]:
         batch, num_actions = self.play.games, self.game.num_actions

@@ -57,7 +57,7 @@ class SlidingTiles:
         while move < self.scramble or not unsolved.all():
             allowed = self._inside(state)
             allowed[np.arange(batch), (last + 2) % 4] &= last < 0
-            action = draws.choose(draws.fold(seeds, move), allowed.astype(np.float64))
+            action = draws.choose(draws.fold_in(seeds, move), allowed.astype(np.float64))
             moving = np.flatnonzero(~unsolved) if move >= self.scramble else np.arange(batch)
             state[moving] = self._slide(state[moving], action[moving])
             last = np.where(np.isin(np.arange(batch), moving), action, last)

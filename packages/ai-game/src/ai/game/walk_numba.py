@@ -1,21 +1,17 @@
 """Compiled twin of `ai.game.walk`: the same statistics and scores, one game after the other, sums in the same order.
 
 Arrays are taken out of their tuples before any loop, and helpers are handed the arrays but hand them to no other
-helper: numba counts a reference each time, which inside the loops took four fifths of a walk. Loops over actions choose
-values, not branches, since which actions were visited is hard to predict. Callers hand over plain tuples: numba takes
-twice as long to recognise named ones.
+helper: numba counts a reference each time, which inside the loops took four fifths of a walk. Where it counts, loops
+over actions choose values, not branches, since which actions were visited is hard to predict. Callers hand over plain
+tuples: numba takes twice as long to recognise named ones.
 """
 
 import numpy as np
 from numba import njit
 
-from ai.game.gumbel import GumbelParams
-from ai.game.puct import PuctParams
+from ai.game.gumbel import TINY, GumbelParams
+from ai.game.puct import EPSILON, LOWEST, PuctParams
 from ai.game.tree import Leaf, Tree
-
-EPSILON = 1e-8
-TINY = float(np.finfo(np.float64).tiny)
-LOWEST = -1e9
 
 
 @njit(cache=True, error_model="numpy")
@@ -71,20 +67,20 @@ def _puct_action(visits, total, prior, legal, proof, value, b, n, weights, norma
         lowest = min(lowest, mean if visited else np.inf)
         highest = max(highest, mean if visited else -np.inf)
     node_value = (value[b, n] + total_sum) / (1.0 + visit_sum)
-    weight = weights[np.int64(visit_sum)]
     if normalize:
         low = min(node_value, lowest)
-        weight *= max(max(node_value, highest) - low, EPSILON)
+        spread = max(max(node_value, highest) - low, EPSILON)
         first = 0.0
     else:
-        low = 0.0
+        low, spread = 0.0, 1.0
         first = node_value - first_play * np.sqrt(prior_sum)
+    weight = weights[np.int64(visit_sum)] * spread
     best, best_score = np.int64(0), -np.inf
     for a in range(num_actions):
         mean = scores[a] - low if visits[b, n, a] > 0 else first
         score = mean + weight * prior[b, n, a] / (visits[b, n, a] + 1.0)
         if prove:
-            score = LOWEST + score if proof[b, n, a] <= -1 else score
+            score = LOWEST * spread + score if proof[b, n, a] <= -1 else score
             score = np.inf if proof[b, n, a] >= 1 else score
         better = legal[b, n, a] and score > best_score
         best = np.int64(a) if better else best
@@ -97,7 +93,8 @@ def _completed(visits, total, prior, value, b, n, scale, offset, values):  # typ
     """Writes each action's mean value, the mixed value where untried.
 
     Returns:
-        The lowest and the highest of them, the factor that brings them to units of logits, and the node's visits.
+        The lowest of them, the highest that has a prior, the factor that brings them to units of logits, and the
+        node's visits.
     """
     num_actions = visits.shape[2]
     visit_sum, prior_sum, weighted, most = 0.0, 0.0, 0.0, 0.0
@@ -110,25 +107,26 @@ def _completed(visits, total, prior, value, b, n, scale, offset, values):  # typ
         weighted += share * mean
         most = max(most, visits[b, n, a])
     mixed = (value[b, n] + visit_sum * (weighted / max(prior_sum, TINY))) / (visit_sum + 1.0)
-    low, high = np.inf, -np.inf
+    low, high, top = np.inf, -np.inf, -np.inf
     for a in range(num_actions):
         completed = values[a] if visits[b, n, a] > 0 else mixed
         values[a] = completed
         low, high = min(low, completed), max(high, completed)
+        top = max(top, completed if prior[b, n, a] > 0 else -np.inf)
     factor = (offset + most) * scale / max(high - low, EPSILON)
-    return low, high, factor, visit_sum
+    return low, top, factor, visit_sum
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
-def _improved(visits, prior, b, n, high, factor, values):  # type: ignore[no-untyped-def]
+def _improved(visits, prior, b, n, top, factor, values):  # type: ignore[no-untyped-def]
     """Turns completed values into the improved policy, still to be divided by the sum that is returned."""
     weight_sum, untried = 0.0, -1.0
     for a in range(visits.shape[2]):
         if visits[b, n, a] > 0:
-            weight = 1.0 if values[a] == high else np.exp(factor * (values[a] - high))
+            weight = 1.0 if values[a] >= top else np.exp(factor * (values[a] - top))
         else:  # they share one value
             if untried < 0:
-                untried = 1.0 if values[a] == high else np.exp(factor * (values[a] - high))
+                untried = 1.0 if values[a] >= top else np.exp(factor * (values[a] - top))
             weight = untried
         values[a] = prior[b, n, a] * weight
         weight_sum += values[a]
@@ -180,10 +178,10 @@ def decide_gumbel(tree, params, action, policy):  # type: ignore[no-untyped-def]
     gumbel, scale, offset = params.gumbel, params.value_scale, params.visit_offset
     scratch = np.empty(policy.shape[1])
     for b in range(action.shape[0]):
-        low, high, factor, _ = _completed(visits, total, prior, value, b, 0, scale, offset, scratch)
+        low, top, factor, _ = _completed(visits, total, prior, value, b, 0, scale, offset, scratch)
         turn = visits[b, 0].max()
         action[b] = _root_action(visits, legal, root_logit, gumbel, b, turn, low, factor, scratch)
-        weight_sum = _improved(visits, prior, b, 0, high, factor, scratch)
+        weight_sum = _improved(visits, prior, b, 0, top, factor, scratch)
         for a in range(policy.shape[1]):
             policy[b, a] = scratch[a] / weight_sum
 
@@ -242,8 +240,8 @@ def select_gumbel(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
             if below < 0 or terminal[b, below] or not np.isnan(proof[b, n, a]):
                 break
             n = below
-            _, high, factor, visit_sum = _completed(visits, total, prior, value, b, n, scale, offset, scratch)
-            weight_sum = _improved(visits, prior, b, n, high, factor, scratch)
+            _, top, factor, visit_sum = _completed(visits, total, prior, value, b, n, scale, offset, scratch)
+            weight_sum = _improved(visits, prior, b, n, top, factor, scratch)
             a = _interior_action(visits, legal, b, n, (1.0 + visit_sum) / weight_sum, scratch)
         leaf_parent[r], leaf_action[r] = n, a
     _claim(tree, rows, leaf)
