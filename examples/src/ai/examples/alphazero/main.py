@@ -220,7 +220,7 @@ def reproduce(*, seed: int = 0) -> dict[str, float]:
 
 
 def reproduce_connect4(
-    *, seed: int = 0, minutes: float = 53, games: int = 100, hard_games: int = 40
+    *, seed: int = 0, minutes: float = 53, games: int = 100, hard_games: int = 100
 ) -> dict[str, float]:
     """Trains the `connect4` preset and plays the best snapshot against OpenSpiel's MCTSBot and its own forerunners.
 
