@@ -167,15 +167,8 @@ def _root_action(visits, legal, root_logit, gumbel, b, turn, low, factor, values
 def decide_gumbel(tree, params, action, policy):  # type: ignore[no-untyped-def]
     """Writes each root's move and improved policy."""
     tree, params = Tree(*tree), GumbelParams(*params)
-    visits, total, prior, legal, value, root_logit = (
-        tree.visits,
-        tree.total,
-        tree.prior,
-        tree.legal,
-        tree.value,
-        tree.root_logit,
-    )
-    gumbel, scale, offset = params.gumbel, params.value_scale, params.visit_offset
+    visits, total, prior, legal, value = tree.visits, tree.total, tree.prior, tree.legal, tree.value
+    root_logit, gumbel, scale, offset = tree.root_logit, params.gumbel, params.value_scale, params.visit_offset
     scratch = np.empty(policy.shape[1])
     for b in range(action.shape[0]):
         low, top, factor, _ = _completed(visits, total, prior, value, b, 0, scale, offset, scratch)
@@ -184,6 +177,13 @@ def decide_gumbel(tree, params, action, policy):  # type: ignore[no-untyped-def]
         weight_sum = _improved(visits, prior, b, 0, top, factor, scratch)
         for a in range(policy.shape[1]):
             policy[b, a] = scratch[a] / weight_sum
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _below(child, terminal, proof, b, n, a):  # type: ignore[no-untyped-def]
+    """Returns the node below an edge, or -1 where a walk ends: it is new, at an end, or its worth is proven."""
+    below = np.int64(child[b, n, a])
+    return below if below >= 0 and not terminal[b, below] and np.isnan(proof[b, n, a]) else np.int64(-1)
 
 
 @njit(cache=True, error_model="numpy")
@@ -201,8 +201,8 @@ def select_puct(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
             a = _puct_action(
                 visits, total, prior, legal, proof, value, b, n, weights, normalize, first_play, prove, scratch
             )
-            below = np.int64(child[b, n, a])
-            if below < 0 or terminal[b, below] or not np.isnan(proof[b, n, a]):
+            below = _below(child, terminal, proof, b, n, a)
+            if below < 0:
                 break
             n = below
         leaf_parent[r], leaf_action[r] = n, a
@@ -213,16 +213,9 @@ def select_puct(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
 def select_gumbel(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
     """Walks every row by sequential halving at the root and the improved policy below."""
     tree, params, leaf = Tree(*tree), GumbelParams(*params), Leaf(*leaf)
-    visits, total, prior, legal, value, root_logit = (
-        tree.visits,
-        tree.total,
-        tree.prior,
-        tree.legal,
-        tree.value,
-        tree.root_logit,
-    )
+    visits, total, prior, legal, value = tree.visits, tree.total, tree.prior, tree.legal, tree.value
     proof, child, terminal, leaf_parent, leaf_action = tree.proof, tree.child, tree.terminal, leaf.parent, leaf.action
-    sequence, budget, gumbel = params.sequence, params.budget, params.gumbel
+    root_logit, gumbel, sequence, budget = tree.root_logit, params.gumbel, params.sequence, params.budget
     scale, offset, max_considered = params.value_scale, params.visit_offset, params.max_considered
     scratch = np.empty(visits.shape[2])
     for r in range(rows.shape[0]):
@@ -236,8 +229,8 @@ def select_gumbel(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
         low, _, factor, _ = _completed(visits, total, prior, value, b, 0, scale, offset, scratch)
         a = _root_action(visits, legal, root_logit, gumbel, b, turn, low, factor, scratch)
         while True:
-            below = np.int64(child[b, n, a])
-            if below < 0 or terminal[b, below] or not np.isnan(proof[b, n, a]):
+            below = _below(child, terminal, proof, b, n, a)
+            if below < 0:
                 break
             n = below
             _, top, factor, visit_sum = _completed(visits, total, prior, value, b, n, scale, offset, scratch)
