@@ -24,8 +24,8 @@ import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
 from ai.lab import Trial
-from ai.lab.columns import save_columns
-from ai.lab.metrics import MetricsWriter
+from ai.lab.files.metrics_file import MetricsWriter
+from ai.lab.files.metrics_index import save_columns
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync".split()

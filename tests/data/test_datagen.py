@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from ai.data import Datagen, DatagenLoader, ReplayBuffer, WorkerFailedError
-from ai.data.fleet import Fleet
+from ai.data.generation.source_pool import Fleet
 from tests.data.helpers_data import Walk, is_running, wait_until
 
 
@@ -399,7 +399,7 @@ class FakeChild:
 
 
 def fleet_of_fakes(monkeypatch, kind):
-    monkeypatch.setattr("ai.data.fleet.Child", kind)
+    monkeypatch.setattr("ai.data.generation.source_pool.Child", kind)
     kind.made, kind.sending, kind.release = [], threading.Event(), threading.Event()
     received = []
     params = (1, {"w": np.float64(0)})

@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 from ai.data import Dataset, ImgDataset
-from ai.data.collate import collate
-from ai.data.decode import Decoder
-from ai.data.pack import open_pack
+from ai.data.batch.collate import collate
+from ai.data.storage.image_decode import Decoder
+from ai.data.storage.image_pack import open_pack
 
 
 def picture(height, width, mode="RGB", seed=0):
@@ -169,9 +169,9 @@ def test_corrupt_files_are_named_or_skipped(folder):
 BUILD = """
 import os, sys
 from pathlib import Path
-from ai.data.collate import collate
-from ai.data.decode import Decoder
-from ai.data.pack import open_pack
+from ai.data.batch.collate import collate
+from ai.data.storage.image_decode import Decoder
+from ai.data.storage.image_pack import open_pack
 decode = Decoder.__call__
 def slow(self, path):
     if sys.argv[3] == "hang" and path.name == "7.png":
@@ -236,8 +236,8 @@ def test_a_builder_without_progress_is_not_waited_for_for_ever(twelve, monkeypat
     (lock,) = packs.glob("*.lock")
     assert lock.read_text() == str(os.getpid())
     shutil.rmtree(lock.with_suffix(""))
-    monkeypatch.setattr("ai.data.pack._PATIENCE_S", 0.0)
-    monkeypatch.setattr("ai.data.pack._POLL_S", 0.0)
+    monkeypatch.setattr("ai.data.storage.image_pack._PATIENCE_S", 0.0)
+    monkeypatch.setattr("ai.data.storage.image_pack._POLL_S", 0.0)
     with open(lock, "a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(TimeoutError, match=rf"process {os.getpid()} holds .* made no progress .*another cache"):
@@ -250,7 +250,7 @@ def test_a_builder_tells_of_its_progress(twelve, monkeypatch):
     root, packs, _ = twelve
     ticks = itertools.count()
     touched = []
-    monkeypatch.setattr("ai.data.pack.time", SimpleNamespace(monotonic=lambda: 2.0 * next(ticks)))
+    monkeypatch.setattr("ai.data.storage.image_pack.time", SimpleNamespace(monotonic=lambda: 2.0 * next(ticks)))
     monkeypatch.setattr(os, "utime", lambda path: touched.append(path.suffix))
     open_pack(packs, root, [f"{i}.png" for i in range(12)], Decoder((8, 8)), "raise")
     assert touched == [".lock"] * 13

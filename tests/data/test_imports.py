@@ -23,7 +23,9 @@ def test_datasets_and_loaders_load_torch_alone():
 
 
 def test_the_worker_starts_without_torch():
-    assert loaded_by("import ai.data.worker, ai.data.generate, ai.data.preprocess") == []
+    assert (
+        loaded_by("import ai.data.workers.worker, ai.data.generation.source_worker, ai.data.loading.preprocess") == []
+    )
 
 
 def test_every_public_name_resolves():

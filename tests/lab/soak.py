@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from resumable_run import run
 
-from ai.lab import Experiment, Record, Trial, columns
-from ai.lab.metrics import read_columns, read_rows
+from ai.lab import Experiment, Record, Trial
+from ai.lab.files import metrics_index as columns
+from ai.lab.files.metrics_file import read_columns, read_rows
 
 Ack = Callable[[object], None]
 

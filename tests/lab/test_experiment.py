@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ai.lab import Experiment, Record
-from ai.lab.storage import FileLock, open_storage
+from ai.lab.search.optuna_storage import FileLock, open_storage
 from ai.train import Regress, Trainer, opt
 
 QUIET = {"progress": False}

@@ -115,7 +115,7 @@ def test_a_read_only_folder_is_read_and_refused_to_writers_in_one_sentence(read_
 
 
 def test_a_read_only_folder_is_served(read_only):
-    from ai.lab.catalog import Catalog
+    from ai.lab.page.catalog import Catalog
 
     (row,) = Catalog(read_only).rows()
     assert (row["name"], row["state"], row["metrics"]) == ("t", "finished", {"loss": 1.0})

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ai.train import EarlyStopping, Hook, Snapshots, Trainer, opt
-from ai.train.interval import Due, as_interval, every, logarithmic, seconds
-from ai.train.snapshot_files import read_manifest
+from ai.train.monitoring.interval import Due, as_interval, every, logarithmic, seconds
+from ai.train.saving.files import read_manifest
 
 
 def env(model, batch, step):
@@ -190,7 +190,7 @@ def test_progress_takes_the_notebooks_bar_where_there_are_widgets(monkeypatch):
 
     import tqdm
 
-    from ai.train.progress import _bar_class
+    from ai.train.monitoring.progress import _bar_class
 
     assert _bar_class() is tqdm.tqdm
     notebook = ModuleType("tqdm.notebook")

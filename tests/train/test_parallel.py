@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ai.train import Trainer, opt
-from ai.train.group import _is_asleep
+from ai.train.distributed.process_group import _is_asleep
 from ai.train.parallel import Ddp, Fsdp, as_parallel, check_device
 
 

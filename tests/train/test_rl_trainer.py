@@ -63,7 +63,7 @@ def test_validation_after_the_run_measures_the_average():
 
 
 def test_parameters_are_sent_every_so_many_seconds(monkeypatch):
-    from ai.train.ranks import Ranks
+    from ai.train.engine.ranks import Ranks
 
     clock = iter(range(10_000))
     monkeypatch.setattr(Ranks, "time", lambda self: float(next(clock)))  # a second passes at each look

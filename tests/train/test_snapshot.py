@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ai.model as m
-from ai.train import Hook, Run, Snapshots, Trainer, opt, snapshot, snapshot_files
-from ai.train.host_copies import HostCopies
+from ai.train import Hook, Run, Snapshots, Trainer, opt, snapshot
+from ai.train.saving import files as snapshot_files
+from ai.train.saving.host_copies import HostCopies
+from ai.train.saving.structure import load_structure
 from ai.train.snapshot import SnapshotError
-from ai.train.structure import load_structure
 
 
 class Tied(nn.Module):
@@ -321,7 +322,7 @@ def test_a_structure_holds_all_but_the_weights_and_leaves_the_model_alone(tmp_pa
     def note(*_):  # of a run under way, which holds loaders and threads
         assert lock
 
-    note.__module__ = "ai.train.prepare"
+    note.__module__ = "ai.train.loop.prepare"
     model.register_forward_hook(note)
     snapshots = Snapshots(tmp_path, asynchronous=True)
     path = snapshots.save(Run({"model": model}, {}, []), 1)
@@ -340,7 +341,7 @@ def test_a_structure_holds_all_but_the_weights_and_leaves_the_model_alone(tmp_pa
 
 def test_a_structure_is_stored_once_where_it_is_needed_and_not_declined(tmp_path, monkeypatch):
     packed = []
-    monkeypatch.setattr("ai.train.structure.ship", lambda model: packed.append(model) or b"")
+    monkeypatch.setattr("ai.train.saving.structure.ship", lambda model: packed.append(model) or b"")
     run = Run({"plain": Tied(), "made": m.Model(m.fc(1, 1))}, {}, [])
     snapshots = Snapshots(tmp_path / "a")
     builds = [json.loads((snapshots.save(run, step) / "manifest.json").read_text())["models"] for step in (1, 2)]

@@ -12,7 +12,7 @@ from ai.data.datagen import DatagenLoader
 from ai.examples.saved import load_averaged
 from ai.game import Play
 from ai.lab import Trial
-from ai.lab.folder import resolve
+from ai.lab.files.folder import resolve
 from ai.train import RLTrainer, Snapshots, opt, schedule
 
 Task = Callable[[Any, int], Mapping[str, float]]

@@ -17,7 +17,7 @@ from ai.examples.alphazero.truth import Judge, lost_lines, wrong_moves
 from ai.examples.cli import read_config
 from ai.examples.selflearn import LearnConfig, learn, report
 from ai.game import Augment, ConnectFour, NetEvaluator, Play, Puct, SelfPlay, TicTacToe, solve
-from ai.lab.folder import resolve
+from ai.lab.files.folder import resolve
 
 RULE = Puct(normalize=False)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 import ai.model as m
 from ai.data import digits_dataset
-from ai.data.paths import dataset_folder
+from ai.data.storage.paths import dataset_folder
 from ai.examples.augment import affine
 from ai.examples.metrics.images import Features
 from ai.train import Classify, Trainer, opt, schedule

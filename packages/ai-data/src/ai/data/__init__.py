@@ -10,20 +10,20 @@ if TYPE_CHECKING:
     from ai.data import augment as augment
     from ai.data import toy as toy
     from ai.data import util as util
-    from ai.data.cifar import cifar_dataset as cifar_dataset
+    from ai.data.builtin.cifar import cifar_dataset as cifar_dataset
+    from ai.data.builtin.digits import digits_dataset as digits_dataset
+    from ai.data.builtin.mnist import fashion_mnist_dataset as fashion_mnist_dataset
+    from ai.data.builtin.mnist import mnist_dataset as mnist_dataset
     from ai.data.datagen import Datagen as Datagen
     from ai.data.datagen import DatagenLoader as DatagenLoader
     from ai.data.dataset import Dataset as Dataset
-    from ai.data.digits import digits_dataset as digits_dataset
+    from ai.data.episodes.source import Episode as Episode
+    from ai.data.episodes.source import Source as Source
     from ai.data.img_dataset import ImgDataset as ImgDataset
     from ai.data.loader import DataLoader as DataLoader
-    from ai.data.mnist import fashion_mnist_dataset as fashion_mnist_dataset
-    from ai.data.mnist import mnist_dataset as mnist_dataset
-    from ai.data.preprocess import PreprocessError as PreprocessError
-    from ai.data.replay import ReplayBuffer as ReplayBuffer
-    from ai.data.source import Episode as Episode
-    from ai.data.source import Source as Source
-    from ai.data.worker import WorkerFailedError as WorkerFailedError
+    from ai.data.loading.preprocess import PreprocessError as PreprocessError
+    from ai.data.replay_buffer import ReplayBuffer as ReplayBuffer
+    from ai.data.workers.worker import WorkerFailedError as WorkerFailedError
 
 # Public name -> the module that defines it.
 _OWNERS = {
@@ -31,16 +31,16 @@ _OWNERS = {
     "Datagen": "datagen",
     "DatagenLoader": "datagen",
     "Dataset": "dataset",
-    "cifar_dataset": "cifar",
-    "digits_dataset": "digits",
-    "Episode": "source",
+    "cifar_dataset": "builtin.cifar",
+    "digits_dataset": "builtin.digits",
+    "Episode": "episodes.source",
     "ImgDataset": "img_dataset",
-    "PreprocessError": "preprocess",
-    "ReplayBuffer": "replay",
-    "Source": "source",
-    "WorkerFailedError": "worker",
-    "fashion_mnist_dataset": "mnist",
-    "mnist_dataset": "mnist",
+    "PreprocessError": "loading.preprocess",
+    "ReplayBuffer": "replay_buffer",
+    "Source": "episodes.source",
+    "WorkerFailedError": "workers.worker",
+    "fashion_mnist_dataset": "builtin.mnist",
+    "mnist_dataset": "builtin.mnist",
 }
 _MODULES = ("augment", "toy", "util")
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ai.data.device import to_device
+from ai.data.batch.device import to_device
 
 OnImages: TypeAlias = Callable[[Tensor, Generator], Tensor]
 OnBatch: TypeAlias = Callable[[dict[str, Tensor], Generator], dict[str, Tensor]]

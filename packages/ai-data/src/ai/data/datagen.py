@@ -9,16 +9,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ai.data.device import checked_device
-from ai.data.episode import pack
-from ai.data.finish import Finish
-from ai.data.fleet import Fleet
-from ai.data.intake import Intake
-from ai.data.portable import from_portable, to_portable
-from ai.data.replay import ReplayBuffer
-from ai.data.seeds import derive_seed
-from ai.data.source import Source
-from ai.data.transform import Transform
+from ai.data.batch.device import checked_device
+from ai.data.batch.postprocess import Finish
+from ai.data.batch.seeds import derive_seed
+from ai.data.batch.transform import Transform
+from ai.data.episodes.packing import pack
+from ai.data.episodes.source import Source
+from ai.data.generation.pacing import Intake
+from ai.data.generation.portable_state import from_portable, to_portable
+from ai.data.generation.source_pool import Fleet
+from ai.data.replay_buffer import ReplayBuffer
 
 _DEFAULT_CAPACITY = 100_000
 _STATE_KEYS = {"seed", "generation", "version", "params", "buffer", "n_used", "n_steps", "n_episodes", "source"}

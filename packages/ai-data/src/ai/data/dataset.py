@@ -8,12 +8,12 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 import torch
 
-from ai.data import columns as cols
-from ai.data.collate import collate
+from ai.data.batch.collate import collate
+from ai.data.batch.seeds import derive_seed
+from ai.data.batch.transform import Applied, Chain, Transform
 from ai.data.loader import DataLoader
-from ai.data.preprocess import sample_at
-from ai.data.seeds import derive_seed
-from ai.data.transform import Applied, Chain, Transform
+from ai.data.loading.preprocess import sample_at
+from ai.data.storage import columns as cols
 
 Split: TypeAlias = Sequence[float] | Sequence[int] | Sequence[Sequence[int]]
 

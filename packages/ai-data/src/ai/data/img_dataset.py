@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ai.data.batch.transform import Transform
+from ai.data.builtin.mnist import bytes_to_unit_range
 from ai.data.dataset import Dataset, Split
-from ai.data.decode import Decoder, Filter, Fit
-from ai.data.mnist import bytes_to_unit_range
-from ai.data.pack import open_pack
-from ai.data.paths import dataset_folder
-from ai.data.transform import Transform
+from ai.data.storage.image_decode import Decoder, Filter, Fit
+from ai.data.storage.image_pack import open_pack
+from ai.data.storage.paths import dataset_folder
 
 
 class ImgDataset(Dataset):

@@ -7,12 +7,12 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from ai.data import columns as cols
-from ai.data.device import checked_device
-from ai.data.finish import Finish
-from ai.data.order import Order, Position
-from ai.data.producer import Producer, make_producer
-from ai.data.transform import Transform
+from ai.data.batch.device import checked_device
+from ai.data.batch.order import Order, Position
+from ai.data.batch.postprocess import Finish
+from ai.data.batch.transform import Transform
+from ai.data.loading.producer import Producer, make_producer
+from ai.data.storage import columns as cols
 
 
 class Samples(Protocol):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from ai.data.batch.seeds import derive_seed
 from ai.data.dataset import Dataset
-from ai.data.seeds import derive_seed
 
 
 def moons_dataset(

@@ -7,10 +7,10 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset
 
+from ai.data.batch.transform import Transform
 from ai.data.dataset import Dataset
 from ai.data.loader import DataLoader
-from ai.data.stream import StreamLoader
-from ai.data.transform import Transform
+from ai.data.loading.stream import StreamLoader
 
 
 def create_data_loader(

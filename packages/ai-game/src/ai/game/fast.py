@@ -15,5 +15,5 @@ def available() -> bool:
 
 @cache
 def kernels(name: str) -> ModuleType | None:
-    """Returns the compiled twin of a module (`"connect4"` → `ai.game.connect4_numba`), or None without numba."""
-    return import_module(f"ai.game.{name}_numba") if available() else None
+    """Returns the compiled twin of the module that passes its `__name__`, or None without numba."""
+    return import_module(f"{name}_numba") if available() else None

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai.infer.dial import Transport
+from ai.infer.connection.handshake import Transport
 from ai.infer.http.models import ModelSource, build
 from ai.infer.http.tensors import DATATYPES
 from ai.infer.inferencer import Inferencer

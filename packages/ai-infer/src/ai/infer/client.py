@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ai.infer.connection import Connection
-from ai.infer.dial import Transport
+from ai.infer.connection.connection import Connection
+from ai.infer.connection.handshake import Transport
+from ai.infer.connection.packed_inputs import Pack, are_alike
+from ai.infer.connection.pending_request import Ticket
+from ai.infer.connection.raw_request import RawCall
 from ai.infer.errors import InferError, WorkerDiedError
-from ai.infer.frames import Kind
-from ai.infer.packs import Pack, are_alike
-from ai.infer.raw_call import RawCall
-from ai.infer.slots import MIN_SLOT_BYTES
 from ai.infer.stats import Stats
-from ai.infer.ticket import Ticket
-from ai.infer.wire import Layout, Node, RawTensor, Tree, flatten, layout_of, positional_layout, with_rows
+from ai.infer.transport.frames import Kind
+from ai.infer.transport.slots import MIN_SLOT_BYTES
+from ai.infer.transport.wire import Layout, Node, RawTensor, Tree, flatten, layout_of, positional_layout, with_rows
 
 ADDRESS_FILE = "inferencer.json"
 _RECONNECT_INTERVALS_S = (0.02, 0.2)  # first and last, between two attempts to reach a worker that is restarted

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ai.infer.client import InferencerClient
-from ai.infer.dial import Transport
-from ai.infer.engine import Precision
+from ai.infer.connection.handshake import Transport
 from ai.infer.errors import InferError
-from ai.infer.launch import Launcher
+from ai.infer.launcher import Launcher
 from ai.infer.stats import Stats
-from ai.infer.wire import Tree
-from ai.infer.worker import WorkerOptions, torch_state
+from ai.infer.transport.wire import Tree
+from ai.infer.worker.engine import Precision
+from ai.infer.worker.loop import WorkerOptions, torch_state
 
 
 class Inferencer:

@@ -5,10 +5,10 @@ Nothing heavy is imported before it is used: reading records needs neither torch
 
 from ai.lab.config import Config as Config
 from ai.lab.experiment import Experiment as Experiment
-from ai.lab.experiment_trial import ExperimentTrial as ExperimentTrial
-from ai.lab.owner import OwnedError as OwnedError
+from ai.lab.files.ownership import OwnedError as OwnedError
 from ai.lab.record import Metrics as Metrics
 from ai.lab.record import Record as Record
+from ai.lab.search.experiment_trial import ExperimentTrial as ExperimentTrial
 from ai.lab.study import Study as Study
 from ai.lab.trial import Trial as Trial
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ai.lab.config import diff
-from ai.lab.folder import find, lab_root, read_marker, resolve
-from ai.lab.meta import command_line
-from ai.lab.owner import holder, remove_unowned
+from ai.lab.files.folder import find, lab_root, read_marker, resolve
+from ai.lab.files.ownership import holder, remove_unowned
 from ai.lab.record import Record
-from ai.lab.table import format_table
+from ai.lab.recording.provenance import command_line
+from ai.lab.report.text_table import format_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,7 +116,7 @@ def show(options: argparse.Namespace) -> int:
 
 def compare_(options: argparse.Namespace) -> int:
     """`ai-lab compare`."""
-    from ai.lab.compare import compare
+    from ai.lab.report.compare import compare
 
     records = {str(path): Record(_find(path)) for path in options.paths}
     comparison = compare(records, options.metric)
@@ -170,7 +170,7 @@ def rm(options: argparse.Namespace) -> int:
 
 def export_(options: argparse.Namespace) -> int:
     """`ai-lab export`."""
-    from ai.lab.mirror import export
+    from ai.lab.recording.trackers import export
 
     print(f"{export(Record(_find(options.path)), options.to)} rows to {options.to}")
     return 0
@@ -178,7 +178,7 @@ def export_(options: argparse.Namespace) -> int:
 
 def serve(options: argparse.Namespace) -> int:
     """`ai-lab serve`."""
-    from ai.lab.server import serve
+    from ai.lab.page.server import serve
 
     root = _find(options.path, marked=False) if options.path else lab_root()
     serve(root, host=options.host, port=options.port, token=options.token)

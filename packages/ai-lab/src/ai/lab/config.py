@@ -189,7 +189,7 @@ def write_yaml(path: Path, config: object) -> None:
     """Writes a dataclass or mapping as YAML, atomically."""
     import yaml
 
-    from ai.lab.folder import write_atomic
+    from ai.lab.files.folder import write_atomic
 
     text = yaml.dump(to_plain(config), sort_keys=False, allow_unicode=True, Dumper=_dumper())
     write_atomic(path, text.encode())

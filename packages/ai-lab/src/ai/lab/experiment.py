@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
-from ai.lab.experiment_trial import Objective
-from ai.lab.folder import mark, read_marker, resolve, write_json
-from ai.lab.owner import remove_unowned
+from ai.lab.files.folder import mark, read_marker, resolve, write_json
+from ai.lab.files.ownership import remove_unowned
 from ai.lab.record import EXPERIMENT, Record
+from ai.lab.report.trial_table import TrialRow, Trials, to_row
+from ai.lab.search.experiment_trial import Objective
 from ai.lab.trial import HookOptions
-from ai.lab.trials import TrialRow, Trials, to_row
 
 if TYPE_CHECKING:
     import optuna
@@ -78,7 +78,7 @@ class Experiment:
         if clean and read_marker(self.path) is not None:
             remove_unowned(self.path)
             if storage is not None:
-                from ai.lab.storage import delete_study
+                from ai.lab.search.optuna_storage import delete_study
 
                 delete_study(self.path, storage, self._study_name(""))
         self.id = mark(self.path, "experiment")
@@ -124,12 +124,12 @@ class Experiment:
         """
         if n < 1 or n_jobs < 1:
             raise ValueError(f"n and n_jobs must be at least 1, got {n} and {n_jobs}")
-        from ai.lab import search
+        from ai.lab.search import loop as search
 
         if n_jobs == 1:
             search.work(self, n, fn, catch, search.report_line if progress else lambda row: None)
         else:
-            from ai.lab.workers import run_workers
+            from ai.lab.search.worker_pool import run_workers
 
             run_workers(self, n, fn, n_jobs, catch, search.report_line if progress else lambda row: None)
         return self
@@ -171,7 +171,7 @@ class Experiment:
 
     def plot(self, path: str | Path | None = None) -> Path:
         """Draws the score over the trials and against each hyper-parameter; returns the picture's path."""
-        from ai.lab.plots import plot_experiment
+        from ai.lab.report.plots import plot_experiment
 
         return plot_experiment(self.trials(), self.direction, path or self.path / "experiment.png")
 
@@ -185,7 +185,7 @@ class Experiment:
     def study(self) -> "optuna.Study":
         """Optuna's study underneath, for what is not offered here."""
         if self._study_cache is None:
-            from ai.lab.storage import open_study
+            from ai.lab.search.optuna_storage import open_study
 
             self._study_cache = open_study(
                 self.path,

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ai.lab import metrics
-from ai.lab.columns import read_indexed
 from ai.lab.config import flatten, read_yaml
-from ai.lab.folder import read_marker
-from ai.lab.owner import holder
+from ai.lab.files import metrics_file as metrics
+from ai.lab.files.folder import read_marker
+from ai.lab.files.metrics_index import read_indexed
+from ai.lab.files.ownership import holder
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]

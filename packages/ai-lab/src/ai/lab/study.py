@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ai.lab.compare import Comparison, compare
 from ai.lab.experiment import Experiment
-from ai.lab.folder import find, mark, read_marker, resolve
-from ai.lab.owner import remove_unowned
+from ai.lab.files.folder import find, mark, read_marker, resolve
+from ai.lab.files.ownership import remove_unowned
 from ai.lab.record import Record
+from ai.lab.report.compare import Comparison, compare
 from ai.lab.trial import Trial
 
 if TYPE_CHECKING:

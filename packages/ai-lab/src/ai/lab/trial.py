@@ -10,19 +10,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from ai.lab.config import write_yaml
-from ai.lab.folder import mark, read_marker, resolve
-from ai.lab.owner import Owner, remove_unowned
+from ai.lab.files.folder import mark, read_marker, resolve
+from ai.lab.files.ownership import Owner, remove_unowned
 from ai.lab.record import CONFIG, SAMPLES, SNAPSHOTS, Metrics, Record
-from ai.lab.rows import MetricsPosition, take_up
-from ai.lab.session import Logger, Session
+from ai.lab.recording.resumed_rows import MetricsPosition, take_up
+from ai.lab.recording.session import Logger, Session
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from ai.lab.hook import TrialHook
+    from ai.lab.recording.hook import TrialHook
     from ai.train import Interval, Run, Snapshots
-    from ai.train.run import Stateful
+    from ai.train.engine.run import Stateful
 
     Models = nn.Module | Mapping[str, nn.Module]
     Optimizers = Optimizer | Mapping[str, Optimizer]
@@ -150,7 +150,7 @@ class Trial:
         Raises:
             TypeError: one of them is no option of a trial's hook.
         """
-        from ai.lab.hook import TrialHook
+        from ai.lab.recording.hook import TrialHook
 
         if unknown := changes.keys() - HookOptions.__annotations__.keys():
             options = ", ".join(HookOptions.__annotations__)
@@ -202,7 +202,7 @@ class Trial:
         self._open().write(step, values)
 
     def save_sample(self, step: int, images: Any) -> Path:
-        """Writes images as the PNG page of `step` and returns its path; see `ai.lab.pictures.save_page`."""
+        """Writes images as the PNG page of `step` and returns its path; see `ai.lab.recording.image_page.save_page`."""
         self._open()
         return self._save_sample(step, images)
 
@@ -308,13 +308,13 @@ class Trial:
             ValueError: the snapshot does not say how to build the model; saving it warned of that.
             SnapshotError: the snapshot is damaged.
         """
-        from ai.lab.rebuild import rebuild
+        from ai.lab.files.rebuild import rebuild
 
         return rebuild(self._snapshot(step))
 
     def plot(self, keys: Sequence[str] = (), *, path: str | Path | None = None) -> Path:
         """Draws the metrics over the steps and returns the picture's path, `metrics.png` in the folder by default."""
-        from ai.lab.plots import plot_trial
+        from ai.lab.report.plots import plot_trial
 
         return plot_trial(self.record, keys, path)
 
@@ -331,7 +331,7 @@ class Trial:
         if self._session is None:
             if _rank() > 0:
                 raise RuntimeError(f"rank {_rank()} must not write the trial {self.path}: rank 0 does")
-            from ai.lab.mirror import as_logger
+            from ai.lab.recording.trackers import as_logger
 
             if self._config is not None:
                 _keep_config(self.path, self._config)
@@ -363,7 +363,7 @@ class Trial:
         session.write(step, values)
 
     def _save_sample(self, step: int, images: Any) -> Path:
-        from ai.lab.pictures import save_page
+        from ai.lab.recording.image_page import save_page
 
         folder = self.path / SAMPLES
         folder.mkdir(exist_ok=True)

@@ -7,23 +7,23 @@ from ai.train import loss, opt, schedule, snapshot
 from ai.train.diffusion import Diffusion
 from ai.train.early_stopping import EarlyStopping
 from ai.train.ema import Ema
+from ai.train.engine.log import is_logging, log
+from ai.train.engine.run import NonFiniteError, Run, StopTraining
 from ai.train.env import Classify, Reconstruct, Regress
 from ai.train.gan import AdversarialAutoencoder, Gan
 from ai.train.hook import Hook, HookInterface
-from ai.train.interval import Interval, every, logarithmic, seconds
+from ai.train.monitoring.interval import Interval, every, logarithmic, seconds
 from ai.train.multi_trainer import MultiTrainer
-from ai.train.record import is_logging, log
 from ai.train.rl import RL, MuZero, Support
 from ai.train.rl_trainer import RLTrainer
-from ai.train.run import NonFiniteError, Run, StopTraining
 from ai.train.snapshot import Snapshots
 from ai.train.trainer import Trainer
 
 if TYPE_CHECKING:
     from ai.train import parallel as parallel
+    from ai.train.distributed.sharded import export as export
     from ai.train.lr_search import find_lr as find_lr
     from ai.train.profiling import profile as profile
-    from ai.train.sharded import export as export
 
 __all__ = [
     "RL",
@@ -75,7 +75,7 @@ if not TYPE_CHECKING:  # seen by a type checker, a module __getattr__ would type
         globals()[name] = value
         return value
 
-    _LAZY = {"export": "sharded", "find_lr": "lr_search", "profile": "profiling"}
+    _LAZY = {"export": "distributed.sharded", "find_lr": "lr_search", "profile": "profiling"}
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ai.train.engine.log import is_logging, log
 from ai.train.env import images
-from ai.train.record import is_logging, log
 
 
 class Diffusion:

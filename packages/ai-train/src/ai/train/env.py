@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ai.train.record import is_logging, log
+from ai.train.engine.log import is_logging, log
 
 Batch = Mapping[str, Tensor] | Sequence[Tensor]
 

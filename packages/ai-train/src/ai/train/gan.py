@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ai.train.engine.log import is_logging, log
 from ai.train.env import images
-from ai.train.record import is_logging, log
 
 Models = Mapping[str, nn.Module]
 

@@ -6,12 +6,12 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from ai.train.evaluate import refuse_endless
-from ai.train.interval import Due, Interval, as_interval
-from ai.train.run import Run, Stateful, StopTraining
+from ai.train.engine.evaluate import refuse_endless
+from ai.train.engine.run import Run, Stateful, StopTraining
+from ai.train.monitoring.interval import Due, Interval, as_interval
 
 if TYPE_CHECKING:
-    from ai.train.progress import Progress
+    from ai.train.monitoring.progress import Progress
     from ai.train.snapshot import Snapshots
 
 Metrics = dict[str, float]
@@ -172,7 +172,7 @@ class Hook(HookInterface):
             self._due["make ready"].next_step = run.step + 1
         self._bar = None
         if self._show_progress and run.ranks.rank == 0:
-            from ai.train import progress
+            from ai.train.monitoring import progress
 
             self._bar = progress.Progress(run)
         self._look_ahead()

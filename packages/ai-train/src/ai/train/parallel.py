@@ -16,9 +16,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DistributedSampler
 
-from ai.train.group import GroupRanks, mean_weight, own_device, start_process_group
-from ai.train.ranks import Ranks
-from ai.train.update import Loss
+from ai.train.distributed.process_group import GroupRanks, mean_weight, own_device, start_process_group
+from ai.train.engine.ranks import Ranks
+from ai.train.engine.update import Loss
 
 Call = Callable[[Any, int], Loss]
 

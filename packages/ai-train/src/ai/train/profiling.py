@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ai.train.engine.run import Run
 from ai.train.hook import HookInterface
-from ai.train.run import Run
 from ai.train.trainer import Trainer
 
 _PARTS = ("data", "forward", "backward", "optimizer", "hook", "rest")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ai.train.record import is_logging, log
+from ai.train.engine.log import is_logging, log
 
 Batch = Mapping[str, Tensor]
 

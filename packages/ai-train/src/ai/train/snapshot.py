@@ -20,12 +20,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ai.train.atomic_folder import commit
-from ai.train.background import Background
-from ai.train.host_copies import HostCopies
-from ai.train.restore import check_whole, load_model_state, load_parts, read, restore
-from ai.train.run import Run
-from ai.train.snapshot_files import (
+from ai.train.engine.run import Run
+from ai.train.saving.atomic_folder import commit
+from ai.train.saving.background import Background
+from ai.train.saving.files import (
     FORMAT,
     MANIFEST,
     SnapshotError,
@@ -36,9 +34,11 @@ from ai.train.snapshot_files import (
     verify,
     write_files,
 )
+from ai.train.saving.host_copies import HostCopies
+from ai.train.saving.restore import check_whole, load_model_state, load_parts, read, restore
 
 if TYPE_CHECKING:
-    from ai.train.sharded import RanksWriter
+    from ai.train.distributed.sharded import RanksWriter
 
 __all__ = ["FORMAT", "SnapshotError", "Snapshots", "load_model_state", "read", "restore", "verify"]
 
@@ -127,13 +127,13 @@ class Snapshots:
         """What `structure.pkl` is to hold, made now: while it is written training may go on."""
         if not self.pickle_model or run.sharded or run.ranks.rank > 0:
             return {}
-        from ai.train.structure import structures_of
+        from ai.train.saving.structure import structures_of
 
         return structures_of(run)
 
     def _writer_of(self, run: Run) -> "RanksWriter":
         if self._ranks_writer is None:
-            from ai.train.sharded import RanksWriter
+            from ai.train.distributed.sharded import RanksWriter
 
             self._ranks_writer = RanksWriter(run, copies=self._copies if self.asynchronous else None, prune=self.prune)
         return self._ranks_writer
@@ -232,7 +232,7 @@ class Snapshots:
 
 def _fill(run: Run, path: Path) -> None:
     if run.ranks.world > 1 or (path / "dcp").is_dir():
-        from ai.train.sharded import load_ranks
+        from ai.train.distributed.sharded import load_ranks
 
         load_ranks(run, path)
     else:

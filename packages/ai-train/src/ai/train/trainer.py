@@ -8,15 +8,15 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from ai.train.evaluate import evaluate
+from ai.train.engine.argument_checks import check_hook, check_loader
+from ai.train.engine.carried_over import Kept
+from ai.train.engine.evaluate import evaluate
+from ai.train.engine.log import Record
+from ai.train.engine.run import Run
+from ai.train.engine.update import Loss
 from ai.train.hook import HookInterface
-from ai.train.kept import Kept
-from ai.train.loop import Advance, loop
-from ai.train.prepare import Options, Schedule, prepare
-from ai.train.record import Record
-from ai.train.run import Run
-from ai.train.slips import check_hook, check_loader
-from ai.train.update import Loss
+from ai.train.loop.loop import Advance, loop
+from ai.train.loop.prepare import Options, Schedule, prepare
 
 
 class Trainer:

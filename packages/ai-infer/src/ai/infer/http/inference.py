@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from ai.infer.client import InferencerClient
+from ai.infer.connection.raw_request import RawCall
 from ai.infer.errors import InferError, RequestError
 from ai.infer.http.messages import JSON, RETRY, RefusedError, Reply, Request
 from ai.infer.http.metrics import Metrics
@@ -14,8 +15,7 @@ from ai.infer.http.plain import PlainRequest, answer_plain, is_json, read_plain
 from ai.infer.http.protocol import Plan, read_request, write_response
 from ai.infer.http.repository import NotReadyError, ServedModel, UnknownModelError, named_outputs
 from ai.infer.http.tensors import BadInputError, json_length
-from ai.infer.raw_call import RawCall
-from ai.infer.wire import RawTensor, Tree, WireError
+from ai.infer.transport.wire import RawTensor, Tree, WireError
 
 
 class Desk:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ai.infer.http.tensors import DATATYPES, NAMES, TensorSpec
-from ai.infer.wire import Tree
+from ai.infer.transport.wire import Tree
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1

@@ -1,0 +1,1 @@
+"""From samples to a batch on its device: order, collation, transforms, seeds."""

@@ -1,0 +1,100 @@
+"""Which samples make up which batch: a pure function of (seed, epoch, batch index)."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ai.data.batch.seeds import derive_seed
+
+
+class Position(NamedTuple):
+    """The batch that comes next: `batch` counts from 0 within `epoch`."""
+
+    epoch: int = 0
+    batch: int = 0
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of `n` samples, cut into batches and dealt to ranks.
+
+    Rank r takes every world-th sample of the epoch's order from r on, so the ranks' k-th batches together are the k-th
+    batch of one rank with a batch `world` times as large, and no sample is given twice.
+
+    Args:
+        n: number of samples.
+        batch_size: samples a batch on this rank.
+        shuffle: draw a new permutation for each epoch; else the stored order.
+        endless: epoch follows epoch; else one epoch only.
+        drop_last: leave out an epoch's incomplete batch, and where ranks would differ in length its last samples.
+        seed: of the permutations.
+        rank: this process among `world`.
+        world: number of processes that share the samples.
+        single_batch: every batch is the first batch of epoch 0.
+    """
+
+    n: int
+    batch_size: int
+    shuffle: bool
+    endless: bool
+    drop_last: bool
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+    single_batch: bool = False
+    _cache: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return self._n_batches
+
+    @cached_property
+    def _n_batches(self) -> int:  # asked for several times a batch
+        n = self.n // self.world if self.drop_last else len(range(self.rank, self.n, self.world))
+        n_batches = n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+        return min(n_batches, 1) if self.single_batch else n_batches
+
+    def indices(self, position: Position) -> Tensor:
+        """Returns the samples of the batch at `position`: `(batch,)` int64."""
+        start = position.batch * self.batch_size
+        return self._epoch(0 if self.single_batch else position.epoch)[start : start + self.batch_size]
+
+    def after(self, position: Position) -> Position:
+        """Returns the position that follows; an endless order rolls over to the next epoch."""
+        if self.endless and position.batch + 1 >= self._n_batches:
+            return Position(position.epoch + 1, 0)
+        return Position(position.epoch, position.batch + 1)
+
+    def ended(self, position: Position) -> bool:
+        """Returns whether no batch lies at `position`."""
+        return position.batch >= self._n_batches
+
+    def shard(self, rank: int, world: int) -> "Order":
+        """Returns this order as rank `rank` of `world` sees it."""
+        if world < 1 or not 0 <= rank < world:
+            raise ValueError(f"rank ({rank}) must lie in [0, world) with world ({world}) at least 1")
+        if self.world != 1:
+            raise ValueError(
+                f"this loader is already shard {self.rank} of {self.world}: shard the whole loader instead"
+            )
+        return replace(self, rank=rank, world=world, _cache={})
+
+    def with_seed(self, seed: int) -> "Order":
+        """Returns this order with another seed."""
+        return self if seed == self.seed else replace(self, seed=seed, _cache={})
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self._cache:
+            if self.shuffle:
+                generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+                order = torch.randperm(self.n, generator=generator)
+            else:
+                order = torch.arange(self.n)
+            # Two are kept: a prefetching loader looks into the next epoch while it still reads this one.
+            while len(self._cache) > 1:
+                self._cache.pop(next(iter(self._cache)))
+            self._cache[epoch] = order[self.rank :: self.world].contiguous()
+        return self._cache[epoch]

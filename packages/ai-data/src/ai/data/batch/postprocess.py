@@ -1,0 +1,33 @@
+"""The last step of a batch: to the device, then the postprocess."""
+
+from typing import Any
+
+import torch
+
+from ai.data.batch.device import to_device
+from ai.data.batch.seeds import derive_seed
+from ai.data.batch.transform import Applied, Transform
+
+
+class Finish:
+    """Moves and postprocesses batches.
+
+    Args:
+        postprocess: the dataset's.
+        device: where batches go.
+        pin: through page-locked memory; None means where `device` is CUDA.
+    """
+
+    def __init__(self, postprocess: Transform | None, device: torch.device, pin: bool | None) -> None:
+        if pin and not torch.cuda.is_available():
+            raise ValueError("pin=True needs CUDA, which this machine does not have")
+        self._postprocess = None if postprocess is None else Applied(postprocess, "postprocess")
+        self._device = device
+        self._pin = device.type == "cuda" if pin is None else pin
+
+    def __call__(self, batch: Any, *place: int) -> Any:
+        """Returns the finished batch; `place` (seed, epoch, …) seeds the generator that the postprocess may ask for."""
+        batch = to_device(batch, self._device, self._pin)
+        if self._postprocess is None:
+            return batch
+        return self._postprocess(batch, lambda _name: torch.Generator(self._device).manual_seed(derive_seed(*place)))

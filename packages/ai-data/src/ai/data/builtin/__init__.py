@@ -1,0 +1,1 @@
+"""Datasets by name, from files that are downloaded where they are missing."""

@@ -1,0 +1,120 @@
+"""Episodes brought to one form: rows of T + 1 moments, many episodes in one array a key.
+
+Letters: E episodes, T steps of one, R = sum of (T + 1) rows of all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ai.data.episodes.source import Episode
+
+# The first of these that an episode has tells its number of steps.
+_TELLS_STEPS = ("action", "reward", "policy", "value", "discount")
+_OVER_TIME = {*_TELLS_STEPS, "obs", "to_play"}
+READINGS = "an array with T or T + 1 entries in every episode goes along with the steps, any other is a constant"
+
+
+@dataclass
+class Packed:
+    """Episodes, one after the other.
+
+    Args:
+        columns: `[R, ...]` by key. The last row of each episode is the moment after its last step: its `obs`, `value`
+            and `to_play` hold, the rest is zero.
+        lengths: `[E]` int64, T + 1 of each.
+    """
+
+    columns: dict[str, np.ndarray]
+    lengths: np.ndarray
+
+    @property
+    def n_episodes(self) -> int:
+        """E."""
+        return len(self.lengths)
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of all episodes."""
+        return int(self.lengths.sum()) - len(self.lengths)
+
+
+def pack(episodes: Sequence[Episode], version: int = 0) -> Packed:
+    """Returns the episodes in one array a key.
+
+    Args:
+        episodes: at least one; all with equal keys.
+        version: of the parameters, for episodes that do not say.
+
+    Raises:
+        ValueError: an episode without steps, with anything but numbers, or with keys or shapes unlike the first one's.
+    """
+    n_steps = np.array([_n_steps(episode) for episode in episodes])
+    lengths = n_steps + 1
+    last_rows = np.cumsum(lengths) - 1
+    is_step = np.ones(last_rows[-1] + 1, bool)
+    is_step[last_rows] = False
+    for episode in episodes:
+        if episode.keys() != episodes[0].keys():
+            raise ValueError(f"episodes must have equal keys, got {sorted(episodes[0])} and {sorted(episode)}")
+    columns = {
+        key: _column(key, [np.asarray(e[key]) for e in episodes], n_steps, is_step, last_rows) for key in episodes[0]
+    }
+    truncated = columns.setdefault("truncated", np.zeros(len(is_step), bool))
+    columns.setdefault("version", np.full(len(is_step), version, np.int64))
+    if "discount" not in columns:
+        discount = is_step.astype(np.float32)
+        discount[last_rows - 1] = truncated[last_rows]
+        columns["discount"] = discount
+    if "value" in columns and len(episodes[0]["value"]) == n_steps[0]:
+        # Nothing was said of the last moment: where it goes on, the value before it stands in,
+        # seen by whoever moves there.
+        value, goes_on = columns["value"], columns["discount"][last_rows - 1] != 0
+        value[last_rows] = np.where(goes_on, value[last_rows - 1], 0)
+        if "to_play" in columns:
+            changed = columns["to_play"][last_rows] != columns["to_play"][last_rows - 1]
+            value[last_rows] *= np.where(changed, -1, 1).astype(value.dtype)
+    return Packed(columns, lengths)
+
+
+def _n_steps(episode: Episode) -> int:
+    for key in _TELLS_STEPS:
+        if key in episode:
+            if len(episode[key]) == 0:
+                raise ValueError(f"an episode must have at least one step, got an empty {key!r}")
+            return len(episode[key])
+    raise ValueError(f"an episode needs one of the keys {_TELLS_STEPS} to tell its steps, got {sorted(episode)}")
+
+
+def _column(
+    key: str, values: Sequence[np.ndarray], n_steps: np.ndarray, is_step: np.ndarray, last_rows: np.ndarray
+) -> np.ndarray:
+    """Returns one key of all episodes as rows."""
+    first = values[0]
+    if first.dtype.kind not in "biufc":
+        raise ValueError(f"{key!r} must hold numbers, got the dtype {first.dtype}: encode text and objects as numbers")
+    extra = len(first) - int(n_steps[0]) if first.ndim else -1
+    along = extra in (0, 1) and all(v.ndim and len(v) == n + extra for v, n in zip(values, n_steps, strict=True))
+    if along or (extra in (0, 1) and key in _OVER_TIME):
+        for value, n in zip(values, n_steps, strict=True):
+            if value.ndim == 0 or len(value) != n + extra or value.shape[1:] != first.shape[1:]:
+                raise ValueError(
+                    f"{key!r} must have {'T + 1' if extra else 'T'} entries of shape {first.shape[1:]} as in the first "
+                    f"episode, got shape {value.shape} for T = {n}"
+                )
+        joined = np.concatenate(values)
+        if extra:
+            return joined
+        column = np.zeros((len(is_step), *first.shape[1:]), joined.dtype)
+        column[is_step] = joined
+        if key == "to_play":  # whoever moved last stands in for the moment after
+            column[last_rows] = column[last_rows - 1]
+        return column
+    for value, n in zip(values, n_steps, strict=True):
+        if value.shape != first.shape:
+            raise ValueError(
+                f"{key!r} must have T or T + 1 entries, or one shape in all episodes, got {value.shape} for T = {n} "
+                f"and {first.shape} for T = {n_steps[0]}: {READINGS}"
+            )
+    return np.repeat(np.stack(values), n_steps + 1, axis=0)

@@ -1,0 +1,1 @@
+"""Sources at work: in processes of their own, paced by what is used."""

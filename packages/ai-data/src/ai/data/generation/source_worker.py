@@ -1,0 +1,71 @@
+"""What a generating worker does; importable without torch."""
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ai.data.episodes.packing import pack
+from ai.data.episodes.source import Source
+
+if TYPE_CHECKING:
+    from ai.data.workers.worker import Link
+
+# Small episodes travel together: up to so long or so many steps, but at least one.
+_CHUNK_S = 0.02
+_CHUNK_STEPS = 2048
+
+
+def serve_source(source: Source, seed: int, worker: int, link: "Link") -> None:
+    """Runs in a worker process: makes a chunk of episodes for each credit, taking new parameters between chunks.
+
+    Messages in: `("credit", n)`, `("params", version, state_dict)`. Out: `("episodes", Packed)`, `("taken", version)`,
+    `("ended",)`, `("failed", error)`.
+    """
+    from ai.data.workers.worker import portable_error
+
+    try:
+        source.start(seed, worker)
+        _serve(source, link)
+    except Exception as error:
+        link.send(("failed", portable_error(error)))
+    link.wait_for_end()
+
+
+def _serve(source: Source, link: "Link") -> None:
+    n_credits = 0
+    version = 0
+    params: tuple[int, Mapping[str, Any]] | None = None
+    while True:
+        while n_credits == 0 or not link.inbox.empty():
+            kind, *content = link.inbox.get()
+            if kind == "credit":
+                n_credits += content[0]
+            else:
+                params = content[0], content[1]
+        if params is not None:
+            version, state_dict = params
+            source.update_params(state_dict, version)
+            link.send(("taken", version))
+            params = None
+        episodes, ended = _chunk(source)
+        if episodes:
+            link.send(("episodes", pack(episodes, version)))
+            n_credits -= 1
+        if ended:
+            link.send(("ended",))
+            return
+
+
+def _chunk(source: Source) -> tuple[list[Any], bool]:
+    """Returns the next episodes, and whether the source has ended."""
+    episodes: list[Any] = []
+    n_steps = 0
+    deadline = time.monotonic() + _CHUNK_S
+    while not episodes or (n_steps < _CHUNK_STEPS and time.monotonic() < deadline):
+        try:
+            episode = next(source)
+        except StopIteration:
+            return episodes, True
+        episodes.append(episode)
+        n_steps += max((len(value) for value in episode.values() if hasattr(value, "__len__")), default=1)
+    return episodes, False

@@ -1,0 +1,1 @@
+"""Batches made ahead of use, from samples by index or from a stream."""

@@ -1,0 +1,121 @@
+"""What a data worker does with a batch of stored samples; importable without torch."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ai.data.batch.collate import collate
+from ai.data.batch.seeds import derive_seed, seed_global_states
+from ai.data.batch.transform import Applied, Transform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ai.data.storage.columns import Columns
+    from ai.data.workers.worker import Link
+
+
+class PreprocessError(RuntimeError):
+    """A preprocess raised; the message names the sample."""
+
+
+def sample_at(columns: "Columns", index: int) -> Any:
+    """Returns one stored sample: an entry, or a dict of entries."""
+    if isinstance(columns, dict):
+        return {name: column[index] for name, column in columns.items()}
+    return columns[index]
+
+
+@dataclass
+class Job:
+    """The stored samples of one batch, with the place of each in the dataset and its seed."""
+
+    indices: list[int]
+    seeds: list[int]
+    columns: "Columns"
+
+    @classmethod
+    def gather(cls, columns: "Columns", seed: int, epoch: int, indices: "Tensor") -> "Job":
+        """Returns the job of the batch at `indices`."""
+        from ai.data.storage.columns import take
+
+        rows = indices.tolist()
+        return cls(rows, [derive_seed(seed, epoch, row) for row in rows], take(columns, indices))
+
+
+class Preprocess:
+    """Preprocesses the samples of a job and makes one batch of them.
+
+    Args:
+        preprocess: the dataset's; None takes the samples as stored.
+        collate_with: makes a batch of a list of samples; None stacks.
+    """
+
+    def __init__(self, preprocess: Transform | None, collate_with: Callable[[list[Any]], Any] | None) -> None:
+        self._transform = None if preprocess is None else Applied(preprocess, "preprocess")
+        self._collate = collate_with or collate
+
+    def __call__(self, job: Job, *, seed_globals: bool) -> Any:
+        """Returns the batch.
+
+        Args:
+            job: which samples.
+            seed_globals: also seed the process's global generators for each sample.
+
+        Raises:
+            PreprocessError: preprocess raised, from what it raised.
+            ValueError: the preprocessed samples do not fit in one batch.
+        """
+        return self._collate(
+            [
+                self._sample(index, seed, sample_at(job.columns, place), seed_globals)
+                for place, (index, seed) in enumerate(zip(job.indices, job.seeds, strict=True))
+            ]
+        )
+
+    def _sample(self, index: int, seed: int, sample: Any, seed_globals: bool) -> Any:
+        if self._transform is None:
+            return sample
+
+        def generator(name: str) -> Any:
+            if name == "rng":
+                return np.random.default_rng(seed)
+            import torch
+
+            return torch.Generator().manual_seed(seed)
+
+        had_torch = "torch" in sys.modules
+        if seed_globals:
+            seed_global_states(seed)
+        try:
+            value = self._transform(sample, generator)
+            if seed_globals and not had_torch and "torch" in sys.modules:
+                # The call imported torch, so it may have drawn from a generator that was not seeded.
+                seed_global_states(seed)
+                value = self._transform(sample, generator)
+        except Exception as error:
+            shown = repr(sample)
+            raise PreprocessError(
+                f"preprocess failed on sample {index} ({shown if len(shown) < 100 else shown[:97] + '...'}): "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        return value
+
+
+def serve(run: Preprocess, link: "Link") -> None:
+    """Runs in a worker process: a batch for each job, for ever."""
+    from ai.data.workers.worker import portable_error
+
+    while True:
+        ticket, job = link.inbox.get()
+        try:
+            answer: tuple[int, Any, BaseException | None] = (ticket, run(job, seed_globals=True), None)
+        except Exception as error:
+            answer = (ticket, None, portable_error(error))
+        try:
+            link.send(answer)
+        except Exception as error:  # a batch that cannot be pickled
+            link.send((ticket, None, portable_error(error)))

@@ -1,0 +1,357 @@
+"""A replay buffer: episodes in a ring of tensors, drawn as steps or as short sequences.
+
+Letters: B batch, K steps unrolled, T steps of an episode. A row is one moment; an episode has T + 1 of them.
+"""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ai.data.episodes.packing import READINGS, Packed, pack
+from ai.data.episodes.returns import full_returns, n_step_returns
+from ai.data.episodes.source import Episode
+from ai.data.episodes.sum_tree import SumTree
+
+
+class ReplayBuffer:
+    """The last `capacity` rows of episodes.
+
+    A draw holds each key of the episodes (see `Episode`), and besides
+
+    - `index` `[B]` int64: names the first row of a draw for good, for `update` and `update_priorities`;
+    - `mask` `[B, K+1]` bool, where unrolled: whether a step was taken there; rows past the end repeat the
+      last one;
+    - `target` `[B]` or `[B, K+1]` float32, with `n_step`: the value target;
+    - `weight` `[B]` float32, with `alpha`: the importance weights, at most 1.
+
+    Args:
+        capacity: rows kept, T + 1 for an episode of T steps; the oldest are overwritten. Memory is allocated at the
+            first episode and never grows: `n_bytes`.
+        unroll: None draws single steps; K draws K + 1 rows in a row, with an axis for them.
+        first_only: keys that an unrolled draw holds at its first row only.
+        n_step: rewards to sum before the value takes over in `target`; `math.inf` for all; None for no target.
+        gamma: discount a step, besides the `discount` of the episodes.
+        alpha: None draws uniformly; else in proportion to priority ** alpha. A new step has the highest so far.
+        beta: exponent of the importance weights.
+        max_reuse: how often a step may be drawn as the first of a draw.
+        seed: of the draws.
+
+    Source: Schaul et al., 2016, Prioritized Experience Replay; Schrittwieser et al., 2020, MuZero, appendix G.
+
+    Example:
+        >>> buffer = ReplayBuffer(1000, n_step=math.inf)
+        >>> buffer.add({"obs": np.arange(4), "action": np.zeros(3), "reward": np.array([0.0, 0.0, 1.0])})
+        >>> batch = buffer.sample(32)
+        >>> batch["target"].unique().tolist(), len(buffer)
+        ([1.0], 3)
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        unroll: int | None = None,
+        first_only: tuple[str, ...] = (),
+        n_step: float | None = None,
+        gamma: float = 1.0,
+        alpha: float | None = None,
+        beta: float = 0.4,
+        max_reuse: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        for name, value, least in (
+            ("capacity", capacity, 2), ("unroll", unroll, 0), ("n_step", n_step, 1), ("max_reuse", max_reuse, 1),
+        ):  # fmt: skip
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not 0 < gamma <= 1:
+            raise ValueError(f"gamma must lie in (0, 1], got {gamma}")
+        if alpha is not None and alpha < 0:
+            raise ValueError(f"alpha must be at least 0, got {alpha}")
+        self.capacity = capacity
+        self.unroll = unroll
+        self.first_only = first_only
+        self.n_step = n_step
+        self.gamma = gamma
+        self.alpha = alpha
+        self.beta = beta
+        self.max_reuse = max_reuse
+        self._generator = torch.Generator().manual_seed(seed)
+        self._columns: dict[str, Tensor] = {}
+        # Rows are numbered from the first ever written; row p lies at p % capacity.
+        self._n_written = 0
+        self._n_drawn = 0
+        self._end = torch.zeros(capacity, dtype=torch.int64)  # the number of its episode's last row
+        self._open = np.zeros(capacity, bool)  # may be the first row of a draw
+        self._uses = np.zeros(capacity, np.int32)
+        self._tree = None if alpha is None else SumTree(capacity)
+        self._top_priority = 1.0
+
+    def __len__(self) -> int:
+        """Steps that may be drawn."""
+        return int(np.count_nonzero(self._open))
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the ring in bytes; 0 before the first episode."""
+        own = self._end.nbytes + self._open.nbytes + self._uses.nbytes
+        return sum(c.nbytes for c in self._columns.values()) + own if self._columns else 0
+
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """The live rows by key, oldest first: a copy."""
+        return {key: column[self._live()] for key, column in self._columns.items()}
+
+    def column(self, key: str) -> Tensor:
+        """Returns one key's live rows, oldest first: a copy; empty before the first episode."""
+        return self._columns[key][self._live()] if self._columns else torch.empty(0)
+
+    def add(self, episode: Episode) -> None:
+        """Appends one episode."""
+        self.extend(pack([episode]))
+
+    def extend(self, episodes: Packed) -> None:
+        """Appends episodes.
+
+        Raises:
+            ValueError: one is longer than the ring, or unlike the earlier ones in keys, shapes or dtypes.
+        """
+        if episodes.lengths.max() > self.capacity:
+            raise ValueError(
+                f"an episode of {episodes.lengths.max() - 1} steps needs {episodes.lengths.max()} rows, "
+                f"capacity is {self.capacity}"
+            )
+        columns = dict(episodes.columns)
+        if self.n_step == math.inf:
+            columns["target"] = full_returns(columns, episodes.lengths, self.gamma)
+        self._check(columns)
+        n_rows = int(episodes.lengths.sum())
+        ends = self._n_written - 1 + np.cumsum(episodes.lengths)
+        end_of_row = np.repeat(ends, episodes.lengths)
+        is_step = np.arange(self._n_written, self._n_written + n_rows) < end_of_row
+        # Of more rows than fit, only the last are written.
+        kept = slice(max(0, n_rows - self.capacity), n_rows)
+        rows = np.arange(self._n_written + kept.start, self._n_written + n_rows) % self.capacity
+        for first, last in _runs(rows):
+            source = slice(kept.start + first, kept.start + last)
+            target = slice(int(rows[first]), int(rows[first]) + last - first)
+            for key, column in self._columns.items():
+                column[target] = torch.from_numpy(np.ascontiguousarray(columns[key][source]))
+            self._end[target] = torch.from_numpy(end_of_row[source])
+            self._open[target] = is_step[source]
+            self._uses[target] = 0
+        if self._tree is not None:
+            self._tree.set(rows, np.where(is_step[kept], self._top_priority, 0))
+        self._n_written += n_rows
+
+    def sample(self, batch_size: int) -> dict[str, Tensor]:
+        """Returns a draw of `batch_size`, by copies.
+
+        Without `max_reuse` and priorities draws are with replacement; with `max_reuse` a batch holds a step once.
+
+        Raises:
+            ValueError: no step may be drawn, or with `max_reuse` fewer than `batch_size`.
+        """
+        rows = self._draw(batch_size)
+        np.add.at(self._uses, rows, 1)
+        self._n_drawn += batch_size
+        if self.max_reuse is not None:
+            spent = rows[self._uses[rows] >= self.max_reuse]
+            self._open[spent] = False
+        start = torch.from_numpy(rows)
+        # The newest row is number n_written - 1, so every live row's number follows from its place.
+        index = self._n_written - 1 - (self._n_written - 1 - start) % self.capacity
+        batch = self._gather(start, index)
+        batch["index"] = index
+        if self._tree is not None:
+            share = torch.from_numpy(self._tree.get(rows)) / self._tree.total
+            weight = (share * max(len(self), 1)) ** -self.beta
+            batch["weight"] = (weight / weight.max()).to(torch.float32)
+            if self.max_reuse is not None:
+                self._tree.set(spent, np.zeros(len(spent)))
+        return batch
+
+    def update_priorities(self, index: Tensor, priority: Tensor) -> None:
+        """Sets the priorities of draws by their `index`; those overwritten since are passed over.
+
+        Raises:
+            ValueError: the buffer has no priorities, or one is negative or not finite.
+        """
+        if self._tree is None or self.alpha is None:
+            raise ValueError("this buffer draws uniformly: give alpha to have priorities")
+        values = priority.detach().to("cpu", torch.float64).abs().numpy()
+        if not np.isfinite(values).all():
+            raise ValueError("priority must be finite, got NaN or infinity")
+        index = index.cpu()
+        alive = self._alive(index).numpy()
+        rows = (index % self.capacity).numpy()
+        usable = alive & self._open[rows]
+        powered = (values + 1e-6) ** self.alpha
+        if usable.any():
+            self._top_priority = max(self._top_priority, float(powered[usable].max()))
+        self._tree.set(rows[usable], powered[usable])
+
+    def update(self, index: Tensor, **columns: Tensor) -> int:
+        """Rewrites keys in place (reanalyse) at the rows `index`, `[B]` or `[B, K+1]`; returns how many still lived.
+
+        For a draw's later rows take `index[:, None] + torch.arange(K + 1)` where `mask` is true.
+        """
+        index = index.cpu()
+        alive = self._alive(index)
+        for key, values in columns.items():
+            if key not in self._columns:
+                raise ValueError(f"{key!r} is not a key of this buffer: {sorted(self._columns)}")
+            if values.shape != index.shape + self._columns[key].shape[1:]:
+                raise ValueError(
+                    f"{key!r} must have shape {tuple(index.shape + self._columns[key].shape[1:])}, got "
+                    f"{tuple(values.shape)}"
+                )
+        for key, values in columns.items():
+            column = self._columns[key]
+            column[index[alive] % self.capacity] = values.detach().cpu()[alive].to(column.dtype)
+        return int(alive.sum())
+
+    def episode(self, index: int) -> dict[str, Tensor]:
+        """Returns the rows of an episode from row `index` to its end, by key, with their `index`, to search anew."""
+        if not bool(self._alive(torch.tensor(index))):
+            raise ValueError(f"index ({index}) is not among the live rows of this buffer")
+        numbers = torch.arange(index, int(self._end[index % self.capacity]) + 1)
+        return {**{k: c[numbers % self.capacity] for k, c in self._columns.items()}, "index": numbers}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that later draws depend on, the live rows oldest first."""
+        live = self._live()
+        return {
+            "capacity": self.capacity,
+            "columns": self.columns,
+            "end": self._end[live],
+            "open": torch.from_numpy(self._open[live]),
+            "uses": torch.from_numpy(self._uses[live]),
+            "priority": None if self._tree is None else torch.from_numpy(self._tree.get(live)),
+            "top_priority": self._top_priority,
+            "n_written": self._n_written,
+            "n_drawn": self._n_drawn,
+            "generator": self._generator.get_state(),
+        }
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Does nothing if `load_state_dict` would take `state`.
+
+        Raises:
+            ValueError: it is no buffer's state, or had another capacity, or priorities where this one has none or the
+                other way round.
+        """
+        if "capacity" not in state or "priority" not in state:
+            raise ValueError(f"state must be the state_dict of a ReplayBuffer, it has the keys {sorted(state)}")
+        if state["capacity"] != self.capacity:
+            raise ValueError(f"the state is of a buffer of capacity {state['capacity']}, this one has {self.capacity}")
+        if (state["priority"] is None) != (self._tree is None):
+            raise ValueError("the state must be of a buffer with priorities exactly where this one has them")
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Becomes the buffer that `state` was taken of.
+
+        Raises:
+            ValueError: as of `check_state`; then nothing has changed.
+        """
+        self.check_state(state)
+        self._n_written = state["n_written"]
+        self._n_drawn = state["n_drawn"]
+        self._top_priority = state["top_priority"]
+        self._generator.set_state(state["generator"])
+        live = self._live()
+        self._open[:] = False
+        self._open[live] = state["open"].numpy()
+        self._uses[live] = state["uses"].numpy()
+        self._end[live] = state["end"]
+        self._columns = {}
+        for key, rows in state["columns"].items():
+            self._columns[key] = torch.zeros((self.capacity, *rows.shape[1:]), dtype=rows.dtype)
+            self._columns[key][live] = rows
+        if self.alpha is not None:
+            self._tree = SumTree(self.capacity)
+            self._tree.set(live, state["priority"].numpy())
+
+    def _check(self, columns: dict[str, np.ndarray]) -> None:
+        """Allocates the ring for the first episodes, or compares later ones with it."""
+        own = {"index", "mask", "weight", *(("target",) if self.n_step not in (None, math.inf) else ())}
+        if clash := sorted(own & columns.keys()):
+            raise ValueError(f"episodes may not have the keys {clash}: draws hold them already")
+        if self.n_step is not None and "reward" not in columns:
+            raise ValueError(f"n_step ({self.n_step}) needs episodes with a reward, got the keys {sorted(columns)}")
+        if not self._columns:
+            self._columns = {
+                key: torch.zeros((self.capacity, *c.shape[1:]), dtype=torch.from_numpy(c[:0]).dtype)
+                for key, c in columns.items()
+            }
+        if columns.keys() != self._columns.keys():
+            raise ValueError(f"episodes must have the keys {sorted(self._columns)}, got {sorted(columns)}")
+        for key, column in columns.items():
+            ours = self._columns[key]
+            same_shape = column.shape[1:] == ours.shape[1:]
+            if not same_shape or torch.from_numpy(column[:0]).dtype != ours.dtype:
+                raise ValueError(
+                    f"{key!r} must be {ours.dtype} of shape {tuple(ours.shape[1:])} a row as in the first episode, got "
+                    f"{column.dtype} of shape {column.shape[1:]}{'' if same_shape else f': {READINGS}'}"
+                )
+
+    def _draw(self, n: int) -> np.ndarray:
+        n_open = len(self)
+        if n_open == 0 or (self.max_reuse is not None and n_open < n):
+            raise ValueError(f"{n_open} steps may be drawn, batch_size is {n}")
+        if self._tree is not None and self.max_reuse is None:
+            spots = (torch.arange(n, dtype=torch.float64) + torch.rand(n, generator=self._generator)) / n
+            return self._tree.find(spots.numpy() * self._tree.total)
+        chosen: np.ndarray
+        if self._tree is not None:  # without replacement: the largest of exponential races (Efraimidis and Spirakis)
+            rows = np.flatnonzero(self._open)
+            race = torch.rand(len(rows), generator=self._generator, dtype=torch.float64).log().numpy()
+            chosen = rows[np.argpartition(-race / self._tree.get(rows), n - 1)[:n]]
+            return chosen
+        if self.max_reuse is not None:
+            rows = np.flatnonzero(self._open)
+            chosen = rows[torch.randperm(len(rows), generator=self._generator)[:n].numpy()]
+            return chosen
+        drawn = np.empty(0, np.int64)
+        n_live = min(self._n_written, self.capacity)
+        while len(drawn) < n:  # at most every second row is closed, an episode's last
+            tried = torch.randint(n_live, (2 * n,), generator=self._generator).numpy()
+            drawn = np.concatenate([drawn, tried[self._open[tried]]])
+        return drawn[:n]
+
+    def _gather(self, start: Tensor, index: Tensor) -> dict[str, Tensor]:
+        steps_left = self._end[start] - index
+        rows = start
+        extra = {}
+        if self.unroll is not None:
+            ahead = torch.arange(self.unroll + 1)
+            rows = (start[:, None] + torch.minimum(ahead, steps_left[:, None])) % self.capacity
+            extra["mask"] = ahead < steps_left[:, None]
+            steps_left = (steps_left[:, None] - ahead).clamp(min=0)
+        batch = {
+            key: column.index_select(0, start)
+            if key in self.first_only
+            else column.index_select(0, rows.reshape(-1)).view(*rows.shape, *column.shape[1:])
+            for key, column in self._columns.items()
+        }
+        if self.n_step not in (None, math.inf):
+            n_step = int(self.n_step or 0)
+            batch["target"] = n_step_returns(self._columns, rows, steps_left, n_step, self.gamma, self.capacity)
+        return batch | extra
+
+    def _alive(self, index: Tensor) -> Tensor:
+        return (index >= max(0, self._n_written - self.capacity)) & (index < self._n_written)
+
+    def _live(self) -> np.ndarray:
+        return np.arange(max(0, self._n_written - self.capacity), self._n_written) % self.capacity
+
+
+def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
+    """Returns the stretches of consecutive places: one, or two where the ring wraps around."""
+    wrap = np.flatnonzero(np.diff(rows) < 0)
+    bounds = [0, *(wrap + 1).tolist(), len(rows)]
+    return [(a, b) for a, b in pairwise(bounds) if b > a]

@@ -1,0 +1,226 @@
+"""Columns: the stored form of a dataset, a tensor or a list (or a dict of them) with one entry per sample."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ai.data.storage.memory_mapped import Mapped, Rows, is_mapped
+
+Column: TypeAlias = Tensor | Rows | Sequence[Any]
+Columns: TypeAlias = Column | dict[str, Column]
+
+_FEW = 3  # x, y and perhaps weights: a longer list of arrays holds samples
+_NAMED = "a dict such as {'x': X, 'y': Y}"
+
+
+def as_columns(data: Any) -> Columns:
+    """Returns `data` as columns, sharing memory with arrays and tensors; memory-mapped arrays become `Mapped`.
+
+    Args:
+        data: an array, a tensor, a list or range, a mapping of these by name, or a HuggingFace dataset. Lists of
+            numbers become tensors; other lists stay lists.
+
+    Raises:
+        TypeError: data of another type.
+        ValueError: no columns, no samples, or columns of different lengths.
+    """
+    if hasattr(data, "column_names") and hasattr(data, "features"):  # a HuggingFace dataset
+        data = {name: _from_arrow(data, name) for name in data.column_names}
+    if not isinstance(data, Mapping):
+        column = _as_column(data, "data")
+        if len(column) == 0:
+            raise ValueError("data must hold at least one sample, got an empty one")
+        return column
+    if not data:
+        raise ValueError("data must hold at least one column, got an empty dict")
+    columns = {name: _as_column(column, f"data[{name!r}]") for name, column in data.items()}
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"the columns of data must have equal lengths, got {lengths}")
+    if 0 in lengths.values():
+        raise ValueError(f"data must hold at least one sample, got columns of lengths {lengths}")
+    return columns
+
+
+def refuse_unnamed_columns(data: Any) -> None:
+    """Raises where `data` looks like columns without names, which would be taken for two or three samples.
+
+    That is a tuple of arrays or lists, the way `TensorDataset` is told of x and y; and a list of two or three arrays
+    whose equal lengths exceed their number. Any other list holds samples.
+
+    Raises:
+        TypeError: as said above.
+    """
+    if not isinstance(data, tuple | list) or not data:
+        return
+    few = data[:_FEW]
+    if isinstance(data, tuple):
+        unnamed = all(_is_array(item) or isinstance(item, list | range) for item in few)
+        instead = "for samples one by one a list"
+    else:
+        lengths = {len(item) if _is_array(item) or isinstance(item, list | range) else 0 for item in few}
+        longer = len(lengths) == 1 and lengths.pop() > len(data)
+        unnamed = 1 < len(data) <= _FEW and longer and any(map(_is_array, few))
+        instead = "for samples one by one torch.stack(data), or {'x': data}"
+    if unnamed:
+        kind = type(data).__name__
+        raise TypeError(f"data must name its columns, got a {kind} of {len(data)} arrays: give {_NAMED}, or {instead}")
+
+
+def n_samples(columns: Columns) -> int:
+    """Returns the number of samples."""
+    return len(next(iter(columns.values())) if isinstance(columns, dict) else columns)
+
+
+def take(columns: Columns, indices: Tensor) -> Columns:
+    """Returns new columns with the samples at `indices` (int64), owning their memory."""
+    if isinstance(columns, dict):
+        return {name: _take(column, indices) for name, column in columns.items()}
+    return _take(columns, indices)
+
+
+def choose(columns: Columns, indices: Tensor) -> Columns:
+    """Returns new columns with the samples at `indices` (int64): as `take`, but what is mapped stays in its file."""
+    if isinstance(columns, dict):
+        return {name: _choose(column, indices) for name, column in columns.items()}
+    return _choose(columns, indices)
+
+
+def stretch(columns: Columns, places: range) -> Columns:
+    """Returns new columns with the samples at `places`, sharing the memory of tensors where the step is positive."""
+    if isinstance(columns, dict):
+        return {name: _stretch(column, places) for name, column in columns.items()}
+    return _stretch(columns, places)
+
+
+def join(parts: Sequence[Column], name: str) -> Column:
+    """Returns the samples of all `parts` of the column `name` as one column.
+
+    Raises:
+        ValueError: tensors of different shapes or dtypes.
+    """
+    if not all(isinstance(part, Tensor | Rows) for part in parts):
+        return [item for part in parts for item in part]
+    first: Any = parts[0]
+    for part in parts:
+        assert isinstance(part, Tensor | Rows)
+        if part.shape[1:] != first.shape[1:] or part.dtype != first.dtype:
+            raise ValueError(
+                f"column {name!r} must have one shape and dtype in all datasets, got {tuple(first.shape[1:])} "
+                f"{first.dtype} and {tuple(part.shape[1:])} {part.dtype}"
+            )
+    folds = [part for part in parts if isinstance(part, Rows) and part.source is getattr(first, "source", None)]
+    if len(folds) == len(parts):  # parts of one file, as the folds of a cross-validation
+        return Rows(first.source, torch.cat([fold.rows for fold in folds]))
+    return torch.cat([part.tensor() if isinstance(part, Rows) else part for part in parts])  # type: ignore[misc]
+
+
+def columns_to(columns: Columns, device: torch.device) -> Columns:
+    """Returns the columns with every tensor on `device`; lists stay."""
+    if isinstance(columns, dict):
+        return {name: _to(column, device) for name, column in columns.items()}
+    return _to(columns, device)
+
+
+def fingerprint(columns: Columns) -> str:
+    """Returns a short hash of names, types, shapes and 16 evenly spaced samples: enough to tell datasets apart."""
+    digest = hashlib.blake2b(digest_size=8)
+    named = columns if isinstance(columns, dict) else {"": columns}
+    for name, column in named.items():
+        rows = np.linspace(0, len(column) - 1, min(16, len(column))).astype(int).tolist()
+        if isinstance(column, Tensor | Rows):
+            digest.update(f"{name}:{column.dtype}{tuple(column.shape)}".encode())
+            digest.update(column[rows].cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        else:  # the repr of any other object may hold its address
+            shown = [column[row] for row in rows]
+            digest.update(f"{name}:{len(column)}".encode())
+            digest.update(repr([_telling(sample) for sample in shown]).encode())
+    return digest.hexdigest()
+
+
+def _telling(sample: Any) -> Any:
+    if isinstance(sample, os.PathLike):
+        return os.fspath(sample)
+    return sample if isinstance(sample, str | int | float | bytes) else type(sample)
+
+
+def _is_array(item: Any) -> bool:
+    return (isinstance(item, Tensor | np.ndarray) and item.ndim > 0) or hasattr(item, "iloc")
+
+
+def _as_column(data: Any, name: str) -> Column:
+    if isinstance(data, Mapped | Rows):
+        return data
+    if isinstance(data, Tensor):
+        if data.ndim == 0:
+            raise ValueError(f"{name} must have a leading sample axis, got a tensor without axes")
+        return data.detach()
+    if hasattr(data, "iloc"):  # of pandas, whose [i] looks for the label i
+        data = data.to_numpy()
+    if isinstance(data, np.ndarray):
+        if data.ndim == 0:
+            raise ValueError(f"{name} must have a leading sample axis, got an array without axes")
+        if data.dtype.kind not in "biufc":
+            return list(data.tolist())
+        if not data.dtype.isnative or any(stride < 0 or stride % data.itemsize for stride in data.strides):
+            data = np.ascontiguousarray(data, data.dtype.newbyteorder("="))
+        with warnings.catch_warnings():  # a read-only array (a memory map) is only ever read here
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            try:
+                tensor = torch.from_numpy(data)
+                return tensor.as_subclass(Mapped) if is_mapped(data) else tensor
+            except TypeError:
+                raise TypeError(f"{name} must have a dtype that torch knows, got {data.dtype}") from None
+    if isinstance(data, range):
+        return torch.arange(data.start, data.stop, data.step) if len(data) else data
+    if isinstance(data, str | bytes | Mapping) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise TypeError(f"{name} must be an array, a tensor, a list or a dict of these, got {type(data).__name__}")
+    if isinstance(data, list | tuple) and len(data) and all(type(item) in (int, float, bool) for item in data):
+        return torch.tensor(data)
+    return data  # type: ignore[no-any-return]  # any sequence: a list of paths, a lazy column
+
+
+def _take(column: Column, indices: Tensor) -> Column:
+    if isinstance(column, Rows):
+        return column.part(indices).tensor()
+    if isinstance(column, Tensor):
+        return column.index_select(0, indices if indices.device == column.device else indices.to(column.device))
+    return [column[index] for index in indices.tolist()]
+
+
+def _choose(column: Column, indices: Tensor) -> Column:
+    if isinstance(column, Rows):
+        return column.part(indices)
+    return Rows(column, indices) if isinstance(column, Mapped) else _take(column, indices)
+
+
+def _stretch(column: Column, places: range) -> Column:
+    if isinstance(column, Tensor) and places.step > 0:
+        part = column[places.start : places.stop : places.step]
+        return part.as_subclass(Mapped) if isinstance(column, Mapped) else part
+    if isinstance(column, Tensor | Rows):
+        return _choose(column, torch.tensor(places))
+    return [column[place] for place in places]
+
+
+def _to(column: Column, device: torch.device) -> Column:
+    if isinstance(column, Rows) and column.device != device:
+        column = column.tensor()
+    return column.to(device) if isinstance(column, Tensor) else column
+
+
+def _from_arrow(data: Any, name: str) -> Any:
+    """Returns one column of a HuggingFace dataset, as an array where its feature is numeric and of one shape."""
+    values = data.with_format("numpy")[name]
+    if np.asarray(values[:1]).dtype.kind not in "biuf":
+        return data[name]
+    try:
+        return np.asarray(values[:])
+    except ValueError:  # pictures of several sizes
+        return values

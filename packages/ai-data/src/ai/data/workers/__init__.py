@@ -1,0 +1,1 @@
+"""Worker processes: how they start, talk, end, and get their code."""

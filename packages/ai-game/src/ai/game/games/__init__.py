@@ -1,0 +1,1 @@
+"""Games and environments, and the test kit for a new one."""

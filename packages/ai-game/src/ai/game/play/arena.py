@@ -1,0 +1,165 @@
+"""Matches between players, round-robin tables and ratings.
+
+Source: Elo 1978, "The rating of chessplayers"; the ratings are the maximum-likelihood ones of Bradley, Terry 1952,
+draws counted as half a win each; their intervals come from the curvature of the likelihood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai.game import draws
+from ai.game.play.players import Player
+from ai.game.protocol import Game
+
+ELO_SCALE = 400 / np.log(10)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Wins, draws and losses, from the first player's view.
+
+    >>> Score(6, 2, 2).points
+    0.7
+    """
+
+    wins: int
+    draws: int
+    losses: int
+
+    @property
+    def points(self) -> float:
+        """The share of points: 1 for a win, a half for a draw."""
+        return (self.wins + self.draws / 2) / max(self.wins + self.draws + self.losses, 1)
+
+
+def match(game: Game, first: Player, second: Player, games: int, *, seed: int = 0, opening_moves: int = 0) -> Score:
+    """Plays `games` games side by side, the seats taken in turn.
+
+    Args:
+        game: of two players.
+        first: whose score is counted; begins in games 0, 2, 4, …
+        second: begins in the others.
+        games: how many.
+        seed: of openings and of players that draw.
+        opening_moves: random moves before the players take over; both seats of a pair of games get the same ones.
+
+    Raises:
+        ValueError: the game is not for two, or `games` is not positive.
+
+    >>> from ai.game import TicTacToe, perfect_player, random_player, solve
+    >>> game = TicTacToe()
+    >>> match(game, perfect_player(solve(game)), random_player(game), 100).losses
+    0
+    """
+    if game.num_players != 2:
+        raise ValueError(f"game must be for two players, {type(game).__name__} is for {game.num_players}")
+    if games < 1:
+        raise ValueError(f"games must be at least 1, got {games}")
+    pair_seeds = draws.fold_in(draws.row_seeds(seed, (games + 1) // 2), 0).repeat(2)[:games]
+    state = game.init(games, pair_seeds)
+    for move in range(opening_moves):
+        live = ~game.terminal(state)
+        choice = draws.choose(draws.fold_in(pair_seeds[live], 1 + move), game.legal(state[live]).astype(float))
+        after = game.step(state[live], choice)
+        state[live] = np.where(game.terminal(after), state[live], after)  # an opening ends no game
+    seat = np.arange(games) % 2  # of the first player
+    seeds = draws.row_seeds(seed + 1, games)
+    outcome = np.zeros(games)
+    ply = 0
+    while (live := ~game.terminal(state)).any():
+        mover = game.to_play(state)
+        before = state.copy()
+        for player, mine in ((first, live & (mover == seat)), (second, live & (mover != seat))):
+            if mine.any():
+                action = player(before[mine], draws.fold_in(seeds[mine], ply))
+                state[mine] = game.step(before[mine], action)
+        outcome += np.where(live, game.reward(state) * np.where(mover == seat, 1, -1), 0)
+        ply += 1
+    return Score(int((outcome > 0).sum()), int((outcome == 0).sum()), int((outcome < 0).sum()))
+
+
+@dataclass(frozen=True)
+class Rating:
+    """A player's rating and half the width of its 95 % interval; the mean of all players is 0."""
+
+    elo: float
+    margin: float
+
+
+def round_robin(
+    game: Game, players: Mapping[str, Player], games: int, *, seed: int = 0, opening_moves: int = 0
+) -> dict[tuple[str, str], Score]:
+    """Plays a match of `games` games between each two players; arguments as of `match`."""
+    return {
+        (one, other): match(game, players[one], players[other], games, seed=seed + index, opening_moves=opening_moves)
+        for index, (one, other) in enumerate(combinations(players, 2))
+    }
+
+
+def ratings(scores: Mapping[tuple[str, str], Score], *, prior_games: float = 1.0) -> dict[str, Rating]:
+    """Returns the Elo rating of each player in a table of matches.
+
+    Args:
+        scores: by pair of names.
+        prior_games: so many drawn games against an average player are added to each record: without any, a player that
+            never lost would be rated infinitely high.
+
+    Raises:
+        ValueError: there are no scores, or `prior_games` is not positive.
+
+    >>> table = ratings({("a", "b"): Score(75, 0, 25)}, prior_games=0.01)
+    >>> round(table["a"].elo - table["b"].elo)
+    191
+    """
+    if not scores:
+        raise ValueError("scores must hold at least one match")
+    if not prior_games > 0:
+        raise ValueError(f"prior_games must be positive, got {prior_games}")
+    names = list(dict.fromkeys(name for pair in scores for name in pair))
+    index = {name: i for i, name in enumerate(names)}
+    strength = np.zeros(len(names))
+    for _ in range(100):
+        gradient, curvature = _likelihood(strength, scores, index, prior_games)
+        move = np.linalg.solve(curvature, gradient)
+        strength += np.clip(move, -2, 2)
+        if np.abs(move).max() < 1e-10:
+            break
+    _, curvature = _likelihood(strength, scores, index, prior_games)
+    centred = np.eye(len(names)) - 1.0 / len(names)  # only differences mean something: how strong all are is not known
+    deviation = np.sqrt(np.diag(centred @ np.linalg.inv(curvature) @ centred))
+    strength = strength - strength.mean()
+    return {
+        name: Rating(float(strength[i] * ELO_SCALE), float(1.96 * deviation[i] * ELO_SCALE))
+        for name, i in index.items()
+    }
+
+
+def _likelihood(
+    strength: NDArray[np.float64],
+    scores: Mapping[tuple[str, str], Score],
+    index: Mapping[str, int],
+    prior_games: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the gradient of the log likelihood and the negative of its second derivative."""
+    expected = 1 / (1 + np.exp(-strength))
+    gradient = prior_games * (0.5 - expected)
+    curvature = np.diag(prior_games * expected * (1 - expected))
+    for (one, other), score in scores.items():
+        i, j = index[one], index[other]
+        count = score.wins + score.draws + score.losses
+        chance = 1 / (1 + np.exp(strength[j] - strength[i]))
+        surplus = count * (score.points - chance)
+        gradient[i] += surplus
+        gradient[j] -= surplus
+        weight = count * chance * (1 - chance)
+        curvature[i, i] += weight
+        curvature[j, j] += weight
+        curvature[i, j] -= weight
+        curvature[j, i] -= weight
+    return gradient, curvature

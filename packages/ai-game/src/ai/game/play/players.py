@@ -1,0 +1,112 @@
+"""Players: callables from positions and seeds to moves, `(state [B], seed [B]) -> action [B]`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ai.game import draws
+from ai.game.protocol import Game, State
+from ai.game.search.dynamics import Evaluator, checked
+from ai.game.search.evaluator import NetEvaluator, StateEvaluator
+from ai.game.search.search import Search
+
+Player = Callable[[State, NDArray[np.uint64]], NDArray[np.int64]]
+
+
+class Judgement(Protocol):
+    """What knows the best moves, such as `Solution` or `ConnectFourSolver`."""
+
+    def best(self, state: State) -> NDArray[np.bool_]:
+        """Returns which moves are best, `[B, A]`."""
+        ...
+
+
+def random_player(game: Game) -> Player:
+    """Returns a player of uniformly random legal moves."""
+    return lambda state, seed: draws.choose(seed, game.legal(state).astype(np.float64))
+
+
+def greedy_player(game: Game, evaluator: Evaluator) -> Player:
+    """Returns a player of the evaluator's likeliest legal move, without any search."""
+    if isinstance(evaluator, nn.Module):
+        evaluator = NetEvaluator(evaluator)
+
+    def play(state: State, seed: NDArray[np.uint64]) -> NDArray[np.int64]:
+        if isinstance(evaluator, StateEvaluator):
+            outcome = evaluator.evaluate(state)
+        else:
+            outcome = evaluator(torch.from_numpy(game.observe(state)))
+        logits, _ = checked(outcome, len(state), game.num_actions)
+        action: NDArray[np.int64] = np.where(game.legal(state), logits, -np.inf).argmax(axis=1)
+        return action
+
+    return play
+
+
+def search_player(search: Search, *, temperature: float = 0.0) -> Player:
+    """Returns a player of the search's moves, without noise.
+
+    Args:
+        search: of the game; with a `RolloutEvaluator` it is the classical player by rollouts.
+        temperature: above 0 draws from the policy to the power 1 / temperature, for varied games.
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature must be at least 0, got {temperature}")
+
+    def play(state: State, seed: NDArray[np.uint64]) -> NDArray[np.int64]:
+        found = search(state, seed)
+        if temperature == 0:
+            return found.action
+        weights = (found.policy / found.policy.max(axis=1, keepdims=True)) ** (1.0 / temperature)
+        return draws.choose(seed, weights)
+
+    return play
+
+
+def perfect_player(judgement: Judgement) -> Player:
+    """Returns a player of a best move, drawn among equals."""
+    return lambda state, seed: draws.choose(seed, judgement.best(state).astype(np.float64))
+
+
+def human_player(
+    game: Game,
+    search: Search | None = None,
+    *,
+    read: Callable[[str], str] = input,
+    write: Callable[[str], None] = print,
+) -> Player:
+    """Returns a player that asks at the terminal, one game after the other.
+
+    Args:
+        game: shown by its `render`, where it has one.
+        search: whose visit counts are shown as advice, where given.
+        read: asks for a line.
+        write: shows text.
+    """
+
+    def play(state: State, seed: NDArray[np.uint64]) -> NDArray[np.int64]:
+        render = getattr(game, "render", None)
+        legal = game.legal(state)
+        action = np.zeros(len(state), np.int64)
+        for row in range(len(state)):
+            write(render(state, row) if render else str(state[row]))
+            if search is not None:
+                found = search(state[row : row + 1])
+                counts = ", ".join(f"{a}: {int(n)}" for a, n in enumerate(found.visits[0]) if n)
+                write(f"search value {found.value[0]:+.2f}; visits {counts}")
+            allowed = np.flatnonzero(legal[row]).tolist()
+            while True:
+                answer = read(f"move, one of {allowed}: ").strip()
+                if answer.isdecimal() and int(answer) in allowed:
+                    break
+                write(f"a move must be one of {allowed}, got {answer!r}")
+            action[row] = int(answer)
+        return action
+
+    return play

@@ -1,0 +1,410 @@
+"""Self-play: games in lock-step, each finished one an episode for `ai.data.Datagen`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ai.game import draws
+from ai.game.protocol import Game, State
+from ai.game.search.dynamics import Evaluator, LearnedModel
+from ai.game.search.evaluator import CachedEvaluator, NetEvaluator
+from ai.game.search.gumbel import Gumbel
+from ai.game.search.puct import Puct
+from ai.game.search.search import Found, Search
+
+# What a row's luck is for: streams of its seed that never meet.
+_OPENING, _BUDGET, _NOISE, _MOVE, _RESIGN, _RANDOM = range(6)
+
+
+@dataclass(frozen=True)
+class Play:
+    """How self-play games are played.
+
+    Args:
+        games: how many run side by side, in lock-step.
+        simulations: of a full search.
+        rule: of the search; None as in `Search`.
+        fast_simulations: of the other searches, which play on but teach the policy little (playout-cap randomisation).
+        full_share: share of moves with a full search; 1 for all.
+        temperature: exponent 1 / temperature on the policy, for the first `temperature_moves` moves of a game.
+        temperature_moves: after so many, `late_temperature` holds.
+        late_temperature: 0 plays the search's own choice.
+        tolerance: None for episodes without `greedy_return`. A move whose value, by the search, falls short of the best
+            one's by more than this explores: what follows it says little about the position before.
+        random_share: share of moves that are drawn from all legal ones, so that games also lead through positions that
+            good play avoids; best with a `tolerance`.
+        opening_share: share of games that start from a random position.
+        opening_moves: how many random moves lead there, drawn from `[0, opening_moves)`.
+        resign_below: give a game up when its value for the mover is lower; None never.
+        resign_check: share of games that are played out all the same, to count how often giving up was wrong.
+        cache: positions whose evaluation is remembered until the parameters change; 0 for none.
+    """
+
+    games: int = 64
+    simulations: int = 32
+    rule: Puct | Gumbel | None = None
+    fast_simulations: int = 8
+    full_share: float = 1.0
+    temperature: float = 1.0
+    temperature_moves: int = 1_000_000
+    late_temperature: float = 0.0
+    tolerance: float | None = None
+    random_share: float = 0.0
+    opening_share: float = 0.0
+    opening_moves: int = 1
+    resign_below: float | None = None
+    resign_check: float = 0.1
+    cache: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("games", 1), ("simulations", 1), ("fast_simulations", 1), ("opening_moves", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("full_share", "random_share", "opening_share", "resign_check"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        for name in ("temperature", "late_temperature", "temperature_moves", "cache", "tolerance"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.full_share < 1 and self.fast_simulations > self.simulations:
+            raise ValueError(
+                f"fast_simulations ({self.fast_simulations}) must not exceed simulations ({self.simulations})"
+            )
+
+
+class SelfPlay:
+    """A source of episodes: a search plays against itself.
+
+    An episode has `obs`, `action`, `reward`, `discount`, `policy`, `value`, `to_play`, `legal`, `version`, `truncated`
+    and `full` (1 where the search was a full one); with `play.tolerance` also `greedy_return`, the return as if no move
+    had explored: where one did, the value of the search's own choice stands for all that came of it, or the outcome
+    where that is better (Watkins 1989, "Learning from delayed rewards", cuts returns so).
+
+    Args:
+        game: the rules.
+        model: from observations to `(logits, value)`, or a `LearnedModel`, which is searched in its own space; each
+            worker plays with its own copy. Or None, with `evaluator`.
+        play: how to play.
+        evaluator: to use in place of `model`, such as an inference client that all workers share; whoever owns it
+            renews its parameters.
+        wrap: from the model to its evaluator, such as `NetEvaluator.tuned` with its options filled in.
+
+    Raises:
+        ValueError: neither or both of `model` and `evaluator`; resigning in a one-player game.
+
+    Example:
+        >>> from ai.data import Datagen
+        >>> from ai.game import TicTacToe
+        >>> uniform = lambda obs: (torch.zeros(len(obs), 9), torch.zeros(len(obs)))
+        >>> source = SelfPlay(TicTacToe(), evaluator=uniform, play=Play(games=4, simulations=8))
+        >>> batch = next(iter(Datagen(source).loader(16, n_workers=0)))
+        >>> batch["policy"].shape
+        torch.Size([16, 9])
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        model: nn.Module | None = None,
+        play: Play | None = None,
+        *,
+        evaluator: Evaluator | None = None,
+        wrap: Callable[[nn.Module], Any] | None = None,
+    ) -> None:
+        if (model is None) == (evaluator is None):
+            raise ValueError("exactly one of model and evaluator must be given")
+        play = Play() if play is None else play
+        if play.resign_below is not None and game.num_players != 2:
+            raise ValueError("resign_below needs a game of two players")
+        self.game, self.model, self.play = game, model, play
+        self._given, self._wrap = evaluator, wrap
+        self._started = False
+
+    def start(self, seed: int, worker: int) -> None:
+        """Sets up the games; every draw that follows is a function of `seed`."""
+        play = self.play
+        evaluator: Any = self._given
+        if self.model is not None:
+            evaluator = self._wrap(self.model) if self._wrap else NetEvaluator(self.model)
+        self._cache = CachedEvaluator(evaluator, capacity=play.cache) if play.cache else None
+        self._learned = isinstance(self.model, LearnedModel)
+        self._search: Search
+        if isinstance(self.model, LearnedModel):
+            actions = self.game.num_actions
+            self._search = Search.learned(self.model, actions, simulations=play.simulations, rule=play.rule)
+        else:
+            self._search = Search(self.game, self._cache or evaluator, simulations=play.simulations, rule=play.rule)
+        batch = play.games
+        self._seeds = draws.row_seeds(seed, batch)
+        self._number = np.zeros(batch, np.int64)  # games begun in this row
+        self._length = np.zeros(batch, np.int64)
+        self._states = np.zeros(batch, self.game.dtype)
+        self._history = self._new_history(16)
+        self._gives_up = np.zeros((batch, 2), bool)
+        self._version = 0
+        self._born = np.zeros(batch, np.int64)
+        self._done: deque[dict[str, Any]] = deque()
+        self.stats = {"games": 0, "moves": 0, "resigned": 0, "resign_checked": 0, "resign_wrong": 0}
+        self._begin(np.arange(batch))
+        self._started = True
+
+    def __next__(self) -> dict[str, Any]:
+        """Returns the next finished game, in the order of their ends."""
+        if not self._started:
+            raise RuntimeError("start(seed, worker) must be called before the first episode")
+        if not self._done:
+            with _one_thread():
+                while not self._done:
+                    self._move()
+        return self._done.popleft()
+
+    def update_params(self, state_dict: Mapping[str, Any], version: int) -> None:
+        """Takes new parameters; games under way go on with them."""
+        if self.model is not None:
+            self.model.load_state_dict(state_dict)
+        if self._cache is not None:
+            self._cache.clear()
+        self._version = version
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that later games depend on, parameters apart."""
+        arrays = {name: getattr(self, name).copy() for name in _STATE}
+        arrays["_states"] = _to_bytes(arrays["_states"])
+        history = {k: (_to_bytes(v) if v.dtype.names else v.copy()) for k, v in self._history.items()}
+        done = [dict(episode) for episode in self._done]
+        return {**arrays, "history": history, "done": done, "version": self._version, "stats": dict(self.stats)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state_dict` was taken; call after `start`.
+
+        A game that cannot be copied (`copyable` False) begins its games anew.
+        """
+        if not getattr(self.game, "copyable", True):
+            self._seeds, self._number = np.array(state["_seeds"]), np.array(state["_number"])
+            self._done = deque(dict(episode) for episode in state["done"])
+            self._version, self.stats = state["version"], dict(state["stats"])
+            self._begin(np.arange(self.play.games))
+            return
+        for name in _STATE:
+            value = state[name]
+            setattr(self, name, _from_bytes(value, self.game) if name == "_states" else np.array(value))
+        history = {k: (_from_bytes(v, self.game) if k == "state" else np.array(v)) for k, v in state["history"].items()}
+        # a state that an older version wrote lacks what came later
+        self._history = {**self._new_history(history["action"].shape[1]), **history}
+        self._done = deque(dict(episode) for episode in state["done"])
+        self._version, self.stats = state["version"], dict(state["stats"])
+        if self._cache is not None:
+            self._cache.clear()
+
+    def _move(self) -> None:
+        """Searches all games once, plays one move in each, and collects those that ended."""
+        play, game = self.play, self.game
+        rows = np.arange(play.games)
+        full = draws.uniform(self._row_luck(_BUDGET), 1)[:, 0] < play.full_share
+        budget = None if play.full_share >= 1 else np.where(full, play.simulations, play.fast_simulations)
+        positions = game.observe(self._states) if self._learned else self._states
+        legal = game.legal(self._states)
+        found = self._search(positions, self._row_luck(_NOISE), noise=full, simulations=budget, legal=legal)
+        given_up = self._resigning(found)
+        action = self._choose(found, legal)
+        after = game.step(self._states, action)
+        self._record(rows, action, after, found, full)
+        self._states = after
+        self._length += 1
+        self.stats["moves"] += play.games
+        ended = game.terminal(after) | given_up
+        for row in np.flatnonzero(ended):
+            if episode := self._episode(int(row), bool(given_up[row])):
+                self._done.append(episode)
+        if ended.any():
+            self._begin(np.flatnonzero(ended))
+
+    def _choose(self, found: Found, legal: NDArray[np.bool_]) -> NDArray[np.int64]:
+        play = self.play
+        early = self._length < play.temperature_moves
+        temperature = np.where(early, play.temperature, play.late_temperature)[:, None]
+        warm = temperature > 0
+        sharpened = np.where(found.policy > 0, found.policy, 0.0) / found.policy.max(axis=1, keepdims=True)
+        sharpened = sharpened ** (1.0 / np.where(warm, temperature, 1.0))
+        action = np.where(warm[:, 0], draws.choose(self._row_luck(_MOVE), sharpened), found.action)
+        if play.random_share == 0:
+            return action
+        luck = self._row_luck(_RANDOM)
+        anywhere = draws.choose(draws.fold_in(luck, 0), legal.astype(np.float64))
+        return np.where(draws.uniform(luck, 1)[:, 0] < play.random_share, anywhere, action)
+
+    def _resigning(self, found: Found) -> NDArray[np.bool_]:
+        """Returns which rows give up now; notes who would have in the games that are played out."""
+        play, rows = self.play, np.arange(self.play.games)
+        if play.resign_below is None:
+            return np.zeros(play.games, bool)
+        # the value of the move that the search prefers: the root's mean also holds the moves it tried and dropped
+        hopeless = (found.values[rows, found.action] < play.resign_below) & (self._length > 0)
+        checked = self._checked()
+        self._gives_up[rows[hopeless], self.game.to_play(self._states)[hopeless]] = True
+        given_up: NDArray[np.bool_] = hopeless & ~checked
+        return given_up
+
+    def _checked(self) -> NDArray[np.bool_]:
+        seeds = draws.fold_in(self._seeds, self._number, _RESIGN)
+        return draws.uniform(seeds, 1)[:, 0] < self.play.resign_check
+
+    def _record(
+        self, rows: NDArray[np.int64], action: NDArray[np.int64], after: State, found: Found, full: NDArray[np.bool_]
+    ) -> None:
+        if self._length.max() + 1 >= self._history["action"].shape[1]:
+            grown = self._new_history(2 * self._history["action"].shape[1])
+            for name, old in self._history.items():
+                grown[name][:, : old.shape[1]] = old
+            self._history = grown
+        at, play = self._length, self.play
+        values = {"action": action, "reward": self.game.reward(after), "policy": found.policy, "value": found.value}
+        preferred = found.visits[rows, found.action] > 0
+        best = np.where(preferred, found.values[rows, found.action], found.value)
+        tried = found.values[rows, action]
+        explored = (tried < best - (play.tolerance or 0.0)) | (found.visits[rows, action] == 0)
+        for name, value in {**values, "full": full, "best": best, "explored": explored}.items():
+            self._history[name][rows, at] = value
+        self._history["state"][rows, at + 1] = after
+
+    def _episode(self, row: int, given_up: bool) -> dict[str, Any] | None:
+        """Returns the game of a row as an episode; a game given up ends with the move before, which won it."""
+        length = int(self._length[row]) - given_up
+        self.stats["games"] += 1
+        self.stats["resigned"] += given_up
+        states = self._history["state"][row, : length + 1]
+        taken = {name: self._history[name][row, :length].copy() for name in ("action", "policy", "value", "full")}
+        reward = self._history["reward"][row, :length].astype(np.float32)
+        if given_up:
+            reward[-1] = 1.0
+        elif self.play.resign_below is not None:
+            self._count_wrong(row, float(reward[-1]), int(self.game.to_play(states[length - 1 : length])[0]))
+        discount = np.full(length, self.game.discount, np.float32)
+        # an episode cut off by a limit of time has a value beyond
+        cut = getattr(self.game, "truncated", None)
+        truncated = cut is not None and bool(cut(states[-1:])[0])
+        if not truncated:
+            discount[-1] = 0.0
+        to_play = self.game.to_play(states)
+        greedy: dict[str, Any] = {}
+        if self.play.tolerance is not None:
+            best, explored = (self._history[name][row, :length] for name in ("best", "explored"))
+            greedy["greedy_return"] = greedy_return(reward, discount, to_play, best, explored)
+        return {
+            "obs": self.game.observe(states),
+            "action": taken["action"],
+            "reward": reward,
+            "discount": discount,
+            "policy": taken["policy"].astype(np.float32),
+            "value": taken["value"].astype(np.float32),
+            "to_play": to_play,
+            "legal": self.game.legal(states[:length]),
+            "full": taken["full"].astype(np.float32),
+            **greedy,
+            "truncated": np.bool_(truncated),
+            "version": np.int64(self._born[row]),
+        }
+
+    def _count_wrong(self, row: int, last_reward: float, last_mover: int) -> None:
+        for player in np.flatnonzero(self._gives_up[row]):
+            self.stats["resign_checked"] += 1
+            lost = last_reward > 0 and last_mover != player
+            self.stats["resign_wrong"] += not lost
+
+    def _begin(self, rows: NDArray[np.int64]) -> None:
+        """Starts new games in `rows`, some from random positions."""
+        play, game = self.play, self.game
+        self._number[rows] += 1
+        self._gives_up[rows] = False
+        pending, attempt = rows, 0
+        while len(pending):
+            luck = draws.fold_in(self._seeds[pending], self._number[pending], _OPENING, attempt)
+            pair = draws.uniform(luck, 2)
+            moves = np.where(pair[:, 0] < play.opening_share, (pair[:, 1] * play.opening_moves).astype(np.int64), 0)
+            state = game.init(len(pending), luck)
+            for move in range(int(moves.max(initial=0))):
+                legal = game.legal(state)
+                ready = (moves > move) & legal.any(axis=1)
+                action = draws.choose(draws.fold_in(luck, 1 + move), np.where(ready[:, None], legal, 1.0).astype(float))
+                state[ready] = game.step(state[ready], action[ready])
+            over = game.terminal(state)
+            self._states[pending[~over]] = state[~over]
+            pending, attempt = pending[over], attempt + 1
+        self._length[rows] = 0
+        self._born[rows] = self._version
+        self._history["state"][rows, 0] = self._states[rows]
+
+    def _row_luck(self, stream: int) -> NDArray[np.uint64]:
+        """Returns each row's seed for one purpose at this move of this game."""
+        return draws.fold_in(self._seeds, self._number, stream, self._length)
+
+    def _new_history(self, capacity: int) -> dict[str, np.ndarray]:
+        batch, num_actions = self.play.games, self.game.num_actions
+        return {
+            "state": np.zeros((batch, capacity), self.game.dtype),
+            "action": np.zeros((batch, capacity), np.int64),
+            "reward": np.zeros((batch, capacity)),
+            "policy": np.zeros((batch, capacity, num_actions)),
+            "value": np.zeros((batch, capacity)),
+            "full": np.zeros((batch, capacity), bool),
+            "best": np.zeros((batch, capacity)),
+            "explored": np.zeros((batch, capacity), bool),
+        }
+
+
+def greedy_return(
+    reward: NDArray[np.float32],
+    discount: NDArray[np.float32],
+    to_play: NDArray[np.integer],
+    best: NDArray[np.float64],
+    explored: NDArray[np.bool_],
+) -> NDArray[np.float32]:
+    """Returns what each position of an episode was worth to its mover, had no move explored: `[T]`.
+
+    Args:
+        reward: `[T]` for who moved.
+        discount: `[T]` 0 at an end; an episode that was cut off goes on with its last `best`.
+        to_play: `[T + 1]`
+        best: `[T]` value of the move that the search prefers, for the mover.
+        explored: `[T]` whether another, worse move was made.
+    """
+    out = np.empty(len(reward), np.float32)
+    ahead = best[-1] if to_play[-1] == to_play[-2] else -best[-1]
+    for t in range(len(reward) - 1, -1, -1):
+        sign = 1.0 if to_play[t + 1] == to_play[t] else -1.0
+        played = reward[t] + discount[t] * sign * ahead
+        ahead = out[t] = max(best[t], played) if explored[t] else played
+    return out
+
+
+_STATE = ("_seeds", "_number", "_length", "_states", "_gives_up", "_born")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Play is many small batches, to which a second thread of torch costs more than it brings; training has its own."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _to_bytes(states: State) -> np.ndarray:
+    """Returns structured states as plain bytes `[..., itemsize]`, which any store can keep."""
+    return np.ascontiguousarray(states).view(np.uint8).reshape(*states.shape, states.dtype.itemsize).copy()
+
+
+def _from_bytes(data: Any, game: Game) -> State:
+    array = np.ascontiguousarray(np.asarray(data, np.uint8))
+    return array.view(game.dtype).reshape(array.shape[:-1]).copy()

@@ -1,0 +1,1 @@
+"""Batched tree search, and the evaluators it asks."""

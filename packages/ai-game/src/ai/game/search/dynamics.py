@@ -1,0 +1,227 @@
+"""What lies behind an edge of the tree: the known rules of a game and an evaluator, or a learned model.
+
+A search asks the same three questions of either: evaluate the roots, follow edges, keep what the new nodes hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ai.game.protocol import Game, State, SteppedInTrees
+from ai.game.search.evaluator import CachedEvaluator, Evaluation, NetEvaluator, StateEvaluator
+from ai.game.tree import Leaf, Tree
+
+Evaluator = Callable[[Tensor], Evaluation] | StateEvaluator | nn.Module
+
+
+class Evaluated(NamedTuple):
+    """What an evaluator says of `K` nodes; `live[K]` tells which of the rows they belong to."""
+
+    live: NDArray[np.int64]
+    logits: NDArray[np.floating]
+    value: NDArray[np.floating]
+
+
+@runtime_checkable
+class LearnedModel(Protocol):
+    """A model of an environment in a space of its own (MuZero). `E` stands for the axes of an embedding."""
+
+    def initial(self, observation: Any) -> tuple[Any, Any, Any]:
+        """Returns embedding `[B, *E]`, logits `[B, A]` and value `[B]` of what is seen, as tensors or arrays."""
+        ...
+
+    def recurrent(self, embedding: Any, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        """Returns the next embedding `[B, *E]`, reward `[B]`, discount `[B]`, logits `[B, A]` and value `[B]`.
+
+        The discount is what the next value is worth to the player who takes the action: negative where players
+        alternate.
+        """
+        ...
+
+
+class Rules:
+    """Edges are moves of a game; nodes hold its states."""
+
+    def __init__(self, game: Game, evaluator: Evaluator) -> None:
+        self.game = game
+        self.num_actions = game.num_actions
+        self._evaluator = NetEvaluator(evaluator) if isinstance(evaluator, nn.Module) else evaluator
+        self._on_states = isinstance(evaluator, StateEvaluator)
+        self._in_trees = game if isinstance(game, SteppedInTrees) and not self._on_states else None
+        self._truncated = getattr(game, "truncated", None)
+        self._states: State = np.zeros((0, 0), game.dtype)
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Returns a context in which a network does not learn."""
+        if isinstance(self._evaluator, (NetEvaluator, CachedEvaluator)):
+            return self._evaluator.evaluating()
+        return nullcontext()
+
+    def allocate(self, batch: int, num_nodes: int) -> None:
+        """Makes room for one state a node."""
+        if self._states.shape != (batch, num_nodes):
+            self._states = np.zeros((batch, num_nodes), self.game.dtype)
+
+    def root(self, tree: Tree, state: State, legal: NDArray[np.bool_] | None) -> Evaluated:
+        """Puts the roots in place and evaluates them.
+
+        Raises:
+            ValueError: a game is over.
+        """
+        over = self.game.terminal(state)
+        if over.any():
+            raise ValueError(f"states must not be over, row {int(over.argmax())} is")
+        self._states[:, 0] = state
+        allowed = self.game.legal(state)
+        tree.legal[:, 0] = allowed if legal is None else allowed & legal
+        return self._evaluate(np.arange(len(state)), state)
+
+    def expand(self, tree: Tree, rows: NDArray[np.int64], leaf: Leaf) -> Evaluated:
+        """Plays the move of each new edge, writes down what the rules say, and evaluates where the game goes on.
+
+        Where a limit of moves cut the game off it is evaluated as well: nothing is played there, but it has a value.
+        """
+        game = self.game
+        if self._in_trees is not None:
+            seen = np.empty((len(rows), *game.observation_shape), np.float32)
+            live = self._in_trees.step_in_tree(self._states, tree, rows, leaf, seen)
+            if live is not None:
+                if len(live) == 0:
+                    return self._nothing()
+                return Evaluated(live, *self._ask(torch.from_numpy(seen[: len(live)]), len(live)))
+        fresh = np.flatnonzero(leaf.fresh)
+        if len(fresh) == 0:
+            return self._nothing()
+        games, parent, action, node = rows[fresh], leaf.parent[fresh], leaf.action[fresh], leaf.node[fresh]
+        before = self._states[games, parent]
+        state = game.step(before, action)
+        self._states[games, node] = state
+        over = game.terminal(state)
+        # a walk ends where a limit of moves cut the game off, but the position has a value
+        cut = self._truncated(state) if self._truncated is not None else np.zeros(len(state), bool)
+        sign = np.full(len(games), game.discount)
+        if game.num_players == 2:
+            sign[game.to_play(state) != game.to_play(before)] *= -1
+        tree.reward[games, parent, action] = game.reward(state)
+        tree.discount[games, parent, action] = np.where(over & ~cut, 0.0, sign)
+        tree.terminal[games, node] = over
+        tree.legal[games, node] = game.legal(state)
+        live = np.flatnonzero(~over | cut)
+        return self._evaluate(fresh[live], state[live]) if len(live) else self._nothing()
+
+    def at_root(self, state: State) -> NDArray[np.bool_]:
+        """Returns which of the states are those at the roots, `[B]`."""
+        same = np.ones(len(state), bool)
+        for name in self.game.dtype.names or ():
+            same &= np.reshape(self._states[name][:, 0] == state[name], (len(state), -1)).all(axis=1)
+        return same
+
+    def keep(self, order: NDArray[np.int64]) -> None:
+        """Renumbers the nodes: new node i was `order[B, i]`."""
+        self._states = np.take_along_axis(self._states, order, axis=1)
+
+    def _evaluate(self, rows: NDArray[np.int64], state: State) -> Evaluated:
+        if self._on_states:
+            outcome = self._evaluator.evaluate(state)  # type: ignore[union-attr]
+            return Evaluated(rows, *checked(outcome, len(state), self.num_actions))
+        return Evaluated(rows, *self._ask(torch.from_numpy(self.game.observe(state)), len(state)))
+
+    def _ask(self, observation: Tensor, batch: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        return checked(self._evaluator(observation), batch, self.num_actions)  # type: ignore[operator]
+
+    def _nothing(self) -> Evaluated:
+        return Evaluated(np.zeros(0, np.int64), np.zeros((0, self.num_actions), np.float32), np.zeros(0, np.float32))
+
+
+class Learned:
+    """Edges are a learned model's steps; nodes hold embeddings. Legal actions are known at the root only."""
+
+    def __init__(self, model: LearnedModel, num_actions: int) -> None:
+        self.model = model
+        self.num_actions = num_actions
+        self._embeddings: Any = None
+        self._shape = (0, 0)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Holds the model in eval mode, and gradients off."""
+        training = isinstance(self.model, nn.Module) and self.model.training
+        if training:
+            self.model.eval()  # type: ignore[attr-defined]
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            if training:
+                self.model.train()  # type: ignore[attr-defined]
+
+    def allocate(self, batch: int, num_nodes: int) -> None:
+        """Remembers how much room the embeddings will need."""
+        if self._shape != (batch, num_nodes):
+            self._embeddings = None
+        self._shape = (batch, num_nodes)
+
+    def root(self, tree: Tree, observation: Any, legal: NDArray[np.bool_] | None) -> Evaluated:
+        """Puts the roots in place and evaluates them."""
+        if isinstance(observation, np.ndarray) and observation.dtype.kind == "f":
+            observation = torch.from_numpy(observation)
+        embedding, logits, value = self.model.initial(observation)
+        batch = self._shape[0]
+        if self._embeddings is None:
+            shape = (*self._shape, *embedding.shape[1:])
+            torch_made = isinstance(embedding, Tensor)
+            self._embeddings = embedding.new_zeros(shape) if torch_made else np.zeros(shape, embedding.dtype)
+        self._embeddings[:, 0] = embedding
+        tree.legal[:, 0] = True if legal is None else legal
+        return Evaluated(np.arange(batch), *checked((logits, value), batch, self.num_actions))
+
+    def expand(self, tree: Tree, rows: NDArray[np.int64], leaf: Leaf) -> Evaluated:
+        """Lets the model take the action of each new edge from its parent's embedding."""
+        # no node of a learned model is terminal, so that every walk ends at a new edge
+        embedding, reward, discount, logits, value = self.model.recurrent(
+            self._embeddings[rows, leaf.parent], leaf.action.copy()
+        )
+        batch = len(rows)
+        for name, outcome, edges in (("rewards", reward, tree.reward), ("discounts", discount, tree.discount)):
+            numbers = _array(outcome).reshape(batch)
+            if not np.isfinite(numbers).all():
+                raise ValueError(f"model must return finite {name}, got NaN or infinity")
+            edges[rows, leaf.parent, leaf.action] = numbers
+        self._embeddings[rows, leaf.node] = embedding
+        tree.legal[rows, leaf.node] = True
+        return Evaluated(np.arange(batch), *checked((logits, value), batch, self.num_actions))
+
+    def at_root(self, observation: Any) -> NDArray[np.bool_]:
+        """Returns True for every row: an embedding does not tell what will be seen."""
+        return np.ones(len(observation), bool)
+
+    def keep(self, order: NDArray[np.int64]) -> None:
+        """Renumbers the nodes: new node i was `order[B, i]`."""
+        self._embeddings = self._embeddings[np.arange(len(order))[:, None], order]
+
+
+def checked(outcome: Evaluation, batch: int, num_actions: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Returns an evaluator's answer as contiguous arrays of floats.
+
+    Raises:
+        ValueError: its shapes are not `[batch, num_actions]` and `[batch]`.
+    """
+    logits, value = _array(outcome[0]), _array(outcome[1])
+    if logits.shape != (batch, num_actions):
+        raise ValueError(f"evaluator must return logits of shape ({batch}, {num_actions}), got {logits.shape}")
+    if value.size != batch:
+        raise ValueError(f"evaluator must return one value a row, shape ({batch},), got {value.shape}")
+    return logits, value.reshape(batch)
+
+
+def _array(x: Any) -> NDArray[np.floating]:
+    array = x.numpy(force=True) if isinstance(x, Tensor) else np.asarray(x)
+    # the compiled kernels exist for these two
+    return np.ascontiguousarray(array, np.float32 if array.dtype == np.float32 else np.float64)

@@ -1,0 +1,360 @@
+"""Batched tree search: many games, one leaf a game a simulation, one call of the evaluator a simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai.game import draws
+from ai.game.protocol import Game, Seed
+from ai.game.search import walk
+from ai.game.search.dynamics import Evaluated, Evaluator, Learned, LearnedModel, Rules
+from ai.game.search.gumbel import Gumbel, GumbelParams, halving_tables
+from ai.game.search.puct import Puct, PuctParams, puct_params
+from ai.game.tree import UNVISITED, Tree, new_leaf, new_tree
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search of `B` positions found.
+
+    Args:
+        action: `[B]` the move to make: PUCT's most visited, or a proven win; Gumbel's last one standing.
+        policy: `[B, A]` the improved policy to learn from: visit shares for PUCT, where proven losses have none and
+            proven wins all; Gumbel's softmax.
+        visits: `[B, A]` how often each move was tried.
+        values: `[B, A]` mean return of each move for the mover, or what is proven; 0 where untried.
+        value: `[B]` mean return at the root, the evaluator's own value included; what is proven where it is.
+        prior: `[B, A]` the evaluator's policy over legal moves, without noise.
+        raw_value: `[B]` the evaluator's value.
+    """
+
+    action: NDArray[np.int64]
+    policy: NDArray[np.float64]
+    visits: NDArray[np.float64]
+    values: NDArray[np.float64]
+    value: NDArray[np.float64]
+    prior: NDArray[np.float64]
+    raw_value: NDArray[np.float64]
+
+
+class Search:
+    """Searches positions of a game whose rules are known, or in a learned model of it.
+
+    Args:
+        game: the rules.
+        evaluator: model, inference client or function from observations to `(logits, value)`; see `evaluator`.
+        simulations: leaves a search visits per position.
+        rule: `Gumbel()` or `Puct()`; None takes Gumbel up to 32 simulations and PUCT above.
+
+    Example:
+        >>> from ai.game import RolloutEvaluator, TicTacToe
+        >>> game = TicTacToe()
+        >>> search = Search(game, RolloutEvaluator(game), simulations=64)
+        >>> state = game.init(1)
+        >>> for cell in (0, 3, 1, 4):  # X holds 0 and 1 and is to move
+        ...     state = game.step(state, np.array([cell]))
+        >>> int(search(state).action[0])
+        2
+    """
+
+    def __init__(
+        self, game: Game, evaluator: Evaluator, *, simulations: int = 32, rule: Puct | Gumbel | None = None
+    ) -> None:
+        self._setup(Rules(game, evaluator), simulations, rule)
+
+    @classmethod
+    def learned(
+        cls, model: LearnedModel, num_actions: int, *, simulations: int = 32, rule: Puct | Gumbel | None = None
+    ) -> Search:
+        """Returns a search in a learned model, to be called with observations instead of states."""
+        search = cls.__new__(cls)
+        search._setup(Learned(model, num_actions), simulations, rule)
+        return search
+
+    def _setup(self, dynamics: Rules | Learned, simulations: int, rule: Puct | Gumbel | None) -> None:
+        if simulations < 1:
+            raise ValueError(f"simulations must be at least 1, got {simulations}")
+        if isinstance(rule, Puct) and rule.prove:
+            game = dynamics.game if isinstance(dynamics, Rules) else None
+            if game is None or game.num_players != 2 or game.discount != 1:
+                raise ValueError(
+                    "rule.prove must be False without the rules of an undiscounted game of two players, got True"
+                )
+        self.simulations = simulations
+        self.rule = rule if rule is not None else (Gumbel() if simulations <= 32 else Puct())
+        self.tree: Tree | None = None
+        self._dynamics = dynamics
+        self._reused = False
+        self._tables: dict[tuple[int, ...], NDArray[np.int64]] = {}
+        self._puct: PuctParams | None = None
+        self._leaf = new_leaf(0)
+
+    def __call__(
+        self,
+        positions: Any,
+        seed: Seed = 0,
+        *,
+        noise: bool | NDArray[np.bool_] = False,
+        legal: NDArray[np.bool_] | None = None,
+        simulations: NDArray[np.int64] | None = None,
+        noise_values: NDArray[np.float64] | None = None,
+    ) -> Found:
+        """Searches `B` positions; no row's result depends on the others.
+
+        Args:
+            positions: states of the game, or observations for a learned model.
+            seed: of the noise: an int, or one seed a row.
+            noise: Dirichlet or Gumbel noise at the root, for all rows or `[B]`; for self-play, not for matches.
+            legal: `[B, A]` moves to allow at the root.
+            simulations: `[B]` a budget for each row, at most the search's own (playout-cap randomisation).
+            noise_values: `[B, A]` to use in place of drawn noise.
+
+        Raises:
+            ValueError: there is no position; a game is over, has no legal move, or a budget is outside
+                `[1, simulations]`; after `advance`, the positions are not those that it leads to.
+        """
+        batch = len(positions)
+        if batch == 0:
+            raise ValueError("positions must hold at least one game, got none")
+        rows = np.arange(batch)
+        budget = self._budget(simulations, batch)
+        if self._reused:
+            self._check_kept(positions)
+            self._narrow(legal)
+        else:
+            self._root(positions, legal)
+        assert self.tree is not None
+        self._reused = False
+        prior = self.tree.prior[:, 0].copy()
+        params = self._root_params(budget, seed, noise, noise_values)
+        shortest, longest = int(budget.min()), int(budget.max())
+        with self._dynamics.evaluating():
+            for simulation in range(longest):
+                self._simulate(rows if simulation < shortest else np.flatnonzero(budget > simulation), params)
+        return self._found(params, prior)
+
+    def advance(self, action: NDArray[np.int64]) -> None:
+        """Keeps the part of the trees below the moves made, as the start of the next search (PUCT only).
+
+        The next call must be for the positions after `action[B]`; its budget comes on top of what is kept.
+
+        Raises:
+            ValueError: the rule is Gumbel, whose halving needs fresh roots; or nothing was searched; or a move was
+                not explored, or ends its game.
+        """
+        if not isinstance(self.rule, Puct):
+            raise ValueError("advance needs rule=Puct(...): sequential halving starts from a fresh root")
+        if self.tree is None:
+            raise ValueError("advance needs a search before it")
+        tree = self.tree
+        rows = np.arange(len(action))
+        child = tree.child[rows, 0, action]
+        bad = (child < 0) | tree.terminal[rows, np.maximum(child, 0)]
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(f"action ({action[row]}) of row {row} must lead to a node of the tree where play goes on")
+        order, sizes = _subtree(tree, child.astype(np.int64), tree.child.shape[1] - self.simulations)
+        renumber = np.full(tree.value.shape, UNVISITED, np.int32)
+        for b in range(len(rows)):
+            renumber[b, order[b, : sizes[b]]] = np.arange(sizes[b])
+        fields = {
+            name: np.take_along_axis(array, order if array.ndim == 2 else order[:, :, None], axis=1)
+            for name, array in tree._asdict().items()
+            if name not in ("size", "root_logit")
+        }
+        children = fields["child"]
+        fields["child"] = np.where(
+            children >= 0, renumber[rows[:, None, None], np.maximum(children, 0)], np.int32(UNVISITED)
+        )
+        # edges whose child did not fit in the tree lose their statistics with it
+        lost = (fields["child"] < 0) & (fields["visits"] > 0)
+        fields["visits"][lost] = 0
+        fields["total"][lost] = 0
+        fields["proof"][lost] = np.nan
+        parents = fields["parent"]
+        fields["parent"] = np.where(parents >= 0, renumber[rows[:, None], np.maximum(parents, 0)], np.int32(-1))
+        fields["parent"][:, 0] = -1
+        for name, array in fields.items():
+            getattr(tree, name)[:] = array
+        tree.size[:] = sizes
+        self._dynamics.keep(order)
+        self._reused = True
+
+    def _simulate(self, rows: NDArray[np.int64], params: PuctParams | GumbelParams) -> None:
+        """Adds one leaf to the tree of each of `rows`."""
+        assert self.tree is not None
+        leaf = self._leaf = self._leaf if len(self._leaf.node) == len(rows) else new_leaf(len(rows))
+        walk.select(self.tree, rows, params, leaf)
+        evaluated = self._dynamics.expand(self.tree, rows, leaf)
+        prove = isinstance(params, PuctParams) and params.prove
+        if not walk.settle(self.tree, rows, leaf, *evaluated, prove):
+            raise _not_finite()
+
+    def _root(self, positions: Any, legal: NDArray[np.bool_] | None) -> None:
+        """Puts the positions at the roots of fresh trees and evaluates them."""
+        batch = len(positions)
+        self._prepare(batch)
+        assert self.tree is not None
+        with self._dynamics.evaluating():
+            root: Evaluated = self._dynamics.root(self.tree, positions, legal)
+        _check_open(self.tree.legal[:, 0])
+        zeros = np.zeros(batch, np.int64)
+        if not walk.evaluate(self.tree, root.live, zeros, root.logits, root.value):
+            raise _not_finite()
+
+    def _check_kept(self, positions: Any) -> None:
+        """Refuses positions that are not at the roots of the kept trees."""
+        assert self.tree is not None
+        if len(positions) != len(self.tree.size):
+            raise ValueError(
+                f"positions must be the {len(self.tree.size)} after the moves given to advance, got {len(positions)}"
+            )
+        same = self._dynamics.at_root(positions)
+        if not same.all():
+            raise ValueError(f"positions must be those after the moves given to advance, row {same.argmin()} is not")
+
+    def _narrow(self, legal: NDArray[np.bool_] | None) -> None:
+        """Forbids moves at kept roots, and takes back what was tried of them."""
+        assert self.tree is not None
+        if legal is None:
+            return
+        tree = self.tree
+        allowed = tree.legal[:, 0] & legal
+        _check_open(allowed)
+        tree.legal[:, 0] = allowed
+        prior = np.where(allowed, tree.prior[:, 0] + 1e-300, 0.0)
+        tree.prior[:, 0] = prior / prior.sum(axis=1, keepdims=True)
+        tree.child[:, 0][~allowed] = UNVISITED
+        tree.visits[:, 0][~allowed] = tree.total[:, 0][~allowed] = 0
+        tree.proof[:, 0][~allowed] = np.nan
+
+    def _prepare(self, batch: int) -> None:
+        # twice the budget leaves room for what `advance` keeps
+        num_nodes = self.simulations * (2 if isinstance(self.rule, Puct) else 1) + 1
+        if self.tree is None or self.tree.value.shape != (batch, num_nodes):
+            self.tree = new_tree(batch, num_nodes, self._dynamics.num_actions)
+            self._dynamics.allocate(batch, num_nodes)
+        self.tree.size[:] = 1
+        self.tree.terminal[:, 0] = False
+        self.tree.child[:, 0] = UNVISITED
+        self.tree.visits[:, 0] = self.tree.total[:, 0] = 0
+        self.tree.proof[:, 0] = np.nan
+
+    def _budget(self, simulations: NDArray[np.int64] | None, batch: int) -> NDArray[np.int64]:
+        if simulations is None:
+            return np.full(batch, self.simulations)
+        budget = np.asarray(simulations)
+        if budget.shape != (batch,) or (budget < 1).any() or (budget > self.simulations).any():
+            raise ValueError(f"simulations must hold one budget in [1, {self.simulations}] a row, got {simulations}")
+        return budget
+
+    def _root_params(
+        self,
+        budget: NDArray[np.int64],
+        seed: Seed,
+        noise: bool | NDArray[np.bool_],
+        noise_values: NDArray[np.float64] | None,
+    ) -> PuctParams | GumbelParams:
+        """Puts the noise in place; returns what the rule's scores need."""
+        assert self.tree is not None
+        batch = len(budget)
+        noisy = np.broadcast_to(np.asarray(noise, bool), (batch,))
+        drawn = noise_values
+        num_actions = self._dynamics.num_actions
+        seeds = draws.row_seeds(seed, batch)
+        legal = self.tree.legal[:, 0]
+        if isinstance(self.rule, Puct):
+            if noisy.any():
+                if drawn is None:
+                    gamma = draws.gamma(seeds, self.rule.dirichlet_alpha, num_actions) + 1e-12
+                    gamma = np.where(legal, gamma, 0.0)
+                    drawn = gamma / gamma.sum(axis=1, keepdims=True)
+                share = self.rule.dirichlet_fraction * noisy[:, None]
+                mixed = np.where(legal, (1 - share) * self.tree.prior[:, 0] + share * drawn, 0.0)
+                self.tree.prior[:, 0] = mixed / mixed.sum(axis=1, keepdims=True)
+            most = int(self.tree.visits[:, 0].sum(axis=1).max()) + self.simulations
+            if self._puct is None or len(self._puct.weight) <= most:
+                self._puct = puct_params(self.rule, most)
+            return self._puct
+        if not noisy.any():
+            drawn = np.zeros((batch, num_actions))
+        elif drawn is None:
+            drawn = draws.gumbel(seeds, num_actions) * self.rule.scale * noisy[:, None]
+        considered = min(self.rule.max_considered, num_actions)
+        budgets, which = np.unique(budget, return_inverse=True)
+        key = tuple(budgets.tolist())
+        if key not in self._tables:
+            if len(self._tables) >= 64:  # budgets that are new in every call
+                self._tables.clear()
+            self._tables[key] = halving_tables(considered, key)
+        rule = self.rule
+        return GumbelParams(rule.value_scale, rule.visit_offset, drawn, self._tables[key], which, considered)
+
+    def _found(self, params: PuctParams | GumbelParams, prior: NDArray[np.float64]) -> Found:
+        assert self.tree is not None
+        tree = self.tree
+        visits, total = tree.visits[:, 0].copy(), tree.total[:, 0]
+        raw = tree.value[:, 0].copy()
+        value = (raw + total.sum(axis=1)) / (1.0 + visits.sum(axis=1))
+        if isinstance(params, PuctParams) and params.prove:
+            return self._found_proven(visits, prior, raw)
+        if isinstance(params, PuctParams):
+            policy = visits / visits.sum(axis=1, keepdims=True)
+            # among equal visits the higher value, then the lower number
+            mean = total / np.maximum(visits, 1.0)
+            action = np.where(visits == visits.max(axis=1, keepdims=True), mean, -np.inf).argmax(axis=1)
+        else:
+            action, policy = np.zeros(len(prior), np.int64), np.zeros(prior.shape)
+            walk.decide_gumbel(tree, params, action, policy)
+        return Found(action, policy, visits, total / np.maximum(visits, 1.0), value, prior, raw)
+
+    def _found_proven(self, visits: NDArray[np.float64], prior: NDArray[np.float64], raw: NDArray[np.float64]) -> Found:
+        """Returns what was found where some of it is certain."""
+        assert self.tree is not None
+        tree, rows = self.tree, np.arange(len(raw))
+        proof, legal, total = tree.proof[:, 0], tree.legal[:, 0], tree.total[:, 0]
+        mean = np.where(np.isnan(proof), total / np.maximum(visits, 1.0), proof)
+        # a sure win, else what is not lost for sure, else anything
+        wins: NDArray[np.bool_] = np.greater_equal(proof, 1)
+        hopeful = legal & ~np.less_equal(proof, -1)
+        sensible = np.where(
+            wins.any(axis=1, keepdims=True), wins, np.where(hopeful.any(axis=1, keepdims=True), hopeful, legal)
+        )
+        counted = np.where(wins, 1.0, np.where(sensible, visits, 0.0))
+        # where every simulation went into moves that lose, those that are left are as good as the prior says
+        counted = np.where(counted.any(axis=1, keepdims=True), counted, np.where(sensible, prior + 1e-12, 0.0))
+        policy = counted / counted.sum(axis=1, keepdims=True)
+        action = np.where(counted == counted.max(axis=1, keepdims=True), mean, -np.inf).argmax(axis=1)
+        known = walk.certain_value(tree, rows, np.zeros(len(raw), np.int64))
+        tried = np.where(sensible, visits, 0.0)
+        value = (raw + (tried * mean).sum(axis=1)) / (1.0 + tried.sum(axis=1))
+        return Found(action, policy, visits, mean, np.where(np.isnan(known), value, known), prior, raw)
+
+
+def _check_open(legal: NDArray[np.bool_]) -> None:
+    open_rows = legal.any(axis=1)
+    if not open_rows.all():
+        raise ValueError(f"legal must allow a move in every row, row {int(open_rows.argmin())} has none")
+
+
+def _not_finite() -> ValueError:
+    return ValueError("evaluator must return finite logits and values, got NaN or infinity")
+
+
+def _subtree(tree: Tree, root: NDArray[np.int64], limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the nodes below `root[B]`, nearest first, at most `limit` a row: `order[B, N]` and how many count."""
+    batch, num_nodes = tree.value.shape
+    order = np.zeros((batch, num_nodes), np.int64)
+    sizes = np.zeros(batch, np.int64)
+    for b in range(batch):
+        queue = [int(root[b])]
+        for node in queue:
+            queue += [int(child) for child in tree.child[b, node] if child >= 0]
+        kept = queue[:limit]
+        order[b, : len(kept)] = kept
+        sizes[b] = len(kept)
+    return order, sizes

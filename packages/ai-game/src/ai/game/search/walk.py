@@ -1,0 +1,160 @@
+"""The steps of a search that walk the tree, in numpy; `walk_numba` is the same, compiled, and runs where numba is.
+
+`select` descends from each root to the edge where the tree ends; once that edge was followed and the new node
+evaluated, `settle` writes the evaluation down and carries the value there to the root.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai.game import fast
+from ai.game.search.gumbel import (
+    GumbelParams,
+    considered_scores,
+    gumbel_interior_scores,
+    gumbel_root_scores,
+    improved_policy,
+)
+from ai.game.search.puct import PuctParams, puct_scores
+from ai.game.tree import UNVISITED, Leaf, Tree
+
+
+def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams, leaf: Leaf) -> None:
+    """Walks each of `rows` from its root along the highest scores to an edge without a node, or where play ends.
+
+    A walk also ends at an edge whose worth is proven. A new node is claimed for the edge; what lies there is for others
+    to write. The ends are written to `leaf`.
+    """
+    if (compiled := fast.kernels(__name__)) is not None:
+        kernel = compiled.select_puct if isinstance(rule, PuctParams) else compiled.select_gumbel
+        kernel(tuple(tree), rows, tuple(rule), tuple(leaf))
+        return
+    node = np.zeros(len(rows), np.int64)
+    walking = np.arange(len(rows))
+    at_root = True
+    while len(walking):
+        games, here = rows[walking], node[walking]
+        if isinstance(rule, PuctParams):
+            scores = puct_scores(tree, games, here, rule)
+        elif at_root:
+            scores = gumbel_root_scores(tree, games, rule)
+        else:
+            scores = gumbel_interior_scores(tree, games, here, rule)
+        action = np.where(tree.legal[games, here], scores, -np.inf).argmax(axis=1)
+        child = tree.child[games, here, action].astype(np.int64)
+        settled = ~np.isnan(tree.proof[games, here, action])
+        fresh = child == UNVISITED
+        if fresh.any():
+            new = games[fresh]
+            child[fresh] = tree.size[new]
+            tree.child[new, here[fresh], action[fresh]] = child[fresh]
+            tree.parent[new, child[fresh]] = here[fresh]
+            tree.parent_action[new, child[fresh]] = action[fresh]
+            tree.terminal[new, child[fresh]] = False
+            tree.value[new, child[fresh]] = 0.0
+            tree.child[new, child[fresh]] = UNVISITED
+            tree.visits[new, child[fresh]] = 0
+            tree.total[new, child[fresh]] = 0
+            tree.proof[new, child[fresh]] = np.nan
+            tree.size[new] += 1
+        ended = fresh | settled | tree.terminal[games, child]
+        stop = walking[ended]
+        leaf.parent[stop], leaf.action[stop], leaf.node[stop] = here[ended], action[ended], child[ended]
+        leaf.fresh[stop] = fresh[ended]
+        node[walking] = child
+        walking = walking[~ended]
+        at_root = False
+
+
+def evaluate(
+    tree: Tree,
+    rows: NDArray[np.int64],
+    node: NDArray[np.int64],
+    logits: NDArray[np.floating],
+    value: NDArray[np.floating],
+) -> bool:
+    """Writes the evaluation of one node a row; the prior is the softmax of `logits[R, A]` over the legal actions.
+
+    Returns:
+        Whether every number is finite; if not, nothing is written.
+    """
+    if (compiled := fast.kernels(__name__)) is not None:
+        return bool(compiled.evaluate(tuple(tree), rows, node, logits, value))
+    if not (np.isfinite(logits).all() and np.isfinite(value).all()):
+        return False
+    legal = tree.legal[rows, node]
+    masked = np.where(legal, logits.astype(np.float64), -np.inf)
+    highest = np.where(legal.any(axis=1), masked.max(axis=1), 0.0)[:, None]
+    weights = np.exp(masked - highest)
+    weight_sum = np.zeros(len(rows))
+    for a in range(legal.shape[1]):  # in the compiled kernel's order, so that the two agree to the last bit
+        weight_sum += weights[:, a]
+    weight_sum = np.where(weight_sum > 0, weight_sum, 1.0)[:, None]
+    at_root = node == 0
+    tree.root_logit[rows[at_root]] = (masked - highest - np.log(weight_sum))[at_root]
+    tree.prior[rows, node] = weights / weight_sum
+    tree.value[rows, node] = value
+    return True
+
+
+def certain_value(tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns what nodes are worth for certain, `[R]`: a proven win, or the best of moves all proven; or NaN."""
+    proof = tree.proof[rows, node]
+    best = np.where(tree.legal[rows, node] & ~np.isnan(proof), proof, -np.inf).max(axis=1)
+    all_proven = (~tree.legal[rows, node] | ~np.isnan(proof)).all(axis=1)
+    return np.where((best >= 1) | all_proven, best, np.nan)
+
+
+def settle(
+    tree: Tree,
+    rows: NDArray[np.int64],
+    leaf: Leaf,
+    live: NDArray[np.int64],
+    logits: NDArray[np.floating],
+    value: NDArray[np.floating],
+    prove: bool = False,
+) -> bool:
+    """Evaluates the new nodes of `rows[live]` and adds one visit and one return to every edge above each row's leaf.
+
+    With `prove`, ends of the game are certain, and so is what follows from them.
+
+    Returns:
+        Whether every number is finite; if not, nothing is written.
+    """
+    if (compiled := fast.kernels(__name__)) is not None:
+        return bool(compiled.settle(tuple(tree), rows, tuple(leaf), live, logits, value, prove))
+    if not evaluate(tree, rows[live], leaf.node[live], logits, value):
+        return False
+    node = leaf.node.copy()
+    returned = tree.value[rows, node]
+    entered = (rows, tree.parent[rows, node].astype(np.int64), tree.parent_action[rows, node].astype(np.int64))
+    certain = np.where(tree.terminal[rows, node] & (tree.discount[entered] == 0), 0.0, np.nan)
+    climbing = np.arange(len(rows))
+    while len(climbing):
+        games, here = rows[climbing], node[climbing]
+        above, action = tree.parent[games, here].astype(np.int64), tree.parent_action[games, here].astype(np.int64)
+        edge = (games, above, action)
+        returned[climbing] = tree.reward[edge] + tree.discount[edge] * returned[climbing]
+        if prove:
+            proof = tree.proof[edge]
+            followed = tree.reward[edge] + tree.discount[edge] * certain[climbing]
+            proof = tree.proof[edge] = np.where(np.isnan(proof), followed, proof)
+            returned[climbing] = np.where(np.isnan(proof), returned[climbing], proof)
+            certain[climbing] = np.where(np.isnan(proof), np.nan, certain_value(tree, games, above))
+        tree.visits[edge] += 1
+        tree.total[edge] += returned[climbing]
+        node[climbing] = above
+        climbing = climbing[above != 0]
+    return True
+
+
+def decide_gumbel(tree: Tree, params: GumbelParams, action: NDArray[np.int64], policy: NDArray[np.float64]) -> None:
+    """Writes each root's move `[B]`, the last one standing, and its improved policy `[B, A]`."""
+    if (compiled := fast.kernels(__name__)) is not None:
+        compiled.decide_gumbel(tuple(tree), tuple(params), action, policy)
+        return
+    rows = np.arange(len(action))
+    policy[:] = improved_policy(tree, rows, np.zeros(len(rows), np.int64), params)
+    action[:] = considered_scores(tree, rows, tree.visits[:, 0].max(axis=1), params).argmax(axis=1)

@@ -1,0 +1,1 @@
+"""Perfect play, as the truth to measure by."""

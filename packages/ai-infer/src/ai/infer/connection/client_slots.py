@@ -1,0 +1,117 @@
+"""A client's end of its slots in shared memory: requests in, replies out, and when to wake the worker."""
+
+import os
+from collections.abc import Sequence
+
+from ai.infer.connection.pending_request import Parts, Ticket, copy_into, special_reply
+from ai.infer.errors import RequestError
+from ai.infer.transport.slots import SLOTS_PER_CLIENT, WORKER, Area, Board, fence
+from ai.infer.transport.wire import Layout, RawTensor, parse
+
+
+class ClientSlots:
+    """The slots of one connection, whose lock guards all that is done here.
+
+    Args:
+        descriptors: of board, area, the worker's event and the client's; the first two are closed here.
+        first_slot: of the client's slots on the board.
+        slot_bytes: room for one request, and for one reply.
+    """
+
+    def __init__(self, descriptors: Sequence[int], first_slot: int, slot_bytes: int) -> None:
+        board_file, area_file, self.worker_event, self.reply_event = descriptors
+        board = Board(board_file)
+        self._area = Area(area_file, slot_bytes, board, first_slot)
+        os.close(board_file)
+        os.close(area_file)
+        own = slice(first_slot, first_slot + SLOTS_PER_CLIENT)
+        self._requested, self.answered = board.requested_at[own], board.answered_at[own]
+        self._cancelled, self._versions = board.cancelled_at[own], board.version_at[own]
+        self._asleep = board.asleep_at[first_slot // SLOTS_PER_CLIENT :][:1]
+        self._worker_asleep = board.asleep_at[WORKER:]
+        self._layouts: list[tuple[int, Layout] | None] = [None] * SLOTS_PER_CLIENT  # of the replies, by form
+        self.free = list(range(SLOTS_PER_CLIENT - 1, -1, -1))
+        self.busy: dict[int, Ticket] = {}
+
+    def fits(self, layout: Layout) -> bool:
+        """Returns whether a request has room in a slot."""
+        return self._area.fits(layout)
+
+    def put(self, ticket: Ticket, layout: Layout, tensors: Sequence[Parts]) -> None:
+        """Writes a request into a free slot, of which there must be one; the worker is not woken yet."""
+        slot = self.free[-1]
+        place = 2 * slot
+        if ticket.raw:
+            data = self._area.data(place, layout)
+            for offset, x in zip(layout.offsets, tensors, strict=True):
+                assert isinstance(x, RawTensor)
+                data[offset : offset + len(x.data)] = x.data
+        else:
+            for view, x in zip(self._area.views(place, layout), tensors, strict=True):
+                copy_into(x, view)
+        self._area.write_form(place, layout)
+        self.free.pop()
+        ticket.slot = slot
+        self.busy[slot] = ticket
+        self._requested[slot] = ticket.id
+
+    def wake_worker(self) -> None:
+        """Wakes the worker if it sleeps, so that it sees what was put."""
+        fence()
+        if self._worker_asleep[0]:
+            os.eventfd_write(self.worker_event, 1)
+
+    def will_sleep(self) -> None:
+        """Says that the client may sleep from now on; what was answered before must be looked for after."""
+        self._asleep[0] = 1
+        fence()
+
+    def is_awake(self) -> None:
+        """Says that the client looks by itself."""
+        self._asleep[0] = 0
+
+    def has_answered(self, ticket: Ticket) -> bool:
+        """Returns whether the reply to a request lies in its slot."""
+        return ticket.slot is not None and self.answered[ticket.slot] == ticket.id
+
+    def take(self, ticket: Ticket) -> None:
+        """Takes a reply out of its slot, which is free thereafter; without an outcome the reply follows by socket."""
+        slot = ticket.slot
+        assert slot is not None
+        place = 2 * slot + 1
+        try:
+            if not ticket.cancelled:
+                form, known = self._area.form(place), self._layouts[slot]
+                if known is None or known[0] != form:
+                    header = self._area.read_header(place)
+                    if header.startswith(b"{"):
+                        ticket.outcome = special_reply(header)
+                        return
+                    known = self._layouts[slot] = (form, parse(header))
+                layout = known[1]
+                if ticket.raw:
+                    tree = ticket.build_raw(layout, self._area.data(place, layout))
+                else:
+                    tree = ticket.build(layout, self._area.views(place, layout), own=False)
+                ticket.outcome = (self._versions[slot], tree)
+        except Exception as error:  # the reply names a class that is not here, or its device is full
+            ticket.outcome = RequestError(f"the reply could not be read: {error}")
+        finally:
+            ticket.slot = None
+            del self.busy[slot]
+            self.free.append(slot)
+
+    def all_answered(self) -> list[Ticket]:
+        """Returns the requests whose replies lie in their slots."""
+        answered = self.answered
+        return [ticket for slot, ticket in self.busy.items() if answered[slot] == ticket.id]
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Asks the worker to skip a request; its slot comes back when the worker answers."""
+        assert ticket.slot is not None
+        self._cancelled[ticket.slot] = ticket.id
+
+    def close(self) -> None:
+        """Closes the events."""
+        os.close(self.worker_event)
+        os.close(self.reply_event)

@@ -1,0 +1,395 @@
+"""A client's end of the line to one worker: requests by slot or socket, and waiting that always ends."""
+
+import contextlib
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from ai.infer.connection.event_loop import LoopSide
+from ai.infer.connection.handshake import Transport, dial, milliseconds
+from ai.infer.connection.pending_request import Parts, Ticket, copy_into, special_reply
+from ai.infer.errors import RequestError, WorkerDiedError
+from ai.infer.transport.frames import Frame, Kind
+from ai.infer.transport.slots import SLOTS_PER_CLIENT
+from ai.infer.transport.spin import Spinner
+from ai.infer.transport.wire import Layout, Tree, parse
+
+_TOO_LATE = "the worker did not answer in time"
+
+
+class Connection:
+    """The line to one worker; safe to use from several threads, and from an event loop by its `loop_side`.
+
+    Args:
+        path: the worker's socket.
+        transport: "auto" takes shared memory where worker and system offer it, "shm" insists, "socket" declines.
+        slot_bytes: room for one request and one reply in shared memory; larger ones go through the socket.
+        deadline: when to give up, by `time.monotonic()`.
+
+    Raises:
+        WorkerDiedError: nobody answers at `path`.
+        TimeoutError: the worker was busy until the deadline.
+    """
+
+    def __init__(self, path: Path, transport: Transport, slot_bytes: int, deadline: float | None = None) -> None:
+        self._stream, self._pidfd, self.batch_size, self.slots = dial(path, transport, slot_bytes, deadline)
+        self.lock = threading.Lock()
+        self._changed = threading.Condition(self.lock)
+        self._spinner = Spinner()
+        self.polling = False
+        self.failure: str | None = None
+        """Why no more replies can come."""
+        self._tickets: dict[int, Ticket] = {}  # whose replies come by socket
+        self._closed = False
+        self._by_socket = 0  # requests among them that went by socket
+        self._last_id = 0
+        self._answers: dict[int, bytes] = {}
+        self._poller = select.poll()
+        for descriptor in self.descriptors():
+            self._poller.register(descriptor, select.POLLIN)
+        self.loop_side = LoopSide(self)
+
+    def descriptors(self) -> list[int]:
+        """Returns what to poll: the socket, the worker's process, and the event that replies are there."""
+        events = [self._pidfd, -1 if self.slots is None else self.slots.reply_event]
+        return [self._stream.fileno(), *(descriptor for descriptor in events if descriptor >= 0)]
+
+    @property
+    def transport(self) -> str:
+        """What requests travel through: "shm" or "socket"."""
+        return "shm" if self.slots is not None else "socket"
+
+    @property
+    def alive(self) -> bool:
+        """Whether no failure has been seen."""
+        return self.failure is None
+
+    @property
+    def n_pending(self) -> int:
+        """Requests on their way."""
+        return len(self._tickets) + (0 if self.slots is None else len(self.slots.busy))
+
+    def all_tickets(self) -> list[Ticket]:
+        """Returns all requests on their way."""
+        return [*self._tickets.values(), *(() if self.slots is None else self.slots.busy.values())]
+
+    # Requests ---------------------------------------------------------------------------------------------------
+
+    def submit(
+        self, layout: Layout, tensors: Sequence[Parts], device: torch.device | None, deadline: float | None
+    ) -> Ticket:
+        """Sends a request and returns its ticket; waits while all slots are busy.
+
+        Args:
+            layout: of the request.
+            tensors: the layout's; for each either it, or the pieces that make it up row after row.
+            device: where the reply's tensors go; None: the CPU.
+            deadline: when to give up waiting for a slot, by `time.monotonic()`.
+
+        Raises:
+            TimeoutError: no slot came free in time, or the socket took only a part of what fits no slot; the worker
+                skips that request.
+            WorkerDiedError: the worker is gone.
+        """
+        slots = self.slots
+        ticket = Ticket(0, device)
+        with self.lock:
+            self.check_alive()
+            if slots is not None and slots.fits(layout):
+                if not slots.free and not self._wait(self.free_a_slot, deadline):
+                    raise TimeoutError(f"all {SLOTS_PER_CLIENT} slots of this client stayed busy")
+                self.put(ticket, layout, tensors)
+                slots.wake_worker()
+            else:
+                if not self._wait(self._has_room, deadline):
+                    raise TimeoutError("the worker did not take this client's earlier requests in time")
+                self._send_request(ticket, layout, tensors)
+                if not self._wait(self.flush, deadline):
+                    self._cancel(ticket)
+                    raise TimeoutError("the worker did not take the request in time")
+        return ticket
+
+    def submit_now(self, ticket: Ticket, layout: Layout, tensors: Sequence[Parts]) -> bool:
+        """Sends a request if there is room; the lock is held, and a worker that sleeps is not woken yet."""
+        slots = self.slots
+        if slots is None or not slots.fits(layout):
+            if not self._has_room():
+                return False
+            self._send_request(ticket, layout, tensors)
+        else:
+            if not slots.free and not self.free_a_slot():
+                return False
+            self.put(ticket, layout, tensors)
+        return True
+
+    def put(self, ticket: Ticket, layout: Layout, tensors: Sequence[Parts]) -> None:
+        """Writes a request into a free slot; the lock is held."""
+        assert self.slots is not None
+        ticket.id = self._last_id + 1
+        self.slots.put(ticket, layout, tensors)
+        self._last_id = ticket.id
+
+    def _has_room(self) -> bool:
+        """Returns whether one more request may go by socket: what is unsent stays bounded by one request."""
+        return self._by_socket < SLOTS_PER_CLIENT and self.flush()
+
+    def _send_request(self, ticket: Ticket, layout: Layout, tensors: Sequence[Parts]) -> None:
+        body = torch.empty(layout.n_bytes, dtype=torch.uint8)
+        for view, x in zip(layout.views(body), tensors, strict=True):
+            copy_into(x, view)
+        self._last_id = ticket.id = self._last_id + 1
+        ticket.by_socket = True
+        self._tickets[ticket.id] = ticket
+        self._by_socket += 1
+        self._send(Kind.REQUEST, ticket.id, layout.header, body.numpy().data)
+
+    def _send(self, kind: Kind, request_id: int, header: bytes = b"", body: memoryview | bytes = b"") -> None:
+        """Sends what the socket takes of a frame now; whoever polls, thread or event loop, sends the rest.
+
+        Nobody takes it back: half a frame would garble all that follow.
+        """
+        self._stream.send(kind, request_id, header=header, body=body)
+        if self._stream.n_unsent:
+            self._poll_for_what_is_unsent()
+            self.loop_side.flush_soon()
+
+    def flush(self) -> bool:
+        """Sends what the socket takes now; returns whether nothing is left. The lock is held."""
+        done = self._stream.flush()
+        self._poll_for_what_is_unsent()
+        return done
+
+    def _poll_for_what_is_unsent(self) -> None:
+        if self.failure is None:
+            events = select.POLLIN | select.POLLOUT if self._stream.n_unsent else select.POLLIN
+            self._poller.modify(self._stream.fileno(), events)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Tells the worker to skip a request if it has not begun it; its slot comes back when the worker answers."""
+        with self.lock:
+            self._cancel(ticket)
+
+    def _cancel(self, ticket: Ticket) -> None:
+        done = ticket.cancelled or ticket.outcome is not None
+        ticket.cancelled = True
+        if done:
+            return
+        if ticket.slot is not None and self.slots is not None:
+            self.slots.cancel(ticket)
+        elif self.failure is None and ticket.by_socket:
+            self._send(Kind.CANCEL, ticket.id)
+        self.loop_side.finish(ticket)
+        # Whoever waits for it in another thread learns of it now.
+        self._changed.notify_all()
+
+    def result(self, ticket: Ticket, deadline: float | None = None) -> tuple[int, Tree]:
+        """Waits for a request's reply; returns the version of the weights that made it, and the reply itself.
+
+        Raises:
+            RequestError: the request failed in the worker.
+            RequestCancelledError: it was cancelled.
+            WorkerDiedError: the worker is gone.
+            TimeoutError: the deadline passed; the request is still on its way.
+        """
+        self.spin(ticket)
+        with self.lock:
+            if not self._wait(lambda: self.is_done(ticket), deadline):
+                raise TimeoutError(_TOO_LATE)
+        return ticket.fetch()
+
+    def outcome(self, ticket: Ticket) -> tuple[int, Tree]:
+        """Returns the reply to a request of which `Ticket.waiter` was told; raises like `result`."""
+        if ticket.outcome is None and not ticket.cancelled:
+            if ticket.overdue:
+                raise TimeoutError(_TOO_LATE)
+            self.check_alive()
+        return ticket.fetch()
+
+    def ready(self, ticket: Ticket) -> bool:
+        """Returns whether `result` would return, or raise, at once."""
+        with self.lock:
+            if not self.polling:
+                self.handle(self._poller.poll(0))
+            return self.is_done(ticket) or self.failure is not None
+
+    def spin(self, ticket: Ticket) -> None:
+        """Looks for a reply in shared memory for a moment, without the lock, if that has been paying off."""
+        slots, slot, request_id = self.slots, ticket.slot, ticket.id
+        if slots is None or slot is None or self.polling or slots.answered[slot] == request_id:
+            return
+        answered = slots.answered
+        self._spinner.wait(lambda: answered[slot] == request_id)
+
+    def is_done(self, ticket: Ticket) -> bool:
+        """Returns whether there is something to fetch, having looked into its slot; the lock is held."""
+        if ticket.cancelled or ticket.outcome is not None:
+            return True
+        if self.slots is not None and self.slots.has_answered(ticket):
+            self._take(ticket)
+            return ticket.outcome is not None
+        return False
+
+    def _take(self, ticket: Ticket) -> None:
+        assert self.slots is not None
+        self.slots.take(ticket)
+        if ticket.outcome is None and not ticket.cancelled:  # too large for its slot: it follows by socket
+            self._tickets[ticket.id] = ticket
+        else:
+            self.loop_side.finish(ticket)
+
+    def free_a_slot(self) -> bool:
+        """Takes every reply that is there out of its slot; returns whether a slot is free. The lock is held."""
+        assert self.slots is not None
+        for ticket in self.slots.all_answered():
+            self._take(ticket)
+        return bool(self.slots.free)
+
+    def _absorb(self, frame: Frame) -> None:
+        """Takes in a frame from the worker."""
+        if frame.kind is Kind.BYE:
+            self._fail(frame.header.decode())
+            return
+        if frame.kind in (Kind.PING, Kind.STATS):
+            self._answers[frame.id] = frame.header
+            return
+        if frame.id not in self._tickets and self.slots is not None:
+            self.free_a_slot()  # a slot says that its reply was too large, and this is that reply
+        ticket = self._tickets.pop(frame.id, None)
+        if ticket is None:
+            return
+        if ticket.by_socket:
+            self._by_socket -= 1
+        if ticket.cancelled:
+            return
+        try:
+            if frame.kind is Kind.REPLY:
+                layout = parse(frame.header)
+                body = frame.body or bytearray(1)
+                if ticket.raw:
+                    tree = ticket.build_raw(layout, memoryview(body))
+                else:
+                    tree = ticket.build(layout, layout.views(torch.frombuffer(body, dtype=torch.uint8)), own=True)
+                ticket.outcome = (frame.version, tree)
+            else:
+                ticket.outcome = special_reply(frame.header)
+        except Exception as error:
+            ticket.outcome = RequestError(f"the reply could not be read: {error}")
+        self.loop_side.finish(ticket)
+
+    # Waiting ----------------------------------------------------------------------------------------------------
+
+    def check_alive(self) -> None:
+        """Raises `WorkerDiedError` if no more replies can come."""
+        if self.failure is not None:
+            raise WorkerDiedError(self.failure)
+
+    def ask(self, kind: Kind, deadline: float | None) -> bytes:
+        """Sends a question that is no request, and returns the answer's header."""
+        with self.lock:
+            self.check_alive()
+            self._last_id = question = self._last_id + 1
+            self._send(kind, question)
+            if not self._wait(lambda: question in self._answers, deadline):
+                raise TimeoutError(_TOO_LATE)
+            return self._answers.pop(question)
+
+    def _wait(self, done: Callable[[], bool], deadline: float | None) -> bool:
+        """Waits until `done()`, with the lock held before and after; returns whether it is, raises on failure.
+
+        Of several waiting threads one polls, and wakes the others whenever anything has happened.
+        """
+        slots = self.slots
+        while not done():
+            self.check_alive()
+            timeout = None if deadline is None else deadline - time.monotonic()
+            if timeout is not None and timeout <= 0:
+                return False
+            if self.polling:
+                self._changed.wait(timeout)
+                continue
+            if slots is not None:
+                slots.will_sleep()
+                if done():  # answered before the worker could see that we sleep
+                    break
+            self.polling = True
+            self.lock.release()
+            events: list[tuple[int, int]] = []
+            try:
+                events = self._poller.poll(milliseconds(timeout))
+            finally:
+                self.lock.acquire()
+                self.polling = False
+                self.handle(events)
+                self._changed.notify_all()
+        if slots is not None and not self.loop_side.attached and not self.polling:
+            slots.is_awake()
+        return True
+
+    def handle(self, events: list[tuple[int, int]]) -> None:
+        """Does what the poll's events ask for; the lock is held."""
+        for descriptor, _ in events:
+            if self.slots is not None and descriptor == self.slots.reply_event:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(descriptor)
+            else:
+                self.flush()
+                self._read_socket()
+                if descriptor == self._pidfd:
+                    self._fail("the worker died")
+        if self.loop_side.attached:
+            if self.slots is not None:
+                self.free_a_slot()
+            self.loop_side.offer_room()
+
+    def notify(self) -> None:
+        """Wakes the threads that wait while someone else polls; the lock is held."""
+        self._changed.notify_all()
+
+    def _read_socket(self) -> None:
+        try:
+            for frame in self._stream.receive():
+                self._absorb(frame)
+        except ValueError as error:
+            self._fail(f"the worker sent what is no frame: {error}")
+        if self._stream.closed:
+            self._fail("the worker died")
+
+    def _fail(self, reason: str) -> None:
+        if self.failure is None:
+            self.failure = f"{reason}; requests without a reply are lost"
+            for descriptor in (self._stream.fileno(), self._pidfd):  # they would end every poll from now on
+                if descriptor >= 0:
+                    with contextlib.suppress(KeyError):
+                        self._poller.unregister(descriptor)
+            self.loop_side.detach()
+
+    def close(self) -> None:
+        """Hangs up; requests on their way are dropped. To be called once nobody waits."""
+        with self.lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._fail("this client was closed")
+            slots, self.slots = self.slots, None
+
+            def close_descriptors() -> None:
+                self._stream.close()
+                if slots is not None:
+                    slots.close()
+                if self._pidfd >= 0:
+                    os.close(self._pidfd)
+
+            self.loop_side.detach(then=close_descriptors)
+
+    def abandon(self) -> None:
+        """Closes a forked child's copies of the descriptors, so that the parent's death still shows as end of file."""
+        os.close(self._stream.socket.detach())
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        if self.slots is not None:
+            self.slots.close()

@@ -1,0 +1,103 @@
+"""How a client reaches a worker: a Unix socket, a greeting, and slots in shared memory where both sides have them."""
+
+import json
+import math
+import os
+import select
+import socket
+import struct
+import time
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ai.infer.connection.client_slots import ClientSlots
+from ai.infer.errors import InferError, WorkerDiedError
+from ai.infer.transport.frames import Frame, FrameStream, Kind
+
+PROTOCOL = 1
+Transport = Literal["auto", "shm", "socket"]
+
+
+class Line(NamedTuple):
+    """What a worker handed over to a new client."""
+
+    stream: FrameStream
+    pidfd: int
+    """A handle on the worker's process; -1: there is none."""
+    batch_size: int
+    slots: ClientSlots | None
+
+
+def dial(path: Path, transport: Transport, slot_bytes: int, deadline: float | None) -> Line:
+    """Connects to a worker; arguments and errors are those of `Connection`."""
+    stream = FrameStream(_connect(path))
+    pidfd = _open_worker(stream.socket)
+    try:
+        hello = {"protocol": PROTOCOL, "transport": transport, "slot_bytes": slot_bytes}
+        stream.send(Kind.HELLO, header=json.dumps(hello).encode())
+        frame, descriptors = _await_hello(stream, pidfd, deadline)
+        if frame.kind is not Kind.HELLO:
+            raise WorkerDiedError(frame.header.decode())
+        reply = json.loads(frame.header)
+        if "error" in reply:
+            raise InferError(reply["error"])
+        slots = ClientSlots(descriptors, reply["first_slot"], reply["slot_bytes"]) if descriptors else None
+        return Line(stream, pidfd, reply["batch_size"], slots)
+    except BaseException:
+        stream.close()
+        if pidfd >= 0:
+            os.close(pidfd)
+        raise
+
+
+def milliseconds(timeout: float | None) -> int | None:
+    """Returns a time-out in seconds as `poll` wants it."""
+    return None if timeout is None else math.ceil(timeout * 1000)
+
+
+def _connect(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(os.fspath(path))
+    except OSError as error:
+        connection.close()
+        raise WorkerDiedError(f"no worker answers at {path}: {error.strerror}") from None
+    return connection
+
+
+def _open_worker(connection: socket.socket) -> int:
+    """Opens a handle on the worker's process: its death shows even if a child of it keeps the socket open."""
+    if not (hasattr(os, "pidfd_open") and hasattr(socket, "SO_PEERCRED")):
+        return -1
+    pid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # another process namespace, or already gone: the socket's end of file will tell
+        return -1
+
+
+def _await_hello(stream: FrameStream, pidfd: int, deadline: float | None) -> tuple[Frame, list[int]]:
+    """Returns the worker's first frame and the open files that came with it."""
+    poller = select.poll()
+    poller.register(stream.fileno(), select.POLLIN)
+    if pidfd >= 0:
+        poller.register(pidfd, select.POLLIN)
+    frame: Frame | None = None
+    descriptors: list[int] = []
+    lives = True
+    while lives and frame is None:
+        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+        events = poller.poll(milliseconds(timeout))
+        if not events and timeout is not None:
+            raise TimeoutError("the worker did not answer in time")
+        lives = pidfd not in [descriptor for descriptor, _ in events]
+        try:
+            frame, descriptors = stream.receive_with_descriptors(4)
+        except BlockingIOError:
+            pass
+        except OSError:
+            stream.closed = True
+        lives = lives and not stream.closed
+    if frame is None:
+        raise WorkerDiedError("the worker stopped before it answered")
+    return frame, descriptors

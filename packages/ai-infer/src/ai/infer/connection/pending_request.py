@@ -1,0 +1,95 @@
+"""One request on its way, as its client sees it."""
+
+import json
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ai.infer.errors import InferError, RequestCancelledError, RequestError
+from ai.infer.transport.wire import Layout, RawTensor, Tree, unflatten
+
+Parts = Tensor | list[Tensor] | RawTensor
+"""A tensor to send: as it is, as the pieces that make it up row after row, or as its bytes."""
+
+
+class Ticket:
+    """One request on its way.
+
+    Args:
+        request_id: its number on this line.
+        device: where the reply's tensors go; None: they stay on the CPU.
+        raw: whether the tensors of request and reply are `RawTensor`s.
+    """
+
+    __slots__ = (
+        "by_socket",
+        "cancelled",
+        "deadline",
+        "device",
+        "id",
+        "outcome",
+        "overdue",
+        "raw",
+        "slot",
+        "waiter",
+    )
+
+    def __init__(self, request_id: int, device: torch.device | None = None, raw: bool = False) -> None:
+        self.id = request_id
+        self.slot: int | None = None  # None: it travels by socket, or its slot has been given back
+        self.by_socket = False
+        self.device = device
+        self.raw = raw
+        self.outcome: tuple[int, Tree] | InferError | None = None
+        self.cancelled = self.overdue = False
+        self.waiter: Callable[[Ticket], object] | None = None
+        """What an event loop is to call, once, when there is something to fetch."""
+        self.deadline = math.inf
+        """Of `waiter`, by `time.monotonic()`."""
+
+    def fetch(self) -> tuple[int, Tree]:
+        """Returns the version of the weights and the reply; raises what went wrong instead."""
+        outcome = self.outcome
+        if self.cancelled:
+            raise RequestCancelledError("this request was cancelled")
+        if isinstance(outcome, InferError):
+            raise outcome
+        assert outcome is not None
+        return outcome
+
+    def build(self, layout: Layout, views: list[Tensor], *, own: bool) -> Tree:
+        """Returns a reply's tree, its tensors copied out of the slot, or as they are if they `own` their memory."""
+        if self.device is not None:
+            tensors = [view.to(self.device) for view in views]
+        else:
+            tensors = views if own else [view.clone() for view in views]
+        return tensors[0] if layout.is_tensor else unflatten(layout.tree, iter(tensors))
+
+    def build_raw(self, layout: Layout, data: memoryview) -> Tree:
+        """Returns a reply's tree of `RawTensor`s."""
+        tensors = layout.raw(data)
+        return tensors[0] if layout.is_tensor else unflatten(layout.tree, iter(tensors))
+
+
+def special_reply(header: bytes) -> InferError | None:
+    """Returns what a reply without tensors says; None: the reply was too large for its slot and follows by socket."""
+    document = json.loads(header)
+    if "error" in document:
+        return RequestError(document["error"])
+    if "cancelled" in document:
+        return RequestCancelledError("this request was cancelled")
+    return None
+
+
+def copy_into(x: Parts, view: Tensor) -> None:
+    """Copies a tensor, or the pieces that make it up, to where it travels."""
+    if isinstance(x, Tensor):
+        view.copy_(x)
+    elif isinstance(x, RawTensor):
+        view.reshape(-1).view(torch.uint8).numpy().data[:] = x.data
+    elif x[0].is_cpu:
+        torch.cat(x, out=view)
+    else:
+        view.copy_(torch.cat(x))

@@ -1,0 +1,279 @@
+"""Starts the workers of one inferencer, watches them, and stops them."""
+
+import json
+import os
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+import cloudpickle  # type: ignore[import-untyped]
+import torch
+from torch import Tensor, nn
+
+from ai.infer.client import ADDRESS_FILE
+from ai.infer.errors import InferError, WorkerDiedError
+from ai.infer.transport.frames import Frame, FrameStream, Kind
+from ai.infer.transport.shared_memory import anonymous_file
+from ai.infer.transport.shared_weights import SharedWeights
+from ai.infer.transport.socket_folder import make_folder
+from ai.infer.worker.loop import WorkerOptions
+
+_STOP_TIMEOUT_S = 10.0
+_MIN_LIFE_S = 1.0  # a worker that dies sooner than this after it was ready is not worth restarting at once
+_MAX_BACKOFF_S = 30.0
+_MAX_POLL_S = 3600.0  # more is more than a poll can be asked for
+
+
+class _Process:
+    """One worker's process, and the line to it."""
+
+    def __init__(self, index: int, process: "subprocess.Popen[bytes]", control: FrameStream) -> None:
+        self.index = index
+        self.process = process
+        self.control = control
+        self.applied = -1  # version of the weights that it has taken over; -1: it is not ready
+        self.spawned_at = time.monotonic()
+        self.ready_at = 0.0
+        self.failure: str | None = None
+
+    @property
+    def starting(self) -> bool:
+        return self.failure is None and self.applied < 0
+
+
+class Launcher:
+    """The workers of one inferencer. A thread of its own sees their messages and their deaths.
+
+    Args:
+        model: shipped to the workers by value.
+        options: for each worker.
+        restart: whether a worker that dies is started again, with the newest weights.
+        start_timeout_s: after which a worker that is not ready is killed.
+    """
+
+    def __init__(
+        self, model: nn.Module, options: Sequence[WorkerOptions], restart: bool, start_timeout_s: float
+    ) -> None:
+        self.pid = os.getpid()
+        self._restart = restart
+        self._start_timeout_s = start_timeout_s
+        self._stopping = False
+        self._version = 0
+        self._changed = threading.Condition()
+        self._updating = threading.Lock()
+        self._processes: list[_Process] = []
+        self._payloads: list[int] = []
+        self._backoff_s = 0.0
+        self._weights = SharedWeights(model)
+        self._waker, self._wake_end = socket.socketpair()
+        self.folder, self._lock = make_folder()
+        try:
+            about = {"replicas": len(options), "restart": restart}
+            (self.folder / ADDRESS_FILE).write_text(json.dumps(about))
+            for option in options:
+                self._payloads.append(_pack(model, option))
+            self._processes = [self._spawn(index) for index in range(len(options))]
+            self._thread = threading.Thread(target=self._watch, name="ai-infer-launcher", daemon=True)
+            self._thread.start()
+            self._await_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _spawn(self, index: int) -> _Process:
+        ours, theirs = socket.socketpair()
+        arguments = {
+            "control": theirs.fileno(),
+            "payload": self._payloads[index],
+            "weights": self._weights.descriptor,
+            "socket": os.fspath(self.folder / f"worker-{index}"),
+            "starter": os.getpid(),
+            "version": self._version,
+        }
+        paths = [os.path.abspath(path) for path in sys.path]  # as here, also what the script itself has added
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "ai.infer.worker.main", json.dumps(arguments)],
+            pass_fds=[theirs.fileno(), self._payloads[index], self._weights.descriptor, self._lock],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )
+        theirs.close()
+        return _Process(index, process, FrameStream(ours))
+
+    def _await_ready(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not any(process.starting for process in self._processes))
+            failures = [process.failure for process in self._processes if process.failure is not None]
+        if failures:
+            raise InferError(f"a worker could not start: {failures[0]}")
+
+    # Weights ----------------------------------------------------------------------------------------------------
+
+    def update(self, tensors: list[Tensor]) -> int:
+        """Publishes new weights to every worker and returns their version; see `SharedWeights.check`."""
+        with self._updating:
+            version = self._version + 1
+            with self._changed:
+                # The buffer of `version` held version - 2; who has that or a newer one no longer reads it.
+                self._changed.wait_for(lambda: self._all_have(version - 2))
+                self._check_alive()
+            self._weights.write(tensors, version)
+            with self._changed:
+                self._check_alive()
+                self._version = version
+                self._weights.announce(version)
+                for process in self._processes:
+                    if process.failure is None:
+                        process.control.send(Kind.UPDATE, version=version)
+            return version
+
+    def check(self, state_dict: dict[str, Tensor]) -> list[Tensor]:
+        """Returns the tensors to `update` with; raises ValueError if they do not fit the model."""
+        return self._weights.check(state_dict)
+
+    def _all_have(self, version: int) -> bool:
+        if self._stopping:
+            return True
+        return all(process.failure is not None or process.applied >= version for process in self._processes)
+
+    def _check_alive(self) -> None:
+        if self._stopping:
+            raise WorkerDiedError("the inferencer was stopped")
+        if all(process.failure is not None for process in self._processes) and not self._restart:
+            raise WorkerDiedError(f"the worker is dead: {self._processes[0].failure}")
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the workers that live."""
+        with self._changed:
+            return [process.process.pid for process in self._processes if process.failure is None]
+
+    @property
+    def ready(self) -> bool:
+        """Whether a worker lives and has its weights."""
+        return not self._stopping and any(each.failure is None and each.applied >= 0 for each in self._processes)
+
+    # Watching ---------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Runs in the thread: reads what workers say, notices deaths, restarts if asked."""
+        selector = selectors.DefaultSelector()
+        selector.register(self._wake_end, selectors.EVENT_READ, None)
+        for process in self._processes:
+            selector.register(process.control.socket, selectors.EVENT_READ, process)
+        due: dict[int, float] = {}  # worker index → when to start it again
+        with selector:
+            while True:
+                self._end_overdue_starts()
+                starting = [process for process in self._processes if process.starting]
+                times = [*due.values(), *(process.spawned_at + self._start_timeout_s for process in starting)]
+                timeout = min(max(0.0, min(times) - time.monotonic()), _MAX_POLL_S) if times else None
+                for key, _ in selector.select(timeout):
+                    if key.data is None:
+                        return
+                    process = key.data
+                    for frame in process.control.receive():
+                        self._take(process, frame)
+                    if process.control.closed:
+                        selector.unregister(process.control.socket)
+                        self._bury(process)
+                        if self._restart and process.ready_at:
+                            due[process.index] = time.monotonic() + self._pause(process)
+                for index in [index for index, when in due.items() if when <= time.monotonic()]:
+                    with self._changed:
+                        if self._stopping:
+                            return
+                        process = self._processes[index] = self._spawn(index)
+                        process.ready_at = time.monotonic()  # so that one that fails to start is tried again
+                    selector.register(process.control.socket, selectors.EVENT_READ, process)
+                    del due[index]
+
+    def _end_overdue_starts(self) -> None:
+        """Kills workers that hang before they are ready, for instance in what the model's module does on import."""
+        with self._changed:
+            for process in self._processes:
+                if process.starting and time.monotonic() >= process.spawned_at + self._start_timeout_s:
+                    process.failure = f"process {process.process.pid} was not ready after {self._start_timeout_s} s"
+                    process.process.kill()  # the end of its line tells the rest
+                    self._changed.notify_all()
+
+    def _pause(self, process: _Process) -> float:
+        """Returns how long to wait before a worker is started again: not at all, unless it keeps dying young."""
+        young = time.monotonic() - process.ready_at < _MIN_LIFE_S or process.applied < 0
+        self._backoff_s = min(max(0.1, 2 * self._backoff_s), _MAX_BACKOFF_S) if young else 0.0
+        return self._backoff_s
+
+    def _take(self, process: _Process, frame: Frame) -> None:
+        with self._changed:
+            if frame.kind is Kind.ERROR:
+                process.failure = frame.header.decode()
+            else:
+                if frame.kind is Kind.HELLO:
+                    process.ready_at = time.monotonic()
+                    if frame.version < self._version:  # weights that came while it started
+                        process.control.send(Kind.UPDATE, version=self._version)
+                process.applied = max(process.applied, frame.version)
+            self._changed.notify_all()
+
+    def _bury(self, process: _Process) -> None:
+        code = process.process.wait()  # its end of the line is closed, so it is at its end
+        with self._changed:
+            process.control.close()
+            if process.failure is None:
+                process.failure = f"it ended with exit code {code}"
+            self._changed.notify_all()
+
+    # Stopping ---------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Stops the workers after their current batch, and removes the folder. In a forked child: nothing."""
+        if os.getpid() != self.pid:
+            return
+        with self._changed:
+            if self._stopping:
+                return
+            self._stopping = True
+            for process in self._processes:
+                if process.failure is None:
+                    process.control.send(Kind.BYE)
+            self._changed.notify_all()
+        self._waker.send(b"x")
+        if hasattr(self, "_thread") and threading.current_thread() is not self._thread:
+            self._thread.join()
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        for process in self._processes:
+            try:
+                process.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.process.kill()
+                process.process.wait()
+            process.control.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for descriptor in (*self._payloads, self._weights.descriptor, self._lock):
+            os.close(descriptor)
+        self._waker.close()
+        self._wake_end.close()
+
+
+def _pack(model: nn.Module, options: WorkerOptions) -> int:
+    """Returns an anonymous file with the model and the options by value, classes of `__main__` included."""
+    descriptor = anonymous_file_for_writing()
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            torch.save({"model": model, "options": options}, file, pickle_module=cloudpickle)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def anonymous_file_for_writing() -> int:
+    """Returns the descriptor of a new empty file without a name, of no fixed size."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("ai-infer-model", os.MFD_CLOEXEC)
+    return anonymous_file(0)

@@ -1,0 +1,1 @@
+"""What both sides share: how messages and weights lie in memory and travel."""

@@ -1,0 +1,106 @@
+"""The weights on their way from the trainer to the workers: one flat double buffer that all of them map.
+
+Version v lies in buffer v mod 2. The writer fills one buffer while workers may still read the other, and each worker
+copies the newest version into its model between two batches. Beside the buffers stands the number of the newest
+version that was announced, so that a worker need not ask its socket before every batch.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ai.infer.transport.shared_memory import ALIGNMENT, align, anonymous_file, map_file
+
+
+class _Entry(NamedTuple):
+    dtype: torch.dtype
+    shape: torch.Size
+    offset: int
+    n_bytes: int
+
+
+class SharedWeights:
+    """Two buffers in shared memory, each with room for a model's whole state.
+
+    Args:
+        model: whose state it is; writer and reader derive the same places from equal models.
+        descriptor: of the file that another process made; None: a new one is made.
+    """
+
+    def __init__(self, model: nn.Module, descriptor: int | None = None) -> None:
+        self._entries: dict[str, _Entry] = {}
+        end = 0
+        for name, x in tensor_state(model).items():
+            n_bytes = x.numel() * x.dtype.itemsize
+            self._entries[name] = _Entry(x.dtype, x.shape, end, n_bytes)
+            end += align(n_bytes)
+        size = 2 * end + ALIGNMENT
+        self.descriptor = anonymous_file(size) if descriptor is None else descriptor
+        data = map_file(self.descriptor, size)
+        self._buffers = [self._views(data[:end]), self._views(data[end : 2 * end])]
+        self._announced = data[2 * end : 2 * end + 8].view(torch.int64).numpy().data
+
+    @property
+    def announced(self) -> int:
+        """The newest version that workers were told of."""
+        return int(self._announced[0])
+
+    def announce(self, version: int) -> None:
+        """Says that workers are being told of a version, before any of them is."""
+        self._announced[0] = version
+
+    def _views(self, data: Tensor) -> list[Tensor]:
+        return [
+            data[entry.offset : entry.offset + entry.n_bytes].view(entry.dtype).view(entry.shape)
+            for entry in self._entries.values()
+        ]
+
+    def check(self, state_dict: Mapping[str, Tensor]) -> list[Tensor]:
+        """Returns the state's tensors in the buffer's order.
+
+        Raises:
+            ValueError: an entry is missing, unknown, of another shape, or of a kind of number that the model's dtype
+                has not (complex for real, real for whole). Numbers of the same kind are rounded to the model's dtype.
+        """
+        given = {name.replace("_orig_mod.", ""): x for name, x in state_dict.items() if isinstance(x, Tensor)}
+        missing = [name for name in self._entries if name not in given]
+        if missing:
+            raise ValueError(f"state_dict must hold every entry of the model, and lacks {_some(missing)}")
+        unknown = [name for name in given if name not in self._entries]
+        if unknown:
+            raise ValueError(f"state_dict must hold entries of the model only, not {_some(unknown)}")
+        for name, entry in self._entries.items():
+            x = given[name]
+            if x.shape != entry.shape:
+                raise ValueError(
+                    f"state_dict[{name!r}] must have the model's shape {list(entry.shape)}, not {list(x.shape)}"
+                )
+            if not torch.can_cast(x.dtype, entry.dtype):
+                raise ValueError(
+                    f"state_dict[{name!r}] must have a dtype whose kind of number {entry.dtype} holds, not {x.dtype}"
+                )
+        return [given[name] for name in self._entries]
+
+    def write(self, tensors: list[Tensor], version: int) -> None:
+        """Copies what `check` returned into the buffer of a version; no worker may still be reading it."""
+        if tensors:
+            torch._foreach_copy_(self._buffers[version % 2], [x.detach() for x in tensors])
+
+    def apply(self, version: int, model: nn.Module) -> None:
+        """Copies a version into a model, whatever device it is on."""
+        targets = list(tensor_state(model).values())
+        if targets and self._buffers[0]:
+            with torch.no_grad():
+                torch._foreach_copy_(targets, self._buffers[version % 2])
+
+
+def tensor_state(model: nn.Module) -> dict[str, Tensor]:
+    """Returns the tensors of a model's state, without what a compiling wrapper adds to their names."""
+    return {name.replace("_orig_mod.", ""): x for name, x in model.state_dict().items() if isinstance(x, Tensor)}
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

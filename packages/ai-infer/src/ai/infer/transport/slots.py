@@ -1,0 +1,143 @@
+"""Shared memory between one worker and its clients.
+
+The *board* is one file for all clients of a worker: for every slot six numbers. A client writes its request into its
+slot and then the request's id into `requested`; the worker answers and then writes the id into `answered`. A slot is
+busy while the two differ. So one vectorised comparison finds all new requests of all clients. A message whose form
+(structure, dtypes, shapes) equals that of the last one at its place leaves the header there as it is; the two numbers
+of the form count the headers written, so that a reader knows without looking that its views still hold.
+
+Waking a sleeping process is the dearest step of all, so each side says when it is about to sleep, looks once more, and
+only then sleeps; the other side publishes, looks whether the first sleeps, and only then wakes it. Both orders need
+what was written to be visible before what is read next: `fence`.
+
+Each client owns `SLOTS_PER_CLIENT` slots of the board and an *area* of its own, where each slot has room for one
+request and one reply. Room that is never touched takes no memory.
+"""
+
+import struct
+import threading
+
+import numpy as np
+from torch import Tensor
+
+from ai.infer.transport.shared_memory import map_file
+from ai.infer.transport.wire import MAX_HEADER_BYTES, Layout, WireError
+
+SLOTS_PER_CLIENT = 64
+MAX_CLIENTS = 1024
+MIN_SLOT_BYTES = 4096
+_N_SLOTS = SLOTS_PER_CLIENT * MAX_CLIENTS
+BOARD_BYTES = 8 * (6 * _N_SLOTS + MAX_CLIENTS + 1)
+WORKER = MAX_CLIENTS
+_LENGTH = struct.Struct("<I")
+
+
+_fence = threading.Lock()
+
+
+def fence() -> None:
+    """Orders what this thread wrote before what it reads next.
+
+    Taking a lock is a locked instruction, which on x86, where alone slots are used, is a full barrier.
+    """
+    if _fence.acquire(blocking=False):
+        _fence.release()
+
+
+class Board:
+    """The numbers of every slot, as int64 arrays `(slots,)` that the worker scans and memoryviews for single reads.
+
+    Args:
+        descriptor: the board's file; it may be closed after.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        words = map_file(descriptor, BOARD_BYTES).numpy().view(np.int64)
+        rows = words[: 6 * _N_SLOTS].reshape(6, _N_SLOTS)
+        self.requested, self.answered, self.cancelled, self.version, self.asked_form, self.replied_form = rows
+        self.requested_at, self.answered_at, self.cancelled_at, self.version_at, _, _ = (row.data for row in rows)
+        self.asleep_at = words[6 * _N_SLOTS :].data
+        """Whether each client sleeps until its event comes, and at `WORKER` whether the worker does."""
+
+
+class Area:
+    """One client's room for requests and replies.
+
+    Args:
+        descriptor: the area's file; it may be closed after.
+        slot_bytes: room for one request, and for one reply.
+        board: which counts the headers.
+        first_slot: the client's first on the board.
+    """
+
+    def __init__(self, descriptor: int, slot_bytes: int, board: Board, first_slot: int) -> None:
+        self.slot_bytes = slot_bytes
+        forms = (board.asked_form, board.replied_form)
+        asked, replied = (form[first_slot : first_slot + SLOTS_PER_CLIENT].data for form in forms)
+        self._forms = (asked, replied)
+        self._data = map_file(descriptor, area_bytes(slot_bytes))
+        self._bytes = self._data.numpy().data
+        # The common client repeats itself: what was last written at a place, and the views made there, stay valid.
+        self._written: list[Layout | None] = [None] * (2 * SLOTS_PER_CLIENT)
+        self._views: list[tuple[Layout | None, list[Tensor]]] = [(None, [])] * (2 * SLOTS_PER_CLIENT)
+
+    def fits(self, layout: Layout) -> bool:
+        """Returns whether a message has room in a slot."""
+        return layout.size <= self.slot_bytes
+
+    def views(self, place: int, layout: Layout) -> list[Tensor]:
+        """Returns a message's tensors as views, whose numbers are valid until the slot is used again.
+
+        Args:
+            place: 2 × slot for a request, 2 × slot + 1 for a reply.
+            layout: of the message.
+
+        Raises:
+            WireError: the message is larger than a slot.
+        """
+        known, views = self._views[place]
+        if known is not layout:
+            if not self.fits(layout):
+                raise WireError(f"a slot's message must fit in {self.slot_bytes} bytes, not {layout.size}")
+            start = place * self.slot_bytes
+            views = layout.views(self._data[start + layout.start : start + self.slot_bytes])
+            self._views[place] = (layout, views)
+        return views
+
+    def data(self, place: int, layout: Layout) -> memoryview:
+        """Returns the bytes that hold a message's tensors; for what and when see `views`."""
+        if not self.fits(layout):
+            raise WireError(f"a slot's message must fit in {self.slot_bytes} bytes, not {layout.size}")
+        start = place * self.slot_bytes + layout.start
+        return self._bytes[start : start + layout.n_bytes]
+
+    def write_form(self, place: int, layout: Layout) -> None:
+        """Writes a message's header, unless it is the one that lies there."""
+        if self._written[place] is not layout:
+            self.write_header(place, layout.header)
+            self._written[place] = layout
+
+    def write_header(self, place: int, header: bytes) -> None:
+        """Writes a header without tensors."""
+        start = place * self.slot_bytes
+        self._bytes[start : start + 4] = _LENGTH.pack(len(header))
+        self._bytes[start + 4 : start + 4 + len(header)] = header
+        self._written[place] = None
+        self._forms[place % 2][place // 2] += 1
+
+    def form(self, place: int) -> int:
+        """Returns how many headers were written at a place: while it stays, so does the header."""
+        return self._forms[place % 2][place // 2]
+
+    def read_header(self, place: int) -> bytes:
+        """Returns the header that lies at a place."""
+        start = place * self.slot_bytes
+        (length,) = _LENGTH.unpack_from(self._bytes, start)
+        if length > min(MAX_HEADER_BYTES, self.slot_bytes - 4):
+            raise WireError(f"a slot's header must be at most {MAX_HEADER_BYTES} bytes, not {length}")
+        return bytes(self._bytes[start + 4 : start + 4 + length])
+
+
+def area_bytes(slot_bytes: int) -> int:
+    """Returns the size of an area's file."""
+    return 2 * SLOTS_PER_CLIENT * slot_bytes

@@ -1,0 +1,104 @@
+"""A client as its worker sees it, and one request of it."""
+
+import json
+import os
+import socket
+import struct
+import time
+
+import torch
+from torch import Tensor
+
+from ai.infer.errors import InferError
+from ai.infer.transport.frames import FrameStream
+from ai.infer.transport.shared_memory import anonymous_file
+from ai.infer.transport.slots import MIN_SLOT_BYTES, SLOTS_PER_CLIENT, Area, Board, area_bytes
+from ai.infer.transport.wire import Layout
+
+MAX_UNSENT_BYTES = 1 << 26
+"""A client that does not read its replies is not listened to beyond this."""
+
+
+class Peer:
+    """One connected client.
+
+    Args:
+        connection: its socket.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.stream = FrameStream(connection)
+        self.greeted = False
+        self.area: Area | None = None
+        self.index = -1  # of its slots on the board, in clients
+        self.reply_event = -1
+        self.last: list[Request | None] = []  # in each slot; most requests differ from it in their numbers alone
+        self.cancelled: set[int] = set()  # ids of requests by socket
+        self.pidfd = _open_process(connection)
+
+    def open_area(self, index: int, slot_bytes: int, board: Board, board_file: int, worker_event: int) -> list[int]:
+        """Makes the client's slots; returns the files to hand over, of which the last two are the caller's to close."""
+        if not isinstance(slot_bytes, int) or not MIN_SLOT_BYTES <= slot_bytes <= 1 << 30 or slot_bytes % 4096:
+            raise InferError(f"slot_bytes must be a multiple of 4096 from 4096 to 2**30, not {slot_bytes}")
+        descriptor = anonymous_file(area_bytes(slot_bytes))
+        self.area = Area(descriptor, slot_bytes, board, index * SLOTS_PER_CLIENT)
+        self.last = [None] * SLOTS_PER_CLIENT
+        self.index = index
+        self.reply_event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        return [board_file, descriptor, worker_event, self.reply_event]
+
+    def close(self) -> None:
+        """Lets go of all that belonged to the client."""
+        self.stream.close()
+        for descriptor in (self.reply_event, self.pidfd):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.area = None
+        self.last.clear()  # each holds views of the area, and this peer
+
+
+class Request:
+    """One request in the worker's queue; its tensors are views of the client's slot, or of a frame."""
+
+    __slots__ = ("arrived", "form", "id", "layout", "peer", "reply", "reply_views", "rows", "slot", "tensors")
+
+    def __init__(
+        self, peer: Peer, slot: int, request_id: int, layout: Layout, tensors: list[Tensor], form: int = -1
+    ) -> None:
+        self.peer = peer
+        self.slot = slot  # on the board; -1: it came by socket
+        self.id = request_id
+        self.layout = layout
+        self.tensors = tensors
+        self.rows = layout.rows or 1
+        self.form = form  # of the header that its layout was read from
+        self.reply: Layout | None = None  # that was last written to its slot, with these views
+        self.reply_views: list[Tensor] = []
+        self.arrived = time.monotonic()
+
+
+def request_from_frame(peer: Peer, request_id: int, layout: Layout, body: bytearray) -> Request:
+    """Returns the request that came in a frame."""
+    if len(body) < layout.n_bytes:
+        raise ValueError(f"a request's body must have {layout.n_bytes} bytes, not {len(body)}")
+    data = torch.frombuffer(body or bytearray(1), dtype=torch.uint8)
+    return Request(peer, -1, request_id, layout, layout.views(data))
+
+
+def error_header(text: str, max_bytes: int) -> bytes:
+    """Returns the header of a reply that is an error, its text cut in the middle if it is too long."""
+    limit = max_bytes // 6  # a character takes up to six bytes in JSON
+    if len(text) > limit:
+        text = f"{text[: limit // 2]}\n…\n{text[-limit // 2 :]}"
+    return json.dumps({"error": text}).encode()
+
+
+def _open_process(connection: socket.socket) -> int:
+    """Returns a handle on the client's process: its death shows even if a child of it keeps the socket open."""
+    if not (hasattr(os, "pidfd_open") and hasattr(socket, "SO_PEERCRED")):
+        return -1
+    pid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1

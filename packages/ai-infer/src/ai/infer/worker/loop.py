@@ -1,0 +1,401 @@
+"""The loop of the process that holds the model.
+
+One thread, one loop: find new requests, take what the starter asks, run the next batch, answer.
+"""
+
+import heapq
+import json
+import os
+import selectors
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ai.infer.errors import InferError
+from ai.infer.stats import Stats
+from ai.infer.transport.frames import Frame, FrameStream, Kind
+from ai.infer.transport.shared_memory import anonymous_file, shared_slots_supported
+from ai.infer.transport.shared_weights import SharedWeights
+from ai.infer.transport.slots import BOARD_BYTES, MAX_CLIENTS, SLOTS_PER_CLIENT, WORKER, Board, fence
+from ai.infer.transport.spin import Spinner
+from ai.infer.transport.wire import Layout, WireError, layout_of, parse
+from ai.infer.worker.batch_call import Answerer
+from ai.infer.worker.batch_limit import RowCap
+from ai.infer.worker.connected_client import MAX_UNSENT_BYTES, Peer, Request, request_from_frame
+from ai.infer.worker.engine import Engine, Precision
+from ai.infer.worker.request_queue import Queue
+
+_SPC = SLOTS_PER_CLIENT
+_DELAY_GRAIN_S = 0.0005
+_POLL_INTERVAL_S = 0.001
+"""A look at the sockets costs as much as a small batch does: a busy worker takes one a millisecond."""
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What a worker is told beside the model; see `Inferencer` for what each means."""
+
+    device: str = "cpu"
+    batch_size: int | None = 64
+    """None: tune it."""
+    max_delay_s: float = 0.0
+    precision: Precision = "model"
+    compile: bool | str = False
+    graph_rows: tuple[int, ...] = ()
+    pad: Callable[[Tensor], Tensor] | None = None
+    torch_state: dict[str, Any] = field(default_factory=dict)
+    """The starter's own settings that decide how torch rounds."""
+
+
+class Worker:
+    """Serves one model to all who connect to a socket.
+
+    Args:
+        model: what to run.
+        options: how.
+        listener: a listening Unix socket.
+        control: the line to the starter.
+        weights: where the starter puts new weights.
+        starter: the starter's process id.
+        version: of the weights to begin with; 0: those of `model`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: WorkerOptions,
+        listener: socket.socket,
+        control: FrameStream,
+        weights: SharedWeights,
+        starter: int,
+        version: int,
+    ) -> None:
+        self._control = control
+        self._weights = weights
+        self._listener = listener
+        self._pad = options.pad
+        self._shared = shared_slots_supported()
+        self._board: Board | None = None
+        if self._shared:
+            self._board_file = anonymous_file(BOARD_BYTES)
+            self._board = Board(self._board_file)
+            self._taken = np.zeros_like(self._board.requested)  # requests that are in the queue or answered
+            self._worker_event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._spinner = Spinner()
+        self._n_scanned = 0  # slots beyond this have never been used
+        self._peers: dict[int, Peer] = {}  # by place on the board
+        self._streams: dict[int, Peer] = {}  # by descriptor
+        self._free_indices = list(range(MAX_CLIENTS))
+        self._engine = Engine(
+            model, torch.device(options.device), options.precision, options.compile, options.graph_rows
+        )
+        self._row_cap = RowCap() if options.batch_size is None else None
+        max_rows = self._row_cap.rows if self._row_cap is not None else options.batch_size
+        assert max_rows is not None
+        self._answerer = Answerer(self._engine, self._board, max_rows)
+        self._answerer.on_sent = self._after_send
+        self._queue: Queue[Request] = Queue(max_rows, options.max_delay_s)
+        self._stopping = self._orphaned = False
+        self._busy_s = self._poll_due = 0.0
+        if version:
+            weights.apply(version, model)
+            self._answerer.version = version
+        self._selector = selectors.DefaultSelector()
+        self._watch(control.fileno(), self._read_control)
+        self._watch(listener.fileno(), self._accept)
+        if self._shared:
+            self._watch(self._worker_event, self._clear_event)
+        if hasattr(os, "pidfd_open") and os.getppid() == starter:
+            self._watch(os.pidfd_open(starter), self._become_orphan)
+        elif os.getppid() != starter:
+            self._become_orphan()
+        self._started = time.monotonic()
+
+    def serve(self) -> bool:
+        """Answers requests until told to stop; returns whether the starter is gone."""
+        queue = self._queue
+        while not self._stopping:
+            if not self._scan() and not queue.n_requests:
+                if not self._spinner.wait(self._scan):
+                    self._sleep(None)
+                continue
+            delay = queue.delay_s()
+            if delay:
+                self._sleep(delay)
+                if delay > _DELAY_GRAIN_S:
+                    continue  # look again who came
+            start = time.monotonic()
+            if start >= self._poll_due:
+                self._poll(0)
+            # After the requests were found: whoever asked after an update was announced gets that version.
+            if self._weights.announced != self._answerer.version or not self._shared:
+                self._read_control()
+            batch = queue.next_batch()
+            self._answerer.answer(batch)
+            elapsed = time.monotonic() - start
+            self._busy_s += elapsed
+            if self._row_cap is not None:
+                cap = self._row_cap.update(sum(request.rows for request in batch), elapsed, bool(queue.n_requests))
+                queue.max_rows = self._answerer.max_rows = cap
+        for peer in list(self._streams.values()):
+            peer.stream.send(Kind.BYE, header=b"the inferencer was stopped")
+        return self._orphaned
+
+    # Requests ---------------------------------------------------------------------------------------------------
+
+    def _scan(self) -> bool:
+        """Queues the requests that are new in the slots; returns whether there were any."""
+        n = self._n_scanned
+        if not n or self._board is None:
+            return False
+        requested = self._board.requested[:n]
+        fresh = np.flatnonzero(requested != self._taken[:n])
+        if not len(fresh):
+            return False
+        ids = requested[fresh]
+        self._taken[fresh] = ids
+        now = time.monotonic()
+        forms = self._board.asked_form[fresh].tolist()
+        for slot, request_id, form in zip(fresh.tolist(), ids.tolist(), forms, strict=True):
+            peer = self._peers.get(slot // _SPC)
+            if peer is None or peer.area is None:
+                continue
+            request = peer.last[slot % _SPC]
+            if request is not None and request.form == form:  # the slot's last request, with other numbers
+                request.id = request_id
+                request.arrived = now
+                self._enqueue(request)
+                continue
+            try:
+                place = 2 * (slot % _SPC)
+                layout = _parse_call(peer.area.read_header(place))
+                tensors = peer.area.views(place, layout)
+            except ValueError as error:
+                request = Request(peer, slot, request_id, _EMPTY, [])
+                self._answerer.refuse(request, f"{type(error).__name__}: {error}")
+                continue
+            request = Request(peer, slot, request_id, layout, tensors, form)
+            if self._pad is None:
+                peer.last[slot % _SPC] = request
+            self._enqueue(request)
+        return True
+
+    def _enqueue(self, request: Request) -> None:
+        if self._pad is not None:
+            try:
+                request.tensors = [self._pad(x) for x in request.tensors]
+                request.layout = layout_of(request.layout.tree, request.tensors)
+                request.rows = request.layout.rows or 1
+            except Exception:
+                self._answerer.refuse(request, f"pad failed on this request:\n{traceback.format_exc()}")
+                return
+        self._queue.put(request, self._answerer.group(request.layout))
+
+    def _read_peer(self, peer: Peer) -> None:
+        """Takes in what a client sent by socket; hangs up on one that sends what is no frame."""
+        try:
+            for frame in peer.stream.receive():
+                self._take_frame(peer, frame)
+        except (ValueError, TypeError, LookupError, AttributeError):
+            peer.stream.closed = True
+        if peer.stream.closed:
+            self._drop(peer)
+
+    def _take_frame(self, peer: Peer, frame: Frame) -> None:
+        if frame.kind is Kind.HELLO and not peer.greeted:
+            self._greet(peer, frame)
+        elif frame.kind is Kind.REQUEST:
+            try:
+                request = request_from_frame(peer, frame.id, _parse_call(frame.header), frame.body)
+            except ValueError as error:
+                request = Request(peer, -1, frame.id, _EMPTY, [])
+                self._answerer.refuse(request, f"{type(error).__name__}: {error}")
+                return
+            self._enqueue(request)
+        elif frame.kind is Kind.CANCEL:
+            if len(peer.cancelled) < 4 * _SPC:
+                peer.cancelled.add(frame.id)
+        elif frame.kind is Kind.PING:
+            peer.stream.send(Kind.PING, frame.id)
+            self._update_interest(peer)
+        elif frame.kind is Kind.STATS:
+            peer.stream.send(Kind.STATS, frame.id, header=json.dumps(vars(self._stats())).encode())
+            self._update_interest(peer)
+        else:
+            raise ValueError(f"a client must not send a frame of kind {frame.kind.name}")
+
+    def _stats(self) -> Stats:
+        answerer = self._answerer
+        return Stats(
+            requests=answerer.n_requests,
+            rows=answerer.n_rows,
+            batches=answerer.n_batches,
+            errors=answerer.n_errors,
+            cancelled=answerer.n_cancelled,
+            queued=self._queue.n_requests,
+            clients=len(self._streams),
+            version=answerer.version,
+            busy_s=self._busy_s,
+            uptime_s=time.monotonic() - self._started,
+        )
+
+    # Clients ----------------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # the client was faster gone than accepted, or we are out of descriptors
+            return
+        peer = Peer(connection)
+        self._streams[peer.stream.fileno()] = peer
+        self._watch(peer.stream.fileno(), lambda: self._serve_socket(peer))
+        if peer.pidfd >= 0:
+            self._watch(peer.pidfd, lambda: self._drop(peer))
+
+    def _greet(self, peer: Peer, frame: Frame) -> None:
+        """Answers a client's first message, with shared memory where both sides can use it."""
+        peer.greeted = True
+        hello = json.loads(frame.header)
+        transport = hello.get("transport")
+        descriptors: list[int] = []
+        reply: dict[str, Any] = {"batch_size": self._queue.max_rows}
+        try:
+            if hello.get("protocol") != 1:
+                raise InferError(f"the client must speak protocol 1, not {hello.get('protocol')}")
+            if transport != "socket" and self._board is not None and self._free_indices:
+                index = self._free_indices[0]
+                descriptors = peer.open_area(
+                    index, hello["slot_bytes"], self._board, self._board_file, self._worker_event
+                )
+                heapq.heappop(self._free_indices)
+                self._peers[index] = peer
+                self._n_scanned = max(self._n_scanned, (index + 1) * _SPC)
+                reply |= {"first_slot": index * _SPC, "slot_bytes": peer.area.slot_bytes if peer.area else 0}
+            elif transport == "shm":
+                raise InferError(
+                    "transport 'shm' needs shared memory, which this system or this worker has no room for"
+                )
+        except InferError as error:
+            reply = {"error": str(error)}
+        peer.stream.send_with_descriptors(Kind.HELLO, json.dumps(reply).encode(), descriptors)
+        if descriptors:
+            os.close(descriptors[1])
+
+    def _serve_socket(self, peer: Peer) -> None:
+        peer.stream.flush()
+        # One that does not read its replies is not read from, so that what is unsent stays bounded.
+        if peer.stream.n_unsent < MAX_UNSENT_BYTES:
+            self._read_peer(peer)
+        if peer.stream.closed:
+            self._drop(peer)
+        else:
+            self._update_interest(peer)
+
+    def _after_send(self, request: Request) -> None:
+        self._update_interest(request.peer)
+
+    def _update_interest(self, peer: Peer) -> None:
+        if peer.stream.fileno() not in self._streams:
+            return
+        unsent = peer.stream.n_unsent
+        events = selectors.EVENT_READ if unsent < MAX_UNSENT_BYTES else 0
+        if unsent:
+            events |= selectors.EVENT_WRITE
+        key = self._selector.get_key(peer.stream.fileno())
+        if key.events != events:
+            self._selector.modify(peer.stream.fileno(), events, key.data)
+
+    def _drop(self, peer: Peer) -> None:
+        """Forgets a client that is gone: its requests, its slots, its descriptors."""
+        if self._streams.pop(peer.stream.fileno(), None) is None:
+            return
+        self._selector.unregister(peer.stream.fileno())
+        if peer.pidfd >= 0:
+            self._selector.unregister(peer.pidfd)
+        self._queue.drop(peer)
+        if peer.index >= 0:
+            assert self._board is not None
+            del self._peers[peer.index]
+            slots = slice(peer.index * _SPC, (peer.index + 1) * _SPC)
+            for words in (self._board.requested, self._board.answered, self._board.cancelled, self._taken):
+                words[slots] = 0
+            self._board.asleep_at[peer.index] = 0
+            heapq.heappush(self._free_indices, peer.index)
+        peer.close()
+
+    # Events -----------------------------------------------------------------------------------------------------
+
+    def _watch(self, descriptor: int, action: Callable[[], None]) -> None:
+        self._selector.register(descriptor, selectors.EVENT_READ, action)
+
+    def _sleep(self, timeout: float | None) -> None:
+        """Polls until something happens; says so first, so that a client knows that it has to wake us."""
+        if self._board is None:
+            self._poll(timeout)
+            return
+        self._board.asleep_at[WORKER] = 1
+        fence()
+        if not self._scan():
+            self._poll(timeout)
+        self._board.asleep_at[WORKER] = 0
+
+    def _poll(self, timeout: float | None) -> None:
+        """Serves the sockets: new clients, what came by socket, deaths; between batches it does so now and then."""
+        for key, _ in self._selector.select(timeout):
+            if key.fd in self._selector.get_map():  # an earlier action may have dropped it
+                key.data()
+        self._poll_due = time.monotonic() + _POLL_INTERVAL_S
+
+    def _clear_event(self) -> None:
+        os.eventfd_read(self._worker_event)
+
+    def _read_control(self) -> None:
+        """Takes in what the starter asks: new weights, or to stop."""
+        for frame in self._control.receive():
+            if frame.kind is Kind.UPDATE:
+                self._weights.apply(frame.version, self._engine.model)
+                self._answerer.version = frame.version
+                self._control.send(Kind.UPDATE, version=frame.version)
+            elif frame.kind is Kind.BYE:
+                self._stopping = True
+        if self._control.closed:
+            self._become_orphan()
+
+    def _become_orphan(self) -> None:
+        self._stopping = self._orphaned = True
+
+
+_EMPTY = layout_of(["c", None], [])
+
+
+def _parse_call(header: bytes) -> Layout:
+    """Returns the layout of a request, whose tree must be positional and keyword arguments."""
+    layout = parse(header)
+    tree = layout.tree
+    if len(tree) != 3 or tree[0] != "u" or tree[1][0] != "u" or tree[2][0] != "d":
+        raise WireError("a request must hold positional and keyword arguments")
+    if not all(isinstance(name, str) for name, _ in tree[2][1:]):
+        raise WireError("a request's keyword arguments must have names")
+    return layout
+
+
+def torch_state() -> dict[str, Any]:
+    """Returns this process's settings that decide how torch rounds."""
+    return {
+        "num_threads": torch.get_num_threads(),
+        "default_dtype": torch.get_default_dtype(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "deterministic_warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "mkldnn": torch.backends.mkldnn.enabled,
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+    }

@@ -1,0 +1,1 @@
+"""The page that `ai-lab serve` shows."""

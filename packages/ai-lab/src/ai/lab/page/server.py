@@ -1,0 +1,277 @@
+"""The page `ai-lab serve`: a small HTTP interface over a folder of trials, read-only, and the files of the page.
+
+Curves travel as binary: little-endian, an unsigned 32-bit length of a JSON head, the head
+(`[{id, key, smooth, n}, …]`), padding to 8 bytes, and for each entry n float64 of x and n float64 of y. They are
+smoothed over every recorded point and then decimated; with smoothing each comes twice, as recorded and smoothed.
+"""
+
+import hmac
+import ipaddress
+import json
+import struct
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ai.lab.page.catalog import Catalog, plain, short
+from ai.lab.page.decimate import decimate
+from ai.lab.page.smooth import smooth
+from ai.lab.record import SYSTEM
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.datastructures import QueryParams
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    Handler = Callable[[Request], Awaitable[Response]]
+
+MAX_CURVES = 400
+"""More curves than this are not answered in one request."""
+
+# Nothing but the page's own files may be loaded or run, whatever a trial is called or holds.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+_MEDIA_TYPES = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+}
+
+
+def serve(root: Path, *, host: str = "127.0.0.1", port: int = 8765, token: str | None = None) -> None:
+    """Serves the page until it is stopped.
+
+    Args:
+        root: The folder whose trials are shown.
+        host: The address to listen on.
+        port: 0 takes a free one.
+        token: Asked of everyone; must be given where other machines can reach `host`.
+
+    Raises:
+        ValueError: `host` can be reached from other machines and there is no token.
+        ModuleNotFoundError: the extra `serve` is not installed.
+    """
+    if not is_loopback(host) and not token:
+        raise ValueError(f"host {host} can be reached from other machines: pass --token or set AI_LAB_TOKEN")
+    uvicorn = _need("uvicorn")
+    import socket
+
+    listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    shown = f"[{host}]" if ":" in host else host
+    query = "?token=…" if token else ""
+    print(f"trials of {root} at http://{shown}:{listener.getsockname()[1]}/{query}", flush=True)
+    config = uvicorn.Config(make_app(root, token=token), log_level="warning", access_log=False, lifespan="off")
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def make_app(root: Path, *, token: str | None = None) -> "Starlette":
+    """Returns the ASGI application; see `serve`.
+
+    Routes, all GET: `/`, `/api/trials`, `/api/trial/{id}`, `/api/trial/{id}/log`, `/api/trial/{id}/diff`,
+    `/api/trial/{id}/sample/{step}`, and
+    `/api/curves?id=…&key=…&x=step|time&points=…&file=metrics|system&smooth=…&from=…&to=…`.
+
+    Raises:
+        ModuleNotFoundError: the extra `serve` is not installed.
+    """
+    _need("starlette")
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+    catalog = Catalog(root)
+
+    def answer(make: Callable[[Catalog, Request], tuple[bytes, str]]) -> "Handler":
+        async def handle(request: Request) -> Response:
+            refusal = _refuse(request, token)
+            if refusal is not None:
+                return Response(refusal[1], refusal[0], media_type="text/plain", headers=_HEADERS)
+            try:
+                body, media_type = await run_in_threadpool(make, catalog, request)
+            except KeyError as error:
+                return Response(f"not found: {error}", 404, media_type="text/plain", headers=_HEADERS)
+            except ValueError as error:
+                return Response(str(error), 400, media_type="text/plain", headers=_HEADERS)
+            headers = dict(_HEADERS)
+            if token and request.query_params.get("token"):
+                headers["Set-Cookie"] = f"ai-lab-token={token}; HttpOnly; SameSite=Strict; Path=/"
+            return Response(body, media_type=media_type, headers=headers)
+
+        return handle
+
+    return Starlette(
+        routes=[
+            Route("/api/trials", answer(_trials)),
+            Route("/api/curves", answer(_curves)),
+            Route("/api/trial/{id}", answer(_trial)),
+            Route("/api/trial/{id}/log", answer(_log)),
+            Route("/api/trial/{id}/diff", answer(_diff)),
+            Route("/api/trial/{id}/sample/{step:int}", answer(_sample)),
+            Route("/{file}", answer(_file)),
+            Route("/", answer(_file)),
+        ]
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether only this machine reaches `host`."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+# -- answers: (body, media type)
+
+
+def _file(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
+    name = request.path_params.get("file", "index.html")
+    for file in (files("ai.lab.page") / "web").iterdir():  # the name is looked up, never made into a path
+        suffix = Path(file.name).suffix
+        if file.name == name and suffix in _MEDIA_TYPES:
+            return file.read_bytes(), _MEDIA_TYPES[suffix]
+    raise KeyError(name[:100])
+
+
+def _trials(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
+    return _json({"root": str(catalog.root), "trials": catalog.rows(), "experiments": catalog.experiments()})
+
+
+def _trial(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
+    identity = request.path_params["id"]
+    record = catalog.record(identity)
+    meta = record.meta
+    for session in meta.get("sessions", []):
+        if git := session.get("git"):
+            git["diff"] = len(git.get("diff") or "")  # fetched when it is looked at
+    return _json(
+        {
+            "id": record.id,
+            "path": str(record.path),
+            "state": record.state,
+            "meta": _finite(meta),
+            "config": {key: short(value, 2000) for key, value in catalog.config(record).items()},
+            "keys": list(catalog.columns(identity)),
+            "system": list(catalog.columns(identity, SYSTEM)),
+            "samples": list(record.samples()),
+            "snapshots": list(record.snapshots()),
+        }
+    )
+
+
+def _log(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
+    return catalog.record(request.path_params["id"]).log_text().encode(), "text/plain"
+
+
+def _diff(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
+    sessions = catalog.record(request.path_params["id"]).meta.get("sessions") or [{}]
+    git = sessions[-1].get("git") or {}
+    untracked = "".join(f"untracked: {name}\n" for name in git.get("untracked", []))
+    return ((git.get("diff") or "") + untracked).encode(), "text/plain"
+
+
+def _sample(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
+    # The name is looked up among the folder's pages, never made into a path.
+    page = catalog.record(request.path_params["id"]).samples()[request.path_params["step"]]
+    return page.read_bytes(), "image/png"
+
+
+def _curves(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
+    query = request.query_params
+    ids, keys = query.getlist("id"), query.getlist("key")
+    if len(ids) * len(keys) > MAX_CURVES:
+        raise ValueError(f"at most {MAX_CURVES} curves at once, got {len(ids)} trials × {len(keys)} metrics")
+    points = int(min(max(_number(query, "points", 1000), 4), 100_000))
+    weight, low, high = _number(query, "smooth", 0), _number(query, "from", -np.inf), _number(query, "to", np.inf)
+    file = {"metrics": "metrics.jsonl", "system": SYSTEM}[query.get("file", "metrics")]
+    head: list[dict[str, Any]] = []
+    arrays = []
+    for identity in ids:
+        columns = catalog.columns(identity, file)
+        for key in keys:
+            if key in columns:
+                column = columns[key]
+                x = column.times - column.times[0] if query.get("x") == "time" else column.steps.astype(np.float64)
+                for smoothed in (False, True) if weight else (False,):
+                    y = smooth(column.values, weight) if smoothed else column.values
+                    head.append({"id": identity, "key": key, "smooth": smoothed})
+                    arrays.append(decimate(*_between(x, y, low, high), points))
+    head = [{**one, "n": len(x)} for one, (x, _) in zip(head, arrays, strict=True)]
+    encoded = json.dumps(head).encode()
+    encoded += b" " * (-(4 + len(encoded)) % 8)
+    numbers = b"".join(np.asarray(array, "<f8").tobytes() for pair in arrays for array in pair)
+    return struct.pack("<I", len(encoded)) + encoded + numbers, "application/octet-stream"
+
+
+def _number(query: "QueryParams", name: str, default: float) -> float:
+    try:
+        number = float(query.get(name, default))
+    except ValueError:
+        number = np.nan
+    if np.isnan(number):
+        raise ValueError(f"{name} must be a number, got {query[name][:20]!r}")
+    return number
+
+
+def _between(x: np.ndarray, y: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the points with `low <= x <= high` and one more to each side, so that lines lead out of the picture."""
+    inside = np.flatnonzero((x >= low) & (x <= high))
+    if not len(inside):
+        return x[:0], y[:0]
+    part = slice(max(0, inside[0] - 1), inside[-1] + 2)
+    return x[part], y[part]
+
+
+# -- who may ask
+
+
+def _refuse(request: "Request", token: str | None) -> tuple[int, str] | None:
+    """Returns status and text for who may not ask, else None."""
+    if token:
+        given = request.query_params.get("token") or request.cookies.get("ai-lab-token") or ""
+        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not any(hmac.compare_digest(one.encode(), token.encode()) for one in (given, bearer)):
+            return 401, "a token is needed: open /?token=…"
+        return None
+    # Without a token only this machine is served; a name that a stranger's page made point here is not us.
+    host = request.url.hostname or ""
+    if not is_loopback(host):
+        return 403, "this page answers to localhost only"
+    return None
+
+
+def _json(value: object) -> tuple[bytes, str]:
+    return json.dumps(value, allow_nan=False, default=str).encode(), "application/json"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return plain(value)
+
+
+def _need(name: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"ai-lab serve needs the package {name}, which is not installed; install ai-lab's extra, from a checkout: "
+            "pip install 'packages/ai-lab[serve]'",
+            name=name,
+        ) from error

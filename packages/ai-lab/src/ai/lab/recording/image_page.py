@@ -1,0 +1,75 @@
+"""Batches of images as one PNG page.
+
+Legend: n images, c channels (1 grey, 3 colour, 4 with alpha), h height, w width.
+"""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard
+
+import numpy as np
+
+from ai.lab.files.folder import write_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def save_page(path: Path, images: "Tensor | np.ndarray", *, columns: int | None = None, gap: int = 2) -> None:
+    """Writes images side by side as one PNG, atomically.
+
+    Args:
+        path: The file.
+        images: `(n, c, h, w)`, `(c, h, w)` or `(n, h, w)`; floating point in [-1, 1] (clipped) or uint8.
+        columns: Images a row; by default about as many as rows.
+        gap: Pixels between two images.
+
+    Raises:
+        ValueError: the shape is none of these, or there is no image.
+        TypeError: the numbers are neither floating point nor uint8.
+    """
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    page = to_page(images, columns=columns, gap=gap)
+    Image.fromarray(page[..., 0] if page.shape[-1] == 1 else page).save(buffer, "PNG", compress_level=3)
+    write_atomic(path, buffer.getvalue())
+
+
+def to_page(images: "Tensor | np.ndarray", *, columns: int | None = None, gap: int = 2) -> np.ndarray:
+    """Returns the page as uint8 `(height, width, c)`; see `save_page`."""
+    pixels = _to_uint8(images)
+    if pixels.ndim == 3:
+        pixels = pixels[None] if pixels.shape[0] in (1, 3, 4) else pixels[:, None]
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3, 4):
+        raise ValueError(f"images must be (n, 1|3|4, height, width), got shape {tuple(images.shape)}")
+    n, c, h, w = pixels.shape
+    if not n or not h or not w:
+        raise ValueError(f"images must hold at least one image and pixel, got shape {tuple(images.shape)}")
+    n_columns = columns or math.ceil(math.sqrt(n))
+    n_rows = math.ceil(n / n_columns)
+    page = np.zeros((n_rows * (h + gap) - gap, n_columns * (w + gap) - gap, c), np.uint8)
+    for i, image in enumerate(pixels):
+        row, column = divmod(i, n_columns)
+        page[row * (h + gap) :, column * (w + gap) :][:h, :w] = image.transpose(1, 2, 0)
+    return page
+
+
+def _to_uint8(images: "Tensor | np.ndarray") -> np.ndarray:
+    if _is_tensor(images):
+        images = images.detach().cpu()
+        images = images.float() if images.is_floating_point() else images
+    array = np.asarray(images)
+    if array.dtype == np.uint8:
+        return array
+    if not np.issubdtype(array.dtype, np.floating):
+        raise TypeError(f"images must be floating point in [-1, 1] or uint8, got {array.dtype}")
+    # NaN would become an arbitrary colour with a warning; black is what a broken sample should look like.
+    scaled = np.clip(np.nan_to_num(array, nan=-1.0, posinf=1.0, neginf=-1.0), -1, 1)
+    return np.asarray((scaled + 1) * 127.5 + 0.5, np.uint8)
+
+
+def _is_tensor(images: "Tensor | np.ndarray") -> "TypeGuard[Tensor]":
+    return hasattr(images, "detach")  # tells without importing torch

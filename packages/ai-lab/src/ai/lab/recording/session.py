@@ -1,0 +1,131 @@
+"""One process's turn at writing a trial: the lock, the metadata, the open files."""
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ai.lab.files.folder import remove_litter, write_json
+from ai.lab.files.metrics_file import MetricsWriter, last_values
+from ai.lab.files.metrics_index import save_columns
+from ai.lab.files.ownership import Owner
+from ai.lab.record import LOG, META, METRICS, SYSTEM, Record
+from ai.lab.recording.console_log import TextLog
+from ai.lab.recording.provenance import describe_session
+from ai.lab.recording.system_metrics import SystemSampler, now
+
+Logger = Callable[[int, Mapping[str, float]], object]
+
+
+class Session:
+    """Owns a trial's folder from its making until `close`.
+
+    Args:
+        record: The trial.
+        system_interval_s: Seconds between two rows of system metrics; None for none.
+        capture: Whether what the process prints is copied to `log.txt`.
+        loggers: Called with (step, numbers) for each row, after it was written.
+        fields: Further ones of `meta.json`.
+
+    Raises:
+        OwnedError: another live process writes the trial.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        *,
+        system_interval_s: float | None,
+        capture: bool,
+        loggers: Sequence[Logger] = (),
+        **fields: object,
+    ) -> None:
+        self.record = record
+        self.loggers = loggers
+        before = record.state
+        self._owner = Owner(record.path)
+        try:
+            self.metrics = MetricsWriter(record.path / METRICS)
+            self._meta = {"id": record.id, "state": "created", "sessions": [], **record.meta}
+            described = describe_session()
+            self._meta["before"] = before
+            self._meta.pop("last", None)  # rows may be cut and written anew
+            remove_litter(record.path)
+            self._meta.setdefault("created", described["time"])
+            self._meta["sessions"] = [*self._meta["sessions"], described]
+            self.update(state="running", **fields)
+        except BaseException:
+            self._owner.release()
+            raise
+        self._log = TextLog(record.path / LOG) if capture else None
+        self._system = SystemSampler(record.path / SYSTEM, system_interval_s) if system_interval_s else None
+        self._owner.keep_beating()
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The metadata as last written."""
+        return self._meta
+
+    def update(self, **fields: object) -> None:
+        """Writes fields of `meta.json`."""
+        changed = {**self._meta, **fields}
+        write_json(self.record.path / META, changed)
+        self._meta = changed
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends a row of metrics and hands it to the loggers."""
+        self.metrics.write(step, values)
+        for logger in self.loggers:
+            logger(step, values)
+
+    def event(self, text: str) -> None:
+        """Appends a line to `log.txt`."""
+        if self._log is not None:
+            self._log.event(text)
+
+    def close(self, state: str, error: BaseException | None = None, **fields: object) -> None:
+        """Records how it ended, closes the files and gives the folder up.
+
+        Raises:
+            OSError: the end cannot be recorded, and there is no `error` that matters more.
+        """
+        if error is not None:
+            text = "".join(traceback.format_exception(error))
+            fields["error"] = f"{type(error).__name__}: {error}"
+            if self._log is not None:
+                self._log.write(text)
+        self.event(state)
+        try:
+            self._record_end(state, fields)
+        except OSError as failure:  # a full disk, say: then the trial shows as dead
+            if error is None:
+                raise
+            print(f"ai.lab: the end of {self.record.path} could not be recorded: {failure}", file=sys.stderr)
+        finally:
+            if self._log is not None:
+                self._log.close()
+            self._owner.release()
+
+    def _record_end(self, state: str, fields: dict[str, object]) -> None:
+        if self._system is not None:
+            self._system.close()
+        self.metrics.close()
+        with contextlib.suppress(OSError):  # an index only: a full disk must not fail the run for it
+            save_columns(self.record.path / METRICS)
+        *before, session = self._meta["sessions"]
+        session = {**session, "end": describe_end(self.record.path), "state": state}
+        self.update(state=state, sessions=[*before, session], last=last_of_all(self.record), **fields)
+
+
+def last_of_all(record: Record) -> dict[str, float]:
+    """Returns each metric's last value, however long ago it was logged, with the last `step` and `time`."""
+    end = last_values(record.path / METRICS)
+    return {**{key: end[key] for key in ("step", "time") if key in end}, **record.metrics().last()}
+
+
+def describe_end(folder: Path) -> dict[str, Any]:
+    """Returns the time and the last step at a session's end."""
+    return {"time": now(), "step": last_values(folder / METRICS).get("step")}

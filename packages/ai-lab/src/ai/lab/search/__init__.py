@@ -1,0 +1,1 @@
+"""A search for hyper-parameters: trials asked for, run in one process or several, told."""

@@ -1,0 +1,120 @@
+"""Where a search keeps its trials: Optuna's journal in a file, made safe against kills, or a database by URL."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import optuna
+from optuna.storages.journal import JournalFileBackend
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+
+class FileLock:
+    """A lock between processes that the kernel takes back from a dead one.
+
+    Optuna's own lock of a journal is a file, which a killed process leaves behind for the others to wait out.
+
+    Args:
+        path: The lock's file.
+        journal: A file whose torn last line, left by a killed writer, is cut off once the lock is held: with one more
+            line after it Optuna could not read the journal any more.
+        timeout_s: How long to wait for the lock; each holds it for a fraction of a second.
+    """
+
+    def __init__(self, path: Path, journal: Path | None = None, *, timeout_s: float = 600.0) -> None:
+        self._path = path
+        self._journal = journal
+        self._timeout_s = timeout_s
+        self._descriptor = -1
+
+    def acquire(self) -> bool:
+        """Waits for the lock.
+
+        Raises:
+            TimeoutError: another process has held it all the time.
+        """
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self._lock()
+            if self._journal is not None:
+                _mend(self._journal)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        return True
+
+    def _lock(self) -> None:
+        import fcntl
+
+        deadline, pause_s = time.monotonic() + self._timeout_s, 0.0005
+        while True:
+            try:
+                return fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(
+                        f"the lock {self._path} was held by another process for {self._timeout_s:g} s: is one stopped?"
+                    ) from None
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.02)
+
+    def release(self) -> None:
+        """Gives the lock back."""
+        os.close(self._descriptor)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the lock inside a `with`."""
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+
+def _mend(journal: Path) -> None:
+    from ai.lab.files.metrics_file import cut_torn_line
+
+    descriptor = os.open(journal, os.O_RDWR)
+    try:
+        cut_torn_line(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_storage(folder: Path, url: str | None) -> "BaseStorage":
+    """Returns the journal in `folder`, or the database at `url`."""
+    if url is not None:
+        return optuna.storages.RDBStorage(url)
+    journal = folder / "optuna.log"
+    journal.touch()
+    return optuna.storages.JournalStorage(
+        JournalFileBackend(str(journal), lock_obj=cast("Any", FileLock(folder / "optuna.lock", journal)))
+    )
+
+
+def open_study(
+    folder: Path, url: str | None, name: str, direction: Literal["minimize", "maximize"], **how: Any
+) -> optuna.Study:
+    """Returns the study of that name, made if missing."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # not a line per process that opens it
+    try:
+        return optuna.create_study(
+            storage=open_storage(folder, url), study_name=name, direction=direction, load_if_exists=True, **how
+        )
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def delete_study(folder: Path, url: str, name: str) -> None:
+    """Deletes the study of that name from a database, if it is there."""
+    storage = open_storage(folder, url)
+    with contextlib.suppress(KeyError):
+        optuna.delete_study(study_name=name, storage=storage)
+    storage.remove_session()

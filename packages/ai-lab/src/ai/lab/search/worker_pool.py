@@ -1,0 +1,162 @@
+"""Several processes on one experiment: started as `python -m ai.lab.search.worker`, watched, replaced when they die."""
+
+import functools
+import json
+import os
+import selectors
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cloudpickle  # type: ignore[import-untyped]
+
+from ai.lab.report.trial_table import TrialRow
+from ai.lab.search.experiment_trial import Objective
+
+if TYPE_CHECKING:
+    from ai.lab.experiment import Experiment
+    from ai.lab.search.loop import Report
+
+MAX_DEATHS = 3
+"""So many workers may die without a finished trial between them; then something is wrong with the objective."""
+_STOP_S = 15.0
+
+
+def run_workers(
+    experiment: "Experiment",
+    n: int,
+    fn: Objective,
+    n_jobs: int,
+    catch: tuple[type[BaseException], ...],
+    report: "Report",
+) -> None:
+    """Runs trials in `n_jobs` processes until the experiment has `n`; see `Experiment.run`."""
+    payload = pickle_by_value((experiment, n, fn, catch), fn)
+    folder = experiment.path / "workers"
+    folder.mkdir(exist_ok=True)
+    selector = selectors.DefaultSelector()
+    alive: set[Worker] = set()
+    deaths, started = 0, 0
+
+    def start() -> None:
+        nonlocal started
+        worker = Worker(payload, folder / f"{os.getpid()}-{started}.log", n_jobs)
+        started += 1
+        alive.add(worker)
+        selector.register(worker.events, selectors.EVENT_READ, worker)
+
+    try:
+        for _ in range(n_jobs):
+            start()
+        while alive:
+            for key, _ in selector.select():
+                worker: Worker = key.data
+                line = worker.events.readline()
+                if line:
+                    event = json.loads(line)
+                    if "error" in event:
+                        raise RuntimeError(f"a worker of {experiment.path} failed:\n{event['error']}")
+                    deaths = 0
+                    report(TrialRow(**{**event["row"], "path": Path(event["row"]["path"])}))
+                    continue
+                # Its end of the pipe is closed: it has ended.
+                selector.unregister(worker.events)
+                alive.discard(worker)
+                status = worker.close()
+                if status == 0:
+                    continue
+                deaths += 1
+                if deaths >= MAX_DEATHS:
+                    raise RuntimeError(
+                        f"{deaths} workers of {experiment.path} died one after another, the last with status {status}; "
+                        f"its output ({worker.log_path}) ends:\n{worker.tail()}"
+                    )
+                start()
+    finally:
+        selector.close()
+        for worker in alive:
+            worker.ask_to_stop()
+        deadline = time.monotonic() + _STOP_S
+        for worker in alive:
+            worker.close(max(0.1, deadline - time.monotonic()))
+
+
+def pickle_by_value(value: object, fn: Objective) -> bytes:
+    """Returns `value` pickled so that a process that cannot import the module of `fn` can still unpickle it.
+
+    Modules of installed packages, and ours, are left to be imported there.
+    """
+    plain: object = fn
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    module = sys.modules.get(getattr(plain, "__module__", ""))
+    file = getattr(module, "__file__", None)
+    if module is None or file is None or module.__name__.split(".")[0] == "ai" or file.startswith(sys.prefix):
+        return bytes(cloudpickle.dumps(value))
+    known = module.__name__ in cloudpickle.list_registry_pickle_by_value()
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        return bytes(cloudpickle.dumps(value))
+    finally:
+        if not known:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+class Worker:
+    """One worker process. It ends when its standard input does, so none outlives its parent.
+
+    Args:
+        payload: What `ai.lab.search.worker` unpickles.
+        log_path: Takes what the process prints.
+        n_jobs: How many share the machine's cores.
+    """
+
+    def __init__(self, payload: bytes, log_path: Path, n_jobs: int) -> None:
+        self.log_path = log_path
+        threads = str(max(1, (os.cpu_count() or 1) // n_jobs))
+        environment = {"OMP_NUM_THREADS": threads, **os.environ}
+        receive, send = os.pipe()
+        with open(log_path, "ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "ai.lab.search.worker", str(send)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[send],
+                env=environment,
+                start_new_session=True,  # Ctrl-C comes to us, and we end the workers in good order
+            )
+        os.close(send)
+        self.events = open(receive, "rb", buffering=0)
+        assert self._process.stdin is not None
+        header = json.dumps({"path": sys.path, "bytes": len(payload)}).encode()
+        try:
+            self._process.stdin.write(header + b"\n" + payload)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died already; its closed pipe of events says so too
+
+    def ask_to_stop(self) -> None:
+        """Lets it end its trial as interrupted."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass
+
+    def close(self, timeout_s: float = _STOP_S) -> int:
+        """Waits for its end, kills it when that does not come, and returns its exit status."""
+        self.ask_to_stop()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self.events.close()
+        return self._process.returncode
+
+    def tail(self, limit_bytes: int = 2000) -> str:
+        """Returns the end of what it printed."""
+        return self.log_path.read_bytes()[-limit_bytes:].decode(errors="replace").strip() or "(nothing)"

@@ -1,0 +1,1 @@
+"""One run: what it holds, one update of it, one evaluation."""

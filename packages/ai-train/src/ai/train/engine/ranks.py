@@ -1,0 +1,45 @@
+"""What the processes of one run decide together; with a single process every question is answered on the spot."""
+
+from collections.abc import Mapping
+from time import perf_counter
+
+# Wishes to end the run, the stronger the higher: a hook's, a signal's.
+STOP, INTERRUPT = 1, 2
+
+Totals = dict[str, tuple[float, float]]
+
+
+class Ranks:
+    """A run of one process. `ai.train.distributed.process_group.GroupRanks` answers the same questions for many."""
+
+    rank = 0
+    world = 1
+
+    def __init__(self) -> None:
+        self._start = perf_counter()
+
+    def poll(self, step: int, wish: int) -> int:
+        """The strongest wish to end (0: none), the same on every rank at the same step; `wish` is this rank's own."""
+        return wish
+
+    def time(self) -> float:
+        """Seconds since the run began, the same on every rank at the same step."""
+        return perf_counter() - self._start
+
+    def common(self, n_batches: int) -> int:
+        """How many batches every rank has at least; where the data never ends nobody is asked."""
+        return n_batches
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank (waits for all of them)."""
+        return flag
+
+    def sum_named(self, totals: Mapping[str, tuple[float, float]]) -> Totals:
+        """The pairs summed by name over the ranks (waits for all of them); ranks may have different names."""
+        return dict(totals)
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+
+    def explain(self, error: BaseException) -> None:
+        """Tell the other ranks of this error, or note on it which rank's end caused it."""

@@ -1,0 +1,1 @@
+"""What the three trainers share: preparing a run, the loop, its signals."""

@@ -1,0 +1,1 @@
+"""What a hook watches a run with: when, until when, how far."""

@@ -1,0 +1,71 @@
+"""A progress bar in a terminal or a notebook: rate, time left, loss; silent where neither is there."""
+
+import sys
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ai.train.engine.run import Run
+
+_REDRAW_S = 0.1
+
+
+class Progress:
+    """A tqdm bar over the run's steps; it is touched only so often that it costs nothing.
+
+    Args:
+        run: gives the first step and the step limit.
+    """
+
+    def __init__(self, run: "Run") -> None:
+        self._bar: Any = _bar_class()(
+            initial=run.step,
+            total=run.steplimit,
+            unit="step",
+            dynamic_ncols=True,
+            disable=None,  # on where the output is a terminal or a notebook
+            file=sys.stderr,
+        )
+        self._time = run.time
+        self._stride = 1
+        self._shown = run.step
+        self._next = run.step + 1
+        self._last_time = run.time()
+
+    def step(self, step: int) -> None:
+        """Move the bar if it is time for it."""
+        if step < self._next:
+            return
+        now = self._time()
+        passed = now - self._last_time
+        if passed < _REDRAW_S / 2:
+            self._stride *= 2
+        elif passed > _REDRAW_S * 2:
+            self._stride = max(1, self._stride // 2)
+        self._bar.update(step - self._shown)
+        self._shown, self._last_time, self._next = step, now, step + self._stride
+
+    def show(self, numbers: dict[str, float]) -> None:
+        """Put the losses and accuracy beside the bar."""
+        if not self._bar.disable:
+            chosen = {k: f"{v:.4g}" for k, v in numbers.items() if k.startswith(("loss", "accuracy")) and isfinite(v)}
+            self._bar.set_postfix(chosen, refresh=False)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+
+def _bar_class() -> Any:
+    # tqdm.auto warns when a notebook lacks widgets; ask for what it needs first.
+    if "ipykernel" in sys.modules:
+        try:
+            import ipywidgets  # type: ignore[import-not-found]  # noqa: F401
+            from tqdm.notebook import tqdm as notebook_tqdm  # type: ignore[import-untyped]
+        except ImportError:
+            pass
+        else:
+            return notebook_tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    return tqdm

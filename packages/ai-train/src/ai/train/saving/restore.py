@@ -1,0 +1,120 @@
+"""From a snapshot back to objects: a state to read, a model's weights, or what a run is made of before it starts."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ai.train.engine.random_state import set_random_state
+from ai.train.engine.run import Run, Stateful, keep_for_training
+from ai.train.saving.files import MANIFEST, SnapshotError, newest_whole, read_state, verify
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A snapshot's state, as `Run.load_state_dict` takes it; every checksum is compared first.
+
+    Raises:
+        FileNotFoundError: there is no snapshot at `path`.
+        SnapshotError: it is damaged, or of a newer format.
+    """
+    check_whole(Path(path))
+    return read_state(Path(path))
+
+
+def check_whole(folder: Path) -> None:
+    """Compare every checksum; raise as `read` does."""
+    if not (folder / MANIFEST).is_file():
+        raise FileNotFoundError(f"there is no snapshot at {folder}: it has no {MANIFEST}")
+    problem = verify(folder)
+    if problem is not None:
+        raise SnapshotError(f"snapshot {folder} is damaged: {problem}")
+
+
+def load_model_state(path: str | os.PathLike[str], *, ema: bool = False, key: str | None = None) -> dict[str, Any]:
+    """The state dict of a snapshot's model, for `model.load_state_dict`.
+
+    Args:
+        path: the snapshot.
+        ema: the moving average rather than the model, where there is one.
+        key: which model, of several.
+    """
+    state = read(path)
+    models: dict[str, Any] = state["models"]
+    name = key or next(iter(models))
+    if name not in models:
+        raise KeyError(f"the snapshot holds the models {sorted(models)}, not {name!r}")
+    found: dict[str, Any] = models[name]
+    return {**found, **state["ema"].get(name, {})} if ema else found
+
+
+def restore(
+    path: str | os.PathLike[str],
+    model: nn.Module | Mapping[str, nn.Module],
+    opt: Optimizer | Mapping[str, Optimizer],
+    *stateful: Stateful,
+) -> int:
+    """Fill a model, its optimiser and further objects from a snapshot before training; the step to continue at.
+
+    The rest (random states, moving average, scaler, data position, hook) is kept for the next `train` of this model,
+    which must be given the returned step. A loader passed here is at its position afterwards.
+
+    Args:
+        path: one snapshot's folder, or a folder of snapshots, of which the newest whole one is taken.
+        model: a module, or the dict of modules of a `MultiTrainer`.
+        opt: its optimiser, or the dict of optimisers.
+        stateful: the objects that the saved hook held as `stateful`, in the same order; if it held none, the loader.
+
+    Raises:
+        FileNotFoundError: there is no snapshot.
+        SnapshotError: it is damaged, or of a newer format.
+        ValueError: the names of models or optimisers, or the number of stateful objects, differ from the saved.
+    """
+    chosen: Path | None = Path(path)
+    if Path(path, MANIFEST).is_file():
+        check_whole(Path(path))
+    else:
+        chosen = newest_whole(Path(path))
+    if chosen is None:
+        raise FileNotFoundError(f"there is no snapshot in {path}")
+    models = dict(model) if isinstance(model, Mapping) else {"model": model}
+    optimizers = dict(opt) if isinstance(opt, Mapping) else {"model": opt}
+    if (chosen / "dcp").is_dir():
+        raise SnapshotError(
+            f"snapshot {chosen} is sharded: continue with Hook(snapshots=..., resume=True) under torchrun, or export "
+            "it to one file with ai.train.export"
+        )
+    state = read_state(chosen)
+    run = Run(models, optimizers, data=())
+    held = [state["states"].get(f"stateful.{index}") for index in range(len(stateful))]
+    if stateful and "stateful.0" not in state["states"] and state["data"] is not None:
+        held[0] = state["data"]
+    for index, (one, part) in enumerate(zip(stateful, held, strict=True)):
+        if part is None:
+            raise ValueError(f"the snapshot holds no state for stateful[{index}] ({type(one).__name__})")
+    run.load_state_dict({key: state[key] for key in ("step", "models", "optimizers")})
+    for one, part in zip(stateful, held, strict=True):
+        one.load_state_dict(part)
+    keep_for_training(next(iter(models.values())), state)
+    set_random_state(state["random"])
+    return int(state["step"])
+
+
+def load_parts(parts: dict[str, Any], state: dict[str, Any]) -> int:
+    """Fill the objects given, by the names of `Run.state_dict`; the step of the state."""
+    for short, long in (("model", "models"), ("optimizer", "optimizers")):
+        if short in parts:
+            parts[long] = {next(iter(state[long])): parts.pop(short)}
+    for name, part in parts.items():
+        if name not in state:
+            raise KeyError(f"a snapshot has no part {name!r}; its parts are {sorted(state)}")
+        if isinstance(part, Mapping):
+            for key, one in part.items():
+                if key not in state[name]:
+                    raise KeyError(f"the snapshot's {name} are {sorted(state[name])}, not {key!r}")
+                one.load_state_dict(state[name][key])
+        else:
+            part.load_state_dict(state[name])
+    return int(state["step"])

@@ -1,0 +1,244 @@
+"""Preprocess in worker processes: what comes back, and what a death costs."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from ai.data import Dataset, PreprocessError, WorkerFailedError
+from ai.data.loading.preprocess_pool import _PoolState
+from tests.data.helpers_data import is_running, wait_until
+
+
+def double(value):
+    return np.array([2.0 * int(value)])
+
+
+def die_on_seven(value):
+    if value == "7":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return double(value)
+
+
+def fail_on_seven(value):
+    if value == "7":
+        raise KeyError("no seven")
+    return double(value)
+
+
+def ragged(value):
+    return np.zeros(int(value) + 1)
+
+
+def numbers(preprocess, n=12):
+    return Dataset([str(i) for i in range(n)], preprocess)
+
+
+@pytest.mark.parametrize("n_workers", [0, 1, 2])
+def test_a_failing_sample_is_named(n_workers):
+    with numbers(fail_on_seven).loader(4, n_workers=n_workers) as loader:
+        iterator = iter(loader)
+        next(iterator)
+        with pytest.raises(
+            PreprocessError, match=r"preprocess failed on sample 7 \('7'\): KeyError: 'no seven'"
+        ) as caught:
+            next(iterator)
+        if n_workers:
+            assert "fail_on_seven" in "".join(caught.value.__notes__)
+        assert loader.state_dict()["batch"] == 1  # the batch that failed stays the next one
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_ragged_samples_are_refused(n_workers):
+    with (
+        numbers(ragged).loader(4, n_workers=n_workers) as loader,
+        pytest.raises(ValueError, match=r"one shape and dtype, got \(1,\) float64 for the first and \(2,\)"),
+    ):
+        next(iter(loader))
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost():
+    with numbers(double, 60).loader(2, n_workers=2) as loader:
+        rows = []
+        for k, batch in enumerate(loader):
+            rows += batch[:, 0].tolist()
+            if k in (3, 9, 20):
+                os.kill(loader._producer.pids[0], signal.SIGKILL)
+        assert rows == [2.0 * i for i in range(60)]
+        wait_until(lambda: loader._producer.n_deaths >= 1)
+
+
+def test_a_sample_that_kills_every_worker_is_reported():
+    with numbers(die_on_seven).loader(4, n_workers=1, prefetch=1) as loader:
+        iterator = iter(loader)
+        next(iterator)
+        with pytest.raises(
+            WorkerFailedError, match=r"4 workers died on the batch of the samples \[4, 5, 6, 7\].*SIGKILL"
+        ):
+            next(iterator)
+
+
+def test_a_worker_that_cannot_start_reports_why():
+    class Unloadable:
+        def __reduce__(self):
+            return __import__, ("a_module_that_is_not_there",)
+
+        def __call__(self, value):
+            return value
+
+    with numbers(Unloadable()).loader(4, n_workers=1) as loader:
+        for _ in range(2):  # and goes on reporting it
+            with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
+                next(iter(loader))
+
+
+def test_what_cannot_be_pickled_is_refused_at_once():
+    lock = __import__("threading").Lock()
+    with pytest.raises(TypeError, match=r"a worker process cannot be given this function or source: .*lock"):
+        numbers(lambda value: (lock, value)).loader(4, n_workers=1)
+
+
+def test_large_arrays_and_tensors_travel_both_ways():
+    torch = pytest.importorskip("torch")
+    x = torch.randn(8, 300_000)
+    with Dataset({"x": x}, {"x": lambda v: v + 1}).loader(4, n_workers=1) as loader:
+        assert torch.equal(torch.cat([b["x"] for b in loader]), x + 1)
+
+
+def test_forgotten_and_closed_loaders_leave_no_process():
+    loader = numbers(double).loader(4, n_workers=2)
+    pids = loader._producer.pids
+    next(iter(loader))
+    assert all(map(is_running, pids))
+    del loader
+    wait_until(lambda: not any(map(is_running, pids)))
+    closed = numbers(double).loader(4, n_workers=1)
+    closed.close()
+    with pytest.raises(RuntimeError, match="this loader is closed"):
+        next(iter(closed))
+
+
+def test_a_forked_copy_of_the_parent_takes_no_worker_with_it():
+    script = """
+import os, sys
+import numpy as np
+from ai.data import Dataset
+loader = Dataset([str(i) for i in range(40)], lambda s: np.array([int(s)])).loader(4, n_workers=1)
+iterator = iter(loader)
+next(iterator)
+if os.fork() == 0:
+    sys.exit()
+os.wait()
+print(sum(1 for _ in iterator), loader._producer.n_deaths)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=100)
+    assert done.stdout == "9 0\n"
+
+
+def test_loops_left_early_leave_no_batches_behind():
+    with numbers(double, 24).loader(2, n_workers=1) as loader:
+        for _ in range(5):
+            next(iter(loader))
+        assert len(loader._producer._state._entries) <= 1
+        abandoned = iter(loader)
+        next(abandoned)
+        assert len(list(loader)) == 12
+        del abandoned
+        next(iter(loader))
+        assert len(loader._producer._state._entries) <= 1
+
+
+def test_a_worker_that_cannot_be_replaced_is_reported(monkeypatch):
+    with numbers(double, 24).loader(2, n_workers=1) as loader:
+        iterator = iter(loader)
+        next(iterator)
+
+        def no_process(*args, **options):
+            raise OSError("no process left")
+
+        monkeypatch.setattr(subprocess, "Popen", no_process)
+        os.kill(loader._producer.pids[0], signal.SIGKILL)
+        with pytest.raises(WorkerFailedError, match="SIGKILL, and no other could be started: no process left"):
+            list(iterator)
+
+
+def test_a_worker_that_dies_before_its_pool_knows_it_is_replaced(monkeypatch):
+    made = []
+
+    class DiesAtOnce:
+        """Ends while the first one is made; the second lives."""
+
+        def __init__(self, payload, on_message, on_exit):
+            made.append(self)
+            if len(made) == 1:
+                thread = threading.Thread(target=on_exit, args=(self, "exited with code 1"))
+                thread.start()
+                thread.join(0.5)  # time enough to be overlooked; else the exit is heard after this
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("ai.data.loading.preprocess_pool.Child", DiesAtOnce)
+    state = _PoolState(b"", 1)
+    wait_until(lambda: state.n_deaths == 1 and state.children == made[1:] and len(made) == 2)
+
+
+def test_two_loaders_over_one_pool_do_not_mix():
+    with numbers(double, 24).loader(2, n_workers=2) as whole:
+        first, second = whole.shard(0, 2), whole.shard(1, 2)
+        rows = [[a[:, 0].tolist(), b[:, 0].tolist()] for a, b in zip(first, second, strict=True)]
+        assert rows[0] == [[0, 4], [2, 6]]
+        assert len(rows) == 6
+
+
+SCRIPT = """
+import os, sys
+import numpy as np
+from ai.data import Dataset
+import helper_beside
+print("script ran")
+def load(path):
+    return np.array([helper_beside.factor * int(path)])
+loader = Dataset([str(i) for i in range(100)], load).loader(4, n_workers=2)
+print(*loader._producer.pids, flush=True)
+print(next(iter(loader))[:, 0].tolist(), flush=True)
+if len(sys.argv) > 1:
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    (tmp_path / "helper_beside.py").write_text("factor = 3\n")
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def test_an_unguarded_script_runs_once_and_leaves_no_worker(script):
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=100)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "script ran"
+    assert lines[2] == "[0, 3, 6, 9]"
+    assert len(lines) == 3
+    assert done.stderr == ""
+    wait_until(lambda: not any(map(is_running, map(int, lines[1].split()))))
+
+
+def test_no_worker_survives_a_parent_killed_by_sigkill(script):
+    before = set(os.listdir("/dev/shm"))
+    parent = subprocess.Popen(
+        [sys.executable, script, "wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with parent:
+        assert parent.stdout.readline() == "script ran\n"
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.stdout.readline()
+        assert all(map(is_running, pids))
+        parent.kill()
+        wait_until(lambda: not any(map(is_running, pids)))
+    assert {name for name in set(os.listdir("/dev/shm")) - before if "ai" in name} == set()

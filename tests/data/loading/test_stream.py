@@ -1,0 +1,238 @@
+"""Iterable torch datasets: the order in which they come, with and without workers; resuming; deaths."""
+
+import inspect
+import os
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from ai.data import WorkerFailedError
+from ai.data.loading.stream import StreamLoader
+from ai.data.util import create_data_loader
+from tests.data.helpers_data import is_running, wait_until
+
+
+class Counting(torch.utils.data.IterableDataset):
+    def __init__(self, n=7):
+        self.n = n
+
+    def __iter__(self):
+        return iter({"x": torch.tensor(i)} for i in range(self.n))
+
+
+class Plain:
+    """An iterable without torch, so that workers start fast."""
+
+    def __init__(self, n=7):
+        self.n = n
+
+    def __iter__(self):
+        return iter({"x": np.array(i)} for i in range(self.n))
+
+
+class Shuffled:
+    """Draws from the global generators."""
+
+    def __iter__(self):
+        rows = list(range(20))
+        random.shuffle(rows)
+        for row in rows:
+            yield np.array([row + np.random.random()])
+
+
+class TorchShuffled:
+    """Imports torch at the last moment, and draws from its global generator."""
+
+    def __iter__(self):
+        from torch import randperm
+
+        for row in randperm(20):
+            yield np.array(int(row))
+
+
+class Divided(torch.utils.data.IterableDataset):
+    """Gives each worker its own, as WebDataset and HuggingFace datasets do."""
+
+    def __iter__(self):
+        info = torch.utils.data.get_worker_info()
+        first, step = (0, 1) if info is None else (info.id, info.num_workers)
+        yield from range(first, 17, step)
+
+
+class Failing(Plain):
+    def __iter__(self):
+        yield from super().__iter__()
+        raise LookupError("after seven")
+
+
+class Deadly(Plain):
+    def __iter__(self):
+        yield from super().__iter__()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def rows(batches):
+    return [batch["x"].tolist() for batch in batches]
+
+
+def take(iterator, n):
+    return [next(iterator) for _ in range(n)]
+
+
+def test_batches_come_in_order_and_resume():
+    loader = create_data_loader(Counting(), 3, n_workers=0)
+    assert rows(loader) == [[0, 1, 2], [3, 4, 5], [6]]
+    iterator = iter(loader)
+    next(iterator)
+    state = loader.state_dict()
+    other = create_data_loader(Counting(), 3, n_workers=0)
+    other.load_state_dict(state)
+    assert rows(other) == [[3, 4, 5], [6]]
+    endless = create_data_loader(Counting(), 3, train=True, n_workers=0)
+    assert rows(take(iter(endless), 4)) == [[0, 1, 2], [3, 4, 5]] * 2
+    assert (endless.state_dict()["epoch"], endless.state_dict()["batch"]) == (1, 2)
+    with pytest.raises(ValueError, match="fewer samples than a batch of 9 in a whole pass"):
+        next(iter(create_data_loader(Counting(), 9, train=True, n_workers=0)))
+    ranks = [create_data_loader(Counting(), 2, n_workers=0).shard(rank, 2) for rank in range(2)]
+    assert [rows(r) for r in ranks] == [[[0, 2], [4, 6]], [[1, 3], [5]]]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_order_and_draws_do_not_depend_on_workers_and_resume_at_every_batch(train):
+    def read(loader, n):
+        return take(iter(loader), n) if train else [b for _ in range(3) for b in loader][:n]
+
+    n = 3 * (20 // 3 if train else 7)
+    reference = read(create_data_loader(Shuffled(), 3, train=train, n_workers=0), n)
+    assert train == (not torch.equal(reference[0], reference[n // 3]))  # evaluation repeats epoch 0
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    for n_workers in (0, 1, 2):
+        with create_data_loader(Shuffled(), 3, train=train, n_workers=n_workers) as loader:
+            for stop in range(n + 1):
+                passes, inside = divmod(stop, n // 3)
+                place = (passes, inside) if train else (0, inside)
+                loader.load_state_dict({**loader.state_dict(), "epoch": place[0], "batch": place[1]})
+                rest = take(iter(loader), n - stop) if train else list(loader)
+                expected = reference[stop:] if train else reference[inside : n // 3]
+                assert all(torch.equal(a, b) for a, b in zip(rest, expected, strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.slow
+def test_draws_of_torch_are_those_of_this_process_even_if_it_is_imported_late():
+    orders = []
+    for n_workers in (0, 1):
+        with create_data_loader(TorchShuffled(), 20, n_workers=n_workers) as loader:
+            orders.append(next(iter(loader)).tolist())
+    assert sorted(orders[0]) == list(range(20)) != orders[0]
+    assert orders[0] == orders[1]
+
+
+@pytest.mark.slow
+def test_a_dataset_that_divides_itself_is_read_in_parts_and_resumes_in_as_many():
+    whole = [batch.tolist() for batch in create_data_loader(Divided(), 3, n_workers=0)]
+    assert whole == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [12, 13, 14], [15, 16]]
+    with create_data_loader(Divided(), 3, n_workers=2) as loader:
+        parts = [batch.tolist() for batch in loader]
+        assert parts == [[0, 2, 4], [1, 3, 5], [6, 8, 10], [7, 9, 11], [12, 14, 16], [13, 15]]
+        for stop in range(len(parts) + 1):
+            take(iter(loader), stop)
+            state = loader.state_dict()
+            loader.load_state_dict(state)
+            assert [batch.tolist() for batch in loader] == parts[stop:]
+        take(iter(loader), 3)
+        state = loader.state_dict()
+        assert state["parts"] == 2
+    here = create_data_loader(Divided(), 3, n_workers=0)
+    here.load_state_dict(state)
+    assert here.state_dict() == state
+    with pytest.raises(ValueError, match="divides itself into 2 parts, here into 1: take as many workers"):
+        next(iter(here))
+
+
+def test_killed_readers_are_replaced_and_nothing_is_lost():
+    with create_data_loader(Plain(60), 2, n_workers=2, prefetch=4) as loader:
+        seen = []
+        for k, batch in enumerate(loader):
+            seen += batch["x"].tolist()
+            if k in (3, 9, 20):
+                os.kill(loader._readers.pids[k % 2], signal.SIGKILL)
+        assert seen == list(range(60))
+        wait_until(lambda: loader._readers.n_deaths == 3)
+        pids = loader._readers.pids
+    wait_until(lambda: not any(map(is_running, pids)))
+    with pytest.raises(RuntimeError, match="this loader is closed: make a new one"):
+        next(iter(loader))
+
+
+def test_a_dataset_that_kills_every_reader_is_reported():
+    with create_data_loader(Deadly(), 7, n_workers=1, prefetch=1) as loader:
+        iterator = iter(loader)
+        next(iterator)
+        with pytest.raises(WorkerFailedError, match=r"died 5 times in a row, the last was killed by signal SIGKILL"):
+            next(iterator)
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_an_error_in_the_dataset_reaches_the_loop_and_loses_no_batch(n_workers):
+    with create_data_loader(Failing(), 3, n_workers=n_workers) as loader:
+        iterator = iter(loader)
+        assert rows(take(iterator, 2)) == [[0, 1, 2], [3, 4, 5]]
+        with pytest.raises(LookupError, match="after seven"):
+            next(iterator)
+        state = loader.state_dict()
+        assert state["batch"] == 2
+        loader.load_state_dict({**state, "batch": 1})
+        assert rows(take(iter(loader), 1)) == [[3, 4, 5]]
+
+
+def test_a_failed_postprocess_loses_no_batch():
+    broken = [True]
+
+    def once(batch):
+        if broken and broken.pop():
+            raise ZeroDivisionError
+        return batch
+
+    loader = create_data_loader(Counting(), 3, n_workers=0, postprocess=once)
+    with pytest.raises(ZeroDivisionError):
+        next(iter(loader))
+    assert loader.state_dict()["batch"] == 0
+    assert next(iter(loader))["x"].tolist() == [0, 1, 2]
+
+
+def test_single_batch_repeats_for_overfitting():
+    loader = create_data_loader(Shuffled(), 4, train=True, single_batch=True, n_workers=0)
+    first, *rest = take(iter(loader), 4)
+    assert all(torch.equal(first, batch) for batch in rest)
+    assert len(list(create_data_loader(Shuffled(), 4, single_batch=True, n_workers=0))) == 1
+
+
+def test_the_function_says_what_the_loader_takes():
+    own = inspect.signature(StreamLoader.__init__).parameters
+    function = inspect.signature(create_data_loader).parameters
+    assert function.keys() - own.keys() == {"worker"}
+    assert {name: function[name].default for name in own if name != "self"} == {
+        name: p.default for name, p in own.items() if name != "self"
+    }
+
+
+def test_states_and_arguments_that_do_not_fit_are_refused():
+    loader = create_data_loader(Counting(), 2, n_workers=0)
+    with pytest.raises(ValueError, match=r"the state_dict of a StreamLoader, the keys \['batch', .* are not in it"):
+        loader.load_state_dict({"epoch": 1})
+    with pytest.raises(ValueError, match="this loader state has batch_size 2, this loader 3"):
+        create_data_loader(Counting(), 3, n_workers=0).load_state_dict(loader.state_dict())
+    with pytest.raises(ValueError, match=r"rank \(2\) must lie in \[0, world\)"):
+        loader.shard(2, 2)
+    for name, value in (("batch_size", 0), ("n_workers", -1), ("prefetch", 0)):
+        with pytest.raises(ValueError, match=rf"{name} must be at least [01], got {value}"):
+            create_data_loader(Counting(), **{"batch_size": 2, name: value})
+    with pytest.raises(ValueError, match="worker must be 'process' for an iterable dataset, got 'thread'"):
+        create_data_loader(Counting(), 2, worker="thread")
+    with pytest.raises(TypeError, match="torch_dataset must be map-style or iterable, got int"):
+        create_data_loader(3, 2)

@@ -1,0 +1,324 @@
+"""ReplayBuffer against a slow reference that keeps whole episodes in a list."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ai.data import ReplayBuffer
+from ai.data.episodes.packing import pack
+
+
+def episode(n, start=0, truncated=False, two_players=False, rng=None):
+    rng = rng or np.random.default_rng(start)
+    made = {
+        "obs": np.arange(start, start + n + 1, dtype=np.float32)[:, None],
+        "action": np.arange(start, start + n),
+        "reward": rng.standard_normal(n).astype(np.float32),
+        "value": rng.standard_normal(n + 1).astype(np.float32),
+        "policy": rng.random((n, 3)).astype(np.float32),
+        "truncated": np.bool_(truncated),
+        "game": np.int64(start),
+    }
+    if two_players:
+        made["to_play"] = rng.integers(0, 2, n + 1)
+    return made
+
+
+def reference_return(e, s, n_step, gamma):
+    """The n-step return of step s of one episode, straight from the definition."""
+    n = len(e["action"])
+    own = e["to_play"][s] if "to_play" in e else 0
+    sign = lambda r: 1 if "to_play" not in e or e["to_play"][r] == own else -1  # noqa: E731
+    total, factor = 0.0, 1.0
+    for r in range(s, min(s + n_step, n) if n_step != math.inf else n):
+        total += factor * sign(r) * e["reward"][r]
+        ends = r == n - 1 and not e["truncated"]
+        factor *= 0.0 if ends else gamma
+    stop = n if n_step == math.inf else min(s + n_step, n)
+    return total + factor * sign(stop) * e["value"][stop]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 7), min_size=1, max_size=6),
+    n_step=st.sampled_from([1, 2, 3, 10, math.inf]),
+    truncated=st.booleans(),
+    two_players=st.booleans(),
+)
+def test_targets_equal_the_definition(lengths, n_step, truncated, two_players):
+    episodes = [episode(n, 100 * i, truncated, two_players) for i, n in enumerate(lengths)]
+    buffer = ReplayBuffer(100, n_step=n_step, gamma=0.9)
+    buffer.extend(pack(episodes))
+    batch = buffer.sample(64)
+    for action, target in zip(batch["action"].tolist(), batch["target"].tolist(), strict=True):
+        expected = reference_return(episodes[action // 100], action % 100, n_step, 0.9)
+        assert target == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_targets_of_an_unrolled_draw_equal_those_of_single_draws():
+    episodes = [episode(5, 100 * i, two_players=True) for i in range(4)]
+    buffer = ReplayBuffer(50, unroll=3, n_step=2, gamma=0.9)
+    buffer.extend(pack(episodes))
+    batch = buffer.sample(50)
+    for b in range(50):
+        for k in range(4):
+            if batch["mask"][b, k]:
+                action = int(batch["action"][b, k])
+                expected = reference_return(episodes[action // 100], action % 100, 2, 0.9)
+                assert float(batch["target"][b, k]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_hand_computed_outcome_of_a_two_player_game():
+    buffer = ReplayBuffer(20, n_step=math.inf)
+    buffer.add({"action": np.arange(3), "reward": np.array([0.0, 0, 1]), "to_play": np.array([0, 1, 0])})
+    batch = buffer.sample(64)
+    assert {(int(a), float(t)) for a, t in zip(batch["action"], batch["target"], strict=True)} == {
+        (0, 1),
+        (1, -1),
+        (2, 1),
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    capacity=st.integers(10, 30),
+    unroll=st.integers(0, 5),
+    chunk=st.integers(1, 4),
+)
+def test_draws_are_stretches_of_live_episodes(lengths, capacity, unroll, chunk):
+    episodes = {1000 * i: episode(n, 1000 * i) for i, n in enumerate(lengths)}
+    buffer = ReplayBuffer(capacity, unroll=unroll)
+    ordered = list(episodes.values())
+    for first in range(0, len(ordered), chunk):
+        buffer.extend(pack(ordered[first : first + chunk]))
+    rows = [(game, r) for game, e in episodes.items() for r in range(len(e["obs"]))][-capacity:]
+    live = {(game, r) for game, r in rows if r < len(episodes[game]["action"])}
+    assert len(buffer) == len(live)
+    if not live:
+        return
+    batch = buffer.sample(128)
+    seen = set()
+    for b in range(128):
+        game, start = int(batch["game"][b, 0]), int(batch["action"][b, 0])
+        e, step = episodes[game], start - game
+        seen.add((game, step))
+        n = len(e["action"])
+        for k in range(unroll + 1):
+            r = min(step + k, n)
+            assert bool(batch["mask"][b, k]) == (step + k < n)
+            assert float(batch["obs"][b, k, 0]) == e["obs"][r, 0]
+            assert float(batch["reward"][b, k]) == (e["reward"][r] if r < n else 0)
+            assert torch.equal(batch["policy"][b, k], torch.from_numpy(e["policy"][r]) if r < n else torch.zeros(3))
+    assert seen <= live
+    if len(live) < 12:
+        assert seen == live
+
+
+def test_uniform_draws_are_uniform():
+    buffer = ReplayBuffer(30)
+    buffer.extend(pack([episode(1, 10 * i) for i in range(5)] + [episode(4, 90)]))
+    actions = torch.cat([buffer.sample(300)["action"] for _ in range(30)])
+    counts = torch.unique(actions, return_counts=True)[1].double()
+    # 9 steps, 1000 expected each; the 0.9999 quantile of chi-square with 8 degrees of freedom is 31.8
+    assert len(counts) == 9
+    assert float(((counts - 1000) ** 2 / 1000).sum()) < 31.8
+
+
+@pytest.mark.parametrize("max_reuse", [None, 5000])
+def test_prioritised_draws_and_weights_follow_the_priorities(max_reuse):
+    buffer = ReplayBuffer(40, alpha=0.5, beta=1.0, max_reuse=max_reuse)
+    buffer.extend(pack([episode(9)]))
+    index = buffer.sample(9 if max_reuse else 400)["index"].unique()
+    assert len(index) == 9
+    buffer.update_priorities(index, torch.arange(1.0, 10.0) ** 2)
+    if max_reuse:
+        draws = torch.cat([buffer.sample(1)["index"] for _ in range(4500)])
+        share = torch.unique(draws, return_counts=True)[1].double() / 4500
+    else:
+        draws = torch.cat([buffer.sample(450)["index"] for _ in range(20)])
+        share = torch.unique(draws, return_counts=True)[1].double() / 9000
+    expected = torch.arange(1.0, 10.0, dtype=torch.float64) / 45
+    assert float((share - expected).abs().max()) < 0.025
+    batch = buffer.sample(9)
+    weights = dict(zip(batch["index"].tolist(), batch["weight"].tolist(), strict=True))
+    ratio = {i: w * (i - int(index[0]) + 1) for i, w in weights.items()}  # weight ∝ 1 / share, with beta 1
+    assert max(ratio.values()) == pytest.approx(min(ratio.values()), rel=1e-4)
+    assert max(weights.values()) == pytest.approx(1)
+
+
+def test_new_steps_get_the_highest_priority_and_old_indices_are_passed_over():
+    buffer = ReplayBuffer(12, alpha=1.0)
+    buffer.extend(pack([episode(5)]))
+    first = buffer.sample(64)["index"].unique()
+    buffer.update_priorities(first, torch.full((5,), 3.0))
+    buffer.extend(pack([episode(5, 100)]))
+    tree = buffer._tree
+    assert tree.get(np.arange(6, 11)) == pytest.approx(3.0, rel=1e-5)
+    buffer.extend(pack([episode(5, 200)]))  # overwrites the first episode
+    buffer.update_priorities(first, torch.full((5,), 1e9))
+    assert tree.total == pytest.approx(30.0, rel=1e-5)
+    with pytest.raises(ValueError, match="priority must be finite"):
+        buffer.update_priorities(first, torch.tensor([1, 2, 3, 4, math.nan]))
+    with pytest.raises(ValueError, match="draws uniformly: give alpha"):
+        ReplayBuffer(12).update_priorities(first, first)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.7])
+def test_no_step_is_drawn_more_often_than_max_reuse(alpha):
+    buffer = ReplayBuffer(50, max_reuse=3, alpha=alpha)
+    buffer.extend(pack([episode(4, 100 * i) for i in range(5)]))
+    draws = torch.cat([buffer.sample(10)["index"] for _ in range(5)])
+    assert int(torch.unique(draws, return_counts=True)[1].max()) <= 3
+    while len(buffer) >= 1:
+        draws = torch.cat([draws, buffer.sample(1)["index"]])
+    assert torch.unique(draws, return_counts=True)[1].tolist() == [3] * 20
+    with pytest.raises(ValueError, match="0 steps may be drawn, batch_size is 4"):
+        buffer.sample(4)
+
+
+def test_reanalyse_rewrites_live_rows_only():
+    buffer = ReplayBuffer(12)
+    buffer.extend(pack([episode(5)]))
+    index = buffer.sample(20)["index"].unique()
+    whole = buffer.episode(int(index[0]))
+    assert whole["obs"][:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert buffer.update(index, policy=torch.ones(5, 3), value=torch.full((5,), 9.0)) == 5
+    batch = buffer.sample(20)
+    assert (batch["policy"] == 1).all()
+    assert (batch["value"] == 9).all()
+    buffer.extend(pack([episode(5, 100), episode(2, 200)]))  # overwrites the first three rows
+    assert buffer.update(index, value=torch.full((5,), 7.0)) == 2
+    assert buffer.column("value")[:2].tolist() == [7, 7]
+    with pytest.raises(ValueError, match=r"'z' is not a key of this buffer"):
+        buffer.update(index, z=index)
+    with pytest.raises(ValueError, match=r"'policy' must have shape \(5, 3\), got \(5, 2\)"):
+        buffer.update(index, policy=torch.zeros(5, 2))
+    with pytest.raises(ValueError, match=r"index \(0\) is not among the live rows"):
+        buffer.episode(0)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"alpha": 0.6}, {"max_reuse": 4}, {"unroll": 2, "n_step": 2}, {"n_step": math.inf}]
+)
+def test_a_state_repeats_every_later_draw(options):
+    buffer = ReplayBuffer(23, seed=4, **options)
+    for i in range(9):
+        buffer.add(episode(3, 100 * i))
+    buffer.sample(8)
+    state = copy.deepcopy(buffer.state_dict())
+    other = ReplayBuffer(23, seed=0, **options)
+    other.load_state_dict(state)
+    for i in range(9, 12):
+        for each in (buffer, other):
+            each.add(episode(3, 100 * i))
+        a, b = buffer.sample(6), other.sample(6)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    with pytest.raises(ValueError, match="of a buffer of capacity 23, this one has 24"):
+        ReplayBuffer(24).load_state_dict(state)
+
+
+def test_memory_is_stated_and_never_grows():
+    buffer = ReplayBuffer(1000)
+    assert buffer.n_bytes == 0
+    buffer.add(episode(5))
+    n_bytes = buffer.n_bytes
+    per_row = 4 + 8 + 4 + 4 + 12 + 1 + 8 + 8 + 4  # obs action reward value policy truncated game version discount
+    assert n_bytes == 1000 * (per_row + 8 + 1 + 4)  # and end, open, uses
+    for i in range(300):
+        buffer.add(episode(5, i))
+    assert buffer.n_bytes == n_bytes
+
+
+def test_defaults_of_an_episode():
+    packed = pack([{"obs": np.zeros((3, 2)), "action": [0, 1], "reward": [1.0, 2.0], "value": [5.0, 6.0]}], version=7)
+    assert packed.columns["discount"].tolist() == [1, 0, 0]
+    assert packed.columns["version"].tolist() == [7, 7, 7]
+    assert packed.columns["value"].tolist() == [5, 6, 0]
+    cut = pack([{"action": [0, 1], "value": [5.0, 6.0], "truncated": True, "to_play": [0, 1, 0]}])
+    assert cut.columns["discount"].tolist() == [1, 1, 0]
+    assert cut.columns["value"].tolist() == [5, 6, -6]
+
+
+@pytest.mark.parametrize(
+    ("episodes", "message"),
+    [
+        ([{"obs": np.zeros(3)}], r"needs one of the keys .*to tell its steps, got \['obs'\]"),
+        ([{"action": []}], "at least one step, got an empty 'action'"),
+        (
+            [{"action": [1], "reward": [1.0]}, {"action": [1]}],
+            r"equal keys, got \['action', 'reward'\] and \['action'\]",
+        ),
+        (
+            [{"action": [1, 2], "obs": np.zeros((3, 2))}, {"action": [1], "obs": np.zeros((2, 3))}],
+            r"'obs' must have T \+ 1",
+        ),
+        (
+            [{"action": [1], "game": 1}, {"action": [1], "game": [1, 2, 3]}],
+            r"'game' must have T or T \+ 1 entries, or one shape .* \(3,\) for T = 1 .*: an array with T",
+        ),
+        (
+            [{"action": [1, 2], "note": [1, 2]}, {"action": [1, 2, 3], "note": [1, 2, 3, 4, 5]}],
+            r"'note' must have T .* got \(5,\) for T = 3 and \(2,\) for T = 2: .* goes along with the steps",
+        ),
+    ],
+)
+def test_malformed_episodes_are_refused(episodes, message):
+    with pytest.raises(ValueError, match=message):
+        pack(episodes)
+
+
+@pytest.mark.parametrize("n_first", [8, 9])
+def test_a_constant_as_long_as_its_first_episode_stays_a_constant(n_first):
+    board = np.arange(9)
+    steps = [n_first, 4, 12]
+    packed = pack([{"action": np.zeros(n), "board": board + n, "along": np.arange(n)} for n in steps])
+    expected = np.concatenate([np.tile(board + n, (n + 1, 1)) for n in steps])
+    assert np.array_equal(packed.columns["board"], expected)
+    assert packed.columns["along"].tolist() == [place for n in steps for place in (*range(n), 0)]
+
+
+def test_both_readings_are_told_where_episodes_come_one_by_one():
+    buffer = ReplayBuffer(50)
+    buffer.add({"action": np.zeros(9), "board": np.arange(9)})
+    with pytest.raises(ValueError, match=r"'board' must be .* as in the first episode, .*\(9,\): an array with T or"):
+        buffer.add({"action": np.zeros(4), "board": np.arange(9)})
+
+
+def test_a_buffer_refuses_what_does_not_fit():
+    buffer = ReplayBuffer(5)
+    with pytest.raises(ValueError, match="an episode of 5 steps needs 6 rows, capacity is 5"):
+        buffer.add(episode(5))
+    buffer.add({"action": [1], "x": [[1.0, 2.0]]})
+    with pytest.raises(ValueError, match=r"must have the keys .* got"):
+        buffer.add({"action": [1]})
+    with pytest.raises(ValueError, match=r"'x' must be torch.float64 of shape \(2,\) a row"):
+        buffer.add({"action": [1], "x": [[1.0]]})
+    with pytest.raises(ValueError, match=r"got int64 of shape \(2,\)$"):
+        buffer.add({"action": [1], "x": [[1, 2]]})
+    with pytest.raises(ValueError, match=r"may not have the keys \['index'\]"):
+        ReplayBuffer(5).add({"action": [1], "index": [1]})
+    with pytest.raises(ValueError, match=r"n_step \(3\) needs episodes with a reward"):
+        ReplayBuffer(5, n_step=3).add({"action": [1]})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"capacity": 1}, "capacity must be at least 2, got 1"),
+        ({"unroll": -1}, "unroll must be at least 0, got -1"),
+        ({"n_step": 0}, "n_step must be at least 1, got 0"),
+        ({"max_reuse": 0}, "max_reuse must be at least 1, got 0"),
+        ({"gamma": 1.5}, r"gamma must lie in \(0, 1\], got 1.5"),
+        ({"alpha": -1.0}, "alpha must be at least 0, got -1.0"),
+    ],
+)
+def test_bad_buffer_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ReplayBuffer(**{"capacity": 10, **options})

@@ -1,0 +1,199 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ai.infer.transport.spin import Spinner
+from ai.infer.transport.wire import WireError, flatten, layout_of, make_layout, parse, unflatten, with_rows
+from ai.infer.worker.batch_limit import RowCap
+from ai.infer.worker.request_queue import Queue
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int64, torch.bool, torch.complex64]
+tensors = st.builds(
+    lambda shape, dtype: torch.arange(torch.Size(shape).numel()).reshape(shape).to(dtype),
+    st.lists(st.integers(0, 4), max_size=4),
+    st.sampled_from(DTYPES),
+)
+leaves = tensors | st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text()
+trees = st.recursive(
+    leaves,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(st.text() | st.integers(), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype is b.dtype and a.shape == b.shape and bool((a == b).all())
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    return type(a) is type(b) and a == b
+
+
+@settings(max_examples=150, deadline=None)
+@given(trees)
+def test_any_tree_comes_back_as_it_went(tree):
+    node, found = flatten(tree)
+    layout = layout_of(node, found)
+    read = parse(layout.header)
+    assert (read.offsets, read.n_bytes, read.rows, read.group) == (
+        layout.offsets,
+        layout.n_bytes,
+        layout.rows,
+        layout.group,
+    )
+    data = torch.zeros(layout.n_bytes, dtype=torch.uint8)
+    for view, x in zip(layout.views(data), found, strict=True):
+        view.copy_(x)
+    assert same(unflatten(read.tree, iter(read.views(data))), tree)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_rubbish_is_refused_and_nothing_else_happens(data):
+    try:
+        parse(data)
+    except WireError:
+        pass
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["t", "c", "l", "u", "d", "o", "n"]),
+    lambda inner: st.lists(inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(json_values)
+def test_json_that_is_no_header_is_refused(value):
+    try:
+        layout = parse(json.dumps(value).encode())
+    except WireError:
+        return
+    assert parse(layout.header).offsets == layout.offsets  # the rare value that is one
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ([["t"]], r"a header's tree has 1 tensors, and 0 are described"),
+        ([["x"]], r"a header's node must have a known kind, not 'x'"),
+        ([["d", [1.5, ["t"]]], ["float32", 1]], r"a header's dict must hold pairs of key and node"),
+        ([["t"], ["float32", -1]], r"a header's shape must hold sizes from 0, not \[-1\]"),
+        ([["t"], ["float32", 1 << 40, 1 << 40]], r"a header's shape must fit in memory"),
+        ([["t"], ["object", 1]], r"a header must be a tree and its tensors in JSON: KeyError"),
+        ([["o", 5]], r"a header's node of kind 'o' must name its class"),
+    ],
+)
+def test_header_errors_name_the_rule(document, message):
+    with pytest.raises(WireError, match=message):
+        parse(json.dumps(document).encode())
+
+
+def test_only_dataclasses_and_named_tuples_can_be_named():
+    for name, message in [
+        ("os:system", "must be a dataclass or a named tuple"),
+        ("builtins:dict", "must be a dataclass or a named tuple"),
+        ("no_such_module:X", "must be importable here"),
+    ]:
+        with pytest.raises(WireError, match=message):
+            unflatten(["o", name], iter([]))
+
+
+def test_deep_trees_are_refused():
+    deep = ["t"]
+    for _ in range(100):
+        deep = ["l", deep]
+    with pytest.raises(WireError, match="at most 64 deep"):
+        parse(json.dumps([deep, ["float32", 1]]).encode())
+    with pytest.raises(WireError, match="must be a tree"):
+        parse(b"[" * 60000)
+
+
+def test_rows_and_groups():
+    def layout(*shapes):
+        return make_layout(["u", *[["t"]] * len(shapes)], [torch.float32] * len(shapes), list(shapes))
+
+    assert layout((3, 2), (3,)).rows == 3
+    assert layout((3, 2), (4, 2)).rows is None
+    assert layout((3, 2), ()).rows is None
+    assert layout((0, 2)).rows is None
+    assert layout((1 << 39, 0)).rows is None  # nobody is to cut this into batches
+    assert layout((3, 2)).group == layout((5, 2)).group != layout((3, 1)).group
+    assert with_rows(layout((3, 2), (3,)), 7).shapes == ((7, 2), (7,))
+
+
+class Item:
+    def __init__(self, rows, arrived=0.0, peer=None):
+        self.rows, self.arrived, self.peer = rows, arrived, peer
+
+
+def test_batches_count_rows_keep_order_and_never_mix_groups():
+    queue = Queue(max_rows=4)
+    items = [Item(2, 0), Item(1, 1), Item(2, 2), Item(9, 3), Item(1, 4)]
+    for item, group in zip(items, ["a", "b", "a", "a", None], strict=True):
+        queue.put(item, group)
+    assert queue.next_batch() == [items[0], items[2]]
+    assert queue.next_batch() == [items[1]]
+    assert queue.next_batch() == [items[3]]  # larger than a batch: alone
+    assert queue.next_batch() == [items[4]]
+    assert queue.next_batch() == []
+
+
+def test_requests_without_a_group_run_alone():
+    queue = Queue(max_rows=8)
+    for _ in range(3):
+        queue.put(Item(1), None)
+    assert [len(queue.next_batch()) for _ in range(3)] == [1, 1, 1]
+
+
+def test_dropped_client_leaves_the_others_requests():
+    queue = Queue(max_rows=8)
+    peers = object(), object()
+    for i in range(6):
+        queue.put(Item(1, peer=peers[i % 2]), "a")
+    queue.drop(peers[0])
+    assert queue.n_requests == 3
+    assert {item.peer for item in queue.next_batch()} == {peers[1]}
+
+
+def test_row_cap_grows_while_it_pays():
+    cap = RowCap(start=8, limit=1024)
+    for _ in range(200):  # 1 ms a call whatever the rows, up to 64; beyond, in proportion
+        cap.update(cap.rows, 0.001 * max(1.0, cap.rows / 64), backlog=True)
+    assert cap.rows == 64
+
+
+def test_row_cap_stays_without_a_backlog():
+    cap = RowCap(start=8)
+    for _ in range(200):
+        cap.update(8, 0.001, backlog=False)
+    assert cap.rows == 8
+
+
+def test_spinner_gives_up_on_what_never_comes():
+    spinner = Spinner()
+    spinner._enabled = True
+    asked = [0]
+
+    def never():
+        asked[0] += 1
+        return False
+
+    tries = 0
+    for _ in range(500):
+        before = asked[0]
+        assert not spinner.wait(never)
+        tries += asked[0] > before
+    assert tries < 15
+    spinner._skips = 0
+    assert spinner.wait(lambda: True)

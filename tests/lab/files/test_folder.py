@@ -1,0 +1,105 @@
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from ai.lab.files.folder import MARKER, find, lab_root, mark, read_marker, remove, resolve, write_atomic
+
+
+def test_relative_paths_start_at_the_labs_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("AI_LAB_PATH", str(tmp_path / "lab"))
+    assert lab_root() == tmp_path / "lab"
+    assert resolve("a/b") == tmp_path / "lab" / "a" / "b"
+    assert resolve(tmp_path / "x") == tmp_path / "x"
+    monkeypatch.delenv("AI_LAB_PATH")
+    monkeypatch.chdir(tmp_path)
+    assert resolve("a") == tmp_path / "ai-lab" / "a"
+
+
+@pytest.mark.parametrize("path", ["..", "../outside", "a/../../outside", "."])
+def test_a_relative_path_out_of_the_root_is_refused(path):
+    with pytest.raises(ValueError, match=r"must lie inside the lab's root .* or be absolute, got"):
+        resolve(path)
+
+
+def test_an_empty_path_is_refused():
+    with pytest.raises(ValueError, match="path must name a folder, got an empty string"):
+        resolve("")
+
+
+def test_identity_survives_moving(tmp_path):
+    identity = mark(tmp_path / "a", "trial")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert mark(tmp_path / "b", "trial") == identity
+
+
+def test_another_kind_is_refused(tmp_path):
+    mark(tmp_path / "a", "study")
+    with pytest.raises(ValueError, match="holds a recorded study, not a trial"):
+        mark(tmp_path / "a", "trial")
+
+
+def test_a_strangers_folder_is_neither_taken_nor_deleted(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match=r"is not empty and was not made by ai\.lab"):
+        mark(tmp_path, "trial")
+    with pytest.raises(ValueError, match=r"was not made by ai.lab \(no .ai-lab file\), so it is not deleted"):
+        remove(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        mark(tmp_path / "file", "trial")
+
+
+def test_a_later_format_is_refused_by_number(tmp_path):
+    mark(tmp_path, "trial")
+    (tmp_path / MARKER).write_text(json.dumps({"kind": "trial", "id": "x", "format": 99}))
+    with pytest.raises(ValueError, match="is of folder format 99, this version reads up to 1"):
+        read_marker(tmp_path)
+    assert list(find(tmp_path)) == []
+
+
+def test_removal_follows_no_links(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "data").write_text("kept")
+    mark(tmp_path / "a", "trial")
+    (tmp_path / "a" / "link").symlink_to(outside)
+    remove(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    assert (outside / "data").read_text() == "kept"
+
+
+def test_of_threads_that_mark_at_once_all_get_the_same_identity(tmp_path):
+    barrier, identities = threading.Barrier(8), []
+
+    def make() -> None:
+        barrier.wait()
+        identities.append(mark(tmp_path / "a", "trial"))
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len(identities) == 8
+    assert len(set(identities)) == 1
+
+
+def test_find_lists_marked_folders_by_kind(tmp_path):
+    for name, kind in {"s": "study", "s/a": "trial", "s/e": "experiment", "s/e/trials/0": "trial"}.items():
+        mark(tmp_path / name, kind)
+    assert [str(p.relative_to(tmp_path)) for p in find(tmp_path)] == ["s", "s/a", "s/e", "s/e/trials/0"]
+    assert [str(p.relative_to(tmp_path)) for p in find(tmp_path, "trial")] == ["s/a", "s/e/trials/0"]
+
+
+def test_a_failed_atomic_write_leaves_the_old_content_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "meta.json"
+    write_atomic(path, b"old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("refused")))
+    with pytest.raises(OSError, match="refused"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in Path(tmp_path).iterdir()] == ["meta.json"]

@@ -1,0 +1,357 @@
+"""The page in headless Chromium: every view on real trials, hostile and live ones, and no request leaves loopback."""
+
+import contextlib
+import json
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import torch
+
+from ai.lab import Experiment, Trial
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with the package playwright")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: the page is not looked at in a browser"),
+]
+
+VIEWS = ("Curves", "Samples", "Config", "Code", "System", "Search", "Log")
+HOSTILE = "<img src=x onerror=alert(1)>"
+SCRIPT = "<script>document.title='hacked'</script>"
+WAIT_MS = 60_000
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage"
+).split()
+
+
+@contextlib.contextmanager
+def serving(root: Path, token: str | None = None) -> Iterator[str]:
+    import uvicorn
+
+    from ai.lab.page.server import make_app
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(make_app(root, token=token), log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        listener.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=120_000)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def serve():
+    """Starts servers that outlive the pages which ask them."""
+    with contextlib.ExitStack() as stack:
+        yield lambda root, **how: stack.enter_context(serving(root, **how))
+
+
+@pytest.fixture
+def look(browser, serve):
+    """Opens the page of a server; afterwards nothing may have gone wrong in it or have been asked of another host."""
+    contexts, wrong, asked = [], [], []
+
+    def open_page(url: str, fragment: str = "", **how):
+        context = browser.new_context(viewport={"width": 1360, "height": 900}, **how)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(WAIT_MS)
+        page.on("pageerror", lambda error: wrong.append(f"error: {error.stack}"))
+        page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("console", lambda said: said.type == "error" and wrong.append(f"console: {said.text}"))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(url + "/" + fragment)
+        page.wait_for_selector("#view[data-drawn]")
+        return page
+
+    open_page.wrong = wrong
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+    assert asked
+    assert {urlsplit(url).hostname for url in asked} == {"127.0.0.1"}
+
+
+def record(path: Path, lr: float, steps: int = 200) -> Trial:
+    how = {"config": {"lr": lr, "net": {"dim": 8}}, "system_interval_s": 0.01}
+    with Trial(path, **how) as trial:
+        print(f"the rate is {lr}")
+        for step in range(steps):
+            trial.log(step, {"loss": lr + 1 / (step + 1), **({"val_loss": lr} if step % 50 == 0 else {})})
+        for step in (50, 100):
+            trial.save_sample(step, torch.full((4, 1, 8, 8), lr))
+        while not trial.record.system():
+            trial._session._system._stop.wait(0.01)
+    return trial
+
+
+def tell_diff(trial: Trial, diff: str, untracked: list[str]) -> None:
+    meta = trial.record.meta
+    meta["sessions"][-1]["git"] = {"commit": "0123456789abcdef", "branch": "main", "diff": diff, "untracked": untracked}
+    (trial.path / "meta.json").write_text(json.dumps(meta))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("lab")
+    diff = "diff --git a/net.py b/net.py\n--- a/net.py\n+++ b/net.py\n@@ -1 +1 @@\n-dim = 4\n+dim = 8\n"
+    for name, lr in (("study/a", 0.1), ("study/b", 0.2)):
+        tell_diff(record(root / name, lr), diff, ["notes.txt"])
+
+    def objective(trial) -> float:
+        return trial.hp.log("rate", 1e-4, 1) + trial.hp.lst("width", [8, 16])
+
+    Experiment(root / "search", search="random").run(6, objective, progress=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def url(root):
+    with serving(root) as url:
+        yield url
+
+
+def select(page, *names: str) -> None:
+    for name in names:
+        page.locator(f'input[aria-label="Select {name}"]').check()
+
+
+def open_view(page, name: str) -> str:
+    page.evaluate("delete document.querySelector('#view').dataset.drawn")
+    page.click(f"#tab-{name}")
+    page.wait_for_selector(f'#view[data-drawn="{name}"]')
+    assert page.get_attribute(f"#tab-{name}", "aria-selected") == "true"
+    return page.inner_text("#view")
+
+
+def until(page, condition: str) -> None:
+    """Waits for a condition; the page's own rules forbid Playwright's waiting, which runs text as code in it."""
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, f"never came true: {condition}"
+        page.wait_for_timeout(30)
+
+
+def points(page, key: str) -> list[int]:
+    """How many points each curve of a chart has, once it is drawn."""
+    page.wait_for_selector(f'figure[data-key="{key}"] canvas')
+    return page.evaluate(
+        "key => document.querySelector(`figure[data-key='${key}'] .plot`).plot.data.slice(1).map(one => one[0].length)",
+        key,
+    )
+
+
+def test_every_view_shows_the_selected_trials(look, url):
+    page = look(url, "#view=Curves")
+    for scheme, expected in {"dark": "rgb(20, 23, 26)", "light": "rgb(255, 255, 255)"}.items():
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == expected
+    assert "Select trials above" in page.inner_text("#view")
+    select(page, "study/a", "study/b")
+    assert points(page, "loss") == [200, 200]
+    assert points(page, "val_loss") == [4, 4]
+    text = open_view(page, "Samples")
+    assert "step 100 (2 of 2)" in text
+    page.press("#step", "ArrowLeft")
+    until(page, "[...document.images].every(one => one.src.endsWith('/sample/50') && one.naturalWidth > 0)")
+    assert page.locator("#view img").count() == 2
+    text = open_view(page, "Config")
+    assert page.locator("td.differs").all_inner_texts()[:2] == ["0.1", "0.2"]
+    assert "net.dim" in text
+    page.get_by_label("Only what differs").check()
+    until(page, "!document.querySelector('#view').innerText.includes('net.dim')")
+    page.get_by_label("Only what differs").uncheck()
+    text = open_view(page, "Code")
+    assert text.count("0123456789") == 1  # the same code is told once
+    assert "+dim = 8" in text
+    assert "1 untracked files" in text
+    open_view(page, "System")
+    assert min(points(page, "memory_process_bytes")) >= 1
+    text = open_view(page, "Search")
+    assert "6 scored trials" in text
+    assert page.locator("svg path.run").count() == 6
+    assert page.locator("svg circle").count() == 12
+    text = open_view(page, "Log")
+    assert "the rate is 0.1" in text
+    assert "the rate is 0.2" in text
+    page.locator("#tab-Search").click()
+    page.locator("svg circle").first.click()
+    until(page, "document.querySelectorAll('tr[aria-selected=true]').length === 1")
+
+
+def test_the_table_sorts_filters_and_hides_columns_from_the_keyboard(look, url):
+    page = look(url)
+    names = "[...document.querySelectorAll('#runs tbody tr')].map(row => row.cells[1].innerText)"
+    page.focus('[data-column="config lr"]')
+    page.keyboard.press("Enter")
+    assert page.evaluate(names)[:2] == ["study/b", "study/a"]
+    page.keyboard.press("Enter")
+    assert page.evaluate(names)[:2] == ["study/a", "study/b"]
+    page.keyboard.press("/")
+    page.keyboard.type("study lr<0.15")
+    assert page.evaluate(names) == ["study/a"]
+    assert page.inner_text("#status") == "1 of 8 trials"
+    page.keyboard.press("Escape")
+    assert len(page.evaluate(names)) == 8
+    page.click("#columns summary")
+    page.get_by_label("config lr", exact=True).uncheck()
+    assert page.locator('[data-column="config lr"]').count() == 0
+    page.get_by_label("Select all shown").check()
+    until(page, "document.querySelectorAll('tr[aria-selected=true]').length === 8")
+    page.click("#clear")
+    until(page, "document.querySelectorAll('tr[aria-selected=true]').length === 0")
+    page.focus("#tab-Curves")
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("document.activeElement.id") == "tab-Log"
+
+
+def test_a_long_table_is_drawn_as_far_as_it_is_looked_at(look, serve, tmp_path):
+    with Trial(tmp_path / "t000", system_interval_s=None, capture=False) as trial:
+        trial.log(0, {"loss": 1.0})
+    marker = json.loads((trial.path / ".ai-lab").read_text())
+    for number in range(1, 250):
+        shutil.copytree(trial.path, tmp_path / f"t{number:03d}")
+        (tmp_path / f"t{number:03d}" / ".ai-lab").write_text(json.dumps({**marker, "id": f"{number:032x}"}))
+    count = "document.querySelectorAll('#runs tbody tr').length"
+    url = serve(tmp_path)
+    page = look(url)
+    assert page.inner_text("#status") == "250 trials"
+    assert page.evaluate(count) == 200
+    page.evaluate("document.querySelector('#runs').scrollTo(0, 1e9)")
+    until(page, f"{count} === 250")
+    page.fill("#filter", "t249")
+    until(page, f"{count} === 1")
+    page = look(url, f"#view=Log&id={230:032x}")
+    assert page.locator("#runs tr[aria-selected=true]").inner_text().split()[0] == "t230"
+
+
+def test_curves_are_smoothed_scaled_and_looked_at_closely(look, url, root):
+    page = look(url)
+    page.click("#clear")
+    select(page, "study/a")
+    assert points(page, "loss") == [200]
+    page.get_by_label("Smoothing").fill("0.9")
+    until(page, "document.querySelector('figure[data-key=loss] .plot').plot.series.length === 3")
+    page.get_by_label("Smoothing").fill("0")
+    page.get_by_label("Logarithmic").check()
+    until(page, "document.querySelector('figure[data-key=loss] .plot').plot.scales.y.distr === 3")
+    page.get_by_label("Logarithmic").uncheck()
+    page.get_by_label("Over").select_option("time")
+    until(page, "document.querySelector('figure[data-key=loss] .plot').plot.axes[0].label === 'time'")
+    page.get_by_label("Over").select_option("step")
+    until(page, "document.querySelector('figure[data-key=loss] .plot').plot.axes[0].label === 'step'")
+    box = page.locator("figure[data-key=loss] .u-over").bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 0.25 * box["width"], middle)
+    page.wait_for_selector("figure[data-key=loss] .tip:not([hidden])")
+    assert "study/a" in page.inner_text("figure[data-key=loss] .tip")
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.75 * box["width"], middle, steps=4)
+    page.mouse.up()
+    whole = page.locator("figure[data-key=loss] button.whole")
+    whole.wait_for()
+    until(page, "document.querySelector('figure[data-key=loss] .plot').plot.data[1][0].length < 120")
+    assert points(page, "val_loss") == [4]
+    whole.click()
+    until(page, "document.querySelector('figure[data-key=loss] .plot').plot.data[1][0].length === 200")
+    page.get_by_label("Filter metrics").fill("val")
+    until(page, "document.querySelectorAll('figure').length === 1")
+    identity = page.get_attribute('input[aria-label="Select study/a"]', "data-id")
+    assert identity in page.url  # the address tells what is looked at
+    assert points(look(url, f"#view=Curves&id={identity}"), "loss") == [200]
+
+
+def test_a_live_trial_is_followed_and_a_lost_server_is_told(look, serve, tmp_path):
+    url = serve(tmp_path)
+    page = look(url)
+    assert "No trials here yet" in page.inner_text("#view")
+    with Trial(tmp_path / "live", system_interval_s=None) as trial:
+        trial.log(0, {"loss": 2.0})
+        select(page, "live")
+        page.wait_for_selector("figure[data-key=loss] canvas")
+        page.wait_for_selector("#runs .running")
+        for step in range(1, 6):
+            trial.log(step, {"loss": 2.0 / step, "late": 1.0})
+        until(page, "document.querySelector('figure[data-key=loss] .plot').plot.data[1][0].length === 6")
+        page.wait_for_selector("figure[data-key=late] canvas")
+        open_view(page, "Log")
+        print("a word from the run")
+        until(page, "document.querySelector('pre.log').innerText.includes('a word from the run')")
+    page.wait_for_selector("#runs .finished")
+    page.route("**/api/trials", lambda route: route.abort())
+    page.wait_for_selector("body[data-lost]")
+    page.unroute("**/api/trials")
+    page.wait_for_selector("body:not([data-lost])")
+    assert all("ERR_" in one for one in look.wrong)  # the cut line, and nothing else
+    look.wrong.clear()
+
+
+def test_hostile_names_and_values_neither_run_nor_break_the_page(look, serve, tmp_path):
+    def objective(trial) -> float:
+        return float(len(trial.hp.lst(SCRIPT, [HOSTILE, "../../etc/passwd"]))) + trial.hp.lin("x", 0, 1)
+
+    Experiment(tmp_path / HOSTILE, search="random").run(2, objective, progress=False)
+    config = {SCRIPT: "x" * 10_000_000, "../": HOSTILE, "n": float("nan"), "__proto__": 1, "constructor": 2}
+    name = f"a..{HOSTILE}'\"`$(id)"
+    with Trial(tmp_path / name, config=config, system_interval_s=None) as trial:
+        trial.log(0, {HOSTILE: float("nan"), "inf": float("inf"), "__proto__": 1.0, "one": 1e300})
+        trial.log(1, {HOSTILE: 1.0, "inf": float("-inf"), "toString": 2.0, "one": -1e300})
+        trial.save_sample(1, torch.full((1, 3, 2, 2), float("nan")))
+    (trial.path / "log.txt").write_text(f"{HOSTILE} \x1b[31m \0" + SCRIPT * 300_000)
+    tell_diff(trial, f"diff --git a/{HOSTILE} b/{HOSTILE}\n+{SCRIPT}\n" + "+x\n" * 20_000, [HOSTILE])
+    url = serve(tmp_path)
+    page = look(url, "#view=__proto__&id=../../x")
+    page.wait_for_selector("#runs tbody tr")
+    page.get_by_label("Select all shown").check()
+    for view in VIEWS:
+        open_view(page, view)
+        assert page.title() == "ai.lab"
+        assert page.locator("script").count() == 2
+        assert page.locator("img:not([src^='api/trial/'])").count() == 0
+        assert page.locator("#view script, #view img[onerror]").count() == 0
+        if view == "Curves":
+            assert sorted(page.locator("figure").evaluate_all("all => all.map(one => one.dataset.key)")) == sorted(
+                [HOSTILE, "__proto__", "inf", "one", "toString"]
+            )
+    assert HOSTILE in page.inner_text("#runs")
+    page.fill("#filter", "[(*+?\\")
+    assert page.locator("#runs tbody tr").count() == 0
+    status = page.evaluate("fetch('/..%2f..%2fetc%2fpasswd').then(answer => answer.status)")
+    assert status == 404
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while not look.wrong:  # the browser says so too, in its own time
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(30)
+    (said,) = look.wrong
+    assert "404" in said
+    look.wrong.clear()
+
+
+def test_a_page_behind_a_token_works_once_it_was_given(look, serve, root):
+    url = serve(root, token="a secret")
+    page = look(url, "?token=a+secret")
+    page.wait_for_selector("#runs tbody tr")
+    assert page.locator("#runs tbody tr").count() == 8

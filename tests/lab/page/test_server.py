@@ -1,0 +1,337 @@
+import asyncio
+import json
+import struct
+import threading
+import urllib.parse
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ai.lab import Experiment, Trial
+from ai.lab.page.catalog import Catalog
+from ai.lab.page.decimate import decimate
+from ai.lab.page.server import is_loopback, make_app, serve
+from ai.lab.page.smooth import smooth
+
+HOW = {"system_interval_s": None, "capture": False}
+SCRIPT = "<script>alert(1)</script>"
+
+
+class Client:
+    """Asks an ASGI application directly."""
+
+    def __init__(self, root, host="localhost:8765", **how) -> None:
+        self.app = make_app(root, **how)
+        self.host = host
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
+        raw, _, query = path.partition("?")
+        sent: list[dict] = []
+
+        async def receive() -> dict:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: dict) -> None:
+            sent.append(message)
+
+        given = [(b"host", self.host.encode()), *((k.encode(), v.encode()) for k, v in (headers or {}).items())]
+        scope = {
+            "type": "http", "http_version": "1.1", "method": "GET", "scheme": "http", "path": urllib.parse.unquote(raw),
+            "raw_path": raw.encode(), "query_string": query.encode(), "headers": given, "server": ("127.0.0.1", 8765),
+            "client": ("127.0.0.1", 1), "root_path": "",
+        }  # fmt: skip
+        asyncio.run(self.app(scope, receive, send))
+        start = sent[0]
+        body = b"".join(message.get("body", b"") for message in sent[1:])
+        return start["status"], {k.decode(): v.decode() for k, v in start["headers"]}, body
+
+    def json(self, path: str):
+        status, _, body = self.get(path)
+        assert status == 200, body
+        return json.loads(body, parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+
+    def curves(self, query: str) -> list[tuple[dict, np.ndarray, np.ndarray]]:
+        status, _, body = self.get(f"/api/curves?{query}")
+        assert status == 200, body
+        (length,) = struct.unpack_from("<I", body)
+        at, out = 4 + length, []
+        assert at % 8 == 0
+        for one in json.loads(body[4:at]):
+            numbers = np.frombuffer(body, "<f8", 2 * one["n"], at)
+            out.append((one, numbers[: one["n"]], numbers[one["n"] :]))
+            at += 16 * one["n"]
+        assert at == len(body)
+        return out
+
+
+@pytest.fixture
+def root(tmp_path):
+    for name, lr in (("a", 0.1), ("b", 0.2)):
+        with Trial(tmp_path / name, config={"lr": lr}, **HOW) as trial:
+            for step in range(200):
+                trial.log(step, {"loss": 1 / (step + 1)})
+            trial.save_sample(100, torch.zeros(1, 1, 4, 4))
+    return tmp_path
+
+
+@pytest.fixture
+def client(root):
+    return Client(root)
+
+
+def ids(client) -> dict[str, str]:
+    return {row["name"]: row["id"] for row in client.json("/api/trials")["trials"]}
+
+
+def test_the_table_has_configuration_and_last_metrics(client):
+    rows = {row["name"]: row for row in client.json("/api/trials")["trials"]}
+    assert rows["a"]["config"] == {"lr": 0.1}
+    assert rows["b"]["metrics"] == {"loss": 0.005}
+    assert rows["b"]["step"] == 199
+    assert rows["b"]["state"] == "finished"
+
+
+def test_curves_come_as_written(client):
+    known = ids(client)
+    (one, x, y), (two, _, _) = client.curves(f"id={known['a']}&id={known['b']}&key=loss&points=1000")
+    assert (one["id"], two["id"]) == (known["a"], known["b"])
+    assert x.tolist() == list(range(200))
+    assert y.tolist() == [1 / (step + 1) for step in range(200)]
+
+
+def test_curves_are_smoothed_over_every_point_beside_the_raw_ones(client):
+    raw, smoothed = client.curves(f"id={ids(client)['a']}&key=loss&smooth=0.9&points=1000")
+    assert (raw[0]["smooth"], smoothed[0]["smooth"]) == (False, True)
+    np.testing.assert_array_equal(smoothed[2], smooth(raw[2], 0.9))
+
+
+def test_a_part_of_a_curve_comes_with_one_point_more_on_each_side(client):
+    query = f"id={ids(client)['a']}&key=loss"
+    assert client.curves(f"{query}&from=50&to=52.5")[0][1].tolist() == [49, 50, 51, 52, 53]
+    assert client.curves(f"{query}&from=50.2&to=50.4")[0][1].tolist() == []
+    assert client.curves(f"{query}&from=198")[0][1].tolist() == [197, 198, 199]
+
+
+def test_curves_over_time_start_at_0(client):
+    ((_, x, _),) = client.curves(f"id={ids(client)['a']}&key=loss&x=time")
+    assert x[0] == 0
+    assert (np.diff(x) >= 0).all()
+
+
+def test_a_live_trial_is_followed_row_by_row(client, root):
+    with Trial(root / "live", **HOW) as trial:
+        trial.log(0, {"loss": 2.0})
+        identity = ids(client)["live"]
+        query = f"id={identity}&key=loss"
+        assert client.curves(query)[0][2].tolist() == [2.0]
+        trial.log(1, {"loss": 1.0})
+        assert client.curves(query)[0][2].tolist() == [2.0, 1.0]
+        row = next(row for row in client.json("/api/trials")["trials"] if row["id"] == identity)
+        assert (row["state"], row["step"]) == ("running", 1)
+        trial._session.metrics.cut(0)  # as a resumed run does
+        trial.log(0, {"loss": 5.0})
+        assert client.curves(query)[0][2].tolist() == [5.0]
+
+
+def test_details_samples_diff_and_log_of_a_trial(client):
+    identity = ids(client)["a"]
+    detail = client.json(f"/api/trial/{identity}")
+    assert detail["keys"] == ["loss"]
+    assert detail["samples"] == [100]
+    assert detail["config"] == {"lr": 0.1}
+    status, headers, body = client.get(f"/api/trial/{identity}/sample/100")
+    assert (status, headers["content-type"]) == (200, "image/png")
+    assert body.startswith(b"\x89PNG")
+    for part in ("log", "diff"):
+        status, headers, _ = client.get(f"/api/trial/{identity}/{part}")
+        assert status == 200
+        assert headers["content-type"].startswith("text/plain")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../pyproject.toml", "/..%2f..%2fetc%2fpasswd", "/api/trial/..%2f..", "/api/trial/nobody", "/server.py",
+        "/etc/passwd", "/api/curves?id=../a&key=loss", "/api/curves?id=x&key=y&file=../meta.json",
+        "/uPlot.LICENSE", "/%00",
+    ],
+)  # fmt: skip
+def test_what_is_not_named_is_not_served(client, path):
+    status, _, body = client.get(path)
+    assert status == 404
+    assert len(body) < 300
+
+
+def test_a_sample_of_another_step_is_not_found(client):
+    identity = ids(client)["a"]
+    assert client.get(f"/api/trial/{identity}/sample/7")[0] == 404
+    assert client.get(f"/api/trial/{identity}/sample/..%2f..%2fmeta.json")[0] == 404
+
+
+def test_too_many_curves_and_wrong_numbers_are_refused(client):
+    identity = ids(client)["a"]
+    many = "&".join(["key=loss"] * 500)
+    assert client.get(f"/api/curves?id={identity}&{many}")[0] == 400
+    for wrong in ("points=many", "smooth=nan", "smooth=1", "smooth=-0.5", "from=x"):
+        assert client.get(f"/api/curves?id={identity}&key=loss&{wrong}")[0] == 400
+    assert len(client.curves(f"id={identity}&key=loss&points=-5")[0][1]) <= 10
+
+
+def test_the_page_loads_nothing_from_elsewhere(client):
+    for path in (
+        "/",
+        "/app.js",
+        "/api.js",
+        "/charts.js",
+        "/table.js",
+        "/dom.js",
+        "/search.js",
+        "/curves.js",
+        "/runs.js",
+        "/samples.js",
+        "/style.css",
+        "/icon.svg",
+    ):
+        status, headers, body = client.get(path)
+        assert status == 200
+        assert "default-src 'none'" in headers["content-security-policy"]
+        text = body.decode().replace("http://www.w3.org/2000/svg", "")
+        assert "http:" not in text
+        assert "https:" not in text
+        assert "innerHTML" not in text
+    assert client.get("/uPlot.iife.min.js")[0] == 200
+
+
+def test_a_strangers_page_that_points_its_name_here_gets_nothing(root):
+    assert Client(root, host="evil.example:8765").get("/api/trials")[0] == 403
+    assert Client(root, host="127.0.0.1:8765").get("/api/trials")[0] == 200
+    assert Client(root, host="[::1]:8765").get("/api/trials")[0] == 200
+
+
+def test_a_token_is_asked_of_everyone_and_remembered(root):
+    client = Client(root, token="secret", host="lab.example")
+    assert client.get("/api/trials")[0] == 401
+    assert client.get("/api/trials?token=wrong")[0] == 401
+    status, headers, _ = client.get("/?token=secret")
+    assert status == 200
+    cookie = headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert client.get("/api/trials", {"cookie": cookie.split(";")[0]})[0] == 200
+    assert client.get("/api/trials", {"authorization": "Bearer secret"})[0] == 200
+
+
+def test_an_open_address_needs_a_token(tmp_path):
+    with pytest.raises(ValueError, match=r"host 0\.0\.0\.0 can be reached from other machines: pass --token"):
+        serve(tmp_path, host="0.0.0.0")
+    assert [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "10.0.0.1", "example.org")] == [
+        True
+    ] * 3 + [False] * 2
+
+
+def test_hostile_names_and_values_are_carried_as_data(tmp_path):
+    with Trial(
+        tmp_path / SCRIPT.replace("/", "_"), config={SCRIPT: "x" * 10_000_000, "n": float("nan")}, **HOW
+    ) as trial:
+        trial.log(0, {SCRIPT: float("nan"), "inf": float("inf")})
+        trial.log(1, {SCRIPT: 1.0, "inf": 2.0})
+    client = Client(tmp_path)
+    (row,) = client.json("/api/trials")["trials"]
+    assert len(row["config"][SCRIPT]) <= 200
+    assert row["config"]["n"] == "nan"
+    ((_, x, y),) = client.curves(f"id={row['id']}&key={urllib.parse.quote(SCRIPT)}")
+    assert x.tolist() == [0, 1]
+    assert np.isnan(y[0])
+    assert client.json(f"/api/trial/{row['id']}")["keys"] == [SCRIPT, "inf"]
+
+
+def test_damaged_trials_do_not_hide_the_others(client, root):
+    (root / "a" / "meta.json").write_text("{")
+    (root / "a" / "metrics.jsonl").write_bytes(b"\xff\xfe\n{}\n[1]\n")
+    (root / "a" / "config.yaml").write_text(": [")
+    (root / "b" / ".ai-lab").write_text("{")
+    with Trial(root / "c", **HOW) as trial:
+        trial.log(0, {"loss": 1})
+    assert {row["name"] for row in client.json("/api/trials")["trials"]} == {"a", "c"}
+    assert client.curves(f"id={ids(client)['a']}&key=loss") == []
+
+
+def test_an_empty_or_missing_root_has_no_trials(tmp_path):
+    assert Client(tmp_path / "none").json("/api/trials")["trials"] == []
+
+
+def test_a_deleted_trial_is_gone_and_a_moved_one_is_found(client, root):
+    identity = ids(client)["a"]
+    (root / "a").rename(root / "elsewhere")
+    assert ids(client)["elsewhere"] == identity
+    assert client.curves(f"id={identity}&key=loss")[0][0]["n"] == 200
+
+
+def test_experiments_are_told_with_their_direction(tmp_path):
+    experiment = Experiment(tmp_path / "part" / "search", "max", search="random")
+    experiment.run(1, lambda trial: trial.hp.lin("x", 0, 1), progress=False)
+    answer = Client(tmp_path).json("/api/trials")
+    assert answer["experiments"] == {experiment.id: {"name": "part/search", "direction": "max"}}
+    assert answer["trials"][0]["experiment"] == experiment.id
+
+
+def test_many_readers_at_once_get_the_same(root):
+    catalog, results = Catalog(root), []
+    identity = catalog.rows()[0]["id"]
+    threads = [
+        threading.Thread(target=lambda: results.append(catalog.columns(identity)["loss"].values.sum()))
+        for _ in range(8)
+    ]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len(results) == 8
+    assert len(set(results)) == 1
+
+
+# -- decimation
+
+
+@given(st.lists(st.floats(width=32), min_size=1, max_size=300), st.integers(4, 40))
+def test_decimation_keeps_order_ends_and_extremes(values, points):
+    y = np.array(values, np.float64)
+    x = np.arange(len(y), dtype=np.float64)
+    short_x, short_y = decimate(x, y, points)
+    assert (np.diff(short_x) > 0).all()
+    assert {0, len(y) - 1} <= set(short_x)
+    assert len(short_x) <= max(len(y) if len(y) <= points else 0, 2 * points + 6)
+    np.testing.assert_array_equal(short_y, y[short_x.astype(int)])
+    finite = y[np.isfinite(y)]
+    if len(finite):
+        kept = short_y[np.isfinite(short_y)]
+        assert kept.min() == finite.min()
+        assert kept.max() == finite.max()
+    assert np.isfinite(y).all() == np.isfinite(short_y).all()
+
+
+def test_too_few_points_are_refused():
+    with pytest.raises(ValueError, match="points must be at least 4, got 3"):
+        decimate(np.zeros(9), np.zeros(9), 3)
+
+
+# -- smoothing
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 0.99])
+def test_smoothing_is_the_corrected_moving_average_of_what_is_finite(weight):
+    values = np.random.default_rng(0).normal(size=700)
+    values[[0, 300, 301, 699]] = np.nan, np.inf, -np.inf, np.nan
+    expected, total, mass = [], 0.0, 0.0
+    for value in values:
+        total, mass = total * weight, mass * weight
+        if np.isfinite(value):
+            total, mass = total + value, mass + 1
+        expected.append(total / mass if np.isfinite(value) else value)
+    np.testing.assert_allclose(smooth(values, weight), expected, rtol=1e-9)
+
+
+def test_a_smoothing_out_of_range_is_refused():
+    assert smooth(np.zeros(0), 0.5).shape == (0,)
+    with pytest.raises(ValueError, match=r"smoothing must be at least 0 and below 1, got 1\.0"):
+        smooth(np.zeros(3), 1.0)

@@ -1,0 +1,136 @@
+import subprocess
+import sys
+import threading
+import types
+
+import pytest
+
+from ai.lab import Trial
+from ai.lab.recording.trackers import TRACKERS, Mirror, export, find_tracker
+
+HOW = {"system_interval_s": None, "capture": False}
+
+
+class Recorder:
+    def __init__(self, gate: threading.Event | None = None) -> None:
+        self.rows: list[dict] = []
+        self.closed = False
+        self.gate = gate
+
+    def write(self, rows) -> None:
+        if self.gate is not None:
+            assert self.gate.wait(30)
+        self.rows += rows
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_rows_reach_the_tracker_in_order():
+    tracker = Recorder()
+    mirror = Mirror("test", lambda: tracker)
+    for step in range(50):
+        mirror(step, {"loss": step / 2})
+    mirror.close()
+    assert [(row["step"], row["loss"]) for row in tracker.rows] == [(step, step / 2) for step in range(50)]
+    assert tracker.closed
+
+
+def test_a_slow_tracker_never_stops_the_run_and_the_loss_is_told(capsys):
+    gate = threading.Event()
+    tracker = Recorder(gate)
+    mirror = Mirror("test", lambda: tracker, queue_rows=10)
+    for step in range(1000):
+        mirror(step, {"loss": 0.0})
+    gate.set()
+    mirror.close()
+    assert len(tracker.rows) + mirror.dropped == 1000
+    assert mirror.dropped > 900
+    assert f"was too slow for {mirror.dropped} rows" in capsys.readouterr().err
+
+
+def test_a_failing_tracker_ends_with_one_warning(capsys):
+    def fail():
+        raise ConnectionError("no server")
+
+    mirror = Mirror("test", fail)
+    mirror._thread.join(30)
+    for step in range(100):
+        mirror(step, {"loss": 0.0})
+    mirror.close()
+    assert capsys.readouterr().err.count("failed and gets no more rows: ConnectionError: no server") == 1
+
+
+def test_any_callable_is_a_logger(tmp_path):
+    rows = []
+    with Trial(tmp_path / "t", loggers=[lambda step, values: rows.append((step, dict(values)))], **HOW) as trial:
+        trial.log(3, {"loss": 1.0})
+    assert rows == [(3, {"loss": 1.0})]
+
+
+def test_unknown_and_missing_trackers_are_named(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="loggers must be callables or of tensorboard, wandb, mlflow, got 'neptune'"):
+        find_tracker("neptune")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'packages/ai-lab\[wandb\]'"):
+        find_tracker("wandb")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_tensorboard_holds_every_row_live_and_exported(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with Trial(tmp_path / "t", config={"lr": 0.1}, loggers=["tensorboard"], **HOW) as trial:
+        for step in range(5):
+            trial.log(step, {"loss": step / 2})
+
+    def read() -> list[tuple[int, float]]:
+        events = EventAccumulator(str(tmp_path / "t" / "tensorboard")).Reload()
+        return [(event.step, event.value) for event in events.Scalars("loss")]
+
+    expected = [(step, step / 2) for step in range(5)]
+    assert read() == expected
+    for file in (tmp_path / "t" / "tensorboard").iterdir():
+        file.unlink()
+    assert export(trial.record, "tensorboard") == 5
+    assert read() == expected
+
+
+def test_wandb_and_mlflow_get_what_their_interfaces_take(tmp_path, monkeypatch):
+    with Trial(tmp_path / "t", config={"net": {"dim": 8}}, **HOW) as trial:
+        trial.log(7, {"loss": 0.5})
+    logged: dict[str, list] = {"wandb": [], "mlflow": []}
+    run = types.SimpleNamespace(log=logged["wandb"].append, finish=lambda: logged["wandb"].append("finish"))
+    wandb = types.SimpleNamespace(init=lambda **how: logged["wandb"].append(how) or run)
+    client = types.SimpleNamespace(
+        get_experiment_by_name=lambda name: None,
+        create_experiment=lambda name: "1",
+        create_run=lambda *a, **how: types.SimpleNamespace(info=types.SimpleNamespace(run_id="r")),
+        log_batch=lambda run_id, **how: logged["mlflow"].append(how),
+        set_terminated=lambda run_id: logged["mlflow"].append("finish"),
+    )
+    entities = types.SimpleNamespace(Param=lambda *a: a, Metric=lambda *a: a)
+    mlflow = types.SimpleNamespace(MlflowClient=lambda: client, entities=entities)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    config = trial.record.flat_config
+    for name in ("wandb", "mlflow"):
+        tracker = TRACKERS[name](trial.record, config)
+        tracker.write([{"step": 7, "time": 1.5, "loss": 0.5}])
+        tracker.close()
+    how, row, end = logged["wandb"]
+    assert (how["id"], how["config"], row, end) == (
+        trial.id,
+        {"net.dim": 8},
+        {"loss": 0.5, "step": 7, "_timestamp": 1.5},
+        "finish",
+    )
+    assert logged["mlflow"] == [{"params": [("net.dim", "8")]}, {"metrics": [("loss", 0.5, 1500, 7)]}, "finish"]
+
+
+def test_importing_the_lab_loads_nothing_heavy():
+    heavy = "torch optuna matplotlib tyro starlette pandas wandb"
+    code = f"import sys, ai.lab; print([m for m in {heavy.split()} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
