@@ -213,13 +213,14 @@ def test_room_goes_to_those_who_still_wait_for_it(inferencer):
 
     async def main(client):
         await client.ainfer(torch.ones(1, 8), do="same")  # from now on the loop watches
-        side, loop = client._single.loop_side, asyncio.get_running_loop()
+        connection, loop = client._session.ready(), asyncio.get_running_loop()
+        watcher = connection.watcher
         gave_up, waiting = ([loop.create_future() for _ in range(n)] for n in (100, 20))
         for future in gave_up:
             future.cancel()
-        with client._single.lock:
-            side._room_waiters.extend(gave_up + waiting)
-            side.offer_room()
+        with connection.lock:
+            watcher._room_waiters.extend(gave_up + waiting)
+            watcher.has_room()
         async with asyncio.timeout(100):
             await asyncio.gather(*waiting)
 
@@ -336,7 +337,7 @@ def test_waiting_thread_learns_of_a_cancel(client, gate):
         except RequestCancelledError as error:
             seen.append(error)
 
-    connection, _ = client._find(request_id)
+    connection, _ = client._session.find(request_id)
     thread = threading.Thread(target=wait)
     thread.start()
     wait_until(lambda: connection.polling or not thread.is_alive())

@@ -315,7 +315,7 @@ def test_dead_worker_fails_all_waiters(model, gate):
     threads = [threading.Thread(target=wait, args=pair) for pair in zip(clients, ids, strict=True)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: all(client._single.polling for client in clients))
+    wait_until(lambda: all(client._session.ready().polling for client in clients))
     (pid,) = inferencer.pids
     assert not errors
     os.kill(pid, signal.SIGKILL)

@@ -224,7 +224,7 @@ def test_large_and_compressed_bodies_are_refused(app):
 
 
 def test_json_that_would_hold_up_everyone_is_refused(app):
-    app.desk.max_json_bytes = 500
+    app.context.max_json_bytes = 500
     text = v2(inputs=[json_input(data=[0.123456789] * 64, shape=[8, 8])])
     binary = json_input(parameters={"binary_data_size": 2048}, shape=[64, 8])
     del binary["data"]
@@ -265,10 +265,10 @@ def test_without_a_token_nothing_but_health_is_reachable(inferencer):
 
 
 def test_too_many_requests_and_no_worker_say_when_to_come_back(app, inferencer):
-    app.desk.n_pending = app.desk.max_pending
+    app.context.n_pending = app.context.max_pending
     status, headers, _ = ask(app, "POST", "/models/m", to_bytes(X))
     assert (status, headers["retry-after"]) == (429, "1")
-    app.desk.n_pending = 0
+    app.context.n_pending = 0
     app.repository.find("m").inferencer = None
     status, headers, _ = ask(app, "POST", "/models/m", to_bytes(X))
     assert (status, headers["retry-after"]) == (503, "1")

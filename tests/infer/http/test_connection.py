@@ -232,7 +232,7 @@ def test_client_that_hangs_up_is_not_answered_and_leaves_nothing(app, inferencer
         assert client.line._current is not None
         assert not client.wire.reading
         client.line.connection_lost(None)
-        assert app.desk.n_pending == 0
+        assert app.context.n_pending == 0
         other = Client(app)
         other.line.data_received(post(body=to_bytes(X)))
         await other.settle()
@@ -241,7 +241,7 @@ def test_client_that_hangs_up_is_not_answered_and_leaves_nothing(app, inferencer
     client, other = LOOP.run(main())
     assert client.wire.sent == b""
     assert [status for status, _, _ in other.replies()] == [200]
-    assert app.desk.n_pending == 0
+    assert app.context.n_pending == 0
     assert not client.state.connections
 
 
@@ -344,7 +344,7 @@ def test_malformed_requests_harm_nobody(app, inferencer, n_requests):
     assert LOOP.run(main()) == 200
     assert set(seen) <= {100, 200, 400, 404, 405, 408, 413, 415, 429, 431, 503}
     assert min(seen[200], seen[400], seen[404]) > n_requests // 100
-    assert app.desk.n_pending == 0
+    assert app.context.n_pending == 0
     assert inferencer.ping(timeout=30) > 0
 
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from ai.infer.transport.spin import Spinner
 from ai.infer.transport.wire import WireError, flatten, layout_of, make_layout, parse, unflatten, with_rows
-from ai.infer.worker.batch_limit import RowCap
-from ai.infer.worker.request_queue import Queue
+from ai.infer.worker.batch_limit import BatchLimit
+from ai.infer.worker.request_queue import RequestQueue
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int64, torch.bool, torch.complex64]
 tensors = st.builds(
@@ -133,12 +133,12 @@ def test_rows_and_groups():
 
 
 class Item:
-    def __init__(self, rows, arrived=0.0, peer=None):
-        self.rows, self.arrived, self.peer = rows, arrived, peer
+    def __init__(self, rows, arrived=0.0, client=None):
+        self.rows, self.arrived, self.client = rows, arrived, client
 
 
 def test_batches_count_rows_keep_order_and_never_mix_groups():
-    queue = Queue(max_rows=4)
+    queue = RequestQueue(max_rows=4)
     items = [Item(2, 0), Item(1, 1), Item(2, 2), Item(9, 3), Item(1, 4)]
     for item, group in zip(items, ["a", "b", "a", "a", None], strict=True):
         queue.put(item, group)
@@ -150,31 +150,31 @@ def test_batches_count_rows_keep_order_and_never_mix_groups():
 
 
 def test_requests_without_a_group_run_alone():
-    queue = Queue(max_rows=8)
+    queue = RequestQueue(max_rows=8)
     for _ in range(3):
         queue.put(Item(1), None)
     assert [len(queue.next_batch()) for _ in range(3)] == [1, 1, 1]
 
 
 def test_dropped_client_leaves_the_others_requests():
-    queue = Queue(max_rows=8)
-    peers = object(), object()
+    queue = RequestQueue(max_rows=8)
+    clients = object(), object()
     for i in range(6):
-        queue.put(Item(1, peer=peers[i % 2]), "a")
-    queue.drop(peers[0])
+        queue.put(Item(1, client=clients[i % 2]), "a")
+    queue.drop(clients[0])
     assert queue.n_requests == 3
-    assert {item.peer for item in queue.next_batch()} == {peers[1]}
+    assert {item.client for item in queue.next_batch()} == {clients[1]}
 
 
 def test_row_cap_grows_while_it_pays():
-    cap = RowCap(start=8, limit=1024)
+    cap = BatchLimit(start=8, limit=1024)
     for _ in range(200):  # 1 ms a call whatever the rows, up to 64; beyond, in proportion
         cap.update(cap.rows, 0.001 * max(1.0, cap.rows / 64), backlog=True)
     assert cap.rows == 64
 
 
 def test_row_cap_stays_without_a_backlog():
-    cap = RowCap(start=8)
+    cap = BatchLimit(start=8)
     for _ in range(200):
         cap.update(8, 0.001, backlog=False)
     assert cap.rows == 8

@@ -140,17 +140,17 @@ class Inferencer:
         """Like calling the inferencer, without holding up the event loop."""
         return await self.client.ainfer(*args, **kwargs)
 
-    async def await_resp(self, request_id: int) -> Tree:
+    async def await_resp(self, request_id: int, timeout: float | None = None) -> Tree:
         """Like `wait_for_resp`, without holding up the event loop."""
-        return await self.client.await_resp(request_id)
+        return await self.client.await_resp(request_id, timeout)
 
     def ping(self, timeout: float | None = None) -> float:
         """Returns how long the workers take to answer, in seconds; see `InferencerClient.ping`."""
         return self.client.ping(timeout)
 
-    def stats(self) -> Stats:
-        """Returns the workers' counters, added up."""
-        return self.client.stats()
+    def stats(self, timeout: float | None = None) -> Stats:
+        """Returns the workers' counters, added up; see `InferencerClient.stats`."""
+        return self.client.stats(timeout)
 
     @property
     def version(self) -> int:

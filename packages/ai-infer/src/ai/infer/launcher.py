@@ -15,12 +15,11 @@ import cloudpickle  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 
-from ai.infer.client import ADDRESS_FILE
 from ai.infer.errors import InferError, WorkerDiedError
 from ai.infer.transport.frames import Frame, FrameStream, Kind
 from ai.infer.transport.shared_memory import anonymous_file
 from ai.infer.transport.shared_weights import SharedWeights
-from ai.infer.transport.socket_folder import make_folder
+from ai.infer.transport.socket_folder import ADDRESS_FILE, make_folder
 from ai.infer.worker.loop import WorkerOptions
 
 _STOP_TIMEOUT_S = 10.0

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from ai.infer.connection.pending_request import Parts, Ticket, copy_into, special_reply
+from ai.infer.connection.pending_request import Parts, PendingRequest, copy_into, special_reply
 from ai.infer.errors import RequestError
 from ai.infer.transport.slots import SLOTS_PER_CLIENT, WORKER, Area, Board, fence
 from ai.infer.transport.wire import Layout, RawTensor, parse
@@ -31,17 +31,17 @@ class ClientSlots:
         self._worker_asleep = board.asleep_at[WORKER:]
         self._layouts: list[tuple[int, Layout] | None] = [None] * SLOTS_PER_CLIENT  # of the replies, by form
         self.free = list(range(SLOTS_PER_CLIENT - 1, -1, -1))
-        self.busy: dict[int, Ticket] = {}
+        self.busy: dict[int, PendingRequest] = {}
 
     def fits(self, layout: Layout) -> bool:
         """Returns whether a request has room in a slot."""
         return self._area.fits(layout)
 
-    def put(self, ticket: Ticket, layout: Layout, tensors: Sequence[Parts]) -> None:
+    def put(self, request: PendingRequest, layout: Layout, tensors: Sequence[Parts]) -> None:
         """Writes a request into a free slot, of which there must be one; the worker is not woken yet."""
         slot = self.free[-1]
         place = 2 * slot
-        if ticket.raw:
+        if request.raw:
             data = self._area.data(place, layout)
             for offset, x in zip(layout.offsets, tensors, strict=True):
                 assert isinstance(x, RawTensor)
@@ -51,9 +51,9 @@ class ClientSlots:
                 copy_into(x, view)
         self._area.write_form(place, layout)
         self.free.pop()
-        ticket.slot = slot
-        self.busy[slot] = ticket
-        self._requested[slot] = ticket.id
+        request.slot = slot
+        self.busy[slot] = request
+        self._requested[slot] = request.id
 
     def wake_worker(self) -> None:
         """Wakes the worker if it sleeps, so that it sees what was put."""
@@ -70,46 +70,46 @@ class ClientSlots:
         """Says that the client looks by itself."""
         self._asleep[0] = 0
 
-    def has_answered(self, ticket: Ticket) -> bool:
+    def has_answered(self, request: PendingRequest) -> bool:
         """Returns whether the reply to a request lies in its slot."""
-        return ticket.slot is not None and self.answered[ticket.slot] == ticket.id
+        return request.slot is not None and self.answered[request.slot] == request.id
 
-    def take(self, ticket: Ticket) -> None:
+    def take(self, request: PendingRequest) -> None:
         """Takes a reply out of its slot, which is free thereafter; without an outcome the reply follows by socket."""
-        slot = ticket.slot
+        slot = request.slot
         assert slot is not None
         place = 2 * slot + 1
         try:
-            if not ticket.cancelled:
+            if not request.cancelled:
                 form, known = self._area.form(place), self._layouts[slot]
                 if known is None or known[0] != form:
                     header = self._area.read_header(place)
                     if header.startswith(b"{"):
-                        ticket.outcome = special_reply(header)
+                        request.outcome = special_reply(header)
                         return
                     known = self._layouts[slot] = (form, parse(header))
                 layout = known[1]
-                if ticket.raw:
-                    tree = ticket.build_raw(layout, self._area.data(place, layout))
+                if request.raw:
+                    tree = request.build_raw(layout, self._area.data(place, layout))
                 else:
-                    tree = ticket.build(layout, self._area.views(place, layout), own=False)
-                ticket.outcome = (self._versions[slot], tree)
+                    tree = request.build(layout, self._area.views(place, layout), own=False)
+                request.outcome = (self._versions[slot], tree)
         except Exception as error:  # the reply names a class that is not here, or its device is full
-            ticket.outcome = RequestError(f"the reply could not be read: {error}")
+            request.outcome = RequestError(f"the reply could not be read: {error}")
         finally:
-            ticket.slot = None
+            request.slot = None
             del self.busy[slot]
             self.free.append(slot)
 
-    def all_answered(self) -> list[Ticket]:
+    def all_answered(self) -> list[PendingRequest]:
         """Returns the requests whose replies lie in their slots."""
         answered = self.answered
-        return [ticket for slot, ticket in self.busy.items() if answered[slot] == ticket.id]
+        return [request for slot, request in self.busy.items() if answered[slot] == request.id]
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, request: PendingRequest) -> None:
         """Asks the worker to skip a request; its slot comes back when the worker answers."""
-        assert ticket.slot is not None
-        self._cancelled[ticket.slot] = ticket.id
+        assert request.slot is not None
+        self._cancelled[request.slot] = request.id
 
     def close(self) -> None:
         """Closes the events."""

@@ -1,4 +1,4 @@
-"""A client's end of the line to one worker: requests by slot or socket, and waiting that always ends."""
+"""A client's connection to one worker: requests by slot or socket, and waiting that always ends."""
 
 import contextlib
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from ai.infer.connection.event_loop import LoopSide
-from ai.infer.connection.handshake import Transport, dial, milliseconds
-from ai.infer.connection.pending_request import Parts, Ticket, copy_into, special_reply
+from ai.infer.connection.handshake import Transport, milliseconds, shake_hands
+from ai.infer.connection.pending_request import Parts, PendingRequest, copy_into, special_reply
+from ai.infer.connection.watcher import NOBODY, Watcher
 from ai.infer.errors import RequestError, WorkerDiedError
 from ai.infer.transport.frames import Frame, Kind
 from ai.infer.transport.slots import SLOTS_PER_CLIENT
@@ -23,7 +23,7 @@ _TOO_LATE = "the worker did not answer in time"
 
 
 class Connection:
-    """The line to one worker; safe to use from several threads, and from an event loop by its `loop_side`.
+    """The connection to one worker; safe to use from several threads, and from an event loop by its `watcher`.
 
     Args:
         path: the worker's socket.
@@ -37,14 +37,14 @@ class Connection:
     """
 
     def __init__(self, path: Path, transport: Transport, slot_bytes: int, deadline: float | None = None) -> None:
-        self._stream, self._pidfd, self.batch_size, self.slots = dial(path, transport, slot_bytes, deadline)
+        self._stream, self._pidfd, self.batch_size, self.slots = shake_hands(path, transport, slot_bytes, deadline)
         self.lock = threading.Lock()
         self._changed = threading.Condition(self.lock)
         self._spinner = Spinner()
         self.polling = False
         self.failure: str | None = None
         """Why no more replies can come."""
-        self._tickets: dict[int, Ticket] = {}  # whose replies come by socket
+        self._by_id: dict[int, PendingRequest] = {}  # whose replies come by socket
         self._closed = False
         self._by_socket = 0  # requests among them that went by socket
         self._last_id = 0
@@ -52,7 +52,8 @@ class Connection:
         self._poller = select.poll()
         for descriptor in self.descriptors():
             self._poller.register(descriptor, select.POLLIN)
-        self.loop_side = LoopSide(self)
+        self.watcher: Watcher = NOBODY
+        """Is told of what happens here, beside the threads that wait."""
 
     def descriptors(self) -> list[int]:
         """Returns what to poll: the socket, the worker's process, and the event that replies are there."""
@@ -72,18 +73,18 @@ class Connection:
     @property
     def n_pending(self) -> int:
         """Requests on their way."""
-        return len(self._tickets) + (0 if self.slots is None else len(self.slots.busy))
+        return len(self._by_id) + (0 if self.slots is None else len(self.slots.busy))
 
-    def all_tickets(self) -> list[Ticket]:
+    def all_requests(self) -> list[PendingRequest]:
         """Returns all requests on their way."""
-        return [*self._tickets.values(), *(() if self.slots is None else self.slots.busy.values())]
+        return [*self._by_id.values(), *(() if self.slots is None else self.slots.busy.values())]
 
     # Requests ---------------------------------------------------------------------------------------------------
 
     def submit(
         self, layout: Layout, tensors: Sequence[Parts], device: torch.device | None, deadline: float | None
-    ) -> Ticket:
-        """Sends a request and returns its ticket; waits while all slots are busy.
+    ) -> PendingRequest:
+        """Sends a request and returns it; waits while all slots are busy.
 
         Args:
             layout: of the request.
@@ -97,56 +98,56 @@ class Connection:
             WorkerDiedError: the worker is gone.
         """
         slots = self.slots
-        ticket = Ticket(0, device)
+        request = PendingRequest(0, device)
         with self.lock:
             self.check_alive()
             if slots is not None and slots.fits(layout):
                 if not slots.free and not self._wait(self.free_a_slot, deadline):
                     raise TimeoutError(f"all {SLOTS_PER_CLIENT} slots of this client stayed busy")
-                self.put(ticket, layout, tensors)
+                self.put(request, layout, tensors)
                 slots.wake_worker()
             else:
                 if not self._wait(self._has_room, deadline):
                     raise TimeoutError("the worker did not take this client's earlier requests in time")
-                self._send_request(ticket, layout, tensors)
+                self._send_request(request, layout, tensors)
                 if not self._wait(self.flush, deadline):
-                    self._cancel(ticket)
+                    self._cancel(request)
                     raise TimeoutError("the worker did not take the request in time")
-        return ticket
+        return request
 
-    def submit_now(self, ticket: Ticket, layout: Layout, tensors: Sequence[Parts]) -> bool:
+    def submit_now(self, request: PendingRequest, layout: Layout, tensors: Sequence[Parts]) -> bool:
         """Sends a request if there is room; the lock is held, and a worker that sleeps is not woken yet."""
         slots = self.slots
         if slots is None or not slots.fits(layout):
             if not self._has_room():
                 return False
-            self._send_request(ticket, layout, tensors)
+            self._send_request(request, layout, tensors)
         else:
             if not slots.free and not self.free_a_slot():
                 return False
-            self.put(ticket, layout, tensors)
+            self.put(request, layout, tensors)
         return True
 
-    def put(self, ticket: Ticket, layout: Layout, tensors: Sequence[Parts]) -> None:
+    def put(self, request: PendingRequest, layout: Layout, tensors: Sequence[Parts]) -> None:
         """Writes a request into a free slot; the lock is held."""
         assert self.slots is not None
-        ticket.id = self._last_id + 1
-        self.slots.put(ticket, layout, tensors)
-        self._last_id = ticket.id
+        request.id = self._last_id + 1
+        self.slots.put(request, layout, tensors)
+        self._last_id = request.id
 
     def _has_room(self) -> bool:
         """Returns whether one more request may go by socket: what is unsent stays bounded by one request."""
         return self._by_socket < SLOTS_PER_CLIENT and self.flush()
 
-    def _send_request(self, ticket: Ticket, layout: Layout, tensors: Sequence[Parts]) -> None:
+    def _send_request(self, request: PendingRequest, layout: Layout, tensors: Sequence[Parts]) -> None:
         body = torch.empty(layout.n_bytes, dtype=torch.uint8)
         for view, x in zip(layout.views(body), tensors, strict=True):
             copy_into(x, view)
-        self._last_id = ticket.id = self._last_id + 1
-        ticket.by_socket = True
-        self._tickets[ticket.id] = ticket
+        self._last_id = request.id = self._last_id + 1
+        request.by_socket = True
+        self._by_id[request.id] = request
         self._by_socket += 1
-        self._send(Kind.REQUEST, ticket.id, layout.header, body.numpy().data)
+        self._send(Kind.REQUEST, request.id, layout.header, body.numpy().data)
 
     def _send(self, kind: Kind, request_id: int, header: bytes = b"", body: memoryview | bytes = b"") -> None:
         """Sends what the socket takes of a frame now; whoever polls, thread or event loop, sends the rest.
@@ -156,7 +157,7 @@ class Connection:
         self._stream.send(kind, request_id, header=header, body=body)
         if self._stream.n_unsent:
             self._poll_for_what_is_unsent()
-            self.loop_side.flush_soon()
+            self.watcher.has_unsent()
 
     def flush(self) -> bool:
         """Sends what the socket takes now; returns whether nothing is left. The lock is held."""
@@ -169,25 +170,25 @@ class Connection:
             events = select.POLLIN | select.POLLOUT if self._stream.n_unsent else select.POLLIN
             self._poller.modify(self._stream.fileno(), events)
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, request: PendingRequest) -> None:
         """Tells the worker to skip a request if it has not begun it; its slot comes back when the worker answers."""
         with self.lock:
-            self._cancel(ticket)
+            self._cancel(request)
 
-    def _cancel(self, ticket: Ticket) -> None:
-        done = ticket.cancelled or ticket.outcome is not None
-        ticket.cancelled = True
+    def _cancel(self, request: PendingRequest) -> None:
+        done = request.cancelled or request.outcome is not None
+        request.cancelled = True
         if done:
             return
-        if ticket.slot is not None and self.slots is not None:
-            self.slots.cancel(ticket)
-        elif self.failure is None and ticket.by_socket:
-            self._send(Kind.CANCEL, ticket.id)
-        self.loop_side.finish(ticket)
+        if request.slot is not None and self.slots is not None:
+            self.slots.cancel(request)
+        elif self.failure is None and request.by_socket:
+            self._send(Kind.CANCEL, request.id)
+        self.watcher.finished(request)
         # Whoever waits for it in another thread learns of it now.
         self._changed.notify_all()
 
-    def result(self, ticket: Ticket, deadline: float | None = None) -> tuple[int, Tree]:
+    def result(self, request: PendingRequest, deadline: float | None = None) -> tuple[int, Tree]:
         """Waits for a request's reply; returns the version of the weights that made it, and the reply itself.
 
         Raises:
@@ -196,57 +197,57 @@ class Connection:
             WorkerDiedError: the worker is gone.
             TimeoutError: the deadline passed; the request is still on its way.
         """
-        self.spin(ticket)
+        self.spin(request)
         with self.lock:
-            if not self._wait(lambda: self.is_done(ticket), deadline):
+            if not self._wait(lambda: self.is_done(request), deadline):
                 raise TimeoutError(_TOO_LATE)
-        return ticket.fetch()
+        return request.fetch()
 
-    def outcome(self, ticket: Ticket) -> tuple[int, Tree]:
-        """Returns the reply to a request of which `Ticket.waiter` was told; raises like `result`."""
-        if ticket.outcome is None and not ticket.cancelled:
-            if ticket.overdue:
+    def outcome(self, request: PendingRequest) -> tuple[int, Tree]:
+        """Returns the reply to a request of which `PendingRequest.waiter` was told; raises like `result`."""
+        if request.outcome is None and not request.cancelled:
+            if request.overdue:
                 raise TimeoutError(_TOO_LATE)
             self.check_alive()
-        return ticket.fetch()
+        return request.fetch()
 
-    def ready(self, ticket: Ticket) -> bool:
+    def ready(self, request: PendingRequest) -> bool:
         """Returns whether `result` would return, or raise, at once."""
         with self.lock:
             if not self.polling:
                 self.handle(self._poller.poll(0))
-            return self.is_done(ticket) or self.failure is not None
+            return self.is_done(request) or self.failure is not None
 
-    def spin(self, ticket: Ticket) -> None:
+    def spin(self, request: PendingRequest) -> None:
         """Looks for a reply in shared memory for a moment, without the lock, if that has been paying off."""
-        slots, slot, request_id = self.slots, ticket.slot, ticket.id
+        slots, slot, request_id = self.slots, request.slot, request.id
         if slots is None or slot is None or self.polling or slots.answered[slot] == request_id:
             return
         answered = slots.answered
         self._spinner.wait(lambda: answered[slot] == request_id)
 
-    def is_done(self, ticket: Ticket) -> bool:
+    def is_done(self, request: PendingRequest) -> bool:
         """Returns whether there is something to fetch, having looked into its slot; the lock is held."""
-        if ticket.cancelled or ticket.outcome is not None:
+        if request.cancelled or request.outcome is not None:
             return True
-        if self.slots is not None and self.slots.has_answered(ticket):
-            self._take(ticket)
-            return ticket.outcome is not None
+        if self.slots is not None and self.slots.has_answered(request):
+            self._take(request)
+            return request.outcome is not None
         return False
 
-    def _take(self, ticket: Ticket) -> None:
+    def _take(self, request: PendingRequest) -> None:
         assert self.slots is not None
-        self.slots.take(ticket)
-        if ticket.outcome is None and not ticket.cancelled:  # too large for its slot: it follows by socket
-            self._tickets[ticket.id] = ticket
+        self.slots.take(request)
+        if request.outcome is None and not request.cancelled:  # too large for its slot: it follows by socket
+            self._by_id[request.id] = request
         else:
-            self.loop_side.finish(ticket)
+            self.watcher.finished(request)
 
     def free_a_slot(self) -> bool:
         """Takes every reply that is there out of its slot; returns whether a slot is free. The lock is held."""
         assert self.slots is not None
-        for ticket in self.slots.all_answered():
-            self._take(ticket)
+        for request in self.slots.all_answered():
+            self._take(request)
         return bool(self.slots.free)
 
     def _absorb(self, frame: Frame) -> None:
@@ -257,29 +258,29 @@ class Connection:
         if frame.kind in (Kind.PING, Kind.STATS):
             self._answers[frame.id] = frame.header
             return
-        if frame.id not in self._tickets and self.slots is not None:
+        if frame.id not in self._by_id and self.slots is not None:
             self.free_a_slot()  # a slot says that its reply was too large, and this is that reply
-        ticket = self._tickets.pop(frame.id, None)
-        if ticket is None:
+        request = self._by_id.pop(frame.id, None)
+        if request is None:
             return
-        if ticket.by_socket:
+        if request.by_socket:
             self._by_socket -= 1
-        if ticket.cancelled:
+        if request.cancelled:
             return
         try:
             if frame.kind is Kind.REPLY:
                 layout = parse(frame.header)
                 body = frame.body or bytearray(1)
-                if ticket.raw:
-                    tree = ticket.build_raw(layout, memoryview(body))
+                if request.raw:
+                    tree = request.build_raw(layout, memoryview(body))
                 else:
-                    tree = ticket.build(layout, layout.views(torch.frombuffer(body, dtype=torch.uint8)), own=True)
-                ticket.outcome = (frame.version, tree)
+                    tree = request.build(layout, layout.views(torch.frombuffer(body, dtype=torch.uint8)), own=True)
+                request.outcome = (frame.version, tree)
             else:
-                ticket.outcome = special_reply(frame.header)
+                request.outcome = special_reply(frame.header)
         except Exception as error:
-            ticket.outcome = RequestError(f"the reply could not be read: {error}")
-        self.loop_side.finish(ticket)
+            request.outcome = RequestError(f"the reply could not be read: {error}")
+        self.watcher.finished(request)
 
     # Waiting ----------------------------------------------------------------------------------------------------
 
@@ -326,7 +327,7 @@ class Connection:
                 self.polling = False
                 self.handle(events)
                 self._changed.notify_all()
-        if slots is not None and not self.loop_side.attached and not self.polling:
+        if slots is not None and not self.watcher.attached and not self.polling:
             slots.is_awake()
         return True
 
@@ -341,10 +342,10 @@ class Connection:
                 self._read_socket()
                 if descriptor == self._pidfd:
                     self._fail("the worker died")
-        if self.loop_side.attached:
+        if self.watcher.attached:
             if self.slots is not None:
                 self.free_a_slot()
-            self.loop_side.offer_room()
+            self.watcher.has_room()
 
     def notify(self) -> None:
         """Wakes the threads that wait while someone else polls; the lock is held."""
@@ -366,7 +367,7 @@ class Connection:
                 if descriptor >= 0:
                     with contextlib.suppress(KeyError):
                         self._poller.unregister(descriptor)
-            self.loop_side.detach()
+            self.watcher.ends()
 
     def close(self) -> None:
         """Hangs up; requests on their way are dropped. To be called once nobody waits."""
@@ -384,7 +385,7 @@ class Connection:
                 if self._pidfd >= 0:
                     os.close(self._pidfd)
 
-            self.loop_side.detach(then=close_descriptors)
+            self.watcher.ends(close_descriptors)
 
     def abandon(self) -> None:
         """Closes a forked child's copies of the descriptors, so that the parent's death still shows as end of file."""

@@ -5,34 +5,41 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
-from ai.infer.connection.pending_request import Parts, Ticket
+from ai.infer.connection.connection import Connection
+from ai.infer.connection.pending_request import Parts, PendingRequest
 from ai.infer.errors import InferError
 from ai.infer.transport.slots import SLOTS_PER_CLIENT
 from ai.infer.transport.wire import Layout, Tree
 
-if TYPE_CHECKING:
-    from ai.infer.connection.connection import Connection
 
-
-class LoopSide:
-    """Lets one event loop at a time watch a connection.
+class EventLoopWatcher:
+    """Lets one event loop at a time watch a connection; it is the connection's `Watcher` from then on.
 
     Args:
         connection: whose lock guards what is here, too.
     """
 
-    def __init__(self, connection: "Connection") -> None:
-        self._line = connection
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last_loop: asyncio.AbstractEventLoop | None = None  # that watched until it was detached
         self._room_waiters: deque[asyncio.Future[None]] = deque()
-        self._finished: deque[tuple[Callable[[Ticket], object], Ticket]] = deque()
+        self._finished: deque[tuple[Callable[[PendingRequest], object], PendingRequest]] = deque()
         self._flush_due = self._wake_due = False
         self._sweep_at = math.inf  # when the loop next looks for awaited requests that are overdue
+        connection.watcher = self
+
+    @classmethod
+    def of(cls, connection: Connection) -> "EventLoopWatcher":
+        """Returns a connection's watcher, which is made when the first request is awaited."""
+        watcher = connection.watcher
+        if isinstance(watcher, cls):
+            return watcher
+        with connection.lock:
+            return connection.watcher if isinstance(connection.watcher, cls) else cls(connection)
 
     @property
     def attached(self) -> bool:
@@ -42,9 +49,13 @@ class LoopSide:
     # Asking -----------------------------------------------------------------------------------------------------
 
     def start(
-        self, layout: Layout, tensors: Sequence[Parts], waiter: Callable[[Ticket], object], deadline: float | None
-    ) -> Ticket | None:
-        """Sends a request of raw tensors and returns its ticket; None: there is no room just now.
+        self,
+        layout: Layout,
+        tensors: Sequence[Parts],
+        waiter: Callable[[PendingRequest], object],
+        deadline: float | None,
+    ) -> PendingRequest | None:
+        """Sends a request of raw tensors and returns it; None: there is no room just now.
 
         Args:
             layout: of the request.
@@ -52,16 +63,16 @@ class LoopSide:
             waiter: called once in the running loop, when `Connection.outcome` has something to tell.
             deadline: when to give up, by `time.monotonic()`.
         """
-        line = self._line
-        ticket = Ticket(0, raw=True)
-        with line.lock:
-            line.check_alive()
+        connection = self._connection
+        request = PendingRequest(0, raw=True)
+        with connection.lock:
+            connection.check_alive()
             self._attach(asyncio.get_running_loop())
-            if not line.submit_now(ticket, layout, tensors):
+            if not connection.submit_now(request, layout, tensors):
                 return None
-            self._await(ticket, waiter, deadline)
+            self._await(request, waiter, deadline)
             self._wake_worker_soon()
-        return ticket
+        return request
 
     async def submit(
         self,
@@ -71,41 +82,43 @@ class LoopSide:
         deadline: float | None,
         *,
         raw: bool = False,
-    ) -> Ticket:
+    ) -> PendingRequest:
         """Like `Connection.submit`, without holding up the event loop."""
-        line = self._line
-        ticket = Ticket(0, device, raw)
+        connection = self._connection
+        request = PendingRequest(0, device, raw)
         while True:
-            with line.lock:
-                line.check_alive()
+            with connection.lock:
+                connection.check_alive()
                 self._attach(asyncio.get_running_loop())
-                if line.submit_now(ticket, layout, tensors):
+                if connection.submit_now(request, layout, tensors):
                     self._wake_worker_soon()
-                    return ticket
+                    return request
                 waiter = asyncio.get_running_loop().create_future()
                 self._room_waiters.append(waiter)
             async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
                 await waiter
 
-    async def result(self, ticket: Ticket, deadline: float | None = None) -> tuple[int, Tree]:
+    async def result(self, request: PendingRequest, deadline: float | None = None) -> tuple[int, Tree]:
         """Like `Connection.result`, without holding up the event loop."""
-        line = self._line
-        with line.lock:
+        connection = self._connection
+        with connection.lock:
             self._attach(asyncio.get_running_loop())
-            if not line.is_done(ticket):
-                line.check_alive()
+            if not connection.is_done(request):
+                connection.check_alive()
                 future = asyncio.get_running_loop().create_future()
-                self._await(ticket, lambda _: _resolve_all([future]), deadline)
+                self._await(request, lambda _: _resolve_all([future]), deadline)
             else:
-                return ticket.fetch()
+                return request.fetch()
         await future
-        return line.outcome(ticket)
+        return connection.outcome(request)
 
-    def _await(self, ticket: Ticket, waiter: Callable[[Ticket], object], deadline: float | None) -> None:
-        ticket.waiter = waiter
-        ticket.overdue = False
+    def _await(
+        self, request: PendingRequest, waiter: Callable[[PendingRequest], object], deadline: float | None
+    ) -> None:
+        request.waiter = waiter
+        request.overdue = False
         if deadline is not None:
-            ticket.deadline = deadline
+            request.deadline = deadline
             self._sweep_by(deadline)
 
     def _wake_worker_soon(self) -> None:
@@ -120,37 +133,37 @@ class LoopSide:
 
     def _wake_worker(self) -> None:
         """Wakes the worker, and looks for the reply to a lone request for a moment: nobody else waits for the loop."""
-        line = self._line
-        lone: Ticket | None = None
-        with line.lock:
+        connection = self._connection
+        lone: PendingRequest | None = None
+        with connection.lock:
             self._wake_due = False
-            slots = line.slots
+            slots = connection.slots
             if slots is None:  # closed meanwhile, or all goes by socket
                 return
             slots.wake_worker()
-            if len(slots.busy) != 1 or line.polling:
+            if len(slots.busy) != 1 or connection.polling:
                 return
             slots.is_awake()
             (lone,) = slots.busy.values()
-        line.spin(lone)
-        with line.lock:
-            if line.slots is None or self._loop is None:
+        connection.spin(lone)
+        with connection.lock:
+            if connection.slots is None or self._loop is None:
                 return
-            line.slots.will_sleep()
+            connection.slots.will_sleep()
             self._flush_due = True  # at once, below
-            line.free_a_slot()
-            self.offer_room()
-            line.notify()
+            connection.free_a_slot()
+            self.has_room()
+            connection.notify()
         self._flush()
 
     # Waking those who wait --------------------------------------------------------------------------------------
 
-    def finish(self, ticket: Ticket) -> None:
+    def finished(self, request: PendingRequest) -> None:
         """Has the loop call whoever awaits a request, from whatever thread; the lock is held."""
-        waiter, ticket.waiter = ticket.waiter, None
+        waiter, request.waiter = request.waiter, None
         if waiter is None or self._loop is None or self._loop.is_closed():
             return
-        self._finished.append((waiter, ticket))
+        self._finished.append((waiter, request))
         if not self._flush_due:
             self._flush_due = True
             self._call_soon(self._flush)
@@ -159,15 +172,15 @@ class LoopSide:
         """Calls those whose requests are done; the lock is not held, so that they may ask anew."""
         self._flush_due = False
         while self._finished:
-            waiter, ticket = self._finished.popleft()
+            waiter, request = self._finished.popleft()
             try:
-                waiter(ticket)
+                waiter(request)
             except Exception as error:
                 if self._loop is not None:
                     context = {"message": "a callback of an inference client failed", "exception": error}
                     self._loop.call_exception_handler(context)
 
-    def offer_room(self) -> None:
+    def has_room(self) -> None:
         """Lets those who wait for room try again; the lock is held."""
         if not self._room_waiters:
             return
@@ -178,28 +191,30 @@ class LoopSide:
                 waiting.append(waiter)
         self._call_soon(_resolve_all, waiting)
 
-    def flush_soon(self) -> None:
+    def has_unsent(self) -> None:
         """Has the loop send what the socket did not take at once; the lock is held."""
         self._call_soon(self._watch_for_room)
 
     def _watch_for_room(self) -> None:
-        line = self._line
-        with line.lock:
+        connection = self._connection
+        with connection.lock:
             loop = self._loop
-            if loop is None or loop is not _running_loop() or not line.alive:  # closed, or of another loop, meanwhile
+            if (
+                loop is None or loop is not _running_loop() or not connection.alive
+            ):  # closed, or of another loop, meanwhile
                 return
-            if line.flush():
-                self.offer_room()
+            if connection.flush():
+                self.has_room()
             else:
-                descriptor = line.descriptors()[0]
+                descriptor = connection.descriptors()[0]
                 loop.add_writer(descriptor, self._on_writable, descriptor)
 
     def _on_writable(self, descriptor: int) -> None:
-        line = self._line
-        with line.lock:
-            if self._loop is not None and (not line.alive or line.flush()):
+        connection = self._connection
+        with connection.lock:
+            if self._loop is not None and (not connection.alive or connection.flush()):
                 self._loop.remove_writer(descriptor)
-                self.offer_room()
+                self.has_room()
 
     def _call_soon(self, callback: Callable[..., None], *arguments: object) -> None:
         loop = self._loop
@@ -218,17 +233,17 @@ class LoopSide:
             self._loop.call_later(max(0.0, deadline - time.monotonic()), self._end_overdue, deadline)
 
     def _end_overdue(self, due: float) -> None:
-        with self._line.lock:
+        with self._connection.lock:
             if due != self._sweep_at or self._loop is None:  # an earlier timer has taken over
                 return
             self._sweep_at = math.inf
             now = time.monotonic()
-            awaited = [ticket for ticket in self._line.all_tickets() if ticket.waiter is not None]
-            for ticket in awaited:
-                if ticket.deadline <= now:
-                    ticket.overdue = True
-                    self.finish(ticket)
-            later = [ticket.deadline for ticket in awaited if now < ticket.deadline < math.inf]
+            awaited = [request for request in self._connection.all_requests() if request.waiter is not None]
+            for request in awaited:
+                if request.deadline <= now:
+                    request.overdue = True
+                    self.finished(request)
+            later = [request.deadline for request in awaited if now < request.deadline < math.inf]
             if later:
                 self._sweep_by(min(later))
 
@@ -236,7 +251,7 @@ class LoopSide:
 
     def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Lets `loop` watch what `Connection._wait` would poll; the lock is held."""
-        if self._loop is loop or not self._line.alive:
+        if self._loop is loop or not self._connection.alive:
             return
         if self._loop is not None and not self._loop.is_closed():
             raise InferError("a client must be awaited in one event loop at a time; create another client for this one")
@@ -245,23 +260,23 @@ class LoopSide:
         self._finished.clear()
         self._room_waiters.clear()
         self._sweep_at = math.inf
-        if self._line.slots is not None:
-            self._line.slots.will_sleep()  # as long as a loop watches: it may be asleep at any time
-        for descriptor in self._line.descriptors():
+        if self._connection.slots is not None:
+            self._connection.slots.will_sleep()  # as long as a loop watches: it may be asleep at any time
+        for descriptor in self._connection.descriptors():
             loop.add_reader(descriptor, self._on_readable, descriptor)
-        self.flush_soon()
+        self.has_unsent()
 
-    def detach(self, then: Callable[[], None] | None = None) -> None:
+    def ends(self, then: Callable[[], None] | None = None) -> None:
         """Ends the loop's watch and every wait, then calls `then`, which may close descriptors; the lock is held."""
         loop = self._loop
         descriptors: list[int] = []
         waiting: list[asyncio.Future[None]] = []
         if loop is not None and not loop.is_closed():
-            for ticket in self._line.all_tickets():
-                self.finish(ticket)
+            for request in self._connection.all_requests():
+                self.finished(request)
             waiting += self._room_waiters
             self._room_waiters.clear()
-            descriptors = self._line.descriptors()
+            descriptors = self._connection.descriptors()
             self._last_loop = loop
         self._loop = None
         # Only the loop itself may touch what it watches, while it runs.
@@ -274,13 +289,13 @@ class LoopSide:
             loop.call_soon_threadsafe(_unwatch, loop, descriptors, waiting, then)
 
     def _on_readable(self, descriptor: int) -> None:
-        line = self._line
-        with line.lock:
+        connection = self._connection
+        with connection.lock:
             # A polling thread takes what there is, and wakes those who await it; after a failure nothing is left.
-            if not line.polling and line.alive:
+            if not connection.polling and connection.alive:
                 self._flush_due = True  # at once, below
-                line.handle([(descriptor, 1)])
-                line.notify()
+                connection.handle([(descriptor, 1)])
+                connection.notify()
         self._flush()
 
 

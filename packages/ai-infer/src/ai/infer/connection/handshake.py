@@ -18,7 +18,7 @@ PROTOCOL = 1
 Transport = Literal["auto", "shm", "socket"]
 
 
-class Line(NamedTuple):
+class Handshake(NamedTuple):
     """What a worker handed over to a new client."""
 
     stream: FrameStream
@@ -28,7 +28,7 @@ class Line(NamedTuple):
     slots: ClientSlots | None
 
 
-def dial(path: Path, transport: Transport, slot_bytes: int, deadline: float | None) -> Line:
+def shake_hands(path: Path, transport: Transport, slot_bytes: int, deadline: float | None) -> Handshake:
     """Connects to a worker; arguments and errors are those of `Connection`."""
     stream = FrameStream(_connect(path))
     pidfd = _open_worker(stream.socket)
@@ -42,7 +42,7 @@ def dial(path: Path, transport: Transport, slot_bytes: int, deadline: float | No
         if "error" in reply:
             raise InferError(reply["error"])
         slots = ClientSlots(descriptors, reply["first_slot"], reply["slot_bytes"]) if descriptors else None
-        return Line(stream, pidfd, reply["batch_size"], slots)
+        return Handshake(stream, pidfd, reply["batch_size"], slots)
     except BaseException:
         stream.close()
         if pidfd >= 0:

@@ -1,6 +1,6 @@
 """Several inputs of `multi_infer` that travel together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from ai.infer.transport.wire import Layout, Tree, flatten, unflatten, with_rows
 
 
-class Pack:
+class PackedInputs:
     """Inputs of `multi_infer` that travel as one request, row after row.
 
     Args:
@@ -46,7 +46,7 @@ class Pack:
         for part, x in zip(self.parts, tensors, strict=True):
             part.append(x)
 
-    def finish(self) -> "Pack":
+    def finish(self) -> "PackedInputs":
         """Gives the pack its layout, and returns it."""
         if len(self.indices) > 1:
             self.layout = with_rows(self.layout, self._n_rows)
@@ -63,7 +63,44 @@ class Pack:
         return [unflatten(node, iter(share)) for share in shares]
 
 
-def are_alike(inputs: Sequence[Tree]) -> bool:
+Prepare = Callable[[tuple[Tree, ...], dict[str, Tree]], tuple[Layout, Sequence[Tensor], torch.device | None]]
+
+
+def pack(inputs: Sequence[Tree], max_rows: int, prepare: Prepare) -> Iterator[PackedInputs]:
+    """Yields inputs in packs of one shape and at most `max_rows` rows.
+
+    Args:
+        inputs: each a tensor, or a tuple of positional arguments.
+        max_rows: of a pack.
+        prepare: see `Session.prepare`.
+    """
+    if _are_alike(inputs):
+        layout, _, device = prepare((inputs[0],), {})
+        n_together = max(1, max_rows // (layout.rows or max_rows))
+        for start in range(0, len(inputs), n_together):
+            pieces = [x.detach() if x.requires_grad else x for x in inputs[start : start + n_together]]
+            rows = [layout.rows or 0] * len(pieces)
+            whole = layout if len(pieces) == 1 else with_rows(layout, sum(rows))
+            yield PackedInputs(list(range(start, start + len(pieces))), whole, [pieces], rows, device)
+        return
+    open_packs: dict[str, PackedInputs] = {}
+    for index, arguments in enumerate(inputs):
+        layout, tensors, device = prepare(arguments if isinstance(arguments, tuple) else (arguments,), {})
+        if layout.group is None:
+            yield PackedInputs([index], layout, [[x] for x in tensors], [0], device)
+            continue
+        packed = open_packs.get(layout.group)
+        if packed is not None and packed.takes(layout, device, max_rows):
+            packed.add(index, layout, tensors)
+            continue
+        if packed is not None:
+            yield packed.finish()
+        open_packs[layout.group] = PackedInputs([index], layout, [[x] for x in tensors], [layout.rows or 0], device)
+    for packed in open_packs.values():
+        yield packed.finish()
+
+
+def _are_alike(inputs: Sequence[Tree]) -> bool:
     """Returns whether all inputs are tensors of one shape, dtype and device: then all can travel as they are."""
     if not inputs or not isinstance(inputs[0], Tensor) or not inputs[0].ndim or inputs[0].layout is not torch.strided:
         return False

@@ -14,7 +14,7 @@ Parts = Tensor | list[Tensor] | RawTensor
 """A tensor to send: as it is, as the pieces that make it up row after row, or as its bytes."""
 
 
-class Ticket:
+class PendingRequest:
     """One request on its way.
 
     Args:
@@ -44,7 +44,7 @@ class Ticket:
         self.raw = raw
         self.outcome: tuple[int, Tree] | InferError | None = None
         self.cancelled = self.overdue = False
-        self.waiter: Callable[[Ticket], object] | None = None
+        self.waiter: Callable[[PendingRequest], object] | None = None
         """What an event loop is to call, once, when there is something to fetch."""
         self.deadline = math.inf
         """Of `waiter`, by `time.monotonic()`."""

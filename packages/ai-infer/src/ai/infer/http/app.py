@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from ai.infer.errors import InferError
-from ai.infer.http.inference import Desk, Inference, error_body, first_line, refuse
+from ai.infer.http.inference import Inference, RequestContext, error_body, first_line, refuse
 from ai.infer.http.messages import JSON, RETRY, RefusedError, Reply, Request
 from ai.infer.http.metrics import Metrics
 from ai.infer.http.models import ModelSource
@@ -76,7 +76,7 @@ class App:
             raise ValueError("tokens must not be empty strings")
         self.repository = Repository(sources, timeout_s)
         self.metrics = Metrics(self.repository)
-        self.desk = Desk(self.metrics, max_pending, max_json_bytes)
+        self.context = RequestContext(self.metrics, max_pending, max_json_bytes)
         self.max_body_bytes = max_body_bytes
         self.timeout_s = timeout_s
         self._tokens = [f"Bearer {token}".encode() for token in tokens or []]
@@ -177,7 +177,7 @@ class App:
             return _DONE
         if found is not None:
             model, plain = found
-            inference = Inference(self.desk, model, done)
+            inference = Inference(self.context, model, done)
             inference.start(request, plain=plain)
             return inference
         task = asyncio.get_running_loop().create_task(self._answer_other(request))
@@ -253,7 +253,7 @@ class App:
         if parts == ["index"]:
             return 200, JSON, _json(self.repository.index())
         if len(parts) == 3 and parts[0] == "models" and parts[2] in ("load", "unload"):
-            self.desk.check_json(len(request.body))
+            self.context.check_json(len(request.body))
             if parts[2] == "load" and request.body and _load_parameters(request.body):
                 raise BadInputError("a load must come without parameters: only what was named at start can be loaded")
             action = self.repository.load if parts[2] == "load" else self.repository.unload

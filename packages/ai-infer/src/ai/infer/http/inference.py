@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from ai.infer.client import InferencerClient
-from ai.infer.connection.raw_request import RawCall
+from ai.infer.connection.raw_request import RawRequest
 from ai.infer.errors import InferError, RequestError
 from ai.infer.http.messages import JSON, RETRY, RefusedError, Reply, Request
 from ai.infer.http.metrics import Metrics
@@ -18,7 +18,7 @@ from ai.infer.http.tensors import BadInputError, json_length
 from ai.infer.transport.wire import RawTensor, Tree, WireError
 
 
-class Desk:
+class RequestContext:
     """What all inference requests of a server share.
 
     Args:
@@ -49,41 +49,41 @@ class Inference:
     """A request to a model.
 
     Args:
-        desk: of the server.
+        context: of the server.
         model: which is asked.
         done: gets the reply, at once or later.
     """
 
-    __slots__ = ("_asked", "_call", "_desk", "_done", "_model", "_over", "_start", "_task")
+    __slots__ = ("_asked", "_call", "_context", "_done", "_model", "_over", "_start", "_task")
 
-    def __init__(self, desk: Desk, model: ServedModel, done: Callable[[Reply], object]) -> None:
-        self._desk = desk
+    def __init__(self, context: RequestContext, model: ServedModel, done: Callable[[Reply], object]) -> None:
+        self._context = context
         self._model = model
         self._done = done
         self._start = time.perf_counter()
         self._over = False
         self._asked: PlainRequest | Plan | None = None
-        self._call: RawCall | None = None
+        self._call: RawRequest | None = None
         self._task: asyncio.Task[Tree] | None = None
 
     def start(self, request: Request, *, plain: bool) -> None:
         """Reads the request, plain or of the Open Inference Protocol, and sends it to the worker."""
-        desk, model = self._desk, self._model
+        context, model = self._context, self._model
         try:
-            desk.admit()
+            context.admit()
         except RefusedError as error:
             self._reply(refuse(error))
             return
-        desk.n_pending += 1
+        context.n_pending += 1
         try:
             if plain:
                 if is_json(request.headers):
-                    desk.check_json(len(request.body))
+                    context.check_json(len(request.body))
                 self._asked = asked = read_plain(request.body, request.headers, model.inputs)
                 tensors = [asked.x]
             else:
                 header = request.headers.get(b"inference-header-content-length")
-                desk.check_json(json_length(header, len(request.body)))
+                context.check_json(json_length(header, len(request.body)))
                 self._asked, tensors = read_request(request.body, header, model.inputs, model.plans)
             client = model.client()
             self._call = client.start_raw(tensors, self._finish_call)
@@ -93,7 +93,7 @@ class Inference:
         except Exception as error:
             self._end(refuse(error))
 
-    def _finish_call(self, call: RawCall) -> None:
+    def _finish_call(self, call: RawRequest) -> None:
         try:
             reply = self._write(call.result())
         except Exception as error:
@@ -122,13 +122,13 @@ class Inference:
     def _end(self, reply: Reply) -> None:
         if not self._over:
             self._over = True
-            self._desk.n_pending -= 1
+            self._context.n_pending -= 1
             self._call = self._task = None  # which lead back here: nothing is left for the collector of cycles
             self._reply(reply)
 
     def _reply(self, reply: Reply) -> None:
         source = self._model.source
-        self._desk.metrics.count(source.name, source.version, reply[0], time.perf_counter() - self._start)
+        self._context.metrics.count(source.name, source.version, reply[0], time.perf_counter() - self._start)
         self._done(reply)
 
     def cancel(self) -> None:
@@ -136,7 +136,7 @@ class Inference:
         if self._over:
             return
         self._over = True
-        self._desk.n_pending -= 1
+        self._context.n_pending -= 1
         if self._call is not None:
             self._call.cancel()
         elif self._task is not None:

@@ -26,7 +26,7 @@ class NotRowWiseError(ValueError):
     """The model's output has no row for each row of its input, so that requests cannot share a call."""
 
 
-class Answerer:
+class BatchCall:
     """Runs batches and writes the replies into slots and sockets.
 
     Args:
@@ -135,7 +135,7 @@ class Answerer:
         for i, request in enumerate(batch):
             layout = layouts[request.rows]
             if request.reply is not layout:
-                area = request.peer.area
+                area = request.client.area
                 if request.slot < 0 or area is None or not area.fits(layout):
                     self._reply_by_socket(request, layout, [piece[i] for piece in pieces])
                     for piece in pieces:
@@ -171,7 +171,7 @@ class Answerer:
         body = torch.empty(layout.n_bytes, dtype=torch.uint8)
         for view, x in zip(layout.views(body), share, strict=True):
             view.copy_(x)
-        request.peer.stream.send(
+        request.client.stream.send(
             Kind.REPLY, request.id, version=self.version, header=layout.header, body=body.numpy().data
         )
         self.on_sent(request)
@@ -180,10 +180,10 @@ class Answerer:
         """Answers a request with an error."""
         self.n_requests += 1
         self.n_errors += 1
-        if request.slot >= 0 and request.peer.area is not None:
-            self._finish_slot(request, error_header(text, min(request.peer.area.slot_bytes, 1 << 16) - 64))
+        if request.slot >= 0 and request.client.area is not None:
+            self._finish_slot(request, error_header(text, min(request.client.area.slot_bytes, 1 << 16) - 64))
         else:
-            request.peer.stream.send(Kind.ERROR, request.id, header=error_header(text, 1 << 20))
+            request.client.stream.send(Kind.ERROR, request.id, header=error_header(text, 1 << 20))
             self.on_sent(request)
 
     def _skip_cancelled(self, request: Request) -> bool:
@@ -193,19 +193,19 @@ class Answerer:
                 return False
             self._finish_slot(request, _CANCELLED)
         else:
-            if request.id not in request.peer.cancelled:
+            if request.id not in request.client.cancelled:
                 return False
-            request.peer.cancelled.discard(request.id)
-            request.peer.stream.send(Kind.ERROR, request.id, header=_CANCELLED)
+            request.client.cancelled.discard(request.id)
+            request.client.stream.send(Kind.ERROR, request.id, header=_CANCELLED)
             self.on_sent(request)
         self.n_requests += 1
         self.n_cancelled += 1
         return True
 
     def _finish_slot(self, request: Request, header: bytes) -> None:
-        assert request.peer.area is not None
+        assert request.client.area is not None
         request.reply = None
-        request.peer.area.write_header(2 * (request.slot % SLOTS_PER_CLIENT) + 1, header)
+        request.client.area.write_header(2 * (request.slot % SLOTS_PER_CLIENT) + 1, header)
         self._publish([request])
 
     def _publish(self, requests: list[Request]) -> None:
@@ -219,16 +219,16 @@ class Answerer:
             board.version_at[request.slot] = self.version
             board.answered_at[request.slot] = request.id
             fence()
-            if board.asleep_at[request.peer.index]:
-                os.eventfd_write(request.peer.reply_event, 1)
+            if board.asleep_at[request.client.index]:
+                os.eventfd_write(request.client.reply_event, 1)
             return
         slots = np.array([request.slot for request in requests])
         board.version[slots] = self.version
         board.answered[slots] = np.array([request.id for request in requests])
         fence()
-        for peer in {request.peer for request in requests}:
-            if board.asleep_at[peer.index]:
-                os.eventfd_write(peer.reply_event, 1)
+        for client in {request.client for request in requests}:
+            if board.asleep_at[client.index]:
+                os.eventfd_write(client.reply_event, 1)
 
 
 def _to_cpu(output: Tree) -> tuple[Node, list[Tensor]]:

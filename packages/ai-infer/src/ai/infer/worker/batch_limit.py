@@ -1,7 +1,7 @@
 """How many rows a call of the model should have at most, found out while serving."""
 
 
-class RowCap:
+class BatchLimit:
     """A cap that moves among powers of two towards the most rows per second.
 
     Only full batches count, and only while more requests wait: it is then that the cap costs anything. A doubling is
@@ -11,7 +11,7 @@ class RowCap:
         start: the first cap, in rows, a power of two.
         limit: the last, a power of two.
 
-    >>> cap = RowCap(start=4)
+    >>> cap = BatchLimit(start=4)
     >>> for _ in range(100):  # twice the rows take twice the time: nothing is gained
     ...     _ = cap.update(cap.rows, 0.001 * cap.rows, backlog=True)
     >>> cap.rows

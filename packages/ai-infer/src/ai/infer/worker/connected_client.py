@@ -19,7 +19,7 @@ MAX_UNSENT_BYTES = 1 << 26
 """A client that does not read its replies is not listened to beyond this."""
 
 
-class Peer:
+class ConnectedClient:
     """One connected client.
 
     Args:
@@ -54,18 +54,18 @@ class Peer:
             if descriptor >= 0:
                 os.close(descriptor)
         self.area = None
-        self.last.clear()  # each holds views of the area, and this peer
+        self.last.clear()  # each holds views of the area, and this client
 
 
 class Request:
     """One request in the worker's queue; its tensors are views of the client's slot, or of a frame."""
 
-    __slots__ = ("arrived", "form", "id", "layout", "peer", "reply", "reply_views", "rows", "slot", "tensors")
+    __slots__ = ("arrived", "client", "form", "id", "layout", "reply", "reply_views", "rows", "slot", "tensors")
 
     def __init__(
-        self, peer: Peer, slot: int, request_id: int, layout: Layout, tensors: list[Tensor], form: int = -1
+        self, client: ConnectedClient, slot: int, request_id: int, layout: Layout, tensors: list[Tensor], form: int = -1
     ) -> None:
-        self.peer = peer
+        self.client = client
         self.slot = slot  # on the board; -1: it came by socket
         self.id = request_id
         self.layout = layout
@@ -77,12 +77,12 @@ class Request:
         self.arrived = time.monotonic()
 
 
-def request_from_frame(peer: Peer, request_id: int, layout: Layout, body: bytearray) -> Request:
+def request_from_frame(client: ConnectedClient, request_id: int, layout: Layout, body: bytearray) -> Request:
     """Returns the request that came in a frame."""
     if len(body) < layout.n_bytes:
         raise ValueError(f"a request's body must have {layout.n_bytes} bytes, not {len(body)}")
     data = torch.frombuffer(body or bytearray(1), dtype=torch.uint8)
-    return Request(peer, -1, request_id, layout, layout.views(data))
+    return Request(client, -1, request_id, layout, layout.views(data))
 
 
 def error_header(text: str, max_bytes: int) -> bytes:

@@ -26,11 +26,11 @@ from ai.infer.transport.shared_weights import SharedWeights
 from ai.infer.transport.slots import BOARD_BYTES, MAX_CLIENTS, SLOTS_PER_CLIENT, WORKER, Board, fence
 from ai.infer.transport.spin import Spinner
 from ai.infer.transport.wire import Layout, WireError, layout_of, parse
-from ai.infer.worker.batch_call import Answerer
-from ai.infer.worker.batch_limit import RowCap
-from ai.infer.worker.connected_client import MAX_UNSENT_BYTES, Peer, Request, request_from_frame
+from ai.infer.worker.batch_call import BatchCall
+from ai.infer.worker.batch_limit import BatchLimit
+from ai.infer.worker.connected_client import MAX_UNSENT_BYTES, ConnectedClient, Request, request_from_frame
 from ai.infer.worker.engine import Engine, Precision
-from ai.infer.worker.request_queue import Queue
+from ai.infer.worker.request_queue import RequestQueue
 
 _SPC = SLOTS_PER_CLIENT
 _DELAY_GRAIN_S = 0.0005
@@ -90,23 +90,23 @@ class Worker:
             self._worker_event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._spinner = Spinner()
         self._n_scanned = 0  # slots beyond this have never been used
-        self._peers: dict[int, Peer] = {}  # by place on the board
-        self._streams: dict[int, Peer] = {}  # by descriptor
+        self._clients: dict[int, ConnectedClient] = {}  # by place on the board
+        self._streams: dict[int, ConnectedClient] = {}  # by descriptor
         self._free_indices = list(range(MAX_CLIENTS))
         self._engine = Engine(
             model, torch.device(options.device), options.precision, options.compile, options.graph_rows
         )
-        self._row_cap = RowCap() if options.batch_size is None else None
-        max_rows = self._row_cap.rows if self._row_cap is not None else options.batch_size
+        self._batch_limit = BatchLimit() if options.batch_size is None else None
+        max_rows = self._batch_limit.rows if self._batch_limit is not None else options.batch_size
         assert max_rows is not None
-        self._answerer = Answerer(self._engine, self._board, max_rows)
-        self._answerer.on_sent = self._after_send
-        self._queue: Queue[Request] = Queue(max_rows, options.max_delay_s)
+        self._batch_call = BatchCall(self._engine, self._board, max_rows)
+        self._batch_call.on_sent = self._after_send
+        self._queue: RequestQueue[Request] = RequestQueue(max_rows, options.max_delay_s)
         self._stopping = self._orphaned = False
         self._busy_s = self._poll_due = 0.0
         if version:
             weights.apply(version, model)
-            self._answerer.version = version
+            self._batch_call.version = version
         self._selector = selectors.DefaultSelector()
         self._watch(control.fileno(), self._read_control)
         self._watch(listener.fileno(), self._accept)
@@ -135,17 +135,17 @@ class Worker:
             if start >= self._poll_due:
                 self._poll(0)
             # After the requests were found: whoever asked after an update was announced gets that version.
-            if self._weights.announced != self._answerer.version or not self._shared:
+            if self._weights.announced != self._batch_call.version or not self._shared:
                 self._read_control()
             batch = queue.next_batch()
-            self._answerer.answer(batch)
+            self._batch_call.answer(batch)
             elapsed = time.monotonic() - start
             self._busy_s += elapsed
-            if self._row_cap is not None:
-                cap = self._row_cap.update(sum(request.rows for request in batch), elapsed, bool(queue.n_requests))
-                queue.max_rows = self._answerer.max_rows = cap
-        for peer in list(self._streams.values()):
-            peer.stream.send(Kind.BYE, header=b"the inferencer was stopped")
+            if self._batch_limit is not None:
+                cap = self._batch_limit.update(sum(request.rows for request in batch), elapsed, bool(queue.n_requests))
+                queue.max_rows = self._batch_call.max_rows = cap
+        for client in list(self._streams.values()):
+            client.stream.send(Kind.BYE, header=b"the inferencer was stopped")
         return self._orphaned
 
     # Requests ---------------------------------------------------------------------------------------------------
@@ -164,10 +164,10 @@ class Worker:
         now = time.monotonic()
         forms = self._board.asked_form[fresh].tolist()
         for slot, request_id, form in zip(fresh.tolist(), ids.tolist(), forms, strict=True):
-            peer = self._peers.get(slot // _SPC)
-            if peer is None or peer.area is None:
+            client = self._clients.get(slot // _SPC)
+            if client is None or client.area is None:
                 continue
-            request = peer.last[slot % _SPC]
+            request = client.last[slot % _SPC]
             if request is not None and request.form == form:  # the slot's last request, with other numbers
                 request.id = request_id
                 request.arrived = now
@@ -175,15 +175,15 @@ class Worker:
                 continue
             try:
                 place = 2 * (slot % _SPC)
-                layout = _parse_call(peer.area.read_header(place))
-                tensors = peer.area.views(place, layout)
+                layout = _parse_call(client.area.read_header(place))
+                tensors = client.area.views(place, layout)
             except ValueError as error:
-                request = Request(peer, slot, request_id, _EMPTY, [])
-                self._answerer.refuse(request, f"{type(error).__name__}: {error}")
+                request = Request(client, slot, request_id, _EMPTY, [])
+                self._batch_call.refuse(request, f"{type(error).__name__}: {error}")
                 continue
-            request = Request(peer, slot, request_id, layout, tensors, form)
+            request = Request(client, slot, request_id, layout, tensors, form)
             if self._pad is None:
-                peer.last[slot % _SPC] = request
+                client.last[slot % _SPC] = request
             self._enqueue(request)
         return True
 
@@ -194,54 +194,54 @@ class Worker:
                 request.layout = layout_of(request.layout.tree, request.tensors)
                 request.rows = request.layout.rows or 1
             except Exception:
-                self._answerer.refuse(request, f"pad failed on this request:\n{traceback.format_exc()}")
+                self._batch_call.refuse(request, f"pad failed on this request:\n{traceback.format_exc()}")
                 return
-        self._queue.put(request, self._answerer.group(request.layout))
+        self._queue.put(request, self._batch_call.group(request.layout))
 
-    def _read_peer(self, peer: Peer) -> None:
+    def _read_client(self, client: ConnectedClient) -> None:
         """Takes in what a client sent by socket; hangs up on one that sends what is no frame."""
         try:
-            for frame in peer.stream.receive():
-                self._take_frame(peer, frame)
+            for frame in client.stream.receive():
+                self._take_frame(client, frame)
         except (ValueError, TypeError, LookupError, AttributeError):
-            peer.stream.closed = True
-        if peer.stream.closed:
-            self._drop(peer)
+            client.stream.closed = True
+        if client.stream.closed:
+            self._drop(client)
 
-    def _take_frame(self, peer: Peer, frame: Frame) -> None:
-        if frame.kind is Kind.HELLO and not peer.greeted:
-            self._greet(peer, frame)
+    def _take_frame(self, client: ConnectedClient, frame: Frame) -> None:
+        if frame.kind is Kind.HELLO and not client.greeted:
+            self._greet(client, frame)
         elif frame.kind is Kind.REQUEST:
             try:
-                request = request_from_frame(peer, frame.id, _parse_call(frame.header), frame.body)
+                request = request_from_frame(client, frame.id, _parse_call(frame.header), frame.body)
             except ValueError as error:
-                request = Request(peer, -1, frame.id, _EMPTY, [])
-                self._answerer.refuse(request, f"{type(error).__name__}: {error}")
+                request = Request(client, -1, frame.id, _EMPTY, [])
+                self._batch_call.refuse(request, f"{type(error).__name__}: {error}")
                 return
             self._enqueue(request)
         elif frame.kind is Kind.CANCEL:
-            if len(peer.cancelled) < 4 * _SPC:
-                peer.cancelled.add(frame.id)
+            if len(client.cancelled) < 4 * _SPC:
+                client.cancelled.add(frame.id)
         elif frame.kind is Kind.PING:
-            peer.stream.send(Kind.PING, frame.id)
-            self._update_interest(peer)
+            client.stream.send(Kind.PING, frame.id)
+            self._update_interest(client)
         elif frame.kind is Kind.STATS:
-            peer.stream.send(Kind.STATS, frame.id, header=json.dumps(vars(self._stats())).encode())
-            self._update_interest(peer)
+            client.stream.send(Kind.STATS, frame.id, header=json.dumps(vars(self._stats())).encode())
+            self._update_interest(client)
         else:
             raise ValueError(f"a client must not send a frame of kind {frame.kind.name}")
 
     def _stats(self) -> Stats:
-        answerer = self._answerer
+        batch_call = self._batch_call
         return Stats(
-            requests=answerer.n_requests,
-            rows=answerer.n_rows,
-            batches=answerer.n_batches,
-            errors=answerer.n_errors,
-            cancelled=answerer.n_cancelled,
+            requests=batch_call.n_requests,
+            rows=batch_call.n_rows,
+            batches=batch_call.n_batches,
+            errors=batch_call.n_errors,
+            cancelled=batch_call.n_cancelled,
             queued=self._queue.n_requests,
             clients=len(self._streams),
-            version=answerer.version,
+            version=batch_call.version,
             busy_s=self._busy_s,
             uptime_s=time.monotonic() - self._started,
         )
@@ -253,15 +253,15 @@ class Worker:
             connection, _ = self._listener.accept()
         except OSError:  # the client was faster gone than accepted, or we are out of descriptors
             return
-        peer = Peer(connection)
-        self._streams[peer.stream.fileno()] = peer
-        self._watch(peer.stream.fileno(), lambda: self._serve_socket(peer))
-        if peer.pidfd >= 0:
-            self._watch(peer.pidfd, lambda: self._drop(peer))
+        client = ConnectedClient(connection)
+        self._streams[client.stream.fileno()] = client
+        self._watch(client.stream.fileno(), lambda: self._serve_socket(client))
+        if client.pidfd >= 0:
+            self._watch(client.pidfd, lambda: self._drop(client))
 
-    def _greet(self, peer: Peer, frame: Frame) -> None:
+    def _greet(self, client: ConnectedClient, frame: Frame) -> None:
         """Answers a client's first message, with shared memory where both sides can use it."""
-        peer.greeted = True
+        client.greeted = True
         hello = json.loads(frame.header)
         transport = hello.get("transport")
         descriptors: list[int] = []
@@ -271,64 +271,64 @@ class Worker:
                 raise InferError(f"the client must speak protocol 1, not {hello.get('protocol')}")
             if transport != "socket" and self._board is not None and self._free_indices:
                 index = self._free_indices[0]
-                descriptors = peer.open_area(
+                descriptors = client.open_area(
                     index, hello["slot_bytes"], self._board, self._board_file, self._worker_event
                 )
                 heapq.heappop(self._free_indices)
-                self._peers[index] = peer
+                self._clients[index] = client
                 self._n_scanned = max(self._n_scanned, (index + 1) * _SPC)
-                reply |= {"first_slot": index * _SPC, "slot_bytes": peer.area.slot_bytes if peer.area else 0}
+                reply |= {"first_slot": index * _SPC, "slot_bytes": client.area.slot_bytes if client.area else 0}
             elif transport == "shm":
                 raise InferError(
                     "transport 'shm' needs shared memory, which this system or this worker has no room for"
                 )
         except InferError as error:
             reply = {"error": str(error)}
-        peer.stream.send_with_descriptors(Kind.HELLO, json.dumps(reply).encode(), descriptors)
+        client.stream.send_with_descriptors(Kind.HELLO, json.dumps(reply).encode(), descriptors)
         if descriptors:
             os.close(descriptors[1])
 
-    def _serve_socket(self, peer: Peer) -> None:
-        peer.stream.flush()
+    def _serve_socket(self, client: ConnectedClient) -> None:
+        client.stream.flush()
         # One that does not read its replies is not read from, so that what is unsent stays bounded.
-        if peer.stream.n_unsent < MAX_UNSENT_BYTES:
-            self._read_peer(peer)
-        if peer.stream.closed:
-            self._drop(peer)
+        if client.stream.n_unsent < MAX_UNSENT_BYTES:
+            self._read_client(client)
+        if client.stream.closed:
+            self._drop(client)
         else:
-            self._update_interest(peer)
+            self._update_interest(client)
 
     def _after_send(self, request: Request) -> None:
-        self._update_interest(request.peer)
+        self._update_interest(request.client)
 
-    def _update_interest(self, peer: Peer) -> None:
-        if peer.stream.fileno() not in self._streams:
+    def _update_interest(self, client: ConnectedClient) -> None:
+        if client.stream.fileno() not in self._streams:
             return
-        unsent = peer.stream.n_unsent
+        unsent = client.stream.n_unsent
         events = selectors.EVENT_READ if unsent < MAX_UNSENT_BYTES else 0
         if unsent:
             events |= selectors.EVENT_WRITE
-        key = self._selector.get_key(peer.stream.fileno())
+        key = self._selector.get_key(client.stream.fileno())
         if key.events != events:
-            self._selector.modify(peer.stream.fileno(), events, key.data)
+            self._selector.modify(client.stream.fileno(), events, key.data)
 
-    def _drop(self, peer: Peer) -> None:
+    def _drop(self, client: ConnectedClient) -> None:
         """Forgets a client that is gone: its requests, its slots, its descriptors."""
-        if self._streams.pop(peer.stream.fileno(), None) is None:
+        if self._streams.pop(client.stream.fileno(), None) is None:
             return
-        self._selector.unregister(peer.stream.fileno())
-        if peer.pidfd >= 0:
-            self._selector.unregister(peer.pidfd)
-        self._queue.drop(peer)
-        if peer.index >= 0:
+        self._selector.unregister(client.stream.fileno())
+        if client.pidfd >= 0:
+            self._selector.unregister(client.pidfd)
+        self._queue.drop(client)
+        if client.index >= 0:
             assert self._board is not None
-            del self._peers[peer.index]
-            slots = slice(peer.index * _SPC, (peer.index + 1) * _SPC)
+            del self._clients[client.index]
+            slots = slice(client.index * _SPC, (client.index + 1) * _SPC)
             for words in (self._board.requested, self._board.answered, self._board.cancelled, self._taken):
                 words[slots] = 0
-            self._board.asleep_at[peer.index] = 0
-            heapq.heappush(self._free_indices, peer.index)
-        peer.close()
+            self._board.asleep_at[client.index] = 0
+            heapq.heappush(self._free_indices, client.index)
+        client.close()
 
     # Events -----------------------------------------------------------------------------------------------------
 
@@ -361,7 +361,7 @@ class Worker:
         for frame in self._control.receive():
             if frame.kind is Kind.UPDATE:
                 self._weights.apply(frame.version, self._engine.model)
-                self._answerer.version = frame.version
+                self._batch_call.version = frame.version
                 self._control.send(Kind.UPDATE, version=frame.version)
             elif frame.kind is Kind.BYE:
                 self._stopping = True

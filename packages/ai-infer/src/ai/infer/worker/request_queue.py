@@ -13,7 +13,7 @@ class _Request(Protocol):
 R = TypeVar("R", bound=_Request)
 
 
-class Queue(Generic[R]):
+class RequestQueue(Generic[R]):
     """Waiting requests, in one line per group, so that only requests that fit together meet in a batch.
 
     Natural batching: nobody waits while the worker is idle, and everything that came while it was busy goes together.
@@ -64,9 +64,9 @@ class Queue(Generic[R]):
         return max(0.0, line[0].arrived + self.max_delay_s - time.monotonic())
 
     def drop(self, of: object) -> None:
-        """Forgets the requests whose `peer` is `of`."""
+        """Forgets the requests whose `client` is `of`."""
         for group, line in list(self._lines.items()):
-            kept = deque(request for request in line if getattr(request, "peer", None) is not of)
+            kept = deque(request for request in line if getattr(request, "client", None) is not of)
             self.n_requests -= len(line) - len(kept)
             if kept:
                 self._lines[group] = kept

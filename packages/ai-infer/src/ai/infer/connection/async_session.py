@@ -1,0 +1,77 @@
+"""A client's questions as asyncio asks them: by tasks, or by calling back, over the core that threads use as well."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from ai.infer.connection.connection import Connection
+from ai.infer.connection.event_loop import EventLoopWatcher
+from ai.infer.connection.pending_request import PendingRequest
+from ai.infer.connection.raw_request import RawRequest
+from ai.infer.connection.session import Session
+from ai.infer.errors import InferError
+from ai.infer.transport.wire import RawTensor, Tree, positional_layout
+
+
+class AsyncSession:
+    """The asyncio face of a client.
+
+    Args:
+        session: the client's core.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def infer(self, args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> Tree:
+        """Returns the reply to a request; cancelling the task cancels the request."""
+        deadline = self._session.deadline()
+        connection = await self._pick(deadline)
+        layout, tensors, device = self._session.prepare(args, kwargs)
+        request = await EventLoopWatcher.of(connection).submit(layout, tensors, device, deadline)
+        return await self._result(connection, request, deadline)
+
+    async def infer_raw(self, tensors: Sequence[RawTensor]) -> Tree:
+        """Like `infer`, for tensors that are there as bytes, and so are those of the reply."""
+        deadline = self._session.deadline()
+        connection = await self._pick(deadline)
+        layout = positional_layout(tuple([x.dtype for x in tensors]), tuple([x.shape for x in tensors]))
+        request = await EventLoopWatcher.of(connection).submit(layout, tensors, None, deadline, raw=True)
+        return await self._result(connection, request, deadline)
+
+    def start_raw(self, tensors: Sequence[RawTensor], done: Callable[[RawRequest], object]) -> RawRequest | None:
+        """Sends a request that calls back; see `InferencerClient.start_raw`."""
+        session = self._session
+        connection = session.ready()
+        if connection is None:
+            return None
+        layout = positional_layout(tuple([x.dtype for x in tensors]), tuple([x.shape for x in tensors]))
+        call = RawRequest(connection, done, session.saw)
+        call.request = EventLoopWatcher.of(connection).start(layout, tensors, call.finish, session.deadline())
+        return None if call.request is None else call
+
+    async def wait(self, request_id: int, timeout: float | None) -> Tree:
+        """Returns the reply to a request that was sent before; one given up can be waited for again."""
+        connection, request = self._session.find(request_id)
+        try:
+            version, output = await EventLoopWatcher.of(connection).result(request, self._session.deadline(timeout))
+        except InferError:
+            self._session.pending.pop(request_id, None)
+            raise
+        self._session.pending.pop(request_id, None)
+        self._session.saw(version)
+        return output
+
+    async def _pick(self, deadline: float | None) -> Connection:
+        connection = self._session.ready()
+        if connection is None:
+            connection = await asyncio.to_thread(self._session.pick, deadline)
+        return connection
+
+    async def _result(self, connection: Connection, request: PendingRequest, deadline: float | None) -> Tree:
+        try:
+            version, output = await EventLoopWatcher.of(connection).result(request, deadline)
+        except BaseException:
+            connection.cancel(request)
+            raise
+        self._session.saw(version)
+        return output
