@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ai.model.saved import read_manifest
 from ai.train import EarlyStopping, Hook, Snapshots, Trainer, opt
 from ai.train.monitoring.interval import Due, as_interval, every, logarithmic, seconds
-from ai.train.saving.files import read_manifest
 
 
 def env(model, batch, step):

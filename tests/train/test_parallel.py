@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from ai.train import Trainer, opt
+from ai.train.distributed.job import check_device
 from ai.train.distributed.process_group import _is_asleep
-from ai.train.parallel import Ddp, Fsdp, as_parallel, check_device
+from ai.train.parallel import Ddp, Fsdp, as_parallel
 
 
 @pytest.fixture(scope="module")

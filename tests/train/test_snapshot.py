@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ai.model as m
+from ai.model import saved
+from ai.model.saved import load_structure
 from ai.train import Hook, Run, Snapshots, Trainer, opt, snapshot
-from ai.train.saving import files as snapshot_files
 from ai.train.saving.host_copies import HostCopies
-from ai.train.saving.structure import load_structure
 from ai.train.snapshot import SnapshotError
 
 
@@ -96,8 +96,8 @@ def test_damaged_newest_falls_back_and_says_so(damage, words, net, batches, tmp_
 
 def test_each_file_is_hashed_once_on_the_way_back(net, batches, tmp_path, monkeypatch):
     trained(tmp_path, net, batches)
-    hashed, sha256 = [], snapshot_files.sha256
-    monkeypatch.setattr(snapshot_files, "sha256", lambda path: hashed.append(path.name) or sha256(path))
+    hashed, sha256 = [], saved.sha256
+    monkeypatch.setattr(saved, "sha256", lambda path: hashed.append(path.name) or sha256(path))
 
     def resume():
         model = net()

@@ -9,7 +9,7 @@ from ai.game import ConnectFour, Gumbel, NetEvaluator, Puct, Search, SlidingTile
 from ai.game.search import walk
 from ai.game.search.gumbel import halving_sequence
 from ai.game.search.puct import puct_params
-from ai.game.tree import new_leaf, new_tree
+from ai.game.search.tree import new_leaf, new_tree
 
 STORED = np.load(Path(__file__).with_name("mctx_trees.npz"))
 BUDGETS = (8, 16, 32, 50)

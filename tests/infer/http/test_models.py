@@ -20,7 +20,10 @@ def snapshot(folder, model, build_by, **changes):
     save_file(model.state_dict(), folder / "model.safetensors")
     save_file({name: x + 1 for name, x in model.state_dict().items()}, folder / "ema.safetensors")
     files = {
-        name: {"sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
+        name: {
+            "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+            "bytes": (folder / name).stat().st_size,
+        }
         for name in ("model.safetensors", "ema.safetensors")
     }
     about = {
@@ -57,7 +60,9 @@ def test_damaged_newer_and_unbuildable_snapshots_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has format 99; this version reads up to 1"):
         build(ModelSource.parse(f"m={newer}"))
     anonymous = snapshot(tmp_path / "b", model, {"class": None, "arguments": None})
-    with pytest.raises(ValueError, match=r"does not say how to build its model: serve it as package.module:factory"):
+    with pytest.raises(
+        ValueError, match=r"model 'm': snapshot .* does not say how to build its model .*: build it yourself"
+    ):
         build(ModelSource.parse(f"m={anonymous}"))
     damaged = snapshot(tmp_path / "c", model, LINEAR)
     data = bytearray((damaged / "model.safetensors").read_bytes())
@@ -84,7 +89,7 @@ def test_a_model_held_by_value_is_checked_before_it_is_unpickled(tmp_path):
     describe(pickle.dumps({"model": pickle.dumps(nn.Linear(3, 2))}))
     assert torch.equal(build(ModelSource.parse(f"m={folder}"))[0](X), model(X))
     structure.write_bytes(pickle.dumps({"model": pickle.dumps(nn.Linear(4, 4))}))
-    with pytest.raises(ValueError, match=r"structure.pkl is damaged: it does not have the sha256"):
+    with pytest.raises(ValueError, match=r"a is damaged: structure.pkl does not have its sha256"):
         build(ModelSource.parse(f"m={folder}"))
     describe(b"not a pickle")
     with pytest.raises(ValueError, match=r"structure.pkl must be readable under this Python and its packages"):

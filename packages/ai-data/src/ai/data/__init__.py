@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ai.data.datagen import Datagen as Datagen
     from ai.data.datagen import DatagenLoader as DatagenLoader
     from ai.data.dataset import Dataset as Dataset
-    from ai.data.episodes.source import Episode as Episode
-    from ai.data.episodes.source import Source as Source
+    from ai.data.episodes.packing import Episode as Episode
+    from ai.data.generation.source import Source as Source
     from ai.data.img_dataset import ImgDataset as ImgDataset
     from ai.data.loader import DataLoader as DataLoader
     from ai.data.loading.preprocess import PreprocessError as PreprocessError
@@ -33,11 +33,11 @@ _OWNERS = {
     "Dataset": "dataset",
     "cifar_dataset": "builtin.cifar",
     "digits_dataset": "builtin.digits",
-    "Episode": "episodes.source",
+    "Episode": "episodes.packing",
     "ImgDataset": "img_dataset",
     "PreprocessError": "loading.preprocess",
     "ReplayBuffer": "replay_buffer",
-    "Source": "episodes.source",
+    "Source": "generation.source",
     "WorkerFailedError": "workers.worker",
     "fashion_mnist_dataset": "builtin.mnist",
     "mnist_dataset": "builtin.mnist",

@@ -14,9 +14,9 @@ from ai.data.batch.postprocess import Finish
 from ai.data.batch.seeds import derive_seed
 from ai.data.batch.transform import Transform
 from ai.data.episodes.packing import pack
-from ai.data.episodes.source import Source
 from ai.data.generation.pacing import Intake
 from ai.data.generation.portable_state import from_portable, to_portable
+from ai.data.generation.source import Source
 from ai.data.generation.source_pool import Fleet
 from ai.data.replay_buffer import ReplayBuffer
 

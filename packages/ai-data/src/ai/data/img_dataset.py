@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ai.data.batch.transform import Transform
-from ai.data.builtin.mnist import bytes_to_unit_range
+from ai.data.batch.transform import Transform, bytes_to_unit_range
 from ai.data.dataset import Dataset, Split
 from ai.data.storage.image_decode import Decoder, Filter, Fit
 from ai.data.storage.image_pack import open_pack

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai.data.episodes.packing import READINGS, Packed, pack
+from ai.data.episodes.packing import READINGS, Episode, Packed, pack
 from ai.data.episodes.returns import full_returns, n_step_returns
-from ai.data.episodes.source import Episode
 from ai.data.episodes.sum_tree import SumTree
 
 

@@ -11,8 +11,6 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game.tree import Leaf, Tree
-
 State: TypeAlias = NDArray[np.void]
 Actions: TypeAlias = NDArray[np.int64]
 Seed: TypeAlias = int | NDArray[np.uint64]
@@ -82,28 +80,6 @@ class SymmetricGame(Game, Protocol):
         self, observation: NDArray[np.float32], policy: NDArray[np.float32], which: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns observations `[B, …]` and policies `[B, A]` seen from side `which[B]` (0: unchanged)."""
-        ...
-
-
-@runtime_checkable
-class SteppedInTrees(Game, Protocol):
-    """A game that takes all new edges of a search in one call, for speed, by the rules of its `step`."""
-
-    def step_in_tree(
-        self, states: State, tree: Tree, rows: NDArray[np.int64], leaf: Leaf, seen: NDArray[np.float32]
-    ) -> NDArray[np.int64] | None:
-        """Plays the moves of the fresh edges of `leaf` and writes down what the rules say.
-
-        Args:
-            states: `[B, N]`, one a node; the new nodes' are written.
-            tree: whose reward, discount, terminal and legal are written.
-            rows: `[R]` the games walked.
-            leaf: where the walks ended.
-            seen: `[R, *observation_shape]`; its first K rows take the observations of the new nodes where play goes on.
-
-        Returns:
-            `[K]` which of the rows those are; or None, having done nothing, where this needs numba and there is none.
-        """
         ...
 
 

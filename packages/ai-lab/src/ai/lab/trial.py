@@ -308,9 +308,9 @@ class Trial:
             ValueError: the snapshot does not say how to build the model; saving it warned of that.
             SnapshotError: the snapshot is damaged.
         """
-        from ai.lab.files.rebuild import rebuild
+        from ai.model.saved import build
 
-        return rebuild(self._snapshot(step))
+        return build(self._snapshot(step)).eval()
 
     def plot(self, keys: Sequence[str] = (), *, path: str | Path | None = None) -> Path:
         """Draws the metrics over the steps and returns the picture's path, `metrics.png` in the folder by default."""

@@ -20,20 +20,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ai.model.saved import FORMAT, MANIFEST, SnapshotError, committed, newest, read_manifest, verify
 from ai.train.engine.run import Run
 from ai.train.saving.atomic_folder import commit
 from ai.train.saving.background import Background
-from ai.train.saving.files import (
-    FORMAT,
-    MANIFEST,
-    SnapshotError,
-    committed,
-    newest_whole,
-    read_manifest,
-    read_state,
-    verify,
-    write_files,
-)
+from ai.train.saving.files import read_state, write_files
 from ai.train.saving.host_copies import HostCopies
 from ai.train.saving.restore import check_whole, load_model_state, load_parts, read, restore
 
@@ -168,7 +159,7 @@ class Snapshots:
     def latest(self) -> Path | None:
         """The newest snapshot whose files all have their checksums; a damaged one is passed over with a warning."""
         self.wait()
-        return newest_whole(self.folder)
+        return newest(self.folder)
 
     def best(self) -> Path | None:
         """The snapshot with the best `best_by`, or None if none has it."""
@@ -224,10 +215,10 @@ class Snapshots:
 
     def load_newest(self, run: Run) -> Path | None:
         """Put the newest snapshot that is whole back into a run; which that was, or None where there is none."""
-        newest = self.latest()
-        if newest is not None:
-            _fill(run, newest)
-        return newest
+        latest = self.latest()
+        if latest is not None:
+            _fill(run, latest)
+        return latest
 
 
 def _fill(run: Run, path: Path) -> None:

@@ -2,7 +2,10 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Transform: TypeAlias = Callable[..., Any] | Mapping[str, Callable[..., Any]]
 
@@ -63,6 +66,11 @@ class Chain:
         for transform in self._transforms:
             value = transform(value, lambda _name: generator)
         return value
+
+
+def bytes_to_unit_range(x: "Tensor") -> "Tensor":
+    """Returns uint8 pixels as float32 in [-1, 1]."""
+    return x.float().mul_(1 / 127.5).sub_(1)
 
 
 def _random_parameter(function: Callable[..., Any]) -> str | None:

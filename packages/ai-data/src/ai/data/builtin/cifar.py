@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ai.data.batch.transform import bytes_to_unit_range
 from ai.data.builtin.cifar_pickle import read_cifar_names, read_cifar_pickle
 from ai.data.builtin.download import download
-from ai.data.builtin.mnist import bytes_to_unit_range
 from ai.data.dataset import Dataset
 from ai.data.storage.paths import dataset_folder
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ai.data.builtin.mnist import bytes_to_unit_range
+from ai.data.batch.transform import bytes_to_unit_range
 from ai.data.dataset import Dataset
 
 _N_TRAIN = 1437

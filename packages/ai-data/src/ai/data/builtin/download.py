@@ -1,11 +1,12 @@
 """Downloads that end: with a checksum, a deadline on every wait, and nothing half-written left under the final name."""
 
 import hashlib
-import os
-import tempfile
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
+
+from ai.data.storage.atomic_file import write_atomic
 
 
 def download(urls: Sequence[str], path: Path, md5: str, *, timeout_s: float = 30) -> None:
@@ -35,19 +36,17 @@ def _download_one(url: str, path: Path, md5: str, timeout_s: float) -> None:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     with urllib.request.urlopen(url, timeout=timeout_s) as response:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
+        n_bytes = int(response.headers.get("Content-Length") or 0) or None
+
+        def fill(file: IO[bytes]) -> None:
             digest = hashlib.md5(usedforsecurity=False)
-            n_bytes = int(response.headers.get("Content-Length") or 0) or None
-            with os.fdopen(handle, "wb") as file, tqdm(total=n_bytes, desc=path.name, unit="B", unit_scale=True) as bar:
+            with tqdm(total=n_bytes, desc=path.name, unit="B", unit_scale=True) as bar:
                 while chunk := response.read(1 << 16):
                     digest.update(chunk)
                     file.write(chunk)
                     bar.update(len(chunk))
             if digest.hexdigest() != md5:
                 raise ValueError(f"its checksum is {digest.hexdigest()}, expected {md5}")
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, fill)

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from ai.data.batch.transform import bytes_to_unit_range
 from ai.data.builtin.download import download
 from ai.data.builtin.idx import read_idx
 from ai.data.dataset import Dataset
@@ -50,11 +49,6 @@ def fashion_mnist_dataset(path: str | os.PathLike[str] = "fashion_mnist") -> Dat
     Source: Xiao, Rasul and Vollgraf, 2017, Fashion-MNIST.
     """
     return _idx_dataset(dataset_folder(path), "FashionMNIST", _FASHION_CLASSES)
-
-
-def bytes_to_unit_range(x: Tensor) -> Tensor:
-    """Returns uint8 pixels as float32 in [-1, 1]."""
-    return x.to(torch.float32).mul_(1 / 127.5).sub_(1)
 
 
 def _idx_dataset(folder: Path, torchvision_name: str, classes: Sequence[str]) -> Dataset:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ai.data.batch.seeds import derive_seed
 from ai.data.episodes.packing import Packed
-from ai.data.episodes.source import Source
+from ai.data.generation.source import Source
 from ai.data.generation.source_worker import serve_source
 from ai.data.workers.pickle_by_value import ship
 from ai.data.workers.worker import Child, WorkerFailedError

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ai.data.episodes.packing import pack
-from ai.data.episodes.source import Source
+from ai.data.generation.source import Source
 
 if TYPE_CHECKING:
     from ai.data.workers.worker import Link

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ai.game import fast
 from ai.game.protocol import Actions, Seed, State, check_actions, illegal_action
-from ai.game.tree import Leaf, Tree
+from ai.game.search.tree import Leaf, Tree
 
 WIDTH, HEIGHT = 7, 6
 FULL = sum(((1 << HEIGHT) - 1) << 7 * column for column in range(WIDTH))

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from ai.game.tree import Leaf, Tree
+from ai.game.search.tree import Leaf, Tree
 
 ONE = np.uint64(1)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ai.game import fast
 from ai.game.protocol import Actions, Seed, State, check_actions, illegal_action
-from ai.game.tree import Leaf, Tree
+from ai.game.search.tree import Leaf, Tree
 
 LINES = (0o7, 0o70, 0o700, 0o111, 0o222, 0o444, 0o421, 0o124)
 FULL = 0o777

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from ai.game.tree import Leaf, Tree
+from ai.game.search.tree import Leaf, Tree
 
 LINES = np.array([0o7, 0o70, 0o700, 0o111, 0o222, 0o444, 0o421, 0o124])
 

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ai.game.protocol import Game, State, SteppedInTrees
+from ai.game.protocol import Game, State
 from ai.game.search.evaluator import CachedEvaluator, Evaluation, NetEvaluator, StateEvaluator
-from ai.game.tree import Leaf, Tree
+from ai.game.search.tree import Leaf, Tree
 
 Evaluator = Callable[[Tensor], Evaluation] | StateEvaluator | nn.Module
 
@@ -42,6 +42,28 @@ class LearnedModel(Protocol):
 
         The discount is what the next value is worth to the player who takes the action: negative where players
         alternate.
+        """
+        ...
+
+
+@runtime_checkable
+class SteppedInTrees(Game, Protocol):
+    """A game that takes all new edges of a search in one call, for speed, by the rules of its `step`."""
+
+    def step_in_tree(
+        self, states: State, tree: Tree, rows: NDArray[np.int64], leaf: Leaf, seen: NDArray[np.float32]
+    ) -> NDArray[np.int64] | None:
+        """Plays the moves of the fresh edges of `leaf` and writes down what the rules say.
+
+        Args:
+            states: `[B, N]`, one a node; the new nodes' are written.
+            tree: whose reward, discount, terminal and legal are written.
+            rows: `[R]` the games walked.
+            leaf: where the walks ended.
+            seen: `[R, *observation_shape]`; its first K rows take the observations of the new nodes where play goes on.
+
+        Returns:
+            `[K]` which of the rows those are; or None, having done nothing, where this needs numba and there is none.
         """
         ...
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game.search.puct import EPSILON, LOWEST
-from ai.game.tree import Tree
+from ai.game.search.tree import Tree
 
 TINY = float(np.finfo(np.float64).tiny)
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game.tree import Tree
+from ai.game.search.tree import Tree
 
 EPSILON = 1e-8
 LOWEST = -1e9

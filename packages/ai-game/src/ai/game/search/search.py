@@ -14,7 +14,7 @@ from ai.game.search import walk
 from ai.game.search.dynamics import Evaluated, Evaluator, Learned, LearnedModel, Rules
 from ai.game.search.gumbel import Gumbel, GumbelParams, halving_tables
 from ai.game.search.puct import Puct, PuctParams, puct_params
-from ai.game.tree import UNVISITED, Tree, new_leaf, new_tree
+from ai.game.search.tree import UNVISITED, Tree, new_leaf, new_tree
 
 
 @dataclass(frozen=True)

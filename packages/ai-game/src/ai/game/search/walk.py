@@ -18,7 +18,7 @@ from ai.game.search.gumbel import (
     improved_policy,
 )
 from ai.game.search.puct import PuctParams, puct_scores
-from ai.game.tree import UNVISITED, Leaf, Tree
+from ai.game.search.tree import UNVISITED, Leaf, Tree
 
 
 def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams, leaf: Leaf) -> None:

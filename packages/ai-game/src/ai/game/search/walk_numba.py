@@ -11,7 +11,7 @@ from numba import njit
 
 from ai.game.search.gumbel import TINY, GumbelParams
 from ai.game.search.puct import EPSILON, LOWEST, PuctParams
-from ai.game.tree import Leaf, Tree
+from ai.game.search.tree import Leaf, Tree
 
 
 @njit(cache=True, error_model="numpy")

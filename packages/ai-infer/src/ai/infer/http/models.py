@@ -1,25 +1,22 @@
 """The models that an operator named at start, and only those: built from a factory, a `.pt2`, or a snapshot."""
 
-import hashlib
-import importlib
 import json
 import os
-import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qsl
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ai.infer.http.tensors import DATATYPES, NAMES, TensorSpec
 from ai.infer.transport.wire import Tree
+from ai.model.saved import MANIFEST, SnapshotError, construct, newest, read_manifest
+from ai.model.saved import build as build_saved
 
-_MANIFEST = "manifest.json"
-_FORMAT = 1
 _OPTIONS = {"weights", "input", "device", "batch_size", "replicas", "ema", "args"}
 
 
@@ -97,7 +94,7 @@ def build(source: ModelSource) -> tuple[nn.Module, tuple[TensorSpec, ...]]:
     if path.is_dir():
         return _from_folder(source, path)
     if ":" in source.source:
-        model = _call(source.source, [], json.loads(source.options.get("args", "{}")))
+        model = construct(source.source, [], json.loads(source.options.get("args", "{}")))
         if "weights" in source.options:
             _load_weights(model, Path(source.options["weights"]))
         return model, source.inputs
@@ -105,20 +102,6 @@ def build(source: ModelSource) -> tuple[nn.Module, tuple[TensorSpec, ...]]:
         f"model {source.name!r} must come from package.module:factory, a .pt2 file or a folder that is there, "
         f"not {source.source!r}"
     )
-
-
-def _call(path: str, args: list[Any], kwargs: dict[str, Any]) -> nn.Module:
-    module_name, _, name = path.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"the factory {path!r} must be importable: {error}") from error
-    model = found(*args, **kwargs)
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"the factory {path!r} must return a torch.nn.Module, not {type(model).__name__}")
-    return model
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
@@ -133,57 +116,18 @@ def _load_weights(model: nn.Module, path: Path) -> None:
 def _from_folder(source: ModelSource, folder: Path) -> tuple[nn.Module, tuple[TensorSpec, ...]]:
     """Returns the model of a snapshot, or of the newest snapshot of a trial."""
     snapshot = folder
-    if not (folder / _MANIFEST).is_file():
+    if not (folder / MANIFEST).is_file():
         root = folder / "snapshots" if (folder / "snapshots").is_dir() else folder
-        found = sorted(each for each in root.iterdir() if (each / _MANIFEST).is_file())
-        if not found:
+        found = newest(root)
+        if found is None:
             raise ValueError(f"model {source.name!r}: the folder {folder} must hold a snapshot, and has none")
-        snapshot = found[-1]
-    manifest = json.loads((snapshot / _MANIFEST).read_text())
-    if manifest["format"] > _FORMAT:
-        raise ValueError(f"snapshot {snapshot} has format {manifest['format']}; this version reads up to {_FORMAT}")
-    key, about = next(iter(manifest["models"].items()))
-    build_by = about["build"]
-    if build_by["class"] is not None and build_by["arguments"] is not None:
-        model = _call(build_by["class"], build_by["arguments"]["args"], build_by["arguments"]["kwargs"])
-    elif file := build_by.get("structure"):
-        _check_sum(snapshot / file, manifest["files"][file]["sha256"])
-        model = _unpickle(snapshot / file, key)
-    else:
-        raise ValueError(
-            f"snapshot {snapshot} does not say how to build its model: serve it as package.module:factory with "
-            f"weights={snapshot / about['file']}"
-        )
-    files = [about["file"]]
-    if source.options.get("ema") == "1":
-        if about["ema"] is None:
-            raise ValueError(f"snapshot {snapshot} has no averaged weights: leave out ema=1")
-        files.append(about["ema"])
-    state: dict[str, Tensor] = {}
-    for file in files:
-        _check_sum(snapshot / file, manifest["files"][file]["sha256"])
-        tensors = safetensors.torch.load_file(snapshot / file)
-        prefix = about["prefix"]
-        state |= {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
-    model.load_state_dict(state)
-    return model, source.inputs or tuple(_specs(about.get("inputs")))
-
-
-def _unpickle(path: Path, key: str) -> nn.Module:
-    """Returns a model that a snapshot holds by value, its weights to be filled in; runs code that the file names."""
+        snapshot = found
     try:
-        model = pickle.loads(pickle.loads(path.read_bytes())[key])
-    except Exception as error:  # another Python, a package that is not here
-        raise ValueError(f"{path} must be readable under this Python and its packages: {error}") from error
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.contiguous()  # one number stands for all of a weight until it has memory of its own
-    return cast("nn.Module", model)
-
-
-def _check_sum(path: Path, expected: str) -> None:
-    with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-            raise ValueError(f"{path} is damaged: it does not have the sha256 of its manifest")
+        model = build_saved(snapshot, ema=source.options.get("ema") == "1")
+        described = next(iter(read_manifest(snapshot)["models"].values()))
+    except (SnapshotError, ValueError) as error:
+        raise ValueError(f"model {source.name!r}: {error}") from error
+    return model, source.inputs or tuple(_specs(described.get("inputs")))
 
 
 def _specs(inputs: list[dict[str, Any]] | None) -> Iterator[TensorSpec]:

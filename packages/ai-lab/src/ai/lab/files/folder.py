@@ -3,11 +3,12 @@
 import json
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
+
+from ai.data.storage import atomic_file
 
 Kind = Literal["trial", "experiment", "study"]
 
@@ -63,7 +64,8 @@ def mark(folder: Path, kind: Kind) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     marker = {"kind": kind, "id": uuid.uuid4().hex, "format": FORMAT}
     # Of two processes that make the same folder at once, one links its marker first and both read that one.
-    temporary = _temporary(folder, json.dumps(marker).encode())
+    data = json.dumps(marker).encode()
+    temporary = atomic_file.write_beside(folder / MARKER, lambda file: file.write(data), prefix=_TEMPORARY)
     try:
         os.link(temporary, folder / MARKER)
     except FileExistsError:
@@ -72,7 +74,7 @@ def mark(folder: Path, kind: Kind) -> str:
         os.replace(temporary, folder / MARKER)
         return str(marker["id"])
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return str(marker["id"])
 
 
@@ -144,12 +146,7 @@ def find(root: Path, kind: Kind | None = None) -> Iterator[Path]:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes a whole file: a reader sees the old content or the new, also after a crash."""
-    temporary = _temporary(path.parent, data)
-    try:
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    atomic_file.write_atomic(path, lambda file: file.write(data), prefix=_TEMPORARY)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -161,25 +158,3 @@ def remove_litter(folder: Path) -> None:
     """Deletes what killed processes left of unfinished writes; only for who alone writes in `folder`."""
     for path in folder.glob(f"{_TEMPORARY}*"):
         path.unlink(missing_ok=True)
-
-
-def _temporary(folder: Path, data: bytes) -> str:
-    handle, name = tempfile.mkstemp(dir=folder, prefix=_TEMPORARY)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return name
-
-
-def _umask() -> int:
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("Umask:")[1].split()[0], 8)
-    except (OSError, IndexError):
-        return 0o022

@@ -21,20 +21,11 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
+from ai.model.saved import EMA, MODEL, STATE, load_pt, read_manifest
 from ai.train.distributed.process_group import GroupRanks
 from ai.train.engine.run import Run
 from ai.train.saving.atomic_folder import commit
-from ai.train.saving.files import (
-    EMA,
-    MODEL,
-    STATE,
-    load_pt,
-    read_manifest,
-    read_state,
-    save_tensors,
-    write_files,
-    write_manifest,
-)
+from ai.train.saving.files import read_state, save_tensors, write_files, write_manifest
 from ai.train.saving.host_copies import HostCopies
 
 

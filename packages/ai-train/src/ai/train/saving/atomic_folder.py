@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from ai.data.storage.atomic_file import sync
+
 
 def commit(target: Path, fill: Callable[[Path], None]) -> None:
     """Have `fill` write a folder beside `target`, flush it to disk, and rename it into place."""
@@ -15,7 +17,7 @@ def commit(target: Path, fill: Callable[[Path], None]) -> None:
     try:
         fill(partial)
         for path in [*partial.rglob("*"), partial]:
-            _flush(path)
+            sync(path)
         if target.exists():  # the same step again, after a resume from further back
             old = target.with_name(f".{target.name}.{os.getpid()}.old")
             target.rename(old)
@@ -25,18 +27,10 @@ def commit(target: Path, fill: Callable[[Path], None]) -> None:
             partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _flush(target.parent)
+    sync(target.parent)
     for leftover in [*target.parent.glob(".*.partial"), *target.parent.glob(".*.old")]:  # of a killed process
         if not _is_running(leftover.name.split(".")[-2]):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_running(pid: str) -> bool:

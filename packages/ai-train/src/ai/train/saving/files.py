@@ -1,28 +1,17 @@
-"""The files of a snapshot: written, found, checked by sha256, and read without running code."""
+"""The files of a snapshot: what lies in which, written and read back. `ai.model.saved` finds and checks them."""
 
-import hashlib
 import inspect
 import json
-import os
 import pickle
 import time
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-MODEL, EMA, STATE, STRUCTURE = "model.safetensors", "ema.safetensors", "state.pt", "structure.pkl"
-
-
-class SnapshotError(RuntimeError):
-    """A snapshot is damaged, or of a format that this version cannot read."""
-
+from ai.model.saved import EMA, FORMAT, MANIFEST, MODEL, STATE, STRUCTURE, load_pt, read_manifest, sha256
 
 # -- writing
 
@@ -60,7 +49,7 @@ def write_files(
     )
     if structures:
         (folder / STRUCTURE).write_bytes(pickle.dumps(dict(structures)))
-    write_manifest(folder, int(state["step"]), models, specs, metrics, bool(averaged), structures)
+    write_manifest(folder, int(state["step"]), models, specs, metrics, bool(averaged), structures, extra)
 
 
 def write_manifest(
@@ -71,8 +60,12 @@ def write_manifest(
     metrics: Mapping[str, float],
     ema: bool,
     structures: Collection[str] = (),
+    extra: Collection[str] = (),
 ) -> None:
-    """Describe the folder's files; the last file to be written."""
+    """Describe the folder's files; the last file to be written.
+
+    `structures` names the models that `structure.pkl` holds, `extra` what `state.pt` holds of models' own states.
+    """
     manifest = {
         "format": FORMAT,
         "step": step,
@@ -83,6 +76,7 @@ def write_manifest(
                 "file": MODEL,
                 "ema": EMA if ema else None,
                 "prefix": _prefix(key, models),
+                "extra": any(name.startswith(_prefix(key, models)) for name in extra),
                 "build": {**how_to_build(model), "structure": STRUCTURE if key in structures else None},
                 **specs.get(key, {"inputs": None, "outputs": None}),
             }
@@ -132,59 +126,6 @@ def how_to_build(model: nn.Module) -> dict[str, Any]:
 # -- reading
 
 
-def committed(folder: Path) -> list[Path]:
-    """Every snapshot in `folder`, oldest first; whether they are whole is not looked at."""
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.name.isdigit() and (p / MANIFEST).is_file())
-
-
-def newest_whole(folder: Path) -> Path | None:
-    """The newest snapshot whose files all have their checksums; a damaged one is passed over with a warning."""
-    for path in reversed(committed(folder)):
-        problem = verify(path)
-        if problem is None:
-            return path
-        warnings.warn(f"snapshot {path} is damaged ({problem}); trying the one before", RuntimeWarning, stacklevel=3)
-    return None
-
-
-def verify(path: str | os.PathLike[str]) -> str | None:
-    """What is wrong with a snapshot's files, in a few words; None if each has its size and sha256.
-
-    Raises:
-        SnapshotError: its format is newer than this version's.
-    """
-    folder = Path(path)
-    try:
-        manifest = read_manifest(folder)
-        for name, about in manifest["files"].items():
-            file = folder / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != about["bytes"]:
-                return f"{name} has {file.stat().st_size} bytes instead of {about['bytes']}"
-            if sha256(file) != about["sha256"]:
-                return f"{name} does not have its sha256"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{MANIFEST} cannot be read: {error}"
-    return None
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, of this format or an older one.
-
-    Raises:
-        SnapshotError: its format is newer.
-    """
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    if manifest["format"] > FORMAT:
-        raise SnapshotError(
-            f"snapshot {folder} has format {manifest['format']}; this version reads up to {FORMAT}: update ai-train"
-        )
-    return manifest
-
-
 def read_state(folder: Path) -> dict[str, Any]:
     """All that was saved, as `Run.state_dict` gave it, on the CPU."""
     from safetensors.torch import load_file
@@ -208,22 +149,6 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def load_pt(path: Path) -> dict[str, Any]:
-    """A file of states: tensors, arrays and plain values; anything else is refused, since reading it could run code."""
-    dtypes = [getattr(np.dtypes, name) for name in dir(np.dtypes) if name.endswith("DType")]
-    multiarray = np._core.multiarray  # type: ignore[attr-defined]  # where numpy's pickles point
-    allowed = [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar, *dtypes]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise SnapshotError(
-            f"{path} cannot be read as tensors, arrays and plain values, of which states must be made "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-    return state
-
-
 def _with_ties(whole: Mapping[str, Tensor], ema: Mapping[str, Tensor]) -> dict[str, Tensor]:
     averaged = {**whole, **ema}
     by_place = {(whole[name].data_ptr(), tuple(whole[name].shape)): name for name in ema if name in whole}
@@ -236,9 +161,3 @@ def _with_ties(whole: Mapping[str, Tensor], ema: Mapping[str, Tensor]) -> dict[s
 
 def _prefix(key: str, models: Mapping[str, Any]) -> str:
     return "" if len(models) == 1 else f"{key}."
-
-
-def sha256(path: Path) -> str:
-    """The checksum of a file, as the manifest holds it."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

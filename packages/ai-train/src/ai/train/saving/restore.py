@@ -8,9 +8,10 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from ai.model.saved import MANIFEST, SnapshotError, load_weights, newest, read_manifest, verify
 from ai.train.engine.random_state import set_random_state
 from ai.train.engine.run import Run, Stateful, keep_for_training
-from ai.train.saving.files import MANIFEST, SnapshotError, newest_whole, read_state, verify
+from ai.train.saving.files import read_state
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -40,14 +41,15 @@ def load_model_state(path: str | os.PathLike[str], *, ema: bool = False, key: st
         path: the snapshot.
         ema: the moving average rather than the model, where there is one.
         key: which model, of several.
+
+    Raises:
+        FileNotFoundError: there is no snapshot.
+        KeyError: it holds no model `key`.
+        SnapshotError: it is damaged, of a newer format, or sharded.
     """
-    state = read(path)
-    models: dict[str, Any] = state["models"]
-    name = key or next(iter(models))
-    if name not in models:
-        raise KeyError(f"the snapshot holds the models {sorted(models)}, not {name!r}")
-    found: dict[str, Any] = models[name]
-    return {**found, **state["ema"].get(name, {})} if ema else found
+    models = read_manifest(path)["models"]
+    averaged = all(about["ema"] is not None for about in models.values())
+    return load_weights(path, key=key, ema=ema and averaged)
 
 
 def restore(
@@ -76,7 +78,7 @@ def restore(
     if Path(path, MANIFEST).is_file():
         check_whole(Path(path))
     else:
-        chosen = newest_whole(Path(path))
+        chosen = newest(Path(path))
     if chosen is None:
         raise FileNotFoundError(f"there is no snapshot in {path}")
     models = dict(model) if isinstance(model, Mapping) else {"model": model}

@@ -5,12 +5,8 @@ path. Such a model travels as a pickle of its modules without the weights, which
 """
 
 import copy
-import json
-import os
-import pickle
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,7 +15,7 @@ from torch import Tensor, nn
 
 from ai.data.workers.pickle_by_value import ship
 from ai.train.engine.run import Run
-from ai.train.saving.files import MANIFEST, STRUCTURE, SnapshotError, how_to_build, sha256
+from ai.train.saving.files import how_to_build
 
 _made: WeakKeyDictionary[Run, tuple[list[Any], dict[str, bytes]]] = WeakKeyDictionary()
 
@@ -53,33 +49,6 @@ def pack_structures(models: Mapping[str, nn.Module]) -> dict[str, bytes]:
                 stacklevel=2,
             )
     return packed
-
-
-def load_structure(path: str | os.PathLike[str], key: str) -> nn.Module:
-    """The model of a snapshot as `pack_structures` pickled it, its weights not filled in.
-
-    Unpickling runs code that the file names: load only what you saved, or got from somebody you trust.
-
-    Args:
-        path: the snapshot.
-        key: which of its models.
-
-    Raises:
-        SnapshotError: the snapshot holds no structure of it, or one that cannot be read.
-    """
-    folder = Path(path)
-    manifest = json.loads((folder / MANIFEST).read_bytes())
-    if manifest["models"][key]["build"].get("structure") != STRUCTURE:
-        raise SnapshotError(f"snapshot {folder} holds no structure of the model {key!r}")
-    if sha256(folder / STRUCTURE) != manifest["files"][STRUCTURE]["sha256"]:
-        raise SnapshotError(f"snapshot {folder} is damaged: {STRUCTURE} does not have its sha256")
-    try:
-        model: nn.Module = pickle.loads(pickle.loads((folder / STRUCTURE).read_bytes())[key])
-    except Exception as error:  # another Python, or a package that is not here
-        raise SnapshotError(f"{folder / STRUCTURE} cannot be read by this Python and its packages: {error}") from error
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.contiguous()  # memory of its own for each weight
-    return model
 
 
 def _without_weights(model: nn.Module) -> nn.Module:

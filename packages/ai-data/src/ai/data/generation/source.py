@@ -1,25 +1,9 @@
-"""What a `Datagen` runs: the protocol of a source and the form of its episodes."""
+"""What a `Datagen` runs: the protocol of a source."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-Episode: TypeAlias = Mapping[str, Any]
-"""One episode of T steps: a dict of arrays over time. Keys that the library knows:
-
-- `obs` `[T+1, ...]`: what was seen before each step, and at the end.
-- `action` `[T]` or `[T, ...]`.
-- `reward` `[T]`: float, from the view of the player who moved.
-- `discount` `[T]`: float, 0 only where the episode truly ends. Default: 1, and 0 at the last step unless `truncated`.
-- `truncated`: bool, the episode was cut off and did not end. Default: False.
-- `policy` `[T, A]`: the search's probabilities. `value` `[T]` or `[T+1]`: the search's values, from the mover's view.
-- `to_play` `[T+1]` or `[T]`: int, the player to move. Default: one player.
-- `version`: int, of the parameters that it was made with.
-
-Any other key passes through: arrays with T or T+1 entries go along with the steps, anything else is given to each step
-of the episode. A constant array that has T or T+1 entries in one episode by chance is told by the other episodes that
-travel with it; where each may come alone, or all have one T, give such a constant another length. All
-episodes of a source have the same keys, dtypes and shapes apart from T.
-"""
+from ai.data.episodes.packing import Episode
 
 
 @runtime_checkable
