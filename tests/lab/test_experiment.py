@@ -127,9 +127,19 @@ def test_a_score_that_is_no_number_is_refused(tmp_path, score):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"direction": "up"}, "direction must be 'min' or 'max', got 'up'"),
-        ({"search": "grid"}, "search must be 'tpe', 'random' or a function from a seed, got 'grid'"),
+        ({"direction": "up"}, "direction must be 'min' or 'max', or a dict of them by objective, got 'up'"),
+        ({"search": "grid"}, "search must be 'tpe', 'random', a dict of lists, .*, got 'grid'"),
         ({"pruner": "x"}, "pruner must be None, 'median', 'halving' or an Optuna pruner, got 'x'"),
+        ({"direction": {}}, "direction must be 'min' or 'max', or a dict of them by objective, got {}"),
+        ({"direction": "max", "pruner": "median"}, "prune_by must name the metric that the pruner compares"),
+        (
+            {"direction": "max", "pruner": "median", "prune_by": "val_loss"},
+            "prune_by 'val_loss' would be the better the larger, as direction is 'max': pass prune_direction",
+        ),
+        (
+            {"direction": {"a": "min", "b": "max"}, "pruner": "median"},
+            r"pruner must be None with several objectives \(a, b\)",
+        ),
     ],
 )
 def test_wrong_arguments_are_named_before_a_folder_is_made(tmp_path, how, message):

@@ -2,21 +2,23 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from ai.lab.files.folder import mark, read_marker, resolve, write_json
 from ai.lab.files.ownership import remove_unowned
 from ai.lab.record import EXPERIMENT, Record
-from ai.lab.report.trial_table import TrialRow, Trials, to_row
-from ai.lab.search.experiment_trial import Objective
+from ai.lab.report.trial_table import TrialRow, Trials
+from ai.lab.search.experiment_trial import Objective, PruneRule
 from ai.lab.trial import HookOptions
 
 if TYPE_CHECKING:
     import optuna
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
+
+    from ai.lab.search.loop import Callback
 
 
 Direction = Literal["min", "max"]
@@ -27,10 +29,13 @@ class Experiment:
 
     Args:
         path: The folder; a relative one starts at `$AI_LAB_PATH`, else at `./ai-lab`.
-        direction: Whether `'min'` or `'max'` is the best score.
-        search: `'tpe'`, `'random'`, or a function from a seed to an Optuna sampler.
+        direction: Whether `'min'` or `'max'` is the best score; of several objectives a dict, such as
+            `{'accuracy': 'max', 'parameters': 'min'}`.
+        search: `'tpe'`, `'random'`; a dict of lists, whose grid is walked whole; an Optuna sampler; or a function
+            from a seed to one.
         pruner: None, `'median'`, `'halving'`, or an Optuna pruner; asked after each evaluation of a trial's hook.
-        prune_by: The metric that pruning compares.
+        prune_by: The metric that pruning compares; `'val_loss'` where the smallest score is the best, else to be named.
+        prune_direction: Whether `'min'` or `'max'` is the best of `prune_by`; by default as `direction`.
         seed: With one process at a time the same seed makes the same search.
         storage: A database URL, for machines that share no folder: each then keeps the trials that it ran, and folders
             of the same name are one search. By default a journal file in the folder.
@@ -51,46 +56,66 @@ class Experiment:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        direction: Direction = "min",
+        direction: Direction | Mapping[str, Direction] = "min",
         *,
-        search: "str | Callable[[int], BaseSampler]" = "tpe",
+        search: "str | Mapping[str, Sequence[Any]] | BaseSampler | Callable[[int], BaseSampler]" = "tpe",
         pruner: "str | BasePruner | None" = None,
-        prune_by: str = "val_loss",
+        prune_by: str | None = None,
+        prune_direction: Direction | None = None,
         seed: int = 0,
         storage: str | None = None,
         clean: bool = False,
         **trial_options: Unpack[HookOptions],
     ) -> None:
-        if direction not in ("min", "max"):
-            raise ValueError(f"direction must be 'min' or 'max', got {direction!r}")
+        directions = _directions(direction)
         if isinstance(search, str) and search not in ("tpe", "random"):
-            raise ValueError(f"search must be 'tpe', 'random' or a function from a seed, got {search!r}")
+            raise ValueError(
+                "search must be 'tpe', 'random', a dict of lists, an Optuna sampler or a function from a seed, "
+                f"got {search!r}"
+            )
         if isinstance(pruner, str) and pruner not in ("median", "halving"):
             raise ValueError(f"pruner must be None, 'median', 'halving' or an Optuna pruner, got {pruner!r}")
+        prune = None if pruner is None else _prune_rule(directions, prune_by, prune_direction)
         if unknown := trial_options.keys() - HookOptions.__annotations__.keys():
             options = ", ".join(HookOptions.__annotations__)
             raise TypeError(f"trial options must be of {options}; got {', '.join(sorted(unknown))}")
         self.path = resolve(path)
-        self.direction, self.prune_by, self.seed = direction, prune_by, seed
-        self._search, self._pruner, self._storage = search, pruner, storage
-        self._trial_options = trial_options
-        self._trial_options.setdefault("progress", False)
+        self.direction, self.seed = direction, seed
+        trial_options.setdefault("progress", False)
+        from ai.lab.search.loop import Search
+
         if clean and read_marker(self.path) is not None:
             remove_unowned(self.path)
             if storage is not None:
                 from ai.lab.search.optuna_storage import delete_study
 
-                delete_study(self.path, storage, self._study_name(""))
+                delete_study(self.path, storage, Search.study_name(self.path, "", storage))
         self.id = mark(self.path, "experiment")
-        about = {"direction": direction, "prune_by": prune_by, "seed": seed}
         file = self.path / EXPERIMENT
         if file.exists():
             recorded = json.loads(file.read_bytes())["direction"]
-            if recorded != direction:
+            if _directions(recorded) != directions:
                 raise ValueError(f"direction of {self.path} is {recorded!r}, got {direction!r}; choose another path")
         else:
-            write_json(file, about)
-        self._study_cache: optuna.Study | None = None
+            write_json(
+                file,
+                {
+                    "direction": direction if isinstance(direction, str) else directions,
+                    "prune_by": prune.by if prune else None,
+                    "seed": seed,
+                },
+            )
+        self._search = Search(
+            self.path,
+            self.id,
+            directions,
+            seed=seed,
+            search=search,
+            pruner=pruner,
+            prune=prune,
+            storage=storage,
+            trial_options=trial_options,
+        )
 
     @property
     def name(self) -> str:
@@ -101,56 +126,83 @@ class Experiment:
         self,
         n: int,
         fn: Objective,
-        n_jobs: int = 1,
+        n_jobs: int | None = None,
         *,
         catch: tuple[type[BaseException], ...] = (),
+        callbacks: "Sequence[Callback]" = (),
+        timeout_s: float | None = None,
+        devices: Sequence[str] = (),
         progress: bool = True,
     ) -> Self:
         """Runs trials until the experiment has `n` of them, and returns itself.
 
-        Run again after a kill, it goes on: a trial whose process died is written off and replaced. The same may run on
-        several machines that share the folder.
+        Run again after a kill, it goes on: a trial whose process died is written off, and another one takes its place,
+        with its choices where one process searches. The same may run on several machines that share the folder. What
+        waits in Optuna's queue (`search.study.enqueue_trial`) comes first.
 
         Args:
             n: How many trials the experiment shall have, those of earlier calls included.
-            fn: Takes a trial, returns its score. A NaN score counts as a failed trial.
-            n_jobs: Processes at once. They do not import your script: what `fn` needs is sent to them by value.
+            fn: Takes a trial, returns its score, or one number for each of several objectives. A NaN score counts as a
+                failed trial, `optuna.TrialPruned` as a pruned one.
+            n_jobs: Processes at once; 1 by default, or as many as `devices`. They do not import your script: what `fn`
+                needs is sent to them by value.
             catch: Exceptions of `fn` that count as a failed trial; any other ends the run.
+            callbacks: Called with Optuna's study and trial after each trial, as by `optuna.Study.optimize`;
+                `study.stop()` ends the run.
+            timeout_s: No trial begins later than so many seconds after the call.
+            devices: Names such as `'cuda:1'`: each process gets one in turn, as `trial.device`.
             progress: Whether to print a line a trial.
 
         Raises:
-            ValueError: `n` or `n_jobs` is below 1.
+            ValueError: `n` or `n_jobs` is below 1, or `timeout_s` is not positive; or no evaluation of a trial measures
+                what is pruned by.
             RuntimeError: a worker process failed; the message holds its traceback or the end of its output.
         """
+        n_jobs = n_jobs if n_jobs is not None else max(1, len(devices))
         if n < 1 or n_jobs < 1:
             raise ValueError(f"n and n_jobs must be at least 1, got {n} and {n_jobs}")
-        from ai.lab.search import loop as search
+        if timeout_s is not None and not timeout_s > 0:
+            raise ValueError(f"timeout_s must be positive, got {timeout_s}")
+        from ai.lab.search import loop
 
+        how = loop.Run(n, fn, catch, tuple(callbacks), timeout_s)
+        report = loop.report_line if progress else lambda row: None
+        places = [devices[index % len(devices)] if devices else None for index in range(n_jobs)]
         if n_jobs == 1:
-            search.work(self, n, fn, catch, search.report_line if progress else lambda row: None)
+            self._search.device = places[0]
+            self._search.work(how, report)
         else:
             from ai.lab.search.worker_pool import run_workers
 
-            run_workers(self, n, fn, n_jobs, catch, search.report_line if progress else lambda row: None)
+            run_workers(self._search, how, places, report)
         return self
 
     # -- results
 
     def trials(self) -> Trials:
         """Returns the table of all trials by number."""
-        return Trials([to_row(one, self.trial_path(one.number)) for one in self.study.get_trials(deepcopy=False)])
+        return Trials(self._search.rows(), list(self._search.directions))
 
     @property
     def best_row(self) -> TrialRow:
-        """The finished trial with the best score.
+        """The finished trial with the best score, of those that keep their constraints if there are any.
 
         Raises:
-            ValueError: no trial has finished.
+            ValueError: no trial has finished, or there are several objectives.
         """
-        rows = [row for row in self.trials() if row.score is not None]
-        if not rows:
+        if len(self._search.directions) > 1:
+            raise ValueError(f"experiment {self.path} has several objectives: best_rows are those that none surpasses")
+        if not any(row.score is not None for row in self.trials()):
             raise ValueError(f"experiment {self.path} has no finished trial yet")
-        return (min if self.direction == "min" else max)(rows, key=lambda row: row.score or 0.0)
+        return self._row(self.study.best_trial)
+
+    @property
+    def best_rows(self) -> Trials:
+        """The trials that none surpasses in every objective; with one objective those with the best score."""
+        return Trials([self._row(one) for one in self.study.best_trials], list(self._search.directions))
+
+    def _row(self, trial: "optuna.trial.FrozenTrial") -> TrialRow:
+        return next(row for row in self.trials() if row.number == trial.number)
 
     @property
     def best_hparams(self) -> dict[str, Any]:
@@ -173,59 +225,42 @@ class Experiment:
         """Draws the score over the trials and against each hyper-parameter; returns the picture's path."""
         from ai.lab.report.plots import plot_experiment
 
-        return plot_experiment(self.trials(), self.direction, path or self.path / "experiment.png")
-
-    # -- its parts
+        return plot_experiment(self.trials(), str(self.direction), path or self.path / "experiment.png")
 
     def trial_path(self, number: int) -> Path:
         """Returns the folder of a trial."""
-        return self.path / "trials" / f"{number:05d}"
+        return self._search.trial_path(number)
 
     @property
     def study(self) -> "optuna.Study":
         """Optuna's study underneath, for what is not offered here."""
-        if self._study_cache is None:
-            from ai.lab.search.optuna_storage import open_study
-
-            self._study_cache = open_study(
-                self.path,
-                self._storage,
-                self._study_name(self.id),
-                "minimize" if self.direction == "min" else "maximize",
-                pruner=self._make_pruner(),
-            )
-        return self._study_cache
-
-    def _study_name(self, identity: str) -> str:
-        return f"ai-lab-{identity if self._storage is None else self.name}"
-
-    def make_sampler(self, number: int) -> "BaseSampler":
-        """Returns the sampler that chooses for trial `number`, seeded by it: a resumed search chooses the same."""
-        import numpy as np
-        import optuna
-
-        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
-        if self._search == "tpe":
-            return optuna.samplers.TPESampler(seed=seed)
-        if self._search == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        assert callable(self._search)
-        return self._search(seed)
-
-    def _make_pruner(self) -> "BasePruner":
-        import optuna
-
-        if self._pruner is None:
-            return optuna.pruners.NopPruner()
-        if self._pruner == "median":
-            return optuna.pruners.MedianPruner()
-        if self._pruner == "halving":
-            return optuna.pruners.SuccessiveHalvingPruner()
-        assert not isinstance(self._pruner, str)
-        return self._pruner
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_study_cache": None}  # an open storage stays in its process
+        return self._search.study
 
     def __repr__(self) -> str:
         return f"Experiment({str(self.path)!r}, {self.direction!r})"
+
+
+def _directions(direction: object) -> dict[str, str]:
+    """Returns `'min'` or `'max'` by the objective's name."""
+    directions = dict(direction) if isinstance(direction, Mapping) else {"score": direction}
+    if not directions or any(one not in ("min", "max") for one in directions.values()):
+        raise ValueError(f"direction must be 'min' or 'max', or a dict of them by objective, got {direction!r}")
+    return {str(name): str(one) for name, one in directions.items()}
+
+
+def _prune_rule(directions: Mapping[str, str], by: str | None, wanted: str | None) -> PruneRule:
+    """Returns what the pruner compares; it must be clear, or the best trials would be the ones given up."""
+    if len(directions) > 1:
+        raise ValueError(f"pruner must be None with several objectives ({', '.join(directions)}): Optuna prunes by one")
+    (direction,) = directions.values()
+    if wanted not in (None, "min", "max"):
+        raise ValueError(f"prune_direction must be 'min' or 'max', got {wanted!r}")
+    if by is None and direction == "max":
+        raise ValueError("prune_by must name the metric that the pruner compares when direction is 'max'")
+    by = by or "val_loss"
+    if wanted is None and direction == "max" and "loss" in by:
+        raise ValueError(
+            f"prune_by {by!r} would be the better the larger, as direction is 'max': "
+            "pass prune_direction='min' or 'max'"
+        )
+    return PruneRule(by, 1 if wanted in (None, direction) else -1)

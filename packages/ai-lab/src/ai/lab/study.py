@@ -2,20 +2,16 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from ai.lab.experiment import Experiment
+from ai.lab.experiment import Direction, Experiment
 from ai.lab.files.folder import find, mark, read_marker, resolve
 from ai.lab.files.ownership import remove_unowned
 from ai.lab.record import Record
 from ai.lab.report.compare import Comparison, compare
 from ai.lab.trial import Trial
-
-if TYPE_CHECKING:
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
 
 
 class Study:
@@ -64,14 +60,11 @@ class Study:
     def experiment(
         self,
         name: str,
-        direction: Literal["min", "max"] = "min",
-        *,
-        search: "str | Callable[[int], BaseSampler]" = "tpe",
-        pruner: "str | BasePruner | None" = None,
+        direction: Direction | Mapping[str, Direction] = "min",
         **how: Any,
     ) -> Experiment:
         """Returns the experiment of that name in this study, made if missing; `how` is what `Experiment` takes."""
-        return Experiment(self._inside(name), direction, search=search, pruner=pruner, **how)
+        return Experiment(self._inside(name), direction, **how)
 
     def records(self) -> dict[str, Record]:
         """Returns every trial of the study by its path inside it, those of experiments included."""

@@ -13,6 +13,7 @@ from ai.lab.config import write_yaml
 from ai.lab.files.folder import mark, read_marker, resolve
 from ai.lab.files.ownership import Owner, remove_unowned
 from ai.lab.record import CONFIG, SAMPLES, SNAPSHOTS, Metrics, Record
+from ai.lab.recording.outcome import outcome_of
 from ai.lab.recording.resumed_rows import MetricsPosition, take_up
 from ai.lab.recording.session import Logger, Session
 
@@ -238,7 +239,7 @@ class Trial:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._end("finished" if error is None else "failed", error)
+        self._end(*outcome_of(error))
 
     def close(self) -> None:
         """Ends recording by hand; the trial counts as finished.
@@ -397,10 +398,8 @@ def _end_left_open(session: Session, pid: int) -> None:
         return
     # What ended the script, as the interpreter keeps it; at a prompt it is an error that was survived.
     error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
-    interrupted = isinstance(error, KeyboardInterrupt)
-    state = "interrupted" if interrupted else "finished" if error is None else "failed"
     try:
-        _close(session, state, None if interrupted else error)
+        _close(session, *outcome_of(error))
     except OSError as failure:
         if session.record.path.exists():  # else it was deleted, and there is no end to record
             print(f"ai.lab: the end of {session.record.path} could not be recorded: {failure}", file=sys.stderr)

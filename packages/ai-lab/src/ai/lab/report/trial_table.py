@@ -10,20 +10,35 @@ if TYPE_CHECKING:
 
 
 class TrialRow(NamedTuple):
-    """One trial of an experiment as its table shows it."""
+    """One trial of an experiment as its table shows it.
+
+    Attributes:
+        number: Its place, from 0.
+        state: As of `Trial`, or `waiting` in Optuna's queue.
+        score: What the objective returned; None where it is not finished, or the experiment has several objectives.
+        hparams: What it chose.
+        path: Its folder.
+        scores: One number an objective; empty where it is not finished.
+    """
 
     number: int
     state: str
     score: float | None
     hparams: dict[str, Any]
     path: Path
+    scores: tuple[float, ...] = ()
 
 
 class Trials(Sequence[TrialRow]):
-    """An experiment's trials by number; prints as a table."""
+    """An experiment's trials by number; prints as a table.
 
-    def __init__(self, rows: Sequence[TrialRow]) -> None:
-        self._rows = list(rows)
+    Args:
+        rows: The trials.
+        objectives: What the scores are called.
+    """
+
+    def __init__(self, rows: Sequence[TrialRow], objectives: Sequence[str] = ("score",)) -> None:
+        self._rows, self._objectives = list(rows), list(objectives)
 
     def __getitem__(self, index: Any) -> Any:
         return self._rows[index]
@@ -32,24 +47,32 @@ class Trials(Sequence[TrialRow]):
         return len(self._rows)
 
     def frame(self) -> "pd.DataFrame":
-        """Returns a DataFrame: number, state, score and a column for each hyper-parameter."""
+        """Returns a DataFrame: number, state, the scores and a column for each hyper-parameter."""
         import pandas as pd
 
-        rows = [{"number": r.number, "state": r.state, "score": r.score, **r.hparams} for r in self._rows]
-        return pd.DataFrame(rows).set_index("number")
+        return pd.DataFrame(
+            [{"number": r.number, "state": r.state, **self._scores(r), **r.hparams} for r in self]
+        ).set_index("number")
+
+    def _scores(self, row: TrialRow) -> dict[str, float | None]:
+        return dict(zip(self._objectives, row.scores or [None] * len(self._objectives), strict=True))
 
     def __repr__(self) -> str:
         from ai.lab.report.text_table import format_table
 
         names = list(dict.fromkeys(name for row in self._rows for name in row.hparams))
-        head = ["number", "state", "score", *names]
-        return format_table(head, [[r.number, r.state, r.score, *map(r.hparams.get, names)] for r in self._rows])
+        head = ["number", "state", *self._objectives, *names]
+        # A choice of None is one; a hyper-parameter that this trial never asked for is none.
+        chosen = [["None" if r.hparams.get(name, 0) is None else r.hparams.get(name) for name in names] for r in self]
+        rows = [[r.number, r.state, *self._scores(r).values(), *c] for r, c in zip(self, chosen, strict=True)]
+        return format_table(head, rows)
 
 
 def to_row(trial: "optuna.trial.FrozenTrial", path: Path) -> TrialRow:
     """Returns what the search holds of a trial as a row of the table."""
-    score = trial.value if trial.state.name == "COMPLETE" else None
-    return TrialRow(trial.number, _state(trial), score, dict(trial.params), path)
+    scores = tuple(trial.values or ()) if trial.state.name == "COMPLETE" else ()
+    score = scores[0] if len(scores) == 1 else None
+    return TrialRow(trial.number, _state(trial), score, dict(trial.params), path, scores)
 
 
 def _state(trial: "optuna.trial.FrozenTrial") -> str:

@@ -1,13 +1,27 @@
 """A trial as an experiment's objective sees it: it chooses hyper-parameters and may be given up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ai.lab.trial import HookOptions, Stopper, Trial
 
 if TYPE_CHECKING:
     import optuna
+
+    from ai.train import Run
+
+
+class PruneRule(NamedTuple):
+    """What the pruner compares.
+
+    Attributes:
+        by: The metric.
+        sign: What it is multiplied by before the pruner, which compares in the objective's direction, sees it.
+    """
+
+    by: str
+    sign: int
 
 
 class ExperimentTrial(Trial):
@@ -17,41 +31,75 @@ class ExperimentTrial(Trial):
         number: Its place in the experiment, from 0.
         hp: Defines and chooses hyper-parameters.
         pruned: Whether the search has given it up; its training then ends as if it were finished.
+        optuna: Optuna's trial underneath, for what is not offered here, such as constraints.
+        device: Which of the `devices` of `Experiment.run` is this process's; None without.
     """
 
     def __init__(
-        self, path: Path, optuna_trial: "optuna.Trial", prune_by: str, options: HookOptions, **how: Any
+        self,
+        path: Path,
+        optuna_trial: "optuna.Trial",
+        prune: PruneRule | None,
+        options: HookOptions,
+        *,
+        device: str | None = None,
+        **how: Any,
     ) -> None:
         from ai.lab.search.hyperparameters import HyperParameters
 
         super().__init__(path, **{**options, **how})
-        self._optuna = optuna_trial
-        self._prune_by = prune_by
+        self.optuna = optuna_trial
         self.number: int = optuna_trial.number
         self.hp: HyperParameters = HyperParameters(optuna_trial)
         self.pruned = False
+        self.device = device
+        self._prune = prune
         self._reported: set[int] = set()
+        self._evaluated: set[str] = set()
+
+    def begin(self, **fields: object) -> None:
+        """Takes the folder."""
+        self._open(number=self.number, **fields)
 
     def report(self, step: int, score: float) -> bool:
-        """Tells the search an intermediate score; True when the trial should stop, having no hope."""
+        """Tells the search an intermediate score; True when the trial should stop, having no hope.
+
+        `score` is of the metric that the experiment prunes by: large is good where it says so.
+        """
         if step not in self._reported:
-            self._optuna.report(float(score), step)
+            self.optuna.report((self._prune.sign if self._prune else 1) * float(score), step)
             self._reported.add(step)
-        self.pruned = self.pruned or self._optuna.should_prune()
+        self.pruned = self.pruned or self.optuna.should_prune()
         return self.pruned
+
+    def finish(self, state: str, error: BaseException | None = None, **fields: object) -> None:
+        """Records how it ended, and gives the folder up."""
+        super()._end(state, error, hparams=self.hp.chosen, **fields)
+
+    def unseen_metric(self) -> str | None:
+        """Returns the metric that pruning waits for in vain, though there were evaluations; else None."""
+        return self._prune.by if self._prune and self._evaluated and not self._reported else None
+
+    @property
+    def evaluated(self) -> list[str]:
+        """What its evaluations have measured."""
+        return sorted(self._evaluated)
 
     def _stopper(self, stopper: Stopper | None) -> Stopper:
         def stop(step: int, metrics: dict[str, float]) -> bool:
-            pruned = self._prune_by in metrics and self.report(step, metrics[self._prune_by])
+            self._evaluated |= metrics.keys()
+            seen = self._prune is not None and self._prune.by in metrics
+            pruned = seen and self._prune is not None and self.report(step, metrics[self._prune.by])
             return (stopper is not None and stopper(step, metrics)) or pruned
 
         return stop
 
+    def _begin(self, run: "Run") -> None:
+        super()._begin(run)
+        self._open().update(hparams=dict(self.hp.chosen))  # also for who looks while it runs
+
     def _end(self, state: str, error: BaseException | None = None, **fields: object) -> None:
-        pass  # the objective may go on after its training: `_finish` gives the folder up when the score is in
-
-    def _finish(self, state: str, error: BaseException | None = None, **fields: object) -> None:
-        super()._end(state, error, hparams=self.hp.chosen, **fields)
+        pass  # the objective may go on after its training: `finish` gives the folder up when the score is in
 
 
-Objective = Callable[[ExperimentTrial], float]
+Objective = Callable[[ExperimentTrial], float | Sequence[float] | Mapping[str, float]]

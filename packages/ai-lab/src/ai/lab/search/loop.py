@@ -1,65 +1,302 @@
-"""The loop of a search in one process: take a trial, run it, tell its score."""
+"""A search in one process: Optuna's own loop, each trial's folder taken under a lock and given up with its score.
+
+What runs is `optuna.Study.optimize`: its callbacks, `stop`, timeouts, states and queue are Optuna's. Ours is when it
+ends (at `n` trials over all processes and calls), what a lost trial is replaced by, and the recording.
+"""
 
 import contextlib
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from ai.lab.files.folder import read_marker
 from ai.lab.files.ownership import holder
-from ai.lab.report.trial_table import TrialRow
-from ai.lab.search.experiment_trial import ExperimentTrial, Objective
-from ai.lab.search.optuna_storage import FileLock
+from ai.lab.record import Record
+from ai.lab.recording.outcome import outcome_of
+from ai.lab.report.trial_table import TrialRow, to_row
+from ai.lab.search.experiment_trial import ExperimentTrial, Objective, PruneRule
+from ai.lab.search.optuna_storage import FileLock, open_study
+from ai.lab.search.sampling import SeededSampler, as_sampler
+from ai.lab.trial import HookOptions
 
 if TYPE_CHECKING:
-    import optuna
-
-    from ai.lab.experiment import Experiment
+    from optuna.pruners import BasePruner
 
 Report = Callable[[TrialRow], None]
+Callback = Callable[[optuna.Study, FrozenTrial], None]
 
 
-def work(
-    experiment: "Experiment", n: int, fn: Objective, catch: tuple[type[BaseException], ...], report: Report
-) -> None:
-    """Runs trials until the experiment has `n`; see `Experiment.run`."""
-    while (trial := take(experiment, n)) is not None:
-        report(run_one(experiment, trial, fn, catch))
+@dataclass
+class Run:
+    """What `Experiment.run` was asked for.
 
-
-def take(experiment: "Experiment", n: int) -> ExperimentTrial | None:
-    """Returns the next trial, its folder taken; None when `n` are there or under way.
-
-    One process at a time does this, so that there are never more than `n`, and a trial without a live owner is one
-    whose process died.
+    Attributes:
+        n: How many trials there shall be.
+        fn: The objective.
+        catch: Its exceptions that count as a failed trial.
+        callbacks: Called with Optuna's study and trial after each.
+        timeout_s: No trial begins later than this.
     """
-    with FileLock(experiment.path / "take.lock").held():
-        study = experiment.study
-        everything = study.get_trials(deepcopy=False)
-        counted = 0
-        for one in everything:
-            if one.state == TrialState.RUNNING and _is_dead(one, experiment.trial_path(one.number)):
-                _write_off(experiment, one)
-            elif counts(one):
-                counted += 1
-        if counted >= n:
-            return None
-        study.sampler = experiment.make_sampler(len(everything))
-        asked = study.ask()
+
+    n: int
+    fn: Objective
+    catch: tuple[type[BaseException], ...] = ()
+    callbacks: Sequence[Callback] = ()
+    timeout_s: float | None = None
+
+
+@dataclass
+class Search:
+    """What one process needs to take trials and run them; it pickles.
+
+    Attributes:
+        path: The experiment's folder.
+        identity: The experiment's.
+        directions: `'min'` or `'max'` by the objective's name.
+        seed: Of the sampler.
+        search: What `Experiment` takes as `search`.
+        pruner: What `Experiment` takes as `pruner`.
+        prune: What the pruner compares; None where nothing is pruned.
+        storage: A database, or None for a journal in the folder.
+        trial_options: What each trial is told.
+        device: This process's.
+    """
+
+    path: Path
+    identity: str
+    directions: dict[str, str]
+    seed: int = 0
+    search: Any = "tpe"
+    pruner: "str | BasePruner | None" = None
+    prune: PruneRule | None = None
+    storage: str | None = None
+    trial_options: HookOptions = field(default_factory=lambda: HookOptions())
+    device: str | None = None
+    _study: optuna.Study | None = field(default=None, repr=False)
+
+    @property
+    def study(self) -> optuna.Study:
+        """Optuna's study."""
+        if self._study is None:
+            directions: list[Literal["minimize", "maximize"]] = [
+                "minimize" if direction == "min" else "maximize" for direction in self.directions.values()
+            ]
+            name = self.study_name(self.path, self.identity, self.storage)
+            self._study = open_study(self.path, self.storage, name, directions)
+            self._study.pruner = _as_pruner(self.pruner)
+            self._study.sampler = as_sampler(self.search, self.seed)
+        return self._study
+
+    @staticmethod
+    def study_name(path: Path, identity: str, storage: str | None) -> str:
+        """Returns the name of Optuna's study: in a database that machines share, the folder's."""
+        return f"ai-lab-{identity if storage is None else path.name}"
+
+    def trial_path(self, number: int) -> Path:
+        """Returns the folder of a trial."""
+        return self.path / "trials" / f"{number:05d}"
+
+    def rows(self) -> list[TrialRow]:
+        """Returns all trials by number."""
+        return [to_row(one, self.trial_path(one.number)) for one in self.study.get_trials(deepcopy=False)]
+
+    def work(self, run: Run, report: Report, stopping: Callable[[], bool] = lambda: False) -> bool:
+        """Runs trials until there are `n`, and returns whether there are.
+
+        A callback, the sampler or the time may end it earlier. One process at a time takes a trial, so that there are
+        never more than `n`.
+        """
+        lock = FileLock(self.path / "take.lock")
+        enough = False
+
+        def objective(asked: optuna.Trial) -> float | Sequence[float]:
+            trial = self.begin(asked)
+            lock.release()
+            return self.score(trial, run)
+
+        def after(study: optuna.Study, ended: FrozenTrial) -> None:
+            nonlocal enough
+            report(to_row(ended, self.trial_path(ended.number)))
+            lock.acquire()
+            enough = self.has(run.n)
+            if enough or stopping():
+                study.stop()
+
+        lock.acquire()
+        try:
+            if self.has(run.n):
+                return True
+            with _quiet():
+                self.study.optimize(
+                    objective,
+                    timeout=run.timeout_s,
+                    catch=run.catch,  # type: ignore[arg-type]
+                    callbacks=[*run.callbacks, after],
+                )
+        except _Exit as ended:
+            raise ended.error from None
+        finally:
+            lock.release()
+        return enough
+
+    def has(self, n: int) -> bool:
+        """Whether `n` trials are there or under way; to be asked under the lock. If not, what was lost is queued again.
+
+        A trial without a live owner is one whose process died.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        for one in trials:
+            if one.state == TrialState.RUNNING and self._is_dead(one):
+                self._write_off(one)
+        trials = self.study.get_trials(deepcopy=False)
+        counted = [one for one in trials if one.state != TrialState.WAITING and counts(one)]
+        if len(counted) >= n:
+            return True
+        replaced = {number for one in trials for number in one.system_attrs.get("retry_history", [])}
+        for one in trials:
+            if one.state == TrialState.FAIL and not counts(one) and "place" in one.user_attrs:
+                if one.number not in replaced:
+                    self._try_again(one)
+        if isinstance(self.study.sampler, SeededSampler):
+            waiting = [one for one in self.study.get_trials(deepcopy=False) if one.state == TrialState.WAITING]
+            taken = {one.user_attrs.get("place", one.number) for one in counted}
+            taken |= {one.user_attrs["place"] for one in waiting if "place" in one.user_attrs}
+            self.study.sampler.place = next(place for place in range(len(taken) + 1) if place not in taken)
+        return False
+
+    def begin(self, asked: optuna.Trial) -> ExperimentTrial:
+        """Returns the trial that was asked for, its folder taken."""
         asked.set_user_attr("host", socket.gethostname())
+        sampler, place = self.study.sampler, asked.user_attrs.get("place", asked.number)
+        if isinstance(sampler, SeededSampler) and "place" not in asked.user_attrs:
+            place = sampler.place
+        asked.set_user_attr("place", place)
+        path = self.trial_path(asked.number)
         trial = ExperimentTrial(
-            experiment.trial_path(asked.number),
+            path,
             asked,
-            experiment.prune_by,
-            experiment._trial_options,
-            clean=read_marker(experiment.trial_path(asked.number)) is not None,
+            self.prune,
+            self.trial_options,
+            device=self.device,
+            clean=read_marker(path) is not None,
         )
-        trial._open(number=asked.number, experiment=experiment.id)
+        trial.begin(experiment=self.identity)
         return trial
+
+    def score(self, trial: ExperimentTrial, run: Run) -> float | Sequence[float]:
+        """Runs the objective on one trial, records how it ended, and returns the score or raises as Optuna expects."""
+        known: dict[str, Any] = {}
+        try:
+            scores = self._as_scores(run.fn(trial))
+            known = self._told(scores)
+            if trial.pruned:
+                raise optuna.TrialPruned
+            if (unseen := trial.unseen_metric()) is not None:
+                raise ValueError(
+                    f"prune_by must be a metric that evaluations measure ({', '.join(trial.evaluated)}), got {unseen!r}"
+                )
+        except optuna.TrialPruned:
+            trial.finish("pruned", **known)
+            raise
+        except BaseException as error:
+            state, shown = outcome_of(error)
+            state = "interrupted" if state == "finished" else state  # left by `sys.exit()`, without a score
+            trial.optuna.set_user_attr("ended", state)
+            trial.optuna.set_user_attr("counts", isinstance(error, run.catch))
+            trial.finish(state, shown)
+            if isinstance(error, Exception | KeyboardInterrupt):
+                raise
+            raise _Exit(error) from None
+        if any(map(math.isnan, scores)):
+            trial.optuna.set_user_attr("ended", "failed")
+            trial.optuna.set_user_attr("counts", True)
+            trial.finish("failed", **known)
+        else:
+            trial.finish("finished", **known)
+        return scores[0] if len(scores) == 1 else scores
+
+    def _as_scores(self, score: object) -> list[float]:
+        """Returns what the objective returned as one number an objective, in their order."""
+        names = list(self.directions)
+        if len(names) == 1:
+            return [_as_number(score)]
+        if isinstance(score, Mapping):
+            if set(score) != set(names):
+                raise TypeError(f"the objective must return {', '.join(names)}, got {', '.join(map(str, score))}")
+            return [_as_number(score[name]) for name in names]
+        if not isinstance(score, Sequence) or isinstance(score, str) or len(score) != len(names):
+            raise TypeError(f"the objective must return one number for each of {', '.join(names)}, got {score!r}")
+        return [_as_number(one) for one in score]
+
+    def _told(self, scores: Sequence[float]) -> dict[str, Any]:
+        """Returns scores as the trial's metadata holds them."""
+        plain = [score if math.isfinite(score) else repr(score) for score in scores]
+        return {"score": plain[0]} if len(plain) == 1 else {"scores": dict(zip(self.directions, plain, strict=True))}
+
+    def _is_dead(self, trial: FrozenTrial) -> bool:
+        """Whether a trial under way has lost its process; of another machine's, without its folder, none can say."""
+        folder = self.trial_path(trial.number)
+        here = trial.user_attrs.get("host") in (None, socket.gethostname())
+        return (here or folder.exists()) and holder(folder) is None
+
+    def _write_off(self, dead: FrozenTrial) -> None:
+        """Tells the search that a trial's process died; one that had its score keeps it."""
+        storage: Any = self.study._storage
+        with contextlib.suppress(RuntimeError):  # it ended in this moment
+            scores = self._recorded_scores(dead)
+            if scores is not None:
+                storage.set_trial_state_values(dead._trial_id, TrialState.COMPLETE, scores)
+                return
+            storage.set_trial_user_attr(dead._trial_id, "ended", "dead")
+            storage.set_trial_state_values(dead._trial_id, TrialState.FAIL)
+
+    def _recorded_scores(self, trial: FrozenTrial) -> list[float] | None:
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            record = Record(self.trial_path(trial.number))
+            meta = record.meta
+            if record.state == "finished" and meta["number"] == trial.number and meta["experiment"] == self.identity:
+                scores = [meta["score"]] if len(self.directions) == 1 else [meta["scores"][n] for n in self.directions]
+                return [float(score) for score in scores]
+        return None
+
+    def _try_again(self, lost: FrozenTrial) -> None:
+        """Puts a lost trial into the queue again, as Optuna's own callback for stale trials does.
+
+        What was chosen stays, so that the search goes on as if nothing had happened: a seeded sampler chooses it anew
+        from the same seed. Where the objective was at fault, its choices may be what was wrong.
+        """
+        seeded = isinstance(self.study.sampler, SeededSampler)
+        known = {} if seeded or lost.user_attrs.get("ended") == "failed" else lost.params
+        self.study.add_trial(
+            optuna.create_trial(
+                state=TrialState.WAITING,
+                params=known,
+                distributions={name: lost.distributions[name] for name in known},
+                user_attrs={"place": lost.user_attrs["place"]},
+                system_attrs={
+                    "failed_trial": lost.number,
+                    **lost.system_attrs,
+                    "retry_history": [*lost.system_attrs.get("retry_history", []), lost.number],
+                },
+            )
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_study": None}  # an open storage stays in its process
+
+
+class _Exit(Exception):  # noqa: N818  (it carries one)
+    """Carries an exception such as `SystemExit` through Optuna, which tells no end of a trial for it."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def counts(trial: FrozenTrial) -> bool:
@@ -67,72 +304,39 @@ def counts(trial: FrozenTrial) -> bool:
     return trial.state != TrialState.FAIL or bool(trial.user_attrs.get("counts"))
 
 
-def run_one(
-    experiment: "Experiment", trial: ExperimentTrial, fn: Objective, catch: tuple[type[BaseException], ...]
-) -> TrialRow:
-    """Runs the objective on one trial and tells the search how it ended."""
-    study = experiment.study
-    try:
-        score = _as_score(fn(trial))
-    except BaseException as error:
-        # SystemExit with 0 is how a training run ends that was asked to by a signal.
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-        state = "interrupted" if interrupted else "failed"
-        caught = isinstance(error, catch)
-        _tell(study, trial, state, None, counts=caught)
-        trial._finish(state, None if interrupted else error)
-        if not caught:
-            raise
-        return TrialRow(trial.number, state, None, dict(trial.hp.chosen), trial.path)
-    if trial.pruned:
-        _tell(study, trial, "pruned", None, counts=True)
-        trial._finish("pruned", None, score=_plain(score))
-        return TrialRow(trial.number, "pruned", None, dict(trial.hp.chosen), trial.path)
-    state = "failed" if math.isnan(score) else "finished"
-    _tell(study, trial, state, score, counts=True)
-    trial._finish(state, None, score=_plain(score))
-    return TrialRow(trial.number, state, None if math.isnan(score) else score, dict(trial.hp.chosen), trial.path)
-
-
 def report_line(row: TrialRow) -> None:
     """Prints one finished trial as a line."""
     hparams = ", ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in row.hparams.items()
     )
-    score = "" if row.score is None else f" {row.score:.6g}"
+    score = "".join(f" {score:.6g}" for score in row.scores)
     print(f"trial {row.number} {row.state}{score}  {hparams}", flush=True)
 
 
-def _tell(study: "optuna.Study", trial: ExperimentTrial, state: str, score: float | None, *, counts: bool) -> None:
-    if state == "finished":
-        study.tell(trial.number, score)
-    elif state == "pruned":
-        study.tell(trial.number, state=TrialState.PRUNED)
-    else:
-        trial._optuna.set_user_attr("ended", state)
-        trial._optuna.set_user_attr("counts", counts)
-        study.tell(trial.number, state=TrialState.FAIL)
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Optuna says nothing of trials that fail: the trial's record and our line do."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
 
 
-def _is_dead(trial: FrozenTrial, folder: Path) -> bool:
-    """Whether a trial under way has lost its process; of another machine's, whose folder is not here, none can say."""
-    here = trial.user_attrs.get("host") in (None, socket.gethostname())
-    return (here or folder.exists()) and holder(folder) is None
+def _as_pruner(pruner: "str | BasePruner | None") -> "BasePruner":
+    if pruner is None:
+        return optuna.pruners.NopPruner()
+    if pruner == "median":
+        return optuna.pruners.MedianPruner()
+    if pruner == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner()
+    assert not isinstance(pruner, str)
+    return pruner
 
 
-def _write_off(experiment: "Experiment", dead: FrozenTrial) -> None:
-    storage: Any = experiment.study._storage
-    with contextlib.suppress(RuntimeError):  # it ended in this moment
-        storage.set_trial_user_attr(dead._trial_id, "ended", "dead")
-        storage.set_trial_state_values(dead._trial_id, TrialState.FAIL)
-
-
-def _as_score(score: object) -> float:
+def _as_number(score: object) -> float:
     item = score.item() if hasattr(score, "item") else score
     if isinstance(item, bool) or not isinstance(item, int | float):
         raise TypeError(f"the objective must return one number as its score, got {score!r}")
     return float(item)
-
-
-def _plain(score: float) -> float | str:
-    return score if math.isfinite(score) else repr(score)

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -44,7 +44,7 @@ class FileLock:
             if self._journal is not None:
                 _mend(self._journal)
         except BaseException:
-            os.close(self._descriptor)
+            self.release()
             raise
         return True
 
@@ -64,8 +64,10 @@ class FileLock:
             pause_s = min(2 * pause_s, 0.02)
 
     def release(self) -> None:
-        """Gives the lock back."""
-        os.close(self._descriptor)
+        """Gives the lock back; may be called twice."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -99,14 +101,14 @@ def open_storage(folder: Path, url: str | None) -> "BaseStorage":
 
 
 def open_study(
-    folder: Path, url: str | None, name: str, direction: Literal["minimize", "maximize"], **how: Any
+    folder: Path, url: str | None, name: str, directions: Sequence[Literal["minimize", "maximize"]]
 ) -> optuna.Study:
     """Returns the study of that name, made if missing."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # not a line per process that opens it
     try:
         return optuna.create_study(
-            storage=open_storage(folder, url), study_name=name, direction=direction, load_if_exists=True, **how
+            storage=open_storage(folder, url), study_name=name, directions=list(directions), load_if_exists=True
         )
     finally:
         optuna.logging.set_verbosity(verbosity)

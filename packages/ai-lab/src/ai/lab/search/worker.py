@@ -14,29 +14,39 @@ def main() -> None:
     """Runs trials until there are enough of them; reports each as a JSON line to the descriptor given."""
     events = int(sys.argv[1])
     os.set_inheritable(events, False)
-    stdin = open(0, "rb")
+    stdin = open(0, "rb", buffering=0)
     header = json.loads(stdin.readline())
     sys.path[:] = header["path"]
-    payload = stdin.read(header["bytes"])
-    threading.Thread(target=_end_with_parent, args=(0,), daemon=True).start()
+    payload = b""
+    while len(payload) < header["bytes"]:
+        payload += stdin.read(header["bytes"] - len(payload)) or sys.exit("the search ended")
+    stopping = threading.Event()
+    threading.Thread(target=_obey, args=(stopping,), daemon=True).start()
+
+    def tell(**event: object) -> None:
+        os.write(events, json.dumps(event).encode() + b"\n")
+
     try:
         from ai.lab.report.trial_table import TrialRow
-        from ai.lab.search.loop import work
 
-        experiment, n, fn, catch = pickle.loads(payload)
+        search, run = pickle.loads(payload)
+        search.device = header["device"]
+        run.timeout_s = header["timeout_s"]
 
         def report(row: TrialRow) -> None:
-            os.write(events, json.dumps({"row": {**row._asdict(), "path": str(row.path)}}).encode() + b"\n")
+            tell(row={**row._asdict(), "path": str(row.path)})
 
-        work(experiment, n, fn, catch, report)
+        if not search.work(run, report, stopping.is_set):
+            tell(stopped=True)
     except Exception:
-        os.write(events, json.dumps({"error": traceback.format_exc()}).encode() + b"\n")
+        tell(error=traceback.format_exc())
         sys.exit(1)
 
 
-def _end_with_parent(descriptor: int) -> None:
-    while os.read(descriptor, 1024):
-        pass
+def _obey(stopping: threading.Event) -> None:
+    """Waits for the parent: a line asks to take no more trials, the end of the pipe to end at once."""
+    while os.read(0, 1024):
+        stopping.set()
     os.kill(os.getpid(), signal.SIGINT)  # a training run saves and ends, other code gets KeyboardInterrupt
     time.sleep(10)
     os._exit(1)

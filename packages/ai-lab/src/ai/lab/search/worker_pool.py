@@ -7,8 +7,9 @@ import selectors
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
@@ -16,40 +17,35 @@ from ai.lab.report.trial_table import TrialRow
 from ai.lab.search.experiment_trial import Objective
 
 if TYPE_CHECKING:
-    from ai.lab.experiment import Experiment
-    from ai.lab.search.loop import Report
+    from ai.lab.search.loop import Report, Run, Search
 
 MAX_DEATHS = 3
 """So many workers may die without a finished trial between them; then something is wrong with the objective."""
 _STOP_S = 15.0
 
 
-def run_workers(
-    experiment: "Experiment",
-    n: int,
-    fn: Objective,
-    n_jobs: int,
-    catch: tuple[type[BaseException], ...],
-    report: "Report",
-) -> None:
-    """Runs trials in `n_jobs` processes until the experiment has `n`; see `Experiment.run`."""
-    payload = pickle_by_value((experiment, n, fn, catch), fn)
-    folder = experiment.path / "workers"
+def run_workers(search: "Search", run: "Run", devices: Sequence[str | None], report: "Report") -> None:
+    """Runs trials in a process for each of `devices` until the experiment has enough; see `Experiment.run`."""
+    payload = pickle_by_value((search, run), run.fn)
+    ends = None if run.timeout_s is None else time.monotonic() + run.timeout_s
+    folder = search.path / "workers"
     folder.mkdir(exist_ok=True)
     selector = selectors.DefaultSelector()
     alive: set[Worker] = set()
     deaths, started = 0, 0
 
-    def start() -> None:
+    def start(device: str | None) -> None:
         nonlocal started
-        worker = Worker(payload, folder / f"{os.getpid()}-{started}.log", n_jobs)
+        left = None if ends is None else max(0.0, ends - time.monotonic())
+        how = {"device": device, "timeout_s": left}
+        worker = Worker(payload, how, folder / f"{os.getpid()}-{started}.log", len(devices))
         started += 1
         alive.add(worker)
         selector.register(worker.events, selectors.EVENT_READ, worker)
 
     try:
-        for _ in range(n_jobs):
-            start()
+        for device in devices:
+            start(device)
         while alive:
             for key, _ in selector.select():
                 worker: Worker = key.data
@@ -57,9 +53,14 @@ def run_workers(
                 if line:
                     event = json.loads(line)
                     if "error" in event:
-                        raise RuntimeError(f"a worker of {experiment.path} failed:\n{event['error']}")
+                        raise RuntimeError(f"a worker of {search.path} failed:\n{event['error']}")
+                    if "stopped" in event:
+                        for other in alive:
+                            other.take_no_more()
+                        continue
                     deaths = 0
-                    report(TrialRow(**{**event["row"], "path": Path(event["row"]["path"])}))
+                    row = {**event["row"], "path": Path(event["row"]["path"]), "scores": tuple(event["row"]["scores"])}
+                    report(TrialRow(**row))
                     continue
                 # Its end of the pipe is closed: it has ended.
                 selector.unregister(worker.events)
@@ -70,10 +71,10 @@ def run_workers(
                 deaths += 1
                 if deaths >= MAX_DEATHS:
                     raise RuntimeError(
-                        f"{deaths} workers of {experiment.path} died one after another, the last with status {status}; "
+                        f"{deaths} workers of {search.path} died one after another, the last with status {status}; "
                         f"its output ({worker.log_path}) ends:\n{worker.tail()}"
                     )
-                start()
+                start(worker.device)
     finally:
         selector.close()
         for worker in alive:
@@ -109,12 +110,14 @@ class Worker:
 
     Args:
         payload: What `ai.lab.search.worker` unpickles.
+        how: What is this worker's own: its device and the time left.
         log_path: Takes what the process prints.
         n_jobs: How many share the machine's cores.
     """
 
-    def __init__(self, payload: bytes, log_path: Path, n_jobs: int) -> None:
+    def __init__(self, payload: bytes, how: Mapping[str, Any], log_path: Path, n_jobs: int) -> None:
         self.log_path = log_path
+        self.device: str | None = how["device"]
         threads = str(max(1, (os.cpu_count() or 1) // n_jobs))
         environment = {"OMP_NUM_THREADS": threads, **os.environ}
         receive, send = os.pipe()
@@ -131,12 +134,21 @@ class Worker:
         os.close(send)
         self.events = open(receive, "rb", buffering=0)
         assert self._process.stdin is not None
-        header = json.dumps({"path": sys.path, "bytes": len(payload)}).encode()
+        header = json.dumps({"path": sys.path, "bytes": len(payload), **how}).encode()
         try:
             self._process.stdin.write(header + b"\n" + payload)
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it died already; its closed pipe of events says so too
+
+    def take_no_more(self) -> None:
+        """Lets it end after its trial."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            pass  # it has ended
 
     def ask_to_stop(self) -> None:
         """Lets it end its trial as interrupted."""

@@ -1,0 +1,220 @@
+import signal
+import sys
+
+import optuna
+import pytest
+import torch
+from torch import nn
+
+from ai.lab import Experiment, Record
+from ai.lab.search.loop import Run
+from ai.train import Regress, Trainer, opt
+
+QUIET = {"progress": False}
+GRID = {"a": [1, 2, 3], "b": [10, 20, 30, 40]}
+
+
+def point(trial) -> float:
+    return trial.hp.int("a", 1, 3) + trial.hp.int("b", 10, 40)
+
+
+def points(experiment) -> list[tuple]:
+    return sorted(tuple(row.hparams.values()) for row in experiment.trials() if row.state == "finished")
+
+
+WHOLE = sorted((a, b) for a in GRID["a"] for b in GRID["b"])
+
+
+@pytest.mark.parametrize(
+    "search",
+    [GRID, optuna.samplers.GridSampler(GRID), lambda seed: optuna.samplers.GridSampler(GRID, seed=seed)],
+    ids=["dict", "sampler", "function"],
+)
+def test_a_grid_is_walked_whole_and_ends_there(tmp_path, search):
+    experiment = Experiment(tmp_path / "e", search=search).run(20, point, **QUIET)
+    assert points(experiment) == WHOLE
+
+
+def test_a_grid_interrupted_again_and_again_is_still_walked_whole(tmp_path):
+    broken = {2, 5, 6}
+
+    def fn(trial) -> float:
+        if trial.number in broken:
+            broken.remove(trial.number)
+            raise ZeroDivisionError if trial.number == 5 else KeyboardInterrupt
+        return point(trial)
+
+    for _ in range(3):
+        with pytest.raises((KeyboardInterrupt, ZeroDivisionError)):
+            Experiment(tmp_path / "e", search=GRID).run(12, fn, **QUIET)
+    assert points(Experiment(tmp_path / "e", search=GRID).run(12, fn, **QUIET)) == WHOLE
+
+
+def test_what_is_queued_runs_first_with_what_it_was_given(tmp_path):
+    experiment = Experiment(tmp_path / "e", search="random")
+    for x in (0.25, -0.5):
+        experiment.study.enqueue_trial({"x": x})
+    experiment.run(3, lambda trial: trial.hp.lin("x", -1, 1), **QUIET)
+    assert [row.score for row in experiment.trials()][:2] == [0.25, -0.5]
+    assert len(experiment.trials()) == 3
+
+
+def test_trial_pruned_raised_by_the_objective_is_a_pruned_trial(tmp_path):
+    def fn(trial) -> float:
+        if trial.number == 1:
+            raise optuna.TrialPruned
+        return 1.0
+
+    experiment = Experiment(tmp_path / "e").run(3, fn, **QUIET)
+    assert [row.state for row in experiment.trials()] == ["finished", "pruned", "finished"]
+    assert Record(experiment.trials()[1].path).state == "pruned"
+
+
+def test_callbacks_are_called_after_each_trial_and_may_stop_the_search(tmp_path):
+    seen = []
+
+    def callback(study, trial) -> None:
+        seen.append((trial.number, trial.state.name))
+        if len(seen) == 2:
+            study.stop()
+
+    experiment = Experiment(tmp_path / "e").run(9, lambda trial: 0.0, callbacks=[callback], **QUIET)
+    assert seen == [(0, "COMPLETE"), (1, "COMPLETE")]
+    assert len(experiment.trials()) == 2
+    assert len(experiment.run(4, lambda trial: 0.0, **QUIET).trials()) == 4  # asked again, it goes on
+
+
+def test_the_time_limit_begins_no_further_trial(tmp_path):
+    experiment = Experiment(tmp_path / "e").run(1000, lambda trial: 0.0, timeout_s=0.05, **QUIET)
+    assert 1 <= len(experiment.trials()) < 1000
+    with pytest.raises(ValueError, match="timeout_s must be positive, got 0"):
+        experiment.run(1, lambda trial: 0.0, timeout_s=0)
+
+
+@pytest.mark.parametrize("search", ["tpe", "random"])
+def test_a_search_that_lost_trials_chooses_what_a_whole_one_does(tmp_path, search):
+    def fn(trial) -> float:
+        x, choice = trial.hp.lin("x", -1, 1), trial.hp.lst("choice", "abc")
+        return x + "abc".index(choice)
+
+    def loses(trial) -> float:
+        trial.hp.lin("x", -1, 1)
+        raise KeyboardInterrupt
+
+    whole = Experiment(tmp_path / "a", search=search, seed=3).run(14, fn, **QUIET)
+    for n in (1, 5, 14):
+        with pytest.raises(KeyboardInterrupt):
+            Experiment(tmp_path / "b", search=search, seed=3).run(n, loses, **QUIET)
+        Experiment(tmp_path / "b", search=search, seed=3).run(n, fn, **QUIET)
+    lost = Experiment(tmp_path / "b", search=search, seed=3).trials()
+    assert [row.state for row in lost].count("interrupted") == 3
+    assert [row.hparams for row in lost if row.score is not None] == [row.hparams for row in whole.trials()]
+
+
+def test_a_score_that_was_recorded_before_the_process_died_is_kept(tmp_path):
+    experiment = Experiment(tmp_path / "e", search="random")
+    asked = experiment.study.ask()
+    trial = experiment._search.begin(asked)
+    assert experiment._search.score(trial, Run(1, lambda trial: 0.5)) == 0.5  # and dies before Optuna is told
+    assert [row.score for row in experiment.run(1, lambda trial: 9.0, **QUIET).trials()] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (SystemExit(3), "failed"),
+        (SystemExit(0), "interrupted"),
+        (SystemExit(128 + signal.SIGTERM), "interrupted"),
+        (KeyboardInterrupt(), "interrupted"),
+        (ZeroDivisionError("x"), "failed"),
+    ],
+)
+def test_what_ends_the_objective_is_raised_and_says_the_state(tmp_path, error, state):
+    def fn(trial) -> float:
+        raise error
+
+    experiment = Experiment(tmp_path / "e")
+    with pytest.raises(type(error)):
+        experiment.run(1, fn, **QUIET)
+    assert [row.state for row in experiment.trials()] == [state]
+    assert Record(experiment.trials()[0].path).state == state
+
+
+# -- several objectives
+
+
+def test_several_objectives_have_a_front_and_no_best(tmp_path):
+    def fn(trial) -> dict[str, float]:
+        x = trial.hp.lst("x", [1, 2, 3, 4])
+        return {"size": x, "accuracy": {1: 0.5, 2: 0.9, 3: 0.8, 4: 0.95}[x]}
+
+    directions = {"accuracy": "max", "size": "min"}
+    experiment = Experiment(tmp_path / "e", directions, search={"x": [1, 2, 3, 4]}).run(9, fn, **QUIET)
+    assert sorted(row.scores for row in experiment.best_rows) == [(0.5, 1), (0.9, 2), (0.95, 4)]
+    assert str(experiment.trials()).split("\n")[0].split() == ["number", "state", "accuracy", "size", "x"]
+    row = experiment.best_rows[0]
+    assert Record(row.path).meta["scores"] == {"accuracy": row.scores[0], "size": row.scores[1]}
+    with pytest.raises(ValueError, match="has several objectives: best_rows are those that none surpasses"):
+        _ = experiment.best_row
+    with pytest.raises(ValueError, match=r"direction of .* is"):
+        Experiment(tmp_path / "e", {"accuracy": "max", "size": "max"})
+
+
+@pytest.mark.parametrize("score", [1.0, [1.0], {"a": 1.0}, {"a": 1.0, "c": 2.0}, "ab"])
+def test_scores_that_do_not_fit_the_objectives_are_refused(tmp_path, score):
+    with pytest.raises(TypeError, match="the objective must return"):
+        Experiment(tmp_path / "e", {"a": "min", "b": "min"}).run(1, lambda trial: score, **QUIET)
+
+
+# -- pruning
+
+
+def train(trial, lr: float, task=None) -> float:
+    batch = (torch.ones(8, 2), torch.ones(8, 1))
+    model = nn.Linear(2, 1)
+    nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
+    how = {"val_data": [batch], "val_interval": 5, "log_interval": 5, "task": task, "task_interval": 5}
+    Trainer(Regress(), [batch] * 50).train(model, opt.sgd(model, lr=lr), trial.hook(**how))
+    return -trial.metrics()["val_loss"].values[-1]
+
+
+@pytest.mark.parametrize(
+    "prune",
+    [
+        {"prune_by": "val_loss", "prune_direction": "min"},
+        {"prune_by": "quality"},
+    ],
+)
+def test_with_the_largest_score_the_best_the_worst_trial_is_the_one_given_up(tmp_path, prune):
+    def quality(model, step) -> dict[str, float]:
+        return {"quality": -float((model(torch.ones(1, 2)) - 1).detach().square())}
+
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=2)
+    experiment = Experiment(tmp_path / "e", "max", pruner=pruner, **prune)
+    rates = [1e-3, 1e-3, 0.1, 1e-9]
+    experiment.run(4, lambda trial: train(trial, rates[trial.number], quality), **QUIET)
+    assert [row.state for row in experiment.trials()] == ["finished", "finished", "finished", "pruned"]
+    assert experiment.best_row.number == 2
+
+
+def test_a_metric_that_no_evaluation_measures_is_refused_as_what_to_prune_by(tmp_path):
+    experiment = Experiment(tmp_path / "e", pruner="median", prune_by="val_los")
+    with pytest.raises(ValueError, match=r"prune_by must be a metric that evaluations measure \(val_loss\), got 'val_"):
+        experiment.run(2, lambda trial: train(trial, 0.1), **QUIET)
+
+
+# -- several processes
+
+
+@pytest.mark.slow
+def test_each_process_has_its_device_and_a_callback_stops_them_all(tmp_path):
+    def stop(study, trial) -> None:
+        if trial.number >= 3:
+            study.stop()
+
+    experiment = Experiment(tmp_path / "e", search="random")
+    experiment.run(500, lambda trial: float(trial.device[-1]), devices=["cuda:0", "cuda:1"], callbacks=[stop], **QUIET)
+    rows = experiment.trials()
+    assert 4 <= len(rows) < 40
+    assert {row.score for row in rows} <= {0.0, 1.0}
+    assert "stop" not in sys.modules
