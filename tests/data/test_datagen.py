@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from ai.data import Datagen, DatagenLoader, ReplayBuffer, WorkerFailedError
+from ai.data import Datagen, DatagenLoader, Packed, ReplayBuffer, WorkerFailedError
 from ai.data.generation.source_pool import Fleet
 from tests.data.helpers_data import Walk, is_running, wait_until
 
@@ -100,6 +100,57 @@ def test_replay_ratio_holds_both_sides_back():
         assert figures["steps"] <= 16 + (400 + 4) * 16 / 4 + 2 * 2 * 2056
 
 
+def test_the_first_steps_are_not_paid_for_in_one_burst():
+    with Datagen(Walk(1)).loader(4, n_workers=0, replay_ratio=2.0, min_steps=100) as loader:
+        made = []
+        for _ in range(4):
+            assert loader.wants_params() == (loader.stats()["steps"] < 100 + 2 * len(made))
+            next(loader)
+            made.append(loader.stats()["steps"])
+    assert made == [100, 102, 104, 106]
+
+
+def test_workers_act_at_any_time():
+    with (
+        Datagen(Walk()).loader(4, n_workers=1) as loader,
+        pytest.raises(ValueError, match=r"n_workers \(1\) act at any time"),
+    ):
+        loader.wants_params()
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_packed_episodes_and_their_returns_arrive(n_workers):
+    class Two(Walk):
+        def __next__(self):
+            self.made += 1
+            columns = {"obs": np.arange(7), "action": np.arange(7) % 3, "reward": np.ones(7, np.float32)}
+            finished = {"episode_return": np.array([3.0, 5.0]), "episode_length": np.array([2.0, 3.0])}
+            return Packed(columns, np.array([3, 4]), finished=finished)
+
+    with Datagen(Two()).loader(5, n_workers=n_workers, buffer=8) as loader:
+        batch, figures = next(loader), loader.stats()
+    assert set(batch["obs"].tolist()) <= {0, 1, 3, 4, 5}
+    assert batch["discount"].tolist() == [float(row not in (1, 5)) for row in batch["obs"].tolist()]
+    assert (figures["return"], figures["length"]) == (4, 2.5)
+
+
+def test_the_last_hundred_returns_are_averaged_and_survive_a_state():
+    class Tells(Walk):
+        def __next__(self):
+            return {**super().__next__(), "episode_return": float(self.made)}
+
+    def make():
+        return Datagen(Tells()).loader(4, n_workers=0, buffer=50)
+
+    loader, other = make(), make()
+    for _ in range(150):
+        next(loader)
+    assert "episode_return" not in next(loader)
+    assert loader.stats()["return"] == np.mean(range(52, 152))
+    other.load_state_dict(loader.state_dict())
+    assert other.stats()["return"] == np.mean(range(52, 152))
+
+
 def test_a_small_reuse_limit_never_deadlocks_with_the_ratio():
     with Datagen(Walk()).loader(16, n_workers=1, replay_ratio=50.0, buffer=ReplayBuffer(5000, max_reuse=1)) as loader:
         for _ in range(300):
@@ -146,7 +197,7 @@ def test_a_source_that_ends_ends_the_batches(n_workers):
             return super().__next__()
 
     with Datagen(Ten(4)).loader(8, n_workers=n_workers, replay_ratio=2.0) as loader:
-        assert len(list(loader)) == 10 * 4 * 2 // 8
+        assert len(list(loader)) == 1 + (10 * 4 - 8) * 2 // 8  # the first 8 steps are for the first batch
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
@@ -213,7 +264,7 @@ def test_a_worker_killed_after_its_source_ended_changes_nothing():
         wait_until(lambda: loader._fleet.ended)
         os.kill(loader.pids[0], signal.SIGKILL)
         wait_until(lambda: loader.stats()["worker_deaths"] == 1)
-        assert len(list(loader)) == 10 * 4 * 2 // 8 - 1
+        assert len(list(loader)) == (10 * 4 - 8) * 2 // 8  # the first batch is drawn
         assert loader.pids == []
 
 

@@ -50,6 +50,36 @@ def test_parameters_are_sent_before_the_first_batch_and_at_each_multiple():
     assert source.versions[1][1] != pytest.approx(first)
 
 
+def test_without_an_interval_parameters_are_sent_just_when_the_source_is_to_act():
+    model, acted = Net(), []
+
+    class Watched(Source):
+        def __next__(self):
+            acted.append((len(self.versions), float(model.net.bias.detach().sum()) == self.versions[-1][1]))
+            return super().__next__()
+
+    data = loader(Watched(), replay_ratio=16)  # 4 steps an episode: each after the first four allows 4 batches
+    RLTrainer(RL(), data, push_interval=None).train(model, opt.adam(model, lr=0.1), steplimit=10)
+    assert acted == [(1, True)] * 4 + [(2, True), (3, True), (4, True)]
+
+
+def test_without_an_interval_data_must_say_when_it_acts():
+    class Silent:
+        def __iter__(self):
+            return iter(())
+
+        def update_params(self, state_dict):
+            pass
+
+    with pytest.raises(TypeError, match=r"push_interval=None needs data with wants_params\(batches\), not Silent"):
+        RLTrainer(RL(), Silent(), push_interval=None)
+    with (
+        Datagen(Source()).loader(4, n_workers=1) as data,
+        pytest.raises(ValueError, match=r"n_workers \(1\) act at any time"),
+    ):
+        RLTrainer(RL(), data, push_interval=None)
+
+
 def test_validation_after_the_run_measures_the_average():
     torch.manual_seed(0)
     model, seen = Net(), {}

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ai.data.datagen import DatagenLoader as DatagenLoader
     from ai.data.dataset import Dataset as Dataset
     from ai.data.episodes.packing import Episode as Episode
+    from ai.data.episodes.packing import Packed as Packed
+    from ai.data.episodes.returns import lambda_returns as lambda_returns
+    from ai.data.episodes.returns import vtrace_returns as vtrace_returns
     from ai.data.generation.source import Source as Source
     from ai.data.img_dataset import ImgDataset as ImgDataset
     from ai.data.loader import DataLoader as DataLoader
@@ -35,12 +38,15 @@ _OWNERS = {
     "digits_dataset": "builtin.digits",
     "Episode": "episodes.packing",
     "ImgDataset": "img_dataset",
+    "Packed": "episodes.packing",
     "PreprocessError": "loading.preprocess",
     "ReplayBuffer": "replay_buffer",
     "Source": "generation.source",
     "WorkerFailedError": "workers.worker",
     "fashion_mnist_dataset": "builtin.mnist",
+    "lambda_returns": "episodes.returns",
     "mnist_dataset": "builtin.mnist",
+    "vtrace_returns": "episodes.returns",
 }
 _MODULES = ("augment", "toy", "util")
 

@@ -13,7 +13,7 @@ from ai.data.batch.device import checked_device
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.seeds import derive_seed
 from ai.data.batch.transform import Transform
-from ai.data.episodes.packing import pack
+from ai.data.episodes.packing import packed
 from ai.data.generation.pacing import Intake
 from ai.data.generation.portable_state import from_portable, to_portable
 from ai.data.generation.source import Source
@@ -96,7 +96,8 @@ class DatagenLoader:
         replay_ratio: how often a step is drawn on average. Batches wait for steps, and workers that are a few batches
             ahead wait for the trainer. None leaves the workers running freely; with n_workers=0 it means one new
             episode before each batch.
-        min_steps: steps to make before the first batch; None means batch_size.
+        min_steps: steps to make before the first batch, which `replay_ratio` leaves out of its count; None means
+            batch_size.
         seed: of the sources; a buffer made here takes it too.
         pin: move through page-locked memory; None means where `device` is CUDA.
 
@@ -186,6 +187,16 @@ class DatagenLoader:
             self._fleet.pay()
         return self._finish(batch, *place)
 
+    def wants_params(self, batches: int = 1) -> bool:
+        """Returns whether the source will act before so many more batches are drawn, so that newer parameters count.
+
+        Raises:
+            ValueError: there are workers, which act all the time.
+        """
+        if self.n_workers:
+            raise ValueError(f"n_workers ({self.n_workers}) act at any time: say when to send parameters")
+        return not self._ended and (self._intake.replay_ratio is None or not self._intake.ready(batches))
+
     def update_params(self, state_dict: Mapping[str, Any]) -> int:
         """Gives every source a copy of the parameters and returns its version, counted from 1.
 
@@ -210,7 +221,8 @@ class DatagenLoader:
 
         `episodes` and `steps` so far, `episodes_per_s` since the last call, `buffer_steps` that may be drawn,
         `buffer_bytes`, `age_s` (mean time since the steps in the buffer arrived), `reuse` (mean draws of a step),
-        `version_lag` (mean number of updates since the making) and `worker_deaths`.
+        `version_lag` (mean number of updates since the making) and `worker_deaths`; `return` and `length`, means over
+        the last 100 finished episodes, where the source tells them (`episode_return`, `episode_length`).
         """
         with self.locked():
             figures = self._intake.stats()
@@ -233,6 +245,7 @@ class DatagenLoader:
                 "n_used": intake.n_used,
                 "n_steps": intake.n_steps,
                 "n_episodes": intake.n_episodes,
+                "recent": intake.recent.state_dict(),
                 "source": None,
             }
         if self.n_workers == 0 and hasattr(self.dataset.source, "state_dict"):
@@ -254,6 +267,7 @@ class DatagenLoader:
             intake.buffer.load_state_dict(state["buffer"])
             intake.n_used, intake.n_steps, intake.n_episodes = state["n_used"], state["n_steps"], state["n_episodes"]
             intake.version = state["version"]
+            intake.recent.load_state_dict(state.get("recent", {}))  # of an older version: without
             intake.restart_clock()
         self.seed = state["seed"]
         self._generation = state["generation"] + 1
@@ -320,7 +334,7 @@ class DatagenLoader:
             except StopIteration:
                 self._ended = True
             else:
-                intake.put(pack([episode], self._version))
+                intake.put(packed([episode], self._version))
             is_due = False
         if self._ended and (intake.replay_ratio is None or not intake.ready()):
             raise StopIteration

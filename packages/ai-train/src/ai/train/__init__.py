@@ -14,7 +14,9 @@ from ai.train.gan import AdversarialAutoencoder, Gan
 from ai.train.hook import Hook, HookInterface
 from ai.train.monitoring.interval import Interval, every, logarithmic, seconds
 from ai.train.multi_trainer import MultiTrainer
-from ai.train.rl import RL, MuZero, Support
+from ai.train.rl.muzero import MuZero
+from ai.train.rl.search_targets import RL
+from ai.train.rl.support import Support
 from ai.train.rl_trainer import RLTrainer
 from ai.train.snapshot import Snapshots
 from ai.train.trainer import Trainer

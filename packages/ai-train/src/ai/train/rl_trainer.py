@@ -41,7 +41,8 @@ class RLTrainer:
         env: any callable (model, batch, step) -> loss, or (loss, weight); such as `RL` or `MuZero`.
         data: batches from a generator with `update_params`.
         push_interval: when the parameters are sent, an int in steps or a string such as `'10s'`; also before the
-            first batch. In steps, step k is sent before batch k where k is a multiple.
+            first batch. In steps, step k is sent before batch k where k is a multiple. None follows the data: they are
+            sent whenever it is about to act for the next batch (`data.wants_params`), and at no other time.
         push_ema: send the moving average rather than the parameters themselves.
         task: (model, step) -> dict of numbers, what `validate` runs: matches, episodes.
         accumulate: as for `Trainer`.
@@ -55,7 +56,7 @@ class RLTrainer:
 
     Raises:
         TypeError: the data takes no parameters.
-        ValueError: an option is outside its range.
+        ValueError: an option is outside its range, or `push_interval` is None and workers act at any time.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class RLTrainer:
         env: Callable[..., Loss],
         data: Generator,
         *,
-        push_interval: Interval | int | str = 100,
+        push_interval: Interval | int | str | None = 100,
         push_ema: bool = False,
         task: Callable[[nn.Module, int], Mapping[str, float]] | None = None,
         accumulate: int = 1,
@@ -81,7 +82,9 @@ class RLTrainer:
             )
         interval = as_interval(push_interval)
         if interval is None:
-            raise ValueError("push_interval must not be None: the generator would never see a trained model")
+            if not callable(wants := getattr(data, "wants_params", None)):
+                raise TypeError(f"push_interval=None needs data with wants_params(batches), not {type(data).__name__}")
+            wants(1)  # refused here where workers act
         if push_ema and ema is None:
             raise ValueError("push_ema=True needs ema: the decay of the moving average")
         self.env, self.data, self.task, self.push_ema = env, data, task, push_ema
@@ -130,17 +133,18 @@ class RLTrainer:
                 generator.update_params(_whole(model))
 
         def start() -> Advance:
-            due = Due(self._interval, run.step, run.time())
+            interval, count, common, any_rank = self._interval, self.options.accumulate, run.ranks.common, run.ranks.any
+            due = Due(interval, run.step, run.time())
             # Sent again after a resume where the step itself is due: the snapshot was taken just before.
-            if run.step == 0 or self._interval.next_step(run.step - 1) == run.step:
+            if run.step == 0 or (interval is not None and interval.next_step(run.step - 1) == run.step):
                 due.next_step = run.step
-            elif self._interval.seconds is not None:
+            elif interval is not None and interval.seconds is not None:
                 due.next_time = 0.0
-            batches, count, common = run.batches(), self.options.accumulate, run.ranks.common
+            batches = run.batches()
 
             def advance(step: int, record: Record | None) -> bool:
                 """Send the parameters if it is time, and make one update."""
-                if due.at(step, run.time()):
+                if any_rank(generator.wants_params(count)) if interval is None else due.at(step, run.time()):
                     push()
                 micro = list(islice(batches, count))
                 n = common(len(micro))

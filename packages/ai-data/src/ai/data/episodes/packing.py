@@ -4,7 +4,7 @@ Letters: E episodes, T steps of one, R = sum of (T + 1) rows of all.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +20,7 @@ Episode: TypeAlias = Mapping[str, Any]
 - `policy` `[T, A]`: the search's probabilities. `value` `[T]` or `[T+1]`: the search's values, from the mover's view.
 - `to_play` `[T+1]` or `[T]`: int, the player to move. Default: one player.
 - `version`: int, of the parameters that it was made with.
+- `episode_return`, `episode_length`: numbers for the log (`data_return`, `data_length`); they are not stored.
 
 Any other key passes through: arrays with T or T+1 entries go along with the steps, anything else is given to each step
 of the episode. A constant array that has T or T+1 entries in one episode by chance is told by the other episodes that
@@ -41,10 +42,28 @@ class Packed:
         columns: `[R, ...]` by key. The last row of each episode is the moment after its last step: its `obs`, `value`
             and `to_play` hold, the rest is zero.
         lengths: `[E]` int64, T + 1 of each.
+        drawable: `[R]` bool, which steps may be the first of a draw; None for all. The others are context: steps
+            that another fragment of the same episode has too.
+        finished: figures of the episodes that ended in here, for the log: `episode_return` and `episode_length`.
+
+    Raises:
+        ValueError: an episode without a step, or columns of other lengths than all rows together.
     """
 
     columns: dict[str, np.ndarray]
     lengths: np.ndarray
+    drawable: np.ndarray | None = None
+    finished: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n_rows = int(self.lengths.sum())
+        if len(self.lengths) == 0 or int(self.lengths.min()) < 2:
+            raise ValueError(f"lengths must be T + 1 of at least one episode of a step or more, got {self.lengths}")
+        wrong = {key: column.shape for key, column in self.columns.items() if column.shape[:1] != (n_rows,)}
+        if wrong:
+            raise ValueError(f"columns must have {n_rows} rows, the sum of lengths, got the shapes {wrong}")
+        if self.drawable is not None and self.drawable.shape != (n_rows,):
+            raise ValueError(f"drawable must have the shape ({n_rows},), got {self.drawable.shape}")
 
     @property
     def n_episodes(self) -> int:
@@ -53,8 +72,55 @@ class Packed:
 
     @property
     def n_steps(self) -> int:
-        """Steps of all episodes."""
+        """Steps of all episodes, each counted once: context is not."""
+        if self.drawable is not None:
+            return int(self.drawable.sum())
         return int(self.lengths.sum()) - len(self.lengths)
+
+    @property
+    def is_step(self) -> np.ndarray:
+        """`[R]` bool, False at the moment after each episode's last step."""
+        steps = np.ones(int(self.lengths.sum()), bool)
+        steps[np.cumsum(self.lengths) - 1] = False
+        return steps
+
+
+_FINISHED = ("episode_return", "episode_length")
+
+
+def packed(made: Sequence[Episode | Packed], version: int = 0) -> Packed:
+    """Returns what sources gave, single episodes or packed ones, as one.
+
+    Args:
+        made: at least one.
+        version: of the parameters, for those that do not say.
+
+    Raises:
+        ValueError: as of `pack`.
+    """
+    if not any(isinstance(one, Packed) for one in made):
+        return pack(made, version)  # type: ignore[arg-type]
+    parts = [_completed(one, version) if isinstance(one, Packed) else pack([one], version) for one in made]
+    if len(parts) == 1:
+        return parts[0]
+    for part in parts:
+        if part.columns.keys() != parts[0].columns.keys():
+            raise ValueError(
+                f"episodes must have equal keys, got {sorted(parts[0].columns)} and {sorted(part.columns)}"
+            )
+    drawable = None
+    if any(part.drawable is not None for part in parts):
+        drawable = np.concatenate([part.is_step if part.drawable is None else part.drawable for part in parts])
+    return Packed(
+        {key: np.concatenate([part.columns[key] for part in parts]) for key in parts[0].columns},
+        np.concatenate([part.lengths for part in parts]),
+        drawable,
+        {
+            key: np.concatenate([part.finished[key] for part in parts if key in part.finished])
+            for key in _FINISHED
+            if any(key in part.finished for part in parts)
+        },
+    )
 
 
 def pack(episodes: Sequence[Episode], version: int = 0) -> Packed:
@@ -76,14 +142,12 @@ def pack(episodes: Sequence[Episode], version: int = 0) -> Packed:
         if episode.keys() != episodes[0].keys():
             raise ValueError(f"episodes must have equal keys, got {sorted(episodes[0])} and {sorted(episode)}")
     columns = {
-        key: _column(key, [np.asarray(e[key]) for e in episodes], n_steps, is_step, last_rows) for key in episodes[0]
+        key: _column(key, [np.asarray(e[key]) for e in episodes], n_steps, is_step, last_rows)
+        for key in episodes[0]
+        if key not in _FINISHED
     }
-    truncated = columns.setdefault("truncated", np.zeros(len(is_step), bool))
-    columns.setdefault("version", np.full(len(is_step), version, np.int64))
-    if "discount" not in columns:
-        discount = is_step.astype(np.float32)
-        discount[last_rows - 1] = truncated[last_rows]
-        columns["discount"] = discount
+    finished = {key: np.array([float(e[key]) for e in episodes], np.float32) for key in _FINISHED if key in episodes[0]}
+    columns = _with_defaults(columns, is_step, version)
     if "value" in columns and len(episodes[0]["value"]) == n_steps[0]:
         # Nothing was said of the last moment: where it goes on, the value before it stands in,
         # seen by whoever moves there.
@@ -92,7 +156,23 @@ def pack(episodes: Sequence[Episode], version: int = 0) -> Packed:
         if "to_play" in columns:
             changed = columns["to_play"][last_rows] != columns["to_play"][last_rows - 1]
             value[last_rows] *= np.where(changed, -1, 1).astype(value.dtype)
-    return Packed(columns, lengths)
+    return Packed(columns, lengths, finished=finished)
+
+
+def _completed(episodes: Packed, version: int) -> Packed:
+    columns = _with_defaults(dict(episodes.columns), episodes.is_step, version)
+    return Packed(columns, episodes.lengths, episodes.drawable, episodes.finished)
+
+
+def _with_defaults(columns: dict[str, np.ndarray], is_step: np.ndarray, version: int) -> dict[str, np.ndarray]:
+    """Adds what an episode need not say: that it was not cut off, that its last step ended it, and its version."""
+    truncated = columns.setdefault("truncated", np.zeros(len(is_step), bool))
+    columns.setdefault("version", np.full(len(is_step), version, np.int64))
+    if "discount" not in columns:
+        last_rows = np.flatnonzero(~is_step)
+        columns["discount"] = is_step.astype(np.float32)
+        columns["discount"][last_rows - 1] = truncated[last_rows]
+    return columns
 
 
 def _n_steps(episode: Episode) -> int:

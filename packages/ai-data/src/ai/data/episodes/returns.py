@@ -1,7 +1,8 @@
-"""Value targets: n-step and full returns, for one player and for two who take turns.
+"""Value targets: n-step, λ-, full and V-trace returns, for one player and for two who take turns.
 
-Letters: s a start row, r a row after it, T the row after an episode's last step. A reward is seen by the player who
-moved, a value by the player to move; where that is not the player at s, the sign turns (two players, zero sum).
+Letters: s a start row, r a row after it, T the row after an episode's last step, R rows of packed episodes. A reward is
+seen by the player who moved, a value by the player to move; where that is not the player at s, the sign turns (two
+players, zero sum).
 """
 
 from collections.abc import Mapping
@@ -26,47 +27,127 @@ def n_step_returns(
 
     Source: Sutton and Barto, 2018, Reinforcement Learning, equation 7.1.
     """
+    total, factor = n_step_rewards(columns, rows, steps_left, n_step, gamma, capacity)
+    if "value" in columns:
+        at = (rows + steps_left.clamp(max=n_step)) % capacity
+        total += factor * columns["value"][at].to(torch.float32)
+    return total
+
+
+def n_step_rewards(
+    columns: Mapping[str, Tensor], rows: Tensor, steps_left: Tensor, n_step: int, gamma: float, capacity: int
+) -> tuple[Tensor, Tensor]:
+    """Returns the two parts of an n-step return: the rewards, and what a value where they stop is multiplied by.
+
+    Arguments as of `n_step_returns`. The factor is γⁿ, less where an episode is shorter, 0 beyond a true end, and
+    negative where the value there is the other player's.
+    """
     total = torch.zeros(rows.shape)
     factor = torch.ones(rows.shape)
     to_play = columns.get("to_play")
     own = None if to_play is None else to_play[rows]
 
-    def seen_by_start(value: Tensor, at: Tensor) -> Tensor:
-        if to_play is None or own is None:
-            return value
-        return torch.where(to_play[at] == own, value, -value)
+    def sign(at: Tensor) -> Tensor | float:
+        return 1.0 if to_play is None or own is None else torch.where(to_play[at] == own, 1.0, -1.0)
 
     for k in range(n_step):
         running = steps_left > k
         if not bool(running.any()):
             break
         at = (rows + k) % capacity
-        reward = seen_by_start(columns["reward"][at].to(torch.float32), at)
-        total += torch.where(running, factor * reward, 0)
+        total += torch.where(running, factor * sign(at) * columns["reward"][at].to(torch.float32), 0)
         factor = torch.where(running, factor * gamma * columns["discount"][at], factor)
-    if "value" in columns:
-        at = (rows + steps_left.clamp(max=n_step)) % capacity
-        total += factor * seen_by_start(columns["value"][at].to(torch.float32), at)
-    return total
+    return total, factor * sign((rows + steps_left.clamp(max=n_step)) % capacity)
 
 
-def full_returns(columns: Mapping[str, np.ndarray], lengths: np.ndarray, gamma: float) -> np.ndarray:
-    """Returns the discounted rewards to each episode's end: `[R]` float32, with the value at T where it was cut off.
+def lambda_returns(
+    columns: Mapping[str, np.ndarray], lengths: np.ndarray, gamma: float, lam: float = 1.0
+) -> np.ndarray:
+    """Returns r + γd((1-λ)V' + λG') of every row: `[R]` float32, with the value at T where an episode was cut off.
+
+    Less the values they are the advantages of GAE; with λ = 1 they are full returns, with λ = 0 one-step targets.
 
     Args:
-        columns: packed episodes; needs `reward` and `discount`, uses `value` and `to_play` where there.
+        columns: packed episodes; needs `reward` and `discount`, `value` unless λ is 1, uses `to_play` where there.
         lengths: T + 1 of each.
         gamma: as of `n_step_returns`.
+        lam: λ, in [0, 1].
+
+    Raises:
+        ValueError: λ is outside [0, 1], or there are no values for a λ below 1.
+
+    Source: Sutton and Barto, 2018, Reinforcement Learning, equation 12.20; Schulman et al., 2016, High-dimensional
+    continuous control using generalized advantage estimation, equation 16.
+
+    >>> steps = {"reward": np.array([1.0, 1.0, 0.0]), "discount": np.array([1.0, 1.0, 0.0])}
+    >>> lambda_returns({**steps, "value": np.array([5.0, 6.0, 7.0])}, np.array([3]), gamma=0.5, lam=0.5)
+    array([4.625, 4.5  , 7.   ], dtype=float32)
     """
+    if not 0 <= lam <= 1:
+        raise ValueError(f"lam must lie in [0, 1], got {lam}")
+    if lam < 1 and "value" not in columns:
+        raise ValueError(f"lam ({lam}) below 1 needs episodes with a value, got the keys {sorted(columns)}")
     last_rows = np.cumsum(lengths) - 1
-    value = columns.get("value")
-    to_play = columns.get("to_play")
+    value, reward, discount = columns.get("value"), columns["reward"], columns["discount"]
+    sign = _signs(columns)
     result = np.zeros(int(lengths.sum()), np.float32)
     result[last_rows] = 0 if value is None else value[last_rows]
     for back in range(1, int(lengths.max())):  # all episodes together, from their ends
         at = last_rows[lengths > back] - back
         after = result[at + 1]
-        if to_play is not None:
-            after = np.where(to_play[at] == to_play[at + 1], after, -after)
-        result[at] = columns["reward"][at] + gamma * columns["discount"][at] * after
+        if value is not None and lam < 1:
+            after = (1 - lam) * value[at + 1] + lam * after
+        result[at] = reward[at] + gamma * discount[at] * (after if sign is None else sign[at] * after)
     return result
+
+
+def full_returns(columns: Mapping[str, np.ndarray], lengths: np.ndarray, gamma: float) -> np.ndarray:
+    """Returns the discounted rewards to each episode's end: `lambda_returns` with λ = 1."""
+    return lambda_returns(columns, lengths, gamma)
+
+
+def vtrace_returns(
+    columns: Mapping[str, np.ndarray],
+    lengths: np.ndarray,
+    ratio: np.ndarray,
+    gamma: float,
+    *,
+    lam: float = 1.0,
+    rho_max: float = 1.0,
+    c_max: float = 1.0,
+) -> np.ndarray:
+    """Returns the values of a policy from episodes that another one acted in: `[R]` float32.
+
+    Args:
+        columns: packed episodes; needs `reward`, `discount` and `value`, uses `to_play` where there.
+        lengths: T + 1 of each.
+        ratio: `[R]` the policy's probability of each action over that of the one that acted; unused at T.
+        gamma: as of `n_step_returns`.
+        lam: λ, which shortens the traces.
+        rho_max: bounds the ratio that a step's own error counts with, and so which policy the values are of.
+        c_max: bounds the ratio that later errors are carried back with.
+
+    Source: Espeholt et al., 2018, IMPALA, equation 1 and remark 2.
+
+    >>> steps = {"reward": np.array([1.0, 0.0]), "discount": np.array([1.0, 0.0]), "value": np.array([0.0, 2.0])}
+    >>> vtrace_returns(steps, np.array([2]), ratio=np.array([0.5, 0.0]), gamma=1.0)
+    array([1.5, 2. ], dtype=float32)
+    """
+    last_rows = np.cumsum(lengths) - 1
+    value, reward, discount = columns["value"], columns["reward"], columns["discount"]
+    sign = _signs(columns)
+    rho, c = np.minimum(ratio, rho_max), lam * np.minimum(ratio, c_max)
+    result = np.zeros(int(lengths.sum()), np.float32)
+    result[last_rows] = value[last_rows]
+    for back in range(1, int(lengths.max())):
+        at = last_rows[lengths > back] - back
+        factor = gamma * discount[at] * (1 if sign is None else sign[at])
+        error = rho[at] * (reward[at] + factor * value[at + 1] - value[at])
+        result[at] = value[at] + error + factor * c[at] * (result[at + 1] - value[at + 1])
+    return result
+
+
+def _signs(columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Returns, for each row but the last, -1 where another player moves next; None for one player."""
+    to_play = columns.get("to_play")
+    return None if to_play is None else np.where(to_play[:-1] == to_play[1:], 1.0, -1.0).astype(np.float32)

@@ -5,6 +5,7 @@ import time
 from collections import deque
 
 from ai.data.episodes.packing import Packed
+from ai.data.episodes.recent import RecentEpisodes
 from ai.data.replay_buffer import ReplayBuffer
 
 # How far workers may run ahead of a replay ratio, in batches.
@@ -17,7 +18,8 @@ class Intake:
     Args:
         buffer: takes the episodes.
         batch_size: draws a batch.
-        replay_ratio: how often a step is drawn on average; None for no coupling.
+        replay_ratio: how often a step is drawn on average; None for no coupling. Steps made before the first batch do
+            not count: they would all be paid for at once.
         min_steps: steps to make before the first batch.
 
     Attributes:
@@ -35,6 +37,7 @@ class Intake:
         self.n_episodes = 0
         self.version = 0
         self.hungry = False
+        self.recent = RecentEpisodes()
         self._born: deque[tuple[float, int]] = deque()  # (arrival, rows) of the chunks in the buffer, oldest first
         self._n_born = 0  # rows of all of them
         self._batch_size = batch_size
@@ -47,6 +50,7 @@ class Intake:
             self.buffer.extend(episodes)
             self.n_steps += episodes.n_steps
             self.n_episodes += episodes.n_episodes
+            self.recent.add(episodes.finished)
             self._born.append((time.monotonic(), int(episodes.lengths.sum())))
             self._n_born += self._born[-1][1]
             while self._n_born - self._born[0][1] >= self.buffer.capacity:
@@ -58,12 +62,15 @@ class Intake:
         with self.changed:
             self.changed.notify_all()
 
-    def ready(self) -> bool:
-        """Returns whether a batch may be drawn."""
+    def ready(self, batches: int = 1) -> bool:
+        """Returns whether so many batches may be drawn before anything more is made."""
         n_open = len(self.buffer)
-        if self.n_steps < self._min_steps or n_open < (1 if self.buffer.max_reuse is None else self._batch_size):
+        if self.n_steps < self._min_steps or n_open < (
+            1 if self.buffer.max_reuse is None else batches * self._batch_size
+        ):
             return False
-        return self.replay_ratio is None or self.n_used + self._batch_size <= self.replay_ratio * self.n_steps
+        used = self.n_used + (batches - 1) * self._batch_size
+        return self.replay_ratio is None or used <= self.replay_ratio * (self.n_steps - self._min_steps)
 
     def wants_more(self) -> bool:
         """Returns whether workers may go on: they must not run away from the replay ratio, nor starve a trainer."""
@@ -94,4 +101,5 @@ class Intake:
             "age_s": sum((now - at) * rows for at, rows in self._born) / self._n_born if self._born else 0.0,
             "reuse": self.n_used / self.n_steps if self.n_steps else 0.0,
             "version_lag": float(self.version - versions.double().mean()) if len(versions) else 0.0,
+            **self.recent.stats(),
         }

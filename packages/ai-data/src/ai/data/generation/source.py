@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from ai.data.episodes.packing import Episode
+from ai.data.episodes.packing import Episode, Packed
 
 
 @runtime_checkable
@@ -35,8 +35,8 @@ class Source(Protocol):
             worker: 0 … n_workers - 1; 0 in synchronous use.
         """
 
-    def __next__(self) -> Episode:
-        """Returns the next episode; raising `StopIteration` ends this worker's part."""
+    def __next__(self) -> Episode | Packed:
+        """Returns the next episode, or several in one; raising `StopIteration` ends this worker's part."""
 
     def update_params(self, state_dict: Mapping[str, Any], version: int) -> None:
         """Takes new parameters, between two episodes.

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ai.data.episodes.packing import pack
+from ai.data.episodes.packing import Packed, packed
 from ai.data.generation.source import Source
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _serve(source: Source, link: "Link") -> None:
             params = None
         episodes, ended = _chunk(source)
         if episodes:
-            link.send(("episodes", pack(episodes, version)))
+            link.send(("episodes", packed(episodes, version)))
             n_credits -= 1
         if ended:
             link.send(("ended",))
@@ -67,5 +67,8 @@ def _chunk(source: Source) -> tuple[list[Any], bool]:
         except StopIteration:
             return episodes, True
         episodes.append(episode)
-        n_steps += max((len(value) for value in episode.values() if hasattr(value, "__len__")), default=1)
+        if isinstance(episode, Packed):
+            n_steps += episode.n_steps
+        else:
+            n_steps += max((len(value) for value in episode.values() if hasattr(value, "__len__")), default=1)
     return episodes, False

@@ -1,4 +1,4 @@
-"""Environments of `RLTrainer`: policies and values learnt from played games.
+"""A model of the rules, learnt along unrolled steps with a policy and a value.
 
 Letters: B batch, A actions, K steps unrolled, S bins of a support. Batches are draws of `ai.data.ReplayBuffer`.
 """
@@ -11,91 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ai.train.engine.log import is_logging, log
-
-Batch = Mapping[str, Tensor]
-
-
-class RL:
-    """Cross-entropy of a policy against a search's, plus squared error of a value against its target.
-
-    `model(obs)` gives `(logits [B, A], value [B] or [B, 1])`. The batch holds `obs`, `policy [B, A]`, `target [B]` and,
-    from prioritised replay, `weight [B]`.
-
-    Args:
-        value_weight: of the value's error.
-        entropy: a bonus for the policy's entropy.
-
-    Source: Silver et al. 2017, Mastering the game of Go without human knowledge, equation 1 (weight decay is the
-    optimiser's).
-
-    >>> model = lambda obs: (obs, obs[:, 0])
-    >>> batch = {'obs': torch.zeros(4, 2), 'policy': torch.full((4, 2), 0.5), 'target': torch.ones(4)}
-    >>> round(float(RL()(model, batch, 0)), 4)
-    1.6931
-    """
-
-    def __init__(self, *, value_weight: float = 1.0, entropy: float = 0.0) -> None:
-        self.value_weight, self.entropy = value_weight, entropy
-
-    def __call__(self, model: Callable[[Tensor], tuple[Tensor, Tensor]], batch: Batch, step: int) -> Tensor:
-        """The mean loss over the batch."""
-        logits, value = model(batch["obs"])
-        value = widened(value.flatten())
-        target = batch["target"].to(value.dtype)
-        if value.shape != target.shape:
-            raise ValueError(f"the model's value {tuple(value.shape)} and target {tuple(target.shape)} must agree")
-        policy_loss = F.cross_entropy(logits, batch["policy"].to(logits.dtype), reduction="none")
-        value_loss = (value - target).square()
-        loss = policy_loss + self.value_weight * value_loss
-        if self.entropy or is_logging():
-            log_p = widened(logits).log_softmax(1)
-            # An illegal move's logit may be -inf: 0 · log 0 counts as 0.
-            entropy = -(log_p.exp() * log_p.clamp_min(-1e9)).sum(1)
-            loss = loss - self.entropy * entropy if self.entropy else loss
-            log("policy_loss", policy_loss.mean())
-            log("value_loss", value_loss.mean())
-            log("entropy", entropy.mean())
-        return (loss * batch["weight"]).mean() if "weight" in batch else loss.mean()
-
-
-class Support:
-    """Scalars as probabilities over the integers from -size to size, after h(x) = sign(x)(√(abs(x)+1) - 1) + εx.
-
-    Args:
-        size: the largest transformed value; S = 2 · size + 1.
-        epsilon: keeps the transform invertible.
-
-    Source: Schrittwieser et al. 2020, MuZero, appendix F; Pohlen et al. 2018, proposition A.2.
-
-    >>> support = Support(10)
-    >>> x = torch.tensor([-30.0, 0.0, 2.5])
-    >>> bool(torch.allclose(support.to_scalar(support.to_probabilities(x).log()), x, atol=1e-3))
-    True
-    """
-
-    def __init__(self, size: int, epsilon: float = 0.001) -> None:
-        if size < 1:
-            raise ValueError(f"size must be at least 1, not {size}")
-        self.size, self.epsilon = size, epsilon
-
-    def to_probabilities(self, x: Tensor) -> Tensor:
-        """Two neighbouring bins share the weight: `[...]` -> `[..., S]`."""
-        h = (x.sign() * ((x.abs() + 1).sqrt() - 1) + self.epsilon * x).clamp(-self.size, self.size)
-        low = h.floor()
-        share = (h - low)[..., None]
-        index = (low + self.size).long()[..., None]
-        out = torch.zeros(*x.shape, 2 * self.size + 1, device=x.device, dtype=h.dtype)
-        out.scatter_(-1, index, 1 - share)
-        return out.scatter_add_(-1, (index + 1).clamp_max(2 * self.size), share)
-
-    def to_scalar(self, logits: Tensor) -> Tensor:
-        """The expected value: `[..., S]` -> `[...]`."""
-        wide = widened(logits)
-        bins = torch.arange(-self.size, self.size + 1, device=logits.device, dtype=wide.dtype)
-        h = (wide.softmax(-1) * bins).sum(-1)
-        eps = self.epsilon
-        root = ((1 + 4 * eps * (h.abs() + 1 + eps)).sqrt() - 1) / (2 * eps)
-        return h.sign() * (root.square() - 1)
+from ai.train.rl.precision import widened
+from ai.train.rl.support import Support
 
 
 class MuZero:
@@ -139,7 +56,7 @@ class MuZero:
         self.consistency_weight = consistency_weight
         self.priorities = priorities
 
-    def __call__(self, model: Any, batch: Batch, step: int) -> Tensor:
+    def __call__(self, model: Any, batch: Mapping[str, Tensor], step: int) -> Tensor:
         """The mean loss over the batch."""
         obs = batch["obs"][:, 0] if self.obs_unrolled else batch["obs"]
         n_unroll = batch["action"].shape[1] - 1
@@ -188,15 +105,6 @@ class MuZero:
 
     def _to_scalar(self, value: Tensor) -> Tensor:
         return widened(value.flatten()) if self.support is None else self.support.to_scalar(value)
-
-
-def widened(x: Tensor) -> Tensor:
-    """At least float32: half precision would round what is summed and compared.
-
-    >>> [widened(torch.ones((), dtype=dtype)).dtype for dtype in (torch.bfloat16, torch.float64)]
-    [torch.float32, torch.float64]
-    """
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def halve_gradient(x: Tensor) -> Tensor:

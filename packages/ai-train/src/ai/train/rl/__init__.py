@@ -1,0 +1,1 @@
+"""Environments of `RLTrainer`: policies and values learnt from what the model itself played."""

@@ -1,0 +1,117 @@
+"""Returns of packed episodes against slow loops over one step at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+from ai.data import lambda_returns, vtrace_returns
+from ai.data.episodes.returns import full_returns, n_step_rewards
+
+
+def random_episodes(seed, n, two_players=False):
+    """Returns `n` packed episodes: some end, some are cut off, in some the players do not alternate."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 9, n) + 1
+    rows, last = int(lengths.sum()), np.cumsum(lengths) - 1
+    columns = {key: rng.normal(size=rows).astype(np.float32) for key in ("reward", "value")}
+    columns["discount"] = rng.choice([1.0, 0.9], rows).astype(np.float32)
+    columns["discount"][last[rng.random(n) < 0.5] - 1] = 0
+    columns["ratio"] = rng.gamma(1.0, 1.0, rows)
+    if two_players:
+        columns["to_play"] = rng.integers(0, 2, rows)
+    return columns, lengths
+
+
+def spans(lengths):
+    ends = np.cumsum(lengths)
+    return zip(ends - lengths, ends - 1, strict=True)
+
+
+def sign(columns, a, b):
+    return 1 if "to_play" not in columns or columns["to_play"][a] == columns["to_play"][b] else -1
+
+
+def slow_gae(columns, lengths, gamma, lam):
+    """Advantages as the exponentially weighted sum of temporal differences, term by term."""
+    r, v, d = columns["reward"].astype(float), columns["value"].astype(float), columns["discount"].astype(float)
+    out = v.copy()
+    for first, last in spans(lengths):
+        for s in range(first, last):
+            weight = 1.0
+            for t in range(s, last):
+                delta = r[t] + gamma * d[t] * sign(columns, t, t + 1) * v[t + 1] - v[t]
+                out[s] += weight * sign(columns, s, t) * delta
+                weight *= gamma * lam * d[t]
+    return out
+
+
+def slow_vtrace(columns, lengths, gamma, lam, rho_max, c_max):
+    """Equation 1 of the paper as it is printed: a sum over later steps, each with its product of traces."""
+    r, v, d = columns["reward"].astype(float), columns["value"].astype(float), columns["discount"].astype(float)
+    out = v.copy()
+    for first, last in spans(lengths):
+        for s in range(first, last):
+            for t in range(s, last):
+                rho = min(rho_max, columns["ratio"][t])
+                delta = rho * (r[t] + gamma * d[t] * sign(columns, t, t + 1) * v[t + 1] - v[t])
+                trace = np.prod([gamma * d[i] * lam * min(c_max, columns["ratio"][i]) for i in range(s, t)])
+                out[s] += trace * sign(columns, s, t) * delta
+    return out
+
+
+@pytest.mark.parametrize("two_players", [False, True])
+@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
+def test_lambda_returns_less_the_values_are_the_advantages_of_gae(lam, two_players):
+    columns, lengths = random_episodes(0, 60, two_players)
+    np.testing.assert_allclose(
+        lambda_returns(columns, lengths, 0.9, lam), slow_gae(columns, lengths, 0.9, lam), atol=2e-5
+    )
+
+
+@pytest.mark.parametrize("two_players", [False, True])
+@pytest.mark.parametrize(("lam", "rho_max", "c_max"), [(1.0, 1.0, 1.0), (0.8, 2.0, 0.5)])
+def test_vtrace_is_the_sum_of_the_paper(lam, rho_max, c_max, two_players):
+    columns, lengths = random_episodes(1, 60, two_players)
+    got = vtrace_returns(columns, lengths, columns["ratio"], 0.9, lam=lam, rho_max=rho_max, c_max=c_max)
+    np.testing.assert_allclose(got, slow_vtrace(columns, lengths, 0.9, lam, rho_max, c_max), atol=5e-5)
+
+
+def test_vtrace_on_policy_is_the_lambda_return():
+    columns, lengths = random_episodes(2, 60)
+    ones = np.ones_like(columns["ratio"])
+    np.testing.assert_allclose(
+        vtrace_returns(columns, lengths, ones, 0.9, lam=0.7), lambda_returns(columns, lengths, 0.9, 0.7), atol=2e-5
+    )
+
+
+@pytest.mark.parametrize("two_players", [False, True])
+@pytest.mark.parametrize("n_step", [1, 3, 20])
+def test_n_step_rewards_and_their_factor_are_those_of_a_slow_loop(n_step, two_players):
+    columns, lengths = random_episodes(3, 40, two_players)
+    rows, left = [], []
+    for first, last in spans(lengths):
+        rows += range(first, last + 1)
+        left += [last - row for row in range(first, last + 1)]
+    tensors = {key: torch.from_numpy(column) for key, column in columns.items()}
+    total, factor = n_step_rewards(tensors, torch.tensor(rows), torch.tensor(left), n_step, 0.9, len(rows))
+    for s, ahead in zip(rows, left, strict=True):
+        want, weight = 0.0, 1.0
+        for t in range(s, s + min(n_step, ahead)):
+            want += weight * sign(columns, s, t) * columns["reward"][t]
+            weight *= 0.9 * columns["discount"][t]
+        assert total[s] == pytest.approx(want, abs=1e-5)
+        assert factor[s] == pytest.approx(weight * sign(columns, s, s + min(n_step, ahead)), abs=1e-5)
+
+
+def test_full_returns_need_no_values():
+    columns = {"reward": np.array([1.0, 2.0, 0.0]), "discount": np.array([1.0, 1.0, 1.0])}
+    assert full_returns(columns, np.array([3]), 0.5).tolist() == [2, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("lam", "message"), [(1.5, r"lam must lie in \[0, 1\], got 1.5"), (0.5, r"lam \(0.5\) below 1 needs .* a value")]
+)
+def test_a_wrong_lambda_is_refused(lam, message):
+    columns = {"reward": np.zeros(2), "discount": np.zeros(2)}
+    with pytest.raises(ValueError, match=message):
+        lambda_returns(columns, np.array([2]), 0.9, lam)
