@@ -117,3 +117,27 @@ def test_chained_augmentation_is_a_function_of_the_place_in_the_loader():
 def test_bad_amounts_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [("crop", augment.crop(1)), ("color", augment.color()), ("cutout", augment.cutout(1))]
+)
+def test_images_of_another_type_or_range_are_refused(name, change):
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(
+        ValueError, match=rf"{name} needs images as floating point .* in \[-1, 1\], got torch.uint8: call"
+    ):
+        change(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), generator)
+    with pytest.raises(
+        ValueError, match=rf"{name} needs images in \[-1, 1\], got values from 0 to 2.5: normalise after"
+    ):
+        change(torch.linspace(0, 2.5, 96).view(2, 3, 4, 4), generator)
+    assert change(torch.linspace(-1, 1, 96).view(2, 3, 4, 4), generator).shape == (2, 3, 4, 4)
+
+
+def test_mixup_of_bytes_is_refused():
+    batch = {"x": torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "y": torch.tensor([0, 1])}
+    with pytest.raises(ValueError, match=r"mixup needs images as floating point numbers, got torch.uint8"):
+        augment.mixup(2)(batch, torch.Generator())
+    flipped = augment.flip(1.0)(torch.arange(4, dtype=torch.uint8).view(1, 1, 1, 4), torch.Generator())
+    assert flipped.flatten().tolist() == [3, 2, 1, 0]  # a mirror takes any pixels

@@ -228,7 +228,7 @@ def test_cifar_is_augmented_as_deit_does(monkeypatch):
     pixels = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(24, dtype=torch.uint8) % 10
 
-    def stored(n_classes):
+    def stored(*, n_classes):
         scaled = {"x": lambda x: x.float() / 127.5 - 1}
         return Dataset({"x": pixels, "y": labels}, postprocess=scaled, default_split=(16, 8))
 

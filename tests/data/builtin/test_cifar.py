@@ -52,7 +52,7 @@ def write(folder, n_classes, as_archive):
 @pytest.mark.parametrize("as_archive", [False, True])
 def test_images_and_fine_labels_are_read(tmp_path, n_classes, as_archive):
     content = write(tmp_path, n_classes, as_archive)
-    ds = cifar_dataset(n_classes, tmp_path)
+    ds = cifar_dataset(tmp_path, n_classes=n_classes)
     train, test = ds.split()
     assert (len(train), len(test)) == (20, 3)
     rows = content["test_batch.bin" if n_classes == 10 else "test.bin"]
@@ -90,10 +90,10 @@ def write_pickles(folder, n_classes):
 def test_torchvisions_files_are_read_without_running_them(tmp_path, n_classes):
     inner = write_pickles(tmp_path, n_classes)
     label_key = b"labels" if n_classes == 10 else b"fine_labels"
-    ours = cifar_dataset(n_classes, tmp_path)
+    ours = cifar_dataset(tmp_path, n_classes=n_classes)
     (tmp_path / "binary").mkdir()
     write(tmp_path / "binary", n_classes, as_archive=False)
-    binary = cifar_dataset(n_classes, tmp_path / "binary")
+    binary = cifar_dataset(tmp_path / "binary", n_classes=n_classes)
     assert torch.equal(ours.data["x"], binary.data["x"])
     assert torch.equal(ours.data["y"], binary.data["y"])
     assert ours.classes == binary.classes
@@ -112,7 +112,7 @@ def test_torchvisions_files_are_read_without_running_them(tmp_path, n_classes):
     ):
         test.write_bytes(bad)
         with pytest.raises(ValueError, match=message):
-            cifar_dataset(n_classes, tmp_path)
+            cifar_dataset(tmp_path, n_classes=n_classes)
 
 
 def test_malformed_files_are_named(tmp_path):
@@ -122,10 +122,10 @@ def test_malformed_files_are_named(tmp_path):
     with pytest.raises(
         ValueError, match=r"data_batch_2.bin is truncated or malformed: 12287 bytes are no multiple of 3073"
     ):
-        cifar_dataset(10, tmp_path)
+        cifar_dataset(tmp_path)
     path.write_bytes(b"\xff" * 3073)
     with pytest.raises(ValueError, match="it holds the label 255, labels must be below 10"):
-        cifar_dataset(10, tmp_path)
+        cifar_dataset(tmp_path)
 
 
 def test_a_truncated_archive_and_another_number_of_classes_are_refused(tmp_path):
@@ -133,9 +133,9 @@ def test_a_truncated_archive_and_another_number_of_classes_are_refused(tmp_path)
     archive = tmp_path / "cifar-10-binary.tar.gz"
     archive.write_bytes(archive.read_bytes()[:-3000])
     with pytest.raises(ValueError, match="is truncated or malformed"):
-        cifar_dataset(10, tmp_path)
+        cifar_dataset(tmp_path)
     with pytest.raises(ValueError, match="n_classes must be 10 or 100, got 11"):
-        cifar_dataset(11)
+        cifar_dataset(n_classes=11)
 
 
 @pytest.fixture
@@ -164,12 +164,12 @@ def test_what_torchvision_names_is_downloaded_checked_and_read(tmp_path, served,
         tar.add(inner, inner.name)
     monkeypatch.setattr(source, "url", url + source.filename)
     with pytest.raises(FileNotFoundError, match=f"its checksum is .*, expected {source.tgz_md5}"):
-        cifar_dataset(n_classes, tmp_path / "here")
+        cifar_dataset(tmp_path / "here", n_classes=n_classes)
     assert not list((tmp_path / "here").iterdir())
     digest = hashlib.md5((folder / source.filename).read_bytes()).hexdigest()
     monkeypatch.setattr(source, "tgz_md5", digest)
-    ds = cifar_dataset(n_classes, tmp_path / "here")
-    assert torch.equal(ds.data["x"], cifar_dataset(n_classes, folder).data["x"])
+    ds = cifar_dataset(tmp_path / "here", n_classes=n_classes)
+    assert torch.equal(ds.data["x"], cifar_dataset(folder, n_classes=n_classes).data["x"])
     assert [path.name for path in (tmp_path / "here").iterdir()] == [source.filename]
 
 
@@ -178,4 +178,4 @@ def test_no_files_and_no_network_is_one_clear_error(tmp_path, monkeypatch):
     with pytest.raises(
         FileNotFoundError, match=r"could not be downloaded .*put cifar-100-python.tar.gz there, or its files train"
     ):
-        cifar_dataset(100, tmp_path)
+        cifar_dataset(tmp_path, n_classes=100)

@@ -31,7 +31,7 @@ def cifar(n_classes: int, *, mixup_alpha: float, cutmix_alpha: float) -> tuple[D
     """
     from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-    train_set, held_out = cifar_dataset(n_classes).split()
+    train_set, held_out = cifar_dataset(n_classes=n_classes).split()
     train_set = Dataset(train_set.data, {"x": v2.RandAugment(2, 9)}, train_set.postprocess)
     for change in (crop(4, "reflect"), flip(), erase()):
         train_set = train_set.then({"x": change})

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ai.data.episodes.returns import lambda_returns as lambda_returns
     from ai.data.episodes.returns import vtrace_returns as vtrace_returns
     from ai.data.generation.source import Source as Source
+    from ai.data.images.pack_list import packs as packs
     from ai.data.img_dataset import ImgDataset as ImgDataset
     from ai.data.loader import DataLoader as DataLoader
     from ai.data.loading.preprocess import PreprocessError as PreprocessError
@@ -46,6 +47,7 @@ _OWNERS = {
     "fashion_mnist_dataset": "builtin.mnist",
     "lambda_returns": "episodes.returns",
     "mnist_dataset": "builtin.mnist",
+    "packs": "images.pack_list",
     "vtrace_returns": "episodes.returns",
 }
 _MODULES = ("augment", "toy", "util")

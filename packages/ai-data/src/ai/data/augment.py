@@ -1,7 +1,8 @@
 """Random changes of image batches, on the batch's device, each image its own.
 
 Each function returns a postprocess for `Dataset.then`, which passes it a seeded generator. Images are
-`(batch, channels, height, width)` float in [-1, 1].
+`(batch, channels, height, width)` float in [-1, 1]; where another type or range would give wrong pixels it is refused,
+the range at the first batch. Normalise by mean and deviation after them, by another `then`.
 
 Example:
     >>> import torch
@@ -27,6 +28,9 @@ OnImages: TypeAlias = Callable[[Tensor, Generator], Tensor]
 OnBatch: TypeAlias = Callable[[dict[str, Tensor], Generator], dict[str, Tensor]]
 
 
+_ORDER = "call it after the postprocess that makes them so"
+
+
 def flip(p: float = 0.5) -> OnImages:
     """Mirrors left and right with probability `p`."""
     _check_probability(p)
@@ -45,9 +49,12 @@ def crop(padding: int, mode: str = "constant") -> OnImages:
     """
     if padding < 1:
         raise ValueError(f"padding must be at least 1 pixel, got {padding}")
+    check = _Range("crop")
 
     def apply(x: Tensor, generator: Generator) -> Tensor:
         n, channels, height, width = x.shape
+        if mode == "constant":
+            check(x)
         border = (padding,) * 4
         padded = F.pad(x, border, value=-1) if mode == "constant" else F.pad(x, border, mode)
         top, left = torch.randint(2 * padding + 1, (2, n, 1), generator=generator, device=x.device)
@@ -65,8 +72,10 @@ def color(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.
     for name, amount in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
         if not 0 <= amount <= 1:
             raise ValueError(f"{name} must lie in [0, 1], got {amount}")
+    check = _Range("color")
 
     def apply(x: Tensor, generator: Generator) -> Tensor:
+        check(x)
         factors = 2 * torch.rand(3, len(x), 1, 1, 1, generator=generator, device=x.device) - 1
         y = (x + 1) / 2 * (1 + brightness * factors[0])
         colourful = x.shape[1] == 3
@@ -88,8 +97,10 @@ def cutout(size: int) -> OnImages:
     """
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel, got {size}")
+    check = _Range("cutout")
 
     def apply(x: Tensor, generator: Generator) -> Tensor:
+        check(x)
         n, _, height, width = x.shape
         middle = torch.rand(2, n, 1, generator=generator, device=x.device)
         rows = _within(middle[0], height, size)
@@ -108,6 +119,8 @@ def mixup(n_classes: int, alpha: float = 0.2) -> OnBatch:
 
     def apply(batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
         x = batch["x"]
+        if not x.is_floating_point():
+            raise ValueError(f"mixup needs images as floating point numbers, got {x.dtype}: {_ORDER}")
         other = torch.randperm(len(x), generator=generator, device=x.device)
         share = _beta(len(x), alpha, generator, 0, x.device).to(x.dtype)
         weight = share[:, None, None, None]
@@ -138,6 +151,29 @@ def cutmix(n_classes: int, alpha: float = 1.0) -> OnBatch:
         return {**batch, "x": mixed, "y": _mixed_labels(batch["y"], other, share, n_classes)}
 
     return apply
+
+
+class _Range:
+    """Refuses images that are not float in [-1, 1]; the range at the first batch only, since looking takes time.
+
+    Args:
+        name: what an error calls the augmentation.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._seen = False
+
+    def __call__(self, x: Tensor) -> None:
+        if not x.is_floating_point():
+            raise ValueError(f"{self._name} needs images as floating point numbers in [-1, 1], got {x.dtype}: {_ORDER}")
+        if not self._seen and x.numel():
+            low, high = (float(bound) for bound in x.aminmax())
+            if low < -1.01 or high > 1.01:
+                raise ValueError(
+                    f"{self._name} needs images in [-1, 1], got values from {low:.4g} to {high:.4g}: normalise after it"
+                )
+            self._seen = True
 
 
 def _within(middle: Tensor, length: int, size: Tensor | int) -> Tensor:

@@ -3,29 +3,33 @@
 import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ai.data.batch.collate import collate
+from ai.data.batch.collate import collate, like
 from ai.data.batch.seeds import derive_seed
 from ai.data.batch.transform import Applied, Chain, Transform
 from ai.data.loader import DataLoader
 from ai.data.loading.preprocess import sample_at
 from ai.data.storage import columns as cols
+from ai.data.storage.classes import checked_classes, same_classes
 
-Split: TypeAlias = Sequence[float] | Sequence[int] | Sequence[Sequence[int]]
+Split: TypeAlias = Sequence[float] | Sequence[int] | Sequence[Sequence[int] | Tensor]
 
 
 class Dataset:
     """Samples in memory, with what turns them into batches.
 
     Args:
-        data: an array, a tensor, a list (of paths, …) or a dict of these with equal lengths; also a HuggingFace
-            dataset. Arrays and tensors are shared, not copied; memory-mapped arrays and parts of them stay in the
-            file. A list holds one entry a sample, arrays too; x and y go in a dict, `{"x": X, "y": Y}`: as a tuple, or
-            as a list of two or three arrays that are longer than the list, they are refused.
+        data: an array, a tensor, a list (of paths, …) or a dict of these with equal lengths; also a table of pyarrow,
+            pandas, polars or HuggingFace, whose columns keep their names. Arrays and tensors are shared, not copied;
+            memory-mapped arrays and parts of them stay in the file. A list holds one entry a sample, arrays too; x and
+            y go in a dict, `{"x": X, "y": Y}`: as a tuple, or as a list of two or three arrays that are longer than
+            the list, they are refused. So are missing values, times and numbers mixed with anything else.
         preprocess: called by the data workers on each stored sample (for example: load an image from its path), a
             callable or a dict of callables by key. A parameter named `rng` receives a `numpy.random.Generator`, one
             named `generator` a `torch.Generator`, and the global generators are seeded as well, all by
@@ -33,6 +37,8 @@ class Dataset:
         postprocess: called on each batch on its device (for example: to float32 and normalise), a callable or a dict of
             callables by key. A parameter named `generator` receives a seeded `torch.Generator` on that device.
         default_split: what `.split()` without arguments does, in any form that `.split` takes.
+        classes: the names of the labels in `y`, in the order of their numbers; kept by every part, and told apart
+            where datasets are joined.
 
     Raises:
         TypeError: data, preprocess or postprocess of another type, or columns without names.
@@ -50,6 +56,7 @@ class Dataset:
         preprocess: Transform | None = None,
         postprocess: Transform | None = None,
         default_split: Split | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         cols.refuse_unnamed_columns(data)
         self.data = cols.as_columns(data)
@@ -63,7 +70,16 @@ class Dataset:
         self.preprocess = preprocess
         self.postprocess = postprocess
         self.default_split = default_split
-        self.classes: tuple[str, ...] | None = None
+        self._classes = checked_classes(classes, self.data)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the labels in `y`, in the order of their numbers; None where nobody told."""
+        return self._classes
+
+    def __repr__(self) -> str:
+        names = f", {len(self.classes)} classes: {_few(self.classes)}" if self.classes else ""
+        return f"{type(self).__name__}({len(self)} samples, {cols.described(self.data)}{names})"
 
     def __len__(self) -> int:
         return cols.n_samples(self.data)
@@ -123,7 +139,7 @@ class Dataset:
         chosen = self.subset(torch.randperm(len(self), generator=generator)[:n].tolist())
         return next(iter(chosen.loader(n, device, n_workers=0, seed=seed)))
 
-    def split(self, *ratio: float | int | Sequence[int], seed: int = 0) -> tuple[Self, ...]:
+    def split(self, *ratio: float | int | Sequence[int] | Tensor, seed: int = 0) -> tuple[Self, ...]:
         """Returns this dataset in parts.
 
         Args:
@@ -143,16 +159,18 @@ class Dataset:
             raise ValueError("this dataset has no default split: give ratios, for example split(.9, .1)")
         if all(isinstance(part, float) for part in parts):
             return self._split_by_ratio(parts, seed)
-        if all(isinstance(part, int) for part in parts):
+        if all(isinstance(part, Integral) for part in parts):
             if sum(parts) != len(self) or min(parts) < 1:
                 raise ValueError(f"counts must be positive and sum to the {len(self)} samples, got {tuple(parts)}")
             bounds = np.cumsum([0, *parts]).tolist()
             return tuple(self.subset(range(*pair)) for pair in pairwise(bounds))
-        if any(isinstance(part, int | float) for part in parts):
+        if any(isinstance(part, Real) for part in parts):
             raise ValueError(f"a split must be all fractions, all counts or all index lists, got {tuple(parts)}")
+        if len(parts) == 1 and all(isinstance(item, float) for item in parts[0]):
+            raise ValueError(f"ratios are arguments of their own: split{tuple(parts[0])}, got them in one list")
         return tuple(self.subset(part) for part in parts)
 
-    def subset(self, indices: Sequence[int]) -> Self:
+    def subset(self, indices: Sequence[int] | Tensor) -> Self:
         """Returns the dataset of the samples at `indices`, in that order.
 
         A `range` shares the tensors' memory; other indices copy the samples, except those of a memory-mapped array,
@@ -191,19 +209,29 @@ class Dataset:
         return self.subset(kept)
 
     def concat(self, *others: "Dataset") -> Self:
-        """Returns the samples of this dataset followed by those of `others`, with this one's transforms."""
-        parts: list[Any] = [self.data, *(other.data for other in others)]
+        """Returns the samples of this dataset followed by those of `others`, with this one's transforms.
+
+        Where classes differ, the numbers of this one stand, and the labels of the others are numbered to match.
+
+        Raises:
+            ValueError: columns that do not fit, or classes that only some of the datasets have.
+        """
+        everyone: list[Dataset] = [self, *others]
+        parts, classes = same_classes([(dataset.data, dataset.classes) for dataset in everyone])
+        joined: Any
         if isinstance(self.data, dict):
             for part in parts:
                 if not isinstance(part, dict) or part.keys() != self.data.keys():
                     have = sorted(part) if isinstance(part, dict) else "a single column"
                     raise ValueError(f"datasets must have equal columns, got {sorted(self.data)} and {have}")
-            joined: Any = {key: cols.join([part[key] for part in parts], key) for key in self.data}
+            joined = {key: cols.join([part[key] for part in parts], key) for key in self.data}  # type: ignore[call-overload,index]
         elif any(isinstance(part, dict) for part in parts):
             raise ValueError("datasets must have equal columns, got a single column and a dict of columns")
         else:
-            joined = cols.join(parts, "data")
-        return self._with(joined, self.default_split if _all_fractions(self.default_split) else None)
+            joined = cols.join(parts, "data")  # type: ignore[arg-type]
+        whole = self._with(joined, self.default_split if _all_fractions(self.default_split) else None)
+        whole._classes = classes
+        return whole
 
     def then(self, postprocess: Transform) -> Self:
         """Returns this dataset with `postprocess` called on each batch after its own, for example to augment.
@@ -223,7 +251,7 @@ class Dataset:
         Args:
             torch_dataset: its samples may be tuples (the first two entries become `x` and `y`), dicts or single
                 values.
-            **options: `preprocess`, `postprocess` and `default_split`.
+            **options: `preprocess`, `postprocess`, `default_split` and `classes`.
 
         Example:
             >>> pairs = torch.utils.data.TensorDataset(torch.zeros(5, 2), torch.arange(5))
@@ -249,7 +277,7 @@ class Dataset:
         if any(a == b for a, b in pairwise(bounds)):
             raise ValueError(f"ratios {tuple(ratios)} leave a part of the {len(self)} samples empty")
         generator = torch.Generator().manual_seed(derive_seed(seed, 1))
-        order = torch.randperm(len(self), generator=generator).tolist()
+        order = torch.randperm(len(self), generator=generator)
         return tuple(self.subset(order[a:b]) for a, b in pairwise(bounds))
 
     def _with(self, data: Any, default_split: Split | None) -> Self:
@@ -270,9 +298,13 @@ def _all_fractions(split: Split | None) -> bool:
     return split is not None and all(isinstance(part, float) for part in split)
 
 
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+
+
 def _first(batch: Any) -> Any:
     if isinstance(batch, dict):
         return {key: _first(value) for key, value in batch.items()}
     if isinstance(batch, tuple):
-        return tuple(_first(value) for value in batch)
+        return like(batch, [_first(value) for value in batch])
     return batch[0]

@@ -1,18 +1,19 @@
 """A folder of images as a dataset."""
 
-import csv
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from ai.data.batch.transform import Transform, bytes_to_unit_range
 from ai.data.dataset import Dataset, Split
-from ai.data.storage.image_decode import Decoder, Filter, Fit
-from ai.data.storage.image_pack import open_pack
+from ai.data.images.decode import Decoder, Filter, Fit
+from ai.data.images.folder import find_images
+from ai.data.images.labels import read_labels
+from ai.data.images.pack import open_pack
 from ai.data.storage.paths import dataset_folder
 
 
@@ -21,6 +22,9 @@ class ImgDataset(Dataset):
 
     Batches hold `x`: `(batch, channels, height, width)` float32 in [-1, 1], and with labels `y`: `(batch,)` uint8
     (int64 for more than 256 classes). `classes` names the labels, `files` the file of each image.
+
+    An image is a regular file whose ending is that of a format which Pillow decodes, in any subfolder. Names that begin
+    with a dot, and `__MACOSX`, are passed over; links are followed, to files and to folders.
 
     Args:
         path: a folder, searched with its subfolders, in sorted order; relative to `$AI_DATASETS_PATH`, else to
@@ -32,6 +36,10 @@ class ImgDataset(Dataset):
         filter: of resizing, with antialiasing: `bilinear` or `bicubic`.
         labels: None; `folder` takes the first folder of a file's path; else a CSV file (file, label) or a JSON file
             (`{file: label}` or `{"labels": [[file, label], …]}`) with paths relative to the folder.
+        classes: the names of the labels in the order of their numbers, to fix what a number means across folders; a
+            number n says that the labels are 0 … n - 1. None takes all labels in sorted order, whole numbers by their
+            value, also of folders and rows without an image; numbers in a table must be 0 … n - 1 then.
+        targets: `classes`, or `numbers` for labels that are quantities: `y` is float32 then, without classes.
         on_error: for files that are no whole image: `raise`, or `skip` with a warning.
         postprocess: as of `Dataset`; None means to [-1, 1].
         default_split: as of `Dataset`.
@@ -51,6 +59,8 @@ class ImgDataset(Dataset):
         fit: Fit = "crop",
         filter: Filter = "bilinear",
         labels: str | os.PathLike[str] | None = None,
+        classes: Sequence[str] | int | None = None,
+        targets: Literal["classes", "numbers"] = "classes",
         on_error: Literal["raise", "skip"] = "raise",
         postprocess: Transform | None = None,
         default_split: Split | None = None,
@@ -58,27 +68,39 @@ class ImgDataset(Dataset):
     ) -> None:
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        if targets not in ("classes", "numbers"):
+            raise ValueError(f"targets must be 'classes' or 'numbers', got {targets!r}")
+        if classes is not None and (labels is None or targets == "numbers"):
+            raise ValueError("classes needs labels that name classes: give labels, and leave targets='classes'")
         decoder = Decoder((imsize, imsize) if isinstance(imsize, int) else imsize, mode, fit, filter)
         root = Path(path) if Path(path).is_dir() else dataset_folder(path)
         if not root.is_dir():
             raise FileNotFoundError(f"path must be a folder of images, {root} is not a folder")
-        files = _image_files(root)
-        if not files:
+        found = find_images(root)
+        if not found.files:
             raise ValueError(f"{root} holds no files with an image's ending")
-        table = None if labels is None else _labels(root, files, labels)
+        read = None if labels is None else read_labels(root, found, labels)
+        names: tuple[str, ...] | None = None
+        if read is not None:  # before the pack, which may take hours
+            if targets == "numbers":
+                read.as_numbers(found.files)
+            else:
+                _, names = read.as_classes(found.files, classes)
         folder = dataset_folder("packs") if cache is None else Path(cache)
-        images, self.files = open_pack(folder, root, files, decoder, on_error)
+        images, self.files = open_pack(folder, root, found, decoder, on_error)
         data: dict[str, Any] = {"x": images}
-        classes = None
-        if table is not None:
-            data["y"], classes = _as_classes([table[name] for name in self.files])
-        super().__init__(data, None, {"x": bytes_to_unit_range} if postprocess is None else postprocess, default_split)
-        self.classes = classes
+        if read is not None:
+            data["y"] = read.as_numbers(self.files) if names is None else read.as_classes(self.files, names)[0]
+        super().__init__(
+            data, None, {"x": bytes_to_unit_range} if postprocess is None else postprocess, default_split, names
+        )
 
-    def subset(self, indices: Sequence[int]) -> "ImgDataset":
+    def subset(self, indices: Sequence[int] | Tensor) -> "ImgDataset":
         """Returns the dataset of the images at `indices`, in that order."""
         part = super().subset(indices)
-        part.files = [self.files[index] for index in indices]
+        part.files = [
+            self.files[i] for i in (indices if isinstance(indices, range) else torch.as_tensor(indices).tolist())
+        ]
         return part
 
     def concat(self, *others: Dataset) -> "ImgDataset":
@@ -86,58 +108,3 @@ class ImgDataset(Dataset):
         whole = super().concat(*others)
         whole.files = [name for part in (self, *others) for name in getattr(part, "files", [""] * len(part))]
         return whole
-
-
-def _image_files(root: Path) -> list[str]:
-    from PIL import Image
-
-    Image.init()
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    found = []
-    for folder, _, names in os.walk(root):
-        for name in names:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in endings:
-                found.append(Path(folder, name).relative_to(root).as_posix())
-    return sorted(found)
-
-
-def _labels(root: Path, files: Sequence[str], labels: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns the label of each file."""
-    if labels == "folder":
-        if flat := [name for name in files if "/" not in name]:
-            raise ValueError(f"labels='folder' needs every image in a subfolder of {root}, {flat[0]} is in none")
-        return {name: name.split("/")[0] for name in files}
-    path = Path(labels) if Path(labels).is_file() else root / labels
-    if not path.is_file():
-        raise FileNotFoundError(f"labels must be 'folder' or a CSV or JSON file, there is no file {path}")
-    if path.suffix.lower() == ".json":
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            pairs = content.get("labels", content)
-            table = dict(pairs.items() if isinstance(pairs, dict) else pairs)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path} must hold {{file: label}} or {{'labels': [[file, label], …]}}: {error}"
-            ) from error
-    elif path.suffix.lower() == ".csv":
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            table = {row[0]: row[1] for row in csv.reader(file) if len(row) > 1}
-    else:
-        raise ValueError(f"labels must be 'folder' or a file that ends in .csv or .json, got {path}")
-    if missing := [name for name in files if name not in table]:
-        raise ValueError(f"{path} has no label for {len(missing)} of the {len(files)} images, e.g. {missing[0]}")
-    return table
-
-
-def _as_classes(labels: Sequence[Any]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns indices into the sorted label names; whole numbers below a million stand for themselves."""
-    texts = [str(label) for label in labels]
-    dtype = np.int64
-    if all(text.isdecimal() and int(text) < 1_000_000 for text in texts):
-        indices = np.array([int(text) for text in texts])
-        classes = tuple(str(number) for number in range(int(indices.max()) + 1))
-    else:
-        classes = tuple(sorted(set(texts)))
-        place = {name: index for index, name in enumerate(classes)}
-        indices = np.array([place[text] for text in texts])
-    return indices.astype(np.uint8 if len(classes) <= 256 else dtype), classes

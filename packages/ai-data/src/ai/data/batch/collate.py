@@ -11,7 +11,7 @@ def collate(samples: Sequence[Any], where: str = "sample") -> Any:
     """Returns one batch from samples of one structure.
 
     Tensors, arrays and numbers gain a leading axis and become arrays or tensors; dicts, tuples and lists are followed,
-    the latter two to tuples; other objects (paths, text) are kept in a list.
+    the latter two to tuples, named ones with their names; other objects (paths, text) are kept in a list.
 
     Args:
         samples: at least one.
@@ -32,7 +32,7 @@ def collate(samples: Sequence[Any], where: str = "sample") -> Any:
     if isinstance(first, tuple | list):
         if any(not isinstance(s, tuple | list) or len(s) != len(first) for s in samples):
             raise ValueError(f"every sample must have the same length, got {_kinds(samples, _length)} at {where}")
-        return tuple(collate([s[i] for s in samples], f"{where}[{i}]") for i in range(len(first)))
+        return like(first, [collate([s[i] for s in samples], f"{where}[{i}]") for i in range(len(first))])
     torch = sys.modules.get("torch")  # a worker that never loaded torch has no tensors either
     if torch is not None and isinstance(first, torch.Tensor):
         _check_equal(samples, where)
@@ -40,9 +40,21 @@ def collate(samples: Sequence[Any], where: str = "sample") -> Any:
     if isinstance(first, np.ndarray | np.generic):
         _check_equal(samples, where)
         return np.stack(samples)
-    if isinstance(first, bool | int | float):
+    numbers = [isinstance(s, bool | int | float) for s in samples]
+    if any(numbers) and not all(numbers):
+        odd = numbers.index(not numbers[0])
+        raise ValueError(
+            f"the samples of a batch must all be numbers or none, got {first!r} for the first and {samples[odd]!r} for "
+            f"sample {odd} of the batch at {where}"
+        )
+    if numbers[0]:
         return np.array(samples, np.float32 if any(isinstance(s, float) for s in samples) else None)
     return list(samples)
+
+
+def like(sample: Sequence[Any], values: Sequence[Any]) -> tuple[Any, ...]:
+    """Returns `values` as a tuple, of the same names where `sample` is a named tuple."""
+    return type(sample)(*values) if hasattr(sample, "_fields") else tuple(values)  # type: ignore[return-value]
 
 
 def _check_equal(samples: Sequence[Any], where: str) -> None:

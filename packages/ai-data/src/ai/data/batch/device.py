@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ai.data.batch.collate import like
+
 
 def checked_device(device: str | torch.device) -> torch.device:
     """Returns the device, or raises one clear sentence where this machine does not have it."""
@@ -51,7 +53,7 @@ def to_device(batch: Any, device: torch.device, pin: bool) -> Any:
     if isinstance(batch, Mapping):
         return {key: to_device(value, device, pin) for key, value in batch.items()}
     if isinstance(batch, tuple):
-        return tuple(to_device(value, device, pin) for value in batch)
+        return like(batch, [to_device(value, device, pin) for value in batch])
     if isinstance(batch, list) and batch and isinstance(batch[0], Tensor | np.ndarray | Mapping | tuple):
         return [to_device(value, device, pin) for value in batch]
     return batch

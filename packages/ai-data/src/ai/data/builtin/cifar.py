@@ -17,23 +17,26 @@ from ai.data.storage.paths import dataset_folder
 _IMAGE_BYTES = 3 * 32 * 32
 
 
-def cifar_dataset(n_classes: int = 10, path: str | os.PathLike[str] | None = None) -> Dataset:
+def cifar_dataset(path: str | os.PathLike[str] | None = None, *, n_classes: int = 10) -> Dataset:
     """Returns CIFAR: 60,000 photographs, split 50,000 / 10,000 by `.split()`.
 
     Batches hold `x`: `(batch, 3, 32, 32)` float32 in [-1, 1] and `y`: `(batch,)` uint8.
 
     Args:
-        n_classes: 10 or 100 (the fine labels).
         path: a folder that holds the python version (torchvision's) or the binary version, as the archive or as the
             files in it; relative to `$AI_DATASETS_PATH`, else to `~/.cache/ai/datasets`; None means `cifar10` or
             `cifar100`. If none is there, the python version is downloaded into it.
+        n_classes: 10 or 100 (the fine labels).
 
     Raises:
         FileNotFoundError: the files are missing and the download failed.
+        TypeError: a path that is a number.
         ValueError: another n_classes, or a malformed file.
 
     Source: Krizhevsky, 2009, Learning Multiple Layers of Features from Tiny Images.
     """
+    if isinstance(path, int):
+        raise TypeError(f"path must be a folder, got {path}: the number of classes is cifar_dataset(n_classes={path})")
     if n_classes not in (10, 100):
         raise ValueError(f"n_classes must be 10 or 100, got {n_classes}")
     folder = dataset_folder(path or f"cifar{n_classes}")
@@ -98,13 +101,12 @@ def _from_records(folder: Path, version: _Version, content: dict[str, bytes], n_
 
 
 def _dataset(parts: list[tuple[np.ndarray, np.ndarray]], names: tuple[str, ...]) -> Dataset:
-    dataset = Dataset(
+    return Dataset(
         {"x": np.concatenate([x for x, _ in parts]), "y": np.concatenate([y for _, y in parts])},
         postprocess={"x": bytes_to_unit_range},
         default_split=(sum(len(y) for _, y in parts[:-1]), len(parts[-1][1])),
+        classes=names,
     )
-    dataset.classes = names
-    return dataset
 
 
 def _records(path: Path, content: bytes, n_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -43,6 +43,9 @@ def digits_dataset(size: int = 8) -> Dataset:
     if size != x.shape[-1]:
         x = F.interpolate(x, (size, size), mode="bilinear", antialias=size < x.shape[-1])
     data = {"x": x.round().clamp(0, 255).to(torch.uint8), "y": digits.target.astype(np.uint8)}
-    dataset = Dataset(data, postprocess={"x": bytes_to_unit_range}, default_split=(_N_TRAIN, len(x) - _N_TRAIN))
-    dataset.classes = tuple(str(digit) for digit in range(10))
-    return dataset
+    return Dataset(
+        data,
+        postprocess={"x": bytes_to_unit_range},
+        default_split=(_N_TRAIN, len(x) - _N_TRAIN),
+        classes=[str(digit) for digit in range(10)],
+    )

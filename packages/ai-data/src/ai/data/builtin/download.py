@@ -3,6 +3,7 @@
 import hashlib
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 
@@ -25,8 +26,8 @@ def download(urls: Sequence[str], path: Path, md5: str, *, timeout_s: float = 30
     for url in urls:
         try:
             _download_one(url, path, md5, timeout_s)
-        except (OSError, ValueError) as error:
-            reasons.append(f"{url}: {error}")
+        except (OSError, ValueError, HTTPException) as error:
+            reasons.append(f"{url}: {type(error).__name__}: {error}")
         else:
             return
     raise OSError("; ".join(reasons))

@@ -70,13 +70,12 @@ def _idx_dataset(folder: Path, torchvision_name: str, classes: Sequence[str]) ->
         labels.append(y)
     if images[0].shape[1:] != images[1].shape[1:]:
         raise ValueError(f"the images in {folder} differ in size: {images[0].shape[1:]} and {images[1].shape[1:]}")
-    dataset = Dataset(
+    return Dataset(
         {"x": np.concatenate(images)[:, None], "y": np.concatenate(labels)},
         postprocess={"x": bytes_to_unit_range},
         default_split=(len(labels[0]), len(labels[1])),
+        classes=classes,
     )
-    dataset.classes = tuple(classes)
-    return dataset
 
 
 def _find(folder: Path, torchvision_name: str) -> dict[str, Path]:

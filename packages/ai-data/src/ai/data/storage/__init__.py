@@ -1,1 +1,1 @@
-"""How samples lie: in memory, in memory-mapped files, as images on disk."""
+"""How samples lie: in memory, in memory-mapped files, in the tables of other libraries."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ai.data.storage.memory_mapped import Mapped, Rows, is_mapped
+from ai.data.storage.tables import table_column, table_columns
 
 Column: TypeAlias = Tensor | Rows | Sequence[Any]
 Columns: TypeAlias = Column | dict[str, Column]
@@ -23,15 +24,15 @@ def as_columns(data: Any) -> Columns:
     """Returns `data` as columns, sharing memory with arrays and tensors; memory-mapped arrays become `Mapped`.
 
     Args:
-        data: an array, a tensor, a list or range, a mapping of these by name, or a HuggingFace dataset. Lists of
+        data: an array, a tensor, a list or range, a mapping of these by name, or a table, see `table_columns`. Lists of
             numbers become tensors; other lists stay lists.
 
     Raises:
         TypeError: data of another type.
-        ValueError: no columns, no samples, or columns of different lengths.
+        ValueError: no columns, no samples, columns of different lengths, or missing values.
     """
-    if hasattr(data, "column_names") and hasattr(data, "features"):  # a HuggingFace dataset
-        data = {name: _from_arrow(data, name) for name in data.column_names}
+    if (table := table_columns(data)) is not None:
+        data = table
     if not isinstance(data, Mapping):
         column = _as_column(data, "data")
         if len(column) == 0:
@@ -57,7 +58,7 @@ def refuse_unnamed_columns(data: Any) -> None:
     Raises:
         TypeError: as said above.
     """
-    if not isinstance(data, tuple | list) or not data:
+    if not isinstance(data, tuple | list) or not data or hasattr(data, "_asdict"):
         return
     few = data[:_FEW]
     if isinstance(data, tuple):
@@ -128,6 +129,13 @@ def columns_to(columns: Columns, device: torch.device) -> Columns:
     return _to(columns, device)
 
 
+def described(columns: Columns) -> str:
+    """Returns names, dtypes and shapes for a `repr`."""
+    if isinstance(columns, dict):
+        return ", ".join(f"{name}: {_described(column)}" for name, column in columns.items())
+    return _described(columns)
+
+
 def fingerprint(columns: Columns) -> str:
     """Returns a short hash of names, types, shapes and 16 evenly spaced samples: enough to tell datasets apart."""
     digest = hashlib.blake2b(digest_size=8)
@@ -142,6 +150,14 @@ def fingerprint(columns: Columns) -> str:
             digest.update(f"{name}:{len(column)}".encode())
             digest.update(repr([_telling(sample) for sample in shown]).encode())
     return digest.hexdigest()
+
+
+def _described(column: Column) -> str:
+    if isinstance(column, Tensor | Rows):
+        shape = ", ".join(map(str, column.shape[1:]))
+        mapped = " in a file" if isinstance(column, Mapped | Rows) else ""
+        return f"{str(column.dtype).removeprefix('torch.')}[{shape}]{mapped}"
+    return f"{type(column).__name__} of {type(column[0]).__name__}"
 
 
 def _telling(sample: Any) -> Any:
@@ -161,13 +177,20 @@ def _as_column(data: Any, name: str) -> Column:
         if data.ndim == 0:
             raise ValueError(f"{name} must have a leading sample axis, got a tensor without axes")
         return data.detach()
-    if hasattr(data, "iloc"):  # of pandas, whose [i] looks for the label i
-        data = data.to_numpy()
+    data = table_column(data, name)
     if isinstance(data, np.ndarray):
         if data.ndim == 0:
             raise ValueError(f"{name} must have a leading sample axis, got an array without axes")
+        if isinstance(data, np.ma.MaskedArray):
+            if n_masked := int(np.ma.getmaskarray(data).sum()):
+                raise ValueError(f"{name} must have a value for each sample, {n_masked} are masked: fill or drop them")
+            data = data.data
+        if data.dtype.kind in "mM":
+            raise TypeError(f"{name} must hold numbers, got {data.dtype}: say as which number a time counts")
+        if data.dtype.kind == "V":
+            raise TypeError(f"{name} must hold numbers, got records of {data.dtype}: give each field its name")
         if data.dtype.kind not in "biufc":
-            return list(data.tolist())
+            return _as_column(data.tolist(), name)
         if not data.dtype.isnative or any(stride < 0 or stride % data.itemsize for stride in data.strides):
             data = np.ascontiguousarray(data, data.dtype.newbyteorder("="))
         with warnings.catch_warnings():  # a read-only array (a memory map) is only ever read here
@@ -181,8 +204,13 @@ def _as_column(data: Any, name: str) -> Column:
         return torch.arange(data.start, data.stop, data.step) if len(data) else data
     if isinstance(data, str | bytes | Mapping) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise TypeError(f"{name} must be an array, a tensor, a list or a dict of these, got {type(data).__name__}")
-    if isinstance(data, list | tuple) and len(data) and all(type(item) in (int, float, bool) for item in data):
-        return torch.tensor(data)
+    if isinstance(data, list | tuple) and len(data):
+        numbers = {kind for kind in set(map(type, data)) if issubclass(kind, bool | int | float | np.number | np.bool_)}
+        if numbers and numbers != set(map(type, data)):
+            odd = next(i for i, item in enumerate(data) if type(item) not in numbers)
+            raise ValueError(f"{name} must hold numbers only or none, got {data[odd]!r} among numbers at place {odd}")
+        if numbers:
+            return torch.tensor(data) if numbers <= {bool, int, float} else torch.from_numpy(np.array(data))
     return data  # type: ignore[no-any-return]  # any sequence: a list of paths, a lazy column
 
 
@@ -205,7 +233,7 @@ def _stretch(column: Column, places: range) -> Column:
         part = column[places.start : places.stop : places.step]
         return part.as_subclass(Mapped) if isinstance(column, Mapped) else part
     if isinstance(column, Tensor | Rows):
-        return _choose(column, torch.tensor(places))
+        return _choose(column, torch.arange(places.start, places.stop, places.step))
     return [column[place] for place in places]
 
 
@@ -213,14 +241,3 @@ def _to(column: Column, device: torch.device) -> Column:
     if isinstance(column, Rows) and column.device != device:
         column = column.tensor()
     return column.to(device) if isinstance(column, Tensor) else column
-
-
-def _from_arrow(data: Any, name: str) -> Any:
-    """Returns one column of a HuggingFace dataset, as an array where its feature is numeric and of one shape."""
-    values = data.with_format("numpy")[name]
-    if np.asarray(values[:1]).dtype.kind not in "biuf":
-        return data[name]
-    try:
-        return np.asarray(values[:])
-    except ValueError:  # pictures of several sizes
-        return values

@@ -1,0 +1,1 @@
+"""Folders of image files: which count, what they are labelled, and their pixels, decoded once."""

@@ -1,0 +1,247 @@
+"""A pack: the images of many files, decoded once into one memory-mapped array.
+
+Layout: `<folder>/<key>/images.npy` (uint8 `[n, channels, height, width]`), `files.json` (the name of each image's file)
+and `sources.json` (what it was made of, with size and time of change of each file). The key is a hash of that. When
+files of a folder come, go or change, those that did not are taken from the folder's earlier pack, which is deleted
+then. A pack is built in a folder of its own and renamed into place, so that it is whole or absent; a lock that dies
+with its holder keeps a second process from building the same pack. The holder touches the lock's file as it goes on,
+so that one that hangs is waited for no longer than `_PATIENCE_S`.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ai.data.images.decode import Decoder
+from ai.data.images.folder import Found
+
+_FORMAT = 2
+# Files that a thread decodes in one go: handing over costs a tenth of a small image.
+_CHUNK = 8
+# A builder without progress for so long hangs or is stopped; reserving and flushing a large file may take minutes.
+_PATIENCE_S = 1800.0
+_POLL_S = 0.1
+
+
+def open_pack(
+    folder: Path, root: Path, found: Found, decoder: Decoder, on_error: Literal["raise", "skip"]
+) -> tuple[np.ndarray, list[str]]:
+    """Returns the images (read-only, memory-mapped) and their files, building the pack where it is missing.
+
+    Args:
+        folder: where packs lie.
+        root: folder of the image files.
+        found: the files.
+        decoder: what the images are made with.
+        on_error: for a file that is no image: `raise`, or `skip` with a warning that names it.
+
+    Raises:
+        ValueError: a file is no image, with `raise`; or none is one.
+        TimeoutError: another process that builds this pack made no progress for half an hour.
+    """
+    how = {"format": _FORMAT, "root": os.fsdecode(root.resolve()), "decoder": astuple(decoder), "on_error": on_error}
+    sources: dict[str, Any] = json.loads(json.dumps(how))  # as they are read back
+    key = _key(found, sources)
+    pack = folder / key
+    if not (pack / "files.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / f"{key}.lock", root) as lock:
+            if not (pack / "files.json").is_file():  # nobody built it while we waited
+                for left_over in folder.glob(f"{key}.building*"):
+                    shutil.rmtree(left_over)
+                building = folder / f"{key}.building"
+                building.mkdir()
+                earlier = _earlier(folder, sources)
+                try:
+                    _build(building, root, found, decoder, on_error, lock, sources, _rows(earlier))
+                    os.rename(building, pack)
+                except BaseException:
+                    shutil.rmtree(building)
+                    raise
+                for superseded in earlier:  # of the same folder before it changed
+                    if _sources(superseded) == sources:
+                        clear_pack(superseded)
+    kept = json.loads((pack / "files.json").read_text())
+    images = np.load(pack / "images.npy", mmap_mode="r")[: len(kept)]
+    with suppress(OSError):  # tells when it was last used; a cache may be read-only
+        os.utime(pack)
+    return images, kept
+
+
+def clear_pack(pack: Path) -> None:
+    """Deletes a pack; who has it open keeps it until he ends."""
+    with suppress(FileNotFoundError):
+        os.unlink(pack / "files.json")  # from here on it is absent
+    shutil.rmtree(pack, ignore_errors=True)
+
+
+def _key(found: Found, sources: dict[str, Any]) -> str:
+    # With the folder: unpacked archives often give files of equal names and sizes equal times.
+    digest = hashlib.blake2b(repr(sorted(sources.items())).encode("utf-8", "surrogateescape"), digest_size=12)
+    lines = [f"{name}\0{size}\0{mtime}\n" for name, (size, mtime) in zip(found.files, found.marks, strict=True)]
+    digest.update("".join(lines).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _earlier(folder: Path, sources: dict[str, Any]) -> list[Path]:
+    """Returns the packs of the same folder, made in the same way, the one used last first."""
+    packs = [path.parent for path in folder.glob("*/sources.json") if path.parent.suffix != ".building"]
+    of_it = [pack for pack in packs if {**_sources(pack), "on_error": 0} == {**sources, "on_error": 0}]
+    return sorted(of_it, key=lambda pack: pack.stat().st_mtime, reverse=True)
+
+
+def _sources(pack: Path) -> dict[str, Any]:
+    """Returns what a pack was made of, without its files; empty where it cannot be read."""
+    try:
+        content = json.loads((pack / "sources.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return {key: value for key, value in content.items() if key != "marks"}
+
+
+def _rows(packs: list[Path]) -> dict[tuple[str, int, int], np.ndarray]:
+    """Returns the images of the first pack by name, size and time of change of their files."""
+    for pack in packs:
+        try:
+            kept = json.loads((pack / "files.json").read_text())
+            marks = json.loads((pack / "sources.json").read_text())["marks"]
+            images = np.load(pack / "images.npy", mmap_mode="r")
+        except (OSError, ValueError, KeyError):  # cleared meanwhile
+            continue
+        return {(name, *mark): image for name, mark, image in zip(kept, marks, images, strict=False)}
+    return {}
+
+
+def _build(
+    building: Path,
+    root: Path,
+    found: Found,
+    decoder: Decoder,
+    on_error: str,
+    lock: Path,
+    sources: dict[str, Any],
+    packed: dict[tuple[str, int, int], np.ndarray],
+) -> None:
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    files = [(name, *mark) for name, mark in zip(found.files, found.marks, strict=True)]
+    images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, (len(files), *decoder.shape))
+    if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash when a mapped page is written
+        with open(building / "images.npy", "r+b") as array:
+            os.posix_fallocate(array.fileno(), 0, os.path.getsize(array.name))
+    kept: list[str] = []
+    marks: list[list[int]] = []
+    bad: list[str] = []
+    told = time.monotonic()
+    os.utime(lock)
+    decoded = _decoded(root, [file[0] for file in files if file not in packed], decoder)
+    with tqdm(total=len(files), desc=f"packing {root.name}", unit="img", delay=1) as bar:
+        for file in files:
+            outcome = packed[file] if file in packed else next(decoded)
+            if isinstance(outcome, OSError):
+                if on_error == "raise":
+                    raise ValueError(f"{root / file[0]} is no image that can be read: {outcome}") from outcome
+                bad.append(file[0])
+            else:
+                images[len(kept)] = outcome
+                kept.append(file[0])
+                marks.append([*file[1:]])
+            bar.update()
+            if time.monotonic() - told > 1:
+                told = time.monotonic()
+                os.utime(lock)
+    if not kept:
+        raise ValueError(f"none of the {len(files)} files in {root} is an image that can be read, e.g. {files[0][0]}")
+    if bad:
+        import warnings
+
+        warnings.warn(f"skipped {len(bad)} files in {root} that are no images: {', '.join(bad[:20])}", stacklevel=5)
+    images.flush()
+    del images
+    (building / "sources.json").write_text(json.dumps({**sources, "marks": marks}))
+    with open(building / "files.json", "w") as file_list:
+        json.dump(kept, file_list)
+        file_list.flush()
+        os.fsync(file_list.fileno())
+
+
+def _decoded(root: Path, files: Sequence[str], decoder: Decoder) -> Iterator[np.ndarray | OSError]:
+    """Yields each file's pixels or error, in order; threads suffice, since decoding releases the interpreter lock."""
+    import torch
+
+    def attempt(name: str) -> np.ndarray | OSError:
+        try:
+            return decoder(root / name).numpy()
+        except OSError as error:
+            return error
+
+    def decode(names: Sequence[str]) -> list[np.ndarray | OSError]:
+        return [attempt(name) for name in names]
+
+    n_workers = min(8, os.cpu_count() or 1)
+    with _one_torch_thread(torch), ThreadPoolExecutor(n_workers) as executor:
+        waiting: deque[Future[list[np.ndarray | OSError]]] = deque()
+        try:
+            for first in range(0, len(files), _CHUNK):
+                waiting.append(executor.submit(decode, files[first : first + _CHUNK]))
+                if len(waiting) > 2 * n_workers:  # bounds the memory of images decoded ahead
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _one_torch_thread(torch: Any) -> Iterator[None]:
+    """The threads of the pool are the parallelism; torch's own on top of them only switch."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+@contextmanager
+def _locked(path: Path, root: Path) -> Iterator[Path]:
+    """Holds the lock, telling once whom it waits for; the kernel releases it when its holder dies."""
+    with open(path, "a+") as file:
+        seen, since = -1, time.monotonic()
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                pass
+            file.seek(0)
+            holder = file.read().strip() or "of unknown number"
+            if not told:
+                print(f"ai.data: waiting for process {holder} to pack {root}", file=sys.stderr, flush=True)
+                told = True
+            if (touched := os.fstat(file.fileno()).st_mtime_ns) != seen:
+                seen, since = touched, time.monotonic()
+            elif time.monotonic() - since > _PATIENCE_S:
+                raise TimeoutError(
+                    f"process {holder} holds {path} and made no progress in packing {root} for {_PATIENCE_S:g} s: "
+                    "end it, or give another cache"
+                )
+            time.sleep(_POLL_S)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield path

@@ -1,0 +1,73 @@
+"""What the numbers in a dataset's `y` mean: checked, and kept the same where datasets are joined."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ai.data.storage.columns import Columns
+from ai.data.storage.memory_mapped import Mapped, Rows
+
+
+def checked_classes(classes: Sequence[str] | None, data: Columns) -> tuple[str, ...] | None:
+    """Returns the class names as a tuple.
+
+    Raises:
+        ValueError: names that repeat, no column `y`, or labels in it beyond the names.
+    """
+    if classes is None:
+        return None
+    names = tuple(classes)
+    if isinstance(classes, str) or len(set(names)) < len(names) or not names:
+        raise ValueError(f"classes must name each class once, got {classes!r}")
+    y = data.get("y") if isinstance(data, dict) else None
+    if y is None:
+        have = sorted(data) if isinstance(data, dict) else "a single column"
+        raise ValueError(f"classes name the labels in data['y'], the data has {have}")
+    if isinstance(y, Tensor) and not isinstance(y, Mapped) and _are_numbers(y):
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or high >= len(names):
+            raise ValueError(
+                f"data['y'] must lie in [0, {len(names)}), as classes says, got {low if low < 0 else high}"
+            )
+    return names
+
+
+def same_classes(
+    parts: Sequence[tuple[Columns, tuple[str, ...] | None]],
+) -> tuple[list[Columns], tuple[str, ...] | None]:
+    """Returns the columns of datasets with labels that mean the same, and the classes of all.
+
+    The first one's numbers stand; classes that only others have follow them.
+
+    Raises:
+        ValueError: only some have classes, or classes differ where `y` is not one whole number a sample.
+    """
+    named = [classes for _, classes in parts]
+    if all(classes == named[0] for classes in named):
+        return [data for data, _ in parts], named[0]
+    if None in named:
+        raise ValueError(
+            "datasets must all have classes or none: what the numbers in y mean is known for some only, "
+            "give the others classes"
+        )
+    union = tuple(dict.fromkeys(name for classes in named for name in classes or ()))
+    place = {name: number for number, name in enumerate(union)}
+    joined: list[Columns] = []
+    for data, classes in parts:
+        y = data.get("y") if isinstance(data, dict) else None
+        y = y.tensor() if isinstance(y, Rows) else y
+        if not isinstance(data, dict) or not isinstance(y, Tensor) or not _are_numbers(y):
+            raise ValueError(f"datasets of different classes need y as one whole number a sample, got {_shown(y)}")
+        numbers = torch.tensor([place[name] for name in classes or ()])[y.to(torch.int64)]
+        joined.append({**data, "y": numbers.to(torch.uint8 if len(union) <= 256 else torch.int64)})
+    return joined, union
+
+
+def _are_numbers(y: Tensor) -> bool:
+    return y.ndim == 1 and y.dtype != torch.bool and not y.is_floating_point() and not y.is_complex()
+
+
+def _shown(y: Any) -> str:
+    return f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
