@@ -1,10 +1,10 @@
 """Batch-first games and batched tree search over arrays."""
 
 from ai.game.games.cartpole import CartPole as CartPole
-from ai.game.games.check import GameError as GameError
 from ai.game.games.check import check as check
 from ai.game.games.connect4 import ConnectFour as ConnectFour
 from ai.game.games.gymnasium_game import GymnasiumGame as GymnasiumGame
+from ai.game.games.mistakes import GameError as GameError
 from ai.game.games.sliding import SlidingTiles as SlidingTiles
 from ai.game.games.tictactoe import TicTacToe as TicTacToe
 from ai.game.play.arena import Rating as Rating
@@ -21,8 +21,10 @@ from ai.game.play.players import random_player as random_player
 from ai.game.play.players import search_player as search_player
 from ai.game.play.selfplay import Play as Play
 from ai.game.play.selfplay import SelfPlay as SelfPlay
+from ai.game.protocol import ChanceGame as ChanceGame
 from ai.game.protocol import Game as Game
 from ai.game.protocol import SymmetricGame as SymmetricGame
+from ai.game.protocol import outcome_for as outcome_for
 from ai.game.search.dynamics import LearnedModel as LearnedModel
 from ai.game.search.evaluator import CachedEvaluator as CachedEvaluator
 from ai.game.search.evaluator import NetEvaluator as NetEvaluator
@@ -41,6 +43,7 @@ __all__ = [
     "Augment",
     "CachedEvaluator",
     "CartPole",
+    "ChanceGame",
     "ConnectFour",
     "ConnectFourSolver",
     "Found",
@@ -68,6 +71,7 @@ __all__ = [
     "greedy_player",
     "human_player",
     "match",
+    "outcome_for",
     "perfect_player",
     "random_player",
     "ratings",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game.protocol import Seed
+from ai.game.protocol import Seed, State, state_bytes
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -37,6 +37,18 @@ def fold_in(seed: NDArray[np.uint64], *data: int | NDArray[np.int64]) -> NDArray
     for number in data:
         numbers = np.atleast_1d(number).astype(np.uint64)  # arrays wrap around in silence, numbers do not
         seeds = _mix(seeds + _mix(numbers + np.uint64(_GOLDEN)))
+    return seeds
+
+
+def digest(state: State) -> NDArray[np.uint64]:
+    """Returns a number for each state, `[B]`, that equal states share: seeds of luck that belongs to a position."""
+    rows = state_bytes(state)
+    padded = np.zeros((len(rows), -(-rows.shape[1] // 8) * 8), np.uint8)
+    padded[:, : rows.shape[1]] = rows
+    words = padded.view(np.int64)
+    seeds = np.zeros(len(rows), np.uint64)
+    for k in range(words.shape[1]):
+        seeds = fold_in(seeds, words[:, k])
     return seeds
 
 

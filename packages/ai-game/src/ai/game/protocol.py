@@ -71,6 +71,20 @@ class Game(Protocol):
 
 
 @runtime_checkable
+class ChanceGame(Game, Protocol):
+    """A game with luck: at some states no player moves, but chance, by probabilities that are known.
+
+    An outcome of chance is an action like any other: `step` plays it, `legal` lists those that can happen, and
+    `to_play` names a player by whose view values and rewards are told there. Chance is asked by whoever plays the game, and luck
+    is never part of a state: a search that could read it would see the future.
+    """
+
+    def chance(self, state: State) -> NDArray[np.float64]:
+        """Returns the probability of each outcome, `[B, A]`; rows of zeros where a player moves or the game is over."""
+        ...
+
+
+@runtime_checkable
 class SymmetricGame(Game, Protocol):
     """A game that looks the same from several sides, which multiplies its training data."""
 
@@ -81,6 +95,49 @@ class SymmetricGame(Game, Protocol):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns observations `[B, …]` and policies `[B, A]` seen from side `which[B]` (0: unchanged)."""
         ...
+
+
+def chances(game: Game, state: State) -> NDArray[np.float64] | None:
+    """Returns the probabilities of `ChanceGame.chance`, or None of a game without luck."""
+    return game.chance(state) if isinstance(game, ChanceGame) else None
+
+
+def move_weights(game: Game, state: State) -> NDArray[np.float64]:
+    """Returns how likely each action is in random play, `[B, A]`: legal moves alike, outcomes of chance as they are."""
+    weights = game.legal(state).astype(np.float64)
+    chance = chances(game, state)
+    if chance is None:
+        return weights
+    return np.where(chance.any(axis=1, keepdims=True), chance, weights)
+
+
+def outcome_for(
+    player: int | NDArray[np.integer], reward: NDArray[np.floating], mover: NDArray[np.integer]
+) -> NDArray[np.floating]:
+    """Returns what rewards are worth to `player`, where each is seen by the `mover` who earned it.
+
+    Whoever asks who won asks here: the sum over a game's moves is that player's outcome, whatever the order of turns
+    and whoever made the last move.
+
+    >>> won_by_the_last_move, lost_by_it = np.array([1.0]), np.array([-1.0])
+    >>> outcome_for(0, won_by_the_last_move, np.array([0])), outcome_for(0, lost_by_it, np.array([1]))
+    (array([1.]), array([1.]))
+    """
+    return np.where(np.equal(mover, player), reward, -reward)
+
+
+def state_bytes(state: State) -> NDArray[np.uint8]:
+    """Returns each state as bytes, `[B, itemsize]`, without padding, whose content numpy leaves open."""
+    names = state.dtype.names or ()
+    packed = np.zeros(len(state), np.dtype([(name, state.dtype[name]) for name in names]))
+    for name in names:
+        packed[name] = state[name]
+    return packed.view(np.uint8).reshape(len(state), packed.dtype.itemsize)
+
+
+def state_keys(state: State) -> list[bytes]:
+    """Returns a key for each state, `B` of them: equal states have equal keys."""
+    return [row.tobytes() for row in state_bytes(state)]
 
 
 def check_actions(action: NDArray[Any], batch: int, num_actions: int) -> Actions:

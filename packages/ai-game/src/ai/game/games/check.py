@@ -5,19 +5,25 @@ from __future__ import annotations
 import numpy as np
 
 from ai.game import draws
-from ai.game.protocol import Game, State
+from ai.game.games.mistakes import GameError, History, Moment, find_mistakes
+from ai.game.protocol import Game, State, chances, move_weights, state_keys
 
 
-class GameError(AssertionError):
-    """A game breaks the protocol; the message names the rule."""
-
-
-def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000) -> None:
+def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000, repeats: bool = False) -> None:
     """Plays `batch` random games to the end and raises at the first rule that `game` breaks.
 
     It finds: wrong shapes and types; a step that changes the state it was given; rows that influence each other;
-    illegal moves accepted; games that are over and still move or pay; rewards of a two-player game outside [-1, 1] or
-    paid before its end; observations that are not finite, or (two planes) whose sides do not follow the mover.
+    illegal moves accepted; games that are over and still move or pay; positions that come back; and the classic
+    mistakes, each by its name: rewards from one player's view, a `to_play` that never changes, observations that do not
+    tell the mover, luck kept in the state, symmetries that turn board and policy differently.
+
+    Args:
+        game: the game.
+        batch: how many games.
+        seed: of the games.
+        max_steps: within which random play must end.
+        repeats: allow a game to come back to a position. Random play ends even so, good play need not: give `match`,
+            `Play` and `RolloutEvaluator` a limit of moves.
 
     Raises:
         GameError: with the rule broken, the step and the row.
@@ -29,42 +35,52 @@ def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000) 
     if not getattr(game, "copyable", True):
         raise ValueError(f"game must have states that can be copied, those of {type(game).__name__} cannot")
     seeds = draws.row_seeds(seed, batch)
+    _check_dtype(game)
     state = game.init(batch, seeds)
+    _check_readers(game, state, 0)
     _check_shapes(game, state, batch)
     _same(game.init(batch, seeds), state, "init must give the same states for the same seed", 0)
     for row in range(min(batch, 4)):
         _same(game.init(1, seeds[row : row + 1]), state[row : row + 1], "init rows must not depend on each other", 0)
-    for step in range(max_steps):
+    history: History = []
+    met = [{key} for key in state_keys(state)]
+    for step in range(max_steps + 1):
         over = game.terminal(state)
-        legal = game.legal(state)
-        _rule(not legal[over].any(), "a game that is over must have no legal action", step, over)
-        _rule(bool(legal[~over].any(axis=1).all()), "a game that is not over must have a legal action", step, ~over)
+        _check_legal(game, state, over, step)
         if over.all():
+            find_mistakes(game, history, seeds)
             return
+        if step == max_steps:
+            break
+        legal = game.legal(state)
         _check_illegal_refused(game, state, legal, step)
-        weights = np.where(over[:, None], 1.0, legal.astype(np.float64))
-        action = draws.choose(draws.fold_in(seeds, step), weights)
-        before = state.copy()
-        try:
-            following = game.step(state, action)
-        except ValueError as error:
-            raise GameError(f"step must accept every legal action: {step=}: {error}") from error
-        _same(state, before, "step must not change the state it is given", step)
+        action = draws.choose(draws.fold_in(seeds, step), np.where(over[:, None], 1.0, move_weights(game, state)))
+        following = _play(game, state, action, step)
         _check_rows(game, state, action, following, step)
-        _check_rewards(game, state, following, step)
-        _check_players(game, state, following, step)
-        observed = game.observe(following)
-        _rule(bool(np.isfinite(observed).all()), "observe must return finite numbers", step)
+        _check_end(game, state, following, step)
+        _check_rewards(game, following, step)
+        _check_readers(game, following, step)
+        history.append(Moment(state, ~over, action, following))
+        if not repeats:
+            _check_repeats(following, met, ~over, step)
         state = following
     raise GameError(f"every game must end within max_steps ({max_steps}) random moves; raise max_steps if it is longer")
+
+
+def _check_dtype(game: Game) -> None:
+    dtype = np.dtype(game.dtype)
+    _rule(dtype.names is not None, f"dtype must be structured, with a name for each field, got {dtype}", 0)
+    _rule(not dtype.hasobject, f"dtype must hold numbers alone, so that states can be copied, got {dtype}", 0)
+    _rule(game.num_players in (1, 2), f"num_players must be 1 or 2, got {game.num_players}", 0)
+    _rule(0 < game.discount <= 1, f"discount must be in (0, 1], got {game.discount}", 0)
 
 
 def _check_shapes(game: Game, state: State, batch: int) -> None:
     _rule(state.dtype == game.dtype and state.shape == (batch,), "init must return [batch] states of game.dtype", 0)
     observation = game.observe(state)
     _rule(
-        observation.shape == (batch, *game.observation_shape) and observation.dtype == np.float32,
-        f"observe must return float32 [B, {', '.join(map(str, game.observation_shape))}], got "
+        observation.shape == (batch, *game.observation_shape) and observation.dtype in (np.float32, np.uint8),
+        f"observe must return float32 or uint8 [B, {', '.join(map(str, game.observation_shape))}], got "
         f"{observation.dtype} {observation.shape}",
         0,
     )
@@ -72,8 +88,21 @@ def _check_shapes(game: Game, state: State, batch: int) -> None:
     _rule(legal.shape == (batch, game.num_actions) and legal.dtype == bool, "legal must return bool [B, A]", 0)
     for name in ("terminal", "reward", "to_play"):
         _rule(getattr(game, name)(state).shape == (batch,), f"{name} must return one number a game", 0)
-    _rule(game.num_players in (1, 2), f"num_players must be 1 or 2, got {game.num_players}", 0)
-    _rule(0 < game.discount <= 1, f"discount must be in (0, 1], got {game.discount}", 0)
+    _rule(game.terminal(state).dtype == bool, "terminal must return bool [B]", 0)
+
+
+def _check_legal(game: Game, state: State, over: np.ndarray, step: int) -> None:
+    legal = game.legal(state)
+    _rule(not legal[over].any(), "a game that is over must have no legal action", step, over)
+    _rule(bool(legal[~over].any(axis=1).all()), "a game that is not over must have a legal action", step, ~over)
+    chance = chances(game, state)
+    if chance is None:
+        return
+    lucky = chance.any(axis=1)
+    _rule(not lucky[over].any(), "a game that is over must have no chance", step, over)
+    fair = np.isclose(chance[lucky].sum(axis=1), 1).all() and (chance >= 0).all()
+    _rule(bool(fair), "chance must return probabilities that sum to 1, or a row of zeros", step, lucky)
+    _rule(bool(((chance > 0) == legal)[lucky].all()), "legal must list the outcomes of chance", step, lucky)
 
 
 def _check_illegal_refused(game: Game, state: State, legal: np.ndarray, step: int) -> None:
@@ -89,6 +118,19 @@ def _check_illegal_refused(game: Game, state: State, legal: np.ndarray, step: in
         raise GameError(f"step must refuse an illegal action with ValueError: {where}")
 
 
+def _play(game: Game, state: State, action: np.ndarray, step: int) -> State:
+    before = state.copy()
+    try:
+        following = game.step(state, action)
+    except ValueError as error:
+        raise GameError(f"step must accept every legal action: {step=}: {error}") from error
+    _same(state, before, "step must not change the state it is given", step)
+    _same(
+        game.step(state, action), following, "step must give the same states for the same moves, luck is chance's", step
+    )
+    return following
+
+
 def _check_rows(game: Game, state: State, action: np.ndarray, following: State, step: int) -> None:
     for row in {0, step % len(state), len(state) - 1}:
         one = slice(row, row + 1)
@@ -101,34 +143,45 @@ def _check_rows(game: Game, state: State, action: np.ndarray, following: State, 
     _same(game.step(state[shuffled], action[shuffled]), following[shuffled], "step must not depend on row order", step)
 
 
-def _check_rewards(game: Game, state: State, following: State, step: int) -> None:
+def _check_end(game: Game, state: State, following: State, step: int) -> None:
     over = game.terminal(state)
+    _rule(bool((game.reward(following)[over] == 0).all()), "a game that is over must pay nothing more", step, over)
+    _rule(bool(game.terminal(following)[over].all()), "a game that is over must stay over", step, over)
+    again = game.step(following[over], np.zeros(over.sum(), np.int64))
+    _same(again, following[over], "a game that is over must stay as it is", step)
+
+
+def _check_rewards(game: Game, following: State, step: int) -> None:
     reward = game.reward(following)
     _rule(bool(np.isfinite(reward).all()), "reward must be finite", step)
-    _rule(bool((reward[over] == 0).all()), "a game that is over must pay nothing more", step, over)
-    _rule(bool(game.terminal(following)[over].all()), "a game that is over must stay over", step, over)
     if game.num_players == 2:
         _rule(bool((np.abs(reward) <= 1).all()), "reward of a two-player game must be in [-1, 1]", step)
-        ended = game.terminal(following)
-        _rule(bool((reward[~ended] == 0).all()), "reward of a two-player game must come with its end", step)
-
-
-def _check_players(game: Game, state: State, following: State, step: int) -> None:
     players = game.to_play(following)
     _rule(bool(((players >= 0) & (players < game.num_players)).all()), "to_play must be below num_players", step)
-    planes = game.observation_shape[0] if len(game.observation_shape) == 3 else 0
-    live = ~game.terminal(following) & (game.to_play(state) != players)
-    if game.num_players == 2 and planes == 2 and live.any():
-        # the sides change places when the turn does: a plane looks most like the other plane of the state before
-        before, after = game.observe(state)[live], game.observe(following)[live]
-        crossed = (before * after[:, ::-1]).sum()
-        straight = (before * after).sum()
-        _rule(bool(straight <= crossed), "observe must show the mover's own side first, whoever moves", step)
+
+
+def _check_readers(game: Game, state: State, step: int) -> None:
+    before = state.copy()
+    _rule(bool(np.isfinite(game.observe(state)).all()), "observe must return finite numbers", step)
+    for name in ("observe", "legal", "terminal", "reward", "to_play"):
+        getattr(game, name)(state)
+        _same(state, before, f"{name} must not change the state it is given", step)
+
+
+def _check_repeats(following: State, met: list[set[bytes]], live: np.ndarray, step: int) -> None:
+    for row, key in enumerate(state_keys(following)):
+        if live[row] and key in met[row]:
+            raise GameError(
+                f"a game must not come back to a position, or play need not end: row {row}, {step=}; count the moves "
+                "in the state and end it at a limit, or check(…, repeats=True) and limit the moves where it is played"
+            )
+        met[row].add(key)
 
 
 def _same(left: State, right: State, rule: str, step: int) -> None:
     for name in left.dtype.names or ():
-        different = np.reshape(left[name] != right[name], (len(left), -1)).any(axis=1)
+        unlike = left[name] != right[name]
+        different = unlike.any(axis=tuple(range(1, unlike.ndim)))
         if different.any():
             raise GameError(f"{rule}: field {name!r}, row {int(different.argmax())}, {step=}")
 

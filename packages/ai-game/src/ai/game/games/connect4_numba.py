@@ -1,14 +1,14 @@
 """Compiled twin of `ai.game.games.connect4`: the same functions, row by row, into arrays that the caller owns."""
 
 import numpy as np
-from numba import njit
 
+from ai.game.fast import jit
 from ai.game.search.tree import Leaf, Tree
 
 ONE = np.uint64(1)
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def won(stones):  # type: ignore[no-untyped-def]
     """Returns whether one player's stones hold four in a row."""
     for shift in (1, 6, 7, 8):
@@ -18,7 +18,7 @@ def won(stones):  # type: ignore[no-untyped-def]
     return False
 
 
-@njit(cache=True)
+@jit()
 def step(state, action, out):  # type: ignore[no-untyped-def]
     """Plays one stone a row; returns the first row whose action is illegal, else -1."""
     full = np.uint64(0)
@@ -44,7 +44,7 @@ def step(state, action, out):  # type: ignore[no-untyped-def]
     return -1
 
 
-@njit(cache=True)
+@jit()
 def observe(state, out):  # type: ignore[no-untyped-def]
     """Writes the two planes of each row, top row first."""
     for b in range(state.shape[0]):
@@ -57,7 +57,7 @@ def observe(state, out):  # type: ignore[no-untyped-def]
                 out[b, 1, 5 - height, column] = ((stones >> k) & ONE) ^ mine
 
 
-@njit(cache=True)
+@jit()
 def legal(state, out):  # type: ignore[no-untyped-def]
     """Writes the columns with room, of the rows that are not over."""
     for b in range(state.shape[0]):
@@ -66,7 +66,7 @@ def legal(state, out):  # type: ignore[no-untyped-def]
             out[b, column] = live and (state[b]["stones"] >> np.uint64(7 * column + 5)) & ONE == 0
 
 
-@njit(cache=True)
+@jit()
 def step_in_tree(states, tree, rows, leaf, seen, live):  # type: ignore[no-untyped-def]
     """Plays the fresh edges; returns how many lead on, listed in `live` and shown in `seen`."""
     # arrays are taken out before the loop, see `walk_numba`

@@ -1,14 +1,14 @@
 """Compiled twin of `ai.game.games.tictactoe`: the same functions, row by row, into arrays that the caller owns."""
 
 import numpy as np
-from numba import njit
 
+from ai.game.fast import jit
 from ai.game.search.tree import Leaf, Tree
 
 LINES = np.array([0o7, 0o70, 0o700, 0o111, 0o222, 0o444, 0o421, 0o124])
 
 
-@njit(cache=True)
+@jit()
 def step(state, action, out):  # type: ignore[no-untyped-def]
     """Plays one stone a row; returns the first row whose action is illegal, else -1."""
     for b in range(state.shape[0]):
@@ -35,7 +35,7 @@ def step(state, action, out):  # type: ignore[no-untyped-def]
     return -1
 
 
-@njit(cache=True)
+@jit()
 def observe(state, out):  # type: ignore[no-untyped-def]
     """Writes the two planes of each row."""
     for b in range(state.shape[0]):
@@ -45,7 +45,7 @@ def observe(state, out):  # type: ignore[no-untyped-def]
             out[b, 1, k // 3, k % 3] = (stones ^ own) >> k & 1
 
 
-@njit(cache=True)
+@jit()
 def legal(state, out):  # type: ignore[no-untyped-def]
     """Writes the free cells of the rows that are not over."""
     for b in range(state.shape[0]):
@@ -54,7 +54,7 @@ def legal(state, out):  # type: ignore[no-untyped-def]
             out[b, k] = live and np.int64(state[b]["stones"]) >> k & 1 == 0
 
 
-@njit(cache=True)
+@jit()
 def step_in_tree(states, tree, rows, leaf, seen, live):  # type: ignore[no-untyped-def]
     """Plays the fresh edges; returns how many lead on, listed in `live` and shown in `seen`."""
     # arrays are taken out before the loop, see `walk_numba`

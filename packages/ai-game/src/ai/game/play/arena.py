@@ -7,7 +7,7 @@ draws counted as half a win each; their intervals come from the curvature of the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
@@ -15,14 +15,22 @@ from numpy.typing import NDArray
 
 from ai.game import draws
 from ai.game.play.players import Player
-from ai.game.protocol import Game
+from ai.game.protocol import Game, State, chances, move_weights, outcome_for
 
 ELO_SCALE = 400 / np.log(10)
+_LUCK = 1 << 32  # apart from the openings' numbers
 
 
 @dataclass(frozen=True)
 class Score:
     """Wins, draws and losses, from the first player's view.
+
+    Args:
+        wins: of the first player.
+        draws: games without a winner.
+        losses: of the first player.
+        distinct: how many of the games differ in seats, opening or moves, which is all that `ratings` counts as
+            evidence: players without luck repeat one game for ever. None where nobody counted: then all do.
 
     >>> Score(6, 2, 2).points
     0.7
@@ -31,14 +39,29 @@ class Score:
     wins: int
     draws: int
     losses: int
+    distinct: int | None = field(default=None, compare=False)
+
+    @property
+    def games(self) -> int:
+        """How many games were played."""
+        return self.wins + self.draws + self.losses
 
     @property
     def points(self) -> float:
         """The share of points: 1 for a win, a half for a draw."""
-        return (self.wins + self.draws / 2) / max(self.wins + self.draws + self.losses, 1)
+        return (self.wins + self.draws / 2) / max(self.games, 1)
 
 
-def match(game: Game, first: Player, second: Player, games: int, *, seed: int = 0, opening_moves: int = 0) -> Score:
+def match(
+    game: Game,
+    first: Player,
+    second: Player,
+    games: int,
+    *,
+    seed: int = 0,
+    opening_moves: int = 0,
+    max_moves: int = 10_000,
+) -> Score:
     """Plays `games` games side by side, the seats taken in turn.
 
     Args:
@@ -47,10 +70,12 @@ def match(game: Game, first: Player, second: Player, games: int, *, seed: int = 
         second: begins in the others.
         games: how many.
         seed: of openings and of players that draw.
-        opening_moves: random moves before the players take over; both seats of a pair of games get the same ones.
+        opening_moves: random moves before the players take over; both seats of a pair of games get the same ones, and
+            the same luck where the game has any.
+        max_moves: a game that goes on for longer is a draw.
 
     Raises:
-        ValueError: the game is not for two, or `games` is not positive.
+        ValueError: the game is not for two, or `games` or `max_moves` is not positive.
 
     >>> from ai.game import TicTacToe, perfect_player, random_player, solve
     >>> game = TicTacToe()
@@ -59,29 +84,45 @@ def match(game: Game, first: Player, second: Player, games: int, *, seed: int = 
     """
     if game.num_players != 2:
         raise ValueError(f"game must be for two players, {type(game).__name__} is for {game.num_players}")
-    if games < 1:
-        raise ValueError(f"games must be at least 1, got {games}")
+    for name, value in (("games", games), ("max_moves", max_moves)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     pair_seeds = draws.fold_in(draws.row_seeds(seed, (games + 1) // 2), 0).repeat(2)[:games]
-    state = game.init(games, pair_seeds)
-    for move in range(opening_moves):
-        live = ~game.terminal(state)
-        choice = draws.choose(draws.fold_in(pair_seeds[live], 1 + move), game.legal(state[live]).astype(float))
-        after = game.step(state[live], choice)
-        state[live] = np.where(game.terminal(after), state[live], after)  # an opening ends no game
+    state = _opened(game, pair_seeds, opening_moves)
     seat = np.arange(games) % 2  # of the first player
     seeds = draws.row_seeds(seed + 1, games)
+    played = draws.fold_in(draws.digest(state), seat)  # a number for each game, by all that happened in it
     outcome = np.zeros(games)
-    ply = 0
-    while (live := ~game.terminal(state)).any():
+    for ply in range(max_moves):
+        live = ~game.terminal(state)
+        if not live.any():
+            break
         mover = game.to_play(state)
-        before = state.copy()
-        for player, mine in ((first, live & (mover == seat)), (second, live & (mover != seat))):
+        chance = chances(game, state)
+        lucky = np.zeros(games, bool) if chance is None else chance.any(axis=1)
+        action = np.zeros(games, np.int64)
+        for player, mine in ((first, live & ~lucky & (mover == seat)), (second, live & ~lucky & (mover != seat))):
             if mine.any():
-                action = player(before[mine], draws.fold_in(seeds[mine], ply))
-                state[mine] = game.step(before[mine], action)
-        outcome += np.where(live, game.reward(state) * np.where(mover == seat, 1, -1), 0)
-        ply += 1
-    return Score(int((outcome > 0).sum()), int((outcome == 0).sum()), int((outcome < 0).sum()))
+                action[mine] = player(state[mine], draws.fold_in(seeds[mine], ply))
+        if chance is not None and lucky.any():
+            action[lucky] = draws.choose(draws.fold_in(pair_seeds[lucky], _LUCK + ply), chance[lucky])
+        state[live] = game.step(state[live], action[live])
+        played[live] = draws.fold_in(played[live], action[live])
+        outcome += np.where(live, outcome_for(seat, game.reward(state), mover), 0)
+    outcome[~game.terminal(state)] = 0
+    won, lost = int((outcome > 0).sum()), int((outcome < 0).sum())
+    return Score(won, games - won - lost, lost, len(np.unique(played)))
+
+
+def _opened(game: Game, seeds: NDArray[np.uint64], moves: int) -> State:
+    """Returns starting states after random moves, none of which ends its game."""
+    state = game.init(len(seeds), seeds)
+    for move in range(moves):
+        live = ~game.terminal(state)
+        choice = draws.choose(draws.fold_in(seeds[live], 1 + move), move_weights(game, state[live]))
+        after = game.step(state[live], choice)
+        state[live] = np.where(game.terminal(after), state[live], after)
+    return state
 
 
 @dataclass(frozen=True)
@@ -93,11 +134,18 @@ class Rating:
 
 
 def round_robin(
-    game: Game, players: Mapping[str, Player], games: int, *, seed: int = 0, opening_moves: int = 0
+    game: Game,
+    players: Mapping[str, Player],
+    games: int,
+    *,
+    seed: int = 0,
+    opening_moves: int = 2,
+    max_moves: int = 10_000,
 ) -> dict[tuple[str, str], Score]:
-    """Plays a match of `games` games between each two players; arguments as of `match`."""
+    """Plays a match of `games` games between each two players; arguments as of `match`, with openings by default."""
+    limits = {"opening_moves": opening_moves, "max_moves": max_moves}
     return {
-        (one, other): match(game, players[one], players[other], games, seed=seed + index, opening_moves=opening_moves)
+        (one, other): match(game, players[one], players[other], games, seed=seed + index, **limits)
         for index, (one, other) in enumerate(combinations(players, 2))
     }
 
@@ -106,7 +154,7 @@ def ratings(scores: Mapping[tuple[str, str], Score], *, prior_games: float = 1.0
     """Returns the Elo rating of each player in a table of matches.
 
     Args:
-        scores: by pair of names.
+        scores: by pair of names; each weighs as much as it has distinct games.
         prior_games: so many drawn games against an average player are added to each record: without any, a player that
             never lost would be rated infinitely high.
 
@@ -152,7 +200,7 @@ def _likelihood(
     curvature = np.diag(prior_games * expected * (1 - expected))
     for (one, other), score in scores.items():
         i, j = index[one], index[other]
-        count = score.wins + score.draws + score.losses
+        count = score.games if score.distinct is None else score.distinct
         chance = 1 / (1 + np.exp(strength[j] - strength[i]))
         surplus = count * (score.points - chance)
         gradient[i] += surplus

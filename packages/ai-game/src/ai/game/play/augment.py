@@ -13,9 +13,10 @@ from ai.game.protocol import SymmetricGame
 
 
 class Augment:
-    """Turns each row of a batch to a random symmetry of the game: `obs`, and the action axes of `policy` and `legal`.
+    """Turns each row of a batch to a random symmetry: `obs`, `action`, and the axis A of `policy` and `legal`.
 
-    The sides are a function of the batch's `index`, which its sampler drew; nothing here needs saving.
+    All moments of an unrolled row are turned alike. The sides are a function of the batch's `index`, which its sampler
+    drew; nothing here needs saving.
 
     Args:
         game: with symmetries.
@@ -28,23 +29,52 @@ class Augment:
         if not isinstance(game, SymmetricGame):
             raise TypeError(f"game must have num_symmetries and transform, {type(game).__name__} has not")
         self.game = game
+        sides, actions = game.num_symmetries, game.num_actions
+        number = np.broadcast_to(np.arange(actions, dtype=np.float32), (sides, actions))
+        blank = np.zeros((sides, *game.observation_shape), np.float32)
+        # which action each entry of a turned policy was, and where each action went
+        self._was = game.transform(blank, np.ascontiguousarray(number), np.arange(sides))[1].astype(np.int64)
+        self._became = self._was.argsort(axis=1)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Returns the batch with new `obs`, `policy` and `legal`; other keys as they were."""
-        index = batch["index"].cpu().numpy().astype(np.uint64)
-        weights = np.arange(1, 2 * len(index), 2, dtype=np.uint64)
-        seed = draws.fold_in(np.array([(index * weights).sum()], np.uint64), 0)
-        which = (draws.uniform(seed, len(index))[0] * self.game.num_symmetries).astype(np.int64)
+        """Returns the batch with new `obs`, `action`, `policy` and `legal`; other keys as they were.
+
+        Raises:
+            ValueError: `obs` has neither the axes of a row nor those of an unrolled one.
+        """
+        which = self._sides(batch["index"].cpu().numpy().astype(np.uint64))
         out = dict(batch)
-        obs = batch["obs"].cpu().numpy()
+        if "obs" in batch:
+            out["obs"] = self._turned(batch["obs"], which)
         for name in ("policy", "legal"):
             if name in batch:
-                array = batch[name]
-                obs_turned, turned = self.game.transform(obs, array.cpu().numpy().astype(np.float32), which)
-                out[name] = _like(turned, array)
-                out["obs"] = _like(obs_turned, batch["obs"])
+                out[name] = _by_row(batch[name], self._was[which])
+        if "action" in batch:
+            action = batch["action"]
+            became = torch.from_numpy(self._became[which]).to(action.device)
+            moved = became.gather(1, action.reshape(len(action), -1).long())
+            out["action"] = moved.reshape(action.shape).to(action.dtype)
         return out
 
+    def _sides(self, index: np.ndarray) -> np.ndarray:
+        weights = np.arange(1, 2 * len(index), 2, dtype=np.uint64)
+        seed = draws.fold_in(np.array([(index * weights).sum()], np.uint64), 0)
+        sides: np.ndarray = (draws.uniform(seed, len(index))[0] * self.game.num_symmetries).astype(np.int64)
+        return sides
 
-def _like(array: np.ndarray, tensor: Tensor) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(tensor.device, tensor.dtype)
+    def _turned(self, obs: Tensor, which: np.ndarray) -> Tensor:
+        shape = self.game.observation_shape
+        moments = obs.dim() - len(shape) - 1
+        if moments not in (0, 1) or tuple(obs.shape[1 + moments :]) != tuple(shape):
+            raise ValueError(f"obs must be [B, …] or [B, K + 1, …] of {shape}, got {tuple(obs.shape)}")
+        rows = obs.cpu().numpy().reshape(-1, *shape)
+        sides = which.repeat(len(rows) // len(which))
+        turned, _ = self.game.transform(rows, np.zeros((len(rows), self.game.num_actions), np.float32), sides)
+        return torch.from_numpy(np.ascontiguousarray(turned)).reshape(obs.shape).to(obs.device, obs.dtype)
+
+
+def _by_row(values: Tensor, was: np.ndarray) -> Tensor:
+    """Returns values `[B, …, A]` whose entry j was entry `was[b, j]`."""
+    places = torch.from_numpy(was).to(values.device)
+    places = places.reshape(len(was), *[1] * (values.dim() - 2), was.shape[1])
+    return values.gather(-1, places.expand(values.shape))

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ai.game import fast
-from ai.game.protocol import State
+from ai.game import draws, fast
+from ai.game.protocol import Game, State, move_weights, outcome_for
 from ai.model import fold
 
 Evaluation = tuple[Any, Any]
@@ -120,6 +120,8 @@ class NetEvaluator:
         model = self._folded if self.fold and self._folded is not None else self.model
         if self.device.type != "cpu":
             x = x.to(self.device)
+        if not x.is_floating_point():  # frames travel as bytes
+            x = x.float()
         if self.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         if self.dtype is None:
@@ -165,14 +167,15 @@ class RolloutEvaluator:
     Args:
         game: whose rules to play by.
         rollouts: games a position.
-        seed: of the moves; a position's luck depends on the seed, the call and its row.
+        seed: of the moves; a position's luck depends on the seed and the position alone, not on its neighbours.
+        max_moves: a rollout that goes on for longer is worth what it has earned.
     """
 
-    def __init__(self, game: Any, *, rollouts: int = 1, seed: int = 0) -> None:
-        if rollouts < 1:
-            raise ValueError(f"rollouts must be at least 1, got {rollouts}")
-        self.game, self.rollouts = game, rollouts
-        self._rng = np.random.default_rng(seed)
+    def __init__(self, game: Game, *, rollouts: int = 1, seed: int = 0, max_moves: int = 10_000) -> None:
+        for name, number in (("rollouts", rollouts), ("max_moves", max_moves)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
+        self.game, self.rollouts, self.seed, self.max_moves = game, rollouts, seed, max_moves
 
     def evaluate(self, state: State) -> Evaluation:
         """Returns zero logits and the mean return of the rollouts."""
@@ -181,13 +184,16 @@ class RolloutEvaluator:
         owner = game.to_play(current)
         value = np.zeros(len(current))
         worth = np.ones(len(current))
+        luck = draws.fold_in(draws.digest(state), self.seed).repeat(self.rollouts)
+        luck = draws.fold_in(luck, np.tile(np.arange(self.rollouts), len(state)))
         live = np.flatnonzero(~game.terminal(current))
-        while len(live):
-            legal = game.legal(current[live])
-            action = (legal * self._rng.random(legal.shape)).argmax(axis=1)
+        for move in range(self.max_moves):
+            if not len(live):
+                break
+            action = draws.choose(draws.fold_in(luck[live], move), move_weights(game, current[live]))
             mover = game.to_play(current[live])
             current[live] = game.step(current[live], action)
-            value[live] += worth[live] * game.reward(current[live]) * np.where(mover == owner[live], 1.0, -1.0)
+            value[live] += worth[live] * outcome_for(owner[live], game.reward(current[live]), mover)
             worth[live] *= game.discount
             live = live[~game.terminal(current[live])]
         return np.zeros((len(state), game.num_actions)), value.reshape(len(state), self.rollouts).mean(axis=1)
@@ -213,6 +219,14 @@ class CachedEvaluator:
         self._logits: NDArray[np.float32] | None = None
         self._values = np.zeros(self.capacity, np.float32)
         self._mixers = np.zeros((0, 2), np.uint64)
+        self._lock = threading.Lock()  # threads may share the memory; they ask the evaluator at the same time
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Returns the context in which the evaluator behind does not learn."""
@@ -220,7 +234,8 @@ class CachedEvaluator:
 
     def clear(self) -> None:
         """Forgets all evaluations."""
-        self._keys[:] = 0
+        with self._lock:
+            self._keys[:] = 0
 
     def __call__(self, observation: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns logits and values, asking the evaluator only for rows not met before."""
@@ -229,28 +244,46 @@ class CachedEvaluator:
         batch = len(observation)
         logits = np.empty((batch, self._logits.shape[1]), np.float32)
         values = np.empty(batch, np.float32)
-        key, slot, missing = self._find(observation, logits, values)
+        with self._lock:
+            key, slot, missing = self._find(observation, logits, values)
+            self.hits += batch - len(missing)
+            self.misses += len(missing)
         if len(missing):
             rows = observation if len(missing) == batch else observation[torch.from_numpy(missing)]
-            new_logits, new_values = _float32(*self.evaluator(rows))
-            if (compiled := fast.kernels(__name__)) is not None:
-                held = (self._keys, self._logits, self._values)
-                compiled.keep(missing, new_logits, new_values, key, slot, *held, logits, values)
-            else:
-                logits[missing], values[missing] = new_logits, new_values
-                at = slot[missing]
-                self._keys[at], self._logits[at], self._values[at] = key[missing], new_logits, new_values
-        self.hits += batch - len(missing)
-        self.misses += len(missing)
+            new = _float32(*self.evaluator(rows))
+            with self._lock:
+                self._keep(missing, *new, key, slot, logits, values)
         return logits, values
+
+    def _keep(
+        self,
+        missing: NDArray[np.int64],
+        new_logits: NDArray[np.float32],
+        new_values: NDArray[np.float32],
+        key: NDArray[np.uint64],
+        slot: NDArray[np.int64],
+        logits: NDArray[np.float32],
+        values: NDArray[np.float32],
+    ) -> None:
+        """Writes new evaluations into the answer and into memory."""
+        assert self._logits is not None
+        if (compiled := fast.kernels(__name__)) is not None:
+            held = (self._keys, self._logits, self._values)
+            compiled.keep(missing, new_logits, new_values, key, slot, *held, logits, values)
+            return
+        logits[missing], values[missing] = new_logits, new_values
+        at = slot[missing]
+        self._keys[at], self._logits[at], self._values[at] = key[missing], new_logits, new_values
 
     def _first(self, observation: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Learns from the first answer how many actions there are, then remembers it."""
         logits, _ = _float32(*self.evaluator(observation[:1]))
-        self._logits = np.zeros((self.capacity, logits.shape[1]), np.float32)
-        rng = np.random.default_rng(0)
-        entries = observation[0].numel()
-        self._mixers = rng.integers(0, 1 << 63, (entries, 2), np.uint64) * np.uint64(2) + np.uint64(1)
+        with self._lock:
+            if self._logits is None:
+                rng = np.random.default_rng(0)
+                entries = observation[0].numel()
+                self._mixers = rng.integers(0, 1 << 63, (entries, 2), np.uint64) * np.uint64(2) + np.uint64(1)
+                self._logits = np.zeros((self.capacity, logits.shape[1]), np.float32)
         return self(observation)
 
     def _find(
@@ -261,7 +294,7 @@ class CachedEvaluator:
         A key is 128 bits: two sums of the entries' bits times odd random numbers, mixed; never zero.
         """
         batch = len(observation)
-        bits = observation.contiguous().numpy().reshape(batch, -1).view(np.uint32)
+        bits = observation.float().contiguous().numpy().reshape(batch, -1).view(np.uint32)
         if (compiled := fast.kernels(__name__)) is not None:
             key, slot = np.empty((batch, 2), np.uint64), np.empty(batch, np.int64)
             missing = np.empty(batch, np.int64)

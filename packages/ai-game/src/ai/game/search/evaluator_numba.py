@@ -1,13 +1,14 @@
 """Compiled lookups of `ai.game.search.evaluator.CachedEvaluator`."""
 
 import numpy as np
-from numba import njit
+
+from ai.game.fast import jit
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 HALF, QUARTER = np.uint64(32), np.uint64(16)
 
 
-@njit(cache=True)
+@jit()
 def find(bits, mixers, keys, held_logits, held_values, key, slot, logits, values, missing):  # type: ignore[no-untyped-def]
     """Writes each row's key, slot and evaluation where known; lists the others in `missing` and returns how many."""
     count = 0
@@ -34,7 +35,7 @@ def find(bits, mixers, keys, held_logits, held_values, key, slot, logits, values
     return count
 
 
-@njit(cache=True)
+@jit()
 def keep(missing, new_logits, new_values, key, slot, keys, held_logits, held_values, logits, values):  # type: ignore[no-untyped-def]
     """Writes new evaluations into the answer and into their slots."""
     for i in range(missing.shape[0]):

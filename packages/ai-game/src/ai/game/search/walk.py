@@ -78,13 +78,13 @@ def evaluate(
     """Writes the evaluation of one node a row; the prior is the softmax of `logits[R, A]` over the legal actions.
 
     Returns:
-        Whether every number is finite; if not, nothing is written.
+        Whether every number is finite, logits of illegal actions apart; if not, nothing is written.
     """
     if (compiled := fast.kernels(__name__)) is not None:
         return bool(compiled.evaluate(tuple(tree), rows, node, logits, value))
-    if not (np.isfinite(logits).all() and np.isfinite(value).all()):
-        return False
     legal = tree.legal[rows, node]
+    if not (np.isfinite(logits[legal]).all() and np.isfinite(value).all()):
+        return False
     masked = np.where(legal, logits.astype(np.float64), -np.inf)
     highest = np.where(legal.any(axis=1), masked.max(axis=1), 0.0)[:, None]
     weights = np.exp(masked - highest)

@@ -7,14 +7,14 @@ tuples: numba takes twice as long to recognise named ones.
 """
 
 import numpy as np
-from numba import njit
 
+from ai.game.fast import jit
 from ai.game.search.gumbel import TINY, GumbelParams
 from ai.game.search.puct import EPSILON, LOWEST, PuctParams
 from ai.game.search.tree import Leaf, Tree
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def evaluate(tree, rows, node, logits, value):  # type: ignore[no-untyped-def]
     """Writes the evaluation of one node a row; returns whether every number is finite."""
     tree = Tree(*tree)
@@ -24,7 +24,7 @@ def evaluate(tree, rows, node, logits, value):  # type: ignore[no-untyped-def]
         if not np.isfinite(value[r]):
             return False
         for a in range(num_actions):
-            if not np.isfinite(logits[r, a]):
+            if legal[rows[r], node[r], a] and not np.isfinite(logits[r, a]):
                 return False
     for r in range(rows.shape[0]):
         b, n = rows[r], node[r]
@@ -49,7 +49,7 @@ def evaluate(tree, rows, node, logits, value):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True, error_model="numpy", forceinline=True)
+@jit(error_model="numpy", forceinline=True)
 def _puct_action(visits, total, prior, legal, proof, value, b, n, weights, normalize, first_play, prove, scores):  # type: ignore[no-untyped-def]
     """Returns the action of the highest score; `scores` is room to work in."""
     num_actions = visits.shape[2]
@@ -88,7 +88,7 @@ def _puct_action(visits, total, prior, legal, proof, value, b, n, weights, norma
     return best
 
 
-@njit(cache=True, error_model="numpy", forceinline=True)
+@jit(error_model="numpy", forceinline=True)
 def _completed(visits, total, prior, value, b, n, scale, offset, values):  # type: ignore[no-untyped-def]
     """Writes each action's mean value, the mixed value where untried.
 
@@ -117,7 +117,7 @@ def _completed(visits, total, prior, value, b, n, scale, offset, values):  # typ
     return low, top, factor, visit_sum
 
 
-@njit(cache=True, error_model="numpy", forceinline=True)
+@jit(error_model="numpy", forceinline=True)
 def _improved(visits, prior, b, n, top, factor, values):  # type: ignore[no-untyped-def]
     """Turns completed values into the improved policy, still to be divided by the sum that is returned."""
     weight_sum, untried = 0.0, -1.0
@@ -133,7 +133,7 @@ def _improved(visits, prior, b, n, top, factor, values):  # type: ignore[no-unty
     return weight_sum
 
 
-@njit(cache=True, error_model="numpy", forceinline=True)
+@jit(error_model="numpy", forceinline=True)
 def _interior_action(visits, legal, b, n, share, policy):  # type: ignore[no-untyped-def]
     """Returns the action whose visits are furthest below `share` times the policy."""
     best, best_score = np.int64(0), -np.inf
@@ -145,7 +145,7 @@ def _interior_action(visits, legal, b, n, share, policy):  # type: ignore[no-unt
     return best
 
 
-@njit(cache=True, error_model="numpy", forceinline=True)
+@jit(error_model="numpy", forceinline=True)
 def _root_action(visits, legal, root_logit, gumbel, b, turn, low, factor, values):  # type: ignore[no-untyped-def]
     """Returns the root's action of the highest score among those visited `turn` times."""
     highest = -np.inf
@@ -163,7 +163,7 @@ def _root_action(visits, legal, root_logit, gumbel, b, turn, low, factor, values
     return best
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def decide_gumbel(tree, params, action, policy):  # type: ignore[no-untyped-def]
     """Writes each root's move and improved policy."""
     tree, params = Tree(*tree), GumbelParams(*params)
@@ -179,14 +179,14 @@ def decide_gumbel(tree, params, action, policy):  # type: ignore[no-untyped-def]
             policy[b, a] = scratch[a] / weight_sum
 
 
-@njit(cache=True, error_model="numpy", forceinline=True)
+@jit(error_model="numpy", forceinline=True)
 def _below(child, terminal, proof, b, n, a):  # type: ignore[no-untyped-def]
     """Returns the node below an edge, or -1 where a walk ends: it is new, at an end, or its worth is proven."""
     below = np.int64(child[b, n, a])
     return below if below >= 0 and not terminal[b, below] and np.isnan(proof[b, n, a]) else np.int64(-1)
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def select_puct(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
     """Walks every row by PUCT."""
     tree, params, leaf = Tree(*tree), PuctParams(*params), Leaf(*leaf)
@@ -209,7 +209,7 @@ def select_puct(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
     _claim(tree, rows, leaf)
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def select_gumbel(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
     """Walks every row by sequential halving at the root and the improved policy below."""
     tree, params, leaf = Tree(*tree), GumbelParams(*params), Leaf(*leaf)
@@ -240,7 +240,7 @@ def select_gumbel(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
     _claim(tree, rows, leaf)
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def _claim(tree, rows, leaf):  # type: ignore[no-untyped-def]
     """Finds the node at the end of each walk, a new one where there is none yet."""
     child, parent, parent_action, size = tree.child, tree.parent, tree.parent_action, tree.size
@@ -263,7 +263,7 @@ def _claim(tree, rows, leaf):  # type: ignore[no-untyped-def]
         leaf_node[r] = child[b, above, action]
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def _certain_value(legal, proof, b, n):  # type: ignore[no-untyped-def]
     """Returns what a node is worth for certain: a proven win, or the best of moves that are all proven; or NaN."""
     best, open_moves = -np.inf, False
@@ -276,7 +276,7 @@ def _certain_value(legal, proof, b, n):  # type: ignore[no-untyped-def]
     return np.nan if open_moves and best < 1 else best
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def settle(tree, rows, leaf, live, logits, value, prove=False):  # type: ignore[no-untyped-def]
     """Evaluates the new nodes of `rows[live]` and carries every leaf's value to its root."""
     tree, leaf = Tree(*tree), Leaf(*leaf)

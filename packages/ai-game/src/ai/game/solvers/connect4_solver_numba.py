@@ -1,7 +1,8 @@
 """Compiled search of `connect4_solver`. Bits are those of `ai.game.games.connect4`: `7 * column + height`."""
 
 import numpy as np
-from numba import njit
+
+from ai.game.fast import jit
 
 U = np.uint64
 BOTTOM = U(sum(1 << 7 * c for c in range(7)))
@@ -10,7 +11,7 @@ COLUMNS = np.array([63 << 7 * c for c in range(7)], np.uint64)
 ORDER = np.array([3, 2, 4, 1, 5, 0, 6])
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def _winning_cells(own, stones):  # type: ignore[no-untyped-def]
     """Returns the free cells that would complete four for the owner of `own`, reachable yet or not."""
     cells = (own << U(1)) & (own << U(2)) & (own << U(3))
@@ -25,7 +26,7 @@ def _winning_cells(own, stones):  # type: ignore[no-untyped-def]
     return cells & (BOARD ^ stones)
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def _bits(x):  # type: ignore[no-untyped-def]
     count = 0
     while x:
@@ -34,7 +35,7 @@ def _bits(x):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(cache=True)
+@jit()
 def _open(d, own, stones, alpha, beta, moves, count, keys, bounds):  # type: ignore[no-untyped-def]
     """Looks at the node at depth `d`; returns (whether its outcome is known, the outcome), or lists its moves."""
     possible = (stones[d] + BOTTOM) & BOARD
@@ -76,7 +77,7 @@ def _open(d, own, stones, alpha, beta, moves, count, keys, bounds):  # type: ign
     return False, 0
 
 
-@njit(cache=True)
+@jit()
 def _outcome(first_own, first_stones, keys, bounds):  # type: ignore[no-untyped-def]
     """Returns the outcome in {-1, 0, 1} for the mover, who cannot win at once.
 
@@ -112,14 +113,14 @@ def _outcome(first_own, first_stones, keys, bounds):  # type: ignore[no-untyped-
         d, returning = d + 1, False
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def _store(own, stones, bound, keys, bounds):  # type: ignore[no-untyped-def]
     key = own + stones + BOTTOM
     slot = np.int64(key % U(keys.shape[0]))
     keys[slot], bounds[slot] = key, bound
 
 
-@njit(cache=True)
+@jit()
 def score(own, stones, keys, bounds, scores):  # type: ignore[no-untyped-def]
     """Writes the outcome of each legal move of each row."""
     for b in range(own.shape[0]):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game.protocol import Game, State
+from ai.game.protocol import Game, State, state_keys
 
 ILLEGAL = -9.0
 
@@ -18,7 +18,7 @@ class Solution:
 
     Args:
         game: the game.
-        states: `[P]` every reachable position where play goes on.
+        states: `[P]` every reachable position where play goes on, the start first.
         scores: `[P, A]` the outcome for the mover after each move, both sides perfect; -9 where illegal.
     """
 
@@ -27,7 +27,7 @@ class Solution:
     scores: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_index", {key: i for i, key in enumerate(_keys(self.states))})
+        object.__setattr__(self, "_index", {key: i for i, key in enumerate(state_keys(self.states))})
 
     def score(self, state: State) -> NDArray[np.float64]:
         """Returns the outcome of each move, `[B, A]`.
@@ -36,7 +36,7 @@ class Solution:
             ValueError: a position is over, or no play reaches it.
         """
         index: dict[bytes, int] = self._index  # type: ignore[attr-defined]
-        rows = [index.get(key, -1) for key in _keys(state)]
+        rows = [index.get(key, -1) for key in state_keys(state)]
         if -1 in rows:
             raise ValueError(f"state must hold positions of play, row {rows.index(-1)} is over or out of reach")
         return self.scores[rows]
@@ -56,44 +56,75 @@ def solve(game: Game, *, max_positions: int = 1_000_000) -> Solution:
         max_positions: refuse larger games.
 
     Raises:
-        ValueError: the game has more positions than that.
+        ValueError: the game has more positions than that, has luck, or can come back to a position, so that play need
+            not end.
 
     >>> from ai.game import TicTacToe
     >>> solution = solve(TicTacToe())
     >>> len(solution.states), solution.scores[0].tolist()[:3]
     (4520, [0.0, 0.0, 0.0])
     """
-    layers = [game.init(1)]
-    count = 1
-    while True:
-        row, action = np.nonzero(game.legal(layers[-1]))
-        following = game.step(layers[-1][row], action)
-        following = np.unique(following[~game.terminal(following)])
-        if len(following) == 0:
-            break
-        layers.append(following)
-        count += len(following)
+    if hasattr(game, "chance"):
+        raise ValueError(f"game must have no luck to be solved, {type(game).__name__} has chance")
+    start = game.init(1)
+    index = {key: row for row, key in enumerate(state_keys(start))}
+    layers, edges, count = [start], [], 1
+    while len(layers[-1]):
+        states = layers[-1]
+        row, action = np.nonzero(game.legal(states))
+        after = game.step(states[row], action)
+        over = game.terminal(after)
+        target = np.full(len(row), -1)
+        fresh: list[int] = []
+        for move, key in enumerate(state_keys(after)):
+            if over[move]:
+                continue
+            if key not in index:
+                index[key] = len(index)
+                fresh.append(move)
+            target[move] = index[key]
+        same = game.to_play(after) == game.to_play(states[row])
+        ahead = np.where(over, 0.0, np.where(same, game.discount, -game.discount))
+        edges.append((row + count - len(states), action, target, game.reward(after), ahead))
+        layers.append(after[fresh])
+        count += len(fresh)
         if count > max_positions:
             raise ValueError(f"game has more than max_positions ({max_positions}) positions")
-    scores: list[NDArray[np.float64]] = []
-    value_of: dict[bytes, float] = {}
-    for states in reversed(layers):
-        score = np.full((len(states), game.num_actions), ILLEGAL)
-        row, action = np.nonzero(game.legal(states))
-        before = states[row]
-        after = game.step(before, action)
-        sign = np.where(game.to_play(after) == game.to_play(before), game.discount, -game.discount)
-        ahead = np.array([value_of.get(key, 0.0) for key in _keys(after)])
-        score[row, action] = game.reward(after) + np.where(game.terminal(after), 0.0, sign * ahead)
-        value_of = dict(zip(_keys(states), score.max(axis=1).tolist(), strict=True))
-        scores.append(score)
-    return Solution(game, np.concatenate(layers), np.concatenate(scores[::-1]))
+    source, move, target, paid, factor = (np.concatenate(part) for part in zip(*edges, strict=True))
+    return Solution(game, np.concatenate(layers), _backwards(game, source, move, target, paid, factor, count))
 
 
-def _keys(state: State) -> list[bytes]:
-    """Returns each state as bytes without padding, whose content numpy leaves open, so that equal states are equal."""
-    names = state.dtype.names or ()
-    packed = np.zeros(len(state), np.dtype([(name, state.dtype[name]) for name in names]))
-    for name in names:
-        packed[name] = state[name]
-    return [row.tobytes() for row in packed]
+def _backwards(
+    game: Game,
+    source: NDArray[np.int64],
+    move: NDArray[np.int64],
+    target: NDArray[np.int64],
+    paid: NDArray[np.float64],
+    factor: NDArray[np.float64],
+    count: int,
+) -> NDArray[np.float64]:
+    """Returns the scores `[P, A]` of the moves listed, each of which leads from `source` to `target`, -1 at an end.
+
+    A position is settled once all that its moves lead to are.
+    """
+    scores = np.full((count, game.num_actions), ILLEGAL)
+    ends = target < 0
+    scores[source[ends], move[ends]] = paid[ends]
+    waiting = np.bincount(source[~ends], minlength=count)
+    into = np.argsort(target, kind="stable")
+    first = np.searchsorted(target[into], np.arange(count + 1))
+    ready, settled = np.flatnonzero(waiting == 0), 0
+    while len(ready):
+        settled += len(ready)
+        above = np.concatenate([into[first[node] : first[node + 1]] for node in ready])
+        value = scores[target[above]].max(axis=1)
+        scores[source[above], move[above]] = paid[above] + factor[above] * value
+        left = np.bincount(source[above], minlength=count)
+        waiting -= left
+        ready = np.flatnonzero((waiting == 0) & (left > 0))
+    if settled < count:
+        raise ValueError(
+            f"game must end however it is played, {type(game).__name__} can come back to a position: count the moves "
+            "in its state and end it at a limit"
+        )
+    return scores
