@@ -319,8 +319,9 @@ def test_a_return_is_cut_where_a_move_explored():
     np.testing.assert_allclose(cut, [0.3, -0.3, 0.3, 0.4, 1])
     explored[3] = False
     np.testing.assert_allclose(greedy_return(reward, discount, to_play, best, explored), [1, -1, 1, -1, 1])
-    # cut off, an episode goes on with what its last search thought
-    open_end = greedy_return(np.zeros(2, np.float32), np.ones(2, np.float32), np.zeros(3, int), best[:2], explored[:2])
+    # cut off, an episode goes on with the value of the position where it was
+    flat = np.zeros(2, np.float32), np.ones(2, np.float32), np.zeros(3, int)
+    open_end = greedy_return(*flat, best[:2], explored[:2], beyond=0.2)
     np.testing.assert_allclose(open_end, [0.2, 0.2])
 
 

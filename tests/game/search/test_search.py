@@ -1,3 +1,4 @@
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -505,3 +506,104 @@ def test_a_training_network_is_evaluated_in_eval_mode_and_left_as_it_was():
     state = game.step(game.init(4), np.array([4] * 4))
     np.testing.assert_array_equal(search(state).prior[0], search(state).prior[1])
     assert net.training
+
+
+def test_a_search_in_use_refuses_a_second_call():
+    game = TicTacToe()
+
+    def evaluator(observation):
+        with ThreadPoolExecutor(1) as other:
+            with pytest.raises(RuntimeError, match="one call at a time"):
+                other.submit(search, game.init(2)).result()
+            with pytest.raises(RuntimeError, match="one call at a time"):
+                other.submit(search.advance, np.zeros(2, int)).result()
+        return torch.zeros(len(observation), 9), torch.zeros(len(observation))
+
+    search = Search(game, evaluator, simulations=3, rule=Puct())
+    assert (search(game.init(2)).visits.sum(1) == 3).all()
+    assert (search(game.init(3)).visits.sum(1) == 3).all()  # and is free again
+    copied = pickle.loads(pickle.dumps(Search(game, linear_evaluator_of_tictactoe, simulations=3)))
+    np.testing.assert_array_equal(
+        copied(game.init(2)).visits, Search(game, linear_evaluator_of_tictactoe, simulations=3)(game.init(2)).visits
+    )
+
+
+def linear_evaluator_of_tictactoe(observation):
+    return linear_evaluator(TicTacToe())(observation)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float32, torch.uint8])
+def test_a_mask_of_any_type_allows_the_same_moves(engine, dtype):
+    game = TicTacToe()
+    mask = np.zeros((3, 9), bool)
+    mask[:, [1, 4, 8]] = True
+    given = torch.from_numpy(mask).to(dtype) if dtype is torch.uint8 else mask.astype(dtype)
+    search = Search(game, linear_evaluator(game), simulations=20, rule=Puct())
+    expected = Search(game, linear_evaluator(game), simulations=20, rule=Puct())(game.init(3), legal=mask)
+    action = search(game.init(3), legal=given).action
+    np.testing.assert_array_equal(action, expected.action)
+    # and at kept roots, where others' trees stay as they are
+    search.advance(action)
+    states = game.step(game.init(3), action)
+    before = search.tree.visits[1].copy()
+    later = game.legal(states)
+    later[0, 0] = False
+    found = search(states, legal=torch.from_numpy(later).to(dtype) if dtype is torch.uint8 else later.astype(dtype))
+    assert found.visits[0, 0] == 0
+    assert (search.tree.visits[1, 0] >= before[0]).all()
+    assert before[0].sum() > 0
+
+
+@pytest.mark.parametrize("mask", [np.full((2, 9), 2), np.full((2, 8), True), np.full(9, True), np.full((2, 9), -1.0)])
+def test_what_is_no_mask_is_refused(mask):
+    game = TicTacToe()
+    search = Search(game, linear_evaluator(game), simulations=4)
+    with pytest.raises(ValueError, match=r"legal must be a mask of booleans, or of 0 and 1, of shape \(2, 9\), got"):
+        search(game.init(2), legal=mask)
+
+
+def test_a_finished_or_unexplored_move_starts_its_row_anew(engine):
+    game = TicTacToe()
+    search = Search(game, linear_evaluator(game), simulations=40, rule=Puct())
+    states = game.init(3)
+    for cell in (0, 3, 1, 4):  # row 0 is about to win
+        states[0] = game.step(states[:1], np.array([cell]))[0]
+    tried = search(states).visits
+    action = np.array([2, tried[1].argmax(), tried[2].argmax()])
+    search.advance(action)
+    kept = search.tree.visits[:, 0].sum(1)
+    assert kept[0] == 0
+    assert (kept[1:] > 0).all()
+    after = game.step(states, action)
+    after[0] = game.init(1)[0]  # a new game in the row of the one that ended
+    found = search(after)
+    np.testing.assert_array_equal(found.visits.sum(1), kept + 40)
+    alone = Search(game, linear_evaluator(game), simulations=40, rule=Puct())(game.init(1))
+    np.testing.assert_array_equal(found.visits[0], alone.visits[0])
+    np.testing.assert_array_equal(found.policy[0], alone.policy[0])
+    unexplored = Search(game, linear_evaluator(game), simulations=2, rule=Puct())
+    visits = unexplored(game.init(1)).visits[0]
+    cell = int(np.flatnonzero(visits == 0)[0])
+    unexplored.advance(np.array([cell]))
+    assert unexplored(game.step(game.init(1), np.array([cell]))).visits.sum() == 2
+    with pytest.raises(ValueError, match=r"action must be in \[0, 9\), got 9 in row 0"):
+        unexplored.advance(np.array([9]))
+
+
+@pytest.mark.parametrize("rule", [Puct(), Gumbel()], ids=["puct", "gumbel"])
+def test_a_network_may_mask_illegal_moves_itself(engine, rule):
+    game = ConnectFour()
+    states = game.positions(["333333", "012"])
+    plain = linear_evaluator(game)
+
+    def masked(observation):
+        logits, value = plain(observation)
+        full = observation[:, :, 0].sum(1).numpy() > 0  # the top row
+        return np.where(full, -np.inf, logits), value
+
+    found = Search(game, masked, simulations=30, rule=rule)(states)
+    expected = Search(game, plain, simulations=30, rule=rule)(states)
+    np.testing.assert_array_equal(found.visits, expected.visits)
+    np.testing.assert_array_equal(found.policy, expected.policy)
+    with pytest.raises(ValueError, match="finite logits and values for legal actions"):
+        Search(game, lambda x: (np.full((len(x), 7), -np.inf), np.zeros(len(x))), simulations=4, rule=rule)(states)

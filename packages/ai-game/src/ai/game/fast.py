@@ -7,9 +7,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, TypeVar
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+from typing import Any
 
 
 @cache
@@ -24,19 +22,18 @@ def kernels(name: str) -> ModuleType | None:
     return import_module(f"{name}_numba") if available() else None
 
 
-def jit(**options: Any) -> Callable[[Function], Function]:
+def jit(**options: Any) -> Any:
     """Returns `numba.njit(**options)` that keeps its code on disk; in memory alone where no folder may be written."""
     from numba import njit
 
-    def compiled(function: Function) -> Function:
+    def compiled(function: Callable[..., Any]) -> Any:
         try:
-            made: Function = njit(cache=True, **options)(function)
+            return njit(cache=True, **options)(function)
         except RuntimeError as error:
             if "cannot cache" not in str(error):
                 raise
             _say_uncached()
-            made = njit(**options)(function)
-        return made
+            return njit(**options)(function)
 
     return compiled
 

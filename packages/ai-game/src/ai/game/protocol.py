@@ -75,8 +75,8 @@ class ChanceGame(Game, Protocol):
     """A game with luck: at some states no player moves, but chance, by probabilities that are known.
 
     An outcome of chance is an action like any other: `step` plays it, `legal` lists those that can happen, and
-    `to_play` names a player by whose view values and rewards are told there. Chance is asked by whoever plays the game, and luck
-    is never part of a state: a search that could read it would see the future.
+    `to_play` names a player by whose view values and rewards are told there. Chance is asked by whoever plays the game,
+    and luck is never part of a state: a search that could read it would see the future.
     """
 
     def chance(self, state: State) -> NDArray[np.float64]:

@@ -98,7 +98,7 @@ def _check_legal(game: Game, state: State, over: np.ndarray, step: int) -> None:
     chance = chances(game, state)
     if chance is None:
         return
-    lucky = chance.any(axis=1)
+    lucky = np.asarray(chance.any(axis=1))
     _rule(not lucky[over].any(), "a game that is over must have no chance", step, over)
     fair = np.isclose(chance[lucky].sum(axis=1), 1).all() and (chance >= 0).all()
     _rule(bool(fair), "chance must return probabilities that sum to 1, or a row of zeros", step, lucky)

@@ -91,7 +91,8 @@ def _decided(game: Game, history: History) -> NDArray[np.int64]:
 
 def _played(game: Game, seeds: NDArray[np.uint64]) -> History:
     """Returns a record of random games."""
-    state, history = game.init(len(seeds), seeds), []
+    history: History = []
+    state = game.init(len(seeds), seeds)
     while (live := ~game.terminal(state)).any():
         weights = np.where(live[:, None], move_weights(game, state), 1.0)
         action = draws.choose(draws.fold_in(seeds, len(history)), weights)

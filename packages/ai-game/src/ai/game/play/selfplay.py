@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ai.game import draws
-from ai.game.protocol import Game, State
+from ai.game.protocol import Game, State, chances, move_weights, outcome_for
 from ai.game.search.dynamics import Evaluator, LearnedModel
 from ai.game.search.evaluator import CachedEvaluator, NetEvaluator
 from ai.game.search.gumbel import Gumbel
@@ -22,7 +22,8 @@ from ai.game.search.puct import Puct
 from ai.game.search.search import Found, Search
 
 # What a row's luck is for: streams of its seed that never meet.
-_OPENING, _BUDGET, _NOISE, _MOVE, _RESIGN, _RANDOM = range(6)
+_OPENING, _BUDGET, _NOISE, _MOVE, _RESIGN, _RANDOM, _LUCK = range(7)
+_OPENINGS_TRIED = 1000
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,10 @@ class Play:
             good play avoids; best with a `tolerance`.
         opening_share: share of games that start from a random position.
         opening_moves: how many random moves lead there, drawn from `[0, opening_moves)`.
-        resign_below: give a game up when its value for the mover is lower; None never.
+        max_moves: a game that goes on for longer ends there, as `at_limit` says.
+        at_limit: `'truncate'` cuts the episode off, so that its last position keeps a value; `'draw'` ends it with
+            what it has earned.
+        resign_below: give a game up when its value for the mover is lower, which loses it by 1; None never.
         resign_check: share of games that are played out all the same, to count how often giving up was wrong.
         cache: positions whose evaluation is remembered until the parameters change; 0 for none.
     """
@@ -61,14 +65,18 @@ class Play:
     random_share: float = 0.0
     opening_share: float = 0.0
     opening_moves: int = 1
+    max_moves: int = 10_000
+    at_limit: Literal["truncate", "draw"] = "truncate"
     resign_below: float | None = None
     resign_check: float = 0.1
     cache: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("games", 1), ("simulations", 1), ("fast_simulations", 1), ("opening_moves", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("games", "simulations", "fast_simulations", "opening_moves", "max_moves"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.at_limit not in ("truncate", "draw"):
+            raise ValueError(f"at_limit must be 'truncate' or 'draw', got {self.at_limit!r}")
         for name in ("full_share", "random_share", "opening_share", "resign_check"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
@@ -84,22 +92,27 @@ class Play:
 class SelfPlay:
     """A source of episodes: a search plays against itself.
 
-    An episode has `obs`, `action`, `reward`, `discount`, `policy`, `value`, `to_play`, `legal`, `version`, `truncated`
-    and `full` (1 where the search was a full one); with `play.tolerance` also `greedy_return`, the return as if no move
-    had explored: where one did, the value of the search's own choice stands for all that came of it, or the outcome
-    where that is better (Watkins 1989, "Learning from delayed rewards", cuts returns so).
+    An episode has `obs`, `action`, `reward`, `discount`, `policy`, `value [T + 1]`, `to_play`, `legal`, `version`,
+    `truncated` and `full` (1 where the search was a full one); the last value is the evaluator's of the position where
+    the episode was cut off, or 0. Luck is drawn between the moves: what it earns is part of the move's reward. With
+    `play.tolerance` there is also `greedy_return`, the return as if no move had explored: where one did, the value of
+    the search's own choice stands for all that came of it, or the outcome where that is better (Watkins 1989, "Learning
+    from delayed rewards", cuts returns so).
 
     Args:
         game: the rules.
         model: from observations to `(logits, value)`, or a `LearnedModel`, which is searched in its own space; each
             worker plays with its own copy. Or None, with `evaluator`.
         play: how to play.
-        evaluator: to use in place of `model`, such as an inference client that all workers share; whoever owns it
-            renews its parameters.
+        evaluator: to use in place of `model`, such as an inference client that all workers share. Parameters go to it
+            where it has `update_params`, as an `Inferencer` in this process; a client has none, so they are to be sent
+            to the inferencer that it asks. An episode's `version` is the evaluator's, where it tells one: the newest
+            that had answered when the first move was made.
         wrap: from the model to its evaluator, such as `NetEvaluator.tuned` with its options filled in.
 
     Raises:
-        ValueError: neither or both of `model` and `evaluator`; resigning in a one-player game.
+        ValueError: neither or both of `model` and `evaluator`; resigning in a one-player game; a cache before an
+            evaluator whose parameters others renew.
 
     Example:
         >>> from ai.data import Datagen
@@ -125,6 +138,8 @@ class SelfPlay:
         play = Play() if play is None else play
         if play.resign_below is not None and game.num_players != 2:
             raise ValueError("resign_below needs a game of two players")
+        if play.cache and hasattr(evaluator, "version"):
+            raise ValueError(f"cache must be 0 with an evaluator whose parameters others renew, got {play.cache}")
         self.game, self.model, self.play = game, model, play
         self._given, self._wrap = evaluator, wrap
         self._started = False
@@ -152,6 +167,7 @@ class SelfPlay:
         self._gives_up = np.zeros((batch, 2), bool)
         self._version = 0
         self._born = np.zeros(batch, np.int64)
+        self._draws = np.zeros(batch, np.int64)  # of chance, in this game
         self._done: deque[dict[str, Any]] = deque()
         self.stats = {"games": 0, "moves": 0, "resigned": 0, "resign_checked": 0, "resign_wrong": 0}
         self._begin(np.arange(batch))
@@ -168,9 +184,21 @@ class SelfPlay:
         return self._done.popleft()
 
     def update_params(self, state_dict: Mapping[str, Any], version: int) -> None:
-        """Takes new parameters; games under way go on with them."""
+        """Takes new parameters; games under way go on with them.
+
+        Raises:
+            TypeError: the evaluator takes none, so that old ones would go on playing.
+        """
         if self.model is not None:
             self.model.load_state_dict(state_dict)
+        elif callable(getattr(self._given, "update_params", None)):
+            given: Any = self._given
+            given.update_params(state_dict)
+        else:
+            raise TypeError(
+                f"evaluator must have update_params to take parameters, {type(self._given).__name__} has none: send "
+                "them to the inferencer that it asks, or give SelfPlay the model"
+            )
         if self._cache is not None:
             self._cache.clear()
         self._version = version
@@ -195,10 +223,9 @@ class SelfPlay:
             self._begin(np.arange(self.play.games))
             return
         for name in _STATE:
-            value = state[name]
+            value = state.get(name, self._draws)  # a state that an older version wrote lacks what came later
             setattr(self, name, _from_bytes(value, self.game) if name == "_states" else np.array(value))
         history = {k: (_from_bytes(v, self.game) if k == "state" else np.array(v)) for k, v in state["history"].items()}
-        # a state that an older version wrote lacks what came later
         self._history = {**self._new_history(history["action"].shape[1]), **history}
         self._done = deque(dict(episode) for episode in state["done"])
         self._version, self.stats = state["version"], dict(state["stats"])
@@ -214,19 +241,38 @@ class SelfPlay:
         positions = game.observe(self._states) if self._learned else self._states
         legal = game.legal(self._states)
         found = self._search(positions, self._row_luck(_NOISE), noise=full, simulations=budget, legal=legal)
+        self._born = np.where(self._length == 0, self._playing_version(), self._born)
         given_up = self._resigning(found)
         action = self._choose(found, legal)
         after = game.step(self._states, action)
-        self._record(rows, action, after, found, full)
+        reward = game.reward(after)
+        after, lucky = self._after_luck(after, rows)
+        reward += outcome_for(game.to_play(self._states), lucky, np.zeros(play.games, np.int64))
+        self._record(rows, action, reward, after, found, full)
         self._states = after
         self._length += 1
         self.stats["moves"] += play.games
-        ended = game.terminal(after) | given_up
+        ended = game.terminal(after) | given_up | (self._length >= play.max_moves)
         for row in np.flatnonzero(ended):
-            if episode := self._episode(int(row), bool(given_up[row])):
-                self._done.append(episode)
+            self._done.append(self._episode(int(row), bool(given_up[row])))
         if ended.any():
             self._begin(np.flatnonzero(ended))
+
+    def _after_luck(self, state: State, rows: NDArray[np.int64]) -> tuple[State, NDArray[np.float64]]:
+        """Returns the states of games `rows` where a player moves or all is over, and what luck paid player 0."""
+        game, paid = self.game, np.zeros(len(state))
+        while (chance := chances(game, state)) is not None and (lucky := chance.any(axis=1)).any():
+            games, before = rows[lucky], state[lucky]
+            luck = draws.fold_in(self._seeds[games], self._number[games], _LUCK, self._draws[games])
+            after = game.step(before, draws.choose(luck, chance[lucky]))
+            paid[lucky] += outcome_for(0, game.reward(after), game.to_play(before))
+            state = state.copy()
+            state[lucky] = after
+            self._draws[games] += 1
+        return state, paid
+
+    def _playing_version(self) -> int:
+        return int(getattr(self._given, "version", self._version))
 
     def _choose(self, found: Found, legal: NDArray[np.bool_]) -> NDArray[np.int64]:
         play = self.play
@@ -259,7 +305,13 @@ class SelfPlay:
         return draws.uniform(seeds, 1)[:, 0] < self.play.resign_check
 
     def _record(
-        self, rows: NDArray[np.int64], action: NDArray[np.int64], after: State, found: Found, full: NDArray[np.bool_]
+        self,
+        rows: NDArray[np.int64],
+        action: NDArray[np.int64],
+        reward: NDArray[np.float64],
+        after: State,
+        found: Found,
+        full: NDArray[np.bool_],
     ) -> None:
         if self._length.max() + 1 >= self._history["action"].shape[1]:
             grown = self._new_history(2 * self._history["action"].shape[1])
@@ -267,7 +319,7 @@ class SelfPlay:
                 grown[name][:, : old.shape[1]] = old
             self._history = grown
         at, play = self._length, self.play
-        values = {"action": action, "reward": self.game.reward(after), "policy": found.policy, "value": found.value}
+        values = {"action": action, "reward": reward, "policy": found.policy, "value": found.value}
         preferred = found.visits[rows, found.action] > 0
         best = np.where(preferred, found.values[rows, found.action], found.value)
         tried = found.values[rows, action]
@@ -276,36 +328,38 @@ class SelfPlay:
             self._history[name][rows, at] = value
         self._history["state"][rows, at + 1] = after
 
-    def _episode(self, row: int, given_up: bool) -> dict[str, Any] | None:
-        """Returns the game of a row as an episode; a game given up ends with the move before, which won it."""
+    def _episode(self, row: int, given_up: bool) -> dict[str, Any]:
+        """Returns the game of a row as an episode; a game given up ends with the move before, whoever made it."""
         length = int(self._length[row]) - given_up
         self.stats["games"] += 1
         self.stats["resigned"] += given_up
         states = self._history["state"][row, : length + 1]
         taken = {name: self._history[name][row, :length].copy() for name in ("action", "policy", "value", "full")}
         reward = self._history["reward"][row, :length].astype(np.float32)
-        if given_up:
-            reward[-1] = 1.0
-        elif self.play.resign_below is not None:
-            self._count_wrong(row, float(reward[-1]), int(self.game.to_play(states[length - 1 : length])[0]))
-        discount = np.full(length, self.game.discount, np.float32)
-        # an episode cut off by a limit of time has a value beyond
-        cut = getattr(self.game, "truncated", None)
-        truncated = cut is not None and bool(cut(states[-1:])[0])
-        if not truncated:
-            discount[-1] = 0.0
         to_play = self.game.to_play(states)
+        if given_up:
+            reward[-1] += outcome_for(to_play[-2:-1], np.full(1, -1.0), to_play[-1:])[0]
+        elif self.play.resign_below is not None:
+            self._count_wrong(row, reward, to_play[:-1])
+        discount = np.full(length, self.game.discount, np.float32)
+        truncated = not given_up and self._is_cut(states[-1:])
+        beyond = np.zeros(1)  # an episode cut off by a limit has a value there
+        if truncated:
+            last = states[-1:]
+            beyond = self._search.value(self.game.observe(last) if self._learned else last)
+        else:
+            discount[-1] = 0.0
         greedy: dict[str, Any] = {}
         if self.play.tolerance is not None:
             best, explored = (self._history[name][row, :length] for name in ("best", "explored"))
-            greedy["greedy_return"] = greedy_return(reward, discount, to_play, best, explored)
+            greedy["greedy_return"] = greedy_return(reward, discount, to_play, best, explored, beyond=float(beyond[0]))
         return {
             "obs": self.game.observe(states),
             "action": taken["action"],
             "reward": reward,
             "discount": discount,
             "policy": taken["policy"].astype(np.float32),
-            "value": taken["value"].astype(np.float32),
+            "value": np.append(taken["value"], beyond).astype(np.float32),
             "to_play": to_play,
             "legal": self.game.legal(states[:length]),
             "full": taken["full"].astype(np.float32),
@@ -314,28 +368,43 @@ class SelfPlay:
             "version": np.int64(self._born[row]),
         }
 
-    def _count_wrong(self, row: int, last_reward: float, last_mover: int) -> None:
+    def _is_cut(self, state: State) -> bool:
+        """Returns whether the episode of one state, `[1]`, was cut off and did not end."""
+        if not self.game.terminal(state)[0]:
+            return self.play.at_limit == "truncate"
+        cut = getattr(self.game, "truncated", None)
+        return cut is not None and bool(cut(state)[0])
+
+    def _count_wrong(self, row: int, reward: NDArray[np.float32], mover: NDArray[np.int64]) -> None:
         for player in np.flatnonzero(self._gives_up[row]):
             self.stats["resign_checked"] += 1
-            lost = last_reward > 0 and last_mover != player
-            self.stats["resign_wrong"] += not lost
+            self.stats["resign_wrong"] += not outcome_for(int(player), reward, mover).sum() < 0
 
     def _begin(self, rows: NDArray[np.int64]) -> None:
         """Starts new games in `rows`, some from random positions."""
         play, game = self.play, self.game
+        if (release := getattr(game, "release", None)) is not None:
+            release(self._states[rows])
         self._number[rows] += 1
         self._gives_up[rows] = False
+        self._draws[rows] = 0
         pending, attempt = rows, 0
         while len(pending):
+            if attempt == _OPENINGS_TRIED:
+                raise ValueError(
+                    f"opening_moves ({play.opening_moves}) must leave games to play: {attempt} openings in a row ended "
+                    "theirs"
+                )
             luck = draws.fold_in(self._seeds[pending], self._number[pending], _OPENING, attempt)
             pair = draws.uniform(luck, 2)
             moves = np.where(pair[:, 0] < play.opening_share, (pair[:, 1] * play.opening_moves).astype(np.int64), 0)
             state = game.init(len(pending), luck)
             for move in range(int(moves.max(initial=0))):
-                legal = game.legal(state)
-                ready = (moves > move) & legal.any(axis=1)
-                action = draws.choose(draws.fold_in(luck, 1 + move), np.where(ready[:, None], legal, 1.0).astype(float))
+                weights = move_weights(game, state)
+                ready = (moves > move) & weights.any(axis=1)
+                action = draws.choose(draws.fold_in(luck, 1 + move), np.where(ready[:, None], weights, 1.0))
                 state[ready] = game.step(state[ready], action[ready])
+            state, _ = self._after_luck(state, pending)
             over = game.terminal(state)
             self._states[pending[~over]] = state[~over]
             pending, attempt = pending[over], attempt + 1
@@ -367,18 +436,21 @@ def greedy_return(
     to_play: NDArray[np.integer],
     best: NDArray[np.float64],
     explored: NDArray[np.bool_],
+    *,
+    beyond: float = 0.0,
 ) -> NDArray[np.float32]:
     """Returns what each position of an episode was worth to its mover, had no move explored: `[T]`.
 
     Args:
         reward: `[T]` for who moved.
-        discount: `[T]` 0 at an end; an episode that was cut off goes on with its last `best`.
+        discount: `[T]` 0 at an end.
         to_play: `[T + 1]`
         best: `[T]` value of the move that the search prefers, for the mover.
         explored: `[T]` whether another, worse move was made.
+        beyond: value of the position where an episode was cut off, for its mover.
     """
     out = np.empty(len(reward), np.float32)
-    ahead = best[-1] if to_play[-1] == to_play[-2] else -best[-1]
+    ahead = beyond
     for t in range(len(reward) - 1, -1, -1):
         sign = 1.0 if to_play[t + 1] == to_play[t] else -1.0
         played = reward[t] + discount[t] * sign * ahead
@@ -386,7 +458,7 @@ def greedy_return(
     return out
 
 
-_STATE = ("_seeds", "_number", "_length", "_states", "_gives_up", "_born")
+_STATE = ("_seeds", "_number", "_length", "_states", "_gives_up", "_born", "_draws")
 
 
 @contextmanager

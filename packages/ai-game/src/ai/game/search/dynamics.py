@@ -91,8 +91,8 @@ class Rules:
         if self._states.shape != (batch, num_nodes):
             self._states = np.zeros((batch, num_nodes), self.game.dtype)
 
-    def root(self, tree: Tree, state: State, legal: NDArray[np.bool_] | None) -> Evaluated:
-        """Puts the roots in place and evaluates them.
+    def root(self, tree: Tree, rows: NDArray[np.int64], state: State, legal: NDArray[np.bool_] | None) -> Evaluated:
+        """Puts the roots of `rows` in place and evaluates them.
 
         Raises:
             ValueError: a game is over.
@@ -100,10 +100,14 @@ class Rules:
         over = self.game.terminal(state)
         if over.any():
             raise ValueError(f"states must not be over, row {int(over.argmax())} is")
-        self._states[:, 0] = state
+        self._states[rows, 0] = state
         allowed = self.game.legal(state)
-        tree.legal[:, 0] = allowed if legal is None else allowed & legal
-        return self._evaluate(np.arange(len(state)), state)
+        tree.legal[rows, 0] = allowed if legal is None else allowed & legal
+        return self._evaluate(rows, state)
+
+    def value(self, state: State) -> NDArray[np.floating]:
+        """Returns the evaluator's value of each state, `[B]`."""
+        return self._evaluate(np.arange(len(state)), state).value
 
     def expand(self, tree: Tree, rows: NDArray[np.int64], leaf: Leaf) -> Evaluated:
         """Plays the move of each new edge, writes down what the rules say, and evaluates where the game goes on.
@@ -190,19 +194,32 @@ class Learned:
             self._embeddings = None
         self._shape = (batch, num_nodes)
 
-    def root(self, tree: Tree, observation: Any, legal: NDArray[np.bool_] | None) -> Evaluated:
-        """Puts the roots in place and evaluates them."""
-        if isinstance(observation, np.ndarray) and observation.dtype.kind == "f":
-            observation = torch.from_numpy(observation)
-        embedding, logits, value = self.model.initial(observation)
-        batch = self._shape[0]
+    def root(self, tree: Tree, rows: NDArray[np.int64], observation: Any, legal: NDArray[np.bool_] | None) -> Evaluated:
+        """Puts the roots of `rows` in place and evaluates them."""
+        embedding, logits, value = self.model.initial(self._seen(observation))
         if self._embeddings is None:
             shape = (*self._shape, *embedding.shape[1:])
             torch_made = isinstance(embedding, Tensor)
             self._embeddings = embedding.new_zeros(shape) if torch_made else np.zeros(shape, embedding.dtype)
-        self._embeddings[:, 0] = embedding
-        tree.legal[:, 0] = True if legal is None else legal
-        return Evaluated(np.arange(batch), *checked((logits, value), batch, self.num_actions))
+        self._embeddings[rows, 0] = embedding
+        tree.legal[rows, 0] = True if legal is None else legal
+        return Evaluated(rows, *checked((logits, value), len(rows), self.num_actions))
+
+    def value(self, observation: Any) -> NDArray[np.floating]:
+        """Returns the model's value of each observation, `[B]`."""
+        _, logits, value = self.model.initial(self._seen(observation))
+        return checked((logits, value), len(observation), self.num_actions)[1]
+
+    def _seen(self, observation: Any) -> Any:
+        """Returns observations where the model is, as floats; arrays of anything but frames and floats stay."""
+        if isinstance(observation, np.ndarray) and (observation.dtype.kind == "f" or observation.dtype == np.uint8):
+            observation = torch.from_numpy(observation)
+        if not isinstance(observation, Tensor):
+            return observation
+        first = next(self.model.parameters(), None) if isinstance(self.model, nn.Module) else None
+        if first is not None:
+            observation = observation.to(first.device)
+        return observation if observation.is_floating_point() else observation.float()
 
     def expand(self, tree: Tree, rows: NDArray[np.int64], leaf: Leaf) -> Evaluated:
         """Lets the model take the action of each new edge from its parent's embedding."""
@@ -244,6 +261,10 @@ def checked(outcome: Evaluation, batch: int, num_actions: int) -> tuple[NDArray[
 
 
 def _array(x: Any) -> NDArray[np.floating]:
-    array = x.numpy(force=True) if isinstance(x, Tensor) else np.asarray(x)
+    if isinstance(x, Tensor):
+        x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        array = x.numpy(force=True)
+    else:
+        array = np.asarray(x)
     # the compiled kernels exist for these two
     return np.ascontiguousarray(array, np.float32 if array.dtype == np.float32 else np.float64)

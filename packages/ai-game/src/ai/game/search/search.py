@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ai.game import draws
-from ai.game.protocol import Game, Seed
+from ai.game.protocol import Game, Seed, check_actions
 from ai.game.search import walk
 from ai.game.search.dynamics import Evaluated, Evaluator, Learned, LearnedModel, Rules
 from ai.game.search.gumbel import Gumbel, GumbelParams, halving_tables
 from ai.game.search.puct import Puct, PuctParams, puct_params
 from ai.game.search.tree import UNVISITED, Tree, new_leaf, new_tree
+from ai.game.search.turn import Turn
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Found:
 
 class Search:
     """Searches positions of a game whose rules are known, or in a learned model of it.
+
+    A search holds its trees, so it serves one call at a time and refuses a second; searches may share an evaluator.
 
     Args:
         game: the rules.
@@ -88,7 +92,8 @@ class Search:
         self.rule = rule if rule is not None else (Gumbel() if simulations <= 32 else Puct())
         self.tree: Tree | None = None
         self._dynamics = dynamics
-        self._reused = False
+        self._turn = Turn()
+        self._kept: NDArray[np.bool_] | None = None  # which trees `advance` kept
         self._tables: dict[tuple[int, ...], NDArray[np.int64]] = {}
         self._puct: PuctParams | None = None
         self._leaf = new_leaf(0)
@@ -103,32 +108,59 @@ class Search:
         simulations: NDArray[np.int64] | None = None,
         noise_values: NDArray[np.float64] | None = None,
     ) -> Found:
-        """Searches `B` positions; no row's result depends on the others.
+        """Searches `B` positions.
+
+        No row's result depends on the others, to the last bit, where no row of the evaluator's does. A network rounds
+        by the size of its batch, so that equal rows of other batches may differ in their last digits, and a search
+        with them; `NetEvaluator(model, chunk=1)` asks row by row.
 
         Args:
             positions: states of the game, or observations for a learned model.
             seed: of the noise: an int, or one seed a row.
             noise: Dirichlet or Gumbel noise at the root, for all rows or `[B]`; for self-play, not for matches.
-            legal: `[B, A]` moves to allow at the root.
+            legal: `[B, A]` moves to allow at the root, as booleans or as 0 and 1.
             simulations: `[B]` a budget for each row, at most the search's own (playout-cap randomisation).
             noise_values: `[B, A]` to use in place of drawn noise.
 
         Raises:
             ValueError: there is no position; a game is over, has no legal move, or a budget is outside
-                `[1, simulations]`; after `advance`, the positions are not those that it leads to.
+                `[1, simulations]`; `legal` is no mask; after `advance`, the positions are not those that it leads to.
+            RuntimeError: the search is in use, by another thread or by its own evaluator.
         """
+        with self._turn:
+            return self._search(positions, seed, noise, legal, simulations, noise_values)
+
+    def value(self, positions: Any) -> NDArray[np.float64]:
+        """Returns the evaluator's own value of each position, `[B]`, without search."""
+        with self._turn, self._dynamics.evaluating():
+            return self._dynamics.value(positions).astype(np.float64)
+
+    def _search(
+        self,
+        positions: Any,
+        seed: Seed,
+        noise: bool | NDArray[np.bool_],
+        legal: NDArray[np.bool_] | None,
+        simulations: NDArray[np.int64] | None,
+        noise_values: NDArray[np.float64] | None,
+    ) -> Found:
         batch = len(positions)
         if batch == 0:
             raise ValueError("positions must hold at least one game, got none")
         rows = np.arange(batch)
         budget = self._budget(simulations, batch)
-        if self._reused:
-            self._check_kept(positions)
-            self._narrow(legal)
+        legal = self._mask(legal, batch)
+        if self._kept is None:
+            self._prepare(batch)
+            self._root(positions, legal, rows)
         else:
-            self._root(positions, legal)
+            kept = self._kept
+            self._check_kept(positions, kept)
+            self._narrow(legal, np.flatnonzero(kept))
+            if not kept.all():
+                self._root(positions, legal, np.flatnonzero(~kept))
         assert self.tree is not None
-        self._reused = False
+        self._kept = None
         prior = self.tree.prior[:, 0].copy()
         params = self._root_params(budget, seed, noise, noise_values)
         shortest, longest = int(budget.min()), int(budget.max())
@@ -140,23 +172,28 @@ class Search:
     def advance(self, action: NDArray[np.int64]) -> None:
         """Keeps the part of the trees below the moves made, as the start of the next search (PUCT only).
 
-        The next call must be for the positions after `action[B]`; its budget comes on top of what is kept.
+        The next call must be for the positions after `action[B]`; its budget comes on top of what is kept. A row whose
+        move ended its game, or was not explored, starts from a fresh tree, at whatever position comes next.
 
         Raises:
-            ValueError: the rule is Gumbel, whose halving needs fresh roots; or nothing was searched; or a move was
-                not explored, or ends its game.
+            ValueError: the rule is Gumbel, whose halving needs fresh roots; or nothing was searched; or there is not
+                one action of the game a row.
+            RuntimeError: the search is in use.
         """
+        with self._turn:
+            self._advance(action)
+
+    def _advance(self, action: NDArray[np.int64]) -> None:
         if not isinstance(self.rule, Puct):
             raise ValueError("advance needs rule=Puct(...): sequential halving starts from a fresh root")
         if self.tree is None:
             raise ValueError("advance needs a search before it")
         tree = self.tree
+        action = check_actions(action, len(tree.size), self._dynamics.num_actions)
         rows = np.arange(len(action))
         child = tree.child[rows, 0, action]
-        bad = (child < 0) | tree.terminal[rows, np.maximum(child, 0)]
-        if bad.any():
-            row = int(bad.argmax())
-            raise ValueError(f"action ({action[row]}) of row {row} must lead to a node of the tree where play goes on")
+        kept = (child >= 0) & ~tree.terminal[rows, np.maximum(child, 0)]
+        child = np.where(kept, child, 0)
         order, sizes = _subtree(tree, child.astype(np.int64), tree.child.shape[1] - self.simulations)
         renumber = np.full(tree.value.shape, UNVISITED, np.int32)
         for b in range(len(rows)):
@@ -182,7 +219,8 @@ class Search:
             getattr(tree, name)[:] = array
         tree.size[:] = sizes
         self._dynamics.keep(order)
-        self._reused = True
+        self._reset(np.flatnonzero(~kept))
+        self._kept = kept
 
     def _simulate(self, rows: NDArray[np.int64], params: PuctParams | GumbelParams) -> None:
         """Adds one leaf to the tree of each of `rows`."""
@@ -194,43 +232,57 @@ class Search:
         if not walk.settle(self.tree, rows, leaf, *evaluated, prove):
             raise _not_finite()
 
-    def _root(self, positions: Any, legal: NDArray[np.bool_] | None) -> None:
-        """Puts the positions at the roots of fresh trees and evaluates them."""
-        batch = len(positions)
-        self._prepare(batch)
+    def _root(self, positions: Any, legal: NDArray[np.bool_] | None, rows: NDArray[np.int64]) -> None:
+        """Puts the positions of `rows` at the roots of fresh trees and evaluates them."""
         assert self.tree is not None
+        whole = len(rows) == len(positions)
         with self._dynamics.evaluating():
-            root: Evaluated = self._dynamics.root(self.tree, positions, legal)
+            root: Evaluated = self._dynamics.root(
+                self.tree, rows, positions if whole else positions[rows], None if legal is None else legal[rows]
+            )
         _check_open(self.tree.legal[:, 0])
-        zeros = np.zeros(batch, np.int64)
-        if not walk.evaluate(self.tree, root.live, zeros, root.logits, root.value):
+        if not walk.evaluate(self.tree, rows, np.zeros(len(rows), np.int64), root.logits, root.value):
             raise _not_finite()
 
-    def _check_kept(self, positions: Any) -> None:
+    def _check_kept(self, positions: Any, kept: NDArray[np.bool_]) -> None:
         """Refuses positions that are not at the roots of the kept trees."""
         assert self.tree is not None
         if len(positions) != len(self.tree.size):
             raise ValueError(
                 f"positions must be the {len(self.tree.size)} after the moves given to advance, got {len(positions)}"
             )
-        same = self._dynamics.at_root(positions)
+        same = self._dynamics.at_root(positions) | ~kept
         if not same.all():
             raise ValueError(f"positions must be those after the moves given to advance, row {same.argmin()} is not")
 
-    def _narrow(self, legal: NDArray[np.bool_] | None) -> None:
+    def _narrow(self, legal: NDArray[np.bool_] | None, rows: NDArray[np.int64]) -> None:
         """Forbids moves at kept roots, and takes back what was tried of them."""
         assert self.tree is not None
         if legal is None:
             return
         tree = self.tree
-        allowed = tree.legal[:, 0] & legal
+        allowed = tree.legal[rows, 0] & legal[rows]
         _check_open(allowed)
-        tree.legal[:, 0] = allowed
-        prior = np.where(allowed, tree.prior[:, 0] + 1e-300, 0.0)
-        tree.prior[:, 0] = prior / prior.sum(axis=1, keepdims=True)
-        tree.child[:, 0][~allowed] = UNVISITED
-        tree.visits[:, 0][~allowed] = tree.total[:, 0][~allowed] = 0
-        tree.proof[:, 0][~allowed] = np.nan
+        tree.legal[rows, 0] = allowed
+        prior = np.where(allowed, tree.prior[rows, 0] + 1e-300, 0.0)
+        tree.prior[rows, 0] = prior / prior.sum(axis=1, keepdims=True)
+        row, action = np.nonzero(~allowed)
+        forbidden = rows[row], 0, action
+        tree.child[forbidden] = UNVISITED
+        tree.visits[forbidden] = tree.total[forbidden] = 0
+        tree.proof[forbidden] = np.nan
+
+    def _mask(self, legal: Any, batch: int) -> NDArray[np.bool_] | None:
+        """Returns a mask of moves as booleans; numbers are 0 and 1."""
+        if legal is None:
+            return None
+        mask = legal.numpy(force=True) if isinstance(legal, Tensor) else np.asarray(legal)
+        shape = (batch, self._dynamics.num_actions)
+        if mask.shape != shape or (mask.dtype != bool and not np.isin(mask, (0, 1)).all()):
+            raise ValueError(
+                f"legal must be a mask of booleans, or of 0 and 1, of shape {shape}, got {mask.dtype} {mask.shape}"
+            )
+        return mask.astype(bool)
 
     def _prepare(self, batch: int) -> None:
         # twice the budget leaves room for what `advance` keeps
@@ -238,11 +290,16 @@ class Search:
         if self.tree is None or self.tree.value.shape != (batch, num_nodes):
             self.tree = new_tree(batch, num_nodes, self._dynamics.num_actions)
             self._dynamics.allocate(batch, num_nodes)
-        self.tree.size[:] = 1
-        self.tree.terminal[:, 0] = False
-        self.tree.child[:, 0] = UNVISITED
-        self.tree.visits[:, 0] = self.tree.total[:, 0] = 0
-        self.tree.proof[:, 0] = np.nan
+        self._reset(np.arange(batch))
+
+    def _reset(self, rows: NDArray[np.int64]) -> None:
+        """Leaves an empty root in the trees of `rows`."""
+        assert self.tree is not None
+        self.tree.size[rows] = 1
+        self.tree.terminal[rows, 0] = False
+        self.tree.child[rows, 0] = UNVISITED
+        self.tree.visits[rows, 0] = self.tree.total[rows, 0] = 0
+        self.tree.proof[rows, 0] = np.nan
 
     def _budget(self, simulations: NDArray[np.int64] | None, batch: int) -> NDArray[np.int64]:
         if simulations is None:
@@ -342,7 +399,7 @@ def _check_open(legal: NDArray[np.bool_]) -> None:
 
 
 def _not_finite() -> ValueError:
-    return ValueError("evaluator must return finite logits and values, got NaN or infinity")
+    return ValueError("evaluator must return finite logits and values for legal actions, got NaN or infinity")
 
 
 def _subtree(tree: Tree, root: NDArray[np.int64], limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

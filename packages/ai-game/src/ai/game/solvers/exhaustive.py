@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,8 @@ def solve(game: Game, *, max_positions: int = 1_000_000) -> Solution:
         raise ValueError(f"game must have no luck to be solved, {type(game).__name__} has chance")
     start = game.init(1)
     index = {key: row for row, key in enumerate(state_keys(start))}
-    layers, edges, count = [start], [], 1
+    layers, count = [start], 1
+    edges: list[tuple[NDArray[Any], ...]] = []
     while len(layers[-1]):
         states = layers[-1]
         row, action = np.nonzero(game.legal(states))
@@ -90,18 +92,18 @@ def solve(game: Game, *, max_positions: int = 1_000_000) -> Solution:
         count += len(fresh)
         if count > max_positions:
             raise ValueError(f"game has more than max_positions ({max_positions}) positions")
-    source, move, target, paid, factor = (np.concatenate(part) for part in zip(*edges, strict=True))
-    return Solution(game, np.concatenate(layers), _backwards(game, source, move, target, paid, factor, count))
+    moves = [np.concatenate(part) for part in zip(*edges, strict=True)]
+    return Solution(game, np.concatenate(layers), _backwards(game, count, *moves))
 
 
 def _backwards(
     game: Game,
+    count: int,
     source: NDArray[np.int64],
     move: NDArray[np.int64],
     target: NDArray[np.int64],
     paid: NDArray[np.float64],
     factor: NDArray[np.float64],
-    count: int,
 ) -> NDArray[np.float64]:
     """Returns the scores `[P, A]` of the moves listed, each of which leads from `source` to `target`, -1 at an end.
 
