@@ -51,6 +51,8 @@ def test_a_game_is_played_where_nothing_may_be_written(tmp_path):
         "import numpy as np, ai.game as g; game = g.TicTacToe();"
         "print(game.reward(game.step(game.init(2), np.array([4, 4]))))"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), timeout=120)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), timeout=120
+    )
     assert ran.stdout.strip() == str(np.zeros(2)), ran.stderr
     assert ran.stderr.count("cannot be kept on disk") == 1

@@ -216,7 +216,7 @@ def test_openings_that_end_every_game_are_refused():
             return np.zeros(batch, self.dtype)
 
     over = SelfPlay(Over(), evaluator=passes)
-    with pytest.raises(ValueError, match="opening_moves .1. must leave games to play"):
+    with pytest.raises(ValueError, match=r"opening_moves \(1\) must leave games to play"):
         over.start(0, 0)
 
 
@@ -232,4 +232,6 @@ def test_copies_of_a_game_are_no_evidence():
     varied = round_robin(game, {"a": one, "b": other}, 40)["a", "b"]
     assert varied.distinct > 15
     assert ratings({("a", "b"): varied})["a"].margin < few["a"].margin
-    assert ratings({("a", "b"): Score(10, 0, 10)})["a"].margin == ratings({("a", "b"): Score(10, 0, 10, 20)})["a"].margin
+    assert (
+        ratings({("a", "b"): Score(10, 0, 10)})["a"].margin == ratings({("a", "b"): Score(10, 0, 10, 20)})["a"].margin
+    )

@@ -49,8 +49,8 @@ class Game(Protocol):
         """
         ...
 
-    def observe(self, state: State) -> NDArray[np.float32]:
-        """Returns what the player to move sees, `[B, *observation_shape]`."""
+    def observe(self, state: State) -> NDArray[Any]:
+        """Returns what the player to move sees, `[B, *observation_shape]`: float32, or uint8 of frames."""
         ...
 
     def legal(self, state: State) -> NDArray[np.bool_]:
