@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import subprocess
 import sys
@@ -42,6 +43,49 @@ def test_other_errors_of_numba_are_not_hidden(monkeypatch):
     monkeypatch.setattr(numba, "njit", decorator)
     with pytest.raises(RuntimeError, match="something else"):
         fast.jit()(lambda x: x)
+
+
+MODULE = """
+from ai.game.fast import jit
+
+@jit()
+def twice(x):
+    return 2 * x
+"""
+
+
+def imported(folder, name):
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_another_version_left_on_the_disk_is_compiled_anew(tmp_path, monkeypatch):
+    (tmp_path / "kept.py").write_text(MODULE)
+    assert imported(tmp_path, "kept").twice(2) == 4
+    (index,) = (tmp_path / "__pycache__").glob("*.nbi")
+    for damage in (b"cno.such.module\nname\n.", b"", b"junk"):
+        version = index.read_bytes().split(b"\x80")[0] if damage else b""
+        index.write_bytes(version + damage)
+        assert imported(tmp_path, "kept").twice(2) == 4
+    again = imported(tmp_path, "kept")
+    assert again.twice(2) == 4
+    assert sum(again.twice.stats.cache_hits.values()) == 1
+
+
+def test_on_a_full_disk_kernels_stay_in_memory(tmp_path, monkeypatch):
+    from numba.core import caching
+
+    def full(self, name, data):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "unkept.py").write_text(MODULE)
+    monkeypatch.setattr(caching.IndexDataCacheFile, "_save_data", full)
+    fast._say_uncached.cache_clear()
+    with pytest.warns(RuntimeWarning, match="cannot be kept on disk"):
+        assert imported(tmp_path, "unkept").twice(2) == 4
+    fast._say_uncached.cache_clear()
 
 
 @pytest.mark.slow

@@ -23,19 +23,44 @@ def kernels(name: str) -> ModuleType | None:
 
 
 def jit(**options: Any) -> Any:
-    """Returns `numba.njit(**options)` that keeps its code on disk; in memory alone where no folder may be written."""
+    """Returns `numba.njit(**options)` that keeps its code on disk, or in memory alone where that cannot be.
+
+    No state of the disk is an error: a folder that may not be written, a full one, code that another version left.
+    """
     from numba import njit
 
     def compiled(function: Callable[..., Any]) -> Any:
         try:
-            return njit(cache=True, **options)(function)
+            made = njit(cache=True, **options)(function)
         except RuntimeError as error:
             if "cannot cache" not in str(error):
                 raise
             _say_uncached()
             return njit(**options)(function)
+        _forgive(made._cache)
+        return made
 
     return compiled
+
+
+def _forgive(cache: Any) -> None:
+    """Has a cache of numba's begin anew where it cannot be read, and do without where it cannot be written."""
+    load, save = cache.load_overload, cache.save_overload
+
+    def load_overload(signature: Any, context: Any) -> Any:
+        try:
+            return load(signature, context)
+        except Exception:
+            cache.flush()
+            return None
+
+    def save_overload(signature: Any, data: Any) -> None:
+        try:
+            save(signature, data)
+        except OSError:
+            _say_uncached()
+
+    cache.load_overload, cache.save_overload = load_overload, save_overload
 
 
 @cache
