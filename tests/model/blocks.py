@@ -55,6 +55,7 @@ BLOCKS = {
         ),
         (IMAGE,),
     ),
+    "conv without border": Block(lambda: m.conv(4, 6, 4, 2, "relu", padtype="none"), (IMAGE,)),
     "conv down": Block(lambda: m.conv(4, 6, stride=2, norm="batch", actv="elu"), (IMAGE,)),
     "conv up": Block(lambda: m.conv(4, 6, stride=0.5, norm="instance", actv="silu"), (IMAGE,)),
     "conv up filtered": Block(lambda: m.conv(4, 6, stride=0.5, blur=(1, 3, 3, 1)), (IMAGE,)),
@@ -111,4 +112,5 @@ BLOCKS = {
     "param": Block(lambda: m.param(2, 3), (VECTOR,)),
     "minibatch_std": Block(lambda: m.minibatch_std(3), (IMAGE,)),
     "drop_path": Block(lambda: m.drop_path(0.1), (TOKENS,)),
+    "running_norm": Block(lambda: m.running_norm(8).eval(), (VECTOR,)),  # in training mode each call moves it
 }

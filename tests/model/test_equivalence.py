@@ -83,6 +83,14 @@ def test_conv_of_any_kernel_is_conv2d_and_divides_the_size_by_the_stride(k, stri
     same(ours, theirs, [x], tolerance, [(ours.weight, theirs.weight)])
 
 
+@pytest.mark.parametrize(("k", "stride"), [(8, 4), (4, 2), (3, 1), (5, 2)])
+def test_without_a_border_conv_is_conv2d_of_no_padding(k, stride):
+    theirs, ours = nn.Conv2d(4, 6, k, stride), m.conv(4, 6, k, stride, padtype="none")
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 4, 21, 21)
+    assert torch.equal(ours(x), theirs(x))
+
+
 @pytest.mark.parametrize("k", [2, 3, 4])
 @pytest.mark.parametrize("stride", [0.5, 1, 2, 4])
 @pytest.mark.parametrize("padtype", ["zeros", "reflect", "replicate", "circular"])

@@ -362,3 +362,24 @@ def test_a_folded_network_computes_the_same_with_fewer_norms(make, left):
     assert not folded.training
     assert _norms(folded) == left <= _norms(model)
     torch.testing.assert_close(folded(x), model.eval()(x).detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_orthogonal_layers_are_drawn_so_at_init_too_with_the_gain_nearest_to_them():
+    head = m.orthogonal(m.fc(8, 2, scale_w=True, lr_mult=0.5), 0.01)
+    net = m.Model(m.orthogonal(m.seq(m.conv(2, 8, 3, actv="tanh"), m.global_avg(), head), 1.5))
+    for seed in (0, 1, 0):
+        net.init(seed=seed)
+        conv = net.net[0].weight.flatten(1)
+        torch.testing.assert_close(conv @ conv.T, 1.5**2 * torch.eye(8), atol=1e-5, rtol=0)
+        used = head.weight * head.weight_scale
+        torch.testing.assert_close(used @ used.T, 0.01**2 * torch.eye(2), atol=1e-8, rtol=0)
+        assert (net.net[0].bias == 0).all()
+    twin = copy.deepcopy(net).init(seed=0)
+    assert torch.equal(twin.net[0].weight, net.net[0].weight)
+
+
+def test_a_module_without_weights_cannot_be_orthogonal():
+    with pytest.raises(
+        ValueError, match="module must have weights of two axes or more to be orthogonal, ReLU has none"
+    ):
+        m.orthogonal(torch.nn.ReLU())

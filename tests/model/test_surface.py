@@ -25,6 +25,7 @@ PUBLIC = {
 NO_BLOCKS = {
     "actv_gain",
     "draw_normal",
+    "draw_orthogonal",
     "draw_uniform",
     "draw_weight",
     "fill",
@@ -32,6 +33,7 @@ NO_BLOCKS = {
     "init_module",
     "init_rule",
     "load_into",
+    "orthogonal",
 }
 NO_BLOCKS |= {"load_state", "module_dict", "modules", "save_state", "summarize"}
 

@@ -20,21 +20,38 @@ from ai.model.elementwise import (
     upfirdn,
 )
 from ai.model.fold import fold
-from ai.model.init import draw_normal, draw_uniform, draw_weight, fill, init_module, init_rule
+from ai.model.init import (
+    draw_normal,
+    draw_orthogonal,
+    draw_uniform,
+    draw_weight,
+    fill,
+    init_module,
+    init_rule,
+    orthogonal,
+)
+from ai.model.lagged import Lagged
 from ai.model.linear import fc
 from ai.model.model import Model
 from ai.model.modulated import modconv, modfc, modresblk, modseq
+from ai.model.policy import Categorical, Gaussian, Mixed, SquashedGaussian
 from ai.model.position import embed, patch_emb, pos_emb
 from ai.model.pyramid import pyramid
 from ai.model.resblk import resblk, resblk_group, se
+from ai.model.running_norm import running_norm
 from ai.model.state import load_into, load_state, save_state
 from ai.model.summary import summarize
 from ai.model.transformer import drop_path, mlp, tx_dec, tx_dec_blk, tx_enc, tx_enc_blk
 
 __all__ = [
+    "Categorical",
     "DiffusionModel",
+    "Gaussian",
     "KVCache",
+    "Lagged",
+    "Mixed",
     "Model",
+    "SquashedGaussian",
     "actv",
     "actv_gain",
     "attn",
@@ -42,6 +59,7 @@ __all__ = [
     "clamp",
     "conv",
     "draw_normal",
+    "draw_orthogonal",
     "draw_uniform",
     "draw_weight",
     "drop_path",
@@ -69,6 +87,7 @@ __all__ = [
     "noise",
     "norm",
     "null",
+    "orthogonal",
     "param",
     "patch_emb",
     "pos_emb",
@@ -79,6 +98,7 @@ __all__ = [
     "resample",
     "resblk",
     "resblk_group",
+    "running_norm",
     "sa",
     "save_state",
     "se",

@@ -125,7 +125,8 @@ def conv(
         blur: Taps of a low-pass filter that the input goes through first, such as (1, 3, 3, 1); where the stride
             enlarges, the filter takes the place of nearest neighbours.
         bias: Whether there is one; None means: unless batch or instance norm follows and would cancel it.
-        padtype: `zeros`, `reflect`, `replicate` or `circular`.
+        padtype: `zeros`, `reflect`, `replicate` or `circular`; `none` pads nothing, so that the result is
+            `(height - k) // stride + 1` high.
         scale_w: Equalised learning rate, as of `fc`.
         lr_mult: Multiplies the learning rate of this layer.
         groups: Groups of channels that are convolved apart; `nc1` for a depthwise convolution.
@@ -141,8 +142,8 @@ def conv(
     if k < 1:
         raise ValueError(f"k ({k}) must be at least 1")
     f.whole_factor(stride)
-    if padtype not in f.PADDING:
-        raise ValueError(f"padtype ({padtype!r}) must be one of {', '.join(f.PADDING)}")
+    if padtype not in f.PADTYPES:
+        raise ValueError(f"padtype ({padtype!r}) must be one of {', '.join(f.PADTYPES)}")
     taps = None if blur is None else tuple(blur)
     if groups < 1 or nc1 % groups or nc2 % groups:
         raise ValueError(f"groups ({groups}) must divide nc1 ({nc1}) and nc2 ({nc2})")

@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 PADDING = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
+PADTYPES = (*PADDING, "none")
 
 
 def flatten(x: Tensor) -> Tensor:
@@ -236,21 +237,22 @@ def conv(
         bias: `(nc2,)`.
         stride: A whole number to shrink by striding, or one over a whole number to enlarge before.
         kernel: Taps of a low-pass filter that x goes through first; as of `resample` where the stride enlarges.
-        padtype: `zeros`, `reflect`, `replicate` or `circular`.
+        padtype: `zeros`, `reflect`, `replicate` or `circular`; `none` leaves the border out, so that the result is
+            `(height - k) // stride + 1` high.
         groups: Groups of channels that are convolved apart.
 
     Example:
         >>> conv(torch.zeros(1, 3, 8, 8), torch.zeros(4, 3, 4, 4), stride=2).shape
         torch.Size([1, 4, 4, 4])
     """
-    if padtype not in PADDING:
-        raise ValueError(f"padtype ({padtype!r}) must be one of {', '.join(PADDING)}")
+    if padtype not in PADTYPES:
+        raise ValueError(f"padtype ({padtype!r}) must be one of {', '.join(PADTYPES)}")
     if stride < 1:
         x = resample(x, stride, kernel)
     elif kernel is not None:
         x = blur(x, kernel)
     step = max(1, round(stride))
-    before, after = border(weight.shape[2], step)
+    before, after = (0, 0) if padtype == "none" else border(weight.shape[2], step)
     if (before or after) and (before != after or padtype != "zeros"):
         x = F.pad(x, (before, after, before, after), mode=PADDING[padtype])
         before = 0

@@ -77,6 +77,8 @@ def init_module(module: AnyModule, *, seed: int | None = None) -> AnyModule:
         rule = _rule_of(node)
         if rule is not None:
             rule(rng)
+        if "orthogonal_gain" in vars(node):
+            _draw_orthogonal_layer(node, rng)
 
     visit(module)
     return module
@@ -136,6 +138,51 @@ def draw_weight(
         drawn -= drawn.mean(tuple(range(1, drawn.ndim)), keepdim=True)
         scale *= math.sqrt(fan_in / (fan_in - 1))
     _put(target, drawn.mul_(scale * actv_gain(actv, centred=centred) / math.sqrt(fan_in)))
+
+
+def draw_orthogonal(target: Tensor, gain: float = 1.0, rng: torch.Generator | None = None) -> None:
+    """Fills `target` in place with `gain` times an orthogonal matrix, `(n out, everything else)`, drawn on the CPU.
+
+    Source: Saxe, McClelland and Ganguli, 2014, Exact solutions to the nonlinear dynamics of learning in deep linear
+    neural networks, section 3.
+
+    >>> weight = torch.empty(2, 3)
+    >>> draw_orthogonal(weight, 2.0)
+    >>> bool((weight @ weight.T).allclose(4 * torch.eye(2), atol=1e-5))
+    True
+    """
+    if not target.is_meta:
+        drawn = torch.empty(target.shape, dtype=torch.float32, device="cpu")
+        _put(target, nn.init.orthogonal_(drawn, gain, generator=rng))
+
+
+def orthogonal(module: AnyModule, gain: float = math.sqrt(2)) -> AnyModule:
+    """Lets every layer in a module draw its weights by `draw_orthogonal`, now and at `Model.init`; returns the module.
+
+    Layers that were given a gain of their own before keep it.
+
+    >>> import ai.model as m
+    >>> head = m.Model(m.orthogonal(m.seq(m.fc(4, 8, "tanh"), m.orthogonal(m.fc(8, 2), 0.01)))).init(seed=0).net
+    >>> bool((head[1].weight @ head[1].weight.T).allclose(0.01**2 * torch.eye(2), atol=1e-8))
+    True
+    """
+    layers = [layer for layer in module.modules() if any(p.ndim >= 2 for p in layer.parameters(recurse=False))]
+    if not layers:
+        raise ValueError(
+            f"module must have weights of two axes or more to be orthogonal, {type(module).__name__} has none"
+        )
+    for layer in layers:
+        if "orthogonal_gain" not in vars(layer):
+            layer.orthogonal_gain = gain  # type: ignore[assignment]
+            _draw_orthogonal_layer(layer, None)
+    return module
+
+
+def _draw_orthogonal_layer(layer: nn.Module, rng: torch.Generator | None) -> None:
+    gain = float(vars(layer)["orthogonal_gain"]) / float(getattr(layer, "weight_scale", 1.0))
+    for parameter in layer.parameters(recurse=False):
+        if parameter.ndim >= 2:
+            draw_orthogonal(parameter, gain, rng)
 
 
 def fill(target: Tensor, value: float | Tensor) -> None:

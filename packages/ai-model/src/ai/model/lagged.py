@@ -1,0 +1,72 @@
+"""A network beside an earlier self, to be judged by what it said then."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Lagged(nn.Module):
+    """A network and a copy of it that follows at a distance: the target network of value learning.
+
+    Both live in the model, so that snapshots, pushed parameters and servers carry both, and a resumed run goes on
+    exactly. Calling it calls the network itself; `target` asks the copy, which is never trained, always in evaluation
+    mode, and equal to the network after `Model.init`.
+
+    Args:
+        net: the network.
+
+    Source: Mnih et al., 2015, Human-level control through deep reinforcement learning (a copy now and then);
+    Lillicrap et al., 2016, Continuous control with deep reinforcement learning, section 3 (a step of `tau` each time).
+
+    >>> q = Lagged(nn.Linear(2, 1))
+    >>> x = torch.ones(1, 2)
+    >>> bool((q(x) == q.target(x)).all())
+    True
+    >>> with torch.no_grad():
+    ...     _ = q.net.bias.add_(1.0)
+    >>> q.follow(0.25)
+    >>> round(float(q(x) - q.target(x)), 4)
+    0.75
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.lagged = copy.deepcopy(net).requires_grad_(False).eval()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # whatever the network takes and returns
+        """Asks the network."""
+        return self.net(*args, **kwargs)
+
+    @torch.no_grad()
+    def target(self, *args: Any, **kwargs: Any) -> Any:
+        """Asks the copy, without gradients."""
+        return self.lagged(*args, **kwargs)
+
+    @torch.no_grad()
+    def follow(self, tau: float = 1.0) -> None:
+        """Moves the copy's parameters by the share `tau` of the way to the network's; its buffers become the network's.
+
+        Raises:
+            ValueError: `tau` is outside [0, 1].
+        """
+        if not 0 <= tau <= 1:
+            raise ValueError(f"tau must lie in [0, 1], got {tau}")
+        behind: list[Tensor] = list(self.lagged.parameters())
+        if behind:
+            torch._foreach_lerp_(behind, [p.detach() for p in self.net.parameters()], tau)
+        for ours, theirs in zip(self.lagged.buffers(), self.net.buffers(), strict=True):
+            ours.copy_(theirs)
+
+    def init_params(self, generator: torch.Generator | None) -> None:
+        """Makes the copy equal to the network, which was drawn before."""
+        if not any(p.is_meta for p in self.parameters()):
+            self.follow(1.0)
+
+    def train(self, mode: bool = True) -> "Lagged":
+        """Sets the network's mode; the copy stays in evaluation mode."""
+        super().train(mode)
+        self.lagged.eval()
+        return self

@@ -1,0 +1,186 @@
+"""What a policy's head says, as tuples of tensors that sample, score and weigh actions.
+
+Letters: A actions of a choice, or axes of a movement; any leading axes are rows. A tuple of tensors passes through
+compile, autocast and hooks as it is, and has no state of its own: draws come from the generator that is given.
+"""
+
+import math
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Policy(Protocol):
+    """A distribution over actions, one for each row."""
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Returns one action a row; None draws from torch's global generator."""
+
+    def mode(self) -> Tensor:
+        """Returns the action to take where nothing is to be explored."""
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Returns the logarithm of each action's probability or density, one number a row."""
+
+    def entropy(self) -> Tensor:
+        """Returns the entropy in nats, one number a row."""
+
+
+class Categorical(NamedTuple):
+    """One of A actions, from `logits` `(…, A)`; actions are `(…)` int64.
+
+    >>> policy = Categorical(torch.tensor([[0.0, math.log(3.0)]]))
+    >>> policy.mode(), policy.log_prob(torch.tensor([1])).exp()
+    (tensor([1]), tensor([0.7500]))
+    """
+
+    logits: Tensor
+
+    def among(self, legal: Tensor) -> "Categorical":
+        """Returns the policy restricted to the actions where `legal` `(…, A)` is true; where none is, uniform.
+
+        >>> Categorical(torch.zeros(1, 3)).among(torch.tensor([[True, False, True]])).logits.softmax(-1)
+        tensor([[0.5000, 0.0000, 0.5000]])
+        """
+        logits = _wide(self.logits)
+        return Categorical(torch.where(legal, logits, torch.finfo(logits.dtype).min))
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """`(…)` int64: the winner of a race of exponential times."""
+        chance = _wide(self.logits).softmax(-1)
+        return (chance / torch.empty_like(chance).exponential_(generator=generator)).argmax(-1)
+
+    def mode(self) -> Tensor:
+        """The likeliest action."""
+        return self.logits.argmax(-1)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """`(…)`."""
+        return _wide(self.logits).log_softmax(-1).gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        """`(…)`."""
+        log_p = _wide(self.logits).log_softmax(-1)
+        return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)  # 0 · log 0 counts as 0
+
+
+class Gaussian(NamedTuple):
+    """Independent normals: `mean` `(…, A)`, `log_std` of that shape or `(A,)`; actions are `(…, A)`, unbounded.
+
+    >>> policy = Gaussian(torch.zeros(5, 2), torch.zeros(2))
+    >>> policy.sample().shape, round(float(policy.entropy()[0]), 4)
+    (torch.Size([5, 2]), 2.8379)
+    """
+
+    mean: Tensor
+    log_std: Tensor
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """`(…, A)`; gradients flow through it to both parameters."""
+        mean = _wide(self.mean)
+        return mean + _wide(self.log_std).exp() * torch.empty_like(mean).normal_(generator=generator)
+
+    def mode(self) -> Tensor:
+        """The mean."""
+        return self.mean
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """`(…)`: the density of all axes together."""
+        log_std = _wide(self.log_std)
+        z = (action - _wide(self.mean)) * (-log_std).exp()
+        return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """`(…)`."""
+        log_std = _wide(self.log_std)
+        return (log_std + 0.5 * math.log(2 * math.pi * math.e)).expand_as(self.mean).sum(-1)
+
+
+class SquashedGaussian(NamedTuple):
+    """tanh of a `Gaussian`, in (-1, 1).
+
+    Source: Haarnoja et al., 2018, Soft actor-critic algorithms and applications, appendix C.
+
+    >>> action, log_prob = SquashedGaussian(torch.zeros(5, 2), torch.zeros(5, 2)).sample_with_log_prob()
+    >>> action.shape, log_prob.shape, bool((action.abs() < 1).all())
+    (torch.Size([5, 2]), torch.Size([5]), True)
+    """
+
+    mean: Tensor
+    log_std: Tensor
+
+    def sample_with_log_prob(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """`(…, A)` and `(…)`: scored by the number before tanh, which near ±1 no action gives back exactly."""
+        normal = Gaussian(self.mean, self.log_std)
+        raw = normal.sample(generator)
+        return raw.tanh(), normal.log_prob(raw) - _log_slope(raw).sum(-1)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """`(…, A)`; gradients flow through it."""
+        return Gaussian(self.mean, self.log_std).sample(generator).tanh()
+
+    def mode(self) -> Tensor:
+        """The mean's tanh."""
+        return self.mean.tanh()
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """`(…)`; an action of ±1 is scored just inside, where it still has a density."""
+        wide = _wide(action)
+        edge = 1 - torch.finfo(wide.dtype).eps
+        raw = wide.clamp(-edge, edge).atanh()
+        return Gaussian(self.mean, self.log_std).log_prob(raw) - _log_slope(raw).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """`(…)`: an estimate from one sample, since no formula is known; its gradient is unbiased too."""
+        return -self.sample_with_log_prob()[1]
+
+
+class Mixed(NamedTuple):
+    """Several independent policies at once, such as a choice and a movement.
+
+    An action has the parts' entries side by side on its last axis: one for a `Categorical`, A for the others. It is
+    int64 where every part is a `Categorical`, else float32.
+
+    >>> both = Mixed((Categorical(torch.zeros(5, 3)), Gaussian(torch.zeros(5, 2), torch.zeros(2))))
+    >>> both.sample().shape, both.log_prob(both.sample()).shape
+    (torch.Size([5, 3]), torch.Size([5]))
+    """
+
+    parts: tuple[Categorical | Gaussian | SquashedGaussian, ...]
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """`(…, sum of the parts' entries)`."""
+        return self._joined([part.sample(generator) for part in self.parts])
+
+    def mode(self) -> Tensor:
+        """The parts' modes."""
+        return self._joined([part.mode() for part in self.parts])
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """`(…)`: the sum over the parts."""
+        widths = [1 if isinstance(part, Categorical) else part.mean.shape[-1] for part in self.parts]
+        total = torch.zeros(action.shape[:-1], device=action.device)
+        for part, own in zip(self.parts, torch.split(action, widths, -1), strict=True):
+            total = total + part.log_prob(own.squeeze(-1) if isinstance(part, Categorical) else own)
+        return total
+
+    def entropy(self) -> Tensor:
+        """`(…)`: the sum over the parts."""
+        return torch.stack([part.entropy() for part in self.parts]).sum(0)
+
+    def _joined(self, actions: list[Tensor]) -> Tensor:
+        choices = [isinstance(part, Categorical) for part in self.parts]
+        columns = [a.unsqueeze(-1) if choice else a for a, choice in zip(actions, choices, strict=True)]
+        return torch.cat(columns if all(choices) else [column.to(torch.float32) for column in columns], -1)
+
+
+def _log_slope(raw: Tensor) -> Tensor:
+    """Returns log(1 - tanh²x) without cancellation."""
+    return 2 * (math.log(2) - raw - F.softplus(-2 * raw))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: half precision would round probabilities that are to be compared."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,147 @@
+"""Policies against torch.distributions and against counts."""
+
+import pytest
+import torch
+from torch import distributions as D
+
+import ai.model as m
+
+
+def made(seed=0, rows=(6,), axes=3):
+    rng = torch.Generator().manual_seed(seed)
+    return [torch.randn(*rows, axes, generator=rng, dtype=torch.float64) for _ in range(2)]
+
+
+@pytest.mark.parametrize("rows", [(6,), (2, 3)])
+def test_categorical_scores_as_torch_does(rows):
+    logits, _ = made(rows=rows)
+    ours, theirs = m.Categorical(logits), D.Categorical(logits=logits)
+    action = ours.sample(torch.Generator().manual_seed(1))
+    assert action.shape == rows
+    assert action.dtype == torch.int64
+    torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action))
+    torch.testing.assert_close(ours.entropy(), theirs.entropy())
+    assert torch.equal(ours.mode(), theirs.probs.argmax(-1))
+
+
+def test_categorical_samples_in_proportion():
+    chance = torch.tensor([0.1, 0.0, 0.3, 0.6])
+    policy = m.Categorical(chance.log().expand(40_000, 4))
+    share = torch.bincount(policy.sample(torch.Generator().manual_seed(0)), minlength=4) / 40_000
+    assert share[1] == 0
+    torch.testing.assert_close(share, chance, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_illegal_actions_are_never_drawn_and_cost_no_nan(dtype):
+    logits = torch.randn(1000, 5, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    legal = torch.tensor([True, False, True, False, False])
+    policy = m.Categorical(logits).among(legal)
+    assert set(policy.sample().tolist()) == {0, 2}
+    (policy.entropy().sum() + policy.log_prob(torch.full((1000,), 2)).sum()).backward()
+    assert policy.entropy().max() <= torch.log(torch.tensor(2.0)) + 1e-6
+    assert logits.grad.isfinite().all()
+    assert (logits.grad[:, ~legal] == 0).all()
+
+
+def test_where_nothing_is_legal_the_policy_is_uniform():
+    policy = m.Categorical(torch.randn(1, 4)).among(torch.zeros(1, 4, dtype=torch.bool))
+    torch.testing.assert_close(policy.entropy(), torch.tensor([4.0]).log())
+
+
+def test_entropy_of_an_impossible_action_given_as_minus_infinity_is_finite():
+    logits = torch.tensor([[0.0, -torch.inf]], requires_grad=True)
+    entropy = m.Categorical(logits).entropy()
+    entropy.sum().backward()
+    assert entropy.item() == 0
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_gaussian_scores_as_torch_does(shared):
+    mean, log_std = made()
+    log_std = log_std[0] if shared else log_std
+    ours, theirs = m.Gaussian(mean, log_std), D.Independent(D.Normal(mean, log_std.exp()), 1)
+    action = ours.sample(torch.Generator().manual_seed(1))
+    torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action))
+    torch.testing.assert_close(ours.entropy(), theirs.entropy())
+    assert torch.equal(ours.mode(), mean)
+
+
+def test_gaussian_samples_have_its_moments_and_carry_gradients():
+    mean, log_std = torch.tensor([2.0], requires_grad=True), torch.tensor([-1.0], requires_grad=True)
+    drawn = m.Gaussian(mean.expand(20_000, 1), log_std).sample(torch.Generator().manual_seed(0))
+    assert drawn.mean().item() == pytest.approx(2, abs=0.01)
+    assert drawn.std().item() == pytest.approx(0.3679, abs=0.01)
+    drawn.sum().backward()
+    assert mean.grad.item() == 20_000
+    assert log_std.grad.abs() > 0
+
+
+def test_squashed_gaussian_scores_as_the_transformed_distribution():
+    mean, log_std = made()
+    ours = m.SquashedGaussian(mean, log_std - 1)
+    theirs = D.Independent(D.TransformedDistribution(D.Normal(mean, (log_std - 1).exp()), [D.TanhTransform()]), 1)
+    action, log_prob = ours.sample_with_log_prob(torch.Generator().manual_seed(1))
+    torch.testing.assert_close(log_prob, theirs.log_prob(action), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.log_prob(action), log_prob, atol=1e-5, rtol=1e-5)
+    assert torch.equal(ours.mode(), mean.tanh())
+
+
+def test_squashed_gaussian_stays_finite_at_the_ends():
+    policy = m.SquashedGaussian(torch.tensor([[50.0, -50.0]], requires_grad=True), torch.zeros(1, 2))
+    action, log_prob = policy.sample_with_log_prob()
+    assert action.tolist() == [[1, -1]]
+    assert log_prob.isfinite().all()
+    assert policy.log_prob(action).isfinite().all()
+    log_prob.sum().backward()
+    assert policy.mean.grad.isfinite().all()
+
+
+def test_squashed_entropy_is_right_on_average():
+    policy = m.SquashedGaussian(torch.zeros(200_000, 1), torch.zeros(200_000, 1))
+    grid = torch.linspace(-1 + 1e-4, 1 - 1e-4, 20_001, dtype=torch.float64)[:, None]
+    log_p = m.SquashedGaussian(torch.zeros_like(grid), torch.zeros_like(grid)).log_prob(grid)
+    want = -torch.trapezoid(log_p.exp() * log_p, grid[:, 0])
+    torch.manual_seed(0)
+    assert policy.entropy().mean().item() == pytest.approx(want.item(), abs=0.01)
+
+
+def test_mixed_is_the_sum_of_its_parts():
+    logits, (mean, log_std) = torch.randn(4, 3), (torch.randn(4, 2), torch.randn(2))
+    parts = m.Categorical(logits), m.Gaussian(mean, log_std)
+    both = m.Mixed(parts)
+    action = both.sample(torch.Generator().manual_seed(0))
+    assert action.shape == (4, 3)
+    assert action.dtype == torch.float32
+    want = parts[0].log_prob(action[:, 0].long()) + parts[1].log_prob(action[:, 1:])
+    torch.testing.assert_close(both.log_prob(action), want)
+    torch.testing.assert_close(both.entropy(), parts[0].entropy() + parts[1].entropy())
+    assert torch.equal(both.mode(), torch.cat([logits.argmax(1, keepdim=True), mean], 1))
+
+
+def test_mixed_choices_stay_integers():
+    both = m.Mixed((m.Categorical(torch.randn(4, 3)), m.Categorical(torch.randn(4, 7))))
+    assert both.sample().dtype == torch.int64
+    assert both.log_prob(both.mode()).shape == (4,)
+
+
+@pytest.mark.parametrize("policy", ["Categorical", "Gaussian", "SquashedGaussian"])
+def test_a_generator_decides_and_the_global_one_is_left_alone(policy):
+    mean, log_std = made()
+    made_policy = m.Categorical(mean) if policy == "Categorical" else getattr(m, policy)(mean, log_std)
+    before = torch.get_rng_state()
+    draws = [made_policy.sample(torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_policies_pass_through_compile_whole():
+    def score(logits, action):
+        return m.Categorical(logits).among(logits > -1), m.Categorical(logits).log_prob(action)
+
+    logits, action = torch.randn(4, 3), torch.zeros(4, dtype=torch.int64)
+    policy, log_prob = torch.compile(score, backend="eager", fullgraph=True)(logits, action)
+    assert isinstance(policy, m.Categorical)
+    torch.testing.assert_close(log_prob, score(logits, action)[1])

@@ -1,0 +1,44 @@
+"""Running moments against those of all rows together."""
+
+import pytest
+import torch
+
+import ai.model as m
+
+
+def test_moments_are_those_of_all_rows_however_they_were_split():
+    rows = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 4 + 100
+    norm = m.running_norm(3, clip=None, eps=0).double()
+    for part in rows.split([1, 300, 2, 697]):
+        norm(part.view(1, -1, 3))
+    torch.testing.assert_close(norm.mean, rows.mean(0))
+    torch.testing.assert_close(norm.variance, rows.var(0, correction=0))
+    assert norm.count == 1000
+    torch.testing.assert_close(norm.eval()(rows), (rows - rows.mean(0)) / rows.std(0, correction=0))
+
+
+def test_the_first_batch_is_seen_as_it_was_acted_on_and_evaluation_learns_nothing():
+    norm, x = m.running_norm(2), torch.randn(8, 2)
+    acted = norm.eval()(x)
+    assert torch.equal(norm.train()(x), acted)
+    state = {key: value.clone() for key, value in norm.state_dict().items()}
+    norm.eval()(x + 5)
+    assert all(torch.equal(value, norm.state_dict()[key]) for key, value in state.items())
+
+
+def test_outliers_are_clipped_and_whole_numbers_taken():
+    norm = m.running_norm(1, clip=2.0)
+    norm(torch.tensor([[0], [2]], dtype=torch.uint8))
+    assert norm.eval()(torch.tensor([[200]], dtype=torch.uint8)).tolist() == [[2.0]]
+
+
+def test_init_forgets_what_was_seen():
+    model = m.Model(m.seq(m.running_norm(2), m.fc(2, 2))).init(seed=0)
+    model(torch.randn(4, 2) + 3)
+    assert model.init(seed=0).net[0].mean.tolist() == [0, 0]
+    assert model.net[0].count == 0
+
+
+def test_rows_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"running_norm expects \(…, 2\), got shape \(4, 3\)"):
+        m.running_norm(2)(torch.zeros(4, 3))
