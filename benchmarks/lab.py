@@ -45,7 +45,7 @@ class Ours:
     title = "ai.lab"
 
     def __init__(self, folder: Path) -> None:
-        from ai.lab.files.metrics_file import MetricsWriter
+        from ai.lab.files.metrics_writer import MetricsWriter
 
         self._writer = MetricsWriter(folder / "metrics.jsonl")
         self.log = self._writer.write
@@ -55,7 +55,7 @@ class Ours:
 
     @staticmethod
     def read(folder: Path) -> int:
-        from ai.lab.files.metrics_file import read_columns
+        from ai.lab.files.metrics_columns import read_columns
 
         return sum(len(column[2]) for column in read_columns(folder / "metrics.jsonl").values())
 

@@ -24,8 +24,8 @@ import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
 from ai.lab import Trial
-from ai.lab.files.metrics_file import MetricsWriter
-from ai.lab.files.metrics_index import save_columns
+from ai.lab.files.metrics_index import Index
+from ai.lab.files.metrics_writer import MetricsWriter
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync".split()
@@ -98,7 +98,7 @@ def overlay(page: Page, root: Path) -> None:
         for step, value in enumerate(values):
             writer.write(step, {"loss": value})
         writer.close()
-        save_columns(trial.path / "metrics.jsonl")  # as the end of a run does
+        Index(trial.path / "metrics.jsonl").extend()  # as a run does
     drawn = "document.querySelector('figure[data-key=loss] .plot')?.plot?.data.length === 21"
     with serving(root) as url:
         address = f"{url}#view=Curves&id={','.join(ids)}"

@@ -26,8 +26,10 @@ import torch
 from resumable_run import run
 
 from ai.lab import Experiment, Record, Trial
-from ai.lab.files import metrics_index as columns
-from ai.lab.files.metrics_file import read_columns, read_rows
+from ai.lab.files import metrics_index, metrics_writer
+from ai.lab.files.metrics_columns import read_columns
+from ai.lab.files.metrics_file import read_rows
+from ai.lab.files.metrics_index import Index, load_index, read_indexed
 
 Ack = Callable[[object], None]
 
@@ -35,7 +37,7 @@ Ack = Callable[[object], None]
 def kills(total: int) -> None:
     """Kills `total` processes."""
     torch.set_num_threads(1)
-    columns.MIN_BYTES = 0
+    metrics_index.BLOCK_BYTES = metrics_writer.BLOCK_BYTES = 1
     rng = random.Random(0)
     counts: Counter[str] = Counter()
     begun = time.monotonic()
@@ -165,14 +167,13 @@ def indexing(folder: Path, ack: Ack) -> None:
         for step in range(start, 150):
             trial.log(step, {"loss": step / 3})
             ack(step)
-            columns.save_columns(folder / "metrics.jsonl")
             trial.note(step=step)
 
 
 def check_indexing(folder: Path, whole: Path, acknowledged: list, said: list, through: bool) -> None:
     if not acknowledged and not (folder / "meta.json").exists():
         return  # killed while it began
-    indexed, read = columns.read_indexed(folder / "metrics.jsonl"), read_columns(folder / "metrics.jsonl")
+    indexed, read = read_indexed(folder / "metrics.jsonl"), read_columns(folder / "metrics.jsonl")
     assert indexed.keys() == read.keys()
     for key in read:
         assert all(np.array_equal(a, b) for a, b in zip(indexed[key], read[key], strict=True)), f"index of {folder}"
@@ -181,8 +182,8 @@ def check_indexing(folder: Path, whole: Path, acknowledged: list, said: list, th
     assert len(steps) >= len(acknowledged), f"an acknowledged row of {folder} is lost"
     json.loads((folder / "meta.json").read_bytes())
     (folder / "metrics.columns").unlink(missing_ok=True)  # it can be rebuilt
-    columns.save_columns(folder / "metrics.jsonl")
-    assert columns.load_columns(folder / "metrics.jsonl")[1] == (folder / "metrics.jsonl").stat().st_size or not steps
+    Index(folder / "metrics.jsonl").extend()
+    assert load_index(folder / "metrics.jsonl")[1] == (folder / "metrics.jsonl").stat().st_size or not steps
     litter = [path.name for path in folder.iterdir() if path.name.startswith(".write-")]
     assert not (through and litter), f"{folder} holds {litter}"
 

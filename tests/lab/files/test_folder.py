@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ai.lab.files.folder import MARKER, find, lab_root, mark, read_marker, remove, resolve, write_atomic
+from ai.lab.files.folder import MARKER, find, lab_root, mark, read_marker, resolve, scan, write_atomic
 
 
 def test_relative_paths_start_at_the_labs_root(tmp_path, monkeypatch):
@@ -44,8 +44,6 @@ def test_a_strangers_folder_is_neither_taken_nor_deleted(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match=r"is not empty and was not made by ai\.lab"):
         mark(tmp_path, "trial")
-    with pytest.raises(ValueError, match=r"was not made by ai.lab \(no .ai-lab file\), so it is not deleted"):
-        remove(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
@@ -63,15 +61,23 @@ def test_a_later_format_is_refused_by_number(tmp_path):
     assert list(find(tmp_path)) == []
 
 
-def test_removal_follows_no_links(tmp_path):
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "data").write_text("kept")
-    mark(tmp_path / "a", "trial")
-    (tmp_path / "a" / "link").symlink_to(outside)
-    remove(tmp_path / "a")
-    assert not (tmp_path / "a").exists()
-    assert (outside / "data").read_text() == "kept"
+@pytest.mark.parametrize("text", ["null", "[]", "7", "{", '{"kind": "trial"}', '{"kind": 3, "id": "x", "format": 1}'])
+def test_a_damaged_marker_is_named_and_hides_no_other_folder(tmp_path, text):
+    for name in "ab":
+        mark(tmp_path / name, "trial")
+    (tmp_path / "a" / MARKER).write_text(text)
+    with pytest.raises(ValueError, match=r"a: \.ai-lab is damaged: "):
+        read_marker(tmp_path / "a")
+    assert [path.name for path in find(tmp_path)] == ["b"]
+    assert [(path.name, bool(problem)) for path, _, problem in scan(tmp_path)] == [("a", True), ("b", False)]
+
+
+@pytest.mark.parametrize("kind", ["trial", "experiment", "study"])
+def test_nothing_is_recorded_in_a_trials_folder(tmp_path, kind):
+    mark(tmp_path / "mnist", "trial")
+    with pytest.raises(ValueError, match=r"mnist/deep/lr lies in the folder of the trial .*mnist; choose another path"):
+        mark(tmp_path / "mnist" / "deep" / "lr", kind)
+    assert not (tmp_path / "mnist" / "deep").exists()
 
 
 def test_of_threads_that_mark_at_once_all_get_the_same_identity(tmp_path):

@@ -12,7 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai.lab.files.metrics_file import MetricsWriter, last_values, parse_rows, read_columns, read_rows
+from ai.lab.files.metrics_columns import read_columns
+from ai.lab.files.metrics_file import last_row, parse_rows, read_rows
+from ai.lab.files.metrics_writer import MetricsWriter
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def test_a_key_that_comes_and_goes_keeps_its_steps(path):
 
 def test_nan_and_infinities_come_back(path):
     write(path, {0: {"a": math.nan, "b": math.inf, "c": -math.inf}})
-    last = last_values(path)
+    last = last_row(path)
     assert math.isnan(last["a"])
     assert (last["b"], last["c"]) == (math.inf, -math.inf)
 
@@ -136,22 +138,22 @@ def test_a_length_that_is_no_line_end_cuts_nothing(path):
     assert [row["step"] for row in read_rows(path)] == [9]
 
 
-def test_last_values_reads_only_the_tail(path):
+def test_the_last_row_reads_only_the_tail(path):
     write(path, {i: {"loss": i, **({"rare": 1.0} if i == 0 else {})} for i in range(3000)})
-    assert last_values(path, tail_bytes=4096)["loss"] == 2999
-    assert "rare" not in last_values(path, tail_bytes=4096)
-    assert "rare" in last_values(path, tail_bytes=1 << 20)
+    assert last_row(path, tail_bytes=4096)["loss"] == 2999
+    assert "rare" not in last_row(path, tail_bytes=4096)
+    assert "rare" in last_row(path, tail_bytes=1 << 20)
 
 
 def test_a_missing_file_has_no_rows(path):
     assert read_rows(path) == []
     assert read_columns(path) == {}
-    assert last_values(path) == {}
+    assert last_row(path) == {}
 
 
 def test_every_row_acknowledged_before_kill_9_is_there(path):
     script = (
-        "import sys; from pathlib import Path; from ai.lab.files.metrics_file import MetricsWriter\n"
+        "import sys; from pathlib import Path; from ai.lab.files.metrics_writer import MetricsWriter\n"
         f"writer = MetricsWriter(Path({str(path)!r}))\n"
         "for step in range(10**9):\n"
         "    writer.write(step, {'loss': step * 0.1})\n"

@@ -1,14 +1,16 @@
 import numpy as np
 import pytest
 
-from ai.lab.files import metrics_index as columns
-from ai.lab.files.metrics_file import MetricsWriter, read_columns
-from ai.lab.files.metrics_index import load_columns, read_indexed, save_columns
+from ai.lab.files import metrics_index, metrics_writer
+from ai.lab.files.metrics_columns import read_columns
+from ai.lab.files.metrics_index import Index, index_of, load_index, read_indexed
+from ai.lab.files.metrics_writer import MetricsWriter
 
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
-    monkeypatch.setattr(columns, "MIN_BYTES", 100)
+    for module in (metrics_index, metrics_writer):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 1000)
     path = tmp_path / "metrics.jsonl"
     append(path, range(50))
     return path
@@ -28,42 +30,49 @@ def same(left, right) -> None:
             np.testing.assert_array_equal(a, b)
 
 
-def test_the_index_tells_what_the_lines_do(path):
-    assert save_columns(path)
-    assert load_columns(path)[1] == path.stat().st_size
+def test_the_index_is_written_with_the_file_and_tells_what_the_lines_do(path):
+    covered = load_index(path)[1]
+    assert path.stat().st_size - 1000 < covered <= path.stat().st_size
+    same(read_indexed(path), read_columns(path))
+    assert read_columns(path)["loss"][0].tolist() == list(range(50))
+    assert read_columns(path)["val"][0].tolist() == [0, 10, 20, 30, 40]
+
+
+def test_rows_appended_later_extend_it(path):
+    before = load_index(path)[1]
+    append(path, range(50, 100))
+    assert load_index(path)[1] > before
     same(read_indexed(path), read_columns(path))
 
 
-def test_rows_appended_later_are_read_from_the_lines(path):
-    save_columns(path)
-    append(path, range(50, 61))
-    same(read_indexed(path), read_columns(path))
-
-
-def test_a_file_cut_and_written_anew_is_not_taken_for_the_old_one(path):
-    save_columns(path)
+def test_a_file_cut_and_written_anew_keeps_the_blocks_that_still_hold(path):
     writer = MetricsWriter(path)
-    writer.drop_from(20)
+    writer.drop_from(30)
     writer.close()
+    kept = load_index(path)[1]
+    assert 0 < kept < path.stat().st_size + 1
     append(path, range(1000, 1100))
-    assert load_columns(path) == ({}, 0)
+    assert load_index(path)[1] > kept
     same(read_indexed(path), read_columns(path))
+    assert read_columns(path)["loss"][0].tolist() == [*range(30), *range(1000, 1100)]
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00", b"\xff" * 64, None])
-def test_a_damaged_or_missing_index_is_left_aside(path, damage):
-    save_columns(path)
-    index = path.with_suffix(".columns")
+def test_a_damaged_or_missing_index_is_left_aside_and_written_anew(path, damage):
+    index = index_of(path)
     if damage is None:
         index.unlink()
     else:
         index.write_bytes(damage)
+    assert load_index(path)[1] == 0
+    same(read_indexed(path), read_columns(path))
+    append(path, range(50, 100))
+    assert load_index(path)[1] > 0
     same(read_indexed(path), read_columns(path))
 
 
 def test_every_cut_of_the_index_is_survived(path):
-    save_columns(path)
-    index = path.with_suffix(".columns")
+    index = index_of(path)
     whole = index.read_bytes()
     for length in range(0, len(whole), 97):
         index.write_bytes(whole[:length])
@@ -72,5 +81,18 @@ def test_every_cut_of_the_index_is_survived(path):
 
 def test_a_short_file_gets_no_index(tmp_path):
     append(tmp_path / "metrics.jsonl", range(3))
-    assert not save_columns(tmp_path / "metrics.jsonl")
-    assert not save_columns(tmp_path / "missing.jsonl")
+    Index(tmp_path / "metrics.jsonl").extend()
+    assert not index_of(tmp_path / "metrics.jsonl").exists()
+    assert load_index(tmp_path / "missing.jsonl")[1] == 0
+
+
+def test_the_last_values_are_known_without_reading_the_file(path):
+    writer = MetricsWriter(path)  # of an earlier session: read once
+    assert writer.last()["step"] == 49
+    assert (writer.last()["loss"], writer.last()["val"]) == (49 / 3, 1.0)
+    writer.write(50, {"other": 2})
+    assert (writer.last()["step"], writer.last()["other"], writer.last()["val"]) == (50, 2, 1.0)
+    writer.drop_from(20)
+    assert writer.last()["step"] == 19
+    assert "other" not in writer.last()
+    writer.close()

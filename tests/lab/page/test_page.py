@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import optuna
 import pytest
 import torch
 
@@ -301,9 +302,9 @@ def test_a_live_trial_is_followed_and_a_lost_server_is_told(look, serve, tmp_pat
         print("a word from the run")
         until(page, "document.querySelector('pre.log').innerText.includes('a word from the run')")
     page.wait_for_selector("#runs .finished")
-    page.route("**/api/trials", lambda route: route.abort())
+    page.route("**/api/trials*", lambda route: route.abort())
     page.wait_for_selector("body[data-lost]")
-    page.unroute("**/api/trials")
+    page.unroute("**/api/trials*")
     page.wait_for_selector("body:not([data-lost])")
     assert all("ERR_" in one for one in look.wrong)  # the cut line, and nothing else
     look.wrong.clear()
@@ -348,6 +349,30 @@ def test_hostile_names_and_values_neither_run_nor_break_the_page(look, serve, tm
     (said,) = look.wrong
     assert "404" in said
     look.wrong.clear()
+
+
+def test_the_search_shows_what_was_chosen_and_no_pruned_trial_as_the_best(look, serve, tmp_path):
+    def objective(trial) -> float:
+        norm = trial.hp.lst("norm", [None, "batch"])
+        momentum = trial.hp.lin("momentum", 0.5, 1) if norm else 0.0
+        if trial.number == 3:
+            trial.pruned = True  # with the smallest score of all
+            return -9.0
+        return trial.number + momentum
+
+    search = Experiment(tmp_path / "search", search=lambda seed: optuna.samplers.RandomSampler(seed))
+    for norm in (None, "batch", None, None):
+        search.study.enqueue_trial({"norm": norm})
+    search.run(4, objective, progress=False)
+    page = look(serve(tmp_path))
+    page.wait_for_selector("#runs tbody tr")
+    text = open_view(page, "Search")
+    assert "3 scored trials; best (min) 0 by 00000 norm None" in text
+    assert page.locator("svg path.run").count() == 3
+    figures = page.locator("#view .charts figure")
+    told = {one.locator("figcaption").inner_text(): one.locator("circle").count() for one in figures.all()}
+    assert told == {"Score against norm": 3, "Score against momentum": 1}
+    assert "NaN" not in page.inner_html("#view")
 
 
 def test_a_page_behind_a_token_works_once_it_was_given(look, serve, root):

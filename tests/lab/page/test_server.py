@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai.lab import Experiment, Trial
+from ai.lab.files.removal import remove_unowned
 from ai.lab.page.catalog import Catalog
 from ai.lab.page.decimate import decimate
 from ai.lab.page.server import is_loopback, make_app, serve
@@ -18,6 +19,7 @@ from ai.lab.page.smooth import smooth
 
 HOW = {"system_interval_s": None, "capture": False}
 SCRIPT = "<script>alert(1)</script>"
+LAUGHS = "a0: &a0 [1, 1]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(9))
 
 
 class Client:
@@ -254,8 +256,84 @@ def test_damaged_trials_do_not_hide_the_others(client, root):
     (root / "b" / ".ai-lab").write_text("{")
     with Trial(root / "c", **HOW) as trial:
         trial.log(0, {"loss": 1})
-    assert {row["name"] for row in client.json("/api/trials")["trials"]} == {"a", "c"}
+    rows = {row["name"]: row for row in client.json("/api/trials")["trials"]}
+    assert rows.keys() == {"a", "b", "c"}
+    assert rows["b"]["state"] == "damaged"
+    assert ".ai-lab is damaged: it is no JSON" in rows["b"]["problems"][0]
+    assert "meta.json is damaged: it is no JSON" in rows["a"]["problems"][0]
+    assert "config.yaml is not valid YAML" in rows["a"]["problems"][1]
+    assert rows["c"]["problems"] == []
     assert client.curves(f"id={ids(client)['a']}&key=loss") == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "problem"),
+    [
+        ("metrics.jsonl", '{"step": 5, "time": 1.0, "n": %s}\n' % ("9" * 400), None),
+        ("metrics.jsonl", '{"step": 9223372036854775808, "time": 1.0, "loss": 1.0}\n', None),
+        ("metrics.jsonl", '{"step": 5, "time": 1.0, "loss": [1, 2]}\n', None),
+        ("metrics.jsonl", "[" * 5000 + "\n", None),
+        (".ai-lab", "null", ".ai-lab is damaged: it must hold one JSON object, got NoneType"),
+        ("config.yaml", "a: &x [*x]", "config.yaml is too large, or holds itself by an alias"),
+        ("config.yaml", LAUGHS, "config.yaml is too large"),
+        ("meta.json", "[1]", "meta.json is damaged: it must hold one JSON object, got list"),
+        ("meta.json", '{"state": ["x"], "sessions": [{"git": 3}]}', 'meta.json is damaged: state cannot be ["x"]'),
+        ("meta.json", '{"last": {"loss": [1]}, "steplimit": 1e400}', "meta.json is damaged: last cannot be"),
+        ("meta.json", "[" * 100_000, "meta.json is damaged: it is nested too deeply"),
+    ],
+)  # fmt: skip
+def test_whatever_one_record_holds_every_other_is_shown_and_it_says_what_is_wrong(client, root, file, text, problem):
+    with open(root / "a" / file, "a" if file == "metrics.jsonl" else "w") as out:
+        out.write(text)
+    rows = {row["name"]: row for row in client.json("/api/trials")["trials"]}
+    assert rows["b"]["metrics"] == {"loss": 0.005}
+    assert rows["b"]["problems"] == []
+    assert [problem in told for told in rows["a"]["problems"][:1]] == ([True] if problem else [])
+    if rows["a"]["state"] != "damaged":
+        identity = rows["a"]["id"]
+        assert client.json(f"/api/trial/{identity}")["keys"] == ["loss"]
+        assert client.curves(f"id={identity}&key=loss")[0][2].tolist()[:200] == [1 / (step + 1) for step in range(200)]
+        for part in ("log", "diff"):
+            assert client.get(f"/api/trial/{identity}/{part}")[0] == 200
+
+
+def test_only_what_changed_is_told(client, root):
+    first = client.json("/api/trials")
+    again = client.json(f"/api/trials?since={first['version']}")
+    assert (again["trials"], again["gone"], again["epoch"]) == ([], [], first["epoch"])
+    with Trial(root / "c", **HOW) as trial:
+        trial.log(0, {"loss": 1})
+        news = client.json(f"/api/trials?since={again['version']}")
+        assert [(row["name"], row["state"], row["step"]) for row in news["trials"]] == [("c", "running", 0)]
+        trial.log(1, {"loss": 1})
+        news = client.json(f"/api/trials?since={news['version']}")
+        assert [(row["name"], row["state"], row["step"]) for row in news["trials"]] == [("c", "running", 1)]
+        assert client.json(f"/api/trials?since={news['version']}")["trials"] == []
+    news = client.json(f"/api/trials?since={news['version']}")
+    assert [(row["name"], row["state"]) for row in news["trials"]] == [("c", "finished")]
+    remove_unowned(root / "a")
+    last = client.json(f"/api/trials?since={news['version']}")
+    assert (last["trials"], len(last["gone"])) == ([], 1)
+    assert client.get("/api/trials?since=x")[0] == 400
+
+
+def test_a_trial_that_never_recorded_anything_is_no_run(client, root):
+    trial = Trial(root / "c", **HOW)
+    assert set(ids(client)) == {"a", "b"}
+    with trial:
+        assert set(ids(client)) == {"a", "b", "c"}
+
+
+def test_an_idle_look_reads_no_file(client, root, monkeypatch):
+    monkeypatch.setattr("ai.lab.page.catalog.SETTLED_NS", -(10**18))  # as if all had been there for long
+    version = client.json("/api/trials")["version"]
+    opened = []
+    monkeypatch.setattr("builtins.open", lambda path, *rest, **how: opened.append(path))
+    monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: opened.append(path))
+    catalog_answer = client.json(f"/api/trials?since={version}")
+    monkeypatch.undo()
+    assert catalog_answer["trials"] == []
+    assert opened == []
 
 
 def test_an_empty_or_missing_root_has_no_trials(tmp_path):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ai.lab.config import diff
 from ai.lab.files.folder import find, lab_root, read_marker, resolve
-from ai.lab.files.ownership import holder, remove_unowned
+from ai.lab.files.ownership import holder
+from ai.lab.files.removal import remove_unowned
 from ai.lab.record import Record
 from ai.lab.recording.provenance import command_line
 from ai.lab.report.text_table import format_table

@@ -176,8 +176,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         values = yaml.load(path.read_bytes(), _loader())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if _is_endless(values):
+        raise ValueError(f"{path} is too large, or holds itself by an alias")
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -202,6 +204,18 @@ def _parse_yaml(text: str) -> Any:
         return yaml.load(text, _loader())
     except yaml.YAMLError as error:
         raise ValueError(f"an override's value must be YAML, got {text!r}: {error}") from None
+
+
+def _is_endless(values: object) -> bool:
+    """Whether a value holds itself by aliases, or so much by them that nobody can have written it."""
+    below = [values]
+    for _ in range(100_000):
+        if not below:
+            return False
+        value = below.pop()
+        if isinstance(value, dict | list | set):
+            below.extend(value.values() if isinstance(value, dict) else value)
+    return True
 
 
 def _loader() -> Any:

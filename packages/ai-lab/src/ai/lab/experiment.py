@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from ai.lab.files.folder import mark, read_marker, resolve, write_json
-from ai.lab.files.ownership import remove_unowned
+from ai.lab.files.removal import remove_unowned
 from ai.lab.record import EXPERIMENT, Record
 from ai.lab.report.trial_table import TrialRow, Trials
 from ai.lab.search.experiment_trial import Objective, PruneRule

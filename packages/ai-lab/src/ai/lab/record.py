@@ -1,7 +1,7 @@
 """A trial's folder as a reader sees it. Nothing here writes, so that a running trial can be read from anywhere."""
 
 import contextlib
-import json
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +11,10 @@ import numpy as np
 from ai.lab.config import flatten, read_yaml
 from ai.lab.files import metrics_file as metrics
 from ai.lab.files.folder import read_marker
-from ai.lab.files.metrics_index import read_indexed
+from ai.lab.files.load import META as META_TYPES
+from ai.lab.files.load import load_typed
+from ai.lab.files.metrics_columns import read_columns
+from ai.lab.files.metrics_index import read_indexed, read_indexed_table
 from ai.lab.files.ownership import holder
 
 if TYPE_CHECKING:
@@ -34,8 +37,8 @@ class Metrics(Mapping[str, Column]):
     """A trial's metrics by name, in the order of writing.
 
     Example:
-        >>> rows = [{"step": 0, "time": 1.0, "loss": 0.5}, {"step": 9, "time": 2.0, "loss": 0.25}]
-        >>> Metrics(metrics.to_columns(rows))["loss"].values.tolist()
+        >>> columns = {"loss": (np.array([0, 9]), np.array([1.0, 2.0]), np.array([0.5, 0.25]))}
+        >>> Metrics(columns)["loss"].values.tolist()
         [0.5, 0.25]
     """
 
@@ -106,12 +109,27 @@ class Record:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What `meta.json` holds; empty while it is not yet written."""
+        """What `meta.json` holds; empty while it is not yet written, without what is damaged (`problems` says what)."""
+        return self.load_meta()[0]
+
+    def load_meta(self) -> tuple[dict[str, Any], list[str]]:
+        """Returns what `meta.json` holds, and what is wrong with it."""
         try:
-            found = json.loads((self.path / META).read_bytes())
-            return found if isinstance(found, dict) else {}
-        except (OSError, ValueError):
-            return {}
+            return load_typed(self.path / META, META_TYPES)
+        except FileNotFoundError:
+            return {}, []
+        except OSError as error:
+            return {}, [f"{META} cannot be read: {error.strerror}"]
+
+    def problems(self) -> list[str]:
+        """Returns what is damaged in the folder's small files, and in the metrics; empty if all is well."""
+        problems = list(self.load_meta()[1])
+        try:
+            self.config  # noqa: B018  (reading it is the test)
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+        damaged = read_indexed_table(self.path / METRICS).damaged
+        return problems + ([f"{METRICS}: {damaged} damaged lines"] if damaged else [])
 
     @property
     def state(self) -> str:
@@ -121,17 +139,28 @@ class Record:
     @property
     def config(self) -> dict[str, Any]:
         """The recorded configuration, empty without one."""
-        path = self.path / CONFIG
-        return read_yaml(path) if path.exists() else {}
+        return self.load_config(self.meta)
+
+    def load_config(self, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the recorded configuration: the copy in `meta`, which is read faster, unless the file was edited."""
+        try:
+            data = (self.path / CONFIG).read_bytes()
+        except FileNotFoundError:
+            return {}
+        copy = meta.get("config") or {}
+        if copy.get("sha1") == hashlib.sha1(data).hexdigest() and isinstance(copy.get("values"), dict):
+            return dict(copy["values"])
+        return read_yaml(self.path / CONFIG)
 
     @property
     def flat_config(self) -> dict[str, Any]:
         """The configuration with dotted names, and the hyper-parameters that a search chose."""
+        meta = self.meta
         try:
-            config = flatten(self.config)
-        except ValueError:
+            config = flatten(self.load_config(meta))
+        except (OSError, ValueError):
             config = {}
-        return {**config, **flatten(self.meta.get("hparams") or {})}
+        return {**config, **flatten(meta.get("hparams") or {})}
 
     def metrics(self) -> Metrics:
         """Returns all metrics."""
@@ -144,11 +173,11 @@ class Record:
         rarely logged may be missing.
         """
         told = self.meta.get("last")
-        return dict(told) if told is not None else metrics.last_values(self.path / METRICS, tail_bytes)
+        return dict(told) if told is not None else metrics.last_row(self.path / METRICS, tail_bytes)
 
     def system(self) -> Metrics:
         """Returns the system metrics."""
-        return Metrics(metrics.read_columns(self.path / SYSTEM))
+        return Metrics(read_columns(self.path / SYSTEM))
 
     def samples(self) -> dict[int, Path]:
         """Returns the sample pages by step, ascending."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from ai.lab.experiment import Direction, Experiment
 from ai.lab.files.folder import find, mark, read_marker, resolve
-from ai.lab.files.ownership import remove_unowned
+from ai.lab.files.removal import remove_unowned
 from ai.lab.record import Record
 from ai.lab.report.compare import Comparison, compare
 from ai.lab.trial import Trial

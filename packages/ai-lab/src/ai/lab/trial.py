@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from ai.lab.config import write_yaml
 from ai.lab.files.folder import mark, read_marker, resolve
-from ai.lab.files.ownership import Owner, remove_unowned
+from ai.lab.files.ownership import Owner
+from ai.lab.files.removal import remove_unowned
 from ai.lab.record import CONFIG, SAMPLES, SNAPSHOTS, Metrics, Record
 from ai.lab.recording.outcome import outcome_of
 from ai.lab.recording.resumed_rows import MetricsPosition, take_up

@@ -2,13 +2,14 @@
 
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ai.data.storage import atomic_file
+from ai.lab.files.load import MARKER as MARKER_TYPES
+from ai.lab.files.load import load_typed
 
 Kind = Literal["trial", "experiment", "study"]
 
@@ -48,9 +49,11 @@ def mark(folder: Path, kind: Kind) -> str:
     """Makes `folder` one of the lab's and returns its identity, which survives moving and renaming.
 
     Raises:
-        ValueError: the folder is already marked as another kind, or holds files but no marker.
+        ValueError: the folder is already marked as another kind, holds files but no marker, or lies in a trial's.
     """
     found = read_marker(folder)
+    if found is None and (trial := enclosing_trial(folder)) is not None:
+        raise ValueError(f"path {folder} lies in the folder of the trial {trial}; choose another path")
     if found is not None:
         if found["kind"] != kind:
             raise ValueError(f"path {folder} holds a recorded {found['kind']}, not a {kind}; choose another path")
@@ -82,66 +85,75 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
     """Returns the marker of `folder`, None where there is none.
 
     Raises:
-        ValueError: the folder was written in a later format.
+        ValueError: the marker is damaged, or the folder was written in a later format.
     """
     try:
-        marker = json.loads((folder / MARKER).read_bytes())
+        marker, problems = load_typed(folder / MARKER, MARKER_TYPES, required=True)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:
-        raise ValueError(f"{folder / MARKER} is damaged: it must hold one JSON object") from None
+    if problems:
+        raise ValueError(f"{folder}: {problems[0]}")
     if marker["format"] > FORMAT:
         raise ValueError(
             f"{folder} is of folder format {marker['format']}, this version reads up to {FORMAT}; update ai-lab"
         )
-    return dict(marker)
+    return marker
 
 
-def remove(folder: Path) -> None:
-    """Deletes a marked folder and all in it.
-
-    Raises:
-        ValueError: the folder carries no marker.
-    """
-    if not folder.exists():
-        return
-    if read_marker(folder) is None:
-        raise ValueError(f"{folder} was not made by ai.lab (no {MARKER} file), so it is not deleted")
-    # The marker goes last: an interrupted deletion leaves a folder that can still be recognised and deleted.
-    for entry in folder.iterdir():
-        if entry.name != MARKER:
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-    (folder / MARKER).unlink()
-    folder.rmdir()
+def enclosing_trial(folder: Path) -> Path | None:
+    """Returns the trial in whose folder `folder` lies, if any: no record lies in a trial's folder."""
+    for parent in folder.parents:
+        try:
+            marker = read_marker(parent)
+        except (OSError, ValueError):
+            continue
+        if marker is not None and marker["kind"] == "trial":
+            return parent
+    return None
 
 
-def find(root: Path, kind: Kind | None = None) -> Iterator[Path]:
-    """Yields the marked folders under `root`, itself included, each before those inside it.
+class Found(NamedTuple):
+    """A marked folder: its marker, or what is wrong with it."""
 
-    A trial's own folder is not searched further. Links are not followed.
+    path: Path
+    marker: dict[str, Any] | None
+    problem: str | None = None
+
+
+def scan(root: Path, *, inside_trials: bool = False) -> Iterator[Found]:
+    """Yields the marked folders under `root`, itself included, each before those inside it; links are not followed.
+
+    Args:
+        root: Where to look.
+        inside_trials: Whether to look into trials too, where nothing of ours should lie.
     """
     if not root.is_dir():
         return
     try:
         marker = read_marker(root)
-    except ValueError:
-        marker = None  # damaged or too new: skipped, so that one bad folder does not hide the others
-    if marker is not None and kind in (None, marker["kind"]):
-        yield root
-    if marker is not None and marker["kind"] == "trial":
+        if marker is not None:
+            yield Found(root, marker)
+    except (OSError, ValueError) as error:
+        marker = None
+        yield Found(root, None, str(error))
+    if marker is not None and marker["kind"] == "trial" and not inside_trials:
         return
     try:
         with os.scandir(root) as entries:
             children = sorted(
                 entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name[0] != "."
             )
-    except PermissionError:
+    except OSError:  # no right to look, or deleted in this moment
         return
     for child in children:
-        yield from find(Path(child), kind)
+        yield from scan(Path(child), inside_trials=inside_trials)
+
+
+def find(root: Path, kind: Kind | None = None) -> Iterator[Path]:
+    """Yields the marked folders under `root` as `scan` does, without those whose marker cannot be read."""
+    for path, marker, _ in scan(root):
+        if marker is not None and kind in (None, marker["kind"]):
+            yield path
 
 
 def write_atomic(path: Path, data: bytes) -> None:

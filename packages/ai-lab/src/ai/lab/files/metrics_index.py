@@ -1,86 +1,138 @@
-"""A finished metrics file as columns of numbers beside it, so that long curves open at once.
+"""A metrics file as columns of numbers beside it, written as the file grows, so that long curves open at once.
 
-`metrics.columns` is an index: it may be deleted at any time, and is left aside where it does not match its file.
-Format, little-endian: an unsigned 32-bit length, a JSON head (`bytes`: how much of the metrics file is covered, `tail`:
-its last covered bytes, `columns`: `[[key, n], …]`), padding to 8, then for each column n int64, n float64, n float64.
+`metrics.columns` is an index: it may be deleted at any time, and is left aside where it does not match its file. It is
+a sequence of blocks, each of them for a further part of the file. Format, little-endian: an unsigned 32-bit length, a
+JSON head, padding to 8, then for each kind of row n int64 places among the rows, n int64 steps, n float64 times and for
+each key n float64. The head holds `format`, `to` (how many bytes of the file are covered with this block), `tail` (the
+last of them), `rows` (how many rows the blocks hold so far), `kinds` (`[[keys, n], …]`) and `damaged`.
 """
 
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ai.lab.files.folder import write_atomic
-from ai.lab.files.metrics_file import parse_rows, read_lines, to_columns
+from ai.lab.files.metrics_columns import Columns, Table, extend_table
+from ai.lab.files.metrics_file import read_lines
 
-Columns = dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
-
-MIN_BYTES = 1 << 20
-"""Shorter files are read as fast without."""
+BLOCK_BYTES = 1 << 20
+"""So much of a metrics file makes a block; shorter files are read as fast without."""
+FORMAT = 2
 _TAIL = 200
 
 
-def save_columns(path: Path) -> bool:
-    """Writes the index of a metrics file, if it is long enough to need one."""
-    try:
-        if path.stat().st_size < MIN_BYTES:
-            return False
-    except FileNotFoundError:
-        return False
-    lines = read_lines(path)
-    columns = to_columns(parse_rows(lines))
+class Index:
+    """Writes the index of a metrics file; for who alone writes the file.
+
+    Args:
+        path: The metrics file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.take_up()
+
+    def take_up(self) -> None:
+        """Finds out what is covered: at the beginning, and after the file was cut."""
+        self.covered, self._rows, self._end = 0, 0, 0
+        for head, _, end in _heads(self._path):
+            self.covered, self._rows, self._end = head["to"], head["rows"], end
+
+    def extend(self) -> None:
+        """Brings the index up to date; a part shorter than a block is left for later."""
+        if _size(self._path) - self.covered < BLOCK_BYTES:
+            return
+        with open(index_of(self._path), "r+b" if self._end else "wb") as file:
+            file.seek(self._end)
+            file.truncate()
+            while lines := read_lines(self._path, self.covered, 16 * BLOCK_BYTES):
+                table = Table()
+                table.n = self._rows
+                table.add(lines)
+                self.covered, self._rows = self.covered + len(lines), table.n
+                _write_block(file, table, self.covered, self._rows, lines[-_TAIL:])
+            self._end = file.tell()
+
+
+def _write_block(file: Any, table: Table, covered: int, rows: int, tail: bytes) -> None:
     head = json.dumps(
         {
-            "bytes": len(lines),
-            "tail": lines[-_TAIL:].decode("latin-1"),
-            "columns": [[key, len(column[0])] for key, column in columns.items()],
+            "format": FORMAT,
+            "to": covered,
+            "tail": tail.decode("latin-1"),
+            "rows": rows,
+            "damaged": table.damaged,
+            "kinds": [[kind.keys, kind.order.n] for kind in table.kinds],
         }
     ).encode()
     head += b" " * (-(4 + len(head)) % 8)
-    arrays = (array.tobytes() for column in columns.values() for array in column)
-    write_atomic(_index(path), struct.pack("<I", len(head)) + head + b"".join(arrays))
-    return True
+    file.write(struct.pack("<I", len(head)) + head)
+    for kind in table.kinds:
+        for array in kind.arrays:
+            file.write(array.view.tobytes())
 
 
-def load_columns(path: Path) -> tuple[Columns, int]:
-    """Returns the columns of the index and the bytes of the metrics file that they cover; `({}, 0)` without a match."""
+def load_index(path: Path) -> tuple[Table, int]:
+    """Returns what the index holds and the bytes of the metrics file that it covers; without one, nothing and 0."""
+    table, covered = Table(), 0
+    heads = list(_heads(path))
     try:
-        data = _index(path).read_bytes()
-        (length,) = struct.unpack_from("<I", data)
-        head = json.loads(data[4 : 4 + length])
-        with open(path, "rb") as file:
-            tail = head["tail"].encode("latin-1")
-            file.seek(head["bytes"] - len(tail))
-            if file.read(len(tail)) != tail:
-                return {}, 0  # the file was cut or written anew since
-        columns, at = {}, 4 + length
-        for key, n in head["columns"]:
-            steps = np.frombuffer(data, "<i8", n, at)
-            times, values = np.frombuffer(data, "<f8", n, at + 8 * n), np.frombuffer(data, "<f8", n, at + 16 * n)
-            columns[str(key)] = (steps, times, values)
-            at += 24 * n
-        return columns, int(head["bytes"])
-    except (OSError, ValueError, KeyError, TypeError, struct.error):
-        return {}, 0
+        with open(index_of(path), "rb") as file:
+            for head, start, _ in heads:
+                file.seek(start)
+                for keys, n in head["kinds"]:
+                    kinds = ["<i8", "<i8", "<f8", *["<f8"] * len(keys)]
+                    table.append(tuple(map(str, keys)), [np.frombuffer(file.read(8 * n), kind, n) for kind in kinds])
+                table.n, covered = head["rows"], head["to"]
+                table.damaged += head["damaged"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return Table(), 0
+    return table, covered
 
 
 def read_indexed(path: Path) -> Columns:
     """Returns all columns of a metrics file: from its index where there is one, the rest from the lines."""
-    columns, covered = load_columns(path)
-    added = to_columns(parse_rows(read_lines(path, covered)))
-    for key, part in added.items():
-        known = columns.get(key)
-        columns[key] = part if known is None else _join(known, part)
-    return columns
+    return read_indexed_table(path).columns()
 
 
-def _join(
-    left: tuple[np.ndarray, np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    steps, times, values = (np.concatenate(pair) for pair in zip(left, right, strict=True))
-    return steps, times, values
+def read_indexed_table(path: Path) -> Table:
+    """Returns a metrics file as a table: from its index where there is one, the rest from the lines."""
+    table, covered = load_index(path)
+    extend_table(table, path, covered)
+    return table
 
 
-def _index(path: Path) -> Path:
+def index_of(path: Path) -> Path:
+    """Returns where the index of a metrics file lies."""
     return path.with_suffix(".columns")
+
+
+def _heads(path: Path) -> Iterator[tuple[dict[str, Any], int, int]]:
+    """Yields head, start of the arrays and end of each block that matches the metrics file."""
+    try:
+        size, at = _size(index_of(path)), 0
+        with open(index_of(path), "rb") as file, open(path, "rb") as metrics:
+            while at + 4 <= size:
+                file.seek(at)
+                (length,) = struct.unpack("<I", file.read(4))
+                head = json.loads(file.read(min(length, size)))
+                start = at + 4 + length
+                end = start + sum(8 * n * (3 + len(keys)) for keys, n in head["kinds"])
+                tail = head["tail"].encode("latin-1")
+                metrics.seek(head["to"] - len(tail))
+                if head["format"] != FORMAT or end > size or metrics.read(len(tail)) != tail:
+                    return  # of another format, torn, or the file was cut or written anew since
+                yield head, start, end
+                at = end
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

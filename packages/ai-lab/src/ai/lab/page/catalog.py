@@ -1,24 +1,48 @@
-"""Every trial under a root as the page needs it, kept in memory and brought up to date by what changed on disk."""
+"""Every trial under a root as the page needs it, kept in memory and brought up to date by what changed on disk.
+
+A look at the root costs a `stat` a folder; only folders that changed are read again, and only rows that changed told.
+"""
 
 import contextlib
-import json
+import hashlib
 import math
 import os
+import secrets
 import threading
-from collections import OrderedDict
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
+from ai.lab.config import flatten
+from ai.lab.files.folder import read_marker
+from ai.lab.files.load import DamagedError, load_json
+from ai.lab.files.metrics_file import last_row
+from ai.lab.page.curve_cache import CurveCache
+from ai.lab.record import EXPERIMENT, META, METRICS, Column, Record, live_state
 
-from ai.lab.config import flatten, read_yaml
-from ai.lab.files.folder import find, read_marker
-from ai.lab.files.metrics_file import last_values, read_lines
-from ai.lab.files.metrics_index import load_columns
-from ai.lab.record import CONFIG, EXPERIMENT, META, METRICS, Column, Record, live_state
+SETTLED_NS = 2 * 10**9
+"""A change this soon after another may carry the same time: what is so young is read again."""
+_LIVE = ("running", "dead", "created")
 
-CACHED_BYTES = 512 << 20
-"""So much memory the columns of metrics may take before the least recently used are let go."""
+
+class _Folder(NamedTuple):
+    """What was found in a folder when its time was `stamp`."""
+
+    stamp: int
+    settled: bool
+    marker: dict[str, Any] | None
+    problem: str | None
+    children: tuple[str, ...]
+
+
+class _Row(NamedTuple):
+    """A row as it is told, with the version that it came with and what it was made from."""
+
+    version: int
+    stamp: object
+    path: Path
+    row: dict[str, Any]
 
 
 class Catalog:
@@ -30,31 +54,33 @@ class Catalog:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._folders: dict[str, _Folder] = {}
         self._records: dict[str, Record] = {}
+        self._rows: dict[str, _Row] = {}
+        self._gone: dict[str, int] = {}
         self._experiments: dict[str, dict[str, str]] = {}
-        self._rows: dict[str, tuple[tuple[object, ...], dict[str, Any]]] = {}
-        self._configs: dict[str, tuple[object, dict[str, Any]]] = {}
-        self._columns: OrderedDict[tuple[str, str], _Tail] = OrderedDict()
+        self._version = 0
+        self._epoch = secrets.token_hex(8)
+        self._curves = CurveCache()
         self._lock = threading.Lock()
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns a row a trial, newest first: id, name, state, created, step, config, metrics, score, version."""
+        """Returns a row a trial, newest first: id, name, state, created, step, config, metrics, score, problems."""
+        rows: list[dict[str, Any]] = self.changes(-1)["trials"]
+        return rows
+
+    def changes(self, since: int) -> dict[str, Any]:
+        """Returns the rows that changed after version `since`, newest first, which are gone, and the version now.
+
+        Versions are those of one catalog, named by `epoch`.
+        """
         with self._lock:
-            records: dict[str, Record] = {}
-            experiments: dict[str, dict[str, str]] = {}
-            for path in find(self.root):
-                with contextlib.suppress(OSError, ValueError):  # deleted in this moment
-                    marker = read_marker(path) or {}
-                    if marker.get("kind") == "experiment":
-                        experiments[marker["id"]] = {"name": self._name(path), "direction": _direction(path)}
-                    elif marker.get("kind") == "trial":
-                        record = self._known(path, marker["id"])
-                        records.setdefault(record.id, record)  # of a copied folder the first is shown
-            self._records, self._experiments = records, experiments
-            self._configs = {identity: kept for identity, kept in self._configs.items() if identity in records}
-            self._rows = {identity: self._row(record) for identity, record in records.items()}
-            rows = [row for _, row in self._rows.values()]
-        return sorted(rows, key=lambda row: (-(row["created"] or 0), row["name"]))
+            self._refresh()
+            rows = [kept.row for kept in self._rows.values() if kept.version > since]
+            gone = [identity for identity, version in self._gone.items() if version > since]
+            rows.sort(key=lambda row: (-(row["created"] or 0), row["name"]))
+            told = {"epoch": self._epoch, "version": self._version}
+            return {**told, "trials": rows, "gone": gone, "experiments": self._experiments}
 
     def experiments(self) -> dict[str, dict[str, str]]:
         """Returns name and direction of the experiments that the rows of the last call belong to, by identity."""
@@ -67,129 +93,168 @@ class Catalog:
             KeyError: there is none.
         """
         if identity not in self._records or not self._records[identity].path.exists():
-            self.rows()
+            self.changes(-1)
         return self._records[identity]
 
     def columns(self, identity: str, file: str = METRICS) -> dict[str, Column]:
         """Returns a trial's metrics; only what was appended since the last call is read."""
-        path = self.record(identity).path / file
-        with self._lock:
-            return self._read(identity, path)
-
-    def _read(self, identity: str, path: Path) -> dict[str, Column]:
-        tail = self._columns.setdefault((identity, path.name), _Tail(path))
-        if tail.path != path:
-            tail = self._columns[identity, path.name] = _Tail(path)
-        self._columns.move_to_end((identity, path.name))
-        tail.update()
-        while len(self._columns) > 1 and sum(one.nbytes for one in self._columns.values()) > CACHED_BYTES:
-            self._columns.popitem(last=False)
-        return tail.columns()
-
-    def _last(self, record: Record, meta: dict[str, Any]) -> dict[str, float]:
-        """A trial's last values: a closed one tells them, of a live or killed one the file is read, once."""
-        if "last" in meta:
-            return dict(meta["last"])
-        columns = self._read(record.id, record.path / METRICS)
-        rows = last_values(record.path / METRICS, 1 << 14)
-        return {**rows, **{key: float(column.values[-1]) for key, column in columns.items()}}
+        columns = self._curves.columns(self.record(identity).path / file)
+        return {key: Column(*column) for key, column in columns.items()}
 
     def config(self, record: Record) -> dict[str, Any]:
         """Returns a trial's configuration with dotted names, and the hyper-parameters that a search chose."""
-        return {**self._config(record), **flatten(record.meta.get("hparams") or {})}
+        return record.flat_config
 
-    def _config(self, record: Record) -> dict[str, Any]:
-        stamp = _stamp(record.path / CONFIG)
-        known = self._configs.get(record.id)
-        if known is None or known[0] != stamp:
-            known = (stamp, {})
-            with contextlib.suppress(OSError, ValueError):  # none, or damaged
-                known = (stamp, flatten(read_yaml(record.path / CONFIG)))
-            self._configs[record.id] = known
-        return known[1]
+    # -- what changed
 
-    def _known(self, path: Path, identity: str) -> Record:
-        known = self._records.get(identity)
-        return known if known is not None and known.path == path else Record(path)
+    def _refresh(self) -> None:
+        records: dict[str, Record] = {}
+        experiments: dict[str, dict[str, str]] = {}
+        seen: set[str] = set()
+        self._version += 1
+        for path, folder in self._walk(str(self.root), self._folders, {}):
+            marker = folder.marker
+            if marker is None:
+                if folder.problem is not None:
+                    identity = f"damaged-{hashlib.sha1(path.encode()).hexdigest()[:16]}"
+                    self._keep(identity, Path(path), folder, None)
+                    seen.add(identity)
+            elif marker["kind"] == "experiment":
+                experiments[marker["id"]] = {"name": self._name(Path(path)), "direction": _direction(Path(path))}
+            elif marker["kind"] == "trial" and marker["id"] not in records:  # of a copied folder the first is shown
+                known = self._records.get(marker["id"])
+                same = known is not None and str(known.path) == path
+                with contextlib.suppress(OSError, ValueError):  # deleted in this moment
+                    record = known if same and known is not None else Record(Path(path))
+                    records[record.id] = record
+                    if record.id in self._rows or _was_opened(record.path):
+                        self._keep(record.id, record.path, folder, record)
+                        seen.add(record.id)
+        self._records = records
+        for identity in [one for one in self._rows if one not in seen]:
+            self._curves.forget(self._rows.pop(identity).path)
+            self._gone[identity] = self._version
+        if experiments != self._experiments:
+            self._experiments = experiments
+
+    def _walk(self, path: str, known: dict[str, _Folder], fresh: dict[str, _Folder]) -> Iterator[tuple[str, _Folder]]:
+        """Yields the marked folders, each before those inside it, read only where their time changed."""
+        stack = [path]
+        while stack:
+            path = stack.pop()
+            try:
+                stamp = os.stat(path).st_mtime_ns
+            except OSError:
+                continue
+            folder = known.get(path)
+            if folder is None or folder.stamp != stamp or not folder.settled:
+                folder = _look(path, stamp)
+            fresh[path] = folder
+            if folder.marker is not None or folder.problem is not None:
+                yield path, folder
+            stack.extend(reversed(folder.children))
+        self._folders = fresh
+
+    def _keep(self, identity: str, path: Path, folder: _Folder, record: Record | None) -> None:
+        """Brings a trial's row up to date."""
+        known = self._rows.get(identity)
+        stamp: object = (folder.stamp, str(path))
+        live = known is not None and known.row["state"] in _LIVE
+        if live:  # its metrics grow, and a killed process changes no file
+            stamp = (folder.stamp, str(path), _stamp(path / METRICS), live_state(path, {"state": "running"}))
+        if known is not None and known.stamp == stamp and folder.settled:
+            return
+        row = self._make(identity, path, folder.problem, record)
+        if known is None and row["state"] in _LIVE:
+            stamp = None  # compared in full from the next look on
+        changed = known is None or known.row != row
+        self._rows[identity] = _Row(self._version if known is None or changed else known.version, stamp, path, row)
+        self._gone.pop(identity, None)
+
+    def _make(self, identity: str, path: Path, problem: str | None, record: Record | None) -> dict[str, Any]:
+        """Returns a trial's row; one that cannot be read is a row that says why."""
+        try:
+            if record is not None:
+                return self._row(record)
+        except Exception as error:  # whatever one record holds, the others are shown
+            problem = f"{type(error).__name__}: {error}"
+        return {**_EMPTY, "id": identity, "name": self._name(path), "path": str(path), "problems": [problem]}
 
     def _name(self, path: Path) -> str:
         return str(path.relative_to(self.root)) if path != self.root else path.name
 
-    def _row(self, record: Record) -> tuple[tuple[object, ...], dict[str, Any]]:
-        version = tuple(_stamp(record.path / name) for name in (META, CONFIG, METRICS))
-        known = self._rows.get(record.id)
-        if known is not None and known[0] == version and known[1]["path"] == str(record.path):
-            row = known[1]
-            if row["state"] in ("running", "dead"):  # a killed process changes no file
-                row = {**row, "state": live_state(record.path, {"state": "running"})}
-            return version, row
-        meta = record.meta
-        last = self._last(record, meta)
+    def _row(self, record: Record) -> dict[str, Any]:
+        meta, problems = record.load_meta()
+        config: dict[str, Any] = {}
+        try:
+            config = flatten(record.load_config(meta))
+        except (OSError, ValueError) as error:
+            problems = [*problems, str(error)]
+        last = dict(meta["last"]) if meta.get("last") is not None else last_row(record.path / METRICS)
         session = (meta.get("sessions") or [{}])[-1]
         git = session.get("git") or {}
-        hparams = meta.get("hparams") or {}
-        row = {
+        hparams = flatten(meta.get("hparams") or {})
+        state = live_state(record.path, meta)
+        return {
             "id": record.id,
             "name": self._name(record.path),
             "path": str(record.path),
-            "state": live_state(record.path, meta),
+            "state": state,
             "created": meta.get("created"),
             "updated": last.pop("time", None),
             "step": last.pop("step", None),
             "steplimit": meta.get("steplimit"),
-            "score": meta.get("score"),
+            "score": meta.get("score") if state == "finished" else None,
             "experiment": meta.get("experiment"),
             "commit": (git.get("commit") or "")[:10],
-            "config": {key: short(value) for key, value in {**self._config(record), **hparams}.items()},
+            "config": {key: short(value) for key, value in {**config, **hparams}.items()},
             "hparams": {key: short(value) for key, value in hparams.items()},
             "metrics": {key: plain(value) for key, value in last.items()},
+            "problems": problems,
         }
-        return version, row
+
+
+_EMPTY: dict[str, Any] = {
+    "state": "damaged",
+    "created": None,
+    "updated": None,
+    "step": None,
+    "steplimit": None,
+    "score": None,
+    "experiment": None,
+    "commit": "",
+    "config": {},
+    "hparams": {},
+    "metrics": {},
+}
+
+
+def _look(path: str, stamp: int) -> _Folder:
+    """Reads a folder's marker, and what is inside where it is no trial's."""
+    settled = stamp < time.time_ns() - SETTLED_NS
+    marker, problem = None, None
+    try:
+        marker = read_marker(Path(path))
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    children: list[str] = []
+    if marker is None or marker["kind"] != "trial":
+        with contextlib.suppress(OSError), os.scandir(path) as entries:
+            children = sorted(
+                entry.path for entry in entries if entry.name[0] != "." and entry.is_dir(follow_symlinks=False)
+            )
+    return _Folder(stamp, settled, marker, problem, tuple(children))
+
+
+def _was_opened(path: Path) -> bool:
+    """Whether anything was ever recorded in a trial's folder: one that was only constructed is no run."""
+    return (path / META).exists() or (path / METRICS).exists()
 
 
 def _direction(path: Path) -> str:
-    found = json.loads((path / EXPERIMENT).read_bytes())
-    return "max" if found.get("direction") == "max" else "min"
-
-
-class _Tail:
-    """A metrics file's columns, extended by what is appended to it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._read = 0
-        self._inode = -1
-        self._parts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
-
-    def update(self) -> None:
-        from ai.lab.files.metrics_file import parse_rows, to_columns
-
-        try:
-            status = os.stat(self.path)
-        except FileNotFoundError:
-            return
-        if status.st_size < self._read or (self._inode not in (-1, status.st_ino)):
-            self._read, self._parts = 0, {}  # cut by a resumed run, or written anew
-        if self._read == 0:
-            columns, self._read = load_columns(self.path)
-            self._parts = {key: [column] for key, column in columns.items()}
-        self._inode = status.st_ino
-        if status.st_size == self._read:
-            return
-        lines = read_lines(self.path, self._read)
-        self._read += len(lines)
-        for key, part in to_columns(parse_rows(lines)).items():
-            self._parts.setdefault(key, []).append(part)
-
-    def columns(self) -> dict[str, Column]:
-        for key, parts in self._parts.items():
-            if len(parts) > 1:
-                self._parts[key] = [tuple(map(np.concatenate, zip(*parts, strict=True)))]  # type: ignore[list-item]
-        return {key: Column(*parts[0]) for key, parts in self._parts.items()}
-
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for parts in self._parts.values() for part in parts for array in part)
+    with contextlib.suppress(OSError, DamagedError):
+        return "max" if load_json(path / EXPERIMENT).get("direction") == "max" else "min"
+    return "min"
 
 
 def plain(value: Any) -> Any:

@@ -104,6 +104,8 @@ def make_app(root: Path, *, token: str | None = None) -> "Starlette":
                 return Response(f"not found: {error}", 404, media_type="text/plain", headers=_HEADERS)
             except ValueError as error:
                 return Response(str(error), 400, media_type="text/plain", headers=_HEADERS)
+            except OSError as error:
+                return Response(f"cannot be read: {error}", 404, media_type="text/plain", headers=_HEADERS)
             headers = dict(_HEADERS)
             if token and request.query_params.get("token"):
                 headers["Set-Cookie"] = f"ai-lab-token={token}; HttpOnly; SameSite=Strict; Path=/"
@@ -146,13 +148,14 @@ def _file(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
 
 
 def _trials(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
-    return _json({"root": str(catalog.root), "trials": catalog.rows(), "experiments": catalog.experiments()})
+    since = int(_number(request.query_params, "since", -1))
+    return _json({"root": str(catalog.root), **catalog.changes(since)})
 
 
 def _trial(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
     identity = request.path_params["id"]
     record = catalog.record(identity)
-    meta = record.meta
+    meta, problems = record.load_meta()
     for session in meta.get("sessions", []):
         if git := session.get("git"):
             git["diff"] = len(git.get("diff") or "")  # fetched when it is looked at
@@ -162,6 +165,7 @@ def _trial(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
             "path": str(record.path),
             "state": record.state,
             "meta": _finite(meta),
+            "problems": problems,
             "config": {key: short(value, 2000) for key, value in catalog.config(record).items()},
             "keys": list(catalog.columns(identity)),
             "system": list(catalog.columns(identity, SYSTEM)),

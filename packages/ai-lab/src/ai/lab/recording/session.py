@@ -1,17 +1,15 @@
 """One process's turn at writing a trial: the lock, the metadata, the open files."""
 
-import contextlib
+import hashlib
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ai.lab.files.folder import remove_litter, write_json
-from ai.lab.files.metrics_file import MetricsWriter, last_values
-from ai.lab.files.metrics_index import save_columns
+from ai.lab.files.metrics_writer import MetricsWriter
 from ai.lab.files.ownership import Owner
-from ai.lab.record import LOG, META, METRICS, SYSTEM, Record
+from ai.lab.record import CONFIG, LOG, META, METRICS, SYSTEM, Record
 from ai.lab.recording.console_log import TextLog
 from ai.lab.recording.provenance import describe_session
 from ai.lab.recording.system_metrics import SystemSampler, now
@@ -50,6 +48,7 @@ class Session:
         try:
             self.metrics = MetricsWriter(record.path / METRICS)
             self._meta = {"id": record.id, "state": "created", "sessions": [], **record.meta}
+            self._meta["config"] = _config_copy(record)
             described = describe_session()
             self._meta["before"] = before
             self._meta.pop("last", None)  # rows may be cut and written anew
@@ -62,7 +61,6 @@ class Session:
             raise
         self._log = TextLog(record.path / LOG) if capture else None
         self._system = SystemSampler(record.path / SYSTEM, system_interval_s) if system_interval_s else None
-        self._owner.keep_beating()
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -112,20 +110,22 @@ class Session:
     def _record_end(self, state: str, fields: dict[str, object]) -> None:
         if self._system is not None:
             self._system.close()
+        last = self.metrics.last()
         self.metrics.close()
-        with contextlib.suppress(OSError):  # an index only: a full disk must not fail the run for it
-            save_columns(self.record.path / METRICS)
         *before, session = self._meta["sessions"]
-        session = {**session, "end": describe_end(self.record.path), "state": state}
-        self.update(state=state, sessions=[*before, session], last=last_of_all(self.record), **fields)
+        session = {**session, "end": describe_end(last.get("step")), "state": state}
+        self.update(state=state, sessions=[*before, session], last=last, **fields)
 
 
-def last_of_all(record: Record) -> dict[str, float]:
-    """Returns each metric's last value, however long ago it was logged, with the last `step` and `time`."""
-    end = last_values(record.path / METRICS)
-    return {**{key: end[key] for key in ("step", "time") if key in end}, **record.metrics().last()}
+def _config_copy(record: Record) -> dict[str, Any] | None:
+    """Returns what `config.yaml` holds for `meta.json`: YAML takes a hundred times as long to read."""
+    try:
+        data = (record.path / CONFIG).read_bytes()
+        return {"sha1": hashlib.sha1(data).hexdigest(), "values": record.load_config({})}
+    except (OSError, ValueError):
+        return None
 
 
-def describe_end(folder: Path) -> dict[str, Any]:
+def describe_end(step: float | None) -> dict[str, Any]:
     """Returns the time and the last step at a session's end."""
-    return {"time": now(), "step": last_values(folder / METRICS).get("step")}
+    return {"time": now(), "step": step}

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from ai.lab.files.metrics_file import MetricsWriter
+from ai.lab.files.metrics_writer import MetricsWriter
 
 
 class SystemSampler:

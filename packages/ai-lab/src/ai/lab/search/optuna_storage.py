@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import optuna
 from optuna.storages.journal import JournalFileBackend
 
+from ai.lab.files.lock import Lock
+
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 
 class FileLock:
-    """A lock between processes that the kernel takes back from a dead one.
+    """A lock that is waited for, in the form that Optuna's journal takes.
 
     Optuna's own lock of a journal is a file, which a killed process leaves behind for the others to wait out.
 
@@ -28,9 +30,9 @@ class FileLock:
 
     def __init__(self, path: Path, journal: Path | None = None, *, timeout_s: float = 600.0) -> None:
         self._path = path
+        self._lock = Lock(path, tries=1)
         self._journal = journal
         self._timeout_s = timeout_s
-        self._descriptor = -1
 
     def acquire(self) -> bool:
         """Waits for the lock.
@@ -38,9 +40,15 @@ class FileLock:
         Raises:
             TimeoutError: another process has held it all the time.
         """
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        deadline, pause_s = time.monotonic() + self._timeout_s, 0.0005
+        while self._lock.try_acquire() is not None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"the lock {self._path} was held by another process for {self._timeout_s:g} s: is one stopped?"
+                )
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.02)
         try:
-            self._lock()
             if self._journal is not None:
                 _mend(self._journal)
         except BaseException:
@@ -48,26 +56,9 @@ class FileLock:
             raise
         return True
 
-    def _lock(self) -> None:
-        import fcntl
-
-        deadline, pause_s = time.monotonic() + self._timeout_s, 0.0005
-        while True:
-            try:
-                return fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(
-                        f"the lock {self._path} was held by another process for {self._timeout_s:g} s: is one stopped?"
-                    ) from None
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, 0.02)
-
     def release(self) -> None:
         """Gives the lock back; may be called twice."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        self._lock.release()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

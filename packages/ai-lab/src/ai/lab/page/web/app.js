@@ -1,6 +1,6 @@
 // The page: a table of trials above, views of the selected ones below. Asks the server once a second what changed.
 
-import { getText } from './api.js';
+import { getJson } from './api.js';
 import { curvesView, forgetCharts, systemView } from './curves.js';
 import { colorOf, element, empty } from './dom.js';
 import { codeView, configView, logView } from './runs.js';
@@ -58,34 +58,44 @@ async function draw(anew) {
   }
 }
 
-// What changed is drawn, a slow server is asked less often, a hidden page not at all.
-let seen = '';
+// Only what changed is sent and drawn; a slow server is asked less often, a hidden page not at all.
+let [epoch, version] = ['', -1];
 async function poll() {
   const begun = performance.now();
   try {
-    if (!document.hidden || !seen) {
-      const text = await getText('api/trials');
-      if (text !== seen) {
-        const first = !seen;
-        seen = text;
-        const versions = () => JSON.stringify(selectedTrials().map(trial => [trial.updated, trial.step, trial.state]));
-        const before = versions();
-        told = JSON.parse(text);
-        told.trials.forEach(trial => { trial.keys = Object.keys(trial.metrics); });
-        document.querySelector('#root').textContent = told.root;
-        table.update(told.trials);
-        if (first) restore();
-        else if (versions() !== before) draw(false);
-        else if (!table.selected.length || current === 'Search') draw(current !== 'Search');
-      } else if (current === 'Log' || current === 'System') draw(false);
+    if (!document.hidden || version < 0) {
+      let answer = await getJson(`api/trials?since=${version}`);
+      if (version >= 0 && answer.epoch !== epoch) answer = await getJson('api/trials'); // another server by now
+      take(answer, version < 0, answer.epoch !== epoch);
+      [epoch, version] = [answer.epoch, answer.version];
     }
+    if (document.body.hasAttribute('data-lost')) table.draw();
     document.body.removeAttribute('data-lost');
   } catch (error) {
     document.body.setAttribute('data-lost', '');
     document.querySelector('#status').textContent = `no answer: ${error.message}`;
-    seen = seen && ' ';
   }
   setTimeout(poll, Math.max(POLL_MS, 5 * (performance.now() - begun)));
+}
+
+function take(answer, first, whole) {
+  const live = () => selectedTrials().some(trial => trial.state === 'running');
+  const experiments = JSON.stringify(answer.experiments) !== JSON.stringify(told.experiments);
+  if (!first && !whole && !experiments && !answer.trials.length && !answer.gone.length) {
+    if (live() && (current === 'Log' || current === 'System')) draw(false);
+    return;
+  }
+  const versions = () => JSON.stringify(selectedTrials().map(trial => [trial.updated, trial.step, trial.state]));
+  const before = versions();
+  const trials = whole ? new Map() : new Map(told.trials.map(trial => [trial.id, trial]));
+  for (const id of answer.gone) trials.delete(id);
+  for (const trial of answer.trials) trials.set(trial.id, { ...trial, keys: Object.keys(trial.metrics) });
+  told = { trials: [...trials.values()], experiments: answer.experiments };
+  document.querySelector('#root').textContent = answer.root;
+  table.update(told.trials);
+  if (first) restore();
+  else if (versions() !== before) draw(false);
+  else if (!table.selected.length || current === 'Search') draw(current !== 'Search');
 }
 
 // The address tells what is looked at, so that it can be kept and shared.

@@ -5,9 +5,12 @@ import { choice, element, empty, show } from './dom.js';
 const TOGETHER = 'together';
 let chosen = null;
 
+// What a trial chose: None is a choice like another; undefined where it never asked, as of a conditional parameter.
+const choiceOf = (trial, name) => !(name in trial.hparams) ? undefined : trial.hparams[name] ?? 'None';
+
 // Of the selected trials' experiment, else of all that are shown.
 export async function searchView(page, anew) {
-  const scored = page.shown().filter(trial => typeof trial.score === 'number' && Object.keys(trial.hparams).length);
+  const scored = page.shown().filter(trial => trial.state === 'finished' && typeof trial.score === 'number' && Object.keys(trial.hparams).length);
   if (!scored.length) { page.show(empty('No trials with hyper-parameters and a score here: run an ai.Experiment, or clear the filter.')); return; }
   const present = [...new Set(scored.map(trial => trial.experiment))].filter(id => page.experiments[id]);
   const fit = page.trials.map(trial => trial.experiment).find(id => present.includes(id));
@@ -24,7 +27,7 @@ export async function searchView(page, anew) {
   page.show(element('div', { class: 'controls' }, told.length ? choice('Experiment', told, chosen, value => { chosen = value; page.redraw(true); }) : null,
     element('span', {}, `${trials.length} scored trials; best (${direction}) `, element('b', {}, show(best.score)), ' by ',
       element('button', { type: 'button', onclick: () => look.open(best) }, best.name.split('/').at(-1)), ' ',
-      element('span', { class: 'soft' }, Object.entries(best.hparams).map(([name, value]) => `${name} ${show(value)}`).join(', ')))),
+      element('span', { class: 'soft' }, Object.keys(best.hparams).map(name => `${name} ${show(choiceOf(best, name))}`).join(', ')))),
   parallel(trials, look, page.view.clientWidth - 60), element('div', { class: 'charts' }, ...names.map(name => scatter(trials, name, look))));
 }
 
@@ -34,14 +37,14 @@ const tip = (trial, text) => element('title', {}, `${trial.name}: ${text}`);
 
 function parallel(trials, { names, direction, marked, open }, room) {
   const [width, height, top] = [Math.max(room, names.length * 150 + 160), 300, 34];
-  const axes = [...names.map(name => makeAxis(name, trials.map(trial => trial.hparams[name]))), makeAxis('score', trials.map(trial => trial.score))];
+  const axes = [...names.map(name => makeAxis(name, trials.map(trial => choiceOf(trial, name)))), makeAxis('score', trials.map(trial => trial.score))];
   const x = index => 60 + index * (width - 150) / (axes.length - 1);
   const y = (axis, value) => height - 20 - axis.place(value) * (height - 20 - top);
   const scores = axes.at(-1);
   const svg = element('svg', { viewBox: `0 0 ${width} ${height}`, width, role: 'img', 'aria-label': 'Parallel coordinates of hyper-parameters and score' });
   const inOrder = [...trials].sort((a, b) => marked.has(a.id) - marked.has(b.id) || goodness(scores, a, direction) - goodness(scores, b, direction)); // the best on top
   for (const trial of inOrder) {
-    const points = axes.map((axis, index) => [x(index), y(axis, index === axes.length - 1 ? trial.score : trial.hparams[axis.name])]).filter(point => Number.isFinite(point[1]));
+    const points = axes.map((axis, index) => [x(index), y(axis, index === axes.length - 1 ? trial.score : choiceOf(trial, axis.name))]);
     const path = element('path', { class: marked.has(trial.id) ? 'run marked' : 'run', d: curve(points), onclick: () => open(trial) }, tip(trial, show(trial.score)));
     path.style.stroke = marked.get(trial.id) ?? shade(goodness(scores, trial, direction));
     svg.append(path);
@@ -54,16 +57,18 @@ function parallel(trials, { names, direction, marked, open }, room) {
   return element('figure', { class: 'whole-row' }, element('figcaption', {}, 'Hyper-parameters and score ', element('span', { class: 'soft' }, 'the stronger, the better')), svg);
 }
 
+// A line through the points; where a trial has no such parameter the line has a gap.
 const curve = points => points.map(([x, y], index) => {
-  if (!index) return `M${x.toFixed(1)},${y.toFixed(1)}`;
-  const [px, py] = points[index - 1];
+  if (!Number.isFinite(y)) return '';
+  const [px, py] = points[index - 1] ?? [NaN, NaN];
+  if (!Number.isFinite(py)) return `M${(x - 4).toFixed(1)},${y.toFixed(1)}H${x.toFixed(1)}`;
   const middle = ((px + x) / 2).toFixed(1);
   return `C${middle},${py.toFixed(1)} ${middle},${y.toFixed(1)} ${x.toFixed(1)},${y.toFixed(1)}`;
 }).join('');
 
 function scatter(trials, name, { direction, marked, open }) {
   const [width, height] = [420, 220];
-  const [horizontal, vertical] = [makeAxis(name, trials.map(trial => trial.hparams[name])), makeAxis('score', trials.map(trial => trial.score))];
+  const [horizontal, vertical] = [makeAxis(name, trials.map(trial => choiceOf(trial, name))), makeAxis('score', trials.map(trial => trial.score))];
   const x = value => 72 + horizontal.place(value) * (width - 104);
   const y = value => height - 34 - vertical.place(value) * (height - 54);
   const svg = element('svg', { viewBox: `0 0 ${width} ${height}`, width, role: 'img', 'aria-label': `Score against ${name}` });
@@ -71,9 +76,10 @@ function scatter(trials, name, { direction, marked, open }) {
   for (const value of horizontal.ticks) svg.append(element('text', { class: 'tick', x: x(value), y: height - 10, 'text-anchor': 'middle' }, cut(show(value), 12)));
   for (const value of vertical.ticks) svg.append(element('text', { class: 'tick', x: 54, y: y(value) + 4, 'text-anchor': 'end' }, show(value)));
   for (const trial of trials) {
-    if (trial.hparams[name] == null) continue;
-    const dot = element('circle', { class: marked.has(trial.id) ? 'run marked' : 'run', cx: x(trial.hparams[name]), cy: y(trial.score), r: marked.has(trial.id) ? 5 : 3.5, onclick: () => open(trial) },
-      tip(trial, `${name} ${show(trial.hparams[name])}, score ${show(trial.score)}`));
+    const value = choiceOf(trial, name);
+    if (value === undefined) continue;
+    const dot = element('circle', { class: marked.has(trial.id) ? 'run marked' : 'run', cx: x(value), cy: y(trial.score), r: marked.has(trial.id) ? 5 : 3.5, onclick: () => open(trial) },
+      tip(trial, `${name} ${show(value)}, score ${show(trial.score)}`));
     dot.style.fill = marked.get(trial.id) ?? shade(goodness(vertical, trial, direction));
     svg.append(dot);
   }

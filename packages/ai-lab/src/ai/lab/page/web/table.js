@@ -86,7 +86,7 @@ export class Table {
   drawHead(columns, rows) {
     const groupOf = column => column.includes(' ') ? column.split(' ', 1)[0] : 'trial';
     const groups = Object.keys(GROUPS).map(group => [group, columns.filter(column => groupOf(column) === group).length]).filter(([, count]) => count);
-    const all = element('input', { type: 'checkbox', 'aria-label': 'Select all shown', onclick: () => this.select(all.checked ? rows.map(trial => trial.id) : []) });
+    const all = element('input', { type: 'checkbox', 'aria-label': 'Select all shown', onclick: () => this.select(all.checked ? rows.filter(trial => trial.state !== 'damaged').map(trial => trial.id) : []) });
     all.checked = rows.length > 0 && rows.every(trial => this.selected.includes(trial.id));
     const top = groups.map(([group, count]) => element('th', { class: 'group', scope: 'colgroup', colspan: count }, GROUPS[group]));
     const firsts = new Set(Object.keys(GROUPS).slice(1).map(group => columns.find(column => groupOf(column) === group)));
@@ -115,7 +115,8 @@ export class Table {
     const toggle = () => this.select(place < 0 ? [...this.selected, trial.id] : this.selected.filter(id => id !== trial.id));
     const box = element('input', { type: 'checkbox', 'aria-label': `Select ${trial.name}`, 'data-id': trial.id, onclick: event => { event.stopPropagation(); toggle(); } });
     box.checked = place >= 0;
-    return element('tr', { 'aria-selected': String(place >= 0), onclick: toggle }, element('td', { class: 'box' }, box), ...columns.map(column => this.cell(trial, column, place)));
+    box.disabled = trial.state === 'damaged'; // nothing of it can be shown
+    return element('tr', { 'aria-selected': String(place >= 0), onclick: box.disabled ? () => {} : toggle }, element('td', { class: 'box' }, box), ...columns.map(column => this.cell(trial, column, place)));
   }
 
   // Brings a trial's row into sight.
@@ -130,7 +131,7 @@ export class Table {
     const first = this.firsts.has(column) ? ' first' : '';
     if (column === 'started') return element('td', { title: value ? new Date(value * 1000).toLocaleString() : '' }, when(value));
     if (column === 'state') return element('td', {}, element('span', { class: 'state ' + (STATES.has(value) ? value : '') }, value));
-    if (column === 'name') return element('td', { title: trial.path }, swatch(place >= 0 ? colorOf(place) : 'transparent'), named(value));
+    if (column === 'name') return element('td', { title: [trial.path, ...trial.problems].join('\n') }, swatch(place >= 0 ? colorOf(place) : 'transparent'), named(value), trial.problems.length ? element('span', { class: 'problem' }, ` ${trial.problems[0]}`) : null);
     if (column === 'step' && trial.state === 'running' && trial.steplimit) return element('td', { class: 'number' }, `${value ?? 0} of ${trial.steplimit}`);
     const broken = column.startsWith('last ') && typeof value === 'string' ? ' broken' : '';
     return element('td', { title: show(value), class: (typeof value === 'number' || broken ? 'number' : '') + broken + first }, show(value));
@@ -169,4 +170,4 @@ function matches(trial, word) {
   });
 }
 
-const STATES = new Set(['finished', 'failed', 'dead', 'running', 'pruned', 'stopped', 'interrupted', 'created']);
+const STATES = new Set(['finished', 'failed', 'dead', 'running', 'pruned', 'stopped', 'interrupted', 'created', 'damaged', 'waiting']);

@@ -1,0 +1,150 @@
+"""The one loader of what the lab wrote as JSON: typed, so that a damaged record says what is wrong with which file.
+
+A part of another type than it should be is left out and told; nothing else is lost for it.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class DamagedError(ValueError):
+    """A file holds something else than the lab writes there."""
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedError: it holds no JSON object.
+    """
+    data = path.read_bytes()
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        reason = "is nested too deeply" if isinstance(error, RecursionError) else f"is no JSON: {error}"
+        raise DamagedError(f"{path.name} is damaged: it {reason}") from None
+    if not isinstance(found, dict):
+        raise DamagedError(f"{path.name} is damaged: it must hold one JSON object, got {type(found).__name__}")
+    return found
+
+
+def is_number(value: object) -> bool:
+    """Returns whether `value` is a number that a float can hold; NaN and infinities are."""
+    if type(value) is int:
+        return -(2**1000) < value < 2**1000
+    return type(value) is float
+
+
+def is_text(value: object) -> bool:
+    """Returns whether `value` is text."""
+    return isinstance(value, str)
+
+
+def is_step(value: object) -> bool:
+    """Returns whether `value` is a whole number of 64 bits."""
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def is_object(value: object) -> bool:
+    """Returns whether `value` is a JSON object."""
+    return isinstance(value, dict)
+
+
+def is_score(value: object) -> bool:
+    """Returns whether `value` is a number, or the text of one that JSON lacks."""
+    return is_number(value) or value in ("nan", "inf", "-inf")
+
+
+def is_list_of(check: Callable[[object], bool]) -> Callable[[object], bool]:
+    """Returns the check of a list."""
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def is_object_of(check: Callable[[object], bool]) -> Callable[[object], bool]:
+    """Returns the check of an object's values."""
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+
+
+def is_session(value: object) -> bool:
+    """Returns whether `value` describes one process's turn."""
+    return isinstance(value, dict) and not _wrong(value, SESSION)
+
+
+def is_git(value: object) -> bool:
+    """Returns whether `value` describes the state of a repository."""
+    return isinstance(value, dict) and not _wrong(value, GIT)
+
+
+GIT: dict[str, Callable[[object], bool]] = {
+    "commit": is_text,
+    "branch": is_text,
+    "remote": is_text,
+    "diff": is_text,
+    "untracked": is_list_of(is_text),
+}
+SESSION: dict[str, Callable[[object], bool]] = {
+    "time": is_number,
+    "host": is_text,
+    "pid": is_step,
+    "cwd": is_text,
+    "argv": is_list_of(is_text),
+    "python": is_text,
+    "hardware": is_object,
+    "packages": is_object_of(is_text),
+    "git": is_git,
+    "end": is_object,
+    "state": is_text,
+}
+META: dict[str, Callable[[object], bool]] = {
+    "id": is_text,
+    "state": is_text,
+    "created": is_number,
+    "error": is_text,
+    "sessions": is_list_of(is_session),
+    "hparams": is_object,
+    "last": is_object_of(is_number),
+    "notes": is_object,
+    "score": is_score,
+    "scores": is_object_of(is_score),
+    "steplimit": is_step,
+    "started_step": is_step,
+    "number": is_step,
+    "experiment": is_text,
+    "config": is_object,
+}
+MARKER: dict[str, Callable[[object], bool]] = {"kind": is_text, "id": is_text, "format": is_step}
+
+
+def load_typed(
+    path: Path, types: Mapping[str, Callable[[object], bool]], required: bool = False
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns what a file holds, its parts of a wrong type left out, and what is wrong with it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        found = load_json(path)
+    except DamagedError as error:
+        return {}, [str(error)]
+    wrong = _wrong(found, types)
+    if required:
+        wrong |= {name: f"{path.name} is damaged: {name} is missing" for name in types if found.get(name) is None}
+    problems = [why or f"{path.name} is damaged: {name} cannot be {_shown(found[name])}" for name, why in wrong.items()]
+    return {name: value for name, value in found.items() if name not in wrong}, problems
+
+
+def _wrong(found: Mapping[str, Any], types: Mapping[str, Callable[[object], bool]]) -> dict[str, str]:
+    """Names the parts of a wrong type. None is what a part has that is not known."""
+    return {n: "" for n, fits in types.items() if found.get(n) is not None and not fits(found[n])}
+
+
+def _shown(value: object) -> str:
+    try:
+        text = "a number too large" if isinstance(value, int) and not is_number(value) else json.dumps(value)
+    except (ValueError, RecursionError):
+        text = type(value).__name__
+    return text if len(text) <= 60 else text[:59] + "…"
