@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from ai.data import DataLoader, Dataset
+from ai.data.batch.seeds import derive_seed
 from ai.data.util import create_data_loader
 
 
@@ -303,3 +304,17 @@ class Picky(torch.utils.data.Dataset):
 def test_torch_datasets_are_indexed_by_plain_integers(n_workers):
     with create_data_loader(Picky(), 2, train=True, n_workers=n_workers) as loader:
         assert len(torch.cat(take(iter(loader), 4)).unique()) >= 4
+
+
+def test_states_of_the_first_order_go_on_in_it_and_unknown_orders_are_refused():
+    ds = Dataset(torch.arange(70_000))
+    loader = ds.loader(1000, train=True, seed=4)
+    old = {key: value for key, value in loader.state_dict().items() if key != "order"}
+    loader.load_state_dict({**old, "batch": 3})
+    generator = torch.Generator().manual_seed(derive_seed(4, 0))
+    assert torch.equal(next(iter(loader)), torch.randperm(70_000, generator=generator)[3000:4000])
+    again = ds.loader(1000, train=True)
+    again.load_state_dict(loader.state_dict())
+    assert torch.equal(next(iter(again)), next(iter(loader)))
+    with pytest.raises(ValueError, match="state is of order 3, this version knows the orders 1 to 2"):
+        loader.load_state_dict({**old, "order": 3})

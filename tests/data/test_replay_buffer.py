@@ -152,6 +152,142 @@ def test_prioritised_draws_and_weights_follow_the_priorities(max_reuse):
     assert max(weights.values()) == pytest.approx(1)
 
 
+def test_draws_without_replacement_are_the_successive_ones():
+    buffer = ReplayBuffer(40, alpha=1.0, max_reuse=10**6)
+    buffer.extend(pack([episode(3)]))
+    buffer.update_priorities(torch.arange(3), torch.tensor([1.0, 2.0, 5.0]))
+    pairs = [tuple(sorted(buffer.sample(2)["action"].tolist())) for _ in range(1000)]
+    p = {0: 1 / 8, 1: 2 / 8, 2: 5 / 8}
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        expected = p[a] * p[b] * (1 / (1 - p[a]) + 1 / (1 - p[b]))
+        assert pairs.count((a, b)) / 1000 == pytest.approx(expected, abs=0.06)  # four deviations
+    uniform = ReplayBuffer(40, max_reuse=10**6)
+    uniform.extend(pack([episode(4)]))
+    counts = torch.bincount(torch.cat([uniform.sample(2)["action"] for _ in range(800)])).tolist()
+    assert all(abs(count - 400) < 60 for count in counts)
+
+
+def test_draws_do_not_look_at_the_whole_ring():
+    buffers = [ReplayBuffer(10**6, max_reuse=3, alpha=alpha) for alpha in (None, 0.5)]
+    for buffer in buffers:
+        buffer.extend(pack([episode(5), episode(3, 100)]))
+        buffer._open = Untouchable(buffer._open)
+        assert sorted(buffer.sample(8)["action"].tolist()) == [0, 1, 2, 3, 4, 100, 101, 102]
+        assert len(buffer) == 8
+
+
+class Untouchable:
+    """An array of which only a few places may be asked for at a time."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __getitem__(self, rows):
+        assert np.size(rows) < 100
+        return self.array[rows]
+
+    def __setitem__(self, rows, value):
+        assert np.size(rows) < 100
+        self.array[rows] = value
+
+
+def no_value(e):
+    return {key: values for key, values in e.items() if key != "value"}
+
+
+@pytest.mark.parametrize("two_players", [False, True])
+def test_without_values_a_draw_has_what_completes_the_target(two_players):
+    episodes = [episode(n, 100 * i, n == 4, two_players) for i, n in enumerate((1, 3, 4, 7))]
+    buffer = ReplayBuffer(100, n_step=3, gamma=0.9)
+    buffer.extend(pack([no_value(e) for e in episodes]))
+    batch = buffer.sample(200)
+    assert "target" not in batch
+    for b in range(200):
+        e = episodes[int(batch["action"][b]) // 100]
+        reached = int(batch["next_obs"][b]) % 100
+        assert reached == min(int(batch["action"][b]) % 100 + 3, len(e["action"]))
+        target = batch["n_step_reward"][b] + batch["next_discount"][b] * e["value"][reached]
+        expected = reference_return(e, int(batch["action"][b]) % 100, 3, 0.9)
+        assert float(target) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_without_values_unrolled_draws_have_the_parts_at_each_step():
+    e = no_value(episode(5))
+    buffer = ReplayBuffer(20, n_step=2, gamma=0.5, unroll=2)
+    buffer.add(e)
+    batch = buffer.sample(40)
+    for obs, after, mask in zip(batch["obs"][..., 0], batch["next_obs"][..., 0], batch["mask"], strict=True):
+        assert after[mask].tolist() == (obs[mask] + 2).clamp(max=5).tolist()
+    assert set(batch["next_discount"][batch["mask"]].tolist()) == {0.0, 0.25}
+    buffer = ReplayBuffer(20, n_step=2, unroll=2, first_only=("obs",))
+    buffer.add(e)
+    assert buffer.sample(4)["next_obs"].shape == (4, 1)
+
+
+def test_full_returns_of_an_episode_cut_off_need_a_value():
+    with pytest.raises(ValueError, match=r"n_step=inf needs a value .* episode 1 of 2 was cut off and holds none"):
+        ReplayBuffer(20, n_step=math.inf).extend(
+            pack([no_value(episode(3, 0)), no_value(episode(2, 5, truncated=True))])
+        )
+    with pytest.raises(ValueError, match=r"may not have the keys \['next_obs'\]"):
+        ReplayBuffer(20, n_step=1).add({**no_value(episode(2)), "next_obs": np.zeros(2)})
+
+
+def test_negative_priorities_are_refused():
+    buffer = ReplayBuffer(12, alpha=1.0)
+    buffer.add(episode(5))
+    before = buffer.state_dict()["priority"]
+    with pytest.raises(ValueError, match=r"priority must be at least 0, got -2: of an error give its size"):
+        buffer.update_priorities(torch.arange(3), torch.tensor([1.0, -2.0, 3.0]))
+    assert torch.equal(buffer.state_dict()["priority"], before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 3}, "of a buffer of format 3, this version reads formats up to 2"),
+        ({"gamma": 0.5}, "of a buffer of gamma 0.5, this one has 0.9"),
+        ({"n_step": 3}, "of a buffer of n_step 3, this one has 2"),
+        ({"alpha": 0.7}, "of a buffer of alpha 0.7, this one has 0.6"),
+        ({"uses": torch.zeros(2, dtype=torch.int32)}, "the state of this buffer is damaged"),
+        ({"generator": torch.zeros(3, dtype=torch.uint8)}, "the state of this buffer is damaged"),
+        ({"columns": {"obs": torch.zeros(2, 1)}}, "the state of this buffer is damaged"),
+        ({"n_written": None}, "the state of this buffer is damaged"),
+    ],
+)
+def test_a_state_that_does_not_load_leaves_the_buffer_as_it_was(change, message):
+    def made(first):
+        buffer = ReplayBuffer(23, n_step=2, gamma=0.9, alpha=0.6, max_reuse=9)
+        buffer.extend(pack([episode(4, first), episode(6, first + 50)]))
+        return buffer
+
+    buffer, twin = made(0), made(0)
+    with pytest.raises(ValueError, match=message):
+        buffer.load_state_dict({**made(100).state_dict(), **change})
+    a, b = buffer.sample(8), twin.sample(8)
+    assert all(torch.equal(a[key], b[key]) for key in b)
+    with pytest.raises(ValueError, match=r"the keys \['uses'\] are not in it"):
+        buffer.load_state_dict({key: value for key, value in twin.state_dict().items() if key != "uses"})
+
+
+def test_a_state_of_the_first_format_still_loads():
+    buffer = ReplayBuffer(23, max_reuse=3)
+    buffer.add(episode(6))
+    buffer.sample(4)
+    state = {k: v for k, v in buffer.state_dict().items() if k not in ("format", "n_step", "gamma", "alpha")}
+    other = ReplayBuffer(23, max_reuse=3)
+    other.load_state_dict(state)
+    a, b = buffer.sample(6), other.sample(6)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_repr_tells_what_is_in_the_ring():
+    buffer = ReplayBuffer(50)
+    assert repr(buffer) == "ReplayBuffer(0 steps in 0 of 50 rows, no episodes yet)"
+    buffer.add({"obs": np.zeros((3, 2)), "action": [0, 1]})
+    assert repr(buffer).startswith("ReplayBuffer(2 steps in 3 of 50 rows, obs: float64[2], action: int64[], ")
+
+
 def test_new_steps_get_the_highest_priority_and_old_indices_are_passed_over():
     buffer = ReplayBuffer(12, alpha=1.0)
     buffer.extend(pack([episode(5)]))

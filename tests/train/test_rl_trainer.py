@@ -33,7 +33,8 @@ class Source:
     def __next__(self):
         obs = self.rng.normal(size=(5, 2)).astype(np.float32)
         policy = np.eye(3, dtype=np.float32)[(obs[:4, 0] > 0).astype(int)]
-        return {"obs": obs, "action": policy.argmax(1), "reward": np.ones(4, np.float32), "policy": policy}
+        made = {"obs": obs, "action": policy.argmax(1), "reward": np.ones(4, np.float32), "policy": policy}
+        return {**made, "value": np.zeros(4, np.float32)}
 
 
 def loader(source, **how):

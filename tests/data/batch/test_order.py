@@ -27,6 +27,39 @@ def test_train_order_is_the_seeded_permutation_without_its_tail():
     assert flat(epoch_of(order, 2)) == torch.randperm(7, generator=generator)[:6].tolist()
 
 
+@pytest.mark.parametrize(("n", "batch_size", "world"), [(100_003, 64, 1), (100_003, 9000, 3), (70_001, 5, 7)])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_large_orders_give_each_sample_once_over_all_ranks(n, batch_size, world, shuffle):
+    shards = [Order(n, batch_size, shuffle, False, False, seed=3).shard(rank, world) for rank in range(world)]
+    given_ = torch.cat([shard.indices(Position(2, k)) for shard in shards for k in range(len(shard))])
+    assert torch.equal(given_.sort().values, torch.arange(n))
+    whole = Order(n, batch_size * world, shuffle, False, False, seed=3)
+    together = torch.cat([shard.indices(Position(2, 1)) for shard in shards])
+    assert torch.equal(together.sort().values, whole.indices(Position(2, 1)).sort().values)
+
+
+def test_any_position_of_an_enormous_order_is_there_at_once():
+    for shuffle in (False, True):  # each would be 8 TB if drawn
+        order = Order(10**12, 32, shuffle, True, True, seed=1).shard(3, 1000)
+        seen = torch.cat([order.indices(Position(9, len(order) - 1)), order.indices(Position(0, 0))])
+        assert len(seen.unique()) == 64
+        assert int(seen.max()) < 10**12
+
+
+def test_the_first_scheme_draws_whole_orders():
+    order = Order(70_000, 10, True, True, True, seed=5).drawn_as(6, 1)
+    generator = torch.Generator().manual_seed(derive_seed(6, 2))
+    assert torch.equal(order.indices(Position(2, 1)), torch.randperm(70_000, generator=generator)[10:20])
+    assert not torch.equal(order.drawn_as(6, 2).indices(Position(2, 1)), order.indices(Position(2, 1)))
+
+
+def test_a_batch_owns_its_indices():
+    order = Order(9, 3, True, True, True)
+    first = order.indices(Position(0, 0))
+    first.zero_()
+    assert order.indices(Position(0, 0)).tolist() != [0, 0, 0]
+
+
 def test_epochs_and_seeds_differ():
     orders = {tuple(flat(epoch_of(Order(50, 50, True, True, True, seed=s), e))) for s in range(3) for e in range(3)}
     assert len(orders) == 9

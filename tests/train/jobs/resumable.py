@@ -41,7 +41,7 @@ class Coins:
     def __next__(self) -> dict[str, Any]:
         obs = self.rng.normal(size=(6, 6)).astype(np.float32) + self.bias
         policy = self.rng.dirichlet(np.ones(3), 5).astype(np.float32)
-        return {"obs": obs, "action": policy.argmax(1), "reward": obs[:5, 0], "policy": policy}
+        return {"obs": obs, "action": policy.argmax(1), "reward": obs[:5, 0], "value": np.zeros(5), "policy": policy}
 
     def update_params(self, state_dict: dict[str, torch.Tensor], version: int) -> None:
         self.bias = float(next(iter(state_dict.values())).mean())

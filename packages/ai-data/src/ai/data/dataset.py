@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ai.data.batch.collate import collate, like
 from ai.data.batch.seeds import derive_seed
+from ai.data.batch.shuffle import shuffled
 from ai.data.batch.transform import Applied, Chain, Transform
 from ai.data.loader import DataLoader
 from ai.data.loading.preprocess import sample_at
@@ -135,8 +136,7 @@ class Dataset:
         """Returns a batch of `n` different samples drawn by `seed`."""
         if not 1 <= n <= len(self):
             raise ValueError(f"n must lie in [1, {len(self)}], got {n}")
-        generator = torch.Generator().manual_seed(derive_seed(seed, 0))
-        chosen = self.subset(torch.randperm(len(self), generator=generator)[:n].tolist())
+        chosen = self.subset(shuffled(torch.arange(n), len(self), seed, 0))
         return next(iter(chosen.loader(n, device, n_workers=0, seed=seed)))
 
     def split(self, *ratio: float | int | Sequence[int] | Tensor, seed: int = 0) -> tuple[Self, ...]:

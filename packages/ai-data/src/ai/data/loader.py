@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from ai.data.batch.device import checked_device
-from ai.data.batch.order import Order, Position
+from ai.data.batch.order import SCHEME, Order, Position
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.transform import Transform
 from ai.data.loading.producer import Producer, make_producer
@@ -130,6 +130,7 @@ class DataLoader:
             "batch_size": self.batch_size,
             "world": self._order.world,
             "n_samples": self._order.n,
+            "order": self._order.scheme,
             "fingerprint": self._data_fingerprint(),
         }
 
@@ -141,8 +142,11 @@ class DataLoader:
         Raises:
             ValueError: the state is no loader's, of other data, of another mode, or between two batches of this loader.
         """
-        if missing := sorted(self.state_dict().keys() - state.keys()):
+        if missing := sorted(self.state_dict().keys() - state.keys() - {"order"}):
             raise ValueError(f"state must be the state_dict of a DataLoader, the keys {missing} are not in it")
+        scheme = state.get("order", 1)
+        if not 1 <= scheme <= SCHEME:
+            raise ValueError(f"this loader state is of order {scheme}, this version knows the orders 1 to {SCHEME}")
         for key, own in (
             ("n_samples", self._order.n),
             ("fingerprint", self._data_fingerprint()),
@@ -161,7 +165,7 @@ class DataLoader:
                 f"(batch_size {self.batch_size} on {self._order.world} ranks)"
             )
         position = Position(state["epoch"], state["batch"] if same_cut else n_used // n_step)
-        self._order = self._order.with_seed(state["seed"])
+        self._order = self._order.drawn_as(state["seed"], scheme)
         if self.train and self._order.ended(position):
             position = Position(position.epoch + 1, 0)
         if self.train:  # iterators already handed out follow

@@ -12,8 +12,14 @@ import torch
 from torch import Tensor
 
 from ai.data.episodes.packing import READINGS, Episode, Packed, pack
-from ai.data.episodes.returns import full_returns, n_step_returns
+from ai.data.episodes.returns import full_returns, n_step_returns, n_step_rewards
 from ai.data.episodes.sum_tree import SumTree
+
+# Of states; 1 did not say n_step, gamma and alpha.
+_FORMAT = 2
+_STATE_KEYS = {
+    "capacity", "columns", "end", "open", "uses", "priority", "top_priority", "n_written", "n_drawn", "generator",
+}  # fmt: skip
 
 
 class ReplayBuffer:
@@ -24,7 +30,10 @@ class ReplayBuffer:
     - `index` `[B]` int64: names the first row of a draw for good, for `update` and `update_priorities`;
     - `mask` `[B, K+1]` bool, where unrolled: whether a step was taken there; rows past the end repeat the
       last one;
-    - `target` `[B]` or `[B, K+1]` float32, with `n_step`: the value target;
+    - `target` `[B]` or `[B, K+1]` float32, with `n_step`: the value target. Where episodes hold no `value` to put in
+      after the last reward, a finite `n_step` gives its parts instead: `n_step_reward`, `next_obs` (where there are
+      observations) and `next_discount`, so that the target is `n_step_reward + next_discount * value(next_obs)`. The
+      last is γⁿ, less where an episode is shorter, 0 beyond a true end, and negative where the other player moves;
     - `weight` `[B]` float32, with `alpha`: the importance weights, at most 1.
 
     Args:
@@ -87,12 +96,14 @@ class ReplayBuffer:
         self._end = torch.zeros(capacity, dtype=torch.int64)  # the number of its episode's last row
         self._open = np.zeros(capacity, bool)  # may be the first row of a draw
         self._uses = np.zeros(capacity, np.int32)
-        self._tree = None if alpha is None else SumTree(capacity)
+        self._n_open = 0
+        # Where steps are not drawn alike, or none twice; without alpha every step that may be drawn has the priority 1.
+        self._tree = None if alpha is None and max_reuse is None else SumTree(capacity)
         self._top_priority = 1.0
 
     def __len__(self) -> int:
         """Steps that may be drawn."""
-        return int(np.count_nonzero(self._open))
+        return self._n_open
 
     @property
     def n_bytes(self) -> int:
@@ -109,6 +120,14 @@ class ReplayBuffer:
         """Returns one key's live rows, oldest first: a copy; empty before the first episode."""
         return self._columns[key][self._live()] if self._columns else torch.empty(0)
 
+    def __repr__(self) -> str:
+        keys = ", ".join(
+            f"{key}: {str(column.dtype).removeprefix('torch.')}[{', '.join(map(str, column.shape[1:]))}]"
+            for key, column in self._columns.items()
+        )
+        n_rows = min(self._n_written, self.capacity)
+        return f"ReplayBuffer({len(self)} steps in {n_rows} of {self.capacity} rows, {keys or 'no episodes yet'})"
+
     def add(self, episode: Episode) -> None:
         """Appends one episode."""
         self.extend(pack([episode]))
@@ -117,7 +136,8 @@ class ReplayBuffer:
         """Appends episodes.
 
         Raises:
-            ValueError: one is longer than the ring, or unlike the earlier ones in keys, shapes or dtypes.
+            ValueError: one is longer than the ring, or unlike the earlier ones in keys, shapes or dtypes; or with all
+                rewards to sum, one was cut off and holds no value of what was to come.
         """
         if episodes.lengths.max() > self.capacity:
             raise ValueError(
@@ -126,6 +146,7 @@ class ReplayBuffer:
             )
         columns = dict(episodes.columns)
         if self.n_step == math.inf:
+            self._check_ends(columns, episodes.lengths)
             columns["target"] = full_returns(columns, episodes.lengths, self.gamma)
         self._check(columns)
         n_rows = int(episodes.lengths.sum())
@@ -141,6 +162,7 @@ class ReplayBuffer:
             for key, column in self._columns.items():
                 column[target] = torch.from_numpy(np.ascontiguousarray(columns[key][source]))
             self._end[target] = torch.from_numpy(end_of_row[source])
+            self._n_open += int(np.count_nonzero(is_step[source])) - int(np.count_nonzero(self._open[target]))
             self._open[target] = is_step[source]
             self._uses[target] = 0
         if self._tree is not None:
@@ -161,35 +183,40 @@ class ReplayBuffer:
         if self.max_reuse is not None:
             spent = rows[self._uses[rows] >= self.max_reuse]
             self._open[spent] = False
+            self._n_open -= len(spent)
         start = torch.from_numpy(rows)
         # The newest row is number n_written - 1, so every live row's number follows from its place.
         index = self._n_written - 1 - (self._n_written - 1 - start) % self.capacity
         batch = self._gather(start, index)
         batch["index"] = index
-        if self._tree is not None:
+        if self._tree is not None and self.alpha is not None:
             share = torch.from_numpy(self._tree.get(rows)) / self._tree.total
             weight = (share * max(len(self), 1)) ** -self.beta
             batch["weight"] = (weight / weight.max()).to(torch.float32)
-            if self.max_reuse is not None:
-                self._tree.set(spent, np.zeros(len(spent)))
+        if self._tree is not None and self.max_reuse is not None:
+            self._tree.set(spent, np.zeros(len(spent)))
         return batch
 
     def update_priorities(self, index: Tensor, priority: Tensor) -> None:
         """Sets the priorities of draws by their `index`; those overwritten since are passed over.
 
         Raises:
-            ValueError: the buffer has no priorities, or one is negative or not finite.
+            ValueError: the buffer has no priorities, or one is negative or not finite; then nothing has changed.
         """
         if self._tree is None or self.alpha is None:
             raise ValueError("this buffer draws uniformly: give alpha to have priorities")
-        values = priority.detach().to("cpu", torch.float64).abs().numpy()
+        values = priority.detach().to("cpu", torch.float64).numpy()
         if not np.isfinite(values).all():
             raise ValueError("priority must be finite, got NaN or infinity")
+        if len(values) and values.min() < 0:
+            raise ValueError(
+                f"priority must be at least 0, got {values.min():g}: of an error give its size, error.abs()"
+            )
         index = index.cpu()
         alive = self._alive(index).numpy()
         rows = (index % self.capacity).numpy()
         usable = alive & self._open[rows]
-        powered = (values + 1e-6) ** self.alpha
+        powered = np.maximum((values + 1e-6) ** self.alpha, np.finfo(np.float64).tiny)
         if usable.any():
             self._top_priority = max(self._top_priority, float(powered[usable].max()))
         self._tree.set(rows[usable], powered[usable])
@@ -225,12 +252,16 @@ class ReplayBuffer:
         """Returns all that later draws depend on, the live rows oldest first."""
         live = self._live()
         return {
+            "format": _FORMAT,
             "capacity": self.capacity,
+            "n_step": self.n_step,
+            "gamma": self.gamma,
+            "alpha": self.alpha,
             "columns": self.columns,
             "end": self._end[live],
             "open": torch.from_numpy(self._open[live]),
             "uses": torch.from_numpy(self._uses[live]),
-            "priority": None if self._tree is None else torch.from_numpy(self._tree.get(live)),
+            "priority": None if self._tree is None or self.alpha is None else torch.from_numpy(self._tree.get(live)),
             "top_priority": self._top_priority,
             "n_written": self._n_written,
             "n_drawn": self._n_drawn,
@@ -238,46 +269,82 @@ class ReplayBuffer:
         }
 
     def check_state(self, state: dict[str, Any]) -> None:
-        """Does nothing if `load_state_dict` would take `state`.
+        """Does nothing if `state` is of a buffer like this one.
 
         Raises:
-            ValueError: it is no buffer's state, or had another capacity, or priorities where this one has none or the
-                other way round.
+            ValueError: it is no buffer's state, or of a newer format, or its capacity, n_step, gamma or alpha differ.
         """
-        if "capacity" not in state or "priority" not in state:
-            raise ValueError(f"state must be the state_dict of a ReplayBuffer, it has the keys {sorted(state)}")
-        if state["capacity"] != self.capacity:
-            raise ValueError(f"the state is of a buffer of capacity {state['capacity']}, this one has {self.capacity}")
-        if (state["priority"] is None) != (self._tree is None):
+        if missing := sorted(_STATE_KEYS - state.keys()):
+            raise ValueError(f"state must be the state_dict of a ReplayBuffer, the keys {missing} are not in it")
+        if (number := state.get("format", 1)) > _FORMAT:
+            raise ValueError(f"the state is of a buffer of format {number}, this version reads formats up to {_FORMAT}")
+        for name in ("capacity", "n_step", "gamma", "alpha"):
+            if name in state and state[name] != getattr(self, name):  # format 1 held the capacity alone
+                raise ValueError(
+                    f"the state is of a buffer of {name} {state[name]}, this one has {getattr(self, name)}"
+                )
+        if (state["priority"] is None) != (self.alpha is None):
             raise ValueError("the state must be of a buffer with priorities exactly where this one has them")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Becomes the buffer that `state` was taken of.
 
         Raises:
-            ValueError: as of `check_state`; then nothing has changed.
+            ValueError: as of `check_state`, or the state is damaged; then nothing has changed.
         """
         self.check_state(state)
-        self._n_written = state["n_written"]
-        self._n_drawn = state["n_drawn"]
-        self._top_priority = state["top_priority"]
-        self._generator.set_state(state["generator"])
-        live = self._live()
-        self._open[:] = False
-        self._open[live] = state["open"].numpy()
-        self._uses[live] = state["uses"].numpy()
-        self._end[live] = state["end"]
-        self._columns = {}
+        try:
+            new = self._restored(state)
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+            raise ValueError(f"the state of this buffer is damaged: {error}") from error
+        self.__dict__.update(new)
+
+    def _restored(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Returns the attributes of a buffer in `state`."""
+        n_written, capacity = int(state["n_written"]), self.capacity
+        live = np.arange(max(0, n_written - capacity), n_written) % capacity
+        opened, uses, end = np.zeros(capacity, bool), np.zeros(capacity, np.int32), torch.zeros_like(self._end)
+        opened[live] = state["open"].numpy()
+        uses[live] = state["uses"].numpy()
+        end[live] = state["end"]
+        columns = {}
         for key, rows in state["columns"].items():
-            self._columns[key] = torch.zeros((self.capacity, *rows.shape[1:]), dtype=rows.dtype)
-            self._columns[key][live] = rows
-        if self.alpha is not None:
-            self._tree = SumTree(self.capacity)
-            self._tree.set(live, state["priority"].numpy())
+            columns[key] = torch.zeros((capacity, *rows.shape[1:]), dtype=rows.dtype)
+            columns[key][live] = rows
+        tree = None if self._tree is None else SumTree(capacity)
+        if tree is not None:
+            tree.set(live, opened[live].astype(np.float64) if self.alpha is None else state["priority"].numpy())
+        generator = torch.Generator()
+        generator.set_state(state["generator"])
+        return {
+            "_n_written": n_written,
+            "_n_drawn": int(state["n_drawn"]),
+            "_n_open": int(np.count_nonzero(opened)),
+            "_top_priority": float(state["top_priority"]),
+            "_generator": generator,
+            "_open": opened,
+            "_uses": uses,
+            "_end": end,
+            "_columns": columns,
+            "_tree": tree,
+        }
+
+    def _check_ends(self, columns: dict[str, np.ndarray], lengths: np.ndarray) -> None:
+        """Refuses episodes whose full return is not known."""
+        if "value" in columns or "discount" not in columns:
+            return
+        cut = np.flatnonzero(columns["discount"][np.cumsum(lengths) - 2] != 0)
+        if len(cut):
+            raise ValueError(
+                f"n_step=inf needs a value where an episode goes on after its last step, episode {cut[0]} of "
+                f"{len(lengths)} was cut off and holds none: give value, or a finite n_step"
+            )
 
     def _check(self, columns: dict[str, np.ndarray]) -> None:
         """Allocates the ring for the first episodes, or compares later ones with it."""
-        own = {"index", "mask", "weight", *(("target",) if self.n_step not in (None, math.inf) else ())}
+        own = {"index", "mask", "weight"}
+        if self.n_step not in (None, math.inf):
+            own |= {"target"} if "value" in columns else {"n_step_reward", "next_discount", "next_obs"}
         if clash := sorted(own & columns.keys()):
             raise ValueError(f"episodes may not have the keys {clash}: draws hold them already")
         if self.n_step is not None and "reward" not in columns:
@@ -302,25 +369,33 @@ class ReplayBuffer:
         n_open = len(self)
         if n_open == 0 or (self.max_reuse is not None and n_open < n):
             raise ValueError(f"{n_open} steps may be drawn, batch_size is {n}")
-        if self._tree is not None and self.max_reuse is None:
+        if self._tree is not None and self.max_reuse is not None:
+            return self._draw_distinct(n, self._tree)
+        if self._tree is not None:
             spots = (torch.arange(n, dtype=torch.float64) + torch.rand(n, generator=self._generator)) / n
             return self._tree.find(spots.numpy() * self._tree.total)
-        chosen: np.ndarray
-        if self._tree is not None:  # without replacement: the largest of exponential races (Efraimidis and Spirakis)
-            rows = np.flatnonzero(self._open)
-            race = torch.rand(len(rows), generator=self._generator, dtype=torch.float64).log().numpy()
-            chosen = rows[np.argpartition(-race / self._tree.get(rows), n - 1)[:n]]
-            return chosen
-        if self.max_reuse is not None:
-            rows = np.flatnonzero(self._open)
-            chosen = rows[torch.randperm(len(rows), generator=self._generator)[:n].numpy()]
-            return chosen
         drawn = np.empty(0, np.int64)
         n_live = min(self._n_written, self.capacity)
         while len(drawn) < n:  # at most every second row is closed, an episode's last
             tried = torch.randint(n_live, (2 * n,), generator=self._generator).numpy()
             drawn = np.concatenate([drawn, tried[self._open[tried]]])
         return drawn[:n]
+
+    def _draw_distinct(self, n: int, tree: SumTree) -> np.ndarray:
+        """Returns n different rows, each the next by priority among those that are left."""
+        drawn: list[np.ndarray] = []
+        shares: list[np.ndarray] = []
+        n_left = n
+        while n_left:
+            found = tree.find(torch.rand(n_left, generator=self._generator, dtype=torch.float64).numpy() * tree.total)
+            new = found[np.sort(np.unique(found, return_index=True)[1])]
+            drawn.append(new)
+            shares.append(tree.get(new))
+            tree.set(new, np.zeros(len(new)))
+            n_left -= len(new)
+        rows = np.concatenate(drawn)
+        tree.set(rows, np.concatenate(shares))
+        return rows
 
     def _gather(self, start: Tensor, index: Tensor) -> dict[str, Tensor]:
         steps_left = self._end[start] - index
@@ -339,7 +414,16 @@ class ReplayBuffer:
         }
         if self.n_step not in (None, math.inf):
             n_step = int(self.n_step or 0)
-            batch["target"] = n_step_returns(self._columns, rows, steps_left, n_step, self.gamma, self.capacity)
+            what = self._columns, rows, steps_left, n_step, self.gamma, self.capacity
+            if "value" in self._columns:
+                batch["target"] = n_step_returns(*what)
+            else:
+                batch["n_step_reward"], batch["next_discount"] = n_step_rewards(*what)
+                if "obs" in self._columns:
+                    after = (rows + steps_left.clamp(max=n_step)) % self.capacity
+                    if self.unroll is not None and "obs" in self.first_only:
+                        after = after[:, 0]
+                    batch["next_obs"] = self._columns["obs"][after]
         return batch | extra
 
     def _alive(self, index: Tensor) -> Tensor:

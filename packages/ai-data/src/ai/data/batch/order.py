@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 from ai.data.batch.seeds import derive_seed
+from ai.data.batch.shuffle import DRAWN_WHOLE, shuffled
+
+SCHEME = 2
+# Samples that are looked up at once.
+_STRETCH = 8192
 
 
 class Position(NamedTuple):
@@ -34,6 +39,7 @@ class Order:
         rank: this process among `world`.
         world: number of processes that share the samples.
         single_batch: every batch is the first batch of epoch 0.
+        scheme: how orders are drawn: 1 draws each whole, 2 looks up those of more than 65,536 samples place by place.
     """
 
     n: int
@@ -45,7 +51,8 @@ class Order:
     rank: int = 0
     world: int = 1
     single_batch: bool = False
-    _cache: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    scheme: int = SCHEME
+    _cache: dict[tuple[int, int], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -53,14 +60,30 @@ class Order:
 
     @cached_property
     def _n_batches(self) -> int:  # asked for several times a batch
-        n = self.n // self.world if self.drop_last else len(range(self.rank, self.n, self.world))
+        n = self._n_given
         n_batches = n // self.batch_size if self.drop_last else -(-n // self.batch_size)
         return min(n_batches, 1) if self.single_batch else n_batches
 
+    @cached_property
+    def _n_given(self) -> int:
+        """Samples that this rank may give in an epoch."""
+        return self.n // self.world if self.drop_last else len(range(self.rank, self.n, self.world))
+
     def indices(self, position: Position) -> Tensor:
         """Returns the samples of the batch at `position`: `(batch,)` int64."""
+        n = self._n_given
         start = position.batch * self.batch_size
-        return self._epoch(0 if self.single_batch else position.epoch)[start : start + self.batch_size]
+        end = min(start + self.batch_size, n)
+        if not self.shuffle:
+            return torch.arange(self.rank + start * self.world, self.rank + end * self.world, self.world)
+        # A stretch of batches at a time: one look-up of many costs little more than one of few.
+        n_batches = max(1, _STRETCH // self.batch_size)
+        which = position.batch // n_batches
+        first = which * n_batches * self.batch_size
+        stretch = self._stretch(
+            0 if self.single_batch else position.epoch, which, first, min(first + n_batches * self.batch_size, n)
+        )
+        return stretch[start - first : end - first].clone()
 
     def after(self, position: Position) -> Position:
         """Returns the position that follows; an endless order rolls over to the next epoch."""
@@ -82,19 +105,24 @@ class Order:
             )
         return replace(self, rank=rank, world=world, _cache={})
 
-    def with_seed(self, seed: int) -> "Order":
-        """Returns this order with another seed."""
-        return self if seed == self.seed else replace(self, seed=seed, _cache={})
+    def drawn_as(self, seed: int, scheme: int) -> "Order":
+        """Returns this order with another seed and scheme."""
+        same = (seed, scheme) == (self.seed, self.scheme)
+        return self if same else replace(self, seed=seed, scheme=scheme, _cache={})
 
-    def _epoch(self, epoch: int) -> Tensor:
-        if epoch not in self._cache:
-            if self.shuffle:
-                generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
-                order = torch.randperm(self.n, generator=generator)
-            else:
-                order = torch.arange(self.n)
-            # Two are kept: a prefetching loader looks into the next epoch while it still reads this one.
+    def _stretch(self, epoch: int, which: int, first: int, end: int) -> Tensor:
+        """Returns this rank's samples from number `first` to `end` of an epoch."""
+        whole = self.scheme == 1 or self.n <= DRAWN_WHOLE
+        key = (epoch, 0 if whole else which)
+        if key not in self._cache:
+            # Two are kept: a prefetching loader looks into the next one while it still reads this one.
             while len(self._cache) > 1:
                 self._cache.pop(next(iter(self._cache)))
-            self._cache[epoch] = order[self.rank :: self.world].contiguous()
-        return self._cache[epoch]
+            if whole:
+                generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+                order = torch.randperm(self.n, generator=generator)
+                self._cache[key] = order[self.rank :: self.world].contiguous()
+            else:
+                places = torch.arange(self.rank + first * self.world, self.rank + end * self.world, self.world)
+                self._cache[key] = shuffled(places, self.n, self.seed, epoch)
+        return self._cache[key][first:end] if whole else self._cache[key]
