@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from ai.examples.alphazero import MLP, ResNet, connect4, run
+from ai.examples.alphazero.ladder import Ladder
 from ai.examples.alphazero.loss import AlphaZero
 from ai.examples.alphazero.main import PRESETS, loss, network, reproduce_connect4, self_play
 from ai.examples.alphazero.truth import Judge, lost_lines, wrong_moves
-from ai.examples.selflearn import learn
+from ai.examples.selflearn import learn, make_game
 from ai.game import Augment, ConnectFour, NetEvaluator, TicTacToe, fast, solve
 from ai.train import Snapshots, snapshot
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,46 @@ def test_a_resumed_run_ends_as_one_never_stopped(tmp_path):
     shutil.rmtree(snapshots[-1])
     again = run(replace(parts, resume=True))
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in whole.items() if k != "seconds"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_a_game_of_ones_own_is_learnt_and_rated(device, tmp_path):
+    config = replace(PRESETS["tiny"], game="ai.game:TicTacToe()", device=device, steps=2, task_interval=1)
+    found = run(replace(config, trial=str(tmp_path / "trial")))
+    assert {"elo", "points", "seconds"} <= found.keys()
+
+
+def test_what_is_no_game_is_refused():
+    with pytest.raises(ValueError, match=r"game must be one of tictactoe, connect4.*got 'chess'"):
+        make_game("chess")
+    with pytest.raises(ValueError, match=r"must have the members of ai.game.Game, 'ai.game:Play\(\)' is Play"):
+        make_game("ai.game:Play()")
+
+
+@pytest.mark.slow
+def test_a_shared_inferencer_takes_the_parameters_and_episodes_tell_whose_they_are(tmp_path):
+    config = replace(PRESETS["tiny"], shared=True, workers=1, steps=40, push_interval=5)
+    game, model = TicTacToe(), network(config).init(seed=0)
+    with self_play(game, config, None) as served:
+        batches = iter(served)
+        assert (next(batches)["version"] == 0).all()
+        assert served.update_params(network(config).init(seed=1).state_dict()) == 1
+        while (newest := next(batches)["version"].max()) < 1:
+            pass
+        assert newest == 1
+        assert served.inferencer.version <= 1
+    with self_play(game, config, Augment(game)) as served:
+        found = learn(
+            replace(config, trial=str(tmp_path / "trial")),
+            model,
+            served,
+            loss(config),
+            task=lambda model, step: {"fault": 0.0},
+            best_by="fault",
+            mode="min",
+        )
+        assert found[1]["environment_steps"] > 0
 
 
 def test_networks_have_the_shapes_of_their_games():
@@ -200,7 +243,7 @@ def test_connect_four_is_learnt_measured_and_rated(tmp_path):
     config = replace(PRESETS["tiny"], game="connect4", trial=str(tmp_path / "trial"), keep_snapshots=None)
     found = run(config)
     assert {"right_0", "right_100", "right_400", "seconds"} <= found.keys()
-    ladder = connect4.Ladder(tmp_path / "trial", lambda: network(config), NetEvaluator, games=4)
+    ladder = Ladder(tmp_path / "trial", ConnectFour(), lambda: network(config), NetEvaluator, connect4.RULE, games=4)
     lines = (tmp_path / "trial" / "metrics.jsonl").read_text().splitlines()
     logged = {record["step"]: record["elo"] for record in map(json.loads, lines) if "elo" in record}
     assert logged[2] == 0

@@ -11,6 +11,8 @@ from ai.examples.muzero.reanalyse import Reanalyse
 from ai.game import CartPole, Play, Puct, Search, SelfPlay, TicTacToe
 from ai.train import MuZero
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("game", ["tictactoe", "cartpole"])
@@ -30,6 +32,23 @@ def test_embeddings_are_normalised_and_every_part_learns():
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def test_a_model_computes_where_it_is_and_takes_frames():
+    model = Model((4, 4), 3).init(seed=0)
+    frames = torch.randint(0, 255, (2, 4, 4), dtype=torch.uint8)
+    assert all(torch.isfinite(x).all() for x in model.initial(frames))
+    model = model.to("meta")  # no device's tensors can be mixed with this one's
+    state, *_ = model.initial(torch.empty(2, 4, 4, device="meta"))
+    for found in model.recurrent(state, np.array([0, 2])):
+        assert found.device.type == "meta"
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_a_game_of_ones_own_is_learnt_on_a_device(device, tmp_path):
+    tiny = replace(PRESETS["tiny"], game="ai.game:SlidingTiles(size=2, max_steps=6)", device=device, steps=2)
+    found = run(replace(tiny, reanalyse=None, trial=str(tmp_path / "trial")))
+    assert 0 <= found["return_32"] <= 1
 
 
 def test_the_action_changes_what_the_model_expects():

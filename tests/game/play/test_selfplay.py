@@ -117,6 +117,32 @@ def test_new_parameters_change_play_and_are_named():
     assert torch.equal(play.model.weight, Net(play.game, seed=1).weight)
 
 
+def test_parameters_go_to_the_evaluator_or_are_refused_and_episodes_tell_what_played():
+    game = TicTacToe()
+
+    class Shared:
+        version = 3
+
+        def __call__(self, observation):
+            return torch.zeros(len(observation), 9), torch.zeros(len(observation))
+
+        def update_params(self, state_dict):
+            self.version += state_dict["step"]
+
+    shared = Shared()
+    play = SelfPlay(game, evaluator=shared, play=Play(games=4, simulations=2))
+    play.start(0, 0)
+    assert next(play)["version"] == 3
+    play.update_params({"step": 2}, 1)
+    assert max(next(play)["version"] for _ in range(10)) == 5
+    alone = SelfPlay(game, evaluator=shared.__call__, play=Play(games=4, simulations=2))
+    alone.start(0, 0)
+    with pytest.raises(TypeError, match="evaluator must have update_params to take parameters, method has none"):
+        alone.update_params({}, 1)
+    with pytest.raises(ValueError, match="cache must be 0 with an evaluator whose parameters others renew, got 8"):
+        SelfPlay(game, evaluator=shared, play=Play(cache=8))
+
+
 def test_a_share_of_moves_is_searched_in_full():
     play = source(full_share=0.25, fast_simulations=2)
     full = np.concatenate([next(play)["full"] for _ in range(150)])

@@ -2,15 +2,17 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from torch import nn
 
 from ai.data.datagen import DatagenLoader
 from ai.examples.saved import load_averaged
-from ai.game import Play
+from ai.game import Game, Play
+from ai.infer import Inferencer
 from ai.lab import Trial
 from ai.lab.files.folder import resolve
 from ai.train import RLTrainer, Snapshots, opt, schedule
@@ -28,6 +30,8 @@ class LearnConfig:
     """Go on from the trial's last snapshot instead of starting anew."""
     play: Play = field(default_factory=Play)
     """How self-play games are played."""
+    device: str = "cpu"
+    """Where the network learns and plays, such as cuda."""
     workers: int = 0
     """Processes that play; 0 plays in this one, and makes the run a function of its seed."""
     steps: int = 3000
@@ -60,10 +64,80 @@ class LearnConfig:
     """Seeds the weights, the games and the order of the data."""
 
 
+GAMES = {
+    "tictactoe": "ai.game:TicTacToe",
+    "connect4": "ai.game:ConnectFour",
+    "cartpole": "ai.game:GymnasiumGame('CartPole-v1')",
+}
+
+
+def make_game(name: str) -> Game:
+    """Returns a game by a name of `GAMES` or by import path, `'package.module:Class'` or any call that makes one there.
+
+    Raises:
+        ValueError: there is no such thing, or it is no game.
+
+    >>> make_game("ai.game:SlidingTiles(size=2)").num_actions
+    4
+    """
+    module, _, expression = GAMES.get(name, name).partition(":")
+    try:
+        made = eval(expression, dict(vars(import_module(module))))
+        game: Game = made() if isinstance(made, type) else made
+    except (ImportError, SyntaxError, NameError, ValueError) as error:
+        raise ValueError(
+            f"game must be one of {', '.join(GAMES)}, or such as 'my_package.my_game:MyGame', got {name!r}: {error}"
+        ) from error
+    if not isinstance(game, Game):
+        raise ValueError(f"game must have the members of ai.game.Game, {name!r} is {type(game).__name__}")
+    return game
+
+
+class Served:
+    """Batches of self-play whose workers all ask one inferencer: parameters go to it, and not to the workers.
+
+    Args:
+        loader: Plays by an evaluator that is a client of the inferencer.
+        inferencer: Runs the network that is trained.
+    """
+
+    def __init__(self, loader: DatagenLoader, inferencer: Inferencer) -> None:
+        self.loader, self.inferencer = loader, inferencer
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader)
+
+    def update_params(self, state_dict: Mapping[str, Any]) -> int:
+        """Hands parameters to the inferencer; requests from now on are answered with them."""
+        return self.inferencer.update_params(state_dict)
+
+    def stats(self) -> dict[str, float]:
+        """Returns the loader's figures; how far versions lag behind is told by the inferencer's count."""
+        figures = self.loader.stats()
+        played = self.loader.buffer.column("version")
+        lag = self.inferencer.version - float(played.double().mean()) if len(played) else 0.0
+        return figures | {"version_lag": lag}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the loader's state."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state_dict` was taken."""
+        self.loader.load_state_dict(state)
+
+    def __enter__(self) -> "Served":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.loader.close()
+        self.inferencer.close()
+
+
 def learn(
     config: LearnConfig,
     model: nn.Module,
-    loader: DatagenLoader,
+    loader: DatagenLoader | Served,
     loss: Callable[..., Any],
     *,
     task: Task,

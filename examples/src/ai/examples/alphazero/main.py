@@ -1,6 +1,7 @@
-"""Learns tic-tac-toe or Connect Four from self-play alone, and measures the player against perfect play.
+"""Learns a game for two from self-play alone; tic-tac-toe and Connect Four are measured against perfect play.
 
-Command: `ai-examples alphazero tictactoe`, or `python -m ai.examples.alphazero --help` for presets and options.
+Command: `ai-examples alphazero tictactoe`, or `python -m ai.examples.alphazero --help` for presets and options;
+`--game my_package.my_game:MyGame` learns a game of your own.
 """
 
 from dataclasses import dataclass, replace
@@ -11,12 +12,29 @@ from torch import nn
 
 from ai.data import Datagen, ReplayBuffer
 from ai.examples.alphazero import connect4
+from ai.examples.alphazero.ladder import Ladder
 from ai.examples.alphazero.loss import AlphaZero
 from ai.examples.alphazero.model import MLP, ResNet
 from ai.examples.alphazero.truth import Judge, lost_lines, wrong_moves
 from ai.examples.cli import read_config
-from ai.examples.selflearn import LearnConfig, learn, report
-from ai.game import Augment, ConnectFour, NetEvaluator, Play, Puct, SelfPlay, TicTacToe, solve
+from ai.examples.selflearn import LearnConfig, Served, learn, make_game, report
+from ai.game import (
+    Augment,
+    ConnectFour,
+    Game,
+    NetEvaluator,
+    Play,
+    Puct,
+    RolloutEvaluator,
+    Search,
+    SelfPlay,
+    SymmetricGame,
+    TicTacToe,
+    match,
+    search_player,
+    solve,
+)
+from ai.infer import Inferencer
 from ai.lab.files.folder import resolve
 
 RULE = Puct(normalize=False)
@@ -26,14 +44,16 @@ RULE = Puct(normalize=False)
 class Config(LearnConfig):
     """What a run needs; every field is an option of the command line."""
 
-    game: Literal["tictactoe", "connect4"] = "tictactoe"
-    """What to learn."""
+    game: str = "tictactoe"
+    """What to learn: tictactoe, connect4, or the import path of a game for two."""
     trial: str = "alphazero"
     """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
     channels: int = 64
-    """Channels of the residual network (Connect Four)."""
+    """Channels of the residual network."""
     blocks: int = 3
-    """Residual blocks (Connect Four)."""
+    """Residual blocks."""
+    shared: bool = False
+    """Whether the workers ask one process for all evaluations, and not a network of their own each."""
     value_weight: float = 1.0
     """Weight of the value's error."""
     search_share: float = 0.0
@@ -107,12 +127,38 @@ DESCRIPTIONS = {
 
 def run(config: Config) -> dict[str, float]:
     """Trains and measures; returns what the task finds of the best snapshot, and the `seconds` of training."""
-    return run_connect4(config) if config.game == "connect4" else run_tictactoe(config)
+    if config.game == "tictactoe":
+        return run_tictactoe(config)
+    return run_connect4(config) if config.game == "connect4" else run_game(config)
+
+
+def run_game(config: Config) -> dict[str, float]:
+    """Learns a game of which nothing else is known, measured by its own past and by a search with random rollouts."""
+    game = make_game(config.game)
+    wrap = Wrap(config.precision, game.observation_shape)
+    model = network(config).init(seed=config.seed).to(config.device)
+    rule = config.play.rule
+    ladder = Ladder(resolve(config.trial), game, lambda: network(config), wrap, rule)
+    rollouts = search_player(Search(game, RolloutEvaluator(game), simulations=100, rule=Puct()))
+
+    def task(model: nn.Module, step: int) -> dict[str, float]:
+        player = search_player(Search(game, wrap(model), simulations=32, rule=rule))
+        points = match(game, player, rollouts, 20, seed=step, opening_moves=4, max_moves=config.play.max_moves).points
+        return {"elo": ladder(model, step), "points": points}
+
+    postprocess = Augment(game) if isinstance(game, SymmetricGame) else None
+    loader = self_play(game, config, postprocess)
+    trial, ran = learn(
+        config, model, loader, loss(config), task=task, best_by="elo", mode="max", precision=config.precision
+    )
+    found = task(model, config.steps + 1) | ran
+    report(trial, found, ("elo", "points", "policy_loss", "value_loss"))
+    return found
 
 
 def run_tictactoe(config: Config) -> dict[str, float]:
     """Learns tic-tac-toe, measured in all its positions and lines."""
-    game, model = TicTacToe(), network(config).init(seed=config.seed)
+    game, model = TicTacToe(), network(config).init(seed=config.seed).to(config.device)
     solution = solve(game)
 
     def task(model: nn.Module) -> dict[str, float]:
@@ -137,10 +183,11 @@ def run_connect4(config: Config) -> dict[str, float]:
 
     The best snapshot is chosen by other positions, so that choosing does not flatter the figures.
     """
-    game, model, wrap = ConnectFour(), network(config).init(seed=config.seed), Wrap(config.precision)
+    game, wrap = ConnectFour(), Wrap(config.precision)
+    model = network(config).init(seed=config.seed).to(config.device)
     solved = connect4.solved_positions(config.positions, config.plies, seed=config.seed)
     choice = connect4.solved_positions(-(-config.positions // 3), config.plies, seed=config.seed + 1_000_000)
-    ladder = connect4.Ladder(resolve(config.trial), lambda: network(config), wrap)
+    ladder = Ladder(resolve(config.trial), game, lambda: network(config), wrap, connect4.RULE)
 
     def measure(model: nn.Module, simulations: tuple[int, ...]) -> dict[str, float]:
         evaluator = wrap(model)
@@ -169,17 +216,27 @@ def run_connect4(config: Config) -> dict[str, float]:
     return found
 
 
-def self_play(game: TicTacToe | ConnectFour, config: Config, postprocess: Any) -> Any:
+def self_play(game: Game, config: Config, postprocess: Any) -> Any:
     """Returns batches of self-play."""
-    source = SelfPlay(game, network(config).init(seed=config.seed), config.play, wrap=Wrap(config.precision))
-    return Datagen(source, postprocess=postprocess).loader(
+    player, wrap = (
+        network(config).init(seed=config.seed).to(config.device),
+        Wrap(config.precision, game.observation_shape),
+    )
+    served = Inferencer(player, device=config.device, batch_size=config.play.games) if config.shared else None
+    if served is None:
+        source = SelfPlay(game, player, config.play, wrap=wrap)
+    else:
+        source = SelfPlay(game, evaluator=served.create_client(), play=config.play)
+    loader = Datagen(source, postprocess=postprocess).loader(
         config.batch_size,
+        config.device,
         n_workers=config.workers,
         buffer=ReplayBuffer(config.buffer, n_step=float("inf"), seed=config.seed),
         replay_ratio=config.replay_ratio,
         min_steps=min(8 * config.batch_size, config.buffer // 2),
         seed=config.seed,
     )
+    return loader if served is None else Served(loader, served)
 
 
 def loss(config: Config) -> AlphaZero:
@@ -189,9 +246,11 @@ def loss(config: Config) -> AlphaZero:
 
 def network(config: Config) -> Any:
     """Returns the network that a configuration names."""
-    if config.game == "tictactoe":
-        return MLP()
-    net = ResNet(nc=config.channels, n_blocks=config.blocks)
+    game = make_game(config.game)
+    shape, actions = game.observation_shape, game.num_actions
+    if config.game == "tictactoe" or len(shape) != 3:
+        return MLP(shape, actions)
+    net = ResNet(shape, actions, nc=config.channels, n_blocks=config.blocks)
     return net.to(memory_format=torch.channels_last)  # training is a quarter faster so on a CPU
 
 
@@ -201,15 +260,17 @@ class Wrap:
 
     Args:
         precision: as of `Config`.
+        observation_shape: of the game.
     """
 
     precision: str | None = None
+    observation_shape: tuple[int, ...] = ConnectFour.observation_shape
 
     def __call__(self, model: nn.Module) -> NetEvaluator:
         """Returns the evaluator."""
         if self.precision is None:
             return NetEvaluator(model)
-        board = torch.zeros(128, *ConnectFour.observation_shape)
+        board = torch.zeros(128, *self.observation_shape)
         return NetEvaluator.tuned(model, board, allow_bf16=True, seconds=0.05)
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ai.game import Game, NetEvaluator, Puct, Search, Solution
+from ai.game import Game, NetEvaluator, Puct, Search, Solution, outcome_for
 from ai.game.protocol import State
 
 
@@ -56,7 +56,9 @@ def lost_lines(game: Game, choose: Callable[[State], NDArray[np.int64]]) -> int:
             moved = game.step(states[ours], choose(states[ours])) if ours.any() else states[:0]
             row, reply = np.nonzero(game.legal(states[~ours]))
             replied = game.step(states[~ours][row], reply)
-            lost += int((game.reward(replied) > 0).sum())
+            for after, mover in ((moved, seat), (replied, 1 - seat)):
+                movers = np.full(len(after), mover)
+                lost += int((outcome_for(seat, game.reward(after), movers) < 0).sum())
             states = np.concatenate([moved, replied])
             states = np.unique(states[~game.terminal(states)])
     return lost

@@ -4,7 +4,6 @@ Command: `ai-examples muzero tictactoe`, or `python -m ai.examples.muzero --help
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,8 +15,8 @@ from ai.examples.alphazero.truth import lost_lines, wrong_moves
 from ai.examples.cli import read_config
 from ai.examples.muzero.model import Model
 from ai.examples.muzero.reanalyse import Reanalyse
-from ai.examples.selflearn import LearnConfig, learn, report
-from ai.game import Gumbel, GymnasiumGame, Play, Puct, Search, SelfPlay, Solution, TicTacToe, solve
+from ai.examples.selflearn import LearnConfig, learn, make_game, report
+from ai.game import Gumbel, Play, Puct, Search, SelfPlay, Solution, TicTacToe, match, random_player, solve
 from ai.game.protocol import Game, State
 from ai.train import MuZero
 
@@ -26,8 +25,8 @@ from ai.train import MuZero
 class Config(LearnConfig):
     """What a run needs; every field is an option of the command line."""
 
-    game: Literal["tictactoe", "cartpole"] = "tictactoe"
-    """What to learn; the cart-pole is Gymnasium's CartPole-v1."""
+    game: str = "tictactoe"
+    """What to learn: tictactoe, cartpole (Gymnasium's CartPole-v1), or the import path of a game."""
     trial: str = "muzero"
     """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
     unroll: int = 5
@@ -110,18 +109,19 @@ class Judge:
         if self.simulations:
             return self._search(observation, legal=legal).action
         with torch.inference_mode():
-            logits, _ = self.model(torch.from_numpy(observation))
-        action: NDArray[np.int64] = np.where(legal, logits.numpy(), -np.inf).argmax(axis=1)
+            logits, _ = self.model(torch.from_numpy(observation).to(self.model.device))
+        action: NDArray[np.int64] = np.where(legal, logits.cpu().numpy(), -np.inf).argmax(axis=1)
         return action
 
 
 def run(config: Config) -> dict[str, float]:
     """Trains and measures; returns what `measure` finds of the best snapshot, the `seconds` and `environment_steps`."""
-    game: TicTacToe | GymnasiumGame = TicTacToe() if config.game == "tictactoe" else GymnasiumGame("CartPole-v1")
+    game = make_game(config.game)
     solution = solve(game) if isinstance(game, TicTacToe) else None
-    model, play_model = (network(game, config).init(seed=config.seed) for _ in range(2))
+    model, play_model = (network(game, config).init(seed=config.seed).to(config.device) for _ in range(2))
     loader = Datagen(SelfPlay(game, play_model, config.play)).loader(
         config.batch_size,
+        config.device,
         n_workers=config.workers,
         buffer=ReplayBuffer(
             config.buffer,
@@ -147,11 +147,13 @@ def run(config: Config) -> dict[str, float]:
         loader,
         loss if config.reanalyse is None else reanalysing(loss, loader, game, config),
         task=lambda model, step: measure(game, model, solution, (0, 32)),
-        best_by="fault" if solution is not None else "return_32",
+        best_by="fault" if solution is not None else f"{yardstick(game)}_32",
         mode="min" if solution is not None else "max",
     )
     found = measure(game, model, solution, (0, 8, 32), episodes=100) | ran
-    report(trial, found, ("return_0", "return_32", "loss") if solution is None else ("wrong_0", "wrong_32", "lost_32"))
+    name = yardstick(game)
+    curves = (f"{name}_0", f"{name}_32", "loss") if solution is None else ("wrong_0", "wrong_32", "lost_32")
+    report(trial, found, curves)
     return found
 
 
@@ -162,7 +164,7 @@ def reanalysing(loss: MuZero, loader: DatagenLoader, game: Game, config: Config)
     return Reanalyse(loss, loader, game.num_actions, interval=interval, simulations=play.simulations, rule=play.rule)
 
 
-def network(game: TicTacToe | GymnasiumGame, config: Config) -> Model:
+def network(game: Game, config: Config) -> Model:
     """Returns the model for a game: values turn their sign with the player, or are discounted."""
     discount = -1.0 if game.num_players == 2 else game.discount
     return Model(
@@ -176,14 +178,14 @@ def network(game: TicTacToe | GymnasiumGame, config: Config) -> Model:
 
 
 def measure(
-    game: TicTacToe | GymnasiumGame,
+    game: Game,
     model: Model,
     solution: Solution | None,
     simulations: tuple[int, ...],
     *,
     episodes: int = 20,
 ) -> dict[str, float]:
-    """Returns, by the number of simulations, wrong moves and lost lines; or the mean return of CartPole."""
+    """Returns, by the number of simulations, wrong moves and lost lines; else the mean return or points."""
     found: dict[str, float] = {}
     for count in simulations:
         judge = Judge(game, model, count)
@@ -191,9 +193,17 @@ def measure(
             found[f"wrong_{count}"] = wrong_moves(solution, judge)
             found[f"lost_{count}"] = lost_lines(game, judge)
             found["fault"] = 1e4 * found[f"lost_{count}"] + found[f"wrong_{count}"]  # of the most simulations
-        else:
+        elif game.num_players == 1:
             found[f"return_{count}"] = mean_return(game, judge, episodes)
+        else:
+            player = lambda state, seed, judge=judge: judge(state)  # noqa: E731
+            found[f"points_{count}"] = match(game, player, random_player(game), episodes, opening_moves=2).points
     return found
+
+
+def yardstick(game: Game) -> str:
+    """Returns the name under which `measure` tells how well an unsolved game is played."""
+    return "return" if game.num_players == 1 else "points"
 
 
 def mean_return(game: Game, judge: Judge, episodes: int) -> float:

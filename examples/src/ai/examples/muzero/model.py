@@ -54,7 +54,7 @@ class Model(m.Model):
 
     def represent(self, obs: Tensor) -> Tensor:
         """Returns the embedding `(batch, dim_state)`, of mean 0 and variance 1, of what is seen."""
-        state: Tensor = self.norm(self.encode(obs))
+        state: Tensor = self.norm(self.encode(obs if obs.is_floating_point() else obs.float()))  # frames are bytes
         return state
 
     def dynamics(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ class Model(m.Model):
 
     def recurrent(self, embedding: Tensor, action: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Returns the next embedding, reward, discount, logits and value."""
-        state, reward = self.dynamics(embedding, torch.as_tensor(action))
+        state, reward = self.dynamics(embedding, torch.as_tensor(action, device=embedding.device))
         logits, value = self.predict(state)
-        discount = torch.full((len(state),), self.discount)
+        discount = torch.full((len(state),), self.discount, device=state.device)
         return state, self.support.to_scalar(reward), discount, logits, self.support.to_scalar(value)
