@@ -1,3 +1,5 @@
+import argparse
+import datetime
 import gc
 import json
 import os
@@ -316,6 +318,116 @@ with Trial(sys.argv[1], capture=False, system_interval_s=None) as trial:
 """)
     subprocess.run([sys.executable, script, tmp_path / "t"], check=True, timeout=400)
     assert Trial(tmp_path / "t").load_model()(torch.ones(1, 4)).tolist() == [[8.0, 8.0]]
+
+
+def test_the_exit_code_says_whether_a_trial_logged_by_hand_failed(tmp_path):
+    script = """
+for name, code in ("a", 3), ("b", 0):
+    if os.fork() == 0:
+        trial = Trial(path.format(name), **options)
+        trial.log(0, {"loss": 1.0})
+        sys.exit(code)
+    os.wait()
+"""
+    assert logged_by(script, tmp_path) == ["failed", "finished"]
+    assert Record(tmp_path / "a").meta["error"] == "SystemExit: 3"
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (SystemExit(3), "failed"),
+        (SystemExit(0), "finished"),
+        (SystemExit(143), "interrupted"),
+        (ZeroDivisionError("x"), "failed"),
+    ],
+)
+def test_what_ends_a_with_block_says_the_state(tmp_path, error, state):
+    with pytest.raises(type(error)), Trial(tmp_path / "t", **options(capture=False)):
+        raise error
+    assert Record(tmp_path / "t").state == state
+
+
+def test_a_notebook_cell_can_be_run_again_with_clean(tmp_path):
+    def cell() -> Trial:
+        trial = Trial(tmp_path / "t", clean=True, **options(capture=False))
+        trial.log(0, {"loss": 1.0})
+        return trial
+
+    old = cell()
+    new = cell()  # the old object is still there, and open
+    assert new.id != old.id or new is not old
+    assert new.state == "running"
+    new.log(1, {"loss": 0.5})
+    new.close()
+    assert new.metrics()["loss"].values.tolist() == [1.0, 0.5]
+    old.close()
+    assert new.state == "finished"
+
+
+@dataclass
+class Wide:
+    device: torch.device
+    dtype: torch.dtype = torch.float16
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"net": {"actv": torch.relu}}, "got builtin_function_or_method at net.actv"),
+        ({"x": {1: "a", "1": "b"}}, "config x has two keys that are both '1' as text"),
+        ({"mean": np.zeros(5000)}, "config mean must be a value to read, got 5000 numbers; keep their file's path"),
+        ({"items": [0, object()]}, r"got object at items\[1\]"),
+        ({"x": 1j}, "got complex at x"),
+        (3, "config must be a dataclass or a dict, got int: 3"),
+        ([1], r"config must be a dataclass or a dict, got list: \[1\]"),
+    ],
+)
+def test_a_configuration_without_a_readable_form_is_refused_before_there_is_a_folder(tmp_path, config, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Trial(tmp_path / "t", config=config)
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_configuration_that_holds_itself_is_refused(tmp_path):
+    config: dict = {}
+    config["me"] = config
+    with pytest.raises(ValueError, match="config is nested without an end"):
+        Trial(tmp_path / "t", config=config)
+    assert not (tmp_path / "t").exists()
+
+
+def test_what_a_person_reads_of_a_configuration_is_kept(tmp_path):
+    config = {
+        "wide": Wide(torch.device("cuda:1")), "out": Path("a") / "b", "day": datetime.date(2026, 1, 2),
+        "mean": np.array([0.5, 1.5]), "std": torch.tensor([0.25]), "n": np.int64(3), "lr": np.float32(0.5),
+        "tags": {"b", "a"},
+        "kind": np.dtype("int8"),
+        "args": argparse.Namespace(seed=1), "steps": range(3), "on": np.bool_(True), "name": np.str_("x"),
+    }  # fmt: skip
+    kept = Trial(tmp_path / "t", config=config).record.config
+    assert kept == {
+        "wide": {"device": "cuda:1", "dtype": "torch.float16"}, "out": "a/b", "day": "2026-01-02", "mean": [0.5, 1.5],
+        "std": [0.25], "n": 3, "lr": 0.5, "tags": ["a", "b"], "kind": "int8", "args": {"seed": 1}, "steps": [0, 1, 2],
+        "on": True, "name": "x",
+    }  # fmt: skip
+
+
+def test_steps_of_numpy_are_steps_and_numbers_too_large_are_refused(tmp_path):
+    with Trial(tmp_path / "t", **options(capture=False)) as trial:
+        trial.log(np.int64(7), {"loss": 1.0})
+        with pytest.raises(ValueError, match="metric 'n' must be a number that a float holds, got one of 1329 bits"):
+            trial.log(8, {"n": 10**400})
+        with pytest.raises(ValueError, match=f"step must have at most 64 bits, got {2**63}"):
+            trial.log(2**63, {"loss": 1.0})
+    assert trial.metrics()["loss"].steps.tolist() == [7]
+
+
+def test_an_unknown_option_of_a_trial_is_refused_before_there_is_a_folder(tmp_path):
+    with pytest.raises(TypeError, match=r"trial options must be of val_data, .*keep_last; got val_dat"):
+        Trial(tmp_path / "t", val_dat=[])
+    assert not (tmp_path / "t").exists()
 
 
 def test_no_snapshot_says_how_to_get_one(tmp_path):

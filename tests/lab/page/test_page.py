@@ -105,7 +105,7 @@ def record(path: Path, lr: float, steps: int = 200) -> Trial:
         for step in (50, 100):
             trial.save_sample(step, torch.full((4, 1, 8, 8), lr))
         while not trial.record.system():
-            trial._session._system._stop.wait(0.01)
+            trial._writer._session._system._stop.wait(0.01)
     return trial
 
 

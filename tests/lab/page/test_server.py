@@ -133,7 +133,7 @@ def test_a_live_trial_is_followed_row_by_row(client, root):
         assert client.curves(query)[0][2].tolist() == [2.0, 1.0]
         row = next(row for row in client.json("/api/trials")["trials"] if row["id"] == identity)
         assert (row["state"], row["step"]) == ("running", 1)
-        trial._session.metrics.cut(0)  # as a resumed run does
+        trial._writer._session.metrics.cut(0)  # as a resumed run does
         trial.log(0, {"loss": 5.0})
         assert client.curves(query)[0][2].tolist() == [5.0]
 

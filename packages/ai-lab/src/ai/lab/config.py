@@ -5,13 +5,18 @@ outside: `bool`, `int`, `float`, `str`, `None`, `Path`, enums, `Literal`, unions
 dataclasses.
 """
 
+import argparse
 import dataclasses
+import datetime
 import enum
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, Self, TypeVar, Union
+
+import numpy as np
 
 T = TypeVar("T")
 
@@ -71,29 +76,95 @@ class Config:
         return override(self, *assignments)
 
 
-def to_plain(value: object) -> Any:
-    """Returns dataclasses, enums, paths and tuples as plain dicts, lists, text and numbers.
+def to_plain(value: object, where: str = "") -> Any:
+    """Returns a configuration as plain dicts, lists, text and numbers: what YAML and JSON hold and a person reads.
+
+    Dataclasses and namespaces become dicts, enums their names; paths, dates, devices and number types become text,
+    small arrays and tensors lists.
+
+    Args:
+        value: The configuration.
+        where: Its dotted name, for messages.
 
     Raises:
-        TypeError: `value` holds something that YAML has no plain form of.
+        TypeError: something in it has no such form; the message names its key.
+        ValueError: two keys of a dict are the same text, or something holds itself.
+
+    Example:
+        >>> to_plain({"out": Path("runs"), "betas": (0.9, 0.99)})
+        {'out': 'runs', 'betas': [0.9, 0.99]}
     """
+    try:
+        return _plain(value, where)
+    except RecursionError:
+        raise ValueError(f"config{_at(where)} is nested without an end") from None
+
+
+def _plain(value: Any, where: str) -> Any:
+    if value is None or type(value) in (bool, int, float, str):
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {one.name: _plain(getattr(value, one.name), _join(where, one.name)) for one in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
         return value.name
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, argparse.Namespace | types.SimpleNamespace):
+        return _plain(vars(value), where)
     if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [to_plain(item) for item in value]
-    if hasattr(value, "item") and getattr(value, "shape", None) == ():
-        return value.item()
-    raise TypeError(
-        f"config must hold plain values (numbers, text, lists, dicts, dataclasses), got {type(value).__name__}"
-    )
+        plain: dict[str, Any] = {}
+        for key, item in value.items():
+            name = key.name if isinstance(key, enum.Enum) else str(key)
+            if name in plain:
+                raise ValueError(f"config{_at(where)} has two keys that are both {name!r} as text")
+            plain[name] = _plain(item, _join(where, name))
+        return plain
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=lambda item: (type(item).__name__, repr(item)))  # in the same order in each process
+    if isinstance(value, list | tuple | range):
+        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return str(value)
+    kind = type(value)
+    if kind.__module__ == "torch" and kind.__name__ in ("device", "dtype", "layout", "memory_format", "Size"):
+        return str(value)
+    if isinstance(value, np.dtype):
+        return str(value)
+    if hasattr(value, "tolist") and hasattr(value, "shape"):  # an array, a tensor, or a number of theirs
+        size = math.prod(value.shape)
+        if size > LARGEST_ARRAY:
+            raise TypeError(f"config{_at(where)} must be a value to read, got {size} numbers; keep their file's path")
+        return _plain(value.tolist(), where)
+    for base in (bool, int, float, str):  # a subclass of theirs
+        if isinstance(value, base):
+            return base(value)
+    what = f"{kind.__name__}{_at(where, ' at ')}"
+    raise TypeError(f"config must hold plain values (numbers, text, lists, dicts, dataclasses), got {what}")
+
+
+LARGEST_ARRAY = 1000
+"""An array of more numbers has no place in a configuration."""
+
+
+def check_config(config: object) -> None:
+    """Raises where a configuration is no dataclass or dict of plain values; see `to_plain`.
+
+    Raises:
+        TypeError: it is not; the message names the key.
+        ValueError: two keys are the same text, or something holds itself.
+    """
+    if config is not None and not isinstance(plain := to_plain(config), dict):
+        raise TypeError(f"config must be a dataclass or a dict, got {type(config).__name__}: {plain!r}"[:200])
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
+
+def _at(where: str, before: str = " ") -> str:
+    return f"{before}{where}" if where else ""
 
 
 def from_plain(cls: type[T], values: object, *, where: str = "") -> T:

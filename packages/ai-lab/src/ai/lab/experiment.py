@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 from ai.lab.files.folder import mark, read_marker, resolve, write_json
 from ai.lab.files.removal import remove_unowned
 from ai.lab.record import EXPERIMENT, Record
+from ai.lab.recording.options import HookOptions, check_options
 from ai.lab.report.trial_table import TrialRow, Trials
 from ai.lab.search.experiment_trial import Objective, PruneRule
-from ai.lab.trial import HookOptions
 
 if TYPE_CHECKING:
     import optuna
@@ -76,9 +76,7 @@ class Experiment:
         if isinstance(pruner, str) and pruner not in ("median", "halving"):
             raise ValueError(f"pruner must be None, 'median', 'halving' or an Optuna pruner, got {pruner!r}")
         prune = None if pruner is None else _prune_rule(directions, prune_by, prune_direction)
-        if unknown := trial_options.keys() - HookOptions.__annotations__.keys():
-            options = ", ".join(HookOptions.__annotations__)
-            raise TypeError(f"trial options must be of {options}; got {', '.join(sorted(unknown))}")
+        check_options(trial_options, HookOptions, "trial")
         self.path = resolve(path)
         self.direction, self.seed = direction, seed
         trial_options.setdefault("progress", False)

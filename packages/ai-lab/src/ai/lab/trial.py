@@ -1,53 +1,28 @@
 """A trial: one run of training, recorded in a folder of plain files, resumable bit for bit."""
 
-import contextlib
 import os
-import sys
-import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
-from ai.lab.config import write_yaml
+from ai.lab.config import check_config
 from ai.lab.files.folder import mark, read_marker, resolve
-from ai.lab.files.ownership import Owner
 from ai.lab.files.removal import remove_unowned
-from ai.lab.record import CONFIG, SAMPLES, SNAPSHOTS, Metrics, Record
+from ai.lab.record import CONFIG, Metrics, Record
+from ai.lab.recording.options import HOOK_DEFAULTS, HookOptions, SessionOptions, Stopper, TrialOptions, check_options
 from ai.lab.recording.outcome import outcome_of
-from ai.lab.recording.resumed_rows import MetricsPosition, take_up
-from ai.lab.recording.session import Logger, Session
+from ai.lab.recording.session import Logger
+from ai.lab.recording.snapshots import TrialSnapshots
+from ai.lab.recording.writer import TrialWriter, keep_config, rank
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.optim import Optimizer
 
     from ai.lab.recording.hook import TrialHook
-    from ai.train import Interval, Run, Snapshots
+    from ai.lab.recording.snapshots import Models, Optimizers
+    from ai.train import Run, Snapshots
     from ai.train.engine.run import Stateful
-
-    Models = nn.Module | Mapping[str, nn.Module]
-    Optimizers = Optimizer | Mapping[str, Optimizer]
-
-
-Stopper = Callable[[int, dict[str, float]], bool]
-
-
-class HookOptions(TypedDict, total=False):
-    """What `Trial.hook` and `Experiment` take to change what the trial itself was given; see `Trial`."""
-
-    val_data: Iterable[Any] | None
-    sampler: Callable[[Any, int], Any] | None
-    task: Callable[[Any, int], Mapping[str, float]] | None
-    save_snapshots: "bool | Snapshots"
-    stopper: Callable[[int, dict[str, float]], bool] | None
-    log_interval: "Interval | int | str | None"
-    val_interval: "Interval | int | str | None"
-    sample_interval: "Interval | int | str | None"
-    task_interval: "Interval | int | str | None"
-    save_interval: "Interval | int | str | None"
-    stateful: "Sequence[Stateful]"
-    progress: bool
 
 
 class Trial:
@@ -94,50 +69,26 @@ class Trial:
         *,
         clean: bool = False,
         config: object = None,
-        val_data: Iterable[Any] | None = None,
-        sampler: Callable[[Any, int], Any] | None = None,
-        task: Callable[[Any, int], Mapping[str, float]] | None = None,
-        save_snapshots: "bool | Snapshots" = False,
-        stopper: Callable[[int, dict[str, float]], bool] | None = None,
         loggers: Sequence[str | Logger] = (),
-        log_interval: "Interval | int | str | None" = 100,
-        val_interval: "Interval | int | str | None" = 1000,
-        sample_interval: "Interval | int | str | None" = 1000,
-        task_interval: "Interval | int | str | None" = 1000,
-        save_interval: "Interval | int | str | None" = 1000,
-        keep_last: int | None = 3,
-        progress: bool = True,
-        system_interval_s: float | None = 10.0,
-        capture: bool = True,
+        **how: Unpack[TrialOptions],
     ) -> None:
+        check_options(how, TrialOptions, "trial")
+        check_config(config)
         self.path = resolve(path)
         self._config = config
-        self._how: HookOptions = {
-            "save_snapshots": save_snapshots,
-            "log_interval": log_interval,
-            "val_data": val_data,
-            "val_interval": val_interval,
-            "sampler": sampler,
-            "sample_interval": sample_interval,
-            "task": task,
-            "task_interval": task_interval,
-            "save_interval": save_interval,
-            "stopper": stopper,
-            "progress": progress,
-        }
-        self._keep_last = keep_last
-        self._loggers = list(loggers)
-        self._session_how = {"system_interval_s": system_interval_s, "capture": capture}
-        self._session: Session | None = None
-        self._left_open: weakref.finalize[Any, Any] | None = None
-        self._resumed_from: int | None = None
-        if _rank() > 0:
+        hook_how = {key: value for key, value in how.items() if key in HookOptions.__annotations__}
+        self._how: HookOptions = {**HOOK_DEFAULTS, **cast(HookOptions, hook_how)}
+        session_how = {key: value for key, value in how.items() if key in SessionOptions.__annotations__}
+        self._writer = TrialWriter(self.path, config, loggers, cast(SessionOptions, session_how))
+        given = self._how["save_snapshots"]
+        self._snapshots = TrialSnapshots(self.path, self._writer, given, how.get("keep_last", 3))
+        if rank() > 0:
             return  # rank 0 alone writes; the others only train
         if clean and read_marker(self.path) is not None:
             remove_unowned(self.path)
         mark(self.path, "trial")
-        if config is not None and not (self.path / CONFIG).exists():
-            write_yaml(self.path / CONFIG, config)
+        if not (self.path / CONFIG).exists():
+            keep_config(self.path, config)
 
     # -- training
 
@@ -154,16 +105,15 @@ class Trial:
         """
         from ai.lab.recording.hook import TrialHook
 
-        if unknown := changes.keys() - HookOptions.__annotations__.keys():
-            options = ", ".join(HookOptions.__annotations__)
-            raise TypeError(f"hook options must be of {options}; got {', '.join(sorted(unknown))}")
+        check_options(changes, HookOptions, "hook")
         self._how = {**self._how, **changes}
-        how: dict[str, Any] = {**self._how, "stopper": self._stopper(self._how.get("stopper"))}
+        self._snapshots.given = self._how["save_snapshots"]
+        how: dict[str, Any] = {**self._how, "stopper": self._stopper(self._how["stopper"])}
         return TrialHook(
             self._begin,
             self._end,
-            log=self._write,
-            sample=self._save_sample if how["sampler"] is not None else None,
+            log=self._writer.log,
+            sample=self._writer.sample if how["sampler"] is not None else None,
             snapshots=self.snapshots if how.pop("save_snapshots") else None,
             **how,
         )
@@ -182,14 +132,7 @@ class Trial:
         Raises:
             OwnedError: another live process writes the trial.
         """
-        from ai.train import snapshot
-
-        if _rank() == 0 and self._session is None:
-            Owner(self.path).release()  # refuses while another process writes
-        newest = self.snapshots.latest()
-        step = snapshot.restore(newest, model, opt, *stateful) if newest is not None else 0
-        self._resumed_from = step
-        return step
+        return self._snapshots.resume(model, opt, stateful)
 
     # -- recording by hand
 
@@ -201,24 +144,15 @@ class Trial:
             ValueError: a key is empty, `step` or `time`.
             OSError: the file cannot be written; earlier rows are intact.
         """
-        self._open().write(step, values)
+        self._writer.log(step, values)
 
     def save_sample(self, step: int, images: Any) -> Path:
         """Writes images as the PNG page of `step` and returns its path; see `ai.lab.recording.image_page.save_page`."""
-        self._open()
-        return self._save_sample(step, images)
+        return self._writer.sample(step, images)
 
     def save_snapshot(self, model: "Models", opt: "Optimizers", step: int, *stateful: "Stateful") -> Path:
         """Saves a snapshot outside a trainer's run and returns its path; `resume` and `load_snapshot` read it."""
-        from ai.train import Run
-
-        models = dict(model) if isinstance(model, Mapping) else {"model": model}
-        optimizers = dict(opt) if isinstance(opt, Mapping) else {"model": opt}
-        run = Run(models, optimizers, data=(), step=step)
-        for index, one in enumerate(stateful):
-            run.add_state(f"stateful.{index}", one)
-        run.add_state("trial", MetricsPosition(self._open()))
-        return self.snapshots.save(run, step)
+        return self._snapshots.save(model, opt, step, stateful)
 
     def load_snapshot(self, model: "Models", opt: "Optimizers", *stateful: "Stateful", step: int | None = None) -> int:
         """Puts the snapshot of `step` back, or the newest whole one, without going on with its rows.
@@ -226,17 +160,14 @@ class Trial:
         Raises:
             FileNotFoundError: there is none.
         """
-        from ai.train import snapshot
-
-        return snapshot.restore(self._snapshot(step), model, opt, *stateful)
+        return self._snapshots.load(model, opt, stateful, step)
 
     def note(self, **fields: object) -> None:
         """Keeps fields, such as a score, in `meta.json` under `notes`."""
-        session = self._open()
-        session.update(notes={**session.meta.get("notes", {}), **fields})
+        self._writer.note(fields)
 
     def __enter__(self) -> Self:
-        self._open()
+        self._writer.open(in_use=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -245,7 +176,8 @@ class Trial:
     def close(self) -> None:
         """Ends recording by hand; the trial counts as finished.
 
-        So it does when the script ends, or nothing refers to it any more. A script that an error ends fails its trials.
+        So it does when the script ends, or nothing refers to it any more. A script that an error, or `sys.exit` with a
+        code, ends fails its trials.
         """
         self._end("finished")
 
@@ -283,12 +215,7 @@ class Trial:
     @property
     def snapshots(self) -> "Snapshots":
         """The trial's snapshots, as `ai.train` sees them."""
-        from ai.train import Snapshots
-
-        given = self._how["save_snapshots"]
-        if isinstance(given, Snapshots):
-            return given
-        return Snapshots(self.path / SNAPSHOTS, keep_last=self._keep_last)
+        return self._snapshots.store
 
     def model_path(self, step: int | None = None) -> Path:
         """Returns the model file of the snapshot of `step`, or of the newest whole one: for `model.init(path)`.
@@ -296,7 +223,7 @@ class Trial:
         Raises:
             FileNotFoundError: there is none.
         """
-        return self._snapshot(step) / "model.safetensors"
+        return self._snapshots.at(step) / "model.safetensors"
 
     def load_model(self, step: int | None = None) -> "nn.Module":
         """Returns the model of a snapshot, built as its manifest says and filled with its weights.
@@ -312,7 +239,7 @@ class Trial:
         """
         from ai.model.saved import build
 
-        return build(self._snapshot(step)).eval()
+        return build(self._snapshots.at(step)).eval()
 
     def plot(self, keys: Sequence[str] = (), *, path: str | Path | None = None) -> Path:
         """Draws the metrics over the steps and returns the picture's path, `metrics.png` in the folder by default."""
@@ -329,91 +256,10 @@ class Trial:
         """What the hook asks after each evaluation; a search asks it for pruning too."""
         return stopper
 
-    def _open(self, **fields: object) -> Session:
-        if self._session is None:
-            if _rank() > 0:
-                raise RuntimeError(f"rank {_rank()} must not write the trial {self.path}: rank 0 does")
-            from ai.lab.recording.trackers import as_logger
-
-            if self._config is not None:
-                _keep_config(self.path, self._config)
-            loggers = [as_logger(logger, self.record, self.config) for logger in self._loggers]
-            self._session = Session(self.record, loggers=loggers, **self._session_how, **fields)  # type: ignore[arg-type]
-            self._left_open = weakref.finalize(self, _end_left_open, self._session, os.getpid())
-        return self._session
-
     def _begin(self, run: "Run") -> None:
         """Called when a training run begins."""
-        session, resumed_from = self._open(), self._resumed_from
-        self._resumed_from = None
-        try:
-            take_up(session, run, starts_again=resumed_from == 0)
-        except ValueError:
-            self._end(str(session.meta["before"]))
-            raise
+        self._writer.begin(run)
 
     def _end(self, state: str, error: BaseException | None = None, **fields: object) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            if self._left_open is not None:
-                self._left_open.detach()
-            _close(session, state, error, **fields)
-
-    def _write(self, step: int, values: Mapping[str, float]) -> None:
-        session = self._session
-        assert session is not None
-        session.write(step, values)
-
-    def _save_sample(self, step: int, images: Any) -> Path:
-        from ai.lab.recording.image_page import save_page
-
-        folder = self.path / SAMPLES
-        folder.mkdir(exist_ok=True)
-        path = folder / f"{step:09d}.png"
-        save_page(path, images)
-        return path
-
-    def _snapshot(self, step: int | None) -> Path:
-        if step is None:
-            found = self.snapshots.latest()
-            if found is None:
-                raise FileNotFoundError(f"trial {self.path} has no snapshot; record it with save_snapshots=True")
-            return found
-        known = self.record.snapshots()
-        if step not in known:
-            steps = ", ".join(map(str, known)) or "none"
-            raise FileNotFoundError(f"trial {self.path} has no snapshot of step {step}; it has: {steps}")
-        return known[step]
-
-
-def _close(session: Session, state: str, error: BaseException | None, **fields: object) -> None:
-    for logger in session.loggers:
-        with contextlib.suppress(Exception):
-            getattr(logger, "close", lambda: None)()
-    session.close(state, error, **fields)
-
-
-def _end_left_open(session: Session, pid: int) -> None:
-    """Ends what was logged by hand and never closed, once nobody can log any more; not in a forked child."""
-    if os.getpid() != pid:
-        return
-    # What ended the script, as the interpreter keeps it; at a prompt it is an error that was survived.
-    error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
-    try:
-        _close(session, *outcome_of(error))
-    except OSError as failure:
-        if session.record.path.exists():  # else it was deleted, and there is no end to record
-            print(f"ai.lab: the end of {session.record.path} could not be recorded: {failure}", file=sys.stderr)
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK") or 0)
-
-
-def _keep_config(path: Path, config: object) -> None:
-    """Writes the configuration unless it is the recorded one."""
-    from ai.lab.config import read_yaml, to_plain
-
-    file = path / CONFIG
-    if not file.exists() or read_yaml(file) != to_plain(config):
-        write_yaml(file, config)
+        """Called when a training run, or a `with` block, ends."""
+        self._writer.end(state, error, **fields)

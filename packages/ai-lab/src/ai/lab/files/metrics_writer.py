@@ -5,13 +5,13 @@ import json
 import operator
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ai.lab.files.folder import write_atomic
 from ai.lab.files.load import is_number, is_step
-from ai.lab.files.metrics_file import Row, cut_torn_line, lines_and_rows
+from ai.lab.files.metrics_file import Row, cut_torn_line, lines_and_rows, read_rows
 from ai.lab.files.metrics_index import BLOCK_BYTES, Index, read_indexed_table
 
 _LARGE = 2**63
@@ -24,11 +24,15 @@ class MetricsWriter:
     Args:
         path: The file; made if missing. A torn last line is cut off.
 
+    Attributes:
+        dropped_from: The smallest step of the rows that were dropped, None if none were.
+
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
         >>> writer = MetricsWriter(path)
-        >>> writer.write(1, {"loss": 0.5})
+        >>> writer.write(1, {"loss": 0.5})["loss"]
+        0.5
         >>> writer.close()
         >>> path.read_text().endswith('"loss":0.5}\n')
         True
@@ -40,9 +44,10 @@ class MetricsWriter:
         self._end = cut_torn_line(self._descriptor)
         self._index = Index(path)
         self._last: Row | None = {} if not self._end else None
+        self.dropped_from: int | None = None
 
-    def write(self, step: int, values: Mapping[str, object]) -> None:
-        """Appends one row; numbers, 0-d tensors and 0-d arrays are taken.
+    def write(self, step: int, values: Mapping[str, object]) -> Row:
+        """Appends one row and returns it; numbers, 0-d tensors and 0-d arrays are taken.
 
         Raises:
             TypeError: a value is not one number, or a key is not text.
@@ -62,6 +67,7 @@ class MetricsWriter:
         self._append(_encode(row).encode() + b"\n")
         if self._last is not None:
             self._last.update(row)
+        return row
 
     def _append(self, data: bytes) -> None:
         try:
@@ -95,9 +101,13 @@ class MetricsWriter:
         if not 0 <= end <= self._end or (end and os.pread(self._descriptor, 1, end - 1) != b"\n"):
             return False
         if end != self._end:
+            self._note_dropped(int(row["step"]) for row in read_rows(self._path, end))
             os.ftruncate(self._descriptor, end)
             self._cut_to(end)
         return True
+
+    def _note_dropped(self, steps: Iterable[int]) -> None:
+        self.dropped_from = min([*steps, *([] if self.dropped_from is None else [self.dropped_from])], default=None)
 
     def _cut_to(self, end: int) -> None:
         self._end, self._last = end, None
@@ -112,6 +122,7 @@ class MetricsWriter:
             else:
                 dropped += 1
         if dropped:
+            self._note_dropped([step])
             write_atomic(self._path, b"".join(kept))
             os.close(self._descriptor)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND)

@@ -1,5 +1,7 @@
 """Who writes a folder: one process at a time, and a dead one never blocks the next."""
 
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -20,13 +22,18 @@ class Owner:
 
     Raises:
         OwnedError: another live process holds it; the message names its host and pid.
+
+    Attributes:
+        give_up: What ends the writing where nobody else will, so that the folder can be cleaned; None while it is used.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.give_up: weakref.WeakMethod[Callable[[], None]] | None = None
         self._lock = Lock(folder / FILE)
         found = self._lock.try_acquire()
         if found is not None:
             raise OwnedError(refusal(folder, found))
+        _owners[folder] = self
 
     def release(self) -> None:
         """Gives the right up; may be called twice."""
@@ -42,6 +49,16 @@ class Owner:
 def holder(folder: Path) -> Holder | None:
     """Returns host, pid and start of the live process that writes `folder`, None if there is none."""
     return holder_of(folder / FILE)
+
+
+def give_up_left_open(folder: Path) -> None:
+    """Ends what this process itself has left open in `folder`, as the object of an earlier notebook cell."""
+    owner = _owners.get(folder)
+    if owner is not None and owner.give_up is not None and (end := owner.give_up()) is not None:
+        end()
+
+
+_owners: weakref.WeakValueDictionary[Path, Owner] = weakref.WeakValueDictionary()
 
 
 def refusal(folder: Path, found: Holder) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ai.lab.files.folder import MARKER, read_marker, scan
 from ai.lab.files.ownership import FILE as OWNER
-from ai.lab.files.ownership import OwnedError, Owner, holder, refusal
+from ai.lab.files.ownership import OwnedError, Owner, give_up_left_open, holder, refusal
 
 _FILES = {
     "trial": r"(meta|owner)\.json(\..*)?|config\.yaml|log\.txt|(metrics|system)\.(jsonl|columns|png|svg|pdf)",
@@ -43,6 +43,7 @@ def remove_unowned(folder: Path) -> None:
     if read_marker(folder) is None:
         raise ValueError(f"{folder} was not made by ai.lab (no {MARKER} file), so it is not deleted")
     for path, _, _ in scan(folder, inside_trials=True):
+        give_up_left_open(path)
         if (found := holder(path)) is not None:
             raise OwnedError(refusal(path, found))
     aside = _Aside(folder)

@@ -1,6 +1,7 @@
 """How a run ended: the one function that turns what ended it into a state."""
 
 import signal
+import sys
 
 _BY_SIGNAL = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
@@ -21,3 +22,25 @@ def outcome_of(error: BaseException | None) -> tuple[str, BaseException | None]:
     if isinstance(error, KeyboardInterrupt) or code in _BY_SIGNAL:
         return "interrupted", None
     return "failed", error
+
+
+_exits: list[SystemExit] = []
+
+
+def watch_exit() -> None:
+    """Remembers what `sys.exit` is called with from now on: the interpreter keeps it from who ends with the script."""
+    if getattr(sys.exit, "by_ai_lab", False):
+        return
+    leave = sys.exit
+
+    def exit_and_remember(code: object = None, /) -> None:
+        _exits[:] = [SystemExit(code)]
+        leave(code)  # type: ignore[arg-type]
+
+    exit_and_remember.by_ai_lab = True  # type: ignore[attr-defined]
+    sys.exit = exit_and_remember  # type: ignore[assignment]
+
+
+def last_exit() -> SystemExit | None:
+    """Returns what `sys.exit` was called with last; a script that `raise SystemExit` ends tells nobody."""
+    return _exits[0] if _exits else None

@@ -51,4 +51,5 @@ def take_up(session: Session, run: "Run", *, starts_again: bool) -> None:
                 "pass clean=True to start over, or call trial.resume(model, opt, loader) to go on"
             )
         session.event(f"started at step {run.step}")
+    session.rewound()
     session.update(steplimit=run.steplimit, started_step=run.step)

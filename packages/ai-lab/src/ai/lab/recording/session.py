@@ -1,5 +1,6 @@
 """One process's turn at writing a trial: the lock, the metadata, the open files."""
 
+import contextlib
 import hashlib
 import sys
 import traceback
@@ -7,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ai.lab.files.folder import remove_litter, write_json
+from ai.lab.files.metrics_file import Row, read_rows
 from ai.lab.files.metrics_writer import MetricsWriter
 from ai.lab.files.ownership import Owner
 from ai.lab.record import CONFIG, LOG, META, METRICS, SYSTEM, Record
@@ -15,6 +17,17 @@ from ai.lab.recording.provenance import describe_session
 from ai.lab.recording.system_metrics import SystemSampler, now
 
 Logger = Callable[[int, Mapping[str, float]], object]
+"""Called with step and numbers of each row; one that has a `close` is closed at the end."""
+
+
+class Closing:
+    """A logger whose `close` takes the state in which the run ended."""
+
+    def close(self, state: str) -> None:
+        """Ends it."""
+
+    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+        """Takes a row."""
 
 
 class Session:
@@ -42,9 +55,9 @@ class Session:
         **fields: object,
     ) -> None:
         self.record = record
-        self.loggers = loggers
+        self.loggers = list(loggers)
         before = record.state
-        self._owner = Owner(record.path)
+        self.owner = Owner(record.path)
         try:
             self.metrics = MetricsWriter(record.path / METRICS)
             self._meta = {"id": record.id, "state": "created", "sessions": [], **record.meta}
@@ -57,7 +70,7 @@ class Session:
             self._meta["sessions"] = [*self._meta["sessions"], described]
             self.update(state="running", **fields)
         except BaseException:
-            self._owner.release()
+            self.owner.release()
             raise
         self._log = TextLog(record.path / LOG) if capture else None
         self._system = SystemSampler(record.path / SYSTEM, system_interval_s) if system_interval_s else None
@@ -75,9 +88,29 @@ class Session:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends a row of metrics and hands it to the loggers."""
-        self.metrics.write(step, values)
-        for logger in self.loggers:
-            logger(step, values)
+        row = self.metrics.write(step, values)
+        if self.loggers:
+            self._hand_on(row)
+
+    def _hand_on(self, row: Row) -> None:
+        numbers = {key: value for key, value in row.items() if key not in ("step", "time")}
+        for logger in list(self.loggers):
+            try:
+                logger(int(row["step"]), dict(numbers))
+            except Exception as error:  # another tracker's trouble is none of the run's
+                self.loggers.remove(logger)
+                print(
+                    f"ai.lab: a logger failed and gets no more rows: {type(error).__name__}: {error}", file=sys.stderr
+                )
+
+    def rewound(self) -> None:
+        """Tells the loggers which rows were dropped, once it is known what stays."""
+        step = self.metrics.dropped_from
+        rewinders = [rewind for one in self.loggers if (rewind := getattr(one, "rewind", None)) is not None]
+        if step is not None and rewinders:
+            kept = [row for row in read_rows(self.record.path / METRICS) if row["step"] >= step]
+            for rewind in rewinders:
+                rewind(step, kept)
 
     def event(self, text: str) -> None:
         """Appends a line to `log.txt`."""
@@ -90,6 +123,9 @@ class Session:
         Raises:
             OSError: the end cannot be recorded, and there is no `error` that matters more.
         """
+        for logger in self.loggers:
+            with contextlib.suppress(Exception):
+                logger.close(state) if isinstance(logger, Closing) else getattr(logger, "close", lambda: None)()
         if error is not None:
             text = "".join(traceback.format_exception(error))
             fields["error"] = f"{type(error).__name__}: {error}"
@@ -105,7 +141,7 @@ class Session:
         finally:
             if self._log is not None:
                 self._log.close()
-            self._owner.release()
+            self.owner.release()
 
     def _record_end(self, state: str, fields: dict[str, object]) -> None:
         if self._system is not None:

@@ -5,17 +5,21 @@ counted); when it fails, mirroring ends with one warning. The trial's own files 
 `export` fills any tracker from them afterwards.
 """
 
+import contextlib
+import importlib
 import importlib.util
+import itertools
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 from ai.lab.config import flatten, to_plain
 from ai.lab.files.metrics_file import Row, read_rows
 from ai.lab.record import METRICS, Record
-from ai.lab.recording.session import Logger
+from ai.lab.recording.session import Closing, Logger
 
 QUEUE_ROWS = 1000
 """So many rows may wait for a slow tracker before further ones are left out."""
@@ -24,32 +28,56 @@ CLOSE_S = 15.0
 
 
 class Tracker(Protocol):
-    """Another tracker, open for one run."""
+    """Another tracker, open for one run. It is one run there for life: resumed under the same identity."""
 
     def write(self, rows: Iterable[Row]) -> None:
         """Takes rows, each with `step` and `time` besides its numbers."""
 
-    def close(self) -> None:
-        """Ends the run there."""
+    def rewind(self, step: int) -> None:
+        """Takes back the rows of `step` and later, where the tracker can."""
+
+    def close(self, state: str) -> None:
+        """Ends the run there, in the trial's state."""
 
 
 class TensorBoard:
     """Event files in the trial's `tensorboard` folder."""
 
-    def __init__(self, record: Record, config: Mapping[str, Any]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    NEEDS = ("tensorboard.compat.proto.event_pb2", "tensorboard.summary.writer.event_file_writer")
 
-        self._writer = SummaryWriter(str(record.path / "tensorboard"))
+    def __init__(self, record: Record, config: Mapping[str, Any], fresh: bool = False) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2  # type: ignore[import-untyped]
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto  # type: ignore[import-untyped]
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
+
+        folder = record.path / "tensorboard"
+        if fresh and folder.exists():
+            for file in folder.glob("events.out.tfevents.*"):
+                file.unlink()
+        self._events, self._summaries = event_pb2, summary_pb2
+        self._writer = EventFileWriter(str(folder))
         lines = "\n".join(f"    {key}: {value}" for key, value in config.items())
-        self._writer.add_text("config", lines)
+        plugin = summary_pb2.SummaryMetadata.PluginData(plugin_name="text")
+        text = TensorProto(dtype="DT_STRING", string_val=[lines.encode()])
+        metadata = summary_pb2.SummaryMetadata(plugin_data=plugin)
+        value = summary_pb2.Summary.Value(tag="config/text_summary", metadata=metadata, tensor=text)
+        self._add(0, time.time(), summary=summary_pb2.Summary(value=[value]))
 
     def write(self, rows: Iterable[Row]) -> None:
         """Takes rows; see `Tracker`."""
         for row in rows:
-            for key, value in _values(row):
-                self._writer.add_scalar(key, value, int(row["step"]), row["time"])
+            values = [self._summaries.Summary.Value(tag=key, simple_value=value) for key, value in _values(row)]
+            self._add(int(row["step"]), row["time"], summary=self._summaries.Summary(value=values))
 
-    def close(self) -> None:
+    def rewind(self, step: int) -> None:
+        """Has what was written of `step` and later dropped by readers."""
+        start = self._events.SessionLog(status=self._events.SessionLog.START)
+        self._add(step, time.time(), session_log=start)
+
+    def _add(self, step: int, wall_time: float, **what: Any) -> None:
+        self._writer.add_event(self._events.Event(step=step, wall_time=wall_time, **what))
+
+    def close(self, state: str) -> None:
         """Ends the run there."""
         self._writer.close()
 
@@ -57,12 +85,20 @@ class TensorBoard:
 class Wandb:
     """A Weights & Biases run, under the trial's identity; offline with `WANDB_MODE=offline`."""
 
-    def __init__(self, record: Record, config: Mapping[str, Any]) -> None:
+    NEEDS = ("wandb",)
+
+    def __init__(self, record: Record, config: Mapping[str, Any], fresh: bool = False) -> None:
         import wandb  # type: ignore[import-not-found]
 
         self._run = wandb.init(
-            id=record.id, name=record.name, dir=str(record.path), config=dict(config), resume="allow", reinit=True
+            id=record.id,
+            name=record.name,
+            dir=str(record.path),
+            config=dict(config),
+            resume=None if fresh else "allow",
+            reinit="create_new",  # the user's own run goes on
         )
+        self._run.define_metric("*", step_metric="step")
 
     def write(self, rows: Iterable[Row]) -> None:
         """Takes rows; see `Tracker`."""
@@ -70,27 +106,44 @@ class Wandb:
             # Its own step may not go backwards, which a validation's does; so ours is a number like the others.
             self._run.log({**dict(_values(row)), "step": row["step"], "_timestamp": row["time"]})
 
-    def close(self) -> None:
+    def rewind(self, step: int) -> None:
+        """Does nothing: W&B takes no row back; `ai-lab export` fills the run anew."""
+
+    def close(self, state: str) -> None:
         """Ends the run there."""
-        self._run.finish()
+        self._run.finish(exit_code=int(state not in GOOD_ENDS))
 
 
 class Mlflow:
-    """An MLflow run on the tracking server that MLflow's own settings name, written in batches."""
+    """An MLflow run on the tracking server that MLflow's own settings name, written in batches.
 
+    It is found again by a tag with the trial's identity.
+    """
+
+    NEEDS = ("mlflow",)
     BATCH = 1000
+    STATES: ClassVar = {"failed": "FAILED", "dead": "FAILED", "interrupted": "KILLED"}
 
-    def __init__(self, record: Record, config: Mapping[str, Any]) -> None:
+    def __init__(self, record: Record, config: Mapping[str, Any], fresh: bool = False) -> None:
         import mlflow  # type: ignore[import-not-found]
 
         self._client = mlflow.MlflowClient()
         found = self._client.get_experiment_by_name("ai-lab")
         experiment = found.experiment_id if found else self._client.create_experiment("ai-lab")
-        run = self._client.create_run(experiment, run_name=record.name, tags={"ai-lab.id": record.id})
-        self._run_id = run.info.run_id
-        params = [mlflow.entities.Param(key[:250], str(value)[:6000]) for key, value in config.items()]
-        for start in range(0, len(params), 100):
-            self._client.log_batch(self._run_id, params=params[start : start + 100])
+        known = self._client.search_runs([experiment], f"tags.`ai-lab.id` = '{record.id}'")
+        if fresh:
+            for run in known:
+                self._client.delete_run(run.info.run_id)
+            known = []
+        if known:
+            self._run_id = known[0].info.run_id
+            self._client.update_run(self._run_id, status="RUNNING")
+        else:
+            run = self._client.create_run(experiment, run_name=record.name, tags={"ai-lab.id": record.id})
+            self._run_id = run.info.run_id
+            params = [mlflow.entities.Param(key[:250], str(value)[:6000]) for key, value in config.items()]
+            for start in range(0, len(params), 100):
+                self._client.log_batch(self._run_id, params=params[start : start + 100])
         self._metric: Callable[..., Any] = mlflow.entities.Metric
 
     def write(self, rows: Iterable[Row]) -> None:
@@ -103,19 +156,26 @@ class Mlflow:
         for start in range(0, len(metrics), self.BATCH):
             self._client.log_batch(self._run_id, metrics=metrics[start : start + self.BATCH])
 
-    def close(self) -> None:
+    def rewind(self, step: int) -> None:
+        """Does nothing: MLflow takes no number back; `ai-lab export` fills the run anew."""
+
+    def close(self, state: str) -> None:
         """Ends the run there."""
-        self._client.set_terminated(self._run_id)
+        self._client.set_terminated(self._run_id, self.STATES.get(state, "FINISHED"))
 
 
-TRACKERS: dict[str, Callable[[Record, Mapping[str, Any]], Tracker]] = {
-    "tensorboard": TensorBoard,
-    "wandb": Wandb,
-    "mlflow": Mlflow,
-}
+GOOD_ENDS = ("finished", "stopped", "pruned")
+TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": Mlflow}
 
 
-class Mirror:
+class _Rewind(NamedTuple):
+    """Goes through the queue like a row: rows of `step` and later are taken back, `rows` of them stay."""
+
+    step: int
+    rows: list[Row]
+
+
+class Mirror(Closing):
     """A logger that hands rows to another tracker from a thread.
 
     Args:
@@ -131,7 +191,8 @@ class Mirror:
         self.dropped = 0
         self._name = name
         self._open = open_tracker
-        self._queue: queue.Queue[Row | None] = queue.Queue(queue_rows)
+        self._queue: queue.Queue[Row | _Rewind | None] = queue.Queue(queue_rows)
+        self._state = "finished"
         self._failed = False
         self._thread = threading.Thread(target=self._run, name=f"ai-lab mirror {name}", daemon=True)
         self._thread.start()
@@ -147,29 +208,43 @@ class Mirror:
         except queue.Full:
             self.dropped += 1
 
+    def rewind(self, step: int, rows: list[Row]) -> None:
+        """Takes back the rows of `step` and later, of which `rows` stay."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put(_Rewind(step, rows), timeout=CLOSE_S)
+
     def _run(self) -> None:
         try:
             tracker = self._open()
             try:
                 ended = False
                 while not ended:
-                    rows = [self._queue.get()]
-                    while not self._queue.empty() and len(rows) < QUEUE_ROWS:
-                        rows.append(self._queue.get())
-                    ended = None in rows
-                    tracker.write([row for row in rows if row is not None])
+                    items = [self._queue.get()]
+                    while not self._queue.empty() and len(items) < QUEUE_ROWS:
+                        items.append(self._queue.get())
+                    for is_row, some in itertools.groupby(items, lambda item: isinstance(item, dict)):
+                        if is_row:
+                            tracker.write(cast("list[Row]", list(some)))
+                            continue
+                        for item in some:
+                            ended = ended or item is None
+                            if isinstance(item, _Rewind):
+                                tracker.rewind(item.step)
+                                tracker.write(item.rows)
             finally:
-                tracker.close()
+                tracker.close(self._state)
         except Exception as error:
             self._failed = True
             self._warn(f"failed and gets no more rows: {type(error).__name__}: {error}")
 
-    def close(self) -> None:
-        """Hands over what is queued, waiting a bounded time, and says what was left out."""
+    def close(self, state: str = "finished") -> None:
+        """Hands over what is queued and how the run ended, waiting a bounded time, and says what was left out."""
+        self._state = state
         try:
-            self._queue.put(None, timeout=CLOSE_S)
+            self._queue.put(None, timeout=0 if self._failed else CLOSE_S)
         except queue.Full:
-            self._warn("did not take its rows in time")
+            if not self._failed:
+                self._warn("did not take its rows in time")
         self._thread.join(CLOSE_S)
         if self.dropped:
             self._warn(f"was too slow for {self.dropped} rows; `ai-lab export` fills them in")
@@ -192,8 +267,11 @@ def as_logger(logger: "str | Logger", record: Record, config: Any) -> Logger:
     return Mirror(logger, lambda: make(record, plain))
 
 
-def find_tracker(name: str) -> Callable[[Record, Mapping[str, Any]], Tracker]:
-    """Returns what opens the tracker of that name; see `as_logger`."""
+def find_tracker(name: str) -> Any:
+    """Returns what opens the tracker of that name, its packages imported; see `as_logger`.
+
+    They are imported here, not in the mirror's thread: two threads that import torch at once break each other.
+    """
     if name not in TRACKERS:
         raise ValueError(f"loggers must be callables or of {', '.join(TRACKERS)}, got {name!r}")
     if importlib.util.find_spec(name) is None:
@@ -202,17 +280,19 @@ def find_tracker(name: str) -> Callable[[Record, Mapping[str, Any]], Tracker]:
             f"install it with ai-lab's extra, from a checkout: pip install 'packages/ai-lab[{name}]'",
             name=name,
         )
+    for module in TRACKERS[name].NEEDS:
+        importlib.import_module(module)
     return TRACKERS[name]
 
 
 def export(record: Record, name: str) -> int:
-    """Fills another tracker from a recorded trial, whole, and returns the number of rows."""
-    tracker = find_tracker(name)(record, record.flat_config)
+    """Fills another tracker from a recorded trial, whole and anew, and returns the number of rows."""
+    tracker: Tracker = find_tracker(name)(record, record.flat_config, fresh=True)
     try:
         rows = read_rows(record.path / METRICS)
         tracker.write(rows)
     finally:
-        tracker.close()
+        tracker.close(record.state)
     return len(rows)
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ai.lab.trial import HookOptions, Stopper, Trial
+from ai.lab.recording.options import HookOptions, Stopper
+from ai.lab.trial import Trial
 
 if TYPE_CHECKING:
     import optuna
@@ -59,7 +60,7 @@ class ExperimentTrial(Trial):
 
     def begin(self, **fields: object) -> None:
         """Takes the folder."""
-        self._open(number=self.number, **fields)
+        self._writer.open(in_use=True, number=self.number, **fields)
 
     def report(self, step: int, score: float) -> bool:
         """Tells the search an intermediate score; True when the trial should stop, having no hope.
@@ -96,7 +97,7 @@ class ExperimentTrial(Trial):
 
     def _begin(self, run: "Run") -> None:
         super()._begin(run)
-        self._open().update(hparams=dict(self.hp.chosen))  # also for who looks while it runs
+        self._writer.open().update(hparams=dict(self.hp.chosen))  # also for who looks while it runs
 
     def _end(self, state: str, error: BaseException | None = None, **fields: object) -> None:
         pass  # the objective may go on after its training: `finish` gives the folder up when the score is in

@@ -18,12 +18,12 @@ from optuna.trial import FrozenTrial, TrialState
 from ai.lab.files.folder import read_marker
 from ai.lab.files.ownership import holder
 from ai.lab.record import Record
+from ai.lab.recording.options import HookOptions
 from ai.lab.recording.outcome import outcome_of
 from ai.lab.report.trial_table import TrialRow, to_row
 from ai.lab.search.experiment_trial import ExperimentTrial, Objective, PruneRule
 from ai.lab.search.optuna_storage import FileLock, open_study
 from ai.lab.search.sampling import SeededSampler, as_sampler
-from ai.lab.trial import HookOptions
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner

@@ -1,0 +1,141 @@
+"""What writes a trial's folder in this process: opened when there is something to write, closed however that ends."""
+
+import builtins
+import os
+import sys
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ai.lab.config import read_yaml, to_plain, write_yaml
+from ai.lab.record import CONFIG, SAMPLES, Record
+from ai.lab.recording.options import SESSION_DEFAULTS, SessionOptions
+from ai.lab.recording.outcome import last_exit, outcome_of, watch_exit
+from ai.lab.recording.resumed_rows import take_up
+from ai.lab.recording.session import Logger, Session
+
+if TYPE_CHECKING:
+    from ai.train import Run
+
+
+class TrialWriter:
+    """Writes one trial; on ranks above 0 it only refuses.
+
+    Args:
+        path: The trial's folder, marked.
+        config: What the user gave as configuration, or None.
+        loggers: As of `Trial`.
+        how: How it is recorded.
+
+    Attributes:
+        resumed_from: The step of the last `resume`; None where there was none, or once its run began.
+    """
+
+    def __init__(self, path: Path, config: object, loggers: Sequence[str | Logger], how: SessionOptions) -> None:
+        self.path = path
+        self.resumed_from: int | None = None
+        self._config, self._loggers = config, list(loggers)
+        self._how: SessionOptions = {**SESSION_DEFAULTS, **how}
+        self._session: Session | None = None
+        self._left_open: weakref.finalize[Any, Any] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process is writing the trial."""
+        return self._session is not None
+
+    def open(self, *, in_use: bool = False, **fields: object) -> Session:
+        """Takes the folder, unless that is done, and returns the session.
+
+        Args:
+            in_use: Whether someone ends it: a run, a `with` block. What is only logged to by hand gives way to who
+                cleans the folder.
+            fields: Further ones of `meta.json`.
+        """
+        if self._session is None:
+            if rank() > 0:
+                raise RuntimeError(f"rank {rank()} must not write the trial {self.path}: rank 0 does")
+            from ai.lab.recording.trackers import as_logger
+
+            record = Record(self.path)
+            keep_config(self.path, self._config)
+            config = self._config if self._config is not None else record.config
+            loggers = [as_logger(logger, record, config) for logger in self._loggers]
+            how: dict[str, Any] = {**self._how, **fields}
+            self._session = Session(record, loggers=loggers, **how)
+            self._left_open = weakref.finalize(self, _end_left_open, self._session, os.getpid())
+            self._session.owner.give_up = weakref.WeakMethod(self._give_up)
+            watch_exit()
+        if in_use:
+            self._session.owner.give_up = None
+        return self._session
+
+    def begin(self, run: "Run") -> None:
+        """Opens the trial for a training run."""
+        session, resumed_from = self.open(in_use=True), self.resumed_from
+        self.resumed_from = None
+        try:
+            take_up(session, run, starts_again=resumed_from == 0)
+        except ValueError:
+            self.end(str(session.meta["before"]))
+            raise
+
+    def end(self, state: str, error: BaseException | None = None, **fields: object) -> None:
+        """Records how it ended and gives the folder up; does nothing where it is not open."""
+        session, self._session = self._session, None
+        if session is not None:
+            if self._left_open is not None:
+                self._left_open.detach()
+            session.close(state, error, **fields)
+
+    def _give_up(self) -> None:
+        self.end("interrupted")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends one row."""
+        self.open().write(step, values)
+
+    def sample(self, step: int, images: Any) -> Path:
+        """Writes images as the PNG page of `step` and returns its path."""
+        from ai.lab.recording.image_page import save_page
+
+        self.open()
+        folder = self.path / SAMPLES
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{step:09d}.png"
+        save_page(path, images)
+        return path
+
+    def note(self, fields: Mapping[str, object]) -> None:
+        """Keeps fields in `meta.json` under `notes`."""
+        session = self.open()
+        session.update(notes={**session.meta.get("notes", {}), **fields})
+
+
+def keep_config(path: Path, config: object) -> None:
+    """Writes the configuration unless there is none, or it is the recorded one."""
+    if config is None:
+        return
+    file = path / CONFIG
+    if not file.exists() or read_yaml(file) != to_plain(config):
+        write_yaml(file, config)
+
+
+def rank() -> int:
+    """Returns this process's place among those of a run: 0 alone writes."""
+    return int(os.environ.get("RANK") or 0)
+
+
+def _end_left_open(session: Session, pid: int) -> None:
+    """Ends what was logged by hand and never closed, once nobody can log any more; not in a forked child."""
+    if os.getpid() != pid:
+        return
+    # What ended the script, as the interpreter keeps it; at a prompt it is an error that was survived.
+    at_prompt = hasattr(sys, "ps1") or hasattr(builtins, "__IPYTHON__")
+    error = None if at_prompt else getattr(sys, "last_value", None) or last_exit()
+    try:
+        session.close(*outcome_of(error))
+    except OSError as failure:
+        if session.record.path.exists():  # else it was deleted, and there is no end to record
+            print(f"ai.lab: the end of {session.record.path} could not be recorded: {failure}", file=sys.stderr)
