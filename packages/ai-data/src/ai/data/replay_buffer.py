@@ -4,6 +4,7 @@ Letters: B batch, K steps unrolled, T steps of an episode. A row is one moment; 
 """
 
 import math
+from collections import deque
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ai.data.batch.device import Arriving
 from ai.data.episodes.packing import READINGS, Episode, Packed, pack
 from ai.data.episodes.returns import full_returns, n_step_returns, n_step_rewards
 from ai.data.episodes.sum_tree import SumTree
@@ -100,6 +102,7 @@ class ReplayBuffer:
         # Where steps are not drawn alike, or none twice; without alpha every step that may be drawn has the priority 1.
         self._tree = None if alpha is None and max_reuse is None else SumTree(capacity)
         self._top_priority = 1.0
+        self._arriving: deque[Arriving] = deque()
 
     def __len__(self) -> int:
         """Steps that may be drawn."""
@@ -144,6 +147,7 @@ class ReplayBuffer:
                 f"an episode of {episodes.lengths.max() - 1} steps needs {episodes.lengths.max()} rows, "
                 f"capacity is {self.capacity}"
             )
+        self._settle()
         columns = dict(episodes.columns)
         if self.n_step == math.inf:
             self._check_ends(columns, episodes.lengths)
@@ -177,6 +181,7 @@ class ReplayBuffer:
         Raises:
             ValueError: no step may be drawn, or with `max_reuse` fewer than `batch_size`.
         """
+        self._settle()
         rows = self._draw(batch_size)
         np.add.at(self._uses, rows, 1)
         self._n_drawn += batch_size
@@ -200,19 +205,36 @@ class ReplayBuffer:
     def update_priorities(self, index: Tensor, priority: Tensor) -> None:
         """Sets the priorities of draws by their `index`; those overwritten since are passed over.
 
+        Tensors of a GPU are not waited for: they are under way until the buffer is next drawn from, added to or saved,
+        which then waits for what the GPU had to do before this call.
+
         Raises:
-            ValueError: the buffer has no priorities, or one is negative or not finite; then nothing has changed.
+            ValueError: the buffer has no priorities, or one is negative or not finite (of tensors of a GPU, once they
+                have come); then nothing has changed.
         """
         if self._tree is None or self.alpha is None:
             raise ValueError("this buffer draws uniformly: give alpha to have priorities")
-        values = priority.detach().to("cpu", torch.float64).numpy()
+        arriving = Arriving(index.detach(), priority.detach())
+        if arriving.here:
+            self._set_priorities(*arriving.wait())
+        else:
+            self._arriving.append(arriving)
+
+    def _settle(self) -> None:
+        """Takes the priorities that were under way, in the order in which they were sent."""
+        while self._arriving:
+            self._set_priorities(*self._arriving.popleft().wait())
+
+    def _set_priorities(self, index: Tensor, priority: Tensor) -> None:
+        assert self._tree is not None
+        assert self.alpha is not None
+        values = priority.to(torch.float64).numpy()
         if not np.isfinite(values).all():
             raise ValueError("priority must be finite, got NaN or infinity")
         if len(values) and values.min() < 0:
             raise ValueError(
                 f"priority must be at least 0, got {values.min():g}: of an error give its size, error.abs()"
             )
-        index = index.cpu()
         alive = self._alive(index).numpy()
         rows = (index % self.capacity).numpy()
         usable = alive & self._open[rows]
@@ -250,6 +272,7 @@ class ReplayBuffer:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that later draws depend on, the live rows oldest first."""
+        self._settle()
         live = self._live()
         return {
             "format": _FORMAT,
@@ -297,6 +320,7 @@ class ReplayBuffer:
             new = self._restored(state)
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
             raise ValueError(f"the state of this buffer is damaged: {error}") from error
+        self._arriving.clear()
         self.__dict__.update(new)
 
     def _restored(self, state: dict[str, Any]) -> dict[str, Any]:

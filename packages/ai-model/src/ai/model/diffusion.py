@@ -174,7 +174,9 @@ class DiffusionModel(Model):
 
         def fresh() -> Tensor:
             drawn = torch.randn(n, *self.shape, generator=rng, dtype=torch.float64, device="cpu")
-            return drawn.to(device=device, dtype=wide_dtype)
+            if device.type == "cuda":  # through page-locked memory, or each draw would wait for the steps before it
+                return drawn.pin_memory().to(device, wide_dtype, non_blocking=True)
+            return drawn.to(device, wide_dtype)
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             level = torch.full((n,), sigma, device=device, dtype=wide_dtype)

@@ -160,9 +160,7 @@ def upfirdn(
         >>> upfirdn(torch.ones(1, 1, 4, 4), (1, 3, 3, 1), up=2, pad=(2, 1), gain=4).shape
         torch.Size([1, 1, 8, 8])
     """
-    taps = torch.as_tensor(kernel, dtype=x.dtype, device=x.device)
-    if taps.ndim != 1:
-        raise ValueError(f"kernel must be a list of taps, not of shape {tuple(taps.shape)}")
+    taps = _taps(kernel, x)
     if up < 1 or down < 1:
         raise ValueError(f"up ({up}) and down ({down}) must be at least 1")
     before, after = (pad, pad) if isinstance(pad, int) else pad
@@ -177,6 +175,17 @@ def upfirdn(
     # Each channel is filtered on its own; the thinning happens inside the convolutions, one axis after the other.
     x = F.conv2d(x, taps.view(1, 1, -1, 1).expand(nc, 1, -1, 1), stride=(down, 1), groups=nc)
     return F.conv2d(x, taps.view(1, 1, 1, -1).expand(nc, 1, 1, -1), stride=(1, down), groups=nc)
+
+
+def _taps(kernel: Sequence[float] | Tensor, x: Tensor) -> Tensor:
+    """Returns a filter's taps in the type and on the device of `x`."""
+    if isinstance(kernel, Tensor):
+        taps = kernel.to(device=x.device, dtype=x.dtype)
+    else:  # filled in there: a list that is copied to a device waits for all that the device has to do
+        taps = torch.cat([x.new_full((1,), float(tap)) for tap in kernel]) if len(kernel) else x.new_empty(0)
+    if taps.ndim != 1:
+        raise ValueError(f"kernel must be a list of taps, not of shape {tuple(taps.shape)}")
+    return taps
 
 
 def blur(x: Tensor, kernel: Sequence[float] = (1, 2, 1)) -> Tensor:

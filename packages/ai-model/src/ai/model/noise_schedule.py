@@ -41,12 +41,12 @@ def noise_levels(
     return [*table[places].tolist(), 0.0]
 
 
-def ddpm_sigmas(schedule: str = "linear") -> Tensor:
-    """Returns the noise levels of DDPM's 1000 training steps, rising, in float64 on the CPU."""
+def ddpm_sigmas(schedule: str = "linear", device: torch.device | str = "cpu") -> Tensor:
+    """Returns the noise levels of DDPM's 1000 training steps, rising, in float64."""
     if schedule == "linear":
-        beta = torch.linspace(1e-4, 0.02, N_TRAIN_STEPS, dtype=torch.float64, device="cpu")
+        beta = torch.linspace(1e-4, 0.02, N_TRAIN_STEPS, dtype=torch.float64, device=device)
     else:
-        t = torch.arange(N_TRAIN_STEPS + 1, dtype=torch.float64, device="cpu") / N_TRAIN_STEPS
+        t = torch.arange(N_TRAIN_STEPS + 1, dtype=torch.float64, device=device) / N_TRAIN_STEPS
         kept = torch.cos((t + 0.008) / 1.008 * math.pi / 2).square()
         beta = (1 - kept[1:] / kept[:-1]).clamp(max=0.999)
     alpha_bar = torch.cumprod(1 - beta, 0)
@@ -55,7 +55,9 @@ def ddpm_sigmas(schedule: str = "linear") -> Tensor:
 
 def ddpm_time(sigma: Tensor) -> Tensor:
     """Returns the step, 0 … 999, of the linear schedule at which noise has the level `sigma`; fractions in between."""
-    table = ddpm_sigmas().log().to(device=sigma.device, dtype=sigma.dtype)
+    # Computed where it is needed: a table that is copied to a device waits for all that the device has to do.
+    device = "cpu" if sigma.device.type == "mps" else sigma.device  # Apple's GPUs have no float64
+    table = ddpm_sigmas(device=device).log().to(device=sigma.device, dtype=sigma.dtype)
     level = sigma.log().clamp(table[0], table[-1])
     right = torch.searchsorted(table, level).clamp(1, N_TRAIN_STEPS - 1)
     left = right - 1

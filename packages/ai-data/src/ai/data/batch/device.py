@@ -57,3 +57,32 @@ def to_device(batch: Any, device: torch.device, pin: bool) -> Any:
     if isinstance(batch, list) and batch and isinstance(batch[0], Tensor | np.ndarray | Mapping | tuple):
         return [to_device(value, device, pin) for value in batch]
     return batch
+
+
+class Arriving:
+    """Tensors on their way to the CPU, without waiting for a GPU.
+
+    Args:
+        *tensors: on one device.
+
+    >>> Arriving(torch.ones(2)).wait()
+    [tensor([1., 1.])]
+    """
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self.here = not any(x.is_cuda for x in tensors)
+        if self.here:
+            self._host = [x.cpu() for x in tensors]
+            return
+        # Page-locked memory, which the GPU writes when it comes to it.
+        self._host = [torch.empty(x.shape, dtype=x.dtype, device="cpu", pin_memory=True) for x in tensors]
+        for target, source in zip(self._host, tensors, strict=True):
+            target.copy_(source, non_blocking=True)
+        self._arrived = torch.cuda.Event()
+        self._arrived.record(torch.cuda.current_stream(tensors[0].device))
+
+    def wait(self) -> list[Tensor]:
+        """Returns the tensors on the CPU, waiting for what the GPU had to do when they were sent."""
+        if not self.here:
+            self._arrived.synchronize()
+        return self._host

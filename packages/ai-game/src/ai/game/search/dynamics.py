@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ai.game.protocol import Game, State
+from ai.game.search.device import fetched, sent
 from ai.game.search.evaluator import CachedEvaluator, Evaluation, NetEvaluator, StateEvaluator
 from ai.game.search.tree import Leaf, Tree
 
@@ -40,6 +41,7 @@ class LearnedModel(Protocol):
     def recurrent(self, embedding: Any, action: Any) -> tuple[Any, Any, Any, Any, Any]:
         """Returns the next embedding `[B, *E]`, reward `[B]`, discount `[B]`, logits `[B, A]` and value `[B]`.
 
+        Actions `[B]` come as an array, or where embeddings lie on an accelerator as a tensor there.
         The discount is what the next value is worth to the player who takes the action: negative where players
         alternate.
         """
@@ -201,7 +203,10 @@ class Learned:
             shape = (*self._shape, *embedding.shape[1:])
             torch_made = isinstance(embedding, Tensor)
             self._embeddings = embedding.new_zeros(shape) if torch_made else np.zeros(shape, embedding.dtype)
-        self._embeddings[rows, 0] = embedding
+        at = rows
+        if isinstance(self._embeddings, Tensor) and self._embeddings.device.type != "cpu":
+            at = sent(torch.from_numpy(rows), self._embeddings.device)
+        self._embeddings[at, 0] = embedding
         tree.legal[rows, 0] = True if legal is None else legal
         return Evaluated(rows, *checked((logits, value), len(rows), self.num_actions))
 
@@ -218,22 +223,25 @@ class Learned:
             return observation
         first = next(self.model.parameters(), None) if isinstance(self.model, nn.Module) else None
         if first is not None:
-            observation = observation.to(first.device)
+            observation = sent(observation, first.device)
         return observation if observation.is_floating_point() else observation.float()
 
     def expand(self, tree: Tree, rows: NDArray[np.int64], leaf: Leaf) -> Evaluated:
         """Lets the model take the action of each new edge from its parent's embedding."""
         # no node of a learned model is terminal, so that every walk ends at a new edge
-        embedding, reward, discount, logits, value = self.model.recurrent(
-            self._embeddings[rows, leaf.parent], leaf.action.copy()
-        )
+        games, parent, node, action = rows, leaf.parent, leaf.node, leaf.action.copy()
+        if isinstance(self._embeddings, Tensor) and self._embeddings.device.type != "cpu":
+            places = torch.from_numpy(np.stack([games, parent, node, action]).astype(np.int64))
+            games, parent, node, action = sent(places, self._embeddings.device)
+        embedding, *outcomes = self.model.recurrent(self._embeddings[games, parent], action)
+        reward, discount, logits, value = fetched(*outcomes)
         batch = len(rows)
         for name, outcome, edges in (("rewards", reward, tree.reward), ("discounts", discount, tree.discount)):
             numbers = _array(outcome).reshape(batch)
             if not np.isfinite(numbers).all():
                 raise ValueError(f"model must return finite {name}, got NaN or infinity")
             edges[rows, leaf.parent, leaf.action] = numbers
-        self._embeddings[rows, leaf.node] = embedding
+        self._embeddings[games, node] = embedding
         tree.legal[rows, leaf.node] = True
         return Evaluated(np.arange(batch), *checked((logits, value), batch, self.num_actions))
 
@@ -252,7 +260,7 @@ def checked(outcome: Evaluation, batch: int, num_actions: int) -> tuple[NDArray[
     Raises:
         ValueError: its shapes are not `[batch, num_actions]` and `[batch]`.
     """
-    logits, value = _array(outcome[0]), _array(outcome[1])
+    logits, value = map(_array, fetched(*outcome))
     if logits.shape != (batch, num_actions):
         raise ValueError(f"evaluator must return logits of shape ({batch}, {num_actions}), got {logits.shape}")
     if value.size != batch:

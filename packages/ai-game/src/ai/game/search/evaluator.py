@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ai.game import draws, fast
 from ai.game.protocol import Game, State, move_weights, outcome_for
+from ai.game.search.device import fetched, sent
 from ai.model import fold
 
 Evaluation = tuple[Any, Any]
@@ -68,9 +69,6 @@ class NetEvaluator:
         self._folded_of: list[Tensor] = []
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {self.chunk}")
-        if self.device is None:
-            first = next(self.model.parameters(), None)
-            self.device = torch.device("cpu") if first is None else first.device
 
     def __call__(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Returns logits and values on the CPU in float32 (float64 stays)."""
@@ -116,10 +114,12 @@ class NetEvaluator:
                 self._folded.to(memory_format=torch.channels_last)
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.device is not None
         model = self._folded if self.fold and self._folded is not None else self.model
-        if self.device.type != "cpu":
-            x = x.to(self.device)
+        device = self.device
+        if device is None:  # looked at anew: a model may be moved
+            first = next(self.model.parameters(), None)
+            device = torch.device("cpu") if first is None else first.device
+        x = sent(x, device)
         if not x.is_floating_point():  # frames travel as bytes
             x = x.float()
         if self.channels_last and x.dim() == 4:
@@ -127,11 +127,12 @@ class NetEvaluator:
         if self.dtype is None:
             logits, value = model(x)
         else:
-            with torch.autocast(self.device.type, self.dtype):
+            with torch.autocast(device.type, self.dtype):
                 logits, value = model(x)
         if logits.dtype in (torch.bfloat16, torch.float16):
             logits, value = logits.float(), value.float()
-        return (logits, value) if self.device.type == "cpu" else (logits.cpu(), value.cpu())
+        logits, value = fetched(logits, value)
+        return logits, value
 
     @classmethod
     def tuned(

@@ -31,7 +31,8 @@ class MuZero:
         obs_unrolled: whether `obs` has the axis of unrolled steps.
         consistency_weight: of the mean squared distance between each unrolled state and the one that the model sees in
             the observation made then, through which no gradient flows; needs `obs_unrolled`.
-        priorities: (index, priority) -> None, such as `loader.update_priorities`, given each draw's value error.
+        priorities: (index, priority) -> None, such as `loader.update_priorities`, given each draw's value error; both
+            lie where the batch does.
 
     Source: Schrittwieser et al. 2020, Mastering Atari, Go, chess and shogi by planning with a learned model, equation 1
     and appendix G: the K steps' losses scaled by 1/K, the gradient halved at each dynamics call. Consistency: Ye et al.
@@ -76,7 +77,7 @@ class MuZero:
             logits, value = model.predict(state)
             if k == 0 and self.priorities is not None and torch.is_grad_enabled():
                 error = (self._to_scalar(value.detach()) - target[:, 0]).abs()
-                self.priorities(batch["index"], error.cpu() + 1e-6)
+                self.priorities(batch["index"], error + 1e-6)
             wanted = batch["policy"][:, k].to(logits.dtype)
             policy_loss = policy_loss + scale * mask[:, k] * F.cross_entropy(logits, wanted, reduction="none")
             value_loss = value_loss + scale * self._scalar_loss(value, target[:, k])
