@@ -402,8 +402,8 @@ class _Functions(TorchFunctionMode):
 _FACTORIES = {
     "zeros", "ones", "empty", "full", "arange", "linspace", "logspace", "eye", "rand", "randn", "randint", "randperm",
     "tensor", "as_tensor", "asarray", "empty_strided", "zeros_like", "ones_like", "empty_like", "full_like",
-    "rand_like", "randn_like", "randint_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "tril_indices",
-    "triu_indices", "normal", "hann_window", "scalar_tensor", "range", "new_empty_strided",
+    "rand_like", "randn_like", "randint_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor",
+    "tril_indices", "triu_indices", "normal", "hann_window", "scalar_tensor", "range", "new_empty_strided",
 }  # fmt: skip
 _MAKES_FROM_VALUES = {"tensor", "as_tensor", "asarray", "new_tensor"}
 
@@ -495,8 +495,12 @@ def _tolist(cuda: PretendedCuda, x: Tensor) -> Any:
 def _one_hot(cuda: PretendedCuda, x: Tensor, num_classes: int = -1) -> Tensor:
     if isinstance(x, DeviceTensor) and num_classes < 0:
         cuda.waits("one_hot without num_classes")
-    with cuda.no_sync(False):  # only the CPU's kernel looks at the numbers
-        return torch.nn.functional.one_hot(x, num_classes)
+    before, cuda.inside = cuda.inside, isinstance(x, DeviceTensor)
+    try:
+        with cuda.no_sync(False):  # only the CPU's kernel looks at the numbers
+            return torch.nn.functional.one_hot(x, num_classes)
+    finally:
+        cuda.inside = before
 
 
 def _pin_memory(cuda: PretendedCuda, x: Tensor, *_: Any) -> Tensor:

@@ -1,0 +1,146 @@
+"""The pretended device refuses what a GPU refuses: else the tests that run on it prove nothing."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tests.pretended_cuda import PretendedCuda, SyncError
+
+
+@pytest.fixture
+def cuda():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with PretendedCuda() as pretended:
+        yield pretended
+
+
+@pytest.fixture
+def x(cuda):
+    return torch.arange(6.0, device="cuda").view(2, 3)
+
+
+APART = {
+    "a sum": lambda x: x + torch.ones(3),
+    "a product": lambda x: x @ torch.ones(3, 2),
+    "joined": lambda x: torch.cat([x, torch.ones(2, 3)]),
+    "a layer": lambda x: nn.Linear(3, 2)(x),
+    "a number that is stacked": lambda x: torch.stack([x.sum(), torch.ones(())]),
+    "an embedding": lambda x: nn.functional.embedding(x.long(), torch.ones(9, 2)),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_tensors_of_two_devices_do_not_meet(name, x):
+    with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+        APART[name](x)
+
+
+def test_a_number_of_the_cpu_is_passed_by_value(x):
+    assert (x + torch.ones(())).device.type == "cuda"
+    assert torch.where(x > 2, 0.0, x).device.type == "cuda"
+
+
+WAITS = {
+    "item": lambda x: x.sum().item(),
+    "a condition": lambda x: bool((x > 0).all()),
+    "tolist": lambda x: x.tolist(),
+    "to the CPU": lambda x: x.cpu(),
+    "from the CPU": lambda x: torch.ones(3).to(x.device),
+    "from pageable memory": lambda x: torch.ones(3).to("cuda"),
+    "a list": lambda x: torch.tensor([1.0], device=x.device),
+    "chosen by truth": lambda x: x[x > 2],
+    "chosen by the CPU": lambda x: x[torch.tensor([1])],
+    "places": lambda x: x.nonzero(),
+    "compared": lambda x: torch.equal(x, x),
+    "classes counted": lambda x: nn.functional.one_hot(x.long()),
+    "drawn": lambda x: x.softmax(1).multinomial(1),
+    "synchronised": lambda x: torch.cuda.synchronize(),
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_what_waits_is_refused_where_nothing_may_wait(name, cuda, x):
+    WAITS[name](x)
+    with cuda.no_sync(), pytest.raises(SyncError, match="waits for the device"):
+        WAITS[name](x)
+
+
+def test_what_does_not_wait_is_let_through(cuda, x):
+    with cuda.no_sync():
+        x[x > 2] = 0.0
+        there = torch.ones(3).pin_memory().to("cuda", non_blocking=True)
+        nn.functional.one_hot(x.long(), 9)
+        y = nn.functional.scaled_dot_product_attention(x[None], x[None], x[None], is_causal=True)
+        made = [x.new_zeros(2), torch.zeros_like(x), torch.full((), 3.0, device=x.device), torch.rand(2, device="cuda")]
+    assert all(z.device == torch.device("cuda", 0) and z.is_cuda for z in [there, y, *made])
+
+
+def test_numpy_and_generators_belong_to_a_device(x):
+    with pytest.raises(TypeError, match="can't convert cuda:0 device type tensor to numpy"):
+        x.numpy()
+    with pytest.raises(RuntimeError, match="Expected a 'cuda' device type for generator but found 'cpu'"):
+        torch.rand(2, device="cuda", generator=torch.Generator())
+    with pytest.raises(RuntimeError, match="Expected a 'cpu' device type for generator but found 'cuda'"):
+        torch.rand(2, generator=torch.Generator("cuda"))
+    drawn = torch.rand(2, device="cuda", generator=torch.Generator("cuda").manual_seed(1))
+    assert torch.equal(drawn.cpu(), torch.rand(2, generator=torch.Generator().manual_seed(1)))
+
+
+def test_a_copy_to_page_locked_memory_arrives_when_it_was_waited_for(x):
+    target = torch.zeros(3, pin_memory=True)
+    target.copy_(x[1], non_blocking=True)
+    assert target.isnan().all()
+    torch.cuda.synchronize()
+    assert target.tolist() == [3, 4, 5]
+
+
+def test_page_locked_memory_that_is_still_read_must_not_be_written_to(x):
+    source = torch.ones(3).pin_memory()
+    source.to("cuda", non_blocking=True)
+    source.zero_()
+    with pytest.raises(RuntimeError, match="written to while a copy to the device read it"):
+        torch.cuda.synchronize()
+
+
+def test_a_network_learns_there_as_on_the_cpu(cuda):
+    def learn(device):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
+        first = net[0].weight
+        net.to(device)
+        assert net[0].weight is first
+        optimizer = torch.optim.AdamW(net.parameters(), fused=True)
+        x = torch.randn(5, 3, 4, 4).to(device)
+        for _ in range(2):
+            net(x).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return copy.deepcopy(net).cpu().state_dict()
+
+    torch.testing.assert_close(learn("cuda"), learn("cpu"))
+
+
+def test_autocast_and_the_gradient_scaler_work_there(cuda):
+    net = nn.Linear(3, 2).to("cuda")
+    optimizer, scaler = torch.optim.SGD(net.parameters()), torch.amp.GradScaler("cuda")
+    with cuda.no_sync():
+        with torch.autocast("cuda", torch.float16):
+            out = net(torch.ones(4, 3, device="cuda"))
+        assert out.dtype == torch.float16
+        scaler.scale(out.float().mean()).backward()
+        scaler.unscale_(optimizer)
+    assert float(net.weight.grad.sum()) == pytest.approx(3.0, rel=1e-2)
+    scaler.step(optimizer)
+    scaler.update()
+
+
+def test_afterwards_there_is_no_such_device(cuda):
+    cuda.__exit__(None, None, None)
+    try:
+        assert not torch.cuda.is_available()
+        assert PretendedCuda.active is None
+    finally:
+        cuda.__enter__()
