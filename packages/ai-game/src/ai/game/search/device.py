@@ -34,5 +34,5 @@ def fetched(*answers: Any) -> list[Any]:
     for x in answers:
         dtype = torch.promote_types(dtype, x.dtype)
     flat = torch.cat([x.detach().to(dtype).flatten().view(len(x), -1) for x in answers], 1).cpu()
-    parts = flat.split([x[:1].numel() for x in answers], 1)
+    parts = torch.split(flat, [x[:1].numel() for x in answers], 1)
     return [part.reshape(x.shape) for part, x in zip(parts, answers, strict=True)]

@@ -203,7 +203,7 @@ class Learned:
             shape = (*self._shape, *embedding.shape[1:])
             torch_made = isinstance(embedding, Tensor)
             self._embeddings = embedding.new_zeros(shape) if torch_made else np.zeros(shape, embedding.dtype)
-        at = rows
+        at: Any = rows
         if isinstance(self._embeddings, Tensor) and self._embeddings.device.type != "cpu":
             at = sent(torch.from_numpy(rows), self._embeddings.device)
         self._embeddings[at, 0] = embedding
