@@ -455,7 +455,7 @@ def test_signal_to_a_run_that_has_just_been_resumed_finds_it_saved(net, batches,
             signal.raise_signal(signal.SIGTERM)
 
     model = net()
-    Trainer(env, batches(4)).train(model, opt.sgd(model), Hook(snapshots=Snapshots(tmp_path)))
+    Trainer(env, batches(9)).train(model, opt.sgd(model), Hook(snapshots=Snapshots(tmp_path)), steplimit=4)
     hook = Early(snapshots=Snapshots(tmp_path), resume=True)
     with pytest.raises(SystemExit) as exit_:
         Trainer(env, batches(9)).train(model, opt.sgd(model), hook)

@@ -12,6 +12,7 @@ from ai.train.engine.run import NonFiniteError, Run, StopTraining
 from ai.train.env import Classify, Reconstruct, Regress
 from ai.train.gan import AdversarialAutoencoder, Gan
 from ai.train.hook import Hook, HookInterface
+from ai.train.loop.options import TrainOptions
 from ai.train.monitoring.interval import Interval, every, logarithmic, seconds
 from ai.train.multi_trainer import MultiTrainer
 from ai.train.rl.muzero import MuZero
@@ -48,6 +49,7 @@ __all__ = [
     "Snapshots",
     "StopTraining",
     "Support",
+    "TrainOptions",
     "Trainer",
     "every",
     "export",

@@ -15,7 +15,8 @@ class Ema:
     min(decay, t / (t + 9)) with `warmup`, so that early averages are not dominated by the initial parameters.
 
     Args:
-        model: its parameters are read in place; they must not be replaced (shard first).
+        model: its parameters are read in place. Those that are added or replaced later are taken in when the average is
+            next looked at, or saved.
         decay: share of the old average that is kept at each update, 0 <= decay < 1.
         warmup: whether the decay starts low.
 
@@ -35,9 +36,26 @@ class Ema:
         if not 0 <= decay < 1:
             raise ValueError(f"the decay of ema ({decay}) must lie in [0, 1)")
         self.model, self.decay, self.warmup = model, decay, warmup
-        self._names = [name for name, p in model.named_parameters() if p.is_floating_point()]
-        self._params = [p.detach() for p in model.parameters() if p.is_floating_point()]
-        self._averages = [p.clone() for p in self._params]
+        self.begin()
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Begin anew, at the parameters as they are now."""
+        self._names, self._params = _floating(self.model)
+        self._averages = [p.detach().clone() for p in self._params]
+
+    @torch.no_grad()
+    def take_in(self) -> None:
+        """Follow a model whose parameters were added, replaced or removed: what is new begins as it is now."""
+        names, params = _floating(self.model)
+        if len(params) == len(self._params) and all(a is b for a, b in zip(params, self._params, strict=True)):
+            return
+        held = dict(zip(self._names, self._averages, strict=True))
+        self._names, self._params = names, params
+        self._averages = [
+            held[name] if name in held and held[name].shape == p.shape else p.detach().clone()
+            for name, p in zip(names, params, strict=True)
+        ]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -48,6 +66,7 @@ class Ema:
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """The model carries the averages inside the block, and exactly its own parameters after it."""
+        self.take_in()
         self._swap()
         try:
             yield
@@ -64,13 +83,20 @@ class Ema:
 
     def state_dict(self) -> dict[str, Any]:
         """The averages under the model's parameter names."""
+        self.take_in()
         return dict(zip(self._names, self._averages, strict=True))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Copy averages in; names that the model lacks are refused."""
+        """Copy averages in; names that the state lacks are refused."""
+        self.take_in()
         missing = [name for name in self._names if name not in state]
         if missing:
             raise ValueError(f"the saved moving average lacks {missing[0]!r}, which the model has")
         with torch.no_grad():
             for name, average in zip(self._names, self._averages, strict=True):
                 average.copy_(state[name])
+
+
+def _floating(model: nn.Module) -> tuple[list[str], list[Tensor]]:
+    named: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+    return list(named), list(named.values())

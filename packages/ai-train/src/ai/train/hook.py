@@ -7,7 +7,9 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from ai.train.engine.evaluate import refuse_endless
-from ai.train.engine.run import Run, Stateful, StopTraining
+from ai.train.engine.run import Run, StopTraining
+from ai.train.engine.stateful import Stateful
+from ai.train.monitoring.hook_interface import HookInterface as HookInterface
 from ai.train.monitoring.interval import Due, Interval, as_interval
 
 if TYPE_CHECKING:
@@ -15,46 +17,6 @@ if TYPE_CHECKING:
     from ai.train.snapshot import Snapshots
 
 Metrics = dict[str, float]
-
-
-class HookInterface:
-    """What a trainer calls. Extend it and override what you need; each method's default does nothing.
-
-    The order of a run: `setup(run)`; for each step k `step(k)` before batch k is fetched, so that at `step(k)` exactly
-    k updates were made from k batches; `log(key, value)` for each number after a logged step; `done()` at the end,
-    also after an error, a signal, or a failed `setup`.
-
-    >>> class Print(HookInterface):
-    ...     log_interval = 2
-    ...     def log(self, key, value):
-    ...         print(key, round(value, 3)) if key == 'loss' else None
-    >>> import torch
-    >>> from ai.train import Trainer, opt
-    >>> model = torch.nn.Linear(1, 1)
-    >>> Trainer(lambda model, batch, step: model(batch).sum() * 0 + step, [torch.ones(1, 1)] * 4).train(
-    ...     model, opt.sgd(model), Print())
-    loss 0.0
-    loss 1.5
-    4
-    """
-
-    log_interval: int = 100
-
-    def setup(self, run: Run) -> None:
-        """The run begins; it may be moved to a snapshot here with `run.load_state_dict`."""
-
-    def step(self, step: int) -> bool | None:
-        """Step `step` is about to begin; True ends the run. Called by every rank, with the same steps."""
-
-    def wants_log(self, step: int) -> bool:
-        """Whether this step's numbers are wanted: asked after `step`, at every step, so keep it cheap."""
-        return step % self.log_interval == 0
-
-    def log(self, key: str, value: float) -> None:
-        """A number of the step that was just made, the mean over micro-batches and ranks."""
-
-    def done(self) -> None:
-        """The run is over; `run.outcome` says how."""
 
 
 class Hook(HookInterface):
@@ -140,6 +102,12 @@ class Hook(HookInterface):
         self._fresh_stopper = copy.deepcopy(stopper.state_dict()) if isinstance(stopper, Stateful) else None
         self._run: Run | None = None
         self._bar: Progress | None = None
+        self._has_resumed = False
+
+    @property
+    def resumes(self) -> bool:
+        """Whether its next `setup` moves the run to a snapshot: once, at the beginning of a script's first run."""
+        return self._resume and not self._has_resumed
 
     # -- what the trainer calls
 
@@ -154,9 +122,10 @@ class Hook(HookInterface):
             self._stopper.load_state_dict(copy.deepcopy(self._fresh_stopper))
         for index, stateful in enumerate(self._stateful):
             run.add_state(f"stateful.{index}", stateful)
-        run.add_state("hook", self)
-        if self._resume and self._snapshots is not None and (newest := self._snapshots.load_newest(run)) is not None:
+        run.add_state(run.free_name("hook"), self)
+        if self.resumes and self._snapshots is not None and (newest := self._snapshots.load_newest(run)) is not None:
             run.saved = str(newest)
+        self._has_resumed = self.resumes
         if run.resumed:
             # What was due at this step was done before its snapshot was taken.
             self._last = dict.fromkeys(self._intervals, run.step)

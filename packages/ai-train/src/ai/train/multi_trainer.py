@@ -1,23 +1,22 @@
 """`MultiTrainer`: several models with an optimiser each, stepped in turn."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ai.train.engine.argument_checks import check_hook, check_loader
-from ai.train.engine.carried_over import Kept
-from ai.train.engine.evaluate import evaluate
+from ai.train.engine.continuation import trained_in
 from ai.train.engine.log import Record
 from ai.train.engine.run import Run
-from ai.train.engine.update import Loss
-from ai.train.hook import HookInterface
-from ai.train.loop.loop import Advance, loop
-from ai.train.loop.prepare import Options, Schedule, prepare
+from ai.train.engine.update import Loss, Update
+from ai.train.loop.core import Core, check_data, check_env
+from ai.train.loop.loop import Advance, Hooks
+from ai.train.loop.options import TrainOptions, options_of
+from ai.train.loop.prepare import Limits, Schedule
 
 
 class MultiTrainer:
@@ -25,22 +24,19 @@ class MultiTrainer:
 
     In a round each model that has an optimiser is updated in the order of the optimisers' dict, with
     `env(key, models, batch, step)` as its loss; meanwhile the others' parameters are frozen, so that only the model
-    being stepped gets gradients. Models without an optimiser (a teacher) are never changed, nor is their mode
-    (`teacher.eval()` stays). Models may share modules.
+    being stepped gets gradients. What you freeze or unfreeze, also between two rounds, stays as you left it. Models
+    without an optimiser (a teacher) are never changed, nor is their mode (`teacher.eval()` stays). Models may share
+    modules.
 
     Args:
-        env: any callable (key, models, batch, step) -> loss, or (loss, weight).
+        env: any callable (key, models, batch, step) -> loss, or (loss, weight); otherwise as for `Trainer`.
         data: as for `Trainer`. The models of one round share its batch; each further repeat takes a fresh one.
         repeats: model name -> updates per round, 1 by default; 0 leaves the model out.
-        accumulate: as for `Trainer`.
-        precision: as for `Trainer`.
-        compile: as for `Trainer`.
-        parallel: as for `Trainer`.
-        ema: as for `Trainer`; every trained model has one.
-        on_nan: as for `Trainer`.
+        how: options, by name, as for `Trainer`; every trained model has a moving average.
 
     Raises:
         ValueError: an option is outside its range.
+        TypeError: an option is unknown.
 
     >>> from ai.train import Gan, opt
     >>> models = {'g': nn.Linear(2, 3), 'd': nn.Linear(3, 1)}
@@ -57,36 +53,28 @@ class MultiTrainer:
         data: Iterable[Any],
         *,
         repeats: Mapping[str, int] | None = None,
-        accumulate: int = 1,
-        precision: str | None = None,
-        compile: bool | dict[str, Any] = False,
-        parallel: Any = None,
-        ema: float | None = None,
-        on_nan: str = "raise",
+        **how: Unpack[TrainOptions],
     ) -> None:
-        if not callable(env):
-            raise TypeError(f"env must be callable as env(key, models, batch, step), not {type(env).__name__}")
-        check_loader("data", data)
-        self.env = env
-        self.data = data
+        check_env(env, "key, models, batch, step")
+        check_data(data)
+        self.env, self.data = env, data
         self.repeats = dict(repeats or {})
         for key, count in self.repeats.items():
             if count < 0:
                 raise ValueError(f"repeats[{key!r}] ({count}) must not be negative")
-        self.options = Options(
-            accumulate=accumulate, precision=precision, compile=compile, parallel=parallel, ema=ema, on_nan=on_nan
-        )
-        self._kept = Kept(ema)
+        self.options = options_of(type(self).__name__, how)
+        self._core = Core(_call, self.options, named=True)
 
     def train(
         self,
         models: Mapping[str, nn.Module],
         opts: Mapping[str, Optimizer],
-        hook: HookInterface | None = None,
+        hook: Hooks = None,
         *,
         step: int = 0,
         steplimit: int | None = None,
         timelimit: float | None = None,
+        epochs: int | None = None,
         schedule: Schedule | Mapping[str, Schedule] | None = None,
     ) -> int:
         """Train until something says stop, as `Trainer.train`.
@@ -98,39 +86,24 @@ class MultiTrainer:
             step: rounds made so far.
             steplimit: the absolute round to end at.
             timelimit: seconds.
+            epochs: as for `Trainer.train`.
             schedule: one for all, or one by model name.
 
         Raises:
             ValueError: an optimiser's or a repeat's name is not among the models, or `repeats` is 0 for all.
         """
-        check_hook(hook)
         for key in [*opts, *self.repeats]:
             if key not in models:
                 raise ValueError(f"{key!r} must be among the models {sorted(models)}")
-        if opts and not any(self.repeats.get(key, 1) for key in opts):
+        if not opts:
+            raise ValueError(f"opts must hold an optimizer for at least one of the models {sorted(models)}")
+        if not any(self.repeats.get(key, 1) for key in opts):
             raise ValueError(f"repeats ({self.repeats}) must leave something to train among {sorted(opts)}")
-        schedules = dict(schedule) if isinstance(schedule, Mapping) else dict.fromkeys(opts, schedule)
         counts = {key: self.repeats.get(key, 1) for key in opts}
-        prepared = prepare(
-            self.options,
-            self.env,
-            models,
-            opts,
-            self.data,
-            step=step,
-            steplimit=steplimit,
-            schedules=schedules,
-            batches_per_step=self.options.accumulate * max(counts.values(), default=1),
-            validate=lambda run, data: self._evaluate(run, models, data),
-            kept=self._kept,
-            named=True,
-        )
-        run, updates = prepared.run, prepared.updates
-        trainable = {key: [p for p in model.parameters() if p.requires_grad] for key, model in models.items()}
+        n_rounds = max(counts.values())
 
-        def start() -> Advance:
+        def start(run: Run, updates: Mapping[str, Update]) -> Advance:
             batches, n_micro = run.batches(), self.options.accumulate
-            n_rounds = max(counts.values(), default=1)
 
             def advance(step: int, record: Record | None) -> bool:
                 """One round: update `repeats[key]` times each model, its peers frozen."""
@@ -140,55 +113,59 @@ class MultiTrainer:
                     return False
                 del taken[-1][n:]
                 for key, update in updates.items():
-                    _train_only(key, trainable)
-                    for micro in taken[: counts[key]]:
-                        update(micro, step, record)
+                    with _peers_frozen(key, models):
+                        for micro in taken[: counts[key]]:
+                            update(micro, step, record)
                 return True
 
             return advance
 
-        try:
-            return loop(run, hook, start, updates, timelimit)
-        finally:
-            for params in trainable.values():
-                _require_grad(params, True)
+        return self._core.train(
+            self.env,
+            self.data,
+            models,
+            opts,
+            hook,
+            Limits(step=step, steplimit=steplimit, timelimit=timelimit, epochs=epochs),
+            start,
+            schedules=dict(schedule) if isinstance(schedule, Mapping) else dict.fromkeys(opts, schedule),
+            batches_per_step=self.options.accumulate * n_rounds,
+        )
 
     def validate(self, models: Mapping[str, nn.Module], data: Iterable[Any]) -> dict[str, float]:
-        """Each model's mean loss over `data`, by name; with moving averages, as `Trainer.validate`."""
-        with self._kept.own_writing(models):
-            emas = self._kept.emas(models)
-            run = Run(models, {}, data, ema=emas, validate=lambda d: self._evaluate(None, models, d))
-            found = run.validate(data)
+        """Each trained model's mean loss over `data`, by name; with moving averages, as `Trainer.validate`.
+
+        The environment is asked for the models that a trainer has trained; where none was, for each one.
+        """
+        found = self._core.validate(self.env, models, trained_in(models), data)
         return {key: found[f"loss_{key}"] for key in models if f"loss_{key}" in found}
 
-    @contextmanager
-    def averaged(self, models: Mapping[str, nn.Module]) -> Iterator[None]:
+    def averaged(self, models: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
         """The models carry their moving averages inside the block: to measure them, to save them, to hand them on.
 
         Raises:
-            ValueError: there is none: the trainer has no `ema` or did not train these models, or something else
+            ValueError: there is none: the trainer has no `ema`, the models were not trained with one, or something else
                 has changed their weights since.
         """
-        with self._kept.averaged(models):
-            yield
-
-    def _evaluate(self, run: Run | None, models: Mapping[str, nn.Module], data: Iterable[Any]) -> dict[str, float]:
-        step = 0 if run is None else run.step
-        trained = models if run is None else run.optimizers
-
-        def loss_of(key: str) -> Callable[[Any], Loss]:
-            return lambda batch: self.env(key, models, batch, step)
-
-        losses = {f"loss_{key}": loss_of(key) for key in trained}
-        return evaluate(losses, data, self.options.precision, next(iter(models.values())), run)
+        return self._core.averaged(models)
 
 
-def _train_only(key: str, trainable: Mapping[str, list[torch.nn.Parameter]]) -> None:
-    for params in trainable.values():
-        _require_grad(params, False)
-    _require_grad(trainable[key], True)  # last: models may share modules
+def _call(env: Callable[..., Loss], key: str, models: Mapping[str, nn.Module], batch: Any, step: int) -> Loss:
+    return env(key, models, batch, step)
 
 
-def _require_grad(params: list[torch.nn.Parameter], value: bool) -> None:
-    for param in params:
-        param.requires_grad_(value)
+@contextmanager
+def _peers_frozen(key: str, models: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Only the parameters of model `key` take gradients inside; afterwards those do that did before."""
+    own = set(models[key].parameters())
+    frozen: list[torch.nn.Parameter] = []
+    for name, model in models.items():
+        if name != key:
+            frozen += [p for p in model.parameters() if p.requires_grad and p not in own]
+    for param in frozen:
+        param.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for param in frozen:
+            param.requires_grad_(True)

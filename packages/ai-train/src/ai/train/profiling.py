@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ai.train.engine.run import Run
 from ai.train.hook import HookInterface
+from ai.train.loop.options import TrainOptions
 from ai.train.trainer import Trainer
 
 _PARTS = ("data", "forward", "backward", "optimizer", "hook", "rest")
@@ -76,10 +77,8 @@ def profile(
     if steps < 1 or warmup < 0:
         raise ValueError(f"steps ({steps}) must be at least 1 and warmup ({warmup}) not negative")
     clock = _Clock(next(model.parameters()).device)
-    timed = Trainer.__new__(Trainer)
-    timed.__dict__.update(trainer.__dict__)
-    timed.env = clock.around("forward", trainer.env, then="backward")
-    timed.data = _TimedData(trainer.data, clock)
+    options: TrainOptions = {name: getattr(trainer.options, name) for name in TrainOptions.__annotations__}  # type: ignore[assignment]
+    timed = Trainer(clock.around("forward", trainer.env, then="backward"), _TimedData(trainer.data, clock), **options)
     watch = _TimedHook(hook, clock, warmup, trace is not None)
     pre = opt.register_step_pre_hook(lambda *_: clock.turn("optimizer"))
     post = opt.register_step_post_hook(lambda *_: clock.turn("rest"))

@@ -1,22 +1,20 @@
 """`Trainer`: one model, one optimiser, one visible loop."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from itertools import islice
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 from torch.optim import Optimizer
 
-from ai.train.engine.argument_checks import check_hook, check_loader
-from ai.train.engine.carried_over import Kept
-from ai.train.engine.evaluate import evaluate
 from ai.train.engine.log import Record
 from ai.train.engine.run import Run
-from ai.train.engine.update import Loss
-from ai.train.hook import HookInterface
-from ai.train.loop.loop import Advance, loop
-from ai.train.loop.prepare import Options, Schedule, prepare
+from ai.train.engine.update import Loss, Update
+from ai.train.loop.core import Core, check_data, check_env
+from ai.train.loop.loop import Advance, Hooks
+from ai.train.loop.options import TrainOptions, options_of
+from ai.train.loop.prepare import Limits, Schedule
 
 
 class Trainer:
@@ -24,20 +22,16 @@ class Trainer:
 
     Args:
         env: any callable (model, batch, step) -> loss, or (loss, weight) where batches must not count equally.
-        data: any iterable of batches. Training ends when it ends; a loader with `train=True` never does. Whatever has
-            `state_dict` and `load_state_dict` is resumed at its position.
-        accumulate: micro-batches per update. Gradients are those of the one large batch: losses are weighted by their
-            rows (or by the environment's own weights) and divided once.
-        precision: None for the model's own, `'bf16'`, or `'fp16'` with a gradient scaler.
-        compile: compile the model in place (its saved keys do not change); a dict of options for `torch.compile`.
-        parallel: `'ddp'` or `'fsdp'` under `torchrun`; see `ai.train.parallel`.
-        ema: decay of a moving average of the parameters, swapped in for validation and saved beside the model;
-            `averaged` gives it to others.
-        on_nan: what to do when a loss or gradient is not finite: `'raise'`, `'skip'` the update, or `'stop'`. It is
-            noticed at the next logged step and before anything is saved; `'skip'` looks at every step.
+            Where it is an `nn.Module`, or has `state_dict` and `load_state_dict`, it is saved and restored with the
+            run.
+        data: any iterable of batches. Training ends with a pass over it; a loader with `train=True` never ends.
+            Whatever has `state_dict` and `load_state_dict` is resumed at its position.
+        how: options, by name: `accumulate`, `precision`, `compile`, `parallel`, `ema`, `on_nan`; see
+            `ai.train.TrainOptions`.
 
     Raises:
         ValueError: an option is outside its range.
+        TypeError: an option is unknown.
 
     >>> import torch
     >>> from ai.train import Classify, opt
@@ -51,75 +45,47 @@ class Trainer:
     True
     """
 
-    def __init__(
-        self,
-        env: Callable[..., Loss],
-        data: Iterable[Any],
-        *,
-        accumulate: int = 1,
-        precision: str | None = None,
-        compile: bool | dict[str, Any] = False,
-        parallel: Any = None,
-        ema: float | None = None,
-        on_nan: str = "raise",
-    ) -> None:
-        if not callable(env):
-            raise TypeError(f"env must be callable as env(model, batch, step), not {type(env).__name__}")
-        check_loader("data", data)
-        self.env = env
-        self.data = data
-        self.options = Options(
-            accumulate=accumulate, precision=precision, compile=compile, parallel=parallel, ema=ema, on_nan=on_nan
-        )
-        self._kept = Kept(ema)
+    def __init__(self, env: Callable[..., Loss], data: Iterable[Any], **how: Unpack[TrainOptions]) -> None:
+        check_env(env, "model, batch, step")
+        check_data(data)
+        self.env, self.data = env, data
+        self.options = options_of(type(self).__name__, how)
+        self._core = Core(call_with_model, self.options, named=False)
 
     def train(
         self,
         model: nn.Module,
         opt: Optimizer,
-        hook: HookInterface | None = None,
+        hook: Hooks = None,
         *,
         step: int = 0,
         steplimit: int | None = None,
         timelimit: float | None = None,
+        epochs: int | None = None,
         schedule: Schedule | None = None,
     ) -> int:
-        """Train until the step limit, the time limit, the end of the data, the hook or a signal says stop.
+        """Train until the step limit, the time limit, the last epoch, the hook or a signal says stop.
 
         Args:
             model: any module; the environment receives this very object.
-            opt: a torch optimiser over its parameters.
-            hook: what happens beside training; with one, SIGTERM and Ctrl-C end the run after the step under way, have
-                it saved, and exit with status 0. Ctrl-C at a prompt, or with nothing saved, is a KeyboardInterrupt.
-                None shows a bar in a terminal or notebook; `Hook()` is silent.
+            opt: a torch optimiser over its parameters; several of them go together with `opt.together`.
+            hook: what happens beside training, one hook or a list of them; with one, SIGTERM and Ctrl-C end the run
+                after the step under way, have it saved, and exit with status 0. Ctrl-C at a prompt, or with nothing
+                saved, is a KeyboardInterrupt. None shows a bar in a terminal or notebook; `Hook()` and `[]` are silent.
             step: the number of updates made so far, as a restored snapshot says or as `train` returned: beyond 0 the
                 moving average and the scale of fp16 go on, too.
             steplimit: the absolute step to end at.
             timelimit: seconds.
+            epochs: the number of passes over the data to end at, absolute, too; None: one pass.
             schedule: step -> factor of the optimiser's learning rate; see `ai.train.schedule`.
 
         Returns:
             The step that was reached.
         """
-        check_hook(hook)
-        prepared = prepare(
-            self.options,
-            self.env,
-            {"model": model},
-            {"model": opt},
-            self.data,
-            step=step,
-            steplimit=steplimit,
-            schedules={"model": schedule},
-            batches_per_step=self.options.accumulate,
-            validate=lambda run, data: self._evaluate(run, model, data),
-            kept=self._kept,
-            named=False,
-        )
-        run, update = prepared.run, prepared.updates["model"]
 
-        def start() -> Advance:
+        def start(run: Run, updates: Mapping[str, Update]) -> Advance:
             batches, count, common = run.batches(), self.options.accumulate, run.ranks.common
+            update = updates["model"]
 
             def advance(step: int, record: Record | None) -> bool:
                 """One update from the next micro-batches; False where there are none."""
@@ -132,31 +98,36 @@ class Trainer:
 
             return advance
 
-        return loop(run, hook, start, prepared.updates, timelimit)
+        return self._core.train(
+            self.env,
+            self.data,
+            {"model": model},
+            {"model": opt},
+            hook,
+            Limits(step=step, steplimit=steplimit, timelimit=timelimit, epochs=epochs),
+            start,
+            schedules={"model": schedule},
+            batches_per_step=self.options.accumulate,
+        )
 
     def validate(self, model: nn.Module, data: Iterable[Any]) -> float:
         """The mean loss over `data`, in evaluation mode and without gradients; training state is left as it was.
 
-        It is that of the moving average where there is one: where this trainer has `ema`, has trained the model, and
-        nothing else has changed the weights since.
+        It is that of the moving average where there is one: where this trainer has `ema`, the model was trained with
+        one, and nothing has changed the weights since.
         """
-        models = {"model": model}
-        with self._kept.own_writing(models):
-            emas = self._kept.emas(models)
-            run = Run(models, {}, data, ema=emas, validate=lambda d: self._evaluate(None, model, d))
-            return run.validate(data)["loss"]
+        return self._core.validate(self.env, {"model": model}, ["model"], data)["loss"]
 
-    @contextmanager
-    def averaged(self, model: nn.Module) -> Iterator[None]:
+    def averaged(self, model: nn.Module) -> AbstractContextManager[None]:
         """The model carries its moving average inside the block: to measure it, to save it, to hand it on.
 
         Raises:
-            ValueError: there is none: the trainer has no `ema` or did not train this model, or something else
+            ValueError: there is none: the trainer has no `ema`, the model was not trained with one, or something else
                 has changed its weights since.
         """
-        with self._kept.averaged({"model": model}):
-            yield
+        return self._core.averaged({"model": model})
 
-    def _evaluate(self, run: Run | None, model: nn.Module, data: Iterable[Any]) -> dict[str, float]:
-        step = 0 if run is None else run.step
-        return evaluate({"loss": lambda batch: self.env(model, batch, step)}, data, self.options.precision, model, run)
+
+def call_with_model(env: Callable[..., Loss], key: str, models: Mapping[str, nn.Module], batch: Any, step: int) -> Loss:
+    """`env(model, batch, step)`."""
+    return env(models[key], batch, step)

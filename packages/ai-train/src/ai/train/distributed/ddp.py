@@ -1,14 +1,16 @@
 """Every rank holds the whole model: `DistributedDataParallel` around the call of the environment."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ai.train.distributed.job import Call, check_device, join, part_of
-from ai.train.distributed.process_group import mean_weight, own_device
+from ai.train.distributed.job import check_device, common_to_ranks, join, part_of
+from ai.train.distributed.process_group import own_device
+from ai.train.engine.placement import Call
 from ai.train.engine.ranks import Ranks
 from ai.train.engine.update import Loss
 
@@ -48,11 +50,14 @@ class Ddp:
     def apply(self, model: nn.Module, optimizer: Optimizer | None, options: Any) -> None:
         """Nothing is changed: the wrapper lies around the call of the environment."""
 
-    def wrap(self, call: Call, model: nn.Module) -> tuple[Call, dict[str, Any]]:
+    def scaler(self, device: torch.device) -> torch.amp.GradScaler:
+        """Torch's own: every rank has the same gradients."""
+        return torch.amp.GradScaler(device.type)
+
+    def wrap(self, call: Call, model: nn.Module, outside: Sequence[nn.Parameter]) -> tuple[Call, dict[str, Any]]:
         """The call inside DDP: whichever methods the environment uses, its backward synchronises."""
         wrapped = nn.parallel.DistributedDataParallel(_Call(call, model), find_unused_parameters=self.find_unused)
-        device = next(model.parameters()).device
-        return wrapped, {"no_sync": wrapped.no_sync, "sum_weights": lambda total: mean_weight(total, device)}
+        return wrapped, {"no_sync": wrapped.no_sync, **common_to_ranks(model, outside)}
 
 
 class _Call(nn.Module):
@@ -62,6 +67,17 @@ class _Call(nn.Module):
         super().__init__()
         self.call = call
         self.model = model
+        self._trained = [param.requires_grad for param in model.parameters()]
 
     def forward(self, batch: Any, step: int) -> Loss:
+        # DDP sums the gradients of the parameters that it found; another's would drift apart from rank to rank.
+        trained = [param.requires_grad for param in self.model.parameters()]
+        if trained != self._trained:
+            names = [name for name, _ in self.model.named_parameters()]
+            pairs = zip(names, trained, self._trained, strict=False)
+            changed = next((name for name, now, before in pairs if now != before), "a parameter that is new")
+            raise ValueError(
+                f"requires_grad of {changed!r} was changed while parallel='ddp' trains, which DDP cannot follow: end "
+                "the run, change it, and train on from the step that was reached"
+            )
         return self.call(batch, step)

@@ -10,8 +10,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
-from ai.train.distributed.job import Call, check_device, join, part_of
-from ai.train.distributed.process_group import mean_weight, own_device
+from ai.train.distributed.job import check_device, common_to_ranks, join, part_of
+from ai.train.distributed.process_group import own_device
+from ai.train.engine.placement import Call
 from ai.train.engine.ranks import Ranks
 
 
@@ -115,10 +116,9 @@ class Fsdp:
         # Inner modules must be sharded before those that hold them.
         return list(unique.values())[::-1]
 
-    def wrap(self, call: Call, model: nn.Module) -> tuple[Call, dict[str, Any]]:
+    def wrap(self, call: Call, model: nn.Module, outside: Sequence[nn.Parameter]) -> tuple[Call, dict[str, Any]]:
         """The call as it is; FSDP acts inside the model."""
         sharded: Any = model
-        device = next(model.parameters()).device
 
         @contextmanager
         def no_sync() -> Iterator[None]:
@@ -128,21 +128,17 @@ class Fsdp:
             finally:
                 sharded.set_requires_gradient_sync(True)
 
-        def reduce_flag(flag: torch.Tensor) -> None:
-            dist.all_reduce(flag, dist.ReduceOp.MAX)
-
-        return call, {
-            "no_sync": no_sync,
-            "sum_weights": lambda total: mean_weight(total, device),
-            "reduce_flag": reduce_flag,
-        }
+        return call, {"no_sync": no_sync, **common_to_ranks(model, outside)}
 
 
 def _rebind(optimizer: Optimizer, names: dict[int, str], params: dict[str, nn.Parameter]) -> None:
     for group in optimizer.param_groups:
         unknown = [p for p in group["params"] if id(p) not in names]
         if unknown:
-            raise ValueError(f"the optimizer holds {len(unknown)} parameters that are not the model's")
+            raise ValueError(
+                f"the optimizer holds {len(unknown)} parameters that are not the model's, which parallel='fsdp' cannot "
+                "shard: train them under parallel='ddp'"
+            )
         group["params"] = [params[names[id(p)]] for p in group["params"]]
     if isinstance(optimizer, (torch.optim.SGD, torch.optim.Adagrad)) and optimizer.defaults.get("fused"):
         # torch has no sharding rule for their fused kernels.

@@ -1,7 +1,7 @@
 """What every way of training on several ranks needs: the job joined, its device, a rank's part of the data."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,11 +9,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DistributedSampler
 
-from ai.train.distributed.process_group import GroupRanks, start_process_group
+from ai.train.distributed.process_group import GroupRanks, mean_weight, start_process_group
 from ai.train.engine.ranks import Ranks
-from ai.train.engine.update import Loss
-
-Call = Callable[[Any, int], Loss]
 
 
 def join(timeout_s: float) -> Ranks:
@@ -57,3 +54,31 @@ def check_device(model: nn.Module, own: torch.device) -> None:
             f"the model lies on {found}, and this rank's device is {own}: "
             "make model and loader on ai.train.parallel.device()"
         )
+
+
+def common_to_ranks(model: nn.Module, outside: Sequence[nn.Parameter]) -> dict[str, Any]:
+    """What `Update` takes for every way of training on several ranks; `outside` begin as rank 0's.
+
+    Args:
+        model: tells the device.
+        outside: parameters that are trained and that are not the model's, such as an environment's weight of a loss.
+    """
+    device = next(model.parameters()).device
+    for param in outside:
+        dist.broadcast(param.detach(), 0)
+    extra: dict[str, Any] = {"sum_weights": lambda total: mean_weight(total, device), "reduce_flag": _any_rank}
+    if outside:
+        extra["average_outside"] = lambda: _average_gradients(outside)
+    return extra
+
+
+def _any_rank(flag: torch.Tensor) -> None:
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+
+
+def _average_gradients(params: Sequence[nn.Parameter]) -> None:
+    for param in params:
+        if param.grad is None:  # this rank's batches did not need it
+            param.grad = torch.zeros_like(param)
+        dist.all_reduce(param.grad)
+        param.grad /= dist.get_world_size()

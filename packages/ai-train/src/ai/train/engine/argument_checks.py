@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-_HOOK = ("setup", "step", "wants_log", "log", "done")
+_HOOK = ("setup", "step", "wants_log", "log", "done")  # `gradients` besides, where it has it
 
 
 def check_loader(what: str, data: Any) -> None:
@@ -28,8 +28,31 @@ def check_model_and_optimizer(key: str, model: Any, optimizer: Any) -> None:
         raise TypeError(f"the optimizer of {key!r} must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
 
 
+def check_owns(key: str, model: nn.Module, optimizer: Optimizer) -> None:
+    """Raise if there is nothing to train, or the optimiser is another model's."""
+    own = {id(p) for p in model.parameters()}
+    if not own:
+        raise ValueError(f"model {key!r} ({type(model).__name__}) has no parameters to train")
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError(f"the optimizer of {key!r} holds none of the model's parameters: build it from this model")
+
+
+def check_step(step: int, steplimit: int | None, epochs: int | None) -> None:
+    """Raise if a run could not begin or end there."""
+    if step < 0:
+        raise ValueError(f"step ({step}) must not be negative")
+    if steplimit is not None and steplimit < 0:
+        raise ValueError(f"steplimit ({steplimit}) must not be negative; it is absolute, not counted from step")
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs ({epochs}) must be at least 1; it is absolute, not counted from here")
+
+
 def check_hook(hook: Any) -> None:
-    """Raise if a trainer could not call it."""
+    """Raise if a trainer could not call it, or one of a list of them."""
+    if isinstance(hook, (list, tuple)):
+        for one in hook:
+            check_hook(one)
+        return
     lacking = [name for name in _HOOK if not callable(getattr(hook, name, None))]
     if hook is None or not lacking:
         return

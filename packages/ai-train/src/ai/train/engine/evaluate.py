@@ -1,58 +1,105 @@
 """Exact means over a validation set: losses by their weights, over every batch and every rank."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from ai.train.ema import Ema
 from ai.train.engine.argument_checks import check_loader
+from ai.train.engine.batch_weight import UnknownWeight, rows
 from ai.train.engine.log import Record, recording
+from ai.train.engine.precision import autocast
+from ai.train.engine.random_state import own_randomness
 from ai.train.engine.ranks import Ranks
-from ai.train.engine.run import Run
-from ai.train.engine.update import Loss, rows
+from ai.train.engine.update import Loss
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+@contextmanager
+def evaluating(models: Iterable[nn.Module], averages: Iterable[Ema] = (), seed: int = 0) -> Iterator[None]:
+    """Evaluation mode, no gradients, moving averages swapped in, own random seed; all undone afterwards.
+
+    >>> model = nn.Dropout()
+    >>> with evaluating([model]):
+    ...     model.training
+    False
+    >>> model.training
+    True
+    """
+    models = list(models)
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    with ExitStack() as stack:
+        for ema in averages:
+            stack.enter_context(ema.swapped_in())
+        stack.enter_context(own_randomness(seed))
+        stack.enter_context(torch.no_grad())
+        for model in models:
+            model.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
 
 
 def evaluate(
     losses: Mapping[str, Callable[[Any], Loss]],
     data: Iterable[Any],
-    precision: str | None,
-    model: nn.Module,
-    run: Run | None,
+    *,
+    precision: str | None = None,
+    device: torch.device,
+    ranks: Ranks,
+    sharded: bool = False,
+    between: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
     """The weighted means of `losses` and of all that they log, over `data`.
 
-    Call it inside `Run.evaluating`, which sets the mode of the models.
+    Call it inside `evaluating`, which sets the mode of the models.
 
     Args:
         losses: by the name to report under, batch -> loss or (loss, weight).
         data: iterated once; under several ranks each rank iterates its own part.
         precision: as the trainer's.
-        model: tells the device.
-        run: its ranks reduce the sums; None for one process.
+        device: the models'.
+        ranks: over which the sums are reduced.
+        sharded: whether forward passes are collective, so that all ranks make the same number.
+        between: called before each batch; what it raises ends the evaluation.
 
     Raises:
         ValueError: there was no batch, or there would be no end of them.
+        UnknownWeight: there are several batches, and one of them does not tell its rows.
     """
     refuse_endless(data)
-    ranks = Ranks() if run is None else run.ranks
     if ranks.world > 1 and hasattr(data, "shard"):
         data = data.shard(ranks.rank, ranks.world)
-    device = next(model.parameters(), torch.empty(0)).device
     record, totals = Record(), Record()
-    with recording(record), torch.autocast(device.type, _DTYPES.get(precision or ""), enabled=precision is not None):
-        for batch, share in _in_step(iter(data), ranks, bool(run and run.sharded)):
+    unknown: UnknownWeight | None = None
+    with recording(record), autocast(precision, device):
+        for index, (batch, share) in enumerate(_in_step(iter(data), ranks, sharded)):
+            between()
             for name, loss_of in losses.items():
                 loss = loss_of(batch)
-                value, weight = loss if isinstance(loss, tuple) else (loss, rows(batch))
+                weight: Any = 1.0
+                if isinstance(loss, tuple):
+                    loss, weight = loss
+                else:
+                    try:
+                        weight = rows(batch)
+                    except UnknownWeight as error:
+                        unknown = error
+                # A lone batch is its own mean, whatever it weighs.
+                if unknown is not None and (index > 0 or ranks.world > 1):
+                    raise unknown
                 record.weigh(weight * share)
-                totals.add(name, value)
+                totals.add(name, loss)
                 totals.weigh(weight * share)
     sums = ranks.sum_named(record.totals() | totals.totals())
     if not any(weight for _, weight in sums.values()):
-        raise ValueError("there is no batch to validate on: the data is empty")
+        raise ValueError(
+            "there is no batch to validate on: the data is empty, or an iterator that has been run through"
+        )
     return {name: total / weight for name, (total, weight) in sums.items()}
 
 

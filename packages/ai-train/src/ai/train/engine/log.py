@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,7 +57,13 @@ def _widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
 
 
-_current: Record | None = None
+# By context: two trainers in two threads must not log into each other's records.
+_current: ContextVar[Record | None] = ContextVar("ai.train.log", default=None)
+
+
+def record_into(record: Record | None) -> None:
+    """From now on send what is logged in this thread to `record` (None: nowhere)."""
+    _current.set(record)
 
 
 def log(key: str, value: Number | Callable[[], Number]) -> None:
@@ -69,8 +76,9 @@ def log(key: str, value: Number | Callable[[], Number]) -> None:
 
     >>> log('accuracy', lambda: 1 / 0)  # outside a logged step nothing is computed
     """
-    if _current is not None:
-        _current.add(key, value() if callable(value) else value)
+    record = _current.get()
+    if record is not None:
+        record.add(key, value() if callable(value) else value)
 
 
 def is_logging() -> bool:
@@ -79,15 +87,15 @@ def is_logging() -> bool:
     >>> is_logging()
     False
     """
-    return _current is not None
+    return _current.get() is not None
 
 
 @contextmanager
 def recording(record: Record | None) -> "Iterator[None]":
     """Send what is logged inside to `record` (None: nowhere)."""
-    global _current
-    before, _current = _current, record
+    before = _current.get()
+    _current.set(record)
     try:
         yield
     finally:
-        _current = before
+        _current.set(before)

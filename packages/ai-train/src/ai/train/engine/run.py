@@ -1,38 +1,34 @@
 """One training run as its hooks see it: what is trained, where it stands, and everything that resuming needs."""
 
-import copy
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol, runtime_checkable
-from weakref import WeakKeyDictionary
+from contextlib import AbstractContextManager, ExitStack
+from itertools import count
+from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from ai.train.ema import Ema
-from ai.train.engine.random_state import move_apart, own_randomness, random_state, set_random_state
+from ai.train.engine.data_position import DataPosition
+from ai.train.engine.evaluate import evaluating
+from ai.train.engine.optimizer_state import load_optimizer
+from ai.train.engine.random_state import random_state
 from ai.train.engine.ranks import Ranks
+from ai.train.engine.stateful import Stateful
 
-
-@runtime_checkable
-class Stateful(Protocol):
-    """Anything whose state can be taken and put back."""
-
-    def state_dict(self) -> Any:
-        """The state, made of tensors, arrays and plain values."""
-
-    def load_state_dict(self, state: Any, /) -> Any:
-        """Put a state back."""
+Metrics = dict[str, float]
 
 
 class StopTraining(Exception):  # noqa: N818  (it asks for an end; it reports no error)
     """Raise it from anywhere inside a step or a hook to end the run in good order; `train` then returns the step."""
 
 
+class Interrupted(Exception):  # noqa: N818  (as StopTraining)
+    """A signal asked for an end in the middle of an evaluation."""
+
+
 class NonFiniteError(FloatingPointError):
-    """The loss, a gradient or a parameter became NaN or infinite."""
+    """The loss, a gradient, a parameter or a buffer became NaN or infinite."""
 
 
 class Run:
@@ -42,14 +38,17 @@ class Run:
         models: the user's own modules by name; `Trainer` calls its single one `'model'`.
         optimizers: the optimisers under the same names.
         data: the object the trainer was given.
-        step: how many updates have been made; also the index of the next batch.
+        step: how many updates have been made.
         steplimit: the step at which the run ends, or None.
+        position: where it stands in its data; `epoch` is the number of passes that were completed.
         ema: moving averages by model name; empty without.
         ranks: what the processes of this run decide together; `ranks.rank` is 0 in a single process.
         outcome: None while running; then `'finished'` (step limit, time limit or end of the data), `'stopped'` (a
             hook or `StopTraining`), `'interrupted'` (a signal) or `'error'`. Set before `hook.done`.
         error: the exception behind the outcome `'error'`.
         saved: where the last snapshot was put, for the message at the end.
+        to_go_on: what continues the run from there, for the same message.
+        exit_status: of the process, where a signal ended the run and it is saved.
 
     >>> run = Run({'model': nn.Linear(2, 1)}, {}, data=[])
     >>> run.load_state_dict(run.state_dict())
@@ -70,34 +69,56 @@ class Run:
         ranks: Ranks | None = None,
         batches_per_step: int = 1,
         on_nan: str = "raise",
+        epoch: int = 0,
     ) -> None:
         self.models = dict(models)
         self.optimizers = dict(optimizers)
         self.data = data
         self.step = step
         self.steplimit = steplimit
+        self.position = DataPosition(data, epoch)
         self.ema = dict(ema or {})
         self.ranks = ranks or Ranks()
         self.time = self.ranks.time
         self.outcome: str | None = None
         self.error: BaseException | None = None
         self.saved: str | None = None
+        self.to_go_on = ""
+        self.exit_status = 0
         self.resumed = False
         self.specs: dict[str, Any] = {}
         self.sharded = False
         self.at_end = ExitStack()  # what is undone when the run is over, however it ends
         self.on_nan = on_nan
+        self.interrupted: Callable[[], bool] = lambda: False  # whether a signal has asked for an end
         self._validate = validate
         self._batches_per_step = batches_per_step
         self._states: dict[str, Stateful] = {}
         self._unclaimed: dict[str, Any] = {}
-        self._random: dict[str, Any] | None = None
-        self._skip_batches = 0
+        self._restored: dict[str, Any] | None = None
+        self._begun_averages: set[str] = set()
         self._finite_checks: list[Callable[[], str | None]] = []
+        self._observers: list[Callable[[int, Mapping[str, float]], object]] = []
 
     # -- what a hook asks for
 
-    def validate(self, data: Iterable[Any]) -> dict[str, float]:
+    @property
+    def epoch(self) -> int:
+        """How many passes over the data were completed; of data that never ends, by its length where it has one."""
+        per_epoch = self.steps_per_epoch
+        if getattr(self.data, "train", None) is True and per_epoch:
+            return int(self.step // per_epoch)
+        return self.position.epoch
+
+    @property
+    def steps_per_epoch(self) -> float | None:
+        """How many steps a pass over the data has; None where the data does not tell its length."""
+        try:
+            return len(self.data) / self._batches_per_step  # type: ignore[arg-type]
+        except TypeError:
+            return None
+
+    def validate(self, data: Iterable[Any]) -> Metrics:
         """The mean loss over `data` under `'loss'` and whatever else the environment logged.
 
         The models are in evaluation mode, without gradients, with their moving averages swapped in, on their own
@@ -108,30 +129,26 @@ class Run:
         with self.evaluating():
             return self._validate(data)
 
-    @contextmanager
-    def evaluating(self, seed: int = 0) -> Iterator[None]:
+    def evaluating(self, seed: int = 0) -> AbstractContextManager[None]:
         """Evaluation mode, no gradients, moving averages swapped in, own random seed; all undone afterwards."""
-        modes = [(module, module.training) for model in self.models.values() for module in model.modules()]
-        with ExitStack() as stack:
-            for ema in self.ema.values():
-                stack.enter_context(ema.swapped_in())
-            stack.enter_context(own_randomness(seed))
-            stack.enter_context(torch.no_grad())
-            for model in self.models.values():
-                model.eval()
-            try:
-                yield
-            finally:
-                for module, training in modes:
-                    module.training = training
+        return evaluating(self.models.values(), self.ema.values(), seed)
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Tell of metrics that were measured at this step: to schedules that follow one, and to other hooks."""
+        for observe in self._observers:
+            observe(self.step, metrics)
+
+    def add_observer(self, observe: Callable[[int, Mapping[str, float]], object]) -> None:
+        """Have `observe(step, metrics)` called with what is measured."""
+        self._observers.append(observe)
 
     def check_finite(self) -> None:
-        """Wait for the device and apply the trainer's `on_nan` if a loss or a parameter is not finite on any rank.
+        """Wait for the device and apply `on_nan` if a loss, a parameter or a buffer is not finite on any rank.
 
         Call it before anything is saved; under several ranks all of them call it.
 
         Raises:
-            NonFiniteError: under `on_nan='raise'`, and under `'skip'`, where only a parameter can be meant.
+            NonFiniteError: under `on_nan='raise'`, and under `'skip'`, where a parameter or a buffer is meant.
             StopTraining: under `on_nan='stop'`.
         """
         problems = [problem for check in self._finite_checks if (problem := check()) is not None]
@@ -170,6 +187,11 @@ class Run:
             if id(stateful) != id(self.data):  # the data's own state has been put back already
                 stateful.load_state_dict(state)
 
+    def free_name(self, name: str) -> str:
+        """`name`, or with a number where a state has it already: several hooks of a run keep theirs apart."""
+        names = (name if not n else f"{name}.{n}" for n in count())
+        return next(one for one in names if one not in self._states)
+
     def state_of_tensors(self) -> dict[str, Any]:
         """The large parts of `state_dict`: models, optimisers and moving averages."""
         return {
@@ -182,6 +204,7 @@ class Run:
         """The parts of `state_dict` that differ between ranks."""
         return {
             "data": self.data.state_dict() if isinstance(self.data, Stateful) else None,
+            "position": self.position.state_dict(),
             # A state that nobody has asked for yet is carried along rather than lost.
             "states": self._unclaimed | {key: stateful.state_dict() for key, stateful in self._states.items()},
             "random": random_state(),
@@ -189,83 +212,73 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a bit-identical continuation needs; tensors are the live ones, not copies."""
-        return {"step": self.step, **self.state_of_tensors(), **self.state_of_rank()}
+        return {
+            "step": self.step,
+            "optimizer_kinds": self.optimizer_kinds(),
+            **self.state_of_tensors(),
+            **self.state_of_rank(),
+        }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def optimizer_kinds(self) -> dict[str, str]:
+        """The class of each optimiser."""
+        return {key: type(optimizer).__name__ for key, optimizer in self.optimizers.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], *, settings: str = "snapshot") -> None:
         """Put back what `state_dict` gave; parts that it lacks (`models`, `optimizers`) are left as they are.
 
         The random states are put back when the first step begins, after the data's iterator was made.
+
+        Args:
+            state: what `state_dict` gave.
+            settings: whose learning rates and other settings of the optimisers hold from here: `'snapshot'` or
+                `'script'`. Where they differ it is said.
+
+        Raises:
+            ValueError: the names of models or optimisers differ, or an optimiser is of another class.
         """
         _same_keys("models", self.models, state.get("models"))
         _same_keys("optimizers", self.optimizers, state.get("optimizers"))
+        kinds = state.get("optimizer_kinds", {})
         for key, model_state in state.get("models", {}).items():
             self.models[key].load_state_dict(model_state)
         for key, optimizer_state in state.get("optimizers", {}).items():
-            self.optimizers[key].load_state_dict(optimizer_state)
-        for key, ema in self.ema.items():
-            if key in state.get("ema", {}):
-                ema.load_state_dict(state["ema"][key])
+            load_optimizer(key, self.optimizers[key], optimizer_state, kinds.get(key), settings)
+        for key, average in state.get("ema", {}).items():
+            if key in self.ema:
+                self.ema[key].load_state_dict(average)
+                self._begun_averages.add(key)
         self.step = int(state["step"])
         self.resumed = True
-        if isinstance(self.data, Stateful):
-            if state.get("data") is not None:
-                self.data.load_state_dict(state["data"])
-        elif not isinstance(self.data, Iterator):  # an iterator stands where its owner left it
-            self._skip_batches = self.step * self._batches_per_step
-        self._random = state.get("random")
+        if isinstance(self.data, Stateful) and state.get("data") is not None:
+            self.data.load_state_dict(state["data"])
+        self.position.go_to(state.get("position"), state.get("random"), self.step * self._batches_per_step)
+        self._restored = {key: value for key, value in state.items() if key not in ("models", "optimizers")}
         self._unclaimed = dict(state.get("states", {}))
         for name, stateful in self._states.items():
             if name in self._unclaimed:
                 stateful.load_state_dict(self._unclaimed.pop(name))
 
+    def rest_of_untrained(self) -> dict[str, Any] | None:
+        """Of a run that was restored and ended without an update, what its model's next run is to put back."""
+        return self._restored
+
+    def begin_averages(self) -> None:
+        """Begin the moving averages that were not restored, at the weights as they are when training begins."""
+        for key, ema in self.ema.items():
+            if key not in self._begun_averages:
+                ema.begin()
+                self._begun_averages.add(key)
+
+    def keep_average(self, key: str) -> None:
+        """Have `begin_averages` leave this one as it is: it goes on."""
+        self._begun_averages.add(key)
+
     def batches(self) -> Iterator[Any]:
-        """The data's iterator at the run's position; afterwards the random states are as the snapshot had them."""
-        iterator = iter(self.data)
-        if self._skip_batches:
-            print(
-                f"the data ({type(self.data).__name__}) has no state_dict: passing over the {self._skip_batches} "
-                "batches that were trained on",
-                file=sys.stderr,
-            )
-            for _ in range(self._skip_batches):
-                next(iterator, None)
-            self._skip_batches = 0
-        if self._random is not None:
-            set_random_state(self._random)
-            self._random = None
-        elif self.ranks.rank:
-            # Ranks that drew the same noise would train on one batch's noise, as often as there are ranks.
-            move_apart(self.ranks.rank)
-        return iterator
+        """The data from the run's position on; afterwards the random states are as the snapshot had them."""
+        self._restored = None
+        return self.position.batches(self.ranks.rank, self.ranks.world)
 
 
 def _same_keys(what: str, have: Mapping[str, object], given: Mapping[str, object] | None) -> None:
     if given is not None and set(have) != set(given):
         raise ValueError(f"the run has the {what} {sorted(have)}, the state was saved with {sorted(given)}")
-
-
-# What a restored model's next `train` has to take up: random states, data position, moving average and the like.
-_restored: "WeakKeyDictionary[nn.Module, dict[str, Any]]" = WeakKeyDictionary()
-
-
-def keep_for_training(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Leave the rest of a restored state to the next `train` of this model."""
-    _restored[model] = {key: value for key, value in state.items() if key not in ("models", "optimizers")}
-
-
-def take_restored(model: nn.Module, step: int) -> dict[str, Any] | None:
-    """What `keep_for_training` left for this model, once.
-
-    Raises:
-        ValueError: training would begin at another step than the one that was restored.
-    """
-    state = _restored.get(model)
-    if state is None:
-        return None
-    if state["step"] != step:
-        raise ValueError(
-            f"step ({step}) must be the restored step {state['step']}: pass step={state['step']}; "
-            "to start afresh from restored weights, load them with model.load_state_dict"
-        )
-    del _restored[model]
-    return copy.copy(state)

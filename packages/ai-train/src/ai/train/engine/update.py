@@ -1,5 +1,6 @@
 """One update of one model: the environment over the micro-batches, backward, and the optimiser."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ai.train.ema import Ema
-from ai.train.engine import log as record_module
-from ai.train.engine.log import Record
+from ai.train.engine.batch_weight import rows
+from ai.train.engine.log import Record, record_into
+from ai.train.engine.shards import local
 
 Loss = Tensor | tuple[Tensor, float | Tensor]
 
@@ -20,21 +22,26 @@ class Update:
 
     With several micro-batches or ranks the gradient is the sum of loss × weight over all of them, divided once by the
     sum of the weights. The weight is what the environment returned beside the loss; else the batch's rows, since a
-    plain loss is a mean over them.
+    plain loss is a mean over them. The optimiser's groups are read at each update, so that groups may come and go.
 
     Args:
         key: the model's name, or `''` for a lone model; logged numbers carry it.
         forward: (batch, step) -> loss or (loss, weight); precision and ranks are inside it.
         model: whose parameters are updated.
-        optimizer: a torch optimiser over them.
+        optimizer: a torch optimiser over them; one whose `step` needs a closure (LBFGS) is given one that calls the
+            environment again on the same micro-batches.
         schedule: step -> factor of the learning rate each group began with.
         scaler: for float16.
         ema: moved after each update.
         on_nan: `'raise'`, `'skip'` or `'stop'`.
         weighted: whether losses must be weighted (several micro-batches or ranks).
+        environment: where the environment is a module, which must stay finite as the model must.
+        peers: the run's other models, whose buffers `'skip'` puts back, too.
         sum_weights: sum of the weights over ranks, divided by their number; None for one rank.
-        reduce_flag: makes a non-finite flag common to all ranks, in place; None where all see the same gradients.
+        reduce_flag: makes a non-finite flag common to all ranks, in place; None for one rank.
         no_sync: entered around all micro-batches but the last; None for one rank.
+        average_outside: averages over the ranks the gradients of parameters that are not the model's (an
+            environment's own); None where there are none.
     """
 
     def __init__(
@@ -49,29 +56,61 @@ class Update:
         ema: Ema | None = None,
         on_nan: str = "raise",
         weighted: bool = False,
+        environment: nn.Module | None = None,
+        peers: Sequence[nn.Module] = (),
         sum_weights: Callable[[float | Tensor], Tensor] | None = None,
         reduce_flag: Callable[[Tensor], None] | None = None,
         no_sync: Callable[[], AbstractContextManager[None]] | None = None,
+        average_outside: Callable[[], None] | None = None,
     ) -> None:
         self._suffix = f"_{key}" if key else ""
         self.forward, self.model, self.optimizer = forward, model, optimizer
+        self._watched = [model] if environment is None else [model, environment]
+        self._peers = list(peers)
+        self.on_gradients: Sequence[Callable[[int], object]] = ()
         self._schedule, self._scaler, self._ema = schedule, scaler, ema
         self._on_nan, self._weighted = on_nan, weighted
         self._sum_weights, self._reduce_flag, self._no_sync = sum_weights, reduce_flag, no_sync
-        self._params = [p for group in optimizer.param_groups for p in group["params"]]
+        self._average_outside = average_outside
+        self._takes_closure = takes_closure(optimizer)
+        self._sizes, self._held = self._group_sizes(), set(self._parameters())
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", float(group["lr"]))
-        device = self._params[0].device
+        device = next(model.parameters()).device
         self._loss_sum = torch.zeros((), device=device)  # one NaN or infinity makes the sum non-finite for good
         self._losses = 0
         self._skipped = torch.zeros((), device=device)
+        self._unbounded = {name for name, buffer in self._buffers() if not bool(torch.isfinite(buffer).all())}
 
     def __call__(self, batches: Sequence[Any], step: int, record: Record | None = None) -> None:
         """Make one update from these micro-batches; with a record, also log."""
+        if self._sizes != self._group_sizes():
+            self._take_in()
         if self._schedule is not None:
             self._set_learning_rate(step)
+        buffers = self._copy_buffers() if self._on_nan == "skip" else []
+        loss = self._accumulate(batches, step, record)
+        self._losses += 1
         if record is not None:
-            record_module._current = record
+            record.add(f"grad_norm{self._suffix}", self.gradient_norm())
+        for look_at_gradients in self.on_gradients:
+            look_at_gradients(step)
+        if self._on_nan == "skip":
+            self._step_if_finite(batches, step, loss, buffers)
+        else:
+            self._loss_sum += loss
+            self._step(batches, step, loss)
+        self.optimizer.zero_grad()
+        if self._ema is not None:
+            self._ema.update(step + 1)
+        if record is not None:
+            record.add(f"lr{self._suffix}", self.optimizer.param_groups[0]["lr"])
+            record.weigh()
+
+    def _accumulate(self, batches: Sequence[Any], step: int, record: Record | None) -> Tensor:
+        """The gradients of all micro-batches together, ready for the optimiser; their loss."""
+        if record is not None:
+            record_into(record)
         total_weight: float | Tensor = 0.0
         loss_of_step: Tensor | None = None
         for index, batch in enumerate(batches):
@@ -86,30 +125,16 @@ class Update:
                 total_weight = total_weight + weight
             loss_of_step = loss if loss_of_step is None else loss_of_step + loss
         assert loss_of_step is not None
-        record_module._current = None
+        if record is not None:
+            record_into(None)
+        if self._average_outside is not None:
+            self._average_outside()
         if self._weighted:
             # Divided as the gradients are, the mean of the ranks' losses is that of all rows together.
             loss_of_step = loss_of_step / self._divide(total_weight)
-        self._losses += 1
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
-        if record is not None:
-            record.add(f"grad_norm{self._suffix}", self.gradient_norm())
-        if self._on_nan == "skip":
-            self._step_if_finite(loss_of_step)
-        else:
-            self._loss_sum += loss_of_step
-            if self._scaler is not None:
-                self._scaler.step(self.optimizer)
-                self._scaler.update()
-            else:
-                self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self._ema is not None:
-            self._ema.update(step + 1)
-        if record is not None:
-            record.add(f"lr{self._suffix}", self.optimizer.param_groups[0]["lr"])
-            record.weigh()
+        return loss_of_step
 
     def _backward(self, batch: Any, step: int) -> tuple[Tensor, float | Tensor]:
         loss = self.forward(batch, step)
@@ -133,32 +158,67 @@ class Update:
         divisor = total.clamp_min(1e-30) if isinstance(total, Tensor) else total or 1.0
         grads = self.gradients()
         if isinstance(divisor, Tensor):
-            torch._foreach_mul_(grads, (1 / divisor).to(grads[0].dtype))
-        else:
+            for device_grads in _by_device(grads):
+                torch._foreach_mul_(device_grads, (1 / divisor).to(device_grads[0]))
+        elif grads:
             torch._foreach_div_(grads, divisor)
         return divisor
 
+    def _take_in(self) -> None:
+        """Parameters that have come to the optimiser carry the gradients of all the steps before."""
+        for param in self._parameters():
+            if param not in self._held:
+                param.grad = None
+        self._sizes, self._held = self._group_sizes(), set(self._parameters())
+
+    def _group_sizes(self) -> list[int]:
+        return [len(group["params"]) for group in self.optimizer.param_groups]
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
     def gradients(self) -> list[Tensor]:
         """The gradients that are there, of a shard its own part."""
-        return [local(p.grad) for p in self._params if p.grad is not None]
+        return [local(p.grad) for p in self._parameters() if p.grad is not None]
 
     def gradient_norm(self) -> Tensor:
         """The 2-norm of all gradients together, over all shards."""
-        grads = [p.grad for p in self._params if p.grad is not None]
+        grads = [p.grad for p in self._parameters() if p.grad is not None]
         if not grads:
             return torch.zeros(())
         norm = torch.nn.utils.get_total_norm(grads)
         full: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         return full
 
-    def _step_if_finite(self, loss: Tensor) -> None:
-        bad = torch.zeros((), device=self._loss_sum.device)
-        torch._amp_foreach_non_finite_check_and_unscale_(self.gradients(), bad, torch.ones_like(bad))
-        bad = torch.maximum(bad, (~torch.isfinite(loss)).float())
+    def _step(self, batches: Sequence[Any], step: int, loss: Tensor) -> None:
+        if self._scaler is not None:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+        elif self._takes_closure:
+            losses = [loss]  # its first question is answered by the gradients that are there
+
+            def closure() -> Tensor:
+                if losses:
+                    return losses.pop()
+                self.optimizer.zero_grad()
+                return self._accumulate(batches, step, None)
+
+            self.optimizer.step(closure)  # type: ignore[arg-type]
+        else:
+            self.optimizer.step()
+
+    def _step_if_finite(
+        self, batches: Sequence[Any], step: int, loss: Tensor, buffers: list[tuple[Tensor, Tensor]]
+    ) -> None:
+        bad = (~torch.isfinite(loss)).float()
+        for grads in _by_device([grad for grad in self.gradients() if grad.numel()]):  # an empty shard has no norm
+            bad = torch.maximum(bad, (~torch.isfinite(torch.nn.utils.get_total_norm(grads, torch.inf))).to(bad))
         if self._reduce_flag is not None:
             self._reduce_flag(bad)
         self._skipped += bad
         self._loss_sum += torch.where(bad > 0, 0.0, loss)
+        for buffer, before in buffers:  # what a bad forward pass has left in statistics
+            buffer.copy_(torch.where(bad.to(buffer.device) > 0, before, buffer))
         if self._scaler is not None:
             if bad.item() == 0:
                 self._scaler.step(self.optimizer)
@@ -168,16 +228,25 @@ class Update:
             self.optimizer.step()
             del self.optimizer.grad_scale, self.optimizer.found_inf  # type: ignore[attr-defined]
         elif bad.item() == 0:  # waits for the device: the optimiser itself cannot skip
-            self.optimizer.step()
+            self._step(batches, step, loss)
 
     def _set_learning_rate(self, step: int) -> None:
         assert self._schedule is not None
         factor = self._schedule(step)
         for group in self.optimizer.param_groups:
+            # A group that was added during the run begins with the rate that it was added with.
+            first = group.setdefault("initial_lr", float(group["lr"]))
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(group["initial_lr"] * factor)
+                group["lr"].fill_(first * factor)
             else:
-                group["lr"] = group["initial_lr"] * factor
+                group["lr"] = first * factor
+
+    def _buffers(self) -> list[tuple[str, Tensor]]:
+        found = [item for module in self._watched for item in module.named_buffers()]
+        return [(name, local(buffer)) for name, buffer in found if buffer.is_floating_point()]
+
+    def _copy_buffers(self) -> list[tuple[Tensor, Tensor]]:
+        return [(b, b.clone()) for module in (*self._watched, *self._peers) for b in module.buffers()]
 
     # -- what is read at log steps
 
@@ -193,14 +262,30 @@ class Update:
         return float(self._skipped)
 
     def find_non_finite(self) -> str | None:
-        """What is not finite: a loss since the last reading, or a parameter; None if all is well."""
+        """What is not finite: a loss since the last reading, a parameter or a buffer; None if all is well.
+
+        Buffers that held infinities when the run began, such as masks, are meant to.
+        """
         of = f" of {self._suffix[1:]!r}" if self._suffix else ""
         if not bool(torch.isfinite(self._loss_sum)):
             return f"the loss{of}"
-        for name, param in self.model.named_parameters():
-            if not bool(torch.isfinite(local(param.detach())).all()):
-                return f"parameter {name!r}{of}"
+        for module in self._watched:
+            for name, param in module.named_parameters():
+                if not bool(torch.isfinite(local(param.detach())).all()):
+                    return f"parameter {name!r}{of}"
+        for name, buffer in self._buffers():
+            if name not in self._unbounded and not bool(torch.isfinite(buffer).all()):
+                return f"buffer {name!r}{of}"
         return None
+
+    def scaler_state(self) -> dict[str, Any] | None:
+        """The state of the scaler of float16, if there is one."""
+        return None if self._scaler is None else self._scaler.state_dict()
+
+    def load_scaler(self, state: dict[str, Any]) -> None:
+        """Put the scaler's state back, if there is a scaler."""
+        if self._scaler is not None:
+            self._scaler.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
         """The running sums, and the scaler's state."""
@@ -208,7 +293,7 @@ class Update:
             "loss_sum": self._loss_sum,
             "losses": self._losses,
             "skipped": self._skipped,
-            "scaler": None if self._scaler is None else self._scaler.state_dict(),
+            "scaler": self.scaler_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -216,31 +301,25 @@ class Update:
         self._loss_sum.copy_(state["loss_sum"])
         self._skipped.copy_(state["skipped"])
         self._losses = state["losses"]
-        if self._scaler is not None and state["scaler"] is not None:
-            self._scaler.load_state_dict(state["scaler"])
+        if state["scaler"] is not None:
+            self.load_scaler(state["scaler"])
 
 
-def rows(batch: Any) -> float:
-    """How many rows a batch has: the leading axis of the first tensor or array in it; 1 if there is none.
+def takes_closure(optimizer: Optimizer) -> bool:
+    """Whether its `step` cannot do without a closure, as LBFGS's.
 
-    >>> rows({'x': torch.zeros(5, 2), 'y': torch.zeros(5)})
-    5.0
+    >>> takes_closure(torch.optim.LBFGS([torch.zeros(1)])), takes_closure(torch.optim.SGD([torch.zeros(1)]))
+    (True, False)
     """
-    if hasattr(batch, "shape"):
-        return float(batch.shape[0]) if len(batch.shape) else 1.0
-    if isinstance(batch, dict):
-        batch = list(batch.values())
-    if isinstance(batch, (list, tuple)):
-        for item in batch:
-            if hasattr(item, "shape") and len(item.shape):
-                return float(item.shape[0])
-    return 1.0
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty
 
 
-def local(tensor: Tensor) -> Tensor:
-    """A sharded tensor's own part; any other tensor itself."""
-    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return part
+def _by_device(tensors: list[Tensor]) -> list[list[Tensor]]:
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    return list(groups.values())
 
 
 def _skips_on_device(optimizer: Optimizer) -> bool:

@@ -3,24 +3,25 @@
 import math
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-from ai.train.engine import log as record_module
-from ai.train.engine.log import Record
+from ai.train.engine.log import Record, record_into
 from ai.train.engine.ranks import INTERRUPT, STOP
-from ai.train.engine.run import Run, StopTraining
+from ai.train.engine.run import Interrupted, Run, StopTraining
 from ai.train.engine.update import Update
 from ai.train.hook import Hook, HookInterface
 from ai.train.loop.signals import StopSignals
+from ai.train.monitoring.hook_list import HookList
 
 Advance = Callable[[int, Record | None], bool]
+Hooks = HookInterface | Sequence[HookInterface] | None
 
 
 def loop(
     run: Run,
-    hook: HookInterface | None,
+    hook: Hooks,
     start: Callable[[], Advance],
-    updates: dict[str, Update],
+    updates: Mapping[str, Update],
     timelimit: float | None = None,
 ) -> int:
     """Advance `run` step by step until its step limit, its time limit, the end of its data, a hook or a signal.
@@ -28,7 +29,7 @@ def loop(
     Args:
         run: what is trained.
         hook: asked at the start of every step; its `done` runs whatever happens. None shows a bar in a terminal or
-            notebook, and does nothing else.
+            notebook, and does nothing else; an empty list does nothing at all.
         start: called once after `hook.setup` (which may have moved the run to a snapshot); gives the function
             (step, record or None) -> whether there was data.
         updates: whose losses are read at log steps, by model name.
@@ -42,56 +43,79 @@ def loop(
         SystemExit: after another signal, or Ctrl-C of a script, once `done` has run: with status 0 if the run is saved
             or has made no update, else with 143, as of a process that SIGTERM ended.
     """
-    watch = hook or _bar_or_nothing(run)
-    for update in updates.values():
-        run.add_finite_check(update.find_non_finite)
+    watch = _as_one(hook, run)
     first = run.step
     with run.at_end, StopSignals(watch=hook is not None) as signals:
+        run.interrupted = lambda: signals.requested is not None
         try:
             watch.setup(run)
+            run.begin_averages()
+            _bind_gradients(watch, updates)
             first = run.step
-            if run.steplimit is not None and run.step >= run.steplimit:
-                _say(f"nothing to train: step ({run.step}) has reached steplimit ({run.steplimit}); raise steplimit")
-            advance = start()
-            poll, limit = run.ranks.poll, run.steplimit
-            deadline = math.inf if timelimit is None else run.time() + timelimit
             run.outcome = "finished"
-            step = run.step
-            while limit is None or step < limit:
-                wish = poll(step, STOP if watch.step(step) else INTERRUPT if signals.requested else 0)
-                if wish:
-                    run.outcome = "stopped" if wish == STOP else "interrupted"
-                    break
-                if timelimit is not None and run.time() >= deadline:
-                    break
-                record = Record() if watch.wants_log(step) else None
-                if not advance(step, record):
-                    break
-                step += 1
-                run.step = step
-                if record is not None:
-                    _publish(run, watch, updates, record)
+            if _has_something_to_train(run):
+                _train(run, watch, start(), updates, signals, timelimit)
             run.check_finite()
         except StopTraining as stop:
             run.outcome = "stopped"
             _say(f"stopped at step {run.step}: {stop}")
+        except Interrupted:
+            run.outcome = "interrupted"
         except BaseException as error:
             run.outcome, run.error = "error", error
             run.ranks.explain(error)
             raise
         finally:
-            record_module._current = None
-            watch.done()
+            record_into(None)
+            _end(run, watch, signals)
     if run.outcome == "interrupted":
-        saved = f"; saved in {run.saved}, run the same command to go on" if run.saved else ""
-        _say(f"{signals.requested or 'a signal to another rank'}: stopped at step {run.step}{saved}")
-        if signals.requested == "SIGINT" and (run.saved is None or _at_a_prompt()):
-            raise KeyboardInterrupt  # the interpreter, and the model in it, must not be lost
-        raise SystemExit(0 if run.saved is not None or run.step == first else 128 + signal.SIGTERM)
+        _exit(run, signals.requested, made_updates=run.step != first)
     return run.step
 
 
-def _publish(run: Run, hook: HookInterface, updates: dict[str, Update], record: Record) -> None:
+def _train(
+    run: Run,
+    hook: HookInterface,
+    advance: Advance,
+    updates: Mapping[str, Update],
+    signals: StopSignals,
+    timelimit: float | None,
+) -> None:
+    """Step after step; sets `run.outcome` where it is not the data or a limit that ends it."""
+    poll, limit, step = run.ranks.poll, run.steplimit, run.step
+    deadline = math.inf if timelimit is None else run.time() + timelimit
+    while limit is None or step < limit:
+        wish = poll(step, STOP if hook.step(step) else INTERRUPT if signals.requested else 0)
+        if wish:
+            run.outcome = "stopped" if wish == STOP else "interrupted"
+            return
+        if timelimit is not None and run.time() >= deadline:
+            return
+        record = Record() if hook.wants_log(step) else None
+        if not advance(step, record):
+            if limit is not None:
+                _say(
+                    f"the data ended at step {step}, before steplimit ({limit}): pass epochs= for more passes over it, "
+                    "or a loader with train=True"
+                )
+            return
+        step += 1
+        run.step = step
+        if record is not None:
+            _publish(run, hook, updates, record)
+
+
+def _end(run: Run, hook: HookInterface, signals: StopSignals) -> None:
+    """The hook's `done`, which a signal cuts short as it does an evaluation before."""
+    try:
+        hook.done()
+    except Interrupted:
+        run.outcome = "interrupted"
+    if signals.requested and run.outcome in ("finished", "stopped"):  # it came with the last step, or after it
+        run.outcome = "interrupted"
+
+
+def _publish(run: Run, hook: HookInterface, updates: Mapping[str, Update], record: Record) -> None:
     """Read what the device holds, reduce it over the ranks once, and hand the numbers to the hook."""
     totals: dict[str, tuple[float, float]] = {}
     finite = True
@@ -108,10 +132,46 @@ def _publish(run: Run, hook: HookInterface, updates: dict[str, Update], record: 
         run.refuse("the loss")
 
 
-def _bar_or_nothing(run: Run) -> HookInterface:
-    # Of several ranks none may log on its own.
-    seen = run.ranks.world == 1 and ("ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty()))
-    return Hook(progress=True, log_interval="1s") if seen else _NO_HOOK
+def _has_something_to_train(run: Run) -> bool:
+    if run.steplimit is not None and run.step >= run.steplimit:
+        _say(f"nothing to train: step ({run.step}) has reached steplimit ({run.steplimit}); raise steplimit")
+        return False
+    if run.position.at_end:
+        _say(
+            f"nothing to train: at step {run.step} the data was passed over {run.position.epoch} times, and epochs is "
+            f"{run.position.end}; raise epochs"
+        )
+        return False
+    return True
+
+
+def _exit(run: Run, requested: str | None, *, made_updates: bool) -> None:
+    """End the process as the signal asks, or hand it back to who types."""
+    saved = f"; saved in {run.saved}, {run.to_go_on or 'run the same command to go on'}" if run.saved else ""
+    _say(f"{requested or 'a signal to another rank'}: stopped at step {run.step}{saved}")
+    if requested == "SIGINT" and (run.saved is None or _at_a_prompt()):
+        raise KeyboardInterrupt  # the interpreter, and the model in it, must not be lost
+    lost = made_updates and run.saved is None
+    raise SystemExit(128 + signal.SIGTERM if lost else run.exit_status)
+
+
+def _as_one(hook: Hooks, run: Run) -> HookInterface:
+    if hook is None:
+        # Of several ranks none may log on its own.
+        seen = run.ranks.world == 1 and ("ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty()))
+        return Hook(progress=True, log_interval="1s") if seen else _NO_HOOK
+    if not isinstance(hook, Sequence):
+        return hook
+    return hook[0] if len(hook) == 1 else HookList(hook) if hook else _NO_HOOK
+
+
+def _bind_gradients(hook: HookInterface, updates: Mapping[str, Update]) -> None:
+    """Have the hooks called that look at gradients; a step costs nothing where there are none."""
+    hooks = hook.hooks if isinstance(hook, HookList) else [hook]
+    plain = HookInterface.gradients
+    calls = [one.gradients for one in hooks if getattr(type(one), "gradients", plain) is not plain]
+    for update in updates.values():
+        update.on_gradients = calls
 
 
 def _at_a_prompt() -> bool:

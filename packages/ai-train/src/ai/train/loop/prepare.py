@@ -1,228 +1,218 @@
-"""From a trainer's options and the user's objects to a `Run` and its `Update`s: precision, compile, ranks, averages."""
+"""From a trainer's options and the user's objects to a `Run` and its `Update`s."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from ai.train.ema import Ema
-from ai.train.engine.argument_checks import check_model_and_optimizer
-from ai.train.engine.carried_over import Kept
-from ai.train.engine.ranks import Ranks
-from ai.train.engine.run import Run, take_restored
-from ai.train.engine.update import Loss, Update
+from ai.train.engine.argument_checks import check_model_and_optimizer, check_owns, check_step
+from ai.train.engine.continuation import Continuation, fingerprint, leave, take
+from ai.train.engine.environment import EnvironmentState, outside_parameters
+from ai.train.engine.placement import Placement, place
+from ai.train.engine.precision import in_precision
+from ai.train.engine.run import Run
+from ai.train.engine.stateful import Stateful
+from ai.train.engine.update import Loss, Update, takes_closure
+from ai.train.loop.options import Options
+from ai.train.saving.specs import SpecNote
 
 Schedule = Callable[[int], float]
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a trainer trains; the same for every trainer, checked when the trainer is made.
+class Limits:
+    """From where to where a run goes.
 
     Attributes:
-        accumulate: micro-batches per update; their losses are averaged by weight.
-        precision: None for the model's own, `'bf16'` or `'fp16'` for autocast (fp16 with a gradient scaler).
-        compile: whether to compile the models in place, or a dict of `torch.compile` options.
-        parallel: None, `'ddp'`, `'fsdp'`, or an `ai.train.parallel.Ddp` or `Fsdp` with options.
-        ema: None, or the decay of a moving average of the parameters.
-        on_nan: `'raise'`, `'skip'` (the update is not made) or `'stop'`.
+        step: the first step.
+        steplimit: the absolute step to end at, or None.
+        timelimit: seconds, or None.
+        epochs: the number of passes over the data to end at, absolute, too; None: with the pass that is begun.
     """
 
-    accumulate: int = 1
-    precision: str | None = None
-    compile: bool | dict[str, Any] = False
-    parallel: Any = None
-    ema: float | None = None
-    on_nan: str = "raise"
-
-    def __post_init__(self) -> None:
-        if self.accumulate < 1:
-            raise ValueError(f"accumulate must be at least 1, not {self.accumulate}")
-        if self.precision not in (None, *_DTYPES):
-            raise ValueError(f"precision must be None, 'bf16' or 'fp16', not {self.precision!r}")
-        if self.on_nan not in ("raise", "skip", "stop"):
-            raise ValueError(f"on_nan must be 'raise', 'skip' or 'stop', not {self.on_nan!r}")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise ValueError(f"the decay of ema ({self.ema}) must lie in [0, 1)")
-        if self.parallel is not None:
-            from ai.train.parallel import as_parallel
-
-            object.__setattr__(self, "parallel", as_parallel(self.parallel))
-
-
-@dataclass
-class Prepared:
-    """A run ready to start."""
-
-    run: Run
-    updates: dict[str, Update] = field(default_factory=dict)
+    step: int = 0
+    steplimit: int | None = None
+    timelimit: float | None = None
+    epochs: int | None = None
 
 
 def prepare(
     options: Options,
     env: Callable[..., Any],
+    call: Callable[[str, Any, int], Loss],
     models: Mapping[str, nn.Module],
     optimizers: Mapping[str, Optimizer],
     data: Iterable[Any],
+    limits: Limits,
     *,
-    step: int,
-    steplimit: int | None,
     schedules: Mapping[str, Schedule | None],
     batches_per_step: int,
     validate: Callable[[Run, Iterable[Any]], dict[str, float]],
     named: bool,
-    kept: Kept,
-) -> Prepared:
-    """Shard, compile and wrap as the options say; take up what was restored; bind each model to its optimiser.
+) -> tuple[Run, dict[str, Update]]:
+    """Place, compile and wrap as the options say; bind each model to its optimiser; take up what was left.
 
     Args:
         options: the trainer's.
-        env: (model, batch, step), or (key, models, batch, step) when `named`.
+        env: the user's environment, part of the run where it has a state.
+        call: (model name, batch, step) -> loss, of that environment.
         models: by name.
         optimizers: under the same names.
         data: the trainer's.
-        step: the first step.
-        steplimit: the step at which to end.
+        limits: where the run begins and ends.
         schedules: by model name.
         batches_per_step: how many batches one step takes.
         validate: (run, data) -> metrics, called inside `run.evaluating`.
-        named: whether `env` takes a key and all models.
-        kept: what the trainer's runs before left; a run that begins at a later step goes on with it.
+        named: whether logged numbers carry the model's name.
     """
-    _check_step(step, steplimit)
+    check_step(limits.step, limits.steplimit, limits.epochs)
     for key, optimizer in optimizers.items():
         check_model_and_optimizer(key, models[key], optimizer)
-        _check_owns(key, models[key], optimizer)
-    parallel = options.parallel
-    ranks = Ranks() if parallel is None else parallel.ranks()
+        check_owns(key, models[key], optimizer)
+        _check_closure(key, optimizer, options)
+    continued = {key: take(model, limits.step) for key, model in models.items()}
+    placement, ranks = place(options.parallel)
     for key, model in models.items():
-        if key in optimizers:
-            model.train()
-        if parallel is not None and ranks.world > 1:
-            parallel.check_device(model)
-            parallel.apply(model, optimizers.get(key), options)
-        if options.compile:
-            model.compile(**(options.compile if isinstance(options.compile, dict) else {}))
-    if ranks.world > 1:
-        data = parallel.part_of(data, ranks)
-    scales = {key: kept.scaler(models[key]) if step > 0 else None for key in optimizers}
-    emas = kept.emas({key: models[key] for key in optimizers}) if step > 0 else {}
-    if options.ema is not None:
-        emas |= {key: Ema(models[key], options.ema) for key in optimizers if key not in emas}
+        _place(model, optimizers.get(key), placement, options)
+    averages = {key: Ema(models[key], options.ema) for key in optimizers} if options.ema is not None else {}
     run = Run(
         models,
         optimizers,
-        data,
-        step=step,
-        steplimit=steplimit,
-        ema=emas,
+        placement.part_of(data, ranks),
+        step=limits.step,
+        steplimit=limits.steplimit,
+        ema=averages,
         ranks=ranks,
         batches_per_step=batches_per_step,
         on_nan=options.on_nan,
         validate=lambda val_data: validate(run, val_data),
+        epoch=max((one.epoch for one in continued.values() if one is not None), default=0),
     )
-    prepared = Prepared(run)
-    weighted = options.accumulate > 1 or ranks.world > 1
-    for key, optimizer in optimizers.items():
-        model = models[key]
-        call = _caller(env, key, models, named)
-        device = next(model.parameters()).device
-        scaler = None
-        in_model = parallel is not None and ranks.world > 1 and parallel.owns_precision(options.precision)
-        if options.precision is not None and not in_model:
-            call = torch.autocast(device.type, _DTYPES[options.precision])(call)
-            if options.precision == "fp16":
-                sharded = parallel is not None and ranks.world > 1 and parallel.shards
-                scaler = parallel.scaler(device) if sharded else torch.amp.GradScaler(device.type)
-                if (scale := scales[key]) is not None:
-                    scaler.load_state_dict(scale)
-        extra: dict[str, Any] = {}
-        if parallel is not None and ranks.world > 1:
-            call, extra = parallel.wrap(call, model)
-        update = Update(
-            key if named else "",
-            call,
-            model,
-            optimizer,
-            schedule=schedules.get(key),
-            scaler=scaler,
-            ema=emas.get(key),
-            on_nan=options.on_nan,
-            weighted=weighted,
-            **extra,
-        )
-        prepared.updates[key] = update
-        run.add_state(f"update.{key}", update)
-    run.sharded = parallel is not None and ranks.world > 1 and parallel.shards
-    restored = take_restored(next(iter(models.values())), step)
-    if restored is not None:
-        run.load_state_dict(restored)
-    run.at_end.callback(kept.keep, models, emas, prepared.updates)
+    run.sharded = placement.shards
+    _set_epochs(run, limits.epochs)
+    _add_environment(run, env)
+    updates = {}
+    for key in optimizers:
+        updates[key] = _update(run, key, env, call, options, placement, schedules.get(key), named)
+        run.add_state(f"update.{key}", updates[key])
+        run.add_finite_check(updates[key].find_non_finite)
+    _take_up(run, updates, continued)
+    run.at_end.callback(_leave, run, updates)
     if not options.compile:  # a hook would be compiled in, and its removal compile everything anew
         for key, model in models.items():
-            run.at_end.callback(_SpecNote(key, model, run.specs).remove)
-    return prepared
+            run.at_end.callback(SpecNote(key, model, run.specs).remove)
+    return run, updates
 
 
-def _caller(env: Callable[..., Any], key: str, models: Mapping[str, nn.Module], named: bool) -> Callable[..., Loss]:
-    if named:
-
-        def call_named(batch: Any, step: int) -> Any:
-            return env(key, models, batch, step)
-
-        return call_named
-    model = models[key]
-
-    def call(batch: Any, step: int) -> Any:
-        return env(model, batch, step)
-
-    return call
+def _place(model: nn.Module, optimizer: Optimizer | None, placement: Placement, options: Options) -> None:
+    if optimizer is not None and not model.training:
+        model.train()  # of a model that is in training mode, parts in evaluation mode are meant to be
+    placement.check_device(model)
+    placement.apply(model, optimizer, options)
+    if options.compile:
+        model.compile(**(options.compile if isinstance(options.compile, dict) else {}))
 
 
-def _check_step(step: int, steplimit: int | None) -> None:
-    if step < 0:
-        raise ValueError(f"step ({step}) must not be negative")
-    if steplimit is not None and steplimit < 0:
-        raise ValueError(f"steplimit ({steplimit}) must not be negative; it is absolute, not counted from step")
+def _update(
+    run: Run,
+    key: str,
+    env: Callable[..., Any],
+    call: Callable[[str, Any, int], Loss],
+    options: Options,
+    placement: Placement,
+    schedule: Schedule | None,
+    named: bool,
+) -> Update:
+    model, optimizer = run.models[key], run.optimizers[key]
+    device = next(model.parameters()).device
+    by_model = placement.owns_precision(options.precision)
+
+    def forward(batch: Any, step: int) -> Loss:
+        return call(key, batch, step)
+
+    wrapped, extra = placement.wrap(
+        forward if by_model else in_precision(forward, options.precision, device),
+        model,
+        outside_parameters(env, model, optimizer),
+    )
+    if schedule is not None and callable(observe := getattr(schedule, "observe", None)):
+        run.add_observer(observe)
+        if isinstance(schedule, Stateful):
+            run.add_state(f"schedule.{key}", schedule)
+    return Update(
+        key if named else "",
+        wrapped,
+        model,
+        optimizer,
+        schedule=schedule,
+        scaler=placement.scaler(device) if options.precision == "fp16" and not by_model else None,
+        ema=run.ema.get(key),
+        on_nan=options.on_nan,
+        weighted=options.accumulate > 1 or run.ranks.world > 1,
+        environment=env if isinstance(env, nn.Module) else None,
+        peers=[other for other in run.models.values() if other is not model],
+        **extra,
+    )
 
 
-def _check_owns(key: str, model: nn.Module, optimizer: Optimizer) -> None:
-    own = {id(p) for p in model.parameters()}
-    if not own:
-        raise ValueError(f"model {key!r} ({type(model).__name__}) has no parameters to train")
-    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-        raise ValueError(f"the optimizer of {key!r} holds none of the model's parameters: build it from this model")
+def _set_epochs(run: Run, epochs: int | None) -> None:
+    if epochs is None:
+        return
+    run.position.end = epochs
+    if getattr(run.data, "train", None) is True:  # it never ends: its length says how far the passes go
+        per_epoch = run.steps_per_epoch
+        if per_epoch is None:
+            raise ValueError(f"epochs ({epochs}) needs data that has a length or an end: use steplimit")
+        last = math.ceil(epochs * per_epoch)
+        run.steplimit = last if run.steplimit is None else min(last, run.steplimit)
 
 
-class _SpecNote:
-    """Notes a model's input and output shapes at its first call, for the manifest of its snapshots.
-
-    It holds nothing but the notes, so that a model can be copied and pickled meanwhile.
-    """
-
-    def __init__(self, key: str, model: nn.Module, specs: dict[str, Any]) -> None:
-        self._key, self._specs = key, specs
-        self._handle = model.register_forward_hook(self)
-
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self._specs[self._key] = {"inputs": [_spec(x) for x in inputs], "outputs": [_spec(output)]}
-        self.remove()
-
-    def remove(self) -> None:
-        """A model whose `forward` was never called must not carry the note for good."""
-        self._handle.remove()
+def _add_environment(run: Run, env: Any) -> None:
+    if isinstance(env, nn.Module):
+        run.add_state("env", EnvironmentState(env))
+    elif isinstance(env, Stateful) and not isinstance(env, type):
+        run.add_state("env", env)
 
 
-def _spec(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        # The leading axis is the batch, whose size is free.
-        return {"shape": [None, *value.shape[1:]] if value.ndim else [], "dtype": str(value.dtype).split(".")[-1]}
-    if isinstance(value, (list, tuple)):
-        return [_spec(item) for item in value]
-    if isinstance(value, dict):
-        return {str(name): _spec(item) for name, item in value.items()}
-    return type(value).__name__
+def _take_up(run: Run, updates: Mapping[str, Update], continued: Mapping[str, Continuation | None]) -> None:
+    for key, found in continued.items():
+        if found is None:
+            continue
+        if found.averages and key in run.ema:
+            run.ema[key].load_state_dict(dict(found.averages))
+            run.keep_average(key)
+        if found.scaler is not None and key in updates:
+            updates[key].load_scaler(dict(found.scaler))
+        if found.rest is not None:
+            run.load_state_dict(found.rest)
+
+
+def _leave(run: Run, updates: Mapping[str, Update]) -> None:
+    """At the end of a run, what belongs to its models."""
+    rest = run.rest_of_untrained()
+    for index, (key, model) in enumerate(run.models.items()):
+        averages = {name: value.clone() for name, value in run.ema[key].state_dict().items()} if key in run.ema else {}
+        scaler = updates[key].scaler_state() if key in updates else None
+        leave(
+            model,
+            Continuation(
+                step=run.step,
+                averages=averages,
+                scaler=scaler,
+                # Where nothing was trained, the next call is the next pass of a loop over them, as without a stop.
+                epoch=run.position.epoch if rest is None else int(run.position.end),
+                rest=rest if index == 0 else None,
+                weights=fingerprint(model) if averages or scaler is not None else None,
+                trained=key in run.optimizers,
+            ),
+        )
+
+
+def _check_closure(key: str, optimizer: Optimizer, options: Options) -> None:
+    if takes_closure(optimizer) and options.precision == "fp16":
+        name = type(optimizer).__name__
+        raise ValueError(f"precision='fp16' and the optimizer of {key!r} ({name}), which steps by closure, cannot meet")

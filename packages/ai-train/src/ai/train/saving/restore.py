@@ -9,8 +9,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ai.model.saved import MANIFEST, SnapshotError, load_weights, newest, read_manifest, verify
+from ai.train.engine.continuation import Continuation, fingerprint, leave
 from ai.train.engine.random_state import set_random_state
-from ai.train.engine.run import Run, Stateful, keep_for_training
+from ai.train.engine.run import Run
+from ai.train.engine.stateful import Stateful
 from ai.train.saving.files import read_state
 
 
@@ -57,6 +59,7 @@ def restore(
     model: nn.Module | Mapping[str, nn.Module],
     opt: Optimizer | Mapping[str, Optimizer],
     *stateful: Stateful,
+    settings: str = "snapshot",
 ) -> int:
     """Fill a model, its optimiser and further objects from a snapshot before training; the step to continue at.
 
@@ -68,6 +71,8 @@ def restore(
         model: a module, or the dict of modules of a `MultiTrainer`.
         opt: its optimiser, or the dict of optimisers.
         stateful: the objects that the saved hook held as `stateful`, in the same order; if it held none, the loader.
+        settings: whose learning rate and other settings the optimiser has afterwards: `'snapshot'`'s, or `'script'`'s,
+            those it was made with.
 
     Raises:
         FileNotFoundError: there is no snapshot.
@@ -96,10 +101,23 @@ def restore(
     for index, (one, part) in enumerate(zip(stateful, held, strict=True)):
         if part is None:
             raise ValueError(f"the snapshot holds no state for stateful[{index}] ({type(one).__name__})")
-    run.load_state_dict({key: state[key] for key in ("step", "models", "optimizers")})
+    parts = ("step", "models", "optimizers", "optimizer_kinds")
+    run.load_state_dict({key: state[key] for key in parts if key in state}, settings=settings)
     for one, part in zip(stateful, held, strict=True):
         one.load_state_dict(part)
-    keep_for_training(next(iter(models.values())), state)
+    rest = {key: value for key, value in state.items() if key not in ("models", "optimizers")}
+    for index, (key, one_model) in enumerate(models.items()):
+        averages = state["ema"].get(key, {})
+        leave(
+            one_model,
+            Continuation(
+                step=int(state["step"]),
+                averages=averages,
+                rest=rest if index == 0 else None,
+                weights=fingerprint(one_model) if averages else None,
+                trained=key in optimizers,
+            ),
+        )
     set_random_state(state["random"])
     return int(state["step"])
 
