@@ -14,7 +14,7 @@ from ai.train.engine.evaluate import evaluating
 from ai.train.engine.optimizer_state import load_optimizer
 from ai.train.engine.random_state import random_state
 from ai.train.engine.ranks import Ranks
-from ai.train.engine.stateful import Stateful
+from ai.train.engine.stateful import Stateful as Stateful
 
 Metrics = dict[str, float]
 
