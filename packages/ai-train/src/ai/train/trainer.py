@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from ai.train.engine.log import Record
 from ai.train.engine.run import Run
 from ai.train.engine.update import Loss, Update
-from ai.train.loop.core import Core, check_data, check_env
+from ai.train.loop.core import Core, call_with_model, check_data, check_env
 from ai.train.loop.loop import Advance, Hooks
 from ai.train.loop.options import TrainOptions, options_of
 from ai.train.loop.prepare import Limits, Schedule
@@ -126,8 +126,3 @@ class Trainer:
                 has changed its weights since.
         """
         return self._core.averaged({"model": model})
-
-
-def call_with_model(env: Callable[..., Loss], key: str, models: Mapping[str, nn.Module], batch: Any, step: int) -> Loss:
-    """`env(model, batch, step)`."""
-    return env(models[key], batch, step)

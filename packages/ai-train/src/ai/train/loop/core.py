@@ -144,6 +144,11 @@ class Core:
         )
 
 
+def call_with_model(env: Callable[..., Loss], key: str, models: Models, batch: Any, step: int) -> Loss:
+    """`env(model, batch, step)`."""
+    return env(models[key], batch, step)
+
+
 def check_env(env: Any, call: str) -> None:
     """Raise if it could not be called as a trainer calls it."""
     if isinstance(env, type):
