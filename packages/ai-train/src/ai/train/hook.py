@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ai.train.engine.evaluate import refuse_endless
 from ai.train.engine.run import Run, StopTraining
-from ai.train.engine.stateful import Stateful
 from ai.train.monitoring.hook_interface import HookInterface as HookInterface
 from ai.train.monitoring.interval import Due, Interval, as_interval
+from ai.train.state.stateful import Stateful
 
 if TYPE_CHECKING:
     from ai.train.monitoring.progress import Progress

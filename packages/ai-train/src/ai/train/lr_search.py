@@ -10,9 +10,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ai.train.engine.argument_checks import check_loader
-from ai.train.engine.random_state import random_state, set_random_state
 from ai.train.engine.update import Loss
 from ai.train.hook import HookInterface
+from ai.train.state.random_state import random_state, set_random_state
 from ai.train.trainer import Trainer
 
 

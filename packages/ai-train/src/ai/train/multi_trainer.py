@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ai.train.engine.continuation import trained_in
 from ai.train.engine.log import Record
 from ai.train.engine.run import Run
 from ai.train.engine.update import Loss, Update
@@ -17,6 +16,7 @@ from ai.train.loop.core import Core, check_data, check_env
 from ai.train.loop.loop import Advance, Hooks
 from ai.train.loop.options import TrainOptions, options_of
 from ai.train.loop.prepare import Limits, Schedule
+from ai.train.state.continuation import trained_in
 
 
 class MultiTrainer:

@@ -12,9 +12,9 @@ from ai.train.engine.argument_checks import check_loader
 from ai.train.engine.batch_weight import UnknownWeight, rows
 from ai.train.engine.log import Record, recording
 from ai.train.engine.precision import autocast
-from ai.train.engine.random_state import own_randomness
 from ai.train.engine.ranks import Ranks
 from ai.train.engine.update import Loss
+from ai.train.state.random_state import own_randomness
 
 
 @contextmanager

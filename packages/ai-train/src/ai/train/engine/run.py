@@ -9,12 +9,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ai.train.ema import Ema
-from ai.train.engine.data_position import DataPosition
 from ai.train.engine.evaluate import evaluating
-from ai.train.engine.optimizer_state import load_optimizer
-from ai.train.engine.random_state import random_state
 from ai.train.engine.ranks import Ranks
-from ai.train.engine.stateful import Stateful as Stateful
+from ai.train.state.data_position import DataPosition
+from ai.train.state.optimizer_state import load_optimizer
+from ai.train.state.random_state import random_state
+from ai.train.state.stateful import Stateful as Stateful
 
 Metrics = dict[str, float]
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from ai.train.ema import Ema
 from ai.train.engine.batch_weight import rows
 from ai.train.engine.log import Record, record_into
-from ai.train.engine.shards import local
+from ai.train.state.shards import local
 
 Loss = Tensor | tuple[Tensor, float | Tensor]
 

@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 
 from ai.train.ema import Ema
 from ai.train.engine.argument_checks import check_hook, check_loader
-from ai.train.engine.continuation import peek
 from ai.train.engine.evaluate import evaluate, evaluating
 from ai.train.engine.ranks import Ranks
 from ai.train.engine.run import Interrupted, Run
@@ -18,6 +17,7 @@ from ai.train.engine.update import Loss, Update
 from ai.train.loop.loop import Advance, Hooks, loop
 from ai.train.loop.options import Options
 from ai.train.loop.prepare import Limits, Schedule, prepare
+from ai.train.state.continuation import peek
 
 Models = Mapping[str, nn.Module]
 Start = Callable[[Run, Mapping[str, Update]], Advance]

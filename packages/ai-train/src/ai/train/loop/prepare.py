@@ -10,15 +10,15 @@ from torch.optim import Optimizer
 
 from ai.train.ema import Ema
 from ai.train.engine.argument_checks import check_model_and_optimizer, check_owns, check_step
-from ai.train.engine.continuation import Continuation, fingerprint, leave, take
-from ai.train.engine.environment import EnvironmentState, outside_parameters
 from ai.train.engine.placement import Placement, place
 from ai.train.engine.precision import in_precision
 from ai.train.engine.run import Run
-from ai.train.engine.stateful import Stateful
 from ai.train.engine.update import Loss, Update, takes_closure
 from ai.train.loop.options import Options
 from ai.train.saving.specs import SpecNote
+from ai.train.state.continuation import Continuation, fingerprint, leave, take
+from ai.train.state.environment import EnvironmentState, outside_parameters
+from ai.train.state.stateful import Stateful
 
 Schedule = Callable[[int], float]
 

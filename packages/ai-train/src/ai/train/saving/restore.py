@@ -9,11 +9,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ai.model.saved import MANIFEST, SnapshotError, load_weights, newest, read_manifest, verify
-from ai.train.engine.continuation import Continuation, fingerprint, leave
-from ai.train.engine.random_state import set_random_state
 from ai.train.engine.run import Run
-from ai.train.engine.stateful import Stateful
 from ai.train.saving.files import read_state
+from ai.train.state.continuation import Continuation, fingerprint, leave
+from ai.train.state.random_state import set_random_state
+from ai.train.state.stateful import Stateful
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

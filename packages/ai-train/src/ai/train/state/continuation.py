@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ai.train.engine.shards import local
+from ai.train.state.shards import local
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ai.train.engine.random_state import move_apart, random_state, set_random_state
-from ai.train.engine.stateful import Stateful
+from ai.train.state.random_state import move_apart, random_state, set_random_state
+from ai.train.state.stateful import Stateful
 
 State = Mapping[str, Any]
 

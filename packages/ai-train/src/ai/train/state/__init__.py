@@ -1,0 +1,1 @@
+"""What of a run is taken and put back: random states, positions in data, optimisers, what a model leaves."""
