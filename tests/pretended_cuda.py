@@ -86,6 +86,9 @@ class DeviceTensor(Tensor):
             memo[id(self)] = copied.requires_grad_(self.requires_grad)
         return memo[id(self)]
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.elem.detach().__reduce_ex__(protocol)  # in a file it lies on the CPU, as `map_location` has it
+
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod

@@ -110,7 +110,7 @@ def r1_penalty(logits: Tensor, x: Tensor) -> Tensor:
 def gradient_penalty(d: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
     """The mean of (‖∇d‖ - 1)² on the line between real and fake images."""
     share = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
-    between = torch.lerp(real.detach(), fake.detach(), share).requires_grad_(True)
+    between = torch.lerp(real.detach(), fake.detach().to(real.dtype), share).requires_grad_(True)
     (gradient,) = torch.autograd.grad(d(between).sum(), between, create_graph=True)
     # sqrt has no derivative at 0, where a discriminator that is flat would give NaN.
     norm = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()

@@ -4,7 +4,6 @@ Letters: B batch, C channels, H and W height and width. Images lie in [-1, 1] un
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +71,7 @@ def ssim(a: Tensor, b: Tensor, *, bounds: tuple[float, float] = (-1.0, 1.0), win
     channels, span = a.shape[1], bounds[1] - bounds[0]
     # Sums of squares of nearly equal numbers: half precision would cancel them away.
     a, b = a.float() if a.dtype.itemsize < 4 else a, b.float() if b.dtype.itemsize < 4 else b
-    kernel = _gaussian(window, 1.5).to(a)
+    kernel = _gaussian(window, 1.5, a)
     rows = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, window)
     columns = kernel.view(1, 1, -1, 1).expand(channels, 1, window, 1)
 
@@ -211,9 +210,9 @@ def _as_list(value: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [value] if isinstance(value, Tensor) else list(value)
 
 
-@lru_cache(maxsize=8)
-def _gaussian(size: int, sigma: float) -> Tensor:
-    x = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+def _gaussian(size: int, sigma: float, like: Tensor) -> Tensor:
+    """Computed where it is needed: a kernel that is copied to a device waits for all that the device has to do."""
+    x = torch.arange(size, dtype=like.dtype, device=like.device) - (size - 1) / 2
     kernel = torch.exp(-(x**2) / (2 * sigma**2))
     return kernel / kernel.sum()
 

@@ -143,7 +143,8 @@ class GroupRanks(Ranks):
 
 def mean_weight(total: float | Tensor, device: torch.device) -> Tensor:
     """The weights summed over the ranks and divided by their number, since gradients are averaged over ranks."""
-    weight = torch.as_tensor(total, dtype=torch.float32, device=device).clone()
+    # A number is filled in there: one that is copied to a device waits for all that the device has to do.
+    weight = (torch.zeros((), device=device) + total).float()
     dist.all_reduce(weight)
     return weight / dist.get_world_size()
 

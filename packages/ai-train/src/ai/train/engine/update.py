@@ -159,7 +159,7 @@ class Update:
         grads = self.gradients()
         if isinstance(divisor, Tensor):
             for device_grads in _by_device(grads):
-                torch._foreach_mul_(device_grads, (1 / divisor).to(device_grads[0]))
+                torch._foreach_mul_(device_grads, _beside(device_grads[0], 1 / divisor))
         elif grads:
             torch._foreach_div_(grads, divisor)
         return divisor
@@ -220,8 +220,9 @@ class Update:
         for buffer, before in buffers:  # what a bad forward pass has left in statistics
             buffer.copy_(torch.where(bad.to(buffer.device) > 0, before, buffer))
         if self._scaler is not None:
-            if bad.item() == 0:
-                self._scaler.step(self.optimizer)
+            for found in self._scaler._found_inf_per_device(self.optimizer).values():
+                torch.maximum(found, bad.to(found.device), out=found)
+            self._scaler.step(self.optimizer)
             self._scaler.update()
         elif _skips_on_device(self.optimizer):
             self.optimizer.grad_scale, self.optimizer.found_inf = None, bad  # type: ignore[attr-defined]
@@ -320,6 +321,13 @@ def _by_device(tensors: list[Tensor]) -> list[list[Tensor]]:
     for tensor in tensors:
         groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
     return list(groups.values())
+
+
+def _beside(tensor: Tensor, number: Tensor) -> Tensor:
+    """The number, of the tensor's type and where it lies; from the CPU it is passed by value, without a wait."""
+    if number.device.type == "cpu":
+        number = tensor.new_zeros((), dtype=number.dtype) + number
+    return number.to(tensor)
 
 
 def _skips_on_device(optimizer: Optimizer) -> bool:

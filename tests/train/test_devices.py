@@ -1,0 +1,389 @@
+"""Training on a device: the same numbers, everything in its place, and no wait in a step that does not log."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import ai.model as m
+from ai.data import ReplayBuffer
+from ai.examples.muzero.model import Model as World2
+from ai.train import (
+    RL,
+    AdversarialAutoencoder,
+    Classify,
+    Diffusion,
+    Ema,
+    Gan,
+    Hook,
+    HookInterface,
+    MultiTrainer,
+    MuZero,
+    NonFiniteError,
+    Reconstruct,
+    Regress,
+    Snapshots,
+    Support,
+    Trainer,
+    loss,
+    opt,
+    schedule,
+)
+from ai.train.engine.update import Update
+from tests.devices import assert_close, lies_on
+from tests.pretended_cuda import PretendedCuda
+
+N_STEPS = 5
+
+
+class Silent(HookInterface):
+    """Logs nothing, and lets nothing wait from the second step to the last but one."""
+
+    def __init__(self, no_sync):
+        self.no_sync, self.entered = no_sync, None
+
+    def step(self, step):
+        if step == 1:
+            self.entered = self.no_sync()
+            self.entered.__enter__()
+        if step == N_STEPS - 1:
+            self.leave()
+
+    def wants_log(self, step):
+        return False
+
+    def done(self):
+        self.leave()
+
+    def leave(self):
+        entered, self.entered = self.entered, None
+        if entered is not None:
+            entered.__exit__(None, None, None)
+
+
+def batches(device, rows=8, n=2 * N_STEPS, uint8=False):
+    rng = torch.Generator().manual_seed(0)
+    made = []
+    for _ in range(n):
+        x, y = torch.randn(rows, 6, generator=rng), torch.randint(0, 3, (rows,), generator=rng)
+        made.append({"x": x.to(device), "y": (y.to(torch.uint8) if uint8 else y).to(device)})
+    return made
+
+
+def net():
+    return m.Model(m.seq(m.fc(6, 16, actv="relu"), m.norm.layer(16), m.fc(16, 3))).init(seed=0)
+
+
+def trained(device, hook, *, make=opt.adam, how=None, **options):
+    model = net().to(device)
+    trainer = Trainer(Classify(), batches(device, uint8=True), **options)
+    optimizer = make(model, lr=0.05)
+    assert trainer.train(model, optimizer, hook, steplimit=N_STEPS, schedule=how) == N_STEPS
+    return model, trainer, optimizer
+
+
+OPTIONS = {
+    "plain": {},
+    "micro-batches": {"accumulate": 2},
+    "bf16": {"precision": "bf16"},
+    "fp16": {"precision": "fp16"},
+    "fp16 skip": {"precision": "fp16", "on_nan": "skip"},
+    "average": {"ema": 0.9},
+    "skip": {"on_nan": "skip"},
+    "stop": {"on_nan": "stop"},
+    "all": {"accumulate": 2, "precision": "bf16", "ema": 0.9, "on_nan": "skip"},
+}
+LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_silent_step_waits_for_nothing_and_learns_what_the_cpu_learns(name, device, no_sync):
+    options = OPTIONS[name]
+    model, _, _ = trained(device, Silent(no_sync), **options)
+    expected, _, _ = trained("cpu", Silent(no_sync) if device == "cpu" else None, **options)
+    # Adam's first steps follow the signs of gradients: of rounded ones, near zero, some are the other way
+    close = LOWER.get(options.get("precision"), torch.float32)
+    if device == "cpu" or close == torch.float32 or PretendedCuda.active is not None:
+        assert_close(list(model.parameters()), list(expected.parameters()), close)
+    assert lies_on(dict(model.state_dict()), device)
+
+
+@pytest.mark.parametrize("make", list(opt.FACTORIES.values()), ids=list(opt.FACTORIES))
+@pytest.mark.parametrize("limits", [{}, {"clip_norm": 0.1, "clip_value": 0.05}], ids=["free", "clipped"])
+def test_every_optimiser_steps_without_waiting(make, limits, device, no_sync):
+    def limited(model, lr):
+        return make(model, lr=lr, **limits)
+
+    model, _, _ = trained(device, Silent(no_sync), make=limited, how=schedule.cosine(N_STEPS, warmup=2))
+    expected, _, _ = trained("cpu", None, make=limited, how=schedule.cosine(N_STEPS, warmup=2))
+    assert_close(list(model.parameters()), list(expected.parameters()))
+
+
+@pytest.mark.parametrize("make", [opt.sgd, opt.adam, opt.adamw])
+def test_an_optimiser_on_cuda_is_fused(make, device):
+    model = net().to(device)
+    fused = make(model).defaults.get("fused")
+    assert bool(fused) == (device == "cuda" or make is not opt.sgd)
+
+
+def labelled(weight):
+    class Weighted(Classify):
+        def __call__(self, model, batch, step):
+            return super().__call__(model, batch, step), weight(batch)
+
+    return Weighted()
+
+
+WEIGHTS = {
+    "a number": lambda batch: 2.0,
+    "a tensor there": lambda batch: (batch["y"] > 0).float().sum() + 1,
+    "a tensor of the CPU": lambda batch: torch.tensor(2.0),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_of_losses_may_lie_on_either_device(name, device, no_sync):
+    def learn(device, hook):
+        model = net().to(device)
+        Trainer(labelled(WEIGHTS[name]), batches(device), accumulate=2).train(
+            model, opt.adam(model, lr=0.05), hook, steplimit=N_STEPS
+        )
+        return list(model.parameters())
+
+    assert_close(learn(device, Silent(no_sync)), learn("cpu", None))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_logged_step_reads_the_same_numbers_on_every_device(accumulate, device):
+    def numbers(device):
+        lines = {}
+        hook = Hook(
+            log=lambda step, values: lines.setdefault(step, {}).update(values),
+            log_interval=2,
+            val_data=batches(device, n=2),
+            val_interval=2,
+        )
+        trained(device, hook, accumulate=accumulate, ema=0.9)
+        return {step: {k: v for k, v in line.items() if "per_s" not in k} for step, line in lines.items()}
+
+    ours, expected = numbers(device), numbers("cpu")
+    assert ours.keys() == expected.keys()
+    for step, line in expected.items():
+        assert ours[step] == pytest.approx(line, rel=1e-4, abs=1e-5)
+        assert "val_accuracy" in line or "accuracy" in line
+
+
+@pytest.mark.parametrize("on_nan", ["raise", "stop", "skip"])
+@pytest.mark.parametrize("make", [opt.adam, opt.sgd])
+def test_what_is_not_finite_is_dealt_with_on_every_device(on_nan, make, device):
+    model = net().to(device)
+    data = batches(device, n=3)
+    data[1]["x"] = data[1]["x"] * torch.nan
+    trainer = Trainer(Classify(), data, on_nan=on_nan)
+    if on_nan == "raise":
+        with pytest.raises(NonFiniteError, match="the loss is not finite by step 3"):
+            trainer.train(model, make(model))
+    else:
+        trainer.train(model, make(model))
+        assert all(bool(p.isfinite().all()) for p in model.parameters()) == (on_nan == "skip")
+
+
+def test_a_moving_average_lies_with_its_model_and_is_swapped_without_waiting(device, no_sync):
+    model = net().to(device)
+    ema = Ema(model, 0.5, warmup=False)
+    first = copy.deepcopy(dict(model.state_dict()))
+    with no_sync(), torch.no_grad():
+        torch._foreach_add_(list(model.parameters()), 2.0)
+        ema.update(1)
+        with ema.swapped_in():
+            halfway = {name: value.clone() for name, value in model.state_dict().items()}
+    assert lies_on(ema.state_dict(), device)
+    assert_close({k: v - 1 for k, v in halfway.items()}, first)
+    assert_close({k: v - 2 for k, v in model.state_dict().items()}, first)
+
+
+# -- environments
+
+
+class Denoiser(nn.Module):
+    sigma_data = 0.5
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(6, 6)
+
+    def forward(self, x, sigma):
+        return self.net(x) + sigma.log()[:, None]
+
+
+class Code(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encode, self.decode = nn.Linear(6, 2), nn.Linear(2, 6)
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.policy, self.value = nn.Linear(6, 3), nn.Linear(6, 1)
+
+    def forward(self, x):
+        return self.policy(x), self.value(x)
+
+
+class World(nn.Module):
+    def __init__(self, bins):
+        super().__init__()
+        self.see, self.move, self.policy = nn.Linear(6, 4), nn.Linear(5, 4), nn.Linear(4, 3)
+        self.value, self.reward = nn.Linear(4, bins), nn.Linear(4, bins)
+
+    def represent(self, obs):
+        return self.see(obs)
+
+    def dynamics(self, state, action):
+        state = self.move(torch.cat([state, action[:, None].to(state.dtype)], 1))
+        return state, self.reward(state)
+
+    def predict(self, state):
+        return self.policy(state), self.value(state)
+
+
+def drawn(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def unrolled():
+    return {
+        "obs": drawn(4, 3, 6), "action": torch.zeros(4, 3, dtype=torch.int64), "reward": drawn(4, 3),
+        "policy": drawn(4, 3, 3).softmax(-1), "target": drawn(4, 3), "mask": drawn(4, 3) > 0, "weight": drawn(4).abs(),
+        "index": torch.arange(4),
+    }  # fmt: skip
+
+
+def picture():
+    return drawn(2, 3, 16, 16).tanh()
+
+
+def labels():
+    return {"x": drawn(4, 6), "y": torch.arange(4) % 3}
+
+
+def played():
+    return {"obs": drawn(4, 6), "policy": drawn(4, 3).softmax(1), "target": drawn(4), "weight": drawn(4).abs()}
+
+
+PARTS = {"pixel": loss.mse, "mae": loss.mae, "huber": loss.huber, "ssim": (0.5, loss.ssim_loss)}
+
+ENVIRONMENTS = {
+    "classify": (Classify(label_smoothing=0.1, top_k=(2,)), lambda: nn.Linear(6, 3), labels),
+    "classify mixed": (Classify(), lambda: nn.Linear(6, 3), lambda: {"x": drawn(4, 6), "y": drawn(4, 3).softmax(1)}),
+    "regress": (Regress(), lambda: nn.Linear(6, 3), lambda: {"x": drawn(4, 6), "y": drawn(4, 3)}),
+    "reconstruct": (Reconstruct(loss.ComboLoss(PARTS)), lambda: nn.Conv2d(3, 3, 1), lambda: {"x": picture()}),
+    "perceptual": (
+        Reconstruct(loss.Perceptual(nn.Conv2d(3, 2, 3))),
+        lambda: nn.Conv2d(3, 3, 1),
+        lambda: {"x": picture()},
+    ),
+    "diffusion": (Diffusion(), Denoiser, lambda: {"x": drawn(4, 6)}),
+    "rl": (RL(entropy=0.1), Pair, played),
+    "muzero": (MuZero(Support(4), obs_unrolled=True, consistency_weight=0.1), lambda: World(9), unrolled),
+    "muzero of scalars": (MuZero(obs_unrolled=True), lambda: World(1), unrolled),
+}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_an_environment_loses_on_the_device_what_it_loses_on_the_cpu(name, device, no_sync):
+    env, make, batch = ENVIRONMENTS[name]
+    torch.manual_seed(0)
+    model = make()
+    if device == "cpu" or name != "diffusion" or PretendedCuda.active is not None:  # a GPU draws other noise
+        torch.manual_seed(1)
+        with torch.no_grad():
+            expected = float(env(copy.deepcopy(model), batch(), 0).detach())
+    model.to(device)
+    data = {key: value.to(device) for key, value in batch().items()}
+    env(model, data, 0)  # what is made once, such as a network of features, is made here
+    torch.manual_seed(1)
+    with no_sync():
+        value = env(model, data, 0)
+        value.backward()
+    assert lies_on(value, device)
+    if device == "cpu" or name != "diffusion" or PretendedCuda.active is not None:
+        assert float(value.detach()) == pytest.approx(expected, rel=1e-4)
+    assert lies_on([p.grad for p in model.parameters() if p.grad is not None], device)
+
+
+ROUNDS = {
+    "non_saturating": (Gan(2, r1=1.0, r1_interval=2), {"g": lambda: nn.Linear(2, 6), "d": lambda: nn.Linear(6, 1)}),
+    "hinge": (Gan(2, loss="hinge"), {"g": lambda: nn.Linear(2, 6), "d": lambda: nn.Linear(6, 1)}),
+    "wgan_gp": (Gan(2, loss="wgan_gp"), {"g": lambda: nn.Linear(2, 6), "d": lambda: nn.Linear(6, 1)}),
+    "adversarial autoencoder": (AdversarialAutoencoder(), {"ae": Code, "d": lambda: nn.Linear(2, 1)}),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDS)
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_a_silent_round_of_several_models_waits_for_nothing(name, precision, device, no_sync):
+    env, made = ROUNDS[name]
+    torch.manual_seed(0)
+    models = {key: make().to(device) for key, make in made.items()}
+    before = copy.deepcopy({key: dict(model.state_dict()) for key, model in models.items()})
+    trainer = MultiTrainer(env, batches(device), precision=precision, ema=0.9)
+    opts = {key: opt.adam(model) for key, model in models.items()}
+    assert trainer.train(models, opts, Silent(no_sync), steplimit=N_STEPS) == N_STEPS
+    for key, model in models.items():
+        assert lies_on(dict(model.state_dict()), device)
+        assert any(not torch.equal(before[key][name], value) for name, value in model.state_dict().items())
+
+
+def test_muzeros_priorities_reach_the_buffer_without_a_wait_in_the_step(device, no_sync):
+    import numpy as np
+
+    buffer = ReplayBuffer(64, alpha=1.0, unroll=2, n_step=2, seed=0)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        obs = rng.normal(size=(9, 6)).astype(np.float32)
+        value, reward = rng.normal(size=8).astype(np.float32), rng.normal(size=8).astype(np.float32)
+        buffer.add({
+            "obs": obs, "action": np.zeros(8, np.int64), "reward": reward, "value": value,
+            "discount": np.ones(8, np.float32), "policy": np.full((8, 3), 1 / 3, np.float32),
+        })  # fmt: skip
+    env = MuZero(obs_unrolled=True, priorities=buffer.update_priorities)
+    model = World(1).to(device)
+    batch = {key: value.to(device) for key, value in buffer.sample(4).items()}
+    with no_sync():
+        env(model, batch, 0).backward()
+    state = buffer.state_dict()
+    assert len(set(state["priority"].tolist()) - {0.0}) > 2
+
+
+def test_a_snapshot_of_a_device_resumes_there_and_on_the_cpu(device, tmp_path):
+    def run(device, steplimit, resume):
+        model = World2((6,), 3, dim=8, dim_state=4).init(seed=0).to(device)
+        hook = Hook(snapshots=Snapshots(tmp_path), save_interval=2, resume=resume, log_interval=None)
+
+        def env(model, batch, step):
+            return nn.functional.cross_entropy(model(batch["x"])[0], batch["y"])
+
+        Trainer(env, batches(device), ema=0.9).train(model, opt.adam(model), hook, steplimit=steplimit)
+        return list(model.parameters())
+
+    whole = run(device, 5, False)
+    (tmp_path / "000000005").rename(tmp_path / "other")
+    (tmp_path / "000000004").rename(tmp_path / "another")
+    assert_close(run(device, 5, True), whole)
+    (tmp_path / "000000005").rename(tmp_path / "third")
+    (tmp_path / "000000004").rename(tmp_path / "fourth")
+    assert_close(run("cpu", 5, True), whole)
+
+
+def test_an_update_reads_its_sums_where_they_lie(device):
+    model = net().to(device)
+    update = Update("", lambda batch, step: Classify()(model, batch, step), model, opt.adam(model))
+    update(batches(device)[:1], 0)
+    total, count = update.read_loss()
+    assert count == 1
+    assert total > 0
+    assert update.find_non_finite() is None
+    assert lies_on(update.state_dict(), device)
