@@ -21,6 +21,13 @@ def inferencer(model):
         yield shared
 
 
+@pytest.fixture(scope="session")
+def rowwise(model):
+    """An inferencer whose user says that rows are independent."""
+    with Inferencer(model, "cpu", 64, share=True) as shared:
+        yield shared
+
+
 @pytest.fixture(params=["shm", "socket"])
 def client(inferencer, request):
     with inferencer.create_client(transport=request.param, timeout_s=100) as each:

@@ -21,10 +21,11 @@ def test_lone_request_equals_the_model_bit_for_bit(client, model, rows):
     assert torch.equal(client(x), model(x))
 
 
-def test_request_larger_than_the_batch_size_is_run_in_pieces(client, model):
+def test_request_larger_than_the_batch_size_is_run_in_pieces_where_rows_are_independent(inferencer, rowwise, model):
     x = torch.randn(150, 8)
-    torch.testing.assert_close(client(x), model(x))
-    assert client(x, do="rows").tolist() == [64] * 64 + [64] * 64 + [22] * 22
+    torch.testing.assert_close(rowwise(x), model(x))
+    assert rowwise(x, do="rows").tolist() == [64] * 64 + [64] * 64 + [22] * 22
+    assert inferencer(x, do="rows").tolist() == [150] * 150
 
 
 @pytest.mark.parametrize(
@@ -85,8 +86,8 @@ def test_output_without_rows_is_never_shared(client):
     xs = [torch.full((1, 8), float(i)) for i in range(4)]
     ids = [client.infer_async(x, do="mean") for x in xs]
     assert [client.wait_for_resp(i).item() for i in ids] == [0, 1, 2, 3]
-    with pytest.raises(RequestError, match=r"rows \(65\) must be at most batch_size \(64\)"):
-        client(torch.zeros(65, 8), do="mean")
+    large = torch.randn(150, 8)
+    assert torch.equal(client(large, do="mean"), large.mean())
 
 
 def test_replies_come_in_any_order_of_waiting(client, model):
@@ -101,7 +102,9 @@ def test_more_requests_than_slots_do_not_lock_up(client):
     assert [client.wait_for_resp(i)[0, 0].item() for i in ids] == list(range(500))
 
 
-def test_requests_that_queue_while_the_worker_is_busy_share_a_batch(client, gate):
+@pytest.mark.parametrize("transport", ["shm", "socket"])
+def test_requests_that_queue_while_the_worker_is_busy_share_a_batch(rowwise, transport, gate):
+    client = rowwise.create_client(transport=transport, timeout_s=100)
     busy = client.infer_async(torch.zeros(1, 8), do="wait", path=str(gate))
     ids = [client.infer_async(torch.zeros(n, 8), do="rows") for n in (1, 2, 3)]
     other = client.infer_async(torch.zeros(2, 8), do="same")
@@ -109,6 +112,7 @@ def test_requests_that_queue_while_the_worker_is_busy_share_a_batch(client, gate
     client.wait_for_resp(busy)
     assert [client.wait_for_resp(i).tolist() for i in ids] == [[6], [6] * 2, [6] * 3]
     assert client.wait_for_resp(other).shape == (2, 8)
+    client.close()
 
 
 def test_ragged_shapes_are_grouped_by_shape(client):

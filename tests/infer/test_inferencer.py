@@ -418,7 +418,7 @@ def test_model_that_ends_the_process_fails_its_request_only(mortal):
 def tuned(model):
     """One worker with the options that need one of their own."""
     pad = _pad_to_eight
-    with Inferencer(model, precision="bf16", pad=pad, max_delay_s=0.005, compile="eager") as each:
+    with Inferencer(model, precision="bf16", pad=pad, max_delay_s=0.005, compile="eager", share=True) as each:
         yield each
 
 

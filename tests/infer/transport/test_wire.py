@@ -1,12 +1,17 @@
 import json
+import sys
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ai.infer.transport.errors import WireError
 from ai.infer.transport.spin import Spinner
-from ai.infer.transport.wire import WireError, flatten, layout_of, make_layout, parse, unflatten, with_rows
+from ai.infer.transport.trees import flatten, unflatten
+from ai.infer.transport.wire import layout_of, make_layout, packed, parse
 from ai.infer.worker.batch_limit import BatchLimit
 from ai.infer.worker.request_queue import RequestQueue
 
@@ -99,14 +104,98 @@ def test_header_errors_name_the_rule(document, message):
         parse(json.dumps(document).encode())
 
 
-def test_only_dataclasses_and_named_tuples_can_be_named():
+def test_a_strangers_message_names_only_dataclasses_and_named_tuples_that_are_there():
     for name, message in [
         ("os:system", "must be a dataclass or a named tuple"),
         ("builtins:dict", "must be a dataclass or a named tuple"),
-        ("no_such_module:X", "must be importable here"),
+        ("no_such_module:X", "must be one that the worker's model has imported"),
+        ("this:d", "must be one that the worker's model has imported"),
+        ("torch:nn.no_such_thing", "must be one that the worker's model has imported"),
     ]:
         with pytest.raises(WireError, match=message):
             unflatten(["o", name], iter([]))
+    assert "this" not in sys.modules
+    with pytest.raises(WireError, match="must be importable here"):
+        unflatten(["o", "no_such_module:X"], iter([]), trusted=True)
+
+
+@dataclass
+class Loud:
+    x: int
+    twice: int = field(init=False, default=0)
+
+    def __post_init__(self):
+        global n_made
+        n_made += 1
+        self.twice = 2 * self.x
+
+
+class Named(NamedTuple):
+    x: int
+
+
+n_made = 0
+
+
+def test_no_code_of_a_strangers_class_runs_and_its_fields_arrive():
+    sys.modules.setdefault(__name__, sys.modules[Loud.__module__])
+    node, _ = flatten((Loud(3), Named(4)))
+    before = n_made
+    loud, named = unflatten(node, iter([]))
+    assert (type(loud), loud.x, loud.twice, type(named), named.x, n_made) == (Loud, 3, 6, Named, 4, before)
+    assert unflatten(node, iter([]), trusted=True)[0] == loud
+    assert n_made == before + 1
+    for bad, message in [
+        (["o", f"{__name__}:Loud", ["y", ["c", 1]]], "has no field 'y'"),
+        (["o", f"{__name__}:Loud"], "must have its field 'x'"),
+        (["n", f"{__name__}:Named"], "must be a named tuple of 0 fields"),
+        (["n", f"{__name__}:Loud", ["c", 1]], "must be a named tuple of 1 fields"),
+        (["o", f"{__name__}:Named", ["x", ["c", 1]]], "must be a plain dataclass"),
+    ]:
+        with pytest.raises(WireError, match=message):
+            unflatten(bad, iter([]))
+
+
+def test_text_and_bytes_travel_whatever_their_length():
+    tree = ["é" * 300, "short", b"\x00\xff" * 4, b"", "\ud800" * 300, {"b": "s", "s": b"b"}]
+    node, found = flatten(tree)
+    layout = layout_of(node, found)
+    data = torch.zeros(max(layout.n_bytes, 1), dtype=torch.uint8)
+    for view, x in zip(layout.views(data), found, strict=True):
+        view.copy_(x)
+    read = parse(layout.header)
+    assert unflatten(read.tree, iter(read.views(data))) == tree
+    assert read.rows is None
+
+
+def test_channels_last_travels_as_it_lies_in_memory():
+    x = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    layout = parse(layout_of(["t"], [x]).header)
+    data = torch.zeros(layout.n_bytes, dtype=torch.uint8)
+    (view,) = layout.views(data)
+    view.copy_(x)
+    assert view.stride() == x.stride()
+    assert torch.equal(data.view(torch.float32)[: x.numel()], x.permute(0, 2, 3, 1).reshape(-1))
+    (raw,) = layout.raw(data.numpy().data)
+    assert raw.data == x.contiguous().numpy().tobytes()
+    assert layout.group != layout_of(["t"], [x.contiguous()]).group
+
+
+def test_requests_that_travel_together_say_how_many_rows_each_has():
+    one = make_layout(["t"], [torch.float32], [(3, 2)])
+    together = parse(packed(one, (3, 1, 2)).header)
+    assert (together.parts, together.rows, together.group, together.shapes) == ((3, 1, 2), 6, one.group, ((6, 2),))
+    for parts, shape, message in [
+        ([3, 1], 6, r"must have 4 rows in all, not 6"),
+        ([], 6, r"must hold up to 4096 numbers of rows"),
+        ([6, 0], 6, r"must have rows from 1, not \[6, 0\]"),
+        ([6.0], 6, r"must have rows from 1"),
+        ([1] * 4097, 4097, r"must hold up to 4096 numbers of rows"),
+    ]:
+        with pytest.raises(WireError, match=message):
+            parse(json.dumps([["p", parts, ["t"]], ["float32", shape, 2]]).encode())
+    with pytest.raises(WireError, match="must have a known kind, not 'p'"):
+        parse(json.dumps([["l", ["p", [1], ["t"]]], ["float32", 1]]).encode())
 
 
 def test_deep_trees_are_refused():
@@ -129,7 +218,7 @@ def test_rows_and_groups():
     assert layout((0, 2)).rows is None
     assert layout((1 << 39, 0)).rows is None  # nobody is to cut this into batches
     assert layout((3, 2)).group == layout((5, 2)).group != layout((3, 1)).group
-    assert with_rows(layout((3, 2), (3,)), 7).shapes == ((7, 2), (7,))
+    assert packed(layout((3, 2), (3,)), (3, 4)).shapes == ((7, 2), (7,))
 
 
 class Item:

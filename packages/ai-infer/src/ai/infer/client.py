@@ -18,7 +18,7 @@ from ai.infer.errors import InferError
 from ai.infer.stats import Stats
 from ai.infer.transport.frames import Kind
 from ai.infer.transport.slots import MIN_SLOT_BYTES
-from ai.infer.transport.wire import RawTensor, Tree
+from ai.infer.transport.trees import RawTensor, Tree
 
 # A forked child inherits open connections; it closes its copies and connects anew when it first asks.
 _clients: "weakref.WeakSet[InferencerClient]" = weakref.WeakSet()
@@ -208,20 +208,13 @@ class InferencerClient:
                 if len(packed.indices) == 1:
                     outputs[packed.indices[0]] = output
                     continue
-                pieces = packed.split(output)
-                if pieces is None:  # the model's output has no rows to share out: ask one by one
-                    pieces = [self._ask_alone(inputs[index], deadline) for index in packed.indices]
-                for index, piece in zip(packed.indices, pieces, strict=True):
+                for index, piece in zip(packed.indices, packed.split(output), strict=True):
                     outputs[index] = piece
         except BaseException:
             for _, connection, request in sent:
                 connection.cancel(request)
             raise
         return outputs
-
-    def _ask_alone(self, one: Tree, deadline: float | None) -> Tree:
-        connection, request = self._session.submit(one if isinstance(one, tuple) else (one,), {}, deadline)
-        return connection.result(request, deadline)[1]
 
     # In an event loop -------------------------------------------------------------------------------------------
 

@@ -14,23 +14,27 @@ from ai.infer.connection.handshake import Transport
 from ai.infer.errors import InferError
 from ai.infer.launcher import Launcher
 from ai.infer.stats import Stats
-from ai.infer.transport.wire import Tree
+from ai.infer.transport.trees import Tree
+from ai.infer.worker.batch_axes import Axes
 from ai.infer.worker.engine import Precision
 from ai.infer.worker.loop import WorkerOptions, torch_state
+from ai.infer.worker.sharing import Share
 
 
 class Inferencer:
     """Runs a model in a worker process of its own, and looks like the model.
 
-    Requests of all callers that come while the worker is busy are run as one batch; a lone request is run at once,
+    Requests of all callers that come while the worker is busy are run as one batch, where that was found to change
+    nothing (see `share`); a lone request is run at once,
     and its output equals the model's own bit for bit (same device, no `precision`, no `compile`). The worker stops
     when the inferencer is closed, deleted or collected, and when this process ends, however it ends.
 
     Args:
         model: copied to the worker, where it is in evaluation mode; it may be defined in the script itself.
         device: where the worker runs it; for several replicas a list with a device for each is possible.
-        batch_size: the most rows in one call of the model (fewer if fewer wait); a larger request is run in pieces.
-            "auto" lets the worker find the size from which on more rows gain nothing.
+        batch_size: the most rows in one call of the model (fewer if fewer wait); a larger request is run in pieces
+            where rows are known to be independent, else whole. "auto" lets the worker find the size from which on
+            more rows gain nothing.
         replicas: how many workers share the work.
         restart: whether a worker that dies is started again. Requests that it had are lost either way.
         max_delay_s: how long a request may wait for company; 0 (an idle worker starts at once) is nearly always best.
@@ -40,6 +44,13 @@ class Inferencer:
         graph_rows: batch sizes for which CUDA graphs are captured; batches are padded up to the next one.
         pad: applied in the worker to each input tensor before requests are grouped by shape, so that requests of
             nearly equal shapes can share a batch. It sees one request at a time: a reply depends on no neighbour.
+        share: whether requests may share a call of the model. "auto": once the model's own separate answers to requests
+            of that form were found to be what it says to all of them together, but for rounding; sequences, states,
+            constants and text are answered one request a call. True: always, the rows of the model are independent.
+            False: never.
+        in_axes: which axis of the inputs counts rows, in the manner of `torch.vmap`: one for all positional arguments
+            or one for each; None: that argument has no rows. Keyword arguments have theirs first.
+        out_axes: likewise of the outputs: one for all, or one for each item of a tuple, list or dict.
         timeout_s: how long a call may take before it raises `TimeoutError`; None: until the worker answers or dies.
         start_timeout_s: how long a worker may take until it is ready; one that takes longer is killed.
         transport: see `InferencerClient`.
@@ -70,6 +81,9 @@ class Inferencer:
         compile: bool | str = False,
         graph_rows: Sequence[int] = (),
         pad: Callable[[Tensor], Tensor] | None = None,
+        share: Share = "auto",
+        in_axes: Axes = 0,
+        out_axes: Axes = 0,
         timeout_s: float | None = None,
         start_timeout_s: float = 600.0,
         transport: Transport = "auto",
@@ -89,6 +103,10 @@ class Inferencer:
             raise ValueError(f"graph_rows ({list(graph_rows)}) needs a CUDA device, not {devices[0]}")
         if any(rows < 1 for rows in graph_rows):
             raise ValueError(f"graph_rows must hold numbers of rows from 1, not {list(graph_rows)}")
+        if share not in (True, False, "auto"):
+            raise ValueError(f"share must be True, False or 'auto', not {share!r}")
+        for name, axes in (("in_axes", in_axes), ("out_axes", out_axes)):
+            _check_axes(name, axes)
         model = getattr(model, "_orig_mod", model)  # compiled code stays here; the worker compiles for itself
         options = [
             WorkerOptions(
@@ -99,6 +117,9 @@ class Inferencer:
                 compile=compile,
                 graph_rows=tuple(graph_rows),
                 pad=pad,
+                share=share,
+                in_axes=in_axes,
+                out_axes=out_axes,
                 torch_state=torch_state(),
             )
             for each in devices
@@ -206,6 +227,15 @@ class Inferencer:
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("an Inferencer holds worker processes and cannot be copied or pickled; send create_client()")
+
+
+def _check_axes(name: str, axes: Axes) -> None:
+    """Raises ValueError if these are no axes of a batch."""
+    entries = list(axes) if isinstance(axes, (list, tuple)) else [axes]
+    if not all(axis is None or type(axis) is int for axis in entries):
+        raise ValueError(f"{name} must be a whole number, or hold whole numbers and None, not {axes!r}")
+    if name == "in_axes" and all(axis is None for axis in entries):
+        raise ValueError(f"in_axes must name the batch axis of at least one argument, not {axes!r}")
 
 
 def _devices(device: str | torch.device | Sequence[str | torch.device], replicas: int | None) -> list[torch.device]:

@@ -9,7 +9,8 @@ from ai.infer.connection.pending_request import PendingRequest
 from ai.infer.connection.raw_request import RawRequest
 from ai.infer.connection.session import Session
 from ai.infer.errors import InferError
-from ai.infer.transport.wire import RawTensor, Tree, positional_layout
+from ai.infer.transport.trees import RawTensor, Tree
+from ai.infer.transport.wire import positional_layout
 
 
 class AsyncSession:

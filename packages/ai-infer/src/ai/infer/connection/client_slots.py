@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from ai.infer.connection.pending_request import Parts, PendingRequest, copy_into, special_reply
 from ai.infer.errors import RequestError
 from ai.infer.transport.slots import SLOTS_PER_CLIENT, WORKER, Area, Board, fence
-from ai.infer.transport.wire import Layout, RawTensor, parse
+from ai.infer.transport.trees import RawTensor
+from ai.infer.transport.wire import Layout, parse
 
 
 class ClientSlots:

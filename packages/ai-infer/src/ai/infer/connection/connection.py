@@ -17,7 +17,8 @@ from ai.infer.errors import RequestError, WorkerDiedError
 from ai.infer.transport.frames import Frame, Kind
 from ai.infer.transport.slots import SLOTS_PER_CLIENT
 from ai.infer.transport.spin import Spinner
-from ai.infer.transport.wire import Layout, Tree, parse
+from ai.infer.transport.trees import Tree
+from ai.infer.transport.wire import Layout, parse
 
 _TOO_LATE = "the worker did not answer in time"
 

@@ -12,7 +12,8 @@ from ai.infer.connection.connection import Connection
 from ai.infer.connection.pending_request import Parts, PendingRequest
 from ai.infer.errors import InferError
 from ai.infer.transport.slots import SLOTS_PER_CLIENT
-from ai.infer.transport.wire import Layout, Tree
+from ai.infer.transport.trees import Tree
+from ai.infer.transport.wire import Layout
 
 
 class EventLoopWatcher:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ai.infer.transport.wire import Layout, Tree, flatten, unflatten, with_rows
+from ai.infer.transport.trees import Replies, Tree, flatten, unflatten
+from ai.infer.transport.wire import Layout, has_channels_last, packed
 
 
 class PackedInputs:
@@ -36,7 +37,8 @@ class PackedInputs:
 
     def takes(self, layout: Layout, device: torch.device | None, max_rows: int) -> bool:
         """Returns whether an input of this layout fits in."""
-        return device == self.device and self._n_rows + (layout.rows or 0) <= max_rows
+        fits = self._n_rows + (layout.rows or 0) <= max_rows and len(self.indices) < _MAX_TOGETHER
+        return device == self.device and fits
 
     def add(self, index: int, layout: Layout, tensors: Sequence[Tensor]) -> None:
         """Adds an input."""
@@ -49,20 +51,23 @@ class PackedInputs:
     def finish(self) -> "PackedInputs":
         """Gives the pack its layout, and returns it."""
         if len(self.indices) > 1:
-            self.layout = with_rows(self.layout, self._n_rows)
+            self.layout = packed(self.layout, tuple(self._rows))
         return self
 
-    def split(self, output: Tree) -> list[Tree] | None:
-        """Returns each input's share of the output; None if the output's tensors are not one row for one row."""
+    def split(self, output: Tree) -> list[Tree]:
+        """Returns each input's output, of what the worker answered to all."""
+        if isinstance(output, Replies):
+            return list(output)
         if isinstance(output, Tensor):
-            return list(output.split_with_sizes(self._rows)) if output.shape[:1] == (self._n_rows,) else None
+            return list(output.split_with_sizes(self._rows))
         node, tensors = flatten(output, "output")
-        if not all(x.shape[:1] == (self._n_rows,) for x in tensors):
-            return None
+        if not tensors:
+            return [output] * len(self._rows)
         shares = zip(*(x.split_with_sizes(self._rows) for x in tensors), strict=True)
-        return [unflatten(node, iter(share)) for share in shares]
+        return [unflatten(node, iter(share), trusted=True) for share in shares]
 
 
+_MAX_TOGETHER = 1024
 Prepare = Callable[[tuple[Tree, ...], dict[str, Tree]], tuple[Layout, Sequence[Tensor], torch.device | None]]
 
 
@@ -76,11 +81,11 @@ def pack(inputs: Sequence[Tree], max_rows: int, prepare: Prepare) -> Iterator[Pa
     """
     if _are_alike(inputs):
         layout, _, device = prepare((inputs[0],), {})
-        n_together = max(1, max_rows // (layout.rows or max_rows))
+        n_together = min(max(1, max_rows // (layout.rows or max_rows)), _MAX_TOGETHER)
         for start in range(0, len(inputs), n_together):
             pieces = [x.detach() if x.requires_grad else x for x in inputs[start : start + n_together]]
             rows = [layout.rows or 0] * len(pieces)
-            whole = layout if len(pieces) == 1 else with_rows(layout, sum(rows))
+            whole = layout if len(pieces) == 1 else packed(layout, tuple(rows))
             yield PackedInputs(list(range(start, start + len(pieces))), whole, [pieces], rows, device)
         return
     open_packs: dict[str, PackedInputs] = {}
@@ -89,20 +94,29 @@ def pack(inputs: Sequence[Tree], max_rows: int, prepare: Prepare) -> Iterator[Pa
         if layout.group is None:
             yield PackedInputs([index], layout, [[x] for x in tensors], [0], device)
             continue
-        packed = open_packs.get(layout.group)
-        if packed is not None and packed.takes(layout, device, max_rows):
-            packed.add(index, layout, tensors)
+        open_pack = open_packs.get(layout.group)
+        if open_pack is not None and open_pack.takes(layout, device, max_rows):
+            open_pack.add(index, layout, tensors)
             continue
-        if packed is not None:
-            yield packed.finish()
+        if open_pack is not None:
+            yield open_pack.finish()
         open_packs[layout.group] = PackedInputs([index], layout, [[x] for x in tensors], [layout.rows or 0], device)
-    for packed in open_packs.values():
-        yield packed.finish()
+    for open_pack in open_packs.values():
+        yield open_pack.finish()
 
 
 def _are_alike(inputs: Sequence[Tree]) -> bool:
-    """Returns whether all inputs are tensors of one shape, dtype and device: then all can travel as they are."""
-    if not inputs or not isinstance(inputs[0], Tensor) or not inputs[0].ndim or inputs[0].layout is not torch.strided:
+    """Returns whether all inputs are tensors of one form and device: then all can travel as they are."""
+    first = inputs[0] if inputs else None
+    if not isinstance(first, Tensor) or not first.ndim or first.layout is not torch.strided:
         return False
-    shape, dtype, device = inputs[0].shape, inputs[0].dtype, inputs[0].device
-    return all(isinstance(x, Tensor) and x.shape == shape and x.dtype is dtype and x.device == device for x in inputs)
+    shape, dtype, device, last = first.shape, first.dtype, first.device, has_channels_last(first)
+    return all(
+        isinstance(x, Tensor)
+        and x.shape == shape
+        and x.dtype is dtype
+        and x.device == device
+        and x.layout is torch.strided
+        and (first.ndim < 4 or has_channels_last(x) == last)
+        for x in inputs
+    )

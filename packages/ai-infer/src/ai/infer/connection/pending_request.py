@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ai.infer.errors import InferError, RequestCancelledError, RequestError
-from ai.infer.transport.wire import Layout, RawTensor, Tree, unflatten
+from ai.infer.transport.trees import RawTensor, Tree, unflatten
+from ai.infer.transport.wire import Layout
 
 Parts = Tensor | list[Tensor] | RawTensor
 """A tensor to send: as it is, as the pieces that make it up row after row, or as its bytes."""
@@ -65,12 +66,12 @@ class PendingRequest:
             tensors = [view.to(self.device) for view in views]
         else:
             tensors = views if own else [view.clone() for view in views]
-        return tensors[0] if layout.is_tensor else unflatten(layout.tree, iter(tensors))
+        return tensors[0] if layout.is_tensor else unflatten(layout.tree, iter(tensors), trusted=True)
 
     def build_raw(self, layout: Layout, data: memoryview) -> Tree:
         """Returns a reply's tree of `RawTensor`s."""
         tensors = layout.raw(data)
-        return tensors[0] if layout.is_tensor else unflatten(layout.tree, iter(tensors))
+        return tensors[0] if layout.is_tensor else unflatten(layout.tree, iter(tensors), trusted=True)
 
 
 def special_reply(header: bytes) -> InferError | None:
@@ -85,11 +86,13 @@ def special_reply(header: bytes) -> InferError | None:
 
 def copy_into(x: Parts, view: Tensor) -> None:
     """Copies a tensor, or the pieces that make it up, to where it travels."""
+    if isinstance(x, list) and len(x) == 1:
+        (x,) = x
     if isinstance(x, Tensor):
         view.copy_(x)
     elif isinstance(x, RawTensor):
         view.reshape(-1).view(torch.uint8).numpy().data[:] = x.data
-    elif x[0].is_cpu:
+    elif x[0].is_cpu and view.is_contiguous():
         torch.cat(x, out=view)
     else:
         view.copy_(torch.cat(x))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ai.infer.connection.connection import Connection
 from ai.infer.connection.pending_request import PendingRequest
-from ai.infer.transport.wire import Tree
+from ai.infer.transport.trees import Tree
 
 
 class RawRequest:

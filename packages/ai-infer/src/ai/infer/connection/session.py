@@ -15,7 +15,8 @@ from ai.infer.connection.handshake import Transport
 from ai.infer.connection.pending_request import PendingRequest
 from ai.infer.errors import WorkerDiedError
 from ai.infer.transport.socket_folder import ADDRESS_FILE
-from ai.infer.transport.wire import Layout, Node, Tree, flatten, layout_of
+from ai.infer.transport.trees import Node, Tree, flatten
+from ai.infer.transport.wire import Layout, has_channels_last, layout_of
 
 _RECONNECT_INTERVALS_S = (0.02, 0.2)  # first and last, between two attempts to reach a worker that is restarted
 _MAX_LAYOUTS = 1024
@@ -44,7 +45,7 @@ class Session:
         """By the ids that callers were given."""
         self.connections: list[Connection | None] = []
         """To each replica; None: not yet."""
-        self._layouts: dict[tuple[torch.dtype, torch.Size], Layout] = {}
+        self._layouts: dict[tuple[torch.dtype, torch.Size, bool], Layout] = {}
         self._single: Connection | None = None  # to the only replica, while it is up
         self.version = 0
         """The newest version of the weights that any reply was made with."""
@@ -84,7 +85,7 @@ class Session:
         """Returns a request's layout, its tensors, and the device that its reply is to lie on (None: the CPU)."""
         if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             x = args[0]
-            key = (x.dtype, x.shape)
+            key = (x.dtype, x.shape, has_channels_last(x))
             layout = self._layouts.get(key)
             if layout is None or x.layout is not torch.strided:
                 if len(self._layouts) >= _MAX_LAYOUTS:

@@ -15,7 +15,8 @@ from ai.infer.http.plain import PlainRequest, answer_plain, is_json, read_plain
 from ai.infer.http.protocol import Plan, read_request, write_response
 from ai.infer.http.repository import NotReadyError, ServedModel, UnknownModelError, named_outputs
 from ai.infer.http.tensors import BadInputError, json_length
-from ai.infer.transport.wire import RawTensor, Tree, WireError
+from ai.infer.transport.errors import WireError
+from ai.infer.transport.trees import RawTensor, Tree
 
 
 class RequestContext:

@@ -19,7 +19,7 @@ from ai.infer.http.tensors import (
     from_json,
     numbers,
 )
-from ai.infer.transport.wire import RawTensor
+from ai.infer.transport.trees import RawTensor
 
 
 @dataclass(frozen=True, slots=True)

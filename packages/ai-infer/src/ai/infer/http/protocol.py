@@ -23,7 +23,7 @@ from ai.infer.http.tensors import (
     json_length,
     numbers,
 )
-from ai.infer.transport.wire import RawTensor
+from ai.infer.transport.trees import RawTensor
 
 _MAX_PLANS = 1024
 _MAX_KEPT_HEAD = 2048

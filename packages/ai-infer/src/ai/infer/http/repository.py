@@ -12,7 +12,7 @@ from ai.infer.http.models import ModelSource, build
 from ai.infer.http.protocol import Plan
 from ai.infer.http.tensors import DATATYPES, BadInputError, TensorSpec, datatype_of
 from ai.infer.inferencer import Inferencer
-from ai.infer.transport.wire import RawTensor, Tree
+from ai.infer.transport.trees import RawTensor, Tree
 
 _HANDOVER_S = 0.02  # that an event loop has at most between finding a model and asking it
 

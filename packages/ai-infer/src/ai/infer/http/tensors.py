@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ai.infer.transport.wire import RawTensor
+from ai.infer.transport.trees import RawTensor
 
 DATATYPES = {
     "BOOL": torch.bool,

@@ -20,8 +20,9 @@ import threading
 import numpy as np
 from torch import Tensor
 
+from ai.infer.transport.errors import WireError
 from ai.infer.transport.shared_memory import map_file
-from ai.infer.transport.wire import MAX_HEADER_BYTES, Layout, WireError
+from ai.infer.transport.wire import MAX_HEADER_BYTES, Layout
 
 SLOTS_PER_CLIENT = 64
 MAX_CLIENTS = 1024

@@ -1,53 +1,26 @@
-"""How a request or a reply lies in memory: a JSON header that names its tree, then the bytes of its tensors.
-
-No pickle: whoever can write to a socket or a slot can send numbers, not code. A node of the header's tree is a JSON
-array whose first item is its kind:
-
-    ["t"]                              the next tensor
-    ["c", value]                       None, bool, int, float or str
-    ["l", node, …]  ["u", node, …]     list, tuple
-    ["d", [key, node], …]              dict with str or int keys
-    ["o", "module:Class", [name, node], …]   dataclass
-    ["n", "module:Class", node, …]     named tuple
-"""
+"""How a request or a reply lies in memory: a JSON header with its tree and its tensors, then the tensors' bytes."""
 
 import dataclasses
 import json
 import math
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from importlib import import_module
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ai.infer.transport.errors import WireError
 from ai.infer.transport.shared_memory import align
-
-Node = list[Any]
-Tree = Any
-"""A tensor, a constant, or a list, tuple, dict, dataclass or named tuple of trees."""
+from ai.infer.transport.trees import Node, RawTensor, check_tree, has_text
 
 MAX_HEADER_BYTES = 1 << 16
-_MAX_DEPTH = 64
+_MAX_PARTS = 4096
+_CHANNELS_LAST = ":channels_last"
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in vars(torch).values()
     if isinstance(dtype, torch.dtype) and not str(dtype).startswith(("torch.q", "torch.uint1b", "torch.bits"))
 }
-
-
-class WireError(ValueError):
-    """Bytes that are no request and no reply."""
-
-
-class RawTensor(NamedTuple):
-    """A tensor as its bytes: little-endian, in C order. So numbers pass from a network to a worker untouched."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    data: bytes | memoryview
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -73,17 +46,28 @@ class Layout:
     """Messages with equal groups differ in their rows and their numbers alone; None: not to be batched."""
     is_tensor: bool
     """Whether the message is one bare tensor (a reply) or one positional tensor (a request)."""
+    parts: tuple[int, ...]
+    """The rows of each request, if several travel together; else empty."""
+    channels_last: tuple[bool, ...]
+    """Whether each tensor's channels lie last in memory."""
 
     def views(self, data: Tensor) -> list[Tensor]:
         """Returns the message's tensors as views of `data`, uint8 `(at least n_bytes,)`."""
         views = []
-        for dtype, shape, offset in zip(self.dtypes, self.shapes, self.offsets, strict=True):
-            n_bytes = math.prod(shape) * dtype.itemsize
-            views.append(data[offset : offset + n_bytes].view(dtype).view(shape))
+        for dtype, shape, offset, last in zip(self.dtypes, self.shapes, self.offsets, self.channels_last, strict=True):
+            flat = data[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype)
+            if last:
+                views.append(flat.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1))
+            else:
+                views.append(flat.view(shape))
         return views
 
     def raw(self, data: memoryview) -> list[RawTensor]:
         """Returns the message's tensors as copies of their bytes in `data`, at least `n_bytes` long."""
+        if any(self.channels_last):
+            views = self.views(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+            flat = [x.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for x in views]
+            return [RawTensor(*each) for each in zip(self.dtypes, self.shapes, flat, strict=True)]
         places = zip(self.dtypes, self.shapes, self.offsets, strict=True)
         return [
             RawTensor(dtype, shape, bytes(data[offset : offset + math.prod(shape) * dtype.itemsize]))
@@ -91,105 +75,40 @@ class Layout:
         ]
 
 
-def flatten(tree: Tree, path: str = "x") -> tuple[Node, list[Tensor]]:
-    """Returns a tree's form and its tensors, detached, in order.
-
-    Args:
-        tree: what to take apart.
-        path: what to call it in an error.
-
-    Raises:
-        TypeError: something in the tree cannot travel; the message names where it is.
-
-    >>> import torch
-    >>> node, tensors = flatten({"a": torch.zeros(2), "b": (1, None)})
-    >>> node, len(tensors)
-    (['d', ['a', ['t']], ['b', ['u', ['c', 1], ['c', None]]]], 1)
-    """
-    tensors: list[Tensor] = []
-    return _flatten(tree, path, tensors), tensors
-
-
-def _flatten(tree: Tree, path: str, tensors: list[Tensor]) -> Node:
-    if isinstance(tree, Tensor):
-        if tree.layout is not torch.strided or tree.is_quantized:
-            raise TypeError(f"{path} must be a dense tensor, not one of layout {tree.layout} and dtype {tree.dtype}")
-        tensors.append(tree.detach())
-        return ["t"]
-    if tree is None or isinstance(tree, (bool, int, float, str)):
-        return ["c", tree]
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        fields = [field.name for field in dataclasses.fields(tree) if field.init]
-        return [
-            "o",
-            _class_name(type(tree)),
-            *([name, _flatten(getattr(tree, name), f"{path}.{name}", tensors)] for name in fields),
-        ]
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        named = zip(tree._fields, tree, strict=True)
-        return ["n", _class_name(type(tree)), *(_flatten(x, f"{path}.{name}", tensors) for name, x in named)]
-    if isinstance(tree, (list, tuple)):
-        kind = "l" if isinstance(tree, list) else "u"
-        return [kind, *(_flatten(x, f"{path}[{i}]", tensors) for i, x in enumerate(tree))]
-    if isinstance(tree, dict):
-        for key in tree:
-            if not isinstance(key, (str, int)):
-                raise TypeError(f"{path} must have str or int keys, not {key!r}")
-        return ["d", *([key, _flatten(x, f"{path}[{key!r}]", tensors)] for key, x in tree.items())]
-    raise TypeError(
-        f"{path} must be a tensor, a number, a string, None, or a list, tuple, dict, dataclass or named tuple of "
-        f"these, not {type(tree).__name__}"
-    )
-
-
-def _class_name(cls: type) -> str:
-    return f"{cls.__module__}:{cls.__qualname__}"
-
-
-def unflatten(node: Node, tensors: Iterator[Any]) -> Tree:
-    """Returns the tree of the form `node`, its tensors taken in order from `tensors`."""
-    kind = node[0]
-    if kind == "t":
-        return next(tensors)
-    if kind == "c":
-        return node[1]
-    if kind == "l":
-        return [unflatten(child, tensors) for child in node[1:]]
-    if kind == "u":
-        return tuple([unflatten(child, tensors) for child in node[1:]])
-    if kind == "d":
-        return {key: unflatten(child, tensors) for key, child in node[1:]}
-    if kind == "o":
-        return _find_class(node[1])(**{name: unflatten(child, tensors) for name, child in node[2:]})
-    return _find_class(node[1])(*(unflatten(child, tensors) for child in node[2:]))
-
-
-@lru_cache(maxsize=1024)
-def _find_class(name: str) -> type[Any]:
-    """Returns the dataclass or named tuple called `module:Class`; nothing else can be named on the wire."""
-    module_name, _, path = name.partition(":")
-    try:
-        found: Any = sys.modules.get(module_name) or import_module(module_name)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise WireError(f"the class {name!r} of a message must be importable here: {error}") from None
-    if not isinstance(found, type) or not (
-        dataclasses.is_dataclass(found) or (issubclass(found, tuple) and hasattr(found, "_fields"))
-    ):
-        raise WireError(f"the class {name!r} of a message must be a dataclass or a named tuple")
-    return found
-
-
 def layout_of(tree: Node, tensors: Sequence[Tensor]) -> Layout:
     """Returns the layout of a message from its form and its tensors."""
-    return make_layout(tree, [x.dtype for x in tensors], [tuple(x.shape) for x in tensors])
+    shapes = [tuple(x.shape) for x in tensors]
+    return make_layout(tree, [x.dtype for x in tensors], shapes, [has_channels_last(x) for x in tensors])
 
 
-def make_layout(tree: Node, dtypes: Sequence[torch.dtype], shapes: Sequence[tuple[int, ...]]) -> Layout:
-    """Returns the layout of a message whose `tree` has tensors of these dtypes and shapes."""
+def has_channels_last(x: Tensor) -> bool:
+    """Returns whether a tensor's channels lie last in memory, and in no other order as well."""
+    if x.ndim == 4:
+        return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return x.ndim == 5 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def make_layout(
+    tree: Node,
+    dtypes: Sequence[torch.dtype],
+    shapes: Sequence[tuple[int, ...]],
+    channels_last: Sequence[bool] = (),
+    parts: tuple[int, ...] = (),
+) -> Layout:
+    """Returns the layout of a message whose `tree` has tensors of these dtypes and shapes.
+
+    Args:
+        tree: the form; of one of them if several requests travel together.
+        dtypes: of the tensors.
+        shapes: of the tensors.
+        channels_last: which of them have their channels last in memory; empty: none.
+        parts: the rows of each request, if several travel together.
+    """
+    channels_last = tuple(channels_last) or (False,) * len(dtypes)
     names = [str(dtype).removeprefix("torch.") for dtype in dtypes]
-    document = [tree, *([name, *shape] for name, shape in zip(names, shapes, strict=True))]
+    names = [name + _CHANNELS_LAST if last else name for name, last in zip(names, channels_last, strict=True)]
+    form = ["p", parts, tree] if parts else tree
+    document = [form, *([name, *shape] for name, shape in zip(names, shapes, strict=True))]
     header = json.dumps(document, separators=(",", ":")).encode()
     if len(header) > MAX_HEADER_BYTES:
         raise WireError(f"a message's structure must take at most {MAX_HEADER_BYTES} bytes, not {len(header)}")
@@ -198,9 +117,11 @@ def make_layout(tree: Node, dtypes: Sequence[torch.dtype], shapes: Sequence[tupl
         offsets.append(end)
         end += align(math.prod(shape) * dtype.itemsize)
     leading = {shape[0] if shape else None for shape in shapes}
-    rows = leading.pop() if len(leading) == 1 else None
+    rows = leading.pop() if len(leading) == 1 and not has_text(tree) else None
     if not all(math.prod(shape) for shape in shapes):
         rows = None  # nothing to share, and rows without elements can be so many that a loop over them never ends
+    if parts and (rows is None or sum(parts) != rows):
+        raise WireError(f"requests that travel together must have {sum(parts)} rows in all, not {rows}")
     group = None
     if rows is not None:
         group = json.dumps([tree, names, [shape[1:] for shape in shapes]])
@@ -216,6 +137,8 @@ def make_layout(tree: Node, dtypes: Sequence[torch.dtype], shapes: Sequence[tupl
         rows=rows,
         group=group,
         is_tensor=tree == ["t"] or tree == POSITIONAL_TENSOR,
+        parts=parts,
+        channels_last=channels_last,
     )
 
 
@@ -230,9 +153,10 @@ def positional_layout(dtypes: tuple[torch.dtype, ...], shapes: tuple[tuple[int, 
 
 
 @lru_cache(maxsize=1024)
-def with_rows(layout: Layout, rows: int) -> Layout:
-    """Returns the layout of the same message with another number of rows; `layout.rows` must not be None."""
-    return make_layout(layout.tree, layout.dtypes, [(rows, *shape[1:]) for shape in layout.shapes])
+def packed(layout: Layout, parts: tuple[int, ...]) -> Layout:
+    """Returns the layout of several requests like this one that travel together, of so many rows each."""
+    shapes = [(sum(parts), *shape[1:]) for shape in layout.shapes]
+    return make_layout(layout.tree, layout.dtypes, shapes, layout.channels_last, parts)
 
 
 @lru_cache(maxsize=4096)
@@ -245,48 +169,38 @@ def parse(header: bytes) -> Layout:
     try:
         document = json.loads(header)
         tree, *tensors = document
-        n_tensors = _check(tree, 0)
+        parts: tuple[int, ...] = ()
+        if isinstance(tree, list) and tree[:1] == ["p"]:
+            tree, parts = _check_parts(tree)
+        if isinstance(tree, list) and tree[:1] == ["m"]:
+            n_tensors = sum(check_tree(child) for child in tree[1:])
+        else:
+            n_tensors = check_tree(tree)
         if n_tensors != len(tensors):
             raise WireError(f"a header's tree has {n_tensors} tensors, and {len(tensors)} are described")
-        dtypes, shapes = [], []
+        dtypes, shapes, channels_last = [], [], []
         for name, *shape in tensors:
             if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape) or len(shape) > 64:
                 raise WireError(f"a header's shape must hold sizes from 0, not {shape!r:.80}")
             if math.prod(size or 1 for size in shape) >= 1 << 48:
                 raise WireError(f"a header's shape must fit in memory, not {shape!r:.80}")
-            dtypes.append(_DTYPES[name])
+            last = name.endswith(_CHANNELS_LAST)
+            if last and len(shape) not in (4, 5):
+                raise WireError(f"a header's tensor with its channels last must have 4 or 5 axes, not {len(shape)}")
+            dtypes.append(_DTYPES[name.removesuffix(_CHANNELS_LAST)])
             shapes.append(tuple(shape))
-        return make_layout(tree, dtypes, shapes)
+            channels_last.append(last)
+        return make_layout(tree, dtypes, shapes, channels_last, parts)
     except WireError:
         raise
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise WireError(f"a header must be a tree and its tensors in JSON: {error!r:.200}") from None
 
 
-def _check(node: Any, depth: int) -> int:
-    """Returns how many tensors a tree has that came from outside, and raises if it is not a tree."""
-    if depth > _MAX_DEPTH:
-        raise WireError(f"a header's tree must be at most {_MAX_DEPTH} deep")
-    if not isinstance(node, list) or not node:
-        raise WireError(f"a header's node must be a list that begins with its kind, not {node!r:.80}")
-    kind, *rest = node
-    if kind == "t" and not rest:
-        return 1
-    if kind == "c" and len(rest) == 1 and (rest[0] is None or isinstance(rest[0], (bool, int, float, str))):
-        return 0
-    if kind in ("o", "n"):
-        if not rest or not isinstance(rest[0], str):
-            raise WireError(f"a header's node of kind {kind!r} must name its class")
-        rest = rest[1:]
-    if kind in ("l", "u", "n"):
-        return sum(_check(child, depth + 1) for child in rest)
-    if kind in ("d", "o"):
-        total = 0
-        for pair in rest:
-            if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[0], (str, int)):
-                raise WireError(f"a header's dict must hold pairs of key and node, not {pair!r:.80}")
-            if kind == "o" and not isinstance(pair[0], str):
-                raise WireError(f"a header's field must be a name, not {pair[0]!r:.80}")
-            total += _check(pair[1], depth + 1)
-        return total
-    raise WireError(f"a header's node must have a known kind, not {kind!r:.80}")
+def _check_parts(node: Node) -> tuple[Node, tuple[int, ...]]:
+    """Returns the form of requests that travel together, and the rows of each."""
+    if len(node) != 3 or not isinstance(node[1], list) or not 0 < len(node[1]) <= _MAX_PARTS:
+        raise WireError(f"a header's node of kind 'p' must hold up to {_MAX_PARTS} numbers of rows and a node")
+    if not all(type(rows) is int and 0 < rows < 1 << 48 for rows in node[1]):
+        raise WireError(f"requests that travel together must have rows from 1, not {node[1]!r:.80}")
+    return node[2], tuple(node[1])

@@ -1,9 +1,8 @@
-"""One batch: gather the requests' tensors, call the model once, give every request its rows of the output."""
+"""One batch: gather the requests' tensors, call the model, give every request what is its own of the output."""
 
 import json
 import os
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,13 @@ from torch import Tensor
 
 from ai.infer.transport.frames import Kind
 from ai.infer.transport.slots import SLOTS_PER_CLIENT, Board, fence
-from ai.infer.transport.wire import Layout, Node, Tree, flatten, make_layout, unflatten
+from ai.infer.transport.trees import Node, Tree, flatten, unflatten
+from ai.infer.transport.wire import Layout, has_channels_last, layout_of
+from ai.infer.worker.batch_axes import BatchAxes, Form
 from ai.infer.worker.connected_client import Request, error_header
 from ai.infer.worker.engine import Engine
+from ai.infer.worker.faults import answer_for
+from ai.infer.worker.sharing import Answer, Sharing, has_rows
 
 _MOVED = b'{"moved":1}'
 _CANCELLED = b'{"cancelled":1}'
@@ -32,22 +35,26 @@ class BatchCall:
     Args:
         engine: calls the model.
         board: of the worker; None where there is no shared memory.
-        max_rows: of a call; a larger request is run in pieces.
+        max_rows: of a call, where rows are known to be independent; else a request is run whole.
+        axes: of inputs and outputs.
+        sharing: which requests may share a call.
     """
 
-    def __init__(self, engine: Engine, board: Board | None, max_rows: int) -> None:
+    def __init__(self, engine: Engine, board: Board | None, max_rows: int, axes: BatchAxes, sharing: Sharing) -> None:
         self._engine = engine
         self._board = board
         self.max_rows = max_rows
+        self._axes = axes
+        self._sharing = sharing
         self.version = 0
         self.n_requests = self.n_rows = self.n_batches = self.n_errors = self.n_cancelled = 0
         self.on_sent: Callable[[Request], None] = lambda request: None
         self._layouts: dict[Any, Layout] = {}
-        self._alone: set[str] = set()  # groups whose outputs cannot be shared out
 
-    def group(self, layout: Layout) -> str | None:
-        """Returns which requests one of this layout can share a call of the model with; None: it runs alone."""
-        return None if layout.group in self._alone else layout.group
+    def group(self, request: Request) -> str | None:
+        """Returns which requests this one can meet in a batch; None: it runs alone."""
+        form = request.form
+        return None if form is None or self._sharing.refuses(form.key) else form.key
 
     def answer(self, batch: list[Request]) -> None:
         """Answers every request of a batch; whatever fails, fails only the requests that are at fault."""
@@ -56,59 +63,129 @@ class BatchCall:
             self._run(batch)
 
     def _run(self, batch: list[Request]) -> None:
+        form = batch[0].form
+        if form is None or self._sharing.refuses(form.key):
+            self._answer_apart(batch)
+            return
+        parts = [rows for request in batch for rows in request.parts]
+        n_rows = sum(parts)
+        if len(parts) == 1 and n_rows <= self.max_rows and not self._engine.pads(n_rows):
+            self._answer_apart(batch)
+        elif self._sharing.allows(form.key, parts, n_rows, self.max_rows):
+            self._answer_together(batch, form, n_rows)
+        else:
+            self._answer_apart(batch, learn=form)
+
+    def _answer_together(self, batch: list[Request], form: Form, n_rows: int) -> None:
+        """Calls the model once for all, or for pieces of one that is large: their form was found to allow it."""
         try:
             rows = [request.rows for request in batch]
-            node, tensors = self._forward(batch, sum(rows))
-            if len(batch) > 1 and not all(x.shape[:1] == (sum(rows),) for x in tensors):
+            node, tensors = self._together(form, batch[0].layout, [request.tensors for request in batch])
+            axes = self._axes.outputs(node)
+            if not all(has_rows(x, axis, n_rows) for x, axis in zip(tensors, axes, strict=True)):
                 raise NotRowWiseError
             # Here, since an output that no message can carry fails its requests as one that the model refuses does.
-            shares = [[x] if len(batch) == 1 else list(x.split_with_sizes(rows)) for x in tensors]
+            shares = [
+                [x] * len(batch) if len(batch) == 1 or axis is None else list(x.split_with_sizes(rows, axis))
+                for x, axis in zip(tensors, axes, strict=True)
+            ]
             layouts = self._reply_layouts(rows, node, shares)
         except NotRowWiseError:
+            self._sharing.refuse(form.key, "the output has not one row for each row of the input")
+            self._answer_apart(batch)
+        except BaseException as error:
             if len(batch) == 1:
-                self.refuse(batch[0], _no_rows_to_share(batch[0], self.max_rows))
-                return
-            self._alone.add(batch[0].layout.group or "")
-            for request in batch:
-                self._run([request])
-        except Exception as error:
-            if len(batch) == 1:
-                self.refuse(batch[0], _describe(error))
+                if batch[0].layout.parts:
+                    self._answer_apart(batch)
+                else:
+                    self.refuse(batch[0], answer_for(error))
                 return
             # Someone here is at fault: halves find out who without running every request by itself.
             self._run(batch[: len(batch) // 2])
             self._run(batch[len(batch) // 2 :])
         else:
-            self.n_rows += sum(rows)
+            self.n_rows += n_rows
             self.n_requests += len(batch)
             self._reply(batch, layouts, shares)
 
-    def _forward(self, batch: list[Request], n_rows: int) -> tuple[Node, list[Tensor]]:
-        """Returns the form of the model's output for a whole batch, and its tensors on the CPU."""
-        layout = batch[0].layout
-        if len(batch) == 1:
-            inputs = batch[0].tensors
+    def _answer_apart(self, batch: list[Request], learn: Form | None = None) -> None:
+        """Calls the model for each request, whole; then learns whether one call for all would have said the same."""
+        copies = [[[x.clone() for x in cell] for cell in request.cells()] for request in batch] if learn else []
+        learnt: list[tuple[list[list[Tensor]], Request, list[Answer]]] = []
+        for i, request in enumerate(batch):
+            try:
+                answers = []
+                for cell in request.cells():
+                    answer = self._call(request.layout, cell, exact=True)
+                    if learn or request.layout.parts:  # the model may write over its output in the next call
+                        answer = Answer(answer.node, [x.clone() for x in answer.tensors])
+                    answers.append(answer)
+                if learn:
+                    learnt.append((copies[i], request, answers))
+                else:
+                    self._reply_apart(request, answers)
+            except BaseException as error:
+                self.refuse(request, answer_for(error))
+        if learn and learnt:
+            self._learn(learn, learnt)
+            for _, request, answers in learnt:
+                try:
+                    self._reply_apart(request, answers)
+                except Exception as error:
+                    self.refuse(request, answer_for(error))
+
+    def _learn(self, form: Form, learnt: list[tuple[list[list[Tensor]], Request, list[Answer]]]) -> None:
+        cells = [cell for copies, _, _ in learnt for cell in copies]
+        parts = [rows for _, request, _ in learnt for rows in request.parts]
+        truth = [answer for _, _, answers in learnt for answer in answers]
+        if len(parts) == 1 and parts[0] <= self.max_rows and not self._engine.pads(parts[0]):
+            return
+        layout = learnt[0][1].layout
+        try:
+            self._sharing.learn(
+                form,
+                cells,
+                parts,
+                truth,
+                self.max_rows,
+                alone=lambda cell: self._call(layout, cell, exact=True),
+                together=lambda cells: self._together(form, layout, cells),
+            )
+        except BaseException as error:  # of a comparison that is nobody's request: these have their answers
+            self._sharing.refuse(form.key, f"they could not be compared: {answer_for(error).splitlines()[0]}")
+
+    def _together(self, form: Form, layout: Layout, cells: Sequence[list[Tensor]]) -> Answer:
+        """Returns the model's output for all rows of several requests, in as many calls as their number needs."""
+        if len(cells) == 1:
+            inputs = cells[0]
         else:
-            inputs = [torch.cat(pieces) for pieces in zip(*(request.tensors for request in batch), strict=True)]
-        if n_rows <= self.max_rows or layout.rows is None:
+            pieces = zip(form.axes, zip(*cells, strict=True), strict=True)
+            inputs = [xs[0] if axis is None else torch.cat(xs, axis) for axis, xs in pieces]
+        n_rows = next(x.shape[axis] for axis, x in zip(form.axes, inputs, strict=True) if axis is not None)
+        if n_rows <= self.max_rows:
             return self._call(layout, inputs)
         sizes = [min(self.max_rows, n_rows - start) for start in range(0, n_rows, self.max_rows)]
-        chunks = [x.split_with_sizes(sizes) for x in inputs]
-        outputs = [self._call(layout, list(chunk)) for chunk in zip(*chunks, strict=True)]
-        shares = [tensors for _, tensors in outputs]
-        for size, tensors in zip(sizes, shares, strict=True):
-            if not all(x.shape[:1] == (size,) for x in tensors):
-                raise NotRowWiseError
-        return outputs[0][0], [torch.cat(pieces) for pieces in zip(*shares, strict=True)]
+        chunks = [
+            [x] * len(sizes) if axis is None else x.split_with_sizes(sizes, axis)
+            for axis, x in zip(form.axes, inputs, strict=True)
+        ]
+        answers = [self._call(layout, list(chunk)) for chunk in zip(*chunks, strict=True)]
+        axes = self._axes.outputs(answers[0].node)
+        for size, answer in zip(sizes, answers, strict=True):
+            fits = len(answer.tensors) == len(axes) and answer.node == answers[0].node
+            if not fits or not all(has_rows(x, axis, size) for x, axis in zip(answer.tensors, axes, strict=True)):
+                raise NotRowWiseError("the output has not one row for each row of the input")
+        outputs = zip(axes, zip(*(answer.tensors for answer in answers), strict=True), strict=True)
+        return Answer(answers[0].node, [xs[0] if axis is None else torch.cat(xs, axis) for axis, xs in outputs])
 
-    def _call(self, layout: Layout, inputs: list[Tensor]) -> tuple[Node, list[Tensor]]:
+    def _call(self, layout: Layout, inputs: list[Tensor], *, exact: bool = False) -> Answer:
         inputs = [self._engine.to_device(x) for x in inputs]
         self.n_batches += 1
         if layout.is_tensor:
-            output = self._engine(inputs, {})
+            output = self._engine(inputs, {}, exact=exact)
         else:
             args, kwargs = unflatten(layout.tree, iter(inputs))
-            output = self._engine(args, kwargs)
+            output = self._engine(args, kwargs, exact=exact)
         return _to_cpu(output)
 
     # Replies ----------------------------------------------------------------------------------------------------
@@ -155,13 +232,26 @@ class BatchCall:
                 torch._foreach_copy_(target, piece)
         self._publish(answered)
 
+    def _reply_apart(self, request: Request, answers: list[Answer]) -> None:
+        """Replies to a request that had the model for itself, or to several that travelled together and had not."""
+        if request.layout.parts:
+            node: Node = ["m", *(answer.node for answer in answers)]
+            tensors = [x for answer in answers for x in answer.tensors]
+        else:
+            ((node, tensors),) = answers
+        form = json.dumps(node) if node != ["t"] else ""
+        layout = self._layout(form, node, tensors)
+        self.n_rows += request.rows
+        self.n_requests += 1
+        self._reply([request], {request.rows: layout}, [[x] for x in tensors])
+
     def _layout(self, form: str, node: Node, share: list[Tensor]) -> Layout:
-        key = (form, *((x.dtype, x.shape) for x in share))
+        key = (form, *((x.dtype, x.shape, x.ndim >= 4 and has_channels_last(x)) for x in share))
         layout = self._layouts.get(key)
         if layout is None:
             if len(self._layouts) >= _MAX_LAYOUTS:
                 self._layouts.clear()
-            layout = make_layout(node, [x.dtype for x in share], [tuple(x.shape) for x in share])
+            layout = layout_of(node, share)
             self._layouts[key] = layout
         return layout
 
@@ -231,20 +321,8 @@ class BatchCall:
                 os.eventfd_write(client.reply_event, 1)
 
 
-def _to_cpu(output: Tree) -> tuple[Node, list[Tensor]]:
+def _to_cpu(output: Tree) -> Answer:
     if isinstance(output, Tensor) and output.is_cpu and output.layout is torch.strided:
-        return ["t"], [output]
+        return Answer(["t"], [output])
     node, tensors = flatten(output, "the model's output")
-    return node, [x.cpu() for x in tensors]
-
-
-def _describe(error: Exception) -> str:
-    lines = "".join(traceback.format_exception(error))
-    return f"{type(error).__name__}: {error}\n\nIn the worker:\n{lines}"
-
-
-def _no_rows_to_share(request: Request, max_rows: int) -> str:
-    return (
-        f"a request's rows ({request.rows}) must be at most batch_size ({max_rows}), because the model's output has "
-        f"not one row for each row of its input"
-    )
+    return Answer(node, [x.cpu() for x in tensors])

@@ -14,6 +14,7 @@ from ai.infer.transport.frames import FrameStream
 from ai.infer.transport.shared_memory import anonymous_file
 from ai.infer.transport.slots import MIN_SLOT_BYTES, SLOTS_PER_CLIENT, Area, Board, area_bytes
 from ai.infer.transport.wire import Layout
+from ai.infer.worker.batch_axes import Form
 
 MAX_UNSENT_BYTES = 1 << 26
 """A client that does not read its replies is not listened to beyond this."""
@@ -60,21 +61,56 @@ class ConnectedClient:
 class Request:
     """One request in the worker's queue; its tensors are views of the client's slot, or of a frame."""
 
-    __slots__ = ("arrived", "client", "form", "id", "layout", "reply", "reply_views", "rows", "slot", "tensors")
+    __slots__ = (
+        "arrived",
+        "client",
+        "form",
+        "header_number",
+        "id",
+        "layout",
+        "parts",
+        "reply",
+        "reply_views",
+        "rows",
+        "slot",
+        "tensors",
+    )
 
     def __init__(
-        self, client: ConnectedClient, slot: int, request_id: int, layout: Layout, tensors: list[Tensor], form: int = -1
+        self,
+        client: ConnectedClient,
+        slot: int,
+        request_id: int,
+        layout: Layout,
+        tensors: list[Tensor],
+        header_number: int = -1,
     ) -> None:
         self.client = client
         self.slot = slot  # on the board; -1: it came by socket
         self.id = request_id
         self.layout = layout
         self.tensors = tensors
+        self.form: Form | None = None
         self.rows = layout.rows or 1
-        self.form = form  # of the header that its layout was read from
+        self.parts: tuple[int, ...] = layout.parts or (self.rows,)
+        """The rows of each request, if several travel together."""
+        self.header_number = header_number  # of the header that its layout was read from
         self.reply: Layout | None = None  # that was last written to its slot, with these views
         self.reply_views: list[Tensor] = []
         self.arrived = time.monotonic()
+
+    def take_form(self, form: Form | None) -> None:
+        """Takes note of what is known of its rows."""
+        self.form = form
+        if form is not None:
+            self.rows = form.rows
+            self.parts = self.layout.parts or (form.rows,)
+
+    def cells(self) -> list[list[Tensor]]:
+        """Returns the inputs of each request that travels here."""
+        if not self.layout.parts:
+            return [self.tensors]
+        return [list(cell) for cell in zip(*(x.split_with_sizes(self.layout.parts) for x in self.tensors), strict=True)]
 
 
 def request_from_frame(client: ConnectedClient, request_id: int, layout: Layout, body: bytearray) -> Request:

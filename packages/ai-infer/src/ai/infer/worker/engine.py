@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ai.infer.transport.wire import Tree
+from ai.infer.transport.trees import Tree
 
 Precision = Literal["model", "bf16", "bfloat16", "fp16", "float16", "tf32"]
 _AUTOCAST = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "fp16": torch.float16, "float16": torch.float16}
@@ -49,17 +49,34 @@ class Engine:
             self._forward = torch.compile(self.model, backend=backend, dynamic=True)
         self._graphs = _Graphs(self._forward, graph_rows) if graph_rows else None
 
-    def __call__(self, args: Sequence[Tree], kwargs: dict[str, Tree]) -> Tree:
+    def __call__(self, args: Sequence[Tree], kwargs: dict[str, Tree], *, exact: bool = False) -> Tree:
         """Returns the model's output, its tensors wherever the model left them.
 
         Args:
             args: positional arguments, tensors already on the engine's device.
             kwargs: likewise.
+            exact: whether the model must not see rows beside these, as padding is.
         """
         with torch.no_grad(), self._precision():
             if self._graphs is not None and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
-                return self._graphs(args[0])
+                x = args[0]
+                if x.ndim and not (exact and self.pads(x.shape[0])):
+                    return self._graphs(x)
             return self._forward(*args, **kwargs)
+
+    def pads(self, rows: int) -> bool:
+        """Returns whether a batch of so many rows is padded, so that it shares its call with other rows."""
+        return self._graphs is not None and self._graphs.pads(rows)
+
+    @property
+    def coarsest(self) -> torch.dtype | None:
+        """The dtype in which numbers are rounded most on their way, if it may be coarser than the output's."""
+        if self._autocast is not None:
+            return self._autocast
+        if self.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+            return torch.float16  # of which TF32 has the precision
+        halves = {x.dtype for x in self.model.parameters() if x.is_floating_point() and x.dtype.itemsize < 4}
+        return torch.bfloat16 if torch.bfloat16 in halves else next(iter(halves), None)
 
     def _precision(self) -> AbstractContextManager[object]:
         if self._autocast is None:
@@ -91,6 +108,10 @@ class _Graphs:
         static_input[:rows].copy_(x)
         graph.replay()
         return _first_rows(static_output, size, rows)
+
+    def pads(self, rows: int) -> bool:
+        """Returns whether so many rows are padded up to a size for which there is a graph."""
+        return rows not in self._sizes and rows < self._sizes[-1]
 
     def _capture(self, shape: torch.Size, like: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tree]:
         static_input = torch.zeros(shape, dtype=like.dtype, device=like.device)

@@ -20,17 +20,20 @@ from torch import Tensor, nn
 
 from ai.infer.errors import InferError
 from ai.infer.stats import Stats
+from ai.infer.transport.errors import WireError
 from ai.infer.transport.frames import Frame, FrameStream, Kind
 from ai.infer.transport.shared_memory import anonymous_file, shared_slots_supported
 from ai.infer.transport.shared_weights import SharedWeights
 from ai.infer.transport.slots import BOARD_BYTES, MAX_CLIENTS, SLOTS_PER_CLIENT, WORKER, Board, fence
 from ai.infer.transport.spin import Spinner
-from ai.infer.transport.wire import Layout, WireError, layout_of, parse
+from ai.infer.transport.wire import Layout, layout_of, parse
+from ai.infer.worker.batch_axes import Axes, BatchAxes
 from ai.infer.worker.batch_call import BatchCall
 from ai.infer.worker.batch_limit import BatchLimit
 from ai.infer.worker.connected_client import MAX_UNSENT_BYTES, ConnectedClient, Request, request_from_frame
 from ai.infer.worker.engine import Engine, Precision
 from ai.infer.worker.request_queue import RequestQueue
+from ai.infer.worker.sharing import Share, Sharing
 
 _SPC = SLOTS_PER_CLIENT
 _DELAY_GRAIN_S = 0.0005
@@ -50,6 +53,9 @@ class WorkerOptions:
     compile: bool | str = False
     graph_rows: tuple[int, ...] = ()
     pad: Callable[[Tensor], Tensor] | None = None
+    share: Share = "auto"
+    in_axes: Axes = 0
+    out_axes: Axes = 0
     torch_state: dict[str, Any] = field(default_factory=dict)
     """The starter's own settings that decide how torch rounds."""
 
@@ -99,7 +105,11 @@ class Worker:
         self._batch_limit = BatchLimit() if options.batch_size is None else None
         max_rows = self._batch_limit.rows if self._batch_limit is not None else options.batch_size
         assert max_rows is not None
-        self._batch_call = BatchCall(self._engine, self._board, max_rows)
+        self._axes = BatchAxes(options.in_axes, options.out_axes)
+        sharing = Sharing(options.share, self._axes, self._engine.coarsest)
+        self._batch_call = BatchCall(self._engine, self._board, max_rows, self._axes, sharing)
+        # Clients may send several requests as one message where that can gain anything.
+        self._packs = options.share is not False and self._pad is None and self._axes.are_first
         self._batch_call.on_sent = self._after_send
         self._queue: RequestQueue[Request] = RequestQueue(max_rows, options.max_delay_s)
         self._stopping = self._orphaned = False
@@ -168,7 +178,7 @@ class Worker:
             if client is None or client.area is None:
                 continue
             request = client.last[slot % _SPC]
-            if request is not None and request.form == form:  # the slot's last request, with other numbers
+            if request is not None and request.header_number == form:  # the slot's last request, with other numbers
                 request.id = request_id
                 request.arrived = now
                 self._enqueue(request)
@@ -192,11 +202,12 @@ class Worker:
             try:
                 request.tensors = [self._pad(x) for x in request.tensors]
                 request.layout = layout_of(request.layout.tree, request.tensors)
-                request.rows = request.layout.rows or 1
             except Exception:
                 self._batch_call.refuse(request, f"pad failed on this request:\n{traceback.format_exc()}")
                 return
-        self._queue.put(request, self._batch_call.group(request.layout))
+        if request.form is None or not self._axes.are_first:
+            request.take_form(self._axes.form(request.layout, request.tensors))
+        self._queue.put(request, self._batch_call.group(request))
 
     def _read_client(self, client: ConnectedClient) -> None:
         """Takes in what a client sent by socket; hangs up on one that sends what is no frame."""
@@ -265,7 +276,7 @@ class Worker:
         hello = json.loads(frame.header)
         transport = hello.get("transport")
         descriptors: list[int] = []
-        reply: dict[str, Any] = {"batch_size": self._queue.max_rows}
+        reply: dict[str, Any] = {"batch_size": self._queue.max_rows if self._packs else 1}
         try:
             if hello.get("protocol") != 1:
                 raise InferError(f"the client must speak protocol 1, not {hello.get('protocol')}")

@@ -1,0 +1,234 @@
+"""Whether requests may share a call of the model: never guessed, but compared with the model's own separate answers.
+
+A form of input (its structure, its dtypes, the sizes of a row) starts unknown. Requests of an unknown form are each
+answered by a call of their own; beside that the model is called once with all of them, and what it says is compared.
+Only then are further requests of this form run together, and now and then they are compared again. What fails the
+comparison is answered one request a call from then on.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ai.infer.transport.trees import Node
+from ai.infer.worker.batch_axes import BatchAxes, Form, has_constants
+
+Share = bool | Literal["auto"]
+_MAX_FORMS = 4096
+_FIRST_LOOK = 16
+_log = logging.getLogger("ai.infer")
+
+
+class Answer(NamedTuple):
+    """What the model returned: the form, and the tensors in it."""
+
+    node: Node
+    tensors: list[Tensor]
+
+
+@dataclass
+class _Known:
+    """What was found out about a form."""
+
+    rows: set[int] = field(default_factory=set)
+    """Numbers of rows of requests that were compared: a model may look at blocks of rows."""
+    n_rows: int = 0
+    """The most rows that were compared in one call."""
+    n_cut: int = 0
+    """The most rows of a request that was compared with its pieces."""
+    n_shared: int = 0
+    look_at: int = _FIRST_LOOK
+    """The number of shared calls at which to compare again."""
+    refused: str | None = None
+
+
+class Sharing:
+    """Decides for each call whether it may be shared, and learns from comparisons.
+
+    Args:
+        share: "auto" compares; True takes the user's word that the model treats each row by itself; False never shares.
+        axes: of inputs and outputs.
+        coarsest: the dtype that the model computes in, if it is coarser than its outputs'.
+    """
+
+    def __init__(self, share: Share, axes: BatchAxes, coarsest: torch.dtype | None = None) -> None:
+        self.share = share
+        self._axes = axes
+        self._coarsest = coarsest
+        self._forms: dict[str, _Known] = {}
+        self._random = torch.Generator().manual_seed(0)
+
+    def refuses(self, key: str) -> bool:
+        """Returns whether requests of a form are answered one a call."""
+        known = self._forms.get(key)
+        return self.share is False or (known is not None and known.refused is not None)
+
+    def allows(self, key: str, parts: Sequence[int], n_rows: int, max_rows: int) -> bool:
+        """Returns whether requests of so many rows each may share a call now; if not, they are to be compared.
+
+        Args:
+            key: the form's.
+            parts: the rows of each request.
+            n_rows: of all.
+            max_rows: of a call: what has more is to be cut.
+        """
+        if isinstance(self.share, bool):
+            return not self.refuses(key)
+        known = self._forms.get(key)
+        if known is None or known.refused is not None:
+            return False
+        if n_rows > 2 * (known.n_cut if n_rows > max_rows else known.n_rows):
+            return False
+        if len(parts) > 1 and not known.rows.issuperset(parts):
+            return False
+        known.n_shared += 1
+        if known.n_shared >= known.look_at:
+            known.look_at *= 4
+            return False
+        return True
+
+    def refuse(self, key: str, reason: str) -> None:
+        """Has requests of a form be answered one a call from now on."""
+        known = self._know(key)
+        if known.refused is None:
+            known.refused = reason
+            n, shown = known.n_shared, key if len(key) <= 200 else f"{key[:200]}…"
+            if n:
+                _log.warning("requests of form %s no longer share a call, after %d that did: %s", shown, n, reason)
+            else:
+                _log.info("requests of form %s are answered one a call: %s", shown, reason)
+
+    def learn(
+        self,
+        form: Form,
+        cells: Sequence[list[Tensor]],
+        parts: Sequence[int],
+        truth: Sequence[Answer],
+        max_rows: int,
+        alone: Callable[[list[Tensor]], Answer],
+        together: Callable[[Sequence[list[Tensor]]], Answer],
+    ) -> None:
+        """Compares separate answers with one for all, and takes note of what that says of the form.
+
+        Args:
+            form: of the requests.
+            cells: the inputs of each request, copied before the model saw them.
+            parts: the rows of each.
+            truth: the model's own answer to each.
+            max_rows: of a call.
+            alone: calls the model with one request, whole.
+            together: calls it with all of them as if they were rows of one.
+        """
+        key = form.key
+        reason = self._differ(parts, truth, lambda: together(cells))
+        if reason is None and _says_little(cells, form.axes):
+            # Equal requests cannot be told from each other's rows: take others of the same form.
+            others = [[self._vary(x) for x in cell] for cell in cells]
+            if _says_little(others, form.axes):
+                return
+            try:
+                answers = [alone([x.clone() for x in cell]) for cell in others]
+            except Exception:  # the model does not take these: there is nothing to learn from them
+                return
+            reason = self._differ(parts, answers, lambda: together(others))
+        if reason is not None:
+            self.refuse(key, reason)
+            return
+        known = self._know(key)
+        if len(parts) > 1:
+            known.rows.update(parts)
+        n_rows = sum(parts)
+        if n_rows > max_rows:
+            known.n_cut = max(known.n_cut, n_rows)
+        else:
+            known.n_rows = max(known.n_rows, n_rows)
+        if not known.n_shared:
+            known.n_shared = 1
+            _log.info("requests of form %s share calls: their rows were found to be independent", key[:200])
+
+    def _know(self, key: str) -> _Known:
+        if key not in self._forms:
+            if len(self._forms) >= _MAX_FORMS:
+                self._forms.clear()
+            self._forms[key] = _Known()
+        return self._forms[key]
+
+    def _differ(self, parts: Sequence[int], truth: Sequence[Answer], together: Callable[[], Answer]) -> str | None:
+        """Returns how one answer for all differs from the separate ones; None: in rounding alone."""
+        node = truth[0].node
+        if any(answer.node != node for answer in truth):
+            return "the structure of the output, or a constant in it, depends on the request"
+        if has_constants(node):
+            return "the output holds a number or text, which says nothing of a single row"
+        axes = self._axes.outputs(node)
+        for answer, rows in zip(truth, parts, strict=True):
+            if not all(has_rows(x, axis, rows) for x, axis in zip(answer.tensors, axes, strict=True)):
+                return "the output has not one row for each row of the input"
+        try:
+            whole = together()
+        except Exception as error:
+            return f"the model fails on several requests together: {type(error).__name__}: {error}"
+        fits = whole.node == node and len(whole.tensors) == len(axes)
+        if not fits or not all(has_rows(x, axis, sum(parts)) for x, axis in zip(whole.tensors, axes, strict=True)):
+            return "the output does not grow with the rows of the input"
+        for i, (x, axis) in enumerate(zip(whole.tensors, axes, strict=True)):
+            separate = [answer.tensors[i] for answer in truth]
+            shares = [x] * len(parts) if axis is None else list(x.split_with_sizes(list(parts), axis))
+            if any(a.shape != b.shape or a.dtype is not b.dtype for a, b in zip(shares, separate, strict=True)):
+                return "the output's sizes depend on the other requests"
+            if not self._are_close(shares, separate):
+                return "the output for a request depends on the other requests"
+        return None
+
+    def _are_close(self, shares: list[Tensor], separate: list[Tensor]) -> bool:
+        """Returns whether numbers agree but for how they were rounded."""
+        a, b = (torch.cat([x.reshape(-1) for x in xs]) for xs in (shares, separate))
+        if not a.numel() or torch.equal(a, b):
+            return True
+        if not (a.is_floating_point() or a.is_complex()):
+            return False
+        dtype = a.dtype if self._coarsest is None or a.dtype is torch.float64 else self._coarsest
+        if a.is_complex():
+            a, b, dtype = torch.view_as_real(a).reshape(-1), torch.view_as_real(b).reshape(-1), a.real.dtype
+        a, b = a.double(), b.double()
+        finite = a.isfinite() & b.isfinite()
+        same = (a == b) | (a.isnan() & b.isnan())
+        if not bool((finite | same).all()):
+            return False
+        a, b = a[finite], b[finite]
+        if not a.numel():
+            return True
+        eps = torch.finfo(dtype).eps if dtype.is_floating_point else torch.finfo(torch.float32).eps
+        most, spread = float(b.abs().max()), float(b.max() - b.min())
+        relative, factor = {1: (0.3, 4), 2: (0.04, 4), 4: (1e-4, 64), 8: (1e-9, 64)}[dtype.itemsize]
+        # Of what the outputs tell apart, of what they are, and of what cancelled out in them.
+        limit = relative * spread + factor * eps * most + min(32 * eps, 1e-3 * spread)
+        return bool(((a - b).abs() <= limit).all())
+
+    def _vary(self, x: Tensor) -> Tensor:
+        """Returns another tensor of the same form, whose numbers a model that takes `x` should take."""
+        if x.is_floating_point() or x.is_complex():
+            noise = torch.randn(x.shape, generator=self._random, dtype=torch.float32).to(x.dtype)
+            spread = x.float().std() if x.numel() > 1 and not x.is_complex() else torch.tensor(0.0)
+            return x + noise * (spread if spread > 0 else 1.0)
+        return x.reshape(-1)[torch.randperm(x.numel(), generator=self._random)].view(x.shape)
+
+
+def has_rows(x: Tensor, axis: int | None, rows: int) -> bool:
+    """Returns whether a tensor has so many rows along an axis, or need not have any."""
+    return axis is None or (-x.ndim <= axis < x.ndim and x.shape[axis] == rows)
+
+
+def _says_little(cells: Sequence[list[Tensor]], axes: Sequence[int | None]) -> bool:
+    """Returns whether an answer for all could mix them up unseen, since they, or their rows, are all alike."""
+    first = cells[0]
+    if len(cells) == 1:
+        batched = [(x, axis) for x, axis in zip(first, axes, strict=True) if axis is not None]
+        return all(torch.equal(x, x.narrow(axis, 0, 1).expand_as(x)) for x, axis in batched)
+    return all(
+        all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(first, cell, strict=True)) for cell in cells[1:]
+    )
