@@ -248,6 +248,14 @@ def test_rows_that_are_independent_share_calls_once_that_is_known(by_name):
     assert by_name.stats().batches - before == 1
 
 
+def test_worker_says_in_the_log_what_it_shares(by_name, caplog):
+    with caplog.at_level(logging.INFO, "ai.infer"):
+        by_name.multi_infer([("flip", torch.randn(5, 2, 3)) for _ in range(3)])
+        wait_until(lambda: any("are answered one a call" in record.getMessage() for record in caplog.records))
+    (text,) = (record.getMessage() for record in caplog.records)
+    assert text.endswith("the output for a request depends on the other requests")
+
+
 def test_equal_inputs_teach_as_well_since_others_are_tried(by_name, zoo):
     for do, n_calls in [("linear", 1), ("cumsum", 8), ("wave", 8)]:
         xs = [torch.zeros(2, 8)] * 8 if do != "wave" else [torch.ones(3, 8)] * 8
@@ -393,9 +401,3 @@ def test_equal_integers_teach_nothing():
     sharing = _learn(lambda x: x - x.float().mean(0), [1, 1], values=lambda *s: torch.zeros(s, dtype=torch.long))
     assert not sharing.refuses("form")
     assert not sharing.allows("form", [1, 1], 2, 16)
-
-
-def test_worker_says_in_the_log_what_it_shares(caplog):
-    with caplog.at_level(logging.INFO, "ai.infer"), Inferencer(nn.Softmax(0), timeout_s=100) as inferencer:
-        inferencer.multi_infer([torch.randn(2, 3) for _ in range(3)])
-        wait_until(lambda: any("are answered one a call" in record.getMessage() for record in caplog.records))

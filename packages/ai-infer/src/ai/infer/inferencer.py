@@ -14,6 +14,7 @@ from ai.infer.connection.handshake import Transport
 from ai.infer.errors import InferError
 from ai.infer.launcher import Launcher
 from ai.infer.stats import Stats
+from ai.infer.transport.shared_weights import pack_extra_state
 from ai.infer.transport.trees import Tree
 from ai.infer.worker.batch_axes import Axes
 from ai.infer.worker.engine import Precision
@@ -53,6 +54,8 @@ class Inferencer:
         out_axes: likewise of the outputs: one for all, or one for each item of a tuple, list or dict.
         timeout_s: how long a call may take before it raises `TimeoutError`; None: until the worker answers or dies.
         start_timeout_s: how long a worker may take until it is ready; one that takes longer is killed.
+        stall_timeout_s: how long a worker may be in one batch until `ready` says that it is not; it is not ended, and
+            counts as ready again when it moves. None: for ever.
         transport: see `InferencerClient`.
 
     Raises:
@@ -86,6 +89,7 @@ class Inferencer:
         out_axes: Axes = 0,
         timeout_s: float | None = None,
         start_timeout_s: float = 600.0,
+        stall_timeout_s: float | None = None,
         transport: Transport = "auto",
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -97,6 +101,8 @@ class Inferencer:
             raise ValueError(f"max_delay_s must be 0 or more, not {max_delay_s}")
         if not 0 < start_timeout_s < math.inf:
             raise ValueError(f"start_timeout_s must be a positive number of seconds, not {start_timeout_s}")
+        if stall_timeout_s is not None and not stall_timeout_s > 0:
+            raise ValueError(f"stall_timeout_s must be positive or None, not {stall_timeout_s}")
         if precision not in get_args(Precision):
             raise ValueError(f"precision must be 'model', 'bf16', 'fp16' or 'tf32', not {precision!r}")
         if graph_rows and any(each.type != "cuda" for each in devices):
@@ -126,7 +132,7 @@ class Inferencer:
         ]
         # Checks the client's options before a process is started.
         probe = InferencerClient("", timeout_s=timeout_s, transport=transport)
-        self._launcher = Launcher(model, options, restart, start_timeout_s)
+        self._launcher = Launcher(model, options, restart, start_timeout_s, stall_timeout_s)
         self._stop = weakref.finalize(self, self._launcher.stop)
         self.client = InferencerClient(self._launcher.folder, timeout_s=probe.timeout_s, transport=transport)
         """The client through which the inferencer itself asks."""
@@ -193,7 +199,8 @@ class Inferencer:
         answered with at least this version; no request waits longer for it than a copy of the weights takes.
 
         Args:
-            state_dict: all entries of the model's `state_dict()`, on any device; rounded to the model's dtypes.
+            state_dict: all entries of the model's `state_dict()`, on any device; rounded to the model's dtypes. What
+                `get_extra_state` put there travels as well.
 
         Raises:
             ValueError: an entry is missing, unknown, misshapen, or of a kind of number that the model's dtype has not
@@ -202,7 +209,7 @@ class Inferencer:
         """
         if os.getpid() != self._launcher.pid:
             raise InferError("update_params must be called in the process that made the inferencer, not a fork of it")
-        return self._launcher.update(self._launcher.check(dict(state_dict)))
+        return self._launcher.update(self._launcher.check(dict(state_dict)), pack_extra_state(state_dict))
 
     @property
     def pids(self) -> list[int]:
@@ -211,8 +218,16 @@ class Inferencer:
 
     @property
     def ready(self) -> bool:
-        """Whether a worker can answer now; False while the last one is being restarted."""
+        """Whether a worker can answer now; not while the last is being restarted or hangs (`stall_timeout_s`)."""
         return self._launcher.ready
+
+    @property
+    def vitals(self) -> Stats:
+        """The workers' counters as they last showed them, a moment ago or before the batch that runs.
+
+        Unlike `stats` it asks nobody, and so waits for nothing, whatever the workers do.
+        """
+        return self._launcher.vitals
 
     def close(self) -> None:
         """Stops the workers after their current batch. Calling it twice is fine."""

@@ -1,6 +1,8 @@
 """Starts the workers of one inferencer, watches them, and stops them."""
 
 import json
+import logging
+import math
 import os
 import selectors
 import shutil
@@ -16,15 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from ai.infer.errors import InferError, WorkerDiedError
+from ai.infer.stats import Stats
 from ai.infer.transport.frames import Frame, FrameStream, Kind
 from ai.infer.transport.shared_memory import anonymous_file
 from ai.infer.transport.shared_weights import SharedWeights
-from ai.infer.transport.socket_folder import ADDRESS_FILE, make_folder
+from ai.infer.transport.socket_folder import ADDRESS_FILE, EXTRA_STATE_FILE, make_folder
+from ai.infer.transport.vitals import Vitals
 from ai.infer.worker.loop import WorkerOptions
 
 _STOP_TIMEOUT_S = 10.0
 _MIN_LIFE_S = 1.0  # a worker that dies sooner than this after it was ready is not worth restarting at once
 _MAX_BACKOFF_S = 30.0
+_log = logging.getLogger("ai.infer")
 _MAX_POLL_S = 3600.0  # more is more than a poll can be asked for
 
 
@@ -39,6 +44,11 @@ class _Process:
         self.spawned_at = time.monotonic()
         self.ready_at = 0.0
         self.failure: str | None = None
+        self.stalled = False
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     @property
     def starting(self) -> bool:
@@ -46,27 +56,36 @@ class _Process:
 
 
 class Launcher:
-    """The workers of one inferencer. A thread of its own sees their messages and their deaths.
+    """The workers of one inferencer. A thread of its own sees their messages and their deaths, and logs them.
 
     Args:
         model: shipped to the workers by value.
         options: for each worker.
         restart: whether a worker that dies is started again, with the newest weights.
         start_timeout_s: after which a worker that is not ready is killed.
+        stall_timeout_s: after so long in one batch a worker counts as not ready; None: it may take any time.
     """
 
     def __init__(
-        self, model: nn.Module, options: Sequence[WorkerOptions], restart: bool, start_timeout_s: float
+        self,
+        model: nn.Module,
+        options: Sequence[WorkerOptions],
+        restart: bool,
+        start_timeout_s: float,
+        stall_timeout_s: float | None = None,
     ) -> None:
         self.pid = os.getpid()
         self._restart = restart
         self._start_timeout_s = start_timeout_s
+        self._stall_timeout_s = stall_timeout_s
         self._stopping = False
         self._version = 0
+        self._extra = b""
         self._changed = threading.Condition()
         self._updating = threading.Lock()
         self._processes: list[_Process] = []
-        self._payloads: list[int] = []
+        self._payload = -1
+        self._vitals: list[Vitals] = []
         self._backoff_s = 0.0
         self._weights = SharedWeights(model)
         self._waker, self._wake_end = socket.socketpair()
@@ -74,8 +93,8 @@ class Launcher:
         try:
             about = {"replicas": len(options), "restart": restart}
             (self.folder / ADDRESS_FILE).write_text(json.dumps(about))
-            for option in options:
-                self._payloads.append(_pack(model, option))
+            self._payload = _pack(model, options)
+            self._vitals = [Vitals() for _ in options]
             self._processes = [self._spawn(index) for index in range(len(options))]
             self._thread = threading.Thread(target=self._watch, name="ai-infer-launcher", daemon=True)
             self._thread.start()
@@ -88,20 +107,25 @@ class Launcher:
         ours, theirs = socket.socketpair()
         arguments = {
             "control": theirs.fileno(),
-            "payload": self._payloads[index],
+            "payload": self._payload,
+            "index": index,
+            "vitals": self._vitals[index].descriptor,
             "weights": self._weights.descriptor,
             "socket": os.fspath(self.folder / f"worker-{index}"),
             "starter": os.getpid(),
             "version": self._version,
         }
+        files = [self._payload, self._vitals[index].descriptor, self._weights.descriptor]
+        self._vitals[index].clear()
         paths = [os.path.abspath(path) for path in sys.path]  # as here, also what the script itself has added
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "ai.infer.worker.main", json.dumps(arguments)],
-            pass_fds=[theirs.fileno(), self._payloads[index], self._weights.descriptor, self._lock],
+            pass_fds=[theirs.fileno(), *files, self._lock],
             stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         theirs.close()
+        _log.info("worker %d starts as process %d", index, process.pid)
         return _Process(index, process, FrameStream(ours))
 
     def _await_ready(self) -> None:
@@ -113,8 +137,13 @@ class Launcher:
 
     # Weights ----------------------------------------------------------------------------------------------------
 
-    def update(self, tensors: list[Tensor]) -> int:
-        """Publishes new weights to every worker and returns their version; see `SharedWeights.check`."""
+    def update(self, tensors: list[Tensor], extra: bytes = b"") -> int:
+        """Publishes new weights to every worker and returns their version; see `SharedWeights.check`.
+
+        Args:
+            tensors: what `check` returned.
+            extra: what `pack_extra_state` returned.
+        """
         with self._updating:
             version = self._version + 1
             with self._changed:
@@ -124,11 +153,16 @@ class Launcher:
             self._weights.write(tensors, version)
             with self._changed:
                 self._check_alive()
+                if extra:
+                    self._extra = extra
+                    written = self.folder / f"{EXTRA_STATE_FILE}.new"
+                    written.write_bytes(extra)
+                    written.replace(self.folder / EXTRA_STATE_FILE)
                 self._version = version
                 self._weights.announce(version)
                 for process in self._processes:
                     if process.failure is None:
-                        process.control.send(Kind.UPDATE, version=version)
+                        process.control.send(Kind.UPDATE, version=version, body=extra)
             return version
 
     def check(self, state_dict: dict[str, Tensor]) -> list[Tensor]:
@@ -154,8 +188,19 @@ class Launcher:
 
     @property
     def ready(self) -> bool:
-        """Whether a worker lives and has its weights."""
-        return not self._stopping and any(each.failure is None and each.applied >= 0 for each in self._processes)
+        """Whether a worker lives, has its weights, and does not hang in a batch."""
+        return not self._stopping and any(
+            each.failure is None and each.applied >= 0 and not self._stalls(each) for each in self._processes
+        )
+
+    def _stalls(self, process: _Process) -> bool:
+        limit = self._stall_timeout_s
+        return limit is not None and self._vitals[process.index].in_call_s > limit
+
+    @property
+    def vitals(self) -> Stats:
+        """The workers' counters, added up, as they last showed them; nobody is asked, so nothing is waited for."""
+        return Stats.total([each.read() for each in self._vitals])
 
     # Watching ---------------------------------------------------------------------------------------------------
 
@@ -171,13 +216,20 @@ class Launcher:
                 self._end_overdue_starts()
                 starting = [process for process in self._processes if process.starting]
                 times = [*due.values(), *(process.spawned_at + self._start_timeout_s for process in starting)]
-                timeout = min(max(0.0, min(times) - time.monotonic()), _MAX_POLL_S) if times else None
+                longest = _MAX_POLL_S if self._stall_timeout_s is None else max(self._stall_timeout_s / 2, 0.01)
+                timeout = min(max(0.0, min(times, default=math.inf) - time.monotonic()), longest)
+                self._log_stalls()
                 for key, _ in selector.select(timeout):
                     if key.data is None:
                         return
                     process = key.data
-                    for frame in process.control.receive():
-                        self._take(process, frame)
+                    try:
+                        for frame in process.control.receive():
+                            self._take(process, frame)
+                    except ValueError as error:  # something in the worker wrote to its line to us
+                        _log.error("worker %d sent what is no message, and is ended: %s", process.index, error)
+                        process.process.kill()
+                        process.control.closed = True
                     if process.control.closed:
                         selector.unregister(process.control.socket)
                         self._bury(process)
@@ -187,10 +239,26 @@ class Launcher:
                     with self._changed:
                         if self._stopping:
                             return
-                        process = self._processes[index] = self._spawn(index)
+                        try:
+                            process = self._spawn(index)
+                        except OSError as error:  # no memory, no process, no descriptor just now
+                            _log.error("worker %d could not be started again, and will be later: %s", index, error)
+                            due[index] = time.monotonic() + _MAX_BACKOFF_S
+                            continue
+                        self._processes[index] = process
                         process.ready_at = time.monotonic()  # so that one that fails to start is tried again
                     selector.register(process.control.socket, selectors.EVENT_READ, process)
                     del due[index]
+
+    def _log_stalls(self) -> None:
+        """Says once that a worker hangs, and once that it moves again."""
+        for process in self._processes:
+            stalls = process.failure is None and self._stalls(process)
+            if stalls and not process.stalled:
+                _log.error("worker %d has been in one batch for over %s s", process.index, self._stall_timeout_s)
+            elif process.stalled and not stalls and process.failure is None:
+                _log.warning("worker %d moves again", process.index)
+            process.stalled = stalls
 
     def _end_overdue_starts(self) -> None:
         """Kills workers that hang before they are ready, for instance in what the model's module does on import."""
@@ -208,14 +276,20 @@ class Launcher:
         return self._backoff_s
 
     def _take(self, process: _Process, frame: Frame) -> None:
+        if frame.kind is Kind.LOG:
+            about = json.loads(frame.header)
+            _log.log(about["level"], "worker %d: %s", process.index, about["message"])
+            return
         with self._changed:
             if frame.kind is Kind.ERROR:
                 process.failure = frame.header.decode()
             else:
                 if frame.kind is Kind.HELLO:
                     process.ready_at = time.monotonic()
+                    taken_s = process.ready_at - process.spawned_at
+                    _log.info("worker %d is ready as process %d after %.1f s", process.index, process.pid, taken_s)
                     if frame.version < self._version:  # weights that came while it started
-                        process.control.send(Kind.UPDATE, version=self._version)
+                        process.control.send(Kind.UPDATE, version=self._version, body=self._extra)
                 process.applied = max(process.applied, frame.version)
             self._changed.notify_all()
 
@@ -225,6 +299,10 @@ class Launcher:
             process.control.close()
             if process.failure is None:
                 process.failure = f"it ended with exit code {code}"
+            if not self._stopping:
+                then = "it is started again" if self._restart and process.ready_at else "it is not started again"
+                text = "worker %d (process %d) died, and %s: %s"
+                _log.error(text, process.index, process.pid, then, process.failure)
             self._changed.notify_all()
 
     # Stopping ---------------------------------------------------------------------------------------------------
@@ -253,18 +331,20 @@ class Launcher:
                 process.process.wait()
             process.control.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-        for descriptor in (*self._payloads, self._weights.descriptor, self._lock):
-            os.close(descriptor)
+        files = [self._payload, self._weights.descriptor, self._lock, *(each.descriptor for each in self._vitals)]
+        for descriptor in files:
+            if descriptor >= 0:
+                os.close(descriptor)
         self._waker.close()
         self._wake_end.close()
 
 
-def _pack(model: nn.Module, options: WorkerOptions) -> int:
+def _pack(model: nn.Module, options: Sequence[WorkerOptions]) -> int:
     """Returns an anonymous file with the model and the options by value, classes of `__main__` included."""
     descriptor = anonymous_file_for_writing()
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:
-            torch.save({"model": model, "options": options}, file, pickle_module=cloudpickle)
+            torch.save({"model": model, "options": list(options)}, file, pickle_module=cloudpickle)
     except BaseException:
         os.close(descriptor)
         raise

@@ -12,9 +12,10 @@ from typing import Literal, NamedTuple
 
 from ai.infer.connection.client_slots import ClientSlots
 from ai.infer.errors import InferError, WorkerDiedError
-from ai.infer.transport.frames import Frame, FrameStream, Kind
+from ai.infer.transport.frames import PROTOCOL, Frame, FrameStream, Kind
 
-PROTOCOL = 1
+_CONNECT_S = 30.0  # for a client without a deadline, while more clients are waiting than the system lets wait
+_RETRY_S = 0.02
 Transport = Literal["auto", "shm", "socket"]
 
 
@@ -30,11 +31,12 @@ class Handshake(NamedTuple):
 
 def shake_hands(path: Path, transport: Transport, slot_bytes: int, deadline: float | None) -> Handshake:
     """Connects to a worker; arguments and errors are those of `Connection`."""
-    stream = FrameStream(_connect(path))
+    stream = FrameStream(_connect(path, deadline))
     pidfd = _open_worker(stream.socket)
     try:
         hello = {"protocol": PROTOCOL, "transport": transport, "slot_bytes": slot_bytes}
         stream.send(Kind.HELLO, header=json.dumps(hello).encode())
+        stream.closed = False  # one that has hung up already has said why
         frame, descriptors = _await_hello(stream, pidfd, deadline)
         if frame.kind is not Kind.HELLO:
             raise WorkerDiedError(frame.header.decode())
@@ -55,14 +57,24 @@ def milliseconds(timeout: float | None) -> int | None:
     return None if timeout is None else math.ceil(timeout * 1000)
 
 
-def _connect(path: Path) -> socket.socket:
+def _connect(path: Path, deadline: float | None) -> socket.socket:
+    """Connects without being held up by a worker whose queue of new clients is full."""
+    limit = time.monotonic() + _CONNECT_S if deadline is None else deadline
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.connect(os.fspath(path))
-    except OSError as error:
-        connection.close()
-        raise WorkerDiedError(f"no worker answers at {path}: {error.strerror}") from None
-    return connection
+    connection.setblocking(False)
+    while True:
+        try:
+            connection.connect(os.fspath(path))
+            return connection
+        except BlockingIOError:
+            if time.monotonic() < limit:
+                time.sleep(_RETRY_S)
+                continue
+            connection.close()
+            raise TimeoutError("the worker took on no new client in time: too many wait already") from None
+        except OSError as error:
+            connection.close()
+            raise WorkerDiedError(f"no worker answers at {path}: {error.strerror}") from None
 
 
 def _open_worker(connection: socket.socket) -> int:

@@ -9,8 +9,11 @@ import struct
 from collections import deque
 from typing import NamedTuple
 
+PROTOCOL = 2
+"""Counts the changes of what client and worker say to each other."""
 _PREFIX = struct.Struct("<BxxxIQQQ")
 _MAX_HEADER_BYTES = 1 << 24
+_FIRST_BYTES = 1 << 20  # of memory for a section, however long it says that it will be: more comes as bytes come
 
 
 class Kind(enum.IntEnum):
@@ -25,6 +28,7 @@ class Kind(enum.IntEnum):
     STATS = 7
     BYE = 8
     UPDATE = 9
+    LOG = 10
 
 
 class Frame(NamedTuple):
@@ -45,7 +49,7 @@ class FrameStream:
         max_bytes: the largest body that is accepted.
     """
 
-    def __init__(self, connection: socket.socket, max_bytes: int = 1 << 32) -> None:
+    def __init__(self, connection: socket.socket, max_bytes: int = (1 << 32) - 1) -> None:
         connection.setblocking(False)
         self.socket = connection
         self.closed = False
@@ -60,9 +64,22 @@ class FrameStream:
         self._expect(_PREFIX.size)
 
     def _expect(self, n_bytes: int) -> None:
-        self._buffer = bytearray(n_bytes)
+        self._n_expected = n_bytes
+        self._buffer = bytearray(min(n_bytes, _FIRST_BYTES))
         self._target = memoryview(self._buffer)
         self._filled = 0
+
+    def _is_full(self) -> bool:
+        """Returns whether the section has come in full; makes room for more of it if its memory is."""
+        if self._filled < len(self._buffer):
+            return False
+        missing = self._n_expected - len(self._buffer)
+        if not missing:
+            return True
+        self._target.release()
+        self._buffer += bytes(min(missing, len(self._buffer)))
+        self._target = memoryview(self._buffer)
+        return False
 
     def fileno(self) -> int:
         """Returns the socket's descriptor."""
@@ -86,7 +103,7 @@ class FrameStream:
                 self.closed = True
                 break
             self._filled += n_bytes
-            while self._filled == len(self._target):
+            while self._is_full():
                 frame = self._advance()
                 if frame is not None:
                     frames.append(frame)
@@ -157,7 +174,7 @@ class FrameStream:
         self._target[: len(data)] = data
         self._filled = len(data)
         frame = None
-        while self._filled == len(self._target) and frame is None:
+        while frame is None and self._is_full():
             frame = self._advance()
         if frame is None:
             frames = self.receive()

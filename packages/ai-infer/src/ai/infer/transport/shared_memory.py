@@ -42,5 +42,12 @@ def anonymous_file(n_bytes: int) -> int:
 
 
 def map_file(descriptor: int, n_bytes: int) -> Tensor:
-    """Returns the file's bytes as a shared, writable uint8 tensor `(n_bytes,)`; the descriptor may be closed after."""
+    """Returns the file's bytes as a shared, writable uint8 tensor `(n_bytes,)`; the descriptor may be closed after.
+
+    The mapping keeps no descriptor of its own where that can be had: a worker has a mapping for each client.
+    """
+    path = f"/proc/self/fd/{descriptor}"
+    if os.path.exists(path):
+        os.close(os.dup(descriptor))  # raises OSError where torch's own error would not tell what is missing
+        return torch.from_file(path, shared=True, size=n_bytes, dtype=torch.uint8)
     return torch.frombuffer(mmap.mmap(descriptor, n_bytes), dtype=torch.uint8)

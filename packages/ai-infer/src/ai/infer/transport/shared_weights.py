@@ -5,13 +5,17 @@ copies the newest version into its model between two batches. Beside the buffers
 version that was announced, so that a worker need not ask its socket before every batch.
 """
 
+import pickle
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import cloudpickle  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 
 from ai.infer.transport.shared_memory import ALIGNMENT, align, anonymous_file, map_file
+
+_EXTRA = "_extra_state"  # how torch ends the names of what get_extra_state returns
 
 
 class _Entry(NamedTuple):
@@ -64,7 +68,7 @@ class SharedWeights:
             ValueError: an entry is missing, unknown, of another shape, or of a kind of number that the model's dtype
                 has not (complex for real, real for whole). Numbers of the same kind are rounded to the model's dtype.
         """
-        given = {name.replace("_orig_mod.", ""): x for name, x in state_dict.items() if isinstance(x, Tensor)}
+        given = {name.replace("_orig_mod.", ""): x for name, x in state_dict.items() if _is_weight(name, x)}
         missing = [name for name in self._entries if name not in given]
         if missing:
             raise ValueError(f"state_dict must hold every entry of the model, and lacks {_some(missing)}")
@@ -98,7 +102,25 @@ class SharedWeights:
 
 def tensor_state(model: nn.Module) -> dict[str, Tensor]:
     """Returns the tensors of a model's state, without what a compiling wrapper adds to their names."""
-    return {name.replace("_orig_mod.", ""): x for name, x in model.state_dict().items() if isinstance(x, Tensor)}
+    return {name.replace("_orig_mod.", ""): x for name, x in model.state_dict().items() if _is_weight(name, x)}
+
+
+def _is_weight(name: str, x: object) -> bool:
+    return isinstance(x, Tensor) and not name.endswith(_EXTRA)
+
+
+def pack_extra_state(state_dict: Mapping[str, object]) -> bytes:
+    """Returns what modules' `get_extra_state` put into a state, pickled; empty if there is none."""
+    extra = {name.replace("_orig_mod.", ""): x for name, x in state_dict.items() if name.endswith(_EXTRA)}
+    data: bytes = cloudpickle.dumps(extra) if extra else b""
+    return data
+
+
+def apply_extra_state(model: nn.Module, data: bytes) -> None:
+    """Hands `pack_extra_state`'s bytes, which came from the starter, to the modules of a model."""
+    model = getattr(model, "_orig_mod", model)
+    for name, x in pickle.loads(data).items():
+        model.get_submodule(name.removesuffix(_EXTRA).removesuffix(".")).set_extra_state(x)
 
 
 def _some(names: list[str]) -> str:

@@ -10,6 +10,9 @@ from pathlib import Path
 ADDRESS_FILE = "inferencer.json"
 """What clients read in the folder: how many replicas there are, and whether they are restarted."""
 
+EXTRA_STATE_FILE = "extra_state"
+"""What a restarted worker reads beside the weights, where modules have extra state."""
+
 _LOCK = "owner"
 _GRACE_S = 60.0
 _MAX_PATH = 80  # of a socket's address, which the system limits to about a hundred bytes

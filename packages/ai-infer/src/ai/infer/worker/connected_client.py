@@ -35,25 +35,33 @@ class ConnectedClient:
         self.reply_event = -1
         self.last: list[Request | None] = []  # in each slot; most requests differ from it in their numbers alone
         self.cancelled: set[int] = set()  # ids of requests by socket
-        self.pidfd = _open_process(connection)
+        self._process = _identify(connection)
 
     def open_area(self, index: int, slot_bytes: int, board: Board, board_file: int, worker_event: int) -> list[int]:
         """Makes the client's slots; returns the files to hand over, of which the last two are the caller's to close."""
         if not isinstance(slot_bytes, int) or not MIN_SLOT_BYTES <= slot_bytes <= 1 << 30 or slot_bytes % 4096:
             raise InferError(f"slot_bytes must be a multiple of 4096 from 4096 to 2**30, not {slot_bytes}")
         descriptor = anonymous_file(area_bytes(slot_bytes))
-        self.area = Area(descriptor, slot_bytes, board, index * SLOTS_PER_CLIENT)
+        try:
+            self.reply_event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self.area = Area(descriptor, slot_bytes, board, index * SLOTS_PER_CLIENT)
+        except BaseException:
+            os.close(descriptor)
+            raise
         self.last = [None] * SLOTS_PER_CLIENT
         self.index = index
-        self.reply_event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         return [board_file, descriptor, worker_event, self.reply_event]
+
+    def is_gone(self) -> bool:
+        """Returns whether the client's process has ended, though a child of it may keep the socket open."""
+        return self._process is not None and _started(self._process[0]) != self._process[1]
 
     def close(self) -> None:
         """Lets go of all that belonged to the client."""
         self.stream.close()
-        for descriptor in (self.reply_event, self.pidfd):
-            if descriptor >= 0:
-                os.close(descriptor)
+        if self.reply_event >= 0:
+            os.close(self.reply_event)
+            self.reply_event = -1
         self.area = None
         self.last.clear()  # each holds views of the area, and this client
 
@@ -129,12 +137,20 @@ def error_header(text: str, max_bytes: int) -> bytes:
     return json.dumps({"error": text}).encode()
 
 
-def _open_process(connection: socket.socket) -> int:
-    """Returns a handle on the client's process: its death shows even if a child of it keeps the socket open."""
-    if not (hasattr(os, "pidfd_open") and hasattr(socket, "SO_PEERCRED")):
-        return -1
+def _identify(connection: socket.socket) -> tuple[int, str] | None:
+    """Returns the client's process and when it began; None: the system, or another namespace, does not say."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
     pid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    started = _started(pid)
+    return None if started is None else (pid, started)
+
+
+def _started(pid: int) -> str | None:
+    """Returns when a process began, in the system's own unit; None: it is not there, or has ended."""
     try:
-        return os.pidfd_open(pid)
+        with open(f"/proc/{pid}/stat") as file:
+            state, *rest = file.read().rpartition(")")[2].split()
     except OSError:
-        return -1
+        return None
+    return None if state in "ZX" else rest[18]

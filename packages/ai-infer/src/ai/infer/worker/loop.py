@@ -5,11 +5,11 @@ One thread, one loop: find new requests, take what the starter asks, run the nex
 
 import heapq
 import json
+import logging
 import os
 import selectors
 import socket
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,22 +21,26 @@ from torch import Tensor, nn
 from ai.infer.errors import InferError
 from ai.infer.stats import Stats
 from ai.infer.transport.errors import WireError
-from ai.infer.transport.frames import Frame, FrameStream, Kind
+from ai.infer.transport.frames import PROTOCOL, Frame, FrameStream, Kind
 from ai.infer.transport.shared_memory import anonymous_file, shared_slots_supported
-from ai.infer.transport.shared_weights import SharedWeights
+from ai.infer.transport.shared_weights import SharedWeights, apply_extra_state
 from ai.infer.transport.slots import BOARD_BYTES, MAX_CLIENTS, SLOTS_PER_CLIENT, WORKER, Board, fence
 from ai.infer.transport.spin import Spinner
+from ai.infer.transport.vitals import Vitals
 from ai.infer.transport.wire import Layout, layout_of, parse
 from ai.infer.worker.batch_axes import Axes, BatchAxes
 from ai.infer.worker.batch_call import BatchCall
 from ai.infer.worker.batch_limit import BatchLimit
 from ai.infer.worker.connected_client import MAX_UNSENT_BYTES, ConnectedClient, Request, request_from_frame
 from ai.infer.worker.engine import Engine, Precision
+from ai.infer.worker.faults import WorkerFaultError, answer_for, is_out_of_descriptors
 from ai.infer.worker.request_queue import RequestQueue
 from ai.infer.worker.sharing import Share, Sharing
 
 _SPC = SLOTS_PER_CLIENT
+_log = logging.getLogger("ai.infer")
 _DELAY_GRAIN_S = 0.0005
+_LOOK_INTERVAL_S = 5.0  # between two looks whether the clients' processes live
 _POLL_INTERVAL_S = 0.001
 """A look at the sockets costs as much as a small batch does: a busy worker takes one a millisecond."""
 
@@ -71,6 +75,7 @@ class Worker:
         weights: where the starter puts new weights.
         starter: the starter's process id.
         version: of the weights to begin with; 0: those of `model`.
+        vitals: where the worker shows how it is.
     """
 
     def __init__(
@@ -82,7 +87,9 @@ class Worker:
         weights: SharedWeights,
         starter: int,
         version: int,
+        vitals: Vitals,
     ) -> None:
+        self._vitals = vitals
         self._control = control
         self._weights = weights
         self._listener = listener
@@ -114,6 +121,8 @@ class Worker:
         self._queue: RequestQueue[Request] = RequestQueue(max_rows, options.max_delay_s)
         self._stopping = self._orphaned = False
         self._busy_s = self._poll_due = 0.0
+        self._look_at_clients_at = 0.0
+        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # with which a newcomer can be refused
         if version:
             weights.apply(version, model)
             self._batch_call.version = version
@@ -134,7 +143,7 @@ class Worker:
         while not self._stopping:
             if not self._scan() and not queue.n_requests:
                 if not self._spinner.wait(self._scan):
-                    self._sleep(None)
+                    self._sleep(_LOOK_INTERVAL_S if self._streams else None)
                 continue
             delay = queue.delay_s()
             if delay:
@@ -148,15 +157,21 @@ class Worker:
             if self._weights.announced != self._batch_call.version or not self._shared:
                 self._read_control()
             batch = queue.next_batch()
+            self._vitals.begin_call(start)
             self._batch_call.answer(batch)
+            self._vitals.end_call()
             elapsed = time.monotonic() - start
             self._busy_s += elapsed
             if self._batch_limit is not None:
                 cap = self._batch_limit.update(sum(request.rows for request in batch), elapsed, bool(queue.n_requests))
                 queue.max_rows = self._batch_call.max_rows = cap
-        for client in list(self._streams.values()):
-            client.stream.send(Kind.BYE, header=b"the inferencer was stopped")
+        self.tell_all("the inferencer was stopped")
         return self._orphaned
+
+    def tell_all(self, reason: str) -> None:
+        """Tells every client that no more replies come, and why."""
+        for client in list(self._streams.values()):
+            client.stream.send(Kind.BYE, header=reason.encode())
 
     # Requests ---------------------------------------------------------------------------------------------------
 
@@ -187,7 +202,7 @@ class Worker:
                 place = 2 * (slot % _SPC)
                 layout = _parse_call(client.area.read_header(place))
                 tensors = client.area.views(place, layout)
-            except ValueError as error:
+            except Exception as error:
                 request = Request(client, slot, request_id, _EMPTY, [])
                 self._batch_call.refuse(request, f"{type(error).__name__}: {error}")
                 continue
@@ -202,8 +217,8 @@ class Worker:
             try:
                 request.tensors = [self._pad(x) for x in request.tensors]
                 request.layout = layout_of(request.layout.tree, request.tensors)
-            except Exception:
-                self._batch_call.refuse(request, f"pad failed on this request:\n{traceback.format_exc()}")
+            except BaseException as error:
+                self._batch_call.refuse(request, f"pad failed on this request: {answer_for(error)}")
                 return
         if request.form is None or not self._axes.are_first:
             request.take_form(self._axes.form(request.layout, request.tensors))
@@ -214,7 +229,10 @@ class Worker:
         try:
             for frame in client.stream.receive():
                 self._take_frame(client, frame)
-        except (ValueError, TypeError, LookupError, AttributeError):
+        except WorkerFaultError:
+            raise
+        except Exception as error:  # whatever it is, the client's own words led to it
+            _log.info("a client's connection was closed: %s", f"{type(error).__name__}: {error}"[:200])
             client.stream.closed = True
         if client.stream.closed:
             self._drop(client)
@@ -225,7 +243,7 @@ class Worker:
         elif frame.kind is Kind.REQUEST:
             try:
                 request = request_from_frame(client, frame.id, _parse_call(frame.header), frame.body)
-            except ValueError as error:
+            except Exception as error:
                 request = Request(client, -1, frame.id, _EMPTY, [])
                 self._batch_call.refuse(request, f"{type(error).__name__}: {error}")
                 return
@@ -262,13 +280,36 @@ class Worker:
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:  # the client was faster gone than accepted, or we are out of descriptors
+        except OSError as error:  # the client was faster gone than accepted, or no descriptor is left
+            if is_out_of_descriptors(error):
+                self._turn_away()
             return
         client = ConnectedClient(connection)
         self._streams[client.stream.fileno()] = client
         self._watch(client.stream.fileno(), lambda: self._serve_socket(client))
-        if client.pidfd >= 0:
-            self._watch(client.pidfd, lambda: self._drop(client))
+
+    def _turn_away(self) -> None:
+        """Tells a newcomer that there is no room, with the one descriptor kept for that."""
+        os.close(self._reserve)
+        try:
+            connection, _ = self._listener.accept()
+            reason = self._no_room(len(self._streams))
+            FrameStream(connection).send(Kind.HELLO, header=json.dumps(reason).encode())
+            connection.close()
+        except OSError:
+            pass
+        finally:
+            self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _no_room(self, n_clients: int) -> dict[str, Any]:
+        reason = f"the worker has no descriptor left for a client beside the {n_clients} it has"
+        _log.error("a client was turned away: %s", reason)
+        return {"error": reason}
+
+    def _drop_the_dead(self) -> None:
+        """Forgets clients whose process has ended while a child of it keeps their socket open."""
+        for client in [client for client in self._streams.values() if client.is_gone()]:
+            self._drop(client)
 
     def _greet(self, client: ConnectedClient, frame: Frame) -> None:
         """Answers a client's first message, with shared memory where both sides can use it."""
@@ -278,8 +319,8 @@ class Worker:
         descriptors: list[int] = []
         reply: dict[str, Any] = {"batch_size": self._queue.max_rows if self._packs else 1}
         try:
-            if hello.get("protocol") != 1:
-                raise InferError(f"the client must speak protocol 1, not {hello.get('protocol')}")
+            if hello.get("protocol") != PROTOCOL:
+                raise InferError(f"the client must speak protocol {PROTOCOL}, not {hello.get('protocol')!r:.40}")
             if transport != "socket" and self._board is not None and self._free_indices:
                 index = self._free_indices[0]
                 descriptors = client.open_area(
@@ -295,6 +336,13 @@ class Worker:
                 )
         except InferError as error:
             reply = {"error": str(error)}
+        except OSError as error:
+            if not is_out_of_descriptors(error):
+                raise
+            reply = {
+                "error": f"the worker has no descriptor left for a client beside the {len(self._streams) - 1} it has"
+            }
+            _log.error("a client was turned away: %s", reply["error"])
         client.stream.send_with_descriptors(Kind.HELLO, json.dumps(reply).encode(), descriptors)
         if descriptors:
             os.close(descriptors[1])
@@ -328,8 +376,6 @@ class Worker:
         if self._streams.pop(client.stream.fileno(), None) is None:
             return
         self._selector.unregister(client.stream.fileno())
-        if client.pidfd >= 0:
-            self._selector.unregister(client.pidfd)
         self._queue.drop(client)
         if client.index >= 0:
             assert self._board is not None
@@ -362,7 +408,14 @@ class Worker:
         for key, _ in self._selector.select(timeout):
             if key.fd in self._selector.get_map():  # an earlier action may have dropped it
                 key.data()
-        self._poll_due = time.monotonic() + _POLL_INTERVAL_S
+        now = time.monotonic()
+        self._poll_due = now + _POLL_INTERVAL_S
+        self._vitals.write(self._stats())
+        if self._control.n_unsent:
+            self._control.flush()
+        if now >= self._look_at_clients_at:
+            self._look_at_clients_at = now + _LOOK_INTERVAL_S
+            self._drop_the_dead()
 
     def _clear_event(self) -> None:
         os.eventfd_read(self._worker_event)
@@ -372,6 +425,8 @@ class Worker:
         for frame in self._control.receive():
             if frame.kind is Kind.UPDATE:
                 self._weights.apply(frame.version, self._engine.model)
+                if frame.body:
+                    apply_extra_state(self._engine.model, bytes(frame.body))
                 self._batch_call.version = frame.version
                 self._control.send(Kind.UPDATE, version=frame.version)
             elif frame.kind is Kind.BYE:

@@ -1,7 +1,10 @@
 """The worker's program: `python -m ai.infer.worker.main ARGUMENTS`, started by `ai.infer.launcher`."""
 
+import contextlib
 import gc
 import json
+import logging
+import mmap
 import os
 import shutil
 import signal
@@ -14,7 +17,9 @@ from typing import Any
 import torch
 
 from ai.infer.transport.frames import FrameStream, Kind
-from ai.infer.transport.shared_weights import SharedWeights
+from ai.infer.transport.shared_weights import SharedWeights, apply_extra_state
+from ai.infer.transport.socket_folder import EXTRA_STATE_FILE
+from ai.infer.transport.vitals import Vitals
 from ai.infer.worker.loop import Worker, WorkerOptions
 
 
@@ -26,13 +31,15 @@ def main(arguments: dict[str, Any]) -> None:
     ):  # they reach the whole group: the starter decides, and its end is ours
         signal.signal(number, signal.SIG_IGN)
     control = FrameStream(socket.socket(fileno=arguments["control"]))
+    raise_descriptor_limit()
+    _send_log(control)
     folder = Path(arguments["socket"]).parent
     try:
-        with os.fdopen(arguments["payload"], "rb", closefd=False) as file:
-            file.seek(0)
-            payload = torch.load(file, map_location="cpu", weights_only=False)
+        # Mapped, not read: the replicas share the file, its memory and its position.
+        with mmap.mmap(arguments["payload"], 0, access=mmap.ACCESS_READ) as file:
+            payload = torch.load(file, map_location="cpu", weights_only=False)  # type: ignore[arg-type]
         os.close(arguments["payload"])
-        options: WorkerOptions = payload["options"]
+        options: WorkerOptions = payload["options"][arguments["index"]]
         _take_over(options.torch_state)
         weights = SharedWeights(payload["model"], arguments["weights"])
         os.close(arguments["weights"])
@@ -42,8 +49,19 @@ def main(arguments: dict[str, Any]) -> None:
         listener.bind(os.fspath(path))
         listener.setblocking(False)
         worker = Worker(
-            payload["model"], options, listener, control, weights, arguments["starter"], arguments["version"]
+            payload["model"],
+            options,
+            listener,
+            control,
+            weights,
+            arguments["starter"],
+            arguments["version"],
+            Vitals(arguments["vitals"]),
         )
+        os.close(arguments["vitals"])
+        extra = folder / EXTRA_STATE_FILE
+        if arguments["version"] and extra.exists():
+            apply_extra_state(payload["model"], extra.read_bytes())
         del payload
         listener.listen(1024)
     except BaseException:
@@ -56,12 +74,45 @@ def main(arguments: dict[str, Any]) -> None:
         if worker.serve():
             shutil.rmtree(folder, ignore_errors=True)
         code = 0
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        reason = f"the worker failed: {type(error).__name__}: {error}"
+        worker.tell_all(reason)
+        control.send(Kind.ERROR, header=f"{reason}\n\n{traceback.format_exc()}".encode())
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # the model's own threads and atexit handlers must not hold up the end
+
+
+def raise_descriptor_limit() -> None:
+    """Lets this process have as many descriptors as the system allows: each client takes two."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # no POSIX
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _ToStarter(logging.Handler):
+    """Hands log records to the starter, whose logging the user has set up."""
+
+    def __init__(self, control: FrameStream) -> None:
+        super().__init__()
+        self._control = control
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(Exception):
+            about = {"level": record.levelno, "message": record.getMessage()}
+            self._control.send(Kind.LOG, header=json.dumps(about).encode())
+
+
+def _send_log(control: FrameStream) -> None:
+    logger = logging.getLogger("ai.infer")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(_ToStarter(control))
 
 
 def _take_over(state: dict[str, Any]) -> None:

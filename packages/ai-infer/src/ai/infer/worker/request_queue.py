@@ -1,7 +1,9 @@
 """Which of the waiting requests run together next."""
 
+import heapq
 import time
 from collections import deque
+from itertools import count
 from typing import Generic, Protocol, TypeVar
 
 
@@ -28,12 +30,16 @@ class RequestQueue(Generic[R]):
         self.max_delay_s = max_delay_s
         self.n_requests = 0
         self._lines: dict[str | None, deque[R]] = {}
+        self._heads: list[tuple[float, int, str | None]] = []  # a heap: when the first of each line arrived
+        self._numbers = count()
+        self._head_of: dict[str | None, int] = {}  # the number of each line's entry in the heap that counts
 
     def put(self, request: R, group: str | None) -> None:
         """Adds a request; those of group None run alone."""
         line = self._lines.get(group)
         if line is None:
             line = self._lines[group] = deque()
+            self._set_head(group, request)
         line.append(request)
         self.n_requests += 1
 
@@ -48,8 +54,10 @@ class RequestQueue(Generic[R]):
         while group is not None and line and rows + line[0].rows <= self.max_rows:
             rows += line[0].rows
             batch.append(line.popleft())
-        if not line:
-            del self._lines[group]
+        if line:
+            self._set_head(group, line[0])
+        else:
+            self._forget(group)
         self.n_requests -= len(batch)
         return batch
 
@@ -67,16 +75,34 @@ class RequestQueue(Generic[R]):
         """Forgets the requests whose `client` is `of`."""
         for group, line in list(self._lines.items()):
             kept = deque(request for request in line if getattr(request, "client", None) is not of)
+            if len(kept) == len(line):
+                continue
             self.n_requests -= len(line) - len(kept)
             if kept:
                 self._lines[group] = kept
+                self._set_head(group, kept[0])
             else:
-                del self._lines[group]
+                self._forget(group)
+
+    def _set_head(self, group: str | None, request: R) -> None:
+        if len(self._lines) == 1:
+            self._heads.clear()  # what is left in it is of lines that are gone
+        number = self._head_of[group] = next(self._numbers)
+        heapq.heappush(self._heads, (request.arrived, number, group))
+
+    def _forget(self, group: str | None) -> None:
+        del self._lines[group], self._head_of[group]
 
     def _oldest(self) -> str | None:
+        """Returns the line whose first request has waited longest."""
         if len(self._lines) == 1:
             return next(iter(self._lines))
-        return min(self._lines, key=lambda group: self._lines[group][0].arrived, default=_NOTHING)
+        while self._heads:
+            _, number, group = self._heads[0]
+            if self._head_of.get(group) == number:
+                return group
+            heapq.heappop(self._heads)
+        return _NOTHING
 
 
 _NOTHING = "\0"

@@ -1,0 +1,292 @@
+"""Whatever a model or a client does, it is told, and nobody else is hit."""
+
+import logging
+import os
+import socket
+import sys
+import time
+
+import cloudpickle
+import pytest
+import torch
+from torch import nn
+
+from ai.infer import Inferencer, InferError, RequestError, WorkerDiedError
+from ai.infer.transport.frames import FrameStream, Kind
+from ai.infer.worker.faults import WorkerFaultError, answer_for
+from tests.infer.waiting import wait_until
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know nothing of the tests
+
+ONES = torch.ones(1, 4)
+
+
+class Troubled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.greeting = "hello"
+        self.weight = nn.Parameter(torch.zeros(4))
+
+    def get_extra_state(self):
+        return {"greeting": self.greeting}
+
+    def set_extra_state(self, state):
+        self.greeting = state["greeting"]
+
+    def forward(self, x, do="", path=""):
+        if do == "exit":
+            sys.exit("the model wants to leave")
+        if do == "interrupt":
+            raise KeyboardInterrupt
+        if do == "recursion":
+            return self.forward(x, do)
+        if do == "memory":
+            raise MemoryError("no room")
+        if do == "generator":
+            raise GeneratorExit
+        if do == "lost":
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        if do == "greet":
+            return self.greeting
+        if do == "wait":
+            while os.path.exists(path):
+                time.sleep(0.001)
+        if do == "limit":
+            import resource
+
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (path or len(os.listdir("/proc/self/fd")) + 5, hard))
+            return soft
+        return x + self.weight
+
+
+@pytest.fixture(scope="module")
+def troubled():
+    with Inferencer(Troubled(), timeout_s=100, stall_timeout_s=0.05, restart=True) as inferencer:
+        yield inferencer
+
+
+@pytest.mark.parametrize(
+    ("do", "message"),
+    [
+        ("exit", r"(?s)SystemExit: the model wants to leave.*in forward"),
+        ("interrupt", "KeyboardInterrupt"),
+        ("recursion", "RecursionError"),
+        ("memory", "MemoryError: no room"),
+        ("generator", "GeneratorExit"),
+    ],
+)
+def test_whatever_a_model_raises_is_its_requests_fault_alone(troubled, do, message):
+    pids = troubled.pids
+    ids = [troubled.infer_async(ONES, do) for _ in range(3)]
+    good = [troubled.infer_async(ONES) for _ in range(3)]
+    for request_id in ids:
+        with pytest.raises(RequestError, match=message):
+            troubled.wait_for_resp(request_id)
+    assert all(torch.equal(troubled.wait_for_resp(each), ONES) for each in good)
+    assert troubled.pids == pids
+
+
+def test_a_lost_device_is_the_workers_fault(troubled, caplog):
+    with pytest.raises(WorkerFaultError, match="the device failed: RuntimeError: CUDA error: device-side assert"):
+        answer_for(RuntimeError("CUDA error: device-side assert triggered"))
+    with caplog.at_level(logging.ERROR, "ai.infer"), troubled.create_client(timeout_s=100) as client:
+        with pytest.raises(WorkerDiedError, match="the device failed: RuntimeError: CUDA error"):
+            client(ONES, "lost")
+        wait_until(lambda: caplog.records)
+        text = caplog.records[-1].getMessage()
+        assert "died, and it is started again: the worker failed: WorkerFaultError: the device failed" in text
+        assert "Traceback" in text
+        wait_until(lambda: troubled.ready)
+        assert torch.equal(client(ONES), ONES)
+    troubled.client.close()  # so that it learns of the death without a request
+
+
+def _say(inferencer, *frames, once=False):
+    """Sends frames of a stranger's making, and waits until the worker has hung up."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(100)
+        connection.connect(f"{inferencer.create_client().address}/worker-0")
+        for frame in frames:
+            connection.sendall(frame)
+        try:
+            data = connection.recv(1 << 16)
+            while data and not once:
+                data = connection.recv(1 << 16)
+        except ConnectionResetError:  # it hung up on what it had not read
+            return b""
+        return data
+
+
+def _frame(kind, header=b"", body=b"", n_body=None):
+    prefix = kind.to_bytes(1, "little") + bytes(3) + len(header).to_bytes(4, "little") + (1).to_bytes(8, "little")
+    return prefix + bytes(8) + (len(body) if n_body is None else n_body).to_bytes(8, "little") + header + body
+
+
+def test_a_clients_words_end_its_own_connection_at_most(troubled, tmp_path):
+    pids = troubled.pids
+    (tmp_path / "evil_on_import.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    deep = b"[" * 100_000
+    for words in [
+        _frame(1, deep),  # a greeting that is too deep for a parser
+        _frame(1, b"[]"),
+        _frame(1, b'{"protocol": 2, "slot_bytes": []}') * 2,
+        _frame(1, b'{"protocol": 2, "transport": {}}') + _frame(1, b"{}"),
+        _frame(2, n_body=1 << 32),
+        _frame(2, n_body=(1 << 64) - 1),
+        _frame(9),
+        _frame(10, b"{}"),
+        b"\xff" * 64,
+    ]:
+        assert _say(troubled, words) == b""
+        assert torch.equal(troubled(ONES), ONES)
+    # Refused as requests, so that the connection stays.
+    for header in [deep, b"[]", b'[["u",["u",["o","evil_on_import:X"]],["d"]]]', b'[["u",["u",["n","this:s"]],["d"]]]']:
+        assert b'"error"' in _say(troubled, _frame(2, header), once=True)
+    assert not (tmp_path / "ran").exists()
+    assert troubled.pids == pids
+
+
+def test_announced_bytes_take_no_memory_before_they_come(troubled):
+    def resident():
+        with open(f"/proc/{troubled.pids[0]}/statm") as file:
+            return int(file.read().split()[1]) * 4096
+
+    before = resident()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(f"{troubled.create_client().address}/worker-0")
+        connection.sendall(_frame(2, b"[]", n_body=(1 << 32) - 1) + bytes(100))
+        assert torch.equal(troubled(ONES), ONES)
+        assert resident() - before < 1 << 26
+
+
+def test_large_frames_arrive_whole():
+    ours, theirs = (FrameStream(each) for each in socket.socketpair())
+    body = os.urandom(5_000_000)
+    ours.send(Kind.REPLY, 3, header=b"h", body=body)
+    frames = []
+    while not frames:
+        ours.flush()
+        frames = theirs.receive()
+    assert (frames[0].header, bytes(frames[0].body)) == (b"h", body)
+    ours.close()
+    theirs.close()
+
+
+def test_end_of_descriptors_is_said_to_the_newcomer_alone(troubled):
+    assert torch.equal(troubled(ONES), ONES)
+    limit = troubled(ONES, "limit")
+    n_clients = troubled.stats().clients
+    clients = [troubled.create_client(timeout_s=100) for _ in range(8)]
+    refusals = []
+    for client in clients:
+        try:
+            client(ONES)
+        except InferError as error:
+            refusals.append(str(error))
+    assert 4 <= len(refusals) <= 6
+    assert all("the worker has no descriptor left for a client beside the " in each for each in refusals)
+    assert torch.equal(troubled(ONES), ONES)
+    for client in clients:
+        client.close()
+    wait_until(lambda: troubled.stats().clients == n_clients)
+    assert torch.equal(clients[-1](ONES), ONES)
+    clients[-1].close()
+    troubled(ONES, "limit", limit)
+
+
+def test_a_client_takes_two_descriptors_of_the_worker(troubled):
+    def n_descriptors():
+        return len(os.listdir(f"/proc/{troubled.pids[0]}/fd"))
+
+    troubled(ONES)
+    before = n_descriptors()
+    clients = [troubled.create_client() for _ in range(5)]
+    for client in clients:
+        client(ONES)
+    assert n_descriptors() - before == 10
+    for client in clients:
+        client.close()
+
+
+def test_readiness_falls_when_the_model_hangs_and_comes_back(troubled, tmp_path, caplog):
+    gate = tmp_path / "gate"
+    gate.touch()
+    assert troubled.ready
+    with caplog.at_level(logging.INFO, "ai.infer"):
+        request_id = troubled.infer_async(ONES, "wait", str(gate))
+        wait_until(lambda: not troubled.ready)
+        start = time.monotonic()
+        vitals = troubled.vitals  # asks nobody
+        assert time.monotonic() - start < 1
+        assert vitals.clients >= 1
+        wait_until(lambda: any("has been in one batch for over 0.05 s" in each.getMessage() for each in caplog.records))
+        gate.unlink()
+        troubled.wait_for_resp(request_id)
+        wait_until(lambda: troubled.ready)
+        wait_until(lambda: any("moves again" in each.getMessage() for each in caplog.records))
+
+
+def test_vitals_agree_with_stats(troubled):
+    troubled(ONES)
+    stats = troubled.stats()
+    wait_until(lambda: troubled.vitals.requests >= stats.requests)
+    vitals = troubled.vitals
+    assert (vitals.errors, vitals.version) == (stats.errors, stats.version)
+    assert 0 < vitals.busy_s <= vitals.uptime_s
+
+
+def test_extra_state_travels_with_the_weights_and_outlives_the_worker_whose_life_is_logged(troubled, caplog):
+    other = Troubled()
+    other.greeting = "good evening"
+    troubled.update_params(other.state_dict())
+    assert troubled(ONES, "greet") == "good evening"
+    (pid,) = troubled.pids
+    with caplog.at_level(logging.INFO, "ai.infer"):
+        os.kill(pid, 9)
+        wait_until(lambda: any(" is ready as " in record.getMessage() for record in caplog.records))
+    troubled.client.close()
+    assert troubled(ONES, "greet") == "good evening"
+    messages = [record.getMessage() for record in caplog.records]
+    died, starts, ready = (text for text in messages if "one batch" not in text and "moves again" not in text)
+    assert died == f"worker 0 (process {pid}) died, and it is started again: it ended with exit code -9"
+    assert starts == f"worker 0 starts as process {troubled.pids[0]}"
+    assert ready.startswith(f"worker 0 is ready as process {troubled.pids[0]} after ")
+
+
+def test_full_queue_of_new_clients_ends_the_wait(troubled, monkeypatch):
+    import ai.infer.connection.handshake as handshake
+
+    monkeypatch.setattr(handshake, "_CONNECT_S", 0.05)
+    path = f"{troubled.create_client().address}/full"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        waiting = [handshake._connect(path, None)]  # all that may wait
+        with pytest.raises(TimeoutError, match="the worker took on no new client in time: too many wait already"):
+            handshake._connect(path, None)
+        waiting[0].close()
+    os.unlink(path)
+
+
+def test_reply_given_up_by_wait_for_is_not_lost(troubled, tmp_path):
+    import asyncio
+
+    gate = tmp_path / "gate"
+    gate.touch()
+
+    async def main():
+        with troubled.create_client(timeout_s=100) as client:
+            request_id = client.infer_async(ONES, "wait", str(gate))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.await_resp(request_id), 0.01)
+            with pytest.raises(TimeoutError, match="did not answer in time"):
+                await client.await_resp(request_id, timeout=0.01)
+            client.timeout_s = 0.01
+            with pytest.raises(TimeoutError, match="did not answer in time"):
+                await client.await_resp(request_id)
+            gate.unlink()
+            client.timeout_s = 100
+            assert torch.equal(await client.await_resp(request_id), ONES)
+
+    asyncio.run(main())
