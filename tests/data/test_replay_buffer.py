@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ai.data import ReplayBuffer
+from ai.data import Packed, ReplayBuffer
 from ai.data.episodes.packing import pack
 
 
@@ -366,7 +366,7 @@ def test_memory_is_stated_and_never_grows():
     buffer.add(episode(5))
     n_bytes = buffer.n_bytes
     per_row = 4 + 8 + 4 + 4 + 12 + 1 + 8 + 8 + 4  # obs action reward value policy truncated game version discount
-    assert n_bytes == 1000 * (per_row + 8 + 1 + 4)  # and end, open, uses
+    assert n_bytes == 1000 * (per_row + 8 + 8 + 1 + 4)  # and begin, end, open, uses
     for i in range(300):
         buffer.add(episode(5, i))
     assert buffer.n_bytes == n_bytes
@@ -458,3 +458,119 @@ def test_a_buffer_refuses_what_does_not_fit():
 def test_bad_buffer_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ReplayBuffer(**{"capacity": 10, **options})
+
+
+def counting(n, start=0, **more):
+    """An episode of n steps whose observations count from `start`, cut off at its end, with reward 2^t."""
+    return {
+        "obs": np.arange(start, start + n + 1),
+        "action": np.zeros(n),
+        "reward": 2.0 ** np.arange(n),
+        "truncated": np.bool_(True),
+        **more,
+    }
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_next_keys_are_seen_n_steps_on_with_the_rewards_until_there(n):
+    buffer = ReplayBuffer(40, n_step=n, gamma=0.5, next_keys=("obs", "tag"))
+    for k in range(12):  # far more than fit: the ring wraps
+        ends = np.bool_(k % 2)
+        buffer.add({**counting(5, 10 * k), "truncated": ends, "tag": np.arange(6) * 3})
+    batch = buffer.sample(500)
+    assert "target" not in batch
+    step, left = batch["obs"] % 10, 5 - batch["obs"] % 10
+    taken = left.clamp(max=n)
+    assert torch.equal(batch["next_obs"], batch["obs"] + taken)
+    assert torch.equal(batch["next_tag"], (step + taken) * 3)
+    torch.testing.assert_close(batch["n_step_reward"], 2.0**step * taken)  # 2^t + 2^(t+1) / 2 + …
+    ended = (taken == left) & (batch["obs"] // 10 % 2 == 0)
+    torch.testing.assert_close(batch["next_discount"], torch.where(ended, 0.0, 0.5**taken))
+
+
+def test_the_next_value_of_the_other_player_counts_against():
+    buffer = ReplayBuffer(40, n_step=2)
+    buffer.add({**counting(4), "to_play": np.array([0, 1, 1, 0, 1])})
+    batch = buffer.sample(100)
+    found = {
+        int(obs): (float(reward), float(discount))
+        for obs, reward, discount in zip(batch["obs"], batch["n_step_reward"], batch["next_discount"], strict=True)
+    }
+    assert found == {0: (1 - 2, -1), 1: (2 + 4, -1), 2: (4 - 8, 1), 3: (8, -1)}
+
+
+@pytest.mark.parametrize("pad", ["zeros", "first"])
+@pytest.mark.parametrize("alpha", [None, 0.5])
+def test_frames_are_stacked_within_their_episode_and_never_from_overwritten_ones(pad, alpha):
+    buffer = ReplayBuffer(23, frame_stack=4, pad_frames=pad, n_step=1, alpha=alpha)
+    seen = set()
+    for k in range(15):
+        n = 3 + k % 5
+        frames = (np.arange(1, n + 2) + 10 * k).astype(np.uint8)
+        buffer.add({**counting(n), "obs": frames[:, None].repeat(2, 1)})
+        batch = buffer.sample(60)
+        assert batch["obs"].dtype == torch.uint8
+        assert batch["obs"].shape == batch["next_obs"].shape == (60, 4, 2)
+        for now, later in zip(batch["obs"][:, :, 0].tolist(), batch["next_obs"][:, :, 0].tolist(), strict=True):
+            first = now[3] // 10 * 10 + 1
+            want = [f if f >= first else (0 if pad == "zeros" else first) for f in range(now[3] - 3, now[3] + 1)]
+            assert now == want
+            assert later[3] == now[3] + 1
+            assert [f for f in later[:3] if f >= first] == [f for f in now[1:] if f >= first]
+            seen.add(now[3])
+    assert len(seen) > 40
+    other = ReplayBuffer(23, frame_stack=4, pad_frames=pad, n_step=1, alpha=alpha)
+    other.load_state_dict(buffer.state_dict())
+    assert torch.equal(other.sample(50)["obs"], buffer.sample(50)["obs"])
+
+
+def test_burn_in_goes_back_as_far_as_the_episode_and_is_not_learnt_from():
+    buffer = ReplayBuffer(100, unroll=2, burn_in=3, first_only=("memory",))
+    buffer.add({**counting(6), "memory": np.arange(7) * 10})
+    buffer.add({**counting(6, 100), "memory": np.arange(7) * 10 + 1000})
+    batch = buffer.sample(200)
+    for obs, mask, context, memory in zip(
+        *(batch[key].tolist() for key in ("obs", "mask", "context", "memory")), strict=True
+    ):
+        base, drawn = obs[3] // 100 * 100, obs[3]
+        assert obs == [min(max(drawn + k, base), base + 6) for k in range(-3, 3)]
+        assert mask == [False] * 3 + [drawn + k < base + 6 for k in range(3)]
+        assert context == [drawn + k >= base for k in (-3, -2, -1)]
+        assert memory == obs[0] % 100 * 10 + base * 10
+
+
+def test_context_is_never_the_first_of_a_draw():
+    packed = Packed({**pack([counting(5)]).columns}, np.array([6]), np.array([False, True, False, True, False, False]))
+    buffer = ReplayBuffer(30)
+    for _ in range(7):
+        buffer.extend(packed)
+    assert set(buffer.sample(100)["obs"].tolist()) == {1, 3}
+    assert len(buffer) == 10
+
+
+def test_a_state_without_beginnings_is_told_by_the_ends():
+    buffer = ReplayBuffer(20, unroll=1, burn_in=2)
+    for k in range(6):
+        buffer.add(counting(4, 10 * k))
+    state, twin = buffer.state_dict(), ReplayBuffer(20, unroll=1, burn_in=2)
+    del state["begin"]
+    twin.load_state_dict(state)
+    assert torch.equal(twin.sample(50)["obs"], buffer.sample(50)["obs"])
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"frame_stack": 0}, "frame_stack must be at least 1, got 0"),
+        ({"burn_in": 2}, r"burn_in \(2\) needs unroll"),
+        ({"pad_frames": "mirror"}, "pad_frames must be 'zeros' or 'first', got 'mirror'"),
+    ],
+)
+def test_draws_that_cannot_be_are_refused(how, message):
+    with pytest.raises(ValueError, match=message):
+        ReplayBuffer(10, **how)
+
+
+def test_frames_are_looked_for_where_they_must_be():
+    with pytest.raises(ValueError, match=r"frame_stack \(4\) needs episodes with obs, got the keys"):
+        ReplayBuffer(10, frame_stack=4).add({"action": np.zeros(2)})

@@ -15,6 +15,7 @@ from ai.data.batch.seeds import derive_seed
 from ai.data.batch.transform import Transform
 from ai.data.episodes.packing import packed
 from ai.data.generation.pacing import Intake
+from ai.data.generation.passes import PassesLoader
 from ai.data.generation.portable_state import from_portable, to_portable
 from ai.data.generation.source import Source
 from ai.data.generation.source_pool import Fleet
@@ -77,6 +78,35 @@ class Datagen:
             buffer=buffer,
             replay_ratio=replay_ratio,
             min_steps=min_steps,
+            seed=seed,
+            pin=pin,
+        )
+
+    def passes(
+        self,
+        passes: int,
+        device: str | torch.device = "cpu",
+        *,
+        batches: int = 1,
+        gamma: float = 0.99,
+        lam: float = 0.95,
+        sequence: int | None = None,
+        seed: int = 0,
+        pin: bool | None = None,
+    ) -> PassesLoader:
+        """Returns a loader for on-policy learning: each rollout `passes` times in shuffled parts, then never again.
+
+        The arguments are those of `PassesLoader`.
+        """
+        return PassesLoader(
+            self.source,
+            self.postprocess,
+            passes,
+            batches=batches,
+            device=device,
+            gamma=gamma,
+            lam=lam,
+            sequence=sequence,
             seed=seed,
             pin=pin,
         )

@@ -33,16 +33,25 @@ class ReplayBuffer:
     - `mask` `[B, K+1]` bool, where unrolled: whether a step was taken there; rows past the end repeat the
       last one;
     - `target` `[B]` or `[B, K+1]` float32, with `n_step`: the value target. Where episodes hold no `value` to put in
-      after the last reward, a finite `n_step` gives its parts instead: `n_step_reward`, `next_obs` (where there are
-      observations) and `next_discount`, so that the target is `n_step_reward + next_discount * value(next_obs)`. The
-      last is γⁿ, less where an episode is shorter, 0 beyond a true end, and negative where the other player moves;
-    - `weight` `[B]` float32, with `alpha`: the importance weights, at most 1.
+      after the last reward, a finite `n_step` gives its parts instead: `n_step_reward`, `next_obs` (and whatever else
+      `next_keys` names, where it is there) and `next_discount`, so that the target is `n_step_reward + next_discount *
+      value(next_obs)`. The last is γⁿ, less where an episode is shorter, 0 beyond a true end, and negative where the
+      other player moves;
+    - `weight` `[B]` float32, with `alpha`: the importance weights, at most 1;
+    - `context` `[B, burn_in]` bool, with `burn_in`: which of the rows before are there; the others repeat the first.
 
     Args:
         capacity: rows kept, T + 1 for an episode of T steps; the oldest are overwritten. Memory is allocated at the
             first episode and never grows: `n_bytes`.
         unroll: None draws single steps; K draws K + 1 rows in a row, with an axis for them.
         first_only: keys that an unrolled draw holds at its first row only.
+        next_keys: keys to give as `next_KEY` at the row n steps on, beside the parts of a `target`; such as
+            `("obs", "legal")` where not every action may be taken.
+        frame_stack: observations are frames of which a draw stacks so many, the oldest first: `obs` `[B, frames, …]`.
+            Each is stored once; before an episode's first frame come zeros, or with `pad_frames="first"` that frame.
+        pad_frames: `"zeros"` or `"first"`.
+        burn_in: rows before the drawn one that an unrolled draw has too, with `mask` false, for models with a memory;
+            `first_only` keys are then those of the first of these.
         n_step: rewards to sum before the value takes over in `target`; `math.inf` for all; None for no target.
         gamma: discount a step, besides the `discount` of the episodes.
         alpha: None draws uniformly; else in proportion to priority ** alpha. A new step has the highest so far.
@@ -66,6 +75,10 @@ class ReplayBuffer:
         *,
         unroll: int | None = None,
         first_only: tuple[str, ...] = (),
+        next_keys: tuple[str, ...] = ("obs",),
+        frame_stack: int = 1,
+        pad_frames: str = "zeros",
+        burn_in: int = 0,
         n_step: float | None = None,
         gamma: float = 1.0,
         alpha: float | None = None,
@@ -75,6 +88,7 @@ class ReplayBuffer:
     ) -> None:
         for name, value, least in (
             ("capacity", capacity, 2), ("unroll", unroll, 0), ("n_step", n_step, 1), ("max_reuse", max_reuse, 1),
+            ("frame_stack", frame_stack, 1), ("burn_in", burn_in, 0),
         ):  # fmt: skip
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -82,7 +96,12 @@ class ReplayBuffer:
             raise ValueError(f"gamma must lie in (0, 1], got {gamma}")
         if alpha is not None and alpha < 0:
             raise ValueError(f"alpha must be at least 0, got {alpha}")
+        if pad_frames not in ("zeros", "first"):
+            raise ValueError(f"pad_frames must be 'zeros' or 'first', got {pad_frames!r}")
+        if burn_in and unroll is None:
+            raise ValueError(f"burn_in ({burn_in}) needs unroll: the rows to learn from after it")
         self.capacity = capacity
+        self.next_keys, self.frame_stack, self.pad_frames, self.burn_in = next_keys, frame_stack, pad_frames, burn_in
         self.unroll = unroll
         self.first_only = first_only
         self.n_step = n_step
@@ -95,7 +114,8 @@ class ReplayBuffer:
         # Rows are numbered from the first ever written; row p lies at p % capacity.
         self._n_written = 0
         self._n_drawn = 0
-        self._end = torch.zeros(capacity, dtype=torch.int64)  # the number of its episode's last row
+        self._begin = torch.zeros(capacity, dtype=torch.int64)  # the number of its episode's first row
+        self._end = torch.zeros(capacity, dtype=torch.int64)  # and of its last
         self._open = np.zeros(capacity, bool)  # may be the first row of a draw
         self._uses = np.zeros(capacity, np.int32)
         self._n_open = 0
@@ -111,7 +131,7 @@ class ReplayBuffer:
     @property
     def n_bytes(self) -> int:
         """Memory of the ring in bytes; 0 before the first episode."""
-        own = self._end.nbytes + self._open.nbytes + self._uses.nbytes
+        own = self._begin.nbytes + self._end.nbytes + self._open.nbytes + self._uses.nbytes
         return sum(c.nbytes for c in self._columns.values()) + own if self._columns else 0
 
     @property
@@ -156,7 +176,10 @@ class ReplayBuffer:
         n_rows = int(episodes.lengths.sum())
         ends = self._n_written - 1 + np.cumsum(episodes.lengths)
         end_of_row = np.repeat(ends, episodes.lengths)
+        begin_of_row = np.repeat(ends - episodes.lengths + 1, episodes.lengths)
         is_step = np.arange(self._n_written, self._n_written + n_rows) < end_of_row
+        if episodes.drawable is not None:
+            is_step &= episodes.drawable
         # Of more rows than fit, only the last are written.
         kept = slice(max(0, n_rows - self.capacity), n_rows)
         rows = np.arange(self._n_written + kept.start, self._n_written + n_rows) % self.capacity
@@ -165,6 +188,7 @@ class ReplayBuffer:
             target = slice(int(rows[first]), int(rows[first]) + last - first)
             for key, column in self._columns.items():
                 column[target] = torch.from_numpy(np.ascontiguousarray(columns[key][source]))
+            self._begin[target] = torch.from_numpy(begin_of_row[source])
             self._end[target] = torch.from_numpy(end_of_row[source])
             self._n_open += int(np.count_nonzero(is_step[source])) - int(np.count_nonzero(self._open[target]))
             self._open[target] = is_step[source]
@@ -172,6 +196,7 @@ class ReplayBuffer:
         if self._tree is not None:
             self._tree.set(rows, np.where(is_step[kept], self._top_priority, 0))
         self._n_written += n_rows
+        self._close_cut_stacks()
 
     def sample(self, batch_size: int) -> dict[str, Tensor]:
         """Returns a draw of `batch_size`, by copies.
@@ -281,6 +306,7 @@ class ReplayBuffer:
             "gamma": self.gamma,
             "alpha": self.alpha,
             "columns": self.columns,
+            "begin": self._begin[live],
             "end": self._end[live],
             "open": torch.from_numpy(self._open[live]),
             "uses": torch.from_numpy(self._uses[live]),
@@ -327,10 +353,12 @@ class ReplayBuffer:
         """Returns the attributes of a buffer in `state`."""
         n_written, capacity = int(state["n_written"]), self.capacity
         live = np.arange(max(0, n_written - capacity), n_written) % capacity
-        opened, uses, end = np.zeros(capacity, bool), np.zeros(capacity, np.int32), torch.zeros_like(self._end)
+        opened, uses = np.zeros(capacity, bool), np.zeros(capacity, np.int32)
+        begin, end = torch.zeros_like(self._begin), torch.zeros_like(self._end)
         opened[live] = state["open"].numpy()
         uses[live] = state["uses"].numpy()
         end[live] = state["end"]
+        begin[live] = state["begin"] if "begin" in state else _begins(state["end"], n_written)
         columns = {}
         for key, rows in state["columns"].items():
             columns[key] = torch.zeros((capacity, *rows.shape[1:]), dtype=rows.dtype)
@@ -348,6 +376,7 @@ class ReplayBuffer:
             "_generator": generator,
             "_open": opened,
             "_uses": uses,
+            "_begin": begin,
             "_end": end,
             "_columns": columns,
             "_tree": tree,
@@ -366,13 +395,18 @@ class ReplayBuffer:
 
     def _check(self, columns: dict[str, np.ndarray]) -> None:
         """Allocates the ring for the first episodes, or compares later ones with it."""
-        own = {"index", "mask", "weight"}
+        own = {"index", "mask", "weight", "context"}
         if self.n_step not in (None, math.inf):
-            own |= {"target"} if "value" in columns else {"n_step_reward", "next_discount", "next_obs"}
+            parts = {"n_step_reward", "next_discount", *(f"next_{key}" for key in self.next_keys)}
+            own |= {"target"} if "value" in columns else parts
         if clash := sorted(own & columns.keys()):
             raise ValueError(f"episodes may not have the keys {clash}: draws hold them already")
         if self.n_step is not None and "reward" not in columns:
             raise ValueError(f"n_step ({self.n_step}) needs episodes with a reward, got the keys {sorted(columns)}")
+        if self.frame_stack > 1 and "obs" not in columns:
+            raise ValueError(
+                f"frame_stack ({self.frame_stack}) needs episodes with obs, got the keys {sorted(columns)}"
+            )
         if not self._columns:
             self._columns = {
                 key: torch.zeros((self.capacity, *c.shape[1:]), dtype=torch.from_numpy(c[:0]).dtype)
@@ -400,7 +434,7 @@ class ReplayBuffer:
             return self._tree.find(spots.numpy() * self._tree.total)
         drawn = np.empty(0, np.int64)
         n_live = min(self._n_written, self.capacity)
-        while len(drawn) < n:  # at most every second row is closed, an episode's last
+        while len(drawn) < n:  # few rows are closed: an episode's last, and context
             tried = torch.randint(n_live, (2 * n,), generator=self._generator).numpy()
             drawn = np.concatenate([drawn, tried[self._open[tried]]])
         return drawn[:n]
@@ -423,38 +457,67 @@ class ReplayBuffer:
 
     def _gather(self, start: Tensor, index: Tensor) -> dict[str, Tensor]:
         steps_left = self._end[start] - index
-        rows = start
-        extra = {}
+        numbers, extra = index, {}
         if self.unroll is not None:
-            ahead = torch.arange(self.unroll + 1)
-            rows = (start[:, None] + torch.minimum(ahead, steps_left[:, None])) % self.capacity
-            extra["mask"] = ahead < steps_left[:, None]
-            steps_left = (steps_left[:, None] - ahead).clamp(min=0)
-        batch = {
-            key: column.index_select(0, start)
-            if key in self.first_only
-            else column.index_select(0, rows.reshape(-1)).view(*rows.shape, *column.shape[1:])
-            for key, column in self._columns.items()
-        }
+            ahead = torch.arange(-self.burn_in, self.unroll + 1)
+            steps_back = index - self._begin[start].clamp(min=self._oldest())
+            # as far as the episode goes, from its first row that is still there to its last
+            numbers = index[:, None] + torch.maximum(torch.minimum(ahead, steps_left[:, None]), -steps_back[:, None])
+            extra["mask"] = (ahead >= 0) & (ahead < steps_left[:, None])
+            if self.burn_in:
+                extra["context"] = -ahead[: self.burn_in] <= steps_back[:, None]
+            steps_left = self._end[start][:, None] - numbers
+
+        def first(key: str, at: Tensor) -> Tensor:
+            return at[:, 0] if at.ndim == 2 and key in self.first_only else at
+
+        batch = {key: self._at(key, first(key, numbers)) for key in self._columns}
         if self.n_step not in (None, math.inf):
             n_step = int(self.n_step or 0)
-            what = self._columns, rows, steps_left, n_step, self.gamma, self.capacity
+            what = self._columns, numbers % self.capacity, steps_left, n_step, self.gamma, self.capacity
             if "value" in self._columns:
                 batch["target"] = n_step_returns(*what)
             else:
                 batch["n_step_reward"], batch["next_discount"] = n_step_rewards(*what)
-                if "obs" in self._columns:
-                    after = (rows + steps_left.clamp(max=n_step)) % self.capacity
-                    if self.unroll is not None and "obs" in self.first_only:
-                        after = after[:, 0]
-                    batch["next_obs"] = self._columns["obs"][after]
+                after = numbers + steps_left.clamp(max=n_step)
+                for key in self.next_keys:
+                    if key in self._columns:
+                        batch[f"next_{key}"] = self._at(key, first(key, after))
         return batch | extra
 
+    def _at(self, key: str, numbers: Tensor) -> Tensor:
+        """Returns a key at rows of any shape, by their numbers; observations as stacks of the frames up to there."""
+        column, rows = self._columns[key], numbers % self.capacity
+        if key == "obs" and self.frame_stack > 1:
+            wanted = numbers[..., None] - torch.arange(self.frame_stack - 1, -1, -1)
+            begin = self._begin[rows][..., None]
+            rows = torch.maximum(wanted, begin) % self.capacity
+        found = column.index_select(0, rows.reshape(-1)).view(*rows.shape, *column.shape[1:])
+        if rows.ndim > numbers.ndim and self.pad_frames == "zeros":
+            found[wanted < begin] = 0
+        return found
+
+    def _close_cut_stacks(self) -> None:
+        """Lets no step be drawn of which an earlier frame was overwritten."""
+        oldest = self._oldest()
+        if self.frame_stack == 1 or oldest == 0:
+            return
+        rows = np.arange(oldest, min(oldest + self.frame_stack - 1, self._n_written)) % self.capacity
+        cut = rows[(self._begin[rows].numpy() < oldest) & self._open[rows]]
+        self._open[cut] = False
+        self._n_open -= len(cut)
+        if self._tree is not None:
+            self._tree.set(cut, np.zeros(len(cut)))
+
+    def _oldest(self) -> int:
+        """Returns the number of the oldest live row."""
+        return max(0, self._n_written - self.capacity)
+
     def _alive(self, index: Tensor) -> Tensor:
-        return (index >= max(0, self._n_written - self.capacity)) & (index < self._n_written)
+        return (index >= self._oldest()) & (index < self._n_written)
 
     def _live(self) -> np.ndarray:
-        return np.arange(max(0, self._n_written - self.capacity), self._n_written) % self.capacity
+        return np.arange(self._oldest(), self._n_written) % self.capacity
 
 
 def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
@@ -462,3 +525,11 @@ def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
     wrap = np.flatnonzero(np.diff(rows) < 0)
     bounds = [0, *(wrap + 1).tolist(), len(rows)]
     return [(a, b) for a, b in pairwise(bounds) if b > a]
+
+
+def _begins(end: Tensor, n_written: int) -> Tensor:
+    """Returns where each live row's episode begins, for a state that says only where it ends."""
+    numbers = torch.arange(n_written - len(end), n_written)
+    is_first = torch.ones(len(end), dtype=torch.bool)
+    is_first[1:] = end[1:] != end[:-1]
+    return torch.where(is_first, numbers, 0).cummax(0).values

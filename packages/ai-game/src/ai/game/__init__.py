@@ -1,5 +1,15 @@
 """Batch-first games and batched tree search over arrays."""
 
+from ai.game.environments.acting import ByActor as ByActor
+from ai.game.environments.acting import ByPolicy as ByPolicy
+from ai.game.environments.acting import EpsilonGreedy as EpsilonGreedy
+from ai.game.environments.evaluation import evaluate as evaluate
+from ai.game.environments.games import GameEnvironments as GameEnvironments
+from ai.game.environments.gymnasium_environments import GymnasiumEnvironments as GymnasiumEnvironments
+from ai.game.environments.parallel_environments import ParallelEnvironments as ParallelEnvironments
+from ai.game.environments.protocol import Environments as Environments
+from ai.game.environments.rollouts import Rollouts as Rollouts
+from ai.game.environments.vector_environments import VectorEnvironments as VectorEnvironments
 from ai.game.games.cartpole import CartPole as CartPole
 from ai.game.games.check import check as check
 from ai.game.games.connect4 import ConnectFour as ConnectFour
@@ -41,23 +51,31 @@ from ai.game.solvers.exhaustive import solve as solve
 
 __all__ = [
     "Augment",
+    "ByActor",
+    "ByPolicy",
     "CachedEvaluator",
     "CartPole",
     "ChanceGame",
     "ConnectFour",
     "ConnectFourSolver",
+    "Environments",
+    "EpsilonGreedy",
     "Found",
     "Game",
+    "GameEnvironments",
     "GameError",
     "Gumbel",
+    "GymnasiumEnvironments",
     "GymnasiumGame",
     "LearnedModel",
     "NetEvaluator",
+    "ParallelEnvironments",
     "Play",
     "Player",
     "Puct",
     "Rating",
     "RolloutEvaluator",
+    "Rollouts",
     "Score",
     "Search",
     "SelfPlay",
@@ -66,8 +84,10 @@ __all__ = [
     "StateEvaluator",
     "SymmetricGame",
     "TicTacToe",
+    "VectorEnvironments",
     "check",
     "decisive_positions",
+    "evaluate",
     "greedy_player",
     "human_player",
     "match",

@@ -15,7 +15,10 @@ from ai.train.hook import Hook, HookInterface
 from ai.train.loop.options import TrainOptions
 from ai.train.monitoring.interval import Interval, every, logarithmic, seconds
 from ai.train.multi_trainer import MultiTrainer
+from ai.train.rl.dqn import DQN
 from ai.train.rl.muzero import MuZero
+from ai.train.rl.ppo import PPO
+from ai.train.rl.sac import SAC
 from ai.train.rl.search_targets import RL
 from ai.train.rl.support import Support
 from ai.train.rl_trainer import RLTrainer
@@ -29,7 +32,10 @@ if TYPE_CHECKING:
     from ai.train.profiling import profile as profile
 
 __all__ = [
+    "DQN",
+    "PPO",
     "RL",
+    "SAC",
     "AdversarialAutoencoder",
     "Classify",
     "Diffusion",

@@ -1,0 +1,219 @@
+"""On-policy batches: each rollout is gone over a few times in shuffled parts, and never again."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ai.data.batch.device import checked_device
+from ai.data.batch.postprocess import Finish
+from ai.data.batch.seeds import derive_seed
+from ai.data.episodes.packing import Packed, packed
+from ai.data.episodes.recent import RecentEpisodes
+from ai.data.episodes.returns import lambda_returns
+from ai.data.episodes.sequences import cut
+from ai.data.generation.portable_state import from_portable, to_portable
+
+if TYPE_CHECKING:
+    from ai.data.batch.transform import Transform
+    from ai.data.generation.source import Source
+
+_STATE_KEYS = {"seed", "generation", "at", "version", "params", "columns", "n_steps", "n_episodes", "recent", "source"}
+
+
+class PassesLoader:
+    """Endless batches of a source's rollouts, made by `Datagen.passes`.
+
+    What one `next` of the source gives is a rollout. Its steps are shuffled anew for each of `passes` passes, by an
+    order that is a function of (seed, rollout, pass), and cut into `batches` parts; then the next rollout is made. With
+    `RLTrainer(push_interval=None)` it is made by the newest parameters.
+
+    A batch holds the rollout's keys for single steps, and where there is a `value`, besides
+
+    - `target` `[B]` float32: the λ-return;
+    - `advantage` `[B]` float32: the λ-return less the value.
+
+    Args:
+        source: as of `Datagen`; it runs in this process.
+        postprocess: as of `Datagen`.
+        passes: times that each step is learnt from.
+        batches: parts of a pass.
+        device: where batches go.
+        gamma: what a later reward is worth a step earlier, besides the episodes' `discount`.
+        lam: λ: 0 trusts the values after one step, 1 trusts the rewards alone.
+        sequence: None for single steps; L for sequences of up to L steps of one episode, `[B, L, …]` with `mask`
+            `[B, L]`, for models with a memory.
+        seed: of the source and of the order.
+        pin: move through page-locked memory; None means where `device` is CUDA.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        source: "Source",
+        postprocess: "Transform | None" = None,
+        passes: int = 1,
+        *,
+        batches: int = 1,
+        device: str | torch.device = "cpu",
+        gamma: float = 0.99,
+        lam: float = 0.95,
+        sequence: int | None = None,
+        seed: int = 0,
+        pin: bool | None = None,
+    ) -> None:
+        for name, value in (("passes", passes), ("batches", batches), ("sequence", sequence)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 < gamma <= 1:
+            raise ValueError(f"gamma must lie in (0, 1], got {gamma}")
+        if not 0 <= lam <= 1:
+            raise ValueError(f"lam must lie in [0, 1], got {lam}")
+        self.source, self.passes, self.batches, self.device = source, passes, batches, checked_device(device)
+        self.gamma, self.lam, self.sequence, self.seed = gamma, lam, sequence, seed
+        self._finish, self._postprocess, self._pin = Finish(postprocess, self.device, pin), postprocess, pin
+        self._at = 0  # batches so far
+        self._generation, self._version = 0, 0
+        self._params: Mapping[str, Any] | None = None
+        self._columns: dict[str, Tensor] = {}  # the rollout at hand, one row a draw
+        self._order: tuple[Tensor, ...] | None = None
+        self._n_steps, self._n_episodes, self._recent = 0, 0, RecentEpisodes()
+        source.start(derive_seed(seed, 0, 0), 0)
+
+    @property
+    def updates(self) -> int:
+        """Batches of one rollout."""
+        return self.passes * self.batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        """Returns the next batch, acting first where a rollout is used up.
+
+        Raises:
+            StopIteration: the source has ended.
+            ValueError: a rollout cannot be cut into so many batches.
+        """
+        rollout, update = divmod(self._at, self.updates)
+        turn, part = divmod(update, self.batches)
+        if update == 0:
+            self._take(packed([next(self.source)], self._version))
+        if part == 0 or self._order is None:
+            n = len(next(iter(self._columns.values())))
+            shuffle = torch.Generator().manual_seed(derive_seed(self.seed, rollout, turn))
+            self._order = torch.randperm(n, generator=shuffle).tensor_split(self.batches)
+        rows = self._order[part]
+        self._at += 1
+        return self._finish({key: c.index_select(0, rows) for key, c in self._columns.items()}, self.seed, self._at)
+
+    def wants_params(self, batches: int = 1) -> bool:
+        """Returns whether the source will act before so many more batches are drawn."""
+        into = self._at % self.updates
+        return into == 0 or into + batches > self.updates
+
+    def update_params(self, state_dict: Mapping[str, Any]) -> int:
+        """Gives the source a copy of the parameters and returns its version, counted from 1."""
+        self._version += 1
+        self._params = {
+            key: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
+            for key, value in state_dict.items()
+        }
+        self.source.update_params(self._params, self._version)
+        return self._version
+
+    def stats(self) -> dict[str, float]:
+        """Returns figures for the log.
+
+        `steps` and `rollouts` so far, `episodes` that ended, `version_lag` of the rollout at hand; `return` and
+        `length`, means over the last 100 finished episodes, where the source tells them.
+        """
+        versions = self._columns.get("version")
+        lag = 0.0 if versions is None else float(self._version - versions.double().mean())
+        return {
+            "steps": self._n_steps,
+            "rollouts": -(-self._at // self.updates),
+            "episodes": self._n_episodes,
+            "version_lag": lag,
+            **self._recent.stats(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the rollout at hand, the position in it, parameters, and the source's state where it has one."""
+        return {
+            "seed": self.seed,
+            "generation": self._generation,
+            "at": self._at,
+            "version": self._version,
+            "params": None if self._params is None else to_portable(dict(self._params)),
+            "columns": dict(self._columns),
+            "n_steps": self._n_steps,
+            "n_episodes": self._n_episodes,
+            "recent": self._recent.state_dict(),
+            "source": to_portable(cast("Any", self.source).state_dict())
+            if hasattr(self.source, "state_dict")
+            else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from `state`, in the middle of a rollout too: exactly where the source has states, else fresh.
+
+        Raises:
+            ValueError: the state is no such loader's.
+        """
+        if missing := sorted(_STATE_KEYS - state.keys()):
+            raise ValueError(f"state must be the state_dict of a PassesLoader, the keys {missing} are not in it")
+        self.seed, self._generation = state["seed"], state["generation"] + 1
+        self._at, self._version, self._order = state["at"], state["version"], None
+        self._columns = {key: column.clone() for key, column in state["columns"].items()}
+        self._n_steps, self._n_episodes = state["n_steps"], state["n_episodes"]
+        self._recent.load_state_dict(state["recent"])
+        self._params = from_portable(state["params"])
+        self.source.start(derive_seed(self.seed, self._generation, 0), 0)
+        if self._params is not None:
+            self.source.update_params(self._params, self._version)
+        if state["source"] is not None:
+            cast("Any", self.source).load_state_dict(from_portable(state["source"]))
+
+    def shard(self, rank: int, world: int) -> "PassesLoader":
+        """Returns the loader of one rank, whose source has a seed of its own."""
+        if world < 1 or not 0 <= rank < world:
+            raise ValueError(f"rank ({rank}) must lie in [0, world) with world ({world}) at least 1")
+        return PassesLoader(
+            self.source,
+            self._postprocess,
+            self.passes,
+            batches=self.batches,
+            device=self.device,
+            gamma=self.gamma,
+            lam=self.lam,
+            sequence=self.sequence,
+            seed=derive_seed(self.seed, rank, world),
+            pin=self._pin,
+        )
+
+    def _take(self, made: Packed) -> None:
+        """Makes a rollout the one at hand: its targets worked out, one row a step or a sequence."""
+        if made.drawable is not None:
+            raise ValueError("passes need rollouts without context or lookahead, got some steps that may not be drawn")
+        columns = made.columns
+        if "value" in columns:
+            columns["target"] = lambda_returns(columns, made.lengths, self.gamma, self.lam)
+            columns["advantage"] = columns["target"] - columns["value"].astype(np.float32)
+        if self.sequence is None:
+            rows, mask = np.flatnonzero(made.is_step), None
+        else:
+            rows, mask = cut(made.lengths, self.sequence)
+        if len(rows) < self.batches:
+            what = "steps" if mask is None else "sequences"
+            raise ValueError(f"batches ({self.batches}) must not exceed the {len(rows)} {what} of a rollout")
+        self._columns = {key: torch.from_numpy(column[rows]) for key, column in columns.items()}
+        if mask is not None:
+            self._columns["mask"] = torch.from_numpy(mask)
+        self._n_steps += made.n_steps
+        self._n_episodes += len(next(iter(made.finished.values()), ()))
+        self._recent.add(made.finished)

@@ -1,0 +1,81 @@
+"""What a model earns where nothing is explored and nothing learnt."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ai.game.environments.acting import Act, ByPolicy, device_of
+from ai.game.environments.protocol import Environments, Seen
+
+
+def evaluate(
+    env: Environments,
+    model: nn.Module,
+    act: Act | None = None,
+    *,
+    episodes: int = 100,
+    seed: int = 0,
+    memory: tuple[int, ...] | None = None,
+    max_steps: int = 1_000_000,
+) -> NDArray[np.float64]:
+    """Returns the sum of rewards of each of `episodes` episodes, `[episodes]`.
+
+    Every environment plays as many as the others, so that short episodes do not count more often than long ones.
+
+    Args:
+        env: N environments of one player; begun anew.
+        model: acts in evaluation mode; afterwards its mode is as before.
+        act: how; None takes the mode of the policy of `model(obs) -> (policy, value)`.
+        episodes: how many; a multiple of N, else the rest is left out by row.
+        seed: of the environments, and of an `act` that draws.
+        memory: as of `Rollouts`.
+        max_steps: after so many steps of each environment an episode that never ends is an error.
+
+    Raises:
+        RuntimeError: `max_steps` were not enough.
+
+    >>> import ai.model as m
+    >>> from ai.game import CartPole, GameEnvironments
+    >>> model = m.Model(m.fc(4, 2)).init(seed=0)
+    >>> left = lambda model, seen, generator, n_steps: {"action": torch.zeros(len(seen["obs"]), dtype=torch.long)}
+    >>> float(evaluate(GameEnvironments(CartPole(), 4), model, left, episodes=8).mean()) < 12
+    True
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {episodes}")
+    wanted = np.full(env.num, episodes // env.num) + (np.arange(env.num) < episodes % env.num)
+    act = ByPolicy(greedy=True) if act is None else act
+    device, was_training = device_of(model), model.training
+    generator = torch.Generator(device).manual_seed(seed)
+    found: list[list[float]] = [[] for _ in range(env.num)]
+    total, over = np.zeros(env.num), np.zeros(env.num, bool)
+    held = None if memory is None else torch.zeros(env.num, *memory, device=device)
+    model.eval()
+    try:
+        seen = env.reset(seed)
+        for n in range(max_steps):
+            if all(len(own) >= count for own, count in zip(found, wanted, strict=True)):
+                return np.array([value for own, count in zip(found, wanted, strict=True) for value in own[:count]])
+            with torch.inference_mode():
+                said = act(model, _tensors(seen, held, device), generator, n * env.num)
+            if held is not None:
+                fresh = torch.from_numpy(over).to(device).reshape(-1, *(1,) * (held.ndim - 1))
+                held = torch.where(fresh, 0, said["memory"])
+            seen, reward, ended, cut = env.step(said["action"].cpu().numpy())
+            waiting, over = over, ended | cut
+            total += reward
+            for row in np.flatnonzero(over & ~waiting):
+                found[row].append(float(total[row]))
+            total[over | waiting] = 0
+        raise RuntimeError(f"max_steps ({max_steps}) steps were not enough for {episodes} episodes")
+    finally:
+        model.train(was_training)
+
+
+def _tensors(seen: Seen, memory: torch.Tensor | None, device: torch.device) -> dict[str, Any]:
+    by_key = {"obs": seen} if isinstance(seen, np.ndarray) else seen
+    tensors = {key: torch.from_numpy(value).to(device) for key, value in by_key.items()}
+    return tensors if memory is None else {**tensors, "memory": memory}

@@ -1,0 +1,88 @@
+"""Games of `ai.game` as environments."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai.game import draws
+from ai.game.environments.protocol import Seen, Step
+from ai.game.protocol import Game
+
+
+class GameEnvironments:
+    """N games side by side, stepped by one call; with two players, one policy plays both sides.
+
+    Args:
+        game: the rules; it must be one that can be copied.
+        num: N.
+        mask: whether `legal` is seen; None means where there are two players, who then also see `to_play`.
+
+    Raises:
+        ValueError: `num` is below 1.
+        TypeError: the game cannot be copied.
+
+    >>> from ai.game import CartPole
+    >>> env = GameEnvironments(CartPole(), 2)
+    >>> env.reset(seed=0).shape
+    (2, 4)
+    >>> obs, reward, ended, cut = env.step(np.array([0, 1]))
+    >>> reward
+    array([1., 1.], dtype=float32)
+    """
+
+    def __init__(self, game: Game, num: int, *, mask: bool | None = None) -> None:
+        if num < 1:
+            raise ValueError(f"num must be at least 1, got {num}")
+        if not getattr(game, "copyable", True):
+            raise TypeError(
+                f"game must be one that can be copied, {type(game).__name__} is not: use GymnasiumEnvironments"
+            )
+        self.game, self.num = game, num
+        self.num_actions, self.observation_shape = game.num_actions, game.observation_shape
+        self._mask = game.num_players == 2 if mask is None else mask
+        self._cut = getattr(game, "truncated", None)
+
+    def reset(self, seed: int) -> Seen:
+        """Begins N games."""
+        self._seeds, self._number = draws.row_seeds(seed, self.num), np.zeros(self.num, np.int64)
+        self._state = self.game.init(self.num, draws.fold_in(self._seeds, self._number))
+        self._over = np.zeros(self.num, bool)
+        return self._seen()
+
+    def step(self, action: NDArray[Any]) -> Step:
+        """Makes a move in every game that is not over, and begins the others anew."""
+        over, game = self._over, self.game
+        state = game.step(self._state, action)
+        if over.any():
+            self._number[over] += 1
+            state[over] = game.init(int(over.sum()), draws.fold_in(self._seeds[over], self._number[over]))
+        self._state, self._over = state, game.terminal(state)
+        cut = np.zeros(self.num, bool) if self._cut is None else self._cut(state)
+        reward = np.where(over, 0, game.reward(state)).astype(np.float32)
+        return self._seen(), reward, self._over & ~cut, cut
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all games as bytes."""
+        raw = np.ascontiguousarray(self._state).view(np.uint8).reshape(self.num, -1).copy()
+        return {"state": raw, "seeds": self._seeds.view(np.int64).copy(), "number": self._number.copy()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Seen:
+        """Goes on where `state_dict` was taken."""
+        self._seeds, self._number = np.array(state["seeds"]).view(np.uint64), np.array(state["number"])
+        self._state = np.ascontiguousarray(state["state"]).view(self.game.dtype).reshape(self.num).copy()
+        self._over = self.game.terminal(self._state)
+        return self._seen()
+
+    def _seen(self) -> Seen:
+        game, state = self.game, self._state
+        obs = game.observe(state)
+        if not self._mask and game.num_players == 1:
+            return obs
+        seen: dict[str, NDArray[Any]] = {"obs": obs}
+        if self._mask:
+            seen["legal"] = game.legal(state)
+        if game.num_players == 2:
+            seen["to_play"] = game.to_play(state)
+        return seen

@@ -1,0 +1,153 @@
+"""Instances of a Gymnasium environment, stepped one after the other."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai.game import draws
+from ai.game.environments.protocol import Seen, Step
+from ai.game.environments.spaces import ActionSpace, Observations, gymnasium
+
+
+class GymnasiumEnvironments:
+    """N instances of a Gymnasium environment, in this process.
+
+    Every reset is seeded, so that an episode is its seed and its actions. A state is these, without pickle: what was
+    done since the reset is done again. It resumes exactly where the environment is deterministic given its seed.
+
+    A box of actions with bounds is reached from [-1, 1]; see `ActionSpace`. A goal-conditioned environment shows `obs`,
+    `goal` and `achieved`.
+
+    Args:
+        environment: a registered name, or a function that makes one instance.
+        num: N.
+        mask: whether `legal` is seen, from `info["action_mask"]`.
+        options: passed to `gymnasium.make`.
+
+    Raises:
+        ImportError: gymnasium is not installed.
+        TypeError: observations or actions are not numbers.
+
+    >>> env = GymnasiumEnvironments("Pendulum-v1", 2)
+    >>> env.reset(seed=0).shape, env.num_actions, env.action_shape
+    ((2, 3), None, (1,))
+    >>> obs, reward, ended, cut = env.step(np.zeros((2, 1), np.float32))
+    """
+
+    def __init__(self, environment: str | Callable[[], Any], num: int, *, mask: bool = False, **options: Any) -> None:
+        if num < 1:
+            raise ValueError(f"num must be at least 1, got {num}")
+        self._environment, self.num, self._mask, self._options = environment, num, mask, options
+        self._envs: list[Any] = [self._make()]
+        self._over: list[bool] = []
+        self._done: list[list[Any]] = []  # what was done in each instance since its reset
+        first = self._envs[0]
+        self._observations, self._actions = Observations(first.observation_space), ActionSpace(first.action_space)
+        self.observation_shape = self._observations.shape
+        self.num_actions, self.action_shape = self._actions.num_actions, self._actions.shape
+        self._legal = np.zeros((num, self.num_actions or 0), bool)
+
+    def reset(self, seed: int) -> Seen:
+        """Begins an episode in every instance."""
+        self._seeds, self._number = draws.row_seeds(seed, self.num), np.zeros(self.num, np.int64)
+        self._ready()
+        seen = self._observations.empty(self.num)
+        for row in range(self.num):
+            self._begin(row, seen)
+        return self._as_seen(seen)
+
+    def step(self, action: NDArray[Any]) -> Step:
+        """Steps every instance whose episode is not over, and begins the others' next one."""
+        taken = self._actions(action, self.num)
+        over, names = self._over, self._observations.names
+        is_dict, single = self._observations.is_dict, self.num_actions is not None
+        seen = self._observations.empty(self.num)
+        obs = seen["obs"]
+        reward, ended, cut = [0.0] * self.num, [False] * self.num, [False] * self.num
+        for row, (env, own) in enumerate(zip(self._envs, taken.tolist() if single else taken, strict=True)):
+            if over[row]:
+                self._number[row] += 1
+                self._begin(row, seen)
+                continue
+            shown, reward[row], end, stop, info = env.step(own)
+            self._done[row].append(own)
+            if is_dict:
+                for key, name in names.items():
+                    seen[name][row] = shown[key]
+            else:
+                obs[row] = shown
+            if end or stop:
+                ended[row], cut[row] = bool(end), bool(stop and not end)
+            if self._mask:
+                self._legal[row] = info["action_mask"]
+        self._over = [a or b for a, b in zip(ended, cut, strict=True)]
+        return self._as_seen(seen), np.array(reward, np.float32), np.array(ended), np.array(cut)
+
+    def render(self, row: int = 0) -> Any:
+        """Returns what the instance renders, an image with `render_mode="rgb_array"` among the options."""
+        return self._envs[row].render()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the seeds, and what was done in each instance since its last reset."""
+        return {
+            "seeds": self._seeds.view(np.int64).copy(),
+            "number": self._number.copy(),
+            "over": np.array(self._over),
+            "done": {str(row): np.array(actions) for row, actions in enumerate(self._done)},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Seen:
+        """Begins every instance's last episode again and does what was done in it."""
+        self._seeds, self._number = np.array(state["seeds"]).view(np.uint64), np.array(state["number"])
+        self._ready()
+        seen = self._observations.empty(self.num)
+        for row, env in enumerate(self._envs):
+            self._begin(row, seen)
+            done = np.asarray(state["done"][str(row)])
+            for own in done.tolist() if self.num_actions is not None else done:
+                shown, _, _, _, info = env.step(own)
+                self._done[row].append(own)
+                self._note(row, shown, info, seen)
+        self._over = np.asarray(state["over"]).tolist()
+        return self._as_seen(seen)
+
+    def close(self) -> None:
+        """Closes the instances."""
+        for env in self._envs:
+            env.close()
+        self._envs = []
+
+    def _ready(self) -> None:
+        self._envs += [self._make() for _ in range(self.num - len(self._envs))]
+        self._over = [False] * self.num
+        self._done = [[] for _ in range(self.num)]
+
+    def _begin(self, row: int, seen: dict[str, NDArray[Any]]) -> None:
+        seed = draws.fold_in(self._seeds[row : row + 1], self._number[row : row + 1])[0] % np.uint64(1 << 31)
+        self._done[row] = []
+        shown, info = self._envs[row].reset(seed=int(seed))
+        self._note(row, shown, info, seen)
+
+    def _note(self, row: int, shown: Any, info: Mapping[str, Any], seen: dict[str, NDArray[Any]]) -> None:
+        for name, value in self._observations.named(shown).items():
+            seen[name][row] = value
+        if self._mask:
+            if "action_mask" not in info:
+                raise ValueError(f"mask=True needs an environment with info['action_mask'], got {sorted(info)}")
+            self._legal[row] = info["action_mask"]
+
+    def _as_seen(self, seen: dict[str, NDArray[Any]]) -> Seen:
+        if self._mask:
+            return {**seen, "legal": self._legal.copy()}
+        return seen if self._observations.is_dict else seen["obs"]
+
+    def _make(self) -> Any:
+        if isinstance(self._environment, str):
+            return gymnasium().make(self._environment, **{"disable_env_checker": True, **self._options})
+        return self._environment()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Instances stay behind: a copy makes its own."""
+        return {**self.__dict__, "_envs": []}

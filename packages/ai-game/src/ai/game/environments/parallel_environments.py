@@ -1,0 +1,97 @@
+"""Parallel environments of PettingZoo: every agent a row of one shared policy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai.game import draws
+from ai.game.environments.protocol import Seen, Step
+from ai.game.environments.spaces import ActionSpace, Observations
+
+
+class ParallelEnvironments:
+    """Instances of a PettingZoo parallel environment: `num` instances of P agents are `num` · P rows.
+
+    One policy acts for all agents, so they must see and do the same kinds of things. An agent that is done before the
+    others waits for them; its rows until then are no part of any episode.
+
+    Like `VectorEnvironments` it has no state.
+
+    Args:
+        make: gives one instance.
+        num: instances.
+
+    Raises:
+        ValueError: agents differ in what they see or do.
+    """
+
+    def __init__(self, make: Callable[[], Any], num: int) -> None:
+        if num < 1:
+            raise ValueError(f"num must be at least 1, got {num}")
+        self._make, self.instances = make, num
+        self._envs: list[Any] = [make()]
+        first = self._envs[0]
+        self.agents: list[Any] = list(first.possible_agents)
+        kinds = {f"{first.observation_space(a)} {first.action_space(a)}" for a in self.agents}
+        if len(kinds) > 1:
+            raise ValueError(f"agents must share one space of observations and one of actions, got {sorted(kinds)}")
+        self.num = num * len(self.agents)
+        self._observations = Observations(first.observation_space(self.agents[0]))
+        self._actions = ActionSpace(first.action_space(self.agents[0]))
+        self.observation_shape = self._observations.shape
+        self.num_actions, self.action_shape = self._actions.num_actions, self._actions.shape
+
+    def reset(self, seed: int) -> Seen:
+        """Begins an episode in every instance."""
+        self._envs += [self._make() for _ in range(self.instances - len(self._envs))]
+        self._seeds, self._number = draws.row_seeds(seed, self.instances), np.zeros(self.instances, np.int64)
+        self._seen = {name: np.zeros_like(room) for name, room in self._observations.empty(self.num).items()}
+        for instance in range(self.instances):
+            self._begin(instance)
+        return self._shown()
+
+    def step(self, action: NDArray[Any]) -> Step:
+        """Steps every instance with an agent left, and begins the others anew."""
+        taken = self._actions(action, self.num)
+        own: Any = taken.tolist() if self.num_actions is not None else taken
+        reward, ended, cut = np.zeros(self.num, np.float32), np.zeros(self.num, bool), np.zeros(self.num, bool)
+        for instance, env in enumerate(self._envs):
+            if not env.agents:
+                self._number[instance] += 1
+                self._begin(instance)
+                continue
+            live = list(env.agents)
+            rows = {agent: self._row(instance, agent) for agent in self.agents}
+            shown, rewards, ends, cuts, _ = env.step({agent: own[rows[agent]] for agent in live})
+            for agent, row in rows.items():
+                if agent not in live:
+                    ended[row] = True  # still waiting for the others
+                    continue
+                self._note(row, shown[agent])
+                reward[row] = rewards[agent]
+                ended[row], cut[row] = ends[agent], cuts[agent] and not ends[agent]
+        return self._shown(), reward, ended, cut
+
+    def _row(self, instance: int, agent: Any) -> int:
+        return instance * len(self.agents) + self.agents.index(agent)
+
+    def _begin(self, instance: int) -> None:
+        rows = slice(instance, instance + 1)
+        seed = draws.fold_in(self._seeds[rows], self._number[rows])[0] % np.uint64(1 << 31)
+        shown, _ = self._envs[instance].reset(seed=int(seed))
+        for agent in self.agents:
+            self._note(self._row(instance, agent), shown[agent])
+
+    def _note(self, row: int, shown: Any) -> None:
+        for name, value in self._observations.named(shown).items():
+            self._seen[name][row] = value
+
+    def _shown(self) -> Seen:
+        seen = {name: values.copy() for name, values in self._seen.items()}
+        return seen if self._observations.is_dict else seen["obs"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Instances stay behind: a copy makes its own."""
+        return {**self.__dict__, "_envs": []}

@@ -1,0 +1,53 @@
+"""What N environments in lock-step are to whoever acts in them."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Seen: TypeAlias = NDArray[Any] | Mapping[str, NDArray[Any]]
+"""What is seen: `[N, …]`, or arrays by key. Keys: `obs`; `legal` `[N, A]` bool, which actions may be taken; `to_play`
+`[N]`, who moves, where two players take turns; `goal` and `achieved` for `ai.data.Hindsight`; any other goes along."""
+
+Step: TypeAlias = tuple[Seen, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
+
+
+@runtime_checkable
+class Environments(Protocol):
+    """N environments in lock-step.
+
+    When an episode is over, what is seen is its true last moment. The next step begins that row anew, whatever its
+    action, with reward 0; a row that has to wait for others ends again instead. So each row is a moment of some
+    episode, and a value beyond a cut can be told from what was seen there.
+
+    It may also have `state_dict() -> dict` and `load_state_dict(state) -> Seen`, which make a run resume exactly. Where
+    it has none, a resumed run begins its episodes anew.
+
+    Attributes:
+        num: N.
+
+    >>> class Coins:
+    ...     num = 4
+    ...     def reset(self, seed):
+    ...         self.rng = np.random.default_rng(seed)
+    ...         return np.zeros((4, 1), np.float32)
+    ...     def step(self, action):
+    ...         won = (self.rng.integers(0, 2, 4) == action).astype(np.float32)
+    ...         return np.zeros((4, 1), np.float32), won, np.zeros(4, bool), np.zeros(4, bool)
+    >>> isinstance(Coins(), Environments)
+    True
+    """
+
+    num: int
+
+    def reset(self, seed: int) -> Seen:
+        """Begins an episode in every row; all that follows is a function of `seed` and the actions."""
+
+    def step(self, action: NDArray[Any]) -> Step:
+        """Takes `action` `[N, …]`.
+
+        Returns:
+            What is seen; the reward `[N]` float32; `ended` `[N]`, whether the episode truly ended; `cut` `[N]`, whether
+            it was broken off where it would have gone on. At most one of the two is true.
+        """

@@ -1,0 +1,81 @@
+"""Vector environments of Gymnasium, such as ALE's in C++ or those in processes of their own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai.game.environments.protocol import Seen, Step
+from ai.game.environments.spaces import ActionSpace, Observations, gymnasium
+
+
+class VectorEnvironments:
+    """A vector environment of Gymnasium, whatever runs below it.
+
+    It has no state: a resumed run begins its episodes anew. Use `GymnasiumEnvironments` where a run has to resume
+    exactly.
+
+    Args:
+        environment: a registered name, or a function that makes the vector environment; a name takes ALE's C++
+            environment for `ALE/…`, with 4 frames stacked and skipped.
+        num: N, where a name is given; else None.
+        options: passed to `gymnasium.make_vec`.
+
+    Raises:
+        ImportError: gymnasium is not installed.
+        ValueError: it resets within the step that ends an episode, so that the last observation is not seen.
+
+    >>> env = VectorEnvironments("CartPole-v1", 3, vectorization_mode="sync")
+    >>> env.reset(seed=0).shape
+    (3, 4)
+    """
+
+    def __init__(self, environment: str | Callable[[], Any], num: int | None = None, **options: Any) -> None:
+        if isinstance(environment, str) and (num is None or num < 1):
+            raise ValueError(f"num must be at least 1 where a name is given, got {num}")
+        self._environment, self._num, self._options = environment, num, options
+        self._env: Any = self._make()
+        mode = self._env.metadata.get("autoreset_mode")
+        if mode != gymnasium().vector.AutoresetMode.NEXT_STEP:
+            raise ValueError(f"environment must reset in the step after an end (AutoresetMode.NEXT_STEP), got {mode}")
+        self.num: int = self._env.num_envs
+        self._observations = Observations(self._env.single_observation_space)
+        self._actions = ActionSpace(self._env.single_action_space)
+        self.observation_shape = self._observations.shape
+        self.num_actions, self.action_shape = self._actions.num_actions, self._actions.shape
+
+    def reset(self, seed: int) -> Seen:
+        """Begins an episode in every row."""
+        if self._env is None:
+            self._env = self._make()
+        return self._as_seen(self._env.reset(seed=seed % (1 << 31))[0])
+
+    def step(self, action: NDArray[Any]) -> Step:
+        """Steps every row."""
+        shown, reward, ended, cut, _ = self._env.step(self._actions(action, self.num))
+        ended = np.array(ended, bool)
+        return self._as_seen(shown), np.asarray(reward).astype(np.float32), ended, np.asarray(cut, bool) & ~ended
+
+    def close(self) -> None:
+        """Closes the environment and what runs below it."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def _as_seen(self, shown: Any) -> Seen:
+        named = {key: np.array(value) for key, value in self._observations.named(shown).items()}
+        return named if self._observations.is_dict else named["obs"]
+
+    def _make(self) -> Any:
+        if not isinstance(self._environment, str):
+            return self._environment()
+        if self._environment.startswith("ALE/"):
+            import ale_py
+
+            gymnasium().register_envs(ale_py)
+        return gymnasium().make_vec(self._environment, num_envs=self._num, **self._options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The environment stays behind: a copy makes its own at `reset`."""
+        return {**self.__dict__, "_env": None}

@@ -1,0 +1,112 @@
+"""Deep Q-learning, with its later improvements as options.
+
+Letters: B batch, A actions, Q quantiles. Batches are draws of `ai.data.ReplayBuffer(n_step=…)` without values.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ai.train.engine.log import log
+from ai.train.rl.precision import widened
+
+
+class DQN:
+    """The Huber error of the taken action's value against rewards and what a lagged network sees beyond.
+
+    `model.q` is an `ai.model.Lagged` network from observations to values `[B, A]`, or to quantiles `[B, A, Q]`; the
+    loss lets its copy follow. The batch holds `obs`, `action`, `n_step_reward`, `next_obs` and `next_discount`, from
+    prioritised replay `weight` and `index`, and where there are illegal actions `next_legal`.
+
+    Args:
+        follow_every: updates between two copies to the lagged network; with `tau` below 1 usually 1.
+        tau: share of the way that it follows.
+        double: the network chooses the next action and its lagged copy judges it; else the copy does both.
+        huber: where the error's square becomes a line.
+        priorities: (index, priority) -> None, such as `loader.update_priorities`, given each draw's error.
+
+    Several steps are the buffer's (`n_step`), duelling heads the model's (`Duelling`). With quantiles the loss is
+    that of QR-DQN.
+
+    Source: Mnih et al. 2015, Human-level control through deep reinforcement learning, algorithm 1. `double`: van
+    Hasselt, Guez and Silver 2016, Deep reinforcement learning with double Q-learning, equation 4. Quantiles: Dabney et
+    al. 2018, Distributional reinforcement learning with quantile regression, equation 10 and algorithm 1. `tau`:
+    Lillicrap et al. 2016. Deviation: errors are Huber's, where Mnih et al. clip the derivative, which is the same.
+
+    >>> import ai.model as m
+    >>> class Net(m.Model):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.q = m.Lagged(m.fc(2, 3))
+    >>> batch = {'obs': torch.zeros(4, 2), 'action': torch.zeros(4, dtype=torch.long), 'n_step_reward': torch.ones(4),
+    ...          'next_obs': torch.zeros(4, 2), 'next_discount': torch.zeros(4)}
+    >>> float(DQN()(Net().init(seed=0), batch, 0).detach())  # values are 0: half the square of 1
+    0.5
+    """
+
+    def __init__(
+        self,
+        *,
+        follow_every: int = 1000,
+        tau: float = 1.0,
+        double: bool = True,
+        huber: float = 1.0,
+        priorities: Callable[[Tensor, Tensor], object] | None = None,
+    ) -> None:
+        if follow_every < 1:
+            raise ValueError(f"follow_every must be at least 1, got {follow_every}")
+        if not 0 < tau <= 1:
+            raise ValueError(f"tau must lie in (0, 1], got {tau}")
+        if not huber > 0:
+            raise ValueError(f"huber must be positive, got {huber}")
+        self.follow_every, self.tau, self.double, self.huber = follow_every, tau, double, huber
+        self.priorities = priorities
+
+    def __call__(self, model: Any, batch: Mapping[str, Tensor], step: int) -> Tensor:
+        """The mean loss over the batch."""
+        if step % self.follow_every == 0 and torch.is_grad_enabled():
+            model.q.follow(self.tau)
+        q = widened(model.q(batch["obs"]))
+        rows = torch.arange(len(q), device=q.device)
+        taken = q[rows, batch["action"]]
+        with torch.no_grad():
+            goal = self._goal(model, batch, rows)
+        if q.ndim == 2:
+            error = taken - goal
+            loss = F.huber_loss(taken, goal, reduction="none", delta=self.huber)
+        else:
+            loss, error = quantile_huber(taken, goal, self.huber), (taken.mean(1) - goal.mean(1))
+        log("q", lambda: taken.mean())
+        log("td_error", lambda: error.abs().mean())
+        if self.priorities is not None and torch.is_grad_enabled():
+            self.priorities(batch["index"], error.detach().abs().cpu() + 1e-6)
+        return (loss * batch["weight"]).mean() if "weight" in batch else loss.mean()
+
+    def _goal(self, model: Any, batch: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """Rewards, and the value or quantiles of the best next action: `[B]` or `[B, Q]`."""
+        beyond = widened(model.q.target(batch["next_obs"]))
+        judged = widened(model.q(batch["next_obs"])) if self.double else beyond
+        judged = judged if judged.ndim == 2 else judged.mean(2)
+        if "next_legal" in batch:
+            judged = judged.masked_fill(~batch["next_legal"], torch.finfo(judged.dtype).min)
+        beyond = beyond[rows, judged.argmax(1)]
+        reward, discount = batch["n_step_reward"], batch["next_discount"]
+        if beyond.ndim == 2:
+            reward, discount = reward[:, None], discount[:, None]
+        return reward + discount * beyond
+
+
+def quantile_huber(predicted: Tensor, goal: Tensor, huber: float = 1.0) -> Tensor:
+    """The quantile Huber loss of each row: `[B, Q]` and `[B, Q']` to `[B]`.
+
+    >>> quantile_huber(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0]]))  # at quantiles 1/4 and 3/4: 1.5 each
+    tensor([1.5000])
+    """
+    n = predicted.shape[1]
+    level = (torch.arange(n, device=predicted.device, dtype=predicted.dtype) + 0.5) / n
+    apart = goal[:, None, :] - predicted[:, :, None]  # [B, Q, Q']
+    size = F.huber_loss(apart, torch.zeros_like(apart), reduction="none", delta=huber)
+    return ((level[:, None] - (apart.detach() < 0).to(apart.dtype)).abs() * size / huber).mean(2).sum(1)

@@ -1,0 +1,124 @@
+"""Proximal policy optimisation.
+
+Letters: B batch, A actions, L steps of a sequence. Batches are those of `ai.data.Datagen.passes`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ai.train.engine.log import is_logging, log
+from ai.train.rl.precision import widened
+
+Batch = Mapping[str, Tensor]
+Forward = Callable[[Any, Batch], tuple[Any, Tensor]]
+
+
+def policy_and_value(model: Any, batch: Batch) -> tuple[Any, Tensor]:
+    """The policy and the value of a batch, as `ai.game.ByPolicy` acts: `model(obs)`, or `model(obs, memory)`.
+
+    Where the batch has `legal`, the policy is restricted to these actions; where it has `memory` `[B, L, …]`, what the
+    sequence began with is given to the model, whose last result is not looked at.
+    """
+    if "memory" in batch:
+        policy, value, *_ = model(batch["obs"], batch["memory"][:, 0])
+    else:
+        policy, value = model(batch["obs"])
+    return policy.among(batch["legal"]) if "legal" in batch else policy, value
+
+
+class PPO:
+    """The clipped surrogate of the policy, a squared error of the value, and a bonus for entropy.
+
+    `model(obs)` gives `(policy, value [B])`; a policy has `log_prob(action)` and `entropy()`, as those of `ai.model`.
+    The batch holds `obs`, `action`, `log_prob`, `advantage`, `target`, from sequences `mask [B, L]`, and with
+    `clip_value` the old `value`.
+
+    Args:
+        clip: how far the ratio of probabilities may pay; a number, or a function of the step.
+        value_weight: of the value's squared error.
+        entropy: weight of the entropy; a number, or a function of the step.
+        clip_value: None, or how far a value may move from the old one, as Engstrom et al. describe.
+        normalize: whether advantages get mean 0 and deviation 1 within a batch.
+        forward: from model and batch to policy and value.
+
+    On logged steps also `kl` (an estimate of what the policy moved), `clipped` (share of ratios beyond `clip`) and
+    `explained` (share of the target's variance that the value explains).
+
+    Source: Schulman et al. 2017, Proximal policy optimization algorithms, equations 7 and 9. Deviations: advantages are
+    normalised by batch, and the value has no loss in common with the policy but the trunk; both as in the authors' code
+    (Huang et al. 2022, The 37 implementation details of proximal policy optimization, details 7 and 9). `kl`: Schulman
+    2020, Approximating KL divergence, the estimator (r - 1) - log r. `clip_value`: Engstrom et al. 2020, Implementation
+    matters in deep policy gradients, section 3.
+
+    >>> import ai.model as m
+    >>> model = lambda obs: (m.Categorical(obs), obs.sum(1))
+    >>> batch = {'obs': torch.zeros(2, 2), 'action': torch.tensor([0, 1]), 'log_prob': torch.full((2,), 0.5).log(),
+    ...          'advantage': torch.tensor([1.0, 3.0]), 'target': torch.tensor([2.0, 0.0])}
+    >>> float(PPO(normalize=False)(model, batch, 0))  # -(1 + 3) / 2 + 0.5 (4 + 0) / 2
+    -1.0
+    """
+
+    def __init__(
+        self,
+        *,
+        clip: float | Callable[[int], float] = 0.2,
+        value_weight: float = 0.5,
+        entropy: float | Callable[[int], float] = 0.0,
+        clip_value: float | None = None,
+        normalize: bool = True,
+        forward: Forward = policy_and_value,
+    ) -> None:
+        if not callable(clip) and not clip > 0:
+            raise ValueError(f"clip must be positive, got {clip}")
+        if clip_value is not None and not clip_value > 0:
+            raise ValueError(f"clip_value must be positive or None, got {clip_value}")
+        self.clip, self.value_weight, self.entropy = clip, value_weight, entropy
+        self.clip_value, self.normalize, self.forward = clip_value, normalize, forward
+
+    def __call__(self, model: Any, batch: Batch, step: int) -> Tensor:
+        """The mean loss over the steps of the batch."""
+        policy, value = self.forward(model, batch)
+        target, value = batch["target"], widened(value)
+        if value.shape != target.shape:
+            raise ValueError(f"the model's value {tuple(value.shape)} and target {tuple(target.shape)} must agree")
+        mean = _mean_over(batch.get("mask"))
+        advantage = batch["advantage"]
+        if self.normalize:
+            centred = advantage - mean(advantage)
+            n = advantage.numel() if "mask" not in batch else batch["mask"].sum()
+            advantage = centred / ((mean(centred.square()) * n / (n - 1)).sqrt() + 1e-8)
+        log_ratio = policy.log_prob(batch["action"]) - batch["log_prob"]
+        ratio = log_ratio.exp()
+        clip = self.clip(step) if callable(self.clip) else self.clip
+        policy_loss = -mean(torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage))
+        error = (value - target).square()
+        if self.clip_value is not None:
+            near = batch["value"] + (value - batch["value"]).clamp(-self.clip_value, self.clip_value)
+            error = torch.max(error, (near - target).square())
+        value_loss = mean(error)
+        loss = policy_loss + self.value_weight * value_loss
+        weight = self.entropy(step) if callable(self.entropy) else self.entropy
+        if weight or is_logging():
+            entropy = mean(policy.entropy())
+            loss = loss - weight * entropy if weight else loss
+            log("entropy", entropy)
+        if is_logging():
+            with torch.no_grad():
+                log("policy_loss", policy_loss)
+                log("value_loss", value_loss)
+                log("kl", mean(ratio - 1 - log_ratio))
+                log("clipped", mean(((ratio - 1).abs() > clip).to(ratio.dtype)))
+                spread = mean((target - mean(target)).square())
+                log("explained", 1 - mean((target - value).square()) / spread.clamp_min(1e-12))
+        return loss
+
+
+def _mean_over(mask: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """The mean of a tensor over the steps that count."""
+    if mask is None:
+        return torch.mean
+    count = mask.sum()
+    return lambda x: torch.where(mask, x, 0).sum() / count

@@ -1,0 +1,281 @@
+"""Environments of several libraries behind one protocol."""
+
+import copy
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from ai.game import (
+    CartPole,
+    Environments,
+    GameEnvironments,
+    GymnasiumEnvironments,
+    GymnasiumGame,
+    ParallelEnvironments,
+    TicTacToe,
+    VectorEnvironments,
+)
+
+
+def rollout(env, actions, seed=0):
+    seen = [env.reset(seed)]
+    steps = []
+    for action in actions:
+        obs, *rest = env.step(action)
+        seen.append(obs)
+        steps.append(rest)
+    return np.array(seen), [np.array(column) for column in zip(*steps, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GameEnvironments(CartPole(max_steps=15), 3),
+        lambda: GymnasiumEnvironments("CartPole-v1", 3, max_episode_steps=15),
+        lambda: VectorEnvironments("CartPole-v1", 3, vectorization_mode="sync", max_episode_steps=15),
+    ],
+    ids=["game", "gymnasium", "vector"],
+)
+def test_episodes_end_and_are_cut_and_begin_anew_one_step_later(make):
+    env = make()
+    assert isinstance(env, Environments)
+    assert (env.num, env.num_actions, env.observation_shape) == (3, 2, (4,))
+    actions = np.arange(200)[:, None].repeat(3, 1) // np.array([1, 2, 5]) % 2
+    seen, (reward, ended, cut) = rollout(env, actions)
+    assert reward.dtype == np.float32
+    assert not (ended & cut).any()
+    assert ended.any()
+    assert cut.any()
+    over = ended | cut
+    fallen = (np.abs(seen[1:, :, 2]) > 12 * 2 * np.pi / 360) | (np.abs(seen[1:, :, 0]) > 2.4)
+    assert (ended == fallen).all()  # what is seen at an end is the true last moment
+    begun = np.roll(over, 1, axis=0)
+    begun[0] = False
+    assert (np.abs(seen[1:][begun]) <= 0.05).all()
+    assert (reward == np.where(begun, 0, 1)).all()
+
+
+def test_instances_of_gymnasium_are_those_of_the_library_itself():
+    env = GymnasiumEnvironments("CartPole-v1", 2)
+    obs = env.reset(3)
+    plain = gym.make("CartPole-v1")
+    plain.reset(seed=0)
+    plain.unwrapped.state = np.array(env._envs[1].unwrapped.state)
+    for action in (0, 1, 1, 0, 1):
+        obs, reward, *_ = env.step(np.array([0, action]))
+        theirs, their_reward, *_ = plain.step(action)
+        np.testing.assert_array_equal(obs[1], theirs)
+        assert reward[1] == their_reward
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "MountainCarContinuous-v0"])
+def test_gymnasium_goes_on_from_a_state_without_pickle(name):
+    rng = np.random.default_rng(0)
+    a, b = GymnasiumEnvironments(name, 3), GymnasiumEnvironments(name, 3)
+
+    def action():
+        return rng.integers(0, 2, 3) if a.num_actions else rng.uniform(-1, 1, (3, *a.action_shape))
+
+    a.reset(5)
+    for _ in range(40):
+        a.step(action())
+    b.load_state_dict(copy.deepcopy(a.state_dict()))
+    for _ in range(40):
+        taken = action()
+        for x, y in zip(a.step(taken), b.step(taken), strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_games_go_on_from_a_state():
+    a, b = (GameEnvironments(CartPole(), 3) for _ in range(2))
+    a.reset(5)
+    for _ in range(40):
+        a.step(np.array([0, 1, 0]))
+    b.load_state_dict(copy.deepcopy(a.state_dict()))
+    for x, y in zip(a.step(np.array([1, 1, 0])), b.step(np.array([1, 1, 0])), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("env", [GymnasiumEnvironments, VectorEnvironments])
+def test_boxes_are_reached_from_minus_one_to_one(env):
+    class Shows(gym.Env):
+        observation_space, action_space = (
+            gym.spaces.Box(-9, 9, (2,)),
+            gym.spaces.Box(np.float32([-2, 0]), np.float32([2, 8])),
+        )
+
+        def reset(self, seed=None, options=None):
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            return np.array(action), 0.0, False, False, {}
+
+    make = Shows if env is GymnasiumEnvironments else lambda: gym.vector.SyncVectorEnv([Shows, Shows, Shows])
+    env = env(make, *((3,) if env is GymnasiumEnvironments else ()))
+    env.reset(0)
+    seen, *_ = env.step(np.array([[-1, -1], [0.5, 0.5], [7, 1]]))
+    assert seen.tolist() == [[-2, 0], [1, 6], [2, 8]]
+    with pytest.raises(ValueError, match=r"action must have shape \(3, 2\), got \(3,\)"):
+        env.step(np.zeros(3))
+
+
+def test_choices_count_from_the_start_of_the_space_and_must_lie_in_it():
+    class Shows(gym.Env):
+        observation_space, action_space = gym.spaces.Discrete(99), gym.spaces.Discrete(3, start=5)
+
+        def reset(self, seed=None, options=None):
+            return 0, {}
+
+        def step(self, action):
+            return action, 0.0, False, False, {}
+
+    env = GymnasiumEnvironments(Shows, 3)
+    assert env.reset(0).tolist() == [0, 0, 0]
+    assert env.step(np.array([0, 1, 2]))[0].tolist() == [5, 6, 7]
+    with pytest.raises(ValueError, match=r"action must be in \[0, 3\), got \[0, 3, 0\]"):
+        env.step(np.array([0, 3, 0]))
+
+
+class Goals(gym.Env):
+    observation_space = gym.spaces.Dict(
+        {k: gym.spaces.Box(-9, 9, (1,)) for k in ("observation", "achieved_goal", "desired_goal")}
+    )
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        self.t = 0
+        return self.seen(), {"action_mask": np.array([1, 0], np.int8)}
+
+    def step(self, action):
+        self.t += 1
+        return self.seen(), 1.0, self.t == 2, False, {"action_mask": np.array([self.t % 2, 1], np.int8)}
+
+    def seen(self):
+        return {k: np.float32([self.t + n]) for n, k in enumerate(self.observation_space.spaces)}
+
+
+def test_goals_and_masks_are_seen_by_our_keys():
+    env = GymnasiumEnvironments(Goals, 2, mask=True)
+    first = env.reset(0)
+    assert first["legal"].tolist() == [[True, False]] * 2
+    later = [env.step(np.zeros(2, int))[0] for _ in range(3)]
+    by_time = [[float(seen[key][0, 0]) for seen in later] for key in ("obs", "achieved", "goal")]
+    offsets = {key: n for n, key in enumerate(Goals.observation_space.spaces)}
+    assert by_time == [[t + offsets[k] for t in (1, 2, 0)] for k in ("observation", "achieved_goal", "desired_goal")]
+    assert [seen["legal"][1].tolist() for seen in later] == [[True, True], [False, True], [True, False]]
+    assert first["legal"].tolist() == [[True, False]] * 2  # what was given is not changed later
+
+
+def test_a_mask_that_is_not_there_is_an_error():
+    env = GymnasiumEnvironments("CartPole-v1", 1, mask=True)
+    with pytest.raises(ValueError, match=r"mask=True needs an environment with info\['action_mask'\], got \[\]"):
+        env.reset(0)
+
+
+class Pair:
+    """A parallel environment: agent b is done after two steps, a after four (cut off)."""
+
+    possible_agents = ("a", "b")
+
+    def observation_space(self, agent):
+        return gym.spaces.Box(0, 99, (1,))
+
+    def action_space(self, agent):
+        return gym.spaces.Discrete(4)
+
+    def reset(self, seed=None, options=None):
+        self.agents, self.t = ["a", "b"], 0
+        return {a: np.float32([0]) for a in self.agents}, {}
+
+    def step(self, actions):
+        assert set(actions) == set(self.agents)
+        self.t += 1
+        live, limit = self.agents, {"a": 4, "b": 2}
+        self.agents = [a for a in live if self.t < limit[a]]
+        end = {a: a == "b" and self.t == 2 for a in live}
+        cut = {a: a == "a" and self.t == 4 for a in live}
+        return (
+            {a: np.float32([self.t]) for a in live},
+            {a: float(actions[a]) for a in live},
+            end,
+            cut,
+            {a: {} for a in live},
+        )
+
+
+def test_agents_are_rows_and_wait_for_each_other():
+    env = ParallelEnvironments(Pair, 2)
+    assert isinstance(env, Environments)
+    assert env.num == 4
+    seen, (reward, ended, cut) = rollout(env, [np.array([1, 2, 3, 3])] * 6)
+    assert seen[:, 0, 0].tolist() == [0, 1, 2, 3, 4, 0, 1]
+    assert reward[:, :2].tolist() == [[1, 2], [1, 2], [1, 0], [1, 0], [0, 0], [1, 2]]
+    assert ended[:, 1].tolist() == [False, True, True, True, False, False]
+    assert cut[:, 0].tolist() == [False, False, False, True, False, False]
+    assert not ended[:, 0].any()
+    assert seen[:, 2:].tolist() == seen[:, :2].tolist()
+
+
+def test_agents_of_different_kinds_are_refused():
+    class Unlike(Pair):
+        def action_space(self, agent):
+            return gym.spaces.Discrete(2 if agent == "a" else 3)
+
+    with pytest.raises(ValueError, match="agents must share one space of observations and one of actions"):
+        ParallelEnvironments(Unlike, 1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GymnasiumEnvironments("CartPole-v1", 2),
+        lambda: VectorEnvironments("CartPole-v1", 2, vectorization_mode="sync"),
+        lambda: ParallelEnvironments(Pair, 1),
+    ],
+)
+def test_copies_make_instances_of_their_own(make):
+    env = make()
+    twin = pickle.loads(pickle.dumps(env)) if not isinstance(env, ParallelEnvironments) else copy.deepcopy(env)
+    first = env.reset(0)
+    np.testing.assert_array_equal(twin.reset(0), first)
+    env.step(np.zeros(2, int))
+    np.testing.assert_array_equal(twin.reset(0), first)
+
+
+def test_ale_steps_in_its_own_vector_environment():
+    env = VectorEnvironments("ALE/Pong-v5", 2, num_threads=1)
+    assert (env.observation_shape, env.num_actions) == ((4, 84, 84), 6)
+    first = env.reset(0)
+    seen, reward, ended, cut = env.step(np.array([0, 1]))
+    assert first.dtype == seen.dtype == np.uint8
+    assert (first[:, -1] == seen[:, -2]).all()
+    assert (reward.dtype, ended.dtype, cut.dtype) == (np.float32, bool, bool)
+    env.close()
+
+
+def test_a_vector_environment_that_hides_its_ends_is_refused():
+    make = lambda: gym.make_vec(  # noqa: E731
+        "CartPole-v1", 2, "sync", vector_kwargs={"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
+    )
+    with pytest.raises(ValueError, match="environment must reset in the step after an end"):
+        VectorEnvironments(make)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: GameEnvironments(TicTacToe(), 0), ValueError, "num must be at least 1, got 0"),
+        (lambda: GymnasiumEnvironments("CartPole-v1", 0), ValueError, "num must be at least 1, got 0"),
+        (
+            lambda: VectorEnvironments("CartPole-v1"),
+            ValueError,
+            "num must be at least 1 where a name is given, got None",
+        ),
+        (lambda: GameEnvironments(GymnasiumGame("CartPole-v1"), 1), TypeError, "game must be one that can be copied"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

@@ -1,0 +1,182 @@
+"""Rollouts: cuts and ends, what is repeated between two of them, memories, returns, states."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+import ai.model as m
+from ai.data import Datagen, ReplayBuffer, lambda_returns
+from ai.game import CartPole, ConnectFour, Environments, GameEnvironments, Rollouts
+from tests.game.environments.ticks import Ticks
+
+
+def act(model, seen, generator, n_steps):
+    return {"action": seen["obs"][:, 0].long(), "value": seen["obs"][:, 0] * 10}
+
+
+def act_only(model, seen, generator, n_steps):
+    return {"action": seen["obs"][:, 0].long()}
+
+
+def started(*args, seed=0, **how):
+    source = Rollouts(*args, **how)
+    source.start(seed, 0)
+    return source
+
+
+def test_ticks_are_environments():
+    assert isinstance(Ticks(), Environments)
+
+
+def test_rollouts_know_the_value_beyond_a_cut_and_nothing_beyond_an_end():
+    made = next(started(Ticks(), torch.nn.Identity(), act, 6))
+    assert made.lengths.tolist() == [4, 3, 5, 2]
+    assert made.columns["obs"][:, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 3, 4, 0, 1]
+    one_step = lambda_returns(made.columns, made.lengths, 1.0, 0.0)
+    assert one_step.tolist() == [11, 21, 1, 30, 11, 21, 20, 11, 21, 31, 41, 40, 11, 10]
+    assert made.finished["episode_return"].tolist() == [3, 4]
+    assert made.finished["episode_length"].tolist() == [3, 4]
+    assert made.drawable is None
+
+
+def test_rollouts_go_on_where_the_last_one_stopped_and_lose_no_step():
+    source = started(Ticks((1000,)), torch.nn.Identity(), act, 5)
+    assert [next(source).columns["obs"][:, 0].tolist() for _ in range(3)] == [
+        list(range(6)), list(range(5, 11)), list(range(10, 16))
+    ]  # fmt: skip
+    source = started(Ticks((3, 7)), torch.nn.Identity(), act, 5)
+    assert sum(next(source).n_steps for _ in range(9)) == source.n_steps == 2 * 45 - 11 - 5  # less what begins anew
+
+
+@pytest.mark.parametrize("context", [0, 2])
+@pytest.mark.parametrize("lookahead", [0, 1, 4])
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_every_step_can_be_drawn_once_with_all_that_it_looks_ahead_and_back_to(steps, lookahead, context):
+    if context + lookahead == 0:
+        return
+    source = started(Ticks((5, 6)), torch.nn.Identity(), act_only, steps, context=context, lookahead=lookahead)
+    drawn, total = [], 0
+    while total < 60:
+        made = next(source)
+        total += made.n_steps
+        for first, length in zip(np.cumsum(made.lengths) - made.lengths, made.lengths, strict=True):
+            obs = made.columns["obs"][first : first + length, 0]
+            over = obs[-1] in (5, 6) and (made.columns["discount"][first + length - 2] == 0 or obs[-1] == 6)
+            for k in np.flatnonzero(made.drawable[first : first + length]):
+                assert over or k + 1 + lookahead < length  # what follows is there
+                assert k >= min(context, obs[k])  # and what was before
+                drawn.append(obs[k])
+    counts = np.bincount(np.array(drawn, int))
+    assert counts[:5].max() - counts[:5].min() <= 2 * (lookahead + steps)
+    assert source.n_steps - total <= 2 * (lookahead + 1)  # all but the last few, each once
+
+
+def test_draws_of_joined_rollouts_are_those_of_whole_episodes():
+    buffer = ReplayBuffer(1000, n_step=3, gamma=0.5)
+    source = Rollouts(Ticks((5, 5)), torch.nn.Identity(), act_only, 2, lookahead=2)
+    loader = Datagen(source).loader(64, n_workers=0, buffer=buffer, min_steps=100)
+    batch = next(loader)
+    assert batch["n_step_reward"].unique().tolist() == [1, 1.5, 1.75]
+    assert (batch["n_step_reward"] == torch.tensor([1.75, 1.75, 1.75, 1.5, 1])[batch["obs"][:, 0].long()]).all()
+
+
+def test_a_memory_starts_at_zero_with_each_episode_and_is_stored_as_it_was_before():
+    def count(model, seen, generator, n_steps):
+        return {"action": seen["obs"][:, 0].long(), "memory": seen["memory"] + 1, "value": seen["memory"][:, 0]}
+
+    source = started(Ticks((3, 4)), torch.nn.Identity(), count, 7, memory=(2,))
+    for _ in range(4):
+        made = next(source)
+        assert (made.columns["memory"] == made.columns["obs"]).all()
+        assert (made.columns["value"] == made.columns["obs"][:, 0]).all()
+
+
+def test_only_the_newest_frame_is_kept_where_asked():
+    class Frames(Ticks):
+        def _seen(self):
+            return (self.t[:, None, None, None] - np.arange(3, -1, -1)[:, None, None] + np.zeros((2, 2))).clip(0)
+
+    source = started(Frames(), torch.nn.Identity(), lambda *a: {"action": torch.zeros(2)}, 4, newest_frame=True)
+    made = next(source)
+    assert made.columns["obs"].shape == (9, 2, 2)
+    assert made.columns["obs"][:, 0, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 4]
+
+
+def test_rows_that_wait_are_part_of_no_episode():
+    class Waits(Ticks):
+        def step(self, action):  # row 1 ends at once and waits for row 0
+            seen, reward, ended, _ = super().step(action)
+            begins = self.t[0] == 0
+            return seen, np.where(begins, 0, reward), np.array([ended[0], not begins]), np.zeros(2, bool)
+
+    source = started(Waits((3, 3)), torch.nn.Identity(), act_only, 12)
+    made = next(source)
+    assert made.lengths.tolist() == [4, 4, 4, 2, 2, 2]
+    assert made.finished["episode_length"].tolist() == [1, 3, 1, 3, 1, 3]
+
+
+class Net(m.Model):
+    def __init__(self, n=4, actions=2):
+        super().__init__()
+        self.policy, self.value = m.fc(n, actions), m.fc(n, 1)
+
+    def forward(self, obs):
+        flat = obs.flatten(1)
+        return m.Categorical(self.policy(flat)), self.value(flat).squeeze(-1)
+
+
+def assert_same(a, b):
+    assert a.lengths.tolist() == b.lengths.tolist()
+    assert a.columns.keys() == b.columns.keys()
+    for key in a.columns:
+        np.testing.assert_array_equal(a.columns[key], b.columns[key])
+
+
+@pytest.mark.parametrize("how", [{}, {"context": 2, "lookahead": 3}])
+def test_a_state_goes_on_exactly(how):
+    net = Net().init(seed=0)
+    make = lambda: started(GameEnvironments(CartPole(), 4), copy.deepcopy(net), steps=7, seed=5, **how)  # noqa: E731
+    source, other = make(), make()
+    for _ in range(9):
+        next(source)
+    state = copy.deepcopy(source.state_dict())
+    next(other)
+    other.load_state_dict(state)
+    for _ in range(9):
+        assert_same(next(source), next(other))
+    assert source.n_steps == other.n_steps
+
+
+def test_two_players_take_turns_and_see_what_is_legal():
+    source = started(GameEnvironments(ConnectFour(), 3), Net(84, 7).init(seed=0), steps=60)
+    columns, lengths = (made := next(source)).columns, made.lengths
+    steps = made.is_step
+    assert columns["legal"][np.flatnonzero(steps), columns["action"][steps]].all()
+    assert set(columns["to_play"].tolist()) == {0, 1}
+    assert set(columns["reward"].tolist()) == {0, 1}
+    assert "episode_return" not in made.finished
+    returns = lambda_returns(columns, lengths, 1.0, 1.0)
+    first = np.flatnonzero(columns["reward"] == 1)[0]
+    assert returns[first - 3 : first + 1].tolist() == [-1, 1, -1, 1]
+
+
+def test_seeds_decide():
+    make = lambda seed: next(started(GameEnvironments(CartPole(), 4), Net().init(seed=0), steps=9, seed=seed))  # noqa: E731
+    assert_same(make(1), make(1))
+    assert (make(1).columns["obs"][:3] != make(2).columns["obs"][:3]).all()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [({"steps": 0}, "steps must be at least 1, got 0"), ({"lookahead": -1}, "lookahead must be at least 0, got -1")],
+)
+def test_what_makes_no_sense_is_refused(how, message):
+    with pytest.raises(ValueError, match=message):
+        Rollouts(Ticks(), torch.nn.Identity(), act, **how)
+
+
+def test_it_must_be_started():
+    with pytest.raises(RuntimeError, match=r"start\(seed, worker\) must be called before the first rollout"):
+        next(Rollouts(Ticks(), torch.nn.Identity(), act))

@@ -1,0 +1,148 @@
+"""Deep Q-learning against its equations, row by row."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import ai.model as m
+from ai.train import DQN
+from ai.train.rl.dqn import quantile_huber
+
+
+class Net(m.Model):
+    def __init__(self, quantiles=None):
+        super().__init__()
+        self.q = m.Lagged(
+            m.seq(m.fc(3, 4 * (quantiles or 1)), *((m.rearrange("b (a q) -> b a q", a=4),) if quantiles else ()))
+        )
+
+    def forward(self, obs):
+        q = self.q(obs)
+        return q if q.ndim == 2 else q.mean(2)
+
+
+def made(quantiles=None):
+    """A model whose lagged copy is another network, and a batch."""
+    model = Net(quantiles).init(seed=0)
+    other = Net(quantiles).init(seed=1)
+    model.q.lagged.load_state_dict(other.q.net.state_dict())
+    rng = torch.Generator().manual_seed(0)
+    batch = {
+        "obs": torch.randn(10, 3, generator=rng),
+        "action": torch.randint(4, (10,), generator=rng),
+        "n_step_reward": torch.randn(10, generator=rng),
+        "next_obs": torch.randn(10, 3, generator=rng),
+        "next_discount": torch.tensor([0.9, 0.0] * 5),
+        "index": torch.arange(10),
+    }
+    return model, batch
+
+
+def huber(error, delta):
+    return error**2 / 2 if abs(error) <= delta else delta * (abs(error) - delta / 2)
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_loss_is_that_of_the_equations(double, masked):
+    model, batch = made()
+    legal = torch.arange(40).view(10, 4) % 3 > 0
+    if masked:
+        batch["next_legal"] = legal
+    want = 0.0
+    for k in range(10):
+        now, later = model.q(batch["obs"][k]).detach(), batch["next_obs"][k]
+        judge = model.q(later).detach() if double else model.q.target(later)
+        choices = [a for a in range(4) if legal[k, a] or not masked]
+        best = max(choices, key=lambda a, judge=judge: float(judge[a]))
+        goal = batch["n_step_reward"][k] + batch["next_discount"][k] * model.q.target(later)[best]
+        want += huber(float(now[batch["action"][k]] - goal), 0.7) / 10
+    got = DQN(double=double, huber=0.7)(model, batch, 1)
+    assert got.item() == pytest.approx(want, rel=1e-5)
+
+
+def test_gradients_reach_the_network_alone():
+    model, batch = made()
+    DQN()(model, batch, 1).backward()
+    assert model.q.net[0].weight.grad.abs().sum() > 0
+    assert model.q.lagged[0].weight.grad is None
+
+
+def test_quantiles_are_judged_one_by_one():
+    rng = torch.Generator().manual_seed(0)
+    predicted, goal = torch.randn(6, 5, generator=rng), torch.randn(6, 3, generator=rng)
+    for delta in (0.5, 1.0):
+        want = torch.zeros(6)
+        for row in range(6):
+            for i in range(5):
+                level = (i + 0.5) / 5
+                for j in range(3):
+                    u = float(goal[row, j] - predicted[row, i])
+                    want[row] += abs(level - (u < 0)) * huber(u, delta) / delta / 3
+        torch.testing.assert_close(quantile_huber(predicted, goal, delta), want)
+
+
+def test_quantile_loss_finds_the_quantiles():
+    rng = torch.Generator().manual_seed(0)
+    drawn = torch.randn(20_000, generator=rng)
+    q = torch.zeros(1, 4, requires_grad=True)
+    for _ in range(300):
+        (g,) = torch.autograd.grad(quantile_huber(q, drawn[None], 0.01).sum(), q)
+        q.data -= 0.05 * g
+    want = torch.quantile(drawn, torch.tensor([1, 3, 5, 7]) / 8)
+    torch.testing.assert_close(q.detach()[0], want, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_with_quantiles_the_best_action_is_that_of_the_mean(double):
+    model, batch = made(quantiles=5)
+    later = batch["next_obs"]
+    judge = (model.q(later) if double else model.q.target(later)).mean(2).argmax(1)
+    rows = torch.arange(10)
+    goal = batch["n_step_reward"][:, None] + batch["next_discount"][:, None] * model.q.target(later)[rows, judge]
+    want = quantile_huber(model.q(batch["obs"])[rows, batch["action"]], goal).mean()
+    torch.testing.assert_close(DQN(double=double)(model, batch, 1), want)
+
+
+def test_the_copy_follows_now_and_then_or_a_little_each_time():
+    for loss, followed in ((DQN(follow_every=3), (0, 3)), (DQN(follow_every=1, tau=0.5), (0, 1, 2, 3))):
+        for step in range(4):
+            model, batch = made()
+            before = model.q.lagged[0].weight.clone()
+            loss(model, batch, step)
+            want = torch.lerp(before, model.q.net[0].weight, loss.tau) if step in followed else before
+            torch.testing.assert_close(model.q.lagged[0].weight, want)
+    with torch.no_grad():  # validation moves nothing
+        model, batch = made()
+        before = model.q.lagged[0].weight.clone()
+        DQN()(model, batch, 0)
+        assert torch.equal(model.q.lagged[0].weight, before)
+
+
+def test_priorities_are_the_errors_and_weights_weigh():
+    model, batch = made()
+    sent = {}
+    DQN(priorities=lambda index, priority: sent.update(index=index, priority=priority))(model, batch, 1)
+    rows = torch.arange(10)
+    goal = (
+        batch["n_step_reward"]
+        + batch["next_discount"] * model.q.target(batch["next_obs"])[rows, model.q(batch["next_obs"]).argmax(1)]
+    )
+    error = (model.q(batch["obs"])[rows, batch["action"]] - goal).detach()
+    torch.testing.assert_close(sent["priority"], error.abs() + 1e-6)
+    weight = torch.rand(10)
+    want = (weight * F.huber_loss(error, torch.zeros(10), reduction="none")).mean()
+    torch.testing.assert_close(DQN()(model, {**batch, "weight": weight}, 1).detach(), want)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"follow_every": 0}, "follow_every must be at least 1, got 0"),
+        ({"tau": 0}, r"tau must lie in \(0, 1\], got 0"),
+        ({"huber": 0}, "huber must be positive, got 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(how, message):
+    with pytest.raises(ValueError, match=message):
+        DQN(**how)

@@ -1,0 +1,148 @@
+"""PPO's loss against the equations written out for one step at a time."""
+
+import math
+
+import pytest
+import torch
+
+import ai.model as m
+from ai.train import PPO, Hook, Trainer, opt
+
+
+class Net(torch.nn.Module):
+    def __init__(self, dtype=torch.float64):
+        super().__init__()
+        self.policy, self.value = torch.nn.Linear(3, 4, dtype=dtype), torch.nn.Linear(3, 1, dtype=dtype)
+
+    def forward(self, obs):
+        return m.Categorical(self.policy(obs)), self.value(obs).squeeze(-1)
+
+
+def batch_of(n=16, shape=()):
+    rng = torch.Generator().manual_seed(0)
+    rand = lambda *s: torch.randn(*s, generator=rng, dtype=torch.float64)  # noqa: E731
+    size = (n, *shape)
+    return {
+        "obs": rand(*size, 3),
+        "action": torch.randint(4, size, generator=rng),
+        "log_prob": -rand(*size).abs() - 0.5,
+        "advantage": rand(*size),
+        "target": rand(*size) * 2,
+        "value": rand(*size),
+    }
+
+
+def slow(model, batch, clip, value_weight, entropy, clip_value, normalize):
+    rows = []
+    advantages = batch["advantage"]
+    for k in range(len(advantages)):
+        policy, value = model(batch["obs"][k : k + 1])
+        p = policy.logits[0].softmax(0)
+        ratio = p[batch["action"][k]] / batch["log_prob"][k].exp()
+        a = advantages[k]
+        if normalize:
+            a = (a - advantages.mean()) / (advantages.std() + 1e-8)
+        surrogate = torch.minimum(ratio * a, min(max(ratio, 1 - clip), 1 + clip) * a)
+        error = (value[0] - batch["target"][k]) ** 2
+        if clip_value is not None:
+            moved = min(max(value[0] - batch["value"][k], -clip_value), clip_value)
+            error = max(error, (batch["value"][k] + moved - batch["target"][k]) ** 2)
+        rows.append(-surrogate + value_weight * error + entropy * (p * p.log()).sum())
+    return torch.stack(rows).mean()
+
+
+@pytest.mark.parametrize("clip_value", [None, 0.3])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_loss_is_that_of_the_equations(normalize, clip_value):
+    torch.manual_seed(0)
+    model, batch = Net(), batch_of()
+    got = PPO(clip=0.1, value_weight=0.7, entropy=0.02, clip_value=clip_value, normalize=normalize)(model, batch, 0)
+    want = slow(model, batch, 0.1, 0.7, 0.02, clip_value, normalize)
+    torch.testing.assert_close(got, want)
+    ours, theirs = (torch.autograd.grad(loss, model.parameters()) for loss in (got, want))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_steps_that_are_masked_out_count_for_nothing():
+    torch.manual_seed(0)
+    model, batch = Net(), batch_of(6, (5,))
+    mask = torch.arange(5) < torch.tensor([5, 3, 1, 4, 5, 2])[:, None]
+    loss = PPO(entropy=0.1)
+    got = loss(model, {**batch, "mask": mask}, 0)
+    flat = {key: value[mask] for key, value in batch.items()}
+    torch.testing.assert_close(got, loss(model, flat, 0))
+
+
+def test_clip_and_entropy_may_be_functions_of_the_step():
+    torch.manual_seed(0)
+    model, batch = Net(), batch_of()
+    falling = PPO(clip=lambda step: 0.2 / (1 + step), entropy=lambda step: 0.1 * step)
+    for step, clip, entropy in ((0, 0.2, 0.0), (3, 0.05, 0.3)):
+        torch.testing.assert_close(falling(model, batch, step), PPO(clip=clip, entropy=entropy)(model, batch, 0))
+
+
+def test_illegal_actions_have_no_part_in_the_policy():
+    torch.manual_seed(0)
+    model, batch = Net(), batch_of()
+    batch["legal"] = torch.rand(16, 4) < 0.5
+    batch["legal"][torch.arange(16), batch["action"]] = True
+    PPO(entropy=0.1)(model, batch, 0).backward()
+    never = ~batch["legal"].any(0)
+    assert model.policy.bias.grad.isfinite().all()
+    assert (model.policy.bias.grad[never] == 0).all()
+    twin = Net()
+    twin.load_state_dict(model.state_dict())
+    with torch.no_grad():  # a logit that is masked everywhere changes nothing
+        batch["legal"][:, 3] = batch["action"] == 3
+    keep = batch["action"] != 3
+    some = {key: value[keep] for key, value in batch.items()}
+    with torch.no_grad():
+        before = PPO()(twin, some, 0)
+        twin.policy.bias[3] += 5
+        torch.testing.assert_close(PPO()(twin, some, 0), before)
+
+
+def test_recurrent_models_are_given_what_their_sequence_began_with():
+    seen = []
+
+    class Recurrent(Net):
+        def forward(self, obs, memory):
+            seen.append((tuple(obs.shape), memory))
+            return *super().forward(obs), memory
+
+    batch = {**batch_of(4, (5,)), "memory": torch.randn(4, 5, 7), "mask": torch.ones(4, 5, dtype=torch.bool)}
+    PPO()(Recurrent(), batch, 0)
+    assert seen[0][0] == (4, 5, 3)
+    assert torch.equal(seen[0][1], batch["memory"][:, 0])
+
+
+def test_what_is_logged_is_what_it_says():
+    torch.manual_seed(0)
+    model, batch, lines = Net(), batch_of(), {}
+    with torch.no_grad():
+        policy, value = model(batch["obs"])
+        ratio = (policy.log_prob(batch["action"]) - batch["log_prob"]).exp()
+    hook = Hook(log=lambda step, numbers: lines.update(numbers), log_interval=1)
+    Trainer(PPO(clip=0.3), [batch]).train(model, opt.sgd(model, lr=1e-9), hook)
+    assert lines["clipped"] == pytest.approx(((ratio - 1).abs() > 0.3).double().mean().item())
+    assert lines["kl"] == pytest.approx((ratio - 1 - ratio.log()).mean().item())
+    assert lines["entropy"] == pytest.approx(policy.entropy().mean().item())
+    left = (batch["target"] - value).square().mean() / batch["target"].var(correction=0)
+    assert lines["explained"] == pytest.approx(1 - left.item())
+    assert math.isfinite(lines["policy_loss"] + lines["value_loss"])
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [({"clip": 0}, "clip must be positive, got 0"), ({"clip_value": 0}, "clip_value must be positive or None, got 0")],
+)
+def test_options_out_of_range_are_refused(how, message):
+    with pytest.raises(ValueError, match=message):
+        PPO(**how)
+
+
+def test_a_value_of_another_shape_is_refused():
+    model = lambda obs: (m.Categorical(obs), obs[:, :1])  # noqa: E731
+    with pytest.raises(ValueError, match=r"the model's value \(16, 1\) and target \(16,\) must agree"):
+        PPO()(model, batch_of(), 0)

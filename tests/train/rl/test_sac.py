@@ -1,0 +1,116 @@
+"""Soft actor-critic: each part's loss by its equation, each part's gradient to its own parameters."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import ai.model as m
+from ai.train import SAC
+
+
+class Critics(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.nets = m.modules([m.seq(m.fc(5, 8, "relu"), m.fc(8, 1)) for _ in range(2)])
+
+    def forward(self, obs, action):
+        x = torch.cat([obs, action], 1)
+        return torch.stack([net(x)[:, 0] for net in self.nets])
+
+
+class Net(m.Model):
+    def __init__(self):
+        super().__init__()
+        self.body, self.critics = m.fc(3, 4), m.Lagged(Critics())
+        self.log_alpha = nn.Parameter(torch.tensor(-1.0))
+
+    def actor(self, obs):
+        return m.SquashedGaussian(*self.body(obs).chunk(2, 1))
+
+
+def made():
+    model = Net().init(seed=0).double()
+    model.critics.lagged.load_state_dict(Net().init(seed=1).double().critics.net.state_dict())
+    rng = torch.Generator().manual_seed(0)
+    rand = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64)  # noqa: E731
+    return model, {
+        "obs": rand(12, 3),
+        "action": rand(12, 2).tanh(),
+        "n_step_reward": rand(12),
+        "next_obs": rand(12, 3),
+        "next_discount": torch.tensor([0.99, 0.0] * 6, dtype=torch.float64),
+    }
+
+
+def by_parts(model, batch, alpha, wanted):
+    """The three losses of the paper, each with its own graph, drawing as the loss does."""
+    torch.manual_seed(7)
+    critics = model.critics
+    action, log_prob = model.actor(batch["next_obs"]).sample_with_log_prob()
+    beyond = critics.target(batch["next_obs"], action).amin(0) - alpha * log_prob
+    goal = (batch["n_step_reward"] + batch["next_discount"] * beyond).detach()
+    critic = sum(0.5 * (q - goal).square().mean() for q in critics(batch["obs"], batch["action"]))
+    action, log_prob = model.actor(batch["obs"]).sample_with_log_prob()
+    actor = (alpha * log_prob - copy.deepcopy(critics.net)(batch["obs"], action).amin(0)).mean()
+    temperature = -(model.log_alpha * (log_prob + wanted).detach()).mean()
+    return critic, actor, temperature
+
+
+@pytest.mark.parametrize("entropy", [None, -0.5])
+def test_each_part_has_its_loss_and_its_gradient(entropy):
+    model, batch = made()
+    loss = SAC(tau=0.01, entropy=entropy)
+    twin = copy.deepcopy(model)
+    twin.critics.follow(0.01)
+    parts = by_parts(twin, batch, twin.log_alpha.detach().exp(), -2 if entropy is None else entropy)
+    torch.manual_seed(7)
+    got = loss(model, batch, 0)
+    torch.testing.assert_close(got, sum(parts))
+    got.backward()
+    owned = twin.critics.net.parameters(), twin.body.parameters(), [twin.log_alpha]
+    ours = model.critics.net.parameters(), model.body.parameters(), [model.log_alpha]
+    for part, params, mine in zip(parts, owned, ours, strict=True):
+        for want, parameter in zip(torch.autograd.grad(part, list(params)), mine, strict=True):
+            torch.testing.assert_close(parameter.grad, want)
+
+
+def test_a_fixed_temperature_is_left_alone():
+    model, batch = made()
+    twin = copy.deepcopy(model)
+    twin.critics.follow(0.005)
+    torch.manual_seed(7)
+    got = SAC(alpha=0.3)(model, batch, 0)
+    got.backward()
+    critic, actor, _ = by_parts(twin, batch, 0.3, 0)
+    torch.testing.assert_close(got, critic + actor)
+    assert model.log_alpha.grad is None
+
+
+def test_weights_weigh_the_critics():
+    model, batch = made()
+    torch.manual_seed(7)
+    plain = SAC()(copy.deepcopy(model), batch, 0)
+    torch.manual_seed(7)
+    doubled = SAC()(copy.deepcopy(model), {**batch, "weight": torch.full((12,), 2.0)}, 0)
+    twin = copy.deepcopy(model)
+    twin.critics.follow(0.005)
+    critic, *_ = by_parts(twin, batch, twin.log_alpha.detach().exp(), -2)
+    torch.testing.assert_close(doubled - plain, critic)
+
+
+def test_validation_moves_no_critic():
+    model, batch = made()
+    before = model.critics.lagged.nets[0][0].weight.clone()
+    with torch.no_grad():
+        SAC()(model, batch, 0)
+    assert torch.equal(model.critics.lagged.nets[0][0].weight, before)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"), [({"tau": 2}, r"tau must lie in \(0, 1\], got 2"), ({"alpha": -1}, "alpha must be at least 0")]
+)
+def test_options_out_of_range_are_refused(how, message):
+    with pytest.raises(ValueError, match=message):
+        SAC(**how)
