@@ -1,4 +1,4 @@
-"""The command line `ai-lab`: list, show, compare, resume, remove, export, serve."""
+"""The command line `ai-lab`: list, show, compare, resume, reproduce, remove, export, serve."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from ai.lab.files.folder import find, lab_root, read_marker, resolve
 from ai.lab.files.ownership import holder
 from ai.lab.files.removal import remove_unowned
 from ai.lab.record import Record
-from ai.lab.recording.provenance import command_line
+from ai.lab.recording.provenance import MASK, command_line
 from ai.lab.report.text_table import format_table
 
 
@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     resuming = add("resume", resume, "Run a trial's recorded command again, where it was run.")
     resuming.add_argument("path", help=where)
     resuming.add_argument("--print", action="store_true", help="only print the command")
+    reproducing = add("reproduce", reproduce, "Check a trial's code out beside the repository and print its command.")
+    reproducing.add_argument("path", help=where)
+    reproducing.add_argument("--to", help="the folder to make; the trial's name beside the repository by default")
     removing = add("rm", rm, "Delete what the lab recorded in folders; asks first.")
     removing.add_argument("paths", nargs="+", help=where)
     removing.add_argument("-y", "--yes", action="store_true", help="do not ask")
@@ -145,9 +148,21 @@ def resume(options: argparse.Namespace) -> int:
     if not os.path.isdir(cwd):
         raise ValueError(f"the folder that {record.path} was run in is gone: {cwd}")
     print(f"cd {command_line([cwd])} && {command_line(argv)}", flush=True)
+    if not options.print and any(MASK in one for one in argv):
+        raise ValueError(f"secrets of the command were not recorded: run it yourself, with them in place of {MASK}")
     if not options.print:
         os.chdir(cwd)
         os.execvp(argv[0], argv)
+    return 0
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """`ai-lab reproduce`: a worktree at the recorded commit with the recorded changes, and its command."""
+    from ai.lab.recording.reproduction import check_out
+
+    record = Record(_find(options.path))
+    folder, command = check_out(record, Path(options.to).absolute() if options.to else None)
+    print(f"cd {command_line([str(folder)])} && {command}")
     return 0
 
 

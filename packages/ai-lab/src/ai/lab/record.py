@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +13,7 @@ from ai.lab.config import flatten, read_yaml
 from ai.lab.files import metrics_file as metrics
 from ai.lab.files.folder import read_marker
 from ai.lab.files.load import META as META_TYPES
-from ai.lab.files.load import load_typed
+from ai.lab.files.load import load_json, load_typed
 from ai.lab.files.metrics_columns import read_columns
 from ai.lab.files.metrics_index import read_indexed, read_indexed_table
 from ai.lab.files.ownership import holder
@@ -90,14 +91,15 @@ class Record:
 
     Args:
         path: The trial's folder.
+        marker: What its marker file holds, where that is known.
 
     Raises:
         FileNotFoundError: it is no trial's.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, marker: Mapping[str, Any] | None = None) -> None:
         self.path = Path(path)
-        marker = read_marker(self.path)
+        marker = marker or read_marker(self.path)
         if marker is None or marker["kind"] != "trial":
             raise FileNotFoundError(f"{self.path} is no recorded trial")
         self.id: str = marker["id"]
@@ -109,8 +111,36 @@ class Record:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What `meta.json` holds; empty while it is not yet written, without what is damaged (`problems` says what)."""
-        return self.load_meta()[0]
+        """What `meta.json` holds; empty while it is not yet written, without what is damaged (`problems` says what).
+
+        What a session keeps in files of its own, its packages and diff, is read with it.
+        """
+        meta = self.load_meta()[0]
+        if "sessions" in meta:
+            meta["sessions"] = [self._whole(session) for session in meta["sessions"] or []]
+        return meta
+
+    def _whole(self, session: Mapping[str, Any]) -> dict[str, Any]:
+        session = dict(session)
+        if (name := session.get("packages_file")) is not None:
+            with contextlib.suppress(OSError, ValueError):
+                session["packages"] = load_json(self.inside(name))
+        git = session.get("git")
+        if git and (name := git.get("diff_file")) is not None:
+            with contextlib.suppress(OSError, ValueError):
+                session["git"] = {**git, "diff": self.inside(name).read_bytes().decode(errors="replace")}
+        return session
+
+    def inside(self, name: str) -> Path:
+        """Returns a file of the folder that its metadata names.
+
+        Raises:
+            ValueError: the name leads out of the folder.
+        """
+        path = Path(os.path.normpath(self.path / name))
+        if self.path not in path.parents:
+            raise ValueError(f"{name!r} leads out of {self.path}")
+        return path
 
     def load_meta(self) -> tuple[dict[str, Any], list[str]]:
         """Returns what `meta.json` holds, and what is wrong with it."""

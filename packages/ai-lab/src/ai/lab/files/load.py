@@ -83,6 +83,7 @@ GIT: dict[str, Callable[[object], bool]] = {
     "branch": is_text,
     "remote": is_text,
     "diff": is_text,
+    "diff_file": is_text,
     "untracked": is_list_of(is_text),
 }
 SESSION: dict[str, Callable[[object], bool]] = {
@@ -94,6 +95,8 @@ SESSION: dict[str, Callable[[object], bool]] = {
     "python": is_text,
     "hardware": is_object,
     "packages": is_object_of(is_text),
+    "packages_file": is_text,
+    "script_file": is_text,
     "git": is_git,
     "end": is_object,
     "state": is_text,

@@ -65,6 +65,29 @@ class Kind:
         return [self.order, self.steps, self.times, *self.values]
 
 
+class Merged:
+    """The column of a key that several kinds of row have, in the order of writing; extended by what is new."""
+
+    def __init__(self) -> None:
+        self.steps, self.times, self.values = Growing(np.int64), Growing(np.float64), Growing(np.float64)
+        self._taken: dict[int, int] = {}
+
+    def extend(self, key: str, kinds: list[Kind]) -> None:
+        """Takes up the rows that were added since; they come after all that are there."""
+        new: list[tuple[np.ndarray, ...]] = []
+        for index, kind in enumerate(kinds):
+            part = slice(self._taken.get(index, 0), kind.order.n)
+            if part.start < part.stop:
+                arrays = (kind.order, kind.steps, kind.times, kind.values[kind.keys.index(key)])
+                new.append(tuple(array.view[part] for array in arrays))
+                self._taken[index] = part.stop
+        if new:
+            order, *columns = (np.concatenate(parts) for parts in zip(*new, strict=True))
+            place = np.argsort(order, kind="stable")
+            for growing, column in zip((self.steps, self.times, self.values), columns, strict=True):
+                growing.append(column[place])
+
+
 class Table:
     r"""A metrics file's columns.
 
@@ -84,7 +107,7 @@ class Table:
         self.damaged = 0
         self._kinds: dict[tuple[str, ...], Kind] = {}
         self._keys: dict[str, list[Kind]] = {}
-        self._merged: dict[str, Column] = {}
+        self._merged: dict[str, Merged] = {}
 
     def add(self, lines: bytes) -> None:
         """Appends whole lines."""
@@ -143,15 +166,9 @@ class Table:
         if len(kinds) == 1:
             (kind,) = kinds
             return kind.steps.view, kind.times.view, kind.values[kind.keys.index(key)].view
-        known = self._merged.get(key)
-        if known is None or len(known[0]) != sum(kind.steps.n for kind in kinds):
-            order = np.argsort(np.concatenate([kind.order.view for kind in kinds]), kind="stable")
-            parts = [(kind.steps, kind.times, kind.values[kind.keys.index(key)]) for kind in kinds]
-            steps, times, values = (
-                np.concatenate([part.view for part in column])[order] for column in zip(*parts, strict=True)
-            )
-            known = self._merged[key] = (steps, times, values)
-        return known
+        merged = self._merged.setdefault(key, Merged())
+        merged.extend(key, kinds)
+        return merged.steps.view, merged.times.view, merged.values.view
 
     def last(self) -> Row:
         """Returns each key's last value, and the last row's `step` and `time`."""
@@ -173,8 +190,8 @@ class Table:
     @property
     def nbytes(self) -> int:
         """The memory taken."""
-        merged = sum(array.nbytes for column in self._merged.values() for array in column)
-        return merged + sum(array.nbytes for kind in self._kinds.values() for array in kind.arrays)
+        merged = (array for one in self._merged.values() for array in (one.steps, one.times, one.values))
+        return sum(array.nbytes for array in chain(merged, *(kind.arrays for kind in self._kinds.values())))
 
 
 def read_columns(path: Path) -> Columns:

@@ -18,9 +18,15 @@ _FILES = {
 """By kind: the names of files that the lab writes."""
 _TEMPORARY = r"|\.write-.*"
 _ROOMS = {
-    "trial": {"snapshots": r"\d+|\..*", "samples": r"\d+\.png|\..*", "tensorboard": ".*", "wandb": ".*"},
-    "experiment": {"workers": r".*\.log"},
-    "study": {},
+    "trial": {
+        "snapshots": r"\d+|\..*",
+        "samples": r"\d+\.png|\..*",
+        "code": r"[0-9a-f]{16}-.*",
+        "tensorboard": ".*",
+        "wandb": ".*",
+    },
+    "experiment": {"workers": r".*\.log", ".ai-lab-store": r"[0-9a-f]{16}-.*"},
+    "study": {".ai-lab-store": r"[0-9a-f]{16}-.*"},
 }
 """By kind: its folders, and the names that the lab writes in them."""
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ai.lab.config import flatten
 from ai.lab.files.folder import read_marker
 from ai.lab.files.load import DamagedError, load_json
@@ -101,6 +103,10 @@ class Catalog:
         columns = self._curves.columns(self.record(identity).path / file)
         return {key: Column(*column) for key, column in columns.items()}
 
+    def smoothed(self, identity: str, file: str, key: str, weight: float) -> np.ndarray:
+        """Returns a metric's exponential moving average; asked again with nothing new, the same one."""
+        return self._curves.smoothed(self.record(identity).path / file, key, weight)
+
     def config(self, record: Record) -> dict[str, Any]:
         """Returns a trial's configuration with dotted names, and the hyper-parameters that a search chose."""
         return record.flat_config
@@ -125,7 +131,7 @@ class Catalog:
                 known = self._records.get(marker["id"])
                 same = known is not None and str(known.path) == path
                 with contextlib.suppress(OSError, ValueError):  # deleted in this moment
-                    record = known if same and known is not None else Record(Path(path))
+                    record = known if same and known is not None else Record(path, marker)
                     records[record.id] = record
                     if record.id in self._rows or _was_opened(record.path):
                         self._keep(record.id, record.path, folder, record)
@@ -159,14 +165,15 @@ class Catalog:
         """Brings a trial's row up to date."""
         known = self._rows.get(identity)
         stamp: object = (folder.stamp, str(path))
-        live = known is not None and known.row["state"] in _LIVE
-        if live:  # its metrics grow, and a killed process changes no file
-            stamp = (folder.stamp, str(path), _stamp(path / METRICS), live_state(path, {"state": "running"}))
+        if known is not None and known.row["state"] in _LIVE:  # its metrics grow, and a killed process changes no file
+            state = "created" if known.row["state"] == "created" else live_state(path, {"state": "running"})
+            stamp = (folder.stamp, str(path), _stamp(path / METRICS), state)
         if known is not None and known.stamp == stamp and folder.settled:
             return
+        grown = _stamp(path / METRICS)  # before it is read: what comes later is new
         row = self._make(identity, path, folder.problem, record)
-        if known is None and row["state"] in _LIVE:
-            stamp = None  # compared in full from the next look on
+        if row["state"] in _LIVE:
+            stamp = (folder.stamp, str(path), grown, row["state"])
         changed = known is None or known.row != row
         self._rows[identity] = _Row(self._version if known is None or changed else known.version, stamp, path, row)
         self._gone.pop(identity, None)
@@ -181,7 +188,8 @@ class Catalog:
         return {**_EMPTY, "id": identity, "name": self._name(path), "path": str(path), "problems": [problem]}
 
     def _name(self, path: Path) -> str:
-        return str(path.relative_to(self.root)) if path != self.root else path.name
+        root, name = str(self.root), str(path)
+        return name[len(root) :].lstrip("/") if name != root else path.name
 
     def _row(self, record: Record) -> dict[str, Any]:
         meta, problems = record.load_meta()

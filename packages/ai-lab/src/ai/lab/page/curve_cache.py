@@ -5,9 +5,14 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
+
 from ai.lab.files.metrics_columns import Columns, Table, extend_table
 from ai.lab.files.metrics_index import load_index
+from ai.lab.page.smooth import smooth
 
+SMOOTHED = 500
+"""So many smoothed curves are kept."""
 CACHED_BYTES = 512 << 20
 """So much memory the columns may take before the least recently used are let go."""
 
@@ -17,6 +22,7 @@ class CurveCache:
 
     def __init__(self) -> None:
         self._tails: OrderedDict[Path, _Tail] = OrderedDict()
+        self._smoothed: OrderedDict[tuple[Path, str], tuple[float, np.ndarray, object]] = OrderedDict()
         self._nbytes = 0
         self._lock = threading.Lock()
 
@@ -33,6 +39,16 @@ class CurveCache:
                 self._nbytes += tail.table.nbytes
                 while len(self._tails) > 1 and self._nbytes > CACHED_BYTES:
                     self._nbytes -= self._tails.popitem(last=False)[1].table.nbytes
+
+    def smoothed(self, path: Path, key: str, weight: float) -> np.ndarray:
+        """Returns the moving average of one of a file's columns."""
+        values = self.columns(path)[key][2]
+        known = self._smoothed.get((path, key))
+        if known is None or known[0] != weight or len(known[1]) != len(values) or known[2] is not values.base:
+            known = self._smoothed[path, key] = (weight, smooth(values, weight), values.base)
+            if len(self._smoothed) > SMOOTHED:
+                self._smoothed.popitem(last=False)
+        return known[1]
 
     def forget(self, folder: Path) -> None:
         """Lets go what was read from a folder's files."""

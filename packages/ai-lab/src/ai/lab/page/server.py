@@ -18,7 +18,6 @@ import numpy as np
 
 from ai.lab.page.catalog import Catalog, plain, short
 from ai.lab.page.decimate import decimate
-from ai.lab.page.smooth import smooth
 from ai.lab.record import SYSTEM
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def make_app(root: Path, *, token: str | None = None) -> "Starlette":
     Raises:
         ModuleNotFoundError: the extra `serve` is not installed.
     """
-    _need("starlette")
+    _need("starlette"), _need("scipy")
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request
@@ -155,7 +154,7 @@ def _trials(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
 def _trial(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
     identity = request.path_params["id"]
     record = catalog.record(identity)
-    meta, problems = record.load_meta()
+    meta, problems = record.meta, record.load_meta()[1]
     for session in meta.get("sessions", []):
         if git := session.get("git"):
             git["diff"] = len(git.get("diff") or "")  # fetched when it is looked at
@@ -209,7 +208,7 @@ def _curves(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
                 column = columns[key]
                 x = column.times - column.times[0] if query.get("x") == "time" else column.steps.astype(np.float64)
                 for smoothed in (False, True) if weight else (False,):
-                    y = smooth(column.values, weight) if smoothed else column.values
+                    y = catalog.smoothed(identity, file, key, weight) if smoothed else column.values
                     head.append({"id": identity, "key": key, "smooth": smoothed})
                     arrays.append(decimate(*_between(x, y, low, high), points))
     head = [{**one, "n": len(x)} for one, (x, _) in zip(head, arrays, strict=True)]

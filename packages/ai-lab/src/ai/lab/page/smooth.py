@@ -1,8 +1,6 @@
-"""Exponential moving averages of long curves, all points of a block at once."""
+"""Exponential moving averages of long curves."""
 
 import numpy as np
-
-_BLOCK = 256
 
 
 def smooth(values: np.ndarray, weight: float) -> np.ndarray:
@@ -25,22 +23,10 @@ def smooth(values: np.ndarray, weight: float) -> np.ndarray:
         raise ValueError(f"smoothing must be at least 0 and below 1, got {weight}")
     if weight == 0 or not len(values):
         return values
+    from scipy.signal import lfilter  # type: ignore[import-untyped]
+
     finite = np.isfinite(values)
-    sums = _decayed(np.where(finite, values, 0.0), weight)
-    masses = _decayed(finite.astype(np.float64), weight)
+    decay = [1.0], [1.0, -weight]
+    sums = lfilter(*decay, np.where(finite, values, 0.0))
+    masses = lfilter(*decay, finite.astype(np.float64))
     return np.where(finite, sums / np.where(masses > 0, masses, 1.0), values)
-
-
-def _decayed(values: np.ndarray, weight: float) -> np.ndarray:
-    """Returns `sum_j weight**(i-j) * values[j]` for each i."""
-    n = len(values)
-    blocks = np.zeros((-(-n // _BLOCK), _BLOCK))
-    blocks.reshape(-1)[:n] = values
-    age = np.arange(_BLOCK)
-    powers = np.where(age[:, None] >= age, weight ** np.maximum(age[:, None] - age, 0), 0.0)
-    inside = blocks @ powers.T
-    carried, fade = 0.0, weight ** (age + 1)
-    for row in inside:  # what the blocks before leave to this one
-        row += carried * fade
-        carried = row[-1]
-    return np.asarray(inside.reshape(-1)[:n])

@@ -8,6 +8,10 @@ import weakref
 from pathlib import Path
 from typing import Any, TextIO
 
+_MOST_PARTS = 10_000
+_LONGEST_LINE = 1 << 16
+"""Of a longer line the end is kept."""
+
 
 class TextLog:
     """Copies standard output and error into a file until `close`; of a progress bar only its last state is kept.
@@ -49,7 +53,7 @@ class _Tee:
     def __init__(self, inner: TextIO, log: TextLog) -> None:
         self.inner = inner
         self._log = weakref.ref(log)
-        self._line = ""
+        self._parts: list[str] = []  # of the line that is not at its end, joined only there
 
     def write(self, text: str) -> int:
         written = self.inner.write(text)
@@ -58,15 +62,20 @@ class _Tee:
         return written
 
     def _keep(self, text: str) -> None:
-        whole, newline, rest = (self._line + text).rpartition("\n")
+        if "\n" not in text and "\r" not in text:
+            self._parts.append(text)
+            if len(self._parts) > _MOST_PARTS:
+                self._parts = ["".join(self._parts)[-_LONGEST_LINE:]]
+            return
+        whole, newline, rest = ("".join(self._parts) + text).rpartition("\n")
         # A carriage return overwrites the line on a screen, and so it does here.
-        self._line = rest.rpartition("\r")[2] if not rest.endswith("\r") else rest
+        self._parts = [rest.rpartition("\r")[2] if not rest.endswith("\r") else rest]
         log = self._log()
         if newline and log is not None:
             log.write("".join(line.rstrip("\r").rpartition("\r")[2] + "\n" for line in whole.split("\n")))
 
     def finish(self) -> None:
-        if self._line.strip():
+        if "".join(self._parts).strip():
             self._keep("\n")
 
     def __getattr__(self, name: str) -> Any:

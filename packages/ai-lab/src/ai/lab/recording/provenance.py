@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import re
 import shlex
 import socket
 import subprocess
@@ -29,7 +30,7 @@ def describe_session() -> dict[str, Any]:
         "pid": os.getpid(),
         "user": _user(),
         "cwd": os.getcwd(),
-        "argv": list(sys.orig_argv) or [sys.executable, *sys.argv],
+        "argv": mask(list(sys.orig_argv) or [sys.executable, *sys.argv]),
         "python": platform.python_version(),
         "hardware": describe_hardware(),
         "packages": installed_packages(),
@@ -95,7 +96,11 @@ def _ask_git(folder: Path) -> dict[str, Any] | None:
     inside = commit if commit is not None else _git(folder, "rev-parse", "--git-dir")
     if inside is None:
         return None
-    diff = _git(folder, "diff", "--no-ext-diff", "--no-color", "HEAD") if commit else ""
+    diff = (
+        _git(folder, "diff", "--no-ext-diff", "--no-color", "--src-prefix=a/", "--dst-prefix=b/", "HEAD")
+        if commit
+        else ""
+    )
     untracked = _git(folder, "ls-files", "--others", "--exclude-standard", "--full-name", ":/") or ""
     return {
         "commit": commit.strip() if commit else None,
@@ -104,6 +109,41 @@ def _ask_git(folder: Path) -> dict[str, Any] | None:
         "diff": _cut(diff or ""),
         "untracked": untracked.splitlines()[:1000],
     }
+
+
+@cache
+def tracked_by_git(path: Path) -> bool:
+    """Returns whether a commit can have the file."""
+    return _git(path.resolve().parent, "ls-files", "--error-unmatch", "--", path.name) is not None
+
+
+MASK = "***"
+_SECRET_NAME = re.compile(
+    r"(^|[-_.])((api|access|secret|private)[-_]?key|token|secret|password|passwd|credentials?)$", re.I
+)
+_SECRET = re.compile(
+    r"\b(hf_\w{20,}|sk-[\w-]{20,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|xox[abpr]-[\w-]{10,}|AKIA\w{16}|AIza[\w-]{30,})"
+)
+_NUMBER = re.compile(r"[-+.\d]+")
+
+
+def mask(argv: list[str]) -> list[str]:
+    """Returns `argv` without what looks like a secret: by the option's name, by its own form, or a password in a URL.
+
+    >>> mask(["train.py", "--token", "abc", "hub.api_key=abc", "--max_tokens=9", "https://me:abc@host/x"])
+    ['train.py', '--token', '***', 'hub.api_key=***', '--max_tokens=9', 'https://***@host/x']
+    """
+    masked: list[str] = []
+    hides_next = False
+    for one in argv:
+        name, equals, value = one.partition("=")
+        if hides_next and not one.startswith("-") and not _NUMBER.fullmatch(one):
+            one = MASK
+        elif equals and _SECRET_NAME.search(name.lstrip("-")) and not _NUMBER.fullmatch(value):
+            one = f"{name}={MASK}"
+        hides_next = not equals and one.startswith("-") and bool(_SECRET_NAME.search(one.lstrip("-")))
+        masked.append(re.sub(r"(?<=://)[^/@\s]+(?=@)", MASK, _SECRET.sub(MASK, one)))
+    return masked
 
 
 def command_line(argv: list[str]) -> str:

@@ -12,6 +12,7 @@ from ai.lab.files.metrics_file import Row, read_rows
 from ai.lab.files.metrics_writer import MetricsWriter
 from ai.lab.files.ownership import Owner
 from ai.lab.record import CONFIG, LOG, META, METRICS, SYSTEM, Record
+from ai.lab.recording.code_state import keep_code
 from ai.lab.recording.console_log import TextLog
 from ai.lab.recording.provenance import describe_session
 from ai.lab.recording.system_metrics import SystemSampler, now
@@ -62,7 +63,7 @@ class Session:
             self.metrics = MetricsWriter(record.path / METRICS)
             self._meta = {"id": record.id, "state": "created", "sessions": [], **record.meta}
             self._meta["config"] = _config_copy(record)
-            described = describe_session()
+            described = keep_code(record.path, describe_session())
             self._meta["before"] = before
             self._meta.pop("last", None)  # rows may be cut and written anew
             remove_litter(record.path)

@@ -1,0 +1,81 @@
+"""The code that a run was made from, as files in its folder: diff, packages, and its script where git does not have it.
+
+What is the same for many trials of an experiment or study is on disk once: their files are hard links to one.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ai.lab.files.folder import read_marker, write_atomic
+from ai.lab.recording.provenance import tracked_by_git
+
+CODE = "code"
+STORE = ".ai-lab-store"
+SCRIPT_LIMIT_BYTES = 1 << 20
+"""A longer script is not kept."""
+
+
+def keep_code(trial: Path, session: Mapping[str, Any]) -> dict[str, Any]:
+    """Moves what is long of a session's description into files of the trial, and returns the rest, which names them."""
+    session = dict(session)
+    packages = json.dumps(session.pop("packages")).encode()
+    session["packages_file"] = keep_once(trial, "packages.json", packages)
+    if session["git"] is not None:
+        git = dict(session["git"])
+        diff = git.pop("diff")
+        session["git"] = {**git, **({"diff_file": keep_once(trial, "changes.diff", diff.encode())} if diff else {})}
+    script = _untracked_script()
+    if script is not None:
+        with contextlib.suppress(OSError):
+            data = script.read_bytes()
+            if len(data) <= SCRIPT_LIMIT_BYTES:
+                session["script_file"] = keep_once(trial, script.name, data)
+    return session
+
+
+def keep_once(trial: Path, name: str, data: bytes) -> str:
+    """Writes a file of a trial, unless it is there, and returns its path inside the folder.
+
+    Within an experiment or study the same content is on disk once.
+    """
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    inside = f"{CODE}/{digest}-{name}"
+    path = trial / inside
+    if path.exists():
+        return inside
+    path.parent.mkdir(exist_ok=True)
+    store = _store(trial)
+    if store is not None:
+        with contextlib.suppress(OSError):  # a disk without links: each has its own
+            store.mkdir(exist_ok=True)
+            kept = store / f"{digest}-{name}"
+            if not kept.exists() or kept.stat().st_size != len(data):
+                write_atomic(kept, data)
+            os.link(kept, path)
+            return inside
+    write_atomic(path, data)
+    return inside
+
+
+def _store(trial: Path) -> Path | None:
+    for parent in trial.parents:
+        with contextlib.suppress(OSError, ValueError):
+            if read_marker(parent) is not None:
+                return parent / STORE
+    return None
+
+
+def _untracked_script() -> Path | None:
+    """Returns the script that runs, if it is a file that no commit has."""
+    main = sys.modules.get("__main__")
+    name = getattr(main, "__file__", None)
+    if name is None or getattr(main, "__spec__", None) is not None:  # at a prompt; or `python -m`, a package's
+        return None
+    path = Path(name)
+    return path if path.is_file() and not tracked_by_git(path) else None

@@ -1,0 +1,65 @@
+"""A trial's code as it was: a git worktree at its commit, its changes applied, its script put in place."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from ai.lab.record import Record
+from ai.lab.recording.provenance import command_line
+
+
+def check_out(record: Record, folder: Path | None = None) -> tuple[Path, str]:
+    """Makes the worktree and returns the folder to run the trial's command in, and the command.
+
+    Args:
+        record: The trial.
+        folder: The worktree to make; by default one beside the repository, named for both.
+
+    Raises:
+        ValueError: the trial did not run in a repository that is still there, its changes were cut, or `folder` exists.
+        RuntimeError: git refuses.
+    """
+    sessions = record.meta.get("sessions") or [{}]
+    session = sessions[-1]
+    git, cwd = session.get("git") or {}, session.get("cwd")
+    if not git.get("commit") or cwd is None:
+        raise ValueError(f"{record.path} ran at no commit of a git repository")
+    if not os.path.isdir(cwd):
+        raise ValueError(f"the folder that {record.path} was run in is gone: {cwd}")
+    top = Path(_git(Path(cwd), "rev-parse", "--show-toplevel").strip())
+    diff = git.get("diff") or ""
+    if "\n[cut: the whole diff has " in diff[-100:]:
+        raise ValueError(f"the changes that {record.path} ran with were too long to be recorded whole")
+    folder = folder or top.with_name(f"{top.name}-{record.name}")
+    if folder.exists():
+        raise ValueError(f"{folder} is there already; choose another with --to")
+    _git(top, "worktree", "add", "--detach", str(folder), git["commit"])
+    if diff:
+        _git(folder, "apply", "--whitespace=nowarn", "-", given=diff)
+    inside = Path(os.path.realpath(cwd)).relative_to(os.path.realpath(top))
+    argv = list(session.get("argv") or [])
+    if (name := session.get("script_file")) is not None:
+        _put_script(record, name, argv, folder / inside)
+    return folder / inside, command_line(argv)
+
+
+def _put_script(record: Record, name: str, argv: list[str], cwd: Path) -> None:
+    """Puts the script that no commit has where the command looks for it: beside the others, if it was elsewhere."""
+    script = Path(name).name.partition("-")[2]
+    place = next((index for index, one in enumerate(argv) if Path(one).name == script), None)
+    target = cwd / script
+    if place is not None and not os.path.isabs(argv[place]):
+        target = Path(os.path.normpath(cwd / argv[place]))
+    elif place is not None:
+        argv[place] = script
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(record.inside(name), target)
+
+
+def _git(folder: Path, *arguments: str, given: str | None = None) -> str:
+    data = None if given is None else given.encode()
+    done = subprocess.run(["git", *arguments], cwd=folder, input=data, capture_output=True, timeout=120)
+    if done.returncode:
+        raise RuntimeError(f"git {arguments[0]} failed in {folder}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout.decode()

@@ -1,0 +1,115 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ai.lab import Experiment, Record, Trial
+from ai.lab.cli import main
+from ai.lab.recording.code_state import keep_once
+from ai.lab.recording.provenance import mask
+
+HOW = {"system_interval_s": None, "capture": False}
+SCRIPT = """
+import sys
+from ai.lab import Trial
+import net
+
+with Trial(sys.argv[1], system_interval_s=None, capture=False) as trial:
+    trial.log(0, {"dim": net.DIM})
+"""
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    folder = tmp_path / "repo"
+    (folder / "exp").mkdir(parents=True)
+    for name, value in {"NAME": "a", "EMAIL": "a@b"}.items():
+        monkeypatch.setenv(f"GIT_AUTHOR_{name}", value)
+        monkeypatch.setenv(f"GIT_COMMITTER_{name}", value)
+    (folder / "exp" / "net.py").write_bytes(b"DIM = 4\r\n")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    (folder / "exp" / "net.py").write_bytes(b"DIM = 8\r\n")
+    (folder / "exp" / "train.py").write_text(SCRIPT)  # in no commit
+    return folder
+
+
+def run(folder, trial) -> None:
+    command = [sys.executable, "train.py", str(trial), "--token", "abc"]
+    subprocess.run(command, cwd=folder, check=True, timeout=300)
+
+
+def test_a_trial_is_reproduced_from_its_commit_changes_and_script(repository, tmp_path, capsys):
+    run(repository / "exp", tmp_path / "t")
+    record = Record(tmp_path / "t")
+    session = record.meta["sessions"][0]
+    assert "+DIM = 8" in session["git"]["diff"]
+    assert session["packages"]["torch"]
+    assert session["argv"][-2:] == ["--token", "***"]
+    (repository / "exp" / "net.py").write_text("DIM = 99\n")
+    (repository / "exp" / "train.py").unlink()
+    assert main(["resume", str(record.path)]) == 1
+    assert "secrets of the command were not recorded" in capsys.readouterr().err
+    assert main(["reproduce", str(record.path)]) == 0
+    folder = tmp_path / "repo-t" / "exp"
+    assert capsys.readouterr().out.startswith(f"cd {folder} && {sys.executable} train.py")
+    assert (folder / "net.py").read_bytes() == b"DIM = 8\r\n"
+    run(folder, tmp_path / "again")
+    assert Record(tmp_path / "again").last()["dim"] == 8
+    assert main(["reproduce", str(record.path)]) == 1
+    assert "is there already; choose another with --to" in capsys.readouterr().err
+
+
+def test_what_trials_of_an_experiment_share_is_on_disk_once_and_each_is_whole(tmp_path):
+    experiment = Experiment(tmp_path / "e", search="random")
+    experiment.run(3, lambda trial: trial.hp.lin("x", 0, 1), progress=False)
+    (store,) = (tmp_path / "e").glob(".ai-lab-store")
+    (packages,) = store.glob("*-packages.json")
+    assert packages.stat().st_nlink == 4
+    for row in experiment.trials():
+        assert len((row.path / "meta.json").read_bytes()) < 5000
+    moved = tmp_path / "moved"
+    experiment.trials()[0].path.rename(moved)
+    Experiment(tmp_path / "e", clean=True)
+    assert Record(moved).meta["sessions"][0]["packages"]["torch"]
+
+
+def test_a_file_that_is_there_is_not_written_again_and_disks_without_links_have_their_own(tmp_path, monkeypatch):
+    with Trial(tmp_path / "t", **HOW) as trial:
+        pass
+    names = {keep_once(trial.path, "a.txt", b"one"), keep_once(trial.path, "a.txt", b"one")}
+    assert len(names) == 1
+    assert trial.record.inside(names.pop()).read_bytes() == b"one"
+    experiment = Experiment(tmp_path / "e")
+    monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("no links")))
+    path = Trial(experiment.trial_path(0), **HOW).path
+    assert (path / keep_once(path, "b.txt", b"two")).read_bytes() == b"two"
+
+
+def test_a_name_in_the_metadata_that_leads_out_is_not_read(tmp_path):
+    with Trial(tmp_path / "t", **HOW) as trial:
+        pass
+    (tmp_path / "secret.json").write_text("{}")
+    meta = json.loads((trial.path / "meta.json").read_bytes())
+    meta["sessions"][0]["packages_file"] = "../secret.json"
+    (trial.path / "meta.json").write_text(json.dumps(meta))
+    assert "packages" not in trial.record.meta["sessions"][0]
+    with pytest.raises(ValueError, match="leads out of"):
+        trial.record.inside("/etc/passwd")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (["--api-key", "abc"], ["--api-key", "***"]),
+        (["--wandb_api_key=abc"], ["--wandb_api_key=***"]),
+        (["db.password=a=b"], ["db.password=***"]),
+        (["--token", "--verbose"], ["--token", "--verbose"]),
+        (["--start-token", "5", "--tokenizer", "gpt2", "--max_tokens", "9"],) * 2,
+        (["hf_abcdefghijklmnopqrstuvwx"], ["***"]),
+        (["--url", "https://me:pw@host/x"], ["--url", "https://***@host/x"]),
+    ],
+)
+def test_secrets_in_the_command_line_are_masked(given, kept):
+    assert mask(given) == kept

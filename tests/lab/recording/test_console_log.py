@@ -1,0 +1,31 @@
+import sys
+
+from ai.lab.recording import console_log
+from ai.lab.recording.console_log import TextLog
+
+
+def test_dots_printed_one_by_one_are_one_line(tmp_path, capsys):
+    log = TextLog(tmp_path / "log.txt")
+    for _ in range(100):
+        print(".", end="")
+    print()
+    print("\r50%\r", end="")
+    print("done")
+    print("left over", end="")
+    log.close()
+    assert (tmp_path / "log.txt").read_text() == "." * 100 + "\ndone\nleft over\n"
+    assert capsys.readouterr().out.startswith("." * 100)
+
+
+def test_a_line_is_joined_at_its_end_and_not_at_each_write(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(console_log, "_MOST_PARTS", 30)
+    monkeypatch.setattr(console_log, "_LONGEST_LINE", 50)
+    log = TextLog(tmp_path / "log.txt")
+    stream, kept = sys.stdout, []
+    for index in range(100):
+        stream.write(str(index % 10))
+        kept.append(len(stream._parts))
+    log.close()
+    assert max(kept) == 30
+    assert kept.count(1) <= 4  # so often were they joined
+    assert (tmp_path / "log.txt").read_text().endswith("56789\n")
