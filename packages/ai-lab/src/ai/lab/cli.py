@@ -12,8 +12,9 @@ from ai.lab.config import diff
 from ai.lab.files.folder import find, lab_root, read_marker, resolve
 from ai.lab.files.ownership import holder
 from ai.lab.files.removal import remove_unowned
+from ai.lab.provenance.description import command_line
+from ai.lab.provenance.masking import MASK
 from ai.lab.record import Record
-from ai.lab.recording.provenance import MASK, command_line
 from ai.lab.report.text_table import format_table
 
 
@@ -158,7 +159,7 @@ def resume(options: argparse.Namespace) -> int:
 
 def reproduce(options: argparse.Namespace) -> int:
     """`ai-lab reproduce`: a worktree at the recorded commit with the recorded changes, and its command."""
-    from ai.lab.recording.reproduction import check_out
+    from ai.lab.provenance.reproduction import check_out
 
     record = Record(_find(options.path))
     folder, command = check_out(record, Path(options.to).absolute() if options.to else None)

@@ -11,10 +11,10 @@ from ai.lab.files.folder import remove_litter, write_json
 from ai.lab.files.metrics_file import Row, read_rows
 from ai.lab.files.metrics_writer import MetricsWriter
 from ai.lab.files.ownership import Owner
+from ai.lab.provenance.code_state import keep_code
+from ai.lab.provenance.description import describe_session
 from ai.lab.record import CONFIG, LOG, META, METRICS, SYSTEM, Record
-from ai.lab.recording.code_state import keep_code
 from ai.lab.recording.console_log import TextLog
-from ai.lab.recording.provenance import describe_session
 from ai.lab.recording.system_metrics import SystemSampler, now
 
 Logger = Callable[[int, Mapping[str, float]], object]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ai.lab.files.folder import read_marker, write_atomic
-from ai.lab.recording.provenance import tracked_by_git
+from ai.lab.provenance.description import tracked_by_git
 
 CODE = "code"
 STORE = ".ai-lab-store"

@@ -5,8 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from ai.lab.provenance.description import command_line
 from ai.lab.record import Record
-from ai.lab.recording.provenance import command_line
 
 
 def check_out(record: Record, folder: Path | None = None) -> tuple[Path, str]:

@@ -6,8 +6,8 @@ import pytest
 
 from ai.lab import Experiment, Record, Trial
 from ai.lab.cli import main
-from ai.lab.recording.code_state import keep_once
-from ai.lab.recording.provenance import mask
+from ai.lab.provenance.code_state import keep_once
+from ai.lab.provenance.masking import mask
 
 HOW = {"system_interval_s": None, "capture": False}
 SCRIPT = """
