@@ -14,7 +14,19 @@ def channels(size, base, most):
     return min(base // size, most)
 
 
-def published_state(imsize, *, base=32768, most=512, n_mapping=8, n_classes=0, z_dim=512, w_dim=512, n_rgb=3, seed=0):
+def published_state(
+    imsize,
+    *,
+    base=32768,
+    most=512,
+    n_mapping=8,
+    n_classes=0,
+    z_dim=512,
+    w_dim=512,
+    n_rgb=3,
+    seed=0,
+    architecture="resnet",
+):
     """Random generator and discriminator state dicts with the names and shapes of the published PyTorch files."""
     draws = torch.Generator().manual_seed(seed)
 
@@ -77,7 +89,8 @@ def published_state(imsize, *, base=32768, most=512, n_mapping=8, n_classes=0, z
             conv(f"b{size}.fromrgb", n_rgb, n_in, 1)
         conv(f"b{size}.conv0", n_in, n_in, 3)
         conv(f"b{size}.conv1", n_in, n_out, 3)
-        conv(f"b{size}.skip", n_in, n_out, 1, bias=False)
+        if architecture == "resnet":
+            conv(f"b{size}.skip", n_in, n_out, 1, bias=False)
     n = channels(4, base, most)
     conv("b4.conv", n + 1, n, 3)
     fc(d, "b4.fc", n * 16, n)
@@ -190,8 +203,8 @@ def synthesis(state, w, *, noise=True):
     return image
 
 
-def discriminator(state, image, label):
-    sizes = sorted((int(name.split(".")[0][1:]) for name in state if name.endswith("skip.weight")), reverse=True)
+def discriminator(state, image, label, *, group=4):
+    sizes = sorted((int(name.split(".")[0][1:]) for name in state if name.endswith("conv1.weight")), reverse=True)
     kernel = state[f"b{sizes[0]}.resample_filter"]
 
     def conv(name, x, down=1):
@@ -203,11 +216,11 @@ def discriminator(state, image, label):
 
     x = leaky(conv(f"b{sizes[0]}.fromrgb", image) + bias(f"b{sizes[0]}.fromrgb"))
     for size in sizes:
-        shortcut = conv(f"b{size}.skip", x, 2)
+        shortcut = conv(f"b{size}.skip", x, 2) if f"b{size}.skip.weight" in state else None
         x = leaky(conv(f"b{size}.conv0", x) + bias(f"b{size}.conv0"))
         x = leaky(conv(f"b{size}.conv1", x, 2) + bias(f"b{size}.conv1"))
-        x = (x + shortcut) / math.sqrt(2)
-    x = minibatch_std(x)
+        x = x if shortcut is None else (x + shortcut) / math.sqrt(2)
+    x = minibatch_std(x, group)
     x = leaky(conv("b4.conv", x) + bias("b4.conv"))
     x = leaky(dense(state, "b4.fc", x.flatten(1)))
     x = dense(state, "b4.out", x)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from ai.examples.stylegan2.checkpoint import from_published
+from ai.examples.stylegan2.config import PRESETS
 from ai.examples.stylegan2.model import Discriminator, Generator
 from tests.examples import stylegan2_reference as reference
 
@@ -34,7 +35,23 @@ def test_parameter_counts_are_the_published_ones(config, n_generator, n_discrimi
 def test_parameter_counts_of_cifar_are_the_published_ones():
     with torch.device("meta"):
         assert Generator(32, nc_base=32768, n_mapping=2, n_classes=10).n_params == 20_215_315
-        assert Discriminator(32, nc_base=32768, n_classes=10).n_params == 23_876_096
+        build = PRESETS["cifar"]
+        discriminator = Discriminator(
+            32, nc_base=32768, n_classes=10, architecture=build.architecture, group=build.group
+        )
+        assert (build.architecture, build.group) == ("orig", 32)
+        assert discriminator.n_params == 23_089_664
+
+
+def test_a_discriminator_without_shortcuts_equals_the_published_formula():
+    """The published CIFAR networks: architecture `orig`, and up to 32 images in a group."""
+    _, d = reference.published_state(16, base=128, most=16, n_classes=3, architecture="orig")
+    discriminator = from_published(d).double()
+    assert discriminator.n_params == reference.n_parameters(d)
+    x = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    label = torch.arange(64) % 3
+    expected = reference.discriminator(d, x, label, group=32)
+    torch.testing.assert_close(discriminator(x, label), expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("n_classes", [0, 3])
@@ -180,6 +197,7 @@ def test_scores_of_a_batch_depend_on_its_company_only_through_its_group():
     ("build", "message"),
     [
         (lambda: Generator(24), "imsize must be a power of 2 of at least 8, not 24"),
+        (lambda: Discriminator(16, architecture="skip"), "architecture must be 'resnet' or 'orig', not 'skip'"),
         (lambda: Discriminator(4), "imsize must be a power of 2 of at least 8, not 4"),
         (lambda: tiny_generator()(torch.zeros(2, 5)), r"z must have shape \(batch, 12\), not \(2, 5\)"),
         (lambda: tiny_generator(n_classes=3)(torch.zeros(2, 12)), "label must be given: the network knows 3 classes"),

@@ -194,6 +194,17 @@ def test_embed_looks_up_its_rows():
         (lambda: m.sa(8, 2, dropout=1), r"dropout \(1\) must lie in \[0, 1\)"),
         (lambda: m.tx_enc_blk(9, 2), r"n_heads \(2\) must divide dim \(9\)"),
         (lambda: m.tx_enc_blk(8, 2, norm="lyer"), r"norm \('lyer'\) must be one of .*layer"),
+        (lambda: m.sa(8, 2, window=0), r"window \(0\) must be at least 1 or None"),
+        (lambda: m.rotary(1.0), r"base \(1.0\) must be above 1"),
+        (lambda: m.rotary(scaling="yarm"), r"scaling \('yarm'\) must be one of None, linear"),
+        (lambda: m.rotary(factor=2.0), r"factor \(2.0\) must be at least 1, and 1 without a scaling"),
+        (lambda: m.rotary(scaling="yarn", factor=2.0), r"context \(None\) must be given for yarn and llama3"),
+        (lambda: m.mlp(8, 0), r"hidden \(0\) must be at least 1"),
+        (lambda: m.mlp(8, 8, "relu", gate="silu"), r"actv \('relu'\) must be left alone with a gate \('silu'\)"),
+        (lambda: m.layer_scale(0), r"dim \(0\) must be at least 1"),
+        (lambda: m.fc(4, 4, bias=False, bias_init=1.0), r"bias_init \(1.0\) must be 0 without a bias"),
+        (lambda: m.lstm(3, 4, dropout=0.5), r"dropout \(0.5\) must be 0 with one layer"),
+        (lambda: m.modconv(4, 4, 4, "adalin", demod=False), r"demod \(False\) must be left at True"),
         (lambda: m.tx_enc(0, 8), r"n \(0\) must be at least 1"),
         (lambda: m.tx_dec(0, 8), r"n \(0\) must be at least 1"),
         (lambda: m.modconv(4, 4, 0), r"z_dim \(0\) must be at least 1"),
@@ -235,6 +246,7 @@ def test_bad_arguments_are_named_at_construction(make, message):
         (lambda x: m.f.rearrange(x, "b c h -> b c h"), r"names 3 axes, the tensor has shape \(3, 4, 8, 8\)"),
         (lambda x: m.f.rearrange(x, "b c (h p) w -> b c h p w"), r"needs the sizes of all but one of h, p"),
         (lambda x: m.f.rearrange(x, "b c (h p) w -> b c h p w", p=3), r"axis \(h p\) of .* has size 8, which 3"),
+        (lambda x: m.sa(8, 2)(x[0], mask=torch.ones(8, 8).long()), r"mask must be bool .* got torch.int64: give"),
         (lambda x: m.patch_emb(4, 8, 3)(x), r"patch \(3\) must divide the image's size \(8 x 8\)"),
         (
             lambda x: m.pos_emb(4, 8)(x.flatten(2)[:, :, :8].repeat(1, 2, 1)),
@@ -247,3 +259,52 @@ def test_bad_arguments_are_named_at_construction(make, message):
 def test_inputs_that_do_not_fit_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.randn(IMAGE))
+
+
+def test_axes_may_have_any_name():
+    x = torch.arange(12.0).view(2, 6)
+    expected = x.view(2, 2, 3).transpose(1, 2)
+    for found in (
+        m.f.rearrange(x, "b (x y) -> b y x", x=2),
+        m.rearrange("b (x y) -> b y x", x=2)(x),
+        m.f.rearrange(x, "self (pattern y) -> self y pattern", pattern=2),
+        m.rearrange("self (function y) -> self y function", function=2)(x),
+    ):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_float_mask_of_another_type_is_taken():
+    net, x = m.sa(8, 2).double(), torch.randn(2, 5, 8, dtype=torch.float64)
+    allowed = torch.ones(5, 5, dtype=torch.bool).tril()
+    added = torch.zeros(5, 5).masked_fill(~allowed, -torch.inf)
+    torch.testing.assert_close(net(x, mask=added), net(x, mask=allowed))
+
+
+def test_a_recurrent_layer_computes_where_the_processor_has_no_bfloat16(monkeypatch):
+    net, x = m.lstm(8, 4, 2), torch.randn(2, 6, 8)
+    monkeypatch.setattr("ai.model.container._HAS_BF16", False)
+    expected, (hidden, cell) = net(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = net(x)
+        torch.testing.assert_close(found[0], expected.bfloat16(), rtol=0, atol=0)
+        torch.testing.assert_close(found[1], (hidden.bfloat16(), cell.bfloat16()), rtol=0, atol=0)
+        again, _ = net(x, found[1])
+        assert again.dtype == torch.bfloat16
+    packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([6, 3]), batch_first=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net(packed)[0].data.dtype == torch.bfloat16
+
+
+def test_structures_pickled_by_earlier_versions_compute_the_same():
+    net = m.rearrange("b (x y) -> b y x", x=2)
+    net.options, net.fixed = {"pattern": net.fixed[0], "x": 2}, ()
+    del net.fixed
+    x = torch.arange(12.0).view(2, 6)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(net))(x), m.rearrange("b (x y) -> b y x", x=2)(x))
+    attention = m.sa(8, 2, causal=True, rotary=True)
+    old = copy.deepcopy(attention)
+    old.rotary = True
+    for name in ("window", "alibi", "scale"):
+        del vars(old)[name]
+    tokens = torch.randn(2, 5, 8)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(old))(tokens), attention(tokens), rtol=0, atol=0)

@@ -64,8 +64,7 @@ class Model(m.Model):
 
     def forward(self, codes: Tensor, cache: m.KVCache | None = None) -> Tensor:
         """Returns the logits of what follows each code; with a cache, `codes` follow those that it holds."""
-        first = cast(nn.ModuleList, self.blocks.blocks)[0]
-        seen = 0 if cache is None else cache.length(cast(nn.Module, first.attn))
+        seen = 0 if cache is None else cache.length()
         if seen + codes.shape[1] > self.context:
             raise ValueError(f"codes must not reach beyond the context ({self.context}), got {seen + codes.shape[1]}")
         x = self.embed(codes)  # (B, T, dim)

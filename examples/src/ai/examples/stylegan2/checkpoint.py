@@ -6,6 +6,7 @@ here; the configuration is read from the shapes.
 
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -89,7 +90,12 @@ def _discriminator(state: Mapping[str, Tensor]) -> Discriminator:
     channels[4] = _shape(state, "b4.conv.weight")[0]
     n_classes = _mapping_config(state)[2] if "mapping.embed.weight" in state else 0
     nc_img = _shape(state, f"b{imsize}.fromrgb.weight")[1]
-    return Discriminator(imsize, nc_img, **_channel_config(channels), n_classes=n_classes)
+    architecture: Literal["resnet", "orig"] = "resnet" if f"b{imsize}.skip.weight" in state else "orig"
+    # The groups of the minibatch deviation leave no trace in the weights: the published `orig` networks have 32.
+    group = 32 if architecture == "orig" else 4
+    return Discriminator(
+        imsize, nc_img, **_channel_config(channels), n_classes=n_classes, group=group, architecture=architecture
+    )
 
 
 def _mapping_config(state: Mapping[str, Tensor]) -> tuple[int, int, int]:

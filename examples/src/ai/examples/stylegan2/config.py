@@ -34,6 +34,10 @@ class Config:
     """Width of latents and styles."""
     n_mapping: int = 4
     """Layers of the mapping network."""
+    architecture: Literal["resnet", "orig"] = "resnet"
+    """Of the discriminator: with a shortcut at each size, or without."""
+    group: int = 4
+    """Images that the discriminator compares with each other."""
     learning_rate: float = 2e-3
     """Of both networks; Adam with betas 0 and 0.99."""
     r1_gamma: float = 0.1
@@ -69,7 +73,8 @@ PRESETS = {
     "laptop": Config(),
     "cifar": Config(
         dataset="cifar", imsize=32, conditional=True, steps=1_500_000, batch_size=64, nc_base=32768, nc_max=512,
-        z_dim=512, n_mapping=2, learning_rate=2.5e-3, r1_gamma=0.01, path_weight=0.0, style_mixing=0.0,
+        z_dim=512, n_mapping=2, architecture="orig", group=32, learning_rate=2.5e-3, r1_gamma=0.01, path_weight=0.0,
+        style_mixing=0.0,
         ema_images=500_000, augment=False, precision="bf16", save_interval=10_000, measure=False, device="cuda",
     ),
     "faces": Config(
@@ -99,5 +104,5 @@ def build(config: Config, nc_img: int) -> tuple[Generator, Discriminator]:
     generator = Generator(
         config.imsize, nc_img, z_dim=config.z_dim, w_dim=config.z_dim, n_mapping=config.n_mapping, **size
     )
-    discriminator = Discriminator(config.imsize, nc_img, **size)
+    discriminator = Discriminator(config.imsize, nc_img, group=config.group, architecture=config.architecture, **size)
     return generator.init(seed=config.seed), discriminator.init(seed=config.seed + 1)

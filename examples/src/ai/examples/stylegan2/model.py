@@ -1,4 +1,4 @@
-"""StyleGAN2: a mapping network, a synthesis network with skip connections to RGB, a residual discriminator.
+"""StyleGAN2: a mapping network, a synthesis network with skip connections to RGB, a discriminator.
 
 Weights are drawn with unit variance and scaled where they are used, so that Adam moves all of them alike.
 
@@ -12,6 +12,7 @@ Sources:
 
 import math
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -193,7 +194,7 @@ class Synthesis(nn.Module):
         if noise not in (None, "random", "fixed", "none"):
             raise ValueError(f"noise must be 'random', 'fixed', 'none' or None, not {noise!r}")
         noise = noise or ("random" if self.training else "fixed")
-        x = self.const.expand(len(w), -1, -1, -1)
+        x = self.const.expand(w.shape[0], -1, -1, -1)
         image: Tensor | None = None
         for level, block in enumerate(self.blocks.values()):
             x, image = block(x, image, w[:, max(0, 2 * level - 1) : 2 * level + 2], noise)
@@ -271,8 +272,7 @@ class ToRGB(nn.Module):
 class ModulatedConv(nn.Module):
     """A convolution whose kernel is scaled per image: by styles along its inputs, then to unit norm along its outputs.
 
-    Computed as scaling of the input and of the output around one plain convolution, which is the same (equations 1 and
-    3 of the paper) and needs no kernel per image.
+    `up` doubles the size first. Such a layer stores its kernel mirrored, as the published files have it.
     """
 
     def __init__(self, nc1: int, nc2: int, w_dim: int, k: int, *, up: bool = False, demodulate: bool = True):
@@ -288,21 +288,11 @@ class ModulatedConv(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """Returns `(B, nc2, height, width)`."""
-        style = self.affine(w)
-        weight: Tensor = self.weight
-        if not self.demodulate:
+        weight: Tensor = self.weight.flip(2, 3) if self.up else self.weight
+        if not self.demodulate:  # demodulation takes any factor out again
             weight = weight / math.sqrt(weight[0].numel())
-        x = x * style[:, :, None, None]
-        if self.up:
-            # The same as filtering the up-sampled image and then convolving, at a quarter of the cost.
-            x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-            x = m.f.upfirdn(x, _KERNEL, pad=1, gain=4)
-        else:
-            x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-        if self.demodulate:
-            squared_norm = style.square() @ weight.square().sum((2, 3)).T
-            x = x * (squared_norm + 1e-8).rsqrt()[:, :, None, None]
-        return x
+        style, kernel = self.affine(w), _KERNEL if self.up else None
+        return m.f.modconv(x, weight, style, stride=0.5 if self.up else 1, demod=self.demodulate, kernel=kernel)
 
 
 class Discriminator(m.Model):
@@ -315,6 +305,7 @@ class Discriminator(m.Model):
         nc_max: … but this many at most.
         n_classes: Classes to condition on (by projection); 0 for none.
         group: Images in a group of the minibatch standard deviation.
+        architecture: `resnet` (each size has a shortcut) or `orig` (none), which is the published CIFAR networks'.
 
     Example:
         >>> Discriminator(16, nc_max=8).init(seed=0)(torch.zeros(4, 3, 16, 16)).shape
@@ -330,18 +321,24 @@ class Discriminator(m.Model):
         nc_max: int = 512,
         n_classes: int = 0,
         group: int = 4,
+        architecture: Literal["resnet", "orig"] = "resnet",
     ):
         super().__init__()
+        if architecture not in ("resnet", "orig"):
+            raise ValueError(f"architecture must be 'resnet' or 'orig', not {architecture!r}")
         sizes = image_sizes(imsize)
         self.imsize, self.n_classes = imsize, n_classes
         self.shape_in = (nc_img, imsize, imsize)
         nc = {size: min(nc_base // size, nc_max) for size in sizes}
-        self.from_rgb = EqualisedConv(nc_img, nc[imsize], 1)
+        self.from_rgb = equalised_conv(nc_img, nc[imsize], 1)
         self.blocks = nn.ModuleDict(
-            {str(size): DiscriminatorBlock(nc[size], nc[size // 2]) for size in reversed(sizes[1:])}
+            {
+                str(size): DiscriminatorBlock(nc[size], nc[size // 2], shortcut=architecture == "resnet")
+                for size in reversed(sizes[1:])
+            }
         )
         self.deviation = m.minibatch_std(group)
-        self.conv = EqualisedConv(nc[4] + 1, nc[4], 3)
+        self.conv = equalised_conv(nc[4] + 1, nc[4], 3)
         self.fc = m.fc(nc[4] * 16, nc[4], actv=_leaky, scale_w=True)
         self.out = m.fc(nc[4], nc[4] if n_classes else 1, scale_w=True)
         self.mapping = Mapping(0, nc[4], 1, 8, n_classes) if n_classes else None
@@ -363,51 +360,25 @@ class Discriminator(m.Model):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a linear shortcut, halving the size; the sum is scaled back to unit variance."""
+    """Two 3 x 3 convolutions that halve the size; a linear shortcut beside them, the sum scaled to unit variance."""
 
-    def __init__(self, nc1: int, nc2: int):
+    def __init__(self, nc1: int, nc2: int, *, shortcut: bool = True):
         super().__init__()
-        self.conv0 = EqualisedConv(nc1, nc1, 3)
-        self.conv1 = EqualisedConv(nc1, nc2, 3, down=True)
-        self.skip = EqualisedConv(nc1, nc2, 1, down=True, linear=True)
+        self.conv0 = equalised_conv(nc1, nc1, 3)
+        self.conv1 = equalised_conv(nc1, nc2, 3, down=True)
+        self.skip = m.conv(nc1, nc2, 1, 2, scale_w=True, bias=False, blur=_KERNEL) if shortcut else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `(B, nc2, height / 2, width / 2)`."""
-        out: Tensor = (self.conv1(self.conv0(x)) + self.skip(x)) * math.sqrt(0.5)
-        return out
+        out: Tensor = self.conv1(self.conv0(x))
+        return out if self.skip is None else (out + self.skip(x)) * math.sqrt(0.5)
 
 
-class EqualisedConv(nn.Module):
-    """A convolution with an equalised learning rate and leaky ReLU, or without bias and activation where `linear`.
-
-    `down` low-pass filters first and then keeps every second pixel.
-    """
-
-    def __init__(self, nc1: int, nc2: int, k: int, *, down: bool = False, linear: bool = False):
-        super().__init__()
-        self.down = down
-        self.weight = nn.Parameter(torch.randn(nc2, nc1, k, k))
-        self.bias = None if linear else nn.Parameter(torch.zeros(nc2))
-
-    @torch.no_grad()
-    def init_params(self, generator: torch.Generator | None) -> None:
-        """Draws the weights with unit variance; the bias starts at zero."""
-        draw_normal(self.weight, 1.0, generator)
-        if self.bias is not None:
-            self.bias.zero_()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns `(B, nc2, height, width)`, or half that size."""
-        weight = self.weight / math.sqrt(self.weight[0].numel())
-        half = weight.shape[-1] // 2
-        if self.down:
-            x = m.f.upfirdn(x, _KERNEL, pad=half + 1)
-            x = F.conv2d(x, weight, stride=2)
-        else:
-            x = F.conv2d(x, weight, padding=half)
-        if self.bias is not None:
-            x = _leaky(x + self.bias[:, None, None])
-        return x
+def equalised_conv(nc1: int, nc2: int, k: int, *, down: bool = False) -> nn.Module:
+    """Returns a convolution with an equalised learning rate and leaky ReLU; `down` filters and halves the size."""
+    return m.conv(
+        nc1, nc2, k, 2 if down else 1, "lrelu", gain=math.sqrt(2), scale_w=True, blur=_KERNEL if down else None
+    )
 
 
 def image_sizes(imsize: int) -> list[int]:

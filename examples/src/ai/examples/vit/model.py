@@ -65,7 +65,7 @@ class Model(m.Model):
         self.cls = m.param(1, dim, std=0.02) if pool == "cls" else None
         self.positions = m.pos_emb(self.side**2 + (pool == "cls"), dim)
         norm = partial(m.norm.layer, eps=1e-6)
-        self.blocks = m.tx_enc(depth, dim, num_heads, mlp_dim, norm=norm, drop=drop_path, dropout=dropout)
+        self.blocks = m.tx_enc(depth, dim, num_heads, mlp_dim=mlp_dim, norm=norm, drop=drop_path, dropout=dropout)
         self.head = m.fc(dim, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from ai.model import f, norm
 from ai.model.activation import actv, actv_gain
-from ai.model.attention import KVCache, attn, sa
+from ai.model.attention import attn, sa
+from ai.model.cache import KVCache
 from ai.model.container import lstm, module_dict, modules, null, repeat, res, seq
 from ai.model.conv import conv
 from ai.model.diffusion import DiffusionModel
@@ -38,10 +39,11 @@ from ai.model.policy import Categorical, Gaussian, Mixed, SquashedGaussian
 from ai.model.position import embed, patch_emb, pos_emb
 from ai.model.pyramid import pyramid
 from ai.model.resblk import resblk, resblk_group, se
+from ai.model.rotary import rotary
 from ai.model.running_norm import running_norm
 from ai.model.state import load_into, load_state, save_state
 from ai.model.summary import summarize
-from ai.model.transformer import drop_path, mlp, tx_dec, tx_dec_blk, tx_enc, tx_enc_blk
+from ai.model.transformer import drop_path, layer_scale, mlp, tx_dec, tx_dec_blk, tx_enc, tx_enc_blk
 
 __all__ = [
     "Categorical",
@@ -73,6 +75,7 @@ __all__ = [
     "global_avg",
     "init_module",
     "init_rule",
+    "layer_scale",
     "load_into",
     "load_state",
     "lstm",
@@ -98,6 +101,7 @@ __all__ = [
     "resample",
     "resblk",
     "resblk_group",
+    "rotary",
     "running_norm",
     "sa",
     "save_state",

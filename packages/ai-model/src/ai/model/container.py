@@ -5,10 +5,11 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ai.model.activation import actv
-from ai.model.init import init_module, mark_small
+from ai.model.init import init_module, mark_small, rule_of
 
 
 def seq(*modules: nn.Module | Callable[[Tensor], Tensor] | None) -> nn.Sequential:
@@ -30,6 +31,9 @@ def repeat(n: int, block: nn.Module | Callable[..., nn.Module]) -> nn.Sequential
         block: A module, copied and drawn anew for each; or a function that makes one, given the index if it takes an
             argument without a default.
 
+    Raises:
+        ValueError: The copies of a module would stay twins, since nothing says how its parameters are drawn.
+
     Example:
         >>> import ai.model as m
         >>> net = m.repeat(2, m.fc(4, 4))
@@ -39,10 +43,25 @@ def repeat(n: int, block: nn.Module | Callable[..., nn.Module]) -> nn.Sequential
     if n < 0:
         raise ValueError(f"n ({n}) must be at least 0")
     if isinstance(block, nn.Module):
+        if n > 1:
+            _check_drawn(block)
         return nn.Sequential(*(init_module(copy.deepcopy(block)) for _ in range(n)))
     parameters = inspect.signature(block).parameters.values()
     takes_index = any(parameter.default is parameter.empty for parameter in parameters)
     return nn.Sequential(*(block(i) if takes_index else block() for i in range(n)))
+
+
+def _check_drawn(block: nn.Module) -> None:
+    """Raises for a module that holds other than constant numbers, and has no rule by which copies get others."""
+    for name, module in block.named_modules():
+        if rule_of(module) is None:
+            for key, parameter in module.named_parameters(recurse=False):
+                if parameter.is_meta or (parameter != parameter.flatten()[:1]).any():
+                    where = f"{name}.{key}" if name else key
+                    raise ValueError(
+                        f"block must say how {where} is drawn, or its copies are twins: give {type(module).__name__} a "
+                        "method init_params(rng), or give a function that makes the block"
+                    )
 
 
 class _Residual(nn.Module):
@@ -61,22 +80,29 @@ class _Residual(nn.Module):
         return False  # it passes its input on, so it cannot be the small end of a branch
 
 
-def res(main: nn.Module, shortcut: nn.Module | None = None, *, gain: float = 1.0, init_gain: float = 0.2) -> nn.Module:
+def res(
+    main: nn.Module, shortcut: nn.Module | None = None, *, gain: float = 1.0, init_gain: float | None = None
+) -> nn.Module:
     """Returns `(shortcut(x) + main(x)) * gain`; without a shortcut, x itself is added.
 
     Args:
         main: The branch; further arguments of a call go to it.
         shortcut: None for the identity.
         gain: Multiplies the sum, such as √½ to keep the variance.
-        init_gain: `Model.init` draws the last layer of the branch this much smaller; 1 leaves it alone.
+        init_gain: `Model.init` draws the last layer of the branch this much smaller; 1 leaves it alone. None is 0.2,
+            where there is a layer that decides the size.
+
+    Raises:
+        ValueError: `init_gain` is given, and no layer at the end of the branch decides its size.
 
     Example:
         >>> import torch, ai.model as m
         >>> m.res(m.gain(2.0))(torch.ones(1))
         tensor([3.])
     """
-    if init_gain != 1:
-        mark_small(main, init_gain)
+    marked = init_gain == 1 or mark_small(main, 0.2 if init_gain is None else init_gain)
+    if not marked and init_gain is not None:
+        raise ValueError(f"init_gain ({init_gain}) must be 1 where the branch ends in no layer that decides its size")
     return _Residual(main, shortcut, gain)
 
 
@@ -110,10 +136,37 @@ def null() -> nn.Module:
     return nn.Identity()
 
 
+def _has_bf16() -> bool:
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # a build of torch without it
+        return True
+
+
+_HAS_BF16 = _has_bf16()
+
+
+class _LSTM(nn.LSTM):
+    """Computes in its own type where autocast asks for one that the processor has no instructions for."""
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        if _HAS_BF16 or not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
+            return super().forward(input, hx)
+        weight: Any = self.weight_ih_l0
+        if weight.device.type != "cpu":
+            return super().forward(input, hx)
+        dtype = weight.dtype
+        with torch.autocast("cpu", enabled=False):
+            state = None if hx is None else (hx[0].to(dtype), hx[1].to(dtype))
+            out, (hidden, cell) = super().forward(input.to(dtype), state)
+        return out.to(torch.bfloat16), (hidden.bfloat16(), cell.bfloat16())
+
+
 def lstm(n1: int, n2: int, n_layers: int = 1, *, dropout: float = 0.0, bidirectional: bool = False) -> nn.LSTM:
     """Returns an LSTM on `(batch, time, n1)`: called as `(x, state=None)`, it gives `(batch, time, n2)` and its state.
 
-    The forget gates start open. With `bidirectional` the output is `2 · n2` wide.
+    The forget gates start open. With `bidirectional` the output is `2 · n2` wide. Under bfloat16 autocast on a
+    processor without such instructions, where torch's own LSTM fails, it computes in float32.
 
     Example:
         >>> import torch, ai.model as m
@@ -124,4 +177,6 @@ def lstm(n1: int, n2: int, n_layers: int = 1, *, dropout: float = 0.0, bidirecti
     for name, value in (("n1", n1), ("n2", n2), ("n_layers", n_layers)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
-    return init_module(nn.LSTM(n1, n2, n_layers, batch_first=True, dropout=dropout, bidirectional=bidirectional))
+    if dropout and n_layers == 1:
+        raise ValueError(f"dropout ({dropout}) must be 0 with one layer: it lies between layers")
+    return init_module(_LSTM(n1, n2, n_layers, batch_first=True, dropout=dropout, bidirectional=bidirectional))

@@ -11,7 +11,7 @@ from ai.model import norm as norms
 from ai.model.activation import Activation, actv_gain
 from ai.model.activation import actv as make_actv
 from ai.model.elementwise import noise as make_noise
-from ai.model.init import draw_normal, draw_weight, fill, init_module, mark_small
+from ai.model.init import draw_normal, draw_weight, fill, init_module, like_torchs, mark_small
 from ai.model.norm import Norm
 
 
@@ -47,7 +47,10 @@ class _Conv(nn.Module):
         self.actv = make_actv(actv)
         self.init_gain, self._follows = 1.0, actv if isinstance(actv, str) else None
         if init_gain != 1:
-            self.mark_small(init_gain)
+            if not self.mark_small(init_gain):
+                raise ValueError(
+                    f"init_gain ({init_gain}) must be 1 with norm {norm!r}, which has no scale and undoes small weights"
+                )
             if self.norm is not None:
                 init_module(self.norm)
         self.init_params(None)
@@ -61,8 +64,9 @@ class _Conv(nn.Module):
             fill(self.bias, 0.0)
 
     def mark_small(self, scale: float) -> bool:
-        if self.norm is None or not mark_small(self.norm, scale):  # a norm after it would undo small weights
-            self.init_gain = scale
+        if self.norm is not None:  # it would undo small weights
+            return mark_small(self.norm, scale)
+        self.init_gain = scale
         return True
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,19 +115,22 @@ def conv(
 ) -> nn.Module:
     """Returns a convolution block: `(batch, nc1, height, width)` to `(batch, nc2, height / stride, width / stride)`.
 
+    A convolution alone, with the same border on both sides, is a `torch.nn.Conv2d`; the others have the same names of
+    parameters, and `m.to_torch` makes torch modules of them.
+
     Args:
         nc1: Channels in.
         nc2: Channels out.
         k: Kernel size. An odd one pads the border by `k // 2`; an even one by `k - stride` in all (none if that is
             negative), the odd pixel after: k = 4 with stride 2 pads one pixel, k = 2 with stride 2 none.
         stride: A whole number to shrink by striding, or one over a whole number to enlarge before the convolution.
-        actv: Activation by name, or a callable.
+        actv: Activation by name (`leaky_relu` has slope 0.2), or a callable.
         norm: Normalisation by name, or a callable from a channel count.
         gain: Multiplies the result; None for 1. With `scale_w` it takes the place of the activation's own gain.
         clamp: Bounds the result to [-clamp, clamp].
         noise: Whether to add noise with a learned strength; see `noise`.
         blur: Taps of a low-pass filter that the input goes through first, such as (1, 3, 3, 1); where the stride
-            enlarges, the filter takes the place of nearest neighbours.
+            enlarges, the filter takes the place of nearest neighbours. Filter and convolution share one border.
         bias: Whether there is one; None means: unless batch or instance norm follows and would cancel it.
         padtype: `zeros`, `reflect`, `replicate` or `circular`; `none` pads nothing, so that the result is
             `(height - k) // stride + 1` high.
@@ -151,7 +158,18 @@ def conv(
         raise ValueError(f"lr_mult ({lr_mult}) must be above 0")
     if clamp is not None and not clamp > 0:
         raise ValueError(f"clamp ({clamp}) must be above 0 or None")
+    if taps is not None:
+        f.check_filter(taps)
     bias = norm not in ("batch", "instance") if bias is None else bias
+    before, after = f.border(k, round(stride)) if stride >= 1 else (0, 1)
+    if stride >= 1 and padtype == "none":
+        before = after = 0
+    more = (actv, norm, gain, clamp, taps)
+    if before == after and not (noise or scale_w or lr_mult != 1) and all(option is None for option in more):
+        return like_torchs(
+            nn.Conv2d, nc1, nc2, k, round(stride), before, groups=groups, bias=bias, init_scale=init_gain,
+            padding_mode="zeros" if padtype == "none" else padtype,
+        )  # fmt: skip
     return _Conv(
         nc1, nc2, k, stride, actv, norm, gain, clamp, noise, taps, bias, padtype, scale_w, lr_mult, groups, init_gain
     )

@@ -13,15 +13,24 @@ from ai.model.init import draw_normal, fill
 class _Function(nn.Module):
     """A function of `m.f` with its options fixed."""
 
-    def __init__(self, function: Callable[..., Tensor], **options: Any):
+    fixed: tuple[Any, ...] = ()
+
+    def __init__(self, function: Callable[..., Tensor], /, *fixed: Any, **options: Any):
         super().__init__()
-        self.function, self.options = function, options
+        self.function, self.fixed, self.options = function, fixed, options
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if "pattern" in self.options and not self.fixed:  # as pickled structures of earlier versions have it
+            options = dict(self.options)
+            self.fixed, self.options = (options.pop("pattern"),), options
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, **self.options)
+        return self.function(x, *self.fixed, **self.options)
 
     def extra_repr(self) -> str:
-        return ", ".join([self.function.__name__, *(f"{key}={value}" for key, value in self.options.items())])
+        options = [*map(repr, self.fixed), *(f"{key}={value}" for key, value in self.options.items())]
+        return ", ".join([self.function.__name__, *options])
 
 
 def flatten() -> nn.Module:
@@ -66,14 +75,14 @@ def clamp(bound: float) -> nn.Module:
     return _Function(f.clamp, bound=bound)
 
 
-def rearrange(pattern: str, **sizes: int) -> nn.Module:
+def rearrange(pattern: str, /, **sizes: int) -> nn.Module:
     """Returns the module that reorders, splits and merges axes; see `m.f.rearrange`.
 
     Example:
         >>> rearrange("b c h w -> b (h w) c")(torch.zeros(2, 3, 4, 4)).shape
         torch.Size([2, 16, 3])
     """
-    return _Function(f.rearrange, pattern=pattern, **sizes)
+    return _Function(f.rearrange, pattern, **sizes)
 
 
 def minibatch_std(group_size: int | None = 4, n_features: int = 1) -> nn.Module:
@@ -97,6 +106,8 @@ def resample(stride: float, kernel: Sequence[float] | None = None) -> nn.Module:
         (torch.Size([1, 3, 8, 8]), torch.Size([1, 3, 2, 2]))
     """
     f.whole_factor(stride)
+    if kernel is not None:
+        f.check_filter(kernel)
     return _Function(f.resample, stride=stride, kernel=kernel)
 
 
@@ -107,8 +118,7 @@ def blur(kernel: Sequence[float] = (1, 2, 1)) -> nn.Module:
         >>> blur((1, 2, 1))(torch.ones(1, 1, 3, 3))[0, 0, 1]
         tensor([0.7500, 1.0000, 0.7500])
     """
-    if not len(kernel):
-        raise ValueError(f"kernel ({tuple(kernel)}) must have at least one tap")
+    f.check_filter(kernel)
     return _Function(f.blur, kernel=tuple(kernel))
 
 
@@ -123,8 +133,7 @@ def upfirdn(
     """
     if up < 1 or down < 1:
         raise ValueError(f"up ({up}) and down ({down}) must be at least 1")
-    if not len(kernel):
-        raise ValueError("kernel (()) must have at least one tap")
+    f.check_filter(kernel)
     return _Function(f.upfirdn, kernel=tuple(kernel), up=up, down=down, pad=pad, gain=gain)
 
 
@@ -173,7 +182,10 @@ class _Param(nn.Module):
 
     def forward(self, x: Tensor | None = None) -> Tensor:
         value = self.value.clone()  # FSDP2 takes the parameter's memory away after use, and a view of it would dangle
-        return value if x is None else value.expand(x.shape[0], *value.shape)
+        if x is None:
+            return value
+        kept = (-1,) * self._parameters["value"].dim()  # type: ignore[union-attr]
+        return value.unsqueeze(0).expand(x.shape[0], *kept)
 
 
 def param(*shape: int, std: float = 1.0, mean: float = 0.0) -> nn.Module:

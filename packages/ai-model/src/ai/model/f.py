@@ -3,10 +3,12 @@
 Axes: images are `(batch, nc, height, width)`.
 """
 
+import math
 import re
 from collections.abc import Sequence
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -160,6 +162,8 @@ def upfirdn(
         >>> upfirdn(torch.ones(1, 1, 4, 4), (1, 3, 3, 1), up=2, pad=(2, 1), gain=4).shape
         torch.Size([1, 1, 8, 8])
     """
+    if not isinstance(kernel, Tensor):
+        check_filter(kernel)
     taps = _taps(kernel, x)
     if up < 1 or down < 1:
         raise ValueError(f"up ({up}) and down ({down}) must be at least 1")
@@ -169,12 +173,32 @@ def upfirdn(
         x = x.reshape(batch, nc, height, 1, width, 1)
         x = F.pad(x, (0, up - 1, 0, 0, 0, up - 1)).reshape(batch, nc, height * up, width * up)
     x = F.pad(x, (before, after, before, after))
-    if min(x.shape[2:]) < len(taps):
-        raise ValueError(f"kernel ({len(taps)} taps) must fit the padded image ({x.shape[2]} x {x.shape[3]})")
-    taps = taps.flip(0) * (gain**0.5 / taps.sum())
+    _check_fits(x, taps.shape[0])
+    taps = taps.flip(0) / taps.sum()
     # Each channel is filtered on its own; the thinning happens inside the convolutions, one axis after the other.
-    x = F.conv2d(x, taps.view(1, 1, -1, 1).expand(nc, 1, -1, 1), stride=(down, 1), groups=nc)
+    x = F.conv2d(x, (taps * gain).view(1, 1, -1, 1).expand(nc, 1, -1, 1), stride=(down, 1), groups=nc)
     return F.conv2d(x, taps.view(1, 1, 1, -1).expand(nc, 1, 1, -1), stride=(1, down), groups=nc)
+
+
+def check_filter(kernel: Sequence[float]) -> None:
+    """Raises for taps that no filter of sum 1 can be made of."""
+    if not len(kernel):
+        raise ValueError("kernel (()) must have at least one tap")
+    if not abs(sum(kernel)) > 1e-12 * sum(map(abs, kernel)):
+        raise ValueError(f"kernel ({tuple(kernel)}) must not sum to 0: its taps are normalised to sum 1")
+
+
+# These look at sizes, which torch.fx traces as unknowns: it takes a check for one step.
+@torch.fx.wrap
+def _check_fits(x: Tensor, n_taps: int) -> None:
+    if min(x.shape[2:]) < n_taps:
+        raise ValueError(f"kernel ({n_taps} taps) must fit the padded image ({x.shape[2]} x {x.shape[3]})")
+
+
+@torch.fx.wrap
+def _check_divides(x: Tensor, factor: int, stride: float) -> None:
+    if x.shape[2] % factor or x.shape[3] % factor:
+        raise ValueError(f"stride ({stride}) must divide the image's size ({x.shape[2]} x {x.shape[3]})")
 
 
 def _taps(kernel: Sequence[float] | Tensor, x: Tensor) -> Tensor:
@@ -217,8 +241,8 @@ def resample(x: Tensor, stride: float, kernel: Sequence[float] | None = None) ->
     factor = whole_factor(stride)
     if factor == 1:
         return x
-    if stride > 1 and (x.shape[2] % factor or x.shape[3] % factor):
-        raise ValueError(f"stride ({stride}) must divide the image's size ({x.shape[2]} x {x.shape[3]})")
+    if stride > 1:
+        _check_divides(x, factor, stride)
     if kernel is None:
         return F.avg_pool2d(x, factor) if stride > 1 else F.interpolate(x, scale_factor=float(factor), mode="nearest")
     extra = len(kernel) - factor
@@ -228,6 +252,7 @@ def resample(x: Tensor, stride: float, kernel: Sequence[float] | None = None) ->
     return upfirdn(x, kernel, up=factor, pad=(before, len(kernel) - 1 - before), gain=factor**2)
 
 
+@torch.fx.wrap  # one step for torch.fx, which does not know the kernel's size
 def conv(
     x: Tensor,
     weight: Tensor,
@@ -245,7 +270,8 @@ def conv(
         weight: `(nc2, nc1 / groups, k, k)`. Odd k pad the border by `k // 2`, even ones as `border` says.
         bias: `(nc2,)`.
         stride: A whole number to shrink by striding, or one over a whole number to enlarge before.
-        kernel: Taps of a low-pass filter that x goes through first; as of `resample` where the stride enlarges.
+        kernel: Taps of a low-pass filter that x goes through first; where the stride enlarges, it takes the place of
+            nearest neighbours. Filter and convolution share one border, as in StyleGAN2.
         padtype: `zeros`, `reflect`, `replicate` or `circular`; `none` leaves the border out, so that the result is
             `(height - k) // stride + 1` high.
         groups: Groups of channels that are convolved apart.
@@ -256,18 +282,62 @@ def conv(
     """
     if padtype not in PADTYPES:
         raise ValueError(f"padtype ({padtype!r}) must be one of {', '.join(PADTYPES)}")
+    step, k = max(1, round(stride)), weight.shape[2]
+    if kernel is not None:
+        return _filtered(x, weight, bias, stride, tuple(kernel), padtype, groups)
     if stride < 1:
-        x = resample(x, stride, kernel)
-    elif kernel is not None:
-        x = blur(x, kernel)
-    step = max(1, round(stride))
-    before, after = (0, 0) if padtype == "none" else border(weight.shape[2], step)
+        x = resample(x, stride)
+    before, after = (0, 0) if padtype == "none" else border(k, step)
     if (before or after) and (before != after or padtype != "zeros"):
         x = F.pad(x, (before, after, before, after), mode=PADDING[padtype])
         before = 0
     return F.conv2d(x, weight, bias, step, before, 1, groups)
 
 
+def _filtered(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: float,
+    kernel: tuple[float, ...],
+    padtype: str,
+    groups: int,
+) -> Tensor:
+    """Filters and convolves with one border for both, so that nothing is cut off between them.
+
+    Together they are one kernel of `taps + k - 1`, whose centre falls on the pixels' common centre: on that of the
+    `stride` pixels that become one, or of the one that becomes several.
+
+    Source: Karras et al., 2020, StyleGAN2, appendix B, with the borders of its published layers.
+    """
+    k, taps = weight.shape[2], len(kernel)
+    if stride >= 1:
+        step = round(stride)
+        before, after = (taps + k - step) // 2, (taps + k - 1 - step) // 2
+        if padtype == "none":
+            before, after, padtype = taps // 2, (taps - 1) // 2, "zeros"
+        if padtype != "zeros" and after >= 0:
+            x = F.pad(x, (before, after, before, after), mode=PADDING[padtype])
+            before = after = 0
+        if k == 1:  # the thinning may come first
+            return F.conv2d(upfirdn(x, kernel, down=step, pad=(before, after)), weight, bias, groups=groups)
+        return F.conv2d(upfirdn(x, kernel, pad=(before, after)), weight, bias, step, groups=groups)
+    up = whole_factor(stride)
+    left, right = (0, 0) if padtype == "none" else border(k)
+    before, after = left + (taps + up - 1) // 2, right + (taps - up) // 2
+    if padtype not in ("zeros", "none"):
+        wide = -(-max(before, after, 0) // up)
+        x = F.pad(x, (wide, wide, wide, wide), mode=PADDING[padtype])
+        x = upfirdn(x, kernel, up=up, pad=(before - wide * up, after - wide * up), gain=up**2)
+        return F.conv2d(x, weight, bias, groups=groups)
+    # The same as filtering the enlarged image and then convolving it, at `1 / up²` of the cost.
+    flipped = weight.flip(2, 3).reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+    x = F.conv_transpose2d(x, flipped, stride=up, groups=groups)
+    x = upfirdn(x, kernel, pad=(before - k + 1, after - k + up), gain=up**2)
+    return x if bias is None else x + bias.to(x.dtype)[:, None, None]
+
+
+@torch.fx.wrap
 def modconv(
     x: Tensor,
     weight: Tensor,
@@ -301,22 +371,36 @@ def modconv(
     """
     if form not in (None, "images", "weights"):
         raise ValueError(f"form ({form!r}) must be images, weights or None")
+    eps: float | Tensor = 1e-8
+    if demod and _computes_in_half(x):
+        # Demodulation takes any factor out again; with it, neither products nor their squares overflow.
+        wide = weight.detach().abs().amax((1, 2, 3)) * math.sqrt(weight[0].numel()) + 1e-8
+        high = style.detach().abs().amax(1, keepdim=True) + 1e-8
+        weight, style = weight / wide[:, None, None, None], style / high
+        eps = eps / (wide * high).square()
     if form == "weights" or (form is None and _weights_are_faster(x, weight)):
-        batch = len(x)
+        batch = x.shape[0]
         weights = weight * style[:, None, :, None, None]
         if demod:
-            weights = weights * (weights.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+            scale = weights.square().sum((2, 3, 4)) + eps
+            weights = weights * scale.rsqrt()[:, :, None, None, None]
         biases = None if bias is None else bias.repeat(batch)
         x = x.reshape(1, -1, *x.shape[2:])
         x = conv(x, weights.flatten(0, 1), biases, stride, kernel=kernel, groups=batch)
-        return x.view(batch, -1, *x.shape[2:])
+        return x.reshape(batch, -1, *x.shape[2:])
     x = conv(x * style[:, :, None, None], weight, None if demod else bias, stride, kernel=kernel)
     if not demod:
         return x
     energy = F.linear(style.square(), weight.square().sum((2, 3)))
-    scale = (energy + 1e-8).rsqrt()[:, :, None, None].to(x.dtype)
+    factor = (energy + eps).rsqrt()[:, :, None, None].to(x.dtype)
     # One pass over the image for both, in the convolution's own type under autocast.
-    return x * scale if bias is None else torch.addcmul(bias.to(x.dtype).view(1, -1, 1, 1), x, scale)
+    return x * factor if bias is None else torch.addcmul(bias.to(x.dtype).view(1, -1, 1, 1), x, factor)
+
+
+def _computes_in_half(x: Tensor) -> bool:
+    kind = x.device.type
+    autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    return autocast or x.dtype == torch.float16
 
 
 def _weights_are_faster(x: Tensor, weight: Tensor) -> bool:
@@ -326,6 +410,8 @@ def _weights_are_faster(x: Tensor, weight: Tensor) -> bool:
     0.98 of the time below the threshold (one case 1.06), and 1.0 to 2.7 above it, or where pixels lie channels last.
     """
     nc2, _, k, _ = weight.shape
+    if torch.compiler.is_exporting():  # ONNX has no groups whose number is the batch's
+        return False
     return x.device.type == "cpu" and x.is_contiguous() and 3 * nc2 * k**2 <= x.shape[2] * x.shape[3]
 
 
@@ -350,6 +436,7 @@ def whole_factor(stride: float) -> int:
     return round(whole)
 
 
+@torch.fx.wrap
 def minibatch_std(x: Tensor, group_size: int | None = 4, n_features: int = 1) -> Tensor:
     """Returns images with extra channels that hold how much the images of a group differ.
 
@@ -375,7 +462,7 @@ def minibatch_std(x: Tensor, group_size: int | None = 4, n_features: int = 1) ->
         n -= 1
     if nc % n_features:
         raise ValueError(f"n_features ({n_features}) must divide nc ({nc})")
-    if not batch:
+    if isinstance(batch, int) and not batch:
         return x.new_zeros(0, nc + n_features, height, width)
     # Image i belongs to group i % (batch // n), so that a batch's neighbours fall into different groups.
     grouped = x.reshape(n, batch // n, n_features, nc // n_features, height, width)
@@ -384,7 +471,8 @@ def minibatch_std(x: Tensor, group_size: int | None = 4, n_features: int = 1) ->
     return torch.cat([x, extra], 1)
 
 
-def rearrange(x: Tensor, pattern: str, **sizes: int) -> Tensor:
+@torch.fx.wrap
+def rearrange(x: Tensor, pattern: str, /, **sizes: int) -> Tensor:
     """Returns x with its axes reordered, split and merged as a pattern says.
 
     Args:

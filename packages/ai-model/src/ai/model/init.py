@@ -8,13 +8,14 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.parameter import is_lazy
 
 from ai.model.activation import Activation, actv_gain, is_centred
+from ai.model.computed import stand_in
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -58,6 +59,12 @@ def init_module(module: AnyModule, *, seed: int | None = None) -> AnyModule:
         module: Changed in place. Modules without a rule or torch's `reset_parameters` keep what they hold.
         seed: Of a generator of this call's own; None takes it from torch's global one.
 
+    A weight that is computed from others (`weight_norm`, `spectral_norm`, pruning, a parametrization) is drawn too, and
+    taken apart again.
+
+    Raises:
+        ValueError: A lazy module has no shapes yet, or a weight cannot be drawn.
+
     >>> import torch
     >>> first, second = (init_module(torch.nn.Linear(2, 2), seed=0) for _ in range(2))
     >>> bool((first.weight == second.weight).all())
@@ -65,6 +72,9 @@ def init_module(module: AnyModule, *, seed: int | None = None) -> AnyModule:
     """
     if seed is None:
         seed = int(torch.randint(2**62, (), device="cpu").item())
+    lazy = [name for name, parameter in module.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise ValueError(f"{', '.join(lazy)} must have a shape before it is drawn: call the module once before")
     rng = torch.Generator().manual_seed(seed)
     seen: set[nn.Module] = set()
 
@@ -74,11 +84,17 @@ def init_module(module: AnyModule, *, seed: int | None = None) -> AnyModule:
         seen.add(node)
         for child in node.children():
             visit(child)
-        rule = _rule_of(node)
-        if rule is not None:
-            rule(rng)
-        if "orthogonal_gain" in vars(node):
-            _draw_orthogonal_layer(node, rng)
+        if rule_of(node) is None:
+            return
+        drawn, put_back = stand_in(node)
+        rule = rule_of(drawn)
+        assert rule is not None
+        rule(rng)
+        if "orthogonal_gain" in vars(drawn):
+            _draw_orthogonal_layer(drawn, rng)
+        with torch.no_grad():
+            for name, put in put_back.items():
+                put(drawn.get_parameter(name).detach(), rng)
 
     visit(module)
     return module
@@ -218,12 +234,34 @@ def mark_small(module: nn.Module, scale: float) -> bool:
     return False
 
 
-def _rule_of(module: nn.Module) -> Callable[[torch.Generator | None], None] | None:
+def like_torchs(
+    cls: Callable[..., AnyModule],
+    *args: Any,
+    init_scale: float = 1.0,
+    bias_init: float = 0.0,
+    init_actv: Activation = None,
+    **options: Any,
+) -> AnyModule:
+    """Returns a layer of torch's own class, drawn by our rule, which reads the marks that are left on it."""
+    device = torch.get_default_device()
+    made: Any = torch.nn.utils.skip_init(cls, *args, device=device, **options)  # type: ignore[no-untyped-call]
+    if isinstance(init_actv, str):
+        made.init_actv = init_actv
+    if init_scale != 1:
+        made.init_scale = init_scale
+    if bias_init != 0:
+        made.bias_init = bias_init
+    rule = rule_of(made)
+    assert rule is not None
+    rule(None)
+    return made  # type: ignore[no-any-return]
+
+
+def rule_of(module: nn.Module) -> Callable[[torch.Generator | None], None] | None:
+    """Returns what draws a module's own parameters, or None."""
     own = getattr(module, "init_params", None)
     if own is not None:
         return own  # type: ignore[no-any-return]
-    if parametrize.is_parametrized(module):
-        return None  # the weight is computed: writing to it would change nothing
     for cls in type(module).__mro__:
         if cls in _rules:
             return partial(_rules[cls], module)
@@ -272,9 +310,9 @@ def _init_scale(module: nn.Module) -> float:
 
 @init_rule(nn.Linear)
 def _draw_linear(module: nn.Linear, rng: torch.Generator | None) -> None:
-    draw_normal(module.weight, _init_scale(module) / math.sqrt(module.in_features), rng)
+    draw_weight(module.weight, getattr(module, "init_actv", None), _init_scale(module), rng)
     if module.bias is not None:
-        fill(module.bias, 0.0)
+        fill(module.bias, getattr(module, "bias_init", 0.0))
 
 
 def _draw_conv(module: nn.Module, rng: torch.Generator | None) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ai.model.activation import Activation, actv_gain
 from ai.model.activation import actv as make_actv
-from ai.model.init import draw_normal, draw_weight, fill
+from ai.model.init import draw_normal, draw_weight, fill, like_torchs
 
 
 class _Linear(nn.Module):
@@ -22,7 +22,7 @@ class _Linear(nn.Module):
         scale_w: bool,
         lr_mult: float,
         dropout: float,
-        init_gain: float | None,
+        init_gain: float,
     ):
         super().__init__()
         self.n1, self.n2, self.bias_init, self.scale_w, self.lr_mult = n1, n2, bias_init, scale_w, lr_mult
@@ -30,8 +30,6 @@ class _Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(n2)) if bias else None
         self.actv = make_actv(actv)
         self.dropout = nn.Dropout(dropout) if dropout else None
-        if init_gain is None:  # small logits, so that a classifier starts near chance; but no less than half of them
-            init_gain = 1.0 if scale_w or actv is not None else math.sqrt(min(1.0, max(0.25, n2 / n1)))
         self.init_gain = init_gain
         self.weight_scale = lr_mult * (actv_gain(actv) / math.sqrt(n1) if scale_w else 1.0)
         self._follows = actv if isinstance(actv, str) else None
@@ -79,10 +77,13 @@ def fc(
 ) -> nn.Module:
     """Returns a fully-connected layer, then an activation, then dropout: `(…, n1)` to `(…, n2)`.
 
+    Without activation, scaling and dropout it is a `torch.nn.Linear`; the others have the same names of parameters, and
+    `m.to_torch` makes torch modules of them.
+
     Args:
         n1: Features in.
         n2: Features out.
-        actv: Activation by name, or a callable.
+        actv: Activation by name (`leaky_relu` has slope 0.2), or a callable.
         bias: Whether there is one.
         bias_init: What it starts from.
         scale_w: Equalised learning rate: weights are N(0, 1) and scaled as they are used, by `actv_gain(actv) / √n1`.
@@ -105,4 +106,10 @@ def fc(
         raise ValueError(f"lr_mult ({lr_mult}) must be above 0")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout ({dropout}) must lie in [0, 1)")
+    if not bias and bias_init != 0:
+        raise ValueError(f"bias_init ({bias_init}) must be 0 without a bias")
+    if init_gain is None:  # small logits, so that a classifier starts near chance; but no less than half of them
+        init_gain = 1.0 if scale_w or actv is not None else math.sqrt(min(1.0, max(0.25, n2 / n1)))
+    if actv is None and not scale_w and lr_mult == 1 and not dropout:
+        return like_torchs(nn.Linear, n1, n2, bias=bias, init_scale=init_gain, bias_init=bias_init)
     return _Linear(n1, n2, actv, bias, bias_init, scale_w, lr_mult, dropout, init_gain)

@@ -2,13 +2,15 @@
 
 import fnmatch
 import warnings
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from ai.model.cache import KVCache
 from ai.model.init import init_module
-from ai.model.state import PathLike, load_into, load_state, save_state
+from ai.model.memory import Marks, mark, unwritten
+from ai.model.state import PathLike, differences, load_into, load_state, refuse, save_state
 from ai.model.summary import summarize
 
 
@@ -42,12 +44,30 @@ class Model(nn.Module):
         if net is not None:
             self.net = net
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:  # a subclass may take and return what it likes
-        """Calls the wrapped network."""
-        net = self._modules.get("net")
-        if net is None:
-            raise NotImplementedError(f"{type(self).__name__} must be given a net or define forward")
-        return net(*args, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls `forward`, all of whose uses of a `KVCache` are one forward of it."""
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, KVCache):
+                with value.forward():
+                    return super().__call__(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+    if TYPE_CHECKING:  # a subclass may take and return what it likes
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            """Calls the wrapped network."""
+
+    else:  # torch.export and torch.fx ask for a first argument by name
+
+        def forward(self, x=..., *args, **kwargs):
+            """Calls the wrapped network."""
+            net = self._modules.get("net")
+            if net is None:
+                raise NotImplementedError(f"{type(self).__name__} must be given a net or define forward")
+            if x is ...:
+                return net(**kwargs)
+            # torch.fx puts one unknown in the place of all further arguments, and is shown a network of one input.
+            return net(x, *args, **kwargs) if isinstance(args, tuple) else net(x)
 
     def init(self, path: PathLike | None = None, *, seed: int | None = None, strict: bool = True) -> Self:
         """Draws all parameters, or loads them; returns the model.
@@ -63,7 +83,8 @@ class Model(nn.Module):
 
         Raises:
             FileNotFoundError: `path` does not exist.
-            ValueError: `path` holds no plain tensors by name, or not this model's (all differences are listed).
+            ValueError: `path` holds no plain tensors by name, or not this model's (all differences are listed); or a
+                parameter or buffer of a model on the meta device has nobody who draws it (all are named).
 
         Example:
             >>> import ai.model as m
@@ -75,15 +96,23 @@ class Model(nn.Module):
             raise ValueError(f"seed ({seed}) must be None with a path: nothing is drawn")
         state = None if path is None else load_state(path)
         if state is not None and strict:
-            load_into(_Names(self), state, source=f"path ({path})")
-        if state is None or any(tensor.is_meta for tensor in self.state_dict(keep_vars=True).values()):
-            if any(tensor.is_meta for tensor in [*self.parameters(), *self.buffers()]):
-                self.to_empty(device="cpu")
+            refuse(differences(self, state), f"path ({path})")  # before anything is drawn
+        marks: Marks = {}
+        on_meta = any(tensor.is_meta for tensor in [*self.parameters(), *self.buffers()])
+        if on_meta:
+            self.to_empty(device="cpu")
+            marks = mark(self)
+        if state is None or on_meta:
             init_module(self, seed=0 if state is not None else seed)
-        if state is not None:
-            problems = load_into(self, state, strict=strict, source=f"path ({path})")
-            if problems:
-                warnings.warn(f"path ({path}) did not fit whole; {'; '.join(problems)}", stacklevel=2)
+        problems = [] if state is None else load_into(self, state, strict=strict, source=f"path ({path})")
+        undrawn = unwritten(self, marks) if on_meta else []
+        if undrawn:
+            raise ValueError(
+                f"{', '.join(undrawn)} must be drawn by somebody, since the meta device kept no numbers: give the "
+                "module a method init_params(rng), or its class a rule (m.init_rule)"
+            )
+        if problems:
+            warnings.warn(f"path ({path}) did not fit whole; {'; '.join(problems)}", stacklevel=2)
         return self
 
     def save(self, path: PathLike) -> None:
@@ -150,20 +179,6 @@ class Model(nn.Module):
             total                  9
         """
         return summarize(self, *inputs)
-
-
-class _Names(nn.Module):
-    """Stands for a model in a check of names and shapes that changes nothing."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self._state = {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
-
-    def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:  # type: ignore[override]
-        return self._state
-
-    def load_state_dict(self, *args: object, **kwargs: object) -> None:
-        pass
 
 
 def _is_plain(value: Any) -> bool:

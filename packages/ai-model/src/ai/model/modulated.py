@@ -194,6 +194,10 @@ def modconv(
     if clamp is not None and not clamp > 0:
         raise ValueError(f"clamp ({clamp}) must be above 0 or None")
     taps = None if blur is None else tuple(blur)
+    if taps is not None:
+        f.check_filter(taps)
+    if modtype == "adalin" and not demod:
+        raise ValueError("demod (False) must be left at True for modtype 'adalin', which has nothing to demodulate")
     return _ModConv(nc1, nc2, z_dim, modtype, k, stride, actv, demod, gain, clamp, noise, taps, bias, scale_w, lr_mult)
 
 
@@ -215,11 +219,12 @@ class _ModFc(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         style = self.style(z)
-        between = (1,) * (x.ndim - 2)
-        x = F.linear(x * style.view(len(style), *between, -1), self.weight)
-        if self.demod:
-            scale = (F.linear(style.square(), self.weight.square()) + 1e-8).rsqrt()
-            x = x * scale.view(len(style), *between, -1)
+        scale = (F.linear(style.square(), self.weight.square()) + 1e-8).rsqrt() if self.demod else None
+        for _ in range(x.ndim - 2):
+            style, scale = style.unsqueeze(1), None if scale is None else scale.unsqueeze(1)
+        x = F.linear(x * style, self.weight)
+        if scale is not None:
+            x = x * scale
         x = x + self.bias
         if self.actv is not None:
             x = self.actv(x)

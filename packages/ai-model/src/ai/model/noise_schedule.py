@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-SCHEDULES = ("edm", "linear", "cosine")
+SCHEDULES = ("edm", "linear", "cosine", "flow")
 N_TRAIN_STEPS = 1000
 
 
@@ -18,7 +18,8 @@ def noise_levels(
     """Returns `steps + 1` falling noise levels, the last one zero.
 
     Sources: `edm` Karras et al., 2022, equation 5; `linear` Ho et al., 2020, section 4 (β from 1e-4 to 0.02 in 1000
-    steps); `cosine` Nichol and Dhariwal, 2021, equation 17, with β at most 0.999.
+    steps); `cosine` Nichol and Dhariwal, 2021, equation 17, with β at most 0.999; `flow` Liu et al., 2023, Rectified
+    Flow, equal steps of t = σ / (1 + σ), from that of `sigma_max` to zero.
 
     >>> [round(sigma, 3) for sigma in noise_levels(3)]
     [80.0, 2.515, 0.002, 0.0]
@@ -33,6 +34,9 @@ def noise_levels(
     if schedule == "edm":
         high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
         return [*((high + i / last * (low - high)) ** rho for i in range(steps)), 0.0]
+    if schedule == "flow":
+        times = [sigma_max / (1 + sigma_max) * (1 - i / steps) for i in range(steps)]
+        return [*(t / (1 - t) for t in times), 0.0]
     table = ddpm_sigmas(schedule)
     table = table[(table >= sigma_min) & (table <= sigma_max)]
     if steps > len(table):

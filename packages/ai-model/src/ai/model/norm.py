@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -55,7 +56,7 @@ def group(nc: int, n_groups: int | None = None, *, eps: float = 1e-5) -> nn.Modu
     return nn.GroupNorm(n_groups, nc, eps=eps)
 
 
-def layer(dim: int, *, eps: float = 1e-5, affine: bool = True) -> nn.Module:
+def layer(dim: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = True) -> nn.Module:
     """Returns layer normalisation over the last axis, `(…, dim)`.
 
     Example:
@@ -63,7 +64,7 @@ def layer(dim: int, *, eps: float = 1e-5, affine: bool = True) -> nn.Module:
         >>> layer(4)(torch.tensor([1.0, 1.0, 3.0, 3.0]))
         tensor([-1.0000, -1.0000,  1.0000,  1.0000], grad_fn=...)
     """
-    return nn.LayerNorm(dim, eps=eps, elementwise_affine=affine)
+    return nn.LayerNorm(dim, eps=eps, elementwise_affine=affine, bias=bias)
 
 
 def rms(dim: int, *, eps: float = 1e-6, affine: bool = True) -> nn.Module:
@@ -107,16 +108,20 @@ class _Batch(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation of any rank, since a block does not know how many axes follow."""
 
     def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() < 2:
-            raise ValueError(f"batch norm needs (batch, {self.num_features}, …), got shape {tuple(input.shape)}")
+        _check_rank(input, 2, f"batch norm needs (batch, {self.num_features}, …)")
+
+
+@torch.fx.wrap  # for torch.fx, which does not know sizes, a check is one step
+def _check_rank(x: Tensor, least: int, need: str) -> None:
+    if x.dim() < least:
+        raise ValueError(f"{need}, got shape {tuple(x.shape)}")
 
 
 class _Instance(nn.modules.instancenorm._InstanceNorm):
     """Instance normalisation of any rank, as `_Batch`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() < 3:
-            raise ValueError(f"instance norm needs (batch, {self.num_features}, …), got shape {tuple(x.shape)}")
+        _check_rank(x, 3, f"instance norm needs (batch, {self.num_features}, …)")
         return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
 
 

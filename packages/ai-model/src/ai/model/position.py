@@ -5,9 +5,11 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from ai.model.init import draw_normal, fill
+from ai.model.rotary import Rotary
 
 
 def sinusoid(n: int, dim: int, base: float = 10_000.0) -> Tensor:
@@ -49,13 +51,7 @@ def rotate(x: Tensor, start: int = 0, base: float = 10_000.0) -> Tensor:
         >>> torch.allclose(rotate(x).norm(dim=-1), x.norm(dim=-1)), bool((rotate(x)[:, :, 0] == x[:, :, 0]).all())
         (True, True)
     """
-    half = x.shape[-1] // 2
-    dtype = torch.promote_types(x.dtype, torch.float32)  # a half-precision angle would be off by whole turns
-    frequencies = base ** (-torch.arange(half, device=x.device, dtype=dtype) / half)
-    angles = torch.arange(start, start + x.shape[-2], device=x.device)[:, None] * frequencies
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    x1, x2 = x[..., :half], x[..., half:]
-    return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
+    return Rotary(base).rotate(x, start)
 
 
 class _Position(nn.Module):
@@ -78,9 +74,20 @@ class _Position(nn.Module):
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         stop = start + x.shape[1]
-        if stop > self.n:
-            raise ValueError(f"x must end at position {self.n} at most, not at {stop}")
+        _check_stop(stop, self.n)
         return x + self.table[start:stop].to(x.dtype)
+
+
+@torch.fx.wrap  # for torch.fx, which does not know sizes, a check is one step
+def _check_stop(stop: int, n: int) -> None:
+    if stop > n:
+        raise ValueError(f"x must end at position {n} at most, not at {stop}")
+
+
+@torch.fx.wrap
+def _check_patches(x: Tensor, patch: int) -> None:
+    if x.shape[2] % patch or x.shape[3] % patch:
+        raise ValueError(f"patch ({patch}) must divide the image's size ({x.shape[2]} x {x.shape[3]})")
 
 
 def pos_emb(n: int | tuple[int, int], dim: int, kind: str = "learned", *, std: float = 0.02) -> nn.Module:
@@ -152,8 +159,7 @@ class _PatchEmbed(nn.Module):
         fill(self.bias, 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] % self.patch or x.shape[3] % self.patch:
-            raise ValueError(f"patch ({self.patch}) must divide the image's size ({x.shape[2]} x {x.shape[3]})")
+        _check_patches(x, self.patch)
         return nn.functional.conv2d(x, self.weight, self.bias, self.patch).flatten(2).transpose(1, 2)
 
 

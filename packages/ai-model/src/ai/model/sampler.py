@@ -7,7 +7,7 @@ for √ᾱ·x₀ + √(1 - ᾱ)·n are the same with x divided by √ᾱ and σ�
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -22,6 +22,12 @@ class Step:
     """Draws N(0, 1) of the shape of x."""
     eta: float = 0.0
     churn: float = 0.0
+    restored: Callable[[Tensor, float], Tensor] | None = None
+    """Puts what is known back into a state of a given noise level."""
+
+    def done(self, x: Tensor, sigma: float) -> Tensor:
+        """Returns the state after a step."""
+        return x if self.restored is None else self.restored(x, sigma)
 
 
 def euler(step: Step, x: Tensor, sigmas: Sequence[float]) -> Iterator[Tensor]:
@@ -29,7 +35,7 @@ def euler(step: Step, x: Tensor, sigmas: Sequence[float]) -> Iterator[Tensor]:
     for sigma, following in itertools.pairwise(sigmas):
         x, sigma = _churned(step, x, sigma, len(sigmas) - 1)
         slope = (x - step.denoise(x, sigma)) / sigma
-        x = x + (following - sigma) * slope
+        x = step.done(x + (following - sigma) * slope, following)
         yield x
 
 
@@ -42,7 +48,7 @@ def heun(step: Step, x: Tensor, sigmas: Sequence[float]) -> Iterator[Tensor]:
         if following > 0:
             slope = (slope + (guess - step.denoise(guess, following)) / following) / 2
             guess = x + (following - sigma) * slope
-        x = guess
+        x = step.done(guess, following)
         yield x
 
 
@@ -55,12 +61,13 @@ def ddim(step: Step, x: Tensor, sigmas: Sequence[float]) -> Iterator[Tensor]:
         x = clean + (down / sigma) * (x - clean)
         if up > 0:
             x = x + up * step.fresh()
+        x = step.done(x, following)
         yield x
 
 
 def ddpm(step: Step, x: Tensor, sigmas: Sequence[float]) -> Iterator[Tensor]:
     """Ancestral sampling: DDIM with eta 1. Source: Ho, Jain and Abbeel, 2020, equations 6 and 7."""
-    yield from ddim(Step(step.denoise, step.fresh, eta=1.0), x, sigmas)
+    yield from ddim(replace(step, eta=1.0), x, sigmas)
 
 
 def dpmpp_2m(step: Step, x: Tensor, sigmas: Sequence[float]) -> Iterator[Tensor]:
@@ -78,6 +85,7 @@ def dpmpp_2m(step: Step, x: Tensor, sigmas: Sequence[float]) -> Iterator[Tensor]
                 ahead = clean + (width / (2 * previous_width)) * (clean - previous)
             x = (following / sigma) * x + (1 - following / sigma) * ahead
             previous, previous_width = clean, width
+        x = step.done(x, following)
         yield x
 
 

@@ -1,23 +1,30 @@
 """Weights on disk: written whole or not at all, read without running anybody's code."""
 
+import io
+import json
 import os
 import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ai.model.names import matched, unwrapped
+
 PathLike = str | os.PathLike[str]
+_EXTRA = "extra_state"
 
 
-def save_state(state: Mapping[str, Tensor], path: PathLike) -> None:
+def save_state(state: Mapping[str, Any], path: PathLike) -> None:
     """Writes named tensors to `path`, atomically: a reader sees the old file or the new one.
 
     Args:
-        state: Tensors on any device. Tied tensors (two names, one memory) are stored once each name.
+        state: Tensors on any device. Tied tensors (two names, one memory) are stored once each name. What a module's
+            `get_extra_state` gave may be anything that `torch.load(weights_only=True)` reads.
         path: safetensors format if it ends in `.safetensors`, else a torch file. Missing folders are made.
 
     >>> import tempfile, torch
@@ -29,13 +36,15 @@ def save_state(state: Mapping[str, Tensor], path: PathLike) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach() for name, tensor in state.items()}
+    state = {name: value.detach() if isinstance(value, Tensor) else value for name, value in state.items()}
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             if path.suffix == ".safetensors":
                 from safetensors.torch import save
 
-                file.write(save(_apart(state)))
+                extra = [name for name, value in state.items() if not isinstance(value, Tensor)]
+                tensors = {name: _packed(value) if name in extra else value for name, value in state.items()}
+                file.write(save(_apart(tensors), {_EXTRA: json.dumps(extra)} if extra else None))
             else:
                 torch.save(state, file)
             file.flush()
@@ -48,7 +57,7 @@ def save_state(state: Mapping[str, Tensor], path: PathLike) -> None:
     _sync_folder(path.parent)
 
 
-def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Reads the named tensors of a file that `save_state`, safetensors or `torch.save(state_dict)` wrote.
 
     Raises:
@@ -66,13 +75,15 @@ def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, 
     if not path.is_file():
         raise FileNotFoundError(f"path ({path}) must be a file of weights, and there is none")
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
 
         try:
-            return load_file(path, device=str(device))
+            with safe_open(path, "pt", device=str(device)) as file:
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: it is no dict
+                extra = json.loads((file.metadata() or {}).get(_EXTRA, "[]"))
         except SafetensorError as error:
             raise ValueError(f"path ({path}) must be a whole safetensors file: {error}") from error
+        return {**state, **{name: _unpacked(state[name], path) for name in extra}}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch wonders at foreign pickles before it refuses them
@@ -80,24 +91,26 @@ def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, 
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"path ({path}) must hold tensors by name and nothing that runs code: {reason}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(value, Tensor) or str(name).endswith("_extra_state") for name, value in state.items()
+    ):
         raise ValueError(f"path ({path}) must hold a dict of tensors by name, got {type(state).__name__}")
     return state
 
 
-def load_into(
-    module: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True, source: str = "state"
-) -> list[str]:
+def load_into(module: nn.Module, state: Mapping[str, Any], *, strict: bool = True, source: str = "state") -> list[str]:
     """Copies named tensors into a module, and lists what did not fit.
 
     Args:
         module: Changed only if everything fits, or if `strict` is off.
-        state: Tensors by name. The prefixes that torch.compile and DDP put in front of names are taken off.
+        state: Tensors by name. Names that do not fit as they are may be those of a module that `torch.compile` or data
+            parallel had wrapped, or of an earlier form that the module's own hooks know.
         strict: Off: load what fits and return the rest.
         source: What to call the tensors' origin in the error.
 
     Returns:
-        One line for each name that is missing, unexpected or of another shape; empty if all fit.
+        One line for each kind of difference, with all names that are missing, unexpected or of another shape; empty if
+        all fit.
 
     Raises:
         ValueError: `strict`, and something does not fit. The message lists all names.
@@ -107,26 +120,39 @@ def load_into(
         >>> load_into(layer, {"weight": torch.ones(1, 2), "gain": torch.ones(1)}, strict=False)
         ['missing: bias', 'unexpected: gain']
     """
-    state = {_plain_name(name): tensor for name, tensor in state.items()}
-    own = {_plain_name(name): (name, tensor) for name, tensor in module.state_dict(keep_vars=True).items()}
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
-    misshapen = [
-        f"{name} (model {tuple(own[name][1].shape)}, file {tuple(tensor.shape)})"
-        for name, tensor in state.items()
-        if name in own and own[name][1].shape != tensor.shape
-    ]
-    named = [("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)]
-    problems = [f"{kind}: {', '.join(names)}" for kind, names in named if names]
-    if problems and strict:
+    module = unwrapped(module)
+    fitting, problems = matched(module, state)
+    if strict:
+        refuse(problems, source)
+    module.load_state_dict(fitting, strict=False)
+    return problems
+
+
+def refuse(problems: list[str], source: str) -> None:
+    """Raises if there are differences between a module and what it is to load."""
+    if problems:
         raise ValueError(
             f"{source} must hold the model's parameters (strict=False loads what fits); {'; '.join(problems)}"
         )
-    fitting = {
-        own[name][0]: tensor for name, tensor in state.items() if name in own and own[name][1].shape == tensor.shape
-    }
-    module.load_state_dict(fitting, strict=False)
-    return problems
+
+
+def differences(module: nn.Module, state: Mapping[str, Any]) -> list[str]:
+    """Returns what `load_into` would list, and changes nothing."""
+    return matched(unwrapped(module), state)[1]
+
+
+def _packed(value: Any) -> Tensor:
+    """Returns what a module keeps beside its tensors as bytes, which a safetensors file can hold."""
+    file = io.BytesIO()
+    torch.save(value, file)
+    return torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
+
+
+def _unpacked(tensor: Tensor, path: Path) -> Any:
+    try:
+        return torch.load(io.BytesIO(tensor.cpu().numpy().tobytes()), weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"path ({path}) must hold nothing that runs code: {error}") from error
 
 
 def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -139,11 +165,6 @@ def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         apart[name] = tensor.clone(memory_format=torch.contiguous_format) if shares else tensor.contiguous()
         seen.add(address)
     return apart
-
-
-def _plain_name(name: str) -> str:
-    name = name.replace("_orig_mod.", "")
-    return name.removeprefix("module.")
 
 
 def _umask() -> int:

@@ -1,8 +1,9 @@
-"""Transformer blocks, normalised before each branch.
+"""Transformer blocks.
 
 Axes: tokens are `(batch, time, dim)`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,10 +11,14 @@ from torch import Tensor, nn
 
 from ai.model import norm as norms
 from ai.model.activation import Activation, actv_gain, is_centred
-from ai.model.attention import KVCache, attn
+from ai.model.activation import actv as make_actv
+from ai.model.attention import attn
+from ai.model.cache import KVCache
 from ai.model.container import seq
+from ai.model.init import fill, like_torchs, mark_small
 from ai.model.linear import fc
 from ai.model.norm import Norm
+from ai.model.rotary import Rotary
 
 
 class _DropPath(nn.Module):
@@ -44,35 +49,171 @@ def drop_path(p: float) -> nn.Module:
     return _DropPath(p)
 
 
-def mlp(dim: int, hidden: int, actv: Activation = "gelu", *, dropout: float = 0.0) -> nn.Module:
+class _Mlp(nn.Module):
+    """Two linear layers under the names of a sequence, an activation between, and dropout after each."""
+
+    def __init__(self, first: nn.Module, last: nn.Module, actv: nn.Module | None, dropout: float):
+        super().__init__()
+        self.add_module("0", first)
+        self.add_module("1", last)
+        self.actv = actv
+        self.dropout = nn.Dropout(dropout) if dropout else None
+
+    def __getitem__(self, i: int) -> nn.Module:
+        return self.get_submodule(str(i))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self[0](x)
+        if self.actv is not None:
+            x = self.actv(x)
+        x = self[1](x if self.dropout is None else self.dropout(x))
+        return x if self.dropout is None else self.dropout(x)
+
+    def mark_small(self, scale: float) -> bool:
+        return mark_small(self[1], scale)
+
+
+class _GatedMlp(nn.Module):
+    """An MLP whose inner layer is weighed, element by element, by a second one behind an activation."""
+
+    def __init__(self, dim: int, hidden: int, actv: Activation, dropout: float, bias: bool):
+        super().__init__()
+        self.gate = fc(dim, hidden, bias=bias, init_gain=actv_gain(actv))
+        self.up = fc(dim, hidden, bias=bias, init_gain=1.0)
+        self.down = fc(hidden, dim, bias=bias, init_gain=0.3)
+        self.actv = make_actv(actv)
+        self.dropout = nn.Dropout(dropout) if dropout else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.gate(x)
+        if self.actv is not None:
+            weights = self.actv(weights)
+        x = weights * self.up(x)
+        out: Tensor = self.down(x if self.dropout is None else self.dropout(x))
+        return out if self.dropout is None else self.dropout(out)
+
+    def mark_small(self, scale: float) -> bool:
+        return mark_small(self.down, scale)
+
+
+def mlp(
+    dim: int,
+    hidden: int,
+    actv: Activation = "gelu",
+    *,
+    gate: Activation = None,
+    dropout: float = 0.0,
+    bias: bool = True,
+) -> nn.Module:
     """Returns two fully-connected layers with an activation between: `(…, dim)` to `(…, dim)`.
 
+    Args:
+        dim: Width of the input and the output.
+        hidden: Width between.
+        actv: Of the inner layer; not with a gate.
+        gate: Activation of a second inner layer, by which the first is multiplied: `silu` makes a SwiGLU, `gelu` a
+            GEGLU; None for no such layer.
+        dropout: Of the inner layer and of the result.
+        bias: Whether the layers have one.
+
+    Source: Shazeer, 2020, GLU Variants Improve Transformer, equation 6.
+
     Example:
-        >>> mlp(8, 32)(torch.zeros(2, 5, 8)).shape
-        torch.Size([2, 5, 8])
+        >>> mlp(8, 32)(torch.zeros(2, 5, 8)).shape, mlp(8, 24, gate="silu", bias=False)(torch.zeros(2, 8)).shape
+        (torch.Size([2, 5, 8]), torch.Size([2, 8]))
     """
+    for name, value in (("dim", dim), ("hidden", hidden)):
+        if value < 1:
+            raise ValueError(f"{name} ({value}) must be at least 1")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout ({dropout}) must lie in [0, 1)")
+    if gate is not None:
+        if actv != "gelu":
+            raise ValueError(f"actv ({actv!r}) must be left alone with a gate ({gate!r}), which is what is activated")
+        return _GatedMlp(dim, hidden, gate, dropout, bias)
     # The mean of what leaves the activation passes the second layer, so it is the second moment that is to stay.
     gain = actv_gain(actv) / actv_gain(actv, centred=is_centred(actv, dim))
-    return seq(
-        fc(dim, hidden, actv=actv, dropout=dropout, init_gain=gain), fc(hidden, dim, dropout=dropout, init_gain=0.3)
-    )
+    made = make_actv(actv)
+    if made is not None and any(True for _ in made.parameters()):
+        return seq(
+            fc(dim, hidden, actv=actv, bias=bias, dropout=dropout, init_gain=gain),
+            fc(hidden, dim, bias=bias, dropout=dropout, init_gain=0.3),
+        )
+    first = like_torchs(nn.Linear, dim, hidden, bias=bias, init_scale=gain, init_actv=actv)
+    return _Mlp(first, fc(hidden, dim, bias=bias, init_gain=0.3), made, dropout)
 
 
-class _EncoderBlock(nn.Module):
-    def __init__(self, norm1: nn.Module, attention: nn.Module, norm2: nn.Module, mlp: nn.Module, drop: float):
+class _LayerScale(nn.Module):
+    def __init__(self, dim: int, start: float):
         super().__init__()
-        self.norm1, self.attn, self.norm2, self.mlp = norm1, attention, norm2, mlp
+        self.start = start
+        self.gamma = nn.Parameter(torch.full((dim,), start))
+
+    def init_params(self, generator: torch.Generator | None) -> None:
+        fill(self.gamma, self.start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma.to(x.dtype)
+
+
+def layer_scale(dim: int, start: float = 1e-5) -> nn.Module:
+    """Returns the module that multiplies each feature by a learned factor, which starts small.
+
+    Source: Touvron et al., 2021, Going Deeper with Image Transformers, equation 4.
+
+    Example:
+        >>> layer_scale(4, 0.5)(torch.ones(2, 4))[0].tolist()
+        [0.5, 0.5, 0.5, 0.5]
+    """
+    if dim < 1:
+        raise ValueError(f"dim ({dim}) must be at least 1")
+    return _LayerScale(dim, start)
+
+
+class _Block(nn.Module):
+    """What encoder and decoder blocks share: a branch beside its shortcut, normalised before it or after the sum."""
+
+    post_norm = False
+    drop: nn.Module
+
+    def add(self, x: Tensor, n: int, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        """Returns x with the n-th branch added."""
+        norm: nn.Module = getattr(self, f"norm{n}")
+        scale: Callable[[Tensor], Tensor] | None = getattr(self, f"scale{n}", None)
+        out = branch(x if self.post_norm else norm(x))
+        x = x + self.drop(out if scale is None else scale(out))
+        return norm(x) if self.post_norm else x
+
+
+class _EncoderBlock(_Block):
+    def __init__(self, attention: nn.Module, mlp: nn.Module, norms_: list[nn.Module], post_norm: bool, drop: float):
+        super().__init__()
+        self.post_norm = post_norm
+        self.norm1, self.attn, self.norm2, self.mlp = norms_[0], attention, norms_[1], mlp
         self.drop = drop_path(drop)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        x = x + self.drop(self.attn(self.norm1(x), mask=mask, cache=cache))
-        out: Tensor = x + self.drop(self.mlp(self.norm2(x)))
-        return out
+        if isinstance(cache, KVCache):
+            return cache.called(self, self._pass, x, mask, cache)  # type: ignore[no-any-return]
+        return self._pass(x, mask, None)
+
+    def _pass(self, x: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+        x = self.add(x, 1, lambda y: self.attn(y, mask=mask, cache=cache))
+        return self.add(x, 2, self.mlp)
 
 
-class _DecoderBlock(nn.Module):
-    def __init__(self, attention: nn.Module, cross: nn.Module, mlp: nn.Module, norms_: list[nn.Module], drop: float):
+class _DecoderBlock(_Block):
+    def __init__(
+        self,
+        attention: nn.Module,
+        cross: nn.Module,
+        mlp: nn.Module,
+        norms_: list[nn.Module],
+        post_norm: bool,
+        drop: float,
+    ):
         super().__init__()
+        self.post_norm = post_norm
         self.attn, self.cross, self.mlp = attention, cross, mlp
         self.norm1, self.norm2, self.norm3 = norms_
         self.drop = drop_path(drop)
@@ -85,26 +226,38 @@ class _DecoderBlock(nn.Module):
         context_mask: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        x = x + self.drop(self.attn(self.norm1(x), mask=mask, cache=cache))
-        x = x + self.drop(self.cross(self.norm2(x), context, context_mask, cache))
-        out: Tensor = x + self.drop(self.mlp(self.norm3(x)))
-        return out
+        if isinstance(cache, KVCache):
+            return cache.called(self, self._pass, x, context, mask, context_mask, cache)  # type: ignore[no-any-return]
+        return self._pass(x, context, mask, context_mask, None)
+
+    def _pass(
+        self, x: Tensor, context: Tensor, mask: Tensor | None, context_mask: Tensor | None, cache: KVCache | None
+    ) -> Tensor:
+        x = self.add(x, 1, lambda y: self.attn(y, mask=mask, cache=cache))
+        x = self.add(x, 2, lambda y: self.cross(y, context, mask=context_mask, cache=cache))
+        return self.add(x, 3, self.mlp)
 
 
 def tx_enc_blk(
     dim: int,
     n_heads: int = 8,
-    mlp_dim: int | None = None,
-    head_dim: int | None = None,
     *,
+    head_dim: int | None = None,
+    mlp_dim: int | None = None,
     actv: Activation = "gelu",
+    gate: Activation = None,
     norm: Norm = "layer",
+    post_norm: bool = False,
+    layer_scale: float | None = None,
     dropout: float = 0.0,
     drop: float = 0.0,
     causal: bool = False,
-    rotary: bool = False,
+    rotary: bool | Rotary = False,
     qk_norm: bool = False,
     n_kv_heads: int | None = None,
+    window: int | None = None,
+    alibi: bool = False,
+    scale: float | None = None,
     bias: bool = True,
 ) -> nn.Module:
     """Returns a transformer encoder block, called as `(x, mask=None, cache=None)`.
@@ -112,61 +265,93 @@ def tx_enc_blk(
     Args:
         dim: Width of a token.
         n_heads: Number of heads.
-        mlp_dim: Width inside the MLP; None for `4 · dim`.
         head_dim: Width of a head; None for `dim // n_heads`.
+        mlp_dim: Width inside the MLP; None for `4 · dim`.
         actv: Of the MLP.
+        gate: As of `mlp`.
         norm: By name, or a callable from a width.
+        post_norm: Whether each sum is normalised, as in the first transformers, instead of each branch's input.
+        layer_scale: What a learned factor of each feature of a branch starts from; None for no such factor.
         dropout: Of attention weights and of the MLP.
         drop: Probability of stochastic depth, for each branch.
         causal: Whether a token may look at itself and the past only (a decoder-only language model's block).
         rotary: As of `attn`.
         qk_norm: As of `attn`.
         n_kv_heads: As of `attn`.
-        bias: Whether the attention's projections have one.
+        window: As of `attn`.
+        alibi: As of `attn`.
+        scale: As of `attn`.
+        bias: Whether the linear layers, and layer norms by name, have one.
 
-    Source: Dosovitskiy et al., 2021, An Image Is Worth 16x16 Words, equations 2 and 3.
+    Sources: Vaswani et al., 2017, Attention Is All You Need, section 3 (`post_norm`); Dosovitskiy et al., 2021, An
+    Image Is Worth 16x16 Words, equations 2 and 3.
 
     Example:
         >>> tx_enc_blk(8, 2)(torch.zeros(2, 5, 8)).shape
         torch.Size([2, 5, 8])
+        >>> options = {"gate": "silu", "norm": "rms", "bias": False, "causal": True, "rotary": True}
+        >>> tx_enc_blk(8, 4, n_kv_heads=2, mlp_dim=24, **options)(torch.zeros(2, 5, 8)).shape  # as in Llama
+        torch.Size([2, 5, 8])
     """
     attention = attn(
         dim, n_heads, head_dim, n_kv_heads=n_kv_heads, causal=causal, rotary=rotary, qk_norm=qk_norm, bias=bias,
-        dropout=dropout,
+        dropout=dropout, window=window, alibi=alibi, scale=scale,
     )  # fmt: skip
-    return _EncoderBlock(
-        _norm(norm, dim), attention, _norm(norm, dim), mlp(dim, mlp_dim or 4 * dim, actv, dropout=dropout), drop
-    )
+    inner = mlp(dim, mlp_dim or 4 * dim, actv, gate=gate, dropout=dropout, bias=bias)
+    block = _EncoderBlock(attention, inner, [_norm(norm, dim, bias) for _ in range(2)], post_norm, drop)
+    return _scaled(block, dim, layer_scale, 2)
 
 
 def tx_dec_blk(
     dim: int,
     n_heads: int = 8,
-    mlp_dim: int | None = None,
-    head_dim: int | None = None,
     *,
+    head_dim: int | None = None,
+    mlp_dim: int | None = None,
     dim_context: int | None = None,
     actv: Activation = "gelu",
+    gate: Activation = None,
     norm: Norm = "layer",
+    post_norm: bool = False,
+    layer_scale: float | None = None,
     dropout: float = 0.0,
     drop: float = 0.0,
     causal: bool = True,
-    rotary: bool = False,
+    rotary: bool | Rotary = False,
     qk_norm: bool = False,
+    n_kv_heads: int | None = None,
+    window: int | None = None,
+    alibi: bool = False,
+    scale: float | None = None,
+    bias: bool = True,
 ) -> nn.Module:
     """Returns a decoder block, called as `(x, context, mask=None, context_mask=None, cache=None)`.
 
     Causal self-attention, then attention to the context `(batch, length, dim_context)`, then an MLP. The arguments are
-    those of `tx_enc_blk`.
+    those of `tx_enc_blk`; positions (`rotary`, `window`, `alibi`) are those of the self-attention alone.
 
     Example:
         >>> tx_dec_blk(8, 2, dim_context=4)(torch.zeros(2, 5, 8), torch.zeros(2, 3, 4)).shape
         torch.Size([2, 5, 8])
     """
-    own = attn(dim, n_heads, head_dim, causal=causal, rotary=rotary, qk_norm=qk_norm, dropout=dropout)
-    cross = attn(dim, n_heads, head_dim, dim_kv=dim_context, qk_norm=qk_norm, dropout=dropout)
-    inner = mlp(dim, mlp_dim or 4 * dim, actv, dropout=dropout)
-    return _DecoderBlock(own, cross, inner, [_norm(norm, dim) for _ in range(3)], drop)
+    own = attn(
+        dim, n_heads, head_dim, n_kv_heads=n_kv_heads, causal=causal, rotary=rotary, qk_norm=qk_norm, bias=bias,
+        dropout=dropout, window=window, alibi=alibi, scale=scale,
+    )  # fmt: skip
+    cross = attn(
+        dim, n_heads, head_dim, dim_kv=dim_context, n_kv_heads=n_kv_heads, qk_norm=qk_norm, bias=bias, dropout=dropout,
+        scale=scale,
+    )  # fmt: skip
+    inner = mlp(dim, mlp_dim or 4 * dim, actv, gate=gate, dropout=dropout, bias=bias)
+    block = _DecoderBlock(own, cross, inner, [_norm(norm, dim, bias) for _ in range(3)], post_norm, drop)
+    return _scaled(block, dim, layer_scale, 3)
+
+
+def _scaled(block: nn.Module, dim: int, start: float | None, n: int) -> nn.Module:
+    if start is not None:
+        for i in range(1, n + 1):
+            setattr(block, f"scale{i}", _LayerScale(dim, start))
+    return block
 
 
 class _Stack(nn.Module):
@@ -176,45 +361,74 @@ class _Stack(nn.Module):
         self.norm = norm
 
     def forward(self, x: Tensor, *context: Tensor, **options: Tensor | KVCache | None) -> Tensor:
+        cache = options.get("cache")
+        if isinstance(cache, KVCache):
+            return cache.called(self, lambda x: self._through(x, context, options), x)  # type: ignore[no-any-return]
+        return self._through(x, context, options)
+
+    def _through(self, x: Tensor, context: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
         for block in self.blocks:
             x = block(x, *context, **options)
         out: Tensor = self.norm(x)
         return out
 
 
-def tx_enc(
-    n: int, dim: int, n_heads: int = 8, mlp_dim: int | None = None, *, drop: float = 0.0, **options: Any
-) -> nn.Module:
+class _EncoderStack(_Stack):
+    """A stack with its arguments by name, which torch.export and torch.fx ask for."""
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, mask: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        cache = cache if isinstance(cache, KVCache) else None
+        return super().forward(x, mask=mask, cache=cache)
+
+
+class _DecoderStack(_Stack):
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        context: Tensor,
+        mask: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        cache = cache if isinstance(cache, KVCache) else None
+        return super().forward(x, context, mask=mask, context_mask=context_mask, cache=cache)
+
+
+def tx_enc(n: int, dim: int, n_heads: int = 8, *, drop: float = 0.0, **options: Any) -> nn.Module:
     """Returns `n` encoder blocks and a last normalisation; `drop` grows linearly from 0 to its value over the depth.
 
-    The options are those of `tx_enc_blk`.
+    The options are those of `tx_enc_blk`. After blocks with `post_norm` there is no further normalisation.
 
     Example:
         >>> tx_enc(2, 8, 2, causal=True, rotary=True)(torch.zeros(2, 5, 8)).shape
         torch.Size([2, 5, 8])
     """
-    if n < 1:
-        raise ValueError(f"n ({n}) must be at least 1")
-    depth = [drop * i / max(n - 1, 1) for i in range(n)]
-    blocks = [tx_enc_blk(dim, n_heads, mlp_dim, drop=p, **options) for p in depth]
-    return _Stack(blocks, _norm(options.get("norm", "layer"), dim))
+    return _EncoderStack(*_stacked(tx_enc_blk, n, dim, n_heads, drop, options))
 
 
-def tx_dec(
-    n: int, dim: int, n_heads: int = 8, mlp_dim: int | None = None, *, drop: float = 0.0, **options: Any
-) -> nn.Module:
+def tx_dec(n: int, dim: int, n_heads: int = 8, *, drop: float = 0.0, **options: Any) -> nn.Module:
     """Returns `n` decoder blocks and a last normalisation; the options are those of `tx_dec_blk`.
 
     Example:
         >>> tx_dec(2, 8, 2)(torch.zeros(2, 5, 8), torch.zeros(2, 3, 8)).shape
         torch.Size([2, 5, 8])
     """
+    return _DecoderStack(*_stacked(tx_dec_blk, n, dim, n_heads, drop, options))
+
+
+def _stacked(
+    make: Callable[..., nn.Module], n: int, dim: int, n_heads: int, drop: float, options: dict[str, Any]
+) -> tuple[list[nn.Module], nn.Module]:
     if n < 1:
         raise ValueError(f"n ({n}) must be at least 1")
-    depth = [drop * i / max(n - 1, 1) for i in range(n)]
-    blocks = [tx_dec_blk(dim, n_heads, mlp_dim, drop=p, **options) for p in depth]
-    return _Stack(blocks, _norm(options.get("norm", "layer"), dim))
+    blocks = [make(dim, n_heads, drop=drop * i / max(n - 1, 1), **options) for i in range(n)]
+    kind = None if options.get("post_norm") else options.get("norm", "layer")
+    return blocks, _norm(kind, dim, options.get("bias", True))
 
 
-def _norm(kind: Norm, dim: int) -> nn.Module:
+def _norm(kind: Norm, dim: int, bias: bool) -> nn.Module:
+    if kind == "layer" and not bias:
+        return norms.layer(dim, bias=False)
     return norms.make(kind, dim, last=True) or nn.Identity()
