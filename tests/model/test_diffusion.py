@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import ai.model as m
+from ai.model.denoising.row_noise import RowNoise
 from ai.model.noise_schedule import ddpm_sigmas, ddpm_time, noise_levels
-from ai.model.row_noise import RowNoise
 
 STD = 0.5
 

@@ -3,7 +3,6 @@
 from ai.model import f, norm
 from ai.model.activation import actv, actv_gain
 from ai.model.attention import attn, sa
-from ai.model.cache import KVCache
 from ai.model.container import lstm, module_dict, modules, null, repeat, res, seq
 from ai.model.conv import conv
 from ai.model.diffusion import DiffusionModel
@@ -39,10 +38,11 @@ from ai.model.policy import Categorical, Gaussian, Mixed, SquashedGaussian
 from ai.model.position import embed, patch_emb, pos_emb
 from ai.model.pyramid import pyramid
 from ai.model.resblk import resblk, resblk_group, se
-from ai.model.rotary import rotary
 from ai.model.running_norm import running_norm
 from ai.model.state import load_into, load_state, save_state
 from ai.model.summary import summarize
+from ai.model.tokens.cache import KVCache
+from ai.model.tokens.rotary import rotary
 from ai.model.transformer import drop_path, layer_scale, mlp, tx_dec, tx_dec_blk, tx_enc, tx_enc_blk
 
 __all__ = [

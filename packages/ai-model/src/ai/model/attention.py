@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ai.model import norm
-from ai.model.cache import KVCache
 from ai.model.linear import fc
-from ai.model.rotary import Rotary
+from ai.model.tokens.cache import KVCache
+from ai.model.tokens.rotary import Rotary
 
 __all__ = ["KVCache", "attn", "sa"]
 

@@ -10,10 +10,10 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from ai.model.denoising.precond import PRECONDITIONINGS
+from ai.model.denoising.row_noise import RowNoise
 from ai.model.model import Model
 from ai.model.noise_schedule import noise_levels
-from ai.model.precond import PRECONDITIONINGS
-from ai.model.row_noise import RowNoise
 from ai.model.sampler import SAMPLERS, Step
 
 

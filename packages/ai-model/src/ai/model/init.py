@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ai.model.activation import Activation, actv_gain, is_centred
-from ai.model.computed import stand_in
+from ai.model.weights.computed import stand_in
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from ai.model.cache import KVCache
 from ai.model.init import init_module
-from ai.model.memory import Marks, mark, unwritten
 from ai.model.state import PathLike, differences, load_into, load_state, refuse, save_state
 from ai.model.summary import summarize
+from ai.model.tokens.cache import KVCache
+from ai.model.weights.memory import Marks, mark, unwritten
 
 
 class Model(nn.Module):

@@ -9,7 +9,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from ai.model.init import draw_normal, fill
-from ai.model.rotary import Rotary
+from ai.model.tokens.rotary import Rotary
 
 
 def sinusoid(n: int, dim: int, base: float = 10_000.0) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ai.model.names import matched, unwrapped
+from ai.model.weights.names import matched, unwrapped
 
 PathLike = str | os.PathLike[str]
 _EXTRA = "extra_state"

@@ -13,12 +13,12 @@ from ai.model import norm as norms
 from ai.model.activation import Activation, actv_gain, is_centred
 from ai.model.activation import actv as make_actv
 from ai.model.attention import attn
-from ai.model.cache import KVCache
 from ai.model.container import seq
 from ai.model.init import fill, like_torchs, mark_small
 from ai.model.linear import fc
 from ai.model.norm import Norm
-from ai.model.rotary import Rotary
+from ai.model.tokens.cache import KVCache
+from ai.model.tokens.rotary import Rotary
 
 
 class _DropPath(nn.Module):

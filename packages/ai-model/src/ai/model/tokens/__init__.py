@@ -1,0 +1,1 @@
+"""What attention knows of tokens beside their numbers: where they stand, and which it has seen."""
