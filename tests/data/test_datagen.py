@@ -449,25 +449,25 @@ class FakeChild:
         pass
 
 
-def fleet_of_fakes(monkeypatch, kind):
-    monkeypatch.setattr("ai.data.generation.source_pool.Child", kind)
-    kind.made, kind.sending, kind.release = [], threading.Event(), threading.Event()
+class FakeEngine:
+    def start(self, payload, on_message, on_exit):
+        return FakeChild(payload, on_message, on_exit)
+
+
+def test_a_replacement_that_reads_its_parameters_slowly_holds_up_nobody():
+    FakeChild.made, FakeChild.sending, FakeChild.release = [], threading.Event(), threading.Event()
     received = []
     params = (1, {"w": np.float64(0)})
-    return Fleet(Walk(), 2, 0, 0, received.append, lambda: None, lambda: True, params), received
-
-
-def test_a_replacement_that_reads_its_parameters_slowly_holds_up_nobody(monkeypatch):
-    fleet, received = fleet_of_fakes(monkeypatch, FakeChild)
+    fleet = Fleet(Walk(), 2, 0, 0, received.append, lambda: None, lambda: True, params, FakeEngine())
     first, second = FakeChild.made
-    exits = threading.Thread(target=first.on_exit, args=(first, "was killed"), daemon=True)
+    exits = threading.Thread(target=first.on_exit, args=("was killed",), daemon=True)
     exits.start()
     assert FakeChild.sending.wait(100)
 
     def others_go_on():
-        second.on_message(second, ("episodes", "a chunk"))
+        second.on_message(("episodes", "a chunk"))
         fleet.update_params({"w": np.float64(1)}, 2)
-        second.on_message(second, ("taken", 1))
+        second.on_message(("taken", 1))
 
     going = threading.Thread(target=others_go_on, daemon=True)
     going.start()
@@ -479,25 +479,7 @@ def test_a_replacement_that_reads_its_parameters_slowly_holds_up_nobody(monkeypa
     assert third.sent == []  # nothing overtakes its first parameters
     FakeChild.release.set()
     wait_until(lambda: third.sent == ["params", "credit"])
-    third.on_message(third, ("taken", 1))
+    third.on_message(("taken", 1))
     wait_until(lambda: third.sent == ["params", "credit", "params"])
     exits.join(20)
-    fleet.close()
-
-
-def test_a_generating_worker_that_dies_before_its_fleet_knows_it_is_replaced(monkeypatch):
-    class DiesAtOnce(FakeChild):
-        def __init__(self, payload, on_message, on_exit):
-            super().__init__(payload, on_message, on_exit)
-            if self.number == 1:
-                thread = threading.Thread(target=on_exit, args=(self, "exited with code 1"))
-                thread.start()
-                thread.join(0.5)  # time enough to be overlooked; else the exit is heard after this
-
-        def send(self, message):
-            return True
-
-    fleet, _ = fleet_of_fakes(monkeypatch, DiesAtOnce)
-    wait_until(lambda: fleet.n_deaths == 1 and list(fleet._workers.values()) in ([0, 1], [1, 0]))
-    assert DiesAtOnce.made[0] not in fleet._workers
     fleet.close()

@@ -5,12 +5,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from ai.data import Dataset, PreprocessError, WorkerFailedError
-from ai.data.loading.preprocess_pool import _PoolState
 from tests.data.helpers_data import is_running, wait_until
 
 
@@ -143,13 +143,13 @@ def test_loops_left_early_leave_no_batches_behind():
     with numbers(double, 24).loader(2, n_workers=1) as loader:
         for _ in range(5):
             next(iter(loader))
-        assert len(loader._producer._state._entries) <= 1
+        assert len(loader._producer._tickets._entries) <= 1
         abandoned = iter(loader)
         next(abandoned)
         assert len(list(loader)) == 12
         del abandoned
         next(iter(loader))
-        assert len(loader._producer._state._entries) <= 1
+        assert len(loader._producer._tickets._entries) <= 1
 
 
 def test_a_worker_that_cannot_be_replaced_is_reported(monkeypatch):
@@ -166,25 +166,45 @@ def test_a_worker_that_cannot_be_replaced_is_reported(monkeypatch):
             list(iterator)
 
 
-def test_a_worker_that_dies_before_its_pool_knows_it_is_replaced(monkeypatch):
-    made = []
+def hang_on_seven(text):
+    while text == "7":
+        pass
+    return np.array([int(text)])
 
-    class DiesAtOnce:
-        """Ends while the first one is made; the second lives."""
 
-        def __init__(self, payload, on_message, on_exit):
-            made.append(self)
-            if len(made) == 1:
-                thread = threading.Thread(target=on_exit, args=(self, "exited with code 1"))
-                thread.start()
-                thread.join(0.5)  # time enough to be overlooked; else the exit is heard after this
+def test_a_preprocess_that_never_returns_is_named_and_its_worker_replaced():
+    with Dataset([str(i) for i in range(12)], hang_on_seven).loader(3, n_workers=1, timeout_s=0.5) as loader:
+        iterator = iter(loader)
+        assert [next(iterator).flatten().tolist() for _ in range(2)] == [[0, 1, 2], [3, 4, 5]]
+        stuck = loader._producer.pids
+        with pytest.raises(
+            WorkerFailedError, match=r"preprocess did not return within timeout_s \(0.5\) for sample 7$"
+        ):
+            next(iterator)
+        wait_until(lambda: not any(map(is_running, stuck)))
+        assert loader.state_dict()["batch"] == 2
 
-        def close(self):
-            pass
 
-    monkeypatch.setattr("ai.data.loading.preprocess_pool.Child", DiesAtOnce)
-    state = _PoolState(b"", 1)
-    wait_until(lambda: state.n_deaths == 1 and state.children == made[1:] and len(made) == 2)
+def test_a_thread_that_never_returns_is_named_by_its_batch():
+    gate = threading.Event()
+    ds = Dataset(["a", "b"], lambda text: gate.wait(30) and np.zeros(1))
+    with ds.loader(2, n_workers=1, worker="thread", timeout_s=0.05) as loader:
+        with pytest.raises(WorkerFailedError, match=r"timeout_s \(0.05\) for one of the samples \[0, 1\]"):
+            next(iter(loader))
+        gate.set()
+    with pytest.raises(ValueError, match="timeout_s must be positive, got 0"):
+        ds.loader(2, timeout_s=0)
+
+
+def test_a_slow_preprocess_is_not_late_while_it_goes_on():
+    def slow(text):
+        time.sleep(0.12)
+        return np.array([int(text)])
+
+    with Dataset([str(i) for i in range(6)], slow).loader(6, n_workers=1, timeout_s=20) as loader:
+        next(iter(loader))  # its worker is up
+        loader._producer._tickets._timeout_s = 0.5
+        assert next(iter(loader)).flatten().tolist() == list(range(6))  # 0.72 s in all
 
 
 def test_two_loaders_over_one_pool_do_not_mix():

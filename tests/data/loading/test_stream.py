@@ -1,15 +1,19 @@
 """Iterable torch datasets: the order in which they come, with and without workers; resuming; deaths."""
 
+import dataclasses
 import inspect
 import os
+import pickle
 import random
 import signal
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 
 from ai.data import WorkerFailedError
+from ai.data.loading.options import LoaderOptions, Options
 from ai.data.loading.stream import StreamLoader
 from ai.data.util import create_data_loader
 from tests.data.helpers_data import is_running, wait_until
@@ -41,6 +45,29 @@ class Shuffled:
         random.shuffle(rows)
         for row in rows:
             yield np.array([row + np.random.random()])
+
+
+class Stateful:
+    """Twenty samples a pass, drawn from a generator of its own that its state holds."""
+
+    n_made = 0  # by all of them
+
+    def __init__(self):
+        self.made, self.drawn = 0, 1
+
+    def __iter__(self):
+        while self.made < 20:
+            self.made += 1
+            Stateful.n_made += 1
+            self.drawn = self.drawn * 48271 % 2147483647
+            yield np.array([self.made, self.drawn])
+        self.made = 0
+
+    def state_dict(self):
+        return {"made": self.made, "drawn": self.drawn}
+
+    def load_state_dict(self, state):
+        self.made, self.drawn = state["made"], state["drawn"]
 
 
 class TorchShuffled:
@@ -92,34 +119,130 @@ def test_batches_come_in_order_and_resume():
     other.load_state_dict(state)
     assert rows(other) == [[3, 4, 5], [6]]
     endless = create_data_loader(Counting(), 3, train=True, n_workers=0)
-    assert rows(take(iter(endless), 4)) == [[0, 1, 2], [3, 4, 5]] * 2
-    assert (endless.state_dict()["epoch"], endless.state_dict()["batch"]) == (1, 2)
+    assert rows(take(iter(endless), 5)) == [[0, 1, 2], [3, 4, 5], [6, 0, 1], [2, 3, 4], [5, 6, 0]]
+    assert (endless.state_dict()["epoch"], endless.state_dict()["batch"]) == (2, 5)
+    dropping = create_data_loader(Counting(), 3, train=True, drop_last=True, n_workers=0)
+    assert rows(take(iter(dropping), 4)) == [[0, 1, 2], [3, 4, 5]] * 2
+    keeping = create_data_loader(Counting(), 3, train=True, drop_last=False, n_workers=0)
+    assert rows(take(iter(keeping), 4)) == [[0, 1, 2], [3, 4, 5], [6], [0, 1, 2]]
+    assert rows(take(iter(create_data_loader(Counting(2), 5, train=True, n_workers=0)), 1)) == [[0, 1, 0, 1, 0]]
     with pytest.raises(ValueError, match="fewer samples than a batch of 9 in a whole pass"):
-        next(iter(create_data_loader(Counting(), 9, train=True, n_workers=0)))
+        next(iter(create_data_loader(Counting(), 9, train=True, drop_last=True, n_workers=0)))
+    with pytest.raises(ValueError, match="the dataset gave nothing in a whole pass"):
+        next(iter(create_data_loader(Counting(0), 9, train=True, n_workers=0)))
     ranks = [create_data_loader(Counting(), 2, n_workers=0).shard(rank, 2) for rank in range(2)]
     assert [rows(r) for r in ranks] == [[[0, 2], [4, 6]], [[1, 3], [5]]]
 
 
+@pytest.mark.parametrize("shuffle", [0, 6])
+@pytest.mark.parametrize("source", [Shuffled, Stateful])
 @pytest.mark.parametrize("train", [True, False])
-def test_order_and_draws_do_not_depend_on_workers_and_resume_at_every_batch(train):
-    def read(loader, n):
-        return take(iter(loader), n) if train else [b for _ in range(3) for b in loader][:n]
+def test_order_and_draws_do_not_depend_on_workers_and_resume_at_every_batch(train, source, shuffle):
+    n = 14 if train else 7
 
-    n = 3 * (20 // 3 if train else 7)
-    reference = read(create_data_loader(Shuffled(), 3, train=train, n_workers=0), n)
-    assert train == (not torch.equal(reference[0], reference[n // 3]))  # evaluation repeats epoch 0
+    def made(n_workers):
+        return create_data_loader(source(), 3, train=train, n_workers=n_workers, shuffle=shuffle)
+
+    reference = take(iter(made(0)), n)
+    states = []
     torch.manual_seed(5)
     before = torch.get_rng_state()
     for n_workers in (0, 1, 2):
-        with create_data_loader(Shuffled(), 3, train=train, n_workers=n_workers) as loader:
-            for stop in range(n + 1):
-                passes, inside = divmod(stop, n // 3)
-                place = (passes, inside) if train else (0, inside)
-                loader.load_state_dict({**loader.state_dict(), "epoch": place[0], "batch": place[1]})
-                rest = take(iter(loader), n - stop) if train else list(loader)
-                expected = reference[stop:] if train else reference[inside : n // 3]
-                assert all(torch.equal(a, b) for a, b in zip(rest, expected, strict=True))
+        with made(n_workers) as loader:
+            iterator = iter(loader)
+            for k in range(n):
+                states.append((k, pickle.loads(pickle.dumps(loader.state_dict()))))
+                assert torch.equal(next(iterator), reference[k])
+    for n_workers in (0, 2):
+        with made(n_workers) as loader:
+            for k, state in states[:: 1 if n_workers == 0 else 5]:
+                loader.load_state_dict(state)
+                rest = take(iter(loader), n - k) if train else list(loader)
+                assert all(torch.equal(a, b) for a, b in zip(rest, reference[k:], strict=True))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_source_with_a_state_is_not_read_again():
+    loader = create_data_loader(Stateful(), 3, train=True, n_workers=0)
+    take(iter(loader), 10)  # half of the second pass
+    other = create_data_loader(Stateful(), 3, train=True, n_workers=0)
+    other.load_state_dict(loader.state_dict())
+    n_before = Stateful.n_made
+    take(iter(other), 1)
+    assert Stateful.n_made == n_before + 3
+    again = create_data_loader(Plain(20), 3, train=True, n_workers=0)
+    take(iter(again), 10)
+    other = create_data_loader(Plain(20), 3, train=True, n_workers=0)
+    other.load_state_dict(again.state_dict())
+    assert rows(take(iter(other), 1)) == [[10, 11, 12]]
+
+
+def test_shuffling_gives_each_sample_once_a_pass_and_another_order_each_time():
+    loader = create_data_loader(Plain(60), 20, train=True, shuffle=30, n_workers=0, seed=3)
+    passes = [list(chain(*rows(take(iter(loader), 3)))) for _ in range(3)]
+    assert all(sorted(order) == list(range(60)) for order in passes)
+    assert all(sorted(order[:30]) == list(range(30)) for order in passes)
+    assert len({tuple(order) for order in passes}) == 3
+    assert all(order != sorted(order) for order in passes)
+    with pytest.raises(ValueError, match="shuffle must be at least 0 samples, got -1"):
+        create_data_loader(Plain(), 2, shuffle=-1)
+    with pytest.raises(ValueError, match=r"shuffle \(5\) is for iterable datasets"):
+        create_data_loader(torch.utils.data.TensorDataset(torch.arange(4)), 2, shuffle=5)
+
+
+def test_every_sample_of_every_part_is_seen():
+    with create_data_loader(Divided(), 3, train=True, n_workers=2) as loader:
+        seen = [batch.tolist() for batch in take(iter(loader), 6)]
+    assert seen == [[0, 2, 4], [1, 3, 5], [6, 8, 10], [7, 9, 11], [12, 14, 16], [13, 15, 1]]
+
+
+def test_states_of_the_first_format_load_where_nothing_was_left_out():
+    old = {"epoch": 0, "batch": 2, "seed": 4, "train": False, "batch_size": 3, "world": 1, "parts": 1}
+    loader = create_data_loader(Counting(), 3, n_workers=0)
+    loader.load_state_dict(old)
+    loader.load_state_dict(loader.state_dict())
+    assert rows(loader) == [[6]]
+    endless = create_data_loader(Counting(), 3, train=True, n_workers=0)
+    with pytest.raises(ValueError, match="of format 1, whose passes left out their incomplete batch: it cannot"):
+        endless.load_state_dict({**old, "train": True})
+    with pytest.raises(ValueError, match="of format 3, newer than 2"):
+        loader.load_state_dict({**loader.state_dict(), "format": 3})
+    with pytest.raises(ValueError, match="state has shuffle 0, this loader 4"):
+        create_data_loader(Counting(), 3, n_workers=0, shuffle=4).load_state_dict(loader.state_dict())
+
+
+class Stuck(Plain):
+    def __iter__(self):
+        yield from super().__iter__()
+        while True:
+            pass
+
+
+def test_a_dataset_that_hangs_is_named():
+    with create_data_loader(Stuck(6), 2, n_workers=1, prefetch=1, timeout_s=5) as loader:
+        iterator = iter(loader)
+        take(iterator, 2)
+        loader._readers._turns._timeout_s = 0.2
+        with pytest.raises(
+            WorkerFailedError, match=r"no batch within timeout_s \(0.2\): reader 0 of 1 was [46] samples into pass 0"
+        ):
+            take(iterator, 2)
+
+
+def test_a_huggingface_stream_resumes_where_it_was_and_divides_itself():
+    import datasets
+
+    source = datasets.Dataset.from_dict({"n": list(range(24))}).to_iterable_dataset(num_shards=4)
+    loader = create_data_loader(source, 5, train=True, n_workers=0, shuffle=8)
+    reference = [batch["n"].tolist() for batch in take(iter(loader), 12)]
+    assert sorted([*chain(*reference)][:24]) == list(range(24))
+    take_up = create_data_loader(source, 5, train=True, n_workers=0, shuffle=8)
+    iterator = iter(take_up)
+    for k in range(8):
+        other = create_data_loader(source, 5, train=True, n_workers=0, shuffle=8)
+        other.load_state_dict(take_up.state_dict())
+        assert [batch["n"].tolist() for batch in take(iter(other), 4)] == reference[k : k + 4]
+        next(iterator)
 
 
 @pytest.mark.slow
@@ -186,8 +309,9 @@ def test_an_error_in_the_dataset_reaches_the_loop_and_loses_no_batch(n_workers):
             next(iterator)
         state = loader.state_dict()
         assert state["batch"] == 2
-        loader.load_state_dict({**state, "batch": 1})
-        assert rows(take(iter(loader), 1)) == [[3, 4, 5]]
+        loader.load_state_dict(state)
+        with pytest.raises(LookupError, match="after seven"):
+            next(iter(loader))
 
 
 def test_a_failed_postprocess_loses_no_batch():
@@ -215,10 +339,10 @@ def test_single_batch_repeats_for_overfitting():
 def test_the_function_says_what_the_loader_takes():
     own = inspect.signature(StreamLoader.__init__).parameters
     function = inspect.signature(create_data_loader).parameters
-    assert function.keys() - own.keys() == {"worker"}
-    assert {name: function[name].default for name in own if name != "self"} == {
-        name: p.default for name, p in own.items() if name != "self"
-    }
+    assert {n: p.default for n, p in own.items() if n != "self"} == {n: p.default for n, p in function.items()}
+    assert LoaderOptions.__annotations__.keys() == {field.name for field in dataclasses.fields(Options)}
+    with pytest.raises(TypeError, match="unexpected keyword argument 'batches'"):
+        create_data_loader(Counting(), 2, batches=3)
 
 
 def test_states_and_arguments_that_do_not_fit_are_refused():

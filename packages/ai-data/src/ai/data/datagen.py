@@ -20,6 +20,7 @@ from ai.data.generation.portable_state import from_portable, to_portable
 from ai.data.generation.source import Source
 from ai.data.generation.source_pool import Fleet
 from ai.data.replay_buffer import ReplayBuffer
+from ai.data.workers.engine import Engine
 
 _DEFAULT_CAPACITY = 100_000
 _STATE_KEYS = {"seed", "generation", "version", "params", "buffer", "n_used", "n_steps", "n_episodes", "source"}
@@ -68,6 +69,7 @@ class Datagen:
         min_steps: int | None = None,
         seed: int = 0,
         pin: bool | None = None,
+        engine: Engine | None = None,
     ) -> "DatagenLoader":
         """Returns a loader, its workers launched and generating; the arguments are those of `DatagenLoader`."""
         return DatagenLoader(
@@ -80,6 +82,7 @@ class Datagen:
             min_steps=min_steps,
             seed=seed,
             pin=pin,
+            engine=engine,
         )
 
     def passes(
@@ -130,6 +133,7 @@ class DatagenLoader:
             batch_size.
         seed: of the sources; a buffer made here takes it too.
         pin: move through page-locked memory; None means where `device` is CUDA.
+        engine: starts the workers; None means processes of this machine.
 
     Raises:
         ValueError: an argument out of range.
@@ -147,6 +151,7 @@ class DatagenLoader:
         min_steps: int | None = None,
         seed: int = 0,
         pin: bool | None = None,
+        engine: Engine | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -170,6 +175,7 @@ class DatagenLoader:
         self._finish = Finish(datagen.postprocess, self.device, pin)
         self._min_steps = min_steps
         self._pin = pin
+        self._engine = engine
         self._intake = Intake(buffer, batch_size, replay_ratio, min_steps or min(batch_size, buffer.capacity - 1))
         self._generation = 0
         self._version = 0
@@ -322,6 +328,7 @@ class DatagenLoader:
             min_steps=self._min_steps,
             seed=derive_seed(self.seed, rank, world),
             pin=self._pin,
+            engine=self._engine,
         )
 
     def close(self) -> None:
@@ -352,6 +359,7 @@ class DatagenLoader:
             intake.notify,
             intake.wants_more,
             None if self._params is None else (self._version, self._params),
+            self._engine,
         )
         self._close = weakref.finalize(self, self._fleet.close)
 

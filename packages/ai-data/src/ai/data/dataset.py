@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self, TypeAlias, Unpack
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from ai.data.batch.seeds import derive_seed
 from ai.data.batch.shuffle import shuffled
 from ai.data.batch.transform import Applied, Chain, Transform
 from ai.data.loader import DataLoader
+from ai.data.loading.options import LoaderOptions
 from ai.data.loading.preprocess import sample_at
 from ai.data.storage import columns as cols
 from ai.data.storage.classes import checked_classes, same_classes
@@ -103,34 +104,10 @@ class Dataset:
         self,
         batch_size: int,
         device: str | torch.device = "cpu",
-        *,
-        train: bool = False,
-        n_workers: int | None = None,
-        worker: Literal["process", "thread"] = "process",
-        seed: int = 0,
-        drop_last: bool | None = None,
-        pin: bool | None = None,
-        resident: bool = False,
-        prefetch: int | None = None,
-        single_batch: bool = False,
-        collate: Callable[[list[Any]], Any] | None = None,
+        **options: Unpack[LoaderOptions],
     ) -> DataLoader:
-        """Returns a `DataLoader` over this dataset, its workers launched; the arguments are those of `DataLoader`."""
-        return DataLoader(
-            self,
-            batch_size,
-            device,
-            train=train,
-            n_workers=n_workers,
-            worker=worker,
-            seed=seed,
-            drop_last=drop_last,
-            pin=pin,
-            resident=resident,
-            prefetch=prefetch,
-            single_batch=single_batch,
-            collate=collate,
-        )
+        """Returns a `DataLoader` over this dataset, its workers launched; the options are those of `LoaderOptions`."""
+        return DataLoader(self, batch_size, device, **options)
 
     def sample(self, n: int, device: str | torch.device = "cpu", *, seed: int = 0) -> Any:
         """Returns a batch of `n` different samples drawn by `seed`."""

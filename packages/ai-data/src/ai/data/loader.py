@@ -2,8 +2,8 @@
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol, Unpack
 
 import torch
 
@@ -11,6 +11,7 @@ from ai.data.batch.device import checked_device
 from ai.data.batch.order import SCHEME, Order, Position
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.transform import Transform
+from ai.data.loading.options import LoaderOptions, Options
 from ai.data.loading.producer import Producer, make_producer
 from ai.data.storage import columns as cols
 
@@ -44,19 +45,7 @@ class DataLoader:
         dataset: where the samples come from.
         batch_size: samples a batch.
         device: where batches go; `postprocess` runs there.
-        train: see above.
-        n_workers: how many workers run `preprocess`; 0 runs it when a batch is asked for; None takes one for each CPU
-            up to 4.
-        worker: `process`, or `thread` for a preprocess that releases the interpreter lock or is not worth shipping. In
-            threads the global random generators are not seeded: draw from a parameter named `rng` or `generator`.
-        seed: of the order and of all random numbers.
-        drop_last: leave out the incomplete batch; None means `train`.
-        pin: move through page-locked memory; None means where `device` is CUDA.
-        resident: keep the stored tensors on the device and gather there.
-        prefetch: batches that workers may be ahead; None means two for each worker.
-        single_batch: give the first batch again and again, to see whether a model can overfit it.
-        collate: makes a batch of a list of preprocessed samples; None stacks tensors, arrays and numbers, follows
-            dicts, tuples and lists (to tuples), and keeps other objects in a list.
+        **options: see `LoaderOptions`.
 
     Raises:
         ValueError: a batch_size, device, n_workers or prefetch that cannot be.
@@ -73,39 +62,36 @@ class DataLoader:
         dataset: Samples,
         batch_size: int,
         device: str | torch.device = "cpu",
-        *,
-        train: bool = False,
-        n_workers: int | None = None,
-        worker: Literal["process", "thread"] = "process",
-        seed: int = 0,
-        drop_last: bool | None = None,
-        pin: bool | None = None,
-        resident: bool = False,
-        prefetch: int | None = None,
-        single_batch: bool = False,
-        collate: Callable[[list[Any]], Any] | None = None,
+        **options: Unpack[LoaderOptions],
     ) -> None:
-        drop_last = train if drop_last is None else drop_last
+        chosen = Options(**options)
+        train = chosen.train
+        drop_last = train if chosen.drop_last is None else chosen.drop_last
         n = len(dataset)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if drop_last and batch_size > n:
             raise ValueError(f"batch_size ({batch_size}) must not exceed the {n} samples of the dataset")
-        if resident and (dataset.preprocess is not None or collate is not None):
+        if chosen.resident and (dataset.preprocess is not None or chosen.collate is not None):
             raise ValueError("resident=True needs a dataset without preprocess or collate: they run before the device")
-        if prefetch is not None and prefetch < 1:
-            raise ValueError(f"prefetch must be at least 1, got {prefetch}")
         self.dataset = dataset
         self.batch_size = batch_size
         self.device = checked_device(device)
         self.train = train
-        self._finish = Finish(dataset.postprocess, self.device, pin)
-        self._order = Order(n, batch_size, train, train, drop_last, seed, single_batch=single_batch)
-        columns = cols.columns_to(dataset.data, self.device) if resident else dataset.data
-        self._producer = make_producer(columns, dataset.preprocess, n_workers, worker, collate)
-        self._prefetch = self._producer.depth if prefetch is None else prefetch
+        self._finish = Finish(dataset.postprocess, self.device, chosen.pin)
+        self._order = Order(n, batch_size, train, train, drop_last, chosen.seed, single_batch=chosen.single_batch)
+        columns = cols.columns_to(dataset.data, self.device) if chosen.resident else dataset.data
+        self._producer = make_producer(columns, dataset.preprocess, chosen)
+        self._prefetch = chosen.prefetch or self._producer.depth
         self._fingerprint: str | None = None
         self._stream = self._stream_at(Position())
+
+    def __repr__(self) -> str:
+        how = "train" if self.train else "one ordered epoch"
+        rank = f", shard {self._order.rank} of {self._order.world}" if self._order.world > 1 else ""
+        return (
+            f"DataLoader({len(self)} batches of {self.batch_size} on {self.device}, {how}{rank}, of {self.dataset!r})"
+        )
 
     def __len__(self) -> int:
         """Batches per epoch."""

@@ -1,7 +1,6 @@
 """A loader over any dataset of `torch.utils.data`."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import torch
 from torch.utils.data import Dataset as TorchDataset
@@ -10,6 +9,7 @@ from torch.utils.data import IterableDataset
 from ai.data.batch.transform import Transform
 from ai.data.dataset import Dataset
 from ai.data.loader import DataLoader
+from ai.data.loading.options import LoaderOptions
 from ai.data.loading.stream import StreamLoader
 
 
@@ -18,16 +18,9 @@ def create_data_loader(
     batch_size: int,
     device: str | torch.device = "cpu",
     *,
-    train: bool = False,
-    n_workers: int | None = None,
-    worker: Literal["process", "thread"] = "process",
-    seed: int = 0,
-    drop_last: bool | None = None,
-    pin: bool | None = None,
-    prefetch: int | None = None,
-    single_batch: bool = False,
-    collate: Callable[[list[Any]], Any] | None = None,
     postprocess: Transform | None = None,
+    shuffle: int = 0,
+    **options: Unpack[LoaderOptions],
 ) -> DataLoader | StreamLoader:
     """Returns a loader over a torch dataset.
 
@@ -38,16 +31,9 @@ def create_data_loader(
         torch_dataset: map-style or iterable.
         batch_size: samples a batch.
         device: where batches go.
-        train: as of `DataLoader`, or of `StreamLoader` where the dataset is iterable; so are the other arguments.
-        n_workers: as above.
-        worker: `process`, or `thread` for a map-style dataset.
-        seed: as above.
-        drop_last: as above.
-        pin: as above.
-        prefetch: as above.
-        single_batch: as above.
-        collate: as above.
         postprocess: called on each batch on its device.
+        shuffle: as of `StreamLoader`, for an iterable dataset; a map-style one is shuffled whole by `train`.
+        **options: see `LoaderOptions`; a stream is read by processes, and cannot be `resident`.
 
     Raises:
         TypeError: the dataset is neither map-style nor iterable.
@@ -63,36 +49,13 @@ def create_data_loader(
     if not map_style:
         if not hasattr(torch_dataset, "__iter__"):
             raise TypeError(f"torch_dataset must be map-style or iterable, got {type(torch_dataset).__name__}")
-        if worker != "process":
-            raise ValueError(f"worker must be 'process' for an iterable dataset, got {worker!r}")
-        return StreamLoader(
-            torch_dataset,
-            batch_size,
-            device,
-            train=train,
-            n_workers=n_workers,
-            postprocess=postprocess,
-            seed=seed,
-            drop_last=drop_last,
-            pin=pin,
-            prefetch=prefetch,
-            single_batch=single_batch,
-            collate=collate,
+        return StreamLoader(torch_dataset, batch_size, device, postprocess=postprocess, shuffle=shuffle, **options)
+    if shuffle:
+        raise ValueError(
+            f"shuffle ({shuffle}) is for iterable datasets: a map-style one is shuffled whole by train=True"
         )
     places = _Places(len(torch_dataset))  # type: ignore[arg-type]
-    return Dataset(places, torch_dataset.__getitem__, postprocess).loader(
-        batch_size,
-        device,
-        train=train,
-        n_workers=n_workers,
-        worker=worker,
-        seed=seed,
-        drop_last=drop_last,
-        pin=pin,
-        prefetch=prefetch,
-        single_batch=single_batch,
-        collate=collate,
-    )
+    return Dataset(places, torch_dataset.__getitem__, postprocess).loader(batch_size, device, **options)
 
 
 class _Places:

@@ -58,23 +58,24 @@ class Preprocess:
         self._transform = None if preprocess is None else Applied(preprocess, "preprocess")
         self._collate = collate_with or collate
 
-    def __call__(self, job: Job, *, seed_globals: bool) -> Any:
+    def __call__(self, job: Job, *, seed_globals: bool, begin: Callable[[int], None] | None = None) -> Any:
         """Returns the batch.
 
         Args:
             job: which samples.
             seed_globals: also seed the process's global generators for each sample.
+            begin: called with the index of each sample before its turn.
 
         Raises:
             PreprocessError: preprocess raised, from what it raised.
             ValueError: the preprocessed samples do not fit in one batch.
         """
-        return self._collate(
-            [
-                self._sample(index, seed, sample_at(job.columns, place), seed_globals)
-                for place, (index, seed) in enumerate(zip(job.indices, job.seeds, strict=True))
-            ]
-        )
+        samples = []
+        for place, (index, seed) in enumerate(zip(job.indices, job.seeds, strict=True)):
+            if begin is not None:
+                begin(index)
+            samples.append(self._sample(index, seed, sample_at(job.columns, place), seed_globals))
+        return self._collate(samples)
 
     def _sample(self, index: int, seed: int, sample: Any, seed_globals: bool) -> Any:
         if self._transform is None:
@@ -105,14 +106,20 @@ class Preprocess:
         return value
 
 
-def serve(run: Preprocess, link: "Link") -> None:
-    """Runs in a worker process: a batch for each job, for ever."""
+def serve(run: Preprocess, watched: bool, link: "Link") -> None:
+    """Runs in a worker process: a batch for each job, for ever.
+
+    Messages in: `(ticket, job)`. Out: `(ticket, batch, error)`, and where it is watched `("at", index)` before each
+    sample.
+    """
     from ai.data.workers.worker import portable_error
 
+    begin = (lambda index: link.send(("at", index))) if watched else None
     while True:
         ticket, job = link.inbox.get()
         try:
-            answer: tuple[int, Any, BaseException | None] = (ticket, run(job, seed_globals=True), None)
+            batch = run(job, seed_globals=True, begin=begin)
+            answer: tuple[int, Any, BaseException | None] = (ticket, batch, None)
         except Exception as error:
             answer = (ticket, None, portable_error(error))
         try:

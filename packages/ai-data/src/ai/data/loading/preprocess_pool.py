@@ -1,43 +1,55 @@
 """Pools of threads or processes that run a dataset's preprocess ahead of use."""
 
-import threading
+import concurrent.futures
+import time
 import weakref
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from ai.data.loading.preprocess import Job, Preprocess, serve
 from ai.data.storage import columns as cols
 from ai.data.workers.pickle_by_value import ship
-from ai.data.workers.worker import Child, WorkerFailedError
+from ai.data.workers.supervisor import MAX_DEATHS, Supervisor
+from ai.data.workers.worker import WorkerFailedError
 
-# A batch that outlives so many workers, or a pool that loses so many in a row, is given up.
-_MAX_DEATHS = 3
+
+class _Task(NamedTuple):
+    future: Future[Any]
+    indices: list[int]
 
 
 class ThreadPool:
     """Preprocess in threads of this process."""
 
-    def __init__(self, columns: cols.Columns, run: Preprocess, n_workers: int) -> None:
+    def __init__(self, columns: cols.Columns, run: Preprocess, n_workers: int, timeout_s: float | None) -> None:
         self.depth = 2 * n_workers
         self._columns = columns
         self._run = run
+        self._timeout_s = timeout_s
         self._executor = ThreadPoolExecutor(n_workers, "ai.data.ThreadPool")
 
-    def submit(self, seed: int, epoch: int, indices: Tensor) -> Future[Any]:
+    def submit(self, seed: int, epoch: int, indices: Tensor) -> _Task:
         """Queues a batch."""
-        return self._executor.submit(self._run, Job.gather(self._columns, seed, epoch, indices), seed_globals=False)
+        job = Job.gather(self._columns, seed, epoch, indices)
+        return _Task(self._executor.submit(self._run, job, seed_globals=False), job.indices)
 
-    def result(self, ticket: Future[Any]) -> Any:
+    def result(self, ticket: _Task) -> Any:
         """Returns the batch, waiting for it."""
-        return ticket.result()
+        done = concurrent.futures.wait([ticket.future], self._timeout_s).done
+        if not done:
+            raise WorkerFailedError(
+                f"preprocess did not return within timeout_s ({self._timeout_s:g}) for one of {_shown(ticket.indices)}"
+            )
+        return ticket.future.result()
 
-    def cancel(self, ticket: Future[Any]) -> None:
+    def cancel(self, ticket: _Task) -> None:
         """Drops a batch that has not begun."""
-        ticket.cancel()
+        ticket.future.cancel()
 
     def close(self) -> None:
         """Stops the threads after what they are doing."""
@@ -51,24 +63,24 @@ class ProcessPool:
     worker that dies is replaced and its batches are done again.
     """
 
-    def __init__(self, columns: cols.Columns, run: Preprocess, n_workers: int) -> None:
+    def __init__(self, columns: cols.Columns, run: Preprocess, n_workers: int, timeout_s: float | None) -> None:
         self.depth = 2 * n_workers
         self._columns = columns
-        self._state = _PoolState(ship(partial(serve, run)), n_workers)
-        # The threads of the workers hold the state only, so that a forgotten pool is collected and closed.
-        self._finalizer = weakref.finalize(self, self._state.close)
+        self._tickets = _Tickets(ship(partial(serve, run, timeout_s is not None)), n_workers, timeout_s)
+        # The threads of the workers hold the tickets only, so that a forgotten pool is collected and closed.
+        self._finalizer = weakref.finalize(self, self._tickets.workers.close)
 
     def submit(self, seed: int, epoch: int, indices: Tensor) -> int:
         """Sends a batch to the worker with the least to do."""
-        return self._state.submit(Job.gather(self._columns, seed, epoch, indices))
+        return self._tickets.submit(Job.gather(self._columns, seed, epoch, indices))
 
     def result(self, ticket: int) -> Any:
         """Returns the batch, waiting for it."""
-        return self._state.result(ticket)
+        return self._tickets.result(ticket)
 
     def cancel(self, ticket: int) -> None:
         """Drops a batch; its result is thrown away."""
-        self._state.cancel(ticket)
+        self._tickets.cancel(ticket)
 
     def close(self) -> None:
         """Ends the workers."""
@@ -77,63 +89,76 @@ class ProcessPool:
     @property
     def pids(self) -> list[int]:
         """Process ids of the workers."""
-        return [child.pid for child in self._state.children]
+        return self._tickets.workers.pids
 
     @property
     def n_deaths(self) -> int:
         """How many workers died and were replaced."""
-        return self._state.n_deaths
+        return self._tickets.workers.n_deaths
 
 
 @dataclass
 class _Entry:
     job: Job
-    child: Child
+    place: int
+    since: float = field(default_factory=time.monotonic)
     n_deaths: int = 0
     done: bool = False
     value: Any = None
     error: BaseException | None = None
 
 
-@dataclass
-class _PoolState:
-    payload: bytes
-    n_workers: int
-    n_deaths: int = 0
-    children: list[Child] = field(default_factory=list)
+class _Sign(NamedTuple):
+    """The last that was heard of a worker: when, and which sample it began."""
 
-    def __post_init__(self) -> None:
-        self._changed = threading.Condition()
+    at: float
+    sample: int | None
+
+
+class _Tickets:
+    """Batches that workers were asked for, each of the one with the least to do; who replaces it does them again."""
+
+    def __init__(self, payload: bytes, n_workers: int, timeout_s: float | None) -> None:
         self._entries: dict[int, _Entry] = {}
+        self._signs: dict[int, _Sign] = {}
         self._n_tickets = 0
-        self._deaths_in_a_row = 0
-        self._broken: BaseException | None = None
-        self._closed = False
-        with self._changed:  # a worker that dies at once is looked for among the children
-            for _ in range(self.n_workers):
-                self._start_child()
+        self._n_workers = n_workers
+        self._timeout_s = timeout_s
+        self.workers = Supervisor("data", lambda _place: payload, n_workers, self)
+        self.workers.start()
 
     def submit(self, job: Job) -> int:
-        with self._changed:
-            if self._closed:
-                raise RuntimeError("this loader is closed: make a new one")
-            if self._broken is not None:
-                raise self._broken
+        with self.workers.changed:
+            self.workers.raise_if_over()
             ticket = self._n_tickets
             self._n_tickets += 1
-            self._entries[ticket] = _Entry(job, self._least_busy())
-            child = self._entries[ticket].child
-        child.send((ticket, job))
+            place = self._least_busy()
+            self._entries[ticket] = _Entry(job, place)
+            post = self.workers.post(place)
+        try:
+            if post is not None:
+                post.send((ticket, job))
+        except BaseException:  # a sample that cannot be pickled
+            self._entries.pop(ticket, None)
+            raise
         return ticket
 
     def result(self, ticket: int) -> Any:
-        with self._changed:
+        workers = self.workers
+        with workers.changed:
             entry = self._entries[ticket]
-            while not entry.done and self._broken is None and not self._closed:
-                self._changed.wait(1)
-            del self._entries[ticket]
+            while not entry.done and workers.broken is None and not workers.closed:
+                workers.changed.wait(1 if self._timeout_s is None else min(1, self._timeout_s))
+                if not entry.done and (late := self._late(entry)) is not None:
+                    break
+            else:
+                late = None
+            self._entries.pop(ticket, None)
+        if late is not None:
+            workers.end(entry.place)
+            raise late
         if not entry.done:
-            raise self._broken or RuntimeError("this loader was closed while a batch was waited for")
+            raise workers.broken or RuntimeError("this loader was closed while a batch was waited for")
         if entry.error is not None:
             raise entry.error
         return entry.value
@@ -142,65 +167,55 @@ class _PoolState:
         # Atomic, and without the lock: this may be called wherever an iterator happens to be collected.
         self._entries.pop(ticket, None)
 
-    def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            children, self.children = self.children, []
-            self._changed.notify_all()
-        for child in children:
-            child.close()
+    def send_again(self, place: int) -> Iterable[Any]:
+        self._signs.pop(place, None)
+        mine = [(ticket, e) for ticket, e in list(self._entries.items()) if e.place == place and not e.done]
+        for _, entry in mine:
+            entry.since = time.monotonic()
+        return [(ticket, entry.job) for ticket, entry in mine]
 
-    def _start_child(self) -> None:
-        self.children.append(Child(self.payload, self._on_message, self._on_exit))
+    def on_message(self, place: int, message: Any) -> bool:
+        with self.workers.changed:
+            if message[0] == "at":
+                self._signs[place] = _Sign(time.monotonic(), message[1])
+                return False
+            self._signs[place] = _Sign(time.monotonic(), None)
+            ticket, value, error = message
+            if entry := self._entries.get(ticket):
+                entry.done, entry.value, entry.error = True, value, error
+            self.workers.changed.notify_all()
+        return True
 
-    def _least_busy(self) -> Child:
-        load = dict.fromkeys(map(id, self.children), 0)
+    def on_death(self, place: int, how: str) -> bool:
         for entry in list(self._entries.values()):
-            if not entry.done and id(entry.child) in load:
-                load[id(entry.child)] += 1
-        return min(self.children, key=lambda child: load[id(child)])
-
-    def _on_message(self, child: Child, message: Any) -> None:
-        with self._changed:
-            if message[0] == "failed":
-                self._broken = message[1]
-            else:
-                ticket, value, error = message
-                self._deaths_in_a_row = 0
-                if entry := self._entries.get(ticket):
-                    entry.done, entry.value, entry.error = True, value, error
-            self._changed.notify_all()
-
-    def _on_exit(self, child: Child, how: str) -> None:
-        with self._changed:
-            if self._closed or child not in self.children:
-                return
-            self.children.remove(child)
-            self.n_deaths += 1
-            self._deaths_in_a_row += 1
-            if self._deaths_in_a_row > _MAX_DEATHS + self.n_workers and self._broken is None:
-                self._broken = WorkerFailedError(
-                    f"data workers died {self._deaths_in_a_row} times in a row, the last {how}"
-                )
-            if self._broken is None:
-                try:
-                    self._start_child()
-                except OSError as error:
-                    self._broken = WorkerFailedError(f"a data worker {how}, and no other could be started: {error}")
-            lost = {ticket: e for ticket, e in list(self._entries.items()) if e.child is child and not e.done}
-            again = []
-            for ticket, entry in lost.items():
+            if entry.place == place and not entry.done:
                 entry.n_deaths += 1
-                if entry.n_deaths > _MAX_DEATHS:
-                    rows = entry.job.indices
+                if entry.n_deaths > MAX_DEATHS:
                     entry.error = WorkerFailedError(
-                        f"{entry.n_deaths} workers died on the batch of the samples {rows[:8]}"
-                        f"{' …' if len(rows) > 8 else ''}, the last {how}"
+                        f"{entry.n_deaths} workers died on the batch of {_shown(entry.job.indices)}, the last {how}"
                     )
                     entry.done = True
-                elif self._broken is None:
-                    entry.child = self._least_busy()
-                    again.append((entry.child, ticket, entry.job))
-            self._changed.notify_all()
-        for new_child, ticket, job in again:
-            new_child.send((ticket, job))
+        return True
+
+    def on_change(self) -> None:
+        pass
+
+    def _late(self, entry: _Entry) -> WorkerFailedError | None:
+        """Returns what to raise if the worker of a batch has been on one sample for too long."""
+        if self._timeout_s is None:
+            return None
+        sign = self._signs.get(entry.place, _Sign(0.0, None))
+        if time.monotonic() - max(sign.at, entry.since if sign.sample is None else 0.0) <= self._timeout_s:
+            return None
+        what = f"one of {_shown(entry.job.indices)}" if sign.sample is None else f"sample {sign.sample}"
+        return WorkerFailedError(f"preprocess did not return within timeout_s ({self._timeout_s:g}) for {what}")
+
+    def _least_busy(self) -> int:
+        load = [0] * self._n_workers
+        for entry in list(self._entries.values()):
+            load[entry.place] += not entry.done
+        return load.index(min(load))
+
+
+def _shown(indices: list[int]) -> str:
+    return f"the samples {indices[:8]}{' …' if len(indices) > 8 else ''}"

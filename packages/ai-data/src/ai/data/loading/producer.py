@@ -1,8 +1,7 @@
 """Producers: what turns indices into a batch, here and now or in workers."""
 
 import os
-from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -10,6 +9,7 @@ from ai.data.batch.collate import collate as stack
 from ai.data.batch.device import to_device
 from ai.data.batch.seeds import global_states_kept
 from ai.data.batch.transform import Transform
+from ai.data.loading.options import Options
 from ai.data.loading.preprocess import Job, Preprocess
 from ai.data.storage import columns as cols
 from ai.data.storage.memory_mapped import Rows
@@ -33,32 +33,18 @@ class Producer(Protocol):
         """Stops the workers."""
 
 
-def make_producer(
-    columns: cols.Columns,
-    preprocess: Transform | None,
-    n_workers: int | None,
-    worker: Literal["process", "thread"],
-    collate: Callable[[list[Any]], Any] | None,
-) -> Producer:
-    """Returns the producer that the data and the asked number of workers need."""
-    if n_workers is not None and n_workers < 0:
-        raise ValueError(f"n_workers must be at least 0, got {n_workers}")
-    if worker not in ("process", "thread"):
-        raise ValueError(f"worker must be 'process' or 'thread', got {worker!r}")
-    if preprocess is None and collate is None:
+def make_producer(columns: cols.Columns, preprocess: Transform | None, options: Options) -> Producer:
+    """Returns the producer that the data and the options need."""
+    if preprocess is None and options.collate is None:
         return _Gather(columns)
-    if n_workers is None:
-        n_workers = min(4, os.cpu_count() or 1)
-    run = Preprocess(preprocess, collate)
+    n_workers = min(4, os.cpu_count() or 1) if options.n_workers is None else options.n_workers
+    run = Preprocess(preprocess, options.collate)
     if n_workers == 0:
         return _Inline(columns, run)
-    if worker == "thread":
-        from ai.data.loading.preprocess_pool import ThreadPool
+    from ai.data.loading.preprocess_pool import ProcessPool, ThreadPool
 
-        return ThreadPool(columns, run, n_workers)
-    from ai.data.loading.preprocess_pool import ProcessPool
-
-    return ProcessPool(columns, run, n_workers)
+    pool = ThreadPool if options.worker == "thread" else ProcessPool
+    return pool(columns, run, n_workers, options.timeout_s)
 
 
 class _Gather:

@@ -1,31 +1,37 @@
 """A loader over an iterable torch dataset: what comes, in the order in which it comes."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
-from itertools import islice
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import torch
 
 from ai.data.batch.collate import collate as stack
 from ai.data.batch.device import checked_device
-from ai.data.batch.order import Position
 from ai.data.batch.postprocess import Finish
-from ai.data.batch.seeds import derive_seed
 from ai.data.batch.transform import Transform
-from ai.data.loading.stream_pool import Readers
-from ai.data.loading.stream_reading import Reading, read_here
+from ai.data.loading.options import LoaderOptions, Options
+from ai.data.loading.stream_pool import Place, Readers
+from ai.data.loading.stream_reading import Cursor, Reading, read_here
+
+# Of states; 1 counted batches within passes whose incomplete batch was left out.
+_FORMAT = 2
+_STATE_KEYS = {"batch", "seed", "train", "batch_size", "world", "parts"}
 
 
 class StreamLoader:
     """Batches of an iterable torch dataset, made by `ai.data.util.create_data_loader`.
 
-    With `train=True` the dataset is iterated again and again, and each pass's incomplete batch is left out; with
-    `train=False` once, with its incomplete batch. Samples are not shuffled. The global random generators that the
-    dataset may draw from are seeded for each pass by (seed, epoch), so passes repeat exactly. Resuming reads the pass
-    again up to the position.
+    With `train=True` the dataset is iterated again and again, and the samples that a pass leaves over begin the next
+    one's first batch, so that every sample is seen; with `train=False` once, with its incomplete batch. The global
+    random generators that the dataset may draw from are seeded for each pass by (seed, epoch), and its `set_epoch` is
+    called where it has one.
+
+    `shuffle` reads so many samples at a time and gives them in a seeded order. A state resumes exactly: a dataset with
+    `state_dict` and `load_state_dict` (those of Hugging Face and torchdata) goes on where it was, any other is read
+    again from the beginning of the pass. A state of such a dataset must hold all that it draws from; one whose own
+    shuffling loses samples, as Hugging Face's, is better shuffled here.
 
     Workers read ahead. A dataset that divides itself by `torch.utils.data.get_worker_info()` is read in parts, and
     batches are taken from the workers in turn; then their order depends on the number of workers. Any other is read
@@ -35,19 +41,18 @@ class StreamLoader:
         torch_dataset: an iterable.
         batch_size: samples a batch.
         device: where batches go.
-        train: see above.
-        n_workers: processes that read; 0 reads here when a batch is asked for; None means 1.
         postprocess: called on each batch on its device.
-        seed: of all random numbers.
-        drop_last: leave out the incomplete batch; None means `train`.
-        pin: move through page-locked memory; None means where `device` is CUDA.
-        prefetch: batches that workers may be ahead; None means two for each worker.
-        single_batch: give the first batch of the first pass again and again.
-        collate: makes a batch of a list of samples; None stacks.
+        shuffle: samples that are shuffled together; 0 keeps the dataset's order.
+        **options: see `LoaderOptions`. `drop_last=True` leaves out each pass's incomplete batch, False gives it.
 
     Raises:
-        ValueError: a batch_size, device, n_workers or prefetch that cannot be.
+        ValueError: an option that cannot be.
         TypeError: with workers, something in the dataset cannot be pickled.
+
+    Example:
+        >>> loader = StreamLoader(range(5), 3, train=True, n_workers=0)
+        >>> [batch.tolist() for batch in islice(loader, 4)]
+        [[0, 1, 2], [3, 4, 0], [1, 2, 3], [4, 0, 1]]
     """
 
     def __init__(
@@ -56,79 +61,102 @@ class StreamLoader:
         batch_size: int,
         device: str | torch.device = "cpu",
         *,
-        train: bool = False,
-        n_workers: int | None = None,
         postprocess: Transform | None = None,
-        seed: int = 0,
-        drop_last: bool | None = None,
-        pin: bool | None = None,
-        prefetch: int | None = None,
-        single_batch: bool = False,
-        collate: Callable[[list[Any]], Any] | None = None,
+        shuffle: int = 0,
+        **options: Unpack[LoaderOptions],
     ) -> None:
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("n_workers", n_workers, 0),
-            ("prefetch", prefetch, 1),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        chosen = Options(**options)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if shuffle < 0:
+            raise ValueError(f"shuffle must be at least 0 samples, got {shuffle}")
+        if chosen.worker != "process":
+            raise ValueError(f"worker must be 'process' for an iterable dataset, got {chosen.worker!r}")
+        if chosen.resident:
+            raise ValueError("resident=True needs a dataset whose samples are stored, not an iterable one")
         self.dataset = torch_dataset
         self.batch_size = batch_size
         self.device = checked_device(device)
-        self.train = train
-        self.seed = seed
-        self._finish = Finish(postprocess, self.device, pin)
-        self._n_workers = 1 if n_workers is None else n_workers
-        self._prefetch = prefetch or 2 * self._n_workers
-        self._single_batch = single_batch
-        self._start(Reading(torch_dataset, batch_size, train if drop_last is None else drop_last, collate or stack))
+        self.train = chosen.train
+        self.seed = chosen.seed
+        self._finish = Finish(postprocess, self.device, chosen.pin)
+        self._n_workers = 1 if chosen.n_workers is None else chosen.n_workers
+        self._prefetch = chosen.prefetch or 2 * self._n_workers
+        self._single_batch = chosen.single_batch
+        self._timeout_s = chosen.timeout_s
+        tail: Literal["carry", "drop", "keep"] = "drop" if chosen.drop_last else "keep"
+        if chosen.train and chosen.drop_last is None:
+            tail = "carry"
+        self._start(Reading(torch_dataset, batch_size, tail, chosen.collate or stack, chosen.train, shuffle))
 
     def _start(self, reading: Reading) -> None:
         self._reading = reading
-        self._readers = Readers(reading, self._n_workers, self._prefetch) if self._n_workers else None
-        self._parts: int | None = None  # of the pass that a loaded position is in
-        self._position = Position()
+        self._readers = Readers(reading, self._n_workers, self._prefetch, self._timeout_s) if self._n_workers else None
+        self._go_to(Place(), 0)
+
+    def _go_to(self, place: Place, n_batches: int, n_to_skip: int = 0) -> None:
+        self._place = place
+        self._n_batches = n_batches  # that were given so far
+        self._n_to_skip = n_to_skip  # of a state that only counts batches
         self._taken = False
-        self._batches: Iterator[Any] | None = None
+        self._batches: Iterator[tuple[Any, Place]] | None = None
+
+    def __repr__(self) -> str:
+        how = "train" if self.train else "one pass"
+        shuffle = f", shuffled by {self._reading.shuffle}" if self._reading.shuffle else ""
+        rank = f", shard {self._reading.rank} of {self._reading.world}" if self._reading.world > 1 else ""
+        return (
+            f"StreamLoader(batches of {self.batch_size} on {self.device}, {how}{shuffle}{rank}, of "
+            f"{type(self.dataset).__name__})"
+        )
 
     def __iter__(self) -> Iterator[Any]:
         if not self.train and self._taken:
-            self._position = Position()
-            self._batches = None
+            self._go_to(Place(), 0)
         self._taken = True
         return self._iterate()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns which batch comes next, and in how many parts the dataset divides itself."""
+        """Returns where the next batch begins, and in how many parts the dataset divides itself."""
         return {
-            "epoch": self._position.epoch,
-            "batch": self._position.batch,
+            "format": _FORMAT,
+            "epoch": max((cursor.epoch for cursor in self._place.cursors if cursor), default=0),
+            "batch": self._n_batches,
             "seed": self.seed,
             "train": self.train,
             "batch_size": self.batch_size,
             "world": self._reading.world,
-            "parts": self._parts if self._batches is None and self._parts else self._n_parts(),
+            "shuffle": self._reading.shuffle,
+            "parts": len(self._place.cursors),
+            "cursors": [None if cursor is None else tuple(cursor) for cursor in self._place.cursors],
+            "turn": self._place.turn,
+            "skip": self._n_to_skip,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes to the batch that came next when `state` was taken.
 
         Raises:
-            ValueError: the state is no loader's, or of another mode, batch size or number of ranks. The first batch
-                raises it where the dataset divides itself into another number of parts.
+            ValueError: the state is no loader's, of a format that cannot be read, or of another mode, batch size,
+                shuffle or number of ranks. The first batch raises it where the dataset divides itself into another
+                number of parts.
         """
-        own = self.state_dict()
-        if missing := sorted(own.keys() - state.keys()):
+        if missing := sorted(_STATE_KEYS - state.keys()):
             raise ValueError(f"state must be the state_dict of a StreamLoader, the keys {missing} are not in it")
-        for key in ("train", "batch_size", "world"):
-            if state[key] != own[key]:
-                raise ValueError(f"this loader state has {key} {state[key]}, this loader {own[key]}")
+        number = state.get("format", 1)
+        if number > _FORMAT or (number == 1 and state["train"]):
+            why = "whose passes left out their incomplete batch" if number == 1 else f"newer than {_FORMAT}"
+            raise ValueError(f"this loader state is of format {number}, {why}: it cannot be gone on with")
+        own = self.state_dict()
+        for key in ("train", "batch_size", "world", "shuffle"):
+            if state.get(key, 0) != own[key]:
+                raise ValueError(f"this loader state has {key} {state.get(key, 0)}, this loader {own[key]}")
         self.seed = state["seed"]
-        self._position = Position(state["epoch"], state["batch"])
-        self._parts = state["parts"]
-        self._batches = None
-        self._taken = False
+        if number == 1:
+            self._go_to(Place(), 0, state["batch"])
+            return
+        cursors = tuple(None if cursor is None else Cursor(*cursor) for cursor in state["cursors"])
+        self._go_to(Place(cursors, state["turn"]), state["batch"], state["skip"])
 
     def shard(self, rank: int, world: int) -> "StreamLoader":
         """Returns the loader of rank `rank`, which takes every world-th sample, with workers of its own."""
@@ -151,43 +179,65 @@ class StreamLoader:
 
     def _iterate(self) -> Iterator[Any]:
         while True:
-            if self._batches is None:
-                self._batches = self._pass(self._position)
             try:
-                batch = next(self._batches, None)
-                if batch is not None:
-                    self._check_parts()
-                    place = self.seed, self._position.epoch, self._position.batch, self._reading.rank
-                    finished = self._finish(batch, *place)
+                found = self._next()
+                if found is not None:
+                    place = self.seed, 0, 0 if self._single_batch else self._n_batches, self._reading.rank
+                    finished = self._finish(found[0], *place)
             except BaseException:
                 self._batches = None  # the batch that failed stays the next one
                 raise
-            if batch is None:
-                if not self.train:
-                    return
-                if self._position.batch == 0:
-                    raise ValueError(
-                        f"the dataset gave fewer samples than a batch of {self.batch_size} in a whole pass"
+            if found is None:
+                if self.train:
+                    what = (
+                        f"fewer samples than a batch of {self.batch_size}"
+                        if self._reading.tail == "drop"
+                        else "nothing"
                     )
-                self._position, self._batches = Position(self._position.epoch + 1, 0), None
-                continue
-            self._position = Position(self._position.epoch, self._position.batch + 1)
+                    raise ValueError(f"the dataset gave {what} in a whole pass")
+                return
+            self._n_batches += 1
+            if not self._single_batch:
+                self._place = found[1]
             yield finished
 
-    def _pass(self, position: Position) -> Iterator[Any]:
-        read = partial(read_here, self._reading) if self._readers is None else self._readers.read
-        if not self._single_batch:
-            return read(derive_seed(self.seed, position.epoch), position.batch)
-        return islice(read(derive_seed(self.seed, 0), 0), 0 if position.batch else 1)
+    def _next(self) -> tuple[Any, Place] | None:
+        """Returns the next batch and the place after it."""
+        if self._single_batch:
+            self._batches = None
+            if not self.train and self._n_batches:
+                return None
+        if self._batches is None:
+            self._batches = self._checked(self._read())
+        while self._n_to_skip:
+            if (found := next(self._batches, None)) is None:
+                return None
+            self._place = found[1]
+            self._n_to_skip -= 1
+            self._n_batches += 1
+        return next(self._batches, None)
 
-    def _n_parts(self) -> int:
-        return self._readers.n_workers if self._readers is not None and self._readers.divides else 1
+    def _checked(self, batches: Iterator[tuple[Any, Place]]) -> Iterator[tuple[Any, Place]]:
+        """Refuses to go on in a stream that is divided in another way than it was."""
+        n_parts, begun = len(self._place.cursors), self._place != Place()
+        for found in batches:
+            if begun and len(found[1].cursors) != n_parts:
+                raise _other_parts(n_parts, len(found[1].cursors))
+            yield found
 
-    def _check_parts(self) -> None:
-        """Refuses a position in a pass that was divided in another way."""
-        if self._parts not in (None, self._n_parts()) and self._position.batch > 0:
-            raise ValueError(
-                f"this loader state is of a dataset that divides itself into {self._parts} parts, "
-                f"here into {self._n_parts()}: take as many workers"
-            )
-        self._parts = None
+    def _read(self) -> Iterator[tuple[Any, Place]]:
+        n_parts = len(self._place.cursors)
+        if n_parts not in (1, self._n_workers):
+            raise _other_parts(n_parts, max(self._n_workers, 1))
+        if self._readers is not None:
+            return self._readers.read(self.seed, self._place)
+        (cursor,) = self._place.cursors
+        found = read_here(self._reading, self.seed, cursor or Cursor())
+        return ((batch, Place((after,))) for batch, after in found)
+
+
+def _other_parts(theirs: int, ours: int) -> ValueError:
+    return ValueError(
+        f"this loader state is of a dataset that divides itself into {theirs} parts, here into {ours}: take as many "
+        "workers"
+    )

@@ -1,185 +1,191 @@
 """Worker processes that read an iterable dataset ahead of use."""
 
-import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
-from ai.data.loading.stream_reading import Reading, serve_reading
+from ai.data.loading.stream_reading import Cursor, Reading, serve_reading
 from ai.data.workers.pickle_by_value import ship
-from ai.data.workers.worker import Child, WorkerFailedError
+from ai.data.workers.supervisor import Supervisor
+from ai.data.workers.worker import WorkerFailedError
 
-# A pool that loses so many workers without a batch in between gives up.
-_MAX_DEATHS_IN_A_ROW = 3
+
+class Place(NamedTuple):
+    """Where the parts of a stream are, one for each worker, and whose batch comes next.
+
+    `None` stands for a part that has ended. One cursor is of a dataset that does not divide itself.
+    """
+
+    cursors: tuple[Cursor | None, ...] = (Cursor(),)
+    turn: int = 0
 
 
 class Readers:
-    """Reads passes over a dataset in `n_workers` processes, from which batches are taken in turn.
+    """Reads a dataset in `n_workers` processes, from which batches are taken in turn.
 
     Of a dataset that does not divide itself among workers each reads all and gives its share, so that the batches are
-    those of one reader. A worker that dies is replaced, and its part is read again up to where it was.
+    those of one reader. A worker that dies is replaced, and goes on where its last batch ended.
 
     Args:
         reading: what to read; shipped at once.
-        n_workers: at least 1; they start with the first pass.
+        n_workers: at least 1; they start with the first batch.
         prefetch: batches to ask for ahead of use.
+        timeout_s: how long a batch may take; None for no limit.
     """
 
-    def __init__(self, reading: Reading, n_workers: int, prefetch: int) -> None:
+    def __init__(self, reading: Reading, n_workers: int, prefetch: int, timeout_s: float | None) -> None:
         self.n_workers = n_workers
         self._prefetch = prefetch
-        self._state = _State([ship(partial(serve_reading, reading, w, n_workers)) for w in range(n_workers)])
-        self._finalizer = weakref.finalize(self, self._state.close)
+        self._turns = _Turns([ship(partial(serve_reading, reading, w, n_workers)) for w in range(n_workers)], timeout_s)
+        self._finalizer = weakref.finalize(self, self._turns.workers.close)
 
     @property
     def divides(self) -> bool | None:
         """Whether the dataset divides itself among workers; None before one has answered."""
-        return self._state.divides
+        return self._turns.divides
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the workers."""
-        return [child.pid for child in self._state.children]
+        return self._turns.workers.pids
 
     @property
     def n_deaths(self) -> int:
         """How many workers died and were replaced."""
-        return self._state.n_deaths
+        return self._turns.workers.n_deaths
 
-    def read(self, seed: int, n_done: int) -> Iterator[Any]:
-        """Yields the batches of a pass from number `n_done` on; ends the pass before it."""
-        number = self._state.begin(seed)
-        return self._batches(number, n_done)
+    def read(self, seed: int, place: Place) -> Iterator[tuple[Any, Place]]:
+        """Yields batches from a place on, each with the place after it; ends the reading before it."""
+        if len(place.cursors) == 1:  # one place for all: whose turn it is does not matter
+            place = Place(place.cursors * self.n_workers, 0)
+            number = self._turns.begin(seed, place.cursors, list(range(self.n_workers)))
+        else:
+            number = self._turns.begin(seed, place.cursors, [0] * self.n_workers)
+        return self._batches(number, place)
 
     def close(self) -> None:
         """Ends the workers."""
         self._finalizer()
 
-    def _batches(self, number: int, n_to_skip: int) -> Iterator[Any]:
-        turns = cycle(range(self.n_workers))
-        ended: set[int] = set()
+    def _batches(self, number: int, place: Place) -> Iterator[tuple[Any, Place]]:
+        cursors, turn = list(place.cursors), place.turn
+        ended = {worker for worker, cursor in enumerate(cursors) if cursor is None}
         asked: deque[int] = deque()
         while True:
-            # Skipping is over before batches are asked for: a worker that ends may leave more to skip to the others.
-            ahead = min(self._prefetch, n_to_skip) or self._prefetch
-            while len(asked) < ahead and len(ended) < self.n_workers:
-                worker = next(turn for turn in turns if turn not in ended)
-                self._state.ask(number, worker, "skip" if n_to_skip else "next")
-                asked.append(worker)
+            while len(asked) < self._prefetch and len(ended) < self.n_workers:
+                while turn in ended:
+                    turn = (turn + 1) % self.n_workers
+                self._turns.ask(number, turn)
+                asked.append(turn)
+                turn = (turn + 1) % self.n_workers
             if not asked:
                 return
             worker = asked.popleft()
-            kind, content = self._state.take(number, worker)
+            kind, content, cursor = self._turns.take(number, worker)
             if kind == "failed":
                 raise content
             if kind == "end":
                 ended.add(worker)
-            elif kind == "skipped":
-                n_to_skip -= 1
-            else:
-                yield content
+                cursors[worker] = None
+                continue
+            cursors[worker] = cursor
+            yield content, Place(tuple(cursors), (worker + 1) % self.n_workers) if self.divides else Place((cursor,))
 
 
-class _State:
-    """What the threads of the workers share with the loader's."""
+class _Turns:
+    """What was asked of each reader and what it answered; one that dies goes on after its last answer."""
 
-    def __init__(self, payloads: list[bytes]) -> None:
-        self.children: list[Child] = []
-        self.n_deaths = 0
+    def __init__(self, payloads: list[bytes], timeout_s: float | None) -> None:
         self.divides: bool | None = None
-        self._payloads = payloads
-        self._changed = threading.Condition(threading.RLock())
+        self.workers = Supervisor("reading", payloads.__getitem__, len(payloads), self)
+        self._n = len(payloads)
+        self._timeout_s = timeout_s
+        self._started = False
         self._number = 0
         self._seed = 0
-        self._asked: list[deque[str]] = []  # by worker: requests without an answer
-        self._answers: list[deque[tuple[str, Any]]] = []
-        self._n_given: list[int] = []
-        self._deaths_in_a_row = 0
-        self._broken: BaseException | None = None
-        self._closed = False
+        self._cursors: list[Cursor | None] = []  # by worker: after its last answer
+        self._n_others: list[int] = []  # batches of others before its next one
+        self._asked = [0] * self._n  # requests without an answer
+        self._answers: list[deque[tuple[str, Any, Cursor | None]]] = []
 
-    def begin(self, seed: int) -> int:
-        """Begins a pass and returns its number."""
-        with self._changed:
+    def begin(self, seed: int, cursors: tuple[Cursor | None, ...], n_others: list[int]) -> int:
+        """Begins a reading and returns its number."""
+        with self.workers.changed:
             self._raise_if_over(self._number)
             self._number += 1
             self._seed = seed
-            self._asked = [deque() for _ in self._payloads]
-            self._answers = [deque() for _ in self._payloads]
-            self._n_given = [0] * len(self._payloads)
-            if not self.children:
-                self.children = [Child(payload, self._on_message, self._on_exit) for payload in self._payloads]
-            for child in self.children:
-                child.send(("pass", self._number, seed, 0))
-            self._changed.notify_all()
-            return self._number
+            self._cursors = list(cursors)
+            self._n_others = n_others
+            self._asked = [0] * self._n
+            self._answers = [deque() for _ in range(self._n)]
+            self.workers.changed.notify_all()
+            number, posts = self._number, [self.workers.post(worker) for worker in range(self._n)]
+            messages = [self._beginning(worker) for worker in range(self._n)]
+        if not self._started:
+            self._started = True
+            self.workers.start()  # which tells them to begin
+            return number
+        for post, message in zip(posts, messages, strict=True):
+            if post is not None:
+                post.send(message)
+        return number
 
-    def ask(self, number: int, worker: int, request: str) -> None:
-        with self._changed:
+    def ask(self, number: int, worker: int) -> None:
+        with self.workers.changed:
             self._raise_if_over(number)
-            self._asked[worker].append(request)
-            self.children[worker].send((request, number))
+            self._asked[worker] += 1
+            post = self.workers.post(worker)
+        if post is not None:
+            post.send(("next", number))
 
-    def take(self, number: int, worker: int) -> tuple[str, Any]:
+    def take(self, number: int, worker: int) -> tuple[str, Any, Cursor | None]:
         """Returns the worker's next answer, waiting for it."""
-        with self._changed:
+        since = time.monotonic()
+        with self.workers.changed:
             while True:
                 self._raise_if_over(number)
                 if self._answers[worker]:
                     return self._answers[worker].popleft()
-                self._changed.wait(1)
+                if self._timeout_s is not None and time.monotonic() - since > self._timeout_s:
+                    break
+                self.workers.changed.wait(1 if self._timeout_s is None else min(1, self._timeout_s))
+            cursor = self._cursors[worker] or Cursor()
+        self.workers.end(worker)
+        raise WorkerFailedError(
+            f"the dataset gave no batch within timeout_s ({self._timeout_s:g}): reader {worker} of {self._n} was "
+            f"{cursor.n_given} samples into pass {cursor.epoch}"
+        )
 
-    def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            children, self.children = self.children, []
-            self._changed.notify_all()
-        for child in children:
-            child.close()
+    def send_again(self, place: int) -> Iterable[Any]:
+        return [self._beginning(place), *(("next", self._number) for _ in range(self._asked[place]))]
+
+    def on_message(self, place: int, message: Any) -> bool:
+        number, kind, content, cursor, divides = message
+        with self.workers.changed:
+            if number == self._number:
+                self.divides = divides
+                self._asked[place] -= 1
+                self._answers[place].append((kind, content, None if cursor is None else Cursor(*cursor)))
+                if kind == "batch":
+                    self._cursors[place] = Cursor(*cursor)
+                    self._n_others[place] = 0 if divides else self._n - 1
+                self.workers.changed.notify_all()
+        return True
+
+    def on_death(self, place: int, how: str) -> bool:
+        return True
+
+    def on_change(self) -> None:
+        pass
+
+    def _beginning(self, worker: int) -> tuple[Any, ...]:
+        cursor = self._cursors[worker] or Cursor()
+        return "begin", self._number, self._seed, tuple(cursor), self._n_others[worker]
 
     def _raise_if_over(self, number: int) -> None:
-        if self._closed:
-            raise RuntimeError("this loader is closed: make a new one")
-        if self._broken is not None:
-            raise self._broken
+        self.workers.raise_if_over()
         if number != self._number:
             raise RuntimeError("this iterator has ended: its loader was iterated again since")
-
-    def _on_message(self, child: Child, message: Any) -> None:
-        with self._changed:
-            if message[0] == "failed":
-                self._broken = message[1]
-            elif message[0] == self._number and child in self.children:
-                worker = self.children.index(child)
-                _, self.divides, kind, content = message
-                self._asked[worker].popleft()
-                self._answers[worker].append((kind, content))
-                self._n_given[worker] += kind in ("batch", "skipped")
-                self._deaths_in_a_row = 0
-            self._changed.notify_all()
-
-    def _on_exit(self, child: Child, how: str) -> None:
-        with self._changed:
-            if self._closed or child not in self.children or self._broken is not None:
-                return
-            worker = self.children.index(child)
-            self.n_deaths += 1
-            self._deaths_in_a_row += 1
-            if self._deaths_in_a_row > _MAX_DEATHS_IN_A_ROW + len(self._payloads):
-                self._broken = WorkerFailedError(
-                    f"reading workers died {self._deaths_in_a_row} times in a row, the last {how}"
-                )
-            else:
-                try:
-                    new = Child(self._payloads[worker], self._on_message, self._on_exit)
-                except OSError as error:
-                    self._broken = WorkerFailedError(f"a reading worker {how}, and no other could be started: {error}")
-                else:
-                    self.children[worker] = new
-                    new.send(("pass", self._number, self._seed, self._n_given[worker]))
-                    for request in self._asked[worker]:
-                        new.send((request, self._number))
-            self._changed.notify_all()

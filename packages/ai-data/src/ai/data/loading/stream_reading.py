@@ -1,126 +1,236 @@
 """How an iterable dataset is cut into batches, here or in worker processes that read ahead."""
 
+import copy
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ai.data.batch.seeds import OwnGlobalStates, seed_global_states
+import numpy as np
+
+from ai.data.batch.seeds import OwnGlobalStates, derive_seed, seed_global_states
 
 if TYPE_CHECKING:
     from ai.data.workers.worker import Link
 
 
+class Cursor(NamedTuple):
+    """Where in its passes a reading is: `n_given` samples of pass `epoch` were given.
+
+    Reading goes on from a mark, where `n_marked` had been given, `n_read` read of the dataset, and its own state was
+    `state`; without a state the mark is the pass's beginning.
+    """
+
+    epoch: int = 0
+    n_given: int = 0
+    n_marked: int = 0
+    n_read: int = 0
+    state: Any = None
+
+
 @dataclass
 class Reading:
-    """A pass over a dataset: every world-th sample from `rank` on, in batches.
+    """Passes over a dataset: every world-th sample from `rank` on, in batches.
 
     Args:
         dataset: iterated once a pass.
         batch_size: samples a batch.
-        drop_last: leave out an incomplete batch.
+        tail: what becomes of a pass's incomplete batch: `carry` fills it from the next pass, `drop` leaves it out, `keep`
+            gives it.
         collate: makes a batch of a list of samples.
+        endless: pass follows pass.
+        shuffle: samples that are put in another order together; 0 keeps the dataset's.
         rank: of this process among `world`.
         world: how many processes share the samples.
     """
 
     dataset: Iterable[Any]
     batch_size: int
-    drop_last: bool
+    tail: Literal["carry", "drop", "keep"]
     collate: Callable[[list[Any]], Any]
+    endless: bool = False
+    shuffle: int = 0
     rank: int = 0
     world: int = 1
 
-    def chunks(self) -> Iterator[list[Any]]:
-        """Yields the samples of each batch."""
-        samples = islice(iter(self.dataset), self.rank, None, self.world)
-        while chunk := list(islice(samples, self.batch_size)):
-            if len(chunk) == self.batch_size or not self.drop_last:
-                yield chunk
+
+class Walk:
+    """Reads batches of samples from a cursor on, and knows where it is.
+
+    Args:
+        reading: what to read.
+        seed: of the loader; each pass is seeded by (seed, epoch).
+        cursor: where to begin.
+        begin: called with a seed before each pass, to seed what the dataset may draw from.
+    """
+
+    def __init__(self, reading: Reading, seed: int, cursor: Cursor, begin: Callable[[int], None]) -> None:
+        self._reading = reading
+        self._dataset = _own(reading.dataset)
+        self._seed = seed
+        self._begin = begin
+        self._cursor = cursor
+        self._samples = self._pass(cursor)
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where the next batch begins."""
+        cursor = self._cursor
+        if self._reading.shuffle > 1 or cursor.n_given == 0 or not _has_states(self._dataset):
+            return cursor
+        state = copy.deepcopy(self._dataset.state_dict())
+        return cursor._replace(n_marked=cursor.n_given, n_read=self._n_read, state=state)
+
+    def chunk(self) -> list[Any] | None:
+        """Returns the samples of the next batch; None after the last pass, and after one that gave nothing."""
+        size, fruitless = self._reading.batch_size, False
+        chunk: list[Any] = []
+        while True:
+            chunk += islice(self._samples, size - len(chunk))
+            if len(chunk) == size or (chunk and self._reading.tail == "keep"):
+                return chunk
+            gave_none = self._cursor.n_given == 0 or (self._reading.tail == "drop" and self._cursor.n_given < size)
+            if not self._reading.endless or (gave_none and fruitless):
+                return None if self._reading.tail != "carry" or not chunk else chunk
+            fruitless = gave_none
+            if self._reading.tail == "drop":
+                chunk = []
+            self._cursor = Cursor(self._cursor.epoch + 1)
+            self._samples = self._pass(self._cursor)
+
+    def _pass(self, cursor: Cursor) -> Iterator[Any]:
+        """Yields the samples of a pass from a cursor on."""
+        reading, dataset = self._reading, self._dataset
+        self._begin(derive_seed(self._seed, cursor.epoch))
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(cursor.epoch)
+        if cursor.state is not None:
+            dataset.load_state_dict(copy.deepcopy(cursor.state))
+        self._n_read = cursor.n_read
+        n_given, mine = cursor.n_marked, self._mine(iter(dataset))
+        block_size = max(reading.shuffle, 1)
+        while True:
+            mark = Cursor(cursor.epoch)
+            if reading.shuffle > 1 and _has_states(dataset):
+                mark = Cursor(cursor.epoch, 0, n_given, self._n_read, copy.deepcopy(dataset.state_dict()))
+            block = list(islice(mine, block_size))
+            if not block:
+                return
+            if len(block) > 1:
+                order = np.random.default_rng(derive_seed(self._seed, cursor.epoch, n_given)).permutation(len(block))
+                block = [block[place] for place in order]
+            for sample in block:
+                n_given += 1
+                if n_given > cursor.n_given:
+                    self._cursor = mark._replace(n_given=n_given)
+                    yield sample
+
+    def _mine(self, samples: Iterator[Any]) -> Iterator[Any]:
+        """Yields the samples of this rank, counting all."""
+        for sample in samples:
+            mine = self._n_read % self._reading.world == self._reading.rank
+            self._n_read += 1
+            if mine:
+                yield sample
 
 
-def read_here(reading: Reading, seed: int, n_done: int) -> Iterator[Any]:
-    """Yields the batches of a pass from number `n_done` on.
+def _has_states(dataset: Any) -> bool:
+    return hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")
 
-    What the dataset draws from the global generators follows from `seed`, and the caller's draws stay its own.
+
+def _own(dataset: Any) -> Any:
+    """Returns a copy of a dataset with states, so that several readings of it know nothing of each other."""
+    if not _has_states(dataset):
+        return dataset
+    try:
+        return copy.deepcopy(dataset)
+    except TypeError:  # it holds what cannot be copied, an open file say
+        return dataset
+
+
+def read_here(reading: Reading, seed: int, cursor: Cursor) -> Iterator[tuple[Any, Cursor]]:
+    """Yields batches from a cursor on, each with the cursor after it.
+
+    What the dataset draws from the global generators follows from the seed, and the caller's draws stay its own.
     """
     states = OwnGlobalStates(seed)
-    chunks = islice(reading.chunks(), n_done, None)
+    walk = Walk(reading, seed, cursor, seed_global_states)
     while True:
         with states:
-            chunk = next(chunks, None)
-            batch = None if chunk is None else reading.collate(chunk)
-        if chunk is None:
+            chunk = walk.chunk()
+            found = None if chunk is None else (reading.collate(chunk), walk.cursor)
+        if found is None:
             return
-        yield batch
+        yield found
 
 
 def serve_reading(reading: Reading, worker: int, n_workers: int, link: "Link") -> None:
     """Runs in a worker process: one answer for each request, in order.
 
     A dataset that looks at `torch.utils.data.get_worker_info()` divides itself, and this worker gives the batches of
-    its part; of any other dataset it gives every `n_workers`-th batch from number `worker` on.
+    its part; of any other dataset it gives every `n_workers`-th batch, after the first `n_others` of the others.
 
-    Messages in: `("pass", number, seed, n_done)`, `("next", number)`, `("skip", number)`. Out, for those of the pass
-    that runs: `(number, kind, content)` with the kinds `batch`, `skipped` (whether the dataset divides itself), `end`
-    and `failed`.
+    Messages in: `("begin", number, seed, cursor, n_others)`, `("next", number)`. Out, for those of the reading that
+    runs: `(number, kind, content, cursor, whether the dataset divides itself)` with the kinds `batch`, `end` and
+    `failed`.
     """
     from ai.data.workers.worker import portable_error
 
     info = _Info(worker, n_workers, reading.dataset)
     current = -1
-    chunks: Iterator[list[Any]] = iter(())
+    batches: Iterator[tuple[Any, Cursor]] = iter(())
     while True:
         request, number, *content = link.inbox.get()
-        if request == "pass":
-            current, (seed, n_done) = number, content
-            chunks = islice(_part(_seeded(reading, seed, info), info, worker, n_workers), n_done, None)
+        if request == "begin":
+            current, (seed, cursor, n_others) = number, content
+            batches = _part(reading, seed, Cursor(*cursor), n_others, info, n_workers)
         elif number == current:
+            answer: tuple[str, Any, Cursor | None]
             try:
-                chunk = next(chunks, None)
-                if chunk is None:
-                    answer: tuple[str, Any] = ("end", None)
-                elif request == "skip":
-                    answer = ("skipped", None)
-                else:
-                    answer = ("batch", reading.collate(chunk))
+                found = next(batches, None)
+                answer = ("end", None, None) if found is None else ("batch", *found)
             except Exception as error:
-                answer = ("failed", portable_error(error))
+                answer = ("failed", portable_error(error), None)
             try:
-                link.send((number, info.asked, *answer))
+                link.send((number, *answer, info.asked))
             except Exception as error:  # a batch that cannot be pickled
-                link.send((number, info.asked, "failed", portable_error(error)))
+                link.send((number, "failed", portable_error(error), None, info.asked))
 
 
-def _seeded(reading: Reading, seed: int, info: "_Info") -> Iterator[list[Any]]:
-    """Yields the samples of each batch, with the worker info and the global generators set for this pass."""
-    first = None
-    for _ in range(2):
-        had_torch = "torch" in sys.modules  # a worker that needs no torch starts ten times as fast
-        if had_torch:
+def _part(
+    reading: Reading, seed: int, cursor: Cursor, n_others: int, info: "_Info", n_workers: int
+) -> Iterator[tuple[Any, Cursor]]:
+    """Yields this worker's share of the batches, each with the cursor after it."""
+    walk, chunk = _begun(reading, seed, cursor, info)
+    index = 0
+    while chunk is not None:
+        if info.asked or index % n_workers == n_others:
+            yield reading.collate(chunk), walk.cursor
+        index += 1
+        chunk = walk.chunk()
+
+
+def _begun(reading: Reading, seed: int, cursor: Cursor, info: "_Info") -> tuple[Walk, list[Any] | None]:
+    """Returns a walk and its first chunk, with the worker info and the global generators set for each pass."""
+
+    def begin(pass_seed: int) -> None:
+        if "torch" in sys.modules:  # a worker that needs no torch starts ten times as fast
             import torch.utils.data._utils.worker as torch_worker
 
             torch_worker._worker_info = info  # type: ignore[assignment]
-        info.asked = False
-        seed_global_states(seed)
-        chunks = reading.chunks()
-        first = next(chunks, None)
-        if had_torch or "torch" not in sys.modules:
-            break  # else the dataset imported torch, and may have drawn from a generator that was not seeded
-    if first is not None:
-        yield first
-        yield from chunks
+        seed_global_states(pass_seed)
 
-
-def _part(chunks: Iterator[list[Any]], info: "_Info", worker: int, n_workers: int) -> Iterator[list[Any]]:
-    """Yields this worker's share of what it reads."""
-    divides = False
-    for index, chunk in enumerate(chunks):
-        if index == 0:
-            divides = info.asked
-        if divides or index % n_workers == worker:
-            yield chunk
+    info.asked = False
+    had_torch = "torch" in sys.modules
+    walk = Walk(reading, seed, cursor, begin)
+    chunk = walk.chunk()
+    if had_torch or "torch" not in sys.modules:
+        return walk, chunk
+    # The dataset imported torch, and may have drawn from a generator that was not seeded.
+    info.asked = False
+    walk = Walk(reading, seed, cursor, begin)
+    return walk, walk.chunk()
 
 
 class _Info:

@@ -26,17 +26,12 @@ class Child:
 
     Args:
         payload: cloudpickled function of a `Link`.
-        on_message: called with (child, message) in a thread of this child; with ("failed", error) for a message that
-            cannot be read, or that it raised on.
-        on_exit: called with (child, description) in that thread when the worker is gone for whatever reason.
+        on_message: called with each message in a thread of this child; with ("failed", error) for one that cannot be
+            read, or that it raised on.
+        on_exit: called with a description in that thread when the worker is gone for whatever reason.
     """
 
-    def __init__(
-        self,
-        payload: bytes,
-        on_message: Callable[["Child", Any], None],
-        on_exit: Callable[["Child", str], None],
-    ) -> None:
+    def __init__(self, payload: bytes, on_message: Callable[[Any], None], on_exit: Callable[[str], None]) -> None:
         if os.name != "posix":
             raise OSError("worker processes need Linux or macOS: use worker='thread' or n_workers=0 here")
         ours, theirs = socket.socketpair()
@@ -61,9 +56,9 @@ class Child:
         threading.Thread(target=self._receive, name="ai.data.Child", daemon=True).start()
 
     @property
-    def pid(self) -> int:
-        """The worker's process id."""
-        return self.process.pid
+    def where(self) -> tuple[str, int]:
+        """This host and the worker's process id."""
+        return socket.gethostname(), self.process.pid
 
     def send(self, message: Any) -> bool:
         """Sends a message; returns whether it went out (if not, `on_exit` follows)."""
@@ -90,18 +85,18 @@ class Child:
     def _receive(self) -> None:
         try:
             while True:
-                self._on_message(self, self.channel.receive())
+                self._on_message(self.channel.receive())
         except EOFError:
             pass
         except Exception as error:  # a message that cannot be read here, or that nobody can use
-            self._on_message(self, ("failed", error))
+            self._on_message(("failed", error))
         self.channel.close()
         try:
             code = self.process.wait(5)
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
-        self._on_exit(self, _how(code))
+        self._on_exit(_how(code))
 
 
 def _how(code: int) -> str:

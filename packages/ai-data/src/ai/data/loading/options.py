@@ -1,0 +1,70 @@
+"""The options of a loader: told once, checked once, taken by every function that makes one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+
+class LoaderOptions(TypedDict, total=False):
+    """What `Dataset.loader`, `DataLoader`, `create_data_loader` and `StreamLoader` take as keywords.
+
+    Args:
+        train: go on for ever, shuffled; else one ordered epoch.
+        n_workers: how many workers run `preprocess` or read a stream; 0 does it when a batch is asked for; None takes
+            one for each CPU up to 4, and one for a stream.
+        worker: `process`, or `thread` for a preprocess that releases the interpreter lock or is not worth shipping. In
+            threads the global random generators are not seeded: draw from a parameter named `rng` or `generator`.
+        seed: of the order and of all random numbers.
+        drop_last: leave out the incomplete batch; None means `train`.
+        pin: move through page-locked memory; None means where `device` is CUDA.
+        resident: keep the stored tensors on the device and gather there.
+        prefetch: batches that workers may be ahead; None means two for each worker.
+        single_batch: give the first batch again and again, to see whether a model can overfit it.
+        collate: makes a batch of a list of preprocessed samples; None stacks tensors, arrays and numbers, follows
+            dicts, tuples and lists (to tuples), and keeps other objects in a list.
+        timeout_s: how long a worker may be on one sample (a thread: on one batch; a stream: on one batch) before that
+            is an error that names it, and the worker is replaced; None waits as long as the worker lives.
+    """
+
+    train: bool
+    n_workers: int | None
+    worker: Literal["process", "thread"]
+    seed: int
+    drop_last: bool | None
+    pin: bool | None
+    resident: bool
+    prefetch: int | None
+    single_batch: bool
+    collate: Callable[[list[Any]], Any] | None
+    timeout_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """`LoaderOptions` with their defaults, checked.
+
+    Raises:
+        ValueError: one that cannot be.
+    """
+
+    train: bool = False
+    n_workers: int | None = None
+    worker: Literal["process", "thread"] = "process"
+    seed: int = 0
+    drop_last: bool | None = None
+    pin: bool | None = None
+    resident: bool = False
+    prefetch: int | None = None
+    single_batch: bool = False
+    collate: Callable[[list[Any]], Any] | None = None
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_workers", 0), ("prefetch", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.worker not in ("process", "thread"):
+            raise ValueError(f"worker must be 'process' or 'thread', got {self.worker!r}")
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise ValueError(f"timeout_s must be positive, got {self.timeout_s}")

@@ -1,0 +1,46 @@
+"""How a worker is started: the seam between those who have work and where it runs."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Worker(Protocol):
+    """A running worker, seen from the side that gives it work."""
+
+    @property
+    def where(self) -> tuple[str, int]:
+        """Host and process id."""
+
+    def send(self, message: Any) -> bool:
+        """Sends a message; returns whether it went out (if not, `on_exit` follows)."""
+
+    def close(self) -> None:
+        """Ends the worker, whatever it is doing."""
+
+
+class Engine(Protocol):
+    """Starts workers, each of which runs a function that receives a `Link`."""
+
+    def start(self, payload: bytes, on_message: Callable[[Any], None], on_exit: Callable[[str], None]) -> Worker:
+        """Returns a new worker.
+
+        Args:
+            payload: what `ship` made of the function.
+            on_message: called with each message of the worker, in order, in one thread; with ("failed", error) for one
+                that cannot be read, or that it raised on.
+            on_exit: called once with a description in that thread, after every message, when the worker is gone for
+                whatever reason; perhaps before `start` has returned.
+
+        Raises:
+            OSError: it could not be started.
+        """
+
+
+class Processes:
+    """Workers as processes of this machine."""
+
+    def start(self, payload: bytes, on_message: Callable[[Any], None], on_exit: Callable[[str], None]) -> Worker:
+        """Returns a new process, as `Engine` says."""
+        from ai.data.workers.worker import Child
+
+        return Child(payload, on_message, on_exit)

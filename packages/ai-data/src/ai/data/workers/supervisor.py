@@ -1,0 +1,186 @@
+"""Keeps workers alive: one place for starting, replacing, giving up and closing, whatever the workers do."""
+
+import threading
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Protocol
+
+from ai.data.workers.engine import Engine, Processes, Worker
+from ai.data.workers.worker import WorkerFailedError
+
+# Workers that die more often in a row than this beyond their number, without work done in between, are given up.
+MAX_DEATHS = 3
+
+
+class Job(Protocol):
+    """What workers are kept alive for. A place is one of the n workers, and whoever replaces it."""
+
+    def send_again(self, place: int) -> Iterable[Any]:
+        """Returns what a new worker at `place` is to be told first; called with the supervisor's lock."""
+
+    def on_message(self, place: int, message: Any) -> bool:
+        """Takes a message, in some thread and without the lock; returns whether it is work done."""
+
+    def on_death(self, place: int, how: str) -> bool:
+        """Hears of a death, with the lock; returns whether the worker is to be replaced."""
+
+    def on_change(self) -> None:
+        """Hears that a death or a failure was dealt with; in some thread, without the lock."""
+
+
+class Post:
+    """A worker at its place."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+        self.worker: Worker | None = None
+        self.known = threading.Event()  # one that dies at once is looked for among the posts
+        self.told = threading.Event()  # what it is told first comes first
+
+    def send(self, message: Any) -> None:
+        """Sends a message; if the worker is gone, it is lost, and whoever follows is told anew."""
+        self.told.wait()
+        if self.worker is not None:
+            self.worker.send(message)
+
+
+class Supervisor:
+    """Keeps `n` workers alive and hands on their messages; gives up after too many deaths in a row.
+
+    Args:
+        what: the workers do, for errors: `data`, `reading`, `generating`.
+        payload: returns what a new worker at a place runs, as `ship` made it.
+        n: how many.
+        job: what they do.
+        engine: starts them; None means processes of this machine.
+
+    Attributes:
+        changed: the one lock and condition, of this and of the job; notified at every death, failure and end.
+        broken: why no more work is done, if so.
+        closed: whether somebody ended it.
+        n_deaths: how many workers died.
+    """
+
+    def __init__(
+        self, what: str, payload: Callable[[int], bytes], n: int, job: Job, engine: Engine | None = None
+    ) -> None:
+        self.changed = threading.Condition(threading.RLock())
+        self.broken: BaseException | None = None
+        self.closed = False
+        self.n_deaths = 0
+        self._what = what
+        self._payload = payload
+        self._job = job
+        self._engine = engine or Processes()
+        self._posts: list[Post | None] = [None] * n
+        self._deaths_in_a_row = 0
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers that live."""
+        return [post.worker.where[1] for post in list(self._posts) if post is not None and post.worker is not None]
+
+    def start(self) -> None:
+        """Starts the workers.
+
+        Raises:
+            OSError: one could not be started; then none is left.
+        """
+        try:
+            for place in range(len(self._posts)):
+                self._fill(place)
+        except BaseException:
+            self.close()
+            raise
+
+    def post(self, place: int) -> Post | None:
+        """Returns the worker at a place, or None between a death and the next one's start.
+
+        Ask with the lock, while noting what `send_again` will say, and send without it: then a message reaches either
+        this worker or, by `send_again`, the one that follows.
+        """
+        return self._posts[place]
+
+    def raise_if_over(self) -> None:
+        """Raises where no more work is done."""
+        if self.closed:
+            raise RuntimeError("this loader is closed: make a new one")
+        if self.broken is not None:
+            raise self.broken
+
+    def fail(self, error: BaseException) -> None:
+        """Gives up for the reason `error`, unless there was one before."""
+        with self.changed:
+            self.broken = self.broken or error
+            self.changed.notify_all()
+        self._job.on_change()
+
+    def end(self, place: int) -> None:
+        """Ends the worker at a place; it is replaced as after a death."""
+        post = self._posts[place]
+        if post is not None and post.worker is not None:
+            post.worker.close()
+
+    def close(self) -> None:
+        """Ends the workers, whatever they are doing."""
+        with self.changed:
+            self.closed = True
+            posts, self._posts = self._posts, [None] * len(self._posts)
+            self.changed.notify_all()
+        for post in posts:
+            if post is not None and post.worker is not None:
+                post.worker.close()
+
+    def _fill(self, place: int) -> None:
+        """Puts a worker at a place; without the lock, since sending may take as long as it likes."""
+        post = Post(place)
+        post.worker = self._engine.start(
+            self._payload(place), partial(self._on_message, post), partial(self._on_exit, post)
+        )
+        try:
+            with self.changed:
+                closed = self.closed
+                if not closed:
+                    self._posts[place] = post
+                messages = [] if closed else list(self._job.send_again(place))
+            post.known.set()
+            if closed:
+                post.worker.close()
+            for message in messages:
+                post.worker.send(message)
+        except Exception as error:  # a message that cannot be pickled
+            self.fail(error)
+        finally:
+            post.known.set()
+            post.told.set()
+
+    def _on_message(self, post: Post, message: Any) -> None:
+        post.known.wait()
+        if self.closed:  # what was on its way must not reach who has since begun anew
+            return
+        if message[0] == "failed":
+            self.fail(message[1])
+        elif self._job.on_message(post.place, message):
+            self._deaths_in_a_row = 0
+
+    def _on_exit(self, post: Post, how: str) -> None:
+        post.known.wait()
+        with self.changed:
+            if self.closed or self._posts[post.place] is not post:
+                return
+            self._posts[post.place] = None
+            self.n_deaths += 1
+            self._deaths_in_a_row += 1
+            goes_on = self._job.on_death(post.place, how)
+            if self._deaths_in_a_row > MAX_DEATHS + len(self._posts) and self.broken is None:
+                self.broken = WorkerFailedError(
+                    f"{self._what} workers died {self._deaths_in_a_row} times in a row, the last {how}"
+                )
+            goes_on = goes_on and self.broken is None
+            self.changed.notify_all()
+        if goes_on:
+            try:
+                self._fill(post.place)
+            except Exception as error:
+                self.fail(WorkerFailedError(f"a {self._what} worker {how}, and no other could be started: {error}"))
+        self._job.on_change()

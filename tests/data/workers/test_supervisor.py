@@ -1,0 +1,189 @@
+"""The supervisor of workers, over workers that are threads of this process."""
+
+import pickle
+import threading
+
+import pytest
+
+from ai.data import Datagen, WorkerFailedError
+from ai.data.workers.in_process import InProcess
+from ai.data.workers.supervisor import MAX_DEATHS, Supervisor
+from tests.data.helpers_data import Walk, wait_until
+
+
+def answer(link):
+    """Doubles numbers; dies of text."""
+    while True:
+        message = link.inbox.get()
+        if isinstance(message, str):
+            raise RuntimeError(message)
+        link.send(("doubled", 2 * message))
+
+
+class Doubling:
+    """A job that keeps what it asked for until it is answered."""
+
+    def __init__(self, n, function=answer, engine=None, replaces=True):
+        self.open = {place: [] for place in range(n)}
+        self.answers = []
+        self.deaths = []
+        self.n_changes = 0
+        self.replaces = replaces
+        self.engine = engine or InProcess()
+        self.workers = Supervisor("doubling", lambda place: pickle.dumps(function), n, self, self.engine)
+
+    def ask(self, place, number):
+        with self.workers.changed:
+            self.open[place].append(number)
+            post = self.workers.post(place)
+        if post is not None:
+            post.send(number)
+
+    def send_again(self, place):
+        return self.open[place]
+
+    def on_message(self, place, message):
+        with self.workers.changed:
+            self.open[place].remove(message[1] // 2)
+            self.answers.append((place, message[1]))
+        return True
+
+    def on_death(self, place, how):
+        self.deaths.append((place, how))
+        return self.replaces
+
+    def on_change(self):
+        self.n_changes += 1
+
+
+def test_a_worker_that_dies_is_replaced_and_told_again():
+    job = Doubling(2)
+    job.workers.start()
+    for number in (1, 2):
+        job.ask(0, number)
+    wait_until(lambda: len(job.answers) == 2)
+    with job.workers.changed:  # nobody is replaced before this is noted
+        job.engine.workers[0].send("a fault")
+        job.open[0].append(3)
+        job.open[1].append(4)
+        other = job.workers.post(1)
+    other.send(4)
+    wait_until(lambda: len(job.answers) == 4)
+    assert sorted(job.answers) == [(0, 2), (0, 4), (0, 6), (1, 8)]
+    assert job.deaths == [(0, "raised RuntimeError: a fault")]
+    assert job.workers.n_deaths == 1
+    wait_until(lambda: job.n_changes == 1)
+    job.workers.close()
+    wait_until(lambda: not any(t.name == "ai.data.ThreadWorker" for t in threading.enumerate()))
+    with pytest.raises(RuntimeError, match="this loader is closed"):
+        job.workers.raise_if_over()
+    assert job.workers.pids == []
+
+
+def dies_at_once(link):
+    raise RuntimeError("at once")
+
+
+def test_workers_that_always_die_are_given_up():
+    job = Doubling(2, dies_at_once)
+    job.workers.start()
+    wait_until(lambda: job.workers.broken is not None)
+    n = MAX_DEATHS + 2 + 1
+    with pytest.raises(
+        WorkerFailedError, match=rf"doubling workers died {n} times in a row, the last raised .* at once"
+    ):
+        job.workers.raise_if_over()
+
+
+def test_work_done_ends_a_row_of_deaths():
+    job = Doubling(1)
+    job.workers.start()
+    for number in range(10):
+        job.ask(0, number)
+        wait_until(lambda number=number: len(job.answers) == number + 1)
+        job.engine.workers[-1].send("again")
+        wait_until(lambda number=number: job.n_changes == number + 1)
+    assert job.workers.n_deaths == 10
+    assert job.workers.broken is None
+    job.workers.close()
+
+
+def test_one_that_is_done_is_not_replaced():
+    job = Doubling(1, replaces=False)
+    job.workers.start()
+    job.engine.workers[0].send("done")
+    wait_until(lambda: job.n_changes == 1)
+    assert len(job.engine.workers) == 1
+    assert job.workers.pids == []
+    job.workers.close()
+
+
+class Full(InProcess):
+    """Starts so many workers and no more."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.n = n
+
+    def start(self, *arguments):
+        if len(self.workers) == self.n:
+            raise OSError("no process left")
+        return super().start(*arguments)
+
+
+def test_what_cannot_be_started_is_reported():
+    job = Doubling(2, engine=Full(1))
+    with pytest.raises(OSError, match="no process left"):
+        job.workers.start()
+    assert job.workers.closed
+    job = Doubling(1, engine=Full(1))
+    job.workers.start()
+    job.engine.workers[0].send("gone")
+    wait_until(lambda: job.workers.broken is not None)
+    with pytest.raises(WorkerFailedError, match=r"a doubling worker raised .* gone, and no other could be started: no"):
+        job.workers.raise_if_over()
+
+
+def refuses(link):
+    link.send(("failed", LookupError("not here")))
+    link.wait_for_end()
+
+
+def test_a_failure_told_by_a_worker_ends_the_work():
+    job = Doubling(1, refuses)
+    job.workers.start()
+    wait_until(lambda: job.n_changes == 1)
+    with pytest.raises(LookupError, match="not here"):
+        job.workers.raise_if_over()
+    job.workers.close()
+
+
+class DiesFirst(InProcess):
+    """Its first worker is gone before `start` has returned."""
+
+    def start(self, payload, on_message, on_exit):
+        worker = super().start(payload, on_message, on_exit)
+        if len(self.workers) == 1:
+            worker.close()
+            thread = threading.Thread(target=on_exit, args=("exited with code 1",))
+            thread.start()
+            thread.join(0.2)  # time enough to be overlooked
+        return worker
+
+
+def test_a_worker_that_dies_before_it_is_known_is_replaced():
+    job = Doubling(1, engine=DiesFirst())
+    job.workers.start()
+    wait_until(lambda: job.n_changes == 1)
+    job.ask(0, 5)
+    wait_until(lambda: job.answers == [(0, 10)])
+    job.workers.close()
+
+
+def test_generated_data_come_from_any_engine():
+    engine = InProcess()
+    with Datagen(Walk()).loader(8, n_workers=2, engine=engine) as loader:
+        version = loader.update_params({"w": 3.0})
+        wait_until(lambda: (next(loader)["version"] == version).any())
+        assert len(engine.workers) == 2
+        assert loader.stats()["worker_deaths"] == 0
