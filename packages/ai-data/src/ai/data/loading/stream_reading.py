@@ -36,8 +36,8 @@ class Reading:
     Args:
         dataset: iterated once a pass.
         batch_size: samples a batch.
-        tail: what becomes of a pass's incomplete batch: `carry` fills it from the next pass, `drop` leaves it out, `keep`
-            gives it.
+        tail: what becomes of a pass's incomplete batch: `carry` fills it from the next pass, `drop` leaves it out,
+            `keep` gives it.
         collate: makes a batch of a list of samples.
         endless: pass follows pass.
         shuffle: samples that are put in another order together; 0 keeps the dataset's.
