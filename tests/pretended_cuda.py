@@ -13,6 +13,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -236,7 +237,8 @@ class PretendedCuda:
             "is_available": True, "device_count": 1, "current_device": 0, "is_bf16_supported": True,
             "_lazy_init": None, "set_device": None, "get_device_capability": (9, 0), "memory_allocated": 0,
             "max_memory_allocated": 0, "reset_peak_memory_stats": None, "current_stream": stream,
-            "get_device_name": "pretended", "empty_cache": None,
+            "get_device_name": "pretended", "empty_cache": None, "memory_reserved": 0, "utilization": 0,
+            "get_device_properties": SimpleNamespace(name="pretended", total_memory=2**30, multi_processor_count=1),
         }  # fmt: skip
         replaced: list[tuple[Any, str, Any]] = [
             (torch.cuda, name, lambda *_, value=value, **__: value) for name, value in answers.items()

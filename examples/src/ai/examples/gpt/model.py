@@ -125,4 +125,8 @@ def _draw(logits: Tensor, temperature: float, top_k: int | None, generator: torc
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[1]), 1).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
-    return torch.multinomial((logits / temperature).softmax(1), 1, generator=generator)
+    p = (logits / temperature).softmax(1)
+    if p.device.type == "cpu":
+        return torch.multinomial(p, 1, generator=generator)
+    # The same, less the look at the numbers, which would wait for the device at every code.
+    return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(1, keepdim=True)

@@ -78,7 +78,8 @@ class StyleGAN2Loss:
         generator, discriminator = models["g"], models["d"]
         assert isinstance(generator, Generator)
         assert isinstance(discriminator, Discriminator)
-        draws = torch.Generator().manual_seed(hash((self.seed, step, _STREAMS[key])) % 2**63)
+        # Of the images' device: what is drawn elsewhere would have to be copied there, at every step.
+        draws = torch.Generator(batch["x"].device).manual_seed(hash((self.seed, step, _STREAMS[key])) % 2**63)
         label = batch["y"] if generator.n_classes else None
         if key == "g":
             return self.generator_loss(generator, discriminator, batch["x"], label, step, draws)
@@ -123,8 +124,8 @@ class StyleGAN2Loss:
             fake = generator.synthesis(self.styles(generator, len(real), label, draws))
         fake_logits = discriminator(self._augmented(fake, draws), label)
         if self.mirror:
-            turned = torch.rand(len(real), 1, 1, 1, generator=draws) < 0.5
-            real = torch.where(turned.to(real.device), real.flip(3), real)
+            turned = torch.rand(len(real), 1, 1, 1, generator=draws, device=real.device) < 0.5
+            real = torch.where(turned, real.flip(3), real)
         regularise = self.r1_gamma > 0 and self.r1_interval > 0 and step % self.r1_interval == 0
         regularise = regularise and torch.is_grad_enabled()  # not while validating
         real = self._augmented(real, draws).detach().requires_grad_(regularise)
@@ -145,16 +146,18 @@ class StyleGAN2Loss:
         if not self.style_mixing:
             return w
         second = generator.mapping(_latents(generator, n, draws), label)
-        mixed = torch.rand(n, 1, 1, generator=draws) < self.style_mixing
-        crossover = torch.randint(1, w.shape[1], (n, 1, 1), generator=draws)
-        takes_second = mixed & (torch.arange(w.shape[1])[None, :, None] >= crossover)
-        return torch.where(takes_second.to(w.device), second, w)
+        mixed = torch.rand(n, 1, 1, generator=draws, device=w.device) < self.style_mixing
+        crossover = torch.randint(1, w.shape[1], (n, 1, 1), generator=draws, device=w.device)
+        takes_second = mixed & (torch.arange(w.shape[1], device=w.device)[None, :, None] >= crossover)
+        return torch.where(takes_second, second, w)
 
     def _augmented(self, images: Tensor, draws: torch.Generator) -> Tensor:
         if self.augment is None:
             return images
+        if draws.device.type != "cpu":  # to read a seed that is drawn there would be to wait
+            return self.augment(images, draws)
         seed = int(torch.randint(2**62, (), generator=draws))
-        return self.augment(images, torch.Generator(images.device).manual_seed(seed))
+        return self.augment(images, torch.Generator().manual_seed(seed))
 
 
 def path_lengths(images: Tensor, w: Tensor, draws: torch.Generator) -> Tensor:
@@ -166,10 +169,11 @@ def path_lengths(images: Tensor, w: Tensor, draws: torch.Generator) -> Tensor:
         draws: Draws the random image `y`.
     """
     height, width = images.shape[-2:]
-    y = torch.randn(images.shape, generator=draws).to(images) / math.sqrt(height * width)
+    y = torch.randn(images.shape, generator=draws, device=images.device).to(images.dtype) / math.sqrt(height * width)
     (gradient,) = torch.autograd.grad((images * y).sum(), w, create_graph=True)
     return gradient.square().sum(2).mean(1).sqrt()
 
 
 def _latents(generator: Generator, n: int, draws: torch.Generator) -> Tensor:
-    return torch.randn(n, generator.z_dim, generator=draws).to(generator.mapping.w_avg)
+    w_avg = generator.mapping.w_avg
+    return torch.randn(n, generator.z_dim, generator=draws, device=w_avg.device).to(w_avg.dtype)

@@ -1,6 +1,6 @@
 """The images that the Vision Transformer learns from, each with its way of making more of few."""
 
-import torch
+import numpy as np
 from torch import Generator, Tensor
 
 from ai.data import Dataset, cifar_dataset, digits_dataset
@@ -39,7 +39,8 @@ def cifar(n_classes: int, *, mixup_alpha: float, cutmix_alpha: float) -> tuple[D
     mixes += [cutmix(n_classes, cutmix_alpha)] if cutmix_alpha else []
 
     def mix(batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
-        which = torch.randint(len(mixes), (), generator=generator, device=batch["x"].device)
-        return mixes[int(which)](batch, generator)
+        # From the seed, which is known: to read a number that is drawn on a device would be to wait for it.
+        which = np.random.default_rng([generator.initial_seed(), 2]).integers(len(mixes))
+        return mixes[which](batch, generator)
 
     return train_set.then(mix) if mixes else train_set, held_out
