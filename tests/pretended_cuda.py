@@ -6,7 +6,9 @@ makes the CPU wait for a GPU is known, and is refused inside `no_sync`. Copies t
 they are on a GPU: until somebody waits for the device, their target holds nothing of use, and their source must not be
 written to.
 
-It stands for no measurement, has no kernels of its own (fused ones, cuDNN) and no graphs, and one thread sees it.
+A CUDA graph is a list of what was called, done again over the same memory.
+
+It stands for no measurement, has no kernels of its own (fused ones, cuDNN), and one thread sees it.
 """
 
 import contextlib
@@ -114,6 +116,7 @@ class PretendedCuda:
         self.refuses_sync = False
         self.inside = False  # an operation of torch on tensors of the device: what it makes is made there
         self.pinned: dict[int, Any] = {}
+        self.tape: list[Any] | None = None  # of the graph that is being captured
         self._late: list[Callable[[], None]] = []
         self._stack = contextlib.ExitStack()
 
@@ -150,6 +153,8 @@ class PretendedCuda:
         """Called by everything that makes the CPU wait for the device."""
         if self.refuses_sync:
             raise SyncError(f"{why} waits for the device")
+        if self.tape is not None:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {why}")
         self.flush()
 
     def flush(self) -> None:
@@ -232,6 +237,25 @@ class PretendedCuda:
 
             def __exit__(self, *_: Any) -> None: ...
 
+        class CUDAGraph:
+            def __init__(self) -> None:
+                self.tape: list[Any] = []
+
+            def replay(self) -> None:
+                for func, args, kwargs, result in self.tape:
+                    again = func(*tree_map(_unwrap, args), **tree_map(_unwrap, kwargs))
+                    for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                        if isinstance(old, DeviceTensor) and old.elem.data_ptr() != new.data_ptr():
+                            old.elem.copy_(new)
+
+        @contextlib.contextmanager
+        def graph(captured: CUDAGraph, *_: Any, **__: Any) -> Iterator[None]:
+            cuda.tape = captured.tape
+            try:
+                yield
+            finally:
+                cuda.tape = None
+
         cuda, stream = self, Stream()
         answers = {
             "is_available": True, "device_count": 1, "current_device": 0, "is_bf16_supported": True,
@@ -250,6 +274,9 @@ class PretendedCuda:
             (torch.accelerator, "current_accelerator", lambda *_, **__: None),
             (torch.cuda, "synchronize", lambda *_: cuda.waits("torch.cuda.synchronize")),
             (torch.cuda, "Stream", Stream),
+            (torch.cuda, "CUDAGraph", CUDAGraph),
+            (torch.cuda, "graph", graph),
+            (torch.cuda, "device", lambda *_: contextlib.nullcontext()),
             (torch.cuda, "Event", Event),
             (torch.cuda, "stream", lambda given: given or contextlib.nullcontext()),
             (torch, "Generator", Generator),
@@ -316,7 +343,10 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     result = func(
         *tree_map(_unwrap, args), **{key: tree_map(_unwrap, x) for key, x in kwargs.items()} | _on_cpu(kwargs)
     )
-    return return_and_correct_aliasing(func, args, kwargs, tree_map(_wrap, result))
+    result = tree_map(_wrap, result)
+    if cuda is not None and cuda.tape is not None:
+        cuda.tape.append((func, args, kwargs | _on_cpu(kwargs), result))
+    return return_and_correct_aliasing(func, args, kwargs, result)
 
 
 def _on_cpu(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ai.examples.augment import affine
-from ai.examples.gpt.model import Model as GPT
+from ai.examples.gpt.model import Model
 from ai.examples.stylegan2.loss import StyleGAN2Loss
 from ai.examples.stylegan2.model import Discriminator, Generator
 from ai.train import Classify, HookInterface, MultiTrainer, Trainer, opt
@@ -81,7 +81,7 @@ def test_a_round_of_stylegan2_waits_for_nothing_and_learns_what_the_cpu_learns(a
 
 @pytest.mark.parametrize("how", [{}, {"top_k": 3}, {"temperature": 0.0}])
 def test_a_gpt_writes_without_waiting_for_each_code(how, device, no_sync):
-    model = GPT(11, context=8, dim=8, depth=1, num_heads=2).init(seed=0).eval()
+    model = Model(11, context=8, dim=8, depth=1, num_heads=2).init(seed=0).eval()
     prompt = torch.tensor([[1, 2, 3], [4, 5, 6]])
     with torch.no_grad():
         expected = model.generate(prompt, 12, generator=torch.Generator().manual_seed(0), **how)

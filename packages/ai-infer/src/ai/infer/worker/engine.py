@@ -103,7 +103,8 @@ class _Graphs:
             return self._forward(x)
         key = (torch.Size((size, *x.shape[1:])), x.dtype)
         if key not in self._captured:
-            self._captured[key] = self._capture(key[0], x)
+            with torch.cuda.device(x.device):  # streams and graphs are made on the current one
+                self._captured[key] = self._capture(key[0], x)
         graph, static_input, static_output = self._captured[key]
         static_input[:rows].copy_(x)
         graph.replay()
