@@ -88,6 +88,37 @@ def test_on_a_full_disk_kernels_stay_in_memory(tmp_path, monkeypatch):
     fast._say_uncached.cache_clear()
 
 
+def template(x):
+    return part(x) + 1  # noqa: F821
+
+
+def doubled(x):
+    return 2 * helper(x)
+
+
+def helper(x):
+    return x + OFFSET
+
+
+OFFSET = 10
+
+
+def test_a_template_is_kept_under_the_code_it_was_bound_to_and_found_again(monkeypatch):
+    first = fast.bound(template, part=doubled)
+    assert first(1) == 23
+    again = fast.bound(template, part=doubled)
+    assert again(1) == 23
+    assert sum(again.stats.cache_hits.values()) == 1
+    other = fast.bound(template, part=helper)
+    assert other(1) == 12
+    monkeypatch.setitem(globals(), "OFFSET", 20)  # a constant that a function of a function reads
+    moved = fast.bound(template, part=doubled)
+    assert moved(1) == 43
+    assert len({first.__name__, again.__name__, other.__name__, moved.__name__}) == 3
+    monkeypatch.setattr(fast, "available", lambda: False)
+    assert fast.bound(template, part=doubled)(1) == 43
+
+
 @pytest.mark.slow
 def test_a_game_is_played_where_nothing_may_be_written(tmp_path):
     code = (

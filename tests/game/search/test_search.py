@@ -47,7 +47,7 @@ class TableModel:
 @pytest.fixture(params=["numba", "numpy"])
 def engine(request, monkeypatch):
     if request.param == "numpy":
-        monkeypatch.setattr(fast, "kernels", lambda name: None)
+        monkeypatch.setattr(fast, "available", lambda: False)
     elif not fast.available():
         pytest.skip("numba is not installed")
     return request.param
@@ -138,7 +138,7 @@ def test_compiled_and_numpy_trees_agree(rule, monkeypatch):
     game = ConnectFour()
     states = random_positions(game, 40, 14)
     compiled = Search(game, linear_evaluator(game), simulations=40, rule=rule)(states, 3, noise=True)
-    monkeypatch.setattr(fast, "kernels", lambda name: None)
+    monkeypatch.setattr(fast, "available", lambda: False)
     plain = Search(game, linear_evaluator(game), simulations=40, rule=rule)(states, 3, noise=True)
     np.testing.assert_array_equal(compiled.visits, plain.visits)
     np.testing.assert_allclose(compiled.policy, plain.policy, atol=1e-12)

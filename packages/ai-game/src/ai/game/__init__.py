@@ -15,6 +15,8 @@ from ai.game.games.check import check as check
 from ai.game.games.connect4 import ConnectFour as ConnectFour
 from ai.game.games.gymnasium_game import GymnasiumGame as GymnasiumGame
 from ai.game.games.mistakes import GameError as GameError
+from ai.game.games.scalar import ScalarChanceGame as ScalarChanceGame
+from ai.game.games.scalar import ScalarGame as ScalarGame
 from ai.game.games.sliding import SlidingTiles as SlidingTiles
 from ai.game.games.tictactoe import TicTacToe as TicTacToe
 from ai.game.play.arena import Rating as Rating
@@ -76,6 +78,8 @@ __all__ = [
     "Rating",
     "RolloutEvaluator",
     "Rollouts",
+    "ScalarChanceGame",
+    "ScalarGame",
     "Score",
     "Search",
     "SelfPlay",

@@ -4,10 +4,13 @@ import os
 import warnings
 from collections.abc import Callable
 from functools import cache
+from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
+
+import numpy as np
 
 
 @cache
@@ -16,10 +19,14 @@ def available() -> bool:
     return os.environ.get("AI_GAME_NUMBA", "1") != "0" and find_spec("numba") is not None
 
 
-@cache
 def kernels(name: str) -> ModuleType | None:
     """Returns the compiled twin of the module that passes its `__name__`, or None without numba."""
-    return import_module(f"{name}_numba") if available() else None
+    return _twin(name) if available() else None
+
+
+@cache
+def _twin(name: str) -> ModuleType:
+    return import_module(f"{name}_numba")
 
 
 def jit(**options: Any) -> Any:
@@ -41,6 +48,65 @@ def jit(**options: Any) -> Any:
         return made
 
     return compiled
+
+
+def bound(template: Callable[..., Any], **functions: Callable[..., Any]) -> Any:
+    """Returns a function written with free names, compiled where numba is, in which those names are `functions`.
+
+    A closure would do the same, but numba finds a closure over functions on no disk. Here each set of functions has a
+    name of its own, told by their code and that of all they call, so that what was compiled once is found again, also
+    of games at a prompt, and never mistaken for another.
+
+    Args:
+        template: a function of a module, whose file keeps the code.
+        functions: by the names that stand for them; compiled as well.
+    """
+    scope = {**template.__globals__, **functions}
+    if not available():
+        return FunctionType(template.__code__, scope, template.__name__, template.__defaults__)
+    scope |= {name: _compiled_part(function) for name, function in functions.items()}
+    mark = sha256()
+    for function in functions.values():
+        _identify(function, mark, set())
+    name = f"{template.__name__}_{mark.hexdigest()[:16]}"
+    code = template.__code__.replace(co_name=name, co_qualname=name)
+    return jit(error_model="numpy")(FunctionType(code, scope, name, template.__defaults__))
+
+
+def _compiled_part(function: Callable[..., Any]) -> Any:
+    """Returns a function compiled to be part of another; it is not kept by itself."""
+    from numba import njit
+
+    parts = {
+        name: _compiled_part(value)
+        for name, value in function.__globals__.items()
+        if isinstance(value, FunctionType) and name in function.__code__.co_names
+    }
+    whole = FunctionType(
+        function.__code__, function.__globals__ | parts, function.__name__, function.__defaults__, function.__closure__
+    )
+    return njit(error_model="numpy", forceinline=True)(whole)
+
+
+def _identify(function: Callable[..., Any], mark: Any, seen: set[Any]) -> None:
+    """Adds all that a function computes by to a digest: its code, what it closes over, globals, what it calls."""
+    code = function.__code__
+    if code in seen:
+        return
+    seen.add(code)
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    used = {name: function.__globals__[name] for name in sorted(code.co_names) if name in function.__globals__}
+    mark.update(repr((code.co_code, code.co_consts, code.co_names, code.co_varnames, function.__defaults__)).encode())
+    for value in [*cells, *used.values()]:
+        value = getattr(value, "py_func", value)  # compiled already
+        if isinstance(value, FunctionType):
+            _identify(value, mark, seen)
+        elif isinstance(value, ModuleType):
+            mark.update(value.__name__.encode())
+        elif isinstance(value, np.ndarray):
+            mark.update(repr((value.dtype, value.shape)).encode() + value.tobytes())
+        else:
+            mark.update(repr(value).encode())
 
 
 def _forgive(cache: Any) -> None:

@@ -21,7 +21,7 @@ class Game(Protocol):
     """A game or puzzle whose rules are known, played many at a time.
 
     It may also have `truncated(state) -> [B]`: which games a limit of moves ended that is not in the observation, so
-    that the last position has a value beyond; a game that steps in trees (`SteppedInTrees`) has no such limit.
+    that the last position has a value beyond.
 
     Attributes:
         num_actions: how many actions there are, `A`; illegal ones included.

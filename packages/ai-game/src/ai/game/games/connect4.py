@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game import fast
-from ai.game.protocol import Actions, Seed, State, check_actions, illegal_action
-from ai.game.search.tree import Leaf, Tree
+from ai.game.games.scalar import ScalarGame
+from ai.game.protocol import State
 
 WIDTH, HEIGHT = 7, 6
-FULL = sum(((1 << HEIGHT) - 1) << 7 * column for column in range(WIDTH))
+ZERO, ONE = np.uint64(0), np.uint64(1)
+FULL = np.uint64(sum(((1 << HEIGHT) - 1) << 7 * column for column in range(WIDTH)))
 
 
-class ConnectFour:
+class ConnectFour(ScalarGame):
     """Four in a row on 7 columns of 6; an action is a column.
 
     >>> game = ConnectFour()
@@ -30,88 +30,40 @@ class ConnectFour:
     """
 
     num_actions = WIDTH
-    num_players = 2
     dtype: np.dtype[Any] = np.dtype(
         [("own", "u8"), ("stones", "u8"), ("player", "i1"), ("over", "i1"), ("reward", "f4")], align=True
     )
     observation_shape: tuple[int, ...] = (2, HEIGHT, WIDTH)
-    discount = 1.0
     num_symmetries = 2
+    branch_free = True
 
-    def init(self, batch: int, seed: Seed = 0) -> State:
-        """Returns `batch` empty boards; there is no luck, so `seed` changes nothing."""
-        return np.zeros(batch, self.dtype)
-
-    def step(self, state: State, action: Actions) -> State:
-        """Returns the boards after a stone in column `action[B]`.
-
-        Raises:
-            ValueError: the column is full.
-        """
-        action = check_actions(action, len(state), self.num_actions)
-        out = np.empty_like(state)
-        if (compiled := fast.kernels(__name__)) is not None:
-            row = compiled.step(state, action, out)
-            if row >= 0:
-                raise illegal_action(action, row)
-            return out
-        column = (7 * action).astype(np.uint64)
-        live = state["over"] == 0
-        illegal = live & ((state["stones"] >> (column + np.uint64(HEIGHT - 1))) & np.uint64(1) != 0)
-        if illegal.any():
-            raise illegal_action(action, int(illegal.argmax()))
-        stones = state["stones"] | (state["stones"] + (np.uint64(1) << column))
-        own = state["own"] | (stones ^ state["stones"])
+    @staticmethod
+    def play_row(s: Any, action: Any) -> None:
+        """Drops a stone into a column with room; who has four in a row wins."""
+        before = s["stones"]
+        stones = before | (before + (ONE << np.uint64(7) * np.uint64(action)))
+        own = s["own"] | (stones ^ before)
         won = four_in_a_row(own)
-        out["own"] = np.where(live, stones ^ own, state["own"])
-        out["stones"] = np.where(live, stones, state["stones"])
-        out["player"] = np.where(live, 1 - state["player"], state["player"])
-        out["over"] = ~live | won | (stones == np.uint64(FULL))
-        out["reward"] = live & won
-        return out
+        s["own"], s["stones"], s["player"] = stones ^ own, stones, 1 - s["player"]
+        s["over"] = won | (stones == FULL)
+        s["reward"] = won
 
-    def observe(self, state: State) -> NDArray[np.float32]:
-        """Returns `[B, 2, 6, 7]`, top row first: the mover's stones, then the other's."""
-        out = np.empty((len(state), *self.observation_shape), np.float32)
-        if (compiled := fast.kernels(__name__)) is not None:
-            compiled.observe(state, out)
-            return out
-        own, stones = state["own"][:, None, None], state["stones"][:, None, None]
-        out[:, 0] = (own >> _BITS) & np.uint64(1)
-        out[:, 1] = ((stones ^ own) >> _BITS) & np.uint64(1)
-        return out
+    @staticmethod
+    def legal_row(s: Any, out: Any) -> None:
+        """Allows the columns with room."""
+        for column in range(WIDTH):
+            out[column] = (s["stones"] >> np.uint64(7 * column + HEIGHT - 1)) & ONE == ZERO
 
-    def legal(self, state: State) -> NDArray[np.bool_]:
-        """Returns `[B, 7]`: the columns with room, of games that are not over."""
-        if (compiled := fast.kernels(__name__)) is not None:
-            out = np.empty((len(state), WIDTH), np.bool_)
-            compiled.legal(state, out)
-            return out
-        room: NDArray[np.bool_] = (state["stones"][:, None] >> _BITS[0]) & np.uint64(1) == 0
-        legal: NDArray[np.bool_] = room & (state["over"] == 0)[:, None]
-        return legal
-
-    def terminal(self, state: State) -> NDArray[np.bool_]:
-        """Returns which games are over, `[B]`."""
-        over: NDArray[np.bool_] = state["over"] != 0
-        return over
-
-    def reward(self, state: State) -> NDArray[np.float64]:
-        """Returns 1 where the last stone won, else 0."""
-        return state["reward"].astype(np.float64)
-
-    def to_play(self, state: State) -> NDArray[np.int64]:
-        """Returns who moves next, 0 or 1."""
-        return state["player"].astype(np.int64)
-
-    def step_in_tree(
-        self, states: State, tree: Tree, rows: NDArray[np.int64], leaf: Leaf, seen: NDArray[np.float32]
-    ) -> NDArray[np.int64] | None:
-        """Plays all new edges of a search at once; see `SteppedInTrees`."""
-        if (compiled := fast.kernels(__name__)) is None:
-            return None
-        live = np.empty(len(rows), np.int64)
-        return live[: compiled.step_in_tree(states, tuple(tree), rows, tuple(leaf), seen, live)]
+    @staticmethod
+    def observe_row(s: Any, out: Any) -> None:
+        """Shows the mover's stones, then the other's, top row first."""
+        own, stones = s["own"], s["stones"]
+        for column in range(WIDTH):
+            for height in range(HEIGHT):
+                bit = np.uint64(7 * column + height)
+                mine = (own >> bit) & ONE
+                out[0, HEIGHT - 1 - height, column] = mine
+                out[1, HEIGHT - 1 - height, column] = ((stones >> bit) & ONE) ^ mine
 
     def transform(
         self, observation: NDArray[np.float32], policy: NDArray[np.float32], which: NDArray[np.int64]
@@ -148,13 +100,10 @@ class ConnectFour:
         return out
 
 
-def four_in_a_row(stones: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Returns which boards of one player's stones, `[B]`, hold four in a row."""
-    won = np.zeros(stones.shape, bool)
+def four_in_a_row(stones: Any) -> Any:
+    """Returns whether one player's stones hold four in a row, of one board or of many."""
+    won = stones != stones
     for step in (1, 6, 7, 8):
         pairs = stones & (stones >> np.uint64(step))
-        won |= (pairs & (pairs >> np.uint64(2 * step))) != 0
+        won |= (pairs & (pairs >> np.uint64(2 * step))) != ZERO
     return won
-
-
-_BITS = (np.arange(WIDTH)[None] * 7 + np.arange(HEIGHT)[::-1, None]).astype(np.uint64)

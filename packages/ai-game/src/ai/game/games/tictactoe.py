@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game import fast
-from ai.game.protocol import Actions, Seed, State, check_actions, illegal_action
-from ai.game.search.tree import Leaf, Tree
+from ai.game.games.scalar import ScalarGame
+from ai.game.protocol import State
 
 LINES = (0o7, 0o70, 0o700, 0o111, 0o222, 0o444, 0o421, 0o124)
 FULL = 0o777
 
 
-class TicTacToe:
+class TicTacToe(ScalarGame):
     """Three in a row on a 3 × 3 board; an action is a cell.
 
     >>> game = TicTacToe()
@@ -28,90 +27,39 @@ class TicTacToe:
     """
 
     num_actions = 9
-    num_players = 2
     dtype: np.dtype[Any] = np.dtype(
         [("own", "u2"), ("stones", "u2"), ("player", "i1"), ("over", "i1"), ("reward", "f4")], align=True
     )
     observation_shape: tuple[int, ...] = (2, 3, 3)
-    discount = 1.0
     num_symmetries = 8
+    branch_free = True
 
-    def init(self, batch: int, seed: Seed = 0) -> State:
-        """Returns `batch` empty boards; there is no luck, so `seed` changes nothing."""
-        return np.zeros(batch, self.dtype)
-
-    def step(self, state: State, action: Actions) -> State:
-        """Returns the boards after a stone on cell `action[B]`.
-
-        Raises:
-            ValueError: the cell is taken.
-        """
-        action = check_actions(action, len(state), self.num_actions)
-        out = np.empty_like(state)
-        if (compiled := fast.kernels(__name__)) is not None:
-            row = compiled.step(state, action, out)
-            if row >= 0:
-                raise illegal_action(action, row)
-            return out
-        stone = (1 << action).astype(np.uint16)
-        live = state["over"] == 0
-        illegal = live & ((state["stones"] & stone) != 0)
-        if illegal.any():
-            raise illegal_action(action, int(illegal.argmax()))
-        own, stones = state["own"] | stone, state["stones"] | stone
-        won = np.zeros(len(state), bool)
+    @staticmethod
+    def play_row(s: Any, action: Any) -> None:
+        """Puts a stone on a free cell; who has three in a row wins."""
+        stone = 1 << action
+        own, stones = s["own"] | stone, s["stones"] | stone
+        won = own & LINES[0] == LINES[0]
         for line in LINES:
-            won |= (own & line) == line
-        out["own"] = np.where(live, stones ^ own, state["own"])
-        out["stones"] = np.where(live, stones, state["stones"])
-        out["player"] = np.where(live, 1 - state["player"], state["player"])
-        out["over"] = ~live | won | (stones == FULL)
-        out["reward"] = live & won
-        return out
+            won |= own & line == line
+        s["own"], s["stones"], s["player"] = stones ^ own, stones, 1 - s["player"]
+        s["over"] = won | (stones == FULL)
+        s["reward"] = won
 
-    def observe(self, state: State) -> NDArray[np.float32]:
-        """Returns `[B, 2, 3, 3]`: the mover's stones, then the other's."""
-        out = np.empty((len(state), *self.observation_shape), np.float32)
-        if (compiled := fast.kernels(__name__)) is not None:
-            compiled.observe(state, out)
-            return out
-        bits = np.arange(9, dtype=np.uint16).reshape(3, 3)
-        own, stones = state["own"][:, None, None], state["stones"][:, None, None]
-        out[:, 0] = (own >> bits) & 1
-        out[:, 1] = ((stones ^ own) >> bits) & 1
-        return out
+    @staticmethod
+    def legal_row(s: Any, out: Any) -> None:
+        """Allows the free cells."""
+        for cell in range(9):
+            out[cell] = s["stones"] >> cell & 1 == 0
 
-    def legal(self, state: State) -> NDArray[np.bool_]:
-        """Returns `[B, 9]`: the free cells of games that are not over."""
-        if (compiled := fast.kernels(__name__)) is not None:
-            out = np.empty((len(state), 9), np.bool_)
-            compiled.legal(state, out)
-            return out
-        free: NDArray[np.bool_] = (state["stones"][:, None] >> np.arange(9, dtype=np.uint16)) & 1 == 0
-        legal: NDArray[np.bool_] = free & (state["over"] == 0)[:, None]
-        return legal
-
-    def terminal(self, state: State) -> NDArray[np.bool_]:
-        """Returns which games are over, `[B]`."""
-        over: NDArray[np.bool_] = state["over"] != 0
-        return over
-
-    def reward(self, state: State) -> NDArray[np.float64]:
-        """Returns 1 where the last stone won, else 0."""
-        return state["reward"].astype(np.float64)
-
-    def to_play(self, state: State) -> NDArray[np.int64]:
-        """Returns who moves next, 0 or 1."""
-        return state["player"].astype(np.int64)
-
-    def step_in_tree(
-        self, states: State, tree: Tree, rows: NDArray[np.int64], leaf: Leaf, seen: NDArray[np.float32]
-    ) -> NDArray[np.int64] | None:
-        """Plays all new edges of a search at once; see `SteppedInTrees`."""
-        if (compiled := fast.kernels(__name__)) is None:
-            return None
-        live = np.empty(len(rows), np.int64)
-        return live[: compiled.step_in_tree(states, tuple(tree), rows, tuple(leaf), seen, live)]
+    @staticmethod
+    def observe_row(s: Any, out: Any) -> None:
+        """Shows the mover's stones, then the other's."""
+        own, stones = s["own"], s["stones"]
+        for cell in range(9):
+            mine = own >> cell & 1
+            out[0, cell // 3, cell % 3] = mine
+            out[1, cell // 3, cell % 3] = (stones >> cell & 1) ^ mine
 
     def transform(
         self, observation: NDArray[np.float32], policy: NDArray[np.float32], which: NDArray[np.int64]

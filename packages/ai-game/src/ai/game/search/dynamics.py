@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ai.game.protocol import Game, State
 from ai.game.search.device import fetched, sent
 from ai.game.search.evaluator import CachedEvaluator, Evaluation, NetEvaluator, StateEvaluator
+from ai.game.search.expand import row_kernel
 from ai.game.search.tree import Leaf, Tree
 
 Evaluator = Callable[[Tensor], Evaluation] | StateEvaluator | nn.Module
@@ -48,28 +49,6 @@ class LearnedModel(Protocol):
         ...
 
 
-@runtime_checkable
-class SteppedInTrees(Game, Protocol):
-    """A game that takes all new edges of a search in one call, for speed, by the rules of its `step`."""
-
-    def step_in_tree(
-        self, states: State, tree: Tree, rows: NDArray[np.int64], leaf: Leaf, seen: NDArray[np.float32]
-    ) -> NDArray[np.int64] | None:
-        """Plays the moves of the fresh edges of `leaf` and writes down what the rules say.
-
-        Args:
-            states: `[B, N]`, one a node; the new nodes' are written.
-            tree: whose reward, discount, terminal and legal are written.
-            rows: `[R]` the games walked.
-            leaf: where the walks ended.
-            seen: `[R, *observation_shape]`; its first K rows take the observations of the new nodes where play goes on.
-
-        Returns:
-            `[K]` which of the rows those are; or None, having done nothing, where this needs numba and there is none.
-        """
-        ...
-
-
 class Rules:
     """Edges are moves of a game; nodes hold its states."""
 
@@ -78,7 +57,7 @@ class Rules:
         self.num_actions = game.num_actions
         self._evaluator = NetEvaluator(evaluator) if isinstance(evaluator, nn.Module) else evaluator
         self._on_states = isinstance(evaluator, StateEvaluator)
-        self._in_trees = game if isinstance(game, SteppedInTrees) and not self._on_states else None
+        self._row_kernel = None if self._on_states else row_kernel(game)
         self._truncated = getattr(game, "truncated", None)
         self._states: State = np.zeros((0, 0), game.dtype)
 
@@ -117,13 +96,12 @@ class Rules:
         Where a limit of moves cut the game off it is evaluated as well: nothing is played there, but it has a value.
         """
         game = self.game
-        if self._in_trees is not None:
-            seen = np.empty((len(rows), *game.observation_shape), np.float32)
-            live = self._in_trees.step_in_tree(self._states, tree, rows, leaf, seen)
-            if live is not None:
-                if len(live) == 0:
-                    return self._nothing()
-                return Evaluated(live, *self._ask(torch.from_numpy(seen[: len(live)]), len(live)))
+        if self._row_kernel is not None:
+            seen, live = np.zeros((len(rows), *game.observation_shape), np.float32), np.empty(len(rows), np.int64)
+            count = self._row_kernel(self._states, tuple(tree), rows, tuple(leaf), seen, live, game.discount)
+            if count == 0:
+                return self._nothing()
+            return Evaluated(live[:count], *self._ask(torch.from_numpy(seen[:count]), count))
         fresh = np.flatnonzero(leaf.fresh)
         if len(fresh) == 0:
             return self._nothing()

@@ -24,7 +24,7 @@ def evaluate(tree, rows, node, logits, value):  # type: ignore[no-untyped-def]
         if not np.isfinite(value[r]):
             return False
         for a in range(num_actions):
-            if legal[rows[r], node[r], a] and not np.isfinite(logits[r, a]):
+            if not np.isfinite(logits[r, a]) and legal[rows[r], node[r], a]:
                 return False
     for r in range(rows.shape[0]):
         b, n = rows[r], node[r]
