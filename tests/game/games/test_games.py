@@ -1,11 +1,24 @@
 import numpy as np
 import pytest
 
-from ai.game import CartPole, ConnectFour, SlidingTiles, TicTacToe, check, fast
+from ai.game import (
+    Breakthrough,
+    CartPole,
+    ConnectFour,
+    Gomoku,
+    Hex,
+    Othello,
+    SlidingTiles,
+    TicTacToe,
+    Twenty48,
+    check,
+    fast,
+)
 from ai.game.games.connect4 import four_in_a_row
 from ai.game.protocol import Game, SymmetricGame
 
 GAMES = [TicTacToe(), ConnectFour(), CartPole(max_steps=60), SlidingTiles()]
+SCALAR = [Othello(4), Gomoku(5, connect=4), Hex(4), Breakthrough(5), Twenty48()]
 
 
 @pytest.fixture(params=["numba", "numpy"])
@@ -23,14 +36,22 @@ def test_games_keep_the_protocol(engine, game):
         check(game, seed=seed)
 
 
-@pytest.mark.parametrize("game", GAMES[:2], ids=lambda g: type(g).__name__)
+@pytest.mark.parametrize("game", SCALAR, ids=lambda g: type(g).__name__)
+def test_games_of_one_row_keep_the_protocol(engine, game):
+    assert isinstance(game, Game)
+    if game.num_players == 2 or engine == "numba":
+        check(game, batch=8, repeats=game.num_players == 1)
+
+
+@pytest.mark.parametrize("game", [*GAMES[:2], *SCALAR[:4]], ids=lambda g: type(g).__name__)
 def test_compiled_and_numpy_rules_agree(game, monkeypatch):
     if not fast.available():
         pytest.skip("numba is not installed")
     rng = np.random.default_rng(0)
-    state = game.init(200)
+    batch = 200 if game in GAMES else 5
+    state = game.init(batch)
     while not game.terminal(state).all():
-        move = (game.legal(state) * rng.random((200, game.num_actions))).argmax(1)
+        move = (game.legal(state) * rng.random((batch, game.num_actions))).argmax(1)
         compiled = [f(s) for s in (state, game.step(state, move)) for f in (game.observe, game.legal, game.reward)]
         after = game.step(state, move)
         with monkeypatch.context() as patch:
@@ -175,6 +196,15 @@ def test_bad_settings_are_refused():
         CartPole(max_steps=0)
     with pytest.raises(ValueError, match=r"discount must be in \(0, 1\], got 0"):
         SlidingTiles(discount=0)
+    for made, rule in (
+        (lambda: Othello(5), "size must be even and at least 4, got 5"),
+        (lambda: Gomoku(4), r"connect must be in \[2, size \(4\)\], got 5"),
+        (lambda: Hex(1), "size must be at least 2, got 1"),
+        (lambda: Breakthrough(4), "size must be at least 5, got 4"),
+        (lambda: Twenty48(discount=0), r"discount must be in \(0, 1\], got 0"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            made()
     with pytest.raises(ValueError, match="size must be at least 2, got 1"):
         SlidingTiles(size=1)
     with pytest.raises(ValueError, match=r"seed must be an int or hold one seed a game, shape \(4,\)"):

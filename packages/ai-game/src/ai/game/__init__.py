@@ -10,15 +10,20 @@ from ai.game.environments.parallel_environments import ParallelEnvironments as P
 from ai.game.environments.protocol import Environments as Environments
 from ai.game.environments.rollouts import Rollouts as Rollouts
 from ai.game.environments.vector_environments import VectorEnvironments as VectorEnvironments
+from ai.game.games.breakthrough import Breakthrough as Breakthrough
 from ai.game.games.cartpole import CartPole as CartPole
 from ai.game.games.check import check as check
 from ai.game.games.connect4 import ConnectFour as ConnectFour
+from ai.game.games.gomoku import Gomoku as Gomoku
 from ai.game.games.gymnasium_game import GymnasiumGame as GymnasiumGame
+from ai.game.games.hex import Hex as Hex
 from ai.game.games.mistakes import GameError as GameError
+from ai.game.games.othello import Othello as Othello
 from ai.game.games.scalar import ScalarChanceGame as ScalarChanceGame
 from ai.game.games.scalar import ScalarGame as ScalarGame
 from ai.game.games.sliding import SlidingTiles as SlidingTiles
 from ai.game.games.tictactoe import TicTacToe as TicTacToe
+from ai.game.games.twenty48 import Twenty48 as Twenty48
 from ai.game.play.arena import Rating as Rating
 from ai.game.play.arena import Score as Score
 from ai.game.play.arena import match as match
@@ -55,6 +60,7 @@ __all__ = [
     "Augment",
     "ByActor",
     "ByPolicy",
+    "Breakthrough",
     "CachedEvaluator",
     "CartPole",
     "ChanceGame",
@@ -66,12 +72,15 @@ __all__ = [
     "Game",
     "GameEnvironments",
     "GameError",
+    "Gomoku",
     "Gumbel",
     "GymnasiumEnvironments",
     "GymnasiumGame",
+    "Hex",
     "LearnedModel",
     "NetEvaluator",
     "ParallelEnvironments",
+    "Othello",
     "Play",
     "Player",
     "Puct",
@@ -89,6 +98,7 @@ __all__ = [
     "SymmetricGame",
     "TicTacToe",
     "VectorEnvironments",
+    "Twenty48",
     "check",
     "decisive_positions",
     "evaluate",

@@ -64,28 +64,38 @@ def bound(template: Callable[..., Any], **functions: Callable[..., Any]) -> Any:
     scope = {**template.__globals__, **functions}
     if not available():
         return FunctionType(template.__code__, scope, template.__name__, template.__defaults__)
-    scope |= {name: _compiled_part(function) for name, function in functions.items()}
-    mark = sha256()
-    for function in functions.values():
-        _identify(function, mark, set())
-    name = f"{template.__name__}_{mark.hexdigest()[:16]}"
+    scope |= {name: _compiled_part(function, forceinline=True) for name, function in functions.items()}
+    name = f"{template.__name__}_{_digest(*functions.values())}"
     code = template.__code__.replace(co_name=name, co_qualname=name)
     return jit(error_model="numpy")(FunctionType(code, scope, name, template.__defaults__))
 
 
-def _compiled_part(function: Callable[..., Any]) -> Any:
-    """Returns a function compiled to be part of another; it is not kept by itself."""
+_PARTS: dict[tuple[str, bool], Any] = {}
+
+
+def _compiled_part(function: Callable[..., Any], *, forceinline: bool = False) -> Any:
+    """Returns a function compiled to be part of others; it is not kept on disk by itself."""
     from numba import njit
 
-    parts = {
-        name: _compiled_part(value)
-        for name, value in function.__globals__.items()
-        if isinstance(value, FunctionType) and name in function.__code__.co_names
-    }
-    whole = FunctionType(
-        function.__code__, function.__globals__ | parts, function.__name__, function.__defaults__, function.__closure__
-    )
-    return njit(error_model="numpy", forceinline=True)(whole)
+    key = _digest(function), forceinline
+    if key not in _PARTS:
+        parts = {
+            name: _compiled_part(value)
+            for name, value in function.__globals__.items()
+            if isinstance(value, FunctionType) and name in function.__code__.co_names
+        }
+        scope, name = function.__globals__ | parts, function.__name__
+        whole = FunctionType(function.__code__, scope, name, function.__defaults__, function.__closure__)
+        _PARTS[key] = njit(error_model="numpy", forceinline=forceinline)(whole)
+    return _PARTS[key]
+
+
+def _digest(*functions: Callable[..., Any]) -> str:
+    """Returns what tells functions apart: a digest of their code and of all that it computes by."""
+    mark = sha256()
+    for function in functions:
+        _identify(function, mark, set())
+    return mark.hexdigest()[:16]
 
 
 def _identify(function: Callable[..., Any], mark: Any, seen: set[Any]) -> None:

@@ -1,0 +1,92 @@
+"""Hex. The mover's stones are 1 on `board`, the other's -1, and the mover joins the top with the bottom.
+
+So the board is mirrored at its diagonal when the turn passes: rows to one player are columns to the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ai.game.games.scalar import ScalarGame
+from ai.game.games.symmetry import SquareSymmetry
+from ai.game.protocol import State
+
+
+class Hex(ScalarGame):
+    """Who joins their two sides of a rhombus of hexagons wins. An action is a cell, as the mover sees it.
+
+    Args:
+        size: cells of a side.
+
+    >>> game = Hex(3)
+    >>> state = game.init(1)
+    >>> for cell in (1, 0, 4, 1, 7):  # the first player goes down the middle
+    ...     state = game.step(state, np.array([cell]))
+    >>> game.terminal(state), game.reward(state)
+    (array([ True]), array([1.]))
+    """
+
+    def __init__(self, size: int = 11) -> None:
+        if size < 2:
+            raise ValueError(f"size must be at least 2, got {size}")
+        self.size = size
+        self.num_actions = size * size
+        self.observation_shape = (2, size, size)
+        self.dtype = np.dtype(
+            [("board", "i1", (size, size)), ("player", "i1"), ("over", "i1"), ("reward", "f4")], align=True
+        )
+        symmetry = SquareSymmetry(size, self.num_actions, (0, 2))  # half a turn
+        self.num_symmetries, self.transform = symmetry.num_symmetries, symmetry.transform
+
+    @staticmethod
+    def play_row(s: Any, action: Any) -> None:
+        """Puts a stone down and follows its group to the edges."""
+        board = s["board"]
+        size = board.shape[0]
+        board[action // size, action % size] = 2  # met
+        waiting = np.empty(size * size, np.int64)
+        waiting[0], count = action, 1
+        top = bottom = False
+        while count > 0:
+            count -= 1
+            row, column = waiting[count] // size, waiting[count] % size
+            top, bottom = top or row == 0, bottom or row == size - 1
+            for down, right in ((-1, 0), (-1, 1), (0, 1), (1, 0), (1, -1), (0, -1)):
+                i, j = row + down, column + right
+                if 0 <= i < size and 0 <= j < size and board[i, j] == 1:
+                    board[i, j] = 2
+                    waiting[count] = i * size + j
+                    count += 1
+        for i in range(size):
+            for j in range(i + 1):
+                one, other = board[i, j], board[j, i]
+                board[i, j], board[j, i] = -min(other, 1), -min(one, 1)
+        s["player"] = 1 - s["player"]
+        s["over"] = top and bottom
+        s["reward"] = top and bottom
+
+    @staticmethod
+    def legal_row(s: Any, out: Any) -> None:
+        """Allows the free cells."""
+        board = s["board"]
+        size = board.shape[0]
+        for cell in range(size * size):
+            out[cell] = board[cell // size, cell % size] == 0
+
+    @staticmethod
+    def observe_row(s: Any, out: Any) -> None:
+        """Shows the mover's stones, then the other's."""
+        board = s["board"]
+        for i in range(board.shape[0]):
+            for j in range(board.shape[0]):
+                out[0, i, j] = board[i, j] == 1
+                out[1, i, j] = board[i, j] == -1
+
+    def render(self, state: State, row: int = 0) -> str:
+        """Returns one board as the mover sees it, who joins top and bottom: X moved first."""
+        signs = {1: "XO", -1: "OX", 0: ".."}
+        board, player = state["board"][row], int(state["player"][row])
+        lines = [" ".join(signs[int(stone)][player] for stone in line) for line in board]
+        return "\n".join(" " * indent + line for indent, line in enumerate(lines))

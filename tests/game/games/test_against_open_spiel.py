@@ -1,0 +1,123 @@
+"""The built-in board games, move for move beside OpenSpiel's."""
+
+import numpy as np
+import pytest
+
+from ai.game import Breakthrough, ConnectFour, Gomoku, Hex, Othello, TicTacToe, Twenty48, draws, fast
+
+pyspiel = pytest.importorskip("pyspiel")
+pytestmark = pytest.mark.skipif(not fast.available(), reason="numba is not installed")
+
+
+def same(action, player):
+    return action
+
+
+def hex_cell(action, player):
+    """The second player sees the board mirrored at its diagonal."""
+    return action if player == 0 else action % 7 * 7 + action // 7
+
+
+def breakthrough_move(action, player):
+    """The first player, who goes down there, sees the board turned round; a move there also says whether it takes."""
+    cell, way = divmod(action, 3)
+    row, column, right = cell // 8, cell % 8, way - 1
+    if player == 0:
+        row, column, right = 7 - row, 7 - column, -right
+    direction = right + 1 if player == 0 else right + 4
+    return ((row * 8 + column) * 6 + direction) * 2
+
+
+PAIRS = [
+    (TicTacToe(), "tic_tac_toe", same),
+    (ConnectFour(), "connect_four", same),
+    (Othello(), "othello", same),
+    (Gomoku(), "gomoku", same),
+    (Hex(7), "hex(board_size=7)", hex_cell),
+    (Breakthrough(), "breakthrough", breakthrough_move),
+]
+
+
+@pytest.mark.parametrize(("game", "name", "theirs"), PAIRS, ids=[name for _, name, _ in PAIRS])
+def test_a_game_is_that_of_open_spiel(game, name, theirs):
+    play_beside(game, name, theirs, games=6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("game", "name", "theirs"), PAIRS, ids=[name for _, name, _ in PAIRS])
+def test_many_games_are_those_of_open_spiel(game, name, theirs):
+    play_beside(game, name, theirs, games=100, seed=1)
+
+
+def play_beside(game, name, theirs, *, games, seed=0):
+    rules = pyspiel.load_game(name)
+    peers = [rules.new_initial_state() for _ in range(games)]
+    seeds = draws.row_seeds(seed, games)
+    state, ply = game.init(games, seeds), 0
+    while not game.terminal(state).all():
+        over, mover, legal = game.terminal(state), game.to_play(state), game.legal(state)
+        weights = np.where(over[:, None], 1.0, legal)
+        action = draws.choose(draws.fold_in(seeds, ply), weights)
+        for row in np.flatnonzero(~over):
+            peer = peers[row]
+            ours = sorted(theirs(int(a), mover[row]) for a in np.flatnonzero(legal[row]))
+            taking = 2 if name == "breakthrough" else 1
+            expected = sorted(a // taking * taking for a in peer.legal_actions())
+            assert ours == expected, f"{name}, ply {ply}"
+            move = theirs(int(action[row]), mover[row])
+            assert peer.current_player() == mover[row]
+            peer.apply_action(move if move in peer.legal_actions() else move + 1)
+        state = game.step(state, action)
+        ply += 1
+        for row in np.flatnonzero(~over):
+            assert game.terminal(state)[row] == peers[row].is_terminal(), f"{name}, ply {ply}"
+            if peers[row].is_terminal():
+                assert game.reward(state)[row] == peers[row].returns()[mover[row]]
+
+
+def slid(board, way):
+    """A slide of 2048 by lists, and what it pays."""
+    turned, paid = np.rot90(board, {0: 1, 1: 2, 2: 3, 3: 0}[way]).tolist(), 0  # the way is now to the left
+    for line in turned:
+        tiles, out = [t for t in line if t], []
+        while tiles:
+            tile = tiles.pop(0)
+            if tiles and tiles[0] == tile:
+                tile, _ = tile + 1, tiles.pop(0)
+                paid += 2**tile
+            out.append(tile)
+        line[:] = out + [0] * (4 - len(out))
+    return np.rot90(np.array(turned), -{0: 1, 1: 2, 2: 3, 3: 0}[way]), paid
+
+
+def test_2048_is_that_of_a_slow_reference_and_of_open_spiel():
+    # OpenSpiel leaves some slides out that join two tiles at the edge; where both allow one, they agree
+    game, rules = Twenty48(), pyspiel.load_game("2048(max_tile=131072)")
+    seeds, both = draws.row_seeds(0, 6), 0
+    for row in range(6):
+        state, peer, total, ply = game.init(1), rules.new_initial_state(), 0.0, 0
+        while not game.terminal(state)[0]:
+            legal = np.flatnonzero(game.legal(state)[0]).tolist()
+            chance, shown = game.chance(state)[0], state["board"][0]
+            if chance.any():
+                assert dict(peer.chance_outcomes()) == pytest.approx({a: chance[a] for a in legal})
+                allowed = chance[None]
+            else:
+                assert legal == [way for way in range(4) if (slid(shown, way)[0] != shown).any()]
+                common = [way for way in legal if way in peer.legal_actions()]
+                if not common:
+                    break
+                allowed = np.isin(np.arange(32), common)[None].astype(float)
+            action = draws.choose(draws.fold_in(seeds[row : row + 1], ply), allowed)
+            after = game.step(state, action)
+            if not chance.any():
+                board, paid = slid(shown, action[0])
+                np.testing.assert_array_equal(after["board"][0], board)
+                assert game.reward(after)[0] == paid
+                both += 1
+            peer.apply_action(int(action[0]))
+            state, total, ply = after, total + game.reward(after)[0], ply + 1
+            assert total == peer.returns()[0]
+            if peer.is_terminal():
+                break
+    assert both > 300
