@@ -1,1 +1,1 @@
-"""Games and environments, and the test kit for a new one."""
+"""Board games, puzzles and environments, each a module."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game.games.scalar import ScalarGame
+from ai.game.kit.scalar import ScalarGame
 from ai.game.protocol import State
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ai.game.games.othello import render_board
-from ai.game.games.scalar import ScalarGame
-from ai.game.games.symmetry import SquareSymmetry
+from ai.game.kit.scalar import ScalarGame
+from ai.game.kit.symmetry import SquareSymmetry
 from ai.game.protocol import State
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game.games.scalar import ScalarGame
+from ai.game.kit.scalar import ScalarGame
 from ai.game.protocol import State
 
 LINES = (0o7, 0o70, 0o700, 0o111, 0o222, 0o444, 0o421, 0o124)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game.games.scalar import ScalarChanceGame
+from ai.game.kit.scalar import ScalarChanceGame
 from ai.game.protocol import State
 
 PLANES = 18  # of 2^1 to 2^17, the largest tile there can be, and of nothing

@@ -1,6 +1,6 @@
 """The step of a search that plays the moves of all new edges in one call, compiled from a game's rules for one row.
 
-Any game that has them as `ai.game.games.scalar.ScalarGame` does is walked so; nothing here knows one by name.
+Any game that has them as `ai.game.kit.scalar.ScalarGame` does is walked so; nothing here knows one by name.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ai.game import draws
-from ai.game.games.mistakes import GameError, History, Moment, find_mistakes
+from ai.game.kit.mistakes import GameError, History, Moment, find_mistakes
 from ai.game.protocol import Game, State, chances, move_weights, state_keys
 
 
