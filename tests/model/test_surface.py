@@ -35,7 +35,7 @@ NO_BLOCKS = {
     "load_into",
     "orthogonal",
 }
-NO_BLOCKS |= {"load_state", "module_dict", "modules", "rotary", "save_state", "summarize"}
+NO_BLOCKS |= {"load_state", "module_dict", "modules", "rotary", "save_state", "summarize", "to_torch"}
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -34,6 +34,7 @@ from ai.model.lagged import Lagged
 from ai.model.linear import fc
 from ai.model.model import Model
 from ai.model.modulated import modconv, modfc, modresblk, modseq
+from ai.model.plain import to_torch
 from ai.model.policy import Categorical, Gaussian, Mixed, SquashedGaussian
 from ai.model.position import embed, patch_emb, pos_emb
 from ai.model.pyramid import pyramid
@@ -108,6 +109,7 @@ __all__ = [
     "se",
     "seq",
     "summarize",
+    "to_torch",
     "tx_dec",
     "tx_dec_blk",
     "tx_enc",

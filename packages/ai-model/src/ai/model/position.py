@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.fx
@@ -120,18 +121,23 @@ def pos_emb(n: int | tuple[int, int], dim: int, kind: str = "learned", *, std: f
     return _Position(count, dim, partial(sinusoid_2d, *n, dim), std)
 
 
-class _Embed(nn.Module):
+class _Embed(nn.Embedding):
     def __init__(self, n: int, dim: int, std: float):
-        super().__init__()
-        self.n, self.std = n, std
-        self.weight = nn.Parameter(torch.empty(n, dim))
+        super().__init__(n, dim, _weight=torch.empty(n, dim))
+        self.std = std
         self.init_params(None)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if "num_embeddings" not in vars(self):  # as pickled structures of earlier versions have it
+            fresh = nn.Embedding(self.weight.shape[0], self.weight.shape[1], device="meta")
+            vars(self).update({key: value for key, value in vars(fresh).items() if key not in vars(self)})
 
     def init_params(self, generator: torch.Generator | None) -> None:
         draw_normal(self.weight, self.std, generator)
 
-    def forward(self, index: Tensor) -> Tensor:
-        return nn.functional.embedding(index.long(), self.weight)
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.long())
 
 
 def embed(n: int, dim: int, *, std: float = 1.0) -> nn.Module:

@@ -1,0 +1,171 @@
+"""Networks of torch's own modules, for tools that look for these by their class."""
+
+import copy
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from ai.model import f
+from ai.model.container import _LSTM
+from ai.model.conv import _Conv
+from ai.model.elementwise import gain
+from ai.model.linear import _Linear
+from ai.model.norm import _RMS, _Batch, _Instance
+
+T = TypeVar("T", bound=nn.Module)
+_PADS: dict[str, type[nn.Module]] = {
+    "zeros": nn.ZeroPad2d,
+    "none": nn.ZeroPad2d,
+    "reflect": nn.ReflectionPad2d,
+    "replicate": nn.ReplicationPad2d,
+    "circular": nn.CircularPad2d,
+}
+
+
+def to_torch(model: T) -> T:
+    """Returns a copy that computes the same, whose layers are modules of torch.
+
+    `fc` and `conv` with their options become `nn.Sequential`s of `nn.Linear`, `nn.Conv2d` and what stands around them:
+    scaled weights are multiplied out, a filter and the convolution behind it become one kernel, names of parameters
+    change. Attention and MLPs hold `nn.Linear` already. What torch has no module for stays: modulated layers, noise,
+    sums, factors, and layers that are hooked or parametrized.
+
+    Args:
+        model: Is left as it is.
+
+    Example:
+        >>> import ai.model as m
+        >>> net, x = m.seq(m.fc(4, 8, actv="relu", scale_w=True), m.fc(8, 2)), torch.randn(3, 4)
+        >>> plain = to_torch(net)
+        >>> torch.allclose(plain(x), net(x), atol=1e-6), [type(layer).__name__ for layer in plain[0]]
+        (True, ['Linear', 'ReLU'])
+    """
+    made: dict[nn.Module, nn.Module] = {}
+
+    def convert(module: nn.Module) -> nn.Module:
+        if module not in made:
+            made[module] = module
+            for name, child in module._modules.items():
+                if child is not None:
+                    module._modules[name] = convert(child)
+            converted = _converted(module)
+            for part in set(converted.modules()).difference(made.values()):
+                part.training = module.training
+            made[module] = converted
+        return made[module]
+
+    return cast(T, convert(copy.deepcopy(model)))
+
+
+def _converted(module: nn.Module) -> nn.Module:
+    if module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations"):
+        return module
+    if type(module) is _Linear:
+        return _linear(module)
+    if type(module) is _Conv:
+        return _conv(module)
+    if type(module) is _RMS:
+        norm = nn.RMSNorm(module.normalized_shape, module.eps, module.weight is not None)
+        return _with(norm, weight=module.weight)
+    if type(module) is _LSTM:
+        module.__class__ = nn.LSTM  # type: ignore[assignment]
+    return module
+
+
+def _linear(layer: _Linear) -> nn.Module:
+    made = torch.nn.utils.skip_init(nn.Linear, layer.n1, layer.n2, layer.bias is not None, device="meta")  # type: ignore[no-untyped-call]
+    _with(made, weight=_times(layer.weight, layer.weight_scale), bias=_times(layer.bias, layer.lr_mult))
+    return _sequence(made, layer.actv, layer.dropout)
+
+
+def _conv(layer: _Conv) -> nn.Module:
+    weight, bias = _times(layer.weight, layer.weight_scale), _times(layer.bias, layer.lr_mult)
+    assert weight is not None
+    around = _filtered(layer, weight, bias) if layer.blur is not None else _resized(layer, weight, bias)
+    if around is None:
+        return layer
+    norm = layer.norm
+    if type(norm) is _Batch:
+        norm.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
+    elif type(norm) is _Instance:
+        norm.__class__ = nn.InstanceNorm2d  # type: ignore[assignment]
+    bound = None if layer.clamp is None else nn.Hardtanh(-layer.clamp, layer.clamp)
+    factor = None if layer.gain == 1 else gain(layer.gain)
+    return _sequence(*around, norm, layer.noise, layer.actv, factor, bound)
+
+
+def _resized(layer: _Conv, weight: Tensor, bias: Tensor | None) -> list[nn.Module]:
+    enlarged: list[nn.Module] = []
+    if layer.stride < 1:
+        enlarged.append(nn.Upsample(scale_factor=float(f.whole_factor(layer.stride)), mode="nearest"))
+    step = max(1, round(layer.stride))
+    border = (0, 0) if layer.padtype == "none" else f.border(layer.k, step)
+    return [*enlarged, *_padded(layer, weight, bias, step, border)]
+
+
+def _filtered(layer: _Conv, weight: Tensor, bias: Tensor | None) -> list[nn.Module] | None:
+    """Joins filter and kernel to one; None where the border between them is neither zeros nor absent."""
+    if layer.padtype != "zeros":
+        return None
+    assert layer.blur is not None
+    taps = torch.tensor(layer.blur, dtype=weight.dtype, device=weight.device)
+    taps = taps / taps.sum()
+    n_taps, k = len(taps), layer.k
+    square = torch.outer(taps, taps).expand(1, 1, n_taps, n_taps)
+    nc2, nc1, _, _ = weight.shape
+    # Filtering and then correlating is correlating with the kernel that the mirrored filter widens.
+    wide = nn.functional.conv_transpose2d(weight.detach().reshape(nc2 * nc1, 1, k, k), square.flip(2, 3))
+    size = k + n_taps - 1
+    joined = nn.Parameter(wide.view(nc2, nc1, size, size), weight.requires_grad)
+    if layer.stride >= 1:
+        step = round(layer.stride)
+        return _padded(layer, joined, bias, step, ((size - step + 1) // 2, (size - step) // 2))
+    up = f.whole_factor(layer.stride)
+    before = f.border(k)[0] + (n_taps + up - 1) // 2
+    crop, crop_after = size - 1 - before, size - up - (size - 1 - before)
+    if crop < 0 or crop_after < 0:
+        return None
+    inside = 0 <= crop - crop_after < up  # what torch's layer can cut off by itself
+    padding, extra = (crop, crop - crop_after) if inside else (0, 0)
+    groups = layer.groups
+    turned = (joined.detach() * up**2).flip(2, 3).reshape(groups, nc2 // groups, nc1, size, size)
+    made = torch.nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        nn.ConvTranspose2d, layer.nc1, layer.nc2, size, up, padding, extra, groups, bias is not None,
+        device="meta",
+    )  # fmt: skip
+    kernel = nn.Parameter(turned.transpose(1, 2).reshape(layer.nc1, nc2 // groups, size, size), weight.requires_grad)
+    cut = [] if inside else [nn.ZeroPad2d((-crop, -crop_after, -crop, -crop_after))]
+    return [_with(made, weight=kernel, bias=bias), *cut]
+
+
+def _padded(layer: _Conv, weight: Tensor, bias: Tensor | None, step: int, border: tuple[int, int]) -> list[nn.Module]:
+    """Returns a convolution, and before it a padding of its own where the two sides differ."""
+    before, after = border
+    even = before == after and before >= 0
+    made = torch.nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        nn.Conv2d, layer.nc1, layer.nc2, weight.shape[2], step, before if even else 0, groups=layer.groups,
+        bias=bias is not None, padding_mode=layer.padtype if even and layer.padtype != "none" else "zeros",
+        device="meta",
+    )  # fmt: skip
+    _with(made, weight=weight, bias=bias)
+    return [made] if even else [_PADS[layer.padtype]((before, after, before, after)), made]
+
+
+def _times(parameter: Tensor | None, factor: float) -> Tensor | None:
+    """Returns a parameter times a factor; the parameter itself, which others may share, where that is 1."""
+    if parameter is None or factor == 1:
+        return parameter
+    return nn.Parameter(parameter.detach() * factor, parameter.requires_grad)
+
+
+def _with(module: nn.Module, **parameters: Tensor | None) -> nn.Module:
+    for name, value in parameters.items():
+        if value is not None:
+            setattr(module, name, value)
+    return module
+
+
+def _sequence(*modules: nn.Module | None) -> nn.Module:
+    kept = [module for module in modules if module is not None]
+    return kept[0] if len(kept) == 1 else nn.Sequential(*kept)
