@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ai.data import augment as augment
+    from ai.data import sampling as sampling
     from ai.data import toy as toy
     from ai.data import util as util
+    from ai.data.batch.padding import padded as padded
     from ai.data.builtin.cifar import cifar_dataset as cifar_dataset
     from ai.data.builtin.digits import digits_dataset as digits_dataset
     from ai.data.builtin.mnist import fashion_mnist_dataset as fashion_mnist_dataset
@@ -47,10 +49,11 @@ _OWNERS = {
     "fashion_mnist_dataset": "builtin.mnist",
     "lambda_returns": "episodes.returns",
     "mnist_dataset": "builtin.mnist",
+    "padded": "batch.padding",
     "packs": "images.pack_list",
     "vtrace_returns": "episodes.returns",
 }
-_MODULES = ("augment", "toy", "util")
+_MODULES = ("augment", "sampling", "toy", "util")
 
 __all__ = [*_OWNERS, *_MODULES]
 

@@ -116,13 +116,17 @@ class Dataset:
         chosen = self.subset(shuffled(torch.arange(n), len(self), seed, 0))
         return next(iter(chosen.loader(n, device, n_workers=0, seed=seed)))
 
-    def split(self, *ratio: float | int | Sequence[int] | Tensor, seed: int = 0) -> tuple[Self, ...]:
+    def split(
+        self, *ratio: float | int | Sequence[int] | Tensor, seed: int = 0, stratify: str | None = None
+    ) -> tuple[Self, ...]:
         """Returns this dataset in parts.
 
         Args:
             *ratio: fractions that sum to 1 (parts are drawn by `seed`), counts that sum to the length (parts follow the
                 stored order), or the indices of each part; none takes the dataset's default split.
             seed: of the draw.
+            stratify: a column of whole numbers, such as `y`, whose values every part is to have in equal shares; with
+                fractions.
 
         Raises:
             ValueError: the sum is wrong, a part would be empty, or there is no default split.
@@ -135,7 +139,9 @@ class Dataset:
         if parts is None:
             raise ValueError("this dataset has no default split: give ratios, for example split(.9, .1)")
         if all(isinstance(part, float) for part in parts):
-            return self._split_by_ratio(parts, seed)
+            return self._split_by_ratio(parts, seed, stratify)
+        if stratify is not None:
+            raise ValueError(f"stratify needs fractions that sum to 1, got {tuple(parts)}")
         if all(isinstance(part, Integral) for part in parts):
             if sum(parts) != len(self) or min(parts) < 1:
                 raise ValueError(f"counts must be positive and sum to the {len(self)} samples, got {tuple(parts)}")
@@ -247,7 +253,7 @@ class Dataset:
         """Returns a short hash that tells this data from other data, kept in loader states."""
         return cols.fingerprint(self.data)
 
-    def _split_by_ratio(self, ratios: Sequence[float], seed: int) -> tuple[Self, ...]:
+    def _split_by_ratio(self, ratios: Sequence[float], seed: int, stratify: str | None) -> tuple[Self, ...]:
         if min(ratios) <= 0 or abs(sum(ratios) - 1) > 1e-6:
             raise ValueError(f"ratios must be positive and sum to 1, got {tuple(ratios)} with sum {sum(ratios):g}")
         bounds = [0, *(round(bound * len(self)) for bound in np.cumsum(ratios).tolist())]
@@ -255,7 +261,33 @@ class Dataset:
             raise ValueError(f"ratios {tuple(ratios)} leave a part of the {len(self)} samples empty")
         generator = torch.Generator().manual_seed(derive_seed(seed, 1))
         order = torch.randperm(len(self), generator=generator)
-        return tuple(self.subset(order[a:b]) for a, b in pairwise(bounds))
+        if stratify is None:
+            return tuple(self.subset(order[a:b]) for a, b in pairwise(bounds))
+        part_of = self._stratified(stratify, order, ratios)
+        return tuple(self.subset(order[part_of == part]) for part in range(len(ratios)))
+
+    def _stratified(self, key: str, order: Tensor, ratios: Sequence[float]) -> Tensor:
+        """Returns the part of each sample of a drawn order, in which every value of a column has its share.
+
+        The samples stand in one line, value after value. Each part takes its share of every value's stretch, rounded so
+        that what it took up to any value is its share of the line so far, and the next part goes along what is left.
+        """
+        labels = self.data.get(key) if isinstance(self.data, dict) else None
+        if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
+            raise ValueError(f"stratify must name a column of one whole number a sample, got {key!r}")
+        values, counts = torch.unique(labels, return_counts=True)
+        line = torch.sort(torch.searchsorted(values, labels[order].contiguous()), stable=True).indices
+        part_of = torch.full((len(order),), len(ratios) - 1)
+        left = 1.0
+        for part, ratio in enumerate(ratios[:-1]):
+            stops = counts.cumsum(0)
+            share, left = ratio / left, left - ratio
+            taken = (stops * share).round().long().diff(prepend=torch.zeros(1, dtype=torch.int64))
+            place = torch.arange(len(line)) - torch.repeat_interleave(stops - counts, counts)
+            takes = place < torch.repeat_interleave(taken, counts)
+            part_of[line[takes]] = part
+            line, counts = line[~takes], counts - taken
+        return part_of
 
     def _with(self, data: Any, default_split: Split | None) -> Self:
         other = copy.copy(self)  # keeps the subclass and whatever its instances carry

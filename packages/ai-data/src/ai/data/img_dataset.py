@@ -81,16 +81,20 @@ class ImgDataset(Dataset):
             raise ValueError(f"{root} holds no files with an image's ending")
         read = None if labels is None else read_labels(root, found, labels)
         names: tuple[str, ...] | None = None
+        y = None
         if read is not None:  # before the pack, which may take hours
             if targets == "numbers":
-                read.as_numbers(found.files)
+                y = read.as_numbers(found.files)
             else:
-                _, names = read.as_classes(found.files, classes)
+                y, names = read.as_classes(found.files, classes)
         folder = dataset_folder("packs") if cache is None else Path(cache)
         images, self.files = open_pack(folder, root, found, decoder, on_error)
         data: dict[str, Any] = {"x": images}
-        if read is not None:
-            data["y"] = read.as_numbers(self.files) if names is None else read.as_classes(self.files, names)[0]
+        if y is not None:
+            if len(self.files) < len(y):  # some were skipped
+                kept = set(self.files)
+                y = y[[name in kept for name in found.files]]
+            data["y"] = y
         super().__init__(
             data, None, {"x": bytes_to_unit_range} if postprocess is None else postprocess, default_split, names
         )

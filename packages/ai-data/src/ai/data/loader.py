@@ -68,6 +68,8 @@ class DataLoader:
         train = chosen.train
         drop_last = train if chosen.drop_last is None else chosen.drop_last
         n = len(dataset)
+        if chosen.sampler is not None and len(chosen.sampler) != n:
+            raise ValueError(f"sampler must be of the {n} samples of the dataset, it is of {len(chosen.sampler)}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if drop_last and batch_size > n:
@@ -79,7 +81,16 @@ class DataLoader:
         self.device = checked_device(device)
         self.train = train
         self._finish = Finish(dataset.postprocess, self.device, chosen.pin)
-        self._order = Order(n, batch_size, train, train, drop_last, chosen.seed, single_batch=chosen.single_batch)
+        self._order = Order(
+            n,
+            batch_size,
+            train,
+            train,
+            drop_last,
+            chosen.seed,
+            single_batch=chosen.single_batch,
+            sampler=chosen.sampler,
+        )
         columns = cols.columns_to(dataset.data, self.device) if chosen.resident else dataset.data
         self._producer = make_producer(columns, dataset.preprocess, chosen)
         self._prefetch = chosen.prefetch or self._producer.depth
@@ -117,6 +128,7 @@ class DataLoader:
             "world": self._order.world,
             "n_samples": self._order.n,
             "order": self._order.scheme,
+            "sampler": None if self._order.sampler is None else self._order.sampler.fingerprint(),
             "fingerprint": self._data_fingerprint(),
         }
 
@@ -128,7 +140,7 @@ class DataLoader:
         Raises:
             ValueError: the state is no loader's, of other data, of another mode, or between two batches of this loader.
         """
-        if missing := sorted(self.state_dict().keys() - state.keys() - {"order"}):
+        if missing := sorted(self.state_dict().keys() - state.keys() - {"order", "sampler"}):
             raise ValueError(f"state must be the state_dict of a DataLoader, the keys {missing} are not in it")
         scheme = state.get("order", 1)
         if not 1 <= scheme <= SCHEME:
@@ -137,10 +149,11 @@ class DataLoader:
             ("n_samples", self._order.n),
             ("fingerprint", self._data_fingerprint()),
             ("train", self.train),
+            ("sampler", None if self._order.sampler is None else self._order.sampler.fingerprint()),
         ):
-            if state[key] != own:
+            if state.get(key) != own:
                 raise ValueError(
-                    f"this loader state is of another dataset or mode: its {key} is {state[key]}, ours {own}"
+                    f"this loader state is of another dataset or mode: its {key} is {state.get(key)}, ours {own}"
                 )
         n_used = state["batch"] * state["batch_size"] * state["world"]
         n_step = self.batch_size * self._order.world

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,26 @@ class Position(NamedTuple):
     batch: int = 0
 
 
+class Sampler(Protocol):
+    """Says which samples lie at which places of an epoch; its own length is that of an epoch."""
+
+    def __len__(self) -> int:
+        """Places of an epoch."""
+
+    def __call__(self, places: Tensor, *, seed: int, epoch: int, together: int) -> Tensor:
+        """Returns the samples at `places`, int64, as a function of the arguments alone.
+
+        Args:
+            places: of one batch: ascending, int64.
+            seed: of the loader.
+            epoch: which one.
+            together: places that a batch takes on all ranks; batch k has those from k * together on.
+        """
+
+    def fingerprint(self) -> str:
+        """Tells this sampler from others, kept in loader states."""
+
+
 @dataclass(frozen=True)
 class Order:
     """The order of `n` samples, cut into batches and dealt to ranks.
@@ -39,6 +59,7 @@ class Order:
         rank: this process among `world`.
         world: number of processes that share the samples.
         single_batch: every batch is the first batch of epoch 0.
+        sampler: what draws, instead of the permutations.
         scheme: how orders are drawn: 1 draws each whole, 2 looks up those of more than 65,536 samples place by place.
     """
 
@@ -51,6 +72,7 @@ class Order:
     rank: int = 0
     world: int = 1
     single_batch: bool = False
+    sampler: Sampler | None = None
     scheme: int = SCHEME
     _cache: dict[tuple[int, int], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
@@ -74,8 +96,12 @@ class Order:
         n = self._n_given
         start = position.batch * self.batch_size
         end = min(start + self.batch_size, n)
-        if not self.shuffle:
-            return torch.arange(self.rank + start * self.world, self.rank + end * self.world, self.world)
+        if not self.shuffle or self.sampler is not None:
+            places = torch.arange(self.rank + start * self.world, self.rank + end * self.world, self.world)
+            if self.sampler is None:
+                return places
+            epoch = 0 if self.single_batch else position.epoch
+            return self.sampler(places, seed=self.seed, epoch=epoch, together=self.batch_size * self.world)
         # A stretch of batches at a time: one look-up of many costs little more than one of few.
         n_batches = max(1, _STRETCH // self.batch_size)
         which = position.batch // n_batches

@@ -40,6 +40,17 @@ def shuffled(places: Tensor, n: int, *place_of_draw: int) -> Tensor:
     return torch.from_numpy(found)
 
 
+def uniforms(places: Tensor, *place_of_draw: int) -> np.ndarray:
+    """Returns a number in [0, 1) for each place, a function of the place alone: float64."""
+    low = (places.numpy() & 0xFFFF_FFFF).astype(np.uint32)
+    high = (places.numpy() >> 32).astype(np.uint32)
+    halves = []
+    for half in range(2):
+        first, second = (derive_seed(*place_of_draw, half, turn) & 0xFFFF_FFFF for turn in range(2))
+        halves.append(_mixed(_mixed(low, first) ^ high, second).astype(np.int64))
+    return ((halves[0] << 21) | (halves[1] >> 11)) * 2.0**-53
+
+
 def _permuted(places: np.ndarray, n: int, keys: list[int]) -> np.ndarray:
     """Returns a permutation of the numbers with as many bits as n - 1, at `places`."""
     n_bits = (n - 1).bit_length()

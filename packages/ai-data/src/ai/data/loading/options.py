@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
+from ai.data.batch.order import Sampler
+
 
 class LoaderOptions(TypedDict, total=False):
     """What `Dataset.loader`, `DataLoader`, `create_data_loader` and `StreamLoader` take as keywords.
@@ -22,6 +24,7 @@ class LoaderOptions(TypedDict, total=False):
         single_batch: give the first batch again and again, to see whether a model can overfit it.
         collate: makes a batch of a list of preprocessed samples; None stacks tensors, arrays and numbers, follows
             dicts, tuples and lists (to tuples), and keeps other objects in a list.
+        sampler: which samples an epoch takes, see `ai.data.sampling`; None takes each once.
         timeout_s: how long a worker may be on one sample (a thread: on one batch; a stream: on one batch) before that
             is an error that names it, and the worker is replaced; None waits as long as the worker lives.
     """
@@ -36,6 +39,7 @@ class LoaderOptions(TypedDict, total=False):
     prefetch: int | None
     single_batch: bool
     collate: Callable[[list[Any]], Any] | None
+    sampler: Sampler | None
     timeout_s: float | None
 
 
@@ -57,6 +61,7 @@ class Options:
     prefetch: int | None = None
     single_batch: bool = False
     collate: Callable[[list[Any]], Any] | None = None
+    sampler: Sampler | None = None
     timeout_s: float | None = None
 
     def __post_init__(self) -> None:

@@ -74,6 +74,8 @@ class StreamLoader:
             raise ValueError(f"worker must be 'process' for an iterable dataset, got {chosen.worker!r}")
         if chosen.resident:
             raise ValueError("resident=True needs a dataset whose samples are stored, not an iterable one")
+        if chosen.sampler is not None:
+            raise ValueError("sampler needs a dataset that is read by index, not an iterable one")
         self.dataset = torch_dataset
         self.batch_size = batch_size
         self.device = checked_device(device)

@@ -1,0 +1,129 @@
+"""Which samples an epoch takes: weighted, balanced by class, or in batches of like lengths; each exactly resumable.
+
+A sampler is given to a loader, `ds.loader(64, train=True, sampler=balanced(ds.data["y"]))`. It is a function of
+(seed, epoch, place), so nothing of it need be stored, and ranks divide it among themselves.
+
+Example:
+    >>> import torch
+    >>> from ai.data import Dataset
+    >>> ds = Dataset({"x": torch.arange(100), "y": [0] * 90 + [1] * 10})
+    >>> loader = ds.loader(50, train=True, sampler=balanced(ds.data["y"]))
+    >>> 15 < int(next(iter(loader))["y"].sum()) < 35
+    True
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ai.data.batch.shuffle import shuffled, uniforms
+
+
+def weighted(weights: Sequence[float] | Tensor | np.ndarray) -> "Weighted":
+    """Returns a sampler that draws each sample in proportion to its weight, with replacement.
+
+    Args:
+        weights: one for each sample, at least 0; they need not sum to 1.
+    """
+    return Weighted(np.asarray(weights, np.float64))
+
+
+def balanced(labels: Sequence[int] | Tensor | np.ndarray) -> "Weighted":
+    """Returns a sampler that draws every class equally often, and within a class every sample.
+
+    Args:
+        labels: one whole number for each sample, such as `ds.data["y"]`.
+    """
+    numbers = np.asarray(labels)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "biu":
+        raise ValueError(f"labels must be one whole number a sample, got {numbers.dtype} of shape {numbers.shape}")
+    _, which, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    return Weighted(1 / counts[which])
+
+
+def by_length(lengths: Sequence[int] | Tensor | np.ndarray, window: int = 50) -> "ByLength":
+    """Returns a sampler whose batches hold samples of like lengths, in shuffled order; each sample once an epoch.
+
+    So many batches at a time are drawn, sorted by length, cut and shuffled as wholes: little is padded, and neighbours
+    in length are others in every epoch.
+
+    Args:
+        lengths: one for each sample.
+        window: batches that are sorted together.
+    """
+    if window < 1:
+        raise ValueError(f"window must be at least 1 batch, got {window}")
+    return ByLength(np.asarray(lengths), window)
+
+
+class Weighted:
+    """Draws with replacement; made by `weighted` and `balanced`.
+
+    Args:
+        weights: `[n]` float64.
+    """
+
+    def __init__(self, weights: np.ndarray) -> None:
+        if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
+            raise ValueError("weights must be finite numbers of at least 0, one for each sample, and not all 0")
+        self._ends = np.cumsum(weights)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __call__(self, places: Tensor, *, seed: int, epoch: int, together: int) -> Tensor:
+        """Returns the samples at `places`."""
+        masses = uniforms(places, seed, epoch) * self._ends[-1]
+        found = np.searchsorted(self._ends, masses, side="right")
+        return torch.from_numpy(np.minimum(found, np.searchsorted(self._ends, self._ends[-1])))
+
+    def fingerprint(self) -> str:
+        """Tells this sampler from others."""
+        return f"weighted {_digest(self._ends)}"
+
+
+class ByLength:
+    """Draws batches of like lengths; made by `by_length`.
+
+    Args:
+        lengths: `[n]`.
+        window: batches that are sorted together.
+    """
+
+    def __init__(self, lengths: np.ndarray, window: int) -> None:
+        if lengths.ndim != 1 or not len(lengths):
+            raise ValueError(f"lengths must be one number for each sample, got the shape {lengths.shape}")
+        self._lengths = lengths
+        self._window = window
+        self._last: tuple[Any, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __call__(self, places: Tensor, *, seed: int, epoch: int, together: int) -> Tensor:
+        """Returns the samples at `places`, which lie within one batch of `together`."""
+        size = self._window * together
+        which = int(places[0]) // size
+        first = which * size
+        key = (seed, epoch, together, which)
+        if self._last is None or self._last[0] != key:
+            end = min(first + size, len(self))
+            samples = shuffled(torch.arange(first, end), len(self), seed, epoch)
+            samples = samples[torch.from_numpy(np.argsort(self._lengths[samples.numpy()], kind="stable"))]
+            n_whole = len(samples) // together
+            order = np.random.default_rng([seed % 2**64, epoch, which]).permutation(n_whole)
+            batches = samples[: n_whole * together].view(n_whole, together)[torch.from_numpy(order)]
+            self._last = key, torch.cat([batches.reshape(-1), samples[n_whole * together :]])
+        return self._last[1][places - first]
+
+    def fingerprint(self) -> str:
+        """Tells this sampler from others."""
+        return f"by length {self._window} {_digest(self._lengths)}"
+
+
+def _digest(values: np.ndarray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=8).hexdigest()
