@@ -266,3 +266,61 @@ def test_the_table_prints_and_plots(tmp_path):
     assert experiment.trials().frame()["score"].tolist() == [row.score for row in experiment.trials()]
     assert experiment.plot().read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in experiment.plot(tmp_path / "e.svg").read_bytes()
+
+
+def noisy(trial) -> float:
+    trial.log(0, {"seed": trial.seed})
+    return {"a": 1.0, "b": 0.0}[trial.hp.lst("kind", ["a", "b"])] + 0.3 * trial.seed
+
+
+def test_each_configuration_is_run_with_several_seeds_and_the_mean_wins(tmp_path):
+    experiment = Experiment(tmp_path / "e", search={"kind": ["a", "b"]}, seeds=3).run(5, noisy, **QUIET)
+    by_kind = {row.hparams["kind"]: row for row in experiment.trials()}
+    assert by_kind["a"].runs == ((1.0,), (1.3,), (1.6,))
+    assert by_kind["b"].score == pytest.approx(0.3)
+    assert experiment.best_hparams == {"kind": "b"}
+    assert [record.last()["seed"] for record in experiment.best_runs] == [0, 1, 2]
+    assert [record.meta["seed"] for record in experiment.best_runs] == [0, 1, 2]
+    assert len({record.id for record in experiment.best_runs}) == 3
+    assert "1.3 ± 0.3" in str(experiment.trials())
+    again = Experiment(tmp_path / "e", search={"kind": ["a", "b"]})  # read without being told
+    assert len(again.best_runs) == 3
+    assert str(again.trials()) == str(experiment.trials())
+    Experiment(tmp_path / "e", clean=True)
+    assert not (tmp_path / "e.kept").exists()
+    with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
+        Experiment(tmp_path / "f", seeds=0)
+
+
+def test_a_configuration_whose_process_died_in_a_later_seed_is_made_up_for_with_all_its_seeds(tmp_path):
+    lost = []
+
+    def fn(trial) -> float:
+        if trial.seed == 1 and not lost:
+            lost.append(trial.number)
+            raise KeyboardInterrupt
+        return noisy(trial)
+
+    experiment = Experiment(tmp_path / "e", search={"kind": ["a", "b"]}, seeds=2)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(2, fn, **QUIET)
+    experiment.run(2, fn, **QUIET)
+    assert sorted(row.hparams["kind"] for row in experiment.trials() if row.score is not None) == ["a", "b"]
+    assert {len(row.runs) for row in experiment.trials() if row.score is not None} == {2}
+
+
+def test_an_ablation_table_is_made_from_a_grid(tmp_path):
+    def fn(trial) -> float:
+        return trial.hp.int("dim", 8, 16) + trial.hp.log("lr", 1e-3, 1e-1) + trial.seed
+
+    grid = {"dim": [8, 16], "lr": [0.001, 0.01, 0.1]}
+    experiment = Experiment(tmp_path / "e", search=grid, seeds=2).run(9, fn, **QUIET)
+    table = experiment.trials().pivot("dim", "lr")
+    assert table.columns == ["dim \\ lr", "0.001", "0.01", "0.1"]
+    assert [row[0] for row in table.rows] == [8, 16]
+    assert table.rows[0][1].mean == pytest.approx(8.501)
+    assert table.rows[1][3].n == 2
+    with pytest.raises(
+        ValueError, match="row and column must be hyper-parameters of finished trials, got 'dim' and 'x'"
+    ):
+        experiment.trials().pivot("dim", "x")

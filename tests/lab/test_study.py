@@ -34,6 +34,27 @@ def test_trials_are_compared_by_last_values_and_by_where_they_differ(study):
     assert comparison.plot_samples().exists()
 
 
+def test_trials_that_repeat_each_other_are_one_row_with_mean_and_deviation(tmp_path, capsys):
+    study = Study(tmp_path / "s")
+    for lr in (0.1, 0.2):
+        for seed in range(3):
+            with study.trial(f"lr{lr}-{seed}", config={"lr": lr, "seed": seed}, **HOW) as trial:
+                trial.log(0, {"loss": lr + 0.01 * seed, **({"rare": 1.0} if seed == 0 else {})})
+    comparison = study.compare(over=["seed"])
+    assert comparison.columns == ["trial", "state", "step", "lr", "loss", "rare"]
+    told = [[str(value) for value in row] for row in comparison.rows]
+    assert told[0] == ["lr0.1", "finished", "0", "0.1", "0.11 ± 0.01", "1"]
+    assert [row[0] for row in told] == ["lr0.1", "lr0.2"]
+    assert comparison.to_pandas()["loss n"].tolist() == [3, 3]
+    assert comparison.plot().read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"over must name configuration \(lr, seed\), got 'seeds'"):
+        study.compare(over=["seeds"])
+    paths = [study.path / name for name in study.records()]
+    status, out, _ = run(capsys, "compare", *paths, "--over", "seed", "--metric", "loss", "--format", "latex")
+    assert status == 0
+    assert "$0.11 \\pm 0.01$" in out
+
+
 def test_moving_the_study_breaks_nothing(study, tmp_path):
     identity = study.trial("l1").id
     study.path.rename(tmp_path / "moved")

@@ -115,7 +115,7 @@ def test_a_score_that_was_recorded_before_the_process_died_is_kept(tmp_path):
     experiment = Experiment(tmp_path / "e", search="random")
     asked = experiment.study.ask()
     trial = experiment._search.begin(asked)
-    assert experiment._search.score(trial, Run(1, lambda trial: 0.5)) == 0.5  # and dies before Optuna is told
+    assert experiment._search.score(trial, Run(1, lambda trial: 0.5)) == [0.5]  # and dies before Optuna is told
     assert [row.score for row in experiment.run(1, lambda trial: 9.0, **QUIET).trials()] == [0.5]
 
 

@@ -50,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     comparing = add("compare", compare_, "Compare trials: last metrics, and where their configurations differ.")
     comparing.add_argument("paths", nargs="+", help=where)
     comparing.add_argument("--metric", action="append", default=[], help="a metric to show (all by default)")
+    comparing.add_argument("--over", action="append", default=[], help="configuration that only repeats, such as seed")
+    comparing.add_argument("--format", choices=["text", "markdown", "latex"], default="text")
     comparing.add_argument("--plot", metavar="FILE", help="also draw the metrics, as PNG or SVG")
     resuming = add("resume", resume, "Run a trial's recorded command again, where it was run.")
     resuming.add_argument("path", help=where)
@@ -124,8 +126,9 @@ def compare_(options: argparse.Namespace) -> int:
     from ai.lab.report.compare import compare
 
     records = {str(path): Record(_find(path)) for path in options.paths}
-    comparison = compare(records, options.metric)
-    print(comparison)
+    comparison = compare(records, options.metric, over=options.over)
+    tell = {"text": comparison.__repr__, "markdown": comparison.to_markdown, "latex": comparison.to_latex}
+    print(tell[options.format]())
     if len(records) == 2:
         left, right = records.values()
         changes = diff(left.config, right.config)

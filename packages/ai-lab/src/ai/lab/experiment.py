@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
-from ai.lab.files.folder import mark, read_marker, resolve, write_json
+from ai.lab.files.folder import find, mark, read_marker, resolve, write_json
 from ai.lab.files.removal import remove_unowned
 from ai.lab.record import EXPERIMENT, Record
 from ai.lab.recording.options import HookOptions, check_options
@@ -37,6 +37,7 @@ class Experiment:
         prune_by: The metric that pruning compares; `'val_loss'` where the smallest score is the best, else to be named.
         prune_direction: Whether `'min'` or `'max'` is the best of `prune_by`; by default as `direction`.
         seed: With one process at a time the same seed makes the same search.
+        seeds: How often each configuration is run, with `trial.seed` from 0 on; its score is the mean.
         storage: A database URL, for machines that share no folder: each then keeps the trials that it ran, and folders
             of the same name are one search. By default a journal file in the folder.
         clean: Delete an earlier experiment in this folder.
@@ -63,6 +64,7 @@ class Experiment:
         prune_by: str | None = None,
         prune_direction: Direction | None = None,
         seed: int = 0,
+        seeds: int = 1,
         storage: str | None = None,
         clean: bool = False,
         **trial_options: Unpack[HookOptions],
@@ -76,6 +78,8 @@ class Experiment:
         if isinstance(pruner, str) and pruner not in ("median", "halving"):
             raise ValueError(f"pruner must be None, 'median', 'halving' or an Optuna pruner, got {pruner!r}")
         prune = None if pruner is None else _prune_rule(directions, prune_by, prune_direction)
+        if seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {seeds}")
         check_options(trial_options, HookOptions, "trial")
         self.path = resolve(path)
         self.direction, self.seed = direction, seed
@@ -113,6 +117,7 @@ class Experiment:
             prune=prune,
             storage=storage,
             trial_options=trial_options,
+            seeds=seeds,
         )
 
     @property
@@ -216,8 +221,13 @@ class Experiment:
 
     @property
     def best_trial(self) -> Record:
-        """The best trial, for reading."""
-        return Record(self.best_row.path)
+        """The best trial, for reading; with several seeds the first run of the best configuration."""
+        return self.best_runs[0]
+
+    @property
+    def best_runs(self) -> list[Record]:
+        """The runs of the best configuration, for reading; with one seed there is one."""
+        return [Record(path) for path in find(self.best_row.path, "trial")]
 
     def plot(self, path: str | Path | None = None) -> Path:
         """Draws the score over the trials and against each hyper-parameter; returns the picture's path."""

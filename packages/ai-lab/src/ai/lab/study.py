@@ -82,21 +82,28 @@ class Study:
         return found
 
     def compare(
-        self, names: Sequence[str] = (), *, metrics: Sequence[str] = (), config: Sequence[str] = ()
+        self,
+        names: Sequence[str] = (),
+        *,
+        metrics: Sequence[str] = (),
+        config: Sequence[str] = (),
+        over: Sequence[str] = (),
     ) -> Comparison:
-        """Returns a table of trials beside each other, which also draws itself: `.plot()`.
+        """Returns a table of trials beside each other: `.to_markdown()`, `.to_latex()`, `.to_pandas()`, `.plot()`.
 
         Args:
             names: Trials, by path inside the study; by default all that belong to no experiment.
             metrics: Columns of last values; all by default.
             config: Columns of configuration; by default those in which the trials differ.
+            over: Names of the configuration that only repeat a run, such as `['seed']`: trials that differ in nothing
+                else are one row, with mean ± standard deviation.
         """
         records = self.records()
         chosen = list(names) or [name for name, record in records.items() if not _in_experiment(record.path, self.path)]
         for name in chosen:
             if name not in records:
                 raise ValueError(f"names must be trials of {self.path} ({', '.join(records) or 'none'}), got {name!r}")
-        return compare({name: records[name] for name in chosen}, metrics, config, self.path / "comparison.png")
+        return compare({name: records[name] for name in chosen}, metrics, config, self.path / "comparison.png", over)
 
     def note(self, text: str) -> None:
         """Appends a dated paragraph to the study's `notes.md`."""

@@ -25,7 +25,7 @@ _ROOMS = {
         "tensorboard": ".*",
         "wandb": ".*",
     },
-    "experiment": {"workers": r".*\.log", ".ai-lab-store": r"[0-9a-f]{16}-.*"},
+    "experiment": {"workers": r".*\.log", "trials": r"owner\.json(\..*)?", ".ai-lab-store": r"[0-9a-f]{16}-.*"},
     "study": {".ai-lab-store": r"[0-9a-f]{16}-.*"},
 }
 """By kind: its folders, and the names that the lab writes in them."""
@@ -126,7 +126,7 @@ def _clear(folder: Path, written: str, aside: _Aside) -> None:
             else:
                 entry.unlink()
         elif _is_folder(entry) and any(found.marker for found in scan(entry)):
-            _clear(entry, "", aside)
+            _clear(entry, written, aside)
         else:
             aside.move(entry)
     folder.rmdir()

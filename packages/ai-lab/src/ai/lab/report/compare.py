@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai.lab.record import Record
-from ai.lab.report.text_table import format_table
+from ai.lab.report.table import Spread, Table
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
 
 
-class Comparison:
-    """A table with a row a trial; prints as text. Made by `compare`.
+class Comparison(Table):
+    """A table with a row a trial, or a row for trials that repeat each other; prints as text. Made by `compare`.
 
     Attributes:
         columns: The head, from `trial` on.
@@ -20,16 +20,22 @@ class Comparison:
     """
 
     def __init__(
-        self, records: Mapping[str, Record], columns: list[str], rows: list[list[Any]], metrics: list[str], path: Path
+        self,
+        records: Mapping[str, Record],
+        columns: list[str],
+        rows: list[list[Any]],
+        metrics: list[str],
+        path: Path,
+        groups: Mapping[str, list[str]],
     ) -> None:
-        self.columns, self.rows = columns, rows
-        self._records, self._metrics, self._path = dict(records), metrics, path
+        super().__init__(columns, rows)
+        self._records, self._metrics, self._path, self._groups = dict(records), metrics, path, groups
 
     def plot(self, path: str | Path | None = None) -> Path:
         """Draws the metrics of all trials over one another and returns the picture's path."""
         from ai.lab.report.plots import plot_records
 
-        return plot_records(self._records, self._metrics, path or self._path)
+        return plot_records(self._records, self._metrics, path or self._path, self._groups)
 
     def plot_samples(self, path: str | Path | None = None) -> Path:
         """Draws each trial's last page of samples, side by side, and returns the picture's path.
@@ -42,17 +48,16 @@ class Comparison:
         return plot_samples(self._records, path or self._path.with_name("samples.png"))
 
     def frame(self) -> "pd.DataFrame":
-        """Returns a DataFrame."""
-        import pandas as pd
-
-        return pd.DataFrame(self.rows, columns=self.columns).set_index("trial")
-
-    def __repr__(self) -> str:
-        return format_table(self.columns, self.rows)
+        """Returns a DataFrame by trial; see also `to_pandas`."""
+        return self.to_pandas().set_index("trial")
 
 
 def compare(
-    records: Mapping[str, Record], metrics: Sequence[str] = (), config: Sequence[str] = (), path: Path | None = None
+    records: Mapping[str, Record],
+    metrics: Sequence[str] = (),
+    config: Sequence[str] = (),
+    path: Path | None = None,
+    over: Sequence[str] = (),
 ) -> Comparison:
     """Returns trials beside each other.
 
@@ -61,9 +66,11 @@ def compare(
         metrics: Columns of last values; all by default.
         config: Columns of configuration; by default those in which the trials differ.
         path: Where `.plot()` puts its picture by default.
+        over: Names of the configuration that only repeat a run, such as `seed`: trials that differ in nothing else are
+            one row, named for what their names have in common, with mean ± standard deviation.
 
     Raises:
-        ValueError: a metric was recorded by none of them.
+        ValueError: a metric was recorded by none of them, or `over` names no configuration of theirs.
     """
     last = {name: record.last() for name, record in records.items()}
     configs = {name: record.flat_config for name, record in records.items()}
@@ -76,10 +83,39 @@ def compare(
         for key in dict.fromkeys(key for values in configs.values() for key in values)
         if len({repr(values.get(key)) for values in configs.values()}) > 1
     ]
-    keys, options = list(metrics) or known, list(config) or differing
-    rows = [
-        [name, record.state, last[name].get("step"), *map(configs[name].get, options), *map(last[name].get, keys)]
-        for name, record in records.items()
-    ]
+    every = {key for values in configs.values() for key in values}
+    for key in over:
+        if key not in every:
+            raise ValueError(f"over must name configuration ({', '.join(sorted(every)) or 'none'}), got {key!r}")
+    keys, options = list(metrics) or known, list(config) or [key for key in differing if key not in over]
+    rows = []
+    groups = _groups(configs, over)
+    for names in groups:
+        states = dict.fromkeys(records[name].state for name in names)
+        values = {key: [last[name][key] for name in names if key in last[name]] for key in keys}
+        told = [(Spread.of(values[key]) if over else values[key][0]) if values[key] else None for key in keys]
+        step = max((last[name]["step"] for name in names if "step" in last[name]), default=None)
+        rows.append([_common(names), ", ".join(states), step, *map(configs[names[0]].get, options), *told])
     columns = ["trial", "state", "step", *options, *keys]
-    return Comparison(records, columns, rows, keys, path or Path("comparison.png"))
+    together = {str(row[0]): names for row, names in zip(rows, groups, strict=True)}
+    return Comparison(records, columns, rows, keys, path or Path("comparison.png"), together)
+
+
+def _groups(configs: Mapping[str, Mapping[str, Any]], over: Sequence[str]) -> list[list[str]]:
+    """Returns the names of trials that are told in one row."""
+    if not over:
+        return [[name] for name in configs]
+    groups: dict[str, list[str]] = {}
+    for name, config in configs.items():
+        rest = {key: value for key, value in config.items() if key not in over}
+        groups.setdefault(repr(sorted(rest.items(), key=lambda item: item[0])), []).append(name)
+    return list(groups.values())
+
+
+def _common(names: Sequence[str]) -> str:
+    """Returns what names have in common, without what hangs on to it: `a/lr0.1-` of `a/lr0.1-0` and `a/lr0.1-1`."""
+    if len(names) == 1:
+        return names[0]
+    first, last = min(names), max(names)
+    n = next((index for index, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
+    return first[:n].rstrip("-_./= ") or names[0]

@@ -1,10 +1,15 @@
 """Pictures of recorded trials, as PNG or SVG files by matplotlib."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ai.lab.record import Record
+from ai.lab.record import Column, Record
+from ai.lab.report.palette import DASHES, PALETTE, color_of
 from ai.lab.report.trial_table import TrialRow
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def plot_trial(record: Record, keys: Sequence[str] = (), path: str | Path | None = None) -> Path:
@@ -21,8 +26,21 @@ def plot_trial(record: Record, keys: Sequence[str] = (), path: str | Path | None
     return plot_records({record.name: record}, keys, path or record.path / "metrics.png")
 
 
-def plot_records(records: dict[str, Record], keys: Sequence[str], path: str | Path) -> Path:
-    """Draws the same metrics of several trials over one another, one panel a metric, and returns the path."""
+def plot_records(
+    records: dict[str, Record],
+    keys: Sequence[str],
+    path: str | Path,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> Path:
+    """Draws the same metrics of several trials over one another, one panel a metric, and returns the path.
+
+    Args:
+        records: The trials by name.
+        keys: The metrics; all by default.
+        path: The picture, its ending says the format.
+        groups: Names of trials that repeat each other, by the name to show: drawn as a mean in a band of one standard
+            deviation.
+    """
     from matplotlib.figure import Figure  # no pyplot: no display, no global state
 
     columns = {name: record.metrics() for name, record in records.items()}
@@ -38,17 +56,42 @@ def plot_records(records: dict[str, Record], keys: Sequence[str], path: str | Pa
     figure = Figure(figsize=(4.2 * width, 2.8 * height), layout="constrained")
     for index, key in enumerate(chosen):
         axes = figure.add_subplot(height, width, index + 1)
-        for name, metrics in columns.items():
-            if key in metrics:
-                column = metrics[key]
-                axes.plot(column.steps, column.values, marker="." if len(column.steps) < 30 else None, lw=1, label=name)
+        for place, (name, members) in enumerate((groups or {name: [name] for name in records}).items()):
+            runs = [columns[one][key] for one in members if key in columns[one]]
+            if not runs:
+                continue
+            steps, mean, deviation = _mean(runs) if len(runs) > 1 else (runs[0].steps, runs[0].values, None)
+            look: dict[str, Any] = {
+                "color": color_of(place),
+                "linestyle": DASHES[place // len(PALETTE) % len(DASHES)],
+                "lw": 1,
+            }
+            axes.plot(steps, mean, marker="." if len(steps) < 30 else None, label=name, **look)
+            if deviation is not None:
+                band = mean - deviation, mean + deviation
+                axes.fill_between(steps, *band, color=color_of(place), alpha=0.2, lw=0)
         axes.set_title(_plain(key), fontsize=10)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
-        if len(records) > 1 and index == 0:
+        if len(groups or records) > 1 and index == 0:
             axes.legend(fontsize=7, frameon=False)
     return save_figure(figure, path)
+
+
+def _mean(runs: Sequence[Column]) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
+    """Returns steps, mean and standard deviation of repeated runs, over those that have a step; of a step the last."""
+    import numpy as np
+
+    steps = np.unique(np.concatenate([run.steps for run in runs]))
+    values = np.full((len(runs), len(steps)), np.nan)
+    for row, run in zip(values, runs, strict=True):
+        row[np.searchsorted(steps, run.steps)] = run.values
+    known = np.isfinite(values)
+    n = known.sum(0)
+    mean = np.where(known, values, 0).sum(0) / np.where(n, n, 1)
+    squares = np.where(known, (values - mean) ** 2, 0).sum(0)
+    return steps, np.where(n, mean, np.nan), np.sqrt(squares / np.where(n > 1, n - 1, 1))
 
 
 def plot_experiment(trials: Sequence[TrialRow], direction: str, path: str | Path) -> Path:

@@ -1,8 +1,10 @@
 """The table of an experiment's trials."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ai.lab.report.table import Spread, Table
 
 if TYPE_CHECKING:
     import optuna
@@ -19,6 +21,7 @@ class TrialRow(NamedTuple):
         hparams: What it chose.
         path: Its folder.
         scores: One number an objective; empty where it is not finished.
+        runs: With several seeds, what each of them came to, of which the scores are the means.
     """
 
     number: int
@@ -27,6 +30,12 @@ class TrialRow(NamedTuple):
     hparams: dict[str, Any]
     path: Path
     scores: tuple[float, ...] = ()
+    runs: tuple[tuple[float, ...], ...] = ()
+
+    def spreads(self) -> list[Spread]:
+        """Returns mean and deviation of each objective over the seeds."""
+        runs = self.runs or ((self.scores,) if self.scores else ())
+        return [Spread.of(column) for column in zip(*runs, strict=True)]
 
 
 class Trials(Sequence[TrialRow]):
@@ -46,33 +55,74 @@ class Trials(Sequence[TrialRow]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def frame(self) -> "pd.DataFrame":
-        """Returns a DataFrame: number, state, the scores and a column for each hyper-parameter."""
-        import pandas as pd
-
-        return pd.DataFrame(
-            [{"number": r.number, "state": r.state, **self._scores(r), **r.hparams} for r in self]
-        ).set_index("number")
-
-    def _scores(self, row: TrialRow) -> dict[str, float | None]:
-        return dict(zip(self._objectives, row.scores or [None] * len(self._objectives), strict=True))
-
-    def __repr__(self) -> str:
-        from ai.lab.report.text_table import format_table
-
+    def table(self) -> Table:
+        """Returns number, state, the scores (with several seeds mean ± deviation) and each hyper-parameter."""
         names = list(dict.fromkeys(name for row in self._rows for name in row.hparams))
-        head = ["number", "state", *self._objectives, *names]
         # A choice of None is one; a hyper-parameter that this trial never asked for is none.
         chosen = [["None" if r.hparams.get(name, 0) is None else r.hparams.get(name) for name in names] for r in self]
-        rows = [[r.number, r.state, *self._scores(r).values(), *c] for r, c in zip(self, chosen, strict=True)]
-        return format_table(head, rows)
+        rows = [[r.number, r.state, *self._scores(r), *c] for r, c in zip(self, chosen, strict=True)]
+        return Table(["number", "state", *self._objectives, *names], rows)
+
+    def pivot(self, row: str, column: str) -> Table:
+        """Returns the score by two hyper-parameters, a grid's ablation table; what falls together as mean ± deviation.
+
+        Raises:
+            ValueError: no finished trial has one of them, or there are several objectives.
+        """
+        if len(self._objectives) > 1:
+            raise ValueError(f"pivot needs one objective, got {', '.join(self._objectives)}")
+        rows = [one for one in self._rows if one.scores and {row, column} <= one.hparams.keys()]
+        if not rows:
+            raise ValueError(f"row and column must be hyper-parameters of finished trials, got {row!r} and {column!r}")
+        heads = sorted({one.hparams[column] for one in rows}, key=_order)
+        sides = sorted({one.hparams[row] for one in rows}, key=_order)
+        cells: dict[tuple[Any, Any], list[float]] = {}
+        for one in rows:
+            runs = [score for (score,) in one.runs] or [one.scores[0]]
+            cells.setdefault((one.hparams[row], one.hparams[column]), []).extend(runs)
+        body = [
+            [side, *(Spread.of(cells[side, head]) if (side, head) in cells else None for head in heads)]
+            for side in sides
+        ]
+        return Table(
+            [f"{row} \\ {column}", *(f"{head:g}" if isinstance(head, float) else str(head) for head in heads)], body
+        )
+
+    def to_markdown(self, *, best: Mapping[str, str] | None = None) -> str:
+        """Returns the table in Markdown; see `ai.lab.report.table.Table`."""
+        return self.table().to_markdown(best=best)
+
+    def to_latex(self, *, best: Mapping[str, str] | None = None) -> str:
+        """Returns the table in LaTeX; see `ai.lab.report.table.Table`."""
+        return self.table().to_latex(best=best)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Returns a DataFrame: number, state, the scores and a column for each hyper-parameter."""
+        return self.table().to_pandas()
+
+    def frame(self) -> "pd.DataFrame":
+        """Returns a DataFrame by number; see also `to_pandas`."""
+        return self.to_pandas().set_index("number")
+
+    def _scores(self, row: TrialRow) -> list[Any]:
+        if not row.scores:
+            return [None] * len(self._objectives)
+        return list(row.spreads() if row.runs else row.scores)
+
+    def __repr__(self) -> str:
+        return repr(self.table())
+
+
+def _order(value: object) -> tuple[bool, Any]:
+    return (False, value) if isinstance(value, int | float) else (True, str(value))
 
 
 def to_row(trial: "optuna.trial.FrozenTrial", path: Path) -> TrialRow:
     """Returns what the search holds of a trial as a row of the table."""
     scores = tuple(trial.values or ()) if trial.state.name == "COMPLETE" else ()
     score = scores[0] if len(scores) == 1 else None
-    return TrialRow(trial.number, _state(trial), score, dict(trial.params), path, scores)
+    runs = tuple(map(tuple, trial.user_attrs.get("runs", ()))) if scores else ()
+    return TrialRow(trial.number, _state(trial), score, dict(trial.params), path, scores, runs)
 
 
 def _state(trial: "optuna.trial.FrozenTrial") -> str:

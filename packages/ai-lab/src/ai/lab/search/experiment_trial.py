@@ -33,6 +33,7 @@ class ExperimentTrial(Trial):
         hp: Defines and chooses hyper-parameters.
         pruned: Whether the search has given it up; its training then ends as if it were finished.
         optuna: Optuna's trial underneath, for what is not offered here, such as constraints.
+        seed: Which of the runs of its configuration it is, from 0; for `torch.manual_seed`, say.
         device: Which of the `devices` of `Experiment.run` is this process's; None without.
     """
 
@@ -43,6 +44,7 @@ class ExperimentTrial(Trial):
         prune: PruneRule | None,
         options: HookOptions,
         *,
+        seed: int = 0,
         device: str | None = None,
         **how: Any,
     ) -> None:
@@ -53,7 +55,7 @@ class ExperimentTrial(Trial):
         self.number: int = optuna_trial.number
         self.hp: HyperParameters = HyperParameters(optuna_trial)
         self.pruned = False
-        self.device = device
+        self.seed, self.device = seed, device
         self._prune = prune
         self._reported: set[int] = set()
         self._evaluated: set[str] = set()
@@ -67,6 +69,8 @@ class ExperimentTrial(Trial):
 
         `score` is of the metric that the experiment prunes by: large is good where it says so.
         """
+        if self.seed > 0:
+            return False  # a configuration is given up in its first run, or not
         if step not in self._reported:
             self.optuna.report((self._prune.sign if self._prune else 1) * float(score), step)
             self._reported.add(step)
@@ -79,7 +83,9 @@ class ExperimentTrial(Trial):
 
     def unseen_metric(self) -> str | None:
         """Returns the metric that pruning waits for in vain, though there were evaluations; else None."""
-        return self._prune.by if self._prune and self._evaluated and not self._reported else None
+        if self._prune is None or self.seed > 0 or self._reported or not self._evaluated:
+            return None
+        return self._prune.by
 
     @property
     def evaluated(self) -> list[str]:

@@ -16,7 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from ai.lab.files.folder import read_marker
-from ai.lab.files.ownership import holder
+from ai.lab.files.ownership import Owner, holder
 from ai.lab.record import Record
 from ai.lab.recording.options import HookOptions
 from ai.lab.recording.outcome import outcome_of
@@ -65,6 +65,7 @@ class Search:
         prune: What the pruner compares; None where nothing is pruned.
         storage: A database, or None for a journal in the folder.
         trial_options: What each trial is told.
+        seeds: How often each configuration is run.
         device: This process's.
     """
 
@@ -77,6 +78,7 @@ class Search:
     prune: PruneRule | None = None
     storage: str | None = None
     trial_options: HookOptions = field(default_factory=lambda: HookOptions())
+    seeds: int = 1
     device: str | None = None
     _study: optuna.Study | None = field(default=None, repr=False)
 
@@ -116,9 +118,18 @@ class Search:
         enough = False
 
         def objective(asked: optuna.Trial) -> float | Sequence[float]:
-            trial = self.begin(asked)
-            lock.release()
-            return self.score(trial, run)
+            self.note(asked)
+            if self.seeds == 1:
+                trial = self.begin(asked)
+                lock.release()
+                return _as_told(self.score(trial, run))
+            folder = self.trial_path(asked.number)
+            folder.mkdir(parents=True, exist_ok=True)
+            with Owner(folder):  # also between its runs
+                lock.release()
+                runs = [self.score(self.begin(asked, seed), run) for seed in range(self.seeds)]
+            asked.set_user_attr("runs", runs)
+            return _as_told([math.fsum(column) / self.seeds for column in zip(*runs, strict=True)])
 
         def after(study: optuna.Study, ended: FrozenTrial) -> None:
             nonlocal enough
@@ -170,27 +181,32 @@ class Search:
             self.study.sampler.place = next(place for place in range(len(taken) + 1) if place not in taken)
         return False
 
-    def begin(self, asked: optuna.Trial) -> ExperimentTrial:
-        """Returns the trial that was asked for, its folder taken."""
+    def note(self, asked: optuna.Trial) -> None:
+        """Notes which machine a trial is on, and its place in the search."""
         asked.set_user_attr("host", socket.gethostname())
         sampler, place = self.study.sampler, asked.user_attrs.get("place", asked.number)
         if isinstance(sampler, SeededSampler) and "place" not in asked.user_attrs:
             place = sampler.place
         asked.set_user_attr("place", place)
+
+    def begin(self, asked: optuna.Trial, seed: int = 0) -> ExperimentTrial:
+        """Returns the trial that was asked for, its folder taken; one of its runs with several seeds."""
         path = self.trial_path(asked.number)
+        path = path / str(seed) if self.seeds > 1 else path
         trial = ExperimentTrial(
             path,
             asked,
             self.prune,
             self.trial_options,
+            seed=seed,
             device=self.device,
             clean=read_marker(path) is not None,
         )
-        trial.begin(experiment=self.identity)
+        trial.begin(experiment=self.identity, **({"seed": seed} if self.seeds > 1 else {}))
         return trial
 
-    def score(self, trial: ExperimentTrial, run: Run) -> float | Sequence[float]:
-        """Runs the objective on one trial, records how it ended, and returns the score or raises as Optuna expects."""
+    def score(self, trial: ExperimentTrial, run: Run) -> list[float]:
+        """Runs the objective on one trial, records how it ended, and returns the scores or raises as Optuna expects."""
         known: dict[str, Any] = {}
         try:
             scores = self._as_scores(run.fn(trial))
@@ -219,7 +235,7 @@ class Search:
             trial.finish("failed", **known)
         else:
             trial.finish("finished", **known)
-        return scores[0] if len(scores) == 1 else scores
+        return scores
 
     def _as_scores(self, score: object) -> list[float]:
         """Returns what the objective returned as one number an objective, in their order."""
@@ -333,6 +349,10 @@ def _as_pruner(pruner: "str | BasePruner | None") -> "BasePruner":
         return optuna.pruners.SuccessiveHalvingPruner()
     assert not isinstance(pruner, str)
     return pruner
+
+
+def _as_told(scores: list[float]) -> float | Sequence[float]:
+    return scores[0] if len(scores) == 1 else scores
 
 
 def _as_number(score: object) -> float:

@@ -59,8 +59,7 @@ def run_workers(search: "Search", run: "Run", devices: Sequence[str | None], rep
                             other.take_no_more()
                         continue
                     deaths = 0
-                    row = {**event["row"], "path": Path(event["row"]["path"]), "scores": tuple(event["row"]["scores"])}
-                    report(TrialRow(**row))
+                    report(TrialRow(**{**event["row"], "path": Path(event["row"]["path"])}))
                     continue
                 # Its end of the pipe is closed: it has ended.
                 selector.unregister(worker.events)

@@ -2,7 +2,7 @@
 
 import { getJson } from './api.js';
 import { curvesView, forgetCharts, systemView } from './curves.js';
-import { colorOf, element, empty } from './dom.js';
+import { colorOf, dashOf, element, empty } from './dom.js';
 import { codeView, configView, logView } from './runs.js';
 import { samplesView } from './samples.js';
 import { searchView } from './search.js';
@@ -47,7 +47,7 @@ async function draw(anew) {
     show: (...children) => { if (mine === drawing) { forgetCharts(); view.replaceChildren(...children.filter(Boolean)); } },
     redraw: draw,
     select: ids => table.select(ids),
-    look: id => ({ label: table.trials.find(trial => trial.id === id)?.name ?? id, color: colorOf(table.selected.indexOf(id)) }),
+    look: id => ({ label: table.trials.find(trial => trial.id === id)?.name ?? id, color: colorOf(table.selected.indexOf(id)), dash: dashOf(table.selected.indexOf(id)) }),
   };
   try {
     if (page.trials.length || current === 'Search') await views[current](page, anew);

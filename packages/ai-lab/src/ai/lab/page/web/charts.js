@@ -47,7 +47,7 @@ export function drawChart(chart, curves, { log = false, xLabel = 'step', zoom = 
       { ...axis, label: seconds ? 'time' : 'step', labelSize: 16, labelFont: '11px system-ui', splits: (u, index, low, high) => even(low, high).filter(tick => seconds || Number.isInteger(tick)), values: (u, ticks) => ticks.map(tick => tick == null ? '' : seconds ? lasting(tick) : short(tick)) },
       { ...axis, size: 60, incrs: STEPS, splits: (u, index, low, high) => log ? decades(low, high) : even(low, high), filter: (u, ticks) => ticks, values: (u, ticks) => ticks.map(tick => tick == null ? '' : amount(tick, unit)) },
     ],
-    series: [{}, ...curves.map(({ label, color, faint }) => ({ label, stroke: faint ? color + '44' : color, width: 1.5, facets: [{ scale: 'x', auto: true }, { scale: 'y', auto: true }], paths, points: { show: false } }))],
+    series: [{}, ...curves.map(({ label, color, dash, faint }) => ({ label, stroke: faint ? color + '44' : color, width: 1.5, dash, facets: [{ scale: 'x', auto: true }, { scale: 'y', auto: true }], paths, points: { show: false } }))],
     hooks: {
       setCursor: [u => tell(chart, curves, data, u, seconds, unit)],
       setSelect: [u => { if (u.select.width > 4) chart.onZoom([u.posToVal(u.select.left, 'x'), u.posToVal(u.select.left + u.select.width, 'x')]); }],
@@ -87,16 +87,16 @@ function tell(chart, curves, data, u, seconds, unit) {
   tip.hidden = !(u.cursor.left >= 0) || !curves.length;
   if (tip.hidden) return;
   const at = u.posToVal(u.cursor.left, 'x');
-  const values = curves.flatMap(({ label, color, faint }, index) => {
+  const values = curves.flatMap(({ label, color, dash, faint }, index) => {
     if (faint) return [];
     const [x, y] = data[index];
     const near = nearest(x, at);
-    return y[near] == null || Math.abs(x[near] - at) > (u.scales.x.max - u.scales.x.min) / 20 ? [] : [{ label, color, x: x[near], y: y[near] }];
+    return y[near] == null || Math.abs(x[near] - at) > (u.scales.x.max - u.scales.x.min) / 20 ? [] : [{ label, color, dash, x: x[near], y: y[near] }];
   }).sort((a, b) => b.y - a.y);
   if (!values.length) { tip.hidden = true; return; }
   const more = values.length > 12 ? element('div', { class: 'soft' }, `and ${values.length - 12} more`) : null;
   tip.replaceChildren(element('div', { class: 'soft' }, seconds ? lasting(at) : `step ${show(values[0].x)}`),
-    ...values.slice(0, 12).map(({ label, color, y }) => element('div', {}, swatch(color), element('b', {}, unit ? amount(y, unit) : show(y)), ' ', label)), ...(more ? [more] : []));
+    ...values.slice(0, 12).map(({ label, color, dash, y }) => element('div', {}, swatch(color, dash), element('b', {}, unit ? amount(y, unit) : show(y)), ' ', label)), ...(more ? [more] : []));
   const pointer = place.offsetLeft + u.over.offsetLeft + u.cursor.left;
   const room = figure.clientWidth - tip.offsetWidth;
   tip.style.left = `${pointer + 14 <= room ? pointer + 14 : pointer - 14 >= tip.offsetWidth ? pointer - 14 - tip.offsetWidth : Math.max(0, room)}px`;

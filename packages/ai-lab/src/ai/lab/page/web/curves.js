@@ -76,5 +76,5 @@ function controls(page) {
 }
 
 export function legend(page) {
-  return element('div', { class: 'legend' }, ...page.trials.map(trial => element('span', {}, swatch(page.look(trial.id).color), named(trial.name))));
+  return element('div', { class: 'legend' }, ...page.trials.map(trial => element('span', {}, swatch(page.look(trial.id).color, page.look(trial.id).dash), named(trial.name))));
 }

@@ -14,7 +14,8 @@ export function element(tag, attributes = {}, ...children) {
 
 const SVG = new Set(['g', 'path', 'line', 'circle', 'text', 'title']);
 
-export const swatch = color => element('span', { class: 'swatch', color });
+// A curve's colour; of a dashed one in stripes.
+export const swatch = (color, dash = []) => element('span', { class: 'swatch', color: dash.length ? `repeating-linear-gradient(90deg, ${color} 0 ${dash[0] / 2 + 1}px, transparent 0 ${dash[0] / 2 + 2.5}px)` : color });
 export const empty = text => element('p', { class: 'empty' }, text);
 
 export function checkbox(label, checked, onChange) {
@@ -75,5 +76,8 @@ export const memory = {
   set(name, value) { try { localStorage.setItem('ai-lab ' + name, JSON.stringify(value)); } catch { /* not kept */ } },
 };
 
-const PALETTE = ['#2f7ed8', '#e4572e', '#3aa655', '#8e5bd0', '#d49a00', '#00a3a3', '#d6408f', '#7a8b99', '#8a5a2b', '#5c8f00'];
+// As in report/palette.py: told apart by colour-blind people too; after ten curves by dashes.
+const PALETTE = ['#2e85de', '#ce067b', '#a49415', '#0c6a46', '#9b4903', '#e46ba1', '#206875', '#7d85a3', '#1d41f9', '#977b62'];
+const DASHES = [[], [5, 3], [2, 2], [7, 2, 2, 2]];
 export const colorOf = index => PALETTE[index % PALETTE.length];
+export const dashOf = index => DASHES[Math.floor(index / PALETTE.length) % DASHES.length];

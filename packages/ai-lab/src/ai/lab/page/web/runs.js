@@ -32,7 +32,7 @@ function facts(page, title, columns, only) {
     return [element('tr', {}, element('th', { scope: 'row' }, key), ...values.map(value => element('td', { class: differs ? 'differs' : '' }, value == null || value === '' ? element('span', { class: 'soft' }, '–') : show(value))))];
   });
   if (!rows.length) return title === 'Packages' || !only ? [] : [element('p', { class: 'empty' }, `${title}: no difference.`)];
-  const head = element('tr', {}, element('th', {}, title === 'Packages' && only ? 'Packages that differ' : title), ...page.trials.map(trial => element('th', {}, swatch(page.look(trial.id).color), named(trial.name))));
+  const head = element('tr', {}, element('th', {}, title === 'Packages' && only ? 'Packages that differ' : title), ...page.trials.map(trial => element('th', {}, swatch(page.look(trial.id).color, page.look(trial.id).dash), named(trial.name))));
   return [element('div', { class: 'facts' }, element('table', {}, element('thead', {}, head), element('tbody', {}, ...rows)))];
 }
 
@@ -48,7 +48,7 @@ export async function codeView(page, anew) {
   });
   page.show(...[...groups.values()].flatMap(group => {
     const [{ trial, diff }] = group;
-    const names = group.flatMap(({ trial }) => [swatch(page.look(trial.id).color), named(trial.name), ' ']);
+    const names = group.flatMap(({ trial }) => [swatch(page.look(trial.id).color, page.look(trial.id).dash), named(trial.name), ' ']);
     return [element('h3', {}, ...names, element('span', { class: 'soft' }, trial.commit ? `ran at commit ${trial.commit}` : 'ran outside a repository')), ...diffBlocks(diff)];
   }));
 }
@@ -76,7 +76,7 @@ export async function logView(page, anew) {
   if (!page.still()) return;
   if (anew) {
     page.show(...page.trials.flatMap(trial => [
-      element('h3', {}, swatch(page.look(trial.id).color), named(trial.name), ' ', element('span', { class: 'soft' })), element('pre', { class: 'log', tabindex: 0 })]));
+      element('h3', {}, swatch(page.look(trial.id).color, page.look(trial.id).dash), named(trial.name), ' ', element('span', { class: 'soft' })), element('pre', { class: 'log', tabindex: 0 })]));
   }
   page.view.querySelectorAll('pre').forEach((place, index) => {
     const text = logs[index] || 'Nothing was printed.';

@@ -14,9 +14,9 @@ export async function samplesView(page, anew) {
   const slider = element('input', { id: 'step', type: 'range', min: 0, max: steps.length - 1, value: atEnd ? steps.length - 1 : before.value, 'aria-label': 'Step' });
   const told = element('output');
   const pages = details.map(detail => {
-    const { label, color } = page.look(detail.id);
+    const { label, color, dash } = page.look(detail.id);
     const [image, step] = [element('img', { alt: `Samples of ${label}` }), element('span', { class: 'soft' })];
-    return { detail, image, step, figure: element('figure', {}, element('figcaption', {}, swatch(color), label, ' ', step), image) };
+    return { detail, image, step, figure: element('figure', {}, element('figcaption', {}, swatch(color, dash), label, ' ', step), image) };
   });
   const turn = () => {
     const wanted = steps[slider.value];

@@ -1,6 +1,6 @@
 // The table of trials: sorting, filtering, columns, selection.
 
-import { byWeight, checkbox, colorOf, element, memory, named, show, swatch, when } from './dom.js';
+import { byWeight, checkbox, colorOf, dashOf, element, memory, named, show, swatch, when } from './dom.js';
 
 const BASICS = ['name', 'state', 'step', 'started', 'score'];
 const PAGE = 200; // rows drawn at once; scrolling to their end draws as many more
@@ -131,7 +131,7 @@ export class Table {
     const first = this.firsts.has(column) ? ' first' : '';
     if (column === 'started') return element('td', { title: value ? new Date(value * 1000).toLocaleString() : '' }, when(value));
     if (column === 'state') return element('td', {}, element('span', { class: 'state ' + (STATES.has(value) ? value : '') }, value));
-    if (column === 'name') return element('td', { title: [trial.path, ...trial.problems].join('\n') }, swatch(place >= 0 ? colorOf(place) : 'transparent'), named(value), trial.problems.length ? element('span', { class: 'problem' }, ` ${trial.problems[0]}`) : null);
+    if (column === 'name') return element('td', { title: [trial.path, ...trial.problems].join('\n') }, swatch(place >= 0 ? colorOf(place) : 'transparent', place >= 0 ? dashOf(place) : []), named(value), trial.problems.length ? element('span', { class: 'problem' }, ` ${trial.problems[0]}`) : null);
     if (column === 'step' && trial.state === 'running' && trial.steplimit) return element('td', { class: 'number' }, `${value ?? 0} of ${trial.steplimit}`);
     const broken = column.startsWith('last ') && typeof value === 'string' ? ' broken' : '';
     return element('td', { title: show(value), class: (typeof value === 'number' || broken ? 'number' : '') + broken + first }, show(value));
