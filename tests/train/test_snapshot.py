@@ -279,9 +279,10 @@ def test_hook_makes_memory_ready_once_after_the_first_step(net, batches, tmp_pat
 
 
 def test_failed_writing_does_not_hide_what_ended_the_run(net, batches, tmp_path):
-    (tmp_path / "file").write_text("")
-
     def bad(model, batch, step):
+        if step == 1:
+            shutil.rmtree(tmp_path / "file")
+            (tmp_path / "file").write_text("")
         if step == 3:
             raise RuntimeError("boom")
         return model(batch[0]).sum()

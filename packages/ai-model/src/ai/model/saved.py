@@ -30,11 +30,32 @@ class SnapshotError(RuntimeError):
 
 
 def committed(folder: str | os.PathLike[str]) -> list[Path]:
-    """Returns every snapshot in `folder`, oldest first; whether they are whole is not looked at."""
+    """Returns every snapshot in `folder` in the order of saving; whether they are whole is not looked at.
+
+    That is not the order of their steps: a run that goes back, or another run in the folder, saves lower ones later.
+    """
     root = Path(folder)
     if not root.is_dir():
         return []
-    return sorted(path for path in root.iterdir() if path.name.isdigit() and (path / MANIFEST).is_file())
+    found = [path for path in root.iterdir() if path.name.isdigit() and (path / MANIFEST).is_file()]
+    return sorted(found, key=lambda path: (sequence_of(path), int(path.name)))
+
+
+def sequence_of(folder: Path) -> float:
+    """Returns a snapshot's number in the order of saving: 0 before there were any, infinity where it is unreadable."""
+    try:
+        return int(json.loads((folder / MANIFEST).read_bytes()).get("sequence", 0))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return float("inf")  # so that a damaged newest one is looked at first, and named
+
+
+def line_of(folder: Path) -> str | None:
+    """Returns the name of the run that a snapshot belongs to; None of one that was saved by hand, or is unreadable."""
+    try:
+        line = json.loads((folder / MANIFEST).read_bytes()).get("line")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return None if line is None else str(line)
 
 
 def newest(folder: str | os.PathLike[str]) -> Path | None:

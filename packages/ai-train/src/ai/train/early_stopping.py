@@ -1,34 +1,39 @@
 """Stop when a metric no longer improves."""
 
+import re
 from collections.abc import Mapping
 from math import inf
 
 
 class EarlyStopping:
-    """Says stop when a metric has not improved for `patience` evaluations.
+    """Says stop when a metric has not improved for `patience` measurements of it.
 
     Args:
         key: the metric, as the hook logs it.
-        patience: evaluations without improvement that are borne.
-        mode: `'min'` or `'max'`.
+        patience: measurements without improvement that are borne.
+        mode: whether it is better low (`'min'`) or high (`'max'`); None: what its name says, as `val_loss`'s and
+            `val_accuracy`'s do.
         min_delta: how much counts as an improvement.
+
+    Raises:
+        ValueError: `mode` is neither, or None where the name does not say.
 
     >>> stopper = EarlyStopping('val_loss', patience=1)
     >>> [stopper(step, {'val_loss': loss}) for step, loss in enumerate([3.0, 2.0, 2.5, 2.1])]
     [False, False, False, True]
     """
 
-    def __init__(self, key: str = "val_loss", *, patience: int = 5, mode: str = "min", min_delta: float = 0.0) -> None:
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max', not {mode!r}")
-        self.key, self.patience, self.mode, self.min_delta = key, patience, mode, min_delta
+    def __init__(
+        self, key: str = "val_loss", *, patience: int = 5, mode: str | None = None, min_delta: float = 0.0
+    ) -> None:
+        self.key, self.patience, self.mode, self.min_delta = key, patience, direction(key, mode), min_delta
         self.best = inf
         self.waited = 0
 
     def __call__(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Take the metrics of one evaluation; whether to stop."""
+        """Take the metrics that were measured at a step; whether to stop. Where its own is not among them, no."""
         if self.key not in metrics:
-            raise KeyError(f"early stopping watches {self.key!r}; the metrics are {sorted(metrics)}")
+            return False
         value = metrics[self.key] if self.mode == "min" else -metrics[self.key]
         if value < self.best - self.min_delta:
             self.best, self.waited = value, 0
@@ -43,3 +48,31 @@ class EarlyStopping:
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Put a state back."""
         self.best, self.waited = state["best"], int(state["waited"])
+
+
+_LOW = {"loss", "error", "nll", "bpd", "mse", "mae", "rmse", "perplexity", "fid", "kid", "distance", "wer", "cer"}
+_HIGH = {
+    *("accuracy", "acc", "precision", "recall", "f1", "auroc", "auc", "ap", "map", "iou", "dice", "psnr", "ssim"),
+    *("bleu", "rouge", "reward", "return", "score", "elo"),
+}
+
+
+def direction(key: str, mode: str | None) -> str:
+    """`'min'` or `'max'`: `mode` itself, or what the metric's name says.
+
+    Raises:
+        ValueError: `mode` is neither, or None where the name says nothing.
+
+    >>> direction('val_loss_d', None), direction('val_accuracy_top5', None), direction('win_rate', 'max')
+    ('min', 'max', 'max')
+    """
+    if mode in ("min", "max"):
+        return str(mode)
+    if mode is not None:
+        raise ValueError(f"mode must be 'min' or 'max', not {mode!r}")
+    words = set(re.findall(r"[a-z]+\d*", key.lower()))
+    words |= {word.rstrip("0123456789") for word in words}
+    low, high = bool(words & _LOW), bool(words & _HIGH)
+    if low == high:
+        raise ValueError(f"mode must be 'min' or 'max' for {key!r}, whose name does not say which is better")
+    return "min" if low else "max"

@@ -1,35 +1,41 @@
 """Hooks: everything that a training run does beside training."""
 
 import copy
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from ai.train.engine.evaluate import refuse_endless
 from ai.train.engine.run import Run, StopTraining
+from ai.train.monitoring.duties import Duty, Every, Metrics, RunTask, Sample, Validate
 from ai.train.monitoring.hook_interface import HookInterface as HookInterface
-from ai.train.monitoring.interval import Due, Interval, as_interval
+from ai.train.monitoring.interval import Due, as_log_interval
+from ai.train.monitoring.rows import Rows
+from ai.train.monitoring.saving import Save
+from ai.train.state.optimizer_state import check_settings
 from ai.train.state.stateful import Stateful
 
 if TYPE_CHECKING:
     from ai.train.monitoring.progress import Progress
     from ai.train.snapshot import Snapshots
 
-Metrics = dict[str, float]
+Stopper = Callable[[int, Metrics], bool]
 
 
 class Hook(HookInterface):
     """Logging, validation, samples, tasks, early stopping, snapshots and a progress bar, each on its own interval.
 
-    An interval is an int (every n steps), a string (`'30s'`, `'5m'`, `'1h'`), or made by `every`, `logarithmic` or
-    `seconds`. Everything is evaluated with moving averages swapped in, on its own random seed, and leaves training
-    untouched. Under several ranks all ranks take part, and rank 0 alone calls `log` and `sample` and shows progress.
+    An interval is an int (every n steps), a string (`'30s'`, `'5m'`, `'1h'`, `'1 epoch'`), or made by `every`,
+    `logarithmic`, `seconds` or `epochs`. Everything is evaluated with moving averages swapped in, on its own random
+    seed, and leaves training untouched. A step is saved before it is evaluated, so that an error in a task costs no
+    training. Under several ranks all ranks take part, and rank 0 alone calls `log` and `sample` and shows progress.
 
     Args:
         log: called with (step, numbers) for every logged step and every evaluation.
         log_interval: which steps are logged: mean loss since the last one, learning rate, gradient norm, steps per
-            second, and whatever the environment logs.
+            second, and whatever the environment logs. The first step is logged, too, and the last, where it is known;
+            and of every n >= 100 steps also the 10th, 20th and 50th.
         val_data: iterated whole at each validation; its loss arrives as `val_loss`, other numbers as `val_*`.
         val_interval: when to validate.
         sampler: (model, step) -> images, or any value that `sample` takes; the model is a dict under `MultiTrainer`.
@@ -38,71 +44,82 @@ class Hook(HookInterface):
         task: (model, step) -> dict of numbers, logged as they are.
         task_interval: when to run the task.
         snapshots: where to save; nothing is saved while something is not finite.
-        save_interval: when to save; also at the end, and after SIGTERM or Ctrl-C. A snapshot has the metrics that were
-            measured at its own step: to keep the best, save where you validate.
-        stopper: (step, metrics) -> bool, asked after each evaluation, such as `EarlyStopping`.
+        save_interval: when to save; also at the end, after SIGTERM or Ctrl-C, and where an evaluation fails. A snapshot
+            has the metrics that were measured at its own step: to keep the best, save where you validate.
+        stopper: (step, metrics) -> bool, asked after each evaluation with what it measured, such as `EarlyStopping`.
         progress: whether to show a bar in a terminal or notebook.
-        resume: whether to continue from the newest snapshot in `snapshots`, if there is one.
+        resume: whether to continue from the newest snapshot in `snapshots`, if there is one; once, at the first run.
+        settings: of a resume: whose learning rate and other settings of the optimiser hold, `'snapshot'`'s or
+            `'script'`'s.
         stateful: further objects saved and restored with the run, such as a replay buffer.
+        sanity: whether to try each part before the first step of a run that begins at step 0: a batch of `val_data`,
+            the task, the sampler, the stopper's key. What they give is thrown away.
+        exit_status: of the process, where a signal ends a run that is saved; a queue that starts preempted jobs again
+            may want another than 0.
 
     >>> import torch
-    >>> from ai.train import Classify, Trainer, opt
+    >>> from ai.train import Classify, Trainer
+    >>> from ai.train import opt
     >>> model = torch.nn.Linear(2, 3)
     >>> batch = (torch.ones(4, 2), torch.zeros(4, dtype=torch.uint8))
     >>> lines = {}
     >>> hook = Hook(log=lambda step, numbers: lines.setdefault(step, {}).update(numbers), log_interval=2,
     ...             val_data=[batch], val_interval=2)
-    >>> Trainer(Classify(), [batch] * 4).train(model, opt.sgd(model), hook)
-    4
+    >>> Trainer(Classify(), [batch] * 5).train(model, opt.sgd(model), hook)
+    5
     >>> sorted(lines), 'val_accuracy' in lines[2]
-    ([0, 2, 4], True)
+    ([0, 2, 4, 5], True)
     """
 
     def __init__(
         self,
         *,
         log: Callable[[int, Metrics], object] | None = None,
-        log_interval: Interval | int | str | None = 100,
+        log_interval: Every = 100,
         val_data: Iterable[Any] | None = None,
-        val_interval: Interval | int | str | None = 1000,
+        val_interval: Every = 1000,
         sampler: Callable[[Any, int], Any] | None = None,
         sample: Callable[[int, Any], object] | None = None,
-        sample_interval: Interval | int | str | None = 1000,
+        sample_interval: Every = 1000,
         task: Callable[[Any, int], Mapping[str, float]] | None = None,
-        task_interval: Interval | int | str | None = 1000,
+        task_interval: Every = 1000,
         snapshots: "Snapshots | None" = None,
-        save_interval: Interval | int | str | None = 1000,
-        stopper: Callable[[int, Metrics], bool] | None = None,
+        save_interval: Every = 1000,
+        stopper: Stopper | None = None,
         progress: bool = False,
         resume: bool = False,
+        settings: str = "snapshot",
         stateful: Sequence[Stateful] = (),
+        sanity: bool = True,
+        exit_status: int = 0,
     ) -> None:
-        if val_data is not None:
-            refuse_endless(val_data)
         if resume and snapshots is None:
             raise ValueError("resume=True needs snapshots: the folder to continue from")
+        check_settings(settings)
         if (sampler is None) != (sample is None):
             raise ValueError("sampler and sample go together: one makes the images, the other takes them")
-        self._log, self._val_data, self._sampler, self._sample = log, val_data, sampler, sample
-        self._task, self._snapshots, self._stopper = task, snapshots, stopper
-        self._show_progress, self._resume, self._stateful = progress, resume, stateful
-        self._intervals = {
-            "log": as_interval(log_interval),
-            "validate": as_interval(val_interval) if val_data is not None else None,
-            "sample": as_interval(sample_interval) if sampler is not None else None,
-            "task": as_interval(task_interval) if task is not None else None,
-            "save": as_interval(save_interval) if snapshots is not None else None,
-        }
-        self._last: dict[str, int] = {}
-        self._metrics: Metrics = {}
-        self._measured: Metrics = {}
-        self._measured_step = 0
-        self._pending: Metrics = {}
+        if val_data is None and val_interval not in (None, 1000):
+            raise ValueError(f"val_interval ({val_interval}) needs val_data: there is nothing to validate on")
+        if hasattr(stopper, "key") and val_data is None and task is None:
+            raise ValueError(f"stopper ({type(stopper).__name__}) needs val_data or a task: nothing is measured")
+        self._duties: list[Duty] = []
+        if val_data is not None:
+            self._duties.append(Validate(val_data, val_interval))
+        if task is not None:
+            self._duties.append(RunTask(task, task_interval))
+        if sampler is not None and sample is not None:
+            self._duties.append(Sample(sampler, sample, sample_interval))
+        self._save = None if snapshots is None else Save(snapshots, save_interval, settings)
+        self._log, self._log_interval = log, as_log_interval(log_interval)
+        self._stopper, self._show_progress, self._resume = stopper, progress, resume
+        self._stateful, self._sanity, self._exit_status = stateful, sanity, exit_status
         # Where it stood when it was given: each new run begins with it there.
         self._fresh_stopper = copy.deepcopy(stopper.state_dict()) if isinstance(stopper, Stateful) else None
         self._run: Run | None = None
         self._bar: Progress | None = None
         self._has_resumed = False
+        self._log_now = False
+        self._next_step = self._next_time = self._ready_step = inf
 
     @property
     def resumes(self) -> bool:
@@ -112,44 +129,42 @@ class Hook(HookInterface):
     # -- what the trainer calls
 
     def setup(self, run: Run) -> None:
-        """Take up the run, from its newest snapshot with `resume=True`."""
-        self._run = run
-        self._last, self._metrics, self._pending = {}, {}, {}
-        self._measured, self._measured_step = {}, run.step
-        self._log_now = False
-        self._time = run.time
+        """Take up the run, from its newest snapshot with `resume=True`; try each part of a new one."""
+        self._run, self._bar = run, None
+        self._rows: Rows | None = None
+        self._metrics: Metrics = {}
+        self._unfinished: list[str] = []
         if run.step == 0 and isinstance(self._stopper, Stateful):
             self._stopper.load_state_dict(copy.deepcopy(self._fresh_stopper))
         for index, stateful in enumerate(self._stateful):
-            run.add_state(f"stateful.{index}", stateful)
+            run.add_state(run.free_name(f"stateful.{index}"), stateful)
         run.add_state(run.free_name("hook"), self)
-        if self.resumes and self._snapshots is not None and (newest := self._snapshots.load_newest(run)) is not None:
-            run.saved = str(newest)
+        run.exit_status = self._exit_status
+        if self._save is not None:
+            self._save.begin(run, resume=self.resumes)
+            run.to_go_on = (
+                "run the same command to go on" if self._resume else "to go on from there give it resume=True"
+            )
         self._has_resumed = self.resumes
-        if run.resumed:
-            # What was due at this step was done before its snapshot was taken.
-            self._last = dict.fromkeys(self._intervals, run.step)
-        now = self._time()
-        self._due = {what: Due(interval, run.step, now) for what, interval in self._intervals.items()}
-        self._logged_step, self._logged_time = run.step, now
-        log = self._intervals["log"]
-        # The first step is always logged; after a resume just those that would have been without it.
-        if log is not None and (not run.resumed or log.next_step(run.step - 1) == run.step):
-            self._due["log"].next_step = run.step
-        self._due["make ready"] = Due(None, run.step, now)
-        if self._intervals["save"] is not None:
-            self._due["make ready"].next_step = run.step + 1
-        self._bar = None
+        self._time, now = run.time, run.time()
+        # What was due at a snapshot's step was done, but for what it was saved before.
+        self._done = {
+            duty.name: run.step if run.resumed and duty.name not in self._unfinished else None for duty in self._duties
+        }
+        self._schedule(run, now)
         if self._show_progress and run.ranks.rank == 0:
             from ai.train.monitoring import progress
 
             self._bar = progress.Progress(run)
-        self._look_ahead()
+        self._rows = Rows(run, self._log, None if self._bar is None else self._bar.show)
+        if self._sanity and run.step == 0 and not run.resumed:
+            self._try_out(run)
 
     def step(self, step: int) -> bool | None:
         """Do what is due; True when the stopper says so."""
-        if self._pending:
-            self._flush()
+        assert self._rows is not None
+        if self._rows.pending:
+            self._rows.flush()
         if self._bar is not None:
             self._bar.step(step)
         self._log_now = False
@@ -161,15 +176,17 @@ class Hook(HookInterface):
                 return None
         else:
             now = self._time()
-        self._log_now = self._due["log"].at(step, now)
-        if step >= self._due["make ready"].next_step:
-            self._make_ready()
+        self._log_now = self._due_log.at(step, now)
+        if step == self._last_step and not self._log_now and self._run is not None:
+            # Were the run to go on from here, its next row would count from the row before.
+            self._log_now = self._run.keeps_sums = True
+        if step >= self._ready_step and self._save is not None and self._run is not None:
+            self._ready_step = inf
+            self._save.make_ready(self._run)
         stop = False
-        if step > 0 or any(self._due[what].next_time <= now for what in ("validate", "sample", "task", "save")):
-            stop = self._evaluate({what for what in ("validate", "sample", "task") if self._due[what].at(step, now)})
-            if self._due["save"].at(step, now) or (stop and self._snapshots is not None):
-                self._save()
-        self._look_ahead()
+        if step > 0 or min((due.next_time for due in self._due.values()), default=inf) <= now:
+            stop = self._do([name for name, due in self._due.items() if due.at(step, now)])
+        self._look_ahead(step)
         return stop or None
 
     def wants_log(self, step: int) -> bool:
@@ -178,122 +195,129 @@ class Hook(HookInterface):
 
     def log(self, key: str, value: float) -> None:
         """Collect one number; the step's numbers go out together."""
-        self._pending[key] = value
+        assert self._rows is not None
+        self._rows.pending[key] = value
 
     def done(self) -> None:
-        """Finish: last evaluations and snapshot as the outcome allows, and close the progress bar."""
-        run = self._run
+        """Finish: snapshot, then the last evaluations, as the outcome allows; and close the progress bar."""
+        run, self._run = self._run, None  # a second call, or a run that never was set up, does nothing
         if run is None:
             return
-        self._run = None  # a second call, or a run that never was set up, does nothing
         try:
-            if self._pending:
-                self._run = run
-                self._flush()
-            if not hasattr(self, "_due"):
+            if self._rows is None:
                 return
-            self._run = run
-            if run.outcome in ("finished", "stopped"):
-                wanted = {what for what in ("validate", "sample", "task") if self._intervals[what] is not None}
-                self._evaluate(wanted if run.step > 0 else set())
-            if run.outcome != "error" and run.step > 0:
+            self._rows.flush()
+            ended = run.outcome in ("finished", "stopped") and run.step > 0
+            if ended:  # in a run that went on these would be made at this step, too
+                self._unfinished = [name for name in self._done if self._is_still_due(name, run.step)]
+            if run.outcome != "error" and run.step > 0 and self._save is not None:
                 with suppress(StopTraining):  # stopped for something not finite: there is nothing good to save
-                    self._save()
+                    self._save.save(run)
+            if ended:
+                self._evaluate(run, [duty for duty in self._duties if duty.interval is not None], self._unfinished)
+                self._say_what_never_came()
         finally:
-            self._run = None
             if self._bar is not None:
                 self._bar.close()
-            if self._snapshots is not None:
-                self._wait_for_snapshots(run)
-
-    def _wait_for_snapshots(self, run: Run) -> None:
-        assert self._snapshots is not None
-        try:
-            self._snapshots.wait()
-        except Exception as failure:
-            if run.error is None:
-                raise
-            run.error.add_note(f"and the last snapshot was not written: {failure}")  # what ended the run comes first
+            if self._save is not None:
+                self._save.end(run)
 
     # -- its parts
 
-    def _look_ahead(self) -> None:
-        self._next_step = min(due.next_step for due in self._due.values())
-        self._next_time = min(due.next_time for due in self._due.values())
+    def _schedule(self, run: Run, now: float) -> None:
+        parts: list[Any] = [*self._duties] if self._save is None else [*self._duties, self._save]
+        self._due = {part.name: Due(part.interval, run.step, now, run.steps_per_epoch) for part in parts}
+        for name in self._unfinished:
+            self._due[name].next_step = run.step
+        self._due_log = Due(self._log_interval, run.step, now, run.steps_per_epoch)
+        # The first step is always logged; after a resume just those that would have been without it.
+        if self._log_interval is not None and (not run.resumed or self._due_log.is_due_at(run.step)):
+            self._due_log.next_step = run.step
+        self._last_step = -1 if run.last_step is None or self._log_interval is None else run.last_step
+        self._ready_step = inf if self._save is None or self._save.interval is None else run.step + 1
+        self._look_ahead(run.step - 1)
 
-    def _flush(self) -> None:
-        assert self._run is not None
-        numbers, self._pending = self._pending, {}
-        step, now = self._run.step, self._time()
-        if now > self._logged_time and step > self._logged_step:
-            numbers["steps_per_s"] = (step - self._logged_step) / (now - self._logged_time)
-        self._logged_step, self._logged_time = step, now
-        if self._bar is not None:
-            self._bar.show(numbers)
-        self._send(step - 1, numbers)  # they belong to the step that was made from batch step - 1
+    def _look_ahead(self, step: int) -> None:
+        dues = [*self._due.values(), self._due_log]
+        last = self._last_step if self._last_step > step else inf
+        self._next_step = min(self._ready_step, last, *(due.next_step for due in dues))
+        self._next_time = min(due.next_time for due in dues)
 
-    def _send(self, step: int, numbers: Metrics) -> None:
-        assert self._run is not None
-        if self._log is not None and self._run.ranks.rank == 0 and numbers:
-            self._log(step, numbers)
-
-    def _evaluate(self, wanted: set[str]) -> bool:
-        """Validate, sample and run the task where wanted and not yet done at this step; whether to stop."""
+    def _do(self, names: list[str]) -> bool:
+        """Save first, then evaluate what is wanted and was not yet at this step; whether to stop."""
         run = self._run
         assert run is not None
-        wanted = {what for what in wanted if self._last.get(what) != run.step}
-        if not wanted:
+        duties = [duty for duty in self._duties if duty.name in names and self._done[duty.name] != run.step]
+        self._unfinished = [duty.name for duty in duties]
+        if self._save is not None and self._save.name in names:
+            self._save.save(run)
+        if not duties:
             return False
-        self._last |= dict.fromkeys(wanted, run.step)
-        model = next(iter(run.models.values())) if len(run.models) == 1 else run.models
+        try:
+            stop = self._evaluate(run, duties, self._unfinished)
+        except Exception:
+            if self._save is not None and run.step > 0:
+                self._save.save(run)
+            raise
+        self._unfinished = []
+        if stop and self._save is not None:
+            self._save.save(run)
+        return stop
+
+    def _is_still_due(self, name: str, step: int) -> bool:
+        return self._done[name] != step and self._due[name].is_due_at(step)
+
+    def _evaluate(self, run: Run, duties: Sequence[Duty], regular: Sequence[str]) -> bool:
+        """Do what was not done at this step; whether to stop, by what those named in `regular` have measured."""
         metrics: Metrics = {}
-        if "validate" in wanted:
-            assert self._val_data is not None
-            metrics |= {f"val_{key}": value for key, value in run.validate(self._val_data).items()}
-        if "task" in wanted:
-            assert self._task is not None
-            with run.evaluating():
-                metrics |= {key: float(value) for key, value in self._task(model, run.step).items()}
-        if "sample" in wanted:
-            assert self._sampler is not None
-            assert self._sample is not None
-            with run.evaluating():
-                images = self._sampler(model, run.step)
-            if run.ranks.rank == 0:
-                self._sample(run.step, images)
+        counting: Metrics = {}
+        for duty in duties:
+            if self._done[duty.name] != run.step:
+                found = duty.do(run)
+                self._done[duty.name] = run.step
+                metrics |= found
+                counting |= found if duty.name in regular else {}
         if not metrics:
             return False
         self._metrics |= metrics
-        if self._measured_step != run.step:
-            self._measured, self._measured_step = {}, run.step
-        self._measured |= metrics
-        self._send(run.step, metrics)
-        return self._stopper is not None and self._stopper(run.step, self._metrics)
+        if self._rows is not None:
+            self._rows.send(run.step, metrics)
+        run.report(metrics)
+        if self._save is not None:
+            self._save.note(run, metrics)
+        key = getattr(self._stopper, "key", None)
+        asks = bool(counting) and (key is None or key in counting)
+        return asks and self._stopper is not None and self._stopper(run.step, counting)
 
-    def _make_ready(self) -> None:
-        """Once, after the first step."""
-        self._due["make ready"].next_step = inf
-        if self._snapshots is not None and self._run is not None:
-            self._snapshots.make_ready(self._run)
+    def _try_out(self, run: Run) -> None:
+        found: Metrics = {}
+        everything = True
+        for duty in self._duties:
+            tried = duty.try_out(run)
+            everything = everything and tried is not None
+            found |= tried or {}
+        key = getattr(self._stopper, "key", None)
+        if everything and key is not None and key not in found:
+            raise KeyError(f"the stopper watches {key!r}, and the metrics are {sorted(found)}")
+        if everything and found and self._save is not None:
+            self._save.check_metric(found)
 
-    def _save(self) -> None:
-        run = self._run
-        assert run is not None
-        if self._snapshots is None or self._last.get("save") == run.step:
-            return
-        run.check_finite()
-        # What was measured on other weights says nothing about these.
-        metrics = self._measured if self._measured_step == run.step else {}
-        run.saved = str(self._snapshots.save(run, run.step, metrics))
-        self._last["save"] = run.step
+    def _say_what_never_came(self) -> None:
+        key = getattr(self._stopper, "key", None)
+        if key is not None and key not in self._metrics:
+            print(
+                f"the stopper watched {key!r}, which was never measured; the metrics were {sorted(self._metrics)}",
+                file=sys.stderr,
+            )
 
     def state_dict(self) -> dict[str, Any]:
-        """The latest metrics and the stopper's state."""
+        """The latest metrics, the stopper's state, and the evaluations that are still due at this step."""
         stopper = self._stopper.state_dict() if isinstance(self._stopper, Stateful) else None
-        return {"metrics": dict(self._metrics), "stopper": stopper}
+        return {"metrics": dict(self._metrics), "stopper": stopper, "unfinished": list(self._unfinished)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put a state back."""
         self._metrics = dict(state["metrics"])
+        self._unfinished = list(state.get("unfinished", []))
         if isinstance(self._stopper, Stateful) and state["stopper"] is not None:
             self._stopper.load_state_dict(state["stopper"])

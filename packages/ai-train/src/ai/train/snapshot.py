@@ -14,18 +14,31 @@ running anything in it; only what builds a model from the folder alone unpickles
 takes the place of the tensors' files, and each rank's own states lie in `rank-R.pt`.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ai.model.saved import FORMAT, MANIFEST, SnapshotError, committed, newest, read_manifest, verify
+from ai.model.saved import (
+    FORMAT,
+    MANIFEST,
+    SnapshotError,
+    committed,
+    line_of,
+    newest,
+    read_manifest,
+    sequence_of,
+    verify,
+)
+from ai.train.early_stopping import direction
 from ai.train.engine.run import Run
-from ai.train.saving.atomic_folder import commit
+from ai.train.saving.atomic_folder import commit, one_clear_error
 from ai.train.saving.background import Background
-from ai.train.saving.files import read_state, write_files
+from ai.train.saving.files import read_state, replace_manifest, write_files
 from ai.train.saving.host_copies import HostCopies
+from ai.train.saving.ownership import Ownership
 from ai.train.saving.restore import check_whole, load_model_state, load_parts, read, restore
 
 if TYPE_CHECKING:
@@ -38,11 +51,12 @@ class Snapshots:
     """The snapshots of one run, in one folder.
 
     Args:
-        folder: made when the first snapshot is saved.
-        keep_last: how many of the newest are kept; None keeps all.
+        folder: made when a run begins, or the first snapshot is saved; one run at a time writes there.
+        keep_last: how many of the newest are kept, of those of this run; None keeps all. Those that another run has
+            left in the folder stay.
         keep_best: how many of the best are kept besides, by `best_by`.
         best_by: the metric that decides, as the hook logs it.
-        mode: `'min'` or `'max'`.
+        mode: whether it is better low (`'min'`) or high (`'max'`); None: what its name says.
         asynchronous: write in a thread, so that training waits only for a copy in memory. That memory is kept, since
             a copy into it takes a fraction of the time of one into fresh memory; a hook has it made ready in a thread,
             too, after the first step.
@@ -67,7 +81,7 @@ class Snapshots:
         keep_last: int | None = 3,
         keep_best: int = 1,
         best_by: str = "val_loss",
-        mode: str = "min",
+        mode: str | None = None,
         asynchronous: bool = False,
         pickle_model: bool = True,
     ) -> None:
@@ -75,14 +89,54 @@ class Snapshots:
             raise ValueError(f"keep_last must be at least 1 or None, not {keep_last}")
         if keep_best < 0:
             raise ValueError(f"keep_best must not be negative, not {keep_best}")
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max', not {mode!r}")
         self.folder = Path(folder)
-        self.keep_last, self.keep_best, self.best_by, self.mode = keep_last, keep_best, best_by, mode
+        self.keep_last, self.keep_best, self.best_by = keep_last, keep_best, best_by
+        self.mode = direction(best_by, mode)
         self.asynchronous, self.pickle_model = asynchronous, pickle_model
         self._background = Background("snapshot-writer")
         self._copies = HostCopies()
+        self._line: str | None = None  # of the run that was saved last
         self._ranks_writer: RanksWriter | None = None
+        self._ownership = Ownership(self.folder)
+
+    # -- of one run
+
+    def own(self, run: Run) -> None:
+        """Take the folder for a run, until `disown`; of several ranks all call it.
+
+        Raises:
+            BlockingIOError: another run writes there.
+            OSError: nothing can be written there.
+        """
+        failure: OSError | None = None
+        if run.ranks.rank == 0:
+            try:
+                self._ownership.take()
+            except OSError as error:
+                failure = error
+        if run.ranks.any(failure is not None):
+            raise failure or OSError(f"rank 0 cannot write in {self.folder}")
+
+    def disown(self) -> None:
+        """Give the folder up."""
+        self._ownership.give_up()
+
+    def check_metric(self, found: Mapping[str, float]) -> None:
+        """Refuse a `best_by` that is not among the metrics that a run measures.
+
+        Raises:
+            KeyError: it is not; the one that everybody has by default is passed over.
+        """
+        if self.keep_best and self.best_by != _USUAL and self.best_by not in found:
+            raise KeyError(f"best_by is {self.best_by!r}, and the metrics are {sorted(found)}")
+
+    def note(self, path: str | os.PathLike[str], metrics: Mapping[str, float]) -> None:
+        """Add metrics to a snapshot that was saved before they were measured; prune by them."""
+        self.wait()
+        manifest = read_manifest(path)
+        manifest["metrics"] |= {key: float(value) for key, value in metrics.items()}
+        replace_manifest(Path(path), manifest)
+        self.prune()
 
     def save(self, run: Run, step: int, metrics: Mapping[str, float] | None = None) -> Path:
         """Save the run; where the snapshot is, or with `asynchronous` will be. Of several ranks all call it.
@@ -102,17 +156,27 @@ class Snapshots:
     def _prepare(self, run: Run, step: int, target: Path, metrics: dict[str, float]) -> Callable[[], None]:
         """Take the run's state; what writes it."""
         if run.ranks.world > 1:
-            return self._writer_of(run).prepare(run, step, target, metrics, self._structures_of(run))
-        structures = self._structures_of(run)
+            order = self._order_of(run) if run.ranks.rank == 0 else {}
+            return self._writer_of(run).prepare(run, step, target, metrics, self._structures_of(run), order)
+        structures, order = self._structures_of(run), self._order_of(run)
         state, specs = {**run.state_dict(), "step": step}, dict(run.specs)
         if self.asynchronous:
             state = self._copies.take(state)
 
         def write() -> None:
-            commit(target, lambda f: write_files(f, state, run.models, specs, metrics, structures))
+            with one_clear_error(target):
+                commit(target, lambda f: write_files(f, state, run.models, specs, metrics, structures, order))
             self.prune()
 
         return write
+
+    def _order_of(self, run: Run) -> dict[str, Any]:
+        """What tells this snapshot's place among the others: steps do not, where a run went back or another began."""
+        self._line = run.line
+        return {
+            "sequence": 1 + max((int(n) for path in self.all() if (n := sequence_of(path)) < math.inf), default=0),
+            "line": run.line,
+        }
 
     def _structures_of(self, run: Run) -> dict[str, bytes]:
         """What `structure.pkl` is to hold, made now: while it is written training may go on."""
@@ -153,7 +217,7 @@ class Snapshots:
     # -- what is there
 
     def all(self) -> list[Path]:
-        """Every committed snapshot, oldest first; whether they are whole is not looked at."""
+        """Every committed snapshot in the order in which they were saved; whether they are whole is not looked at."""
         return committed(self.folder)
 
     def latest(self) -> Path | None:
@@ -162,25 +226,29 @@ class Snapshots:
         return newest(self.folder)
 
     def best(self) -> Path | None:
-        """The snapshot with the best `best_by`, or None if none has it."""
+        """The snapshot with the best `best_by` among those of the newest one's run, or None if none has it."""
         self.wait()
-        ranked = self._ranked()
+        paths = self.all()
+        ranked = self._ranked(self._of_line(paths, line_of(paths[-1]))) if paths else []
         return ranked[0] if ranked else None
 
-    def _ranked(self) -> list[Path]:
+    def _of_line(self, paths: list[Path], line: str | None) -> list[Path]:
+        return [path for path in paths if line_of(path) == line]
+
+    def _ranked(self, paths: list[Path]) -> list[Path]:
         scored = []
-        for path in self.all():
+        for path in paths:
             value = read_manifest(path).get("metrics", {}).get(self.best_by)
             if value is not None and value == value:
                 scored.append((value if self.mode == "min" else -value, path.name, path))
         return [path for _, _, path in sorted(scored)]
 
     def prune(self) -> None:
-        """Delete what neither `keep_last` nor `keep_best` keeps."""
+        """Delete what neither `keep_last` nor `keep_best` keeps, of the run that was saved last."""
         if self.keep_last is None:
             return
-        paths = self.all()
-        kept = {*paths[-self.keep_last :], *self._ranked()[: self.keep_best]}
+        paths = self._of_line(self.all(), self._line)
+        kept = {*paths[-self.keep_last :], *self._ranked(paths)[: self.keep_best]}
         for path in paths:
             if path not in kept:
                 # The manifest goes first: half a folder must not pass for a snapshot.
@@ -213,18 +281,27 @@ class Snapshots:
             return run_or_parts.step
         return load_parts(dict(run_or_parts), read_state(chosen))
 
-    def load_newest(self, run: Run) -> Path | None:
-        """Put the newest snapshot that is whole back into a run; which that was, or None where there is none."""
+    def load_newest(self, run: Run, *, settings: str = "snapshot") -> Path | None:
+        """Put the newest snapshot that is whole back into a run; which that was, or None where there is none.
+
+        Args:
+            run: what is filled.
+            settings: as `Run.load_state_dict` takes it.
+        """
         latest = self.latest()
         if latest is not None:
-            _fill(run, latest)
+            _fill(run, latest, settings)
         return latest
 
 
-def _fill(run: Run, path: Path) -> None:
+def _fill(run: Run, path: Path, settings: str = "snapshot") -> None:
     if run.ranks.world > 1 or (path / "dcp").is_dir():
         from ai.train.distributed.sharded import load_ranks
 
-        load_ranks(run, path)
+        load_ranks(run, path, settings)
     else:
-        run.load_state_dict(read_state(path))
+        run.load_state_dict(read_state(path), settings=settings)
+    run.line = line_of(path)
+
+
+_USUAL = "val_loss"

@@ -27,6 +27,7 @@ from ai.train.engine.run import Run
 from ai.train.saving.atomic_folder import commit
 from ai.train.saving.files import read_state, save_tensors, write_files, write_manifest
 from ai.train.saving.host_copies import HostCopies
+from ai.train.state.optimizer_state import check_kind, choose_settings, optimizer_settings
 
 
 class RanksWriter:
@@ -46,7 +47,13 @@ class RanksWriter:
         self._mesh = init_device_mesh("cpu", (run.ranks.world,)) if run.sharded and copies is not None else None
 
     def prepare(
-        self, run: Run, step: int, target: Path, metrics: Mapping[str, float], structures: Mapping[str, bytes]
+        self,
+        run: Run,
+        step: int,
+        target: Path,
+        metrics: Mapping[str, float],
+        structures: Mapping[str, bytes],
+        order: Mapping[str, Any],
     ) -> Callable[[], None]:
         """Take the run's state; what writes it, to be called by every rank."""
         ranks, models, specs = self._ranks, dict(run.models), dict(run.specs)
@@ -68,9 +75,9 @@ class RanksWriter:
                 os.replace(path, folder / path.name)
             if sharded:
                 torch.save({"step": step, "world": ranks.world, "ema_keys": ema_keys}, folder / STATE)
-                write_manifest(folder, step, models, specs, metrics, bool(ema_keys))
+                write_manifest(folder, step, models, specs, metrics, bool(ema_keys), order)
             else:
-                write_files(folder, {"step": step, **tensors, **own}, models, specs, metrics, structures)
+                write_files(folder, {"step": step, **tensors, **own}, models, specs, metrics, structures, order)
 
         def finish() -> None:
             if ranks.rank == 0:
@@ -122,7 +129,7 @@ def _shards(parts: Any, like: Any, mesh: DeviceMesh | None) -> Any:
     return DTensor.from_local(parts, mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())
 
 
-def load_ranks(run: Run, path: Path) -> None:
+def load_ranks(run: Run, path: Path, settings: str = "snapshot") -> None:
     """Load a snapshot of any number of ranks into a run of any number; every rank calls it."""
     rank = run.ranks.rank
     mine = path / f"rank-{rank}.pt"
@@ -130,14 +137,21 @@ def load_ranks(run: Run, path: Path) -> None:
     if own and not mine.is_file():
         own["random"] = None  # a rank that was not there before must not repeat rank 0's draws
     if not (path / "dcp").is_dir():
-        run.load_state_dict({**read_state(path), **own})
+        state = {**read_state(path), **own}
+        if not own and rank:
+            state["random"] = None  # of one process: its draws are rank 0's
+        run.load_state_dict(state, settings=settings)
         return
+    for key, kind in own.get("optimizer_kinds", {}).items():
+        check_kind(key, run.optimizers[key], kind)
+    settings_of = {key: optimizer_settings(optimizer) for key, optimizer in run.optimizers.items()}
     state = _tensors(run)
     state_dict_loader.load(state, checkpoint_id=str(path / "dcp"), no_dist=run.ranks.world == 1)
     for key, model in run.models.items():
         set_model_state_dict(model, state["models"][key])
     for key, optimizer in run.optimizers.items():
         set_optimizer_state_dict(run.models[key], optimizer, state["optimizers"][key])
+        choose_settings(key, optimizer, settings_of[key], settings)
     run.load_state_dict({"step": load_pt(path / STATE)["step"], "ema": state["ema"], **own})
 
 

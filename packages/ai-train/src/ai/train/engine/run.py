@@ -1,5 +1,6 @@
 """One training run as its hooks see it: what is trained, where it stands, and everything that resuming needs."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from itertools import count
@@ -12,7 +13,7 @@ from ai.train.ema import Ema
 from ai.train.engine.evaluate import evaluating
 from ai.train.engine.ranks import Ranks
 from ai.train.state.data_position import DataPosition
-from ai.train.state.optimizer_state import load_optimizer
+from ai.train.state.optimizer_state import check_settings, load_optimizer
 from ai.train.state.random_state import random_state
 from ai.train.state.stateful import Stateful as Stateful
 
@@ -47,6 +48,7 @@ class Run:
             hook or `StopTraining`), `'interrupted'` (a signal) or `'error'`. Set before `hook.done`.
         error: the exception behind the outcome `'error'`.
         saved: where the last snapshot was put, for the message at the end.
+        line: the name of the run in its snapshots, which a resumed one shares; None where no hook saves it.
         to_go_on: what continues the run from there, for the same message.
         exit_status: of the process, where a signal ended the run and it is saved.
 
@@ -85,7 +87,10 @@ class Run:
         self.saved: str | None = None
         self.to_go_on = ""
         self.exit_status = 0
+        self.recent_losses: Callable[[], Metrics] = dict  # means since the last logged step, of this rank
+        self.keeps_sums = False  # whether the row of this step leaves the mean loss of the next as it would be
         self.resumed = False
+        self.line: str | None = None
         self.specs: dict[str, Any] = {}
         self.sharded = False
         self.at_end = ExitStack()  # what is undone when the run is over, however it ends
@@ -109,6 +114,16 @@ class Run:
         if getattr(self.data, "train", None) is True and per_epoch:
             return int(self.step // per_epoch)
         return self.position.epoch
+
+    @property
+    def last_step(self) -> int | None:
+        """The index of the last step, where the step limit or the length of the data tells it."""
+        limits = [] if self.steplimit is None else [self.steplimit]
+        per_epoch, at = self.steps_per_epoch, self.position
+        if per_epoch is not None and getattr(self.data, "train", None) is not True and at.is_plain:
+            batches = (at.end - at.epoch) * per_epoch * self._batches_per_step - at.batch
+            limits.append(self.step + math.ceil(batches / self._batches_per_step))
+        return min(limits) - 1 if limits else None
 
     @property
     def steps_per_epoch(self) -> float | None:
@@ -203,6 +218,7 @@ class Run:
     def state_of_rank(self) -> dict[str, Any]:
         """The parts of `state_dict` that differ between ranks."""
         return {
+            "optimizer_kinds": self.optimizer_kinds(),
             "data": self.data.state_dict() if isinstance(self.data, Stateful) else None,
             "position": self.position.state_dict(),
             # A state that nobody has asked for yet is carried along rather than lost.
@@ -214,7 +230,6 @@ class Run:
         """Everything that a bit-identical continuation needs; tensors are the live ones, not copies."""
         return {
             "step": self.step,
-            "optimizer_kinds": self.optimizer_kinds(),
             **self.state_of_tensors(),
             **self.state_of_rank(),
         }
@@ -236,6 +251,7 @@ class Run:
         Raises:
             ValueError: the names of models or optimisers differ, or an optimiser is of another class.
         """
+        check_settings(settings)
         _same_keys("models", self.models, state.get("models"))
         _same_keys("optimizers", self.optimizers, state.get("optimizers"))
         kinds = state.get("optimizer_kinds", {})
@@ -249,6 +265,7 @@ class Run:
                 self._begun_averages.add(key)
         self.step = int(state["step"])
         self.resumed = True
+        self.line = state.get("line")
         if isinstance(self.data, Stateful) and state.get("data") is not None:
             self.data.load_state_dict(state["data"])
         self.position.go_to(state.get("position"), state.get("random"), self.step * self._batches_per_step)

@@ -251,11 +251,15 @@ class Update:
 
     # -- what is read at log steps
 
-    def read_loss(self) -> tuple[float, int]:
-        """The sum of the losses since the last reading and their number; waits for the device."""
+    def read_loss(self, *, keep: bool = False) -> tuple[float, int]:
+        """The sum of the losses since the last reading and their number; waits for the device.
+
+        With `keep` it does not count as a reading.
+        """
         total, count = float(self._loss_sum), self._losses
-        self._loss_sum.zero_()
-        self._losses = 0
+        if not keep:
+            self._loss_sum.zero_()
+            self._losses = 0
         return total, count
 
     def read_skipped(self) -> float:

@@ -47,6 +47,7 @@ def loop(
     first = run.step
     with run.at_end, StopSignals(watch=hook is not None) as signals:
         run.interrupted = lambda: signals.requested is not None
+        run.recent_losses = lambda: _means(updates)
         try:
             watch.setup(run)
             run.begin_averages()
@@ -120,7 +121,7 @@ def _publish(run: Run, hook: HookInterface, updates: Mapping[str, Update], recor
     totals: dict[str, tuple[float, float]] = {}
     finite = True
     for key, update in updates.items():
-        loss, count = update.read_loss()
+        loss, count = update.read_loss(keep=run.keeps_sums)
         finite = finite and math.isfinite(loss)
         totals["loss" if len(updates) == 1 else f"loss_{key}"] = (loss, count)
     for name, (total, weight) in run.ranks.sum_named(record.totals() | totals).items():
@@ -128,8 +129,15 @@ def _publish(run: Run, hook: HookInterface, updates: Mapping[str, Update], recor
     skipped = sum(update.read_skipped() for update in updates.values())
     if skipped:
         hook.log("skipped", skipped)
+    run.keeps_sums = False
     if run.ranks.any(not finite):
         run.refuse("the loss")
+
+
+def _means(updates: Mapping[str, Update]) -> dict[str, float]:
+    read = {key: update.read_loss(keep=True) for key, update in updates.items()}
+    means = {key: total / count for key, (total, count) in read.items() if count}
+    return {"loss" if len(updates) == 1 else f"loss_{key}": mean for key, mean in means.items()}
 
 
 def _has_something_to_train(run: Run) -> bool:

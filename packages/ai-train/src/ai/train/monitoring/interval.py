@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from math import inf
+from math import ceil, floor, inf
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -10,20 +10,40 @@ _UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 class Interval:
     """A rule that says at which steps, or after how many seconds, something is due.
 
-    Made by `every`, `logarithmic` or `seconds`; wherever a hook takes an interval, an int means `every(n)`, a string
-    like `'30s'`, `'5m'` or `'1h'` means `seconds`, and None means never.
+    Made by `every`, `logarithmic`, `seconds` or `epochs`; wherever a hook takes an interval, an int means `every(n)`, a
+    string like `'30s'`, `'5m'` or `'1h'` means `seconds`, one like `'1 epoch'` means `epochs`, and None means never.
 
     Args:
         next_step: step -> the first due step after it, or None when steps do not decide.
         seconds: time between two turns, or None when time does not decide.
+        epochs: passes over the data between two turns, or None when these do not decide.
 
     >>> every(100).next_step(250), logarithmic(4).next_step(10), as_interval('2m').seconds
     (300, 12, 120.0)
     """
 
-    def __init__(self, next_step: Callable[[int], int] | None = None, seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        next_step: Callable[[int], int] | None = None,
+        seconds: float | None = None,
+        epochs: float | None = None,
+    ) -> None:
         self._next_step = next_step
         self.seconds = seconds
+        self.epochs = epochs
+
+    def in_steps(self, steps_per_epoch: float | None) -> "Interval":
+        """The same rule where epochs are counted in steps.
+
+        Raises:
+            ValueError: it is one of epochs, and nobody knows how long these are.
+        """
+        if self.epochs is None:
+            return self
+        if steps_per_epoch is None:
+            raise ValueError(f"an interval of {self.epochs:g} epochs needs data that has a length: give it in steps")
+        length = self.epochs * steps_per_epoch
+        return Interval(lambda step: ceil(round((floor(step / length + 1e-9) + 1) * length, 6)))
 
     def next_step(self, step: int) -> float:
         """The first due step after `step`; infinity where only time decides."""
@@ -75,11 +95,36 @@ def seconds(value: float) -> Interval:
     return Interval(seconds=float(value))
 
 
+def epochs(value: float) -> Interval:
+    """Due whenever so many passes over the data are over.
+
+    >>> rule = epochs(1).in_steps(2.5)
+    >>> [rule.next_step(step) for step in (0, 3, 5)]
+    [3, 5, 8]
+    """
+    if not value > 0:
+        raise ValueError(f"an interval in epochs must be positive, not {value}")
+    return Interval(epochs=float(value))
+
+
+def as_log_interval(value: "Interval | int | str | None") -> Interval | None:
+    """`as_interval`, and of every n >= 100 steps also the 10th, 20th and 50th: a run of 60 steps is to show something.
+
+    >>> rule = as_log_interval(100)
+    >>> [rule.next_step(step) for step in (0, 10, 20, 50, 100)]
+    [10, 20, 50, 100, 200]
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 100:
+        return as_interval(value)
+    rule = every(value)
+    return Interval(lambda step: next((early for early in (10, 20, 50) if early > step), int(rule.next_step(step))))
+
+
 def as_interval(value: "Interval | int | str | None") -> Interval | None:
     """The interval that `value` stands for: itself, `every(int)`, `seconds('30s')`, or None for never.
 
     Raises:
-        ValueError: the number is below 1, or the string is not a number followed by s, m, min or h.
+        ValueError: the number is below 1, or the string is not a number followed by s, m, min, h or epochs.
         TypeError: any other type.
 
     >>> as_interval(50).next_step(0)
@@ -90,9 +135,11 @@ def as_interval(value: "Interval | int | str | None") -> Interval | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return every(value)
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h)\s*", value)
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h|epochs?)\s*", value)
         if match is None:
-            raise ValueError(f"an interval must look like '30s', '5m' or '1h', not {value!r}")
+            raise ValueError(f"an interval must look like '30s', '5m', '1h' or '1 epoch', not {value!r}")
+        if match[2].startswith("epoch"):
+            return epochs(float(match[1]))
         return seconds(float(match[1]) * _UNITS_S[match[2]])
     raise TypeError(f"an interval must be an int, a string like '30s' or an Interval, not {type(value).__name__}")
 
@@ -101,14 +148,19 @@ class Due:
     """Follows one interval through a run: `at(step, now)` is True when its turn has come.
 
     Steps that are jumped over (a resume) do not pile up: each turn schedules the next one from where it is.
+
+    Args:
+        interval: the rule; None for never.
+        step: where the run stands.
+        now: its clock.
+        steps_per_epoch: where it is known.
     """
 
-    def __init__(self, interval: Interval | None, step: int, now: float) -> None:
-        self._interval = interval
+    def __init__(self, interval: Interval | None, step: int, now: float, steps_per_epoch: float | None = None) -> None:
+        self._interval = None if interval is None else interval.in_steps(steps_per_epoch)
         self.next_step: float = inf
         self.next_time: float = inf
-        if interval is not None:
-            self.schedule(step, now)
+        self.schedule(step, now)
 
     def schedule(self, step: int, now: float) -> None:
         """Set the next turn, counted from here."""
@@ -116,6 +168,10 @@ class Due:
             self.next_step = self._interval.next_step(step)
             if self._interval.seconds is not None:
                 self.next_time = now + self._interval.seconds
+
+    def is_due_at(self, step: int) -> bool:
+        """Whether steps alone make it due there."""
+        return self._interval is not None and self._interval.next_step(step - 1) == step
 
     def at(self, step: int, now: float) -> bool:
         """Whether the turn has come; if so the next one is scheduled."""

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from ai.train.engine.run import Run
 
 _REDRAW_S = 0.1
+_READ_S = 1.0  # reading a loss waits for the device
 
 
 class Progress:
@@ -20,7 +21,7 @@ class Progress:
     def __init__(self, run: "Run") -> None:
         self._bar: Any = _bar_class()(
             initial=run.step,
-            total=run.steplimit,
+            total=None if run.last_step is None else run.last_step + 1,
             unit="step",
             dynamic_ncols=True,
             disable=None,  # on where the output is a terminal or a notebook
@@ -30,7 +31,8 @@ class Progress:
         self._stride = 1
         self._shown = run.step
         self._next = run.step + 1
-        self._last_time = run.time()
+        self._last_time = self._read_time = run.time()
+        self._losses = run.recent_losses
 
     def step(self, step: int) -> None:
         """Move the bar if it is time for it."""
@@ -44,6 +46,9 @@ class Progress:
             self._stride = max(1, self._stride // 2)
         self._bar.update(step - self._shown)
         self._shown, self._last_time, self._next = step, now, step + self._stride
+        if now - self._read_time >= _READ_S:
+            self._read_time = now
+            self.show(self._losses())
 
     def show(self, numbers: dict[str, float]) -> None:
         """Put the losses and accuracy beside the bar."""

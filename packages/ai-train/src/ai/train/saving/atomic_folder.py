@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ai.data.storage.atomic_file import sync
@@ -31,6 +32,26 @@ def commit(target: Path, fill: Callable[[Path], None]) -> None:
     for leftover in [*target.parent.glob(".*.partial"), *target.parent.glob(".*.old")]:  # of a killed process
         if not _is_running(leftover.name.split(".")[-2]):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def one_clear_error(target: Path) -> Iterator[None]:
+    """Whatever a library makes of a full disk or a lost folder is one `OSError` that names the snapshot."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(error.errno, f"snapshot {target} was not written ({reason}); {_KEPT}") from error
+    except Exception as error:
+        from safetensors import SafetensorError
+
+        if not isinstance(error, (SafetensorError, RuntimeError)):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OSError(None, f"snapshot {target} was not written ({reason}); {_KEPT}") from error
+
+
+_KEPT = "those before it are as they were"
 
 
 def _is_running(pid: str) -> bool:

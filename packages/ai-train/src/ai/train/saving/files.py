@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ai.data.storage.atomic_file import write_atomic
 from ai.model.saved import EMA, FORMAT, MANIFEST, MODEL, STATE, STRUCTURE, load_pt, read_manifest, sha256
 
 # -- writing
@@ -23,6 +24,7 @@ def write_files(
     specs: Mapping[str, Any],
     metrics: Mapping[str, float],
     structures: Mapping[str, bytes],
+    order: Mapping[str, Any],
 ) -> None:
     """Write one snapshot's files, the manifest last; `structures` as `pack_structures` gives them."""
     rest = {key: value for key, value in state.items() if key not in ("models", "ema")}
@@ -49,7 +51,7 @@ def write_files(
     )
     if structures:
         (folder / STRUCTURE).write_bytes(pickle.dumps(dict(structures)))
-    write_manifest(folder, int(state["step"]), models, specs, metrics, bool(averaged), structures, extra)
+    write_manifest(folder, int(state["step"]), models, specs, metrics, bool(averaged), order, structures, extra)
 
 
 def write_manifest(
@@ -59,16 +61,19 @@ def write_manifest(
     specs: Mapping[str, Any],
     metrics: Mapping[str, float],
     ema: bool,
+    order: Mapping[str, Any],
     structures: Collection[str] = (),
     extra: Collection[str] = (),
 ) -> None:
     """Describe the folder's files; the last file to be written.
 
-    `structures` names the models that `structure.pkl` holds, `extra` what `state.pt` holds of models' own states.
+    `order` is its place among the others: its number in the order of saving, and the name of its run. `structures`
+    names the models that `structure.pkl` holds, `extra` what `state.pt` holds of models' own states.
     """
     manifest = {
         "format": FORMAT,
         "step": step,
+        **order,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "torch": str(torch.__version__),
         "models": {
@@ -92,13 +97,25 @@ def write_manifest(
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
+def replace_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a manifest in place of a snapshot's own, whole or not at all."""
+    text = (json.dumps(manifest, indent=1) + "\n").encode()
+    write_atomic(folder / MANIFEST, lambda file: file.write(text))
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file that any reader can load: tied tensors are stored once for each of their names."""
     from safetensors.torch import save_file
 
-    # A copy of each, since the format refuses tensors that share memory.
-    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    save_file(copies, str(path), metadata={"format": "pt"})
+    held: set[int] = set()
+    own: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().to("cpu").contiguous()
+        memory = plain.untyped_storage().data_ptr()
+        # The format refuses tensors that share memory: of those all but the first are copied.
+        own[name] = plain.clone() if memory in held else plain
+        held.add(memory)
+    save_file(own, str(path), metadata={"format": "pt"})
 
 
 def how_to_build(model: nn.Module) -> dict[str, Any]:

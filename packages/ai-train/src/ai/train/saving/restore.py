@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from ai.model.saved import MANIFEST, SnapshotError, load_weights, newest, read_manifest, verify
+from ai.model.saved import MANIFEST, SnapshotError, line_of, load_weights, newest, read_manifest, verify
 from ai.train.engine.run import Run
 from ai.train.saving.files import read_state
 from ai.train.state.continuation import Continuation, fingerprint, leave
@@ -105,7 +105,8 @@ def restore(
     run.load_state_dict({key: state[key] for key in parts if key in state}, settings=settings)
     for one, part in zip(stateful, held, strict=True):
         one.load_state_dict(part)
-    rest = {key: value for key, value in state.items() if key not in ("models", "optimizers")}
+    rest: dict[str, Any] = {"line": line_of(chosen)}
+    rest |= {key: value for key, value in state.items() if key not in ("models", "optimizers")}
     for index, (key, one_model) in enumerate(models.items()):
         averages = state["ema"].get(key, {})
         leave(

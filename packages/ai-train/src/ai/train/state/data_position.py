@@ -30,7 +30,7 @@ class DataPosition:
         self.data = data
         self.epoch, self.batch = epoch, 0
         self.end: float = epoch + 1
-        self._is_plain = not isinstance(data, (Stateful, Iterator))
+        self.is_plain = not isinstance(data, (Stateful, Iterator))
         self._began: State | None = None  # the global random states in which this pass began
         self._restored = False
         self._random: State | None = None  # what they are to be when the first batch is asked for
@@ -51,7 +51,7 @@ class DataPosition:
         self._restored, self._random = True, random
         if position is not None:
             self.epoch, self.batch, self._began = int(position["epoch"]), int(position["batch"]), position["began"]
-        elif self._is_plain:
+        elif self.is_plain:
             self._to_pass = n_batches
 
     @property
@@ -87,14 +87,14 @@ class DataPosition:
 
     def _begin(self) -> Iterator[Any]:
         """A pass from its first batch."""
-        if self._is_plain:
+        if self.is_plain:
             _tell_epoch(self.data, self.epoch)
             self._began = random_state()
         return iter(self.data)
 
     def _first_pass(self, rank: int) -> Iterator[Any]:
-        if not self._restored or not self._is_plain:
-            if self._is_plain:
+        if not self._restored or not self.is_plain:
+            if self.is_plain:
                 self._began = random_state()
             iterator = iter(self.data)
             self._settle(rank)

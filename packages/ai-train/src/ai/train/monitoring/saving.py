@@ -1,0 +1,104 @@
+"""A run's snapshots, as its hook saves them: first of all, by one owner, with what was measured noted afterwards."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+from ai.train.engine.run import Run
+from ai.train.monitoring.interval import Interval, as_interval
+
+
+class SnapshotFolder(Protocol):
+    """What `Save` asks of `ai.train.Snapshots`."""
+
+    def own(self, run: Run) -> None:
+        """Take the folder for this run."""
+
+    def disown(self) -> None:
+        """Give it up."""
+
+    def load_newest(self, run: Run, *, settings: str) -> Path | None:
+        """Put the newest snapshot into the run."""
+
+    def save(self, run: Run, step: int, metrics: Mapping[str, float] | None = None) -> Path:
+        """Save the run."""
+
+    def note(self, path: Path, metrics: Mapping[str, float]) -> None:
+        """Add metrics to a snapshot."""
+
+    def check_metric(self, found: Mapping[str, float]) -> None:
+        """Refuse a metric to rank by that nobody measures."""
+
+    def make_ready(self, run: Run) -> None:
+        """Have memory for copies ready."""
+
+    def wait(self) -> None:
+        """Wait for what is being written."""
+
+
+class Save:
+    """Saves a run, each step once.
+
+    Args:
+        snapshots: where.
+        interval: when it is due.
+        settings: of a resume, as `Run.load_state_dict` takes it.
+    """
+
+    name = "save"
+
+    def __init__(self, snapshots: SnapshotFolder, interval: Interval | int | str | None, settings: str) -> None:
+        self.snapshots, self.interval, self._settings = snapshots, as_interval(interval), settings
+        self._saved_step: int | None = None
+        self._path: Path | None = None
+
+    def begin(self, run: Run, *, resume: bool) -> None:
+        """Take the folder, and put its newest snapshot into the run if it is to resume.
+
+        Raises:
+            BlockingIOError: another run writes there.
+            OSError: nothing can be written there.
+        """
+        self.snapshots.own(run)
+        self._saved_step, self._path = None, None
+        if resume and (newest := self.snapshots.load_newest(run, settings=self._settings)) is not None:
+            run.saved, self._path = str(newest), newest
+        if run.resumed:
+            self._saved_step = run.step
+        elif run.line is None:
+            run.line = uuid4().hex
+
+    def save(self, run: Run) -> None:
+        """Save, unless this step is saved already; raises where something is not finite."""
+        if self._saved_step == run.step:
+            return
+        run.check_finite()
+        self._path = self.snapshots.save(run, run.step, {})
+        run.saved, self._saved_step = str(self._path), run.step
+
+    def note(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Note in the snapshot of this step, if there is one, what was measured on its weights."""
+        if self._saved_step == run.step and self._path is not None:
+            self.snapshots.wait()  # of several ranks all wait, since all write
+            if run.ranks.rank == 0:
+                self.snapshots.note(self._path, metrics)
+
+    def check_metric(self, found: Mapping[str, float]) -> None:
+        """Refuse to rank by a metric that nobody measures."""
+        self.snapshots.check_metric(found)
+
+    def make_ready(self, run: Run) -> None:
+        """Once, after the first step: have memory ready for copies."""
+        self.snapshots.make_ready(run)
+
+    def end(self, run: Run) -> None:
+        """Wait for what is being written, and give the folder up."""
+        try:
+            self.snapshots.wait()
+        except Exception as failure:
+            if run.error is None:
+                raise
+            run.error.add_note(f"and the last snapshot was not written: {failure}")  # what ended the run comes first
+        finally:
+            self.snapshots.disown()
