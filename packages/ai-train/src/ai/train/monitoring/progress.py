@@ -48,7 +48,8 @@ class Progress:
         self._shown, self._last_time, self._next = step, now, step + self._stride
         if now - self._read_time >= _READ_S:
             self._read_time = now
-            self.show(self._losses())
+            if losses := self._losses():
+                self.show(losses)
 
     def show(self, numbers: dict[str, float]) -> None:
         """Put the losses and accuracy beside the bar."""
