@@ -63,7 +63,7 @@ def test_a_run_leaves_the_files_that_tell_all_of_it(tmp_path):
     files = {path.name for path in trial.path.iterdir()}
     assert files >= {".ai-lab", "meta.json", "config.yaml", "metrics.jsonl", "log.txt", "snapshots", "samples"}
     metrics = trial.metrics()
-    assert metrics["loss"].steps.tolist() == [0, 5, 10, 15]
+    assert metrics["loss"].steps.tolist() == [0, 5, 10, 15, 19]  # every fifth, and the last
     assert metrics["val_loss"].steps.tolist() == [10, 20]
     assert metrics["answer"].values.tolist() == [42, 42]
     assert list(trial.record.samples()) == [10, 20]
@@ -82,7 +82,7 @@ def test_metrics_make_a_dataframe(tmp_path):
     trial = Trial(tmp_path / "t", **options())
     train(trial, 10)
     frame = trial.metrics().frame()
-    assert frame.index.tolist() == [0, 5]
+    assert frame.index.tolist() == [0, 5, 9]
     assert {"loss", "accuracy", "lr"} <= set(frame.columns)
     with pytest.raises(KeyError, match=r"no metric 'los'; recorded are: .*\bloss\b"):
         trial.metrics()["los"]
@@ -128,7 +128,7 @@ def test_a_second_run_over_the_first_is_refused_and_leaves_it_alone(tmp_path):
     train(Trial(tmp_path / "t", **options()))
     before = (tmp_path / "t" / "metrics.jsonl").read_bytes()
     again = Trial(tmp_path / "t", **options())
-    with pytest.raises(ValueError, match=r"has rows up to step 15 and training would begin at 0: pass clean=True"):
+    with pytest.raises(ValueError, match=r"has rows up to step 19 and training would begin at 0: pass clean=True"):
         train(again)
     assert (tmp_path / "t" / "metrics.jsonl").read_bytes() == before
     assert again.state == "finished"
@@ -140,7 +140,7 @@ def test_training_on_from_where_it_ended_adds_rows(tmp_path):
     trial, trainer = Trial(tmp_path / "t", **options()), Trainer(Classify(), loader)
     trainer.train(model, optimizer, trial.hook(), steplimit=10)
     trainer.train(model, optimizer, trial.hook(), step=10, steplimit=20)
-    assert trial.metrics()["loss"].steps.tolist() == [0, 5, 10, 15]
+    assert trial.metrics()["loss"].steps.tolist() == [0, 5, 9, 10, 15, 19]  # every fifth, and the last of each run
     assert len(trial.record.meta["sessions"]) == 2
 
 

@@ -109,6 +109,8 @@ class Trial:
         self._how = {**self._how, **changes}
         self._snapshots.given = self._how["save_snapshots"]
         how: dict[str, Any] = {**self._how, "stopper": self._stopper(self._how["stopper"])}
+        if how["val_data"] is None:  # a trial's interval waits for a hook that has data
+            del how["val_interval"]
         return TrialHook(
             self._begin,
             self._end,
