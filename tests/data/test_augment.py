@@ -141,3 +141,52 @@ def test_mixup_of_bytes_is_refused():
         augment.mixup(2)(batch, torch.Generator())
     flipped = augment.flip(1.0)(torch.arange(4, dtype=torch.uint8).view(1, 1, 1, 4), torch.Generator())
     assert flipped.flatten().tolist() == [3, 2, 1, 0]  # a mirror takes any pixels
+
+
+def ramps(n, height, width):
+    """Images whose two channels tell the row and the column."""
+    rows = torch.arange(height).float()[:, None].expand(height, width) + 0.5
+    columns = torch.arange(width).float()[None, :].expand(height, width) + 0.5
+    return torch.stack([rows / height, columns / width])[None].repeat(n, 1, 1, 1) * 2 - 1
+
+
+def test_random_resized_crops_are_boxes_of_the_asked_scale_and_ratio():
+    x = ramps(400, 48, 64)
+    y = augment.random_resized_crop((16, 20), (0.2, 0.6), (0.5, 2.0))(x, torch.Generator().manual_seed(0))
+    assert y.shape == (400, 2, 16, 20)
+    inner = y[:, :, 2:-2, 2:-2]  # at an image's border samples repeat it
+    down = inner[:, 0].diff(dim=1)
+    across = inner[:, 1].diff(dim=2)
+    for steps in (down, across):
+        assert (steps > 0).all()
+        assert float((steps - steps.mean((1, 2), keepdim=True)).abs().max()) < 2e-3  # straight, evenly spaced
+    h, w = down.mean((1, 2)) / 2 * 16 * 48, across.mean((1, 2)) / 2 * 20 * 64
+    area, ratio = w * h / (48 * 64), w / h
+    assert 0.19 < float(area.min()) < 0.22
+    assert 0.57 < float(area.max()) < 0.62
+    assert 0.49 < float(ratio.min()) < 0.6
+    assert 1.7 < float(ratio.max()) < 2.05
+    assert abs(float(y.mean((0, 2, 3)).abs().max())) < 0.05  # centred on average
+    assert y.min() >= -1
+    assert y.max() <= 1
+
+
+def test_a_whole_crop_is_the_image_and_one_that_cannot_fit_its_middle():
+    x = torch.rand(3, 3, 8, 8) * 2 - 1
+    whole = augment.random_resized_crop(8, (1.0, 1.0), (1.0, 1.0))(x, torch.Generator())
+    assert torch.allclose(whole, x, atol=1e-5)
+    wide = ramps(1, 8, 32)
+    middle = augment.random_resized_crop(8, (1.0, 1.0), (1.0, 1.0))(wide, torch.Generator())
+    assert float(middle[0, 1].mean()) == pytest.approx(0, abs=1e-5)
+    assert float(middle[0, 1].max() - middle[0, 1].min()) == pytest.approx(2 * 7 / 32, abs=1e-4)
+    for options, message in (
+        ({"size": 0}, "size must be at least 1 pixel, got 0"),
+        ({"size": 8, "scale": (0.5, 1.5)}, r"scale must be two rising numbers in \(0, 1\], got \(0.5, 1.5\)"),
+        ({"size": 8, "ratio": (2.0, 1.0)}, "ratio must be two rising numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            augment.random_resized_crop(**options)
+    with pytest.raises(
+        ValueError, match=r"random_resized_crop needs images as floating point numbers, got torch.uint8"
+    ):
+        augment.random_resized_crop(8)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.Generator())

@@ -14,6 +14,7 @@ Example:
     (torch.Size([16, 3, 32, 32]), torch.Size([16, 10]))
 """
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -28,6 +29,7 @@ OnImages: TypeAlias = Callable[[Tensor, Generator], Tensor]
 OnBatch: TypeAlias = Callable[[dict[str, Tensor], Generator], dict[str, Tensor]]
 
 
+_N_TRIES = 10
 _ORDER = "call it after the postprocess that makes them so"
 
 
@@ -63,6 +65,43 @@ def crop(padding: int, mode: str = "constant") -> OnImages:
         image = torch.arange(n, device=x.device)[:, None, None, None]
         channel = torch.arange(channels, device=x.device)[:, None, None]
         return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+    return apply
+
+
+def random_resized_crop(
+    size: int | tuple[int, int],
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> OnImages:
+    """Cuts a random box out of each image and resizes it to `size`; so images may be stored larger than they train.
+
+    Args:
+        size: (height, width) in pixels, one number for both.
+        scale: bounds of the box's share of the area.
+        ratio: bounds of width over height, drawn evenly in their logarithm.
+
+    Each output pixel is the mean of bilinear samples over its part of the box, two pixels of the box at most apart. A
+    box that does not fit is drawn anew, up to ten times; then it is the middle of the image, as large as fits.
+
+    Source: Szegedy et al., 2015, Going Deeper with Convolutions, section 6.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be at least 1 pixel, got {size}")
+    for name, (low, high), most in (("scale", scale, 1.0), ("ratio", ratio, float("inf"))):
+        if not 0 < low <= high <= most:
+            raise ValueError(f"{name} must be two rising numbers in (0, {most:g}], got {(low, high)}")
+
+    def apply(x: Tensor, generator: Generator) -> Tensor:
+        from torchvision.ops import roi_align  # type: ignore[import-untyped]
+
+        if not x.is_floating_point():
+            raise ValueError(f"random_resized_crop needs images as floating point numbers, got {x.dtype}: {_ORDER}")
+        boxes = _boxes(len(x), x.shape[-2], x.shape[-1], scale, ratio, generator, x.device)
+        image = torch.arange(len(x), device=x.device, dtype=boxes.dtype)[:, None]
+        cut: Tensor = roi_align(x, torch.cat([image, boxes], 1).to(x.dtype), (height, width), aligned=True)
+        return cut
 
     return apply
 
@@ -174,6 +213,33 @@ class _Range:
                     f"{self._name} needs images in [-1, 1], got values from {low:.4g} to {high:.4g}: normalise after it"
                 )
             self._seen = True
+
+
+def _boxes(
+    n: int,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    generator: Generator,
+    device: torch.device,
+) -> Tensor:
+    """Returns left, top, right and bottom of a random box in each image: `(n, 4)` in pixels."""
+    draws = torch.rand(4, n, _N_TRIES, generator=generator, device=device)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[0])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    shape = (low + (high - low) * draws[1]).exp()
+    w, h = (area * shape).sqrt(), (area / shape).sqrt()
+    fits = (w <= width) & (h <= height)
+    first = fits.to(torch.int8).argmax(1, keepdim=True)
+    w, h, left, top = (values.gather(1, first)[:, 0] for values in (w, h, draws[2], draws[3]))
+    found = fits.any(1)
+    middle = min(max(width / height, ratio[0]), ratio[1])
+    w = torch.where(found, w, min(width, height * middle))
+    h = torch.where(found, h, min(height, width / middle))
+    left = torch.where(found, left, 0.5) * (width - w)
+    top = torch.where(found, top, 0.5) * (height - h)
+    return torch.stack([left, top, left + w, top + h], 1)
 
 
 def _within(middle: Tensor, length: int, size: Tensor | int) -> Tensor:
