@@ -387,3 +387,22 @@ def test_an_update_reads_its_sums_where_they_lie(device):
     assert total > 0
     assert update.find_non_finite() is None
     assert lies_on(update.state_dict(), device)
+
+
+def test_graphs_are_asked_of_the_compiler_and_told_where_each_update_begins(device, monkeypatch):
+    asked, begun = [], []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: asked.append(how))
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(None))
+    if device == "cpu":
+        with pytest.raises(ValueError, match="compile='graphs' needs models on CUDA, and Model is on cpu"):
+            trained(device, None, compile="graphs")
+        assert not asked
+    else:
+        trained(device, None, compile="graphs", accumulate=2)
+        assert asked == [{"mode": "reduce-overhead"}]
+        assert len(begun) == N_STEPS  # micro-batches of one update share their gradients
+
+
+def test_an_unknown_way_to_compile_is_refused():
+    with pytest.raises(ValueError, match="compile must be True, 'graphs' or a dict of options, not 'fast'"):
+        Trainer(Classify(), [], compile="fast")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ai.train import parallel as parallel
     from ai.train.distributed.sharded import export as export
     from ai.train.lr_search import find_lr as find_lr
+    from ai.train.planning import plan as plan
     from ai.train.profiling import profile as profile
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "loss",
     "opt",
     "parallel",
+    "plan",
     "profile",
     "schedule",
     "seconds",
@@ -85,7 +87,7 @@ if not TYPE_CHECKING:  # seen by a type checker, a module __getattr__ would type
         globals()[name] = value
         return value
 
-    _LAZY = {"export": "distributed.sharded", "find_lr": "lr_search", "profile": "profiling"}
+    _LAZY = {"export": "distributed.sharded", "find_lr": "lr_search", "plan": "planning", "profile": "profiling"}
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

@@ -37,6 +37,7 @@ class Update:
         weighted: whether losses must be weighted (several micro-batches or ranks).
         environment: where the environment is a module, which must stay finite as the model must.
         peers: the run's other models, whose buffers `'skip'` puts back, too.
+        begin: called before the first forward pass of each update.
         sum_weights: sum of the weights over ranks, divided by their number; None for one rank.
         reduce_flag: makes a non-finite flag common to all ranks, in place; None for one rank.
         no_sync: entered around all micro-batches but the last; None for one rank.
@@ -58,6 +59,7 @@ class Update:
         weighted: bool = False,
         environment: nn.Module | None = None,
         peers: Sequence[nn.Module] = (),
+        begin: Callable[[], None] | None = None,
         sum_weights: Callable[[float | Tensor], Tensor] | None = None,
         reduce_flag: Callable[[Tensor], None] | None = None,
         no_sync: Callable[[], AbstractContextManager[None]] | None = None,
@@ -66,7 +68,7 @@ class Update:
         self._suffix = f"_{key}" if key else ""
         self.forward, self.model, self.optimizer = forward, model, optimizer
         self._watched = [model] if environment is None else [model, environment]
-        self._peers = list(peers)
+        self._peers, self._begin = list(peers), begin
         self.on_gradients: Sequence[Callable[[int], object]] = ()
         self._schedule, self._scaler, self._ema = schedule, scaler, ema
         self._on_nan, self._weighted = on_nan, weighted
@@ -111,6 +113,8 @@ class Update:
         """The gradients of all micro-batches together, ready for the optimiser; their loss."""
         if record is not None:
             record_into(record)
+        if self._begin is not None:
+            self._begin()
         total_weight: float | Tensor = 0.0
         loss_of_step: Tensor | None = None
         for index, batch in enumerate(batches):

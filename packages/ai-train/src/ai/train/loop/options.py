@@ -14,7 +14,8 @@ class TrainOptions(TypedDict, total=False):
         accumulate: micro-batches per update. Gradients are those of the one large batch: losses are weighted by their
             rows (or by the environment's own weights) and divided once.
         precision: None for the model's own, `'bf16'`, or `'fp16'` with a gradient scaler.
-        compile: compile the models in place (their saved keys do not change); a dict of options for `torch.compile`.
+        compile: compile the models in place (their saved keys do not change); `'graphs'` captures them as CUDA graphs
+            too, which pays where launching takes longer than computing; or a dict of options for `torch.compile`.
         parallel: `'ddp'` or `'fsdp'` under `torchrun`; see `ai.train.parallel`.
         ema: decay of a moving average of the parameters, swapped in for validation and saved beside the model;
             `averaged` gives it to others. It begins at the weights with which training begins.
@@ -25,7 +26,7 @@ class TrainOptions(TypedDict, total=False):
 
     accumulate: int
     precision: str | None
-    compile: bool | dict[str, Any]
+    compile: bool | str | dict[str, Any]
     parallel: Any
     ema: float | None
     on_nan: str
@@ -37,7 +38,7 @@ class Options:
 
     accumulate: int = 1
     precision: str | None = None
-    compile: bool | dict[str, Any] = False
+    compile: bool | str | dict[str, Any] = False
     parallel: Any = None
     ema: float | None = None
     on_nan: str = "raise"
@@ -47,6 +48,8 @@ class Options:
             raise ValueError(f"accumulate must be at least 1, not {self.accumulate}")
         if self.precision not in (None, *DTYPES):
             raise ValueError(f"precision must be None, 'bf16' or 'fp16', not {self.precision!r}")
+        if isinstance(self.compile, str) and self.compile != "graphs":
+            raise ValueError(f"compile must be True, 'graphs' or a dict of options, not {self.compile!r}")
         if self.on_nan not in ("raise", "skip", "stop"):
             raise ValueError(f"on_nan must be 'raise', 'skip' or 'stop', not {self.on_nan!r}")
         if self.ema is not None and not 0 <= self.ema < 1:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -114,7 +115,16 @@ def _place(model: nn.Module, optimizer: Optimizer | None, placement: Placement, 
     placement.check_device(model)
     placement.apply(model, optimizer, options)
     if options.compile:
-        model.compile(**(options.compile if isinstance(options.compile, dict) else {}))
+        model.compile(**_compile_options(model, options))
+
+
+def _compile_options(model: nn.Module, options: Options) -> dict[str, Any]:
+    if options.compile != "graphs":
+        return options.compile if isinstance(options.compile, dict) else {}
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        raise ValueError(f"compile='graphs' needs models on CUDA, and {type(model).__name__} is on {device}")
+    return {"mode": "reduce-overhead"}
 
 
 def _update(
@@ -154,6 +164,8 @@ def _update(
         on_nan=options.on_nan,
         weighted=options.accumulate > 1 or run.ranks.world > 1,
         environment=env if isinstance(env, nn.Module) else None,
+        # What a graph gave at the step before may be written over.
+        begin=torch.compiler.cudagraph_mark_step_begin if options.compile == "graphs" else None,
         peers=[other for other in run.models.values() if other is not model],
         **extra,
     )
