@@ -14,7 +14,7 @@ import optuna
 import pytest
 import torch
 
-from ai.lab import Experiment, Trial
+from ai.lab import Experiment, Histogram, Rows, Trial
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with the package playwright")
@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: the page is not looked at in a browser"),
 ]
 
-VIEWS = ("Curves", "Samples", "Config", "Code", "System", "Search", "Log")
+VIEWS = ("Curves", "Samples", "Media", "Config", "Code", "System", "Search", "Log")
 HOSTILE = "<img src=x onerror=alert(1)>"
 SCRIPT = "<script>document.title='hacked'</script>"
 WAIT_MS = 60_000
@@ -373,6 +373,28 @@ def test_the_search_shows_what_was_chosen_and_no_pruned_trial_as_the_best(look, 
     told = {one.locator("figcaption").inner_text(): one.locator("circle").count() for one in figures.all()}
     assert told == {"Score against norm": 3, "Score against momentum": 1}
     assert "NaN" not in page.inner_html("#view")
+
+
+def test_what_was_kept_is_shown_by_name_and_step(look, serve, tmp_path):
+    with Trial(tmp_path / "t", system_interval_s=None) as trial:
+        trial.log(0, {"loss": 1.0})
+        for step in (0, 9):
+            trial.keep(step, "weights", Histogram([0.0, 1.0, float(step)], bins=4))
+            trial.keep(step, "cases", Rows([SCRIPT], [[HOSTILE], [step]]))
+        trial.keep(9, "photo", torch.zeros(3, 4, 4))
+        trial.keep(0, "said", HOSTILE)
+    page = look(serve(tmp_path))
+    page.wait_for_selector("#runs tbody tr")
+    text = open_view(page, "Media")
+    page.wait_for_selector("img[alt='photo of t at step 9']")
+    assert page.locator("section[aria-label=weights] path.bar").count() == 4
+    assert HOSTILE in page.inner_text("section[aria-label=said] pre")
+    assert page.locator("section[aria-label=cases] td").all_inner_texts() == [HOSTILE, "9"]
+    assert "step 9 (2 of 2)" in text
+    page.locator("input[aria-label=Step]").fill("0")
+    until(page, "document.querySelector('section[aria-label=cases] tbody').innerText.endsWith('0')")
+    assert page.locator("section[aria-label=photo] figure").count() == 0
+    until(page, "document.querySelectorAll('#view img').length === 0")
 
 
 def test_a_page_behind_a_token_works_once_it_was_given(look, serve, root):

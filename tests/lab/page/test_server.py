@@ -194,6 +194,7 @@ def test_the_page_loads_nothing_from_elsewhere(client):
         "/curves.js",
         "/runs.js",
         "/samples.js",
+        "/media.js",
         "/style.css",
         "/icon.svg",
     ):

@@ -8,8 +8,21 @@ from ai.lab.experiment import Experiment as Experiment
 from ai.lab.files.ownership import OwnedError as OwnedError
 from ai.lab.record import Metrics as Metrics
 from ai.lab.record import Record as Record
+from ai.lab.recording.media import Histogram as Histogram
+from ai.lab.recording.media import Rows as Rows
 from ai.lab.search.experiment_trial import ExperimentTrial as ExperimentTrial
 from ai.lab.study import Study as Study
 from ai.lab.trial import Trial as Trial
 
-__all__ = ["Config", "Experiment", "ExperimentTrial", "Metrics", "OwnedError", "Record", "Study", "Trial"]
+__all__ = [
+    "Config",
+    "Experiment",
+    "ExperimentTrial",
+    "Histogram",
+    "Metrics",
+    "OwnedError",
+    "Record",
+    "Rows",
+    "Study",
+    "Trial",
+]

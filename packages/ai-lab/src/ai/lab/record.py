@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
 
 META, CONFIG, METRICS, SYSTEM, LOG = "meta.json", "config.yaml", "metrics.jsonl", "system.jsonl", "log.txt"
-SNAPSHOTS, SAMPLES = "snapshots", "samples"
+SNAPSHOTS, SAMPLES, MEDIA = "snapshots", "samples", "media"
 EXPERIMENT = "experiment.json"
 
 
@@ -215,6 +215,14 @@ class Record:
         if not folder.is_dir():
             return {}
         return {int(path.stem): path for path in sorted(folder.glob("*.png")) if path.stem.isdigit()}
+
+    def media(self) -> dict[str, dict[int, Path]]:
+        """Returns the files that `Trial.keep` wrote: by name, then by step, ascending."""
+        found: dict[str, dict[int, Path]] = {}
+        for path in sorted((self.path / MEDIA).glob("*/*")):
+            if path.parent.name.isdigit() and path.suffix in (".png", ".json", ".txt"):
+                found.setdefault(path.stem, {})[int(path.parent.name)] = path
+        return found
 
     def snapshots(self) -> dict[int, Path]:
         """Returns the committed snapshots by step, ascending."""

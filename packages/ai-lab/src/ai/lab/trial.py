@@ -152,6 +152,22 @@ class Trial:
         """Writes images as the PNG page of `step` and returns its path; see `ai.lab.recording.image_page.save_page`."""
         return self._writer.sample(step, images)
 
+    def keep(self, step: int, name: str, value: object, *, layout: str | None = None) -> Path:
+        """Keeps something to look at as a file of `step`, and returns its path; the page shows it by name and step.
+
+        Args:
+            step: The step.
+            name: Letters, digits, spaces and any of `_.+-`; each once a step.
+            value: A matplotlib figure; an array or tensor of one image or several, as of `save_sample`; text; an
+                `ai.lab.Histogram` or `ai.lab.Rows`.
+            layout: The axes of images where their shape does not tell, such as `'NHWC'`.
+
+        Raises:
+            ValueError: the name is kept already at this step, or is none.
+            TypeError: the value is none of these.
+        """
+        return self._writer.keep(step, name, value, layout)
+
     def save_snapshot(self, model: "Models", opt: "Optimizers", step: int, *stateful: "Stateful") -> Path:
         """Saves a snapshot outside a trainer's run and returns its path; `resume` and `load_snapshot` read it."""
         return self._snapshots.save(model, opt, step, stateful)

@@ -21,6 +21,7 @@ _ROOMS = {
     "trial": {
         "snapshots": r"\d+|\..*",
         "samples": r"\d+\.png|\..*",
+        "media": r"\d+",
         "code": r"[0-9a-f]{16}-.*",
         "tensorboard": ".*",
         "wandb": ".*",

@@ -77,7 +77,7 @@ def make_app(root: Path, *, token: str | None = None) -> "Starlette":
     """Returns the ASGI application; see `serve`.
 
     Routes, all GET: `/`, `/api/trials`, `/api/trial/{id}`, `/api/trial/{id}/log`, `/api/trial/{id}/diff`,
-    `/api/trial/{id}/sample/{step}`, and
+    `/api/trial/{id}/sample/{step}`, `/api/trial/{id}/media/{step}/{name}`, and
     `/api/curves?id=…&key=…&x=step|time&points=…&file=metrics|system&smooth=…&from=…&to=…`.
 
     Raises:
@@ -120,6 +120,7 @@ def make_app(root: Path, *, token: str | None = None) -> "Starlette":
             Route("/api/trial/{id}/log", answer(_log)),
             Route("/api/trial/{id}/diff", answer(_diff)),
             Route("/api/trial/{id}/sample/{step:int}", answer(_sample)),
+            Route("/api/trial/{id}/media/{step:int}/{name}", answer(_media)),
             Route("/{file}", answer(_file)),
             Route("/", answer(_file)),
         ]
@@ -169,6 +170,7 @@ def _trial(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
             "keys": list(catalog.columns(identity)),
             "system": list(catalog.columns(identity, SYSTEM)),
             "samples": list(record.samples()),
+            "media": {name: [[s, path.suffix] for s, path in kept.items()] for name, kept in record.media().items()},
             "snapshots": list(record.snapshots()),
         }
     )
@@ -189,6 +191,13 @@ def _sample(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
     # The name is looked up among the folder's pages, never made into a path.
     page = catalog.record(request.path_params["id"]).samples()[request.path_params["step"]]
     return page.read_bytes(), "image/png"
+
+
+def _media(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
+    kept = catalog.record(request.path_params["id"]).media()
+    path = kept[request.path_params["name"]][request.path_params["step"]]
+    types = {".png": "image/png", ".json": "application/json", ".txt": "text/plain"}
+    return path.read_bytes(), types[path.suffix]
 
 
 def _curves(catalog: Catalog, request: "Request") -> tuple[bytes, str]:

@@ -20,7 +20,8 @@ def save_page(path: Path, images: "Tensor | np.ndarray", *, columns: int | None 
 
     Args:
         path: The file.
-        images: `(n, c, h, w)`, `(c, h, w)` or `(n, h, w)`; floating point in [-1, 1] (clipped) or uint8.
+        images: `(n, c, h, w)`, `(c, h, w)` or `(n, h, w)`, else with the channels last; floating point in [-1, 1]
+            (clipped) or uint8.
         columns: Images a row; by default about as many as rows.
         gap: Pixels between two images.
 
@@ -28,21 +29,46 @@ def save_page(path: Path, images: "Tensor | np.ndarray", *, columns: int | None 
         ValueError: the shape is none of these, or there is no image.
         TypeError: the numbers are neither floating point nor uint8.
     """
+    write_atomic(path, encode_page(images, columns=columns, gap=gap))
+
+
+def encode_page(
+    images: "Tensor | np.ndarray", *, columns: int | None = None, gap: int = 2, layout: str | None = None
+) -> bytes:
+    """Returns the page as PNG; see `save_page` and `to_page`."""
     import io
 
     from PIL import Image
 
     buffer = io.BytesIO()
-    page = to_page(images, columns=columns, gap=gap)
+    page = to_page(images, columns=columns, gap=gap, layout=layout)
     Image.fromarray(page[..., 0] if page.shape[-1] == 1 else page).save(buffer, "PNG", compress_level=3)
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
-def to_page(images: "Tensor | np.ndarray", *, columns: int | None = None, gap: int = 2) -> np.ndarray:
-    """Returns the page as uint8 `(height, width, c)`; see `save_page`."""
+def to_page(
+    images: "Tensor | np.ndarray", *, columns: int | None = None, gap: int = 2, layout: str | None = None
+) -> np.ndarray:
+    """Returns the page as uint8 `(height, width, c)`; see `save_page`.
+
+    Args:
+        images: The images.
+        columns: Images a row.
+        gap: Pixels between two images.
+        layout: The axes of `images`, such as `'NHWC'`, `'HWC'` or `'HW'`. Without it the channels, 1, 3 or 4, come
+            first where the shape allows it, else last.
+    """
     pixels = _to_uint8(images)
-    if pixels.ndim == 3:
+    if layout is not None:
+        pixels = _channels_first(pixels, layout)
+    elif pixels.ndim == 2:
+        pixels = pixels[None, None]
+    elif pixels.ndim == 3 and pixels.shape[0] not in (1, 3, 4) and pixels.shape[2] in (1, 3, 4):
+        pixels = pixels.transpose(2, 0, 1)[None]
+    elif pixels.ndim == 3:
         pixels = pixels[None] if pixels.shape[0] in (1, 3, 4) else pixels[:, None]
+    elif pixels.ndim == 4 and pixels.shape[1] not in (1, 3, 4) and pixels.shape[3] in (1, 3, 4):
+        pixels = pixels.transpose(0, 3, 1, 2)
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3, 4):
         raise ValueError(f"images must be (n, 1|3|4, height, width), got shape {tuple(images.shape)}")
     n, c, h, w = pixels.shape
@@ -55,6 +81,14 @@ def to_page(images: "Tensor | np.ndarray", *, columns: int | None = None, gap: i
         row, column = divmod(i, n_columns)
         page[row * (h + gap) :, column * (w + gap) :][:h, :w] = image.transpose(1, 2, 0)
     return page
+
+
+def _channels_first(pixels: np.ndarray, layout: str) -> np.ndarray:
+    if len(set(layout)) != pixels.ndim or not {"H", "W"} <= set(layout) <= set("NCHW"):
+        raise ValueError(f"layout must name each of {pixels.ndim} axes by N, C, H or W once, got {layout!r}")
+    missing = [axis for axis in "NC" if axis not in layout]
+    whole = pixels.reshape((1,) * len(missing) + pixels.shape)
+    return whole.transpose([("".join(missing) + layout).index(axis) for axis in "NCHW"])
 
 
 def _to_uint8(images: "Tensor | np.ndarray") -> np.ndarray:

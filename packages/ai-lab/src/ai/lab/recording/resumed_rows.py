@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from ai.lab.recording.media import drop_media
 from ai.lab.recording.session import Session
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def take_up(session: Session, run: "Run", *, starts_again: bool) -> None:
     if run.resumed:
         if not position.was_cut:
             session.metrics.drop_from(run.step)
+        drop_media(session.record.path, run.step)
         session.event(f"resumed at step {run.step}")
     else:
         last = session.record.last().get("step", -1)

@@ -107,6 +107,13 @@ class TrialWriter:
         save_page(path, images)
         return path
 
+    def keep(self, step: int, name: str, value: object, layout: str | None) -> Path:
+        """Writes a value as a file of `step`."""
+        from ai.lab.recording.media import keep_media
+
+        self.open()
+        return keep_media(self.path, step, name, value, layout=layout)
+
     def note(self, fields: Mapping[str, object]) -> None:
         """Keeps fields in `meta.json` under `notes`."""
         session = self.open()

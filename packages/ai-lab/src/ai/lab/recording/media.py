@@ -1,0 +1,125 @@
+"""What a trial keeps besides numbers: figures, images, histograms, tables and texts, as files by step and name.
+
+`media/000000100/confusion.png` is the `confusion` of step 100; histograms and tables are JSON: `{"kind": "histogram",
+"edges": […], "counts": […]}` and `{"kind": "table", "columns": […], "rows": […]}`.
+"""
+
+import io
+import json
+import math
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ai.lab.files.folder import write_atomic
+from ai.lab.record import MEDIA
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LARGEST_ROWS = 10_000
+"""A table of more rows is a file of the user's own."""
+_NAME = re.compile(r"[\w][\w .+-]*")
+
+
+@dataclass
+class Histogram:
+    """The distribution of numbers, kept as counts.
+
+    Args:
+        values: Any shape; what is not finite is counted apart.
+        bins: How many.
+    """
+
+    values: "np.ndarray | Tensor | Sequence[float]"
+    bins: int = 64
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns edges, counts and how many values are not finite."""
+        values: Any = self.values
+        if hasattr(values, "detach"):
+            values = values.detach().float().cpu()
+        numbers = np.asarray(values, np.float64).reshape(-1)
+        finite = numbers[np.isfinite(numbers)]
+        counts, edges = np.histogram(finite, self.bins) if len(finite) else (np.zeros(0, int), np.zeros(0))
+        apart = len(numbers) - len(finite)
+        return {"kind": "histogram", "edges": edges.tolist(), "counts": counts.tolist(), "not_finite": apart}
+
+
+@dataclass
+class Rows:
+    """A table of plain values.
+
+    Args:
+        columns: The head.
+        rows: One sequence a row, as long as the head.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns head and rows, what JSON lacks as text.
+
+        Raises:
+            ValueError: a row has another length than the head, or there are too many.
+        """
+        if len(self.rows) > LARGEST_ROWS:
+            raise ValueError(f"rows must be at most {LARGEST_ROWS}, got {len(self.rows)}")
+        for index, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise ValueError(f"row {index} must have {len(self.columns)} values, got {len(row)}")
+        rows = [[_plain(value) for value in row] for row in self.rows]
+        return {"kind": "table", "columns": list(map(str, self.columns)), "rows": rows}
+
+
+def keep_media(trial: Path, step: int, name: str, value: object, *, layout: str | None = None) -> Path:
+    """Writes a value as a file of `step` and returns its path; see `Trial.keep`."""
+    if not _NAME.fullmatch(name) or name != name.strip():
+        raise ValueError(f"name must be letters, digits, spaces and any of _.+-, got {name!r}")
+    folder = trial / MEDIA / f"{step:09d}"
+    suffix, data = _as_file(value, layout)
+    if any(path.stem == name for path in folder.glob("*")):
+        raise ValueError(f"name {name!r} is kept already at step {step}; nothing is overwritten")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}{suffix}"
+    write_atomic(path, data)
+    return path
+
+
+def drop_media(trial: Path, after: int) -> None:
+    """Deletes what was kept after a step, which a resumed run will keep again."""
+    for folder in (trial / MEDIA).glob("*"):
+        if folder.name.isdigit() and int(folder.name) > after:
+            shutil.rmtree(folder)
+
+
+def _as_file(value: Any, layout: str | None) -> tuple[str, bytes]:
+    if isinstance(value, Histogram | Rows):
+        return ".json", json.dumps(value.to_json(), allow_nan=False).encode()
+    if isinstance(value, str):
+        return ".txt", value.encode()
+    if hasattr(value, "savefig"):
+        buffer = io.BytesIO()
+        value.savefig(buffer, format="png", dpi=120)
+        return ".png", buffer.getvalue()
+    if hasattr(value, "shape"):
+        from ai.lab.recording.image_page import encode_page
+
+        return ".png", encode_page(value, layout=layout)
+    kinds = "a matplotlib figure, an array or tensor of images, a Histogram, Rows or text"
+    raise TypeError(f"value must be {kinds}, got {type(value).__name__}")
+
+
+def _plain(value: Any) -> Any:
+    item = value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
+    if item is None or isinstance(item, bool | int | str):
+        return item
+    if isinstance(item, float):
+        return item if math.isfinite(item) else repr(item)
+    return str(item)
