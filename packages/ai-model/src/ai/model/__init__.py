@@ -3,8 +3,10 @@
 from ai.model import f, norm
 from ai.model.activation import actv, actv_gain
 from ai.model.attention import attn, sa
-from ai.model.container import lstm, module_dict, modules, null, repeat, res, seq
+from ai.model.container import gru, lstm, module_dict, modules, null, repeat, res, seq
 from ai.model.conv import conv
+from ai.model.convolution.convnext import convnext_blk
+from ai.model.convolution.ranks import conv_nd, conv_separable, conv_transposed, pool
 from ai.model.diffusion import DiffusionModel
 from ai.model.elementwise import (
     blur,
@@ -61,6 +63,10 @@ __all__ = [
     "blur",
     "clamp",
     "conv",
+    "conv_nd",
+    "conv_separable",
+    "conv_transposed",
+    "convnext_blk",
     "draw_normal",
     "draw_orthogonal",
     "draw_uniform",
@@ -74,6 +80,7 @@ __all__ = [
     "fold",
     "gain",
     "global_avg",
+    "gru",
     "init_module",
     "init_rule",
     "layer_scale",
@@ -94,6 +101,7 @@ __all__ = [
     "orthogonal",
     "param",
     "patch_emb",
+    "pool",
     "pos_emb",
     "pyramid",
     "rearrange",

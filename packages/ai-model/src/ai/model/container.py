@@ -180,3 +180,24 @@ def lstm(n1: int, n2: int, n_layers: int = 1, *, dropout: float = 0.0, bidirecti
     if dropout and n_layers == 1:
         raise ValueError(f"dropout ({dropout}) must be 0 with one layer: it lies between layers")
     return init_module(_LSTM(n1, n2, n_layers, batch_first=True, dropout=dropout, bidirectional=bidirectional))
+
+
+def gru(n1: int, n2: int, n_layers: int = 1, *, dropout: float = 0.0, bidirectional: bool = False) -> nn.GRU:
+    """Returns a GRU on `(batch, time, n1)`: called as `(x, state=None)`, it gives `(batch, time, n2)` and its state.
+
+    With `bidirectional` the output is `2 · n2` wide.
+
+    Source: Cho et al., 2014, Learning Phrase Representations using RNN Encoder-Decoder.
+
+    Example:
+        >>> import torch, ai.model as m
+        >>> out, hidden = m.gru(3, 4)(torch.zeros(2, 5, 3))
+        >>> out.shape, hidden.shape
+        (torch.Size([2, 5, 4]), torch.Size([1, 2, 4]))
+    """
+    for name, value in (("n1", n1), ("n2", n2), ("n_layers", n_layers)):
+        if value < 1:
+            raise ValueError(f"{name} ({value}) must be at least 1")
+    if dropout and n_layers == 1:
+        raise ValueError(f"dropout ({dropout}) must be 0 with one layer: it lies between layers")
+    return init_module(nn.GRU(n1, n2, n_layers, batch_first=True, dropout=dropout, bidirectional=bidirectional))

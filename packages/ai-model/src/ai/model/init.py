@@ -319,10 +319,13 @@ def _draw_conv(module: nn.Module, rng: torch.Generator | None) -> None:
     assert isinstance(
         module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     )
-    kernel = math.prod(module.kernel_size)
+    actv, scale = getattr(module, "init_actv", None), _init_scale(module)
     if module.transposed:  # an output element sees kernel / stride taps of each input channel
-        kernel = max(1, kernel // math.prod(module.stride))
-    draw_normal(module.weight, _init_scale(module) / math.sqrt(module.in_channels // module.groups * kernel), rng)
+        kernel = max(1, math.prod(module.kernel_size) // math.prod(module.stride))
+        fan_in = module.in_channels // module.groups * kernel
+        draw_normal(module.weight, scale * actv_gain(actv) / math.sqrt(fan_in), rng)
+    else:
+        draw_weight(module.weight, actv, scale, rng)
     if module.bias is not None:
         fill(module.bias, 0.0)
 
