@@ -235,3 +235,30 @@ def test_copies_of_a_game_are_no_evidence():
     assert (
         ratings({("a", "b"): Score(10, 0, 10)})["a"].margin == ratings({("a", "b"): Score(10, 0, 10, 20)})["a"].margin
     )
+
+
+def test_what_a_game_tells_may_be_a_view_into_its_states():
+    class Viewed(TicTacToe):
+        def to_play(self, state):
+            return state["player"]
+
+        def reward(self, state):
+            return state["reward"]
+
+        def terminal(self, state):
+            return state["over"] != 0
+
+    plain, viewed = TicTacToe(), Viewed()
+    state = plain.step(plain.init(9), np.arange(9))
+    for found in zip(*(RolloutEvaluator(game, rollouts=4).evaluate(state) for game in (plain, viewed)), strict=True):
+        np.testing.assert_array_equal(*found)
+    scores = [match(game, random_player(game), random_player(game), 60, seed=1) for game in (plain, viewed)]
+    assert scores[0] == scores[1]
+    flat = lambda x: (torch.zeros(len(x), 9), torch.zeros(len(x)))  # noqa: E731
+    sources = [SelfPlay(game, evaluator=flat, play=Play(games=4, simulations=4)) for game in (plain, viewed)]
+    for source in sources:
+        source.start(0, 0)
+    for _ in range(6):
+        one, other = (next(source) for source in sources)
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])

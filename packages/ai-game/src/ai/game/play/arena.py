@@ -106,7 +106,8 @@ def match(
                 action[mine] = player(state[mine], draws.fold_in(seeds[mine], ply))
         if chance is not None and lucky.any():
             action[lucky] = draws.choose(draws.fold_in(pair_seeds[lucky], _LUCK + ply), chance[lucky])
-        state[live] = game.step(state[live], action[live])
+        before, state = state, state.copy()  # what a game tells of a state may be a view into it
+        state[live] = game.step(before[live], action[live])
         played[live] = draws.fold_in(played[live], action[live])
         outcome += np.where(live, outcome_for(seat, game.reward(state), mover), 0)
     outcome[~game.terminal(state)] = 0

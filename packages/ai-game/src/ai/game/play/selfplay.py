@@ -247,7 +247,7 @@ class SelfPlay:
         after = game.step(self._states, action)
         reward = game.reward(after)
         after, lucky = self._after_luck(after, rows)
-        reward += outcome_for(game.to_play(self._states), lucky, np.zeros(play.games, np.int64))
+        reward = reward + outcome_for(game.to_play(self._states), lucky, np.zeros(play.games, np.int64))
         self._record(rows, action, reward, after, found, full)
         self._states = after
         self._length += 1

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ai.game.protocol import Game, State
+from ai.game import draws
+from ai.game.protocol import Game, State, chances
 from ai.game.search.device import fetched, sent
 from ai.game.search.evaluator import CachedEvaluator, Evaluation, NetEvaluator, StateEvaluator
 from ai.game.search.expand import row_kernel
@@ -81,6 +82,9 @@ class Rules:
         over = self.game.terminal(state)
         if over.any():
             raise ValueError(f"states must not be over, row {int(over.argmax())} is")
+        if (chance := chances(self.game, state)) is not None and chance.any():
+            lucky = np.asarray(chance.any(axis=1))
+            raise ValueError(f"states must be a player's to move, in row {int(lucky.argmax())} luck moves")
         self._states[rows, 0] = state
         allowed = self.game.legal(state)
         tree.legal[rows, 0] = allowed if legal is None else allowed & legal
@@ -112,7 +116,9 @@ class Rules:
         over = game.terminal(state)
         # a walk ends where a limit of moves cut the game off, but the position has a value
         cut = self._truncated(state) if self._truncated is not None else np.zeros(len(state), bool)
-        sign = np.full(len(games), game.discount)
+        chance = chances(game, state)
+        # luck takes no time: what follows it is discounted once, for the move before it
+        sign = np.where(tree.chance[games, parent], 1.0, game.discount)
         if game.num_players == 2:
             sign[game.to_play(state) != game.to_play(before)] *= -1
         tree.reward[games, parent, action] = game.reward(state)
@@ -120,7 +126,12 @@ class Rules:
         tree.terminal[games, node] = over
         tree.legal[games, node] = game.legal(state)
         live = np.flatnonzero(~over | cut)
-        return self._evaluate(fresh[live], state[live]) if len(live) else self._nothing()
+        if len(live) == 0:
+            return self._nothing()
+        if chance is None:
+            return self._evaluate(fresh[live], state[live])
+        tree.chance[games, node] = chance.any(axis=1)
+        return self._evaluate_luck(fresh[live], state[live], chance[live])
 
     def at_root(self, state: State) -> NDArray[np.bool_]:
         """Returns which of the states are those at the roots, `[B]`."""
@@ -138,6 +149,28 @@ class Rules:
             outcome = self._evaluator.evaluate(state)  # type: ignore[union-attr]
             return Evaluated(rows, *checked(outcome, len(state), self.num_actions))
         return Evaluated(rows, *self._ask(torch.from_numpy(self.game.observe(state)), len(state)))
+
+    def _evaluate_luck(self, rows: NDArray[np.int64], state: State, chance: NDArray[np.float64]) -> Evaluated:
+        """Evaluates states where luck may move: the first value of such a one is that of an outcome drawn for it.
+
+        What is drawn is told by the state alone; the visits that follow are shared by probability, without any draw.
+        """
+        game, lucky = self.game, np.asarray(chance.any(axis=1))
+        ahead, worth, factor = state.copy(), np.zeros(len(state)), np.ones(len(state))
+        pending, weights = np.flatnonzero(lucky), chance[lucky]
+        while len(pending):
+            before = ahead[pending]
+            after = game.step(before, draws.choose(draws.digest(before), weights))
+            worth[pending] += factor[pending] * game.reward(after)
+            factor[pending] *= np.where(game.to_play(after) == game.to_play(before), 1.0, -1.0) * ~game.terminal(after)
+            ahead[pending] = after
+            weights = game.chance(after)  # type: ignore[attr-defined]
+            again = np.asarray(weights.any(axis=1))
+            pending, weights = pending[again], weights[again]
+        _, logits, value = self._evaluate(rows, ahead)
+        with np.errstate(divide="ignore"):
+            logits = np.where(lucky[:, None], np.log(chance), logits)
+        return Evaluated(rows, logits, worth + factor * value)
 
     def _ask(self, observation: Tensor, batch: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         return checked(self._evaluator(observation), batch, self.num_actions)  # type: ignore[operator]

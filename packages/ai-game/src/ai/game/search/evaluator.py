@@ -182,7 +182,7 @@ class RolloutEvaluator:
         """Returns zero logits and the mean return of the rollouts."""
         game = self.game
         current = np.repeat(state, self.rollouts)
-        owner = game.to_play(current)
+        owner = np.array(game.to_play(current))  # which may be a view into the states
         value = np.zeros(len(current))
         worth = np.ones(len(current))
         luck = draws.fold_in(draws.digest(state), self.seed).repeat(self.rollouts)

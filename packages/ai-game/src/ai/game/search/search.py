@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ai.game import draws
-from ai.game.protocol import Game, Seed, check_actions
+from ai.game.protocol import ChanceGame, Game, Seed, check_actions
 from ai.game.search import walk
 from ai.game.search.dynamics import Evaluated, Evaluator, Learned, LearnedModel, Rules
 from ai.game.search.gumbel import Gumbel, GumbelParams, halving_tables
@@ -84,9 +84,10 @@ class Search:
             raise ValueError(f"simulations must be at least 1, got {simulations}")
         if isinstance(rule, Puct) and rule.prove:
             game = dynamics.game if isinstance(dynamics, Rules) else None
-            if game is None or game.num_players != 2 or game.discount != 1:
+            if game is None or game.num_players != 2 or game.discount != 1 or isinstance(game, ChanceGame):
                 raise ValueError(
-                    "rule.prove must be False without the rules of an undiscounted game of two players, got True"
+                    "rule.prove must be False without the rules of an undiscounted game of two players and no luck, "
+                    "got True"
                 )
         self.simulations = simulations
         self.rule = rule if rule is not None else (Gumbel() if simulations <= 32 else Puct())
@@ -172,8 +173,9 @@ class Search:
     def advance(self, action: NDArray[np.int64]) -> None:
         """Keeps the part of the trees below the moves made, as the start of the next search (PUCT only).
 
-        The next call must be for the positions after `action[B]`; its budget comes on top of what is kept. A row whose
-        move ended its game, or was not explored, starts from a fresh tree, at whatever position comes next.
+        The next call must be for the positions after `action[B]`; its budget comes on top of what is kept. Where luck
+        follows a move, its outcomes are given to a second `advance`. A row whose move ended its game, or was not
+        explored, starts from a fresh tree, at whatever position comes next.
 
         Raises:
             ValueError: the rule is Gumbel, whose halving needs fresh roots; or nothing was searched; or there is not
@@ -296,7 +298,7 @@ class Search:
         """Leaves an empty root in the trees of `rows`."""
         assert self.tree is not None
         self.tree.size[rows] = 1
-        self.tree.terminal[rows, 0] = False
+        self.tree.terminal[rows, 0] = self.tree.chance[rows, 0] = False
         self.tree.child[rows, 0] = UNVISITED
         self.tree.visits[rows, 0] = self.tree.total[rows, 0] = 0
         self.tree.proof[rows, 0] = np.nan

@@ -30,6 +30,7 @@ class Tree(NamedTuple):
         value: `[B, N]` the evaluator's value; 0 at an end.
         proof: `[B, N, A]` what the edge is worth for certain, to the node's player; NaN while that is open.
         terminal: `[B, N]` whether nothing is played from here: at an end, and where a limit of moves cut a game off.
+        chance: `[B, N]` whether luck moves here, by the probabilities in `prior`.
         parent: `[B, N]` and `parent_action`: the edge that leads here; -1 at the root.
         size: `[B]` nodes in use.
     """
@@ -45,6 +46,7 @@ class Tree(NamedTuple):
     value: NDArray[np.float64]
     proof: NDArray[np.float64]
     terminal: NDArray[np.bool_]
+    chance: NDArray[np.bool_]
     parent: NDArray[np.int32]
     parent_action: NDArray[np.int32]
     size: NDArray[np.int64]
@@ -79,6 +81,7 @@ def new_tree(batch: int, num_nodes: int, num_actions: int) -> Tree:
         value=np.zeros(node),
         proof=np.full(edge, np.nan),
         terminal=np.zeros(node, bool),
+        chance=np.zeros(node, bool),
         parent=np.full(node, -1, np.int32),
         parent_action=np.full(node, -1, np.int32),
         size=np.zeros(batch, np.int64),

@@ -42,6 +42,8 @@ def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams,
             scores = gumbel_root_scores(tree, games, rule)
         else:
             scores = gumbel_interior_scores(tree, games, here, rule)
+        if (luck := tree.chance[games, here]).any():
+            scores = np.where(luck[:, None], chance_scores(tree, games, here), scores)
         action = np.where(tree.legal[games, here], scores, -np.inf).argmax(axis=1)
         child = tree.child[games, here, action].astype(np.int64)
         settled = ~np.isnan(tree.proof[games, here, action])
@@ -52,7 +54,7 @@ def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams,
             tree.child[new, here[fresh], action[fresh]] = child[fresh]
             tree.parent[new, child[fresh]] = here[fresh]
             tree.parent_action[new, child[fresh]] = action[fresh]
-            tree.terminal[new, child[fresh]] = False
+            tree.terminal[new, child[fresh]] = tree.chance[new, child[fresh]] = False
             tree.value[new, child[fresh]] = 0.0
             tree.child[new, child[fresh]] = UNVISITED
             tree.visits[new, child[fresh]] = 0
@@ -66,6 +68,17 @@ def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams,
         node[walking] = child
         walking = walking[~ended]
         at_root = False
+
+
+def chance_scores(tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns how far each outcome of luck is behind its share of the visits, `[R, A]`.
+
+    Whoever takes the furthest keeps every outcome within one of its share, where draws would stray by the root of the
+    visits; and a search stays a function of its position.
+    """
+    visits = tree.visits[rows, node]
+    scores: NDArray[np.float64] = tree.prior[rows, node] * (visits.sum(axis=1, keepdims=True) + 1.0) - visits
+    return scores
 
 
 def evaluate(

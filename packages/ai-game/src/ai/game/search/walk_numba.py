@@ -179,6 +179,20 @@ def decide_gumbel(tree, params, action, policy):  # type: ignore[no-untyped-def]
             policy[b, a] = scratch[a] / weight_sum
 
 
+@jit(error_model="numpy")
+def _chance_action(visits, prior, legal, b, n):  # type: ignore[no-untyped-def]
+    """Returns the outcome of luck that is furthest behind its share of the visits."""
+    visit_sum = 1.0
+    for a in range(visits.shape[2]):
+        visit_sum += visits[b, n, a]
+    best, best_score = np.int64(0), -np.inf
+    for a in range(visits.shape[2]):
+        score = prior[b, n, a] * visit_sum - visits[b, n, a]
+        if legal[b, n, a] and score > best_score:
+            best, best_score = np.int64(a), score
+    return best
+
+
 @jit(error_model="numpy", forceinline=True)
 def _below(child, terminal, proof, b, n, a):  # type: ignore[no-untyped-def]
     """Returns the node below an edge, or -1 where a walk ends: it is new, at an end, or its worth is proven."""
@@ -191,16 +205,19 @@ def select_puct(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
     """Walks every row by PUCT."""
     tree, params, leaf = Tree(*tree), PuctParams(*params), Leaf(*leaf)
     visits, total, prior, legal, value = tree.visits, tree.total, tree.prior, tree.legal, tree.value
-    proof, child, terminal, weights = tree.proof, tree.child, tree.terminal, params.weight
+    proof, child, terminal, chance, weights = tree.proof, tree.child, tree.terminal, tree.chance, params.weight
     leaf_parent, leaf_action = leaf.parent, leaf.action
     normalize, first_play, prove = params.normalize, params.first_play, params.prove
     scratch = np.empty(visits.shape[2])
     for r in range(rows.shape[0]):
         b, n = rows[r], np.int64(0)
         while True:
-            a = _puct_action(
-                visits, total, prior, legal, proof, value, b, n, weights, normalize, first_play, prove, scratch
-            )
+            if chance[b, n]:
+                a = _chance_action(visits, prior, legal, b, n)
+            else:
+                a = _puct_action(
+                    visits, total, prior, legal, proof, value, b, n, weights, normalize, first_play, prove, scratch
+                )
             below = _below(child, terminal, proof, b, n, a)
             if below < 0:
                 break
@@ -216,6 +233,7 @@ def select_gumbel(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
     visits, total, prior, legal, value = tree.visits, tree.total, tree.prior, tree.legal, tree.value
     proof, child, terminal, leaf_parent, leaf_action = tree.proof, tree.child, tree.terminal, leaf.parent, leaf.action
     root_logit, gumbel, sequence, budget = tree.root_logit, params.gumbel, params.sequence, params.budget
+    chance = tree.chance
     scale, offset, max_considered = params.value_scale, params.visit_offset, params.max_considered
     scratch = np.empty(visits.shape[2])
     for r in range(rows.shape[0]):
@@ -233,6 +251,9 @@ def select_gumbel(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
             if below < 0:
                 break
             n = below
+            if chance[b, n]:
+                a = _chance_action(visits, prior, legal, b, n)
+                continue
             _, top, factor, visit_sum = _completed(visits, total, prior, value, b, n, scale, offset, scratch)
             weight_sum = _improved(visits, prior, b, n, top, factor, scratch)
             a = _interior_action(visits, legal, b, n, (1.0 + visit_sum) / weight_sum, scratch)
@@ -245,6 +266,7 @@ def _claim(tree, rows, leaf):  # type: ignore[no-untyped-def]
     """Finds the node at the end of each walk, a new one where there is none yet."""
     child, parent, parent_action, size = tree.child, tree.parent, tree.parent_action, tree.size
     visits, total, proof, value, terminal = tree.visits, tree.total, tree.proof, tree.value, tree.terminal
+    chance = tree.chance
     leaf_parent, leaf_action, leaf_node, leaf_fresh = leaf.parent, leaf.action, leaf.node, leaf.fresh
     for r in range(rows.shape[0]):
         b, above, action = rows[r], leaf_parent[r], leaf_action[r]
@@ -254,7 +276,7 @@ def _claim(tree, rows, leaf):  # type: ignore[no-untyped-def]
             size[b] = n + 1
             child[b, above, action] = n
             parent[b, n], parent_action[b, n] = above, action
-            terminal[b, n], value[b, n] = False, 0.0
+            terminal[b, n], chance[b, n], value[b, n] = False, False, 0.0
             for a in range(visits.shape[2]):
                 child[b, n, a] = -1
                 visits[b, n, a] = 0.0
