@@ -115,6 +115,6 @@ def test_outputs_have_names():
     a, b = torch.zeros(1), torch.ones(1)
     assert named_outputs(a) == [("y", a)]
     assert [name for name, _ in named_outputs((a, b))] == ["y0", "y1"]
-    assert [name for name, _ in named_outputs({"p": a, "q": {"r": b}, "k": 3})] == ["p", "q.r"]
-    assert [name for name, _ in named_outputs(Heads(policy=a, value=b))] == ["policy", "value"]
+    assert [name for name, _ in named_outputs({"p": a, "q": {"r": b}, "k": 3, "n": None})] == ["p", "q.r", "k"]
+    assert [name for name, _ in named_outputs(Heads(policy=a, value=b))] == ["policy", "value", "note"]
     assert [name for name, _ in named_outputs(Pair(a, b))] == ["first", "second"]

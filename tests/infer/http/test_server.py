@@ -143,6 +143,7 @@ def test_tritonclient_talks_to_the_server(server, net):
     }
     client.unload_model("linear")
     assert not client.is_model_ready("linear")
+    assert client.is_server_ready()  # the other model is there
     with pytest.raises(InferenceServerException, match=r"model 'linear' is unloaded"):
         client.infer("linear", [as_input(flat)])
     client.load_model("linear")

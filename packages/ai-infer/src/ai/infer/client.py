@@ -18,7 +18,7 @@ from ai.infer.errors import InferError
 from ai.infer.stats import Stats
 from ai.infer.transport.frames import Kind
 from ai.infer.transport.slots import MIN_SLOT_BYTES
-from ai.infer.transport.trees import RawTensor, Tree
+from ai.infer.transport.trees import RawInput, Tree
 
 # A forked child inherits open connections; it closes its copies and connects anew when it first asks.
 _clients: "weakref.WeakSet[InferencerClient]" = weakref.WeakSet()
@@ -222,21 +222,24 @@ class InferencerClient:
         """Like calling the client, without holding up the event loop; cancelling the task cancels the request."""
         return await self._async.infer(args, kwargs)
 
-    async def ainfer_raw(self, *tensors: RawTensor) -> Tree:
+    async def ainfer_raw(self, *inputs: RawInput) -> Tree:
         """Like `ainfer` for tensors that are there as bytes; those of the output are of `RawTensor` too."""
-        return await self._async.infer_raw(tensors)
+        return await self._async.infer_raw(inputs)
 
-    def start_raw(self, tensors: Sequence[RawTensor], done: Callable[[RawRequest], object]) -> RawRequest | None:
+    def start_raw(
+        self, inputs: Sequence[RawInput], done: Callable[[RawRequest], object], timeout_s: float | None = None
+    ) -> RawRequest | None:
         """Sends a request of raw tensors without a task or a future, as a server does thousands of times a second.
 
         Args:
-            tensors: the positional arguments.
+            inputs: the positional arguments.
             done: called in the running event loop once `RawRequest.result` has something to tell.
+            timeout_s: how long that may take; None: the client's `timeout_s`.
 
         Returns:
             The request; None: there is no room or no connection just now, which `ainfer_raw` would wait for.
         """
-        return self._async.start_raw(tensors, done)
+        return self._async.start_raw(inputs, done, timeout_s)
 
     async def await_resp(self, request_id: int, timeout: float | None = None) -> Tree:
         """Like `wait_for_resp`, without holding up the event loop.

@@ -9,8 +9,8 @@ from ai.infer.connection.pending_request import PendingRequest
 from ai.infer.connection.raw_request import RawRequest
 from ai.infer.connection.session import Session
 from ai.infer.errors import InferError
-from ai.infer.transport.trees import RawTensor, Tree
-from ai.infer.transport.wire import positional_layout
+from ai.infer.transport.trees import RawInput, Tree
+from ai.infer.transport.wire import raw_call
 
 
 class AsyncSession:
@@ -31,23 +31,25 @@ class AsyncSession:
         request = await EventLoopWatcher.of(connection).submit(layout, tensors, device, deadline)
         return await self._result(connection, request, deadline)
 
-    async def infer_raw(self, tensors: Sequence[RawTensor]) -> Tree:
+    async def infer_raw(self, inputs: Sequence[RawInput]) -> Tree:
         """Like `infer`, for tensors that are there as bytes, and so are those of the reply."""
         deadline = self._session.deadline()
         connection = await self._pick(deadline)
-        layout = positional_layout(tuple([x.dtype for x in tensors]), tuple([x.shape for x in tensors]))
+        layout, tensors = raw_call(inputs)
         request = await EventLoopWatcher.of(connection).submit(layout, tensors, None, deadline, raw=True)
         return await self._result(connection, request, deadline)
 
-    def start_raw(self, tensors: Sequence[RawTensor], done: Callable[[RawRequest], object]) -> RawRequest | None:
+    def start_raw(
+        self, inputs: Sequence[RawInput], done: Callable[[RawRequest], object], timeout_s: float | None
+    ) -> RawRequest | None:
         """Sends a request that calls back; see `InferencerClient.start_raw`."""
         session = self._session
         connection = session.ready()
         if connection is None:
             return None
-        layout = positional_layout(tuple([x.dtype for x in tensors]), tuple([x.shape for x in tensors]))
+        layout, tensors = raw_call(inputs)
         call = RawRequest(connection, done, session.saw)
-        call.request = EventLoopWatcher.of(connection).start(layout, tensors, call.finish, session.deadline())
+        call.request = EventLoopWatcher.of(connection).start(layout, tensors, call.finish, session.deadline(timeout_s))
         return None if call.request is None else call
 
     async def wait(self, request_id: int, timeout: float | None) -> Tree:

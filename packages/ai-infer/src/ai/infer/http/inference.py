@@ -1,22 +1,27 @@
-"""One inference request, from its body to its reply, without a task or a future of its own where that is possible."""
+"""One inference request, from its body to its reply: one future, and a task only where it takes long."""
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
 
 from ai.infer.client import InferencerClient
 from ai.infer.connection.raw_request import RawRequest
 from ai.infer.errors import InferError, RequestError
-from ai.infer.http.messages import JSON, RETRY, RefusedError, Reply, Request
+from ai.infer.http.messages import JSON, RETRY, RefusedError, Reply, Request, error_body, first_line
 from ai.infer.http.metrics import Metrics
-from ai.infer.http.plain import PlainRequest, answer_plain, is_json, read_plain
-from ai.infer.http.protocol import Plan, read_request, write_response
-from ai.infer.http.repository import NotReadyError, ServedModel, UnknownModelError, named_outputs
+from ai.infer.http.outputs import named_outputs
+from ai.infer.http.plain import answer_plain, is_json, read_plain
+from ai.infer.http.protocol import read_request, write_response
+from ai.infer.http.repository import NotReadyError, ServedModel, UnknownModelError
 from ai.infer.http.tensors import BadInputError, json_length
 from ai.infer.transport.errors import WireError
-from ai.infer.transport.trees import RawTensor, Tree
+from ai.infer.transport.trees import RawInput, Tree
+
+_PATIENCE_S = 0.05  # from which on it pays to look whether the client still waits
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class RequestContext:
@@ -35,9 +40,9 @@ class RequestContext:
         self.n_pending = 0
 
     def admit(self) -> None:
-        """Raises `RefusedError` if too many requests are on their way."""
-        if self.n_pending >= self.max_pending:
-            raise RefusedError(429, f"{self.n_pending} requests are on their way; try again soon", RETRY)
+        """Raises `RefusedError` if too many requests are on their way, this one among them."""
+        if self.n_pending > self.max_pending:
+            raise RefusedError(429, f"{self.max_pending} requests are on their way; try again soon", RETRY)
 
     def check_json(self, n_bytes: int) -> None:
         """Raises `RefusedError` if JSON is too long: its parser holds up the event loop, in a thread of its own too."""
@@ -46,130 +51,112 @@ class RequestContext:
             raise RefusedError(413, what)
 
 
-class Inference:
-    """A request to a model.
+async def infer(
+    context: RequestContext, model: ServedModel, request: Request, receive: Receive, *, plain: bool
+) -> Reply:
+    """Answers a request to a model, plain or of the Open Inference Protocol.
 
-    Args:
-        context: of the server.
-        model: which is asked.
-        done: gets the reply, at once or later.
+    Raises:
+        ConnectionResetError: the client hung up, and its request was taken out of the queue.
     """
-
-    __slots__ = ("_asked", "_call", "_context", "_done", "_model", "_over", "_start", "_task")
-
-    def __init__(self, context: RequestContext, model: ServedModel, done: Callable[[Reply], object]) -> None:
-        self._context = context
-        self._model = model
-        self._done = done
-        self._start = time.perf_counter()
-        self._over = False
-        self._asked: PlainRequest | Plan | None = None
-        self._call: RawRequest | None = None
-        self._task: asyncio.Task[Tree] | None = None
-
-    def start(self, request: Request, *, plain: bool) -> None:
-        """Reads the request, plain or of the Open Inference Protocol, and sends it to the worker."""
-        context, model = self._context, self._model
-        try:
-            context.admit()
-        except RefusedError as error:
-            self._reply(refuse(error))
-            return
-        context.n_pending += 1
-        try:
-            if plain:
-                if is_json(request.headers):
-                    context.check_json(len(request.body))
-                self._asked = asked = read_plain(request.body, request.headers, model.inputs)
-                tensors = [asked.x]
-            else:
-                header = request.headers.get(b"inference-header-content-length")
-                context.check_json(json_length(header, len(request.body)))
-                self._asked, tensors = read_request(request.body, header, model.inputs, model.plans)
-            client = model.client()
-            self._call = client.start_raw(tensors, self._finish_call)
-            if self._call is None:  # no room, or no connection yet
-                self._task = asyncio.get_running_loop().create_task(_ask(client, tensors))
-                self._task.add_done_callback(self._finish_task)
-        except Exception as error:
-            self._end(refuse(error))
-
-    def _finish_call(self, call: RawRequest) -> None:
-        try:
-            reply = self._write(call.result())
-        except Exception as error:
-            reply = refuse(error)
-        self._end(reply)
-
-    def _finish_task(self, task: "asyncio.Task[Tree]") -> None:
-        if task.cancelled():
-            return
-        try:
-            reply = self._write(task.result())
-        except Exception as error:
-            reply = refuse(error)
-        self._end(reply)
-
-    def _write(self, tree: Tree) -> Reply:
-        outputs: list[tuple[str, RawTensor]] = named_outputs(tree)
-        asked = self._asked
-        if isinstance(asked, PlainRequest):
-            headers, body = answer_plain(asked, outputs)
-        else:
-            assert asked is not None
-            headers, body = write_response(asked, outputs, self._model.source.name, self._model.source.version)
-        return 200, headers, body
-
-    def _end(self, reply: Reply) -> None:
-        if not self._over:
-            self._over = True
-            self._context.n_pending -= 1
-            self._call = self._task = None  # which lead back here: nothing is left for the collector of cycles
-            self._reply(reply)
-
-    def _reply(self, reply: Reply) -> None:
-        source = self._model.source
-        self._context.metrics.count(source.name, source.version, reply[0], time.perf_counter() - self._start)
-        self._done(reply)
-
-    def cancel(self) -> None:
-        """Drops the request: whoever asked is gone."""
-        if self._over:
-            return
-        self._over = True
-        self._context.n_pending -= 1
-        if self._call is not None:
-            self._call.cancel()
-        elif self._task is not None:
-            self._task.cancel()
+    start = time.perf_counter()
+    status = 499  # as others write that the client was gone before there was an answer
+    context.n_pending += 1
+    try:
+        context.admit()
+        reply = await _infer(context, model, request, receive, plain)
+        status = reply[0]
+    except (ConnectionResetError, asyncio.CancelledError):
+        raise
+    except Exception as error:
+        reply = refuse(error)
+        status = reply[0]
+    finally:
+        context.n_pending -= 1
+        context.metrics.count(model.source.name, model.source.version, status, time.perf_counter() - start)
+    return reply
 
 
-async def _ask(client: InferencerClient, tensors: list[RawTensor]) -> Tree:
-    return await client.ainfer_raw(*tensors)
+async def _infer(context: RequestContext, model: ServedModel, request: Request, receive: Receive, plain: bool) -> Reply:
+    body, request.body = request.body, b""  # which is free once its bytes are on their way
+    if plain:
+        if is_json(request.headers):
+            context.check_json(len(body))
+        asked = read_plain(body, request.headers, model.inputs)
+        del body
+        tree = await _ask(model.client(), [asked.x], receive, None)
+        return 200, *answer_plain(asked, named_outputs(tree))
+    header = request.headers.get(b"inference-header-content-length")
+    context.check_json(json_length(header, len(body)))
+    plan, inputs = read_request(body, header, model.inputs, model.plans)
+    del body
+    tree = await _ask(model.client(), inputs, receive, plan.timeout_s)
+    return 200, *write_response(plan, named_outputs(tree), model.source.name, model.source.version)
+
+
+async def _ask(client: InferencerClient, inputs: list[RawInput], receive: Receive, timeout_s: float | None) -> Tree:
+    """Returns the model's output; drops the request if the client hangs up meanwhile."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    watch: asyncio.Task[None] | None = None
+
+    def finish(_: object) -> None:
+        if not done.done():
+            done.set_result(None)
+
+    async def watch_client() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not done.done():
+            done.set_exception(ConnectionResetError("the client hung up"))
+
+    def begin_to_watch() -> None:
+        nonlocal watch
+        watch = loop.create_task(watch_client())
+
+    call: RawRequest | asyncio.Task[Tree] | None = client.start_raw(inputs, finish, timeout_s)
+    if call is None:  # no room, or no connection yet
+        call = loop.create_task(_ask_patiently(client, list(inputs), timeout_s))
+        call.add_done_callback(finish)
+    inputs.clear()  # the bytes of the body with them, while the worker has its own
+    timer = loop.call_later(_PATIENCE_S, begin_to_watch)
+    try:
+        await done
+    except BaseException:
+        call.cancel()
+        raise
+    finally:
+        timer.cancel()
+        if watch is not None:
+            watch.cancel()
+    return call.result()
+
+
+async def _ask_patiently(client: InferencerClient, inputs: list[RawInput], timeout_s: float | None) -> Tree:
+    async with asyncio.timeout(timeout_s):
+        return await client.ainfer_raw(*inputs)
 
 
 def refuse(error: Exception) -> Reply:
-    """Returns the reply that says what is wrong; what no request and no worker can cause is logged, a fault here."""
+    """Returns the reply that says what is wrong, and whose fault it is: 4xx the client's, 500 the model's or ours.
+
+    503 means that there is no room or no worker just now, 504 that it took too long.
+    """
     if isinstance(error, RefusedError):
         return error.status, (*JSON, *error.headers), error_body(str(error))
     if isinstance(error, (BadInputError, WireError)):
         return 400, JSON, error_body(str(error))
-    if isinstance(error, RequestError):
-        return 400, JSON, error_body(f"the model failed on this request: {first_line(error)}")
     if isinstance(error, UnknownModelError):
         return 404, JSON, error_body(str(error.args[0]))
-    if isinstance(error, (InferError, NotReadyError, TimeoutError)):
+    if isinstance(error, RequestError):
+        _log.error("the model failed on a request: %s", error)
+        return 500, JSON, error_body(f"the model failed on this request: {first_line(error)}")
+    if isinstance(error, TimeoutError):
+        return 504, JSON, error_body(str(error) or "the worker did not answer in time")
+    if isinstance(error, (InferError, NotReadyError)):
         return 503, (*JSON, *RETRY), error_body(first_line(error))
-    logging.getLogger("ai.infer").error("the server failed on a request", exc_info=error)
+    _log.error("the server failed on a request", exc_info=error)
     return 500, JSON, error_body("the server failed on this request")
 
 
-def error_body(message: str) -> bytes:
-    """Returns what the protocol wants in the body of a reply that is an error."""
-    return json.dumps({"error": message}, separators=(",", ":")).encode()
-
-
-def first_line(error: BaseException) -> str:
-    """Returns an error without its traceback: what the worker's files are called is nobody's business outside."""
-    text = str(error) or type(error).__name__
-    return text.splitlines()[0]
+_log = logging.getLogger("ai.infer")

@@ -1,6 +1,7 @@
 """A request and a reply of HTTP, as every part of the server sees them."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass
 
 Headers = tuple[tuple[bytes, bytes], ...]
 Reply = tuple[int, Headers, bytes]
@@ -19,8 +20,6 @@ class Request:
     headers: dict[bytes, bytes]
     """Names in lower case; of several of one name the last."""
     body: bytes = b""
-    keep_alive: bool = field(default=True)
-    """Whether the connection outlives the reply."""
 
 
 class RefusedError(Exception):
@@ -30,3 +29,14 @@ class RefusedError(Exception):
         super().__init__(message)
         self.status = status
         self.headers = headers
+
+
+def error_body(message: str) -> bytes:
+    """Returns what the protocol wants in the body of a reply that is an error."""
+    return json.dumps({"error": message}, separators=(",", ":")).encode()
+
+
+def first_line(error: BaseException) -> str:
+    """Returns an error without its traceback: what the worker's files are called is nobody's business outside."""
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0]

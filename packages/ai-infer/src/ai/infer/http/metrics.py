@@ -31,23 +31,13 @@ class Metrics:
     """
 
     def __init__(self, repository: Repository) -> None:
-        from prometheus_client import CollectorRegistry, Gauge
+        from prometheus_client import CollectorRegistry
 
         self._repository = repository
         self._registry = CollectorRegistry()
         self._n_requests: dict[tuple[str, str, int], int] = {}
         self._durations: dict[tuple[str, str], _Durations] = {}
         self._registry.register(self)
-        self._worker = {
-            name: Gauge(f"ai_infer_worker_{name}", text, ["model", "version"], registry=self._registry)
-            for name, text in (
-                ("ready", "Whether a worker can answer"),
-                ("queued", "Requests that wait"),
-                ("rows_total", "Rows that went through the model"),
-                ("batches_total", "Calls of the model"),
-                ("busy_seconds_total", "Time in the model"),
-            )
-        }
 
     def count(self, model: str, version: str, code: int, seconds: float) -> None:
         """Counts one inference request; `model` must be one that exists, so that labels stay few."""
@@ -60,15 +50,15 @@ class Metrics:
         durations.total_s += seconds
 
     def collect(self) -> "Iterator[Metric]":
-        """Yields what was counted, as Prometheus's client library wants it."""
-        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+        """Yields what was counted, as Prometheus's client library wants it; the workers are not asked but looked at."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         labels = ["model", "version"]
         requests = CounterMetricFamily("ai_infer_requests", "Inference requests", labels=["code", *labels])
         for (model, version, code), n in list(self._n_requests.items()):
             requests.add_metric([str(code), model, version], n)
         yield requests
-        seconds = HistogramMetricFamily("ai_infer_request_seconds", "Duration of a request", labels=labels)
+        seconds = HistogramMetricFamily("ai_infer_request_duration_seconds", "Duration of a request", labels=labels)
         for key, durations in list(self._durations.items()):
             buckets, n = [], 0
             for bound, count in zip((*map(str, _BUCKETS), "+Inf"), list(durations.counts), strict=True):
@@ -76,21 +66,26 @@ class Metrics:
                 buckets.append((bound, n))
             seconds.add_metric(list(key), buckets, durations.total_s)
         yield seconds
+        ready = GaugeMetricFamily("ai_infer_worker_ready", "Whether a worker can answer", labels=labels)
+        queued = GaugeMetricFamily("ai_infer_worker_queued_requests", "Requests that wait", labels=labels)
+        rows = CounterMetricFamily("ai_infer_worker_rows", "Rows that went through the model", labels=labels)
+        batches = CounterMetricFamily("ai_infer_worker_batches", "Calls of the model", labels=labels)
+        errors = CounterMetricFamily("ai_infer_worker_errors", "Requests answered with an error", labels=labels)
+        busy = CounterMetricFamily("ai_infer_worker_busy_seconds", "Time in the model", labels=labels)
+        for served in self._repository.all():
+            key = (served.source.name, served.source.version)
+            ready.add_metric(key, float(served.ready))
+            if served.inferencer is not None:
+                stats = served.inferencer.vitals
+                queued.add_metric(key, stats.queued)
+                rows.add_metric(key, stats.rows)
+                batches.add_metric(key, stats.batches)
+                errors.add_metric(key, stats.errors)
+                busy.add_metric(key, stats.busy_s)
+        yield from (ready, queued, rows, batches, errors, busy)
 
     def write(self) -> bytes:
-        """Returns the text that Prometheus reads; asks each worker for its counters, so not for the event loop."""
+        """Returns the text that Prometheus reads."""
         from prometheus_client import generate_latest
 
-        for model in self._repository.all():
-            labels = (model.source.name, model.source.version)
-            self._worker["ready"].labels(*labels).set(model.ready)
-            try:
-                stats = model.inferencer.stats() if model.inferencer is not None else None
-            except (RuntimeError, TimeoutError):  # it is dying just now
-                stats = None
-            if stats is not None:
-                self._worker["queued"].labels(*labels).set(stats.queued)
-                self._worker["rows_total"].labels(*labels).set(stats.rows)
-                self._worker["batches_total"].labels(*labels).set(stats.batches)
-                self._worker["busy_seconds_total"].labels(*labels).set(stats.busy_s)
         return generate_latest(self._registry)

@@ -17,7 +17,7 @@ from ai.infer.transport.trees import Tree
 from ai.model.saved import MANIFEST, SnapshotError, construct, newest, read_manifest
 from ai.model.saved import build as build_saved
 
-_OPTIONS = {"weights", "input", "device", "batch_size", "replicas", "ema", "args"}
+_OPTIONS = {"weights", "input", "device", "batch_size", "replicas", "ema", "args", "share"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class ModelSource:
 
         SOURCE is `package.module:factory`, a file `….pt2`, or the folder of a trial or a snapshot. Options:
         `weights` (a file for a factory's model), `args` (JSON, its keyword arguments), `input` (repeatable:
-        `NAME:DATATYPE:SIZES`), `device`, `batch_size`, `replicas`, `ema` (`1`: a snapshot's averaged weights).
+        `NAME:DATATYPE:SIZES`), `device`, `batch_size`, `replicas`, `share` (`auto`, `1` or `0`), `ema` (`1`: a
+        snapshot's averaged weights).
 
         Raises:
             ValueError: it is written otherwise.
@@ -54,6 +55,8 @@ class ModelSource:
         unknown = sorted({key for key, _ in pairs} - _OPTIONS)
         if unknown:
             raise ValueError(f"a model's options are {', '.join(sorted(_OPTIONS))}, not {unknown[0]!r}")
+        if dict(pairs).get("share", "auto") not in ("auto", "0", "1"):
+            raise ValueError(f"the option share must be auto, 1 or 0, not {dict(pairs)['share']!r}")
         inputs = tuple(TensorSpec.parse(value) for key, value in pairs if key == "input")
         options = {key: value for key, value in pairs if key != "input"}
         return cls(name, version or "1", source, options, inputs)

@@ -4,29 +4,34 @@ import json
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 
 from ai.infer.http.messages import JSON, Headers
+from ai.infer.http.outputs import Output
 from ai.infer.http.tensors import (
+    BYTES,
     DATATYPES,
     BadInputError,
     TensorSpec,
+    Texts,
     check_bytes,
     check_shape,
     check_size,
     datatype_of,
     from_json,
     numbers,
+    texts_from_json,
 )
-from ai.infer.transport.trees import RawTensor
+from ai.infer.transport.trees import RawInput, RawTensor
 
 
 @dataclass(frozen=True, slots=True)
 class PlainRequest:
     """One input, and whether JSON came and is to go back."""
 
-    x: RawTensor
+    x: RawInput
     as_json: bool
 
 
@@ -44,6 +49,8 @@ def read_plain(body: bytes, headers: dict[bytes, bytes], inputs: tuple[TensorSpe
         raise BadInputError(f"the model has {len(inputs)} inputs: use /v2/models/NAME/infer")
     spec = inputs[0] if inputs else None
     as_json = is_json(headers)
+    if spec is not None and spec.datatype == BYTES:
+        return PlainRequest(_texts(body, as_json), as_json)
     if not as_json:
         dtype, shape = _form(len(body), headers.get(b"x-shape"), headers.get(b"x-datatype"), spec)
         check_bytes("body", dtype, memoryview(body))
@@ -57,6 +64,19 @@ def read_plain(body: bytes, headers: dict[bytes, bytes], inputs: tuple[TensorSpe
     x = from_json("body", datatype, shape, data)
     _check(datatype, shape, spec)
     return PlainRequest(x, as_json)
+
+
+def _texts(body: bytes, as_json: bool) -> list[Any]:
+    """Returns the texts of a JSON list, or the body as the one text that it is."""
+    if not as_json:
+        return [body]
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadInputError("the body must be JSON") from None
+    if not isinstance(data, list) or not data:
+        raise BadInputError("the body must be a list of texts")
+    return texts_from_json("body", _shape_of_list(data), data)
 
 
 @lru_cache(maxsize=1024)
@@ -114,26 +134,33 @@ def _shape_of_bytes(n_bytes: int, header: bytes | None, datatype: str, spec: Ten
     return (n_bytes // row_bytes, *spec.shape[1:])
 
 
-def answer_plain(asked: PlainRequest, outputs: list[tuple[str, RawTensor]]) -> tuple[Headers, bytes]:
+def answer_plain(asked: PlainRequest, outputs: list[tuple[str, Output]]) -> tuple[Headers, bytes]:
     """Returns headers and body of the reply: raw bytes with `x-shape` and `x-datatype`, or a nested list.
 
     Raises:
         BadInputError: the model has several outputs, or JSON cannot write them.
     """
     if asked.as_json:
-        nested = {name: numbers(x).tolist() for name, x in outputs}
+        nested = {name: x.to_json() if isinstance(x, Texts) else numbers(x).tolist() for name, x in outputs}
         document = next(iter(nested.values())) if len(nested) == 1 else nested
         return JSON, json.dumps(document, separators=(",", ":")).encode()
     if len(outputs) != 1:
         raise BadInputError(f"the model has {len(outputs)} outputs: send JSON, or use /v2/models/NAME/infer")
     x = outputs[0][1]
-    return _octets(x.dtype, x.shape), bytes(x.data)
+    if not isinstance(x, Texts):
+        return _octets(x.dtype, x.shape), bytes(x.data)
+    if len(x.items) != 1:
+        raise BadInputError(f"the model returns {len(x.items)} texts: send JSON, or use /v2/models/NAME/infer")
+    return (*_OCTETS, (b"x-shape", b"1"), (b"x-datatype", b"BYTES")), x.items[0]
+
+
+_OCTETS: Headers = ((b"content-type", b"application/octet-stream"),)
 
 
 @lru_cache(maxsize=1024)
 def _octets(dtype: torch.dtype, shape: tuple[int, ...]) -> Headers:
     return (
-        (b"content-type", b"application/octet-stream"),
+        *_OCTETS,
         (b"x-shape", ",".join(map(str, shape)).encode()),
         (b"x-datatype", datatype_of(dtype).encode()),
     )

@@ -1,19 +1,25 @@
 """The models of a server: each version has an inferencer of its own while it is loaded."""
 
-import dataclasses
+import logging
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ai.infer.client import InferencerClient
+from ai.infer.errors import RequestError
+from ai.infer.http.messages import first_line
 from ai.infer.http.models import ModelSource, build
+from ai.infer.http.outputs import named_outputs
 from ai.infer.http.protocol import Plan
-from ai.infer.http.tensors import DATATYPES, BadInputError, TensorSpec, datatype_of
+from ai.infer.http.tensors import BYTES, DATATYPES, BadInputError, TensorSpec, Texts, datatype_of
 from ai.infer.inferencer import Inferencer
-from ai.infer.transport.trees import RawTensor, Tree
+from ai.infer.worker.sharing import Share
 
+_log = logging.getLogger("ai.infer")
+_UNLOADED = "unloaded"
+_SHARE: dict[str, Share] = {"auto": "auto", "1": True, "0": False}
 _HANDOVER_S = 0.02  # that an event loop has at most between finding a model and asking it
 
 
@@ -31,22 +37,33 @@ class ServedModel:
     Args:
         source: where it comes from.
         timeout_s: how long a request may take.
+        stall_timeout_s: after so long in one batch it is not ready.
+        inferencer: of somebody else, who closes it; None: it is made of the source.
     """
 
-    def __init__(self, source: ModelSource, timeout_s: float) -> None:
+    def __init__(
+        self, source: ModelSource, timeout_s: float, stall_timeout_s: float, inferencer: Inferencer | None = None
+    ) -> None:
         self.source = source
         self.inputs = source.inputs
         self.outputs: tuple[TensorSpec, ...] = ()
         self.plans: dict[bytes, Plan] = {}
         """Of requests for these inputs; see `read_request`."""
-        self.reason = "not loaded"
-        self.inferencer: Inferencer | None = None
+        self.reason = "not loaded" if inferencer is None else ""
+        self.inferencer = inferencer
+        self._own_client = None if inferencer is None else inferencer.create_client(timeout_s=timeout_s)
         self._timeout_s = timeout_s
+        self._stall_timeout_s = stall_timeout_s
 
     @property
     def ready(self) -> bool:
         """Whether a worker is there to answer."""
         return self.inferencer is not None and self.inferencer.ready
+
+    @property
+    def is_unloaded(self) -> bool:
+        """Whether it was stopped because somebody asked for that."""
+        return self.reason == _UNLOADED
 
     def load(self) -> None:
         """Builds the model and starts its workers; a loaded one is replaced once the new one is ready.
@@ -55,6 +72,8 @@ class ServedModel:
             ValueError: the source is none, or damaged; a loaded model goes on.
             InferError: a worker could not start; a loaded model goes on.
         """
+        if self._own_client is not None:
+            raise ValueError("it belongs to the program that serves it, which alone can load it")
         model, inputs = build(self.source)
         options = self.source.options
         batch_size = options.get("batch_size", "64")
@@ -63,8 +82,10 @@ class ServedModel:
             options.get("device", "cpu"),
             "auto" if batch_size == "auto" else int(batch_size),
             replicas=int(options.get("replicas", "1")),
+            share=_SHARE[options.get("share", "auto")],
             restart=True,
             timeout_s=self._timeout_s,
+            stall_timeout_s=self._stall_timeout_s,
         )
         try:
             outputs = self._try_out(new, inputs)
@@ -73,20 +94,47 @@ class ServedModel:
             raise
         old, self.inferencer = self.inferencer, new
         self.inputs, self.outputs, self.reason, self.plans = inputs, outputs, "", {}
+        _log.info("model %s, version %s, is loaded", self.source.name, self.source.version)
         if old is not None:
             self._retire(old)
 
     def _try_out(self, inferencer: Inferencer, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-        """Returns what the model answers to zeros; so a model that does not fit its inputs fails now, not later."""
-        if not inputs:
+        """Returns what the model answers to zeros of two sizes: sizes that stay are its own, the others are free.
+
+        A model that takes none of them, as one that needs more than one row or pixel, starts all the same, and says
+        nothing of its outputs.
+        """
+        if not inputs or any(spec.datatype == BYTES for spec in inputs):
             return ()
-        zeros = [torch.zeros([max(size, 1) for size in s.shape], dtype=DATATYPES[s.datatype]) for s in inputs]
-        outputs = named_outputs(inferencer(*zeros))
-        return tuple(TensorSpec(name, datatype_of(x.dtype), (-1, *x.shape[1:])) for name, x in outputs)
+        found: list[list[tuple[str, Any]]] = []
+        for free in (1, 2):
+            sizes = [[free if size < 0 else size for size in spec.shape] for spec in inputs]
+            zeros = [torch.zeros(s, dtype=DATATYPES[x.datatype]) for s, x in zip(sizes, inputs, strict=True)]
+            try:
+                found.append(named_outputs(inferencer(*zeros)))
+            except (RequestError, BadInputError) as error:
+                text = "model %s could not be tried out at sizes %s, so that its outputs are not described: %s"
+                _log.warning(text, self.source.name, sizes, first_line(error))
+                return ()
+        first, second = found
+        if [name for name, _ in first] != [name for name, _ in second]:
+            return ()
+        outputs = []
+        for (name, x), (_, y) in zip(first, second, strict=True):
+            if len(x.shape) != len(y.shape):
+                return ()
+            shape = tuple(a if a == b else -1 for a, b in zip(x.shape, y.shape, strict=True))
+            outputs.append(TensorSpec(name, BYTES if isinstance(x, Texts) else datatype_of(x.dtype), shape))
+        return tuple(outputs)
 
     def unload(self, *, drain: bool = True) -> None:
         """Stops the workers, after they have answered what is on its way if they are to `drain`."""
-        old, self.inferencer, self.reason = self.inferencer, None, "unloaded"
+        if self._own_client is not None:
+            if drain:
+                raise ValueError("it belongs to the program that serves it, which alone can unload it")
+            self._own_client.close()
+            return
+        old, self.inferencer, self.reason = self.inferencer, None, _UNLOADED
         if old is not None and drain:
             self._retire(old)
         elif old is not None:
@@ -109,8 +157,8 @@ class ServedModel:
         if self.inferencer is None:
             raise NotReadyError(f"model {self.source.name!r} is {self.reason}")
         if not self.inferencer.ready:
-            raise NotReadyError(f"the worker of model {self.source.name!r} is being restarted")
-        return self.inferencer.client
+            raise NotReadyError(f"the worker of model {self.source.name!r} is being restarted, or hangs")
+        return self._own_client or self.inferencer.client
 
     def metadata(self, versions: list[str]) -> dict[str, Any]:
         """Returns what the protocol calls the model's metadata."""
@@ -127,22 +175,35 @@ class Repository:
     """All models that the operator named, by name and version.
 
     Args:
-        sources: of the models.
+        models: inferencers by name, or sources.
         timeout_s: how long a request may take.
+        stall_timeout_s: after so long in one batch a model is not ready.
 
     Raises:
         ValueError: two sources have the same name and version, or there is none.
     """
 
-    def __init__(self, sources: list[ModelSource], timeout_s: float) -> None:
-        if not sources:
+    def __init__(
+        self,
+        models: Mapping[str, Inferencer] | Sequence[str | ModelSource],
+        timeout_s: float,
+        stall_timeout_s: float,
+    ) -> None:
+        if not models:
             raise ValueError("a server must have at least one model")
         self.models: dict[str, dict[str, ServedModel]] = {}
-        for source in sources:
+        if isinstance(models, Mapping):
+            for name, inferencer in models.items():
+                source = ModelSource.parse(f"{name}=program")
+                served = ServedModel(source, timeout_s, stall_timeout_s, inferencer)
+                self.models.setdefault(source.name, {})[source.version] = served
+            return
+        for each in models:
+            source = ModelSource.parse(each) if isinstance(each, str) else each
             versions = self.models.setdefault(source.name, {})
             if source.version in versions:
                 raise ValueError(f"model {source.name!r} must have one source for version {source.version!r}, not two")
-            versions[source.version] = ServedModel(source, timeout_s)
+            versions[source.version] = ServedModel(source, timeout_s, stall_timeout_s)
 
     def find(self, name: str, version: str | None = None) -> ServedModel:
         """Returns a version of a model; without a version the newest that is loaded.
@@ -162,6 +223,16 @@ class Repository:
         newest = sorted(versions.values(), key=lambda model: (model.inferencer is not None, _order(model)))
         return newest[-1]
 
+    def start(self, name: str) -> None:
+        """Loads every version of a model that is not there yet."""
+        if any(model.inferencer is None for model in self.models[name].values()):
+            self.load(name)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model can answer that nobody has unloaded."""
+        return all(model.ready or model.is_unloaded for model in self.all())
+
     def load(self, name: str) -> None:
         """Loads every version of a model anew; see `ServedModel.load`."""
         self.find(name)
@@ -170,6 +241,7 @@ class Repository:
                 model.load()
             except Exception as error:
                 model.reason = str(error) if model.inferencer is None else model.reason
+                _log.error("model %s could not be loaded", name, exc_info=error)
                 raise
 
     def unload(self, name: str, *, drain: bool = True) -> None:
@@ -198,29 +270,3 @@ class Repository:
 def _order(model: ServedModel) -> tuple[int, str]:
     version = model.source.version
     return (int(version) if version.isdigit() else -1, version)
-
-
-def named_outputs(tree: Tree) -> list[tuple[str, Any]]:
-    """Returns a model's output tensors with names: `y` for one, else their keys, fields, or `y0`, `y1` and so on.
-
-    Tensors are `torch.Tensor`s or `RawTensor`s, and stay what they are.
-    """
-    if isinstance(tree, (Tensor, RawTensor)):
-        return [("y", tree)]
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        items = [(field.name, getattr(tree, field.name)) for field in dataclasses.fields(tree)]
-    elif isinstance(tree, dict):
-        items = [(str(key), value) for key, value in tree.items()]
-    elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        items = list(zip(tree._fields, tree, strict=True))
-    elif isinstance(tree, (list, tuple)):
-        items = [(f"y{index}", value) for index, value in enumerate(tree)]
-    else:
-        raise BadInputError(f"the model returns {type(tree).__name__}, which is no tensor")
-    named: list[tuple[str, Any]] = []
-    for name, value in items:
-        if isinstance(value, (Tensor, RawTensor)):
-            named.append((name, value))
-        elif value is not None and not isinstance(value, (bool, int, float, str)):
-            named += [(f"{name}.{inner}", x) for inner, x in named_outputs(value)]
-    return named

@@ -1,14 +1,14 @@
-"""`ai-infer serve`: the application under uvicorn with uvloop, on connections of its own that httptools parses."""
+"""`ai-infer serve`: the application under uvicorn, with uvloop and httptools."""
 
 import argparse
 import gc
+import json
+import logging
 import os
 import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from ai.infer.http.models import ModelSource
 
 if TYPE_CHECKING:
     import uvicorn
@@ -28,13 +28,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-body-bytes", type=int, default=1 << 26)
     parser.add_argument("--max-json-bytes", type=int, default=1 << 23, help="others wait while it is parsed")
     parser.add_argument("--max-pending", type=int, default=1024, help="requests on their way at once; more get 429")
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds a request may take before it gets 503")
+    parser.add_argument("--timeout", type=float, default=30.0, help="seconds a request may take")
+    parser.add_argument("--stall-timeout", type=float, help="seconds in one batch until a model is not ready")
+    parser.add_argument("--uds", help="a Unix socket to listen at, instead of an address")
+    parser.add_argument("--ssl-keyfile", help="for HTTPS")
+    parser.add_argument("--ssl-certfile", help="for HTTPS")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parser.add_argument("--log-format", default="text", choices=["text", "json"], help="one line each, to stderr")
     parser.add_argument("--drain", type=int, default=30, help="seconds that SIGTERM leaves to requests on their way")
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line."""
+        about = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            about["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(about)
 
 
 _SOURCE_HELP = (
     "SOURCE: package.module:factory, a .pt2 file, or the folder of a trial or a snapshot. Options: weights, args, "
-    "input (NAME:DATATYPE:SIZES, repeatable), device, batch_size, replicas, ema"
+    "input (NAME:DATATYPE:SIZES, repeatable), device, batch_size, replicas, share, ema"
 )
 
 
@@ -46,9 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
         import uvicorn
     except ModuleNotFoundError as error:
         raise SystemExit(_MISSING.format(name=error.name)) from error
-    from ai.infer.http.app import App
-    from ai.infer.http.connection import HttpConnection
+    from ai.infer.http.asgi import App
 
+    logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if arguments.log_format == "json":
+        logging.getLogger().handlers[0].setFormatter(JsonFormatter())
     tokens = None
     if arguments.token_file is not None:
         tokens = [line.strip() for line in arguments.token_file.read_text().splitlines() if line.strip()]
@@ -58,25 +82,28 @@ def run(arguments: argparse.Namespace) -> int:
         print("warning: everyone who reaches this address can use the models; see --token-file", file=sys.stderr)
     try:
         app = App(
-            [ModelSource.parse(text) for text in arguments.models],
+            arguments.models,
             tokens=tokens,
             max_body_bytes=arguments.max_body_bytes,
             max_json_bytes=arguments.max_json_bytes,
             max_pending=arguments.max_pending,
             timeout_s=arguments.timeout,
+            stall_timeout_s=arguments.stall_timeout,
         )
     except ValueError as error:
         raise SystemExit(f"ai-infer serve: {error}") from error
-
-    def connect(server_state: object, **_: object) -> HttpConnection:
-        return HttpConnection(app, server_state)
 
     config = uvicorn.Config(
         app,
         host=arguments.host,
         port=arguments.port,
         loop="uvloop" if os.name == "posix" else "asyncio",
-        http=connect,  # type: ignore[arg-type]  # a class or, as here, whatever makes a protocol
+        uds=arguments.uds,
+        http="httptools",
+        ssl_keyfile=arguments.ssl_keyfile,
+        ssl_certfile=arguments.ssl_certfile,
+        timeout_keep_alive=75,
+        log_config=None,
         access_log=False,
         log_level="warning",
         lifespan="on",
@@ -104,7 +131,10 @@ def _make_server(config: "uvicorn.Config") -> "uvicorn.Server":
             await super().startup(sockets)
             if self.started:
                 gc.freeze()  # torch alone makes half a million objects; to look at them takes longer than a request may
+                if config.uds is not None:
+                    print(f"serving at unix:{config.uds}", flush=True)
+                    return
                 host, port = self.servers[0].sockets[0].getsockname()[:2]
-                print(f"serving at http://{host}:{port}", flush=True)
+                print(f"serving at {'https' if config.is_ssl else 'http'}://{host}:{port}", flush=True)
 
     return Server(config)

@@ -5,9 +5,11 @@ and Triton.
 """
 
 import math
+import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,11 +31,40 @@ DATATYPES = {
     "FP64": torch.float64,
 }
 NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+BYTES = "BYTES"
+"""The datatype of texts, which are no tensor: a model takes and returns them as lists."""
 _MAX_DIMS = 16
+_MAX_TEXTS = 4096
+_LENGTH = struct.Struct("<I")
 
 
 class BadInputError(ValueError):
     """A request that is refused before it reaches a worker; the message is for whoever sent it."""
+
+
+class Texts(NamedTuple):
+    """Texts in a tensor's place: its elements in C order."""
+
+    shape: tuple[int, ...]
+    items: list[bytes]
+
+    def nested(self) -> list[Any]:
+        """Returns the texts as lists in lists, as the shape says."""
+        nested: list[Any] = self.items
+        for size in self.shape[:0:-1]:
+            nested = [nested[i : i + size] for i in range(0, len(nested), size)]
+        return nested
+
+    def to_bytes(self) -> bytes:
+        """Returns each text after its length, as the protocol writes them in binary."""
+        return b"".join(_LENGTH.pack(len(item)) + item for item in self.items)
+
+    def to_json(self) -> list[str]:
+        """Returns the texts as strings; raises for those that are none."""
+        try:
+            return [item.decode() for item in self.items]
+        except UnicodeDecodeError:
+            raise BadInputError("the model's output is not text, which JSON cannot write: ask for binary") from None
 
 
 @dataclass(frozen=True)
@@ -53,7 +84,7 @@ class TensorSpec:
         TensorSpec(name='x', datatype='FP32', shape=(-1, 3))
         """
         parts = text.split(":")
-        if len(parts) != 3 or parts[1] not in DATATYPES:
+        if len(parts) != 3 or (parts[1] not in DATATYPES and parts[1] != BYTES):
             raise ValueError(f"an input must be written NAME:DATATYPE:SIZES, such as x:FP32:-1,3, not {text!r}")
         try:
             shape = tuple(int(size) for size in parts[2].split(","))
@@ -110,17 +141,83 @@ def check_bytes(name: str, dtype: torch.dtype, data: memoryview) -> None:
 
 
 def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> RawTensor:
-    """Returns the tensor whose elements are JSON numbers, flat or nested."""
+    """Returns the tensor whose elements are JSON numbers, flat or nested; they are never rounded to whole ones."""
     dtype = dtype_of(name, datatype)
     if not isinstance(data, list):
         raise BadInputError(f"input {name!r} must have data that is a list of numbers, not {type(data).__name__}")
     try:
-        x = torch.tensor(data, dtype=dtype)
-    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        given = np.array(data) if data else np.zeros(0, np.int64)
+        if dtype is torch.uint64 and given.dtype.kind in "iufO":
+            given = np.array(data, dtype=np.uint64 if _are_whole(data) else None)
+        x = _as_dtype(given, dtype)
+    except (ValueError, TypeError, OverflowError) as error:
         raise BadInputError(f"input {name!r} must have data that is {datatype}: {str(error)[:200]}") from None
-    if x.numel() != math.prod(shape) or (x.ndim > 1 and tuple(x.shape) != shape):
-        raise BadInputError(f"input {name!r} of shape {list(shape)} has data of shape {list(x.shape)}")
+    if given.size != math.prod(shape) or (given.ndim > 1 and given.shape != shape):
+        raise BadInputError(f"input {name!r} of shape {list(shape)} has data of shape {list(given.shape)}")
     return RawTensor(dtype, shape, to_bytes(x))
+
+
+def _are_whole(data: Any) -> bool:
+    return all(_are_whole(x) for x in data) if isinstance(data, list) else type(data) is int
+
+
+def _as_dtype(given: "np.ndarray[Any, np.dtype[Any]]", dtype: torch.dtype) -> Tensor:
+    """Returns numbers as a dtype; raises ValueError where they are none of it."""
+    kind = given.dtype.kind
+    if dtype is torch.bool:
+        if kind != "b" and not (kind in "iu" and bool(((given == 0) | (given == 1)).all())):
+            raise ValueError("true, false, 0 and 1 are")
+    elif dtype.is_floating_point:
+        if kind not in "iuf":
+            raise ValueError("numbers are")
+    else:
+        if kind not in "iu":
+            raise ValueError("whole numbers are")
+        bounds = torch.iinfo(dtype)
+        if given.size and (int(given.min()) < bounds.min or int(given.max()) > bounds.max):
+            raise ValueError(f"numbers from {bounds.min} to {bounds.max} are")
+    x = torch.from_numpy(np.ascontiguousarray(given)).to(dtype)
+    if dtype.is_floating_point and bool((x.isinf().numpy() & np.isfinite(given)).any()):
+        raise ValueError(f"numbers up to {torch.finfo(dtype).max} are")
+    return x
+
+
+def texts_from_json(name: str, shape: tuple[int, ...], data: Any) -> list[Any]:
+    """Returns the texts of a JSON list, flat or nested, as lists in lists of bytes."""
+    items: list[bytes] = []
+
+    def collect(x: Any) -> None:
+        if isinstance(x, list):
+            for each in x:
+                collect(each)
+        elif isinstance(x, str):
+            items.append(x.encode(errors="surrogatepass"))
+        else:
+            raise BadInputError(f"input {name!r} must have data that is text, not {type(x).__name__}")
+
+    collect(data)
+    return _as_texts(name, shape, items)
+
+
+def texts_from_bytes(name: str, shape: tuple[int, ...], data: memoryview) -> list[Any]:
+    """Returns the texts that stand each after its length, as lists in lists of bytes."""
+    items, at = [], 0
+    while at < len(data):
+        n_bytes = _LENGTH.unpack_from(data, at)[0] if at + 4 <= len(data) else len(data)
+        at += 4
+        if at + n_bytes > len(data):
+            raise BadInputError(f"input {name!r} must have texts that end where its bytes do")
+        items.append(bytes(data[at : at + n_bytes]))
+        at += n_bytes
+    return _as_texts(name, shape, items)
+
+
+def _as_texts(name: str, shape: tuple[int, ...], items: list[bytes]) -> list[Any]:
+    if len(items) != math.prod(shape):
+        raise BadInputError(f"input {name!r} of shape {list(shape)} has {len(items)} texts")
+    if len(items) > _MAX_TEXTS:
+        raise BadInputError(f"input {name!r} must have at most {_MAX_TEXTS} texts, not {len(items)}")
+    return Texts(shape, items).nested()
 
 
 def to_bytes(x: Tensor) -> bytes:

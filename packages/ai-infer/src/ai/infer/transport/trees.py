@@ -47,6 +47,10 @@ class RawTensor(NamedTuple):
     data: bytes | memoryview
 
 
+RawInput = RawTensor | list[Any]
+"""An argument as bytes: of a tensor, or of each item of a list of texts, nested as it likes."""
+
+
 def flatten(tree: Tree, path: str = "x") -> tuple[Node, list[Tensor]]:
     """Returns a tree's form and its tensors, detached, in order.
 

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,6 +151,26 @@ POSITIONAL_TENSOR: Node = ["u", ["u", ["t"]], ["d"]]
 def positional_layout(dtypes: tuple[torch.dtype, ...], shapes: tuple[tuple[int, ...], ...]) -> Layout:
     """Returns the layout of a request that has these tensors as its positional arguments."""
     return make_layout(["u", ["u", *[["t"]] * len(dtypes)], ["d"]], dtypes, shapes)
+
+
+def raw_call(inputs: Sequence[RawTensor | list[Any]]) -> tuple[Layout, list[RawTensor]]:
+    """Returns the layout and the tensors of a request with these positional arguments: tensors, or lists of bytes."""
+    tensors: list[RawTensor] = []
+
+    def flatten(x: RawTensor | list[Any] | bytes) -> Node:
+        if isinstance(x, list):
+            return ["l", *(flatten(item) for item in x)]
+        if isinstance(x, RawTensor):
+            tensors.append(x)
+            return ["t"]
+        tensors.append(RawTensor(torch.uint8, (len(x),), x))
+        return ["b"]
+
+    nodes = [flatten(x) for x in inputs]
+    dtypes, shapes = tuple([x.dtype for x in tensors]), tuple([x.shape for x in tensors])
+    if all(node == ["t"] for node in nodes):
+        return positional_layout(dtypes, shapes), tensors
+    return make_layout(["u", ["u", *nodes], ["d"]], dtypes, shapes), tensors
 
 
 @lru_cache(maxsize=1024)

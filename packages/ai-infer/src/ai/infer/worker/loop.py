@@ -394,6 +394,7 @@ class Worker:
 
     def _sleep(self, timeout: float | None) -> None:
         """Polls until something happens; says so first, so that a client knows that it has to wake us."""
+        self._vitals.write(self._stats())
         if self._board is None:
             self._poll(timeout)
             return

@@ -1,17 +1,28 @@
 """The application without a network: called as uvicorn would call it."""
 
 import asyncio
+import gzip
 import json
 import random
+import sys
+import zlib
 
+import cloudpickle
+import numpy as np
 import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
+from torch import nn
 
-from ai.infer import InferError
-from ai.infer.http.app import App, _inference_path
+from ai.infer import Inferencer, InferError
+from ai.infer.http import app as make_app
+from ai.infer.http.asgi import App, _inference_path
 from ai.infer.http.models import ModelSource
-from ai.infer.http.tensors import TensorSpec, from_json, from_raw, to_bytes
+from ai.infer.http.repository import ServedModel
+from ai.infer.http.tensors import BadInputError, TensorSpec, from_json, from_raw, to_bytes
+from tests.infer.waiting import wait_until
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know nothing of the tests
 
 X = torch.arange(16, dtype=torch.float32).view(2, 8)
 
@@ -63,6 +74,7 @@ def app(inferencer):
     application = App([ModelSource.parse("m@3=nowhere:factory?input=x:FP32:-1,8")], max_body_bytes=100_000)
     served = application.repository.find("m")
     served.inferencer, served.reason = inferencer, ""
+    application._started = True  # there is nothing to load
     yield application
     served.inferencer = None
 
@@ -113,7 +125,10 @@ def test_plain_bytes_and_plain_json(app, model):
         (v2(inputs=[json_input(data=[None] * 16)]), "input 'x' must have data that is FP32"),
         (v2(inputs=[json_input(), json_input()]), "input 'x' must be given once"),
         (v2(inputs=[json_input()]) + b"more", "must begin with JSON"),
-        (v2(inputs=[json_input(parameters={"binary_data_size": 64})]), "binary_data_size 64, and 0 bytes follow"),
+        (
+            v2(inputs=[json_input(parameters={"binary_data_size": 64})]),
+            "must have either 'data' or binary_data_size, not both",
+        ),
         (v2(inputs=[json_input(parameters=[])]), "'parameters' must be an object, not list"),
         (v2(inputs=[json_input()], id=5), "'id' must be a string, not int"),
         (v2(inputs=[json_input()], outputs=[{"name": "q"}]), "the model has no output 'q'; it has ['y']"),
@@ -130,7 +145,7 @@ def test_more_inputs_than_a_message_can_name_are_refused(app):
     inputs = [json_input(name=f"x{i}", shape=[1, 1], data=[0]) for i in range(9000)]
     status, _, body = ask(app, "POST", "/v2/models/m/infer", v2(inputs=inputs))
     assert status in (400, 413)
-    app.max_body_bytes = 1 << 24
+    app.bodies.max_bytes = 1 << 24
     status, _, body = ask(app, "POST", "/v2/models/m/infer", v2(inputs=inputs))
     assert status == 400
     assert "a message's structure must take at most 65536 bytes" in json.loads(body)["error"]
@@ -217,10 +232,10 @@ def test_metrics_count_requests_by_code(app):
     assert ready.value == 1
 
 
-def test_large_and_compressed_bodies_are_refused(app):
+def test_large_bodies_are_refused(app):
     assert ask(app, "POST", "/models/m", b"", {"content-length": 100_001})[0] == 413
     assert ask(app, "POST", "/models/m", bytes(100_001), chunks=7)[0] == 413
-    assert ask(app, "POST", "/models/m", bytes(32), {"content-encoding": "gzip"})[0] == 415
+    assert ask(app, "POST", "/models/m", bytes(32), {"content-encoding": "br"})[0] == 415
 
 
 def test_json_that_would_hold_up_everyone_is_refused(app):
@@ -250,6 +265,7 @@ def test_json_that_would_hold_up_everyone_is_refused(app):
 def test_without_a_token_nothing_but_health_is_reachable(inferencer):
     app = App([ModelSource.parse("m=nowhere:factory?input=x:FP32:-1,8")], tokens=["secret", "other"])
     app.repository.find("m").inferencer = inferencer
+    app._started = True
     document = json.loads(ask(app, "GET", "/openapi.json", headers={"authorization": "Bearer other"})[2])
     assert document["security"] == [{"token": []}]
     for path, operations in document["paths"].items():
@@ -281,7 +297,7 @@ def test_too_many_requests_and_no_worker_say_when_to_come_back(app, inferencer):
 def test_model_that_fails_tells_the_reason_and_not_its_files(app):
     app.repository.find("m").inputs = ()  # unchecked, so that the model itself refuses
     status, _, body = ask(app, "POST", "/models/m", bytes(12), {"x-shape": "1,3"})
-    assert status == 400
+    assert status == 500
     error = json.loads(body)["error"]
     assert error.startswith("the model failed on this request: RuntimeError: ")
     assert ".py" not in error
@@ -291,7 +307,7 @@ def test_load_takes_no_parameters_and_a_failed_load_leaves_the_model_serving(app
     parameters = v2(parameters={"config": "{}"})
     assert ask(app, "POST", "/v2/repository/models/m/load", parameters)[0] == 400
     status, _, body = ask(app, "POST", "/v2/repository/models/m/load")
-    assert status == 400
+    assert status == 500
     assert "the factory 'nowhere:factory' must be importable" in json.loads(body)["error"]
     assert ask(app, "POST", "/models/m", to_bytes(X))[0] == 200
 
@@ -313,7 +329,7 @@ def test_load_that_fails_in_whatever_way_says_why(app, monkeypatch, error, reaso
     monkeypatch.setattr("ai.infer.http.repository.build", build)
     status, _, body = ask(app, "POST", "/v2/repository/models/m/load")
     said = json.loads(body)["error"]
-    assert (status, said.startswith(f"model 'm' could not be loaded: {reason}")) == (400, True), said
+    assert (status, said.startswith(f"model 'm' could not be loaded: {reason}")) == (500, True), said
     assert "more" not in said
     assert "secret" not in said
     assert ("state_dict" in said) == ("size mismatch for weight" in said)
@@ -367,7 +383,7 @@ def test_malformed_requests_never_crash(app, n_requests):
             headers = {k: _mutate(rng, str(v).encode()).decode("ascii", "replace") for k, v in headers.items()}
             headers = {k: v.encode("ascii", "replace").decode() for k, v in headers.items()}
         status, _, _ = ask(app, "POST", path, body, headers)
-        assert status in (200, 400, 404, 405, 413, 415, 429, 503), (path, body, headers)
+        assert status in (200, 400, 404, 405, 413, 415, 429, 500, 503), (path, body, headers)
         seen.add(status)
     assert {200, 400, 404} <= seen
     assert ask(app, "POST", "/models/m", to_bytes(X))[0] == 200
@@ -409,3 +425,297 @@ def test_json_numbers_become_the_named_datatype():
     assert from_json("x", "INT64", (2,), [1, 2]).dtype is torch.int64
     assert from_raw(from_json("x", "BOOL", (2,), [True, False])).tolist() == [True, False]
     assert TensorSpec.parse("x:BF16:-1").datatype == "BF16"
+
+
+# The protocol to the letter
+
+
+def test_health_says_what_the_protocol_wants(app):
+    assert json.loads(ask(app, "GET", "/v2/health/live")[2]) == {"live": True}
+    assert json.loads(ask(app, "GET", "/v2/health/ready")[2]) == {"ready": True}
+    assert json.loads(ask(app, "GET", "/v2/models/m/ready")[2]) == {"name": "m", "ready": True}
+    status, headers, body = ask(app, "HEAD", "/v2/health/live")
+    assert (status, headers["content-length"], body) == (200, "13", b"")
+
+
+def test_null_id_and_parameters_are_as_if_left_out(app):
+    document = v2(id=None, parameters=None, inputs=[json_input(parameters=None)], outputs=[{"name": "y"}])
+    status, _, body = ask(app, "POST", "/v2/models/m/infer", document)
+    assert status == 200
+    assert "id" not in json.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"parameters": {"sequence_id": 5}}, "the request's parameter 'sequence_id' is not supported"),
+        ({"parameters": {"priority": 2}}, "the request's parameter 'priority' is not supported"),
+        ({"parameters": {"timeout": -1}}, "'timeout' must be a whole number of microseconds from 0, not -1"),
+        ({"parameters": {"binary_data_output": 1}}, "'binary_data_output' must be true or false, not 1"),
+        (
+            {"outputs": [{"name": "y", "parameters": {"shared_memory_region": "r"}}]},
+            "output 'y''s parameter 'shared_memory_region' is not supported",
+        ),
+        ({"outputs": [{"name": "y"}, {"name": "y"}]}, "output 'y' must be asked for once"),
+        (
+            {"outputs": [{"name": "y", "parameters": {"classification": -1}}]},
+            "output 'y' must have a classification from 0, not -1",
+        ),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(app, document, message):
+    status, _, body = ask(app, "POST", "/v2/models/m/infer", v2(inputs=[json_input()], **document))
+    assert (status, json.loads(body)["error"]) == (400, message)
+
+
+def test_shared_memory_of_an_input_is_refused_by_name(app):
+    about = json_input(parameters={"shared_memory_region": "r"})
+    status, _, body = ask(app, "POST", "/v2/models/m/infer", v2(inputs=[about]))
+    assert (status, "'shared_memory_region' is not supported" in json.loads(body)["error"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data", "message"),
+    [
+        ("INT64", [1.7], "whole numbers are"),
+        ("INT64", [True], "whole numbers are"),
+        ("UINT8", [-1], "numbers from 0 to 255 are"),
+        ("UINT8", [256], "numbers from 0 to 255 are"),
+        ("UINT64", [-1], "UINT64"),
+        ("UINT64", [1.5], "whole numbers are"),
+        ("INT64", [1 << 63], "INT64"),
+        ("BOOL", [2], "true, false, 0 and 1 are"),
+        ("FP16", [1e6], "numbers up to 65504.0 are"),
+        ("FP32", ["1"], "numbers are"),
+        ("FP32", [True], "numbers are"),
+        ("FP32", [[1], [1, 2]], "FP32"),
+    ],
+)
+def test_json_numbers_are_never_bent(datatype, data, message):
+    with pytest.raises(BadInputError, match=message):
+        from_json("x", datatype, (1,), data)
+
+
+def test_json_numbers_reach_the_ends_of_their_datatype():
+    for datatype, numbers in [
+        ("UINT64", [0, (1 << 64) - 1]),
+        ("INT64", [-(1 << 63), (1 << 63) - 1]),
+        ("UINT8", [0, 255]),
+        ("BOOL", [True, 0]),
+        ("FP64", [1e300, 1]),
+    ]:
+        raw = from_json("x", datatype, (2,), numbers)
+        dtype = np.dtype({"FP64": "float64"}.get(datatype, datatype.lower()))
+        assert np.frombuffer(raw.data, dtype).tolist() == numbers, datatype
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "GZIP"])
+def test_packed_bodies_are_unpacked_within_the_limit(app, model, encoding):
+    pack = zlib.compress if encoding == "deflate" else gzip.compress
+    status, _, body = ask(app, "POST", "/models/m", pack(to_bytes(X)), {"content-encoding": encoding})
+    assert status == 200
+    assert torch.equal(torch.frombuffer(bytearray(body), dtype=torch.float32).view(2, 4), model(X))
+    for data, expected in [
+        (pack(bytes(200_000)), 413),  # which is 200 bytes
+        (pack(to_bytes(X))[:-3], 400),
+        (pack(to_bytes(X)) + b"more", 400),
+        (b"rubbish", 400),
+    ]:
+        assert ask(app, "POST", "/models/m", data, {"content-encoding": encoding})[0] == expected
+
+
+def test_bodies_on_their_way_share_a_store(app):
+    app.bodies.max_unfinished_bytes = 1000
+    status, headers, _ = ask(app, "POST", "/models/m", bytes(3200), chunks=4)
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert app.bodies.n_unfinished == 0
+    assert ask(app, "POST", "/models/m", to_bytes(X))[0] == 200
+
+
+def test_body_that_does_not_come_ends_the_wait(app):
+    app.bodies._timeout_s = 0.01
+
+    async def never():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    sent = []
+    scope = {"type": "http", "method": "POST", "path": "/models/m", "headers": []}
+    LOOP.run(app(scope, never, send))
+    assert sent[0]["status"] == 408
+
+
+def test_classification_names_the_best(app, model):
+    outputs = [{"name": "y", "parameters": {"classification": 2}}]
+    _, _, body = ask(app, "POST", "/v2/models/m/infer", v2(inputs=[json_input()], outputs=outputs))
+    (y,) = json.loads(body)["outputs"]
+    assert (y["datatype"], y["shape"]) == ("BYTES", [2, 2])
+    values, indices = model(X).topk(2)
+    said = [text.split(":") for text in y["data"]]
+    assert [int(index) for _, index in said] == indices.flatten().tolist()
+    torch.testing.assert_close(torch.tensor([float(value) for value, _ in said]), values.flatten(), atol=1e-4, rtol=0)
+
+
+class Shouting(nn.Module):
+    """Text in, text and its lengths out."""
+
+    def forward(self, texts):
+        flat = [text for row in texts for text in (row if isinstance(row, list) else [row])]
+        return {"loud": [text.upper() for text in flat], "n": torch.tensor([len(text) for text in flat]), "k": 2}
+
+
+@pytest.fixture(scope="module")
+def shouting():
+    with Inferencer(Shouting()) as inferencer:
+        yield inferencer
+
+
+def test_texts_go_in_and_come_out(shouting):
+    app = make_app({"loud": shouting})
+    texts = ["hello", "", "grüße"]
+    about = {"name": "t", "datatype": "BYTES", "shape": [3], "data": texts}
+    _, _, body = ask(app, "POST", "/v2/models/loud/infer", v2(inputs=[about]))
+    loud, n, k = json.loads(body)["outputs"]
+    assert (loud["datatype"], loud["shape"], loud["data"]) == ("BYTES", [3], ["HELLO", "", "GRüßE"])  # of bytes
+    assert (n["data"], k["datatype"], k["data"]) == ([5, 0, 7], "INT64", [2])
+    raw = b"".join(len(each).to_bytes(4, "little") + each for each in (text.encode() for text in texts))
+    binary = {"name": "t", "datatype": "BYTES", "shape": [3, 1], "parameters": {"binary_data_size": len(raw)}}
+    head = v2(inputs=[binary], outputs=[{"name": "loud", "parameters": {"binary_data": True}}])
+    header = {"inference-header-content-length": len(head)}
+    _, headers, body = ask(app, "POST", "/v2/models/loud/infer", head + raw, header)
+    assert body[int(headers["inference-header-content-length"]) :] == raw.upper().replace("ü".encode(), "ü".encode())
+    for change, message in [
+        ({"shape": [2]}, "input 't' of shape [2] has 3 texts"),
+        ({"data": [1, 2, 3]}, "must have data that is text, not int"),
+    ]:
+        status, _, body = ask(app, "POST", "/v2/models/loud/infer", v2(inputs=[{**about, **change}]))
+        assert (status, message in json.loads(body)["error"]) == (400, True)
+    status, _, body = ask(app, "POST", "/v2/models/loud/infer", head + raw[:-1] + b"\xff" * 1, header)
+    assert status == 200
+    bad = (9).to_bytes(4, "little") + raw[4:]
+    assert ask(app, "POST", "/v2/models/loud/infer", head + bad, header)[0] == 400
+    app.close()
+
+
+def test_timeout_of_a_request_is_kept(app, gate):
+    served = app.repository.find("m")
+    request_id = served.inferencer.infer_async(torch.ones(1, 8), do="wait", path=str(gate))
+    wait_until(gate.with_suffix(".begun").exists)
+    document = v2(inputs=[json_input()], parameters={"timeout": 20_000})
+    assert ask(app, "POST", "/v2/models/m/infer", document)[0] == 504
+    gate.unlink()
+    served.inferencer.wait_for_resp(request_id)
+    assert ask(app, "POST", "/v2/models/m/infer", document.replace(b"20000", b"20000000"))[0] == 200
+
+
+def test_token_counts_whatever_the_case_of_its_scheme(inferencer):
+    app = make_app({"m": inferencer}, tokens=["secret"])
+    for given, expected in [("bearer secret", 200), ("BEARER  secret", 200), ("Basic secret", 401), ("secret", 401)]:
+        assert ask(app, "GET", "/v2", headers={"authorization": given})[0] == expected, given
+    app.close()
+
+
+def test_client_that_hangs_up_takes_its_request_out_of_the_queue(app, inferencer, gate):
+    request_id = inferencer.infer_async(torch.ones(1, 8), do="wait", path=str(gate))
+    wait_until(gate.with_suffix(".begun").exists)
+    sent = []
+
+    async def main():
+        gone = asyncio.Event()
+        messages = [{"type": "http.request", "body": to_bytes(X), "more_body": False}]
+
+        async def receive():
+            if messages:
+                return messages.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/models/m", "headers": []}
+        task = asyncio.create_task(app(scope, receive, send))
+        while not app.context.n_pending:
+            await asyncio.sleep(0)
+        gone.set()
+        async with asyncio.timeout(60):
+            await task
+
+    LOOP.run(main())
+    assert gate.exists()
+    assert not sent
+    assert app.context.n_pending == 0
+    n_cancelled = inferencer.vitals.cancelled
+    gate.unlink()
+    inferencer.wait_for_resp(request_id)
+    wait_until(lambda: inferencer.vitals.cancelled == n_cancelled + 1)
+
+
+def test_metrics_and_readiness_wait_for_no_worker(app, inferencer, gate):
+    request_id = inferencer.infer_async(torch.ones(1, 8), do="wait", path=str(gate))
+    wait_until(gate.with_suffix(".begun").exists)
+    text = ask(app, "GET", "/metrics")[2].decode()
+    assert gate.exists()
+    gate.unlink()
+    inferencer.wait_for_resp(request_id)
+    kinds = {f.name: f.type for f in text_string_to_metric_families(text)}
+    assert kinds == {
+        "ai_infer_requests": "counter",
+        "ai_infer_request_duration_seconds": "histogram",
+        "ai_infer_worker_ready": "gauge",
+        "ai_infer_worker_queued_requests": "gauge",
+        "ai_infer_worker_rows": "counter",
+        "ai_infer_worker_batches": "counter",
+        "ai_infer_worker_errors": "counter",
+        "ai_infer_worker_busy_seconds": "counter",
+    }
+
+
+def test_application_is_mounted_in_another_behind_its_middleware(inferencer, model):
+    starlette = pytest.importorskip("starlette.applications")
+    from starlette.middleware import Middleware
+    from starlette.routing import Mount
+
+    class Counting:
+        n = 0
+
+        def __init__(self, app):
+            self.app = app
+
+        async def __call__(self, scope, receive, send):
+            Counting.n += 1
+            await self.app(scope, receive, send)
+
+    ours = make_app({"m": inferencer})
+    outer = starlette.Starlette(routes=[Mount("/ml", ours)], middleware=[Middleware(Counting)])
+    status, _, body = ask(outer, "POST", "/ml/models/m", to_bytes(X), {"x-shape": "2,8"})
+    assert status == 200
+    assert torch.equal(torch.frombuffer(bytearray(body), dtype=torch.float32).view(2, 4), model(X))
+    assert ask(outer, "GET", "/ml/v2/health/ready")[0] == 200
+    assert ask(outer, "POST", "/ml/v2/repository/models/m/unload")[0] == 500  # it is the program's own
+    assert Counting.n == 3
+    ours.close()
+    assert inferencer.ready
+
+
+def test_model_that_cannot_be_tried_out_starts_and_says_nothing_of_its_outputs():
+    needs_three = nn.Conv2d(3, 4, 3)
+    specs = (TensorSpec("x", "FP32", (-1, 3, -1, -1)),)
+    served = ServedModel(ModelSource.parse("m=a:b"), 30, 30)
+    with Inferencer(needs_three) as inferencer:
+        assert served._try_out(inferencer, specs) == ()
+        (y,) = served._try_out(inferencer, (TensorSpec("x", "FP32", (-1, 3, 8, 8)),))
+        assert y == TensorSpec("y", "FP32", (-1, 4, 6, 6))
+
+
+def test_unloading_one_model_leaves_the_server_ready(inferencer):
+    app = App(["a=nowhere:factory", "b=nowhere:factory"])
+    app._started = True
+    app.repository.find("a").inferencer = inferencer
+    assert ask(app, "GET", "/v2/health/ready")[0] == 503
+    app.repository.unload("b")
+    assert ask(app, "GET", "/v2/health/ready")[0] == 200
+    assert json.loads(ask(app, "POST", "/v2/repository/index")[2])[1]["reason"] == "unloaded"
+    app.repository.find("a").inferencer = None

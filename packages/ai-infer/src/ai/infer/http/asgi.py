@@ -1,8 +1,7 @@
-"""The server itself, from a request's path to its reply.
+"""The application, from a request's path to its reply.
 
-It is a raw ASGI application, since a framework's routing and validation cost several times what the rest of a request
-costs. `ai.infer.http.serve` runs it under uvicorn with uvloop, with connections of its own (`ai.infer.http.connection`)
-that hand it whole requests.
+It is plain ASGI, since a framework's routing and validation cost several times what the rest of a request costs. Any
+ASGI server runs it (`ai.infer.http.serve`: uvicorn), and other applications can mount it.
 """
 
 import asyncio
@@ -11,45 +10,43 @@ import hmac
 import json
 import logging
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 from ai.infer.errors import InferError
-from ai.infer.http.inference import Inference, RequestContext, error_body, first_line, refuse
-from ai.infer.http.messages import JSON, RETRY, RefusedError, Reply, Request
+from ai.infer.http.bodies import BodyReader, Receive
+from ai.infer.http.inference import RequestContext, infer, refuse
+from ai.infer.http.messages import JSON, RETRY, RefusedError, Reply, Request, first_line
 from ai.infer.http.metrics import Metrics
 from ai.infer.http.models import ModelSource
 from ai.infer.http.openapi import describe
-from ai.infer.http.repository import Repository, ServedModel, UnknownModelError
+from ai.infer.http.repository import Repository, UnknownModelError
 from ai.infer.http.tensors import BadInputError
+from ai.infer.inferencer import Inferencer
 
 SERVER_VERSION = "0.1.0"
 
 _log = logging.getLogger("ai.infer")
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-
-class Running(Protocol):
-    """A request on its way to its reply."""
-
-    def cancel(self) -> object:
-        """Drops it."""
+_LIVE = b'{"live":true}'
+_READY, _NOT_READY = b'{"ready":true}', b'{"ready":false}'
 
 
 class App:
     """Serves models over HTTP: Open Inference Protocol v2, `POST /models/NAME`, metrics and an OpenAPI document.
 
     Args:
-        sources: of the models, which are loaded when the server starts.
+        models: see `ai.infer.http.app`.
         tokens: one of which a request must carry (`Authorization: Bearer …`); empty: nobody is asked. Health is free.
-        max_body_bytes: of a request.
+        max_body_bytes: of a request, also when it is unpacked.
+        max_unfinished_bytes: of all bodies together that are still being sent.
         max_json_bytes: of what is JSON in it: nobody else is answered while it is parsed, in a thread or not.
         max_pending: requests that may be on their way at once; further ones are refused with 429.
-        timeout_s: how long a request may take before it is answered with 503.
+        timeout_s: how long a request may take to arrive, and to be answered.
+        stall_timeout_s: after so long in one batch a model counts as not ready; None: as long as `timeout_s`.
 
     Raises:
         ValueError: an option is out of range.
@@ -57,13 +54,15 @@ class App:
 
     def __init__(
         self,
-        sources: list[ModelSource],
+        models: Mapping[str, Inferencer] | Sequence[str | ModelSource],
         *,
         tokens: list[str] | None = None,
         max_body_bytes: int = 1 << 26,
+        max_unfinished_bytes: int = 1 << 28,
         max_json_bytes: int = 1 << 23,
         max_pending: int = 1024,
         timeout_s: float = 30.0,
+        stall_timeout_s: float | None = None,
     ) -> None:
         if sys.byteorder != "little":
             raise ValueError("the server must run on a little-endian machine, as the protocol's bytes are")
@@ -74,63 +73,63 @@ class App:
             )
         if tokens is not None and not all(tokens):
             raise ValueError("tokens must not be empty strings")
-        self.repository = Repository(sources, timeout_s)
+        self.repository = Repository(models, timeout_s, timeout_s if stall_timeout_s is None else stall_timeout_s)
         self.metrics = Metrics(self.repository)
         self.context = RequestContext(self.metrics, max_pending, max_json_bytes)
-        self.max_body_bytes = max_body_bytes
-        self.timeout_s = timeout_s
-        self._tokens = [f"Bearer {token}".encode() for token in tokens or []]
+        self.bodies = BodyReader(max_body_bytes, max_unfinished_bytes, timeout_s)
+        self._tokens = [token.encode() for token in tokens or []]
         self._changing = asyncio.Lock()  # one load or unload at a time
+        self._started = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serves one request, or the server's start and end, as ASGI wants it."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
         if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1003})
             return
-        request = Request(scope["method"], scope["path"], dict(scope["headers"]))
-        refusal = self.check(request)
+        path: str = scope["path"]
+        root = scope.get("root_path", "")
+        if root and path.startswith(root):  # where another application has mounted this one
+            path = path[len(root) :]
+        request = Request(scope["method"], path, dict(scope["headers"]))
         try:
-            if refusal is None:
-                request.body = await self._read_body(receive)
-            status, headers, body = refusal or await self._answer(request)
-        except RefusedError as error:
-            status, headers, body = refuse(error)
+            if self._tokens and not _is_free(request):
+                self._check_token(request.headers)
+            self.bodies.check(request)
+            request.body = await self.bodies.read(request, receive)
+            if not self._started:
+                await self.start()
+            status, headers, body = await self._answer(request, receive)
         except ConnectionResetError:  # whoever asked is gone
             return
+        except Exception as error:
+            status, headers, body = refuse(error)
         fields = [*headers, (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": status, "headers": fields})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
 
-    async def _answer(self, request: Request) -> Reply:
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        running = self.begin(request, future.set_result)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            running.cancel()
-            raise
+    async def start(self) -> None:
+        """Loads the models; a server does so at its start, and an application that is mounted before its first answer.
 
-    async def _read_body(self, receive: Receive) -> bytes:
-        body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ConnectionResetError
-            body += message.get("body", b"")
-            if len(body) > self.max_body_bytes:
-                raise self.too_large()
-            if not message.get("more_body", False):
-                return bytes(body)
+        Raises:
+            Exception: whatever a model's source raises.
+        """
+        async with self._changing:
+            if not self._started:
+                await asyncio.gather(
+                    *(asyncio.to_thread(self.repository.start, name) for name in self.repository.models)
+                )
+                self._started = True
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 try:
-                    loads = [asyncio.to_thread(self.repository.load, name) for name in self.repository.models]
-                    await asyncio.gather(*loads)
+                    await self.start()
                 except Exception as error:
                     await asyncio.to_thread(self.close)
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -148,69 +147,28 @@ class App:
 
     # From a request to an answer --------------------------------------------------------------------------------
 
-    def check(self, request: Request) -> Reply | None:
-        """Returns why a request is refused before its body is read; None: it is not."""
-        headers = request.headers
-        try:
-            if self._tokens and not _is_free(request):
-                self._check_token(headers)
-            if headers.get(b"content-encoding", b"identity") != b"identity":
-                raise RefusedError(415, "the body must not be compressed")
-            length = headers.get(b"content-length", b"")
-            if length.isdigit() and int(length) > self.max_body_bytes:
-                raise self.too_large(int(length))
-        except RefusedError as error:
-            return refuse(error)
-        return None
-
-    def too_large(self, n_bytes: int | None = None) -> RefusedError:
-        """Returns the refusal of a body that is over the limit."""
-        what = f"the body must have at most {self.max_body_bytes} bytes"
-        return RefusedError(413, what if n_bytes is None else f"{what}, not {n_bytes}")
-
-    def begin(self, request: Request, done: Callable[[Reply], object]) -> Running:
-        """Answers a request that `check` let pass; `done` gets the reply, at once or later, in the running loop."""
-        try:
-            found = self._find_inference(request)
-        except Exception as error:
-            done(refuse(error))
-            return _DONE
-        if found is not None:
-            model, plain = found
-            inference = Inference(self.context, model, done)
-            inference.start(request, plain=plain)
-            return inference
-        task = asyncio.get_running_loop().create_task(self._answer_other(request))
-        task.add_done_callback(lambda task: task.cancelled() or done(task.result()))
-        return task
-
-    def _find_inference(self, request: Request) -> tuple[ServedModel, bool] | None:
-        """Returns which model a request is for, and whether it is a plain one; None: it is none for a model."""
+    async def _answer(self, request: Request, receive: Receive) -> Reply:
         path = request.path  # one that is long is of a client that would fill the cache
         asked = (_inference_path if len(path) <= 256 else _inference_path.__wrapped__)(path)
         if asked is None:
-            return None
+            return await self._route(request)
         name, version, plain = asked
         if plain:
             _only("POST", request)
         model = self.repository.find(name, version)
         _only("POST", request)
-        return model, plain
-
-    async def _answer_other(self, request: Request) -> Reply:
-        try:
-            return await self._route(request)
-        except Exception as error:
-            return refuse(error)
+        return await infer(self.context, model, request, receive, plain=plain)
 
     async def _route(self, request: Request) -> Reply:
         path = request.path
         if path == "/v2/health/live":
             _only("GET", request)
-            return 200, (), b""
+            return 200, JSON, _LIVE
         if path == "/v2/health/ready":
             _only("GET", request)
-            return (200, (), b"") if all(model.ready for model in self.repository.all()) else (503, RETRY, b"")
+            if self.repository.ready:
+                return 200, JSON, _READY
+            return 503, (*JSON, *RETRY), _NOT_READY
         parts = path.split("/")[1:]
         if parts[:2] == ["v2", "models"] and len(parts) >= 3:
             return self._answer_model(parts[2:], request)
@@ -218,12 +176,11 @@ class App:
             return await self._answer_repository(parts[2:], request)
         if path in ("/v2", "/v2/"):
             _only("GET", request)
-            extensions = ["binary_tensor_data", "model_repository"]
+            extensions = ["binary_tensor_data", "classification", "model_repository"]
             return 200, JSON, _json({"name": "ai-infer", "version": SERVER_VERSION, "extensions": extensions})
         if path == "/metrics":
             _only("GET", request)
-            text = await asyncio.to_thread(self.metrics.write)
-            return 200, ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),), text
+            return 200, ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),), self.metrics.write()
         if path == "/openapi.json":
             _only("GET", request)
             return 200, JSON, _json(describe(self.repository, SERVER_VERSION, bool(self._tokens)))
@@ -238,14 +195,14 @@ class App:
         if not rest:
             return 200, JSON, _json(model.metadata(sorted(self.repository.models[name])))
         if rest == ["ready"]:
-            if model.ready:
-                return 200, (), b""
-            return 503, (*JSON, *RETRY), error_body(f"model {name!r} is not ready")
+            body = _json({"name": name, "ready": model.ready})
+            return (200, JSON, body) if model.ready else (503, (*JSON, *RETRY), body)
         if rest == ["config"]:
-            spec = [
-                {"name": s.name, "data_type": f"TYPE_{s.datatype}", "dims": list(s.shape[1:])} for s in model.inputs
-            ]
-            return 200, JSON, _json({"name": name, "platform": "pytorch_libtorch", "input": spec, "output": []})
+            sides = {
+                side: [{"name": s.name, "data_type": f"TYPE_{s.datatype}", "dims": list(s.shape)} for s in specs]
+                for side, specs in (("input", model.inputs), ("output", model.outputs))
+            }
+            return 200, JSON, _json({"name": name, "platform": "pytorch_libtorch", **sides})
         raise RefusedError(404, f"a model has no {'/'.join(rest)!r:.80}")
 
     async def _answer_repository(self, parts: list[str], request: Request) -> Reply:
@@ -265,25 +222,16 @@ class App:
                 except Exception as error:  # a factory, or torch that finds the weights unfit, raises whatever it likes
                     _log.warning("model %r could not be %sed", parts[1], parts[2], exc_info=error)
                     reason = f"model {parts[1]!r} could not be {parts[2]}ed: {_why(error)}"
-                    raise BadInputError(reason) from error
+                    raise RefusedError(500, reason) from error
             return 200, JSON, b"{}"
         raise RefusedError(404, f"the repository has no {'/'.join(parts)!r:.80}")
 
     def _check_token(self, headers: dict[bytes, bytes]) -> None:
-        given = headers.get(b"authorization", b"")
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         # All are compared, each in constant time: how long it takes says nothing of how near a guess was.
-        if sum(hmac.compare_digest(given, token) for token in self._tokens) == 0:
+        right = sum(hmac.compare_digest(given.strip(), token) for token in self._tokens)
+        if scheme.lower() != b"bearer" or right == 0:
             raise RefusedError(401, "a valid token must be sent", ((b"www-authenticate", b"Bearer"),))
-
-
-class _Done:
-    """A request that is answered."""
-
-    def cancel(self) -> None:
-        """Comes too late."""
-
-
-_DONE = _Done()
 
 
 def _why(error: Exception) -> str:
@@ -314,12 +262,12 @@ def _inference_path(path: str) -> tuple[str, str | None, bool] | None:
 
 def _is_free(request: Request) -> bool:
     """Returns whether a request needs no token."""
-    return request.method == "GET" and request.path in ("/v2/health/live", "/v2/health/ready")
+    return request.method in ("GET", "HEAD") and request.path in ("/v2/health/live", "/v2/health/ready")
 
 
 def _only(allowed: str, request: Request) -> None:
     method = request.method
-    if method != allowed:
+    if method != allowed and not (allowed == "GET" and method == "HEAD"):
         raise RefusedError(405, f"the method must be {allowed}, not {method!r:.20}", ((b"allow", allowed.encode()),))
 
 

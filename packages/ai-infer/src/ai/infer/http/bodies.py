@@ -1,0 +1,106 @@
+"""The bodies of requests: read within a time, a size and a common store, and unpacked within a size."""
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from ai.infer.http.messages import RETRY, RefusedError, Request
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+_WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"x-gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+
+
+class BodyReader:
+    """Reads the bodies of an application's requests.
+
+    Args:
+        max_bytes: of one body, packed and unpacked.
+        max_unfinished_bytes: of all bodies together that are still being sent.
+        timeout_s: how long a body may take to arrive.
+    """
+
+    def __init__(self, max_bytes: int, max_unfinished_bytes: int, timeout_s: float) -> None:
+        self.max_bytes = max_bytes
+        self.max_unfinished_bytes = max_unfinished_bytes
+        self._timeout_s = timeout_s
+        self.n_unfinished = 0
+
+    def check(self, request: Request) -> None:
+        """Raises `RefusedError` if a body is not to be read at all."""
+        length = request.headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > self.max_bytes:
+            raise self._too_large(f", not {int(length)}")
+        encoding = request.headers.get(b"content-encoding", b"identity").lower()
+        if encoding != b"identity" and encoding not in _WINDOWS:
+            shown = encoding.decode("latin1")
+            raise RefusedError(415, f"content-encoding must be gzip, deflate or identity, not {shown!r:.40}")
+
+    async def read(self, request: Request, receive: Receive) -> bytes:
+        """Returns a request's body, unpacked.
+
+        Raises:
+            RefusedError: it is too large, too slow, or damaged.
+            ConnectionResetError: the client is gone.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                body = await self._collect(receive)
+        except TimeoutError:
+            raise RefusedError(408, f"a request must be sent within {self._timeout_s} s") from None
+        encoding = request.headers.get(b"content-encoding", b"identity").lower()
+        return body if encoding == b"identity" else self._unpack(body, encoding)
+
+    async def _collect(self, receive: Receive) -> bytes:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body", False):
+            if len(body) > self.max_bytes:
+                raise self._too_large()
+            return body
+        parts, n_bytes = [body], len(body)
+        self.n_unfinished += n_bytes
+        try:
+            while True:
+                if n_bytes > self.max_bytes:
+                    raise self._too_large()
+                if self.n_unfinished > self.max_unfinished_bytes:
+                    raise RefusedError(503, "too many bodies are being sent at once; try again soon", RETRY)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ConnectionResetError
+                part = message.get("body", b"")
+                parts.append(part)
+                n_bytes += len(part)
+                self.n_unfinished += len(part)
+        finally:
+            self.n_unfinished -= n_bytes
+
+    def _unpack(self, body: bytes, encoding: bytes) -> bytes:
+        try:
+            unpacker = zlib.decompressobj(_WINDOWS[encoding])
+            unpacked = unpacker.decompress(body, self.max_bytes + 1)
+        except zlib.error:
+            if encoding != b"deflate":
+                raise self._damaged(encoding) from None
+            try:  # some send it without the zlib header that the standard asks for
+                unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+                unpacked = unpacker.decompress(body, self.max_bytes + 1)
+            except zlib.error:
+                raise self._damaged(encoding) from None
+        if len(unpacked) > self.max_bytes:
+            raise self._too_large(" when it is unpacked")
+        if not unpacker.eof or unpacker.unused_data:
+            raise self._damaged(encoding)
+        return unpacked
+
+    @staticmethod
+    def _damaged(encoding: bytes) -> RefusedError:
+        return RefusedError(400, f"the body must be whole and of content-encoding {encoding.decode()}")
+
+    def _too_large(self, what: str = "") -> RefusedError:
+        return RefusedError(413, f"the body must have at most {self.max_bytes} bytes{what}")
