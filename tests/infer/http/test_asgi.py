@@ -17,9 +17,9 @@ from torch import nn
 from ai.infer import Inferencer, InferError
 from ai.infer.http import app as make_app
 from ai.infer.http.asgi import App, _inference_path
+from ai.infer.http.formats.tensors import BadInputError, TensorSpec, from_json, from_raw, to_bytes
 from ai.infer.http.models import ModelSource
 from ai.infer.http.repository import ServedModel
-from ai.infer.http.tensors import BadInputError, TensorSpec, from_json, from_raw, to_bytes
 from tests.infer.waiting import wait_until
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know nothing of the tests

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ai.infer.connection.handshake import Transport
+from ai.infer.http.formats.tensors import DATATYPES
 from ai.infer.http.models import ModelSource, build
-from ai.infer.http.tensors import DATATYPES
 from ai.infer.inferencer import Inferencer
 
 

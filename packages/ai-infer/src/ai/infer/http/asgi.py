@@ -15,14 +15,14 @@ from functools import lru_cache
 from typing import Any
 
 from ai.infer.errors import InferError
-from ai.infer.http.bodies import BodyReader, Receive
+from ai.infer.http.formats.bodies import BodyReader, Receive
+from ai.infer.http.formats.messages import JSON, RETRY, RefusedError, Reply, Request, first_line
+from ai.infer.http.formats.tensors import BadInputError
 from ai.infer.http.inference import RequestContext, infer, refuse
-from ai.infer.http.messages import JSON, RETRY, RefusedError, Reply, Request, first_line
 from ai.infer.http.metrics import Metrics
 from ai.infer.http.models import ModelSource
 from ai.infer.http.openapi import describe
 from ai.infer.http.repository import Repository, UnknownModelError
-from ai.infer.http.tensors import BadInputError
 from ai.infer.inferencer import Inferencer
 
 SERVER_VERSION = "0.1.0"

@@ -9,13 +9,13 @@ from typing import Any
 from ai.infer.client import InferencerClient
 from ai.infer.connection.raw_request import RawRequest
 from ai.infer.errors import InferError, RequestError
-from ai.infer.http.messages import JSON, RETRY, RefusedError, Reply, Request, error_body, first_line
+from ai.infer.http.formats.messages import JSON, RETRY, RefusedError, Reply, Request, error_body, first_line
+from ai.infer.http.formats.outputs import named_outputs
+from ai.infer.http.formats.plain import answer_plain, is_json, read_plain
+from ai.infer.http.formats.protocol import read_request, write_response
+from ai.infer.http.formats.tensors import BadInputError, json_length
 from ai.infer.http.metrics import Metrics
-from ai.infer.http.outputs import named_outputs
-from ai.infer.http.plain import answer_plain, is_json, read_plain
-from ai.infer.http.protocol import read_request, write_response
 from ai.infer.http.repository import NotReadyError, ServedModel, UnknownModelError
-from ai.infer.http.tensors import BadInputError, json_length
 from ai.infer.transport.errors import WireError
 from ai.infer.transport.trees import RawInput, Tree
 

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from ai.infer.http.tensors import DATATYPES, NAMES, TensorSpec
+from ai.infer.http.formats.tensors import DATATYPES, NAMES, TensorSpec
 from ai.infer.transport.trees import Tree
 from ai.model.saved import MANIFEST, SnapshotError, construct, newest, read_manifest
 from ai.model.saved import build as build_saved

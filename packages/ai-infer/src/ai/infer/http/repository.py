@@ -9,11 +9,11 @@ import torch
 
 from ai.infer.client import InferencerClient
 from ai.infer.errors import RequestError
-from ai.infer.http.messages import first_line
+from ai.infer.http.formats.messages import first_line
+from ai.infer.http.formats.outputs import named_outputs
+from ai.infer.http.formats.protocol import Plan
+from ai.infer.http.formats.tensors import BYTES, DATATYPES, BadInputError, TensorSpec, Texts, datatype_of
 from ai.infer.http.models import ModelSource, build
-from ai.infer.http.outputs import named_outputs
-from ai.infer.http.protocol import Plan
-from ai.infer.http.tensors import BYTES, DATATYPES, BadInputError, TensorSpec, Texts, datatype_of
 from ai.infer.inferencer import Inferencer
 from ai.infer.worker.sharing import Share
 

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from ai.infer.http.messages import RETRY, RefusedError, Request
+from ai.infer.http.formats.messages import RETRY, RefusedError, Request
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"x-gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ai.infer.http.messages import JSON, Headers
-from ai.infer.http.outputs import Output, classify
-from ai.infer.http.tensors import (
+from ai.infer.http.formats.messages import JSON, Headers
+from ai.infer.http.formats.outputs import Output, classify
+from ai.infer.http.formats.tensors import (
     BYTES,
     BadInputError,
     TensorSpec,

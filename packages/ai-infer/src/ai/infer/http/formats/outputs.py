@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ai.infer.http.tensors import BadInputError, Texts, from_raw, to_bytes
+from ai.infer.http.formats.tensors import BadInputError, Texts, from_raw, to_bytes
 from ai.infer.transport.trees import RawTensor, Tree
 
 Output = RawTensor | Texts

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from ai.infer.http.messages import JSON, Headers
-from ai.infer.http.outputs import Output
-from ai.infer.http.tensors import (
+from ai.infer.http.formats.messages import JSON, Headers
+from ai.infer.http.formats.outputs import Output
+from ai.infer.http.formats.tensors import (
     BYTES,
     DATATYPES,
     BadInputError,

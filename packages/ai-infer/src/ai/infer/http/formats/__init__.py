@@ -1,0 +1,1 @@
+"""What travels: bodies, tensors and texts as the Open Inference Protocol and plain requests write them."""
