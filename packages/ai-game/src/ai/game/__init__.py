@@ -16,6 +16,7 @@ from ai.game.games.connect4 import ConnectFour as ConnectFour
 from ai.game.games.gomoku import Gomoku as Gomoku
 from ai.game.games.gymnasium_game import GymnasiumGame as GymnasiumGame
 from ai.game.games.hex import Hex as Hex
+from ai.game.games.open_spiel_game import OpenSpielGame as OpenSpielGame
 from ai.game.games.othello import Othello as Othello
 from ai.game.games.sliding import SlidingTiles as SlidingTiles
 from ai.game.games.tictactoe import TicTacToe as TicTacToe
@@ -79,6 +80,7 @@ __all__ = [
     "Hex",
     "LearnedModel",
     "NetEvaluator",
+    "OpenSpielGame",
     "Othello",
     "ParallelEnvironments",
     "Play",
