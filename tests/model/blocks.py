@@ -28,6 +28,16 @@ def first_of(pair: tuple[Tensor, object]) -> Tensor:
     return pair[0]
 
 
+def code_and_loss(out):
+    """Of a quantiser: a sum that both its codes and its input have an effect on."""
+    return out.x + out.loss
+
+
+def latent_and_divergence(out):
+    """Of a variational bottleneck, likewise."""
+    return out.z + out.kl[:, None, None, None]
+
+
 IMAGE, TOKENS, VECTOR, Z = (3, 4, 8, 8), (2, 6, 8), (3, 8), (3, 5)
 
 RESCALED = {"gain": 1.4, "clamp": 256, "blur": (1, 3, 3, 1), "scale_w": True, "lr_mult": 0.5}
@@ -107,6 +117,11 @@ BLOCKS = {
     "patch_emb": Block(lambda: m.patch_emb(4, 8, 4), (IMAGE,)),
     "lstm": Block(lambda: m.seq(m.lstm(8, 4), first_of), (TOKENS,)),
     "gru": Block(lambda: m.seq(m.gru(8, 4), first_of), (TOKENS,)),
+    "time_emb": Block(lambda: m.time_emb(6), ((3,),)),
+    "time_emb fourier": Block(lambda: m.time_emb(6, "fourier", scale=1.0), ((3,),)),
+    "dit_blk": Block(lambda: m.dit_blk(8, 2, 5, init_gain=0.5), (TOKENS, (2, 5))),
+    "vq": Block(lambda: m.seq(m.vq(5, 4), code_and_loss), (IMAGE,)),
+    "kl": Block(lambda: m.seq(m.kl(), latent_and_divergence), (IMAGE,)),
     "embed": Block(lambda: m.embed(5, 8), ((3, 4),), integers=5),
     "batch": Block(lambda: m.norm.batch(4), (IMAGE,)),
     "instance": Block(lambda: m.norm.instance(4), (IMAGE,)),

@@ -3,6 +3,8 @@
 from ai.model import f, norm
 from ai.model.activation import actv, actv_gain
 from ai.model.attention import attn, sa
+from ai.model.conditioning.dit import dit_blk
+from ai.model.conditioning.time import time_emb
 from ai.model.container import gru, lstm, module_dict, modules, null, repeat, res, seq
 from ai.model.conv import conv
 from ai.model.convolution.convnext import convnext_blk
@@ -33,6 +35,8 @@ from ai.model.init import (
     orthogonal,
 )
 from ai.model.lagged import Lagged
+from ai.model.latent.kl import kl
+from ai.model.latent.vq import vq
 from ai.model.linear import fc
 from ai.model.model import Model
 from ai.model.modulated import modconv, modfc, modresblk, modseq
@@ -67,6 +71,7 @@ __all__ = [
     "conv_separable",
     "conv_transposed",
     "convnext_blk",
+    "dit_blk",
     "draw_normal",
     "draw_orthogonal",
     "draw_uniform",
@@ -83,6 +88,7 @@ __all__ = [
     "gru",
     "init_module",
     "init_rule",
+    "kl",
     "layer_scale",
     "load_into",
     "load_state",
@@ -117,10 +123,12 @@ __all__ = [
     "se",
     "seq",
     "summarize",
+    "time_emb",
     "to_torch",
     "tx_dec",
     "tx_dec_blk",
     "tx_enc",
     "tx_enc_blk",
     "upfirdn",
+    "vq",
 ]

@@ -1,0 +1,1 @@
+"""Blocks that a noise level, a class or another vector steers."""

@@ -1,0 +1,1 @@
+"""Bottlenecks of autoencoders, whose codes another model can learn."""

@@ -1,0 +1,62 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+import ai.model as m
+
+
+def test_each_vector_becomes_its_nearest_code():
+    torch.manual_seed(0)
+    net, x = m.vq(7, 3).double(), torch.randn(2, 3, 4, 5).double()
+    torch.nn.init.normal_(net.codes)
+    out = net(x)
+    for b in range(2):
+        for i in range(4):
+            for j in range(5):
+                distances = [(x[b, :, i, j] - code).norm().item() for code in net.codes]
+                nearest = distances.index(min(distances))
+                assert out.indices[b, i, j] == nearest
+                torch.testing.assert_close(out.x[b, :, i, j], net.codes[nearest])
+    assert net(x[:, :, 0, 0]).indices.tolist() == out.indices[:, 0, 0].tolist()
+
+
+def test_gradients_go_straight_through_and_codes_to_their_inputs():
+    torch.manual_seed(0)
+    net = m.vq(4, 3, beta=0.5).double()
+    x = torch.randn(6, 3).double().requires_grad_()
+    weights = torch.randn(6, 3).double()
+    out = net(x)
+    (straight,) = torch.autograd.grad((out.x * weights).sum(), x, retain_graph=True)
+    torch.testing.assert_close(straight, weights)
+    nearest = net.codes[out.indices]
+    torch.testing.assert_close(out.loss, 1.5 * F.mse_loss(nearest, x))
+    by_x, by_codes = torch.autograd.grad(out.loss, (x, net.codes))
+    torch.testing.assert_close(by_x, 0.5 * 2 * (x - nearest) / x.numel())
+    expected = torch.zeros_like(net.codes).index_add(0, out.indices, 2 * (nearest - x) / x.numel())
+    torch.testing.assert_close(by_codes, expected)
+
+
+def test_a_latent_is_as_in_diffusers_and_is_drawn_in_training_only():
+    distributions = pytest.importorskip("diffusers.models.autoencoders.vae")
+    x = torch.randn(3, 8, 4, 4, generator=torch.Generator().manual_seed(0)) * 3
+    x[0, 4] = 100  # beyond what an exponential bears
+    theirs = distributions.DiagonalGaussianDistribution(x)
+    net = m.kl().eval()
+    z, divergence = net(x)
+    torch.testing.assert_close(z, theirs.mode(), rtol=0, atol=0)
+    torch.testing.assert_close(divergence, theirs.kl(), rtol=1e-5, atol=1e-3)
+    wide = torch.cat([torch.zeros(20_000, 1), torch.full((20_000, 1), 4.0).log()], 1)
+    torch.manual_seed(0)
+    assert net.train()(wide).z.std().item() == pytest.approx(2, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: m.vq(0, 4), r"n_codes \(0\) must be at least 1"),
+        (lambda: m.vq(4, 4, beta=-1), r"beta \(-1\) must be at least 0"),
+    ],
+)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
