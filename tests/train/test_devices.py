@@ -10,7 +10,10 @@ import ai.model as m
 from ai.data import ReplayBuffer
 from ai.examples.muzero.model import Model as World2
 from ai.train import (
+    DQN,
+    PPO,
     RL,
+    SAC,
     AdversarialAutoencoder,
     Classify,
     Diffusion,
@@ -31,6 +34,7 @@ from ai.train import (
     schedule,
 )
 from ai.train.engine.update import Update
+from ai.train.saving.host_copies import HostCopies
 from tests.devices import assert_close, lies_on
 from tests.pretended_cuda import PretendedCuda
 
@@ -273,6 +277,57 @@ def played():
     return {"obs": drawn(4, 6), "policy": drawn(4, 3).softmax(1), "target": drawn(4), "weight": drawn(4).abs()}
 
 
+class Actor(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.policy, self.value = nn.Linear(6, 3), nn.Linear(6, 1)
+
+    def forward(self, obs):
+        return m.Categorical(self.policy(obs)), self.value(obs).squeeze(-1)
+
+
+class Critics(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.nets = nn.ModuleList([nn.Linear(8, 1), nn.Linear(8, 1)])
+
+    def forward(self, obs, action):
+        return torch.stack([net(torch.cat([obs, action], 1))[:, 0] for net in self.nets])
+
+
+class Soft(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.critics = nn.Linear(6, 4), m.Lagged(Critics())
+        self.log_alpha = nn.Parameter(torch.tensor(-1.0))
+
+    def actor(self, obs):
+        return m.SquashedGaussian(*self.body(obs).chunk(2, 1))
+
+
+class Values(nn.Module):
+    def __init__(self, quantiles=1):
+        super().__init__()
+        heads = (m.rearrange("b (a q) -> b a q", a=3),) if quantiles > 1 else ()
+        self.q = m.Lagged(nn.Sequential(nn.Linear(6, 3 * quantiles), *heads))
+
+
+def acted():
+    return {
+        "obs": drawn(4, 5, 6), "action": drawn(4, 5).abs().long() % 3, "log_prob": -drawn(4, 5).abs(),
+        "advantage": drawn(4, 5), "target": drawn(5, 4).T, "value": drawn(4, 5), "mask": drawn(4, 5) > -1,
+        "legal": torch.ones(4, 5, 3, dtype=torch.bool),
+    }  # fmt: skip
+
+
+def stepped(action=None):
+    return {
+        "obs": drawn(4, 6), "action": torch.arange(4) % 3 if action is None else action, "n_step_reward": drawn(4),
+        "next_obs": drawn(6, 4).T, "next_discount": torch.tensor([0.9, 0.0, 0.9, 0.0]), "weight": drawn(4).abs(),
+        "index": torch.arange(4),
+    }  # fmt: skip
+
+
 PARTS = {"pixel": loss.mse, "mae": loss.mae, "huber": loss.huber, "ssim": (0.5, loss.ssim_loss)}
 
 ENVIRONMENTS = {
@@ -287,9 +342,16 @@ ENVIRONMENTS = {
     ),
     "diffusion": (Diffusion(), Denoiser, lambda: {"x": drawn(4, 6)}),
     "rl": (RL(entropy=0.1), Pair, played),
+    "ppo": (PPO(entropy=0.1, clip_value=0.2), Actor, acted),
+    "dqn": (DQN(follow_every=1, tau=0.5, priorities=lambda index, error: None), Values, stepped),
+    "dqn of quantiles": (DQN(follow_every=1), lambda: Values(5), stepped),
+    "sac": (SAC(), Soft, lambda: stepped(drawn(4, 2).tanh())),
     "muzero": (MuZero(Support(4), obs_unrolled=True, consistency_weight=0.1), lambda: World(9), unrolled),
     "muzero of scalars": (MuZero(obs_unrolled=True), lambda: World(1), unrolled),
 }
+
+
+DRAWS = ("diffusion", "sac")
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
@@ -297,19 +359,20 @@ def test_an_environment_loses_on_the_device_what_it_loses_on_the_cpu(name, devic
     env, make, batch = ENVIRONMENTS[name]
     torch.manual_seed(0)
     model = make()
-    if device == "cpu" or name != "diffusion" or PretendedCuda.active is not None:  # a GPU draws other noise
+    if device == "cpu" or name not in DRAWS or PretendedCuda.active is not None:  # a GPU draws other noise
         torch.manual_seed(1)
         with torch.no_grad():
             expected = float(env(copy.deepcopy(model), batch(), 0).detach())
     model.to(device)
     data = {key: value.to(device) for key, value in batch().items()}
-    env(model, data, 0)  # what is made once, such as a network of features, is made here
+    with torch.no_grad():
+        env(model, data, 0)  # what is made once, such as a network of features, is made here
     torch.manual_seed(1)
     with no_sync():
         value = env(model, data, 0)
         value.backward()
     assert lies_on(value, device)
-    if device == "cpu" or name != "diffusion" or PretendedCuda.active is not None:
+    if device == "cpu" or name not in DRAWS or PretendedCuda.active is not None:
         assert float(value.detach()) == pytest.approx(expected, rel=1e-4)
     assert lies_on([p.grad for p in model.parameters() if p.grad is not None], device)
 
@@ -376,6 +439,18 @@ def test_a_snapshot_of_a_device_resumes_there_and_on_the_cpu(device, tmp_path):
     (tmp_path / "000000005").rename(tmp_path / "third")
     (tmp_path / "000000004").rename(tmp_path / "fourth")
     assert_close(run("cpu", 5, True), whole)
+
+
+def test_copies_for_a_snapshot_are_whole_when_they_are_handed_out(device):
+    copies, weight = HostCopies(), torch.arange(4.0).to(device)
+    state = {"weight": weight, "tied": [weight], "empty": weight[:0]}
+    first = copies.take(state)
+    assert lies_on(first, "cpu")
+    assert first["weight"].tolist() == [0, 1, 2, 3]
+    assert first["tied"][0] is first["weight"]
+    weight += 1  # what was handed out is no longer read by the device
+    assert first["weight"].tolist() == [0, 1, 2, 3]
+    assert copies.take(state)["weight"].tolist() == [1, 2, 3, 4]
 
 
 def test_an_update_reads_its_sums_where_they_lie(device):

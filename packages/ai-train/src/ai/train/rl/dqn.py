@@ -26,7 +26,8 @@ class DQN:
         tau: share of the way that it follows.
         double: the network chooses the next action and its lagged copy judges it; else the copy does both.
         huber: where the error's square becomes a line.
-        priorities: (index, priority) -> None, such as `loader.update_priorities`, given each draw's error.
+        priorities: (index, priority) -> None, such as `loader.update_priorities`, given each draw's error; both lie
+            where the batch does.
 
     Several steps are the buffer's (`n_step`), duelling heads the model's (`Duelling`). With quantiles the loss is
     that of QR-DQN.
@@ -82,7 +83,7 @@ class DQN:
         log("q", lambda: taken.mean())
         log("td_error", lambda: error.abs().mean())
         if self.priorities is not None and torch.is_grad_enabled():
-            self.priorities(batch["index"], error.detach().abs().cpu() + 1e-6)
+            self.priorities(batch["index"], error.detach().abs() + 1e-6)
         return (loss * batch["weight"]).mean() if "weight" in batch else loss.mean()
 
     def _goal(self, model: Any, batch: Mapping[str, Tensor], rows: Tensor) -> Tensor:
