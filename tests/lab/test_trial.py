@@ -288,7 +288,7 @@ def test_a_model_made_of_modules_comes_back_from_its_folder_and_is_served_from_i
     loaded = trial.load_model()
     assert torch.equal(loaded(x), model(x))
     assert not loaded.training
-    served, inputs = build(ModelSource.parse(f"m={trial.path}"))
+    served, inputs = build(ModelSource.parse(f"m={trial.path}"), trust=True)
     assert torch.equal(served(x), model(x))
     assert [spec.describe()["shape"] for spec in inputs] == [[-1, 4]]
 

@@ -1,13 +1,15 @@
 import hashlib
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ai.infer.http.models import ModelSource, build
+from ai.infer import Inferencer
+from ai.infer.http.models import ModelSource, build, remake
 from ai.infer.http.repository import named_outputs
 from tests.infer.infer_models import Heads, Pair
 
@@ -85,13 +87,15 @@ def test_a_model_held_by_value_is_checked_before_it_is_unpickled(tmp_path):
         (folder / "manifest.json").write_text(json.dumps(manifest))
 
     describe(pickle.dumps({"model": pickle.dumps(nn.Linear(3, 2))}))
-    assert torch.equal(build(ModelSource.parse(f"m={folder}"))[0](X), model(X))
+    with pytest.raises(ValueError, match=r"holds its model by value \(structure.pkl\): .* serve it with --trust"):
+        build(ModelSource.parse(f"m={folder}"))
+    assert torch.equal(build(ModelSource.parse(f"m={folder}"), trust=True)[0](X), model(X))
     structure.write_bytes(pickle.dumps({"model": pickle.dumps(nn.Linear(4, 4))}))
     with pytest.raises(ValueError, match=r"a is damaged: structure.pkl does not have its sha256"):
-        build(ModelSource.parse(f"m={folder}"))
+        build(ModelSource.parse(f"m={folder}"), trust=True)
     describe(b"not a pickle")
     with pytest.raises(ValueError, match=r"structure.pkl cannot be read by this Python and its packages"):
-        build(ModelSource.parse(f"m={folder}"))
+        build(ModelSource.parse(f"m={folder}"), trust=True)
 
 
 def test_factory_with_arguments_and_weights(tmp_path):
@@ -104,7 +108,7 @@ def test_factory_with_arguments_and_weights(tmp_path):
     for text, message in [
         ("m=torch.nn:Nothing", r"the factory 'torch.nn:Nothing' must be importable"),
         ("m=builtins:dict", r"the factory 'builtins:dict' must return a torch.nn.Module, not dict"),
-        ("m=nothing_here", r"model 'm' must come from package.module:factory, a .pt2 file or a folder"),
+        ("m=nothing_here", r"model 'm' must come from package.module:factory, a .pt2 or .onnx file or a folder"),
         ("m=gone.pt2", r"model 'm' must be a file that is there, not gone.pt2"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -118,3 +122,69 @@ def test_outputs_have_names():
     assert [name for name, _ in named_outputs({"p": a, "q": {"r": b}, "k": 3, "n": None})] == ["p", "q.r", "k"]
     assert [name for name, _ in named_outputs(Heads(policy=a, value=b))] == ["policy", "value", "note"]
     assert [name for name, _ in named_outputs(Pair(a, b))] == ["first", "second"]
+
+
+def test_a_folder_names_no_function_to_be_called(tmp_path):
+    called = {"class": "tests.infer.http.test_models:_call_me", "arguments": {"args": [str(tmp_path)], "kwargs": {}}}
+    folder = snapshot(tmp_path / "a", nn.Linear(3, 2), called)
+    with pytest.raises(ValueError, match=r"names '.*_call_me', which is no module's class: .* --trust"):
+        build(ModelSource.parse(f"m={folder}"))
+    assert not (tmp_path / "called").exists()
+    build(ModelSource.parse(f"m={folder}"), trust=True)
+    assert (tmp_path / "called").exists()
+
+
+def _call_me(folder):
+    (Path(folder) / "called").touch()
+    return nn.Linear(3, 2)
+
+
+def test_onnx_file_is_run_and_describes_its_inputs(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Mul", ["a", "b"], ["product"])],
+        "both",
+        [helper.make_tensor_value_info(name, floats, ["rows", 3]) for name in ("a", "b")],
+        [helper.make_tensor_value_info(name, floats, ["rows", 3]) for name in ("sum", "product")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path = tmp_path / "both.onnx"
+    path.write_bytes(model.SerializeToString())
+    built, inputs = build(ModelSource.parse(f"m={path}"))
+    assert [spec.describe() for spec in inputs] == [
+        {"name": name, "datatype": "FP32", "shape": [-1, 3]} for name in ("a", "b")
+    ]
+    a, b = torch.randn(2, 3), torch.randn(2, 3)
+    for each in (built, pickle.loads(pickle.dumps(built))):
+        outputs = each(a, b)
+        assert torch.equal(outputs["sum"], a + b)
+        assert torch.equal(each(a, b=b)["product"], a * b)
+    path.write_bytes(b"rubbish")
+    with pytest.raises(ValueError, match=r"both.onnx must be an ONNX model"):
+        build(ModelSource.parse(f"m={path}"))
+
+
+PARAMETRISED = """
+from torch import nn
+
+def make(n_in):
+    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(n_in, 2)), nn.ReLU())
+"""
+
+
+def test_modules_that_cannot_be_sent_are_made_in_the_worker(tmp_path, monkeypatch):
+    (tmp_path / "parametrised_shop.py").write_text(PARAMETRISED)
+    monkeypatch.syspath_prepend(tmp_path)
+    source = ModelSource.parse('m=parametrised_shop:make?args={"n_in":3}')
+    model, _ = build(source)
+    with pytest.raises(RuntimeError, match="parametrized"):
+        pickle.dumps(model)
+    with Inferencer(model, build=remake(source)) as inferencer:
+        assert torch.equal(inferencer(X), model(X))
+        with torch.no_grad():
+            model[0].bias.add_(1)
+        inferencer.update_params(model.state_dict())
+        assert torch.equal(inferencer(X), model(X))
+    assert remake(ModelSource.parse("m=gone.pt2")) is None

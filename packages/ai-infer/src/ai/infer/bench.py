@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="SOURCE[?OPTION=VALUE&…]", help="as for serve; needs input=NAME:DATATYPE:SIZES"
     )
+    parser.add_argument("--trust", action="store_true", help="as for serve")
     parser.add_argument("--clients", default="1,2,4,8", help="numbers of client processes, between commas")
     parser.add_argument("--outstanding", type=int, default=1, help="requests on their way for each client")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each number of clients")
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         source = ModelSource.parse(f"model={arguments.model}")
         counts = [int(count) for count in arguments.clients.split(",")]
-        model, inputs = build(source)
+        model, inputs = build(source, trust=arguments.trust)
     except ValueError as error:
         raise SystemExit(f"ai-infer bench: {error}") from error
     if not inputs:

@@ -52,6 +52,8 @@ class Inferencer:
         in_axes: which axis of the inputs counts rows, in the manner of `torch.vmap`: one for all positional arguments
             or one for each; None: that argument has no rows. Keyword arguments have theirs first.
         out_axes: likewise of the outputs: one for all, or one for each item of a tuple, list or dict.
+        build: called in the worker to make the model, into which the state of `model` is loaded; for modules that
+            cannot be pickled, such as parametrised ones (`weight_norm`). None: `model` itself is sent.
         timeout_s: how long a call may take before it raises `TimeoutError`; None: until the worker answers or dies.
         start_timeout_s: how long a worker may take until it is ready; one that takes longer is killed.
         stall_timeout_s: how long a worker may be in one batch until `ready` says that it is not; it is not ended, and
@@ -87,6 +89,7 @@ class Inferencer:
         share: Share = "auto",
         in_axes: Axes = 0,
         out_axes: Axes = 0,
+        build: Callable[[], nn.Module] | None = None,
         timeout_s: float | None = None,
         start_timeout_s: float = 600.0,
         stall_timeout_s: float | None = None,
@@ -132,7 +135,7 @@ class Inferencer:
         ]
         # Checks the client's options before a process is started.
         probe = InferencerClient("", timeout_s=timeout_s, transport=transport)
-        self._launcher = Launcher(model, options, restart, start_timeout_s, stall_timeout_s)
+        self._launcher = Launcher(model, options, restart, start_timeout_s, stall_timeout_s, build)
         self._stop = weakref.finalize(self, self._launcher.stop)
         self.client = InferencerClient(self._launcher.folder, timeout_s=probe.timeout_s, transport=transport)
         """The client through which the inferencer itself asks."""

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import torch
@@ -64,6 +65,7 @@ class Launcher:
         restart: whether a worker that dies is started again, with the newest weights.
         start_timeout_s: after which a worker that is not ready is killed.
         stall_timeout_s: after so long in one batch a worker counts as not ready; None: it may take any time.
+        build: makes the model in the worker, where `model`'s state is loaded into it; None: `model` itself is sent.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Launcher:
         restart: bool,
         start_timeout_s: float,
         stall_timeout_s: float | None = None,
+        build: Callable[[], nn.Module] | None = None,
     ) -> None:
         self.pid = os.getpid()
         self._restart = restart
@@ -93,7 +96,7 @@ class Launcher:
         try:
             about = {"replicas": len(options), "restart": restart}
             (self.folder / ADDRESS_FILE).write_text(json.dumps(about))
-            self._payload = _pack(model, options)
+            self._payload = _pack(model, options, build)
             self._vitals = [Vitals() for _ in options]
             self._processes = [self._spawn(index) for index in range(len(options))]
             self._thread = threading.Thread(target=self._watch, name="ai-infer-launcher", daemon=True)
@@ -339,12 +342,14 @@ class Launcher:
         self._wake_end.close()
 
 
-def _pack(model: nn.Module, options: Sequence[WorkerOptions]) -> int:
-    """Returns an anonymous file with the model and the options by value, classes of `__main__` included."""
+def _pack(model: nn.Module, options: Sequence[WorkerOptions], build: Callable[[], nn.Module] | None) -> int:
+    """Returns an anonymous file with the model, or how it is built, and the options; classes of `__main__` by value."""
+    payload: dict[str, Any] = {"options": list(options)}
+    payload |= {"model": model} if build is None else {"build": build, "state": model.state_dict()}
     descriptor = anonymous_file_for_writing()
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:
-            torch.save({"model": model, "options": list(options)}, file, pickle_module=cloudpickle)
+            torch.save(payload, file, pickle_module=cloudpickle)
     except BaseException:
         os.close(descriptor)
         raise

@@ -47,6 +47,7 @@ class App:
         max_pending: requests that may be on their way at once; further ones are refused with 429.
         timeout_s: how long a request may take to arrive, and to be answered.
         stall_timeout_s: after so long in one batch a model counts as not ready; None: as long as `timeout_s`.
+        trust: whether a folder may say what code makes its model: by value, or by the name of a function.
 
     Raises:
         ValueError: an option is out of range.
@@ -63,6 +64,7 @@ class App:
         max_pending: int = 1024,
         timeout_s: float = 30.0,
         stall_timeout_s: float | None = None,
+        trust: bool = False,
     ) -> None:
         if sys.byteorder != "little":
             raise ValueError("the server must run on a little-endian machine, as the protocol's bytes are")
@@ -73,7 +75,8 @@ class App:
             )
         if tokens is not None and not all(tokens):
             raise ValueError("tokens must not be empty strings")
-        self.repository = Repository(models, timeout_s, timeout_s if stall_timeout_s is None else stall_timeout_s)
+        stall_timeout_s = timeout_s if stall_timeout_s is None else stall_timeout_s
+        self.repository = Repository(models, timeout_s, stall_timeout_s, trust=trust)
         self.metrics = Metrics(self.repository)
         self.context = RequestContext(self.metrics, max_pending, max_json_bytes)
         self.bodies = BodyReader(max_body_bytes, max_unfinished_bytes, timeout_s)

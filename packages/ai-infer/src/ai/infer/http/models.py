@@ -1,9 +1,11 @@
 """The models that an operator named at start, and only those: built from a factory, a `.pt2`, or a snapshot."""
 
+import importlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -13,6 +15,7 @@ import torch
 from torch import nn
 
 from ai.infer.http.formats.tensors import DATATYPES, NAMES, TensorSpec
+from ai.infer.http.onnx_model import OnnxModel
 from ai.infer.transport.trees import Tree
 from ai.model.saved import MANIFEST, SnapshotError, construct, newest, read_manifest
 from ai.model.saved import build as build_saved
@@ -38,7 +41,7 @@ class ModelSource:
     def parse(cls, text: str) -> "ModelSource":
         """Returns what `NAME[@VERSION]=SOURCE[?OPTION=VALUE&…]` says.
 
-        SOURCE is `package.module:factory`, a file `….pt2`, or the folder of a trial or a snapshot. Options:
+        SOURCE is `package.module:factory`, a file `….pt2` or `….onnx`, or the folder of a trial or a snapshot. Options:
         `weights` (a file for a factory's model), `args` (JSON, its keyword arguments), `input` (repeatable:
         `NAME:DATATYPE:SIZES`), `device`, `batch_size`, `replicas`, `share` (`auto`, `1` or `0`), `ema` (`1`: a
         snapshot's averaged weights).
@@ -83,26 +86,44 @@ class ExportedModel(nn.Module):
         return ExportedModel, (self._path,)
 
 
-def build(source: ModelSource) -> tuple[nn.Module, tuple[TensorSpec, ...]]:
+def remake(source: ModelSource) -> Callable[[], nn.Module] | None:
+    """Returns what makes the model anew in a worker, which then gets its weights; None: the model is sent there."""
+    if _is_file(source.source) or Path(source.source).is_dir() or ":" not in source.source:
+        return None
+    return partial(construct, source.source, [], json.loads(source.options.get("args", "{}")))
+
+
+def _is_file(path: str) -> bool:
+    return Path(path).suffix in (".pt2", ".onnx")
+
+
+def build(source: ModelSource, *, trust: bool = False) -> tuple[nn.Module, tuple[TensorSpec, ...]]:
     """Returns the model and what is known of its inputs.
+
+    Args:
+        source: where it comes from.
+        trust: whether a folder may say what code makes its model, by value or by a function's name.
 
     Raises:
         ValueError: the source is none, or damaged.
     """
     path = Path(source.source)
-    if path.suffix == ".pt2":
+    if _is_file(source.source):
         if not path.is_file():
             raise ValueError(f"model {source.name!r} must be a file that is there, not {path}")
+        if path.suffix == ".onnx":
+            model = OnnxModel(os.fspath(path.resolve()))
+            return model, source.inputs or model.inputs()
         return ExportedModel(os.fspath(path.resolve())), source.inputs
     if path.is_dir():
-        return _from_folder(source, path)
+        return _from_folder(source, path, trust)
     if ":" in source.source:
-        model = construct(source.source, [], json.loads(source.options.get("args", "{}")))
+        made = construct(source.source, [], json.loads(source.options.get("args", "{}")))
         if "weights" in source.options:
-            _load_weights(model, Path(source.options["weights"]))
-        return model, source.inputs
+            _load_weights(made, Path(source.options["weights"]))
+        return made, source.inputs
     raise ValueError(
-        f"model {source.name!r} must come from package.module:factory, a .pt2 file or a folder that is there, "
+        f"model {source.name!r} must come from package.module:factory, a .pt2 or .onnx file or a folder that is there, "
         f"not {source.source!r}"
     )
 
@@ -116,7 +137,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     model.load_state_dict(state)
 
 
-def _from_folder(source: ModelSource, folder: Path) -> tuple[nn.Module, tuple[TensorSpec, ...]]:
+def _from_folder(source: ModelSource, folder: Path, trust: bool) -> tuple[nn.Module, tuple[TensorSpec, ...]]:
     """Returns the model of a snapshot, or of the newest snapshot of a trial."""
     snapshot = folder
     if not (folder / MANIFEST).is_file():
@@ -126,11 +147,33 @@ def _from_folder(source: ModelSource, folder: Path) -> tuple[nn.Module, tuple[Te
             raise ValueError(f"model {source.name!r}: the folder {folder} must hold a snapshot, and has none")
         snapshot = found
     try:
-        model = build_saved(snapshot, ema=source.options.get("ema") == "1")
         described = next(iter(read_manifest(snapshot)["models"].values()))
+        if not trust:
+            _check_builder(snapshot, described["build"])
+        model = build_saved(snapshot, ema=source.options.get("ema") == "1")
     except (SnapshotError, ValueError) as error:
         raise ValueError(f"model {source.name!r}: {error}") from error
     return model, source.inputs or tuple(_specs(described.get("inputs")))
+
+
+def _check_builder(snapshot: Path, by: dict[str, Any]) -> None:
+    """Raises ValueError if a snapshot would run code of its own choice: all but the class of a module does."""
+    if by["class"] is not None and by["arguments"] is not None:
+        module, _, name = str(by["class"]).partition(":")
+        try:
+            found: Any = importlib.import_module(module)
+            for part in name.split("."):
+                found = getattr(found, part)
+        except (ImportError, AttributeError, ValueError):
+            return  # as `build_saved` will say
+        if isinstance(found, type) and issubclass(found, nn.Module):
+            return
+        raise ValueError(f"snapshot {snapshot} names {by['class']!r}, which is no module's class: {_TRUST}")
+    if by.get("structure"):
+        raise ValueError(f"snapshot {snapshot} holds its model by value ({by['structure']}): {_TRUST}")
+
+
+_TRUST = "to build it runs whatever code its author chose; serve it with --trust if you trust them"
 
 
 def _specs(inputs: list[dict[str, Any]] | None) -> Iterator[TensorSpec]:

@@ -13,7 +13,7 @@ from ai.infer.http.formats.messages import first_line
 from ai.infer.http.formats.outputs import named_outputs
 from ai.infer.http.formats.protocol import Plan
 from ai.infer.http.formats.tensors import BYTES, DATATYPES, BadInputError, TensorSpec, Texts, datatype_of
-from ai.infer.http.models import ModelSource, build
+from ai.infer.http.models import ModelSource, build, remake
 from ai.infer.inferencer import Inferencer
 from ai.infer.worker.sharing import Share
 
@@ -39,11 +39,19 @@ class ServedModel:
         timeout_s: how long a request may take.
         stall_timeout_s: after so long in one batch it is not ready.
         inferencer: of somebody else, who closes it; None: it is made of the source.
+        trust: see `build`.
     """
 
     def __init__(
-        self, source: ModelSource, timeout_s: float, stall_timeout_s: float, inferencer: Inferencer | None = None
+        self,
+        source: ModelSource,
+        timeout_s: float,
+        stall_timeout_s: float,
+        inferencer: Inferencer | None = None,
+        *,
+        trust: bool = False,
     ) -> None:
+        self._trust = trust
         self.source = source
         self.inputs = source.inputs
         self.outputs: tuple[TensorSpec, ...] = ()
@@ -74,7 +82,7 @@ class ServedModel:
         """
         if self._own_client is not None:
             raise ValueError("it belongs to the program that serves it, which alone can load it")
-        model, inputs = build(self.source)
+        model, inputs = build(self.source, trust=self._trust)
         options = self.source.options
         batch_size = options.get("batch_size", "64")
         new = Inferencer(
@@ -82,6 +90,7 @@ class ServedModel:
             options.get("device", "cpu"),
             "auto" if batch_size == "auto" else int(batch_size),
             replicas=int(options.get("replicas", "1")),
+            build=remake(self.source),
             share=_SHARE[options.get("share", "auto")],
             restart=True,
             timeout_s=self._timeout_s,
@@ -178,6 +187,7 @@ class Repository:
         models: inferencers by name, or sources.
         timeout_s: how long a request may take.
         stall_timeout_s: after so long in one batch a model is not ready.
+        trust: see `build`.
 
     Raises:
         ValueError: two sources have the same name and version, or there is none.
@@ -188,6 +198,8 @@ class Repository:
         models: Mapping[str, Inferencer] | Sequence[str | ModelSource],
         timeout_s: float,
         stall_timeout_s: float,
+        *,
+        trust: bool = False,
     ) -> None:
         if not models:
             raise ValueError("a server must have at least one model")
@@ -203,7 +215,7 @@ class Repository:
             versions = self.models.setdefault(source.name, {})
             if source.version in versions:
                 raise ValueError(f"model {source.name!r} must have one source for version {source.version!r}, not two")
-            versions[source.version] = ServedModel(source, timeout_s, stall_timeout_s)
+            versions[source.version] = ServedModel(source, timeout_s, stall_timeout_s, trust=trust)
 
     def find(self, name: str, version: str | None = None) -> ServedModel:
         """Returns a version of a model; without a version the newest that is loaded.

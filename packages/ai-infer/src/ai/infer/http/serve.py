@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-json-bytes", type=int, default=1 << 23, help="others wait while it is parsed")
     parser.add_argument("--max-pending", type=int, default=1024, help="requests on their way at once; more get 429")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds a request may take")
+    parser.add_argument("--trust", action="store_true", help="let folders say what code makes their models")
     parser.add_argument("--stall-timeout", type=float, help="seconds in one batch until a model is not ready")
     parser.add_argument("--uds", help="a Unix socket to listen at, instead of an address")
     parser.add_argument("--ssl-keyfile", help="for HTTPS")
@@ -55,8 +56,8 @@ class JsonFormatter(logging.Formatter):
 
 
 _SOURCE_HELP = (
-    "SOURCE: package.module:factory, a .pt2 file, or the folder of a trial or a snapshot. Options: weights, args, "
-    "input (NAME:DATATYPE:SIZES, repeatable), device, batch_size, replicas, share, ema"
+    "SOURCE: package.module:factory, a .pt2 or .onnx file, or the folder of a trial or a snapshot. Options: weights, "
+    "args, input (NAME:DATATYPE:SIZES, repeatable), device, batch_size, replicas, share, ema"
 )
 
 
@@ -89,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
             max_pending=arguments.max_pending,
             timeout_s=arguments.timeout,
             stall_timeout_s=arguments.stall_timeout,
+            trust=arguments.trust,
         )
     except ValueError as error:
         raise SystemExit(f"ai-infer serve: {error}") from error

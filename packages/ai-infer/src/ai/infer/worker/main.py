@@ -41,6 +41,9 @@ def main(arguments: dict[str, Any]) -> None:
         os.close(arguments["payload"])
         options: WorkerOptions = payload["options"][arguments["index"]]
         _take_over(options.torch_state)
+        if "build" in payload:
+            payload["model"] = payload["build"]()
+            payload["model"].load_state_dict(payload.pop("state"))
         weights = SharedWeights(payload["model"], arguments["weights"])
         os.close(arguments["weights"])
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
