@@ -323,7 +323,7 @@ def test_load_takes_no_parameters_and_a_failed_load_leaves_the_model_serving(app
     ],
 )
 def test_load_that_fails_in_whatever_way_says_why(app, monkeypatch, error, reason):
-    def build(source):
+    def build(source, trust):
         raise error
 
     monkeypatch.setattr("ai.infer.http.repository.build", build)
