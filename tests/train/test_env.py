@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -5,7 +6,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ai.train import Classify, Diffusion, Ema, HookInterface, Reconstruct, Regress, Trainer, find_lr, log, opt, profile
+from ai.train import (
+    Classify,
+    Diffusion,
+    Distill,
+    Ema,
+    HookInterface,
+    NextToken,
+    Reconstruct,
+    Regress,
+    Trainer,
+    find_lr,
+    log,
+    opt,
+    profile,
+)
 
 
 class Lines(HookInterface):
@@ -148,3 +163,125 @@ def test_log_takes_one_number():
     with pytest.raises(ValueError, match=r"log\('pair'\) takes one number, not a tensor of shape \(2,\)"):
         Trainer(bad, [torch.ones(1, 1)]).train(model, opt.sgd(model), Lines())
     log("after", lambda: 1 / 0)  # the failed step does not keep recording
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        (
+            (torch.zeros(4, 2, dtype=torch.float64), torch.zeros(4).long()),
+            TypeError,
+            r"'x' \(float64 \(4, 2\)\) is not of the model's type torch.float32: convert it, .*x.to\(torch.float32\)",
+        ),
+        (
+            (torch.zeros(4, 2, dtype=torch.uint8), torch.zeros(4).long()),
+            TypeError,
+            r"'x' \(uint8 \(4, 2\)\) is not of .*: convert it, .*x.float\(\) / 255",
+        ),
+        (
+            (torch.zeros(4, 2), torch.tensor([0, 1, 2, 3])),
+            ValueError,
+            r"'y' holds the classes 0 to 3, and the model gives 3 logits: classes count from 0 to 2",
+        ),
+        (
+            (torch.zeros(4, 2), torch.tensor([-1, 1, 2, 0])),
+            ValueError,
+            r"'y' holds the classes -1 to 2, and the model gives 3 logits",
+        ),
+        (
+            (torch.zeros(4, 2), torch.zeros(4)),
+            ValueError,
+            r"'y' \(float32 \(4,\)\) must be class indices of an integer type \(y.long\(\)\), or probabilities",
+        ),
+        (
+            (torch.zeros(4, 2), torch.zeros(4, 1).long()),
+            ValueError,
+            r"'y' \(int64 \(4, 1\)\) must have one class .*: drop the last axis, y.squeeze\(1\)",
+        ),
+        (
+            {"x": torch.zeros(4, 2), "label": torch.zeros(4)},
+            TypeError,
+            r"must be a dict with 'x' and 'y' or a pair, not a dict with keys \['label', 'x'\]",
+        ),
+    ],
+)
+def test_the_slips_of_the_first_hour_are_one_sentence_with_column_dtype_and_fix(batch, error, message):
+    with pytest.raises(error, match=message):
+        Classify()(nn.Linear(2, 3), batch, 0)
+
+
+def test_a_class_in_place_of_an_instance_is_named(net, batches):
+    with pytest.raises(TypeError, match=r"env must be an instance: Classify\(\), not the class Classify"):
+        Trainer(Classify, [])
+    model = net()
+    with pytest.raises(TypeError, match=r"'model' must be an instance: Linear\(...\), not the class Linear"):
+        Trainer(Classify(), batches(1)).train(nn.Linear, opt.sgd(model))
+    with pytest.raises(TypeError, match=r"the optimizer of 'model' must be an instance: SGD\(...\), not the class SGD"):
+        Trainer(Classify(), batches(1)).train(model, torch.optim.SGD)
+
+
+def test_keys_smoothing_and_weights_of_classes_are_chosen():
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(2, 3), torch.randn(6, 2), torch.tensor([0, 1, 2, 0, 0, 1])
+    weights = torch.tensor([1.0, 2.0, 5.0])
+    batch = {"image": x, "label": y.to(torch.uint8)}
+    env = Classify(x="image", y="label", label_smoothing=0.1, class_weights=weights)
+    loss, weight = env(model, batch, 0)
+    smoothed = torch.nn.functional.one_hot(y, 3) * 0.9 + 0.1 / 3
+    by_row = -(smoothed * weights * model(x).log_softmax(1)).sum(1)
+    assert loss.item() == pytest.approx((by_row.sum() / weights[y].sum()).item(), rel=1e-5)
+    assert weight.item() == weights[y].sum().item()
+    # Accumulated, it is that of the large batch.
+    results = []
+    for data, n in (([batch], 1), ([{k: v[:2] for k, v in batch.items()}, {k: v[2:] for k, v in batch.items()}], 2)):
+        copied = copy.deepcopy(model)
+        Trainer(env, data, accumulate=n).train(copied, opt.sgd(copied, lr=0.5))
+        results.append(copied.weight.detach())
+    assert torch.allclose(*results, atol=1e-6)
+    mixed = nn.functional.one_hot(y, 3).float()
+    assert Classify(class_weights=weights)(model, (x, mixed), 0)[0].item() == pytest.approx(
+        Classify(class_weights=weights)(model, (x, y), 0)[0].item(), rel=1e-5
+    )
+    with pytest.raises(ValueError, match=r"class_weights \(2,\) must be one for each of 3 classes"):
+        Classify(class_weights=[1.0, 2.0])(model, (x, y), 0)
+    assert Regress(x="a", y="b")(nn.Identity(), {"a": torch.ones(2, 1), "b": torch.zeros(2, 1)}, 0) == 1.0
+    assert Reconstruct(x="a")(nn.Identity(), {"a": torch.ones(2, 1)}, 0) == 0.0
+
+
+def test_pixels_are_classified_as_rows_are():
+    logits = torch.randn(2, 3, 4, 4)
+    y = torch.randint(0, 3, (2, 4, 4))
+    found = Classify()(lambda x: logits, (torch.zeros(2), y), 0)
+    assert found.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, y).item())
+
+
+def test_next_tokens_count_alike_in_batches_of_unlike_lengths():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 5))
+    tokens = torch.tensor([[1, 2, 3, 4], [2, 3, 0, 0]])
+    loss, count = NextToken(ignore_index=0)(model, {"x": tokens}, 0)
+    rows = [(1, 2), (2, 3), (3, 4), (2, 3)]
+    wanted = -torch.stack([model[0].weight[a].log_softmax(0)[b] for a, b in rows]).mean()
+    assert (loss.item(), count.item()) == (pytest.approx(wanted.item(), rel=1e-5), 4)
+    parts = [NextToken(ignore_index=0)(model, {"x": row[None]}, 0) for row in tokens]
+    assert sum(a * n for a, n in parts).item() / 4 == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_distillation_equals_its_formula_and_leaves_the_teacher_as_it_was():
+    torch.manual_seed(0)
+    teacher, student, x, y = (
+        nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5)),
+        nn.Linear(2, 3),
+        torch.randn(5, 2),
+        torch.arange(5) % 3,
+    )
+    loss = Distill(teacher, Classify(), temperature=2.0, share=0.25)(student, (x, y), 0)
+    p, q = (teacher[0](x) / 2).softmax(1), (student(x) / 2).softmax(1)
+    soft = (p * (p.log() - q.log())).sum(1).mean() * 4
+    wanted = 0.25 * soft + 0.75 * torch.nn.functional.cross_entropy(student(x), y)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    loss.backward()
+    assert teacher.training
+    assert teacher[0].weight.grad is None
+    with pytest.raises(ValueError, match=r"temperature \(0\) must be positive"):
+        Distill(teacher, temperature=0)

@@ -53,7 +53,7 @@ def test_adamw_does_not_decay_norms_and_biases():
 def test_layerwise_decay_falls_towards_the_input():
     optimizer = opt.adamw(small(), lr=1.0, groups=opt.layerwise_decay(0.5))
     rates = {tuple(p.shape): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    assert rates[(4, 3)] == 0.25
+    assert rates[(4, 3)] == 0.5  # two blocks, two layers: the norm between belongs to the first
     assert rates[(2, 4)] == 1.0
 
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ai.examples.stylegan2.model import Discriminator, Generator
-from ai.train import log
+from ai.train import log, rank
 from ai.train.gan import r1_penalty
 
 # Keep the draws of the two networks apart: each is a function of (seed, step, network).
@@ -72,18 +72,28 @@ class StyleGAN2Loss:
         self.mirror = mirror
         self.augment = augment
         self.seed = seed
+        self._last = (0, "", True, 0)  # of the call before: step, network, whether it trained, micro-batch
 
     def __call__(self, key: str, models: Mapping[str, nn.Module], batch: Any, step: int) -> Tensor:
         """Returns the loss of network `key` (`"g"` or `"d"`) on a batch of real images `x`, with labels `y` if any."""
         generator, discriminator = models["g"], models["d"]
         assert isinstance(generator, Generator)
         assert isinstance(discriminator, Discriminator)
-        # Of the images' device: what is drawn elsewhere would have to be copied there, at every step.
-        draws = torch.Generator(batch["x"].device).manual_seed(hash((self.seed, step, _STREAMS[key])) % 2**63)
+        draws = self._draws(key, step, batch["x"].device)
         label = batch["y"] if generator.n_classes else None
         if key == "g":
             return self.generator_loss(generator, discriminator, batch["x"], label, step, draws)
         return self.discriminator_loss(generator, discriminator, batch["x"], label, step, draws)
+
+    def _draws(self, key: str, step: int, device: torch.device) -> torch.Generator:
+        """Returns a generator for this network, step, micro-batch and rank; none of these draws what another does."""
+        *before, part = self._last
+        now = (step, key, torch.is_grad_enabled())
+        part = part + 1 if tuple(before) == now else 0
+        self._last = (*now, part)
+        place = (self.seed, step, _STREAMS[key], *((part, rank()) if part or rank() else ()))
+        # Of the images' device: what is drawn elsewhere would have to be copied there, at every step.
+        return torch.Generator(device).manual_seed(hash(place) % 2**63)
 
     def generator_loss(
         self,

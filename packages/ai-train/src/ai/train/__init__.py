@@ -8,12 +8,13 @@ from ai.train.diffusion import Diffusion
 from ai.train.early_stopping import EarlyStopping
 from ai.train.ema import Ema
 from ai.train.engine.log import is_logging, log
+from ai.train.engine.ranks import rank
 from ai.train.engine.run import NonFiniteError, Run, StopTraining
-from ai.train.env import Classify, Reconstruct, Regress
+from ai.train.env import Classify, Distill, NextToken, Reconstruct, Regress
 from ai.train.gan import AdversarialAutoencoder, Gan
 from ai.train.hook import Hook, HookInterface
 from ai.train.loop.options import TrainOptions
-from ai.train.monitoring.interval import Interval, every, logarithmic, seconds
+from ai.train.monitoring.interval import Interval, epochs, every, logarithmic, seconds
 from ai.train.multi_trainer import MultiTrainer
 from ai.train.rl.dqn import DQN
 from ai.train.rl.muzero import MuZero
@@ -40,6 +41,7 @@ __all__ = [
     "AdversarialAutoencoder",
     "Classify",
     "Diffusion",
+    "Distill",
     "EarlyStopping",
     "Ema",
     "Gan",
@@ -48,6 +50,7 @@ __all__ = [
     "Interval",
     "MuZero",
     "MultiTrainer",
+    "NextToken",
     "NonFiniteError",
     "RLTrainer",
     "Reconstruct",
@@ -58,6 +61,7 @@ __all__ = [
     "Support",
     "TrainOptions",
     "Trainer",
+    "epochs",
     "every",
     "export",
     "find_lr",
@@ -69,6 +73,7 @@ __all__ = [
     "parallel",
     "plan",
     "profile",
+    "rank",
     "schedule",
     "seconds",
     "snapshot",

@@ -12,29 +12,34 @@ from ai.train.engine.log import is_logging, log
 Batch = Mapping[str, Tensor] | Sequence[Tensor]
 
 
-def unpack(batch: Any) -> tuple[Tensor, Tensor]:
-    """The input and the target of a batch: `{'x', 'y'}` or a pair.
+def unpack(batch: Any, x: str = "x", y: str = "y") -> tuple[Tensor, Tensor]:
+    """The input and the target of a batch: a dict with these keys, or a pair.
 
     Raises:
         TypeError: the batch is neither.
     """
-    if isinstance(batch, Mapping) and "x" in batch and "y" in batch:
-        return batch["x"], batch["y"]
+    if isinstance(batch, Mapping) and x in batch and y in batch:
+        return batch[x], batch[y]
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[0], batch[1]
     found = f"a dict with keys {sorted(batch)}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
-    raise TypeError(f"a batch must be a dict with 'x' and 'y' or a pair (x, y), not {found}")
+    raise TypeError(f"a batch must be a dict with {x!r} and {y!r} or a pair, not {found}")
 
 
 class Classify:
     """Cross-entropy of `model(x)` against the classes `y`; logs the accuracy.
 
     Args:
+        x: the input's key in a batch that is a dict.
+        y: the classes' key.
         label_smoothing: share of the target spread evenly over all classes.
+        class_weights: how much each class counts, `(classes,)`; the mean is one by weight, also over micro-batches and
+            ranks.
         top_k: also log how often the class is among the first k, for each of these k.
 
-    The batch is `{'x', 'y'}` or `(x, y)`; `y` are class indices `(batch,)` of any integer type (uint8 too), or
-    probabilities `(batch, classes)` as mixup makes them. Logits are `(batch, classes)`.
+    The batch is a dict or a pair `(x, y)`; `y` are class indices `(batch,)` of any integer type (uint8 too), or
+    probabilities `(batch, classes)` as mixup makes them. Logits are `(batch, classes)`; with further axes, as of
+    pixels, `(batch, classes, ...)` against `(batch, ...)`.
 
     >>> import torch
     >>> model = nn.Linear(2, 3)
@@ -42,20 +47,64 @@ class Classify:
     torch.Size([])
     """
 
-    def __init__(self, *, label_smoothing: float = 0.0, top_k: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        x: str = "x",
+        y: str = "y",
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | Tensor | None = None,
+        top_k: Sequence[int] = (),
+    ) -> None:
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing ({label_smoothing}) must lie in [0, 1)")
+        self.x, self.y = x, y
         self.label_smoothing = label_smoothing
+        self.class_weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
         self.top_k = tuple(top_k)
 
-    def __call__(self, model: nn.Module, batch: Batch, step: int) -> Tensor:
-        """The mean loss over the batch."""
-        x, y = unpack(batch)
-        logits = model(x)
-        target = y if y.is_floating_point() else y.long()
+    def __call__(self, model: nn.Module, batch: Batch, step: int) -> Tensor | tuple[Tensor, Tensor]:
+        """The mean loss over the batch; with class weights, and what its rows weigh together."""
+        x, y = unpack(batch, self.x, self.y)
+        logits = forward(model, x, self.x)
+        target = self._target(logits, y)
         if is_logging():
             self._log(logits.detach(), target)
-        return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+        weights = self.class_weights
+        if weights is None:
+            return self._cross_entropy(logits, target, None)
+        if weights.shape != (logits.shape[1],):
+            raise ValueError(f"class_weights {tuple(weights.shape)} must be one for each of {logits.shape[1]} classes")
+        weights = weights.to(logits)
+        whole = weights[target].sum() if not target.is_floating_point() else (target * weights).sum()
+        loss = self._cross_entropy(logits, target, weights)
+        # Against probabilities torch divides by the rows.
+        return (loss * len(target) / whole if target.is_floating_point() else loss), whole
+
+    def _cross_entropy(self, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+        try:
+            return F.cross_entropy(logits, target, weights, label_smoothing=self.label_smoothing)
+        except IndexError as error:
+            raise ValueError(
+                f"{self.y!r} holds the classes {int(target.min())} to {int(target.max())}, and the model gives "
+                f"{logits.shape[1]} logits: classes count from 0 to {logits.shape[1] - 1}"
+            ) from error
+
+    def _target(self, logits: Tensor, y: Tensor) -> Tensor:
+        if y.is_floating_point():
+            if y.shape != logits.shape:
+                raise ValueError(
+                    f"{self.y!r} ({_short(y)}) must be class indices of an integer type (y.long()), or probabilities "
+                    f"in the logits' shape {tuple(logits.shape)}"
+                )
+            return y
+        if y.ndim != logits.ndim - 1:
+            fix = f": drop the last axis, {self.y}.squeeze(1)" if y.ndim == logits.ndim and y.shape[1] == 1 else ""
+            raise ValueError(
+                f"{self.y!r} ({_short(y)}) must have one class where the logits {tuple(logits.shape)} have one number "
+                f"for each, so {(logits.shape[0], *logits.shape[2:])}{fix}"
+            )
+        return y.long()
 
     def _log(self, logits: Tensor, target: Tensor) -> None:
         classes = target.argmax(1) if target.is_floating_point() else target
@@ -64,11 +113,43 @@ class Classify:
             log(f"accuracy_top{k}", (logits.topk(k, 1).indices == classes[:, None]).any(1).float().mean())
 
 
+def forward(model: nn.Module, x: Tensor, name: str) -> Tensor:
+    """`model(x)`; where that fails for the type of the numbers, the error says so.
+
+    Raises:
+        TypeError: the model cannot take numbers of this type; the fix is named.
+    """
+    try:
+        output: Tensor = model(x)
+    except RuntimeError as error:
+        wanted = (
+            next((p.dtype for p in model.parameters() if p.is_floating_point()), None) if _is_module(model) else None
+        )
+        if not isinstance(x, Tensor) or wanted is None or x.dtype == wanted or torch.is_autocast_enabled(x.device.type):
+            raise
+        fix = "x.float() / 255, or a loader that scales images" if x.dtype == torch.uint8 else f"x.to({wanted})"
+        raise TypeError(
+            f"{name!r} ({_short(x)}) is not of the model's type {wanted}: convert it, once for the whole data set, as "
+            f"by {fix}"
+        ) from error
+    return output
+
+
+def _is_module(model: Any) -> bool:
+    return isinstance(model, nn.Module)
+
+
+def _short(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
 class Regress:
     """Mean squared error of `model(x)` against `y`, or another loss.
 
     Args:
         loss: (prediction, target) -> mean loss.
+        x: the input's key in a batch that is a dict.
+        y: the target's key.
 
     >>> import torch
     >>> env = Regress()
@@ -76,13 +157,13 @@ class Regress:
     1.0
     """
 
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss) -> None:
-        self.loss = loss
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss, *, x: str = "x", y: str = "y") -> None:
+        self.loss, self.x, self.y = loss, x, y
 
     def __call__(self, model: nn.Module, batch: Batch, step: int) -> Tensor:
         """The mean loss over the batch."""
-        x, y = unpack(batch)
-        prediction = model(x)
+        x, y = unpack(batch, self.x, self.y)
+        prediction = forward(model, x, self.x)
         if prediction.shape != y.shape:  # broadcasting would turn (batch, 1) against (batch,) into a wrong loss
             raise ValueError(f"the model's output {tuple(prediction.shape)} and y {tuple(y.shape)} must agree in shape")
         dtype = torch.promote_types(prediction.dtype, torch.float32)  # half precision would round the targets
@@ -94,33 +175,120 @@ class Reconstruct:
 
     Args:
         loss: (reconstruction, original) -> mean loss; any of `ai.train.loss`, or an `ai.train.loss.ComboLoss`.
+        x: the input's key in a batch that is a dict.
 
-    The batch is a tensor, a dict with `'x'`, or a tuple that starts with it.
+    The batch is a tensor, a dict with that key, or a tuple that starts with it.
 
     >>> import torch
     >>> float(Reconstruct()(nn.Identity(), torch.ones(2, 3), 0))
     0.0
     """
 
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss) -> None:
-        self.loss = loss
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss, *, x: str = "x") -> None:
+        self.loss, self.x = loss, x
 
     def __call__(self, model: nn.Module, batch: Batch | Tensor, step: int) -> Tensor:
         """The mean loss over the batch."""
-        x = images(batch)
-        output = model(x)
+        x = images(batch, self.x)
+        output = forward(model, x, self.x)
         if output.shape != x.shape:
             raise ValueError(f"the model's output {tuple(output.shape)} and x {tuple(x.shape)} must agree in shape")
         return self.loss(output, x)
 
 
-def images(batch: Any) -> Tensor:
-    """The `x` of a batch: a tensor, a dict with `'x'`, or a tuple that starts with it."""
+class NextToken:
+    """Cross-entropy of each token against what `model(tokens before it)` says; its mean is one over tokens.
+
+    Args:
+        x: the tokens' key in a batch that is a dict; a batch may also be the tokens `(batch, time)` themselves.
+        ignore_index: a token that is not to be predicted, such as padding; None: all are.
+
+    The model gives logits `(batch, time, vocabulary)`. Over micro-batches and ranks tokens count alike.
+
+    >>> import torch
+    >>> env, tokens = NextToken(ignore_index=0), torch.tensor([[1, 2, 3], [1, 2, 0]])
+    >>> loss, count = env(lambda x: torch.zeros(*x.shape, 4), tokens, 0)
+    >>> round(float(loss), 4), int(count)
+    (1.3863, 3)
+    """
+
+    def __init__(self, *, x: str = "x", ignore_index: int | None = None) -> None:
+        self.x, self.ignore_index = x, ignore_index
+
+    def __call__(self, model: nn.Module, batch: Batch | Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """The mean loss over the tokens that are predicted, and how many these are."""
+        tokens = images(batch, self.x).long()
+        logits, target = model(tokens[:, :-1]), tokens[:, 1:]
+        counted = torch.ones_like(target) if self.ignore_index is None else target != self.ignore_index
+        losses = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
+        count = counted.sum()
+        loss = (losses * counted).sum() / count.clamp_min(1)
+        if is_logging():
+            log("perplexity", loss.detach().exp())
+            log("accuracy", ((logits.argmax(-1) == target) * counted).sum() / count.clamp_min(1))
+        return loss, count.to(loss.dtype)
+
+
+class Distill:
+    """Trains a model to say what a teacher says, softened, and beside it what its own task asks.
+
+    Args:
+        teacher: a module, asked in evaluation mode and without gradients.
+        task: the environment of the model's own task, such as `Classify()`; None leaves it out.
+        temperature: both logits are divided by it; gradients are scaled back by its square.
+        share: of the teacher in the loss, 0 to 1.
+        x: the input's key in a batch that is a dict.
+
+    Source: Hinton, Vinyals and Dean 2015, Distilling the knowledge in a neural network, section 2.
+
+    >>> import torch
+    >>> model = nn.Linear(2, 3)
+    >>> float(Distill(model)(model, torch.ones(4, 2), 0))
+    0.0
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        task: Callable[..., Tensor] | None = None,
+        *,
+        temperature: float = 2.0,
+        share: float = 0.5,
+        x: str = "x",
+    ) -> None:
+        if not temperature > 0:
+            raise ValueError(f"temperature ({temperature}) must be positive")
+        if not 0 <= share <= 1:
+            raise ValueError(f"share ({share}) must lie in [0, 1]")
+        self.teacher, self.task, self.temperature, self.share, self.x = teacher, task, temperature, share, x
+
+    def __call__(self, model: nn.Module, batch: Batch | Tensor, step: int) -> Tensor:
+        """The mean loss over the batch."""
+        x = images(batch, self.x)
+        modes = [(module, module.training) for module in self.teacher.modules()]
+        self.teacher.eval()
+        try:
+            with torch.no_grad():
+                wanted = self.teacher(x) / self.temperature
+        finally:
+            for module, training in modes:  # the teacher may be the model itself, or hold parts of it
+                module.training = training
+        found = F.log_softmax(model(x) / self.temperature, 1)
+        soft = F.kl_div(found, F.log_softmax(wanted, 1), reduction="batchmean", log_target=True) * self.temperature**2
+        log("distillation", soft.detach())
+        if self.task is None:
+            return soft
+        return self.share * soft + (1 - self.share) * self.task(model, batch, step)
+
+
+def images(batch: Any, key: str = "x") -> Tensor:
+    """The `x` of a batch: a tensor, a dict with that key, or a tuple that starts with it."""
     if isinstance(batch, Tensor):
         return batch
-    if isinstance(batch, Mapping) and "x" in batch:
-        x: Tensor = batch["x"]
+    if isinstance(batch, Mapping) and key in batch:
+        x: Tensor = batch[key]
         return x
     if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor):
         return batch[0]
-    raise TypeError(f"a batch must be a tensor, a dict with 'x' or a tuple of tensors, not a {type(batch).__name__}")
+    found = f"a dict with keys {sorted(batch)}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+    raise TypeError(f"a batch must be a tensor, a dict with {key!r} or a tuple of tensors, not {found}")

@@ -7,6 +7,29 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ai.train.optimizers.clipping import check_limits, clip
+from ai.train.optimizers.depth import by_block
+from ai.train.optimizers.together import Together, together
+
+__all__ = [
+    "FACTORIES",
+    "Together",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamw",
+    "build",
+    "clip",
+    "layerwise_decay",
+    "muon",
+    "nadam",
+    "no_decay",
+    "radam",
+    "rmsprop",
+    "sgd",
+    "together",
+]
+
 Groups = Callable[[nn.Module], list[dict[str, Any]]]
 Made = TypeVar("Made", bound=Optimizer)
 
@@ -95,6 +118,59 @@ def radam(model: nn.Module, lr: float = 1e-3, **options: Any) -> torch.optim.RAd
     return _make(torch.optim.RAdam, model, lr, options)
 
 
+def adafactor(model: nn.Module, lr: float = 1e-2, **options: Any) -> torch.optim.Adafactor:
+    """Adafactor, whose state is sublinear; `options` as `torch.optim.Adafactor` takes them, and as for `sgd`.
+
+    >>> adafactor(nn.Linear(2, 2)).defaults['lr']
+    0.01
+    """
+    return _make(torch.optim.Adafactor, model, lr, options)
+
+
+def muon(
+    model: nn.Module,
+    lr: float = 2e-2,
+    *,
+    adamw_lr: float = 1e-3,
+    skip: Callable[[str, nn.Parameter], bool] | None = None,
+    weight_decay: float = 0.0,
+    **options: Any,
+) -> Optimizer:
+    """Muon for the matrices of a model and AdamW for the rest, as one optimiser.
+
+    Args:
+        model: a module. Matrices are the parameters of two axes, but for those of embeddings.
+        lr: of Muon.
+        adamw_lr: of AdamW.
+        skip: (name, parameter) -> whether a matrix is left to AdamW, too: best for the first and the last layer.
+        weight_decay: of both; norms and biases are not decayed.
+        options: `momentum=0.95` and whatever else `torch.optim.Muon` takes.
+
+    Source: Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks.
+
+    >>> together = muon(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 1)), skip=lambda name, param: name == '1.weight')
+    >>> [(type(one).__name__, sum(len(g['params']) for g in one.param_groups)) for one in together.optimizers]
+    [('Muon', 1), ('AdamW', 3)]
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"muon needs the module itself, not {type(model).__name__}")
+    tables = {id(p) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for p in m.parameters()}
+    matrices: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
+    for name, param in model.named_parameters():
+        if param.ndim == 2 and id(param) not in tables and not (skip is not None and skip(name, param)):
+            matrices.append(param)
+        else:
+            (decayed if param.ndim > 1 else exempt).append(param)
+    if not matrices:
+        raise ValueError(f"{type(model).__name__} has no matrices for muon: use adamw")
+    first: Optimizer = _make(torch.optim.Muon, matrices, lr, {"weight_decay": weight_decay, **options})
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+    rest = [group for group in groups if group["params"]]
+    return Together(first, _make(torch.optim.AdamW, rest, adamw_lr, {})) if rest else first
+
+
 FACTORIES: Mapping[str, Callable[..., Optimizer]] = {
     "sgd": sgd,
     "adam": adam,
@@ -103,6 +179,8 @@ FACTORIES: Mapping[str, Callable[..., Optimizer]] = {
     "adagrad": adagrad,
     "nadam": nadam,
     "radam": radam,
+    "adafactor": adafactor,
+    "muon": muon,
 }
 
 
@@ -150,8 +228,9 @@ def layerwise_decay(factor: float, depth: Callable[[str], int] | None = None) ->
 
     Args:
         factor: 0 < factor <= 1.
-        depth: parameter name -> its layer, from 0; by default each module that owns parameters is one layer, in the
-            order of registration.
+        depth: parameter name -> its layer, from 0; by default each block of a stack is one layer (of several modules of
+            one class in a `Sequential` or `ModuleList`), what comes before the first block is layer 0, and what comes
+            after the last is one layer, too. Without such blocks each module that owns parameters is a layer.
 
     Source: Clark et al. 2020, ELECTRA, section 3 ("layer-wise learning-rate decay").
 
@@ -164,11 +243,7 @@ def layerwise_decay(factor: float, depth: Callable[[str], int] | None = None) ->
 
     def groups(model: nn.Module) -> list[dict[str, Any]]:
         named = list(model.named_parameters())
-        if depth is None:
-            owners = list(dict.fromkeys(name.rpartition(".")[0] for name, _ in named))
-            layers = {name: owners.index(name.rpartition(".")[0]) for name, _ in named}
-        else:
-            layers = {name: depth(name) for name, _ in named}
+        layers = by_block(model) if depth is None else {name: depth(name) for name, _ in named}
         last = max(layers.values())
         made: dict[tuple[int, bool], dict[str, Any]] = {}
         for name, param in named:
@@ -188,9 +263,7 @@ def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float
     clip_norm, clip_value = options.pop("clip_norm", None), options.pop("clip_value", None)
     if not lr >= 0:
         raise ValueError(f"lr ({lr}) must not be negative")
-    for name, limit in (("clip_norm", clip_norm), ("clip_value", clip_value)):
-        if limit is not None and not limit > 0:
-            raise ValueError(f"{name} ({limit}) must be positive")
+    check_limits(clip_norm, clip_value)
     if rule is not None and not isinstance(model, nn.Module):
         raise TypeError(f"groups= needs the module itself, not {type(model).__name__}")
     groups: list[Any]
@@ -204,9 +277,7 @@ def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float
     if "fused" not in options and "foreach" not in options and _can_fuse(kind, groups, options):
         options["fused"] = True
     optimizer = kind(groups, lr=lr, **options)
-    if clip_norm is not None or clip_value is not None:
-        optimizer.register_step_pre_hook(_Clip(clip_norm, clip_value))
-    return optimizer
+    return optimizer if clip_norm is None and clip_value is None else clip(optimizer, clip_norm, value=clip_value)
 
 
 def _can_fuse(kind: Any, groups: list[Any], options: dict[str, Any]) -> bool:
@@ -219,17 +290,3 @@ def _can_fuse(kind: Any, groups: list[Any], options: dict[str, Any]) -> bool:
         return False
     params = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
     return not options.get("differentiable") and all(p.is_floating_point() and p.device.type in devices for p in params)
-
-
-class _Clip:
-    """Runs before every step of the optimiser it is registered on, so it holds in any loop."""
-
-    def __init__(self, norm: float | None, value: float | None) -> None:
-        self.norm, self.value = norm, value
-
-    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if self.value is not None:
-            torch.nn.utils.clip_grad_value_(params, self.value)
-        if self.norm is not None:
-            torch.nn.utils.clip_grad_norm_(params, self.norm)

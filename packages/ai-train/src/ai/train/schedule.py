@@ -4,7 +4,9 @@ Nothing is counted, so a resumed run, another number of ranks or several optimis
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+from ai.train.early_stopping import EarlyStopping
 
 Schedule = Callable[[int], float]
 
@@ -106,6 +108,58 @@ def wsd(steps: int, warmup: int, decay: int, end: float = 0.0) -> Schedule:
         return end + (1.0 - end) * (1.0 - math.sqrt(progress))
 
     return warm_up(warmup, fall)
+
+
+class Plateau:
+    """A factor that falls when a metric no longer improves; made by `plateau`."""
+
+    def __init__(self, key: str, factor: float, patience: int, mode: str | None, min_delta: float, end: float) -> None:
+        if not 0 < factor < 1:
+            raise ValueError(f"the factor of plateau ({factor}) must lie in (0, 1)")
+        self._watch = EarlyStopping(key, patience=patience, mode=mode, min_delta=min_delta)
+        self._factor, self._end = factor, end
+        self.key, self.value = key, 1.0
+
+    def __call__(self, step: int) -> float:
+        """The factor as it is now."""
+        return self.value
+
+    def observe(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take what a hook has measured."""
+        if self._watch(step, metrics):
+            self.value, self._watch.waited = max(self.value * self._factor, self._end), 0
+
+    def state_dict(self) -> dict[str, float]:
+        """The factor, and what was waited for."""
+        return {"value": self.value, **self._watch.state_dict()}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Put a state back."""
+        self.value = state["value"]
+        self._watch.load_state_dict(state)
+
+
+def plateau(
+    key: str = "val_loss",
+    *,
+    factor: float = 0.1,
+    patience: int = 10,
+    mode: str | None = None,
+    min_delta: float = 0.0,
+    end: float = 0.0,
+) -> Plateau:
+    """1 until `key` has not improved for `patience` measurements, then times `factor`, and so on down to `end`.
+
+    The one schedule that is no function of the step: a hook of the run measures `key`, and the run saves the factor.
+    Make one for each run. `mode` is as `EarlyStopping`'s.
+
+    >>> rate = plateau('val_loss', patience=1)
+    >>> for step, loss in enumerate([2.0, 1.0, 1.5, 1.5]):
+    ...     rate.observe(step, {'val_loss': loss})
+    >>> rate(4)
+    0.1
+    """
+    return Plateau(key, factor, patience, mode, min_delta, end)
 
 
 def warm_up(steps: int, then: Schedule) -> Schedule:

@@ -14,6 +14,7 @@ from ai.train.distributed.job import check_device, common_to_ranks, join, part_o
 from ai.train.distributed.process_group import own_device
 from ai.train.engine.placement import Call
 from ai.train.engine.ranks import Ranks
+from ai.train.optimizers.together import Together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,8 @@ class Fsdp:
                 f"the optimizer ({type(optimizer).__name__}) holds state of {len(optimizer.state)} parameters that "
                 "parallel='fsdp' would replace: shard with a fresh optimizer, and load its state from a snapshot"
             )
+        if isinstance(optimizer, Together):
+            raise ValueError("parallel='fsdp' shards one optimizer a model, not several together: use parallel='ddp'")
         with torch.no_grad():
             for tensor in [*model.parameters(), *model.buffers()]:
                 dist.broadcast(tensor, 0)

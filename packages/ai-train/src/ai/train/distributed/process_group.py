@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ai.train.engine.ranks import Ranks, Totals
 
-# A wish to stop takes effect at most twice as many steps later.
+# A wish to stop takes effect at most twice as many steps later, of slow steps sooner: as many as fit into a second.
 _POLL_STEPS = 8
+_POLL_S = 0.5
 
 _control: Any = None
 
@@ -60,26 +61,32 @@ class GroupRanks(Ranks):
         self.group = _control
         self._wish = 0
         self._now = 0.0
-        self._polls = 0
         self._work: Any = None
-        self._vote = torch.zeros(2, dtype=torch.float64)
+        self._vote = torch.zeros(3, dtype=torch.float64)
+        self._stride = self._until_poll = 1
+        self._polled = super().time()
         everyone: list[Any] = [None] * self.world
         dist.all_gather_object(everyone, (socket.gethostname(), os.getpid()), group=self.group)
         self._processes: list[tuple[str, int]] = everyone
 
     def poll(self, step: int, wish: int) -> int:
-        """The strongest wish to end, agreed on every few steps."""
+        """The strongest wish to end, agreed on every few steps, or every step where these are slow."""
         self._wish = max(self._wish, wish)
-        self._polls += 1
-        if (self._polls - 1) % _POLL_STEPS:
+        self._until_poll -= 1
+        if self._until_poll:
             return 0
-        agreed = 0
+        agreed, passed = 0, super().time() - self._polled
+        self._polled += passed
+        stride = min(_POLL_STEPS, max(1, int(_POLL_S * self._stride / max(passed, 1e-9))))
         if self._work is not None:
             self._work.wait()
             agreed = int(self._vote[0])
             self._now = float(self._vote[1])
-        # Rank 0's clock is everyone's.
-        self._vote = torch.tensor([self._wish, super().time() if self.rank == 0 else 0.0], dtype=torch.float64)
+            self._stride = int(self._vote[2])
+        self._until_poll = self._stride
+        # Rank 0's clock is everyone's, and so is its stride.
+        votes = [self._wish, *((super().time(), stride) if self.rank == 0 else (0.0, 1))]
+        self._vote = torch.tensor(votes, dtype=torch.float64)
         self._work = dist.all_reduce(self._vote, dist.ReduceOp.MAX, group=self.group, async_op=True)
         return agreed
 

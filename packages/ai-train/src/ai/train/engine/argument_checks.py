@@ -22,6 +22,9 @@ def check_model_and_optimizer(key: str, model: Any, optimizer: Any) -> None:
     """Raise if they are swapped or of other types."""
     if isinstance(model, Optimizer) and isinstance(optimizer, nn.Module):
         raise TypeError(f"{key!r} is given an optimizer ({type(model).__name__}) for its model: the model comes first")
+    for what, given in ((f"{key!r}", model), (f"the optimizer of {key!r}", optimizer)):
+        if isinstance(given, type):
+            raise TypeError(f"{what} must be an instance: {given.__name__}(...), not the class {given.__name__}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"{key!r} must be a torch.nn.Module, not {type(model).__name__}")
     if not isinstance(optimizer, Optimizer):

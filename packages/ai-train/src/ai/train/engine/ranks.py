@@ -1,5 +1,6 @@
 """What the processes of one run decide together; with a single process every question is answered on the spot."""
 
+import sys
 from collections.abc import Mapping
 from time import perf_counter
 
@@ -7,6 +8,19 @@ from time import perf_counter
 STOP, INTERRUPT = 1, 2
 
 Totals = dict[str, tuple[float, float]]
+
+
+def rank() -> int:
+    """This process's number among those that train together, 0 where it trains alone.
+
+    Seed with it whatever draws for itself (a generator of latents, say), or every rank draws the same.
+
+    >>> rank()
+    0
+    """
+    distributed = sys.modules.get("torch.distributed")
+    joined = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    return int(distributed.get_rank()) if joined and distributed is not None else 0
 
 
 class Ranks:

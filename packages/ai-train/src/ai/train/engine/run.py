@@ -13,8 +13,8 @@ from ai.train.ema import Ema
 from ai.train.engine.evaluate import evaluating
 from ai.train.engine.ranks import Ranks
 from ai.train.state.data_position import DataPosition
-from ai.train.state.optimizer_state import check_settings, load_optimizer
-from ai.train.state.random_state import random_state
+from ai.train.state.optimizer_state import check_settings, kind_of, load_optimizer
+from ai.train.state.random_state import move_apart, random_state
 from ai.train.state.stateful import Stateful as Stateful
 
 Metrics = dict[str, float]
@@ -142,6 +142,8 @@ class Run:
         if self._validate is None:
             raise RuntimeError("this run has no validate: it was made without a trainer")
         with self.evaluating():
+            if self.ranks.rank:
+                move_apart(self.ranks.rank)  # each rank has its own part of the data, and noise of its own
             return self._validate(data)
 
     def evaluating(self, seed: int = 0) -> AbstractContextManager[None]:
@@ -236,7 +238,7 @@ class Run:
 
     def optimizer_kinds(self) -> dict[str, str]:
         """The class of each optimiser."""
-        return {key: type(optimizer).__name__ for key, optimizer in self.optimizers.items()}
+        return {key: kind_of(optimizer) for key, optimizer in self.optimizers.items()}
 
     def load_state_dict(self, state: Mapping[str, Any], *, settings: str = "snapshot") -> None:
         """Put back what `state_dict` gave; parts that it lacks (`models`, `optimizers`) are left as they are.

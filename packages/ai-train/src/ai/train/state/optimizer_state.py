@@ -50,9 +50,14 @@ def check_settings(settings: str) -> None:
         raise ValueError(f"settings must be 'snapshot' or 'script', not {settings!r}")
 
 
+def kind_of(optimizer: Optimizer) -> str:
+    """The class of an optimiser, and of those that it holds together."""
+    return str(getattr(optimizer, "kind", type(optimizer).__name__))
+
+
 def check_kind(key: str, optimizer: Optimizer, kind: str | None) -> None:
     """Raise if the snapshot was saved with an optimiser of another class."""
-    own = type(optimizer).__name__
+    own = kind_of(optimizer)
     if (kind or own) != own:
         raise ValueError(f"the optimizer of {key!r} is {own}, and the snapshot was saved with {kind}: {_FIX}")
 

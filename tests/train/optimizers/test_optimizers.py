@@ -1,0 +1,192 @@
+import copy
+import io
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ai.train import Hook, Snapshots, Trainer, opt, schedule
+from ai.train.optimizers.depth import by_block
+
+
+def env(model, batch, step):
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+@pytest.mark.parametrize(
+    "make", [lambda p: opt.sgd(p, lr=1.0, clip_norm=1.0), lambda p: opt.clip(torch.optim.SGD(p, lr=1.0), 1.0)]
+)
+def test_clipping_travels_with_every_copy_and_added_group(make, copied):
+    optimizer = copied(make([nn.Parameter(torch.zeros(2))]))
+    optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for param, gradient in zip(params, ([2.0, 3.0], [6.0]), strict=True):
+        param.grad = torch.tensor(gradient)
+    optimizer.step()
+    found = torch.cat([p.detach() for p in params])
+    assert torch.allclose(found, -torch.tensor([2.0, 3.0, 6.0]) / 7, atol=1e-5)
+    io_ = io.BytesIO()
+    torch.save(optimizer.state_dict(), io_)
+    assert torch.load(io.BytesIO(io_.getvalue()), weights_only=True)["param_groups"]
+
+
+def test_a_clipped_optimizer_clips_in_a_process_that_has_not_imported_us(tmp_path):
+    optimizer = opt.sgd([nn.Parameter(torch.zeros(2))], lr=1.0, clip_value=0.5)
+    (tmp_path / "o").write_bytes(pickle.dumps(optimizer))
+    code = (
+        "import pickle, sys, torch; o = pickle.load(open(sys.argv[1], 'rb')); p = o.param_groups[0]['params'][0];"
+        "p.grad = torch.tensor([3.0, -0.25]); o.step(); print(p.tolist())"
+    )
+    out = subprocess.run([sys.executable, "-c", code, str(tmp_path / "o")], capture_output=True, text=True, timeout=100)
+    assert out.stdout.strip() == "[-0.5, 0.25]", out.stderr
+
+
+def test_limits_that_are_none_are_refused():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=1.0)
+    with pytest.raises(ValueError, match="clip needs norm or value"):
+        opt.clip(optimizer)
+    with pytest.raises(ValueError, match=r"clip_norm \(0.0\) must be positive"):
+        opt.clip(optimizer, 0.0)
+    with pytest.raises(ValueError, match="clip cannot reach an LBFGS's gradients"):
+        opt.clip(torch.optim.LBFGS([nn.Parameter(torch.zeros(2))]), 1.0)
+
+
+def test_several_optimizers_of_one_model_train_as_each_would_and_resume(net, batches, tmp_path):
+    def together(model):
+        return opt.together(opt.sgd(model[0], lr=0.1, momentum=0.9), opt.clip(opt.adamw(model[3], lr=0.01), 0.5))
+
+    model, reference = net(), net()
+    model[1].p = reference[1].p = 0.0
+    parts = opt.sgd(reference[0], lr=0.1, momentum=0.9), opt.adamw(reference[3], lr=0.01, clip_norm=0.5)
+    for step, batch in enumerate(batches(6)):
+        for part, rate in zip(parts, (0.1, 0.01), strict=True):
+            for group in part.param_groups:
+                group["lr"] = rate / (step + 1)
+        env(reference, batch, 0).backward()
+        for part in parts:
+            part.step()
+            part.zero_grad()
+    for limit in (3, 6):
+        model = net()
+        model[1].p = 0.0
+        hook = Hook(snapshots=Snapshots(tmp_path), resume=True)
+        Trainer(env, batches(6)).train(
+            model, together(model), hook, steplimit=limit, schedule=lambda step: 1 / (step + 1)
+        )
+    for a, b in zip(model.parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-7)
+    other = net()
+    message = (
+        r"the optimizer of 'model' is Together\(AdamW, SGD\), and the snapshot was saved with Together\(SGD, AdamW\)"
+    )
+    swapped = opt.together(opt.adamw(other[3]), opt.sgd(other[0]))
+    with pytest.raises(ValueError, match=message):
+        Trainer(env, batches(9)).train(other, swapped, Hook(snapshots=Snapshots(tmp_path), resume=True))
+
+
+def test_what_cannot_go_together_is_refused():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    first = opt.sgd(model[0])
+    with pytest.raises(ValueError, match="one of them is in two"):
+        opt.together(first, opt.adam(model))
+    with pytest.raises(ValueError, match="an LBFGS steps by closure"):
+        opt.together(first, torch.optim.LBFGS(model[1].parameters()))
+    with pytest.raises(TypeError, match=r"add the group to one of \.optimizers"):
+        opt.together(first, opt.adam(model[1])).add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+    copied = copy.deepcopy(opt.together(first, opt.adam(model[1], lr=0.5)))
+    assert [group["lr"] for group in copied.param_groups] == [0.01, 0.5]
+    assert copied.optimizers[0] is not first
+
+
+def test_muon_takes_the_matrices_and_adamw_the_rest():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    both = opt.muon(model, lr=0.02, adamw_lr=1e-3, weight_decay=0.1, skip=lambda name, param: name == "3.weight")
+    muon, adamw = both.optimizers
+    assert [p.shape for g in muon.param_groups for p in g["params"]] == [(4, 4)]
+    assert [[tuple(p.shape) for p in g["params"]] for g in adamw.param_groups] == [
+        [(5, 4), (2, 4)],
+        [(4,), (4,), (4,), (2,)],
+    ]
+    assert [g["weight_decay"] for g in both.param_groups] == [0.1, 0.1, 0.0]
+    before = [p.detach().clone() for p in model.parameters()]
+    Trainer(lambda m, b, s: F.cross_entropy(m(b), torch.zeros(3, dtype=torch.long)), [torch.arange(3)] * 2).train(
+        model, both
+    )
+    assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    with pytest.raises(ValueError, match="LayerNorm has no matrices for muon: use adamw"):
+        opt.muon(nn.LayerNorm(3))
+    assert isinstance(opt.build({"name": "adafactor", "lr": 0.1}, model), torch.optim.Adafactor)
+
+
+def test_layers_of_a_vision_transformer_are_its_blocks():
+    class ViT(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(1, 1, 4))
+            self.patches = nn.Conv2d(3, 4, 2)
+            block = lambda: nn.ModuleDict({"norm": nn.LayerNorm(4), "fc": nn.Linear(4, 4)})  # noqa: E731
+            self.blocks = nn.ModuleList(block() for _ in range(12))
+            self.norm, self.head = nn.LayerNorm(4), nn.Linear(4, 10)
+
+    groups = opt.layerwise_decay(0.75)(ViT())
+    factors = sorted({group["lr_factor"] for group in groups})
+    assert len(factors) == 14
+    assert factors[0] == pytest.approx(0.75**13)  # 0.024
+    assert factors[-1] == 1.0
+    layers = by_block(ViT())
+    assert (layers["token"], layers["patches.weight"], layers["blocks.0.fc.bias"], layers["head.weight"]) == (
+        0,
+        0,
+        1,
+        13,
+    )
+
+
+def test_stages_of_a_residual_network_follow_one_another():
+    stage = lambda: nn.Sequential(*(nn.Sequential(nn.Linear(2, 2), nn.ReLU()) for _ in range(2)))  # noqa: E731
+    model = nn.ModuleDict(
+        {"stem": nn.Linear(2, 2), "a": stage(), "down": nn.Linear(2, 2), "b": stage(), "head": nn.Linear(2, 2)}
+    )
+    assert {name.rpartition(".")[0]: layer for name, layer in by_block(model).items()} == {
+        "stem": 0,
+        "a.0.0": 1,
+        "a.1.0": 2,
+        "down": 2,
+        "b.0.0": 3,
+        "b.1.0": 4,
+        "head": 5,
+    }
+
+
+def test_a_rate_falls_where_a_measured_metric_stands_still_and_is_resumed(net, batches, tmp_path):
+    rates = []
+    losses = {1: 3.0, 2: 2.0, 3: 2.5, 4: 2.5, 5: 2.5, 6: 1.0, 7: 1.5, 8: 1.5}
+
+    def train(limits, folder):
+        rates.clear()
+        for limit in limits:
+            model = net()
+            optimizer = opt.sgd(model, lr=1.0)
+            optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+            hook = Hook(
+                task=lambda m, step: {"error": losses.get(step, 9.0)},
+                task_interval=1,
+                snapshots=Snapshots(folder),
+                resume=True,
+                sanity=False,
+            )
+            rate = schedule.plateau("error", factor=0.5, patience=1)
+            Trainer(env, batches(9)).train(model, optimizer, hook, steplimit=limit, schedule=rate)
+        return list(rates)
+
+    whole = train([9], tmp_path / "whole")
+    assert whole == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.25]
+    for cut in (3, 4, 5):
+        assert train([cut, 9], tmp_path / str(cut)) == whole
+    with pytest.raises(ValueError, match=r"the factor of plateau \(1.0\) must lie in \(0, 1\)"):
+        schedule.plateau(factor=1.0)
