@@ -79,7 +79,7 @@ def test_signal_to_one_rank_ends_all_at_the_same_step_without_asking_at_each(two
     step, status, asked = map(int, found[0])
     assert status == 143  # nothing was saved
     assert 5 <= step <= 5 + 16
-    assert asked <= step // 8 + 1
+    assert asked <= step // 8 + 3  # the first two tell how long a step takes
 
 
 @pytest.mark.slow
