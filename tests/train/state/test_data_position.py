@@ -160,3 +160,23 @@ def test_a_sampler_that_shuffles_by_epoch_is_told_the_epoch():
         sampler.set_epoch(epoch)
         orders += list(sampler)
     assert seen == orders
+
+
+def test_a_rank_that_joins_a_run_of_one_process_draws_noise_of_its_own(tmp_path):
+    from ai.train import Run
+    from ai.train.distributed.sharded import load_ranks
+    from ai.train.engine.ranks import Ranks
+
+    class Second(Ranks):
+        rank, world = 1, 2
+
+    model, env = made([])
+    Trainer(env, loader()).train(model, opt.sgd(model), Hook(snapshots=Snapshots(tmp_path)), steplimit=5)
+    draws, seen = [], []
+    for ranks in (Ranks(), Second()):
+        run = Run({"model": model}, {"model": opt.sgd(model)}, loader(), ranks=ranks)
+        load_ranks(run, tmp_path / "000000005")
+        seen.append([int(batch[0, 0]) for batch in [next(run.batches())]])
+        draws.append(torch.rand(4))
+    assert seen[0] == seen[1]  # one order, of which a sampler gives each rank its part
+    assert not torch.equal(*draws)

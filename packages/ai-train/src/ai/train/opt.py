@@ -144,7 +144,7 @@ def muon(
         adamw_lr: of AdamW.
         skip: (name, parameter) -> whether a matrix is left to AdamW, too: best for the first and the last layer.
         weight_decay: of both; norms and biases are not decayed.
-        options: `momentum=0.95` and whatever else `torch.optim.Muon` takes.
+        options: `momentum=0.95` and whatever else `torch.optim.Muon` takes; `clip_norm=` and `clip_value=` for both.
 
     Source: Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks.
 
@@ -154,6 +154,7 @@ def muon(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"muon needs the module itself, not {type(model).__name__}")
+    clip_norm, clip_value = options.pop("clip_norm", None), options.pop("clip_value", None)
     tables = {id(p) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for p in m.parameters()}
     matrices: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
@@ -168,7 +169,8 @@ def muon(
     first: Optimizer = _make(torch.optim.Muon, matrices, lr, {"weight_decay": weight_decay, **options})
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
     rest = [group for group in groups if group["params"]]
-    return Together(first, _make(torch.optim.AdamW, rest, adamw_lr, {})) if rest else first
+    whole = Together(first, _make(torch.optim.AdamW, rest, adamw_lr, {})) if rest else first
+    return whole if clip_norm is None and clip_value is None else clip(whole, clip_norm, value=clip_value)
 
 
 FACTORIES: Mapping[str, Callable[..., Optimizer]] = {
