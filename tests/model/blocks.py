@@ -144,5 +144,6 @@ BLOCKS = {
     "param": Block(lambda: m.param(2, 3), (VECTOR,)),
     "minibatch_std": Block(lambda: m.minibatch_std(3), (IMAGE,)),
     "drop_path": Block(lambda: m.drop_path(0.1), (TOKENS,)),
+    "duel": Block(lambda: m.duel(m.fc(8, 1), m.fc(8, 3)), (VECTOR,)),
     "running_norm": Block(lambda: m.running_norm(8).eval(), (VECTOR,)),  # in training mode each call moves it
 }

@@ -5,7 +5,7 @@ from ai.model.activation import actv, actv_gain
 from ai.model.attention import attn, sa
 from ai.model.conditioning.dit import dit_blk
 from ai.model.conditioning.time import time_emb
-from ai.model.container import gru, lstm, module_dict, modules, null, repeat, res, seq
+from ai.model.container import duel, gru, lstm, module_dict, modules, null, repeat, res, seq
 from ai.model.conv import conv
 from ai.model.convolution.convnext import convnext_blk
 from ai.model.convolution.ranks import conv_nd, conv_separable, conv_transposed, pool
@@ -77,6 +77,7 @@ __all__ = [
     "draw_uniform",
     "draw_weight",
     "drop_path",
+    "duel",
     "embed",
     "f",
     "fc",

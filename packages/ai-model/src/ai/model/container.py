@@ -106,6 +106,35 @@ def res(
     return _Residual(main, shortcut, gain)
 
 
+class _Duel(nn.Module):
+    def __init__(self, value: nn.Module, advantage: nn.Module):
+        super().__init__()
+        self.value = value
+        self.advantage = advantage
+
+    def forward(self, x: Tensor) -> Tensor:
+        advantage = self.advantage(x)
+        out: Tensor = self.value(x) + advantage - advantage.mean(1, keepdim=True)
+        return out
+
+
+def duel(value: nn.Module, advantage: nn.Module) -> nn.Module:
+    """Returns `value(x) + advantage(x)`, less the advantages' mean over axis 1: the values of actions, duelling.
+
+    Args:
+        value: To `(batch, 1)`, or `(batch, 1, …)` such as quantiles.
+        advantage: To `(batch, actions)`, or `(batch, actions, …)`.
+
+    Source: Wang et al., 2016, Dueling network architectures for deep reinforcement learning, equation 9.
+
+    Example:
+        >>> import torch, ai.model as m
+        >>> m.duel(m.fc(8, 1), m.fc(8, 3))(torch.zeros(2, 8)).shape
+        torch.Size([2, 3])
+    """
+    return _Duel(value, advantage)
+
+
 def modules(items: Iterable[nn.Module]) -> nn.ModuleList:
     """Returns a list of modules whose parameters belong to the model that holds it.
 

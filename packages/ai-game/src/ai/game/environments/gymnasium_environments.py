@@ -10,6 +10,8 @@ from ai.game import draws
 from ai.game.environments.protocol import Seen, Step
 from ai.game.environments.spaces import ActionSpace, Observations, gymnasium
 
+_GOLDEN = 0x9E3779B97F4A7C15
+
 
 class GymnasiumEnvironments:
     """N instances of a Gymnasium environment, in this process.
@@ -62,11 +64,11 @@ class GymnasiumEnvironments:
         """Steps every instance whose episode is not over, and begins the others' next one."""
         taken = self._actions(action, self.num)
         over, names = self._over, self._observations.names
-        is_dict, single = self._observations.is_dict, self.num_actions is not None
+        is_dict = self._observations.is_dict
         seen = self._observations.empty(self.num)
         obs = seen["obs"]
         reward, ended, cut = [0.0] * self.num, [False] * self.num, [False] * self.num
-        for row, (env, own) in enumerate(zip(self._envs, taken.tolist() if single else taken, strict=True)):
+        for row, (env, own) in enumerate(zip(self._envs, taken, strict=True)):
             if over[row]:
                 self._number[row] += 1
                 self._begin(row, seen)
@@ -125,9 +127,10 @@ class GymnasiumEnvironments:
         self._done = [[] for _ in range(self.num)]
 
     def _begin(self, row: int, seen: dict[str, NDArray[Any]]) -> None:
-        seed = draws.fold_in(self._seeds[row : row + 1], self._number[row : row + 1])[0] % np.uint64(1 << 31)
+        # in Python's numbers, since arrays of one entry take ten times as long; the environment mixes its seed itself
+        seed = (int(self._seeds[row]) + int(self._number[row]) * _GOLDEN & (1 << 64) - 1) >> 33
         self._done[row] = []
-        shown, info = self._envs[row].reset(seed=int(seed))
+        shown, info = self._envs[row].reset(seed=seed)
         self._note(row, shown, info, seen)
 
     def _note(self, row: int, shown: Any, info: Mapping[str, Any], seen: dict[str, NDArray[Any]]) -> None:

@@ -103,10 +103,12 @@ class ActionSpace:
         array = np.asarray(action)
         if array.shape != (num, *self.shape):
             raise ValueError(f"action must have shape {(num, *self.shape)}, got {array.shape}")
-        if self.num_actions is not None and len(array) and not (0 <= array.min() and array.max() < self.num_actions):
-            raise ValueError(f"action must be in [0, {self.num_actions}), got {array.tolist()}")
+        if self.num_actions is not None:
+            own = array.tolist()  # few numbers: Python is faster here than two reductions
+            if not (0 <= min(own) and max(own) < self.num_actions):
+                raise ValueError(f"action must be in [0, {self.num_actions}), got {own}")
         if self._as_is:
-            return array
+            return array.astype(self._dtype, copy=False)
         if self._middle is not None:
             array = np.clip(array, -1, 1) * self._half + self._middle
         return (array + self._start if not self._is_float else array).astype(self._dtype)

@@ -1,0 +1,212 @@
+"""How fast and in how many steps do PPO, DQN and SAC learn, beside Stable-Baselines3 on the same settings?
+
+    python benchmarks/rl.py [step] [ppo] [dqn] [sac] [--seeds 0 1 2] [--steps 100000]
+
+It needs stable-baselines3, unless `--ours-only`. Peers alternate in one process, one torch thread; rates are steps of
+the environment per second of this process's CPU time, learning included; solved is the number of steps after which 20
+training episodes in a row had the wanted mean.
+"""
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from ai.data import Datagen, ReplayBuffer
+from ai.examples import dqn, ppo, sac
+from ai.examples.agents.noted import Noted
+from ai.examples.agents.worlds import world
+from ai.game import ByActor, CartPole, EpsilonGreedy, GameEnvironments, GymnasiumEnvironments, Rollouts
+from ai.train import DQN, PPO, SAC, HookInterface, RLTrainer, opt
+
+Outcome = tuple[float, float, float]  # steps a second, steps until solved, mean of the last 20 episodes
+
+
+class Silent(HookInterface):
+    """Logs nothing."""
+
+    def wants_log(self, step: int) -> bool:
+        """Never."""
+        return False
+
+
+def outcome(noted: Noted, seconds: float, goal: float) -> Outcome:
+    """Returns what a run of ours came to."""
+    episodes = noted.episodes[:, 1]
+    return noted.source.n_steps / seconds, noted.solved_at(goal), float(episodes[-20:].mean())
+
+
+def ours_ppo(seed: int, steps: int) -> Outcome:
+    """PPO with the example's settings of CartPole."""
+    c = replace(ppo.main.PRESETS["cartpole"], seed=seed, total_steps=steps)
+    env = world(c.env, c.num_envs)
+    model = ppo.main.build(c, env).init(seed=seed)
+    noted = Noted(Rollouts(env, ppo.main.build(c, env), steps=c.steps))
+    data = Datagen(noted).passes(c.passes, batches=c.batches, gamma=c.gamma, lam=c.lam, seed=seed)
+    updates = steps // (c.num_envs * c.steps) * data.updates
+
+    def left(step: int) -> float:
+        return 1 - step // data.updates * data.updates / updates
+
+    began = time.process_time()
+    optimiser = opt.adam(model, lr=c.learning_rate, eps=1e-5, clip_norm=c.clip_norm)
+    RLTrainer(PPO(clip=lambda step: c.clip * left(step)), data, push_interval=None).train(
+        model, optimiser, Silent(), steplimit=updates, schedule=left
+    )
+    return outcome(noted, time.process_time() - began, 475)
+
+
+def ours_dqn(seed: int, steps: int) -> Outcome:
+    """DQN with the example's settings of CartPole."""
+    c = replace(dqn.main.PRESETS["cartpole"], seed=seed, total_steps=steps)
+    model, actor = (dqn.Model(dim=c.dim).init(seed=seed) for _ in range(2))
+    act = EpsilonGreedy(steps=c.explore_steps, last=c.explore_last)
+    noted = Noted(Rollouts(world(c.env, c.num_envs), actor, act, c.steps, lookahead=c.n_step - 1))
+    buffer = ReplayBuffer(c.buffer, n_step=c.n_step, gamma=c.gamma, seed=seed)
+    data = Datagen(noted).loader(
+        c.batch_size, n_workers=0, buffer=buffer, replay_ratio=c.replay_ratio, min_steps=c.min_steps, seed=seed
+    )
+    began = time.process_time()
+    RLTrainer(DQN(follow_every=c.follow_every, double=c.double), data, push_interval=None).train(
+        model,
+        opt.adam(model, lr=c.learning_rate, clip_norm=c.clip_norm),
+        Silent(),
+        steplimit=int((steps - c.min_steps) * c.replay_ratio / c.batch_size),
+    )
+    return outcome(noted, time.process_time() - began, 475)
+
+
+def ours_sac(seed: int, steps: int) -> Outcome:
+    """SAC with the example's settings of Pendulum."""
+    c = replace(sac.main.PRESETS["pendulum"], seed=seed, total_steps=steps)
+    model, actor = (sac.Model(dim=c.dim).init(seed=seed) for _ in range(2))
+    noted = Noted(Rollouts(world(c.env, 1), actor, ByActor(random_steps=c.random_steps), 1))
+    buffer = ReplayBuffer(c.buffer, n_step=1, gamma=c.gamma, seed=seed)
+    data = Datagen(noted).loader(
+        c.batch_size, n_workers=0, buffer=buffer, replay_ratio=c.replay_ratio, min_steps=c.random_steps, seed=seed
+    )
+    began = time.process_time()
+    RLTrainer(SAC(tau=c.tau), data, push_interval=None).train(
+        model, opt.adam(model, lr=c.learning_rate), Silent(), steplimit=steps - c.random_steps
+    )
+    return outcome(noted, time.process_time() - began, -200)
+
+
+def theirs(name: str, seed: int, steps: int) -> Outcome:
+    """Stable-Baselines3 with the same settings."""
+    import stable_baselines3 as sb3
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.env_util import make_vec_env
+
+    class Note(BaseCallback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps: list[int] = []
+            self.returns: list[float] = []
+
+        def _on_step(self) -> bool:
+            for info in self.locals["infos"]:
+                if "episode" in info:
+                    self.returns.append(info["episode"]["r"])
+                    self.steps.append(self.num_timesteps)
+            return True
+
+    note, goal = Note(), -200 if name == "sac" else 475
+    learner: Any
+    if name == "ppo":
+        c = ppo.main.PRESETS["cartpole"]
+        learner = sb3.PPO(
+            "MlpPolicy", make_vec_env(c.env, c.num_envs, seed=seed), n_steps=c.steps,
+            batch_size=c.num_envs * c.steps, n_epochs=c.passes, gamma=c.gamma, gae_lambda=c.lam, ent_coef=0.0,
+            learning_rate=lambda p: p * c.learning_rate,
+            clip_range=lambda p: p * c.clip, device="cpu", seed=seed,
+        )  # fmt: skip
+    elif name == "dqn":
+        d = dqn.main.PRESETS["cartpole"]
+        learner = sb3.DQN(
+            "MlpPolicy", make_vec_env(d.env, d.num_envs, seed=seed), learning_rate=d.learning_rate,
+            batch_size=d.batch_size, buffer_size=d.buffer, learning_starts=d.min_steps, gamma=d.gamma,
+            target_update_interval=round(d.follow_every * d.batch_size / d.replay_ratio), train_freq=d.steps,
+            gradient_steps=int(d.steps * d.num_envs * d.replay_ratio / d.batch_size),
+            exploration_fraction=d.explore_steps / steps, exploration_final_eps=d.explore_last,
+            max_grad_norm=d.clip_norm or 1e9, policy_kwargs={"net_arch": [d.dim, d.dim]}, device="cpu", seed=seed,
+        )  # fmt: skip
+    else:
+        s = sac.main.PRESETS["pendulum"]
+        learner = sb3.SAC(
+            "MlpPolicy", make_vec_env(s.env, 1, seed=seed), learning_rate=s.learning_rate, gamma=s.gamma,
+            buffer_size=s.buffer, learning_starts=s.random_steps, batch_size=s.batch_size, device="cpu", seed=seed,
+        )  # fmt: skip
+    began = time.process_time()
+    learner.learn(steps, callback=note)
+    seconds = time.process_time() - began
+    means = np.convolve(note.returns, np.full(20, 0.05), "valid")
+    reached = np.flatnonzero(means >= goal - 1e-9)
+    solved = float(note.steps[reached[0] + 19]) if len(reached) else float("nan")
+    return learner.num_timesteps / seconds, solved, float(np.mean(note.returns[-20:]))
+
+
+def stepping(n: int = 3000, num: int = 8) -> None:
+    """Prints how fast environments alone step."""
+    actions = np.random.default_rng(0).integers(0, 2, (n, num))
+
+    def rate(env: Any) -> float:
+        env.reset(seed=0)
+        began = time.process_time()
+        for action in actions:
+            env.step(action)
+        return n * num / (time.process_time() - began)
+
+    makers: dict[str, Callable[[], Any]] = {
+        "Gymnasium, make_vec sync": lambda: gym.make_vec("CartPole-v1", num, "sync"),
+        "ours over Gymnasium": lambda: GymnasiumEnvironments("CartPole-v1", num),
+        "ours over ai.game.CartPole": lambda: GameEnvironments(CartPole(), num),
+    }
+    found: dict[str, list[float]] = {name: [] for name in makers}
+    for _ in range(5):
+        for name, make in makers.items():
+            found[name].append(rate(make()))
+    for name, rates in found.items():
+        print(f"stepping {num} CartPoles, {name:28} {np.median(rates):9,.0f} steps/s")
+
+
+STEPS = {"ppo": 100_000, "dqn": 200_000, "sac": 10_000}
+OURS = {"ppo": ours_ppo, "dqn": ours_dqn, "sac": ours_sac}
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="*", default=["step", "ppo", "dqn", "sac"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument("--ours-only", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    for what in options.what:
+        if what == "step":
+            stepping()
+            continue
+        steps = options.steps or STEPS[what]
+        for seed in options.seeds:
+            peers: dict[str, Callable[[], Outcome]] = {"ours": lambda: OURS[what](seed, steps)}  # noqa: B023
+            if not options.ours_only:
+                peers["Stable-Baselines3"] = lambda: theirs(what, seed, steps)  # noqa: B023
+            for name in peers if seed % 2 == 0 else reversed(peers):
+                rate, solved, last = peers[name]()
+                print(
+                    f"{what} {steps:,} steps, seed {seed}, {name:18} {rate:8,.0f} steps/s, solved at {solved:8,.0f}, "
+                    f"last 20 episodes {last:7.1f}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

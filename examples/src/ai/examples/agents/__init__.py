@@ -1,0 +1,1 @@
+"""What PPO, DQN and SAC share: environments by name, a recorded run, returns and films of an agent."""

@@ -1,0 +1,109 @@
+"""A recorded run of an agent, and what it came to."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from ai.data.datagen import DatagenLoader
+from ai.data.generation.passes import PassesLoader
+from ai.examples.agents.config import AgentConfig
+from ai.examples.agents.film import frames, strip
+from ai.examples.agents.noted import Noted
+from ai.examples.agents.worlds import world
+from ai.examples.figures import save_animation
+from ai.examples.saved import load_averaged
+from ai.game import evaluate
+from ai.game.environments.acting import Act
+from ai.lab import Trial
+from ai.lab.files.folder import resolve
+from ai.train import RLTrainer, Snapshots
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A model that learns, and how it acts when it is measured."""
+
+    model: nn.Module
+    optimiser: Optimizer
+    greedy: Act
+    memory: tuple[int, ...] | None = None
+
+
+def train(
+    config: AgentConfig,
+    agent: Agent,
+    source: Noted,
+    loader: DatagenLoader | PassesLoader,
+    loss: Callable[..., Any],
+    *,
+    updates: int,
+    schedule: Callable[[int], float] | None = None,
+) -> dict[str, float]:
+    """Trains the agent, which then carries the weights of the best snapshot, and measures it.
+
+    Returns:
+        The mean return of the last measurement's episodes with its standard error (`return`, `return_sem`); `steps`,
+        `episodes`; `seconds` and `steps_per_s` of training with its measurements; with a goal `solved_at`, see
+        `Noted.solved_at`.
+    """
+    snapshots = Snapshots(resolve(config.trial) / "snapshots", keep_last=1, best_by="score", mode="max")
+    interval = config.task_interval or max(1, updates // 10)
+
+    def task(model: nn.Module, step: int) -> dict[str, float]:
+        found = evaluate(
+            world(config.env, config.episodes), model, agent.greedy,
+            episodes=config.episodes, seed=1_000_003 + config.seed, memory=agent.memory,
+        )  # fmt: skip
+        return {"return": float(found.mean()), "score": float(found.mean()) + 1e-9 * step}  # of equals the later
+
+    def sampler(model: nn.Module, step: int) -> torch.Tensor:
+        return strip(frames(config.env, model, agent.greedy, memory=agent.memory))
+
+    trial = Trial(
+        config.trial,
+        clean=not config.resume,
+        config=config,
+        task=task,
+        sampler=sampler if config.film else None,
+        save_snapshots=snapshots,
+        log_interval=max(1, updates // 200),
+        task_interval=interval,
+        sample_interval=interval,
+        save_interval=interval,
+    )
+    torch.manual_seed(config.seed)  # what a loss draws; a resumed run goes on with the state that was saved
+    step = trial.resume(agent.model, agent.optimiser, loader) if config.resume else 0
+    began, before = time.monotonic(), source.source.n_steps if step else 0
+    RLTrainer(loss, loader, push_interval=None).train(
+        agent.model, agent.optimiser, trial.hook(), step=step, steplimit=updates, schedule=schedule
+    )
+    seconds = time.monotonic() - began
+    load_averaged(agent.model, trial, snapshots.best())
+    found = evaluate(
+        world(config.env, min(20, config.final_episodes)), agent.model, agent.greedy,
+        episodes=config.final_episodes, seed=2_000_003, memory=agent.memory,
+    )  # fmt: skip
+    np.savetxt(trial.path / "episodes.csv", source.episodes, "%.10g", ",", header="steps,return", comments="")
+    if config.film:
+        pictures = frames(config.env, agent.model, agent.greedy, memory=agent.memory)
+        save_animation(trial.path / "agent.gif", [picture[::2, ::2] for picture in pictures[::2]], fps=25)
+    result = {
+        "return": float(found.mean()),
+        "return_sem": float(found.std() / len(found) ** 0.5),
+        "steps": float(source.source.n_steps),
+        "episodes": float(len(source.episodes)),
+        "seconds": round(seconds, 1),
+        "steps_per_s": round((source.source.n_steps - before) / seconds, 1),
+    }
+    if config.goal is not None:
+        result["solved_at"] = source.solved_at(config.goal)
+    print(", ".join(f"{name} {value:g}" for name, value in result.items()))
+    recorded = trial.metrics()
+    trial.plot([key for key in ("data_return", "return") if key in recorded])
+    return result

@@ -1,0 +1,145 @@
+"""Learns the values of actions by DQN: double, n-step, and as options duelling, prioritised, by quantiles.
+
+Command: `ai-examples dqn cartpole`, or `python -m ai.examples.dqn --help` for presets and options.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ai.data import Datagen, ReplayBuffer
+from ai.examples.agents.config import AgentConfig
+from ai.examples.agents.noted import Noted
+from ai.examples.agents.training import Agent, train
+from ai.examples.agents.worlds import world
+from ai.examples.cli import read_config
+from ai.examples.dqn.model import Model
+from ai.game import EpsilonGreedy, Rollouts
+from ai.train import DQN, opt
+
+
+@dataclass(frozen=True)
+class Config(AgentConfig):
+    """What a run needs; every field is an option of the command line."""
+
+    trial: str = "dqn"
+    """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
+    steps: int = 32
+    """Of each environment between two rounds of learning."""
+    batch_size: int = 64
+    """Steps in a batch."""
+    replay_ratio: float = 32.0
+    """How often a step is learnt from on average."""
+    min_steps: int = 1000
+    """Steps before the first update."""
+    buffer: int = 100_000
+    """Rows kept."""
+    n_step: int = 1
+    """Rewards before the value takes over."""
+    double: bool = True
+    """Whether the network chooses what its copy judges."""
+    duelling: bool = False
+    """Whether value and advantages have heads of their own."""
+    quantiles: int | None = None
+    """None for values, Q for as many quantiles of each."""
+    alpha: float | None = None
+    """Exponent of prioritised replay; None draws uniformly."""
+    follow_every: int = 100
+    """Updates between two copies to the lagged network."""
+    explore_steps: int = 16_000
+    """Steps over which random actions become rare."""
+    explore_last: float = 0.04
+    """Share of random actions at last."""
+    dim: int = 256
+    """Width of the network."""
+    clip_norm: float | None = 10.0
+    """Largest norm of a gradient."""
+
+
+PRESETS = {
+    "tiny": Config(total_steps=512, num_envs=2, steps=8, min_steps=64, dim=8, buffer=500, episodes=2, final_episodes=2),
+    "cartpole": Config(goal=475, total_steps=200_000),
+    "pong": Config(
+        env="ALE/Pong-v5", total_steps=10_000_000, steps=4, batch_size=32, replay_ratio=8.0, min_steps=50_000,
+        buffer=1_000_000, n_step=3, duelling=True, follow_every=1000, explore_steps=250_000, explore_last=0.01,
+        learning_rate=1e-4, goal=18,
+    ),
+}  # fmt: skip
+DESCRIPTIONS = {
+    "tiny": "seconds; for tests",
+    "cartpole": "minutes",
+    "pong": "hours; wants a GPU (--device cuda) and 14 GB for the frames",
+}
+
+
+class Best:
+    """The best action, for measuring."""
+
+    def __call__(
+        self, model: Any, seen: Mapping[str, Tensor], generator: torch.Generator | None, n_steps: int
+    ) -> dict[str, Tensor]:
+        """Returns `action`."""
+        return {"action": model(seen["obs"]).argmax(1)}
+
+
+def run(config: Config) -> dict[str, float]:
+    """Trains and measures; returns what `ai.examples.agents.training.train` does."""
+    env = world(config.env, config.num_envs)
+    if env.num_actions is None:
+        raise ValueError(f"env must have discrete actions, {config.env} has not")
+    frames = len(env.observation_shape) == 3
+    model = Model(
+        env.observation_shape, env.num_actions, dim=config.dim, duelling=config.duelling, quantiles=config.quantiles
+    )
+    model.init(seed=config.seed).to(config.device)
+    stack = env.observation_shape[0] if frames else 1
+    rollouts = Rollouts(
+        env,
+        copy.deepcopy(model),
+        EpsilonGreedy(steps=config.explore_steps, last=config.explore_last),
+        config.steps,
+        context=stack - 1,
+        lookahead=config.n_step - 1,
+        newest_frame=frames,
+    )
+    source = Noted(rollouts)
+    loader = Datagen(source).loader(
+        config.batch_size,
+        config.device,
+        n_workers=0,
+        buffer=ReplayBuffer(
+            config.buffer,
+            n_step=config.n_step,
+            gamma=config.gamma,
+            frame_stack=stack,
+            alpha=config.alpha,
+            seed=config.seed,
+        ),
+        replay_ratio=config.replay_ratio,
+        min_steps=config.min_steps,
+        seed=config.seed,
+    )
+    updates = max(1, int((config.total_steps - config.min_steps) * config.replay_ratio / config.batch_size))
+    loss = DQN(
+        follow_every=config.follow_every,
+        double=config.double,
+        priorities=None if config.alpha is None else loader.update_priorities,
+    )
+    optimiser = opt.adam(model, lr=config.learning_rate, clip_norm=config.clip_norm)
+    return train(config, Agent(model, optimiser, Best()), source, loader, loss, updates=updates)
+
+
+def reproduce(*, seed: int = 0) -> dict[str, float]:
+    """Trains the `cartpole` preset; `return` should be at least 475."""
+    torch.set_num_threads(1)
+    return run(replace(PRESETS["cartpole"], seed=seed, trial=f"reproduce/cartpole-dqn-{seed}"))
+
+
+def main() -> None:
+    """Runs the example with a typed command line."""
+    torch.set_num_threads(1)
+    run(read_config(PRESETS, DESCRIPTIONS, __doc__))

@@ -1,0 +1,6 @@
+"""Runs `python -m ai.examples.ppo`."""
+
+from ai.examples.ppo.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Learns continuous actions by soft actor-critic: one model, one loss, one optimiser.
+
+Command: `ai-examples sac pendulum`, or `python -m ai.examples.sac --help` for presets and options.
+"""
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+
+from ai.data import Datagen, ReplayBuffer
+from ai.examples.agents.config import AgentConfig
+from ai.examples.agents.noted import Noted
+from ai.examples.agents.training import Agent, train
+from ai.examples.agents.worlds import world
+from ai.examples.cli import read_config
+from ai.examples.sac.model import Model
+from ai.game import ByActor, Rollouts
+from ai.train import SAC, opt
+
+
+@dataclass(frozen=True)
+class Config(AgentConfig):
+    """What a run needs; every field is an option of the command line."""
+
+    env: str = "Pendulum-v1"
+    """A name of Gymnasium."""
+    trial: str = "sac"
+    """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
+    num_envs: int = 1
+    """Environments side by side."""
+    total_steps: int = 10_000
+    """Steps of all environments together."""
+    batch_size: int = 256
+    """Steps in a batch."""
+    replay_ratio: float = 256.0
+    """How often a step is learnt from on average; batch_size for an update a step."""
+    random_steps: int = 100
+    """Steps of random actions at first, before the first update."""
+    buffer: int = 1_000_000
+    """Rows kept, two a step."""
+    n_step: int = 1
+    """Rewards before the value takes over."""
+    tau: float = 0.005
+    """Share of the way that the lagged critics follow at each update."""
+    entropy: float | None = None
+    """What the policy's entropy is held at; None for minus the number of axes."""
+    dim: int = 256
+    """Width of the networks."""
+
+
+PRESETS = {
+    "tiny": Config(
+        total_steps=500, batch_size=16, replay_ratio=4.0, buffer=1000, dim=8, num_envs=2, episodes=2, final_episodes=2
+    ),
+    "pendulum": Config(goal=-200, buffer=50_000),
+}
+DESCRIPTIONS = {"tiny": "seconds; for tests", "pendulum": "minutes"}
+
+
+def run(config: Config) -> dict[str, float]:
+    """Trains and measures; returns what `ai.examples.agents.training.train` does."""
+    env = world(config.env, config.num_envs)
+    if env.num_actions is not None or len(env.observation_shape) != 1:
+        raise ValueError(f"env must have continuous actions and show a few numbers, {config.env} has not")
+    model = Model(env.observation_shape[0], env.action_shape[0], dim=config.dim)
+    model.init(seed=config.seed).to(config.device)
+    act = ByActor(random_steps=config.random_steps)
+    rollouts = Rollouts(env, copy.deepcopy(model), act, 1, lookahead=config.n_step - 1)
+    source = Noted(rollouts)
+    loader = Datagen(source).loader(
+        config.batch_size,
+        config.device,
+        n_workers=0,
+        buffer=ReplayBuffer(config.buffer, n_step=config.n_step, gamma=config.gamma, seed=config.seed),
+        replay_ratio=config.replay_ratio,
+        min_steps=config.random_steps,
+        seed=config.seed,
+    )
+    updates = max(1, int((config.total_steps - config.random_steps) * config.replay_ratio / config.batch_size))
+    optimiser = opt.adam(model, lr=config.learning_rate, clip_norm=config.clip_norm)
+    agent = Agent(model, optimiser, ByActor(greedy=True))
+    return train(config, agent, source, loader, SAC(tau=config.tau, entropy=config.entropy), updates=updates)
+
+
+def reproduce(*, seed: int = 0) -> dict[str, float]:
+    """Trains the `pendulum` preset; `return` should be at least -200."""
+    torch.set_num_threads(1)
+    return run(replace(PRESETS["pendulum"], seed=seed, trial=f"reproduce/pendulum-sac-{seed}"))
+
+
+def main() -> None:
+    """Runs the example with a typed command line."""
+    torch.set_num_threads(1)
+    run(read_config(PRESETS, DESCRIPTIONS, __doc__))

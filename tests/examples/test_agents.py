@@ -1,0 +1,145 @@
+"""PPO, DQN and SAC as examples: tiny runs of each kind, resuming, and what they note and film."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ai.data import Packed
+from ai.examples import dqn, ppo, sac
+from ai.examples.agents.film import frames, strip
+from ai.examples.agents.noted import Noted
+from ai.examples.agents.worlds import world
+from ai.game import ByPolicy
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pygame
+
+KINDS = {
+    "ppo continuous": (ppo, {"env": "Pendulum-v1", "normalize": True}),
+    "ppo recurrent": (ppo, {"env": "hidden:CartPole-v1", "sequence": 8}),
+    "dqn with everything": (dqn, {"duelling": True, "quantiles": 5, "alpha": 0.6, "n_step": 3}),
+    "sac n-step": (sac, {"n_step": 3}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tiny_preset_trains_and_is_measured(kind, tmp_path):
+    example, how = KINDS[kind]
+    config = replace(example.main.PRESETS["tiny"], trial=str(tmp_path / "trial"), goal=0, **how)
+    found = example.run(config)
+    assert {"return", "return_sem", "steps", "episodes", "seconds", "steps_per_s", "solved_at"} <= found.keys()
+    assert abs(found["steps"] - config.total_steps) <= config.num_envs * getattr(config, "steps", 1) + 30
+    noted = np.loadtxt(tmp_path / "trial/episodes.csv", delimiter=",", skiprows=1)
+    assert len(noted) == found["episodes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ppo recurrent", "sac n-step"])
+def test_a_run_stopped_anywhere_resumes_bit_for_bit(kind, tmp_path, monkeypatch):
+    example, how = KINDS[kind]
+    tiny = replace(example.main.PRESETS["tiny"], task_interval=1000, **how)
+    whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
+    example.run(replace(tiny, trial=whole))
+
+    import ai.examples.agents.training as training
+
+    class Stops(training.RLTrainer):
+        def train(self, *args, steplimit, **how):
+            return super().train(*args, steplimit=steplimit // 2 + 1, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "RLTrainer", Stops)
+        example.run(replace(tiny, trial=parts))
+    example.run(replace(tiny, trial=parts, resume=True))
+    ends = [max((tmp_path / name / "snapshots").glob("[0-9]*")) for name in ("whole", "parts")]
+    first, second = (torch.load(end / "state.pt", weights_only=True) for end in ends)
+    from safetensors.torch import load_file
+
+    a, b = (load_file(end / "model.safetensors") for end in ends)
+    assert ends[0].name == ends[1].name
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert torch.equal(first["data"]["source"]["source"]["generator"], second["data"]["source"]["source"]["generator"])
+    csv = [(tmp_path / name / "episodes.csv").read_text() for name in ("whole", "parts")]
+    assert csv[0] == csv[1]
+
+
+def test_the_hidden_world_shows_every_other_number():
+    shown, hidden = world("CartPole-v1", 3), world("hidden:CartPole-v1", 3)
+    assert hidden.observation_shape == (2,)
+    np.testing.assert_array_equal(shown.reset(0)[:, ::2], hidden.reset(0))
+    actions = np.array([0, 1, 1])
+    np.testing.assert_array_equal(shown.step(actions)[0][:, ::2], hidden.step(actions)[0])
+
+
+def test_solved_is_told_by_the_first_window_that_reaches_the_goal():
+    class Source:
+        n_steps = 0
+
+        def __next__(self):
+            self.n_steps += 10
+            columns = {"action": np.zeros(2), "reward": np.zeros(2)}
+            return Packed(columns, np.array([2]), finished={"episode_return": np.array([self.n_steps, 0.0])})
+
+    noted = Noted(Source())
+    for _ in range(6):
+        next(noted)
+    assert noted.episodes.tolist()[:3] == [[10, 10], [10, 0], [20, 20]]
+    assert noted.solved_at(20, window=4) == 50  # 20, 0, 30, 0, 40 and 0 fall short; 0, 40, 0, 50 do not
+    assert np.isnan(noted.solved_at(1000, window=4))
+
+
+def test_recurrent_models_carry_what_they_saw():
+    model = ppo.Recurrent((2,), 3, dim=8).init(seed=0).eval()
+    obs = torch.randn(4, 5, 2)
+    policy, value, memory = model(obs, torch.zeros(4, 2, 8))
+    held = torch.zeros(4, 2, 8)
+    for t in range(5):
+        step, step_value, held = model(obs[:, t : t + 1], held)
+        torch.testing.assert_close(step.logits[:, 0], policy.logits[:, t])
+        torch.testing.assert_close(step_value[:, 0], value[:, t])
+    torch.testing.assert_close(held, memory)
+
+
+def test_frames_go_through_the_network_of_the_paper():
+    model = ppo.Atari(6).init(seed=0)
+    policy, value = model(torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8))
+    assert policy.logits.shape == (2, 6)
+    assert value.shape == (2,)
+    assert sum(p.numel() for p in model.body.parameters()) == 1_684_128  # 8,224 + 32,832 + 36,928 + 1,606,144
+
+
+def test_a_duelling_network_of_quantiles_has_values():
+    model = dqn.Model((4,), 3, dim=16, duelling=True, quantiles=7).init(seed=0)
+    obs = torch.randn(5, 4)
+    assert model.q(obs).shape == (5, 3, 7)
+    assert model(obs).shape == (5, 3)
+    torch.testing.assert_close(model.q.net[1].advantage(model.q.net[0](obs)).shape, (5, 3, 7))
+
+
+def test_a_film_is_one_episode():
+    pytest.importorskip("pygame")
+    model = ppo.Perceptrons().init(seed=0)
+    pictures = frames("CartPole-v1", model, ByPolicy(greedy=True))
+    assert 5 < len(pictures) < 200
+    assert pictures[0].shape == (400, 600, 3)
+    assert strip(pictures, 4).shape == (4, 3, 400, 600)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("example", "how", "message"),
+    [
+        (dqn, {"env": "Pendulum-v1"}, "env must have discrete actions, Pendulum-v1 has not"),
+        (sac, {"env": "CartPole-v1"}, "env must have continuous actions and show a few numbers, CartPole-v1 has not"),
+    ],
+)
+def test_an_environment_of_another_kind_is_refused(example, how, message):
+    with pytest.raises(ValueError, match=message):
+        example.run(replace(example.main.PRESETS["tiny"], **how))
+
+
+def test_options_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
+        ppo.Config(num_envs=0)
