@@ -115,8 +115,23 @@ def test_a_score_that_was_recorded_before_the_process_died_is_kept(tmp_path):
     experiment = Experiment(tmp_path / "e", search="random")
     asked = experiment.study.ask()
     trial = experiment._search.begin(asked)
-    assert experiment._search.score(trial, Run(1, lambda trial: 0.5)) == [0.5]  # and dies before Optuna is told
+    assert experiment._search.score(trial, Run(1, lambda trial: 0.5)) == [0.5]
+    experiment._search._release()  # as its death before Optuna was told does
     assert [row.score for row in experiment.run(1, lambda trial: 9.0, **QUIET).trials()] == [0.5]
+
+
+def test_a_trial_that_ended_is_not_taken_for_dead_before_optuna_knows(tmp_path):
+    experiment, other = Experiment(tmp_path / "e", search="random"), Experiment(tmp_path / "e", search="random")
+    seen = []
+
+    class Slow(optuna.samplers.RandomSampler):
+        def after_trial(self, study, trial, state, values) -> None:
+            seen.append(other._search.has(1))  # another process looks, between the end and the word of it
+
+    Experiment(tmp_path / "e", search=Slow()).run(1, lambda trial: trial.hp.lin("x", 0, 1), **QUIET)
+    assert seen == [True]
+    assert [row.state for row in experiment.trials()] == ["finished"]
+    assert experiment.best_score == experiment.best_hparams["x"]
 
 
 @pytest.mark.parametrize(

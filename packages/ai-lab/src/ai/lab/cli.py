@@ -1,4 +1,4 @@
-"""The command line `ai-lab`: list, show, compare, resume, reproduce, remove, export, serve."""
+"""The command line `ai-lab`: list, show, compare, resume, reproduce, tag, remove, export, serve."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ai.lab.config import diff
 from ai.lab.files.folder import find, lab_root, read_marker, resolve
+from ai.lab.files.marks import change_marks
 from ai.lab.files.ownership import holder
 from ai.lab.files.removal import remove_unowned
 from ai.lab.provenance.description import command_line
@@ -41,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(command=command)
         return made
 
-    where = "a folder, relative to $AI_LAB_PATH (else ./ai-lab) or to here, or absolute"
+    where = "a folder, relative to $AI_LAB_PATH (else ./ai-lab) or to here, or absolute; or an alias, search@best"
     listing = add("ls", list_, "List the trials in a folder.")
     listing.add_argument("path", nargs="?", help=f"{where}; the lab's root by default")
     showing = add("show", show, "Show one trial: state, command, code, configuration, last metrics.")
@@ -59,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     reproducing = add("reproduce", reproduce, "Check a trial's code out beside the repository and print its command.")
     reproducing.add_argument("path", help=where)
     reproducing.add_argument("--to", help="the folder to make; the trial's name beside the repository by default")
+    tagging = add("tag", tag, "Tag trials, or set their note; 'pinned' puts them first on the page.")
+    tagging.add_argument("paths", nargs="+", help=where)
+    tagging.add_argument("--add", action="append", default=[], metavar="TAG")
+    tagging.add_argument("--remove", action="append", default=[], metavar="TAG")
+    tagging.add_argument("--note", help="what the page shows with the trial's name")
     removing = add("rm", rm, "Delete what the lab recorded in folders; asks first.")
     removing.add_argument("paths", nargs="+", help=where)
     removing.add_argument("-y", "--yes", action="store_true", help="do not ask")
@@ -170,6 +176,17 @@ def reproduce(options: argparse.Namespace) -> int:
     return 0
 
 
+def tag(options: argparse.Namespace) -> int:
+    """`ai-lab tag`."""
+    records = [Record(_find(path)) for path in options.paths]
+    for record in records:
+        marks = change_marks(record.path, add=options.add, remove=options.remove, note=options.note)
+        print(
+            f"{record.name}: {' '.join(marks['tags']) or 'no tags'}" + (f"; {marks['note']}" if marks["note"] else "")
+        )
+    return 0
+
+
 def rm(options: argparse.Namespace) -> int:
     """`ai-lab rm`."""
     paths = [_find(path) for path in options.paths]
@@ -207,7 +224,10 @@ def serve(options: argparse.Namespace) -> int:
 
 def _find(path: str, *, marked: bool = True) -> Path:
     """Returns an existing folder, looked for in the lab's root, then from here."""
-    candidates = [Path(path).absolute()] if os.path.isabs(path) else [lab_root() / path, Path(path).absolute()]
+    before, at, alias = path.rpartition("@")
+    names = [path] + ([f"{before}/@{alias}"] if at and before and "/" not in alias else [])  # `search@best`
+    roots = [Path()] if os.path.isabs(path) else [lab_root(), Path()]
+    candidates = [(root / name).absolute() for name in names for root in roots]
     for candidate in candidates:
         if candidate.is_dir() and (not marked or read_marker(candidate) is not None):
             return resolve(Path(os.path.normpath(candidate)))

@@ -1,11 +1,13 @@
 """An experiment: a search for the hyper-parameters with the best score, each trial of it a recorded `Trial`."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
+from ai.lab.files.alias import point_alias
 from ai.lab.files.folder import find, mark, read_marker, resolve, write_json
 from ai.lab.files.removal import remove_unowned
 from ai.lab.record import EXPERIMENT, Record
@@ -139,6 +141,8 @@ class Experiment:
     ) -> Self:
         """Runs trials until the experiment has `n` of them, and returns itself.
 
+        Its folder's `@best` then leads to the best trial, or its first run: `ai-infer serve m=search/@best`.
+
         Run again after a kill, it goes on: a trial whose process died is written off, and another one takes its place,
         with its choices where one process searches. The same may run on several machines that share the folder. What
         waits in Optuna's queue (`search.study.enqueue_trial`) comes first.
@@ -178,7 +182,16 @@ class Experiment:
             from ai.lab.search.worker_pool import run_workers
 
             run_workers(self._search, how, places, report)
+        self._point_best()
         return self
+
+    def _point_best(self) -> None:
+        """Has `@best` lead to the best trial, where there is one on this machine."""
+        if len(self._search.directions) == 1 and any(row.score is not None for row in self.trials()):
+            runs = list(find(self.best_row.path, "trial"))
+            if runs:
+                with contextlib.suppress(OSError):  # a disk without links
+                    point_alias(self.path, "best", runs[0])
 
     # -- results
 

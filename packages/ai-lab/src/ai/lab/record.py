@@ -1,9 +1,9 @@
-"""A trial's folder as a reader sees it. Nothing here writes, so that a running trial can be read from anywhere."""
+"""A trial's folder as a reader sees it, from anywhere, also while it runs. A reader writes nothing but tags."""
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,7 @@ from ai.lab.files import metrics_file as metrics
 from ai.lab.files.folder import read_marker
 from ai.lab.files.load import META as META_TYPES
 from ai.lab.files.load import load_json, load_typed
+from ai.lab.files.marks import change_marks, load_marks
 from ai.lab.files.metrics_columns import read_columns
 from ai.lab.files.metrics_index import read_indexed, read_indexed_table
 from ai.lab.files.ownership import holder
@@ -208,6 +209,21 @@ class Record:
     def system(self) -> Metrics:
         """Returns the system metrics."""
         return Metrics(read_columns(self.path / SYSTEM))
+
+    @property
+    def tags(self) -> list[str]:
+        """What the trial was tagged with."""
+        tags: list[str] = load_marks(self.path)[0]["tags"]
+        return tags
+
+    def tag(self, *tags: str, remove: Sequence[str] = ()) -> list[str]:
+        """Adds tags and removes others, and returns those that are there now; also of a running trial.
+
+        Raises:
+            ValueError: a tag is not one word.
+        """
+        now: list[str] = change_marks(self.path, add=tags, remove=remove)["tags"]
+        return now
 
     def samples(self) -> dict[int, Path]:
         """Returns the sample pages by step, ascending."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ai.lab.experiment import Direction, Experiment
+from ai.lab.files.alias import point_alias
 from ai.lab.files.folder import find, mark, read_marker, resolve
 from ai.lab.files.removal import remove_unowned
 from ai.lab.record import Record
@@ -65,6 +66,20 @@ class Study:
     ) -> Experiment:
         """Returns the experiment of that name in this study, made if missing; `how` is what `Experiment` takes."""
         return Experiment(self._inside(name), direction, **how)
+
+    def alias(self, name: str, trial: str) -> Path:
+        """Makes `@name` in the study's folder lead to one of its trials, and returns that path.
+
+        Wherever a folder is taken, the alias is: `study.trial("@best")`, `ai-lab resume losses@best`,
+        `ai-infer serve m=losses/@best`.
+
+        Raises:
+            ValueError: the name is no plain word, or the study has no such trial.
+        """
+        records = self.records()
+        if trial not in records:
+            raise ValueError(f"trial must be one of {self.path} ({', '.join(records) or 'none'}), got {trial!r}")
+        return point_alias(self.path, name, records[trial].path)
 
     def records(self) -> dict[str, Record]:
         """Returns every trial of the study by its path inside it, those of experiments included."""

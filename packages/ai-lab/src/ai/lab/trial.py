@@ -278,6 +278,6 @@ class Trial:
         """Called when a training run begins."""
         self._writer.begin(run)
 
-    def _end(self, state: str, error: BaseException | None = None, **fields: object) -> None:
+    def _end(self, state: str, error: BaseException | None = None, **fields: Any) -> None:
         """Called when a training run, or a `with` block, ends."""
         self._writer.end(state, error, **fields)

@@ -11,7 +11,7 @@ from ai.lab.files.ownership import FILE as OWNER
 from ai.lab.files.ownership import OwnedError, Owner, give_up_left_open, holder, refusal
 
 _FILES = {
-    "trial": r"(meta|owner)\.json(\..*)?|config\.yaml|log\.txt|(metrics|system)\.(jsonl|columns|png|svg|pdf)",
+    "trial": r"(meta|owner|marks)\.json(\..*)?|config\.yaml|log\.txt|(metrics|system)\.(jsonl|columns|png|svg|pdf)",
     "experiment": r"experiment\.(json|png|svg|pdf)|(optuna|take)\.(log|lock)(\..*)?",
     "study": r"notes\.md|(comparison|samples)\.(png|svg|pdf)",
 }
@@ -98,7 +98,7 @@ def _remove(folder: Path, aside: _Aside) -> None:
             if entry.name in (MARKER, OWNER):
                 continue
             if not _is_folder(entry):
-                if re.fullmatch(_FILES[kind] + _TEMPORARY, entry.name):
+                if re.fullmatch(_FILES[kind] + _TEMPORARY, entry.name) or _is_alias(entry):
                     entry.unlink()
                 else:
                     aside.move(entry)
@@ -131,6 +131,10 @@ def _clear(folder: Path, written: str, aside: _Aside) -> None:
         else:
             aside.move(entry)
     folder.rmdir()
+
+
+def _is_alias(path: Path) -> bool:
+    return path.name.startswith("@") and path.is_symlink()
 
 
 def _is_folder(path: Path) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 from ai.lab.config import flatten
 from ai.lab.files.folder import read_marker
 from ai.lab.files.load import DamagedError, load_json
+from ai.lab.files.marks import load_marks
 from ai.lab.files.metrics_file import last_row
 from ai.lab.page.curve_cache import CurveCache
 from ai.lab.record import EXPERIMENT, META, METRICS, Column, Record, live_state
@@ -203,6 +204,7 @@ class Catalog:
         git = session.get("git") or {}
         hparams = flatten(meta.get("hparams") or {})
         state = live_state(record.path, meta)
+        marks, wrong = load_marks(record.path)
         return {
             "id": record.id,
             "name": self._name(record.path),
@@ -218,7 +220,9 @@ class Catalog:
             "config": {key: short(value) for key, value in {**config, **hparams}.items()},
             "hparams": {key: short(value) for key, value in hparams.items()},
             "metrics": {key: plain(value) for key, value in last.items()},
-            "problems": problems,
+            "tags": marks["tags"],
+            "note": short(marks["note"]),
+            "problems": [*problems, *wrong],
         }
 
 
@@ -234,6 +238,8 @@ _EMPTY: dict[str, Any] = {
     "config": {},
     "hparams": {},
     "metrics": {},
+    "tags": [],
+    "note": "",
 }
 
 

@@ -56,18 +56,18 @@ def to_page(
         columns: Images a row.
         gap: Pixels between two images.
         layout: The axes of `images`, such as `'NHWC'`, `'HWC'` or `'HW'`. Without it the channels, 1, 3 or 4, come
-            first where the shape allows it, else last.
+            first where the shape allows it, else last where they are fewer than rows and columns.
     """
     pixels = _to_uint8(images)
     if layout is not None:
         pixels = _channels_first(pixels, layout)
     elif pixels.ndim == 2:
         pixels = pixels[None, None]
-    elif pixels.ndim == 3 and pixels.shape[0] not in (1, 3, 4) and pixels.shape[2] in (1, 3, 4):
+    elif pixels.ndim == 3 and pixels.shape[0] not in (1, 3, 4) and _has_channels_last(pixels):
         pixels = pixels.transpose(2, 0, 1)[None]
     elif pixels.ndim == 3:
         pixels = pixels[None] if pixels.shape[0] in (1, 3, 4) else pixels[:, None]
-    elif pixels.ndim == 4 and pixels.shape[1] not in (1, 3, 4) and pixels.shape[3] in (1, 3, 4):
+    elif pixels.ndim == 4 and pixels.shape[1] not in (1, 3, 4) and _has_channels_last(pixels):
         pixels = pixels.transpose(0, 3, 1, 2)
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3, 4):
         raise ValueError(f"images must be (n, 1|3|4, height, width), got shape {tuple(images.shape)}")
@@ -81,6 +81,12 @@ def to_page(
         row, column = divmod(i, n_columns)
         page[row * (h + gap) :, column * (w + gap) :][:h, :w] = image.transpose(1, 2, 0)
     return page
+
+
+def _has_channels_last(pixels: np.ndarray) -> bool:
+    """Whether the last axis can only be channels: else feature maps would be shown as something that they are not."""
+    *_, h, w, c = pixels.shape
+    return c in (1, 3, 4) and c < min(h, w)
 
 
 def _channels_first(pixels: np.ndarray, layout: str) -> np.ndarray:

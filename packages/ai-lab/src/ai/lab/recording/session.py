@@ -118,8 +118,8 @@ class Session:
         if self._log is not None:
             self._log.event(text)
 
-    def close(self, state: str, error: BaseException | None = None, **fields: object) -> None:
-        """Records how it ended, closes the files and gives the folder up.
+    def close(self, state: str, error: BaseException | None = None, *, release: bool = True, **fields: object) -> None:
+        """Records how it ended, closes the files and gives the folder up, or leaves that to who has the `owner`.
 
         Raises:
             OSError: the end cannot be recorded, and there is no `error` that matters more.
@@ -142,7 +142,8 @@ class Session:
         finally:
             if self._log is not None:
                 self._log.close()
-            self.owner.release()
+            if release:
+                self.owner.release()
 
     def _record_end(self, state: str, fields: dict[str, object]) -> None:
         if self._system is not None:

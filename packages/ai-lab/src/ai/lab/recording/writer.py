@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai.lab.config import read_yaml, to_plain, write_yaml
+from ai.lab.files.ownership import Owner
 from ai.lab.record import CONFIG, SAMPLES, Record
 from ai.lab.recording.options import SESSION_DEFAULTS, SessionOptions
 from ai.lab.recording.outcome import last_exit, outcome_of, watch_exit
@@ -81,13 +82,20 @@ class TrialWriter:
             self.end(str(session.meta["before"]))
             raise
 
-    def end(self, state: str, error: BaseException | None = None, **fields: object) -> None:
-        """Records how it ended and gives the folder up; does nothing where it is not open."""
+    def end(
+        self, state: str, error: BaseException | None = None, *, release: bool = True, **fields: object
+    ) -> Owner | None:
+        """Records how it ended and gives the folder up, unless its owner is to be released by the caller, who gets it.
+
+        Does nothing where it is not open.
+        """
         session, self._session = self._session, None
-        if session is not None:
-            if self._left_open is not None:
-                self._left_open.detach()
-            session.close(state, error, **fields)
+        if session is None:
+            return None
+        if self._left_open is not None:
+            self._left_open.detach()
+        session.close(state, error, release=release, **fields)
+        return session.owner
 
     def _give_up(self) -> None:
         self.end("interrupted")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ai.lab.files.ownership import Owner
 from ai.lab.recording.options import HookOptions, Stopper
 from ai.lab.trial import Trial
 
@@ -77,9 +78,9 @@ class ExperimentTrial(Trial):
         self.pruned = self.pruned or self.optuna.should_prune()
         return self.pruned
 
-    def finish(self, state: str, error: BaseException | None = None, **fields: object) -> None:
-        """Records how it ended, and gives the folder up."""
-        super()._end(state, error, hparams=self.hp.chosen, **fields)
+    def finish(self, state: str, error: BaseException | None = None, **fields: object) -> Owner | None:
+        """Records how it ended; the folder is kept until the owner is released, when the search knows it too."""
+        return self._writer.end(state, error, release=False, hparams=self.hp.chosen, **fields)
 
     def unseen_metric(self) -> str | None:
         """Returns the metric that pruning waits for in vain, though there were evaluations; else None."""
@@ -105,7 +106,7 @@ class ExperimentTrial(Trial):
         super()._begin(run)
         self._writer.open().update(hparams=dict(self.hp.chosen))  # also for who looks while it runs
 
-    def _end(self, state: str, error: BaseException | None = None, **fields: object) -> None:
+    def _end(self, state: str, error: BaseException | None = None, **fields: Any) -> None:
         pass  # the objective may go on after its training: `finish` gives the folder up when the score is in
 
 

@@ -81,6 +81,7 @@ class Search:
     seeds: int = 1
     device: str | None = None
     _study: optuna.Study | None = field(default=None, repr=False)
+    _held: list[Owner] = field(default_factory=list, repr=False)
 
     @property
     def study(self) -> optuna.Study:
@@ -125,14 +126,15 @@ class Search:
                 return _as_told(self.score(trial, run))
             folder = self.trial_path(asked.number)
             folder.mkdir(parents=True, exist_ok=True)
-            with Owner(folder):  # also between its runs
-                lock.release()
-                runs = [self.score(self.begin(asked, seed), run) for seed in range(self.seeds)]
+            self._held.append(Owner(folder))  # also between its runs
+            lock.release()
+            runs = [self.score(self.begin(asked, seed), run) for seed in range(self.seeds)]
             asked.set_user_attr("runs", runs)
             return _as_told([math.fsum(column) / self.seeds for column in zip(*runs, strict=True)])
 
         def after(study: optuna.Study, ended: FrozenTrial) -> None:
             nonlocal enough
+            self._release()
             report(to_row(ended, self.trial_path(ended.number)))
             lock.acquire()
             enough = self.has(run.n)
@@ -153,6 +155,7 @@ class Search:
         except _Exit as ended:
             raise ended.error from None
         finally:
+            self._release()
             lock.release()
         return enough
 
@@ -218,24 +221,34 @@ class Search:
                     f"prune_by must be a metric that evaluations measure ({', '.join(trial.evaluated)}), got {unseen!r}"
                 )
         except optuna.TrialPruned:
-            trial.finish("pruned", **known)
+            self._finish(trial, "pruned", **known)
             raise
         except BaseException as error:
             state, shown = outcome_of(error)
             state = "interrupted" if state == "finished" else state  # left by `sys.exit()`, without a score
             trial.optuna.set_user_attr("ended", state)
             trial.optuna.set_user_attr("counts", isinstance(error, run.catch))
-            trial.finish(state, shown)
+            self._finish(trial, state, shown)
             if isinstance(error, Exception | KeyboardInterrupt):
                 raise
             raise _Exit(error) from None
         if any(map(math.isnan, scores)):
             trial.optuna.set_user_attr("ended", "failed")
             trial.optuna.set_user_attr("counts", True)
-            trial.finish("failed", **known)
+            self._finish(trial, "failed", **known)
         else:
-            trial.finish("finished", **known)
+            self._finish(trial, "finished", **known)
         return scores
+
+    def _finish(self, trial: ExperimentTrial, state: str, error: BaseException | None = None, **known: Any) -> None:
+        """Records how a trial ended; nobody takes it for dead until Optuna knows."""
+        owner = trial.finish(state, error, **known)
+        if owner is not None:
+            self._held.append(owner)
+
+    def _release(self) -> None:
+        while self._held:
+            self._held.pop().release()
 
     def _as_scores(self, score: object) -> list[float]:
         """Returns what the objective returned as one number an objective, in their order."""
@@ -304,7 +317,7 @@ class Search:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_study": None}  # an open storage stays in its process
+        return {**self.__dict__, "_study": None, "_held": []}  # an open storage stays in its process
 
 
 class _Exit(Exception):  # noqa: N818  (it carries one)

@@ -57,7 +57,9 @@ export class Table {
     const shown = this.trials.filter(trial => words.every(word => matches(trial, word)));
     const { column, down } = this.sort;
     const sign = down ? -1 : 1;
+    const pinned = trial => trial.tags.includes('pinned');
     return shown.sort((a, b) => {
+      if (pinned(a) !== pinned(b)) return pinned(b) - pinned(a);
       const [x, y] = [this.value(a, column), this.value(b, column)];
       if (x == null || y == null) return (x == null) - (y == null);
       return sign * (typeof x === 'number' && typeof y === 'number' ? x - y : String(x).localeCompare(String(y), undefined, { numeric: true }));
@@ -131,7 +133,7 @@ export class Table {
     const first = this.firsts.has(column) ? ' first' : '';
     if (column === 'started') return element('td', { title: value ? new Date(value * 1000).toLocaleString() : '' }, when(value));
     if (column === 'state') return element('td', {}, element('span', { class: 'state ' + (STATES.has(value) ? value : '') }, value));
-    if (column === 'name') return element('td', { title: [trial.path, ...trial.problems].join('\n') }, swatch(place >= 0 ? colorOf(place) : 'transparent', place >= 0 ? dashOf(place) : []), named(value), trial.problems.length ? element('span', { class: 'problem' }, ` ${trial.problems[0]}`) : null);
+    if (column === 'name') return element('td', { title: [trial.path, ...trial.problems].join('\n') }, swatch(place >= 0 ? colorOf(place) : 'transparent', place >= 0 ? dashOf(place) : []), named(value), ...trial.tags.map(tag => element('span', { class: 'tag' }, tag)), trial.note ? element('span', { class: 'soft' }, ` ${trial.note}`) : null, trial.problems.length ? element('span', { class: 'problem' }, ` ${trial.problems[0]}`) : null);
     if (column === 'step' && trial.state === 'running' && trial.steplimit) return element('td', { class: 'number' }, `${value ?? 0} of ${trial.steplimit}`);
     const broken = column.startsWith('last ') && typeof value === 'string' ? ' broken' : '';
     return element('td', { title: show(value), class: (typeof value === 'number' || broken ? 'number' : '') + broken + first }, show(value));
@@ -159,7 +161,7 @@ export class Table {
 // A word of the filter: part of the name or state, or a rule like lr=0.1 or val_loss<0.5.
 function matches(trial, word) {
   const rule = word.match(/^([^<>=]+)(<=|>=|=|<|>)(.+)$/);
-  if (!rule) return trial.name.toLowerCase().includes(word) || trial.state.includes(word);
+  if (!rule) return trial.name.toLowerCase().includes(word) || trial.state.includes(word) || trial.tags.some(tag => tag.toLowerCase() === word) || trial.note.toLowerCase().includes(word);
   const [, name, sign, wanted] = rule;
   const values = [{ name: trial.name, state: trial.state, step: trial.step, score: trial.score }, trial.config, trial.metrics]
     .flatMap(part => Object.entries(part)).filter(([key, value]) => key.toLowerCase() === name && value != null).map(([, value]) => value);

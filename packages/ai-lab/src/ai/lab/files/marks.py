@@ -1,0 +1,50 @@
+"""What a person says of a trial afterwards: tags and a note, in `marks.json`, whoever writes the trial itself."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ai.lab.files.folder import write_json
+from ai.lab.files.load import is_list_of, is_text, load_typed
+from ai.lab.files.lock import Lock
+
+MARKS = "marks.json"
+_TYPES = {"tags": is_list_of(is_text), "note": is_text}
+_WAIT_S = 10.0
+
+
+def load_marks(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Returns tags and note of a trial, and what is wrong with their file."""
+    try:
+        found, problems = load_typed(folder / MARKS, _TYPES)
+    except FileNotFoundError:
+        return {"tags": [], "note": ""}, []
+    return {"tags": found.get("tags") or [], "note": found.get("note") or ""}, problems
+
+
+def change_marks(
+    folder: Path, *, add: Iterable[str] = (), remove: Iterable[str] = (), note: str | None = None
+) -> dict[str, Any]:
+    """Adds and removes tags, sets the note where one is given, and returns what is marked now.
+
+    Raises:
+        ValueError: a tag is empty or holds white space.
+        TimeoutError: somebody else has been changing the marks all the time.
+    """
+    add, remove = list(add), list(remove)
+    for tag in [*add, *remove]:
+        if not tag or any(map(str.isspace, tag)):
+            raise ValueError(f"a tag must be one word, got {tag!r}")
+    lock, deadline = Lock(folder / f"{MARKS}.lock"), time.monotonic() + _WAIT_S
+    while lock.try_acquire() is not None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the marks of {folder} were being changed by another process for {_WAIT_S:g} s")
+    try:
+        marks, _ = load_marks(folder)
+        tags = [tag for tag in dict.fromkeys([*marks["tags"], *add]) if tag not in remove]
+        marks = {"tags": tags, "note": marks["note"] if note is None else note}
+        write_json(folder / MARKS, marks)
+        return marks
+    finally:
+        lock.release()
