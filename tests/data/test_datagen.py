@@ -280,6 +280,10 @@ def test_a_refused_state_leaves_the_loader_running():
             loader.load_state_dict({"seed": 3})
         with pytest.raises(ValueError, match=r"the state_dict of a ReplayBuffer, the keys \['capacity', "):
             loader.load_state_dict({**state, "buffer": {}})
+        damaged = loader.state_dict()
+        damaged["buffer"]["uses"] = torch.zeros(1)
+        with pytest.raises(ValueError, match="the state of this buffer is damaged"):
+            loader.load_state_dict(damaged)
         n = loader.stats()["episodes"]
         wait_until(lambda: next(loader) is not None and loader.stats()["episodes"] > n + 100)
 

@@ -306,7 +306,8 @@ def test_torch_datasets_are_indexed_by_plain_integers(n_workers):
         assert len(torch.cat(take(iter(loader), 4)).unique()) >= 4
 
 
-def test_states_of_the_first_order_go_on_in_it_and_unknown_orders_are_refused():
+def test_states_of_the_first_order_go_on_in_it_and_unknown_orders_are_refused(monkeypatch):
+    monkeypatch.setattr("ai.data.batch.shuffle.DRAWN_WHOLE", 1 << 16)
     ds = Dataset(torch.arange(70_000))
     loader = ds.loader(1000, train=True, seed=4)
     old = {key: value for key, value in loader.state_dict().items() if key != "order"}

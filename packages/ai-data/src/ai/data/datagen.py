@@ -299,8 +299,15 @@ class DatagenLoader:
         intake = self._intake
         intake.buffer.check_state(state["buffer"])  # before the workers are stopped
         self._close()
+        try:
+            with intake.changed:
+                intake.buffer.load_state_dict(state["buffer"])
+        except ValueError:
+            if self.n_workers:
+                self._generation += 1
+                self._launch()
+            raise
         with intake.changed:
-            intake.buffer.load_state_dict(state["buffer"])
             intake.n_used, intake.n_steps, intake.n_episodes = state["n_used"], state["n_steps"], state["n_episodes"]
             intake.version = state["version"]
             intake.recent.load_state_dict(state.get("recent", {}))  # of an older version: without

@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ai.data.batch import shuffle
 from ai.data.batch.seeds import derive_seed
-from ai.data.batch.shuffle import DRAWN_WHOLE, shuffled
 
 SCHEME = 2
 # Samples that are looked up at once.
@@ -60,7 +60,7 @@ class Order:
         world: number of processes that share the samples.
         single_batch: every batch is the first batch of epoch 0.
         sampler: what draws, instead of the permutations.
-        scheme: how orders are drawn: 1 draws each whole, 2 looks up those of more than 65,536 samples place by place.
+        scheme: how orders are drawn: 1 draws each whole, 2 looks up those of more than 2**20 samples place by place.
     """
 
     n: int
@@ -92,24 +92,20 @@ class Order:
         return self.n // self.world if self.drop_last else len(range(self.rank, self.n, self.world))
 
     def indices(self, position: Position) -> Tensor:
-        """Returns the samples of the batch at `position`: `(batch,)` int64."""
-        n = self._n_given
+        """Returns the samples of the batch at `position`: `(batch,)` int64, which is not to be written to."""
+        epoch = 0 if self.single_batch else position.epoch
         start = position.batch * self.batch_size
-        end = min(start + self.batch_size, n)
-        if not self.shuffle or self.sampler is not None:
-            places = torch.arange(self.rank + start * self.world, self.rank + end * self.world, self.world)
-            if self.sampler is None:
-                return places
-            epoch = 0 if self.single_batch else position.epoch
-            return self.sampler(places, seed=self.seed, epoch=epoch, together=self.batch_size * self.world)
-        # A stretch of batches at a time: one look-up of many costs little more than one of few.
-        n_batches = max(1, _STRETCH // self.batch_size)
-        which = position.batch // n_batches
-        first = which * n_batches * self.batch_size
-        stretch = self._stretch(
-            0 if self.single_batch else position.epoch, which, first, min(first + n_batches * self.batch_size, n)
-        )
-        return stretch[start - first : end - first].clone()
+        if self.shuffle and self.sampler is None:
+            if self.scheme == 1 or self.n <= shuffle.DRAWN_WHOLE:
+                return self._drawn(epoch)[start : min(start + self.batch_size, self._n_given)]
+            # A stretch of batches at a time: one look-up of many costs little more than one of few.
+            size = max(1, _STRETCH // self.batch_size) * self.batch_size
+            first = start // size * size
+            return self._looked_up(epoch, first, first + size)[start - first : start - first + self.batch_size]
+        places = self._places(start, start + self.batch_size)
+        if self.sampler is None:
+            return places
+        return self.sampler(places, seed=self.seed, epoch=epoch, together=self.batch_size * self.world)
 
     def after(self, position: Position) -> Position:
         """Returns the position that follows; an endless order rolls over to the next epoch."""
@@ -136,19 +132,28 @@ class Order:
         same = (seed, scheme) == (self.seed, self.scheme)
         return self if same else replace(self, seed=seed, scheme=scheme, _cache={})
 
-    def _stretch(self, epoch: int, which: int, first: int, end: int) -> Tensor:
-        """Returns this rank's samples from number `first` to `end` of an epoch."""
-        whole = self.scheme == 1 or self.n <= DRAWN_WHOLE
-        key = (epoch, 0 if whole else which)
+    def _drawn(self, epoch: int) -> Tensor:
+        """Returns this rank's samples of an epoch whose order is drawn whole."""
+        key = (epoch, 0)
         if key not in self._cache:
-            # Two are kept: a prefetching loader looks into the next one while it still reads this one.
-            while len(self._cache) > 1:
-                self._cache.pop(next(iter(self._cache)))
-            if whole:
-                generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
-                order = torch.randperm(self.n, generator=generator)
-                self._cache[key] = order[self.rank :: self.world].contiguous()
-            else:
-                places = torch.arange(self.rank + first * self.world, self.rank + end * self.world, self.world)
-                self._cache[key] = shuffled(places, self.n, self.seed, epoch)
-        return self._cache[key][first:end] if whole else self._cache[key]
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+            self._keep(key, torch.randperm(self.n, generator=generator)[self.rank :: self.world].contiguous())
+        return self._cache[key]
+
+    def _looked_up(self, epoch: int, first: int, end: int) -> Tensor:
+        """Returns this rank's samples from number `first` to `end` of an epoch."""
+        key = (epoch, first)
+        if key not in self._cache:
+            self._keep(key, shuffle.shuffled(self._places(first, end), self.n, self.seed, epoch))
+        return self._cache[key]
+
+    def _places(self, first: int, end: int) -> Tensor:
+        """Returns the places in an epoch of this rank's samples from number `first` to `end`, or to the last one."""
+        end = min(end, self._n_given)
+        return torch.arange(self.rank + first * self.world, self.rank + end * self.world, self.world)
+
+    def _keep(self, key: tuple[int, int], samples: Tensor) -> None:
+        # Two are kept: a prefetching loader looks into the next one while it still reads this one.
+        while len(self._cache) > 1:
+            self._cache.pop(next(iter(self._cache)))
+        self._cache[key] = samples
