@@ -353,6 +353,12 @@ class ReplayBuffer:
         """Returns the attributes of a buffer in `state`."""
         n_written, capacity = int(state["n_written"]), self.capacity
         live = np.arange(max(0, n_written - capacity), n_written) % capacity
+        parts = {**state["columns"], **{name: state[name] for name in ("open", "uses", "end")}}
+        if state["priority"] is not None:
+            parts["priority"] = state["priority"]
+        for name, rows in parts.items():
+            if len(rows) != len(live):
+                raise ValueError(f"{name!r} must hold the {len(live)} live rows, it holds {len(rows)}")
         opened, uses = np.zeros(capacity, bool), np.zeros(capacity, np.int32)
         begin, end = torch.zeros_like(self._begin), torch.zeros_like(self._end)
         opened[live] = state["open"].numpy()
