@@ -44,6 +44,7 @@ def test_a_block_computes_on_the_device_what_it_computes_on_the_cpu_and_waits_fo
             assert_close(out, expected)
 
 
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
 @pytest.mark.parametrize("name", [name for name, block in BLOCKS.items() if not block.integers])
 def test_a_block_under_autocast_agrees_with_full_precision(name, device, no_sync):
     block = BLOCKS[name]
