@@ -6,7 +6,8 @@ import torch
 
 import ai.model as m
 from ai.examples.muzero.model import Model
-from ai.game import Gumbel, NetEvaluator, Puct, Search, TicTacToe
+from ai.game import CartPole, GameEnvironments, Gumbel, NetEvaluator, Puct, Rollouts, Search, TicTacToe
+from ai.game.environments.evaluation import evaluate
 from ai.game.search.device import fetched, sent
 from tests.devices import assert_close, lies_on
 from tests.pretended_cuda import PretendedCuda
@@ -107,3 +108,32 @@ def test_a_question_is_sent_without_waiting(device, no_sync):
         there = sent(x, torch.device(device))
         assert lies_on(sent(there, torch.device(device)), device)
     assert torch.equal(there.cpu(), x)
+
+
+class Acts(m.Model):
+    def __init__(self):
+        super().__init__()
+        self.policy, self.value = m.fc(4, 2), m.fc(4, 1)
+
+    def forward(self, obs):
+        return m.Categorical(self.policy(obs)), self.value(obs).squeeze(-1)
+
+
+def test_rollouts_act_on_the_device_as_on_the_cpu(device):
+    def rolled(device):
+        model = Acts().init(seed=0).to(device)
+        rollouts = Rollouts(GameEnvironments(CartPole(), 3), model, steps=6)
+        rollouts.start(0, 0)
+        return next(rollouts).columns
+
+    ours, expected = rolled(device), rolled("cpu")
+    assert ours.keys() == expected.keys()
+    if device == "cpu" or PretendedCuda.active is not None:  # a GPU draws other actions
+        for key, value in expected.items():
+            np.testing.assert_allclose(ours[key], value, rtol=1e-4, atol=1e-5)
+
+
+def test_an_evaluation_of_a_policy_acts_on_the_device(device):
+    model = Acts().init(seed=0).to(device)
+    returns = evaluate(GameEnvironments(CartPole(), 2), model, episodes=2)
+    assert (returns > 0).all()
