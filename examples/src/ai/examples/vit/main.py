@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from ai.data import DataLoader, Dataset
+from ai.data import DataLoader, Dataset, ImgDataset
 from ai.examples.cli import read_config
 from ai.examples.figures import save_attention
 from ai.examples.metrics import accuracy_task
@@ -29,6 +29,8 @@ class Config:
 
     dataset: Literal["digits", "cifar10", "cifar100"] = "digits"
     """The digits that ship with scikit-learn, or CIFAR."""
+    data: str = ""
+    """Your own images instead: a folder with a folder for each class; a fifth of each class is held out."""
     trial: str = "vit"
     """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
     resume: bool = False
@@ -125,8 +127,15 @@ DESCRIPTIONS = {
 }
 
 
-def load(config: Config) -> tuple[Dataset, Dataset, int, int]:
+def load(config: Config, dataset: Dataset | None = None) -> tuple[Dataset, Dataset, int, int]:
     """Returns training and held-out set, their image channels and number of classes."""
+    if config.data and dataset is not None:
+        raise ValueError(f"data ({config.data}) must be left out where a dataset is given")
+    if config.data:
+        dataset = ImgDataset(config.data, config.imsize, labels="folder")
+    if dataset is not None:
+        shape = data.shape_and_classes(dataset, config.imsize)
+        return *data.own(dataset, augment=config.augment), *shape
     if config.dataset == "digits":
         return *data.digits(config.imsize, augment=config.augment), 1, 10
     if config.imsize != 32:
@@ -135,9 +144,15 @@ def load(config: Config) -> tuple[Dataset, Dataset, int, int]:
     return *data.cifar(n_classes, mixup_alpha=config.mixup, cutmix_alpha=config.cutmix), 3, n_classes
 
 
-def run(config: Config) -> dict[str, float]:
-    """Trains, validates and draws; returns `accuracy` (0 to 1) and `loss` on the held-out images."""
-    train_set, held_out, nc_img, n_classes = load(config)
+def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
+    """Trains, validates and draws; returns `accuracy` (0 to 1) and `loss` on the held-out images.
+
+    Args:
+        config: What to do.
+        dataset: Labelled images of your own, `x` `(nc, imsize, imsize)` in [-1, 1] and `y` a class, instead of those
+            that the configuration names; a fifth of each class is held out.
+    """
+    train_set, held_out, nc_img, n_classes = load(config, dataset)
     loader = train_set.loader(config.batch_size, config.device, train=True, seed=config.seed)
     validation = held_out.loader(256, config.device)
     model = Model(
@@ -187,7 +202,7 @@ def run(config: Config) -> dict[str, float]:
         load_averaged(model, trial)
         report(model, config.steps, trial.path)
     report.accuracy.write(trial.path / "accuracy.json")
-    print(f"{config.dataset}: {report.numbers['accuracy']:.2%} of {len(held_out)} held-out images")
+    print(f"{config.data or config.dataset}: {report.numbers['accuracy']:.2%} of {len(held_out)} held-out images")
     print(f"recorded in {os.path.relpath(trial.path)}: metrics.jsonl, snapshots, confusion.png, attention.png")
     return report.numbers
 
@@ -196,9 +211,11 @@ class Report:
     """The trial's task: measures the (averaged) model on all held-out images, and draws it into the trial's folder."""
 
     def __init__(self, validation: DataLoader, held_out: Dataset, config: Config) -> None:
-        self.accuracy = accuracy_task(validation, reference=f"{config.dataset}, {len(held_out)} held-out images")
+        self.accuracy = accuracy_task(
+            validation, reference=f"{config.data or config.dataset}, {len(held_out)} held-out images"
+        )
         self.validation = validation
-        self.shown = held_out.sample(16, config.device)
+        self.shown = held_out.sample(min(16, len(held_out)), config.device)
         self.numbers: dict[str, float] = {}
 
     def __call__(self, model: Model, step: int, folder: Path) -> dict[str, float]:
