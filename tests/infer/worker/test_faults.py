@@ -1,5 +1,6 @@
 """Whatever a model or a client does, it is told, and nobody else is hit."""
 
+import json
 import logging
 import os
 import socket
@@ -11,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from ai.infer import Inferencer, InferError, RequestError, WorkerDiedError
+from ai.infer import Inferencer, InferencerClient, InferError, RequestError, WorkerDiedError
 from ai.infer.transport.frames import FrameStream, Kind
+from ai.infer.transport.socket_folder import ADDRESS_FILE
 from ai.infer.worker.faults import WorkerFaultError, answer_for
 from tests.infer.waiting import wait_until
 
@@ -290,3 +292,10 @@ def test_reply_given_up_by_wait_for_is_not_lost(troubled, tmp_path):
             assert torch.equal(await client.await_resp(request_id), ONES)
 
     asyncio.run(main())
+
+
+def test_wait_for_a_worker_that_never_comes_back_ends_without_a_deadline(tmp_path):
+    about = {"replicas": 1, "restart": True, "start_timeout_s": 0.05}
+    (tmp_path / ADDRESS_FILE).write_text(json.dumps(about))
+    with pytest.raises(TimeoutError, match="no replica was restarted in time"):
+        InferencerClient(tmp_path)(ONES)

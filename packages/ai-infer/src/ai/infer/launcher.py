@@ -94,7 +94,7 @@ class Launcher:
         self._waker, self._wake_end = socket.socketpair()
         self.folder, self._lock = make_folder()
         try:
-            about = {"replicas": len(options), "restart": restart}
+            about = {"replicas": len(options), "restart": restart, "start_timeout_s": start_timeout_s}
             (self.folder / ADDRESS_FILE).write_text(json.dumps(about))
             self._payload = _pack(model, options, build)
             self._vitals = [Vitals() for _ in options]

@@ -125,9 +125,10 @@ class Session:
         return self.ready() or min(self.connect(deadline), key=lambda each: each.n_pending)
 
     def connect(self, deadline: float | None) -> list[Connection]:
-        """Connects to every replica that answers; waits for one that is being restarted."""
+        """Connects to every replica that answers; waits for one that is being restarted, as long as a start may take."""
         folder = Path(self.address)
         interval, longest = _RECONNECT_INTERVALS_S
+        began = time.monotonic()
         with self._lock:
             while True:
                 try:
@@ -155,7 +156,8 @@ class Session:
                 assert refusal is not None
                 if not about["restart"]:
                     raise refusal
-                if deadline is not None and time.monotonic() >= deadline:
+                limit = began + about["start_timeout_s"] if deadline is None else deadline
+                if time.monotonic() >= limit:
                     raise TimeoutError("no replica was restarted in time") from refusal
                 time.sleep(interval)
                 interval = min(1.5 * interval, longest)  # many clients that look often would slow down its start

@@ -290,6 +290,9 @@ class Worker:
 
     def _turn_away(self) -> None:
         """Tells a newcomer that there is no room, with the one descriptor kept for that."""
+        if self._reserve < 0 and not self._reopen_reserve():
+            time.sleep(_POLL_INTERVAL_S)  # somebody else took it; the newcomer waits in the system's queue
+            return
         os.close(self._reserve)
         try:
             connection, _ = self._listener.accept()
@@ -299,7 +302,14 @@ class Worker:
         except OSError:
             pass
         finally:
+            self._reopen_reserve()
+
+    def _reopen_reserve(self) -> bool:
+        try:
             self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._reserve = -1
+        return self._reserve >= 0
 
     def _no_room(self, n_clients: int) -> dict[str, Any]:
         reason = f"the worker has no descriptor left for a client beside the {n_clients} it has"
