@@ -125,7 +125,7 @@ class Session:
         return self.ready() or min(self.connect(deadline), key=lambda each: each.n_pending)
 
     def connect(self, deadline: float | None) -> list[Connection]:
-        """Connects to every replica that answers; waits for one that is being restarted, as long as a start may take."""
+        """Connects to every replica that answers; waits for one being restarted as long as a start may take."""
         folder = Path(self.address)
         interval, longest = _RECONNECT_INTERVALS_S
         began = time.monotonic()
