@@ -107,6 +107,18 @@ def test_ls_show_and_compare_tell_what_is_there(study, capsys):
     assert (study.path / "c.png").exists()
 
 
+def test_ls_tells_what_is_damaged_and_lists_no_trial_that_never_ran(study, capsys):
+    (study.path / "l1" / "meta.json").write_text("[]")
+    (study.path / "l2" / ".ai-lab").write_text("null")
+    study.trial("never", **HOW)
+    status, out, _ = run(capsys, "ls", study.path)
+    lines = {line.split()[0]: line for line in out.splitlines()[1:]}
+    assert status == 0
+    assert lines.keys() == {"l1", "l2", "search/trials/00000", "search/trials/00001"}
+    assert "meta.json is damaged: it must hold one JSON object, got list" in lines["l1"]
+    assert "damaged" in lines["l2"].split()[1]
+
+
 def test_rm_asks_and_takes_only_what_the_lab_made(study, capsys, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda question: "n")
     assert run(capsys, "rm", study.path / "l1")[:2] == (1, "kept\n")

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ai.lab.config import diff
-from ai.lab.files.folder import find, lab_root, read_marker, resolve
+from ai.lab.files.folder import find, lab_root, read_marker, resolve, scan
 from ai.lab.files.marks import change_marks
 from ai.lab.files.ownership import holder
 from ai.lab.files.removal import remove_unowned
 from ai.lab.provenance.description import command_line
 from ai.lab.provenance.masking import MASK
-from ai.lab.record import Record
+from ai.lab.record import Record, was_opened
 from ai.lab.report.text_table import format_table
 
 
@@ -82,16 +82,23 @@ def _parser() -> argparse.ArgumentParser:
 def list_(options: argparse.Namespace) -> int:
     """`ai-lab ls`."""
     root = _find(options.path) if options.path else lab_root()
-    rows = []
-    for path in find(root, "trial"):
-        record, last = Record(path), Record(path).last()
+    rows: list[list[object]] = []
+    for path, marker, problem in scan(root):
+        name = str(path.relative_to(root)) or "."
+        if marker is None:
+            rows.append([name, "damaged", None, None, problem])
+            continue
+        if marker["kind"] != "trial" or not was_opened(path):
+            continue
+        record = Record(path, marker)
+        meta, problems = record.load_meta()
+        last = record.last()
         shown = [f"{key}={value:.4g}" for key, value in last.items() if key in ("loss", "val_loss", "accuracy")]
-        age = _age(record.meta.get("created"))
-        rows.append([str(path.relative_to(root)) or ".", record.state, last.get("step"), age, " ".join(shown)])
+        rows.append([name, record.state, last.get("step"), _age(meta.get("created")), " ".join(problems or shown)])
     if not rows:
         print(f"no trials in {root}")
         return 0
-    print(format_table(["trial", "state", "step", "started", "last"], rows, width=60))
+    print(format_table(["trial", "state", "step", "started", "last"], rows, width=100))
     return 0
 
 

@@ -265,3 +265,8 @@ def live_state(folder: Path, meta: Mapping[str, Any]) -> str:
     if state == "running" and holder(folder) is None:
         return "dead"
     return state
+
+
+def was_opened(path: Path) -> bool:
+    """Returns whether anything was ever recorded in a trial's folder: one that was only constructed is no run."""
+    return (path / META).exists() or (path / METRICS).exists()

@@ -22,7 +22,7 @@ from ai.lab.files.load import DamagedError, load_json
 from ai.lab.files.marks import load_marks
 from ai.lab.files.metrics_file import last_row
 from ai.lab.page.curve_cache import CurveCache
-from ai.lab.record import EXPERIMENT, META, METRICS, Column, Record, live_state
+from ai.lab.record import EXPERIMENT, METRICS, Column, Record, live_state, was_opened
 
 SETTLED_NS = 2 * 10**9
 """A change this soon after another may carry the same time: what is so young is read again."""
@@ -134,7 +134,7 @@ class Catalog:
                 with contextlib.suppress(OSError, ValueError):  # deleted in this moment
                     record = known if same and known is not None else Record(path, marker)
                     records[record.id] = record
-                    if record.id in self._rows or _was_opened(record.path):
+                    if record.id in self._rows or was_opened(record.path):
                         self._keep(record.id, record.path, folder, record)
                         seen.add(record.id)
         self._records = records
@@ -258,11 +258,6 @@ def _look(path: str, stamp: int) -> _Folder:
                 entry.path for entry in entries if entry.name[0] != "." and entry.is_dir(follow_symlinks=False)
             )
     return _Folder(stamp, settled, marker, problem, tuple(children))
-
-
-def _was_opened(path: Path) -> bool:
-    """Whether anything was ever recorded in a trial's folder: one that was only constructed is no run."""
-    return (path / META).exists() or (path / METRICS).exists()
 
 
 def _direction(path: Path) -> str:
