@@ -203,7 +203,7 @@ class Catalog:
         session = (meta.get("sessions") or [{}])[-1]
         git = session.get("git") or {}
         hparams = flatten(meta.get("hparams") or {})
-        state = live_state(record.path, meta)
+        state = live_state(record.path, meta) if meta or not problems else "damaged"
         marks, wrong = load_marks(record.path)
         return {
             "id": record.id,

@@ -47,7 +47,7 @@ export class Table {
 
   value(trial, column) {
     if (column === 'started') return trial.created;
-    if (column.startsWith('config ')) return trial.config[column.slice(7)];
+    if (column.startsWith('config ')) return trial.config[column.slice(7)] === null ? 'None' : trial.config[column.slice(7)];
     if (column.startsWith('last ')) return trial.metrics[column.slice(5)];
     return trial[column];
   }
@@ -88,7 +88,7 @@ export class Table {
   drawHead(columns, rows) {
     const groupOf = column => column.includes(' ') ? column.split(' ', 1)[0] : 'trial';
     const groups = Object.keys(GROUPS).map(group => [group, columns.filter(column => groupOf(column) === group).length]).filter(([, count]) => count);
-    const all = element('input', { type: 'checkbox', 'aria-label': 'Select all shown', onclick: () => this.select(all.checked ? rows.filter(trial => trial.state !== 'damaged').map(trial => trial.id) : []) });
+    const all = element('input', { type: 'checkbox', 'aria-label': 'Select all shown', onclick: () => this.select(all.checked ? rows.filter(trial => !isLost(trial)).map(trial => trial.id) : []) });
     all.checked = rows.length > 0 && rows.every(trial => this.selected.includes(trial.id));
     const top = groups.map(([group, count]) => element('th', { class: 'group', scope: 'colgroup', colspan: count }, GROUPS[group]));
     const firsts = new Set(Object.keys(GROUPS).slice(1).map(group => columns.find(column => groupOf(column) === group)));
@@ -117,7 +117,7 @@ export class Table {
     const toggle = () => this.select(place < 0 ? [...this.selected, trial.id] : this.selected.filter(id => id !== trial.id));
     const box = element('input', { type: 'checkbox', 'aria-label': `Select ${trial.name}`, 'data-id': trial.id, onclick: event => { event.stopPropagation(); toggle(); } });
     box.checked = place >= 0;
-    box.disabled = trial.state === 'damaged'; // nothing of it can be shown
+    box.disabled = isLost(trial);
     return element('tr', { 'aria-selected': String(place >= 0), onclick: box.disabled ? () => {} : toggle }, element('td', { class: 'box' }, box), ...columns.map(column => this.cell(trial, column, place)));
   }
 
@@ -172,4 +172,6 @@ function matches(trial, word) {
   });
 }
 
+// Without a marker that can be read nothing of a trial can be shown.
+const isLost = trial => trial.id.startsWith('damaged-');
 const STATES = new Set(['finished', 'failed', 'dead', 'running', 'pruned', 'stopped', 'interrupted', 'created', 'damaged', 'waiting']);
