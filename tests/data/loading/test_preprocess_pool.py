@@ -194,6 +194,8 @@ def test_a_thread_that_never_returns_is_named_by_its_batch():
         gate.set()
     with pytest.raises(ValueError, match="timeout_s must be positive, got 0"):
         ds.loader(2, timeout_s=0)
+    with pytest.raises(ValueError, match="timeout_s needs workers: with n_workers=0 nobody is there"):
+        ds.loader(2, n_workers=0, timeout_s=1)
 
 
 def test_a_slow_preprocess_is_not_late_while_it_goes_on():

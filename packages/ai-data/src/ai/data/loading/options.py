@@ -73,3 +73,5 @@ class Options:
             raise ValueError(f"worker must be 'process' or 'thread', got {self.worker!r}")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise ValueError(f"timeout_s must be positive, got {self.timeout_s}")
+        if self.timeout_s is not None and self.n_workers == 0:
+            raise ValueError("timeout_s needs workers: with n_workers=0 nobody is there to end what never returns")
