@@ -96,6 +96,15 @@ def test_snapshots_without_a_number_are_older_than_those_with_one(net, batches, 
     assert names(tmp_path) == [10, 20, 30, 5]
 
 
+def test_a_damaged_snapshot_neither_stops_pruning_nor_is_pruned(net, batches, tmp_path):
+    train(net, batches, tmp_path, 20, keep_last=2)
+    (tmp_path / "000000020" / "manifest.json").write_text("{")
+    with pytest.warns(RuntimeWarning, match="000000020 is damaged"):
+        train(net, batches, tmp_path, 19, resume=True, keep_last=1)
+    assert names(tmp_path) == [19, 20]
+    assert Snapshots(tmp_path, keep_last=1, keep_best=0).best() is None
+
+
 def test_a_folder_has_one_owner(net, batches, tmp_path):
     owner = Ownership(tmp_path)
     owner.take()

@@ -95,7 +95,6 @@ class Snapshots:
         self.asynchronous, self.pickle_model = asynchronous, pickle_model
         self._background = Background("snapshot-writer")
         self._copies = HostCopies()
-        self._line: str | None = None  # of the run that was saved last
         self._ranks_writer: RanksWriter | None = None
         self._ownership = Ownership(self.folder)
 
@@ -172,7 +171,6 @@ class Snapshots:
 
     def _order_of(self, run: Run) -> dict[str, Any]:
         """What tells this snapshot's place among the others: steps do not, where a run went back or another began."""
-        self._line = run.line
         return {
             "sequence": 1 + max((int(n) for path in self.all() if (n := sequence_of(path)) < math.inf), default=0),
             "line": run.line,
@@ -228,12 +226,13 @@ class Snapshots:
     def best(self) -> Path | None:
         """The snapshot with the best `best_by` among those of the newest one's run, or None if none has it."""
         self.wait()
-        paths = self.all()
-        ranked = self._ranked(self._of_line(paths, line_of(paths[-1]))) if paths else []
+        ranked = self._ranked(self._of_newest_run())
         return ranked[0] if ranked else None
 
-    def _of_line(self, paths: list[Path], line: str | None) -> list[Path]:
-        return [path for path in paths if line_of(path) == line]
+    def _of_newest_run(self) -> list[Path]:
+        """Those of the run that was saved last, in the order of saving; damaged ones are nobody's."""
+        paths = [path for path in self.all() if sequence_of(path) < math.inf]
+        return [path for path in paths if line_of(path) == line_of(paths[-1])]
 
     def _ranked(self, paths: list[Path]) -> list[Path]:
         scored = []
@@ -247,7 +246,7 @@ class Snapshots:
         """Delete what neither `keep_last` nor `keep_best` keeps, of the run that was saved last."""
         if self.keep_last is None:
             return
-        paths = self._of_line(self.all(), self._line)
+        paths = self._of_newest_run()
         kept = {*paths[-self.keep_last :], *self._ranked(paths)[: self.keep_best]}
         for path in paths:
             if path not in kept:

@@ -151,7 +151,7 @@ class Run:
         return evaluating(self.models.values(), self.ema.values(), seed)
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Tell of metrics that were measured at this step: to schedules that follow one, and to other hooks."""
+        """Tell of metrics that were measured at this step, as a schedule that follows one needs; hooks do."""
         for observe in self._observers:
             observe(self.step, metrics)
 
