@@ -85,9 +85,10 @@ class Rules:
         if (chance := chances(self.game, state)) is not None and chance.any():
             lucky = np.asarray(chance.any(axis=1))
             raise ValueError(f"states must be a player's to move, in row {int(lucky.argmax())} luck moves")
-        self._states[rows, 0] = state
+        where = _whole(rows, tree)
+        self._states[where, 0] = state
         allowed = self.game.legal(state)
-        tree.legal[rows, 0] = allowed if legal is None else allowed & legal
+        tree.legal[where, 0] = allowed if legal is None else allowed & legal
         return self._evaluate(rows, state)
 
     def value(self, state: State) -> NDArray[np.floating]:
@@ -265,13 +266,19 @@ class Learned:
         self._embeddings = self._embeddings[np.arange(len(order))[:, None], order]
 
 
+def _whole(rows: NDArray[np.int64], tree: Tree) -> NDArray[np.int64] | slice:
+    """Returns rows as an index; all of them as a slice, which numpy follows faster."""
+    return slice(None) if len(rows) == len(tree.size) else rows
+
+
 def checked(outcome: Evaluation, batch: int, num_actions: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Returns an evaluator's answer as contiguous arrays of floats.
 
     Raises:
         ValueError: its shapes are not `[batch, num_actions]` and `[batch]`.
     """
-    logits, value = map(_array, fetched(*outcome))
+    answers = fetched(*outcome) if isinstance(outcome[0], Tensor) else outcome
+    logits, value = _array(answers[0]), _array(answers[1])
     if logits.shape != (batch, num_actions):
         raise ValueError(f"evaluator must return logits of shape ({batch}, {num_actions}), got {logits.shape}")
     if value.size != batch:

@@ -292,9 +292,9 @@ class Search:
         if self.tree is None or self.tree.value.shape != (batch, num_nodes):
             self.tree = new_tree(batch, num_nodes, self._dynamics.num_actions)
             self._dynamics.allocate(batch, num_nodes)
-        self._reset(np.arange(batch))
+        self._reset(slice(None))
 
-    def _reset(self, rows: NDArray[np.int64]) -> None:
+    def _reset(self, rows: NDArray[np.int64] | slice) -> None:
         """Leaves an empty root in the trees of `rows`."""
         assert self.tree is not None
         self.tree.size[rows] = 1

@@ -179,7 +179,7 @@ def decide_gumbel(tree, params, action, policy):  # type: ignore[no-untyped-def]
             policy[b, a] = scratch[a] / weight_sum
 
 
-@jit(error_model="numpy")
+@jit(error_model="numpy", forceinline=True)
 def _chance_action(visits, prior, legal, b, n):  # type: ignore[no-untyped-def]
     """Returns the outcome of luck that is furthest behind its share of the visits."""
     visit_sum = 1.0
