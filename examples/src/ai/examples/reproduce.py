@@ -54,6 +54,9 @@ RESULTS: dict[str, Result] = {
     "cartpole-dqn": Result("ai.examples.dqn.main:reproduce", "DQN: mean return over 100 episodes"),
     "pendulum-sac": Result("ai.examples.sac.main:reproduce", "SAC: mean return over 100 episodes"),
     "datagen-soak": Result("ai.examples.datagen_soak:reproduce", "20 minutes of generated data under random kills"),
+    "agent-kills": Result(
+        "ai.examples.agent_kills:reproduce", "a learning agent killed again and again, to the same bits"
+    ),
     "data-kills": Result("ai.examples.data_kills:reproduce", "SIGKILL of workers, parents and builds of image packs"),
     "infer-kills": Result("ai.examples.infer_faults:reproduce_kills", "a worker killed 50 times under 64 clients"),
     "infer-storm": Result("ai.examples.infer_faults:reproduce_storm", "100 new versions of the weights a second"),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ai.data.episodes.packing import Packed as Packed
     from ai.data.episodes.returns import lambda_returns as lambda_returns
     from ai.data.episodes.returns import vtrace_returns as vtrace_returns
+    from ai.data.generation.hindsight import Hindsight as Hindsight
     from ai.data.generation.source import Source as Source
     from ai.data.images.pack_list import packs as packs
     from ai.data.img_dataset import ImgDataset as ImgDataset
@@ -40,6 +41,7 @@ _OWNERS = {
     "cifar_dataset": "builtin.cifar",
     "digits_dataset": "builtin.digits",
     "Episode": "episodes.packing",
+    "Hindsight": "generation.hindsight",
     "ImgDataset": "img_dataset",
     "Packed": "episodes.packing",
     "PreprocessError": "loading.preprocess",

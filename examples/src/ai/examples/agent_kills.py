@@ -1,0 +1,99 @@
+"""Kills a learning agent again and again, and compares what it becomes with one that was never killed.
+
+Command: `python -m ai.examples.reproduce agent-kills --kind ppo`.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from ai.examples import dqn, ppo, sac
+
+Kind = Literal["ppo", "ppo-recurrent", "dqn", "sac"]
+
+CONFIGS = {
+    "ppo": (ppo, replace(ppo.main.PRESETS["tiny"], total_steps=4096, task_interval=8)),
+    "ppo-recurrent": (
+        ppo,
+        replace(
+            ppo.main.PRESETS["tiny"],
+            env="hidden:CartPole-v1",
+            sequence=8,
+            total_steps=4096,
+            batches=2,
+            task_interval=16,
+        ),
+    ),
+    "dqn": (
+        dqn,
+        replace(dqn.main.PRESETS["tiny"], total_steps=1500, n_step=3, alpha=0.6, quantiles=5, task_interval=64),
+    ),
+    "sac": (sac, replace(sac.main.PRESETS["tiny"], total_steps=1500, n_step=3, task_interval=32)),
+}
+
+
+def learn(kind: Kind, trial: str) -> None:
+    """Runs an agent in this process, from the trial's newest snapshot on."""
+    import torch
+
+    torch.set_num_threads(1)
+    example, config = CONFIGS[kind]
+    example.run(replace(config, trial=trial, resume=True))
+
+
+def newest(trial: Path) -> Path | None:
+    """Returns a trial's newest snapshot."""
+    found = sorted(trial.glob("snapshots/[0-9]*"))
+    return found[-1] if found else None
+
+
+def start(kind: Kind, trial: Path) -> "subprocess.Popen[bytes]":
+    """Starts a process that learns."""
+    code = f"from ai.examples.agent_kills import learn; learn({kind!r}, {str(trial)!r})"
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def reproduce(*, kind: Kind = "ppo", kills: int = 20, seed: int = 0) -> dict[str, float]:
+    """Kills by SIGKILL after random times; `different` should be 0, of the files that make up the last snapshot."""
+    drawn = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, parts = Path(folder) / "whole", Path(folder) / "parts"
+        began = time.monotonic()
+        if start(kind, whole).wait(timeout=1800):
+            raise RuntimeError(f"the {kind} that nobody kills did not end well")
+        length = time.monotonic() - began
+        done = finished = 0
+        while done < kills:
+            process = start(kind, parts)
+            try:
+                process.wait(timeout=drawn.uniform(0.2, 1.0) * length)
+                finished += 1  # the last part: what is killed next starts anew
+                done += 1
+                if done < kills:
+                    _forget(parts)
+            except subprocess.TimeoutExpired:
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait(timeout=60)
+                done += 1
+        if start(kind, parts).wait(timeout=1800):
+            raise RuntimeError(f"the {kind} that was killed did not end well")
+        ends = [newest(whole), newest(parts)]
+        if None in ends:
+            raise RuntimeError("a run left no snapshot")
+        files = [[(end / "model.safetensors").read_bytes() for end in ends if end is not None]]
+        files.append([(trial / "episodes.csv").read_bytes() for trial in (whole, parts)])
+        different = sum(a != b for a, b in files)
+    return {"kills": float(done - finished), "ran_to_the_end": float(finished), "different": float(different)}
+
+
+def _forget(trial: Path) -> None:
+    import shutil
+
+    shutil.rmtree(trial)
