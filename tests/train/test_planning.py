@@ -30,12 +30,12 @@ def test_a_plan_of_ddp_by_hand():
     planned = plan(model, "ddp", 4, precision="bf16", ema=True)
     statistics = 10 * 4 + 10 * 4 + 8
     assert planned.weights == 400 + statistics
-    assert planned.gradients == 800  # and in the buckets that are reduced
+    assert planned.gradients == 400  # they lie in the buckets that are reduced
     assert planned.optimizer == 800
     assert planned.average == 400
     assert planned.passing == 200
     assert planned.sent == 2 * 3 / 4 * 400
-    assert planned.memory == 2600 + statistics
+    assert planned.memory == 2200 + statistics
 
 
 def test_a_world_of_one_sends_nothing_and_more_ranks_hold_less():

@@ -16,7 +16,7 @@ class Plan:
 
     Attributes:
         weights: parameters and buffers that stay.
-        gradients: what the optimiser steps with, and DDP's buckets of them.
+        gradients: what the optimiser steps with; of micro-batches under FSDP also the whole ones that wait.
         optimizer: the optimiser's moments.
         average: the moving average's copy.
         passing: what is whole, or in half precision, for a part of a step: gathered parameters, gradients before they
@@ -79,7 +79,7 @@ def plan(
         whole, n = sum(p.nbytes for p in model.parameters()), sum(p.numel() for p in model.parameters())
         found = Plan(
             weights=whole,
-            gradients=2 * whole,
+            gradients=whole,
             passing=0 if precision is None else 2 * n,
             sent=2 * (world - 1) / world * whole,
         )

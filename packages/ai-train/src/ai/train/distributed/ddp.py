@@ -56,7 +56,10 @@ class Ddp:
 
     def wrap(self, call: Call, model: nn.Module, outside: Sequence[nn.Parameter]) -> tuple[Call, dict[str, Any]]:
         """The call inside DDP: whichever methods the environment uses, its backward synchronises."""
-        wrapped = nn.parallel.DistributedDataParallel(_Call(call, model), find_unused_parameters=self.find_unused)
+        # Gradients lie in the buckets that are reduced: else each is held twice.
+        wrapped = nn.parallel.DistributedDataParallel(
+            _Call(call, model), find_unused_parameters=self.find_unused, gradient_as_bucket_view=True
+        )
         return wrapped, {"no_sync": wrapped.no_sync, **common_to_ranks(model, outside)}
 
 
