@@ -42,12 +42,16 @@ class Compare(Hook):
             assert all(float(step) == 4 for step in moments.values()), moments
 
 
-hook = Compare(snapshots=Snapshots(folder / "snapshots"), resume=True)
+class Reading(Snapshots):
+    """Leaves the folder as the two ranks made it."""
+
+    def save(self, run: Run, step: int, metrics: object = None) -> Path:
+        return self.folder / f"{step:09d}"
+
+
+hook = Compare(snapshots=(Snapshots if world == 2 else Reading)(folder / "snapshots"), resume=True)
 limit = 4 if world == 2 else 6
 trainer = Trainer(Classify(), data, parallel="fsdp", ema=0.9)
-if world != 2:
-    hook._snapshots.keep_last = None
-    hook._save = lambda: None  # leave the folder as the two ranks made it
 assert trainer.train(model, optimizer, hook, steplimit=limit) == limit
 if world == 2:
     state = {name: value.detach().cpu() for name, value in whole().items()}
