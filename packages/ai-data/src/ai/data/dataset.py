@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ai.data.batch.arguments import check_whole
 from ai.data.batch.collate import collate, like
 from ai.data.batch.seeds import derive_seed
 from ai.data.batch.shuffle import shuffled
@@ -96,6 +97,7 @@ class Dataset:
 
     def length(self, batch_size: int) -> int:
         """Returns the number of samples in an epoch whose incomplete last batch is dropped."""
+        check_whole(batch_size=batch_size)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         return len(self) - len(self) % batch_size

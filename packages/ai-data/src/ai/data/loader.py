@@ -7,6 +7,7 @@ from typing import Any, Protocol, Unpack
 
 import torch
 
+from ai.data.batch.arguments import check_whole
 from ai.data.batch.device import checked_device
 from ai.data.batch.order import SCHEME, Order, Position
 from ai.data.batch.postprocess import Finish
@@ -64,6 +65,7 @@ class DataLoader:
         device: str | torch.device = "cpu",
         **options: Unpack[LoaderOptions],
     ) -> None:
+        check_whole(batch_size=batch_size)
         chosen = Options(**options)
         train = chosen.train
         drop_last = train if chosen.drop_last is None else chosen.drop_last

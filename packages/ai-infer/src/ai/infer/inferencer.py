@@ -20,6 +20,7 @@ from ai.infer.worker.batch_axes import Axes
 from ai.infer.worker.engine import Precision
 from ai.infer.worker.loop import WorkerOptions, torch_state
 from ai.infer.worker.sharing import Share
+from ai.model.arguments import check_whole
 
 
 class Inferencer:
@@ -258,6 +259,9 @@ def _check_axes(name: str, axes: Axes) -> None:
 
 def _devices(device: str | torch.device | Sequence[str | torch.device], replicas: int | None) -> list[torch.device]:
     """Returns the device of each replica."""
+    if not isinstance(device, (str, torch.device, Sequence)):
+        raise TypeError(f"device must be a device or several, got {device!r}: batch_size comes after it, or by name")
+    check_whole(replicas=replicas)
     names = [device] if isinstance(device, (str, torch.device)) else list(device)
     if replicas is not None and (replicas < 1 or len(names) not in (1, replicas)):
         raise ValueError(f"replicas must be 1 or more, and as many as the devices ({len(names)}), not {replicas}")

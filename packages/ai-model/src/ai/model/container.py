@@ -20,6 +20,9 @@ def seq(*modules: nn.Module | Callable[[Tensor], Tensor] | None) -> nn.Sequentia
         >>> m.seq(m.flatten(), None, m.fc(8, 2))(torch.zeros(3, 2, 4)).shape
         torch.Size([3, 2])
     """
+    for one in modules:
+        if isinstance(one, (list, tuple)):
+            raise TypeError("seq takes modules one by one, m.seq(a, b), not a list of them: m.seq(*modules)")
     return nn.Sequential(*(made for made in map(actv, modules) if made is not None))
 
 

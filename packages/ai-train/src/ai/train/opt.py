@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ai.model.arguments import check_real
 from ai.train.optimizers.clipping import check_limits, clip
 from ai.train.optimizers.depth import by_block
 from ai.train.optimizers.together import Together, together
@@ -263,6 +264,7 @@ def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float
     options = dict(options)
     rule: Groups | None = options.pop("groups", None)
     clip_norm, clip_value = options.pop("clip_norm", None), options.pop("clip_value", None)
+    check_real(lr=lr, **{key: options[key] for key in ("weight_decay", "momentum", "eps") if key in options})
     if not lr >= 0:
         raise ValueError(f"lr ({lr}) must not be negative")
     check_limits(clip_norm, clip_value)

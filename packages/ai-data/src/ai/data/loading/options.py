@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
+from ai.data.batch.arguments import check_real, check_whole
 from ai.data.batch.order import Sampler
 
 
@@ -65,6 +66,8 @@ class Options:
     timeout_s: float | None = None
 
     def __post_init__(self) -> None:
+        check_whole(n_workers=self.n_workers, prefetch=self.prefetch, seed=self.seed)
+        check_real(timeout_s=self.timeout_s)
         for name, least in (("n_workers", 0), ("prefetch", 1)):
             value = getattr(self, name)
             if value is not None and value < least:

@@ -6,6 +6,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from ai.model.arguments import check_real, check_whole
+
 _HOOK = ("setup", "step", "wants_log", "log", "done")  # `gradients` besides, where it has it
 
 
@@ -40,8 +42,10 @@ def check_owns(key: str, model: nn.Module, optimizer: Optimizer) -> None:
         raise ValueError(f"the optimizer of {key!r} holds none of the model's parameters: build it from this model")
 
 
-def check_step(step: int, steplimit: int | None, epochs: int | None) -> None:
+def check_step(step: int, steplimit: int | None, epochs: int | None, timelimit: float | None) -> None:
     """Raise if a run could not begin or end there."""
+    check_whole(step=step, steplimit=steplimit, epochs=epochs)
+    check_real(timelimit=timelimit)
     if step < 0:
         raise ValueError(f"step ({step}) must not be negative")
     if steplimit is not None and steplimit < 0:
@@ -56,6 +60,8 @@ def check_hook(hook: Any) -> None:
         for one in hook:
             check_hook(one)
         return
+    if isinstance(hook, type):
+        raise TypeError(f"hook must be an instance: {hook.__name__}(...), not the class {hook.__name__}")
     lacking = [name for name in _HOOK if not callable(getattr(hook, name, None))]
     if hook is None or not lacking:
         return

@@ -70,7 +70,7 @@ def prepare(
         validate: (run, data) -> metrics, called inside `run.evaluating`.
         named: whether logged numbers carry the model's name.
     """
-    check_step(limits.step, limits.steplimit, limits.epochs)
+    check_step(limits.step, limits.steplimit, limits.epochs, limits.timelimit)
     for key, optimizer in optimizers.items():
         check_model_and_optimizer(key, models[key], optimizer)
         check_owns(key, models[key], optimizer)

@@ -6,6 +6,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from ai.model.arguments import check_real
+
 Made = TypeVar("Made", bound=Optimizer)
 
 
@@ -52,6 +54,7 @@ def clip(optimizer: Made, norm: float | None = None, *, value: float | None = No
 
 def check_limits(norm: float | None, value: float | None) -> None:
     """Raise if one of them is no limit."""
+    check_real(clip_norm=norm, clip_value=value)
     for name, limit in (("clip_norm", norm), ("clip_value", value)):
         if limit is not None and not limit > 0:
             raise ValueError(f"{name} ({limit}) must be positive")
