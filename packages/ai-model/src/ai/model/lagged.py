@@ -27,7 +27,7 @@ class Lagged(nn.Module):
     >>> with torch.no_grad():
     ...     _ = q.net.bias.add_(1.0)
     >>> q.follow(0.25)
-    >>> round(float(q(x) - q.target(x)), 4)
+    >>> round((q(x) - q.target(x)).item(), 4)
     0.75
     """
 

@@ -243,7 +243,7 @@ class Distill:
 
     >>> import torch
     >>> model = nn.Linear(2, 3)
-    >>> float(Distill(model)(model, torch.ones(4, 2), 0))
+    >>> Distill(model)(model, torch.ones(4, 2), 0).item()
     0.0
     """
 

@@ -81,7 +81,7 @@ def lambda_returns(
 
     >>> steps = {"reward": np.array([1.0, 1.0, 0.0]), "discount": np.array([1.0, 1.0, 0.0])}
     >>> lambda_returns({**steps, "value": np.array([5.0, 6.0, 7.0])}, np.array([3]), gamma=0.5, lam=0.5)
-    array([4.625, 4.5  , 7.   ], dtype=float32)
+    array([3.625, 4.5  , 7.   ], dtype=float32)
     """
     if not 0 <= lam <= 1:
         raise ValueError(f"lam must lie in [0, 1], got {lam}")

@@ -51,6 +51,7 @@ class StreamLoader:
 
     Example:
         >>> loader = StreamLoader(range(5), 3, train=True, n_workers=0)
+        >>> from itertools import islice
         >>> [batch.tolist() for batch in islice(loader, 4)]
         [[0, 1, 2], [3, 4, 0], [1, 2, 3], [4, 0, 1]]
     """

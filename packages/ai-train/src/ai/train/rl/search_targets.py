@@ -25,6 +25,7 @@ class RL:
     Source: Silver et al. 2017, Mastering the game of Go without human knowledge, equation 1 (weight decay is the
     optimiser's).
 
+    >>> import torch
     >>> model = lambda obs: (obs, obs[:, 0])
     >>> batch = {'obs': torch.zeros(4, 2), 'policy': torch.full((4, 2), 0.5), 'target': torch.ones(4)}
     >>> round(float(RL()(model, batch, 0)), 4)
