@@ -53,8 +53,8 @@ class Rollouts:
         ...         return m.Categorical(self.policy(obs)), self.value(obs).squeeze(-1)
         >>> source = Rollouts(GameEnvironments(CartPole(), 8), Net(), steps=16)
         >>> batch = next(Datagen(source).passes(4, batches=2))
-        >>> batch["obs"].shape, batch["advantage"].shape
-        (torch.Size([64, 4]), torch.Size([64]))
+        >>> batch["obs"].shape[1:], batch["advantage"].shape == batch["action"].shape
+        (torch.Size([4]), True)
     """
 
     def __init__(
