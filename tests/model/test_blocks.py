@@ -280,19 +280,20 @@ def test_a_float_mask_of_another_type_is_taken():
     torch.testing.assert_close(net(x, mask=added), net(x, mask=allowed))
 
 
-def test_a_recurrent_layer_computes_where_the_processor_has_no_bfloat16(monkeypatch):
+@pytest.mark.parametrize("short", [torch.bfloat16, torch.float16])
+def test_a_recurrent_layer_computes_where_the_processor_lacks_the_type_of_autocast(monkeypatch, short):
     net, x = m.lstm(8, 4, 2), torch.randn(2, 6, 8)
-    monkeypatch.setattr("ai.model.container._HAS_BF16", False)
+    monkeypatch.setattr("ai.model.container._LACKING", {short})
     expected, (hidden, cell) = net(x)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", short):
         found = net(x)
-        torch.testing.assert_close(found[0], expected.bfloat16(), rtol=0, atol=0)
-        torch.testing.assert_close(found[1], (hidden.bfloat16(), cell.bfloat16()), rtol=0, atol=0)
+        torch.testing.assert_close(found[0], expected.to(short), rtol=0, atol=0)
+        torch.testing.assert_close(found[1], (hidden.to(short), cell.to(short)), rtol=0, atol=0)
         again, _ = net(x, found[1])
-        assert again.dtype == torch.bfloat16
+        assert again.dtype == short
     packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([6, 3]), batch_first=True)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert net(packed)[0].data.dtype == torch.bfloat16
+    with torch.autocast("cpu", short):
+        assert net(packed)[0].data.dtype == short
 
 
 def test_structures_pickled_by_earlier_versions_compute_the_same():

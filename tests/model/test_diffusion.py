@@ -304,6 +304,13 @@ def test_an_image_is_kept_in_part():
         (lambda: exact().sample(1, strength=0.5), r"strength \(0.5\) must lie in \(0, 1\], and be 1 without an image"),
         (lambda: exact().sample(1, keep=torch.ones(2).bool()), r"keep must be None without an image"),
         (lambda: exact().sample(1, image=torch.ones(2), keep=torch.ones(2)), r"keep must be bool .* got torch.float32"),
+        (
+            lambda: exact().sample(3, image=torch.ones(3, 4)),
+            r"image must have the shape \(2,\) or \(3, 2\), got \(3, 4",
+        ),
+        (lambda: exact().sample(1, image=torch.ones(2), keep=torch.ones(5).bool()), r"keep must broadcast to \(1, 2\)"),
+        (lambda: exact().invert(torch.zeros(1, 2), steps=1), r"steps \(1\) must be at least 2"),
+        (lambda: exact().invert(torch.zeros(3, 2), label=torch.ones(1)), r"label must have the 3 rows of x, got 1"),
         (lambda: exact().sample(1, rho=0), r"rho \(0\) must be above 0"),
         (lambda: exact().sample(1, eta=2), r"eta \(2\) must lie in"),
         (lambda: exact().sample(1000, steps=1001, schedule="linear"), r"steps \(1001\) must be at most"),

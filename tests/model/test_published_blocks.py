@@ -113,6 +113,8 @@ def test_the_ntk_base_stretches_the_longest_wave_by_the_factor():
     a, b = (r.frequencies(64, torch.device("cpu"), torch.float64)[0] for r in (plain, scaled))
     assert (a[-1] / b[-1]).item() == pytest.approx(8)
     assert b[0] == a[0]
+    (only,) = m.rotary(scaling="ntk", factor=8.0).frequencies(2, torch.device("cpu"), torch.float64)[0]
+    assert only == 1
 
 
 def test_a_sliding_window_is_mistrals():
@@ -266,6 +268,16 @@ def test_weights_on_request_are_those_that_make_the_result(options):
             theirs.in_proj_bias.copy_(torch.cat([net.q.bias, net.kv.bias]))
         theirs.out_proj.load_state_dict(net.out.state_dict())
         close(weights, theirs(x, x, x, average_attn_weights=False)[1])
+
+
+def test_a_token_that_may_look_at_nothing_gets_zeros_and_finite_gradients():
+    net, x = m.sa(DIM, HEADS).double(), tokens().requires_grad_()
+    mask = torch.ones(6, 6, dtype=torch.bool)
+    mask[2] = False
+    out, weights = net(x, mask=mask, need_weights=True)
+    close(out, net(x, mask=mask))
+    assert (weights[:, :, 2] == 0).all()
+    assert torch.autograd.grad(out.sum(), x)[0].isfinite().all()
 
 
 @pytest.mark.parametrize(("gate", "function"), [("silu", F.silu), ("gelu", F.gelu), ("sigmoid", torch.sigmoid)])

@@ -211,7 +211,79 @@ def test_all_norms_of_torchvisions_resnet_are_folded():
     torch.testing.assert_close(folded(x), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
 
 
-@pytest.mark.parametrize("make", [Branching, Reusing, Deciding])
+class Tied(nn.Module):
+    """The norm follows, but the layer's weights have another use."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return nn.functional.conv_transpose2d(self.bn(self.conv(x)), self.conv.weight)
+
+
+class Reaching(nn.Module):
+    """Calls a part of a sequence that it also calls as a whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3))
+
+    def forward(self, x):
+        return self.layers(x) + self.layers[0](x)
+
+
+class Within(nn.Module):
+    """Calls the layer of a child that also calls it itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.child = Noting()
+
+    def forward(self, x):
+        return self.child(x) + self.child.conv(x)
+
+
+class Noting(nn.Module):
+    """Keeps what it has seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.seen, self.last = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), [], None
+
+    def forward(self, x):
+        y = self.bn(self.conv(x))
+        self.last = y.detach()
+        self.seen.append(x.shape)
+        return y
+
+
+class Iterating(Reaching):
+    """Calls the parts of a sequence one by one."""
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_folding_runs_a_forward_without_a_trace():
+    net = Noting().eval()
+    folded = m.fold(net)
+    assert norms(folded) == 0
+    assert (folded.seen, folded.last) == ([], None)
+
+
+@pytest.mark.parametrize("make", [Iterating, lambda: nn.Sequential(*[Iterating()] * 2)])
+def test_a_norm_is_folded_whoever_calls_it(make):
+    x = torch.randn(2, 3, 8, 8)
+    net = trained(make(), x)
+    folded = m.fold(net)
+    assert norms(folded) == 0
+    torch.testing.assert_close(folded(x), net(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [Branching, Reusing, Deciding, Tied, Reaching, Within])
 def test_a_norm_is_not_folded_where_it_need_not_follow(make):
     x = torch.randn(2, 3, 8, 8)
     net = trained(make(), x)
@@ -272,6 +344,19 @@ def test_conversion_keeps_sharing_ties_modes_and_the_original():
     assert type(net.net[0]).__name__ == "_Linear"
     assert plain.net[0] is plain.net[2]
     assert plain.net[0][0].weight is plain.net[1].weight
+    scaled = [m.fc(4, 4, scale_w=True) for _ in range(2)]
+    scaled[1].weight = scaled[0].weight
+    first, second = m.to_torch(m.seq(*scaled))
+    assert first.weight is second.weight
     assert not plain.net[0].training
     assert plain.training
     assert not plain.net[1].bias.requires_grad
+
+
+def test_conversion_leaves_what_somebody_has_changed():
+    layer = m.fc(4, 4, actv="relu")
+    watched, larger, plain = copy.deepcopy(layer), copy.deepcopy(layer), copy.deepcopy(layer)
+    watched.register_full_backward_hook(lambda *_: None)
+    larger.register_buffer("seen", torch.zeros(1))
+    kinds = [type(part).__name__ for part in m.to_torch(m.seq(watched, larger, plain))]
+    assert kinds == ["_Linear", "_Linear", "Sequential"]

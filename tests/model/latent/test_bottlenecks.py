@@ -20,6 +20,26 @@ def test_each_vector_becomes_its_nearest_code():
     assert net(x[:, :, 0, 0]).indices.tolist() == out.indices[:, 0, 0].tolist()
 
 
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("short", [torch.bfloat16, torch.float16])
+def test_short_types_find_the_nearest_codes_too(short, autocast):
+    net, x = m.vq(512, 8), torch.randn(4, 8, 64, generator=torch.Generator().manual_seed(0)) / 1000
+    m.init_module(net, seed=0)
+    if not autocast:
+        net, x = net.to(short), x.to(short)
+    wide = (x.movedim(1, -1).double()[..., None, :] - net.codes.double()).square().sum(-1).argmin(-1)
+    with torch.autocast("cpu", short, enabled=autocast):
+        out = net(x)
+    assert (out.indices == wide).float().mean() > 0.998
+
+
+def test_a_divergence_beyond_float16_is_finite():
+    x = torch.tensor([[300.0, -15.0]]).half()
+    z, divergence = m.kl().eval()(x)
+    assert z.dtype == torch.float16
+    assert divergence.item() == pytest.approx(0.5 * (300**2 - 1 + 15), rel=1e-3)
+
+
 def test_gradients_go_straight_through_and_codes_to_their_inputs():
     torch.manual_seed(0)
     net = m.vq(4, 3, beta=0.5).double()
@@ -55,6 +75,8 @@ def test_a_latent_is_as_in_diffusers_and_is_drawn_in_training_only():
     [
         (lambda: m.vq(0, 4), r"n_codes \(0\) must be at least 1"),
         (lambda: m.vq(4, 4, beta=-1), r"beta \(-1\) must be at least 0"),
+        (lambda: m.vq(4, 4)(torch.zeros(2, 3)), r"x must be \(batch, 4, …\), got \(2, 3\)"),
+        (lambda: m.kl()(torch.zeros(2, 3)), r"x must be \(batch, 2 · nc, …\), got \(2, 3\)"),
     ],
 )
 def test_bad_arguments_are_named(make, message):

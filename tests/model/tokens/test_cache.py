@@ -118,6 +118,27 @@ def test_a_cropped_cache_forgets_a_draft():
         cache.crop(7)
 
 
+class Narrowing(m.Model):
+    """Its second attention sees the last token alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = m.sa(8, 2, causal=True), m.sa(8, 2, causal=True)
+
+    def forward(self, x, cache=None):
+        return self.second(self.first(x, cache=cache)[:, -1:], cache=cache)
+
+
+def test_a_crop_that_would_leave_numbers_nobody_wrote_is_refused():
+    net, cache = Narrowing().double(), m.KVCache()
+    net(tokens(5), cache=cache)
+    with pytest.raises(ValueError, match=r"n \(3\) must be 0 where attentions have seen unlike numbers .* 5, 1"):
+        cache.crop(3)
+    assert cache.crop(5).length() == 5
+    x = tokens(2)
+    torch.testing.assert_close(net(x, cache=cache.crop(0)), net(x))
+
+
 def test_a_cache_that_was_reset_is_new():
     net, cache = m.tx_dec(1, 8, 2).double(), m.KVCache()
     net(tokens(3), tokens(3), cache=cache)

@@ -112,6 +112,37 @@ def test_memory_that_a_rule_or_a_file_fills_is_accepted(tmp_path):
     torch.testing.assert_close(other.init(tmp_path / "x.pt").state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
+class Tied(m.Model):
+    """A language model's two tables in one."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(5, 3), m.fc(3, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.head(self.embed(x))
+
+
+def test_what_was_tied_on_the_meta_device_is_tied_and_drawn_the_same(tmp_path):
+    real = Tied().init(seed=0)
+    real.save(tmp_path / "x.pt")
+    for options in ({"seed": 0}, {"path": tmp_path / "x.pt"}):
+        with torch.device("meta"):
+            model = Tied()
+        model.init(**options)
+        assert model.head.weight is model.embed.weight
+        assert model.n_params == real.n_params == 15
+        torch.testing.assert_close(model.head.weight, real.head.weight, rtol=0, atol=0)
+
+
+def test_a_weight_that_two_rules_compute_is_drawn():
+    layer = parametrizations.spectral_norm(parametrizations.weight_norm(nn.Linear(8, 6)))
+    first, second = (m.Model(layer).init(seed=seed).net.weight.detach().clone() for seed in (0, 1))
+    assert not torch.equal(first, second)
+    assert torch.linalg.matrix_norm(second, 2).item() == pytest.approx(1, abs=0.02)
+
+
 def test_copies_that_would_be_twins_are_refused():
     with pytest.raises(ValueError, match=r"block must say how 0.scale is drawn, or its copies are twins: give Undrawn"):
         m.repeat(2, nn.Sequential(Undrawn()))

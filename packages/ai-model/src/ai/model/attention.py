@@ -111,7 +111,11 @@ class _Attention(nn.Module):
         if allowed is not None:
             masked = allowed.dtype == torch.bool
             scores = scores.masked_fill(~allowed, -torch.inf) if masked else scores + allowed
-        weights = scores.softmax(-1)
+        if allowed is None:
+            weights = scores.softmax(-1)
+        else:  # a token that may look at nothing gets zeros, as from the fused kernel
+            blind = (scores == -torch.inf).all(-1, keepdim=True)
+            weights = scores.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
         y = F.dropout(weights, dropout) @ v
         return self.out(y.transpose(1, 2).flatten(2)), weights
 

@@ -168,21 +168,27 @@ def null() -> nn.Module:
     return nn.Identity()
 
 
-def _has_bf16() -> bool:
+def _lacking() -> frozenset[torch.dtype]:
+    """Returns the short types of floats that the processor has no instructions for."""
     try:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        has = {
+            torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+            torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported(),
+        }
     except (AttributeError, RuntimeError):  # a build of torch without it
-        return True
+        return frozenset()
+    return frozenset(dtype for dtype, known in has.items() if not known)
 
 
-_HAS_BF16 = _has_bf16()
+_LACKING = _lacking()
 
 
 class _LSTM(nn.LSTM):
     """Computes in its own type where autocast asks for one that the processor has no instructions for."""
 
     def forward(self, input: Any, hx: Any = None) -> Any:
-        if _HAS_BF16 or not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
+        short = torch.get_autocast_dtype("cpu")
+        if short not in _LACKING or not torch.is_autocast_enabled("cpu"):
             return super().forward(input, hx)
         weight: Any = self.weight_ih_l0
         if weight.device.type != "cpu":
@@ -191,14 +197,14 @@ class _LSTM(nn.LSTM):
         with torch.autocast("cpu", enabled=False):
             state = None if hx is None else (hx[0].to(dtype), hx[1].to(dtype))
             out, (hidden, cell) = super().forward(input.to(dtype), state)
-        return out.to(torch.bfloat16), (hidden.bfloat16(), cell.bfloat16())
+        return out.to(short), (hidden.to(short), cell.to(short))
 
 
 def lstm(n1: int, n2: int, n_layers: int = 1, *, dropout: float = 0.0, bidirectional: bool = False) -> nn.LSTM:
     """Returns an LSTM on `(batch, time, n1)`: called as `(x, state=None)`, it gives `(batch, time, n2)` and its state.
 
-    The forget gates start open. With `bidirectional` the output is `2 · n2` wide. Under bfloat16 autocast on a
-    processor without such instructions, where torch's own LSTM fails, it computes in float32.
+    The forget gates start open. With `bidirectional` the output is `2 · n2` wide. Under autocast on a
+    processor without instructions for its type, where torch's own LSTM fails, it computes in float32.
 
     Example:
         >>> import torch, ai.model as m

@@ -201,10 +201,14 @@ class DiffusionModel(Model):
             raise ValueError(f"noise must have the shape {(n, *self.shape)}, got {tuple(noise.shape)}")
         if not 0 < strength <= 1 or (image is None and strength != 1):
             raise ValueError(f"strength ({strength}) must lie in (0, 1], and be 1 without an image")
+        if image is not None and tuple(image.shape) not in (self.shape, (1, *self.shape), (n, *self.shape)):
+            raise ValueError(f"image must have the shape {self.shape} or {(n, *self.shape)}, got {tuple(image.shape)}")
         if image is None and keep is not None:
             raise ValueError("keep must be None without an image")
         if keep is not None and keep.dtype != torch.bool:
             raise ValueError(f"keep must be bool (True where the image stays), got {keep.dtype}")
+        if keep is not None and not _broadcasts(tuple(keep.shape), (n, *self.shape)):
+            raise ValueError(f"keep must broadcast to {(n, *self.shape)}, got {tuple(keep.shape)}")
         sigmas = noise_levels(steps, schedule, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
         sigmas = sigmas[min(steps - 1, round(steps * (1 - strength))) :]
         if seed is None:
@@ -271,6 +275,10 @@ class DiffusionModel(Model):
             True
         """
         _check_shape(x, self.shape)
+        if steps < 2:
+            raise ValueError(f"steps ({steps}) must be at least 2: the first of them only adds the least noise")
+        if label is not None and len(label) != len(x):
+            raise ValueError(f"label must have the {len(x)} rows of x, got {len(label)}")
         if label is None and guidance != 1:
             raise ValueError(f"guidance ({guidance}) must be 1 without labels")
         sigmas = noise_levels(steps, schedule, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)[-2::-1]
@@ -326,6 +334,10 @@ class DiffusionModel(Model):
 def _check_shape(x: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(x.shape[1:]) != shape:
         raise ValueError(f"x must have the shape (batch, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return len(shape) <= len(to) and all(size in (1, full) for size, full in zip(shape[::-1], to[::-1], strict=False))
 
 
 def _restorer(known: Tensor, kept: Tensor, fresh: Callable[[], Tensor]) -> Callable[[Tensor, float], Tensor]:

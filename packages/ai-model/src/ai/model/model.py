@@ -11,7 +11,7 @@ from ai.model.init import init_module
 from ai.model.state import PathLike, differences, load_into, load_state, refuse, save_state
 from ai.model.summary import summarize
 from ai.model.tokens.cache import KVCache
-from ai.model.weights.memory import Marks, mark, unwritten
+from ai.model.weights.memory import Marks, give_memory, mark, unwritten
 
 
 class Model(nn.Module):
@@ -100,7 +100,7 @@ class Model(nn.Module):
         marks: Marks = {}
         on_meta = any(tensor.is_meta for tensor in [*self.parameters(), *self.buffers()])
         if on_meta:
-            self.to_empty(device="cpu")
+            give_memory(self)
             marks = mark(self)
         if state is None or on_meta:
             init_module(self, seed=0 if state is not None else seed)

@@ -1,6 +1,7 @@
 """Networks of torch's own modules, for tools that look for these by their class."""
 
 import copy
+from collections.abc import Callable
 from typing import TypeVar, cast
 
 import torch
@@ -14,6 +15,8 @@ from ai.model.linear import _Linear
 from ai.model.norm import _RMS, _Batch, _Instance
 
 T = TypeVar("T", bound=nn.Module)
+_Times = Callable[[Tensor | None, float], Tensor | None]
+_PARTS = {"actv", "dropout", "norm", "noise"}
 _PADS: dict[str, type[nn.Module]] = {
     "zeros": nn.ZeroPad2d,
     "none": nn.ZeroPad2d,
@@ -29,7 +32,7 @@ def to_torch(model: T) -> T:
     `fc` and `conv` with their options become `nn.Sequential`s of `nn.Linear`, `nn.Conv2d` and what stands around them:
     scaled weights are multiplied out, a filter and the convolution behind it become one kernel, names of parameters
     change. Attention and MLPs hold `nn.Linear` already. What torch has no module for stays: modulated layers, noise,
-    sums, factors, and layers that are hooked or parametrized.
+    sums, factors, and layers that are hooked, parametrized or hold more than we gave them.
 
     Args:
         model: Is left as it is.
@@ -42,6 +45,16 @@ def to_torch(model: T) -> T:
         (True, ['Linear', 'ReLU'])
     """
     made: dict[nn.Module, nn.Module] = {}
+    products: dict[tuple[int, float], Tensor] = {}
+
+    def times(parameter: Tensor | None, factor: float) -> Tensor | None:
+        """Returns a parameter times a factor, one for all that share it; itself, where that is 1."""
+        if parameter is None or factor == 1:
+            return parameter
+        key = (id(parameter), factor)
+        if key not in products:
+            products[key] = nn.Parameter(parameter.detach() * factor, parameter.requires_grad)
+        return products[key]
 
     def convert(module: nn.Module) -> nn.Module:
         if module not in made:
@@ -49,7 +62,7 @@ def to_torch(model: T) -> T:
             for name, child in module._modules.items():
                 if child is not None:
                     module._modules[name] = convert(child)
-            converted = _converted(module)
+            converted = _converted(module, times)
             for part in set(converted.modules()).difference(made.values()):
                 part.training = module.training
             made[module] = converted
@@ -58,13 +71,16 @@ def to_torch(model: T) -> T:
     return cast(T, convert(copy.deepcopy(model)))
 
 
-def _converted(module: nn.Module) -> nn.Module:
-    if module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations"):
+def _converted(module: nn.Module, times: _Times) -> nn.Module:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    if any(hooks) or hasattr(module, "parametrizations"):
         return module
+    if type(module) in (_Linear, _Conv) and (module._buffers or not module._modules.keys() <= _PARTS):
+        return module  # somebody has put more into it
     if type(module) is _Linear:
-        return _linear(module)
+        return _linear(module, times)
     if type(module) is _Conv:
-        return _conv(module)
+        return _conv(module, times)
     if type(module) is _RMS:
         norm = nn.RMSNorm(module.normalized_shape, module.eps, module.weight is not None)
         return _with(norm, weight=module.weight)
@@ -73,14 +89,14 @@ def _converted(module: nn.Module) -> nn.Module:
     return module
 
 
-def _linear(layer: _Linear) -> nn.Module:
+def _linear(layer: _Linear, times: _Times) -> nn.Module:
     made = torch.nn.utils.skip_init(nn.Linear, layer.n1, layer.n2, layer.bias is not None, device="meta")  # type: ignore[no-untyped-call]
-    _with(made, weight=_times(layer.weight, layer.weight_scale), bias=_times(layer.bias, layer.lr_mult))
+    _with(made, weight=times(layer.weight, layer.weight_scale), bias=times(layer.bias, layer.lr_mult))
     return _sequence(made, layer.actv, layer.dropout)
 
 
-def _conv(layer: _Conv) -> nn.Module:
-    weight, bias = _times(layer.weight, layer.weight_scale), _times(layer.bias, layer.lr_mult)
+def _conv(layer: _Conv, times: _Times) -> nn.Module:
+    weight, bias = times(layer.weight, layer.weight_scale), times(layer.bias, layer.lr_mult)
     assert weight is not None
     around = _filtered(layer, weight, bias) if layer.blur is not None else _resized(layer, weight, bias)
     if around is None:
@@ -150,13 +166,6 @@ def _padded(layer: _Conv, weight: Tensor, bias: Tensor | None, step: int, border
     )  # fmt: skip
     _with(made, weight=weight, bias=bias)
     return [made] if even else [_PADS[layer.padtype]((before, after, before, after)), made]
-
-
-def _times(parameter: Tensor | None, factor: float) -> Tensor | None:
-    """Returns a parameter times a factor; the parameter itself, which others may share, where that is 1."""
-    if parameter is None or factor == 1:
-        return parameter
-    return nn.Parameter(parameter.detach() * factor, parameter.requires_grad)
 
 
 def _with(module: nn.Module, **parameters: Tensor | None) -> nn.Module:

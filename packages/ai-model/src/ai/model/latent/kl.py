@@ -12,17 +12,20 @@ class Latent(NamedTuple):
     z: Tensor
     """`(batch, nc, …)`: drawn in training, the mean in evaluation."""
     kl: Tensor
-    """`(batch,)`, the divergence of each row's distribution from N(0, 1), in nats."""
+    """`(batch,)`, the divergence of each row's distribution from N(0, 1), in nats, in float32 or wider."""
 
 
 class _Kl(nn.Module):
     def forward(self, x: Tensor) -> Latent:
-        mean, log_variance = x.chunk(2, 1)
+        if x.ndim < 2 or x.shape[1] % 2:
+            raise ValueError(f"x must be (batch, 2 · nc, …), got {tuple(x.shape)}")
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # float16 ends below the square of 256
+        mean, log_variance = wide.chunk(2, 1)
         log_variance = log_variance.clamp(-30, 20)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)
         if self.training:
             mean = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-        return Latent(mean, divergence)
+        return Latent(mean.to(x.dtype), divergence)
 
 
 def kl() -> nn.Module:

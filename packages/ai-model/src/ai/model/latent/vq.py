@@ -31,13 +31,21 @@ class _Vq(nn.Module):
         draw_uniform(self.codes, 1 / self.codes.shape[0], generator)
 
     def forward(self, x: Tensor) -> Quantised:
-        vectors = x.movedim(1, -1)  # (batch, …, dim)
-        # |v - c|² without |v|², which is the same for all codes.
-        distances = self.codes.square().sum(1) - 2 * vectors @ self.codes.T
-        index = distances.argmin(-1)
+        dim = self.codes.shape[1]
+        if x.ndim < 2 or x.shape[1] != dim:
+            raise ValueError(f"x must be (batch, {dim}, …), got {tuple(x.shape)}")
+        index = self._nearest(x.detach().movedim(1, -1))
         nearest = self.lookup(index)
         loss = F.mse_loss(nearest, x.detach()) + self.beta * F.mse_loss(x, nearest.detach())
         return Quantised(x + (nearest - x).detach(), index, loss)
+
+    def _nearest(self, vectors: Tensor) -> Tensor:
+        """Returns which code is nearest to each of `(batch, …, dim)`, found in float32 even under autocast."""
+        wide = torch.promote_types(torch.promote_types(vectors.dtype, self.codes.dtype), torch.float32)
+        with torch.autocast(vectors.device.type, enabled=False):
+            vectors, codes = vectors.to(wide), self.codes.detach().to(wide)
+            # |v - c|² without |v|², which is the same for all codes.
+            return (codes.square().sum(1) - 2 * vectors @ codes.T).argmin(-1)
 
     def lookup(self, index: Tensor) -> Tensor:
         """Returns the codes of `(batch, …)` indices, `(batch, dim, …)`."""

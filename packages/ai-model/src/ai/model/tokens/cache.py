@@ -160,11 +160,17 @@ class KVCache:
         """Forgets all but the first `n` tokens, such as a draft that was refused; returns the cache.
 
         Raises:
-            ValueError: `n` is negative, or more than the cache holds.
+            ValueError: `n` is negative, or more than the cache holds, or some attention has seen another number of
+                tokens than the first, so that it is unknown which of them belong to the first `n`.
         """
         self._check_between("crop")
         if not 0 <= n <= self.length():
             raise ValueError(f"n ({n}) must be from 0 to the {self.length()} tokens that the cache holds")
+        if n == self.length():
+            return self
+        if n and any(entry.queries != self.length() for entry in self._entries):
+            seen = ", ".join(str(entry.queries) for entry in self._entries)
+            raise ValueError(f"n ({n}) must be 0 where attentions have seen unlike numbers of tokens, here {seen}")
         for entry in self._entries:
             entry.queries = n
             if entry.context is None:

@@ -34,7 +34,7 @@ class Rotary:
     def frequencies(self, dim: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, float]:
         """Returns the angles a position adds to each pair of features, `(dim / 2,)`, and a factor of the result."""
         base, pairs = self.base, torch.arange(dim // 2, device=device, dtype=dtype)
-        if self.scaling == "ntk":
+        if self.scaling == "ntk" and dim > 2:  # a single pair has the shortest wavelength, which stays
             base *= self.factor ** (dim / (dim - 2))
         plain = base ** (-pairs / (dim // 2))
         if self.scaling == "linear":

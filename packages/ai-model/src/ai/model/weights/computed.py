@@ -71,7 +71,7 @@ def _into_parametrization(module: nn.Module, name: str) -> PutBack:
             if isinstance(step, _SpectralNorm) and value.ndim > 1:
                 _draw_direction(step._u, rng)
                 _draw_direction(step._v, rng)
-                step._power_method(step._reshape_weight_to_matrix(steps.original), 15)
+                step._power_method(step._reshape_weight_to_matrix(value), 15)
 
     return put_back
 

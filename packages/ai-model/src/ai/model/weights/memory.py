@@ -1,9 +1,23 @@
-"""Fresh memory that is to be written to: marked before, and looked for after."""
+"""Fresh memory that is to be written to: given, marked before, and looked for after."""
 
 import torch
 from torch import Tensor, nn
 
 Marks = dict[int, int]
+
+
+def give_memory(module: nn.Module) -> None:
+    """Puts all tensors on the CPU, with no numbers yet; what was one tensor in two places is one still."""
+    places: dict[int, list[tuple[dict[str, Tensor | None], str]]] = {}
+    for part in module.modules():
+        for held in (part._parameters, part._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    places.setdefault(id(tensor), []).append((held, name))  # type: ignore[arg-type]
+    module.to_empty(device="cpu")
+    for (first, known_as), *others in places.values():
+        for held, name in others:
+            held[name] = first[known_as]
 
 
 def mark(module: nn.Module) -> Marks:

@@ -22,10 +22,10 @@ def matched(module: nn.Module, state: Mapping[str, Any]) -> tuple[dict[str, Any]
     Names count as they are. Only if something differs then, wrappers (`torch.compile`, data parallel) are left out:
     of the module's names where it has such wrappers, and of the file's where it was saved from one.
     """
-    skeleton = _skeleton(module)
+    bare = skeleton(module)
     best: tuple[dict[str, Any], list[str]] | None = None
     for named in _readings(module, state):
-        found = _compared(module, skeleton, named)
+        found = _compared(module, bare, named)
         if not found[1]:
             return found
         best = found if best is None or _count(found[1]) < _count(best[1]) else best
@@ -84,7 +84,7 @@ def _wrapped(module: nn.Module) -> str | None:
     return "_orig_mod" if compiled is not None and isinstance(module, compiled.OptimizedModule) else None
 
 
-def _skeleton(module: nn.Module) -> nn.Module | None:
+def skeleton(module: nn.Module) -> nn.Module | None:
     """Returns a copy of the module whose tensors have no memory, or None if it cannot be copied."""
     memo: dict[int, Any] = {}
     for tensor in [*module.parameters(), *module.buffers()]:
@@ -96,7 +96,7 @@ def _skeleton(module: nn.Module) -> nn.Module | None:
         return None
 
 
-def _compared(module: nn.Module, skeleton: nn.Module | None, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _compared(module: nn.Module, bare: nn.Module | None, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     own = {name: value for name, value in module.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
     shapes = {
         name: (tuple(own[name].shape), tuple(value.shape))
@@ -106,14 +106,14 @@ def _compared(module: nn.Module, skeleton: nn.Module | None, state: dict[str, An
     fitting = {name: value for name, value in state.items() if name not in shapes}
     missing = [name for name in module.state_dict(keep_vars=True) if name not in state]
     unexpected = [name for name in state if name not in module.state_dict(keep_vars=True)]
-    if skeleton is not None and (missing or unexpected):  # the module's own hooks may know these names
+    if bare is not None and (missing or unexpected):  # the module's own hooks may know these names
         empty = {
             name: torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, Tensor) else value
             for name, value in fitting.items()
         }
         try:
             with torch.no_grad():
-                found = skeleton.load_state_dict(empty, strict=False)
+                found = bare.load_state_dict(empty, strict=False)
         except RuntimeError as error:
             for name, given, wanted in _MISSHAPEN.findall(str(error)):
                 shapes[name] = (_shape(wanted), _shape(given))
