@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ai.data.loader import DataLoader as DataLoader
     from ai.data.loading.preprocess import PreprocessError as PreprocessError
     from ai.data.replay_buffer import ReplayBuffer as ReplayBuffer
+    from ai.data.workers.ray_engine import Ray as Ray
     from ai.data.workers.worker import WorkerFailedError as WorkerFailedError
 
 # Public name -> the module that defines it.
@@ -45,6 +46,7 @@ _OWNERS = {
     "ImgDataset": "img_dataset",
     "Packed": "episodes.packing",
     "PreprocessError": "loading.preprocess",
+    "Ray": "workers.ray_engine",
     "ReplayBuffer": "replay_buffer",
     "Source": "generation.source",
     "WorkerFailedError": "workers.worker",

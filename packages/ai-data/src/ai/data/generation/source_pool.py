@@ -9,7 +9,7 @@ from ai.data.batch.seeds import derive_seed
 from ai.data.episodes.packing import Packed
 from ai.data.generation.source import Source
 from ai.data.generation.source_worker import serve_source
-from ai.data.workers.engine import Engine
+from ai.data.workers.engine import Engine, Processes
 from ai.data.workers.pickle_by_value import ship
 from ai.data.workers.supervisor import Supervisor
 
@@ -50,14 +50,16 @@ class Fleet:
         self._on_episodes = on_episodes
         self._on_change = on_change
         self._wants_more = wants_more
+        self._engine = engine or Processes()
         self._params = params
+        self._shared = params and (params[0], self._engine.share(params[1]))  # what workers are sent of it
         self._sent_version = [0] * n_workers
         self._on_their_way: set[int] = set()  # places whose worker has not yet taken its last parameters
         self._owed: list[int] = []
         self._n_started = 0
         self._ended: set[int] = set()
         self._n_workers = n_workers
-        self._workers = Supervisor("generating", self._payload, n_workers, self, engine)
+        self._workers = Supervisor("generating", self._payload, n_workers, self, self._engine)
         self._changed = self._workers.changed
         self._workers.start()
         threading.Thread(target=self._push_params, name="ai.data.Fleet", daemon=True).start()
@@ -104,11 +106,11 @@ class Fleet:
 
     def send_again(self, place: int) -> Iterable[Any]:
         """Returns the parameters and the first credits of a new worker."""
-        self._sent_version[place] = 0 if self._params is None else self._params[0]
-        if self._params is None:
+        self._sent_version[place] = 0 if self._shared is None else self._shared[0]
+        if self._shared is None:
             return [("credit", _N_CREDITS)]
         self._on_their_way.add(place)  # newer parameters wait for these
-        return [("params", *self._params), ("credit", _N_CREDITS)]
+        return [("params", *self._shared), ("credit", _N_CREDITS)]
 
     def on_message(self, place: int, message: Any) -> bool:
         """Hands on episodes, and notes parameters that were taken and sources that ended."""
@@ -152,35 +154,52 @@ class Fleet:
     def _push_params(self) -> None:
         while True:
             with self._changed:
-                while not self._workers.closed and not self._behind():
+                while not self._workers.closed and not self._unshared() and not self._behind():
                     self._changed.wait()
                 if self._workers.closed:
                     return
+                params = self._params if self._unshared() else None
+            if params is not None:
+                self._share(*params)
+            with self._changed:
                 behind = self._behind()
             for place in behind:
                 self._send_params(place)
 
+    def _unshared(self) -> bool:
+        return self._params is not None and (self._shared is None or self._shared[0] < self._params[0])
+
+    def _share(self, version: int, state_dict: Mapping[str, Any]) -> None:
+        """Brings parameters to where workers receive them from; without the lock, since that may take a while."""
+        try:
+            shared = self._engine.share(state_dict)
+        except Exception as error:  # parameters that cannot be pickled, or that there is no room for
+            self._workers.fail(error)
+            shared = None
+        with self._changed:
+            self._shared = version, shared
+
     def _behind(self) -> list[int]:
         """Returns the places to send parameters to; a worker that has not yet taken its last ones waits."""
-        if self._params is None:
+        if self._shared is None or self._workers.broken is not None:
             return []
         return [
             place
             for place in range(self._n_workers)
             if self._workers.post(place) is not None
             and place not in self._on_their_way
-            and self._sent_version[place] < self._params[0]
+            and self._sent_version[place] < self._shared[0]
         ]
 
     def _send_params(self, place: int) -> None:
         with self._changed:
             post = self._workers.post(place)
-            if self._params is None or post is None:
+            if self._shared is None or post is None:
                 return
-            version, state_dict = self._params
+            version, shared = self._shared
             self._sent_version[place] = version
             self._on_their_way.add(place)
         try:
-            post.send(("params", version, state_dict))
+            post.send(("params", version, shared))
         except Exception as error:  # parameters that cannot be pickled
             self._workers.fail(error)

@@ -1,21 +1,20 @@
 """Messages between a process and its workers over a Unix socket.
 
-A message is a pickle whose arrays and CPU tensors lie beside it as raw bytes, so each byte is copied once into the
-kernel and once out of it, straight into the memory that the receiver keeps. There is no named shared memory to leak.
+Each byte of an array is copied once into the kernel and once out of it, straight into the memory that the receiver
+keeps. There is no named shared memory to leak.
 """
 
-import io
-import pickle
 import select
 import socket
 import struct
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from ai.data.workers.message import joined, split
 
 _HEADER = struct.Struct("<QQ")
 _MAX_PARTS = 512  # the kernel takes at most 1024 in one call
@@ -45,14 +44,11 @@ class Channel:
             ConnectionError: the other side is gone.
             TimeoutError: it did not read for `timeout_s` seconds.
         """
-        buffers: list[pickle.PickleBuffer] = []
-        body = io.BytesIO()
-        _Pickler(body, 5, buffer_callback=buffers.append).dump(message)
-        raw = [buffer.raw() for buffer in buffers]
+        body, raw = split(message)
         sizes = struct.pack(f"<{len(raw)}Q", *(part.nbytes for part in raw))
-        header = _HEADER.pack(len(raw), body.tell())
+        header = _HEADER.pack(len(raw), body.nbytes)
         with self._sending:
-            self._send_parts([memoryview(header + sizes), body.getbuffer(), *raw], timeout_s)
+            self._send_parts([memoryview(header + sizes), body, *raw], timeout_s)
 
     def receive(self) -> Any:
         """Returns the next message.
@@ -64,7 +60,7 @@ class Channel:
         n_buffers, n_body = _HEADER.unpack(header)
         sizes = struct.unpack(f"<{n_buffers}Q", self._read(8 * n_buffers))
         body = self._read(n_body)
-        return pickle.loads(body, buffers=[self._read(size) for size in sizes])
+        return joined(body, [self._read(size) for size in sizes])
 
     def close(self) -> None:
         """Ends the connection; both sides' waits end."""
@@ -116,23 +112,3 @@ class Channel:
             raise EOFError("the connection was closed") from error
         if not ready and not self._alive():
             raise EOFError("the other side is gone")
-
-
-class _Pickler(pickle.Pickler):
-    """Puts CPU tensors beside the pickle, as it already does with arrays."""
-
-    def reducer_override(self, value: Any) -> Any:
-        loaded = sys.modules.get("torch")
-        # Another thread may be importing torch just now; then nothing here is a tensor yet.
-        if type(value) is not getattr(loaded, "Tensor", None) or value.device.type != "cpu" or value.is_sparse:
-            return NotImplemented
-        import torch
-
-        flat = value.detach().resolve_conj().resolve_neg().contiguous().view(-1)
-        return _rebuild_tensor, (flat.view(torch.uint8).numpy(), str(value.dtype), tuple(value.shape))
-
-
-def _rebuild_tensor(raw: np.ndarray, dtype: str, shape: tuple[int, ...]) -> Any:
-    import torch
-
-    return torch.from_numpy(raw).view(getattr(torch, dtype.removeprefix("torch."))).view(shape)

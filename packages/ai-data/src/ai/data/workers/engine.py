@@ -9,7 +9,7 @@ class Worker(Protocol):
 
     @property
     def where(self) -> tuple[str, int]:
-        """Host and process id."""
+        """Host and process id; `("", 0)` while it is still being started."""
 
     def send(self, message: Any) -> bool:
         """Sends a message; returns whether it went out (if not, `on_exit` follows)."""
@@ -35,6 +35,12 @@ class Engine(Protocol):
             OSError: it could not be started.
         """
 
+    def share(self, value: Any) -> Any:
+        """Returns what stands for `value` as an element of messages to many workers, each of which receives a copy.
+
+        What it costs to bring the value to another machine is then paid once, not once a worker.
+        """
+
 
 class Processes:
     """Workers as processes of this machine."""
@@ -44,3 +50,7 @@ class Processes:
         from ai.data.workers.worker import Child
 
         return Child(payload, on_message, on_exit)
+
+    def share(self, value: Any) -> Any:
+        """Returns the value itself: each process reads a copy of its own out of its socket."""
+        return value

@@ -22,6 +22,10 @@ class InProcess:
         self.workers.append(worker)
         return worker
 
+    def share(self, value: Any) -> Any:
+        """Returns the value itself, as `Engine` allows."""
+        return value
+
 
 class ThreadWorker:
     """A worker that is a thread; messages travel as pickles, as they would to a process.

@@ -77,8 +77,9 @@ class Supervisor:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the workers that live."""
-        return [post.worker.where[1] for post in list(self._posts) if post is not None and post.worker is not None]
+        """Process ids of the workers that run, on whatever machine."""
+        workers = [post.worker for post in list(self._posts) if post is not None]
+        return [worker.where[1] for worker in workers if worker is not None and worker.where[1]]
 
     def start(self) -> None:
         """Starts the workers.

@@ -1,0 +1,125 @@
+"""The worker's side of the Ray engine: an actor that runs a function of a link."""
+
+import os
+import platform
+import queue
+import socket
+import threading
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from ai.data.workers.message import joined, split
+
+# Messages that wait for the trainer; who sends more waits.
+_MAX_WAITING = 8
+# So often a worker says that it lives, if it has nothing else to say.
+_BEAT_S = 5.0
+# What the actor says itself, and not its payload.
+RUNNING, EXITED = "ai.data.running", "ai.data.exited"
+_PARTS = ("ai-model", "ai-data", "ai-train", "ai-infer", "ai-game", "ai-lab")
+
+
+class Slot:
+    """Stands in a message for a shared value, which travels beside it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class Actor:
+    """Runs the payload in a thread, and is the link that the payload talks through.
+
+    `put` and `get` run in a thread each (Ray's concurrency groups), so messages of one direction keep their order and a
+    waiting `get` holds up no `put`.
+
+    Args:
+        payload: as of `Engine.start`.
+        versions: of the trainer's side; a worker of others says so, and runs nothing.
+
+    Attributes:
+        inbox: messages to the payload, in order.
+    """
+
+    def __init__(self, payload: bytes, versions: Mapping[str, str]) -> None:
+        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._outbox: queue.Queue[Any] = queue.Queue(_MAX_WAITING)
+        threading.Thread(target=self._run, args=(payload, versions), name="ai.data.Actor", daemon=True).start()
+
+    def send(self, message: Any) -> None:
+        """Of the link: sends a message to the trainer; waits while it has not taken earlier ones."""
+        body, buffers = split(message)
+        # Copied: it waits here while the payload may already write to its arrays again.
+        self._outbox.put((bytes(body), [np.array(buffer) for buffer in buffers]))
+
+    def wait_for_end(self) -> None:
+        """Of the link: does nothing until the trainer ends this worker."""
+        threading.Event().wait()
+
+    def put(self, body: bytes, buffers: list[np.ndarray], *shared: tuple[bytes, list[np.ndarray]]) -> None:
+        """Hands a message to the payload; Ray has fetched what is shared."""
+        message = received(body, buffers)
+        if shared:
+            message = tuple(received(*shared[p.number]) if isinstance(p, Slot) else p for p in message)
+        self.inbox.put(message)
+
+    def get(self) -> list[tuple[bytes, list[np.ndarray]]]:
+        """Waits for a message of the payload and returns all that wait, or none where none comes for a while."""
+        try:
+            messages = [self._outbox.get(timeout=_BEAT_S)]
+        except queue.Empty:
+            return []
+        while len(messages) < _MAX_WAITING:
+            try:
+                messages.append(self._outbox.get_nowait())
+            except queue.Empty:
+                break
+        return messages
+
+    def _run(self, payload: bytes, versions: Mapping[str, str]) -> None:
+        import cloudpickle  # type: ignore[import-untyped]
+
+        from ai.data.workers.worker import portable_error
+
+        self.send((RUNNING, socket.gethostname(), os.getpid()))
+        if problem := mismatch(installed(), versions):
+            self.send(("failed", RuntimeError(f"on the node {socket.gethostname()}, {problem}")))
+            return
+        try:
+            function = cloudpickle.loads(payload)
+        except Exception as error:
+            error.add_note(f"while a worker was started on the node {socket.gethostname()}")
+            self.send(("failed", portable_error(error)))
+            return
+        try:
+            function(self)
+        except BaseException as error:
+            self.send((EXITED, f"raised {type(error).__name__}: {error}"))
+        else:
+            self.send((EXITED, "returned"))
+
+
+def received(body: bytes, buffers: list[np.ndarray]) -> Any:
+    """Returns a message whose arrays are copies: what Ray hands out is read-only, and keeps its store from freeing."""
+    return joined(body, [buffer.copy() for buffer in buffers])
+
+
+def installed() -> dict[str, str]:
+    """Returns the versions of Python, without the patch, and of our distributions."""
+    found = {"Python": ".".join(platform.python_version_tuple()[:2])}
+    for part in _PARTS:
+        try:
+            found[part] = metadata.version(part)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def mismatch(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str | None:
+    """Returns what differs, of what both have; what only one has is missed when it is needed, by name."""
+    for name in ours:
+        if theirs.get(name, ours[name]) != ours[name]:
+            return f"{name} is {theirs[name]} but {ours[name]} where the trainer runs: install the same version"
+    return None

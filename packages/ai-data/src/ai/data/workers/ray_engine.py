@@ -1,0 +1,255 @@
+"""Workers on the machines of a Ray cluster: a second way to start a worker, under the same supervisor."""
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from ai.data.workers import ray_actor
+from ai.data.workers.message import split
+
+# One that says nothing for so long while this process runs (a machine that hangs) counts as dead.
+_SILENT_S = 60.0
+_TURN_S = 1.0
+# Messages on their way to one worker.
+_MAX_PENDING = 1000
+
+
+class Ray:
+    """Starts workers on a Ray cluster, as an `engine`; needs the extra `ray`.
+
+    Joins the cluster that `ray.init` of this process has joined; else the one at `address`; else the one that Ray finds
+    by itself (by the variable `RAY_ADDRESS`, or on this machine). It starts none. Every machine needs the same Python
+    and the same versions of our distributions. Ray restarts nothing by itself, so nothing runs twice: a worker that
+    dies is replaced as one of this machine would be.
+
+    Args:
+        address: of the cluster's head, such as `"10.0.0.1:6379"`.
+        num_cpus: that Ray keeps free for each worker, which computes with as many threads.
+        num_gpus: likewise; a fraction lets workers share a GPU.
+        resources: amounts of the cluster's own resources that each worker needs, by name.
+        start_timeout_s: a worker that no machine has had room for so long is an error; None waits for ever.
+
+    Raises:
+        ImportError: ray is not installed.
+        ValueError: an argument out of range, or an address other than that of the cluster joined already.
+        ConnectionError: there is no such cluster.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        num_cpus: float = 1,
+        num_gpus: float = 0,
+        resources: Mapping[str, float] | None = None,
+        start_timeout_s: float | None = 600.0,
+    ) -> None:
+        needs = {"num_cpus": num_cpus, "num_gpus": num_gpus, **dict(resources or {})}
+        for name, amount in needs.items():
+            if not (math.isfinite(amount) and amount >= 0):
+                raise ValueError(f"{name} must be a finite number of at least 0, got {amount}")
+        if start_timeout_s is not None and not start_timeout_s > 0:
+            raise ValueError(f"start_timeout_s must be positive or None, got {start_timeout_s}")
+        self.needs = ", ".join(f"{name}={amount:g}" for name, amount in needs.items() if amount) or "nothing"
+        self.start_timeout_s = start_timeout_s
+        self._ray = _joined(address)
+        self._actor_class = self._ray.remote(
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            resources=dict(resources or {}),
+            max_restarts=0,
+            max_task_retries=0,
+            max_pending_calls=_MAX_PENDING,
+            concurrency_groups={"in": 1, "out": 1},
+            scheduling_strategy="SPREAD",
+        )(ray_actor.Actor)
+
+    def start(self, payload: bytes, on_message: Callable[[Any], None], on_exit: Callable[[str], None]) -> "RayWorker":
+        """Returns a worker that Ray starts as soon as a machine has room, as `Engine` says."""
+        actor = self._actor_class.remote(payload, ray_actor.installed())
+        return RayWorker(self._ray, actor, self, on_message, on_exit)
+
+    def share(self, value: Any) -> "Shared":
+        """Puts a value into Ray's store, which carries it to each machine once; freed when nobody has the handle."""
+        body, buffers = split(value)
+        return Shared(self._ray.put((bytes(body), [np.asarray(buffer) for buffer in buffers])))
+
+
+class Shared:
+    """A value in Ray's store, to be an element of messages.
+
+    Args:
+        reference: Ray's.
+    """
+
+    def __init__(self, reference: Any) -> None:
+        self.reference = reference
+
+
+class RayWorker:
+    """A worker on some machine of the cluster.
+
+    Args:
+        ray: the module.
+        actor: Ray's handle of a `ray_actor.Actor`.
+        engine: tells what the worker needs and how long it may take to start.
+        on_message: as of `Engine.start`; so is the other.
+        on_exit: as above.
+    """
+
+    def __init__(
+        self, ray: Any, actor: Any, engine: Ray, on_message: Callable[[Any], None], on_exit: Callable[[str], None]
+    ) -> None:
+        self._ray = ray
+        self._actor = actor
+        self._engine = engine
+        self._on_message = on_message
+        self._on_exit = on_exit
+        self._where = ("", 0)
+        self._owner = os.getpid()
+        self._sending = threading.Lock()
+        threading.Thread(target=self._receive, name="ai.data.RayWorker", daemon=True).start()
+
+    @property
+    def where(self) -> tuple[str, int]:
+        """The node's host name and the process id there."""
+        return self._where
+
+    def send(self, message: Any) -> bool:
+        """Sends a message without waiting; `Shared` elements of a tuple go by reference."""
+        shared: list[Any] = []
+        if isinstance(message, tuple):
+            parts = list(message)
+            for i, part in enumerate(parts):
+                if isinstance(part, Shared):
+                    parts[i] = ray_actor.Slot(len(shared))
+                    shared.append(part.reference)
+            message = tuple(parts)
+        body, buffers = split(message)
+        arrays = [np.asarray(buffer) for buffer in buffers]
+        try:
+            with self._sending:
+                self._actor.put.options(concurrency_group="in").remote(bytes(body), arrays, *shared)
+        except self._ray.exceptions.PendingCallsLimitExceeded:  # it takes nothing any more
+            self.close()
+            return False
+        except self._ray.exceptions.RayError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Ends the worker, whatever it is doing, or the wait for room."""
+        # After `ray.shutdown` there is nothing to end; a forked copy of this process ends nothing either.
+        if os.getpid() == self._owner and self._ray.is_initialized():
+            self._ray.kill(self._actor)
+
+    def _receive(self) -> None:
+        try:
+            how = self._until_gone()
+        except Exception as error:  # a message that cannot be read here, that nobody can use, or Ray's own trouble
+            self._on_message(("failed", error))
+            how = "was ended for an error on this side"
+        try:
+            self.close()
+        finally:
+            self._on_exit(how)
+
+    def _until_gone(self) -> str:
+        """Hands on messages; returns what became of the worker."""
+        ray = self._ray
+        waited_s, seen = 0.0, time.monotonic()
+        reply = self._ask()
+        while True:
+            try:
+                messages = ray.get(reply, timeout=_TURN_S)
+            except ray.exceptions.GetTimeoutError:
+                # A process that was stopped itself has not waited all that time.
+                waited_s, seen = waited_s + min(time.monotonic() - seen, 2 * _TURN_S), time.monotonic()
+                if not ray.is_initialized():  # the next question would start a cluster
+                    return f"{self._place()} was left: this process has left the cluster"
+                if how := self._overdue(waited_s):
+                    return how
+                continue
+            except ray.exceptions.RayActorError as error:
+                return self._died(error)
+            except ray.exceptions.RayError as error:  # a reply that was in the store of a machine that is gone
+                return f"{self._place()} lost what it had made: {_head(error)}"
+            waited_s, seen = 0.0, time.monotonic()
+            reply = self._ask()  # before the messages are dealt with, so that the next ones travel meanwhile
+            for message in messages:
+                if how := self._take(ray_actor.received(*message)):
+                    return how
+
+    def _ask(self) -> Any:
+        return self._actor.get.options(concurrency_group="out").remote()
+
+    def _take(self, message: Any) -> str | None:
+        """Takes one message; returns how the worker ended, if it says so."""
+        if message[0] == ray_actor.RUNNING:
+            self._where = message[1], message[2]
+        elif message[0] == ray_actor.EXITED:
+            return f"{self._place()} {message[1]}"
+        else:
+            self._on_message(message)
+        return None
+
+    def _overdue(self, waited_s: float) -> str | None:
+        """Returns how a worker ended that is waited for too long."""
+        limit_s = self._engine.start_timeout_s
+        if self._where[1]:
+            return f"{self._place()} said nothing for {_SILENT_S:g} s" if waited_s > _SILENT_S else None
+        if limit_s is None or waited_s < limit_s:
+            return None
+        there = ", ".join(f"{name} {amount:g}" for name, amount in sorted(self._ray.cluster_resources().items()))
+        raise TimeoutError(
+            f"no machine of the Ray cluster has had room for a worker ({self._engine.needs}) for {limit_s:g} s; the "
+            f"cluster has in all: {there}"
+        ) from None
+
+    def _died(self, error: Exception) -> str:
+        if not self._where[1] and "No module named 'ai" in str(error):
+            raise ImportError(
+                f"a node of the Ray cluster has no ai.data: install ai-data {ray_actor.installed().get('ai-data', '')} "
+                f"on every node ({_head(error)})"
+            ) from error
+        return f"{self._place()} died: {_head(error)}"
+
+    def _place(self) -> str:
+        return f"on the node {self._where[0]}" if self._where[1] else "that had not begun"
+
+
+def _joined(address: str | None) -> Any:
+    """Returns the module `ray`, joined to a cluster."""
+    try:
+        ray: Any = import_module("ray")
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise ImportError(
+            "Ray needs the package ray, the extra `ray`: from the checkout, pip install 'packages/ai-data[ray]'"
+        ) from error
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address or "auto")
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"address ({address}) must be that of a Ray cluster that runs, or None where one runs on this machine: "
+                f"`ray start --head` starts one ({_head(error)})"
+            ) from error
+        return ray
+    joined = ray.get_runtime_context().gcs_address
+    if address not in (None, "auto", joined):
+        raise ValueError(f"address ({address}) must be {joined}, the Ray cluster that this process has joined already")
+    return ray
+
+
+def _head(error: BaseException) -> str:
+    """Returns the beginning of Ray's long messages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:400]
