@@ -206,7 +206,8 @@ class RayWorker:
             return f"{self._place()} said nothing for {_SILENT_S:g} s" if waited_s > _SILENT_S else None
         if limit_s is None or waited_s < limit_s:
             return None
-        there = ", ".join(f"{name} {amount:g}" for name, amount in sorted(self._ray.cluster_resources().items()))
+        has = sorted(self._ray.cluster_resources().items())
+        there = ", ".join(f"{name} {amount:g}" for name, amount in has if ":" not in name and "memory" not in name)
         raise TimeoutError(
             f"no machine of the Ray cluster has had room for a worker ({self._engine.needs}) for {limit_s:g} s; the "
             f"cluster has in all: {there}"

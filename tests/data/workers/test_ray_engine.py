@@ -1,0 +1,263 @@
+"""The Ray engine, over actors that are threads of this process."""
+
+import pickle
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from ai.data import Datagen, Ray, WorkerFailedError
+from ai.data.workers import ray_actor, ray_engine
+from ai.data.workers.pickle_by_value import ship
+from tests.data.helpers_data import Walk, wait_until
+from tests.data.workers.pretended_ray import PretendedRay
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    pretended = PretendedRay()
+    monkeypatch.setitem(sys.modules, "ray", pretended)
+    monkeypatch.setattr(ray_engine, "_TURN_S", 0.01)
+    monkeypatch.setattr(ray_actor, "_BEAT_S", 0.01)
+    return pretended
+
+
+class Heard:
+    """What a worker says."""
+
+    def __init__(self, function, engine=None):
+        self.messages = []
+        self.exits = []
+        self.worker = (engine or Ray()).start(ship(function), self.messages.append, self.exits.append)
+
+
+def echo(link):
+    while True:
+        link.send(link.inbox.get())
+
+
+def reuse(link):
+    """Sends one array again and again, written to in between."""
+    array = np.zeros(3, np.int64)
+    for i in range(20):
+        array[:] = i
+        link.send(array)
+    link.wait_for_end()
+
+
+def test_messages_go_both_ways_in_order_and_arrays_arrive_as_copies_that_may_be_written_to(cluster):
+    heard = Heard(echo)
+    array, tensor = np.arange(3), torch.arange(4, dtype=torch.bfloat16)
+    for i in range(30):
+        assert heard.worker.send(("item", i, array, tensor))
+    wait_until(lambda: len(heard.messages) == 30)
+    assert [message[1] for message in heard.messages] == list(range(30))
+    _, _, came, bf16 = heard.messages[0]
+    came += 1
+    assert came.tolist() == [1, 2, 3]
+    assert array.tolist() == [0, 1, 2]
+    assert torch.equal(bf16, tensor)
+    heard.worker.close()
+    wait_until(lambda: heard.exits)
+
+
+def test_an_array_that_its_worker_writes_to_again_arrives_as_it_was_sent(cluster):
+    heard = Heard(reuse)
+    wait_until(lambda: len(heard.messages) == 20)
+    assert [message.tolist() for message in heard.messages] == [[i] * 3 for i in range(20)]
+    heard.worker.close()
+
+
+def test_what_is_shared_is_put_once_and_arrives_as_a_copy_at_each(cluster):
+    engine = Ray()
+    shared = engine.share({"w": torch.ones(3), "n": 5})
+    workers = [Heard(echo, engine) for _ in range(3)]
+    for heard in workers:
+        heard.worker.send(("params", 1, shared))
+    for heard in workers:
+        wait_until(lambda heard=heard: heard.messages)
+        kind, version, value = heard.messages[0]
+        assert (kind, version, value["n"], value["w"].tolist()) == ("params", 1, 5, [1, 1, 1])
+        value["w"] += 1  # its own
+        heard.worker.close()
+    assert cluster.n_puts == 1
+
+
+def test_a_worker_tells_where_it_runs_and_how_it_ended_once(cluster):
+    cluster.room = 1
+    heard, waiting = Heard(echo), Heard(echo)
+    wait_until(lambda: heard.worker.where[1] > 0)
+    assert waiting.worker.where == ("", 0)
+    cluster.actors[0].kill("The actor is dead\nbecause its node has died.")
+    heard.worker.close()
+    waiting.worker.close()
+    wait_until(lambda: heard.exits and waiting.exits)
+    assert heard.exits[0].startswith("on the node ")
+    assert heard.exits[0].endswith("died: The actor is dead because its node has died.")
+    assert waiting.exits == ["that had not begun died: killed by ray.kill"]
+    wait_until(lambda: not any(t.name == "ai.data.RayWorker" for t in threading.enumerate()))
+    assert len(heard.exits) == 1
+
+
+def raises(link):
+    raise RuntimeError("at once")
+
+
+def test_a_function_that_raises_ends_its_worker(cluster):
+    heard = Heard(raises)
+    wait_until(lambda: heard.exits)
+    assert heard.exits[0].endswith("raised RuntimeError: at once")
+    assert cluster.actors[0].dead  # the process does not stay
+    heard = Heard(print)
+    wait_until(lambda: heard.exits)
+    assert heard.exits[0].endswith("returned")
+
+
+def test_no_room_is_one_sentence_within_the_limit(cluster):
+    cluster.room = 0
+    engine = Ray(num_gpus=0.5, resources={"big": 1}, start_timeout_s=0.05)
+    heard = Heard(echo, engine)
+    wait_until(lambda: heard.exits)
+    with pytest.raises(
+        TimeoutError,
+        match=r"no machine of the Ray cluster has had room for a worker \(num_cpus=1, num_gpus=0.5, big=1\) for "
+        r"0.05 s; the cluster has in all: CPU 3$",
+    ):
+        raise heard.messages[0][1]
+    patient = Heard(echo, Ray(start_timeout_s=None))
+    patient.worker.close()
+    wait_until(lambda: patient.exits)
+    assert patient.messages == []
+
+
+def test_a_worker_that_hangs_counts_as_dead(cluster, monkeypatch):
+    monkeypatch.setattr(ray_engine, "_SILENT_S", 0.05)
+    monkeypatch.setattr(ray_actor, "_BEAT_S", 0.001)
+    heard = Heard(echo)
+    wait_until(lambda: heard.worker.where[1] > 0)
+    cluster.actors[0].hangs = True
+    wait_until(lambda: heard.exits)
+    assert heard.exits[0].endswith("said nothing for 0.05 s")
+    assert cluster.actors[0].dead
+
+
+def test_a_worker_that_takes_no_more_messages_is_ended(cluster):
+    heard = Heard(echo)
+    wait_until(lambda: heard.worker.where[1] > 0)
+    cluster.actors[0].full = True
+    assert not heard.worker.send("one too many")
+    wait_until(lambda: heard.exits)
+
+
+def test_a_node_without_the_library_is_named_as_such(cluster):
+    cluster.trouble = "The actor died because of an error raised in its creation task: No module named 'ai'"
+    heard = Heard(echo)
+    wait_until(lambda: heard.exits)
+    with pytest.raises(
+        ImportError, match=r"a node of the Ray cluster has no ai.data: install ai-data .* on every node"
+    ):
+        raise heard.messages[0][1]
+
+
+def test_a_node_with_another_version_is_named_and_runs_nothing(cluster, monkeypatch):
+    theirs = {**ray_actor.installed(), "ai-data": "0.0.1"}
+    versions = iter([ray_actor.installed(), theirs])  # the trainer's comes first
+    monkeypatch.setattr(ray_actor, "installed", lambda: next(versions))
+    heard = Heard(raises)
+    wait_until(lambda: heard.messages)
+    heard.worker.close()
+    node, _ = heard.worker.where
+    with pytest.raises(
+        RuntimeError, match=rf"^on the node {node}, ai-data is 0.0.1 but .* where the trainer runs: ins"
+    ):
+        raise heard.messages[0][1]
+    assert ray_actor.mismatch({"Python": "3.12"}, {"Python": "3.11"}) == (
+        "Python is 3.12 but 3.11 where the trainer runs: install the same version"
+    )
+    assert ray_actor.mismatch({"Python": "3.11", "ai-game": "2"}, {"Python": "3.11", "ai-data": "1"}) is None
+
+
+def test_a_function_that_a_node_cannot_read_is_reported_with_the_node(cluster):
+    messages = []
+    worker = Ray().start(pickle.dumps(print).replace(b"print", b"prunt"), messages.append, print)
+    wait_until(lambda: messages)
+    worker.close()
+    with pytest.raises(AttributeError, match="prunt") as caught:
+        raise messages[0][1]
+    assert f"on the node {worker.where[0]}" in "".join(caught.value.__notes__)
+
+
+def test_generated_data_come_from_the_cluster_with_one_put_for_each_version(cluster):
+    with Datagen(Walk()).loader(8, n_workers=3, engine=Ray(), seed=1) as loader:
+        for k in range(1, 4):
+            version = loader.update_params({"w": torch.tensor(float(k))})
+            wait_until(lambda version=version: (next(loader)["version"] == version).any())
+        with loader.locked():
+            assert torch.equal(loader.buffer.column("w"), loader.buffer.column("version").double())
+        wait_until(lambda: len(loader.pids) == 3)
+        assert cluster.n_puts == 3
+        cluster.actors[1].kill("gone")
+        wait_until(lambda: len(cluster.actors) == 4)
+        wait_until(lambda: next(loader) is not None and loader.stats()["worker_deaths"] == 1)
+        assert cluster.n_puts == 3
+    wait_until(lambda: all(actor.dead for actor in cluster.actors))
+
+
+def test_nothing_is_restarted_by_ray_itself(cluster):
+    Ray(num_cpus=2, num_gpus=0.25, resources={"big": 1})
+    asked = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": 2, "num_gpus": 0.25, "resources": {"big": 1}}
+    assert asked.items() <= cluster.options.items()
+
+
+def test_actors_that_always_die_are_given_up(cluster):
+    cluster.trouble = "killed for memory"
+    loader = Datagen(Walk()).loader(8, n_workers=1, engine=Ray())
+    with loader, pytest.raises(WorkerFailedError, match=r"died 5 times in a row, the last that had not .* for memory"):
+        next(loader)
+
+
+def test_after_the_cluster_was_left_nothing_is_asked_of_it(cluster):
+    heard = Heard(echo)
+    cluster.initialized = False
+    cluster.actors[0].hangs = True
+    wait_until(lambda: heard.exits)
+    assert heard.exits[0].endswith("was left: this process has left the cluster")
+    assert not cluster.actors[0].dead
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_cpus": -1}, "num_cpus must be a finite number of at least 0, got -1"),
+        ({"num_gpus": float("nan")}, "num_gpus must be a finite number of at least 0, got nan"),
+        ({"resources": {"big": -2}}, "big must be a finite number of at least 0, got -2"),
+        ({"start_timeout_s": 0}, "start_timeout_s must be positive or None, got 0"),
+    ],
+)
+def test_amounts_out_of_range_are_refused(cluster, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Ray(**arguments)
+    assert not cluster.initialized
+
+
+def test_the_cluster_joined_already_is_used_and_no_other(cluster):
+    Ray()
+    Ray("head:6379")
+    Ray("auto")
+    with pytest.raises(ValueError, match=r"address \(other:1\) must be head:6379, the Ray cluster that this process"):
+        Ray("other:1")
+
+
+def test_no_cluster_is_said(cluster):
+    with pytest.raises(
+        ConnectionError, match=r"address \(nowhere:1\) must be that of a Ray cluster that runs, or None"
+    ):
+        Ray("nowhere:1")
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match="Ray needs the package ray, the extra `ray`: from the checkout, pip install"):
+        Ray()
