@@ -457,6 +457,9 @@ class FakeEngine:
     def start(self, payload, on_message, on_exit):
         return FakeChild(payload, on_message, on_exit)
 
+    def share(self, value):
+        return value
+
 
 def test_a_replacement_that_reads_its_parameters_slowly_holds_up_nobody():
     FakeChild.made, FakeChild.sending, FakeChild.release = [], threading.Event(), threading.Event()
