@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import yaml
 
-from ai.lab import Config
+from ai.lab import Config, Trial
 from ai.lab.config import diff, flatten, from_plain, override, read_yaml, to_plain, write_yaml
 
 
@@ -46,6 +47,20 @@ def test_a_config_comes_back_from_its_file_equal(tmp_path):
 def test_small_numbers_stay_numbers_in_a_file_written_by_hand(tmp_path):
     (tmp_path / "c.yaml").write_text("name: a\nlr: 1e-4\n")
     assert Run.load(tmp_path / "c.yaml").lr == 1e-4
+
+
+def test_texts_that_look_like_numbers_stay_texts_and_yaml_itself_is_left_alone(tmp_path):
+    values = {"1e-3": "1e-3", "small": 1e-3, "list": ["1E5", "+1e3", "1.e2", "yes", "12:30:45"]}
+    write_yaml(tmp_path / "c.yaml", values)
+    assert read_yaml(tmp_path / "c.yaml") == values
+    assert yaml.safe_load("a: 1e-3") == {"a": "1e-3"}
+
+
+@pytest.mark.parametrize("value", [{"name": "\ud800"}, {"\ud800": 1}, {"name": ["\ud800"]}])
+def test_text_that_no_file_holds_is_refused_before_there_is_a_folder(tmp_path, value):
+    with pytest.raises(ValueError, match="must be text that UTF-8 can hold"):
+        Trial(tmp_path / "t", config=value)
+    assert not (tmp_path / "t").exists()
 
 
 def test_defaults_fill_what_is_absent():

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import os
 import struct
 import threading
 import urllib.parse
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai.lab import Experiment, Trial
+from ai.lab.cli import main
 from ai.lab.files.removal import remove_unowned
 from ai.lab.page.catalog import Catalog
 from ai.lab.page.decimate import decimate
@@ -281,6 +283,12 @@ def test_damaged_trials_do_not_hide_the_others(client, root):
         ("meta.json", '{"state": ["x"], "sessions": [{"git": 3}]}', 'meta.json is damaged: state cannot be ["x"]'),
         ("meta.json", '{"last": {"loss": [1]}, "steplimit": 1e400}', "meta.json is damaged: last cannot be"),
         ("meta.json", "[" * 100_000, "meta.json is damaged: it is nested too deeply"),
+        ("meta.json", '{"notes": {"a": %s}}' % ("[" * 900 + "]" * 900), "meta.json is damaged: it is nested"),
+        ("meta.json", '{"created": NaN}', "meta.json is damaged: created cannot be NaN"),
+        ("meta.json", '{"created": 1e300}', "meta.json is damaged: created cannot be 1e+300"),
+        ("meta.json", '{"score": NaN, "state": "finished"}', None),
+        ("meta.json", '{"sessions": [{"argv": null, "git": {"commit": "x", "untracked": null}}]}', None),
+        (".ai-lab", '{"kind": "tria", "id": "x", "format": 1}', '.ai-lab is damaged: kind cannot be "tria"'),
     ],
 )  # fmt: skip
 def test_whatever_one_record_holds_every_other_is_shown_and_it_says_what_is_wrong(client, root, file, text, problem):
@@ -296,6 +304,21 @@ def test_whatever_one_record_holds_every_other_is_shown_and_it_says_what_is_wron
         assert client.curves(f"id={identity}&key=loss")[0][2].tolist()[:200] == [1 / (step + 1) for step in range(200)]
         for part in ("log", "diff"):
             assert client.get(f"/api/trial/{identity}/{part}")[0] == 200
+
+
+def test_a_name_that_is_no_text_and_a_digit_that_is_no_number_hide_nothing(client, root, capsys):
+    odd = os.fsencode(root) + b"/bad\xff"
+    os.mkdir(odd)
+    with open(odd + b"/.ai-lab", "w") as file:
+        file.write("{")
+    for folder in ("samples", "media", "snapshots"):
+        (root / "a" / folder).mkdir(exist_ok=True)
+        (root / "a" / folder / "\u00b2.png").mkdir()
+        (root / "a" / folder / "\u00b2").mkdir()
+    assert {"a", "b"} < {row["name"] for row in client.json("/api/trials")["trials"]}
+    assert client.json(f"/api/trial/{ids(client)['a']}")["media"] == {}
+    assert main(["ls", str(root)]) == 0
+    assert "damaged" in capsys.readouterr().out
 
 
 def test_only_what_changed_is_told(client, root):

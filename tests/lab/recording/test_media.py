@@ -1,14 +1,19 @@
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import nn
 
+from ai.data import Dataset
 from ai.lab import Histogram, Rows, Trial
 from ai.lab.recording.image_page import to_page
 from ai.lab.recording.media import drop_media
+from ai.train import Regress, Trainer, opt
 
 HOW = {"system_interval_s": None, "capture": False}
 
@@ -105,3 +110,59 @@ def test_what_was_kept_after_the_step_resumed_from_is_dropped(trial):
     drop_media(trial.path, 10)
     assert list(trial.record.media()["x"]) == [5, 10]
     trial.keep(15, "x", "again")
+
+
+@pytest.mark.parametrize(("step", "error"), [(-1, ValueError), (1.5, TypeError), (None, TypeError), (True, TypeError)])
+def test_a_step_that_no_file_can_be_named_by_is_refused(trial, step, error):
+    with pytest.raises(error, match="step must be"):
+        trial.keep(step, "x", "text")
+    with pytest.raises(error, match="step must be"):
+        trial.save_sample(step, np.zeros((1, 1, 2, 2), np.uint8))
+    assert trial.record.media() == {}
+
+
+def train(path, end: int, save_interval: int, dies_at: int | None = None) -> list[int]:
+    """Trains up to `end`, each evaluation keeping a text; one may break off, as a kill would, after it was kept."""
+    trial = Trial(path, save_snapshots=True, save_interval=save_interval, **HOW)
+    torch.manual_seed(0)
+    model = nn.Linear(1, 1)
+    optimizer = opt.adamw(model, lr=0.1)
+
+    def task(model, step) -> dict[str, float]:
+        trial.keep(step, "note", f"{step} of {end}")
+        if step == dies_at:
+            raise KeyError("died")
+        return {"n": 1.0}
+
+    data = Dataset({"x": torch.ones(8, 1), "y": torch.ones(8, 1)}).loader(4, "cpu", train=True)
+    step = trial.resume(model, optimizer, data)
+    hook = trial.hook(task=task, task_interval=5)
+    try:
+        Trainer(Regress(), data).train(model, optimizer, hook, step=step, steplimit=end)
+    except KeyError:
+        for snapshot in list(trial.record.snapshots().values())[-1:]:
+            shutil.rmtree(snapshot)  # what an error saves, a kill does not
+    return [step, *(int(path.read_text().split()[-1]) for path in trial.record.media()["note"].values())]
+
+
+@pytest.mark.parametrize(("dies_at", "save_interval", "begins"), [(5, 100, 0), (10, 5, 5), (15, 10, 10)])
+def test_a_resumed_run_keeps_anew_what_it_is_evaluated_for_again(tmp_path, dies_at, save_interval, begins):
+    train(tmp_path / "t", 20, save_interval, dies_at)
+    found = train(tmp_path / "t", 21, save_interval)
+    assert found[0] == begins
+    steps = Trial(tmp_path / "t", **HOW).record.media()["note"]
+    assert [step for step in steps if step] == [5, 10, 15, 20, 21]
+    assert all(end == (20 if 0 < step < begins else 21) for step, end in zip(steps, found[1:], strict=True) if step)
+
+
+def test_a_forked_process_writes_nothing_of_its_parents(trial):
+    trial.log(0, {"a": 1.0})
+    process = os.fork()
+    if process == 0:
+        try:
+            trial.log(1, {"a": 1.0})
+        except RuntimeError:
+            os._exit(3)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 3
+    assert trial.metrics()["a"].steps.tolist() == [0]

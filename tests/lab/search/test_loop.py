@@ -1,5 +1,7 @@
+import os
 import signal
 import sys
+import time
 
 import optuna
 import pytest
@@ -33,6 +35,26 @@ WHOLE = sorted((a, b) for a in GRID["a"] for b in GRID["b"])
 def test_a_grid_is_walked_whole_and_ends_there(tmp_path, search):
     experiment = Experiment(tmp_path / "e", search=search).run(20, point, **QUIET)
     assert points(experiment) == WHOLE
+    assert points(experiment.run(20, point, **QUIET)) == WHOLE  # asked again, it begins no second walk
+
+
+def test_a_search_in_which_no_trial_keeps_its_constraints_ends_and_says_so(tmp_path):
+    def breaks(trial) -> float:
+        trial.optuna.set_constraint("size", 1.0)
+        return point(trial)
+
+    experiment = Experiment(tmp_path / "e").run(2, breaks, **QUIET)
+    with pytest.raises(ValueError, match="no finished trial that keeps its constraints"):
+        experiment.best_row  # noqa: B018
+    assert not (tmp_path / "e" / "@best").exists()
+
+
+@pytest.mark.parametrize(("file", "text"), [("experiment.json", "{"), ("experiment.json", "{}"), ("optuna.log", "{\n")])
+def test_a_damaged_file_of_a_search_is_named(tmp_path, file, text):
+    Experiment(tmp_path / "e").run(1, point, **QUIET)
+    (tmp_path / "e" / file).write_text(text)
+    with pytest.raises(ValueError, match=f"{file}.* is damaged"):
+        Experiment(tmp_path / "e").trials()
 
 
 def test_a_grid_interrupted_again_and_again_is_still_walked_whole(tmp_path):
@@ -233,3 +255,35 @@ def test_each_process_has_its_device_and_a_callback_stops_them_all(tmp_path):
     assert 4 <= len(rows) < 40
     assert {row.score for row in rows} <= {0.0, 1.0}
     assert "stop" not in sys.modules
+
+
+@pytest.mark.slow
+def test_a_worker_that_leaves_ends_the_search_as_the_objective_alone_would(tmp_path):
+    def leave(trial) -> float:
+        sys.exit(3)
+
+    experiment = Experiment(tmp_path / "e", search="random")
+    with pytest.raises(SystemExit) as ended:
+        experiment.run(4, leave, n_jobs=2, **QUIET)
+    assert ended.value.code == 3
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_though_its_child_lives_on(tmp_path):
+    flag = tmp_path / "flag"
+
+    def fn(trial) -> float:
+        if not flag.exists():
+            child = os.fork()
+            if child == 0:
+                time.sleep(60)
+                os._exit(0)
+            flag.write_text(str(child))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 1.0
+
+    begun = time.monotonic()
+    experiment = Experiment(tmp_path / "e", search="random").run(2, fn, n_jobs=2, **QUIET)
+    os.kill(int(flag.read_text()), signal.SIGKILL)
+    assert time.monotonic() - begun < 50
+    assert sorted(row.state for row in experiment.trials()) == ["dead", "finished", "finished"]

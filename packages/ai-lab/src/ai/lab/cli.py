@@ -1,6 +1,7 @@
 """The command line `ai-lab`: list, show, compare, resume, reproduce, tag, remove, export, serve."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -23,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status: 0, 1 for an error told in one line, 2 for a wrong usage."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that is no text must not hide the others
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -81,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def list_(options: argparse.Namespace) -> int:
     """`ai-lab ls`."""
-    root = _find(options.path) if options.path else lab_root()
+    root = _find(options.path, marked=False) if options.path else lab_root()
     rows: list[list[object]] = []
     for path, marker, problem in scan(root):
         name = str(path.relative_to(root)) or "."
@@ -120,7 +123,7 @@ def show(options: argparse.Namespace) -> int:
         "sessions": len(record.meta.get("sessions", [])),
         "host": session.get("host"),
         "command": command_line(session.get("argv", [])),
-        "git": f"{git['commit']}{changed} ({git['branch']})" if git.get("commit") else None,
+        "git": f"{git['commit']}{changed} ({git.get('branch', 'no branch')})" if git.get("commit") else None,
         "snapshots": ", ".join(map(str, record.snapshots())) or None,
         "samples": len(record.samples()) or None,
     }
@@ -161,7 +164,9 @@ def resume(options: argparse.Namespace) -> int:
         raise ValueError(f"{record.path} was never run: there is no command to run again")
     if (owner := holder(record.path)) is not None:
         raise ValueError(f"{record.path} is being written by process {owner['pid']} on {owner['host']}")
-    argv, cwd = sessions[-1]["argv"], sessions[-1]["cwd"]
+    argv, cwd = sessions[-1].get("argv"), sessions[-1].get("cwd")
+    if not argv or cwd is None:
+        raise ValueError(f"{record.path} does not tell the command that it was run by")
     if not os.path.isdir(cwd):
         raise ValueError(f"the folder that {record.path} was run in is gone: {cwd}")
     print(f"cd {command_line([cwd])} && {command_line(argv)}", flush=True)

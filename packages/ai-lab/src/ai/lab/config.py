@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import datetime
 import enum
+import functools
 import math
 import types
 import typing
@@ -101,8 +102,10 @@ def to_plain(value: object, where: str = "") -> Any:
 
 
 def _plain(value: Any, where: str) -> Any:
-    if value is None or type(value) in (bool, int, float, str):
+    if value is None or type(value) in (bool, int, float):
         return value
+    if type(value) is str:
+        return _text(value, where)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {one.name: _plain(getattr(value, one.name), _join(where, one.name)) for one in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
@@ -112,7 +115,7 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
         plain: dict[str, Any] = {}
         for key, item in value.items():
-            name = key.name if isinstance(key, enum.Enum) else str(key)
+            name = key.name if isinstance(key, enum.Enum) else _text(str(key), where)
             if name in plain:
                 raise ValueError(f"config{_at(where)} has two keys that are both {name!r} as text")
             plain[name] = _plain(item, _join(where, name))
@@ -122,7 +125,7 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, list | tuple | range):
         return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, PurePath):
-        return str(value)
+        return _text(str(value), where)
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, datetime.timedelta):
@@ -142,6 +145,15 @@ def _plain(value: Any, where: str) -> Any:
             return base(value)
     what = f"{kind.__name__}{_at(where, ' at ')}"
     raise TypeError(f"config must hold plain values (numbers, text, lists, dicts, dataclasses), got {what}")
+
+
+def _text(value: str, where: str) -> str:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"config{_at(where)} must be text that UTF-8 can hold, got {value!a}") from None
+    return value
 
 
 LARGEST_ARRAY = 1000
@@ -289,28 +301,27 @@ def _is_endless(values: object) -> bool:
     return True
 
 
+@functools.cache
 def _loader() -> Any:
     """Returns the safe loader, in C where it was built, with 1e-3 read as a number (YAML 1.1 reads it as text)."""
+    return _with_numbers("SafeLoader")
+
+
+@functools.cache
+def _dumper() -> Any:
+    """Returns the dumper that quotes the texts which that loader would read as numbers."""
+    return _with_numbers("SafeDumper")
+
+
+def _with_numbers(name: str) -> Any:
     import re
 
     import yaml
 
-    global _Loader
-    if _Loader is None:
-        base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        _Loader = type("_Loader", (base,), {"yaml_implicit_resolvers": dict(base.yaml_implicit_resolvers)})
-        number = re.compile(r"^[-+]?(\d[\d_]*)?\.?\d+[eE][-+]?\d+$|^[-+]?\d[\d_]*\.[eE][-+]?\d+$")
-        _Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
-    return _Loader
-
-
-def _dumper() -> Any:
-    import yaml
-
-    return getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-
-
-_Loader: Any = None
+    made = type(f"_{name}", (getattr(yaml, f"C{name}", getattr(yaml, name)),), {})
+    number = re.compile(r"^[-+]?(\d[\d_]*)?\.?\d+[eE][-+]?\d+$|^[-+]?\d[\d_]*\.[eE][-+]?\d+$")
+    made.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))  # type: ignore[attr-defined]
+    return made
 
 
 def _check(hint: Any, value: Any, where: str) -> Any:

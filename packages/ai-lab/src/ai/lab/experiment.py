@@ -1,7 +1,6 @@
 """An experiment: a search for the hyper-parameters with the best score, each trial of it a recorded `Trial`."""
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from ai.lab.files.alias import point_alias
 from ai.lab.files.folder import find, mark, read_marker, resolve, write_json
+from ai.lab.files.load import load_json
 from ai.lab.files.removal import remove_unowned
 from ai.lab.record import EXPERIMENT, Record
 from ai.lab.recording.options import HookOptions, check_options
@@ -97,7 +97,9 @@ class Experiment:
         self.id = mark(self.path, "experiment")
         file = self.path / EXPERIMENT
         if file.exists():
-            recorded = json.loads(file.read_bytes())["direction"]
+            recorded = load_json(file).get("direction")
+            if recorded is None:
+                raise ValueError(f"{file} is damaged: direction is missing")
             if _directions(recorded) != directions:
                 raise ValueError(f"direction of {self.path} is {recorded!r}, got {direction!r}; choose another path")
         else:
@@ -187,11 +189,9 @@ class Experiment:
 
     def _point_best(self) -> None:
         """Has `@best` lead to the best trial, where there is one on this machine."""
-        if len(self._search.directions) == 1 and any(row.score is not None for row in self.trials()):
-            runs = list(find(self.best_row.path, "trial"))
-            if runs:
-                with contextlib.suppress(OSError):  # a disk without links
-                    point_alias(self.path, "best", runs[0])
+        with contextlib.suppress(ValueError, OSError):  # none is the best; a disk without links
+            for run in [*find(self.best_row.path, "trial")][:1]:
+                point_alias(self.path, "best", run)
 
     # -- results
 
@@ -210,7 +210,10 @@ class Experiment:
             raise ValueError(f"experiment {self.path} has several objectives: best_rows are those that none surpasses")
         if not any(row.score is not None for row in self.trials()):
             raise ValueError(f"experiment {self.path} has no finished trial yet")
-        return self._row(self.study.best_trial)
+        try:
+            return self._row(self.study.best_trial)
+        except ValueError as error:
+            raise ValueError(f"experiment {self.path} has no finished trial that keeps its constraints") from error
 
     @property
     def best_rows(self) -> Trials:

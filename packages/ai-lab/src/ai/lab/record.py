@@ -122,14 +122,15 @@ class Record:
         return meta
 
     def _whole(self, session: Mapping[str, Any]) -> dict[str, Any]:
-        session = dict(session)
+        session = {name: value for name, value in session.items() if value is not None}
         if (name := session.get("packages_file")) is not None:
             with contextlib.suppress(OSError, ValueError):
                 session["packages"] = load_json(self.inside(name))
-        git = session.get("git")
-        if git and (name := git.get("diff_file")) is not None:
-            with contextlib.suppress(OSError, ValueError):
-                session["git"] = {**git, "diff": self.inside(name).read_bytes().decode(errors="replace")}
+        if "git" in session:
+            git = session["git"] = {name: value for name, value in session["git"].items() if value is not None}
+            if (name := git.get("diff_file")) is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    git["diff"] = self.inside(name).read_bytes().decode(errors="replace")
         return session
 
     def inside(self, name: str) -> Path:
@@ -230,13 +231,13 @@ class Record:
         folder = self.path / SAMPLES
         if not folder.is_dir():
             return {}
-        return {int(path.stem): path for path in sorted(folder.glob("*.png")) if path.stem.isdigit()}
+        return {int(path.stem): path for path in sorted(folder.glob("*.png")) if path.stem.isdecimal()}
 
     def media(self) -> dict[str, dict[int, Path]]:
         """Returns the files that `Trial.keep` wrote: by name, then by step, ascending."""
         found: dict[str, dict[int, Path]] = {}
         for path in sorted((self.path / MEDIA).glob("*/*")):
-            if path.parent.name.isdigit() and path.suffix in (".png", ".json", ".txt"):
+            if path.parent.name.isdecimal() and path.suffix in (".png", ".json", ".txt"):
                 found.setdefault(path.stem, {})[int(path.parent.name)] = path
         return found
 
@@ -245,7 +246,7 @@ class Record:
         folder = self.path / SNAPSHOTS
         if not folder.is_dir():
             return {}
-        found = (path for path in folder.iterdir() if path.name.isdigit() and (path / "manifest.json").is_file())
+        found = (path for path in folder.iterdir() if path.name.isdecimal() and (path / "manifest.json").is_file())
         return {int(path.name): path for path in sorted(found)}
 
     def log_text(self, limit_bytes: int = 1 << 16) -> str:

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+DEEPEST = 100
+"""Nothing that the lab writes is nested so deeply; who reads it may recurse."""
+
 
 class DamagedError(ValueError):
     """A file holds something else than the lab writes there."""
@@ -26,9 +29,23 @@ def load_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         reason = "is nested too deeply" if isinstance(error, RecursionError) else f"is no JSON: {error}"
         raise DamagedError(f"{path.name} is damaged: it {reason}") from None
+    if data.count(b"[") + data.count(b"{") > DEEPEST and _is_deep(found):
+        raise DamagedError(f"{path.name} is damaged: it is nested too deeply")
     if not isinstance(found, dict):
         raise DamagedError(f"{path.name} is damaged: it must hold one JSON object, got {type(found).__name__}")
     return found
+
+
+def _is_deep(found: object) -> bool:
+    level = [found]
+    for _ in range(DEEPEST):
+        level = [
+            item
+            for one in level
+            if isinstance(one, dict | list)
+            for item in (one.values() if isinstance(one, dict) else one)
+        ]
+    return bool(level)
 
 
 def is_number(value: object) -> bool:
@@ -46,6 +63,16 @@ def is_text(value: object) -> bool:
 def is_step(value: object) -> bool:
     """Returns whether `value` is a whole number of 64 bits."""
     return type(value) is int and -(2**63) <= value < 2**63
+
+
+def is_time(value: object) -> bool:
+    """Returns whether `value` is a time in seconds since the epoch that a calendar can show."""
+    return is_number(value) and 0 <= value < 2**36  # type: ignore[operator]
+
+
+def is_kind(value: object) -> bool:
+    """Returns whether `value` is a kind of record."""
+    return value in ("trial", "experiment", "study")
 
 
 def is_object(value: object) -> bool:
@@ -87,7 +114,7 @@ GIT: dict[str, Callable[[object], bool]] = {
     "untracked": is_list_of(is_text),
 }
 SESSION: dict[str, Callable[[object], bool]] = {
-    "time": is_number,
+    "time": is_time,
     "host": is_text,
     "pid": is_step,
     "cwd": is_text,
@@ -104,7 +131,7 @@ SESSION: dict[str, Callable[[object], bool]] = {
 META: dict[str, Callable[[object], bool]] = {
     "id": is_text,
     "state": is_text,
-    "created": is_number,
+    "created": is_time,
     "error": is_text,
     "sessions": is_list_of(is_session),
     "hparams": is_object,
@@ -118,7 +145,7 @@ META: dict[str, Callable[[object], bool]] = {
     "experiment": is_text,
     "config": is_object,
 }
-MARKER: dict[str, Callable[[object], bool]] = {"kind": is_text, "id": is_text, "format": is_step}
+MARKER: dict[str, Callable[[object], bool]] = {"kind": is_kind, "id": is_text, "format": is_step}
 
 
 def load_typed(

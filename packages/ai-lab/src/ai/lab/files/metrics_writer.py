@@ -55,7 +55,7 @@ class MetricsWriter:
             OSError: the file cannot be written; what was written before is intact.
         """
         if type(step) is not int or not -_LARGE <= step < _LARGE:
-            step = _as_step(step)
+            step = as_step(step)
         row: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
         row.update(values)
         if len(row) != len(values) + 2:
@@ -158,7 +158,7 @@ def _numbers(values: Mapping[str, object]) -> Row:
     return numbers
 
 
-def _as_step(step: object) -> int:
+def as_step(step: object) -> int:
     """Returns a whole number of any kind as an int."""
     if isinstance(step, bool):
         raise TypeError(f"step must be an int, got {step!r}")

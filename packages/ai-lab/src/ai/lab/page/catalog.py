@@ -123,7 +123,7 @@ class Catalog:
             marker = folder.marker
             if marker is None:
                 if folder.problem is not None:
-                    identity = f"damaged-{hashlib.sha1(path.encode()).hexdigest()[:16]}"
+                    identity = f"damaged-{hashlib.sha1(os.fsencode(path)).hexdigest()[:16]}"
                     self._keep(identity, Path(path), folder, None)
                     seen.add(identity)
             elif marker["kind"] == "experiment":
@@ -183,7 +183,7 @@ class Catalog:
         """Returns a trial's row; one that cannot be read is a row that says why."""
         try:
             if record is not None:
-                return self._row(record)
+                return {name: plain(value) for name, value in self._row(record).items()}
         except Exception as error:  # whatever one record holds, the others are shown
             problem = f"{type(error).__name__}: {error}"
         return {**_EMPTY, "id": identity, "name": self._name(path), "path": str(path), "problems": [problem]}
@@ -219,7 +219,7 @@ class Catalog:
             "commit": (git.get("commit") or "")[:10],
             "config": {key: short(value) for key, value in {**config, **hparams}.items()},
             "hparams": {key: short(value) for key, value in hparams.items()},
-            "metrics": {key: plain(value) for key, value in last.items()},
+            "metrics": last,
             "tags": marks["tags"],
             "note": short(marks["note"]),
             "problems": [*problems, *wrong],
@@ -268,6 +268,10 @@ def _direction(path: Path) -> str:
 
 def plain(value: Any) -> Any:
     """Returns a value as JSON can hold it: what is not finite becomes text."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
     return value

@@ -164,7 +164,7 @@ def _trial(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
             "id": record.id,
             "path": str(record.path),
             "state": record.state,
-            "meta": _finite(meta),
+            "meta": plain(meta),
             "problems": problems,
             "config": {key: short(value, 2000) for key, value in catalog.config(record).items()},
             "keys": list(catalog.columns(identity)),
@@ -266,14 +266,6 @@ def _refuse(request: "Request", token: str | None) -> tuple[int, str] | None:
 
 def _json(value: object) -> tuple[bytes, str]:
     return json.dumps(value, allow_nan=False, default=str).encode(), "application/json"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return plain(value)
 
 
 def _need(name: str) -> Any:

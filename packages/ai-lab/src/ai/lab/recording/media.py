@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ai.lab.files.folder import write_atomic
+from ai.lab.files.metrics_writer import as_step
 from ai.lab.record import MEDIA
 
 if TYPE_CHECKING:
@@ -78,24 +79,53 @@ class Rows:
         return {"kind": "table", "columns": list(map(str, self.columns)), "rows": rows}
 
 
-def keep_media(trial: Path, step: int, name: str, value: object, *, layout: str | None = None) -> Path:
-    """Writes a value as a file of `step` and returns its path; see `Trial.keep`."""
+def keep_media(
+    trial: Path, step: int, name: str, value: object, *, layout: str | None = None, replace: bool = False
+) -> Path:
+    """Writes a value as a file of `step` and returns its path; see `Trial.keep`.
+
+    Args:
+        trial: The trial's folder.
+        step: The step.
+        name: The value's name.
+        value: What is kept.
+        layout: The axes of images.
+        replace: Whether what is kept there already gives way; else it is refused.
+    """
+    step = page_step(step)
     if not _NAME.fullmatch(name) or name != name.strip():
         raise ValueError(f"name must be letters, digits, spaces and any of _.+-, got {name!r}")
     folder = trial / MEDIA / f"{step:09d}"
     suffix, data = _as_file(value, layout)
-    if any(path.stem == name for path in folder.glob("*")):
+    before = [path for path in folder.glob("*") if path.stem == name]
+    if before and not replace:
         raise ValueError(f"name {name!r} is kept already at step {step}; nothing is overwritten")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}{suffix}"
     write_atomic(path, data)
+    for other in before:
+        if other != path:
+            other.unlink()
     return path
+
+
+def page_step(step: object) -> int:
+    """Returns a step that files can be named by.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is negative.
+    """
+    whole = as_step(step)
+    if whole < 0:
+        raise ValueError(f"step must be at least 0 for what is kept as a file, got {whole}")
+    return whole
 
 
 def drop_media(trial: Path, after: int) -> None:
     """Deletes what was kept after a step, which a resumed run will keep again."""
     for folder in (trial / MEDIA).glob("*"):
-        if folder.name.isdigit() and int(folder.name) > after:
+        if folder.name.isdecimal() and int(folder.name) > after:
             shutil.rmtree(folder)
 
 

@@ -38,6 +38,7 @@ def take_up(session: Session, run: "Run", *, starts_again: bool) -> None:
     """
     if starts_again and run.step == 0 and not run.resumed:
         session.metrics.cut(0)
+        drop_media(session.record.path, -1)
     position = MetricsPosition(session)
     run.add_state("trial", position)  # cuts the rows, where a snapshot was put back
     if run.resumed:

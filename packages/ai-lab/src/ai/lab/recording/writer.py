@@ -39,6 +39,9 @@ class TrialWriter:
         self._config, self._loggers = config, list(loggers)
         self._how: SessionOptions = {**SESSION_DEFAULTS, **how}
         self._session: Session | None = None
+        self._process = os.getpid()
+        self._began: int | None = None
+        self._kept: set[tuple[int, str]] = set()
         self._left_open: weakref.finalize[Any, Any] | None = None
 
     @property
@@ -54,6 +57,11 @@ class TrialWriter:
                 cleans the folder.
             fields: Further ones of `meta.json`.
         """
+        if self._session is not None and self._process != os.getpid():
+            raise RuntimeError(
+                f"process {os.getpid()} must not write the trial {self.path}: "
+                f"process {self._process}, which forked it, does"
+            )
         if self._session is None:
             if rank() > 0:
                 raise RuntimeError(f"rank {rank()} must not write the trial {self.path}: rank 0 does")
@@ -64,6 +72,7 @@ class TrialWriter:
             config = self._config if self._config is not None else record.config
             loggers = [as_logger(logger, record, config) for logger in self._loggers]
             how: dict[str, Any] = {**self._how, **fields}
+            self._process, self._began, self._kept = os.getpid(), None, set()
             self._session = Session(record, loggers=loggers, **how)
             self._left_open = weakref.finalize(self, _end_left_open, self._session, os.getpid())
             self._session.owner.give_up = weakref.WeakMethod(self._give_up)
@@ -75,7 +84,7 @@ class TrialWriter:
     def begin(self, run: "Run") -> None:
         """Opens the trial for a training run."""
         session, resumed_from = self.open(in_use=True), self.resumed_from
-        self.resumed_from = None
+        self.resumed_from, self._began = None, run.step
         try:
             take_up(session, run, starts_again=resumed_from == 0)
         except ValueError:
@@ -107,20 +116,29 @@ class TrialWriter:
     def sample(self, step: int, images: Any) -> Path:
         """Writes images as the PNG page of `step` and returns its path."""
         from ai.lab.recording.image_page import save_page
+        from ai.lab.recording.media import page_step
 
         self.open()
         folder = self.path / SAMPLES
         folder.mkdir(exist_ok=True)
-        path = folder / f"{step:09d}.png"
+        path = folder / f"{page_step(step):09d}.png"
         save_page(path, images)
         return path
 
     def keep(self, step: int, name: str, value: object, layout: str | None) -> Path:
-        """Writes a value as a file of `step`."""
-        from ai.lab.recording.media import keep_media
+        """Writes a value as a file of `step`.
+
+        A run that goes on makes the evaluations of the step where it begins again, and what it was killed for: there
+        what an earlier session kept gives way.
+        """
+        from ai.lab.recording.media import keep_media, page_step
 
         self.open()
-        return keep_media(self.path, step, name, value, layout=layout)
+        step = page_step(step)
+        replace = self._began is not None and step >= self._began and (step, name) not in self._kept
+        path = keep_media(self.path, step, name, value, layout=layout, replace=replace)
+        self._kept.add((step, name))
+        return path
 
     def note(self, fields: Mapping[str, object]) -> None:
         """Keeps fields in `meta.json` under `notes`."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
+from optuna.samplers import GridSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from ai.lab.files.folder import read_marker
@@ -143,7 +144,7 @@ class Search:
 
         lock.acquire()
         try:
-            if self.has(run.n):
+            if self.has(run.n) or self._is_walked():
                 return True
             with _quiet():
                 self.study.optimize(
@@ -183,6 +184,13 @@ class Search:
             taken |= {one.user_attrs["place"] for one in waiting if "place" in one.user_attrs}
             self.study.sampler.place = next(place for place in range(len(taken) + 1) if place not in taken)
         return False
+
+    def _is_walked(self) -> bool:
+        """Whether a grid has no point left, and nothing is queued; Optuna would begin it anew."""
+        sampler, trials = self.study.sampler, self.study.get_trials(deepcopy=False)
+        if not isinstance(sampler, GridSampler) or any(one.state == TrialState.WAITING for one in trials):
+            return False
+        return sampler.is_exhausted(self.study)
 
     def note(self, asked: optuna.Trial) -> None:
         """Notes which machine a trial is on, and its place in the search."""

@@ -1,6 +1,7 @@
 """Where a search keeps its trials: Optuna's journal in a file, made safe against kills, or a database by URL."""
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -101,6 +102,8 @@ def open_study(
         return optuna.create_study(
             storage=open_storage(folder, url), study_name=name, directions=list(directions), load_if_exists=True
         )
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder / 'optuna.log'} is damaged, a line of it is no JSON: {error}") from None
     finally:
         optuna.logging.set_verbosity(verbosity)
 

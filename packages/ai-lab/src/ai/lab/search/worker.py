@@ -26,9 +26,10 @@ def main() -> None:
     def tell(**event: object) -> None:
         os.write(events, json.dumps(event).encode() + b"\n")
 
-    try:
-        from ai.lab.report.trial_table import TrialRow
+    from ai.lab.recording.outcome import outcome_of
+    from ai.lab.report.trial_table import TrialRow
 
+    try:
         search, run = pickle.loads(payload)
         search.device = header["device"]
         run.timeout_s = header["timeout_s"]
@@ -38,6 +39,10 @@ def main() -> None:
 
         if not search.work(run, report, stopping.is_set):
             tell(stopped=True)
+    except SystemExit as ended:  # of the objective; one that a signal ended is replaced
+        if outcome_of(ended)[0] != "interrupted":
+            tell(exit=ended.code if isinstance(ended.code, int | None) else str(ended.code))
+        raise
     except Exception:
         tell(error=traceback.format_exc())
         sys.exit(1)

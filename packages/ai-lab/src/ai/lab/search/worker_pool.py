@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MAX_DEATHS = 3
 """So many workers may die without a finished trial between them; then something is wrong with the objective."""
 _STOP_S = 15.0
+_LOOK_S = 1.0
 
 
 def run_workers(search: "Search", run: "Run", devices: Sequence[str | None], report: "Report") -> None:
@@ -43,37 +44,49 @@ def run_workers(search: "Search", run: "Run", devices: Sequence[str | None], rep
         alive.add(worker)
         selector.register(worker.events, selectors.EVENT_READ, worker)
 
+    def hear(event: Mapping[str, Any]) -> None:
+        nonlocal deaths
+        if "error" in event:
+            raise RuntimeError(f"a worker of {search.path} failed:\n{event['error']}")
+        if "exit" in event:
+            raise SystemExit(event["exit"])
+        if "stopped" in event:
+            for other in alive:
+                other.take_no_more()
+            return
+        deaths = 0
+        report(TrialRow(**{**event["row"], "path": Path(event["row"]["path"])}))
+
+    def replace(worker: Worker) -> None:
+        nonlocal deaths
+        selector.unregister(worker.events)
+        alive.discard(worker)
+        status = worker.close()
+        if status == 0:
+            return
+        deaths += 1
+        if deaths >= MAX_DEATHS:
+            raise RuntimeError(
+                f"{deaths} workers of {search.path} died one after another, the last with status {status}; "
+                f"its output ({worker.log_path}) ends:\n{worker.tail()}"
+            )
+        start(worker.device)
+
     try:
         for device in devices:
             start(device)
         while alive:
-            for key, _ in selector.select():
+            ready = selector.select(_LOOK_S)
+            for key, _ in ready:
                 worker: Worker = key.data
                 line = worker.events.readline()
                 if line:
-                    event = json.loads(line)
-                    if "error" in event:
-                        raise RuntimeError(f"a worker of {search.path} failed:\n{event['error']}")
-                    if "stopped" in event:
-                        for other in alive:
-                            other.take_no_more()
-                        continue
-                    deaths = 0
-                    report(TrialRow(**{**event["row"], "path": Path(event["row"]["path"])}))
-                    continue
-                # Its end of the pipe is closed: it has ended.
-                selector.unregister(worker.events)
-                alive.discard(worker)
-                status = worker.close()
-                if status == 0:
-                    continue
-                deaths += 1
-                if deaths >= MAX_DEATHS:
-                    raise RuntimeError(
-                        f"{deaths} workers of {search.path} died one after another, the last with status {status}; "
-                        f"its output ({worker.log_path}) ends:\n{worker.tail()}"
-                    )
-                start(worker.device)
+                    hear(json.loads(line))
+                else:  # its end of the pipe is closed: it has ended
+                    replace(worker)
+            if not ready:  # a child that outlives its worker holds the pipe open
+                for worker in [one for one in alive if one.has_ended]:
+                    replace(worker)
     finally:
         selector.close()
         for worker in alive:
@@ -139,6 +152,11 @@ class Worker:
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it died already; its closed pipe of events says so too
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
 
     def take_no_more(self) -> None:
         """Lets it end after its trial."""
