@@ -336,7 +336,7 @@ def _learn(model, parts, *, sharing=None, max_rows=16, values=torch.randn, coars
         pieces = torch.cat([cell[0] for cell in cells]).split(max_rows)
         return Answer(["t"], [torch.cat([model(piece.clone()) for piece in pieces])])
 
-    sharing.learn(FORM, cells, parts, [call(cell) for cell in cells], max_rows, call, together)
+    sharing.learn(FORM, cells, parts, [call(cell) for cell in cells], max_rows, 0, call, together)
     return sharing
 
 
@@ -352,18 +352,99 @@ def test_only_what_was_compared_is_shared():
     assert sharing.allows("form", [40], 40, 16)
 
 
-def test_comparison_is_made_anew_now_and_then_and_a_change_is_loud(caplog):
+def test_shared_calls_are_looked_at_now_and_then_and_after_each_update(caplog):
     torch.manual_seed(0)
     sharing = _learn(lambda x: x * 2, [1, 1])
-    looks = [i for i in range(300) if not sharing.allows("form", [1, 1], 2, 16)]
-    assert len(looks) == 3
+    looks = [i for i in range(2, 1200) if sharing.look_at("form", 5, 0)]
+    assert looks == [2, 4, 8, 16, 32, 64, 128, 256, 512, 768, 1024]
+    assert len(set(sharing.look_at("form", 5, 1))) == 2  # two of the five, with other weights
+    assert not sharing.look_at("form", 5, 1)
+    whole = Answer(["t"], [torch.arange(15.0).view(5, 3)])
+    right, wrong = Answer(["t"], [whole.tensors[0][3:4]]), Answer(["t"], [whole.tensors[0][2:3]])
+    assert sharing.check("form", whole, [1] * 5, [3], [right]) is None
+    assert "depends on the other requests" in sharing.check("form", whole, [1] * 5, [3], [wrong])
+    assert "sizes" in sharing.check("form", Answer(["t"], [torch.zeros(5, 2)]), [1] * 5, [], [])
     with caplog.at_level(logging.INFO, "ai.infer"):
         _learn(lambda x: x - x.mean(0), [1, 1], sharing=sharing)
     assert sharing.refuses("form")
     assert not sharing.allows("form", [1, 1], 2, 16)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert "no longer share a call, after 301 that did: the output for a request depends" in record.getMessage()
+    assert "no longer share a call, after 1201 that did: the output for a request depends" in record.getMessage()
+
+
+@pytest.mark.parametrize("mask", [-1e4, -1e9, float(torch.finfo(torch.float32).min)])
+def test_masks_and_great_numbers_do_not_hide_that_rows_are_mixed(mask):
+    torch.manual_seed(0)
+
+    def masked(x):  # as a policy's forbidden moves are
+        return torch.cat([x, torch.full((len(x), 5), mask)], 1)
+
+    def stamped(x):
+        return torch.cat([x, torch.arange(len(x)).view(-1, 1) * 0 + 1.7e9 + x[:, :1].round()], 1)
+
+    for written in (masked, stamped):
+        assert not _learn(lambda x, w=written: w(x + 1e-7 * torch.randn_like(x)), [1, 2]).refuses("form")
+        assert _learn(lambda x, w=written: w(x + 0.01 * x.mean(0)), [1, 2]).refuses("form")
+
+
+class Late(nn.Module):
+    """Does what its keyword says; for some values, weights or calls its rows are not what they seemed."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(()))  # shut at first, as that of a new residual branch is
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x, *, do):
+        if do == "gate":
+            return x + self.gate * (x - x.mean(0))
+        if do == "trim":
+            return x[:, : int((x != 0).sum(1).max())]
+        self.mean.add_(1e-6 * (x.mean(0) - self.mean))  # by so little that it looks like rounding
+        return x - self.mean
+
+
+@pytest.fixture(scope="module")
+def late():
+    with Inferencer(Late(), timeout_s=100) as inferencer:
+        yield inferencer
+
+
+@torch.no_grad()
+def test_weights_that_open_a_path_between_rows_are_noticed_before_anybody_is_answered(late):
+    torch.manual_seed(0)
+    model = Late()
+    xs = [torch.randn(1, 4) for _ in range(16)]
+    before = late.stats().batches
+    for _ in range(20):
+        _ask(late, xs, "gate")
+    assert late.stats().batches - before < 20 * 16  # they shared calls
+    model.gate.fill_(1.0)
+    late.update_params(model.state_dict())
+    for _ in range(3):
+        for x, y in zip(xs, _ask(late, xs, "gate"), strict=True):
+            assert torch.equal(y, model(x, do="gate"))
+
+
+def test_rows_that_are_cut_to_the_longest_of_them_are_not_shared(late):
+    for lengths in [(3,) * 8, (3,) * 8, (5,) * 8, (2, 7, 3) * 3, (3, 3, 4) * 3]:
+        replies = _ask(late, [torch.tensor([[1] * n + [0] * (8 - n)]) for n in lengths], "trim")
+        assert [y.shape[1] for y in replies] == list(lengths)
+
+
+def test_model_that_writes_into_its_buffers_is_called_once_a_request(late):
+    xs = [torch.randn(1, 4) for _ in range(4)]
+    before = late.stats().batches
+    for _ in range(10):
+        _ask(late, xs, "average")
+    assert late.stats().batches - before == 40  # a call more, to compare, would have moved them too
+
+
+def _ask(inferencer, xs, do):
+    """Returns the answers to requests that came together."""
+    ids = [inferencer.infer_async(x, do=do) for x in xs]
+    return [inferencer.wait_for_resp(i) for i in ids]
 
 
 def test_rounding_is_told_from_mixing():

@@ -80,18 +80,28 @@ class BatchCall:
         """Calls the model once for all, or for pieces of one that is large: their form was found to allow it."""
         try:
             rows = [request.rows for request in batch]
-            node, tensors = self._together(form, batch[0].layout, [request.tensors for request in batch])
+            parts = [n for request in batch for n in request.parts]
+            chosen = self._sharing.look_at(form.key, len(parts), self.version)
+            inputs = [request.tensors for request in batch]
+            if chosen:  # the model may write into them
+                inputs = [[x.clone() for x in tensors] for tensors in inputs]
+            node, tensors = self._together(form, batch[0].layout, inputs)
             axes = self._axes.outputs(node)
             if not all(has_rows(x, axis, n_rows) for x, axis in zip(tensors, axes, strict=True)):
-                raise NotRowWiseError
+                raise NotRowWiseError("the output has not one row for each row of the input")
+            reason = self._sharing.check(
+                form.key, Answer(node, tensors), parts, chosen, self._alone(batch, chosen) if chosen else []
+            )
+            if reason is not None:
+                raise NotRowWiseError(reason)
             # Here, since an output that no message can carry fails its requests as one that the model refuses does.
             shares = [
                 [x] * len(batch) if len(batch) == 1 or axis is None else list(x.split_with_sizes(rows, axis))
                 for x, axis in zip(tensors, axes, strict=True)
             ]
             layouts = self._reply_layouts(rows, node, shares)
-        except NotRowWiseError:
-            self._sharing.refuse(form.key, "the output has not one row for each row of the input")
+        except NotRowWiseError as error:
+            self._sharing.refuse(form.key, str(error))
             self._answer_apart(batch)
         except BaseException as error:
             if len(batch) == 1:
@@ -108,10 +118,20 @@ class BatchCall:
             self.n_requests += len(batch)
             self._reply(batch, layouts, shares)
 
+    def _alone(self, batch: list[Request], chosen: list[int]) -> list[Answer]:
+        """Returns the model's own answers to some of the requests, counted as they travelled."""
+        cells = [(request.layout, cell) for request in batch for cell in request.cells()]
+        answers = []
+        for layout, cell in (cells[i] for i in chosen):
+            answer = self._call(layout, [x.clone() for x in cell], exact=True)
+            answers.append(Answer(answer.node, [x.clone() for x in answer.tensors]))
+        return answers
+
     def _answer_apart(self, batch: list[Request], learn: Form | None = None) -> None:
         """Calls the model for each request, whole; then learns whether one call for all would have said the same."""
         copies = [[[x.clone() for x in cell] for cell in request.cells()] for request in batch] if learn else []
         learnt: list[tuple[list[list[Tensor]], Request, list[Answer]]] = []
+        state = self._engine.state() if learn else []
         for i, request in enumerate(batch):
             try:
                 answers = []
@@ -127,7 +147,10 @@ class BatchCall:
             except BaseException as error:
                 self.refuse(request, answer_for(error))
         if learn and learnt:
-            self._learn(learn, learnt)
+            if self._engine.state() != state:
+                self._sharing.refuse(learn.key, "the model writes into its own buffers when it is called")
+            else:
+                self._learn(learn, learnt)
             for _, request, answers in learnt:
                 try:
                     self._reply_apart(request, answers)
@@ -148,6 +171,7 @@ class BatchCall:
                 parts,
                 truth,
                 self.max_rows,
+                self.version,
                 alone=lambda cell: self._call(layout, cell, exact=True),
                 together=lambda cells: self._together(form, layout, cells),
             )

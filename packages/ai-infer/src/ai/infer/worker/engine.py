@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -67,6 +68,11 @@ class Engine:
     def pads(self, rows: int) -> bool:
         """Returns whether a batch of so many rows is padded, so that it shares its call with other rows."""
         return self._graphs is not None and self._graphs.pads(rows)
+
+    def state(self) -> list[tuple[int, int]]:
+        """Returns marks of the parameters and buffers, which are others once one of them was written into."""
+        tensors = chain(self.model.parameters(), self.model.buffers())
+        return [(id(x), 0 if x.is_inference() else x._version) for x in tensors]
 
     @property
     def coarsest(self) -> torch.dtype | None:

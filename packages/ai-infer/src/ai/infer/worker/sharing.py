@@ -2,8 +2,9 @@
 
 A form of input (its structure, its dtypes, the sizes of a row) starts unknown. Requests of an unknown form are each
 answered by a call of their own; beside that the model is called once with all of them, and what it says is compared.
-Only then are further requests of this form run together, and now and then they are compared again. What fails the
-comparison is answered one request a call from then on.
+Only then are further requests of this form run together. Now and then, and after each update of the weights, two of a
+call that was shared are compared again before anybody is answered. What fails is answered one request a call from then
+on.
 """
 
 import logging
@@ -19,7 +20,9 @@ from ai.infer.worker.batch_axes import BatchAxes, Form, has_constants
 
 Share = bool | Literal["auto"]
 _MAX_FORMS = 4096
-_FIRST_LOOK = 16
+_MAX_CALLS_UNSEEN = 256  # between two looks: they cost two small calls each, under one part in a hundred
+_N_LOOKED_AT = 2
+_GAP = 1e4  # in the sizes of an output's numbers, from which on the large ones say nothing of the small ones' rounding
 _log = logging.getLogger("ai.infer")
 
 
@@ -41,8 +44,12 @@ class _Known:
     n_cut: int = 0
     """The most rows of a request that was compared with its pieces."""
     n_shared: int = 0
-    look_at: int = _FIRST_LOOK
+    look_at: int = 2
     """The number of shared calls at which to compare again."""
+    version: int = 0
+    """Of the weights with which requests were last compared: other weights may open what these kept shut."""
+    row: "_Row | None" = None
+    """What one row of the output is. Sizes that depend on the values would be the largest of a shared call's."""
     refused: str | None = None
 
 
@@ -85,11 +92,51 @@ class Sharing:
             return False
         if len(parts) > 1 and not known.rows.issuperset(parts):
             return False
-        known.n_shared += 1
-        if known.n_shared >= known.look_at:
-            known.look_at *= 4
-            return False
         return True
+
+    def look_at(self, key: str, n_parts: int, version: int) -> list[int]:
+        """Counts a shared call, and returns which of its requests are to be compared before they are answered.
+
+        Args:
+            key: the form's.
+            n_parts: how many requests there are.
+            version: of the weights.
+        """
+        if self.share is True:
+            return []
+        known = self._know(key)
+        known.n_shared += 1
+        if known.n_shared < known.look_at and known.version == version:
+            return []
+        known.look_at = known.n_shared + min(known.n_shared, _MAX_CALLS_UNSEEN)
+        known.version = version
+        return torch.randperm(n_parts, generator=self._random)[:_N_LOOKED_AT].tolist()
+
+    def check(
+        self, key: str, whole: Answer, parts: Sequence[int], chosen: Sequence[int], truth: Sequence[Answer]
+    ) -> str | None:
+        """Returns why a shared call's answers must not be given; None: they may.
+
+        Args:
+            key: the form's.
+            whole: the output of the call.
+            parts: the rows of each request in it.
+            chosen: those of them that are compared.
+            truth: the model's own answers to these.
+        """
+        if self.share is True:
+            return None
+        known = self._know(key)
+        if known.row != _row(whole, self._axes):
+            return "the sizes of the output depend on its input's values"
+        if not chosen:
+            return None
+        axes = self._axes.outputs(whole.node)
+        picked = [
+            x if axis is None else torch.cat([x.split_with_sizes(list(parts), axis)[i] for i in chosen], axis)
+            for x, axis in zip(whole.tensors, axes, strict=True)
+        ]
+        return self._differ([parts[i] for i in chosen], truth, lambda: Answer(whole.node, picked))
 
     def refuse(self, key: str, reason: str) -> None:
         """Has requests of a form be answered one a call from now on."""
@@ -109,6 +156,7 @@ class Sharing:
         parts: Sequence[int],
         truth: Sequence[Answer],
         max_rows: int,
+        version: int,
         alone: Callable[[list[Tensor]], Answer],
         together: Callable[[Sequence[list[Tensor]]], Answer],
     ) -> None:
@@ -120,6 +168,7 @@ class Sharing:
             parts: the rows of each.
             truth: the model's own answer to each.
             max_rows: of a call.
+            version: of the weights.
             alone: calls the model with one request, whole.
             together: calls it with all of them as if they were rows of one.
         """
@@ -135,10 +184,14 @@ class Sharing:
             except Exception:  # the model does not take these: there is nothing to learn from them
                 return
             reason = self._differ(parts, answers, lambda: together(others))
+        known = self._know(key)
+        row = _row(truth[0], self._axes)
+        if reason is None and known.row not in (None, row):
+            reason = "the sizes of the output depend on its input's values"
         if reason is not None:
             self.refuse(key, reason)
             return
-        known = self._know(key)
+        known.row, known.version = row, version
         if len(parts) > 1:
             known.rows.update(parts)
         n_rows = sum(parts)
@@ -200,10 +253,11 @@ class Sharing:
         if not bool((finite | same).all()):
             return False
         a, b = a[finite], b[finite]
-        if not a.numel():
+        if torch.equal(a, b):
             return True
         eps = torch.finfo(dtype).eps if dtype.is_floating_point else torch.finfo(torch.float32).eps
-        most, spread = float(b.abs().max()), float(b.max() - b.min())
+        scale = _of_scale(a, b)
+        most, spread = float(scale.abs().max()), float(scale.max() - scale.min())
         relative, factor = {1: (0.3, 4), 2: (0.04, 4), 4: (1e-4, 64), 8: (1e-9, 64)}[dtype.itemsize]
         # Of what the outputs tell apart, of what they are, and of what cancelled out in them.
         limit = relative * spread + factor * eps * most + min(32 * eps, 1e-3 * spread)
@@ -216,6 +270,36 @@ class Sharing:
             spread = x.float().std() if x.numel() > 1 and not x.is_complex() else torch.tensor(0.0)
             return x + noise * (spread if spread > 0 else 1.0)
         return x.reshape(-1)[torch.randperm(x.numel(), generator=self._random)].view(x.shape)
+
+
+_Row = tuple[Node, list[list[int]]]
+
+
+def _row(answer: Answer, axes: BatchAxes) -> _Row:
+    """Returns the structure of an output and the sizes of a row of each of its tensors."""
+    sizes = [list(x.shape) for x in answer.tensors]
+    for shape, axis in zip(sizes, axes.outputs(answer.node), strict=True):
+        if axis is not None and -len(shape) <= axis < len(shape):
+            del shape[axis]
+    return answer.node, sizes
+
+
+def _of_scale(a: Tensor, b: Tensor) -> Tensor:
+    """Returns those of `b`, of which some are not as in `a`, whose sizes tell how far rounding may have moved them.
+
+    What stands there as it was written, such as a mask's -1e9 for forbidden moves, tells nothing: an extreme that comes
+    more than once and never differs, and whatever is far larger than all that differs.
+    """
+    kept = torch.ones_like(b, dtype=torch.bool)
+    for extreme in (b.min(), b.max()):
+        here = b == extreme
+        if int(here.sum()) > 1 and torch.equal(a[here], b[here]):
+            kept &= ~here
+    scale = b[kept]
+    sizes = scale.abs().sort().values
+    sizes = sizes[sizes >= b[a != b].abs().max()]
+    jumps = (sizes[1:] > _GAP * sizes[:-1]).nonzero()
+    return scale[scale.abs() <= sizes[int(jumps[0])]] if len(jumps) else scale
 
 
 def has_rows(x: Tensor, axis: int | None, rows: int) -> bool:
