@@ -1,6 +1,7 @@
 """The application without a network: called as uvicorn would call it."""
 
 import asyncio
+import gc
 import gzip
 import json
 import random
@@ -20,6 +21,7 @@ from ai.infer.http.asgi import App, _inference_path
 from ai.infer.http.formats.tensors import BadInputError, TensorSpec, from_json, from_raw, to_bytes
 from ai.infer.http.models import ModelSource
 from ai.infer.http.repository import ServedModel
+from ai.infer.transport.trees import RawTensor
 from tests.infer.waiting import wait_until
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know nothing of the tests
@@ -337,7 +339,7 @@ def test_load_that_fails_in_whatever_way_says_why(app, monkeypatch, error, reaso
     served = app.repository.find("m")
     served.inferencer, inferencer = None, served.inferencer
     ask(app, "POST", "/v2/repository/models/m/load")
-    assert served.reason == str(error)
+    assert served.reason == f"not loaded: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
     served.inferencer = inferencer
 
 
@@ -698,6 +700,65 @@ def test_application_is_mounted_in_another_behind_its_middleware(inferencer, mod
     assert Counting.n == 3
     ours.close()
     assert inferencer.ready
+
+
+def test_mounted_application_lives_whatever_its_models_do_and_tries_each_once(caplog):
+    app = App(["m=nowhere.at_all:factory"])
+    assert ask(app, "GET", "/v2/health/live")[0] == 200
+    assert not caplog.records  # that needs no model
+    for _ in range(3):
+        status, _, body = ask(app, "POST", "/models/m", b"1")
+        assert (status, "not loaded: the factory 'nowhere.at_all:factory' must be" in json.loads(body)["error"]) == (
+            503,
+            True,
+        )
+    assert len([record for record in caplog.records if "could not be loaded" in record.getMessage()]) == 1
+    assert ask(app, "GET", "/v2/health/ready")[0] == 503
+    assert ask(app, "GET", "/metrics")[0] == 200
+
+
+def test_reply_to_a_client_that_has_gone_is_no_error(app):
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    async def send(message):
+        raise RuntimeError("the handler is closed")
+
+    LOOP.run(app({"type": "http", "method": "GET", "path": "/v2", "headers": []}, receive, send))
+
+
+def test_prefix_is_taken_off_at_a_slash_alone(app):
+    async def status(root, path):
+        sent = []
+
+        async def receive():
+            return {"type": "http.request", "body": b""}
+
+        async def send(message):
+            sent.append(message)
+
+        await app({"type": "http", "method": "GET", "path": path, "root_path": root, "headers": []}, receive, send)
+        return sent[0]["status"]
+
+    assert LOOP.run(status("/ml", "/ml/v2")) == 200
+    assert LOOP.run(status("/v", "/v2")) == 200
+    assert LOOP.run(status("/gone", "/v2")) == 200  # by a proxy that has taken it off
+
+
+@pytest.mark.parametrize("rows", [100, 1 << 15])  # in a slot, and by the socket
+def test_bodies_are_free_once_they_are_answered(app, rows):
+    """At once: if they waited for a collection, a few large bodies would fill the memory."""
+    app.bodies.max_bytes = 1 << 24
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            assert ask(app, "POST", "/models/m", to_bytes(torch.zeros(rows, 8)))[0] == 200
+        LOOP.run(asyncio.sleep(0))
+        held = [o for o in gc.get_objects() if type(o) is RawTensor and o.shape == (rows, 8)]
+    finally:
+        gc.enable()
+    assert not held
 
 
 def test_model_that_cannot_be_tried_out_starts_and_says_nothing_of_its_outputs():

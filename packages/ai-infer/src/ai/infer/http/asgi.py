@@ -31,6 +31,7 @@ _log = logging.getLogger("ai.infer")
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+_LIVE_PATH = "/v2/health/live"
 _LIVE = b'{"live":true}'
 _READY, _NOT_READY = b'{"ready":true}', b'{"ready":false}'
 
@@ -95,7 +96,9 @@ class App:
             return
         path: str = scope["path"]
         root = scope.get("root_path", "")
-        if root and path.startswith(root):  # where another application has mounted this one
+        if (
+            root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/")
+        ):  # where another application has mounted this one
             path = path[len(root) :]
         request = Request(scope["method"], path, dict(scope["headers"]))
         try:
@@ -103,29 +106,37 @@ class App:
                 self._check_token(request.headers)
             self.bodies.check(request)
             request.body = await self.bodies.read(request, receive)
-            if not self._started:
-                await self.start()
+            if not self._started and path != _LIVE_PATH:
+                with contextlib.suppress(Exception):  # it is logged, and the reason why a model is not ready
+                    await self.start()
             status, headers, body = await self._answer(request, receive)
         except ConnectionResetError:  # whoever asked is gone
             return
         except Exception as error:
             status, headers, body = refuse(error)
         fields = [*headers, (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": status, "headers": fields})
-        await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
+        try:
+            await send({"type": "http.response.start", "status": status, "headers": fields})
+            await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
+        except (OSError, RuntimeError) as error:  # by which servers say that nobody is there any more
+            _log.debug("a reply could not be sent: %s", error)
 
     async def start(self) -> None:
         """Loads the models; a server does so at its start, and an application that is mounted before its first answer.
 
+        It is done once: what fails is not tried again by every request, but by a load that somebody asks for.
+
         Raises:
-            Exception: whatever a model's source raises.
+            Exception: whatever a model's source raises, once the others are loaded.
         """
         async with self._changing:
             if not self._started:
-                await asyncio.gather(
-                    *(asyncio.to_thread(self.repository.start, name) for name in self.repository.models)
-                )
+                loads = [asyncio.to_thread(self.repository.start, name) for name in self.repository.models]
+                ends = await asyncio.gather(*loads, return_exceptions=True)
                 self._started = True
+                for end in ends:
+                    if end is not None:
+                        raise end
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -164,7 +175,7 @@ class App:
 
     async def _route(self, request: Request) -> Reply:
         path = request.path
-        if path == "/v2/health/live":
+        if path == _LIVE_PATH:
             _only("GET", request)
             return 200, JSON, _LIVE
         if path == "/v2/health/ready":
@@ -265,7 +276,7 @@ def _inference_path(path: str) -> tuple[str, str | None, bool] | None:
 
 def _is_free(request: Request) -> bool:
     """Returns whether a request needs no token."""
-    return request.method in ("GET", "HEAD") and request.path in ("/v2/health/live", "/v2/health/ready")
+    return request.method in ("GET", "HEAD") and request.path in (_LIVE_PATH, "/v2/health/ready")
 
 
 def _only(allowed: str, request: Request) -> None:

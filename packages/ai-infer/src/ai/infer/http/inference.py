@@ -78,19 +78,20 @@ async def infer(
 
 
 async def _infer(context: RequestContext, model: ServedModel, request: Request, receive: Receive, plain: bool) -> Reply:
+    client = model.client()  # first: what a model takes is known once it is loaded
     body, request.body = request.body, b""  # which is free once its bytes are on their way
     if plain:
         if is_json(request.headers):
             context.check_json(len(body))
         asked = read_plain(body, request.headers, model.inputs)
         del body
-        tree = await _ask(model.client(), [asked.x], receive, None)
+        tree = await _ask(client, [asked.x], receive, None)
         return 200, *answer_plain(asked, named_outputs(tree))
     header = request.headers.get(b"inference-header-content-length")
     context.check_json(json_length(header, len(body)))
     plan, inputs = read_request(body, header, model.inputs, model.plans)
     del body
-    tree = await _ask(model.client(), inputs, receive, plan.timeout_s)
+    tree = await _ask(client, inputs, receive, plan.timeout_s)
     return 200, *write_response(plan, named_outputs(tree), model.source.name, model.source.version)
 
 

@@ -252,7 +252,8 @@ class Repository:
             try:
                 model.load()
             except Exception as error:
-                model.reason = str(error) if model.inferencer is None else model.reason
+                if model.inferencer is None:
+                    model.reason = f"not loaded: {first_line(error)}"
                 _log.error("model %s could not be loaded", name, exc_info=error)
                 raise
 

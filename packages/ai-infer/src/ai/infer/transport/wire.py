@@ -156,21 +156,22 @@ def positional_layout(dtypes: tuple[torch.dtype, ...], shapes: tuple[tuple[int, 
 def raw_call(inputs: Sequence[RawTensor | list[Any]]) -> tuple[Layout, list[RawTensor]]:
     """Returns the layout and the tensors of a request with these positional arguments: tensors, or lists of bytes."""
     tensors: list[RawTensor] = []
-
-    def flatten(x: RawTensor | list[Any] | bytes) -> Node:
-        if isinstance(x, list):
-            return ["l", *(flatten(item) for item in x)]
-        if isinstance(x, RawTensor):
-            tensors.append(x)
-            return ["t"]
-        tensors.append(RawTensor(torch.uint8, (len(x),), x))
-        return ["b"]
-
-    nodes = [flatten(x) for x in inputs]
+    nodes = [_flatten_raw(x, tensors) for x in inputs]
     dtypes, shapes = tuple([x.dtype for x in tensors]), tuple([x.shape for x in tensors])
     if all(node == ["t"] for node in nodes):
         return positional_layout(dtypes, shapes), tensors
     return make_layout(["u", ["u", *nodes], ["d"]], dtypes, shapes), tensors
+
+
+# No function within another: one that calls itself keeps what it sees, a whole body, until the next collection.
+def _flatten_raw(x: RawTensor | list[Any] | bytes, tensors: list[RawTensor]) -> Node:
+    if isinstance(x, list):
+        return ["l", *(_flatten_raw(item, tensors) for item in x)]
+    if isinstance(x, RawTensor):
+        tensors.append(x)
+        return ["t"]
+    tensors.append(RawTensor(torch.uint8, (len(x),), x))
+    return ["b"]
 
 
 @lru_cache(maxsize=1024)

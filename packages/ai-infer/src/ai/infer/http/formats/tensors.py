@@ -185,18 +185,18 @@ def _as_dtype(given: "np.ndarray[Any, np.dtype[Any]]", dtype: torch.dtype) -> Te
 def texts_from_json(name: str, shape: tuple[int, ...], data: Any) -> list[Any]:
     """Returns the texts of a JSON list, flat or nested, as lists in lists of bytes."""
     items: list[bytes] = []
-
-    def collect(x: Any) -> None:
-        if isinstance(x, list):
-            for each in x:
-                collect(each)
-        elif isinstance(x, str):
-            items.append(x.encode(errors="surrogatepass"))
-        else:
-            raise BadInputError(f"input {name!r} must have data that is text, not {type(x).__name__}")
-
-    collect(data)
+    _collect_texts(name, data, items)
     return _as_texts(name, shape, items)
+
+
+def _collect_texts(name: str, x: Any, items: list[bytes]) -> None:
+    if isinstance(x, list):
+        for each in x:
+            _collect_texts(name, each, items)
+    elif isinstance(x, str):
+        items.append(x.encode(errors="surrogatepass"))
+    else:
+        raise BadInputError(f"input {name!r} must have data that is text, not {type(x).__name__}")
 
 
 def texts_from_bytes(name: str, shape: tuple[int, ...], data: memoryview) -> list[Any]:
