@@ -37,14 +37,16 @@ def _close_loop():
     LOOP.close()
 
 
-def ask(app, method, path, body=b"", headers=None, chunks=1):
-    """Returns status, headers and body of one request."""
+def ask(app, method, path, body=b"", headers=None, chunks=1, *, stays=False):
+    """Returns status, headers and body of one request; the client is gone when it has sent it, unless it `stays`."""
     sent = []
     size = max(1, -(-len(body) // chunks))
     parts = [body[i : i + size] for i in range(0, len(body), size)] or [b""]
     messages = [{"type": "http.request", "body": part, "more_body": i + 1 < len(parts)} for i, part in enumerate(parts)]
 
     async def receive():
+        if stays and not messages:
+            await asyncio.sleep(1000)
         return messages.pop(0) if messages else {"type": "http.disconnect"}
 
     async def send(message):
@@ -753,7 +755,7 @@ def test_bodies_are_free_once_they_are_answered(app, rows):
     gc.disable()
     try:
         for _ in range(3):
-            assert ask(app, "POST", "/models/m", to_bytes(torch.zeros(rows, 8)))[0] == 200
+            assert ask(app, "POST", "/models/m", to_bytes(torch.zeros(rows, 8)), stays=True)[0] == 200
         LOOP.run(asyncio.sleep(0))
         held = [o for o in gc.get_objects() if type(o) is RawTensor and o.shape == (rows, 8)]
     finally:
