@@ -190,3 +190,16 @@ def test_a_whole_crop_is_the_image_and_one_that_cannot_fit_its_middle():
         ValueError, match=r"random_resized_crop needs images as floating point numbers, got torch.uint8"
     ):
         augment.random_resized_crop(8)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.Generator())
+
+
+def test_halves_are_cut_at_the_places_that_single_precision_gives():
+    x = (torch.arange(3000.0) % 64 / 64)[:, None, None, None].expand(-1, 1, 6, 6).half()
+    cut = augment.random_resized_crop(4)(x, torch.Generator().manual_seed(0))
+    assert cut.dtype == torch.float16
+    assert torch.allclose(cut.float(), x[:, :, :4, :4].float(), atol=1e-3)  # beyond image 2048 too
+
+
+def test_cutmix_of_bytes_is_refused():
+    batch = {"x": torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "y": torch.tensor([0, 1])}
+    with pytest.raises(ValueError, match="cutmix needs images as floating point numbers"):
+        augment.cutmix(2)(batch, torch.Generator())

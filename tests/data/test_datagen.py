@@ -490,3 +490,11 @@ def test_a_replacement_that_reads_its_parameters_slowly_holds_up_nobody():
     wait_until(lambda: third.sent == ["params", "credit", "params"])
     exits.join(20)
     fleet.close()
+
+
+def test_repr_tells_source_pace_and_buffer():
+    loader = Datagen(Walk()).loader(8, n_workers=0, replay_ratio=2.5, buffer=60)
+    assert repr(loader) == (
+        "DatagenLoader(batches of 8 on cpu, each step 2.5 times, 0 workers, of Walk, "
+        "ReplayBuffer(0 steps in 0 of 60 rows, no episodes yet))"
+    )

@@ -324,3 +324,18 @@ def test_fingerprint_tells_data_apart():
     assert len(prints) == 6
     assert Dataset([Path("a")]).fingerprint() != Dataset([Path("b")]).fingerprint()
     assert Dataset([object()]).fingerprint() == Dataset([object()]).fingerprint()
+
+
+def test_classes_are_names_and_hold_for_what_is_mapped_and_joined(tmp_path):
+    ds = Dataset({"x": torch.arange(3), "y": torch.tensor([0, 1, 2])}, classes=["c", "a", "b"])
+    with pytest.raises(ValueError, match="classes must be names, got 1"):
+        Dataset({"y": torch.tensor([0, 1])}, classes=[1, 2])
+    with pytest.raises(ValueError, match=r"data\['y'\] must lie in \[0, 3\), as classes says, got 20"):
+        ds.map(lambda sample: {**sample, "y": sample["y"] * 10})
+    with pytest.raises(ValueError, match=r"classes name the labels in data\['y'\], the data has \['x'\]"):
+        ds.map(lambda sample: {"x": sample["x"]})
+    labels = np.memmap(tmp_path / "y", np.int64, "w+", shape=(3,))
+    labels[:] = [0, -1, 2]  # mapped labels are not looked at before they are joined
+    other = Dataset({"x": torch.arange(3), "y": labels}, classes=["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"must lie in \[0, 3\), as classes says, got -1"):
+        ds.concat(other)

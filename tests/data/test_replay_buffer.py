@@ -452,7 +452,7 @@ def test_a_buffer_refuses_what_does_not_fit():
         ({"n_step": 0}, "n_step must be at least 1, got 0"),
         ({"max_reuse": 0}, "max_reuse must be at least 1, got 0"),
         ({"gamma": 1.5}, r"gamma must lie in \(0, 1\], got 1.5"),
-        ({"alpha": -1.0}, "alpha must be at least 0, got -1.0"),
+        ({"alpha": -1.0}, "alpha must be at least 0 and finite, got -1"),
     ],
 )
 def test_bad_buffer_arguments_are_refused(options, message):
@@ -574,3 +574,31 @@ def test_draws_that_cannot_be_are_refused(how, message):
 def test_frames_are_looked_for_where_they_must_be():
     with pytest.raises(ValueError, match=r"frame_stack \(4\) needs episodes with obs, got the keys"):
         ReplayBuffer(10, frame_stack=4).add({"action": np.zeros(2)})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_step": 2.5}, "n_step must be a whole number, got 2.5"),
+        ({"n_step": math.nan}, "n_step must be at least 1, got nan"),
+        ({"alpha": math.nan}, "alpha must be at least 0 and finite, got nan"),
+        ({"alpha": 1.0, "beta": -3}, "beta must be at least 0 and finite, got -3"),
+        ({"unroll": 2, "first_only": "obs"}, "first_only must be a tuple of keys, such as .'obs',."),
+        ({"n_step": 2, "next_keys": "obs"}, "next_keys must be a tuple of keys"),
+    ],
+)
+def test_options_that_would_be_taken_for_something_else_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ReplayBuffer(50, **options)
+
+
+def test_keys_sizes_and_priorities_that_do_not_fit_are_refused():
+    episode = {"obs": np.arange(3), "action": np.zeros(2), "reward": np.ones(2)}
+    with pytest.raises(ValueError, match=r"first_only names the keys \['obz'\]"):
+        ReplayBuffer(50, unroll=2, first_only=("obz",)).add(episode)
+    buffer = ReplayBuffer(50, alpha=0.5)
+    buffer.add(episode)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        buffer.sample(0)
+    with pytest.raises(ValueError, match=r"one number for each index, got the shapes \(1,\) and \(2,\)"):
+        buffer.update_priorities(torch.tensor([0, 1]), torch.ones(1))

@@ -1,5 +1,7 @@
 """Samplers and splits: shares as asked, every sample where promised, resumable and alike on all ranks."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -88,7 +90,7 @@ def test_loaders_with_a_sampler_resume_at_every_batch_and_divide_among_ranks(sam
         (lambda: weighted([0.0, 0.0]), "and not all 0"),
         (lambda: weighted([1.0, float("nan")]), "weights must be finite"),
         (lambda: balanced([0.5, 1.0]), r"labels must be one whole number a sample, got float64 of shape \(2,\)"),
-        (lambda: by_length([[1, 2]]), r"lengths must be one number for each sample, got the shape \(1, 2\)"),
+        (lambda: by_length([[1, 2]]), r"lengths must be one number a sample, got int64 of shape \(1, 2\)"),
         (lambda: by_length([1], 0), "window must be at least 1 batch, got 0"),
     ],
 )
@@ -138,3 +140,62 @@ def test_sequences_are_padded_with_masks():
         next(iter(ds.loader(4, n_workers=0, collate=padded("z"))))
     with pytest.raises(ValueError, match=r"'x' must be sequences alike but for their lengths, got int64"):
         padded()([np.ones(2, int), np.ones(2)])
+
+
+def test_an_epoch_does_not_always_lack_its_longest_samples():
+    loader = Dataset(torch.arange(100)).loader(16, train=True, sampler=by_length(range(100)))
+    batches = [batch.numpy() for batch in islice(loader, 6 * 40)]
+    assert len(np.unique(batches)) == 100
+    assert np.mean([np.ptp(batch) for batch in batches]) < 25
+
+
+def test_a_state_within_an_epoch_that_a_sampler_cut_fits_the_same_batches_alone():
+    ds = Dataset(torch.arange(96))
+
+    def begun(n, sampler, n_batches):
+        loader = ds.loader(n, train=True, sampler=sampler)
+        drawn = [batch for batch in islice(loader, n_batches)]
+        return loader, torch.cat(drawn)
+
+    state = begun(8, by_length(range(96)), 4)[0].state_dict()
+    with pytest.raises(ValueError, match="cut into batches of 8 samples on all ranks, this loader's are of 16"):
+        ds.loader(16, train=True, sampler=by_length(range(96))).load_state_dict(state)
+    with pytest.raises(ValueError, match="cut into batches of 8 samples on all ranks, this loader's are of 16"):
+        begun(8, by_length(range(96)), 4)[0].shard(0, 2)
+    halves = [ds.loader(4, train=True, sampler=by_length(range(96))).shard(rank, 2) for rank in range(2)]
+    rest = []
+    for half in halves:  # as many samples a step
+        half.load_state_dict(state)
+        rest += islice(half, 8)
+    drawn = begun(8, by_length(range(96)), 4)[1]
+    assert torch.equal(torch.cat([drawn, *rest]).sort().values, torch.arange(96))
+    loader, _ = begun(8, by_length(range(96)), 12)  # between two epochs
+    ds.loader(16, train=True, sampler=by_length(range(96))).load_state_dict(loader.state_dict())
+    weights = weighted(torch.arange(96.0))
+    loader, _ = begun(8, weights, 4)
+    other = ds.loader(16, train=True, sampler=weights)
+    other.load_state_dict(loader.state_dict())
+    assert torch.equal(next(iter(other)), torch.cat([next(iter(loader)) for _ in range(2)]))
+
+
+def test_weights_whose_sum_is_beyond_a_float_still_count():
+    drawn = weighted([1e308] * 3)(torch.arange(300), seed=0, epoch=0, together=300)
+    assert torch.bincount(drawn, minlength=3).min() > 60
+
+
+def test_padding_that_would_change_or_lose_values_is_refused():
+    samples = [{"x": np.array([1])}, {"x": np.array([1, 2])}]
+    with pytest.raises(ValueError, match=r"value must be one that 'x' can hold, int64, got 0\.5"):
+        padded("x", value=0.5)(samples)
+    assert padded("x", value=-100)(samples)["x"].tolist() == [[1, -100], [1, 2]]
+    with pytest.raises(ValueError, match=r"may not have the keys \['x_mask'\]"):
+        padded("x")([{"x": np.array([1]), "x_mask": 1}])
+    with pytest.raises(ValueError, match=r"the same keys, got \['x'\] and \['x', 'y'\]"):
+        padded("x")([*samples, {"x": np.array([1]), "y": 1}])
+
+
+def test_a_part_of_a_mapped_column_is_stratified(tmp_path):
+    labels = np.memmap(tmp_path / "y", np.int64, "w+", shape=(40,))
+    labels[:] = np.arange(40) % 2
+    part = Dataset({"y": labels}).subset(list(range(20)))
+    assert [part.data["y"].tensor().float().mean().item() for part in part.split(0.5, 0.5, stratify="y")] == [0.5, 0.5]

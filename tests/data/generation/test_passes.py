@@ -148,3 +148,10 @@ def test_more_parts_than_steps_are_refused():
 def test_another_loaders_state_is_refused():
     with pytest.raises(ValueError, match="state must be the state_dict of a PassesLoader"):
         loader().load_state_dict({"seed": 0})
+
+
+def test_repr_tells_source_and_rollout():
+    data = loader(3, batches=2)
+    assert repr(data) == "PassesLoader(3 passes of 2 batches on cpu, of Counts, no rollout yet)"
+    next(data)
+    assert repr(data).startswith("PassesLoader(3 passes of 2 batches on cpu, of Counts, obs: int64[], action: int64[]")

@@ -88,3 +88,25 @@ def test_the_pack_used_last_comes_first(root):
         os.utime(pack.path, (1, 1))
     load(root)  # no decoding, but a use
     assert [pack.used == 1 for pack in packs(root.parent / "packs")] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["files.json", "images.npy", "sources.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]"])
+def test_a_damaged_pack_is_made_anew_and_hides_no_other(root, name, content):
+    cache = root.parent / "packs"
+    pixels = load(root).data["x"].clone()
+    (pack,) = packs(cache)
+    load(root, mode="L")
+    (pack.path / name).write_bytes(content)
+    assert len(packs(cache)) == 2
+    again = load(root)
+    assert np.array_equal(again.data["x"], pixels)
+    assert again.files == ["b.png", "d.png", "f.png"]
+    save(root, "a.png", 3)  # the damaged one is no earlier pack to take from
+    assert np.array_equal(load(root).data["x"][1:], pixels)
+
+
+def test_sizes_are_whole_numbers_of_any_library(root):
+    assert load(root).data["x"].shape == ImgDataset(root, np.int64(6), cache=root.parent / "p").data["x"].shape
+    with pytest.raises(ValueError, match=r"imsize must be a whole number of pixels or .* got 8\.5"):
+        ImgDataset(root, 8.5)

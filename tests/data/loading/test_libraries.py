@@ -43,7 +43,7 @@ def test_webdataset_tars_are_streamed_in_parts_and_resume(shards, n_workers):
 
 
 def stream_and_resume(shards, n_workers):
-    wds = pytest.importorskip("webdataset")
+    import webdataset as wds
 
     def made():
         source = wds.WebDataset(shards, shardshuffle=False).decode().to_tuple("cls", "txt")

@@ -6,7 +6,7 @@ import os
 import pickle
 import random
 import signal
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 import pytest
@@ -360,3 +360,35 @@ def test_states_and_arguments_that_do_not_fit_are_refused():
         create_data_loader(Counting(), 2, worker="thread")
     with pytest.raises(TypeError, match="torch_dataset must be map-style or iterable, got int"):
         create_data_loader(3, 2)
+
+
+class Restarting:
+    """Begins anew at each call but the one after a state was loaded: between passes its state is the last one's end."""
+
+    def __init__(self):
+        self.made, self.goes_on = 0, False
+
+    def __iter__(self):
+        self.made, self.goes_on = self.made if self.goes_on else 0, False
+        while self.made < 21:
+            self.made += 1
+            yield np.array(self.made - 1)
+
+    def state_dict(self):
+        return {"made": self.made}
+
+    def load_state_dict(self, state):
+        self.made, self.goes_on = state["made"], True
+
+
+@pytest.mark.parametrize("shuffle", [0, 5])
+def test_a_state_from_between_two_passes_begins_the_next_one(shuffle):
+    def loader():
+        return create_data_loader(Restarting(), 4, train=True, n_workers=0, shuffle=shuffle)
+
+    whole = [batch.tolist() for batch in islice(loader(), 18)]
+    for cut in range(18):
+        begun, resumed = loader(), loader()
+        list(islice(begun, cut))
+        resumed.load_state_dict(begun.state_dict())
+        assert [batch.tolist() for batch in islice(resumed, 18 - cut)] == whole[cut:]

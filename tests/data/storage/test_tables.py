@@ -1,10 +1,12 @@
 """Tables of other libraries: taken by name, shared where they can be, refused by name where a guess would be needed."""
 
 from collections import namedtuple
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 import torch
@@ -84,7 +86,6 @@ def test_a_data_frame_keeps_the_names_of_its_columns():
 
 
 def test_a_polars_frame_keeps_the_names_of_its_columns():
-    pl = pytest.importorskip("polars")
     frame = pl.DataFrame({"a": [1, 2], "b": [True, False], "name": ["u", "v"], "l": [[1], [2, 3]]})
     ds = Dataset(frame)
     assert ds.data["a"].tolist() == [1, 2]
@@ -129,3 +130,43 @@ def test_a_preprocess_that_sometimes_returns_none_is_refused():
 def test_repr_tells_length_columns_and_classes():
     ds = Dataset({"x": torch.zeros(3, 2, 4), "y": [0, 1, 0], "f": ["a", "b", "c"]}, classes=["cat", "dog"])
     assert repr(ds) == ("Dataset(3 samples, x: float32[2, 4], y: int64[], f: list of str, 2 classes: cat, dog)")
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "message"),
+    [
+        ([[1, None], [2]], "List(Int64)", r"data\['x'\]\[i\] must have a value for each sample, 1 are missing"),
+        ([[1, None], [2, 3]], "Array(Int64, 2)", r"1 are missing"),
+        ([[date(2020, 1, 1)]], "List(Date)", r"got the Arrow type date32"),
+        ([[{"a": 1}]], "List(Struct({'a': Int64}))", r"got the Arrow type struct"),
+        ([Decimal("1.5")], "Decimal", r"got the polars type Decimal"),
+        ([1], "Int128", r"got the polars type Int128"),
+    ],
+)
+def test_what_no_tensor_holds_is_refused_within_lists_of_polars_too(values, dtype, message):
+    series = pl.Series("x", values, dtype=eval(dtype, vars(pl)))
+    with pytest.raises((TypeError, ValueError), match=message):
+        Dataset(series.to_frame())
+
+
+@pytest.mark.parametrize(
+    ("column", "what"),
+    [
+        (pd.to_timedelta([1, 2], unit="s"), "timedelta64"),
+        (pd.period_range("2020", periods=2, freq="D"), "period"),
+        (pd.interval_range(0, 2), "interval"),
+        ([date(2020, 1, 1)] * 2, "date"),
+        (["a", datetime(2020, 1, 1)], "datetime"),
+        ([Decimal("1.5")] * 2, "Decimal"),
+    ],
+)
+def test_times_and_other_records_of_pandas_are_refused(column, what):
+    with pytest.raises(TypeError, match=rf"data\['x'\] must hold numbers or text, got {what}"):
+        Dataset(pd.DataFrame({"x": column}))
+
+
+def test_sparse_and_categorical_columns_of_pandas_are_their_values():
+    frame = pd.DataFrame({"s": pd.arrays.SparseArray([0.0, 0.0, 2.5]), "c": pd.Categorical([3, 7, 3])})
+    ds = Dataset(frame)
+    assert ds.data["s"].tolist() == [0, 0, 2.5]
+    assert ds.data["c"].tolist() == [3, 7, 3]

@@ -100,8 +100,10 @@ def random_resized_crop(
             raise ValueError(f"random_resized_crop needs images as floating point numbers, got {x.dtype}: {_ORDER}")
         boxes = _boxes(len(x), x.shape[-2], x.shape[-1], scale, ratio, generator, x.device)
         image = torch.arange(len(x), device=x.device, dtype=boxes.dtype)[:, None]
-        cut: Tensor = roi_align(x, torch.cat([image, boxes], 1).to(x.dtype), (height, width), aligned=True)
-        return cut
+        # Halves hold neither the number of an image beyond 2048 nor a place to the pixel.
+        exact = x if x.dtype == torch.float64 else x.float()
+        cut = roi_align(exact, torch.cat([image, boxes], 1).to(exact.dtype), (height, width), aligned=True)
+        return cut.to(x.dtype)  # type: ignore[no-any-return]
 
     return apply
 
@@ -178,6 +180,8 @@ def cutmix(n_classes: int, alpha: float = 1.0) -> OnBatch:
 
     def apply(batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
         x = batch["x"]
+        if not x.is_floating_point():
+            raise ValueError(f"cutmix needs images as floating point numbers, got {x.dtype}: {_ORDER}")
         n, _, height, width = x.shape
         other = torch.randperm(n, generator=generator, device=x.device)
         side = (1 - _beta(n, alpha, generator, 1, x.device)).sqrt()[:, None]

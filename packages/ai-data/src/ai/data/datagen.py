@@ -185,6 +185,13 @@ class DatagenLoader:
         self._ended = False
         self._launch()
 
+    def __repr__(self) -> str:
+        ratio = "" if self._intake.replay_ratio is None else f", each step {self._intake.replay_ratio:g} times"
+        return (
+            f"DatagenLoader(batches of {self.batch_size} on {self.device}{ratio}, {self.n_workers} workers, of "
+            f"{type(self.dataset.source).__name__}, {self.buffer!r})"
+        )
+
     @property
     def buffer(self) -> ReplayBuffer:
         """The replay buffer; hold `locked()` to read or rewrite it while workers run."""

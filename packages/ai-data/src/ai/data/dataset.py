@@ -20,6 +20,7 @@ from ai.data.loading.options import LoaderOptions
 from ai.data.loading.preprocess import sample_at
 from ai.data.storage import columns as cols
 from ai.data.storage.classes import checked_classes, same_classes
+from ai.data.storage.memory_mapped import Rows
 
 Split: TypeAlias = Sequence[float] | Sequence[int] | Sequence[Sequence[int] | Tensor]
 
@@ -184,7 +185,9 @@ class Dataset:
 
     def map(self, function: Callable[[Any], Any]) -> Self:
         """Returns the dataset whose stored samples are `function(stored sample)`, computed now and kept in memory."""
-        return self._with(_stored([function(sample_at(self.data, i)) for i in range(len(self))]), self.default_split)
+        mapped = self._with(_stored([function(sample_at(self.data, i)) for i in range(len(self))]), self.default_split)
+        checked_classes(self.classes, mapped.data)
+        return mapped
 
     def filter(self, keep: Callable[[Any], bool]) -> Self:
         """Returns the dataset of the stored samples for which `keep(stored sample)` is true."""
@@ -275,6 +278,7 @@ class Dataset:
         that what it took up to any value is its share of the line so far, and the next part goes along what is left.
         """
         labels = self.data.get(key) if isinstance(self.data, dict) else None
+        labels = labels.tensor() if isinstance(labels, Rows) else labels
         if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
             raise ValueError(f"stratify must name a column of one whole number a sample, got {key!r}")
         values, counts = torch.unique(labels, return_counts=True)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,7 +73,10 @@ class ImgDataset(Dataset):
             raise ValueError(f"targets must be 'classes' or 'numbers', got {targets!r}")
         if classes is not None and (labels is None or targets == "numbers"):
             raise ValueError("classes needs labels that name classes: give labels, and leave targets='classes'")
-        decoder = Decoder((imsize, imsize) if isinstance(imsize, int) else imsize, mode, fit, filter)
+        height, width = imsize if isinstance(imsize, tuple | list) and len(imsize) == 2 else (imsize, imsize)
+        if not (isinstance(height, Integral) and isinstance(width, Integral)):
+            raise ValueError(f"imsize must be a whole number of pixels or (height, width), got {imsize!r}")
+        decoder = Decoder((int(height), int(width)), mode, fit, filter)
         root = Path(path) if Path(path).is_dir() else dataset_folder(path)
         if not root.is_dir():
             raise FileNotFoundError(f"path must be a folder of images, {root} is not a folder")
@@ -88,6 +92,7 @@ class ImgDataset(Dataset):
             else:
                 y, names = read.as_classes(found.files, classes)
         folder = dataset_folder("packs") if cache is None else Path(cache)
+        self.files: list[str]
         images, self.files = open_pack(folder, root, found, decoder, on_error)
         data: dict[str, Any] = {"x": images}
         if y is not None:

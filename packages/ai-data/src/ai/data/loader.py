@@ -165,6 +165,13 @@ class DataLoader:
                 f"the state lies {n_used} samples into its epoch, between two batches of this loader "
                 f"(batch_size {self.batch_size} on {self._order.world} ranks)"
             )
+        sampler = self._order.sampler
+        together = state["batch_size"] * state["world"]
+        if n_used and together != n_step and sampler is not None and not getattr(sampler, "any_cut", False):
+            raise ValueError(
+                f"the state lies within an epoch that its sampler cut into batches of {together} samples on all ranks, "
+                f"this loader's are of {n_step}: take as many, or a state from between two epochs"
+            )
         position = Position(state["epoch"], state["batch"] if same_cut else n_used // n_step)
         self._order = self._order.drawn_as(state["seed"], scheme)
         if self.train and self._order.ended(position):

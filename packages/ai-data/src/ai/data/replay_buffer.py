@@ -90,12 +90,18 @@ class ReplayBuffer:
             ("capacity", capacity, 2), ("unroll", unroll, 0), ("n_step", n_step, 1), ("max_reuse", max_reuse, 1),
             ("frame_stack", frame_stack, 1), ("burn_in", burn_in, 0),
         ):  # fmt: skip
-            if value is not None and value < least:
+            if value is not None and not value >= least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+            if value not in (None, math.inf) and value % 1:
+                raise ValueError(f"{name} must be a whole number, got {value}")
+        for name, keys in (("first_only", first_only), ("next_keys", next_keys)):
+            if isinstance(keys, str):
+                raise ValueError(f"{name} must be a tuple of keys, such as ({keys!r},), got the text {keys!r}")
         if not 0 < gamma <= 1:
             raise ValueError(f"gamma must lie in (0, 1], got {gamma}")
-        if alpha is not None and alpha < 0:
-            raise ValueError(f"alpha must be at least 0, got {alpha}")
+        for name, exponent in (("alpha", alpha), ("beta", beta)):
+            if exponent is not None and not 0 <= exponent < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite, got {exponent}")
         if pad_frames not in ("zeros", "first"):
             raise ValueError(f"pad_frames must be 'zeros' or 'first', got {pad_frames!r}")
         if burn_in and unroll is None:
@@ -206,6 +212,8 @@ class ReplayBuffer:
         Raises:
             ValueError: no step may be drawn, or with `max_reuse` fewer than `batch_size`.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self._settle()
         rows = self._draw(batch_size)
         np.add.at(self._uses, rows, 1)
@@ -239,6 +247,11 @@ class ReplayBuffer:
         """
         if self._tree is None or self.alpha is None:
             raise ValueError("this buffer draws uniformly: give alpha to have priorities")
+        if index.ndim != 1 or index.shape != priority.shape:
+            raise ValueError(
+                f"priority must be one number for each index, got the shapes {tuple(priority.shape)} and "
+                f"{tuple(index.shape)}"
+            )
         arriving = Arriving(index.detach(), priority.detach())
         if arriving.here:
             self._set_priorities(*arriving.wait())
@@ -405,6 +418,8 @@ class ReplayBuffer:
         if self.n_step not in (None, math.inf):
             parts = {"n_step_reward", "next_discount", *(f"next_{key}" for key in self.next_keys)}
             own |= {"target"} if "value" in columns else parts
+        if unknown := sorted(set(self.first_only) - columns.keys()):
+            raise ValueError(f"first_only names the keys {unknown}, episodes have {sorted(columns)}")
         if clash := sorted(own & columns.keys()):
             raise ValueError(f"episodes may not have the keys {clash}: draws hold them already")
         if self.n_step is not None and "reward" not in columns:

@@ -67,10 +67,12 @@ class Weighted:
         weights: `[n]` float64.
     """
 
+    any_cut = True
+
     def __init__(self, weights: np.ndarray) -> None:
-        if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
+        if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
             raise ValueError("weights must be finite numbers of at least 0, one for each sample, and not all 0")
-        self._ends = np.cumsum(weights)
+        self._ends = np.cumsum(weights / weights.max())
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -95,8 +97,8 @@ class ByLength:
     """
 
     def __init__(self, lengths: np.ndarray, window: int) -> None:
-        if lengths.ndim != 1 or not len(lengths):
-            raise ValueError(f"lengths must be one number for each sample, got the shape {lengths.shape}")
+        if lengths.ndim != 1 or not len(lengths) or lengths.dtype.kind not in "iuf":
+            raise ValueError(f"lengths must be one number a sample, got {lengths.dtype} of shape {lengths.shape}")
         self._lengths = lengths
         self._window = window
         self._last: tuple[Any, Tensor] | None = None
@@ -113,11 +115,12 @@ class ByLength:
         if self._last is None or self._last[0] != key:
             end = min(first + size, len(self))
             samples = shuffled(torch.arange(first, end), len(self), seed, epoch)
-            samples = samples[torch.from_numpy(np.argsort(self._lengths[samples.numpy()], kind="stable"))]
             n_whole = len(samples) // together
+            # What is over is taken off before the sorting: after it, an epoch would always lack its longest samples.
+            whole, over = samples[: n_whole * together], samples[n_whole * together :]
+            whole = whole[torch.from_numpy(np.argsort(self._lengths[whole.numpy()], kind="stable"))]
             order = np.random.default_rng([seed % 2**64, epoch, which]).permutation(n_whole)
-            batches = samples[: n_whole * together].view(n_whole, together)[torch.from_numpy(order)]
-            self._last = key, torch.cat([batches.reshape(-1), samples[n_whole * together :]])
+            self._last = key, torch.cat([whole.view(n_whole, together)[torch.from_numpy(order)].reshape(-1), over])
         return self._last[1][places - first]
 
     def fingerprint(self) -> str:

@@ -23,7 +23,11 @@ class Position(NamedTuple):
 
 
 class Sampler(Protocol):
-    """Says which samples lie at which places of an epoch; its own length is that of an epoch."""
+    """Says which samples lie at which places of an epoch; its own length is that of an epoch.
+
+    One whose answers do not depend on `together` may say so by an attribute `any_cut` that is true: then a state taken
+    within an epoch holds for other batch sizes and numbers of ranks too.
+    """
 
     def __len__(self) -> int:
         """Places of an epoch."""

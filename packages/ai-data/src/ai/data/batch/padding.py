@@ -40,6 +40,10 @@ class Padded:
         if not isinstance(first, Mapping) or any(key not in first for key in keys):
             have = sorted(first) if isinstance(first, Mapping) else type(first).__name__
             raise ValueError(f"padded needs samples with the keys {sorted(keys)}, got {have}")
+        if clash := sorted({f"{key}_mask" for key in keys} & first.keys()):
+            raise ValueError(f"samples may not have the keys {clash}: padded gives the masks under these names")
+        if odd := next((sample for sample in samples if sample.keys() != first.keys()), None):
+            raise ValueError(f"every sample must have the same keys, got {sorted(first)} and {sorted(odd)}")
         rest = [{key: value for key, value in sample.items() if key not in keys} for sample in samples]
         batch: dict[str, Any] = collate(rest) if rest[0] else {}
         for key in keys:
@@ -53,6 +57,8 @@ class Padded:
                     f"{key!r} must be sequences alike but for their lengths, got {values[0].dtype} of shape "
                     f"{values[0].shape} and {value.dtype} of shape {value.shape}"
                 )
+        if np.asarray(self._value).astype(values[0].dtype) != self._value:
+            raise ValueError(f"value must be one that {key!r} can hold, {values[0].dtype}, got {self._value}")
         lengths = np.array([len(value) for value in values])
         mask = np.arange(lengths.max()) < lengths[:, None]
         whole = np.full((*mask.shape, *values[0].shape[1:]), self._value, values[0].dtype)

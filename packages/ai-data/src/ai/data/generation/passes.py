@@ -15,6 +15,7 @@ from ai.data.episodes.recent import RecentEpisodes
 from ai.data.episodes.returns import lambda_returns
 from ai.data.episodes.sequences import cut
 from ai.data.generation.portable_state import from_portable, to_portable
+from ai.data.storage.columns import described
 
 if TYPE_CHECKING:
     from ai.data.batch.transform import Transform
@@ -83,6 +84,13 @@ class PassesLoader:
         self._order: tuple[Tensor, ...] | None = None
         self._n_steps, self._n_episodes, self._recent = 0, 0, RecentEpisodes()
         source.start(derive_seed(seed, 0, 0), 0)
+
+    def __repr__(self) -> str:
+        rollout = described(dict(self._columns)) if self._columns else "no rollout yet"
+        return (
+            f"PassesLoader({self.passes} passes of {self.batches} batches on {self.device}, of "
+            f"{type(self.source).__name__}, {rollout})"
+        )
 
     @property
     def updates(self) -> int:

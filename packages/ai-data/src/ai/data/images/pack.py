@@ -56,10 +56,11 @@ def open_pack(
     sources: dict[str, Any] = json.loads(json.dumps(how))  # as they are read back
     key = _key(found, sources)
     pack = folder / key
-    if not (pack / "files.json").is_file():
+    if (opened := _opened(pack, decoder)) is None:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / f"{key}.lock", root) as lock:
-            if not (pack / "files.json").is_file():  # nobody built it while we waited
+            if (opened := _opened(pack, decoder)) is None:  # nobody built it while we waited
+                clear_pack(pack)  # one that is damaged
                 for left_over in folder.glob(f"{key}.building*"):
                     shutil.rmtree(left_over)
                 building = folder / f"{key}.building"
@@ -74,11 +75,22 @@ def open_pack(
                 for superseded in earlier:  # of the same folder before it changed
                     if _sources(superseded) == sources:
                         clear_pack(superseded)
-    kept = json.loads((pack / "files.json").read_text())
-    images = np.load(pack / "images.npy", mmap_mode="r")[: len(kept)]
+                opened = _opened(pack, decoder)
+                assert opened is not None
     with suppress(OSError):  # tells when it was last used; a cache may be read-only
         os.utime(pack)
-    return images, kept
+    return opened
+
+
+def _opened(pack: Path, decoder: Decoder) -> tuple[np.ndarray, list[str]] | None:
+    """Returns the images and files of a pack; None where it is absent or damaged."""
+    try:
+        kept: list[str] = json.loads((pack / "files.json").read_text())
+        images = np.load(pack / "images.npy", mmap_mode="r")
+        whole = images.dtype == np.uint8 and images.shape[1:] == decoder.shape and len(images) >= len(kept) > 0
+    except (OSError, ValueError, EOFError):
+        return None
+    return (images[: len(kept)], kept) if whole else None
 
 
 def clear_pack(pack: Path) -> None:
@@ -109,7 +121,7 @@ def _sources(pack: Path) -> dict[str, Any]:
         content = json.loads((pack / "sources.json").read_text())
     except (OSError, ValueError):
         return {}
-    return {key: value for key, value in content.items() if key != "marks"}
+    return {key: value for key, value in content.items() if key != "marks"} if isinstance(content, dict) else {}
 
 
 def _rows(packs: list[Path]) -> dict[tuple[str, int, int], np.ndarray]:
@@ -119,7 +131,7 @@ def _rows(packs: list[Path]) -> dict[tuple[str, int, int], np.ndarray]:
             kept = json.loads((pack / "files.json").read_text())
             marks = json.loads((pack / "sources.json").read_text())["marks"]
             images = np.load(pack / "images.npy", mmap_mode="r")
-        except (OSError, ValueError, KeyError):  # cleared meanwhile
+        except (OSError, EOFError, ValueError, KeyError):  # damaged, or cleared meanwhile
             continue
         return {(name, *mark): image for name, mark, image in zip(kept, marks, images, strict=False)}
     return {}

@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ai.data.images.pack import clear_pack
 from ai.data.storage.paths import dataset_folder
@@ -15,8 +16,9 @@ class Pack:
 
     Args:
         path: of the pack itself.
-        root: the folder whose images it holds; empty for packs of an older format, which are no longer read.
-        n_images: how many.
+        root: the folder whose images it holds; empty for packs of an older format, which are no longer read, and for
+            damaged ones.
+        n_images: how many; 0 where it is damaged.
         n_bytes: on disk.
         used: when it was last opened, in seconds since 1970.
     """
@@ -55,11 +57,19 @@ def packs(cache: str | os.PathLike[str] | None = None) -> list[Pack]:
     for listed in folder.glob("*/files.json"):
         pack = listed.parent
         try:
-            n_images = len(json.loads(listed.read_text()))
-            sources = pack / "sources.json"
-            root = json.loads(sources.read_text())["root"] if sources.is_file() else ""
+            n_images = len(_read(listed, []))
+            root = _read(pack / "sources.json", {}).get("root", "")
             n_bytes = sum(file.stat().st_size for file in pack.iterdir())
             found.append(Pack(pack, root, n_images, n_bytes, pack.stat().st_mtime))
         except FileNotFoundError:  # cleared meanwhile
             continue
     return sorted(found, key=lambda pack: pack.used, reverse=True)
+
+
+def _read(path: Path, instead: Any) -> Any:
+    """Returns what a file holds; `instead` where it is missing, damaged or of another type."""
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return instead
+    return content if type(content) is type(instead) else instead

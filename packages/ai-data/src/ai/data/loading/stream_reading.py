@@ -108,7 +108,8 @@ class Walk:
         if cursor.state is not None:
             dataset.load_state_dict(copy.deepcopy(cursor.state))
         self._n_read = cursor.n_read
-        n_given, mine = cursor.n_marked, self._mine(iter(dataset))
+        from_between = cursor.state is not None and cursor.n_read == 0
+        n_given, mine = cursor.n_marked, self._mine(_begun_pass(dataset) if from_between else iter(dataset))
         block_size = max(reading.shuffle, 1)
         while True:
             mark = Cursor(cursor.epoch)
@@ -133,6 +134,19 @@ class Walk:
             self._n_read += 1
             if mine:
                 yield sample
+
+
+def _begun_pass(dataset: Iterable[Any]) -> Iterator[Any]:
+    """Yields the samples of a dataset whose state was taken between two passes.
+
+    Some begin the next pass there, for others it is the last one's end: they give nothing, and begin at the next call.
+    """
+    gave = False
+    for sample in dataset:
+        gave = True
+        yield sample
+    if not gave:
+        yield from dataset
 
 
 def _has_states(dataset: Any) -> bool:

@@ -21,6 +21,8 @@ def checked_classes(classes: Sequence[str] | None, data: Columns) -> tuple[str, 
     names = tuple(classes)
     if isinstance(classes, str) or len(set(names)) < len(names) or not names:
         raise ValueError(f"classes must name each class once, got {classes!r}")
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"classes must be names, got {odd[0]!r}: of numbers give the text, such as '{odd[0]}'")
     y = data.get("y") if isinstance(data, dict) else None
     if y is None:
         have = sorted(data) if isinstance(data, dict) else "a single column"
@@ -60,7 +62,13 @@ def same_classes(
         y = y.tensor() if isinstance(y, Rows) else y
         if not isinstance(data, dict) or not isinstance(y, Tensor) or not _are_numbers(y):
             raise ValueError(f"datasets of different classes need y as one whole number a sample, got {_shown(y)}")
-        numbers = torch.tensor([place[name] for name in classes or ()])[y.to(torch.int64)]
+        labels = y.to(torch.int64)
+        if bool((labels < 0).any()) or bool((labels >= len(classes or ())).any()):
+            low, high = int(labels.min()), int(labels.max())
+            raise ValueError(
+                f"data['y'] must lie in [0, {len(classes or ())}), as classes says, got {low if low < 0 else high}"
+            )
+        numbers = torch.tensor([place[name] for name in classes or ()], device=y.device)[labels]
         joined.append({**data, "y": numbers.to(torch.uint8 if len(union) <= 256 else torch.int64)})
     return joined, union
 

@@ -3,6 +3,8 @@
 Whatever a column cannot carry on without a guess (missing values, times, nested records) is refused by its name.
 """
 
+import datetime
+import decimal
 from typing import Any
 
 import numpy as np
@@ -110,20 +112,28 @@ def _from_pandas(column: Any, name: str) -> Any:
     _refuse_missing(int(column.isna().sum()), name)
     if hasattr(dtype, "numpy_dtype"):  # Int64, boolean, …
         return column.to_numpy(dtype.numpy_dtype)
+    if (sort := type(dtype).__name__) == "SparseDtype":
+        return column.to_numpy(dtype.subtype)
     values = column.tolist()
-    if not all(isinstance(value, str | bytes) or not hasattr(value, "tzinfo") for value in values[:1]):
-        raise TypeError(f"{name} must hold numbers or text, got the dtype {dtype}: say as which number a time counts")
-    return values
+    if sort in ("CategoricalDtype", "StringDtype") or (isinstance(dtype, np.dtype) and dtype.kind == "O"):
+        times = {datetime.date, datetime.datetime, datetime.time, datetime.timedelta, decimal.Decimal}
+        odd = next((type(value) for value in values if times & set(type(value).__mro__)), None)
+        if odd is None:
+            return values
+        dtype = odd.__name__
+    raise TypeError(f"{name} must hold numbers or text, got {dtype}: say as which number a time or record counts")
 
 
 def _from_polars(column: Any, name: str) -> Any:
     _refuse_missing(int(column.null_count()), name)
-    if column.dtype.is_temporal() or str(column.dtype).startswith(("Struct", "Object")):
-        raise TypeError(f"{name} must hold numbers, text or lists, got the polars type {column.dtype}: cast it first")
-    if column.dtype.is_numeric() or str(column.dtype).startswith(("Boolean", "Array")):
+    dtype, kind = column.dtype, str(column.dtype).partition("(")[0]
+    if kind in ("List", "Array"):
+        return _from_arrow(column.to_arrow(), name)
+    if dtype.is_float() or (dtype.is_integer() and not kind.endswith("128")) or kind == "Boolean":
         return column.to_numpy()
-    values = column.to_list()
-    return [np.asarray(value) for value in values] if column.dtype.is_nested() else values
+    if kind in ("String", "Binary", "Categorical", "Enum"):
+        return column.to_list()
+    raise TypeError(f"{name} must hold numbers, text or lists, got the polars type {dtype}: cast it first")
 
 
 def _from_huggingface(data: Any, name: str) -> Any:
