@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from ai.data.workers import ray_actor, ray_engine
 from ai.examples.alphazero import MLP, ResNet, connect4, run
 from ai.examples.alphazero.ladder import Ladder
 from ai.examples.alphazero.loss import AlphaZero
@@ -18,6 +19,8 @@ from ai.examples.alphazero.truth import Judge, lost_lines, wrong_moves
 from ai.examples.selflearn import learn, make_game
 from ai.game import Augment, ConnectFour, NetEvaluator, TicTacToe, fast, solve
 from ai.train import Snapshots, snapshot
+from tests.data.helpers_data import wait_until
+from tests.data.workers.pretended_ray import PretendedRay
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -85,6 +88,30 @@ def test_a_shared_inferencer_takes_the_parameters_and_episodes_tell_whose_they_a
             mode="min",
         )
         assert found[1]["environment_steps"] > 0
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"workers": 0}, r"workers \(0\) must be at least 1 with engine 'ray'"),
+        ({"workers": 1, "shared": True}, r"shared \(True\) must be False with engine 'ray'"),
+    ],
+)
+def test_what_does_not_play_on_a_cluster_is_refused(how, message):
+    with pytest.raises(ValueError, match=message):
+        self_play(TicTacToe(), replace(PRESETS["tiny"], engine="ray", **how), None)
+
+
+def test_games_come_from_a_cluster_with_the_parameters_that_they_are_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", PretendedRay())
+    monkeypatch.setattr(ray_engine, "_TURN_S", 0.01)
+    monkeypatch.setattr(ray_actor, "_BEAT_S", 0.01)
+    config = replace(PRESETS["tiny"], engine="ray", workers=2)
+    with self_play(TicTacToe(), config, None) as loader:
+        assert (next(loader)["version"] == 0).all()
+        loader.update_params(network(config).init(seed=1).state_dict())
+        wait_until(lambda: next(loader)["version"].max() == 1)
+    wait_until(lambda: all(actor.dead for actor in sys.modules["ray"].actors))
 
 
 def test_networks_have_the_shapes_of_their_games():

@@ -187,3 +187,8 @@ def test_generated_data_come_from_any_engine():
         wait_until(lambda: (next(loader)["version"] == version).any())
         assert len(engine.workers) == 2
         assert loader.stats()["worker_deaths"] == 0
+
+
+def test_an_engine_without_workers_to_start_is_refused():
+    with pytest.raises(ValueError, match=r"n_workers \(0\) must be at least 1 with an engine: it starts them"):
+        Datagen(Walk()).loader(8, n_workers=0, engine=InProcess())

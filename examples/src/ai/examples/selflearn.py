@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
+from ai.data import Ray
 from ai.data.datagen import DatagenLoader
 from ai.examples.saved import load_averaged
 from ai.game import Game, Play
@@ -34,6 +35,8 @@ class LearnConfig:
     """Where the network learns and plays, such as cuda."""
     workers: int = 0
     """Processes that play; 0 plays in this one, and makes the run a function of its seed."""
+    engine: Literal["local", "ray"] = "local"
+    """Where they play: on this machine, or on those of the Ray cluster that runs here or is at $RAY_ADDRESS."""
     steps: int = 3000
     """Number of updates."""
     minutes: float | None = None
@@ -91,6 +94,21 @@ def make_game(name: str) -> Game:
     if not isinstance(game, Game):
         raise ValueError(f"game must have the members of ai.game.Game, {name!r} is {type(game).__name__}")
     return game
+
+
+def make_engine(config: LearnConfig) -> Ray | None:
+    """Returns what starts the processes that play; None for those of this machine.
+
+    Raises:
+        ValueError: no process would play there, or it could not reach what it is to ask.
+    """
+    if config.engine == "local":
+        return None
+    if config.workers < 1:
+        raise ValueError(f"workers ({config.workers}) must be at least 1 with engine 'ray': it starts them")
+    if getattr(config, "shared", False):
+        raise ValueError("shared (True) must be False with engine 'ray': its process is asked through shared memory")
+    return Ray()
 
 
 class Served:

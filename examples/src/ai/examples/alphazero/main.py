@@ -17,7 +17,7 @@ from ai.examples.alphazero.loss import AlphaZero
 from ai.examples.alphazero.model import MLP, ResNet
 from ai.examples.alphazero.truth import Judge, lost_lines, wrong_moves
 from ai.examples.cli import read_config
-from ai.examples.selflearn import LearnConfig, Served, learn, make_game, report
+from ai.examples.selflearn import LearnConfig, Served, learn, make_engine, make_game, report
 from ai.game import (
     Augment,
     ConnectFour,
@@ -218,10 +218,10 @@ def run_connect4(config: Config) -> dict[str, float]:
 
 def self_play(game: Game, config: Config, postprocess: Any) -> Any:
     """Returns batches of self-play."""
-    player, wrap = (
-        network(config).init(seed=config.seed).to(config.device),
-        Wrap(config.precision, game.observation_shape),
-    )
+    engine = make_engine(config)
+    player, wrap = network(config).init(seed=config.seed), Wrap(config.precision, game.observation_shape)
+    if engine is None:  # else it plays on the CPUs of other machines
+        player.to(config.device)
     served = Inferencer(player, device=config.device, batch_size=config.play.games) if config.shared else None
     if served is None:
         source = SelfPlay(game, player, config.play, wrap=wrap)
@@ -235,6 +235,7 @@ def self_play(game: Game, config: Config, postprocess: Any) -> Any:
         replay_ratio=config.replay_ratio,
         min_steps=min(8 * config.batch_size, config.buffer // 2),
         seed=config.seed,
+        engine=engine,
     )
     return loader if served is None else Served(loader, served)
 

@@ -15,7 +15,7 @@ from ai.examples.alphazero.truth import lost_lines, wrong_moves
 from ai.examples.cli import read_config
 from ai.examples.muzero.model import Model
 from ai.examples.muzero.reanalyse import Reanalyse
-from ai.examples.selflearn import LearnConfig, learn, make_game, report
+from ai.examples.selflearn import LearnConfig, learn, make_engine, make_game, report
 from ai.game import Gumbel, Play, Puct, Search, SelfPlay, Solution, TicTacToe, match, random_player, solve
 from ai.game.protocol import Game, State
 from ai.train import MuZero
@@ -118,7 +118,11 @@ def run(config: Config) -> dict[str, float]:
     """Trains and measures; returns what `measure` finds of the best snapshot, the `seconds` and `environment_steps`."""
     game = make_game(config.game)
     solution = solve(game) if isinstance(game, TicTacToe) else None
-    model, play_model = (network(game, config).init(seed=config.seed).to(config.device) for _ in range(2))
+    engine = make_engine(config)
+    model, play_model = (network(game, config).init(seed=config.seed) for _ in range(2))
+    model.to(config.device)
+    if engine is None:  # else it plays on the CPUs of other machines
+        play_model.to(config.device)
     loader = Datagen(SelfPlay(game, play_model, config.play)).loader(
         config.batch_size,
         config.device,
@@ -134,6 +138,7 @@ def run(config: Config) -> dict[str, float]:
         replay_ratio=config.replay_ratio,
         min_steps=min(8 * config.batch_size, config.buffer // 2),
         seed=config.seed,
+        engine=engine,
     )
     loss = MuZero(
         model.support,

@@ -157,6 +157,8 @@ class DatagenLoader:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if n_workers < 0:
             raise ValueError(f"n_workers must be at least 0, got {n_workers}")
+        if engine is not None and n_workers == 0:
+            raise ValueError("n_workers (0) must be at least 1 with an engine: it starts them")
         if replay_ratio is not None and replay_ratio <= 0:
             raise ValueError(f"replay_ratio must be positive, got {replay_ratio}")
         if min_steps is not None and min_steps < 1:
