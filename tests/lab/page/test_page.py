@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from ai.lab import Experiment, Histogram, Rows, Trial
+from ai.lab.page.publish import publish
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with the package playwright")
@@ -402,3 +403,41 @@ def test_a_page_behind_a_token_works_once_it_was_given(look, serve, root):
     page = look(url, "?token=a+secret")
     page.wait_for_selector("#runs tbody tr")
     assert page.locator("#runs tbody tr").count() == 8
+
+
+def test_a_published_study_opens_from_its_folder_without_a_server(browser, tmp_path):
+    record(tmp_path / "study" / "a", 0.1)
+    record(tmp_path / "study" / HOSTILE.replace("/", ""), 0.2)
+    with Trial(tmp_path / "study" / "a2", config={"lr": 0.3, "__proto__": SCRIPT}, capture=False) as trial:
+        trial.log(0, {"loss": 1.0, SCRIPT: 2.0})
+        trial.keep(5, "weights", Histogram([1.0, 2.0, 3.0], bins=2))
+        trial.keep(5, "answer", SCRIPT)
+        trial.keep(5, "photo", torch.zeros(1, 3, 8, 8))
+    assert publish(tmp_path / "study", tmp_path / "out") == 3
+    context = browser.new_context(viewport={"width": 1360, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(WAIT_MS)
+    wrong, asked = [], []
+    page.on("pageerror", lambda error: wrong.append(error.stack))
+    page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((tmp_path / "out" / "index.html").as_uri())
+    page.wait_for_selector("#view[data-drawn]")
+    page.click("thead input")
+    page.wait_for_function("document.querySelectorAll('#view figure canvas').length >= 3")
+    shown = {}
+    for view in VIEWS:
+        page.click(f"#tab-{view}")
+        page.wait_for_selector(f"#view[data-drawn={view}]")
+        shown[view] = page.inner_text("#view")
+    assert "the rate is 0.1" in shown["Log"]
+    assert SCRIPT in shown["Media"]
+    page.click("#tab-Samples")
+    page.wait_for_function("[...document.querySelectorAll('#view img')].every(one => one.naturalWidth > 0)")
+    page.click("#tab-Media")
+    page.wait_for_selector("#view img")
+    page.wait_for_function("[...document.querySelectorAll('#view img')].every(one => one.naturalWidth > 0)")
+    assert page.title() == "ai.lab"
+    context.close()
+    assert wrong == []
+    assert all(url.startswith((tmp_path / "out").as_uri()) for url in asked)

@@ -1,4 +1,4 @@
-"""The command line `ai-lab`: list, show, compare, resume, reproduce, tag, remove, export, serve."""
+"""The command line `ai-lab`: list, show, compare, resume, reproduce, tag, remove, export, publish, serve."""
 
 import argparse
 import io
@@ -74,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     exporting = add("export", export_, "Fill another tracker from a recorded trial.")
     exporting.add_argument("path", help=where)
     exporting.add_argument("--to", required=True, help="tensorboard, wandb or mlflow")
+    publishing = add("publish", publish, "Write the page as files that open without a server.")
+    publishing.add_argument("path", help=where)
+    publishing.add_argument("out", help="the folder to write")
+    publishing.add_argument("--results-only", action="store_true", help="without code, commands, packages and logs")
     serving = add("serve", serve, "Serve the page that shows a folder's trials, on this machine only by default.")
     serving.add_argument("path", nargs="?", help=f"{where}; the lab's root by default")
     serving.add_argument("--host", default="127.0.0.1", help="another address needs a token")
@@ -222,6 +226,16 @@ def export_(options: argparse.Namespace) -> int:
     from ai.lab.recording.trackers import export
 
     print(f"{export(Record(_find(options.path)), options.to)} rows to {options.to}")
+    return 0
+
+
+def publish(options: argparse.Namespace) -> int:
+    """`ai-lab publish`."""
+    from ai.lab.page.publish import publish
+
+    out = Path(options.out).absolute()
+    count = publish(_find(options.path, marked=False), out, results_only=options.results_only)
+    print(f"{count} trials in {out / 'index.html'}")
     return 0
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ai.lab.page.catalog import Catalog, plain, short
 from ai.lab.page.decimate import decimate
-from ai.lab.record import SYSTEM
+from ai.lab.record import SYSTEM, Record
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -153,27 +153,33 @@ def _trials(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
 
 
 def _trial(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
-    identity = request.path_params["id"]
+    return _json(describe_trial(catalog, request.path_params["id"]))
+
+
+def describe_trial(catalog: Catalog, identity: str) -> dict[str, Any]:
+    """Returns what the page's views need to know of a trial, as JSON can hold it.
+
+    Raises:
+        KeyError: there is none.
+    """
     record = catalog.record(identity)
     meta, problems = record.meta, record.load_meta()[1]
     for session in meta.get("sessions", []):
         if git := session.get("git"):
             git["diff"] = len(git.get("diff") or "")  # fetched when it is looked at
-    return _json(
-        {
-            "id": record.id,
-            "path": str(record.path),
-            "state": record.state,
-            "meta": plain(meta),
-            "problems": problems,
-            "config": {key: short(value, 2000) for key, value in catalog.config(record).items()},
-            "keys": list(catalog.columns(identity)),
-            "system": list(catalog.columns(identity, SYSTEM)),
-            "samples": list(record.samples()),
-            "media": {name: [[s, path.suffix] for s, path in kept.items()] for name, kept in record.media().items()},
-            "snapshots": list(record.snapshots()),
-        }
-    )
+    return {
+        "id": record.id,
+        "path": str(record.path),
+        "state": record.state,
+        "meta": plain(meta),
+        "problems": problems,
+        "config": {key: short(value, 2000) for key, value in catalog.config(record).items()},
+        "keys": list(catalog.columns(identity)),
+        "system": list(catalog.columns(identity, SYSTEM)),
+        "samples": list(record.samples()),
+        "media": {name: [[s, path.suffix] for s, path in kept.items()] for name, kept in record.media().items()},
+        "snapshots": list(record.snapshots()),
+    }
 
 
 def _log(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
@@ -181,10 +187,15 @@ def _log(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
 
 
 def _diff(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
-    sessions = catalog.record(request.path_params["id"]).meta.get("sessions") or [{}]
+    return tell_diff(catalog.record(request.path_params["id"])).encode(), "text/plain"
+
+
+def tell_diff(record: Record) -> str:
+    """Returns the changes that a trial ran with, and the names of the files that git did not know."""
+    sessions = record.meta.get("sessions") or [{}]
     git = sessions[-1].get("git") or {}
     untracked = "".join(f"untracked: {name}\n" for name in git.get("untracked", []))
-    return ((git.get("diff") or "") + untracked).encode(), "text/plain"
+    return (git.get("diff") or "") + untracked
 
 
 def _sample(catalog: Catalog, request: "Request") -> tuple[bytes, str]:

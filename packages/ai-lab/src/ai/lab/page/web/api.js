@@ -1,20 +1,30 @@
-// Asks the server; curves come as binary (see server.py).
+// Asks the server; curves come as binary (see server.py). A published page (see publish.py) has the answers beside it.
 
 const MOST = 400; // curves a request
 
+const { published } = globalThis;
+export const isPublished = Boolean(published);
+
 export async function getJson(path) {
-  return (await get(path)).json();
+  if (!published) return (await get(path)).json();
+  if (path.startsWith('api/trials')) return structuredClone(published.table);
+  const answer = await kept(path);
+  return typeof answer === 'string' ? JSON.parse(answer) : structuredClone(answer);
 }
 
 export async function getText(path) {
-  return (await get(path)).text();
+  return published ? kept(path) : (await get(path)).text();
 }
+
+// Where a picture is.
+export const pictureAt = path => published ? publishedTrials[published.places[path.split('/')[2]]]?.pictures[decodeURIComponent(path.split('/').slice(3).join('/'))] ?? '' : path;
 
 export const getDetails = trials => Promise.all(trials.map(trial => getJson(`api/trial/${trial.id}`)));
 
 // Returns [{id, key, smooth, x: Float64Array, y: Float64Array}, ...]; many are asked for in several requests.
 export async function getCurves(ids, keys, choices = {}) {
   if (!ids.length || !keys.length) return [];
+  if (published) return (await Promise.all(ids.map(id => keptCurves(id, keys, choices)))).flat();
   const few = parts(ids, MOST);
   const asked = few.flatMap(some => parts(keys, Math.max(1, Math.floor(MOST / some.length))).map(part => askCurves(some, part, choices)));
   return (await Promise.all(asked)).flat();
@@ -42,4 +52,60 @@ async function get(path) {
   const response = await fetch(path);
   if (!response.ok) throw new Error(`${response.status}: ${(await response.text()).slice(0, 200)}`);
   return response;
+}
+
+// -- a published page
+
+async function kept(path) {
+  const [, , id, ...rest] = path.split('/');
+  const trial = await trialOf(id);
+  const name = decodeURIComponent(rest.join('/'));
+  return name === '' ? trial.details : name === 'log' ? trial.log : name === 'diff' ? trial.diff : trial.kept[name];
+}
+
+const loading = new Map();
+
+function trialOf(id) {
+  const place = published.places[id];
+  if (!loading.has(place)) {
+    loading.set(place, new Promise((done, failed) => {
+      const script = document.createElement('script');
+      script.src = `data/${place}.js`;
+      script.onload = () => done(publishedTrials[place]);
+      script.onerror = () => { loading.delete(place); failed(new Error(`data/${place}.js is missing`)); };
+      document.head.append(script);
+    }));
+  }
+  return loading.get(place);
+}
+
+async function keptCurves(id, keys, { x = 'step', file = 'metrics', smooth = 0, zoom = null }) {
+  const { curves } = await trialOf(id);
+  return keys.filter(key => Object.hasOwn(curves[file], key)).flatMap(key => {
+    const [steps, times, values] = curves[file][key].map(numbers);
+    const along = x === 'time' ? times.map(time => time - times[0]) : steps;
+    return (smooth ? [false, true] : [false]).map(smoothed => {
+      const curve = { id, key, smooth: smoothed, x: along, y: smoothed ? average(values, smooth) : values };
+      return zoom ? between(curve, ...zoom) : curve;
+    });
+  });
+}
+
+const numbers = text => new Float64Array(Uint8Array.from(atob(text), letter => letter.charCodeAt(0)).buffer);
+
+// As smooth.py, over the points that were kept.
+function average(values, weight) {
+  let [sum, mass] = [0, 0];
+  return values.map(value => {
+    const finite = Number.isFinite(value);
+    [sum, mass] = [sum * weight + (finite ? value : 0), mass * weight + finite];
+    return finite ? sum / mass : value;
+  });
+}
+
+// The points from low to high, and one more to each side.
+function between(curve, low, high) {
+  const inside = Array.from(curve.x.keys()).filter(index => curve.x[index] >= low && curve.x[index] <= high);
+  const [first, last] = inside.length ? [Math.max(0, inside[0] - 1), inside.at(-1) + 2] : [0, 0];
+  return { ...curve, x: curve.x.slice(first, last), y: curve.y.slice(first, last) };
 }

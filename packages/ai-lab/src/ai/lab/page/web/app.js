@@ -1,6 +1,6 @@
 // The page: a table of trials above, views of the selected ones below. Asks the server once a second what changed.
 
-import { getJson } from './api.js';
+import { getJson, isPublished } from './api.js';
 import { curvesView, forgetCharts, systemView } from './curves.js';
 import { colorOf, dashOf, element, empty } from './dom.js';
 import { codeView, configView, logView } from './runs.js';
@@ -76,7 +76,7 @@ async function poll() {
     document.body.setAttribute('data-lost', '');
     document.querySelector('#status').textContent = `no answer: ${error.message}`;
   }
-  setTimeout(poll, Math.max(POLL_MS, 5 * (performance.now() - begun)));
+  if (!isPublished) setTimeout(poll, Math.max(POLL_MS, 5 * (performance.now() - begun)));
 }
 
 function take(answer, first, whole) {

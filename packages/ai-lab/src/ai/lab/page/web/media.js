@@ -1,6 +1,6 @@
 // What trials keep besides numbers, by name: figures and images, histograms, tables, texts.
 
-import { getDetails, getJson, getText } from './api.js';
+import { getDetails, getJson, getText, pictureAt } from './api.js';
 import { element, empty, show, swatch } from './dom.js';
 
 let at = Infinity;
@@ -43,7 +43,7 @@ async function block(page, details, name, wanted) {
 async function figure(page, detail, name, step, suffix) {
   const { label, color, dash } = page.look(detail.id);
   const path = `api/trial/${detail.id}/media/${step}/${encodeURIComponent(name)}`;
-  const shown = suffix === '.png' ? element('img', { alt: `${name} of ${label} at step ${step}`, src: path })
+  const shown = suffix === '.png' ? element('img', { alt: `${name} of ${label} at step ${step}`, src: pictureAt(path) })
     : suffix === '.txt' ? element('pre', { class: 'log', tabindex: 0 }, await getText(path)) : drawn(await getJson(path), `${name} of ${label}`);
   return element('figure', {}, element('figcaption', {}, swatch(color, dash), label, ' ', element('span', { class: 'soft' }, `step ${step}`)), shown);
 }

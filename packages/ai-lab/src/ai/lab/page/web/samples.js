@@ -1,6 +1,6 @@
 // Pages of samples of the selected trials, side by side, by step.
 
-import { getDetails } from './api.js';
+import { getDetails, pictureAt } from './api.js';
 import { element, empty, swatch } from './dom.js';
 
 export async function samplesView(page, anew) {
@@ -25,7 +25,7 @@ export async function samplesView(page, anew) {
       const nearest = detail.samples.filter(one => one <= wanted).at(-1);
       image.hidden = nearest == null;
       step.textContent = nearest == null ? 'nothing yet' : nearest === wanted ? '' : `step ${nearest}`;
-      if (nearest != null) image.src = `api/trial/${detail.id}/sample/${nearest}`;
+      if (nearest != null) image.src = pictureAt(`api/trial/${detail.id}/sample/${nearest}`);
     }
   };
   slider.addEventListener('input', turn);

@@ -1,0 +1,76 @@
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from ai.lab import Trial
+from ai.lab.cli import main
+from ai.lab.page.publish import POINTS, publish
+
+HOW = {"system_interval_s": None}
+
+
+@pytest.fixture
+def root(tmp_path):
+    with Trial(tmp_path / "study" / "a", config={"lr": 0.1}, **HOW) as trial:
+        print("printed here")
+        for step in range(3 * POINTS):
+            trial.log(step, {"loss": 9.0 if step == 4321 else 1 / (step + 1)})
+        trial.save_sample(7, torch.zeros(1, 1, 4, 4))
+    return tmp_path / "study"
+
+
+def read(path):
+    """Returns what a script of the page holds."""
+    return json.loads(json.loads(re.fullmatch(r"[^=]+ = JSON.parse\((.*)\);\n", path.read_text())[1]))
+
+
+def test_a_published_curve_keeps_its_steps_and_every_peak(root, tmp_path):
+    assert publish(root, tmp_path / "out") == 1
+    answers = read(tmp_path / "out" / "data" / "0.js")
+    steps, times, values = (np.frombuffer(base64.b64decode(one), "<f8") for one in answers["curves"]["metrics"]["loss"])
+    assert len(steps) == len(times) == len(values) <= POINTS + 10
+    assert values.max() == 9.0
+    assert values.tolist() == [9.0 if step == 4321 else 1 / (step + 1) for step in steps]
+    assert (tmp_path / "out" / answers["pictures"]["sample/7"]).read_bytes()[:4] == b"\x89PNG"
+    assert "printed here" in answers["log"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--results-only"]])
+def test_where_it_ran_is_left_out_and_how_too_when_only_results_are_wanted(root, tmp_path, flags):
+    assert main(["publish", str(root), str(tmp_path / "out"), *flags]) == 0
+    assert str(tmp_path) not in "".join(path.read_text() for path in (tmp_path / "out" / "data").glob("*.js"))
+    answers = read(tmp_path / "out" / "data" / "0.js")
+    (session,) = answers["details"]["meta"]["sessions"]
+    assert {"host", "cwd", "pid"}.isdisjoint(session)
+    assert ("argv" in session, answers["log"] != "") == (not flags, not flags)
+
+
+def test_a_page_published_again_gives_way_and_nothing_else_does(root, tmp_path):
+    out = tmp_path / "out"
+    publish(root, out)
+    (out / "CNAME").write_text("mine")
+    with Trial(root / "b", **HOW) as trial:
+        trial.log(0, {"loss": 1.0})
+    assert publish(root, out) == 2
+    assert len(read(out / "data" / "trials.js")["table"]["trials"]) == 2
+    assert (out / "CNAME").read_text() == "mine"
+    before = sorted(tmp_path.rglob("*"))
+    for folder, message in ((root, "must be a new or empty folder"), (root / "a" / "out", "lies in the folder of the")):
+        with pytest.raises(ValueError, match=message):
+            publish(root, folder)
+        assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(ValueError, match="there is no trial"):
+        publish(tmp_path / "nothing", tmp_path / "other")
+
+
+def test_the_script_imports_nothing_and_has_each_module_before_its_users(root, tmp_path):
+    publish(root, tmp_path / "out")
+    script = (tmp_path / "out" / "page.js").read_text()
+    assert not re.search(r"^(import|export) ", script, re.MULTILINE)
+    used = re.findall(r"const \{.*\} = (module_\w+);", script)
+    assert len(used) > 10
+    assert all(script.index(f"const {name} = (() =>") < script.index(f"}} = {name};") for name in used)
