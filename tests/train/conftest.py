@@ -14,7 +14,7 @@ JOB_TIMEOUT_S = 280
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "job" in item.fixturenames and item.path.parent == JOBS.parent:
+        if "job" in item.fixturenames and JOBS.parent in item.path.parents:
             item.add_marker(pytest.mark.timeout(JOB_TIMEOUT_S + 20))
 
 

@@ -1,8 +1,11 @@
+import signal
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from ai.train import Hook, HookInterface, Snapshots, Trainer, opt
+from ai.train import EarlyStopping, Hook, HookInterface, Snapshots, Trainer, opt
+from ai.train.monitoring.hook_list import HookList
 
 
 def env(model, batch, step):
@@ -10,8 +13,8 @@ def env(model, batch, step):
 
 
 class Lines(HookInterface):
-    def __init__(self, every, stop=None, error=None):
-        self.log_interval, self.stop, self.error = every, stop, error
+    def __init__(self, every, stop=None, error=None, raises=(None, None)):
+        self.log_interval, self.stop, self.error, self.raises = every, stop, error, raises
         self.lines, self.calls = [], []
 
     def setup(self, run):
@@ -20,6 +23,10 @@ class Lines(HookInterface):
 
     def step(self, step):
         self.calls.append(step)
+        if step == self.raises[0]:
+            if self.raises[1] is not None:
+                raise self.raises[1]
+            signal.raise_signal(signal.SIGTERM)
         return step == self.stop
 
     def log(self, key, value):
@@ -63,6 +70,87 @@ def test_two_ready_made_hooks_keep_their_states_apart(net, batches, tmp_path):
         Trainer(env, batches(9)).train(model, opt.sgd(model), hooks, steplimit=limit)
     assert [step for step, numbers in scores["a"] if "a" in numbers] == [3, 4, 6, 8]
     assert [step for step, numbers in scores["b"] if "b" in numbers] == [4, 5, 8]
+
+
+def test_of_two_hooks_that_save_the_one_that_is_further_resumes(net, batches, tmp_path):
+    def hooks():
+        folders = {"a": 3, "b": 5}
+        return [Hook(snapshots=Snapshots(tmp_path / f), save_interval=n, resume=True) for f, n in folders.items()]
+
+    model = net()
+    with pytest.raises(RuntimeError, match="power cut"):
+        Trainer(env, batches(9)).train(
+            model, opt.sgd(model), [*hooks(), Lines(1, error=None, raises=(8, RuntimeError("power cut")))]
+        )
+    whole = net()
+    Trainer(env, batches(9)).train(whole, opt.sgd(whole), steplimit=9)
+    resumed, mine = net(), Lines(1)
+    assert Trainer(env, batches(9)).train(resumed, opt.sgd(resumed), [mine, *hooks()], steplimit=9) == 9
+    assert mine.first == 6
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert {int(path.name) for folder in "ab" for path in Snapshots(tmp_path / folder).all()} == {3, 5, 6, 9}
+
+
+@pytest.mark.parametrize("saver_is_first", [False, True])
+@pytest.mark.parametrize("limits", [[6, 12], [2, 6, 12]])
+def test_each_hook_of_a_resumed_run_stands_where_it_would_without_a_cut(saver_is_first, limits, net, batches, tmp_path):
+    def trained(limits, folder):
+        for index, limit in enumerate(limits):
+            if index != 1:  # the second call goes on with the same objects, in one script
+                hooks = [
+                    Hook(task=lambda m, s: {"a_loss": 1.0}, task_interval=3, stopper=EarlyStopping("a_loss")),
+                    Hook(task=lambda m, s: {"b_loss": 2.0}, task_interval=2, stopper=EarlyStopping("b_loss")),
+                    Hook(snapshots=Snapshots(folder), resume=True, save_interval=6),
+                ]
+                model, step = net(), 0
+                optimizer = opt.sgd(model)
+            order = hooks[::-1] if saver_is_first else hooks
+            step = Trainer(env, batches(20)).train(model, optimizer, order, step=step, steplimit=limit)
+        return [(hook._stopper.best, hook._stopper.waited) for hook in hooks[:2]]
+
+    assert trained([12], tmp_path / "whole") == [(1.0, 3), (2.0, 5)]
+    if len(limits) == 2:
+        trained(limits[:1], tmp_path / "cut")
+        limits = limits[1:]
+    assert trained(limits, tmp_path / "cut") == [(1.0, 3), (2.0, 5)]
+
+
+@pytest.mark.parametrize("cut", [None, 6])
+def test_a_logged_loss_is_the_mean_since_the_hooks_own_last_row(cut, net, tmp_path):
+    rows = {"sparse": {}, "dense": {}}
+
+    def ready(name, interval, **more):
+        return Hook(log=lambda s, n: rows[name].setdefault(s, n.get("loss")), log_interval=interval, **more)
+
+    for limit in [cut, 9] if cut else [9]:
+        model = net()
+        hooks = [ready("sparse", 4), ready("dense", 1, snapshots=Snapshots(tmp_path), resume=True)]
+        counting = Trainer(lambda model, batch, step: model(batch).sum() * 0 + step, [torch.zeros(1, 6)] * 12)
+        counting.train(model, opt.sgd(model), hooks, steplimit=limit)
+    assert rows["dense"] == {step: float(step) for step in range(9)}
+    assert rows["sparse"][4] == 2.5  # of 1 to 4
+    assert rows["sparse"][8] == 6.5
+
+
+def test_lists_within_lists_are_one_list_and_the_gradients_are_shown_to_each(net, batches):
+    seen = []
+
+    class Gradients(HookInterface):
+        def gradients(self, step):
+            seen.append(step)
+
+    model, lines = net(), Lines(2)
+    Trainer(env, batches(2)).train(model, opt.sgd(model), [[Gradients()], HookList([Gradients(), lines])])
+    assert seen == [0, 0, 1, 1]
+    assert lines.lines == [0]
+
+
+def test_the_status_after_a_signal_is_that_of_the_hook_that_was_told(net, batches, tmp_path):
+    hooks = [Hook(snapshots=Snapshots(tmp_path), exit_status=42), Lines(1, raises=(2, None)), Hook()]
+    model = net()
+    with pytest.raises(SystemExit) as exit_:
+        Trainer(env, batches(9)).train(model, opt.sgd(model), hooks)
+    assert exit_.value.code == 42
 
 
 def test_every_hook_is_done_where_one_fails(net, batches):

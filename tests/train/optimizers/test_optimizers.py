@@ -3,13 +3,14 @@ import io
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ai.train import Hook, Snapshots, Trainer, opt, schedule
+from ai.train import Hook, MultiTrainer, Snapshots, Trainer, opt, schedule
 from ai.train.optimizers.depth import by_block
 
 
@@ -190,3 +191,62 @@ def test_a_rate_falls_where_a_measured_metric_stands_still_and_is_resumed(net, b
         assert train([cut, 9], tmp_path / str(cut)) == whole
     with pytest.raises(ValueError, match=r"the factor of plateau \(1.0\) must lie in \(0, 1\)"):
         schedule.plateau(factor=1.0)
+
+
+def rates_of(rate, metrics):
+    """The factors that a schedule gives, told of a metric before each step."""
+    found = []
+    for step, value in enumerate(metrics):
+        rate.observe(step, {"val_loss": value})
+        found.append(rate(step))
+    return found
+
+
+def test_a_plateau_within_another_schedule_still_sees_what_is_measured(net, batches, tmp_path):
+    plateau = partial(schedule.plateau, "val_loss", factor=0.5, patience=0)
+    assert rates_of(schedule.warm_up(4, plateau()), [1.0] * 6) == [0.25, 0.25, 0.1875, 0.125, 0.0625, 0.03125]
+    later = schedule.sequence((2, schedule.constant(0.8)), (9, plateau()))
+    assert rates_of(later, [1.0] * 5) == [0.8, 0.8, 1.0, 0.5, 0.25]  # what came before its turn does not count
+    again = schedule.sequence((2, schedule.constant(0.8)), (9, plateau()))
+    again.load_state_dict(later.state_dict())
+    assert again(5) == 0.25
+    rates = {}
+    for limits in ([6], [3, 6]):
+        for limit in limits:
+            model = net()
+            hook = Hook(
+                log=lambda s, n: rates.setdefault(s, n["lr"]) if "lr" in n else None,
+                log_interval=1,
+                task=lambda m, s: {"val_loss": 1.0},
+                task_interval=1,
+                snapshots=Snapshots(tmp_path / str(len(limits))),
+                resume=True,
+            )
+            rate = schedule.warm_up(2, plateau())
+            Trainer(env, batches(9)).train(model, opt.sgd(model, lr=1.0), hook, steplimit=limit, schedule=rate)
+        assert rates == {0: 0.5, 1: 1.0, 2: 0.5, 3: 0.25, 4: 0.125, 5: 0.0625}
+        rates.clear()
+
+
+def test_one_plateau_of_several_models_counts_a_measurement_once():
+    models = {key: torch.nn.Linear(1, 1) for key in "ab"}
+    optimizers = {key: opt.sgd(model, lr=1.0) for key, model in models.items()}
+    data = [torch.zeros(1, 1)] * 6
+    trainer = MultiTrainer(lambda key, models, batch, step: models[key](batch).sum() * 0, data)
+    hook = Hook(task=lambda m, s: {"val_loss": 1.0}, task_interval=1)
+    trainer.train(models, optimizers, hook, schedule=schedule.plateau("val_loss", factor=0.5, patience=2))
+    # The first measurement is the best; the fourth is the third without improvement.
+    assert [optimizer.param_groups[0]["lr"] for optimizer in optimizers.values()] == [0.5, 0.5]
+    with pytest.raises(ValueError, match=r"schedule's 'gen' must be among the optimizers \['a', 'b'\]"):
+        trainer.train(models, optimizers, schedule={"gen": schedule.constant()})
+
+
+def test_a_schedule_that_follows_what_nobody_measures_says_so(net, batches, capsys):
+    model = net()
+    with pytest.raises(ValueError, match="the schedule follows 'val_loss', which only a hook measures"):
+        Trainer(env, batches(2)).train(model, opt.sgd(model), [], schedule=schedule.plateau())
+    hook = Hook(val_data=batches(1), val_interval=1)
+    rate = schedule.plateau("val_los", mode="min")
+    Trainer(env, batches(2)).train(model, opt.sgd(model), hook, schedule=rate)
+    said = "the schedule followed 'val_los', which was never measured; the metrics were ['val_loss']"
+    assert said in capsys.readouterr().err

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ai.model import saved
 from ai.train import Hook, HookInterface, Snapshots, Trainer, opt, schedule, snapshot
 from ai.train.saving import files
 from ai.train.saving.ownership import Ownership
@@ -40,7 +41,25 @@ def test_a_new_run_keeps_its_own_snapshots_beside_older_ones_of_higher_steps(net
     assert names(tmp_path) == [40, 50, 20, 30]  # in the order of saving
     assert int(Snapshots(tmp_path).latest().name) == 30
     assert train(net, batches, tmp_path, 40, resume=True, keep_last=2) == 40
-    assert names(tmp_path) == [50, 30, 40]  # the same step again takes the place of the other run's
+    assert names(tmp_path) == [50, 30, 40]
+    (aside,) = tmp_path.glob("000000040.*")  # the other run's of the same step
+    assert snapshot.read(aside)["step"] == 40
+    assert saved.line_of(aside) == saved.line_of(tmp_path / "000000050")
+    assert saved.line_of(aside).startswith(aside.suffix[1:])
+
+
+def test_a_third_run_of_the_same_steps_overwrites_none_of_the_others(net, batches, tmp_path):
+    weights = []
+    for seed in range(3):
+        model = net()
+        torch.nn.init.constant_(model[0].weight, seed)
+        train(net, batches, tmp_path, 10, model=model)
+        weights.append(model.state_dict())
+    (newest,) = Snapshots(tmp_path).all()
+    found = [snapshot.load_model_state(path) for path in (*tmp_path.glob("000000010.*"), newest)]
+    assert len(found) == 3
+    for held in weights:
+        assert any(all(torch.equal(held[key], one[key]) for key in held) for one in found)
 
 
 def test_after_going_back_the_next_resume_goes_on_from_there_and_not_from_the_abandoned_end(net, batches, tmp_path):
@@ -245,7 +264,7 @@ def test_the_same_settings_are_resumed_without_a_word(net, batches, tmp_path, ca
         hook = Hook(snapshots=Snapshots(tmp_path), resume=True)
         optimizer = opt.adamw(model, lr=1e-3, betas=(0.8, 0.99))
         Trainer(env, iter(batches(6))).train(model, optimizer, hook, steplimit=limit, schedule=schedule.linear(10))
-    assert capsys.readouterr().err == ""
+    assert "settings" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("resume", "line"), [(True, "run the same command to go on"), (False, "give it resume=True")])

@@ -1,3 +1,6 @@
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -49,7 +52,59 @@ def test_epochs_are_passes_over_finite_data_each_in_an_order_of_its_own():
     passes = [seen[:8], seen[8:16], seen[16:]]
     assert all(sorted(one) == list(range(8)) for one in passes)
     assert passes[0] != passes[1] != passes[2]
-    assert epochs == [0] * 9 + [1] * 8 + [2] * 8  # a pass ends when its next batch is asked for
+    assert epochs == [0] * 8 + [1] * 8 + [2] * 8 + [3]
+
+
+def of_torch():
+    return DataLoader(Numbers(), shuffle=True, generator=torch.Generator().manual_seed(3))
+
+
+def of_numpy(bits):
+    class Order(Numbers):  # a sampler with a generator of its own
+        def __init__(self):
+            self.rng = np.random.Generator(bits(3))
+
+        def __iter__(self):
+            return iter(self.rng.permutation(8).tolist())
+
+        def __len__(self):
+            return 8
+
+    return lambda: DataLoader(Numbers(), sampler=Order())
+
+
+def of_python():
+    class Noisy(Numbers):
+        def __init__(self):
+            super().__init__()
+            self.rng = random.Random(3)
+
+        def __getitem__(self, index):
+            return torch.tensor([float(self.rng.randrange(100))])
+
+    return DataLoader(Noisy())
+
+
+@pytest.mark.parametrize("cut", [3, 8, 12])
+@pytest.mark.parametrize("make", [of_torch, of_numpy(np.random.PCG64), of_numpy(np.random.MT19937), of_python])
+def test_generators_that_the_data_holds_are_part_of_the_position(make, cut, tmp_path):
+    def trained(limits, folder):
+        seen = []
+        for limit in limits:
+            model, env = made(seen)
+            hook = Hook(snapshots=Snapshots(folder), resume=True)
+            Trainer(env, make()).train(model, opt.sgd(model), hook, epochs=3, steplimit=limit)
+        return seen
+
+    assert trained([cut, 24], tmp_path / "cut") == trained([24], tmp_path / "whole")
+
+
+def test_an_iterator_that_a_resumed_run_cannot_put_in_its_place_is_named(tmp_path, capsys):
+    for limit in (3, 5):
+        model, env = made([])
+        hook = Hook(snapshots=Snapshots(tmp_path), resume=True)
+        Trainer(env, iter(loader())).train(model, opt.sgd(model), hook, steplimit=limit)
+    assert "is an iterator, which cannot be put behind the 3 batches that were trained on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cut", [3, 8, 12, 16, 20])

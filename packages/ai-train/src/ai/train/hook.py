@@ -119,12 +119,23 @@ class Hook(HookInterface):
         self._bar: Progress | None = None
         self._has_resumed = False
         self._log_now = False
+        self._done: dict[str, int | None] = {}
         self._next_step = self._next_time = self._ready_step = inf
 
     @property
     def resumes(self) -> bool:
         """Whether its next `setup` moves the run to a snapshot: once, at the beginning of a script's first run."""
         return self._resume and not self._has_resumed
+
+    @property
+    def resume_step(self) -> int:
+        """The step that `resume` moves a run to; -1 where there is no snapshot."""
+        return -1 if self._save is None else self._save.newest_step
+
+    def resume(self, run: Run) -> None:
+        """Move the run to the newest snapshot, if there is one; `setup` does so unless another hook has done it."""
+        if self._save is not None:
+            self._save.resume(run)
 
     # -- what the trainer calls
 
@@ -139,7 +150,7 @@ class Hook(HookInterface):
         for index, stateful in enumerate(self._stateful):
             run.add_state(run.free_name(f"stateful.{index}"), stateful)
         run.add_state(run.free_name("hook"), self)
-        run.exit_status = self._exit_status
+        run.exit_status = self._exit_status or run.exit_status  # of several hooks the one that was told decides
         if self._save is not None:
             self._save.begin(run, resume=self.resumes)
             run.to_go_on = (
@@ -215,6 +226,7 @@ class Hook(HookInterface):
                     self._save.save(run)
             if ended:
                 self._evaluate(run, [duty for duty in self._duties if duty.interval is not None], self._unfinished)
+                self._unfinished = []  # should a hook after this one save
                 self._say_what_never_came()
         finally:
             if self._bar is not None:
@@ -313,7 +325,11 @@ class Hook(HookInterface):
     def state_dict(self) -> dict[str, Any]:
         """The latest metrics, the stopper's state, and the evaluations that are still due at this step."""
         stopper = self._stopper.state_dict() if isinstance(self._stopper, Stateful) else None
-        return {"metrics": dict(self._metrics), "stopper": stopper, "unfinished": list(self._unfinished)}
+        unfinished = list(self._unfinished)
+        if self._run is not None and self._run.step > 0:  # a hook before this one saves, at a step not yet looked at
+            due = [name for name in self._done if self._is_still_due(name, self._run.step)]
+            unfinished += [name for name in due if name not in unfinished]
+        return {"metrics": dict(self._metrics), "stopper": stopper, "unfinished": unfinished}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put a state back."""

@@ -90,11 +90,15 @@ class MultiTrainer:
             schedule: one for all, or one by model name.
 
         Raises:
-            ValueError: an optimiser's or a repeat's name is not among the models, or `repeats` is 0 for all.
+            ValueError: an optimiser's, a repeat's or a schedule's name is not among the models, or `repeats` is 0 for
+                all.
         """
         for key in [*opts, *self.repeats]:
             if key not in models:
                 raise ValueError(f"{key!r} must be among the models {sorted(models)}")
+        for key in schedule if isinstance(schedule, Mapping) else ():
+            if key not in opts:
+                raise ValueError(f"schedule's {key!r} must be among the optimizers {sorted(opts)}")
         if not opts:
             raise ValueError(f"opts must hold an optimizer for at least one of the models {sorted(models)}")
         if not any(self.repeats.get(key, 1) for key in opts):

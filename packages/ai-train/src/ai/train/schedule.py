@@ -1,10 +1,12 @@
 """Learning-rate schedules: pure functions from the step to a factor of the optimiser's learning rate.
 
-Nothing is counted, so a resumed run, another number of ranks or several optimisers cannot put them out of step.
+Nothing is counted but by `plateau`, so a resumed run, another number of ranks or several optimisers cannot put them
+out of step.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ai.train.early_stopping import EarlyStopping
 
@@ -119,6 +121,7 @@ class Plateau:
         self._watch = EarlyStopping(key, patience=patience, mode=mode, min_delta=min_delta)
         self._factor, self._end = factor, end
         self.key, self.value = key, 1.0
+        self.keys = (key,)
 
     def __call__(self, step: int) -> float:
         """The factor as it is now."""
@@ -162,6 +165,39 @@ def plateau(
     return Plateau(key, factor, patience, mode, min_delta, end)
 
 
+class Following:
+    """A schedule made of others, of which some follow a metric: what is measured reaches the one that is in use."""
+
+    def __init__(self, factor: Schedule, parts: Sequence[Any], part_at: Callable[[int], Any]) -> None:
+        self._factor, self._parts, self._part_at = factor, parts, part_at
+        self.keys = tuple(key for part in parts for key in part.keys)
+
+    def __call__(self, step: int) -> float:
+        """The factor of the whole."""
+        return self._factor(step)
+
+    def observe(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take what a hook has measured."""
+        part = self._part_at(step)
+        if part in self._parts:
+            part.observe(step, metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of those that follow a metric."""
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put a state back."""
+        for part, its_state in zip(self._parts, state["parts"], strict=True):
+            part.load_state_dict(its_state)
+
+
+def _followed(factor: Schedule, parts: Sequence[Schedule], part_at: Callable[[int], Schedule]) -> Schedule:
+    """The schedule that `factor` computes from these parts."""
+    following = [part for part in parts if isinstance(part, (Plateau, Following))]
+    return Following(factor, following, part_at) if following else factor
+
+
 def warm_up(steps: int, then: Schedule) -> Schedule:
     """`then`, multiplied by (step + 1) / steps before `steps`: the first update already moves.
 
@@ -170,7 +206,9 @@ def warm_up(steps: int, then: Schedule) -> Schedule:
     """
     if steps < 0:
         raise ValueError(f"the steps of warm_up ({steps}) must not be negative")
-    return lambda step: then(step) * ((step + 1) / steps if step < steps else 1.0)
+    return _followed(
+        lambda step: then(step) * ((step + 1) / steps if step < steps else 1.0), (then,), lambda step: then
+    )
 
 
 def sequence(*parts: tuple[int, Schedule]) -> Schedule:
@@ -182,15 +220,19 @@ def sequence(*parts: tuple[int, Schedule]) -> Schedule:
     if not parts:
         raise ValueError("sequence needs at least one (steps, schedule)")
 
-    def factor(step: int) -> float:
+    def at(step: int) -> tuple[int, Schedule]:
         start = 0
         for length, part in parts[:-1]:
             if step < start + length:
-                return part(step - start)
+                return start, part
             start += length
-        return parts[-1][1](step - start)
+        return start, parts[-1][1]
 
-    return factor
+    def factor(step: int) -> float:
+        start, part = at(step)
+        return part(step - start)
+
+    return _followed(factor, [part for _, part in parts], lambda step: at(step)[1])
 
 
 def _half_cosine(a: float, b: float, progress: float) -> float:

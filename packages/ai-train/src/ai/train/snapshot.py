@@ -38,7 +38,7 @@ from ai.train.saving.atomic_folder import commit, one_clear_error
 from ai.train.saving.background import Background
 from ai.train.saving.files import read_state, replace_manifest, write_files
 from ai.train.saving.host_copies import HostCopies
-from ai.train.saving.ownership import Ownership
+from ai.train.saving.ownership import Ownership, place_aside
 from ai.train.saving.restore import check_whole, load_model_state, load_parts, read, restore
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Snapshots:
     Args:
         folder: made when a run begins, or the first snapshot is saved; one run at a time writes there.
         keep_last: how many of the newest are kept, of those of this run; None keeps all. Those that another run has
-            left in the folder stay.
+            left in the folder stay; one of the same step as a new one is renamed, `000000100` to `000000100.LINE`.
         keep_best: how many of the best are kept besides, by `best_by`.
         best_by: the metric that decides, as the hook logs it.
         mode: whether it is better low (`'min'`) or high (`'max'`); None: what its name says.
@@ -164,7 +164,11 @@ class Snapshots:
 
         def write() -> None:
             with one_clear_error(target):
-                commit(target, lambda f: write_files(f, state, run.models, specs, metrics, structures, order))
+                commit(
+                    target,
+                    lambda f: write_files(f, state, run.models, specs, metrics, structures, order),
+                    aside=place_aside(target, order["line"]),
+                )
             self.prune()
 
         return write

@@ -27,6 +27,7 @@ from ai.train.engine.run import Run
 from ai.train.saving.atomic_folder import commit
 from ai.train.saving.files import read_state, save_tensors, write_files, write_manifest
 from ai.train.saving.host_copies import HostCopies
+from ai.train.saving.ownership import place_aside
 from ai.train.state.optimizer_state import check_kind, choose_settings, optimizer_settings
 
 
@@ -81,7 +82,7 @@ class RanksWriter:
 
         def finish() -> None:
             if ranks.rank == 0:
-                commit(target, fill)
+                commit(target, fill, aside=place_aside(target, order["line"]))
                 shutil.rmtree(staging, ignore_errors=True)
                 self._prune()
 

@@ -104,6 +104,8 @@ class Run:
         self._begun_averages: set[str] = set()
         self._finite_checks: list[Callable[[], str | None]] = []
         self._observers: list[Callable[[int, Mapping[str, float]], object]] = []
+        self._followed: set[str] = set()
+        self._measured: set[str] = set()
 
     # -- what a hook asks for
 
@@ -113,7 +115,9 @@ class Run:
         per_epoch = self.steps_per_epoch
         if getattr(self.data, "train", None) is True and per_epoch:
             return int(self.step // per_epoch)
-        return self.position.epoch
+        # Where the last batch of a pass was taken, only its length tells that the pass is over.
+        is_over = per_epoch is not None and 0 < per_epoch * self._batches_per_step <= self.position.batch
+        return self.position.epoch + is_over
 
     @property
     def last_step(self) -> int | None:
@@ -152,12 +156,30 @@ class Run:
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Tell of metrics that were measured at this step, as a schedule that follows one needs; hooks do."""
+        self._measured |= metrics.keys()
         for observe in self._observers:
             observe(self.step, metrics)
 
-    def add_observer(self, observe: Callable[[int, Mapping[str, float]], object]) -> None:
-        """Have `observe(step, metrics)` called with what is measured."""
-        self._observers.append(observe)
+    def add_observer(self, observe: Callable[[int, Mapping[str, float]], object], keys: Iterable[str] = ()) -> None:
+        """Have `observe(step, metrics)` called with what is measured: once, however often it is added.
+
+        Args:
+            observe: what is called.
+            keys: the metrics that it follows.
+        """
+        if observe not in self._observers:
+            self._observers.append(observe)
+        self._followed |= set(keys)
+
+    @property
+    def never_measured(self) -> list[str]:
+        """The metrics that an observer follows and that were not reported in this run."""
+        return sorted(self._followed - self._measured)
+
+    @property
+    def measured(self) -> list[str]:
+        """The metrics that were reported in this run."""
+        return sorted(self._measured)
 
     def check_finite(self) -> None:
         """Wait for the device and apply `on_nan` if a loss, a parameter or a buffer is not finite on any rank.

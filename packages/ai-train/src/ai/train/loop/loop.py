@@ -54,6 +54,10 @@ def loop(
             _bind_gradients(watch, updates)
             first = run.step
             run.outcome = "finished"
+            if watch is _NO_HOOK and (unseen := run.never_measured):
+                raise ValueError(
+                    f"the schedule follows {unseen[0]!r}, which only a hook measures: give one with val_data"
+                )
             if _has_something_to_train(run):
                 _train(run, watch, start(), updates, signals, timelimit)
             run.check_finite()
@@ -112,6 +116,8 @@ def _end(run: Run, hook: HookInterface, signals: StopSignals) -> None:
         hook.done()
     except Interrupted:
         run.outcome = "interrupted"
+    if run.outcome == "finished" and run.step > 0 and (unseen := run.never_measured):
+        _say(f"the schedule followed {unseen[0]!r}, which was never measured; the metrics were {run.measured}")
     if signals.requested and run.outcome in ("finished", "stopped"):  # it came with the last step, or after it
         run.outcome = "interrupted"
 
@@ -125,7 +131,10 @@ def _publish(run: Run, hook: HookInterface, updates: Mapping[str, Update], recor
         finite = finite and math.isfinite(loss)
         totals["loss" if len(updates) == 1 else f"loss_{key}"] = (loss, count)
     for name, (total, weight) in run.ranks.sum_named(record.totals() | totals).items():
-        hook.log(name, total / weight if weight else math.nan)
+        if name in totals and isinstance(hook, HookList):
+            hook.log_loss(name, total, weight)
+        else:
+            hook.log(name, total / weight if weight else math.nan)
     skipped = sum(update.read_skipped() for update in updates.values())
     if skipped:
         hook.log("skipped", skipped)
@@ -170,7 +179,8 @@ def _as_one(hook: Hooks, run: Run) -> HookInterface:
         return Hook(progress=True, log_interval="1s") if seen else _NO_HOOK
     if not isinstance(hook, Sequence):
         return hook
-    return hook[0] if len(hook) == 1 else HookList(hook) if hook else _NO_HOOK
+    hooks = HookList(hook)
+    return hooks.hooks[0] if len(hooks.hooks) == 1 else hooks if hooks.hooks else _NO_HOOK
 
 
 def _bind_gradients(hook: HookInterface, updates: Mapping[str, Update]) -> None:

@@ -150,7 +150,7 @@ def _update(
         outside_parameters(env, model, optimizer),
     )
     if schedule is not None and callable(observe := getattr(schedule, "observe", None)):
-        run.add_observer(observe)
+        run.add_observer(observe, getattr(schedule, "keys", ()))
         if isinstance(schedule, Stateful):
             run.add_state(f"schedule.{key}", schedule)
     return Update(

@@ -12,6 +12,11 @@ from ai.train.monitoring.interval import Interval, as_interval
 class SnapshotFolder(Protocol):
     """What `Save` asks of `ai.train.Snapshots`."""
 
+    folder: Path
+
+    def latest(self) -> Path | None:
+        """The newest snapshot that is whole."""
+
     def own(self, run: Run) -> None:
         """Take the folder for this run."""
 
@@ -53,6 +58,17 @@ class Save:
         self._saved_step: int | None = None
         self._path: Path | None = None
 
+    @property
+    def newest_step(self) -> int:
+        """The step of the newest snapshot; -1 where there is none."""
+        newest = self.snapshots.latest()
+        return -1 if newest is None else int(newest.name)
+
+    def resume(self, run: Run) -> None:
+        """Put the newest snapshot into the run, if there is one."""
+        if (newest := self.snapshots.load_newest(run, settings=self._settings)) is not None:
+            run.saved = str(newest)
+
     def begin(self, run: Run, *, resume: bool) -> None:
         """Take the folder, and put its newest snapshot into the run if it is to resume.
 
@@ -62,11 +78,13 @@ class Save:
         """
         self.snapshots.own(run)
         self._saved_step, self._path = None, None
-        if resume and (newest := self.snapshots.load_newest(run, settings=self._settings)) is not None:
-            run.saved, self._path = str(newest), newest
-        if run.resumed:
+        if resume and run.saved is None:
+            self.resume(run)
+        if run.saved is not None and Path(run.saved).parent == self.snapshots.folder:
+            self._saved_step, self._path = run.step, Path(run.saved)
+        elif run.resumed and run.saved is None:  # from a snapshot that the user has chosen
             self._saved_step = run.step
-        elif run.line is None:
+        if run.line is None and not run.resumed:
             run.line = uuid4().hex
 
     def save(self, run: Run) -> None:

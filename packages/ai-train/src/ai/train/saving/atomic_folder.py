@@ -9,8 +9,14 @@ from pathlib import Path
 from ai.data.storage.atomic_file import sync
 
 
-def commit(target: Path, fill: Callable[[Path], None]) -> None:
-    """Have `fill` write a folder beside `target`, flush it to disk, and rename it into place."""
+def commit(target: Path, fill: Callable[[Path], None], aside: Path | None = None) -> None:
+    """Have `fill` write a folder beside `target`, flush it to disk, and rename it into place.
+
+    Args:
+        target: the folder; what is there is replaced.
+        fill: called with the folder to fill.
+        aside: where to put what is there instead of deleting it.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -19,7 +25,10 @@ def commit(target: Path, fill: Callable[[Path], None]) -> None:
         fill(partial)
         for path in [*partial.rglob("*"), partial]:
             sync(path)
-        if target.exists():  # the same step again, after a resume from further back
+        if target.exists() and aside is not None:
+            target.rename(aside)
+            partial.rename(target)
+        elif target.exists():  # the same step again, after a resume from further back
             old = target.with_name(f".{target.name}.{os.getpid()}.old")
             target.rename(old)
             partial.rename(target)

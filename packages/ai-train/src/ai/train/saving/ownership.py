@@ -1,9 +1,13 @@
 """One run at a time writes into a folder of snapshots: a lock that ends with the process, however that ends."""
 
+import math
 import os
 import tempfile
 import weakref
+from itertools import chain, count
 from pathlib import Path
+
+from ai.model.saved import line_of, sequence_of
 
 try:
     import fcntl
@@ -68,6 +72,19 @@ class Ownership:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def place_aside(target: Path, line: str | None) -> Path | None:
+    """Where a snapshot of another run is kept, in whose place one of the run named `line` is to be saved.
+
+    None where there is nothing to keep: no snapshot, one of the same run, or one that cannot be read.
+    """
+    if not target.exists() or line is None or sequence_of(target) == math.inf or line_of(target) == line:
+        return None
+    names = (
+        f"{target.name}.{(line_of(target) or 'unnamed')[:8]}{more}" for more in chain([""], map("-{}".format, count(2)))
+    )
+    return next(path for name in names if not (path := target.with_name(name)).exists())
 
 
 _all: "weakref.WeakSet[Ownership]" = weakref.WeakSet()

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ai.train.state.data_generators import generator_states, set_generator_states
 from ai.train.state.random_state import move_apart, random_state, set_random_state
 from ai.train.state.stateful import Stateful
 
@@ -14,7 +15,8 @@ class DataPosition:
     """Hands out a run's batches, pass after pass, and goes on in the middle of one.
 
     Three kinds of data: what has `state_dict` keeps its own position; an iterator stands where its owner left it; any
-    other iterable is begun again in the random states in which its pass began, and run through up to the batch.
+    other iterable is begun again in the random states in which its pass began, and run through up to the batch. To
+    these belong the generators that the data or its sampler holds.
 
     Args:
         data: what the trainer was given.
@@ -35,10 +37,12 @@ class DataPosition:
         self._restored = False
         self._random: State | None = None  # what they are to be when the first batch is asked for
         self._to_pass = 0  # batches, of a snapshot that knows no epochs
+        self._own_random: State = {}  # as `_random`, of the data's own generators
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, batch, and the random states in which the pass began."""
-        return {"epoch": self.epoch, "batch": self.batch, "began": self._began}
+        own = generator_states(self.data) if self.is_plain else {}
+        return {"epoch": self.epoch, "batch": self.batch, "began": self._began, "generators": own}
 
     def go_to(self, position: State | None, random: State | None, n_batches: int) -> None:
         """Stand where a snapshot was taken.
@@ -51,6 +55,7 @@ class DataPosition:
         self._restored, self._random = True, random
         if position is not None:
             self.epoch, self.batch, self._began = int(position["epoch"]), int(position["batch"]), position["began"]
+            self._own_random = position.get("generators", {})
         elif self.is_plain:
             self._to_pass = n_batches
 
@@ -89,13 +94,15 @@ class DataPosition:
         """A pass from its first batch."""
         if self.is_plain:
             _tell_epoch(self.data, self.epoch)
-            self._began = random_state()
+            self._began = self._random_state()
         return iter(self.data)
 
     def _first_pass(self, rank: int) -> Iterator[Any]:
         if not self._restored or not self.is_plain:
             if self.is_plain:
-                self._began = random_state()
+                self._began = self._random_state()
+            elif self._restored and self.batch and isinstance(self.data, Iterator):
+                print(_GOES_ON.format(name=type(self.data).__name__, batch=self.batch), file=sys.stderr)
             iterator = iter(self.data)
             self._settle(rank)
             return iterator
@@ -105,11 +112,18 @@ class DataPosition:
         _tell_epoch(self.data, self.epoch)
         if self._began is not None:
             set_random_state(dict(self._began))
+            set_generator_states(self.data, self._began.get("generators", {}))
         iterator = self._pass_over(iter(self.data))
         self._settle(rank)
         return iterator
 
+    def _random_state(self) -> State:
+        return {**random_state(), "generators": generator_states(self.data)}
+
     def _settle(self, rank: int) -> None:
+        if self._own_random:
+            set_generator_states(self.data, self._own_random)
+            self._own_random = {}
         if self._random is not None:
             set_random_state(dict(self._random))
             self._random = None
@@ -141,6 +155,10 @@ _END = object()
 _NO_BATCH = (
     "the data ({name}) gave no batch: it is empty, or an iterator that has been run through; for another pass give the "
     "trainer what can be iterated again, such as a loader or a list"
+)
+_GOES_ON = (
+    "the data ({name}) is an iterator, which cannot be put behind the {batch} batches that were trained on: the run "
+    "goes on with what it gives next; give the trainer what can be iterated again, such as a loader or a list"
 )
 _ONE_PASS = (
     "epochs ({epochs}) asks for another pass over the data, and an iterator ({name}) has but one: give the trainer "
