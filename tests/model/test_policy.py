@@ -145,3 +145,9 @@ def test_policies_pass_through_compile_whole():
     policy, log_prob = torch.compile(score, backend="eager", fullgraph=True)(logits, action)
     assert isinstance(policy, m.Categorical)
     torch.testing.assert_close(log_prob, score(logits, action)[1])
+
+
+def test_a_legal_action_of_logit_minus_infinity_is_taken_before_an_illegal_one():
+    policy = m.Categorical(torch.tensor([[-torch.inf, 0.0, -torch.inf]])).among(torch.tensor([[True, False, False]]))
+    assert policy.mode().item() == policy.sample().item() == 0
+    assert policy.log_prob(torch.tensor([0])).item() == 0

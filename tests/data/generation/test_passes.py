@@ -155,3 +155,14 @@ def test_repr_tells_source_and_rollout():
     assert repr(data) == "PassesLoader(3 passes of 2 batches on cpu, of Counts, no rollout yet)"
     next(data)
     assert repr(data).startswith("PassesLoader(3 passes of 2 batches on cpu, of Counts, obs: int64[], action: int64[]")
+
+
+@pytest.mark.parametrize("how", [{"passes": 3}, {"batches": 2}, {"gamma": 0.5}, {"lam": 0.5}, {"sequence": 2}])
+def test_a_state_of_another_cut_of_the_rollouts_is_refused(how):
+    before = loader(**{"passes": 1, "batches": 1})
+    next(before)
+    after, same = (loader(**{"passes": 1, "batches": 1, **how}) for _ in range(2))
+    ((name, value),) = how.items()
+    with pytest.raises(ValueError, match=f"the state is of a loader of {name} .*, this one has {value}"):
+        after.load_state_dict(before.state_dict())
+    assert next(after)["obs"].tolist() == next(same)["obs"].tolist()

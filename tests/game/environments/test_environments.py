@@ -170,7 +170,7 @@ def test_goals_and_masks_are_seen_by_our_keys():
 
 def test_a_mask_that_is_not_there_is_an_error():
     env = GymnasiumEnvironments("CartPole-v1", 1, mask=True)
-    with pytest.raises(ValueError, match=r"mask=True needs an environment with info\['action_mask'\], got \[\]"):
+    with pytest.raises(ValueError, match=r"mask=True needs an environment with info\['action_mask'\] at every step, got \[\]"):
         env.reset(0)
 
 
@@ -279,3 +279,82 @@ def test_a_vector_environment_that_hides_its_ends_is_refused():
 def test_what_cannot_be_is_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+class Counts(gym.Env):
+    """Shows how many steps were taken, in double precision, and keeps what was done."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+
+    def __init__(self, actions):
+        self.action_space, self.done = actions, []
+
+    def reset(self, *, seed=None, options=None):
+        self.time = 0
+        return np.zeros(1), {"action_mask": np.ones(2, np.int8)}
+
+    def step(self, action):
+        self.done.append(np.asarray(action).tolist())
+        self.time += 1
+        return np.full(1, self.time, np.float64), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda env: GymnasiumEnvironments(env, 2),
+        lambda env: VectorEnvironments(lambda: gym.vector.SyncVectorEnv([env, env])),
+    ],
+    ids=["gymnasium", "vector"],
+)
+def test_double_precision_is_shown_in_single(make):
+    env = make(lambda: Counts(gym.spaces.Discrete(2)))
+    assert env.reset(0).dtype == np.float32
+    obs = env.step(np.zeros(2, np.int64))[0]
+    assert obs.dtype == np.float32
+    assert obs.tolist() == [[1], [1]]
+
+
+def test_each_axis_of_a_box_is_reached_by_its_own_bounds():
+    own = Counts(gym.spaces.Box(np.array([-2, 0, -np.inf], np.float32), np.array([4, np.inf, np.inf], np.float32)))
+    env = GymnasiumEnvironments(lambda: own, 1)
+    env.reset(0)
+    for action in ([0.5, -3, -3], [-5, 7, 7]):
+        env.step(np.array([action], np.float32))
+    assert own.done == [[2.5, 0, -3], [-2, 7, 7]]
+
+
+def test_a_box_of_whole_numbers_is_rounded_to_the_nearest():
+    own = Counts(gym.spaces.Box(-10, 10, (1,), np.int8))
+    env = GymnasiumEnvironments(lambda: own, 1)
+    env.reset(0)
+    for action in (-1, -0.96, 0.96, 0.04):
+        env.step(np.array([[action]]))
+    assert own.done == [[-10], [-10], [10], [0]]
+
+
+def test_a_choice_outside_of_several_is_refused():
+    env = GymnasiumEnvironments(lambda: Counts(gym.spaces.MultiDiscrete([2, 3], start=[0, 5])), 1)
+    env.reset(0)
+    env.step(np.array([[1, 2]]))
+    assert env._envs[0].done == [[1, 7]]
+    for wrong in ([[2, 0]], [[0, -1]]):
+        with pytest.raises(ValueError, match=r"action must be at least 0 and below \[2 3\]"):
+            env.step(np.array(wrong))
+
+
+def test_a_mask_that_is_missing_later_is_named():
+    env = GymnasiumEnvironments(lambda: Counts(gym.spaces.Discrete(2)), 1, mask=True)
+    assert env.reset(0)["legal"].tolist() == [[True, True]]
+    with pytest.raises(ValueError, match=r"mask=True needs an environment with info\['action_mask'\] at every step"):
+        env.step(np.array([0]))
+
+
+def test_two_observations_by_key_are_refused():
+    box = gym.spaces.Box(0, 1, (1,))
+
+    class Both(Counts):
+        observation_space = gym.spaces.Dict(obs=box, observation=box)
+
+    with pytest.raises(TypeError, match="must have one of 'obs' and 'observation'"):
+        GymnasiumEnvironments(lambda: Both(gym.spaces.Discrete(2)), 1)

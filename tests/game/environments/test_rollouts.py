@@ -8,7 +8,7 @@ import torch
 
 import ai.model as m
 from ai.data import Datagen, ReplayBuffer, lambda_returns
-from ai.game import CartPole, ConnectFour, Environments, GameEnvironments, Rollouts
+from ai.game import CartPole, ConnectFour, Environments, GameEnvironments, Rollouts, evaluate
 from tests.game.environments.ticks import Ticks
 
 
@@ -180,3 +180,41 @@ def test_what_makes_no_sense_is_refused(how, message):
 def test_it_must_be_started():
     with pytest.raises(RuntimeError, match=r"start\(seed, worker\) must be called before the first rollout"):
         next(Rollouts(Ticks(), torch.nn.Identity(), act))
+
+
+def test_what_is_shown_may_not_take_the_place_of_what_is_done():
+    class Shows(Ticks):
+        def step(self, action):
+            obs, *rest = super().step(action)
+            return {"obs": obs, "action": np.zeros(self.num)}, *rest
+
+        def reset(self, seed):
+            return {"obs": super().reset(seed), "action": np.zeros(self.num)}
+
+    with pytest.raises(ValueError, match=r"what env shows may not have the keys \['action'\]"):
+        next(started(Shows(), torch.nn.Identity(), act, 2))
+
+
+def test_a_state_of_another_number_of_environments_is_refused_and_changes_nothing():
+    net = Net()
+    before = started(GameEnvironments(CartPole(), 8), net, steps=4)
+    after, same = (started(GameEnvironments(CartPole(), 4), net, steps=4) for _ in range(2))
+    with pytest.raises(ValueError, match="the state is of 8 environments, env has 4"):
+        after.load_state_dict(before.state_dict())
+    np.testing.assert_array_equal(next(after).columns["obs"], next(same).columns["obs"])
+
+
+def test_a_model_of_half_precision_acts():
+    def narrow(model, seen, generator, n_steps):
+        return {"action": seen["obs"][:, 0].long(), "value": seen["obs"][:, 0].to(torch.bfloat16) * 10}
+
+    made = next(started(Ticks(), torch.nn.Identity(), narrow, 6))
+    assert made.columns["value"].dtype == np.float32
+    assert made.columns["value"][3:5].tolist() == [30, 0]
+
+
+def test_measuring_leaves_every_module_in_its_own_mode():
+    model = Net()
+    model.value.eval()
+    evaluate(GameEnvironments(CartPole(max_steps=3), 2), model, episodes=2)
+    assert (model.training, model.policy.training, model.value.training) == (True, True, False)

@@ -146,3 +146,10 @@ def test_priorities_are_the_errors_and_weights_weigh():
 def test_options_out_of_range_are_refused(how, message):
     with pytest.raises(ValueError, match=message):
         DQN(**how)
+
+
+@pytest.mark.parametrize("key", ["action", "n_step_reward"])
+def test_a_column_where_a_number_a_row_belongs_is_refused(key):
+    model, batch = made()
+    with pytest.raises(ValueError, match=rf"{key} must have shape \(10,\), got \(10, 1\)"):
+        DQN()(model, {**batch, key: batch[key][:, None]}, 0)

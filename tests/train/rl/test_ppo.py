@@ -146,3 +146,12 @@ def test_a_value_of_another_shape_is_refused():
     model = lambda obs: (m.Categorical(obs), obs[:, :1])  # noqa: E731
     with pytest.raises(ValueError, match=r"the model's value \(16, 1\) and target \(16,\) must agree"):
         PPO()(model, batch_of(), 0)
+
+
+def test_a_batch_of_one_step_learns_from_its_advantage_as_it_is():
+    alone = {key: value[:1] for key, value in batch_of().items()}
+    model = Net()
+    assert PPO()(model, alone, 0).item() == PPO(normalize=False)(model, alone, 0).item()
+    padded = {key: torch.stack([value, value.flip(0)], 1)[:1] for key, value in batch_of().items()}
+    padded["mask"] = torch.tensor([[True, False]])
+    assert PPO()(model, padded, 0).item() == PPO()(model, alone, 0).item()

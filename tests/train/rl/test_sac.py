@@ -114,3 +114,10 @@ def test_validation_moves_no_critic():
 def test_options_out_of_range_are_refused(how, message):
     with pytest.raises(ValueError, match=message):
         SAC(**how)
+
+
+def test_critics_with_an_axis_too_many_are_refused():
+    model, batch = made()
+    model.critics.net.register_forward_hook(lambda module, args, out: out[..., None])
+    with pytest.raises(ValueError, match=r"critics must give \(2, B\) .* got \(2, 12, 1\) and \(12,\)"):
+        SAC()(model, batch, 0)

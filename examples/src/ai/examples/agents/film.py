@@ -1,5 +1,6 @@
 """An agent at work, in pictures."""
 
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ai.game import GymnasiumEnvironments
-from ai.game.environments.acting import Act
+from ai.game.environments.acting import Act, device_of, evaluating
 
 
 def frames(
@@ -25,24 +26,22 @@ def frames(
         most: Steps after which the film ends.
     """
     world = GymnasiumEnvironments(env, 1, render_mode="rgb_array")
-    was_training = model.training
-    model.eval()
-    seen, held, pictures = world.reset(seed), None if memory is None else torch.zeros(1, *memory), []
-    try:
+    device = device_of(model)
+    generator = torch.Generator(device).manual_seed(seed)
+    seen, held = world.reset(seed), None if memory is None else torch.zeros(1, *memory, device=device)
+    pictures: list[NDArray[np.uint8]] = []
+    with closing(world), evaluating(model):
         for _ in range(most):
             pictures.append(np.asarray(world.render(), np.uint8))
-            shown: dict[str, Any] = {"obs": torch.from_numpy(np.asarray(seen))}
+            shown: dict[str, Any] = {"obs": torch.from_numpy(np.asarray(seen)).to(device)}
             if held is not None:
                 shown["memory"] = held
             with torch.inference_mode():
-                said = act(model, shown, torch.Generator().manual_seed(seed), len(pictures))
+                said = act(model, shown, generator, len(pictures))
             held = said.get("memory")
-            seen, _, ended, cut = world.step(said["action"].numpy())
+            seen, _, ended, cut = world.step(said["action"].cpu().numpy())
             if ended[0] or cut[0]:
                 break
-    finally:
-        model.train(was_training)
-        world.close()
     return pictures
 
 

@@ -45,7 +45,8 @@ class Categorical(NamedTuple):
         tensor([[0.5000, 0.0000, 0.5000]])
         """
         logits = _wide(self.logits)
-        return Categorical(torch.where(legal, logits, torch.finfo(logits.dtype).min))
+        lowest = torch.finfo(logits.dtype).min
+        return Categorical(torch.where(legal, logits.clamp_min(lowest / 2), lowest))  # a legal -inf is above an illegal
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """`(…)` int64: the winner of a race of exponential times."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ai.data.batch.transform import Transform
     from ai.data.generation.source import Source
 
+# What a position in a rollout, and the targets in it, are measured by.
+_SETTINGS = ("passes", "batches", "gamma", "lam", "sequence")
 _STATE_KEYS = {"seed", "generation", "at", "version", "params", "columns", "n_steps", "n_episodes", "recent", "source"}
 
 
@@ -154,6 +156,7 @@ class PassesLoader:
         """Returns the rollout at hand, the position in it, parameters, and the source's state where it has one."""
         return {
             "seed": self.seed,
+            **{name: getattr(self, name) for name in _SETTINGS},
             "generation": self._generation,
             "at": self._at,
             "version": self._version,
@@ -171,10 +174,16 @@ class PassesLoader:
         """Goes on from `state`, in the middle of a rollout too: exactly where the source has states, else fresh.
 
         Raises:
-            ValueError: the state is no such loader's.
+            ValueError: the state is no such loader's, or its passes, batches, gamma, lam or sequence differ; then
+                nothing has changed.
         """
         if missing := sorted(_STATE_KEYS - state.keys()):
             raise ValueError(f"state must be the state_dict of a PassesLoader, the keys {missing} are not in it")
+        for name in _SETTINGS:
+            if name in state and state[name] != getattr(self, name):
+                raise ValueError(
+                    f"the state is of a loader of {name} {state[name]}, this one has {getattr(self, name)}"
+                )
         self.seed, self._generation = state["seed"], state["generation"] + 1
         self._at, self._version, self._order = state["at"], state["version"], None
         self._columns = {key: column.clone() for key, column in state["columns"].items()}

@@ -1,9 +1,11 @@
 """How a model acts: from what is seen to actions, and whatever else is to be kept of the moment."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Act: TypeAlias = Callable[[Any, Mapping[str, Tensor], torch.Generator | None, int], Mapping[str, Tensor]]
@@ -116,6 +118,28 @@ class ByActor:
             mean = policy.mode()
             return {"action": torch.rand(mean.shape, generator=generator, device=mean.device) * 2 - 1}
         return {"action": policy.sample(generator)}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts a model in evaluation mode, and afterwards each of its modules back in its own."""
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in was_training:
+            module.training = True
+
+
+def to_numpy(said: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """Returns what `act` gave as arrays; bfloat16, which numpy has not, as float32.
+
+    >>> to_numpy({"value": torch.ones(2, dtype=torch.bfloat16)})["value"].dtype
+    dtype('float32')
+    """
+    whole = {key: value.float() if value.dtype == torch.bfloat16 else value for key, value in said.items()}
+    return {key: value.cpu().numpy() for key, value in whole.items()}
 
 
 def device_of(model: nn.Module) -> torch.device:

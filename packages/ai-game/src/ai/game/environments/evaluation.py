@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ai.game.environments.acting import Act, ByPolicy, device_of
+from ai.game.environments.acting import Act, ByPolicy, device_of, evaluating, to_numpy
 from ai.game.environments.protocol import Environments, Seen
 
 
@@ -48,13 +48,12 @@ def evaluate(
         raise ValueError(f"episodes must be at least 1, got {episodes}")
     wanted = np.full(env.num, episodes // env.num) + (np.arange(env.num) < episodes % env.num)
     act = ByPolicy(greedy=True) if act is None else act
-    device, was_training = device_of(model), model.training
+    device = device_of(model)
     generator = torch.Generator(device).manual_seed(seed)
     found: list[list[float]] = [[] for _ in range(env.num)]
     total, over = np.zeros(env.num), np.zeros(env.num, bool)
     held = None if memory is None else torch.zeros(env.num, *memory, device=device)
-    model.eval()
-    try:
+    with evaluating(model):
         seen = env.reset(seed)
         for n in range(max_steps):
             if all(len(own) >= count for own, count in zip(found, wanted, strict=True)):
@@ -64,15 +63,13 @@ def evaluate(
             if held is not None:
                 fresh = torch.from_numpy(over).to(device).reshape(-1, *(1,) * (held.ndim - 1))
                 held = torch.where(fresh, 0, said["memory"])
-            seen, reward, ended, cut = env.step(said["action"].cpu().numpy())
+            seen, reward, ended, cut = env.step(to_numpy({"action": said["action"]})["action"])
             waiting, over = over, ended | cut
             total += reward
             for row in np.flatnonzero(over & ~waiting):
                 found[row].append(float(total[row]))
             total[over | waiting] = 0
         raise RuntimeError(f"max_steps ({max_steps}) steps were not enough for {episodes} episodes")
-    finally:
-        model.train(was_training)
 
 
 def _tensors(seen: Seen, memory: torch.Tensor | None, device: torch.device) -> dict[str, Any]:

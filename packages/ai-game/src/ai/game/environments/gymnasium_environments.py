@@ -83,7 +83,7 @@ class GymnasiumEnvironments:
             if end or stop:
                 ended[row], cut[row] = bool(end), bool(stop and not end)
             if self._mask:
-                self._legal[row] = info["action_mask"]
+                self._legal[row] = _legal(info)
         self._over = [a or b for a, b in zip(ended, cut, strict=True)]
         return self._as_seen(seen), np.array(reward, np.float32), np.array(ended), np.array(cut)
 
@@ -137,9 +137,7 @@ class GymnasiumEnvironments:
         for name, value in self._observations.named(shown).items():
             seen[name][row] = value
         if self._mask:
-            if "action_mask" not in info:
-                raise ValueError(f"mask=True needs an environment with info['action_mask'], got {sorted(info)}")
-            self._legal[row] = info["action_mask"]
+            self._legal[row] = _legal(info)
 
     def _as_seen(self, seen: dict[str, NDArray[Any]]) -> Seen:
         if self._mask:
@@ -154,3 +152,9 @@ class GymnasiumEnvironments:
     def __getstate__(self) -> dict[str, Any]:
         """Instances stay behind: a copy makes its own."""
         return {**self.__dict__, "_envs": []}
+
+
+def _legal(info: Mapping[str, Any]) -> Any:
+    if "action_mask" not in info:
+        raise ValueError(f"mask=True needs an environment with info['action_mask'] at every step, got {sorted(info)}")
+    return info["action_mask"]

@@ -34,12 +34,14 @@ class ParallelEnvironments:
         self._envs: list[Any] = [make()]
         first = self._envs[0]
         self.agents: list[Any] = list(first.possible_agents)
-        kinds = {f"{first.observation_space(a)} {first.action_space(a)}" for a in self.agents}
-        if len(kinds) > 1:
-            raise ValueError(f"agents must share one space of observations and one of actions, got {sorted(kinds)}")
+        kinds = [(first.observation_space(a), first.action_space(a)) for a in self.agents]
+        if other := [agent for agent, kind in zip(self.agents, kinds, strict=True) if kind != kinds[0]]:
+            raise ValueError(
+                f"agents must share one space of observations and one of actions, those of {other} are unlike "
+                f"{self.agents[0]!r}'s"
+            )
         self.num = num * len(self.agents)
-        self._observations = Observations(first.observation_space(self.agents[0]))
-        self._actions = ActionSpace(first.action_space(self.agents[0]))
+        self._observations, self._actions = Observations(kinds[0][0]), ActionSpace(kinds[0][1])
         self.observation_shape = self._observations.shape
         self.num_actions, self.action_shape = self._actions.num_actions, self._actions.shape
 

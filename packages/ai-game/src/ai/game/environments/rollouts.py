@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ai.data import Packed
-from ai.game.environments.acting import Act, ByPolicy, device_of
+from ai.game.environments.acting import Act, ByPolicy, device_of, to_numpy
 from ai.game.environments.protocol import Environments, Seen
 
 Row = dict[str, NDArray[Any]]
+
+# What a rollout holds besides what is seen and said.
+_WRITTEN = {"reward", "discount", "truncated", "is_step", "version"}
 
 
 class Rollouts:
@@ -120,10 +123,16 @@ class Rollouts:
         """Goes on where `state_dict` was taken; call after `start`.
 
         Environments without a state begin their episodes anew, with the seed of `start`.
+
+        Raises:
+            ValueError: the state is of another number of environments; then nothing has changed.
         """
+        stateless = state["env"] is None or not hasattr(self.env, "load_state_dict")
+        if not stateless and len(state["over"]) != self.env.num:
+            raise ValueError(f"the state is of {len(state['over'])} environments, env has {self.env.num}")
         self._generator.set_state(state["generator"])
         self.n_steps, self._version = state["n_steps"], state["version"]
-        if state["env"] is None or not hasattr(self.env, "load_state_dict"):
+        if stateless:
             return
         self._begin(self.env.load_state_dict(state["env"]))
         self._over, self._return, self._length = (np.array(state[key]) for key in ("over", "return", "length"))
@@ -169,7 +178,9 @@ class Rollouts:
         with torch.inference_mode():
             tensors = {key: torch.from_numpy(value).to(self._device) for key, value in seen.items()}
             answer = self.act(self.model, tensors, self._generator, self.n_steps)
-            said = {key: value.cpu().numpy() for key, value in answer.items()}
+            said = to_numpy(answer)
+        if clash := seen.keys() & ((said.keys() - {"memory"}) | _WRITTEN):
+            raise ValueError(f"what env shows may not have the keys {sorted(clash)}: a rollout holds them already")
         return {**said, **seen, "obs": self._stored(seen["obs"])}, said
 
     def _stored(self, obs: NDArray[Any]) -> NDArray[Any]:

@@ -27,11 +27,13 @@ def gymnasium() -> Any:
 class Observations:
     """How what one environment shows becomes arrays.
 
+    Numbers of double precision are shown in single, as models take them.
+
     Args:
         space: a box or a discrete space, or a dict of these.
 
     Raises:
-        TypeError: it is another space, or a dict without an observation.
+        TypeError: it is another space, or a dict without an observation or with two.
     """
 
     def __init__(self, space: Any) -> None:
@@ -40,11 +42,13 @@ class Observations:
         self.names = {key: _KEYS.get(key, key) for key in parts}  # Gymnasium's -> ours
         if "obs" not in self.names.values():
             raise TypeError(f"observations by key must have 'obs' or 'observation', got {sorted(parts)}")
+        if len(set(self.names.values())) < len(parts):
+            raise TypeError(f"observations by key must have one of 'obs' and 'observation', got {sorted(parts)}")
         for key, part in parts.items():
             if not isinstance(part, spaces.Box | spaces.Discrete | spaces.MultiBinary | spaces.MultiDiscrete):
                 raise TypeError(f"{key} must be seen as a box of numbers, got {part}: flatten it by a wrapper")
         self.is_dict = isinstance(space, spaces.Dict)
-        self.like = {name: (tuple(parts[key].shape), parts[key].dtype) for key, name in self.names.items()}
+        self.like = {name: (tuple(parts[key].shape), _single(parts[key].dtype)) for key, name in self.names.items()}
         self.shape: tuple[int, ...] = self.like["obs"][0]
 
     def empty(self, num: int) -> dict[str, NDArray[Any]]:
@@ -59,8 +63,8 @@ class Observations:
 class ActionSpace:
     """How actions of a policy become those of an environment.
 
-    Whole numbers count from the space's start. A box with bounds is reached from [-1, 1] on each axis, clipped there,
-    so that one policy fits every box; without bounds actions are taken as they are.
+    Whole numbers count from the space's start. An axis of a box with two bounds is reached from [-1, 1], clipped there,
+    so that one policy fits every box; on any other axis actions are taken as they are, clipped at a bound it may have.
 
     Args:
         space: discrete, multi-discrete, multi-binary or a box.
@@ -78,20 +82,22 @@ class ActionSpace:
         self.shape: tuple[int, ...] = tuple(space.shape or ())
         self.num_actions: int | None = int(space.n) if isinstance(space, spaces.Discrete) else None
         self._start: Any = 0
-        self._middle: NDArray[Any] | None = None
+        self._choices: Any = None  # of each entry of an action, where there are several
         if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
             self._start = np.asarray(space.start)
-            self._dtype = space.dtype
+            self._choices = getattr(space, "nvec", None)
         elif isinstance(space, spaces.MultiBinary):
-            self._dtype = space.dtype
+            self._choices = 2
         elif isinstance(space, spaces.Box):
-            self._dtype = space.dtype
-            if np.isfinite(space.low).all() and np.isfinite(space.high).all():
-                low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-                self._middle, self._half = (low + high) / 2, (high - low) / 2
+            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+            closed = np.isfinite(low) & np.isfinite(high)
+            self._low, self._high = np.where(closed, -1, low), np.where(closed, 1, high)
+            low, high = np.where(closed, low, -1), np.where(closed, high, 1)
+            self._middle, self._half = (low + high) / 2, (high - low) / 2
         else:
             raise TypeError(f"actions must be discrete or a box of numbers, got {space}")
-        self._is_float = isinstance(space, spaces.Box)
+        self._dtype = space.dtype
+        self._is_box = isinstance(space, spaces.Box)
         self._as_is = self.num_actions is not None and not self._start
 
     def __call__(self, action: NDArray[Any], num: int) -> NDArray[Any]:
@@ -109,6 +115,13 @@ class ActionSpace:
                 raise ValueError(f"action must be in [0, {self.num_actions}), got {own}")
         if self._as_is:
             return array.astype(self._dtype, copy=False)
-        if self._middle is not None:
-            array = np.clip(array, -1, 1) * self._half + self._middle
-        return (array + self._start if not self._is_float else array).astype(self._dtype)
+        if self._is_box:
+            array = np.clip(array, self._low, self._high) * self._half + self._middle
+            return (array if self._dtype.kind == "f" else np.rint(array)).astype(self._dtype)
+        if self._choices is not None and ((array < 0) | (array >= self._choices)).any():
+            raise ValueError(f"action must be at least 0 and below {self._choices}, got {array.tolist()}")
+        return (array + self._start).astype(self._dtype)
+
+
+def _single(dtype: Any) -> Any:
+    return np.dtype(np.float32) if dtype == np.float64 else dtype

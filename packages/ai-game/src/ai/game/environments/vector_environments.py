@@ -64,7 +64,8 @@ class VectorEnvironments:
             self._env = None
 
     def _as_seen(self, shown: Any) -> Seen:
-        named = {key: np.array(value) for key, value in self._observations.named(shown).items()}
+        like = self._observations.like
+        named = {key: np.array(value, like[key][1]) for key, value in self._observations.named(shown).items()}
         return named if self._observations.is_dict else named["obs"]
 
     def _make(self) -> Any:

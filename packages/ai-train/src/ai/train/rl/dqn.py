@@ -71,6 +71,9 @@ class DQN:
         if step % self.follow_every == 0 and torch.is_grad_enabled():
             model.q.follow(self.tau)
         q = widened(model.q(batch["obs"]))
+        for key in ("action", "n_step_reward"):
+            if batch[key].shape != q.shape[:1]:
+                raise ValueError(f"{key} must have shape {tuple(q.shape[:1])}, got {tuple(batch[key].shape)}")
         rows = torch.arange(len(q), device=q.device)
         taken = q[rows, batch["action"]]
         with torch.no_grad():

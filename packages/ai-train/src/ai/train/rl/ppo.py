@@ -41,7 +41,7 @@ class PPO:
         value_weight: of the value's squared error.
         entropy: weight of the entropy; a number, or a function of the step.
         clip_value: None, or how far a value may move from the old one, as Engstrom et al. describe.
-        normalize: whether advantages get mean 0 and deviation 1 within a batch.
+        normalize: whether advantages get mean 0 and deviation 1 within a batch; that of a single step stays as it is.
         forward: from model and batch to policy and value.
 
     On logged steps also `kl` (an estimate of what the policy moved), `clipped` (share of ratios beyond `clip`) and
@@ -88,8 +88,9 @@ class PPO:
         advantage = batch["advantage"]
         if self.normalize:
             centred = advantage - mean(advantage)
-            n = advantage.numel() if "mask" not in batch else batch["mask"].sum()
-            advantage = centred / ((mean(centred.square()) * n / (n - 1)).sqrt() + 1e-8)
+            n = batch.get("mask", torch.ones_like(advantage)).sum()
+            spread = (mean(centred.square()) * n / (n - 1).clamp_min(1)).sqrt()
+            advantage = torch.where(n > 1, centred / (spread + 1e-8), advantage)
         log_ratio = policy.log_prob(batch["action"]) - batch["log_prob"]
         ratio = log_ratio.exp()
         clip = self.clip(step) if callable(self.clip) else self.clip

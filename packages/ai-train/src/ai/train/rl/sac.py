@@ -64,12 +64,17 @@ class SAC:
             model.critics.follow(self.tau)
         obs, after = batch["obs"], batch["next_obs"]
         alpha: Any = model.log_alpha.detach().exp() if self.alpha is None else self.alpha
+        values = widened(model.critics(obs, batch["action"]))
+        if values.ndim != 2 or values.shape[1:] != batch["n_step_reward"].shape:
+            raise ValueError(
+                f"critics must give (2, B) with rewards of shape (B,), got {tuple(values.shape)} and "
+                f"{tuple(batch['n_step_reward'].shape)}"
+            )
         with torch.no_grad():
             action, log_prob = model.actor(after).sample_with_log_prob()
             beyond = widened(model.critics.target(after, action)).min(0).values - alpha * log_prob
             goal = batch["n_step_reward"] + batch["next_discount"] * beyond
         weight = batch.get("weight", 1.0)
-        values = widened(model.critics(obs, batch["action"]))
         critic_loss = (weight * 0.5 * (values - goal).square()).mean(1).sum()
         action, log_prob = model.actor(obs).sample_with_log_prob()
         with frozen(model.critics):
