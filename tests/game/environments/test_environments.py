@@ -170,7 +170,9 @@ def test_goals_and_masks_are_seen_by_our_keys():
 
 def test_a_mask_that_is_not_there_is_an_error():
     env = GymnasiumEnvironments("CartPole-v1", 1, mask=True)
-    with pytest.raises(ValueError, match=r"mask=True needs an environment with info\['action_mask'\] at every step, got \[\]"):
+    with pytest.raises(
+        ValueError, match=r"mask=True needs an environment with info\['action_mask'\] at every step, got \[\]"
+    ):
         env.reset(0)
 
 
@@ -239,6 +241,8 @@ def test_copies_make_instances_of_their_own(make):
     env = make()
     twin = pickle.loads(pickle.dumps(env)) if not isinstance(env, ParallelEnvironments) else copy.deepcopy(env)
     first = env.reset(0)
+    with pytest.raises(RuntimeError, match=r"reset\(seed\) must be called before the first step"):
+        copy.copy(env).step(np.zeros(2, int))
     np.testing.assert_array_equal(twin.reset(0), first)
     env.step(np.zeros(2, int))
     np.testing.assert_array_equal(twin.reset(0), first)

@@ -218,3 +218,39 @@ def test_measuring_leaves_every_module_in_its_own_mode():
     model.value.eval()
     evaluate(GameEnvironments(CartPole(max_steps=3), 2), model, episodes=2)
     assert (model.training, model.policy.training, model.value.training) == (True, True, False)
+
+
+class Plain(Ticks):
+    """Ticks as others write them: one array that is written over, numbers for truths, a mask of bytes."""
+
+    def reset(self, seed):
+        self.shown = super().reset(seed)
+        return {"obs": self.shown, "legal": np.array([[1, 0]] * self.num, np.int8)}
+
+    def step(self, action):
+        obs, reward, ended, cut = super().step(action)
+        self.shown[:] = obs
+        legal = np.array([[0, 1]] * self.num, np.int8)
+        return {"obs": self.shown, "legal": legal}, reward.astype(int), ended.astype(int), cut.astype(int)
+
+
+def test_arrays_that_are_written_over_and_numbers_for_truths_change_nothing():
+    made, wanted = (next(started(env(), torch.nn.Identity(), act, 6)) for env in (Plain, Ticks))
+    assert made.lengths.tolist() == wanted.lengths.tolist()
+    for key in wanted.columns:
+        np.testing.assert_array_equal(made.columns[key], wanted.columns[key])
+        assert made.columns[key].dtype == wanted.columns[key].dtype
+    assert made.columns["legal"].dtype == bool
+    source = started(Plain(), Net(1), steps=6)
+    made = next(source)
+    assert (made.columns["action"] == made.columns["legal"].argmax(1))[made.is_step].all()
+
+
+def test_a_reward_that_is_not_one_number_a_row_is_refused():
+    class Wide(Ticks):
+        def step(self, action):
+            obs, reward, ended, cut = super().step(action)
+            return obs, reward[:, None], ended, cut
+
+    with pytest.raises(ValueError, match=r"env.step must give reward of shape \(2,\), got \(2, 1\)"):
+        next(started(Wide(), torch.nn.Identity(), act, 6))

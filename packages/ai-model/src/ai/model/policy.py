@@ -46,7 +46,9 @@ class Categorical(NamedTuple):
         """
         logits = _wide(self.logits)
         lowest = torch.finfo(logits.dtype).min
-        return Categorical(torch.where(legal, logits.clamp_min(lowest / 2), lowest))  # a legal -inf is above an illegal
+        return Categorical(
+            torch.where(legal.bool(), logits.clamp_min(lowest / 2), lowest)
+        )  # a legal -inf is above an illegal
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """`(…)` int64: the winner of a race of exponential times."""

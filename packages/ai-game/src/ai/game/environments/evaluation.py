@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ai.game.environments.acting import Act, ByPolicy, device_of, evaluating, to_numpy
-from ai.game.environments.protocol import Environments, Seen
+from ai.game.environments.protocol import Environments, Seen, by_key, stepped
 
 
 def evaluate(
@@ -63,7 +63,7 @@ def evaluate(
             if held is not None:
                 fresh = torch.from_numpy(over).to(device).reshape(-1, *(1,) * (held.ndim - 1))
                 held = torch.where(fresh, 0, said["memory"])
-            seen, reward, ended, cut = env.step(to_numpy({"action": said["action"]})["action"])
+            seen, reward, ended, cut = stepped(env, to_numpy({"action": said["action"]})["action"])
             waiting, over = over, ended | cut
             total += reward
             for row in np.flatnonzero(over & ~waiting):
@@ -73,6 +73,5 @@ def evaluate(
 
 
 def _tensors(seen: Seen, memory: torch.Tensor | None, device: torch.device) -> dict[str, Any]:
-    by_key = {"obs": seen} if isinstance(seen, np.ndarray) else seen
-    tensors = {key: torch.from_numpy(value).to(device) for key, value in by_key.items()}
+    tensors = {key: torch.from_numpy(value).to(device) for key, value in by_key(seen).items()}
     return tensors if memory is None else {**tensors, "memory": memory}

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
-from ai.game.environments.protocol import Seen, Step
+from ai.game.environments.protocol import BEGIN, Seen, Step
 from ai.game.environments.spaces import ActionSpace, Observations, gymnasium
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -62,6 +62,8 @@ class GymnasiumEnvironments:
 
     def step(self, action: NDArray[Any]) -> Step:
         """Steps every instance whose episode is not over, and begins the others' next one."""
+        if not self._envs:
+            raise RuntimeError(BEGIN)
         taken = self._actions(action, self.num)
         over, names = self._over, self._observations.names
         is_dict = self._observations.is_dict

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
-from ai.game.environments.protocol import Seen, Step
+from ai.game.environments.protocol import BEGIN, Seen, Step
 from ai.game.environments.spaces import ActionSpace, Observations
 
 
@@ -56,6 +56,8 @@ class ParallelEnvironments:
 
     def step(self, action: NDArray[Any]) -> Step:
         """Steps every instance with an agent left, and begins the others anew."""
+        if not self._envs:
+            raise RuntimeError(BEGIN)
         taken = self._actions(action, self.num)
         own: Any = taken.tolist() if self.num_actions is not None else taken
         reward, ended, cut = np.zeros(self.num, np.float32), np.zeros(self.num, bool), np.zeros(self.num, bool)

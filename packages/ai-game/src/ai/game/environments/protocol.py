@@ -10,6 +10,7 @@ Seen: TypeAlias = NDArray[Any] | Mapping[str, NDArray[Any]]
 """What is seen: `[N, …]`, or arrays by key. Keys: `obs`; `legal` `[N, A]` bool, which actions may be taken; `to_play`
 `[N]`, who moves, where two players take turns; `goal` and `achieved` for `ai.data.Hindsight`; any other goes along."""
 
+BEGIN = "reset(seed) must be called before the first step: a copy, or what was closed, has no instances yet"
 Step: TypeAlias = tuple[Seen, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
 
 
@@ -51,3 +52,25 @@ class Environments(Protocol):
             What is seen; the reward `[N]` float32; `ended` `[N]`, whether the episode truly ended; `cut` `[N]`, whether
             it was broken off where it would have gone on. At most one of the two is true.
         """
+
+
+def by_key(seen: Seen) -> dict[str, NDArray[Any]]:
+    """Returns what is seen by key; `legal` may be of any type."""
+    named = dict(seen) if isinstance(seen, Mapping) else {"obs": seen}
+    if "legal" in named:
+        named["legal"] = np.asarray(named["legal"], bool)
+    return named
+
+
+def stepped(env: Environments, action: NDArray[Any]) -> Step:
+    """Takes a step, and brings what came of it to the types that the protocol names.
+
+    Raises:
+        ValueError: a reward, an end or a cut is not one number a row.
+    """
+    seen, reward, ended, cut = env.step(action)
+    for name, column in (("reward", reward), ("ended", ended), ("cut", cut)):
+        if np.shape(column) != (env.num,):
+            raise ValueError(f"env.step must give {name} of shape ({env.num},), got {np.shape(column)}")
+    ended = np.array(ended, bool)
+    return seen, np.array(reward, np.float32), ended, np.array(cut, bool) & ~ended

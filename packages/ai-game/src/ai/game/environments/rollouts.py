@@ -13,7 +13,7 @@ from torch import nn
 
 from ai.data import Packed
 from ai.game.environments.acting import Act, ByPolicy, device_of, to_numpy
-from ai.game.environments.protocol import Environments, Seen
+from ai.game.environments.protocol import Environments, Seen, by_key, stepped
 
 Row = dict[str, NDArray[Any]]
 
@@ -127,21 +127,21 @@ class Rollouts:
         Raises:
             ValueError: the state is of another number of environments; then nothing has changed.
         """
-        stateless = state["env"] is None or not hasattr(self.env, "load_state_dict")
-        if not stateless and len(state["over"]) != self.env.num:
+        load = None if state["env"] is None else getattr(self.env, "load_state_dict", None)
+        if load is not None and len(state["over"]) != self.env.num:
             raise ValueError(f"the state is of {len(state['over'])} environments, env has {self.env.num}")
         self._generator.set_state(state["generator"])
         self.n_steps, self._version = state["n_steps"], state["version"]
-        if stateless:
+        if load is None:
             return
-        self._begin(self.env.load_state_dict(state["env"]))
+        self._begin(load(state["env"]))
         self._over, self._return, self._length = (np.array(state[key]) for key in ("over", "return", "length"))
         self._memory = None if state["memory"] is None else np.array(state["memory"])
         self._tail = [{key: np.array(value) for key, value in row.items()} for row in state["tail"]]
 
     def _begin(self, seen: Seen) -> None:
         num = self.env.num
-        self._seen = _by_key(seen)
+        self._seen = by_key(seen)
         self._over = np.zeros(num, bool)  # rows whose last moment is seen: the next step begins them anew
         self._return, self._length = np.zeros(num), np.zeros(num, np.int64)
         self._memory = None if self.memory is None else np.zeros((num, *self.memory), np.float32)
@@ -153,8 +153,8 @@ class Rollouts:
         for _ in range(self.steps):
             row, said = self._ask()
             waiting = self._over
-            seen, reward, ended, cut = self.env.step(row["action"])
-            self._seen, self._over = _by_key(seen), ended | cut
+            seen, reward, ended, cut = stepped(self.env, row["action"])
+            self._seen, self._over = by_key(seen), ended | cut
             row["reward"], row["discount"], row["truncated"] = reward, 1 - ended.astype(np.float32), cut
             row["is_step"] = ~waiting
             rows.append(row)
@@ -181,7 +181,8 @@ class Rollouts:
             said = to_numpy(answer)
         if clash := seen.keys() & ((said.keys() - {"memory"}) | _WRITTEN):
             raise ValueError(f"what env shows may not have the keys {sorted(clash)}: a rollout holds them already")
-        return {**said, **seen, "obs": self._stored(seen["obs"])}, said
+        held = {key: np.array(value) for key, value in {**seen, "obs": self._stored(seen["obs"])}.items()}
+        return {**said, **held}, said  # copies: an environment may write its next moment over what it showed
 
     def _stored(self, obs: NDArray[Any]) -> NDArray[Any]:
         return obs[:, -1] if self.newest_frame else obs
@@ -225,10 +226,6 @@ class Rollouts:
         end = np.minimum.accumulate(moments[:, ::-1], axis=1)[:, ::-1]
         known = np.minimum(at + 1 + self.lookahead, end)  # the moment by which all that follows is known
         return (steps & (known < width) & (known >= width - self.steps)).reshape(-1)
-
-
-def _by_key(seen: Seen) -> dict[str, NDArray[Any]]:
-    return dict(seen) if isinstance(seen, Mapping) else {"obs": seen}
 
 
 def _wide(rows: NDArray[np.bool_], like: NDArray[Any]) -> NDArray[np.bool_]:

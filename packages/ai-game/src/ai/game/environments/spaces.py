@@ -115,12 +115,13 @@ class ActionSpace:
                 raise ValueError(f"action must be in [0, {self.num_actions}), got {own}")
         if self._as_is:
             return array.astype(self._dtype, copy=False)
-        if self._is_box:
-            array = np.clip(array, self._low, self._high) * self._half + self._middle
-            return (array if self._dtype.kind == "f" else np.rint(array)).astype(self._dtype)
         if self._choices is not None and ((array < 0) | (array >= self._choices)).any():
             raise ValueError(f"action must be at least 0 and below {self._choices}, got {array.tolist()}")
-        return (array + self._start).astype(self._dtype)
+        taken: NDArray[Any] = array + self._start
+        if self._is_box:
+            taken = np.clip(array, self._low, self._high) * self._half + self._middle
+            taken = taken if self._dtype.kind == "f" else np.rint(taken)
+        return taken.astype(self._dtype)
 
 
 def _single(dtype: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game.environments.protocol import Seen, Step
+from ai.game.environments.protocol import BEGIN, Seen, Step
 from ai.game.environments.spaces import ActionSpace, Observations, gymnasium
 
 
@@ -53,6 +53,8 @@ class VectorEnvironments:
 
     def step(self, action: NDArray[Any]) -> Step:
         """Steps every row."""
+        if self._env is None:
+            raise RuntimeError(BEGIN)
         shown, reward, ended, cut, _ = self._env.step(self._actions(action, self.num))
         ended = np.array(ended, bool)
         return self._as_seen(shown), np.asarray(reward).astype(np.float32), ended, np.asarray(cut, bool) & ~ended
