@@ -118,6 +118,24 @@ def test_a_cropped_cache_forgets_a_draft():
         cache.crop(7)
 
 
+def test_gradients_of_a_forward_outlive_a_crop():
+    net, x, cache = m.sa(8, 2, causal=True).double(), tokens(4), m.KVCache()
+    out = net(x, cache=cache)
+    cache.crop(2)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x[:, 2:3], cache=cache), out[:, 2:3])
+    (found,) = torch.autograd.grad(out.sum(), net.kv.weight)
+    (expected,) = torch.autograd.grad(net(x).sum(), net.kv.weight)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_network_that_changes_its_type_is_asked_to_begin_anew():
+    net, cache = m.sa(8, 2, causal=True), m.KVCache()
+    net(tokens().float(), cache=cache)
+    with pytest.raises(ValueError, match=r"k \(torch.float64\) must have the type of the cache, torch.float32"):
+        net.double()(tokens(), cache=cache)
+
+
 class Narrowing(m.Model):
     """Its second attention sees the last token alone."""
 

@@ -224,6 +224,8 @@ class KVCache:
                 f"k {tuple(k.shape)} must have the batch, heads and width of the cache, "
                 f"{(*entry.k.shape[:2], entry.used, entry.k.shape[3])}"
             )
+        if entry.k.dtype != k.dtype and not torch.is_autocast_enabled(k.device.type):
+            raise ValueError(f"k ({k.dtype}) must have the type of the cache, {entry.k.dtype}: reset it first")
         if torch.is_grad_enabled() and (k.requires_grad or v.requires_grad or entry.k.requires_grad):
             entry.k = torch.cat([entry.k[:, :, : entry.used], k], 2)
             entry.v = torch.cat([entry.v[:, :, : entry.used], v], 2)
@@ -343,7 +345,8 @@ def _version(tensor: Tensor) -> int | None:
 def _appended(buffer: Tensor, used: int, new: Tensor) -> Tensor:
     """Returns a buffer whose first `used` entries along axis 2 are the given one's, followed by the new ones."""
     needed = used + new.shape[2]
-    if needed > buffer.shape[2] or buffer.is_inference() != torch.is_inference_mode_enabled():
+    ours = not buffer.requires_grad and buffer.is_inference() == torch.is_inference_mode_enabled()
+    if needed > buffer.shape[2] or not ours:  # what gradients are to flow through is never written to
         room = max(needed, 2 * used, 16)
         grown = buffer.new_empty(*buffer.shape[:2], room, buffer.shape[3])
         grown[:, :, :used] = buffer[:, :, :used]
