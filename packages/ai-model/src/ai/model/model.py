@@ -2,11 +2,13 @@
 
 import fnmatch
 import warnings
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from ai.model import hub
 from ai.model.init import init_module
 from ai.model.state import PathLike, differences, load_into, load_state, refuse, save_state
 from ai.model.summary import summarize
@@ -127,6 +129,78 @@ class Model(nn.Module):
             6
         """
         save_state(self.state_dict(), path)
+
+    def save_pretrained(self, folder: PathLike) -> None:
+        """Writes `model.safetensors`, and what the class was called with as `config.json`, into a folder.
+
+        Raises:
+            ValueError: The model was made with something that JSON cannot hold, such as modules.
+
+        Example:
+            >>> import tempfile
+            >>> class Classifier(Model):
+            ...     def __init__(self, dim, n_classes):
+            ...         super().__init__(nn.Linear(dim, n_classes))
+            >>> model = Classifier(4, n_classes=3).init(seed=0)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.save_pretrained(folder)
+            ...     again = Classifier.from_pretrained(folder)
+            >>> bool((again.net.weight == model.net.weight).all())
+            True
+        """
+        hub.write(folder, type(self), self.init_args, self.init_kwargs, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, source: PathLike, *, revision: str | None = None, token: str | None = None) -> Self:
+        """Returns a model of this class from a folder, or from a repository of the Hugging Face Hub, on the CPU.
+
+        Nothing that the folder names is imported or run: the class is this one, and the weights are plain tensors.
+
+        Args:
+            source: A folder of `save_pretrained`, or the name of a repository, `owner/name`.
+            revision: Branch, tag or commit of the repository; None for its main branch.
+            token: For private repositories; None for the one that `hf auth login` has stored.
+
+        Raises:
+            ValueError: It holds no model, one of another class, or weights that do not fit.
+            ImportError: A repository needs the extra `hub`.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     Model().save_pretrained(folder)
+            ...     Model.from_pretrained(folder).n_params
+            0
+        """
+        folder = hub.fetched(source, revision, token)
+        args, kwargs = hub.arguments(folder, cls)
+        return cls(*args, **kwargs).init(folder / hub.WEIGHTS)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool | None = None,
+        message: str = "Upload the model",
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Uploads what `save_pretrained` writes to the Hugging Face Hub, and returns the address of the commit.
+
+        Args:
+            repo: `owner/name`; it is made if there is none.
+            private: Of a repository that is made; None for the owner's default.
+            message: Of the commit.
+            revision: The branch, made if there is none; None for the main one.
+            token: None for the one that `hf auth login` has stored.
+
+        Raises:
+            ValueError: As of `save_pretrained`, before anything is sent.
+            ImportError: It needs the extra `hub`.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.push(folder, repo, private, message, revision, token)
 
     @property
     def n_params(self) -> int:
