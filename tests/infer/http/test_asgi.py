@@ -729,6 +729,27 @@ def test_reply_to_a_client_that_has_gone_is_no_error(app):
     LOOP.run(app({"type": "http", "method": "GET", "path": "/v2", "headers": []}, receive, send))
 
 
+def test_raw_numbers_are_answered_in_json_where_that_is_accepted(app, model):
+    status, headers, body = ask(app, "POST", "/models/m", to_bytes(X), {"accept": "application/json"})
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert torch.allclose(torch.tensor(json.loads(body)), model(X).detach(), atol=1e-6)
+    both = ask(
+        app, "POST", "/models/m", to_bytes(X), {"accept": "application/json, */*"}
+    )  # whoever takes all gets bytes
+    assert both[2] == to_bytes(model(X).detach())
+
+
+def test_body_that_the_server_lost_is_said_to_be(app):
+    """As uvicorn loses that of a request which would go on as h2c, such as Java's and curl's clients send."""
+    headers = {"content-length": "64", "upgrade": "h2c", "connection": "upgrade, http2-settings"}
+    status, _, body = ask(app, "POST", "/models/m", b"", headers)
+    assert status == 400
+    assert json.loads(body)["error"] == (
+        "the body must have the 64 bytes of its content-length, not 0; send it without the header upgrade"
+    )
+    assert ask(app, "POST", "/models/m", to_bytes(X), {"content-length": "64"} | headers)[0] == 200
+
+
 def test_prefix_is_taken_off_at_a_slash_alone(app):
     async def status(root, path):
         sent = []

@@ -48,6 +48,12 @@ class BodyReader:
                 body = await self._collect(receive)
         except TimeoutError:
             raise RefusedError(408, f"a request must be sent within {self._timeout_s} s") from None
+        length = request.headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) != len(body):  # a server that knows no h2c takes what follows for another's
+            hint = "; send it without the header upgrade" if b"upgrade" in request.headers else ""
+            raise RefusedError(
+                400, f"the body must have the {int(length)} bytes of its content-length, not {len(body)}{hint}"
+            )
         encoding = request.headers.get(b"content-encoding", b"identity").lower()
         return body if encoding == b"identity" else self._unpack(body, encoding)
 

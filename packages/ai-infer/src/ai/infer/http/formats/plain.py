@@ -29,7 +29,7 @@ from ai.infer.transport.trees import RawInput, RawTensor
 
 @dataclass(frozen=True, slots=True)
 class PlainRequest:
-    """One input, and whether JSON came and is to go back."""
+    """One input, and whether JSON is to go back."""
 
     x: RawInput
     as_json: bool
@@ -40,7 +40,7 @@ def read_plain(body: bytes, headers: dict[bytes, bytes], inputs: tuple[TensorSpe
 
     With content type `application/json` the body is a nested list whose first axis is the rows. Otherwise it is raw
     little-endian numbers; their shape is the model's, any number of rows, unless `x-shape` (`2,1,28,28`) says it, and
-    `x-datatype` (`FP32`).
+    `x-datatype` (`FP32`). JSON is answered in JSON, and so is `accept: application/json`.
 
     Raises:
         BadInputError: the body is no input of this model.
@@ -49,12 +49,13 @@ def read_plain(body: bytes, headers: dict[bytes, bytes], inputs: tuple[TensorSpe
         raise BadInputError(f"the model has {len(inputs)} inputs: use /v2/models/NAME/infer")
     spec = inputs[0] if inputs else None
     as_json = is_json(headers)
+    to_json = as_json or headers.get(b"accept") == b"application/json"
     if spec is not None and spec.datatype == BYTES:
-        return PlainRequest(_texts(body, as_json), as_json)
+        return PlainRequest(_texts(body, as_json), to_json)
     if not as_json:
         dtype, shape = _form(len(body), headers.get(b"x-shape"), headers.get(b"x-datatype"), spec)
         check_bytes("body", dtype, memoryview(body))
-        return PlainRequest(RawTensor(dtype, shape, body), as_json)
+        return PlainRequest(RawTensor(dtype, shape, body), to_json)
     datatype = _datatype(headers.get(b"x-datatype"), spec)
     try:
         data = json.loads(body)
@@ -63,7 +64,7 @@ def read_plain(body: bytes, headers: dict[bytes, bytes], inputs: tuple[TensorSpe
     shape = _shape_of_list(data)
     x = from_json("body", datatype, shape, data)
     _check(datatype, shape, spec)
-    return PlainRequest(x, as_json)
+    return PlainRequest(x, to_json)
 
 
 def _texts(body: bytes, as_json: bool) -> list[Any]:
