@@ -1,6 +1,7 @@
 """The Ray engine, over actors that are threads of this process."""
 
 import pickle
+import socket
 import sys
 import threading
 
@@ -189,6 +190,25 @@ def test_a_function_that_a_node_cannot_read_is_reported_with_the_node(cluster):
     assert f"on the node {worker.where[0]}" in "".join(caught.value.__notes__)
 
 
+class OnlyHere:
+    """Can be sent, and cannot be read."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_a_message_that_a_node_cannot_read_is_reported_with_the_node(cluster):
+    engine = Ray()
+    for message in (("params", 1, OnlyHere()), ("params", 1, engine.share(OnlyHere()))):
+        heard = Heard(echo, engine)
+        heard.worker.send(message)
+        wait_until(lambda heard=heard: heard.messages)
+        with pytest.raises(ValueError, match="invalid literal") as caught:
+            raise heard.messages[0][1]
+        assert "while a message was read on the node" in "".join(caught.value.__notes__)
+        heard.worker.close()
+
+
 def test_generated_data_come_from_the_cluster_with_one_put_for_each_version(cluster):
     with Datagen(Walk()).loader(8, n_workers=3, engine=Ray(), seed=1) as loader:
         for k in range(1, 4):
@@ -250,11 +270,22 @@ def test_the_cluster_joined_already_is_used_and_no_other(cluster):
         Ray("other:1")
 
 
-def test_no_cluster_is_said(cluster):
-    with pytest.raises(
-        ConnectionError, match=r"address \(nowhere:1\) must be that of a Ray cluster that runs, or None"
-    ):
-        Ray("nowhere:1")
+def test_no_cluster_is_said(cluster, monkeypatch):
+    monkeypatch.setattr(cluster, "init", cluster.init_without_any)
+    with pytest.raises(ConnectionError, match=r"address \(None\) must be that of .* starts one \(Could not find any"):
+        Ray()
+
+
+def test_an_address_where_nobody_listens_is_said_at_once(cluster):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        Ray(address)
+    cluster.initialized = False
+    with pytest.raises(ConnectionError, match=rf"address \({address}\) must be that of a Ray .*nothing answers there"):
+        Ray(address)
+    with pytest.raises(ValueError, match=r"address must be such as '10.0.0.1:6379', 'auto' or None, got 'local'"):
+        Ray("local")
+    assert not cluster.initialized
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

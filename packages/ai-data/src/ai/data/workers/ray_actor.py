@@ -60,10 +60,14 @@ class Actor:
 
     def put(self, body: bytes, buffers: list[np.ndarray], *shared: tuple[bytes, list[np.ndarray]]) -> None:
         """Hands a message to the payload; Ray has fetched what is shared."""
-        message = received(body, buffers)
-        if shared:
-            message = tuple(received(*shared[p.number]) if isinstance(p, Slot) else p for p in message)
-        self.inbox.put(message)
+        try:
+            message = received(body, buffers)
+            if shared:
+                message = tuple(received(*shared[p.number]) if isinstance(p, Slot) else p for p in message)
+        except Exception as error:  # nobody looks at what a call of `put` raises
+            self._fail(error, "a message was read")
+        else:
+            self.inbox.put(message)
 
     def get(self) -> list[tuple[bytes, list[np.ndarray]]]:
         """Waits for a message of the payload and returns all that wait, or none where none comes for a while."""
@@ -81,8 +85,6 @@ class Actor:
     def _run(self, payload: bytes, versions: Mapping[str, str]) -> None:
         import cloudpickle  # type: ignore[import-untyped]
 
-        from ai.data.workers.worker import portable_error
-
         self.send((RUNNING, socket.gethostname(), os.getpid()))
         if problem := mismatch(installed(), versions):
             self.send(("failed", RuntimeError(f"on the node {socket.gethostname()}, {problem}")))
@@ -90,8 +92,7 @@ class Actor:
         try:
             function = cloudpickle.loads(payload)
         except Exception as error:
-            error.add_note(f"while a worker was started on the node {socket.gethostname()}")
-            self.send(("failed", portable_error(error)))
+            self._fail(error, "a worker was started")
             return
         try:
             function(self)
@@ -99,6 +100,12 @@ class Actor:
             self.send((EXITED, f"raised {type(error).__name__}: {error}"))
         else:
             self.send((EXITED, "returned"))
+
+    def _fail(self, error: Exception, while_what: str) -> None:
+        from ai.data.workers.worker import portable_error
+
+        error.add_note(f"while {while_what} on the node {socket.gethostname()}")
+        self.send(("failed", portable_error(error)))
 
 
 def received(body: bytes, buffers: list[np.ndarray]) -> Any:

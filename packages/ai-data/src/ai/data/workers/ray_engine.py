@@ -2,6 +2,7 @@
 
 import math
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ _SILENT_S = 60.0
 _TURN_S = 1.0
 # Messages on their way to one worker.
 _MAX_PENDING = 1000
+_REACH_S = 10.0
 
 
 class Ray:
@@ -37,7 +39,7 @@ class Ray:
 
     Raises:
         ImportError: ray is not installed.
-        ValueError: an argument out of range, or an address other than that of the cluster joined already.
+        ValueError: an argument out of range, an address of another form, or not that of the cluster joined already.
         ConnectionError: there is no such cluster.
     """
 
@@ -235,10 +237,14 @@ def _joined(address: str | None) -> Any:
         raise ImportError(
             "Ray needs the package ray, the extra `ray`: from the checkout, pip install 'packages/ai-data[ray]'"
         ) from error
+    if address not in (None, "auto") and not address.rpartition(":")[2].isdigit():
+        raise ValueError(f"address must be such as '10.0.0.1:6379', 'auto' or None, got {address!r}")
     if not ray.is_initialized():
         try:
+            if address not in (None, "auto") and "://" not in address:
+                _reach(address)  # Ray itself takes minutes to say so
             ray.init(address=address or "auto")
-        except ConnectionError as error:
+        except (ConnectionError, TimeoutError) as error:
             raise ConnectionError(
                 f"address ({address}) must be that of a Ray cluster that runs, or None where one runs on this machine: "
                 f"`ray start --head` starts one ({_head(error)})"
@@ -248,6 +254,14 @@ def _joined(address: str | None) -> Any:
     if address not in (None, "auto", joined):
         raise ValueError(f"address ({address}) must be {joined}, the Ray cluster that this process has joined already")
     return ray
+
+
+def _reach(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
+    except OSError as error:
+        raise ConnectionError(f"nothing answers there: {error}") from error
 
 
 def _head(error: BaseException) -> str:
