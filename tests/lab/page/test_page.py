@@ -441,3 +441,24 @@ def test_a_published_study_opens_from_its_folder_without_a_server(browser, tmp_p
     context.close()
     assert wrong == []
     assert all(url.startswith((tmp_path / "out").as_uri()) for url in asked)
+
+
+def test_a_log_has_a_terminals_colours_and_is_asked_for_once_when_its_run_has_ended(look, serve, tmp_path):
+    with Trial(tmp_path / "ended", system_interval_s=None) as ended:
+        print("\x1b[1;31mred <b>\x1b[0m plain \x1b[2K\x1b[38;5;200mpink\x1b[39m\x1b[32mgreen\x1b[m end")
+        ended.log(0, {"loss": 1.0})
+    with Trial(tmp_path / "live", system_interval_s=None) as live:
+        live.log(0, {"loss": 1.0})
+        page = look(serve(tmp_path), f"#view=Log&id={ended.id},{live.id}")
+        page.wait_for_selector("pre .ansi-1.bold")
+        assert page.inner_text("pre .ansi-1.bold") == "red <b>"
+        assert page.inner_text("pre .ansi-2") == "green"
+        assert "red <b> plain pinkgreen end" in page.text_content("pre")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        for step in (1, 2):
+            print(f"line {step}")
+            live.log(step, {"loss": 1.0})
+            page.wait_for_selector(f"pre:has-text('line {step}')")
+    assert any(f"{live.id}/log" in url for url in asked)
+    assert not any(f"{ended.id}/log" in url for url in asked)
