@@ -78,3 +78,25 @@ def test_a_torchvision_folder_is_read_by_index(tmp_path):
     assert y.tolist() == [0, 0, 0, 1, 1, 1]
     assert x[:, 0, 0, 0].tolist() == [0, 40, 80] * 2
     assert x.dtype == torch.uint8
+
+
+@pytest.mark.parametrize(
+    ("own", "shuffle"),
+    [(lambda ds: ds, 0), (lambda ds: ds, 7), (lambda ds: ds.shuffle(seed=4, buffer_size=5).map(dict), 0)],
+)
+def test_a_huggingface_stream_resumed_twice_loses_and_repeats_nothing(own, shuffle):
+    import datasets
+
+    def loader():
+        stream = datasets.Dataset.from_dict({"x": list(range(24))}).to_iterable_dataset(num_shards=4)
+        return create_data_loader(own(stream), 3, train=True, n_workers=0, shuffle=shuffle)
+
+    whole = [batch["x"].tolist() for batch in islice(loader(), 13)]
+    assert sorted(chain(*whole[:8])) == list(range(24))
+    for cut in range(1, 12, 2):
+        first, second, third = loader(), loader(), loader()
+        list(islice(first, cut))
+        second.load_state_dict(first.state_dict())
+        assert next(iter(second))["x"].tolist() == whole[cut]
+        third.load_state_dict(second.state_dict())
+        assert [batch["x"].tolist() for batch in islice(third, 12 - cut)] == whole[cut + 1 :]

@@ -30,8 +30,8 @@ class StreamLoader:
 
     `shuffle` reads so many samples at a time and gives them in a seeded order. A state resumes exactly: a dataset with
     `state_dict` and `load_state_dict` (those of Hugging Face and torchdata) goes on where it was, any other is read
-    again from the beginning of the pass. A state of such a dataset must hold all that it draws from; one whose own
-    shuffling loses samples, as Hugging Face's, is better shuffled here.
+    again from the beginning of the pass. A state of such a dataset must hold all that it draws from. Hugging Face's
+    own `shuffle` leaves its buffer out of its state, so a pass of it is read again too; `shuffle` here need not.
 
     Workers read ahead. A dataset that divides itself by `torch.utils.data.get_worker_info()` is read in parts, and
     batches are taken from the workers in turn; then their order depends on the number of workers. Any other is read

@@ -77,9 +77,8 @@ class Walk:
     def cursor(self) -> Cursor:
         """Where the next batch begins."""
         cursor = self._cursor
-        if self._reading.shuffle > 1 or cursor.n_given == 0 or not _has_states(self._dataset):
+        if self._reading.shuffle > 1 or cursor.n_given == 0 or (state := _state_of(self._dataset)) is None:
             return cursor
-        state = copy.deepcopy(self._dataset.state_dict())
         return cursor._replace(n_marked=cursor.n_given, n_read=self._n_read, state=state)
 
     def chunk(self) -> list[Any] | None:
@@ -113,8 +112,10 @@ class Walk:
         block_size = max(reading.shuffle, 1)
         while True:
             mark = Cursor(cursor.epoch)
-            if reading.shuffle > 1 and _has_states(dataset):
-                mark = Cursor(cursor.epoch, 0, n_given, self._n_read, copy.deepcopy(dataset.state_dict()))
+            if cursor.state is not None and n_given == cursor.n_marked:
+                mark = cursor  # some tell the state that was loaded only once they go on
+            elif reading.shuffle > 1 and (state := _state_of(dataset)) is not None:
+                mark = Cursor(cursor.epoch, 0, n_given, self._n_read, state)
             block = list(islice(mine, block_size))
             if not block:
                 return
@@ -151,6 +152,21 @@ def _begun_pass(dataset: Iterable[Any]) -> Iterator[Any]:
 
 def _has_states(dataset: Any) -> bool:
     return hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")
+
+
+def _state_of(dataset: Any) -> Any:
+    """Returns a copy of a dataset's state; None where it has none, or one that lacks samples it holds back."""
+    return copy.deepcopy(dataset.state_dict()) if _has_states(dataset) and not _holds_back(dataset) else None
+
+
+def _holds_back(part: Any) -> bool:
+    """Returns whether a part of a Hugging Face dataset is a shuffle buffer, whose samples no state of it holds."""
+    if not type(part).__module__.startswith("datasets."):
+        return False
+    if type(part).__name__ == "BufferShuffledExamplesIterable":
+        return True
+    inner = [getattr(part, name, None) for name in ("_ex_iterable", "ex_iterable")]
+    return any(map(_holds_back, [*inner, *(getattr(part, "ex_iterables", None) or ())]))
 
 
 def _own(dataset: Any) -> Any:
