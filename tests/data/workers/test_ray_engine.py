@@ -153,11 +153,13 @@ def test_a_worker_that_takes_no_more_messages_is_ended(cluster):
 
 
 def test_a_node_without_the_library_is_named_as_such(cluster):
-    cluster.trouble = "The actor died because of an error raised in its creation task: No module named 'ai'"
+    cluster.trouble = (
+        "an error in its creation task, ray::Actor.__init__() (pid=5, ip=10.0.0.7, …): No module named 'ai'"
+    )
     heard = Heard(echo)
     wait_until(lambda: heard.exits)
     with pytest.raises(
-        ImportError, match=r"a node of the Ray cluster has no ai.data: install ai-data .* on every node"
+        ImportError, match=r"^the node 10.0.0.7 of the Ray cluster has no ai.data: install ai-data .* on every node$"
     ):
         raise heard.messages[0][1]
 

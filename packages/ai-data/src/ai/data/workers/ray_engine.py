@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import socket
 import threading
 import time
@@ -217,9 +218,10 @@ class RayWorker:
 
     def _died(self, error: Exception) -> str:
         if not self._where[1] and "No module named 'ai" in str(error):
+            address = re.search(r"\bip=([^,)\s]+)", str(error))
             raise ImportError(
-                f"a node of the Ray cluster has no ai.data: install ai-data {ray_actor.installed().get('ai-data', '')} "
-                f"on every node ({_head(error)})"
+                f"the node {address[1] if address else 'of a worker'} of the Ray cluster has no ai.data: install "
+                f"ai-data {ray_actor.installed().get('ai-data', '')} on every node"
             ) from error
         return f"{self._place()} died: {_head(error)}"
 
