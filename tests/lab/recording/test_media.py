@@ -166,3 +166,11 @@ def test_a_forked_process_writes_nothing_of_its_parents(trial):
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 3
     assert trial.metrics()["a"].steps.tolist() == [0]
+
+
+@pytest.mark.parametrize("values", [[1.0, np.nextafter(1.0, 2.0)], [-1e308, 1e308], [0.0, 5e-324]])
+def test_numbers_too_close_together_or_too_far_apart_are_counted_in_one_bin(values):
+    told = Histogram(values, bins=64).to_json()
+    assert (told["counts"], told["edges"]) == ([2], values)
+    with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
+        Histogram(values, bins=0).to_json()

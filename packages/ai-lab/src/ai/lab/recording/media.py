@@ -47,7 +47,15 @@ class Histogram:
             values = values.detach().float().cpu()
         numbers = np.asarray(values, np.float64).reshape(-1)
         finite = numbers[np.isfinite(numbers)]
-        counts, edges = np.histogram(finite, self.bins) if len(finite) else (np.zeros(0, int), np.zeros(0))
+        if self.bins < 1:
+            raise ValueError(f"bins must be at least 1, got {self.bins}")
+        counts, edges = np.zeros(0, int), np.zeros(0)
+        if len(finite):
+            try:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    counts, edges = np.histogram(finite, self.bins)
+            except ValueError:  # too close together, or too far apart, for so many bins between them
+                counts, edges = np.array([len(finite)]), np.array([finite.min(), finite.max()])
         apart = len(numbers) - len(finite)
         return {"kind": "histogram", "edges": edges.tolist(), "counts": counts.tolist(), "not_finite": apart}
 
