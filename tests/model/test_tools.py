@@ -267,6 +267,20 @@ class Iterating(Reaching):
         return x
 
 
+class Builtin(nn.Module):
+    """Its forward has no signature that Python knows."""
+
+    forward = staticmethod(torch.relu)
+
+
+def test_folding_passes_over_a_forward_that_says_nothing_of_its_arguments():
+    x = torch.randn(2, 3, 8, 8)
+    net = trained(nn.Sequential(Iterating(), Builtin()), x)
+    folded = m.fold(net)
+    assert norms(folded) == 0
+    torch.testing.assert_close(folded(x), net(x).detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_folding_runs_a_forward_without_a_trace():
     net = Noting().eval()
     folded = m.fold(net)

@@ -93,12 +93,12 @@ class _Uses:
 
     def _trace(self, module: nn.Module, bare: nn.Module, passed_by: set[nn.Module]) -> None:
         """Follows a `forward` with arguments that have a default both given and left out; a pair must be in both."""
-        defaults = {
-            name: parameter.default
-            for name, parameter in inspect.signature(module.forward).parameters.items()
-            if parameter.default is not parameter.empty
-        }
         try:
+            defaults = {
+                name: parameter.default
+                for name, parameter in inspect.signature(module.forward).parameters.items()
+                if parameter.default is not parameter.empty
+            }
             graphs = [_Children().trace(bare, given) for given in ({}, defaults)]
         except Exception:  # what cannot be traced cannot be proved: its norms stay
             return
