@@ -137,7 +137,8 @@ class DataLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes to the batch that came next when `state` was taken; the next iteration starts there.
 
-        A state may come from another batch size or number of ranks where the samples used so far make whole batches.
+        A state may come from another batch size or number of ranks where the samples used so far make whole batches,
+        and no sampler made the epoch's order of them.
 
         Raises:
             ValueError: the state is no loader's, of other data, of another mode, or between two batches of this loader.

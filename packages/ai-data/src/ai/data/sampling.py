@@ -49,7 +49,8 @@ def by_length(lengths: Sequence[int] | Tensor | np.ndarray, window: int = 50) ->
     """Returns a sampler whose batches hold samples of like lengths, in shuffled order; each sample once an epoch.
 
     So many batches at a time are drawn, sorted by length, cut and shuffled as wholes: little is padded, and neighbours
-    in length are others in every epoch.
+    in length are others in every epoch. A state taken within an epoch needs as many samples a batch, on all ranks
+    together, where it is loaded.
 
     Args:
         lengths: one for each sample.
