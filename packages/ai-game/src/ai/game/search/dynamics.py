@@ -56,6 +56,7 @@ class Rules:
     def __init__(self, game: Game, evaluator: Evaluator) -> None:
         self.game = game
         self.num_actions = game.num_actions
+        self.luck = hasattr(game, "chance")
         self._evaluator = NetEvaluator(evaluator) if isinstance(evaluator, nn.Module) else evaluator
         self._on_states = isinstance(evaluator, StateEvaluator)
         self._row_kernel = None if self._on_states else row_kernel(game)
@@ -186,6 +187,7 @@ class Learned:
     def __init__(self, model: LearnedModel, num_actions: int) -> None:
         self.model = model
         self.num_actions = num_actions
+        self.luck = False
         self._embeddings: Any = None
         self._shape = (0, 0)
 

@@ -228,7 +228,7 @@ class Search:
         """Adds one leaf to the tree of each of `rows`."""
         assert self.tree is not None
         leaf = self._leaf = self._leaf if len(self._leaf.node) == len(rows) else new_leaf(len(rows))
-        walk.select(self.tree, rows, params, leaf)
+        walk.select(self.tree, rows, params, leaf, self._dynamics.luck)
         evaluated = self._dynamics.expand(self.tree, rows, leaf)
         prove = isinstance(params, PuctParams) and params.prove
         if not walk.settle(self.tree, rows, leaf, *evaluated, prove):
@@ -344,8 +344,11 @@ class Search:
         elif drawn is None:
             drawn = draws.gumbel(seeds, num_actions) * self.rule.scale * noisy[:, None]
         considered = min(self.rule.max_considered, num_actions)
-        budgets, which = np.unique(budget, return_inverse=True)
-        key = tuple(budgets.tolist())
+        if budget.min() == budget.max():
+            key, which = (int(budget[0]),), np.zeros(batch, np.int64)
+        else:
+            budgets, which = np.unique(budget, return_inverse=True)
+            key = tuple(budgets.tolist())
         if key not in self._tables:
             if len(self._tables) >= 64:  # budgets that are new in every call
                 self._tables.clear()

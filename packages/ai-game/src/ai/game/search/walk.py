@@ -21,15 +21,15 @@ from ai.game.search.puct import PuctParams, puct_scores
 from ai.game.search.tree import UNVISITED, Leaf, Tree
 
 
-def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams, leaf: Leaf) -> None:
+def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams, leaf: Leaf, luck: bool = True) -> None:
     """Walks each of `rows` from its root along the highest scores to an edge without a node, or where play ends.
 
     A walk also ends at an edge whose worth is proven. A new node is claimed for the edge; what lies there is for others
-    to write. The ends are written to `leaf`.
+    to write. The ends are written to `leaf`. Without `luck` no node is chance's, and none is asked.
     """
     if (compiled := fast.kernels(__name__)) is not None:
         kernel = compiled.select_puct if isinstance(rule, PuctParams) else compiled.select_gumbel
-        kernel(tuple(tree), rows, tuple(rule), tuple(leaf))
+        kernel(tuple(tree), rows, tuple(rule), tuple(leaf), luck)
         return
     node = np.zeros(len(rows), np.int64)
     walking = np.arange(len(rows))
@@ -42,8 +42,8 @@ def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams,
             scores = gumbel_root_scores(tree, games, rule)
         else:
             scores = gumbel_interior_scores(tree, games, here, rule)
-        if (luck := tree.chance[games, here]).any():
-            scores = np.where(luck[:, None], chance_scores(tree, games, here), scores)
+        if luck and (lucky := tree.chance[games, here]).any():
+            scores = np.where(lucky[:, None], chance_scores(tree, games, here), scores)
         action = np.where(tree.legal[games, here], scores, -np.inf).argmax(axis=1)
         child = tree.child[games, here, action].astype(np.int64)
         settled = ~np.isnan(tree.proof[games, here, action])

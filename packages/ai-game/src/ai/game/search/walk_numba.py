@@ -201,7 +201,7 @@ def _below(child, terminal, proof, b, n, a):  # type: ignore[no-untyped-def]
 
 
 @jit(error_model="numpy")
-def select_puct(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
+def select_puct(tree, rows, params, leaf, luck):  # type: ignore[no-untyped-def]
     """Walks every row by PUCT."""
     tree, params, leaf = Tree(*tree), PuctParams(*params), Leaf(*leaf)
     visits, total, prior, legal, value = tree.visits, tree.total, tree.prior, tree.legal, tree.value
@@ -212,7 +212,7 @@ def select_puct(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
     for r in range(rows.shape[0]):
         b, n = rows[r], np.int64(0)
         while True:
-            if chance[b, n]:
+            if luck and chance[b, n]:
                 a = _chance_action(visits, prior, legal, b, n)
             else:
                 a = _puct_action(
@@ -223,11 +223,11 @@ def select_puct(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
                 break
             n = below
         leaf_parent[r], leaf_action[r] = n, a
-    _claim(tree, rows, leaf)
+    _claim(tree, rows, leaf, luck)
 
 
 @jit(error_model="numpy")
-def select_gumbel(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
+def select_gumbel(tree, rows, params, leaf, luck):  # type: ignore[no-untyped-def]
     """Walks every row by sequential halving at the root and the improved policy below."""
     tree, params, leaf = Tree(*tree), GumbelParams(*params), Leaf(*leaf)
     visits, total, prior, legal, value = tree.visits, tree.total, tree.prior, tree.legal, tree.value
@@ -251,18 +251,18 @@ def select_gumbel(tree, rows, params, leaf):  # type: ignore[no-untyped-def]
             if below < 0:
                 break
             n = below
-            if chance[b, n]:
+            if luck and chance[b, n]:
                 a = _chance_action(visits, prior, legal, b, n)
                 continue
             _, top, factor, visit_sum = _completed(visits, total, prior, value, b, n, scale, offset, scratch)
             weight_sum = _improved(visits, prior, b, n, top, factor, scratch)
             a = _interior_action(visits, legal, b, n, (1.0 + visit_sum) / weight_sum, scratch)
         leaf_parent[r], leaf_action[r] = n, a
-    _claim(tree, rows, leaf)
+    _claim(tree, rows, leaf, luck)
 
 
 @jit(error_model="numpy")
-def _claim(tree, rows, leaf):  # type: ignore[no-untyped-def]
+def _claim(tree, rows, leaf, luck):  # type: ignore[no-untyped-def]
     """Finds the node at the end of each walk, a new one where there is none yet."""
     child, parent, parent_action, size = tree.child, tree.parent, tree.parent_action, tree.size
     visits, total, proof, value, terminal = tree.visits, tree.total, tree.proof, tree.value, tree.terminal
@@ -276,7 +276,9 @@ def _claim(tree, rows, leaf):  # type: ignore[no-untyped-def]
             size[b] = n + 1
             child[b, above, action] = n
             parent[b, n], parent_action[b, n] = above, action
-            terminal[b, n], chance[b, n], value[b, n] = False, False, 0.0
+            terminal[b, n], value[b, n] = False, 0.0
+            if luck:
+                chance[b, n] = False
             for a in range(visits.shape[2]):
                 child[b, n, a] = -1
                 visits[b, n, a] = 0.0
