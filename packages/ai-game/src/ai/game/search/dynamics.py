@@ -104,7 +104,8 @@ class Rules:
         game = self.game
         if self._row_kernel is not None:
             seen, live = np.zeros((len(rows), *game.observation_shape), np.float32), np.empty(len(rows), np.int64)
-            count = self._row_kernel(self._states, tuple(tree), rows, tuple(leaf), seen, live, game.discount)
+            written = tree.reward, tree.discount, tree.terminal, tree.legal
+            count = self._row_kernel(self._states, *written, rows, tuple(leaf), seen, live, game.discount)
             if count == 0:
                 return self._nothing()
             return Evaluated(live[:count], *self._ask(torch.from_numpy(seen[:count]), count))

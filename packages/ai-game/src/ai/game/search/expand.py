@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ai.game import fast
 from ai.game.protocol import Game
-from ai.game.search.tree import Leaf, Tree
+from ai.game.search.tree import Leaf
 
 
 @runtime_checkable
@@ -36,11 +36,11 @@ def row_kernel(game: Game) -> Any:
     return fast.bound(expand_rows, play_row=game.play_row, legal_row=game.legal_row, observe_row=game.observe_row)
 
 
-def expand_rows(states, tree, rows, leaf, seen, live, gamma):  # type: ignore[no-untyped-def]
+def expand_rows(states, reward, discount, terminal, legal, rows, leaf, seen, live, gamma):  # type: ignore[no-untyped-def]
     """Plays the fresh edges; returns how many lead on, listed in `live [R]` and shown in `seen`, zeros before."""
-    # arrays are taken out before the loop, see `walk_numba`
-    tree, leaf = Tree(*tree), Leaf(*leaf)
-    reward, discount, terminal, legal = tree.reward, tree.discount, tree.terminal, tree.legal
+    # arrays are taken out before the loop, see `walk_numba`; each array that is handed over costs a tenth of a
+    # microsecond, so that these are the tree's few that are written
+    leaf = Leaf(*leaf)
     leaf_parent, leaf_action, leaf_node, leaf_fresh = leaf.parent, leaf.action, leaf.node, leaf.fresh
     count = 0
     for r in range(rows.shape[0]):
