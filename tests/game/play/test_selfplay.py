@@ -369,6 +369,8 @@ def test_a_tolerance_wider_than_all_values_cuts_no_return():
 
 def test_bad_input_is_refused():
     game = TicTacToe()
+    with pytest.raises(TypeError, match="model must be a module, got function: give functions and clients as eval"):
+        SelfPlay(TicTacToe(), lambda obs: (obs, obs))
     with pytest.raises(ValueError, match="exactly one of model and evaluator"):
         SelfPlay(game)
     with pytest.raises(ValueError, match="resign_below needs a game of two players"):

@@ -231,6 +231,8 @@ def test_a_tree_is_kept_over_a_move_and_its_luck(engine):
     search(state)
     throw, face = np.zeros(2, int), np.array([1, 2])
     search.advance(throw)
+    with pytest.raises(ValueError, match="states must be a player's to move, in row 0 luck moves"):
+        search(game.step(state, throw))  # a kept root is no other than a fresh one
     search.advance(face)
     kept = search.tree.visits[:, 0].sum(1)
     assert (kept > 3).all()

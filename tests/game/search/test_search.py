@@ -590,6 +590,51 @@ def test_a_finished_or_unexplored_move_starts_its_row_anew(engine):
         unexplored.advance(np.array([9]))
 
 
+def test_trees_of_a_search_that_failed_are_not_kept(engine):
+    game, plain, calls = TicTacToe(), linear_evaluator(TicTacToe()), []
+
+    def failing(observation):
+        calls.append(observation)
+        if len(calls) == 10:
+            raise RuntimeError("the network is gone")
+        return plain(observation)
+
+    search = Search(game, failing, simulations=40, rule=Puct())
+    with pytest.raises(RuntimeError, match="the network is gone"):
+        search(game.init(2))
+    with pytest.raises(ValueError, match="advance needs a search before it, one that came to its end"):
+        search.advance(np.array([0, 0]))
+    found = search(game.init(2))
+    expected = Search(game, plain, simulations=40, rule=Puct())(game.init(2))
+    np.testing.assert_array_equal(found.visits, expected.visits)
+    search.advance(found.action)
+
+
+def test_states_of_another_game_are_refused():
+    game = TicTacToe()  # whose fields have the names of Connect Four's
+    search = Search(game, linear_evaluator(game), simulations=4, rule=Puct())
+    with pytest.raises(ValueError, match="states must be of the game's dtype"):
+        search(ConnectFour().init(2))
+    search.advance(search(game.init(2)).action)
+    with pytest.raises(ValueError, match="states must be of the game's dtype"):
+        search(ConnectFour().init(2))
+
+
+@pytest.mark.parametrize("noise", [np.full((2, 9), np.nan), np.zeros((2, 8)), np.zeros(9)])
+def test_noise_that_is_no_number_a_move_is_refused(noise):
+    search = Search(TicTacToe(), linear_evaluator(TicTacToe()), simulations=4)
+    with pytest.raises(ValueError, match=r"noise_values must hold a number a move, shape \(2, 9\)"):
+        search(TicTacToe().init(2), noise=True, noise_values=noise)
+
+
+def test_simulations_are_whole_numbers():
+    game = TicTacToe()
+    with pytest.raises(ValueError, match=r"simulations must be an integer of at least 1, got 2\.5"):
+        Search(game, linear_evaluator(game), simulations=2.5)
+    with pytest.raises(ValueError, match=r"simulations must hold one budget in \[1, 4\] a row"):
+        Search(game, linear_evaluator(game), simulations=4)(game.init(2), simulations=np.array([1.5, 2.0]))
+
+
 @pytest.mark.parametrize("rule", [Puct(), Gumbel()], ids=["puct", "gumbel"])
 def test_a_network_may_mask_illegal_moves_itself(engine, rule):
     game = ConnectFour()

@@ -113,6 +113,7 @@ class SelfPlay:
     Raises:
         ValueError: neither or both of `model` and `evaluator`; resigning in a one-player game; a cache before an
             evaluator whose parameters others renew.
+        TypeError: `model` is no module.
 
     Example:
         >>> from ai.data import Datagen
@@ -135,6 +136,10 @@ class SelfPlay:
     ) -> None:
         if (model is None) == (evaluator is None):
             raise ValueError("exactly one of model and evaluator must be given")
+        if model is not None and not isinstance(model, (nn.Module, LearnedModel)):
+            raise TypeError(
+                f"model must be a module, got {type(model).__name__}: give functions and clients as evaluator"
+            )
         play = Play() if play is None else play
         if play.resign_below is not None and game.num_players != 2:
             raise ValueError("resign_below needs a game of two players")

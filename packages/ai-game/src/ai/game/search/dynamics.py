@@ -75,22 +75,28 @@ class Rules:
             self._states = np.zeros((batch, num_nodes), self.game.dtype)
 
     def root(self, tree: Tree, rows: NDArray[np.int64], state: State, legal: NDArray[np.bool_] | None) -> Evaluated:
-        """Puts the roots of `rows` in place and evaluates them.
+        """Puts the roots of `rows` in place and evaluates them."""
+        self.check(state)
+        where = _whole(rows, tree)
+        self._states[where, 0] = state
+        allowed = self.game.legal(state)
+        tree.legal[where, 0] = allowed if legal is None else allowed & legal
+        return self._evaluate(rows, state)
+
+    def check(self, state: State) -> None:
+        """Refuses states in which no player of this game is to move.
 
         Raises:
-            ValueError: a game is over.
+            ValueError: they are of another game, a game is over, or luck moves.
         """
+        if state.dtype != self.game.dtype:
+            raise ValueError(f"states must be of the game's dtype {self.game.dtype}, got {state.dtype}")
         over = self.game.terminal(state)
         if over.any():
             raise ValueError(f"states must not be over, row {int(over.argmax())} is")
         if (chance := chances(self.game, state)) is not None and chance.any():
             lucky = np.asarray(chance.any(axis=1))
             raise ValueError(f"states must be a player's to move, in row {int(lucky.argmax())} luck moves")
-        where = _whole(rows, tree)
-        self._states[where, 0] = state
-        allowed = self.game.legal(state)
-        tree.legal[where, 0] = allowed if legal is None else allowed & legal
-        return self._evaluate(rows, state)
 
     def value(self, state: State) -> NDArray[np.floating]:
         """Returns the evaluator's value of each state, `[B]`."""
@@ -259,6 +265,9 @@ class Learned:
         self._embeddings[games, node] = embedding
         tree.legal[rows, leaf.node] = True
         return Evaluated(np.arange(batch), *checked((logits, value), batch, self.num_actions))
+
+    def check(self, observation: Any) -> None:
+        """Refuses nothing: what a model takes is for it to say."""
 
     def at_root(self, observation: Any) -> NDArray[np.bool_]:
         """Returns True for every row: an embedding does not tell what will be seen."""

@@ -80,8 +80,8 @@ class Search:
         return search
 
     def _setup(self, dynamics: Rules | Learned, simulations: int, rule: Puct | Gumbel | None) -> None:
-        if simulations < 1:
-            raise ValueError(f"simulations must be at least 1, got {simulations}")
+        if not isinstance(simulations, (int, np.integer)) or simulations < 1:
+            raise ValueError(f"simulations must be an integer of at least 1, got {simulations}")
         if isinstance(rule, Puct) and rule.prove:
             game = dynamics.game if isinstance(dynamics, Rules) else None
             if game is None or game.num_players != 2 or game.discount != 1 or isinstance(game, ChanceGame):
@@ -95,6 +95,7 @@ class Search:
         self._dynamics = dynamics
         self._turn = Turn()
         self._kept: NDArray[np.bool_] | None = None  # which trees `advance` kept
+        self._searched = False  # whether the trees are those of a search that came to its end
         self._tables: dict[tuple[int, ...], NDArray[np.int64]] = {}
         self._puct: PuctParams | None = None
         self._leaf = new_leaf(0)
@@ -161,13 +162,14 @@ class Search:
             if not kept.all():
                 self._root(positions, legal, np.flatnonzero(~kept))
         assert self.tree is not None
-        self._kept = None
+        self._kept, self._searched = None, False
         prior = self.tree.prior[:, 0].copy()
         params = self._root_params(budget, seed, noise, noise_values)
         shortest, longest = int(budget.min()), int(budget.max())
         with self._dynamics.evaluating():
             for simulation in range(longest):
                 self._simulate(rows if simulation < shortest else np.flatnonzero(budget > simulation), params)
+        self._searched = True
         return self._found(params, prior)
 
     def advance(self, action: NDArray[np.int64]) -> None:
@@ -178,8 +180,8 @@ class Search:
         explored, starts from a fresh tree, at whatever position comes next.
 
         Raises:
-            ValueError: the rule is Gumbel, whose halving needs fresh roots; or nothing was searched; or there is not
-                one action of the game a row.
+            ValueError: the rule is Gumbel, whose halving needs fresh roots; or nothing was searched, or the search
+                failed; or there is not one action of the game a row.
             RuntimeError: the search is in use.
         """
         with self._turn:
@@ -188,8 +190,8 @@ class Search:
     def _advance(self, action: NDArray[np.int64]) -> None:
         if not isinstance(self.rule, Puct):
             raise ValueError("advance needs rule=Puct(...): sequential halving starts from a fresh root")
-        if self.tree is None:
-            raise ValueError("advance needs a search before it")
+        if self.tree is None or not self._searched:
+            raise ValueError("advance needs a search before it, one that came to its end")
         tree = self.tree
         action = check_actions(action, len(tree.size), self._dynamics.num_actions)
         rows = np.arange(len(action))
@@ -253,6 +255,7 @@ class Search:
             raise ValueError(
                 f"positions must be the {len(self.tree.size)} after the moves given to advance, got {len(positions)}"
             )
+        self._dynamics.check(positions)
         same = self._dynamics.at_root(positions) | ~kept
         if not same.all():
             raise ValueError(f"positions must be those after the moves given to advance, row {same.argmin()} is not")
@@ -307,7 +310,12 @@ class Search:
         if simulations is None:
             return np.full(batch, self.simulations)
         budget = np.asarray(simulations)
-        if budget.shape != (batch,) or (budget < 1).any() or (budget > self.simulations).any():
+        if (
+            budget.dtype.kind not in "iu"
+            or budget.shape != (batch,)
+            or (budget < 1).any()
+            or (budget > self.simulations).any()
+        ):
             raise ValueError(f"simulations must hold one budget in [1, {self.simulations}] a row, got {simulations}")
         return budget
 
@@ -324,6 +332,8 @@ class Search:
         noisy = np.broadcast_to(np.asarray(noise, bool), (batch,))
         drawn = noise_values
         num_actions = self._dynamics.num_actions
+        if drawn is not None and (np.shape(drawn) != (batch, num_actions) or np.isnan(drawn).any()):
+            raise ValueError(f"noise_values must hold a number a move, shape {(batch, num_actions)}, got {drawn}")
         seeds = draws.row_seeds(seed, batch)
         legal = self.tree.legal[:, 0]
         if isinstance(self.rule, Puct):
