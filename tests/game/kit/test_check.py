@@ -284,6 +284,40 @@ class TurnsAlways(Wrong):
         return super().transform(observation, policy, (which + 1) % 8)
 
 
+class OverwritesWhatItShowed(Wrong):
+    """observe must return an array of its own"""
+
+    room = np.zeros((16, 2, 3, 3), np.float32)
+
+    def observe(self, state):
+        self.room[: len(state)] = super().observe(state)
+        return self.room[: len(state)]
+
+
+class OverwritesItsStates(Wrong):
+    """step must return an array of its own"""
+
+    room = np.zeros(16, TicTacToe.dtype)
+
+    def step(self, state, action):
+        self.room[: len(state)] = super().step(state, action)
+        return self.room[: len(state)]
+
+
+class TurnsInPlace(Wrong):
+    """transform must not change the arrays it is given"""
+
+    def transform(self, observation, policy, which):
+        observation[:], policy[:] = super().transform(observation, policy, which)
+        return observation, policy
+
+
+class HasNoSides(Wrong):
+    """num_symmetries must count the side that changes nothing, got 0"""
+
+    num_symmetries = 0
+
+
 @pytest.mark.parametrize("game", Wrong.__subclasses__(), ids=lambda g: g.__name__)
 def test_a_wrong_game_is_refused_by_the_name_of_its_mistake(game):
     with pytest.raises(GameError, match=game.__doc__):

@@ -610,6 +610,38 @@ def test_trees_of_a_search_that_failed_are_not_kept(engine):
     search.advance(found.action)
 
 
+class Third(TicTacToe):
+    """Shows the free cells as well, by a function of the batch; a win pays a half."""
+
+    observation_shape = (3, 3, 3)
+
+    def observe(self, state):
+        planes = super().observe(state)[:, :2]
+        return np.concatenate([planes, 1 - planes.sum(axis=1, keepdims=True)], axis=1)
+
+    def reward(self, state):
+        return super().reward(state) / 2
+
+
+def test_a_subclass_that_speaks_for_the_batch_is_searched_by_its_word(engine):
+    game, free = Third(), []
+
+    def evaluator(observation):
+        assert observation.shape[1:] == (3, 3, 3)
+        free.extend(observation[:, 2].sum(dim=(1, 2)).tolist())
+        return torch.zeros(len(observation), 9), torch.zeros(len(observation))
+
+    state = game.init(1)
+    for cell in (0, 3, 1, 4):
+        state = game.step(state, np.array([cell]))
+    found = Search(game, evaluator, simulations=64, rule=Puct())(state)
+    assert set(free) <= {5, 4, 3, 2, 1}
+    assert max(free[1:]) == 4
+    assert found.values[0, 2] == 0.5
+    assert not game.rules_by_row
+    assert TicTacToe().rules_by_row
+
+
 def test_states_of_another_game_are_refused():
     game = TicTacToe()  # whose fields have the names of Connect Four's
     search = Search(game, linear_evaluator(game), simulations=4, rule=Puct())
@@ -629,7 +661,7 @@ def test_noise_that_is_no_number_a_move_is_refused(noise):
 
 def test_simulations_are_whole_numbers():
     game = TicTacToe()
-    with pytest.raises(ValueError, match=r"simulations must be an integer of at least 1, got 2\.5"):
+    with pytest.raises(TypeError, match=r"simulations must be an integer, got 2\.5"):
         Search(game, linear_evaluator(game), simulations=2.5)
     with pytest.raises(ValueError, match=r"simulations must hold one budget in \[1, 4\] a row"):
         Search(game, linear_evaluator(game), simulations=4)(game.init(2), simulations=np.array([1.5, 2.0]))

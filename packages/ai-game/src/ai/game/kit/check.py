@@ -8,6 +8,8 @@ from ai.game import draws
 from ai.game.kit.mistakes import GameError, History, Moment, find_mistakes
 from ai.game.protocol import Game, State, chances, move_weights, state_keys
 
+_READERS = ("observe", "legal", "terminal", "reward", "to_play")
+
 
 def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000, repeats: bool = False) -> None:
     """Plays `batch` random games to the end and raises at the first rule that `game` breaks.
@@ -56,6 +58,7 @@ def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000, 
         _check_illegal_refused(game, state, legal, step)
         action = draws.choose(draws.fold_in(seeds, step), np.where(over[:, None], 1.0, move_weights(game, state)))
         following = _play(game, state, action, step)
+        _check_own_arrays(game, state, following, step)
         _check_rows(game, state, action, following, step)
         _check_end(game, state, following, step)
         _check_rewards(game, following, step)
@@ -131,6 +134,21 @@ def _play(game: Game, state: State, action: np.ndarray, step: int) -> State:
     return following
 
 
+def _check_own_arrays(game: Game, state: State, following: State, step: int) -> None:
+    """Finds answers that the next call overwrites."""
+    told, states = {name: getattr(game, name)(state) for name in _READERS}, (state.copy(), following.copy())
+    before = {name: answer.copy() for name, answer in told.items()}
+    for name in _READERS:
+        getattr(game, name)(following)
+        kept = np.array_equal(told[name], before[name])
+        _rule(kept, f"{name} must return an array of its own: the next call changes the last answer", step)
+    over, legal = game.terminal(following), game.legal(following)
+    if (over | legal.any(axis=1)).all():
+        game.step(following.copy(), legal.argmax(axis=1))
+    for given, left in zip((state, following), states, strict=True):
+        _same(given, left, "step must return an array of its own, the next call changes the last answer", step)
+
+
 def _check_rows(game: Game, state: State, action: np.ndarray, following: State, step: int) -> None:
     for row in {0, step % len(state), len(state) - 1}:
         one = slice(row, row + 1)
@@ -163,7 +181,7 @@ def _check_rewards(game: Game, following: State, step: int) -> None:
 def _check_readers(game: Game, state: State, step: int) -> None:
     before = state.copy()
     _rule(bool(np.isfinite(game.observe(state)).all()), "observe must return finite numbers", step)
-    for name in ("observe", "legal", "terminal", "reward", "to_play"):
+    for name in _READERS:
         getattr(game, name)(state)
         _same(state, before, f"{name} must not change the state it is given", step)
 

@@ -190,6 +190,8 @@ def luck_in_the_state(game: Game, seeds: NDArray[np.uint64], max_steps: int = 64
 
 def unlike_symmetries(game: SymmetricGame, seeds: NDArray[np.uint64], max_steps: int = 64) -> None:
     """Finds symmetries that turn the board one way and the policy another: the turned game is played beside its own."""
+    if game.num_symmetries < 1:
+        raise GameError(f"num_symmetries must count the side that changes nothing, got {game.num_symmetries}")
     start = game.init(len(seeds), seeds)
     seen = game.observe(start)
     for side in range(game.num_symmetries):
@@ -236,7 +238,11 @@ def _turned(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Returns observations from one side, and which action each of a turned policy's entries was, `[B, A]`."""
     number = np.broadcast_to(np.arange(game.num_actions, dtype=np.float32), (len(seen), game.num_actions))
-    return game.transform(seen, np.ascontiguousarray(number), np.full(len(seen), side))
+    given = seen.copy(), number.copy()
+    turned = game.transform(*given, np.full(len(seen), side))
+    if not (np.array_equal(given[0], seen) and np.array_equal(given[1], number)):
+        raise GameError(f"transform must not change the arrays it is given: {side=}")
+    return turned
 
 
 def _alike(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 from ai.game import draws, fast
 from ai.game.protocol import Actions, Seed, State, check_actions, illegal_action
 
+_OF_THE_BATCH = ("step", "observe", "legal", "terminal", "reward", "to_play")
+
 
 class ScalarGame:
     """Extend it: `num_actions`, `observation_shape`, `dtype`, and three or four functions of one state, static methods.
 
     A state `s` is read and written by field, `s["board"]`. The dtype has the fields `player`, `over` and `reward`,
     which `play_row` sets, besides the game's own. The functions may call others of their module; they take numbers,
-    arrays and loops, as numba does. What they write to is all zeros before.
+    arrays and loops, as numba does. What they write to is all zeros before. A subclass may write a function of the
+    batch itself, such as `observe`; then its search plays by those, slower.
 
     - `start_row(s, luck)`: sets up a state of zeros; `luck` is a uint64 of this row's own. May be left out.
     - `play_row(s, action)`: plays a legal action.
@@ -134,6 +137,11 @@ class ScalarGame:
     def to_play(self, state: State) -> NDArray[np.int64]:
         """Returns who moves next, `[B]`."""
         return state["player"].astype(np.int64)
+
+    @property
+    def rules_by_row(self) -> bool:
+        """Whether the functions of one state are all the rules: no subclass has functions of the batch of its own."""
+        return all(getattr(type(self), name) is getattr(ScalarGame, name) for name in _OF_THE_BATCH)
 
     @property
     def _at_once(self) -> bool:

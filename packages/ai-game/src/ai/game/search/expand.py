@@ -16,6 +16,10 @@ from ai.game.search.tree import Leaf
 class RowRules(Game, Protocol):
     """A game that has its rules for one row, and the fields `player`, `over` and `reward` in its states."""
 
+    @property
+    def rules_by_row(self) -> bool:
+        """Whether they are all its rules: a subclass may have functions of the batch that say otherwise."""
+
     def play_row(self, s: Any, action: Any) -> None:
         """Plays a legal action."""
 
@@ -31,7 +35,9 @@ def row_kernel(game: Game) -> Any:
 
     Luck and limits of moves that are not ends take the longer way, over the batch's functions.
     """
-    if not isinstance(game, RowRules) or hasattr(game, "chance") or hasattr(game, "truncated") or not fast.available():
+    if not fast.available() or not isinstance(game, RowRules) or not game.rules_by_row:
+        return None
+    if hasattr(game, "chance") or hasattr(game, "truncated"):
         return None
     return fast.bound(expand_rows, play_row=game.play_row, legal_row=game.legal_row, observe_row=game.observe_row)
 

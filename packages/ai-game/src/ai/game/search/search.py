@@ -80,8 +80,10 @@ class Search:
         return search
 
     def _setup(self, dynamics: Rules | Learned, simulations: int, rule: Puct | Gumbel | None) -> None:
-        if not isinstance(simulations, (int, np.integer)) or simulations < 1:
-            raise ValueError(f"simulations must be an integer of at least 1, got {simulations}")
+        if not isinstance(simulations, (int, np.integer)):
+            raise TypeError(f"simulations must be an integer, got {simulations}")
+        if simulations < 1:
+            raise ValueError(f"simulations must be at least 1, got {simulations}")
         if isinstance(rule, Puct) and rule.prove:
             game = dynamics.game if isinstance(dynamics, Rules) else None
             if game is None or game.num_players != 2 or game.discount != 1 or isinstance(game, ChanceGame):
