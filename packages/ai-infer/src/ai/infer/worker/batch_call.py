@@ -82,10 +82,7 @@ class BatchCall:
             rows = [request.rows for request in batch]
             parts = [n for request in batch for n in request.parts]
             chosen = self._sharing.look_at(form.key, len(parts), self.version)
-            inputs = [request.tensors for request in batch]
-            if chosen:  # the model may write into them
-                inputs = [[x.clone() for x in tensors] for tensors in inputs]
-            node, tensors = self._together(form, batch[0].layout, inputs)
+            node, tensors = self._together(form, batch[0].layout, [request.tensors for request in batch])
             axes = self._axes.outputs(node)
             if not all(has_rows(x, axis, n_rows) for x, axis in zip(tensors, axes, strict=True)):
                 raise NotRowWiseError("the output has not one row for each row of the input")
@@ -179,12 +176,12 @@ class BatchCall:
             self._sharing.refuse(form.key, f"they could not be compared: {answer_for(error).splitlines()[0]}")
 
     def _together(self, form: Form, layout: Layout, cells: Sequence[list[Tensor]]) -> Answer:
-        """Returns the model's output for all rows of several requests, in as many calls as their number needs."""
-        if len(cells) == 1:
-            inputs = cells[0]
-        else:
-            pieces = zip(form.axes, zip(*cells, strict=True), strict=True)
-            inputs = [xs[0] if axis is None else torch.cat(xs, axis) for axis, xs in pieces]
+        """Returns the model's output for all rows of several requests, in as many calls as their number needs.
+
+        The model gets copies, into which it may write: who shared a call that came to nothing is answered anew.
+        """
+        pieces = zip(form.axes, zip(*cells, strict=True), strict=True)
+        inputs = [xs[0].clone() if axis is None or len(xs) == 1 else torch.cat(xs, axis) for axis, xs in pieces]
         n_rows = next(x.shape[axis] for axis, x in zip(form.axes, inputs, strict=True) if axis is not None)
         if n_rows <= self.max_rows:
             return self._call(layout, inputs)
