@@ -16,10 +16,10 @@ from ai.game import ByPolicy
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pygame
 
 KINDS = {
-    "ppo continuous": (ppo, {"env": "Pendulum-v1", "normalize": True}),
-    "ppo recurrent": (ppo, {"env": "hidden:CartPole-v1", "sequence": 8}),
-    "dqn with everything": (dqn, {"duelling": True, "quantiles": 5, "alpha": 0.6, "n_step": 3}),
-    "sac n-step": (sac, {"n_step": 3}),
+    "ppo continuous": (ppo, {"env": "Pendulum-v1", "normalize": True, "task_interval": 8}),
+    "ppo recurrent": (ppo, {"env": "hidden:CartPole-v1", "sequence": 8, "task_interval": 8}),
+    "dqn with everything": (dqn, {"duelling": True, "quantiles": 5, "alpha": 0.6, "n_step": 3, "task_interval": 100}),
+    "sac n-step": (sac, {"n_step": 3, "task_interval": 50}),
 }
 
 
@@ -39,7 +39,7 @@ def test_the_tiny_preset_trains_and_is_measured(kind, tmp_path):
 @pytest.mark.parametrize("kind", ["ppo recurrent", "sac n-step"])
 def test_a_run_stopped_anywhere_resumes_bit_for_bit(kind, tmp_path, monkeypatch):
     example, how = KINDS[kind]
-    tiny = replace(example.main.PRESETS["tiny"], task_interval=1000, **how)
+    tiny = replace(example.main.PRESETS["tiny"], **{**how, "task_interval": 1000, "total_steps": 256})
     whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
     example.run(replace(tiny, trial=whole))
 

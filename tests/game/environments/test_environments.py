@@ -229,6 +229,22 @@ def test_agents_of_different_kinds_are_refused():
         ParallelEnvironments(Unlike, 1)
 
 
+def test_agents_with_other_bounds_and_agents_that_come_later_are_refused():
+    class Bounds(Pair):
+        def action_space(self, agent):  # the two print alike
+            return gym.spaces.Box(np.array([-1, -1, -2 if agent == "a" else -1, -2]), np.ones(4), dtype=np.float64)
+
+    class Later(Pair):
+        def reset(self, seed=None, options=None):
+            shown, info = super().reset(seed=seed)
+            return {"a": shown["a"]}, info
+
+    with pytest.raises(ValueError, match=r"those of \['b'\] are not those of 'a'"):
+        ParallelEnvironments(Bounds, 1)
+    with pytest.raises(ValueError, match=r"must begin with all of possible_agents, \['b'\] are not there"):
+        ParallelEnvironments(Later, 1).reset(0)
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -153,3 +153,12 @@ def test_a_column_where_a_number_a_row_belongs_is_refused(key):
     model, batch = made()
     with pytest.raises(ValueError, match=rf"{key} must have shape \(10,\), got \(10, 1\)"):
         DQN()(model, {**batch, key: batch[key][:, None]}, 0)
+
+
+def test_draws_without_the_parts_of_a_target_are_refused():
+    model, batch = made()
+    del batch["n_step_reward"]
+    with pytest.raises(
+        ValueError, match=r"the batch must hold \['n_step_reward'\], got .* give ReplayBuffer a finite n"
+    ):
+        DQN()(model, batch, 0)

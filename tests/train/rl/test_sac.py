@@ -121,3 +121,10 @@ def test_critics_with_an_axis_too_many_are_refused():
     model.critics.net.register_forward_hook(lambda module, args, out: out[..., None])
     with pytest.raises(ValueError, match=r"critics must give \(2, B\) .* got \(2, 12, 1\) and \(12,\)"):
         SAC()(model, batch, 0)
+
+
+def test_draws_without_the_parts_of_a_target_are_refused():
+    model, batch = made()
+    del batch["next_obs"]
+    with pytest.raises(ValueError, match=r"the batch must hold \['next_obs'\]"):
+        SAC()(model, batch, 0)

@@ -24,7 +24,7 @@ class ParallelEnvironments:
         num: instances.
 
     Raises:
-        ValueError: agents differ in what they see or do.
+        ValueError: agents differ in what they see or do; at `reset` and `step`, an episode begins without some of them.
     """
 
     def __init__(self, make: Callable[[], Any], num: int) -> None:
@@ -37,8 +37,8 @@ class ParallelEnvironments:
         kinds = [(first.observation_space(a), first.action_space(a)) for a in self.agents]
         if other := [agent for agent, kind in zip(self.agents, kinds, strict=True) if kind != kinds[0]]:
             raise ValueError(
-                f"agents must share one space of observations and one of actions, those of {other} are unlike "
-                f"{self.agents[0]!r}'s"
+                f"agents must share one space of observations and one of actions, those of {other} are not those of "
+                f"{self.agents[0]!r}"
             )
         self.num = num * len(self.agents)
         self._observations, self._actions = Observations(kinds[0][0]), ActionSpace(kinds[0][1])
@@ -85,6 +85,8 @@ class ParallelEnvironments:
         rows = slice(instance, instance + 1)
         seed = draws.fold_in(self._seeds[rows], self._number[rows])[0] % np.uint64(1 << 31)
         shown, _ = self._envs[instance].reset(seed=int(seed))
+        if missing := [agent for agent in self.agents if agent not in shown]:
+            raise ValueError(f"an episode must begin with all of possible_agents, {missing} are not there after reset")
         for agent in self.agents:
             self._note(self._row(instance, agent), shown[agent])
 

@@ -70,6 +70,7 @@ class DQN:
         """The mean loss over the batch."""
         if step % self.follow_every == 0 and torch.is_grad_enabled():
             model.q.follow(self.tau)
+        check_draw(batch)
         q = widened(model.q(batch["obs"]))
         for key in ("action", "n_step_reward"):
             if batch[key].shape != q.shape[:1]:
@@ -101,6 +102,19 @@ class DQN:
         if beyond.ndim == 2:
             reward, discount = reward[:, None], discount[:, None]
         return reward + discount * beyond
+
+
+def check_draw(batch: Mapping[str, Tensor]) -> None:
+    """Does nothing where a batch holds what a value beyond is put together from.
+
+    Raises:
+        ValueError: something is missing.
+    """
+    if missing := [key for key in ("n_step_reward", "next_obs", "next_discount") if key not in batch]:
+        raise ValueError(
+            f"the batch must hold {missing}, got {sorted(batch)}: give ReplayBuffer a finite n_step, and episodes no "
+            "value"
+        )
 
 
 def quantile_huber(predicted: Tensor, goal: Tensor, huber: float = 1.0) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ai.train.engine.log import log
+from ai.train.rl.dqn import check_draw
 from ai.train.rl.precision import widened
 
 
@@ -62,6 +63,7 @@ class SAC:
         """The sum of the three mean losses over the batch."""
         if torch.is_grad_enabled():
             model.critics.follow(self.tau)
+        check_draw(batch)
         obs, after = batch["obs"], batch["next_obs"]
         alpha: Any = model.log_alpha.detach().exp() if self.alpha is None else self.alpha
         values = widened(model.critics(obs, batch["action"]))
