@@ -89,7 +89,7 @@ class Rules:
         Raises:
             ValueError: they are of another game, a game is over, or luck moves.
         """
-        if state.dtype != self.game.dtype:
+        if state.dtype != self.game.dtype and _fields(state.dtype) != _fields(self.game.dtype):
             raise ValueError(f"states must be of the game's dtype {self.game.dtype}, got {state.dtype}")
         over = self.game.terminal(state)
         if over.any():
@@ -276,6 +276,11 @@ class Learned:
     def keep(self, order: NDArray[np.int64]) -> None:
         """Renumbers the nodes: new node i was `order[B, i]`."""
         self._embeddings = self._embeddings[np.arange(len(order))[:, None], order]
+
+
+def _fields(dtype: np.dtype[Any]) -> list[tuple[str, np.dtype[Any]]]:
+    """Returns a dtype's fields without their places, which numpy chooses anew where it joins arrays."""
+    return [(name, dtype[name]) for name in dtype.names or ()]
 
 
 def _whole(rows: NDArray[np.int64], tree: Tree) -> NDArray[np.int64] | slice:
