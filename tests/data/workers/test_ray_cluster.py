@@ -14,6 +14,7 @@ from tests.data.helpers_data import wait_until
 ray = pytest.importorskip("ray", reason="ray, the extra `ray` of ai-data, is not installed: no cluster to test on")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(300),
     # Of Ray itself: sockets and processes of nodes that a test ended.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]
