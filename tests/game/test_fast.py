@@ -12,6 +12,13 @@ from ai.game import fast
 numba = pytest.importorskip("numba")
 
 
+@pytest.fixture(autouse=True)
+def kernels_lie_beside_their_source(monkeypatch):
+    """Whatever folder the environment names for them."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+
+
 def test_without_a_folder_to_write_kernels_are_compiled_in_memory_and_it_is_said_once(monkeypatch):
     from numba.core import caching
 

@@ -54,7 +54,7 @@ class Model(m.Model):
 
     def represent(self, obs: Tensor) -> Tensor:
         """Returns the embedding `(batch, dim_state)`, of mean 0 and variance 1, of what is seen."""
-        state: Tensor = self.norm(self.encode(obs if obs.is_floating_point() else obs.float()))  # frames are bytes
+        state: Tensor = self.norm(self.encode(obs.to(next(self.encode.parameters()).dtype)))  # frames are bytes
         return state
 
     def dynamics(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,8 @@ Axes: `B` batch, `shape` one sample. σ is the standard deviation of the noise a
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
+from typing import cast
 
 import torch
 import torch.fx
@@ -105,10 +107,10 @@ class DiffusionModel(Model):
         _check_shape(x, self.shape)
         batch = x.shape[0]
         dtype = torch.promote_types(x.dtype, torch.float32)
-        if isinstance(sigma, Tensor):
-            sigma = sigma.to(device=x.device, dtype=dtype).expand(batch)
-        else:
+        if isinstance(sigma, Real):  # asked so, since what a tracer passes is no tensor
             sigma = x.new_full((batch,), sigma, dtype=dtype)
+        else:
+            sigma = cast(Tensor, sigma).to(device=x.device, dtype=dtype).expand(batch)
         if label is not None and self.training and self.label_dropout:
             dropped = torch.rand(batch, device=label.device) < self.label_dropout
             label = _without(label, dropped)
