@@ -11,6 +11,7 @@ from ai.train import (
     Diffusion,
     Distill,
     Ema,
+    Hook,
     HookInterface,
     NextToken,
     Reconstruct,
@@ -285,3 +286,29 @@ def test_distillation_equals_its_formula_and_leaves_the_teacher_as_it_was():
     assert teacher[0].weight.grad is None
     with pytest.raises(ValueError, match=r"temperature \(0\) must be positive"):
         Distill(teacher, temperature=0)
+
+
+class Normalised(nn.Module):
+    """An environment with statistics of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.modes = nn.BatchNorm1d(2), []
+
+    def forward(self, model, batch, step):
+        self.modes.append(self.training)
+        return model(self.norm(batch)).square().mean()
+
+
+def test_an_environment_is_in_evaluation_mode_where_its_models_are():
+    env, model, batch = Normalised(), nn.Linear(2, 1), torch.randn(4, 2)
+    trainer = Trainer(env, [batch])
+    trainer.validate(model, [batch, batch])
+    assert not env.norm.num_batches_tracked
+    trainer.train(model, opt.sgd(model), Hook(val_data=[batch], val_interval=1))
+    assert env.norm.num_batches_tracked == 1
+    assert env.modes == [False] * 3 + [True, False]
+    assert env.training
+    env.norm.eval()  # what the user has frozen stays
+    trainer.train(model, opt.sgd(model), Hook(val_data=[batch], val_interval=1))
+    assert env.norm.num_batches_tracked == 1

@@ -99,6 +99,16 @@ def test_generators_that_the_data_holds_are_part_of_the_position(make, cut, tmp_
     assert trained([cut, 24], tmp_path / "cut") == trained([24], tmp_path / "whole")
 
 
+def test_data_that_has_become_shorter_is_named_and_its_pass_is_over(tmp_path, capsys):
+    for n, limit in ((8, 6), (4, 20)):
+        seen = []
+        model, env = made(seen)
+        hook = Hook(snapshots=Snapshots(tmp_path), resume=True)
+        Trainer(env, loader(shuffle=False, n=n)).train(model, opt.sgd(model), hook, epochs=2, steplimit=limit)
+    assert seen == [0, 1, 2, 3]
+    assert "gave 4 batches where 6 were trained on before the snapshot" in capsys.readouterr().err
+
+
 def test_an_iterator_that_a_resumed_run_cannot_put_in_its_place_is_named(tmp_path, capsys):
     for limit in (3, 5):
         model, env = made([])

@@ -93,6 +93,7 @@ class Run:
         self.line: str | None = None
         self.specs: dict[str, Any] = {}
         self.sharded = False
+        self.outside: list[nn.Module] = []  # modules besides the models: an environment's
         self.at_end = ExitStack()  # what is undone when the run is over, however it ends
         self.on_nan = on_nan
         self.interrupted: Callable[[], bool] = lambda: False  # whether a signal has asked for an end
@@ -152,7 +153,7 @@ class Run:
 
     def evaluating(self, seed: int = 0) -> AbstractContextManager[None]:
         """Evaluation mode, no gradients, moving averages swapped in, own random seed; all undone afterwards."""
-        return evaluating(self.models.values(), self.ema.values(), seed)
+        return evaluating([*self.models.values(), *self.outside], self.ema.values(), seed)
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Tell of metrics that were measured at this step, as a schedule that follows one needs; hooks do."""

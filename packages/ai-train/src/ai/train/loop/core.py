@@ -76,7 +76,8 @@ class Core:
         self, env: Callable[..., Loss], models: Models, trained: Iterable[str], data: Iterable[Any]
     ) -> dict[str, float]:
         """The mean losses of `trained` over `data`, in evaluation mode and with moving averages where there are any."""
-        with self.evaluating(models):
+        outside = [env] if isinstance(env, nn.Module) else []
+        with evaluating([*models.values(), *outside], self._averages(models)):
             return self._evaluate(env, models, trained, data, None)
 
     @contextmanager

@@ -185,6 +185,7 @@ def _set_epochs(run: Run, epochs: int | None) -> None:
 
 def _add_environment(run: Run, env: Any) -> None:
     if isinstance(env, nn.Module):
+        run.outside.append(env)
         run.add_state("env", EnvironmentState(env))
     elif isinstance(env, Stateful) and not isinstance(env, type):
         run.add_state("env", env)

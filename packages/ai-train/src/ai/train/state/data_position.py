@@ -143,7 +143,10 @@ class DataPosition:
         for _ in range(count):
             if next(iterator, _END) is not _END:
                 passed += 1
-            elif self._to_pass and passed:  # a snapshot that counted on through all passes
+            elif not self._to_pass:
+                print(_SHORTER.format(name=type(self.data).__name__, batch=count, passed=passed), file=sys.stderr)
+                break
+            elif passed:  # a snapshot that counted on through all passes
                 self.epoch, passed, iterator = self.epoch + 1, 1, iter(self.data)
                 next(iterator)
         if self._to_pass:
@@ -159,6 +162,10 @@ _NO_BATCH = (
 _GOES_ON = (
     "the data ({name}) is an iterator, which cannot be put behind the {batch} batches that were trained on: the run "
     "goes on with what it gives next; give the trainer what can be iterated again, such as a loader or a list"
+)
+_SHORTER = (
+    "the data ({name}) gave {passed} batches where {batch} were trained on before the snapshot: this pass is over, and "
+    "the next begins"
 )
 _ONE_PASS = (
     "epochs ({epochs}) asks for another pass over the data, and an iterator ({name}) has but one: give the trainer "
