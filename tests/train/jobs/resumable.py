@@ -120,11 +120,13 @@ def run(
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
+    validating: dict[str, Any] = {}
+    if case not in ("multi", "rl"):
+        validating = {"val_data": [(torch.ones(4, 6), torch.zeros(4, dtype=torch.uint8))], "val_interval": 4}
     hook = Kept(
         snapshots=Snapshots(folder, asynchronous=case != "fp16"),
         save_interval=5,
-        val_data=[(torch.ones(4, 6), torch.zeros(4, dtype=torch.uint8))] if case not in ("multi", "rl") else None,
-        val_interval=4,
+        **validating,
         log=lambda step, numbers: None,
         log_interval=3,
         resume=True,
