@@ -9,7 +9,7 @@ from torch import nn
 
 from ai.model.saved import read_manifest
 from ai.train import EarlyStopping, Hook, Snapshots, Trainer, opt
-from ai.train.monitoring.interval import Due, as_interval, every, logarithmic, seconds
+from ai.train.hooks.interval import Due, as_interval, every, logarithmic, seconds
 
 
 def env(model, batch, step):
@@ -186,7 +186,7 @@ def test_progress_takes_the_notebooks_bar_where_there_are_widgets(monkeypatch):
 
     import tqdm
 
-    from ai.train.monitoring.progress import _bar_class
+    from ai.train.hooks.progress import _bar_class
 
     assert _bar_class() is tqdm.tqdm
     notebook = ModuleType("tqdm.notebook")

@@ -13,8 +13,8 @@ from ai.train.engine.run import NonFiniteError, Run, StopTraining
 from ai.train.env import Classify, Distill, NextToken, Reconstruct, Regress
 from ai.train.gan import AdversarialAutoencoder, Gan
 from ai.train.hook import Hook, HookInterface
+from ai.train.hooks.interval import Interval, epochs, every, logarithmic, seconds
 from ai.train.loop.options import TrainOptions
-from ai.train.monitoring.interval import Interval, epochs, every, logarithmic, seconds
 from ai.train.multi_trainer import MultiTrainer
 from ai.train.rl.dqn import DQN
 from ai.train.rl.muzero import MuZero

@@ -8,16 +8,16 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from ai.train.engine.run import Run, StopTraining
-from ai.train.monitoring.duties import Duty, Every, Metrics, RunTask, Sample, Validate
-from ai.train.monitoring.hook_interface import HookInterface as HookInterface
-from ai.train.monitoring.interval import Due, as_log_interval
-from ai.train.monitoring.rows import Rows
-from ai.train.monitoring.saving import Save
+from ai.train.hooks.duties import Duty, Every, Metrics, RunTask, Sample, Validate
+from ai.train.hooks.hook_interface import HookInterface as HookInterface
+from ai.train.hooks.interval import Due, as_log_interval
+from ai.train.hooks.rows import Rows
+from ai.train.hooks.save_and_resume import Save
 from ai.train.state.optimizer_state import check_settings
 from ai.train.state.stateful import Stateful
 
 if TYPE_CHECKING:
-    from ai.train.monitoring.progress import Progress
+    from ai.train.hooks.progress import Progress
     from ai.train.snapshot import Snapshots
 
 Stopper = Callable[[int, Metrics], bool]
@@ -164,7 +164,7 @@ class Hook(HookInterface):
         }
         self._schedule(run, now)
         if self._show_progress and run.ranks.rank == 0:
-            from ai.train.monitoring import progress
+            from ai.train.hooks import progress
 
             self._bar = progress.Progress(run)
         self._rows = Rows(run, self._log, None if self._bar is None else self._bar.show)

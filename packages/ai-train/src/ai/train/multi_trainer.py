@@ -16,7 +16,7 @@ from ai.train.loop.core import Core, check_data, check_env
 from ai.train.loop.loop import Advance, Hooks
 from ai.train.loop.options import TrainOptions, options_of
 from ai.train.loop.prepare import Limits, Schedule
-from ai.train.state.continuation import trained_in
+from ai.train.state.between_runs import trained_in
 
 
 class MultiTrainer:

@@ -11,11 +11,11 @@ from torch.optim import Optimizer
 from ai.train.engine.log import Record
 from ai.train.engine.run import Run
 from ai.train.engine.update import Loss, Update
+from ai.train.hooks.interval import Due, Interval, as_interval
 from ai.train.loop.core import Core, call_with_model, check_env
 from ai.train.loop.loop import Advance, Hooks
 from ai.train.loop.options import TrainOptions, options_of
 from ai.train.loop.prepare import Limits, Schedule
-from ai.train.monitoring.interval import Due, Interval, as_interval
 
 
 @runtime_checkable

@@ -24,7 +24,7 @@ from ai.lab.recording.outcome import outcome_of
 from ai.lab.report.trial_table import TrialRow, to_row
 from ai.lab.search.experiment_trial import ExperimentTrial, Objective, PruneRule
 from ai.lab.search.optuna_storage import FileLock, open_study
-from ai.lab.search.sampling import SeededSampler, as_sampler
+from ai.lab.search.sampler import SeededSampler, as_sampler
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner

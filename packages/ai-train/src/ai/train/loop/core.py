@@ -17,7 +17,7 @@ from ai.train.engine.update import Loss, Update
 from ai.train.loop.loop import Advance, Hooks, loop
 from ai.train.loop.options import Options
 from ai.train.loop.prepare import Limits, Schedule, prepare
-from ai.train.state.continuation import peek
+from ai.train.state.between_runs import peek
 
 Models = Mapping[str, nn.Module]
 Start = Callable[[Run, Mapping[str, Update]], Advance]

@@ -10,8 +10,8 @@ from ai.train.engine.ranks import INTERRUPT, STOP
 from ai.train.engine.run import Interrupted, Run, StopTraining
 from ai.train.engine.update import Update
 from ai.train.hook import Hook, HookInterface
+from ai.train.hooks.hook_list import HookList
 from ai.train.loop.signals import StopSignals
-from ai.train.monitoring.hook_list import HookList
 
 Advance = Callable[[int, Record | None], bool]
 Hooks = HookInterface | Sequence[HookInterface] | None

@@ -17,7 +17,7 @@ from ai.train.engine.run import Run
 from ai.train.engine.update import Loss, Update, takes_closure
 from ai.train.loop.options import Options
 from ai.train.saving.specs import SpecNote
-from ai.train.state.continuation import Continuation, fingerprint, leave, take
+from ai.train.state.between_runs import Continuation, fingerprint, leave, take
 from ai.train.state.environment import EnvironmentState, outside_parameters
 from ai.train.state.stateful import Stateful
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from ai.model.saved import MANIFEST, SnapshotError, line_of, load_weights, newest, read_manifest, verify
 from ai.train.engine.run import Run
 from ai.train.saving.files import read_state
-from ai.train.state.continuation import Continuation, fingerprint, leave
+from ai.train.state.between_runs import Continuation, fingerprint, leave
 from ai.train.state.random_state import set_random_state
 from ai.train.state.stateful import Stateful
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from ai.train.monitoring.hook_interface import HookInterface
+from ai.train.hooks.hook_interface import HookInterface
 
 if TYPE_CHECKING:
     from ai.train.engine.run import Run

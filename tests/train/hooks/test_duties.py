@@ -10,9 +10,9 @@ from torch import nn
 
 from ai.train import EarlyStopping, Hook, HookInterface, Run, Snapshots, Trainer, opt
 from ai.train.early_stopping import direction
-from ai.train.monitoring.duties import RunTask, Sample, Validate
-from ai.train.monitoring.interval import Due, as_interval, as_log_interval, epochs
-from ai.train.monitoring.rows import Rows
+from ai.train.hooks.duties import RunTask, Sample, Validate
+from ai.train.hooks.interval import Due, as_interval, as_log_interval, epochs
+from ai.train.hooks.rows import Rows
 from ai.train.saving.files import read_state
 
 
@@ -279,7 +279,7 @@ def test_intervals_of_epochs_are_due_when_passes_are_over(net, batches):
 
 
 def test_the_bar_shows_a_fresh_loss_by_time(net, batches, monkeypatch):
-    from ai.train.monitoring import progress
+    from ai.train.hooks import progress
 
     shown = []
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from ai.train import EarlyStopping, Hook, HookInterface, Snapshots, Trainer, opt
-from ai.train.monitoring.hook_list import HookList
+from ai.train.hooks.hook_list import HookList
 
 
 def env(model, batch, step):

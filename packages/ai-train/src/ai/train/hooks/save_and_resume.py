@@ -6,7 +6,7 @@ from typing import Protocol
 from uuid import uuid4
 
 from ai.train.engine.run import Run
-from ai.train.monitoring.interval import Interval, as_interval
+from ai.train.hooks.interval import Interval, as_interval
 
 
 class SnapshotFolder(Protocol):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ai.train import Hook, MultiTrainer, Snapshots, Trainer, opt, snapshot
-from ai.train.state.continuation import fingerprint
+from ai.train.state.between_runs import fingerprint
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64, torch.uint8])

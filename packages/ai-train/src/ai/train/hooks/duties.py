@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from ai.train.engine.evaluate import refuse_endless
 from ai.train.engine.run import Run
-from ai.train.monitoring.interval import Interval, as_interval
+from ai.train.hooks.interval import Interval, as_interval
 from ai.train.state.stateful import Stateful
 
 Metrics = dict[str, float]

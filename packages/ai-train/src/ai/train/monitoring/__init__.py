@@ -1,1 +1,0 @@
-"""What a hook watches a run with: when, until when, how far."""
