@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ai.infer.connection.handshake import Transport
 from ai.infer.http.formats.tensors import DATATYPES
-from ai.infer.http.models import ModelSource, build
+from ai.infer.http.model_sources import ModelSource, build
 from ai.infer.inferencer import Inferencer
 
 

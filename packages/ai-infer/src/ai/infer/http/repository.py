@@ -13,7 +13,7 @@ from ai.infer.http.formats.messages import first_line
 from ai.infer.http.formats.outputs import named_outputs
 from ai.infer.http.formats.protocol import Plan
 from ai.infer.http.formats.tensors import BYTES, DATATYPES, BadInputError, TensorSpec, Texts, datatype_of
-from ai.infer.http.models import ModelSource, build, remake
+from ai.infer.http.model_sources import ModelSource, build, remake
 from ai.infer.inferencer import Inferencer
 from ai.infer.worker.sharing import Share
 

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         import uvicorn
     except ModuleNotFoundError as error:
         raise SystemExit(_MISSING.format(name=error.name)) from error
-    from ai.infer.http.asgi import App
+    from ai.infer.http.routes import App
 
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if arguments.log_format == "json":

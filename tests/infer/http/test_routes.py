@@ -17,10 +17,10 @@ from torch import nn
 
 from ai.infer import Inferencer, InferError
 from ai.infer.http import app as make_app
-from ai.infer.http.asgi import App, _inference_path
 from ai.infer.http.formats.tensors import BadInputError, TensorSpec, from_json, from_raw, to_bytes
-from ai.infer.http.models import ModelSource
+from ai.infer.http.model_sources import ModelSource
 from ai.infer.http.repository import ServedModel
+from ai.infer.http.routes import App, _inference_path
 from ai.infer.transport.trees import RawTensor
 from tests.infer.waiting import wait_until
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ai.infer import Inferencer
-from ai.infer.http.models import ModelSource, build, remake
+from ai.infer.http.model_sources import ModelSource, build, remake
 from ai.infer.http.repository import named_outputs
 from tests.infer.infer_models import Heads, Pair
 
