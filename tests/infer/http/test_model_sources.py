@@ -125,7 +125,10 @@ def test_outputs_have_names():
 
 
 def test_a_folder_names_no_function_to_be_called(tmp_path):
-    called = {"class": "tests.infer.http.test_models:_call_me", "arguments": {"args": [str(tmp_path)], "kwargs": {}}}
+    called = {
+        "class": "tests.infer.http.test_model_sources:_call_me",
+        "arguments": {"args": [str(tmp_path)], "kwargs": {}},
+    }
     folder = snapshot(tmp_path / "a", nn.Linear(3, 2), called)
     with pytest.raises(ValueError, match=r"names '.*_call_me', which is no module's class: .* --trust"):
         build(ModelSource.parse(f"m={folder}"))
