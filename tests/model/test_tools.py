@@ -116,6 +116,34 @@ def test_torchao_quantises_every_linear_layer():
     assert 0 < (model(CODES) - before).abs().max() < 0.2
 
 
+def test_linear_layers_multiply_in_8_bits_and_train():
+    pytest.importorskip("torchao.float8")
+    model = m.seq(m.tx_enc(1, 32, 2), m.fc(32, 64, actv="relu", scale_w=True), m.fc(64, 10))
+    small = m.to_torch(model, fp8="emulated")
+    kinds = {name: type(layer).__name__ for name, layer in small.named_modules() if isinstance(layer, nn.Linear)}
+    assert kinds.pop("2") == "Linear"  # ten outputs are no multiple of 16
+    assert set(kinds.values()) == {"Float8Linear"}
+    small(torch.randn(4, 5, 32)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in small.parameters())
+
+    def rounded(x):
+        scale = 448 / x.abs().max()  # the largest number of e4m3
+        return (x * scale).to(torch.float8_e4m3fn).float() / scale
+
+    layer, x = m.fc(32, 64), torch.randn(5, 32)
+    torch.testing.assert_close(
+        m.to_torch(layer, fp8="emulated")(x), rounded(x) @ rounded(layer.weight).T + layer.bias, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_what_8_bits_cannot_do_is_refused():
+    pytest.importorskip("torchao.float8")
+    with pytest.raises(ValueError, match="multiples of 16; there is none"):
+        m.to_torch(m.fc(8, 10), fp8="emulated")
+    with pytest.raises(ValueError, match="fp8 must be True, False or 'emulated', not 'e4m3'"):
+        m.to_torch(m.fc(16, 16), fp8="e4m3")
+
+
 def test_peft_puts_lora_on_every_linear_layer():
     peft = pytest.importorskip("peft")
     model = Gpt().eval()

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ _PADS: dict[str, type[nn.Module]] = {
 }
 
 
-def to_torch(model: T) -> T:
+def to_torch(model: T, *, fp8: bool | Literal["emulated"] = False) -> T:
     """Returns a copy that computes the same, whose layers are modules of torch.
 
     `fc` and `conv` with their options become `nn.Sequential`s of `nn.Linear`, `nn.Conv2d` and what stands around them:
@@ -36,6 +36,14 @@ def to_torch(model: T) -> T:
 
     Args:
         model: Is left as it is.
+        fp8: Linear layers multiply in 8-bit floats, forward and backward, as torchao's `convert_to_float8_training` has
+            it with one scale a tensor; their parameters stay as they are. Layers with a size that is no multiple of 16
+            keep their type, as the kernels ask. It takes a GPU of compute capability 8.9 or later; "emulated" rounds
+            alike on any device, without the speed.
+
+    Raises:
+        ImportError: `fp8` needs the extra `fp8`.
+        ValueError: `fp8` where no layer's sizes are multiples of 16.
 
     Example:
         >>> import ai.model as m
@@ -68,7 +76,27 @@ def to_torch(model: T) -> T:
             made[module] = converted
         return made[module]
 
-    return cast(T, convert(copy.deepcopy(model)))
+    plain = cast(T, convert(copy.deepcopy(model)))
+    return plain if fp8 is False else _in_fp8(plain, fp8)
+
+
+def _in_fp8(model: T, fp8: bool | str) -> T:
+    if fp8 not in (True, "emulated"):
+        raise ValueError(f"fp8 must be True, False or 'emulated', not {fp8!r}")
+    try:
+        from torchao.float8 import Float8LinearConfig, convert_to_float8_training  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ImportError("to_torch(fp8=…) needs torchao: pip install 'ai-model[fp8]'") from error
+
+    def fits(module: nn.Module, _: str = "") -> bool:
+        return isinstance(module, nn.Linear) and module.in_features % 16 == module.out_features % 16 == 0
+
+    if not any(map(fits, model.modules())):
+        raise ValueError(
+            "fp8 needs a linear layer whose in_features and out_features are multiples of 16; there is none"
+        )
+    config = Float8LinearConfig(emulate=fp8 == "emulated")
+    return cast(T, convert_to_float8_training(model, config=config, module_filter_fn=fits))
 
 
 def _converted(module: nn.Module, times: _Times) -> nn.Module:
