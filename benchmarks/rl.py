@@ -18,13 +18,14 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from ai.data import Datagen, ReplayBuffer
 from ai.examples import dqn, ppo, sac
-from ai.examples.agents.noted import Noted
-from ai.examples.agents.worlds import world
-from ai.game import ByActor, CartPole, EpsilonGreedy, GameEnvironments, GymnasiumEnvironments, Rollouts
-from ai.train import DQN, PPO, SAC, HookInterface, RLTrainer, opt
+from ai.game import CartPole, GameEnvironments, GymnasiumEnvironments
+from ai.train import HookInterface, RLTrainer
 
+EXAMPLES: dict[str, Any] = {"ppo": ppo, "dqn": dqn, "sac": sac}
+PRESETS = {"ppo": "cartpole", "dqn": "cartpole", "sac": "pendulum"}
+STEPS = {"ppo": 100_000, "dqn": 200_000, "sac": 10_000}
+GOALS = {"ppo": 475, "dqn": 475, "sac": -200}
 Outcome = tuple[float, float, float]  # steps a second, steps until solved, mean of the last 20 episodes
 
 
@@ -36,66 +37,18 @@ class Silent(HookInterface):
         return False
 
 
-def outcome(noted: Noted, seconds: float, goal: float) -> Outcome:
-    """Returns what a run of ours came to."""
-    episodes = noted.episodes[:, 1]
-    return noted.source.n_steps / seconds, noted.solved_at(goal), float(episodes[-20:].mean())
-
-
-def ours_ppo(seed: int, steps: int) -> Outcome:
-    """PPO with the example's settings of CartPole."""
-    c = replace(ppo.main.PRESETS["cartpole"], seed=seed, total_steps=steps)
-    env = world(c.env, c.num_envs)
-    model = ppo.main.build(c, env).init(seed=seed)
-    noted = Noted(Rollouts(env, ppo.main.build(c, env), steps=c.steps))
-    data = Datagen(noted).passes(c.passes, batches=c.batches, gamma=c.gamma, lam=c.lam, seed=seed)
-    updates = steps // (c.num_envs * c.steps) * data.updates
-
-    def left(step: int) -> float:
-        return 1 - step // data.updates * data.updates / updates
-
+def ours(name: str, seed: int, steps: int) -> Outcome:
+    """The example's agent, with its settings."""
+    example = EXAMPLES[name].main
+    agent = example.learner(replace(example.PRESETS[PRESETS[name]], seed=seed, total_steps=steps))
+    torch.manual_seed(seed)
     began = time.process_time()
-    optimiser = opt.adam(model, lr=c.learning_rate, eps=1e-5, clip_norm=c.clip_norm)
-    RLTrainer(PPO(clip=lambda step: c.clip * left(step)), data, push_interval=None).train(
-        model, optimiser, Silent(), steplimit=updates, schedule=left
+    RLTrainer(agent.loss, agent.loader, push_interval=None).train(
+        agent.model, agent.optimiser, Silent(), steplimit=agent.updates, schedule=agent.schedule
     )
-    return outcome(noted, time.process_time() - began, 475)
-
-
-def ours_dqn(seed: int, steps: int) -> Outcome:
-    """DQN with the example's settings of CartPole."""
-    c = replace(dqn.main.PRESETS["cartpole"], seed=seed, total_steps=steps)
-    model, actor = (dqn.Model(dim=c.dim).init(seed=seed) for _ in range(2))
-    act = EpsilonGreedy(steps=c.explore_steps, last=c.explore_last)
-    noted = Noted(Rollouts(world(c.env, c.num_envs), actor, act, c.steps, lookahead=c.n_step - 1))
-    buffer = ReplayBuffer(c.buffer, n_step=c.n_step, gamma=c.gamma, seed=seed)
-    data = Datagen(noted).loader(
-        c.batch_size, n_workers=0, buffer=buffer, replay_ratio=c.replay_ratio, min_steps=c.min_steps, seed=seed
-    )
-    began = time.process_time()
-    RLTrainer(DQN(follow_every=c.follow_every, double=c.double), data, push_interval=None).train(
-        model,
-        opt.adam(model, lr=c.learning_rate, clip_norm=c.clip_norm),
-        Silent(),
-        steplimit=int((steps - c.min_steps) * c.replay_ratio / c.batch_size),
-    )
-    return outcome(noted, time.process_time() - began, 475)
-
-
-def ours_sac(seed: int, steps: int) -> Outcome:
-    """SAC with the example's settings of Pendulum."""
-    c = replace(sac.main.PRESETS["pendulum"], seed=seed, total_steps=steps)
-    model, actor = (sac.Model(dim=c.dim).init(seed=seed) for _ in range(2))
-    noted = Noted(Rollouts(world(c.env, 1), actor, ByActor(random_steps=c.random_steps), 1))
-    buffer = ReplayBuffer(c.buffer, n_step=1, gamma=c.gamma, seed=seed)
-    data = Datagen(noted).loader(
-        c.batch_size, n_workers=0, buffer=buffer, replay_ratio=c.replay_ratio, min_steps=c.random_steps, seed=seed
-    )
-    began = time.process_time()
-    RLTrainer(SAC(tau=c.tau), data, push_interval=None).train(
-        model, opt.adam(model, lr=c.learning_rate), Silent(), steplimit=steps - c.random_steps
-    )
-    return outcome(noted, time.process_time() - began, -200)
+    seconds = time.process_time() - began
+    last = agent.source.episodes[-20:, 1]
+    return agent.source.source.n_steps / seconds, agent.source.solved_at(GOALS[name]), float(last.mean())
 
 
 def theirs(name: str, seed: int, steps: int) -> Outcome:
@@ -117,7 +70,7 @@ def theirs(name: str, seed: int, steps: int) -> Outcome:
                     self.steps.append(self.num_timesteps)
             return True
 
-    note, goal = Note(), -200 if name == "sac" else 475
+    note, goal = Note(), GOALS[name]
     learner: Any
     if name == "ppo":
         c = ppo.main.PRESETS["cartpole"]
@@ -141,7 +94,7 @@ def theirs(name: str, seed: int, steps: int) -> Outcome:
         s = sac.main.PRESETS["pendulum"]
         learner = sb3.SAC(
             "MlpPolicy", make_vec_env(s.env, 1, seed=seed), learning_rate=s.learning_rate, gamma=s.gamma,
-            buffer_size=s.buffer, learning_starts=s.random_steps, batch_size=s.batch_size, device="cpu", seed=seed,
+            buffer_size=s.buffer, learning_starts=s.min_steps, batch_size=s.batch_size, device="cpu", seed=seed,
         )  # fmt: skip
     began = time.process_time()
     learner.learn(steps, callback=note)
@@ -176,10 +129,6 @@ def stepping(n: int = 3000, num: int = 8) -> None:
         print(f"stepping {num} CartPoles, {name:28} {np.median(rates):9,.0f} steps/s")
 
 
-STEPS = {"ppo": 100_000, "dqn": 200_000, "sac": 10_000}
-OURS = {"ppo": ours_ppo, "dqn": ours_dqn, "sac": ours_sac}
-
-
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -196,7 +145,7 @@ def main() -> None:
             continue
         steps = options.steps or STEPS[what]
         for seed in options.seeds:
-            peers: dict[str, Callable[[], Outcome]] = {"ours": lambda: OURS[what](seed, steps)}  # noqa: B023
+            peers: dict[str, Callable[[], Outcome]] = {"ours": lambda: ours(what, seed, steps)}  # noqa: B023
             if not options.ours_only:
                 peers["Stable-Baselines3"] = lambda: theirs(what, seed, steps)  # noqa: B023
             for name in peers if seed % 2 == 0 else reversed(peers):

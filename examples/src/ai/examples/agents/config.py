@@ -1,4 +1,4 @@
-"""The options that every agent's run has."""
+"""The options that every agent's run has, and those of learning from a buffer."""
 
 from dataclasses import dataclass
 
@@ -17,6 +17,8 @@ class AgentConfig:
     """What a later reward is worth a step earlier."""
     learning_rate: float = 1e-3
     """Of Adam."""
+    anneal: bool = False
+    """Whether the learning rate falls to 0 in a straight line."""
     clip_norm: float | None = None
     """Largest norm of a gradient."""
     goal: float | None = None
@@ -42,3 +44,24 @@ class AgentConfig:
         for name in ("num_envs", "total_steps", "episodes", "final_episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ReplayConfig(AgentConfig):
+    """What a run that learns from a buffer needs besides."""
+
+    batch_size: int = 64
+    """Steps in a batch."""
+    replay_ratio: float = 32.0
+    """How often a step is learnt from on average; batch_size for an update a step."""
+    min_steps: int = 1000
+    """Steps before the first update."""
+    buffer: int = 100_000
+    """Rows kept: one a step, and one more wherever a rollout or an episode ends."""
+    n_step: int = 1
+    """Rewards before the value takes over."""
+
+    @property
+    def updates(self) -> int:
+        """Updates that all steps allow."""
+        return max(1, int((self.total_steps - self.min_steps) * self.replay_ratio / self.batch_size))

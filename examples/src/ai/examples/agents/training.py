@@ -1,50 +1,24 @@
 """A recorded run of an agent, and what it came to."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
-from ai.data.datagen import DatagenLoader
-from ai.data.generation.passes import PassesLoader
 from ai.examples.agents.config import AgentConfig
 from ai.examples.agents.film import frames, strip
-from ai.examples.agents.noted import Noted
+from ai.examples.agents.learner import Learner
 from ai.examples.agents.worlds import world
 from ai.examples.figures import save_animation
 from ai.examples.saved import load_averaged
 from ai.game import evaluate
-from ai.game.environments.acting import Act
 from ai.lab import Trial
 from ai.lab.files.folder import resolve
 from ai.train import RLTrainer, Snapshots
 
 
-@dataclass(frozen=True)
-class Agent:
-    """A model that learns, and how it acts when it is measured."""
-
-    model: nn.Module
-    optimiser: Optimizer
-    greedy: Act
-    memory: tuple[int, ...] | None = None
-
-
-def train(
-    config: AgentConfig,
-    agent: Agent,
-    source: Noted,
-    loader: DatagenLoader | PassesLoader,
-    loss: Callable[..., Any],
-    *,
-    updates: int,
-    schedule: Callable[[int], float] | None = None,
-) -> dict[str, float]:
+def train(config: AgentConfig, agent: Learner) -> dict[str, float]:
     """Trains the agent, which then carries the weights of the best snapshot, and measures it.
 
     Returns:
@@ -53,7 +27,7 @@ def train(
         `Noted.solved_at`.
     """
     snapshots = Snapshots(resolve(config.trial) / "snapshots", keep_last=1, best_by="score", mode="max")
-    interval = config.task_interval or max(1, updates // 10)
+    interval = config.task_interval or max(1, agent.updates // 10)
 
     def task(model: nn.Module, step: int) -> dict[str, float]:
         found = evaluate(
@@ -72,16 +46,17 @@ def train(
         task=task,
         sampler=sampler if config.film else None,
         save_snapshots=snapshots,
-        log_interval=max(1, updates // 200),
+        log_interval=max(1, agent.updates // 200),
         task_interval=interval,
         sample_interval=interval,
         save_interval=interval,
     )
+    source, loader = agent.source, agent.loader
     torch.manual_seed(config.seed)  # what a loss draws; a resumed run goes on with the state that was saved
     step = trial.resume(agent.model, agent.optimiser, loader) if config.resume else 0
     began, before = time.monotonic(), source.source.n_steps if step else 0
-    RLTrainer(loss, loader, push_interval=None).train(
-        agent.model, agent.optimiser, trial.hook(), step=step, steplimit=updates, schedule=schedule
+    RLTrainer(agent.loss, loader, push_interval=None).train(
+        agent.model, agent.optimiser, trial.hook(), step=step, steplimit=agent.updates, schedule=agent.schedule
     )
     seconds = time.monotonic() - began
     load_averaged(agent.model, trial, snapshots.best())

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ai.data import Datagen, ReplayBuffer
-from ai.examples.agents.config import AgentConfig
-from ai.examples.agents.noted import Noted
-from ai.examples.agents.training import Agent, train
+from ai.examples.agents.config import ReplayConfig
+from ai.examples.agents.learner import Learner, falling, replayed
+from ai.examples.agents.training import train
 from ai.examples.agents.worlds import world
 from ai.examples.cli import read_config
 from ai.examples.dqn.model import Model
@@ -23,23 +22,13 @@ from ai.train import DQN, opt
 
 
 @dataclass(frozen=True)
-class Config(AgentConfig):
+class Config(ReplayConfig):
     """What a run needs; every field is an option of the command line."""
 
     trial: str = "dqn"
     """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
     steps: int = 32
     """Of each environment between two rounds of learning."""
-    batch_size: int = 64
-    """Steps in a batch."""
-    replay_ratio: float = 32.0
-    """How often a step is learnt from on average."""
-    min_steps: int = 1000
-    """Steps before the first update."""
-    buffer: int = 100_000
-    """Rows kept."""
-    n_step: int = 1
-    """Rewards before the value takes over."""
     double: bool = True
     """Whether the network chooses what its copy judges."""
     duelling: bool = False
@@ -86,8 +75,8 @@ class Best:
         return {"action": model(seen["obs"]).argmax(1)}
 
 
-def run(config: Config) -> dict[str, float]:
-    """Trains and measures; returns what `ai.examples.agents.training.train` does."""
+def learner(config: Config) -> Learner:
+    """Returns the agent that the options describe."""
     env = world(config.env, config.num_envs)
     if env.num_actions is None:
         raise ValueError(f"env must have discrete actions, {config.env} has not")
@@ -106,31 +95,20 @@ def run(config: Config) -> dict[str, float]:
         lookahead=config.n_step - 1,
         newest_frame=frames,
     )
-    source = Noted(rollouts)
-    loader = Datagen(source).loader(
-        config.batch_size,
-        config.device,
-        n_workers=0,
-        buffer=ReplayBuffer(
-            config.buffer,
-            n_step=config.n_step,
-            gamma=config.gamma,
-            frame_stack=stack,
-            alpha=config.alpha,
-            seed=config.seed,
-        ),
-        replay_ratio=config.replay_ratio,
-        min_steps=config.min_steps,
-        seed=config.seed,
-    )
-    updates = max(1, int((config.total_steps - config.min_steps) * config.replay_ratio / config.batch_size))
+    source, loader = replayed(config, rollouts, frame_stack=stack, alpha=config.alpha)
     loss = DQN(
         follow_every=config.follow_every,
         double=config.double,
         priorities=None if config.alpha is None else loader.update_priorities,
     )
     optimiser = opt.adam(model, lr=config.learning_rate, clip_norm=config.clip_norm)
-    return train(config, Agent(model, optimiser, Best()), source, loader, loss, updates=updates)
+    schedule = falling(config.updates) if config.anneal else None
+    return Learner(model, optimiser, source, loader, loss, config.updates, Best(), schedule=schedule)
+
+
+def run(config: Config) -> dict[str, float]:
+    """Trains and measures; returns what `ai.examples.agents.training.train` does."""
+    return train(config, learner(config))
 
 
 def reproduce(*, seed: int = 0) -> dict[str, float]:

@@ -10,8 +10,9 @@ import torch
 
 from ai.data import Datagen
 from ai.examples.agents.config import AgentConfig
+from ai.examples.agents.learner import Learner, falling
 from ai.examples.agents.noted import Noted
-from ai.examples.agents.training import Agent, train
+from ai.examples.agents.training import train
 from ai.examples.agents.worlds import World, world
 from ai.examples.cli import read_config
 from ai.examples.ppo.model import Atari, Perceptrons, Recurrent
@@ -96,8 +97,8 @@ def build(config: Config, env: World) -> Perceptrons | Recurrent | Atari:
     )
 
 
-def run(config: Config) -> dict[str, float]:
-    """Trains and measures; returns what `ai.examples.agents.training.train` does."""
+def learner(config: Config) -> Learner:
+    """Returns the agent that the options describe."""
     env = world(config.env, config.num_envs)
     model = build(config, env).init(seed=config.seed).to(config.device)
     memory = model.memory if isinstance(model, Recurrent) else None
@@ -112,15 +113,16 @@ def run(config: Config) -> dict[str, float]:
         seed=config.seed,
     )
     updates = max(1, config.total_steps // (config.num_envs * config.steps)) * loader.updates
-
-    def left(step: int) -> float:
-        """What is left of the run, rollout by rollout."""
-        return 1 - step // loader.updates * loader.updates / updates if config.anneal else 1.0
-
-    loss = PPO(clip=lambda step: config.clip * left(step), value_weight=config.value_weight, entropy=config.entropy)
+    left = falling(updates, every=loader.updates) if config.anneal else None
+    clip = config.clip if left is None else lambda step: config.clip * left(step)
+    loss = PPO(clip=clip, value_weight=config.value_weight, entropy=config.entropy)
     optimiser = opt.adam(model, lr=config.learning_rate, eps=1e-5, clip_norm=config.clip_norm)
-    agent = Agent(model, optimiser, ByPolicy(greedy=True), memory)
-    return train(config, agent, source, loader, loss, updates=updates, schedule=left)
+    return Learner(model, optimiser, source, loader, loss, updates, ByPolicy(greedy=True), memory, left)
+
+
+def run(config: Config) -> dict[str, float]:
+    """Trains and measures; returns what `ai.examples.agents.training.train` does."""
+    return train(config, learner(config))
 
 
 def reproduce(*, seed: int = 0) -> dict[str, float]:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ai.data import Datagen, ReplayBuffer
-from ai.examples.agents.config import AgentConfig
-from ai.examples.agents.noted import Noted
-from ai.examples.agents.training import Agent, train
+from ai.examples.agents.config import ReplayConfig
+from ai.examples.agents.learner import Learner, falling, replayed
+from ai.examples.agents.training import train
 from ai.examples.agents.worlds import world
 from ai.examples.cli import read_config
 from ai.examples.sac.model import Model
@@ -20,7 +19,7 @@ from ai.train import SAC, opt
 
 
 @dataclass(frozen=True)
-class Config(AgentConfig):
+class Config(ReplayConfig):
     """What a run needs; every field is an option of the command line."""
 
     env: str = "Pendulum-v1"
@@ -35,12 +34,10 @@ class Config(AgentConfig):
     """Steps in a batch."""
     replay_ratio: float = 256.0
     """How often a step is learnt from on average; batch_size for an update a step."""
-    random_steps: int = 100
+    min_steps: int = 100
     """Steps of random actions at first, before the first update."""
     buffer: int = 1_000_000
-    """Rows kept, two a step."""
-    n_step: int = 1
-    """Rewards before the value takes over."""
+    """Rows kept: one a step, and one more wherever a rollout or an episode ends."""
     tau: float = 0.005
     """Share of the way that the lagged critics follow at each update."""
     entropy: float | None = None
@@ -58,29 +55,25 @@ PRESETS = {
 DESCRIPTIONS = {"tiny": "seconds; for tests", "pendulum": "minutes"}
 
 
-def run(config: Config) -> dict[str, float]:
-    """Trains and measures; returns what `ai.examples.agents.training.train` does."""
+def learner(config: Config) -> Learner:
+    """Returns the agent that the options describe."""
     env = world(config.env, config.num_envs)
     if env.num_actions is not None or len(env.observation_shape) != 1:
         raise ValueError(f"env must have continuous actions and show a few numbers, {config.env} has not")
     model = Model(env.observation_shape[0], env.action_shape[0], dim=config.dim)
     model.init(seed=config.seed).to(config.device)
-    act = ByActor(random_steps=config.random_steps)
+    act = ByActor(random_steps=config.min_steps)
     rollouts = Rollouts(env, copy.deepcopy(model), act, 1, lookahead=config.n_step - 1)
-    source = Noted(rollouts)
-    loader = Datagen(source).loader(
-        config.batch_size,
-        config.device,
-        n_workers=0,
-        buffer=ReplayBuffer(config.buffer, n_step=config.n_step, gamma=config.gamma, seed=config.seed),
-        replay_ratio=config.replay_ratio,
-        min_steps=config.random_steps,
-        seed=config.seed,
-    )
-    updates = max(1, int((config.total_steps - config.random_steps) * config.replay_ratio / config.batch_size))
+    source, loader = replayed(config, rollouts)
+    loss = SAC(tau=config.tau, entropy=config.entropy)
     optimiser = opt.adam(model, lr=config.learning_rate, clip_norm=config.clip_norm)
-    agent = Agent(model, optimiser, ByActor(greedy=True))
-    return train(config, agent, source, loader, SAC(tau=config.tau, entropy=config.entropy), updates=updates)
+    schedule = falling(config.updates) if config.anneal else None
+    return Learner(model, optimiser, source, loader, loss, config.updates, ByActor(greedy=True), schedule=schedule)
+
+
+def run(config: Config) -> dict[str, float]:
+    """Trains and measures; returns what `ai.examples.agents.training.train` does."""
+    return train(config, learner(config))
 
 
 def reproduce(*, seed: int = 0) -> dict[str, float]:
