@@ -2,9 +2,10 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ai.infer.http.repository import Repository
+from ai.infer.inferencer import Inferencer
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -49,6 +50,23 @@ class Metrics:
         durations.counts[bisect_left(_BUCKETS, seconds)] += 1
         durations.total_s += seconds
 
+    def counts(self) -> dict[str, Any]:
+        """Returns what was counted, as JSON can carry it to another process."""
+        return {
+            "requests": [[*key, n] for key, n in self._n_requests.items()],
+            "durations": [[*key, each.counts, each.total_s] for key, each in self._durations.items()],
+        }
+
+    def add(self, counts: dict[str, Any]) -> None:
+        """Adds what another process counted; see `counts`."""
+        for model, version, code, n in counts["requests"]:
+            key = (model, version, code)
+            self._n_requests[key] = self._n_requests.get(key, 0) + n
+        for model, version, buckets, total_s in counts["durations"]:
+            durations = self._durations.setdefault((model, version), _Durations())
+            durations.counts = [a + b for a, b in zip(durations.counts, buckets, strict=True)]
+            durations.total_s += total_s
+
     def collect(self) -> "Iterator[Metric]":
         """Yields what was counted, as Prometheus's client library wants it; the workers are not asked but looked at."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -75,7 +93,7 @@ class Metrics:
         for served in self._repository.all():
             key = (served.source.name, served.source.version)
             ready.add_metric(key, float(served.ready))
-            if served.inferencer is not None:
+            if isinstance(served.inferencer, Inferencer):
                 stats = served.inferencer.vitals
                 queued.add_metric(key, stats.queued)
                 rows.add_metric(key, stats.rows)

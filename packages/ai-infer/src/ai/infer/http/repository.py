@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,27 @@ class NotReadyError(RuntimeError):
     """The model is known and not loaded, or its worker is being restarted."""
 
 
+class DistantInferencer:
+    """An inferencer of another process: a client of it, and what its owner said of it last.
+
+    Args:
+        address: of the inferencer.
+        timeout_s: how long a request may take.
+    """
+
+    def __init__(self, address: str, timeout_s: float) -> None:
+        self.client = InferencerClient(address, timeout_s=timeout_s)
+        self.ready = False
+
+    def close(self) -> None:
+        """Hangs up; the workers are their owner's."""
+        self.client.close()
+
+
+HandOver = Callable[[Inferencer], None]
+"""Waits until nobody needs an inferencer any more that gets no new requests."""
+
+
 class ServedModel:
     """One version of one model.
 
@@ -41,6 +62,9 @@ class ServedModel:
         inferencer: of somebody else, who closes it; None: it is made of the source.
         trust: see `build`.
     """
+
+    hand_over: HandOver | None = None
+    """What other processes that ask its workers are told to do; None: there are none."""
 
     def __init__(
         self,
@@ -58,7 +82,7 @@ class ServedModel:
         self.plans: dict[bytes, Plan] = {}
         """Of requests for these inputs; see `read_request`."""
         self.reason = "not loaded" if inferencer is None else ""
-        self.inferencer = inferencer
+        self.inferencer: Inferencer | DistantInferencer | None = inferencer
         self._own_client = None if inferencer is None else inferencer.create_client(timeout_s=timeout_s)
         self._timeout_s = timeout_s
         self._stall_timeout_s = stall_timeout_s
@@ -104,7 +128,7 @@ class ServedModel:
         old, self.inferencer = self.inferencer, new
         self.inputs, self.outputs, self.reason, self.plans = inputs, outputs, "", {}
         _log.info("model %s, version %s, is loaded", self.source.name, self.source.version)
-        if old is not None:
+        if isinstance(old, Inferencer):
             self._retire(old)
 
     def _try_out(self, inferencer: Inferencer, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
@@ -144,18 +168,55 @@ class ServedModel:
             self._own_client.close()
             return
         old, self.inferencer, self.reason = self.inferencer, None, _UNLOADED
-        if old is not None and drain:
+        if isinstance(old, Inferencer) and drain:
             self._retire(old)
         elif old is not None:
             old.close()
 
     def _retire(self, old: Inferencer) -> None:
         """Closes an inferencer that gets no more requests, once it has answered those that it has."""
+        if self.hand_over is not None:
+            self.hand_over(old)
         deadline = time.monotonic() + self._timeout_s
         time.sleep(_HANDOVER_S)
         while old.client.n_pending and old.ready and time.monotonic() < deadline:
             time.sleep(_HANDOVER_S)
         old.close()
+
+    def state(self) -> dict[str, Any]:
+        """Returns what another process must know to ask the workers, as JSON can carry it."""
+        return {
+            "name": self.source.name,
+            "version": self.source.version,
+            "inputs": [spec.describe() for spec in self.inputs],
+            "outputs": [spec.describe() for spec in self.outputs],
+            "reason": self.reason,
+            "ready": self.ready,
+            "address": None if self.inferencer is None else self.inferencer.client.address,
+        }
+
+    def adopt(self, state: dict[str, Any]) -> InferencerClient | None:
+        """Takes over what the owner of the workers says; returns a client that gets no more requests, if there is one.
+
+        Args:
+            state: what `state` returned there.
+        """
+        old = self.inferencer
+        new = old
+        if old is None or old.client.address != state["address"]:
+            address = state["address"]
+            new = None if address is None else DistantInferencer(address, self._timeout_s)
+        if isinstance(new, DistantInferencer):
+            new.ready = state["ready"]
+        inputs, outputs = (
+            tuple(TensorSpec(each["name"], each["datatype"], tuple(each["shape"])) for each in state[side])
+            for side in ("inputs", "outputs")
+        )
+        if inputs != self.inputs:
+            self.plans = {}
+        self.inputs, self.outputs = inputs, outputs
+        self.reason, self.inferencer = state["reason"], new
+        return old.client if old is not None and old is not new else None
 
     def client(self) -> InferencerClient:
         """Returns whom to ask.
@@ -216,6 +277,11 @@ class Repository:
             if source.version in versions:
                 raise ValueError(f"model {source.name!r} must have one source for version {source.version!r}, not two")
             versions[source.version] = ServedModel(source, timeout_s, stall_timeout_s, trust=trust)
+
+    def adopt(self, states: list[dict[str, Any]]) -> list[InferencerClient]:
+        """Takes over what the owner of the workers says of each model; see `ServedModel.adopt`."""
+        old = [self.models[state["name"]][state["version"]].adopt(state) for state in states]
+        return [client for client in old if client is not None]
 
     def find(self, name: str, version: str | None = None) -> ServedModel:
         """Returns a version of a model; without a version the newest that is loaded.

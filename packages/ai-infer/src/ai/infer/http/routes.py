@@ -14,15 +14,15 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from functools import lru_cache
 from typing import Any
 
-from ai.infer.errors import InferError
 from ai.infer.http.formats.bodies import BodyReader, Receive
-from ai.infer.http.formats.messages import JSON, RETRY, RefusedError, Reply, Request, first_line
+from ai.infer.http.formats.messages import JSON, RETRY, RefusedError, Reply, Request
 from ai.infer.http.formats.tensors import BadInputError
 from ai.infer.http.inference import RequestContext, infer, refuse
 from ai.infer.http.metrics import Metrics
 from ai.infer.http.model_sources import ModelSource
 from ai.infer.http.openapi import describe
-from ai.infer.http.repository import Repository, UnknownModelError
+from ai.infer.http.owner import LocalOwner, Owner
+from ai.infer.http.repository import Repository
 from ai.infer.inferencer import Inferencer
 
 SERVER_VERSION = "0.1.0"
@@ -33,6 +33,7 @@ Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _LIVE_PATH = "/v2/health/live"
 _LIVE = b'{"live":true}'
+_METRICS = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
 _READY, _NOT_READY = b'{"ready":true}', b'{"ready":false}'
 
 
@@ -40,7 +41,7 @@ class App:
     """Serves models over HTTP: Open Inference Protocol v2, `POST /models/NAME`, metrics and an OpenAPI document.
 
     Args:
-        models: see `ai.infer.http.app`.
+        models: see `ai.infer.http.app`; or whoever loads them in this process's stead.
         tokens: one of which a request must carry (`Authorization: Bearer …`); empty: nobody is asked. Health is free.
         max_body_bytes: of a request, also when it is unpacked.
         max_unfinished_bytes: of all bodies together that are still being sent.
@@ -56,7 +57,7 @@ class App:
 
     def __init__(
         self,
-        models: Mapping[str, Inferencer] | Sequence[str | ModelSource],
+        models: Mapping[str, Inferencer] | Sequence[str | ModelSource] | Owner,
         *,
         tokens: list[str] | None = None,
         max_body_bytes: int = 1 << 26,
@@ -77,12 +78,14 @@ class App:
         if tokens is not None and not all(tokens):
             raise ValueError("tokens must not be empty strings")
         stall_timeout_s = timeout_s if stall_timeout_s is None else stall_timeout_s
-        self.repository = Repository(models, timeout_s, stall_timeout_s, trust=trust)
+        if isinstance(models, (Mapping, Sequence)):
+            models = LocalOwner(Repository(models, timeout_s, stall_timeout_s, trust=trust))
+        self._owner: Owner = models
+        self.repository = models.repository
         self.metrics = Metrics(self.repository)
         self.context = RequestContext(self.metrics, max_pending, max_json_bytes)
         self.bodies = BodyReader(max_body_bytes, max_unfinished_bytes, timeout_s)
         self._tokens = [token.encode() for token in tokens or []]
-        self._changing = asyncio.Lock()  # one load or unload at a time
         self._started = False
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -129,14 +132,12 @@ class App:
         Raises:
             Exception: whatever a model's source raises, once the others are loaded.
         """
-        async with self._changing:
-            if not self._started:
-                loads = [asyncio.to_thread(self.repository.start, name) for name in self.repository.models]
-                ends = await asyncio.gather(*loads, return_exceptions=True)
-                self._started = True
-                for end in ends:
-                    if end is not None:
-                        raise end
+        try:
+            await self._owner.start()
+        except Exception:
+            self._started = True
+            raise
+        self._started = True
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -155,9 +156,8 @@ class App:
                 return
 
     def close(self) -> None:
-        """Stops all workers at once."""
-        for name in self.repository.models:
-            self.repository.unload(name, drain=False)
+        """Stops all workers at once that are its own."""
+        self._owner.close()
 
     # From a request to an answer --------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class App:
             return 200, JSON, _json({"name": "ai-infer", "version": SERVER_VERSION, "extensions": extensions})
         if path == "/metrics":
             _only("GET", request)
-            return 200, ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),), self.metrics.write()
+            return 200, _METRICS, await self._owner.write_metrics(self.metrics)
         if path == "/openapi.json":
             _only("GET", request)
             return 200, JSON, _json(describe(self.repository, SERVER_VERSION, bool(self._tokens)))
@@ -227,16 +227,7 @@ class App:
             self.context.check_json(len(request.body))
             if parts[2] == "load" and request.body and _load_parameters(request.body):
                 raise BadInputError("a load must come without parameters: only what was named at start can be loaded")
-            action = self.repository.load if parts[2] == "load" else self.repository.unload
-            async with self._changing:
-                try:
-                    await asyncio.to_thread(action, parts[1])
-                except UnknownModelError:
-                    raise
-                except Exception as error:  # a factory, or torch that finds the weights unfit, raises whatever it likes
-                    _log.warning("model %r could not be %sed", parts[1], parts[2], exc_info=error)
-                    reason = f"model {parts[1]!r} could not be {parts[2]}ed: {_why(error)}"
-                    raise RefusedError(500, reason) from error
+            await self._owner.change("load" if parts[2] == "load" else "unload", parts[1])
             return 200, JSON, b"{}"
         raise RefusedError(404, f"the repository has no {'/'.join(parts)!r:.80}")
 
@@ -246,15 +237,6 @@ class App:
         right = sum(hmac.compare_digest(given.strip(), token) for token in self._tokens)
         if scheme.lower() != b"bearer" or right == 0:
             raise RefusedError(401, "a valid token must be sent", ((b"www-authenticate", b"Bearer"),))
-
-
-def _why(error: Exception) -> str:
-    """Returns an error's first line, and the next one as well if that is what the first announces."""
-    if isinstance(error, InferError):
-        return first_line(error)  # a worker's traceback follows
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines[:2] if len(lines) > 1 and lines[0].endswith(":") else lines[:1])
-    return text if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {text}"
 
 
 @lru_cache(maxsize=1024)

@@ -1,17 +1,23 @@
 """`ai-infer serve`: the application under uvicorn, with uvloop and httptools."""
 
 import argparse
+import asyncio
 import gc
 import json
 import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import uvicorn
+
+    from ai.infer.http.owner import Owner
+    from ai.infer.http.repository import Repository
+    from ai.infer.http.routes import App
 
 _MISSING = (
     "ai-infer serve needs {name}, which is not installed; install the extra from a checkout "
@@ -24,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="NAME[@VERSION]=SOURCE[?OPTION=VALUE&…]", help=_SOURCE_HELP)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="0 picks a free one, which is printed")
+    parser.add_argument("--workers", type=int, default=1, help="processes that answer HTTP, before the same models")
     parser.add_argument("--token-file", type=Path, help="a file with one valid token a line")
     parser.add_argument("--max-body-bytes", type=int, default=1 << 26)
     parser.add_argument("--max-json-bytes", type=int, default=1 << 23, help="others wait while it is parsed")
@@ -66,14 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         import httptools  # noqa: F401
         import prometheus_client  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise SystemExit(_MISSING.format(name=error.name)) from error
-    from ai.infer.http.routes import App
 
-    logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if arguments.log_format == "json":
-        logging.getLogger().handlers[0].setFormatter(JsonFormatter())
+    set_up_log(arguments)
     tokens = None
     if arguments.token_file is not None:
         tokens = [line.strip() for line in arguments.token_file.read_text().splitlines() if line.strip()]
@@ -82,18 +86,51 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.host not in ("127.0.0.1", "localhost", "::1"):
         print("warning: everyone who reaches this address can use the models; see --token-file", file=sys.stderr)
     try:
-        app = App(
-            arguments.models,
-            tokens=tokens,
-            max_body_bytes=arguments.max_body_bytes,
-            max_json_bytes=arguments.max_json_bytes,
-            max_pending=arguments.max_pending,
-            timeout_s=arguments.timeout,
-            stall_timeout_s=arguments.stall_timeout,
-            trust=arguments.trust,
-        )
+        if arguments.workers < 1:
+            raise ValueError(f"--workers must be 1 or more, not {arguments.workers}")
+        app = make_app(arguments, arguments.models, tokens)
     except ValueError as error:
         raise SystemExit(f"ai-infer serve: {error}") from error
+    if arguments.workers > 1:
+        return _run_front_ends(arguments, app.repository, tokens)
+    server = make_server(app, arguments, _say_that_it_listens)
+    try:
+        server.run()
+    finally:
+        app.close()
+    return 0 if server.started else 1
+
+
+def _say_that_it_listens(address: str) -> None:
+    print(f"serving at {address}", flush=True)
+
+
+def set_up_log(arguments: argparse.Namespace) -> None:
+    """Logs to stderr, one line a record."""
+    logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if arguments.log_format == "json":
+        logging.getLogger().handlers[0].setFormatter(JsonFormatter())
+
+
+def make_app(arguments: argparse.Namespace, models: "list[str] | Owner", tokens: list[str] | None) -> "App":
+    """Returns the application that the options describe."""
+    from ai.infer.http.routes import App
+
+    return App(
+        models,
+        tokens=tokens,
+        max_body_bytes=arguments.max_body_bytes,
+        max_json_bytes=arguments.max_json_bytes,
+        max_pending=arguments.max_pending,
+        timeout_s=arguments.timeout,
+        stall_timeout_s=arguments.stall_timeout,
+        trust=arguments.trust,
+    )
+
+
+def make_server(app: "App", arguments: argparse.Namespace, listens: Callable[[str], None]) -> "uvicorn.Server":
+    """Returns uvicorn's server of an application; `listens` is told the address once it listens."""
+    import uvicorn
 
     config = uvicorn.Config(
         app,
@@ -115,16 +152,6 @@ def run(arguments: argparse.Namespace) -> int:
         server_header=False,
         date_header=False,
     )
-    server = _make_server(config)
-    try:
-        server.run()
-    finally:
-        app.close()
-    return 0 if server.started else 1
-
-
-def _make_server(config: "uvicorn.Config") -> "uvicorn.Server":
-    import uvicorn
 
     class Server(uvicorn.Server):
         """Says where it listens, once it does."""
@@ -133,10 +160,46 @@ def _make_server(config: "uvicorn.Config") -> "uvicorn.Server":
             await super().startup(sockets)
             if self.started:
                 gc.freeze()  # torch alone makes half a million objects; to look at them takes longer than a request may
-                if config.uds is not None:
-                    print(f"serving at unix:{config.uds}", flush=True)
-                    return
-                host, port = self.servers[0].sockets[0].getsockname()[:2]
-                print(f"serving at {'https' if config.is_ssl else 'http'}://{host}:{port}", flush=True)
+                listens(_address(self.servers[0].sockets[0], arguments))
 
     return Server(config)
+
+
+def _address(listener: socket.socket, arguments: argparse.Namespace) -> str:
+    if arguments.uds is not None:
+        return f"unix:{arguments.uds}"
+    host, port = listener.getsockname()[:2]
+    return f"{'https' if arguments.ssl_certfile else 'http'}://{host}:{port}"
+
+
+def _run_front_ends(arguments: argparse.Namespace, repository: "Repository", tokens: list[str] | None) -> int:
+    """Serves by several processes at one socket."""
+    from ai.infer.http.front_ends import FrontEnds
+
+    listener = _bind(arguments)
+    address = _address(listener, arguments)
+
+    async def serve() -> int:
+        front_ends = FrontEnds(arguments.workers, repository, listener, arguments, tokens)
+        return await front_ends.serve(lambda: _say_that_it_listens(address))
+
+    return asyncio.run(serve())
+
+
+def _bind(arguments: argparse.Namespace) -> socket.socket:
+    try:
+        if arguments.uds is None:
+            listener = socket.socket(socket.AF_INET6 if ":" in arguments.host else socket.AF_INET)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((arguments.host, arguments.port))
+            return listener  # at which nobody listens before there is somebody to answer
+        path = Path(arguments.uds)
+        if path.is_socket():  # of a server that is no more
+            path.unlink()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(arguments.uds)
+        path.chmod(0o666)
+        return listener
+    except OSError as error:
+        where = arguments.uds or f"{arguments.host}:{arguments.port}"
+        raise SystemExit(f"ai-infer serve: it cannot listen at {where}: {error}") from error
