@@ -361,7 +361,7 @@ def _mutate(rng, data):
     return bytes(data)
 
 
-@pytest.mark.parametrize("n_requests", [2000, pytest.param(50_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_requests", [2000])
 def test_malformed_requests_never_crash(app, n_requests):
     """Mutated good requests: answered with 200 or refused, and the next good request is answered."""
     rng = random.Random(0)
