@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import optuna
 import pytest
 import torch
+from PIL import Image
 
 from ai.lab import Experiment, Histogram, Rows, Trial
 from ai.lab.page.publish import publish
@@ -29,6 +30,7 @@ pytestmark = [
 VIEWS = ("Curves", "Samples", "Media", "Config", "Code", "System", "Search", "Log")
 HOSTILE = "<img src=x onerror=alert(1)>"
 SCRIPT = "<script>document.title='hacked'</script>"
+SERIOUS = ("serious", "critical")
 WAIT_MS = 60_000
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -261,9 +263,9 @@ def test_curves_are_smoothed_scaled_and_looked_at_closely(look, url, root):
     page.get_by_label("Logarithmic").check()
     until(page, "document.querySelector('figure[data-key=loss] .plot').plot.scales.y.distr === 3")
     page.get_by_label("Logarithmic").uncheck()
-    page.get_by_label("Over").select_option("time")
+    page.get_by_label("Over", exact=True).select_option("time")
     until(page, "document.querySelector('figure[data-key=loss] .plot').plot.axes[0].label === 'time'")
-    page.get_by_label("Over").select_option("step")
+    page.get_by_label("Over", exact=True).select_option("step")
     until(page, "document.querySelector('figure[data-key=loss] .plot').plot.axes[0].label === 'step'")
     box = page.locator("figure[data-key=loss] .u-over").bounding_box()
     middle = box["y"] + box["height"] / 2
@@ -371,7 +373,8 @@ def test_the_search_shows_what_was_chosen_and_no_pruned_trial_as_the_best(look, 
     assert "3 scored trials; best (min) 0 by 00000 norm None" in text
     assert page.locator("svg path.run").count() == 3
     figures = page.locator("#view .charts figure")
-    told = {one.locator("figcaption").inner_text(): one.locator("circle").count() for one in figures.all()}
+    told = {one.locator("figcaption").inner_text(): one.locator("circle").count() for one in figures.all()[1:]}
+    assert "8 scored trials are needed, there are 3" in figures.first.inner_text()
     assert told == {"Score against norm": 3, "Score against momentum": 1}
     assert "NaN" not in page.inner_html("#view")
 
@@ -462,3 +465,149 @@ def test_a_log_has_a_terminals_colours_and_is_asked_for_once_when_its_run_has_en
             page.wait_for_selector(f"pre:has-text('line {step}')")
     assert any(f"{live.id}/log" in url for url in asked)
     assert not any(f"{ended.id}/log" in url for url in asked)
+
+
+def test_runs_that_repeat_each_other_are_one_row_with_a_mean_curve_and_the_winner_by_mean(look, serve, tmp_path):
+    def objective(trial) -> float:
+        rate = trial.hp.lin("rate", 0, 1)
+        for step in range(5):
+            trial.log(step, {"loss": rate + trial.seed, "epoch": step / 2})
+        # The first run of a configuration deceives: by its mean another one wins.
+        return rate + (9 * trial.seed if trial.number == 0 else 3)
+
+    search = Experiment(tmp_path / "search", search="random", seeds=2)
+    for rate in (0.25, 0.5):
+        search.study.enqueue_trial({"rate": rate})
+    search.run(2, objective, progress=False)
+    url = serve(tmp_path)
+    page = look(url, "#view=Curves")
+    assert page.inner_text("#status") == "4 trials"
+    page.get_by_label("Average over").select_option("seed")
+    assert page.inner_text("#status") == "2 means of 4 trials"
+    until(page, "document.querySelectorAll('#runs tbody tr').length === 2")
+    row = page.locator("#runs tbody tr").filter(has_text="00000").inner_text()
+    assert "00000 ×2" in row
+    assert "5 ± 6" in row  # of 0.25 and 9.25
+    select(page, "search/trials/00000")
+    assert points(page, "loss") == [5]
+    x, y, low, high = page.evaluate("document.querySelector('figure[data-key=loss] .plot').plot.data[1]")
+    assert x == [0, 1, 2, 3, 4]
+    assert y == [0.75] * 5
+    assert low == pytest.approx([0.75 - 0.5**0.5] * 5)
+    assert high == pytest.approx([0.75 + 0.5**0.5] * 5)
+    page.get_by_label("Over", exact=True).select_option("by:epoch")
+    until(page, "document.querySelector('figure[data-key=loss] .plot').plot.data[1][0].at(-1) === 2")
+    text = open_view(page, "Search")
+    assert "2 scored configurations; best mean (min) 3.5 by 00001 rate 0.5" in text
+    page.get_by_role("button", name="00001", exact=True).click()
+    until(page, "document.querySelector('tr[aria-selected=true]').innerText.includes('00001')")
+    again = look(url, "#" + page.url.split("#")[1])  # the address holds all of it
+    again.wait_for_selector("tr[aria-selected=true]")
+    assert "00001 ×2" in again.inner_text("tr[aria-selected=true]")
+    assert "best mean (min) 3.5" in again.inner_text("#view")
+    open_view(again, "Curves")
+    assert again.get_by_label("Over", exact=True).input_value() == "by:epoch"
+
+
+def test_a_curve_is_hidden_by_its_name_and_stands_out_under_the_pointer_and_numbers_are_saved(look, url, tmp_path):
+    page = look(url, "#view=Curves")
+    select(page, "study/a", "study/b")
+    assert points(page, "loss") == [200, 200]
+    alphas = "document.querySelector('figure[data-key=loss] .plot').plot.series.slice(1).map(one => one.alpha)"
+    page.hover(".legend button >> nth=1")
+    until(page, f"JSON.stringify({alphas}) === '[0.15,1]'")
+    page.click(".legend button >> nth=0")
+    until(page, "document.querySelector('figure[data-key=loss] .plot').plot.data.length === 2")
+    assert page.get_attribute(".legend button >> nth=0", "aria-pressed") == "false"
+    assert "off=" in page.url
+    page.get_by_label("Without outliers").check()
+    until(page, "document.querySelector('figure[data-key=loss] .plot').plot.scales.y.max < 0.5")  # not 1.2, once
+    figure = page.locator("figure[data-key=val_loss]")
+    figure.hover()
+    with page.expect_download() as told:
+        figure.get_by_role("button", name="CSV").click()
+    lines = Path(told.value.path()).read_text().splitlines()
+    assert lines[:2] == ["trial,step,val_loss", "study/a,0,0.1"]
+    assert len(lines) == 9
+    with page.expect_download() as told:
+        figure.get_by_role("button", name="PNG").click()
+    assert told.value.suggested_filename == "val_loss.png"
+    with Image.open(told.value.path()) as picture:
+        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 20)}
+    assert (0xCE, 0x06, 0x7B) in colors  # the curve that is shown
+    assert (0x2E, 0x85, 0xDE) not in colors
+    page.fill("#filter", "study")
+    with page.expect_download() as told:
+        page.click("#csv")
+    head, *rows = Path(told.value.path()).read_text().splitlines()
+    assert head.split(",")[:3] == ["id", "name", "state"]
+    assert [row.split(",")[1] for row in rows] == ["study/b", "study/a"]
+    assert "filter=study" in page.url
+
+
+def test_any_trials_are_compared_by_any_metric_and_a_search_tells_what_matters(look, serve, tmp_path):
+    def objective(trial) -> float:
+        trial.hp.lin("idle", 0, 1)
+        return trial.hp.lin("rate", 0, 1) ** 2
+
+    Experiment(tmp_path / "search", search="random").run(12, objective, progress=False)
+    for number in range(3):
+        with Trial(tmp_path / f"t{number}", config={"lr": number / 10, "same": 1}, system_interval_s=None) as trial:
+            trial.log(0, {"loss": float(-number), "accuracy": float(number)})
+    page = look(serve(tmp_path), "#view=Search")
+    page.wait_for_selector("figure[aria-label=Importance] tr")
+    shares = page.locator("figure[aria-label=Importance] tr").all_inner_texts()
+    assert [one.split()[0] for one in shares] == ["rate", "idle"]
+    select(page, "t0", "t1", "t2")
+    page.get_by_label("Compare").select_option("selected")
+    page.get_by_label("By", exact=True).select_option("accuracy")
+    page.get_by_label("Best is the").select_option("max")
+    until(page, "document.querySelector('#view').innerText.includes('best (max) 2 by t2 lr 0.2')")
+    assert page.locator("svg path.run").count() == 3
+    assert "same" not in page.inner_text("#view")
+    page.locator("svg circle").first.focus()
+    page.keyboard.press("Enter")
+    until(page, "document.querySelectorAll('tr[aria-selected=true]').length === 1")
+
+
+def test_tags_and_notes_are_changed_by_who_has_the_token(look, serve, tmp_path):
+    for name in "ab":
+        with Trial(tmp_path / name, system_interval_s=None) as trial:
+            trial.log(0, {"loss": 1.0})
+    page = look(serve(tmp_path, token="secret"), "?token=secret#view=Config")
+    select(page, "a")
+    page.get_by_label("Add a tag to a").fill(f"good {SCRIPT}")
+    page.get_by_label("Add a tag to a").press("Enter")
+    page.get_by_role("button", name="Remove the tag good of a").wait_for()
+    page.get_by_role("button", name="pin", exact=True).click()
+    page.get_by_role("button", name="unpin").wait_for()
+    page.get_by_label("Note of a").fill(HOSTILE)
+    page.get_by_label("Note of a").press("Tab")
+    until(page, f"document.querySelector('#runs tbody tr').innerText.includes({HOSTILE!r})")  # pinned: the first
+    page.get_by_role("button", name="Remove the tag good of a").click()
+    page.get_by_role("button", name="Remove the tag good of a").wait_for(state="detached")
+    record = Trial(tmp_path / "a").record
+    assert record.tags == [SCRIPT, "pinned"]
+    assert json.loads((record.path / "marks.json").read_text())["note"] == HOSTILE
+    assert page.title() == "ai.lab"
+    without = look(serve(tmp_path), "#view=Config")
+    select(without, "a")
+    without.wait_for_selector(".marks")
+    assert without.locator(".marks input, .marks textarea").count() == 0
+
+
+def test_no_view_has_a_serious_finding_of_axe(look, serve, root):
+    """Run where the package axe-playwright-python, which brings axe-core, is installed."""
+    package = pytest.importorskip("axe_playwright_python", reason="axe-core is not installed")
+    axe = next(Path(package.__file__).parent.rglob("axe.min.js")).read_text()
+    page = look(serve(root, token="t"), "?token=t#view=Curves")
+    select(page, "study/a", "study/b", "search/trials/00005")
+    found = {}
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        for view in VIEWS:
+            open_view(page, view)
+            page.evaluate(axe)
+            told = page.evaluate("axe.run()")["violations"]
+            found |= {(scheme, view, one["id"]): one["nodes"][0]["html"] for one in told if one["impact"] in SERIOUS}
+    assert found == {}

@@ -4,8 +4,10 @@ import os
 import struct
 import threading
 import urllib.parse
+from importlib.resources import files
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from hypothesis import given
@@ -31,19 +33,23 @@ class Client:
         self.app = make_app(root, **how)
         self.host = host
 
-    def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
+    def get(
+        self, path: str, headers: dict[str, str] | None = None, body: bytes | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
         raw, _, query = path.partition("?")
         sent: list[dict] = []
 
         async def receive() -> dict:
-            return {"type": "http.request", "body": b"", "more_body": False}
+            return {"type": "http.request", "body": body or b"", "more_body": False}
 
         async def send(message: dict) -> None:
             sent.append(message)
 
         given = [(b"host", self.host.encode()), *((k.encode(), v.encode()) for k, v in (headers or {}).items())]
+        method = "GET" if body is None else "POST"
         scope = {
-            "type": "http", "http_version": "1.1", "method": "GET", "scheme": "http", "path": urllib.parse.unquote(raw),
+            "type": "http", "http_version": "1.1", "method": method, "scheme": "http",
+            "path": urllib.parse.unquote(raw),
             "raw_path": raw.encode(), "query_string": query.encode(), "headers": given, "server": ("127.0.0.1", 8765),
             "client": ("127.0.0.1", 1), "root_path": "",
         }  # fmt: skip
@@ -185,21 +191,10 @@ def test_too_many_curves_and_wrong_numbers_are_refused(client):
 
 
 def test_the_page_loads_nothing_from_elsewhere(client):
-    for path in (
-        "/",
-        "/app.js",
-        "/api.js",
-        "/charts.js",
-        "/table.js",
-        "/dom.js",
-        "/search.js",
-        "/curves.js",
-        "/runs.js",
-        "/samples.js",
-        "/media.js",
-        "/style.css",
-        "/icon.svg",
-    ):
+    web = [f"/{file.name}" for file in (files("ai.lab.page") / "web").iterdir()]
+    ours = [path for path in web if path.endswith((".js", ".css", ".svg", ".html")) and "uPlot" not in path]
+    assert len(ours) > 15
+    for path in ["/", *ours]:
         status, headers, body = client.get(path)
         assert status == 200
         assert "default-src 'none'" in headers["content-security-policy"]
@@ -437,3 +432,68 @@ def test_a_smoothing_out_of_range_is_refused():
     assert smooth(np.zeros(0), 0.5).shape == (0,)
     with pytest.raises(ValueError, match=r"smoothing must be at least 0 and below 1, got 1\.0"):
         smooth(np.zeros(3), 1.0)
+
+
+JSON = {"content-type": "application/json", "authorization": "Bearer secret"}
+
+
+def test_marks_are_changed_with_a_token_and_told(root):
+    client = Client(root, token="secret")
+    trial = Trial(root / "a")
+    path = f"/api/trial/{trial.id}/marks"
+    status, _, body = client.get(path, JSON, json.dumps({"add": ["x", "y"], "note": "fine"}).encode())
+    assert (status, json.loads(body)) == (200, {"tags": ["x", "y"], "note": "fine"})
+    assert client.get(path, JSON, b'{"remove": ["x"]}')[0] == 200
+    assert (trial.record.tags, trial.path.joinpath("marks.json").exists()) == (["y"], True)
+    rows = {row["name"]: row for row in json.loads(client.get("/api/trials", JSON)[2])["trials"]}
+    assert (rows["a"]["tags"], rows["a"]["note"], rows["b"]["tags"]) == (["y"], "fine", [])
+
+
+@pytest.mark.parametrize(
+    ("token", "headers", "body", "status", "said"),
+    [
+        (None, JSON, b"{}", 403, "with a token only"),
+        ("secret", {"content-type": "application/json"}, b"{}", 401, "a token is needed"),
+        ("secret", {**JSON, "content-type": "text/plain"}, b"{}", 415, "must be application/json"),
+        ("secret", JSON, b"x" * 70_000, 413, "at most 65536 bytes"),
+        ("secret", JSON, b"[" * 60_000, 400, "must be a JSON object"),
+        ("secret", JSON, b'{"add": "x"}', 400, "must be a JSON object"),
+        ("secret", JSON, b'{"state": "finished"}', 400, "must be a JSON object"),
+        ("secret", JSON, b'{"add": ["two words"]}', 400, "a tag must be one word"),
+    ],
+)
+def test_marks_that_are_none_are_refused_and_nothing_is_changed(root, token, headers, body, status, said):
+    trial = Trial(root / "a")
+    answer = Client(root, token=token).get(f"/api/trial/{trial.id}/marks", headers, body)
+    assert (answer[0], said in answer[2].decode()) == (status, True)
+    assert not (trial.path / "marks.json").exists()
+
+
+def test_curves_lie_over_another_metric_at_their_steps(tmp_path):
+    with Trial(tmp_path / "t", **HOW) as trial:
+        for step in range(6):
+            trial.log(step, {"loss": 1.0 - step} | ({"epoch": step / 4} if step in (0, 4) else {}))
+    client = Client(tmp_path)
+    ((_, x, y),) = client.curves(f"id={trial.id}&key=loss&x=by:epoch&from=0")
+    assert x[:5].tolist() == [0, 0.25, 0.5, 0.75, 1.0]  # between those that were logged, and none beyond
+    assert y[:5].tolist() == [1, 0, -1, -2, -3]
+    assert client.curves(f"id={trial.id}&key=loss&x=by:nothing") == []
+    assert client.get(f"/api/curves?id={trial.id}&key=loss&x=epoch")[0] == 400
+
+
+def test_a_search_tells_what_matters_and_writes_nothing_for_it(tmp_path):
+    def objective(trial) -> float:
+        trial.hp.lin("idle", 0, 1)
+        return trial.hp.lin("rate", 0, 1) ** 2
+
+    search = Experiment(tmp_path / "search", search="random")
+    search.run(10, objective, progress=False)
+    client, before = Client(tmp_path), (search.path / "optuna.log").read_bytes()
+    shares = client.json(f"/api/importance/{search.id}")["parameters"]
+    assert shares == optuna.importance.get_param_importances(search.study)
+    assert list(shares) == ["rate", "idle"]
+    assert (search.path / "optuna.log").read_bytes() == before
+    few = Experiment(tmp_path / "few", search="random")
+    few.run(2, objective, progress=False)
+    assert client.json(f"/api/importance/{few.id}") == {"reason": "8 scored trials are needed, there are 2"}
+    assert client.get("/api/importance/nothing")[0] == 404

@@ -58,6 +58,7 @@ RESULTS: dict[str, Result] = {
         "ai.examples.agent_kills:reproduce", "a learning agent killed again and again, to the same bits"
     ),
     "data-kills": Result("ai.examples.data_kills:reproduce", "SIGKILL of workers, parents and builds of image packs"),
+    "lab-search": Result("ai.examples.lab_search:reproduce", "60 trials × 3 seeds, killed at random, to the same end"),
     "infer-kills": Result("ai.examples.infer_faults:reproduce_kills", "a worker killed 50 times under 64 clients"),
     "infer-storm": Result("ai.examples.infer_faults:reproduce_storm", "100 new versions of the weights a second"),
     "infer-soak": Result("ai.examples.infer_soak:reproduce", "20 M requests in flat memory, clients killed meanwhile"),

@@ -142,6 +142,7 @@ META: dict[str, Callable[[object], bool]] = {
     "steplimit": is_step,
     "started_step": is_step,
     "number": is_step,
+    "seed": is_step,
     "experiment": is_text,
     "config": is_object,
 }

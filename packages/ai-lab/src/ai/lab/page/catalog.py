@@ -62,6 +62,7 @@ class Catalog:
         self._rows: dict[str, _Row] = {}
         self._gone: dict[str, int] = {}
         self._experiments: dict[str, dict[str, str]] = {}
+        self._places: dict[str, Path] = {}
         self._version = 0
         self._epoch = secrets.token_hex(8)
         self._curves = CurveCache()
@@ -88,6 +89,16 @@ class Catalog:
     def experiments(self) -> dict[str, dict[str, str]]:
         """Returns name and direction of the experiments that the rows of the last call belong to, by identity."""
         return dict(self._experiments)
+
+    def experiment_path(self, identity: str) -> Path:
+        """Returns the folder of an experiment by its identity.
+
+        Raises:
+            KeyError: there is none.
+        """
+        if identity not in self._places:
+            self.changes(-1)
+        return self._places[identity]
 
     def record(self, identity: str) -> Record:
         """Returns a trial by its identity.
@@ -117,6 +128,7 @@ class Catalog:
     def _refresh(self) -> None:
         records: dict[str, Record] = {}
         experiments: dict[str, dict[str, str]] = {}
+        places: dict[str, Path] = {}
         seen: set[str] = set()
         self._version += 1
         for path, folder in self._walk(str(self.root), self._folders, {}):
@@ -128,6 +140,7 @@ class Catalog:
                     seen.add(identity)
             elif marker["kind"] == "experiment":
                 experiments[marker["id"]] = {"name": self._name(Path(path)), "direction": _direction(Path(path))}
+                places[marker["id"]] = Path(path)
             elif marker["kind"] == "trial" and marker["id"] not in records:  # of a copied folder the first is shown
                 known = self._records.get(marker["id"])
                 same = known is not None and str(known.path) == path
@@ -137,7 +150,7 @@ class Catalog:
                     if record.id in self._rows or was_opened(record.path):
                         self._keep(record.id, record.path, folder, record)
                         seen.add(record.id)
-        self._records = records
+        self._records, self._places = records, places
         for identity in [one for one in self._rows if one not in seen]:
             self._curves.forget(self._rows.pop(identity).path)
             self._gone[identity] = self._version
@@ -205,6 +218,7 @@ class Catalog:
         hparams = flatten(meta.get("hparams") or {})
         state = live_state(record.path, meta) if meta or not problems else "damaged"
         marks, wrong = load_marks(record.path)
+        repeated = {"seed": meta["seed"]} if meta.get("seed") is not None else {}  # which run of its configuration
         return {
             "id": record.id,
             "name": self._name(record.path),
@@ -217,7 +231,7 @@ class Catalog:
             "score": meta.get("score") if state == "finished" else None,
             "experiment": meta.get("experiment"),
             "commit": (git.get("commit") or "")[:10],
-            "config": {key: short(value) for key, value in {**config, **hparams}.items()},
+            "config": {key: short(value) for key, value in {**repeated, **config, **hparams}.items()},
             "hparams": {key: short(value) for key, value in hparams.items()},
             "metrics": last,
             "tags": marks["tags"],

@@ -17,13 +17,17 @@ import numpy as np
 from ai.lab.files.folder import enclosing_trial, write_atomic
 from ai.lab.page.catalog import Catalog
 from ai.lab.page.decimate import decimate
+from ai.lab.page.importance import Importances
 from ai.lab.page.server import describe_trial, tell_diff
 from ai.lab.record import METRICS, SYSTEM, Record
 
 POINTS = 2000
 """A published curve has about so many points at most, with every peak kept."""
 DATA = "data"
-_MODULES = ("api", "dom", "charts", "curves", "runs", "media", "samples", "search", "table", "app")
+_MODULES = (
+    *("address", "api", "dom", "groups", "download", "charts", "curves", "marks", "config", "code", "log"),
+    *("media", "samples", "search", "table", "app"),
+)
 _PLAIN = ("style.css", "uPlot.min.css", "uPlot.iife.min.js", "uPlot.LICENSE", "icon.svg")
 _HERE = ("host", "pid", "cwd", "parent")
 
@@ -63,8 +67,9 @@ def publish(root: Path, out: Path, *, results_only: bool = False) -> int:
         places[row["id"]] = number
         answers = _answers(catalog, row["id"], out / DATA / str(number), results_only)
         _write_script(out / DATA / f"{number}.js", f"publishedTrials[{number}]", answers)
-    table = {"root": root.name, **told}
-    _write_script(out / DATA / "trials.js", "published", {"table": table, "places": places})
+    table = {"root": root.name, "editable": False, **told}
+    asked = {one: Importances().of(catalog.experiment_path(one), one) for one in told["experiments"]}
+    _write_script(out / DATA / "trials.js", "published", {"table": table, "places": places, "importance": asked})
     web = files("ai.lab.page") / "web"
     for name in _PLAIN:
         write_atomic(out / name, (web / name).read_bytes())
@@ -124,7 +129,9 @@ def _bundle(modules: dict[str, str]) -> str:
     parts = ["'use strict';", "globalThis.publishedTrials = {};"]
     for name, text in modules.items():
         exports = re.findall(r"^export (?:async )?(?:function|const|class) (\w+)", text, re.MULTILINE)
-        body = re.sub(r"^import (\{.*\}) from '\./(\w+)\.js';$", r"const \1 = module_\2;", text, flags=re.MULTILINE)
+        body = re.sub(
+            r"^import (?:\* as )?(.*) from '\./(\w+)\.js';$", r"const \1 = module_\2;", text, flags=re.MULTILINE
+        )
         body = re.sub(r"^export ", "", body, flags=re.MULTILINE)
         parts.append(f"const module_{name} = (() => {{\n{body}\nreturn {{ {', '.join(exports)} }};\n}})();")
     return "\n".join(parts) + "\n"

@@ -1,4 +1,6 @@
-"""The page `ai-lab serve`: a small HTTP interface over a folder of trials, read-only, and the files of the page.
+"""The page `ai-lab serve`: a small HTTP interface over a folder of trials, and the files of the page.
+
+It only reads, but for tags and notes, which whoever has the token may change.
 
 Curves travel as binary: little-endian, an unsigned 32-bit length of a JSON head, the head
 (`[{id, key, smooth, n}, …]`), padding to 8 bytes, and for each entry n float64 of x and n float64 of y. They are
@@ -9,16 +11,19 @@ import hmac
 import ipaddress
 import json
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ai.lab.files.load import is_list_of, is_text
+from ai.lab.files.marks import change_marks
 from ai.lab.page.catalog import Catalog, plain, short
 from ai.lab.page.decimate import decimate
-from ai.lab.record import SYSTEM, Record
+from ai.lab.page.importance import Importances
+from ai.lab.record import SYSTEM, Column, Record
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 
     Handler = Callable[[Request], Awaitable[Response]]
 
+MAX_MARKS_BYTES = 1 << 16
+"""A note is no book."""
 MAX_CURVES = 400
 """More curves than this are not answered in one request."""
 
@@ -76,9 +83,10 @@ def serve(root: Path, *, host: str = "127.0.0.1", port: int = 8765, token: str |
 def make_app(root: Path, *, token: str | None = None) -> "Starlette":
     """Returns the ASGI application; see `serve`.
 
-    Routes, all GET: `/`, `/api/trials`, `/api/trial/{id}`, `/api/trial/{id}/log`, `/api/trial/{id}/diff`,
-    `/api/trial/{id}/sample/{step}`, `/api/trial/{id}/media/{step}/{name}`, and
-    `/api/curves?id=…&key=…&x=step|time&points=…&file=metrics|system&smooth=…&from=…&to=…`.
+    Routes to GET: `/`, `/api/trials`, `/api/trial/{id}`, `/api/trial/{id}/log`, `/api/trial/{id}/diff`,
+    `/api/trial/{id}/sample/{step}`, `/api/trial/{id}/media/{step}/{name}`, `/api/importance/{experiment}`, and
+    `/api/curves?id=…&key=…&x=step|time|by:KEY&points=…&file=metrics|system&smooth=…&from=…&to=…`. To POST, with a
+    token only: `/api/trial/{id}/marks`, JSON with any of `add`, `remove` (lists of tags) and `note`.
 
     Raises:
         ModuleNotFoundError: the extra `serve` is not installed.
@@ -90,7 +98,30 @@ def make_app(root: Path, *, token: str | None = None) -> "Starlette":
     from starlette.responses import Response
     from starlette.routing import Route
 
-    catalog = Catalog(root)
+    catalog, importances = Catalog(root), Importances()
+
+    def trials(catalog: Catalog, request: Request) -> tuple[bytes, str]:
+        since = int(_number(request.query_params, "since", -1))
+        return _json({"root": str(catalog.root), "editable": token is not None, **catalog.changes(since)})
+
+    def importance(catalog: Catalog, request: Request) -> tuple[bytes, str]:
+        identity = request.path_params["id"]
+        return _json(importances.of(catalog.experiment_path(identity), identity))
+
+    async def change(request: Request) -> Response:
+        """Changes the marks of a trial. A form of another page's cannot send this type."""
+        if token is None:
+            said = "tags and notes are changed with a token only: ai-lab serve --token …"
+            return Response(said, 403, media_type="text/plain", headers=_HEADERS)
+        if request.headers.get("content-type") != "application/json":
+            return Response("the body must be application/json", 415, media_type="text/plain", headers=_HEADERS)
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_MARKS_BYTES:
+                said = f"at most {MAX_MARKS_BYTES} bytes are taken"
+                return Response(said, 413, media_type="text/plain", headers=_HEADERS)
+        return await answer(lambda catalog, request: _marks(catalog, request, body))(request)
 
     def answer(make: Callable[[Catalog, Request], tuple[bytes, str]]) -> "Handler":
         async def handle(request: Request) -> Response:
@@ -114,9 +145,11 @@ def make_app(root: Path, *, token: str | None = None) -> "Starlette":
 
     return Starlette(
         routes=[
-            Route("/api/trials", answer(_trials)),
+            Route("/api/trials", answer(trials)),
             Route("/api/curves", answer(_curves)),
+            Route("/api/importance/{id}", answer(importance)),
             Route("/api/trial/{id}", answer(_trial)),
+            Route("/api/trial/{id}/marks", change, methods=["POST"]),
             Route("/api/trial/{id}/log", answer(_log)),
             Route("/api/trial/{id}/diff", answer(_diff)),
             Route("/api/trial/{id}/sample/{step:int}", answer(_sample)),
@@ -147,11 +180,6 @@ def _file(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
     raise KeyError(name[:100])
 
 
-def _trials(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
-    since = int(_number(request.query_params, "since", -1))
-    return _json({"root": str(catalog.root), **catalog.changes(since)})
-
-
 def _trial(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
     return _json(describe_trial(catalog, request.path_params["id"]))
 
@@ -180,6 +208,19 @@ def describe_trial(catalog: Catalog, identity: str) -> dict[str, Any]:
         "media": {name: [[s, path.suffix] for s, path in kept.items()] for name, kept in record.media().items()},
         "snapshots": list(record.snapshots()),
     }
+
+
+def _marks(catalog: Catalog, request: "Request", body: bytes) -> tuple[bytes, str]:
+    record = catalog.record(request.path_params["id"])
+    try:
+        what = json.loads(body)
+    except (ValueError, RecursionError):
+        what = None
+    texts = is_list_of(is_text)
+    fits = {"add": texts, "remove": texts, "note": is_text}
+    if not isinstance(what, dict) or not all(name in fits and fits[name](value) for name, value in what.items()):
+        raise ValueError("marks must be a JSON object of add and remove, lists of tags, and note, a text")
+    return _json(change_marks(record.path, **what))
 
 
 def _log(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
@@ -226,7 +267,9 @@ def _curves(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
         for key in keys:
             if key in columns:
                 column = columns[key]
-                x = column.times - column.times[0] if query.get("x") == "time" else column.steps.astype(np.float64)
+                x = _along(column, columns, query.get("x", "step"))
+                if x is None:
+                    continue
                 for smoothed in (False, True) if weight else (False,):
                     y = catalog.smoothed(identity, file, key, weight) if smoothed else column.values
                     head.append({"id": identity, "key": key, "smooth": smoothed})
@@ -236,6 +279,21 @@ def _curves(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
     encoded += b" " * (-(4 + len(encoded)) % 8)
     numbers = b"".join(np.asarray(array, "<f8").tobytes() for pair in arrays for array in pair)
     return struct.pack("<I", len(encoded)) + encoded + numbers, "application/octet-stream"
+
+
+def _along(column: Column, columns: Mapping[str, Column], axis: str) -> np.ndarray | None:
+    """Returns where a column's points lie: its steps, the seconds since its first, or another metric at those steps."""
+    along: np.ndarray
+    if axis in ("step", "time"):
+        along = column.steps.astype(np.float64) if axis == "step" else column.times - column.times[0]
+        return along
+    if not axis.startswith("by:"):
+        raise ValueError(f"x must be step, time or by:METRIC, got {axis[:60]!r}")
+    other = columns.get(axis[3:])
+    if other is None:
+        return None
+    along = np.interp(column.steps, other.steps, other.values, left=np.nan, right=np.nan)
+    return along
 
 
 def _number(query: "QueryParams", name: str, default: float) -> float:

@@ -8,12 +8,17 @@ export const isPublished = Boolean(published);
 export async function getJson(path) {
   if (!published) return (await get(path)).json();
   if (path.startsWith('api/trials')) return structuredClone(published.table);
+  if (path.startsWith('api/importance/')) return published.importance[path.split('/')[2]] ?? {};
   const answer = await kept(path);
   return typeof answer === 'string' ? JSON.parse(answer) : structuredClone(answer);
 }
 
 export async function getText(path) {
   return published ? kept(path) : (await get(path)).text();
+}
+
+export async function sendJson(path, value) {
+  return (await get(path, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(value) })).json();
 }
 
 // Where a picture is.
@@ -48,8 +53,8 @@ async function askCurves(ids, keys, { x = 'step', points = 1000, file = 'metrics
   });
 }
 
-async function get(path) {
-  const response = await fetch(path);
+async function get(path, how = {}) {
+  const response = await fetch(path, how);
   if (!response.ok) throw new Error(`${response.status}: ${(await response.text()).slice(0, 200)}`);
   return response;
 }
@@ -81,9 +86,11 @@ function trialOf(id) {
 
 async function keptCurves(id, keys, { x = 'step', file = 'metrics', smooth = 0, zoom = null }) {
   const { curves } = await trialOf(id);
+  const other = x.startsWith('by:') ? curves[file][x.slice(3)]?.map(numbers) : null;
+  if (x.startsWith('by:') && !other) return [];
   return keys.filter(key => Object.hasOwn(curves[file], key)).flatMap(key => {
     const [steps, times, values] = curves[file][key].map(numbers);
-    const along = x === 'time' ? times.map(time => time - times[0]) : steps;
+    const along = other ? steps.map(step => valueAt(other[0], other[2], step)) : x === 'time' ? times.map(time => time - times[0]) : steps;
     return (smooth ? [false, true] : [false]).map(smoothed => {
       const curve = { id, key, smooth: smoothed, x: along, y: smoothed ? average(values, smooth) : values };
       return zoom ? between(curve, ...zoom) : curve;
@@ -101,6 +108,13 @@ function average(values, weight) {
     [sum, mass] = [sum * weight + (finite ? value : 0), mass * weight + finite];
     return finite ? sum / mass : value;
   });
+}
+
+// The value at a step of what was logged at others; NaN outside of them.
+function valueAt(steps, values, step) {
+  const after = steps.findIndex(one => one >= step);
+  if (after < 0 || (after === 0 && steps[0] > step)) return NaN;
+  return steps[after] === step ? values[after] : values[after - 1] + (values[after] - values[after - 1]) * (step - steps[after - 1]) / (steps[after] - steps[after - 1]);
 }
 
 // The points from low to high, and one more to each side.

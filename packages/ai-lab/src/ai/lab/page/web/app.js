@@ -1,9 +1,12 @@
 // The page: a table of trials above, views of the selected ones below. Asks the server once a second what changed.
 
+import * as address from './address.js';
 import { getJson, isPublished } from './api.js';
+import { codeView } from './code.js';
+import { configView } from './config.js';
 import { curvesView, forgetCharts, systemView } from './curves.js';
 import { colorOf, dashOf, element, empty } from './dom.js';
-import { codeView, configView, logView } from './runs.js';
+import { logView } from './log.js';
 import { mediaView } from './media.js';
 import { samplesView } from './samples.js';
 import { searchView } from './search.js';
@@ -15,9 +18,7 @@ const table = new Table(() => draw(true));
 const views = { Curves: curvesView, Samples: samplesView, Media: mediaView, Config: configView, Code: codeView, System: systemView, Search: searchView, Log: logView };
 let current = 'Curves';
 let drawing = 0;
-let told = { trials: [], experiments: {} };
-
-const selectedTrials = () => table.selected.map(id => table.trials.find(trial => trial.id === id)).filter(Boolean);
+let told = { trials: [], experiments: {}, editable: false };
 
 function drawTabs() {
   const names = Object.keys(views);
@@ -38,17 +39,25 @@ function open(name, focus = false) {
   draw(true);
 }
 
-// Draws the current view; anew after a choice, or only what changed. What a view may use is in `page`.
+// Draws the current view; anew after a choice, or only what changed. What a view may use is in `page`: the selected
+// rows of the table, and the trials in them.
 async function draw(anew) {
   const mine = ++drawing;
-  history.replaceState(null, '', '#' + new URLSearchParams({ view: current, id: table.selected.join(',') }));
+  address.set('view', current, '');
+  address.set('id', table.selected.join(','), null);
+  const rows = table.selectedRows();
+  const rowOf = new Map(rows.flatMap(row => (row.members ?? []).map(trial => [trial.id, row.id])));
+  const look = id => {
+    const place = table.selected.indexOf(rowOf.get(id) ?? id);
+    return { label: table.known.get(id)?.name ?? id, color: colorOf(place), dash: dashOf(place) };
+  };
   const page = {
-    view, trials: selectedTrials(), shown: () => table.visible(), experiments: told.experiments,
+    view, rows, trials: rows.flatMap(row => row.members ?? [row]), shown: () => table.visible().flatMap(row => row.members ?? [row]), experiments: told.experiments, editable: told.editable,
     still: () => mine === drawing,
     show: (...children) => { if (mine === drawing) { forgetCharts(); view.replaceChildren(...children.filter(Boolean)); } },
     redraw: draw,
     select: ids => table.select(ids),
-    look: id => ({ label: table.trials.find(trial => trial.id === id)?.name ?? id, color: colorOf(table.selected.indexOf(id)), dash: dashOf(table.selected.indexOf(id)) }),
+    look,
   };
   try {
     if (page.trials.length || current === 'Search') await views[current](page, anew);
@@ -80,18 +89,18 @@ async function poll() {
 }
 
 function take(answer, first, whole) {
-  const live = () => selectedTrials().some(trial => trial.state === 'running');
+  const selected = () => table.selectedRows().flatMap(row => row.members ?? [row]);
   const experiments = JSON.stringify(answer.experiments) !== JSON.stringify(told.experiments);
   if (!first && !whole && !experiments && !answer.trials.length && !answer.gone.length) {
-    if (live() && (current === 'Log' || current === 'System')) draw(false);
+    if ((current === 'Log' || current === 'System') && selected().some(trial => trial.state === 'running')) draw(false);
     return;
   }
-  const versions = () => JSON.stringify(selectedTrials().map(trial => [trial.updated, trial.step, trial.state]));
+  const versions = () => JSON.stringify(selected().map(trial => [trial.updated, trial.step, trial.state, trial.tags, trial.note]));
   const before = versions();
   const trials = whole ? new Map() : new Map(told.trials.map(trial => [trial.id, trial]));
   for (const id of answer.gone) trials.delete(id);
   for (const trial of answer.trials) trials.set(trial.id, { ...trial, keys: Object.keys(trial.metrics) });
-  told = { trials: [...trials.values()], experiments: answer.experiments };
+  told = { trials: [...trials.values()], experiments: answer.experiments, editable: answer.editable };
   document.querySelector('#root').textContent = answer.root;
   table.update(told.trials);
   if (first) restore();
@@ -101,11 +110,10 @@ function take(answer, first, whole) {
 
 // The address tells what is looked at, so that it can be kept and shared.
 function restore() {
-  const wanted = new URLSearchParams(location.hash.slice(1));
-  const known = new Set(table.trials.map(trial => trial.id));
-  const ids = (wanted.get('id') ?? '').split(',').filter(id => known.has(id));
-  if (Object.hasOwn(views, wanted.get('view') ?? '')) current = wanted.get('view');
-  if (!ids.length && !wanted.has('view')) ids.push(...table.visible().slice(0, 1).map(trial => trial.id));
+  const ids = address.get('id', '').split(',').filter(id => table.known.has(id));
+  const wanted = address.get('view', '');
+  if (Object.hasOwn(views, wanted)) current = wanted;
+  if (!ids.length && !address.isGiven('view')) ids.push(...table.visible().slice(0, 1).map(row => row.id));
   drawTabs();
   table.select(ids);
   if (ids.length) table.reveal(ids[0]);

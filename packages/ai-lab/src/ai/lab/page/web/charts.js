@@ -1,5 +1,7 @@
 // Curves of several trials over one another, by uPlot: gaps stay gaps, a lone point is a dot, a drag zooms.
 
+import { saveCsv, savePng } from './download.js';
+import { tellSpread } from './groups.js';
 import { element, lasting, show, swatch } from './dom.js';
 
 const HEIGHT = 230;
@@ -11,15 +13,26 @@ const resized = new ResizeObserver(entries => {
   }
 });
 
-// Makes an empty chart; `onZoom` is called with [from, to], or null for all.
+// Makes an empty chart; `onZoom` is called with [from, to], or null for all. `rows` of it are asked for by whom saves it.
 export function makeChart(title, onZoom) {
   const place = element('div', { class: 'plot', ondblclick: () => onZoom(null) });
   const tip = element('div', { class: 'tip', hidden: true });
   const whole = element('button', { type: 'button', class: 'whole', hidden: true, onclick: () => onZoom(null) }, 'whole range');
   const note = element('span', { class: 'soft' });
-  const figure = element('figure', { 'data-key': title }, element('figcaption', { title }, element('span', {}, title), note, whole), place, tip);
+  const chart = { place, tip, whole, note, onZoom, plot: null, curves: [], rows: null, marked: null };
+  const csv = element('button', { type: 'button', title: 'Save the numbers as CSV', onclick: async () => saveCsv(title, await chart.rows()) }, 'CSV');
+  const png = element('button', { type: 'button', title: 'Save the picture as PNG', onclick: () => savePng(title, chart.plot.ctx.canvas, chart.curves.filter(curve => !curve.faint)) }, 'PNG');
+  chart.figure = element('figure', { 'data-key': title }, element('figcaption', { title }, element('span', {}, title), note, whole, element('span', { class: 'save' }, csv, png)), place, tip);
   resized.observe(place);
-  return { figure, place, tip, whole, note, onZoom, plot: null };
+  return chart;
+}
+
+// Has one row's curves stand out; null for all alike.
+export function emphasize(chart, id) {
+  if (!chart.plot || chart.marked === id) return;
+  chart.marked = id;
+  chart.curves.forEach((curve, index) => { chart.plot.series[index + 1].alpha = id === null || curve.id === id ? 1 : 0.15; });
+  chart.plot.redraw(false, false);
 }
 
 export function removeChart(chart) {
@@ -28,32 +41,34 @@ export function removeChart(chart) {
   chart.figure.remove();
 }
 
-// Draws [{label, color, faint, x, y}, ...] anew.
-export function drawChart(chart, curves, { log = false, xLabel = 'step', zoom = null, unit = '' } = {}) {
+// Draws [{id, label, color, dash, faint, x, y, low, high}, ...] anew; what lies between low and high is shaded.
+export function drawChart(chart, curves, { log = false, clip = false, xLabel = 'step', zoom = null, unit = '' } = {}) {
   const { place } = chart;
   const ink = getComputedStyle(document.body).color;
   const line = '#8883';
   const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 }, font: '11px system-ui', size: 34 };
-  const data = curves.map(({ x, y }) => [x, Array.from(y, value => Number.isFinite(value) && (!log || value > 0) ? value : null)]);
+  const clean = values => Array.from(values, value => Number.isFinite(value) && (!log || value > 0) ? value : null);
+  const data = curves.map(({ x, y, low, high }) => low ? [x, clean(y), clean(low), clean(high)] : [x, clean(y)]);
   const seconds = xLabel === 'time';
   const options = {
     mode: 2, width: Math.max(200, Math.floor(place.clientWidth) || 410), height: HEIGHT, legend: { show: false }, padding: [8, 10, 0, 0],
     cursor: { points: { show: false }, drag: { x: true, y: false, setScale: false } },
     scales: {
       x: { time: false, range: () => zoom ?? spread(data.map(one => one[0]), false, 0) },
-      y: { distr: log ? 3 : 1, range: () => unit === 'percent' ? [0, 100] : spread(data.map(one => one[1]), log, 0.04) },
+      y: { distr: log ? 3 : 1, range: () => unit === 'percent' ? [0, 100] : spread(data.flatMap(one => one.slice(1)).map(column => clip ? inliers(column) : column), log, 0.04) },
     },
     axes: [
-      { ...axis, label: seconds ? 'time' : 'step', labelSize: 16, labelFont: '11px system-ui', splits: (u, index, low, high) => even(low, high).filter(tick => seconds || Number.isInteger(tick)), values: (u, ticks) => ticks.map(tick => tick == null ? '' : seconds ? lasting(tick) : short(tick)) },
+      { ...axis, label: xLabel, labelSize: 16, labelFont: '11px system-ui', splits: (u, index, low, high) => even(low, high).filter(tick => xLabel !== 'step' || Number.isInteger(tick)), values: (u, ticks) => ticks.map(tick => tick == null ? '' : seconds ? lasting(tick) : short(tick)) },
       { ...axis, size: 60, incrs: STEPS, splits: (u, index, low, high) => log ? decades(low, high) : even(low, high), filter: (u, ticks) => ticks, values: (u, ticks) => ticks.map(tick => tick == null ? '' : amount(tick, unit)) },
     ],
-    series: [{}, ...curves.map(({ label, color, dash, faint }) => ({ label, stroke: faint ? color + '44' : color, width: 1.5, dash, facets: [{ scale: 'x', auto: true }, { scale: 'y', auto: true }], paths, points: { show: false } }))],
+    series: [{}, ...curves.map(({ label, color, dash, faint }) => ({ label, stroke: faint ? color + '44' : color, fill: color + '2e', width: 1.5, dash, facets: [{ scale: 'x', auto: true }, { scale: 'y', auto: true }], paths, points: { show: false } }))],
     hooks: {
-      setCursor: [u => tell(chart, curves, data, u, seconds, unit)],
+      setCursor: [u => tell(chart, curves, data, u, xLabel, unit)],
       setSelect: [u => { if (u.select.width > 4) chart.onZoom([u.posToVal(u.select.left, 'x'), u.posToVal(u.select.left + u.select.width, 'x')]); }],
     },
   };
   chart.plot?.destroy();
+  Object.assign(chart, { curves, marked: null });
   chart.whole.hidden = !zoom;
   const broken = curves.some(({ faint, y }) => !faint && y.some(value => !Number.isFinite(value)));
   chart.note.textContent = data.every(([, y]) => y.every(value => value == null)) ? 'nothing to draw' : broken ? 'NaN or infinite in places' : '';
@@ -61,7 +76,7 @@ export function drawChart(chart, curves, { log = false, xLabel = 'step', zoom = 
 }
 
 function paths(u, index) {
-  const [xs, ys] = u.data[index];
+  const [xs, ys, lows, highs] = u.data[index];
   const { x, y } = u.scales;
   const { left, top, width, height } = u.bbox;
   const logs = y.distr === 3;
@@ -78,25 +93,32 @@ function paths(u, index) {
     else if (joins) stroke.moveTo(px, py);
     else { stroke.moveTo(px + radius, py); stroke.arc(px, py, radius, 0, 2 * Math.PI); }
   }
-  return { stroke, fill: null, clip: null, band: null, gaps: null, flags: 1 };
+  const fill = lows ? new Path2D() : null;
+  const inside = lows ? Array.from(xs.keys()).filter(i => lows[i] != null && highs[i] != null) : [];
+  inside.forEach(i => fill.lineTo(toX(xs[i]), toY(highs[i])));
+  inside.reverse().forEach(i => fill.lineTo(toX(xs[i]), toY(lows[i])));
+  return { stroke, fill, clip: null, band: null, gaps: null, flags: 1 };
 }
 
 // A readout beside the pointer: each trial's value there, the largest first.
-function tell(chart, curves, data, u, seconds, unit) {
+function tell(chart, curves, data, u, xLabel, unit) {
   const { tip, figure, place } = chart;
   tip.hidden = !(u.cursor.left >= 0) || !curves.length;
-  if (tip.hidden) return;
+  if (tip.hidden) { emphasize(chart, null); return; }
   const at = u.posToVal(u.cursor.left, 'x');
-  const values = curves.flatMap(({ label, color, dash, faint }, index) => {
+  const values = curves.flatMap(({ id, label, color, dash, faint, low, high }, index) => {
     if (faint) return [];
     const [x, y] = data[index];
     const near = nearest(x, at);
-    return y[near] == null || Math.abs(x[near] - at) > (u.scales.x.max - u.scales.x.min) / 20 ? [] : [{ label, color, dash, x: x[near], y: y[near] }];
+    return y[near] == null || Math.abs(x[near] - at) > (u.scales.x.max - u.scales.x.min) / 20 ? [] : [{ id, label, color, dash, x: x[near], y: y[near], deviation: low ? (high[near] - low[near]) / 2 : 0 }];
   }).sort((a, b) => b.y - a.y);
-  if (!values.length) { tip.hidden = true; return; }
+  if (!values.length) { tip.hidden = true; emphasize(chart, null); return; }
+  const distance = one => Math.abs(u.valToPos(one.y, 'y') - u.cursor.top);
+  const nearby = values.reduce((a, b) => distance(b) < distance(a) ? b : a);
+  emphasize(chart, curves.length > 1 && distance(nearby) < 30 ? nearby.id : null);
   const more = values.length > 12 ? element('div', { class: 'soft' }, `and ${values.length - 12} more`) : null;
-  tip.replaceChildren(element('div', { class: 'soft' }, seconds ? lasting(at) : `step ${show(values[0].x)}`),
-    ...values.slice(0, 12).map(({ label, color, dash, y }) => element('div', {}, swatch(color, dash), element('b', {}, unit ? amount(y, unit) : show(y)), ' ', label)), ...(more ? [more] : []));
+  tip.replaceChildren(element('div', { class: 'soft' }, xLabel === 'time' ? lasting(at) : `${xLabel} ${show(values[0].x)}`),
+    ...values.slice(0, 12).map(({ id, label, color, dash, y, deviation }) => element('div', { class: id === chart.marked ? 'near' : '' }, swatch(color, dash), element('b', {}, unit ? amount(y, unit) : deviation ? tellSpread({ mean: y, deviation }) : show(y)), ' ', label)), ...(more ? [more] : []));
   const pointer = place.offsetLeft + u.over.offsetLeft + u.cursor.left;
   const room = figure.clientWidth - tip.offsetWidth;
   tip.style.left = `${pointer + 14 <= room ? pointer + 14 : pointer - 14 >= tip.offsetWidth ? pointer - 14 - tip.offsetWidth : Math.max(0, room)}px`;
@@ -106,6 +128,14 @@ function nearest(x, at) {
   let [low, high] = [0, x.length - 1];
   while (low < high) { const middle = (low + high) >> 1; if (x[middle] < at) low = middle + 1; else high = middle; }
   return low > 0 && at - x[low - 1] < x[low] - at ? low - 1 : low;
+}
+
+// Without what lies far out: the range that the middle 96 of 100 values have.
+function inliers(column) {
+  const sorted = Float64Array.from(column.filter(value => value != null)).sort();
+  if (sorted.length < 20) return sorted;
+  const cut = Math.ceil(sorted.length / 50);
+  return sorted.subarray(cut, sorted.length - cut);
 }
 
 function spread(columns, log, room) {

@@ -70,12 +70,6 @@ export const byWeight = (a, b) => weight(a) - weight(b) || a.localeCompare(b);
 const LAST = new Set(['lr', 'steps_per_s', 'grad_norm']);
 const weight = key => key === 'loss' ? 0 : key === 'val_loss' ? 1 : key.includes('loss') ? 2 : key.includes('accuracy') ? 3 : LAST.has(key) ? 5 : 4;
 
-// Remembers small choices of the reader; a browser that forbids it only forgets them.
-export const memory = {
-  get(name, fallback) { try { return JSON.parse(localStorage.getItem('ai-lab ' + name)) ?? fallback; } catch { return fallback; } },
-  set(name, value) { try { localStorage.setItem('ai-lab ' + name, JSON.stringify(value)); } catch { /* not kept */ } },
-};
-
 // As in report/palette.py: told apart by colour-blind people too; after ten curves by dashes.
 const PALETTE = ['#2e85de', '#ce067b', '#a49415', '#0c6a46', '#9b4903', '#e46ba1', '#206875', '#7d85a3', '#1d41f9', '#977b62'];
 const DASHES = [[], [5, 3], [2, 2], [7, 2, 2, 2]];

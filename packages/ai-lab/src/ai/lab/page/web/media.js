@@ -37,7 +37,7 @@ async function block(page, details, name, wanted) {
     const kept = (detail.media[name] ?? []).filter(([step]) => step <= wanted).at(-1);
     return kept ? [figure(page, detail, name, ...kept)] : [];
   });
-  return element('section', { 'aria-label': name }, element('h3', {}, name), element('div', { class: 'charts samples' }, ...await Promise.all(figures)));
+  return element('section', { 'aria-label': name }, element('h2', {}, name), element('div', { class: 'charts samples' }, ...await Promise.all(figures)));
 }
 
 async function figure(page, detail, name, step, suffix) {

@@ -1,24 +1,40 @@
-// The table of trials: sorting, filtering, columns, selection.
+// The table of trials: sorting, filtering, columns, averages over runs that repeat each other, selection.
 
-import { byWeight, checkbox, colorOf, dashOf, element, memory, named, show, swatch, when } from './dom.js';
+import * as address from './address.js';
+import { byWeight, checkbox, colorOf, dashOf, element, named, show, swatch, when } from './dom.js';
+import { saveCsv } from './download.js';
+import { average, tellSpread } from './groups.js';
 
 const BASICS = ['name', 'state', 'step', 'started', 'score'];
 const PAGE = 200; // rows drawn at once; scrolling to their end draws as many more
+const SORT = { column: 'started', down: true };
 const GROUPS = { trial: '', config: 'Configuration', last: 'Last values' };
 
 export class Table {
   constructor(onSelect) {
     this.onSelect = onSelect;
     this.trials = [];
+    this.known = new Map(); // every trial, and every row of several, by identity
+    this.averaged = [];
     this.selected = [];
     this.limit = PAGE;
     this.rows = new Map(); // the rows drawn last, each with what it was drawn from
-    this.sort = memory.get('sort', { column: 'started', down: true });
-    this.hidden = new Set(memory.get('hidden', []));
+    this.sort = address.get('sort', SORT);
+    this.hidden = new Set(address.get('hidden', []));
+    this.over = address.get('over', '');
     this.head = document.querySelector('#runs thead');
     this.body = document.querySelector('#runs tbody');
     this.filter = document.querySelector('#filter');
-    this.filter.addEventListener('input', () => { this.limit = PAGE; this.draw(); });
+    this.filter.value = address.get('filter', '');
+    this.filter.addEventListener('input', () => { this.limit = PAGE; address.set('filter', this.filter.value, ''); this.draw(); });
+    this.chooser = document.querySelector('#over');
+    this.chooser.addEventListener('change', () => {
+      this.over = this.chooser.value;
+      address.set('over', this.over, '');
+      this.update(this.trials);
+      this.onSelect();
+    });
+    document.querySelector('#csv').addEventListener('click', () => this.save());
     const runs = document.querySelector('#runs');
     runs.addEventListener('scroll', () => {
       if (this.limit > this.body.childElementCount || runs.scrollTop + 2 * runs.clientHeight < runs.scrollHeight) return;
@@ -28,19 +44,44 @@ export class Table {
     document.querySelector('#clear').addEventListener('click', () => this.select([]));
     document.addEventListener('keydown', event => {
       if (event.key === '/' && !event.target.closest('input, select, textarea')) { event.preventDefault(); this.filter.focus(); }
-      if (event.key === 'Escape' && event.target === this.filter) { this.filter.value = ''; this.draw(); }
+      if (event.key === 'Escape' && event.target === this.filter) { this.filter.value = ''; address.set('filter', '', ''); this.draw(); }
     });
   }
 
   update(trials) {
     this.trials = trials;
-    const known = new Set(trials.map(trial => trial.id));
-    this.selected = this.selected.filter(id => known.has(id));
+    this.averaged = average(trials, this.over);
+    this.known = new Map([...trials, ...this.averaged].map(row => [row.id, row]));
+    const ownerOf = new Map(this.averaged.flatMap(row => (row.members ?? [row]).map(trial => [trial.id, row.id])));
+    this.selected = [...new Set(this.selected.map(id => ownerOf.get(id)).filter(Boolean))];
+    this.drawOver();
     this.draw();
   }
 
+  selectedRows() { return this.selected.map(id => this.known.get(id)).filter(Boolean); }
+
+  // What may be averaged over: every key that trials are configured by, of several values.
+  drawOver() {
+    const values = new Map();
+    for (const trial of this.trials) for (const [key, value] of Object.entries(trial.config)) values.set(key, (values.get(key) ?? new Set()).add(value));
+    const keys = [...values].filter(([key, seen]) => seen.size > 1 || key === this.over).map(([key]) => key).sort((a, b) => (b === 'seed') - (a === 'seed') || a.localeCompare(b));
+    if (keys.join('\n') === [...this.chooser.options].slice(1).map(option => option.value).join('\n')) return;
+    this.chooser.replaceChildren(element('option', { value: '' }, 'nothing'), ...keys.map(key => element('option', { value: key }, key)));
+    this.chooser.value = this.over;
+    this.chooser.parentElement.hidden = !keys.length;
+  }
+
+  save() {
+    const columns = this.columns().filter(column => !this.hidden.has(column));
+    const heads = columns.flatMap(column => this.over && (column === 'score' || column.startsWith('last ')) ? [column, `${column} deviation`] : [column]);
+    saveCsv('trials', [['id', ...heads], ...this.visible().map(row => [row.id, ...columns.flatMap(column => {
+      const value = column === 'started' && row.created ? new Date(row.created * 1000).toISOString() : this.value(row, column);
+      return this.over && (column === 'score' || column.startsWith('last ')) ? [value, row.spreads?.[column]?.deviation] : [value];
+    })])]);
+  }
+
   columns() {
-    const names = part => [...new Set(this.trials.flatMap(trial => Object.keys(trial[part])))];
+    const names = part => [...new Set(this.averaged.flatMap(trial => Object.keys(trial[part])))];
     const basics = BASICS.filter(name => name !== 'score' || this.trials.some(trial => trial.score != null));
     return [...basics, ...names('config').map(name => 'config ' + name), ...names('metrics').sort(byWeight).map(name => 'last ' + name)];
   }
@@ -54,7 +95,7 @@ export class Table {
 
   visible() {
     const words = this.filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const shown = this.trials.filter(trial => words.every(word => matches(trial, word)));
+    const shown = this.averaged.filter(trial => words.every(word => matches(trial, word)));
     const { column, down } = this.sort;
     const sign = down ? -1 : 1;
     const pinned = trial => trial.tags.includes('pinned');
@@ -81,7 +122,7 @@ export class Table {
     if (wanted.length !== this.body.childElementCount || wanted.some((row, index) => row !== this.body.children[index])) this.body.replaceChildren(...wanted);
     this.rows = drawn;
     const count = this.trials.length;
-    document.querySelector('#status').textContent = `${rows.length === count ? '' : `${rows.length} of `}${count} ${count === 1 ? 'trial' : 'trials'}`;
+    document.querySelector('#status').textContent = `${rows.length === this.averaged.length ? '' : `${rows.length} of `}${this.averaged.length === count ? '' : `${this.averaged.length} means of `}${count} ${count === 1 ? 'trial' : 'trials'}`;
     document.querySelector('#clear').hidden = !this.selected.length;
   }
 
@@ -92,7 +133,7 @@ export class Table {
     all.checked = rows.length > 0 && rows.every(trial => this.selected.includes(trial.id));
     const top = groups.map(([group, count]) => element('th', { class: 'group', scope: 'colgroup', colspan: count }, GROUPS[group]));
     const firsts = new Set(Object.keys(GROUPS).slice(1).map(group => columns.find(column => groupOf(column) === group)));
-    this.head.replaceChildren(element('tr', {}, element('th', { class: 'group' }), ...top),
+    this.head.replaceChildren(element('tr', {}, element('td', { class: 'group' }), ...top),
       element('tr', {}, element('th', { class: 'box' }, all), ...columns.map(column => this.headCell(column, firsts.has(column)))));
     this.firsts = firsts;
   }
@@ -102,7 +143,7 @@ export class Table {
     const numeric = column !== 'started' && this.trials.some(trial => typeof this.value(trial, column) === 'number');
     const turn = () => {
       this.sort = { column, down: sorted === column ? !down : true };
-      memory.set('sort', this.sort);
+      address.set('sort', this.sort, SORT, true);
       this.draw();
       this.head.querySelector(`[data-column="${CSS.escape(column)}"]`)?.focus();
     };
@@ -133,8 +174,9 @@ export class Table {
     const first = this.firsts.has(column) ? ' first' : '';
     if (column === 'started') return element('td', { title: value ? new Date(value * 1000).toLocaleString() : '' }, when(value));
     if (column === 'state') return element('td', {}, element('span', { class: 'state ' + (STATES.has(value) ? value : '') }, value));
-    if (column === 'name') return element('td', { title: [trial.path, ...trial.problems].join('\n') }, swatch(place >= 0 ? colorOf(place) : 'transparent', place >= 0 ? dashOf(place) : []), named(value), ...trial.tags.map(tag => element('span', { class: 'tag' }, tag)), trial.note ? element('span', { class: 'soft' }, ` ${trial.note}`) : null, trial.problems.length ? element('span', { class: 'problem' }, ` ${trial.problems[0]}`) : null);
+    if (column === 'name') return element('td', { title: [trial.path, ...trial.problems].join('\n') }, swatch(place >= 0 ? colorOf(place) : 'transparent', place >= 0 ? dashOf(place) : []), named(value), trial.members ? element('span', { class: 'soft' }, ` ×${trial.members.length}`) : null, ...trial.tags.map(tag => element('span', { class: 'tag' }, tag)), trial.note ? element('span', { class: 'soft' }, ` ${trial.note}`) : null, trial.problems.length ? element('span', { class: 'problem' }, ` ${trial.problems[0]}`) : null);
     if (column === 'step' && trial.state === 'running' && trial.steplimit) return element('td', { class: 'number' }, `${value ?? 0} of ${trial.steplimit}`);
+    if (trial.spreads?.[column]) return element('td', { title: `of ${trial.spreads[column].n}`, class: 'number' + first }, tellSpread(trial.spreads[column]));
     const broken = column.startsWith('last ') && typeof value === 'string' ? ' broken' : '';
     return element('td', { title: show(value), class: (typeof value === 'number' || broken ? 'number' : '') + broken + first }, show(value));
   }
@@ -152,7 +194,7 @@ export class Table {
     if (document.querySelector('#columns').open && place.childElementCount) return;
     place.replaceChildren(...this.columns().map(column => checkbox(column, !this.hidden.has(column), checked => {
       if (checked) this.hidden.delete(column); else this.hidden.add(column);
-      memory.set('hidden', [...this.hidden]);
+      address.set('hidden', [...this.hidden], [], true);
       this.draw();
     })));
   }
