@@ -118,10 +118,20 @@ PRESETS = {
         keep_snapshots=None,
     ),
 }
+PRESETS["othello6"] = replace(
+    PRESETS["connect4"],
+    game="ai.game:Othello(size=6)",
+    steps=12_000,
+    minutes=20,
+    buffer=300_000,
+    task_interval=1000,
+    save_interval=1000,
+)
 DESCRIPTIONS = {
     "tiny": "seconds; for tests",
     "tictactoe": "a minute; no lost line and every position right",
     "connect4": "an hour on two cores",
+    "othello6": "twenty minutes on two cores; Othello on 6 × 6 cells",
 }
 
 

@@ -1,0 +1,83 @@
+"""The networks that ship with the examples, and the result that makes them."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ai.examples.alphazero.main import PRESETS, network
+from ai.examples.alphazero.main import run as train
+from ai.examples.saved import load_averaged
+from ai.examples.selflearn import make_game
+from ai.game import Game, Puct
+from ai.lab import Trial
+from ai.train import Snapshots
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A game that can be played at once: the preset that learnt it, its title, and how many minutes that took."""
+
+    preset: str
+    title: str
+    minutes: float | None = None
+
+
+GAMES = {
+    "tictactoe": Shipped("tictactoe", "Tic-tac-toe"),
+    "connect4": Shipped("connect4", "Connect Four", 18),
+    "othello": Shipped("othello6", "Othello, 6 × 6", 18),
+}
+_HERE = Path(__file__).parent
+
+
+def load(name: str, weights: str | Path | None = None) -> tuple[Game, nn.Module]:
+    """Returns a game of `GAMES` and its network, in evaluation mode.
+
+    Args:
+        name: of the game.
+        weights: a safetensors file of a network of the same shape, or a trial's snapshot; None for the one that ships.
+
+    >>> game, model = load("tictactoe")
+    >>> logits, value = model(torch.from_numpy(game.observe(game.init(1))))
+    >>> logits.shape, round(value.item())
+    (torch.Size([1, 9]), 0)
+    """
+    config = PRESETS[GAMES[name].preset]
+    model: nn.Module = network(config)
+    file = _HERE / f"{name}.safetensors" if weights is None else Path(weights)
+    kept = load_file(file)
+    model.load_state_dict({key: kept[key].to(tensor.dtype) for key, tensor in model.state_dict().items()})
+    return make_game(config.game), model.eval()
+
+
+def rule(name: str) -> Puct:
+    """Returns the rule by which a game's network was taught, and plays."""
+    chosen = PRESETS[GAMES[name].preset].play.rule
+    assert isinstance(chosen, Puct)
+    return chosen
+
+
+def reproduce(*, name: str = "tictactoe", seed: int = 0, minutes: float | None = None) -> dict[str, float]:
+    """Trains one of the networks; writes it to `NAME.safetensors` in the trial's folder, in half precision.
+
+    Args:
+        name: of `GAMES`.
+        seed: of weights, games and the order of the data.
+        minutes: of training; None for those of `GAMES`.
+    """
+    torch.set_num_threads(1)
+    config = PRESETS[GAMES[name].preset]
+    config = replace(config, seed=seed, minutes=minutes or GAMES[name].minutes, trial=f"reproduce/play-{name}-{seed}")
+    found = train(config)
+    trial, mode = Trial(config.trial), "min" if config.game == "tictactoe" else "max"
+    model: nn.Module = network(config)
+    load_averaged(model, trial, Snapshots(trial.path / "snapshots", best_by="score", mode=mode).best())
+    halved = {
+        key: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        for key, tensor in model.state_dict().items()
+    }
+    save_file(halved, trial.path / f"{name}.safetensors")
+    return found
