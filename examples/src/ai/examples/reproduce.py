@@ -45,9 +45,7 @@ RESULTS: dict[str, Result] = {
     "connect4": Result(
         "ai.examples.alphazero.main:reproduce_connect4", "AlphaZero beside a solver, MCTSBot and its own past"
     ),
-    "play-net": Result(
-        "ai.examples.play.nets:reproduce", "AlphaZero: a small network that ships with `ai-examples play`"
-    ),
+    "play-net": Result("ai.examples.play.nets:reproduce", "AlphaZero: a network that ships with `ai-examples play`"),
     "tictactoe-muzero": Result("ai.examples.muzero.main:reproduce", "MuZero, which learns the rules: no lost line"),
     "cartpole-muzero": Result("ai.examples.muzero.main:reproduce_cartpole", "mean return over 100 episodes"),
     "cartpole-ppo": Result("ai.examples.ppo.main:reproduce", "PPO: mean return over 100 episodes, steps until solved"),

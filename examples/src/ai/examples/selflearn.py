@@ -125,6 +125,10 @@ class Served:
     def __iter__(self) -> Iterator[Any]:
         return iter(self.loader)
 
+    def wait(self, give_up: Callable[[], bool] | None = None) -> bool:
+        """Waits for the next batch, as `DatagenLoader.wait`."""
+        return self.loader.wait(give_up)
+
     def update_params(self, state_dict: Mapping[str, Any]) -> int:
         """Hands parameters to the inferencer; requests from now on are answered with them."""
         return self.inferencer.update_params(state_dict)

@@ -70,7 +70,8 @@ def reproduce(*, name: str = "tictactoe", seed: int = 0, minutes: float | None =
     """
     torch.set_num_threads(1)
     config = PRESETS[GAMES[name].preset]
-    config = replace(config, seed=seed, minutes=minutes or GAMES[name].minutes, trial=f"reproduce/play-{name}-{seed}")
+    minutes = minutes or GAMES[name].minutes
+    config = replace(config, seed=seed, minutes=minutes, positions=200, trial=f"reproduce/play-{name}-{seed}")
     found = train(config)
     trial, mode = Trial(config.trial), "min" if config.game == "tictactoe" else "max"
     model: nn.Module = network(config)

@@ -3,7 +3,7 @@
 import copy
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -185,6 +185,7 @@ class DatagenLoader:
         self._fleet: Fleet | None = None
         self._close = weakref.finalize(self, _nothing)
         self._ended = False
+        self._waited = False  # a batch may be drawn: `wait` has said so
         self._launch()
 
     def __repr__(self) -> str:
@@ -219,10 +220,11 @@ class DatagenLoader:
             Exception: what a source raised, with the worker's traceback as a note.
             WorkerFailedError: workers died again and again.
         """
-        if self.n_workers == 0:
-            self._make_until_ready()
-        else:
-            self._wait_until_ready()
+        if not self._waited:
+            self.wait()
+        self._waited = False
+        if self._ended and (self._intake.replay_ratio is None or not self._intake.ready()):
+            raise StopIteration
         intake = self._intake
         with intake.changed:
             batch = intake.buffer.sample(self.batch_size)
@@ -231,6 +233,23 @@ class DatagenLoader:
         if self._fleet is not None:
             self._fleet.pay()
         return self._finish(batch, *place)
+
+    def wait(self, give_up: Callable[[], bool] | None = None) -> bool:
+        """Waits until the next batch may be drawn, or `give_up()` says that there is no time for it.
+
+        It is asked several times a second; with `n_workers=0` between two episodes, or, where the source has `poll`,
+        more often.
+
+        Returns:
+            Whether to draw now: False where it was given up. At the end of all sources True: the draw tells of it.
+
+        Raises:
+            Exception: what a source raised, with the worker's traceback as a note.
+            WorkerFailedError: workers died again and again.
+        """
+        if not self._waited:
+            self._waited = self._make(give_up) if self.n_workers == 0 else self._await_workers(give_up)
+        return self._waited
 
     def wants_params(self, batches: int = 1) -> bool:
         """Returns whether the source will act before so many more batches are drawn, so that newer parameters count.
@@ -358,7 +377,7 @@ class DatagenLoader:
         self.close()
 
     def _launch(self) -> None:
-        self._ended = False
+        self._ended = self._waited = False
         intake = self._intake
         if self.n_workers == 0:
             self.dataset.source.start(derive_seed(self.seed, self._generation, 0), 0)
@@ -379,21 +398,26 @@ class DatagenLoader:
         )
         self._close = weakref.finalize(self, self._fleet.close)
 
-    def _make_until_ready(self) -> None:
-        intake = self._intake
+    def _make(self, give_up: Callable[[], bool] | None) -> bool:
+        """Has the source act until a batch may be drawn; returns whether it may, or the source has ended."""
+        intake, source = self._intake, self.dataset.source
+        act = source.__next__ if give_up is None else getattr(source, "poll", source.__next__)
         is_due = intake.replay_ratio is None
         while not self._ended and (is_due or not intake.ready()):
+            if give_up is not None and give_up():
+                return False
             try:
-                episode = next(self.dataset.source)
+                episode = act()
             except StopIteration:
                 self._ended = True
             else:
-                intake.put(packed([episode], self._version))
-            is_due = False
-        if self._ended and (intake.replay_ratio is None or not intake.ready()):
-            raise StopIteration
+                if episode is not None:
+                    intake.put(packed([episode], self._version))
+                    is_due = False
+        return True
 
-    def _wait_until_ready(self) -> None:
+    def _await_workers(self, give_up: Callable[[], bool] | None) -> bool:
+        """Waits for episodes of the workers; returns whether a batch may be drawn, or every source has ended."""
         intake, fleet = self._intake, self._fleet
         if fleet is None or not self._close.alive:
             raise RuntimeError("this loader is closed: make a new one")
@@ -401,17 +425,17 @@ class DatagenLoader:
             with intake.changed:
                 if fleet.error is not None:
                     raise fleet.error
-                ready = intake.ready()
-                if fleet.ended and (intake.replay_ratio is None or not ready):
-                    raise StopIteration
-                if ready:
+                self._ended = fleet.ended
+                if self._ended or intake.ready():
                     intake.hungry = False
-                    return
+                    return True
                 intake.hungry = True
             fleet.pay()
             with intake.changed:
                 if not intake.ready() and fleet.error is None and not fleet.ended:
-                    intake.changed.wait(1)
+                    intake.changed.wait(1 if give_up is None else 0.1)
+            if give_up is not None and give_up():
+                return False
 
 
 def _on_cpu(value: Any) -> Any:

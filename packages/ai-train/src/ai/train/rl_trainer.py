@@ -20,7 +20,11 @@ from ai.train.loop.prepare import Limits, Schedule
 
 @runtime_checkable
 class Generator(Protocol):
-    """Data that takes parameters, as `ai.data.DatagenLoader` does; it may also have `stats() -> dict of numbers`."""
+    """Data that takes parameters, as `ai.data.DatagenLoader` does.
+
+    It may also have `stats() -> dict of numbers`, and `wait(give_up) -> bool`, which waits for the next batch and
+    returns False where `give_up()` says so: then a time limit and a signal hold while games are played.
+    """
 
     def __iter__(self) -> Iterator[Any]:
         """Batches."""
@@ -97,13 +101,18 @@ class RLTrainer:
             stats = getattr(generator, "stats", None)
             due, interval, any_rank = self._first_push(run), self._interval, run.ranks.any
             batches, count, common = run.batches(), self.options.accumulate, run.ranks.common
-            update = updates["model"]
+            update, wait = updates["model"], getattr(generator, "wait", None)
+            # of several ranks all give up where one does; nobody is asked where nobody may
+            on_any = any_rank if timelimit is not None else bool
+
 
             def advance(step: int, record: Record | None) -> bool:
                 """Send the parameters if it is time, and make one update."""
                 if any_rank(generator.wants_params(count)) if interval is None else due.at(step, run.time()):
                     with run.ema["model"].swapped_in() if self.push_ema else nullcontext():
                         generator.update_params(_whole(model))
+                if wait is not None and on_any(not wait(run.gives_up)):
+                    return False
                 micro = list(islice(batches, count))
                 n = common(len(micro))
                 if not n:

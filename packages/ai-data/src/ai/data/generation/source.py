@@ -12,7 +12,8 @@ class Source(Protocol):
 
     A source reaches a worker by cloudpickle before `start`, so build what cannot be pickled (environments, random
     generators) in `start`. It may also have `state_dict() -> dict` and `load_state_dict(state)`, which make a run with
-    `n_workers=0` resume exactly.
+    `n_workers=0` resume exactly; and `poll()`, which works for a moment and returns an episode, or None where none is
+    finished yet, so that a wait for long episodes ends when it is to.
 
     Example:
         >>> import numpy as np

@@ -180,13 +180,21 @@ class SelfPlay:
 
     def __next__(self) -> dict[str, Any]:
         """Returns the next finished game, in the order of their ends."""
+        while (episode := self.poll()) is None:
+            pass
+        return episode
+
+    def poll(self) -> dict[str, Any] | None:
+        """Returns the next finished game; where there is none, plays a move in each and returns what it ended, or None.
+
+        Whoever has a deadline asks this: games may be long.
+        """
         if not self._started:
             raise RuntimeError("start(seed, worker) must be called before the first episode")
         if not self._done:
             with _one_thread():
-                while not self._done:
-                    self._move()
-        return self._done.popleft()
+                self._move()
+        return self._done.popleft() if self._done else None
 
     def update_params(self, state_dict: Mapping[str, Any], version: int) -> None:
         """Takes new parameters; games under way go on with them.

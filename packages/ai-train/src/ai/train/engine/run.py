@@ -97,6 +97,7 @@ class Run:
         self.at_end = ExitStack()  # what is undone when the run is over, however it ends
         self.on_nan = on_nan
         self.interrupted: Callable[[], bool] = lambda: False  # whether a signal has asked for an end
+        self.gives_up: Callable[[], bool] = lambda: False  # whether a wait for data is to end: no time, or a signal
         self._validate = validate
         self._batches_per_step = batches_per_step
         self._states: dict[str, Stateful] = {}

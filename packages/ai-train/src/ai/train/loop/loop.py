@@ -4,6 +4,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 
 from ai.train.engine.log import Record, record_into
 from ai.train.engine.ranks import INTERRUPT, STOP
@@ -59,6 +60,9 @@ def loop(
                     f"the schedule follows {unseen[0]!r}, which only a hook measures: give one with val_data"
                 )
             if _has_something_to_train(run):
+                until = math.inf if timelimit is None else perf_counter() + timelimit  # while a batch is waited for
+                lone = run.ranks.world == 1
+                run.gives_up = lambda: perf_counter() >= until or (lone and signals.requested is not None)
                 _train(run, watch, start(), updates, signals, timelimit)
             run.check_finite()
         except StopTraining as stop:
@@ -98,6 +102,9 @@ def _train(
             return
         record = Record() if hook.wants_log(step) else None
         if not advance(step, record):
+            if run.gives_up():
+                run.outcome = "finished" if signals.requested is None else "interrupted"
+                return
             if limit is not None:
                 _say(
                     f"the data ended at step {step}, before steplimit ({limit}): pass epochs= for more passes over it, "
