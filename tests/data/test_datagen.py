@@ -498,3 +498,22 @@ def test_repr_tells_source_pace_and_buffer():
         "DatagenLoader(batches of 8 on cpu, each step 2.5 times, 0 workers, of Walk, "
         "ReplayBuffer(0 steps in 0 of 60 rows, no episodes yet))"
     )
+
+
+class Stuck:
+    """Never gives an episode."""
+
+    def start(self, seed, worker):
+        pass
+
+    def update_params(self, state_dict, version):
+        pass
+
+    def __next__(self):
+        threading.Event().wait()
+
+
+def test_a_wait_for_workers_can_be_given_up():
+    asked = []
+    with Datagen(Stuck()).loader(4, n_workers=1) as loader:
+        assert not loader.wait(lambda: len(asked) == 2 or asked.append(1))

@@ -1,4 +1,6 @@
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -269,3 +271,53 @@ def test_bad_input_is_refused():
     batch = {"obs": torch.zeros(2, 2), "policy": torch.ones(2, 3), "target": torch.zeros(3)}
     with pytest.raises(ValueError, match=r"the model's value \(2,\) and target \(3,\) must agree"):
         RL()(Net(), batch, 0)
+
+
+class NeverDone(Source):
+    """Plays on and on; `next` would not come back."""
+
+    def __init__(self):
+        self.polled = 0
+
+    def poll(self):
+        self.polled += 1
+
+    def __next__(self):
+        raise AssertionError("a deadline must not wait for a whole episode")
+
+
+def test_a_time_limit_ends_the_wait_for_the_first_batch(capsys, monkeypatch):
+    source, model = NeverDone(), Net()
+    monkeypatch.setattr("ai.train.loop.loop.perf_counter", lambda: 20.0 * source.polled)
+    trainer = RLTrainer(RL(), loader(source))
+    assert trainer.train(model, opt.adam(model), timelimit=90, steplimit=5) == 0
+    assert source.polled == 5
+    assert "the data ended" not in capsys.readouterr().err
+
+
+def test_a_time_limit_leaves_batches_as_they_were():
+    def trained(**limit):
+        torch.manual_seed(0)
+        model, source = Net(), Source()
+        for ratio in (None, 3.0):
+            made = loader(source, replay_ratio=ratio)
+            RLTrainer(RL(), made, accumulate=2).train(model, opt.adam(model), steplimit=5, **limit)
+        return model.net.weight.detach(), source.versions
+
+    (one, versions), (other, others) = trained(), trained(timelimit=1000)
+    assert torch.equal(one, other)
+    assert versions == others
+
+
+def test_a_signal_ends_the_wait_for_the_first_batch():
+    class Told(NeverDone):
+        def poll(self):
+            super().poll()
+            if self.polled == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    source, model = Told(), Net()
+    with pytest.raises(SystemExit) as ended:
+        RLTrainer(RL(), loader(source)).train(model, opt.adam(model), Hook(log_interval=10), steplimit=5)
+    assert ended.value.code == 0  # nothing was made, nothing is lost
+    assert source.polled == 3

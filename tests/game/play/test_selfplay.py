@@ -391,3 +391,21 @@ def test_bad_input_is_refused():
         next(SelfPlay(game, Net(game)))
     with pytest.raises(ValueError, match="capacity must be at least 1, got 0"):
         CachedEvaluator(Net(game), capacity=0)
+
+
+def test_polled_games_are_those_that_next_gives():
+    def source():
+        made = SelfPlay(
+            TicTacToe(),
+            evaluator=lambda x: (torch.zeros(len(x), 9), torch.zeros(len(x))),
+            play=Play(games=3, simulations=4),
+        )
+        made.start(0, 0)
+        return made
+
+    polled, whole = source(), source()
+    assert polled.poll() is None  # no game ends with its first move
+    for _ in range(4):
+        while (game := polled.poll()) is None:
+            pass
+        np.testing.assert_array_equal(game["action"], next(whole)["action"])

@@ -105,7 +105,6 @@ class RLTrainer:
             # of several ranks all give up where one does; nobody is asked where nobody may
             on_any = any_rank if timelimit is not None else bool
 
-
             def advance(step: int, record: Record | None) -> bool:
                 """Send the parameters if it is time, and make one update."""
                 if any_rank(generator.wants_params(count)) if interval is None else due.at(step, run.time()):
