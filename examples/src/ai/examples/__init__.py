@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ai.examples import metrics as metrics
     from ai.examples import mnist as mnist
     from ai.examples import muzero as muzero
+    from ai.examples import play as play
     from ai.examples import ppo as ppo
     from ai.examples import sac as sac
     from ai.examples import stylegan2 as stylegan2
@@ -29,6 +30,7 @@ __all__ = [
     "metrics",
     "mnist",
     "muzero",
+    "play",
     "ppo",
     "sac",
     "stylegan2",

@@ -27,8 +27,6 @@ class Shipped:
 
 GAMES = {
     "tictactoe": Shipped("tictactoe", "Tic-tac-toe"),
-    "connect4": Shipped("connect4", "Connect Four", 18),
-    "othello": Shipped("othello6", "Othello, 6 × 6", 18),
 }
 _HERE = Path(__file__).parent
 
