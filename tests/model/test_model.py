@@ -1,4 +1,5 @@
 import copy
+import inspect
 import os
 import pickle
 
@@ -295,6 +296,16 @@ def test_summary_names_layers_shapes_and_totals():
     assert table.splitlines()[-1].split() == ["total", "26"]
     assert model.net[0].training
     assert not model.net[1].training
+
+
+def test_help_shows_what_a_model_is_made_with_and_called_with():
+    class Net(m.Model):
+        def __init__(self, width: int, depth: int = 2):
+            super().__init__(nn.Linear(width, depth))
+
+    assert list(inspect.signature(m.Model).parameters) == ["net"]
+    assert str(inspect.signature(Net)) == "(width: int, depth: int = 2)"
+    assert "width" not in inspect.signature(Net(3)).parameters
 
 
 def test_a_model_without_net_or_forward_says_so():

@@ -1,14 +1,12 @@
-"""What is public has an example, a place in the reference, and a place among the blocks that all tests run over."""
+"""What is public has an example and a place among the blocks that all tests run over."""
 
 import inspect
-from pathlib import Path
 
 import pytest
 
 import ai.model as m
 from tests.model.blocks import BLOCKS
 
-REFERENCE = (Path(__file__).parents[2] / "docs/api/model.md").read_text(encoding="utf-8")
 NORMS = [name for name in vars(m.norm) if name in m.norm.KNOWN]
 PUBLIC = {
     **{name: getattr(m, name) for name in m.__all__ if callable(getattr(m, name))},
@@ -41,11 +39,6 @@ NO_BLOCKS |= {"load_state", "module_dict", "modules", "rotary", "save_state", "s
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_has_an_example(name):
     assert ">>> " in (inspect.getdoc(PUBLIC[name]) or "")
-
-
-@pytest.mark.parametrize("name", [name for name in m.__all__ if callable(getattr(m, name))])
-def test_every_public_name_stands_in_the_reference(name):
-    assert any(line.endswith(f":: ai.model.{name}") for line in REFERENCE.splitlines())
 
 
 def test_every_block_is_among_those_that_all_tests_run_over():

@@ -1,6 +1,7 @@
 """The top of a network: what the rest of `ai` trains, saves and serves."""
 
 import fnmatch
+import inspect
 import warnings
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
@@ -14,6 +15,16 @@ from ai.model.state import PathLike, differences, load_into, load_state, refuse,
 from ai.model.summary import summarize
 from ai.model.tokens.cache import KVCache
 from ai.model.weights.memory import Marks, give_memory, mark, unwritten
+
+
+class _SignatureOfInit:
+    """What help and editors show of a class: its `__init__`, though there is a `__new__` that takes anything."""
+
+    def __get__(self, model: object, kind: type) -> inspect.Signature:
+        if model is not None:
+            raise AttributeError("__signature__")  # a model is called as its forward has it
+        made = inspect.signature(kind.__init__)  # type: ignore[misc]
+        return made.replace(parameters=list(made.parameters.values())[1:])
 
 
 class Model(nn.Module):
@@ -31,6 +42,7 @@ class Model(nn.Module):
 
     init_args: tuple[Any, ...] | None
     init_kwargs: dict[str, Any] | None
+    __signature__ = _SignatureOfInit()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Notes what the model is made with where a file can say it, so that a snapshot tells how to build it again."""
