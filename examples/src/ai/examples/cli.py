@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -80,9 +81,15 @@ def main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "--list"):
         print(f"usage: ai-examples NAME [PRESET] [--option value …]\n\nexamples:\n{listing(known)}")
-        print("\n`ai-examples NAME --help` shows an example's presets and options.")
+        print(
+            "\n`ai-examples NAME --help` shows an example's presets and options, `ai-examples --version` the release."
+        )
+        print("\nexample: ai-examples mnist --steps 300")
         return
     name, *rest = arguments
+    if name == "--version":
+        print(f"ai-examples {version('ai-examples')}")
+        return
     if name not in known:
         refuse_unknown("ai-examples", "example", name, list(known))
     run: Callable[[], None] = import_module(f"ai.examples.{name}.main").main

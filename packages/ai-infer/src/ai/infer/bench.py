@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clients", default="1,2,4,8", help="numbers of client processes, between commas")
     parser.add_argument("--outstanding", type=int, default=1, help="requests on their way for each client")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each number of clients")
-    parser.add_argument("--transport", choices=["auto", "shm", "socket"], default="auto")
+    parser.add_argument("--transport", choices=["auto", "shm", "socket"], default="auto", help="between processes")
     parser.add_argument("--png", type=Path, help="where to draw the table (needs matplotlib)")
 
 

@@ -3,20 +3,36 @@
 import argparse
 import os
 import sys
+from importlib.metadata import version
 
 from ai.infer.http import serve
+
+
+class _Help(argparse.HelpFormatter):
+    """Says the default of each option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default in (None, False, argparse.SUPPRESS) or "default" in (action.help or "")
+        return action.help if silent else f"{action.help} (default: %(default)s)"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="ai-infer", description="Run models for other programs.")
-    commands = parser.add_subparsers(required=True)
-    serving = commands.add_parser("serve", help="serve models over HTTP")
+    parser.add_argument("--version", action="version", version=f"ai-infer {version('ai-infer')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, what: str, example: str) -> argparse.ArgumentParser:
+        told = f"example: {example}"
+        return commands.add_parser(name, help=what, description=what, epilog=told, formatter_class=_Help)
+
+    serving = add("serve", "Serve models over HTTP.", "ai-infer serve digits=my_package.nets:digits --port 8000")
     serve.add_arguments(serving)
     serving.set_defaults(run=serve.run)
     from ai.infer import bench
 
-    benching = commands.add_parser("bench", help="measure a model's latency and throughput")
+    what = "Measure a model's latency and throughput."
+    benching = add("bench", what, "ai-infer bench 'my_package.nets:digits?input=x:FP32:-1,1,28,28' --clients 1,8")
     bench.add_arguments(benching)
     benching.set_defaults(run=bench.run)
     arguments = parser.parse_args(argv)

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from ai.lab.config import diff
@@ -18,6 +19,27 @@ from ai.lab.provenance.description import command_line
 from ai.lab.provenance.masking import MASK
 from ai.lab.record import Record, was_opened
 from ai.lab.report.text_table import format_table
+
+_EXAMPLES = {
+    "ls": "mnist",
+    "show": "mnist/lr0.1 --diff",
+    "compare": "mnist/lr0.1 mnist/lr0.01 --metric val_loss --format markdown",
+    "resume": "mnist/lr0.1",
+    "reproduce": "search@best --to ../again",
+    "tag": "mnist/lr0.1 --add pinned --note 'the one for the paper'",
+    "rm": "mnist/lr0.1 mnist/lr0.01",
+    "export": "mnist/lr0.1 --to tensorboard",
+    "publish": "search site --results-only",
+    "serve": "search --port 8765",
+}
+
+
+class _Help(argparse.HelpFormatter):
+    """Says the default of each option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default in (None, False, [], argparse.SUPPRESS) or "default" in (action.help or "")
+        return action.help if silent else f"{action.help} (default: %(default)s)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,10 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ai-lab", description="Recorded trials: look at them, keep them, go on.")
+    parser.add_argument("--version", action="version", version=f"ai-lab {version('ai-lab')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, command: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=what, description=what)
+        example = f"example: ai-lab {name} {_EXAMPLES[name]}"
+        made = commands.add_parser(name, help=what, description=what, epilog=example, formatter_class=_Help)
         made.set_defaults(command=command)
         return made
 
@@ -55,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("paths", nargs="+", help=where)
     comparing.add_argument("--metric", action="append", default=[], help="a metric to show (all by default)")
     comparing.add_argument("--over", action="append", default=[], help="configuration that only repeats, such as seed")
-    comparing.add_argument("--format", choices=["text", "markdown", "latex"], default="text")
+    comparing.add_argument("--format", choices=["text", "markdown", "latex"], default="text", help="of the table")
     comparing.add_argument("--plot", metavar="FILE", help="also draw the metrics, as PNG or SVG")
     resuming = add("resume", resume, "Run a trial's recorded command again, where it was run.")
     resuming.add_argument("path", help=where)
@@ -81,8 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     serving = add("serve", serve, "Serve the page that shows a folder's trials, on this machine only by default.")
     serving.add_argument("path", nargs="?", help=f"{where}; the lab's root by default")
     serving.add_argument("--host", default="127.0.0.1", help="another address needs a token")
-    serving.add_argument("--port", type=int, default=8765)
-    serving.add_argument("--token", default=os.environ.get("AI_LAB_TOKEN"), help="also $AI_LAB_TOKEN")
+    serving.add_argument("--port", type=int, default=8765, help="0 picks a free one")
+    serving.add_argument("--token", help="what a browser must know to look; also $AI_LAB_TOKEN")
     return parser
 
 
@@ -244,7 +268,7 @@ def serve(options: argparse.Namespace) -> int:
     from ai.lab.page.server import serve
 
     root = _find(options.path, marked=False) if options.path else lab_root()
-    serve(root, host=options.host, port=options.port, token=options.token)
+    serve(root, host=options.host, port=options.port, token=options.token or os.environ.get("AI_LAB_TOKEN"))
     return 0
 
 

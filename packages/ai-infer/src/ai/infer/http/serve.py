@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8000, help="0 picks a free one, which is printed")
     parser.add_argument("--workers", type=int, default=1, help="processes that answer HTTP, before the same models")
     parser.add_argument("--token-file", type=Path, help="a file with one valid token a line")
-    parser.add_argument("--max-body-bytes", type=int, default=1 << 26)
+    parser.add_argument("--max-body-bytes", type=int, default=1 << 26, help="a longer body gets 413")
     parser.add_argument("--max-json-bytes", type=int, default=1 << 23, help="others wait while it is parsed")
     parser.add_argument("--max-pending", type=int, default=1024, help="requests on their way at once; more get 429")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds a request may take")
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--uds", help="a Unix socket to listen at, instead of an address")
     parser.add_argument("--ssl-keyfile", help="for HTTPS")
     parser.add_argument("--ssl-certfile", help="for HTTPS")
-    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"], help="and above")
     parser.add_argument("--log-format", default="text", choices=["text", "json"], help="one line each, to stderr")
     parser.add_argument("--drain", type=int, default=30, help="seconds that SIGTERM leaves to requests on their way")
 
