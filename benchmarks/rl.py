@@ -1,6 +1,6 @@
 """How fast and in how many steps do PPO, DQN and SAC learn, beside Stable-Baselines3 on the same settings?
 
-    python benchmarks/rl.py [step] [ppo] [dqn] [sac] [--seeds 0 1 2] [--steps 100000]
+    python benchmarks/rl.py [returns] [step] [ppo] [dqn] [sac] [--seeds 0 1 2] [--steps 100000]
 
 It needs stable-baselines3, unless `--ours-only`. Peers alternate in one process, one torch thread; rates are steps of
 the environment per second of this process's CPU time, learning included; solved is the number of steps after which 20
@@ -12,12 +12,17 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from runpy import run_path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 
+from ai.data import lambda_returns, vtrace_returns
+from ai.data.episodes.returns import n_step_rewards
 from ai.examples import dqn, ppo, sac
 from ai.game import CartPole, GameEnvironments, GymnasiumEnvironments
 from ai.train import HookInterface, RLTrainer
@@ -129,10 +134,34 @@ def stepping(n: int = 3000, num: int = 8) -> None:
         print(f"stepping {num} CartPoles, {name:28} {np.median(rates):9,.0f} steps/s")
 
 
+def returns(n: int = 10_000) -> None:
+    """Prints how many of `n` random episodes have a return that a slow loop does not find."""
+    slow: Any = SimpleNamespace(**run_path(str(Path(__file__).parents[1] / "tests/data/episodes/test_returns.py")))
+
+    def wrong(got: Any, want: Any, lengths: Any) -> int:
+        off = (np.abs(np.atleast_2d(got) - np.atleast_2d(want)) > 1e-4).any(0)
+        return int(np.count_nonzero(np.add.reduceat(off, np.cumsum(lengths) - lengths)))
+
+    for two_players in (False, True):
+        columns, lengths = slow.random_episodes(7, n, two_players)
+        found = {}
+        for lam in (0.0, 0.95, 1.0):
+            got = lambda_returns(columns, lengths, 0.99, lam)
+            found[f"λ {lam:g}"] = wrong(got, slow.slow_gae(columns, lengths, 0.99, lam), lengths)
+        for n_step in (1, 3, 20):
+            got = torch.stack(n_step_rewards(*slow.as_rows(columns, lengths), n_step, 0.99, int(lengths.sum())))
+            found[f"{n_step}-step"] = wrong(got, slow.slow_n_step(columns, lengths, n_step, 0.99), lengths)
+        got = vtrace_returns(columns, lengths, columns["ratio"], 0.99, lam=0.9, c_max=0.8)
+        want = slow.slow_vtrace(columns, lengths, 0.99, 0.9, 1.0, 0.8)
+        found["V-trace"] = wrong(got, want, lengths)
+        players = "two players" if two_players else "one player"
+        print(f"{n:,} episodes of {players}, wrong: {found}")
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", default=["step", "ppo", "dqn", "sac"])
+    parser.add_argument("what", nargs="*", default=["returns", "step", "ppo", "dqn", "sac"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--ours-only", action="store_true")
@@ -140,8 +169,8 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     for what in options.what:
-        if what == "step":
-            stepping()
+        if what in ("returns", "step"):
+            returns() if what == "returns" else stepping()
             continue
         steps = options.steps or STEPS[what]
         for seed in options.seeds:

@@ -8,6 +8,7 @@ import torch
 
 from ai.data import Packed
 from ai.examples import dqn, ppo, sac
+from ai.examples.agents import curves
 from ai.examples.agents.film import frames, strip
 from ai.examples.agents.noted import Noted
 from ai.examples.agents.worlds import world
@@ -88,6 +89,25 @@ def test_solved_is_told_by_the_first_window_that_reaches_the_goal():
     assert noted.episodes.tolist()[:3] == [[10, 10], [10, 0], [20, 20]]
     assert noted.solved_at(20, window=4) == 50  # 20, 0, 30, 0, 40 and 0 fall short; 0, 40, 0, 50 do not
     assert np.isnan(noted.solved_at(1000, window=4))
+
+
+def test_curves_of_seeds_are_drawn_and_those_that_ran_are_not_run_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("AI_LAB_PATH", str(tmp_path))
+    ran = []
+
+    def again(*, seed):
+        ran.append(seed)
+        folder = tmp_path / f"reproduce/cartpole-dqn-{seed}"
+        folder.mkdir(parents=True)
+        (folder / "episodes.csv").write_text("steps,return\n10,20\n30,40\n")
+        return {"return": 400.0 + seed, "solved_at": 30.0 + seed, "steps_per_s": 9.0}
+
+    monkeypatch.setattr(dqn.main, "reproduce", again)
+    assert curves.reproduce(kind="cartpole-dqn", seeds=2, seed=5)["return_min"] == 405
+    found = curves.reproduce(kind="cartpole-dqn", seeds=3, seed=5)
+    assert ran == [5, 6, 7]
+    assert found == {"return_min": 405, "return_mean": 406, "solved_at_median": 36, "steps_per_s_median": 9}
+    assert (tmp_path / "reproduce/cartpole-dqn.png").stat().st_size > 5000
 
 
 def test_recurrent_models_carry_what_they_saw():

@@ -59,6 +59,26 @@ def slow_vtrace(columns, lengths, gamma, lam, rho_max, c_max):
     return out
 
 
+def slow_n_step(columns, lengths, n_step, gamma):
+    """Rewards up to n steps on and what a value there is worth, `[2, R]`, step by step."""
+    out = []
+    for first, last in spans(lengths):
+        for s in range(first, last + 1):
+            stop, total, weight = min(s + n_step, last), 0.0, 1.0
+            for t in range(s, stop):
+                total += weight * sign(columns, s, t) * columns["reward"][t]
+                weight *= gamma * columns["discount"][t]
+            out.append((total, weight * sign(columns, s, stop)))
+    return np.array(out).T
+
+
+def as_rows(columns, lengths):
+    """The columns as a ring holds them, every row, and the steps left from each."""
+    rows = torch.arange(int(lengths.sum()))
+    last = torch.from_numpy(np.repeat(np.cumsum(lengths) - 1, lengths))
+    return {key: torch.from_numpy(column) for key, column in columns.items()}, rows, last - rows
+
+
 @pytest.mark.parametrize("two_players", [False, True])
 @pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
 def test_lambda_returns_less_the_values_are_the_advantages_of_gae(lam, two_players):
@@ -88,19 +108,8 @@ def test_vtrace_on_policy_is_the_lambda_return():
 @pytest.mark.parametrize("n_step", [1, 3, 20])
 def test_n_step_rewards_and_their_factor_are_those_of_a_slow_loop(n_step, two_players):
     columns, lengths = random_episodes(3, 40, two_players)
-    rows, left = [], []
-    for first, last in spans(lengths):
-        rows += range(first, last + 1)
-        left += [last - row for row in range(first, last + 1)]
-    tensors = {key: torch.from_numpy(column) for key, column in columns.items()}
-    total, factor = n_step_rewards(tensors, torch.tensor(rows), torch.tensor(left), n_step, 0.9, len(rows))
-    for s, ahead in zip(rows, left, strict=True):
-        want, weight = 0.0, 1.0
-        for t in range(s, s + min(n_step, ahead)):
-            want += weight * sign(columns, s, t) * columns["reward"][t]
-            weight *= 0.9 * columns["discount"][t]
-        assert total[s] == pytest.approx(want, abs=1e-5)
-        assert factor[s] == pytest.approx(weight * sign(columns, s, s + min(n_step, ahead)), abs=1e-5)
+    got = n_step_rewards(*as_rows(columns, lengths), n_step, 0.9, int(lengths.sum()))
+    np.testing.assert_allclose(torch.stack(got), slow_n_step(columns, lengths, n_step, 0.9), atol=1e-5)
 
 
 def test_full_returns_need_no_values():

@@ -54,6 +54,7 @@ RESULTS: dict[str, Result] = {
     "pong-ppo": Result("ai.examples.ppo.main:reproduce_pong", "PPO on Pong from frames; wants a GPU"),
     "cartpole-dqn": Result("ai.examples.dqn.main:reproduce", "DQN: mean return over 100 episodes"),
     "pendulum-sac": Result("ai.examples.sac.main:reproduce", "SAC: mean return over 100 episodes"),
+    "agent-curves": Result("ai.examples.agents.curves:reproduce", "learning curves over seeds of one of these three"),
     "datagen-soak": Result("ai.examples.datagen_soak:reproduce", "20 minutes of generated data under random kills"),
     "agent-kills": Result(
         "ai.examples.agent_kills:reproduce", "a learning agent killed again and again, to the same bits"
