@@ -29,7 +29,7 @@ from ai.train import HookInterface, RLTrainer
 
 EXAMPLES: dict[str, Any] = {"ppo": ppo, "dqn": dqn, "sac": sac}
 PRESETS = {"ppo": "cartpole", "dqn": "cartpole", "sac": "pendulum"}
-STEPS = {"ppo": 100_000, "dqn": 200_000, "sac": 10_000}
+STEPS = {"ppo": 100_000, "dqn": 100_000, "sac": 10_000}
 GOALS = {"ppo": 475, "dqn": 475, "sac": -200}
 Outcome = tuple[float, float, float]  # steps a second, steps until solved, mean of the last 20 episodes
 
@@ -88,7 +88,8 @@ def theirs(name: str, seed: int, steps: int) -> Outcome:
     elif name == "dqn":
         d = dqn.main.PRESETS["cartpole"]
         learner = sb3.DQN(
-            "MlpPolicy", make_vec_env(d.env, d.num_envs, seed=seed), learning_rate=d.learning_rate,
+            "MlpPolicy", make_vec_env(d.env, d.num_envs, seed=seed), n_steps=d.n_step,
+            learning_rate=(lambda left: left * d.learning_rate) if d.anneal else d.learning_rate,
             batch_size=d.batch_size, buffer_size=d.buffer, learning_starts=d.min_steps, gamma=d.gamma,
             target_update_interval=round(d.follow_every * d.batch_size / d.replay_ratio), train_freq=d.steps,
             gradient_steps=int(d.steps * d.num_envs * d.replay_ratio / d.batch_size),

@@ -51,7 +51,9 @@ class Config(ReplayConfig):
 
 PRESETS = {
     "tiny": Config(total_steps=512, num_envs=2, steps=8, min_steps=64, dim=8, buffer=500, episodes=2, final_episodes=2),
-    "cartpole": Config(goal=475, total_steps=200_000),
+    "cartpole": Config(
+        goal=475, steps=4, replay_ratio=8.0, n_step=3, follow_every=250, explore_steps=10_000, dim=64, anneal=True,
+    ),
     "pong": Config(
         env="ALE/Pong-v5", total_steps=10_000_000, steps=4, batch_size=32, replay_ratio=8.0, min_steps=50_000,
         buffer=1_000_000, n_step=3, duelling=True, follow_every=1000, explore_steps=250_000, explore_last=0.01,
@@ -60,7 +62,7 @@ PRESETS = {
 }  # fmt: skip
 DESCRIPTIONS = {
     "tiny": "seconds; for tests",
-    "cartpole": "minutes",
+    "cartpole": "a minute; the longest episode from about 20,000 steps on",
     "pong": "hours; wants a GPU (--device cuda) and 14 GB for the frames",
 }
 
