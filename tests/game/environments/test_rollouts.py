@@ -2,13 +2,14 @@
 
 import copy
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 import ai.model as m
 from ai.data import Datagen, ReplayBuffer, lambda_returns
-from ai.game import CartPole, ConnectFour, Environments, GameEnvironments, Rollouts, evaluate
+from ai.game import CartPole, ConnectFour, Environments, GameEnvironments, GymnasiumEnvironments, Rollouts, evaluate
 from tests.game.environments.ticks import Ticks
 
 
@@ -82,6 +83,27 @@ def test_draws_of_joined_rollouts_are_those_of_whole_episodes():
     assert (batch["n_step_reward"] == torch.tensor([1.75, 1.75, 1.75, 1.5, 1])[batch["obs"][:, 0].long()]).all()
 
 
+def test_draws_from_an_overwritten_ring_are_steps_of_the_environment_itself():
+    env = GymnasiumEnvironments("CartPole-v1", 4, max_episode_steps=15)
+    source = Rollouts(env, torch.nn.Identity(), lambda *a: {"action": torch.randint(2, (4,), generator=a[2])}, 8)
+    buffer = ReplayBuffer(150, n_step=1, gamma=0.5)
+    loader = Datagen(source).loader(64, n_workers=0, buffer=buffer, replay_ratio=2, min_steps=140)
+    alone = gym.make("CartPole-v1").unwrapped
+    alone.reset(seed=0)
+    seen_over = {"ended": 0, "cut": 0}
+    for _ in range(3):
+        batch = {key: value.numpy() for key, value in next(loader).items()}
+        for k in range(64):
+            alone.state, alone.steps_beyond_terminated = batch["obs"][k].astype(np.float64), None
+            after, reward, ended, _, _ = alone.step(int(batch["action"][k]))
+            np.testing.assert_allclose(batch["next_obs"][k], after, atol=1e-6)
+            assert batch["n_step_reward"][k] == reward
+            assert batch["next_discount"][k] == (0 if ended else 0.5)  # what is cut off goes on
+            seen_over["ended"] += ended
+            seen_over["cut"] += batch["truncated"][k]
+    assert min(seen_over.values()) > 0
+
+
 def test_a_memory_starts_at_zero_with_each_episode_and_is_stored_as_it_was_before():
     def count(model, seen, generator, n_steps):
         return {"action": seen["obs"][:, 0].long(), "memory": seen["memory"] + 1, "value": seen["memory"][:, 0]}
@@ -115,6 +137,23 @@ def test_rows_that_wait_are_part_of_no_episode():
     made = next(source)
     assert made.lengths.tolist() == [4, 4, 4, 2, 2, 2]
     assert made.finished["episode_length"].tolist() == [1, 3, 1, 3, 1, 3]
+
+
+@pytest.mark.parametrize("key", ["action", "reward"])
+def test_what_is_not_finite_is_named_before_anything_learns_from_it(key):
+    class Broken(Ticks):
+        def step(self, action):
+            seen, reward, ended, cut = super().step(action)
+            broken = (self.t == 2) & (np.arange(2) == 1)
+            return seen, np.where(broken, np.nan if key == "reward" else 0, reward), ended, cut
+
+    def broken_act(model, seen, generator, n_steps):
+        at = seen["obs"][:, 0]
+        return {"action": torch.where((at == 1) & (torch.arange(2) == 1) & (key == "action"), torch.inf, at)}
+
+    source = started(Broken(), torch.nn.Identity(), broken_act, 4)
+    with pytest.raises(ValueError, match=f"{key} must be finite, environment 1 of 2 had NaN or infinity"):
+        next(source)
 
 
 class Net(m.Model):

@@ -64,6 +64,23 @@ def test_the_loss_is_that_of_the_equations(normalize, clip_value):
         torch.testing.assert_close(a, b)
 
 
+def test_a_ratio_beyond_all_numbers_is_clipped_or_pulled_back():
+    mean = torch.zeros(2, 1, requires_grad=True)
+    batch = {
+        "obs": torch.zeros(2, 1),
+        "action": torch.zeros(2, 1),
+        "log_prob": torch.full((2,), -200.0),
+        "advantage": torch.tensor([1.0, -1.0]),
+        "target": torch.zeros(2),
+    }
+    net = lambda obs: (m.Gaussian(mean - 0.01, torch.full((1,), -3.0)), obs.sum(1))  # noqa: E731
+    loss = PPO(normalize=False, value_weight=0.0)(net, batch, 0)
+    assert loss.item() == pytest.approx(0.5 * (-1.2 + math.exp(20)), rel=1e-4)
+    (gradient,) = torch.autograd.grad(loss, mean)
+    assert gradient[0].item() == 0  # clipped
+    assert 0 < gradient[1].item() < math.inf  # away from what was bad: the action lies above the mean
+
+
 def test_steps_that_are_masked_out_count_for_nothing():
     torch.manual_seed(0)
     model, batch = Net(), batch_of(6, (5,))

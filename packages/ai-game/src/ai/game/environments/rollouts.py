@@ -42,7 +42,8 @@ class Rollouts:
         newest_frame: keep the last of the frames that `obs` `[N, frames, …]` shows, for `ReplayBuffer(frame_stack=…)`.
 
     Raises:
-        ValueError: `steps` is below 1, or `context` or `lookahead` below 0.
+        ValueError: `steps` is below 1, or `context` or `lookahead` below 0; at `next`, an action or a reward was not
+            finite, which one draw after another would carry into every parameter.
 
     Example:
         >>> import ai.model as m
@@ -200,6 +201,10 @@ class Rollouts:
         rows = [*rows, last]
         # [W, N, …] -> [N · W, …]: all moments of one environment, then the next one's
         columns = {key: np.stack([row[key] for row in rows], 1).reshape(-1, *rows[0][key].shape[1:]) for key in rows[0]}
+        for key in ("action", "reward"):
+            if columns[key].dtype.kind == "f" and not np.isfinite(columns[key]).all():
+                row = int(np.argwhere(~np.isfinite(columns[key]))[0, 0]) // len(rows)
+                raise ValueError(f"{key} must be finite, environment {row} of {self.env.num} had NaN or infinity")
         is_step = columns.pop("is_step")
         drawable = self._drawable(is_step, len(rows)) if self.context + self.lookahead else is_step
         sizes = np.diff(np.flatnonzero(~is_step), prepend=-1)

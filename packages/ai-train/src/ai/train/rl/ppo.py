@@ -13,6 +13,7 @@ from ai.train.engine.log import is_logging, log
 from ai.train.rl.precision import widened
 
 Batch = Mapping[str, Tensor]
+_MOST = 20.0  # of the logarithm of a ratio: its exponential times an advantage must stay a number
 Forward = Callable[[Any, Batch], tuple[Any, Tensor]]
 
 
@@ -49,7 +50,8 @@ class PPO:
 
     Source: Schulman et al. 2017, Proximal policy optimization algorithms, equations 7 and 9. Deviations: advantages are
     normalised by batch, and the value has no loss in common with the policy but the trunk; both as in the authors' code
-    (Huang et al. 2022, The 37 implementation details of proximal policy optimization, details 7 and 9). `kl`: Schulman
+    (Huang et al. 2022, The 37 implementation details of proximal policy optimization, details 7 and 9); a ratio counts
+    as e^20 at most. `kl`: Schulman
     2020, Approximating KL divergence, the estimator (r - 1) - log r. `clip_value`: Engstrom et al. 2020, Implementation
     matters in deep policy gradients, section 3.
 
@@ -92,7 +94,8 @@ class PPO:
             spread = (mean(centred.square()) * n / (n - 1).clamp_min(1)).sqrt()
             advantage = torch.where(n > 1, centred / (spread + 1e-8), advantage)
         log_ratio = policy.log_prob(batch["action"]) - batch["log_prob"]
-        ratio = log_ratio.exp()
+        # From e^88 on a ratio is infinite, and its gradient NaN even where it is clipped and has none.
+        ratio = (log_ratio - (log_ratio.detach() - _MOST).clamp_min(0)).exp()
         clip = self.clip(step) if callable(self.clip) else self.clip
         policy_loss = -mean(torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage))
         error = (value - target).square()
