@@ -18,6 +18,12 @@ class Config:
     device: str = "cpu"
 
 
+@dataclass(frozen=True)
+class Recorded:
+    steps: int = 100
+    trial: str = "thing"
+
+
 PRESETS = {"tiny": Config(2), "laptop": Config(), "paper": Config(300_000, "cuda")}
 LINES = {"tiny": "a test", "laptop": "minutes", "paper": "as published"}
 
@@ -34,6 +40,15 @@ LINES = {"tiny": "a test", "laptop": "minutes", "paper": "as published"}
 def test_a_preset_is_chosen_by_name_and_its_fields_by_options(monkeypatch, arguments, expected):
     monkeypatch.setattr(sys, "argv", ["ai-examples", *arguments])
     assert cli.read_config(PRESETS, LINES, None) == expected
+
+
+def test_each_preset_has_a_trial_of_its_own(monkeypatch):
+    presets = {name: Recorded() for name in PRESETS}
+    chosen = []
+    for arguments in ([], ["laptop"], ["tiny"], ["paper", "--steps", "7"], ["tiny", "--trial", "mine"]):
+        monkeypatch.setattr(sys, "argv", ["ai-examples", *arguments])
+        chosen.append(cli.read_config(presets, LINES, None).trial)
+    assert chosen == ["thing", "thing", "thing-tiny", "thing-paper", "mine"]
 
 
 def test_help_lists_the_presets_with_their_lines(monkeypatch, capsys):

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from ai.examples.stylegan2.loss import StyleGAN2Loss, path_lengths
 from ai.examples.stylegan2.model import Discriminator, Generator
@@ -200,3 +201,19 @@ def test_labels_reach_both_networks():
 def test_a_probability_outside_the_unit_interval_is_refused():
     with pytest.raises(ValueError, match=r"style_mixing must be a probability, not 1\.5"):
         StyleGAN2Loss(style_mixing=1.5)
+
+
+def test_each_rank_draws_latents_of_its_own_at_every_step(networks):
+    """In a job of two ranks, of which this process is one and then the other."""
+    drawn = {}
+    for rank in (0, 1):
+        torch.distributed.init_process_group("fake", rank=rank, world_size=2, store=FakeStore())
+        try:
+            loss = plain(seed=7)
+            for key, step in (("d", 0), ("g", 0), ("d", 1), ("g", 1)):
+                drawn[rank, key, step] = torch.rand(3, generator=loss._draws(key, step, torch.device("cpu")))
+        finally:
+            torch.distributed.destroy_process_group()
+    assert len({tuple(draw.tolist()) for draw in drawn.values()}) == len(drawn)
+    alone = torch.rand(3, generator=plain(seed=7)._draws("d", 0, torch.device("cpu")))
+    assert torch.equal(alone, drawn[0, "d", 0])  # rank 0 draws what a lone process does

@@ -45,9 +45,17 @@ def test_each_part_runs_at_its_own_steps(net, batches, tmp_path):
 
 def test_evaluations_do_not_disturb_training(net, batches):
     weights = []
-    for how in ({}, {"val_data": batches(2), "val_interval": 1, "task": lambda m, s: {"r": torch.rand(()).item()}}):
+    for how in (
+        {},
+        {
+            "val_data": batches(2),
+            "val_interval": 1,
+            "task": lambda m, s: {"r": torch.rand(()).item()},
+            "task_interval": 2,
+        },
+    ):
         model = net()
-        Trainer(env, batches(6)).train(model, opt.sgd(model, lr=0.1), Hook(task_interval=2, **how))
+        Trainer(env, batches(6)).train(model, opt.sgd(model, lr=0.1), Hook(**how))
         weights.append(model[0].weight.detach().clone())
     assert torch.equal(*weights)
 

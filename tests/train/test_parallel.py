@@ -109,6 +109,13 @@ def test_a_seeded_script_draws_other_noise_on_each_rank(two_ranks):
 
 
 @pytest.mark.slow
+def test_what_an_environment_learns_is_alike_on_all_ranks_and_resumes(two_ranks):
+    for rank in (0, 1):
+        assert f"environment rank {rank}: equal" in two_ranks
+        assert f"environment rank {rank}: the optimizer holds 1 parameters that are not the model's" in two_ranks
+
+
+@pytest.mark.slow
 def test_sharded_snapshot_of_two_ranks_loads_on_three_and_on_one_and_exports_to_one_file(job, tmp_path):
     for ranks in (2, 3, 1):
         result = job("other_world", tmp_path, ranks=ranks)

@@ -384,3 +384,16 @@ def test_bad_input_is_refused(tmp_path, net):
         snapshot.restore(tmp_path, net(), opt.sgd(net()))
     with pytest.raises(TypeError, match="state 'x' needs state_dict and load_state_dict; int has not"):
         Run({}, {}, []).add_state("x", 3)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX's")
+def test_files_have_the_mode_that_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = Snapshots(tmp_path).save(Run({"model": nn.Linear(2, 1)}, {}, []), 1)
+        m.Model(m.fc(2, 1)).save(tmp_path / "weights.safetensors")
+        m.Model(m.fc(2, 1)).save(tmp_path / "weights.pt")
+    finally:
+        os.umask(before)
+    files = [*path.iterdir(), *tmp_path.glob("weights.*")]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o640}, files

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import count
 
 import pytest
 import torch
@@ -24,11 +25,21 @@ def a_run(**how):
     return Run({"model": nn.Linear(1, 1)}, {}, [], **how)
 
 
+class Once(list):
+    """An iterator of the user's own, of which nobody knows whether it begins anew."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise AssertionError("it was asked for a batch")
+
+
 def test_each_duty_stands_alone():
     run = a_run(validate=lambda data: {"loss": float(sum(data))}, step=7)
     assert Validate([1, 2, 3], 10).do(run) == {"val_loss": 6.0}
     assert Validate([1, 2, 3], 10).try_out(run) == {"val_loss": 1.0}
-    assert Validate(iter([1, 2, 3]), 10).try_out(run) is None  # it would use the data up
+    assert Validate(Once([1, 2, 3]), 10).try_out(run) is None  # it may use the data up
     assert RunTask(lambda model, step: {"score": step}, 5).do(run) == {"score": 7.0}
     taken = []
     assert (
@@ -38,6 +49,20 @@ def test_each_duty_stands_alone():
     assert taken == [(7, (False, 7))]
     with pytest.raises(TypeError, match="task must return a dict of numbers, not float"):
         RunTask(lambda model, step: 1.0, 5).do(run)
+
+
+@pytest.mark.parametrize("once", [iter([1]), (x for x in [1]), map(abs, [1]), zip([1], [2], strict=True), count()])
+def test_validation_data_that_can_be_run_through_only_once_are_refused(once):
+    with pytest.raises(TypeError, match=rf"val_data must be there for each validation, and a {type(once).__name__} "):
+        Hook(val_data=once)
+
+
+@pytest.mark.parametrize("part", ["val", "sample", "task", "save"])
+@pytest.mark.parametrize("interval", [50, 1000, "30s"])
+def test_an_interval_at_which_nothing_is_to_happen_is_refused(part, interval):
+    with pytest.raises(ValueError, match=rf"{part}_interval \({interval}\) needs "):
+        Hook(**{f"{part}_interval": interval})
+    Hook(**{f"{part}_interval": None})
 
 
 def test_rows_carry_the_rate_since_the_row_before():

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import ends_and_noise
+import environment
 import equal_gradients
 import every_trainer
 import failed_write
@@ -33,6 +34,8 @@ with open(folder / f"rank-{os.environ['RANK']}.txt", "w", encoding="utf-8") as o
     ends_and_noise.check("ddp")
     ends_and_noise.check("fsdp")
     ends_and_noise.check_noise()
+    environment.check(folder / "environment")
+    environment.check_refusal()
     failed_write.check(folder / "full", asynchronous=False)
     failed_write.check(folder / "full", asynchronous=True)
 dist.destroy_process_group()

@@ -194,7 +194,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_snapshots_before(
     if file == "state.pt":
         monkeypatch.setattr(torch, "save", fail)
     else:
-        monkeypatch.setattr(files, "save_tensors" if file == "model.safetensors" else "write_manifest", fail)
+        monkeypatch.setattr(files, "write_tensors" if file == "model.safetensors" else "write_manifest", fail)
     model = net()
     hook = Hook(
         snapshots=Snapshots(tmp_path, asynchronous=asynchronous, pickle_model=False), save_interval=10, resume=True
@@ -319,7 +319,7 @@ def test_tied_and_shared_weights_are_stored_whole_and_others_are_not_copied(tmp_
     monkeypatch.setattr(
         safe, "save_file", lambda found, *rest, **how: (given.update(found), save(found, *rest, **how))[1]
     )
-    files.save_tensors(tmp_path / "x.safetensors", {**tensors, "lone": lone})
+    files.write_tensors(tmp_path / "x.safetensors", {**tensors, "lone": lone})
     assert given["lone"].data_ptr() == lone.data_ptr()
     assert given["a"].data_ptr() == base.data_ptr()
     loaded = safe.load_file(tmp_path / "x.safetensors")
@@ -327,5 +327,5 @@ def test_tied_and_shared_weights_are_stored_whole_and_others_are_not_copied(tmp_
 
 
 def test_saving_a_module_without_parameters_of_its_own_is_as_before(tmp_path):
-    files.save_tensors(tmp_path / "x.safetensors", nn.BatchNorm1d(2).state_dict())
+    files.write_tensors(tmp_path / "x.safetensors", nn.BatchNorm1d(2).state_dict())
     assert (tmp_path / "x.safetensors").is_file()

@@ -5,7 +5,9 @@ An example is a package of `ai.examples` whose `main` module has a `main()` that
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
@@ -22,7 +24,9 @@ def read_config(presets: Mapping[str, ConfigT], descriptions: Mapping[str, str],
     """Returns the configuration that `sys.argv` asks for: `[PRESET] [--field value …]`.
 
     Args:
-        presets: Configurations by name; the one called `laptop`, else the first, is taken where none is named.
+        presets: Configurations by name; the one called `laptop`, else the first, is taken where none is named. Where
+            several would record to one `trial`, that of each but the default is named by its preset, as in
+            `vit-tiny`: a run of one does not take another's place.
         descriptions: One line for each preset, shown by `--help`.
         about: Shown above the help, usually the module's docstring.
 
@@ -46,8 +50,18 @@ def read_config(presets: Mapping[str, ConfigT], descriptions: Mapping[str, str],
     arguments = sys.argv[1:]
     if arguments and arguments[0].startswith("-") and not {"-h", "--help"} & set(arguments):
         arguments.insert(0, default)  # options of the default preset, without its name
+    trials = Counter(getattr(config, "trial", None) for config in presets.values())
+    presets = {
+        name: config if name == default or trials[getattr(config, "trial", None)] == 1 else _apart(config, name)
+        for name, config in presets.items()
+    }
     choice = tyro.extras.subcommand_type_from_defaults(dict(presets), dict(descriptions))
     return tyro.cli(choice, default=presets[default], args=arguments, description=about)
+
+
+def _apart(config: ConfigT, preset: str) -> ConfigT:
+    trial = getattr(config, "trial", None)
+    return config if trial is None else replace(config, trial=f"{trial}-{preset}")  # type: ignore[type-var]
 
 
 def examples_with_descriptions() -> dict[str, str]:

@@ -109,14 +109,17 @@ class Trial:
         self._how = {**self._how, **changes}
         self._snapshots.given = self._how["save_snapshots"]
         how: dict[str, Any] = {**self._how, "stopper": self._stopper(self._how["stopper"])}
-        if how["val_data"] is None:  # a trial's interval waits for a hook that has data
-            del how["val_interval"]
+        snapshots = self.snapshots if how.pop("save_snapshots") else None
+        happens = {"val": how["val_data"], "sample": how["sampler"], "task": how["task"], "save": snapshots}
+        for name, what in happens.items():  # a trial's interval waits for a hook that has something to do at it
+            if what is None and f"{name}_interval" not in changes:
+                del how[f"{name}_interval"]
         return TrialHook(
             self._begin,
             self._end,
             log=self._writer.log,
             sample=self._writer.sample if how["sampler"] is not None else None,
-            snapshots=self.snapshots if how.pop("save_snapshots") else None,
+            snapshots=snapshots,
             **how,
         )
 

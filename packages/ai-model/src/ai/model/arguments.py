@@ -17,10 +17,12 @@ def check_whole(**named: Any) -> None:
 
 
 def check_real(**named: Any) -> None:
-    """Raises `TypeError` for what is no real number, such as '1e-3'; None and tensors pass.
+    """Raises for what is no real number, such as '1e-3' (`TypeError`), or NaN (`ValueError`); None and tensors pass.
 
     >>> check_real(lr=1e-3, clip_norm=None)
     """
     for name, value in named.items():
         if value is not None and not isinstance(value, (Real, Tensor)):
             raise TypeError(f"{name} must be a number, got {value!r}")
+        if isinstance(value, Real) and value != value:
+            raise ValueError(f"{name} must be a number, got {value!r}")

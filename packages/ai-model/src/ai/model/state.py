@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,23 +39,41 @@ def save_state(state: Mapping[str, Any], path: PathLike) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach() if isinstance(value, Tensor) else value for name, value in state.items()}
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            if path.suffix == ".safetensors":
-                from safetensors.torch import save
+        partial = Path(file.name)
+    try:
+        if path.suffix == ".safetensors":
+            extra = [name for name, value in state.items() if not isinstance(value, Tensor)]
+            tensors = {name: _packed(value) if name in extra else value for name, value in state.items()}
+            write_tensors(partial, tensors, {_EXTRA: json.dumps(extra)} if extra else None)
+        else:
+            torch.save(state, partial)
+            _as_other_files(partial)
+        _sync(partial)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        _sync(path.parent)  # makes the rename itself durable
 
-                extra = [name for name, value in state.items() if not isinstance(value, Tensor)]
-                tensors = {name: _packed(value) if name in extra else value for name, value in state.items()}
-                file.write(save(_apart(tensors), {_EXTRA: json.dumps(extra)} if extra else None))
-            else:
-                torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o666 & ~_umask())  # temporary files are private; weights are as the user's other files
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], extra: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file in place, straight from the tensors' memory; save_state does it atomically.
+
+    Only what shares memory with another name, or is strided, is copied: the format stores each name as dense memory of
+    its own. The file has the mode of the user's other files.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(_apart(tensors), path, {"format": "pt", **(extra or {})})  # as other readers expect it
+    except SafetensorError as error:  # a full disk has no type of its own there
+        if (found := re.search(r"os error (\d+)", str(error))) is None:
             raise
-    _sync_folder(path.parent)
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
+    _as_other_files(path)
 
 
 def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -156,15 +175,20 @@ def _unpacked(tensor: Tensor, path: Path) -> Any:
 
 
 def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies tensors that share memory or are strided: safetensors stores each name as dense memory of its own."""
-    seen: set[int] = set()
-    apart = {}
-    for name, tensor in state.items():
-        address = tensor.untyped_storage().data_ptr()
-        shares = address in seen or tensor.untyped_storage().nbytes() != tensor.nbytes
-        apart[name] = tensor.clone(memory_format=torch.contiguous_format) if shares else tensor.contiguous()
-        seen.add(address)
+    """Copies tensors that are strided, or whose memory another one has, too."""
+    apart = {name: tensor.detach().contiguous() for name, tensor in state.items()}
+    end: dict[torch.device, int] = {}  # of the memory looked at so far, on each device
+    for name, tensor in sorted(apart.items(), key=lambda item: item[1].data_ptr()):
+        first, last = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+        if first < end.get(tensor.device, 0) and tensor.nbytes:
+            apart[name] = tensor.clone()
+        end[tensor.device] = max(last, end.get(tensor.device, 0))
     return apart
+
+
+def _as_other_files(path: Path) -> None:
+    """Temporary files and those of safetensors are private; weights are as the user's other files."""
+    os.chmod(path, 0o666 & ~_umask())
 
 
 def _umask() -> int:
@@ -175,11 +199,9 @@ def _umask() -> int:
         return 0o022
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself durable."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ai.model.arguments import check_real
 from ai.train.engine.log import is_logging, log
 from ai.train.env import images
 
@@ -40,6 +41,7 @@ class Diffusion:
         sigma_data: float | None = None,
         conditional: bool = False,
     ) -> None:
+        check_real(p_mean=p_mean, p_std=p_std, sigma_data=sigma_data)
         if not p_std > 0:
             raise ValueError(f"p_std ({p_std}) must be positive")
         if sigma_data is not None and not sigma_data > 0:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from math import inf
 
+from ai.model.arguments import check_real, check_whole
+
 
 class EarlyStopping:
     """Says stop when a metric has not improved for `patience` measurements of it.
@@ -16,7 +18,8 @@ class EarlyStopping:
         min_delta: how much counts as an improvement.
 
     Raises:
-        ValueError: `mode` is neither, or None where the name does not say.
+        ValueError: `mode` is neither, or None where the name does not say; or a number is negative.
+        TypeError: `patience` is not a whole number, or `min_delta` none.
 
     >>> stopper = EarlyStopping('val_loss', patience=1)
     >>> [stopper(step, {'val_loss': loss}) for step, loss in enumerate([3.0, 2.0, 2.5, 2.1])]
@@ -26,6 +29,12 @@ class EarlyStopping:
     def __init__(
         self, key: str = "val_loss", *, patience: int = 5, mode: str | None = None, min_delta: float = 0.0
     ) -> None:
+        check_whole(patience=patience)
+        check_real(min_delta=min_delta)
+        if patience < 0:
+            raise ValueError(f"patience ({patience}) must not be negative")
+        if not min_delta >= 0:
+            raise ValueError(f"min_delta ({min_delta}) must not be negative")
         self.key, self.patience, self.mode, self.min_delta = key, patience, direction(key, mode), min_delta
         self.best = inf
         self.waited = 0

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ai.model.arguments import check_real
+
 
 class Ema:
     """An exponential moving average of a model's parameters; buffers are copied, not averaged.
@@ -33,6 +35,7 @@ class Ema:
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.999, warmup: bool = True) -> None:
+        check_real(decay=decay)
         if not 0 <= decay < 1:
             raise ValueError(f"the decay of ema ({decay}) must lie in [0, 1)")
         self.model, self.decay, self.warmup = model, decay, warmup

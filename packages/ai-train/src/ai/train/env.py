@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ai.model.arguments import check_real, check_whole
 from ai.train.engine.log import is_logging, log
 
 Batch = Mapping[str, Tensor] | Sequence[Tensor]
@@ -56,6 +57,7 @@ class Classify:
         class_weights: Sequence[float] | Tensor | None = None,
         top_k: Sequence[int] = (),
     ) -> None:
+        check_real(label_smoothing=label_smoothing)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing ({label_smoothing}) must lie in [0, 1)")
         self.x, self.y = x, y
@@ -213,6 +215,7 @@ class NextToken:
     """
 
     def __init__(self, *, x: str = "x", ignore_index: int | None = None) -> None:
+        check_whole(ignore_index=ignore_index)
         self.x, self.ignore_index = x, ignore_index
 
     def __call__(self, model: nn.Module, batch: Batch | Tensor, step: int) -> tuple[Tensor, Tensor]:
@@ -256,6 +259,7 @@ class Distill:
         share: float = 0.5,
         x: str = "x",
     ) -> None:
+        check_real(temperature=temperature, share=share)
         if not temperature > 0:
             raise ValueError(f"temperature ({temperature}) must be positive")
         if not 0 <= share <= 1:

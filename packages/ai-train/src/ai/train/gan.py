@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ai.model.arguments import check_real, check_whole
 from ai.train.engine.log import is_logging, log
 from ai.train.env import images
 
@@ -47,6 +48,8 @@ class Gan:
     ) -> None:
         if loss not in ("non_saturating", "hinge", "wgan_gp"):
             raise ValueError(f"loss must be 'non_saturating', 'hinge' or 'wgan_gp', not {loss!r}")
+        check_whole(n_latent=n_latent, r1_interval=r1_interval)
+        check_real(r1=r1)
         if n_latent < 1:
             raise ValueError(f"n_latent must be at least 1, not {n_latent}")
         if r1 < 0 or r1_interval < 1:
@@ -137,6 +140,7 @@ class AdversarialAutoencoder:
         weight: float = 0.1,
         prior: Callable[[Tensor], Tensor] = torch.randn_like,
     ) -> None:
+        check_real(weight=weight)
         self.loss, self.weight, self.prior = loss, weight, prior
 
     def __call__(self, key: str, models: Models, batch: Any, step: int) -> Tensor:

@@ -7,10 +7,11 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from ai.model.arguments import check_whole
 from ai.train.engine.run import Run, StopTraining
 from ai.train.hooks.duties import Duty, Every, Metrics, RunTask, Sample, Validate
 from ai.train.hooks.hook_interface import HookInterface as HookInterface
-from ai.train.hooks.interval import Due, as_log_interval
+from ai.train.hooks.interval import Due, as_log_interval, every
 from ai.train.hooks.rows import Rows
 from ai.train.hooks.save_and_resume import Save
 from ai.train.state.optimizer_state import check_settings
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ai.train.snapshot import Snapshots
 
 Stopper = Callable[[int, Metrics], bool]
+_NOT_GIVEN = every(1000)  # the default of intervals, known by its identity
 
 
 class Hook(HookInterface):
@@ -37,7 +39,7 @@ class Hook(HookInterface):
             second, and whatever the environment logs. The first step is logged, too, and the last, where it is known;
             and of every n >= 100 steps also the 10th, 20th and 50th.
         val_data: iterated whole at each validation; its loss arrives as `val_loss`, other numbers as `val_*`.
-        val_interval: when to validate.
+        val_interval: when to validate; this and each other interval is 1000 steps where none is given.
         sampler: (model, step) -> images, or any value that `sample` takes; the model is a dict under `MultiTrainer`.
         sample: called with (step, images).
         sample_interval: when to sample.
@@ -77,14 +79,14 @@ class Hook(HookInterface):
         log: Callable[[int, Metrics], object] | None = None,
         log_interval: Every = 100,
         val_data: Iterable[Any] | None = None,
-        val_interval: Every = 1000,
+        val_interval: Every = _NOT_GIVEN,
         sampler: Callable[[Any, int], Any] | None = None,
         sample: Callable[[int, Any], object] | None = None,
-        sample_interval: Every = 1000,
+        sample_interval: Every = _NOT_GIVEN,
         task: Callable[[Any, int], Mapping[str, float]] | None = None,
-        task_interval: Every = 1000,
+        task_interval: Every = _NOT_GIVEN,
         snapshots: "Snapshots | None" = None,
-        save_interval: Every = 1000,
+        save_interval: Every = _NOT_GIVEN,
         stopper: Stopper | None = None,
         progress: bool = False,
         resume: bool = False,
@@ -96,10 +98,15 @@ class Hook(HookInterface):
         if resume and snapshots is None:
             raise ValueError("resume=True needs snapshots: the folder to continue from")
         check_settings(settings)
+        check_whole(exit_status=exit_status)
         if (sampler is None) != (sample is None):
             raise ValueError("sampler and sample go together: one makes the images, the other takes them")
-        if val_data is None and val_interval not in (None, 1000):
-            raise ValueError(f"val_interval ({val_interval}) needs val_data: there is nothing to validate on")
+        _refuse_idle(
+            val=(val_interval, val_data, "val_data: there is nothing to validate on"),
+            sample=(sample_interval, sampler, "a sampler"),
+            task=(task_interval, task, "a task"),
+            save=(save_interval, snapshots, "snapshots: the folder to save in"),
+        )
         if hasattr(stopper, "key") and val_data is None and task is None:
             raise ValueError(f"stopper ({type(stopper).__name__}) needs val_data or a task: nothing is measured")
         self._duties: list[Duty] = []
@@ -337,3 +344,10 @@ class Hook(HookInterface):
         self._unfinished = list(state.get("unfinished", []))
         if isinstance(self._stopper, Stateful) and state["stopper"] is not None:
             self._stopper.load_state_dict(state["stopper"])
+
+
+def _refuse_idle(**intervals: tuple[Every, object, str]) -> None:
+    """Raise for an interval that was given without what is to happen at it."""
+    for name, (interval, what, needed) in intervals.items():
+        if what is None and interval is not None and interval is not _NOT_GIVEN:
+            raise ValueError(f"{name}_interval ({interval}) needs {needed}")

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from ai.model.arguments import check_real, check_whole
 from ai.train.engine.argument_checks import check_loader
 from ai.train.engine.update import Loss
 from ai.train.hook import HookInterface
@@ -94,6 +95,8 @@ def find_lr(
     >>> 1e-2 < curve.suggestion < 2
     True
     """
+    check_whole(steps=steps)
+    check_real(start=start, end=end, smoothing=smoothing)
     if not 0 < start < end:
         raise ValueError(f"start ({start}) must be positive and below end ({end})")
     check_loader("data", data)

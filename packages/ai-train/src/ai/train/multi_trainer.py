@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ai.model.arguments import check_whole
 from ai.train.engine.log import Record
 from ai.train.engine.run import Run
 from ai.train.engine.update import Loss, Update
@@ -60,6 +61,7 @@ class MultiTrainer:
         self.env, self.data = env, data
         self.repeats = dict(repeats or {})
         for key, count in self.repeats.items():
+            check_whole(**{f"repeats[{key!r}]": count})
             if count < 0:
                 raise ValueError(f"repeats[{key!r}] ({count}) must not be negative")
         self.options = options_of(type(self).__name__, how)

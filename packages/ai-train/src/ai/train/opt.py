@@ -155,6 +155,7 @@ def muon(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"muon needs the module itself, not {type(model).__name__}")
+    check_real(adamw_lr=adamw_lr, weight_decay=weight_decay)
     clip_norm, clip_value = options.pop("clip_norm", None), options.pop("clip_value", None)
     tables = {id(p) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for p in m.parameters()}
     matrices: list[nn.Parameter] = []
@@ -241,6 +242,7 @@ def layerwise_decay(factor: float, depth: Callable[[str], int] | None = None) ->
     >>> [group['lr_factor'] for group in layerwise_decay(0.5)(model)]
     [0.5, 1.0]
     """
+    check_real(factor=factor)
     if not 0 < factor <= 1:
         raise ValueError(f"the factor of layerwise_decay ({factor}) must lie in (0, 1]")
 

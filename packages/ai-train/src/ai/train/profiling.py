@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ai.model.arguments import check_whole
 from ai.train.engine.run import Run
 from ai.train.hook import HookInterface
 from ai.train.loop.options import TrainOptions
@@ -74,6 +75,7 @@ def profile(
     >>> sorted(found.parts_s) == sorted(['data', 'forward', 'backward', 'optimizer', 'hook', 'rest'])
     True
     """
+    check_whole(steps=steps, warmup=warmup)
     if steps < 1 or warmup < 0:
         raise ValueError(f"steps ({steps}) must be at least 1 and warmup ({warmup}) not negative")
     clock = _Clock(next(model.parameters()).device)

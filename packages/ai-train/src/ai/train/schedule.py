@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ai.model.arguments import check_real, check_whole
 from ai.train.early_stopping import EarlyStopping
 
 Schedule = Callable[[int], float]
@@ -19,20 +20,22 @@ def constant(factor: float = 1.0) -> Schedule:
     >>> constant(0.5)(1000)
     0.5
     """
+    check_real(factor=factor)
     return lambda step: factor
 
 
-def linear(steps: int, end: float = 0.0) -> Schedule:
+def linear(steps: float, end: float = 0.0) -> Schedule:
     """From 1 to `end` in a straight line over `steps`, and `end` from then on.
 
     >>> [linear(4)(step) for step in (0, 1, 4, 9)]
     [1.0, 0.75, 0.0, 0.0]
     """
     _check_steps("steps", steps)
+    check_real(end=end)
     return lambda step: 1.0 + (end - 1.0) * min(step / steps, 1.0)
 
 
-def cosine(steps: int, end: float = 0.0, warmup: int = 0) -> Schedule:
+def cosine(steps: float, end: float = 0.0, warmup: float = 0) -> Schedule:
     """Half a cosine from 1 to `end` over `steps`, the first `warmup` of which rise from 0 in a straight line.
 
     Source: Loshchilov and Hutter 2017, SGDR, equation 5 (one period).
@@ -41,6 +44,7 @@ def cosine(steps: int, end: float = 0.0, warmup: int = 0) -> Schedule:
     [0.5, 1.0, 0.5, 0.0]
     """
     _check_steps("steps", steps)
+    check_real(end=end, warmup=warmup)
     if not 0 <= warmup < steps:
         raise ValueError(f"warmup ({warmup}) must lie in [0, steps) with steps ({steps})")
 
@@ -57,6 +61,8 @@ def steps(milestones: Sequence[int], factor: float = 0.1) -> Schedule:
     >>> [round(steps([10, 20])(step), 3) for step in (9, 10, 25)]
     [1.0, 0.1, 0.01]
     """
+    check_whole(**{f"milestones[{index}]": milestone for index, milestone in enumerate(milestones)})
+    check_real(factor=factor)
     ordered = sorted(milestones)
     return lambda step: factor ** sum(step >= milestone for milestone in ordered)
 
@@ -67,12 +73,13 @@ def exponential(half_life: float) -> Schedule:
     >>> exponential(10)(20)
     0.25
     """
+    check_real(half_life=half_life)
     if not half_life > 0:
         raise ValueError(f"half_life ({half_life}) must be positive")
     return lambda step: 0.5 ** (step / half_life)
 
 
-def one_cycle(steps: int, rise: float = 0.3, start: float = 0.04, end: float = 1e-5) -> Schedule:
+def one_cycle(steps: float, rise: float = 0.3, start: float = 0.04, end: float = 1e-5) -> Schedule:
     """Up from `start` to 1 over the share `rise` of the steps, and down to `end`, both half cosines.
 
     Source: Smith and Topin 2018, Super-convergence; cosine annealing as in fastai.
@@ -81,6 +88,7 @@ def one_cycle(steps: int, rise: float = 0.3, start: float = 0.04, end: float = 1
     [0.04, 1.0, 0.0]
     """
     _check_steps("steps", steps)
+    check_real(rise=rise, start=start, end=end)
     if not 0 < rise < 1:
         raise ValueError(f"rise ({rise}) must lie in (0, 1)")
     top = steps * rise
@@ -93,7 +101,7 @@ def one_cycle(steps: int, rise: float = 0.3, start: float = 0.04, end: float = 1
     return factor
 
 
-def wsd(steps: int, warmup: int, decay: int, end: float = 0.0) -> Schedule:
+def wsd(steps: float, warmup: float, decay: float, end: float = 0.0) -> Schedule:
     """Warm-up, stable, decay: rises over `warmup`, stays at 1, falls to `end` over the last `decay` steps as 1 - sqrt.
 
     Source: Hägele et al. 2024, Scaling laws and compute-optimal training beyond fixed training durations, section 3.
@@ -102,6 +110,7 @@ def wsd(steps: int, warmup: int, decay: int, end: float = 0.0) -> Schedule:
     [0.5, 1.0, 1.0, 0.5, 0.0]
     """
     _check_steps("steps", steps)
+    check_real(warmup=warmup, decay=decay, end=end)
     if warmup < 0 or decay < 1 or warmup + decay > steps:
         raise ValueError(f"warmup ({warmup}) and decay ({decay} >= 1) must fit into steps ({steps})")
 
@@ -116,6 +125,7 @@ class Plateau:
     """A factor that falls when a metric no longer improves; made by `plateau`."""
 
     def __init__(self, key: str, factor: float, patience: int, mode: str | None, min_delta: float, end: float) -> None:
+        check_real(factor=factor, end=end)
         if not 0 < factor < 1:
             raise ValueError(f"the factor of plateau ({factor}) must lie in (0, 1)")
         self._watch = EarlyStopping(key, patience=patience, mode=mode, min_delta=min_delta)
@@ -198,12 +208,13 @@ def _followed(factor: Schedule, parts: Sequence[Schedule], part_at: Callable[[in
     return Following(factor, following, part_at) if following else factor
 
 
-def warm_up(steps: int, then: Schedule) -> Schedule:
+def warm_up(steps: float, then: Schedule) -> Schedule:
     """`then`, multiplied by (step + 1) / steps before `steps`: the first update already moves.
 
     >>> [warm_up(4, constant())(step) for step in (0, 3, 10)]
     [0.25, 1.0, 1.0]
     """
+    check_real(steps=steps)
     if steps < 0:
         raise ValueError(f"the steps of warm_up ({steps}) must not be negative")
     return _followed(
@@ -239,6 +250,7 @@ def _half_cosine(a: float, b: float, progress: float) -> float:
     return b + (a - b) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def _check_steps(name: str, value: int) -> None:
+def _check_steps(name: str, value: float) -> None:
+    check_real(**{name: value})
     if value < 1:
         raise ValueError(f"{name} must be at least 1, not {value}")

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ai.model.arguments import check_whole as check_whole_number
 from ai.model.saved import (
     FORMAT,
     MANIFEST,
@@ -85,6 +86,7 @@ class Snapshots:
         asynchronous: bool = False,
         pickle_model: bool = True,
     ) -> None:
+        check_whole_number(keep_last=keep_last, keep_best=keep_best)
         if keep_last is not None and keep_last < 1:
             raise ValueError(f"keep_last must be at least 1 or None, not {keep_last}")
         if keep_best < 0:

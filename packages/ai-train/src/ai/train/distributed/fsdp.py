@@ -68,7 +68,8 @@ class Fsdp:
         """Shard the model in place, from rank 0's parameters, and bind the optimiser to the shards.
 
         Raises:
-            ValueError: the optimiser holds state already, whose parameters are about to be replaced.
+            ValueError: the optimiser holds state already, whose parameters are about to be replaced; or parameters that
+            are not the model's.
         """
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -82,10 +83,12 @@ class Fsdp:
             )
         if isinstance(optimizer, Together):
             raise ValueError("parallel='fsdp' shards one optimizer a model, not several together: use parallel='ddp'")
+        names = {id(p): name for name, p in model.named_parameters(remove_duplicate=False)}
+        if optimizer is not None:
+            _check_owns_all(optimizer, names)
         with torch.no_grad():
             for tensor in [*model.parameters(), *model.buffers()]:
                 dist.broadcast(tensor, 0)
-        names = {id(p): name for name, p in model.named_parameters(remove_duplicate=False)}
         half = options.precision == "bf16"
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
         mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
@@ -134,14 +137,17 @@ class Fsdp:
         return call, {"no_sync": no_sync, **common_to_ranks(model, outside)}
 
 
+def _check_owns_all(optimizer: Optimizer, names: dict[int, str]) -> None:
+    unknown = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in names]
+    if unknown:
+        raise ValueError(
+            f"the optimizer holds {len(unknown)} parameters that are not the model's, which parallel='fsdp' cannot "
+            "shard: train them under parallel='ddp'"
+        )
+
+
 def _rebind(optimizer: Optimizer, names: dict[int, str], params: dict[str, nn.Parameter]) -> None:
     for group in optimizer.param_groups:
-        unknown = [p for p in group["params"] if id(p) not in names]
-        if unknown:
-            raise ValueError(
-                f"the optimizer holds {len(unknown)} parameters that are not the model's, which parallel='fsdp' cannot "
-                "shard: train them under parallel='ddp'"
-            )
         group["params"] = [params[names[id(p)]] for p in group["params"]]
     if isinstance(optimizer, (torch.optim.SGD, torch.optim.Adagrad)) and optimizer.defaults.get("fused"):
         # torch has no sharding rule for their fused kernels.

@@ -22,10 +22,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from ai.model.saved import EMA, MODEL, STATE, load_pt, read_manifest
+from ai.model.state import write_tensors
 from ai.train.distributed.process_group import GroupRanks
 from ai.train.engine.run import Run
 from ai.train.saving.atomic_folder import commit
-from ai.train.saving.files import read_state, save_tensors, write_files, write_manifest
+from ai.train.saving.checksums import Checksums
+from ai.train.saving.files import read_state, write_files, write_manifest
 from ai.train.saving.host_copies import HostCopies
 from ai.train.saving.ownership import place_aside
 from ai.train.state.optimizer_state import check_kind, choose_settings, optimizer_settings
@@ -76,7 +78,8 @@ class RanksWriter:
                 os.replace(path, folder / path.name)
             if sharded:
                 torch.save({"step": step, "world": ranks.world, "ema_keys": ema_keys}, folder / STATE)
-                write_manifest(folder, step, models, specs, metrics, bool(ema_keys), order)
+                with Checksums(folder) as sums:
+                    write_manifest(folder, step, models, specs, metrics, bool(ema_keys), order, sums=sums)
             else:
                 write_files(folder, {"step": step, **tensors, **own}, models, specs, metrics, structures, order)
 
@@ -179,10 +182,10 @@ def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None
         state = load_pt(whole)
     prefixes = {key: about["prefix"] for key, about in manifest["models"].items()}
     tensors = {prefixes[key] + name: v for key, part in state["models"].items() for name, v in part.items()}
-    save_tensors(target / MODEL, tensors)
+    write_tensors(target / MODEL, tensors)
     if state.get("ema"):
         averaged = {prefixes[key] + name: v for key, part in state["ema"].items() for name, v in part.items()}
-        save_tensors(target / EMA, {**tensors, **averaged})
+        write_tensors(target / EMA, {**tensors, **averaged})
 
 
 def _tensors(run: Run) -> dict[str, Any]:

@@ -43,6 +43,11 @@ class Validate:
 
     def __init__(self, data: Iterable[Any], interval: Every) -> None:
         refuse_endless(data)
+        if type(data).__module__ in ("builtins", "itertools") and iter(data) is data:
+            raise TypeError(
+                f"val_data must be there for each validation, and a {type(data).__name__} is run through once: "
+                "pass a loader, or the list of its batches"
+            )
         self.data, self.interval = data, as_interval(interval)
 
     def do(self, run: Run) -> Metrics:

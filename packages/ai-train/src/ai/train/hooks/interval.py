@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Callable
-from math import ceil, floor, inf
+from math import ceil, floor, inf, isfinite
+
+from ai.model.arguments import check_real, check_whole
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -28,6 +30,7 @@ class Interval:
         seconds: float | None = None,
         epochs: float | None = None,
     ) -> None:
+        check_real(seconds=seconds, epochs=epochs)
         self._next_step = next_step
         self.seconds = seconds
         self.epochs = epochs
@@ -56,6 +59,7 @@ def every(n: int) -> Interval:
     >>> every(10).next_step(10)
     20
     """
+    check_whole(n=n)
     if n < 1:
         raise ValueError(f"an interval must be at least 1 step, not {n}")
     return Interval(lambda step: (step // n + 1) * n)
@@ -71,6 +75,7 @@ def logarithmic(per_doubling: int = 8) -> Interval:
     >>> due
     [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
     """
+    check_whole(per_doubling=per_doubling)
     if per_doubling < 1:
         raise ValueError(f"per_doubling must be at least 1, not {per_doubling}")
 
@@ -90,6 +95,7 @@ def seconds(value: float) -> Interval:
     >>> seconds(30).seconds
     30.0
     """
+    check_real(value=value)
     if not value > 0:
         raise ValueError(f"an interval in seconds must be positive, not {value}")
     return Interval(seconds=float(value))
@@ -102,8 +108,9 @@ def epochs(value: float) -> Interval:
     >>> [rule.next_step(step) for step in (0, 3, 5)]
     [3, 5, 8]
     """
-    if not value > 0:
-        raise ValueError(f"an interval in epochs must be positive, not {value}")
+    check_real(value=value)
+    if not value > 0 or not isfinite(value):
+        raise ValueError(f"an interval in epochs must be positive and finite, not {value}")
     return Interval(epochs=float(value))
 
 

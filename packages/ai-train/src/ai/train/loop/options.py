@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_real, check_whole
 from ai.train.engine.precision import DTYPES
 
 
@@ -46,6 +46,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_whole(accumulate=self.accumulate)
+        check_real(ema=self.ema)
         if self.accumulate < 1:
             raise ValueError(f"accumulate must be at least 1, not {self.accumulate}")
         if self.precision not in (None, *DTYPES):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ai.model.arguments import check_real, check_whole
 from ai.train.engine.log import log
 from ai.train.rl.precision import widened
 
@@ -57,6 +58,8 @@ class DQN:
         huber: float = 1.0,
         priorities: Callable[[Tensor, Tensor], object] | None = None,
     ) -> None:
+        check_whole(follow_every=follow_every)
+        check_real(tau=tau, huber=huber)
         if follow_every < 1:
             raise ValueError(f"follow_every must be at least 1, got {follow_every}")
         if not 0 < tau <= 1:

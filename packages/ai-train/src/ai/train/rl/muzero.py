@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ai.model.arguments import check_real
 from ai.train.engine.log import is_logging, log
 from ai.train.rl.precision import widened
 from ai.train.rl.support import Support
@@ -51,6 +52,7 @@ class MuZero:
         consistency_weight: float = 0.0,
         priorities: Callable[[Tensor, Tensor], object] | None = None,
     ) -> None:
+        check_real(value_weight=value_weight, consistency_weight=consistency_weight)
         if consistency_weight and not obs_unrolled:
             raise ValueError(f"consistency_weight ({consistency_weight}) needs obs_unrolled=True")
         self.support, self.value_weight, self.obs_unrolled = support, value_weight, obs_unrolled

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ai.model.arguments import check_real
 from ai.train.engine.log import is_logging, log
 from ai.train.rl.precision import widened
 
@@ -73,6 +74,8 @@ class PPO:
         normalize: bool = True,
         forward: Forward = policy_and_value,
     ) -> None:
+        check_real(value_weight=value_weight, clip_value=clip_value)
+        check_real(**{name: given for name, given in (("clip", clip), ("entropy", entropy)) if not callable(given)})
         if not callable(clip) and not clip > 0:
             raise ValueError(f"clip must be positive, got {clip}")
         if clip_value is not None and not clip_value > 0:

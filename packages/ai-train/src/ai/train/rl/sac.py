@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ai.model.arguments import check_real
 from ai.train.engine.log import log
 from ai.train.rl.dqn import check_draw
 from ai.train.rl.precision import widened
@@ -53,6 +54,7 @@ class SAC:
     """
 
     def __init__(self, *, tau: float = 0.005, entropy: float | None = None, alpha: float | None = None) -> None:
+        check_real(tau=tau, entropy=entropy, alpha=alpha)
         if not 0 < tau <= 1:
             raise ValueError(f"tau must lie in (0, 1], got {tau}")
         if alpha is not None and alpha < 0:

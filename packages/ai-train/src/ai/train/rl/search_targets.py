@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
+from ai.model.arguments import check_real
 from ai.train.engine.log import is_logging, log
 from ai.train.rl.precision import widened
 
@@ -33,6 +34,7 @@ class RL:
     """
 
     def __init__(self, *, value_weight: float = 1.0, entropy: float = 0.0) -> None:
+        check_real(value_weight=value_weight, entropy=entropy)
         self.value_weight, self.entropy = value_weight, entropy
 
     def __call__(

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ai.model.arguments import check_real, check_whole
 from ai.train.rl.precision import widened
 
 
@@ -22,6 +23,8 @@ class Support:
     """
 
     def __init__(self, size: int, epsilon: float = 0.001) -> None:
+        check_whole(size=size)
+        check_real(epsilon=epsilon)
         if size < 1:
             raise ValueError(f"size must be at least 1, not {size}")
         self.size, self.epsilon = size, epsilon

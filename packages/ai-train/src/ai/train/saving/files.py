@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ai.data.storage.atomic_file import write_atomic
-from ai.model.saved import EMA, FORMAT, MANIFEST, MODEL, STATE, STRUCTURE, load_pt, read_manifest, sha256
+from ai.model.saved import EMA, FORMAT, MANIFEST, MODEL, STATE, STRUCTURE, load_pt, read_manifest
+from ai.model.state import write_tensors
+from ai.train.saving.checksums import Checksums
 
 # -- writing
 
@@ -43,15 +45,19 @@ def write_files(
         whole = {name: v for name, v in state["models"][key].items() if isinstance(v, Tensor)}
         # Tied parameters have one average, under the first of their names.
         averaged |= {prefix + name: value for name, value in _with_ties(whole, ema_state).items()}
-    save_tensors(folder / MODEL, tensors)
-    if averaged:
-        save_tensors(folder / EMA, averaged)
-    torch.save(
-        {**rest, "model_extra": extra, "ema_keys": {k: list(v) for k, v in state["ema"].items()}}, folder / STATE
-    )
-    if structures:
-        (folder / STRUCTURE).write_bytes(pickle.dumps(dict(structures)))
-    write_manifest(folder, int(state["step"]), models, specs, metrics, bool(averaged), order, structures, extra)
+    rest |= {"model_extra": extra, "ema_keys": {k: list(v) for k, v in state["ema"].items()}}
+    with Checksums(folder) as sums:  # the largest file first: its sum takes longest
+        torch.save(rest, folder / STATE)
+        sums.begin(STATE)
+        write_tensors(folder / MODEL, tensors)
+        sums.begin(MODEL)
+        if averaged:
+            write_tensors(folder / EMA, averaged)
+        if structures:
+            (folder / STRUCTURE).write_bytes(pickle.dumps(dict(structures)))
+        write_manifest(
+            folder, int(state["step"]), models, specs, metrics, bool(averaged), order, structures, extra, sums=sums
+        )
 
 
 def write_manifest(
@@ -64,11 +70,14 @@ def write_manifest(
     order: Mapping[str, Any],
     structures: Collection[str] = (),
     extra: Collection[str] = (),
+    *,
+    sums: Checksums,
 ) -> None:
     """Describe the folder's files; the last file to be written.
 
     `order` is its place among the others: its number in the order of saving, and the name of its run. `structures`
-    names the models that `structure.pkl` holds, `extra` what `state.pt` holds of models' own states.
+    names the models that `structure.pkl` holds, `extra` what `state.pt` holds of models' own states; `sums` are of the
+    folder's files.
     """
     manifest = {
         "format": FORMAT,
@@ -88,11 +97,7 @@ def write_manifest(
             for key, model in models.items()
         },
         "metrics": {key: float(value) for key, value in metrics.items()},
-        "files": {
-            str(path.relative_to(folder)): {"sha256": sha256(path), "bytes": path.stat().st_size}
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != MANIFEST
-        },
+        "files": sums.all(),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
@@ -101,21 +106,6 @@ def replace_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write a manifest in place of a snapshot's own, whole or not at all."""
     text = (json.dumps(manifest, indent=1) + "\n").encode()
     write_atomic(folder / MANIFEST, lambda file: file.write(text))
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file that any reader can load: tied tensors are stored once for each of their names."""
-    from safetensors.torch import save_file
-
-    held: set[int] = set()
-    own: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        plain = tensor.detach().to("cpu").contiguous()
-        memory = plain.untyped_storage().data_ptr()
-        # The format refuses tensors that share memory: of those all but the first are copied.
-        own[name] = plain.clone() if memory in held else plain
-        held.add(memory)
-    save_file(own, str(path), metadata={"format": "pt"})
 
 
 def how_to_build(model: nn.Module) -> dict[str, Any]:

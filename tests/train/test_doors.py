@@ -1,0 +1,78 @@
+"""Every number that a public callable takes is looked at there: what is none, or not whole, is named."""
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from torch import nn
+
+import ai.train
+from ai.train import opt, schedule
+from ai.train.ema import Ema
+
+# What else a callable needs to be called; it is called with a wrong number alone, which must be found before anything.
+_NEEDED: dict[str, dict[str, Any]] = {
+    "Distill": {"teacher": nn.Linear(1, 1)},
+    "Ema": {"model": nn.Linear(1, 1)},
+    "Gan": {"n_latent": 2},
+    "Snapshots": {"folder": "never-made"},
+    "Support": {"size": 3},
+    "cosine": {"steps": 10},
+    "find_lr": {"env": print, "data": [], "model": nn.Linear(1, 1), "opt": None},
+    "linear": {"steps": 10},
+    "one_cycle": {"steps": 10},
+    "plan": {"model": nn.Linear(1, 1), "parallel": "ddp", "world": 2},
+    "profile": {"trainer": None, "model": nn.Linear(1, 1), "opt": None},
+    "steps": {"milestones": [1]},
+    "clip": {"optimizer": opt.sgd(nn.Linear(1, 1))},
+    "warm_up": {"steps": 10, "then": schedule.constant()},
+    "wsd": {"steps": 10, "warmup": 1, "decay": 1},
+    **{name: {"model": nn.Sequential(nn.Linear(2, 2))} for name in opt.FACTORIES},
+}
+# Options are looked at as options, and what is logged may be NaN; the rest takes no numbers.
+_PASSED_OVER = {"Run", "Trainer", "MultiTrainer", "RLTrainer", "TrainOptions", "NonFiniteError", "StopTraining", "log"}
+
+
+def _public() -> Iterator[Callable[..., Any]]:
+    for home, names in (
+        (ai.train, ai.train.__all__),
+        (opt, opt.__all__),
+        (schedule, [name for name, found in vars(schedule).items() if inspect.isfunction(found)]),
+    ):
+        for name in names:
+            found = getattr(home, name)
+            ours = getattr(found, "__module__", "").startswith("ai.train")
+            if ours and not name.startswith("_") and name not in _PASSED_OVER and not isinstance(found, dict):
+                yield found
+    yield Ema
+
+
+def _wrong(hint: Any) -> list[Any]:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if float in kinds:
+        return ["3", math.nan]
+    return [1.5, "3", True] if int in kinds and str not in kinds else []
+
+
+_DOORS = {
+    f"{door.__qualname__}({parameter.name})": (door, parameter.name, wrong)
+    for door in _public()
+    for parameter in inspect.signature(door).parameters.values()
+    if (wrong := _wrong(parameter.annotation))
+}
+
+
+@pytest.mark.parametrize("case", _DOORS)
+def test_what_is_no_number_is_named_at_the_door(case):
+    door, name, wrong = _DOORS[case]
+    for value in wrong:
+        with pytest.raises((TypeError, ValueError), match=rf"{name}.* must be a (whole )?number, got {value!r}"):
+            door(**{**_NEEDED.get(door.__name__, {}), name: value})
+
+
+def test_the_doors_are_many():
+    assert len(_DOORS) > 60
