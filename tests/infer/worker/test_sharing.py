@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ai.infer import Inferencer
 from ai.infer.worker.batch_axes import BatchAxes, Form
-from ai.infer.worker.sharing import Answer, Sharing
+from ai.infer.worker.sharing import Answer, NotRowWiseError, Sharing
 from tests.infer.waiting import wait_until
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know nothing of the tests
@@ -361,9 +361,16 @@ def test_shared_calls_are_looked_at_now_and_then_and_after_each_update(caplog):
     assert not sharing.look_at("form", 5, 1)
     whole = Answer(["t"], [torch.arange(15.0).view(5, 3)])
     right, wrong = Answer(["t"], [whole.tensors[0][3:4]]), Answer(["t"], [whole.tensors[0][2:3]])
-    assert sharing.check("form", whole, [1] * 5, [3], [right]) is None
-    assert "depends on the other requests" in sharing.check("form", whole, [1] * 5, [3], [wrong])
-    assert "sizes" in sharing.check("form", Answer(["t"], [torch.zeros(5, 2)]), [1] * 5, [], [])
+    for _ in range(2):  # the second from memory
+        assert sharing.axes("form", whole, 5) == [0]
+    sharing.check(whole, [0], [1] * 5, [3], [right])
+    with pytest.raises(NotRowWiseError, match="depends on the other requests"):
+        sharing.check(whole, [0], [1] * 5, [3], [wrong])
+    for shape, reason in [((5, 2), "sizes"), ((4, 3), "one row for each"), ((), "one row for each")]:
+        with pytest.raises(NotRowWiseError, match=reason):
+            sharing.axes("form", Answer(["t"], [torch.zeros(shape)]), 5)
+    with pytest.raises(NotRowWiseError, match="depend"):
+        sharing.axes("form", Answer(["l", ["t"]], whole.tensors), 5)
     with caplog.at_level(logging.INFO, "ai.infer"):
         _learn(lambda x: x - x.mean(0), [1, 1], sharing=sharing)
     assert sharing.refuses("form")

@@ -110,13 +110,12 @@ def _are_alike(inputs: Sequence[Tree]) -> bool:
     first = inputs[0] if inputs else None
     if not isinstance(first, Tensor) or not first.ndim or first.layout is not torch.strided:
         return False
-    shape, dtype, device, last = first.shape, first.dtype, first.device, has_channels_last(first)
-    return all(
-        isinstance(x, Tensor)
-        and x.shape == shape
-        and x.dtype is dtype
-        and x.device == device
-        and x.layout is torch.strided
-        and (first.ndim < 4 or has_channels_last(x) == last)
-        for x in inputs
-    )
+    shape, dtype, device = first.shape, first.dtype, first.device
+    for x in inputs:
+        if not isinstance(x, Tensor) or x.shape != shape or x.dtype is not dtype or x.layout is not torch.strided:
+            return False
+        if x.device != device:
+            return False
+    if first.ndim < 4 or all(x.is_contiguous() for x in inputs):
+        return True
+    return len({has_channels_last(x) for x in inputs}) == 1

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,16 +16,12 @@ from ai.infer.worker.batch_axes import BatchAxes, Form
 from ai.infer.worker.connected_client import Request, error_header
 from ai.infer.worker.engine import Engine
 from ai.infer.worker.faults import answer_for
-from ai.infer.worker.sharing import Answer, Sharing, has_rows
+from ai.infer.worker.sharing import Answer, NotRowWiseError, Sharing, has_rows
 
 _MOVED = b'{"moved":1}'
 _CANCELLED = b'{"cancelled":1}'
 _MAX_LAYOUTS = 4096
 _NOTHING = torch.empty(0)
-
-
-class NotRowWiseError(ValueError):
-    """The model's output has no row for each row of its input, so that requests cannot share a call."""
 
 
 class BatchCall:
@@ -51,14 +46,13 @@ class BatchCall:
         self.on_sent: Callable[[Request], None] = lambda request: None
         self._layouts: dict[Any, Layout] = {}
 
-    def group(self, request: Request) -> str | None:
-        """Returns which requests this one can meet in a batch; None: it runs alone."""
-        form = request.form
-        return None if form is None or self._sharing.refuses(form.key) else form.key
-
     def answer(self, batch: list[Request]) -> None:
         """Answers every request of a batch; whatever fails, fails only the requests that are at fault."""
-        batch = [request for request in batch if not self._skip_cancelled(request)]
+        cancelled = {request for request in batch if self._is_cancelled(request)}
+        if cancelled:
+            for request in cancelled:
+                self._skip(request)
+            batch = [request for request in batch if request not in cancelled]
         if batch:
             self._run(batch)
 
@@ -72,25 +66,20 @@ class BatchCall:
         if len(parts) == 1 and n_rows <= self.max_rows and not self._engine.pads(n_rows):
             self._answer_apart(batch)
         elif self._sharing.allows(form.key, parts, n_rows, self.max_rows):
-            self._answer_together(batch, form, n_rows)
+            self._answer_together(batch, form, parts, n_rows)
         else:
             self._answer_apart(batch, learn=form)
 
-    def _answer_together(self, batch: list[Request], form: Form, n_rows: int) -> None:
+    def _answer_together(self, batch: list[Request], form: Form, parts: list[int], n_rows: int) -> None:
         """Calls the model once for all, or for pieces of one that is large: their form was found to allow it."""
         try:
             rows = [request.rows for request in batch]
-            parts = [n for request in batch for n in request.parts]
             chosen = self._sharing.look_at(form.key, len(parts), self.version)
-            node, tensors = self._together(form, batch[0].layout, [request.tensors for request in batch])
-            axes = self._axes.outputs(node)
-            if not all(has_rows(x, axis, n_rows) for x, axis in zip(tensors, axes, strict=True)):
-                raise NotRowWiseError("the output has not one row for each row of the input")
-            reason = self._sharing.check(
-                form.key, Answer(node, tensors), parts, chosen, self._alone(batch, chosen) if chosen else []
-            )
-            if reason is not None:
-                raise NotRowWiseError(reason)
+            whole = self._together(form, batch[0].layout, [request.tensors for request in batch], n_rows)
+            node, tensors = whole
+            axes = self._sharing.axes(form.key, whole, n_rows)
+            if chosen:
+                self._sharing.check(whole, axes, parts, chosen, self._alone(batch, chosen))
             # Here, since an output that no message can carry fails its requests as one that the model refuses does.
             shares = [
                 [x] * len(batch) if len(batch) == 1 or axis is None else list(x.split_with_sizes(rows, axis))
@@ -170,19 +159,18 @@ class BatchCall:
                 self.max_rows,
                 self.version,
                 alone=lambda cell: self._call(layout, cell, exact=True),
-                together=lambda cells: self._together(form, layout, cells),
+                together=lambda cells: self._together(form, layout, cells, sum(parts)),
             )
         except BaseException as error:  # of a comparison that is nobody's request: these have their answers
             self._sharing.refuse(form.key, f"they could not be compared: {answer_for(error).splitlines()[0]}")
 
-    def _together(self, form: Form, layout: Layout, cells: Sequence[list[Tensor]]) -> Answer:
+    def _together(self, form: Form, layout: Layout, cells: Sequence[list[Tensor]], n_rows: int) -> Answer:
         """Returns the model's output for all rows of several requests, in as many calls as their number needs.
 
         The model gets copies, into which it may write: who shared a call that came to nothing is answered anew.
         """
         pieces = zip(form.axes, zip(*cells, strict=True), strict=True)
         inputs = [xs[0].clone() if axis is None or len(xs) == 1 else torch.cat(xs, axis) for axis, xs in pieces]
-        n_rows = next(x.shape[axis] for axis, x in zip(form.axes, inputs, strict=True) if axis is not None)
         if n_rows <= self.max_rows:
             return self._call(layout, inputs)
         sizes = [min(self.max_rows, n_rows - start) for start in range(0, n_rows, self.max_rows)]
@@ -297,21 +285,21 @@ class BatchCall:
             request.client.stream.send(Kind.ERROR, request.id, header=error_header(text, 1 << 20))
             self.on_sent(request)
 
-    def _skip_cancelled(self, request: Request) -> bool:
+    def _is_cancelled(self, request: Request) -> bool:
+        if request.slot < 0 or self._board is None:
+            return request.id in request.client.cancelled
+        return self._board.cancelled_at[request.slot] == request.id
+
+    def _skip(self, request: Request) -> None:
+        """Answers a request that nobody wants any more."""
         if request.slot >= 0:
-            assert self._board is not None
-            if self._board.cancelled_at[request.slot] != request.id:
-                return False
             self._finish_slot(request, _CANCELLED)
         else:
-            if request.id not in request.client.cancelled:
-                return False
             request.client.cancelled.discard(request.id)
             request.client.stream.send(Kind.ERROR, request.id, header=_CANCELLED)
             self.on_sent(request)
         self.n_requests += 1
         self.n_cancelled += 1
-        return True
 
     def _finish_slot(self, request: Request, header: bytes) -> None:
         assert request.client.area is not None
@@ -325,17 +313,10 @@ class BatchCall:
             return
         board = self._board
         assert board is not None
-        if len(requests) == 1:
-            request = requests[0]
-            board.version_at[request.slot] = self.version
-            board.answered_at[request.slot] = request.id
-            fence()
-            if board.asleep_at[request.client.index]:
-                os.eventfd_write(request.client.reply_event, 1)
-            return
-        slots = np.array([request.slot for request in requests])
-        board.version[slots] = self.version
-        board.answered[slots] = np.array([request.id for request in requests])
+        versions, answered = board.version_at, board.answered_at
+        for request in requests:
+            versions[request.slot] = self.version
+            answered[request.slot] = request.id
         fence()
         for client in {request.client for request in requests}:
             if board.asleep_at[client.index]:

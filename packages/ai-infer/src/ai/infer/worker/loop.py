@@ -118,7 +118,7 @@ class Worker:
         # Clients may send several requests as one message where that can gain anything.
         self._packs = options.share is not False and self._pad is None and self._axes.are_first
         self._batch_call.on_sent = self._after_send
-        self._queue: RequestQueue[Request] = RequestQueue(max_rows, options.max_delay_s)
+        self._queue: RequestQueue[Request] = RequestQueue(max_rows, options.max_delay_s, sharing.refuses)
         self._stopping = self._orphaned = False
         self._busy_s = self._poll_due = 0.0
         self._look_at_clients_at = 0.0
@@ -222,7 +222,7 @@ class Worker:
                 return
         if request.form is None or not self._axes.are_first:
             request.take_form(self._axes.form(request.layout, request.tensors))
-        self._queue.put(request, self._batch_call.group(request))
+        self._queue.put(request, None if request.form is None else request.form.key)
 
     def _read_client(self, client: ConnectedClient) -> None:
         """Takes in what a client sent by socket; hangs up on one that sends what is no frame."""

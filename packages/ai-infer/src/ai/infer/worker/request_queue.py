@@ -3,6 +3,7 @@
 import heapq
 import time
 from collections import deque
+from collections.abc import Callable
 from itertools import count
 from typing import Generic, Protocol, TypeVar
 
@@ -23,11 +24,15 @@ class RequestQueue(Generic[R]):
     Args:
         max_rows: of a batch.
         max_delay_s: how long the oldest request may wait for company; 0: not at all.
+        runs_alone: whether requests of a group run one a batch now.
     """
 
-    def __init__(self, max_rows: int, max_delay_s: float = 0.0) -> None:
+    def __init__(
+        self, max_rows: int, max_delay_s: float = 0.0, runs_alone: Callable[[str], bool] = lambda group: False
+    ) -> None:
         self.max_rows = max_rows
         self.max_delay_s = max_delay_s
+        self._runs_alone = runs_alone
         self.n_requests = 0
         self._lines: dict[str | None, deque[R]] = {}
         self._heads: list[tuple[float, int, str | None]] = []  # a heap: when the first of each line arrived
@@ -51,9 +56,10 @@ class RequestQueue(Generic[R]):
         line = self._lines[group]
         batch = [line.popleft()]
         rows = batch[0].rows
-        while group is not None and line and rows + line[0].rows <= self.max_rows:
-            rows += line[0].rows
-            batch.append(line.popleft())
+        if line and group is not None and not self._runs_alone(group):
+            while line and rows + line[0].rows <= self.max_rows:
+                rows += line[0].rows
+                batch.append(line.popleft())
         if line:
             self._set_head(group, line[0])
         else:
@@ -67,7 +73,7 @@ class RequestQueue(Generic[R]):
             return 0.0
         group = self._oldest()
         line = self._lines[group]
-        if group is None or sum(request.rows for request in line) >= self.max_rows:
+        if group is None or self._runs_alone(group) or sum(request.rows for request in line) >= self.max_rows:
             return 0.0
         return max(0.0, line[0].arrived + self.max_delay_s - time.monotonic())
 

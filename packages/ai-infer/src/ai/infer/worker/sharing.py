@@ -33,6 +33,10 @@ class Answer(NamedTuple):
     tensors: list[Tensor]
 
 
+class NotRowWiseError(ValueError):
+    """An output has no row for each row of its input, or they depend on others; so requests cannot share a call."""
+
+
 @dataclass
 class _Known:
     """What was found out about a form."""
@@ -50,7 +54,8 @@ class _Known:
     """Of the weights with which requests were last compared: other weights may open what these kept shut."""
     row: "_Row | None" = None
     """What one row of the output is. Sizes that depend on the values would be the largest of a shared call's."""
-    refused: str | None = None
+    outputs: dict[int, "_Output"] = field(default_factory=dict)
+    """By the rows of a call the last output that was found to have these rows."""
 
 
 class Sharing:
@@ -67,12 +72,12 @@ class Sharing:
         self._axes = axes
         self._coarsest = coarsest
         self._forms: dict[str, _Known] = {}
+        self._refused: set[str] = set()
         self._random = torch.Generator().manual_seed(0)
 
     def refuses(self, key: str) -> bool:
         """Returns whether requests of a form are answered one a call."""
-        known = self._forms.get(key)
-        return self.share is False or (known is not None and known.refused is not None)
+        return self.share is False or key in self._refused
 
     def allows(self, key: str, parts: Sequence[int], n_rows: int, max_rows: int) -> bool:
         """Returns whether requests of so many rows each may share a call now; if not, they are to be compared.
@@ -86,7 +91,7 @@ class Sharing:
         if isinstance(self.share, bool):
             return not self.refuses(key)
         known = self._forms.get(key)
-        if known is None or known.refused is not None:
+        if known is None or key in self._refused:
             return False
         if n_rows > 2 * (known.n_cut if n_rows > max_rows else known.n_rows):
             return False
@@ -112,37 +117,65 @@ class Sharing:
         known.version = version
         return torch.randperm(n_parts, generator=self._random)[:_N_LOOKED_AT].tolist()
 
-    def check(
-        self, key: str, whole: Answer, parts: Sequence[int], chosen: Sequence[int], truth: Sequence[Answer]
-    ) -> str | None:
-        """Returns why a shared call's answers must not be given; None: they may.
+    def axes(self, key: str, whole: Answer, n_rows: int) -> Sequence[int | None]:
+        """Returns the axis of each tensor of a shared call's output.
 
         Args:
             key: the form's.
             whole: the output of the call.
+            n_rows: of its input.
+
+        Raises:
+            NotRowWiseError: the output has not one row for each of the input's, or not of the size that was compared.
+        """
+        known = self._know(key)
+        shapes = [x.shape for x in whole.tensors]
+        last = known.outputs.get(n_rows)
+        if last is not None and last.shapes == shapes and last.node == whole.node:
+            return last.axes
+        axes = self._axes.outputs(whole.node)
+        if not all(has_rows(x, axis, n_rows) for x, axis in zip(whole.tensors, axes, strict=True)):
+            raise NotRowWiseError("the output has not one row for each row of the input")
+        if self.share is not True and known.row != _row(whole, axes):
+            raise NotRowWiseError("the sizes of the output depend on its input's values")
+        if len(known.outputs) >= _MAX_FORMS:
+            known.outputs.clear()
+        known.outputs[n_rows] = _Output(whole.node, shapes, axes)
+        return axes
+
+    def check(
+        self,
+        whole: Answer,
+        axes: Sequence[int | None],
+        parts: Sequence[int],
+        chosen: Sequence[int],
+        truth: Sequence[Answer],
+    ) -> None:
+        """Compares some of a shared call's answers with the model's own.
+
+        Args:
+            whole: the output of the call.
+            axes: of its tensors.
             parts: the rows of each request in it.
             chosen: those of them that are compared.
             truth: the model's own answers to these.
+
+        Raises:
+            NotRowWiseError: they differ, so that none of the call's answers must be given.
         """
-        if self.share is True:
-            return None
-        known = self._know(key)
-        if known.row != _row(whole, self._axes):
-            return "the sizes of the output depend on its input's values"
-        if not chosen:
-            return None
-        axes = self._axes.outputs(whole.node)
         picked = [
             x if axis is None else torch.cat([x.split_with_sizes(list(parts), axis)[i] for i in chosen], axis)
             for x, axis in zip(whole.tensors, axes, strict=True)
         ]
-        return self._differ([parts[i] for i in chosen], truth, lambda: Answer(whole.node, picked))
+        reason = self._differ([parts[i] for i in chosen], truth, lambda: Answer(whole.node, picked))
+        if reason is not None:
+            raise NotRowWiseError(reason)
 
     def refuse(self, key: str, reason: str) -> None:
         """Has requests of a form be answered one a call from now on."""
         known = self._know(key)
-        if known.refused is None:
-            known.refused = reason
+        if key not in self._refused:
+            self._refused.add(key)
             n, shown = known.n_shared, key if len(key) <= 200 else f"{key[:200]}…"
             if n:
                 _log.warning("requests of form %s no longer share a call, after %d that did: %s", shown, n, reason)
@@ -185,9 +218,10 @@ class Sharing:
                 return
             reason = self._differ(parts, answers, lambda: together(others))
         known = self._know(key)
-        row = _row(truth[0], self._axes)
-        if reason is None and known.row not in (None, row):
-            reason = "the sizes of the output depend on its input's values"
+        if reason is None:
+            row = _row(truth[0], self._axes.outputs(truth[0].node))
+            if known.row not in (None, row):
+                reason = "the sizes of the output depend on its input's values"
         if reason is not None:
             self.refuse(key, reason)
             return
@@ -207,6 +241,7 @@ class Sharing:
         if key not in self._forms:
             if len(self._forms) >= _MAX_FORMS:
                 self._forms.clear()
+                self._refused.clear()
             self._forms[key] = _Known()
         return self._forms[key]
 
@@ -272,15 +307,21 @@ class Sharing:
         return x.reshape(-1)[torch.randperm(x.numel(), generator=self._random)].view(x.shape)
 
 
-_Row = tuple[Node, list[list[int]]]
+class _Output(NamedTuple):
+    node: Node
+    shapes: list[torch.Size]
+    axes: Sequence[int | None]
 
 
-def _row(answer: Answer, axes: BatchAxes) -> _Row:
+_Row = tuple[Node, list[tuple[int, ...]]]
+
+
+def _row(answer: Answer, axes: Sequence[int | None]) -> _Row:
     """Returns the structure of an output and the sizes of a row of each of its tensors."""
-    sizes = [list(x.shape) for x in answer.tensors]
-    for shape, axis in zip(sizes, axes.outputs(answer.node), strict=True):
-        if axis is not None and -len(shape) <= axis < len(shape):
-            del shape[axis]
+    sizes = [
+        x.shape if axis is None else x.shape[:axis] + x.shape[axis % x.ndim + 1 :]
+        for x, axis in zip(answer.tensors, axes, strict=True)
+    ]
     return answer.node, sizes
 
 
