@@ -8,7 +8,8 @@ The path of a request, and the file that has each step::
     transport   transport/         wire: tree → header and bytes · slots: shared memory · frames: the socket
        │
        ▼
-    batcher     worker/loop        finds requests, queues them by form (request_queue), takes what fits in a call
+    batcher     worker/loop        finds requests in the slots, or is handed those that came by socket (listener),
+       │                           queues them by form (request_queue), takes what fits in a call
        │        worker/batch_call  gathers their rows, and shares the output out again
        ▼
     engine      worker/engine      calls the model: device, precision, compiled or replayed

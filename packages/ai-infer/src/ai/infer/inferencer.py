@@ -18,7 +18,7 @@ from ai.infer.transport.shared_weights import pack_extra_state
 from ai.infer.transport.trees import Tree
 from ai.infer.worker.batch_axes import Axes
 from ai.infer.worker.engine import Precision
-from ai.infer.worker.loop import WorkerOptions, torch_state
+from ai.infer.worker.options import WorkerOptions, torch_state
 from ai.infer.worker.sharing import Share
 from ai.model.arguments import check_whole
 

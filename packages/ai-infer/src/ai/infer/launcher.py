@@ -25,7 +25,7 @@ from ai.infer.transport.shared_memory import anonymous_file
 from ai.infer.transport.shared_weights import SharedWeights
 from ai.infer.transport.socket_folder import ADDRESS_FILE, EXTRA_STATE_FILE, make_folder
 from ai.infer.transport.vitals import Vitals
-from ai.infer.worker.loop import WorkerOptions
+from ai.infer.worker.options import WorkerOptions
 
 _STOP_TIMEOUT_S = 10.0
 _MIN_LIFE_S = 1.0  # a worker that dies sooner than this after it was ready is not worth restarting at once

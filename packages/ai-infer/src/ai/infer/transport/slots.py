@@ -60,6 +60,13 @@ class Board:
         self.asleep_at = words[6 * _N_SLOTS :].data
         """Whether each client sleeps until its event comes, and at `WORKER` whether the worker does."""
 
+    def clear(self, client: int) -> None:
+        """Forgets what a client that is gone asked and was answered."""
+        slots = slice(client * SLOTS_PER_CLIENT, (client + 1) * SLOTS_PER_CLIENT)
+        for words in (self.requested, self.answered, self.cancelled):
+            words[slots] = 0
+        self.asleep_at[client] = 0
+
 
 class Area:
     """One client's room for requests and replies.

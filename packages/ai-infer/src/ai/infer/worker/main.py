@@ -20,7 +20,8 @@ from ai.infer.transport.frames import FrameStream, Kind
 from ai.infer.transport.shared_weights import SharedWeights, apply_extra_state
 from ai.infer.transport.socket_folder import EXTRA_STATE_FILE
 from ai.infer.transport.vitals import Vitals
-from ai.infer.worker.loop import Worker, WorkerOptions
+from ai.infer.worker.loop import Worker
+from ai.infer.worker.options import WorkerOptions, take_over
 
 
 def main(arguments: dict[str, Any]) -> None:
@@ -40,7 +41,7 @@ def main(arguments: dict[str, Any]) -> None:
             payload = torch.load(file, map_location="cpu", weights_only=False)  # type: ignore[arg-type]
         os.close(arguments["payload"])
         options: WorkerOptions = payload["options"][arguments["index"]]
-        _take_over(options.torch_state)
+        take_over(options.torch_state)
         if "build" in payload:
             payload["model"] = payload["build"]()
             payload["model"].load_state_dict(payload.pop("state"))
@@ -116,18 +117,6 @@ def _send_log(control: FrameStream) -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(_ToStarter(control))
-
-
-def _take_over(state: dict[str, Any]) -> None:
-    """Sets torch up as the starter had it, so that equal inputs give equal bits."""
-    torch.set_num_threads(state["num_threads"])
-    torch.set_default_dtype(state["default_dtype"])
-    torch.set_float32_matmul_precision(state["matmul_precision"])
-    torch.use_deterministic_algorithms(state["deterministic"], warn_only=state["deterministic_warn_only"])
-    torch.backends.mkldnn.enabled = state["mkldnn"]
-    torch.backends.cudnn.allow_tf32 = state["cudnn_tf32"]
-    torch.backends.cudnn.benchmark = state["cudnn_benchmark"]
-    torch.backends.cudnn.deterministic = state["cudnn_deterministic"]
 
 
 if __name__ == "__main__":

@@ -319,7 +319,7 @@ _Row = tuple[Node, list[tuple[int, ...]]]
 def _row(answer: Answer, axes: Sequence[int | None]) -> _Row:
     """Returns the structure of an output and the sizes of a row of each of its tensors."""
     sizes = [
-        x.shape if axis is None else x.shape[:axis] + x.shape[axis % x.ndim + 1 :]
+        tuple(x.shape if axis is None else x.shape[:axis] + x.shape[axis % x.ndim + 1 :])
         for x, axis in zip(answer.tensors, axes, strict=True)
     ]
     return answer.node, sizes
