@@ -8,6 +8,8 @@ from ai.lab.experiment import Experiment as Experiment
 from ai.lab.files.ownership import OwnedError as OwnedError
 from ai.lab.record import Metrics as Metrics
 from ai.lab.record import Record as Record
+from ai.lab.recording.alerts import Alert as Alert
+from ai.lab.recording.alerts import Alerts as Alerts
 from ai.lab.recording.media import Histogram as Histogram
 from ai.lab.recording.media import Rows as Rows
 from ai.lab.search.experiment_trial import ExperimentTrial as ExperimentTrial
@@ -15,6 +17,8 @@ from ai.lab.study import Study as Study
 from ai.lab.trial import Trial as Trial
 
 __all__ = [
+    "Alert",
+    "Alerts",
     "Config",
     "Experiment",
     "ExperimentTrial",

@@ -109,6 +109,7 @@ class Experiment:
                     "direction": direction if isinstance(direction, str) else directions,
                     "prune_by": prune.by if prune else None,
                     "seed": seed,
+                    "seeds": seeds,
                 },
             )
         self._search = Search(

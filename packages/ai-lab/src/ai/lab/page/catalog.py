@@ -18,7 +18,7 @@ import numpy as np
 
 from ai.lab.config import flatten
 from ai.lab.files.folder import read_marker
-from ai.lab.files.load import DamagedError, load_json
+from ai.lab.files.load import DamagedError, is_step, load_json
 from ai.lab.files.marks import load_marks
 from ai.lab.files.metrics_file import last_row
 from ai.lab.page.curve_cache import CurveCache
@@ -61,7 +61,7 @@ class Catalog:
         self._records: dict[str, Record] = {}
         self._rows: dict[str, _Row] = {}
         self._gone: dict[str, int] = {}
-        self._experiments: dict[str, dict[str, str]] = {}
+        self._experiments: dict[str, dict[str, Any]] = {}
         self._places: dict[str, Path] = {}
         self._version = 0
         self._epoch = secrets.token_hex(8)
@@ -86,8 +86,8 @@ class Catalog:
             told = {"epoch": self._epoch, "version": self._version}
             return {**told, "trials": rows, "gone": gone, "experiments": self._experiments}
 
-    def experiments(self) -> dict[str, dict[str, str]]:
-        """Returns name and direction of the experiments that the rows of the last call belong to, by identity."""
+    def experiments(self) -> dict[str, dict[str, Any]]:
+        """Returns name, direction and seeds of the experiments that the rows of the last call belong to, by identity."""
         return dict(self._experiments)
 
     def experiment_path(self, identity: str) -> Path:
@@ -127,7 +127,7 @@ class Catalog:
 
     def _refresh(self) -> None:
         records: dict[str, Record] = {}
-        experiments: dict[str, dict[str, str]] = {}
+        experiments: dict[str, dict[str, Any]] = {}
         places: dict[str, Path] = {}
         seen: set[str] = set()
         self._version += 1
@@ -139,7 +139,7 @@ class Catalog:
                     self._keep(identity, Path(path), folder, None)
                     seen.add(identity)
             elif marker["kind"] == "experiment":
-                experiments[marker["id"]] = {"name": self._name(Path(path)), "direction": _direction(Path(path))}
+                experiments[marker["id"]] = {"name": self._name(Path(path)), **_described(Path(path))}
                 places[marker["id"]] = Path(path)
             elif marker["kind"] == "trial" and marker["id"] not in records:  # of a copied folder the first is shown
                 known = self._records.get(marker["id"])
@@ -230,6 +230,7 @@ class Catalog:
             "steplimit": meta.get("steplimit"),
             "score": meta.get("score") if state == "finished" else None,
             "experiment": meta.get("experiment"),
+            "number": meta.get("number"),
             "commit": (git.get("commit") or "")[:10],
             "config": {key: short(value) for key, value in {**repeated, **config, **hparams}.items()},
             "hparams": {key: short(value) for key, value in hparams.items()},
@@ -248,6 +249,7 @@ _EMPTY: dict[str, Any] = {
     "steplimit": None,
     "score": None,
     "experiment": None,
+    "number": None,
     "commit": "",
     "config": {},
     "hparams": {},
@@ -274,10 +276,16 @@ def _look(path: str, stamp: int) -> _Folder:
     return _Folder(stamp, settled, marker, problem, tuple(children))
 
 
-def _direction(path: Path) -> str:
+def _described(path: Path) -> dict[str, Any]:
+    """Returns an experiment's direction, and how often each configuration is run."""
+    described: dict[str, Any] = {}
     with contextlib.suppress(OSError, DamagedError):
-        return "max" if load_json(path / EXPERIMENT).get("direction") == "max" else "min"
-    return "min"
+        described = load_json(path / EXPERIMENT)
+    seeds = described.get("seeds")
+    return {
+        "direction": "max" if described.get("direction") == "max" else "min",
+        "seeds": seeds if is_step(seeds) else 1,
+    }
 
 
 def plain(value: Any) -> Any:

@@ -22,10 +22,13 @@ Logger = Callable[[int, Mapping[str, float]], object]
 
 
 class Closing:
-    """A logger whose `close` takes the state in which the run ended."""
+    """A logger that is told its trial, and how the run ended."""
 
-    def close(self, state: str) -> None:
-        """Ends it."""
+    def begin(self, record: Record) -> None:
+        """Called before the first row with the trial that it belongs to; a resumed one begins again."""
+
+    def close(self, state: str, error: BaseException | None = None) -> None:
+        """Ends it: the state in which the run ended, and what it failed by."""
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         """Takes a row."""
@@ -57,7 +60,7 @@ class Session:
     ) -> None:
         self.record = record
         self.loggers = list(loggers)
-        before = record.state
+        before, begun = record.state, list[Logger]()
         self.owner = Owner(record.path)
         try:
             self.metrics = MetricsWriter(record.path / METRICS)
@@ -69,8 +72,13 @@ class Session:
             remove_litter(record.path)
             self._meta.setdefault("created", described["time"])
             self._meta["sessions"] = [*self._meta["sessions"], described]
+            for logger in self.loggers:
+                if isinstance(logger, Closing):
+                    logger.begin(record)
+                    begun.append(logger)
             self.update(state="running", **fields)
-        except BaseException:
+        except BaseException as error:
+            _close_all(begun, "failed", error)
             self.owner.release()
             raise
         self._log = TextLog(record.path / LOG) if capture else None
@@ -124,9 +132,7 @@ class Session:
         Raises:
             OSError: the end cannot be recorded, and there is no `error` that matters more.
         """
-        for logger in self.loggers:
-            with contextlib.suppress(Exception):
-                logger.close(state) if isinstance(logger, Closing) else getattr(logger, "close", lambda: None)()
+        _close_all(self.loggers, state, error)
         if error is not None:
             text = "".join(traceback.format_exception(error))
             fields["error"] = f"{type(error).__name__}: {error}"
@@ -153,6 +159,12 @@ class Session:
         *before, session = self._meta["sessions"]
         session = {**session, "end": describe_end(last.get("step")), "state": state}
         self.update(state=state, sessions=[*before, session], last=last, **fields)
+
+
+def _close_all(loggers: Sequence[Logger], state: str, error: BaseException | None) -> None:
+    for logger in loggers:
+        with contextlib.suppress(Exception):
+            logger.close(state, error) if isinstance(logger, Closing) else getattr(logger, "close", lambda: None)()
 
 
 def _config_copy(record: Record) -> dict[str, Any] | None:

@@ -237,7 +237,7 @@ class Mirror(Closing):
             self._failed = True
             self._warn(f"failed and gets no more rows: {type(error).__name__}: {error}")
 
-    def close(self, state: str = "finished") -> None:
+    def close(self, state: str = "finished", error: BaseException | None = None) -> None:
         """Hands over what is queued and how the run ended, waiting a bounded time, and says what was left out."""
         self._state = state
         try:

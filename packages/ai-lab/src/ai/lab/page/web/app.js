@@ -49,7 +49,7 @@ async function draw(anew) {
   const rowOf = new Map(rows.flatMap(row => (row.members ?? []).map(trial => [trial.id, row.id])));
   const look = id => {
     const place = table.selected.indexOf(rowOf.get(id) ?? id);
-    return { label: table.known.get(id)?.name ?? id, color: colorOf(place), dash: dashOf(place) };
+    return { label: table.trials.find(trial => trial.id === id)?.name ?? id, color: colorOf(place), dash: dashOf(place) };
   };
   const page = {
     view, rows, trials: rows.flatMap(row => row.members ?? [row]), shown: () => table.visible().flatMap(row => row.members ?? [row]), experiments: told.experiments, editable: told.editable,

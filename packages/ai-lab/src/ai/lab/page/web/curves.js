@@ -74,7 +74,7 @@ function ofRow(page, row, curves) {
   const ids = new Set((row.members ?? [row]).map(trial => trial.id));
   const mine = curves.filter(curve => ids.has(curve.id));
   const smoothed = mine.some(curve => curve.smooth);
-  const look = { id: row.id, ...page.look(row.id) };
+  const look = { ...page.look(row.id), id: row.id, label: row.name };
   if (!row.members) return mine.map(curve => ({ ...look, faint: smoothed && !curve.smooth, x: curve.x, y: curve.y }));
   const averaged = mine.filter(curve => curve.smooth === smoothed);
   return averaged.length ? [{ ...look, ...meanCurve(averaged) }] : [];

@@ -2,13 +2,14 @@
 
 import { show } from './dom.js';
 
-// Returns rows as of trials, those together that differ in nothing but `over`, a key of their configuration.
+// Returns rows as of trials, those together that differ in nothing but `over`, a key of their configuration. Of a search
+// they are the runs of one number: what was lost with its process is not what made up for it.
 export function average(trials, over) {
   if (!over) return trials;
   const groups = new Map();
   for (const trial of trials) {
     const { [over]: repeated, ...rest } = trial.config;
-    const key = Object.hasOwn(trial.config, over) ? JSON.stringify([trial.experiment, Object.entries(rest).sort(([a], [b]) => a < b ? -1 : 1)]) : trial.id;
+    const key = Object.hasOwn(trial.config, over) ? JSON.stringify([trial.experiment, trial.number, Object.entries(rest).sort(([a], [b]) => a < b ? -1 : 1)]) : trial.id;
     if (!groups.has(key)) groups.set(key, []);
     groups.get(key).push(trial);
   }

@@ -15,7 +15,7 @@ let wanted = address.get('best', 'min');
 const choiceOf = (trial, name) => !(name in trial.hparams) ? undefined : trial.hparams[name] ?? 'None';
 
 export async function searchView(page, anew) {
-  const scored = average(page.shown(), 'seed').filter(trial => isScored(trial) && Object.keys(trial.hparams).length);
+  const scored = average(page.shown(), 'seed').filter(trial => isScored(trial, page.experiments[trial.experiment]?.seeds) && Object.keys(trial.hparams).length);
   const present = [...new Set(scored.map(trial => trial.experiment))].filter(id => page.experiments[id]);
   const sets = [...present.map(id => [id, page.experiments[id].name]), ...(present.length > 1 ? [[TOGETHER, 'all searches']] : []),
     ...(page.trials.length > 1 ? [[SELECTED, 'the selected trials']] : []), ...(page.shown().length > 1 ? [[SHOWN, 'all that are shown']] : [])];
@@ -48,7 +48,8 @@ export async function searchView(page, anew) {
     element('div', { class: 'charts' }, present.includes(chosen) ? bars(importance) : null, ...names.map(name => scatter(set.trials, name, look))));
 }
 
-const isScored = trial => typeof trial.score === 'number' && (trial.state === 'finished' || trial.members);
+// All its runs have a score: the mean of some would be another number.
+const isScored = (trial, seeds = 1) => typeof trial.score === 'number' && trial.state === 'finished' && (trial.members?.length ?? 1) >= seeds;
 
 // Any trials as a search sees its own: what they differ in as choices, the metric's last value as score.
 function compared(trials) {
