@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ai.lab import Experiment, Histogram, Rows, Trial
+from ai.lab import Audio, Confusion, Experiment, Histogram, PrecisionRecall, Rows, Trial, Video
 from ai.lab.page.publish import publish
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -386,6 +386,10 @@ def test_what_was_kept_is_shown_by_name_and_step(look, serve, tmp_path):
             trial.keep(step, "weights", Histogram([0.0, 1.0, float(step)], bins=4))
             trial.keep(step, "cases", Rows([SCRIPT], [[HOSTILE], [step]]))
         trial.keep(9, "photo", torch.zeros(3, 4, 4))
+        trial.keep(9, "who", Confusion([0, 0, 1], [0, 1, 1], names=["cat", HOSTILE]))
+        trial.keep(9, "price", PrecisionRecall([0, 1, 1], [0.1, 0.9, 0.8]))
+        trial.keep(9, "voice", Audio(torch.zeros(800), 8000))
+        trial.keep(9, "game", Video(torch.zeros(3, 8, 8)))
         trial.keep(0, "said", HOSTILE)
     page = look(serve(tmp_path))
     page.wait_for_selector("#runs tbody tr")
@@ -395,6 +399,12 @@ def test_what_was_kept_is_shown_by_name_and_step(look, serve, tmp_path):
     assert HOSTILE in page.inner_text("section[aria-label=said] pre")
     assert page.locator("section[aria-label=cases] td").all_inner_texts() == [HOSTILE, "9"]
     assert "step 9 (2 of 2)" in text
+    cells = page.locator("section[aria-label=who] td").all_inner_texts()
+    assert (cells, "2 of 3 right, 66.667 %" in text) == (["1", "1", "", "1"], True)
+    assert page.locator("section[aria-label=price] path.run").count() == 1
+    assert "positive 1" in page.inner_text("section[aria-label=price]")
+    until(page, "document.querySelector('audio').duration === 0.1")
+    until(page, "document.querySelector('section[aria-label=game] img').naturalWidth === 8")
     page.locator("input[aria-label=Step]").fill("0")
     until(page, "document.querySelector('section[aria-label=cases] tbody').innerText.endsWith('0')")
     assert page.locator("section[aria-label=photo] figure").count() == 0

@@ -107,7 +107,7 @@ def test_one_watches_runs_one_after_the_other_and_refuses_two_at_once(tmp_path):
             trial.log(0, {"loss": 1.0})
     assert [alert.trial for alert in told] == ["a", "b"]
     with Trial(tmp_path / "c", loggers=[alerts], **HOW):
-        with pytest.raises(RuntimeError, match="one Alerts watches one run at a time, and .*c is not over"):
+        with pytest.raises(RuntimeError, match=r"one Alerts watches one run at a time, and .*c is not over"):
             Trial(tmp_path / "d", loggers=[alerts], **HOW).log(0, {"loss": 1.0})
         assert Trial(tmp_path / "d", **HOW).state == "created"
     with Trial(tmp_path / "d", **HOW) as trial:  # nobody holds the folder

@@ -10,6 +10,10 @@ from ai.lab.record import Metrics as Metrics
 from ai.lab.record import Record as Record
 from ai.lab.recording.alerts import Alert as Alert
 from ai.lab.recording.alerts import Alerts as Alerts
+from ai.lab.recording.classification import Confusion as Confusion
+from ai.lab.recording.classification import PrecisionRecall as PrecisionRecall
+from ai.lab.recording.clips import Audio as Audio
+from ai.lab.recording.clips import Video as Video
 from ai.lab.recording.media import Histogram as Histogram
 from ai.lab.recording.media import Rows as Rows
 from ai.lab.search.experiment_trial import ExperimentTrial as ExperimentTrial
@@ -19,14 +23,18 @@ from ai.lab.trial import Trial as Trial
 __all__ = [
     "Alert",
     "Alerts",
+    "Audio",
     "Config",
+    "Confusion",
     "Experiment",
     "ExperimentTrial",
     "Histogram",
     "Metrics",
     "OwnedError",
+    "PrecisionRecall",
     "Record",
     "Rows",
     "Study",
     "Trial",
+    "Video",
 ]

@@ -25,6 +25,21 @@ if TYPE_CHECKING:
 META, CONFIG, METRICS, SYSTEM, LOG = "meta.json", "config.yaml", "metrics.jsonl", "system.jsonl", "log.txt"
 SNAPSHOTS, SAMPLES, MEDIA = "snapshots", "samples", "media"
 EXPERIMENT = "experiment.json"
+MEDIA_TYPES = {
+    ".png": "image/png",
+    ".json": "application/json",
+    ".txt": "text/plain",
+    ".jpg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+    ".wav": "audio/wav",
+    ".mp3": "audio/mpeg",
+    ".ogg": "audio/ogg",
+    ".flac": "audio/flac",
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+}
+"""What a trial keeps besides numbers, by suffix; nothing of it runs in a browser."""
 
 
 class Column(NamedTuple):
@@ -237,7 +252,7 @@ class Record:
         """Returns the files that `Trial.keep` wrote: by name, then by step, ascending."""
         found: dict[str, dict[int, Path]] = {}
         for path in sorted((self.path / MEDIA).glob("*/*")):
-            if path.parent.name.isdecimal() and path.suffix in (".png", ".json", ".txt"):
+            if path.parent.name.isdecimal() and path.suffix in MEDIA_TYPES:
                 found.setdefault(path.stem, {})[int(path.parent.name)] = path
         return found
 

@@ -162,7 +162,8 @@ class Trial:
             step: The step.
             name: Letters, digits, spaces and any of `_.+-`; each once a step.
             value: A matplotlib figure; an array or tensor of one image or several, as of `save_sample`; text; an
-                `ai.lab.Histogram` or `ai.lab.Rows`.
+                `ai.lab.Audio`, `Confusion`, `Histogram`, `PrecisionRecall`, `Rows` or `Video`; or the `pathlib.Path` of
+                an image, sound or video, which is copied.
             layout: The axes of images where their shape does not tell, such as `'NHWC'`.
 
         Raises:

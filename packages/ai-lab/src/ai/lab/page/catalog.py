@@ -87,7 +87,7 @@ class Catalog:
             return {**told, "trials": rows, "gone": gone, "experiments": self._experiments}
 
     def experiments(self) -> dict[str, dict[str, Any]]:
-        """Returns name, direction and seeds of the experiments that the rows of the last call belong to, by identity."""
+        """Returns name, direction and seeds of the experiments of the rows of the last call, by identity."""
         return dict(self._experiments)
 
     def experiment_path(self, identity: str) -> Path:

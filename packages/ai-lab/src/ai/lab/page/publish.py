@@ -105,10 +105,10 @@ def _kept(record: Record, folder: Path) -> tuple[dict[str, str], dict[str, str]]
     found |= {f"media/{step}/{name}": path for name, steps in record.media().items() for step, path in steps.items()}
     kept, pictures = {}, {}
     for number, (asked, path) in enumerate(found.items()):
-        if path.suffix == ".png":
+        if path.suffix not in (".json", ".txt"):
             folder.mkdir(exist_ok=True)
-            shutil.copyfile(path, folder / f"{number}.png")
-            pictures[asked] = f"{DATA}/{folder.name}/{number}.png"
+            shutil.copyfile(path, folder / f"{number}{path.suffix}")
+            pictures[asked] = f"{DATA}/{folder.name}/{number}{path.suffix}"
         else:
             kept[asked] = path.read_bytes().decode(errors="replace")
     return kept, pictures

@@ -23,7 +23,7 @@ from ai.lab.files.marks import change_marks
 from ai.lab.page.catalog import Catalog, plain, short
 from ai.lab.page.decimate import decimate
 from ai.lab.page.importance import Importances
-from ai.lab.record import SYSTEM, Column, Record
+from ai.lab.record import MEDIA_TYPES, SYSTEM, Column, Record
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -41,7 +41,7 @@ MAX_CURVES = 400
 # Nothing but the page's own files may be loaded or run, whatever a trial is called or holds.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "img-src 'self'; media-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -248,8 +248,7 @@ def _sample(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
 def _media(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
     kept = catalog.record(request.path_params["id"]).media()
     path = kept[request.path_params["name"]][request.path_params["step"]]
-    types = {".png": "image/png", ".json": "application/json", ".txt": "text/plain"}
-    return path.read_bytes(), types[path.suffix]
+    return path.read_bytes(), MEDIA_TYPES[path.suffix]
 
 
 def _curves(catalog: Catalog, request: "Request") -> tuple[bytes, str]:

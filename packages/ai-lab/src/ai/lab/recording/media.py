@@ -1,7 +1,8 @@
-"""What a trial keeps besides numbers: figures, images, histograms, tables and texts, as files by step and name.
+"""What a trial keeps besides numbers: figures, images, sounds, videos, tables and the like, as files by step and name.
 
-`media/000000100/confusion.png` is the `confusion` of step 100; histograms and tables are JSON: `{"kind": "histogram",
-"edges": […], "counts": […]}` and `{"kind": "table", "columns": […], "rows": […]}`.
+`media/000000100/weights.json` is the `weights` of step 100; what the page draws is JSON with a `kind`: `{"kind":
+"histogram", "edges": […], "counts": […]}`, `{"kind": "table", "columns": […], "rows": […]}`, `{"kind": "confusion",
+"names": […], "counts": [[…], …]}`, `{"kind": "curves", "x": …, "y": …, "curves": [{"name", "x", "y", "area"}, …]}`.
 """
 
 import io
@@ -18,7 +19,9 @@ import numpy as np
 
 from ai.lab.files.folder import write_atomic
 from ai.lab.files.metrics_writer import as_step
-from ai.lab.record import MEDIA
+from ai.lab.record import MEDIA, MEDIA_TYPES
+from ai.lab.recording.classification import Confusion, PrecisionRecall
+from ai.lab.recording.clips import Audio, Video
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,8 +141,14 @@ def drop_media(trial: Path, after: int) -> None:
 
 
 def _as_file(value: Any, layout: str | None) -> tuple[str, bytes]:
-    if isinstance(value, Histogram | Rows):
+    if isinstance(value, Histogram | Rows | Confusion | PrecisionRecall):
         return ".json", json.dumps(value.to_json(), allow_nan=False).encode()
+    if isinstance(value, Audio | Video):
+        return value.to_file()
+    if isinstance(value, Path):
+        if value.suffix.lower() not in MEDIA_TYPES:
+            raise ValueError(f"a file to keep must be of {', '.join(MEDIA_TYPES)}, got {value.name!r}")
+        return value.suffix.lower(), value.read_bytes()
     if isinstance(value, str):
         return ".txt", value.encode()
     if hasattr(value, "savefig"):
@@ -150,7 +159,10 @@ def _as_file(value: Any, layout: str | None) -> tuple[str, bytes]:
         from ai.lab.recording.image_page import encode_page
 
         return ".png", encode_page(value, layout=layout)
-    kinds = "a matplotlib figure, an array or tensor of images, a Histogram, Rows or text"
+    kinds = (
+        "a matplotlib figure, an array or tensor of images, text, the Path of a file, "
+        "an Audio, Confusion, Histogram, PrecisionRecall, Rows or Video"
+    )
     raise TypeError(f"value must be {kinds}, got {type(value).__name__}")
 
 

@@ -1,7 +1,7 @@
-// What trials keep besides numbers, by name: figures and images, histograms, tables, texts.
+// What trials keep besides numbers, by name: figures and images, sounds, videos, histograms, tables, matrices, texts.
 
 import { getDetails, getJson, getText, pictureAt } from './api.js';
-import { element, empty, show, swatch } from './dom.js';
+import { colorOf, dashOf, element, empty, show, swatch } from './dom.js';
 
 let at = Infinity;
 
@@ -9,7 +9,7 @@ export async function mediaView(page, anew) {
   const details = (await getDetails(page.trials)).filter(detail => Object.keys(detail.media).length);
   if (!page.still()) return;
   const steps = [...new Set(details.flatMap(detail => Object.values(detail.media).flat().map(([step]) => step)))].sort((a, b) => a - b);
-  if (!steps.length) { page.show(empty('Nothing was kept: trial.keep(step, name, value) keeps figures, images, histograms, tables and texts.')); return; }
+  if (!steps.length) { page.show(empty('Nothing was kept: trial.keep(step, name, value) keeps figures, images, sounds, videos, histograms, tables and texts.')); return; }
   const state = JSON.stringify([page.trials.map(trial => trial.id), steps]);
   if (!anew && page.view.dataset.media === state) return;
   page.view.dataset.media = state;
@@ -43,12 +43,52 @@ async function block(page, details, name, wanted) {
 async function figure(page, detail, name, step, suffix) {
   const { label, color, dash } = page.look(detail.id);
   const path = `api/trial/${detail.id}/media/${step}/${encodeURIComponent(name)}`;
-  const shown = suffix === '.png' ? element('img', { alt: `${name} of ${label} at step ${step}`, src: pictureAt(path) })
+  const said = `${name} of ${label} at step ${step}`;
+  const shown = IMAGES.has(suffix) ? element('img', { alt: said, src: pictureAt(path) })
+    : PLAYED[suffix] ? element(PLAYED[suffix], { controls: true, preload: 'metadata', 'aria-label': said, src: pictureAt(path) })
     : suffix === '.txt' ? element('pre', { class: 'log', tabindex: 0 }, await getText(path)) : drawn(await getJson(path), `${name} of ${label}`);
   return element('figure', {}, element('figcaption', {}, swatch(color, dash), label, ' ', element('span', { class: 'soft' }, `step ${step}`)), shown);
 }
 
-const drawn = (value, title) => value.kind === 'histogram' ? histogram(value, title) : table(value);
+const IMAGES = new Set(['.png', '.jpg', '.gif', '.webp']);
+const PLAYED = { '.wav': 'audio', '.mp3': 'audio', '.ogg': 'audio', '.flac': 'audio', '.mp4': 'video', '.webm': 'video' };
+
+const DRAWN = { histogram, curves, confusion };
+const drawn = (value, title) => (DRAWN[value.kind] ?? table)(value, title);
+
+// Rows are what is true, columns what it was taken for; a cell is the stronger, the more of its row it has.
+function confusion({ names, counts }, title) {
+  const rows = counts.map((row, truth) => {
+    const sum = row.reduce((a, b) => a + b, 0);
+    return element('tr', {}, element('th', { scope: 'row' }, names[truth]), ...row.map((count, taken) => {
+      const cell = element('td', { class: 'number', title: `${names[truth]} taken for ${names[taken]}: ${count} of ${sum}` }, count || '');
+      const share = sum ? count / sum : 0;
+      cell.style.background = `color-mix(in srgb, ${truth === taken ? 'var(--accent)' : 'var(--bad)'} ${Math.round(45 * share)}%, transparent)`;
+      return cell;
+    }));
+  });
+  const right = counts.reduce((sum, row, index) => sum + row[index], 0);
+  const all = counts.flat().reduce((a, b) => a + b, 0);
+  return element('div', { class: 'facts matrix', tabindex: 0, role: 'region', 'aria-label': title }, element('table', {}, element('thead', {}, element('tr', {}, element('th', {}, 'true ↓ taken for →'), ...names.map(name => element('th', { scope: 'col' }, name)))), element('tbody', {}, ...rows)),
+    element('p', { class: 'soft' }, `${right} of ${all} right${all ? `, ${show(100 * right / all)} %` : ''}`));
+}
+
+// Curves in the unit square, such as precision against recall.
+function curves({ x: horizontal, y: vertical, curves }, title) {
+  const [width, height, left, bottom] = [420, 260, 44, 34];
+  const [px, py] = [value => left + value * (width - left - 12), value => height - bottom - value * (height - bottom - 12)];
+  const svg = element('svg', { viewBox: `0 0 ${width} ${height}`, width, role: 'img', 'aria-label': `${vertical} against ${horizontal} ${title}` });
+  for (const tick of [0, 0.5, 1]) svg.append(element('line', { class: 'axis faint', x1: px(0), x2: px(1), y1: py(tick), y2: py(tick) }),
+    element('text', { class: 'tick', x: left - 6, y: py(tick) + 4, 'text-anchor': 'end' }, tick), element('text', { class: 'tick', x: px(tick), y: height - 18, 'text-anchor': 'middle' }, tick));
+  svg.append(element('text', { class: 'tick', x: px(0.5), y: height - 4, 'text-anchor': 'middle' }, horizontal), element('text', { class: 'tick', x: left, y: 9 }, vertical));
+  const named = curves.map(({ name, x, y, area }, index) => {
+    const path = element('path', { class: 'run', d: x.map((value, place) => `${place ? 'L' : 'M'}${px(value).toFixed(1)},${py(y[place]).toFixed(1)}`).join(''), 'stroke-dasharray': dashOf(index).join(' ') });
+    path.style.stroke = colorOf(index);
+    svg.append(path);
+    return element('span', {}, swatch(colorOf(index), dashOf(index)), `${name} ${area == null ? 'none are positive' : show(Number(area.toPrecision(3)))}`);
+  });
+  return element('div', {}, svg, element('div', { class: 'legend' }, ...named));
+}
 
 function histogram({ edges, counts, not_finite: apart }, title) {
   const [width, height] = [420, 190];
