@@ -3,7 +3,7 @@ import torch
 
 from ai.lab import Experiment, OwnedError, Study
 from ai.lab.cli import main
-from ai.lab.recording.image_page import to_page
+from ai.lab.media.image_page import to_page
 
 HOW = {"system_interval_s": None, "capture": False}
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ai.lab.recording.media import drop_media
+from ai.lab.media.kept import drop_media
 from ai.lab.recording.session import Session
 
 if TYPE_CHECKING:

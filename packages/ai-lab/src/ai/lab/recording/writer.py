@@ -115,8 +115,8 @@ class TrialWriter:
 
     def sample(self, step: int, images: Any) -> Path:
         """Writes images as the PNG page of `step` and returns its path."""
-        from ai.lab.recording.image_page import save_page
-        from ai.lab.recording.media import page_step
+        from ai.lab.media.image_page import save_page
+        from ai.lab.media.kept import page_step
 
         self.open()
         folder = self.path / SAMPLES
@@ -131,7 +131,7 @@ class TrialWriter:
         A run that goes on makes the evaluations of the step where it begins again, and what it was killed for: there
         what an earlier session kept gives way.
         """
-        from ai.lab.recording.media import keep_media, page_step
+        from ai.lab.media.kept import keep_media, page_step
 
         self.open()
         step = page_step(step)

@@ -80,7 +80,7 @@ class Video:
         """
         from PIL import Image
 
-        from ai.lab.recording.image_page import to_page
+        from ai.lab.media.image_page import to_page
 
         frames = _array(self.frames)
         if frames.ndim not in (3, 4) or not 1 <= len(frames) <= MOST_FRAMES:

@@ -11,8 +11,8 @@ from torch import nn
 
 from ai.data import Dataset
 from ai.lab import Histogram, Rows, Trial
-from ai.lab.recording.image_page import to_page
-from ai.lab.recording.media import drop_media
+from ai.lab.media.image_page import to_page
+from ai.lab.media.kept import drop_media
 from ai.train import Regress, Trainer, opt
 
 HOW = {"system_interval_s": None, "capture": False}

@@ -19,9 +19,9 @@ import numpy as np
 
 from ai.lab.files.folder import write_atomic
 from ai.lab.files.metrics_writer import as_step
+from ai.lab.media.classification import Confusion, PrecisionRecall
+from ai.lab.media.clips import Audio, Video
 from ai.lab.record import MEDIA, MEDIA_TYPES
-from ai.lab.recording.classification import Confusion, PrecisionRecall
-from ai.lab.recording.clips import Audio, Video
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,7 +156,7 @@ def _as_file(value: Any, layout: str | None) -> tuple[str, bytes]:
         value.savefig(buffer, format="png", dpi=120)
         return ".png", buffer.getvalue()
     if hasattr(value, "shape"):
-        from ai.lab.recording.image_page import encode_page
+        from ai.lab.media.image_page import encode_page
 
         return ".png", encode_page(value, layout=layout)
     kinds = (

@@ -1,0 +1,1 @@
+"""What a trial keeps besides numbers: images, sounds, videos, distributions, tables."""
