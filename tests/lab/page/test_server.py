@@ -370,7 +370,7 @@ def test_experiments_are_told_with_their_direction(tmp_path):
     experiment = Experiment(tmp_path / "part" / "search", "max", search="random")
     experiment.run(1, lambda trial: trial.hp.lin("x", 0, 1), progress=False)
     answer = Client(tmp_path).json("/api/trials")
-    assert answer["experiments"] == {experiment.id: {"name": "part/search", "direction": "max"}}
+    assert answer["experiments"] == {experiment.id: {"name": "part/search", "direction": "max", "seeds": 1}}
     assert answer["trials"][0]["experiment"] == experiment.id
 
 
