@@ -203,3 +203,12 @@ def test_cutmix_of_bytes_is_refused():
     batch = {"x": torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "y": torch.tensor([0, 1])}
     with pytest.raises(ValueError, match="cutmix needs images as floating point numbers"):
         augment.cutmix(2)(batch, torch.Generator())
+
+
+def test_color_leaves_alpha_and_refuses_channels_it_does_not_know():
+    x = torch.cat([X, torch.rand(200, 1, 12, 10) * 2 - 1], 1)
+    y = augment.color()(x, generator=generator())
+    assert torch.equal(y[:, 3], x[:, 3])
+    assert torch.equal(y[:, :3], augment.color()(X, generator=generator()))
+    with pytest.raises(ValueError, match=r"color needs images of 1, 3 or 4 channels \(grey, RGB, RGBA\), got 5"):
+        augment.color()(torch.zeros(2, 5, 4, 4), generator=generator())

@@ -361,6 +361,22 @@ def test_ranks_make_data_of_their_own():
         ranks[0].shard(2, 2)
 
 
+@pytest.mark.parametrize("how", ["loader", "passes"])
+def test_a_shard_goes_on_with_counters_and_parameters(how):
+    source = Walk()
+    options = {"batch_size": 8, "n_workers": 0} if how == "loader" else {"passes": 1}
+    whole = getattr(Datagen(source), how)(**options)
+    next(whole)
+    whole.update_params({"w": torch.tensor(3.0)})
+    steps = whole.stats()["steps"]
+    shard = whole.shard(1, 2)
+    assert shard.update_params({"w": torch.tensor(4.0)}) == 2
+    assert shard.stats()["steps"] == steps > 0
+    next(shard)
+    assert shard.stats()["steps"] > steps
+    assert whole.stats()["steps"] == steps
+
+
 SCRIPT = """
 import sys
 import numpy as np

@@ -339,3 +339,19 @@ def test_classes_are_names_and_hold_for_what_is_mapped_and_joined(tmp_path):
     other = Dataset({"x": torch.arange(3), "y": labels}, classes=["a", "b", "c"])
     with pytest.raises(ValueError, match=r"must lie in \[0, 3\), as classes says, got -1"):
         ds.concat(other)
+
+
+def test_from_torch_takes_the_classes_that_torchvision_proves(tmp_path):
+    from PIL import Image
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
+    folder = ImageFolder(tmp_path, pil_to_tensor)
+    assert Dataset.from_torch(folder).classes == ("cat", "dog")
+    assert Dataset.from_torch(torch.utils.data.Subset(folder, [1])).classes == ("cat", "dog")
+    assert Dataset.from_torch(folder, classes=["a", "b"]).classes == ("a", "b")
+    assert Dataset.from_torch(ImageFolder(tmp_path, pil_to_tensor, lambda y: 1 - y)).classes is None
+    assert Dataset.from_torch(torch.utils.data.TensorDataset(torch.zeros(2), torch.arange(2))).classes is None

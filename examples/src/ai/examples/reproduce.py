@@ -61,6 +61,12 @@ RESULTS: dict[str, Result] = {
     ),
     "data-kills": Result("ai.examples.data_kills:reproduce", "SIGKILL of workers, parents and builds of image packs"),
     "lab-search": Result("ai.examples.lab_search:reproduce", "60 trials × 3 seeds, killed at random, to the same end"),
+    "picture-damage": Result(
+        "ai.examples.picture_faults:reproduce_damage", "2,000 damaged files of each of six formats, read or refused"
+    ),
+    "picture-table": Result(
+        "ai.examples.picture_faults:reproduce_table", "Pillow's test pictures: read, refused, different, and why"
+    ),
     "infer-kills": Result("ai.examples.infer_faults:reproduce_kills", "a worker killed 50 times under 64 clients"),
     "infer-storm": Result("ai.examples.infer_faults:reproduce_storm", "100 new versions of the weights a second"),
     "infer-soak": Result("ai.examples.infer_soak:reproduce", "20 M requests in flat memory, clients killed meanwhile"),

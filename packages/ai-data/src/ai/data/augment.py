@@ -109,7 +109,10 @@ def random_resized_crop(
 
 
 def color(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2) -> OnImages:
-    """Changes brightness, contrast and (of colour images) saturation by factors in [1 - amount, 1 + amount]."""
+    """Changes brightness, contrast and (of colour images) saturation by factors in [1 - amount, 1 + amount].
+
+    One channel is grey, three are RGB, and four RGBA, whose alpha stays.
+    """
     for name, amount in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
         if not 0 <= amount <= 1:
             raise ValueError(f"{name} must lie in [0, 1], got {amount}")
@@ -118,15 +121,16 @@ def color(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.
     def apply(x: Tensor, generator: Generator) -> Tensor:
         check(x)
         factors = 2 * torch.rand(3, len(x), 1, 1, 1, generator=generator, device=x.device) - 1
-        y = (x + 1) / 2 * (1 + brightness * factors[0])
-        colourful = x.shape[1] == 3
+        shown, alpha = _without_alpha(x, "color")
+        y = (shown + 1) / 2 * (1 + brightness * factors[0])
+        colourful = shown.shape[1] == 3
         # Luminance of ITU-R BT.601, as Pillow converts to grey.
         grey = 0.299 * y[:, 0:1] + 0.587 * y[:, 1:2] + 0.114 * y[:, 2:3] if colourful else y
         mean = grey.mean((1, 2, 3), keepdim=True)
         if colourful:
             y = grey + (y - grey) * (1 + saturation * factors[2])
         y = mean + (y - mean) * (1 + contrast * factors[1])
-        return y.clamp(0, 1) * 2 - 1
+        return torch.cat([y.clamp(0, 1) * 2 - 1, alpha], 1)
 
     return apply
 
@@ -217,6 +221,13 @@ class _Range:
                     f"{self._name} needs images in [-1, 1], got values from {low:.4g} to {high:.4g}: normalise after it"
                 )
             self._seen = True
+
+
+def _without_alpha(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Returns the channels that show a colour, and those that do not: none, or the alpha of RGBA."""
+    if x.shape[1] not in (1, 3, 4):
+        raise ValueError(f"{name} needs images of 1, 3 or 4 channels (grey, RGB, RGBA), got {x.shape[1]}")
+    return x[:, :3], x[:, 3:]
 
 
 def _boxes(

@@ -4,23 +4,24 @@ import copy
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor
 
+from ai.data.batch.arguments import check_whole
 from ai.data.batch.device import checked_device
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.seeds import derive_seed
 from ai.data.batch.transform import Transform
 from ai.data.episodes.packing import packed
+from ai.data.generation.options import DatagenChoice, DatagenOptions, PassesOptions
 from ai.data.generation.pacing import Intake
 from ai.data.generation.passes import PassesLoader
 from ai.data.generation.portable_state import from_portable, to_portable
 from ai.data.generation.source import Source
 from ai.data.generation.source_pool import Fleet
 from ai.data.replay_buffer import ReplayBuffer
-from ai.data.workers.engine import Engine
 
 _DEFAULT_CAPACITY = 100_000
 _STATE_KEYS = {"seed", "generation", "version", "params", "buffer", "n_used", "n_steps", "n_episodes", "source"}
@@ -62,78 +63,34 @@ class Datagen:
         self,
         batch_size: int,
         device: str | torch.device = "cpu",
-        *,
-        n_workers: int = 1,
-        buffer: ReplayBuffer | int | None = None,
-        replay_ratio: float | None = None,
-        min_steps: int | None = None,
-        seed: int = 0,
-        pin: bool | None = None,
-        engine: Engine | None = None,
+        **options: Unpack[DatagenOptions],
     ) -> "DatagenLoader":
-        """Returns a loader, its workers launched and generating; the arguments are those of `DatagenLoader`."""
-        return DatagenLoader(
-            self,
-            batch_size,
-            device,
-            n_workers=n_workers,
-            buffer=buffer,
-            replay_ratio=replay_ratio,
-            min_steps=min_steps,
-            seed=seed,
-            pin=pin,
-            engine=engine,
-        )
+        """Returns a loader, its workers launched and generating; the options are those of `DatagenOptions`."""
+        return DatagenLoader(self, batch_size, device, **options)
 
     def passes(
         self,
         passes: int,
         device: str | torch.device = "cpu",
-        *,
-        batches: int = 1,
-        gamma: float = 0.99,
-        lam: float = 0.95,
-        sequence: int | None = None,
-        seed: int = 0,
-        pin: bool | None = None,
+        **options: Unpack[PassesOptions],
     ) -> PassesLoader:
         """Returns a loader for on-policy learning: each rollout `passes` times in shuffled parts, then never again.
 
-        The arguments are those of `PassesLoader`.
+        The options are those of `PassesOptions`.
         """
-        return PassesLoader(
-            self.source,
-            self.postprocess,
-            passes,
-            batches=batches,
-            device=device,
-            gamma=gamma,
-            lam=lam,
-            sequence=sequence,
-            seed=seed,
-            pin=pin,
-        )
+        return PassesLoader(self.source, self.postprocess, passes, device=device, **options)
 
 
 class DatagenLoader:
     """Endless batches from a replay buffer that workers fill, made by `Datagen.loader`.
 
+    Threads may share it: each batch is drawn once.
+
     Args:
         datagen: what to run.
         batch_size: draws a batch.
         device: where batches go.
-        n_workers: processes that each run a copy of the source; 0 runs the source itself when a batch is asked for, so
-            that everything is a function of the seed.
-        buffer: what keeps and draws steps; None keeps 100,000 rows and draws single steps uniformly. A number is its
-            capacity.
-        replay_ratio: how often a step is drawn on average. Batches wait for steps, and workers that are a few batches
-            ahead wait for the trainer. None leaves the workers running freely; with n_workers=0 it means one new
-            episode before each batch.
-        min_steps: steps to make before the first batch, which `replay_ratio` leaves out of its count; None means
-            batch_size.
-        seed: of the sources; a buffer made here takes it too.
-        pin: move through page-locked memory; None means where `device` is CUDA.
-        engine: starts the workers; None means processes of this machine.
+        **options: see `DatagenOptions`.
 
     Raises:
         ValueError: an argument out of range.
@@ -144,41 +101,28 @@ class DatagenLoader:
         datagen: Datagen,
         batch_size: int,
         device: str | torch.device = "cpu",
-        *,
-        n_workers: int = 1,
-        buffer: ReplayBuffer | int | None = None,
-        replay_ratio: float | None = None,
-        min_steps: int | None = None,
-        seed: int = 0,
-        pin: bool | None = None,
-        engine: Engine | None = None,
+        **options: Unpack[DatagenOptions],
     ) -> None:
+        check_whole(batch_size=batch_size)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if n_workers < 0:
-            raise ValueError(f"n_workers must be at least 0, got {n_workers}")
-        if engine is not None and n_workers == 0:
-            raise ValueError("n_workers (0) must be at least 1 with an engine: it starts them")
-        if replay_ratio is not None and replay_ratio <= 0:
-            raise ValueError(f"replay_ratio must be positive, got {replay_ratio}")
-        if min_steps is not None and min_steps < 1:
-            raise ValueError(f"min_steps must be at least 1, got {min_steps}")
+        chosen = DatagenChoice(**options)
+        buffer = chosen.buffer
         if not isinstance(buffer, ReplayBuffer):
-            buffer = ReplayBuffer(_DEFAULT_CAPACITY if buffer is None else buffer, seed=seed)
-        if min_steps is not None and min_steps >= buffer.capacity:
+            buffer = ReplayBuffer(_DEFAULT_CAPACITY if buffer is None else buffer, seed=chosen.seed)
+        if chosen.min_steps is not None and chosen.min_steps >= buffer.capacity:
             raise ValueError(
-                f"min_steps ({min_steps}) must be less than the capacity of the buffer ({buffer.capacity})"
+                f"min_steps ({chosen.min_steps}) must be less than the capacity of the buffer ({buffer.capacity})"
             )
         self.dataset = datagen
         self.batch_size = batch_size
         self.device = checked_device(device)
-        self.n_workers = n_workers
-        self.seed = seed
-        self._finish = Finish(datagen.postprocess, self.device, pin)
-        self._min_steps = min_steps
-        self._pin = pin
-        self._engine = engine
-        self._intake = Intake(buffer, batch_size, replay_ratio, min_steps or min(batch_size, buffer.capacity - 1))
+        self.n_workers = chosen.n_workers
+        self.seed = chosen.seed
+        self._finish = Finish(datagen.postprocess, self.device, chosen.pin)
+        self._engine = chosen.engine
+        min_steps = chosen.min_steps or min(batch_size, buffer.capacity - 1)
+        self._intake = Intake(buffer, batch_size, chosen.replay_ratio, min_steps)
         self._generation = 0
         self._version = 0
         self._params: Mapping[str, Any] | None = None
@@ -220,16 +164,18 @@ class DatagenLoader:
             Exception: what a source raised, with the worker's traceback as a note.
             WorkerFailedError: workers died again and again.
         """
-        if not self._waited:
-            self.wait()
-        self._waited = False
-        if self._ended and (self._intake.replay_ratio is None or not self._intake.ready()):
-            raise StopIteration
         intake = self._intake
-        with intake.changed:
-            batch = intake.buffer.sample(self.batch_size)
-            intake.n_used += self.batch_size
-            place = self.seed, intake.n_used
+        while True:
+            self.wait()
+            with intake.changed:
+                mine, self._waited = self._waited, False
+                if mine and self._ended and (intake.replay_ratio is None or not intake.ready()):
+                    raise StopIteration
+                if mine and intake.ready():  # else another thread has drawn meanwhile
+                    batch = intake.buffer.sample(self.batch_size)
+                    intake.n_used += self.batch_size
+                    place = self.seed, intake.n_used
+                    break
         if self._fleet is not None:
             self._fleet.pay()
         return self._finish(batch, *place)
@@ -247,9 +193,12 @@ class DatagenLoader:
             Exception: what a source raised, with the worker's traceback as a note.
             WorkerFailedError: workers died again and again.
         """
-        if not self._waited:
-            self._waited = self._make(give_up) if self.n_workers == 0 else self._await_workers(give_up)
-        return self._waited
+        if self.n_workers:
+            self._waited = self._waited or self._await_workers(give_up)
+            return self._waited
+        with self.locked():  # one thread at a time acts
+            self._waited = self._waited or self._make(give_up)
+            return self._waited
 
     def wants_params(self, batches: int = 1) -> bool:
         """Returns whether the source will act before so many more batches are drawn, so that newer parameters count.
@@ -270,7 +219,8 @@ class DatagenLoader:
         self._params = {key: _on_cpu(value) for key, value in state_dict.items()}
         self._intake.version = self._version
         if self._fleet is None:
-            self.dataset.source.update_params(self._params, self._version)
+            with self.locked():
+                self.dataset.source.update_params(self._params, self._version)
         else:
             self._fleet.update_params(self._params, self._version)
         return self._version
@@ -306,14 +256,11 @@ class DatagenLoader:
                 "version": self._version,
                 "params": None if self._params is None else to_portable(dict(self._params)),
                 "buffer": intake.buffer.state_dict(),
-                "n_used": intake.n_used,
-                "n_steps": intake.n_steps,
-                "n_episodes": intake.n_episodes,
-                "recent": intake.recent.state_dict(),
+                **intake.counters(),
                 "source": None,
             }
-        if self.n_workers == 0 and hasattr(self.dataset.source, "state_dict"):
-            state["source"] = to_portable(self.dataset.source.state_dict())
+            if self.n_workers == 0 and hasattr(self.dataset.source, "state_dict"):
+                state["source"] = to_portable(self.dataset.source.state_dict())
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -336,10 +283,7 @@ class DatagenLoader:
                 self._launch()
             raise
         with intake.changed:
-            intake.n_used, intake.n_steps, intake.n_episodes = state["n_used"], state["n_steps"], state["n_episodes"]
-            intake.version = state["version"]
-            intake.recent.load_state_dict(state.get("recent", {}))  # of an older version: without
-            intake.restart_clock()
+            intake.go_on(state)
         self.seed = state["seed"]
         self._generation = state["generation"] + 1
         self._version = state["version"]
@@ -349,22 +293,20 @@ class DatagenLoader:
             cast("Any", self.dataset.source).load_state_dict(from_portable(state["source"]))
 
     def shard(self, rank: int, world: int) -> "DatagenLoader":
-        """Returns the loader of one rank, whose sources have seeds of their own; closes this one."""
+        """Returns the loader of one rank, whose sources have seeds of their own; closes this one.
+
+        It goes on with this one's buffer, counters and parameters.
+        """
         if world < 1 or not 0 <= rank < world:
             raise ValueError(f"rank ({rank}) must lie in [0, world) with world ({world}) at least 1")
         self.close()
-        return DatagenLoader(
-            self.dataset,
-            self.batch_size,
-            self.device,
-            n_workers=self.n_workers,
-            buffer=self.buffer,
-            replay_ratio=self._intake.replay_ratio,
-            min_steps=self._min_steps,
-            seed=derive_seed(self.seed, rank, world),
-            pin=self._pin,
-            engine=self._engine,
-        )
+        other = copy.copy(self)
+        other.seed = derive_seed(self.seed, rank, world)
+        other._intake = self._intake.copied()
+        other._fleet = None
+        other._close = weakref.finalize(other, _nothing)
+        other._launch()
+        return other
 
     def close(self) -> None:
         """Ends the workers; also happens when the loader is no longer referenced."""

@@ -19,7 +19,7 @@ from ai.data.loader import DataLoader
 from ai.data.loading.options import LoaderOptions
 from ai.data.loading.preprocess import sample_at
 from ai.data.storage import columns as cols
-from ai.data.storage.classes import checked_classes, same_classes
+from ai.data.storage.classes import checked_classes, named_by_torch, same_classes
 from ai.data.storage.memory_mapped import Rows
 
 Split: TypeAlias = Sequence[float] | Sequence[int] | Sequence[Sequence[int] | Tensor]
@@ -239,7 +239,8 @@ class Dataset:
         Args:
             torch_dataset: its samples may be tuples (the first two entries become `x` and `y`), dicts or single
                 values.
-            **options: `preprocess`, `postprocess`, `default_split` and `classes`.
+            **options: `preprocess`, `postprocess`, `default_split` and `classes`; without `classes` the names that a
+                dataset of torchvision has count, or a part of one, where its labels are not transformed.
 
         Example:
             >>> pairs = torch.utils.data.TensorDataset(torch.zeros(5, 2), torch.arange(5))
@@ -252,7 +253,10 @@ class Dataset:
         if isinstance(samples[0], tuple | list):
             names = ["x", "y", *(f"item{i}" for i in range(2, len(samples[0])))]
             samples = [dict(zip(names, sample, strict=False)) for sample in samples]
-        return cls(_stored(samples), **options)
+        stored = _stored(samples)
+        if "classes" not in options and isinstance(stored, dict) and "y" in stored:
+            options["classes"] = named_by_torch(torch_dataset)
+        return cls(stored, **options)
 
     def fingerprint(self) -> str:
         """Returns a short hash that tells this data from other data, kept in loader states."""

@@ -12,6 +12,7 @@ from ai.data.batch.device import checked_device
 from ai.data.batch.order import SCHEME, Order, Position
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.transform import Transform
+from ai.data.batch.turns import Turn
 from ai.data.loading.options import LoaderOptions, Options
 from ai.data.loading.producer import Producer, make_producer
 from ai.data.storage import columns as cols
@@ -37,6 +38,7 @@ class DataLoader:
     With `train=True` the samples are shuffled, epoch follows epoch without end, and each epoch's incomplete batch is
     left out; iterating again goes on where the last iteration stopped. With `train=False` an iteration is one ordered
     epoch with its incomplete batch, and iterating again starts over.
+    Threads that share an iterator get each batch once.
 
     Data without `preprocess` needs no workers: a batch is one gather a tensor, and a stack of each list. With
     `preprocess`, workers run it ahead of use. Order, values and random numbers are functions of (seed, epoch, index),
@@ -97,6 +99,7 @@ class DataLoader:
         self._producer = make_producer(columns, dataset.preprocess, chosen)
         self._prefetch = chosen.prefetch or self._producer.depth
         self._fingerprint: str | None = None
+        self._turn = Turn()
         self._stream = self._stream_at(Position())
 
     def __repr__(self) -> str:
@@ -111,10 +114,11 @@ class DataLoader:
         return len(self._order)
 
     def __iter__(self) -> Iterator[Any]:
-        if not self.train and self._stream.taken:
-            self._stream = self._stream_at(Position())
-        self._stream.taken = True
-        return self._stream
+        with self._turn:
+            if not self.train and self._stream.taken:
+                self._stream = self._stream_at(Position())
+            self._stream.taken = True
+            return self._stream
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what resuming needs: which batch comes next, counted where batches are used, and of which data.
@@ -193,6 +197,7 @@ class DataLoader:
                 batches of the shards.
         """
         other = copy.copy(self)
+        other._turn = Turn()
         other._order = self._order.shard(rank, world)
         if len(other._order) == 0:
             raise ValueError(f"batch_size ({self.batch_size}) on {world} ranks exceeds the {self._order.n} samples")
@@ -233,12 +238,17 @@ class _Stream:
         self._finish = finish
         self._prefetch = prefetch
         self._ahead = position
+        self._turn = Turn()
         self._tickets: deque[Any] = deque()
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
+        with self._turn:
+            return self._next()
+
+    def _next(self) -> Any:
         order = self._order
         while len(self._tickets) < self._prefetch and not order.ended(self._ahead):
             self._tickets.append(self._producer.submit(order.seed, self._ahead.epoch, order.indices(self._ahead)))
@@ -247,17 +257,20 @@ class _Stream:
             raise StopIteration
         try:
             batch = self._finish(self._producer.result(self._tickets.popleft()), *self._place())
-        except BaseException:
+        except BaseException as error:
             self.seek(order, self.position)  # the batch that failed stays the next one
+            if isinstance(error, StopIteration):  # would end the loop over the loader without a word
+                raise RuntimeError("collate raised StopIteration") from error
             raise
         self.position = order.after(self.position)
         return batch
 
     def seek(self, order: Order, position: Position) -> None:
         """Goes to `position` of `order`; what was asked for ahead is dropped."""
-        self.close()
-        self._order = order
-        self.position = self._ahead = position
+        with self._turn:
+            self.close()
+            self._order = order
+            self.position = self._ahead = position
 
     def _place(self) -> tuple[int, int, int, int]:
         return self._order.seed, self.position.epoch, self.position.batch, self._order.rank

@@ -113,7 +113,8 @@ class ByLength:
         which = int(places[0]) // size
         first = which * size
         key = (seed, epoch, together, which)
-        if self._last is None or self._last[0] != key:
+        last = self._last  # another thread may look into another stretch
+        if last is None or last[0] != key:
             end = min(first + size, len(self))
             samples = shuffled(torch.arange(first, end), len(self), seed, epoch)
             n_whole = len(samples) // together
@@ -121,8 +122,9 @@ class ByLength:
             whole, over = samples[: n_whole * together], samples[n_whole * together :]
             whole = whole[torch.from_numpy(np.argsort(self._lengths[whole.numpy()], kind="stable"))]
             order = np.random.default_rng([seed % 2**64, epoch, which]).permutation(n_whole)
-            self._last = key, torch.cat([whole.view(n_whole, together)[torch.from_numpy(order)].reshape(-1), over])
-        return self._last[1][places - first]
+            last = key, torch.cat([whole.view(n_whole, together)[torch.from_numpy(order)].reshape(-1), over])
+            self._last = last
+        return last[1][places - first]
 
     def fingerprint(self) -> str:
         """Tells this sampler from others."""

@@ -138,18 +138,18 @@ class Order:
 
     def _drawn(self, epoch: int) -> Tensor:
         """Returns this rank's samples of an epoch whose order is drawn whole."""
-        key = (epoch, 0)
-        if key not in self._cache:
+        if (samples := self._cache.get((epoch, 0))) is None:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
-            self._keep(key, torch.randperm(self.n, generator=generator)[self.rank :: self.world].contiguous())
-        return self._cache[key]
+            samples = torch.randperm(self.n, generator=generator)[self.rank :: self.world].contiguous()
+            self._keep((epoch, 0), samples)
+        return samples
 
     def _looked_up(self, epoch: int, first: int, end: int) -> Tensor:
         """Returns this rank's samples from number `first` to `end` of an epoch."""
-        key = (epoch, first)
-        if key not in self._cache:
-            self._keep(key, shuffle.shuffled(self._places(first, end), self.n, self.seed, epoch))
-        return self._cache[key]
+        if (samples := self._cache.get((epoch, first))) is None:
+            samples = shuffle.shuffled(self._places(first, end), self.n, self.seed, epoch)
+            self._keep((epoch, first), samples)
+        return samples
 
     def _places(self, first: int, end: int) -> Tensor:
         """Returns the places in an epoch of this rank's samples from number `first` to `end`, or to the last one."""
@@ -157,7 +157,8 @@ class Order:
         return torch.arange(self.rank + first * self.world, self.rank + end * self.world, self.world)
 
     def _keep(self, key: tuple[int, int], samples: Tensor) -> None:
-        # Two are kept: a prefetching loader looks into the next one while it still reads this one.
-        while len(self._cache) > 1:
-            self._cache.pop(next(iter(self._cache)))
+        # Two are kept: a prefetching loader looks into the next one while it still reads this one. Iterators in other
+        # threads may do the same at this moment.
+        for earlier in list(self._cache)[:-1]:
+            self._cache.pop(earlier, None)
         self._cache[key] = samples

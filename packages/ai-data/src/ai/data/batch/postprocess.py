@@ -30,4 +30,9 @@ class Finish:
         batch = to_device(batch, self._device, self._pin)
         if self._postprocess is None:
             return batch
-        return self._postprocess(batch, lambda _name: torch.Generator(self._device).manual_seed(derive_seed(*place)))
+        try:
+            return self._postprocess(
+                batch, lambda _name: torch.Generator(self._device).manual_seed(derive_seed(*place))
+            )
+        except StopIteration as error:  # would end the loop over the loader without a word
+            raise RuntimeError("postprocess raised StopIteration") from error

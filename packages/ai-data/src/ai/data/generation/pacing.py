@@ -3,6 +3,8 @@
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 from ai.data.episodes.packing import Packed
 from ai.data.episodes.recent import RecentEpisodes
@@ -57,6 +59,31 @@ class Intake:
                 self._n_born -= self._born.popleft()[1]
             self.changed.notify_all()
 
+    def copied(self) -> "Intake":
+        """Returns an intake of the same buffer that counts on for itself."""
+        other = Intake(self.buffer, self._batch_size, self.replay_ratio, self._min_steps)
+        other.go_on(self.counters())
+        return other
+
+    def counters(self) -> dict[str, Any]:
+        """Returns what was made and used so far."""
+        return {
+            "n_used": self.n_used,
+            "n_steps": self.n_steps,
+            "n_episodes": self.n_episodes,
+            "version": self.version,
+            "recent": self.recent.state_dict(),
+        }
+
+    def go_on(self, counters: Mapping[str, Any]) -> None:
+        """Counts on from `counters`; ages and rates begin anew."""
+        self.n_used, self.n_steps, self.n_episodes = (counters[name] for name in ("n_used", "n_steps", "n_episodes"))
+        self.version = counters["version"]
+        self.recent.load_state_dict(counters.get("recent", {}))  # of an older version: without
+        self._born.clear()
+        self._n_born = 0
+        self._last_stats = time.monotonic(), self.n_episodes
+
     def notify(self) -> None:
         """Wakes who waits: something changed elsewhere."""
         with self.changed:
@@ -79,12 +106,6 @@ class Intake:
                 return True
             used = self.n_used + _LEAD * self._batch_size
             return (self.n_steps - self._min_steps) * self.replay_ratio < used
-
-    def restart_clock(self) -> None:
-        """Begins ages and rates anew, for a buffer that was restored."""
-        self._born.clear()
-        self._n_born = 0
-        self._last_stats = time.monotonic(), self.n_episodes
 
     def stats(self) -> dict[str, float]:
         """Returns the figures that `DatagenLoader.stats` describes."""

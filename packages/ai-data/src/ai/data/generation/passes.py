@@ -1,19 +1,23 @@
 """On-policy batches: each rollout is gone over a few times in shuffled parts, and never again."""
 
+import copy
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ai.data.batch.arguments import check_whole
 from ai.data.batch.device import checked_device
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.seeds import derive_seed
+from ai.data.batch.turns import Turn
 from ai.data.episodes.packing import Packed, packed
 from ai.data.episodes.recent import RecentEpisodes
 from ai.data.episodes.returns import lambda_returns
 from ai.data.episodes.sequences import cut
+from ai.data.generation.options import PassesChoice, PassesOptions
 from ai.data.generation.portable_state import from_portable, to_portable
 from ai.data.storage.columns import described
 
@@ -42,14 +46,8 @@ class PassesLoader:
         source: as of `Datagen`; it runs in this process.
         postprocess: as of `Datagen`.
         passes: times that each step is learnt from.
-        batches: parts of a pass.
         device: where batches go.
-        gamma: what a later reward is worth a step earlier, besides the episodes' `discount`.
-        lam: λ: 0 trusts the values after one step, 1 trusts the rewards alone.
-        sequence: None for single steps; L for sequences of up to L steps of one episode, `[B, L, …]` with `mask`
-            `[B, L]`, for models with a memory.
-        seed: of the source and of the order.
-        pin: move through page-locked memory; None means where `device` is CUDA.
+        **options: see `PassesOptions`.
 
     Raises:
         ValueError: an argument out of range.
@@ -61,31 +59,24 @@ class PassesLoader:
         postprocess: "Transform | None" = None,
         passes: int = 1,
         *,
-        batches: int = 1,
         device: str | torch.device = "cpu",
-        gamma: float = 0.99,
-        lam: float = 0.95,
-        sequence: int | None = None,
-        seed: int = 0,
-        pin: bool | None = None,
+        **options: Unpack[PassesOptions],
     ) -> None:
-        for name, value in (("passes", passes), ("batches", batches), ("sequence", sequence)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 0 < gamma <= 1:
-            raise ValueError(f"gamma must lie in (0, 1], got {gamma}")
-        if not 0 <= lam <= 1:
-            raise ValueError(f"lam must lie in [0, 1], got {lam}")
-        self.source, self.passes, self.batches, self.device = source, passes, batches, checked_device(device)
-        self.gamma, self.lam, self.sequence, self.seed = gamma, lam, sequence, seed
-        self._finish, self._postprocess, self._pin = Finish(postprocess, self.device, pin), postprocess, pin
+        check_whole(passes=passes)
+        if passes < 1:
+            raise ValueError(f"passes must be at least 1, got {passes}")
+        chosen = PassesChoice(**options)
+        self.source, self.passes, self.batches, self.device = source, passes, chosen.batches, checked_device(device)
+        self.gamma, self.lam, self.sequence, self.seed = chosen.gamma, chosen.lam, chosen.sequence, chosen.seed
+        self._finish = Finish(postprocess, self.device, chosen.pin)
+        self._turn = Turn()
         self._at = 0  # batches so far
         self._generation, self._version = 0, 0
         self._params: Mapping[str, Any] | None = None
         self._columns: dict[str, Tensor] = {}  # the rollout at hand, one row a draw
         self._order: tuple[Tensor, ...] | None = None
         self._n_steps, self._n_episodes, self._recent = 0, 0, RecentEpisodes()
-        source.start(derive_seed(seed, 0, 0), 0)
+        source.start(derive_seed(self.seed, 0, 0), 0)
 
     def __repr__(self) -> str:
         rollout = described(dict(self._columns)) if self._columns else "no rollout yet"
@@ -109,6 +100,10 @@ class PassesLoader:
             StopIteration: the source has ended.
             ValueError: a rollout cannot be cut into so many batches.
         """
+        with self._turn:
+            return self._next()
+
+    def _next(self) -> Any:
         rollout, update = divmod(self._at, self.updates)
         turn, part = divmod(update, self.batches)
         if update == 0:
@@ -133,7 +128,8 @@ class PassesLoader:
             key: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
             for key, value in state_dict.items()
         }
-        self.source.update_params(self._params, self._version)
+        with self._turn:
+            self.source.update_params(self._params, self._version)
         return self._version
 
     def stats(self) -> dict[str, float]:
@@ -197,21 +193,22 @@ class PassesLoader:
             cast("Any", self.source).load_state_dict(from_portable(state["source"]))
 
     def shard(self, rank: int, world: int) -> "PassesLoader":
-        """Returns the loader of one rank, whose source has a seed of its own."""
+        """Returns the loader of one rank, whose source has a seed of its own.
+
+        It goes on with this one's counters and parameters, and begins with a rollout of its own.
+        """
         if world < 1 or not 0 <= rank < world:
             raise ValueError(f"rank ({rank}) must lie in [0, world) with world ({world}) at least 1")
-        return PassesLoader(
-            self.source,
-            self._postprocess,
-            self.passes,
-            batches=self.batches,
-            device=self.device,
-            gamma=self.gamma,
-            lam=self.lam,
-            sequence=self.sequence,
-            seed=derive_seed(self.seed, rank, world),
-            pin=self._pin,
-        )
+        other = copy.copy(self)
+        other._turn = Turn()
+        other.seed = derive_seed(self.seed, rank, world)
+        other._at = -(-self._at // self.updates) * self.updates
+        other._columns, other._order = {}, None
+        other._recent = copy.deepcopy(self._recent)
+        other.source.start(derive_seed(other.seed, other._generation, 0), 0)
+        if self._params is not None:
+            other.source.update_params(self._params, self._version)
+        return other
 
     def _take(self, made: Packed) -> None:
         """Makes a rollout the one at hand: its targets worked out, one row a step or a sequence."""

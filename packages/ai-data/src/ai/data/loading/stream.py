@@ -11,6 +11,7 @@ from ai.data.batch.collate import collate as stack
 from ai.data.batch.device import checked_device
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.transform import Transform
+from ai.data.batch.turns import Turn
 from ai.data.loading.options import LoaderOptions, Options
 from ai.data.loading.stream_pool import Place, Readers
 from ai.data.loading.stream_reading import Cursor, Reading, read_here
@@ -87,6 +88,7 @@ class StreamLoader:
         self._prefetch = chosen.prefetch or 2 * self._n_workers
         self._single_batch = chosen.single_batch
         self._timeout_s = chosen.timeout_s
+        self._turn = Turn()
         tail: Literal["carry", "drop", "keep"] = "drop" if chosen.drop_last else "keep"
         if chosen.train and chosen.drop_last is None:
             tail = "carry"
@@ -95,6 +97,7 @@ class StreamLoader:
     def _start(self, reading: Reading) -> None:
         self._reading = reading
         self._readers = Readers(reading, self._n_workers, self._prefetch, self._timeout_s) if self._n_workers else None
+        self._n_passes = 0  # evaluations that were begun anew
         self._go_to(Place(), 0)
 
     def _go_to(self, place: Place, n_batches: int, n_to_skip: int = 0) -> None:
@@ -114,10 +117,12 @@ class StreamLoader:
         )
 
     def __iter__(self) -> Iterator[Any]:
-        if not self.train and self._taken:
-            self._go_to(Place(), 0)
-        self._taken = True
-        return self._iterate()
+        with self._turn:
+            if not self.train and self._taken:
+                self._go_to(Place(), 0)
+                self._n_passes += 1
+            self._taken = True
+            return _Batches(self, self._n_passes)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the next batch begins, and in how many parts the dataset divides itself."""
@@ -162,12 +167,45 @@ class StreamLoader:
         self._go_to(Place(cursors, state["turn"]), state["batch"], state["skip"])
 
     def shard(self, rank: int, world: int) -> "StreamLoader":
-        """Returns the loader of rank `rank`, which takes every world-th sample, with workers of its own."""
+        """Returns the loader of rank `rank`, which takes every world-th sample, with workers of its own.
+
+        It goes on from this loader's position.
+
+        Raises:
+            ValueError: a rank outside the world, a loader that is a shard itself, or a position that the ranks cannot
+                share: within samples that are shuffled together, or not after as many for each.
+        """
         if world < 1 or not 0 <= rank < world:
             raise ValueError(f"rank ({rank}) must lie in [0, world) with world ({world}) at least 1")
+        reading = self._reading
+        if reading.world != 1:
+            raise ValueError(
+                f"this loader is already shard {reading.rank} of {reading.world}: shard the whole loader instead"
+            )
+        begins_anew = not self.train and self._taken
+        place = Place() if begins_anew else self._dealt(world)
         other = copy.copy(self)
-        other._start(replace(self._reading, rank=rank, world=world))
+        other._turn = Turn()
+        other._start(replace(reading, rank=rank, world=world))
+        if place != Place():
+            other._go_to(place, self._n_batches // world)
         return other
+
+    def _dealt(self, world: int) -> Place:
+        """Returns the place of each of `world` ranks that together go on from this one's place."""
+        place, shuffle = self._place, self._reading.shuffle
+        if self._n_to_skip:
+            raise ValueError("the state of format 1 in this loader can be gone on with by one rank only")
+        for cursor in place.cursors:
+            if cursor is not None and (cursor.n_given % world or (shuffle > 1 and cursor.n_given)):
+                why = f"among {shuffle} that are shuffled together" if shuffle > 1 else f"no multiple of {world} ranks"
+                raise ValueError(f"the position lies {cursor.n_given} samples into its pass, {why}: shard it elsewhere")
+        return place._replace(
+            cursors=tuple(
+                cursor and cursor._replace(n_given=cursor.n_given // world, n_marked=cursor.n_marked // world)
+                for cursor in place.cursors
+            )
+        )
 
     def close(self) -> None:
         """Stops the workers; also happens when the loader is no longer referenced."""
@@ -180,31 +218,33 @@ class StreamLoader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _iterate(self) -> Iterator[Any]:
-        while True:
-            try:
-                found = self._next()
-                if found is not None:
-                    place = self.seed, 0, 0 if self._single_batch else self._n_batches, self._reading.rank
-                    finished = self._finish(found[0], *place)
-            except BaseException:
-                self._batches = None  # the batch that failed stays the next one
-                raise
-            if found is None:
-                if self.train:
-                    what = (
-                        f"fewer samples than a batch of {self.batch_size}"
-                        if self._reading.tail == "drop"
-                        else "nothing"
-                    )
-                    raise ValueError(f"the dataset gave {what} in a whole pass")
-                return
-            self._n_batches += 1
-            if not self._single_batch:
-                self._place = found[1]
-            yield finished
+    def _take(self) -> Any:
+        """Returns the next batch, finished.
 
-    def _next(self) -> tuple[Any, Place] | None:
+        Raises:
+            StopIteration: the pass has ended.
+        """
+        try:
+            found = self._read_next()
+            if found is not None:
+                place = self.seed, 0, 0 if self._single_batch else self._n_batches, self._reading.rank
+                finished = self._finish(found[0], *place)
+        except BaseException:
+            self._batches = None  # the batch that failed stays the next one
+            raise
+        if found is None:
+            if self.train:
+                few = f"fewer samples than a batch of {self.batch_size}"
+                raise ValueError(
+                    f"the dataset gave {few if self._reading.tail == 'drop' else 'nothing'} in a whole pass"
+                )
+            raise StopIteration
+        self._n_batches += 1
+        if not self._single_batch:
+            self._place = found[1]
+        return finished
+
+    def _read_next(self) -> tuple[Any, Place] | None:
         """Returns the next batch and the place after it."""
         if self._single_batch:
             self._batches = None
@@ -237,6 +277,35 @@ class StreamLoader:
         (cursor,) = self._place.cursors
         found = read_here(self._reading, self.seed, cursor or Cursor())
         return ((batch, Place((after,))) for batch, after in found)
+
+
+class _Batches:
+    """An iterator of a stream's loader, which threads may share.
+
+    Args:
+        loader: where the batches come from.
+        number: of the evaluation that it goes over.
+    """
+
+    def __init__(self, loader: StreamLoader, number: int) -> None:
+        self._loader = loader
+        self._number = number
+        self._ended = False
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        with self._loader._turn:
+            if self._ended:
+                raise StopIteration
+            if self._number != self._loader._n_passes:
+                raise RuntimeError("this iterator has ended: its loader was iterated again since")
+            try:
+                return self._loader._take()
+            except StopIteration:
+                self._ended = True
+                raise
 
 
 def _other_parts(theirs: int, ours: int) -> ValueError:

@@ -73,6 +73,21 @@ def same_classes(
     return joined, union
 
 
+def named_by_torch(torch_dataset: Any) -> tuple[str, ...] | None:
+    """Returns the classes of a dataset of torchvision or of a part of one; None where nothing proves them.
+
+    That is where `class_to_idx` gives each of `classes` its place, and no `target_transform` changes the labels.
+    """
+    while type(torch_dataset).__module__ == "torch.utils.data.dataset" and hasattr(torch_dataset, "dataset"):
+        torch_dataset = torch_dataset.dataset  # a Subset
+    names, places = getattr(torch_dataset, "classes", None), getattr(torch_dataset, "class_to_idx", None)
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+        return None
+    proven = places == {name: place for place, name in enumerate(names)}  # names that repeat have other places
+    unchanged = getattr(torch_dataset, "target_transform", None) is None
+    return tuple(names) if proven and unchanged else None
+
+
 def _are_numbers(y: Tensor) -> bool:
     return y.ndim == 1 and y.dtype != torch.bool and not y.is_floating_point() and not y.is_complex()
 
