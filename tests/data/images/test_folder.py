@@ -29,7 +29,8 @@ def test_endings_count_in_either_case_and_hidden_names_do_not(root):
     found = find_images(root)
     assert found.files == ["cat/a.PNG", "cat/b.jpg", "dog/deep/c.bmp"]
     assert found.folders == ["cat", "dog"]
-    assert found.marks[0] == (os.path.getsize(root / "cat/a.PNG"), os.stat(root / "cat/a.PNG").st_mtime_ns)
+    status = os.stat(root / "cat/a.PNG")
+    assert (found.sizes[0], found.changed[0]) == (status.st_size, status.st_mtime_ns)
 
 
 def test_links_are_followed_but_not_in_circles(root, tmp_path):

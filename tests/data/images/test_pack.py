@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ai.data import ImgDataset, packs
@@ -110,3 +111,15 @@ def test_sizes_are_whole_numbers_of_any_library(root):
     assert load(root).data["x"].shape == ImgDataset(root, np.int64(6), cache=root.parent / "p").data["x"].shape
     with pytest.raises(ValueError, match=r"imsize must be a whole number of pixels or .* got 8\.5"):
         ImgDataset(root, 8.5)
+
+
+def test_a_pack_of_the_format_before_is_taken_over_without_decoding(tmp_path, monkeypatch):
+    from ai.data.images import pack
+
+    Image.new("RGB", (9, 9), (10, 20, 30)).save(tmp_path / "a.png")
+    monkeypatch.setattr(pack, "_FORMAT", 2)
+    before = ImgDataset(tmp_path, 8, cache=tmp_path / "packs").sample(1)["x"]
+    monkeypatch.undo()
+    monkeypatch.setattr(pack.Decoder, "__call__", lambda *_: pytest.fail("decoded again"))
+    assert torch.equal(ImgDataset(tmp_path, 8, cache=tmp_path / "packs").sample(1)["x"], before)
+    assert len(packs(tmp_path / "packs")) == 1

@@ -88,9 +88,9 @@ class ImgDataset(Dataset):
         y = None
         if read is not None:  # before the pack, which may take hours
             if targets == "numbers":
-                y = read.as_numbers(found.files)
+                y = read.as_numbers()
             else:
-                y, names = read.as_classes(found.files, classes)
+                y, names = read.as_classes(classes)
         folder = dataset_folder("packs") if cache is None else Path(cache)
         self.files: list[str]
         images, self.files = open_pack(folder, root, found, decoder, on_error)

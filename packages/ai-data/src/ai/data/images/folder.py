@@ -8,6 +8,7 @@ from pathlib import Path
 
 # Pillow registers these and decodes none of them by itself: EPS runs a program, the others need one to be installed.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 
 
 @dataclass
@@ -16,12 +17,14 @@ class Found:
 
     Args:
         files: the images, relative to the folder with `/`, sorted.
-        marks: size and time of change in ns of each; (-1, 0) of one that cannot be looked at.
+        sizes: of each in bytes; -1 of one that cannot be looked at.
+        changed: when each was changed last, in ns; 0 of one that cannot be looked at.
         folders: names of the folders directly in it, sorted, empty ones too.
     """
 
     files: list[str]
-    marks: list[tuple[int, int]]
+    sizes: list[int]
+    changed: list[int]
     folders: list[str]
 
 
@@ -32,36 +35,50 @@ def find_images(root: Path) -> Found:
     whose names begin with a dot, and `__MACOSX`, are passed over. Links are followed, to files and to folders, but
     never into a folder that the link itself lies in; a link that leads nowhere counts, and is reported as a file that
     cannot be read. Pipes, sockets and devices do not count.
+
+    Every file is looked at: what was written into it again shows nowhere else.
     """
-    found: list[tuple[str, tuple[int, int]]] = []
-    folders = _search(str(root), "", image_endings(), {_identity(str(root))}, found)
-    found.sort()
-    return Found([name for name, _ in found], [mark for _, mark in found], sorted(folders))
+    found = Found([], [], [], [])  # lists of numbers, not of records, which would keep the garbage collector busy
+    folder = os.open(root, _FOLDER)
+    try:
+        folders = _search(folder, "", image_endings(), {_identity(folder)}, found)
+    finally:
+        os.close(folder)
+    order = sorted(range(len(found.files)), key=found.files.__getitem__)
+    return Found(
+        [found.files[place] for place in order],
+        [found.sizes[place] for place in order],
+        [found.changed[place] for place in order],
+        sorted(folders),
+    )
 
 
 @cache
 def image_endings() -> frozenset[str]:
-    """Returns the endings that count, in lower case and without the dot."""
+    """Returns the endings that count, in lower case and with the dot."""
     from PIL import Image
 
     Image.init()
     known = Image.registered_extensions().items()
-    return frozenset(ending[1:] for ending, kind in known if kind in Image.OPEN and kind not in _NOT_DECODED)
+    return frozenset(ending for ending, kind in known if kind in Image.OPEN and kind not in _NOT_DECODED)
 
 
 def is_image_name(name: str) -> bool:
     """Returns whether a file of this name may be an image."""
-    return name.rpartition(".")[2].lower() in image_endings() and "." in name
+    return name[name.rfind(".") :].lower() in image_endings()
 
 
 def _search(
-    folder: str,
+    folder: int,
     prefix: str,
     endings: frozenset[str],
     above: set[tuple[int, int]],
-    found: list[tuple[str, tuple[int, int]]],
+    found: Found,
 ) -> list[str]:
-    """Appends the images below `folder` and returns the names of the folders in it."""
+    """Adds the images below an open folder and returns the names of the folders in it.
+
+    By its descriptor a file is looked at without a walk along its whole path, which takes a fifth of the time.
+    """
     folders: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -69,21 +86,29 @@ def _search(
             if name[0] == "." or name == "__MACOSX":
                 continue
             if entry.is_dir():
-                identity = _identity(entry.path)
-                if identity not in above:
-                    folders.append(name)
-                    _search(entry.path, f"{prefix}{name}/", endings, {*above, identity}, found)
-            elif name.rpartition(".")[2].lower() in endings and "." in name:
+                inner = os.open(name, _FOLDER, dir_fd=folder)
                 try:
-                    status = entry.stat()
+                    identity = _identity(inner)
+                    if identity not in above:
+                        folders.append(name)
+                        _search(inner, f"{prefix}{name}/", endings, {*above, identity}, found)
+                finally:
+                    os.close(inner)
+            elif name[name.rfind(".") :].lower() in endings:
+                try:
+                    look = entry.stat()
                 except OSError:  # a link that leads nowhere
-                    found.append((prefix + name, (-1, 0)))
-                    continue
-                if stat.S_ISREG(status.st_mode):
-                    found.append((prefix + name, (status.st_size, status.st_mtime_ns)))
+                    size, time = -1, 0
+                else:
+                    if not stat.S_ISREG(look.st_mode):
+                        continue
+                    size, time = look.st_size, look.st_mtime_ns
+                found.files.append(prefix + name)
+                found.sizes.append(size)
+                found.changed.append(time)
     return folders
 
 
-def _identity(folder: str) -> tuple[int, int]:
-    status = os.stat(folder)
+def _identity(folder: int) -> tuple[int, int]:
+    status = os.fstat(folder)
     return status.st_dev, status.st_ino

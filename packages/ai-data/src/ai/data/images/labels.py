@@ -20,25 +20,24 @@ class Labels:
     """The labels of a folder's images.
 
     Args:
-        table: the label of each file.
+        of: the label of each image, in the order of the folder's files.
+        files: these.
         every: all labels that there are: a folder without images and a row of a table without a file count too, so that
             a part keeps the numbers of the whole.
         named: they are names whatever they look like, as those of folders.
         where: what an error calls their source.
     """
 
-    table: dict[str, str]
+    of: list[str]
+    files: list[str]
     every: set[str]
     named: bool
     where: str
 
-    def as_classes(
-        self, files: Sequence[str], classes: Sequence[str] | int | None
-    ) -> tuple[np.ndarray, tuple[str, ...]]:
+    def as_classes(self, classes: Sequence[str] | int | None) -> tuple[np.ndarray, tuple[str, ...]]:
         """Returns the number of each file's label, its place among the classes, and the classes.
 
         Args:
-            files: in the order wanted.
             classes: their order; a number n stands for the labels 0 … n - 1; None sorts all labels, numbers by value.
 
         Raises:
@@ -53,27 +52,28 @@ class Labels:
         place = {name: number for number, name in enumerate(names)}
         if len(place) < len(names) or not names:
             raise ValueError(f"classes must name each class once, got {_shown(names)}")
-        if unknown := [name for name in files if self.table[name] not in place]:
+        try:
+            numbers = np.fromiter(map(place.__getitem__, self.of), np.int64, len(self.of))
+        except KeyError as error:
+            label = error.args[0]
             raise ValueError(
-                f"classes must hold every label in {self.where}, {self.table[unknown[0]]!r} of {unknown[0]} is not "
-                f"among {_shown(names)}"
-            )
-        numbers = np.fromiter((place[self.table[name]] for name in files), np.int64, len(files))
+                f"classes must hold every label in {self.where}, {label!r} of {self.files[self.of.index(label)]} is "
+                f"not among {_shown(names)}"
+            ) from None
         return numbers.astype(np.uint8 if len(names) <= 256 else np.int64), names
 
-    def as_numbers(self, files: Sequence[str]) -> np.ndarray:
-        """Returns the labels of `files` as numbers: float32.
+    def as_numbers(self) -> np.ndarray:
+        """Returns the labels as numbers: float32.
 
         Raises:
             ValueError: one is no finite number.
         """
-        for name in files:
-            if not math.isfinite(_number(self.table[name])):
+        for name, label in zip(self.files, self.of, strict=True):
+            if not math.isfinite(_number(label)):
                 raise ValueError(
-                    f"targets='numbers' needs a finite number for each image, {self.where} has {self.table[name]!r} "
-                    f"for {name}"
+                    f"targets='numbers' needs a finite number for each image, {self.where} has {label!r} for {name}"
                 )
-        return np.array([float(self.table[name]) for name in files], np.float32)
+        return np.array(list(map(float, self.of)), np.float32)
 
     def _sorted(self) -> tuple[str, ...]:
         if all(map(_is_whole, self.every)):
@@ -109,14 +109,15 @@ def read_labels(root: Path, found: Found, labels: str | os.PathLike[str]) -> Lab
     if labels == "folder":
         if flat := [name for name in found.files if "/" not in name]:
             raise ValueError(f"labels='folder' needs every image in a subfolder of {root}, {flat[0]} is in none")
-        return Labels({n: n.partition("/")[0] for n in found.files}, set(found.folders), True, f"the folder {root}")
+        first_folders = [name[: name.index("/")] for name in found.files]
+        return Labels(first_folders, found.files, set(found.folders), True, f"the folder {root}")
     path = Path(labels) if Path(labels).is_file() else root / labels
     if not path.is_file():
         raise FileNotFoundError(f"labels must be 'folder' or a CSV or JSON file, there is no file {path}")
     table = _table(path)
     if missing := [name for name in found.files if name not in table]:
         raise ValueError(f"{path} has no label for {len(missing)} of the {len(found.files)} images, e.g. {missing[0]}")
-    return Labels(table, set(table.values()), False, str(path))
+    return Labels([table[name] for name in found.files], found.files, set(table.values()), False, str(path))
 
 
 def _is_whole(name: str) -> bool:

@@ -28,7 +28,9 @@ import numpy as np
 from ai.data.images.decode import Decoder
 from ai.data.images.folder import Found
 
-_FORMAT = 2
+_FORMAT = 3
+# Packs of these hold the same pixels under another key, and are taken over.
+_SAME_PIXELS = (2, 3)
 # Files that a thread decodes in one go: handing over costs a tenth of a small image.
 _CHUNK = 8
 # A builder without progress for so long hangs or is stopped; reserving and flushing a large file may take minutes.
@@ -73,7 +75,7 @@ def open_pack(
                     shutil.rmtree(building)
                     raise
                 for superseded in earlier:  # of the same folder before it changed
-                    if _sources(superseded) == sources:
+                    if {**_sources(superseded), "format": _FORMAT} == sources:
                         clear_pack(superseded)
                 opened = _opened(pack, decoder)
                 assert opened is not None
@@ -103,16 +105,23 @@ def clear_pack(pack: Path) -> None:
 def _key(found: Found, sources: dict[str, Any]) -> str:
     # With the folder: unpacked archives often give files of equal names and sizes equal times.
     digest = hashlib.blake2b(repr(sorted(sources.items())).encode("utf-8", "surrogateescape"), digest_size=12)
-    lines = [f"{name}\0{size}\0{mtime}\n" for name, (size, mtime) in zip(found.files, found.marks, strict=True)]
-    digest.update("".join(lines).encode("utf-8", "surrogateescape"))
+    digest.update("\0".join(found.files).encode("utf-8", "surrogateescape"))
+    for marks in (found.sizes, found.changed):
+        digest.update(np.array(marks, np.int64).tobytes())
     return digest.hexdigest()
 
 
 def _earlier(folder: Path, sources: dict[str, Any]) -> list[Path]:
     """Returns the packs of the same folder, made in the same way, the one used last first."""
     packs = [path.parent for path in folder.glob("*/sources.json") if path.parent.suffix != ".building"]
-    of_it = [pack for pack in packs if {**_sources(pack), "on_error": 0} == {**sources, "on_error": 0}]
+    of_it = [pack for pack in packs if _is_like(_sources(pack), sources)]
     return sorted(of_it, key=lambda pack: pack.stat().st_mtime, reverse=True)
+
+
+def _is_like(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """Returns whether a pack has the pixels of the same folder, made in the same way."""
+    free = {"on_error": 0, "format": 0}
+    return theirs.get("format") in _SAME_PIXELS and {**theirs, **free} == {**ours, **free}
 
 
 def _sources(pack: Path) -> dict[str, Any]:
@@ -149,7 +158,7 @@ def _build(
 ) -> None:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    files = [(name, *mark) for name, mark in zip(found.files, found.marks, strict=True)]
+    files = list(zip(found.files, found.sizes, found.changed, strict=True))
     images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, (len(files), *decoder.shape))
     if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash when a mapped page is written
         with open(building / "images.npy", "r+b") as array:
