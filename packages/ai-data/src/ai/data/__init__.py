@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ai.data.episodes.packing import Packed as Packed
     from ai.data.episodes.returns import lambda_returns as lambda_returns
     from ai.data.episodes.returns import vtrace_returns as vtrace_returns
+    from ai.data.generation.draws import Draws as Draws
     from ai.data.generation.hindsight import Hindsight as Hindsight
     from ai.data.generation.source import Source as Source
     from ai.data.images.pack_list import packs as packs
@@ -41,6 +42,7 @@ _OWNERS = {
     "Dataset": "dataset",
     "cifar_dataset": "builtin.cifar",
     "digits_dataset": "builtin.digits",
+    "Draws": "generation.draws",
     "Episode": "episodes.packing",
     "Hindsight": "generation.hindsight",
     "ImgDataset": "img_dataset",

@@ -5,6 +5,7 @@ Letters: B batch, K steps unrolled, T steps of an episode. A row is one moment; 
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -133,6 +134,16 @@ class ReplayBuffer:
     def __len__(self) -> int:
         """Steps that may be drawn."""
         return self._n_open
+
+    @property
+    def n_written(self) -> int:
+        """Rows ever written."""
+        return self._n_written
+
+    @property
+    def n_drawn(self) -> int:
+        """Steps ever drawn."""
+        return self._n_drawn
 
     @property
     def n_bytes(self) -> int:
@@ -329,6 +340,15 @@ class ReplayBuffer:
             "n_drawn": self._n_drawn,
             "generator": self._generator.get_state(),
         }
+
+    def position(self) -> dict[str, Any]:
+        """Returns what the next draws depend on besides the rows, where they are drawn uniformly."""
+        return {"n_drawn": self._n_drawn, "generator": self._generator.get_state()}
+
+    def go_on(self, position: Mapping[str, Any]) -> None:
+        """Draws as it did from a `position` on."""
+        self._n_drawn = int(position["n_drawn"])
+        self._generator.set_state(position["generator"])
 
     def check_state(self, state: dict[str, Any]) -> None:
         """Does nothing if `state` is of a buffer like this one.

@@ -17,6 +17,7 @@ from ai.train.hooks.interval import Interval, epochs, every, logarithmic, second
 from ai.train.loop.options import TrainOptions
 from ai.train.multi_trainer import MultiTrainer
 from ai.train.rl.dqn import DQN
+from ai.train.rl.iql import IQL
 from ai.train.rl.muzero import MuZero
 from ai.train.rl.ppo import PPO
 from ai.train.rl.sac import SAC
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DQN",
+    "IQL",
     "PPO",
     "RL",
     "SAC",

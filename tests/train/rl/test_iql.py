@@ -1,0 +1,123 @@
+"""Implicit Q-learning against its equations, row by row."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import ai.model as m
+from ai.data import Draws, ReplayBuffer
+from ai.train import IQL, Trainer, opt
+
+
+class Critics(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.nets = m.modules([m.seq(m.fc(5, 8, "relu"), m.fc(8, 1)) for _ in range(2)])
+
+    def forward(self, obs, action):
+        x = torch.cat([obs, action], 1)
+        return torch.stack([net(x)[:, 0] for net in self.nets])
+
+
+class Net(m.Model):
+    def __init__(self):
+        super().__init__()
+        self.body, self.worth, self.critics = m.fc(3, 2), m.fc(3, 1), m.Lagged(Critics())
+
+    def actor(self, obs):
+        return m.Gaussian(self.body(obs), torch.zeros(2))
+
+    def value(self, obs):
+        return self.worth(obs)[:, 0]
+
+
+def made():
+    model = Net().init(seed=0).double()
+    model.critics.lagged.load_state_dict(Net().init(seed=1).double().critics.net.state_dict())
+    rng = torch.Generator().manual_seed(0)
+    rand = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64)  # noqa: E731
+    return model, {
+        "obs": rand(10, 3),
+        "action": rand(10, 2),
+        "n_step_reward": rand(10),
+        "next_obs": rand(10, 3),
+        "next_discount": torch.tensor([0.9, 0.0] * 5, dtype=torch.float64),
+    }
+
+
+def test_each_part_has_its_loss_and_its_gradient():
+    model, batch = made()
+    twin = copy.deepcopy(model)
+    twin.critics.follow(0.1)
+    parts = dict.fromkeys(("critics", "worth", "body"), 0.0)
+    for k in range(10):
+        obs, action = batch["obs"][k : k + 1], batch["action"][k : k + 1]
+        q1, q2 = twin.critics(obs, action)[:, 0]
+        beyond = twin.value(batch["next_obs"][k : k + 1]).item()
+        goal = batch["n_step_reward"][k] + batch["next_discount"][k] * beyond
+        parts["critics"] += ((q1 - goal) ** 2 + (q2 - goal) ** 2) / 10
+        u = twin.critics.target(obs, action).min().item() - twin.value(obs)[0]
+        parts["worth"] += abs(0.8 - float(u.item() < 0)) * u**2 / 10
+        density = -0.5 * ((action - twin.body(obs)) ** 2).sum() - math.log(2 * math.pi)
+        parts["body"] -= min(math.exp(2.0 * u.item()), 3.0) * density / 10
+    loss = IQL(expectile=0.8, temperature=2.0, tau=0.1, most=3.0)(model, batch, 0)
+    torch.testing.assert_close(loss, sum(parts.values()))
+    loss.backward()
+    for name, part in parts.items():
+        own = [p for p in getattr(twin, name).parameters() if p.requires_grad]
+        got = [p.grad for p in getattr(model, name).parameters() if p.requires_grad]
+        torch.testing.assert_close(got, list(torch.autograd.grad(part, own)))
+
+
+def test_the_best_of_what_was_done_is_learnt_and_nothing_beyond_it():
+    rng = torch.Generator().manual_seed(0)
+    buffer = ReplayBuffer(1000, n_step=1)
+    for action in torch.randint(3, (300,), generator=rng):  # of four actions the last, and best, was never taken
+        buffer.add({"obs": torch.zeros(2, 3), "action": action[None], "reward": action[None] / 2})
+
+    class Choices(Net):
+        def __init__(self):
+            super().__init__()
+            self.body, self.critics = m.fc(3, 4), m.Lagged(Table())
+
+        def actor(self, obs):
+            return m.Categorical(self.body(obs))
+
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.of = nn.Parameter(torch.zeros(2, 4))
+
+        def forward(self, obs, action):
+            return self.of[:, action]
+
+    model = Choices().init(seed=0)
+    Trainer(IQL(tau=1.0, expectile=0.9), Draws(buffer, 64)).train(model, opt.adam(model, lr=0.1), steplimit=80)
+    torch.testing.assert_close(model.critics.net.of[0, :3], torch.tensor([0, 0.5, 1]), atol=0.05, rtol=0)
+    chances = model.actor(torch.zeros(1, 3)).logits.softmax(-1)[0]
+    assert chances.argmax() == 2
+    assert chances[3] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"expectile": 1.0}, r"expectile must lie in \(0, 1\), got 1.0"),
+        ({"temperature": -1.0}, "temperature must be at least 0, got -1.0"),
+        ({"tau": 0.0}, r"tau must lie in \(0, 1\], got 0.0"),
+        ({"most": 0.0}, "most must be positive, got 0.0"),
+    ],
+)
+def test_options_out_of_range_are_refused(how, message):
+    with pytest.raises(ValueError, match=message):
+        IQL(**how)
+
+
+def test_rewards_of_another_shape_are_refused():
+    model, batch = made()
+    batch["n_step_reward"] = batch["n_step_reward"][:, None]
+    with pytest.raises(ValueError, match=r"rewards of shape \(B,\), got \(2, 10\), \(10,\) and \(10, 1\)"):
+        IQL()(model, batch, 0)
