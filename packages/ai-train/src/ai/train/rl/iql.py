@@ -87,4 +87,5 @@ class IQL:
         log("actor_loss", actor_loss)
         log("advantage", lambda: better.mean())
         log("q", lambda: values.mean())
-        return critic_loss + value_loss + actor_loss
+        loss: Tensor = critic_loss + value_loss + actor_loss
+        return loss
