@@ -1,5 +1,6 @@
 """Whatever a model or a client does, it is told, and nobody else is hit."""
 
+import asyncio
 import json
 import logging
 import os
@@ -12,9 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from ai.infer import Inferencer, InferencerClient, InferError, RequestError, WorkerDiedError
+from ai.infer import Inferencer, InferencerClient, InferError, RequestError, Stats, WorkerDiedError
+from ai.infer.connection.hang_check import HangCheck
 from ai.infer.transport.frames import FrameStream, Kind
 from ai.infer.transport.socket_folder import ADDRESS_FILE
+from ai.infer.transport.vitals import Vitals
 from ai.infer.worker.faults import WorkerFaultError, answer_for
 from tests.infer.waiting import wait_until
 
@@ -64,7 +67,7 @@ class Troubled(nn.Module):
 
 @pytest.fixture(scope="module")
 def troubled():
-    with Inferencer(Troubled(), timeout_s=100, stall_timeout_s=0.05, restart=True) as inferencer:
+    with Inferencer(Troubled(), timeout_s=100, stall_timeout_s=0.5, restart=True) as inferencer:
         yield inferencer
 
 
@@ -222,11 +225,70 @@ def test_readiness_falls_when_the_model_hangs_and_comes_back(troubled, tmp_path,
         vitals = troubled.vitals  # asks nobody
         assert time.monotonic() - start < 1
         assert vitals.clients >= 1
-        wait_until(lambda: any("has been in one batch for over 0.05 s" in each.getMessage() for each in caplog.records))
+        wait_until(lambda: any("has not moved for over 0.5 s" in each.getMessage() for each in caplog.records))
         gate.unlink()
         troubled.wait_for_resp(request_id)
         wait_until(lambda: troubled.ready)
         wait_until(lambda: any("moves again" in each.getMessage() for each in caplog.records))
+
+
+def test_no_wait_without_a_time_limit_outlasts_a_worker_that_hangs(troubled, tmp_path):
+    gate = tmp_path / "gate"
+    gate.touch()
+    hangs = pytest.raises(TimeoutError, match=r"in one batch for over 0\.5 s \(stall_timeout_s\)")
+    by_slot, by_socket = troubled.create_client(), troubled.create_client(transport="socket")
+    assert by_slot.ping() + by_socket.ping() > 0  # connected
+    request_ids = [by_slot.infer_async(ONES, "wait", str(gate)), by_socket.infer_async(ONES)]
+
+    async def ask():
+        with hangs:
+            await by_slot.ainfer(ONES)
+        with hangs:
+            await by_slot.await_resp(request_ids[0])
+        kept = [asyncio.ensure_future(by_slot.ainfer(ONES)) for _ in range(70)]  # more than there are slots
+        for each in asyncio.as_completed(kept):
+            with hangs:
+                await each
+
+    for client, request_id in zip((by_slot, by_socket), request_ids, strict=True):
+        with hangs:
+            client.wait_for_resp(request_id)
+        with hangs:
+            client(ONES)
+        with hangs:
+            client.ping()
+    asyncio.run(ask())
+    with hangs:
+        troubled.create_client()(ONES)  # one that has yet to be greeted
+    weights = Troubled().state_dict()
+    for _ in range(2):  # the worker's newest is one back, then two
+        troubled.update_params(weights)
+    with pytest.raises(TimeoutError, match="worker 0 hangs and has yet to take earlier weights"):
+        troubled.update_params(weights)
+    gate.unlink()
+    wait_until(lambda: troubled.ready)
+    assert all(torch.equal(c.wait_for_resp(i), ONES) for c, i in zip((by_slot, by_socket), request_ids, strict=True))
+
+
+def test_a_worker_that_was_stopped_counts_as_hanging(tmp_path, monkeypatch):
+    vitals = Vitals(tmp_path / "vitals", new=True)
+    check = HangCheck(tmp_path / "vitals", 3.0)
+    check()  # it has not begun
+    shown = Stats(1, 1, 1, 0, 0, 0, 1, 0, 0.0, 1.0)
+    vitals.write(shown)
+    check()
+    vitals.begin_call(time.monotonic() - 3.5)
+    with pytest.raises(TimeoutError, match=r"in one batch for over 3 s"):
+        check()
+    vitals.end_call()
+    check()
+    later = time.monotonic() + 14
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    with pytest.raises(TimeoutError, match=r"has not run for over 3 s"):
+        check()
+    HangCheck(tmp_path / "vitals", None)()
+    with pytest.raises(WorkerDiedError, match="no inferencer runs at"):
+        HangCheck(tmp_path / "none", 3.0)
 
 
 def test_vitals_agree_with_stats(troubled):

@@ -41,7 +41,7 @@ class InferencerClient:
     Args:
         address: the inferencer's folder.
         timeout_s: how long a call may take, in seconds, before it raises `TimeoutError`; None: until the worker
-            answers or dies.
+            answers, dies, or hangs by the `stall_timeout_s` of its `Inferencer`.
         transport: "auto" uses shared memory where the system has it, "shm" insists, "socket" declines.
         slot_bytes: room for one request and one reply in shared memory; larger ones go through the socket.
 
@@ -83,7 +83,7 @@ class InferencerClient:
 
     @property
     def timeout_s(self) -> float | None:
-        """How long a call may take, in seconds; None: until the worker answers or dies."""
+        """How long a call may take, in seconds; None: until the worker answers, dies or hangs."""
         return self._session.timeout_s
 
     @timeout_s.setter
@@ -122,7 +122,7 @@ class InferencerClient:
         Raises:
             RequestError: the model failed on this request; the message carries the worker's traceback.
             WorkerDiedError: the worker stopped or died.
-            TimeoutError: the client's `timeout_s` passed; the request is cancelled.
+            TimeoutError: the client's `timeout_s` passed, or the worker hangs; the request is cancelled.
         """
         session = self._session
         deadline = session.deadline()
@@ -154,7 +154,8 @@ class InferencerClient:
 
         Raises:
             ValueError: no such request waits for its reply.
-            TimeoutError: the time passed; the request is still on its way and can be waited for again.
+            TimeoutError: the time passed, or the worker hangs; the request is still on its way and can be waited for
+                again.
             RequestError: the model failed on this request.
             WorkerDiedError: the worker stopped or died.
         """

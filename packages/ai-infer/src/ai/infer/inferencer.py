@@ -55,10 +55,12 @@ class Inferencer:
         out_axes: likewise of the outputs: one for all, or one for each item of a tuple, list or dict.
         build: called in the worker to make the model, into which the state of `model` is loaded; for modules that
             cannot be pickled, such as parametrised ones (`weight_norm`). None: `model` itself is sent.
-        timeout_s: how long a call may take before it raises `TimeoutError`; None: until the worker answers or dies.
+        timeout_s: how long a call may take before it raises `TimeoutError`; None: until the worker answers, dies or
+            hangs.
         start_timeout_s: how long a worker may take until it is ready; one that takes longer is killed.
-        stall_timeout_s: how long a worker may be in one batch until `ready` says that it is not; it is not ended, and
-            counts as ready again when it moves. None: for ever.
+        stall_timeout_s: how long a worker may be in one batch until it counts as hanging: `ready` says that it is not,
+            and whoever waits for it gets a `TimeoutError`, also without a `timeout_s`. It is not ended, and counts as
+            ready again when it moves. None: it may take any time, and a call without `timeout_s` waits as long.
         transport: see `InferencerClient`.
 
     Raises:
@@ -93,7 +95,7 @@ class Inferencer:
         build: Callable[[], nn.Module] | None = None,
         timeout_s: float | None = None,
         start_timeout_s: float = 600.0,
-        stall_timeout_s: float | None = None,
+        stall_timeout_s: float | None = 600.0,
         transport: Transport = "auto",
     ) -> None:
         if not isinstance(model, nn.Module):

@@ -23,8 +23,8 @@ from ai.infer.stats import Stats
 from ai.infer.transport.frames import Frame, FrameStream, Kind
 from ai.infer.transport.shared_memory import anonymous_file
 from ai.infer.transport.shared_weights import SharedWeights
-from ai.infer.transport.socket_folder import ADDRESS_FILE, EXTRA_STATE_FILE, make_folder
-from ai.infer.transport.vitals import Vitals
+from ai.infer.transport.socket_folder import ADDRESS_FILE, EXTRA_STATE_FILE, VITALS_FILE, make_folder
+from ai.infer.transport.vitals import BEAT_S, Vitals
 from ai.infer.worker.options import WorkerOptions
 
 _STOP_TIMEOUT_S = 10.0
@@ -64,7 +64,7 @@ class Launcher:
         options: for each worker.
         restart: whether a worker that dies is started again, with the newest weights.
         start_timeout_s: after which a worker that is not ready is killed.
-        stall_timeout_s: after so long in one batch a worker counts as not ready; None: it may take any time.
+        stall_timeout_s: after so long in one batch a worker hangs; None: it may take any time.
         build: makes the model in the worker, where `model`'s state is loaded into it; None: `model` itself is sent.
     """
 
@@ -94,10 +94,15 @@ class Launcher:
         self._waker, self._wake_end = socket.socketpair()
         self.folder, self._lock = make_folder()
         try:
-            about = {"replicas": len(options), "restart": restart, "start_timeout_s": start_timeout_s}
+            about = {
+                "replicas": len(options),
+                "restart": restart,
+                "start_timeout_s": start_timeout_s,
+                "stall_timeout_s": stall_timeout_s,
+            }
             (self.folder / ADDRESS_FILE).write_text(json.dumps(about))
             self._payload = _pack(model, options, build)
-            self._vitals = [Vitals() for _ in options]
+            self._vitals = [Vitals(self.folder / VITALS_FILE.format(index), new=True) for index in range(len(options))]
             self._processes = [self._spawn(index) for index in range(len(options))]
             self._thread = threading.Thread(target=self._watch, name="ai-infer-launcher", daemon=True)
             self._thread.start()
@@ -112,13 +117,12 @@ class Launcher:
             "control": theirs.fileno(),
             "payload": self._payload,
             "index": index,
-            "vitals": self._vitals[index].descriptor,
             "weights": self._weights.descriptor,
             "socket": os.fspath(self.folder / f"worker-{index}"),
             "starter": os.getpid(),
             "version": self._version,
         }
-        files = [self._payload, self._vitals[index].descriptor, self._weights.descriptor]
+        files = [self._payload, self._weights.descriptor]
         self._vitals[index].clear()
         paths = [os.path.abspath(path) for path in sys.path]  # as here, also what the script itself has added
         process = subprocess.Popen(
@@ -151,7 +155,11 @@ class Launcher:
             version = self._version + 1
             with self._changed:
                 # The buffer of `version` held version - 2; who has that or a newer one no longer reads it.
-                self._changed.wait_for(lambda: self._all_have(version - 2))
+                look_s = None if self._stall_timeout_s is None else min(max(self._stall_timeout_s / 4, 0.01), BEAT_S)
+                while not self._changed.wait_for(lambda: self._all_have(version - 2), look_s):
+                    for process in self._processes:
+                        if process.failure is None and process.applied < version - 2 and self._stalls(process):
+                            raise TimeoutError(f"worker {process.index} hangs and has yet to take earlier weights")
                 self._check_alive()
             self._weights.write(tensors, version)
             with self._changed:
@@ -198,7 +206,7 @@ class Launcher:
 
     def _stalls(self, process: _Process) -> bool:
         limit = self._stall_timeout_s
-        return limit is not None and self._vitals[process.index].in_call_s > limit
+        return limit is not None and self._vitals[process.index].hangs(limit) is not None
 
     @property
     def vitals(self) -> Stats:
@@ -258,7 +266,7 @@ class Launcher:
         for process in self._processes:
             stalls = process.failure is None and self._stalls(process)
             if stalls and not process.stalled:
-                _log.error("worker %d has been in one batch for over %s s", process.index, self._stall_timeout_s)
+                _log.error("worker %d hangs: it has not moved for over %s s", process.index, self._stall_timeout_s)
             elif process.stalled and not stalls and process.failure is None:
                 _log.warning("worker %d moves again", process.index)
             process.stalled = stalls
@@ -334,8 +342,7 @@ class Launcher:
                 process.process.wait()
             process.control.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-        files = [self._payload, self._weights.descriptor, self._lock, *(each.descriptor for each in self._vitals)]
-        for descriptor in files:
+        for descriptor in (self._payload, self._weights.descriptor, self._lock):
             if descriptor >= 0:
                 os.close(descriptor)
         self._waker.close()

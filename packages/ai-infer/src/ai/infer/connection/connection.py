@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ai.infer.connection.handshake import Transport, milliseconds, shake_hands
+from ai.infer.connection.hang_check import HangCheck
 from ai.infer.connection.pending_request import Parts, PendingRequest, copy_into, special_reply
 from ai.infer.connection.watcher import NOBODY, Watcher
 from ai.infer.errors import RequestError, WorkerDiedError
@@ -30,15 +31,26 @@ class Connection:
         path: the worker's socket.
         transport: "auto" takes shared memory where worker and system offer it, "shm" insists, "socket" declines.
         slot_bytes: room for one request and one reply in shared memory; larger ones go through the socket.
+        check_hang: ends every wait for a worker that hangs.
         deadline: when to give up, by `time.monotonic()`.
 
     Raises:
         WorkerDiedError: nobody answers at `path`.
-        TimeoutError: the worker was busy until the deadline.
+        TimeoutError: the worker was busy until the deadline, or hangs.
     """
 
-    def __init__(self, path: Path, transport: Transport, slot_bytes: int, deadline: float | None = None) -> None:
-        self._stream, self._pidfd, self.batch_size, self.slots = shake_hands(path, transport, slot_bytes, deadline)
+    def __init__(
+        self,
+        path: Path,
+        transport: Transport,
+        slot_bytes: int,
+        check_hang: HangCheck,
+        deadline: float | None = None,
+    ) -> None:
+        self.check_hang = check_hang
+        self._stream, self._pidfd, self.batch_size, self.slots = shake_hands(
+            path, transport, slot_bytes, check_hang, deadline
+        )
         self.lock = threading.Lock()
         self._changed = threading.Condition(self.lock)
         self._spinner = Spinner()
@@ -94,8 +106,8 @@ class Connection:
             deadline: when to give up waiting for a slot, by `time.monotonic()`.
 
         Raises:
-            TimeoutError: no slot came free in time, or the socket took only a part of what fits no slot; the worker
-                skips that request.
+            TimeoutError: no slot came free in time, or the socket took only a part of what fits no slot, or the
+                worker hangs; it skips that request.
             WorkerDiedError: the worker is gone.
         """
         slots = self.slots
@@ -111,9 +123,12 @@ class Connection:
                 if not self._wait(self._has_room, deadline):
                     raise TimeoutError("the worker did not take this client's earlier requests in time")
                 self._send_request(request, layout, tensors)
-                if not self._wait(self.flush, deadline):
+                try:
+                    if not self._wait(self.flush, deadline):
+                        raise TimeoutError("the worker did not take the request in time")
+                except TimeoutError:
                     self._cancel(request)
-                    raise TimeoutError("the worker did not take the request in time")
+                    raise
         return request
 
     def submit_now(self, request: PendingRequest, layout: Layout, tensors: Sequence[Parts]) -> bool:
@@ -196,7 +211,7 @@ class Connection:
             RequestError: the request failed in the worker.
             RequestCancelledError: it was cancelled.
             WorkerDiedError: the worker is gone.
-            TimeoutError: the deadline passed; the request is still on its way.
+            TimeoutError: the deadline passed, or the worker hangs; the request is still on its way.
         """
         self.spin(request)
         with self.lock:
@@ -208,6 +223,7 @@ class Connection:
         """Returns the reply to a request of which `PendingRequest.waiter` was told; raises like `result`."""
         if request.outcome is None and not request.cancelled:
             if request.overdue:
+                self.check_hang()
                 raise TimeoutError(_TOO_LATE)
             self.check_alive()
         return request.fetch()
@@ -303,7 +319,8 @@ class Connection:
     def _wait(self, done: Callable[[], bool], deadline: float | None) -> bool:
         """Waits until `done()`, with the lock held before and after; returns whether it is, raises on failure.
 
-        Of several waiting threads one polls, and wakes the others whenever anything has happened.
+        Of several waiting threads one polls, and wakes the others whenever anything has happened. Each looks now and
+        then whether the worker hangs.
         """
         slots = self.slots
         while not done():
@@ -311,8 +328,10 @@ class Connection:
             timeout = None if deadline is None else deadline - time.monotonic()
             if timeout is not None and timeout <= 0:
                 return False
+            timeout = self.check_hang.slice_s(timeout)
             if self.polling:
-                self._changed.wait(timeout)
+                if not self._changed.wait(timeout):
+                    self.check_hang()
                 continue
             if slots is not None:
                 slots.will_sleep()
@@ -328,6 +347,8 @@ class Connection:
                 self.polling = False
                 self.handle(events)
                 self._changed.notify_all()
+            if not events and not done():
+                self.check_hang()
         if slots is not None and not self.watcher.attached and not self.polling:
             slots.is_awake()
         return True

@@ -96,8 +96,14 @@ class EventLoopWatcher:
                     return request
                 waiter = asyncio.get_running_loop().create_future()
                 self._room_waiters.append(waiter)
-            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
-                await waiter
+            timeout = None if deadline is None else deadline - time.monotonic()
+            try:
+                async with asyncio.timeout(connection.check_hang.slice_s(timeout)):
+                    await waiter
+            except TimeoutError:
+                connection.check_hang()
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise
 
     async def result(self, request: PendingRequest, deadline: float | None = None) -> tuple[int, Tree]:
         """Like `Connection.result`, without holding up the event loop."""
@@ -120,7 +126,8 @@ class EventLoopWatcher:
         request.overdue = False
         if deadline is not None:
             request.deadline = deadline
-            self._sweep_by(deadline)
+        look_s = self._connection.check_hang.interval_s
+        self._sweep_by(request.deadline if look_s is None else min(request.deadline, time.monotonic() + look_s))
 
     def _wake_worker_soon(self) -> None:
         """Wakes the worker once for all requests that the event loop has in hand, so that they meet in one batch.
@@ -227,7 +234,7 @@ class EventLoopWatcher:
             loop.call_soon_threadsafe(callback, *arguments)
 
     def _sweep_by(self, deadline: float) -> None:
-        """Makes the event loop end overdue waits at a deadline: one timer for all, since each of them costs."""
+        """Makes the event loop look for overdue waits at a time: one timer for all, since each of them costs."""
         if deadline < self._sweep_at:
             self._sweep_at = deadline
             assert self._loop is not None
@@ -240,13 +247,22 @@ class EventLoopWatcher:
             self._sweep_at = math.inf
             now = time.monotonic()
             awaited = [request for request in self._connection.all_requests() if request.waiter is not None]
+            look_s = self._connection.check_hang.interval_s
+            hangs = look_s is not None and self._hangs()
             for request in awaited:
-                if request.deadline <= now:
+                if hangs or request.deadline <= now:
                     request.overdue = True
                     self.finished(request)
-            later = [request.deadline for request in awaited if now < request.deadline < math.inf]
+            later = [request.deadline for request in awaited if not hangs and now < request.deadline]
             if later:
-                self._sweep_by(min(later))
+                self._sweep_by(min(*later, math.inf if look_s is None else now + look_s))
+
+    def _hangs(self) -> bool:
+        try:
+            self._connection.check_hang()
+        except TimeoutError:
+            return True
+        return False
 
     # Watching ---------------------------------------------------------------------------------------------------
 

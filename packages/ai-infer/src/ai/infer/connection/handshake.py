@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ai.infer.connection.client_slots import ClientSlots
+from ai.infer.connection.hang_check import HangCheck
 from ai.infer.errors import InferError, WorkerDiedError
 from ai.infer.transport.frames import PROTOCOL, Frame, FrameStream, Kind
 
@@ -29,15 +30,18 @@ class Handshake(NamedTuple):
     slots: ClientSlots | None
 
 
-def shake_hands(path: Path, transport: Transport, slot_bytes: int, deadline: float | None) -> Handshake:
+def shake_hands(
+    path: Path, transport: Transport, slot_bytes: int, check_hang: HangCheck, deadline: float | None
+) -> Handshake:
     """Connects to a worker; arguments and errors are those of `Connection`."""
+    check_hang()
     stream = FrameStream(_connect(path, deadline))
     pidfd = _open_worker(stream.socket)
     try:
         hello = {"protocol": PROTOCOL, "transport": transport, "slot_bytes": slot_bytes}
         stream.send(Kind.HELLO, header=json.dumps(hello).encode())
         stream.closed = False  # one that has hung up already has said why
-        frame, descriptors = _await_hello(stream, pidfd, deadline)
+        frame, descriptors = _await_hello(stream, pidfd, check_hang, deadline)
         if frame.kind is not Kind.HELLO:
             raise WorkerDiedError(frame.header.decode())
         reply = json.loads(frame.header)
@@ -88,7 +92,9 @@ def _open_worker(connection: socket.socket) -> int:
         return -1
 
 
-def _await_hello(stream: FrameStream, pidfd: int, deadline: float | None) -> tuple[Frame, list[int]]:
+def _await_hello(
+    stream: FrameStream, pidfd: int, check_hang: HangCheck, deadline: float | None
+) -> tuple[Frame, list[int]]:
     """Returns the worker's first frame and the open files that came with it."""
     poller = select.poll()
     poller.register(stream.fileno(), select.POLLIN)
@@ -99,9 +105,12 @@ def _await_hello(stream: FrameStream, pidfd: int, deadline: float | None) -> tup
     lives = True
     while lives and frame is None:
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        events = poller.poll(milliseconds(timeout))
-        if not events and timeout is not None:
-            raise TimeoutError("the worker did not answer in time")
+        events = poller.poll(milliseconds(check_hang.slice_s(timeout)))
+        if not events:
+            check_hang()
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError("the worker did not answer in time")
+            continue
         lives = pidfd not in [descriptor for descriptor, _ in events]
         try:
             frame, descriptors = stream.receive_with_descriptors(4)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ai.infer.connection.connection import Connection
 from ai.infer.connection.handshake import Transport
+from ai.infer.connection.hang_check import HangCheck
 from ai.infer.connection.pending_request import PendingRequest
 from ai.infer.errors import WorkerDiedError
-from ai.infer.transport.socket_folder import ADDRESS_FILE
+from ai.infer.transport.socket_folder import ADDRESS_FILE, VITALS_FILE
 from ai.infer.transport.trees import Node, Tree, flatten
 from ai.infer.transport.wire import Layout, has_channels_last, layout_of
 
@@ -138,21 +139,27 @@ class Session:
                 n_replicas: int = about["replicas"]
                 self.connections += [None] * (n_replicas - len(self.connections))
                 refusal: WorkerDiedError | None = None
+                hangs: TimeoutError | None = None
                 for index, connection in enumerate(self.connections):
                     if connection is not None and connection.alive:
                         continue
                     try:
+                        check_hang = HangCheck(folder / VITALS_FILE.format(index), about["stall_timeout_s"])
                         self.connections[index] = Connection(
-                            folder / f"worker-{index}", self._transport, self._slot_bytes, deadline
+                            folder / f"worker-{index}", self._transport, self._slot_bytes, check_hang, deadline
                         )
                         if connection is not None:
                             connection.close()
                     except WorkerDiedError as error:
                         refusal = error
+                    except TimeoutError as error:
+                        hangs = error
                 living = [each for each in self.connections if each is not None and each.alive]
                 if living:
                     self._single = living[0] if n_replicas == 1 else None
                     return living
+                if hangs is not None:
+                    raise hangs
                 assert refusal is not None
                 if not about["restart"]:
                     raise refusal

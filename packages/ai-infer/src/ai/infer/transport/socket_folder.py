@@ -13,6 +13,9 @@ ADDRESS_FILE = "inferencer.json"
 EXTRA_STATE_FILE = "extra_state"
 """What a restarted worker reads beside the weights, where modules have extra state."""
 
+VITALS_FILE = "vitals-{}"
+"""Where each worker, by its number, shows how it is."""
+
 _LOCK = "owner"
 _GRACE_S = 60.0
 _MAX_PATH = 80  # of a socket's address, which the system limits to about a hundred bytes

@@ -1,27 +1,40 @@
 """What a worker shows of itself in shared memory, so that it can be looked at while it is in the model, or hangs."""
 
+import os
 import time
+from pathlib import Path
 
 import numpy as np
 
 from ai.infer.stats import Stats
-from ai.infer.transport.shared_memory import anonymous_file, map_file
+from ai.infer.transport.shared_memory import map_file
 
 _COUNTERS = ("requests", "rows", "batches", "errors", "cancelled", "queued", "clients", "version")
 _N_BYTES = 128
-_BUSY_SINCE, _BUSY_NS, _STARTED = len(_COUNTERS), len(_COUNTERS) + 1, len(_COUNTERS) + 2
+_BUSY_SINCE, _BUSY_NS, _STARTED, _SEEN = range(len(_COUNTERS), len(_COUNTERS) + 4)
+BEAT_S = 5.0
+"""How often a worker that has nothing to do shows that it lives."""
 
 
 class Vitals:
-    """Counters of one worker, written by it and read by its starter.
+    """Counters of one worker, written by it, and read by its starter and by clients that wait long.
 
     Args:
-        descriptor: of the file that another process made; None: a new one is made.
+        path: of the file.
+        new: whether to make it.
+
+    Raises:
+        OSError: there is none.
     """
 
-    def __init__(self, descriptor: int | None = None) -> None:
-        self.descriptor = anonymous_file(_N_BYTES) if descriptor is None else descriptor
-        self._cells = map_file(self.descriptor, _N_BYTES).numpy().view(np.int64).data
+    def __init__(self, path: Path, *, new: bool = False) -> None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if new else 0), 0o600)
+        try:
+            if new:
+                os.ftruncate(descriptor, _N_BYTES)
+            self._cells = map_file(descriptor, _N_BYTES).numpy().view(np.int64).data
+        finally:
+            os.close(descriptor)
 
     def begin_call(self, at_s: float) -> None:
         """Says that the worker is in a batch from now on, and not in its loop."""
@@ -36,7 +49,9 @@ class Vitals:
         for i, name in enumerate(_COUNTERS):
             self._cells[i] = getattr(stats, name)
         self._cells[_BUSY_NS] = int(stats.busy_s * 1e9)
-        self._cells[_STARTED] = int((time.monotonic() - stats.uptime_s) * 1e9)
+        now = time.monotonic()
+        self._cells[_STARTED] = int((now - stats.uptime_s) * 1e9)
+        self._cells[_SEEN] = int(now * 1e9)
 
     def read(self) -> Stats:
         """Returns the counters as they were last shown, a moment ago or before the batch that runs."""
@@ -51,7 +66,21 @@ class Vitals:
         since: int = self._cells[_BUSY_SINCE]
         return max(0.0, time.monotonic() - since / 1e9) if since else 0.0
 
+    def hangs(self, limit_s: float) -> str | None:
+        """Returns how the worker hangs; None: it moves, or has not begun.
+
+        Args:
+            limit_s: how long one batch may take.
+        """
+        in_call_s = self.in_call_s
+        if in_call_s > limit_s:
+            return f"the worker has been in one batch for over {limit_s:g} s (stall_timeout_s)"
+        seen: int = self._cells[_SEEN]
+        if not in_call_s and seen and time.monotonic() - seen / 1e9 > limit_s + 2 * BEAT_S:
+            return f"the worker's process has not run for over {limit_s:g} s (stall_timeout_s): it may be stopped"
+        return None
+
     def clear(self) -> None:
         """Forgets what a worker that died showed."""
-        for i in range(_STARTED + 1):
+        for i in range(_SEEN + 1):
             self._cells[i] = 0

@@ -21,7 +21,7 @@ from ai.infer.transport.shared_memory import anonymous_file, shared_slots_suppor
 from ai.infer.transport.shared_weights import SharedWeights, apply_extra_state
 from ai.infer.transport.slots import BOARD_BYTES, SLOTS_PER_CLIENT, WORKER, Board, fence
 from ai.infer.transport.spin import Spinner
-from ai.infer.transport.vitals import Vitals
+from ai.infer.transport.vitals import BEAT_S, Vitals
 from ai.infer.transport.wire import Layout, layout_of, parse
 from ai.infer.worker.batch_axes import BatchAxes
 from ai.infer.worker.batch_call import BatchCall
@@ -36,7 +36,6 @@ from ai.infer.worker.sharing import Sharing
 
 _SPC = SLOTS_PER_CLIENT
 _DELAY_GRAIN_S = 0.0005
-_LOOK_INTERVAL_S = 5.0  # between two looks whether the clients' processes live
 _POLL_INTERVAL_S = 0.001
 """A look at the sockets costs as much as a small batch does: a busy worker takes one a millisecond."""
 
@@ -124,7 +123,7 @@ class Worker:
         while not self._stopping:
             if not self._scan() and not queue.n_requests:
                 if not self._spinner.wait(self._scan):
-                    self._sleep(_LOOK_INTERVAL_S if self._clients else None)
+                    self._sleep(BEAT_S)
                 continue
             delay = queue.delay_s()
             if delay:
@@ -274,7 +273,7 @@ class Worker:
         if self._control.n_unsent:
             self._control.flush()
         if now >= self._look_at_clients_at:
-            self._look_at_clients_at = now + _LOOK_INTERVAL_S
+            self._look_at_clients_at = now + BEAT_S
             self._clients.drop_the_dead()
 
     def _read_control(self) -> None:

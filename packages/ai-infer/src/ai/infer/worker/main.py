@@ -18,7 +18,7 @@ import torch
 
 from ai.infer.transport.frames import FrameStream, Kind
 from ai.infer.transport.shared_weights import SharedWeights, apply_extra_state
-from ai.infer.transport.socket_folder import EXTRA_STATE_FILE
+from ai.infer.transport.socket_folder import EXTRA_STATE_FILE, VITALS_FILE
 from ai.infer.transport.vitals import Vitals
 from ai.infer.worker.loop import Worker
 from ai.infer.worker.options import WorkerOptions, take_over
@@ -60,9 +60,8 @@ def main(arguments: dict[str, Any]) -> None:
             weights,
             arguments["starter"],
             arguments["version"],
-            Vitals(arguments["vitals"]),
+            Vitals(folder / VITALS_FILE.format(arguments["index"])),
         )
-        os.close(arguments["vitals"])
         extra = folder / EXTRA_STATE_FILE
         if arguments["version"] and extra.exists():
             apply_extra_state(payload["model"], extra.read_bytes())
