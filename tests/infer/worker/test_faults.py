@@ -357,7 +357,7 @@ def test_reply_given_up_by_wait_for_is_not_lost(troubled, tmp_path):
 
 
 def test_wait_for_a_worker_that_never_comes_back_ends_without_a_deadline(tmp_path):
-    about = {"replicas": 1, "restart": True, "start_timeout_s": 0.05}
+    about = {"replicas": 1, "restart": True, "start_timeout_s": 0.05, "stall_timeout_s": 600.0}
     (tmp_path / ADDRESS_FILE).write_text(json.dumps(about))
     with pytest.raises(TimeoutError, match="no replica was restarted in time"):
         InferencerClient(tmp_path)(ONES)
