@@ -242,3 +242,54 @@ def test_gan_covers_all_eight_gaussians():
 
     trainer.train(models, opts, Hook(task=task, task_interval=steps), steplimit=steps)
     assert (found[-1] >= 0.03 * 2000).all(), found[-1]
+
+
+def test_an_autoencoder_against_a_judge_of_images_has_the_two_losses_written_out():
+    class Auto(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.e, self.d = nn.Linear(4, 2), nn.Linear(2, 4)
+
+        def encode(self, x):
+            return self.e(x)
+
+        def decode(self, z):
+            return self.d(z)
+
+    torch.manual_seed(0)
+    models, x = {"ae": Auto(), "d": nn.Linear(4, 1)}, torch.randn(8, 4)
+    env = AdversarialAutoencoder(weight=0.5, on="images")
+    made = models["ae"].decode(models["ae"].encode(x))
+    real, fake = models["d"](x).sigmoid(), models["d"](made).sigmoid()
+    assert env("d", models, x, 0).item() == pytest.approx(-(real.log() + (1 - fake).log()).mean().item(), rel=1e-5)
+    wanted = (made - x).square().mean() - 0.5 * fake.log().mean()
+    assert env("ae", models, x, 0).item() == pytest.approx(wanted.item(), rel=1e-5)
+    env("ae", models, x, 0).backward()
+    assert all(p.grad is not None for p in models["ae"].parameters())
+    with pytest.raises(ValueError, match="on must be 'codes' or 'images', not 'pixels'"):
+        AdversarialAutoencoder(on="pixels")
+
+
+def test_all_that_a_discriminator_sees_is_augmented_and_the_draws_are_the_runs():
+    seen, drawn = [], []
+
+    def augment(x, generator):
+        drawn.append(int(torch.randint(2**30, (), generator=generator)))
+        return x + 100
+
+    class Judge(nn.Linear):
+        def forward(self, x):
+            seen.append(float(x.detach().min()))
+            return super().forward(x)
+
+    env = Gan(2, augment=augment, r1=1.0)
+    models = {"g": nn.Linear(2, 3), "d": Judge(3, 1)}
+    for _ in range(2):
+        torch.manual_seed(3)
+        env("d", models, torch.zeros(4, 3), 0).backward()
+        env("g", models, torch.zeros(4, 3), 0).backward()
+    assert len(seen) == 6
+    assert min(seen) > 50
+    assert drawn[:3] == drawn[3:]
+    assert len(set(drawn[:3])) == 3
+    assert models["g"].weight.grad is not None

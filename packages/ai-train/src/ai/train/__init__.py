@@ -4,12 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ai.train import loss, opt, schedule, snapshot
+from ai.train.contrastive import Contrastive
 from ai.train.diffusion import Diffusion
 from ai.train.early_stopping import EarlyStopping
 from ai.train.ema import Ema
 from ai.train.engine.log import is_logging, log
 from ai.train.engine.ranks import rank
 from ai.train.engine.run import NonFiniteError, Run, StopTraining
+from ai.train.engine.whole_set import measure
 from ai.train.env import Classify, Distill, NextToken, Reconstruct, Regress
 from ai.train.gan import AdversarialAutoencoder, Gan
 from ai.train.hook import Hook, HookInterface
@@ -42,6 +44,7 @@ __all__ = [
     "SAC",
     "AdversarialAutoencoder",
     "Classify",
+    "Contrastive",
     "Diffusion",
     "Distill",
     "EarlyStopping",
@@ -71,6 +74,7 @@ __all__ = [
     "log",
     "logarithmic",
     "loss",
+    "measure",
     "opt",
     "parallel",
     "plan",

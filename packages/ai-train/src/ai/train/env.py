@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ai.model.arguments import check_real, check_whole
 from ai.train.engine.log import is_logging, log
+from ai.train.engine.whole_set import Metric, measure
 
 Batch = Mapping[str, Tensor] | Sequence[Tensor]
 
@@ -36,6 +37,8 @@ class Classify:
         label_smoothing: share of the target spread evenly over all classes.
         class_weights: how much each class counts, `(classes,)`; the mean is one by weight, also over micro-batches and
             ranks.
+        metrics: by name, metrics over a whole validation set, such as those of torchmetrics (extra `metrics`): AUROC,
+            F1, confusion. Each takes the probabilities `(batch, classes)` and the classes; see `ai.train.measure`.
         top_k: also log how often the class is among the first k, for each of these k.
 
     The batch is a dict or a pair `(x, y)`; `y` are class indices `(batch,)` of any integer type (uint8 too), or
@@ -56,6 +59,7 @@ class Classify:
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | Tensor | None = None,
         top_k: Sequence[int] = (),
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         check_real(label_smoothing=label_smoothing)
         if not 0 <= label_smoothing < 1:
@@ -64,6 +68,7 @@ class Classify:
         self.label_smoothing = label_smoothing
         self.class_weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
         self.top_k = tuple(top_k)
+        self.metrics = dict(metrics or {})
 
     def __call__(self, model: nn.Module, batch: Batch, step: int) -> Tensor | tuple[Tensor, Tensor]:
         """The mean loss over the batch; with class weights, and what its rows weigh together."""
@@ -111,6 +116,8 @@ class Classify:
     def _log(self, logits: Tensor, target: Tensor) -> None:
         classes = target.argmax(1) if target.is_floating_point() else target
         log("accuracy", (logits.argmax(1) == classes).float().mean())
+        for name, metric in self.metrics.items():
+            measure(name, metric, logits.float().softmax(1), classes)
         for k in self.top_k:
             log(f"accuracy_top{k}", (logits.topk(k, 1).indices == classes[:, None]).any(1).float().mean())
 

@@ -28,6 +28,9 @@ class Gan:
         r1_interval: compute R1 only every so many steps, multiplied by the interval ("lazy regularisation": Karras et
             al. 2020, StyleGAN2, appendix B).
         conditional: call both models with the batch's `y` as a second argument.
+        augment: (images, generator) -> images, as `ai.data.augment` makes them: all that `d` sees, real and generated,
+            in both steps, goes through it, and R1's gradient is with respect to what comes out (Karras et al. 2020,
+            Training generative adversarial networks with limited data).
 
     The batch is a tensor, a dict with `'x'`, or a tuple that starts with it.
 
@@ -45,6 +48,7 @@ class Gan:
         r1: float = 0.0,
         r1_interval: int = 16,
         conditional: bool = False,
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     ) -> None:
         if loss not in ("non_saturating", "hinge", "wgan_gp"):
             raise ValueError(f"loss must be 'non_saturating', 'hinge' or 'wgan_gp', not {loss!r}")
@@ -55,7 +59,7 @@ class Gan:
         if r1 < 0 or r1_interval < 1:
             raise ValueError(f"r1 ({r1}) must not be negative and r1_interval ({r1_interval}) be at least 1")
         self.n_latent, self.loss, self.r1, self.r1_interval = n_latent, loss, r1, r1_interval
-        self.conditional = conditional
+        self.conditional, self.augment = conditional, augment
 
     def __call__(self, key: str, models: Models, batch: Any, step: int) -> Tensor:
         """The loss of `'g'` or `'d'`."""
@@ -63,12 +67,18 @@ class Gan:
         condition = (batch["y"] if isinstance(batch, Mapping) else batch[1],) if self.conditional else ()
         z = torch.randn(len(real), self.n_latent, device=real.device)
         if key == "g":
-            return self._generator_loss(models["d"](models["g"](z, *condition), *condition))
+            return self._generator_loss(models["d"](self._seen(models["g"](z, *condition)), *condition))
         if key != "d":
             raise KeyError(f"Gan trains the models 'g' and 'd', not {key!r}")
         with torch.no_grad():
             fake = models["g"](z, *condition)
-        return self._discriminator_loss(models["d"], real, fake, condition, step)
+        return self._discriminator_loss(models["d"], self._seen(real), self._seen(fake), condition, step)
+
+    def _seen(self, x: Tensor) -> Tensor:
+        if self.augment is None:
+            return x
+        seed = int(torch.randint(2**62, ()))  # of the global state, which snapshots hold; on the CPU, without a wait
+        return self.augment(x, torch.Generator(x.device).manual_seed(seed))
 
     def _generator_loss(self, logits: Tensor) -> Tensor:
         return F.softplus(-logits).mean() if self.loss == "non_saturating" else -logits.mean()
@@ -121,16 +131,18 @@ def gradient_penalty(d: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) 
 
 
 class AdversarialAutoencoder:
-    """An autoencoder `ae` whose codes a discriminator `d` cannot tell from a prior.
+    """An autoencoder `ae` whose codes a discriminator `d` cannot tell from a prior, or whose images from real ones.
 
-    `models['ae']` has `encode(x) -> z [B, ...]` and `decode(z) -> x`; `models['d'](z)` gives one logit a code.
+    `models['ae']` has `encode(x) -> z [B, ...]` and `decode(z) -> x`; `models['d']` gives one logit a code, or image.
 
     Args:
         loss: (reconstruction, original) -> loss.
         weight: of the adversarial term in the autoencoder's loss.
         prior: (z) -> a draw of the prior in z's shape; N(0, 1) by default.
+        on: what `d` judges: `'codes'`, or `'images'`: reconstructions beside originals, which makes them sharp.
 
-    Source: Makhzani et al. 2016, Adversarial autoencoders; reconstruction and regularisation in one step.
+    Sources: Makhzani et al. 2016, Adversarial autoencoders; reconstruction and regularisation in one step. On images:
+    Larsen et al. 2016, Autoencoding beyond pixels using a learned similarity metric, the GAN's part of equation 4.
     """
 
     def __init__(
@@ -139,7 +151,11 @@ class AdversarialAutoencoder:
         *,
         weight: float = 0.1,
         prior: Callable[[Tensor], Tensor] = torch.randn_like,
+        on: str = "codes",
     ) -> None:
+        if on not in ("codes", "images"):
+            raise ValueError(f"on must be 'codes' or 'images', not {on!r}")
+        self.on = on
         check_real(weight=weight)
         self.loss, self.weight, self.prior = loss, weight, prior
 
@@ -150,12 +166,14 @@ class AdversarialAutoencoder:
         if key == "d":
             with torch.no_grad():
                 z = autoencoder.encode(x)
-            return F.softplus(-models["d"](self.prior(z))).mean() + F.softplus(models["d"](z)).mean()
+                real, made = (self.prior(z), z) if self.on == "codes" else (x, autoencoder.decode(z))
+            return F.softplus(-models["d"](real)).mean() + F.softplus(models["d"](made)).mean()
         if key != "ae":
             raise KeyError(f"AdversarialAutoencoder trains the models 'ae' and 'd', not {key!r}")
         z = autoencoder.encode(x)
-        reconstruction = self.loss(autoencoder.decode(z), x)
-        adversarial = F.softplus(-models["d"](z)).mean()
+        decoded = autoencoder.decode(z)
+        reconstruction = self.loss(decoded, x)
+        adversarial = F.softplus(-models["d"](z if self.on == "codes" else decoded)).mean()
         if is_logging():
             log("reconstruction", reconstruction)
             log("adversarial", adversarial)

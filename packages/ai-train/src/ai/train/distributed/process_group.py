@@ -110,14 +110,18 @@ class GroupRanks(Ranks):
 
     def sum_named(self, totals: Mapping[str, tuple[float, float]]) -> Totals:
         """The pairs summed by name."""
-        everyone: list[Any] = [None] * self.world
-        dist.all_gather_object(everyone, dict(totals), group=self.group)
         summed: Totals = {}
-        for part in everyone:
+        for part in self.gather(dict(totals)):
             for name, (total, weight) in part.items():
                 before = summed.get(name, (0.0, 0.0))
                 summed[name] = (before[0] + total, before[1] + weight)
         return summed
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks."""
+        everyone: list[Any] = [None] * self.world
+        dist.all_gather_object(everyone, value, group=self.group)
+        return everyone
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

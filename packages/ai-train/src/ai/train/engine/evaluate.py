@@ -14,6 +14,7 @@ from ai.train.engine.log import Record, recording
 from ai.train.engine.precision import autocast
 from ai.train.engine.ranks import Ranks
 from ai.train.engine.update import Loss
+from ai.train.engine.whole_set import Measures
 from ai.train.state.random_state import own_randomness
 
 
@@ -75,10 +76,12 @@ def evaluate(
     if ranks.world > 1 and hasattr(data, "shard"):
         data = data.shard(ranks.rank, ranks.world)
     record, totals = Record(), Record()
+    measures = record.measures = Measures()
     unknown: UnknownWeight | None = None
     with recording(record), autocast(precision, device):
         for index, (batch, share) in enumerate(_in_step(iter(data), ranks, sharded)):
             between()
+            measures.counts = share > 0
             for name, loss_of in losses.items():
                 loss = loss_of(batch)
                 weight: Any = 1.0
@@ -100,7 +103,7 @@ def evaluate(
         raise ValueError(
             "there is no batch to validate on: the data is empty, or an iterator that has been run through"
         )
-    return {name: total / weight for name, (total, weight) in sums.items()}
+    return {name: total / weight for name, (total, weight) in sums.items()} | measures.compute(ranks)
 
 
 def refuse_endless(data: Iterable[Any]) -> None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from time import perf_counter
+from typing import Any
 
 # Wishes to end the run, the stronger the higher: a hook's, a signal's.
 STOP, INTERRUPT = 1, 2
@@ -51,6 +52,10 @@ class Ranks:
     def sum_named(self, totals: Mapping[str, tuple[float, float]]) -> Totals:
         """The pairs summed by name over the ranks (waits for all of them); ranks may have different names."""
         return dict(totals)
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order (waits for all of them); they are pickled."""
+        return [value]
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

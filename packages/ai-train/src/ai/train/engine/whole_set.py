@@ -1,0 +1,105 @@
+"""`measure(key, metric, …)`: metrics that no mean over batches gives, such as AUROC and F1, over a whole validation."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+
+from ai.train.engine.log import current
+from ai.train.engine.ranks import Ranks
+
+
+class Metric(Protocol):
+    """What is asked of a metric; those of torchmetrics have it."""
+
+    def reset(self) -> object:
+        """Begin anew."""
+
+    def update(self, *args: Any) -> object:
+        """Take a batch's outputs and targets."""
+
+    def compute(self) -> Any:
+        """The value over all that was taken: a number, a tensor, or a dict of them."""
+
+
+class Measures:
+    """The metrics of one validation: each a copy of the user's, begun anew, so that his own stays as it is."""
+
+    def __init__(self) -> None:
+        self.counts = True  # not where a rank repeats a batch so that all ranks make the same number of passes
+        self._metrics: dict[str, Any] = {}
+
+    def update(self, key: str, metric: Metric, args: tuple[Any, ...]) -> None:
+        """Take what one batch gave."""
+        if key not in self._metrics:
+            own: Any = copy.deepcopy(metric)
+            own.reset()
+            device = next((arg.device for arg in args if isinstance(arg, torch.Tensor)), None)
+            self._metrics[key] = own.to(device) if device is not None and hasattr(own, "to") else own
+        if self.counts:
+            self._metrics[key].update(*args)
+
+    def compute(self, ranks: Ranks) -> dict[str, float]:
+        """Each value over the batches of all ranks; a vector's or matrix's numbers by their places, `key_0_1`."""
+        mine = {
+            key: own.cpu() if ranks.world > 1 and hasattr(own, "cpu") else own for key, own in self._metrics.items()
+        }
+        found: dict[str, float] = {}
+        whole: dict[str, Any] = {}
+        for part in ranks.gather(mine):
+            for key, own in part.items():
+                whole[key] = _merged(key, whole[key], own) if key in whole else own
+        for key, own in whole.items():
+            if hasattr(own, "sync_on_compute"):
+                own.sync_on_compute = False  # torchmetrics would gather once more, and wait for ranks without batches
+            found |= dict(_numbers(key, own.compute()))
+        return found
+
+
+def measure(key: str, metric: Metric, *args: Any) -> None:
+    """Have `metric` take a batch's outputs and targets, to be logged as `key` over a whole validation.
+
+    While training nothing happens, nor outside a run. Over several ranks the value is that of all their batches.
+
+    Args:
+        key: the name under which the hook receives it, after `val_`; of a vector or matrix each number by its place.
+        metric: one of torchmetrics, or whatever has `reset`, `update` and `compute` (and `merge_state` for ranks). It
+            stays as it is: each validation updates a copy.
+        args: what its `update` takes.
+
+    >>> class Count:
+    ...     def reset(self): self.n = 0
+    ...     def update(self, batch): self.n += len(batch)
+    ...     def compute(self): return self.n
+    >>> from ai.train import Trainer
+    >>> def env(model, batch, step):
+    ...     measure('rows', Count(), batch)
+    ...     return model(batch).mean()
+    >>> trainer = Trainer(env, [])
+    >>> trainer.validate(torch.nn.Identity(), [torch.ones(2), torch.ones(3)])
+    1.0
+    """
+    record = current()
+    if record is not None and record.measures is not None:
+        record.measures.update(key, metric, args)
+
+
+def _merged(key: str, one: Any, other: Any) -> Any:
+    if not hasattr(one, "merge_state"):
+        raise TypeError(
+            f"the metric {key!r} ({type(one).__name__}) needs merge_state(other) to be measured over several ranks"
+        )
+    one.merge_state(other)
+    return one
+
+
+def _numbers(key: str, value: Any) -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _numbers(f"{key}_{name}", part)
+    elif isinstance(value, (list, tuple)) or (isinstance(value, torch.Tensor) and value.ndim):
+        for index, part in enumerate(value):
+            yield from _numbers(f"{key}_{index}", part)
+    else:
+        yield key, float(value)
