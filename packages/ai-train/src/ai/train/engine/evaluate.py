@@ -14,7 +14,7 @@ from ai.train.engine.log import Record, recording
 from ai.train.engine.precision import autocast
 from ai.train.engine.ranks import Ranks
 from ai.train.engine.update import Loss
-from ai.train.engine.whole_set import Measures
+from ai.train.engine.whole_set import Measures, measuring
 from ai.train.state.random_state import own_randomness
 
 
@@ -75,10 +75,9 @@ def evaluate(
     refuse_endless(data)
     if ranks.world > 1 and hasattr(data, "shard"):
         data = data.shard(ranks.rank, ranks.world)
-    record, totals = Record(), Record()
-    measures = record.measures = Measures()
+    record, totals, measures = Record(), Record(), Measures()
     unknown: UnknownWeight | None = None
-    with recording(record), autocast(precision, device):
+    with recording(record), measuring(measures), autocast(precision, device):
         for index, (batch, share) in enumerate(_in_step(iter(data), ranks, sharded)):
             between()
             measures.counts = share > 0

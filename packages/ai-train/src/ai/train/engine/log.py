@@ -11,8 +11,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ai.train.engine.whole_set import Measures
-
 Number = float | int | Tensor
 
 
@@ -21,7 +19,6 @@ class Record:
 
     def __init__(self) -> None:
         self.weight: float | Tensor = 1.0
-        self.measures: Measures | None = None  # of a validation
         self._sums: dict[str, Tensor] = {}
         self._weights: dict[str, float | Tensor] = {}
         self._fresh: list[tuple[str, Tensor]] = []
@@ -82,11 +79,6 @@ def log(key: str, value: Number | Callable[[], Number]) -> None:
     record = _current.get()
     if record is not None:
         record.add(key, value() if callable(value) else value)
-
-
-def current() -> Record | None:
-    """What is recorded into at this moment, if anything is."""
-    return _current.get()
 
 
 def is_logging() -> bool:

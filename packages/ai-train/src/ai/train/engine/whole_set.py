@@ -2,11 +2,12 @@
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import torch
 
-from ai.train.engine.log import current
 from ai.train.engine.ranks import Ranks
 
 
@@ -80,9 +81,23 @@ def measure(key: str, metric: Metric, *args: Any) -> None:
     >>> trainer.validate(torch.nn.Identity(), [torch.ones(2), torch.ones(3)])
     1.0
     """
-    record = current()
-    if record is not None and record.measures is not None:
-        record.measures.update(key, metric, args)
+    measures = _current.get()
+    if measures is not None:
+        measures.update(key, metric, args)
+
+
+@contextmanager
+def measuring(measures: Measures) -> Iterator[None]:
+    """Have what is measured inside go there."""
+    token = _current.set(measures)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+# By context, as what is logged: two validations in two threads must not mix.
+_current: ContextVar[Measures | None] = ContextVar("ai.train.measure", default=None)
 
 
 def _merged(key: str, one: Any, other: Any) -> Any:
