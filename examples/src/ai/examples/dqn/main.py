@@ -62,7 +62,7 @@ PRESETS = {
 }  # fmt: skip
 DESCRIPTIONS = {
     "tiny": "seconds; for tests",
-    "cartpole": "a minute; the longest episode from about 20,000 steps on",
+    "cartpole": "a minute",
     "pong": "hours; wants a GPU (--device cuda) and 14 GB for the frames",
 }
 
