@@ -296,6 +296,36 @@ def test_the_loader_says_what_it_takes():
     ]
 
 
+class Counts(Walk):
+    """Episodes that tell at how many steps their source was said to begin."""
+
+    began = 0
+
+    def begin_at(self, n_steps):
+        self.began = n_steps
+
+    def __next__(self):
+        return {**super().__next__(), "began": np.float64(self.began)}
+
+
+def test_a_worker_that_replaces_a_dead_one_is_told_its_share_of_the_steps():
+    with Datagen(Counts()).loader(16, n_workers=1, buffer=400) as loader:
+        assert next(loader)["began"].tolist() == [0] * 16
+        os.kill(loader.pids[0], signal.SIGKILL)
+        wait_until(lambda: loader.buffer.column("began").max() > 0)
+        with loader.locked():
+            began, n_steps = loader.buffer.column("began").max(), loader.stats()["steps"]
+    assert 16 <= began < n_steps
+
+
+def test_a_resumed_source_is_told_the_steps_that_were_made():
+    loaders = [Datagen(Counts()).loader(8, n_workers=0, buffer=100) for _ in range(2)]
+    for _ in range(3):
+        next(loaders[0])
+    loaders[1].load_state_dict(loaders[0].state_dict())
+    assert loaders[1].dataset.source.began == loaders[0].stats()["steps"] == 16
+
+
 def test_a_killed_worker_is_replaced_counted_and_given_the_parameters():
     with Datagen(Walk()).loader(16, n_workers=2, buffer=400) as loader:
         next(loader)

@@ -139,6 +139,20 @@ def test_rows_that_wait_are_part_of_no_episode():
     assert made.finished["episode_length"].tolist() == [1, 3, 1, 3, 1, 3]
 
 
+def test_exploring_goes_on_where_an_earlier_source_stopped():
+    told = []
+
+    def note(model, seen, generator, n_steps):
+        told.append(n_steps)
+        return act_only(model, seen, generator, n_steps)
+
+    source = Rollouts(Ticks((9, 9)), torch.nn.Identity(), note, 3)
+    source.begin_at(100)
+    source.start(0, 0)
+    next(source)
+    assert told == [100, 102, 104]
+
+
 @pytest.mark.parametrize("key", ["action", "reward"])
 def test_what_is_not_finite_is_named_before_anything_learns_from_it(key):
     class Broken(Ticks):

@@ -22,6 +22,10 @@ class Noted:
         self._steps: list[int] = []
         self._returns: list[float] = []
 
+    def begin_at(self, n_steps: int) -> None:
+        """Tells the source what was made already."""
+        self.source.begin_at(n_steps)
+
     def start(self, seed: int, worker: int) -> None:
         """Starts the source."""
         self.source.start(seed, worker)

@@ -19,7 +19,7 @@ from ai.data.generation.options import DatagenChoice, DatagenOptions, PassesOpti
 from ai.data.generation.pacing import Intake
 from ai.data.generation.passes import PassesLoader
 from ai.data.generation.portable_state import from_portable, to_portable
-from ai.data.generation.source import Source
+from ai.data.generation.source import Source, begin
 from ai.data.generation.source_pool import Fleet
 from ai.data.replay_buffer import ReplayBuffer
 
@@ -322,7 +322,7 @@ class DatagenLoader:
         self._ended = self._waited = False
         intake = self._intake
         if self.n_workers == 0:
-            self.dataset.source.start(derive_seed(self.seed, self._generation, 0), 0)
+            begin(self.dataset.source, derive_seed(self.seed, self._generation, 0), 0, intake.n_steps)
             if self._params is not None:
                 self.dataset.source.update_params(self._params, self._version)
             return
@@ -337,6 +337,7 @@ class DatagenLoader:
             intake.wants_more,
             None if self._params is None else (self._version, self._params),
             self._engine,
+            lambda: intake.n_steps,
         )
         self._close = weakref.finalize(self, self._fleet.close)
 

@@ -56,6 +56,11 @@ class Hindsight:
             raise ValueError(f"copies must be at least 1, got {copies}")
         self.source, self.reward, self.ends, self.copies = source, reward, ends, copies
 
+    def begin_at(self, n_steps: int) -> None:
+        """Tells the source what was made already, where it asks for it."""
+        if hasattr(self.source, "begin_at"):
+            self.source.begin_at(n_steps)
+
     def start(self, seed: int, worker: int) -> None:
         """Starts the source; the goals drawn are a function of `seed` too."""
         self.source.start(seed, worker)

@@ -13,7 +13,9 @@ class Source(Protocol):
     A source reaches a worker by cloudpickle before `start`, so build what cannot be pickled (environments, random
     generators) in `start`. It may also have `state_dict() -> dict` and `load_state_dict(state)`, which make a run with
     `n_workers=0` resume exactly; and `poll()`, which works for a moment and returns an episode, or None where none is
-    finished yet, so that a wait for long episodes ends when it is to.
+    finished yet, so that a wait for long episodes ends when it is to. What depends on how long it has acted, such as
+    exploring, is told by `begin_at(n_steps)`: called before `start` where a copy's share of the steps was made already,
+    by an earlier run or by a worker that died.
 
     Example:
         >>> import numpy as np
@@ -46,3 +48,11 @@ class Source(Protocol):
             state_dict: as given to the loader's `update_params`, on the CPU; not to be changed.
             version: counts the updates from 1; skipped numbers were replaced by newer ones before they arrived.
         """
+
+
+def begin(source: Source, seed: int, worker: int, n_steps: int) -> None:
+    """Starts a source whose share of the steps made already is `n_steps`."""
+    begin_at = getattr(source, "begin_at", None)
+    if n_steps and begin_at is not None:
+        begin_at(n_steps)
+    source.start(seed, worker)

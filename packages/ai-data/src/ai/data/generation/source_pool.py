@@ -30,6 +30,7 @@ class Fleet:
         wants_more: whether the sender of a chunk may go on at once; else it goes on at `pay`.
         params: (version, state_dict) that every source takes before its first episode.
         engine: starts the workers; None means processes of this machine.
+        n_steps: tells how many steps all sources have made so far.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Fleet:
         wants_more: Callable[[], bool],
         params: tuple[int, Mapping[str, Any]] | None = None,
         engine: Engine | None = None,
+        n_steps: Callable[[], int] = int,
     ) -> None:
         self._source = source
+        self._n_steps = n_steps
         self._seed = seed
         self._generation = generation
         self._on_episodes = on_episodes
@@ -149,7 +152,7 @@ class Fleet:
         with self._changed:
             seed = derive_seed(self._seed, self._generation, self._n_started)
             self._n_started += 1
-        return ship(partial(serve_source, self._source, seed, place))
+        return ship(partial(serve_source, self._source, seed, place, self._n_steps() // self._n_workers))
 
     def _push_params(self) -> None:
         while True:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ai.data.episodes.packing import Packed, packed
-from ai.data.generation.source import Source
+from ai.data.generation.source import Source, begin
 
 if TYPE_CHECKING:
     from ai.data.workers.worker import Link
@@ -15,7 +15,7 @@ _CHUNK_S = 0.02
 _CHUNK_STEPS = 2048
 
 
-def serve_source(source: Source, seed: int, worker: int, link: "Link") -> None:
+def serve_source(source: Source, seed: int, worker: int, n_steps: int, link: "Link") -> None:
     """Runs in a worker process: makes a chunk of episodes for each credit, taking new parameters between chunks.
 
     Messages in: `("credit", n)`, `("params", version, state_dict)`. Out: `("episodes", Packed)`, `("taken", version)`,
@@ -24,7 +24,7 @@ def serve_source(source: Source, seed: int, worker: int, link: "Link") -> None:
     from ai.data.workers.worker import portable_error
 
     try:
-        source.start(seed, worker)
+        begin(source, seed, worker, n_steps)
         _serve(source, link)
     except Exception as error:
         link.send(("failed", portable_error(error)))

@@ -54,7 +54,7 @@ class EpsilonGreedy:
     Args:
         first: the chance at the start.
         last: the chance from `steps` on.
-        steps: over which it falls in a straight line.
+        steps: over which it falls in a straight line; each worker of a loader counts its own.
 
     Source: Mnih et al. 2015, Human-level control through deep reinforcement learning, methods.
 
@@ -93,7 +93,7 @@ class ByActor:
     """Samples from `model.actor(obs)`, a policy in [-1, 1] as of SAC.
 
     Args:
-        random_steps: taken uniformly in [-1, 1] at first.
+        random_steps: taken uniformly in [-1, 1] at first, by each worker of a loader.
         greedy: takes the policy's mode instead.
 
     >>> import ai.model as m

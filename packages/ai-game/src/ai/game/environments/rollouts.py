@@ -81,13 +81,18 @@ class Rollouts:
         self.context, self.lookahead, self.memory, self.newest_frame = context, lookahead, memory, newest_frame
         self._tail: list[Row] = []
         self._started = False
+        self._first_step = 0
+
+    def begin_at(self, n_steps: int) -> None:
+        """Lets the count of steps that `act` is told begin there, at the next `start`."""
+        self._first_step = n_steps
 
     def start(self, seed: int, worker: int) -> None:
         """Begins an episode in every environment; every draw that follows is a function of `seed`."""
         self.model.eval()
         self._device = device_of(self.model)
         self._generator = torch.Generator(self._device).manual_seed(seed)
-        self._version, self.n_steps = 0, 0
+        self._version, self.n_steps = 0, self._first_step
         self._begin(self.env.reset(seed))
         self._started = True
 
