@@ -1,36 +1,14 @@
-"""Random changes of image batches, on the batch's device, each image its own.
-
-Each function returns a postprocess for `Dataset.then`, which passes it a seeded generator. Images are
-`(batch, channels, height, width)` float in [-1, 1]; where another type or range would give wrong pixels it is refused,
-the range at the first batch. Normalise by mean and deviation after them, by another `then`.
-
-Example:
-    >>> import torch
-    >>> from ai.data import Dataset, augment
-    >>> ds = Dataset({"x": torch.rand(64, 3, 32, 32) * 2 - 1, "y": torch.arange(64) % 10})
-    >>> ds = ds.then({"x": augment.crop(4)}).then({"x": augment.flip()}).then(augment.mixup(10))
-    >>> batch = next(iter(ds.loader(16, train=True)))
-    >>> batch["x"].shape, batch["y"].shape
-    (torch.Size([16, 3, 32, 32]), torch.Size([16, 10]))
-"""
+"""Mirrored, shifted, cut out, resized and coloured: images changed one by one."""
 
 import math
-from collections.abc import Callable
-from typing import TypeAlias
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ai.data.batch.device import to_device
-
-OnImages: TypeAlias = Callable[[Tensor, Generator], Tensor]
-OnBatch: TypeAlias = Callable[[dict[str, Tensor], Generator], dict[str, Tensor]]
-
+from ai.data.augment.images import ORDER, InRange, OnImages, within, without_alpha
 
 _N_TRIES = 10
-_ORDER = "call it after the postprocess that makes them so"
 
 
 def flip(p: float = 0.5) -> OnImages:
@@ -51,7 +29,7 @@ def crop(padding: int, mode: str = "constant") -> OnImages:
     """
     if padding < 1:
         raise ValueError(f"padding must be at least 1 pixel, got {padding}")
-    check = _Range("crop")
+    check = InRange("crop")
 
     def apply(x: Tensor, generator: Generator) -> Tensor:
         n, channels, height, width = x.shape
@@ -97,7 +75,7 @@ def random_resized_crop(
         from torchvision.ops import roi_align  # type: ignore[import-untyped]
 
         if not x.is_floating_point():
-            raise ValueError(f"random_resized_crop needs images as floating point numbers, got {x.dtype}: {_ORDER}")
+            raise ValueError(f"random_resized_crop needs images as floating point numbers, got {x.dtype}: {ORDER}")
         boxes = _boxes(len(x), x.shape[-2], x.shape[-1], scale, ratio, generator, x.device)
         image = torch.arange(len(x), device=x.device, dtype=boxes.dtype)[:, None]
         # Halves hold neither the number of an image beyond 2048 nor a place to the pixel.
@@ -116,12 +94,12 @@ def color(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.
     for name, amount in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
         if not 0 <= amount <= 1:
             raise ValueError(f"{name} must lie in [0, 1], got {amount}")
-    check = _Range("color")
+    check = InRange("color")
 
     def apply(x: Tensor, generator: Generator) -> Tensor:
         check(x)
         factors = 2 * torch.rand(3, len(x), 1, 1, 1, generator=generator, device=x.device) - 1
-        shown, alpha = _without_alpha(x, "color")
+        shown, alpha = without_alpha(x, "color")
         y = (shown + 1) / 2 * (1 + brightness * factors[0])
         colourful = shown.shape[1] == 3
         # Luminance of ITU-R BT.601, as Pillow converts to grey.
@@ -142,92 +120,17 @@ def cutout(size: int) -> OnImages:
     """
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel, got {size}")
-    check = _Range("cutout")
+    check = InRange("cutout")
 
     def apply(x: Tensor, generator: Generator) -> Tensor:
         check(x)
         n, _, height, width = x.shape
         middle = torch.rand(2, n, 1, generator=generator, device=x.device)
-        rows = _within(middle[0], height, size)
-        columns = _within(middle[1], width, size)
+        rows = within(middle[0], height, size)
+        columns = within(middle[1], width, size)
         return x.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0)
 
     return apply
-
-
-def mixup(n_classes: int, alpha: float = 0.2) -> OnBatch:
-    """Blends each image and label of a batch with those of another; `y` becomes probabilities `(batch, n_classes)`.
-
-    Source: Zhang, Cisse, Dauphin and Lopez-Paz, 2018, mixup, equation 1, with a share for each pair.
-    """
-    _check_mix(n_classes, alpha)
-
-    def apply(batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
-        x = batch["x"]
-        if not x.is_floating_point():
-            raise ValueError(f"mixup needs images as floating point numbers, got {x.dtype}: {_ORDER}")
-        other = torch.randperm(len(x), generator=generator, device=x.device)
-        share = _beta(len(x), alpha, generator, 0, x.device).to(x.dtype)
-        weight = share[:, None, None, None]
-        mixed = weight * x + (1 - weight) * x[other]
-        return {**batch, "x": mixed, "y": _mixed_labels(batch["y"], other, share, n_classes)}
-
-    return apply
-
-
-def cutmix(n_classes: int, alpha: float = 1.0) -> OnBatch:
-    """Pastes a rectangle of another image over each; `y` becomes probabilities by area, `(batch, n_classes)`.
-
-    Source: Yun et al., 2019, CutMix, equations 1 and 2, with a rectangle for each pair.
-    """
-    _check_mix(n_classes, alpha)
-
-    def apply(batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
-        x = batch["x"]
-        if not x.is_floating_point():
-            raise ValueError(f"cutmix needs images as floating point numbers, got {x.dtype}: {_ORDER}")
-        n, _, height, width = x.shape
-        other = torch.randperm(n, generator=generator, device=x.device)
-        side = (1 - _beta(n, alpha, generator, 1, x.device)).sqrt()[:, None]
-        middle = torch.rand(2, n, 1, generator=generator, device=x.device)
-        rows = _within(middle[0], height, side * height)
-        columns = _within(middle[1], width, side * width)
-        pasted = rows[:, None, :, None] & columns[:, None, None, :]
-        share = 1 - pasted.to(x.dtype).mean((1, 2, 3))
-        mixed = torch.where(pasted, x[other], x)
-        return {**batch, "x": mixed, "y": _mixed_labels(batch["y"], other, share, n_classes)}
-
-    return apply
-
-
-class _Range:
-    """Refuses images that are not float in [-1, 1]; the range at the first batch only, since looking takes time.
-
-    Args:
-        name: what an error calls the augmentation.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._seen = False
-
-    def __call__(self, x: Tensor) -> None:
-        if not x.is_floating_point():
-            raise ValueError(f"{self._name} needs images as floating point numbers in [-1, 1], got {x.dtype}: {_ORDER}")
-        if not self._seen and x.numel():
-            low, high = (float(bound) for bound in x.aminmax())
-            if low < -1.01 or high > 1.01:
-                raise ValueError(
-                    f"{self._name} needs images in [-1, 1], got values from {low:.4g} to {high:.4g}: normalise after it"
-                )
-            self._seen = True
-
-
-def _without_alpha(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Returns the channels that show a colour, and those that do not: none, or the alpha of RGBA."""
-    if x.shape[1] not in (1, 3, 4):
-        raise ValueError(f"{name} needs images of 1, 3 or 4 channels (grey, RGB, RGBA), got {x.shape[1]}")
-    return x[:, :3], x[:, 3:]
 
 
 def _boxes(
@@ -257,34 +160,6 @@ def _boxes(
     return torch.stack([left, top, left + w, top + h], 1)
 
 
-def _within(middle: Tensor, length: int, size: Tensor | int) -> Tensor:
-    """Returns which of `length` pixels lie within `size` about the pixel at `middle` in [0, 1): `(batch, length)`."""
-    whole = size if isinstance(size, int) else size.floor()
-    half = size // 2
-    start = (middle * length).floor() - half
-    place = torch.arange(length, device=middle.device)
-    return (place >= start) & (place < start + whole)
-
-
-def _mixed_labels(y: Tensor, other: Tensor, share: Tensor, n_classes: int) -> Tensor:
-    hot = y if y.ndim == 2 else F.one_hot(y.to(torch.int64), n_classes)
-    hot = hot.to(share.dtype)
-    return share[:, None] * hot + (1 - share[:, None]) * hot[other]
-
-
-def _beta(n: int, alpha: float, generator: Generator, purpose: int, device: torch.device) -> Tensor:
-    # torch draws no beta variables from a given generator; its seed is known without waiting for the device.
-    rng = np.random.default_rng([generator.initial_seed(), purpose])
-    return to_device(rng.beta(alpha, alpha, n).astype(np.float32), device, pin=device.type == "cuda")  # type: ignore[no-any-return]
-
-
 def _check_probability(p: float) -> None:
     if not 0 <= p <= 1:
         raise ValueError(f"p must lie in [0, 1], got {p}")
-
-
-def _check_mix(n_classes: int, alpha: float) -> None:
-    if n_classes < 2:
-        raise ValueError(f"n_classes must be at least 2, got {n_classes}")
-    if alpha <= 0:
-        raise ValueError(f"alpha must be positive, got {alpha}")
