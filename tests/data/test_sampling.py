@@ -10,7 +10,7 @@ from scipy import stats
 from ai.data import Dataset, padded
 from ai.data.batch.order import Order, Position
 from ai.data.batch.shuffle import uniforms
-from ai.data.sampling import balanced, by_length, weighted
+from ai.data.sampling import balanced, by_length, in_blocks, weighted
 
 
 def test_uniforms_are_uniform_and_apart():
@@ -199,3 +199,31 @@ def test_a_part_of_a_mapped_column_is_stratified(tmp_path):
     labels[:] = np.arange(40) % 2
     part = Dataset({"y": labels}).subset(list(range(20)))
     assert [part.data["y"].tensor().float().mean().item() for part in part.split(0.5, 0.5, stratify="y")] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(("n", "block", "mix"), [(1000, 16, 4), (1003, 16, 4), (7, 16, 4), (64, 1, 1)])
+def test_blocks_give_each_sample_once_and_read_few_stretches_at_a_time(n, block, mix):
+    sampler = in_blocks(n, block, mix)
+    epochs = [sampler(torch.arange(n), seed=1, epoch=epoch, together=8) for epoch in range(2)]
+    for epoch in epochs:
+        assert sorted(epoch.tolist()) == list(range(n))
+    if n > block:
+        assert not torch.equal(*epochs)
+        window = epochs[0][: block * mix].sort().values
+        assert int((window.diff() > 1).sum()) <= mix + 1
+    by_batches = [sampler(part, seed=1, epoch=0, together=8) for part in torch.arange(n).split(8)]
+    assert torch.equal(torch.cat(by_batches), epochs[0])
+
+
+def test_blocks_resume_with_another_batch_size_and_are_dealt_to_ranks():
+    ds = Dataset(torch.arange(96))
+    reference = torch.cat(list(islice(ds.loader(4, train=True, sampler=in_blocks(96, 8, 2)), 48)))
+    loader = ds.loader(4, train=True, sampler=in_blocks(96, 8, 2))
+    list(islice(loader, 6))
+    other = ds.loader(8, train=True, sampler=in_blocks(96, 8, 2))
+    other.load_state_dict(loader.state_dict())
+    assert torch.equal(torch.cat(list(islice(other, 21))), reference[24:])
+    ranks = [ds.loader(4, sampler=in_blocks(96, 8, 2)).shard(rank, 2) for rank in range(2)]
+    assert sorted(torch.cat([torch.cat(list(rank)) for rank in ranks]).tolist()) == list(range(96))
+    with pytest.raises(ValueError, match="mix must be at least 1, got 0"):
+        in_blocks(96, 8, 0)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ai.data.loader import DataLoader as DataLoader
     from ai.data.loading.preprocess import PreprocessError as PreprocessError
     from ai.data.replay_buffer import ReplayBuffer as ReplayBuffer
+    from ai.data.tokens import block_mask as block_mask
+    from ai.data.tokens import packed_tokens as packed_tokens
     from ai.data.workers.ray_engine import Ray as Ray
     from ai.data.workers.worker import WorkerFailedError as WorkerFailedError
 
@@ -40,6 +42,7 @@ _OWNERS = {
     "Datagen": "datagen",
     "DatagenLoader": "datagen",
     "Dataset": "dataset",
+    "block_mask": "tokens",
     "cifar_dataset": "builtin.cifar",
     "digits_dataset": "builtin.digits",
     "Draws": "generation.draws",
@@ -55,6 +58,7 @@ _OWNERS = {
     "fashion_mnist_dataset": "builtin.mnist",
     "lambda_returns": "episodes.returns",
     "mnist_dataset": "builtin.mnist",
+    "packed_tokens": "tokens",
     "padded": "batch.padding",
     "packs": "images.pack_list",
     "vtrace_returns": "episodes.returns",

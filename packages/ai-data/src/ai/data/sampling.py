@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ai.data.batch.seeds import derive_seed
 from ai.data.batch.shuffle import shuffled, uniforms
 
 
@@ -59,6 +60,24 @@ def by_length(lengths: Sequence[int] | Tensor | np.ndarray, window: int = 50) ->
     if window < 1:
         raise ValueError(f"window must be at least 1 batch, got {window}")
     return ByLength(np.asarray(lengths), window)
+
+
+def in_blocks(n: int, block: int = 1024, mix: int = 16) -> "Blocks":
+    """Returns a sampler that shuffles without jumping about, for what is larger than memory; each sample once an epoch.
+
+    The samples are cut into blocks of neighbours, the blocks are shuffled, and so many of them at a time are mixed with
+    each other: a file is read by blocks, as through a shuffle buffer of `block` × `mix` samples. Where the blocks begin
+    is drawn anew for each epoch.
+
+    Args:
+        n: samples, `len(ds)`.
+        block: samples that lie together.
+        mix: blocks that are mixed.
+    """
+    for name, value in (("n", n), ("block", block), ("mix", mix)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    return Blocks(n, block, mix)
 
 
 class Weighted:
@@ -129,6 +148,39 @@ class ByLength:
     def fingerprint(self) -> str:
         """Tells this sampler from others."""
         return f"by length {self._window} {_digest(self._lengths)}"
+
+
+class Blocks:
+    """Draws blocks of neighbours, mixed; made by `in_blocks`."""
+
+    any_cut = True
+
+    def __init__(self, n: int, block: int, mix: int) -> None:
+        self._n = n
+        self._block = block
+        self._mix = mix
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __call__(self, places: Tensor, *, seed: int, epoch: int, together: int) -> Tensor:
+        """Returns the samples at `places`."""
+        size = self._block * self._mix
+        drawn = torch.empty_like(places)
+        for which in range(int(places[0]) // size, int(places[-1]) // size + 1):
+            first, end = which * size, min((which + 1) * size, self._n)
+            here = (places >= first) & (places < end)
+            drawn[here] = first + shuffled(places[here] - first, end - first, seed, epoch, which)
+        number, within = drawn // self._block, drawn % self._block
+        n_whole = self._n // self._block  # the incomplete one comes last, and is another in every epoch
+        whole = number < n_whole
+        if n_whole:
+            number[whole] = shuffled(number[whole], n_whole, seed, epoch)
+        return (number * self._block + within + derive_seed(seed, epoch) % self._n) % self._n
+
+    def fingerprint(self) -> str:
+        """Tells this sampler from others."""
+        return f"in blocks {self._n} {self._block} {self._mix}"
 
 
 def _digest(values: np.ndarray) -> str:
