@@ -158,6 +158,10 @@ def test_embed_looks_up_its_rows():
     [
         (lambda: m.fc(4, 4, actv="rellu"), r"actv \('rellu'\) must be one of .*relu"),
         (lambda: m.conv(4, 4, norm="bach"), r"norm \('bach'\) must be one of batch"),
+        (lambda: m.conv(4, 6, norm="group:4"), r"n_groups \(4\) must divide nc \(6\)"),
+        (lambda: m.conv(4, 4, norm="group:"), r"norm \('group:'\) must be a name alone, or group:N"),
+        (lambda: m.conv(4, 4, norm="batch:2"), r"norm \('batch:2'\) must be a name alone, or group:N"),
+        (lambda: m.registers(0, 4), r"n \(0\) and dim \(4\) must be at least 1"),
         (lambda: m.conv(4, 4, padtype="mirror"), r"padtype \('mirror'\) must be one of zeros"),
         (lambda: m.fc(0, 4), r"n1 \(0\) must be at least 1"),
         (lambda: m.fc(4, 4, lr_mult=0), r"lr_mult \(0\) must be above 0"),

@@ -1,7 +1,11 @@
+import copy
 import itertools
+import pickle
 
+import cloudpickle
 import pytest
 import torch
+import torch.fx
 from torch import nn
 
 import ai.model as m
@@ -247,7 +251,8 @@ def test_a_subclass_may_be_the_network():
             super().__init__()
             self.layers = layers
 
-        forward = Model.forward
+        def forward(self, x, noise, label=None):
+            return self.layers(torch.cat([x, noise[:, None]], 1)) + (0 if label is None else label[:, None])
 
     model = Model().init(seed=0).eval()
     wrapped = m.DiffusionModel(Net(model.layers), [2]).eval()
@@ -257,6 +262,34 @@ def test_a_subclass_may_be_the_network():
     torch.testing.assert_close(model.sample(4, **options), wrapped.sample(4, **options), rtol=0, atol=0)
     with pytest.raises(NotImplementedError, match="DiffusionModel must be given a net or define forward"):
         m.DiffusionModel(shape=[2])(x, 0.5)
+
+
+class Points(m.DiffusionModel):
+    def __init__(self):
+        super().__init__(shape=[2])
+        self.layers = m.seq(m.fc(3, 16, actv="silu"), m.fc(16, 2))
+
+    def forward(self, x, noise):
+        return self.layers(torch.cat([x, noise[:, None]], 1))
+
+
+class Doubled(Points):
+    def forward(self, x, noise):
+        return 2 * super().forward(x, noise)
+
+
+@pytest.mark.parametrize("cls", [Points, Doubled])
+def test_who_calls_or_traces_the_forward_of_a_subclass_gets_the_denoiser(cls):
+    model, x, sigma = cls().init(seed=0), torch.randn(4, 2), torch.rand(4) + 0.1
+    into = (sigma.square() + 0.25).rsqrt()
+    network = model.layers(torch.cat([into[:, None] * x, sigma.log()[:, None] / 4], 1)) * (1 if cls is Points else 2)
+    expected = (0.25 * into.square())[:, None] * x + (0.5 * sigma * into)[:, None] * network
+    traced = torch.fx.symbolic_trace(model, concrete_args={"label": None})
+    exported = torch.export.export(model, (x, sigma), strict=True).module()
+    compiled = torch.compile(model.forward, backend="eager", fullgraph=True)
+    sent = pickle.loads(cloudpickle.dumps(model))
+    for call in (model, model.forward, traced, exported, compiled, sent, copy.deepcopy(model)):
+        torch.testing.assert_close(call(x, sigma), expected)
 
 
 def test_sampling_starts_from_the_noise_that_is_given():

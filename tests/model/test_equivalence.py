@@ -266,6 +266,14 @@ def test_norms_are_torchs(ours, theirs, shape, dtype, tolerance):
     same(own, other, [torch.randn(shape, dtype=dtype)], tolerance, pairs)
 
 
+@pytest.mark.parametrize("n_groups", [1, 2, 3, 6])
+def test_group_norm_by_name_has_any_number_of_groups_that_divides(n_groups):
+    x, theirs = torch.randn(3, 6, 5, 5, dtype=torch.float64), nn.GroupNorm(n_groups, 6).double()
+    same(m.norm.make(f"group:{n_groups}", 6).double(), theirs, [x], 1e-12, [])
+    tokens = m.norm.make(f"group:{n_groups}", 6, last=True).double()(x.flatten(2).transpose(1, 2))
+    torch.testing.assert_close(tokens.transpose(1, 2).view_as(x), theirs(x), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("size", [6, 4])  # as many columns as channels, and not
 def test_a_norm_by_name_finds_the_channels_of_images_and_of_tokens(size):
     x = torch.randn(3, 6, 5, size, dtype=torch.float64)

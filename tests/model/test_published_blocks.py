@@ -227,8 +227,8 @@ def test_a_block_of_a_vision_transformer_with_registers():
     names |= pairs(norm1="norm1", norm2="norm2", **{"mlp.0": "mlp.fc1", "mlp.1": "mlp.fc2"})
     names |= {"scale1.gamma": "layer_scale1.lambda1", "scale2.gamma": "layer_scale2.lambda1"}
     ours, theirs = given(ours, theirs, names)
-    x = torch.cat([m.param(4, DIM)(torch.zeros(2, 1)).double(), tokens()], 1)  # registers are tokens of their own
-    close(ours(x), theirs(x))
+    registers, x = m.registers(4, DIM).double(), tokens()
+    close(ours(registers(x)), theirs(torch.cat([registers.value.expand(2, -1, -1), x], 1)))
 
 
 def test_a_t5_decoder_block():

@@ -1,8 +1,10 @@
+import sys
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
@@ -72,19 +74,79 @@ def test_perceptual_without_its_weights_says_where_they_belong(monkeypatch, tmp_
 
 
 def test_perceptual_by_default_sees_greys_as_vgg_does(monkeypatch):
-    import torchvision
+    from torchvision.models import VGG16_Weights, vgg
 
     torch.manual_seed(0)
-    network = torchvision.models.vgg16(weights=None)
-    monkeypatch.setattr("torchvision.models.vgg16", lambda weights: network)
+    features = vgg.make_layers(vgg.cfgs["D"])
+    state = {f"features.{key}": value for key, value in features.state_dict().items()}
+    monkeypatch.setattr(VGG16_Weights, "get_state_dict", lambda weights, **how: state)
     output, target = torch.rand(2, 1, 1, 32, 32) * 2 - 1
     maps = []
     for image in (output, target):
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
         x = ((image.expand(1, 3, 32, 32) + 1) / 2 - mean) / std
-        maps.append([network.features[:end](x) for end in (4, 9, 16, 23)])
+        maps.append([features[:end](x) for end in (4, 9, 16, 23)])
     wanted = sum((a - b).square().mean().item() for a, b in zip(*maps, strict=True))
     assert loss.Perceptual()(output, target).item() == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.fixture
+def squeezenet(monkeypatch, tmp_path):
+    """The weights of a trunk where torch keeps those that it has fetched."""
+    import torchvision
+
+    torch.manual_seed(0)
+    network = torchvision.models.squeezenet1_1(weights=None)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(network.state_dict(), folder / "squeezenet1_1-b8a52dc0.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return network.features.eval()
+
+
+def test_lpips_is_the_papers_formula_and_trains_the_output_only(squeezenet):
+    pytest.importorskip("torchmetrics")
+    measure = loss.Lpips("squeeze")
+    output, target = torch.rand(2, 2, 3, 32, 32) * 2 - 1
+    output.requires_grad_()
+    found = measure(output, target)
+    network = measure._network
+    linear = [p for name, p in network.named_parameters() if name.startswith("lin")]
+    assert all((weight != 0).any() for weight in linear[:7])  # those that the package brings
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]))
+    wanted = torch.zeros(2)
+    for end, weight in zip((2, 5, 8, 10, 11, 12, 13), linear, strict=False):
+        a, b = (F.normalize(squeezenet[:end]((image - mean) / std), dim=1, eps=1e-8) for image in (output, target))
+        wanted += ((a - b).square() * weight).sum(1).mean((1, 2))
+    assert found.item() == pytest.approx(wanted.mean().item(), rel=1e-4)
+    found.backward()
+    assert output.grad.abs().sum() > 0
+    assert all(p.grad is None and not p.requires_grad for p in measure.parameters())
+    grey = output.detach()[:, :1]
+    assert measure(grey, target[:, :1]).item() == pytest.approx(
+        measure(grey.repeat(1, 3, 1, 1), target[:, :1].repeat(1, 3, 1, 1)).item()
+    )
+    assert measure.train()(grey, grey).item() == 0
+
+
+def test_lpips_says_what_is_missing(monkeypatch, tmp_path):
+    def offline(*args, **kwargs):
+        raise URLError("no route to host")
+
+    image = torch.zeros(1, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"net \('resnet'\) must be one of alex, vgg, squeeze"):
+        loss.Lpips("resnet")
+    with pytest.raises(ValueError, match=r"output must be \(B, 3, H, W\) or \(B, 1, H, W\), got \(3, 32, 32\)"):
+        loss.Lpips()(image[0], image[0])
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torchmetrics.image.lpip", None)
+        with pytest.raises(ImportError, match=r"Lpips needs torchmetrics: pip install 'ai-train\[metrics\]'"):
+            loss.Lpips()(image, image)
+    pytest.importorskip("torchmetrics")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", offline)
+    with pytest.raises(RuntimeError, match=r"Lpips\('alex'\) needs .*alexnet.*no route to host.*hub/checkpoints"):
+        loss.Lpips()(image, image)
 
 
 def test_combo_logs_its_parts_on_logged_steps():

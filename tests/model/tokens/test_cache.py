@@ -1,6 +1,8 @@
 import copy
+import gc
 import pickle
 import threading
+import weakref
 
 import pytest
 import torch
@@ -54,6 +56,56 @@ def test_a_function_says_where_a_forward_begins():
             return x + block(x + block(x, cache=cache), cache=cache)
 
     torch.testing.assert_close(grown(net, x, [2, 1, 3], cache), net(x, m.KVCache()), rtol=1e-12, atol=1e-12)
+
+
+class PlainTwice(nn.Module):
+    """One block, used twice in a forward of a module that says nothing of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = m.sa(8, 2, causal=True)
+
+    def forward(self, x, cache=None, scale=1.0):
+        return self.block(self.block(x, cache=cache) * scale, cache=cache)
+
+
+class PlainOnce(PlainTwice):
+    def forward(self, x, cache=None):
+        return self.block(x * 2, cache=cache)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_block_used_twice_by_a_plain_module_is_refused_until_it_says_so(by_name):
+    net, cache = PlainTwice(), m.KVCache()
+
+    def call(net, x):
+        return net(x, cache=cache) if by_name else net(x, cache)
+
+    with pytest.raises(ValueError, match=r"called again within one call of a module.*: say which by `with cache.forw"):
+        call(nn.Sequential(net)[0], tokens().float())
+    with pytest.raises(ValueError, match="called again within one call of a module"):
+        net(x=tokens().float(), cache=m.KVCache())
+    cache.reset()  # of the first half of the forward that was refused
+    with cache.forward():
+        call(net, tokens().float())
+    cache.reset()
+    once, buffer = PlainOnce(), tokens().float()[:, :1].clone()
+    with torch.no_grad():  # the next forward is another call, even of the same tensor
+        grown = torch.cat([call(once, buffer) for _ in range(3)], 1)
+    torch.testing.assert_close(grown, once(buffer.expand(-1, 3, -1)), rtol=1e-5, atol=1e-6)
+
+
+def test_a_cache_that_is_no_longer_used_is_freed_at_once():
+    net, cache = PlainOnce(), m.KVCache()
+    gc.disable()
+    try:
+        net(tokens().float(), cache=cache)
+        net(tokens().float(), cache)
+        gone = weakref.ref(cache)
+        del cache
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_blocks_in_a_plain_loop_share_a_cache():

@@ -42,7 +42,7 @@ from ai.model.model import Model
 from ai.model.modulated import modconv, modfc, modresblk, modseq
 from ai.model.plain import to_torch
 from ai.model.policy import Categorical, Gaussian, Mixed, SquashedGaussian
-from ai.model.position import embed, patch_emb, pos_emb
+from ai.model.position import embed, patch_emb, pos_emb, registers
 from ai.model.pyramid import pyramid
 from ai.model.resblk import resblk, resblk_group, se
 from ai.model.running_norm import running_norm
@@ -112,6 +112,7 @@ __all__ = [
     "pos_emb",
     "pyramid",
     "rearrange",
+    "registers",
     "repeat",
     "res",
     "resample",

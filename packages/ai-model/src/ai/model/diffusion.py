@@ -5,8 +5,9 @@ Axes: `B` batch, `shape` one sample. σ is the standard deviation of the noise a
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from numbers import Real
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.fx
@@ -77,11 +78,11 @@ class DiffusionModel(Model):
         # Follows .to(): where and in which type a network without parameters computes.
         self.register_buffer("anchor", torch.empty(0), persistent=False)
 
-    def __call__(self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor:
-        """Returns the estimate of the clean data; the `forward` of a subclass is the network inside."""
-        if type(self).forward is DiffusionModel.forward:
-            return super().__call__(x, sigma, label)  # type: ignore[no-any-return]
-        return self._denoised(super().__call__, x, sigma, label)
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Makes the denoiser of the network that a subclass writes as `forward`, for whoever calls or traces that."""
+        super().__init_subclass__(**options)
+        if "forward" in vars(cls):
+            cls.forward = _denoising(vars(cls)["forward"])  # type: ignore[method-assign]
 
     def forward(self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor:
         """Returns the estimate of the clean data, `(B, *shape)`.
@@ -330,6 +331,18 @@ class DiffusionModel(Model):
         for parameter in self.parameters():
             return parameter.dtype
         return self.anchor.dtype
+
+
+def _denoising(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Returns the `forward` of a class whose own is a network: its denoiser, or the network to a class above it."""
+
+    def forward(self: DiffusionModel, x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor:
+        if type(self).forward is not forward:  # called as super().forward by another network
+            return network(self, x, sigma) if label is None else network(self, x, sigma, label)
+        return self._denoised(partial(network, self), x, sigma, label)
+
+    forward.__doc__ = network.__doc__
+    return forward
 
 
 @torch.fx.wrap  # for torch.fx, which does not know sizes, a check is one step

@@ -36,6 +36,9 @@ __all__ = [
     "upfirdn",
 ]
 
+# torch 2.6 does not tell exporting from compiling.
+_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
 PADDING = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 PADTYPES = (*PADDING, "none")
 
@@ -410,7 +413,7 @@ def _weights_are_faster(x: Tensor, weight: Tensor) -> bool:
     0.98 of the time below the threshold (one case 1.06), and 1.0 to 2.7 above it, or where pixels lie channels last.
     """
     nc2, _, k, _ = weight.shape
-    if torch.compiler.is_exporting():  # ONNX has no groups whose number is the batch's
+    if _exporting():  # ONNX has no groups whose number is the batch's
         return False
     return x.device.type == "cpu" and x.is_contiguous() and 3 * nc2 * k**2 <= x.shape[2] * x.shape[3]
 

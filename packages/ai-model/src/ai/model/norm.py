@@ -1,4 +1,7 @@
-"""Normalisation layers: `norm.batch(nc)`, `norm.layer(dim)`, … or by name where a block takes `norm=`."""
+"""Normalisation layers: `norm.batch(nc)`, `norm.layer(dim)`, … or by name where a block takes `norm=`.
+
+Group normalisation by name may say its number of groups: `"group:8"`.
+"""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -156,7 +159,7 @@ def make(kind: Norm, nc: int, *, last: bool = False) -> nn.Module | None:
     """Returns the normalisation a block was asked for, or None for None.
 
     Args:
-        kind: By name, or a callable, whose result is taken as it is.
+        kind: By name (`group:8` for group normalisation of 8 groups), or a callable, whose result is taken as it is.
         nc: Number of features.
         last: Whether the features lie on the last axis, as of tokens, instead of axis 1, as of images. A norm by name
             works on whichever it is.
@@ -165,7 +168,10 @@ def make(kind: Norm, nc: int, *, last: bool = False) -> nn.Module | None:
         return None
     if not isinstance(kind, str):
         return kind(nc)
-    if kind not in KNOWN:
+    name, _, count = kind.partition(":")
+    if name not in KNOWN:
         raise ValueError(f"norm ({kind!r}) must be one of {', '.join(sorted(KNOWN))}, a callable or None")
-    made = KNOWN[kind](nc)
-    return made if last == (kind in ("layer", "rms")) else _Moved(made)
+    if kind != name and not (name == "group" and count.isdecimal()):
+        raise ValueError(f"norm ({kind!r}) must be a name alone, or group:N for N groups")
+    made = group(nc, int(count)) if kind != name else KNOWN[name](nc)
+    return made if last == (name in ("layer", "rms")) else _Moved(made)

@@ -1,4 +1,4 @@
-"""Where a token stands: embeddings that are added, and rotations of queries and keys."""
+"""Tokens and where they stand: embeddings, registers, positions that are added, rotations of queries and keys."""
 
 import math
 from collections.abc import Callable
@@ -152,24 +152,58 @@ def embed(n: int, dim: int, *, std: float = 1.0) -> nn.Module:
     return _Embed(n, dim, std)
 
 
+class _Registers(nn.Module):
+    def __init__(self, n: int, dim: int, std: float):
+        super().__init__()
+        self.std = std
+        self.value = nn.Parameter(torch.empty(n, dim))
+        self.init_params(None)
+
+    def init_params(self, generator: torch.Generator | None) -> None:
+        draw_normal(self.value, self.std, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.value.to(x.dtype).expand(x.shape[0], -1, -1), x], 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.value.shape[0]}, {self.value.shape[1]}"
+
+
+def registers(n: int, dim: int, *, std: float = 0.02) -> nn.Module:
+    """Returns the module that puts n learned tokens before others: `(batch, time, dim)` to `(batch, n + time, dim)`.
+
+    One is a class token; several are registers, in which a transformer keeps what belongs to no place.
+
+    Source: Darcet et al., 2024, Vision Transformers Need Registers, section 3.
+
+    Example:
+        >>> registers(4, 8)(torch.zeros(2, 5, 8)).shape
+        torch.Size([2, 9, 8])
+    """
+    if n < 1 or dim < 1:
+        raise ValueError(f"n ({n}) and dim ({dim}) must be at least 1")
+    return _Registers(n, dim, std)
+
+
 class _PatchEmbed(nn.Module):
-    def __init__(self, nc: int, dim: int, patch: int):
+    def __init__(self, nc: int, dim: int, patch: int, bias: bool):
         super().__init__()
         self.nc, self.patch = nc, patch
         self.weight = nn.Parameter(torch.empty(dim, nc, patch, patch))
-        self.bias = nn.Parameter(torch.empty(dim))
+        self.bias = nn.Parameter(torch.empty(dim)) if bias else None
         self.init_params(None)
 
     def init_params(self, generator: torch.Generator | None) -> None:
         draw_normal(self.weight, (self.nc * self.patch**2) ** -0.5, generator)
-        fill(self.bias, 0.0)
+        if self.bias is not None:
+            fill(self.bias, 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         _check_patches(x, self.patch)
         return nn.functional.conv2d(x, self.weight, self.bias, self.patch).flatten(2).transpose(1, 2)
 
 
-def patch_emb(nc: int, dim: int, patch: int) -> nn.Module:
+def patch_emb(nc: int, dim: int, patch: int, *, bias: bool = True) -> nn.Module:
     """Returns the module from `(batch, nc, height, width)` images to `(batch, patches, dim)` tokens, row by row.
 
     Source: Dosovitskiy et al., 2021, An Image Is Worth 16x16 Words, equation 1.
@@ -181,4 +215,4 @@ def patch_emb(nc: int, dim: int, patch: int) -> nn.Module:
     for name, value in (("nc", nc), ("dim", dim), ("patch", patch)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
-    return _PatchEmbed(nc, dim, patch)
+    return _PatchEmbed(nc, dim, patch, bias)

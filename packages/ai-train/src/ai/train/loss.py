@@ -142,6 +142,46 @@ class Perceptual(nn.Module):
         return torch.stack(terms).sum()
 
 
+class Lpips(nn.Module):
+    """The distance of two images as people see it, by torchmetrics' LPIPS: the mean over the batch.
+
+    Images are brought to three channels; they are of `(B, 3, H, W)` or `(B, 1, H, W)`. The networks are frozen, and
+    fetched on first use: torchvision's, and what LPIPS learned on top of them, which torchmetrics has in its package.
+
+    Args:
+        net: whose features are compared: `alex`, which agrees with people the most, `vgg` or `squeeze`.
+
+    Raises:
+        ImportError: on first use, without torchmetrics.
+        RuntimeError: on first use, the network's weights cannot be fetched.
+
+    Source: Zhang, Isola, Efros, Shechtman and Wang 2018, The Unreasonable Effectiveness of Deep Features as a
+    Perceptual Metric, equation 1.
+
+    >>> Lpips('squeeze').net
+    'squeeze'
+    """
+
+    def __init__(self, net: str = "alex") -> None:
+        super().__init__()
+        if net not in _LPIPS_WEIGHTS:
+            raise ValueError(f"net ({net!r}) must be one of {', '.join(_LPIPS_WEIGHTS)}")
+        self.net = net
+        self._network: nn.Module | None = None
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """The mean distance; 0 for equal images."""
+        _check_shapes(output, target)
+        if output.ndim != 4 or output.shape[1] not in (1, 3):
+            raise ValueError(f"output must be (B, 3, H, W) or (B, 1, H, W), got {tuple(output.shape)}")
+        if self._network is None:
+            self._network = _frozen(_lpips(self.net))
+        network = self._network.to(output.device)
+        rgb = [image.float().expand(-1, 3, -1, -1) for image in (output, target)]
+        distance: Tensor = network(*rgb).mean()
+        return distance
+
+
 class ComboLoss:
     """A weighted sum of named losses, each logged under its name on logged steps.
 
@@ -180,13 +220,17 @@ class _Vgg(nn.Module):
         from torchvision.models import VGG16_Weights, vgg16  # type: ignore[import-untyped]
 
         try:
-            layers = vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features
+            state = VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
         except OSError as error:  # that is what urllib's errors are
             url = VGG16_Weights.IMAGENET1K_V1.url
             raise RuntimeError(
                 f"Perceptual() needs the weights {url}, which could not be fetched ({error}); "
                 f"put that file into {torch.hub.get_dir()}/checkpoints, or give a network of your own as features"
             ) from error
+        with torch.device("meta"):  # nine tenths of its weights are of a classifier that is not needed
+            layers = vgg16(weights=None).features
+        kept = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
+        layers.load_state_dict(kept, assign=True)
         self.blocks = nn.ModuleList([layers[:4], layers[4:9], layers[9:16], layers[16:23]])
         self.mean: Tensor
         self.std: Tensor
@@ -200,6 +244,27 @@ class _Vgg(nn.Module):
             x = block(x)
             found.append(x)
         return found
+
+
+_LPIPS_WEIGHTS = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "SqueezeNet1_1_Weights"}
+
+
+def _lpips(net: str) -> nn.Module:
+    """Returns torchmetrics' network from two images in [-1, 1] to a distance a row."""
+    try:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+    except ImportError as error:
+        raise ImportError("Lpips needs torchmetrics: pip install 'ai-train[metrics]'") from error
+    try:
+        return LearnedPerceptualImagePatchSimilarity(net_type=net).net  # type: ignore[arg-type, return-value]
+    except OSError as error:  # that is what urllib's errors are
+        import torchvision.models  # type: ignore[import-untyped]
+
+        url = getattr(torchvision.models, _LPIPS_WEIGHTS[net]).IMAGENET1K_V1.url
+        raise RuntimeError(
+            f"Lpips({net!r}) needs the weights {url}, which could not be fetched ({error}); "
+            f"put that file into {torch.hub.get_dir()}/checkpoints"
+        ) from error
 
 
 def _frozen(network: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ So a block used twice has two entries, and a copied cache or a copied network go
 Axes: `B` batch, `H` heads, `S` tokens seen, `D` width of a head.
 """
 
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -62,9 +63,10 @@ class KVCache:
     """Keys and values of the tokens seen so far, one cache for all the attention of a network.
 
     Give the same cache to each call while a sequence grows: `net(x_new, cache=cache)`. A call of an `ai.model.Model`
-    is one forward, and so is a call of a block by itself. A plain module of your own, or a function, that uses one
-    block twice says so: `with cache.forward(): …` around what belongs to one forward. Where a layer attends to a
-    context, the context's keys and values are computed in the first call and kept; another context is refused.
+    is one forward, and so is a call of a block by itself. A plain module of your own that uses one block twice is
+    refused until it says so, as a function has to: `with cache.forward(): …` around what belongs to one forward. Where
+    a layer attends to a context, the context's keys and values are computed in the first call and kept; another context
+    is refused.
 
     A copy (`copy.copy`, `copy.deepcopy`, a pickle) has memory of its own. A forward that raises leaves no trace.
 
@@ -91,6 +93,7 @@ class KVCache:
         self._whole = False  # whether a forward has ended, so that the number of entries is known
         self._inside: int | None = None  # the thread that goes through a forward
         self._last_output: weakref.ref[Tensor] | None = None  # of a module that was called by itself
+        self._within: object | None = None  # arguments of the outermost call of a module that it was called in
 
     def length(self) -> int:
         """Returns how many tokens the network has been called with."""
@@ -295,11 +298,14 @@ class KVCache:
     def _turn_of(self, module: nn.Module, x: Tensor) -> None:
         """Says which entries a module has that is called by itself: those after the others', or its own once more."""
         known = next((c for c in self._callers if c.module is not None and c.module() is module), None)
+        within, self._within = self._within, _arguments_of_outermost_call(self)
         if known is not None and known.first == 0 and self._at == len(self._entries):
-            if self._last_output is not None and self._last_output() is x:
+            fed_back = self._last_output is not None and self._last_output() is x
+            if fed_back or (within is not None and within is self._within):
                 raise ValueError(
-                    "a block that is given what it has just returned may be a second use in one forward, or the next "
-                    "forward: say which by `with cache.forward(): …` around each forward"
+                    "a block that is called again within one call of a module, or is given what it has just returned, "
+                    "may be a second use in one forward, or the next forward: say which by `with cache.forward(): …` "
+                    "around each forward"
                 )
             self._at, self._whole = 0, True
         if known is not None:
@@ -336,6 +342,27 @@ class KVCache:
     def _check_thread(self) -> None:
         if self._inside != threading.get_ident():
             raise RuntimeError("a cache must be used by one thread at a time: give each its own copy")
+
+
+def _arguments_of_outermost_call(cache: KVCache) -> object | None:
+    """Returns an object that is one and the same while the outermost call of a torch module lasts, and in no other.
+
+    It is the arguments of that call, by place or by name: those that do not hold the cache, which they would keep
+    alive. If all are given by name, it is a tensor among them, which the next call may be given again.
+    """
+    frame, outermost = sys._getframe(1), None
+    while frame is not None:
+        if frame.f_code is nn.Module.__call__.__code__:
+            outermost = frame
+        frame = frame.f_back  # type: ignore[assignment]
+    if outermost is None:
+        return None
+    args, kwargs = (outermost.f_locals.get(name) for name in ("args", "kwargs"))
+    if args and not any(value is cache for value in args):
+        return args  # type: ignore[no-any-return]
+    if kwargs and any(value is cache for value in kwargs.values()):
+        return next((value for value in kwargs.values() if isinstance(value, Tensor)), None)
+    return kwargs
 
 
 def _version(tensor: Tensor) -> int | None:
