@@ -107,6 +107,7 @@ def test_edm_preconditioning_is_table_1():
     assert out.item() == pytest.approx(0.25 / total * 3 + 1.2 * 0.5 / total**0.5 * 2)
 
 
+@pytest.mark.reference('DiffusionModel, precond="ddpm"', "Ho et al., 2020, equation 14")
 def test_ddpm_preconditioning_predicts_the_noise_at_a_step():
     seen = {}
 
@@ -204,6 +205,7 @@ TARGETS = {
 }
 
 
+@pytest.mark.reference("DiffusionModel, four preconditionings", "closed form of the denoiser")
 @pytest.mark.parametrize("precond", TARGETS)
 @pytest.mark.parametrize("level", [0.05, 1.0, 20.0])
 def test_a_network_that_predicts_its_target_denoises(precond, level):
@@ -223,6 +225,7 @@ def test_a_network_that_predicts_its_target_denoises(precond, level):
         assert seen[0][1].tolist() == pytest.approx([time] * 3)
 
 
+@pytest.mark.reference("DiffusionModel.sample, flow by euler", "Liu et al., 2023, Euler's method")
 def test_flow_sampled_by_euler_is_rectified_flows_own_euler():
     class Velocity(nn.Module):
         def forward(self, x, noise):

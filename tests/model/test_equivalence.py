@@ -34,6 +34,7 @@ def same(ours, theirs, inputs, tolerance, pairs):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, b.abs().max().item()))
 
 
+@pytest.mark.reference("fc", "torch.nn.Linear")
 @both_types
 def test_fc_is_linear(dtype, tolerance):
     theirs, ours = nn.Linear(8, 5).to(dtype), m.fc(8, 5).to(dtype)
@@ -41,6 +42,7 @@ def test_fc_is_linear(dtype, tolerance):
     same(ours, theirs, [torch.randn(3, 8, dtype=dtype)], tolerance, [(ours.weight, theirs.weight)])
 
 
+@pytest.mark.reference("fc, equalised", "Karras et al., 2018, section 4.1")
 @both_types
 def test_equalised_fc_is_linear_with_scaled_weights(dtype, tolerance):
     ours = m.fc(8, 5, scale_w=True, lr_mult=0.1, bias_init=1.0).to(dtype)
@@ -49,6 +51,7 @@ def test_equalised_fc_is_linear_with_scaled_weights(dtype, tolerance):
     torch.testing.assert_close(ours(x), expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.reference("conv", "torch.nn.Conv2d")
 @both_types
 @pytest.mark.parametrize("padtype", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("stride", [1, 2])
@@ -59,6 +62,7 @@ def test_conv_is_conv2d(padtype, stride, dtype, tolerance):
     same(ours, theirs, [torch.randn(2, 4, 7, 7, dtype=dtype)], tolerance, [(ours.weight, theirs.weight)])
 
 
+@pytest.mark.reference("conv of other kernels and strides", "torch.nn.Conv2d")
 @both_types
 @pytest.mark.parametrize(
     ("k", "stride", "how"),
@@ -111,6 +115,7 @@ def test_conv_applies_its_options_in_order():
     torch.testing.assert_close(ours(x), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.reference("upfirdn", "scipy.signal.upfirdn")
 @both_types
 @pytest.mark.parametrize("kernel", [(1, 3, 3, 1), (1, 2, 4)])
 @pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2), (3, 2)])
@@ -144,6 +149,7 @@ def slow_modulated(x, z, layer, stride):
     return torch.cat(rows)
 
 
+@pytest.mark.reference("modconv", "Karras et al., 2020, equations 1 and 3")
 @both_types
 @pytest.mark.parametrize("form", ["images", "weights"])
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -197,6 +203,7 @@ def copy_attention(ours, weight, bias, out):
     ours.out.load_state_dict(out.state_dict())
 
 
+@pytest.mark.reference("attn, sa", "torch.nn.MultiheadAttention")
 @both_types
 def test_attention_is_torchs(dtype, tolerance):
     theirs = nn.MultiheadAttention(8, 2, batch_first=True).to(dtype)
@@ -211,6 +218,7 @@ def test_attention_is_torchs(dtype, tolerance):
         ours(x, mask=padding)
 
 
+@pytest.mark.reference("tx_enc_blk", "timm.models.vision_transformer.Block")
 @both_types
 def test_encoder_block_is_timms(dtype, tolerance):
     theirs = TimmBlock(16, 4, qkv_bias=True).to(dtype)
@@ -224,6 +232,7 @@ def test_encoder_block_is_timms(dtype, tolerance):
     same(ours, theirs, [torch.randn(2, 6, 16, dtype=dtype)], tolerance, pairs)
 
 
+@pytest.mark.reference("tx_enc_blk", "torch.nn.TransformerEncoderLayer")
 @both_types
 def test_encoder_block_is_torchs(dtype, tolerance):
     theirs = nn.TransformerEncoderLayer(16, 4, 32, 0.0, batch_first=True, norm_first=True).to(dtype)
@@ -234,6 +243,7 @@ def test_encoder_block_is_torchs(dtype, tolerance):
     same(ours, theirs, [torch.randn(2, 6, 16, dtype=dtype)], tolerance, [(ours.mlp[0].weight, theirs.linear1.weight)])
 
 
+@pytest.mark.reference("tx_dec_blk", "torch.nn.TransformerDecoderLayer")
 @both_types
 def test_decoder_block_is_torchs(dtype, tolerance):
     theirs = nn.TransformerDecoderLayer(16, 4, 32, 0.0, batch_first=True, norm_first=True).to(dtype)
@@ -249,6 +259,7 @@ def test_decoder_block_is_torchs(dtype, tolerance):
     same(ours, lambda x, context: theirs(x, context, tgt_mask=causal), inputs, tolerance, pairs)
 
 
+@pytest.mark.reference("norm.batch, instance, group, layer, rms", "torch.nn")
 @both_types
 @pytest.mark.parametrize(
     ("ours", "theirs", "shape"),
@@ -266,6 +277,7 @@ def test_norms_are_torchs(ours, theirs, shape, dtype, tolerance):
     same(own, other, [torch.randn(shape, dtype=dtype)], tolerance, pairs)
 
 
+@pytest.mark.reference('norm="group:N"', "torch.nn.GroupNorm")
 @pytest.mark.parametrize("n_groups", [1, 2, 3, 6])
 def test_group_norm_by_name_has_any_number_of_groups_that_divides(n_groups):
     x, theirs = torch.randn(3, 6, 5, 5, dtype=torch.float64), nn.GroupNorm(n_groups, 6).double()
@@ -293,6 +305,7 @@ def test_a_norm_by_name_finds_the_channels_of_images_and_of_tokens(size):
     assert m.tx_enc_blk(8, 2, norm="batch")(torch.randn(2, 5, 8)).shape == (2, 5, 8)
 
 
+@pytest.mark.reference("modconv, adalin", "Kim et al., 2020, U-GAT-IT, equation 1")
 @both_types
 def test_adalin_is_the_papers_formula(dtype, tolerance):
     layer = m.modconv(4, 6, 5, "adalin").to(dtype)
@@ -305,6 +318,7 @@ def test_adalin_is_the_papers_formula(dtype, tolerance):
     torch.testing.assert_close(layer(x, z), expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.reference("se, norm.pixel", "Hu et al., 2018; Karras et al., 2018")
 @both_types
 def test_squeeze_and_excitation_and_pixel_norm_are_their_formulas(dtype, tolerance):
     x = torch.randn(2, 16, 4, 4, dtype=dtype)
@@ -316,6 +330,7 @@ def test_squeeze_and_excitation_and_pixel_norm_are_their_formulas(dtype, toleran
     torch.testing.assert_close(m.norm.pixel()(x), expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.reference("attn, grouped queries", "the same keys for each head of a group")
 def test_grouped_queries_are_heads_with_shared_keys():
     grouped = m.sa(8, 4, n_kv_heads=2).double()
     full = m.sa(8, 4).double()

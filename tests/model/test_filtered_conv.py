@@ -35,6 +35,7 @@ def published(x, weight, taps, *, up=1, down=1):
     return F.conv2d(filtered, weight)[:, :, ::down, ::down]
 
 
+@pytest.mark.reference("conv, blur", "conv2d_resample of StyleGAN2, written out")
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("taps", [TAPS, (1, 2, 1), (1, 2, 5, 4, 2)])
 @pytest.mark.parametrize(("stride", "how"), [(2, {"down": 2}), (4, {"down": 4}), (0.5, {"up": 2}), (0.25, {"up": 4})])
@@ -47,6 +48,7 @@ def test_filter_and_kernel_share_one_border(stride, how, taps, k):
     torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.reference("modconv, blur", "conv2d_resample of StyleGAN2, written out")
 @pytest.mark.parametrize(("stride", "how"), [(2, {"down": 2}), (0.5, {"up": 2})])
 @pytest.mark.parametrize("form", ["images", "weights"])
 def test_modulated_ones_too(stride, how, form):

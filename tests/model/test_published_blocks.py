@@ -82,6 +82,7 @@ ROPES = {
 }
 
 
+@pytest.mark.reference("a Llama block of tx_enc_blk, four rotary scalings", "transformers LlamaDecoderLayer")
 @pytest.mark.parametrize("rope", ROPES)
 def test_a_llama_block(rope):
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
@@ -117,6 +118,7 @@ def test_the_ntk_base_stretches_the_longest_wave_by_the_factor():
     assert only == 1
 
 
+@pytest.mark.reference("sa, window", "transformers sliding_window_causal_mask_function")
 def test_a_sliding_window_is_mistrals():
     from transformers.masking_utils import sliding_window_causal_mask_function
 
@@ -131,6 +133,7 @@ def test_a_sliding_window_is_mistrals():
         close(torch.cat([windowed(part, cache=cache) for part in x.split([3, 1, 3], 1)], 1), windowed(x))
 
 
+@pytest.mark.reference("sa, alibi", "transformers build_alibi_tensor, in float32")
 @pytest.mark.parametrize("heads", [4, 6])
 def test_alibi_is_blooms(heads):
     from transformers.models.bloom.modeling_bloom import build_alibi_tensor
@@ -164,6 +167,7 @@ def pairs(**names):
     return {f"{ours}.{end}": f"{theirs}.{end}" for ours, theirs in names.items() for end in ("weight", "bias")}
 
 
+@pytest.mark.reference("a BERT layer of tx_enc_blk, post_norm", "transformers BertLayer")
 def test_a_bert_layer():
     from transformers.models.bert.modeling_bert import BertLayer
 
@@ -182,6 +186,7 @@ def test_a_bert_layer():
     close(ours(x), theirs(x))
 
 
+@pytest.mark.reference("a GPT-2 block of tx_enc_blk", "transformers GPT2Block")
 def test_a_gpt2_block():
     from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
@@ -212,6 +217,7 @@ def test_a_gpt2_block():
     close(ours(x), theirs.double().eval()(x, attention_mask=causal(6)))
 
 
+@pytest.mark.reference("a DINOv2 block of tx_enc_blk, layer_scale, registers", "transformers Dinov2WithRegistersLayer")
 def test_a_block_of_a_vision_transformer_with_registers():
     from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersLayer
 
@@ -231,6 +237,7 @@ def test_a_block_of_a_vision_transformer_with_registers():
     close(ours(registers(x)), theirs(torch.cat([registers.value.expand(2, -1, -1), x], 1)))
 
 
+@pytest.mark.reference("a T5 decoder block of tx_dec_blk", "transformers T5Block")
 def test_a_t5_decoder_block():
     from transformers.models.t5.modeling_t5 import T5Block
 
@@ -255,6 +262,7 @@ def test_a_t5_decoder_block():
     close(ours(x, context, mask=bias), expected)
 
 
+@pytest.mark.reference("attn, need_weights", "torch.nn.MultiheadAttention")
 @pytest.mark.parametrize("options", [{}, {"causal": True}, {"n_kv_heads": 2, "window": 2}, {"alibi": True}])
 def test_weights_on_request_are_those_that_make_the_result(options):
     net, x = m.sa(DIM, HEADS, **options).double(), tokens()
@@ -280,6 +288,7 @@ def test_a_token_that_may_look_at_nothing_gets_zeros_and_finite_gradients():
     assert torch.autograd.grad(out.sum(), x)[0].isfinite().all()
 
 
+@pytest.mark.reference("mlp, gate", "Shazeer, 2020, equation 6")
 @pytest.mark.parametrize(("gate", "function"), [("silu", F.silu), ("gelu", F.gelu), ("sigmoid", torch.sigmoid)])
 def test_a_gated_mlp_is_the_papers_formula(gate, function):
     net, x = m.mlp(DIM, 24, gate=gate, bias=False).double(), tokens()

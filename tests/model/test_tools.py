@@ -352,6 +352,7 @@ def test_a_norm_that_two_layers_share_is_not_folded():
     torch.testing.assert_close(m.fold(net)(x), net(x).detach())
 
 
+@pytest.mark.reference("to_torch of every block", "the block itself")
 @pytest.mark.parametrize("name", BLOCKS)
 def test_plain_modules_compute_the_same(name):
     model = m.Model(BLOCKS[name].make()).init(seed=0).double().eval()

@@ -6,6 +6,7 @@ import torch
 import ai.model as m
 
 
+@pytest.mark.reference("time_emb", "diffusers get_timestep_embedding")
 @pytest.mark.parametrize("dim", [2, 8, 64])
 def test_times_are_embedded_as_in_diffusers(dim):
     embeddings = pytest.importorskip("diffusers.models.embeddings")
@@ -46,6 +47,7 @@ def test_bad_arguments_are_named(make, message):
         make()
 
 
+@pytest.mark.reference("dit_blk", "Peebles and Xie, 2023, figure 3")
 def test_a_dit_block_is_the_published_formula():
     torch.manual_seed(0)
     net = m.dit_blk(8, 2, 5, init_gain=1.0).double()

@@ -71,6 +71,7 @@ def test_activations_keep_their_size(make):
     assert 0.5 < x.std() < 2
 
 
+@pytest.mark.reference("pool", "torch.nn.MaxPool, AvgPool")
 @pytest.mark.parametrize("rank", SHAPES)
 @pytest.mark.parametrize("kind", ["max", "avg"])
 def test_pooling_is_torchs_and_leaves_out_what_lies_beyond_the_border(rank, kind):
@@ -80,6 +81,7 @@ def test_pooling_is_torchs_and_leaves_out_what_lies_beyond_the_border(rank, kind
     torch.testing.assert_close(m.pool(3, 1, kind, rank=rank)(torch.ones_like(x)), torch.ones_like(x))
 
 
+@pytest.mark.reference("convnext_blk", "timm.models.convnext.ConvNeXtBlock")
 def test_a_convnext_block_is_timms():
     theirs, ours = ConvNeXtBlock(8, ls_init_value=0.3).double(), m.convnext_blk(8, layer_scale=0.3).double()
     nn.init.normal_(theirs.gamma)

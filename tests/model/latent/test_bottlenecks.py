@@ -5,6 +5,7 @@ import torch.nn.functional as F
 import ai.model as m
 
 
+@pytest.mark.reference("vq", "the nearest of all codes; van den Oord et al., 2017, equation 3")
 def test_each_vector_becomes_its_nearest_code():
     torch.manual_seed(0)
     net, x = m.vq(7, 3).double(), torch.randn(2, 3, 4, 5).double()
@@ -56,6 +57,7 @@ def test_gradients_go_straight_through_and_codes_to_their_inputs():
     torch.testing.assert_close(by_codes, expected)
 
 
+@pytest.mark.reference("kl", "diffusers DiagonalGaussianDistribution")
 def test_a_latent_is_as_in_diffusers_and_is_drawn_in_training_only():
     distributions = pytest.importorskip("diffusers.models.autoencoders.vae")
     x = torch.randn(3, 8, 4, 4, generator=torch.Generator().manual_seed(0)) * 3

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from numbers import Real
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.fx
@@ -83,6 +83,10 @@ class DiffusionModel(Model):
         super().__init_subclass__(**options)
         if "forward" in vars(cls):
             cls.forward = _denoising(vars(cls)["forward"])  # type: ignore[method-assign]
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor: ...
 
     def forward(self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor:
         """Returns the estimate of the clean data, `(B, *shape)`.

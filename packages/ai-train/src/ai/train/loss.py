@@ -256,7 +256,7 @@ def _lpips(net: str) -> nn.Module:
     except ImportError as error:
         raise ImportError("Lpips needs torchmetrics: pip install 'ai-train[metrics]'") from error
     try:
-        return LearnedPerceptualImagePatchSimilarity(net_type=net).net  # type: ignore[arg-type, return-value]
+        return LearnedPerceptualImagePatchSimilarity(net_type=net).net  # type: ignore[arg-type]
     except OSError as error:  # that is what urllib's errors are
         import torchvision.models  # type: ignore[import-untyped]
 

@@ -359,7 +359,7 @@ def _arguments_of_outermost_call(cache: KVCache) -> object | None:
         return None
     args, kwargs = (outermost.f_locals.get(name) for name in ("args", "kwargs"))
     if args and not any(value is cache for value in args):
-        return args  # type: ignore[no-any-return]
+        return args
     if kwargs and any(value is cache for value in kwargs.values()):
         return next((value for value in kwargs.values() if isinstance(value, Tensor)), None)
     return kwargs

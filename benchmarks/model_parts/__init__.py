@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/model_page.py`, one for each table."""
