@@ -16,7 +16,7 @@ _MARK = re.compile(r"^@pytest\.mark\.reference\((.*?)\)$", re.MULTILINE)
 class Differences:
     """A plugin of pytest's that looks into the comparisons of marked tests.
 
-    Where a test compares in several types, those that are held to the closest tolerance count.
+    Of a test's comparisons, those count that are held to the closest tolerance: the ones in the widest type.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,8 @@ class Differences:
         def noting(ours: Any, theirs: Any, **options: Any) -> None:
             compare(ours, theirs, **options)
             if isinstance(ours, torch.Tensor) and ours.is_floating_point() and ours.numel():
-                tolerance = options.get("rtol", 1e-7 if ours.dtype == torch.float64 else 1.3e-6)
+                standard = 1e-7 if ours.dtype == torch.float64 else 1.3e-6
+                tolerance = max(options.get("rtol", standard), options.get("atol", 0.0))
                 difference = (ours - theirs).abs().max().item()
                 found[tolerance] = max(found.get(tolerance, 0.0), difference)
 
@@ -62,6 +63,13 @@ def rows() -> list[list[str]]:
     found = []
     for block, reference in labels():
         closest = plugin.rows[block, reference]
-        tolerance = min(closest)
-        found.append([block, reference, f"{closest[tolerance]:.0e}" if closest[tolerance] else "0", f"{tolerance:.0e}"])
+        tolerance = min((one for one in closest if one), default=0.0)  # not what is asked to be the same to the bit
+        found.append(
+            [
+                block,
+                reference,
+                f"{closest[tolerance]:.0e}" if closest[tolerance] else "0",
+                f"{tolerance:.0e}" if tolerance else "0",
+            ]
+        )
     return found

@@ -6,7 +6,7 @@ import torch
 import ai.model as m
 
 
-@pytest.mark.reference("time_emb", "diffusers get_timestep_embedding")
+@pytest.mark.reference("time_emb", "diffusers get_timestep_embedding, in float32")
 @pytest.mark.parametrize("dim", [2, 8, 64])
 def test_times_are_embedded_as_in_diffusers(dim):
     embeddings = pytest.importorskip("diffusers.models.embeddings")
