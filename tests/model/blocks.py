@@ -35,7 +35,7 @@ def code_and_loss(out):
 
 def latent_and_divergence(out):
     """Of a variational bottleneck, likewise."""
-    return out.z + out.kl[:, None, None, None]
+    return out.z + out.kl.unflatten(0, (-1, 1, 1, 1))
 
 
 IMAGE, TOKENS, VECTOR, Z = (3, 4, 8, 8), (2, 6, 8), (3, 8), (3, 5)

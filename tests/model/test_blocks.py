@@ -8,6 +8,7 @@ from torch import nn
 import ai.model as m
 from tests.model.blocks import BLOCKS, IMAGE
 
+OLD = torch.__version__ < "2.7"
 every_block = pytest.mark.parametrize("name", BLOCKS)
 
 
@@ -109,6 +110,8 @@ def test_it_compiles_as_one_graph_with_its_gradients(name):
 
 @every_block
 def test_it_runs_under_bfloat16_autocast(name):
+    if OLD and name in ("conv all options", "modconv"):
+        pytest.skip("torch 2.6 draws other noise in bfloat16 than in float32")
     model = built(name)
     with torch.autocast("cpu", torch.bfloat16):
         out = run(model, name)
@@ -247,6 +250,13 @@ def test_bad_arguments_are_named_at_construction(make, message):
         (lambda x: m.f.upfirdn(x, torch.ones(2, 2)), r"kernel must be a list of taps, not of shape \(2, 2\)"),
         (lambda x: m.f.minibatch_std(x, 3, 3), r"n_features \(3\) must divide nc \(4\)"),
         (lambda x: m.f.rearrange(x, "b c h w -> b c h"), r"must have the same axes, each once, on both sides"),
+        (
+            lambda x: m.f.rearrange(x, "b c h w -> b c w h", p=2),
+            r"sizes \(p=2\) must be of axes of 'b c h w -> b c w h'",
+        ),
+        (lambda x: m.f.rearrange(x, "b c (h w -> b c h w"), r"must have its parentheses in pairs"),
+        (lambda x: m.f.rearrange(x, "b c ((h) w) -> b c h w"), r"must have its parentheses in pairs"),
+        (lambda x: m.f.rearrange(x, "b c h) w -> b c h w"), r"must have its parentheses in pairs"),
         (lambda x: m.f.rearrange(x, "b c h -> b c h"), r"names 3 axes, the tensor has shape \(3, 4, 8, 8\)"),
         (lambda x: m.f.rearrange(x, "b c (h p) w -> b c h p w"), r"needs the sizes of all but one of h, p"),
         (lambda x: m.f.rearrange(x, "b c (h p) w -> b c h p w", p=3), r"axis \(h p\) of .* has size 8, which 3"),

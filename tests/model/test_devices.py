@@ -62,6 +62,10 @@ def test_a_block_under_autocast_agrees_with_full_precision(name, device, no_sync
         assert float((total(out) - total(expected)).abs()) <= 0.1 * float(total(expected)) + 0.1
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.7" and torch.version.cuda is not None and not torch.cuda.is_available(),
+    reason="torch 2.6 for CUDA asks the driver for its fake tensors, too",
+)
 @pytest.mark.parametrize(
     "name", [name for name in BLOCKS if name not in ("lstm", "gru")]
 )  # torch's own reads its weights' addresses

@@ -287,11 +287,12 @@ def test_who_calls_or_traces_the_forward_of_a_subclass_gets_the_denoiser(cls):
     into = (sigma.square() + 0.25).rsqrt()
     network = model.layers(torch.cat([into[:, None] * x, sigma.log()[:, None] / 4], 1)) * (1 if cls is Points else 2)
     expected = (0.25 * into.square())[:, None] * x + (0.5 * sigma * into)[:, None] * network
-    traced = torch.fx.symbolic_trace(model, concrete_args={"label": None})
+    old = torch.__version__ < "2.7"  # whose torch.fx does not follow what depends on a type of numbers
+    traced = [] if old else [torch.fx.symbolic_trace(model, concrete_args={"label": None})]
     exported = torch.export.export(model, (x, sigma), strict=True).module()
     compiled = torch.compile(model.forward, backend="eager", fullgraph=True)
     sent = pickle.loads(cloudpickle.dumps(model))
-    for call in (model, model.forward, traced, exported, compiled, sent, copy.deepcopy(model)):
+    for call in (model, model.forward, *traced, exported, compiled, sent, copy.deepcopy(model)):
         torch.testing.assert_close(call(x, sigma), expected)
 
 

@@ -8,18 +8,22 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 import ai.model as m
 from tests.model.blocks import BLOCKS
 
+OLD = torch.__version__ < "2.7"
 EXPORTED = [name for name in BLOCKS if name != "minibatch_std"]  # which is a statistic of the whole batch
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The tensor attributes .*_flat_weights")  # torch's own, of its recurrent layers
 @pytest.mark.parametrize("name", EXPORTED)
 def test_it_is_exported_for_batches_of_any_size(name):
+    if OLD and name == "instance":
+        pytest.skip("torch 2.6 exports no instance norm of a batch of any size")
     torch.manual_seed(0)
     model, block = m.Model(BLOCKS[name].make()).init(seed=0).eval(), BLOCKS[name]
     inputs = block.inputs()
     batch = torch.export.Dim("batch", min=2)
     shapes = tuple({0: batch} for _ in inputs)
-    program = torch.export.export(model.net, inputs, dynamic_shapes=shapes).module()
+    program = torch.export.export(model.net, inputs, dynamic_shapes=shapes, strict=False).module()
     for n in (2, 5):
         some = tuple(torch.cat([x, x, x])[:n] for x in inputs)
         torch.manual_seed(1)  # of those that draw noise
@@ -55,7 +59,7 @@ def test_a_model_is_exported_for_batches_of_any_size(name):
     # A model that wraps a network takes further arguments as a tuple; so does its specification.
     wrapped = type(model).forward is m.Model.forward and rest
     spec = (first, tuple(rest)) if wrapped else (first, *rest)
-    program = torch.export.export(model, inputs, dynamic_shapes=spec).module()
+    program = torch.export.export(model, inputs, dynamic_shapes=spec, strict=False).module()
     for n in (2, 5):
         some = tuple(torch.cat([x, x])[:n] for x in inputs)
         torch.testing.assert_close(program(*some), model(*some), rtol=1e-5, atol=1e-5)
@@ -71,6 +75,8 @@ def test_a_model_is_exported_for_batches_of_any_size(name):
     ],
 )
 def test_features_are_extracted_by_node_name(make, shape, node):
+    if OLD and node == "net.blocks.0":
+        pytest.skip("torch.fx of torch 2.6 does not follow what depends on a type of numbers")
     model, x = make().init(seed=0).eval(), torch.randn(shape)
     _, names = get_graph_node_names(model)
     chosen = [name for name in names if name.startswith(node)][-1]

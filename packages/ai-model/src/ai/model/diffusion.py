@@ -86,7 +86,8 @@ class DiffusionModel(Model):
 
     if TYPE_CHECKING:
 
-        def __call__(self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor: ...
+        def __call__(self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor:
+            """Calls `forward`."""
 
     def forward(self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor:
         """Returns the estimate of the clean data, `(B, *shape)`.

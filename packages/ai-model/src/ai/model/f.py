@@ -4,7 +4,6 @@ Axes: images are `(batch, nc, height, width)`.
 """
 
 import math
-import re
 from collections.abc import Sequence
 
 import torch
@@ -135,7 +134,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         >>> modulate(torch.ones(1, 2, 3), torch.zeros(1, 3), torch.ones(1, 3))[0, 0]
         tensor([2., 2., 2.])
     """
-    return x * (1 + scale[:, None]) + shift[:, None]
+    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
 
 
 def upfirdn(
@@ -391,11 +390,11 @@ def modconv(
         x = x.reshape(1, -1, *x.shape[2:])
         x = conv(x, weights.flatten(0, 1), biases, stride, kernel=kernel, groups=batch)
         return x.reshape(batch, -1, *x.shape[2:])
-    x = conv(x * style[:, :, None, None], weight, None if demod else bias, stride, kernel=kernel)
+    x = conv(x * style.unflatten(1, (-1, 1, 1)), weight, None if demod else bias, stride, kernel=kernel)
     if not demod:
         return x
     energy = F.linear(style.square(), weight.square().sum((2, 3)))
-    factor = (energy + eps).rsqrt()[:, :, None, None].to(x.dtype)
+    factor = (energy + eps).rsqrt().unflatten(1, (-1, 1, 1)).to(x.dtype)
     # One pass over the image for both, in the convolution's own type under autocast.
     return x * factor if bias is None else torch.addcmul(bias.to(x.dtype).view(1, -1, 1, 1), x, factor)
 
@@ -493,11 +492,16 @@ def rearrange(x: Tensor, pattern: str, /, **sizes: int) -> Tensor:
         torch.Size([2, 4, 48])
     """
     left, arrow, right = pattern.partition("->")
-    groups_in, groups_out = _axes(left), _axes(right)
+    groups_in, groups_out = _axes(pattern, left), _axes(pattern, right)
     names_in = [name for group in groups_in for name in group]
     names_out = [name for group in groups_out for name in group]
     if not arrow or sorted(names_in) != sorted(names_out) or len(set(names_in)) != len(names_in):
         raise ValueError(f"pattern ({pattern!r}) must have the same axes, each once, on both sides of '->'")
+    for name in sizes:
+        if name not in names_in:
+            raise ValueError(
+                f"sizes ({name}={sizes[name]}) must be of axes of {pattern!r}, which has none of that name"
+            )
     if len(groups_in) != x.ndim:
         raise ValueError(f"pattern ({pattern!r}) names {len(groups_in)} axes, the tensor has shape {tuple(x.shape)}")
     known = dict(sizes)
@@ -523,5 +527,21 @@ def rearrange(x: Tensor, pattern: str, /, **sizes: int) -> Tensor:
     return x.reshape(shape)
 
 
-def _axes(side: str) -> list[list[str]]:
-    return [token.strip("()").split() for token in re.findall(r"\([^()]*\)|[^\s()]+", side)]
+def _axes(pattern: str, side: str) -> list[list[str]]:
+    groups: list[list[str]] = []
+    inner: list[str] | None = None
+    for token in side.replace("(", " ( ").replace(")", " ) ").split():
+        if token in "()":
+            if (token == "(") != (inner is None):
+                break
+            if inner is not None:
+                groups.append(inner)
+            inner = [] if inner is None else None
+        elif inner is None:
+            groups.append([token])
+        else:
+            inner.append(token)
+    else:
+        if inner is None:
+            return groups
+    raise ValueError(f"pattern ({pattern!r}) must have its parentheses in pairs, none within another")

@@ -50,7 +50,7 @@ class _AdaLin(nn.Module):
         fill(self.rho, 0.9)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        scale, shift = self.style(z)[:, :, None, None].chunk(2, 1)
+        scale, shift = self.style(z).unflatten(1, (-1, 1, 1)).chunk(2, 1)
         by_channel = (x - x.mean((2, 3), keepdim=True)) * _rstd(x, (2, 3), self.eps)
         by_image = (x - x.mean((1, 2, 3), keepdim=True)) * _rstd(x, (1, 2, 3), self.eps)
         rho = self.rho.clamp(0, 1).view(1, -1, 1, 1)

@@ -18,7 +18,7 @@ class _SqueezeExcite(nn.Module):
         self.weigh = seq(global_avg(), fc(nc, hidden, actv="relu"), fc(hidden, nc, actv="sigmoid"))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x * self.weigh(x)[:, :, None, None]
+        out: Tensor = x * self.weigh(x).unflatten(1, (-1, 1, 1))
         return out
 
     def mark_small(self, scale: float) -> bool:

@@ -60,7 +60,8 @@ class _Mlp(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout else None
 
     def __getitem__(self, i: int) -> nn.Module:
-        return self.get_submodule(str(i))
+        layer: nn.Module = getattr(self, str(i))  # which torch 2.6's compiler follows, and get_submodule it does not
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         x = self[0](x)

@@ -19,7 +19,7 @@ class _Sinusoidal(nn.Module):
         wide = torch.promote_types(time.dtype, torch.float32)  # a half-precision angle would be off by whole turns
         places = torch.arange(self.dim // 2, dtype=wide, device=time.device)
         frequencies = torch.exp(places * (-math.log(self.base) / (self.dim // 2)))
-        angles = time.to(wide)[:, None] * self.scale * frequencies
+        angles = time.to(wide).unsqueeze(1) * self.scale * frequencies
         out = torch.cat([angles.sin(), angles.cos()], 1)
         return out.to(time.dtype) if time.is_floating_point() else out
 
@@ -41,7 +41,7 @@ class _Fourier(nn.Module):
 
     def forward(self, time: Tensor) -> Tensor:
         wide = torch.promote_types(self.frequencies.dtype, torch.float32)
-        angles = time.to(wide)[:, None] * (2 * math.pi * self.frequencies.to(wide))
+        angles = time.to(wide).unsqueeze(1) * (2 * math.pi * self.frequencies.to(wide))
         return torch.cat([angles.sin(), angles.cos()], 1).to(self.frequencies.dtype)
 
 
