@@ -164,6 +164,10 @@ def test_embed_looks_up_its_rows():
         (lambda: m.conv(4, 6, norm="group:4"), r"n_groups \(4\) must divide nc \(6\)"),
         (lambda: m.conv(4, 4, norm="group:"), r"norm \('group:'\) must be a name alone, or group:N"),
         (lambda: m.conv(4, 4, norm="batch:2"), r"norm \('batch:2'\) must be a name alone, or group:N"),
+        (lambda: m.tx_enc_blk(8, 2, mlp_dim=0), r"hidden \(0\) must be at least 1"),
+        (lambda: m.dit_blk(8, 2, 4, mlp_dim=0), r"hidden \(0\) must be at least 1"),
+        (lambda: m.convnext_blk(8, hidden=0), r"hidden \(0\) must be at least 1"),
+        (lambda: m.norm.batch(0), r"nc \(0\) must be at least 1"),
         (lambda: m.registers(0, 4), r"n \(0\) and dim \(4\) must be at least 1"),
         (lambda: m.conv(4, 4, padtype="mirror"), r"padtype \('mirror'\) must be one of zeros"),
         (lambda: m.fc(0, 4), r"n1 \(0\) must be at least 1"),
@@ -238,6 +242,43 @@ def test_embed_looks_up_its_rows():
 )
 def test_bad_arguments_are_named_at_construction(make, message):
     with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: m.sa(8, "2"), "n_heads"),
+        (lambda: m.tx_enc(2.0, 8, 2), "n"),
+        (lambda: m.mlp(8, 16.0), "hidden"),
+        (lambda: m.layer_scale(8.5), "dim"),
+        (lambda: m.registers(2.0, 8), "n"),
+        (lambda: m.embed(5.0, 8), "n"),
+        (lambda: m.pos_emb((2.0, 3), 8, "2d"), "height"),
+        (lambda: m.patch_emb(3, 8, 4.0), "patch"),
+        (lambda: m.time_emb(4.0), "dim"),
+        (lambda: m.dit_blk(8, 2, 4.0), "z_dim"),
+        (lambda: m.vq(4.0, 3), "n_codes"),
+        (lambda: m.conv_nd(2, 3, 4, 3.0), "k"),
+        (lambda: m.conv_nd(2, 3, 4, (3, 3.0)), "k"),
+        (lambda: m.conv_transposed(3, 4, 4.0), "k"),
+        (lambda: m.pool(2.0), "k"),
+        (lambda: m.convnext_blk(8.0), "nc"),
+        (lambda: m.norm.group(8, 2.0), "n_groups"),
+        (lambda: m.norm.batch("8"), "nc"),
+        (lambda: m.norm.layer(8.0), "dim"),
+        (lambda: m.lstm(4.0, 3), "n1"),
+        (lambda: m.gru(4, 3.0), "n2"),
+        (lambda: m.repeat(2.0, m.null), "n"),
+        (lambda: m.modconv(4, 4, 4.0), "z_dim"),
+        (lambda: m.modfc(4, 4.0, 4), "n2"),
+        (lambda: m.resblk_group(2.0, 4, 4), "n"),
+        (lambda: m.se(4, 2.0), "reduction"),
+        (lambda: m.minibatch_std(3.0), "group_size"),
+    ],
+)
+def test_a_number_that_is_not_whole_is_named(make, name):
+    with pytest.raises(TypeError, match=f"^{name} must be a whole number, got "):
         make()
 
 

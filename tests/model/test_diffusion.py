@@ -348,6 +348,11 @@ def test_an_image_is_kept_in_part():
         (lambda: exact().sample(1, image=torch.ones(2), keep=torch.ones(5).bool()), r"keep must broadcast to \(1, 2\)"),
         (lambda: exact().invert(torch.zeros(1, 2), steps=1), r"steps \(1\) must be at least 2"),
         (lambda: exact().invert(torch.zeros(3, 2), label=torch.ones(1)), r"label must have the 3 rows of x, got 1"),
+        (lambda: exact().sample(1, rho=5, schedule="flow"), r"rho \(5\) must be left alone with schedule 'flow'"),
+        (lambda: exact().sample(1, sigma_min=0.1, schedule="flow"), r"sigma_min \(0.1\) must be left alone with"),
+        (lambda: exact().sample(1, sigma_max=float("inf")), r"below sigma_max \(inf\), a finite number"),
+        (lambda: exact().sample(1, churn=float("nan")), r"churn must be a number, got nan"),
+        (lambda: exact().sample(1, label=torch.ones(1), guidance=float("inf")), r"guidance \(inf\) must be a finite"),
         (lambda: exact().sample(1, rho=0), r"rho \(0\) must be above 0"),
         (lambda: exact().sample(1, eta=2), r"eta \(2\) must lie in"),
         (lambda: exact().sample(1000, steps=1001, schedule="linear"), r"steps \(1001\) must be at most"),
@@ -357,3 +362,9 @@ def test_an_image_is_kept_in_part():
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", ["n", "steps"])
+def test_a_number_of_samples_or_steps_is_whole(name):
+    with pytest.raises(TypeError, match=f"{name} must be a whole number, got 2.0"):
+        exact().sample(**({"n": 2, "steps": 2} | {name: 2.0}))

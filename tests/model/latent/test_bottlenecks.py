@@ -34,6 +34,17 @@ def test_short_types_find_the_nearest_codes_too(short, autocast):
     assert (out.indices == wide).float().mean() > 0.998
 
 
+@pytest.mark.parametrize("offset", [0.0, 10.0, 1000.0])
+def test_codes_far_from_zero_are_told_apart(offset):
+    net, x = m.vq(64, 8), torch.randn(500, 8) * 0.01 + offset
+    with torch.no_grad():
+        net.codes.copy_(torch.randn(64, 8) * 0.01 + offset)
+    found = net.lookup(net(x).indices)
+    distance = torch.cdist(x.double(), net.codes.detach().double())
+    chosen = (x.double() - found.detach().double()).norm(dim=1)
+    torch.testing.assert_close(chosen, distance.min(1).values, rtol=1e-2, atol=0)
+
+
 def test_a_divergence_beyond_float16_is_finite():
     x = torch.tensor([[300.0, -15.0]]).half()
     z, divergence = m.kl().eval()(x)

@@ -7,10 +7,12 @@ import math
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ai.model import norm
+from ai.model.arguments import check_real, check_whole
 from ai.model.linear import fc
 from ai.model.tokens.cache import KVCache
 from ai.model.tokens.rotary import Rotary
@@ -69,6 +71,7 @@ class _Attention(nn.Module):
     def _attend(
         self, x: Tensor, context: Tensor | None, mask: Tensor | None, cache: KVCache | None, need_weights: bool
     ) -> Tensor | tuple[Tensor, Tensor]:
+        _check_tokens(x)
         q = self.q(x).unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)  # (B, H, T, D)
         if self.q_norm is not None:
             q = self.q_norm(q)
@@ -150,6 +153,12 @@ class _Attention(nn.Module):
         return allowed & mask if mask.dtype == torch.bool else mask.masked_fill(~allowed, -torch.inf)
 
 
+@torch.fx.wrap  # for torch.fx, which does not know sizes, a check is one step
+def _check_tokens(x: Tensor) -> None:
+    if x.dim() != 3:
+        raise ValueError(f"x must be (batch, time, dim), got {tuple(x.shape)}")
+
+
 def _checked_mask(mask: Tensor, q: Tensor, k: Tensor) -> Tensor:
     if mask.dtype != torch.bool and not mask.is_floating_point():
         raise ValueError(
@@ -202,7 +211,8 @@ def attn(
         head_dim: Width of a head; None for `dim // n_heads`.
         dim_kv: Width of the context's tokens; None for `dim`.
         n_kv_heads: Heads of keys and values, each shared by `n_heads / n_kv_heads` query heads; None for as many.
-        causal: Whether a token may look at itself and the past only.
+        causal: Whether a token may look at itself and the past only. Positions count from the first token, of a context
+            as of x.
         rotary: Whether queries and keys are rotated by their positions; or how, by `m.rotary`.
         qk_norm: Whether queries and keys are divided by their root mean square, with a learned scale.
         bias: Whether the projections have one.
@@ -218,6 +228,8 @@ def attn(
         >>> attn(8, 2)(torch.zeros(2, 5, 8)).shape
         torch.Size([2, 5, 8])
     """
+    check_whole(dim=dim, n_heads=n_heads, head_dim=head_dim, dim_kv=dim_kv, n_kv_heads=n_kv_heads, window=window)
+    check_real(dropout=dropout, scale=scale)
     for name, value in (("dim", dim), ("n_heads", n_heads), ("head_dim", head_dim), ("dim_kv", dim_kv)):
         if value is not None and value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")

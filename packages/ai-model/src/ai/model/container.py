@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ai.model.activation import actv
+from ai.model.arguments import check_whole
 from ai.model.init import init_module, mark_small, rule_of
 
 
@@ -43,6 +44,7 @@ def repeat(n: int, block: nn.Module | Callable[..., nn.Module]) -> nn.Sequential
         >>> bool((net[0].weight == net[1].weight).any())
         False
     """
+    check_whole(n=n)
     if n < 0:
         raise ValueError(f"n ({n}) must be at least 0")
     if isinstance(block, nn.Module):
@@ -212,6 +214,7 @@ def lstm(n1: int, n2: int, n_layers: int = 1, *, dropout: float = 0.0, bidirecti
         >>> out.shape, hidden.shape
         (torch.Size([2, 5, 4]), torch.Size([1, 2, 4]))
     """
+    check_whole(n1=n1, n2=n2, n_layers=n_layers)
     for name, value in (("n1", n1), ("n2", n2), ("n_layers", n_layers)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
@@ -233,6 +236,7 @@ def gru(n1: int, n2: int, n_layers: int = 1, *, dropout: float = 0.0, bidirectio
         >>> out.shape, hidden.shape
         (torch.Size([2, 5, 4]), torch.Size([1, 2, 4]))
     """
+    check_whole(n1=n1, n2=n2, n_layers=n_layers)
     for name, value in (("n1", n1), ("n2", n2), ("n_layers", n_layers)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")

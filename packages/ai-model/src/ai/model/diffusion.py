@@ -3,6 +3,7 @@
 Axes: `B` batch, `shape` one sample. σ is the standard deviation of the noise added to clean data.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +14,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from ai.model.arguments import check_real, check_whole
 from ai.model.denoising.precond import PRECONDITIONINGS
 from ai.model.denoising.row_noise import RowNoise
 from ai.model.model import Model
@@ -191,6 +193,8 @@ class DiffusionModel(Model):
             >>> frames.shape, bool(frames[-1].abs().max() < 1e-3)
             (torch.Size([9, 3, 2]), True)
         """
+        check_whole(n=n, steps=steps)
+        check_real(guidance=guidance, eta=eta, churn=churn, strength=strength)
         if n < 1 or steps < 1:
             raise ValueError(f"n ({n}) and steps ({steps}) must be at least 1")
         if sampler not in SAMPLERS:
@@ -199,7 +203,9 @@ class DiffusionModel(Model):
             raise ValueError(f"label must have n ({n}) rows, got {len(label)}")
         if label is None and guidance != 1:
             raise ValueError(f"guidance ({guidance}) must be 1 without labels")
-        if not 0 <= eta <= 1 or churn < 0:
+        if not math.isfinite(guidance):
+            raise ValueError(f"guidance ({guidance}) must be a finite number")
+        if not 0 <= eta <= 1 or not 0 <= churn < math.inf:
             raise ValueError(f"eta ({eta}) must lie in [0, 1] and churn ({churn}) must be at least 0")
         if eta and sampler != "ddim":
             raise ValueError(f"eta ({eta}) must be 0 with sampler {sampler!r}: it is of ddim alone")
@@ -283,6 +289,7 @@ class DiffusionModel(Model):
             True
         """
         _check_shape(x, self.shape)
+        check_whole(steps=steps)
         if steps < 2:
             raise ValueError(f"steps ({steps}) must be at least 2: the first of them only adds the least noise")
         if label is not None and len(label) != len(x):

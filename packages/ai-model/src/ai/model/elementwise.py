@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ai.model import f
+from ai.model.arguments import check_whole
 from ai.model.init import draw_normal, fill
 
 
@@ -92,6 +93,7 @@ def minibatch_std(group_size: int | None = 4, n_features: int = 1) -> nn.Module:
         >>> minibatch_std()(torch.randn(4, 3, 8, 8)).shape
         torch.Size([4, 4, 8, 8])
     """
+    check_whole(group_size=group_size, n_features=n_features)
     for name, value in (("group_size", group_size), ("n_features", n_features)):
         if value is not None and value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")

@@ -390,11 +390,11 @@ def modconv(
         x = x.reshape(1, -1, *x.shape[2:])
         x = conv(x, weights.flatten(0, 1), biases, stride, kernel=kernel, groups=batch)
         return x.reshape(batch, -1, *x.shape[2:])
-    x = conv(x * style.unflatten(1, (-1, 1, 1)), weight, None if demod else bias, stride, kernel=kernel)
+    x = conv(x * style.unsqueeze(2).unsqueeze(3), weight, None if demod else bias, stride, kernel=kernel)
     if not demod:
         return x
     energy = F.linear(style.square(), weight.square().sum((2, 3)))
-    factor = (energy + eps).rsqrt().unflatten(1, (-1, 1, 1)).to(x.dtype)
+    factor = (energy + eps).rsqrt().unsqueeze(2).unsqueeze(3).to(x.dtype)
     # One pass over the image for both, in the convolution's own type under autocast.
     return x * factor if bias is None else torch.addcmul(bias.to(x.dtype).view(1, -1, 1, 1), x, factor)
 

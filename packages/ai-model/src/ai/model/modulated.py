@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ai.model import f
 from ai.model.activation import Activation, actv_gain, is_centred
 from ai.model.activation import actv as make_actv
+from ai.model.arguments import check_whole
 from ai.model.container import seq
 from ai.model.conv import conv, he_constant
 from ai.model.elementwise import noise as make_noise
@@ -50,7 +51,7 @@ class _AdaLin(nn.Module):
         fill(self.rho, 0.9)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        scale, shift = self.style(z).unflatten(1, (-1, 1, 1)).chunk(2, 1)
+        scale, shift = self.style(z).unsqueeze(2).unsqueeze(3).chunk(2, 1)
         by_channel = (x - x.mean((2, 3), keepdim=True)) * _rstd(x, (2, 3), self.eps)
         by_image = (x - x.mean((1, 2, 3), keepdim=True)) * _rstd(x, (1, 2, 3), self.eps)
         rho = self.rho.clamp(0, 1).view(1, -1, 1, 1)
@@ -181,6 +182,7 @@ def modconv(
         >>> modconv(4, 8, 16, stride=0.5, actv="lrelu")(torch.randn(2, 4, 8, 8), torch.randn(2, 16)).shape
         torch.Size([2, 8, 16, 16])
     """
+    check_whole(nc1=nc1, nc2=nc2, z_dim=z_dim, k=k)
     for name, value in (("nc1", nc1), ("nc2", nc2), ("z_dim", z_dim)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
@@ -240,6 +242,7 @@ def modfc(n1: int, n2: int, z_dim: int, actv: Activation = None, *, demod: bool 
         >>> modfc(4, 8, 16, actv="lrelu")(torch.randn(2, 4), torch.randn(2, 16)).shape
         torch.Size([2, 8])
     """
+    check_whole(n1=n1, n2=n2, z_dim=z_dim)
     for name, value in (("n1", n1), ("n2", n2), ("z_dim", z_dim)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")

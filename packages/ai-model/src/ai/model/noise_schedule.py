@@ -26,10 +26,14 @@ def noise_levels(
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule ({schedule!r}) must be one of {', '.join(SCHEDULES)}")
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"sigma_min ({sigma_min}) must be above 0 and below sigma_max ({sigma_max})")
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(f"sigma_min ({sigma_min}) must be above 0 and below sigma_max ({sigma_max}), a finite number")
     if not rho > 0:
         raise ValueError(f"rho ({rho}) must be above 0")
+    if rho != 7.0 and schedule != "edm":
+        raise ValueError(f"rho ({rho}) must be left alone with schedule {schedule!r}: it is of edm alone")
+    if sigma_min != 0.002 and schedule == "flow":
+        raise ValueError(f"sigma_min ({sigma_min}) must be left alone with schedule 'flow', whose steps are equal")
     last = max(steps - 1, 1)
     if schedule == "edm":
         high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)

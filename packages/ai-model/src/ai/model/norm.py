@@ -10,6 +10,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ai.model.arguments import check_whole
 from ai.model.init import mark_small
 
 Norm: TypeAlias = str | Callable[[int], nn.Module] | None
@@ -23,6 +24,7 @@ def batch(nc: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = T
         >>> batch(3)(torch.randn(8, 3, 4, 4)).shape
         torch.Size([8, 3, 4, 4])
     """
+    _check_size(nc=nc)
     return _Batch(nc, eps=eps, momentum=momentum, affine=affine)
 
 
@@ -34,6 +36,7 @@ def instance(nc: int, *, eps: float = 1e-5, affine: bool = False) -> nn.Module:
         >>> round(instance(3)(torch.randn(8, 3, 16, 16))[0, 0].std(unbiased=False).item(), 3)
         1.0
     """
+    _check_size(nc=nc)
     return _Instance(nc, eps=eps, affine=affine)
 
 
@@ -52,6 +55,9 @@ def group(nc: int, n_groups: int | None = None, *, eps: float = 1e-5) -> nn.Modu
         >>> group(64).num_groups, group(6, 2).num_groups
         (16, 2)
     """
+    check_whole(nc=nc, n_groups=n_groups)
+    if nc < 1:
+        raise ValueError(f"nc ({nc}) must be at least 1")
     if n_groups is None:
         n_groups = max(n for n in range(1, min(32, max(1, nc // 4)) + 1) if nc % n == 0)
     if n_groups < 1 or nc % n_groups:
@@ -67,6 +73,7 @@ def layer(dim: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = True
         >>> layer(4)(torch.tensor([1.0, 1.0, 3.0, 3.0]))
         tensor([-1.0000, -1.0000,  1.0000,  1.0000], grad_fn=...)
     """
+    _check_size(dim=dim)
     return nn.LayerNorm(dim, eps=eps, elementwise_affine=affine, bias=bias)
 
 
@@ -78,6 +85,7 @@ def rms(dim: int, *, eps: float = 1e-6, affine: bool = True) -> nn.Module:
         >>> rms(2)(torch.tensor([3.0, 3.0]))
         tensor([1.0000, 1.0000], grad_fn=...)
     """
+    _check_size(dim=dim)
     return _RMS(dim, eps=eps, elementwise_affine=affine)
 
 
@@ -90,6 +98,13 @@ def pixel(nc: int | None = None, *, eps: float = 1e-8) -> nn.Module:
         tensor([1., 1., 1., 1.])
     """
     return _Pixel(eps)
+
+
+def _check_size(**named: int) -> None:
+    check_whole(**named)
+    for name, value in named.items():
+        if value < 1:
+            raise ValueError(f"{name} ({value}) must be at least 1")
 
 
 class _Moved(nn.Module):

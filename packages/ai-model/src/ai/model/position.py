@@ -9,6 +9,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from ai.model.arguments import check_whole
 from ai.model.init import draw_normal, fill
 from ai.model.tokens.rotary import Rotary
 
@@ -87,6 +88,8 @@ def _check_stop(stop: int, n: int) -> None:
 
 @torch.fx.wrap
 def _check_patches(x: Tensor, patch: int) -> None:
+    if x.dim() != 4:
+        raise ValueError(f"x must be (batch, nc, height, width), got {tuple(x.shape)}")
     if x.shape[2] % patch or x.shape[3] % patch:
         raise ValueError(f"patch ({patch}) must divide the image's size ({x.shape[2]} x {x.shape[3]})")
 
@@ -107,6 +110,7 @@ def pos_emb(n: int | tuple[int, int], dim: int, kind: str = "learned", *, std: f
     kinds = ("learned", "sinusoidal", "2d")
     if kind not in kinds:
         raise ValueError(f"kind ({kind!r}) must be one of {', '.join(kinds)}")
+    check_whole(dim=dim, **({"n": n} if not isinstance(n, tuple) else {"height": n[0], "width": n[1]}))
     count = n if isinstance(n, int) else n[0] * n[1]
     if count < 1 or dim < 1:
         raise ValueError(f"n ({n}) and dim ({dim}) must be at least 1")
@@ -119,6 +123,13 @@ def pos_emb(n: int | tuple[int, int], dim: int, kind: str = "learned", *, std: f
     if isinstance(n, int):
         raise ValueError(f"n ({n}) must be (height, width) for kind '2d'")
     return _Position(count, dim, partial(sinusoid_2d, *n, dim), std)
+
+
+@torch.fx.wrap  # for torch.fx, which does not know types, a check is one step
+def _checked_indices(x: Tensor) -> Tensor:
+    if x.is_floating_point() or x.is_complex():
+        raise ValueError(f"x must be whole numbers, got {x.dtype}: give x.long()")
+    return x.long()
 
 
 class _Embed(nn.Embedding):
@@ -137,7 +148,7 @@ class _Embed(nn.Embedding):
         draw_normal(self.weight, self.std, generator)
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.long())
+        return super().forward(_checked_indices(input))
 
 
 def embed(n: int, dim: int, *, std: float = 1.0) -> nn.Module:
@@ -147,9 +158,16 @@ def embed(n: int, dim: int, *, std: float = 1.0) -> nn.Module:
         >>> embed(10, 4)(torch.tensor([[1, 2, 3]])).shape
         torch.Size([1, 3, 4])
     """
+    check_whole(n=n, dim=dim)
     if n < 1 or dim < 1:
         raise ValueError(f"n ({n}) and dim ({dim}) must be at least 1")
     return _Embed(n, dim, std)
+
+
+@torch.fx.wrap
+def _check_tokens(x: Tensor, dim: int) -> None:
+    if x.dim() != 3 or x.shape[2] != dim:
+        raise ValueError(f"x must be (batch, time, {dim}), got {tuple(x.shape)}")
 
 
 class _Registers(nn.Module):
@@ -163,6 +181,7 @@ class _Registers(nn.Module):
         draw_normal(self.value, self.std, generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_tokens(x, self.value.shape[1])
         return torch.cat([self.value.to(x.dtype).expand(x.shape[0], -1, -1), x], 1)
 
     def extra_repr(self) -> str:
@@ -180,6 +199,7 @@ def registers(n: int, dim: int, *, std: float = 0.02) -> nn.Module:
         >>> registers(4, 8)(torch.zeros(2, 5, 8)).shape
         torch.Size([2, 9, 8])
     """
+    check_whole(n=n, dim=dim)
     if n < 1 or dim < 1:
         raise ValueError(f"n ({n}) and dim ({dim}) must be at least 1")
     return _Registers(n, dim, std)
@@ -212,6 +232,7 @@ def patch_emb(nc: int, dim: int, patch: int, *, bias: bool = True) -> nn.Module:
         >>> patch_emb(3, 8, 4)(torch.zeros(2, 3, 16, 16)).shape
         torch.Size([2, 16, 8])
     """
+    check_whole(nc=nc, dim=dim, patch=patch)
     for name, value in (("nc", nc), ("dim", dim), ("patch", patch)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from ai.model.activation import Activation
 from ai.model.activation import actv as make_actv
+from ai.model.arguments import check_whole
 from ai.model.container import res, seq
 from ai.model.conv import conv
 from ai.model.elementwise import global_avg, resample
@@ -18,7 +19,7 @@ class _SqueezeExcite(nn.Module):
         self.weigh = seq(global_avg(), fc(nc, hidden, actv="relu"), fc(hidden, nc, actv="sigmoid"))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x * self.weigh(x).unflatten(1, (-1, 1, 1))
+        out: Tensor = x * self.weigh(x).unsqueeze(2).unsqueeze(3)
         return out
 
     def mark_small(self, scale: float) -> bool:
@@ -39,6 +40,7 @@ def se(nc: int, reduction: int = 16) -> nn.Module:
         >>> se(16)(torch.zeros(2, 16, 8, 8)).shape
         torch.Size([2, 16, 8, 8])
     """
+    check_whole(nc=nc, reduction=reduction)
     for name, value in (("nc", nc), ("reduction", reduction)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
@@ -90,6 +92,7 @@ def resblk_group(
         >>> resblk_group(3, 4, 8, stride=0.5)(torch.randn(2, 4, 8, 8)).shape
         torch.Size([2, 8, 16, 16])
     """
+    check_whole(n=n)
     if n < 1:
         raise ValueError(f"n ({n}) must be at least 1")
     first = resblk(nc1, nc2, stride, actv, norm, se)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ai.model import norm as norms
 from ai.model.activation import Activation, actv_gain, is_centred
 from ai.model.activation import actv as make_actv
+from ai.model.arguments import check_real, check_whole
 from ai.model.attention import attn
 from ai.model.container import seq
 from ai.model.init import fill, like_torchs, mark_small
@@ -44,6 +45,7 @@ def drop_path(p: float) -> nn.Module:
         >>> drop_path(0.5).eval()(torch.ones(2)), drop_path(0.5)(torch.ones(1)).item() in (0.0, 2.0)
         (tensor([1., 1.]), True)
     """
+    check_real(p=p)
     if not 0 <= p < 1:
         raise ValueError(f"p ({p}) must lie in [0, 1)")
     return _DropPath(p)
@@ -123,6 +125,7 @@ def mlp(
         >>> mlp(8, 32)(torch.zeros(2, 5, 8)).shape, mlp(8, 24, gate="silu", bias=False)(torch.zeros(2, 8)).shape
         (torch.Size([2, 5, 8]), torch.Size([2, 8]))
     """
+    check_whole(dim=dim, hidden=hidden)
     for name, value in (("dim", dim), ("hidden", hidden)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
@@ -166,6 +169,7 @@ def layer_scale(dim: int, start: float = 1e-5) -> nn.Module:
         >>> layer_scale(4, 0.5)(torch.ones(2, 4))[0].tolist()
         [0.5, 0.5, 0.5, 0.5]
     """
+    check_whole(dim=dim)
     if dim < 1:
         raise ValueError(f"dim ({dim}) must be at least 1")
     return _LayerScale(dim, start)
@@ -298,7 +302,7 @@ def tx_enc_blk(
         dim, n_heads, head_dim, n_kv_heads=n_kv_heads, causal=causal, rotary=rotary, qk_norm=qk_norm, bias=bias,
         dropout=dropout, window=window, alibi=alibi, scale=scale,
     )  # fmt: skip
-    inner = mlp(dim, mlp_dim or 4 * dim, actv, gate=gate, dropout=dropout, bias=bias)
+    inner = mlp(dim, 4 * dim if mlp_dim is None else mlp_dim, actv, gate=gate, dropout=dropout, bias=bias)
     block = _EncoderBlock(attention, inner, [_norm(norm, dim, bias) for _ in range(2)], post_norm, drop)
     return _scaled(block, dim, layer_scale, 2)
 
@@ -343,7 +347,7 @@ def tx_dec_blk(
         dim, n_heads, head_dim, dim_kv=dim_context, n_kv_heads=n_kv_heads, qk_norm=qk_norm, bias=bias, dropout=dropout,
         scale=scale,
     )  # fmt: skip
-    inner = mlp(dim, mlp_dim or 4 * dim, actv, gate=gate, dropout=dropout, bias=bias)
+    inner = mlp(dim, 4 * dim if mlp_dim is None else mlp_dim, actv, gate=gate, dropout=dropout, bias=bias)
     block = _DecoderBlock(own, cross, inner, [_norm(norm, dim, bias) for _ in range(3)], post_norm, drop)
     return _scaled(block, dim, layer_scale, 3)
 
@@ -422,6 +426,8 @@ def tx_dec(n: int, dim: int, n_heads: int = 8, *, drop: float = 0.0, **options: 
 def _stacked(
     make: Callable[..., nn.Module], n: int, dim: int, n_heads: int, drop: float, options: dict[str, Any]
 ) -> tuple[list[nn.Module], nn.Module]:
+    check_whole(n=n)
+    check_real(drop=drop)
     if n < 1:
         raise ValueError(f"n ({n}) must be at least 1")
     blocks = [make(dim, n_heads, drop=drop * i / max(n - 1, 1), **options) for i in range(n)]

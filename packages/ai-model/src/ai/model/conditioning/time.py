@@ -3,11 +3,19 @@
 import math
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
+from ai.model.arguments import check_real, check_whole
 from ai.model.init import draw_normal
 
 _KINDS = ("sinusoidal", "fourier")
+
+
+@torch.fx.wrap  # for torch.fx, which does not know sizes, a check is one step
+def _check_times(time: Tensor) -> None:
+    if time.dim() != 1:
+        raise ValueError(f"time must be (batch,), got {tuple(time.shape)}")
 
 
 class _Sinusoidal(nn.Module):
@@ -16,6 +24,7 @@ class _Sinusoidal(nn.Module):
         self.dim, self.base, self.scale = dim, base, scale
 
     def forward(self, time: Tensor) -> Tensor:
+        _check_times(time)
         wide = torch.promote_types(time.dtype, torch.float32)  # a half-precision angle would be off by whole turns
         places = torch.arange(self.dim // 2, dtype=wide, device=time.device)
         frequencies = torch.exp(places * (-math.log(self.base) / (self.dim // 2)))
@@ -40,6 +49,7 @@ class _Fourier(nn.Module):
         draw_normal(self.frequencies, self.scale, generator)
 
     def forward(self, time: Tensor) -> Tensor:
+        _check_times(time)
         wide = torch.promote_types(self.frequencies.dtype, torch.float32)
         angles = time.to(wide).unsqueeze(1) * (2 * math.pi * self.frequencies.to(wide))
         return torch.cat([angles.sin(), angles.cos()], 1).to(self.frequencies.dtype)
@@ -62,6 +72,8 @@ def time_emb(dim: int, kind: str = "sinusoidal", *, base: float = 10_000.0, scal
         >>> time_emb(4)(torch.zeros(1))
         tensor([[0., 0., 1., 1.]])
     """
+    check_whole(dim=dim)
+    check_real(base=base, scale=scale)
     if dim < 2 or dim % 2:
         raise ValueError(f"dim ({dim}) must be an even number, at least 2")
     if kind not in _KINDS:

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from ai.model.activation import Activation
+from ai.model.arguments import check_whole
 from ai.model.conv import conv
 from ai.model.norm import layer
 from ai.model.transformer import drop_path, layer_scale, mlp
@@ -51,6 +52,7 @@ def convnext_blk(
         >>> convnext_blk(8)(torch.zeros(2, 8, 6, 6)).shape
         torch.Size([2, 8, 6, 6])
     """
+    check_whole(nc=nc, k=k)
     if nc < 1 or k < 1:
         raise ValueError(f"nc ({nc}) and k ({k}) must be at least 1")
-    return _ConvNeXt(nc, k, hidden or 4 * nc, actv, layer_scale, drop)
+    return _ConvNeXt(nc, k, 4 * nc if hidden is None else hidden, actv, layer_scale, drop)

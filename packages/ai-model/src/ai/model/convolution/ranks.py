@@ -11,6 +11,7 @@ from ai.model import f
 from ai.model import norm as norms
 from ai.model.activation import Activation
 from ai.model.activation import actv as make_actv
+from ai.model.arguments import check_whole
 from ai.model.init import init_module, like_torchs, mark_small
 from ai.model.norm import Norm
 
@@ -128,6 +129,7 @@ def conv_transposed(
         torch.Size([2, 3, 8, 8])
     """
     _check(rank, nc1, nc2, groups)
+    check_whole(k=k, stride=stride)
     if stride < 1 or k < stride:
         raise ValueError(f"k ({k}) must be at least stride ({stride}), which must be at least 1")
     bias = norm not in ("batch", "instance") if bias is None else bias
@@ -169,6 +171,7 @@ def pool(k: int = 2, stride: int | None = None, kind: str = "max", *, rank: int 
         >>> pool()(torch.zeros(2, 3, 8, 8)).shape, pool(3, 2, "avg")(torch.zeros(2, 3, 8, 8)).shape
         (torch.Size([2, 3, 4, 4]), torch.Size([2, 3, 4, 4]))
     """
+    check_whole(k=k, stride=stride)
     if rank not in _CONVS:
         raise ValueError(f"rank ({rank}) must be 1, 2 or 3")
     if kind not in ("max", "avg"):
@@ -198,6 +201,7 @@ def _sequence(
 
 
 def _check(rank: int, nc1: int, nc2: int, groups: int) -> None:
+    check_whole(nc1=nc1, nc2=nc2, groups=groups)
     if rank not in _CONVS:
         raise ValueError(f"rank ({rank}) must be 1, 2 or 3")
     for name, value in (("nc1", nc1), ("nc2", nc2)):
@@ -209,7 +213,9 @@ def _check(rank: int, nc1: int, nc2: int, groups: int) -> None:
 
 def _each(name: str, value: Sizes, rank: int) -> tuple[int, ...]:
     """Returns a size for each axis."""
-    sizes = (value,) * rank if isinstance(value, int) else tuple(value)
+    sizes = tuple(value) if isinstance(value, Sequence) else (value,) * rank
+    for size in sizes:
+        check_whole(**{name: size})
     if len(sizes) != rank or any(size < 1 for size in sizes):
         raise ValueError(f"{name} ({value}) must be a whole number above 0, or {rank} of them")
     return sizes

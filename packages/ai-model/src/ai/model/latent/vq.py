@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ai.model.arguments import check_whole
 from ai.model.init import draw_uniform
 
 
@@ -44,6 +45,8 @@ class _Vq(nn.Module):
         wide = torch.promote_types(torch.promote_types(vectors.dtype, self.codes.dtype), torch.float32)
         with torch.autocast(vectors.device.type, enabled=False):
             vectors, codes = vectors.to(wide), self.codes.detach().to(wide)
+            centre = codes.mean(0)  # or all that codes far from zero differ by would be lost in their squares
+            vectors, codes = vectors - centre, codes - centre
             # |v - c|² without |v|², which is the same for all codes.
             return (codes.square().sum(1) - 2 * vectors @ codes.T).argmin(-1)
 
@@ -71,9 +74,10 @@ def vq(n_codes: int, dim: int, *, beta: float = 0.25) -> nn.Module:
         >>> out.x.shape, out.indices.shape, bool((net.lookup(out.indices) - out.x).abs().max() < 1e-6)
         (torch.Size([2, 4, 8, 8]), torch.Size([2, 8, 8]), True)
     """
+    check_whole(n_codes=n_codes, dim=dim)
     for name, value in (("n_codes", n_codes), ("dim", dim)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
-    if beta < 0:
+    if not beta >= 0:
         raise ValueError(f"beta ({beta}) must be at least 0")
     return _Vq(n_codes, dim, beta)
