@@ -14,6 +14,7 @@ the model, as their own first examples do; ours always has its worker.
 import argparse
 import base64
 import contextlib
+import glob
 import json
 import mmap
 import os
@@ -364,6 +365,38 @@ time.sleep(1000)
 """
 
 
+CONSTANT = """
+import uvicorn
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while (await receive())["type"] != "lifespan.shutdown":
+            await send({"type": "lifespan.startup.complete"})
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    more = True
+    while more:
+        more = (await receive()).get("more_body", False)
+    headers = [(b"content-type", b"application/octet-stream"), (b"content-length", b"40")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": bytes(40)})
+
+uvicorn.run(app, port=PORT, access_log=False, log_level="warning", loop="uvloop", http="httptools",
+            server_header=False, date_header=False)
+"""
+
+
+def cpu_s(group):
+    """Returns the CPU time that the processes of a group have used."""
+    total = 0
+    for stat in glob.glob("/proc/[0-9]*/stat"):
+        with contextlib.suppress(OSError), open(stat) as file:
+            fields = file.read().rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
 def load(port, path, headers, body, connections, seconds):
     """Returns requests per second and the 99th percentile in ms, from one process of non-blocking sockets.
 
@@ -413,8 +446,10 @@ def bench_http(arguments):
     v2 = f"inference-header-content-length: {len(head)}\r\n"
     encoded = json.dumps({"x": base64.b64encode(x).decode()}).encode()
     source = "benchmarks.infer:mlp?input=x:FP32:-1,1,28,28"
-    servers = {  # name → (module it needs, program or None for ours)
-        "ours": ("uvicorn", None),
+    servers = {  # name → (module it needs, program, or our options)
+        "ours": ("uvicorn", []),
+        "ours, two front ends": ("uvicorn", ["--workers", "2"]),
+        "ASGI app that answers a constant": ("uvicorn", CONSTANT),
         "FastAPI raw, model in process": ("fastapi", FASTAPI),
         "LitServe": ("litserve", LITSERVE),
         "Ray Serve": ("ray", RAY),
@@ -422,7 +457,8 @@ def bench_http(arguments):
     contestants = {  # line of the table → (server, path, headers, body)
         "ours, plain binary": ("ours", "/models/m", "", x),
         "ours, Open Inference binary": ("ours", "/v2/models/m/infer", v2, head + x),
-        **{name: (name, "/predict", "", x) for name in list(servers)[1:]},
+        "ours, two front ends": ("ours, two front ends", "/models/m", "", x),
+        **{name: (name, "/predict", "", x) for name in list(servers)[2:]},
         # LitServe hands its users JSON or forms, not a body
         "LitServe": ("LitServe", "/predict", "content-type: application/json\r\n", encoded),
     }
@@ -435,10 +471,10 @@ def bench_http(arguments):
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = probe.getsockname()[1]
-            if program is None:
-                command = [sys.executable, "-m", "ai.infer.cli", "serve", f"m={source}", "--port", str(port)]
+            if isinstance(program, list):
+                command = [sys.executable, "-m", "ai.infer.cli", "serve", f"m={source}", "--port", str(port), *program]
             else:
-                script = f"/tmp/bench_infer_{os.getpid()}_{module}.py"
+                script = f"/tmp/bench_infer_{os.getpid()}_{len(processes)}.py"
                 with open(script, "w") as file:
                     file.write(program.replace("PORT", str(port)))
                 command = [sys.executable, script]
@@ -449,7 +485,7 @@ def bench_http(arguments):
                 os.killpg(processes[-1].pid, signal.SIGSTOP)  # some take a core even while nobody asks
             else:
                 print(f"{name}: skipped, since it did not start")
-        print(f"{'requests/s (p99 ms)':<32}" + "".join(f"{f'{n} connections':>22}" for n in (1, 8, 64)))
+        print(f"{'requests/s (p99 ms; CPU µs)':<32}" + "".join(f"{f'{n} connections':>26}" for n in (1, 8, 64)))
         for _ in range(arguments.repeats):
             for name, (server, path, headers, body) in contestants.items():
                 if server not in ports:
@@ -457,15 +493,17 @@ def bench_http(arguments):
                 os.killpg(groups[server], signal.SIGCONT)
                 for n in (1, 8, 64):
                     load(ports[server], path, headers, body, n, 0.3)
-                    outcome = load(ports[server], path, headers, body, n, arguments.seconds)
-                    results.setdefault((name, n), []).append(outcome)
+                    used = cpu_s(groups[server])
+                    rate, p99 = load(ports[server], path, headers, body, n, arguments.seconds)
+                    used = cpu_s(groups[server]) - used
+                    results.setdefault((name, n), []).append((rate, p99, used / (rate * arguments.seconds) * 1e6))
                 os.killpg(groups[server], signal.SIGSTOP)
         for name in contestants:
             if (name, 1) in results:
                 line = f"{name:<32}"
                 for n in (1, 8, 64):
-                    rate, p99 = (statistics.median(v) for v in zip(*results[name, n], strict=True))
-                    line += f"{f'{rate:,.0f} ({p99:.1f})':>22}"
+                    rate, p99, used = (statistics.median(v) for v in zip(*results[name, n], strict=True))
+                    line += f"{f'{rate:,.0f} ({p99:.1f}; {used:.0f})':>26}"
                 print(line)
     finally:
         for process in processes:

@@ -6,7 +6,9 @@ import torch.nn.functional as F
 
 import ai.model as m
 from ai.examples.gpt import Config, Model, run
+from ai.examples.gpt.corpus import Alphabet
 from ai.examples.gpt.main import DESCRIPTIONS, PRESETS, NextCharacter, read, windows
+from ai.examples.gpt.serve import Writer, writer
 
 POSITIONS = ["rotary", "learned"]
 
@@ -113,6 +115,18 @@ def test_one_seed_writes_one_text():
     assert not torch.equal(a, c)
 
 
+def test_a_writer_yields_what_generate_returns_beyond_the_context():
+    model, alphabet = small(), Alphabet("abcdefghij")
+    generator = torch.Generator().manual_seed(3)
+    written = model.generate(alphabet.encode("abc")[None], 30, temperature=0.8, generator=generator)
+    parts = list(Writer(model, alphabet, 30, seed=3)([b"abc"]))
+    assert len(parts) == 30
+    assert "".join(parts) == alphabet.decode(written[0])
+    for prompts in ([], [b""], [b"a", b"b"]):
+        with pytest.raises(ValueError, match=f"prompts must hold one text that is not empty, got {len(prompts)}"):
+            next(Writer(model, alphabet)(prompts))
+
+
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_every_parameter_gets_a_gradient(positions):
     model = Model(11, context=12, dim=32, depth=2, num_heads=4, positions=positions).init(seed=0)
@@ -180,6 +194,7 @@ def test_the_tiny_preset_leaves_a_whole_trial(tmp_path, monkeypatch, capsys):
     assert samples.count("--- step ") >= 2
     assert len(samples) > 600
     assert (tmp_path / "gpt" / "snapshots" / "000000004" / "model.safetensors").exists()
+    assert len("".join(writer(str(tmp_path / "gpt"), length=20)([b"The"]))) == 20
     assert 3 < numbers["bits_per_character"] < 8
     assert numbers["xz_given_train"] < numbers["xz"]
     assert f"{numbers['xz']:.3f}" in capsys.readouterr().out

@@ -64,6 +64,10 @@ def python_docs(*, docstrings: bool = True) -> Corpus:
     return Corpus("\n\n".join(train), "\n\n".join(held_out))
 
 
+ALPHABET_FILE = "alphabet.json"
+"""In a trial's folder: the characters that its model knows."""
+
+
 class Alphabet:
     """Characters as numbers: those of a text, after one symbol for all others.
 

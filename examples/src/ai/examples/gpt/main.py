@@ -3,6 +3,7 @@
 Command: `ai-examples gpt`, or `python -m ai.examples.gpt --help` for presets and options.
 """
 
+import json
 import math
 import os
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from ai.data import Dataset
 from ai.examples.cli import read_config
-from ai.examples.gpt.corpus import Alphabet, Corpus, compressed_bits, python_docs
+from ai.examples.gpt.corpus import ALPHABET_FILE, Alphabet, Corpus, compressed_bits, python_docs
 from ai.examples.gpt.figures import save_curve
 from ai.examples.gpt.measure import bits_per_character
 from ai.examples.gpt.model import Model
@@ -165,6 +166,7 @@ def run(config: Config) -> dict[str, float]:
         task_interval=config.interval,
         save_interval=config.interval,
     )
+    (trial.path / ALPHABET_FILE).write_text(json.dumps(alphabet.characters))
     step = trial.resume(model, optimiser, loader) if config.resume else 0
     trainer = Trainer(NextCharacter(), loader, precision=config.precision, compile=config.compile)
     plan = schedule.cosine(config.steps, end=0.1, warmup=config.steps // 20)

@@ -3,6 +3,7 @@
 Axes: `B` batch, `T` time.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Literal, cast
 
@@ -73,7 +74,6 @@ class Model(m.Model):
         x = self.blocks(self.dropout(x), cache=cache)
         return F.linear(x, cast(Tensor, self.embed.weight))
 
-    @torch.no_grad()
     def generate(
         self,
         prompt: Tensor,
@@ -83,7 +83,21 @@ class Model(m.Model):
         top_k: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Returns `n` further codes for each row of a prompt, `(B, n)`.
+        """Returns `n` further codes for each row of a prompt, `(B, n)`; see `write`."""
+        codes = list(self.write(prompt, n, temperature=temperature, top_k=top_k, generator=generator))
+        return torch.cat(codes, 1) if codes else prompt.to(self.device)[:, :0]
+
+    @torch.no_grad()
+    def write(
+        self,
+        prompt: Tensor,
+        n: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
+        """Yields `n` further codes for each row of a prompt, one after the other, each `(B, 1)`.
 
         Each new code costs one step of the network, not a pass over all before it. Where the context is full, the last
         half of it is read anew, and writing goes on from there.
@@ -109,13 +123,13 @@ class Model(m.Model):
         for _ in range(n):
             logits = self(fresh, cache)[:, -1].float()
             fresh = _draw(logits, temperature, top_k, generator)
+            yield fresh
             text = torch.cat([text, fresh], 1)
             room -= 1
             if room < 0:
                 cache = m.KVCache()
                 fresh = text[:, -(self.context // 2) :]
                 room = self.context - fresh.shape[1]
-        return text[:, prompt.shape[1] :]
 
 
 def _draw(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:

@@ -4,14 +4,15 @@ import json
 import os
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
-from ai.infer.connection.async_session import AsyncSession
+from ai.infer.connection.async_session import AsyncParts, AsyncSession
 from ai.infer.connection.connection import Connection
 from ai.infer.connection.handshake import Transport
 from ai.infer.connection.packed_inputs import PackedInputs, pack
-from ai.infer.connection.pending_request import PendingRequest
+from ai.infer.connection.part_count import PartCount
+from ai.infer.connection.pending_request import END, PendingRequest
 from ai.infer.connection.raw_request import RawRequest
 from ai.infer.connection.session import Session
 from ai.infer.errors import InferError
@@ -185,6 +186,42 @@ class InferencerClient:
         self._session.pending.pop(request_id, None)
         connection.cancel(request)
 
+    def stream(self, *args: Tree, **kwargs: Tree) -> Iterator[Tree]:
+        """Yields the reply of a model that yields it, part by part, while the worker makes the next ones.
+
+        Between two parts the worker answers others. The request is sent when the first part is asked for, and ends
+        when the iterator is closed or collected: the model's generator is closed, too. A worker is at most 64 parts
+        ahead of who takes them. `timeout_s` is for each part. Weights that are pushed meanwhile hold from the next
+        part on. A model that returns a reply is a stream of one part.
+
+        Raises:
+            RequestError: the model failed, after the parts that came before.
+            WorkerDiedError: the worker stopped or died.
+            TimeoutError: a part took longer than `timeout_s`; the request is cancelled.
+
+        >>> import torch
+        >>> from ai.infer import Inferencer
+        >>> class Count(torch.nn.Module):
+        ...     def forward(self, n):
+        ...         yield from range(n)
+        >>> with Inferencer(Count()) as inferencer:
+        ...     list(inferencer.stream(3))
+        [0, 1, 2]
+        """
+        session = self._session
+        connection, request = session.stream(args, kwargs, session.deadline())
+        taken = PartCount(connection, request)
+        try:
+            while True:
+                version, part = connection.result(request, session.deadline())
+                session.saw(version)
+                if part is END:
+                    return
+                yield part
+                taken.add()
+        finally:
+            connection.cancel(request)
+
     def multi_infer(self, inputs: Sequence[Tree]) -> list[Tree]:
         """Returns the model's output for each of several inputs; inputs of one shape travel together.
 
@@ -222,6 +259,19 @@ class InferencerClient:
     async def ainfer(self, *args: Tree, **kwargs: Tree) -> Tree:
         """Like calling the client, without holding up the event loop; cancelling the task cancels the request."""
         return await self._async.infer(args, kwargs)
+
+    async def astream(self, *args: Tree, **kwargs: Tree) -> AsyncIterator[Tree]:
+        """Like `stream`, without holding up the event loop."""
+        parts = await self._async.stream(args, kwargs)
+        try:
+            async for part in parts:
+                yield part
+        finally:
+            parts.cancel()
+
+    async def stream_raw(self, inputs: Sequence[RawInput], timeout_s: float | None = None) -> AsyncParts:
+        """Like `astream` for tensors that are there as bytes; the request is on its way when it returns."""
+        return await self._async.stream_raw(inputs, timeout_s)
 
     async def ainfer_raw(self, *inputs: RawInput) -> Tree:
         """Like `ainfer` for tensors that are there as bytes; those of the output are of `RawTensor` too."""

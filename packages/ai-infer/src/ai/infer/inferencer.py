@@ -3,7 +3,7 @@
 import math
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import torch
@@ -168,6 +168,14 @@ class Inferencer:
     def multi_infer(self, inputs: Sequence[Tree]) -> list[Tree]:
         """Returns the model's output for each of several inputs; see `InferencerClient.multi_infer`."""
         return self.client.multi_infer(inputs)
+
+    def stream(self, *args: Tree, **kwargs: Tree) -> Iterator[Tree]:
+        """Yields the model's reply part by part; see `InferencerClient.stream`."""
+        return self.client.stream(*args, **kwargs)
+
+    def astream(self, *args: Tree, **kwargs: Tree) -> AsyncIterator[Tree]:
+        """Like `stream`, without holding up the event loop."""
+        return self.client.astream(*args, **kwargs)
 
     async def ainfer(self, *args: Tree, **kwargs: Tree) -> Tree:
         """Like calling the inferencer, without holding up the event loop."""

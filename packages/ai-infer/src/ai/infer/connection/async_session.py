@@ -5,12 +5,53 @@ from collections.abc import Callable, Sequence
 
 from ai.infer.connection.connection import Connection
 from ai.infer.connection.event_loop import EventLoopWatcher
-from ai.infer.connection.pending_request import PendingRequest
+from ai.infer.connection.part_count import PartCount
+from ai.infer.connection.pending_request import END, PendingRequest
 from ai.infer.connection.raw_request import RawRequest
 from ai.infer.connection.session import Session
 from ai.infer.errors import InferError
 from ai.infer.transport.trees import RawInput, Tree
 from ai.infer.transport.wire import raw_call
+
+
+class AsyncParts:
+    """The parts of a reply, one after the other, for `async for`.
+
+    Args:
+        session: of the client.
+        connection: the connection that the request took.
+        request: the request.
+        timeout_s: how long each part may take; None: the client's own.
+    """
+
+    def __init__(
+        self, session: Session, connection: Connection, request: PendingRequest, timeout_s: float | None
+    ) -> None:
+        self._session = session
+        self._connection = connection
+        self._request = request
+        self._timeout_s = timeout_s
+        self._taken = PartCount(connection, request)
+
+    def __aiter__(self) -> "AsyncParts":
+        return self
+
+    async def __anext__(self) -> Tree:
+        try:
+            watcher = EventLoopWatcher.of(self._connection)
+            version, part = await watcher.result(self._request, self._session.deadline(self._timeout_s))
+        except BaseException:
+            self.cancel()
+            raise
+        self._session.saw(version)
+        if part is END:
+            raise StopAsyncIteration
+        self._taken.add()
+        return part
+
+    def cancel(self) -> None:
+        """Ends the reply: the worker makes no more parts of it, and who waits for one is told."""
+        self._connection.cancel(self._request)
 
 
 class AsyncSession:
@@ -63,6 +104,18 @@ class AsyncSession:
         self._session.pending.pop(request_id, None)
         self._session.saw(version)
         return output
+
+    async def stream(self, args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> AsyncParts:
+        """Sends a request whose reply is to come in parts."""
+        connection = await self._pick(self._session.deadline())
+        layout, tensors, device = self._session.prepare(args, kwargs)
+        return AsyncParts(self._session, connection, connection.submit_stream(layout, tensors, device), None)
+
+    async def stream_raw(self, inputs: Sequence[RawInput], timeout_s: float | None) -> AsyncParts:
+        """Like `stream`, for tensors that are there as bytes, and so are those of the parts."""
+        connection = await self._pick(self._session.deadline(timeout_s))
+        request = connection.submit_stream(*raw_call(inputs), None, raw=True)
+        return AsyncParts(self._session, connection, request, timeout_s)
 
     async def _pick(self, deadline: float | None) -> Connection:
         connection = self._session.ready()

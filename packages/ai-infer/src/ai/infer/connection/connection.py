@@ -5,6 +5,7 @@ import os
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 
 from ai.infer.connection.handshake import Transport, milliseconds, shake_hands
 from ai.infer.connection.hang_check import HangCheck
-from ai.infer.connection.pending_request import Parts, PendingRequest, copy_into, special_reply
+from ai.infer.connection.pending_request import END, Parts, PendingRequest, copy_into, special_reply
 from ai.infer.connection.watcher import NOBODY, Watcher
 from ai.infer.errors import RequestError, WorkerDiedError
 from ai.infer.transport.frames import Frame, Kind
@@ -156,21 +157,46 @@ class Connection:
         return self._by_socket < SLOTS_PER_CLIENT and self.flush()
 
     def _send_request(self, request: PendingRequest, layout: Layout, tensors: Sequence[Parts]) -> None:
+        self._put_on_socket(Kind.REQUEST, request, layout, tensors)
+        self._by_socket += 1
+
+    def _put_on_socket(self, kind: Kind, request: PendingRequest, layout: Layout, tensors: Sequence[Parts]) -> None:
         body = torch.empty(layout.n_bytes, dtype=torch.uint8)
         for view, x in zip(layout.views(body), tensors, strict=True):
             copy_into(x, view)
         self._last_id = request.id = self._last_id + 1
         request.by_socket = True
         self._by_id[request.id] = request
-        self._by_socket += 1
-        self._send(Kind.REQUEST, request.id, layout.header, body.numpy().data)
+        self._send(kind, request.id, layout.header, body.numpy().data)
 
-    def _send(self, kind: Kind, request_id: int, header: bytes = b"", body: memoryview | bytes = b"") -> None:
+    def submit_stream(
+        self, layout: Layout, tensors: Sequence[Parts], device: torch.device | None, *, raw: bool = False
+    ) -> PendingRequest:
+        """Sends a request whose reply is to come in parts: `result` returns one after the other, `END` at last.
+
+        It waits for nothing; whoever waits for the reply sends what the socket did not take.
+        """
+        request = PendingRequest(0, device, raw)
+        request.parts = deque()
+        with self.lock:
+            self.check_alive()
+            self._put_on_socket(Kind.STREAM, request, layout, tensors)
+        return request
+
+    def took_parts(self, request: PendingRequest, n: int) -> None:
+        """Tells the worker that there is room for more parts of a reply."""
+        with self.lock:
+            if self.failure is None and request.outcome is None and not request.cancelled:
+                self._send(Kind.ROOM, request.id, version=n)
+
+    def _send(
+        self, kind: Kind, request_id: int, header: bytes = b"", body: memoryview | bytes = b"", version: int = 0
+    ) -> None:
         """Sends what the socket takes of a frame now; whoever polls, thread or event loop, sends the rest.
 
         Nobody takes it back: half a frame would garble all that follow.
         """
-        self._stream.send(kind, request_id, header=header, body=body)
+        self._stream.send(kind, request_id, version=version, header=header, body=body)
         if self._stream.n_unsent:
             self._poll_for_what_is_unsent()
             self.watcher.has_unsent()
@@ -221,7 +247,7 @@ class Connection:
 
     def outcome(self, request: PendingRequest) -> tuple[int, Tree]:
         """Returns the reply to a request of which `PendingRequest.waiter` was told; raises like `result`."""
-        if request.outcome is None and not request.cancelled:
+        if request.outcome is None and not request.cancelled and not request.parts:
             if request.overdue:
                 self.check_hang()
                 raise TimeoutError(_TOO_LATE)
@@ -245,7 +271,7 @@ class Connection:
 
     def is_done(self, request: PendingRequest) -> bool:
         """Returns whether there is something to fetch, having looked into its slot; the lock is held."""
-        if request.cancelled or request.outcome is not None:
+        if request.cancelled or request.outcome is not None or request.parts:
             return True
         if self.slots is not None and self.slots.has_answered(request):
             self._take(request)
@@ -277,22 +303,22 @@ class Connection:
             return
         if frame.id not in self._by_id and self.slots is not None:
             self.free_a_slot()  # a slot says that its reply was too large, and this is that reply
-        request = self._by_id.pop(frame.id, None)
+        request = self._by_id.get(frame.id)
         if request is None:
             return
-        if request.by_socket:
-            self._by_socket -= 1
+        if frame.kind is not Kind.PART:
+            del self._by_id[frame.id]
+            if request.by_socket and request.parts is None:
+                self._by_socket -= 1
         if request.cancelled:
             return
         try:
-            if frame.kind is Kind.REPLY:
-                layout = parse(frame.header)
-                body = frame.body or bytearray(1)
-                if request.raw:
-                    tree = request.build_raw(layout, memoryview(body))
-                else:
-                    tree = request.build(layout, layout.views(torch.frombuffer(body, dtype=torch.uint8)), own=True)
-                request.outcome = (frame.version, tree)
+            if frame.kind is Kind.PART and request.parts is not None:
+                request.parts.append((frame.version, _read(request, frame)))
+            elif frame.kind is Kind.END:
+                request.outcome = (frame.version, END)
+            elif frame.kind is Kind.REPLY:
+                request.outcome = (frame.version, _read(request, frame))
             else:
                 request.outcome = special_reply(frame.header)
         except Exception as error:
@@ -416,3 +442,12 @@ class Connection:
             os.close(self._pidfd)
         if self.slots is not None:
             self.slots.close()
+
+
+def _read(request: PendingRequest, frame: Frame) -> Tree:
+    """Returns the tree in a frame, its tensors as the request wants them."""
+    layout = parse(frame.header)
+    body = frame.body or bytearray(1)
+    if request.raw:
+        return request.build_raw(layout, memoryview(body))
+    return request.build(layout, layout.views(torch.frombuffer(body, dtype=torch.uint8)), own=True)

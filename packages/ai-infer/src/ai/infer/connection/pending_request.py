@@ -2,7 +2,9 @@
 
 import json
 import math
+from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +15,10 @@ from ai.infer.transport.wire import Layout
 
 Parts = Tensor | list[Tensor] | RawTensor
 """A tensor to send: as it is, as the pieces that make it up row after row, or as its bytes."""
+
+
+END: Any = object()
+"""What comes after the last part of a reply."""
 
 
 class PendingRequest:
@@ -32,6 +38,7 @@ class PendingRequest:
         "id",
         "outcome",
         "overdue",
+        "parts",
         "raw",
         "slot",
         "waiter",
@@ -42,6 +49,8 @@ class PendingRequest:
         self.slot: int | None = None  # None: it travels by socket, or its slot has been given back
         self.by_socket = False
         self.device = device
+        self.parts: deque[tuple[int, Tree]] | None = None
+        """That have come, if the reply does so in parts."""
         self.raw = raw
         self.outcome: tuple[int, Tree] | InferError | None = None
         self.cancelled = self.overdue = False
@@ -51,7 +60,9 @@ class PendingRequest:
         """Of `waiter`, by `time.monotonic()`."""
 
     def fetch(self) -> tuple[int, Tree]:
-        """Returns the version of the weights and the reply; raises what went wrong instead."""
+        """Returns the version of the weights and the reply, or its next part; raises what went wrong instead."""
+        if self.parts and not self.cancelled:
+            return self.parts.popleft()
         outcome = self.outcome
         if self.cancelled:
             raise RequestCancelledError("this request was cancelled")

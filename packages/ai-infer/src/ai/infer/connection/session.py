@@ -105,6 +105,12 @@ class Session:
             connection = self.pick(deadline)
         return connection, connection.submit(layout, tensors, device, deadline)
 
+    def stream(self, args: tuple[Tree, ...], kwargs: dict[str, Tree], deadline: float | None) -> Sent:
+        """Sends a request whose reply is to come in parts."""
+        layout, tensors, device = self.prepare(args, kwargs)
+        connection = self.pick(deadline)
+        return connection, connection.submit_stream(layout, tensors, device)
+
     # Connections ------------------------------------------------------------------------------------------------
 
     @property

@@ -85,17 +85,31 @@ async def _infer(context: RequestContext, model: ServedModel, request: Request, 
             context.check_json(len(body))
         asked = read_plain(body, request.headers, model.inputs)
         del body
-        tree = await _ask(client, [asked.x], receive, None)
+        tree = await _ask(client, model, [asked.x], receive, None)
         return 200, *answer_plain(asked, named_outputs(tree))
     header = request.headers.get(b"inference-header-content-length")
     context.check_json(json_length(header, len(body)))
     plan, inputs = read_request(body, header, model.inputs, model.plans)
     del body
-    tree = await _ask(client, inputs, receive, plan.timeout_s)
+    tree = await _ask(client, model, inputs, receive, plan.timeout_s)
     return 200, *write_response(plan, named_outputs(tree), model.source.name, model.source.version)
 
 
-async def _ask(client: InferencerClient, inputs: list[RawInput], receive: Receive, timeout_s: float | None) -> Tree:
+async def _ask(
+    client: InferencerClient, model: ServedModel, inputs: list[RawInput], receive: Receive, timeout_s: float | None
+) -> Tree:
+    """Returns what goes out for these inputs."""
+    processing = model.processing
+    if processing is None:
+        return await _ask_worker(client, inputs, receive, timeout_s)
+    prepared = await processing.prepare(inputs)
+    inputs.clear()
+    return await processing.finish(await _ask_worker(client, prepared, receive, timeout_s))
+
+
+async def _ask_worker(
+    client: InferencerClient, inputs: list[RawInput], receive: Receive, timeout_s: float | None
+) -> Tree:
     """Returns the model's output; drops the request if the client hangs up meanwhile."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()

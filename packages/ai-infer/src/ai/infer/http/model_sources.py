@@ -20,7 +20,7 @@ from ai.infer.transport.trees import Tree
 from ai.model.saved import MANIFEST, SnapshotError, construct, newest, read_manifest
 from ai.model.saved import build as build_saved
 
-_OPTIONS = {"weights", "input", "device", "batch_size", "replicas", "ema", "args", "share"}
+_OPTIONS = {"weights", "input", "device", "batch_size", "replicas", "ema", "args", "share", "before", "after"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ModelSource:
         SOURCE is `package.module:factory`, a file `….pt2` or `….onnx`, or the folder of a trial or a snapshot. Options:
         `weights` (a file for a factory's model), `args` (JSON, its keyword arguments), `input` (repeatable:
         `NAME:DATATYPE:SIZES`), `device`, `batch_size`, `replicas`, `share` (`auto`, `1` or `0`), `ema` (`1`: a
-        snapshot's averaged weights).
+        snapshot's averaged weights), `before` and `after` (`package.module:function`, run in the front end).
 
         Raises:
             ValueError: it is written otherwise.

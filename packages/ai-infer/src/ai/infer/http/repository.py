@@ -14,6 +14,7 @@ from ai.infer.http.formats.outputs import named_outputs
 from ai.infer.http.formats.protocol import Plan
 from ai.infer.http.formats.tensors import BYTES, DATATYPES, BadInputError, TensorSpec, Texts, datatype_of
 from ai.infer.http.model_sources import ModelSource, build, remake
+from ai.infer.http.processing import Processing, find_function
 from ai.infer.inferencer import Inferencer
 from ai.infer.worker.sharing import Share
 
@@ -84,6 +85,8 @@ class ServedModel:
         self.reason = "not loaded" if inferencer is None else ""
         self.inferencer: Inferencer | DistantInferencer | None = inferencer
         self._own_client = None if inferencer is None else inferencer.create_client(timeout_s=timeout_s)
+        self.processing: Processing | None = None
+        """What is done before and after the model; known once it is loaded."""
         self._timeout_s = timeout_s
         self._stall_timeout_s = stall_timeout_s
 
@@ -106,8 +109,9 @@ class ServedModel:
         """
         if self._own_client is not None:
             raise ValueError("it belongs to the program that serves it, which alone can load it")
-        model, inputs = build(self.source, trust=self._trust)
         options = self.source.options
+        processing = _processing(options)
+        model, inputs = build(self.source, trust=self._trust)
         batch_size = options.get("batch_size", "64")
         new = Inferencer(
             model,
@@ -121,11 +125,11 @@ class ServedModel:
             stall_timeout_s=self._stall_timeout_s,
         )
         try:
-            outputs = self._try_out(new, inputs)
+            outputs = self._try_out(new, inputs) if processing is None else ()
         except BaseException:
             new.close()
             raise
-        old, self.inferencer = self.inferencer, new
+        old, self.inferencer, self.processing = self.inferencer, new, processing
         self.inputs, self.outputs, self.reason, self.plans = inputs, outputs, "", {}
         _log.info("model %s, version %s, is loaded", self.source.name, self.source.version)
         if isinstance(old, Inferencer):
@@ -215,6 +219,8 @@ class ServedModel:
         if inputs != self.inputs:
             self.plans = {}
         self.inputs, self.outputs = inputs, outputs
+        if self.processing is None:
+            self.processing = _processing(self.source.options)
         self.reason, self.inferencer = state["reason"], new
         return old.client if old is not None and old is not new else None
 
@@ -239,6 +245,12 @@ class ServedModel:
             "inputs": [spec.describe() for spec in self.inputs],
             "outputs": [spec.describe() for spec in self.outputs],
         }
+
+
+def _processing(options: dict[str, str]) -> Processing | None:
+    """Returns what a source's options say is to be done before and after its model."""
+    functions = [find_function(options[key]) if key in options else None for key in ("before", "after")]
+    return Processing(*functions) if any(functions) else None
 
 
 class Repository:

@@ -10,7 +10,7 @@ import hmac
 import json
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -23,6 +23,7 @@ from ai.infer.http.model_sources import ModelSource
 from ai.infer.http.openapi import describe
 from ai.infer.http.owner import LocalOwner, Owner
 from ai.infer.http.repository import Repository
+from ai.infer.http.streaming import Send, stream, wants_parts
 from ai.infer.inferencer import Inferencer
 
 SERVER_VERSION = "0.1.0"
@@ -30,7 +31,6 @@ SERVER_VERSION = "0.1.0"
 _log = logging.getLogger("ai.infer")
 
 Scope = MutableMapping[str, Any]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _LIVE_PATH = "/v2/health/live"
 _LIVE = b'{"live":true}'
 _METRICS = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
@@ -86,6 +86,7 @@ class App:
         self.context = RequestContext(self.metrics, max_pending, max_json_bytes)
         self.bodies = BodyReader(max_body_bytes, max_unfinished_bytes, timeout_s)
         self._tokens = [token.encode() for token in tokens or []]
+        self._timeout_s = timeout_s
         self._started = False
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -112,7 +113,10 @@ class App:
             if not self._started and path != _LIVE_PATH:
                 with contextlib.suppress(Exception):  # it is logged, and the reason why a model is not ready
                     await self.start()
-            status, headers, body = await self._answer(request, receive)
+            reply = await self._answer(request, receive, send)
+            if reply is None:  # it was sent in parts
+                return
+            status, headers, body = reply
         except ConnectionResetError:  # whoever asked is gone
             return
         except Exception as error:
@@ -161,7 +165,7 @@ class App:
 
     # From a request to an answer --------------------------------------------------------------------------------
 
-    async def _answer(self, request: Request, receive: Receive) -> Reply:
+    async def _answer(self, request: Request, receive: Receive, send: Send) -> Reply | None:
         path = request.path  # one that is long is of a client that would fill the cache
         asked = (_inference_path if len(path) <= 256 else _inference_path.__wrapped__)(path)
         if asked is None:
@@ -171,6 +175,8 @@ class App:
             _only("POST", request)
         model = self.repository.find(name, version)
         _only("POST", request)
+        if plain and wants_parts(request):
+            return await stream(self.context, model, request, receive, send, self._timeout_s)
         return await infer(self.context, model, request, receive, plain=plain)
 
     async def _route(self, request: Request) -> Reply:

@@ -64,7 +64,7 @@ class JsonFormatter(logging.Formatter):
 
 _SOURCE_HELP = (
     "SOURCE: package.module:factory, a .pt2 or .onnx file, or the folder of a trial or a snapshot. Options: weights, "
-    "args, input (NAME:DATATYPE:SIZES, repeatable), device, batch_size, replicas, share, ema"
+    "args, input (NAME:DATATYPE:SIZES, repeatable), before, after, device, batch_size, replicas, share, ema"
 )
 
 

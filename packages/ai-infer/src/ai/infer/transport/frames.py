@@ -9,8 +9,10 @@ import struct
 from collections import deque
 from typing import NamedTuple
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Counts the changes of what client and worker say to each other."""
+STREAM_WINDOW = 64
+"""Parts of one reply that may be on their way: a worker makes no more of it until its client has taken some."""
 _PREFIX = struct.Struct("<BxxxIQQQ")
 _MAX_HEADER_BYTES = 1 << 24
 _FIRST_BYTES = 1 << 20  # of memory for a section, however long it says that it will be: more comes as bytes come
@@ -29,6 +31,13 @@ class Kind(enum.IntEnum):
     BYE = 8
     UPDATE = 9
     LOG = 10
+    STREAM = 11
+    """A request whose reply is to come in parts."""
+    PART = 12
+    END = 13
+    """Of the parts of a reply."""
+    ROOM = 14
+    """A client has taken so many parts (`version`) of a reply."""
 
 
 class Frame(NamedTuple):

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -195,6 +195,10 @@ class BatchCall:
         else:
             args, kwargs = unflatten(layout.tree, iter(inputs))
             output = self._engine(args, kwargs, exact=exact)
+        if isinstance(output, Iterator):
+            raise TypeError(
+                "the model returns its reply in parts: ask it by stream (over HTTP: accept: text/event-stream)"
+            )
         return _to_cpu(output)
 
     # Replies ----------------------------------------------------------------------------------------------------

@@ -1,15 +1,15 @@
 """The model as a worker runs it: on its device, at its precision, compiled or replayed as asked."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ai.infer.transport.trees import Tree
+from ai.infer.transport.trees import Tree, flatten, unflatten
 
 Precision = Literal["model", "bf16", "bfloat16", "fp16", "float16", "tf32"]
 _AUTOCAST = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "fp16": torch.float16, "float16": torch.float16}
@@ -64,6 +64,25 @@ class Engine:
                 if x.ndim and not (exact and self.pads(x.shape[0])):
                     return self._graphs(x)
             return self._forward(*args, **kwargs)
+
+    def begin(self, args: Sequence[Tree], kwargs: dict[str, Tree]) -> Iterator[Tree]:
+        """Returns the parts of a reply: what the model's iterator yields, or its one output.
+
+        The model is called as it is written, neither compiled nor replayed.
+        """
+        args, kwargs = self._move(list(args)), self._move(kwargs)
+        with torch.no_grad(), self._precision():
+            output = self.model(*args, **kwargs)
+        return output if isinstance(output, Iterator) else iter([output])
+
+    def advance(self, parts: Iterator[Tree], end: Tree) -> Tree:
+        """Returns the next part, or `end`."""
+        with torch.no_grad(), self._precision():
+            return next(parts, end)
+
+    def _move(self, tree: Tree) -> Any:
+        node, tensors = flatten(tree)
+        return unflatten(node, iter([self.to_device(x) for x in tensors]))
 
     def pads(self, rows: int) -> bool:
         """Returns whether a batch of so many rows is padded, so that it shares its call with other rows."""

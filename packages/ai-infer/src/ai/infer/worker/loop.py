@@ -33,6 +33,7 @@ from ai.infer.worker.listener import Listener
 from ai.infer.worker.options import WorkerOptions
 from ai.infer.worker.request_queue import RequestQueue
 from ai.infer.worker.sharing import Sharing
+from ai.infer.worker.streams import Streams
 
 _SPC = SLOTS_PER_CLIENT
 _DELAY_GRAIN_S = 0.0005
@@ -87,6 +88,7 @@ class Worker:
         self._axes = BatchAxes(options.in_axes, options.out_axes)
         sharing = Sharing(options.share, self._axes, self._engine.coarsest)
         self._batch_call = BatchCall(self._engine, self._board, max_rows, self._axes, sharing)
+        self._parts = Streams(self._engine, max_rows, self._after_send)
         self._queue: RequestQueue[Request] = RequestQueue(max_rows, options.max_delay_s, sharing.refuses)
         self._stopping = self._orphaned = False
         self._busy_s = self._poll_due = 0.0
@@ -110,7 +112,7 @@ class Worker:
             take=self._take_frame,
             dropped=self._forget,
         )
-        self._batch_call.on_sent = lambda request: self._clients.update_interest(request.client)
+        self._batch_call.on_sent = self._after_send
         if hasattr(os, "pidfd_open") and os.getppid() == starter:
             self._watch(os.pidfd_open(starter), self._become_orphan)
         elif os.getppid() != starter:
@@ -121,7 +123,7 @@ class Worker:
         """Answers requests until told to stop; returns whether the starter is gone."""
         queue = self._queue
         while not self._stopping:
-            if not self._scan() and not queue.n_requests:
+            if not self._scan() and not queue.n_requests and not self._parts.can_go_on():
                 if not self._spinner.wait(self._scan):
                     self._sleep(BEAT_S)
                 continue
@@ -139,11 +141,14 @@ class Worker:
                 self._read_control()
             batch = queue.next_batch()
             self._vitals.begin_call(start)
-            self._batch_call.answer(batch)
+            if batch:
+                self._batch_call.answer(batch)
+            if self._parts.n_open:
+                self._parts.advance(self._batch_call.version)
             self._vitals.end_call()
             elapsed = time.monotonic() - start
             self._busy_s += elapsed
-            if self._batch_limit is not None:
+            if self._batch_limit is not None and batch:
                 cap = self._batch_limit.update(sum(request.rows for request in batch), elapsed, bool(queue.n_requests))
                 queue.max_rows = self._batch_call.max_rows = cap
         self.tell_all("the inferencer was stopped")
@@ -206,16 +211,21 @@ class Worker:
 
     def _take_frame(self, client: ConnectedClient, frame: Frame) -> None:
         """Does what a client asks by socket; raises what then ends its connection."""
-        if frame.kind is Kind.REQUEST:
+        if frame.kind in (Kind.REQUEST, Kind.STREAM):
             try:
                 request = request_from_frame(client, frame.id, _parse_call(frame.header), frame.body)
             except Exception as error:
                 request = Request(client, -1, frame.id, _EMPTY, [])
                 self._batch_call.refuse(request, f"{type(error).__name__}: {error}")
                 return
-            self._enqueue(request)
+            if frame.kind is Kind.STREAM:
+                self._parts.put(request)
+            else:
+                self._enqueue(request)
+        elif frame.kind is Kind.ROOM:
+            self._parts.make_room(client, frame.id, frame.version)
         elif frame.kind is Kind.CANCEL:
-            if len(client.cancelled) < 4 * _SPC:
+            if not self._parts.cancel(client, frame.id) and len(client.cancelled) < 4 * _SPC:
                 client.cancelled.add(frame.id)
         elif frame.kind is Kind.PING:
             client.stream.send(Kind.PING, frame.id)
@@ -226,20 +236,24 @@ class Worker:
         else:
             raise ValueError(f"a client must not send a frame of kind {frame.kind.name}")
 
+    def _after_send(self, request: Request) -> None:
+        self._clients.update_interest(request.client)
+
     def _forget(self, client: ConnectedClient) -> None:
         self._queue.drop(client)
+        self._parts.drop(client)
         if client.index >= 0:
             self._taken[client.index * _SPC : (client.index + 1) * _SPC] = 0
 
     def _stats(self) -> Stats:
-        batch_call = self._batch_call
+        batch_call, parts = self._batch_call, self._parts
         return Stats(
-            requests=batch_call.n_requests,
+            requests=batch_call.n_requests + parts.n_requests,
             rows=batch_call.n_rows,
             batches=batch_call.n_batches,
-            errors=batch_call.n_errors,
-            cancelled=batch_call.n_cancelled,
-            queued=self._queue.n_requests,
+            errors=batch_call.n_errors + parts.n_errors,
+            cancelled=batch_call.n_cancelled + parts.n_cancelled,
+            queued=self._queue.n_requests + parts.n_open,
             clients=len(self._clients),
             version=batch_call.version,
             busy_s=self._busy_s,

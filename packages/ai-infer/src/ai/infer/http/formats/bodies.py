@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
 from typing import Any
 
 from ai.infer.http.formats.messages import RETRY, RefusedError, Request
@@ -43,11 +43,17 @@ class BodyReader:
             RefusedError: it is too large, too slow, or damaged.
             ConnectionResetError: the client is gone.
         """
+        collecting = self._collect(receive)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                body = await self._collect(receive)
-        except TimeoutError:
-            raise RefusedError(408, f"a request must be sent within {self._timeout_s} s") from None
+            waits_for = collecting.send(None)
+        except StopIteration as done:  # nearly always: the body came with its head
+            body: bytes = done.value
+        else:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    body = await _Begun(collecting, waits_for)
+            except TimeoutError:
+                raise RefusedError(408, f"a request must be sent within {self._timeout_s} s") from None
         length = request.headers.get(b"content-length", b"")
         if length.isdigit() and int(length) != len(body):  # a server that knows no h2c takes what follows for another's
             hint = "; send it without the header upgrade" if b"upgrade" in request.headers else ""
@@ -110,3 +116,30 @@ class BodyReader:
 
     def _too_large(self, what: str = "") -> RefusedError:
         return RefusedError(413, f"the body must have at most {self.max_bytes} bytes{what}")
+
+
+class _Begun:
+    """A coroutine that has run until it had to wait; awaiting it goes on from there.
+
+    Args:
+        coroutine: that was begun.
+        waits_for: what it waits for.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, bytes], waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, bytes]:
+        waits_for = self._waits_for
+        while True:
+            try:
+                try:
+                    got = yield waits_for
+                except BaseException as error:
+                    waits_for = self._coroutine.throw(error)
+                else:
+                    waits_for = self._coroutine.send(got)
+            except StopIteration as done:
+                body: bytes = done.value
+                return body

@@ -1,0 +1,138 @@
+"""Replies in parts: iterators that a model returned, of which the worker takes a part each between its batches."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from ai.infer.transport.frames import STREAM_WINDOW, Kind
+from ai.infer.transport.trees import Tree, flatten, unflatten
+from ai.infer.transport.wire import layout_of
+from ai.infer.worker.connected_client import ConnectedClient, Request, error_header
+from ai.infer.worker.engine import Engine
+from ai.infer.worker.faults import answer_for
+
+_END: Any = object()
+_CANCELLED = b'{"cancelled":1}'
+
+
+class _Stream:
+    """One request that is answered in parts."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.parts: Iterator[Tree] | None = None  # until it has begun
+        self.room = STREAM_WINDOW  # for parts that the client has not taken yet
+
+
+class Streams:
+    """The requests that are answered in parts: they take turns, a part each, and one that waits for its client none.
+
+    Args:
+        engine: calls the model.
+        max_running: how many are under way at once; others wait until one ends, since each keeps what it has begun.
+        on_sent: called with a request when something was sent to its client.
+    """
+
+    def __init__(self, engine: Engine, max_running: int, on_sent: Callable[[Request], None]) -> None:
+        self._engine = engine
+        self._max_running = max_running
+        self._on_sent = on_sent
+        self._running: list[_Stream] = []
+        self._waiting: deque[_Stream] = deque()
+        self.n_requests = self.n_errors = self.n_cancelled = 0
+
+    @property
+    def n_open(self) -> int:
+        """Requests that have not had their last part."""
+        return len(self._running) + len(self._waiting)
+
+    def put(self, request: Request) -> None:
+        """Adds a request."""
+        self._waiting.append(_Stream(request))
+        self._fill()
+
+    def make_room(self, client: ConnectedClient, request_id: int, n: int) -> None:
+        """Takes note that a client has taken parts."""
+        for stream in self._running:
+            if stream.request.client is client and stream.request.id == request_id:
+                stream.room = min(stream.room + n, STREAM_WINDOW)
+
+    def cancel(self, client: ConnectedClient, request_id: int) -> bool:
+        """Ends a reply that its client wants no more of; returns whether there is one."""
+        for stream in (*self._running, *self._waiting):
+            if stream.request.client is client and stream.request.id == request_id:
+                self.n_cancelled += 1
+                self._end(stream, Kind.ERROR, _CANCELLED)
+                self._fill()
+                return True
+        return False
+
+    def drop(self, client: ConnectedClient) -> None:
+        """Ends what was for a client that is gone."""
+        for stream in self._running:
+            if stream.request.client is client:
+                _close(stream)
+        self._running = [each for each in self._running if each.request.client is not client]
+        self._waiting = deque(each for each in self._waiting if each.request.client is not client)
+        self._fill()
+
+    def can_go_on(self) -> bool:
+        """Returns whether `advance` has something to do."""
+        return any(each.room > 0 for each in self._running)
+
+    def advance(self, version: int) -> None:
+        """Sends the next part of each reply whose client has room for it; `version` is that of the weights."""
+        for stream in list(self._running):
+            if stream in self._running:  # the part of one before it may have ended a client
+                self._advance(stream, version)
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._waiting and len(self._running) < self._max_running:
+            self._running.append(self._waiting.popleft())
+
+    def _advance(self, stream: _Stream, version: int) -> None:
+        request = stream.request
+        if stream.room <= 0:
+            return
+        try:
+            if stream.parts is None:
+                args, kwargs = unflatten(request.layout.tree, iter(request.tensors))
+                stream.parts = self._engine.begin(args, kwargs)
+                request.tensors = []
+            part = self._engine.advance(stream.parts, _END)
+            if part is _END:
+                self._end(stream, Kind.END, b"", version)
+                return
+            node, tensors = flatten(part, "a part of the model's reply")
+            tensors = [x.cpu() for x in tensors]
+            layout = layout_of(node, tensors)
+            body = torch.empty(layout.n_bytes, dtype=torch.uint8)
+            for view, x in zip(layout.views(body), tensors, strict=True):
+                view.copy_(x)
+        except BaseException as error:
+            self.n_errors += 1
+            self._end(stream, Kind.ERROR, error_header(answer_for(error), 1 << 20))
+            return
+        stream.room -= 1
+        request.client.stream.send(Kind.PART, request.id, version=version, header=layout.header, body=body.numpy().data)
+        self._on_sent(request)
+
+    def _end(self, stream: _Stream, kind: Kind, header: bytes, version: int = 0) -> None:
+        (self._running if stream in self._running else self._waiting).remove(stream)
+        self.n_requests += 1
+        _close(stream)
+        stream.request.client.stream.send(kind, stream.request.id, version=version, header=header)
+        self._on_sent(stream.request)
+
+
+def _close(stream: _Stream) -> None:
+    """Lets a generator run its `finally`; what that raises is of a request that nobody waits for any more."""
+    parts, stream.parts = stream.parts, None
+    if parts is not None and hasattr(parts, "close"):
+        try:
+            parts.close()
+        except BaseException as error:
+            answer_for(error)  # which ends the worker if the device is lost

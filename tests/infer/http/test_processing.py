@@ -1,0 +1,85 @@
+"""What a front end does before and after the model."""
+
+import asyncio
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from ai.infer.http.formats.messages import RefusedError
+from ai.infer.http.formats.tensors import BadInputError, from_raw, to_bytes
+from ai.infer.http.model_sources import ModelSource
+from ai.infer.http.processing import Processing, find_function
+from ai.infer.http.repository import ServedModel
+from ai.infer.transport.trees import RawTensor
+
+
+class Pair(NamedTuple):
+    first: object
+    second: object
+
+
+def raw(x):
+    return RawTensor(x.dtype, tuple(x.shape), to_bytes(x))
+
+
+X = torch.arange(6.0).view(2, 3)
+
+
+def test_before_gets_tensors_and_text_and_gives_what_the_model_gets():
+    def before(x, texts):
+        assert torch.equal(x, X)
+        assert texts == [b"a", [b"b"]]
+        return x.t(), ["c", [b"d"]], [x[0]]
+
+    made = asyncio.run(Processing(before, None).prepare([raw(X), [b"a", [b"b"]]]))
+    assert torch.equal(from_raw(made[0]), X.t())
+    assert made[1] == [b"c", [b"d"]]
+    assert torch.equal(from_raw(made[2][0]), X[0])
+    assert asyncio.run(Processing(None, None).prepare([raw(X)])) == [raw(X)]
+
+
+def test_after_gets_the_models_output_whatever_its_form():
+    def after(output):
+        assert isinstance(output["p"], Pair)
+        assert torch.equal(output["p"].first, X)
+        assert output["l"][1:] == ["text", None]
+        return {"y": output["p"].second + output["l"][0], "name": "n"}
+
+    output = {"p": Pair(raw(X), raw(X)), "l": [raw(X), "text", None]}
+    made = asyncio.run(Processing(None, after).finish(output))
+    assert torch.equal(from_raw(made["y"]), 2 * X)
+    assert made["name"] == "n"
+
+
+def _raise(error):
+    def function(*_):
+        raise error
+
+    return function
+
+
+def test_failures_say_whose_they_are():
+    with pytest.raises(BadInputError, match="no picture"):
+        asyncio.run(Processing(_raise(ValueError("no picture\nat all")), None).prepare([raw(X)]))
+    with pytest.raises(RefusedError, match="before failed on this request: KeyError: 'x'") as refused:
+        asyncio.run(Processing(_raise(KeyError("x")), None).prepare([raw(X)]))
+    assert refused.value.status == 500
+    with pytest.raises(RefusedError, match="after failed on this request: ValueError: z"):
+        asyncio.run(Processing(None, _raise(ValueError("z"))).finish(raw(X)))
+    with pytest.raises(RefusedError, match="before must return tensors and lists of tensors or text, not int"):
+        asyncio.run(Processing(lambda x: 3, None).prepare([raw(X)]))
+
+
+def test_functions_that_are_none_are_refused_before_the_model_is_built():
+    for path, message in (
+        ("json", "'json' is none"),
+        ("nowhere.at_all:f", "No module named 'nowhere'"),
+        ("json:nothing", "no attribute 'nothing'"),
+        ("json:__name__", "'json:__name__' is a str"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_function(path)
+    served = ServedModel(ModelSource.parse("m=nowhere:model?after=json:nothing"), 1.0, 1.0)
+    with pytest.raises(ValueError, match=r"before and after must be package\.module:function"):
+        served.load()

@@ -1,0 +1,139 @@
+"""Replies in parts: a model that yields, its client, and what ends them."""
+
+import asyncio
+import sys
+
+import cloudpickle
+import pytest
+import torch
+from torch import nn
+
+from ai.infer import Inferencer, RequestError, WorkerDiedError
+from tests.infer.waiting import wait_until
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know nothing of the tests
+
+
+class Parts(nn.Module):
+    """Does what its keyword says."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+        self.n_closed = self.n_made = 0
+
+    def forward(self, x, *, do="count"):
+        if do == "asked":
+            return torch.tensor([self.n_made, self.n_closed])
+        if do == "plain":
+            return self.fc(x)
+        return self.parts(x, do)
+
+    def parts(self, x, do):
+        try:
+            for i in range(int(x.flatten()[0])):
+                if do == "fail" and i == 2:
+                    raise ValueError("the third part cannot be")
+                if do == "die" and i == 1:
+                    sys.exit(3)
+                self.n_made += 1
+                yield {"text": f"part {i}", "y": self.fc(x) * i, "grad": torch.is_grad_enabled()}
+        finally:
+            self.n_closed += 1
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return Parts().eval()
+
+
+@pytest.fixture(scope="module")
+def streaming(model):
+    with Inferencer(model, "cpu", 4, timeout_s=100) as inferencer:
+        yield inferencer
+
+
+def made_and_closed(inferencer):
+    return inferencer(torch.zeros(1, 3), do="asked").tolist()
+
+
+def test_parts_come_in_order_and_are_the_models_own(streaming, model):
+    x = torch.tensor([[3.0, 1.0, 2.0]])
+    parts = list(streaming.stream(x))
+    assert [part["text"] for part in parts] == ["part 0", "part 1", "part 2"]
+    assert [part["grad"] for part in parts] == [False] * 3
+    for i, part in enumerate(parts):
+        assert torch.equal(part["y"], model.fc(x) * i)
+
+
+def test_reply_that_does_not_come_in_parts_is_one(streaming, model):
+    x = torch.ones(2, 3)
+    (part,) = streaming.stream(x, do="plain")
+    assert torch.equal(part, model.fc(x))
+
+
+def test_model_that_yields_is_to_be_asked_by_stream(streaming):
+    with pytest.raises(RequestError, match="the model returns its reply in parts: ask it by stream"):
+        streaming(torch.ones(1, 3))
+
+
+def test_others_are_answered_between_the_parts(streaming, model):
+    """One that nobody takes from stops making parts, and takes its turn again."""
+    x = torch.full((1, 3), 1000.0)
+    before = made_and_closed(streaming)
+    slow, other = streaming.stream(x), streaming.stream(x)
+    assert next(slow)["text"] == next(other)["text"] == "part 0"
+    assert torch.equal(streaming(x, do="plain"), model.fc(x))
+    wait_until(lambda: made_and_closed(streaming)[0] == before[0] + 128)  # 64 ahead, each
+    assert [next(slow)["text"] for _ in range(200)] == [f"part {i}" for i in range(1, 201)]
+    assert streaming.stats().queued == 2
+    slow.close()
+    other.close()
+    wait_until(lambda: made_and_closed(streaming)[1] == before[1] + 2)
+    assert streaming.stats().queued == 0
+
+
+def test_more_streams_than_rows_wait_for_their_turn(streaming):
+    streams = [streaming.stream(torch.full((1, 3), float(n))) for n in (2, 3, 4, 5, 6, 7)]
+    firsts = [next(stream) for stream in streams[:4]]
+    assert len(firsts) == 4
+    assert [1 + len(list(stream)) for stream in streams[:4]] == [2, 3, 4, 5]
+    assert [len(list(stream)) for stream in streams[4:]] == [6, 7]
+
+
+def test_failure_follows_the_parts_before_it(streaming):
+    parts = streaming.stream(torch.full((1, 3), 9.0), do="fail")
+    assert [next(parts)["text"], next(parts)["text"]] == ["part 0", "part 1"]
+    with pytest.raises(RequestError, match="the third part cannot be"):
+        next(parts)
+    with pytest.raises(RequestError, match="SystemExit"):
+        list(streaming.stream(torch.full((1, 3), 9.0), do="die"))
+    assert len(list(streaming.stream(torch.full((1, 3), 2.0)))) == 2
+
+
+def test_parts_in_an_event_loop(streaming):
+    async def scene():
+        async def collect(n):
+            return [part["text"] async for part in streaming.astream(torch.full((1, 3), float(n)))]
+
+        several = await asyncio.gather(*(collect(n) for n in (100, 2, 0)))
+        assert [len(each) for each in several] == [100, 2, 0]
+        before = made_and_closed(streaming)[1]
+        parts = streaming.astream(torch.full((1, 3), 1e6))
+        assert (await anext(parts))["text"] == "part 0"
+        await parts.aclose()
+        wait_until(lambda: made_and_closed(streaming)[1] == before + 1)
+
+    asyncio.run(scene())
+
+
+def test_client_that_hangs_up_ends_its_streams(streaming):
+    client = streaming.create_client(timeout_s=100)
+    before = made_and_closed(streaming)[1]
+    parts = client.stream(torch.full((1, 3), 1e6))
+    next(parts)
+    client.close()
+    wait_until(lambda: made_and_closed(streaming)[1] == before + 1)
+    with pytest.raises(WorkerDiedError, match="this client was closed"):
+        list(parts)
