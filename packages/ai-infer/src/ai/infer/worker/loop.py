@@ -33,7 +33,7 @@ from ai.infer.worker.listener import Listener
 from ai.infer.worker.options import WorkerOptions
 from ai.infer.worker.request_queue import RequestQueue
 from ai.infer.worker.sharing import Sharing
-from ai.infer.worker.streams import Streams
+from ai.infer.worker.streaming.streams import Streams
 
 _SPC = SLOTS_PER_CLIENT
 _DELAY_GRAIN_S = 0.0005
