@@ -39,6 +39,8 @@ class Config(ReplayConfig):
     """Exponent of prioritised replay; None draws uniformly."""
     follow_every: int = 100
     """Updates between two copies to the lagged network."""
+    huber: float = 1.0
+    """Where the error's square becomes a line; beyond all errors, the square alone."""
     explore_steps: int = 16_000
     """Steps over which random actions become rare."""
     explore_last: float = 0.04
@@ -52,7 +54,8 @@ class Config(ReplayConfig):
 PRESETS = {
     "tiny": Config(total_steps=512, num_envs=2, steps=8, min_steps=64, dim=8, buffer=500, episodes=2, final_episodes=2),
     "cartpole": Config(
-        goal=475, steps=4, replay_ratio=8.0, n_step=3, follow_every=250, explore_steps=10_000, dim=64, anneal=True,
+        goal=475, total_steps=60_000, steps=4, replay_ratio=16.0, n_step=5, follow_every=250, explore_steps=10_000,
+        dim=64, huber=1000.0, clip_norm=None,
     ),
     "pong": Config(
         env="ALE/Pong-v5", total_steps=10_000_000, steps=4, batch_size=32, replay_ratio=8.0, min_steps=50_000,
@@ -101,6 +104,7 @@ def learner(config: Config) -> Learner:
     loss = DQN(
         follow_every=config.follow_every,
         double=config.double,
+        huber=config.huber,
         priorities=None if config.alpha is None else loader.update_priorities,
     )
     optimiser = opt.adam(model, lr=config.learning_rate, clip_norm=config.clip_norm)
