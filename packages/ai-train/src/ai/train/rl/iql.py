@@ -24,7 +24,7 @@ class IQL:
     Args:
         expectile: of the actions' values that the value is: 0.5 is their mean, near 1 their best.
         temperature: how much more an action counts for being better than the value; 0 is imitation.
-        tau: share of the way that the lagged critics follow at each update.
+        tau: share of the way that the lagged critics follow at each call, which is once a micro-batch.
         most: how much an action counts at most.
 
     Source: Kostrikov, Nair and Levine 2021, Offline reinforcement learning with implicit Q-learning, equations 5 to 7,

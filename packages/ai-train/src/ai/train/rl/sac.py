@@ -25,7 +25,7 @@ class SAC:
     `n_step_reward`, `next_obs` and `next_discount`, from prioritised replay `weight`.
 
     Args:
-        tau: share of the way that the lagged critics follow at each update.
+        tau: share of the way that the lagged critics follow at each call, which is once a micro-batch.
         entropy: what the policy's entropy is held at; None for -A.
         alpha: a fixed temperature; `log_alpha` is then neither used nor needed.
 
