@@ -98,6 +98,17 @@ def test_games_go_on_from_a_state():
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.parametrize("num", [1, 2])
+@pytest.mark.parametrize(
+    "kind", [lambda n: GameEnvironments(CartPole(), n), lambda n: GymnasiumEnvironments("CartPole-v1", n)]
+)
+def test_environments_that_have_not_begun_say_so(kind, num):
+    env = kind(num)
+    for ask in (lambda: env.step(np.zeros(num, np.int64)), env.state_dict):
+        with pytest.raises(RuntimeError, match=r"reset\(seed\) must be called before the first step or state"):
+            ask()
+
+
 @pytest.mark.parametrize("env", [GymnasiumEnvironments, VectorEnvironments])
 def test_boxes_are_reached_from_minus_one_to_one(env):
     class Shows(gym.Env):

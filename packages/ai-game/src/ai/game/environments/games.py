@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
-from ai.game.environments.protocol import Seen, Step
+from ai.game.environments.protocol import BEGIN, Seen, Step
 from ai.game.protocol import Game
 
 
@@ -43,6 +43,7 @@ class GameEnvironments:
         self.num_actions, self.observation_shape = game.num_actions, game.observation_shape
         self._mask = game.num_players == 2 if mask is None else mask
         self._cut = getattr(game, "truncated", None)
+        self._over = np.zeros(0, bool)  # of each game; of none before `reset`
 
     def reset(self, seed: int) -> Seen:
         """Begins N games."""
@@ -53,7 +54,7 @@ class GameEnvironments:
 
     def step(self, action: NDArray[Any]) -> Step:
         """Makes a move in every game that is not over, and begins the others anew."""
-        over, game = self._over, self.game
+        over, game = self._begun(), self.game
         state = game.step(self._state, action)
         if over.any():
             self._number[over] += 1
@@ -65,6 +66,7 @@ class GameEnvironments:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all games as bytes."""
+        self._begun()
         raw = np.ascontiguousarray(self._state).view(np.uint8).reshape(self.num, -1).copy()
         return {"state": raw, "seeds": self._seeds.view(np.int64).copy(), "number": self._number.copy()}
 
@@ -74,6 +76,16 @@ class GameEnvironments:
         self._state = np.ascontiguousarray(state["state"]).view(self.game.dtype).reshape(self.num).copy()
         self._over = self.game.terminal(self._state)
         return self._seen()
+
+    def _begun(self) -> NDArray[np.bool_]:
+        """Returns which games are over.
+
+        Raises:
+            RuntimeError: none has begun.
+        """
+        if not len(self._over):
+            raise RuntimeError(BEGIN)
+        return self._over
 
     def _seen(self) -> Seen:
         game, state = self.game, self._state

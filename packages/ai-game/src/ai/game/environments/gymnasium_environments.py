@@ -43,7 +43,7 @@ class GymnasiumEnvironments:
             raise ValueError(f"num must be at least 1, got {num}")
         self._environment, self.num, self._mask, self._options = environment, num, mask, options
         self._envs: list[Any] = [self._make()]
-        self._over: list[bool] = []
+        self._over: list[bool] = []  # of each instance; of none before `reset`
         self._done: list[list[Any]] = []  # what was done in each instance since its reset
         first = self._envs[0]
         self._observations, self._actions = Observations(first.observation_space), ActionSpace(first.action_space)
@@ -62,7 +62,7 @@ class GymnasiumEnvironments:
 
     def step(self, action: NDArray[Any]) -> Step:
         """Steps every instance whose episode is not over, and begins the others' next one."""
-        if not self._envs:
+        if not self._over:
             raise RuntimeError(BEGIN)
         taken = self._actions(action, self.num)
         over, names = self._over, self._observations.names
@@ -95,6 +95,8 @@ class GymnasiumEnvironments:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the seeds, and what was done in each instance since its last reset."""
+        if not self._done:
+            raise RuntimeError(BEGIN)
         return {
             "seeds": self._seeds.view(np.int64).copy(),
             "number": self._number.copy(),
@@ -121,7 +123,7 @@ class GymnasiumEnvironments:
         """Closes the instances."""
         for env in self._envs:
             env.close()
-        self._envs = []
+        self._envs, self._over = [], []
 
     def _ready(self) -> None:
         self._envs += [self._make() for _ in range(self.num - len(self._envs))]
@@ -153,7 +155,7 @@ class GymnasiumEnvironments:
 
     def __getstate__(self) -> dict[str, Any]:
         """Instances stay behind: a copy makes its own."""
-        return {**self.__dict__, "_envs": []}
+        return {**self.__dict__, "_envs": [], "_over": []}
 
 
 def _legal(info: Mapping[str, Any]) -> Any:

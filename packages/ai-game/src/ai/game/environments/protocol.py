@@ -10,7 +10,7 @@ Seen: TypeAlias = NDArray[Any] | Mapping[str, NDArray[Any]]
 """What is seen: `[N, …]`, or arrays by key. Keys: `obs`; `legal` `[N, A]` bool, which actions may be taken; `to_play`
 `[N]`, who moves, where two players take turns; `goal` and `achieved` for `ai.data.Hindsight`; any other goes along."""
 
-BEGIN = "reset(seed) must be called before the first step: a copy, or what was closed, has no instances yet"
+BEGIN = "reset(seed) must be called before the first step or state: a copy, or what was closed, has no instances yet"
 Step: TypeAlias = tuple[Seen, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
 
 
