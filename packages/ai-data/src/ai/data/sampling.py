@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ai.data.batch.seeds import derive_seed
-from ai.data.batch.shuffle import shuffled, uniforms
+from ai.data.batch.shuffle import DRAWN_WHOLE, shuffled, uniforms
 
 
 def weighted(weights: Sequence[float] | Tensor | np.ndarray) -> "Weighted":
@@ -159,6 +159,7 @@ class Blocks:
         self._n = n
         self._block = block
         self._mix = mix
+        self._orders: dict[tuple[int, ...], Tensor] = {}  # drawn whole, by what they were drawn for
 
     def __len__(self) -> int:
         return self._n
@@ -170,17 +171,28 @@ class Blocks:
         for which in range(int(places[0]) // size, int(places[-1]) // size + 1):
             first, end = which * size, min((which + 1) * size, self._n)
             here = (places >= first) & (places < end)
-            drawn[here] = first + shuffled(places[here] - first, end - first, seed, epoch, which)
+            drawn[here] = first + self._shuffled(places[here] - first, end - first, seed, epoch, which)
         number, within = drawn // self._block, drawn % self._block
         n_whole = self._n // self._block  # the incomplete one comes last, and is another in every epoch
         whole = number < n_whole
         if n_whole:
-            number[whole] = shuffled(number[whole], n_whole, seed, epoch)
+            number[whole] = self._shuffled(number[whole], n_whole, seed, epoch)
         return (number * self._block + within + derive_seed(seed, epoch) % self._n) % self._n
 
     def fingerprint(self) -> str:
         """Tells this sampler from others."""
         return f"in blocks {self._n} {self._block} {self._mix}"
+
+    def _shuffled(self, places: Tensor, n: int, *place_of_draw: int) -> Tensor:
+        """Returns what `shuffled` does, drawing a short order once for many batches."""
+        if n > DRAWN_WHOLE:
+            return shuffled(places, n, *place_of_draw)
+        if (order := self._orders.get(place_of_draw)) is None:
+            order = shuffled(torch.arange(n), n, *place_of_draw)
+            for earlier in list(self._orders)[:-3]:  # a prefetching loader and threads look into several
+                self._orders.pop(earlier, None)
+            self._orders[place_of_draw] = order
+        return order[places]
 
 
 def _digest(values: np.ndarray) -> str:
