@@ -171,7 +171,7 @@ def test_draws_do_not_look_at_the_whole_ring():
     buffers = [ReplayBuffer(10**6, max_reuse=3, alpha=alpha) for alpha in (None, 0.5)]
     for buffer in buffers:
         buffer.extend(pack([episode(5), episode(3, 100)]))
-        buffer._open = Untouchable(buffer._open)
+        buffer._drawing.is_open = Untouchable(buffer._drawing.is_open)
         assert sorted(buffer.sample(8)["action"].tolist()) == [0, 1, 2, 3, 4, 100, 101, 102]
         assert len(buffer) == 8
 
@@ -294,7 +294,7 @@ def test_new_steps_get_the_highest_priority_and_old_indices_are_passed_over():
     first = buffer.sample(64)["index"].unique()
     buffer.update_priorities(first, torch.full((5,), 3.0))
     buffer.extend(pack([episode(5, 100)]))
-    tree = buffer._tree
+    tree = buffer._drawing._tree
     assert tree.get(np.arange(6, 11)) == pytest.approx(3.0, rel=1e-5)
     buffer.extend(pack([episode(5, 200)]))  # overwrites the first episode
     buffer.update_priorities(first, torch.full((5,), 1e9))

@@ -6,7 +6,6 @@ Letters: B batch, K steps unrolled, T steps of an episode. A row is one moment; 
 import math
 from collections import deque
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ai.data.batch.device import Arriving
-from ai.data.episodes.packing import READINGS, Episode, Packed, pack
+from ai.data.episodes.drawing import Drawing
+from ai.data.episodes.packing import Episode, Packed, pack
 from ai.data.episodes.returns import full_returns, n_step_returns, n_step_rewards
-from ai.data.episodes.sum_tree import SumTree
+from ai.data.episodes.ring import Ring
 
 # Of states; 1 did not say n_step, gamma and alpha.
 _FORMAT = 2
@@ -116,56 +116,44 @@ class ReplayBuffer:
         self.alpha = alpha
         self.beta = beta
         self.max_reuse = max_reuse
-        self._generator = torch.Generator().manual_seed(seed)
-        self._columns: dict[str, Tensor] = {}
-        # Rows are numbered from the first ever written; row p lies at p % capacity.
-        self._n_written = 0
-        self._n_drawn = 0
-        self._begin = torch.zeros(capacity, dtype=torch.int64)  # the number of its episode's first row
-        self._end = torch.zeros(capacity, dtype=torch.int64)  # and of its last
-        self._open = np.zeros(capacity, bool)  # may be the first row of a draw
-        self._uses = np.zeros(capacity, np.int32)
-        self._n_open = 0
-        # Where steps are not drawn alike, or none twice; without alpha every step that may be drawn has the priority 1.
-        self._tree = None if alpha is None and max_reuse is None else SumTree(capacity)
-        self._top_priority = 1.0
+        self._ring = Ring(capacity)
+        self._drawing = Drawing(capacity, alpha, max_reuse, seed)
         self._arriving: deque[Arriving] = deque()
 
     def __len__(self) -> int:
         """Steps that may be drawn."""
-        return self._n_open
+        return self._drawing.n_open
 
     @property
     def n_written(self) -> int:
         """Rows ever written."""
-        return self._n_written
+        return self._ring.n_written
 
     @property
     def n_drawn(self) -> int:
         """Steps ever drawn."""
-        return self._n_drawn
+        return self._drawing.n_drawn
 
     @property
     def n_bytes(self) -> int:
         """Memory of the ring in bytes; 0 before the first episode."""
-        own = self._begin.nbytes + self._end.nbytes + self._open.nbytes + self._uses.nbytes
-        return sum(c.nbytes for c in self._columns.values()) + own if self._columns else 0
+        return self._ring.n_bytes + self._drawing.n_bytes if self._ring.columns else 0
 
     @property
     def columns(self) -> dict[str, Tensor]:
         """The live rows by key, oldest first: a copy."""
-        return {key: column[self._live()] for key, column in self._columns.items()}
+        return {key: self.column(key) for key in self._ring.columns}
 
     def column(self, key: str) -> Tensor:
         """Returns one key's live rows, oldest first: a copy; empty before the first episode."""
-        return self._columns[key][self._live()] if self._columns else torch.empty(0)
+        return self._ring.columns[key][self._ring.live()] if self._ring.columns else torch.empty(0)
 
     def __repr__(self) -> str:
         keys = ", ".join(
             f"{key}: {str(column.dtype).removeprefix('torch.')}[{', '.join(map(str, column.shape[1:]))}]"
-            for key, column in self._columns.items()
+            for key, column in self._ring.columns.items()
         )
-        n_rows = min(self._n_written, self.capacity)
+        n_rows = min(self._ring.n_written, self.capacity)
         return f"ReplayBuffer({len(self)} steps in {n_rows} of {self.capacity} rows, {keys or 'no episodes yet'})"
 
     def add(self, episode: Episode) -> None:
@@ -190,29 +178,10 @@ class ReplayBuffer:
             self._check_ends(columns, episodes.lengths)
             columns["target"] = full_returns(columns, episodes.lengths, self.gamma)
         self._check(columns)
-        n_rows = int(episodes.lengths.sum())
-        ends = self._n_written - 1 + np.cumsum(episodes.lengths)
-        end_of_row = np.repeat(ends, episodes.lengths)
-        begin_of_row = np.repeat(ends - episodes.lengths + 1, episodes.lengths)
-        is_step = np.arange(self._n_written, self._n_written + n_rows) < end_of_row
+        kept, places, is_step = self._ring.write(columns, episodes.lengths)
         if episodes.drawable is not None:
             is_step &= episodes.drawable
-        # Of more rows than fit, only the last are written.
-        kept = slice(max(0, n_rows - self.capacity), n_rows)
-        rows = np.arange(self._n_written + kept.start, self._n_written + n_rows) % self.capacity
-        for first, last in _runs(rows):
-            source = slice(kept.start + first, kept.start + last)
-            target = slice(int(rows[first]), int(rows[first]) + last - first)
-            for key, column in self._columns.items():
-                column[target] = torch.from_numpy(np.ascontiguousarray(columns[key][source]))
-            self._begin[target] = torch.from_numpy(begin_of_row[source])
-            self._end[target] = torch.from_numpy(end_of_row[source])
-            self._n_open += int(np.count_nonzero(is_step[source])) - int(np.count_nonzero(self._open[target]))
-            self._open[target] = is_step[source]
-            self._uses[target] = 0
-        if self._tree is not None:
-            self._tree.set(rows, np.where(is_step[kept], self._top_priority, 0))
-        self._n_written += n_rows
+        self._drawing.write(places, is_step[kept])
         self._close_cut_stacks()
 
     def sample(self, batch_size: int) -> dict[str, Tensor]:
@@ -226,25 +195,12 @@ class ReplayBuffer:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self._settle()
-        rows = self._draw(batch_size)
-        np.add.at(self._uses, rows, 1)
-        self._n_drawn += batch_size
-        if self.max_reuse is not None:
-            spent = rows[self._uses[rows] >= self.max_reuse]
-            self._open[spent] = False
-            self._n_open -= len(spent)
-        start = torch.from_numpy(rows)
-        # The newest row is number n_written - 1, so every live row's number follows from its place.
-        index = self._n_written - 1 - (self._n_written - 1 - start) % self.capacity
+        places, weight = self._drawing.draw(batch_size, min(self._ring.n_written, self.capacity), self.beta)
+        start = torch.from_numpy(places)
+        index = self._ring.number_at(start)
         batch = self._gather(start, index)
         batch["index"] = index
-        if self._tree is not None and self.alpha is not None:
-            share = torch.from_numpy(self._tree.get(rows)) / self._tree.total
-            weight = (share * max(len(self), 1)) ** -self.beta
-            batch["weight"] = (weight / weight.max()).to(torch.float32)
-        if self._tree is not None and self.max_reuse is not None:
-            self._tree.set(spent, np.zeros(len(spent)))
-        return batch
+        return batch if weight is None else batch | {"weight": weight}
 
     def update_priorities(self, index: Tensor, priority: Tensor) -> None:
         """Sets the priorities of draws by their `index`; those overwritten since are passed over.
@@ -256,7 +212,7 @@ class ReplayBuffer:
             ValueError: the buffer has no priorities, or one is negative or not finite (of tensors of a GPU, once they
                 have come); then nothing has changed.
         """
-        if self._tree is None or self.alpha is None:
+        if self.alpha is None:
             raise ValueError("this buffer draws uniformly: give alpha to have priorities")
         if index.ndim != 1 or index.shape != priority.shape:
             raise ValueError(
@@ -275,8 +231,6 @@ class ReplayBuffer:
             self._set_priorities(*self._arriving.popleft().wait())
 
     def _set_priorities(self, index: Tensor, priority: Tensor) -> None:
-        assert self._tree is not None
-        assert self.alpha is not None
         values = priority.to(torch.float64).numpy()
         if not np.isfinite(values).all():
             raise ValueError("priority must be finite, got NaN or infinity")
@@ -284,13 +238,8 @@ class ReplayBuffer:
             raise ValueError(
                 f"priority must be at least 0, got {values.min():g}: of an error give its size, error.abs()"
             )
-        alive = self._alive(index).numpy()
-        rows = (index % self.capacity).numpy()
-        usable = alive & self._open[rows]
-        powered = np.maximum((values + 1e-6) ** self.alpha, np.finfo(np.float64).tiny)
-        if usable.any():
-            self._top_priority = max(self._top_priority, float(powered[usable].max()))
-        self._tree.set(rows[usable], powered[usable])
+        alive = self._ring.is_alive(index).numpy()
+        self._drawing.set_priorities((index % self.capacity).numpy(), alive, values)
 
     def update(self, index: Tensor, **columns: Tensor) -> int:
         """Rewrites keys in place (reanalyse) at the rows `index`, `[B]` or `[B, K+1]`; returns how many still lived.
@@ -298,57 +247,47 @@ class ReplayBuffer:
         For a draw's later rows take `index[:, None] + torch.arange(K + 1)` where `mask` is true.
         """
         index = index.cpu()
-        alive = self._alive(index)
+        alive = self._ring.is_alive(index)
         for key, values in columns.items():
-            if key not in self._columns:
-                raise ValueError(f"{key!r} is not a key of this buffer: {sorted(self._columns)}")
-            if values.shape != index.shape + self._columns[key].shape[1:]:
+            if key not in self._ring.columns:
+                raise ValueError(f"{key!r} is not a key of this buffer: {sorted(self._ring.columns)}")
+            if values.shape != index.shape + self._ring.columns[key].shape[1:]:
                 raise ValueError(
-                    f"{key!r} must have shape {tuple(index.shape + self._columns[key].shape[1:])}, got "
+                    f"{key!r} must have shape {tuple(index.shape + self._ring.columns[key].shape[1:])}, got "
                     f"{tuple(values.shape)}"
                 )
         for key, values in columns.items():
-            column = self._columns[key]
+            column = self._ring.columns[key]
             column[index[alive] % self.capacity] = values.detach().cpu()[alive].to(column.dtype)
         return int(alive.sum())
 
     def episode(self, index: int) -> dict[str, Tensor]:
         """Returns the rows of an episode from row `index` to its end, by key, with their `index`, to search anew."""
-        if not bool(self._alive(torch.tensor(index))):
+        if not bool(self._ring.is_alive(torch.tensor(index))):
             raise ValueError(f"index ({index}) is not among the live rows of this buffer")
-        numbers = torch.arange(index, int(self._end[index % self.capacity]) + 1)
-        return {**{k: c[numbers % self.capacity] for k, c in self._columns.items()}, "index": numbers}
+        numbers = torch.arange(index, int(self._ring.end[index % self.capacity]) + 1)
+        return {**{k: c[numbers % self.capacity] for k, c in self._ring.columns.items()}, "index": numbers}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that later draws depend on, the live rows oldest first."""
         self._settle()
-        live = self._live()
         return {
             "format": _FORMAT,
             "capacity": self.capacity,
             "n_step": self.n_step,
             "gamma": self.gamma,
             "alpha": self.alpha,
-            "columns": self.columns,
-            "begin": self._begin[live],
-            "end": self._end[live],
-            "open": torch.from_numpy(self._open[live]),
-            "uses": torch.from_numpy(self._uses[live]),
-            "priority": None if self._tree is None or self.alpha is None else torch.from_numpy(self._tree.get(live)),
-            "top_priority": self._top_priority,
-            "n_written": self._n_written,
-            "n_drawn": self._n_drawn,
-            "generator": self._generator.get_state(),
+            **self._ring.state_dict(),
+            **self._drawing.state_dict(self._ring.live()),
         }
 
     def position(self) -> dict[str, Any]:
         """Returns what the next draws depend on besides the rows, where they are drawn uniformly."""
-        return {"n_drawn": self._n_drawn, "generator": self._generator.get_state()}
+        return self._drawing.position()
 
     def go_on(self, position: Mapping[str, Any]) -> None:
         """Draws as it did from a `position` on."""
-        self._n_drawn = int(position["n_drawn"])
-        self._generator.set_state(position["generator"])
+        self._drawing.go_on(position)
 
     def check_state(self, state: dict[str, Any]) -> None:
         """Does nothing if `state` is of a buffer like this one.
@@ -376,50 +315,12 @@ class ReplayBuffer:
         """
         self.check_state(state)
         try:
-            new = self._restored(state)
+            ring = Ring.restored(self.capacity, state)
+            draws = self._drawing.restored(state, ring.live())
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
             raise ValueError(f"the state of this buffer is damaged: {error}") from error
         self._arriving.clear()
-        self.__dict__.update(new)
-
-    def _restored(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Returns the attributes of a buffer in `state`."""
-        n_written, capacity = int(state["n_written"]), self.capacity
-        live = np.arange(max(0, n_written - capacity), n_written) % capacity
-        parts = {**state["columns"], **{name: state[name] for name in ("open", "uses", "end")}}
-        if state["priority"] is not None:
-            parts["priority"] = state["priority"]
-        for name, rows in parts.items():
-            if len(rows) != len(live):
-                raise ValueError(f"{name!r} must hold the {len(live)} live rows, it holds {len(rows)}")
-        opened, uses = np.zeros(capacity, bool), np.zeros(capacity, np.int32)
-        begin, end = torch.zeros_like(self._begin), torch.zeros_like(self._end)
-        opened[live] = state["open"].numpy()
-        uses[live] = state["uses"].numpy()
-        end[live] = state["end"]
-        begin[live] = state["begin"] if "begin" in state else _begins(state["end"], n_written)
-        columns = {}
-        for key, rows in state["columns"].items():
-            columns[key] = torch.zeros((capacity, *rows.shape[1:]), dtype=rows.dtype)
-            columns[key][live] = rows
-        tree = None if self._tree is None else SumTree(capacity)
-        if tree is not None:
-            tree.set(live, opened[live].astype(np.float64) if self.alpha is None else state["priority"].numpy())
-        generator = torch.Generator()
-        generator.set_state(state["generator"])
-        return {
-            "_n_written": n_written,
-            "_n_drawn": int(state["n_drawn"]),
-            "_n_open": int(np.count_nonzero(opened)),
-            "_top_priority": float(state["top_priority"]),
-            "_generator": generator,
-            "_open": opened,
-            "_uses": uses,
-            "_begin": begin,
-            "_end": end,
-            "_columns": columns,
-            "_tree": tree,
-        }
+        self._ring, self._drawing = ring, draws
 
     def _check_ends(self, columns: dict[str, np.ndarray], lengths: np.ndarray) -> None:
         """Refuses episodes whose full return is not known."""
@@ -448,129 +349,53 @@ class ReplayBuffer:
             raise ValueError(
                 f"frame_stack ({self.frame_stack}) needs episodes with obs, got the keys {sorted(columns)}"
             )
-        if not self._columns:
-            self._columns = {
-                key: torch.zeros((self.capacity, *c.shape[1:]), dtype=torch.from_numpy(c[:0]).dtype)
-                for key, c in columns.items()
-            }
-        if columns.keys() != self._columns.keys():
-            raise ValueError(f"episodes must have the keys {sorted(self._columns)}, got {sorted(columns)}")
-        for key, column in columns.items():
-            ours = self._columns[key]
-            same_shape = column.shape[1:] == ours.shape[1:]
-            if not same_shape or torch.from_numpy(column[:0]).dtype != ours.dtype:
-                raise ValueError(
-                    f"{key!r} must be {ours.dtype} of shape {tuple(ours.shape[1:])} a row as in the first episode, got "
-                    f"{column.dtype} of shape {column.shape[1:]}{'' if same_shape else f': {READINGS}'}"
-                )
-
-    def _draw(self, n: int) -> np.ndarray:
-        n_open = len(self)
-        if n_open == 0 or (self.max_reuse is not None and n_open < n):
-            raise ValueError(f"{n_open} steps may be drawn, batch_size is {n}")
-        if self._tree is not None and self.max_reuse is not None:
-            return self._draw_distinct(n, self._tree)
-        if self._tree is not None:
-            spots = (torch.arange(n, dtype=torch.float64) + torch.rand(n, generator=self._generator)) / n
-            return self._tree.find(spots.numpy() * self._tree.total)
-        drawn = np.empty(0, np.int64)
-        n_live = min(self._n_written, self.capacity)
-        while len(drawn) < n:  # few rows are closed: an episode's last, and context
-            tried = torch.randint(n_live, (2 * n,), generator=self._generator).numpy()
-            drawn = np.concatenate([drawn, tried[self._open[tried]]])
-        return drawn[:n]
-
-    def _draw_distinct(self, n: int, tree: SumTree) -> np.ndarray:
-        """Returns n different rows, each the next by priority among those that are left."""
-        drawn: list[np.ndarray] = []
-        shares: list[np.ndarray] = []
-        n_left = n
-        while n_left:
-            found = tree.find(torch.rand(n_left, generator=self._generator, dtype=torch.float64).numpy() * tree.total)
-            new = found[np.sort(np.unique(found, return_index=True)[1])]
-            drawn.append(new)
-            shares.append(tree.get(new))
-            tree.set(new, np.zeros(len(new)))
-            n_left -= len(new)
-        rows = np.concatenate(drawn)
-        tree.set(rows, np.concatenate(shares))
-        return rows
+        self._ring.check(columns)
 
     def _gather(self, start: Tensor, index: Tensor) -> dict[str, Tensor]:
-        steps_left = self._end[start] - index
+        steps_left = self._ring.end[start] - index
         numbers, extra = index, {}
         if self.unroll is not None:
             ahead = torch.arange(-self.burn_in, self.unroll + 1)
-            steps_back = index - self._begin[start].clamp(min=self._oldest())
+            steps_back = index - self._ring.begin[start].clamp(min=self._ring.oldest)
             # as far as the episode goes, from its first row that is still there to its last
             numbers = index[:, None] + torch.maximum(torch.minimum(ahead, steps_left[:, None]), -steps_back[:, None])
             extra["mask"] = (ahead >= 0) & (ahead < steps_left[:, None])
             if self.burn_in:
                 extra["context"] = -ahead[: self.burn_in] <= steps_back[:, None]
-            steps_left = self._end[start][:, None] - numbers
+            steps_left = self._ring.end[start][:, None] - numbers
 
         def first(key: str, at: Tensor) -> Tensor:
             return at[:, 0] if at.ndim == 2 and key in self.first_only else at
 
-        batch = {key: self._at(key, first(key, numbers)) for key in self._columns}
+        batch = {key: self._at(key, first(key, numbers)) for key in self._ring.columns}
         if self.n_step not in (None, math.inf):
             n_step = int(self.n_step or 0)
-            what = self._columns, numbers % self.capacity, steps_left, n_step, self.gamma, self.capacity
-            if "value" in self._columns:
+            what = self._ring.columns, numbers % self.capacity, steps_left, n_step, self.gamma, self.capacity
+            if "value" in self._ring.columns:
                 batch["target"] = n_step_returns(*what)
             else:
                 batch["n_step_reward"], batch["next_discount"] = n_step_rewards(*what)
                 after = numbers + steps_left.clamp(max=n_step)
                 for key in self.next_keys:
-                    if key in self._columns:
+                    if key in self._ring.columns:
                         batch[f"next_{key}"] = self._at(key, first(key, after))
         return batch | extra
 
     def _at(self, key: str, numbers: Tensor) -> Tensor:
         """Returns a key at rows of any shape, by their numbers; observations as stacks of the frames up to there."""
-        column, rows = self._columns[key], numbers % self.capacity
-        if key == "obs" and self.frame_stack > 1:
-            wanted = numbers[..., None] - torch.arange(self.frame_stack - 1, -1, -1)
-            begin = self._begin[rows][..., None]
-            rows = torch.maximum(wanted, begin) % self.capacity
-        found = column.index_select(0, rows.reshape(-1)).view(*rows.shape, *column.shape[1:])
-        if rows.ndim > numbers.ndim and self.pad_frames == "zeros":
+        if key != "obs" or self.frame_stack == 1:
+            return self._ring.rows(key, numbers)
+        wanted = numbers[..., None] - torch.arange(self.frame_stack - 1, -1, -1)
+        begin = self._ring.begin[numbers % self.capacity][..., None]
+        found = self._ring.rows(key, torch.maximum(wanted, begin))
+        if self.pad_frames == "zeros":
             found[wanted < begin] = 0
         return found
 
     def _close_cut_stacks(self) -> None:
         """Lets no step be drawn of which an earlier frame was overwritten."""
-        oldest = self._oldest()
+        oldest = self._ring.oldest
         if self.frame_stack == 1 or oldest == 0:
             return
-        rows = np.arange(oldest, min(oldest + self.frame_stack - 1, self._n_written)) % self.capacity
-        cut = rows[(self._begin[rows].numpy() < oldest) & self._open[rows]]
-        self._open[cut] = False
-        self._n_open -= len(cut)
-        if self._tree is not None:
-            self._tree.set(cut, np.zeros(len(cut)))
-
-    def _oldest(self) -> int:
-        """Returns the number of the oldest live row."""
-        return max(0, self._n_written - self.capacity)
-
-    def _alive(self, index: Tensor) -> Tensor:
-        return (index >= self._oldest()) & (index < self._n_written)
-
-    def _live(self) -> np.ndarray:
-        return np.arange(self._oldest(), self._n_written) % self.capacity
-
-
-def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
-    """Returns the stretches of consecutive places: one, or two where the ring wraps around."""
-    wrap = np.flatnonzero(np.diff(rows) < 0)
-    bounds = [0, *(wrap + 1).tolist(), len(rows)]
-    return [(a, b) for a, b in pairwise(bounds) if b > a]
-
-
-def _begins(end: Tensor, n_written: int) -> Tensor:
-    """Returns where each live row's episode begins, for a state that says only where it ends."""
-    numbers = torch.arange(n_written - len(end), n_written)
-    is_first = torch.ones(len(end), dtype=torch.bool)
-    is_first[1:] = end[1:] != end[:-1]
-    return torch.where(is_first, numbers, 0).cummax(0).values
+        places = np.arange(oldest, min(oldest + self.frame_stack - 1, self._ring.n_written)) % self.capacity
+        self._drawing.close(places[(self._ring.begin[places].numpy() < oldest) & self._drawing.is_open[places]])
