@@ -9,7 +9,7 @@ import torch
 from ai.game import ConnectFour, Gumbel, NetEvaluator, Puct, Search, SlidingTiles, TicTacToe, fast, solve
 from ai.game.search import walk
 from ai.game.search.gumbel import halving_sequence
-from ai.game.search.puct import puct_params
+from ai.game.search.puct import puct_params, puct_way
 from ai.game.search.tree import new_leaf, new_tree
 
 STORED = np.load(Path(__file__).with_name("mctx_trees.npz"))
@@ -163,8 +163,8 @@ def test_a_step_in_trees_writes_what_the_rules_say(game):
             over = game.terminal(after)[0]
             ends += over
             assert tree.terminal[b, n] == over
-            assert tree.reward[b, parent, action] == game.reward(after)[0]
-            assert tree.discount[b, parent, action] == (0 if over else -1)
+            assert tree.reward[b, n] == game.reward(after)[0]
+            assert tree.discount[b, n] == (0 if over else -1)
             np.testing.assert_array_equal(tree.legal[b, n], game.legal(after)[0])
     assert ends > 20
 
@@ -417,7 +417,7 @@ def test_moves_that_all_lose_are_tried_as_the_prior_says(engine, normalize):
     tree.child[0, 0], tree.parent[0, 1:4], tree.parent_action[0, 1:4] = [1, 2, 3], 0, [0, 1, 2]
     tree.legal[:], tree.prior[0, 0] = True, [0.1, 0.7, 0.2]
     tree.visits[0, 0], tree.total[0, 0], tree.proof[0, 0] = 1, -1, -1
-    walk.select(tree, np.zeros(1, np.int64), puct_params(Puct(normalize=normalize, prove=True), 8), leaf)
+    walk.select(tree, np.zeros(1, np.int64), puct_way(puct_params(Puct(normalize=normalize, prove=True), 8)), leaf)
     assert leaf.action[0] == 1
 
 

@@ -11,12 +11,11 @@ import numpy as np
 from torch import nn
 
 from ai.examples.saved import load_averaged
-from ai.game import Game, Gumbel, NetEvaluator, Player, Puct, Score, Search, match, ratings, round_robin, search_player
+from ai.game import Game, NetEvaluator, Player, Rule, Score, Search, match, ratings, round_robin, search_player
 from ai.lab import Trial
 from ai.train import Snapshots, snapshot
 
 Evaluate = Callable[[nn.Module], NetEvaluator]
-Rule = Puct | Gumbel | None
 
 
 class Ladder:
@@ -38,7 +37,7 @@ class Ladder:
         game: Game,
         network: Callable[[], Any],
         evaluate: Evaluate,
-        rule: Rule,
+        rule: Rule | None,
         *,
         games: int = 20,
         opponents: int = 3,
@@ -84,7 +83,7 @@ def elo_curve(
     game: Game,
     network: Callable[[], Any],
     evaluate: Evaluate,
-    rule: Rule,
+    rule: Rule | None,
     *,
     games: int = 20,
     count: int = 8,

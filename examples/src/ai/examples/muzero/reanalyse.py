@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ai.data.datagen import DatagenLoader
-from ai.game import Gumbel, LearnedModel, Puct, Search
+from ai.game import LearnedModel, Rule, Search
 from ai.train import MuZero
 
 
@@ -34,7 +34,7 @@ class Reanalyse:
         *,
         interval: int,
         simulations: int,
-        rule: Puct | Gumbel | None = None,
+        rule: Rule | None = None,
     ) -> None:
         if interval < 1:
             raise ValueError(f"interval must be at least 1, got {interval}")

@@ -11,7 +11,7 @@ from ai.examples.alphazero.main import PRESETS, network
 from ai.examples.alphazero.main import run as train
 from ai.examples.saved import load_averaged
 from ai.examples.selflearn import make_game
-from ai.game import Game, Puct
+from ai.game import Game, Rule
 from ai.lab import Trial
 from ai.train import Snapshots
 
@@ -51,11 +51,9 @@ def load(name: str, weights: str | Path | None = None) -> tuple[Game, nn.Module]
     return make_game(config.game), model.eval()
 
 
-def rule(name: str) -> Puct:
+def rule(name: str) -> Rule | None:
     """Returns the rule by which a game's network was taught, and plays."""
-    chosen = PRESETS[GAMES[name].preset].play.rule
-    assert isinstance(chosen, Puct)
-    return chosen
+    return PRESETS[GAMES[name].preset].play.rule
 
 
 def reproduce(*, name: str = "tictactoe", seed: int = 0, minutes: float | None = None) -> dict[str, float]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ai.examples.play.view import as_text, cells_of, view_of
-from ai.game import CachedEvaluator, Game, Puct, RolloutEvaluator, Search, outcome_for
+from ai.game import CachedEvaluator, Game, Puct, RolloutEvaluator, Rule, Search, outcome_for
 from ai.game.protocol import State
 
 MOST_SIMULATIONS = 800
@@ -21,7 +21,7 @@ MOST_SIMULATIONS = 800
 class TableOptions(TypedDict, total=False):
     """How a table plays, as of `Table`."""
 
-    rule: Puct | None
+    rule: Rule | None
     title: str | None
 
 
@@ -47,7 +47,7 @@ class Table:
         game: Game,
         network: Callable[[Tensor], Any] | None = None,
         *,
-        rule: Puct | None = None,
+        rule: Rule | None = None,
         title: str | None = None,
     ) -> None:
         if game.num_players != 2 or hasattr(game, "chance"):

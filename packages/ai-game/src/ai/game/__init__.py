@@ -50,6 +50,8 @@ from ai.game.search.evaluator import RolloutEvaluator as RolloutEvaluator
 from ai.game.search.evaluator import StateEvaluator as StateEvaluator
 from ai.game.search.gumbel import Gumbel as Gumbel
 from ai.game.search.puct import Puct as Puct
+from ai.game.search.rule import Rule as Rule
+from ai.game.search.rule import ScoredRule as ScoredRule
 from ai.game.search.search import Found as Found
 from ai.game.search.search import Search as Search
 from ai.game.solvers.connect4_solver import ConnectFourSolver as ConnectFourSolver
@@ -89,9 +91,11 @@ __all__ = [
     "Rating",
     "RolloutEvaluator",
     "Rollouts",
+    "Rule",
     "ScalarChanceGame",
     "ScalarGame",
     "Score",
+    "ScoredRule",
     "Search",
     "SelfPlay",
     "SlidingTiles",

@@ -17,8 +17,7 @@ from ai.game import draws
 from ai.game.protocol import Game, State, chances, move_weights, outcome_for
 from ai.game.search.dynamics import Evaluator, LearnedModel
 from ai.game.search.evaluator import CachedEvaluator, NetEvaluator
-from ai.game.search.gumbel import Gumbel
-from ai.game.search.puct import Puct
+from ai.game.search.rule import Rule
 from ai.game.search.search import Found, Search
 
 # What a row's luck is for: streams of its seed that never meet.
@@ -55,7 +54,7 @@ class Play:
 
     games: int = 64
     simulations: int = 32
-    rule: Puct | Gumbel | None = None
+    rule: Rule | None = None
     fast_simulations: int = 8
     full_share: float = 1.0
     temperature: float = 1.0

@@ -130,8 +130,8 @@ class Rules:
         sign = np.where(tree.chance[games, parent], 1.0, game.discount)
         if game.num_players == 2:
             sign[game.to_play(state) != game.to_play(before)] *= -1
-        tree.reward[games, parent, action] = game.reward(state)
-        tree.discount[games, parent, action] = np.where(over & ~cut, 0.0, sign)
+        tree.reward[games, node] = game.reward(state)
+        tree.discount[games, node] = np.where(over & ~cut, 0.0, sign)
         tree.terminal[games, node] = over
         tree.legal[games, node] = game.legal(state)
         live = np.flatnonzero(~over | cut)
@@ -149,9 +149,12 @@ class Rules:
             same &= np.reshape(self._states[name][:, 0] == state[name], (len(state), -1)).all(axis=1)
         return same
 
-    def keep(self, order: NDArray[np.int64]) -> None:
-        """Renumbers the nodes: new node i was `order[B, i]`."""
-        self._states = np.take_along_axis(self._states, order, axis=1)
+    def keep(self, kept: NDArray[np.bool_], num_nodes: int) -> None:
+        """Moves the nodes that are `kept [B, N]` to the first places, in their order, in room for `num_nodes`."""
+        row, old = np.nonzero(kept)
+        states = self._states[row, old]
+        self.allocate(len(kept), num_nodes)
+        self._states[row, (kept.cumsum(axis=1) - 1)[row, old]] = states
 
     def _evaluate(self, rows: NDArray[np.int64], state: State) -> Evaluated:
         if self._on_states:
@@ -257,11 +260,11 @@ class Learned:
         embedding, *outcomes = self.model.recurrent(self._embeddings[games, parent], action)
         reward, discount, logits, value = fetched(*outcomes)
         batch = len(rows)
-        for name, outcome, edges in (("rewards", reward, tree.reward), ("discounts", discount, tree.discount)):
+        for name, outcome, nodes in (("rewards", reward, tree.reward), ("discounts", discount, tree.discount)):
             numbers = _array(outcome).reshape(batch)
             if not np.isfinite(numbers).all():
                 raise ValueError(f"model must return finite {name}, got NaN or infinity")
-            edges[rows, leaf.parent, leaf.action] = numbers
+            nodes[rows, leaf.node] = numbers
         self._embeddings[games, node] = embedding
         tree.legal[rows, leaf.node] = True
         return Evaluated(np.arange(batch), *checked((logits, value), batch, self.num_actions))
@@ -273,9 +276,19 @@ class Learned:
         """Returns True for every row: an embedding does not tell what will be seen."""
         return np.ones(len(observation), bool)
 
-    def keep(self, order: NDArray[np.int64]) -> None:
-        """Renumbers the nodes: new node i was `order[B, i]`."""
-        self._embeddings = self._embeddings[np.arange(len(order))[:, None], order]
+    def keep(self, kept: NDArray[np.bool_], num_nodes: int) -> None:
+        """Moves the nodes that are `kept [B, N]` to the first places, in their order, in room for `num_nodes`."""
+        row, old = np.nonzero(kept)
+        new = (kept.cumsum(axis=1) - 1)[row, old]
+        embeddings = self._embeddings
+        if self._shape != (len(kept), num_nodes):
+            self._shape = (len(kept), num_nodes)
+            shape = (*self._shape, *embeddings.shape[2:])
+            torch_made = isinstance(embeddings, Tensor)
+            self._embeddings = embeddings.new_zeros(shape) if torch_made else np.zeros(shape, embeddings.dtype)
+        if isinstance(embeddings, Tensor) and embeddings.device.type != "cpu":
+            row, old, new = sent(torch.from_numpy(np.stack([row, old, new])), embeddings.device)
+        self._embeddings[row, new] = embeddings[row, old]
 
 
 def _fields(dtype: np.dtype[Any]) -> list[tuple[str, np.dtype[Any]]]:

@@ -58,8 +58,8 @@ def expand_rows(states, reward, discount, terminal, legal, rows, leaf, seen, liv
         mover = s["player"]
         play_row(s, action)  # type: ignore[name-defined]  # noqa: F821
         over = s["over"] != 0
-        reward[b, parent, action] = s["reward"]
-        discount[b, parent, action] = 0.0 if over else (gamma if s["player"] == mover else -gamma)
+        reward[b, node] = s["reward"]
+        discount[b, node] = 0.0 if over else (gamma if s["player"] == mover else -gamma)
         terminal[b, node] = over
         for a in range(legal.shape[2]):
             legal[b, node, a] = False

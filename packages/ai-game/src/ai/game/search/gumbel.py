@@ -9,19 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ai.game import draws, fast
 from ai.game.search.puct import EPSILON, LOWEST
+from ai.game.search.rule import Roots, Rule, Way
 from ai.game.search.tree import Tree
 
 TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True)
-class Gumbel:
+class Gumbel(Rule):
     """Search by sequential halving at the root; the move is the last one standing.
 
     Args:
@@ -45,6 +47,40 @@ class Gumbel:
         if not self.value_scale > 0:
             raise ValueError(f"value_scale must be positive, got {self.value_scale}")
 
+    keeps_trees: ClassVar[bool] = False  # halving starts from a fresh root
+
+    def begin(self, roots: Roots) -> Way:
+        """Draws the noise, and looks the tables of halving up."""
+        batch, num_actions = roots.tree.root_logit.shape
+        drawn, budget = roots.drawn, roots.budget
+        if not roots.noisy.any():
+            drawn = np.zeros((batch, num_actions))
+        elif drawn is None:
+            drawn = draws.gumbel(roots.seeds, num_actions) * self.scale * roots.noisy[:, None]
+        considered = min(self.max_considered, num_actions)
+        if budget.min() == budget.max():
+            key, which = (int(budget[0]),), np.zeros(batch, np.int64)
+        else:
+            budgets, which = np.unique(budget, return_inverse=True)
+            key = tuple(budgets.tolist())
+        if key not in roots.memory:
+            if len(roots.memory) >= 64:  # budgets that are new in every call
+                roots.memory.clear()
+            roots.memory[key] = halving_tables(considered, key)
+        return gumbel_way(
+            GumbelParams(self.value_scale, self.visit_offset, drawn, roots.memory[key], which, considered)
+        )
+
+    def decide(self, tree: Tree, way: Way) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Returns each root's move `[B]`, the last one standing, and its improved policy `[B, A]`."""
+        action, policy = np.zeros(len(tree.size), np.int64), np.zeros(tree.root_logit.shape)
+        if (compiled := fast.kernels("ai.game.search.walk")) is not None:
+            compiled.decide_gumbel(tuple(tree), way.params, action, policy)
+            return action, policy
+        params, rows = GumbelParams(*way.params), np.arange(len(action))
+        policy = improved_policy(tree, rows, np.zeros(len(rows), np.int64), params)
+        return considered_scores(tree, rows, tree.visits[:, 0].max(axis=1), params).argmax(axis=1), policy
+
 
 class GumbelParams(NamedTuple):
     """What the scores need of a `Gumbel`, as the kernels take it.
@@ -65,6 +101,18 @@ class GumbelParams(NamedTuple):
     sequence: NDArray[np.int64]
     budget: NDArray[np.int64]
     max_considered: int
+
+
+def gumbel_way(params: GumbelParams) -> Way:
+    """Returns how walks go by sequential halving at the root and the improved policy below."""
+    compiled = fast.kernels("ai.game.search.walk")
+
+    def scores(tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], at_root: bool) -> NDArray[np.float64]:
+        if at_root:
+            return gumbel_root_scores(tree, rows, params)
+        return gumbel_interior_scores(tree, rows, node, params)
+
+    return Way(tuple(params), None if compiled is None else compiled.select_gumbel, scores)
 
 
 def halving_sequence(num_considered: int, simulations: int) -> NDArray[np.int64]:
@@ -120,7 +168,7 @@ class Completed(NamedTuple):
 
 def completed_values(tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], params: GumbelParams) -> Completed:
     """Returns each action's mean value, the mixed value where untried, and what brings them to units of logits."""
-    visits, total = tree.visits[rows, node], tree.total[rows, node]
+    visits, total = tree.visits[rows, node].astype(np.float64), tree.total[rows, node]
     visited = visits > 0
     share = np.where(visited, np.maximum(tree.prior[rows, node], TINY), 0.0)
     mean = total / np.maximum(visits, 1.0)
@@ -162,7 +210,7 @@ def gumbel_root_scores(tree: Tree, rows: NDArray[np.int64], params: GumbelParams
 
 
 def considered_scores(
-    tree: Tree, rows: NDArray[np.int64], turn: NDArray[np.float64], params: GumbelParams
+    tree: Tree, rows: NDArray[np.int64], turn: NDArray[np.floating], params: GumbelParams
 ) -> NDArray[np.float64]:
     """Returns Gumbel + logit + value of the root actions visited `turn[R]` times, -inf of all others, `[R, A]`."""
     root = np.zeros(len(rows), np.int64)

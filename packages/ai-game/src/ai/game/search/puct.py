@@ -17,6 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ai.game import fast
+from ai.game.protocol import ChanceGame, Game
+from ai.game.search.rule import Roots, Rule, Way, check_noise, mix_dirichlet
 from ai.game.search.tree import Tree
 
 EPSILON = 1e-8
@@ -24,7 +27,7 @@ LOWEST = -1e9
 
 
 @dataclass(frozen=True)
-class Puct:
+class Puct(Rule):
     """Search by PUCT; the move is drawn from, or is the most of, the visit counts.
 
     Args:
@@ -53,11 +56,27 @@ class Puct:
             ("c_init", self.c_init, self.c_init > 0, "positive"),
             ("c_base", self.c_base, self.c_base > 0, "positive"),
             ("first_play", self.first_play, self.first_play >= 0, "at least 0"),
-            ("dirichlet_alpha", self.dirichlet_alpha, self.dirichlet_alpha > 0, "positive"),
-            ("dirichlet_fraction", self.dirichlet_fraction, 0 <= self.dirichlet_fraction <= 1, "in [0, 1]"),
         ):
             if not holds:
                 raise ValueError(f"{name} must be {rule}, got {value}")
+        check_noise(self.dirichlet_alpha, self.dirichlet_fraction)
+
+    def check(self, game: Game | None) -> None:
+        """Refuses proofs where outcomes are not certain."""
+        if self.prove and (game is None or game.num_players != 2 or game.discount != 1 or isinstance(game, ChanceGame)):
+            raise ValueError(
+                "rule.prove must be False without the rules of an undiscounted game of two players and no luck, "
+                "got True"
+            )
+
+    def begin(self, roots: Roots) -> Way:
+        """Mixes the noise into the priors, and looks the weights up."""
+        mix_dirichlet(roots, self.dirichlet_alpha, self.dirichlet_fraction)
+        most = int(roots.tree.visits[:, 0].sum(axis=1).max()) + roots.simulations
+        params: PuctParams | None = roots.memory.get("puct")
+        if params is None or len(params.weight) <= most:
+            params = roots.memory["puct"] = puct_params(self, most)
+        return puct_way(params)
 
 
 class PuctParams(NamedTuple):
@@ -83,6 +102,16 @@ def puct_params(rule: Puct, most_visits: int) -> PuctParams:
     return PuctParams(weight, rule.normalize, rule.first_play, rule.prove)
 
 
+def puct_way(params: PuctParams) -> Way:
+    """Returns how walks go by PUCT."""
+    compiled = fast.kernels("ai.game.search.walk")
+    return Way(
+        tuple(params),
+        None if compiled is None else compiled.select_puct,
+        lambda tree, rows, node, at_root: puct_scores(tree, rows, node, params),
+    )
+
+
 def puct_scores(
     tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], params: PuctParams
 ) -> NDArray[np.float64]:
@@ -91,12 +120,12 @@ def puct_scores(
     With `normalize`, scores are the source's times the range that it brings to [0, 1], less the lowest value: the order
     is the same.
     """
-    visits, total = tree.visits[rows, node], tree.total[rows, node]
+    visits, total = tree.visits[rows, node].astype(np.float64), tree.total[rows, node]
     prior = tree.prior[rows, node]
     visited = visits > 0
     mean = np.where(visited, total / np.where(visited, visits, 1.0), 0.0)
-    proof = tree.proof[rows, node]
     if params.prove:
+        proof = tree.proof[rows, node].astype(np.float64)
         mean = np.where(np.isnan(proof), mean, proof)
     visit_sum, total_sum, prior_sum = (np.zeros(len(rows)) for _ in range(3))
     for a in range(visits.shape[1]):  # in the compiled kernel's order

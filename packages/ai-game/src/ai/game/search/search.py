@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ai.game import draws
-from ai.game.protocol import ChanceGame, Game, Seed, check_actions
+from ai.game.protocol import Game, Seed, check_actions
 from ai.game.search import walk
 from ai.game.search.dynamics import Evaluated, Evaluator, Learned, LearnedModel, Rules
-from ai.game.search.gumbel import Gumbel, GumbelParams, halving_tables
-from ai.game.search.puct import Puct, PuctParams, puct_params
-from ai.game.search.tree import UNVISITED, Tree, new_leaf, new_tree
+from ai.game.search.gumbel import Gumbel
+from ai.game.search.puct import Puct
+from ai.game.search.rule import Roots, Rule, Way
+from ai.game.search.tree import UNVISITED, Tree, move_subtrees, new_leaf, new_tree
 from ai.game.search.turn import Turn
 
 
@@ -52,7 +53,8 @@ class Search:
         game: the rules.
         evaluator: model, inference client or function from observations to `(logits, value)`; see `evaluator`.
         simulations: leaves a search visits per position.
-        rule: `Gumbel()` or `Puct()`; None takes Gumbel up to 32 simulations and PUCT above.
+        rule: `Gumbel()`, `Puct()` or a `Rule` of your own; None takes Gumbel up to 32 simulations and PUCT above.
+        max_depth: how many moves ahead a walk goes at most, those of luck included; None for no bound.
 
     Example:
         >>> from ai.game import RolloutEvaluator, TicTacToe
@@ -66,40 +68,51 @@ class Search:
     """
 
     def __init__(
-        self, game: Game, evaluator: Evaluator, *, simulations: int = 32, rule: Puct | Gumbel | None = None
+        self,
+        game: Game,
+        evaluator: Evaluator,
+        *,
+        simulations: int = 32,
+        rule: Rule | None = None,
+        max_depth: int | None = None,
     ) -> None:
-        self._setup(Rules(game, evaluator), simulations, rule)
+        self._setup(Rules(game, evaluator), simulations, rule, max_depth)
 
     @classmethod
     def learned(
-        cls, model: LearnedModel, num_actions: int, *, simulations: int = 32, rule: Puct | Gumbel | None = None
+        cls,
+        model: LearnedModel,
+        num_actions: int,
+        *,
+        simulations: int = 32,
+        rule: Rule | None = None,
+        max_depth: int | None = None,
     ) -> Search:
         """Returns a search in a learned model, to be called with observations instead of states."""
         search = cls.__new__(cls)
-        search._setup(Learned(model, num_actions), simulations, rule)
+        search._setup(Learned(model, num_actions), simulations, rule, max_depth)
         return search
 
-    def _setup(self, dynamics: Rules | Learned, simulations: int, rule: Puct | Gumbel | None) -> None:
-        if not isinstance(simulations, (int, np.integer)):
-            raise TypeError(f"simulations must be an integer, got {simulations}")
-        if simulations < 1:
-            raise ValueError(f"simulations must be at least 1, got {simulations}")
-        if isinstance(rule, Puct) and rule.prove:
-            game = dynamics.game if isinstance(dynamics, Rules) else None
-            if game is None or game.num_players != 2 or game.discount != 1 or isinstance(game, ChanceGame):
-                raise ValueError(
-                    "rule.prove must be False without the rules of an undiscounted game of two players and no luck, "
-                    "got True"
-                )
+    def _setup(self, dynamics: Rules | Learned, simulations: int, rule: Rule | None, max_depth: int | None) -> None:
+        for name, number in (("simulations", simulations), ("max_depth", max_depth or 1)):
+            if not isinstance(number, (int, np.integer)):
+                raise TypeError(f"{name} must be an integer, got {number}")
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
+        if max_depth == 0:
+            raise ValueError("max_depth must be at least 1, got 0")
+        if rule is not None and not isinstance(rule, Rule):
+            raise TypeError(f"rule must be a Rule, such as Puct(), got {rule}")
         self.simulations = simulations
-        self.rule = rule if rule is not None else (Gumbel() if simulations <= 32 else Puct())
+        self.rule: Rule = rule if rule is not None else (Gumbel() if simulations <= 32 else Puct())
+        self.rule.check(dynamics.game if isinstance(dynamics, Rules) else None)
+        self.max_depth = walk.UNLIMITED if max_depth is None else max_depth
         self.tree: Tree | None = None
         self._dynamics = dynamics
         self._turn = Turn()
         self._kept: NDArray[np.bool_] | None = None  # which trees `advance` kept
         self._searched = False  # whether the trees are those of a search that came to its end
-        self._tables: dict[tuple[int, ...], NDArray[np.int64]] = {}
-        self._puct: PuctParams | None = None
+        self._memory: dict[Any, Any] = {}  # the rule's
         self._leaf = new_leaf(0)
 
     def __call__(
@@ -166,16 +179,16 @@ class Search:
         assert self.tree is not None
         self._kept, self._searched = None, False
         prior = self.tree.prior[:, 0].copy()
-        params = self._root_params(budget, seed, noise, noise_values)
+        way = self.rule.begin(self._roots(budget, seed, noise, noise_values))
         shortest, longest = int(budget.min()), int(budget.max())
         with self._dynamics.evaluating():
             for simulation in range(longest):
-                self._simulate(rows if simulation < shortest else np.flatnonzero(budget > simulation), params)
+                self._simulate(rows if simulation < shortest else np.flatnonzero(budget > simulation), way)
         self._searched = True
-        return self._found(params, prior)
+        return self._found(way, prior)
 
     def advance(self, action: NDArray[np.int64]) -> None:
-        """Keeps the part of the trees below the moves made, as the start of the next search (PUCT only).
+        """Keeps the part of the trees below the moves made, as the start of the next search (not by Gumbel's rule).
 
         The next call must be for the positions after `action[B]`; its budget comes on top of what is kept. Where luck
         follows a move, its outcomes are given to a second `advance`. A row whose move ended its game, or was not
@@ -190,52 +203,31 @@ class Search:
             self._advance(action)
 
     def _advance(self, action: NDArray[np.int64]) -> None:
-        if not isinstance(self.rule, Puct):
+        if not self.rule.keeps_trees:
             raise ValueError("advance needs rule=Puct(...): sequential halving starts from a fresh root")
         if self.tree is None or not self._searched:
             raise ValueError("advance needs a search before it, one that came to its end")
         tree = self.tree
         action = check_actions(action, len(tree.size), self._dynamics.num_actions)
         rows = np.arange(len(action))
-        child = tree.child[rows, 0, action]
+        child = tree.child[rows, 0, action].astype(np.int64)
         kept = (child >= 0) & ~tree.terminal[rows, np.maximum(child, 0)]
-        child = np.where(kept, child, 0)
-        order, sizes = _subtree(tree, child.astype(np.int64), tree.child.shape[1] - self.simulations)
-        renumber = np.full(tree.value.shape, UNVISITED, np.int32)
-        for b in range(len(rows)):
-            renumber[b, order[b, : sizes[b]]] = np.arange(sizes[b])
-        fields = {
-            name: np.take_along_axis(array, order if array.ndim == 2 else order[:, :, None], axis=1)
-            for name, array in tree._asdict().items()
-            if name not in ("size", "root_logit")
-        }
-        children = fields["child"]
-        fields["child"] = np.where(
-            children >= 0, renumber[rows[:, None, None], np.maximum(children, 0)], np.int32(UNVISITED)
-        )
-        # edges whose child did not fit in the tree lose their statistics with it
-        lost = (fields["child"] < 0) & (fields["visits"] > 0)
-        fields["visits"][lost] = 0
-        fields["total"][lost] = 0
-        fields["proof"][lost] = np.nan
-        parents = fields["parent"]
-        fields["parent"] = np.where(parents >= 0, renumber[rows[:, None], np.maximum(parents, 0)], np.int32(-1))
-        fields["parent"][:, 0] = -1
-        for name, array in fields.items():
-            getattr(tree, name)[:] = array
-        tree.size[:] = sizes
-        self._dynamics.keep(order)
+        num_nodes = 2 * self.simulations + 1  # room for a whole budget besides what is kept
+        below = walk.subtree(tree, np.where(kept, child, UNVISITED))
+        below &= below.cumsum(axis=1) <= num_nodes - self.simulations
+        to = tree if tree.value.shape[1] == num_nodes else self._new_tree(len(rows), num_nodes)
+        self.tree = move_subtrees(tree, below, to)
+        self._dynamics.keep(below, num_nodes)
         self._reset(np.flatnonzero(~kept))
         self._kept = kept
 
-    def _simulate(self, rows: NDArray[np.int64], params: PuctParams | GumbelParams) -> None:
+    def _simulate(self, rows: NDArray[np.int64], way: Way) -> None:
         """Adds one leaf to the tree of each of `rows`."""
         assert self.tree is not None
         leaf = self._leaf = self._leaf if len(self._leaf.node) == len(rows) else new_leaf(len(rows))
-        walk.select(self.tree, rows, params, leaf, self._dynamics.luck)
+        walk.select(self.tree, rows, way, leaf, luck=self._dynamics.luck, max_depth=self.max_depth)
         evaluated = self._dynamics.expand(self.tree, rows, leaf)
-        prove = isinstance(params, PuctParams) and params.prove
-        if not walk.settle(self.tree, rows, leaf, *evaluated, prove):
+        if not walk.settle(self.tree, rows, leaf, *evaluated, self.rule.prove):
             raise _not_finite()
 
     def _root(self, positions: Any, legal: NDArray[np.bool_] | None, rows: NDArray[np.int64]) -> None:
@@ -277,7 +269,8 @@ class Search:
         forbidden = rows[row], 0, action
         tree.child[forbidden] = UNVISITED
         tree.visits[forbidden] = tree.total[forbidden] = 0
-        tree.proof[forbidden] = np.nan
+        if self.rule.prove:
+            tree.proof[forbidden] = np.nan
 
     def _mask(self, legal: Any, batch: int) -> NDArray[np.bool_] | None:
         """Returns a mask of moves as booleans; numbers are 0 and 1."""
@@ -292,12 +285,14 @@ class Search:
         return mask.astype(bool)
 
     def _prepare(self, batch: int) -> None:
-        # twice the budget leaves room for what `advance` keeps
-        num_nodes = self.simulations * (2 if isinstance(self.rule, Puct) else 1) + 1
-        if self.tree is None or self.tree.value.shape != (batch, num_nodes):
-            self.tree = new_tree(batch, num_nodes, self._dynamics.num_actions)
-            self._dynamics.allocate(batch, num_nodes)
+        num_nodes = self.simulations + 1
+        if self.tree is None or self.tree.value.shape[0] != batch or self.tree.value.shape[1] < num_nodes:
+            self.tree = self._new_tree(batch, num_nodes)
+        self._dynamics.allocate(*self.tree.value.shape)
         self._reset(slice(None))
+
+    def _new_tree(self, batch: int, num_nodes: int) -> Tree:
+        return new_tree(batch, num_nodes, self._dynamics.num_actions, proves=self.rule.prove)
 
     def _reset(self, rows: NDArray[np.int64] | slice) -> None:
         """Leaves an empty root in the trees of `rows`."""
@@ -306,7 +301,7 @@ class Search:
         self.tree.terminal[rows, 0] = self.tree.chance[rows, 0] = False
         self.tree.child[rows, 0] = UNVISITED
         self.tree.visits[rows, 0] = self.tree.total[rows, 0] = 0
-        self.tree.proof[rows, 0] = np.nan
+        self.tree.proof[rows, 0] = np.nan  # of no action, where nothing is proven
 
     def _budget(self, simulations: NDArray[np.int64] | None, batch: int) -> NDArray[np.int64]:
         if simulations is None:
@@ -321,76 +316,42 @@ class Search:
             raise ValueError(f"simulations must hold one budget in [1, {self.simulations}] a row, got {simulations}")
         return budget
 
-    def _root_params(
+    def _roots(
         self,
         budget: NDArray[np.int64],
         seed: Seed,
         noise: bool | NDArray[np.bool_],
         noise_values: NDArray[np.float64] | None,
-    ) -> PuctParams | GumbelParams:
-        """Puts the noise in place; returns what the rule's scores need."""
+    ) -> Roots:
+        """Returns what the rule begins with."""
         assert self.tree is not None
-        batch = len(budget)
+        batch, num_actions = len(budget), self._dynamics.num_actions
         noisy = np.broadcast_to(np.asarray(noise, bool), (batch,))
-        drawn = noise_values
-        num_actions = self._dynamics.num_actions
-        if drawn is not None and (np.shape(drawn) != (batch, num_actions) or np.isnan(drawn).any()):
-            raise ValueError(f"noise_values must hold a number a move, shape {(batch, num_actions)}, got {drawn}")
+        if noise_values is not None and (
+            np.shape(noise_values) != (batch, num_actions) or np.isnan(noise_values).any()
+        ):
+            raise ValueError(
+                f"noise_values must hold a number a move, shape {(batch, num_actions)}, got {noise_values}"
+            )
         seeds = draws.row_seeds(seed, batch)
-        legal = self.tree.legal[:, 0]
-        if isinstance(self.rule, Puct):
-            if noisy.any():
-                if drawn is None:
-                    gamma = draws.gamma(seeds, self.rule.dirichlet_alpha, num_actions) + 1e-12
-                    gamma = np.where(legal, gamma, 0.0)
-                    drawn = gamma / gamma.sum(axis=1, keepdims=True)
-                share = self.rule.dirichlet_fraction * noisy[:, None]
-                mixed = np.where(legal, (1 - share) * self.tree.prior[:, 0] + share * drawn, 0.0)
-                self.tree.prior[:, 0] = mixed / mixed.sum(axis=1, keepdims=True)
-            most = int(self.tree.visits[:, 0].sum(axis=1).max()) + self.simulations
-            if self._puct is None or len(self._puct.weight) <= most:
-                self._puct = puct_params(self.rule, most)
-            return self._puct
-        if not noisy.any():
-            drawn = np.zeros((batch, num_actions))
-        elif drawn is None:
-            drawn = draws.gumbel(seeds, num_actions) * self.rule.scale * noisy[:, None]
-        considered = min(self.rule.max_considered, num_actions)
-        if budget.min() == budget.max():
-            key, which = (int(budget[0]),), np.zeros(batch, np.int64)
-        else:
-            budgets, which = np.unique(budget, return_inverse=True)
-            key = tuple(budgets.tolist())
-        if key not in self._tables:
-            if len(self._tables) >= 64:  # budgets that are new in every call
-                self._tables.clear()
-            self._tables[key] = halving_tables(considered, key)
-        rule = self.rule
-        return GumbelParams(rule.value_scale, rule.visit_offset, drawn, self._tables[key], which, considered)
+        return Roots(self.tree, self.simulations, budget, seeds, noisy, noise_values, self._memory)
 
-    def _found(self, params: PuctParams | GumbelParams, prior: NDArray[np.float64]) -> Found:
+    def _found(self, way: Way, prior: NDArray[np.float64]) -> Found:
         assert self.tree is not None
         tree = self.tree
-        visits, total = tree.visits[:, 0].copy(), tree.total[:, 0]
+        visits, total = tree.visits[:, 0].astype(np.float64), tree.total[:, 0]
         raw = tree.value[:, 0].copy()
-        value = (raw + total.sum(axis=1)) / (1.0 + visits.sum(axis=1))
-        if isinstance(params, PuctParams) and params.prove:
+        if self.rule.prove:
             return self._found_proven(visits, prior, raw)
-        if isinstance(params, PuctParams):
-            policy = visits / visits.sum(axis=1, keepdims=True)
-            # among equal visits the higher value, then the lower number
-            mean = total / np.maximum(visits, 1.0)
-            action = np.where(visits == visits.max(axis=1, keepdims=True), mean, -np.inf).argmax(axis=1)
-        else:
-            action, policy = np.zeros(len(prior), np.int64), np.zeros(prior.shape)
-            walk.decide_gumbel(tree, params, action, policy)
+        value = (raw + total.sum(axis=1)) / (1.0 + visits.sum(axis=1))
+        action, policy = self.rule.decide(tree, way)
         return Found(action, policy, visits, total / np.maximum(visits, 1.0), value, prior, raw)
 
     def _found_proven(self, visits: NDArray[np.float64], prior: NDArray[np.float64], raw: NDArray[np.float64]) -> Found:
         """Returns what was found where some of it is certain."""
         assert self.tree is not None
         tree, rows = self.tree, np.arange(len(raw))
-        proof, legal, total = tree.proof[:, 0], tree.legal[:, 0], tree.total[:, 0]
+        proof, legal, total = tree.proof[:, 0].astype(np.float64), tree.legal[:, 0], tree.total[:, 0]
         mean = np.where(np.isnan(proof), total / np.maximum(visits, 1.0), proof)
         # a sure win, else what is not lost for sure, else anything
         wins: NDArray[np.bool_] = np.greater_equal(proof, 1)
@@ -417,18 +378,3 @@ def _check_open(legal: NDArray[np.bool_]) -> None:
 
 def _not_finite() -> ValueError:
     return ValueError("evaluator must return finite logits and values for legal actions, got NaN or infinity")
-
-
-def _subtree(tree: Tree, root: NDArray[np.int64], limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the nodes below `root[B]`, nearest first, at most `limit` a row: `order[B, N]` and how many count."""
-    batch, num_nodes = tree.value.shape
-    order = np.zeros((batch, num_nodes), np.int64)
-    sizes = np.zeros(batch, np.int64)
-    for b in range(batch):
-        queue = [int(root[b])]
-        for node in queue:
-            queue += [int(child) for child in tree.child[b, node] if child >= 0]
-        kept = queue[:limit]
-        order[b, : len(kept)] = kept
-        sizes[b] = len(kept)
-    return order, sizes

@@ -10,43 +10,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import fast
-from ai.game.search.gumbel import (
-    GumbelParams,
-    considered_scores,
-    gumbel_interior_scores,
-    gumbel_root_scores,
-    improved_policy,
-)
-from ai.game.search.puct import PuctParams, puct_scores
+from ai.game.search.rule import Way
 from ai.game.search.tree import UNVISITED, Leaf, Tree
 
+UNLIMITED = 1 << 40  # deeper than any tree
 
-def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams, leaf: Leaf, luck: bool = True) -> None:
+
+def select(
+    tree: Tree, rows: NDArray[np.int64], way: Way, leaf: Leaf, *, luck: bool = True, max_depth: int = UNLIMITED
+) -> None:
     """Walks each of `rows` from its root along the highest scores to an edge without a node, or where play ends.
 
-    A walk also ends at an edge whose worth is proven. A new node is claimed for the edge; what lies there is for others
-    to write. The ends are written to `leaf`. Without `luck` no node is chance's, and none is asked.
+    A walk also ends at an edge whose worth is proven, and at a node `max_depth` moves away. A new node is claimed for
+    the edge; what lies there is for others to write. The ends are written to `leaf`. Without `luck` no node is
+    chance's, and none is asked.
     """
-    if (compiled := fast.kernels(__name__)) is not None:
-        kernel = compiled.select_puct if isinstance(rule, PuctParams) else compiled.select_gumbel
-        kernel(tuple(tree), rows, tuple(rule), tuple(leaf), luck)
+    if fast.available():
+        way.kernel(tuple(tree), rows, way.params, tuple(leaf), luck, max_depth)
         return
     node = np.zeros(len(rows), np.int64)
     walking = np.arange(len(rows))
-    at_root = True
+    depth, proves = 0, tree.proof.shape[2] > 0
     while len(walking):
         games, here = rows[walking], node[walking]
-        if isinstance(rule, PuctParams):
-            scores = puct_scores(tree, games, here, rule)
-        elif at_root:
-            scores = gumbel_root_scores(tree, games, rule)
-        else:
-            scores = gumbel_interior_scores(tree, games, here, rule)
+        scores = way.scores(tree, games, here, depth == 0)
         if luck and (lucky := tree.chance[games, here]).any():
             scores = np.where(lucky[:, None], chance_scores(tree, games, here), scores)
         action = np.where(tree.legal[games, here], scores, -np.inf).argmax(axis=1)
         child = tree.child[games, here, action].astype(np.int64)
-        settled = ~np.isnan(tree.proof[games, here, action])
+        depth += 1
+        settled = np.full(len(child), depth >= max_depth)
+        if proves:
+            settled |= ~np.isnan(tree.proof[games, here, action])
         fresh = child == UNVISITED
         if fresh.any():
             new = games[fresh]
@@ -67,7 +62,6 @@ def select(tree: Tree, rows: NDArray[np.int64], rule: PuctParams | GumbelParams,
         leaf.fresh[stop] = fresh[ended]
         node[walking] = child
         walking = walking[~ended]
-        at_root = False
 
 
 def chance_scores(tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -142,17 +136,17 @@ def settle(
         return False
     node = leaf.node.copy()
     returned = tree.value[rows, node]
-    entered = (rows, tree.parent[rows, node].astype(np.int64), tree.parent_action[rows, node].astype(np.int64))
-    certain = np.where(tree.terminal[rows, node] & (tree.discount[entered] == 0), 0.0, np.nan)
+    certain = np.where(tree.terminal[rows, node] & (tree.discount[rows, node] == 0), 0.0, np.nan)
     climbing = np.arange(len(rows))
     while len(climbing):
         games, here = rows[climbing], node[climbing]
         above, action = tree.parent[games, here].astype(np.int64), tree.parent_action[games, here].astype(np.int64)
         edge = (games, above, action)
-        returned[climbing] = tree.reward[edge] + tree.discount[edge] * returned[climbing]
+        reward, discount = tree.reward[games, here], tree.discount[games, here]
+        returned[climbing] = reward + discount * returned[climbing]
         if prove:
             proof = tree.proof[edge]
-            followed = tree.reward[edge] + tree.discount[edge] * certain[climbing]
+            followed = (reward + discount * certain[climbing]).astype(np.float32)
             proof = tree.proof[edge] = np.where(np.isnan(proof), followed, proof)
             returned[climbing] = np.where(np.isnan(proof), returned[climbing], proof)
             certain[climbing] = np.where(np.isnan(proof), np.nan, certain_value(tree, games, above))
@@ -163,11 +157,15 @@ def settle(
     return True
 
 
-def decide_gumbel(tree: Tree, params: GumbelParams, action: NDArray[np.int64], policy: NDArray[np.float64]) -> None:
-    """Writes each root's move `[B]`, the last one standing, and its improved policy `[B, A]`."""
+def subtree(tree: Tree, root: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Returns which nodes are `root[B]` or below it, `[B, N]`; none where it is -1."""
+    batch, num_nodes = tree.value.shape
+    below = np.zeros((batch, num_nodes), bool)
     if (compiled := fast.kernels(__name__)) is not None:
-        compiled.decide_gumbel(tuple(tree), tuple(params), action, policy)
-        return
-    rows = np.arange(len(action))
-    policy[:] = improved_policy(tree, rows, np.zeros(len(rows), np.int64), params)
-    action[:] = considered_scores(tree, rows, tree.visits[:, 0].max(axis=1), params).argmax(axis=1)
+        compiled.subtree(tree.parent, tree.size, root, below)
+        return below
+    rows = np.arange(batch)
+    below[rows[root >= 0], root[root >= 0]] = True
+    for n in range(1, int(tree.size.max())):  # a parent comes before its children
+        below[:, n] |= below[rows, np.maximum(tree.parent[:, n], 0)] & (n < tree.size)
+    return below

@@ -194,14 +194,14 @@ def _chance_action(visits, prior, legal, b, n):  # type: ignore[no-untyped-def]
 
 
 @jit(error_model="numpy", forceinline=True)
-def _below(child, terminal, proof, b, n, a):  # type: ignore[no-untyped-def]
-    """Returns the node below an edge, or -1 where a walk ends: it is new, at an end, or its worth is proven."""
+def _below(child, terminal, b, n, a, further):  # type: ignore[no-untyped-def]
+    """Returns the node below an edge, or -1 where a walk ends: it is new, at an end, or not to be gone further from."""
     below = np.int64(child[b, n, a])
-    return below if below >= 0 and not terminal[b, below] and np.isnan(proof[b, n, a]) else np.int64(-1)
+    return below if below >= 0 and not terminal[b, below] and further else np.int64(-1)
 
 
 @jit(error_model="numpy")
-def select_puct(tree, rows, params, leaf, luck):  # type: ignore[no-untyped-def]
+def select_puct(tree, rows, params, leaf, luck, max_depth):  # type: ignore[no-untyped-def]
     """Walks every row by PUCT."""
     tree, params, leaf = Tree(*tree), PuctParams(*params), Leaf(*leaf)
     visits, total, prior, legal, value = tree.visits, tree.total, tree.prior, tree.legal, tree.value
@@ -210,7 +210,7 @@ def select_puct(tree, rows, params, leaf, luck):  # type: ignore[no-untyped-def]
     normalize, first_play, prove = params.normalize, params.first_play, params.prove
     scratch = np.empty(visits.shape[2])
     for r in range(rows.shape[0]):
-        b, n = rows[r], np.int64(0)
+        b, n, depth = rows[r], np.int64(0), 0
         while True:
             if luck and chance[b, n]:
                 a = _chance_action(visits, prior, legal, b, n)
@@ -218,7 +218,9 @@ def select_puct(tree, rows, params, leaf, luck):  # type: ignore[no-untyped-def]
                 a = _puct_action(
                     visits, total, prior, legal, proof, value, b, n, weights, normalize, first_play, prove, scratch
                 )
-            below = _below(child, terminal, proof, b, n, a)
+            depth += 1
+            further = depth < max_depth and (not prove or np.isnan(proof[b, n, a]))
+            below = _below(child, terminal, b, n, a, further)
             if below < 0:
                 break
             n = below
@@ -227,11 +229,11 @@ def select_puct(tree, rows, params, leaf, luck):  # type: ignore[no-untyped-def]
 
 
 @jit(error_model="numpy")
-def select_gumbel(tree, rows, params, leaf, luck):  # type: ignore[no-untyped-def]
+def select_gumbel(tree, rows, params, leaf, luck, max_depth):  # type: ignore[no-untyped-def]
     """Walks every row by sequential halving at the root and the improved policy below."""
     tree, params, leaf = Tree(*tree), GumbelParams(*params), Leaf(*leaf)
     visits, total, prior, legal, value = tree.visits, tree.total, tree.prior, tree.legal, tree.value
-    proof, child, terminal, leaf_parent, leaf_action = tree.proof, tree.child, tree.terminal, leaf.parent, leaf.action
+    child, terminal, leaf_parent, leaf_action = tree.child, tree.terminal, leaf.parent, leaf.action
     root_logit, gumbel, sequence, budget = tree.root_logit, params.gumbel, params.sequence, params.budget
     chance = tree.chance
     scale, offset, max_considered = params.value_scale, params.visit_offset, params.max_considered
@@ -246,8 +248,10 @@ def select_gumbel(tree, rows, params, leaf, luck):  # type: ignore[no-untyped-de
         turn = sequence[budget[b], considered, min(np.int64(simulation), sequence.shape[2] - 1)]
         low, _, factor, _ = _completed(visits, total, prior, value, b, 0, scale, offset, scratch)
         a = _root_action(visits, legal, root_logit, gumbel, b, turn, low, factor, scratch)
+        depth = 0
         while True:
-            below = _below(child, terminal, proof, b, n, a)
+            depth += 1
+            below = _below(child, terminal, b, n, a, depth < max_depth)
             if below < 0:
                 break
             n = below
@@ -257,6 +261,45 @@ def select_gumbel(tree, rows, params, leaf, luck):  # type: ignore[no-untyped-de
             _, top, factor, visit_sum = _completed(visits, total, prior, value, b, n, scale, offset, scratch)
             weight_sum = _improved(visits, prior, b, n, top, factor, scratch)
             a = _interior_action(visits, legal, b, n, (1.0 + visit_sum) / weight_sum, scratch)
+        leaf_parent[r], leaf_action[r] = n, a
+    _claim(tree, rows, leaf, luck)
+
+
+def select_scored(tree, rows, constants, leaf, luck, max_depth):  # type: ignore[no-untyped-def]
+    """Walks every row along the highest `score_edge`, a name that `fast.bound` fills."""
+    tree, leaf = Tree(*tree), Leaf(*leaf)
+    visits, total, prior, legal, value = tree.visits, tree.total, tree.prior, tree.legal, tree.value
+    child, terminal, chance, leaf_parent, leaf_action = (
+        tree.child,
+        tree.terminal,
+        tree.chance,
+        leaf.parent,
+        leaf.action,
+    )
+    for r in range(rows.shape[0]):
+        b, n, depth = rows[r], np.int64(0), 0
+        while True:
+            if luck and chance[b, n]:
+                a = _chance_action(visits, prior, legal, b, n)
+            else:
+                visit_sum, total_sum = 0.0, 0.0
+                for action in range(visits.shape[2]):
+                    visit_sum += visits[b, n, action]
+                    total_sum += total[b, n, action]
+                node_value = (value[b, n] + total_sum) / (1.0 + visit_sum)
+                a, best = np.int64(-1), -np.inf
+                for action in range(visits.shape[2]):
+                    if legal[b, n, action]:
+                        times = np.float64(visits[b, n, action])
+                        mean = total[b, n, action] / max(times, 1.0)
+                        score = score_edge(times, mean, prior[b, n, action], visit_sum, node_value, constants)  # type: ignore[name-defined]  # noqa: F821
+                        if a < 0 or score > best:
+                            a, best = np.int64(action), score
+            depth += 1
+            below = _below(child, terminal, b, n, a, depth < max_depth)
+            if below < 0:
+                break
+            n = below
         leaf_parent[r], leaf_action[r] = n, a
     _claim(tree, rows, leaf, luck)
 
@@ -283,6 +326,7 @@ def _claim(tree, rows, leaf, luck):  # type: ignore[no-untyped-def]
                 child[b, n, a] = -1
                 visits[b, n, a] = 0.0
                 total[b, n, a] = 0.0
+            for a in range(proof.shape[2]):
                 proof[b, n, a] = np.nan
         leaf_node[r] = child[b, above, action]
 
@@ -312,15 +356,15 @@ def settle(tree, rows, leaf, live, logits, value, prove=False):  # type: ignore[
     for r in range(rows.shape[0]):
         b, n = rows[r], leaf_node[r]
         returned = node_value[b, n]
-        ended = terminal[b, n] and discount[b, parent[b, n], parent_action[b, n]] == 0
+        ended = terminal[b, n] and discount[b, n] == 0
         certain = 0.0 if ended else np.nan
         while n > 0:
             above, action = np.int64(parent[b, n]), np.int64(parent_action[b, n])
-            returned = reward[b, above, action] + discount[b, above, action] * returned
+            returned = reward[b, n] + discount[b, n] * returned
             if prove:
                 known = proof[b, above, action]
                 if np.isnan(known):
-                    known = reward[b, above, action] + discount[b, above, action] * certain
+                    known = np.float32(reward[b, n] + discount[b, n] * certain)
                     proof[b, above, action] = known
                 certain = np.nan
                 if not np.isnan(known):
@@ -330,3 +374,13 @@ def settle(tree, rows, leaf, live, logits, value, prove=False):  # type: ignore[
             total[b, above, action] += returned
             n = above
     return True
+
+
+@jit(error_model="numpy")
+def subtree(parent, size, root, below):  # type: ignore[no-untyped-def]
+    """Marks the nodes that are `root[B]` or below it."""
+    for b in range(parent.shape[0]):
+        if root[b] >= 0:
+            below[b, root[b]] = True
+            for n in range(root[b] + 1, size[b]):  # a parent comes before its children
+                below[b, n] = below[b, parent[b, n]]

@@ -1,0 +1,96 @@
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+from ai.game import ConnectFour, Gumbel, Puct, RolloutEvaluator, ScoredRule, Search, SelfPlay, TicTacToe, fast
+from ai.game.play.selfplay import Play
+from ai.game.search.tree import new_tree
+
+
+class OwnPuct(ScoredRule):
+    """PUCT of raw values, written by a user."""
+
+    constants = (1.25, 19652.0)
+
+    @staticmethod
+    def score_edge(visits, mean, prior, node_visits, node_value, constants):
+        count = 1.0 + node_visits
+        weight = math.sqrt(count) * (constants[0] + math.log((count + constants[1] + 1.0) / constants[1]))
+        return (mean if visits > 0 else node_value) + weight * prior / (visits + 1.0)
+
+
+@pytest.fixture(params=["numba", "numpy"])
+def engine(request, monkeypatch):
+    if request.param == "numpy":
+        monkeypatch.setattr(fast, "available", lambda: False)
+    elif not fast.available():
+        pytest.skip("numba is not installed")
+    return request.param
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_a_rule_of_ones_own_searches_as_the_built_in_of_the_same_score(engine, noise):
+    game = TicTacToe()
+    states, evaluator = game.init(3), RolloutEvaluator(game)
+    own = Search(game, evaluator, simulations=40, rule=OwnPuct())(states, noise=noise)
+    built_in = Search(game, evaluator, simulations=40, rule=Puct(normalize=False, first_play=0))(states, noise=noise)
+    for name in ("visits", "policy", "action", "values", "value"):
+        np.testing.assert_array_equal(getattr(own, name), getattr(built_in, name), err_msg=name)
+
+
+def test_a_rule_of_ones_own_keeps_trees_plays_itself_and_travels():
+    game = TicTacToe()
+    search = Search(game, RolloutEvaluator(game), simulations=30, rule=pickle.loads(pickle.dumps(OwnPuct())))
+    state = game.init(2)
+    found = search(state)
+    search.advance(found.action)
+    kept = found.visits[np.arange(2), found.action] - 1
+    np.testing.assert_array_equal(search(game.step(state, found.action)).visits.sum(axis=1), kept + 30)
+    source = SelfPlay(game, evaluator=RolloutEvaluator(game), play=Play(games=2, simulations=4, rule=OwnPuct()))
+    source.start(0, 0)
+    assert 5 <= len(next(source)["action"]) <= 9
+
+
+@pytest.mark.parametrize("rule", [Puct(), Gumbel(), OwnPuct()], ids=lambda rule: type(rule).__name__)
+def test_no_walk_goes_further_than_the_depth_allows(engine, rule):
+    game = TicTacToe()
+    for depth in (1, 2):
+        search = Search(game, RolloutEvaluator(game), simulations=60, rule=rule, max_depth=depth)
+        found = search(game.init(1))
+        assert found.visits.sum() == 60
+        tree = search.tree
+        far = {0: 0}
+        for n in range(1, int(tree.size[0])):
+            far[n] = far[int(tree.parent[0, n])] + 1
+        assert max(far.values()) == depth
+        if depth == 1:  # then a move is worth what the evaluator says of the position after it
+            for n in range(1, len(far)):
+                assert found.values[0, tree.parent_action[0, n]] == pytest.approx(-tree.value[0, n])
+
+
+@pytest.mark.parametrize(
+    ("how", "match"),
+    [
+        ({"rule": "puct"}, "rule must be a Rule, such as Puct"),
+        ({"max_depth": 1.5}, "max_depth must be an integer, got 1.5"),
+        ({"max_depth": 0}, "max_depth must be at least 1, got 0"),
+    ],
+)
+def test_what_is_no_rule_or_depth_is_refused(how, match):
+    game = TicTacToe()
+    with pytest.raises((TypeError, ValueError), match=match):
+        Search(game, RolloutEvaluator(game), **how)
+
+
+def test_trees_of_four_thousand_games_fit_in_eight_tenths_of_a_gigabyte():
+    search = Search(ConnectFour(), lambda seen: None, simulations=800, rule=Puct(normalize=False, prove=True))
+    search._prepare(8)
+    held = sum(array.nbytes for array in search.tree) + search._dynamics._states.nbytes
+    assert held / 8 * 4096 <= 0.8e9
+
+
+def test_numbers_of_nodes_fit_their_type():
+    assert new_tree(1, 32_767, 1).child.dtype == np.int16
+    assert new_tree(1, 32_768, 1).child.dtype == np.int32
