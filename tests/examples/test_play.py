@@ -182,3 +182,10 @@ def test_the_network_of_tic_tac_toe_makes_no_mistake():
     judge = Judge(game, model, 0)
     assert wrong_moves(solve(game), judge) == 0
     assert lost_lines(game, judge) == 0
+
+
+def test_the_network_of_connect_four_completes_a_column():
+    game, model = load("connect4")
+    logits, value = model(torch.from_numpy(game.observe(game.positions(["030303"]))))
+    assert logits.argmax().item() == 0
+    assert value.item() > 0

@@ -8,8 +8,8 @@ import torch
 
 from ai.game import ConnectFour, Gumbel, NetEvaluator, Puct, Search, SlidingTiles, TicTacToe, fast, solve
 from ai.game.search import walk
-from ai.game.search.gumbel import halving_sequence
-from ai.game.search.puct import puct_params, puct_way
+from ai.game.search.rules.gumbel import halving_sequence
+from ai.game.search.rules.puct import puct_params, puct_way
 from ai.game.search.tree import new_leaf, new_tree
 
 STORED = np.load(Path(__file__).with_name("mctx_trees.npz"))

@@ -27,6 +27,7 @@ class Shipped:
 
 GAMES = {
     "tictactoe": Shipped("tictactoe", "Tic-tac-toe"),
+    "connect4": Shipped("connect4", "Connect Four", 22),
 }
 _HERE = Path(__file__).parent
 

@@ -17,7 +17,7 @@ from ai.game import draws
 from ai.game.protocol import Game, State, chances, move_weights, outcome_for
 from ai.game.search.dynamics import Evaluator, LearnedModel
 from ai.game.search.evaluator import CachedEvaluator, NetEvaluator
-from ai.game.search.rule import Rule
+from ai.game.search.rules.rule import Rule
 from ai.game.search.search import Found, Search
 
 # What a row's luck is for: streams of its seed that never meet.

@@ -13,9 +13,9 @@ from ai.game import draws
 from ai.game.protocol import Game, Seed, check_actions
 from ai.game.search import walk
 from ai.game.search.dynamics import Evaluated, Evaluator, Learned, LearnedModel, Rules
-from ai.game.search.gumbel import Gumbel
-from ai.game.search.puct import Puct
-from ai.game.search.rule import Roots, Rule, Way
+from ai.game.search.rules.gumbel import Gumbel
+from ai.game.search.rules.puct import Puct
+from ai.game.search.rules.rule import Roots, Rule, Way
 from ai.game.search.tree import UNVISITED, Tree, move_subtrees, new_leaf, new_tree
 from ai.game.search.turn import Turn
 

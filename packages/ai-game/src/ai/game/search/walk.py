@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import fast
-from ai.game.search.rule import Way
+from ai.game.search.rules.rule import Way
 from ai.game.search.tree import UNVISITED, Leaf, Tree
 
 UNLIMITED = 1 << 40  # deeper than any tree

@@ -9,8 +9,8 @@ tuples: numba takes twice as long to recognise named ones.
 import numpy as np
 
 from ai.game.fast import jit
-from ai.game.search.gumbel import TINY, GumbelParams
-from ai.game.search.puct import EPSILON, LOWEST, PuctParams
+from ai.game.search.rules.gumbel import TINY, GumbelParams
+from ai.game.search.rules.puct import EPSILON, LOWEST, PuctParams
 from ai.game.search.tree import Leaf, Tree
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ai.game import fast
 from ai.game.protocol import ChanceGame, Game
-from ai.game.search.rule import Roots, Rule, Way, check_noise, mix_dirichlet
+from ai.game.search.rules.rule import Roots, Rule, Way, check_noise, mix_dirichlet
 from ai.game.search.tree import Tree
 
 EPSILON = 1e-8

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws, fast
-from ai.game.search.puct import EPSILON, LOWEST
-from ai.game.search.rule import Roots, Rule, Way
+from ai.game.search.rules.puct import EPSILON, LOWEST
+from ai.game.search.rules.rule import Roots, Rule, Way
 from ai.game.search.tree import Tree
 
 TINY = float(np.finfo(np.float64).tiny)

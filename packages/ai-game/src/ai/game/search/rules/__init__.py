@@ -1,0 +1,1 @@
+"""What a search is given to choose by."""
