@@ -100,3 +100,8 @@ def test_a_line_in_a_file_stays_there_and_resumes_exactly(tmp_path, dtype):
 def test_what_cannot_be_is_refused(documents, options, error, message):
     with pytest.raises(error, match=message):
         packed_tokens(documents, **options)
+
+
+def test_documents_of_several_types_keep_their_numbers():
+    ds = packed_tokens([np.arange(3, dtype=np.uint8), np.arange(3) + 300], 3, cut=False)
+    assert sorted(ds.data["x"].flatten().tolist()) == [0, 1, 2, 300, 301, 302]

@@ -114,6 +114,7 @@ class Dataset:
 
     def sample(self, n: int, device: str | torch.device = "cpu", *, seed: int = 0) -> Any:
         """Returns a batch of `n` different samples drawn by `seed`."""
+        check_whole(n=n)
         if not 1 <= n <= len(self):
             raise ValueError(f"n must lie in [1, {len(self)}], got {n}")
         chosen = self.subset(shuffled(torch.arange(n), len(self), seed, 0))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ai.data.batch.arguments import check_real, check_whole
 from ai.data.batch.device import Arriving
 from ai.data.episodes.drawing import Drawing
 from ai.data.episodes.packing import Episode, Packed, pack
@@ -87,6 +88,8 @@ class ReplayBuffer:
         max_reuse: int | None = None,
         seed: int = 0,
     ) -> None:
+        check_whole(capacity=capacity, unroll=unroll, frame_stack=frame_stack, burn_in=burn_in, max_reuse=max_reuse)
+        check_real(n_step=n_step, gamma=gamma, alpha=alpha, beta=beta)
         for name, value, least in (
             ("capacity", capacity, 2), ("unroll", unroll, 0), ("n_step", n_step, 1), ("max_reuse", max_reuse, 1),
             ("frame_stack", frame_stack, 1), ("burn_in", burn_in, 0),
@@ -107,7 +110,7 @@ class ReplayBuffer:
             raise ValueError(f"pad_frames must be 'zeros' or 'first', got {pad_frames!r}")
         if burn_in and unroll is None:
             raise ValueError(f"burn_in ({burn_in}) needs unroll: the rows to learn from after it")
-        self.capacity = capacity
+        self.capacity = capacity = int(capacity)  # numpy's own would end up in states
         self.next_keys, self.frame_stack, self.pad_frames, self.burn_in = next_keys, frame_stack, pad_frames, burn_in
         self.unroll = unroll
         self.first_only = first_only
@@ -192,6 +195,7 @@ class ReplayBuffer:
         Raises:
             ValueError: no step may be drawn, or with `max_reuse` fewer than `batch_size`.
         """
+        check_whole(batch_size=batch_size)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self._settle()

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ai.data.batch.arguments import check_whole
 from ai.data.batch.seeds import derive_seed
 from ai.data.batch.shuffle import DRAWN_WHOLE, shuffled, uniforms
 
@@ -57,6 +58,7 @@ def by_length(lengths: Sequence[int] | Tensor | np.ndarray, window: int = 50) ->
         lengths: one for each sample.
         window: batches that are sorted together.
     """
+    check_whole(window=window)
     if window < 1:
         raise ValueError(f"window must be at least 1 batch, got {window}")
     return ByLength(np.asarray(lengths), window)
@@ -74,6 +76,7 @@ def in_blocks(n: int, block: int = 1024, mix: int = 16) -> "Blocks":
         block: samples that lie together.
         mix: blocks that are mixed.
     """
+    check_whole(n=n, block=block, mix=mix)
     for name, value in (("n", n), ("block", block), ("mix", mix)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")

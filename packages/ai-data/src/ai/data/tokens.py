@@ -183,7 +183,8 @@ def _fitted(parts: list[Tensor], length: int, padding: int) -> dict[str, Tensor]
             if not rows_with.setdefault(left, []):
                 insort(rooms, left)
             rows_with[left].append(row)
-    x = torch.full((len(rows), length), padding, dtype=pieces[0].dtype)
+    dtype = torch.cat([part[:1] for part in parts]).dtype  # that holds the tokens of all
+    x = torch.full((len(rows), length), padding, dtype=dtype)
     document = torch.full((len(rows), length), -1, dtype=torch.int32)
     for row, held in enumerate(rows):
         start = 0

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ai.data.augment.images import ORDER, InRange, OnImages, within, without_alpha
+from ai.data.batch.arguments import check_real
 
 _N_TRIES = 10
 
@@ -161,5 +162,6 @@ def _boxes(
 
 
 def _check_probability(p: float) -> None:
+    check_real(p=p)
     if not 0 <= p <= 1:
         raise ValueError(f"p must lie in [0, 1], got {p}")

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ai.data.augment.images import ORDER, OnBatch, within
+from ai.data.batch.arguments import check_real, check_whole
 from ai.data.batch.device import to_device
 
 
@@ -67,7 +68,9 @@ def _beta(n: int, alpha: float, generator: Generator, purpose: int, device: torc
 
 
 def _check_mix(n_classes: int, alpha: float) -> None:
+    check_whole(n_classes=n_classes)
+    check_real(alpha=alpha)
     if n_classes < 2:
         raise ValueError(f"n_classes must be at least 2, got {n_classes}")
-    if alpha <= 0:
-        raise ValueError(f"alpha must be positive, got {alpha}")
+    if not 0 < alpha < float("inf"):
+        raise ValueError(f"alpha must be positive and finite, got {alpha}")

@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from ai.data.augment.images import InRange, OnImages, without_alpha
+from ai.data.batch.arguments import check_real, check_whole
 from ai.data.batch.device import to_device
 
 # The changes by name, and whether their strength has a sign.
@@ -47,6 +48,8 @@ def rand_augment(n_changes: int = 2, magnitude: float = 9, bins: int = 31) -> On
 
     Source: Cubuk, Zoph, Shlens and Le, 2020, RandAugment, in torchvision's ranges; black fills what becomes empty.
     """
+    check_whole(n_changes=n_changes, bins=bins)
+    check_real(magnitude=magnitude)
     if n_changes < 1:
         raise ValueError(f"n_changes must be at least 1, got {n_changes}")
     if bins < 2 or not 0 <= magnitude <= bins - 1:
@@ -82,6 +85,8 @@ def aug_mix(severity: int = 3, width: int = 3, depth: int | None = None, alpha: 
 
     Source: Hendrycks et al., 2020, AugMix, algorithm 1, in torchvision's ranges.
     """
+    check_whole(severity=severity, width=width, depth=depth)
+    check_real(alpha=alpha)
     if not 1 <= severity <= 10:
         raise ValueError(f"severity must lie in [1, 10], got {severity}")
     for name, value in (("width", width), ("depth", 1 if depth is None else depth)):

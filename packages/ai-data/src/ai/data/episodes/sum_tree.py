@@ -17,7 +17,7 @@ class SumTree:
     """
 
     def __init__(self, n: int) -> None:
-        self._n_leaves = 1 << max(n - 1, 1).bit_length()
+        self._n_leaves = 1 << max(int(n) - 1, 1).bit_length()
         # Node i has the children 2i and 2i + 1; the leaves come last.
         self._sums = np.zeros(2 * self._n_leaves)
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, Unpack
 
 import torch
 
+from ai.data.batch.arguments import check_whole
 from ai.data.batch.collate import collate as stack
 from ai.data.batch.device import checked_device
 from ai.data.batch.postprocess import Finish
@@ -67,6 +68,7 @@ class StreamLoader:
         shuffle: int = 0,
         **options: Unpack[LoaderOptions],
     ) -> None:
+        check_whole(batch_size=batch_size, shuffle=shuffle)
         chosen = Options(**options)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")

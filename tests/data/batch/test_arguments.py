@@ -1,0 +1,38 @@
+"""Numbers at the doors of the package: what is none is named, with its value."""
+
+import numpy as np
+import pytest
+import torch
+
+from ai.data import Dataset, ReplayBuffer, augment, packed_tokens, sampling
+from ai.data.loading.stream import StreamLoader
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: StreamLoader(range(5), 2.5), "batch_size must be a whole number, got 2.5"),
+        (lambda: StreamLoader(range(5), 2, shuffle="9"), "shuffle must be a whole number, got '9'"),
+        (lambda: Dataset(torch.arange(9)).sample(2.0), "n must be a whole number, got 2.0"),
+        (lambda: ReplayBuffer("20"), "capacity must be a whole number, got '20'"),
+        (lambda: ReplayBuffer(20, alpha="1"), "alpha must be a number, got '1'"),
+        (lambda: ReplayBuffer(20).sample(2.0), "batch_size must be a whole number, got 2.0"),
+        (lambda: sampling.in_blocks(10.0), "n must be a whole number, got 10.0"),
+        (lambda: sampling.by_length([1, 2], 2.5), "window must be a whole number, got 2.5"),
+        (lambda: augment.rand_augment("2"), "n_changes must be a whole number, got '2'"),
+        (lambda: augment.aug_mix(alpha="1"), "alpha must be a number, got '1'"),
+        (lambda: augment.mixup("10"), "n_classes must be a whole number, got '10'"),
+        (lambda: augment.flip("0.5"), "p must be a number, got '0.5'"),
+        (lambda: packed_tokens([[1, 2]], "3"), "length must be a whole number, got '3'"),
+    ],
+)
+def test_what_is_no_number_is_named(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert len(ReplayBuffer(np.int64(20), alpha=np.float32(0.5))) == 0
+    assert len(Dataset(torch.arange(9)).sample(np.int64(2))) == 2
+    with pytest.raises(ValueError, match="alpha must be positive and finite, got nan"):
+        augment.mixup(10, float("nan"))
