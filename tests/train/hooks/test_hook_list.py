@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ai.train import EarlyStopping, Hook, HookInterface, Snapshots, Trainer, opt
+from ai.train import EarlyStopping, Hook, HookInterface, Snapshots, Trainer, log, opt
 from ai.train.hooks.hook_list import HookList
 
 
@@ -143,6 +143,25 @@ def test_lists_within_lists_are_one_list_and_the_gradients_are_shown_to_each(net
     Trainer(env, batches(2)).train(model, opt.sgd(model), [[Gradients()], HookList([Gradients(), lines])])
     assert seen == [0, 0, 1, 1]
     assert lines.lines == [0]
+
+
+def test_what_a_hook_logs_of_the_gradients_is_among_the_steps_numbers(net, batches):
+    rows = {}
+
+    class Gradients(HookInterface):
+        def setup(self, run):
+            self.model = run.models["model"]
+
+        def gradients(self, step):
+            log("steepest", max(p.grad.abs().max() for p in self.model.parameters()))
+            largest.append(max(float(p.grad.abs().max()) for p in self.model.parameters()))
+
+    model, largest = net(), []
+    hook = Hook(log=lambda step, numbers: rows.update({step: numbers}), log_interval=2)
+    Trainer(env, batches(4), accumulate=2).train(model, opt.sgd(model), [Gradients(), hook])
+    assert 0 in rows
+    assert rows[0]["steepest"] == pytest.approx(largest[0])
+    assert len(largest) == 2
 
 
 def test_the_status_after_a_signal_is_that_of_the_hook_that_was_told(net, batches, tmp_path):

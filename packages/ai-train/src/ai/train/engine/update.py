@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from ai.train.ema import Ema
 from ai.train.engine.batch_weight import rows
-from ai.train.engine.log import Record, record_into
+from ai.train.engine.log import Record, record_into, recording
 from ai.train.state.shards import local
 
 Loss = Tensor | tuple[Tensor, float | Tensor]
@@ -95,8 +95,10 @@ class Update:
         self._losses += 1
         if record is not None:
             record.add(f"grad_norm{self._suffix}", self.gradient_norm())
-        for look_at_gradients in self.on_gradients:
-            look_at_gradients(step)
+        if self.on_gradients:
+            with recording(record):
+                for look_at_gradients in self.on_gradients:
+                    look_at_gradients(step)
         if self._on_nan == "skip":
             self._step_if_finite(batches, step, loss, buffers)
         else:

@@ -40,6 +40,8 @@ class HookInterface:
     def gradients(self, step: int) -> None:
         """The gradients of step `step` are there, divided and unscaled; the optimiser has not used them yet.
 
+        What it gives to `ai.train.log` is logged with the step's other numbers.
+
         Under `MultiTrainer` it is called at each model's update; a hook that does not override it costs nothing.
         """
 
