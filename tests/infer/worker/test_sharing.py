@@ -380,6 +380,21 @@ def test_shared_calls_are_looked_at_now_and_then_and_after_each_update(caplog):
     assert "no longer share a call, after 1201 that did: the output for a request depends" in record.getMessage()
 
 
+def test_rows_that_touch_for_rare_values_alone_do_not_share():
+    torch.manual_seed(0)
+    assert _learn(lambda x: x / x.abs().max().clamp(min=50), [1, 2]).refuses("form")
+    assert _learn(lambda x: torch.where(x.max() < 30, x, x - x.mean(0)), [1, 1, 1]).refuses("form")
+    # Each row by itself, and numbers that a model refuses, say nothing against it.
+    assert not _learn(lambda x: x / x.abs().amax(-1, keepdim=True).clamp(min=50), [1, 2]).refuses("form")
+
+    def small(x):
+        if x.abs().max() > 30:
+            raise ValueError("x must be small")
+        return x.exp()
+
+    assert not _learn(small, [1, 2]).refuses("form")
+
+
 @pytest.mark.parametrize("mask", [-1e4, -1e9, float(torch.finfo(torch.float32).min)])
 def test_masks_and_great_numbers_do_not_hide_that_rows_are_mixed(mask):
     torch.manual_seed(0)

@@ -10,6 +10,7 @@ on.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -217,6 +218,9 @@ class Sharing:
             except Exception:  # the model does not take these: there is nothing to learn from them
                 return
             reason = self._differ(parts, answers, lambda: together(others))
+            cells, truth = others, answers
+        if reason is None and len(parts) > 1:
+            reason = self._hears_loud_neighbours(form, cells, parts, truth, together)
         known = self._know(key)
         if reason is None:
             row = _row(truth[0], self._axes.outputs(truth[0].node))
@@ -272,6 +276,37 @@ class Sharing:
                 return "the output for a request depends on the other requests"
         return None
 
+    def _hears_loud_neighbours(
+        self,
+        form: Form,
+        cells: Sequence[list[Tensor]],
+        parts: Sequence[int],
+        truth: Sequence[Answer],
+        together: Callable[[Sequence[list[Tensor]]], Answer],
+    ) -> str | None:
+        """Returns how an answer changes beside requests of great numbers: rows may touch for rare values alone."""
+        for first_loud in (0, 1):
+            mixed = [
+                [x if axis is None else _loud(x) for x, axis in zip(cell, form.axes, strict=True)]
+                if i % 2 == first_loud
+                else cell
+                for i, cell in enumerate(cells)
+            ]
+            quiet = range(1 - first_loud, len(cells), 2)
+            try:
+                whole = together(mixed)
+                axes = self._axes.outputs(whole.node)
+                picked = [
+                    x if axis is None else torch.cat([x.split_with_sizes(list(parts), axis)[i] for i in quiet], axis)
+                    for x, axis in zip(whole.tensors, axes, strict=True)
+                ]
+            except Exception:  # the model does not take such numbers: there is nothing to learn from them
+                return None
+            beside = Answer(whole.node, picked)
+            if self._differ([parts[i] for i in quiet], [truth[i] for i in quiet], partial(_same, beside)) is not None:
+                return "the output for a request depends on the other requests, if their numbers are great"
+        return None
+
     def _are_close(self, shares: list[Tensor], separate: list[Tensor]) -> bool:
         """Returns whether numbers agree but for how they were rounded."""
         a, b = (torch.cat([x.reshape(-1) for x in xs]) for xs in (shares, separate))
@@ -311,6 +346,15 @@ class _Output(NamedTuple):
     node: Node
     shapes: list[torch.Size]
     axes: Sequence[int | None]
+
+
+def _loud(x: Tensor) -> Tensor:
+    """Returns numbers a hundred times as great, where that is what numbers can be."""
+    return torch.where(x == 0, torch.ones_like(x), x) * 100 if x.is_floating_point() or x.is_complex() else x
+
+
+def _same(answer: Answer) -> Answer:
+    return answer
 
 
 _Row = tuple[Node, list[tuple[int, ...]]]
