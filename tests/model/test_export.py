@@ -38,7 +38,7 @@ class Net(nn.Module):
         self.layers = m.seq(m.fc(3, 16, actv="silu"), m.fc(16, 2))
 
     def forward(self, x, noise):
-        return self.layers(torch.cat([x, noise[:, None]], 1))
+        return self.layers(torch.cat([x, noise.unsqueeze(1)], 1))
 
 
 WHOLE = {
