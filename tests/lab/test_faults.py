@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from ai.lab import Experiment, Record, Trial
@@ -86,7 +85,7 @@ def test_a_run_that_met_a_full_disk_goes_on_once_there_is_room(disk):
 
     model, optimizer = make()
     trial = Trial(disk / "t", **how)
-    with pytest.raises((OSError, SafetensorError), match="No space left on device"):
+    with pytest.raises(OSError, match=r"snapshot .*000000030 was not written"):
         Trainer(env, batches).train(model, optimizer, trial.hook())
     fills[0].unlink()
     assert list(trial.record.snapshots()) == [10, 20]

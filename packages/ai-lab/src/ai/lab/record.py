@@ -13,7 +13,7 @@ from ai.lab.config import flatten, read_yaml
 from ai.lab.files import metrics_file as metrics
 from ai.lab.files.folder import read_marker
 from ai.lab.files.load import META as META_TYPES
-from ai.lab.files.load import load_json, load_typed
+from ai.lab.files.load import load_json, load_typed, read_small
 from ai.lab.files.marks import change_marks, load_marks
 from ai.lab.files.metrics_columns import read_columns
 from ai.lab.files.metrics_index import read_indexed, read_indexed_table
@@ -162,7 +162,7 @@ class Record:
     def load_meta(self) -> tuple[dict[str, Any], list[str]]:
         """Returns what `meta.json` holds, and what is wrong with it."""
         try:
-            return load_typed(self.path / META, META_TYPES)
+            return load_typed(os.path.join(self.path, META), META_TYPES)
         except FileNotFoundError:
             return {}, []
         except OSError as error:
@@ -191,7 +191,7 @@ class Record:
     def load_config(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the recorded configuration: the copy in `meta`, which is read faster, unless the file was edited."""
         try:
-            data = (self.path / CONFIG).read_bytes()
+            data = read_small(os.path.join(self.path, CONFIG))
         except FileNotFoundError:
             return {}
         copy = meta.get("config") or {}
@@ -285,4 +285,4 @@ def live_state(folder: Path, meta: Mapping[str, Any]) -> str:
 
 def was_opened(path: Path) -> bool:
     """Returns whether anything was ever recorded in a trial's folder: one that was only constructed is no run."""
-    return (path / META).exists() or (path / METRICS).exists()
+    return os.path.exists(os.path.join(path, META)) or os.path.exists(os.path.join(path, METRICS))

@@ -88,7 +88,7 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
         ValueError: the marker is damaged, or the folder was written in a later format.
     """
     try:
-        marker, problems = load_typed(folder / MARKER, MARKER_TYPES, required=True)
+        marker, problems = load_typed(os.path.join(folder, MARKER), MARKER_TYPES, required=True)
     except (FileNotFoundError, NotADirectoryError):
         return None
     if problems:

@@ -1,5 +1,6 @@
 """What a person says of a trial afterwards: tags and a note, in `marks.json`, whoever writes the trial itself."""
 
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,7 @@ _WAIT_S = 10.0
 def load_marks(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """Returns tags and note of a trial, and what is wrong with their file."""
     try:
-        found, problems = load_typed(folder / MARKS, _TYPES)
+        found, problems = load_typed(os.path.join(folder, MARKS), _TYPES)
     except FileNotFoundError:
         return {"tags": [], "note": ""}, []
     return {"tags": found.get("tags") or [], "note": found.get("note") or ""}, problems

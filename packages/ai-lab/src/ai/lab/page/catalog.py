@@ -181,10 +181,10 @@ class Catalog:
         stamp: object = (folder.stamp, str(path))
         if known is not None and known.row["state"] in _LIVE:  # its metrics grow, and a killed process changes no file
             state = "created" if known.row["state"] == "created" else live_state(path, {"state": "running"})
-            stamp = (folder.stamp, str(path), _stamp(path / METRICS), state)
+            stamp = (folder.stamp, str(path), _stamp(os.path.join(path, METRICS)), state)
         if known is not None and known.stamp == stamp and folder.settled:
             return
-        grown = _stamp(path / METRICS)  # before it is read: what comes later is new
+        grown = _stamp(os.path.join(path, METRICS))  # before it is read: what comes later is new
         row = self._make(identity, path, folder.problem, record)
         if row["state"] in _LIVE:
             stamp = (folder.stamp, str(path), grown, row["state"])
@@ -196,7 +196,8 @@ class Catalog:
         """Returns a trial's row; one that cannot be read is a row that says why."""
         try:
             if record is not None:
-                return {name: plain(value) for name, value in self._row(record).items()}
+                row: dict[str, Any] = plain(self._row(record))
+                return row
         except Exception as error:  # whatever one record holds, the others are shown
             problem = f"{type(error).__name__}: {error}"
         return {**_EMPTY, "id": identity, "name": self._name(path), "path": str(path), "problems": [problem]}
@@ -290,13 +291,17 @@ def _described(path: Path) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """Returns a value as JSON can hold it: what is not finite becomes text."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list):
+    kind = type(value)
+    if kind is float:
+        return value if math.isfinite(value) else repr(value)
+    if kind is dict:
+        return {key: item if type(item) in _PLAIN else plain(item) for key, item in value.items()}
+    if kind is list:
         return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
     return value
+
+
+_PLAIN = (str, int, bool, type(None))
 
 
 def short(value: Any, length: int = 200) -> Any:
@@ -307,9 +312,9 @@ def short(value: Any, length: int = 200) -> Any:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _stamp(path: str) -> tuple[int, int] | None:
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError:
         return None
     return (status.st_mtime_ns, status.st_size)
