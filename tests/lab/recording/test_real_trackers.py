@@ -95,3 +95,22 @@ def test_mlflow_holds_every_row_live_and_exported(tmp_path, monkeypatch):
         for key in ("loss", "val/acc"):
             history = [(one.step, one.value) for one in client.get_metric_history(run.info.run_id, key)]
             assert sorted(history) == sorted((step, values[key]) for step, values in ROWS)
+    odd = {"acc@5": 1.0, "../up": 2.0, "//": 3.0, "x" * 300: 4.0, "grün/a b:c-d.e_f": 5.0, "nan": float("nan")}
+    trial = Trial(tmp_path / "odd", config={"a@b": 1, "a?b": 2}, loggers=["mlflow"], **HOW)
+
+    def fail() -> None:
+        with trial:
+            trial.log(0, odd)
+            raise ValueError("the end")
+
+    with pytest.raises(ValueError, match="the end"):
+        fail()
+    with Trial(trial.path, loggers=["mlflow"], **HOW) as again:  # one run for life, whatever became of it before
+        again.log(1, {"acc@5": 6.0})
+    (run,) = client.search_runs([runs[0].info.experiment_id], "attributes.run_name = 'odd'")
+    assert run.info.status == "FINISHED"
+    assert len(run.data.metrics) == len(odd)
+    assert run.data.metrics["grün/a b:c-d.e_f"] == 5.0
+    assert sorted(run.data.params.values()) == ["1", "2"]
+    (name,) = (name for name in run.data.metrics if name.startswith("acc_5-"))
+    assert [one.value for one in client.get_metric_history(run.info.run_id, name)] == [1.0, 6.0]

@@ -6,10 +6,13 @@ counted); when it fails, mirroring ends with one warning. The trial's own files 
 """
 
 import contextlib
+import hashlib
 import importlib
 import importlib.util
 import itertools
+import posixpath
 import queue
+import re
 import sys
 import threading
 import time
@@ -141,7 +144,7 @@ class Mlflow:
         else:
             run = self._client.create_run(experiment, run_name=record.name, tags={"ai-lab.id": record.id})
             self._run_id = run.info.run_id
-            params = [mlflow.entities.Param(key[:250], str(value)[:6000]) for key, value in config.items()]
+            params = [mlflow.entities.Param(mlflow_name(key), str(value)[:6000]) for key, value in config.items()]
             for start in range(0, len(params), 100):
                 self._client.log_batch(self._run_id, params=params[start : start + 100])
         self._metric: Callable[..., Any] = mlflow.entities.Metric
@@ -149,7 +152,7 @@ class Mlflow:
     def write(self, rows: Iterable[Row]) -> None:
         """Takes rows; see `Tracker`."""
         metrics = [
-            self._metric(key, float(value), int(row["time"] * 1000), int(row["step"]))
+            self._metric(mlflow_name(key), float(value), int(row["time"] * 1000), int(row["step"]))
             for row in rows
             for key, value in _values(row)
         ]
@@ -162,6 +165,20 @@ class Mlflow:
     def close(self, state: str) -> None:
         """Ends the run there."""
         self._client.set_terminated(self._run_id, self.STATES.get(state, "FINISHED"))
+
+
+def mlflow_name(key: str) -> str:
+    """Returns a name that MLflow takes for a metric or parameter: of one that it refuses, what it allows and a digest.
+
+    >>> mlflow_name("val/acc"), mlflow_name("acc@5")
+    ('val/acc', 'acc_5-ef261fef')
+    """
+    allowed = re.sub(r"[^\w.\- :/]", "_", key)
+    is_path = posixpath.normpath(allowed) == allowed and not allowed.startswith(("/", ".."))  # it may keep files
+    if allowed == key and is_path and key != "." and len(key) <= 250:
+        return key
+    digest = hashlib.sha1(key.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{(allowed if is_path else re.sub('[/.]', '_', allowed))[:200]}-{digest}"
 
 
 GOOD_ENDS = ("finished", "stopped", "pruned")
@@ -246,6 +263,8 @@ class Mirror(Closing):
             if not self._failed:
                 self._warn("did not take its rows in time")
         self._thread.join(CLOSE_S)
+        if self._thread.is_alive() and not self._failed:
+            self._warn(f"was not done {CLOSE_S:g} s after the run's end; `ai-lab export` fills it anew")
         if self.dropped:
             self._warn(f"was too slow for {self.dropped} rows; `ai-lab export` fills them in")
 
