@@ -56,6 +56,21 @@ def test_snapshot_and_trial_folders(tmp_path):
     assert torch.equal(averaged.weight, new.weight + 1)
 
 
+def test_an_alias_of_a_search_is_the_link_in_its_folder(tmp_path):
+    models = {}
+    for number in ("1", "2"):
+        models[number] = nn.Linear(3, 2)
+        snapshot(tmp_path / "search" / number / "snapshots" / "000000001", models[number], LINEAR)
+    (tmp_path / "search" / "@best").symlink_to("2", target_is_directory=True)
+    source = ModelSource.parse(f"m={tmp_path}/search@best")
+    assert torch.equal(build(source)[0](X), models["2"](X))
+    assert remake(source) is None
+    snapshot(tmp_path / "search@best", models["1"], LINEAR)  # a folder of that very name is meant first
+    assert torch.equal(build(source)[0](X), models["1"](X))
+    with pytest.raises(ValueError, match=r"a folder that is there, not '.*search@worst'"):
+        build(ModelSource.parse(f"m={tmp_path}/search@worst"))
+
+
 def test_damaged_newer_and_unbuildable_snapshots_are_refused(tmp_path):
     model = nn.Linear(3, 2)
     newer = snapshot(tmp_path / "a", model, LINEAR, format=99)

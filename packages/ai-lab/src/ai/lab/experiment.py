@@ -144,7 +144,7 @@ class Experiment:
     ) -> Self:
         """Runs trials until the experiment has `n` of them, and returns itself.
 
-        Its folder's `@best` then leads to the best trial, or its first run: `ai-infer serve m=search/@best`.
+        Its folder's `@best` then leads to the best trial, or its first run: `ai-infer serve m=search@best`.
 
         Run again after a kill, it goes on: a trial whose process died is written off, and another one takes its place,
         with its choices where one process searches. The same may run on several machines that share the folder. What

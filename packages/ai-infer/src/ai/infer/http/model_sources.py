@@ -88,9 +88,15 @@ class ExportedModel(nn.Module):
 
 def remake(source: ModelSource) -> Callable[[], nn.Module] | None:
     """Returns what makes the model anew in a worker, which then gets its weights; None: the model is sent there."""
-    if _is_file(source.source) or Path(source.source).is_dir() or ":" not in source.source:
+    if _is_file(source.source) or _place(source.source).is_dir() or ":" not in source.source:
         return None
     return partial(construct, source.source, [], json.loads(source.options.get("args", "{}")))
+
+
+def _place(text: str) -> Path:
+    """Returns the path that is meant: an alias of a search, `search@best`, is the link `@best` in its folder."""
+    path, (folder, _, alias) = Path(text), text.rpartition("@")
+    return path if path.exists() or not folder or not alias else Path(folder, f"@{alias}")
 
 
 def _is_file(path: str) -> bool:
@@ -107,7 +113,7 @@ def build(source: ModelSource, *, trust: bool = False) -> tuple[nn.Module, tuple
     Raises:
         ValueError: the source is none, or damaged.
     """
-    path = Path(source.source)
+    path = _place(source.source)
     if _is_file(source.source):
         if not path.is_file():
             raise ValueError(f"model {source.name!r} must be a file that is there, not {path}")
