@@ -1,6 +1,6 @@
 """What the lab's records cost as they grow, in CPU seconds and bytes: lists of trials, long runs, many prints.
 
-Run: `python -m ai.examples.reproduce lab-growth`.
+Run: `python -m ai.examples.reproduce lab-growth`, on Linux.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ai.lab import Trial
 
@@ -54,9 +55,8 @@ def _cpu_s(do: Callable[[], object]) -> float:
 
 
 def _memory_mb() -> float:
-    import psutil
-
-    return float(psutil.Process().memory_info().rss / 1e6)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def trial_list(root: Path, n: int) -> dict[str, float]:
@@ -86,7 +86,12 @@ def long_run(root: Path, n: int) -> dict[str, float]:
     from ai.lab.page.curve_cache import CurveCache
 
     with Trial(root / "t", system_interval_s=None, capture=False) as trial:
-        logged_s = _cpu_s(lambda: [trial.log(step, {"loss": 1 / (step + 1), "accuracy": 0.5}) for step in range(n)])
+
+        def log() -> None:
+            for step in range(n):
+                trial.log(step, {"loss": 1 / (step + 1), "accuracy": 0.5})
+
+        logged_s = _cpu_s(log)
     path, cache = trial.path / "metrics.jsonl", CurveCache()
     size = path.stat().st_size
     memory_mb = _memory_mb()
@@ -126,8 +131,6 @@ def overlay(root: Path, n: int) -> dict[str, float]:
     """Thirty curves of `n` points over one another, as the page asks for them."""
     import asyncio
 
-    from starlette.types import Message
-
     from ai.lab.page.server import make_app
 
     trials = []
@@ -136,16 +139,22 @@ def overlay(root: Path, n: int) -> dict[str, float]:
             for step in range(n):
                 trial.log(step, {"loss": math.sin(step / 100) + number})
         trials.append(trial.id)
-    app, sent = make_app(root), list[Message]()
+    app, sent = make_app(root), list[Any]()
 
-    async def receive() -> Message:
+    async def receive() -> Any:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    async def send(message: Message) -> None:
+    async def send(message: Any) -> None:
         sent.append(message)
 
     query = "&".join(["key=loss&points=1000", *(f"id={one}" for one in trials)]).encode()
-    scope = {"type": "http", "http_version": "1.1", "method": "GET", "scheme": "http", "path": "/api/curves"}
+    scope: dict[str, Any] = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/api/curves",
+    }
     scope |= {"query_string": query, "headers": [(b"host", b"localhost")], "root_path": "", "raw_path": b""}
     ask = {**scope, "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1)}
     asyncio.run(app({**ask, "path": "/api/trials"}, receive, send))  # the page asks for the list before
