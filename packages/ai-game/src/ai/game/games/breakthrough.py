@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game.kit.scalar import ScalarGame
+from ai.game.games.board import BoardGame
 from ai.game.protocol import State
 
 
-class Breakthrough(ScalarGame):
+class Breakthrough(BoardGame):
     """Pawns step forward, straight where it is free, aslant to go or to take; who reaches the far row wins.
 
     An action is `3 * cell + way`, seen by the mover: way 0 is up and left, 1 straight up, 2 up and right.
@@ -29,12 +29,7 @@ class Breakthrough(ScalarGame):
     def __init__(self, size: int = 8) -> None:
         if size < 5:
             raise ValueError(f"size must be at least 5, got {size}")
-        self.size = size
-        self.num_actions = 3 * size * size
-        self.observation_shape = (2, size, size)
-        self.dtype = np.dtype(
-            [("board", "i1", (size, size)), ("player", "i1"), ("over", "i1"), ("reward", "f4")], align=True
-        )
+        super().__init__(size, 3 * size * size)
 
     @staticmethod
     def start_row(s: Any, luck: Any) -> None:
@@ -80,15 +75,6 @@ class Breakthrough(ScalarGame):
                             there = board[row - 1, to]
                             out[3 * (row * size + column) + way] = there == 0 or (there == -1 and way != 1)
 
-    @staticmethod
-    def observe_row(s: Any, out: Any) -> None:
-        """Shows the mover's pawns, then the other's."""
-        board = s["board"]
-        for i in range(board.shape[0]):
-            for j in range(board.shape[0]):
-                out[0, i, j] = board[i, j] == 1
-                out[1, i, j] = board[i, j] == -1
-
     def transform(
         self, observation: NDArray[np.float32], policy: NDArray[np.float32], which: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -101,6 +87,4 @@ class Breakthrough(ScalarGame):
 
     def render(self, state: State, row: int = 0) -> str:
         """Returns one board as the mover sees it, whose pawns go up: X moved first."""
-        signs = {1: "XO", -1: "OX", 0: ".."}
-        board, player = state["board"][row], int(state["player"][row])
-        return "\n".join(" ".join(signs[int(pawn)][player] for pawn in line) for line in board)
+        return "\n".join(" ".join(line) for line in self.signs(state, row))

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ai.game.kit.scalar import ScalarGame
-from ai.game.kit.symmetry import SquareSymmetry
+from ai.game.games.board import BoardGame
 from ai.game.protocol import State
 
 
-class Hex(ScalarGame):
+class Hex(BoardGame):
     """Who joins their two sides of a rhombus of hexagons wins. An action is a cell, as the mover sees it.
 
     Args:
@@ -31,14 +30,8 @@ class Hex(ScalarGame):
     def __init__(self, size: int = 11) -> None:
         if size < 2:
             raise ValueError(f"size must be at least 2, got {size}")
-        self.size = size
-        self.num_actions = size * size
-        self.observation_shape = (2, size, size)
-        self.dtype = np.dtype(
-            [("board", "i1", (size, size)), ("player", "i1"), ("over", "i1"), ("reward", "f4")], align=True
-        )
-        symmetry = SquareSymmetry(size, self.num_actions, (0, 2))  # half a turn
-        self.num_symmetries, self.transform = symmetry.num_symmetries, symmetry.transform
+        super().__init__(size)
+        self.looks_the_same_from((0, 2))  # half a turn
 
     @staticmethod
     def play_row(s: Any, action: Any) -> None:
@@ -67,26 +60,7 @@ class Hex(ScalarGame):
         s["over"] = top and bottom
         s["reward"] = top and bottom
 
-    @staticmethod
-    def legal_row(s: Any, out: Any) -> None:
-        """Allows the free cells."""
-        board = s["board"]
-        size = board.shape[0]
-        for cell in range(size * size):
-            out[cell] = board[cell // size, cell % size] == 0
-
-    @staticmethod
-    def observe_row(s: Any, out: Any) -> None:
-        """Shows the mover's stones, then the other's."""
-        board = s["board"]
-        for i in range(board.shape[0]):
-            for j in range(board.shape[0]):
-                out[0, i, j] = board[i, j] == 1
-                out[1, i, j] = board[i, j] == -1
-
     def render(self, state: State, row: int = 0) -> str:
         """Returns one board as the mover sees it, who joins top and bottom: X moved first."""
-        signs = {1: "XO", -1: "OX", 0: ".."}
-        board, player = state["board"][row], int(state["player"][row])
-        lines = [" ".join(signs[int(stone)][player] for stone in line) for line in board]
+        lines = [" ".join(line) for line in self.signs(state, row)]
         return "\n".join(" " * indent + line for indent, line in enumerate(lines))

@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game.kit.scalar import ScalarGame
-from ai.game.kit.symmetry import SquareSymmetry
-from ai.game.protocol import State
+from ai.game.games.board import BoardGame, change_sides
 
 
-class Othello(ScalarGame):
+class Othello(BoardGame):
     """Discs that are enclosed turn over; who has more when nobody can move wins. An action is a cell, the last passes.
 
     Args:
@@ -26,14 +24,8 @@ class Othello(ScalarGame):
     def __init__(self, size: int = 8) -> None:
         if size < 4 or size % 2:
             raise ValueError(f"size must be even and at least 4, got {size}")
-        self.size = size
-        self.num_actions = size * size + 1
-        self.observation_shape = (2, size, size)
-        self.dtype = np.dtype(
-            [("board", "i1", (size, size)), ("player", "i1"), ("over", "i1"), ("reward", "f4")], align=True
-        )
-        symmetry = SquareSymmetry(size, self.num_actions)
-        self.num_symmetries, self.transform = symmetry.num_symmetries, symmetry.transform
+        super().__init__(size, size * size + 1)
+        self.looks_the_same_from()
 
     @staticmethod
     def start_row(s: Any, luck: Any) -> None:
@@ -60,7 +52,7 @@ class Othello(ScalarGame):
         for i in range(size):
             for j in range(size):
                 balance += board[i, j]
-                board[i, j] = -board[i, j]
+        change_sides(board)
         s["player"] = 1 - s["player"]
         s["over"] = over
         s["reward"] = np.sign(balance) if over else 0
@@ -76,31 +68,6 @@ class Othello(ScalarGame):
                 out[cell] = True
                 stuck = False
         out[size * size] = stuck
-
-    @staticmethod
-    def observe_row(s: Any, out: Any) -> None:
-        """Shows the mover's discs, then the other's."""
-        board = s["board"]
-        for i in range(board.shape[0]):
-            for j in range(board.shape[0]):
-                out[0, i, j] = board[i, j] == 1
-                out[1, i, j] = board[i, j] == -1
-
-    def render(self, state: State, row: int = 0) -> str:
-        """Returns one board as text: X moved first; free cells show their number."""
-        signs = {1: "XO", -1: "OX", 0: ".."}
-        board, player = state["board"][row], int(state["player"][row])
-        return render_board([[signs[int(disc)][player] for disc in line] for line in board])
-
-
-def render_board(signs: list[list[str]]) -> str:
-    """Returns a board as text, with the number of each free cell, `.`, in its place."""
-    size = len(signs[0])
-    width = len(str(len(signs) * size - 1))
-    return "\n".join(
-        " ".join(f"{str(i * size + j) if sign == '.' else sign:>{width}}" for j, sign in enumerate(line))
-        for i, line in enumerate(signs)
-    )
 
 
 def _enclosed(board: NDArray[np.int8], row: int, column: int, down: int, right: int, side: int) -> int:
