@@ -14,7 +14,7 @@ from ai.game import (
     check,
     fast,
 )
-from ai.game.games.connect4 import four_in_a_row
+from ai.game.games.connect4 import FULL, four_in_a_row
 from ai.game.protocol import Game, SymmetricGame
 
 GAMES = [TicTacToe(), ConnectFour(), CartPole(max_steps=60), SlidingTiles()]
@@ -211,3 +211,20 @@ def test_bad_settings_are_refused():
         CartPole().init(4, np.zeros(3, np.uint64))
     with pytest.raises(ValueError, match=r"moves\[0\] must end with its game"):
         ConnectFour().positions(["01010101"])
+
+
+def test_a_win_by_the_last_stone_is_no_draw():
+    game, state = ConnectFour(), ConnectFour().init(1)
+    for column in "100020305461234566543216543211234566543210":
+        state = game.step(state, np.array([int(column)]))
+    assert game.terminal(state)[0]
+    assert state["stones"][0] == FULL
+    assert game.reward(state)[0] == 1
+
+
+def test_a_board_of_2048_that_cannot_slide_left_forbids_it():
+    game = Twenty48()
+    state = game.init(1)
+    state["waiting"] = 0
+    state["board"][0] = [[3, 1, 0, 0], [3, 0, 0, 0], [3, 0, 0, 0], [3, 0, 0, 0]]
+    np.testing.assert_array_equal(game.legal(state)[0, :4], [True, True, True, False])
