@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from ai.data import Dataset as OurDataset
 from ai.train import Hook, HookInterface, Snapshots, Trainer, opt, snapshot
+from ai.train.state.data_position import DataPosition
 
 
 class Numbers(Dataset):
@@ -115,6 +116,31 @@ def test_an_iterator_that_a_resumed_run_cannot_put_in_its_place_is_named(tmp_pat
         hook = Hook(snapshots=Snapshots(tmp_path), resume=True)
         Trainer(env, iter(loader())).train(model, opt.sgd(model), hook, steplimit=limit)
     assert "is an iterator, which cannot be put behind the 3 batches that were trained on" in capsys.readouterr().err
+
+
+def test_of_an_iterator_with_a_state_nothing_is_said(capsys):
+    class Counting:
+        at = 0
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self.at += 1
+            return self.at
+
+        def state_dict(self):
+            return {"at": self.at}
+
+        def load_state_dict(self, state):
+            self.at = state["at"]
+
+    data = Counting()
+    data.load_state_dict({"at": 3})
+    position = DataPosition(data)
+    position.go_to({"epoch": 0, "batch": 3, "began": None}, None, 3)
+    assert next(position.batches()) == 4
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("cut", [3, 8, 12, 16, 20])

@@ -101,7 +101,7 @@ class DataPosition:
         if not self._restored or not self.is_plain:
             if self.is_plain:
                 self._began = self._random_state()
-            elif self._restored and self.batch and isinstance(self.data, Iterator):
+            elif self._restored and self.batch and not isinstance(self.data, Stateful):
                 print(_GOES_ON.format(name=type(self.data).__name__, batch=self.batch), file=sys.stderr)
             iterator = iter(self.data)
             self._settle(rank)
