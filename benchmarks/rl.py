@@ -29,7 +29,7 @@ from ai.train import HookInterface, RLTrainer
 
 EXAMPLES: dict[str, Any] = {"ppo": ppo, "dqn": dqn, "sac": sac}
 PRESETS = {"ppo": "cartpole", "dqn": "cartpole", "sac": "pendulum"}
-STEPS = {"ppo": 100_000, "dqn": 60_000, "sac": 10_000}
+STEPS = {"ppo": 100_000, "dqn": 100_000, "sac": 10_000}
 GOALS = {"ppo": 475, "dqn": 475, "sac": -200}
 Outcome = tuple[float, float, float]  # steps a second, steps until solved, mean of the last 20 episodes
 
