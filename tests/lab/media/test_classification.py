@@ -31,6 +31,11 @@ def test_precision_and_recall_are_scikit_learns(decimals):
     np.testing.assert_allclose(curve["y"], precision[::-1])
 
 
+def test_scores_of_half_precision_are_those_of_their_values():
+    scores = torch.tensor([0.5, 0.25], dtype=torch.bfloat16, requires_grad=True)
+    assert PrecisionRecall(np.array([True, False]), scores).to_json()["curves"][0]["area"] == 1.0
+
+
 def test_each_class_has_a_curve_and_a_long_one_is_thinned_not_its_area():
     rng = np.random.default_rng(2)
     truth, scores = rng.integers(0, 3, 5000), rng.random((5000, 4))

@@ -42,6 +42,12 @@ def test_a_video_has_its_frames_in_order_at_its_pace(layout):
             assert np.asarray(video.convert("RGB"))[4, 3].argmax() == index
 
 
+def test_a_single_pixel_is_a_video_too():
+    _, data = Video(np.full((2, 1, 1), 255, np.uint8)).to_file()
+    with Image.open(io.BytesIO(data)) as video:
+        assert video.size == (1, 1)
+
+
 def test_files_are_kept_as_they_are_and_found_by_name(tmp_path):
     (tmp_path / "game.MP4").write_bytes(b"a film")
     (tmp_path / "page.svg").write_bytes(b"<svg onload='x'/>")
@@ -59,7 +65,10 @@ def test_files_are_kept_as_they_are_and_found_by_name(tmp_path):
 
 @pytest.mark.parametrize(("value", "kind", "said"), [
     (Audio(np.zeros((9, 4)), 1), ValueError, r"at most 8 channels, got shape \(9, 4\)"),
-    (Audio(np.zeros(4), 0), ValueError, "rate must be at least 1, got 0"),
+    (Audio(np.zeros(4), 0), ValueError, "rate must be a whole number from 1 .*, got 0"),
+    (Audio(np.zeros(4), 8000.5), ValueError, "rate must be a whole number from 1 .*, got 8000.5"),
+    (Audio(np.zeros(4), float("nan")), ValueError, "rate must be a whole number from 1 .*, got nan"),
+    (Video(np.zeros((1, 20000, 8), np.uint8)), ValueError, r"at most 16383 pixels wide and high, got \(20000, 8\)"),
     (Audio(np.array([np.nan]), 1), ValueError, "samples must be finite"),
     (Audio(np.zeros(4, np.uint8), 1), TypeError, "floating point in .* or int16, got uint8"),
     (Video(np.zeros((2, 2), np.uint8)), ValueError, r"frames must be 1 to 2000 images, got shape \(2, 2\)"),

@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ai.lab import Experiment, Trial
@@ -390,6 +390,7 @@ def test_many_readers_at_once_get_the_same(root):
 # -- decimation
 
 
+@example([0.0, 0.0, 0.0, np.inf, 0.0], 4)  # a gap behind the last whole stretch
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 @given(st.lists(st.floats(width=32), min_size=1, max_size=300), st.integers(4, 40))
 def test_decimation_keeps_order_ends_and_extremes(values, points):

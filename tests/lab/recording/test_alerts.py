@@ -114,9 +114,16 @@ def test_one_watches_runs_one_after_the_other_and_refuses_two_at_once(tmp_path):
         trial.log(0, {"loss": 1.0})
 
 
+def test_states_are_a_tuple_not_a_text_that_may_hold_one():
+    with pytest.raises(TypeError, match=r"ends must be a tuple of states, .* got 'failed'"):
+        Alerts(print, ends="failed")
+
+
 @pytest.mark.parametrize(("to", "how", "said"), [
     ("ftp://host/x", {}, "to must be a callable or an address"),
     ("hooks.example", {}, "to must be a callable or an address"),
+    (None, {}, "to must be a callable or an address"),
+    ("http://", {}, "to must be a callable or an address"),
     (print, {"stall_after_s": 0}, "stall_after_s must be positive, got 0"),
 ])  # fmt: skip
 def test_what_cannot_be_told_is_refused(to, how, said):

@@ -127,4 +127,7 @@ def _classes(name: str, values: Any) -> np.ndarray:
 
 
 def _plain(values: Any) -> Any:
-    return values.detach().cpu().numpy() if hasattr(values, "detach") else values
+    if not hasattr(values, "detach"):
+        return values
+    values = values.detach().cpu()
+    return (values.double() if values.is_floating_point() else values).numpy()

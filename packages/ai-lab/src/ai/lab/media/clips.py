@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
+LARGEST_SIDE = 16383  # of a WebP image
 MOST_FRAMES = 2000
 """A longer video is a file of the user's own, which `Trial.keep` takes by its path."""
 
@@ -38,8 +39,8 @@ class Audio:
             raise ValueError(
                 f"samples must be (time,) or (channels, time) of at most 8 channels, got shape {samples.shape}"
             )
-        if self.rate < 1:
-            raise ValueError(f"rate must be at least 1, got {self.rate}")
+        if not 1 <= self.rate < 2**31 or self.rate != int(self.rate):
+            raise ValueError(f"rate must be a whole number from 1 to 2**31 - 1, got {self.rate}")
         if samples.dtype.kind == "f":
             if not np.isfinite(samples).all():
                 raise ValueError("samples must be finite, got NaN or infinity")
@@ -88,8 +89,11 @@ class Video:
         if not 0 < self.fps <= 1000:
             raise ValueError(f"fps must be above 0 and at most 1000, got {self.fps}")
         layout = None if self.layout is None else f"N{self.layout}"
-        pages = [Image.fromarray(to_page(frame[None], gap=0, layout=layout).squeeze()) for frame in frames]
-        first, *others = [page.convert("RGBA" if page.mode == "RGBA" else "RGB") for page in pages]
+        pages = [to_page(frame[None], gap=0, layout=layout) for frame in frames]
+        if max(pages[0].shape[:2]) > LARGEST_SIDE:
+            raise ValueError(f"frames must be at most {LARGEST_SIDE} pixels wide and high, got {pages[0].shape[:2]}")
+        images = [Image.fromarray(page[..., 0] if page.shape[-1] == 1 else page) for page in pages]
+        first, *others = [page.convert("RGBA" if page.mode == "RGBA" else "RGB") for page in images]
         buffer = io.BytesIO()
         first.save(
             buffer,

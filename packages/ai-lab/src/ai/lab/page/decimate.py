@@ -34,6 +34,7 @@ def decimate(x: np.ndarray, y: np.ndarray, points: int) -> tuple[np.ndarray, np.
     gaps = (base + broken.argmax(1))[broken.any(1)]
     kept = [base + low.argmin(1), base + high.argmax(1), gaps, [0, n - 1]]
     if n_whole < n:
+        kept.append(n_whole + np.flatnonzero(~finite[n_whole:])[:1])
         kept.append(n_whole + np.array([np.argmin(np.where(finite, y, np.inf)[n_whole:])]))
         kept.append(n_whole + np.array([np.argmax(np.where(finite, y, -np.inf)[n_whole:])]))
     index = np.unique(np.concatenate(kept).astype(np.int64))

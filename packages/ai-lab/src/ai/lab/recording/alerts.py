@@ -3,13 +3,13 @@
 import json
 import math
 import queue
+import re
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from urllib.parse import urlsplit
 
 from ai.lab.record import Record
 from ai.lab.recording.session import Closing
@@ -71,8 +71,10 @@ class Alerts(Closing):
         stall_after_s: float | None = None,
         ends: tuple[str, ...] | None = None,
     ) -> None:
-        if isinstance(to, str) and (urlsplit(to).scheme not in ("http", "https") or not urlsplit(to).hostname):
+        if not callable(to) and not (isinstance(to, str) and re.match(r"https?://[^/\s]", to)):
             raise ValueError(f"to must be a callable or an address such as 'https://host/path', got {to!r}")
+        if isinstance(ends, str):
+            raise TypeError(f"ends must be a tuple of states, such as ('failed',), got {ends!r}")
         if stall_after_s is not None and not stall_after_s > 0:
             raise ValueError(f"stall_after_s must be positive, got {stall_after_s}")
         self._send = (lambda alert: _post(to, alert)) if isinstance(to, str) else to
