@@ -2,27 +2,77 @@
 
 import os
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; fresh processes of the tests inherit it
 
 import pytest
 
 
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request):
-    """Each test runs on the CPU, and on 'cuda': the GPU, or where there is none one that is pretended."""
+def pytest_addoption(parser):
+    parser.addoption(
+        "--pretend-cuda", action="store_true", help="where there is no GPU, `any_device` is a pretended one"
+    )
+
+
+def pytest_generate_tests(metafunc):
+    """`any_device` is the CPU, and 'cuda' where there is a GPU or one is to be pretended."""
+    if "any_device" in metafunc.fixturenames:
+        import torch
+
+        both = torch.cuda.is_available() or metafunc.config.getoption("pretend_cuda")
+        metafunc.parametrize("any_device", ["cpu", "cuda"] if both else ["cpu"], indirect=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """`-m cuda` selects what runs on the GPU, real or pretended."""
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        if "cuda" in (params.get("device"), params.get("any_device")):
+            item.add_marker("cuda")
+
+
+@contextmanager
+def _present(device):
+    """The device, be it the CPU, the GPU, or one that is pretended."""
     import torch
 
     from tests.pretended_cuda import PretendedCuda
 
-    if request.param == "cpu":
-        yield "cpu"
+    if device == "cpu":
+        yield
     elif torch.cuda.is_available():
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            yield "cuda"
+            yield
     else:
         with PretendedCuda():
-            yield "cuda"
+            yield
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request):
+    """The test runs on the CPU, and on 'cuda': the GPU, or where there is none one that is pretended."""
+    with _present(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def any_device(request):
+    """The test runs on the CPU, and on 'cuda' where there is a GPU or `--pretend-cuda` is given.
+
+    It is for tests that are about numbers: what is about devices takes `device`, and runs on both everywhere.
+    """
+    with _present(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def on_device(any_device):
+    """`on_device(f)(x)` is `f(x)`, computed on `any_device` and brought back."""
+    from tests.devices import computed_on
+
+    return partial(computed_on, any_device)
 
 
 @pytest.fixture

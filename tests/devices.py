@@ -1,10 +1,12 @@
-"""How close numbers of two devices or two forms are to be, by their type; stated here and nowhere else."""
+"""Numbers of two devices: how close they are to be, by their type, stated here alone; and how a test has both."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 # (relative, absolute): a few hundred roundings of values near 1, as sums in another order make them.
 TOLERANCES = {
@@ -36,3 +38,46 @@ def lies_on(value: Any, device: str) -> bool:
     """Whether there are tensors in the structure, and all lie on the device."""
     tensors = [x for x in tree_leaves(value) if isinstance(x, Tensor)]
     return bool(tensors) and all(x.device.type == device for x in tensors)
+
+
+def computed_on(device: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Computes what the call does on the device, for a test that stays on the CPU.
+
+    Parameters, buffers and arguments go there, and results come back; gradients go all the way, and what the call
+    writes into buffers and frozen parameters is written.
+
+    Args:
+        device: 'cpu' gives the call itself.
+        call: a module, a method of one, or a function of tensors and modules.
+    """
+    if device == "cpu":
+        return call
+
+    def move(value: Any, where: str) -> Any:
+        return tree_map_only(Tensor, lambda x: x.to(where), value)
+
+    def computed(*args: Any, **kwargs: Any) -> Any:
+        given = [getattr(call, "__self__", None), *tree_leaves((args, kwargs))]
+        whole = _Call(call, [x for x in given if isinstance(x, nn.Module)])
+        here = {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
+        there = move(here, device)
+        out = functional_call(whole, there, move(args, device), move(kwargs, device))
+        assert lies_on(out, device)
+        with torch.no_grad():
+            for name, kept in here.items():
+                if not kept.requires_grad and not torch.equal(kept, there[name].cpu()):
+                    kept.copy_(there[name].cpu())
+        return move(out, "cpu")
+
+    return computed
+
+
+class _Call(nn.Module):
+    """A call and the modules that it is of or is given, as one module."""
+
+    def __init__(self, call: Callable[..., Any], given: list[nn.Module]) -> None:
+        super().__init__()
+        self.call, self.given = call, nn.ModuleList(given)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.call(*args, **kwargs)

@@ -262,7 +262,9 @@ class PretendedCuda:
             "_lazy_init": None, "set_device": None, "get_device_capability": (9, 0), "memory_allocated": 0,
             "max_memory_allocated": 0, "reset_peak_memory_stats": None, "current_stream": stream,
             "get_device_name": "pretended", "empty_cache": None, "memory_reserved": 0, "utilization": 0,
-            "get_device_properties": SimpleNamespace(name="pretended", total_memory=2**30, multi_processor_count=1),
+            "get_device_properties": SimpleNamespace(
+                name="pretended", total_memory=2**30, multi_processor_count=1, major=9, minor=0
+            ),
         }  # fmt: skip
         replaced: list[tuple[Any, str, Any]] = [
             (torch.cuda, name, lambda *_, value=value, **__: value) for name, value in answers.items()

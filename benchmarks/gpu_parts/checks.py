@@ -1,4 +1,4 @@
-"""The tests of the suite that run on a device, as one row."""
+"""The tests of the suite that run on a device, a row for each part of the library."""
 
 import re
 import subprocess
@@ -10,17 +10,30 @@ from pathlib import Path
 from gpu_parts.machine import Machine, Row
 
 ROOT = Path(__file__).parents[2]
+PARTS = ("model", "data", "train", "infer", "game", "examples")
 
 
 def rows(machine: Machine) -> Iterator[Row]:
-    """All tests that take the `device` fixture, on this device; the dry run takes those of one folder."""
-    files = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/**/test_devices.py"))
-    if machine.quick:
-        files = [name for name in files if "infer" in name]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", machine.device.type, *files]
+    """All tests that take `device`, `any_device` or `on_device`, on this device; the dry run takes one part's."""
+    for part in ("infer",) if machine.quick else PARTS:
+        limit = machine.deadline - time.monotonic()
+        if limit > 0:
+            yield {"row": part, **of_part(part, machine.device.type, limit)}
+
+
+def of_part(part: str, device: str, limit: float) -> Row:
+    """How many pass, fail and are skipped, and which fail; within the limit in seconds."""
+    takes_device = re.compile(r"def \w+\([^)]*\b(device|any_device|on_device)\b")
+    found = [path for path in ROOT.glob(f"tests/{part}/**/test_*.py") if takes_device.search(path.read_text())]
+    files = sorted(str(path.relative_to(ROOT)) for path in found)
+    chosen = ["-m", "cuda"] if device == "cuda" else ["-k", device]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen, *files]
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {"seconds": limit, "errors": 1, "which failed": "none was told when the time was up"}
     last = done.stdout.strip().splitlines()[-1:] or [done.stderr[-300:]]
     counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|errors?|skipped)", last[0])}
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    yield {"row": "tests", "seconds": time.perf_counter() - start, **counts, "which failed": ", ".join(failed)}
+    return {"seconds": time.perf_counter() - start, **counts, "which failed": ", ".join(failed)}

@@ -39,38 +39,40 @@ def published(x, weight, taps, *, up=1, down=1):
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("taps", [TAPS, (1, 2, 1), (1, 2, 5, 4, 2)])
 @pytest.mark.parametrize(("stride", "how"), [(2, {"down": 2}), (4, {"down": 4}), (0.5, {"up": 2}), (0.25, {"up": 4})])
-def test_filter_and_kernel_share_one_border(stride, how, taps, k):
+def test_filter_and_kernel_share_one_border(stride, how, taps, k, on_device):
     x, weight = torch.randn(2, 3, 8, 8).double(), torch.randn(4, 3, k, k).double()
     expected = published(x, weight, taps, **how)
-    torch.testing.assert_close(m.f.conv(x, weight, stride=stride, kernel=taps), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        on_device(m.f.conv)(x, weight, stride=stride, kernel=taps), expected, rtol=1e-12, atol=1e-12
+    )
     layer = m.conv(3, 4, k, stride, blur=taps, bias=False).double()
     layer.load_state_dict({"weight": weight})
-    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(on_device(layer)(x), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.reference("modconv, blur", "conv2d_resample of StyleGAN2, written out")
 @pytest.mark.parametrize(("stride", "how"), [(2, {"down": 2}), (0.5, {"up": 2})])
 @pytest.mark.parametrize("form", ["images", "weights"])
-def test_modulated_ones_too(stride, how, form):
+def test_modulated_ones_too(stride, how, form, on_device):
     x, weight, style = torch.randn(2, 3, 8, 8).double(), torch.randn(4, 3, 3, 3).double(), torch.randn(2, 3).double()
     rows = []
     for image, s in zip(x, style, strict=True):
         scaled = weight * s[None, :, None, None]
         scaled = scaled / (scaled.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
         rows.append(published(image[None], scaled, TAPS, **how))
-    found = m.f.modconv(x, weight, style, stride=stride, kernel=TAPS, form=form)
+    found = on_device(m.f.modconv)(x, weight, style, stride=stride, kernel=TAPS, form=form)
     torch.testing.assert_close(found, torch.cat(rows), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("stride", [2, 4])
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
-def test_a_ramp_comes_out_at_the_centres_of_the_pixels_that_become_one(stride, k):
+def test_a_ramp_comes_out_at_the_centres_of_the_pixels_that_become_one(stride, k, on_device):
     ramp = torch.arange(32.0).double().expand(1, 1, 32, 32)
     weight = torch.full((1, 1, k, k), 1 / k**2, dtype=torch.float64)
-    found = m.f.conv(ramp, weight, stride=stride, kernel=TAPS)
+    found = on_device(m.f.conv)(ramp, weight, stride=stride, kernel=TAPS)
     off = 0.5 if k % 2 == 0 and stride % 2 == 0 else 0.0  # an even kernel and an even filter have no common centre
     inner = slice(2, -2)
-    expected = m.f.resample(ramp, stride)[..., inner, inner]
+    expected = on_device(m.f.resample)(ramp, stride)[..., inner, inner]
     torch.testing.assert_close(found[..., inner, inner] + off, expected, rtol=1e-12, atol=1e-12)
     assert found.shape == (1, 1, 32 // stride, 32 // stride)
 
@@ -79,38 +81,38 @@ def test_a_ramp_comes_out_at_the_centres_of_the_pixels_that_become_one(stride, k
 @pytest.mark.parametrize("stride", [0.5, 1, 2, 4])
 @pytest.mark.parametrize("padtype", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("taps", [(1, 1), (1, 2, 1), TAPS])
-def test_the_size_over_the_stride_with_a_filter_too(k, stride, padtype, taps):
+def test_the_size_over_the_stride_with_a_filter_too(k, stride, padtype, taps, on_device):
     size = int(8 / stride)
     layer = m.conv(2, 3, k, stride, padtype=padtype, blur=taps)
-    assert layer(torch.randn(1, 2, 8, 8)).shape == (1, 3, size, size)
+    assert on_device(layer)(torch.randn(1, 2, 8, 8)).shape == (1, 3, size, size)
 
 
 @pytest.mark.parametrize("stride", [0.5, 1, 2])
 @pytest.mark.parametrize("padtype", ["replicate", "circular", "reflect"])
-def test_a_constant_image_stays_constant_up_to_its_border(stride, padtype):
+def test_a_constant_image_stays_constant_up_to_its_border(stride, padtype, on_device):
     layer = m.conv(1, 1, 3, stride, padtype=padtype, blur=TAPS, bias=False).double()
     layer.load_state_dict({"weight": torch.full((1, 1, 3, 3), 1 / 9, dtype=torch.float64)})
-    found = layer(torch.ones(1, 1, 8, 8).double())
+    found = on_device(layer)(torch.ones(1, 1, 8, 8).double())
     torch.testing.assert_close(found, torch.ones_like(found), rtol=1e-12, atol=1e-12)
 
 
-def test_groups_are_filtered_and_enlarged_apart():
+def test_groups_are_filtered_and_enlarged_apart(on_device):
     x, layer = torch.randn(2, 4, 5, 5).double(), m.conv(4, 6, 3, 0.5, groups=2, blur=TAPS).double()
     parts = [
         published(part, weight, TAPS, up=2)
         for part, weight in zip(x.chunk(2, 1), layer.weight.chunk(2, 0), strict=True)
     ]
-    torch.testing.assert_close(layer(x), torch.cat(parts, 1), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(on_device(layer)(x), torch.cat(parts, 1), rtol=1e-12, atol=1e-12)
 
 
-def test_half_precision_survives_large_styles():
+def test_half_precision_survives_large_styles(on_device):
     layer = m.modconv(64, 64, 8, scale_w=True).double()
     x, z = torch.randn(2, 64, 8, 8).double(), 1000 * torch.randn(2, 8).double()
     expected = layer(x, z).float()
-    found = layer.half()(x.half(), z.half())
+    found = on_device(layer.half())(x.half(), z.half())
     torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)
-    weights = m.f.modconv(x.half(), layer.weight, layer.style(z.half()), form="weights")
-    images = m.f.modconv(x.half(), layer.weight, layer.style(z.half()), form="images")
+    weights = on_device(m.f.modconv)(x.half(), layer.weight, layer.style(z.half()), form="weights")
+    images = on_device(m.f.modconv)(x.half(), layer.weight, layer.style(z.half()), form="images")
     torch.testing.assert_close(weights, images, rtol=0.02, atol=0.02)
 
 
@@ -130,6 +132,8 @@ def test_a_filter_that_sums_to_zero_is_refused(make):
         make()
 
 
-def test_a_gain_may_be_negative():
+def test_a_gain_may_be_negative(on_device):
     x = torch.randn(1, 2, 6, 6).double()
-    torch.testing.assert_close(m.f.upfirdn(x, TAPS, gain=-2.0), -2 * m.f.upfirdn(x, TAPS), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        on_device(m.f.upfirdn)(x, TAPS, gain=-2.0), -2 * m.f.upfirdn(x, TAPS), rtol=1e-12, atol=1e-12
+    )

@@ -25,10 +25,10 @@ def moved(net):
     return net
 
 
-def test_the_copy_equals_the_network_after_every_draw():
+def test_the_copy_equals_the_network_after_every_draw(on_device):
     net = moved(Net().init(seed=0)).init(seed=1)
     x = torch.randn(5, 3)
-    assert torch.equal(net.eval()(x), net.q.target(x))
+    assert torch.equal(on_device(net.eval())(x), on_device(net.q.target)(x))
 
 
 def test_the_copy_follows_by_its_share_and_buffers_at_once():

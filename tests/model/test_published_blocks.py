@@ -84,7 +84,7 @@ ROPES = {
 
 @pytest.mark.reference("a Llama block of tx_enc_blk, four rotary scalings", "transformers LlamaDecoderLayer")
 @pytest.mark.parametrize("rope", ROPES)
-def test_a_llama_block(rope):
+def test_a_llama_block(rope, on_device):
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
     theirs, ours = ROPES[rope]
@@ -106,7 +106,7 @@ def test_a_llama_block(rope):
     torch.testing.assert_close(cos[0], angles.cos() * wide[1], rtol=1e-5, atol=1e-5)
     exact = ((angles.cos() * wide[1])[None], (angles.sin() * wide[1])[None])
     expected = reference(x, attention_mask=causal(6), position_ids=places, position_embeddings=exact)
-    close(block(x), expected)
+    close(on_device(block)(x), expected)
 
 
 def test_the_ntk_base_stretches_the_longest_wave_by_the_factor():
@@ -119,7 +119,7 @@ def test_the_ntk_base_stretches_the_longest_wave_by_the_factor():
 
 
 @pytest.mark.reference("sa, window", "transformers sliding_window_causal_mask_function")
-def test_a_sliding_window_is_mistrals():
+def test_a_sliding_window_is_mistrals(on_device):
     from transformers.masking_utils import sliding_window_causal_mask_function
 
     allowed = sliding_window_causal_mask_function(3)
@@ -128,14 +128,14 @@ def test_a_sliding_window_is_mistrals():
     full = m.sa(DIM, HEADS).double()
     full.load_state_dict(windowed.state_dict())
     x, cache = tokens(7), m.KVCache()
-    close(windowed(x), full(x, mask=mask))
+    close(on_device(windowed)(x), full(x, mask=mask))
     with torch.no_grad():
-        close(torch.cat([windowed(part, cache=cache) for part in x.split([3, 1, 3], 1)], 1), windowed(x))
+        close(torch.cat([on_device(windowed)(part, cache=cache) for part in x.split([3, 1, 3], 1)], 1), windowed(x))
 
 
 @pytest.mark.reference("sa, alibi", "transformers build_alibi_tensor, in float32")
 @pytest.mark.parametrize("heads", [4, 6])
-def test_alibi_is_blooms(heads):
+def test_alibi_is_blooms(heads, on_device):
     from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
     dim = 4 * heads
@@ -144,12 +144,12 @@ def test_alibi_is_blooms(heads):
     bias = build_alibi_tensor(torch.ones(1, 5), heads, torch.float64).view(1, heads, 1, 5)
     x, cache = torch.randn(2, 5, dim, dtype=torch.float64), m.KVCache()
     # Theirs grows with the key's place, ours falls with the distance: a constant in each row, which softmax drops.
-    torch.testing.assert_close(net(x), plain(x, mask=bias), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(on_device(net)(x), plain(x, mask=bias), rtol=1e-6, atol=1e-6)
     padding = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]).bool()[:, None]
     both = torch.where(padding[:, None], bias, -torch.inf)
-    torch.testing.assert_close(net(x, mask=padding), plain(x, mask=both), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(on_device(net)(x, mask=padding), plain(x, mask=both), rtol=1e-6, atol=1e-6)
     with torch.no_grad():
-        close(torch.cat([net(part, cache=cache) for part in x.split([2, 1, 2], 1)], 1), net(x))
+        close(torch.cat([on_device(net)(part, cache=cache) for part in x.split([2, 1, 2], 1)], 1), net(x))
 
 
 def attention(ours, query, key, value, out):
@@ -168,7 +168,7 @@ def pairs(**names):
 
 
 @pytest.mark.reference("a BERT layer of tx_enc_blk, post_norm", "transformers BertLayer")
-def test_a_bert_layer():
+def test_a_bert_layer(on_device):
     from transformers.models.bert.modeling_bert import BertLayer
 
     config = transformers.BertConfig(
@@ -183,11 +183,11 @@ def test_a_bert_layer():
     names |= pairs(**{"mlp.0": "intermediate.dense", "mlp.1": "output.dense"})
     ours, theirs = given(ours, BertLayer(config), names)
     x = tokens()
-    close(ours(x), theirs(x))
+    close(on_device(ours)(x), theirs(x))
 
 
 @pytest.mark.reference("a GPT-2 block of tx_enc_blk", "transformers GPT2Block")
-def test_a_gpt2_block():
+def test_a_gpt2_block(on_device):
     from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
     config = transformers.GPT2Config(n_embd=DIM, n_head=HEADS, attn_implementation="sdpa")
@@ -214,11 +214,11 @@ def test_a_gpt2_block():
     names |= pairs(norm1="ln_1", norm2="ln_2", **{"mlp.0": "mlp.c_fc", "mlp.1": "mlp.c_proj"})
     ours, _ = given(ours, linear, names)
     x = tokens()
-    close(ours(x), theirs.double().eval()(x, attention_mask=causal(6)))
+    close(on_device(ours)(x), theirs.double().eval()(x, attention_mask=causal(6)))
 
 
 @pytest.mark.reference("a DINOv2 block of tx_enc_blk, layer_scale, registers", "transformers Dinov2WithRegistersLayer")
-def test_a_block_of_a_vision_transformer_with_registers():
+def test_a_block_of_a_vision_transformer_with_registers(on_device):
     from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersLayer
 
     config = transformers.Dinov2WithRegistersConfig(
@@ -234,11 +234,11 @@ def test_a_block_of_a_vision_transformer_with_registers():
     names |= {"scale1.gamma": "layer_scale1.lambda1", "scale2.gamma": "layer_scale2.lambda1"}
     ours, theirs = given(ours, theirs, names)
     registers, x = m.registers(4, DIM).double(), tokens()
-    close(ours(registers(x)), theirs(torch.cat([registers.value.expand(2, -1, -1), x], 1)))
+    close(on_device(ours)(on_device(registers)(x)), theirs(torch.cat([registers.value.expand(2, -1, -1), x], 1)))
 
 
 @pytest.mark.reference("a T5 decoder block of tx_dec_blk", "transformers T5Block")
-def test_a_t5_decoder_block():
+def test_a_t5_decoder_block(on_device):
     from transformers.models.t5.modeling_t5 import T5Block
 
     config = transformers.T5Config(d_model=DIM, d_kv=6, num_heads=HEADS, d_ff=32, is_decoder=True)
@@ -259,14 +259,14 @@ def test_a_t5_decoder_block():
         1, HEADS, 6, 6, dtype=torch.float64
     )  # of relative positions, which T5 learns once for all blocks
     expected = theirs(x, position_bias=bias + causal(6), encoder_hidden_states=context)[0]
-    close(ours(x, context, mask=bias), expected)
+    close(on_device(ours)(x, context, mask=bias), expected)
 
 
 @pytest.mark.reference("attn, need_weights", "torch.nn.MultiheadAttention")
 @pytest.mark.parametrize("options", [{}, {"causal": True}, {"n_kv_heads": 2, "window": 2}, {"alibi": True}])
-def test_weights_on_request_are_those_that_make_the_result(options):
+def test_weights_on_request_are_those_that_make_the_result(options, on_device):
     net, x = m.sa(DIM, HEADS, **options).double(), tokens()
-    out, weights = net(x, need_weights=True)
+    out, weights = on_device(net)(x, need_weights=True)
     close(out, net(x))
     close(weights.sum(-1), torch.ones(2, HEADS, 6, dtype=torch.float64))
     if not options:
@@ -278,11 +278,11 @@ def test_weights_on_request_are_those_that_make_the_result(options):
         close(weights, theirs(x, x, x, average_attn_weights=False)[1])
 
 
-def test_a_token_that_may_look_at_nothing_gets_zeros_and_finite_gradients():
+def test_a_token_that_may_look_at_nothing_gets_zeros_and_finite_gradients(on_device):
     net, x = m.sa(DIM, HEADS).double(), tokens().requires_grad_()
     mask = torch.ones(6, 6, dtype=torch.bool)
     mask[2] = False
-    out, weights = net(x, mask=mask, need_weights=True)
+    out, weights = on_device(net)(x, mask=mask, need_weights=True)
     close(out, net(x, mask=mask))
     assert (weights[:, :, 2] == 0).all()
     assert torch.autograd.grad(out.sum(), x)[0].isfinite().all()
@@ -290,10 +290,10 @@ def test_a_token_that_may_look_at_nothing_gets_zeros_and_finite_gradients():
 
 @pytest.mark.reference("mlp, gate", "Shazeer, 2020, equation 6")
 @pytest.mark.parametrize(("gate", "function"), [("silu", F.silu), ("gelu", F.gelu), ("sigmoid", torch.sigmoid)])
-def test_a_gated_mlp_is_the_papers_formula(gate, function):
+def test_a_gated_mlp_is_the_papers_formula(gate, function, on_device):
     net, x = m.mlp(DIM, 24, gate=gate, bias=False).double(), tokens()
     inner = function(x @ net.gate.weight.T) * (x @ net.up.weight.T)
-    close(net(x), inner @ net.down.weight.T)
+    close(on_device(net)(x), inner @ net.down.weight.T)
 
 
 def test_gated_blocks_keep_the_size_of_what_goes_through_them():

@@ -6,15 +6,15 @@ import torch
 import ai.model as m
 
 
-def test_moments_are_those_of_all_rows_however_they_were_split():
+def test_moments_are_those_of_all_rows_however_they_were_split(on_device):
     rows = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 4 + 100
     norm = m.running_norm(3, clip=None, eps=0).double()
     for part in rows.split([1, 300, 2, 697]):
-        norm(part.view(1, -1, 3))
+        on_device(norm)(part.view(1, -1, 3))
     torch.testing.assert_close(norm.mean, rows.mean(0))
     torch.testing.assert_close(norm.variance, rows.var(0, correction=0))
     assert norm.count == 1000
-    torch.testing.assert_close(norm.eval()(rows), (rows - rows.mean(0)) / rows.std(0, correction=0))
+    torch.testing.assert_close(on_device(norm.eval())(rows), (rows - rows.mean(0)) / rows.std(0, correction=0))
 
 
 def test_the_first_batch_is_seen_as_it_was_acted_on_and_evaluation_learns_nothing():
@@ -26,10 +26,10 @@ def test_the_first_batch_is_seen_as_it_was_acted_on_and_evaluation_learns_nothin
     assert all(torch.equal(value, norm.state_dict()[key]) for key, value in state.items())
 
 
-def test_outliers_are_clipped_and_whole_numbers_taken():
+def test_outliers_are_clipped_and_whole_numbers_taken(on_device):
     norm = m.running_norm(1, clip=2.0)
-    norm(torch.tensor([[0], [2]], dtype=torch.uint8))
-    assert norm.eval()(torch.tensor([[200]], dtype=torch.uint8)).tolist() == [[2.0]]
+    on_device(norm)(torch.tensor([[0], [2]], dtype=torch.uint8))
+    assert on_device(norm.eval())(torch.tensor([[200]], dtype=torch.uint8)).tolist() == [[2.0]]
 
 
 def test_init_forgets_what_was_seen():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.devices import computed_on
 from tests.pretended_cuda import PretendedCuda, SyncError
 
 
@@ -121,6 +122,29 @@ def test_a_network_learns_there_as_on_the_cpu(cuda):
         return copy.deepcopy(net).cpu().state_dict()
 
     torch.testing.assert_close(learn("cuda"), learn("cpu"))
+
+
+def test_a_test_of_the_cpu_has_its_numbers_computed_there(cuda):
+    net, x = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), torch.randn(4, 3, requires_grad=True)
+    twin, seen = copy.deepcopy(net), []
+    net[0].register_forward_hook(lambda module, args, out: seen.append((args[0].is_cuda, module.weight.is_cuda)))
+    results = []
+    for call in (computed_on("cuda", net), computed_on("cuda", lambda net, x: net(x)), twin):
+        out = call(x) if isinstance(call, nn.Module) or not results else call(net, x)
+        assert not out.is_cuda
+        out[:, 0].square().sum().backward()
+        results.append([out.detach(), x.grad.clone()])
+        x.grad = None
+    assert seen == [(True, True)] * 2
+    torch.testing.assert_close(results[0], results[2])
+    torch.testing.assert_close(results[1], results[2])
+    torch.testing.assert_close(net[0].weight.grad, 2 * twin[0].weight.grad)
+    assert (net[1].num_batches_tracked, twin[1].num_batches_tracked) == (2, 1)
+    assert net[1].running_mean.abs().sum() > 0
+    with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+        computed_on("cuda", lambda x: x + torch.ones(3))(x)
+    with pytest.raises(AssertionError):
+        computed_on("cuda", lambda x: torch.ones(3))(x)
 
 
 def test_autocast_and_the_gradient_scaler_work_there(cuda):

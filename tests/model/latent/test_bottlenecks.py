@@ -6,11 +6,11 @@ import ai.model as m
 
 
 @pytest.mark.reference("vq", "the nearest of all codes; van den Oord et al., 2017, equation 3")
-def test_each_vector_becomes_its_nearest_code():
+def test_each_vector_becomes_its_nearest_code(on_device):
     torch.manual_seed(0)
     net, x = m.vq(7, 3).double(), torch.randn(2, 3, 4, 5).double()
     torch.nn.init.normal_(net.codes)
-    out = net(x)
+    out = on_device(net)(x)
     for b in range(2):
         for i in range(4):
             for j in range(5):
@@ -18,7 +18,7 @@ def test_each_vector_becomes_its_nearest_code():
                 nearest = distances.index(min(distances))
                 assert out.indices[b, i, j] == nearest
                 torch.testing.assert_close(out.x[b, :, i, j], net.codes[nearest])
-    assert net(x[:, :, 0, 0]).indices.tolist() == out.indices[:, 0, 0].tolist()
+    assert on_device(net)(x[:, :, 0, 0]).indices.tolist() == out.indices[:, 0, 0].tolist()
 
 
 @pytest.mark.parametrize("autocast", [True, False])
@@ -35,29 +35,29 @@ def test_short_types_find_the_nearest_codes_too(short, autocast):
 
 
 @pytest.mark.parametrize("offset", [0.0, 10.0, 1000.0])
-def test_codes_far_from_zero_are_told_apart(offset):
+def test_codes_far_from_zero_are_told_apart(offset, on_device):
     net, x = m.vq(64, 8), torch.randn(500, 8) * 0.01 + offset
     with torch.no_grad():
         net.codes.copy_(torch.randn(64, 8) * 0.01 + offset)
-    found = net.lookup(net(x).indices)
+    found = on_device(net.lookup)(on_device(net)(x).indices)
     distance = torch.cdist(x.double(), net.codes.detach().double())
     chosen = (x.double() - found.detach().double()).norm(dim=1)
     torch.testing.assert_close(chosen, distance.min(1).values, rtol=1e-2, atol=0)
 
 
-def test_a_divergence_beyond_float16_is_finite():
+def test_a_divergence_beyond_float16_is_finite(on_device):
     x = torch.tensor([[300.0, -15.0]]).half()
-    z, divergence = m.kl().eval()(x)
+    z, divergence = on_device(m.kl().eval())(x)
     assert z.dtype == torch.float16
     assert divergence.item() == pytest.approx(0.5 * (300**2 - 1 + 15), rel=1e-3)
 
 
-def test_gradients_go_straight_through_and_codes_to_their_inputs():
+def test_gradients_go_straight_through_and_codes_to_their_inputs(on_device):
     torch.manual_seed(0)
     net = m.vq(4, 3, beta=0.5).double()
     x = torch.randn(6, 3).double().requires_grad_()
     weights = torch.randn(6, 3).double()
-    out = net(x)
+    out = on_device(net)(x)
     (straight,) = torch.autograd.grad((out.x * weights).sum(), x, retain_graph=True)
     torch.testing.assert_close(straight, weights)
     nearest = net.codes[out.indices]
@@ -69,18 +69,18 @@ def test_gradients_go_straight_through_and_codes_to_their_inputs():
 
 
 @pytest.mark.reference("kl", "diffusers DiagonalGaussianDistribution")
-def test_a_latent_is_as_in_diffusers_and_is_drawn_in_training_only():
+def test_a_latent_is_as_in_diffusers_and_is_drawn_in_training_only(on_device):
     distributions = pytest.importorskip("diffusers.models.autoencoders.vae")
     x = torch.randn(3, 8, 4, 4, generator=torch.Generator().manual_seed(0)) * 3
     x[0, 4] = 100  # beyond what an exponential bears
     theirs = distributions.DiagonalGaussianDistribution(x)
     net = m.kl().eval()
-    z, divergence = net(x)
+    z, divergence = on_device(net)(x)
     torch.testing.assert_close(z, theirs.mode(), rtol=0, atol=0)
     torch.testing.assert_close(divergence, theirs.kl(), rtol=1e-5, atol=1e-3)
     wide = torch.cat([torch.zeros(20_000, 1), torch.full((20_000, 1), 4.0).log()], 1)
     torch.manual_seed(0)
-    assert net.train()(wide).z.std().item() == pytest.approx(2, abs=0.05)
+    assert on_device(net.train())(wide).z.std().item() == pytest.approx(2, abs=0.05)
 
 
 @pytest.mark.parametrize(
