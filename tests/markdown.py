@@ -1,10 +1,9 @@
 """Runs the code blocks of a Markdown page as a reader would: one after the other, in one script, in an empty folder."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from tests import warm_python
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -24,16 +23,9 @@ def script(page: Path) -> str:
 
 
 def run(code: str, name: str, folder: Path, **environment: str) -> None:
-    """Runs a script in a fresh process, warnings as errors, and fails with its output if it fails."""
+    """Runs a script in a process of its own, warnings as errors, and fails with its output if it fails."""
     path = folder / f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}.py"
     path.write_text(code, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", path.name],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"} | environment,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=400,
-    )
+    environment = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"} | environment
+    done = warm_python.run(path, folder=folder, environment=environment, warnings="error", timeout=400)
     assert done.returncode == 0, f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"

@@ -1,6 +1,4 @@
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ from safetensors.torch import load_file
 
 from ai.examples.mnist import Config, ConvNet, Model, run
 from ai.examples.mnist.figures import confusion_matrix, save_predictions
+from tests import warm_python
 
 STEPS, SAVE_INTERVAL = 60, 10
 
@@ -35,10 +34,9 @@ run(Config("digits", trial=trial, resume=resume, steps=STEPS, save_interval=SAVE
 
 
 def start(dies_at: int, resume: bool, trial: Path) -> int:
-    arguments = [str(dies_at), "resume" if resume else "anew", str(trial)]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, cwd=trial.parent, timeout=140
-    )
+    script = trial.parent / "main.py"
+    script.write_text(SCRIPT)
+    done = warm_python.run(script, dies_at, "resume" if resume else "anew", trial, folder=trial.parent)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
 
@@ -48,7 +46,7 @@ def final_weights(trial: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # three fresh processes, each importing everything
+@pytest.mark.timeout(300)  # three processes, each of which trains
 def test_killed_and_resumed_ends_with_the_same_bits(tmp_path):
     assert start(-1, False, tmp_path / "whole") == 0
     expected = final_weights(tmp_path / "whole")

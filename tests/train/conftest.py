@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests import warm_python
+
 JOBS = Path(__file__).parent / "jobs"
 # Two cores, several processes that each import torch, and other tests beside them.
 JOB_TIMEOUT_S = 280
@@ -20,15 +22,22 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def job():
-    """Runs a script of jobs/ in a fresh process, or under torchrun on several ranks."""
+    """Runs a script of jobs/ in a process of its own, or under torchrun on several ranks."""
 
     def run(name: str, *arguments: object, ranks: int = 1) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable]
-        if ranks > 1:
-            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        command += [str(JOBS / f"{name}.py"), *map(str, arguments)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.run(command, capture_output=True, text=True, timeout=JOB_TIMEOUT_S, env=environment)
+        script, environment = str(JOBS / f"{name}.py"), {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        if ranks == 1:
+            return warm_python.run(
+                script, *arguments, folder=Path.cwd(), environment=environment, timeout=JOB_TIMEOUT_S
+            )
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        return subprocess.run(
+            [*launch, script, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=JOB_TIMEOUT_S,
+            env=os.environ | environment,
+        )
 
     return run
 
