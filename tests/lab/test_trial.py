@@ -21,6 +21,7 @@ import ai.model as m
 from ai.data import Dataset
 from ai.lab import OwnedError, Record, Trial
 from ai.train import Classify, EarlyStopping, Trainer, opt
+from tests import warm_python
 
 SCRIPT = Path(__file__).with_name("resumable_run.py")
 
@@ -88,8 +89,8 @@ def test_metrics_make_a_dataframe(tmp_path):
         trial.metrics()["los"]
 
 
-def run_script(*arguments: object, **how) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, **how)
+def run_script(*arguments: object) -> subprocess.CompletedProcess:
+    return warm_python.run(SCRIPT, *arguments, folder=Path.cwd())
 
 
 def rows(folder: Path) -> list[dict]:
