@@ -1,14 +1,12 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ai.data import Dataset, ImgDataset
+from ai.data import Dataset
 from ai.examples.cli import read_config
 from ai.examples.vit import Config, Model, data, run
 from ai.examples.vit.attention import attention_rollout, attention_weights
@@ -224,30 +222,6 @@ def test_the_tiny_preset_leaves_a_whole_trial(tmp_path, monkeypatch, capsys):
     assert 0 <= numbers["accuracy"] <= 1
     assert f"{numbers['accuracy']:.2%}" in capsys.readouterr().out
     assert run(replace(PRESETS["tiny"], resume=True)) == numbers  # there is nothing left to train
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("given", ["a folder", "a dataset"])
-def test_your_own_pictures_are_learnt(given, tmp_path, monkeypatch):
-    """Bright and dark squares, in a folder for each class, or as a dataset."""
-    monkeypatch.setenv("AI_LAB_PATH", str(tmp_path / "lab"))
-    monkeypatch.setenv("AI_DATASETS_PATH", str(tmp_path / "sets"))
-    draws = np.random.default_rng(0)
-    for name, low in (("bright", 140), ("dark", 0), ("middle", 70)):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
-        for i in range(20):
-            pixels = draws.integers(low, low + 60, (10, 12, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{i}.png")
-    config = replace(PRESETS["tiny"], steps=60, batch_size=16, learning_rate=5e-3, warmup=5, interval=30)
-    if given == "a folder":
-        numbers = run(replace(config, data=str(tmp_path / "pictures")))
-    else:
-        numbers = run(config, ImgDataset(tmp_path / "pictures", 8, labels="folder"))
-    assert numbers["accuracy"] == 1
-    with pytest.raises(ValueError, match=r"dataset must have images of imsize \(8\), got \(3, 4, 4\)"):
-        run(config, ImgDataset(tmp_path / "pictures", 4, labels="folder"))
-    with pytest.raises(ValueError, match="dataset must have images x and classes y"):
-        run(config, ImgDataset(tmp_path / "pictures", 8))
 
 
 def test_cifar_is_augmented_as_deit_does(monkeypatch):

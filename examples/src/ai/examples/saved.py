@@ -1,10 +1,12 @@
 """What a trial saved last."""
 
+import os
 from pathlib import Path
 
 from torch import nn
 
 from ai.lab import Trial
+from ai.model.saved import build
 from ai.train import snapshot
 
 
@@ -19,8 +21,28 @@ def load_averaged(model: nn.Module, trial: Trial, path: Path | None = None) -> N
     Raises:
         FileNotFoundError: There is no snapshot.
     """
-    chosen = path or trial.snapshots.latest()
+    model.load_state_dict(snapshot.load_model_state(path or _newest(trial), ema=True))
+    model.eval()
+
+
+def averaged_model(path: str | os.PathLike[str], *, key: str | None = None) -> nn.Module:
+    """Returns the model of a trial's newest snapshot as the snapshot says that it was built, for evaluation.
+
+    Args:
+        path: The trial's folder.
+        key: Which of its models; None for the only one. Its weights are averaged where there are averages.
+
+    Raises:
+        FileNotFoundError: There is no snapshot.
+    """
+    newest = _newest(Trial(path))
+    model = build(newest, key=key)
+    model.load_state_dict(snapshot.load_model_state(newest, ema=True, key=key))
+    return model.eval()
+
+
+def _newest(trial: Trial) -> Path:
+    chosen = trial.snapshots.latest()
     if chosen is None:
         raise FileNotFoundError(f"trial {trial.path} has no snapshot")
-    model.load_state_dict(snapshot.load_model_state(chosen, ema=True))
-    model.eval()
+    return chosen

@@ -31,8 +31,8 @@ def reproduce(*, seed: int = 0, steps: int | None = None, preset: str = "laptop"
 
 def compare(config: Config) -> dict[str, float]:
     """Runs a configuration of digits with each loss as trials of the study `config.trial`; see `reproduce`."""
-    if config.dataset != "digits":
-        raise ValueError(f"dataset must be 'digits', which the classifier knows, got {config.dataset!r}")
+    if config.dataset != "digits" or config.data:
+        raise ValueError(f"dataset must be 'digits', which the classifier knows, got {config.data or config.dataset!r}")
     study = Study(config.trial, clean=True)
     classifier = digits_classifier(config.imsize)
     _, held_out = digits_dataset(config.imsize).split()

@@ -11,27 +11,26 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ai.data import DataLoader, Dataset, ImgDataset, digits_dataset, mnist_dataset
+from ai.data import DataLoader, Dataset, digits_dataset, mnist_dataset
 from ai.examples.autoencoder.linear import pca_error
 from ai.examples.autoencoder.losses import LossName, make_loss
 from ai.examples.autoencoder.model import ImgAutoencoder
 from ai.examples.cli import read_config
 from ai.examples.figures import grid, interpolate, save_animation, save_grid
+from ai.examples.own_data import own_images
+from ai.examples.run_config import RunConfig
 from ai.examples.saved import load_averaged
-from ai.lab import Trial
 from ai.train import Reconstruct, Trainer, loss, opt, schedule
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
     """What a run needs; every field is an option of the command line."""
 
-    dataset: str = "digits"
-    """`digits` (scikit-learn's, any size), `mnist` (28 pixels, framed to 32), or a folder of images."""
+    dataset: Literal["digits", "mnist"] = "digits"
+    """Scikit-learn's digits, of any size, or MNIST, framed to 32 pixels."""
     trial: str = "autoencoder"
     """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
-    resume: bool = False
-    """Go on from the trial's last snapshot instead of starting anew."""
     imsize: int = 32
     """Side of the images."""
     bottleneck: int = 4
@@ -46,8 +45,6 @@ class Config:
     """What a reconstruction is compared with its original by."""
     steps: int = 1500
     """Number of updates."""
-    minutes: float | None = None
-    """Stop earlier, after this time; the learning rate falls with the steps."""
     batch_size: int = 32
     """Images in a batch."""
     learning_rate: float = 3e-3
@@ -60,17 +57,13 @@ class Config:
     """Compile the model."""
     interval: int = 250
     """Steps between validations, pictures and snapshots."""
-    seed: int = 0
-    """Seeds the weights and the order of the data."""
-    device: str = "cpu"
-    """A torch device."""
 
 
 PRESETS = {
     "tiny": Config(imsize=8, nc_min=4, nc_max=8, steps=4, batch_size=8, interval=2),
     "laptop": Config(),
     "photos": Config(
-        dataset="photos",
+        data="photos",
         imsize=256,
         bottleneck=8,
         nc_min=32,
@@ -90,18 +83,19 @@ PRESETS = {
 DESCRIPTIONS = {
     "tiny": "seconds; for tests",
     "laptop": "scikit-learn's digits at 32 pixels in 32 numbers, minutes on a CPU",
-    "photos": "a folder of images at 256 pixels in a code a 192nd of their size, on a GPU; give --dataset FOLDER",
+    "photos": "a folder of images at 256 pixels in a code a 192nd of their size, on a GPU; give --data FOLDER",
 }
 
 
-def load(config: Config) -> tuple[Dataset, Dataset]:
+def load(config: Config, dataset: Dataset | None = None) -> tuple[Dataset, Dataset]:
     """Returns images to train on and held-out ones; batches hold `x` in [-1, 1]."""
-    if config.dataset == "digits":
-        train_set, held_out = digits_dataset(config.imsize).split()
-    elif config.dataset == "mnist":
-        train_set, held_out = mnist_dataset().split()
-    else:
-        train_set, held_out = ImgDataset(config.dataset, config.imsize).split(0.95, 0.05)
+    own = own_images(config.data, dataset, config.imsize)
+    if own is not None:
+        train_set, held_out = own.split(0.95, 0.05)
+        if len(held_out) < 2:
+            raise ValueError(f"data must hold at least 30 images, of which two are held out, got {len(own)}")
+        return train_set, held_out
+    train_set, held_out = (digits_dataset(config.imsize) if config.dataset == "digits" else mnist_dataset()).split()
     return train_set, held_out
 
 
@@ -112,42 +106,42 @@ def build(config: Config, nc_img: int) -> ImgAutoencoder:
     )
 
 
-def run(config: Config) -> dict[str, float]:
-    """Trains, measures and draws; returns `mse`, `ssim` and `pca_mse` on the held-out images, and `code_size`."""
-    train_set, held_out = load(config)
+def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
+    """Trains, measures and draws; returns `mse`, `ssim` and `pca_mse` on the held-out images, and `code_size`.
+
+    Args:
+        config: What to do.
+        dataset: Images of your own, `x` `(1 or 3, imsize, imsize)` in [-1, 1], instead of those that the configuration
+            names; a twentieth is held out, and `pca_mse` is left out, since large ones have more pixels than
+            components can be taken of.
+    """
+    train_set, held_out = load(config, dataset)
     loader = train_set.loader(config.batch_size, config.device, train=True, seed=config.seed)
     validation = held_out.loader(256, config.device)
     nc_img = next(iter(validation))["x"].shape[1]
     model = build(config, nc_img).init(seed=config.seed).to(config.device)
     optimiser = opt.adamw(model, lr=config.learning_rate)
     report = Report(validation, held_out.sample(min(24, len(held_out)), config.device)["x"])
-    trial = Trial(
-        config.trial,
-        clean=not config.resume,
-        config=config,
+    trial = config.record(
+        config.interval,
         val_data=validation,
         sampler=lambda model, step: report.pairs(model),
         task=lambda model, step: report(model, trial.path),
-        save_snapshots=True,
-        log_interval=20,
-        val_interval=config.interval,
-        sample_interval=config.interval,
-        task_interval=config.interval,
-        save_interval=config.interval,
     )
     step = trial.resume(model, optimiser, loader) if config.resume else 0
     env = Reconstruct(make_loss(config.loss, nc_img, config.imsize))
     trainer = Trainer(env, loader, precision=config.precision, compile=config.compile, ema=config.ema)
     plan = schedule.cosine(config.steps, warmup=config.steps // 20)
-    limit = None if config.minutes is None else 60 * config.minutes
-    trainer.train(model, optimiser, trial.hook(), step=step, steplimit=config.steps, timelimit=limit, schedule=plan)
+    trainer.train(
+        model, optimiser, trial.hook(), step=step, steplimit=config.steps, timelimit=config.timelimit, schedule=plan
+    )
 
     if not report.numbers:  # there was nothing left to train: measure what was saved
         load_averaged(model, trial)
         with torch.no_grad():
             report(model, trial.path)
     result = dict(report.numbers)
-    if config.dataset in ("digits", "mnist"):  # a folder of photographs has more pixels than components can be taken of
+    if not config.data and dataset is None:
         train_images = torch.cat([batch["x"].cpu() for batch in train_set.loader(256)])
         held_out_images = torch.cat([batch["x"].cpu() for batch in validation])
         result["pca_mse"] = pca_error(train_images, held_out_images, int(result["code_size"]))

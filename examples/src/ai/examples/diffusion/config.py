@@ -8,33 +8,27 @@ from torch import nn
 
 import ai.model as m
 from ai.examples.diffusion.model import MLP, UNet
-
-POINTS = ("moons", "gaussians", "checkerboard")
-N_CLASSES = {"moons": 2, "gaussians": 8, "checkerboard": 8, "digits": 10, "mnist": 10, "cifar": 10}
+from ai.examples.run_config import RunConfig
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
     """What a run needs; every field is an option of the command line."""
 
     dataset: Literal["moons", "gaussians", "checkerboard", "digits", "mnist", "cifar"] = "gaussians"
     """Points in the plane, or images."""
     imsize: int = 16
-    """Height and width of digits."""
+    """Height and width of digits, and of your own images."""
     conditional: bool = False
-    """Whether the network is told the class."""
+    """Whether the network is told the class; your own images have the class of their folder."""
     label_dropout: float = 0.1
     """How often it is not told after all, so that it can be guided."""
     guidance: float = 1.0
     """Strength of the class in sampling: 0 ignores it, 1 is the plain conditional model."""
     trial: str = "diffusion"
     """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
-    resume: bool = False
-    """Go on from the trial's last snapshot instead of starting anew."""
     steps: int = 12_000
     """Number of updates."""
-    minutes: float = 0.0
-    """Stops earlier, after so many minutes; 0 for no limit."""
     batch_size: int = 256
     """Points or images in a batch."""
     dim: int = 96
@@ -71,10 +65,6 @@ class Config:
     """Steps between snapshots and samples."""
     measure: bool = True
     """Measure the result (gaussians and digits only)."""
-    seed: int = 0
-    """Seeds weights, noise and the order of the data."""
-    device: str = "cpu"
-    """A torch device."""
 
 
 PRESETS = {
@@ -98,11 +88,13 @@ DESCRIPTIONS = {
 }
 
 
-def build(config: Config, shape: Sequence[int], *, sigma_data: float) -> m.DiffusionModel:
-    """Returns the model for data of `shape` and standard deviation `sigma_data`, its weights not yet drawn."""
-    n_classes = N_CLASSES[config.dataset] if config.conditional else 0
+def build(config: Config, shape: Sequence[int], n_classes: int, *, sigma_data: float) -> m.DiffusionModel:
+    """Returns the model for data of `shape` and standard deviation `sigma_data`, its weights not yet drawn.
+
+    Points have an MLP, images a UNet; both are told the class if there are `n_classes`.
+    """
     net: nn.Module
-    if config.dataset in POINTS:
+    if len(shape) == 1:
         net = MLP(*shape, n_classes=n_classes, dim=config.dim, n_layers=config.n_layers)
     else:
         nc_img, imsize, _ = shape

@@ -5,6 +5,7 @@ Command: `python -m ai.examples.diffusion [tiny | laptop | digits | cifar] [--op
 
 import os
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,37 +16,40 @@ from torch import Tensor, nn
 import ai.model as m
 from ai.data import Dataset, digits_dataset, toy
 from ai.examples.cli import read_config
-from ai.examples.diffusion.config import DESCRIPTIONS, N_CLASSES, POINTS, PRESETS, Config, build
+from ai.examples.diffusion.config import DESCRIPTIONS, PRESETS, Config, build
 from ai.examples.diffusion.figures import draw_points
 from ai.examples.diffusion.measure import digits_task, gaussians_task
+from ai.examples.diffusion.model import MLP, UNet
 from ai.examples.figures import grid, save_animation
 from ai.examples.metrics import Task, yardstick
-from ai.examples.saved import load_averaged
-from ai.lab import Trial
-from ai.lab.config import from_plain
+from ai.examples.own_data import class_names, own_images
+from ai.examples.saved import averaged_model
 from ai.train import Diffusion, Trainer, opt, schedule
 
 
-def run(config: Config) -> dict[str, float]:
-    """Trains, records and draws; returns what was measured of the model with averaged weights."""
+def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
+    """Trains, records and draws; returns what was measured of the model with averaged weights.
+
+    Args:
+        config: What to do.
+        dataset: Images of your own, `x` `(1 or 3, imsize, imsize)` in [-1, 1], or points, `x` `(2,)`, instead of what
+            the configuration names; with classes `y` for a conditional model. They are drawn from, not measured.
+    """
     torch.manual_seed(config.seed)  # noise within the layers and the like; the rest is seeded by itself
-    dataset = load(config)
+    task = None if config.data or dataset is not None else measurement(config)
+    dataset = load(config, dataset)
+    classes = class_names(dataset) if config.conditional else []
     loader = dataset.loader(config.batch_size, config.device, train=True, seed=config.seed)
     first = dataset.sample(min(len(dataset), 1000))["x"]
-    model = build(config, first[0].shape, sigma_data=first.std().item())
+    model = build(config, first[0].shape, len(classes), sigma_data=first.std().item())
     model.init(seed=config.seed).to(config.device)
     optimiser = opt.adam(model, lr=config.learning_rate)
-    task = measurement(config, dataset)
-    trial = Trial(
-        config.trial,
-        clean=not config.resume,
-        config=config,
-        sampler=lambda model, step: picture(drawn(model, config), config)[None].transpose(0, 3, 1, 2),
-        save_snapshots=True,
+    trial = config.record(
+        config.save_interval,
+        sampler=lambda model, step: picture(drawn(model, config))[None].transpose(0, 3, 1, 2),
         log_interval=100,
-        sample_interval=config.save_interval,
-        save_interval=config.save_interval,
     )
+    config.keep(trial, "classes", classes)
     step = trial.resume(model, optimiser, loader) if config.resume else 0
     trainer = Trainer(
         Diffusion(conditional=config.conditional),
@@ -55,15 +59,14 @@ def run(config: Config) -> dict[str, float]:
     )
     then = schedule.cosine(config.steps) if config.decay else schedule.constant()
     plan = schedule.warm_up(config.warmup, then)
-    limit = config.minutes * 60 or None
-    trainer.train(model, optimiser, trial.hook(), step=step, steplimit=config.steps, timelimit=limit, schedule=plan)
+    trainer.train(
+        model, optimiser, trial.hook(), step=step, steplimit=config.steps, timelimit=config.timelimit, schedule=plan
+    )
 
     model = averaged(trial.path, config.device)
     states = drawn(model, config, frames=True)
     widths = states.flatten(1).std(1)  # early states are mostly noise: shown as wide as the data, or they would not fit
-    frames = [
-        picture(state * min(1.0, widths[-1] / width), config) for state, width in zip(states, widths, strict=True)
-    ]
+    frames = [picture(state * min(1.0, widths[-1] / width)) for state, width in zip(states, widths, strict=True)]
     save_animation(trial.path / "sampling.gif", [*frames, *[frames[-1]] * 20], fps=12)
     Image.fromarray(frames[-1]).save(trial.path / "samples.png")
     numbers = {} if task is None else task(model, config.steps) | yardstick(task)
@@ -73,15 +76,18 @@ def run(config: Config) -> dict[str, float]:
     return numbers
 
 
-def load(config: Config) -> Dataset:
+def load(config: Config, dataset: Dataset | None = None) -> Dataset:
     """Returns what is learned: points `(2,)`, or images in [-1, 1]."""
-    if config.dataset in POINTS:
-        makers = {
-            "moons": toy.moons_dataset,
-            "gaussians": toy.gaussians_dataset,
-            "checkerboard": toy.checkerboard_dataset,
-        }
-        return makers[config.dataset](100_000, seed=config.seed)
+    own = own_images(config.data, dataset, config.imsize, labelled=config.conditional, points=True)
+    if own is not None:
+        return own
+    points = {
+        "moons": toy.moons_dataset,
+        "gaussians": toy.gaussians_dataset,
+        "checkerboard": toy.checkerboard_dataset,
+    }
+    if config.dataset in points:
+        return points[config.dataset](100_000, seed=config.seed)
     if config.dataset == "digits":
         return digits_dataset(size=config.imsize)
     from ai.data import cifar_dataset, mnist_dataset
@@ -98,9 +104,10 @@ def drawn(
     With `frames`, the steps on the way to them come first: `(steps, n, …)`.
     """
     assert isinstance(model, m.DiffusionModel)
-    n = n or (2000 if config.dataset in POINTS else 80)
-    if labels is None and config.conditional:
-        labels = torch.arange(n) % N_CLASSES[config.dataset]
+    n = n or (2000 if len(model.shape) == 1 else 80)
+    n_classes = cast(MLP | UNet, model.net).condition.n_classes
+    if labels is None and n_classes:
+        labels = torch.arange(n) % n_classes
     if labels is not None:
         labels = labels.to(config.device)
     return model.sample(
@@ -114,14 +121,14 @@ def drawn(
     )
 
 
-def picture(data: Tensor, config: Config) -> NDArray[np.uint8]:
-    """Returns samples as one `(height, width, 3)` picture."""
-    if config.dataset in POINTS:
+def picture(data: Tensor) -> NDArray[np.uint8]:
+    """Returns samples, points or images, as one `(height, width, 3)` picture."""
+    if data.ndim == 2:
         return draw_points(data, limit=1.5)
     return grid(data, columns=10, scale=max(1, 48 // data.shape[-1]))
 
 
-def measurement(config: Config, dataset: Dataset) -> Task | None:
+def measurement(config: Config) -> Task | None:
     """Returns what is measured of a model, if anything is."""
 
     def sample(model: nn.Module, n: int, labels: Tensor | None) -> Tensor:
@@ -130,18 +137,13 @@ def measurement(config: Config, dataset: Dataset) -> Task | None:
     if config.measure and config.dataset == "gaussians":
         return gaussians_task(sample)
     if config.measure and config.dataset == "digits":
-        return digits_task(dataset, config.imsize, sample, conditional=config.conditional)
+        return digits_task(digits_dataset(config.imsize), config.imsize, sample, conditional=config.conditional)
     return None
 
 
 def averaged(path: str | os.PathLike[str], device: str = "cpu") -> m.DiffusionModel:
     """Returns the model of a trial's last snapshot with averaged weights."""
-    trial = Trial(path)
-    config = from_plain(Config, trial.config)
-    first = load(config).sample(1000)["x"]
-    model = build(config, first[0].shape, sigma_data=first.std().item())
-    load_averaged(model, trial)
-    return model.to(device)
+    return cast(m.DiffusionModel, averaged_model(path)).to(device)
 
 
 def reproduce_points(*, seed: int = 0, minutes: float = 0.0) -> dict[str, float]:

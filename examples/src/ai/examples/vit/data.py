@@ -26,22 +26,6 @@ def own(dataset: Dataset, *, augment: bool) -> tuple[Dataset, Dataset]:
     return train_set.then({"x": flip()}) if augment else train_set, held_out
 
 
-def shape_and_classes(dataset: Dataset, imsize: int) -> tuple[int, int]:
-    """Returns the channels of labelled images and how many classes they have.
-
-    Raises:
-        ValueError: The images have no labels, or another size.
-    """
-    row = dataset[0]
-    if not isinstance(row, dict) or not {"x", "y"} <= set(row):
-        raise ValueError("dataset must have images x and classes y")
-    if tuple(row["x"].shape[1:]) != (imsize, imsize):
-        raise ValueError(f"dataset must have images of imsize ({imsize}), got {tuple(row['x'].shape)}")
-    if dataset.classes is not None:
-        return row["x"].shape[0], len(dataset.classes)
-    return row["x"].shape[0], int(dataset.sample(len(dataset))["y"].max()) + 1
-
-
 def cifar(n_classes: int, *, mixup_alpha: float, cutmix_alpha: float) -> tuple[Dataset, Dataset]:
     """Returns CIFAR-10 or -100 to train on as DeiT does, and its test set.
 

@@ -10,31 +10,28 @@ from typing import Literal
 
 import torch
 
-from ai.data import DataLoader, Dataset, ImgDataset
+from ai.data import DataLoader, Dataset
 from ai.examples.cli import read_config
 from ai.examples.figures import save_attention
 from ai.examples.metrics import accuracy_task
 from ai.examples.mnist.figures import confusion_matrix, save_confusion
+from ai.examples.own_data import class_names, own_images
+from ai.examples.run_config import RunConfig
 from ai.examples.saved import load_averaged
 from ai.examples.vit import data
 from ai.examples.vit.attention import attention_rollout
 from ai.examples.vit.model import Model
-from ai.lab import Trial
 from ai.train import Classify, Trainer, opt, schedule
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
     """What a run needs; every field is an option of the command line."""
 
     dataset: Literal["digits", "cifar10", "cifar100"] = "digits"
     """The digits that ship with scikit-learn, or CIFAR."""
-    data: str = ""
-    """Your own images instead: a folder with a folder for each class; a fifth of each class is held out."""
     trial: str = "vit"
     """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
-    resume: bool = False
-    """Go on from the trial's last snapshot instead of starting anew."""
     imsize: int = 16
     """Side of the images; CIFAR's is 32."""
     patch_size: int = 4
@@ -61,8 +58,6 @@ class Config:
     """Share of the target spread over all classes."""
     steps: int = 6000
     """Number of updates."""
-    minutes: float | None = None
-    """Stop earlier, after this time; the learning rate falls with the steps."""
     batch_size: int = 64
     """Images in a batch."""
     learning_rate: float = 2e-3
@@ -83,10 +78,6 @@ class Config:
     """A file of weights to start from, for fine-tuning; names that do not fit are reported."""
     interval: int = 500
     """Steps between validations and snapshots."""
-    seed: int = 0
-    """Seeds the weights and the order of the data."""
-    device: str = "cpu"
-    """A torch device."""
 
 
 # Touvron et al. 2021, table 9, at 300 epochs of 50,000 images in batches of 1,024; DeiT-Ti with patches of 4
@@ -127,21 +118,17 @@ DESCRIPTIONS = {
 }
 
 
-def load(config: Config, dataset: Dataset | None = None) -> tuple[Dataset, Dataset, int, int]:
-    """Returns training and held-out set, their image channels and number of classes."""
-    if config.data and dataset is not None:
-        raise ValueError(f"data ({config.data}) must be left out where a dataset is given")
-    if config.data:
-        dataset = ImgDataset(config.data, config.imsize, labels="folder")
-    if dataset is not None:
-        shape = data.shape_and_classes(dataset, config.imsize)
-        return *data.own(dataset, augment=config.augment), *shape
+def load(config: Config, dataset: Dataset | None = None) -> tuple[Dataset, Dataset]:
+    """Returns the training and the held-out set."""
+    own = own_images(config.data, dataset, config.imsize, labelled=True)
+    if own is not None:
+        return data.own(own, augment=config.augment)
     if config.dataset == "digits":
-        return *data.digits(config.imsize, augment=config.augment), 1, 10
+        return data.digits(config.imsize, augment=config.augment)
     if config.imsize != 32:
         raise ValueError(f"imsize must be 32, that of CIFAR's images, got {config.imsize}")
     n_classes = int(config.dataset.removeprefix("cifar"))
-    return *data.cifar(n_classes, mixup_alpha=config.mixup, cutmix_alpha=config.cutmix), 3, n_classes
+    return data.cifar(n_classes, mixup_alpha=config.mixup, cutmix_alpha=config.cutmix)
 
 
 def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
@@ -152,14 +139,15 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
         dataset: Labelled images of your own, `x` `(nc, imsize, imsize)` in [-1, 1] and `y` a class, instead of those
             that the configuration names; a fifth of each class is held out.
     """
-    train_set, held_out, nc_img, n_classes = load(config, dataset)
+    train_set, held_out = load(config, dataset)
+    classes = class_names(train_set, held_out)
     loader = train_set.loader(config.batch_size, config.device, train=True, seed=config.seed)
     validation = held_out.loader(256, config.device)
     model = Model(
         config.imsize,
         config.patch_size,
-        nc_img,
-        n_classes,
+        held_out[0]["x"].shape[0],
+        len(classes),
         dim=config.dim,
         depth=config.depth,
         num_heads=config.num_heads,
@@ -175,18 +163,10 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
         model, lr=config.learning_rate, weight_decay=config.weight_decay, groups=groups(model, config.layer_decay)
     )
     report = Report(validation, held_out, config)
-    trial = Trial(
-        config.trial,
-        clean=not config.resume,
-        config=config,
-        val_data=validation,
-        task=lambda model, step: report(model, step, trial.path),
-        save_snapshots=True,
-        log_interval=20,
-        val_interval=config.interval,
-        task_interval=config.interval,
-        save_interval=config.interval,
+    trial = config.record(
+        config.interval, val_data=validation, task=lambda model, step: report(model, step, trial.path)
     )
+    config.keep(trial, "classes", classes)
     step = trial.resume(model, optimiser, loader) if config.resume else 0
     trainer = Trainer(
         Classify(label_smoothing=config.label_smoothing),
@@ -196,8 +176,9 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
         ema=config.ema,
     )
     plan = schedule.cosine(config.steps, warmup=config.warmup)
-    limit = None if config.minutes is None else 60 * config.minutes
-    trainer.train(model, optimiser, trial.hook(), step=step, steplimit=config.steps, timelimit=limit, schedule=plan)
+    trainer.train(
+        model, optimiser, trial.hook(), step=step, steplimit=config.steps, timelimit=config.timelimit, schedule=plan
+    )
     if not report.numbers:  # there was nothing left to train: measure what was saved
         load_averaged(model, trial)
         report(model, config.steps, trial.path)
