@@ -43,8 +43,8 @@ def lies_on(value: Any, device: str) -> bool:
 def computed_on(device: str, call: Callable[..., Any]) -> Callable[..., Any]:
     """Computes what the call does on the device, for a test that stays on the CPU.
 
-    Parameters, buffers and arguments go there, and results come back; gradients go all the way, and what the call
-    writes into buffers and frozen parameters is written.
+    Parameters, buffers and arguments go there, a generator as one of its seed, and results come back. Gradients go all
+    the way, and what the call writes into buffers and frozen parameters is written.
 
     Args:
         device: 'cpu' gives the call itself.
@@ -54,7 +54,8 @@ def computed_on(device: str, call: Callable[..., Any]) -> Callable[..., Any]:
         return call
 
     def move(value: Any, where: str) -> Any:
-        return tree_map_only(Tensor, lambda x: x.to(where), value)
+        moved = tree_map_only(Tensor, lambda x: x.to(where), value)
+        return tree_map_only(torch.Generator, lambda rng: torch.Generator(where).manual_seed(rng.initial_seed()), moved)
 
     def computed(*args: Any, **kwargs: Any) -> Any:
         given = [getattr(call, "__self__", None), *tree_leaves((args, kwargs))]

@@ -18,9 +18,9 @@ ON_BATCH = [augment.mixup(10), augment.cutmix(10)]
 
 
 @pytest.mark.parametrize("apply", ON_IMAGES)
-def test_image_functions_are_seeded_keep_shape_and_range_and_leave_the_input(apply):
-    before = X.clone()
-    a, b, c = apply(X, generator=generator()), apply(X, generator=generator()), apply(X, generator=generator(1))
+def test_image_functions_are_seeded_keep_shape_and_range_and_leave_the_input(apply, on_device):
+    before, there = X.clone(), on_device(apply)
+    a, b, c = there(X, generator=generator()), there(X, generator=generator()), there(X, generator=generator(1))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert a.shape == X.shape
@@ -31,17 +31,17 @@ def test_image_functions_are_seeded_keep_shape_and_range_and_leave_the_input(app
     assert 60 < int(changed.sum())
 
 
-def test_flip_mirrors_half_of_the_images():
-    y = augment.flip()(X, generator=generator())
+def test_flip_mirrors_half_of_the_images(on_device):
+    y = on_device(augment.flip())(X, generator=generator())
     mirrored = (y == X.flip(-1)).flatten(1).all(1)
     same = (y == X).flatten(1).all(1)
     assert bool((mirrored ^ same).all())
     assert 70 < int(mirrored.sum()) < 130
-    assert torch.equal(augment.flip(1.0)(X, generator=generator()), X.flip(-1))
+    assert torch.equal(on_device(augment.flip(1.0))(X, generator=generator()), X.flip(-1))
 
 
-def test_crop_shifts_each_image_by_its_own_offset():
-    y = augment.crop(2)(X, generator=generator())
+def test_crop_shifts_each_image_by_its_own_offset(on_device):
+    y = on_device(augment.crop(2))(X, generator=generator())
     padded = torch.nn.functional.pad(X, (2, 2, 2, 2), value=-1)
     offsets = set()
     for image, source in zip(y, padded, strict=True):
@@ -51,8 +51,8 @@ def test_crop_shifts_each_image_by_its_own_offset():
     assert len(offsets) == 25
 
 
-def test_cutout_greys_one_square():
-    y = augment.cutout(4)(X, generator=generator())
+def test_cutout_greys_one_square(on_device):
+    y = on_device(augment.cutout(4))(X, generator=generator())
     grey = (y == 0).all(1)
     for mask in grey:
         rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
@@ -62,30 +62,30 @@ def test_cutout_greys_one_square():
     assert torch.equal(y[~grey[:, None].expand_as(y)], X[~grey[:, None].expand_as(y)])
 
 
-def test_color_with_no_amounts_changes_nothing_and_each_amount_does_its_part():
-    assert torch.allclose(augment.color(0, 0, 0)(X, generator=generator()), X, atol=1e-6)
+def test_color_with_no_amounts_changes_nothing_and_each_amount_does_its_part(on_device):
+    assert torch.allclose(on_device(augment.color(0, 0, 0))(X, generator=generator()), X, atol=1e-6)
     grey = X[:, :1].expand(-1, 3, -1, -1) / 2
-    assert torch.allclose(augment.color(0, 0, 1)(grey, generator=generator()), grey, atol=1e-5)
-    bright = augment.color(0.5, 0, 0)(X / 4 - 0.5, generator=generator())
+    assert torch.allclose(on_device(augment.color(0, 0, 1))(grey, generator=generator()), grey, atol=1e-5)
+    bright = on_device(augment.color(0.5, 0, 0))(X / 4 - 0.5, generator=generator())
     factor = (bright + 1) / (X / 4 + 0.5)
     assert float((factor.flatten(1).amax(1) - factor.flatten(1).amin(1)).max()) < 1e-4
-    assert augment.color()(X[:, :1], generator=generator()).shape == (200, 1, 12, 10)
+    assert on_device(augment.color())(X[:, :1], generator=generator()).shape == (200, 1, 12, 10)
 
 
 @pytest.mark.parametrize("apply", ON_BATCH)
-def test_mixes_give_probabilities_that_match_the_pixels(apply):
+def test_mixes_give_probabilities_that_match_the_pixels(apply, on_device):
     x = torch.nn.functional.one_hot(Y, 10).float()[:, :, None, None].expand(-1, -1, 8, 8)  # channel c marks class c
-    mixed = apply({"x": x, "y": Y.to(torch.uint8), "z": 1}, generator=generator())
+    mixed = on_device(apply)({"x": x, "y": Y.to(torch.uint8), "z": 1}, generator=generator())
     assert mixed["z"] == 1
     assert torch.allclose(mixed["y"].sum(1), torch.ones(200))
     assert torch.allclose(mixed["x"].mean((2, 3)), mixed["y"], atol=1e-5)
     assert 20 < int((mixed["y"].max(1).values < 0.999).sum())
-    again = apply(mixed, generator=generator(1))  # probabilities may be mixed again
+    again = on_device(apply)(mixed, generator=generator(1))  # probabilities may be mixed again
     assert torch.allclose(again["y"].sum(1), torch.ones(200))
 
 
-def test_mixup_shares_follow_their_beta_distribution():
-    y = augment.mixup(200, alpha=1.0)({"x": X, "y": torch.arange(200)}, generator=generator())["y"]
+def test_mixup_shares_follow_their_beta_distribution(on_device):
+    y = on_device(augment.mixup(200, alpha=1.0))({"x": X, "y": torch.arange(200)}, generator=generator())["y"]
     share = torch.sort(y.diagonal()).values
     # alpha 1 is uniform: the Kolmogorov-Smirnov distance of 200 draws is below 0.115 in 99 % of all seeds
     assert float((share - torch.linspace(0, 1, 200)).abs().max()) < 0.13
@@ -150,9 +150,9 @@ def ramps(n, height, width):
     return torch.stack([rows / height, columns / width])[None].repeat(n, 1, 1, 1) * 2 - 1
 
 
-def test_random_resized_crops_are_boxes_of_the_asked_scale_and_ratio():
+def test_random_resized_crops_are_boxes_of_the_asked_scale_and_ratio(on_device):
     x = ramps(400, 48, 64)
-    y = augment.random_resized_crop((16, 20), (0.2, 0.6), (0.5, 2.0))(x, torch.Generator().manual_seed(0))
+    y = on_device(augment.random_resized_crop((16, 20), (0.2, 0.6), (0.5, 2.0)))(x, torch.Generator().manual_seed(0))
     assert y.shape == (400, 2, 16, 20)
     inner = y[:, :, 2:-2, 2:-2]  # at an image's border samples repeat it
     down = inner[:, 0].diff(dim=1)
@@ -171,12 +171,12 @@ def test_random_resized_crops_are_boxes_of_the_asked_scale_and_ratio():
     assert y.max() <= 1
 
 
-def test_a_whole_crop_is_the_image_and_one_that_cannot_fit_its_middle():
-    x = torch.rand(3, 3, 8, 8) * 2 - 1
-    whole = augment.random_resized_crop(8, (1.0, 1.0), (1.0, 1.0))(x, torch.Generator())
+def test_a_whole_crop_is_the_image_and_one_that_cannot_fit_its_middle(on_device):
+    x, crop = torch.rand(3, 3, 8, 8) * 2 - 1, on_device(augment.random_resized_crop(8, (1.0, 1.0), (1.0, 1.0)))
+    whole = crop(x, torch.Generator())
     assert torch.allclose(whole, x, atol=1e-5)
     wide = ramps(1, 8, 32)
-    middle = augment.random_resized_crop(8, (1.0, 1.0), (1.0, 1.0))(wide, torch.Generator())
+    middle = crop(wide, torch.Generator())
     assert float(middle[0, 1].mean()) == pytest.approx(0, abs=1e-5)
     assert float(middle[0, 1].max() - middle[0, 1].min()) == pytest.approx(2 * 7 / 32, abs=1e-4)
     for options, message in (
@@ -192,9 +192,9 @@ def test_a_whole_crop_is_the_image_and_one_that_cannot_fit_its_middle():
         augment.random_resized_crop(8)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.Generator())
 
 
-def test_halves_are_cut_at_the_places_that_single_precision_gives():
+def test_halves_are_cut_at_the_places_that_single_precision_gives(on_device):
     x = (torch.arange(3000.0) % 64 / 64)[:, None, None, None].expand(-1, 1, 6, 6).half()
-    cut = augment.random_resized_crop(4)(x, torch.Generator().manual_seed(0))
+    cut = on_device(augment.random_resized_crop(4))(x, torch.Generator().manual_seed(0))
     assert cut.dtype == torch.float16
     assert torch.allclose(cut.float(), x[:, :, :4, :4].float(), atol=1e-3)  # beyond image 2048 too
 

@@ -19,7 +19,7 @@ def generator(seed=0):
 @pytest.mark.parametrize(
     ("table", "bins", "reach", "bits"), [(v2.RandAugment, 31, 150 / 331, 8), (v2.AugMix, 10, 1 / 3, 4)]
 )
-def test_each_change_is_torchvisions(table, bins, reach, bits, name):
+def test_each_change_is_torchvisions(table, bins, reach, bits, name, on_device):
     theirs = THEIRS[name]
     if theirs not in table._AUGMENTATION_SPACE:
         return
@@ -33,14 +33,14 @@ def test_each_change_is_torchvisions(table, bins, reach, bits, name):
         expected = v2.RandAugment()._apply_image_or_video_transform(
             pixels, theirs, strength, interpolation=v2.InterpolationMode.NEAREST, fill={torch.Tensor: 0.0}
         )
-        got = policies._changed(pixels, [name] * 3, [ours] * 3)
+        got = on_device(policies._changed)(pixels, [name] * 3, [ours] * 3)
         assert torch.allclose(got, expected, atol=1e-6), (got - expected).abs().max()
 
 
 @pytest.mark.parametrize("apply", [augment.rand_augment(), augment.rand_augment(3, 30), augment.aug_mix()])
-def test_policies_are_seeded_change_each_image_its_own_way_and_keep_the_range(apply):
+def test_policies_are_seeded_change_each_image_its_own_way_and_keep_the_range(apply, on_device):
     same = X[:1].expand(40, -1, -1, -1)
-    a, b, c = (apply(same, generator=generator(seed)) for seed in (0, 0, 1))
+    a, b, c = (on_device(apply)(same, generator=generator(seed)) for seed in (0, 0, 1))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert len({image.numpy().tobytes() for image in a}) > 20
@@ -48,8 +48,8 @@ def test_policies_are_seeded_change_each_image_its_own_way_and_keep_the_range(ap
     assert float(a.max()) <= 1
 
 
-def test_a_batch_is_changed_as_its_images_one_by_one(monkeypatch):
-    together = augment.rand_augment(2, 9)(X, generator=generator())
+def test_a_batch_is_changed_as_its_images_one_by_one(monkeypatch, on_device):
+    together = on_device(augment.rand_augment(2, 9))(X, generator=generator())
     whole = policies._changed
 
     def alone(pixels, names, amounts):
@@ -60,18 +60,18 @@ def test_a_batch_is_changed_as_its_images_one_by_one(monkeypatch):
     assert torch.allclose(augment.rand_augment(2, 9)(X, generator=generator()), together, atol=1e-6)
 
 
-def test_colours_leave_alpha_alone_and_moves_take_it_along():
+def test_colours_leave_alpha_alone_and_moves_take_it_along(on_device):
     rgba = torch.cat([X[:2], torch.ones(2, 1, 16, 20)], 1)
     pixels = (rgba + 1) / 2
-    assert torch.equal(policies._changed(pixels, ["equalize", "solarize"], [0.0, 0.2])[:, 3], pixels[:, 3])
-    moved = policies._changed(pixels, ["translate_x"] * 2, [5] * 2)
+    assert torch.equal(on_device(policies._changed)(pixels, ["equalize", "solarize"], [0.0, 0.2])[:, 3], pixels[:, 3])
+    moved = on_device(policies._changed)(pixels, ["translate_x"] * 2, [5] * 2)
     assert torch.equal(moved[:, :, :, :5], torch.zeros(2, 4, 16, 5))
     assert torch.equal(moved[:, :, :, 5:], pixels[:, :, :, :-5])
 
 
-def test_aug_mix_without_changes_is_the_image(monkeypatch):
+def test_aug_mix_without_changes_is_the_image(monkeypatch, on_device):
     monkeypatch.setattr(policies, "_changed", lambda pixels, names, amounts: pixels)
-    assert torch.allclose(augment.aug_mix()(X, generator=generator()), X, atol=1e-6)
+    assert torch.allclose(on_device(augment.aug_mix())(X, generator=generator()), X, atol=1e-6)
 
 
 def test_a_loader_with_a_policy_resumes_exactly():

@@ -55,9 +55,9 @@ def test_an_affine_change_agrees_with_scipy(monkeypatch):
     assert torch.allclose(ours, torch.from_numpy(theirs), atol=1e-4)
 
 
-def test_erased_boxes_have_their_share_of_images_and_area():
+def test_erased_boxes_have_their_share_of_images_and_area(on_device):
     x = torch.zeros(2000, 3, 32, 32)
-    erased = augment.erase()(x, generator())
+    erased = on_device(augment.erase())(x, generator())
     boxes = (erased != 0).any(1)
     share = boxes.float().mean((1, 2))
     assert (share > 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
@@ -67,7 +67,7 @@ def test_erased_boxes_have_their_share_of_images_and_area():
         assert len(rows) == (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
     noise = erased[:, :, :][boxes[:, None].expand_as(erased)]
     assert noise.std().item() == pytest.approx(1, abs=0.01)
-    assert torch.equal(augment.erase(0)(x, generator()), x)
+    assert torch.equal(on_device(augment.erase(0))(x, generator()), x)
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,20 @@ MIXTURE = GaussianMixture(CENTRES, std=0.3, weights=[0.5, 0.3, 0.2])
 
 
 @pytest.mark.parametrize("sigma", [1e-3, 0.1, 1.0, 80.0])
-def test_score_is_the_gradient_of_the_log_density(sigma):
+def test_score_is_the_gradient_of_the_log_density(sigma, on_device):
     x = (2 * torch.randn(32, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).requires_grad_()
-    (gradient,) = torch.autograd.grad(MIXTURE.log_density(x, sigma).sum(), x)
-    torch.testing.assert_close(MIXTURE.score(x.detach(), sigma), gradient, rtol=1e-9, atol=1e-9)
+    (gradient,) = torch.autograd.grad(on_device(MIXTURE.log_density)(x, sigma).sum(), x)
+    torch.testing.assert_close(on_device(MIXTURE.score)(x.detach(), sigma), gradient, rtol=1e-9, atol=1e-9)
 
 
-def test_density_is_the_textbook_sum():
+def test_density_is_the_textbook_sum(on_device):
     x, sigma = torch.tensor([[0.3, -0.4]]), 0.7
     variance = 0.3**2 + sigma**2
     density = sum(
         weight * math.exp(-((0.3 - a) ** 2 + (-0.4 - b) ** 2) / (2 * variance)) / (2 * math.pi * variance)
         for (a, b), weight in zip(CENTRES, [0.5, 0.3, 0.2], strict=True)
     )
-    assert MIXTURE.log_density(x, sigma).exp().item() == pytest.approx(density, rel=1e-6)
+    assert on_device(MIXTURE.log_density)(x, sigma).exp().item() == pytest.approx(density, rel=1e-6)
 
 
 def test_denoiser_is_the_posterior_mean_of_the_data():
@@ -43,11 +43,11 @@ def test_moments_agree_with_samples():
     torch.testing.assert_close(x, MIXTURE.sample(400_000, seed=0), atol=0, rtol=0)
 
 
-def test_noise_level_may_differ_by_row():
+def test_noise_level_may_differ_by_row(on_device):
     x = torch.randn(3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     sigma = torch.tensor([[0.1], [1.0], [5.0]], dtype=torch.float64)
     rows = [MIXTURE.denoise(x[i : i + 1], sigma[i].item()) for i in range(3)]
-    torch.testing.assert_close(MIXTURE.denoise(x, sigma), torch.cat(rows))
+    torch.testing.assert_close(on_device(MIXTURE.denoise)(x, sigma), torch.cat(rows))
 
 
 @pytest.mark.parametrize(

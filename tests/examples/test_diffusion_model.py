@@ -82,45 +82,45 @@ def networks():
 
 
 @pytest.mark.parametrize("name", ["mlp", "unet"])
-def test_output_depends_on_data_noise_and_class(name):
+def test_output_depends_on_data_noise_and_class(name, on_device):
     net, x = networks()[name]
     with torch.no_grad():
         for parameter in net.parameters():  # away from the small start of residual branches
             parameter.add_(0.1 * torch.randn_like(parameter))
     noise, label = torch.tensor([-1.0, 0.0, 0.5, 1.0]), torch.tensor([0, 1, 2, 0])
-    out = net(x, noise, label)
+    out = on_device(net)(x, noise, label)
     assert out.shape == x.shape
-    assert not torch.allclose(out, net(x + 0.1, noise, label))
-    assert not torch.allclose(out, net(x, noise + 0.1, label))
-    assert not torch.allclose(out, net(x, noise, (label + 1) % 3))
+    assert not torch.allclose(out, on_device(net)(x + 0.1, noise, label))
+    assert not torch.allclose(out, on_device(net)(x, noise + 0.1, label))
+    assert not torch.allclose(out, on_device(net)(x, noise, (label + 1) % 3))
 
 
 @pytest.mark.parametrize("name", ["mlp", "unet"])
-def test_rows_do_not_influence_each_other(name):
+def test_rows_do_not_influence_each_other(name, on_device):
     net, x = networks()[name]
     net.eval()
     noise, label = torch.tensor([-1.0, 0.0, 0.5, 1.0]), torch.tensor([0, 1, 2, 0])
-    whole = net(x, noise, label)
+    whole = on_device(net)(x, noise, label)
     for row in range(4):
         alone = net(x[row : row + 1], noise[row : row + 1], label[row : row + 1])
         torch.testing.assert_close(alone, whole[row : row + 1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mlp", "unet"])
-def test_a_label_of_minus_one_is_no_label(name):
+def test_a_label_of_minus_one_is_no_label(name, on_device):
     net, x = networks()[name]
     noise = torch.zeros(4)
     without = net(x, noise, None)
-    torch.testing.assert_close(net(x, noise, torch.full((4,), -1)), without)
-    mixed = net(x, noise, torch.tensor([-1, 2, -1, 1]))
+    torch.testing.assert_close(on_device(net)(x, noise, torch.full((4,), -1)), without)
+    mixed = on_device(net)(x, noise, torch.tensor([-1, 2, -1, 1]))
     torch.testing.assert_close(mixed[[0, 2]], without[[0, 2]])
     assert not torch.allclose(mixed[1], without[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["mlp", "unet"])
-def test_every_parameter_learns_from_the_first_step(name):
+def test_every_parameter_learns_from_the_first_step(name, on_device):
     net, x = networks()[name]
-    net(x, torch.randn(4), torch.tensor([0, 1, 2, 0])).square().sum().backward()
+    on_device(net)(x, torch.randn(4), torch.tensor([0, 1, 2, 0])).square().sum().backward()
     assert [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 

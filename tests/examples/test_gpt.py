@@ -34,14 +34,14 @@ def test_gpt_2_small_has_its_published_number_of_parameters():
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_a_prediction_depends_on_every_code_before_it_and_on_none_after(positions):
+def test_a_prediction_depends_on_every_code_before_it_and_on_none_after(positions, on_device):
     model = Model(11, context=12, dim=32, depth=2, num_heads=4, positions=positions).init(seed=0).double()
     x = codes(1)
-    base = model(x)
+    base = on_device(model)(x)
     for at in range(12):
         changed = x.clone()
         changed[0, at] = (x[0, at] + 1) % 11
-        moved = (model(changed) - base).abs().amax(-1)[0] > 1e-12
+        moved = (on_device(model)(changed) - base).abs().amax(-1)[0] > 1e-12
         assert not moved[:at].any()
         assert moved[at:].all()
 
@@ -56,12 +56,12 @@ def test_order_matters(positions):
 
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("cuts", [[5], [1, 2, 7], list(range(1, 12))])
-def test_a_cache_gives_the_same_logits_as_the_whole_sequence(positions, cuts):
+def test_a_cache_gives_the_same_logits_as_the_whole_sequence(positions, cuts, on_device):
     model = small(positions=positions).double()
     x = codes()
     cache = m.KVCache()
     with torch.no_grad():
-        parts = [model(part, cache) for part in torch.tensor_split(x, cuts, 1)]
+        parts = [on_device(model)(part, cache) for part in torch.tensor_split(x, cuts, 1)]
         whole = model(x)
     assert (torch.cat(parts, 1) - whole).abs().max() < 1e-12
 
@@ -79,32 +79,34 @@ def slow_greedy(model: Model, prompt: torch.Tensor, n: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("length", [1, 5, 12, 20])
-def test_writing_with_a_cache_is_writing_without(positions, length):
+def test_writing_with_a_cache_is_writing_without(positions, length, on_device):
     model = small(positions=positions)
     prompt = codes(2, length)
-    written = model.generate(prompt, 30, temperature=0)
+    written = on_device(model.generate)(prompt, 30, temperature=0)
     assert written.shape == (2, 30)
     assert len(written.unique()) > 4
     assert torch.equal(written, slow_greedy(model, prompt, 30))
 
 
-def test_draws_follow_the_models_probabilities():
+def test_draws_follow_the_models_probabilities(on_device):
     model = small()
     prompt = codes(1, 6)
     with torch.no_grad():
         expected = (model(prompt)[0, -1] / 2).softmax(0)
     generator = torch.Generator().manual_seed(0)
-    drawn = model.generate(prompt.expand(4000, -1), 1, temperature=2, generator=generator)[:, 0]
+    drawn = on_device(model.generate)(prompt.expand(4000, -1), 1, temperature=2, generator=generator)[:, 0]
     share = torch.bincount(drawn, minlength=11) / 4000
     assert (share - expected).abs().max() < 0.03
 
 
-def test_top_k_draws_from_the_k_most_probable():
+def test_top_k_draws_from_the_k_most_probable(on_device):
     model = small()
     prompt = codes(1, 6)
     with torch.no_grad():
         best = set(model(prompt)[0, -1].topk(3).indices.tolist())
-    drawn = model.generate(prompt.expand(500, -1), 1, temperature=5, top_k=3, generator=torch.Generator())[:, 0]
+    drawn = on_device(model.generate)(prompt.expand(500, -1), 1, temperature=5, top_k=3, generator=torch.Generator())[
+        :, 0
+    ]
     assert set(drawn.tolist()) == best
 
 
@@ -128,9 +130,9 @@ def test_a_writer_yields_what_generate_returns_beyond_the_context():
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_every_parameter_gets_a_gradient(positions):
+def test_every_parameter_gets_a_gradient(positions, on_device):
     model = Model(11, context=12, dim=32, depth=2, num_heads=4, positions=positions).init(seed=0)
-    model(codes()).logsumexp(-1).sum().backward()
+    on_device(model)(codes()).logsumexp(-1).sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
 
 
@@ -140,12 +142,14 @@ def test_the_first_loss_is_that_of_a_uniform_guess():
     assert NextCharacter()(model, batch, 0).item() == pytest.approx(math.log(100), abs=0.15)
 
 
-def test_the_loss_is_of_each_code_given_those_before_it():
+def test_the_loss_is_of_each_code_given_those_before_it(on_device):
     model = small()
     batch = codes(4, 9)
     logits = model(batch[:, :-1])
     slow = [F.cross_entropy(logits[i, t], batch[i, t + 1]) for i in range(4) for t in range(8)]
-    assert NextCharacter()(model, batch, 0).item() == pytest.approx(torch.stack(slow).mean().item(), rel=1e-5)
+    assert on_device(NextCharacter())(model, batch, 0).item() == pytest.approx(
+        torch.stack(slow).mean().item(), rel=1e-5
+    )
 
 
 def test_windows_are_pieces_of_the_text_one_at_every_place():

@@ -28,16 +28,16 @@ def plain(**changes):
     return StyleGAN2Loss(**(off | changes))
 
 
-def test_r1_is_the_squared_norm_of_each_images_own_gradient(networks):
+def test_r1_is_the_squared_norm_of_each_images_own_gradient(networks, on_device):
     """Against the full Jacobian, written out; minibatch deviation is off in groups of one."""
-    x = images(3)
+    x, penalty = images(3), on_device(lambda d, image: r1_penalty(d(image), image))
     one_by_one = []
     for image in x:
         jacobian = torch.autograd.functional.jacobian(lambda x: networks["d"](x[None])[0, 0], image)
         one_by_one.append(sum(value.item() ** 2 for value in jacobian.flatten()))
     for image, expected in zip(x, one_by_one, strict=True):
         image = image[None].clone().requires_grad_()
-        assert r1_penalty(networks["d"](image), image).item() == pytest.approx(expected, rel=1e-10)
+        assert penalty(networks["d"], image).item() == pytest.approx(expected, rel=1e-10)
 
 
 def test_path_length_is_the_norm_of_the_jacobian_transposed_times_a_random_image(networks):
@@ -70,10 +70,10 @@ def test_losses_are_non_saturating_cross_entropies(networks):
 
 
 @pytest.mark.parametrize(("step", "due"), [(0, True), (1, False), (15, False), (16, True)])
-def test_r1_is_added_lazily_and_weighted_by_its_interval(networks, step, due):
+def test_r1_is_added_lazily_and_weighted_by_its_interval(networks, step, due, on_device):
     x, gamma = images(), 3.0
-    bare = plain()("d", networks, {"x": x}, step)
-    whole = plain(r1_gamma=gamma, r1_interval=16)("d", networks, {"x": x}, step)
+    bare = on_device(plain())("d", networks, {"x": x}, step)
+    whole = on_device(plain(r1_gamma=gamma, r1_interval=16))("d", networks, {"x": x}, step)
     leaf = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(networks["d"](leaf).sum(), leaf)
     r1 = gradient.flatten(1).square().sum(1).mean()
@@ -128,11 +128,11 @@ def test_the_mean_path_length_is_saved_with_the_generator(networks, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["g", "d"])
-def test_validation_leaves_the_regularisers_out(networks, key):
+def test_validation_leaves_the_regularisers_out(networks, key, on_device):
     batch = {"x": images()}
     with torch.no_grad():
-        whole = plain(r1_interval=1, path_interval=1)(key, networks, batch, 0)
-    torch.testing.assert_close(whole, plain()(key, networks, batch, 0))
+        whole = on_device(plain(r1_interval=1, path_interval=1))(key, networks, batch, 0)
+    torch.testing.assert_close(whole, on_device(plain())(key, networks, batch, 0))
 
 
 def test_discriminator_step_builds_no_graph_of_the_generator(networks):
@@ -142,11 +142,11 @@ def test_discriminator_step_builds_no_graph_of_the_generator(networks):
     assert all(p.grad is not None for p in networks["d"].parameters())
 
 
-def test_every_generator_parameter_learns_with_and_without_the_path_penalty(networks):
+def test_every_generator_parameter_learns_with_and_without_the_path_penalty(networks, on_device):
     networks["g"].train()
     for step in (0, 1):
         networks["g"].zero_grad()
-        StyleGAN2Loss()("g", networks, {"x": images()}, step).backward()
+        on_device(StyleGAN2Loss())("g", networks, {"x": images()}, step).backward()
         still = [name for name, p in networks["g"].named_parameters() if p.grad is None or not p.grad.any()]
         assert still == []
 
@@ -186,14 +186,14 @@ def test_half_of_the_real_images_are_mirrored(networks):
     assert 16 < turned.sum() < 48
 
 
-def test_labels_reach_both_networks():
+def test_labels_reach_both_networks(on_device):
     generator = Generator(z_dim=6, w_dim=6, n_mapping=2, n_classes=3, **TINY).init(seed=0)
     discriminator = Discriminator(n_classes=3, **TINY).init(seed=1)
     models = {"g": generator.eval(), "d": discriminator}
     losses = []
     for label in ([0, 1, 2, 0], [0, 1, 2, 1]):
         batch = {"x": images().float(), "y": torch.tensor(label, dtype=torch.uint8)}
-        losses.append([plain()(key, models, batch, 1).item() for key in "gd"])
+        losses.append([on_device(plain())(key, models, batch, 1).item() for key in "gd"])
     assert losses[0][0] != losses[1][0]
     assert losses[0][1] != losses[1][1]
 

@@ -43,7 +43,7 @@ def test_parameter_counts_of_cifar_are_the_published_ones():
         assert discriminator.n_params == 23_089_664
 
 
-def test_a_discriminator_without_shortcuts_equals_the_published_formula():
+def test_a_discriminator_without_shortcuts_equals_the_published_formula(on_device):
     """The published CIFAR networks: architecture `orig`, and up to 32 images in a group."""
     _, d = reference.published_state(16, base=128, most=16, n_classes=3, architecture="orig")
     discriminator = from_published(d).double()
@@ -51,27 +51,30 @@ def test_a_discriminator_without_shortcuts_equals_the_published_formula():
     x = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     label = torch.arange(64) % 3
     expected = reference.discriminator(d, x, label, group=32)
-    torch.testing.assert_close(discriminator(x, label), expected, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(on_device(discriminator)(x, label), expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("n_classes", [0, 3])
-def test_networks_equal_the_published_formulas_with_published_weights(n_classes):
+def test_networks_equal_the_published_formulas_with_published_weights(n_classes, on_device):
     """Loads a state dict with the published names, and compares with the slow reference on that same state dict."""
     g, d = reference.published_state(16, base=128, most=16, n_mapping=3, n_classes=n_classes, z_dim=12, w_dim=10)
     generator, discriminator = from_published(g).double().eval(), from_published(d).double().eval()
     z, label = latents(8), torch.arange(8) % n_classes if n_classes else None
 
     w = reference.mapping(g, z, label)
-    torch.testing.assert_close(generator.mapping(z, label)[:, 0], w, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(on_device(generator.mapping)(z, label)[:, 0], w, rtol=1e-12, atol=1e-12)
     styles = w[:, None] + 0.3 * latents(8 * generator.n_styles, 10, 1).view(8, -1, 10)
-    image = generator.synthesis(styles)
+    image = on_device(generator.synthesis)(styles)
     torch.testing.assert_close(image, reference.synthesis(g, styles), rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(
-        generator.synthesis(styles, noise="none"), reference.synthesis(g, styles, noise=False), rtol=1e-11, atol=1e-11
+        on_device(generator.synthesis)(styles, noise="none"),
+        reference.synthesis(g, styles, noise=False),
+        rtol=1e-11,
+        atol=1e-11,
     )
     # The deviation within a group is computed in single precision.
     torch.testing.assert_close(
-        discriminator(image, label), reference.discriminator(d, image, label), rtol=1e-7, atol=1e-7
+        on_device(discriminator)(image, label), reference.discriminator(d, image, label), rtol=1e-7, atol=1e-7
     )
 
 
@@ -97,10 +100,10 @@ def test_published_names_that_do_not_fit_are_named(change):
         from_published(g)
 
 
-def test_the_latent_reaches_the_image_after_init():
+def test_the_latent_reaches_the_image_after_init(on_device):
     """Equalised layers that forget `1 / lr_mult` at init give the same image for every latent."""
     generator = tiny_generator()
-    image = generator(latents(16).float())
+    image = on_device(generator)(latents(16).float())
     between = image.std(0).mean()
     assert between > 0.1 * image.std()
 
@@ -121,10 +124,10 @@ def test_conditional_networks_depend_on_every_input():
     assert not torch.allclose(discriminator(first, torch.tensor([0])), discriminator(second, torch.tensor([0])))
 
 
-def test_every_style_input_reaches_the_image():
+def test_every_style_input_reaches_the_image(on_device):
     generator = tiny_generator()
     w = generator.styles(latents(1).float()).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(generator.synthesis(w).square().sum(), w)
+    (gradient,) = torch.autograd.grad(on_device(generator.synthesis)(w).square().sum(), w)
     assert gradient.abs().sum((0, 2)).min() > 0
     assert w.shape == (1, generator.n_styles, 12)
     assert generator.n_styles == 6
@@ -140,18 +143,18 @@ def test_coarse_styles_change_more_of_the_image_than_the_finest():
     assert not torch.equal(before, after)
 
 
-def test_truncation_moves_styles_towards_their_mean():
+def test_truncation_moves_styles_towards_their_mean(on_device):
     """w' = mean + psi (w - mean); psi 1 leaves styles alone and psi 0 gives the mean, as in section 3 of the paper."""
     generator = tiny_generator()
     generator.measure_w_avg(1000, seed=0)
     z, mean = latents(4).float(), generator.mapping.w_avg
     whole = generator.styles(z)
-    torch.testing.assert_close(generator.styles(z, truncation=0.3), mean + 0.3 * (whole - mean))
-    torch.testing.assert_close(generator.styles(z, truncation=0.0), mean.expand_as(whole))
-    torch.testing.assert_close(generator.styles(z, truncation=1.0), whole, rtol=0, atol=0)
-    cut = generator.styles(z, truncation=0.3, truncation_layers=2)
+    torch.testing.assert_close(on_device(generator.styles)(z, truncation=0.3), mean + 0.3 * (whole - mean))
+    torch.testing.assert_close(on_device(generator.styles)(z, truncation=0.0), mean.expand_as(whole))
+    torch.testing.assert_close(on_device(generator.styles)(z, truncation=1.0), whole)
+    cut = on_device(generator.styles)(z, truncation=0.3, truncation_layers=2)
     torch.testing.assert_close(cut[:, :2], (mean + 0.3 * (whole - mean))[:, :2])
-    torch.testing.assert_close(cut[:, 2:], whole[:, 2:], rtol=0, atol=0)
+    torch.testing.assert_close(cut[:, 2:], whole[:, 2:])
 
 
 def test_mean_style_is_the_mean_of_the_mapping():
@@ -161,13 +164,13 @@ def test_mean_style_is_the_mean_of_the_mapping():
     torch.testing.assert_close(generator.mapping.w_avg, expected, atol=0.08, rtol=0)
 
 
-def test_mean_style_follows_training_only():
+def test_mean_style_follows_training_only(on_device):
     generator = tiny_generator()
     before = generator.mapping.w_avg.clone()
-    generator.mapping(latents(4).float())
+    on_device(generator.mapping)(latents(4).float())
     torch.testing.assert_close(generator.mapping.w_avg, before, rtol=0, atol=0)
     generator.train()
-    w = generator.mapping(latents(4).float())[:, 0]
+    w = on_device(generator.mapping)(latents(4).float())[:, 0]
     torch.testing.assert_close(generator.mapping.w_avg, torch.lerp(before, w.mean(0), 1 - 0.998))
 
 
@@ -183,13 +186,13 @@ def test_noise_is_fresh_in_training_and_fixed_in_evaluation():
     assert not torch.equal(generator.synthesis(w, noise="none"), generator.synthesis(w, noise="fixed"))
 
 
-def test_scores_of_a_batch_depend_on_its_company_only_through_its_group():
+def test_scores_of_a_batch_depend_on_its_company_only_through_its_group(on_device):
     """Minibatch standard deviation compares images within groups of 4, spread over the batch."""
     discriminator = Discriminator(**TINY).init(seed=0).double()
     x = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     changed = x.clone()
     changed[0] = -changed[0]
-    same = (discriminator(x) == discriminator(changed))[:, 0]
+    same = (on_device(discriminator)(x) == on_device(discriminator)(changed))[:, 0]
     assert same.tolist() == [False, True] * 4
 
 

@@ -77,13 +77,13 @@ def timm_with_the_weights_of(model: Model, pool: str) -> VisionTransformer:
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
-def test_outputs_and_gradients_are_those_of_timm(pool):
+def test_outputs_and_gradients_are_those_of_timm(pool, on_device):
     model = small(pool=pool).double()
     for parameter in model.parameters():  # biases and norms off their simple initial values
         nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
     theirs = timm_with_the_weights_of(model, pool)
     a, b = (images(dtype=torch.float64).requires_grad_() for _ in range(2))
-    y, z = model(a), theirs(b)
+    y, z = on_device(model)(a), theirs(b)
     assert (y - z).abs().max() < 1e-12
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     (y * weights).sum().backward()
@@ -95,13 +95,13 @@ def test_outputs_and_gradients_are_those_of_timm(pool):
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
-def test_every_pixel_and_every_parameter_matters(pool):
+def test_every_pixel_and_every_parameter_matters(pool, on_device):
     model = small(pool=pool)
     x = images(2).requires_grad_()
-    model(x).logsumexp(1).sum().backward()
+    on_device(model)(x).logsumexp(1).sum().backward()
     assert (x.grad != 0).all()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
-    assert model(images()).std(0).min() > 0.05
+    assert on_device(model)(images()).std(0).min() > 0.05
 
 
 def test_stochastic_depth_skips_blocks_of_some_images_while_training_only():
@@ -113,10 +113,10 @@ def test_stochastic_depth_skips_blocks_of_some_images_while_training_only():
     assert len(outputs.detach().round(decimals=5).unique(dim=0)) > 3
 
 
-def test_recomputed_attention_weights_give_the_layers_own_output():
+def test_recomputed_attention_weights_give_the_layers_own_output(on_device):
     layer = small().blocks.blocks[1].attn.double()
     x = torch.randn(3, 7, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    weights = attention_weights(layer, x)
+    weights = on_device(attention_weights)(layer, x)
     assert torch.allclose(weights.sum(-1), torch.ones(3, 2, 7, dtype=torch.float64))
     values = layer.kv(x).unflatten(-1, (2, 2, -1))[:, :, 1].transpose(1, 2)
     mixed = (weights @ values).transpose(1, 2).flatten(2)
@@ -124,9 +124,9 @@ def test_recomputed_attention_weights_give_the_layers_own_output():
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
-def test_rollout_is_a_distribution_over_the_patches(pool):
+def test_rollout_is_a_distribution_over_the_patches(pool, on_device):
     model = small(pool=pool).train()
-    maps = attention_rollout(model, images(3))
+    maps = on_device(attention_rollout)(model, images(3))
     assert maps.shape == (3, 4, 4)
     assert (maps > 0).all()
     total = maps.sum((1, 2))

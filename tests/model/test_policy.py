@@ -12,16 +12,25 @@ def made(seed=0, rows=(6,), axes=3):
     return [torch.randn(*rows, axes, generator=rng, dtype=torch.float64) for _ in range(2)]
 
 
+def scores(make):
+    """What a policy of these numbers says of an action."""
+
+    def of(action, *numbers):
+        policy = make(*numbers)
+        return policy.log_prob(action), policy.entropy(), policy.mode()
+
+    return of
+
+
 @pytest.mark.parametrize("rows", [(6,), (2, 3)])
-def test_categorical_scores_as_torch_does(rows):
+def test_categorical_scores_as_torch_does(rows, on_device):
     logits, _ = made(rows=rows)
     ours, theirs = m.Categorical(logits), D.Categorical(logits=logits)
     action = ours.sample(torch.Generator().manual_seed(1))
     assert action.shape == rows
     assert action.dtype == torch.int64
-    torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action))
-    torch.testing.assert_close(ours.entropy(), theirs.entropy())
-    assert torch.equal(ours.mode(), theirs.probs.argmax(-1))
+    found = on_device(scores(m.Categorical))(action, logits)
+    torch.testing.assert_close(found, (theirs.log_prob(action), theirs.entropy(), theirs.probs.argmax(-1)))
 
 
 def test_categorical_samples_in_proportion():
@@ -58,14 +67,13 @@ def test_entropy_of_an_impossible_action_given_as_minus_infinity_is_finite():
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_gaussian_scores_as_torch_does(shared):
+def test_gaussian_scores_as_torch_does(shared, on_device):
     mean, log_std = made()
     log_std = log_std[0] if shared else log_std
     ours, theirs = m.Gaussian(mean, log_std), D.Independent(D.Normal(mean, log_std.exp()), 1)
     action = ours.sample(torch.Generator().manual_seed(1))
-    torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action))
-    torch.testing.assert_close(ours.entropy(), theirs.entropy())
-    assert torch.equal(ours.mode(), mean)
+    found = on_device(scores(m.Gaussian))(action, mean, log_std)
+    torch.testing.assert_close(found, (theirs.log_prob(action), theirs.entropy(), mean))
 
 
 def test_gaussian_samples_have_its_moments_and_carry_gradients():
@@ -78,14 +86,19 @@ def test_gaussian_samples_have_its_moments_and_carry_gradients():
     assert log_std.grad.abs() > 0
 
 
-def test_squashed_gaussian_scores_as_the_transformed_distribution():
+def test_squashed_gaussian_scores_as_the_transformed_distribution(on_device):
     mean, log_std = made()
     ours = m.SquashedGaussian(mean, log_std - 1)
+
+    def squashed(action, *numbers):
+        policy = m.SquashedGaussian(*numbers)
+        return policy.log_prob(action), policy.mode()
+
     theirs = D.Independent(D.TransformedDistribution(D.Normal(mean, (log_std - 1).exp()), [D.TanhTransform()]), 1)
     action, log_prob = ours.sample_with_log_prob(torch.Generator().manual_seed(1))
     torch.testing.assert_close(log_prob, theirs.log_prob(action), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(ours.log_prob(action), log_prob, atol=1e-5, rtol=1e-5)
-    assert torch.equal(ours.mode(), mean.tanh())
+    found = on_device(squashed)(action, mean, log_std - 1)
+    torch.testing.assert_close(found, (log_prob, mean.tanh()), atol=1e-5, rtol=1e-5)
 
 
 def test_squashed_gaussian_stays_finite_at_the_ends():
@@ -107,7 +120,7 @@ def test_squashed_entropy_is_right_on_average():
     assert policy.entropy().mean().item() == pytest.approx(want.item(), abs=0.01)
 
 
-def test_mixed_is_the_sum_of_its_parts():
+def test_mixed_is_the_sum_of_its_parts(on_device):
     logits, (mean, log_std) = torch.randn(4, 3), (torch.randn(4, 2), torch.randn(2))
     parts = m.Categorical(logits), m.Gaussian(mean, log_std)
     both = m.Mixed(parts)
@@ -115,9 +128,10 @@ def test_mixed_is_the_sum_of_its_parts():
     assert action.shape == (4, 3)
     assert action.dtype == torch.float32
     want = parts[0].log_prob(action[:, 0].long()) + parts[1].log_prob(action[:, 1:])
-    torch.testing.assert_close(both.log_prob(action), want)
-    torch.testing.assert_close(both.entropy(), parts[0].entropy() + parts[1].entropy())
-    assert torch.equal(both.mode(), torch.cat([logits.argmax(1, keepdim=True), mean], 1))
+    mixed = scores(lambda logits, *gaussian: m.Mixed((m.Categorical(logits), m.Gaussian(*gaussian))))
+    mode = torch.cat([logits.argmax(1, keepdim=True), mean], 1)
+    found = on_device(mixed)(action, logits, mean, log_std)
+    torch.testing.assert_close(found, (want, parts[0].entropy() + parts[1].entropy(), mode))
 
 
 def test_mixed_choices_stay_integers():

@@ -18,10 +18,10 @@ def by_hand(first, second, temperature):
     return total / (2 * n)
 
 
-def test_the_loss_is_the_papers():
+def test_the_loss_is_the_papers(on_device):
     first, second = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
     for batch in ((first, second), {"x": first, "y": second}):
-        assert Contrastive(temperature=0.3)(nn.Identity(), batch, 0).item() == pytest.approx(
+        assert on_device(Contrastive(temperature=0.3))(nn.Identity(), batch, 0).item() == pytest.approx(
             by_hand(first, second, 0.3), rel=1e-5
         )
 

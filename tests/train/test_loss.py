@@ -21,40 +21,40 @@ def reference_ssim(a, b, span):
     return full[5:-5, 5:-5].mean()
 
 
-def test_ssim_equals_the_formula_with_scipys_filter():
+def test_ssim_equals_the_formula_with_scipys_filter(on_device):
     rng = np.random.default_rng(0)
     a, b = rng.uniform(-1, 1, (2, 24, 20))
-    found = loss.ssim(torch.tensor(a)[None, None], torch.tensor(b)[None, None])
+    found = on_device(loss.ssim)(torch.tensor(a)[None, None], torch.tensor(b)[None, None])
     assert found.item() == pytest.approx(reference_ssim(a, b, 2.0), abs=1e-12)
 
 
-def test_ssim_treats_channels_and_images_alike():
+def test_ssim_treats_channels_and_images_alike(on_device):
     torch.manual_seed(0)
     a, b = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
     each = [loss.ssim(a[i : i + 1, c : c + 1], b[i : i + 1, c : c + 1]) for i in range(2) for c in range(3)]
-    assert loss.ssim(a, b).item() == pytest.approx(torch.stack(each).mean().item(), abs=1e-6)
+    assert on_device(loss.ssim)(a, b).item() == pytest.approx(torch.stack(each).mean().item(), abs=1e-6)
 
 
-def test_perceptual_is_the_distance_of_features_and_trains_the_output_only():
+def test_perceptual_is_the_distance_of_features_and_trains_the_output_only(on_device):
     torch.manual_seed(0)
     features = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
     perceptual = loss.Perceptual(features)
     output, target = torch.randn(2, 1, 8, 8, requires_grad=True), torch.randn(2, 1, 8, 8)
-    found = perceptual(output, target)
+    found = on_device(perceptual)(output, target)
     assert found.item() == pytest.approx((features(output) - features(target)).square().mean().item())
     found.backward()
     assert output.grad is not None
     assert all(p.grad is None and not p.requires_grad for p in features.parameters())
 
 
-def test_perceptual_weights_several_maps():
+def test_perceptual_weights_several_maps(on_device):
     class Two(nn.Module):
         def forward(self, x):
             return [x, 2 * x]
 
     one, zero = torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
-    assert loss.Perceptual(Two())(one, zero).item() == 5.0
-    assert loss.Perceptual(Two(), weights=[1.0, 0.5])(one, zero).item() == 3.0
+    assert on_device(loss.Perceptual(Two()))(one, zero).item() == 5.0
+    assert on_device(loss.Perceptual(Two(), weights=[1.0, 0.5]))(one, zero).item() == 3.0
     with pytest.raises(ValueError, match=r"weights \(1\) must be as many as the feature maps"):
         loss.Perceptual(Two(), weights=[1.0])(one, zero)
 

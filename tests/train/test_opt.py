@@ -21,19 +21,19 @@ def small():
         (opt.radam, torch.optim.RAdam),
     ],
 )
-def test_steps_equal_torchs_own_plain_form(factory, plain):
-    a, b = small(), small()
+def test_steps_equal_torchs_own_plain_form(factory, plain, any_device):
+    a, b = small().to(any_device), small()
     first = factory(a, lr=0.01)
     second = plain(b.parameters(), lr=0.01, foreach=False)
     x = torch.randn(5, 3)
     for _ in range(4):
-        for model, optimizer in ((a, first), (b, second)):
+        for model, optimizer, device in ((a, first, any_device), (b, second, "cpu")):
             optimizer.zero_grad()
-            model(x).square().sum().backward()
+            model(x.to(device)).square().sum().backward()
             optimizer.step()
     assert isinstance(first, plain)
     for p, q in zip(a.parameters(), b.parameters(), strict=True):
-        assert torch.allclose(p, q, atol=1e-6)
+        assert torch.allclose(p.cpu(), q, atol=1e-6)
 
 
 def test_adamw_does_not_decay_norms_and_biases():
@@ -57,12 +57,12 @@ def test_layerwise_decay_falls_towards_the_input():
     assert rates[(2, 4)] == 1.0
 
 
-def test_clipping_travels_with_the_optimizer():
-    model = nn.Linear(2, 1, bias=False)
+def test_clipping_travels_with_the_optimizer(any_device):
+    model = nn.Linear(2, 1, bias=False).to(any_device)
     for options, wanted in (({"clip_norm": 1.0}, [0.6, 0.8]), ({"clip_value": 3.5}, [3.0, 3.5])):
         nn.init.zeros_(model.weight)
         optimizer = opt.sgd(model, lr=1.0, **options)
-        model.weight.grad = torch.tensor([[3.0, 4.0]])
+        model.weight.grad = torch.tensor([[3.0, 4.0]], device=any_device)
         optimizer.step()
         assert (-model.weight[0]).tolist() == pytest.approx(wanted, rel=1e-4)
 

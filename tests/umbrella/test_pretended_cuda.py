@@ -129,8 +129,9 @@ def test_a_test_of_the_cpu_has_its_numbers_computed_there(cuda):
     twin, seen = copy.deepcopy(net), []
     net[0].register_forward_hook(lambda module, args, out: seen.append((args[0].is_cuda, module.weight.is_cuda)))
     results = []
-    for call in (computed_on("cuda", net), computed_on("cuda", lambda net, x: net(x)), twin):
-        out = call(x) if isinstance(call, nn.Module) or not results else call(net, x)
+    of_net, of_both = computed_on("cuda", net), computed_on("cuda", lambda net, x: net(x))
+    for call, args in ((of_net, [x]), (of_both, [net, x]), (twin, [x])):
+        out = call(*args)
         assert not out.is_cuda
         out[:, 0].square().sum().backward()
         results.append([out.detach(), x.grad.clone()])

@@ -44,7 +44,7 @@ def huber(error, delta):
 
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_loss_is_that_of_the_equations(double, masked):
+def test_the_loss_is_that_of_the_equations(double, masked, on_device):
     model, batch = made()
     legal = torch.arange(40).view(10, 4) % 3 > 0
     if masked:
@@ -57,18 +57,18 @@ def test_the_loss_is_that_of_the_equations(double, masked):
         best = max(choices, key=lambda a, judge=judge: float(judge[a]))
         goal = batch["n_step_reward"][k] + batch["next_discount"][k] * model.q.target(later)[best]
         want += huber(float(now[batch["action"][k]] - goal), 0.7) / 10
-    got = DQN(double=double, huber=0.7)(model, batch, 1)
+    got = on_device(DQN(double=double, huber=0.7))(model, batch, 1)
     assert got.item() == pytest.approx(want, rel=1e-5)
 
 
-def test_gradients_reach_the_network_alone():
+def test_gradients_reach_the_network_alone(on_device):
     model, batch = made()
-    DQN()(model, batch, 1).backward()
+    on_device(DQN())(model, batch, 1).backward()
     assert model.q.net[0].weight.grad.abs().sum() > 0
     assert model.q.lagged[0].weight.grad is None
 
 
-def test_quantiles_are_judged_one_by_one():
+def test_quantiles_are_judged_one_by_one(on_device):
     rng = torch.Generator().manual_seed(0)
     predicted, goal = torch.randn(6, 5, generator=rng), torch.randn(6, 3, generator=rng)
     for delta in (0.5, 1.0):
@@ -79,7 +79,7 @@ def test_quantiles_are_judged_one_by_one():
                 for j in range(3):
                     u = float(goal[row, j] - predicted[row, i])
                     want[row] += abs(level - (u < 0)) * huber(u, delta) / delta / 3
-        torch.testing.assert_close(quantile_huber(predicted, goal, delta), want)
+        torch.testing.assert_close(on_device(quantile_huber)(predicted, goal, delta), want)
 
 
 def test_quantile_loss_finds_the_quantiles():
@@ -94,22 +94,22 @@ def test_quantile_loss_finds_the_quantiles():
 
 
 @pytest.mark.parametrize("double", [False, True])
-def test_with_quantiles_the_best_action_is_that_of_the_mean(double):
+def test_with_quantiles_the_best_action_is_that_of_the_mean(double, on_device):
     model, batch = made(quantiles=5)
     later = batch["next_obs"]
     judge = (model.q(later) if double else model.q.target(later)).mean(2).argmax(1)
     rows = torch.arange(10)
     goal = batch["n_step_reward"][:, None] + batch["next_discount"][:, None] * model.q.target(later)[rows, judge]
     want = quantile_huber(model.q(batch["obs"])[rows, batch["action"]], goal).mean()
-    torch.testing.assert_close(DQN(double=double)(model, batch, 1), want)
+    torch.testing.assert_close(on_device(DQN(double=double))(model, batch, 1), want)
 
 
-def test_the_copy_follows_now_and_then_or_a_little_each_time():
+def test_the_copy_follows_now_and_then_or_a_little_each_time(on_device):
     for loss, followed in ((DQN(follow_every=3), (0, 3)), (DQN(follow_every=1, tau=0.5), (0, 1, 2, 3))):
         for step in range(4):
             model, batch = made()
             before = model.q.lagged[0].weight.clone()
-            loss(model, batch, step)
+            on_device(loss)(model, batch, step)
             want = torch.lerp(before, model.q.net[0].weight, loss.tau) if step in followed else before
             torch.testing.assert_close(model.q.lagged[0].weight, want)
     with torch.no_grad():  # validation moves nothing
@@ -119,20 +119,20 @@ def test_the_copy_follows_now_and_then_or_a_little_each_time():
         assert torch.equal(model.q.lagged[0].weight, before)
 
 
-def test_priorities_are_the_errors_and_weights_weigh():
+def test_priorities_are_the_errors_and_weights_weigh(on_device):
     model, batch = made()
     sent = {}
-    DQN(priorities=lambda index, priority: sent.update(index=index, priority=priority))(model, batch, 1)
+    on_device(DQN(priorities=lambda index, priority: sent.update(index=index, priority=priority)))(model, batch, 1)
     rows = torch.arange(10)
     goal = (
         batch["n_step_reward"]
         + batch["next_discount"] * model.q.target(batch["next_obs"])[rows, model.q(batch["next_obs"]).argmax(1)]
     )
     error = (model.q(batch["obs"])[rows, batch["action"]] - goal).detach()
-    torch.testing.assert_close(sent["priority"], error.abs() + 1e-6)
+    torch.testing.assert_close(sent["priority"].cpu(), error.abs() + 1e-6)
     weight = torch.rand(10)
     want = (weight * F.huber_loss(error, torch.zeros(10), reduction="none")).mean()
-    torch.testing.assert_close(DQN()(model, {**batch, "weight": weight}, 1).detach(), want)
+    torch.testing.assert_close(on_device(DQN())(model, {**batch, "weight": weight}, 1).detach(), want)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ class Net(m.Model):
         self.body, self.worth, self.critics = m.fc(3, 2), m.fc(3, 1), m.Lagged(Critics())
 
     def actor(self, obs):
-        return m.Gaussian(self.body(obs), torch.zeros(2))
+        mean = self.body(obs)
+        return m.Gaussian(mean, torch.zeros_like(mean))
 
     def value(self, obs):
         return self.worth(obs)[:, 0]
@@ -48,7 +49,7 @@ def made():
     }
 
 
-def test_each_part_has_its_loss_and_its_gradient():
+def test_each_part_has_its_loss_and_its_gradient(on_device):
     model, batch = made()
     twin = copy.deepcopy(model)
     twin.critics.follow(0.1)
@@ -63,7 +64,7 @@ def test_each_part_has_its_loss_and_its_gradient():
         parts["worth"] += abs(0.8 - float(u.item() < 0)) * u**2 / 10
         density = -0.5 * ((action - twin.body(obs)) ** 2).sum() - math.log(2 * math.pi)
         parts["body"] -= min(math.exp(2.0 * u.item()), 3.0) * density / 10
-    loss = IQL(expectile=0.8, temperature=2.0, tau=0.1, most=3.0)(model, batch, 0)
+    loss = on_device(IQL(expectile=0.8, temperature=2.0, tau=0.1, most=3.0))(model, batch, 0)
     torch.testing.assert_close(loss, sum(parts.values()))
     loss.backward()
     for name, part in parts.items():

@@ -53,10 +53,11 @@ def slow(model, batch, clip, value_weight, entropy, clip_value, normalize):
 
 @pytest.mark.parametrize("clip_value", [None, 0.3])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_the_loss_is_that_of_the_equations(normalize, clip_value):
+def test_the_loss_is_that_of_the_equations(normalize, clip_value, on_device):
     torch.manual_seed(0)
     model, batch = Net(), batch_of()
-    got = PPO(clip=0.1, value_weight=0.7, entropy=0.02, clip_value=clip_value, normalize=normalize)(model, batch, 0)
+    loss = PPO(clip=0.1, value_weight=0.7, entropy=0.02, clip_value=clip_value, normalize=normalize)
+    got = on_device(loss)(model, batch, 0)
     want = slow(model, batch, 0.1, 0.7, 0.02, clip_value, normalize)
     torch.testing.assert_close(got, want)
     ours, theirs = (torch.autograd.grad(loss, model.parameters()) for loss in (got, want))
@@ -81,30 +82,32 @@ def test_a_ratio_beyond_all_numbers_is_clipped_or_pulled_back():
     assert 0 < gradient[1].item() < math.inf  # away from what was bad: the action lies above the mean
 
 
-def test_steps_that_are_masked_out_count_for_nothing():
+def test_steps_that_are_masked_out_count_for_nothing(on_device):
     torch.manual_seed(0)
     model, batch = Net(), batch_of(6, (5,))
     mask = torch.arange(5) < torch.tensor([5, 3, 1, 4, 5, 2])[:, None]
     loss = PPO(entropy=0.1)
-    got = loss(model, {**batch, "mask": mask}, 0)
+    got = on_device(loss)(model, {**batch, "mask": mask}, 0)
     flat = {key: value[mask] for key, value in batch.items()}
     torch.testing.assert_close(got, loss(model, flat, 0))
 
 
-def test_clip_and_entropy_may_be_functions_of_the_step():
+def test_clip_and_entropy_may_be_functions_of_the_step(on_device):
     torch.manual_seed(0)
     model, batch = Net(), batch_of()
     falling = PPO(clip=lambda step: 0.2 / (1 + step), entropy=lambda step: 0.1 * step)
     for step, clip, entropy in ((0, 0.2, 0.0), (3, 0.05, 0.3)):
-        torch.testing.assert_close(falling(model, batch, step), PPO(clip=clip, entropy=entropy)(model, batch, 0))
+        torch.testing.assert_close(
+            on_device(falling)(model, batch, step), PPO(clip=clip, entropy=entropy)(model, batch, 0)
+        )
 
 
-def test_illegal_actions_have_no_part_in_the_policy():
+def test_illegal_actions_have_no_part_in_the_policy(on_device):
     torch.manual_seed(0)
     model, batch = Net(), batch_of()
     batch["legal"] = torch.rand(16, 4) < 0.5
     batch["legal"][torch.arange(16), batch["action"]] = True
-    PPO(entropy=0.1)(model, batch, 0).backward()
+    on_device(PPO(entropy=0.1))(model, batch, 0).backward()
     never = ~batch["legal"].any(0)
     assert model.policy.bias.grad.isfinite().all()
     assert (model.policy.bias.grad[never] == 0).all()

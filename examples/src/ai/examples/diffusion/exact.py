@@ -74,15 +74,15 @@ class GaussianMixture:
         log_joint, variance = self._log_joint(x, sigma)
         responsibility = log_joint.softmax(1)
         shrink = self.std**2 / variance
-        return shrink * x.double() + (1 - shrink) * (responsibility @ self.centres)
+        return shrink * x.double() + (1 - shrink) * (responsibility @ self.centres.to(x.device))
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Returns `(B, D)`, the gradient of `log_density` with respect to `x`."""
-        return (self.denoise(x, sigma) - x) / torch.as_tensor(sigma, dtype=torch.float64) ** 2
+        return (self.denoise(x, sigma) - x) / torch.as_tensor(sigma, dtype=torch.float64, device=x.device) ** 2
 
     def _log_joint(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
         x = x.double()
-        variance = self.std**2 + torch.as_tensor(sigma, dtype=torch.float64) ** 2
-        squared = (x[:, None] - self.centres).square().sum(2)  # (B, K)
+        variance = self.std**2 + torch.as_tensor(sigma, dtype=torch.float64, device=x.device) ** 2
+        squared = (x[:, None] - self.centres.to(x.device)).square().sum(2)  # (B, K)
         log_normal = -0.5 * (squared / variance + x.shape[1] * (2 * math.pi * variance).log())
-        return self.weights.log() + log_normal, variance
+        return self.weights.log().to(x.device) + log_normal, variance

@@ -42,7 +42,7 @@ def measure_gaussians(x: Tensor, std: float) -> dict[str, float]:
         >>> round(numbers["far"], 3), round(numbers["smallest_share"], 3), round(numbers["spread"], 3)
         (0.2, 0.1, 0.0)
     """
-    angle = torch.arange(8) * math.pi / 4
+    angle = torch.arange(8, device=x.device) * math.pi / 4
     centres = torch.stack([angle.cos(), angle.sin()], 1)
     distance, nearest = torch.cdist(x.double(), centres.double()).min(1)
     near = distance <= 4 * std

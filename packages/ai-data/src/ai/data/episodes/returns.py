@@ -42,8 +42,8 @@ def n_step_rewards(
     Arguments as of `n_step_returns`. The factor is γⁿ, less where an episode is shorter, 0 beyond a true end, and
     negative where the value there is the other player's.
     """
-    total = torch.zeros(rows.shape)
-    factor = torch.ones(rows.shape)
+    total = torch.zeros(rows.shape, device=rows.device)
+    factor = torch.ones(rows.shape, device=rows.device)
     to_play = columns.get("to_play")
     own = None if to_play is None else to_play[rows]
 
