@@ -10,12 +10,15 @@ import torch
 from PIL import Image
 
 from ai.data import Dataset, ImgDataset
-from ai.examples import autoencoder, diffusion, vit
+from ai.examples import autoencoder, diffusion, stylegan2, vit
 from ai.examples.autoencoder.main import PRESETS as AUTOENCODER
 from ai.examples.diffusion.config import PRESETS as DIFFUSION
 from ai.examples.diffusion.main import averaged
 from ai.examples.own_data import class_names, own_images
 from ai.examples.saved import averaged_model
+from ai.examples.stylegan2 import pictures as drawn
+from ai.examples.stylegan2.config import PRESETS as STYLEGAN2
+from ai.examples.stylegan2.main import samples
 from ai.examples.vit.main import PRESETS as VIT
 from ai.lab import Trial
 
@@ -25,6 +28,7 @@ RUNS = {
     "vit": (vit.run, VIT["tiny"]),
     "autoencoder": (autoencoder.run, AUTOENCODER["tiny"]),
     "diffusion": (diffusion.run, replace(DIFFUSION["tiny"], conditional=True, **IMAGES)),
+    "stylegan2": (stylegan2.run, replace(STYLEGAN2["tiny"], conditional=True)),
 }
 
 
@@ -71,6 +75,11 @@ def test_a_folder_is_learnt_saved_and_not_mistaken_for_another(name, pictures, t
         assert json.loads((trial.path / "classes.json").read_text()) == sorted(KINDS)
     if name == "vit":
         assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
+    if name == "stylegan2":
+        each = torch.cat([drawn.generate(model, [seed], label=seed % 3) for seed in range(4)])
+        assert torch.equal(samples(model, 4), each)
+        with pytest.raises(ValueError, match=r"label must lie in \[0, 3\), got 3"):
+            drawn.generate(model, [0], label=3)
 
     other = tmp_path / "others"
     for kind in KINDS:

@@ -123,9 +123,10 @@ def test_a_mixed_image_has_the_styles_of_its_row_and_column(generator):
             r"layers must lie within the 4 style inputs, 0 to 3, got range\(3, 5\)",
         ),
         (
-            lambda g: pictures.generate(build(replace(TINY, conditional=True), 1)[0], [1]),
+            lambda g: pictures.generate(build(TINY, 1, 10)[0], [1]),
             "label must be given: the generator knows 10 classes",
         ),
+        (lambda g: pictures.generate(g, [1], label=0), "label must be left out: the generator knows none, got 0"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(generator, call, message):

@@ -2,17 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import torch
 
 from ai.examples.figures import grid, save_animation, save_grid
+from ai.examples.saved import averaged_model
 from ai.examples.stylegan2 import pictures
-from ai.examples.stylegan2.config import Config, build
 from ai.examples.stylegan2.model import Generator
-from ai.lab import Trial
-from ai.lab.config import from_plain
-from ai.train import snapshot
 
 
 class Options(TypedDict):
@@ -124,16 +121,9 @@ def style_mix(
 
 def averaged(path: str | os.PathLike[str], device: str = "cpu") -> Generator:
     """Returns the generator of a trial's last snapshot with averaged weights, its mean style measured for them."""
-    trial = Trial(path)
-    newest = trial.snapshots.latest()
-    if newest is None:
-        raise FileNotFoundError(f"trial {trial.path} has no snapshot")
-    state = snapshot.load_model_state(newest, ema=True, key="g")
-    config = from_plain(Config, trial.config)
-    generator, _ = build(config, nc_img=len(state["synthesis.blocks.4.to_rgb.bias"]))
-    generator.load_state_dict(state)
+    generator = cast(Generator, averaged_model(path, key="g"))
     generator.measure_w_avg()
-    return generator.to(device).eval()
+    return generator.to(device)
 
 
 def draw_all(trial: Path) -> None:

@@ -3,25 +3,22 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ai.examples.run_config import RunConfig
 from ai.examples.stylegan2.model import Discriminator, Generator
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
     """What a run needs; every field is an option of the command line."""
 
-    dataset: Literal["digits", "cifar", "folder"] = "digits"
-    """Scikit-learn's digits, CIFAR-10, or the images in a folder."""
-    path: str = ""
-    """The folder of images."""
+    dataset: Literal["digits", "cifar"] = "digits"
+    """Scikit-learn's digits, or CIFAR-10."""
     imsize: int = 16
     """Height and width, a power of 2."""
     conditional: bool = False
-    """Whether both networks are told the class."""
+    """Whether both networks are told the class; your own images have the class of their folder."""
     trial: str = "stylegan2"
     """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
-    resume: bool = False
-    """Go on from the trial's last snapshot instead of starting anew."""
     steps: int = 20_000
     """Number of updates of each network."""
     batch_size: int = 32
@@ -54,16 +51,10 @@ class Config:
     """Mirror half of the real images."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """What the networks compute in."""
-    minutes: float = 0.0
-    """Stops earlier, after so many minutes; 0 for no limit."""
     save_interval: int = 1000
     """Steps between snapshots, samples and measurements."""
     measure: bool = True
     """Measure the distance to the real images (digits only)."""
-    seed: int = 0
-    """Seeds weights, latents and the order of the data."""
-    device: str = "cpu"
-    """A torch device."""
 
 
 PRESETS = {
@@ -78,12 +69,12 @@ PRESETS = {
         ema_images=500_000, augment=False, precision="bf16", save_interval=10_000, measure=False, device="cuda",
     ),
     "faces": Config(
-        dataset="folder", imsize=256, steps=780_000, nc_base=16384, nc_max=512, z_dim=512, n_mapping=8, r1_gamma=0.4,
+        data="faces", imsize=256, steps=780_000, nc_base=16384, nc_max=512, z_dim=512, n_mapping=8, r1_gamma=0.4,
         learning_rate=2.5e-3, ema_images=20_000, augment=False, mirror=True, precision="bf16", save_interval=5_000,
         measure=False, device="cuda",
     ),
     "paper": Config(
-        dataset="folder", imsize=1024, steps=780_000, nc_base=32768, nc_max=512, z_dim=512, n_mapping=8, r1_gamma=10.0,
+        data="faces", imsize=1024, steps=780_000, nc_base=32768, nc_max=512, z_dim=512, n_mapping=8, r1_gamma=10.0,
         ema_images=10_000, augment=False, mirror=True, precision="bf16", save_interval=5_000, measure=False,
         device="cuda",
     ),
@@ -92,14 +83,13 @@ DESCRIPTIONS = {
     "tiny": "a test: seconds",
     "laptop": "digits of 16 pixels on one core: under an hour",
     "cifar": "the class-conditional CIFAR-10 set-up of StyleGAN2-ADA, without its adaptive augmentation",
-    "faces": "a folder of images at 256 pixels, with half the published channels",
-    "paper": "configuration F of StyleGAN2: a folder of images at 1024 pixels, 25 million images seen",
+    "faces": "a folder of images at 256 pixels, with half the published channels; give --data FOLDER",
+    "paper": "configuration F of StyleGAN2: a folder of images at 1024 pixels, 25 million seen; give --data FOLDER",
 }
 
 
-def build(config: Config, nc_img: int) -> tuple[Generator, Discriminator]:
-    """Returns both networks with fresh weights."""
-    n_classes = 10 if config.conditional else 0
+def build(config: Config, nc_img: int, n_classes: int = 0) -> tuple[Generator, Discriminator]:
+    """Returns both networks with fresh weights; they are told the class if there are `n_classes`."""
     size = {"nc_base": config.nc_base, "nc_max": config.nc_max, "n_classes": n_classes}
     generator = Generator(
         config.imsize, nc_img, z_dim=config.z_dim, w_dim=config.z_dim, n_mapping=config.n_mapping, **size

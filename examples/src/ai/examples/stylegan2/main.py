@@ -15,26 +15,34 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ai.data import Dataset, digits_dataset
+from ai.data import Dataset, cifar_dataset, digits_dataset
 from ai.examples.augment import affine
 from ai.examples.cli import read_config
 from ai.examples.metrics import Task, frechet_task, yardstick
 from ai.examples.metrics.digits import digits_classifier, digits_features
+from ai.examples.own_data import class_names, own_images
 from ai.examples.stylegan2 import commands, pictures
 from ai.examples.stylegan2.config import DESCRIPTIONS, PRESETS, Config, build
 from ai.examples.stylegan2.loss import StyleGAN2Loss
 from ai.examples.stylegan2.model import Generator
-from ai.lab import Trial
 from ai.train import MultiTrainer, opt
 
 
-def run(config: Config) -> dict[str, float]:
-    """Trains, records and draws; returns what was measured of the generator with averaged weights."""
+def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
+    """Trains, records and draws; returns what was measured of the generator with averaged weights.
+
+    Args:
+        config: What to do.
+        dataset: Images of your own, `x` `(1 or 3, imsize, imsize)` in [-1, 1], instead of those that the configuration
+            names; with classes `y` for conditional networks. They are drawn from, not measured.
+    """
     torch.manual_seed(config.seed)  # noise within the layers and the like; the rest is seeded by itself
-    dataset = load(config)
+    known = not config.data and dataset is None
+    dataset = load(config, dataset)
+    classes = class_names(dataset) if config.conditional else []
     loader = dataset.loader(config.batch_size, config.device, train=True, seed=config.seed)
     nc_img = dataset[0]["x"].shape[0]
-    generator, discriminator = (network.to(config.device) for network in build(config, nc_img))
+    generator, discriminator = (network.to(config.device) for network in build(config, nc_img, len(classes)))
     models = {"d": discriminator, "g": generator}
     optimisers = {key: opt.adam(model, config.learning_rate, betas=(0.0, 0.99)) for key, model in models.items()}
     loss = StyleGAN2Loss(
@@ -45,19 +53,15 @@ def run(config: Config) -> dict[str, float]:
         augment=_little_affine if config.augment else None,
         seed=config.seed,
     )
-    task = digits_task(dataset, config.imsize) if config.measure and config.dataset == "digits" else None
-    trial = Trial(
-        config.trial,
-        clean=not config.resume,
-        config=config,
-        sampler=lambda models, step: samples(models["g"], 64, config),
+    measured = known and config.measure and config.dataset == "digits"
+    task = digits_task(dataset, config.imsize) if measured else None
+    trial = config.record(
+        config.save_interval,
+        sampler=lambda models, step: samples(models["g"], 64),
         task=None if task is None else lambda models, step: task(models["g"], step),
-        save_snapshots=True,
         log_interval=100,
-        sample_interval=config.save_interval,
-        task_interval=config.save_interval,
-        save_interval=config.save_interval,
     )
+    config.keep(trial, "classes", classes)
     step = trial.resume(models, optimisers, loader) if config.resume else 0
     trainer = MultiTrainer(
         loss,
@@ -65,8 +69,7 @@ def run(config: Config) -> dict[str, float]:
         ema=0.5 ** (config.batch_size / config.ema_images),
         precision=None if config.precision == "fp32" else config.precision,
     )
-    limit = config.minutes * 60 or None
-    trainer.train(models, optimisers, trial.hook(), step=step, steplimit=config.steps, timelimit=limit)
+    trainer.train(models, optimisers, trial.hook(), step=step, steplimit=config.steps, timelimit=config.timelimit)
 
     commands.draw_all(trial.path)
     numbers = {}
@@ -90,24 +93,21 @@ def reproduce(*, seed: int = 0, minutes: float = 45.0, steps: int = 20_000) -> d
     return run(config)
 
 
-def load(config: Config) -> Dataset:
+def load(config: Config, dataset: Dataset | None = None) -> Dataset:
     """Returns the real images, `(channels, imsize, imsize)` in [-1, 1]."""
+    own = own_images(config.data, dataset, config.imsize, labelled=config.conditional)
+    if own is not None:
+        return own
     if config.dataset == "digits":
         return digits_dataset(size=config.imsize)
-    if config.dataset == "cifar":
-        from ai.data import cifar_dataset
-
-        return cifar_dataset().split()[0]
-    from ai.data import ImgDataset
-
-    return ImgDataset(config.path, config.imsize)
+    return cifar_dataset().split()[0]
 
 
-def samples(generator: Generator, n: int, config: Config) -> Tensor:
+def samples(generator: Generator, n: int) -> Tensor:
     """Returns `n` images of fixed seeds; class by class in turn, for a conditional generator."""
-    if not config.conditional:
+    if not generator.n_classes:
         return pictures.generate(generator, range(n))
-    return torch.cat([pictures.generate(generator, [seed], label=seed % 10) for seed in range(n)])
+    return torch.cat([pictures.generate(generator, [seed], label=seed % generator.n_classes) for seed in range(n)])
 
 
 def digits_task(dataset: Dataset, imsize: int, n: int = 2000) -> Task:
