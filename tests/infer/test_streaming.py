@@ -1,6 +1,8 @@
 """Replies in parts: a model that yields, its client, and what ends them."""
 
 import asyncio
+import gc
+import os
 import sys
 
 import cloudpickle
@@ -27,7 +29,26 @@ class Parts(nn.Module):
             return torch.tensor([self.n_made, self.n_closed])
         if do == "plain":
             return self.fc(x)
+        if do == "switches":
+            return [torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()]
+        if do in ("gradients", "autocast", "inference"):
+            return getattr(self, do)()
         return self.parts(x, do)
+
+    def gradients(self):
+        with torch.enable_grad():
+            for _ in range(9):
+                yield torch.is_grad_enabled()
+
+    def autocast(self):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            for _ in range(9):
+                yield self.fc(torch.ones(1, 3)).dtype is torch.bfloat16
+
+    def inference(self):
+        with torch.inference_mode():
+            for _ in range(9):
+                yield torch.is_inference_mode_enabled()
 
     def parts(self, x, do):
         try:
@@ -100,6 +121,68 @@ def test_more_streams_than_rows_wait_for_their_turn(streaming):
     assert len(firsts) == 4
     assert [1 + len(list(stream)) for stream in streams[:4]] == [2, 3, 4, 5]
     assert [len(list(stream)) for stream in streams[4:]] == [6, 7]
+
+
+def test_stream_that_waits_for_its_client_takes_nobodys_turn(streaming):
+    x = torch.full((1, 3), 1000.0)
+    kept = [streaming.stream(x) for _ in range(5)]  # one more than there are rows
+    assert [next(stream)["text"] for stream in kept] == ["part 0"] * 5
+    for stream in kept:
+        stream.close()
+    wait_until(lambda: streaming.stats().queued == 0)
+
+
+@pytest.mark.parametrize("do", ["gradients", "autocast", "inference"])
+def test_switches_that_a_paused_generator_has_set_are_its_own(streaming, model, do):
+    """Two that take turns, the first of which ends first, and a call between them."""
+    x = torch.ones(1, 3)
+    first, second = streaming.stream(x, do=do), streaming.stream(x, do=do)
+    assert next(first)
+    assert next(second)
+    assert list(first) == [True] * 8
+    assert streaming(x, do="switches") == [False, False, False]
+    assert torch.equal(streaming(x, do="plain"), model.fc(x))
+    assert list(second) == [True] * 8
+    assert streaming(x, do="switches") == [False, False, False]
+
+
+def test_stream_that_the_garbage_collector_ends_amid_another_request(streaming):
+    """It may do so wherever memory is asked for, also where this thread holds the connection's lock."""
+    client = streaming.create_client(timeout_s=100)
+    before = made_and_closed(streaming)[1]
+    cycle = [client.stream(torch.full((1, 3), 1e6))]
+    next(cycle[0])
+    cycle.append(cycle)
+    (connection,) = client._session.connections
+    del cycle
+    with connection.lock:
+        gc.collect()
+    assert client(torch.zeros(1, 3), do="asked").shape == (2,)
+    wait_until(lambda: made_and_closed(streaming)[1] == before + 1)
+    client.close()
+
+
+def test_stream_belongs_to_the_process_that_began_it(streaming):
+    """A forked child is told so, and can ask anew, whoever held the lock when it was forked."""
+    client = streaming.create_client(timeout_s=100)
+    parts = client.stream(torch.full((1, 3), 1e6))
+    next(parts)
+    (connection,) = client._session.connections
+    with connection.lock:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                list(parts)
+            except WorkerDiedError as error:
+                asked_anew = [part["text"] for part in client.stream(torch.full((1, 3), 2.0))]
+                code = 0 if "this process was forked" in str(error) and asked_anew == ["part 0", "part 1"] else 2
+            finally:
+                os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert [next(parts)["text"] for _ in range(100)] == [f"part {i}" for i in range(1, 101)]
+    parts.close()
+    client.close()
 
 
 def test_failure_follows_the_parts_before_it(streaming):

@@ -1,16 +1,21 @@
 """What a front end does before and after the model."""
 
 import asyncio
+import sys
+import threading
 from typing import NamedTuple
 
 import pytest
 import torch
 
 from ai.infer.http.formats.messages import RefusedError
+from ai.infer.http.formats.outputs import named_outputs
 from ai.infer.http.formats.tensors import BadInputError, from_raw, to_bytes
 from ai.infer.http.model_sources import ModelSource
+from ai.infer.http.owner import LocalOwner
 from ai.infer.http.processing import Processing, find_function
-from ai.infer.http.repository import ServedModel
+from ai.infer.http.repository import Repository, ServedModel
+from ai.infer.http.user_threads import UserThreads
 from ai.infer.transport.trees import RawTensor
 
 
@@ -69,6 +74,56 @@ def test_failures_say_whose_they_are():
         asyncio.run(Processing(None, _raise(ValueError("z"))).finish(raw(X)))
     with pytest.raises(RefusedError, match="before must return tensors and lists of tensors or text, not int"):
         asyncio.run(Processing(lambda x: 3, None).prepare([raw(X)]))
+
+
+@pytest.mark.parametrize("error", [StopIteration(), SystemExit(3), KeyboardInterrupt()], ids=repr)
+def test_what_no_coroutine_can_raise_is_of_its_request_too(error):
+    with pytest.raises(RefusedError, match=f"before failed on this request: {type(error).__name__}"):
+        asyncio.run(Processing(_raise(error), None).prepare([raw(X)]))
+
+
+def test_function_that_never_returns_ends_no_wait_but_its_own_requests():
+    """It has threads of its own, of which one is lost; what waits for one in vain is never begun."""
+    never = threading.Event()
+    begun = []
+    threads = UserThreads(1)
+
+    async def scene():
+        with pytest.raises(TimeoutError, match=r"before did not return within 0\.01 s"):
+            await Processing(lambda x: never.wait(), None, 0.01).prepare([raw(X)])
+        lost = asyncio.create_task(threads.run(never.wait))
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await threads.run(lambda: begun.append(1))
+        never.set()
+        assert await lost == (True, None)
+        assert await threads.run(lambda: 2) == (2, None)
+        assert begun == []
+
+    asyncio.run(scene())
+
+
+def test_output_that_is_none_is_the_servers_fault():
+    with pytest.raises(RefusedError, match="the model returns NoneType, which is no tensor") as refused:
+        named_outputs(None)
+    assert refused.value.status == 500
+
+
+@pytest.mark.parametrize("ends_by", ["next(iter(()))", "raise SystemExit(3)"])
+def test_factory_that_ends_oddly_ends_its_load_alone(tmp_path, monkeypatch, ends_by):
+    (tmp_path / "odd_factory.py").write_text(f"def make():\n    {ends_by}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "odd_factory", raising=False)
+    owner = LocalOwner(Repository(["m=odd_factory:make"], 1.0, 1.0))
+
+    async def scene():
+        with pytest.raises(RuntimeError, match=r"it ended by (StopIteration|SystemExit)"):
+            await owner.start()
+        with pytest.raises(RefusedError, match="model 'm' could not be loaded: RuntimeError: it ended by"):
+            await owner.change("load", "m")
+
+    asyncio.run(scene())
 
 
 def test_functions_that_are_none_are_refused_before_the_model_is_built():

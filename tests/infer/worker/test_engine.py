@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from ai.infer.worker.engine import Engine, _first_rows
+from ai.infer.worker.streaming.parts import ReplyParts
 from tests.infer.infer_models import Heads, Pair
 
 
@@ -33,3 +34,17 @@ def test_precision_goes_by_the_trainers_names_and_by_torchs(names, dtype):
     for precision in names:
         engine = Engine(nn.Linear(3, 2), torch.device("cpu"), precision)
         assert engine([torch.zeros(1, 3)], {}).dtype is dtype
+
+
+def test_every_call_of_the_model_and_every_part_shows_that_the_worker_moves():
+    """A batch of many calls, or a round of many replies, may take longer than the one call that counts as hanging."""
+    calls = []
+    engine = Engine(nn.Linear(3, 2), torch.device("cpu"))
+    engine.on_call = lambda: calls.append(None)
+    for n in (1, 2):
+        engine([torch.zeros(1, 3)], {})
+        assert len(calls) == n
+    parts = ReplyParts(engine, [torch.zeros(1, 3)], {})
+    assert parts.next("end").shape == (1, 2)
+    assert parts.next("end") == "end"
+    assert len(calls) == 4

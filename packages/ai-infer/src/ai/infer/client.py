@@ -220,7 +220,7 @@ class InferencerClient:
                 yield part
                 taken.add()
         finally:
-            connection.cancel(request)
+            connection.drop(request)
 
     def multi_infer(self, inputs: Sequence[Tree]) -> list[Tree]:
         """Returns the model's output for each of several inputs; inputs of one shape travel together.

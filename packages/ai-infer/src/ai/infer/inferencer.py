@@ -58,9 +58,10 @@ class Inferencer:
         timeout_s: how long a call may take before it raises `TimeoutError`; None: until the worker answers, dies or
             hangs.
         start_timeout_s: how long a worker may take until it is ready; one that takes longer is killed.
-        stall_timeout_s: how long a worker may be in one batch until it counts as hanging: `ready` says that it is not,
-            and whoever waits for it gets a `TimeoutError`, also without a `timeout_s`. It is not ended, and counts as
-            ready again when it moves. None: it may take any time, and a call without `timeout_s` waits as long.
+        stall_timeout_s: how long one call of the model may take until its worker counts as hanging: `ready` says that
+            it is not, and whoever waits for it gets a `TimeoutError`, also without a `timeout_s`. It is not ended, and
+            counts as ready again when it moves. None: it may take any time, and a call without `timeout_s` waits as
+            long.
         transport: see `InferencerClient`.
 
     Raises:

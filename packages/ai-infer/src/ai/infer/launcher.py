@@ -64,7 +64,7 @@ class Launcher:
         options: for each worker.
         restart: whether a worker that dies is started again, with the newest weights.
         start_timeout_s: after which a worker that is not ready is killed.
-        stall_timeout_s: after so long in one batch a worker hangs; None: it may take any time.
+        stall_timeout_s: after so long in one call of the model a worker hangs; None: it may take any time.
         build: makes the model in the worker, where `model`'s state is loaded into it; None: `model` itself is sent.
     """
 

@@ -23,6 +23,7 @@ from ai.infer.transport.trees import Tree
 from ai.infer.transport.wire import Layout, parse
 
 _TOO_LATE = "the worker did not answer in time"
+_DROP_S = 0.05  # that whoever holds the lock for a moment takes at most, if it is another thread
 
 
 class Connection:
@@ -63,6 +64,7 @@ class Connection:
         self._by_socket = 0  # requests among them that went by socket
         self._last_id = 0
         self._answers: dict[int, bytes] = {}
+        self._dropped: deque[PendingRequest] = deque()  # that are to be cancelled when the lock is free
         self._poller = select.poll()
         for descriptor in self.descriptors():
             self._poller.register(descriptor, select.POLLIN)
@@ -217,6 +219,22 @@ class Connection:
         with self.lock:
             self._cancel(request)
 
+    def drop(self, request: PendingRequest) -> None:
+        """Like `cancel`, from wherever the garbage collector calls it.
+
+        That may be this thread's own hold of the lock, half way through a frame: then the next wait does it.
+        """
+        self._dropped.append(request)
+        if self.lock.acquire(timeout=_DROP_S):
+            try:
+                self._cancel_dropped()
+            finally:
+                self.lock.release()
+
+    def _cancel_dropped(self) -> None:
+        while self._dropped:
+            self._cancel(self._dropped.popleft())
+
     def _cancel(self, request: PendingRequest) -> None:
         done = request.cancelled or request.outcome is not None
         request.cancelled = True
@@ -349,6 +367,7 @@ class Connection:
         then whether the worker hangs.
         """
         slots = self.slots
+        self._cancel_dropped()
         while not done():
             self.check_alive()
             timeout = None if deadline is None else deadline - time.monotonic()
@@ -436,12 +455,19 @@ class Connection:
             self.watcher.ends(close_descriptors)
 
     def abandon(self) -> None:
-        """Closes a forked child's copies of the descriptors, so that the parent's death still shows as end of file."""
+        """Closes a forked child's copies of the descriptors, so that the parent's death still shows as end of file.
+
+        Whatever thread held the lock is not in the child.
+        """
+        self.lock = threading.Lock()
+        self._changed = threading.Condition(self.lock)
+        self.failure = "this process was forked from the one that asked, which gets the reply"
         os.close(self._stream.socket.detach())
         if self._pidfd >= 0:
             os.close(self._pidfd)
-        if self.slots is not None:
-            self.slots.close()
+        slots, self.slots = self.slots, None
+        if slots is not None:
+            slots.close()
 
 
 def _read(request: PendingRequest, frame: Frame) -> Tree:

@@ -11,7 +11,7 @@ class HangCheck:
 
     Args:
         path: of the worker's vitals.
-        limit_s: how long one batch may take; None: any time, and it never hangs.
+        limit_s: how long one call of the model may take; None: any time, and it never hangs.
 
     Raises:
         WorkerDiedError: there are none.

@@ -161,6 +161,9 @@ class FrontEnds:
             return await self._answer(front_end, what, about)
 
         front_end = self._living[index] = _FrontEnd(index, process, Line(ours, answer))
+        if self._stopping.is_set():  # the others were told while this one was made
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
         return front_end
 
     async def _attend(self, front_end: _FrontEnd, loading: "asyncio.Task[Any]") -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ai.infer.http.formats.messages import RefusedError, first_line
 from ai.infer.http.formats.tensors import BadInputError, from_raw, to_bytes
+from ai.infer.http.user_threads import UserThreads
 from ai.infer.transport.trees import RawInput, RawTensor, Tree
 
 _log = logging.getLogger("ai.infer")
@@ -22,11 +23,16 @@ class Processing:
     Args:
         before: called with the inputs, tensors and lists of bytes; returns what the model gets: one, or a tuple.
         after: called with the model's output; returns what goes out.
+        timeout_s: how long each may take, waiting for a thread included.
     """
 
-    def __init__(self, before: Callable[..., Any] | None, after: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self, before: Callable[..., Any] | None, after: Callable[[Any], Any] | None, timeout_s: float | None = None
+    ) -> None:
         self._before = before
         self._after = after
+        self._timeout_s = timeout_s
+        self._threads = UserThreads()  # of this model: another's functions that hang hold up nobody else's
 
     async def prepare(self, inputs: Sequence[RawInput]) -> list[RawInput]:
         """Returns what the model gets for these inputs.
@@ -34,31 +40,48 @@ class Processing:
         Raises:
             BadInputError: `before` raised a ValueError.
             RefusedError: it failed otherwise.
+            TimeoutError: it took too long.
         """
-        if self._before is None:
+        before = self._before
+        if before is None:
             return list(inputs)
         given = [from_raw(x) if isinstance(x, RawTensor) else x for x in inputs]
-        try:
-            made = await asyncio.to_thread(self._before, *given)
-        except ValueError as error:
-            raise BadInputError(first_line(error)) from error
-        except Exception as error:
-            raise _failed("before", error) from error
-        return [_as_input(x) for x in (made if isinstance(made, tuple) else (made,))]
+
+        def prepare() -> list[RawInput]:
+            try:
+                made = before(*given)
+            except ValueError as error:
+                raise BadInputError(first_line(error)) from error
+            return [_as_input(x) for x in (made if isinstance(made, tuple) else (made,))]
+
+        prepared: list[RawInput] = await self._run("before", prepare)
+        return prepared
 
     async def finish(self, output: Tree) -> Tree:
         """Returns what goes out for a model's output of `RawTensor`s, likewise of them.
 
         Raises:
             RefusedError: `after` failed.
+            TimeoutError: it took too long.
         """
-        if self._after is None:
+        after = self._after
+        if after is None:
             return output
+        return await self._run("after", lambda: _map(after(_map(output, RawTensor, from_raw)), Tensor, _raw))
+
+    async def _run(self, which: str, function: Callable[[], Any]) -> Any:
         try:
-            made = await asyncio.to_thread(self._after, _map(output, RawTensor, from_raw))
-        except Exception as error:
-            raise _failed("after", error) from error
-        return _map(made, Tensor, _raw)
+            async with asyncio.timeout(self._timeout_s):
+                made, error = await self._threads.run(function)
+        except TimeoutError:
+            text = f"{which} did not return within {self._timeout_s:g} s"
+            _log.error("%s: a request is given up, and the thread that is in it is lost until it does", text)
+            raise TimeoutError(text) from None
+        if isinstance(error, (BadInputError, RefusedError)):
+            raise error
+        if error is not None:
+            raise _failed(which, error) from error
+        return made
 
 
 def find_function(path: str) -> Callable[..., Any]:
@@ -78,7 +101,7 @@ def find_function(path: str) -> Callable[..., Any]:
     return function
 
 
-def _failed(which: str, error: Exception) -> RefusedError:
+def _failed(which: str, error: BaseException) -> RefusedError:
     _log.error("%s failed on a request", which, exc_info=error)
     return RefusedError(500, f"{which} failed on this request: {type(error).__name__}: {first_line(error)}")
 

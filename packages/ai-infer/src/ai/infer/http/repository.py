@@ -9,7 +9,7 @@ import torch
 
 from ai.infer.client import InferencerClient
 from ai.infer.errors import RequestError
-from ai.infer.http.formats.messages import first_line
+from ai.infer.http.formats.messages import RefusedError, first_line
 from ai.infer.http.formats.outputs import named_outputs
 from ai.infer.http.formats.protocol import Plan
 from ai.infer.http.formats.tensors import BYTES, DATATYPES, BadInputError, TensorSpec, Texts, datatype_of
@@ -59,7 +59,7 @@ class ServedModel:
     Args:
         source: where it comes from.
         timeout_s: how long a request may take.
-        stall_timeout_s: after so long in one batch it is not ready.
+        stall_timeout_s: after so long in one call of it, it is not ready.
         inferencer: of somebody else, who closes it; None: it is made of the source.
         trust: see `build`.
     """
@@ -110,7 +110,7 @@ class ServedModel:
         if self._own_client is not None:
             raise ValueError("it belongs to the program that serves it, which alone can load it")
         options = self.source.options
-        processing = _processing(options)
+        processing = _processing(options, self._timeout_s)
         model, inputs = build(self.source, trust=self._trust)
         batch_size = options.get("batch_size", "64")
         new = Inferencer(
@@ -149,7 +149,7 @@ class ServedModel:
             zeros = [torch.zeros(s, dtype=DATATYPES[x.datatype]) for s, x in zip(sizes, inputs, strict=True)]
             try:
                 found.append(named_outputs(inferencer(*zeros)))
-            except (RequestError, BadInputError) as error:
+            except (RequestError, BadInputError, RefusedError) as error:
                 text = "model %s could not be tried out at sizes %s, so that its outputs are not described: %s"
                 _log.warning(text, self.source.name, sizes, first_line(error))
                 return ()
@@ -220,7 +220,7 @@ class ServedModel:
             self.plans = {}
         self.inputs, self.outputs = inputs, outputs
         if self.processing is None:
-            self.processing = _processing(self.source.options)
+            self.processing = _processing(self.source.options, self._timeout_s)
         self.reason, self.inferencer = state["reason"], new
         return old.client if old is not None and old is not new else None
 
@@ -247,10 +247,10 @@ class ServedModel:
         }
 
 
-def _processing(options: dict[str, str]) -> Processing | None:
+def _processing(options: dict[str, str], timeout_s: float) -> Processing | None:
     """Returns what a source's options say is to be done before and after its model."""
     functions = [find_function(options[key]) if key in options else None for key in ("before", "after")]
-    return Processing(*functions) if any(functions) else None
+    return Processing(functions[0], functions[1], timeout_s) if any(functions) else None
 
 
 class Repository:
@@ -259,7 +259,7 @@ class Repository:
     Args:
         models: inferencers by name, or sources.
         timeout_s: how long a request may take.
-        stall_timeout_s: after so long in one batch a model is not ready.
+        stall_timeout_s: after so long in one call of it a model is not ready.
         trust: see `build`.
 
     Raises:
@@ -329,11 +329,14 @@ class Repository:
         for model in self.models[name].values():
             try:
                 model.load()
-            except Exception as error:
+            except BaseException as error:
                 if model.inferencer is None:
                     model.reason = f"not loaded: {first_line(error)}"
                 _log.error("model %s could not be loaded", name, exc_info=error)
-                raise
+                if isinstance(error, Exception) and not isinstance(error, StopIteration):
+                    raise
+                # A factory's exit is not the server's, and what ends an iterator cannot leave a thread for a coroutine.
+                raise RuntimeError(f"it ended by {type(error).__name__}: {error}") from error
 
     def unload(self, name: str, *, drain: bool = True) -> None:
         """Stops every version of a model; see `ServedModel.unload`."""

@@ -48,7 +48,7 @@ class App:
         max_json_bytes: of what is JSON in it: nobody else is answered while it is parsed, in a thread or not.
         max_pending: requests that may be on their way at once; further ones are refused with 429.
         timeout_s: how long a request may take to arrive, and to be answered.
-        stall_timeout_s: after so long in one batch a model counts as not ready; None: as long as `timeout_s`.
+        stall_timeout_s: after so long in one call of it a model counts as not ready; None: as long as `timeout_s`.
         trust: whether a folder may say what code makes its model: by value, or by the name of a function.
 
     Raises:

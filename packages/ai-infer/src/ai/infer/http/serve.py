@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-pending", type=int, default=1024, help="requests on their way at once; more get 429")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds a request may take")
     parser.add_argument("--trust", action="store_true", help="let folders say what code makes their models")
-    parser.add_argument("--stall-timeout", type=float, help="seconds in one batch until a model is not ready")
+    parser.add_argument("--stall-timeout", type=float, help="seconds in one call of a model until it is not ready")
     parser.add_argument("--uds", help="a Unix socket to listen at, instead of an address")
     parser.add_argument("--ssl-keyfile", help="for HTTPS")
     parser.add_argument("--ssl-certfile", help="for HTTPS")

@@ -36,9 +36,9 @@ class Vitals:
         finally:
             os.close(descriptor)
 
-    def begin_call(self, at_s: float) -> None:
-        """Says that the worker is in a batch from now on, and not in its loop."""
-        self._cells[_BUSY_SINCE] = int(at_s * 1e9)
+    def begin_call(self) -> None:
+        """Says that the worker calls the model from now on; each call of several in a batch shows that it moves."""
+        self._cells[_BUSY_SINCE] = int(time.monotonic() * 1e9)
 
     def end_call(self) -> None:
         """Says that it is back."""
@@ -62,7 +62,7 @@ class Vitals:
 
     @property
     def in_call_s(self) -> float:
-        """How long the worker has been in the batch that runs, in seconds; 0: in none."""
+        """How long the worker has been in the call of the model that runs, in seconds; 0: in none."""
         since: int = self._cells[_BUSY_SINCE]
         return max(0.0, time.monotonic() - since / 1e9) if since else 0.0
 
@@ -70,11 +70,11 @@ class Vitals:
         """Returns how the worker hangs; None: it moves, or has not begun.
 
         Args:
-            limit_s: how long one batch may take.
+            limit_s: how long one call of the model may take.
         """
         in_call_s = self.in_call_s
         if in_call_s > limit_s:
-            return f"the worker has been in one batch for over {limit_s:g} s (stall_timeout_s)"
+            return f"the worker has been in one call of the model for over {limit_s:g} s (stall_timeout_s)"
         seen: int = self._cells[_SEEN]
         if not in_call_s and seen and time.monotonic() - seen / 1e9 > limit_s + 2 * BEAT_S:
             return f"the worker's process has not run for over {limit_s:g} s (stall_timeout_s): it may be stopped"

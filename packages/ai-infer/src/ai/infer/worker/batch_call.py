@@ -299,7 +299,7 @@ class BatchCall:
         if request.slot >= 0:
             self._finish_slot(request, _CANCELLED)
         else:
-            request.client.cancelled.discard(request.id)
+            request.client.cancelled.pop(request.id, None)
             request.client.stream.send(Kind.ERROR, request.id, header=_CANCELLED)
             self.on_sent(request)
         self.n_requests += 1

@@ -18,6 +18,7 @@ from ai.infer.worker.batch_axes import Form
 
 MAX_UNSENT_BYTES = 1 << 26
 """A client that does not read its replies is not listened to beyond this."""
+_MAX_CANCELLED = 4 * SLOTS_PER_CLIENT  # a client has no more requests on their way by socket than it has slots
 
 
 class ConnectedClient:
@@ -34,7 +35,7 @@ class ConnectedClient:
         self.index = -1  # of its slots on the board, in clients
         self.reply_event = -1
         self.last: list[Request | None] = []  # in each slot; most requests differ from it in their numbers alone
-        self.cancelled: set[int] = set()  # ids of requests by socket
+        self.cancelled: dict[int, None] = {}  # ids of requests by socket, the latest ones: some came too late
         self._process = _identify(connection)
 
     def open_area(self, index: int, slot_bytes: int, board: Board, board_file: int, worker_event: int) -> list[int]:
@@ -55,6 +56,12 @@ class ConnectedClient:
     def is_gone(self) -> bool:
         """Returns whether the client's process has ended, though a child of it may keep the socket open."""
         return self._process is not None and _started(self._process[0]) != self._process[1]
+
+    def cancel(self, request_id: int) -> None:
+        """Takes note that a request by socket is wanted no more; it may be answered already."""
+        self.cancelled[request_id] = None
+        if len(self.cancelled) > _MAX_CANCELLED:
+            del self.cancelled[next(iter(self.cancelled))]
 
     def close(self) -> None:
         """Lets go of all that belonged to the client."""
@@ -149,8 +156,8 @@ def _identify(connection: socket.socket) -> tuple[int, str] | None:
 def _started(pid: int) -> str | None:
     """Returns when a process began, in the system's own unit; None: it is not there, or has ended."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            state, *rest = file.read().rpartition(")")[2].split()
+        with open(f"/proc/{pid}/stat", "rb") as file:  # in which the process's name may be any bytes
+            state, *rest = file.read().rpartition(b")")[2].decode().split()
     except OSError:
         return None
     return None if state in "ZX" else rest[18]

@@ -1,15 +1,15 @@
 """The model as a worker runs it: on its device, at its precision, compiled or replayed as asked."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ai.infer.transport.trees import Tree, flatten, unflatten
+from ai.infer.transport.trees import Tree
 
 Precision = Literal["model", "bf16", "bfloat16", "fp16", "float16", "tf32"]
 _AUTOCAST = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "fp16": torch.float16, "float16": torch.float16}
@@ -49,6 +49,8 @@ class Engine:
             backend = compile if isinstance(compile, str) else "inductor"
             self._forward = torch.compile(self.model, backend=backend, dynamic=True)
         self._graphs = _Graphs(self._forward, graph_rows) if graph_rows else None
+        self.on_call: Callable[[], None] = lambda: None
+        """Is called before each call of the model."""
 
     def __call__(self, args: Sequence[Tree], kwargs: dict[str, Tree], *, exact: bool = False) -> Tree:
         """Returns the model's output, its tensors wherever the model left them.
@@ -58,31 +60,13 @@ class Engine:
             kwargs: likewise.
             exact: whether the model must not see rows beside these, as padding is.
         """
-        with torch.no_grad(), self._precision():
+        self.on_call()
+        with torch.no_grad(), self.precision():
             if self._graphs is not None and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
                 x = args[0]
                 if x.ndim and not (exact and self.pads(x.shape[0])):
                     return self._graphs(x)
             return self._forward(*args, **kwargs)
-
-    def begin(self, args: Sequence[Tree], kwargs: dict[str, Tree]) -> Iterator[Tree]:
-        """Returns the parts of a reply: what the model's iterator yields, or its one output.
-
-        The model is called as it is written, neither compiled nor replayed.
-        """
-        args, kwargs = self._move(list(args)), self._move(kwargs)
-        with torch.no_grad(), self._precision():
-            output = self.model(*args, **kwargs)
-        return output if isinstance(output, Iterator) else iter([output])
-
-    def advance(self, parts: Iterator[Tree], end: Tree) -> Tree:
-        """Returns the next part, or `end`."""
-        with torch.no_grad(), self._precision():
-            return next(parts, end)
-
-    def _move(self, tree: Tree) -> Any:
-        node, tensors = flatten(tree)
-        return unflatten(node, iter([self.to_device(x) for x in tensors]))
 
     def pads(self, rows: int) -> bool:
         """Returns whether a batch of so many rows is padded, so that it shares its call with other rows."""
@@ -103,7 +87,8 @@ class Engine:
         halves = {x.dtype for x in self.model.parameters() if x.is_floating_point() and x.dtype.itemsize < 4}
         return torch.bfloat16 if torch.bfloat16 in halves else next(iter(halves), None)
 
-    def _precision(self) -> AbstractContextManager[object]:
+    def precision(self) -> AbstractContextManager[object]:
+        """Returns what a call of the model is made under, beside `torch.no_grad()`."""
         if self._autocast is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self._autocast)

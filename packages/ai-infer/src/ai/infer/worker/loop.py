@@ -82,6 +82,7 @@ class Worker:
         self._engine = Engine(
             model, torch.device(options.device), options.precision, options.compile, options.graph_rows
         )
+        self._engine.on_call = vitals.begin_call
         self._batch_limit = BatchLimit() if options.batch_size is None else None
         max_rows = self._batch_limit.rows if self._batch_limit is not None else options.batch_size
         assert max_rows is not None
@@ -140,7 +141,6 @@ class Worker:
             if self._weights.announced != self._batch_call.version or not self._shared:
                 self._read_control()
             batch = queue.next_batch()
-            self._vitals.begin_call(start)
             if batch:
                 self._batch_call.answer(batch)
             if self._parts.n_open:
@@ -225,8 +225,8 @@ class Worker:
         elif frame.kind is Kind.ROOM:
             self._parts.make_room(client, frame.id, frame.version)
         elif frame.kind is Kind.CANCEL:
-            if not self._parts.cancel(client, frame.id) and len(client.cancelled) < 4 * _SPC:
-                client.cancelled.add(frame.id)
+            if not self._parts.cancel(client, frame.id):
+                client.cancel(frame.id)
         elif frame.kind is Kind.PING:
             client.stream.send(Kind.PING, frame.id)
             self._clients.update_interest(client)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ai.infer.http.formats.messages import RefusedError
 from ai.infer.http.formats.tensors import BadInputError, Texts, from_raw, to_bytes
 from ai.infer.transport.trees import RawTensor, Tree
 
@@ -30,7 +31,7 @@ def named_outputs(tree: Tree) -> list[tuple[str, Any]]:
     elif isinstance(tree, (list, tuple)):
         items = [(f"y{index}", value) for index, value in enumerate(tree)]
     else:
-        raise BadInputError(f"the model returns {type(tree).__name__}, which is no tensor")
+        raise RefusedError(500, f"the model returns {type(tree).__name__}, which is no tensor")
     named: list[tuple[str, Any]] = []
     for name, value in items:
         if value is None:

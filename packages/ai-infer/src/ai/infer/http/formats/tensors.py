@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ai.infer.http.formats.messages import RefusedError
 from ai.infer.transport.trees import RawTensor
 
 DATATYPES = {
@@ -240,7 +241,7 @@ def datatype_of(dtype: torch.dtype) -> str:
     try:
         return NAMES[dtype]
     except KeyError:
-        raise BadInputError(f"the model's output has dtype {dtype}, which the protocol has no name for") from None
+        raise RefusedError(500, f"the model's output has dtype {dtype}, which the protocol has no name for") from None
 
 
 def numbers(x: RawTensor) -> Tensor:

@@ -1,17 +1,18 @@
 """Replies in parts: iterators that a model returned, of which the worker takes a part each between its batches."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ai.infer.transport.frames import STREAM_WINDOW, Kind
-from ai.infer.transport.trees import Tree, flatten, unflatten
+from ai.infer.transport.trees import flatten, unflatten
 from ai.infer.transport.wire import layout_of
-from ai.infer.worker.connected_client import ConnectedClient, Request, error_header
+from ai.infer.worker.connected_client import MAX_UNSENT_BYTES, ConnectedClient, Request, error_header
 from ai.infer.worker.engine import Engine
 from ai.infer.worker.faults import answer_for
+from ai.infer.worker.streaming.parts import ReplyParts
 
 _END: Any = object()
 _CANCELLED = b'{"cancelled":1}'
@@ -22,8 +23,13 @@ class _Stream:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.parts: Iterator[Tree] | None = None  # until it has begun
+        self.parts: ReplyParts | None = None  # until it has begun
         self.room = STREAM_WINDOW  # for parts that the client has not taken yet
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether its client has room for a part."""
+        return self.room > 0 and self.request.client.stream.n_unsent < MAX_UNSENT_BYTES
 
 
 class Streams:
@@ -31,7 +37,8 @@ class Streams:
 
     Args:
         engine: calls the model.
-        max_running: how many are under way at once; others wait until one ends, since each keeps what it has begun.
+        max_running: how many take turns at once, since each keeps what it has begun; others wait until one ends, or
+            waits for its client.
         on_sent: called with a request when something was sent to its client.
     """
 
@@ -80,7 +87,7 @@ class Streams:
 
     def can_go_on(self) -> bool:
         """Returns whether `advance` has something to do."""
-        return any(each.room > 0 for each in self._running)
+        return any(each.can_go_on for each in self._running)
 
     def advance(self, version: int) -> None:
         """Sends the next part of each reply whose client has room for it; `version` is that of the weights."""
@@ -90,19 +97,21 @@ class Streams:
         self._fill()
 
     def _fill(self) -> None:
-        while self._waiting and len(self._running) < self._max_running:
-            self._running.append(self._waiting.popleft())
+        if self._waiting:
+            free = self._max_running - sum(each.can_go_on for each in self._running)
+            for _ in range(min(free, len(self._waiting))):
+                self._running.append(self._waiting.popleft())
 
     def _advance(self, stream: _Stream, version: int) -> None:
         request = stream.request
-        if stream.room <= 0:
+        if not stream.can_go_on:
             return
         try:
             if stream.parts is None:
                 args, kwargs = unflatten(request.layout.tree, iter(request.tensors))
-                stream.parts = self._engine.begin(args, kwargs)
+                stream.parts = ReplyParts(self._engine, args, kwargs)
                 request.tensors = []
-            part = self._engine.advance(stream.parts, _END)
+            part = stream.parts.next(_END)
             if part is _END:
                 self._end(stream, Kind.END, b"", version)
                 return
@@ -129,9 +138,9 @@ class Streams:
 
 
 def _close(stream: _Stream) -> None:
-    """Lets a generator run its `finally`; what that raises is of a request that nobody waits for any more."""
+    """Ends what has begun; what that raises is of a request that nobody waits for any more."""
     parts, stream.parts = stream.parts, None
-    if parts is not None and hasattr(parts, "close"):
+    if parts is not None:
         try:
             parts.close()
         except BaseException as error:
