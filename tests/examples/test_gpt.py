@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -180,9 +181,49 @@ def test_bad_input_is_refused(call, message):
 
 
 def test_a_text_of_ones_own_holds_out_its_last_tenth(tmp_path):
+    config = Config(context=9)
     (tmp_path / "text.txt").write_text("0123456789" * 10, encoding="utf-8")
-    corpus = read(str(tmp_path / "text.txt"))
+    corpus = read(replace(config, data=str(tmp_path / "text.txt")))
     assert (corpus.train, corpus.held_out) == ("0123456789" * 9, "0123456789")
+    assert read(config, "0123456789" * 10) == corpus == read(config, corpus)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("0123456789" * 9, r"more than 10 times the characters of context \(9\), got 90"),
+        ("", r"more than 10 times the characters of context \(9\), got 0"),
+        (b"\xff\xfe\x00", "must be a text file in UTF-8, .*text.txt is not: .* can't decode byte 0xff"),
+        (None, "must be a text file, .*text.txt is a folder"),
+    ],
+)
+def test_what_is_no_text_or_too_short_is_refused(content, message, tmp_path):
+    path = tmp_path / "text.txt"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message):
+        read(Config(context=9, data=str(path)))
+    with pytest.raises(ValueError, match=r"data \(.*\) must be left out where a text is given"):
+        read(Config(data=str(path)), "text")
+    with pytest.raises(FileNotFoundError, match=r"data must be a text file, there is no nowhere\.txt"):
+        read(Config(data="nowhere.txt"))
+
+
+@pytest.mark.slow
+def test_a_text_of_ones_own_is_learnt_and_not_mistaken_for_another(tmp_path, monkeypatch):
+    """The held-out tenth has characters that the model never saw, as has the prompt."""
+    monkeypatch.setenv("AI_LAB_PATH", str(tmp_path))
+    text = "the cat sat on the mat. " * 30 + "ein Mädchen saß: öäü " * 4
+    config = replace(PRESETS["tiny"], steps=2)
+    numbers = run(config, text)
+    assert math.isfinite(numbers["bits_per_character"])
+    before = (tmp_path / "gpt" / "alphabet.json").read_bytes()
+    assert len("".join(writer(str(tmp_path / "gpt"), length=5)(["ßa".encode()]))) == 5
+    with pytest.raises(ValueError, match=r"data must have the fingerprint of the trial to resume, '[0-9a-f]{12}', got"):
+        run(replace(config, resume=True, steps=4), text.replace("cat", "dog"))
+    assert (tmp_path / "gpt" / "alphabet.json").read_bytes() == before
 
 
 def test_every_preset_is_described():

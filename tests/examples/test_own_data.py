@@ -136,6 +136,14 @@ def test_what_examples_cannot_learn_from_is_refused(pictures, tmp_path):
     assert own_images("", None, 8) is None
 
 
+def test_a_dataset_that_an_example_does_not_know_is_refused():
+    """A folder's name there, where it stood once, must not end in the training of something else."""
+    with pytest.raises(ValueError, match="dataset must be one of 'digits', 'mnist', got 'photos'"):
+        autoencoder.Config(dataset="photos")
+    with pytest.raises(ValueError, match="dataset must be one of 'digits', 'cifar', got 'folder'"):
+        replace(STYLEGAN2["tiny"], dataset="folder")
+
+
 def test_classes_without_names_are_counted_in_all_parts():
     parts = Dataset({"x": torch.zeros(300), "y": torch.arange(300)}).split(0.9, 0.1)
     assert class_names(*parts) == [str(label) for label in range(300)]

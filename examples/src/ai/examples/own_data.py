@@ -1,4 +1,6 @@
-"""A researcher's own images, from a folder or as a dataset, and what they must be for an example to learn from them."""
+"""A researcher's own images or text, from a folder or file or given, and what they must be to be learnt from."""
+
+from pathlib import Path
 
 from torch import Tensor
 
@@ -28,6 +30,23 @@ def own_images(
     if dataset is not None:
         _check(dataset[0], imsize, labelled, points)
     return dataset
+
+
+def own_text(data: str) -> str:
+    """Returns the text in the file `data`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no text in UTF-8.
+    """
+    if not Path(data).exists():
+        raise FileNotFoundError(f"data must be a text file, there is no {data}")
+    if not Path(data).is_file():
+        raise ValueError(f"data must be a text file, {data} is a folder")
+    try:
+        return Path(data).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"data must be a text file in UTF-8, {data} is not: {error}") from error
 
 
 def class_names(*parts: Dataset) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Literal, Unpack, get_args, get_origin, get_type_hints
 
 from ai.lab import Trial
 from ai.lab.recording.options import TrialOptions
@@ -24,6 +24,12 @@ class RunConfig:
     """Seeds the weights, the order of the data and whatever else is drawn."""
     device: str = "cpu"
     """A torch device."""
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                known = ", ".join(map(repr, get_args(hint)))
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
 
     @property
     def timelimit(self) -> float | None:

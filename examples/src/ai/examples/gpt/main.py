@@ -3,7 +3,6 @@
 Command: `ai-examples gpt`, or `python -m ai.examples.gpt --help` for presets and options.
 """
 
-import json
 import math
 import os
 from dataclasses import dataclass, replace
@@ -16,25 +15,25 @@ from torch import Tensor, nn
 
 from ai.data import Dataset
 from ai.examples.cli import read_config
-from ai.examples.gpt.corpus import ALPHABET_FILE, Alphabet, Corpus, compressed_bits, python_docs
+from ai.examples.gpt.corpus import Alphabet, Corpus, compressed_bits, python_docs
 from ai.examples.gpt.figures import save_curve
 from ai.examples.gpt.measure import bits_per_character
 from ai.examples.gpt.model import Model
-from ai.lab import Trial
+from ai.examples.own_data import own_text
+from ai.examples.run_config import RunConfig
 from ai.train import Trainer, log, opt, schedule
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
     """What a run needs; every field is an option of the command line."""
 
-    text: str = "python-docs"
-    """A text file, its last tenth held out; or `python-docs`, the documentation that comes with Python, of which
-    `python-topics` is the language reference."""
+    text: Literal["python-docs", "python-topics"] = "python-docs"
+    """The documentation that comes with Python, or of that the language reference alone."""
+    data: str = ""
+    """A text file of your own instead, in UTF-8; its last tenth is held out."""
     trial: str = "gpt"
     """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
-    resume: bool = False
-    """Go on from the trial's last snapshot instead of starting anew."""
     context: int = 128
     """Most characters that the model sees at once."""
     dim: int = 128
@@ -49,8 +48,6 @@ class Config:
     """Share of activations dropped."""
     steps: int = 4000
     """Number of updates."""
-    minutes: float | None = None
-    """Stop earlier, after this time; the learning rate falls with the steps."""
     batch_size: int = 16
     """Windows of `context` characters in a batch."""
     learning_rate: float = 2e-3
@@ -63,10 +60,6 @@ class Config:
     """Compile the model."""
     interval: int = 500
     """Steps between validations, samples and snapshots."""
-    seed: int = 0
-    """Seeds the weights and the order of the data."""
-    device: str = "cpu"
-    """A torch device."""
 
 
 PRESETS = {
@@ -129,9 +122,15 @@ def windows(codes: Tensor, context: int, *, stride: int = 1) -> Dataset:
     return Dataset(torch.arange(0, len(codes) - context, stride), postprocess=gather)
 
 
-def run(config: Config) -> dict[str, float]:
-    """Trains, samples and measures; returns `bits_per_character` on held-out text, and `xz` and `xz_given_train`."""
-    corpus = read(config.text)
+def run(config: Config, dataset: str | Corpus | None = None) -> dict[str, float]:
+    """Trains, samples and measures; returns `bits_per_character` on held-out text, and `xz` and `xz_given_train`.
+
+    Args:
+        config: What to do.
+        dataset: A text of your own instead of the one that the configuration names, its last tenth held out; or one
+            that is already in two parts.
+    """
+    corpus = read(config, dataset)
     alphabet = Alphabet(corpus.train)
     train_codes, held_out_codes = (alphabet.encode(text).to(config.device) for text in (corpus.train, corpus.held_out))
     loader = windows(train_codes, config.context).loader(config.batch_size, config.device, train=True, seed=config.seed)
@@ -154,24 +153,19 @@ def run(config: Config) -> dict[str, float]:
         groups=opt.no_decay(skip=lambda name, parameter: "embed" in name),
         clip_norm=1.0,
     )
-    trial = Trial(
-        config.trial,
-        clean=not config.resume,
-        config=config,
+    trial = config.record(
+        config.interval,
         val_data=shown.loader(64, config.device),
         task=lambda model, step: write_sample(trial.path, model, alphabet, step),
-        save_snapshots=True,
-        log_interval=20,
-        val_interval=config.interval,
-        task_interval=config.interval,
-        save_interval=config.interval,
     )
-    (trial.path / ALPHABET_FILE).write_text(json.dumps(alphabet.characters))
+    config.keep(trial, "fingerprint", corpus.fingerprint)
+    config.keep(trial, "alphabet", alphabet.characters)
     step = trial.resume(model, optimiser, loader) if config.resume else 0
     trainer = Trainer(NextCharacter(), loader, precision=config.precision, compile=config.compile)
     plan = schedule.cosine(config.steps, end=0.1, warmup=config.steps // 20)
-    limit = None if config.minutes is None else 60 * config.minutes
-    trainer.train(model, optimiser, trial.hook(), step=step, steplimit=config.steps, timelimit=limit, schedule=plan)
+    trainer.train(
+        model, optimiser, trial.hook(), step=step, steplimit=config.steps, timelimit=config.timelimit, schedule=plan
+    )
 
     model.eval()
     result = {
@@ -190,13 +184,26 @@ def run(config: Config) -> dict[str, float]:
     return result
 
 
-def read(text: str) -> Corpus:
-    """Returns the corpus that a configuration names."""
-    if text in ("python-docs", "python-topics"):
-        return python_docs(docstrings=text == "python-docs")
-    content = Path(text).read_text(encoding="utf-8")
-    cut = len(content) * 9 // 10
-    return Corpus(content[:cut], content[cut:])
+def read(config: Config, dataset: str | Corpus | None = None) -> Corpus:
+    """Returns the corpus that a configuration names, or the text that is given, in two parts.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no text, or too short for a tenth of it to be longer than the context; or there are two texts.
+    """
+    if config.data and dataset is not None:
+        raise ValueError(f"data ({config.data}) must be left out where a text is given")
+    if isinstance(dataset, Corpus):
+        return dataset
+    own = own_text(config.data) if config.data else dataset
+    if own is None:
+        return python_docs(docstrings=config.text == "python-docs")
+    cut = len(own) * 9 // 10
+    if len(own) - cut <= config.context:
+        raise ValueError(
+            f"the text must have more than 10 times the characters of context ({config.context}), got {len(own)}"
+        )
+    return Corpus(own[:cut], own[cut:])
 
 
 def write_sample(folder: Path, model: nn.Module, alphabet: Alphabet, step: int) -> dict[str, float]:
