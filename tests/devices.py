@@ -1,11 +1,11 @@
 """Numbers of two devices: how close they are to be, by their type, stated here alone; and how a test has both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 # (relative, absolute): a few hundred roundings of values near 1, as sums in another order make them.
@@ -58,27 +58,28 @@ def computed_on(device: str, call: Callable[..., Any]) -> Callable[..., Any]:
         return tree_map_only(torch.Generator, lambda rng: torch.Generator(where).manual_seed(rng.initial_seed()), moved)
 
     def computed(*args: Any, **kwargs: Any) -> Any:
-        given = [getattr(call, "__self__", None), *tree_leaves((args, kwargs))]
-        whole = _Call(call, [x for x in given if isinstance(x, nn.Module)])
-        here = {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
-        there = move(here, device)
-        out = functional_call(whole, there, move(args, device), move(kwargs, device))
+        given = [call, getattr(call, "__self__", None), *tree_leaves((args, kwargs))]
+        with _lying_on(device, [x for x in given if isinstance(x, nn.Module)]):
+            out = call(*move(args, device), **move(kwargs, device))
         assert lies_on(out, device)
-        with torch.no_grad():
-            for name, kept in here.items():
-                if not kept.requires_grad and not torch.equal(kept, there[name].cpu()):
-                    kept.copy_(there[name].cpu())
         return move(out, "cpu")
 
     return computed
 
 
-class _Call(nn.Module):
-    """A call and the modules that it is of or is given, as one module."""
-
-    def __init__(self, call: Callable[..., Any], given: list[nn.Module]) -> None:
-        super().__init__()
-        self.call, self.given = call, nn.ModuleList(given)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.call(*args, **kwargs)
+@contextmanager
+def _lying_on(device: str, given: list[nn.Module]) -> Iterator[None]:
+    modules = {id(module): module for whole in given for module in whole.modules()}.values()
+    places = [held for module in modules for held in (module._parameters, module._buffers)]
+    kept = [(held, name, x) for held in places for name, x in held.items() if x is not None]
+    there = {id(x): x.to(device) for _, _, x in kept}  # what is tied stays tied
+    for held, name, x in kept:
+        held[name] = there[id(x)]
+    try:
+        yield
+    finally:
+        for held, name, x in kept:
+            written, held[name] = held[name], x
+            if not x.requires_grad and not torch.equal(written.cpu(), x):
+                with torch.no_grad():
+                    x.copy_(written)

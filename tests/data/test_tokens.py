@@ -58,8 +58,8 @@ def test_fitting_keeps_every_token_and_wastes_little(seed):
     assert len(ds) <= -(-int(ends[-1]) // 64) + 2
 
 
-def test_a_mask_sees_the_tokens_before_in_the_own_document():
-    mask = block_mask(torch.tensor([[0, 0, 1, -1]]))
+def test_a_mask_sees_the_tokens_before_in_the_own_document(on_device):
+    mask = on_device(block_mask)(torch.tensor([[0, 0, 1, -1]]))
     assert mask.shape == (1, 1, 4, 4)
     assert mask[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 

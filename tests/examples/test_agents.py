@@ -130,11 +130,11 @@ def test_frames_go_through_the_network_of_the_paper():
     assert sum(p.numel() for p in model.body.parameters()) == 1_684_128  # 8,224 + 32,832 + 36,928 + 1,606,144
 
 
-def test_a_duelling_network_of_quantiles_has_values():
+def test_a_duelling_network_of_quantiles_has_values(on_device):
     model = dqn.Model((4,), 3, dim=16, duelling=True, quantiles=7).init(seed=0)
     obs = torch.randn(5, 4)
-    assert model.q(obs).shape == (5, 3, 7)
-    assert model(obs).shape == (5, 3)
+    assert on_device(model.q)(obs).shape == (5, 3, 7)
+    assert on_device(model)(obs).shape == (5, 3)
     torch.testing.assert_close(model.q.net[1].advantage(model.q.net[0](obs)).shape, (5, 3, 7))
 
 

@@ -22,8 +22,6 @@ from ai.train import Snapshots, snapshot
 from tests.data.helpers_data import wait_until
 from tests.data.workers.pretended_ray import PretendedRay
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-
 
 @pytest.fixture(scope="module")
 def solution():
@@ -51,9 +49,8 @@ def test_a_resumed_run_ends_as_one_never_stopped(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
-def test_a_game_of_ones_own_is_learnt_and_rated(device, tmp_path):
-    config = replace(PRESETS["tiny"], game="ai.game:TicTacToe()", device=device, steps=2, task_interval=1)
+def test_a_game_of_ones_own_is_learnt_and_rated(any_device, tmp_path):
+    config = replace(PRESETS["tiny"], game="ai.game:TicTacToe()", device=any_device, steps=2, task_interval=1)
     found = run(replace(config, trial=str(tmp_path / "trial")))
     assert {"elo", "points", "seconds"} <= found.keys()
 
@@ -137,12 +134,12 @@ def batch(n=4):
     }
 
 
-def test_the_loss_is_the_published_one_over_legal_moves():
+def test_the_loss_is_the_published_one_over_legal_moves(on_device):
     data = batch()
     logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
     value = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    model = lambda x: (logits, value)  # noqa: E731
-    found = AlphaZero(value_weight=2.0, search_share=0.25, fast_weight=0.5)(model, data, 0)
+    model = lambda x: (logits.to(x.device), value.to(x.device))  # noqa: E731
+    found = on_device(AlphaZero(value_weight=2.0, search_share=0.25, fast_weight=0.5))(model, data, 0)
     policy_loss = weights = 0.0
     for row in range(4):
         legal = data["legal"][row]

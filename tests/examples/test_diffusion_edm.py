@@ -17,7 +17,7 @@ def gaussian(std, dim=2):
 
 
 @pytest.mark.parametrize(("std", "sigma_data"), [(0.5, 0.5), (0.3, 0.5), (1.5, 0.7)])
-def test_loss_of_the_best_denoiser_of_a_gaussian_is_its_integral(std, sigma_data):
+def test_loss_of_the_best_denoiser_of_a_gaussian_is_its_integral(std, sigma_data, on_device):
     """The error left at noise σ is s²σ² / (s² + σ²); its weighted mean over ln σ ~ N(-1.2, 1.2²), by quadrature."""
     log_sigma = np.linspace(-1.2 - 12 * 1.2, -1.2 + 12 * 1.2, 200_001)
     density = np.exp(-(((log_sigma + 1.2) / 1.2) ** 2) / 2) / (1.2 * math.sqrt(2 * math.pi))
@@ -28,7 +28,9 @@ def test_loss_of_the_best_denoiser_of_a_gaussian_is_its_integral(std, sigma_data
 
     torch.manual_seed(0)
     mixture = gaussian(std)
-    loss = Diffusion(sigma_data=sigma_data)(exact_model(mixture, sigma_data), mixture.sample(400_000, seed=1), 0)
+    loss = on_device(Diffusion(sigma_data=sigma_data))(
+        exact_model(mixture, sigma_data), mixture.sample(400_000, seed=1), 0
+    )
     assert loss.item() == pytest.approx(expected, rel=0.01)
 
 
@@ -46,10 +48,12 @@ def test_no_denoiser_has_a_lower_loss_than_the_exact_one():
         assert loss(lambda x, sigma, change=change: (1 + change) * model(x, sigma)) > best
 
 
-def test_the_exact_network_makes_the_model_the_exact_denoiser():
+def test_the_exact_network_makes_the_model_the_exact_denoiser(on_device):
     x = 3 * torch.randn(64, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     sigma = torch.logspace(-2.5, 1.9, 64, dtype=torch.float64)
-    torch.testing.assert_close(exact_model(MIXTURE)(x, sigma), MIXTURE.denoise(x, sigma[:, None]), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        on_device(exact_model(MIXTURE))(x, sigma), MIXTURE.denoise(x, sigma[:, None]), rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.slow

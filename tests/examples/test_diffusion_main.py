@@ -75,13 +75,13 @@ def test_command_line_overrides_a_preset(monkeypatch):
     assert Trial("typed").config["steps"] == 2
 
 
-def test_gaussians_are_measured_as_stated():
+def test_gaussians_are_measured_as_stated(any_device):
     """True samples: 4 standard deviations hold all but exp(-8) of a round gaussian in the plane."""
     draws = torch.Generator().manual_seed(0)
     angle = torch.randint(8, (200_000,), generator=draws) * math.pi / 4
     centres = torch.stack([angle.cos(), angle.sin()], 1)
     x = centres + 0.05 * torch.randn(200_000, 2, generator=draws)
-    numbers = measure_gaussians(x, 0.05)
+    numbers = measure_gaussians(x.to(any_device), 0.05)
     assert numbers["far"] == pytest.approx(math.exp(-8), abs=2e-4)
     assert numbers["smallest_share"] == pytest.approx(0.125, abs=0.003)
     assert numbers["spread"] == pytest.approx(1, abs=0.01)

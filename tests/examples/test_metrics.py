@@ -40,9 +40,9 @@ def slow_frechet(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize(("dim", "seed"), [(2, 0), (16, 1), (64, 2)])
-def test_frechet_distance_is_the_published_formula(dim, seed):
+def test_frechet_distance_is_the_published_formula(dim, seed, any_device):
     a, b = correlated(500, dim, seed), correlated(300, dim, seed + 1)
-    ours = frechet_distance(Statistics.of(a), Statistics.of(b))
+    ours = frechet_distance(Statistics.of(a.to(any_device)), Statistics.of(b.to(any_device)))
     assert ours == pytest.approx(slow_frechet(a, b), rel=1e-9)
 
 
@@ -63,16 +63,17 @@ def test_fewer_samples_than_dimensions_stay_real_and_finite():
     assert frechet_distance(Statistics.of(a), Statistics.of(b)) == pytest.approx(slow_frechet(a, b), rel=1e-4)
 
 
-def test_distances_agree_with_torch_fidelity():
+def test_distances_agree_with_torch_fidelity(any_device):
     fid = pytest.importorskip("torch_fidelity.metric_fid")
     kid = pytest.importorskip("torch_fidelity.metric_kid")
     a, b = correlated(300, 12, 3), correlated(300, 12, 4) * 0.5
     theirs = [{"mu": x.mean(0).numpy(), "sigma": np.cov(x.numpy(), rowvar=False)} for x in (a, b)]
     published = fid.fid_statistics_to_metric(*theirs, verbose=False)["frechet_inception_distance"]
-    assert frechet_distance(Statistics.of(a), Statistics.of(b)) == pytest.approx(published, rel=1e-9)
+    ours = a.to(any_device), b.to(any_device)
+    assert frechet_distance(*map(Statistics.of, ours)) == pytest.approx(published, rel=1e-9)
     options = {"kid_subsets": 1, "kid_subset_size": 300, "verbose": False}  # one subset of all: no draw to differ in
     published = kid.kid_features_to_metric(a, b, **options)["kernel_inception_distance_mean"]
-    assert kernel_distance(a, b, subset_size=300, n_subsets=1)[0] == pytest.approx(published, rel=1e-9)
+    assert kernel_distance(*ours, subset_size=300, n_subsets=1)[0] == pytest.approx(published, rel=1e-9)
 
 
 def test_kernel_distance_is_unbiased():
@@ -103,16 +104,18 @@ class Noise(nn.Module):
 def draw(model: Noise, n: int) -> torch.Tensor:
     model.seed += 1
     generator = torch.Generator().manual_seed(model.seed)
-    return model.mean + torch.rand(n, 3, 4, 4, generator=generator) - 0.5
+    return model.mean + torch.rand(n, 3, 4, 4, generator=generator).to(model.mean.device) - 0.5
 
 
 def real_images(low: float = -1.0, high: float = 1.0, n: int = 600) -> torch.Tensor:
     return torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(9)) * (high - low) + low
 
 
-def test_frechet_task_measures_what_the_distances_measure():
-    task = frechet_task(PIXELS, real_images(), draw, n=300, batch_size=100, reference="uniform noise", n_subsets=3)
-    numbers = task(Noise(0.1), step=7)
+def test_frechet_task_measures_what_the_distances_measure(any_device):
+    task = frechet_task(
+        PIXELS, real_images().to(any_device), draw, n=300, batch_size=100, reference="uniform noise", n_subsets=3
+    )
+    numbers = task(Noise(0.1).to(any_device), step=7)
     model = Noise(0.1)
     samples = torch.cat([draw(model, 100) for _ in range(3)]).detach().clamp(-1, 1).mean((2, 3))
     statistics = Statistics.of(samples), Statistics.of(real_images().mean((2, 3)))
@@ -228,10 +231,11 @@ def test_a_protocol_is_written_as_json(tmp_path):
     assert json.loads((tmp_path / "frechet.json").read_text()) == task.protocol
 
 
-def test_accuracy_counts_over_uneven_batches():
+def test_accuracy_counts_over_uneven_batches(any_device):
     logits = torch.tensor([[3.0, 2, 1], [1, 3, 2], [1, 2, 3], [2, 3, 1], [3, 1, 2]])
     labels = torch.tensor([0, 1, 0, 0, 2], dtype=torch.uint8)
-    data = [{"x": logits[:3], "y": labels[:3]}, {"x": logits[3:], "y": labels[3:]}]
+    logits = logits.to(any_device)
+    data = [{"x": logits[:3], "y": labels[:3]}, {"x": logits[3:], "y": labels[3:].to(any_device)}]
     task = accuracy_task(data, reference="five rows", top=(1, 2))
     assert task(nn.Identity(), 0) == {"accuracy": 2 / 5, "accuracy_top2": 4 / 5}
 

@@ -86,10 +86,10 @@ def test_without_mnist_the_demo_says_what_it_takes(tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.parametrize("network", [Model, ConvNet])
-def test_every_parameter_gets_a_gradient(network):
+def test_every_parameter_gets_a_gradient(network, on_device):
     model = network().init(seed=0)
     x = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    model(x).logsumexp(1).sum().backward()
+    on_device(model)(x).logsumexp(1).sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
     assert (x.grad.abs().sum((1, 2, 3)) > 0).all()
 

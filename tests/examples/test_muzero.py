@@ -11,8 +11,6 @@ from ai.examples.muzero.reanalyse import Reanalyse
 from ai.game import CartPole, Play, Puct, Search, SelfPlay, TicTacToe
 from ai.train import MuZero
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("game", ["tictactoe", "cartpole"])
@@ -44,9 +42,8 @@ def test_a_model_computes_where_it_is_and_takes_frames():
         assert found.device.type == "meta"
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
-def test_a_game_of_ones_own_is_learnt_on_a_device(device, tmp_path):
-    tiny = replace(PRESETS["tiny"], game="ai.game:SlidingTiles(size=2, max_steps=6)", device=device, steps=2)
+def test_a_game_of_ones_own_is_learnt_on_a_device(any_device, tmp_path):
+    tiny = replace(PRESETS["tiny"], game="ai.game:SlidingTiles(size=2, max_steps=6)", device=any_device, steps=2)
     found = run(replace(tiny, reanalyse=None, trial=str(tmp_path / "trial")))
     assert 0 <= found["return_32"] <= 1
 

@@ -150,10 +150,10 @@ def test_repeated_blocks_are_no_twins():
         assert x.dim() == 1 or (x != y).any()
 
 
-def test_embed_looks_up_its_rows():
+def test_embed_looks_up_its_rows(on_device):
     table = m.embed(5, 3)
     index = torch.tensor([[4, 0]], dtype=torch.uint8)
-    torch.testing.assert_close(table(index), table.weight[[4, 0]][None], rtol=0, atol=0)
+    torch.testing.assert_close(on_device(table)(index), table.weight[[4, 0]][None], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -328,11 +328,11 @@ def test_axes_may_have_any_name():
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_a_float_mask_of_another_type_is_taken():
+def test_a_float_mask_of_another_type_is_taken(on_device):
     net, x = m.sa(8, 2).double(), torch.randn(2, 5, 8, dtype=torch.float64)
     allowed = torch.ones(5, 5, dtype=torch.bool).tril()
     added = torch.zeros(5, 5).masked_fill(~allowed, -torch.inf)
-    torch.testing.assert_close(net(x, mask=added), net(x, mask=allowed))
+    torch.testing.assert_close(on_device(net)(x, mask=added), net(x, mask=allowed))
 
 
 @pytest.mark.parametrize("short", [torch.bfloat16, torch.float16])

@@ -360,7 +360,7 @@ def test_a_norm_that_does_more_than_its_name_says_is_not_folded(make):
         (lambda: m.seq(m.conv(3, 8, norm="group"), m.norm.batch(8)), 1),
     ],
 )
-def test_a_folded_network_computes_the_same_with_fewer_norms(make, left):
+def test_a_folded_network_computes_the_same_with_fewer_norms(make, left, on_device):
     torch.manual_seed(0)
     model = make()
     for _ in range(3):  # statistics and affine parts that are not 1 and 0
@@ -372,7 +372,7 @@ def test_a_folded_network_computes_the_same_with_fewer_norms(make, left):
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not folded.training
     assert _norms(folded) == left <= _norms(model)
-    torch.testing.assert_close(folded(x), model.eval()(x).detach(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(on_device(folded)(x), model.eval()(x).detach(), atol=1e-4, rtol=1e-4)
 
 
 def test_orthogonal_layers_are_drawn_so_at_init_too_with_the_gain_nearest_to_them():

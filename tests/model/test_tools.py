@@ -354,14 +354,14 @@ def test_a_norm_that_two_layers_share_is_not_folded():
 
 @pytest.mark.reference("to_torch of every block", "the block itself")
 @pytest.mark.parametrize("name", BLOCKS)
-def test_plain_modules_compute_the_same(name):
+def test_plain_modules_compute_the_same(name, on_device):
     model = m.Model(BLOCKS[name].make()).init(seed=0).double().eval()
     inputs = BLOCKS[name].inputs(torch.float64)
     plain = m.to_torch(model)
     torch.manual_seed(1)
     expected = model(*inputs)
     torch.manual_seed(1)
-    torch.testing.assert_close(plain(*inputs), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(on_device(plain)(*inputs), expected, rtol=1e-10, atol=1e-10)
     kinds = {type(layer).__name__ for layer in plain.modules()}
     assert not kinds & {"_Linear", "_LSTM", "_RMS"}
     if name != "conv all options":  # a filter behind a border that is not zeros
@@ -371,10 +371,10 @@ def test_plain_modules_compute_the_same(name):
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 @pytest.mark.parametrize("stride", [0.5, 1, 2, 4])
 @pytest.mark.parametrize("blur", [None, (1, 3, 3, 1), (1, 2, 5)])
-def test_plain_convolutions_compute_the_same_up_to_the_border(k, stride, blur):
+def test_plain_convolutions_compute_the_same_up_to_the_border(k, stride, blur, on_device):
     layer = m.conv(4, 6, k, stride, "lrelu", blur=blur, groups=2, scale_w=True, gain=1.4, clamp=1.0).double()
     x, plain = torch.randn(2, 4, 8, 8).double(), m.to_torch(layer)
-    torch.testing.assert_close(plain(x), layer(x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(on_device(plain)(x), layer(x), rtol=1e-10, atol=1e-10)
     assert any(type(part) in (nn.Conv2d, nn.ConvTranspose2d) for part in plain)
 
 

@@ -36,10 +36,10 @@ class Lines(HookInterface):
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
 @pytest.mark.parametrize("as_dict", [True, False])
-def test_classify_takes_classes_of_any_integer_type(dtype, as_dict):
+def test_classify_takes_classes_of_any_integer_type(dtype, as_dict, on_device):
     logits, y = torch.randn(6, 4), torch.arange(6) % 4
     batch = {"x": logits, "y": y.to(dtype)} if as_dict else (logits, y.to(dtype))
-    assert Classify()(nn.Identity(), batch, 0).item() == pytest.approx(F.cross_entropy(logits, y).item())
+    assert on_device(Classify())(nn.Identity(), batch, 0).item() == pytest.approx(F.cross_entropy(logits, y).item())
 
 
 def test_classify_logs_accuracy_and_top_k():
@@ -51,20 +51,20 @@ def test_classify_logs_accuracy_and_top_k():
     assert hook.seen["accuracy_top2"] == 0.75
 
 
-def test_classify_takes_mixed_targets():
+def test_classify_takes_mixed_targets(on_device):
     logits, y = torch.randn(5, 3), torch.rand(5, 3).softmax(1)
     wanted = -(y * logits.log_softmax(1)).sum(1).mean()
-    assert Classify()(nn.Identity(), (logits, y), 0).item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert on_device(Classify())(nn.Identity(), (logits, y), 0).item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
-def test_diffusion_weights_every_noise_level_alike():
+def test_diffusion_weights_every_noise_level_alike(on_device):
     # The best denoiser of N(0, s²) has weighted error (σ² + s²)/(σs)² · σ²s²/(σ² + s²) = 1 at every σ.
     s = 0.7
     x = torch.randn(50_000, 1, generator=torch.Generator().manual_seed(0)) * s
     for p_mean in (-2.0, 1.0):
         torch.manual_seed(0)
         env = Diffusion(p_mean=p_mean, p_std=0.3, sigma_data=s)
-        found = env(lambda noisy, sigma: noisy * s**2 / (s**2 + sigma[:, None] ** 2), x, 0)
+        found = on_device(env)(lambda noisy, sigma: noisy * s**2 / (s**2 + sigma[:, None] ** 2), x, 0)
         assert found.item() == pytest.approx(1.0, abs=0.03)
 
 
@@ -127,9 +127,9 @@ def test_swap_gives_back_exactly_the_parameters():
     assert torch.equal(model.weight, before)
 
 
-def test_regress_compares_in_float32_what_was_predicted_in_half_precision():
+def test_regress_compares_in_float32_what_was_predicted_in_half_precision(on_device):
     target = torch.full((1, 1), 1000.4)  # bfloat16 would make it 1000
-    loss = Regress()(nn.Identity(), (torch.zeros(1, 1, dtype=torch.bfloat16), target), 0)
+    loss = on_device(Regress())(nn.Identity(), (torch.zeros(1, 1, dtype=torch.bfloat16), target), 0)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(1000.4**2)
 
@@ -221,13 +221,13 @@ def test_a_class_in_place_of_an_instance_is_named(net, batches):
         Trainer(Classify(), batches(1)).train(model, torch.optim.SGD)
 
 
-def test_keys_smoothing_and_weights_of_classes_are_chosen():
+def test_keys_smoothing_and_weights_of_classes_are_chosen(on_device):
     torch.manual_seed(0)
     model, x, y = nn.Linear(2, 3), torch.randn(6, 2), torch.tensor([0, 1, 2, 0, 0, 1])
     weights = torch.tensor([1.0, 2.0, 5.0])
     batch = {"image": x, "label": y.to(torch.uint8)}
     env = Classify(x="image", y="label", label_smoothing=0.1, class_weights=weights)
-    loss, weight = env(model, batch, 0)
+    loss, weight = on_device(env)(model, batch, 0)
     smoothed = torch.nn.functional.one_hot(y, 3) * 0.9 + 0.1 / 3
     by_row = -(smoothed * weights * model(x).log_softmax(1)).sum(1)
     assert loss.item() == pytest.approx((by_row.sum() / weights[y].sum()).item(), rel=1e-5)
@@ -240,7 +240,7 @@ def test_keys_smoothing_and_weights_of_classes_are_chosen():
         results.append(copied.weight.detach())
     assert torch.allclose(*results, atol=1e-6)
     mixed = nn.functional.one_hot(y, 3).float()
-    assert Classify(class_weights=weights)(model, (x, mixed), 0)[0].item() == pytest.approx(
+    assert on_device(Classify(class_weights=weights))(model, (x, mixed), 0)[0].item() == pytest.approx(
         Classify(class_weights=weights)(model, (x, y), 0)[0].item(), rel=1e-5
     )
     with pytest.raises(ValueError, match=r"class_weights \(2,\) must be one for each of 3 classes"):
@@ -256,11 +256,11 @@ def test_pixels_are_classified_as_rows_are():
     assert found.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, y).item())
 
 
-def test_next_tokens_count_alike_in_batches_of_unlike_lengths():
+def test_next_tokens_count_alike_in_batches_of_unlike_lengths(on_device):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(5, 5))
     tokens = torch.tensor([[1, 2, 3, 4], [2, 3, 0, 0]])
-    loss, count = NextToken(ignore_index=0)(model, {"x": tokens}, 0)
+    loss, count = on_device(NextToken(ignore_index=0))(model, {"x": tokens}, 0)
     rows = [(1, 2), (2, 3), (3, 4), (2, 3)]
     wanted = -torch.stack([model[0].weight[a].log_softmax(0)[b] for a, b in rows]).mean()
     assert (loss.item(), count.item()) == (pytest.approx(wanted.item(), rel=1e-5), 4)

@@ -140,25 +140,25 @@ def test_rl_loss_equals_its_formula():
     assert found.item() == pytest.approx(wanted.mean().item(), rel=1e-5)
 
 
-def test_support_turns_scalars_into_two_bins_and_back():
+def test_support_turns_scalars_into_two_bins_and_back(on_device):
     support = Support(20)
     x = torch.linspace(-300, 300, 41)
-    p = support.to_probabilities(x)
+    p = on_device(support.to_probabilities)(x)
     assert torch.allclose(p.sum(-1), torch.ones(41))
     assert int((p > 0).sum(-1).max()) <= 2
-    assert torch.allclose(support.to_scalar((p + 1e-30).log()), x, rtol=1e-3, atol=1e-2)
+    assert torch.allclose(on_device(support.to_scalar)((p + 1e-30).log()), x, rtol=1e-3, atol=1e-2)
     h = math.copysign(math.sqrt(8) - 1, 7.0) + 0.001 * 7.0  # h(7), by hand
     assert float((p[0] * 0).sum()) == 0.0
     assert float((support.to_probabilities(torch.tensor([7.0]))[0] * torch.arange(-20, 21)).sum()) == pytest.approx(h)
 
 
-def test_support_keeps_float64():
+def test_support_keeps_float64(on_device):
     support = Support(20)
     x = torch.tensor([1 / 3, -7.5, 123.4], dtype=torch.float64)
-    p = support.to_probabilities(x)
+    p = on_device(support.to_probabilities)(x)
     h = x.sign() * ((x.abs() + 1).sqrt() - 1) + 0.001 * x
     assert torch.allclose((p * torch.arange(-20, 21)).sum(-1), h, rtol=1e-13, atol=0)
-    assert torch.allclose(support.to_scalar((p + 1e-300).log()), x, rtol=1e-9, atol=0)
+    assert torch.allclose(on_device(support.to_scalar)((p + 1e-300).log()), x, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("support", [None, Support(20)])
@@ -219,7 +219,7 @@ class Unrolled(nn.Module):
         return torch.cat([state, -state], 1), state[:, 0]
 
 
-def test_muzero_loss_equals_its_formula_and_masks_the_policy_past_the_end():
+def test_muzero_loss_equals_its_formula_and_masks_the_policy_past_the_end(on_device):
     obs, action = torch.tensor([[0.5]]), torch.tensor([[1.0, 2.0, 0.0]])
     policy = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]])
     target, reward = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[2.0, 3.0, 0.0]])
@@ -228,7 +228,8 @@ def test_muzero_loss_equals_its_formula_and_masks_the_policy_past_the_end():
         "mask": torch.tensor([[True, True, False]]), "index": torch.tensor([9]),
     }  # fmt: skip
     noted = []
-    found = MuZero(priorities=lambda index, error: noted.append((int(index), float(error))))(Unrolled(), batch, 0)
+    loss = MuZero(priorities=lambda index, error: noted.append((int(index), float(error))))
+    found = on_device(loss)(Unrolled(), batch, 0)
     states = [0.5, 1.5, 3.5]
     wanted = 0.0
     for k, s in enumerate(states):
@@ -243,15 +244,15 @@ def test_muzero_loss_equals_its_formula_and_masks_the_policy_past_the_end():
     assert noted == [(9, pytest.approx(0.5, abs=1e-4))]
 
 
-def test_consistency_draws_unrolled_states_to_those_that_are_seen():
+def test_consistency_draws_unrolled_states_to_those_that_are_seen(on_device):
     obs = torch.tensor([[[0.5], [1.0], [9.0]]])
     policy = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]])
     batch = {
         "obs": obs, "action": torch.tensor([[1.0, 2.0, 0.0]]), "policy": policy, "target": torch.zeros(1, 3),
         "reward": torch.zeros(1, 3), "mask": torch.tensor([[True, True, False]]), "index": torch.tensor([9]),
     }  # fmt: skip
-    plain = MuZero(obs_unrolled=True)(Unrolled(), batch, 0)
-    drawn = MuZero(obs_unrolled=True, consistency_weight=3.0)(Unrolled(), batch, 0)
+    plain = on_device(MuZero(obs_unrolled=True))(Unrolled(), batch, 0)
+    drawn = on_device(MuZero(obs_unrolled=True, consistency_weight=3.0))(Unrolled(), batch, 0)
     # the states 1.5 and 3.5 beside 1 and 9, each worth a half; what was seen last is of a step that was taken
     assert (drawn - plain).item() == pytest.approx(3.0 * 0.5 * (0.5**2 + 5.5**2), rel=1e-5)
     batch["mask"] = torch.tensor([[True, False, False]])  # 9 repeats the end of an episode

@@ -54,26 +54,27 @@ def env(model, batch, step):
     return F.cross_entropy(model(batch[0]), batch[1])
 
 
-def test_steps_equal_a_hand_written_loop(net, batches):
-    model, reference = net().eval(), net().eval()
+def test_steps_equal_a_hand_written_loop(net, batches, any_device):
+    model, reference = net().eval().to(any_device), net().eval()
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
     model[1].p = reference[1].p = 0.0
-    Trainer(env, batches(5)).train(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    data = [(x.to(any_device), y.to(any_device)) for x, y in batches(5)]
+    Trainer(env, data).train(model, torch.optim.SGD(model.parameters(), lr=0.1))
     for x, y in batches(5):
         F.cross_entropy(reference(x), y).backward()
         optimizer.step()
         optimizer.zero_grad()
     for a, b in zip(model.parameters(), reference.parameters(), strict=True):
-        assert torch.equal(a, b)
+        torch.testing.assert_close(a.cpu(), b, rtol=0 if any_device == "cpu" else 1e-5, atol=0)
 
 
-def test_accumulation_divides_by_the_true_count():
+def test_accumulation_divides_by_the_true_count(any_device):
     # Micro-batches of 1 and 7 rows: a mean of means would weight the lone row sevenfold.
     torch.manual_seed(0)
-    rows = torch.randn(8, 3)
+    rows = torch.randn(8, 3).to(any_device)
     results = []
     for data, n in (([rows], 1), ([rows[:1], rows[1:]], 2)):
-        model = nn.Linear(3, 1)
+        model = nn.Linear(3, 1).to(any_device)
         nn.init.ones_(model.weight)
         nn.init.zeros_(model.bias)
         Trainer(lambda m, x, s: m(x).square().mean(), data, accumulate=n).train(model, opt.sgd(model, lr=0.1))
@@ -81,9 +82,9 @@ def test_accumulation_divides_by_the_true_count():
     assert torch.allclose(*results, atol=1e-6)
 
 
-def test_accumulation_uses_the_weights_that_the_environment_gives():
-    x = torch.tensor([[1.0], [3.0]])
-    model = nn.Linear(1, 1, bias=False)
+def test_accumulation_uses_the_weights_that_the_environment_gives(any_device):
+    x = torch.tensor([[1.0], [3.0]]).to(any_device)
+    model = nn.Linear(1, 1, bias=False).to(any_device)
     nn.init.zeros_(model.weight)
 
     def weighted(model, batch, step):  # the second micro-batch counts three times as much
@@ -209,16 +210,16 @@ def test_gradients_in_half_precision_are_unscaled_and_divided(precision, net, ba
     assert norms[1] == pytest.approx(norms[0], rel=0.02)
 
 
-def test_ema_follows_its_formula_and_validation_uses_it():
-    model = nn.Linear(1, 1, bias=False)
+def test_ema_follows_its_formula_and_validation_uses_it(any_device):
+    model = nn.Linear(1, 1, bias=False).to(any_device)
     nn.init.zeros_(model.weight)
-    seen = []
-    hook = Hook(val_data=[torch.ones(1, 1)], val_interval=2, log=lambda step, numbers: seen.append((step, numbers)))
+    seen, x = [], torch.ones(1, 1).to(any_device)
+    hook = Hook(val_data=[x], val_interval=2, log=lambda step, numbers: seen.append((step, numbers)))
 
     def minus(model, batch, step):  # gradient -1: the weight is 1, 2, 3 …
         return -model(batch).sum()
 
-    Trainer(minus, [torch.ones(1, 1)] * 2, ema=0.5).train(model, opt.sgd(model, lr=1.0), hook)
+    Trainer(minus, [x] * 2, ema=0.5).train(model, opt.sgd(model, lr=1.0), hook)
     assert model.weight.item() == 2.0
     average = 0.0
     for t, weight in ((1, 1.0), (2, 2.0)):

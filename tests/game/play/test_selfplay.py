@@ -271,14 +271,13 @@ def test_workers_play_and_take_parameters():
     pytest.fail("no game was played with the new parameters")
 
 
-def test_an_evaluator_is_measured_and_gives_the_networks_own_answers():
+def test_an_evaluator_is_measured_and_gives_the_networks_own_answers(any_device):
     game = ConnectFour()
     net = Net(game)
     x = torch.from_numpy(game.observe(game.positions(["3"] * 40)))
-    tuned = NetEvaluator.tuned(net, x, seconds=0.001)
-    logits, value = tuned(x)
-    torch.testing.assert_close(logits, net(x)[0].detach())
-    torch.testing.assert_close(value, net(x)[1].detach())
+    expected = [out.detach() for out in net(x)]
+    tuned = NetEvaluator.tuned(net.to(any_device), x, seconds=0.001)
+    torch.testing.assert_close(list(tuned(x)), expected)
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", None])
@@ -324,12 +323,13 @@ def test_a_network_that_cannot_be_copied_runs_itself():
     assert net.training
 
 
-def test_another_network_may_take_its_place():
+def test_another_network_may_take_its_place(any_device):
     game = ConnectFour()
     x = torch.from_numpy(game.observe(game.positions(["3"])))
     evaluator, other = NetEvaluator(Net(game)), Net(game, seed=1)
-    evaluator.model = other
-    torch.testing.assert_close(evaluator(x)[0], other(x)[0].detach())
+    expected = other(x)[0].detach()
+    evaluator.model = other.to(any_device)
+    torch.testing.assert_close(evaluator(x)[0], expected)
 
 
 def test_a_return_is_cut_where_a_move_explored():
