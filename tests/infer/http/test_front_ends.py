@@ -1,23 +1,26 @@
 """Several processes that answer HTTP in front of one set of workers."""
 
+import argparse
 import asyncio
 import http.client
 import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from ai.infer.http.formats.messages import RefusedError
+from ai.infer.http.front_end import DistantOwner
+from ai.infer.http.front_ends import FrontEnds
 from ai.infer.http.line import Line, LineClosedError
 from ai.infer.http.metrics import Metrics
 from ai.infer.http.repository import Repository, UnknownModelError
+from ai.infer.http.serve import add_arguments
 from tests.infer.waiting import wait_until
 
 FACTORY = """
@@ -58,57 +61,76 @@ def counted(address):
     return sum(sample.value for sample in samples if sample.name == "ai_infer_requests_total")
 
 
-def front_ends(process):
-    """Returns the process ids of a server's front ends."""
+def front_ends():
+    """Returns the process ids of the front ends that this process has."""
     found = []
-    for task in Path(f"/proc/{process.pid}/task").iterdir():
+    for task in Path("/proc/self/task").iterdir():
         for pid in (task / "children").read_text().split():
             if b"ai.infer.http.front_end" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(int(pid))
     return found
 
 
-def test_front_ends_are_one_server(tmp_path):
+def serve(n, source, meanwhile=None):
+    """Runs front ends from this process, as `ai-infer serve --workers` does; returns the exit code."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    arguments = parser.parse_args(["--workers", str(n), "--port", "0", source])
+    repository = Repository(arguments.models, arguments.timeout, arguments.timeout)
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        address = "{}:{}".format(*listener.getsockname())
+        scenes = []
+
+        def listens():
+            scenes.append(pool.submit(meanwhile, address))
+
+        code = asyncio.run(FrontEnds(n, repository, listener, arguments, None).serve(listens))
+        for scene in scenes:
+            scene.result()
+        return code
+
+
+def test_front_ends_are_one_server(tmp_path, monkeypatch):
     """They count together, all hear what one was told, are started again, and answer what they have at the end."""
     (tmp_path / "shop.py").write_text(FACTORY)
     (tmp_path / "number").write_text("1")
     (tmp_path / "gate").touch()
-    command = [sys.executable, "-m", "ai.infer.cli", "serve", "--workers", "2", "--port", "0", "m=shop:make"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    try:
-        address = process.stdout.readline().split("//")[1].strip()
-        assert ask(address, "GET", "/v2/health/ready") == (200, b'{"ready":true}')
-        assert [ask(address, "POST", "/models/m", b"[[1.0]]") for _ in range(8)] == [(200, b"[[2.0]]")] * 8
-        assert counted(address) == 8
-        (tmp_path / "number").write_text("5")
-        assert ask(address, "POST", "/v2/repository/models/m/load") == (200, b"{}")
-        assert [ask(address, "POST", "/models/m", b"[[1.0]]") for _ in range(8)] == [(200, b"[[6.0]]")] * 8
-        assert ask(address, "POST", "/v2/repository/models/none/load")[0] == 404
-        first = front_ends(process)
-        os.kill(first[0], signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{first[0]}").exists())
-        assert [ask(address, "POST", "/models/m", b"[[1.0]]") for _ in range(4)] == [(200, b"[[6.0]]")] * 4
-        assert counted(address) >= 4  # those that the dead one had told of are in it
-        wait_until(lambda: len(set(front_ends(process)) - {first[0]}) == 2)
-        with ThreadPoolExecutor(1) as pool:
-            held = pool.submit(ask, address, "POST", "/models/m", b"[[78.0]]")
-            wait_until((tmp_path / "begun").exists)
-            process.send_signal(signal.SIGTERM)
-            (tmp_path / "gate").unlink()
-            assert held.result() == (200, b"[[83.0]]")
-        assert process.wait(60) == 0
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def scene(address):
+        try:
+            assert ask(address, "GET", "/v2/health/ready") == (200, b'{"ready":true}')
+            assert [ask(address, "POST", "/models/m", b"[[1.0]]") for _ in range(8)] == [(200, b"[[2.0]]")] * 8
+            assert counted(address) == 8
+            (tmp_path / "number").write_text("5")
+            assert ask(address, "POST", "/v2/repository/models/m/load") == (200, b"{}")
+            assert [ask(address, "POST", "/models/m", b"[[1.0]]") for _ in range(8)] == [(200, b"[[6.0]]")] * 8
+            assert ask(address, "POST", "/v2/repository/models/none/load")[0] == 404
+            first = front_ends()
+            os.kill(first[0], signal.SIGKILL)
+            wait_until(lambda: not Path(f"/proc/{first[0]}").exists())
+            assert [ask(address, "POST", "/models/m", b"[[1.0]]") for _ in range(4)] == [(200, b"[[6.0]]")] * 4
+            assert counted(address) >= 4  # those that the dead one had told of are in it
+            wait_until(lambda: len(set(front_ends()) - {first[0]}) == 2)
+            with ThreadPoolExecutor(1) as pool:
+                held = pool.submit(ask, address, "POST", "/models/m", b"[[78.0]]")
+                wait_until((tmp_path / "begun").exists)
+                os.kill(os.getpid(), signal.SIGTERM)
+                (tmp_path / "gate").unlink()
+                assert held.result() == (200, b"[[83.0]]")
+        except BaseException:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
+
+    assert serve(2, "m=shop:make", scene) == 0
+    assert front_ends() == []
 
 
-def test_server_that_cannot_start_says_so_and_leaves_nobody(tmp_path):
-    command = [sys.executable, "-m", "ai.infer.cli", "serve", "--workers", "2", "--port", "0", "m=json:nothing"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert "the server could not start" in done.stderr
+def test_server_that_cannot_start_says_so_and_leaves_nobody(caplog):
+    assert serve(1, "m=json:nothing", pytest.fail) == 1
+    assert "the server could not start" in caplog.text
+    assert front_ends() == []
 
 
 def test_line_carries_answers_and_refusals_both_ways():
@@ -175,3 +197,30 @@ def test_front_end_adopts_what_the_owner_says(inferencer):
     assert ours.adopt([{**states[0], "address": None, "ready": False, "reason": "unloaded"}]) == [client]
     assert ours.ready  # since somebody wanted it unloaded
     client.close()
+
+
+def test_every_message_that_takes_workers_away_waits_for_those_who_ask_them(inferencer, gate):
+    """The owner hears of a change from two sides, and stops the workers when one of its messages is answered."""
+    states = [model.state() for model in Repository({"m": inferencer}, 10.0, 10.0).all()]
+    without = [{**states[0], "address": None, "ready": False, "reason": "unloaded"}]
+
+    async def scene():
+        left, right = socket.socketpair()
+        front_end = DistantOwner(left)
+        front_end.repository = Repository(["m=nowhere:factory"], 10.0, 10.0)
+        front_end._timeout_s = 100.0
+        await front_end._answer("models", {"models": states})
+        client = front_end.repository.find("m").client()
+        asked = asyncio.create_task(client.ainfer(torch.ones(1, 8), do="wait", path=str(gate)))
+        while not client.n_pending:
+            await asyncio.sleep(0)
+        told = [asyncio.create_task(front_end._answer("models", {"models": without})) for _ in range(2)]
+        await asyncio.wait(told, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+        assert not any(task.done() for task in told)
+        gate.unlink()
+        assert torch.equal(await asked, torch.ones(1, 8))
+        await asyncio.gather(*told)
+        left.close()
+        right.close()
+
+    asyncio.run(scene())

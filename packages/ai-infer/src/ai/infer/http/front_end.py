@@ -40,6 +40,7 @@ class DistantOwner:
         self._options: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.metrics: Metrics | None = None
         self._timeout_s = 0.0
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> int:
         """Serves until the owner is gone or says so by SIGTERM; returns the exit code."""
@@ -68,7 +69,12 @@ class DistantOwner:
         if what == "serve":
             self._options.set_result(about)
         elif what == "models":
-            await asyncio.gather(*(self._let_go(client) for client in self.repository.adopt(about["models"])))
+            for client in self.repository.adopt(about["models"]):
+                task = asyncio.create_task(self._let_go(client))
+                self._leaving.add(task)
+                task.add_done_callback(self._leaving.discard)
+            # Whoever tells us so waits for all that we let go, though another message may have told us first.
+            await asyncio.gather(*self._leaving)
         elif what == "counts":
             return None if self.metrics is None else self.metrics.counts()
         else:
