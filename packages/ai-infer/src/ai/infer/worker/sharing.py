@@ -18,12 +18,12 @@ from torch import Tensor
 
 from ai.infer.transport.trees import Node
 from ai.infer.worker.batch_axes import BatchAxes, Form, has_constants
+from ai.infer.worker.rounding import are_close
 
 Share = bool | Literal["auto"]
 _MAX_FORMS = 4096
 _MAX_CALLS_UNSEEN = 256  # between two looks: they cost two small calls each, under one part in a hundred
 _N_LOOKED_AT = 2
-_GAP = 1e4  # in the sizes of an output's numbers, from which on the large ones say nothing of the small ones' rounding
 _log = logging.getLogger("ai.infer")
 
 
@@ -272,7 +272,7 @@ class Sharing:
             shares = [x] * len(parts) if axis is None else list(x.split_with_sizes(list(parts), axis))
             if any(a.shape != b.shape or a.dtype is not b.dtype for a, b in zip(shares, separate, strict=True)):
                 return "the output's sizes depend on the other requests"
-            if not self._are_close(shares, separate):
+            if not are_close(shares, separate, self._coarsest):
                 return "the output for a request depends on the other requests"
         return None
 
@@ -306,32 +306,6 @@ class Sharing:
             if self._differ([parts[i] for i in quiet], [truth[i] for i in quiet], partial(_same, beside)) is not None:
                 return "the output for a request depends on the other requests, if their numbers are great"
         return None
-
-    def _are_close(self, shares: list[Tensor], separate: list[Tensor]) -> bool:
-        """Returns whether numbers agree but for how they were rounded."""
-        a, b = (torch.cat([x.reshape(-1) for x in xs]) for xs in (shares, separate))
-        if not a.numel() or torch.equal(a, b):
-            return True
-        if not (a.is_floating_point() or a.is_complex()):
-            return False
-        dtype = a.dtype if self._coarsest is None or a.dtype is torch.float64 else self._coarsest
-        if a.is_complex():
-            a, b, dtype = torch.view_as_real(a).reshape(-1), torch.view_as_real(b).reshape(-1), a.real.dtype
-        a, b = a.double(), b.double()
-        finite = a.isfinite() & b.isfinite()
-        same = (a == b) | (a.isnan() & b.isnan())
-        if not bool((finite | same).all()):
-            return False
-        a, b = a[finite], b[finite]
-        if torch.equal(a, b):
-            return True
-        eps = torch.finfo(dtype).eps if dtype.is_floating_point else torch.finfo(torch.float32).eps
-        scale = _of_scale(a, b)
-        most, spread = float(scale.abs().max()), float(scale.max() - scale.min())
-        relative, factor = {1: (0.3, 4), 2: (0.04, 4), 4: (1e-4, 64), 8: (1e-9, 64)}[dtype.itemsize]
-        # Of what the outputs tell apart, of what they are, and of what cancelled out in them.
-        limit = relative * spread + factor * eps * most + min(32 * eps, 1e-3 * spread)
-        return bool(((a - b).abs() <= limit).all())
 
     def _vary(self, x: Tensor) -> Tensor:
         """Returns another tensor of the same form, whose numbers a model that takes `x` should take."""
@@ -367,24 +341,6 @@ def _row(answer: Answer, axes: Sequence[int | None]) -> _Row:
         for x, axis in zip(answer.tensors, axes, strict=True)
     ]
     return answer.node, sizes
-
-
-def _of_scale(a: Tensor, b: Tensor) -> Tensor:
-    """Returns those of `b`, of which some are not as in `a`, whose sizes tell how far rounding may have moved them.
-
-    What stands there as it was written, such as a mask's -1e9 for forbidden moves, tells nothing: an extreme that comes
-    more than once and never differs, and whatever is far larger than all that differs.
-    """
-    kept = torch.ones_like(b, dtype=torch.bool)
-    for extreme in (b.min(), b.max()):
-        here = b == extreme
-        if int(here.sum()) > 1 and torch.equal(a[here], b[here]):
-            kept &= ~here
-    scale = b[kept]
-    sizes = scale.abs().sort().values
-    sizes = sizes[sizes >= b[a != b].abs().max()]
-    jumps = (sizes[1:] > _GAP * sizes[:-1]).nonzero()
-    return scale[scale.abs() <= sizes[int(jumps[0])]] if len(jumps) else scale
 
 
 def has_rows(x: Tensor, axis: int | None, rows: int) -> bool:
