@@ -28,7 +28,7 @@ def compute_or_die(self, model, batch, step):
     return compute(self, model, batch, step)
 
 Classify.__call__ = compute_or_die
-run(Config("digits", trial=trial, resume=resume, steps=STEPS, save_interval=SAVE_INTERVAL, batch_size=32))
+run(Config(dataset="digits", trial=trial, resume=resume, steps=STEPS, save_interval=SAVE_INTERVAL, batch_size=32))
 """
 )
 
@@ -61,7 +61,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path):
 
 @pytest.mark.slow
 def test_the_demo_leaves_a_whole_trial(tmp_path, capsys):
-    result = run(Config("digits", trial=str(tmp_path / "trial"), steps=150, save_interval=50))
+    result = run(Config(dataset="digits", trial=str(tmp_path / "trial"), steps=150, save_interval=50))
     names = {path.name for path in (tmp_path / "trial").iterdir()}
     assert {"meta.json", "config.yaml", "metrics.jsonl", "snapshots", "samples", "confusion.png"} <= names
     assert "predictions.png" in names

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ai.data import Dataset, ImgDataset
-from ai.examples import autoencoder, diffusion, stylegan2, vit
+from ai.examples import autoencoder, diffusion, mnist, stylegan2, vit
 from ai.examples.autoencoder.main import PRESETS as AUTOENCODER
 from ai.examples.diffusion.config import PRESETS as DIFFUSION
 from ai.examples.diffusion.main import averaged
@@ -26,6 +26,7 @@ KINDS = {"bright": 160, "dark": 0, "middle": 80}
 IMAGES = {"imsize": 8, "nc": 8, "n_blocks": 1, "attn_sizes": ()}
 RUNS = {
     "vit": (vit.run, VIT["tiny"]),
+    "mnist": (mnist.run, mnist.Config(imsize=8, steps=4, save_interval=2, batch_size=8)),
     "autoencoder": (autoencoder.run, AUTOENCODER["tiny"]),
     "diffusion": (diffusion.run, replace(DIFFUSION["tiny"], conditional=True, **IMAGES)),
     "stylegan2": (stylegan2.run, replace(STYLEGAN2["tiny"], conditional=True)),
@@ -73,7 +74,7 @@ def test_a_folder_is_learnt_saved_and_not_mistaken_for_another(name, pictures, t
         assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 3, 8, 8)
     else:
         assert json.loads((trial.path / "classes.json").read_text()) == sorted(KINDS)
-    if name == "vit":
+    if name in ("vit", "mnist"):
         assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
     if name == "stylegan2":
         each = torch.cat([drawn.generate(model, [seed], label=seed % 3) for seed in range(4)])

@@ -29,25 +29,28 @@ def confusion_matrix(labels: NDArray[np.integer], answers: NDArray[np.integer], 
 
 
 def save_confusion(path: Path, counts: NDArray[np.int64], title: str) -> None:
-    """Draws a confusion matrix as a PNG; colours are per row, so that rare classes show as well as frequent ones."""
+    """Draws a confusion matrix as a PNG; colours are per row, so that rare classes show as well as frequent ones.
+
+    Beyond thirty classes, whose counts nobody could read, colours alone.
+    """
     n = len(counts)
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
-    for row in range(n):
-        for column in range(n):
-            if counts[row, column]:
-                colour = "white" if counts[row, column] > counts[row].sum() / 2 else "black"
-                axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
-    axes.set(xticks=range(n), yticks=range(n), xlabel="answer", ylabel="truth", title=title)
+    if n <= 30:
+        for row, column in np.argwhere(counts):
+            colour = "white" if counts[row, column] > counts[row].sum() / 2 else "black"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
+        axes.set(xticks=range(n), yticks=range(n))
+    axes.set(xlabel="answer", ylabel="truth", title=title)
     figure.savefig(path, dpi=120)
 
 
 def save_predictions(
     path: Path,
     images: NDArray[np.floating],
-    labels: Sequence[int],
-    answers: Sequence[int],
+    labels: Sequence[int | str],
+    answers: Sequence[int | str],
     confidences: Sequence[float],
     title: str,
 ) -> None:
@@ -56,7 +59,7 @@ def save_predictions(
     Args:
         path: The file to write.
         images: `(n, height, width)` in [-1, 1].
-        labels: `n` true classes.
+        labels: `n` true classes, as numbers or names.
         answers: `n` predicted classes.
         confidences: `n` probabilities of the predicted classes.
         title: Stands above the page.

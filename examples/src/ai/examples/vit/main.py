@@ -162,7 +162,7 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
     optimiser = opt.adamw(
         model, lr=config.learning_rate, weight_decay=config.weight_decay, groups=groups(model, config.layer_decay)
     )
-    report = Report(validation, held_out, config)
+    report = Report(validation, held_out, config, classes)
     trial = config.record(
         config.interval, val_data=validation, task=lambda model, step: report(model, step, trial.path)
     )
@@ -191,11 +191,12 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
 class Report:
     """The trial's task: measures the (averaged) model on all held-out images, and draws it into the trial's folder."""
 
-    def __init__(self, validation: DataLoader, held_out: Dataset, config: Config) -> None:
+    def __init__(self, validation: DataLoader, held_out: Dataset, config: Config, classes: list[str]) -> None:
         self.accuracy = accuracy_task(
             validation, reference=f"{config.data or config.dataset}, {len(held_out)} held-out images"
         )
         self.validation = validation
+        self.classes = classes
         self.shown = held_out.sample(min(16, len(held_out)), config.device)
         self.numbers: dict[str, float] = {}
 
@@ -208,11 +209,11 @@ class Report:
             for batch in self.validation:
                 labels.append(batch["y"].cpu().long())
                 answers.append(model(batch["x"]).argmax(1).cpu())
-            said = model(self.shown["x"]).argmax(1).tolist()
+            said = [self.classes[answer] for answer in model(self.shown["x"]).argmax(1)]
         counts = confusion_matrix(torch.cat(labels).numpy(), torch.cat(answers).numpy(), model.n_classes)
         save_confusion(folder / "confusion.png", counts, title)
-        truth = self.shown["y"].tolist()
-        captions = [str(a) if a == t else f"{a} not {t}" for a, t in zip(said, truth, strict=True)]
+        truth = [self.classes[label] for label in self.shown["y"]]
+        captions = [a if a == t else f"{a} not {t}" for a, t in zip(said, truth, strict=True)]
         maps = attention_rollout(model, self.shown["x"])
         save_attention(folder / "attention.png", self.shown["x"], maps, captions, title=f"attention, {title}")
         return self.numbers
