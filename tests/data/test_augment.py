@@ -111,7 +111,7 @@ def test_chained_augmentation_is_a_function_of_the_place_in_the_loader():
         (lambda: augment.color(contrast=2), r"contrast must lie in \[0, 1\], got 2"),
         (lambda: augment.cutout(0), "size must be at least 1 pixel, got 0"),
         (lambda: augment.mixup(1), "n_classes must be at least 2, got 1"),
-        (lambda: augment.cutmix(10, 0), "alpha must be positive, got 0"),
+        (lambda: augment.cutmix(10, 0), "alpha must be positive and finite, got 0"),
     ],
 )
 def test_bad_amounts_are_refused(make, message):
@@ -212,3 +212,42 @@ def test_color_leaves_alpha_and_refuses_channels_it_does_not_know():
     assert torch.equal(y[:, :3], augment.color()(X, generator=generator()))
     with pytest.raises(ValueError, match=r"color needs images of 1, 3 or 4 channels \(grey, RGB, RGBA\), got 5"):
         augment.color()(torch.zeros(2, 5, 4, 4), generator=generator())
+
+
+@pytest.mark.parametrize("apply", [augment.mixup(10), augment.cutmix(10)])
+def test_mixes_refuse_labels_that_they_would_misread(apply):
+    with pytest.raises(
+        ValueError, match=r"probabilities \[batch, n_classes \(10\)\], got torch.float32 of shape \(200,\)"
+    ):
+        apply({"x": X, "y": Y / 10}, generator=generator())
+    with pytest.raises(ValueError, match=r"n_classes \(10\)\], got torch.int64 of shape \(200, 3\)"):
+        apply({"x": X, "y": torch.eye(3, dtype=torch.int64)[Y % 3]}, generator=generator())
+
+
+def shares_of_mixup(batch):
+    return batch["y"].max(1).values
+
+
+def test_a_generator_that_went_on_gives_other_draws():
+    mix, going_on = augment.mixup(200, alpha=1), generator()
+    batch = {"x": X, "y": torch.arange(200)}
+    first, second = (shares_of_mixup(mix(batch, generator=going_on)) for _ in range(2))
+    assert torch.equal(first, shares_of_mixup(mix(batch, generator=generator())))
+    assert (first - second).abs().median() > 0.05
+
+
+def test_functions_of_a_dict_draw_alike_and_those_of_a_chain_do_not():
+    both = {"x": augment.flip(), "mask": augment.flip()}
+    for ds in (Dataset({"x": X, "mask": X[:, :1]}).then(both), Dataset({"x": X, "mask": X[:, :1]}, None, both)):
+        chained = ds.then({"x": augment.cutout(2)}).then(both)
+        for loader in (ds.loader(200), chained.loader(200)):
+            batch = next(iter(loader))
+            kept = (batch["mask"] == X[:, :1]).flatten(1).all(1)
+            assert 60 < int(kept.sum()) < 140
+            whole = (batch["x"] == X).flatten(1).float().mean(1) > 0.9
+            assert torch.equal(whole, kept)
+
+
+def test_pixels_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match=r"cutout needs images in \[-1, 1\], got values from nan to nan"):
+        augment.cutout(2)(torch.full((2, 3, 4, 4), float("nan")), generator=generator())

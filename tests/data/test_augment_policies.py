@@ -94,7 +94,7 @@ def test_a_loader_with_a_policy_resumes_exactly():
         (lambda: augment.rand_augment(2, 31), r"magnitude must lie in \[0, bins - 1\], got 31 with bins 31"),
         (lambda: augment.aug_mix(11), r"severity must lie in \[1, 10\], got 11"),
         (lambda: augment.aug_mix(width=0), "width must be at least 1, got 0"),
-        (lambda: augment.aug_mix(alpha=0), "alpha must be positive, got 0"),
+        (lambda: augment.aug_mix(alpha=0), "alpha must be positive and finite, got 0"),
         (
             lambda: augment.rand_augment()(torch.zeros(2, 5, 4, 4), generator()),
             "rand_augment needs images of 1, 3 or 4",
@@ -105,3 +105,15 @@ def test_a_loader_with_a_policy_resumes_exactly():
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("make", [augment.rand_augment, augment.aug_mix])
+def test_a_policy_used_twice_draws_twice(make, monkeypatch):
+    drawn = []
+    change = policies._changed
+    monkeypatch.setattr(policies, "_changed", lambda x, *of: drawn.append(of) or change(x, *of))
+    next(iter(Dataset({"x": X}).then({"x": make()}).then({"x": make()}).loader(40)))
+    half = len(drawn) // 2
+    assert drawn[0] != drawn[half]
+    again = generator()
+    assert not torch.equal(make()(X, generator=again), make()(X, generator=again))

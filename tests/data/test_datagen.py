@@ -447,7 +447,7 @@ def test_no_worker_survives_its_parent_even_one_that_hangs(tmp_path, how):
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"n_workers": -1}, "n_workers must be at least 0, got -1"),
-        ({"replay_ratio": 0}, "replay_ratio must be positive, got 0"),
+        ({"replay_ratio": 0}, "replay_ratio must be positive and finite, got 0"),
         ({"min_steps": 0}, "min_steps must be at least 1, got 0"),
         ({"min_steps": 10, "buffer": 10}, r"min_steps \(10\) must be less than the capacity of the buffer \(10\)"),
     ],

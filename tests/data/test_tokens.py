@@ -94,6 +94,7 @@ def test_a_line_in_a_file_stays_there_and_resumes_exactly(tmp_path, dtype):
         ([["a"]], {"length": 1}, TypeError, r"documents\[0\] must be one row of whole numbers, got list"),
         ([[]], {"length": 1}, ValueError, "documents must hold at least one token, got none"),
         (np.arange(9), {"length": 2, "cut": False}, TypeError, "documents must be a list of them"),
+        (["text"], {"length": 2}, TypeError, r"documents\[0\] must be one row of whole numbers, got str"),
         ("text", {"length": 2}, TypeError, "documents must be a list of them, each a row of tokens, got str"),
     ],
 )
@@ -105,3 +106,20 @@ def test_what_cannot_be_is_refused(documents, options, error, message):
 def test_documents_of_several_types_keep_their_numbers():
     ds = packed_tokens([np.arange(3, dtype=np.uint8), np.arange(3) + 300], 3, cut=False)
     assert sorted(ds.data["x"].flatten().tolist()) == [0, 1, 2, 300, 301, 302]
+    lines = packed_tokens([np.arange(3, dtype=np.uint16), np.arange(3) + 70_000], 5)
+    assert next(iter(lines.loader(1)))["x"].tolist() == [[0, 1, 2, 70_000, 70_001]]
+
+
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_tokens_that_lie_apart_in_memory_are_those_of_the_line(tmp_path, place):
+    np.save(tmp_path / "line.npy", np.arange(60, dtype=np.int32).reshape(30, 2))
+    both = np.load(tmp_path / "line.npy", mmap_mode="r" if place == "file" else None)
+    for line, first, step in ((both[:, 1], 1, 2), (both.reshape(-1)[4::3], 4, 3), (both.reshape(-1)[::-1], 59, -1)):
+        batch = next(iter(packed_tokens(line, 4).loader(2)))
+        assert batch["x"].flatten().tolist() == [first + step * k for k in range(8)]
+        assert batch["y"].flatten().tolist() == [first + step * k for k in range(1, 9)]
+
+
+def test_a_mask_needs_rows_of_documents():
+    with pytest.raises(ValueError, match=r"document must be a tensor \[batch, length\], got \[4\]"):
+        block_mask(torch.tensor([0, 0, 1, -1]))

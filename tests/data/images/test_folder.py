@@ -53,3 +53,12 @@ def test_a_pipe_does_not_count_and_a_dangling_link_is_a_file_that_cannot_be_read
     with pytest.warns(UserWarning, match=r"skipped 1 files in .*: cat/gone\.png"):
         ds = ImgDataset(root, 4, cache=tmp_path / "packs", on_error="skip")
     assert ds.files == ["cat/a.PNG", "cat/b.jpg", "dog/deep/c.bmp"]
+
+
+def test_links_that_lead_round_in_circles_are_files_that_cannot_be_read(root):
+    (root / "cat" / "self.png").symlink_to(root / "cat" / "self.png")
+    (root / "round").symlink_to(root / "round")
+    found = find_images(root)
+    assert found.files == ["cat/a.PNG", "cat/b.jpg", "cat/self.png", "dog/deep/c.bmp"]
+    assert (found.sizes[2], found.changed[2]) == (-1, 0)
+    assert found.folders == ["cat", "dog"]

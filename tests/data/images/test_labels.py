@@ -129,3 +129,42 @@ def test_rows_of_a_table_without_a_file_keep_their_class(tmp_path):
     (root / "labels.csv").write_text("a/a.png,cat\nb/a.png,fox\na/a.png,dog\n")
     with pytest.raises(ValueError, match=r"labels\.csv gives a/a\.png two labels, cat and dog"):
         load(root, labels="labels.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "l.csv",
+            b"a/a.png,1,0\nb/a.png,0,1\n",
+            r"l\.csv must hold rows of a file and its label: there are 3 columns for a/a\.png",
+        ),
+        ("l.csv", b"a/a.png,\nb/a.png,x\n", r"l\.csv must give each file a label, a/a\.png has none"),
+        ("l.csv", b"a/a.png,caf\xe9\nb/a.png,x\n", r"l\.csv must hold rows .*: 'utf-8' codec"),
+        ("l.csv", b"a/a.png," + b"x" * 200_000, r"l\.csv must hold rows .*: field larger than field limit"),
+        ("l.csv", b"a/a.png,0\nb/a.png,nan\n", "labels must be names or whole numbers to be classes, .* has nan"),
+        ("l.json", b'{"a/a.png": "x", "b/a.png": "y", "a/a.png": "y"}', r"gives a/a\.png two labels, x and y"),
+        ("l.json", b"[" * 100_000, r"l\.json must hold \{file: label\} or .*recursion"),
+        ("l.json", b"3", r"l\.json must hold \{file: label\} or .*: got 3"),
+    ],
+)
+def test_a_damaged_or_ambiguous_table_is_refused_by_name(tmp_path, name, content, message):
+    root = folder_of(tmp_path / "set", "a", "b")
+    (root / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load(root, labels=name)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("01", "classes must be a whole number or a list of names, got '01'"),
+        (True, "a whole number or a list of names, got True"),
+        ([0, 1], "classes must be names, got 0: give a number n"),
+    ],
+)
+def test_classes_are_a_number_or_names(tmp_path, classes, message):
+    root = folder_of(tmp_path / "set", "0", "1")
+    with pytest.raises(TypeError, match=message):
+        load(root, classes=classes)
+    assert load(root, classes=np.int64(3)).classes == ("0", "1", "2")

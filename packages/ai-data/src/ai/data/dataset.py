@@ -39,7 +39,8 @@ class Dataset:
             named `generator` a `torch.Generator`, and the global generators are seeded as well, all by
             (seed, epoch, index).
         postprocess: called on each batch on its device (for example: to float32 and normalise), a callable or a dict of
-            callables by key. A parameter named `generator` receives a seeded `torch.Generator` on that device.
+            callables by key. A parameter named `generator` receives a seeded `torch.Generator` on that device; the
+            functions of a dict draw alike, so that an image and its mask are changed together.
         default_split: what `.split()` without arguments does, in any form that `.split` takes.
         classes: the names of the labels in `y`, in the order of their numbers; kept by every part, and told apart
             where datasets are joined.
@@ -114,7 +115,7 @@ class Dataset:
 
     def sample(self, n: int, device: str | torch.device = "cpu", *, seed: int = 0) -> Any:
         """Returns a batch of `n` different samples drawn by `seed`."""
-        check_whole(n=n)
+        check_whole(n=n, seed=seed)
         if not 1 <= n <= len(self):
             raise ValueError(f"n must lie in [1, {len(self)}], got {n}")
         chosen = self.subset(shuffled(torch.arange(n), len(self), seed, 0))
@@ -142,11 +143,12 @@ class Dataset:
         parts: Sequence[Any] | None = ratio or self.default_split
         if parts is None:
             raise ValueError("this dataset has no default split: give ratios, for example split(.9, .1)")
-        if all(isinstance(part, float) for part in parts):
+        check_whole(seed=seed)
+        if _all_fractions(parts):
             return self._split_by_ratio(parts, seed, stratify)
         if stratify is not None:
             raise ValueError(f"stratify needs fractions that sum to 1, got {tuple(parts)}")
-        if all(isinstance(part, Integral) for part in parts):
+        if all(isinstance(part, Integral) and not isinstance(part, bool) for part in parts):
             if sum(parts) != len(self) or min(parts) < 1:
                 raise ValueError(f"counts must be positive and sum to the {len(self)} samples, got {tuple(parts)}")
             bounds = np.cumsum([0, *parts]).tolist()
@@ -264,7 +266,7 @@ class Dataset:
         return cols.fingerprint(self.data)
 
     def _split_by_ratio(self, ratios: Sequence[float], seed: int, stratify: str | None) -> tuple[Self, ...]:
-        if min(ratios) <= 0 or abs(sum(ratios) - 1) > 1e-6:
+        if not (all(ratio > 0 for ratio in ratios) and abs(sum(ratios) - 1) <= 1e-6):
             raise ValueError(f"ratios must be positive and sum to 1, got {tuple(ratios)} with sum {sum(ratios):g}")
         bounds = [0, *(round(bound * len(self)) for bound in np.cumsum(ratios).tolist())]
         if any(a == b for a, b in pairwise(bounds)):
@@ -315,7 +317,7 @@ def _stored(samples: Sequence[Any]) -> Any:
 
 
 def _all_fractions(split: Split | None) -> bool:
-    return split is not None and all(isinstance(part, float) for part in split)
+    return split is not None and all(isinstance(part, Real) and not isinstance(part, Integral) for part in split)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -74,7 +74,7 @@ class ImgDataset(Dataset):
         if classes is not None and (labels is None or targets == "numbers"):
             raise ValueError("classes needs labels that name classes: give labels, and leave targets='classes'")
         height, width = imsize if isinstance(imsize, tuple | list) and len(imsize) == 2 else (imsize, imsize)
-        if not (isinstance(height, Integral) and isinstance(width, Integral)):
+        if any(isinstance(side, bool) or not isinstance(side, Integral) for side in (height, width)):
             raise ValueError(f"imsize must be a whole number of pixels or (height, width), got {imsize!r}")
         decoder = Decoder((int(height), int(width)), mode, fit, filter)
         root = Path(path) if Path(path).is_dir() else dataset_folder(path)

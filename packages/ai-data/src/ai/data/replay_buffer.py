@@ -88,8 +88,10 @@ class ReplayBuffer:
         max_reuse: int | None = None,
         seed: int = 0,
     ) -> None:
-        check_whole(capacity=capacity, unroll=unroll, frame_stack=frame_stack, burn_in=burn_in, max_reuse=max_reuse)
-        check_real(n_step=n_step, gamma=gamma, alpha=alpha, beta=beta)
+        check_whole(capacity=capacity, frame_stack=frame_stack, burn_in=burn_in, seed=seed)
+        check_whole(or_none=True, unroll=unroll, max_reuse=max_reuse)
+        check_real(gamma=gamma, beta=beta)
+        check_real(or_none=True, n_step=n_step, alpha=alpha)
         for name, value, least in (
             ("capacity", capacity, 2), ("unroll", unroll, 0), ("n_step", n_step, 1), ("max_reuse", max_reuse, 1),
             ("frame_stack", frame_stack, 1), ("burn_in", burn_in, 0),

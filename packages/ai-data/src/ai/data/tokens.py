@@ -54,7 +54,8 @@ def packed_tokens(
         >>> batch["x"].tolist(), batch["y"].tolist()
         ([[1, 2, 3], [0, 4, 5]], [[2, 3, 0], [4, 5, 0]])
     """
-    check_whole(length=length, separator=separator)
+    check_whole(length=length)
+    check_whole(or_none=True, separator=separator)
     if length < 1:
         raise ValueError(f"length must be at least 1 token, got {length}")
     if boundaries and cut and separator is None:
@@ -66,7 +67,7 @@ def packed_tokens(
     n_rows = (len(line) - 1) // length
     if n_rows < 1:
         raise ValueError(f"documents must hold more than length ({length}) tokens, got {len(line)}")
-    rows = line.as_strided((n_rows, length + 1), (length, 1))  # each begins with the last token of the one before
+    rows = line.unfold(0, length + 1, length)  # each begins with the last token of the one before
     data = rows.as_subclass(Mapped) if isinstance(line, Mapped) else rows
     return Dataset({"x": data}, postprocess=_Cut(separator if boundaries else None))
 
@@ -80,6 +81,9 @@ def block_mask(document: Tensor) -> Tensor:
     Returns:
         `[B, 1, L, L]` bool, true where it may, as `scaled_dot_product_attention` takes it.
     """
+    if not isinstance(document, Tensor) or document.ndim != 2:
+        shape = list(document.shape) if isinstance(document, Tensor) else type(document).__name__
+        raise ValueError(f"document must be a tensor [batch, length], got {shape}")
     length = document.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=document.device).tril()
     return ((document[:, :, None] == document[:, None, :]) & causal)[:, None]
@@ -144,10 +148,12 @@ def _parts(documents: Any, separator: int | None) -> list[Tensor]:
         parts = [torch.cat([part.long(), torch.tensor([separator])]) for part in parts]
     if not (parts := [part for part in parts if len(part)]):
         raise ValueError("documents must hold at least one token, got none")
-    return parts
+    return parts if len({part.dtype for part in parts}) == 1 else [part.long() for part in parts]
 
 
 def _tokens(values: Any, name: str) -> Tensor:
+    if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+        raise TypeError(f"{name} must be one row of whole numbers, got {type(values).__name__}")
     if len(values) == 0:
         return torch.zeros(0, dtype=torch.int64)
     tokens: Any = as_columns(values if isinstance(values, Tensor) else np.asarray(values))
@@ -183,8 +189,7 @@ def _fitted(parts: list[Tensor], length: int, padding: int) -> dict[str, Tensor]
             if not rows_with.setdefault(left, []):
                 insort(rooms, left)
             rows_with[left].append(row)
-    dtype = torch.cat([part[:1] for part in parts]).dtype  # that holds the tokens of all
-    x = torch.full((len(rows), length), padding, dtype=dtype)
+    x = torch.full((len(rows), length), padding, dtype=parts[0].dtype)
     document = torch.full((len(rows), length), -1, dtype=torch.int32)
     for row, held in enumerate(rows):
         start = 0

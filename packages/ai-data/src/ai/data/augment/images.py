@@ -1,8 +1,10 @@
 """What the changes of images have in common: their types, and what they ask of the pixels."""
 
+import hashlib
 from collections.abc import Callable
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -30,7 +32,7 @@ class InRange:
             raise ValueError(f"{self._name} needs images as floating point numbers in [-1, 1], got {x.dtype}: {ORDER}")
         if not self._seen and x.numel():
             low, high = (float(bound) for bound in x.aminmax())
-            if low < -1.01 or high > 1.01:
+            if not -1.01 <= low <= high <= 1.01:
                 raise ValueError(
                     f"{self._name} needs images in [-1, 1], got values from {low:.4g} to {high:.4g}: normalise after it"
                 )
@@ -42,6 +44,16 @@ def without_alpha(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     if x.shape[1] not in (1, 3, 4):
         raise ValueError(f"{name} needs images of 1, 3 or 4 channels (grey, RGB, RGBA), got {x.shape[1]}")
     return x[:, :3], x[:, 3:]
+
+
+def numpy_draws(generator: Generator) -> np.random.Generator:
+    """Returns a generator of what torch cannot draw; it follows from the state of `generator`, which goes on by a draw.
+
+    The host knows the state of a device's generator, so that nothing waits.
+    """
+    digest = hashlib.blake2b(generator.get_state().numpy().tobytes(), digest_size=16).digest()
+    torch.rand(1, generator=generator, device=generator.device)
+    return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
 def within(middle: Tensor, length: int, size: Tensor | int) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ai.data.augment.images import ORDER, OnBatch, within
+from ai.data.augment.images import ORDER, OnBatch, numpy_draws, within
 from ai.data.batch.arguments import check_real, check_whole
 from ai.data.batch.device import to_device
 
@@ -22,7 +22,7 @@ def mixup(n_classes: int, alpha: float = 0.2) -> OnBatch:
         if not x.is_floating_point():
             raise ValueError(f"mixup needs images as floating point numbers, got {x.dtype}: {ORDER}")
         other = torch.randperm(len(x), generator=generator, device=x.device)
-        share = _beta(len(x), alpha, generator, 0, x.device).to(x.dtype)
+        share = _beta(len(x), alpha, generator, x.device).to(x.dtype)
         weight = share[:, None, None, None]
         mixed = weight * x + (1 - weight) * x[other]
         return {**batch, "x": mixed, "y": _mixed_labels(batch["y"], other, share, n_classes)}
@@ -43,7 +43,7 @@ def cutmix(n_classes: int, alpha: float = 1.0) -> OnBatch:
             raise ValueError(f"cutmix needs images as floating point numbers, got {x.dtype}: {ORDER}")
         n, _, height, width = x.shape
         other = torch.randperm(n, generator=generator, device=x.device)
-        side = (1 - _beta(n, alpha, generator, 1, x.device)).sqrt()[:, None]
+        side = (1 - _beta(n, alpha, generator, x.device)).sqrt()[:, None]
         middle = torch.rand(2, n, 1, generator=generator, device=x.device)
         rows = within(middle[0], height, side * height)
         columns = within(middle[1], width, side * width)
@@ -56,15 +56,22 @@ def cutmix(n_classes: int, alpha: float = 1.0) -> OnBatch:
 
 
 def _mixed_labels(y: Tensor, other: Tensor, share: Tensor, n_classes: int) -> Tensor:
-    hot = y if y.ndim == 2 else F.one_hot(y.to(torch.int64), n_classes)
+    if y.ndim == 1 and not y.is_floating_point():
+        hot = F.one_hot(y.to(torch.int64), n_classes)
+    elif y.ndim == 2 and y.shape[1] == n_classes:
+        hot = y
+    else:
+        raise ValueError(
+            f"y must be whole numbers [batch], or probabilities [batch, n_classes ({n_classes})], got {y.dtype} "
+            f"of shape {tuple(y.shape)}"
+        )
     hot = hot.to(share.dtype)
     return share[:, None] * hot + (1 - share[:, None]) * hot[other]
 
 
-def _beta(n: int, alpha: float, generator: Generator, purpose: int, device: torch.device) -> Tensor:
-    # torch draws no beta variables from a given generator; its seed is known without waiting for the device.
-    rng = np.random.default_rng([generator.initial_seed(), purpose])
-    return to_device(rng.beta(alpha, alpha, n).astype(np.float32), device, pin=device.type == "cuda")  # type: ignore[no-any-return]
+def _beta(n: int, alpha: float, generator: Generator, device: torch.device) -> Tensor:
+    # torch draws no beta variables from a given generator
+    return to_device(numpy_draws(generator).beta(alpha, alpha, n).astype(np.float32), device, pin=device.type == "cuda")  # type: ignore[no-any-return]
 
 
 def _check_mix(n_classes: int, alpha: float) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ai.data.augment.images import InRange, OnImages, without_alpha
+from ai.data.augment.images import InRange, OnImages, numpy_draws, without_alpha
 from ai.data.batch.arguments import check_real, check_whole
 from ai.data.batch.device import to_device
 
@@ -35,7 +35,6 @@ _CHANGES = {
 }
 _MIXED = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate", *list(_CHANGES)[-4:])
 _MAX_DEPTH = 3
-_RAND_AUGMENT, _AUG_MIX = 2, 3  # what the draws of each are told apart by; the mixing has 0 and 1
 
 
 def rand_augment(n_changes: int = 2, magnitude: float = 9, bins: int = 31) -> OnImages:
@@ -58,7 +57,7 @@ def rand_augment(n_changes: int = 2, magnitude: float = 9, bins: int = 31) -> On
 
     def apply(x: Tensor, generator: Generator) -> Tensor:
         check(x)
-        rng = np.random.default_rng([generator.initial_seed(), _RAND_AUGMENT])
+        rng = numpy_draws(generator)
         names = list(_CHANGES)
         share = magnitude / (bins - 1)
         pixels = _unit(x, "rand_augment")
@@ -85,21 +84,22 @@ def aug_mix(severity: int = 3, width: int = 3, depth: int | None = None, alpha: 
 
     Source: Hendrycks et al., 2020, AugMix, algorithm 1, in torchvision's ranges.
     """
-    check_whole(severity=severity, width=width, depth=depth)
+    check_whole(severity=severity, width=width)
+    check_whole(or_none=True, depth=depth)
     check_real(alpha=alpha)
     if not 1 <= severity <= 10:
         raise ValueError(f"severity must lie in [1, 10], got {severity}")
     for name, value in (("width", width), ("depth", 1 if depth is None else depth)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if not alpha > 0:
-        raise ValueError(f"alpha must be positive, got {alpha}")
+    if not 0 < alpha < float("inf"):
+        raise ValueError(f"alpha must be positive and finite, got {alpha}")
     check = InRange("aug_mix")
 
     def apply(x: Tensor, generator: Generator) -> Tensor:
         check(x)
         n = len(x)
-        rng = np.random.default_rng([generator.initial_seed(), _AUG_MIX])
+        rng = numpy_draws(generator)
         kept = rng.beta(alpha, alpha, n)
         shares = rng.dirichlet([alpha] * width, n) * (1 - kept[:, None])
         pixels = _unit(x, "aug_mix")

@@ -4,21 +4,24 @@ from numbers import Real
 from typing import Any
 
 
-def check_whole(**named: Any) -> None:
-    """Raises `TypeError` for a number that is not whole, such as 32.0 or '32'; None passes.
+def check_whole(*, or_none: bool = False, **named: Any) -> None:
+    """Raises `TypeError` for a number that is not whole, such as 32.0 or '32'; None passes with `or_none`.
 
-    >>> check_whole(batch_size=10, n_workers=None)
+    >>> check_whole(batch_size=10)
+    >>> check_whole(or_none=True, n_workers=None)
     """
     for name, value in named.items():
-        if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
-            raise TypeError(f"{name} must be a whole number, got {value!r}")
+        none = or_none and value is None
+        if not none and (isinstance(value, bool) or not hasattr(value, "__index__")):
+            raise TypeError(f"{name} must be a whole number{' or None' * or_none}, got {value!r}")
 
 
-def check_real(**named: Any) -> None:
-    """Raises `TypeError` for what is no real number, such as '0.5'; None passes.
+def check_real(*, or_none: bool = False, **named: Any) -> None:
+    """Raises `TypeError` for what is no real number, such as '0.5'; None passes with `or_none`.
 
-    >>> check_real(timeout_s=0.5, seed=None)
+    >>> check_real(p=0.5)
+    >>> check_real(or_none=True, timeout_s=None)
     """
     for name, value in named.items():
-        if value is not None and not isinstance(value, Real):
-            raise TypeError(f"{name} must be a number, got {value!r}")
+        if not (or_none and value is None) and not isinstance(value, Real):
+            raise TypeError(f"{name} must be a number{' or None' * or_none}, got {value!r}")

@@ -52,7 +52,7 @@ class Applied:
 
 
 class Chain:
-    """Transforms one after the other, drawing from one generator.
+    """Transforms one after the other, each going on in one generator; the functions of a dict draw alike.
 
     Args:
         *transforms: callables or dicts of callables by key.
@@ -64,7 +64,8 @@ class Chain:
     def __call__(self, value: Any, generator: Any) -> Any:
         """Returns the value after all transforms."""
         for transform in self._transforms:
-            value = transform(value, lambda _name: generator)
+            state = generator.get_state()
+            value = transform(value, lambda _name, state=state: generator.set_state(state))
         return value
 
 

@@ -53,14 +53,15 @@ class DatagenChoice:
     engine: Engine | None = None
 
     def __post_init__(self) -> None:
-        check_whole(n_workers=self.n_workers, min_steps=self.min_steps, seed=self.seed)
-        check_real(replay_ratio=self.replay_ratio)
+        check_whole(n_workers=self.n_workers, seed=self.seed)
+        check_whole(or_none=True, min_steps=self.min_steps)
+        check_real(or_none=True, replay_ratio=self.replay_ratio)
         if self.n_workers < 0:
             raise ValueError(f"n_workers must be at least 0, got {self.n_workers}")
         if self.engine is not None and self.n_workers == 0:
             raise ValueError("n_workers (0) must be at least 1 with an engine: it starts them")
-        if self.replay_ratio is not None and not self.replay_ratio > 0:
-            raise ValueError(f"replay_ratio must be positive, got {self.replay_ratio}")
+        if self.replay_ratio is not None and not 0 < self.replay_ratio < float("inf"):
+            raise ValueError(f"replay_ratio must be positive and finite, got {self.replay_ratio}")
         if self.min_steps is not None and self.min_steps < 1:
             raise ValueError(f"min_steps must be at least 1, got {self.min_steps}")
 
@@ -103,7 +104,8 @@ class PassesChoice:
     pin: bool | None = None
 
     def __post_init__(self) -> None:
-        check_whole(batches=self.batches, sequence=self.sequence, seed=self.seed)
+        check_whole(batches=self.batches, seed=self.seed)
+        check_whole(or_none=True, sequence=self.sequence)
         check_real(gamma=self.gamma, lam=self.lam)
         for name, value in (("batches", self.batches), ("sequence", self.sequence)):
             if value is not None and value < 1:

@@ -85,7 +85,7 @@ def _search(
             name = entry.name
             if name[0] == "." or name == "__MACOSX":
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 inner = os.open(name, _FOLDER, dir_fd=folder)
                 try:
                     identity = _identity(inner)
@@ -107,6 +107,13 @@ def _search(
                 found.sizes.append(size)
                 found.changed.append(time)
     return folders
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads round in a circle leads nowhere
+        return False
 
 
 def _identity(folder: int) -> tuple[int, int]:

@@ -5,8 +5,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,12 @@ class Labels:
         """
         if classes is None:
             names = self._sorted()
-        elif isinstance(classes, int):
-            names = tuple(str(number) for number in range(classes))
+        elif isinstance(classes, bool | str) or not isinstance(classes, Integral | Sequence):
+            raise TypeError(f"classes must be a whole number or a list of names, got {classes!r}")
+        elif isinstance(classes, Integral):
+            names = tuple(map(str, range(int(classes))))
+        elif odd := [name for name in classes if not isinstance(name, str)]:
+            raise TypeError(f"classes must be names, got {odd[0]!r}: give a number n for the labels 0 … n - 1")
         else:
             names = tuple(classes)
         place = {name: number for number, name in enumerate(names)}
@@ -69,7 +74,7 @@ class Labels:
             ValueError: one is no finite number.
         """
         for name, label in zip(self.files, self.of, strict=True):
-            if not math.isfinite(_number(label)):
+            if not (_is_number(label) and math.isfinite(float(label))):
                 raise ValueError(
                     f"targets='numbers' needs a finite number for each image, {self.where} has {label!r} for {name}"
                 )
@@ -85,7 +90,7 @@ class Labels:
                 f"the numbers in {self.where} must be 0 … n - 1 to be classes, got {_shown(names)}: give classes, a "
                 "number n if each stands for itself or the names in order, or targets='numbers'"
             )
-        if not self.named and not any(math.isnan(_number(name)) for name in self.every):
+        if not self.named and all(map(_is_number, self.every)):
             odd = next(name for name in sorted(self.every) if not _is_whole(name))
             raise ValueError(
                 f"labels must be names or whole numbers to be classes, {self.where} has {odd}: give "
@@ -124,11 +129,12 @@ def _is_whole(name: str) -> bool:
     return re.fullmatch("0|[1-9][0-9]*", name) is not None
 
 
-def _number(text: str) -> float:
+def _is_number(text: str) -> bool:
     try:
-        return float(text)
+        float(text)
     except ValueError:
-        return math.nan
+        return False
+    return True
 
 
 def _shown(names: Sequence[str]) -> str:
@@ -136,24 +142,48 @@ def _shown(names: Sequence[str]) -> str:
 
 
 def _table(path: Path) -> dict[str, str]:
-    if path.suffix.lower() == ".csv":
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            pairs: list[Any] = [row[:2] for row in csv.reader(file) if len(row) > 1 and is_image_name(row[0])]
-    elif path.suffix.lower() == ".json":
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            content = content.get("labels", content)
-            pairs = [(name, label) for name, label in (content.items() if isinstance(content, dict) else content)]
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path} must hold {{file: label}} or {{'labels': [[file, label], …]}}: {error}"
-            ) from error
-    else:
+    if (kind := path.suffix.lower()) not in _TABLES:
         raise ValueError(f"labels must be 'folder' or a file that ends in .csv or .json, got {path}")
+    read, holds = _TABLES[kind]
+    try:
+        pairs = read(path)
+    except (ValueError, TypeError, RecursionError, csv.Error) as error:
+        raise ValueError(f"{path} must hold {holds}: {error}") from error
     table: dict[str, str] = {}
     for name, label in pairs:
         if isinstance(label, bool) or not isinstance(label, str | int | float) or not isinstance(name, str):
             raise ValueError(f"{path} must give each file a text or a number as its label, {name!r} has {label!r}")
+        if label == "":
+            raise ValueError(f"{path} must give each file a label, {name} has none")
         if table.setdefault(name, str(label)) != str(label):
             raise ValueError(f"{path} gives {name} two labels, {table[name]} and {label}")
     return table
+
+
+def _csv_pairs(path: Path) -> list[list[str]]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file) if len(row) > 1 and is_image_name(row[0])]
+    for row in rows:
+        if len(row) > 2:  # one-hot labels, say, of which the first column would be a class
+            raise ValueError(f"there are {len(row)} columns for {row[0]}")
+    return rows
+
+
+def _json_pairs(path: Path) -> list[tuple[Any, Any]]:
+    # As pairs, since a name that comes twice would replace the one before it in a dict.
+    content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_Pairs)
+    if isinstance(content, _Pairs):
+        content = next((value for name, value in content if name == "labels"), content)
+    if not isinstance(content, list):
+        raise ValueError(f"got {content!r:.80}")
+    return [(name, label) for name, label in content]
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """What stands in braces."""
+
+
+_TABLES: dict[str, tuple[Callable[[Path], Sequence[Any]], str]] = {
+    ".csv": (_csv_pairs, "rows of a file and its label"),
+    ".json": (_json_pairs, "{file: label} or {'labels': [[file, label], …]}"),
+}

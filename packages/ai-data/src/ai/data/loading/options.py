@@ -66,8 +66,9 @@ class Options:
     timeout_s: float | None = None
 
     def __post_init__(self) -> None:
-        check_whole(n_workers=self.n_workers, prefetch=self.prefetch, seed=self.seed)
-        check_real(timeout_s=self.timeout_s)
+        check_whole(seed=self.seed)
+        check_whole(or_none=True, n_workers=self.n_workers, prefetch=self.prefetch)
+        check_real(or_none=True, timeout_s=self.timeout_s)
         for name, least in (("n_workers", 0), ("prefetch", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
