@@ -1,5 +1,6 @@
 """Dataset: what it takes, how it is cut."""
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from ai.data import Dataset
+from ai.data.batch.shuffle import Stretch
+from ai.data.storage.memory_mapped import Mapped
 
 
 def numbers(n=10):
@@ -355,3 +358,38 @@ def test_from_torch_takes_the_classes_that_torchvision_proves(tmp_path):
     assert Dataset.from_torch(folder, classes=["a", "b"]).classes == ("a", "b")
     assert Dataset.from_torch(ImageFolder(tmp_path, pil_to_tensor, lambda y: 1 - y)).classes is None
     assert Dataset.from_torch(torch.utils.data.TensorDataset(torch.zeros(2), torch.arange(2))).classes is None
+
+
+@pytest.mark.parametrize("kind", ["memory", "file", "part of a file", "list"])
+def test_parts_of_a_large_set_are_looked_up_and_hold_no_index(tmp_path, monkeypatch, kind):
+    np.save(tmp_path / "x.npy", np.arange(200).reshape(100, 2))
+    x = np.load(tmp_path / "x.npy", mmap_mode=None if kind in ("memory", "list") else "r")
+    ds = Dataset({"x": x.tolist() if kind == "list" else x, "y": torch.arange(100)})
+    ds = ds.subset(torch.arange(99, -1, -1)) if kind.startswith("part") else ds
+    listed = ds.split(0.7, 0.2, 0.1, seed=3)
+    monkeypatch.setattr("ai.data.dataset._INDEXED", 99)
+    for part, expected in zip(ds.split(0.7, 0.2, 0.1, seed=3), listed, strict=True):
+        assert len(part) == len(expected)
+        assert part.fingerprint() == expected.fingerprint()
+        for ours, theirs in zip(part.loader(3, train=True), islice(expected.loader(3, train=True), 40), strict=False):
+            assert all(np.array_equal(ours[key], theirs[key]) for key in ("x", "y"))
+        assert np.array_equal(np.asarray(part.data["x"]), np.asarray(expected.data["x"]))
+        assert [part[2]["y"], part[-1]["y"]] == [expected[2]["y"], expected[-1]["y"]]
+        assert part[1:5].data["y"].tolist() == expected[1:5].data["y"].tolist()
+    if kind == "file":
+        assert isinstance(part.data["x"].rows, Stretch)
+        assert np.array_equal(np.stack(list(part.data["x"])), np.asarray(expected.data["x"]))
+        whole = part.concat(ds.split(0.7, 0.2, 0.1, seed=3)[0])
+        assert sorted(whole.data["y"].tolist()) == sorted(
+            [*listed[2].data["y"].tolist(), *listed[0].data["y"].tolist()]
+        )
+        assert np.array_equal(np.asarray(whole.data["x"])[:, 0] // 2, whole.data["y"])
+
+
+def test_parts_of_a_hundred_million_rows_are_made_at_once():
+    rows = torch.zeros(1).expand(10**8)  # which would take 400 MB
+    parts = Dataset(rows.as_subclass(Mapped)).split(0.9, 0.1)
+    assert [len(part) for part in parts] == [9 * 10**7, 10**7]
+    drawn = [part.data.rows[torch.arange(1000)] for part in parts]
+    assert len(torch.cat(drawn).unique()) == 2000
+    assert all(abs(float(places.double().mean()) / 10**8 - 0.5) < 0.05 for places in drawn)

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ai.data.batch.seeds import derive_seed
-from ai.data.batch.shuffle import shuffled
+from ai.data.batch.shuffle import Stretch, shuffled
 
 DRAWN_WHOLE = 1 << 16
 N = 3 * DRAWN_WHOLE - 17
@@ -83,3 +83,17 @@ def test_fixed_points_over_many_keys_are_as_of_random_permutations():
     fixed = sum(int((shuffled(places, N, key) == places).sum()) for key in range(2000))
     expected = 2000 * len(places) / N
     assert abs(fixed - expected) < 5 * expected**0.5
+
+
+@pytest.mark.parametrize("n", [50, N])
+def test_a_stretch_is_a_part_of_the_shuffled_order(n):
+    stretch = Stretch(n, 10, 40, 5, 1)
+    part = shuffled(torch.arange(10, 40), n, 5, 1)
+    for index in (slice(None), slice(3, 20, 4), slice(None, None, -1)):
+        assert np.array_equal(stretch[index], part.numpy()[index])
+    for index in (0, -1, [1, 29], [-30, 4], torch.tensor([[2, 3], [4, -5]]), [], torch.arange(30) % 7 == 2):
+        assert torch.equal(stretch[index], part[index])
+    assert len(stretch) == 30
+    for index in (30, [0, -31]):
+        with pytest.raises(IndexError, match=r"index \((30|-31)\) is out of range for 30 places"):
+            stretch[index]

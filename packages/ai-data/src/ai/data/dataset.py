@@ -13,7 +13,7 @@ from torch import Tensor
 from ai.data.batch.arguments import check_whole
 from ai.data.batch.collate import collate, like
 from ai.data.batch.seeds import derive_seed
-from ai.data.batch.shuffle import shuffled
+from ai.data.batch.shuffle import Stretch, shuffled
 from ai.data.batch.transform import Applied, Chain, Transform
 from ai.data.loader import DataLoader
 from ai.data.loading.options import LoaderOptions
@@ -21,6 +21,9 @@ from ai.data.loading.preprocess import sample_at
 from ai.data.storage import columns as cols
 from ai.data.storage.classes import checked_classes, named_by_torch, same_classes
 from ai.data.storage.memory_mapped import Rows
+
+# Parts of up to so many samples are drawn as lists, of 128 MB; of more, each place is looked up when it is read.
+_INDEXED = 1 << 24
 
 Split: TypeAlias = Sequence[float] | Sequence[int] | Sequence[Sequence[int] | Tensor]
 
@@ -182,9 +185,9 @@ class Dataset:
             data = cols.stretch(self.data, indices)
         else:
             data = cols.choose(self.data, rows.to(torch.int64))
-        # An official split tells the order of the samples, so it holds for all of them in that order only.
-        whole = isinstance(indices, range) and indices == range(len(self))
-        return self._with(data, self.default_split if whole or _all_fractions(self.default_split) else None)
+        if isinstance(indices, range) and indices == range(len(self)):
+            return self._with(data, self.default_split)
+        return self._reordered(data)
 
     def map(self, function: Callable[[Any], Any]) -> Self:
         """Returns the dataset whose stored samples are `function(stored sample)`, computed now and kept in memory."""
@@ -220,7 +223,7 @@ class Dataset:
             raise ValueError("datasets must have equal columns, got a single column and a dict of columns")
         else:
             joined = cols.join(parts, "data")  # type: ignore[arg-type]
-        whole = self._with(joined, self.default_split if _all_fractions(self.default_split) else None)
+        whole = self._reordered(joined)
         whole._classes = classes
         return whole
 
@@ -271,6 +274,9 @@ class Dataset:
         bounds = [0, *(round(bound * len(self)) for bound in np.cumsum(ratios).tolist())]
         if any(a == b for a, b in pairwise(bounds)):
             raise ValueError(f"ratios {tuple(ratios)} leave a part of the {len(self)} samples empty")
+        if stratify is None and len(self) > _INDEXED and type(self).subset is Dataset.subset:
+            stretches = [Stretch(len(self), *pair, seed, 1) for pair in pairwise(bounds)]
+            return tuple(self._reordered(cols.choose(self.data, stretch)) for stretch in stretches)
         generator = torch.Generator().manual_seed(derive_seed(seed, 1))
         order = torch.randperm(len(self), generator=generator)
         if stratify is None:
@@ -301,6 +307,10 @@ class Dataset:
             part_of[line[takes]] = part
             line, counts = line[~takes], counts - taken
         return part_of
+
+    def _reordered(self, data: Any) -> Self:
+        # An official split tells the order of the samples, so it holds for all of them in that order only.
+        return self._with(data, self.default_split if _all_fractions(self.default_split) else None)
 
     def _with(self, data: Any, default_split: Split | None) -> Self:
         other = copy.copy(self)  # keeps the subclass and whatever its instances carry

@@ -1,5 +1,7 @@
 """Shuffled orders that are looked up place by place, so that a large one need not be drawn to be begun."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,6 +40,46 @@ def shuffled(places: Tensor, n: int, *place_of_draw: int) -> Tensor:
         found[beyond] = _permuted(found[beyond], n, keys)
         beyond = beyond[found[beyond] >= n]
     return torch.from_numpy(found)
+
+
+class Stretch:
+    """Places `first` to `end` of a shuffled 0 … n - 1, looked up when they are asked for: a part of any size is small.
+
+    Args:
+        n: how many are shuffled.
+        first: of the places.
+        end: of the places, the first that is not among them.
+        *place_of_draw: what the order is a function of, as of `shuffled`.
+
+    >>> held_out = Stretch(10**9, 9 * 10**8, 10**9, 3)
+    >>> len(held_out), bool(held_out[-1] == held_out[[5, 10**8 - 1]][1])
+    (100000000, True)
+    """
+
+    def __init__(self, n: int, first: int, end: int, *place_of_draw: int) -> None:
+        self._n = n
+        self._places = range(first, end)
+        self._place_of_draw = place_of_draw
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int | slice | Tensor | Sequence[int]) -> Tensor:
+        """Returns what `tensor[index]` would, of the tensor with these numbers: int64."""
+        if isinstance(index, slice):
+            chosen = self._places[index]
+            return self._looked_up(torch.arange(chosen.start, chosen.stop, chosen.step))
+        places = torch.as_tensor(index)
+        if places.dtype == torch.bool:
+            places = places.nonzero().view(-1)
+        places = places.long()
+        beyond = (places < -len(self)) | (places >= len(self))
+        if beyond.any():
+            raise IndexError(f"index ({places[beyond][0]}) is out of range for {len(self)} places")
+        return self._looked_up(torch.where(places < 0, places + self._places.stop, places + self._places.start))
+
+    def _looked_up(self, places: Tensor) -> Tensor:
+        return shuffled(places.reshape(-1), self._n, *self._place_of_draw).view(places.shape)
 
 
 def uniforms(places: Tensor, *place_of_draw: int) -> np.ndarray:

@@ -64,9 +64,13 @@ class Chain:
     def __call__(self, value: Any, generator: Any) -> Any:
         """Returns the value after all transforms."""
         for transform in self._transforms:
-            state = generator.get_state()
-            value = transform(value, lambda _name, state=state: generator.set_state(state))
+            value = transform(value, _beginning(generator, generator.get_state()))
         return value
+
+
+def _beginning(generator: Any, state: Any) -> Callable[[str], Any]:
+    """Returns what gives a generator as it was in `state`, each time it is asked for."""
+    return lambda _name: generator.set_state(state)
 
 
 def bytes_to_unit_range(x: "Tensor") -> "Tensor":

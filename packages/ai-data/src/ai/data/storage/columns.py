@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ai.data.batch.shuffle import Stretch
 from ai.data.storage.memory_mapped import Mapped, Rows, is_mapped
 from ai.data.storage.tables import table_column, table_columns
 
 Column: TypeAlias = Tensor | Rows | Sequence[Any]
 Columns: TypeAlias = Column | dict[str, Column]
 
+_AT_ONCE = 1 << 16  # samples that are gathered together
 _FEW = 3  # x, y and perhaps weights: a longer list of arrays holds samples
 _NAMED = "a dict such as {'x': X, 'y': Y}"
 
@@ -86,7 +88,7 @@ def take(columns: Columns, indices: Tensor) -> Columns:
     return _take(columns, indices)
 
 
-def choose(columns: Columns, indices: Tensor) -> Columns:
+def choose(columns: Columns, indices: Tensor | Stretch) -> Columns:
     """Returns new columns with the samples at `indices` (int64): as `take`, but what is mapped stays in its file."""
     if isinstance(columns, dict):
         return {name: _choose(column, indices) for name, column in columns.items()}
@@ -118,7 +120,7 @@ def join(parts: Sequence[Column], name: str) -> Column:
             )
     folds = [part for part in parts if isinstance(part, Rows) and part.source is getattr(first, "source", None)]
     if len(folds) == len(parts):  # parts of one file, as the folds of a cross-validation
-        return Rows(first.source, torch.cat([fold.rows for fold in folds]))
+        return Rows(first.source, torch.cat([fold.rows[:] for fold in folds]))
     return torch.cat([part.tensor() if isinstance(part, Rows) else part for part in parts])  # type: ignore[misc]
 
 
@@ -222,10 +224,25 @@ def _take(column: Column, indices: Tensor) -> Column:
     return [column[index] for index in indices.tolist()]
 
 
-def _choose(column: Column, indices: Tensor) -> Column:
+def _choose(column: Column, indices: Tensor | Stretch) -> Column:
     if isinstance(column, Rows):
         return column.part(indices)
-    return Rows(column, indices) if isinstance(column, Mapped) else _take(column, indices)
+    if isinstance(column, Mapped):
+        return Rows(column, indices)
+    return _take(column, indices) if isinstance(indices, Tensor) else _gathered(column, indices)
+
+
+def _gathered(column: Column, indices: Stretch) -> Column:
+    """Returns what `_take` does without an index of all samples."""
+    stretches = (indices[start : start + _AT_ONCE] for start in range(0, len(indices), _AT_ONCE))
+    if not isinstance(column, Tensor):
+        return [item for rows in stretches for item in _take(column, rows)]
+    gathered = column.new_empty(len(indices), *column.shape[1:])
+    start = 0
+    for rows in stretches:
+        torch.index_select(column, 0, rows.to(column.device), out=gathered[start : start + len(rows)])
+        start += len(rows)
+    return gathered
 
 
 def _stretch(column: Column, places: range) -> Column:

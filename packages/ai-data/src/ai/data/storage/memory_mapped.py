@@ -8,6 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ai.data.batch.shuffle import Stretch
+
+# Rows that are looked up together.
+_AT_ONCE = 8192
+
 
 class Mapped(Tensor):
     """A tensor over a memory-mapped file: a part of it is an index into the file, never a copy of its rows.
@@ -29,7 +34,7 @@ class Rows:
 
     Args:
         source: `[N, ...]`, the whole column.
-        rows: `[n]` int64, places in it.
+        rows: `[n]` int64, places in it; of a shuffled order they need not be drawn.
 
     Example:
         >>> part = Rows(torch.arange(10).as_subclass(Mapped), torch.tensor([7, 2, 5]))
@@ -37,7 +42,7 @@ class Rows:
         (3, 2, [2, 5], [7, 2, 5])
     """
 
-    def __init__(self, source: Tensor, rows: Tensor) -> None:
+    def __init__(self, source: Tensor, rows: Tensor | Stretch) -> None:
         self.source = source
         self.rows = rows
 
@@ -65,7 +70,9 @@ class Rows:
         return self.source[int(rows)] if rows.ndim == 0 else self.source.index_select(0, rows)
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (self.source[row] for row in self.rows.tolist())
+        return (
+            self.source[row] for start in range(0, len(self), _AT_ONCE) for row in self.rows[start : start + _AT_ONCE]
+        )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
@@ -82,9 +89,9 @@ class Rows:
         """Returns all rows, read into memory."""
         return self[:]
 
-    def part(self, indices: Tensor) -> "Rows":
+    def part(self, indices: Tensor | Stretch) -> "Rows":
         """Returns the column of the rows at `indices` of this one."""
-        return Rows(self.source, self.rows[indices])
+        return Rows(self.source, self.rows[indices if isinstance(indices, Tensor) else indices[:]])
 
 
 def is_mapped(array: np.ndarray) -> bool:
