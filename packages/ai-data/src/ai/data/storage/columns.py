@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai.data.batch.shuffle import Stretch
-from ai.data.storage.memory_mapped import Mapped, Rows, is_mapped
+from ai.data.storage.memory_mapped import Mapped, Places, Rows, is_mapped
 from ai.data.storage.tables import table_column, table_columns
 
 Column: TypeAlias = Tensor | Rows | Sequence[Any]
@@ -88,7 +87,7 @@ def take(columns: Columns, indices: Tensor) -> Columns:
     return _take(columns, indices)
 
 
-def choose(columns: Columns, indices: Tensor | Stretch) -> Columns:
+def choose(columns: Columns, indices: Places) -> Columns:
     """Returns new columns with the samples at `indices` (int64): as `take`, but what is mapped stays in its file."""
     if isinstance(columns, dict):
         return {name: _choose(column, indices) for name, column in columns.items()}
@@ -224,7 +223,7 @@ def _take(column: Column, indices: Tensor) -> Column:
     return [column[index] for index in indices.tolist()]
 
 
-def _choose(column: Column, indices: Tensor | Stretch) -> Column:
+def _choose(column: Column, indices: Places) -> Column:
     if isinstance(column, Rows):
         return column.part(indices)
     if isinstance(column, Mapped):
@@ -232,7 +231,7 @@ def _choose(column: Column, indices: Tensor | Stretch) -> Column:
     return _take(column, indices) if isinstance(indices, Tensor) else _gathered(column, indices)
 
 
-def _gathered(column: Column, indices: Stretch) -> Column:
+def _gathered(column: Column, indices: Places) -> Column:
     """Returns what `_take` does without an index of all samples."""
     stretches = (indices[start : start + _AT_ONCE] for start in range(0, len(indices), _AT_ONCE))
     if not isinstance(column, Tensor):

@@ -2,13 +2,11 @@
 
 import mmap
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from ai.data.batch.shuffle import Stretch
 
 # Rows that are looked up together.
 _AT_ONCE = 8192
@@ -29,6 +27,16 @@ class Mapped(Tensor):
         return self.as_subclass(Tensor).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
 
 
+class Places(Protocol):
+    """Numbers of rows: a tensor of them, or what works them out when they are asked for."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """Returns some, as a tensor does."""
+
+
 class Rows:
     """Chosen rows of a `Mapped` column, each read from the file when it is asked for.
 
@@ -42,7 +50,7 @@ class Rows:
         (3, 2, [2, 5], [7, 2, 5])
     """
 
-    def __init__(self, source: Tensor, rows: Tensor | Stretch) -> None:
+    def __init__(self, source: Tensor, rows: Places) -> None:
         self.source = source
         self.rows = rows
 
@@ -89,7 +97,7 @@ class Rows:
         """Returns all rows, read into memory."""
         return self[:]
 
-    def part(self, indices: Tensor | Stretch) -> "Rows":
+    def part(self, indices: Places) -> "Rows":
         """Returns the column of the rows at `indices` of this one."""
         return Rows(self.source, self.rows[indices if isinstance(indices, Tensor) else indices[:]])
 
