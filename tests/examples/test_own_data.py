@@ -103,6 +103,9 @@ def test_a_folder_is_learnt_saved_and_not_mistaken_for_another(name, pictures, t
 def test_a_dataset_is_learnt_by_the_vision_transformer(pictures):
     config = replace(VIT["tiny"], steps=60, batch_size=16, learning_rate=5e-3, warmup=5, interval=30)
     assert vit.run(config, ImgDataset(pictures, 8, labels="folder"))["accuracy"] == 1
+    trial = Trial("vit")
+    assert trial.config["data"] == "given from Python"  # and not, with nothing there, the digits of `dataset`
+    assert json.loads((trial.path / "accuracy.json").read_text())["reference"] == "your images, 8 held-out images"
 
 
 def test_points_of_ones_own_are_learnt():
@@ -148,6 +151,10 @@ def test_a_dataset_that_an_example_does_not_know_is_refused():
 def test_classes_without_names_are_counted_in_all_parts():
     parts = Dataset({"x": torch.zeros(300), "y": torch.arange(300)}).split(0.9, 0.1)
     assert class_names(*parts) == [str(label) for label in range(300)]
+    with pytest.raises(ValueError, match="classes y that count from 0, got -1"):
+        class_names(Dataset({"x": torch.zeros(3), "y": [0, -1, 1]}))
+    with pytest.raises(ValueError, match="at least 2 classes to tell apart, got only"):
+        class_names(Dataset({"x": torch.zeros(3), "y": [0, 0, 0]}, classes=["only"]), at_least=2)
 
 
 def test_an_autoencoder_needs_images_to_hold_out():

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ai.data import Dataset, ImgDataset
@@ -49,8 +50,11 @@ def own_text(data: str) -> str:
         raise ValueError(f"data must be a text file in UTF-8, {data} is not: {error}") from error
 
 
-def class_names(*parts: Dataset) -> list[str]:
+def class_names(*parts: Dataset, at_least: int = 1) -> list[str]:
     """Returns what the classes of a dataset in parts are called; by their numbers, up to the highest, if nobody told.
+
+    Raises:
+        ValueError: There are fewer than `at_least`, or labels below 0.
 
     Example:
         >>> import torch
@@ -58,10 +62,15 @@ def class_names(*parts: Dataset) -> list[str]:
         >>> class_names(*parts)
         ['0', '1', '2', '3']
     """
-    if parts[0].classes is not None:
-        return list(parts[0].classes)
-    highest = max(int(batch["y"].max()) for part in parts for batch in part.loader(1024, n_workers=0))
-    return [str(label) for label in range(highest + 1)]
+    names = list(parts[0].classes or [])
+    if not names:
+        labels = torch.cat([batch["y"].cpu().long() for part in parts for batch in part.loader(1024, n_workers=0)])
+        if labels.min() < 0:
+            raise ValueError(f"dataset must have classes y that count from 0, got {labels.min()}")
+        names = [str(label) for label in range(int(labels.max()) + 1)]
+    if len(names) < at_least:
+        raise ValueError(f"dataset must have at least {at_least} classes to tell apart, got {', '.join(names)}")
+    return names
 
 
 def _check(row: object, imsize: int, labelled: bool, points: bool) -> None:

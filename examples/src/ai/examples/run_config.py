@@ -1,11 +1,14 @@
 """What every run of an example has: its options, and the trial that records it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Unpack, get_args, get_origin, get_type_hints
 
 from ai.lab import Trial
 from ai.lab.recording.options import TrialOptions
+
+GIVEN = "given from Python"
+"""What a trial's configuration has as `data` where its run was given a dataset."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +39,12 @@ class RunConfig:
         """The seconds that `minutes` allow."""
         return 60 * self.minutes if self.minutes else None
 
-    def record(self, interval: int, **what: Unpack[TrialOptions]) -> Trial:
+    def record(self, interval: int, given: object = None, **what: Unpack[TrialOptions]) -> Trial:
         """Returns the run's trial: new, or the one to resume.
 
         Args:
             interval: Steps between two snapshots, and between whatever else `what` says is to happen.
+            given: The data that the run was given from Python, if any: then the recorded `data` says so.
             what: Options of a trial, such as `val_data`, `sampler` or `task`.
         """
         how: TrialOptions = {
@@ -52,7 +56,8 @@ class RunConfig:
             "save_interval": interval,
             **what,
         }
-        return Trial(self.trial, clean=not self.resume, config=self, **how)
+        config = self if given is None else replace(self, data=GIVEN)
+        return Trial(self.trial, clean=not self.resume, config=config, **how)
 
     def keep(self, trial: Trial, name: str, value: str | list[str]) -> None:
         """Keeps as `NAME.json` of a trial what its model's numbers mean: a resumed run must mean the same by them.

@@ -91,9 +91,9 @@ def load(config: Config, dataset: Dataset | None = None) -> tuple[Dataset, Datas
     """Returns images to train on and held-out ones; batches hold `x` in [-1, 1]."""
     own = own_images(config.data, dataset, config.imsize)
     if own is not None:
-        train_set, held_out = own.split(0.95, 0.05)
-        if len(held_out) < 2:
+        if len(own) < 30:
             raise ValueError(f"data must hold at least 30 images, of which two are held out, got {len(own)}")
+        train_set, held_out = own.split(0.95, 0.05)
         return train_set, held_out
     train_set, held_out = (digits_dataset(config.imsize) if config.dataset == "digits" else mnist_dataset()).split()
     return train_set, held_out
@@ -124,6 +124,7 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
     report = Report(validation, held_out.sample(min(24, len(held_out)), config.device)["x"])
     trial = config.record(
         config.interval,
+        dataset,
         val_data=validation,
         sampler=lambda model, step: report.pairs(model),
         task=lambda model, step: report(model, trial.path),

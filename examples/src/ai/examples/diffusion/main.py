@@ -37,15 +37,16 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
     """
     torch.manual_seed(config.seed)  # noise within the layers and the like; the rest is seeded by itself
     task = None if config.data or dataset is not None else measurement(config)
-    dataset = load(config, dataset)
-    classes = class_names(dataset) if config.conditional else []
-    loader = dataset.loader(config.batch_size, config.device, train=True, seed=config.seed)
-    first = dataset.sample(min(len(dataset), 1000))["x"]
+    real = load(config, dataset)
+    classes = class_names(real) if config.conditional else []
+    loader = real.loader(config.batch_size, config.device, train=True, seed=config.seed)
+    first = real.sample(min(len(real), 1000))["x"]
     model = build(config, first[0].shape, len(classes), sigma_data=first.std().item())
     model.init(seed=config.seed).to(config.device)
     optimiser = opt.adam(model, lr=config.learning_rate)
     trial = config.record(
         config.save_interval,
+        dataset,
         sampler=lambda model, step: picture(drawn(model, config))[None].transpose(0, 3, 1, 2),
         log_interval=100,
     )

@@ -155,6 +155,7 @@ def run(config: Config, dataset: str | Corpus | None = None) -> dict[str, float]
     )
     trial = config.record(
         config.interval,
+        dataset,
         val_data=shown.loader(64, config.device),
         task=lambda model, step: write_sample(trial.path, model, alphabet, step),
     )

@@ -72,7 +72,7 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
     else:
         name = config.data or "your images"
         train_set, held_out = own.split(0.8, 0.2, stratify="y")
-    classes = class_names(train_set, held_out)
+    classes = class_names(train_set, held_out, at_least=2)
     loader = train_set.loader(config.batch_size, config.device, train=True, seed=config.seed)
     validation = held_out.loader(256, config.device)
 
@@ -83,6 +83,7 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
     optimiser = opt.adamw(model, lr=config.learning_rate)
     trial = config.record(
         config.save_interval,
+        dataset,
         val_data=validation,
         sampler=lambda model, step: framed_answers(model, held_out, config.device),
     )

@@ -37,11 +37,10 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
             names; with classes `y` for conditional networks. They are drawn from, not measured.
     """
     torch.manual_seed(config.seed)  # noise within the layers and the like; the rest is seeded by itself
-    known = not config.data and dataset is None
-    dataset = load(config, dataset)
-    classes = class_names(dataset) if config.conditional else []
-    loader = dataset.loader(config.batch_size, config.device, train=True, seed=config.seed)
-    nc_img = dataset[0]["x"].shape[0]
+    real = load(config, dataset)
+    classes = class_names(real) if config.conditional else []
+    loader = real.loader(config.batch_size, config.device, train=True, seed=config.seed)
+    nc_img = real[0]["x"].shape[0]
     generator, discriminator = (network.to(config.device) for network in build(config, nc_img, len(classes)))
     models = {"d": discriminator, "g": generator}
     optimisers = {key: opt.adam(model, config.learning_rate, betas=(0.0, 0.99)) for key, model in models.items()}
@@ -53,10 +52,11 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
         augment=_little_affine if config.augment else None,
         seed=config.seed,
     )
-    measured = known and config.measure and config.dataset == "digits"
-    task = digits_task(dataset, config.imsize) if measured else None
+    measured = config.measure and config.dataset == "digits" and not config.data and dataset is None
+    task = digits_task(real, config.imsize) if measured else None
     trial = config.record(
         config.save_interval,
+        dataset,
         sampler=lambda models, step: samples(models["g"], 64),
         task=None if task is None else lambda models, step: task(models["g"], step),
         log_interval=100,

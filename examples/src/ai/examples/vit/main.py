@@ -140,7 +140,7 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
             that the configuration names; a fifth of each class is held out.
     """
     train_set, held_out = load(config, dataset)
-    classes = class_names(train_set, held_out)
+    classes = class_names(train_set, held_out, at_least=2)
     loader = train_set.loader(config.batch_size, config.device, train=True, seed=config.seed)
     validation = held_out.loader(256, config.device)
     model = Model(
@@ -162,9 +162,10 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
     optimiser = opt.adamw(
         model, lr=config.learning_rate, weight_decay=config.weight_decay, groups=groups(model, config.layer_decay)
     )
-    report = Report(validation, held_out, config, classes)
+    name = "your images" if dataset is not None else config.data or config.dataset
+    report = Report(validation, held_out, config.device, classes, name)
     trial = config.record(
-        config.interval, val_data=validation, task=lambda model, step: report(model, step, trial.path)
+        config.interval, dataset, val_data=validation, task=lambda model, step: report(model, step, trial.path)
     )
     config.keep(trial, "classes", classes)
     step = trial.resume(model, optimiser, loader) if config.resume else 0
@@ -183,7 +184,7 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
         load_averaged(model, trial)
         report(model, config.steps, trial.path)
     report.accuracy.write(trial.path / "accuracy.json")
-    print(f"{config.data or config.dataset}: {report.numbers['accuracy']:.2%} of {len(held_out)} held-out images")
+    print(f"{name}: {report.numbers['accuracy']:.2%} of {len(held_out)} held-out images")
     print(f"recorded in {os.path.relpath(trial.path)}: metrics.jsonl, snapshots, confusion.png, attention.png")
     return report.numbers
 
@@ -191,13 +192,11 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
 class Report:
     """The trial's task: measures the (averaged) model on all held-out images, and draws it into the trial's folder."""
 
-    def __init__(self, validation: DataLoader, held_out: Dataset, config: Config, classes: list[str]) -> None:
-        self.accuracy = accuracy_task(
-            validation, reference=f"{config.data or config.dataset}, {len(held_out)} held-out images"
-        )
+    def __init__(self, validation: DataLoader, held_out: Dataset, device: str, classes: list[str], name: str) -> None:
+        self.accuracy = accuracy_task(validation, reference=f"{name}, {len(held_out)} held-out images")
         self.validation = validation
         self.classes = classes
-        self.shown = held_out.sample(min(16, len(held_out)), config.device)
+        self.shown = held_out.sample(min(16, len(held_out)), device)
         self.numbers: dict[str, float] = {}
 
     def __call__(self, model: Model, step: int, folder: Path) -> dict[str, float]:
