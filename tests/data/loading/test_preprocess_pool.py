@@ -264,3 +264,16 @@ def test_no_worker_survives_a_parent_killed_by_sigkill(script):
         parent.kill()
         wait_until(lambda: not any(map(is_running, pids)))
     assert {name for name in set(os.listdir("/dev/shm")) - before if "ai" in name} == set()
+
+
+class Unreadable:
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_samples_that_a_worker_cannot_read_are_said_and_the_worker_still_ends_with_its_loader():
+    with Dataset([Unreadable()] * 4, double).loader(2, n_workers=1, worker="process") as loader:
+        (pid,) = loader._producer.pids
+        with pytest.raises(RuntimeError, match=r"cannot read what it was sent.*no number"):
+            next(iter(loader))
+    wait_until(lambda: not is_running(pid))

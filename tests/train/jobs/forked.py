@@ -100,6 +100,8 @@ def _run(
         traceback.print_exc()
         os._exit(1)  # what waits for a rank that is gone must not be waited for
     if found is not None:
-        result.write_text(found)
+        whole = result.with_suffix(".partial")
+        whole.write_text(found)
+        whole.rename(result)  # killed in between, it must not have ended in no bits
     if world > 1:
         dist.destroy_process_group()

@@ -2,7 +2,9 @@ import signal
 
 import pytest
 import torch
+from torch import nn
 
+from ai.data import Dataset
 from ai.train import Classify, Hook, Snapshots, Trainer, opt, snapshot
 
 
@@ -133,6 +135,27 @@ def test_finished_run_says_so(net, batches, tmp_path, capsys):
         hook = Hook(snapshots=Snapshots(tmp_path), resume=True)
         assert Trainer(Classify(), batches(9)).train(model, opt.sgd(model), hook, steplimit=4) == 4
     assert "nothing to train: step (4) has reached steplimit (4)" in capsys.readouterr().err
+
+
+def test_what_follows_a_run_that_had_ended_is_drawn_as_at_its_end(tmp_path):
+    def noisy(model, batch, step):
+        return model(batch + torch.randn(batch.shape)).square().mean()
+
+    def script(folder, limits):
+        torch.manual_seed(3)
+        model, loader = nn.Linear(2, 1), Dataset(torch.ones(20, 2)).loader(4, train=True)
+        optimizer, hook = opt.sgd(model), Hook(snapshots=Snapshots(tmp_path / folder), resume=True)
+        step, drawn = 0, []
+        for limit in limits:
+            step = Trainer(noisy, loader).train(model, optimizer, hook, step=step, steplimit=limit)
+            drawn.append(torch.rand(1).item())
+        return drawn, model.weight.tolist()
+
+    whole, weights = script("whole", [4, 7])
+    assert script("cut", [4])[0] == whole[:1]
+    assert script("cut", [4, 7]) == (whole, weights)
+    again, same = script("cut", [4, 7])  # the first of them had ended earlier, at draws that no snapshot holds
+    assert (again[1], same) == (whole[1], weights)
 
 
 def test_stateful_objects_travel_with_the_run(net, batches, tmp_path):

@@ -137,6 +137,14 @@ class Link:
                 self.inbox.put(self._channel.receive())
             except EOFError:
                 os._exit(0)
+            except Exception as error:  # left unsaid, the parent would wait, and its end go unseen
+                self.send(("failed", RuntimeError(f"{_UNREAD}: {type(error).__name__}: {error}")))
+
+
+_UNREAD = (
+    "a worker process cannot read what it was sent; stored samples must be of classes that can be imported there, or "
+    "give worker='thread'"
+)
 
 
 class WorkerFailedError(RuntimeError):

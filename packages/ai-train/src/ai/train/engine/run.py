@@ -305,6 +305,15 @@ class Run:
         """Of a run that was restored and ended without an update, what its model's next run is to put back."""
         return self._restored
 
+    def stand_at_end(self) -> None:
+        """Put the random states back of a restored run that has nothing left to train, as its end had left them.
+
+        What its script draws next is then what it would have drawn; `rest_of_untrained` no longer holds them.
+        """
+        if self._restored is not None:
+            self.position.settle(self.ranks.rank)
+            self._restored.pop("random", None)
+
     def begin_averages(self) -> None:
         """Begin the moving averages that were not restored, at the weights as they are when training begins."""
         for key, ema in self.ema.items():

@@ -159,12 +159,16 @@ def _means(updates: Mapping[str, Update]) -> dict[str, float]:
 def _has_something_to_train(run: Run) -> bool:
     if run.steplimit is not None and run.step >= run.steplimit:
         _say(f"nothing to train: step ({run.step}) has reached steplimit ({run.steplimit}); raise steplimit")
+        if run.step == run.steplimit:
+            run.stand_at_end()
         return False
     if run.position.at_end:
         _say(
             f"nothing to train: at step {run.step} the data was passed over {run.position.epoch} times, and epochs is "
             f"{run.position.end}; raise epochs"
         )
+        if run.position.epoch == run.position.end:
+            run.stand_at_end()
         return False
     return True
 

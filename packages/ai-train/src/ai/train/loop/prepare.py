@@ -19,6 +19,7 @@ from ai.train.loop.options import Options
 from ai.train.saving.specs import SpecNote
 from ai.train.state.between_runs import Continuation, fingerprint, leave, take
 from ai.train.state.environment import EnvironmentState, outside_parameters
+from ai.train.state.random_state import random_state
 from ai.train.state.stateful import Stateful
 
 Schedule = Callable[[int], float]
@@ -201,7 +202,8 @@ def _take_up(run: Run, updates: Mapping[str, Update], continued: Mapping[str, Co
         if found.scaler is not None and key in updates:
             updates[key].load_scaler(dict(found.scaler))
         if found.rest is not None:
-            run.load_state_dict(found.rest)
+            # Where a run had ended they were put back then, and may have been drawn from since.
+            run.load_state_dict({"random": random_state(), **found.rest})
 
 
 def _leave(run: Run, updates: Mapping[str, Update]) -> None:

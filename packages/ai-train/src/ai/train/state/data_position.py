@@ -104,23 +104,24 @@ class DataPosition:
             elif self._restored and self.batch and not isinstance(self.data, Stateful):
                 print(_GOES_ON.format(name=type(self.data).__name__, batch=self.batch), file=sys.stderr)
             iterator = iter(self.data)
-            self._settle(rank)
+            self.settle(rank)
             return iterator
         if self._began is None and not self._to_pass:  # the pass begins here, and draws its order here
-            self._settle(rank)
+            self.settle(rank)
             return self._begin()
         _tell_epoch(self.data, self.epoch)
         if self._began is not None:
             set_random_state(dict(self._began))
             set_generator_states(self.data, self._began.get("generators", {}))
         iterator = self._pass_over(iter(self.data))
-        self._settle(rank)
+        self.settle(rank)
         return iterator
 
     def _random_state(self) -> State:
         return {**random_state(), "generators": generator_states(self.data)}
 
-    def _settle(self, rank: int) -> None:
+    def settle(self, rank: int) -> None:
+        """Put back the random states that `go_to` was given."""
         if self._own_random:
             set_generator_states(self.data, self._own_random)
             self._own_random = {}
