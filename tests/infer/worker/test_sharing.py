@@ -359,6 +359,8 @@ def test_shared_calls_are_looked_at_now_and_then_and_after_each_update(caplog):
     assert looks == [2, 4, 8, 16, 32, 64, 128, 256, 512, 768, 1024]
     assert len(set(sharing.look_at("form", 5, 1))) == 2  # two of the five, with other weights
     assert not sharing.look_at("form", 5, 1)
+    assert sharing.look_at("form", 1, 1) == [0]  # one in pieces: that of several requests says nothing of it
+    assert not sharing.look_at("form", 1, 1)
     whole = Answer(["t"], [torch.arange(15.0).view(5, 3)])
     right, wrong = Answer(["t"], [whole.tensors[0][3:4]]), Answer(["t"], [whole.tensors[0][2:3]])
     for _ in range(2):  # the second from memory
@@ -377,7 +379,7 @@ def test_shared_calls_are_looked_at_now_and_then_and_after_each_update(caplog):
     assert not sharing.allows("form", [1, 1], 2, 16)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert "no longer share a call, after 1201 that did: the output for a request depends" in record.getMessage()
+    assert "no longer share a call, after 1203 that did: the output for a request depends" in record.getMessage()
 
 
 def test_rows_that_touch_for_rare_values_alone_do_not_share():

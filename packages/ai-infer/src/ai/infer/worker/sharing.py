@@ -51,8 +51,9 @@ class _Known:
     n_shared: int = 0
     look_at: int = 2
     """The number of shared calls at which to compare again."""
-    version: int = 0
-    """Of the weights with which requests were last compared: other weights may open what these kept shut."""
+    versions: dict[bool, int] = field(default_factory=dict)
+    """Of the weights with which several requests (True), and one in pieces (False), were last compared: other weights
+    may open what these kept shut, and neither comparison says it of the other."""
     row: "_Row | None" = None
     """What one row of the output is. Sizes that depend on the values would be the largest of a shared call's."""
     outputs: dict[int, "_Output"] = field(default_factory=dict)
@@ -112,10 +113,10 @@ class Sharing:
             return []
         known = self._know(key)
         known.n_shared += 1
-        if known.n_shared < known.look_at and known.version == version:
+        if known.n_shared < known.look_at and known.versions.get(n_parts > 1) == version:
             return []
         known.look_at = known.n_shared + min(known.n_shared, _MAX_CALLS_UNSEEN)
-        known.version = version
+        known.versions[n_parts > 1] = version
         return torch.randperm(n_parts, generator=self._random)[:_N_LOOKED_AT].tolist()
 
     def axes(self, key: str, whole: Answer, n_rows: int) -> Sequence[int | None]:
@@ -229,7 +230,8 @@ class Sharing:
         if reason is not None:
             self.refuse(key, reason)
             return
-        known.row, known.version = row, version
+        known.row = row
+        known.versions[len(parts) > 1] = version
         if len(parts) > 1:
             known.rows.update(parts)
         n_rows = sum(parts)
