@@ -17,6 +17,7 @@ from ai.infer.http.processing import Processing, find_function
 from ai.infer.http.repository import Repository, ServedModel
 from ai.infer.http.user_threads import UserThreads
 from ai.infer.transport.trees import RawTensor
+from tests.infer.waiting import wait_until
 
 
 class Pair(NamedTuple):
@@ -124,6 +125,26 @@ def test_factory_that_ends_oddly_ends_its_load_alone(tmp_path, monkeypatch, ends
             await owner.change("load", "m")
 
     asyncio.run(scene())
+
+
+def test_factory_that_takes_long_does_not_hold_up_the_end(tmp_path, monkeypatch):
+    text = "import threading\nbegun, go = threading.Event(), threading.Event()\n"
+    (tmp_path / "slow_factory.py").write_text(
+        f"{text}def make():\n    begun.set()\n    go.wait()\n    raise ValueError\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    owner = LocalOwner(Repository(["m=slow_factory:make"], 1.0, 1.0))
+
+    async def scene():
+        task = asyncio.create_task(owner.start())
+        await asyncio.sleep(0)
+        await asyncio.to_thread(wait_until, lambda: hasattr(sys.modules.get("slow_factory"), "go"))
+        await asyncio.to_thread(sys.modules["slow_factory"].begun.wait)
+        task.cancel()
+
+    asyncio.run(scene())  # which waits for its own threads
+    assert not sys.modules["slow_factory"].go.is_set()
+    sys.modules["slow_factory"].go.set()
 
 
 def test_functions_that_are_none_are_refused_before_the_model_is_built():

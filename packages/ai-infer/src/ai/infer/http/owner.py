@@ -9,6 +9,7 @@ from ai.infer.errors import InferError
 from ai.infer.http.formats.messages import RefusedError, first_line
 from ai.infer.http.metrics import Metrics
 from ai.infer.http.repository import Repository, UnknownModelError
+from ai.infer.http.user_threads import UserThreads
 
 Action = Literal["load", "unload"]
 _log = logging.getLogger("ai.infer")
@@ -47,6 +48,7 @@ class LocalOwner:
     def __init__(self, repository: Repository) -> None:
         self.repository = repository
         self._changing = asyncio.Lock()  # one load or unload at a time
+        self._threads = UserThreads()  # a factory that takes long does not hold up the server's end
         self._started = False
 
     async def start(self) -> None:
@@ -55,7 +57,7 @@ class LocalOwner:
             return
         async with self._changing:
             if not self._started:
-                loads = [asyncio.to_thread(self.repository.start, name) for name in self.repository.models]
+                loads = [self._run(self.repository.start, name) for name in self.repository.models]
                 ends = await asyncio.gather(*loads, return_exceptions=True)
                 self._started = True
                 for end in ends:
@@ -67,12 +69,17 @@ class LocalOwner:
         do: Callable[[str], None] = self.repository.load if action == "load" else self.repository.unload
         async with self._changing:
             try:
-                await asyncio.to_thread(do, name)
+                await self._run(do, name)
             except UnknownModelError:
                 raise
             except Exception as error:  # a factory, or torch that finds the weights unfit, raises whatever it likes
                 _log.warning("model %r could not be %sed", name, action, exc_info=error)
                 raise RefusedError(500, f"model {name!r} could not be {action}ed: {_why(error)}") from error
+
+    async def _run(self, do: Callable[[str], None], name: str) -> None:
+        _, error = await self._threads.run(lambda: do(name))
+        if error is not None:
+            raise error
 
     async def write_metrics(self, own: Metrics) -> bytes:
         """See `Owner`."""

@@ -49,7 +49,7 @@ class UserThreads:
         with self._changed:
             self._jobs.append(job)
             if len(self._jobs) > self._n_idle and self._n_threads < self._most:
-                threading.Thread(target=self._serve, name="before-after", daemon=True).start()
+                threading.Thread(target=self._serve, daemon=True).start()
                 self._n_threads += 1
             self._changed.notify()
         return await done
