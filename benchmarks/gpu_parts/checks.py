@@ -23,7 +23,7 @@ def rows(machine: Machine) -> Iterator[Row]:
 
 def of_part(part: str, device: str, limit: float) -> Row:
     """How many pass, fail and are skipped, and which fail; within the limit in seconds."""
-    takes_device = re.compile(r"def \w+\([^)]*\b(device|any_device|on_device)\b")
+    takes_device = re.compile(r"def \w+\([^)]*\b(device|any_device|on_device)\b|@pytest\.mark\.cuda")
     found = [path for path in ROOT.glob(f"tests/{part}/**/test_*.py") if takes_device.search(path.read_text())]
     files = sorted(str(path.relative_to(ROOT)) for path in found)
     chosen = ["-m", "cuda"] if device == "cuda" else ["-k", device]

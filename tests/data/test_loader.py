@@ -280,6 +280,7 @@ def test_evaluation_may_fit_in_one_batch():
     assert [len(b) for b in Dataset(torch.arange(5)).loader(100)] == [5]
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("resident", [True, False])
 def test_batches_reach_the_gpu_and_equal_the_cpu(resident):

@@ -438,6 +438,7 @@ def test_padding_precision_and_compiling(tuned, model):
         tuned(torch.tensor(1.0))
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda_worker_and_graphs():
     model = Versatile().eval()

@@ -73,7 +73,7 @@ def test_perceptual_without_its_weights_says_where_they_belong(monkeypatch, tmp_
         loss.Perceptual()(image, image)
 
 
-def test_perceptual_by_default_sees_greys_as_vgg_does(monkeypatch):
+def test_perceptual_by_default_sees_greys_as_vgg_does(monkeypatch, on_device):
     from torchvision.models import VGG16_Weights, vgg
 
     torch.manual_seed(0)
@@ -87,7 +87,7 @@ def test_perceptual_by_default_sees_greys_as_vgg_does(monkeypatch):
         x = ((image.expand(1, 3, 32, 32) + 1) / 2 - mean) / std
         maps.append([features[:end](x) for end in (4, 9, 16, 23)])
     wanted = sum((a - b).square().mean().item() for a, b in zip(*maps, strict=True))
-    assert loss.Perceptual()(output, target).item() == pytest.approx(wanted, rel=1e-4)
+    assert on_device(loss.Perceptual())(output, target).item() == pytest.approx(wanted, rel=1e-4)
 
 
 @pytest.fixture

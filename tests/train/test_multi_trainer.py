@@ -99,29 +99,31 @@ def test_gan_losses_equal_their_formulas(loss):
     assert found.item() == pytest.approx(wanted.item(), rel=1e-4)
 
 
-def test_d_step_does_not_build_the_generators_graph():
+def test_d_step_does_not_build_the_generators_graph(on_device):
     d, g = nn.Linear(2, 1), nn.Linear(3, 2)
-    Gan(3)("d", {"d": d, "g": g}, torch.randn(5, 2), 0).backward()
+    on_device(Gan(3))("d", {"d": d, "g": g}, torch.randn(5, 2), 0).backward()
     assert all(p.grad is None for p in g.parameters())
     assert all(p.grad is not None for p in d.parameters())
 
 
-def test_r1_is_lazy_and_weighted_by_its_interval():
+def test_r1_is_lazy_and_weighted_by_its_interval(on_device):
     d, g, real = nn.Linear(2, 1), nn.Linear(3, 2), torch.randn(5, 2)
 
     def loss(step, r1):
         torch.manual_seed(0)
-        return Gan(3, r1=r1, r1_interval=4)("d", {"d": d, "g": g}, real, step).item()
+        return on_device(Gan(3, r1=r1, r1_interval=4))("d", {"d": d, "g": g}, real, step).item()
 
     penalty = d.weight.detach().square().sum().item()
     assert loss(4, 2.0) - loss(4, 0.0) == pytest.approx(2.0 / 2 * 4 * penalty, rel=1e-4)
     assert loss(3, 2.0) == loss(3, 0.0)
 
 
-def test_penalties_equal_their_formulas():
+def test_penalties_equal_their_formulas(on_device):
     x = torch.randn(4, 3, requires_grad=True)
-    assert r1_penalty((x**2).sum(1), x).item() == pytest.approx((4 * x**2).sum(1).mean().item(), rel=1e-5)
-    assert gradient_penalty(lambda v: 3 * v[:, 0], x, x).item() == pytest.approx(4.0, rel=1e-4)
+    assert on_device(lambda x: r1_penalty((x**2).sum(1), x))(x).item() == pytest.approx(
+        (4 * x**2).sum(1).mean().item(), rel=1e-5
+    )
+    assert on_device(lambda x: gradient_penalty(lambda v: 3 * v[:, 0], x, x))(x).item() == pytest.approx(4.0, rel=1e-4)
 
 
 def test_adversarial_autoencoder_trains_each_part():
@@ -244,7 +246,7 @@ def test_gan_covers_all_eight_gaussians():
     assert (found[-1] >= 0.03 * 2000).all(), found[-1]
 
 
-def test_an_autoencoder_against_a_judge_of_images_has_the_two_losses_written_out():
+def test_an_autoencoder_against_a_judge_of_images_has_the_two_losses_written_out(on_device):
     class Auto(nn.Module):
         def __init__(self):
             super().__init__()
@@ -261,9 +263,11 @@ def test_an_autoencoder_against_a_judge_of_images_has_the_two_losses_written_out
     env = AdversarialAutoencoder(weight=0.5, on="images")
     made = models["ae"].decode(models["ae"].encode(x))
     real, fake = models["d"](x).sigmoid(), models["d"](made).sigmoid()
-    assert env("d", models, x, 0).item() == pytest.approx(-(real.log() + (1 - fake).log()).mean().item(), rel=1e-5)
+    assert on_device(env)("d", models, x, 0).item() == pytest.approx(
+        -(real.log() + (1 - fake).log()).mean().item(), rel=1e-5
+    )
     wanted = (made - x).square().mean() - 0.5 * fake.log().mean()
-    assert env("ae", models, x, 0).item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert on_device(env)("ae", models, x, 0).item() == pytest.approx(wanted.item(), rel=1e-5)
     env("ae", models, x, 0).backward()
     assert all(p.grad is not None for p in models["ae"].parameters())
     with pytest.raises(ValueError, match="on must be 'codes' or 'images', not 'pixels'"):

@@ -131,11 +131,12 @@ def test_the_policy_is_learnt_and_rates_are_logged():
     assert {"data_episodes_per_s", "steps_per_s", "policy_loss", "value_loss"} <= set(seen)
 
 
-def test_rl_loss_equals_its_formula():
+def test_rl_loss_equals_its_formula(on_device):
     logits, value = torch.randn(4, 3), torch.randn(4, 1)
     policy, target, weight = torch.rand(4, 3).softmax(1), torch.randn(4), torch.rand(4)
     batch = {"obs": torch.zeros(4), "policy": policy, "target": target, "weight": weight}
-    found = RL(value_weight=0.5)(lambda obs: (logits, value), batch, 0)
+    model = lambda obs: (logits.to(obs.device), value.to(obs.device))  # noqa: E731
+    found = on_device(RL(value_weight=0.5))(model, batch, 0)
     wanted = (-(policy * logits.log_softmax(1)).sum(1) + 0.5 * (value[:, 0] - target) ** 2) * weight
     assert found.item() == pytest.approx(wanted.mean().item(), rel=1e-5)
 

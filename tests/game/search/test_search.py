@@ -488,7 +488,7 @@ def test_bad_input_is_refused_in_one_sentence():
         NetEvaluator(torch.nn.Identity(), chunk=0)
 
 
-def test_a_training_network_is_evaluated_in_eval_mode_and_left_as_it_was():
+def test_a_training_network_is_evaluated_in_eval_mode_and_left_as_it_was(any_device):
     game = TicTacToe()
 
     class Net(torch.nn.Module):
@@ -501,7 +501,7 @@ def test_a_training_network_is_evaluated_in_eval_mode_and_left_as_it_was():
             return out[:, :9], out[:, 9]
 
     torch.manual_seed(0)
-    net = Net()
+    net = Net().to(any_device)
     search = Search(game, net, simulations=8)
     state = game.step(game.init(4), np.array([4] * 4))
     np.testing.assert_array_equal(search(state).prior[0], search(state).prior[1])

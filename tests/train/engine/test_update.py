@@ -39,17 +39,18 @@ def by_hand(model, added, data, rate):
 
 
 @pytest.mark.parametrize("schedule", [None, lambda step: 1 / (step + 1)])
-def test_a_group_that_a_hook_adds_is_divided_and_scheduled_as_the_others(schedule, net, batches):
-    model, reference = net(), net()
+def test_a_group_that_a_hook_adds_is_divided_and_scheduled_as_the_others(schedule, net, batches, any_device):
+    model, reference = net().to(any_device), net()
     model[1].p = reference[1].p = 0.0
     data = batches(3, rows=8) + batches(3, rows=2)  # uneven micro-batches: a mean of means would differ
     data = data[::2] + data[1::2]
     optimizer = torch.optim.SGD(model[0].parameters(), lr=0.2)
     add = At(1, lambda: optimizer.add_param_group({"params": list(model[3].parameters()), "lr": 0.1}))
-    assert Trainer(env, data, accumulate=2).train(model, optimizer, add, schedule=schedule) == 3
+    there = [(x.to(any_device), y.to(any_device)) for x, y in data]
+    assert Trainer(env, there, accumulate=2).train(model, optimizer, add, schedule=schedule) == 3
     by_hand(reference, "3", data, lambda step: 0.2 * (schedule(step) if schedule else 1.0))
     for a, b in zip(model.parameters(), reference.parameters(), strict=True):
-        assert torch.allclose(a, b, atol=1e-7)
+        assert torch.allclose(a.cpu(), b, atol=1e-7 if any_device == "cpu" else 1e-5)
 
 
 def test_what_a_hook_freezes_or_unfreezes_between_rounds_stays_so_and_takes_no_other_models_gradient():
@@ -187,12 +188,13 @@ def test_poisoned_statistics_are_noticed_before_saving_and_infinities_of_the_beg
     assert [path.name for path in Snapshots(tmp_path).all()] == ["000000001"]
 
 
-def test_an_optimizer_that_steps_by_closure_equals_its_own_loop(net, batches):
-    model, reference = net().eval(), net().eval()
+def test_an_optimizer_that_steps_by_closure_equals_its_own_loop(net, batches, any_device):
+    model, reference = net().eval().to(any_device), net().eval()
     model[1].p = reference[1].p = 0.0
     data = batches(4)
+    there = [(x.to(any_device), y.to(any_device)) for x, y in data]
     make = lambda m: torch.optim.LBFGS(m.parameters(), lr=0.1, max_iter=5)  # noqa: E731
-    assert Trainer(env, data, accumulate=2).train(model, make(model)) == 2
+    assert Trainer(env, there, accumulate=2).train(model, make(model)) == 2
     optimizer = make(reference)
     for pair in (data[:2], data[2:]):
 
@@ -204,11 +206,11 @@ def test_an_optimizer_that_steps_by_closure_equals_its_own_loop(net, batches):
 
         optimizer.step(closure)
     for a, b in zip(model.parameters(), reference.parameters(), strict=True):
-        assert torch.allclose(a, b, atol=1e-5)
+        assert torch.allclose(a.cpu(), b, atol=1e-5)
     with pytest.raises(
         ValueError, match=r"precision='fp16' and the optimizer of 'model' \(LBFGS\), which steps by closure"
     ):
-        Trainer(env, data, precision="fp16").train(model, make(model))
+        Trainer(env, there, precision="fp16").train(model, make(model))
 
 
 def test_gradients_are_seen_divided_before_the_optimizer_uses_them(net, batches):
