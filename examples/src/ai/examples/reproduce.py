@@ -68,6 +68,7 @@ RESULTS: dict[str, Result] = {
         "ai.examples.picture_faults:reproduce_table", "Pillow's test pictures: read, refused, different, and why"
     ),
     "lab-growth": Result("ai.examples.lab_growth:reproduce", "what lists, long runs and prints cost as they grow"),
+    "disk-faults": Result("ai.examples.disk_faults:reproduce", "training on a disk that fills up or becomes read-only"),
     "infer-kills": Result("ai.examples.infer_faults:reproduce_kills", "a worker killed 50 times under 64 clients"),
     "infer-storm": Result("ai.examples.infer_faults:reproduce_storm", "100 new versions of the weights a second"),
     "infer-soak": Result("ai.examples.infer_soak:reproduce", "20 M requests in flat memory, clients killed meanwhile"),
