@@ -245,6 +245,7 @@ def test_negative_priorities_are_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"format": "2"}, "of a buffer of format '2', this version reads formats up to 2"),
         ({"format": 3}, "of a buffer of format 3, this version reads formats up to 2"),
         ({"gamma": 0.5}, "of a buffer of gamma 0.5, this one has 0.9"),
         ({"n_step": 3}, "of a buffer of n_step 3, this one has 2"),

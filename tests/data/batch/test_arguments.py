@@ -43,6 +43,12 @@ class Coins:
         (lambda: Dataset(torch.arange(9)).split(0.5, 0.5, seed=None), "seed must be a whole number, got None"),
         (lambda: Dataset(torch.arange(9)).sample(2, seed="1"), "seed must be a whole number, got '1'"),
         (lambda: ReplayBuffer(20, gamma=None), "gamma must be a number, got None"),
+        (lambda: Datagen(Coins()).loader(8, engine=5), r"engine must start workers, as ai.data.Ray\(\) does, got 5"),
+        (lambda: Dataset(torch.arange(9)).loader(2, collate=5), "collate must be callable, got 5"),
+        (
+            lambda: Dataset(torch.arange(9)).loader(2, sampler=torch.utils.data.RandomSampler(range(9))),
+            r"sampler must be one of ai\.data\.sampling, or like them a function of places, got <torch",
+        ),
         (lambda: packed_tokens([[1, 2]], "3"), "length must be a whole number, got '3'"),
     ],
 )

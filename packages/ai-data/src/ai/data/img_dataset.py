@@ -35,8 +35,8 @@ class ImgDataset(Dataset):
         fit: `crop` covers the size and cuts off the sides equally, `stretch` changes the aspect ratio, `pad` shows the
             whole image on black.
         filter: of resizing, with antialiasing: `bilinear` or `bicubic`.
-        labels: None; `folder` takes the first folder of a file's path; else a CSV file (file, label) or a JSON file
-            (`{file: label}` or `{"labels": [[file, label], …]}`) with paths relative to the folder.
+        labels: None; `folder` takes the first folder of a file's path; else a CSV file of two columns (file, label) or
+            a JSON file (`{file: label}` or `{"labels": [[file, label], …]}`) with paths relative to the folder.
         classes: the names of the labels in the order of their numbers, to fix what a number means across folders; a
             number n says that the labels are 0 … n - 1. None takes all labels in sorted order, whole numbers by their
             value, also of folders and rows without an image; numbers in a table must be 0 … n - 1 then.

@@ -303,8 +303,10 @@ class ReplayBuffer:
         """
         if missing := sorted(_STATE_KEYS - state.keys()):
             raise ValueError(f"state must be the state_dict of a ReplayBuffer, the keys {missing} are not in it")
-        if (number := state.get("format", 1)) > _FORMAT:
-            raise ValueError(f"the state is of a buffer of format {number}, this version reads formats up to {_FORMAT}")
+        if (number := state.get("format", 1)) not in range(1, _FORMAT + 1):
+            raise ValueError(
+                f"the state is of a buffer of format {number!r}, this version reads formats up to {_FORMAT}"
+            )
         for name in ("capacity", "n_step", "gamma", "alpha"):
             if name in state and state[name] != getattr(self, name):  # format 1 held the capacity alone
                 raise ValueError(

@@ -58,6 +58,8 @@ class DatagenChoice:
         check_real(or_none=True, replay_ratio=self.replay_ratio)
         if self.n_workers < 0:
             raise ValueError(f"n_workers must be at least 0, got {self.n_workers}")
+        if self.engine is not None and not hasattr(self.engine, "start"):
+            raise TypeError(f"engine must start workers, as ai.data.Ray() does, got {self.engine!r}")
         if self.engine is not None and self.n_workers == 0:
             raise ValueError("n_workers (0) must be at least 1 with an engine: it starts them")
         if self.replay_ratio is not None and not 0 < self.replay_ratio < float("inf"):

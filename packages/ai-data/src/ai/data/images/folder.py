@@ -86,7 +86,11 @@ def _search(
             if name[0] == "." or name == "__MACOSX":
                 continue
             if _is_folder(entry):
-                inner = os.open(name, _FOLDER, dir_fd=folder)
+                try:
+                    inner = os.open(name, _FOLDER, dir_fd=folder)
+                except OSError as error:
+                    error.filename = prefix + name  # the name alone may be that of many folders
+                    raise
                 try:
                     identity = _identity(inner)
                     if identity not in above:

@@ -75,6 +75,12 @@ class Options:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if self.worker not in ("process", "thread"):
             raise ValueError(f"worker must be 'process' or 'thread', got {self.worker!r}")
+        if self.collate is not None and not callable(self.collate):
+            raise TypeError(f"collate must be callable, got {self.collate!r}")
+        if self.sampler is not None and not (callable(self.sampler) and hasattr(self.sampler, "fingerprint")):
+            raise TypeError(
+                f"sampler must be one of ai.data.sampling, or like them a function of places, got {self.sampler!r}"
+            )
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise ValueError(f"timeout_s must be positive, got {self.timeout_s}")
         if self.timeout_s is not None and self.n_workers == 0:
