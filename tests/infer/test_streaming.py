@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import sys
+from types import SimpleNamespace
 
 import cloudpickle
 import pytest
@@ -11,6 +12,11 @@ import torch
 from torch import nn
 
 from ai.infer import Inferencer, RequestError, WorkerDiedError
+from ai.infer.transport.frames import Kind
+from ai.infer.transport.wire import layout_of
+from ai.infer.worker.connected_client import MAX_UNSENT_BYTES, Request
+from ai.infer.worker.engine import Engine
+from ai.infer.worker.streaming.streams import Streams
 from tests.infer.waiting import wait_until
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know nothing of the tests
@@ -220,3 +226,19 @@ def test_client_that_hangs_up_ends_its_streams(streaming):
     wait_until(lambda: made_and_closed(streaming)[1] == before + 1)
     with pytest.raises(WorkerDiedError, match="this client was closed"):
         list(parts)
+
+
+def test_no_part_is_made_for_a_client_that_leaves_too_many_bytes_unread():
+    sent = []
+    line = SimpleNamespace(n_unsent=MAX_UNSENT_BYTES, send=lambda kind, *_, **__: sent.append(kind))
+    streams = Streams(Engine(nn.Identity(), torch.device("cpu")), 4, lambda request: None)
+    x = torch.ones(1, 3)
+    streams.put(Request(SimpleNamespace(stream=line), -1, 1, layout_of(["u", ["u", ["t"]], ["d"]], [x]), [x]))
+    assert not streams.can_go_on()
+    streams.advance(0)
+    assert sent == []
+    line.n_unsent = 0
+    assert streams.can_go_on()
+    streams.advance(0)
+    streams.advance(0)
+    assert sent == [Kind.PART, Kind.END]

@@ -190,9 +190,9 @@ class InferencerClient:
         """Yields the reply of a model that yields it, part by part, while the worker makes the next ones.
 
         Between two parts the worker answers others. The request is sent when the first part is asked for, and ends
-        when the iterator is closed or collected: the model's generator is closed, too. A worker is at most 64 parts
-        ahead of who takes them. `timeout_s` is for each part. Weights that are pushed meanwhile hold from the next
-        part on. A model that returns a reply is a stream of one part.
+        when the iterator is closed or collected: the model's generator is closed, too. A worker is at most 64 parts,
+        or 64 MiB and a part, ahead of who takes them. `timeout_s` is for each part. Weights that are pushed meanwhile
+        hold from the next part on. A model that returns a reply is a stream of one part.
 
         Raises:
             RequestError: the model failed, after the parts that came before.
