@@ -32,11 +32,16 @@ class IQL:
     after the other.
 
     >>> import ai.model as m
+    >>> class Critics(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.net = m.fc(4, 2)
+    ...     def forward(self, obs, action):
+    ...         return self.net(torch.cat([obs, action[:, None]], 1)).T
     >>> class Net(m.Model):
     ...     def __init__(self):
     ...         super().__init__()
-    ...         self.body, self.worth, self.critics = m.fc(3, 2), m.fc(3, 1), m.Lagged(m.fc(3, 2))
-    ...         self.critics.net.forward = lambda obs, action: torch.zeros(2, len(obs))
+    ...         self.body, self.worth, self.critics = m.fc(3, 2), m.fc(3, 1), m.Lagged(Critics())
     ...     def actor(self, obs):
     ...         return m.Categorical(self.body(obs))
     ...     def value(self, obs):
