@@ -175,6 +175,16 @@ def test_log_takes_one_number():
             r"'x' \(float64 \(4, 2\)\) is not of the model's type torch.float32: convert it, .*x.to\(torch.float32\)",
         ),
         (
+            (torch.zeros(4, 2).numpy(), torch.zeros(4).long()),
+            TypeError,
+            r"'x' \(ndarray\) must be a tensor: torch.as_tensor\(x\)",
+        ),
+        (
+            (torch.zeros(4, 2), [0, 1, 2, 0]),
+            TypeError,
+            r"'y' \(list\) must be a tensor: torch.as_tensor\(y\)",
+        ),
+        (
             (torch.zeros(4, 2, dtype=torch.uint8), torch.zeros(4).long()),
             TypeError,
             r"'x' \(uint8 \(4, 2\)\) is not of .*: convert it, .*x.float\(\) / 255",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -98,6 +99,8 @@ class Classify:
             ) from error
 
     def _target(self, logits: Tensor, y: Tensor) -> Tensor:
+        if not isinstance(y, Tensor):
+            raise _no_tensor(self.y, y)
         if y.is_floating_point():
             if y.shape != logits.shape:
                 raise ValueError(
@@ -130,7 +133,9 @@ def forward(model: nn.Module, x: Tensor, name: str) -> Tensor:
     """
     try:
         output: Tensor = model(x)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
+        if isinstance(x, (np.ndarray, list)):
+            raise _no_tensor(name, x) from error
         wanted = (
             next((p.dtype for p in model.parameters() if p.is_floating_point()), None) if _is_module(model) else None
         )
@@ -142,6 +147,13 @@ def forward(model: nn.Module, x: Tensor, name: str) -> Tensor:
             f"by {fix}"
         ) from error
     return output
+
+
+def _no_tensor(name: str, value: Any) -> TypeError:
+    return TypeError(
+        f"{name!r} ({type(value).__name__}) must be a tensor: torch.as_tensor({name}), once for the whole data set, or "
+        "batches from a loader of ai.data"
+    )
 
 
 def _is_module(model: Any) -> bool:
