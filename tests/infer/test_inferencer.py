@@ -55,7 +55,7 @@ def test_document_snippet_in_an_unguarded_script(tmp_path):
         last = ai.infer.Inferencer(model)  # left to the end of the script
         print(last.pids[0], last.create_client().address)
     """)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     for line in done.stdout.splitlines():
         pid, address = line.split()
