@@ -210,7 +210,9 @@ def train(trial, lr: float, task=None) -> float:
     batch = (torch.ones(8, 2), torch.ones(8, 1))
     model = nn.Linear(2, 1)
     nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
-    how = {"val_data": [batch], "val_interval": 5, "log_interval": 5, "task": task, "task_interval": 5}
+    how = {"val_data": [batch], "val_interval": 5, "log_interval": 5}
+    if task is not None:
+        how |= {"task": task, "task_interval": 5}
     Trainer(Regress(), [batch] * 50).train(model, opt.sgd(model, lr=lr), trial.hook(**how))
     return -trial.metrics()["val_loss"].values[-1]
 

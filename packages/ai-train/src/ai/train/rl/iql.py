@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ai.model.arguments import check_real
 from ai.train.engine.log import log
 from ai.train.rl.dqn import check_draw
 from ai.train.rl.precision import widened
@@ -55,6 +56,7 @@ class IQL:
     def __init__(
         self, *, expectile: float = 0.7, temperature: float = 3.0, tau: float = 0.005, most: float = 100.0
     ) -> None:
+        check_real(expectile=expectile, temperature=temperature, tau=tau, most=most)
         if not 0 < expectile < 1:
             raise ValueError(f"expectile must lie in (0, 1), got {expectile}")
         if not temperature >= 0:
