@@ -179,13 +179,13 @@ from ai.data.images.decode import Decoder
 from ai.data.images.folder import find_images
 from ai.data.images.pack import open_pack
 decode = Decoder.__call__
-def slow(self, path):
-    if sys.argv[3] == "hang" and path.name == "7.png":
+root = Path(sys.argv[1])
+def slow(self, content):
+    if sys.argv[3] == "hang" and content == (root / "7.png").read_bytes():
         print("half way", flush=True)
         sys.stdin.read()
-    return decode(self, path)
+    return decode(self, content)
 Decoder.__call__ = slow
-root = Path(sys.argv[1])
 images, files = open_pack(Path(sys.argv[2]), root, find_images(root), Decoder((8, 8)), "raise")
 print(int(images.astype(int).sum()), flush=True)
 """
@@ -256,7 +256,10 @@ def test_a_builder_tells_of_its_progress(twelve, monkeypatch):
     root, packs, _ = twelve
     ticks = itertools.count()
     touched = []
-    monkeypatch.setattr("ai.data.images.pack.time", SimpleNamespace(monotonic=lambda: 2.0 * next(ticks)))
+    monkeypatch.setattr(
+        "ai.data.images.pack.time",
+        SimpleNamespace(monotonic=lambda: 2.0 * next(ticks), time_ns=lambda: 0, sleep=lambda seconds: None),
+    )
     monkeypatch.setattr(os, "utime", lambda path: touched.append(path.suffix))
     open_pack(packs, root, find_images(root), Decoder((8, 8)), "raise")
     assert touched == [".lock"] * 13 + [""]  # and the pack, when it is opened

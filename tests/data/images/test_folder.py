@@ -28,9 +28,9 @@ def test_endings_count_in_either_case_and_hidden_names_do_not(root):
     (root / "cat" / "draft.eps").write_text("%!PS")
     found = find_images(root)
     assert found.files == ["cat/a.PNG", "cat/b.jpg", "dog/deep/c.bmp"]
-    assert found.folders == ["cat", "dog"]
+    assert list(found.folders) == ["cat", "dog"]
     status = os.stat(root / "cat/a.PNG")
-    assert (found.sizes[0], found.changed[0]) == (status.st_size, status.st_mtime_ns)
+    assert found.marks[0].tolist() == [status.st_size, status.st_ctime_ns]
 
 
 def test_links_are_followed_but_not_in_circles(root, tmp_path):
@@ -41,7 +41,7 @@ def test_links_are_followed_but_not_in_circles(root, tmp_path):
     (root / "cat" / "linked.png").symlink_to(root / "cat" / "a.PNG")
     found = find_images(root)
     assert found.files == ["cat/a.PNG", "cat/b.jpg", "cat/linked.png", "dog/deep/c.bmp", "fox/f.png"]
-    assert found.folders == ["cat", "dog", "fox"]
+    assert list(found.folders) == ["cat", "dog", "fox"]
 
 
 def test_a_pipe_does_not_count_and_a_dangling_link_is_a_file_that_cannot_be_read(root, tmp_path):
@@ -60,5 +60,16 @@ def test_links_that_lead_round_in_circles_are_files_that_cannot_be_read(root):
     (root / "round").symlink_to(root / "round")
     found = find_images(root)
     assert found.files == ["cat/a.PNG", "cat/b.jpg", "cat/self.png", "dog/deep/c.bmp"]
-    assert (found.sizes[2], found.changed[2]) == (-1, 0)
-    assert found.folders == ["cat", "dog"]
+    assert found.marks[2].tolist() == [-1, 0]
+    assert list(found.folders) == ["cat", "dog"]
+
+
+def test_paths_are_sorted_whatever_lies_side_by_side(tmp_path):
+    names = ["a-b/x.png", "a.png/y.png", "a/x.png", "a/b.png", "a0.png", "B.png", "a/b/c.png", "a/b.d/c.png", "z.PNG"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(len(name)))
+    found = find_images(tmp_path)
+    assert found.files == sorted(names)
+    assert found.marks[:, 0].tolist() == [len(name) for name in found.files]
+    assert list(found.folders.items()) == [("a-b", 1), ("a.png", 1), ("a", 4)]

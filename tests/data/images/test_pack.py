@@ -1,6 +1,9 @@
 """Packs: what did not change is not decoded again, and nothing lies about for ever."""
 
+import json
 import os
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,12 +29,17 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def decoded(monkeypatch):
+def decoded(monkeypatch, tmp_path):
+    """Names of the files that were decoded."""
     names = []
     decode = Decoder.__call__
-    monkeypatch.setattr(
-        Decoder, "__call__", lambda self, path: names.append(os.path.basename(path)) or decode(self, path)
-    )
+
+    def told(self, content):
+        pictures = sorted((tmp_path / "set").rglob("*.png"))
+        names.append(next(path.name for path in pictures if path.read_bytes() == content))
+        return decode(self, content)
+
+    monkeypatch.setattr(Decoder, "__call__", told)
     return names
 
 
@@ -113,13 +121,69 @@ def test_sizes_are_whole_numbers_of_any_library(root):
         ImgDataset(root, 8.5)
 
 
-def test_a_pack_of_the_format_before_is_taken_over_without_decoding(tmp_path, monkeypatch):
-    from ai.data.images import pack
+def test_a_pack_of_a_format_before_is_made_anew_and_removed(root, decoded):
+    load(root)
+    (pack,) = packs(root.parent / "packs")
+    sources = json.loads((pack.path / "sources.json").read_text())
+    (pack.path / "sources.json").write_text(json.dumps({**sources, "format": 3, "marks": [[1, 2]] * 3}))
+    (pack.path / "files.json").write_text(json.dumps(["b.png", "d.png", "f.png"]))
+    for newer in ("names.json", "marks.npy", "digests.npy"):
+        (pack.path / newer).unlink()
+    older = pack.path.rename(pack.path.with_name("older"))
+    assert [pack.n_images for pack in packs(root.parent / "packs")] == [0]
+    decoded.clear()
+    load(root)
+    assert sorted(decoded) == ["b.png", "d.png", "f.png"]
+    assert not older.exists()
 
-    Image.new("RGB", (9, 9), (10, 20, 30)).save(tmp_path / "a.png")
-    monkeypatch.setattr(pack, "_FORMAT", 2)
-    before = ImgDataset(tmp_path, 8, cache=tmp_path / "packs").sample(1)["x"]
-    monkeypatch.undo()
-    monkeypatch.setattr(pack.Decoder, "__call__", lambda *_: pytest.fail("decoded again"))
-    assert torch.equal(ImgDataset(tmp_path, 8, cache=tmp_path / "packs").sample(1)["x"], before)
-    assert len(packs(tmp_path / "packs")) == 1
+
+def test_a_picture_rewritten_with_equal_size_and_time_is_decoded_again(root):
+    name = root / "b.bmp"
+    for seed in (7, 8):
+        save(root, "b.bmp", seed)
+        os.utime(name, ns=(10**18, 10**18))
+        status = os.stat(name)
+        assert (status.st_size, status.st_mtime_ns) == (174, 10**18)
+        assert np.array_equal(load(root).data["x"][0].permute(1, 2, 0), np.asarray(Image.open(name)))
+    # and at once after a pack was made, however coarse the clock of the files
+    for seed in range(20, 30):
+        with open(name, "r+b") as file:
+            pixels = np.random.default_rng(seed).integers(0, 256, 100, np.uint8)
+            file.seek(54)
+            file.write(pixels.tobytes())
+        assert np.array_equal(load(root).data["x"][0].permute(1, 2, 0), np.asarray(Image.open(name)))
+
+
+def test_times_of_whole_seconds_are_waited_for(monkeypatch):
+    from ai.data.images import pack
+    from ai.data.images.folder import Found
+
+    waited = []
+    for changed, now in ((5 * 10**9, 5.5), (5 * 10**9 + 1, 5.001), (5 * 10**9, 7.1), (9 * 10**9, 5.0)):
+        clock = SimpleNamespace(time_ns=lambda now=now: round(now * 1e9), sleep=waited.append)
+        monkeypatch.setattr(pack, "time", clock)
+        pack._let_tick(Found(["a"], np.array([[1, changed]]), {}))
+    assert waited == [pytest.approx(1.5), pytest.approx(0.019), 2.0]
+
+
+def test_files_that_were_touched_renamed_or_copied_are_not_decoded_again(root, decoded):
+    before = load(root).data["x"].clone()
+    decoded.clear()
+    os.utime(root / "b.png")
+    os.chmod(root / "d.png", 0o600)
+    os.rename(root / "f.png", root / "a.png")
+    shutil.copy(root / "b.png", root / "c.png")
+    ds = load(root)
+    assert decoded == []
+    assert ds.files == ["a.png", "b.png", "c.png", "d.png"]
+    assert torch.equal(ds.data["x"], before[[2, 0, 0, 1]])
+    assert len(packs(root.parent / "packs")) == 1
+
+
+def test_a_pack_knows_what_it_skipped(root):
+    (root / "c.png").write_bytes(b"no image")
+    with pytest.warns(UserWarning, match=r"skipped 1 files in .*: c\.png"):
+        first = load(root, on_error="skip")
+    again = load(root, on_error="skip")
+    assert first.files == again.files == ["b.png", "d.png", "f.png"]
+    assert torch.equal(first.data["x"], again.data["x"])

@@ -16,6 +16,7 @@ from ai.data.images.folder import find_images
 from ai.data.images.labels import read_labels
 from ai.data.images.pack import open_pack
 from ai.data.storage.paths import dataset_folder
+from ai.data.storage.remote import RemoteFolder, local_path
 
 
 class ImgDataset(Dataset):
@@ -24,19 +25,26 @@ class ImgDataset(Dataset):
     Batches hold `x`: `(batch, channels, height, width)` float32 in [-1, 1], and with labels `y`: `(batch,)` uint8
     (int64 for more than 256 classes). `classes` names the labels, `files` the file of each image.
 
+    Opening looks at every file, but reads and decodes only what changed: a local file is known by its size and the time
+    of its last change (ctime), which no program can set back; behind a URL a file is known by what its store tells
+    contents apart by, such as an ETag, and read where that is nothing. A file that only was touched, renamed or copied
+    is read, and its pixels are kept.
+
     An image is a regular file whose ending is that of a format which Pillow decodes, in any subfolder. Names that begin
     with a dot, and `__MACOSX`, are passed over; links are followed, to files and to folders.
 
     Args:
         path: a folder, searched with its subfolders, in sorted order; relative to `$AI_DATASETS_PATH`, else to
-            `~/.cache/ai/datasets`, unless it exists relative to the working directory.
+            `~/.cache/ai/datasets`, unless it exists relative to the working directory; or the URL of one that fsspec
+            reads, such as `s3://…` or `zip://pictures::https://…/all.zip`.
         imsize: height and width in pixels, one number for both.
         mode: `L`, `RGB` or `RGBA`.
         fit: `crop` covers the size and cuts off the sides equally, `stretch` changes the aspect ratio, `pad` shows the
             whole image on black.
         filter: of resizing, with antialiasing: `bilinear` or `bicubic`.
         labels: None; `folder` takes the first folder of a file's path; else a CSV file of two columns (file, label) or
-            a JSON file (`{file: label}` or `{"labels": [[file, label], …]}`) with paths relative to the folder.
+            a JSON file (`{file: label}` or `{"labels": [[file, label], …]}`) with paths relative to the folder, itself
+            in the folder, elsewhere, or at a URL.
         classes: the names of the labels in the order of their numbers, to fix what a number means across folders; a
             number n says that the labels are 0 … n - 1. None takes all labels in sorted order, whole numbers by their
             value, also of folders and rows without an image; numbers in a table must be 0 … n - 1 then.
@@ -77,9 +85,7 @@ class ImgDataset(Dataset):
         if any(isinstance(side, bool) or not isinstance(side, Integral) for side in (height, width)):
             raise ValueError(f"imsize must be a whole number of pixels or (height, width), got {imsize!r}")
         decoder = Decoder((int(height), int(width)), mode, fit, filter)
-        root = Path(path) if Path(path).is_dir() else dataset_folder(path)
-        if not root.is_dir():
-            raise FileNotFoundError(f"path must be a folder of images, {root} is not a folder")
+        root = _folder(path)
         found = find_images(root)
         if not found.files:
             raise ValueError(f"{root} holds no files with an image's ending")
@@ -117,3 +123,14 @@ class ImgDataset(Dataset):
         whole = super().concat(*others)
         whole.files = [name for part in (self, *others) for name in getattr(part, "files", [""] * len(part))]
         return whole
+
+
+def _folder(path: str | os.PathLike[str]) -> Path | RemoteFolder:
+    root: Path | RemoteFolder
+    if (local := local_path(path)) is None:
+        root = RemoteFolder(str(path))
+    else:
+        root = local if local.is_dir() else dataset_folder(local)
+    if not root.is_dir():
+        raise FileNotFoundError(f"path must be a folder of images, {root} is not a folder")
+    return root

@@ -57,17 +57,16 @@ class Decoder:
         """(channels, height, width) of the result."""
         return (N_CHANNELS[self.mode], *self.size)
 
-    def __call__(self, path: str | os.PathLike[str]) -> Tensor:
-        """Returns the image at `path`, upright as its metadata tell: uint8 of `shape`.
+    def __call__(self, file: str | os.PathLike[str] | bytes) -> Tensor:
+        """Returns the image in a file, or in the content of one, upright as its metadata tell: uint8 of `shape`.
 
         Raises:
             OSError: the file cannot be read, is no whole image of a known format, or declares more pixels than twice
                 `PIL.Image.MAX_IMAGE_PIXELS`.
         """
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-            raise OSError("it is no regular file")
+        content = file if isinstance(file, bytes) else read_regular(file)
         try:
-            return self._resized(_decode(Path(path).read_bytes(), self.mode)).contiguous()
+            return self._resized(_decode(content, self.mode)).contiguous()
         except OSError:
             raise
         except Exception as error:  # Pillow's plugins raise what they like on broken files
@@ -98,6 +97,17 @@ class Decoder:
         # torch has a fast kernel for bytes that lie channels last.
         batch = pixels[None].contiguous(memory_format=torch.channels_last)
         return F.interpolate(batch, size, mode=self.filter, antialias=True)[0].contiguous()
+
+
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """Returns the content of a regular file.
+
+    Raises:
+        OSError: it cannot be read, or is none: opening a pipe would wait for ever.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is no regular file")
+    return Path(path).read_bytes()
 
 
 def _decode(content: bytes, mode: str) -> Tensor:

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
+from ai.data.storage.remote import RemoteFolder
+
 # Pillow registers these and decodes none of them by itself: EPS runs a program, the others need one to be installed.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
@@ -17,18 +21,18 @@ class Found:
 
     Args:
         files: the images, relative to the folder with `/`, sorted.
-        sizes: of each in bytes; -1 of one that cannot be looked at.
-        changed: when each was changed last, in ns; 0 of one that cannot be looked at.
-        folders: names of the folders directly in it, sorted, empty ones too.
+        marks: `[n, 2]` int64, of each its size in bytes and what changes with its content: for a local file the time
+            of its last change of any kind (ctime, in ns), which nobody can set; -1 and 0 of one that cannot be looked
+            at.
+        folders: the folders directly in it, empty ones too, each with its number of images, in the order of `files`.
     """
 
     files: list[str]
-    sizes: list[int]
-    changed: list[int]
-    folders: list[str]
+    marks: np.ndarray
+    folders: dict[str, int]
 
 
-def find_images(root: Path) -> Found:
+def find_images(root: Path | RemoteFolder) -> Found:
     """Returns the images in a folder and its subfolders.
 
     An image is a regular file whose ending, in either case, is that of a format which Pillow decodes. Files and folders
@@ -38,19 +42,16 @@ def find_images(root: Path) -> Found:
 
     Every file is looked at: what was written into it again shows nowhere else.
     """
-    found = Found([], [], [], [])  # lists of numbers, not of records, which would keep the garbage collector busy
+    if isinstance(root, RemoteFolder):
+        return _find_remote(root)
+    files: list[str] = []
+    marks: list[int] = []  # flat, and of numbers: records would keep the garbage collector busy
     folder = os.open(root, _FOLDER)
     try:
-        folders = _search(folder, "", image_endings(), {_identity(folder)}, found)
+        folders = _search(folder, "", {_identity(folder)}, files, marks)
     finally:
         os.close(folder)
-    order = sorted(range(len(found.files)), key=found.files.__getitem__)
-    return Found(
-        [found.files[place] for place in order],
-        [found.sizes[place] for place in order],
-        [found.changed[place] for place in order],
-        sorted(folders),
-    )
+    return _sorted(Found(files, np.array(marks, np.int64).reshape(-1, 2), folders))
 
 
 @cache
@@ -68,49 +69,54 @@ def is_image_name(name: str) -> bool:
     return name[name.rfind(".") :].lower() in image_endings()
 
 
+def _passed_over(name: str) -> bool:
+    return name[0] == "." or name == "__MACOSX"
+
+
 def _search(
-    folder: int,
-    prefix: str,
-    endings: frozenset[str],
-    above: set[tuple[int, int]],
-    found: Found,
-) -> list[str]:
-    """Adds the images below an open folder and returns the names of the folders in it.
+    folder: int, prefix: str, above: set[tuple[int, int]], files: list[str], marks: list[int]
+) -> dict[str, int]:
+    """Adds the images below an open folder and returns the folders in it with their numbers of images.
 
     By its descriptor a file is looked at without a walk along its whole path, which takes a fifth of the time.
     """
-    folders: list[str] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if name[0] == "." or name == "__MACOSX":
+    names, endings = os.listdir(folder), image_endings()
+    images = sorted([name for name in names if name[name.rfind(".") :].lower() in endings])
+    folders = _other_folders(folder) if len(images) < len(names) else []
+    for name in images:
+        if name[0] == ".":
+            continue
+        try:
+            look = os.stat(name, dir_fd=folder)
+        except OSError:  # a link that leads nowhere
+            marks += -1, 0
+        else:
+            if not stat.S_ISREG(look.st_mode):
+                if stat.S_ISDIR(look.st_mode):
+                    folders.append(name)
                 continue
-            if _is_folder(entry):
-                try:
-                    inner = os.open(name, _FOLDER, dir_fd=folder)
-                except OSError as error:
-                    error.filename = prefix + name  # the name alone may be that of many folders
-                    raise
-                try:
-                    identity = _identity(inner)
-                    if identity not in above:
-                        folders.append(name)
-                        _search(inner, f"{prefix}{name}/", endings, {*above, identity}, found)
-                finally:
-                    os.close(inner)
-            elif name[name.rfind(".") :].lower() in endings:
-                try:
-                    look = entry.stat()
-                except OSError:  # a link that leads nowhere
-                    size, time = -1, 0
-                else:
-                    if not stat.S_ISREG(look.st_mode):
-                        continue
-                    size, time = look.st_size, look.st_mtime_ns
-                found.files.append(prefix + name)
-                found.sizes.append(size)
-                found.changed.append(time)
-    return folders
+            marks += look.st_size, look.st_ctime_ns
+        files.append(prefix + name)
+    counts: dict[str, int] = {}
+    for name in sorted(folders, key=_as_in_paths):
+        n_before = len(files)
+        if _search_inner(folder, name, prefix, above, files, marks):
+            counts[name] = len(files) - n_before
+    return counts
+
+
+def _other_folders(folder: int) -> list[str]:
+    """Returns the folders in an open one whose names do not end as those of images do."""
+    with os.scandir(folder) as entries:
+        return [
+            entry.name
+            for entry in entries
+            if not _passed_over(entry.name) and not is_image_name(entry.name) and _is_folder(entry)
+        ]
+
+
+def _as_in_paths(folder: str) -> str:
+    return folder + "/"
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -118,6 +124,41 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads round in a circle leads nowhere
         return False
+
+
+def _search_inner(
+    folder: int, name: str, prefix: str, above: set[tuple[int, int]], files: list[str], marks: list[int]
+) -> bool:
+    """Adds the images below a folder in an open one, unless it is one of those above; returns whether."""
+    try:
+        inner = os.open(name, _FOLDER, dir_fd=folder)
+    except OSError as error:
+        error.filename = prefix + name  # the name alone may be that of many folders
+        raise
+    try:
+        identity = _identity(inner)
+        if identity not in above:
+            _search(inner, f"{prefix}{name}/", {*above, identity}, files, marks)
+    finally:
+        os.close(inner)
+    return identity not in above
+
+
+def _find_remote(root: RemoteFolder) -> Found:
+    names, folders = root.listed()
+    files = [name for name in names if is_image_name(name) and not any(map(_passed_over, name.split("/")))]
+    counts = {name: 0 for name in sorted(folders, key=_as_in_paths) if not _passed_over(name)}
+    for name in files:
+        if "/" in name:
+            counts[name[: name.index("/")]] += 1
+    return Found(files, root.marks(files), counts)
+
+
+def _sorted(found: Found) -> Found:
+    if (files := sorted(found.files)) == found.files:  # but where images and folders lie side by side
+        return found
+    order = sorted(range(len(files)), key=found.files.__getitem__)
+    return Found(files, found.marks[order], found.folders)
 
 
 def _identity(folder: int) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Labels of image files: from their folders or a table, and as numbers that keep what they mean."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ai.data.images.folder import Found, is_image_name
+from ai.data.storage.remote import RemoteFolder, is_url, opened
 
 
 @dataclass
@@ -99,7 +101,7 @@ class Labels:
         return tuple(sorted(self.every))
 
 
-def read_labels(root: Path, found: Found, labels: str | os.PathLike[str]) -> Labels:
+def read_labels(root: Path | RemoteFolder, found: Found, labels: str | os.PathLike[str]) -> Labels:
     """Returns the labels of the images that were found in `root`.
 
     Args:
@@ -112,17 +114,32 @@ def read_labels(root: Path, found: Found, labels: str | os.PathLike[str]) -> Lab
         ValueError: it is malformed, or an image has no label.
     """
     if labels == "folder":
-        if flat := [name for name in found.files if "/" not in name]:
-            raise ValueError(f"labels='folder' needs every image in a subfolder of {root}, {flat[0]} is in none")
-        first_folders = [name[: name.index("/")] for name in found.files]
+        if sum(found.folders.values()) < len(found.files):
+            flat = next(name for name in found.files if "/" not in name)
+            raise ValueError(f"labels='folder' needs every image in a subfolder of {root}, {flat} is in none")
+        first_folders = [name for name, n in found.folders.items() for _ in range(n)]
         return Labels(first_folders, found.files, set(found.folders), True, f"the folder {root}")
-    path = Path(labels) if Path(labels).is_file() else root / labels
-    if not path.is_file():
-        raise FileNotFoundError(f"labels must be 'folder' or a CSV or JSON file, there is no file {path}")
-    table = _table(path)
+    path, content = _read(root, labels)
+    table = _table(path, content)
     if missing := [name for name in found.files if name not in table]:
         raise ValueError(f"{path} has no label for {len(missing)} of the {len(found.files)} images, e.g. {missing[0]}")
     return Labels([table[name] for name in found.files], found.files, set(table.values()), False, str(path))
+
+
+def _read(root: Path | RemoteFolder, labels: str | os.PathLike[str]) -> tuple[str, bytes]:
+    """Returns the path or URL of a file of labels, and what it holds."""
+    if is_url(labels):
+        path = str(labels)
+        with opened(path) as file:
+            return path, file.read()
+    if Path(labels).is_file():
+        return str(labels), Path(labels).read_bytes()
+    path = f"{root}/{os.fspath(labels)}"
+    if isinstance(root, RemoteFolder) and root.is_file(os.fspath(labels)):
+        return path, root.read(os.fspath(labels))
+    if isinstance(root, Path) and (root / labels).is_file():
+        return str(root / labels), (root / labels).read_bytes()
+    raise FileNotFoundError(f"labels must be 'folder' or a CSV or JSON file, there is no file {path}")
 
 
 def _is_whole(name: str) -> bool:
@@ -141,12 +158,12 @@ def _shown(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f", … ({len(names)})" if len(names) > 8 else "")
 
 
-def _table(path: Path) -> dict[str, str]:
-    if (kind := path.suffix.lower()) not in _TABLES:
+def _table(path: str, content: bytes) -> dict[str, str]:
+    if (kind := os.path.splitext(path)[1].lower()) not in _TABLES:
         raise ValueError(f"labels must be 'folder' or a file that ends in .csv or .json, got {path}")
     read, holds = _TABLES[kind]
     try:
-        pairs = read(path)
+        pairs = read(content.decode("utf-8-sig"))
     except (ValueError, TypeError, RecursionError, csv.Error) as error:
         raise ValueError(f"{path} must hold {holds}: {error}") from error
     table: dict[str, str] = {}
@@ -160,18 +177,18 @@ def _table(path: Path) -> dict[str, str]:
     return table
 
 
-def _csv_pairs(path: Path) -> list[list[str]]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if len(row) > 1 and is_image_name(row[0])]
+def _csv_pairs(content: str) -> list[list[str]]:
+    lines = csv.reader(io.StringIO(content, newline=""))
+    rows = [row for row in lines if len(row) > 1 and is_image_name(row[0])]
     for row in rows:
         if len(row) > 2:  # one-hot labels, say, of which the first column would be a class
             raise ValueError(f"there are {len(row)} columns for {row[0]}")
     return rows
 
 
-def _json_pairs(path: Path) -> list[tuple[Any, Any]]:
+def _json_pairs(text: str) -> list[tuple[Any, Any]]:
     # As pairs, since a name that comes twice would replace the one before it in a dict.
-    content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_Pairs)
+    content = json.loads(text, object_pairs_hook=_Pairs)
     if isinstance(content, _Pairs):
         content = next((value for name, value in content if name == "labels"), content)
     if not isinstance(content, list):
@@ -183,7 +200,7 @@ class _Pairs(list[tuple[str, Any]]):
     """What stands in braces."""
 
 
-_TABLES: dict[str, tuple[Callable[[Path], Sequence[Any]], str]] = {
+_TABLES: dict[str, tuple[Callable[[str], Sequence[Any]], str]] = {
     ".csv": (_csv_pairs, "rows of a file and its label"),
     ".json": (_json_pairs, "{file: label} or {'labels': [[file, label], …]}"),
 }

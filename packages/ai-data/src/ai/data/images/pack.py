@@ -1,11 +1,13 @@
 """A pack: the images of many files, decoded once into one memory-mapped array.
 
-Layout: `<folder>/<key>/images.npy` (uint8 `[n, channels, height, width]`), `files.json` (the name of each image's file)
-and `sources.json` (what it was made of, with size and time of change of each file). The key is a hash of that. When
-files of a folder come, go or change, those that did not are taken from the folder's earlier pack, which is deleted
-then. A pack is built in a folder of its own and renamed into place, so that it is whole or absent; a lock that dies
-with its holder keeps a second process from building the same pack. The holder touches the lock's file as it goes on,
-so that one that hangs is waited for no longer than `_PATIENCE_S`.
+Layout: `<folder>/<key>/images.npy` (uint8 `[n, channels, height, width]`), `sources.json` (how it was made, and of
+which folder), `names.json`, `marks.npy` and `digests.npy` (of each file in it the name, what `Found` marks it with, and
+a hash of its content), and last `files.json` (how many images, and which files are none). The key is a hash of what it
+is made of, with the mark of each file. When files of a folder come, go or change, images whose files are marked or hold
+what they did are taken from the folder's earlier pack, which is deleted then. A pack is built in a folder of its own
+and renamed into place, so that it is whole or absent; a lock that dies with its holder keeps a second process from
+building the same pack. The holder touches the lock's file as it goes on, so that one that hangs is waited for no longer
+than `_PATIENCE_S`.
 """
 
 import fcntl
@@ -25,12 +27,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ai.data.images.decode import Decoder
+from ai.data.images.decode import Decoder, read_regular
+from ai.data.images.earlier import Earlier, Image
 from ai.data.images.folder import Found
+from ai.data.storage.remote import RemoteFolder
 
-_FORMAT = 3
-# Packs of these hold the same pixels under another key, and are taken over.
-_SAME_PIXELS = (2, 3)
+_FORMAT = 4  # those before knew files by times that can be set, and prove nothing
+# Changes of a file within so many ns may carry one time, and its content is read only after them; where times are of
+# whole seconds, within the second.
+_TICK_NS, _COARSE_TICK_NS = 20_000_000, 2_000_000_000
+_DIGEST_SIZE = 16  # bytes
 # Files that a thread decodes in one go: handing over costs a tenth of a small image.
 _CHUNK = 8
 # A builder without progress for so long hangs or is stopped; reserving and flushing a large file may take minutes.
@@ -39,7 +45,7 @@ _POLL_S = 0.1
 
 
 def open_pack(
-    folder: Path, root: Path, found: Found, decoder: Decoder, on_error: Literal["raise", "skip"]
+    folder: Path, root: Path | RemoteFolder, found: Found, decoder: Decoder, on_error: Literal["raise", "skip"]
 ) -> tuple[np.ndarray, list[str]]:
     """Returns the images (read-only, memory-mapped) and their files, building the pack where it is missing.
 
@@ -54,14 +60,15 @@ def open_pack(
         ValueError: a file is no image, with `raise`; or none is one.
         TimeoutError: another process that builds this pack made no progress for half an hour.
     """
-    how = {"format": _FORMAT, "root": os.fsdecode(root.resolve()), "decoder": astuple(decoder), "on_error": on_error}
+    where = os.fsdecode(root.resolve()) if isinstance(root, Path) else root.url
+    how = {"format": _FORMAT, "root": where, "decoder": astuple(decoder), "on_error": on_error}
     sources: dict[str, Any] = json.loads(json.dumps(how))  # as they are read back
     key = _key(found, sources)
     pack = folder / key
-    if (opened := _opened(pack, decoder)) is None:
+    if (opened := _opened(pack, found, decoder)) is None:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / f"{key}.lock", root) as lock:
-            if (opened := _opened(pack, decoder)) is None:  # nobody built it while we waited
+            if (opened := _opened(pack, found, decoder)) is None:  # nobody built it while we waited
                 clear_pack(pack)  # one that is damaged
                 for left_over in folder.glob(f"{key}.building*"):
                     shutil.rmtree(left_over)
@@ -69,7 +76,7 @@ def open_pack(
                 building.mkdir()
                 earlier = _earlier(folder, sources)
                 try:
-                    _build(building, root, found, decoder, on_error, lock, sources, _rows(earlier))
+                    _build(building, root, found, decoder, on_error, lock, sources, Earlier.of(earlier))
                     os.rename(building, pack)
                 except BaseException:
                     shutil.rmtree(building)
@@ -77,22 +84,24 @@ def open_pack(
                 for superseded in earlier:  # of the same folder before it changed
                     if {**_sources(superseded), "format": _FORMAT} == sources:
                         clear_pack(superseded)
-                opened = _opened(pack, decoder)
+                opened = _opened(pack, found, decoder)
                 assert opened is not None
     with suppress(OSError):  # tells when it was last used; a cache may be read-only
         os.utime(pack)
     return opened
 
 
-def _opened(pack: Path, decoder: Decoder) -> tuple[np.ndarray, list[str]] | None:
+def _opened(pack: Path, found: Found, decoder: Decoder) -> tuple[np.ndarray, list[str]] | None:
     """Returns the images and files of a pack; None where it is absent or damaged."""
     try:
-        kept: list[str] = json.loads((pack / "files.json").read_text())
+        listed = json.loads((pack / "files.json").read_text())
         images = np.load(pack / "images.npy", mmap_mode="r")
-        whole = images.dtype == np.uint8 and images.shape[1:] == decoder.shape and len(images) >= len(kept) > 0
-    except (OSError, ValueError, EOFError):
+        n_images, skipped = listed["n_images"], set(listed["skipped"])
+        whole = images.dtype == np.uint8 and images.shape[1:] == decoder.shape and len(images) >= n_images > 0
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
-    return (images[: len(kept)], kept) if whole else None
+    kept = [name for name in found.files if name not in skipped] if skipped else found.files
+    return (images[:n_images], kept) if whole and len(kept) == n_images else None
 
 
 def clear_pack(pack: Path) -> None:
@@ -106,22 +115,16 @@ def _key(found: Found, sources: dict[str, Any]) -> str:
     # With the folder: unpacked archives often give files of equal names and sizes equal times.
     digest = hashlib.blake2b(repr(sorted(sources.items())).encode("utf-8", "surrogateescape"), digest_size=12)
     digest.update("\0".join(found.files).encode("utf-8", "surrogateescape"))
-    for marks in (found.sizes, found.changed):
-        digest.update(np.array(marks, np.int64).tobytes())
+    digest.update(found.marks.tobytes())
     return digest.hexdigest()
 
 
 def _earlier(folder: Path, sources: dict[str, Any]) -> list[Path]:
     """Returns the packs of the same folder, made in the same way, the one used last first."""
     packs = [path.parent for path in folder.glob("*/sources.json") if path.parent.suffix != ".building"]
-    of_it = [pack for pack in packs if _is_like(_sources(pack), sources)]
-    return sorted(of_it, key=lambda pack: pack.stat().st_mtime, reverse=True)
-
-
-def _is_like(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
-    """Returns whether a pack has the pixels of the same folder, made in the same way."""
     free = {"on_error": 0, "format": 0}
-    return theirs.get("format") in _SAME_PIXELS and {**theirs, **free} == {**ours, **free}
+    of_it = [pack for pack in packs if {**_sources(pack), **free} == {**sources, **free}]
+    return sorted(of_it, key=lambda pack: pack.stat().st_mtime, reverse=True)
 
 
 def _sources(pack: Path) -> dict[str, Any]:
@@ -133,51 +136,43 @@ def _sources(pack: Path) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key != "marks"} if isinstance(content, dict) else {}
 
 
-def _rows(packs: list[Path]) -> dict[tuple[str, int, int], np.ndarray]:
-    """Returns the images of the first pack by name, size and time of change of their files."""
-    for pack in packs:
-        try:
-            kept = json.loads((pack / "files.json").read_text())
-            marks = json.loads((pack / "sources.json").read_text())["marks"]
-            images = np.load(pack / "images.npy", mmap_mode="r")
-        except (OSError, EOFError, ValueError, KeyError):  # damaged, or cleared meanwhile
-            continue
-        return {(name, *mark): image for name, mark, image in zip(kept, marks, images, strict=False)}
-    return {}
-
-
 def _build(
     building: Path,
-    root: Path,
+    root: Path | RemoteFolder,
     found: Found,
     decoder: Decoder,
     on_error: str,
     lock: Path,
     sources: dict[str, Any],
-    packed: dict[tuple[str, int, int], np.ndarray],
+    earlier: Earlier,
 ) -> None:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    files = list(zip(found.files, found.sizes, found.changed, strict=True))
+    files = [(name, *mark) for name, mark in zip(found.files, found.marks.tolist(), strict=True)]
     images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, (len(files), *decoder.shape))
     if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash when a mapped page is written
         with open(building / "images.npy", "r+b") as array:
             os.posix_fallocate(array.fileno(), 0, os.path.getsize(array.name))
+    digests = np.zeros((len(files), _DIGEST_SIZE), np.uint8)
     kept: list[str] = []
     marks: list[list[int]] = []
     bad: list[str] = []
     told = time.monotonic()
     os.utime(lock)
-    decoded = _decoded(root, [file[0] for file in files if file not in packed], decoder)
+    if isinstance(root, Path):
+        _let_tick(found)
+    decoded = _decoded(root, [file[0] for file in files if file not in earlier.by_mark], decoder, earlier)
     with tqdm(total=len(files), desc=f"packing {root.name}", unit="img", delay=1) as bar:
         for file in files:
-            outcome = packed[file] if file in packed else next(decoded)
+            place = earlier.by_mark.get(file)
+            outcome = next(decoded) if place is None else earlier.image(place)
             if isinstance(outcome, OSError):
                 if on_error == "raise":
-                    raise ValueError(f"{root / file[0]} is no image that can be read: {outcome}") from outcome
+                    raise ValueError(f"{root}/{file[0]} is no image that can be read: {outcome}") from outcome
                 bad.append(file[0])
             else:
-                images[len(kept)] = outcome
+                images[len(kept)] = outcome.pixels
+                digests[len(kept)] = np.frombuffer(outcome.digest, np.uint8)
                 kept.append(file[0])
                 marks.append([*file[1:]])
             bar.update()
@@ -192,29 +187,50 @@ def _build(
         warnings.warn(f"skipped {len(bad)} files in {root} that are no images: {', '.join(bad[:20])}", stacklevel=5)
     images.flush()
     del images
-    (building / "sources.json").write_text(json.dumps({**sources, "marks": marks}))
+    (building / "sources.json").write_text(json.dumps(sources))
+    (building / "names.json").write_text(json.dumps(kept))
+    np.save(building / "marks.npy", np.array(marks, np.int64))
+    np.save(building / "digests.npy", digests[: len(kept)])
     with open(building / "files.json", "w") as file_list:
-        json.dump(kept, file_list)
+        json.dump({"n_images": len(kept), "skipped": bad}, file_list)
         file_list.flush()
         os.fsync(file_list.fileno())
 
 
-def _decoded(root: Path, files: Sequence[str], decoder: Decoder) -> Iterator[np.ndarray | OSError]:
-    """Yields each file's pixels or error, in order; threads suffice, since decoding releases the interpreter lock."""
+def _let_tick(found: Found) -> None:
+    """Returns once a later change of any file has a later time than the one that was found."""
+    times = found.marks[:, 1]
+    tick = _TICK_NS if (times % 1_000_000_000).any() else _COARSE_TICK_NS
+    age = time.time_ns() - int(times.max())
+    if age < tick:
+        time.sleep(min(tick - age, tick) / 1e9)  # a clock elsewhere may be ahead
+
+
+def _decoded(
+    root: Path | RemoteFolder, files: Sequence[str], decoder: Decoder, earlier: Earlier
+) -> Iterator[Image | OSError]:
+    """Yields each file's image or error, in order; threads suffice, since decoding releases the interpreter lock."""
     import torch
 
-    def attempt(name: str) -> np.ndarray | OSError:
+    def attempt(name: str) -> Image | OSError:
+        if isinstance(root, RemoteFolder):
+            content = root.read(name)  # a store that cannot be reached says nothing of its files
         try:
-            return decoder(root / name).numpy()
+            if isinstance(root, Path):
+                content = read_regular(root / name)
+            digest = hashlib.blake2b(content, digest_size=_DIGEST_SIZE).digest()
+            if (place := earlier.by_digest.get(digest)) is not None:
+                return earlier.image(place)
+            return Image(decoder(content).numpy(), digest)
         except OSError as error:
             return error
 
-    def decode(names: Sequence[str]) -> list[np.ndarray | OSError]:
+    def decode(names: Sequence[str]) -> list[Image | OSError]:
         return [attempt(name) for name in names]
 
     n_workers = min(8, os.cpu_count() or 1)
     with _one_torch_thread(torch), ThreadPoolExecutor(n_workers) as executor:
-        waiting: deque[Future[list[np.ndarray | OSError]]] = deque()
+        waiting: deque[Future[list[Image | OSError]]] = deque()
         try:
             for first in range(0, len(files), _CHUNK):
                 waiting.append(executor.submit(decode, files[first : first + _CHUNK]))
@@ -238,7 +254,7 @@ def _one_torch_thread(torch: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(path: Path, root: Path) -> Iterator[Path]:
+def _locked(path: Path, root: Path | RemoteFolder) -> Iterator[Path]:
     """Holds the lock, telling once whom it waits for; the kernel releases it when its holder dies."""
     with open(path, "a+") as file:
         seen, since = -1, time.monotonic()

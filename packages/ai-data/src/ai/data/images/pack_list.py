@@ -16,9 +16,8 @@ class Pack:
 
     Args:
         path: of the pack itself.
-        root: the folder whose images it holds; empty for packs of an older format, which are no longer read, and for
-            damaged ones.
-        n_images: how many; 0 where it is damaged.
+        root: the folder whose images it holds; empty where it is damaged.
+        n_images: how many; 0 where it is damaged or of an older format, which is no longer read.
         n_bytes: on disk.
         used: when it was last opened, in seconds since 1970.
     """
@@ -57,7 +56,7 @@ def packs(cache: str | os.PathLike[str] | None = None) -> list[Pack]:
     for listed in folder.glob("*/files.json"):
         pack = listed.parent
         try:
-            n_images = len(_read(listed, []))
+            n_images = _read(listed, {}).get("n_images", 0)
             root = _read(pack / "sources.json", {}).get("root", "")
             n_bytes = sum(file.stat().st_size for file in pack.iterdir())
             found.append(Pack(pack, root, n_images, n_bytes, pack.stat().st_mtime))
