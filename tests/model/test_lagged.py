@@ -66,3 +66,13 @@ def test_snapshots_and_copies_carry_both(tmp_path):
 def test_a_share_outside_its_range_is_refused():
     with pytest.raises(ValueError, match=r"tau must lie in \[0, 1\], got 2"):
         m.Lagged(nn.Linear(1, 1)).follow(2)
+
+
+@pytest.mark.parametrize("net", [m.fc(3, 3), m.seq(m.fc(3, 2), m.fc(2, 2))])
+def test_a_network_that_was_exchanged_is_named_before_the_copy_moves(net):
+    q = m.Lagged(m.fc(3, 2))
+    before = q.lagged.weight.clone()
+    q.net = net
+    with pytest.raises(ValueError, match=r"the network has \d parameters and its copy 2, or of other shapes"):
+        q.follow()
+    assert torch.equal(q.lagged.weight, before)

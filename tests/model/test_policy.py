@@ -165,3 +165,29 @@ def test_a_legal_action_of_logit_minus_infinity_is_taken_before_an_illegal_one()
     policy = m.Categorical(torch.tensor([[-torch.inf, 0.0, -torch.inf]])).among(torch.tensor([[True, False, False]]))
     assert policy.mode().item() == policy.sample().item() == 0
     assert policy.log_prob(torch.tensor([0])).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "action", "message"),
+    [
+        (m.Gaussian(torch.zeros(4, 1), torch.zeros(1)), torch.zeros(4), r"shape \(4, 1\), got \(4,\)"),
+        (m.SquashedGaussian(torch.zeros(4, 1), torch.zeros(1)), torch.zeros(4), r"shape \(4, 1\), got \(4,\)"),
+        (m.Gaussian(torch.zeros(4, 2), torch.zeros(2)), torch.zeros(4, 1), r"shape \(4, 2\), got \(4, 1\)"),
+        (m.Categorical(torch.zeros(4, 3)), torch.zeros(1), r"one entry a row, shape \(4,\), got \(1,\)"),
+    ],
+)
+def test_actions_that_would_spread_over_all_rows_are_refused(policy, action, message):
+    with pytest.raises(ValueError, match=message):
+        policy.log_prob(action)
+
+
+def test_many_actions_of_one_state_are_scored_at_once():
+    actions = torch.randn(5, 2)
+    one = m.Gaussian(torch.ones(1, 2), torch.zeros(2))
+    want = D.Normal(torch.ones(2), torch.ones(2)).log_prob(actions).sum(-1)
+    torch.testing.assert_close(one.log_prob(actions), want)
+
+
+def test_a_mask_of_other_axes_is_refused():
+    with pytest.raises(ValueError, match=r"legal must have shape \(3, 3, 3\) or \(3,\), got \(3, 3\)"):
+        m.Categorical(torch.zeros(3, 3, 3)).among(torch.ones(3, 3, dtype=torch.bool))

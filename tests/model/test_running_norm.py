@@ -42,3 +42,27 @@ def test_init_forgets_what_was_seen():
 def test_rows_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"running_norm expects \(…, 2\), got shape \(4, 3\)"):
         m.running_norm(2)(torch.zeros(4, 3))
+
+
+def test_a_row_that_is_not_finite_leaves_the_moments_as_they_are():
+    rows = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    norm, clean = m.running_norm(2), m.running_norm(2)
+    norm(torch.tensor([[float("nan"), 1.0]]))
+    assert norm.mean.tolist() == [0, 0]
+    norm(torch.cat([rows, torch.tensor([[float("inf"), 1.0], [2.0, float("nan")]])]))
+    clean(rows)
+    for key, value in clean.state_dict().items():
+        torch.testing.assert_close(norm.state_dict()[key], value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "how", "error", "message"),
+    [
+        ((2.5,), {}, TypeError, r"shape\[0\] must be a whole number, got 2.5"),
+        ((2,), {"clip": -1.0}, ValueError, "clip must be positive or None, got -1.0"),
+        ((2,), {"eps": -1.0}, ValueError, "eps must be at least 0, got -1.0"),
+    ],
+)
+def test_what_cannot_be_is_refused(shape, how, error, message):
+    with pytest.raises(error, match=message):
+        m.running_norm(*shape, **how)

@@ -124,3 +124,31 @@ def test_a_wrong_lambda_is_refused(lam, message):
     columns = {"reward": np.zeros(2), "discount": np.zeros(2)}
     with pytest.raises(ValueError, match=message):
         lambda_returns(columns, np.array([2]), 0.9, lam)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "change", "message"),
+    [
+        (
+            [3, 2],
+            {},
+            r"reward must have shape \(5,\), the sum of lengths, which are T \+ 1 .* got \(6,\)",
+        ),
+        ([4, 2], {"value": np.ones((6, 1))}, r"value must have shape \(6,\), .* got \(6, 1\)"),
+        ([6, 0], {}, r"lengths must be T \+ 1 of at least one episode"),
+    ],
+)
+def test_columns_that_are_not_those_of_the_lengths_are_refused(lengths, change, message):
+    columns = {"reward": np.ones(6), "discount": np.ones(6), "value": np.ones(6)} | change
+    with pytest.raises(ValueError, match=message):
+        lambda_returns(columns, np.array(lengths), 0.9, 0.5)
+    with pytest.raises(ValueError, match=message):
+        vtrace_returns(columns, np.array(lengths), np.ones(int(sum(lengths))), 0.9)
+
+
+def test_traces_need_a_lambda_and_a_ratio_for_each_row():
+    columns = {"reward": np.ones(3), "discount": np.ones(3), "value": np.ones(3)}
+    with pytest.raises(ValueError, match=r"lam must lie in \[0, 1\], got 2"):
+        vtrace_returns(columns, np.array([3]), np.ones(3), 0.9, lam=2)
+    with pytest.raises(ValueError, match=r"ratio must have shape \(3,\)"):
+        vtrace_returns(columns, np.array([3]), np.ones(2), 0.9)

@@ -108,3 +108,51 @@ def test_what_cannot_be_relabelled_is_refused():
         Hindsight(Walks(), reward, copies=0)
     with pytest.raises(ValueError, match=r"hindsight needs episodes with goal and achieved, \['achieved', 'goal'\]"):
         next(started(Walk()))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (
+            {"reward": lambda achieved, goal: np.zeros(1)},
+            r"reward must give one number a step, shape .*, got \(1,\)",
+        ),
+        ({"ends": lambda achieved, goal: True}, r"ends must give one number a step, shape \(\d,\), got \(\)"),
+    ],
+)
+def test_one_number_for_all_steps_is_refused(how, message):
+    source = Hindsight(Walks(), how.get("reward", reward), ends=how.get("ends"), copies=1)
+    source.start(0, 0)
+    with pytest.raises(ValueError, match=message):
+        next(source)
+
+
+class Once:
+    """One episode of three steps, with what is given changed in it."""
+
+    def __init__(self, **changes):
+        self.changes = changes
+
+    def start(self, seed, worker): ...
+
+    def update_params(self, state_dict, version): ...
+
+    def __next__(self):
+        made = {"action": np.ones(3), "reward": np.full(3, -1.0), "goal": np.full(4, 9), "achieved": np.arange(4)}
+        return made | self.changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"achieved": np.arange(3)}, r"achieved must have T \+ 1 entries, one a moment, got 3 for T = 3"),
+        ({"reward": np.full(3, -1)}, "reward must give whole numbers where the episodes' rewards are int64, got -0.5"),
+    ],
+)
+def test_what_would_be_made_up_or_cut_down_is_refused(changes, message):
+    source = Hindsight(Once(**changes), lambda achieved, goal: np.full(len(achieved), -0.5), copies=1)
+    with pytest.raises(RuntimeError, match=r"start\(seed, worker\) must be called before the first episode"):
+        next(source)
+    source.start(0, 0)
+    with pytest.raises(ValueError, match=message):
+        next(source)

@@ -389,3 +389,70 @@ def test_two_observations_by_key_are_refused():
 
     with pytest.raises(TypeError, match="must have one of 'obs' and 'observation'"):
         GymnasiumEnvironments(lambda: Both(gym.spaces.Discrete(2)), 1)
+
+
+class Rounds(gym.Env):
+    """What is seen depends on whether an action is numpy's number or Python's."""
+
+    observation_space, action_space = gym.spaces.Box(-9, 9, (1,)), gym.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        self.sum = np.float32(0.1)
+        return np.array([self.sum], np.float32), {}
+
+    def step(self, action):
+        self.sum = self.sum + action * np.float32(0.1) / 3  # of numpy's int64 in double precision
+        return np.array([self.sum], np.float32), 0.0, False, False, {}
+
+
+def test_a_state_does_the_same_actions_again_to_the_bit():
+    env, other = GymnasiumEnvironments(Rounds, 2), GymnasiumEnvironments(Rounds, 2)
+    env.reset(0)
+    for _ in range(9):
+        seen = env.step(np.array([1, 2]))[0]
+    np.testing.assert_array_equal(other.load_state_dict(env.state_dict()), seen)
+    np.testing.assert_array_equal(other.step(np.array([2, 1]))[0], env.step(np.array([2, 1]))[0])
+
+
+def test_states_of_something_else_are_refused_and_change_nothing():
+    env, same, wide = (GymnasiumEnvironments("CartPole-v1", n) for n in (2, 2, 3))
+    before = env.reset(0)
+    wide.reset(1)
+    with pytest.raises(ValueError, match="the state is of 3 environments, this one has 2"):
+        env.load_state_dict(wide.state_dict())
+    with pytest.raises(ValueError, match=r"must be the state_dict of a GymnasiumEnvironments, .*'seeds'\] are not"):
+        env.load_state_dict({})
+    np.testing.assert_array_equal(same.reset(0), before)
+    np.testing.assert_array_equal(env.step(np.array([0, 1]))[0], same.step(np.array([0, 1]))[0])
+
+
+def test_one_instance_for_two_rows_is_refused():
+    only = gym.make("CartPole-v1")
+    env = GymnasiumEnvironments(lambda: gym.wrappers.TimeLimit(only, 5), 2)
+    with pytest.raises(ValueError, match="environment must make another instance each time"):
+        env.reset(0)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: GymnasiumEnvironments(gym.make("CartPole-v1"), 2), TypeError, "a registered name or a function"),
+        (
+            lambda: GymnasiumEnvironments(Rounds, 2, render_mode="x"),
+            ValueError,
+            r"options \(\['render_mode'\]",
+        ),
+        (lambda: VectorEnvironments(lambda: None, 3), ValueError, r"num \(3\) must be None where a function is given"),
+        (lambda: GymnasiumEnvironments("CartPole-v1", 2.0), TypeError, "num must be a whole number, got 2.0"),
+    ],
+)
+def test_what_would_be_ignored_or_cannot_be_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_parts_of_a_choice_are_refused():
+    env = GymnasiumEnvironments("CartPole-v1", 2)
+    env.reset(0)
+    with pytest.raises(ValueError, match=r"action must be whole numbers, got \[0.5, 1.0\]"):
+        env.step(np.array([0.5, 1.0]))

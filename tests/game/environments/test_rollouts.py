@@ -9,7 +9,19 @@ import torch
 
 import ai.model as m
 from ai.data import Datagen, ReplayBuffer, lambda_returns
-from ai.game import CartPole, ConnectFour, Environments, GameEnvironments, GymnasiumEnvironments, Rollouts, evaluate
+from ai.game import (
+    ByActor,
+    ByPolicy,
+    CartPole,
+    ConnectFour,
+    Environments,
+    EpsilonGreedy,
+    GameEnvironments,
+    GymnasiumEnvironments,
+    Rollouts,
+    evaluate,
+)
+from ai.train import PPO, RLTrainer, opt
 from tests.game.environments.ticks import Ticks
 
 
@@ -307,3 +319,64 @@ def test_a_reward_that_is_not_one_number_a_row_is_refused():
 
     with pytest.raises(ValueError, match=r"env.step must give reward of shape \(2,\), got \(2, 1\)"):
         next(started(Wide(), torch.nn.Identity(), act, 6))
+
+
+def test_the_very_model_that_is_trained_acts_in_evaluation_mode():
+    modes, net = set(), Net().init(seed=0)
+
+    def note(model, seen, generator, n_steps):
+        modes.add(model.training)
+        return ByPolicy()(model, seen, generator, n_steps)
+
+    data = Datagen(Rollouts(GameEnvironments(CartPole(), 2), net, note, 4)).passes(1)
+    RLTrainer(PPO(), data, push_interval=None).train(net, opt.adam(net), steplimit=3)
+    assert modes == {False}
+    assert net.training
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"action": torch.zeros(2), "reward": torch.ones(2)}, r"act returns may not have the keys \['reward'\]"),
+        ({"x": torch.zeros(2)}, r"act must return \['action'\], got \['x'\]"),
+        ({"action": torch.zeros(2), "value": torch.zeros(2, 1)}, r"value of shape \(2,\), got \(2, 1\)"),
+        ({"action": torch.zeros(2), "x": torch.zeros(3, 5)}, r"x of shape \(2, 5\), got \(3, 5\)"),
+    ],
+)
+def test_what_act_may_not_return_is_named(said, message):
+    with pytest.raises(ValueError, match=message):
+        next(started(Ticks(), torch.nn.Identity(), lambda *a: said, 2))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({"lookahead": 2}, {"lookahead": 4}, r"of context and lookahead \(0, 2\), this source has \(0, 4\)"),
+        ({}, {"memory": (3,)}, r"of memory None, this source has \(3,\)"),
+    ],
+)
+def test_a_state_of_a_source_that_keeps_something_else_is_refused(before, after, message):
+    state = started(Ticks(), torch.nn.Identity(), act_only, 2, **before).state_dict()
+    other = started(Ticks(), torch.nn.Identity(), act_only, 2, **after)
+    with pytest.raises(ValueError, match=message):
+        other.load_state_dict(state)
+    del state["kept"]  # as of before it was written
+    started(Ticks(), torch.nn.Identity(), act_only, 2, **before).load_state_dict(state)
+
+
+def test_two_players_returns_are_not_summed():
+    with pytest.raises(ValueError, match="env must be of one player, got one with to_play"):
+        evaluate(GameEnvironments(ConnectFour(), 2), Net(84, 7), episodes=2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ByActor(random_steps=-1), "random_steps must be at least 0, got -1"),
+        (lambda: EpsilonGreedy(steps=0), "steps must be at least 1, got 0"),
+        (lambda: EpsilonGreedy(steps=5, last=float("nan")), "last must be a number, got nan"),
+    ],
+)
+def test_ways_to_act_that_cannot_be_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -148,9 +148,10 @@ def test_options_out_of_range_are_refused(how, message):
         DQN(**how)
 
 
-@pytest.mark.parametrize("key", ["action", "n_step_reward"])
+@pytest.mark.parametrize("key", ["action", "n_step_reward", "next_discount", "weight"])
 def test_a_column_where_a_number_a_row_belongs_is_refused(key):
     model, batch = made()
+    batch["weight"] = torch.ones(10)
     with pytest.raises(ValueError, match=rf"{key} must have shape \(10,\), got \(10, 1\)"):
         DQN()(model, {**batch, key: batch[key][:, None]}, 0)
 
@@ -162,3 +163,18 @@ def test_draws_without_the_parts_of_a_target_are_refused():
         ValueError, match=r"the batch must hold \['n_step_reward'\], got .* give ReplayBuffer a finite n"
     ):
         DQN()(model, batch, 0)
+
+
+@pytest.mark.parametrize("quantiles", [None, 5])
+def test_actions_kept_as_bytes_are_numbers(quantiles):
+    model, batch = made(quantiles)
+    as_bytes = {**batch, "action": batch["action"].to(torch.uint8)}
+    assert DQN()(model, as_bytes, 1).item() == DQN()(model, batch, 1).item()
+    with pytest.raises(TypeError, match=r"action must be whole numbers, got torch\.float32"):
+        DQN()(model, {**batch, "action": batch["action"].float()}, 1)
+
+
+def test_what_is_legal_now_but_not_known_of_later_is_refused():
+    model, batch = made()
+    with pytest.raises(ValueError, match=r"must hold next_legal: give ReplayBuffer next_keys=\('obs', 'legal'\)"):
+        DQN()(model, {**batch, "legal": torch.ones(10, 4, dtype=torch.bool)}, 1)

@@ -10,16 +10,7 @@ from torch import nn
 import ai.model as m
 from ai.data import Draws, ReplayBuffer
 from ai.train import IQL, Trainer, opt
-
-
-class Critics(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.nets = m.modules([m.seq(m.fc(5, 8, "relu"), m.fc(8, 1)) for _ in range(2)])
-
-    def forward(self, obs, action):
-        x = torch.cat([obs, action], 1)
-        return torch.stack([net(x)[:, 0] for net in self.nets])
+from tests.train.rl.actor_critic import Critics, apart, drawn
 
 
 class Net(m.Model):
@@ -36,17 +27,7 @@ class Net(m.Model):
 
 
 def made():
-    model = Net().init(seed=0).double()
-    model.critics.lagged.load_state_dict(Net().init(seed=1).double().critics.net.state_dict())
-    rng = torch.Generator().manual_seed(0)
-    rand = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64)  # noqa: E731
-    return model, {
-        "obs": rand(10, 3),
-        "action": rand(10, 2),
-        "n_step_reward": rand(10),
-        "next_obs": rand(10, 3),
-        "next_discount": torch.tensor([0.9, 0.0] * 5, dtype=torch.float64),
-    }
+    return apart(Net), drawn(10)
 
 
 def test_each_part_has_its_loss_and_its_gradient(on_device):
@@ -122,3 +103,19 @@ def test_rewards_of_another_shape_are_refused():
     batch["n_step_reward"] = batch["n_step_reward"][:, None]
     with pytest.raises(ValueError, match=r"rewards of shape \(B,\), got \(2, 10\), \(10,\) and \(10, 1\)"):
         IQL()(model, batch, 0)
+
+
+def test_weights_weigh_every_part():
+    model, batch = made()
+    rows = [IQL(tau=1e-9)(model, {key: value[k : k + 1] for key, value in batch.items()}, 0) for k in range(10)]
+    weight = torch.arange(10, dtype=torch.float64)
+    got = IQL(tau=1e-9)(model, {**batch, "weight": weight}, 0)
+    torch.testing.assert_close(got, (weight * torch.stack(rows)).mean())
+
+
+@pytest.mark.parametrize("key", ["next_discount", "weight"])
+def test_a_column_where_a_number_a_row_belongs_is_refused(key):
+    model, batch = made()
+    batch["weight"] = torch.ones(10)
+    with pytest.raises(ValueError, match=rf"{key} must have shape \(10,\), got \(10, 1\)"):
+        IQL()(model, {**batch, key: batch[key][:, None]}, 0)

@@ -175,3 +175,30 @@ def test_a_batch_of_one_step_learns_from_its_advantage_as_it_is():
     padded = {key: torch.stack([value, value.flip(0)], 1)[:1] for key, value in batch_of().items()}
     padded["mask"] = torch.tensor([[True, False]])
     assert PPO()(model, padded, 0).item() == PPO()(model, alone, 0).item()
+
+
+@pytest.mark.parametrize("key", ["log_prob", "advantage", "value"])
+def test_a_column_where_a_number_a_row_belongs_is_refused(key):
+    batch = batch_of()
+    with pytest.raises(ValueError, match=rf"{key} must have shape \(16,\), got \(16, 1\)"):
+        PPO(clip_value=0.1)(Net(), {**batch, key: batch[key][:, None]}, 0)
+
+
+def test_what_a_batch_lacks_is_named_with_where_it_comes_from():
+    batch = batch_of()
+    del batch["log_prob"], batch["value"]
+    with pytest.raises(ValueError, match=r"must hold \['log_prob', 'value'\], got .*: act as ai.game.ByPolicy does"):
+        PPO(clip_value=0.1)(Net(), batch, 0)
+
+
+def test_a_policy_of_several_choices_scored_one_by_one_is_refused():
+    batch = batch_of()
+    model = lambda obs: (m.Categorical(obs[:, None]), obs[:, 0])  # noqa: E731
+    with pytest.raises(ValueError, match=r"the policy's log_prob must have shape \(16,\), got \(16, 1\)"):
+        PPO()(model, {**batch, "action": torch.zeros(16, 1, dtype=torch.long)}, 0)
+
+
+def test_a_mask_needs_a_policy_that_can_be_restricted():
+    model = lambda obs: (m.Gaussian(obs, torch.zeros(3)), obs[:, 0])  # noqa: E731
+    with pytest.raises(TypeError, match=r"a batch with legal needs a policy of one choice, .* got Gaussian"):
+        PPO()(model, batch_of() | {"legal": torch.ones(16, 3)}, 0)

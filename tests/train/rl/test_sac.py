@@ -8,16 +8,7 @@ from torch import nn
 
 import ai.model as m
 from ai.train import SAC
-
-
-class Critics(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.nets = m.modules([m.seq(m.fc(5, 8, "relu"), m.fc(8, 1)) for _ in range(2)])
-
-    def forward(self, obs, action):
-        x = torch.cat([obs, action], 1)
-        return torch.stack([net(x)[:, 0] for net in self.nets])
+from tests.train.rl.actor_critic import Critics, apart, drawn
 
 
 class Net(m.Model):
@@ -31,17 +22,7 @@ class Net(m.Model):
 
 
 def made():
-    model = Net().init(seed=0).double()
-    model.critics.lagged.load_state_dict(Net().init(seed=1).double().critics.net.state_dict())
-    rng = torch.Generator().manual_seed(0)
-    rand = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64)  # noqa: E731
-    return model, {
-        "obs": rand(12, 3),
-        "action": rand(12, 2).tanh(),
-        "n_step_reward": rand(12),
-        "next_obs": rand(12, 3),
-        "next_discount": torch.tensor([0.99, 0.0] * 6, dtype=torch.float64),
-    }
+    return apart(Net), drawn(12)
 
 
 def by_parts(model, batch, alpha, wanted):
@@ -128,3 +109,11 @@ def test_draws_without_the_parts_of_a_target_are_refused():
     del batch["next_obs"]
     with pytest.raises(ValueError, match=r"the batch must hold \['next_obs'\]"):
         SAC()(model, batch, 0)
+
+
+@pytest.mark.parametrize("key", ["next_discount", "weight"])
+def test_a_column_where_a_number_a_row_belongs_is_refused(key):
+    model, batch = made()
+    batch["weight"] = torch.ones(12)
+    with pytest.raises(ValueError, match=rf"{key} must have shape \(12,\), got \(12, 1\)"):
+        SAC()(model, {**batch, key: batch[key][:, None]}, 0)

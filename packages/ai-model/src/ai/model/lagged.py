@@ -50,13 +50,19 @@ class Lagged(nn.Module):
         """Moves the copy's parameters by the share `tau` of the way to the network's; its buffers become the network's.
 
         Raises:
-            ValueError: `tau` is outside [0, 1].
+            ValueError: `tau` is outside [0, 1], or the network was given other parameters since.
         """
         if not 0 <= tau <= 1:
             raise ValueError(f"tau must lie in [0, 1], got {tau}")
         behind: list[Tensor] = list(self.lagged.parameters())
+        ahead = [p.detach() for p in self.net.parameters()]
+        if [p.shape for p in behind] != [p.shape for p in ahead]:
+            raise ValueError(
+                f"the network has {len(ahead)} parameters and its copy {len(behind)}, or of other shapes: it was "
+                "changed after Lagged(net), make a new Lagged of it"
+            )
         if behind:
-            torch._foreach_lerp_(behind, [p.detach() for p in self.net.parameters()], tau)
+            torch._foreach_lerp_(behind, ahead, tau)
         for ours, theirs in zip(self.lagged.buffers(), self.net.buffers(), strict=True):
             ours.copy_(theirs)
 

@@ -41,11 +41,17 @@ class Categorical(NamedTuple):
     def among(self, legal: Tensor) -> "Categorical":
         """Returns the policy restricted to the actions where `legal` `(…, A)` is true; where none is, uniform.
 
+        Raises:
+            ValueError: `legal` has neither the shape of the logits nor `(A,)`.
+
         >>> Categorical(torch.zeros(1, 3)).among(torch.tensor([[True, False, True]])).logits.softmax(-1)
         tensor([[0.5000, 0.0000, 0.5000]])
         """
         logits = _wide(self.logits)
         lowest = torch.finfo(logits.dtype).min
+        if legal.shape not in (logits.shape, logits.shape[-1:]):  # another might spread over the wrong axis in silence
+            wanted = tuple(logits.shape)
+            raise ValueError(f"legal must have shape {wanted} or {wanted[-1:]}, got {tuple(legal.shape)}")
         return Categorical(
             torch.where(legal.bool(), logits.clamp_min(lowest / 2), lowest)
         )  # a legal -inf is above an illegal
@@ -60,7 +66,14 @@ class Categorical(NamedTuple):
         return self.logits.argmax(-1)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """`(…)`."""
+        """`(…)`.
+
+        Raises:
+            ValueError: there is not one action for each row of logits.
+        """
+        if action.shape != self.logits.shape[:-1]:
+            wanted = tuple(self.logits.shape[:-1])
+            raise ValueError(f"action must have one entry a row, shape {wanted}, got {tuple(action.shape)}")
         return _wide(self.logits).log_softmax(-1).gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:
@@ -90,7 +103,13 @@ class Gaussian(NamedTuple):
         return self.mean
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """`(…)`: the density of all axes together."""
+        """`(…)`: the density of all axes together.
+
+        Raises:
+            ValueError: actions have other axes.
+        """
+        if action.ndim < self.mean.ndim or action.shape[-1:] != self.mean.shape[-1:]:
+            raise ValueError(f"action must have shape {tuple(self.mean.shape)}, got {tuple(action.shape)}")
         log_std = _wide(self.log_std)
         z = (action - _wide(self.mean)) * (-log_std).exp()
         return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)

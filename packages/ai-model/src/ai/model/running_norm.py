@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ai.model.arguments import check_real, check_whole
 from ai.model.init import fill
 
 
@@ -34,17 +35,20 @@ class _RunningNorm(nn.Module):
 
     @torch.no_grad()
     def _update(self, rows: Tensor) -> None:
-        """Takes rows `(n, *shape)` into the moments (Chan, Golub and LeVeque 1983, equation 2.1)."""
-        n = len(rows)
-        if n == 0:
-            return
-        mean, variance = rows.mean(0), rows.var(0, correction=0)
+        """Takes rows `(n, *shape)` into the moments (Chan, Golub and LeVeque 1983, equation 2.1).
+
+        Rows with NaN or infinity are left out: one would stay in the moments for good.
+        """
+        finite = rows.isfinite().flatten(1).all(1).view(-1, *(1,) * len(self.shape))
+        n = finite.sum().to(rows.dtype)
+        mean = torch.where(finite, rows, 0).sum(0) / n.clamp_min(1)
+        variance = torch.where(finite, rows - mean, 0).square().sum(0) / n.clamp_min(1)
         known = self.count.to(mean.dtype)
-        share = n / (known + n)
+        share = n / (known + n).clamp_min(1)
         apart = mean - self.mean
         self.variance.copy_((1 - share) * self.variance + share * variance + share * (1 - share) * apart.square())
         self.mean.add_(share * apart)
-        self.count.add_(n)
+        self.count.add_(finite.sum())
 
     def extra_repr(self) -> str:
         return f"{self.shape}, clip={self.clip}"
@@ -57,7 +61,7 @@ def running_norm(*shape: int, clip: float | None = 10.0, eps: float = 1e-8) -> n
     moments are buffers: they are saved, and pushed to whoever acts. In training mode each call adds its rows to them.
 
     Args:
-        shape: Of one row; leading axes are rows.
+        shape: Of one row; leading axes are rows. A row with NaN or infinity is left out of the moments.
         clip: Bounds the result to [-clip, clip]; None for no bound.
         eps: Added to the variance.
 
@@ -68,6 +72,12 @@ def running_norm(*shape: int, clip: float | None = 10.0, eps: float = 1e-8) -> n
         >>> bool(norm.eval()(torch.tensor([[5.0, 8.0]])).allclose(torch.tensor([[0.0, 1.0]]), atol=0.1))
         True
     """
+    check_whole(**{f"shape[{axis}]": size for axis, size in enumerate(shape)})
+    check_real(clip=clip, eps=eps)
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip must be positive or None, got {clip}")
+    if not eps >= 0:
+        raise ValueError(f"eps must be at least 0, got {eps}")
     if not shape or min(shape) < 1:
         raise ValueError(f"shape must be one or more sizes of at least 1, got {shape}")
     return _RunningNorm(shape, clip, eps)

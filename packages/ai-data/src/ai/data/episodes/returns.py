@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ai.data.batch.arguments import check_real
+
 
 def n_step_returns(
     columns: Mapping[str, Tensor], rows: Tensor, steps_left: Tensor, n_step: int, gamma: float, capacity: int
@@ -74,7 +76,7 @@ def lambda_returns(
         lam: λ, in [0, 1].
 
     Raises:
-        ValueError: λ is outside [0, 1], or there are no values for a λ below 1.
+        ValueError: λ is outside [0, 1], there are no values for a λ below 1, or `lengths` are not those of the columns.
 
     Source: Sutton and Barto, 2018, Reinforcement Learning, equation 12.20; Schulman et al., 2016, High-dimensional
     continuous control using generalized advantage estimation, equation 16.
@@ -83,11 +85,13 @@ def lambda_returns(
     >>> lambda_returns({**steps, "value": np.array([5.0, 6.0, 7.0])}, np.array([3]), gamma=0.5, lam=0.5)
     array([3.625, 4.5  , 7.   ], dtype=float32)
     """
+    check_real(gamma=gamma)
     if not 0 <= lam <= 1:
         raise ValueError(f"lam must lie in [0, 1], got {lam}")
+    lengths = np.asarray(lengths)
     if lam < 1 and "value" not in columns:
         raise ValueError(f"lam ({lam}) below 1 needs episodes with a value, got the keys {sorted(columns)}")
-    last_rows = np.cumsum(lengths) - 1
+    last_rows = _last_rows(columns, lengths, ("reward", "discount"))
     value, reward, discount = columns.get("value"), columns["reward"], columns["discount"]
     sign = _signs(columns)
     result = np.zeros(int(lengths.sum()), np.float32)
@@ -127,13 +131,20 @@ def vtrace_returns(
         rho_max: bounds the ratio that a step's own error counts with, and so which policy the values are of.
         c_max: bounds the ratio that later errors are carried back with.
 
+    Raises:
+        ValueError: λ is outside [0, 1], a column is missing, or `lengths` are not those of the columns.
+
     Source: Espeholt et al., 2018, IMPALA, equation 1 and remark 2.
 
     >>> steps = {"reward": np.array([1.0, 0.0]), "discount": np.array([1.0, 0.0]), "value": np.array([0.0, 2.0])}
     >>> vtrace_returns(steps, np.array([2]), ratio=np.array([0.5, 0.0]), gamma=1.0)
     array([1.5, 2. ], dtype=float32)
     """
-    last_rows = np.cumsum(lengths) - 1
+    check_real(gamma=gamma)
+    if not 0 <= lam <= 1:
+        raise ValueError(f"lam must lie in [0, 1], got {lam}")
+    lengths = np.asarray(lengths)
+    last_rows = _last_rows({**columns, "ratio": ratio}, lengths, ("reward", "discount", "value", "ratio"))
     value, reward, discount = columns["value"], columns["reward"], columns["discount"]
     sign = _signs(columns)
     rho, c = np.minimum(ratio, rho_max), lam * np.minimum(ratio, c_max)
@@ -145,6 +156,22 @@ def vtrace_returns(
         error = rho[at] * (reward[at] + factor * value[at + 1] - value[at])
         result[at] = value[at] + error + factor * c[at] * (result[at + 1] - value[at + 1])
     return result
+
+
+def _last_rows(columns: Mapping[str, np.ndarray], lengths: np.ndarray, needed: tuple[str, ...]) -> np.ndarray:
+    """Returns where each episode's moment after its last step lies, having seen that every column holds just these."""
+    if missing := [key for key in needed if key not in columns]:
+        raise ValueError(f"columns must hold {missing}, got {sorted(columns)}")
+    if len(lengths) == 0 or int(lengths.min()) < 1:
+        raise ValueError(f"lengths must be T + 1 of at least one episode, got {lengths}")
+    n_rows = int(lengths.sum())
+    for key in (*needed, "value", "to_play"):
+        if key in columns and columns[key].shape != (n_rows,):
+            raise ValueError(
+                f"{key} must have shape ({n_rows},), the sum of lengths, which are T + 1 of each episode, got "
+                f"{tuple(columns[key].shape)}"
+            )
+    return np.cumsum(lengths) - 1
 
 
 def _signs(columns: Mapping[str, np.ndarray]) -> np.ndarray | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ai.data.batch.arguments import check_whole
 from ai.data.batch.seeds import derive_seed
 from ai.data.episodes.packing import Packed, packed
 
@@ -52,9 +53,11 @@ class Hindsight:
     """
 
     def __init__(self, source: "Source", reward: Reward, *, ends: Reward | None = None, copies: int = 4) -> None:
+        check_whole(copies=copies)
         if copies < 1:
             raise ValueError(f"copies must be at least 1, got {copies}")
         self.source, self.reward, self.ends, self.copies = source, reward, ends, copies
+        self._started = False
 
     def begin_at(self, n_steps: int) -> None:
         """Tells the source what was made already, where it asks for it."""
@@ -65,6 +68,7 @@ class Hindsight:
         """Starts the source; the goals drawn are a function of `seed` too."""
         self.source.start(seed, worker)
         self._random = np.random.default_rng(derive_seed(seed, worker, 1))
+        self._started = True
 
     def update_params(self, state_dict: Mapping[str, Any], version: int) -> None:
         """Hands the parameters on."""
@@ -74,12 +78,20 @@ class Hindsight:
         """Returns what the source gives next, and its copies.
 
         Raises:
-            ValueError: an episode has no `goal` or `achieved`.
+            RuntimeError: it was not started.
+            ValueError: an episode has no `goal` or `achieved`, or does not tell what was achieved at its last moment.
         """
+        if not self._started:
+            raise RuntimeError("start(seed, worker) must be called before the first episode")
         made: Episode | Packed = next(self.source)
         whole = packed([made])
         if missing := sorted({"goal", "achieved"} - whole.columns.keys()):
             raise ValueError(f"hindsight needs episodes with goal and achieved, {missing} are not in it")
+        if not isinstance(made, Packed) and len(made["achieved"]) != whole.lengths[0]:
+            raise ValueError(
+                f"achieved must have T + 1 entries, one a moment, got {len(made['achieved'])} for T = "
+                f"{whole.lengths[0] - 1}"
+            )
         if "version" not in (made.columns if isinstance(made, Packed) else made):
             whole.columns.pop("version")  # whoever takes it knows better
         firsts = np.cumsum(whole.lengths) - whole.lengths
@@ -105,10 +117,10 @@ class Hindsight:
         step = within < np.repeat(steps, lengths)
         after = whole.columns["achieved"][rows[step] + 1]
         reward = np.zeros(len(rows), whole.columns["reward"].dtype)
-        reward[step] = self.reward(after, goal[step])
+        reward[step] = _each("reward", self.reward(after, goal[step]), after, reward.dtype)
         ended = np.zeros(len(rows), bool)
         if self.ends is not None:
-            ended[step] = self.ends(after, goal[step])
+            ended[step] = _each("ends", self.ends(after, goal[step]), after, ended.dtype)
         columns["reward"] = reward
         columns["discount"] = np.where(step & ~ended, 1, 0).astype(whole.columns["discount"].dtype)
         columns["truncated"] = np.repeat(~ended[last - 1], lengths)
@@ -125,3 +137,21 @@ class Hindsight:
         self._random.bit_generator.state = state["random"]
         if state["source"] is not None:
             cast("Any", self.source).load_state_dict(state["source"])
+
+
+def _each(name: str, given: Any, after: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """Returns what a function gave for each step, as the episodes hold it.
+
+    Raises:
+        ValueError: it is not one number a step, or none that the episodes' type holds.
+    """
+    values = np.asarray(given)
+    if values.shape != (len(after),):
+        raise ValueError(f"{name} must give one number a step, shape ({len(after)},), got {values.shape}")
+    with np.errstate(invalid="ignore"):
+        held = values.astype(dtype)
+    if dtype.kind in "iu" and (held != values).any():
+        raise ValueError(
+            f"{name} must give whole numbers where the episodes' rewards are {dtype}, got {values[held != values][0]}"
+        )
+    return held

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ai.model.arguments import check_real, check_whole
+
 Act: TypeAlias = Callable[[Any, Mapping[str, Tensor], torch.Generator | None, int], Mapping[str, Tensor]]
 """`act(model, seen, generator, n_steps)` returns tensors `[N, …]` by key: `action`, and what else an episode is to
 hold, such as `log_prob` and `value`. `seen` has `obs`, and `legal`, `to_play`, `memory` where there are any; `n_steps`
@@ -64,6 +66,8 @@ class EpsilonGreedy:
     """
 
     def __init__(self, *, steps: int, first: float = 1.0, last: float = 0.05) -> None:
+        check_whole(steps=steps)
+        check_real(first=first, last=last)
         for name, value in (("first", first), ("last", last)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}")
@@ -83,8 +87,9 @@ class EpsilonGreedy:
         anything = torch.rand(values.shape, generator=generator, device=values.device)
         if "legal" in seen:
             lowest = torch.finfo(values.dtype).min
-            values = torch.where(seen["legal"], values, lowest)
-            anything = torch.where(seen["legal"], anything, -1)
+            legal = seen["legal"].bool()
+            values = torch.where(legal, values, lowest)
+            anything = torch.where(legal, anything, -1)
         explores = torch.rand(len(values), generator=generator, device=values.device) < self.chance(n_steps)
         return {"action": torch.where(explores, anything.argmax(1), values.argmax(1))}
 
@@ -105,6 +110,9 @@ class ByActor:
     """
 
     def __init__(self, *, random_steps: int = 0, greedy: bool = False) -> None:
+        check_whole(random_steps=random_steps)
+        if random_steps < 0:
+            raise ValueError(f"random_steps must be at least 0, got {random_steps}")
         self.random_steps, self.greedy = random_steps, greedy
 
     def __call__(

@@ -9,6 +9,7 @@ from torch import nn
 
 from ai.game.environments.acting import Act, ByPolicy, device_of, evaluating, to_numpy
 from ai.game.environments.protocol import Environments, Seen, by_key, stepped
+from ai.model.arguments import check_whole
 
 
 def evaluate(
@@ -36,6 +37,7 @@ def evaluate(
 
     Raises:
         RuntimeError: `max_steps` were not enough.
+        ValueError: `episodes` is below 1, or two players take turns.
 
     >>> import ai.model as m
     >>> from ai.game import CartPole, GameEnvironments
@@ -44,6 +46,7 @@ def evaluate(
     >>> float(evaluate(GameEnvironments(CartPole(), 4), model, left, episodes=8).mean()) < 12
     True
     """
+    check_whole(episodes=episodes, max_steps=max_steps)
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
     wanted = np.full(env.num, episodes // env.num) + (np.arange(env.num) < episodes % env.num)
@@ -55,6 +58,8 @@ def evaluate(
     held = None if memory is None else torch.zeros(env.num, *memory, device=device)
     with evaluating(model):
         seen = env.reset(seed)
+        if "to_play" in by_key(seen):
+            raise ValueError("env must be of one player, got one with to_play: two players' rewards sum to nothing")
         for n in range(max_steps):
             if all(len(own) >= count for own, count in zip(found, wanted, strict=True)):
                 return np.array([value for own, count in zip(found, wanted, strict=True) for value in own[:count]])

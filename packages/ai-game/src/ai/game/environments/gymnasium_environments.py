@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from ai.game import draws
 from ai.game.environments.protocol import BEGIN, Seen, Step
-from ai.game.environments.spaces import ActionSpace, Observations, gymnasium
+from ai.game.environments.spaces import ActionSpace, Observations, check_made, gymnasium
+from ai.model.arguments import check_whole
 
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -30,7 +31,8 @@ class GymnasiumEnvironments:
 
     Raises:
         ImportError: gymnasium is not installed.
-        TypeError: observations or actions are not numbers.
+        TypeError: observations or actions are not numbers, or `environment` is neither a name nor a function.
+        ValueError: `num` is below 1, or there are options for a function, which takes none.
 
     >>> env = GymnasiumEnvironments("Pendulum-v1", 2)
     >>> env.reset(seed=0).shape, env.num_actions, env.action_shape
@@ -39,10 +41,13 @@ class GymnasiumEnvironments:
     """
 
     def __init__(self, environment: str | Callable[[], Any], num: int, *, mask: bool = False, **options: Any) -> None:
+        check_made(environment, options)
+        check_whole(num=num)
         if num < 1:
             raise ValueError(f"num must be at least 1, got {num}")
         self._environment, self.num, self._mask, self._options = environment, num, mask, options
-        self._envs: list[Any] = [self._make()]
+        self._envs: list[Any] = []
+        self._envs.append(self._make())
         self._over: list[bool] = []  # of each instance; of none before `reset`
         self._done: list[list[Any]] = []  # what was done in each instance since its reset
         first = self._envs[0]
@@ -95,7 +100,7 @@ class GymnasiumEnvironments:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the seeds, and what was done in each instance since its last reset."""
-        if not self._done:
+        if not self._over:
             raise RuntimeError(BEGIN)
         return {
             "seeds": self._seeds.view(np.int64).copy(),
@@ -105,14 +110,22 @@ class GymnasiumEnvironments:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Seen:
-        """Begins every instance's last episode again and does what was done in it."""
+        """Begins every instance's last episode again and does what was done in it.
+
+        Raises:
+            ValueError: the state is no such one, or of another number of instances; then nothing has changed.
+        """
+        if missing := sorted({"seeds", "number", "over", "done"} - state.keys()):
+            raise ValueError(f"state must be the state_dict of a GymnasiumEnvironments, {missing} are not in it")
+        if len(state["over"]) != self.num:
+            raise ValueError(f"the state is of {len(state['over'])} environments, this one has {self.num}")
         self._seeds, self._number = np.array(state["seeds"]).view(np.uint64), np.array(state["number"])
         self._ready()
         seen = self._observations.empty(self.num)
         for row, env in enumerate(self._envs):
             self._begin(row, seen)
             done = np.asarray(state["done"][str(row)])
-            for own in done.tolist() if self.num_actions is not None else done:
+            for own in done:  # numpy's numbers, as `step` gives them: of Python's some environments round otherwise
                 shown, _, _, _, info = env.step(own)
                 self._done[row].append(own)
                 self._note(row, shown, info, seen)
@@ -126,7 +139,8 @@ class GymnasiumEnvironments:
         self._envs, self._over = [], []
 
     def _ready(self) -> None:
-        self._envs += [self._make() for _ in range(self.num - len(self._envs))]
+        while len(self._envs) < self.num:
+            self._envs.append(self._make())
         self._over = [False] * self.num
         self._done = [[] for _ in range(self.num)]
 
@@ -151,7 +165,10 @@ class GymnasiumEnvironments:
     def _make(self) -> Any:
         if isinstance(self._environment, str):
             return gymnasium().make(self._environment, **{"disable_env_checker": True, **self._options})
-        return self._environment()
+        made = self._environment()
+        if any(made.unwrapped is other.unwrapped for other in self._envs):
+            raise ValueError("environment must make another instance each time, it returned the same one again")
+        return made
 
     def __getstate__(self) -> dict[str, Any]:
         """Instances stay behind: a copy makes its own."""

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ai.data import Packed
-from ai.game.environments.acting import Act, ByPolicy, device_of, to_numpy
+from ai.game.environments.acting import Act, ByPolicy, device_of, evaluating, to_numpy
 from ai.game.environments.protocol import Environments, Seen, by_key, stepped
+from ai.model.arguments import check_whole
 
 Row = dict[str, NDArray[Any]]
 
 # What a rollout holds besides what is seen and said.
 _WRITTEN = {"reward", "discount", "truncated", "is_step", "version"}
+# Of what is said, one number a row.
+_SCALARS = {"log_prob", "value"}
 
 
 class Rollouts:
@@ -30,8 +33,8 @@ class Rollouts:
 
     Args:
         env: N environments, see `Environments`.
-        model: acts, in evaluation mode, with the parameters that the trainer sends. Give it a copy of the model that
-            is trained; each worker has its own.
+        model: acts, in evaluation mode, with the parameters that the trainer sends; between rollouts its mode is as it
+            was. Give it a copy of the model that is trained; each worker has its own.
         act: how it acts; None samples from the policy of `model(obs) -> (policy, value)`, see `ByPolicy`.
         steps: T.
         context: steps before the T that each rollout has once more, for draws that look back: frames stacked less one,
@@ -42,8 +45,10 @@ class Rollouts:
         newest_frame: keep the last of the frames that `obs` `[N, frames, …]` shows, for `ReplayBuffer(frame_stack=…)`.
 
     Raises:
-        ValueError: `steps` is below 1, or `context` or `lookahead` below 0; at `next`, an action or a reward was not
-            finite, which one draw after another would carry into every parameter.
+        TypeError: one of these is no whole number.
+        ValueError: `steps` is below 1, or `context` or `lookahead` below 0; at `next`, `act` returned no action, or
+            something that is not of N rows; or an action or a reward was not finite, which one draw after another would
+            carry into every parameter.
 
     Example:
         >>> import ai.model as m
@@ -73,6 +78,9 @@ class Rollouts:
         memory: tuple[int, ...] | None = None,
         newest_frame: bool = False,
     ) -> None:
+        check_whole(steps=steps, context=context, lookahead=lookahead)
+        if memory is not None:
+            check_whole(**{f"memory[{axis}]": size for axis, size in enumerate(memory)})
         for name, value, least in (("steps", steps, 1), ("context", context, 0), ("lookahead", lookahead, 0)):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -89,7 +97,6 @@ class Rollouts:
 
     def start(self, seed: int, worker: int) -> None:
         """Begins an episode in every environment; every draw that follows is a function of `seed`."""
-        self.model.eval()
         self._device = device_of(self.model)
         self._generator = torch.Generator(self._device).manual_seed(seed)
         self._version, self.n_steps = 0, self._first_step
@@ -103,21 +110,23 @@ class Rollouts:
 
     def __next__(self) -> Packed:
         """Returns the next rollout."""
-        if not self._started:
-            raise RuntimeError("start(seed, worker) must be called before the first rollout")
+        self._check_started()
         ended: list[tuple[NDArray[Any], NDArray[Any]]] = []
-        while (made := self._packed(self._act(ended), ended)) is None:
-            pass  # nothing can be drawn yet: T is less than what is looked ahead to, or all rows wait
+        with evaluating(self.model):  # each time: it may be the very model that is trained
+            while (made := self._packed(self._act(ended), ended)) is None:
+                pass  # nothing can be drawn yet: T is less than what is looked ahead to, or all rows wait
         return made
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that later rollouts depend on, parameters apart."""
+        self._check_started()
         state_of = getattr(self.env, "state_dict", None)
         return {
             "env": None if state_of is None else state_of(),
             "generator": self._generator.get_state(),
             "n_steps": self.n_steps,
             "version": self._version,
+            "kept": (self.context, self.lookahead),
             "over": self._over.copy(),
             "return": self._return.copy(),
             "length": self._length.copy(),
@@ -131,11 +140,20 @@ class Rollouts:
         Environments without a state begin their episodes anew, with the seed of `start`.
 
         Raises:
-            ValueError: the state is of another number of environments; then nothing has changed.
+            RuntimeError: it was not started.
+            ValueError: the state is of another number of environments, of another context, lookahead or memory; then
+                nothing has changed.
         """
+        self._check_started()
         load = None if state["env"] is None else getattr(self.env, "load_state_dict", None)
         if load is not None and len(state["over"]) != self.env.num:
             raise ValueError(f"the state is of {len(state['over'])} environments, env has {self.env.num}")
+        kept = self.context, self.lookahead
+        if load is not None and tuple(state.get("kept", kept)) != kept:  # earlier states did not say
+            raise ValueError(f"the state is of context and lookahead {tuple(state['kept'])}, this source has {kept}")
+        carried = None if state["memory"] is None else tuple(np.shape(state["memory"])[1:])
+        if load is not None and carried != self.memory:
+            raise ValueError(f"the state is of memory {carried}, this source has {self.memory}")
         self._generator.set_state(state["generator"])
         self.n_steps, self._version = state["n_steps"], state["version"]
         if load is None:
@@ -144,6 +162,10 @@ class Rollouts:
         self._over, self._return, self._length = (np.array(state[key]) for key in ("over", "return", "length"))
         self._memory = None if state["memory"] is None else np.array(state["memory"])
         self._tail = [{key: np.array(value) for key, value in row.items()} for row in state["tail"]]
+
+    def _check_started(self) -> None:
+        if not self._started:
+            raise RuntimeError("start(seed, worker) must be called before the first rollout")
 
     def _begin(self, seen: Seen) -> None:
         num = self.env.num
@@ -187,8 +209,19 @@ class Rollouts:
             said = to_numpy(answer)
         if clash := seen.keys() & ((said.keys() - {"memory"}) | _WRITTEN):
             raise ValueError(f"what env shows may not have the keys {sorted(clash)}: a rollout holds them already")
+        self._check_said(said)
         held = {key: np.array(value) for key, value in {**seen, "obs": self._stored(seen["obs"])}.items()}
         return {**said, **held}, said  # copies: an environment may write its next moment over what it showed
+
+    def _check_said(self, said: Mapping[str, NDArray[Any]]) -> None:
+        if clash := said.keys() & _WRITTEN:
+            raise ValueError(f"what act returns may not have the keys {sorted(clash)}: a rollout writes them itself")
+        if missing := {"action", *(() if self._memory is None else ("memory",))} - said.keys():
+            raise ValueError(f"act must return {sorted(missing)}, got {sorted(said)}")
+        for key, value in said.items():
+            wanted = (self.env.num, *(() if key in _SCALARS else value.shape[1:]))
+            if value.shape != wanted:
+                raise ValueError(f"act must return {key} of shape {wanted}, got {value.shape}")
 
     def _stored(self, obs: NDArray[Any]) -> NDArray[Any]:
         return obs[:, -1] if self.newest_frame else obs

@@ -24,6 +24,21 @@ def gymnasium() -> Any:
     return gymnasium
 
 
+def check_made(environment: Any, options: Mapping[str, Any]) -> None:
+    """Does nothing if this is a name, or a function that makes something and needs no options.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: there are options, which a function would not be given.
+    """
+    if not isinstance(environment, str) and not callable(environment):
+        raise TypeError(
+            f"environment must be a registered name or a function that makes one, got {type(environment).__name__}"
+        )
+    if options and not isinstance(environment, str):
+        raise ValueError(f"options ({sorted(options)}) must be given to gymnasium by the function that makes it")
+
+
 class Observations:
     """How what one environment shows becomes arrays.
 
@@ -109,6 +124,8 @@ class ActionSpace:
         array = np.asarray(action)
         if array.shape != (num, *self.shape):
             raise ValueError(f"action must have shape {(num, *self.shape)}, got {array.shape}")
+        if not self._is_box and array.dtype.kind == "f" and (array != np.rint(array)).any():
+            raise ValueError(f"action must be whole numbers, got {array.tolist()}")
         if self.num_actions is not None:
             own = array.tolist()  # few numbers: Python is faster here than two reductions
             if not (0 <= min(own) and max(own) < self.num_actions):

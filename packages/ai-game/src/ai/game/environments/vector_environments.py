@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game.environments.protocol import BEGIN, Seen, Step
-from ai.game.environments.spaces import ActionSpace, Observations, gymnasium
+from ai.game.environments.spaces import ActionSpace, Observations, check_made, gymnasium
+from ai.model.arguments import check_whole
 
 
 class VectorEnvironments:
@@ -24,7 +25,9 @@ class VectorEnvironments:
 
     Raises:
         ImportError: gymnasium is not installed.
-        ValueError: it resets within the step that ends an episode, so that the last observation is not seen.
+        TypeError: `environment` is neither a name nor a function.
+        ValueError: `num` or options are given where they have no use; or it resets within the step that ends an
+            episode, so that the last observation is not seen.
 
     >>> env = VectorEnvironments("CartPole-v1", 3, vectorization_mode="sync")
     >>> env.reset(seed=0).shape
@@ -32,8 +35,12 @@ class VectorEnvironments:
     """
 
     def __init__(self, environment: str | Callable[[], Any], num: int | None = None, **options: Any) -> None:
+        check_made(environment, options)
+        check_whole(num=num)
         if isinstance(environment, str) and (num is None or num < 1):
             raise ValueError(f"num must be at least 1 where a name is given, got {num}")
+        if not isinstance(environment, str) and num is not None:
+            raise ValueError(f"num ({num}) must be None where a function is given: what it makes has its own")
         self._environment, self._num, self._options = environment, num, options
         self._env: Any = self._make()
         mode = self._env.metadata.get("autoreset_mode")

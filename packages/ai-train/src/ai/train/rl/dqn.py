@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ai.model.arguments import check_real, check_whole
 from ai.train.engine.log import log
+from ai.train.rl.batch_checks import check_draw, check_rows
 from ai.train.rl.precision import widened
 
 
@@ -74,14 +75,19 @@ class DQN:
         if step % self.follow_every == 0 and torch.is_grad_enabled():
             model.q.follow(self.tau)
         check_draw(batch)
+        if "legal" in batch and "next_legal" not in batch:
+            raise ValueError("a batch with legal must hold next_legal: give ReplayBuffer next_keys=('obs', 'legal')")
         q = widened(model.q(batch["obs"]))
-        for key in ("action", "n_step_reward"):
-            if batch[key].shape != q.shape[:1]:
-                raise ValueError(f"{key} must have shape {tuple(q.shape[:1])}, got {tuple(batch[key].shape)}")
-        rows = torch.arange(len(q), device=q.device)
-        taken = q[rows, batch["action"]]
+        if q.ndim not in (2, 3):
+            raise ValueError(f"model.q must give values (B, A) or quantiles (B, A, Q), got {tuple(q.shape)}")
+        check_rows(
+            batch, ("action", "n_step_reward", "next_discount", "weight"), q[(slice(None), *(0,) * (q.ndim - 1))]
+        )
+        if batch["action"].is_floating_point():
+            raise TypeError(f"action must be whole numbers, got {batch['action'].dtype}")
+        taken = _of(q, batch["action"])
         with torch.no_grad():
-            goal = self._goal(model, batch, rows)
+            goal = self._goal(model, batch)
         if q.ndim == 2:
             error = taken - goal
             loss = F.huber_loss(taken, goal, reduction="none", delta=self.huber)
@@ -93,31 +99,25 @@ class DQN:
             self.priorities(batch["index"], error.detach().abs() + 1e-6)
         return (loss * batch["weight"]).mean() if "weight" in batch else loss.mean()
 
-    def _goal(self, model: Any, batch: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+    def _goal(self, model: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """Rewards, and the value or quantiles of the best next action: `[B]` or `[B, Q]`."""
         beyond = widened(model.q.target(batch["next_obs"]))
         judged = widened(model.q(batch["next_obs"])) if self.double else beyond
         judged = judged if judged.ndim == 2 else judged.mean(2)
         if "next_legal" in batch:
-            judged = judged.masked_fill(~batch["next_legal"], torch.finfo(judged.dtype).min)
-        beyond = beyond[rows, judged.argmax(1)]
+            check_rows(batch, ("next_legal",), judged)
+            judged = judged.masked_fill(~batch["next_legal"].bool(), torch.finfo(judged.dtype).min)
+        beyond = _of(beyond, judged.argmax(1))
         reward, discount = batch["n_step_reward"], batch["next_discount"]
         if beyond.ndim == 2:
             reward, discount = reward[:, None], discount[:, None]
         return reward + discount * beyond
 
 
-def check_draw(batch: Mapping[str, Tensor]) -> None:
-    """Does nothing where a batch holds what a value beyond is put together from.
-
-    Raises:
-        ValueError: something is missing.
-    """
-    if missing := [key for key in ("n_step_reward", "next_obs", "next_discount") if key not in batch]:
-        raise ValueError(
-            f"the batch must hold {missing}, got {sorted(batch)}: give ReplayBuffer a finite n_step, and episodes no "
-            "value"
-        )
+def _of(q: Tensor, action: Tensor) -> Tensor:
+    """What belongs to each row's action: `[B, A, …]` to `[B, …]`; bytes are numbers here, not a mask."""
+    index = action.long().view(-1, 1, *(1,) * (q.ndim - 2)).expand(-1, 1, *q.shape[2:])
+    return q.gather(1, index).squeeze(1)
 
 
 def quantile_huber(predicted: Tensor, goal: Tensor, huber: float = 1.0) -> Tensor:

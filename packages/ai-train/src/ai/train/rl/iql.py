@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ai.model.arguments import check_real
 from ai.train.engine.log import log
-from ai.train.rl.dqn import check_draw
+from ai.train.rl.batch_checks import check_draw, check_rows
 from ai.train.rl.precision import widened
 
 
@@ -20,7 +20,8 @@ class IQL:
 
     The model has `critics`, an `ai.model.Lagged` network `(obs, action) -> [2, B]`; `value(obs) -> [B]`; and
     `actor(obs)`, a policy with `log_prob`. One optimiser serves all three: each part of the loss gives gradients to its
-    own parameters alone. The batch holds `obs`, `action`, `n_step_reward`, `next_obs` and `next_discount`.
+    own parameters alone. The batch holds `obs`, `action`, `n_step_reward`, `next_obs` and `next_discount`, from
+    prioritised replay `weight`, which weighs all three.
 
     Args:
         expectile: of the actions' values that the value is: 0.5 is their mean, near 1 their best.
@@ -80,15 +81,19 @@ class IQL:
                 f"critics must give (2, B) and value (B,) with rewards of shape (B,), got {tuple(values.shape)}, "
                 f"{tuple(value.shape)} and {tuple(rows)}"
             )
+        check_rows(batch, ("next_discount", "weight"), value)
         with torch.no_grad():
             goal = batch["n_step_reward"] + batch["next_discount"] * widened(model.value(batch["next_obs"]))
             judged = widened(model.critics.target(obs, action)).min(0).values
-        critic_loss = (values - goal).square().mean(1).sum()
+        weight = batch.get("weight", 1.0)
+        critic_loss = (weight * (values - goal).square()).mean(1).sum()
         better = judged - value
         share = torch.where(better.detach() < 0, 1 - self.expectile, self.expectile)
-        value_loss = (share * better.square()).mean()
+        value_loss = (weight * share * better.square()).mean()
         counts = (self.temperature * better.detach()).exp().clamp_max(self.most)
-        actor_loss = -(counts * model.actor(obs).log_prob(action)).mean()
+        log_prob = model.actor(obs).log_prob(action)
+        check_rows({"the actor's log_prob": log_prob}, ("the actor's log_prob",), value)
+        actor_loss = -(weight * counts * log_prob).mean()
         log("critic_loss", critic_loss)
         log("value_loss", value_loss)
         log("actor_loss", actor_loss)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ai.model.arguments import check_real
 from ai.train.engine.log import is_logging, log
+from ai.train.rl.batch_checks import check_holds, check_rows
 from ai.train.rl.precision import widened
 
 Batch = Mapping[str, Tensor]
@@ -28,7 +29,13 @@ def policy_and_value(model: Any, batch: Batch) -> tuple[Any, Tensor]:
         policy, value, *_ = model(batch["obs"], batch["memory"][:, 0])
     else:
         policy, value = model(batch["obs"])
-    return policy.among(batch["legal"]) if "legal" in batch else policy, value
+    if "legal" not in batch:
+        return policy, value
+    if not hasattr(policy, "among"):
+        raise TypeError(
+            f"a batch with legal needs a policy of one choice, such as Categorical, got {type(policy).__name__}"
+        )
+    return policy.among(batch["legal"]), value
 
 
 class PPO:
@@ -85,10 +92,13 @@ class PPO:
 
     def __call__(self, model: Any, batch: Batch, step: int) -> Tensor:
         """The mean loss over the steps of the batch."""
+        keys = ("log_prob", "advantage", "target", *(() if self.clip_value is None else ("value",)))
+        check_holds(batch, ("action", *keys), "act as ai.game.ByPolicy does, and learn from Datagen.passes")
         policy, value = self.forward(model, batch)
         target, value = batch["target"], widened(value)
         if value.shape != target.shape:
             raise ValueError(f"the model's value {tuple(value.shape)} and target {tuple(target.shape)} must agree")
+        check_rows(batch, (*keys, "mask"), target)
         mean = _mean_over(batch.get("mask"))
         advantage = batch["advantage"]
         if self.normalize:
@@ -96,7 +106,9 @@ class PPO:
             n = batch.get("mask", torch.ones_like(advantage)).sum()
             spread = (mean(centred.square()) * n / (n - 1).clamp_min(1)).sqrt()
             advantage = torch.where(n > 1, centred / (spread + 1e-8), advantage)
-        log_ratio = policy.log_prob(batch["action"]) - batch["log_prob"]
+        log_prob = policy.log_prob(batch["action"])
+        check_rows({"the policy's log_prob": log_prob}, ("the policy's log_prob",), target)
+        log_ratio = log_prob - batch["log_prob"]
         # From e^88 on a ratio is infinite, and its gradient NaN even where it is clipped and has none.
         ratio = (log_ratio - (log_ratio.detach() - _MOST).clamp_min(0)).exp()
         clip = self.clip(step) if callable(self.clip) else self.clip
@@ -127,5 +139,5 @@ def _mean_over(mask: Tensor | None) -> Callable[[Tensor], Tensor]:
     """The mean of a tensor over the steps that count."""
     if mask is None:
         return torch.mean
-    count = mask.sum()
-    return lambda x: torch.where(mask, x, 0).sum() / count
+    counts = mask.bool()
+    return lambda x: torch.where(counts, x, 0).sum() / counts.sum()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ai.model.arguments import check_real
 from ai.train.engine.log import log
-from ai.train.rl.dqn import check_draw
+from ai.train.rl.batch_checks import check_draw, check_rows
 from ai.train.rl.precision import widened
 
 
@@ -74,8 +74,10 @@ class SAC:
                 f"critics must give (2, B) with rewards of shape (B,), got {tuple(values.shape)} and "
                 f"{tuple(batch['n_step_reward'].shape)}"
             )
+        check_rows(batch, ("next_discount", "weight"), batch["n_step_reward"])
         with torch.no_grad():
             action, log_prob = model.actor(after).sample_with_log_prob()
+            check_rows({"the actor's log_prob": log_prob}, ("the actor's log_prob",), batch["n_step_reward"])
             beyond = widened(model.critics.target(after, action)).min(0).values - alpha * log_prob
             goal = batch["n_step_reward"] + batch["next_discount"] * beyond
         weight = batch.get("weight", 1.0)
