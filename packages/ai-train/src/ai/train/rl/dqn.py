@@ -80,9 +80,7 @@ class DQN:
         q = widened(model.q(batch["obs"]))
         if q.ndim not in (2, 3):
             raise ValueError(f"model.q must give values (B, A) or quantiles (B, A, Q), got {tuple(q.shape)}")
-        check_rows(
-            batch, ("action", "n_step_reward", "next_discount", "weight"), q[(slice(None), *(0,) * (q.ndim - 1))]
-        )
+        check_rows(batch, ("action", "n_step_reward", "next_discount", "weight"), q.flatten(1)[:, 0])
         if batch["action"].is_floating_point():
             raise TypeError(f"action must be whole numbers, got {batch['action'].dtype}")
         taken = _of(q, batch["action"])
