@@ -42,11 +42,11 @@ class Model(m.Model):
             body = m.seq(m.flatten(), m.fc(prod(shape), dim, "relu"), m.fc(dim, dim, "relu"))
 
         def head(n_out: int) -> nn.Module:
-            return m.seq(m.fc(dim, n_out * n), m.rearrange("b (a q) -> b a q", a=n_out))
+            return m.seq(m.fc(dim, n_out * n), m.rearrange("b (a q) -> b a q", a=n_out) if quantiles else None)
 
         values = m.duel(head(1), head(n_actions)) if duelling else head(n_actions)
         self.quantiles = quantiles
-        self.q = m.Lagged(m.seq(body, values, None if quantiles else m.flatten()))
+        self.q = m.Lagged(m.seq(body, values))
 
     def forward(self, obs: Tensor) -> Tensor:
         """Returns the values `(batch, A)` of what is seen."""

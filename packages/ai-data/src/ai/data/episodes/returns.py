@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai.data.batch.arguments import check_real
-
 
 def n_step_returns(
     columns: Mapping[str, Tensor], rows: Tensor, steps_left: Tensor, n_step: int, gamma: float, capacity: int
@@ -44,22 +42,17 @@ def n_step_rewards(
     Arguments as of `n_step_returns`. The factor is γⁿ, less where an episode is shorter, 0 beyond a true end, and
     negative where the value there is the other player's.
     """
-    total = torch.zeros(rows.shape, device=rows.device)
-    factor = torch.ones(rows.shape, device=rows.device)
-    to_play = columns.get("to_play")
-    own = None if to_play is None else to_play[rows]
-
-    def sign(at: Tensor) -> Tensor | float:
-        return 1.0 if to_play is None or own is None else torch.where(to_play[at] == own, 1.0, -1.0)
-
-    for k in range(n_step):
-        running = steps_left > k
-        if not bool(running.any()):
-            break
-        at = (rows + k) % capacity
-        total += torch.where(running, factor * sign(at) * columns["reward"][at].to(torch.float32), 0)
-        factor = torch.where(running, factor * gamma * columns["discount"][at], factor)
-    return total, factor * sign((rows + steps_left.clamp(max=n_step)) % capacity)
+    left = steps_left.clamp(max=n_step)[..., None]
+    ahead = torch.arange(int(left.max()) + 1 if left.numel() else 1, device=rows.device)
+    at = (rows[..., None] + torch.minimum(ahead, left)) % capacity  # all moments at once; the last again past it
+    running = ahead < left
+    reward = torch.where(running, columns["reward"][at].to(torch.float32), 0)
+    factor = torch.where(running, gamma * columns["discount"][at].to(torch.float32), 1).cumprod(-1)
+    if (to_play := columns.get("to_play")) is not None:
+        mover = to_play[at]
+        sign = torch.where(mover == mover[..., :1], 1.0, -1.0)
+        return reward[..., 0] + (factor[..., :-1] * (reward * sign)[..., 1:]).sum(-1), factor[..., -1] * sign[..., -1]
+    return reward[..., 0] + (factor[..., :-1] * reward[..., 1:]).sum(-1), factor[..., -1]
 
 
 def lambda_returns(
@@ -85,7 +78,8 @@ def lambda_returns(
     >>> lambda_returns({**steps, "value": np.array([5.0, 6.0, 7.0])}, np.array([3]), gamma=0.5, lam=0.5)
     array([3.625, 4.5  , 7.   ], dtype=float32)
     """
-    check_real(gamma=gamma)
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
     if not 0 <= lam <= 1:
         raise ValueError(f"lam must lie in [0, 1], got {lam}")
     lengths = np.asarray(lengths)
@@ -140,7 +134,8 @@ def vtrace_returns(
     >>> vtrace_returns(steps, np.array([2]), ratio=np.array([0.5, 0.0]), gamma=1.0)
     array([1.5, 2. ], dtype=float32)
     """
-    check_real(gamma=gamma)
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
     if not 0 <= lam <= 1:
         raise ValueError(f"lam must lie in [0, 1], got {lam}")
     lengths = np.asarray(lengths)

@@ -132,7 +132,8 @@ class ByActor:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Puts a model in evaluation mode, and afterwards each of its modules back in its own."""
     was_training = [module for module in model.modules() if module.training]
-    model.eval()
+    if was_training:
+        model.eval()
     try:
         yield
     finally:
