@@ -129,6 +129,9 @@ def test_a_score_that_is_no_number_is_refused(tmp_path, score):
     [
         ({"direction": "up"}, "direction must be 'min' or 'max', or a dict of them by objective, got 'up'"),
         ({"search": "grid"}, "search must be 'tpe', 'random', a dict of lists, .*, got 'grid'"),
+        ({"search": {}}, "search must name at least one hyper-parameter, each with at least one choice, got {}"),
+        ({"search": {"a": []}}, "each with at least one choice, got {'a': "),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"pruner": "x"}, "pruner must be None, 'median', 'halving' or an Optuna pruner, got 'x'"),
         ({"direction": {}}, "direction must be 'min' or 'max', or a dict of them by objective, got {}"),
         ({"direction": "max", "pruner": "median"}, "prune_by must name the metric that the pruner compares"),
@@ -158,6 +161,14 @@ def test_other_wrong_uses_are_named(tmp_path):
         Experiment(tmp_path / "e", "max")
     with pytest.raises(TypeError, match=r"trial options must be of val_data, .*; got val"):
         Experiment(tmp_path / "f", val=3)
+    with pytest.raises(ValueError, match=r"seeds of .* is 1, got 3; choose another path"):
+        Experiment(tmp_path / "e", seeds=3).run(1, parabola)
+    with pytest.raises(TypeError, match=r"seeds must be an int, got 2\.0"):
+        Experiment(tmp_path / "f", seeds=2.0)
+    with pytest.raises(TypeError, match=r"n must be an int, got 2\.5"):
+        experiment.run(2.5, parabola)
+    with pytest.raises(TypeError, match="devices must be a list of names, got 'cuda:1'"):
+        experiment.run(2, parabola, devices="cuda:1")
 
 
 def test_a_hopeless_trial_is_pruned_through_its_hook_as_a_normal_end(tmp_path):

@@ -55,6 +55,16 @@ def test_trials_that_repeat_each_other_are_one_row_with_mean_and_deviation(tmp_p
     assert "$0.11 \\pm 0.01$" in out
 
 
+def test_rows_whose_names_have_the_same_in_common_stay_two_rows_and_two_curves(tmp_path):
+    study = Study(tmp_path / "s")
+    for number, lr in enumerate((0.1, 0.2, 0.1, 0.2)):
+        with study.trial(f"run{number}", config={"lr": lr, "seed": number // 2}, **HOW) as trial:
+            trial.log(0, {"loss": lr})
+    comparison = study.compare(over=["seed"])
+    assert [row[0] for row in comparison.rows] == ["run0, run2", "run1, run3"]
+    assert list(comparison._groups.values()) == [["run0", "run2"], ["run1", "run3"]]
+
+
 def test_moving_the_study_breaks_nothing(study, tmp_path):
     identity = study.trial("l1").id
     study.path.rename(tmp_path / "moved")

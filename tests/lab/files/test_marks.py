@@ -39,6 +39,10 @@ def test_tags_are_single_words_and_damaged_marks_hide_nothing(tmp_path):
     trial = record(tmp_path / "t")
     with pytest.raises(ValueError, match="a tag must be one word, got 'a b'"):
         trial.record.tag("a b")
+    with pytest.raises(TypeError, match="remove must be a list of tags, got 'good'"):
+        trial.record.tag(remove="good")
+    with pytest.raises(ValueError, match="a tag must be one word, got 3"):
+        trial.record.tag(3)
     (trial.path / MARKS).write_text('{"tags": 3, "note": "kept"}')
     assert load_marks(trial.path)[0] == {"tags": [], "note": "kept"}
     (row,) = Catalog(tmp_path).rows()

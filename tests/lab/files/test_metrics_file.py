@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai.lab.files.metrics_columns import read_columns
-from ai.lab.files.metrics_file import last_row, parse_rows, read_rows
+from ai.lab.files.metrics_file import parse_rows, read_rows
+from ai.lab.files.metrics_index import last_values
 from ai.lab.files.metrics_writer import MetricsWriter
 
 
@@ -55,7 +56,7 @@ def test_a_key_that_comes_and_goes_keeps_its_steps(path):
 
 def test_nan_and_infinities_come_back(path):
     write(path, {0: {"a": math.nan, "b": math.inf, "c": -math.inf}})
-    last = last_row(path)
+    last = last_values(path)
     assert math.isnan(last["a"])
     assert (last["b"], last["c"]) == (math.inf, -math.inf)
 
@@ -138,17 +139,18 @@ def test_a_length_that_is_no_line_end_cuts_nothing(path):
     assert [row["step"] for row in read_rows(path)] == [9]
 
 
-def test_the_last_row_reads_only_the_tail(path):
-    write(path, {i: {"loss": i, **({"rare": 1.0} if i == 0 else {})} for i in range(3000)})
-    assert last_row(path, tail_bytes=4096)["loss"] == 2999
-    assert "rare" not in last_row(path, tail_bytes=4096)
-    assert "rare" in last_row(path, tail_bytes=1 << 20)
+@pytest.mark.parametrize("at", [0, 1500, 2999])
+def test_a_last_value_is_told_wherever_in_a_long_file_it_stands(path, at):
+    write(path, {i: {"loss": i, **({'ra"re, "x': 1.0} if i == at else {})} for i in range(3000)})
+    assert path.stat().st_size > 2 << 16
+    last = last_values(path)
+    assert (last["step"], last["loss"], last['ra"re, "x']) == (2999, 2999, 1.0)
 
 
 def test_a_missing_file_has_no_rows(path):
     assert read_rows(path) == []
     assert read_columns(path) == {}
-    assert last_row(path) == {}
+    assert last_values(path) == {}
 
 
 def test_every_row_acknowledged_before_kill_9_is_there(path):

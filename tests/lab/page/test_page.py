@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import socket
 import threading
@@ -299,9 +300,14 @@ def test_a_live_trial_is_followed_and_a_lost_server_is_told(look, serve, tmp_pat
         select(page, "live")
         page.wait_for_selector("figure[data-key=loss] canvas")
         page.wait_for_selector("#runs .running")
+        asked: list[str] = []
+        page.on("request", lambda request: "api/curves" in request.url and asked.append(request.url))
         for step in range(1, 6):
             trial.log(step, {"loss": 2.0 / step, "late": 1.0})
         until(page, "document.querySelector('figure[data-key=loss] .plot').plot.data[1][0].length === 6")
+        drawn = "document.querySelector('figure[data-key=loss] .plot').plot.data[1]"
+        assert page.evaluate(drawn) == [[0, 1, 2, 3, 4, 5], [2.0, *(2.0 / step for step in range(1, 6))]]
+        assert re.search(r"have=\w{8}\.1(%2C|$)", asked[0])  # of the point that was there no more is sent
         page.wait_for_selector("figure[data-key=late] canvas")
         open_view(page, "Log")
         print("a word from the run")
@@ -577,9 +583,14 @@ def test_any_trials_are_compared_by_any_metric_and_a_search_tells_what_matters(l
     until(page, "document.querySelector('#view').innerText.includes('best (max) 2 by t2 lr 0.2')")
     assert page.locator("svg path.run").count() == 3
     assert "same" not in page.inner_text("#view")
+    best = page.locator("svg path.run").last  # the best lies on top
+    best.focus()
+    assert best.get_attribute("aria-label") == "Select t2, 2"
+    page.keyboard.press("Enter")
+    until(page, "document.querySelector('tr[aria-selected=true]').innerText.includes('t2')")
     page.locator("svg circle").first.focus()
     page.keyboard.press("Enter")
-    until(page, "document.querySelectorAll('tr[aria-selected=true]').length === 1")
+    until(page, "document.querySelector('tr[aria-selected=true]').innerText.includes('search')")
 
 
 def test_tags_and_notes_are_changed_by_who_has_the_token(look, serve, tmp_path):

@@ -9,6 +9,7 @@ import torch
 from ai.lab import Trial
 from ai.lab.cli import main
 from ai.lab.page.publish import POINTS, publish
+from ai.lab.page.server import describe_trial
 
 HOW = {"system_interval_s": None}
 
@@ -45,7 +46,7 @@ def test_where_it_ran_is_left_out_and_how_too_when_only_results_are_wanted(root,
     assert str(tmp_path) not in "".join(path.read_text() for path in (tmp_path / "out" / "data").glob("*.js"))
     answers = read(tmp_path / "out" / "data" / "0.js")
     (session,) = answers["details"]["meta"]["sessions"]
-    assert {"host", "cwd", "pid"}.isdisjoint(session)
+    assert {"host", "user", "cwd", "pid"}.isdisjoint(session)
     assert ("argv" in session, answers["log"] != "") == (not flags, not flags)
 
 
@@ -65,6 +66,35 @@ def test_a_page_published_again_gives_way_and_nothing_else_does(root, tmp_path):
         assert sorted(tmp_path.rglob("*")) == before
     with pytest.raises(ValueError, match="there is no trial"):
         publish(tmp_path / "nothing", tmp_path / "other")
+
+
+def test_one_damaged_trial_is_said_and_the_page_before_stays_until_the_new_one_is_whole(root, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with Trial(root / "b", **HOW) as trial:
+        trial.log(0, {"loss": 1.0})
+    publish(root, out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    picture = root / "a" / "samples" / "000000007.png"
+    picture.unlink()
+    picture.symlink_to(tmp_path / "nowhere")
+
+    def fail(*_) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ai.lab.page.publish._write_script", fail)
+        with pytest.raises(OSError, match="the disk is full"):
+            publish(root, out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    real = describe_trial
+    monkeypatch.setattr(
+        "ai.lab.page.publish.describe_trial", lambda catalog, one: fail() if one == trial.id else real(catalog, one)
+    )
+    assert publish(root, out) == 2
+    told = read(out / "data" / "trials.js")
+    rows = {row["name"]: row["problems"] for row in told["table"]["trials"]}
+    assert rows == {"a": ["sample/7 cannot be read"], "b": ["not published whole: OSError"]}
+    assert list(told["places"]) == [Trial(root / "a", **HOW).id]
 
 
 def test_the_script_imports_nothing_and_has_each_module_before_its_users(root, tmp_path):

@@ -19,7 +19,7 @@ from ai.lab.files.removal import remove_unowned
 from ai.lab.page.catalog import Catalog
 from ai.lab.page.decimate import decimate
 from ai.lab.page.server import is_loopback, make_app, serve
-from ai.lab.page.smooth import smooth
+from ai.lab.page.smooth import MovingAverage, smooth
 
 HOW = {"system_interval_s": None, "capture": False}
 SCRIPT = "<script>alert(1)</script>"
@@ -188,6 +188,7 @@ def test_too_many_curves_and_wrong_numbers_are_refused(client):
     for wrong in ("points=many", "smooth=nan", "smooth=1", "smooth=-0.5", "from=x"):
         assert client.get(f"/api/curves?id={identity}&key=loss&{wrong}")[0] == 400
     assert len(client.curves(f"id={identity}&key=loss&points=-5")[0][1]) <= 10
+    assert client.json("/api/trials?since=inf")["trials"] == []
 
 
 def test_the_page_loads_nothing_from_elsewhere(client):
@@ -343,6 +344,85 @@ def test_a_trial_that_never_recorded_anything_is_no_run(client, root):
         assert set(ids(client)) == {"a", "b", "c"}
 
 
+def test_a_metric_that_is_logged_rarely_stays_in_the_row_of_a_long_run_live_and_killed(tmp_path):
+    client = Client(tmp_path)
+    with Trial(tmp_path / "live", **HOW) as trial:
+        trial.log(0, {"loss": 1.0, "val_loss": 0.5})
+        for step in range(1, 2000):
+            trial.log(step, {"loss": 1 / step})
+        assert (trial.path / "metrics.jsonl").stat().st_size > 1 << 16
+        (row,) = client.json("/api/trials")["trials"]
+        assert row["metrics"] == {"loss": 1 / 1999, "val_loss": 0.5}
+        assert row["step"] == 1999
+    meta = json.loads((trial.path / "meta.json").read_text())
+    (trial.path / "meta.json").write_text(json.dumps({**meta, "state": "running", "last": None}))
+    (row,) = Client(tmp_path).json("/api/trials")["trials"]
+    assert (row["state"], row["metrics"]) == ("dead", {"loss": 1 / 1999, "val_loss": 0.5})
+
+
+def test_two_long_values_that_end_otherwise_stay_two(tmp_path):
+    for end in "ab":
+        with Trial(tmp_path / end, config={"prompt": "x" * 300 + end}, **HOW) as trial:
+            trial.log(0, {"loss": 1.0})
+    left, right = (row["config"]["prompt"] for row in Client(tmp_path).json("/api/trials")["trials"])
+    assert len(left) == len(right) == 200
+    assert left != right
+
+
+@pytest.mark.parametrize("how", ["x=step", "x=time", "x=step&smooth=0.5"])
+def test_of_a_curve_that_grows_only_what_is_new_is_sent(client, root, how):
+    with Trial(root / "live", **HOW) as trial:
+        for step in range(5):
+            trial.log(step, {"loss": 1 / (step + 1), "late": 1.0})
+        query = f"id={trial.id}&key=loss&key=late&{how}"
+        first = client.curves(query)
+        every = [one["mark"] for one, _, _ in first if not one["smooth"]]
+        assert not any(one["follows"] for one, _, _ in first)
+        trial.log(5, {"loss": 0.25})
+        again = client.curves(f"{query}&have={','.join(every)}")
+        whole = client.curves(query)
+        for (one, x, y), (two, new_x, new_y), (_, all_x, all_y) in zip(first, again, whole, strict=True):
+            assert (two["follows"], two["n"]) == (True, 1 if one["key"] == "loss" else 0)
+            np.testing.assert_array_equal(np.concatenate([x, new_x]), all_x)
+            np.testing.assert_array_equal(np.concatenate([y, new_y]), all_y)
+        trial._writer._session.metrics.cut(0)  # as a resumed run does
+        for step in range(7):
+            trial.log(step, {"loss": 2.0})
+        (cut, *_) = client.curves(f"{query}&have={','.join(every)}")
+        assert (cut[0]["follows"], cut[0]["n"]) == (False, 7)
+        trial.log(2, {"loss": 3.0})  # back in time: nothing to be put at the end
+        (back, *_) = client.curves(f"{query}&have={cut[0]['mark']}")
+        assert (back[0]["follows"], back[0]["n"]) == ("time" in how, 1 if "time" in how else 8)
+
+
+@pytest.mark.parametrize("have", ["x", "x.y", ".", "1.-5", "," * 999, "%00.1"])
+def test_marks_that_are_none_bring_the_whole_curve(client, have):
+    ((one, x, _),) = client.curves(f"id={ids(client)['a']}&key=loss&have={have}")
+    assert (one["follows"], len(x)) == (False, 200)
+
+
+def test_curves_of_steps_out_of_order_come_in_order(client, root):
+    with Trial(root / "c", **HOW) as trial:
+        for step in (5, 3, 9):
+            trial.log(step, {"loss": float(step), "epoch": step / 2})
+    identity = ids(client)["c"]
+    ((_, x, y),) = client.curves(f"id={identity}&key=loss")
+    assert (x.tolist(), y.tolist()) == ([3, 5, 9], [3, 5, 9])
+    ((_, x, y),) = client.curves(f"id={identity}&key=loss&x=by:epoch")
+    assert (x.tolist(), y.tolist()) == ([1.5, 2.5, 4.5], [3, 5, 9])
+
+
+@pytest.mark.parametrize("token", ["a;b", "слово", "a, b=c", "x\ny"])
+def test_any_token_is_kept_by_a_browser_that_gave_it(root, token):
+    client = Client(root, token=token)
+    status, headers, _ = client.get("/api/trials?token=" + urllib.parse.quote(token))
+    assert status == 200
+    cookie = headers["set-cookie"].split("; ")[0]
+    assert token not in cookie
+    assert client.get("/api/trials", headers={"cookie": cookie})[0] == 200
+    assert client.get("/api/trials", headers={"cookie": "ai-lab-token=" + "0" * 64})[0] == 401
+
+
 def test_an_idle_look_reads_no_file(client, root, monkeypatch):
     monkeypatch.setattr("ai.lab.page.catalog.SETTLED_NS", -(10**18))  # as if all had been there for long
     version = client.json("/api/trials")["version"]
@@ -415,6 +495,18 @@ def test_too_few_points_are_refused():
 
 
 # -- smoothing
+
+
+def test_an_average_of_parts_is_that_of_all_to_the_bit():
+    values = np.array([np.nan, np.inf, 0.3, 0.1, np.nan, 7.0, 1e300, 2.0] * 9)
+    average = MovingAverage(0.9)
+    parts = [average.extend(part) for part in (values[:1], values[1:1], values[1:5], values[5:])]
+    np.testing.assert_array_equal(np.concatenate(parts), smooth(values, 0.9))
+
+
+@pytest.mark.parametrize("value", [1e-4, 1 / 3, -7.7e200])
+def test_what_never_changes_is_its_own_average_to_the_bit(value):
+    np.testing.assert_array_equal(smooth(np.full(500, value), 0.6), np.full(500, value), strict=True)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 0.99])

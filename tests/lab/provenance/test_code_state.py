@@ -61,6 +61,37 @@ def test_a_trial_is_reproduced_from_its_commit_changes_and_script(repository, tm
     assert "is there already; choose another with --to" in capsys.readouterr().err
 
 
+def test_changes_come_back_to_the_byte_whatever_they_hold_and_however_this_user_looks_at_diffs(
+    repository, tmp_path, capsys
+):
+    latin, image, empty = repository / "latin.txt", repository / "image.bin", repository / "empty"
+    latin.write_bytes(b"caf\xe9 = 1\n")
+    image.write_bytes(bytes(range(256)))
+    for command in (["add", "latin.txt", "image.bin"], ["commit", "-q", "-m", "second"]):
+        subprocess.run(["git", *command], cwd=repository, check=True)
+    for name in ("relative", "noprefix", "mnemonicPrefix"):
+        subprocess.run(["git", "config", f"diff.{name}", "true"], cwd=repository, check=True)
+    subprocess.run(["git", "config", "diff.context", "0"], cwd=repository, check=True)
+    latin.write_bytes(b"caf\xe9 = 2\n\xff")
+    image.write_bytes(bytes(range(256))[::-1])
+    empty.mkdir()
+    (repository / "notes.txt").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(empty)  # in it nothing changed
+        with Trial(tmp_path / "t", **HOW) as trial:
+            pass
+    assert main(["reproduce", str(trial.path), "--to", str(tmp_path / "again")]) == 0
+    assert capsys.readouterr().err == "ai-lab: 2 files that no commit has are not there: exp/train.py, notes.txt\n"
+    assert (tmp_path / "again" / "empty").is_dir()
+    for name in ("latin.txt", "image.bin", "exp/net.py"):
+        assert (tmp_path / "again" / name).read_bytes() == (repository / name).read_bytes()
+    changes = trial.record.inside(trial.record.meta["sessions"][0]["git"]["diff_file"])
+    changes.unlink()
+    changes.write_text("diff --git a/none b/none\n--- a/none\n+++ b/none\n@@ -1 +1 @@\n-a\n+b\n")
+    assert main(["reproduce", str(trial.path), "--to", str(tmp_path / "third")]) == 1
+    assert not (tmp_path / "third").exists()  # nothing half made stays
+
+
 def test_what_trials_of_an_experiment_share_is_on_disk_once_and_each_is_whole(tmp_path):
     experiment = Experiment(tmp_path / "e", search="random")
     experiment.run(3, lambda trial: trial.hp.lin("x", 0, 1), progress=False)

@@ -1,6 +1,7 @@
 """Who is told of a run, when, and that nobody who is told can hurt it."""
 
 import json
+import math
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -124,7 +125,9 @@ def test_states_are_a_tuple_not_a_text_that_may_hold_one():
     ("hooks.example", {}, "to must be a callable or an address"),
     (None, {}, "to must be a callable or an address"),
     ("http://", {}, "to must be a callable or an address"),
-    (print, {"stall_after_s": 0}, "stall_after_s must be positive, got 0"),
+    (print, {"stall_after_s": 0}, r"stall_after_s must be positive and at most 1e\+08, got 0"),
+    (print, {"stall_after_s": math.inf}, r"stall_after_s must be positive and at most 1e\+08, got inf"),
+    (print, {"ends": ("fail", "finished")}, "ends must be of finished, .*, failed, got fail$"),
 ])  # fmt: skip
 def test_what_cannot_be_told_is_refused(to, how, said):
     with pytest.raises(ValueError, match=said):

@@ -208,10 +208,13 @@ def resume(options: argparse.Namespace) -> int:
 
 def reproduce(options: argparse.Namespace) -> int:
     """`ai-lab reproduce`: a worktree at the recorded commit with the recorded changes, and its command."""
-    from ai.lab.provenance.reproduction import check_out
+    from ai.lab.provenance.reproduction import check_out, not_checked_out
 
     record = Record(_find(options.path))
     folder, command = check_out(record, Path(options.to).absolute() if options.to else None)
+    if missing := not_checked_out(record):
+        few = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        print(f"ai-lab: {len(missing)} files that no commit has are not there: {few}", file=sys.stderr)
     print(f"cd {command_line([str(folder)])} && {command}")
     return 0
 

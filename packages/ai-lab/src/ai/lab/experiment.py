@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 from ai.lab.files.alias import point_alias
 from ai.lab.files.folder import find, mark, read_marker, resolve, write_json
 from ai.lab.files.load import load_json
+from ai.lab.files.metrics_writer import as_step
 from ai.lab.files.removal import remove_unowned
 from ai.lab.record import EXPERIMENT, Record
 from ai.lab.recording.options import HookOptions, check_options
@@ -46,6 +47,7 @@ class Experiment:
         trial_options: What every trial's hook is told, as in `Trial` (`val_data`, `log_interval`, …).
 
     Raises:
+        TypeError: `seed` or `seeds` is no whole number.
         ValueError: an argument is none of its choices, or the folder's experiment has another direction.
         OwnedError: `clean` is asked for and a live process writes one of its trials.
 
@@ -79,9 +81,16 @@ class Experiment:
             )
         if isinstance(pruner, str) and pruner not in ("median", "halving"):
             raise ValueError(f"pruner must be None, 'median', 'halving' or an Optuna pruner, got {pruner!r}")
+        if isinstance(search, Mapping) and (not search or not all(len(choices) for choices in search.values())):
+            raise ValueError(
+                f"search must name at least one hyper-parameter, each with at least one choice, got {search}"
+            )
         prune = None if pruner is None else _prune_rule(directions, prune_by, prune_direction)
+        seed, seeds = as_step(seed, "seed"), as_step(seeds, "seeds")
         if seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {seeds}")
+        if seed < 0:
+            raise ValueError(f"seed must be at least 0, got {seed}")
         check_options(trial_options, HookOptions, "trial")
         self.path = resolve(path)
         self.direction, self.seed = direction, seed
@@ -97,11 +106,12 @@ class Experiment:
         self.id = mark(self.path, "experiment")
         file = self.path / EXPERIMENT
         if file.exists():
-            recorded = load_json(file).get("direction")
-            if recorded is None:
+            recorded = load_json(file)
+            if recorded.get("direction") is None:
                 raise ValueError(f"{file} is damaged: direction is missing")
-            if _directions(recorded) != directions:
-                raise ValueError(f"direction of {self.path} is {recorded!r}, got {direction!r}; choose another path")
+            if _directions(recorded["direction"]) != directions:
+                was = recorded["direction"]
+                raise ValueError(f"direction of {self.path} is {was!r}, got {direction!r}; choose another path")
         else:
             write_json(
                 file,
@@ -164,15 +174,21 @@ class Experiment:
             progress: Whether to print a line a trial.
 
         Raises:
-            ValueError: `n` or `n_jobs` is below 1, or `timeout_s` is not positive; or no evaluation of a trial measures
-                what is pruned by.
+            TypeError: `n` or `n_jobs` is no whole number, or `devices` is a text.
+            ValueError: `n` or `n_jobs` is below 1, or `timeout_s` is not positive; the trials before were run with
+                other `seeds`; or no evaluation of a trial measures what is pruned by.
             RuntimeError: a worker process failed; the message holds its traceback or the end of its output.
         """
-        n_jobs = n_jobs if n_jobs is not None else max(1, len(devices))
+        if isinstance(devices, str):
+            raise TypeError(f"devices must be a list of names, got {devices!r}")
+        n, n_jobs = as_step(n, "n"), as_step(n_jobs if n_jobs is not None else max(1, len(devices)), "n_jobs")
         if n < 1 or n_jobs < 1:
             raise ValueError(f"n and n_jobs must be at least 1, got {n} and {n_jobs}")
         if timeout_s is not None and not timeout_s > 0:
             raise ValueError(f"timeout_s must be positive, got {timeout_s}")
+        if (seeds := load_json(self.path / EXPERIMENT).get("seeds", 1)) != self._search.seeds:
+            # Scores would be means over other numbers of runs.
+            raise ValueError(f"seeds of {self.path} is {seeds}, got {self._search.seeds}; choose another path")
         from ai.lab.search import loop
 
         how = loop.Run(n, fn, catch, tuple(callbacks), timeout_s)

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ai.lab.config import flatten, read_yaml
-from ai.lab.files import metrics_file as metrics
 from ai.lab.files.folder import read_marker
 from ai.lab.files.load import META as META_TYPES
 from ai.lab.files.load import load_json, load_typed, read_small
 from ai.lab.files.marks import change_marks, load_marks
 from ai.lab.files.metrics_columns import read_columns
-from ai.lab.files.metrics_index import read_indexed, read_indexed_table
+from ai.lab.files.metrics_index import last_values, read_indexed, read_indexed_table
 from ai.lab.files.ownership import holder
 
 if TYPE_CHECKING:
@@ -213,14 +212,10 @@ class Record:
         """Returns all metrics."""
         return Metrics(read_indexed(self.path / METRICS))
 
-    def last(self, tail_bytes: int = 1 << 16) -> dict[str, float]:
-        """Returns each metric's last value, `step` and `time`.
-
-        Of a trial that has not ended in good order only the file's last `tail_bytes` are read, so that a metric that is
-        rarely logged may be missing.
-        """
-        told = self.meta.get("last")
-        return dict(told) if told is not None else metrics.last_row(self.path / METRICS, tail_bytes)
+    def last(self) -> dict[str, float]:
+        """Returns each metric's last value, `step` and `time`."""
+        told = self.load_meta()[0].get("last")
+        return dict(told) if told is not None else last_values(self.path / METRICS)
 
     def system(self) -> Metrics:
         """Returns the system metrics."""
@@ -236,6 +231,7 @@ class Record:
         """Adds tags and removes others, and returns those that are there now; also of a running trial.
 
         Raises:
+            TypeError: `remove` is a text instead of a list.
             ValueError: a tag is not one word.
         """
         now: list[str] = change_marks(self.path, add=tags, remove=remove)["tags"]

@@ -30,17 +30,24 @@ def change_marks(
     """Adds and removes tags, sets the note where one is given, and returns what is marked now.
 
     Raises:
-        ValueError: a tag is empty or holds white space.
+        TypeError: `add` or `remove` is a text instead of a list, or the note is none.
+        ValueError: a tag is no text, empty or holds white space.
         TimeoutError: somebody else has been changing the marks all the time.
     """
+    for name, tags in (("add", add), ("remove", remove)):
+        if isinstance(tags, str):  # whose letters would be tags
+            raise TypeError(f"{name} must be a list of tags, got {tags!r}")
     add, remove = list(add), list(remove)
     for tag in [*add, *remove]:
-        if not tag or any(map(str.isspace, tag)):
+        if not isinstance(tag, str) or not tag or any(map(str.isspace, tag)):
             raise ValueError(f"a tag must be one word, got {tag!r}")
+    if not isinstance(note, str | None):
+        raise TypeError(f"note must be text, got {note!r}")
     lock, deadline = Lock(folder / f"{MARKS}.lock"), time.monotonic() + _WAIT_S
     while lock.try_acquire() is not None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"the marks of {folder} were being changed by another process for {_WAIT_S:g} s")
+        time.sleep(0.01)
     try:
         marks, _ = load_marks(folder)
         tags = [tag for tag in dict.fromkeys([*marks["tags"], *add]) if tag not in remove]

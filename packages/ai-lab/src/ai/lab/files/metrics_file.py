@@ -63,21 +63,6 @@ def clean(found: object) -> Row | None:
     return {"step": values.pop("step"), "time": values.pop("time"), **values}
 
 
-def last_row(path: Path, tail_bytes: int = 1 << 16) -> Row:
-    """Returns each key's last value from the file's last `tail_bytes`, with the last `step` and `time`."""
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        return {}
-    lines = read_lines(path, max(0, size - tail_bytes))
-    if size > tail_bytes:
-        lines = lines[lines.find(b"\n") + 1 :]
-    merged: Row = {}
-    for row in parse_rows(lines):
-        merged.update(row)
-    return merged
-
-
 def lines_and_rows(path: Path) -> Iterator[tuple[bytes, Row]]:
     """Yields each line that holds a row, with it."""
     for line in read_lines(path).splitlines(keepends=True):

@@ -158,16 +158,16 @@ def _numbers(values: Mapping[str, object]) -> Row:
     return numbers
 
 
-def as_step(step: object) -> int:
+def as_step(step: object, name: str = "step") -> int:
     """Returns a whole number of any kind as an int."""
     if isinstance(step, bool):
-        raise TypeError(f"step must be an int, got {step!r}")
+        raise TypeError(f"{name} must be an int, got {step!r}")
     try:
         whole = operator.index(step)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"step must be an int, got {step!r}") from None
+        raise TypeError(f"{name} must be an int, got {step!r}") from None
     if not is_step(whole):
-        raise ValueError(f"step must have at most 64 bits, got {whole}")
+        raise ValueError(f"{name} must have at most 64 bits, got {whole}")
     return whole
 
 

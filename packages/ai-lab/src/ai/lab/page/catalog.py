@@ -20,7 +20,7 @@ from ai.lab.config import flatten
 from ai.lab.files.folder import read_marker
 from ai.lab.files.load import DamagedError, is_step, load_json
 from ai.lab.files.marks import load_marks
-from ai.lab.files.metrics_file import last_row
+from ai.lab.files.metrics_index import last_values
 from ai.lab.page.curve_cache import CurveCache
 from ai.lab.record import EXPERIMENT, METRICS, Column, Record, live_state, was_opened
 
@@ -112,12 +112,16 @@ class Catalog:
 
     def columns(self, identity: str, file: str = METRICS) -> dict[str, Column]:
         """Returns a trial's metrics; only what was appended since the last call is read."""
-        columns = self._curves.columns(self.record(identity).path / file)
-        return {key: Column(*column) for key, column in columns.items()}
+        return self.named_columns(identity, file)[1]
 
-    def smoothed(self, identity: str, file: str, key: str, weight: float) -> np.ndarray:
-        """Returns a metric's exponential moving average; asked again with nothing new, the same one."""
-        return self._curves.smoothed(self.record(identity).path / file, key, weight)
+    def named_columns(self, identity: str, file: str) -> tuple[str, dict[str, Column]]:
+        """Returns a trial's metrics, with a name that they have as long as they only grow."""
+        name, columns = self._curves.named(self.record(identity).path / file)
+        return name, {key: Column(*column) for key, column in columns.items()}
+
+    def smoothed(self, identity: str, file: str, name: str, key: str, values: np.ndarray, weight: float) -> np.ndarray:
+        """Returns the moving average of a metric that came with a name; only what is new is averaged."""
+        return self._curves.smoothed(self.record(identity).path / file, name, key, values, weight)
 
     def config(self, record: Record) -> dict[str, Any]:
         """Returns a trial's configuration with dotted names, and the hyper-parameters that a search chose."""
@@ -202,6 +206,10 @@ class Catalog:
             problem = f"{type(error).__name__}: {error}"
         return {**_EMPTY, "id": identity, "name": self._name(path), "path": str(path), "problems": [problem]}
 
+    def _last(self, metrics: Path, state: str) -> dict[str, float]:
+        """Returns each metric's last value; of a run that goes on only what was appended is read."""
+        return self._curves.last(metrics) if state == "running" else last_values(metrics)
+
     def _name(self, path: Path) -> str:
         root, name = str(self.root), str(path)
         return name[len(root) :].lstrip("/") if name != root else path.name
@@ -213,11 +221,11 @@ class Catalog:
             config = flatten(record.load_config(meta))
         except (OSError, ValueError) as error:
             problems = [*problems, str(error)]
-        last = dict(meta["last"]) if meta.get("last") is not None else last_row(record.path / METRICS)
         session = (meta.get("sessions") or [{}])[-1]
         git = session.get("git") or {}
         hparams = flatten(meta.get("hparams") or {})
         state = live_state(record.path, meta) if meta or not problems else "damaged"
+        last = dict(meta["last"]) if meta.get("last") is not None else self._last(record.path / METRICS, state)
         marks, wrong = load_marks(record.path)
         repeated = {"seed": meta["seed"]} if meta.get("seed") is not None else {}  # which run of its configuration
         return {
@@ -305,11 +313,15 @@ _PLAIN = (str, int, bool, type(None))
 
 
 def short(value: Any, length: int = 200) -> Any:
-    """Returns a value as JSON can hold it, long text cut."""
+    """Returns a value as JSON can hold it, long text cut, with a digest of all of it."""
     if isinstance(value, bool | int | float) or value is None:
         return plain(value)
     text = str(value)
-    return text if len(text) <= length else text[: length - 1] + "…"
+    if len(text) <= length:
+        return text
+    # Two long texts stay two: runs are told apart, and put together, by what they show here.
+    digest = hashlib.sha1(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{text[: length - 10]}… {digest}"
 
 
 def _stamp(path: str) -> tuple[int, int] | None:

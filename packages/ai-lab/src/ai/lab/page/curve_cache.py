@@ -1,18 +1,17 @@
 """Columns of metrics kept in memory and extended by what is appended to their files."""
 
 import os
+import secrets
 import threading
 from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 
-from ai.lab.files.metrics_columns import Columns, Table, extend_table
+from ai.lab.files.metrics_columns import Columns, Growing, Table, extend_table
 from ai.lab.files.metrics_index import load_index
-from ai.lab.page.smooth import smooth
+from ai.lab.page.smooth import MovingAverage, smooth
 
-SMOOTHED = 500
-"""So many smoothed curves are kept."""
 CACHED_BYTES = 512 << 20
 """So much memory the columns may take before the least recently used are let go."""
 
@@ -22,39 +21,52 @@ class CurveCache:
 
     def __init__(self) -> None:
         self._tails: OrderedDict[Path, _Tail] = OrderedDict()
-        self._smoothed: OrderedDict[tuple[Path, str], tuple[float, np.ndarray, object]] = OrderedDict()
         self._nbytes = 0
         self._lock = threading.Lock()
 
     def columns(self, path: Path) -> Columns:
         """Returns a file's columns; only what was appended since the last call is read."""
-        with self._lock:
-            tail = self._tails.setdefault(path, _Tail(path))
-            self._tails.move_to_end(path)
-            self._nbytes -= tail.table.nbytes
-            try:
-                tail.update()
-                return tail.table.columns()
-            finally:
-                self._nbytes += tail.table.nbytes
-                while len(self._tails) > 1 and self._nbytes > CACHED_BYTES:
-                    self._nbytes -= self._tails.popitem(last=False)[1].table.nbytes
+        return self.named(path)[1]
 
-    def smoothed(self, path: Path, key: str, weight: float) -> np.ndarray:
-        """Returns the moving average of one of a file's columns."""
-        values = self.columns(path)[key][2]
-        known = self._smoothed.get((path, key))
-        if known is None or known[0] != weight or len(known[1]) != len(values) or known[2] is not values.base:
-            known = self._smoothed[path, key] = (weight, smooth(values, weight), values.base)
-            if len(self._smoothed) > SMOOTHED:
-                self._smoothed.popitem(last=False)
-        return known[1]
+    def named(self, path: Path) -> tuple[str, Columns]:
+        """Returns a file's columns, with a name that they have as long as they only grow."""
+        with self._lock:
+            columns = self._table(path).columns()
+            return self._tails[path].name, columns
+
+    def last(self, path: Path) -> dict[str, float]:
+        """Returns the last value of each of a file's columns, and the last `step` and `time`."""
+        with self._lock:
+            return self._table(path).last()
+
+    def _table(self, path: Path) -> Table:
+        tail = self._tails.setdefault(path, _Tail(path))
+        self._tails.move_to_end(path)
+        self._nbytes -= tail.nbytes
+        try:
+            tail.update()
+            return tail.table
+        finally:
+            self._nbytes += tail.nbytes
+            while len(self._tails) > 1 and self._nbytes > CACHED_BYTES:
+                self._nbytes -= self._tails.popitem(last=False)[1].nbytes
+
+    def smoothed(self, path: Path, name: str, key: str, values: np.ndarray, weight: float) -> np.ndarray:
+        """Returns the moving average of the values of a column that came with a name; only what is new is averaged."""
+        with self._lock:
+            tail = self._tails.get(path)
+            if tail is None or tail.name != name:  # let go, or written anew, since
+                return smooth(values, weight)
+            self._nbytes -= tail.nbytes
+            average = tail.smoothed(key, values, weight)
+            self._nbytes += tail.nbytes
+            return average
 
     def forget(self, folder: Path) -> None:
         """Lets go what was read from a folder's files."""
         with self._lock:
             for path in [path for path in self._tails if path.parent == folder]:
-                self._nbytes -= self._tails.pop(path).table.nbytes
+                self._nbytes -= self._tails.pop(path).nbytes
 
 
 class _Tail:
@@ -65,7 +77,24 @@ class _Tail:
         self._read = 0
         self._inode = -1
         self._end = b""
+        self._begin()
+
+    def _begin(self) -> None:
+        self.name = secrets.token_hex(4)
         self.table = Table()
+        self._averages: dict[str, tuple[float, MovingAverage, Growing]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        return self.table.nbytes + sum(kept.nbytes for _, _, kept in self._averages.values())
+
+    def smoothed(self, key: str, values: np.ndarray, weight: float) -> np.ndarray:
+        if key not in self._averages or self._averages[key][0] != weight:
+            self._averages[key] = (weight, MovingAverage(weight), Growing(np.float64))
+        _, average, kept = self._averages[key]
+        if kept.n < len(values):
+            kept.append(average.extend(values[kept.n :]))
+        return kept.view[: len(values)]
 
     def update(self) -> None:
         try:
@@ -73,7 +102,8 @@ class _Tail:
         except FileNotFoundError:
             return
         if status.st_size < self._read or self._inode not in (-1, status.st_ino) or not self._goes_on():
-            self._read, self.table = 0, Table()  # cut by a resumed run, or written anew
+            self._read = 0  # cut by a resumed run, or written anew
+            self._begin()
         if self._read == 0:
             self.table, self._read = load_index(self._path)
         self._inode = status.st_ino

@@ -5,7 +5,9 @@ and a trial's answers are a script that is loaded when the trial is looked at.
 """
 
 import base64
+import contextlib
 import json
+import os
 import re
 import shutil
 from importlib.resources import files
@@ -29,14 +31,16 @@ _MODULES = (
     *("media", "samples", "search", "table", "app"),
 )
 _PLAIN = ("style.css", "uPlot.min.css", "uPlot.iife.min.js", "uPlot.LICENSE", "icon.svg")
-_HERE = ("host", "pid", "cwd", "parent")
+_NEW, _OLD = f".{DATA}-new", f".{DATA}-old"
+_OURS = "'use strict';\nglobalThis.publishedTrials = {};\n"
+_HERE = ("host", "pid", "user", "cwd", "parent")
 
 
 def publish(root: Path, out: Path, *, results_only: bool = False) -> int:
     """Writes the page of the trials under `root` to a folder, and returns how many trials it shows.
 
-    A page that was published there before gives way; other files in the folder stay. Host, process and folders are
-    left out.
+    A page that was published there before gives way once the new one is whole; other files in the folder stay. Host,
+    user, process and folders are left out. What cannot be read of a trial is left out and said in its row.
 
     Args:
         root: The folder whose trials are shown.
@@ -50,26 +54,35 @@ def publish(root: Path, out: Path, *, results_only: bool = False) -> int:
     told = catalog.changes(-1)
     if not told["trials"]:
         raise ValueError(f"there is no trial in {root} to publish")
-    published = (out / DATA / "trials.js").is_file() and (out / "page.js").is_file()
-    if out.exists() and not published and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not _was_published(out):
         raise ValueError(f"{out} must be a new or empty folder, or hold a page that was published before")
     if (trial := enclosing_trial(out / DATA)) is not None:
         raise ValueError(f"{out} lies in the folder of the trial {trial}; choose another")
-    if (out / DATA).exists():
-        shutil.rmtree(out / DATA)
-    (out / DATA).mkdir(parents=True)
+    new = out / _NEW
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
     places = {}
     for number, row in enumerate(told["trials"]):
         row["path"] = row["name"]
         if row["id"].startswith("damaged-"):
             row["problems"] = [str(problem).replace(str(root), "") for problem in row["problems"]]
             continue
+        try:
+            answers = _answers(catalog, row["id"], new / str(number), results_only)
+        except Exception as error:  # whatever one trial holds, the others are published
+            row["problems"] = [*row["problems"], f"not published whole: {type(error).__name__}"]
+            continue
         places[row["id"]] = number
-        answers = _answers(catalog, row["id"], out / DATA / str(number), results_only)
-        _write_script(out / DATA / f"{number}.js", f"publishedTrials[{number}]", answers)
+        row["problems"] = [*row["problems"], *(f"{name} cannot be read" for name in answers.pop("lost"))]
+        _write_script(new / f"{number}.js", f"publishedTrials[{number}]", answers)
     table = {"root": root.name, "editable": False, **told}
     asked = {one: Importances().of(catalog.experiment_path(one), one) for one in told["experiments"]}
-    _write_script(out / DATA / "trials.js", "published", {"table": table, "places": places, "importance": asked})
+    _write_script(new / "trials.js", "published", {"table": table, "places": places, "importance": asked})
+    shutil.rmtree(out / _OLD, ignore_errors=True)
+    if (out / DATA).exists():
+        os.rename(out / DATA, out / _OLD)
+    os.rename(new, out / DATA)
+    shutil.rmtree(out / _OLD, ignore_errors=True)
     web = files("ai.lab.page") / "web"
     for name in _PLAIN:
         write_atomic(out / name, (web / name).read_bytes())
@@ -80,6 +93,14 @@ def publish(root: Path, out: Path, *, results_only: bool = False) -> int:
     index = (web / "index.html").read_text("utf-8")
     write_atomic(out / "index.html", index.replace('<script src="app.js" type="module"></script>', scripts).encode())
     return len(told["trials"])
+
+
+def _was_published(out: Path) -> bool:
+    """Whether a folder is empty, or holds a page that was published, whole or in part."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if (out / "page.js").read_text("utf-8").startswith(_OURS):
+            return True
+    return out.is_dir() and {path.name for path in out.iterdir()} <= {_NEW, DATA}
 
 
 def _answers(catalog: Catalog, identity: str, folder: Path, results_only: bool) -> dict[str, Any]:
@@ -95,23 +116,31 @@ def _answers(catalog: Catalog, identity: str, folder: Path, results_only: bool) 
         "metrics": {key: _encode(*column) for key, column in catalog.columns(identity, METRICS).items()},
         "system": {key: _encode(*column) for key, column in catalog.columns(identity, SYSTEM).items()},
     }
-    kept, pictures = _kept(record, folder)
-    return {"details": details, "log": log, "diff": diff, "curves": curves, "kept": kept, "pictures": pictures}
+    kept, pictures, lost = _kept(record, folder)
+    answers = {"details": details, "log": log, "diff": diff, "curves": curves, "kept": kept, "pictures": pictures}
+    return {**answers, "lost": lost}
 
 
-def _kept(record: Record, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns texts, and the names of copied pictures, by what the page asks for them as."""
+def _kept(record: Record, folder: Path) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """Returns texts, and the names of copied pictures, by what the page asks for them as; and what cannot be read."""
     found = {f"sample/{step}": path for step, path in record.samples().items()}
     found |= {f"media/{step}/{name}": path for name, steps in record.media().items() for step, path in steps.items()}
-    kept, pictures = {}, {}
+    kept: dict[str, str] = {}
+    pictures: dict[str, str] = {}
+    lost: list[str] = []
     for number, (asked, path) in enumerate(found.items()):
-        if path.suffix not in (".json", ".txt"):
-            folder.mkdir(exist_ok=True)
-            shutil.copyfile(path, folder / f"{number}{path.suffix}")
-            pictures[asked] = f"{DATA}/{folder.name}/{number}{path.suffix}"
+        try:
+            data = path.read_bytes()
+        except OSError:
+            lost.append(asked)
+            continue
+        if path.suffix in (".json", ".txt"):
+            kept[asked] = data.decode(errors="replace")
         else:
-            kept[asked] = path.read_bytes().decode(errors="replace")
-    return kept, pictures
+            folder.mkdir(exist_ok=True)
+            (folder / f"{number}{path.suffix}").write_bytes(data)
+            pictures[asked] = f"{DATA}/{folder.name}/{number}{path.suffix}"
+    return kept, pictures, lost
 
 
 def _encode(steps: np.ndarray, times: np.ndarray, values: np.ndarray) -> list[str]:
@@ -126,7 +155,7 @@ def _write_script(path: Path, name: str, value: object) -> None:
 
 def _bundle(modules: dict[str, str]) -> str:
     """Returns modules, each after those that it imports, as one script: a function each, which returns its exports."""
-    parts = ["'use strict';", "globalThis.publishedTrials = {};"]
+    parts = [_OURS]
     for name, text in modules.items():
         exports = re.findall(r"^export (?:async )?(?:function|const|class) (\w+)", text, re.MULTILINE)
         body = re.sub(

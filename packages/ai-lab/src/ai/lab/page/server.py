@@ -3,10 +3,13 @@
 It only reads, but for tags and notes, which whoever has the token may change.
 
 Curves travel as binary: little-endian, an unsigned 32-bit length of a JSON head, the head
-(`[{id, key, smooth, n}, …]`), padding to 8 bytes, and for each entry n float64 of x and n float64 of y. They are
-smoothed over every recorded point and then decimated; with smoothing each comes twice, as recorded and smoothed.
+(`[{id, key, smooth, n, mark, follows}, …]`), padding to 8 bytes, and for each entry n float64 of x and n float64 of y.
+They are smoothed over every recorded point and then decimated; with smoothing each comes twice, as recorded and
+smoothed. Whoever asks again with `have`, the marks of what it has, separated by commas and in the order of ids, then
+keys, gets what was logged since, where an entry `follows`; a curve that was cut or written anew comes whole.
 """
 
+import hashlib
 import hmac
 import ipaddress
 import json
@@ -85,8 +88,8 @@ def make_app(root: Path, *, token: str | None = None) -> "Starlette":
 
     Routes to GET: `/`, `/api/trials`, `/api/trial/{id}`, `/api/trial/{id}/log`, `/api/trial/{id}/diff`,
     `/api/trial/{id}/sample/{step}`, `/api/trial/{id}/media/{step}/{name}`, `/api/importance/{experiment}`, and
-    `/api/curves?id=…&key=…&x=step|time|by:KEY&points=…&file=metrics|system&smooth=…&from=…&to=…`. To POST, with a
-    token only: `/api/trial/{id}/marks`, JSON with any of `add`, `remove` (lists of tags) and `note`.
+    `/api/curves?id=…&key=…&x=step|time|by:KEY&points=…&file=metrics|system&smooth=…&from=…&to=…&have=…`. To POST, with
+    a token only: `/api/trial/{id}/marks`, JSON with any of `add`, `remove` (lists of tags) and `note`.
 
     Raises:
         ModuleNotFoundError: the extra `serve` is not installed.
@@ -101,7 +104,7 @@ def make_app(root: Path, *, token: str | None = None) -> "Starlette":
     catalog, importances = Catalog(root), Importances()
 
     def trials(catalog: Catalog, request: Request) -> tuple[bytes, str]:
-        since = int(_number(request.query_params, "since", -1))
+        since = int(np.clip(_number(request.query_params, "since", -1), -1, 2**53))
         return _json({"root": str(catalog.root), "editable": token is not None, **catalog.changes(since)})
 
     def importance(catalog: Catalog, request: Request) -> tuple[bytes, str]:
@@ -138,7 +141,7 @@ def make_app(root: Path, *, token: str | None = None) -> "Starlette":
                 return Response(f"cannot be read: {error}", 404, media_type="text/plain", headers=_HEADERS)
             headers = dict(_HEADERS)
             if token and request.query_params.get("token"):
-                headers["Set-Cookie"] = f"ai-lab-token={token}; HttpOnly; SameSite=Strict; Path=/"
+                headers["Set-Cookie"] = f"ai-lab-token={_digest(token)}; HttpOnly; SameSite=Strict; Path=/"
             return Response(body, media_type=media_type, headers=headers)
 
         return handle
@@ -256,28 +259,43 @@ def _curves(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
     ids, keys = query.getlist("id"), query.getlist("key")
     if len(ids) * len(keys) > MAX_CURVES:
         raise ValueError(f"at most {MAX_CURVES} curves at once, got {len(ids)} trials × {len(keys)} metrics")
-    points = int(min(max(_number(query, "points", 1000), 4), 100_000))
+    points = int(np.clip(_number(query, "points", 1000), 4, 10_000_000))
     weight, low, high = _number(query, "smooth", 0), _number(query, "from", -np.inf), _number(query, "to", np.inf)
     file = {"metrics": "metrics.jsonl", "system": SYSTEM}[query.get("file", "metrics")]
+    axis, zoomed = query.get("x", "step"), "from" in query or "to" in query
+    known = iter(query.get("have", "").split(","))
     head: list[dict[str, Any]] = []
     arrays = []
     for identity in ids:
-        columns = catalog.columns(identity, file)
+        name, columns = catalog.named_columns(identity, file)
         for key in keys:
-            if key in columns:
-                column = columns[key]
-                x = _along(column, columns, query.get("x", "step"))
-                if x is None:
-                    continue
-                for smoothed in (False, True) if weight else (False,):
-                    y = catalog.smoothed(identity, file, key, weight) if smoothed else column.values
-                    head.append({"id": identity, "key": key, "smooth": smoothed})
-                    arrays.append(decimate(*_between(x, y, low, high), points))
+            have = next(known, "")
+            if key not in columns:
+                continue
+            column, n = columns[key], len(columns[key].values)
+            x = _along(column, columns, axis)
+            if x is None:
+                continue
+            order = _ascending(x)
+            grows = axis in ("step", "time") and not zoomed and isinstance(order, slice)
+            start = _points_known(have, name, n) if grows else 0
+            for smoothed in (False, True) if weight else (False,):
+                y = catalog.smoothed(identity, file, name, key, column.values, weight) if smoothed else column.values
+                mark = f"{name}.{n}" if grows else ""
+                head.append({"id": identity, "key": key, "smooth": smoothed, "mark": mark, "follows": start > 0})
+                x_part, y_part = _between(x[order][start:], y[order][start:], low, high)
+                arrays.append(decimate(x_part, y_part, points))
     head = [{**one, "n": len(x)} for one, (x, _) in zip(head, arrays, strict=True)]
     encoded = json.dumps(head).encode()
     encoded += b" " * (-(4 + len(encoded)) % 8)
     numbers = b"".join(np.asarray(array, "<f8").tobytes() for pair in arrays for array in pair)
     return struct.pack("<I", len(encoded)) + encoded + numbers, "application/octet-stream"
+
+
+def _points_known(have: str, name: str, n: int) -> int:
+    """Returns how many of a column's `n` points are known; none, if they are of one that was cut or written anew."""
+    known, _, count = have.partition(".")
+    return int(count) if known == name and count.isdecimal() and int(count) <= n else 0
 
 
 def _along(column: Column, columns: Mapping[str, Column], axis: str) -> np.ndarray | None:
@@ -291,8 +309,17 @@ def _along(column: Column, columns: Mapping[str, Column], axis: str) -> np.ndarr
     other = columns.get(axis[3:])
     if other is None:
         return None
-    along = np.interp(column.steps, other.steps, other.values, left=np.nan, right=np.nan)
+    order = _ascending(other.steps)
+    along = np.interp(column.steps, other.steps[order], other.values[order], left=np.nan, right=np.nan)
     return along
+
+
+def _ascending(x: np.ndarray) -> slice | np.ndarray:
+    """Returns what puts places in order; those that are none, before the first and after the last, at the end."""
+    if (x[1:] >= x[:-1]).all():
+        return slice(None)
+    order: np.ndarray = np.argsort(x, kind="stable")
+    return order
 
 
 def _number(query: "QueryParams", name: str, default: float) -> float:
@@ -320,9 +347,10 @@ def _between(x: np.ndarray, y: np.ndarray, low: float, high: float) -> tuple[np.
 def _refuse(request: "Request", token: str | None) -> tuple[int, str] | None:
     """Returns status and text for who may not ask, else None."""
     if token:
-        given = request.query_params.get("token") or request.cookies.get("ai-lab-token") or ""
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not any(hmac.compare_digest(one.encode(), token.encode()) for one in (given, bearer)):
+        given = [_digest(one) for one in (request.query_params.get("token", ""), bearer)]
+        given.append(request.cookies.get("ai-lab-token", ""))
+        if not any(hmac.compare_digest(one.encode(), _digest(token).encode()) for one in given):
             return 401, "a token is needed: open /?token=…"
         return None
     # Without a token only this machine is served; a name that a stranger's page made point here is not us.
@@ -330,6 +358,11 @@ def _refuse(request: "Request", token: str | None) -> tuple[int, str] | None:
     if not is_loopback(host):
         return 403, "this page answers to localhost only"
     return None
+
+
+def _digest(token: str) -> str:
+    """Returns what the browser keeps: a cookie cannot hold every token, and need not tell it."""
+    return hashlib.sha256(b"ai-lab " + token.encode(errors="surrogatepass")).hexdigest()
 
 
 def _json(value: object) -> tuple[bytes, str]:

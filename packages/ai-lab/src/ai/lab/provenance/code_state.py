@@ -28,8 +28,8 @@ def keep_code(trial: Path, session: Mapping[str, Any]) -> dict[str, Any]:
     session["packages_file"] = keep_once(trial, "packages.json", packages)
     if session["git"] is not None:
         git = dict(session["git"])
-        diff = git.pop("diff")
-        session["git"] = {**git, **({"diff_file": keep_once(trial, "changes.diff", diff.encode())} if diff else {})}
+        diff = git.pop("diff").encode(errors="surrogateescape")
+        session["git"] = {**git, **({"diff_file": keep_once(trial, "changes.diff", diff)} if diff else {})}
     script = _untracked_script()
     if script is not None:
         with contextlib.suppress(OSError):

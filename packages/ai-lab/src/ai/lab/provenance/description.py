@@ -92,23 +92,34 @@ def describe_git(folder: Path) -> dict[str, Any] | None:
     return _described[folder][1]
 
 
+_DIFF_TO_APPLY = (
+    *(
+        "--binary",
+        "--no-ext-diff",
+        "--no-textconv",
+        "--no-color",
+        "--no-relative",
+        "--src-prefix=a/",
+        "--dst-prefix=b/",
+    ),
+    *("-U3", "--submodule=short", "--ignore-submodules=dirty"),
+)
+"""However this user likes to look at diffs, `git apply` must take this one, and it must hold all that changed."""
+
+
 def _ask_git(folder: Path) -> dict[str, Any] | None:
     commit = _git(folder, "rev-parse", "HEAD")
     inside = commit if commit is not None else _git(folder, "rev-parse", "--git-dir")
     if inside is None:
         return None
-    diff = (
-        _git(folder, "diff", "--no-ext-diff", "--no-color", "--src-prefix=a/", "--dst-prefix=b/", "HEAD")
-        if commit
-        else ""
-    )
-    untracked = _git(folder, "ls-files", "--others", "--exclude-standard", "--full-name", ":/") or ""
+    diff = _git(folder, "diff", *_DIFF_TO_APPLY, "HEAD") if commit else ""
+    untracked = _git(folder, "ls-files", "-z", "--others", "--exclude-standard", "--full-name", ":/") or ""
     return {
         "commit": commit.strip() if commit else None,
-        "branch": (_git(folder, "rev-parse", "--abbrev-ref", "HEAD") or "").strip() or None,
-        "remote": _without_password((_git(folder, "remote", "get-url", "origin") or "").strip()) or None,
+        "branch": _shown((_git(folder, "rev-parse", "--abbrev-ref", "HEAD") or "").strip()) or None,
+        "remote": _shown(_without_password((_git(folder, "remote", "get-url", "origin") or "").strip())) or None,
         "diff": _cut(diff or ""),
-        "untracked": untracked.splitlines()[:1000],
+        "untracked": [_shown(name) for name in untracked.split("\0") if name][:1000],
     }
 
 
@@ -131,8 +142,13 @@ def _git(folder: Path, *arguments: str) -> str | None:
             ["git", *arguments], cwd=folder, env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=10
         )
         if done.returncode == 0:
-            return done.stdout.decode(errors="replace")
+            return done.stdout.decode(errors="surrogateescape")  # whatever a file holds, its diff applies again
     return None
+
+
+def _shown(text: str) -> str:
+    """Returns text without the bytes that are none."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _cut(diff: str) -> str:

@@ -3,7 +3,9 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ai.lab.provenance.description import command_line
 from ai.lab.record import Record
@@ -18,7 +20,8 @@ def check_out(record: Record, folder: Path | None = None) -> tuple[Path, str]:
 
     Raises:
         ValueError: the trial did not run in a repository that is still there, its changes were cut, or `folder` exists.
-        RuntimeError: git refuses.
+        OSError: the recorded changes cannot be read.
+        RuntimeError: git refuses; then there is no worktree.
     """
     sessions = record.meta.get("sessions") or [{}]
     session = sessions[-1]
@@ -28,20 +31,38 @@ def check_out(record: Record, folder: Path | None = None) -> tuple[Path, str]:
     if not os.path.isdir(cwd):
         raise ValueError(f"the folder that {record.path} was run in is gone: {cwd}")
     top = Path(_git(Path(cwd), "rev-parse", "--show-toplevel").strip())
-    diff = git.get("diff") or ""
-    if "\n[cut: the whole diff has " in diff[-100:]:
+    diff = _changes(record, git)
+    if b"\n[cut: the whole diff has " in diff[-100:]:
         raise ValueError(f"the changes that {record.path} ran with were too long to be recorded whole")
     folder = folder or top.with_name(f"{top.name}-{record.name}")
     if folder.exists():
         raise ValueError(f"{folder} is there already; choose another with --to")
     _git(top, "worktree", "add", "--detach", str(folder), git["commit"])
     if diff:
-        _git(folder, "apply", "--whitespace=nowarn", "-", given=diff)
+        try:
+            _git(folder, "apply", "--whitespace=nowarn", "-", given=diff)
+        except BaseException:
+            _git(top, "worktree", "remove", "--force", str(folder))
+            raise
     inside = Path(os.path.realpath(cwd)).relative_to(os.path.realpath(top))
+    (folder / inside).mkdir(parents=True, exist_ok=True)  # one without a file that git knows
     argv = list(session.get("argv") or [])
     if (name := session.get("script_file")) is not None:
         _put_script(record, name, argv, folder / inside)
     return folder / inside, command_line(argv)
+
+
+def not_checked_out(record: Record) -> list[str]:
+    """Returns the files that the trial ran beside and no commit has: only its script was recorded of them."""
+    session = (record.meta.get("sessions") or [{}])[-1]
+    script = Path(session.get("script_file") or "").name.partition("-")[2]
+    return [name for name in (session.get("git") or {}).get("untracked") or [] if Path(name).name != script]
+
+
+def _changes(record: Record, git: Mapping[str, Any]) -> bytes:
+    """Returns the diff byte for byte; for reading it may have lost what is no text."""
+    name = git.get("diff_file")
+    return record.inside(name).read_bytes() if name is not None else (git.get("diff") or "").encode()
 
 
 def _put_script(record: Record, name: str, argv: list[str], cwd: Path) -> None:
@@ -57,9 +78,8 @@ def _put_script(record: Record, name: str, argv: list[str], cwd: Path) -> None:
     shutil.copyfile(record.inside(name), target)
 
 
-def _git(folder: Path, *arguments: str, given: str | None = None) -> str:
-    data = None if given is None else given.encode()
-    done = subprocess.run(["git", *arguments], cwd=folder, input=data, capture_output=True, timeout=120)
+def _git(folder: Path, *arguments: str, given: bytes | None = None) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, input=given, capture_output=True, timeout=120)
     if done.returncode:
         raise RuntimeError(f"git {arguments[0]} failed in {folder}: {done.stderr.decode(errors='replace').strip()}")
-    return done.stdout.decode()
+    return os.fsdecode(done.stdout)

@@ -16,6 +16,10 @@ from ai.lab.recording.session import Closing
 
 WAITING = 100
 """So many alerts may wait for a slow receiver before further ones are left out."""
+LONGEST_S = 1e8
+"""Three years: more than that a thread cannot wait everywhere."""
+ENDS = ("finished", "stopped", "pruned", "interrupted", "failed")
+"""The states in which a run ends."""
 SEND_S = 10.0
 """So long a webhook may take to answer, and the end of a run waits for what is still to be sent."""
 
@@ -52,7 +56,8 @@ class Alerts(Closing):
         ends: The states at whose end it is told; all of them by default.
 
     Raises:
-        ValueError: `to` is no address of the web, or `stall_after_s` is not positive.
+        TypeError: `ends` is a text.
+        ValueError: `to` is no address of the web, `ends` names no state, or `stall_after_s` is not positive or no time.
 
     Example:
         >>> import tempfile
@@ -75,8 +80,10 @@ class Alerts(Closing):
             raise ValueError(f"to must be a callable or an address such as 'https://host/path', got {to!r}")
         if isinstance(ends, str):
             raise TypeError(f"ends must be a tuple of states, such as ('failed',), got {ends!r}")
-        if stall_after_s is not None and not stall_after_s > 0:
-            raise ValueError(f"stall_after_s must be positive, got {stall_after_s}")
+        if unknown := set(ends or ()) - set(ENDS):
+            raise ValueError(f"ends must be of {', '.join(ENDS)}, got {', '.join(sorted(map(str, unknown)))}")
+        if stall_after_s is not None and not 0 < stall_after_s <= LONGEST_S:
+            raise ValueError(f"stall_after_s must be positive and at most {LONGEST_S:g}, got {stall_after_s}")
         self._send = (lambda alert: _post(to, alert)) if isinstance(to, str) else to
         self._stall_after_s, self._ends = stall_after_s, ends
         self._current: _Watch | None = None

@@ -67,7 +67,8 @@ def compare(
         config: Columns of configuration; by default those in which the trials differ.
         path: Where `.plot()` puts its picture by default.
         over: Names of the configuration that only repeat a run, such as `seed`: trials that differ in nothing else are
-            one row, named for what their names have in common, with mean ± standard deviation.
+            one row, named for what their names have in common (for all of them where that names another row too),
+            with mean ± standard deviation.
 
     Raises:
         ValueError: a metric was recorded by none of them, or `over` names no configuration of theirs.
@@ -90,12 +91,12 @@ def compare(
     keys, options = list(metrics) or known, list(config) or [key for key in differing if key not in over]
     rows = []
     groups = _groups(configs, over)
-    for names in groups:
+    for title, names in zip(_titles(groups), groups, strict=True):
         states = dict.fromkeys(records[name].state for name in names)
         values = {key: [last[name][key] for name in names if key in last[name]] for key in keys}
         told = [(Spread.of(values[key]) if over else values[key][0]) if values[key] else None for key in keys]
         step = max((last[name]["step"] for name in names if "step" in last[name]), default=None)
-        rows.append([_common(names), ", ".join(states), step, *map(configs[names[0]].get, options), *told])
+        rows.append([title, ", ".join(states), step, *map(configs[names[0]].get, options), *told])
     columns = ["trial", "state", "step", *options, *keys]
     together = {str(row[0]): names for row, names in zip(rows, groups, strict=True)}
     return Comparison(records, columns, rows, keys, path or Path("comparison.png"), together)
@@ -110,6 +111,12 @@ def _groups(configs: Mapping[str, Mapping[str, Any]], over: Sequence[str]) -> li
         rest = {key: value for key, value in config.items() if key not in over}
         groups.setdefault(repr(sorted(rest.items(), key=lambda item: item[0])), []).append(name)
     return list(groups.values())
+
+
+def _titles(groups: Sequence[Sequence[str]]) -> list[str]:
+    """Returns what each row is called: what its names have in common, or all of them where two rows would share it."""
+    common = [_common(names) for names in groups]
+    return [one if common.count(one) == 1 else ", ".join(names) for one, names in zip(common, groups, strict=True)]
 
 
 def _common(names: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ const MOST = 400; // curves a request
 
 const { published } = globalThis;
 export const isPublished = Boolean(published);
+export const isKept = id => !published || Object.hasOwn(published.places, id);
 
 export async function getJson(path) {
   if (!published) return (await get(path)).json();
@@ -35,19 +36,56 @@ export async function getCurves(ids, keys, choices = {}) {
   return (await Promise.all(asked)).flat();
 }
 
+// Curves that are looked at while they grow: of what is known only what came since is asked for.
+export class Following {
+  constructor() {
+    this.known = new Map();
+    this.how = '';
+  }
+
+  async curves(ids, keys, choices) {
+    const how = JSON.stringify(choices);
+    if (how !== this.how) [this.how, this.known] = [how, new Map()];
+    const { known } = this;
+    const markOf = (id, key) => known.get(JSON.stringify([id, key, false]))?.mark ?? '';
+    const answer = await getCurves(ids, keys, { ...choices, markOf });
+    const now = new Map();
+    const curves = answer.map(curve => {
+      const place = JSON.stringify([curve.id, curve.key, curve.smooth]);
+      const before = curve.follows ? known.get(place) : null;
+      const whole = before ? { ...curve, x: joined(before.x, curve.x), y: joined(before.y, curve.y) } : curve;
+      now.set(place, whole.x.length > LONGEST ? { ...whole, mark: '' } : whole); // of a long one its whole is thinned again
+      return whole;
+    });
+    if (how === this.how) this.known = now;
+    return curves;
+  }
+}
+
+const LONGEST = 5000;
+
+function joined(left, right) {
+  if (!right.length) return left;
+  const both = new Float64Array(left.length + right.length);
+  both.set(left);
+  both.set(right, left.length);
+  return both;
+}
+
 const parts = (list, size) => Array.from({ length: Math.ceil(list.length / size) }, (_, index) => list.slice(index * size, (index + 1) * size));
 
-async function askCurves(ids, keys, { x = 'step', points = 1000, file = 'metrics', smooth = 0, zoom = null }) {
+async function askCurves(ids, keys, { x = 'step', points = 1000, file = 'metrics', smooth = 0, zoom = null, markOf = null }) {
   const query = new URLSearchParams([...ids.map(id => ['id', id]), ...keys.map(key => ['key', key])]);
   query.set('x', x); query.set('points', points); query.set('file', file);
   if (smooth) query.set('smooth', smooth);
+  if (markOf) query.set('have', ids.flatMap(id => keys.map(key => markOf(id, key))).join());
   if (zoom) { query.set('from', zoom[0]); query.set('to', zoom[1]); }
   const buffer = await (await get('api/curves?' + query)).arrayBuffer();
   const length = new DataView(buffer).getUint32(0, true);
   const head = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
   let at = 4 + length;
-  return head.map(({ id, key, n, smooth }) => {
-    const curve = { id, key, smooth, x: new Float64Array(buffer, at, n), y: new Float64Array(buffer, at + 8 * n, n) };
+  return head.map(({ id, key, n, smooth, mark, follows }) => {
+    const curve = { id, key, smooth, mark, follows, x: new Float64Array(buffer, at, n), y: new Float64Array(buffer, at + 8 * n, n) };
     at += 16 * n;
     return curve;
   });
@@ -103,10 +141,11 @@ const numbers = text => new Float64Array(Uint8Array.from(atob(text), letter => l
 // As smooth.py, over the points that were kept.
 function average(values, weight) {
   let [sum, mass] = [0, 0];
+  const level = values.find(Number.isFinite) ?? 0;
   return values.map(value => {
     const finite = Number.isFinite(value);
-    [sum, mass] = [sum * weight + (finite ? value : 0), mass * weight + finite];
-    return finite ? sum / mass : value;
+    [sum, mass] = [sum * weight + (finite ? value - level : 0), mass * weight + finite];
+    return finite ? level + sum / mass : value;
   });
 }
 

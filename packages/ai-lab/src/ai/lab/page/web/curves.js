@@ -1,16 +1,17 @@
 // The views of curves: metrics, and what the machine did meanwhile.
 
 import * as address from './address.js';
-import { getCurves, getDetails } from './api.js';
+import { Following, getCurves, getDetails } from './api.js';
 import { drawChart, emphasize, makeChart, removeChart } from './charts.js';
 import { byWeight, checkbox, choice, element, empty, named, swatch } from './dom.js';
 import { meanCurve } from './groups.js';
 
 const DEFAULTS = { smooth: 0, log: false, clip: false, x: 'step' };
-const ALL = 100_000; // points of a saved curve
+const ALL = 10_000_000; // points of a saved curve
 const choices = Object.fromEntries(Object.entries(DEFAULTS).map(([name, value]) => [name, address.get(name, value)]));
 const zooms = new Map(address.get('zoom', [])); // by horizontal axis and metric
 const off = new Set(address.get('off', [])); // rows whose curves are hidden
+const [metrics, system] = [new Following(), new Following()];
 let charts = new Map();
 let words = address.get('metrics', '');
 
@@ -29,7 +30,7 @@ export async function curvesView(page, anew) {
   const { x, smooth, log, clip } = choices;
   const zoomOf = key => zooms.get(`${x} ${key}`);
   const zoomed = keys.filter(zoomOf);
-  const asked = [getCurves(ids, keys.filter(key => !zoomOf(key)), { x, smooth }), ...zoomed.map(key => getCurves(ids, [key], { x, smooth, zoom: zoomOf(key) }))];
+  const asked = [metrics.curves(ids, keys.filter(key => !zoomOf(key)), { x, smooth }), ...zoomed.map(key => getCurves(ids, [key], { x, smooth, zoom: zoomOf(key) }))];
   const curves = (await Promise.all(asked)).flat();
   if (!page.still()) return;
   if (!known.length) { place.replaceChildren(empty('These trials have logged nothing yet.')); return; }
@@ -45,7 +46,7 @@ export async function curvesView(page, anew) {
 export async function systemView(page, anew) {
   const details = await getDetails(page.trials);
   const keys = [...new Set(details.flatMap(detail => detail.system))].sort();
-  const curves = await getCurves(page.trials.map(trial => trial.id), keys, { x: 'time', file: 'system' });
+  const curves = await system.curves(page.trials.map(trial => trial.id), keys, { x: 'time', file: 'system' });
   if (!page.still()) return;
   if (!keys.length) { page.show(empty('No system metrics were recorded: these runs were shorter than the interval, or told to record none.')); return; }
   if (anew || !page.view.querySelector('.charts')) page.show(legend(page, true), element('div', { class: 'charts' }));

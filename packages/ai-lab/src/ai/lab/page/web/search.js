@@ -74,7 +74,7 @@ function bars({ parameters, reason }) {
 const goodness = (axis, trial, direction) => direction === 'max' ? axis.place(trial.score) : 1 - axis.place(trial.score);
 const shade = part => `color-mix(in oklab, var(--accent) ${Math.round(100 * part)}%, var(--weak))`;
 // What a pointer or a key on a line or dot does.
-const chooser = (trial, open) => ({ tabindex: 0, role: 'button', 'aria-label': `Select ${trial.name}`, onclick: () => open(trial), onkeydown: event => { if (event.key === 'Enter' || event.key === ' ') { event.preventDefault(); open(trial); } } });
+const chooser = (trial, open) => ({ tabindex: 0, role: 'button', 'aria-label': `Select ${trial.name}, ${show(trial.score)}`, onclick: () => open(trial), onkeydown: event => { if (event.key === 'Enter' || event.key === ' ') { event.preventDefault(); open(trial); } } });
 const tip = (trial, text) => element('title', {}, `${trial.name}: ${text}`);
 
 function parallel(trials, { names, direction, marked, open, outcome }, room) {
@@ -83,11 +83,11 @@ function parallel(trials, { names, direction, marked, open, outcome }, room) {
   const x = index => 60 + index * (width - 150) / (axes.length - 1);
   const y = (axis, value) => height - 20 - axis.place(value) * (height - 20 - top);
   const scores = axes.at(-1);
-  const svg = element('svg', { viewBox: `0 0 ${width} ${height}`, width, role: 'img', 'aria-label': `Parallel coordinates of choices and ${outcome}` });
+  const svg = element('svg', { viewBox: `0 0 ${width} ${height}`, width, role: 'group', 'aria-label': `Parallel coordinates of choices and ${outcome}` });
   const inOrder = [...trials].sort((a, b) => marked.has(a.id) - marked.has(b.id) || goodness(scores, a, direction) - goodness(scores, b, direction)); // the best on top
-  for (const trial of inOrder) {
+  for (const [index, trial] of inOrder.entries()) {
     const points = axes.map((axis, index) => [x(index), y(axis, index === axes.length - 1 ? trial.score : choiceOf(trial, axis.name))]);
-    const path = element('path', { class: marked.has(trial.id) ? 'run marked' : 'run', d: curve(points), onclick: () => open(trial) }, tip(trial, show(trial.score)));
+    const path = element('path', { class: marked.has(trial.id) ? 'run marked' : 'run', d: curve(points), ...(index >= inOrder.length - REACHED ? chooser(trial, open) : { onclick: () => open(trial) }) }, tip(trial, show(trial.score)));
     path.style.stroke = marked.get(trial.id) ?? shade(goodness(scores, trial, direction));
     svg.append(path);
   }
@@ -128,7 +128,7 @@ function scatter(trials, name, { direction, marked, open, outcome }) {
   return element('figure', {}, element('figcaption', { title: name }, element('span', {}, `${outcome === 'score' ? 'Score' : outcome} against ${name}`), horizontal.log ? element('span', { class: 'soft' }, ' logarithmic') : null), svg);
 }
 
-const REACHED = 200; // so many dots are reached by the Tab key
+const REACHED = 200; // so many lines, the best ones, and dots are reached by the Tab key
 const cut = (text, length) => text.length > length ? text.slice(0, length - 1) + '…' : text;
 
 // An axis from 0 to 1: numbers in order of size (by decades where most lie close to the least), others side by side.

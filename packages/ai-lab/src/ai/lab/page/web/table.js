@@ -1,6 +1,7 @@
 // The table of trials: sorting, filtering, columns, averages over runs that repeat each other, selection.
 
 import * as address from './address.js';
+import { isKept } from './api.js';
 import { byWeight, checkbox, colorOf, dashOf, element, named, show, swatch, when } from './dom.js';
 import { saveCsv } from './download.js';
 import { average, tellSpread } from './groups.js';
@@ -214,6 +215,6 @@ function matches(trial, word) {
   });
 }
 
-// Without a marker that can be read nothing of a trial can be shown.
-const isLost = trial => trial.id.startsWith('damaged-');
+// Without a marker that can be read, or published, nothing of a trial can be shown.
+const isLost = trial => trial.id.startsWith('damaged-') || !isKept(trial.id);
 const STATES = new Set(['finished', 'failed', 'dead', 'running', 'pruned', 'stopped', 'interrupted', 'created', 'damaged', 'waiting']);
