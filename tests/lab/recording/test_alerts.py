@@ -51,10 +51,12 @@ def test_a_run_that_logs_nothing_has_stalled_until_it_logs_again(tmp_path):
     with Trial(tmp_path / "t", loggers=[Alerts(take, stall_after_s=0.02, ends=())], **HOW) as trial:
         for step in (0, 1):
             trial.log(step, {"loss": 1.0})
-            assert stalled.acquire(timeout=30)
-    assert kinds(told)[0] == ("stall", 0)
-    assert kinds(told)[-1] == ("stall", 1)
-    assert len(told) in (2, 3)  # the first one may come before the row
+            while ("stall", step) not in kinds(told):
+                assert stalled.acquire(timeout=30)
+    seen = [
+        one for one in dict.fromkeys(kinds(told)) if one != ("stall", None)
+    ]  # before the first row, on a busy machine
+    assert seen == [("stall", 0), ("stall", 1)]
 
 
 def test_a_webhook_gets_one_json_object_an_alert(tmp_path):
