@@ -1,11 +1,12 @@
 import asyncio
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from ai.examples.alphazero.truth import Judge, lost_lines, wrong_moves
-from ai.examples.play.main import at_the_terminal
+from ai.examples.play.main import at_the_terminal, run
 from ai.examples.play.nets import _HERE, GAMES, load
 from ai.examples.play.server import PlayApp
 from ai.examples.play.table import Table
@@ -189,3 +190,52 @@ def test_the_network_of_connect_four_completes_a_column():
     logits, value = model(torch.from_numpy(game.observe(game.positions(["030303"]))))
     assert logits.argmax().item() == 0
     assert value.item() > 0
+
+
+class TwoAtOnce(TicTacToe):
+    """Who is second moves twice after the first stone."""
+
+    def to_play(self, state):
+        stones = 9 - self.legal(state).sum(axis=1) - 9 * self.terminal(state)
+        return np.where(stones == 2, 1, super().to_play(state))
+
+
+def test_who_made_each_move_is_asked_and_not_counted():
+    assert Table(TwoAtOnce()).ask([4, 0, 1], 0)["movers"] == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("network", "error", "match"),
+    [
+        (liking(0, 0.0, 7), ValueError, r"network must give 9 logits a position of TicTacToe, got \(7,\)"),
+        (lambda seen: torch.nn.Linear(4, 9)(seen), ValueError, "network must take observations of TicTacToe"),
+        (liking(0, float("nan")), RuntimeError, "its policy and value are no finite numbers"),
+    ],
+    ids=["actions", "observations", "nan"],
+)
+def test_a_network_of_another_game_or_of_no_numbers_is_refused(network, error, match):
+    with pytest.raises(error, match=match):
+        Table(TicTacToe(), network)
+
+
+@pytest.mark.parametrize(
+    ("how", "match"),
+    [
+        ({"level": 801}, r"level must be in \[0, 800\], got 801"),
+        ({"port": 70_000}, r"port must be in \[0, 65535\], got 70000"),
+        ({"game": "chess"}, "game must be one of tictactoe"),
+        ({"game": "ai.game:SlidingTiles"}, "game must be for two players"),
+        ({"trial": "never/recorded"}, "never/recorded has no snapshot"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+)
+def test_what_cannot_be_played_ends_in_one_sentence(how, match):
+    with pytest.raises(SystemExit, match=match):
+        run(**{"game": "tictactoe", "terminal": True} | how)
+
+
+def test_weights_of_another_network_are_refused():
+    with pytest.raises(ValueError, match="weights must be of the network that plays connect4"):
+        load("connect4", _HERE / "tictactoe.safetensors")
+    with pytest.raises(ValueError, match="name must be one of tictactoe, connect4, got 'go'"):
+        load("go")

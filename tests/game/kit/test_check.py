@@ -312,6 +312,63 @@ class TurnsInPlace(Wrong):
         return observation, policy
 
 
+class TakesTheLastForMinusOne(Wrong):
+    """step must refuse an illegal action with ValueError: action -1, of 9"""
+
+    def step(self, state, action):
+        return super().step(state, np.asarray(action) % 9)
+
+
+class TellsTheMoverByFractions(Wrong):
+    """to_play must return integers"""
+
+    def to_play(self, state):
+        return super().to_play(state).astype(float)
+
+
+class TellsTheMoverByTheBatch(Wrong):
+    """to_play must not let rows depend on others"""
+
+    def to_play(self, state):
+        return super().to_play(state) if len(state) > 1 else 1 - super().to_play(state)
+
+
+class EndsByTheBatch(Wrong):
+    """terminal must not let rows depend on others"""
+
+    def terminal(self, state):
+        return super().terminal(state) & (len(state) > 1)
+
+
+class CutsByNumbers(Wrong):
+    """truncated must return bool"""
+
+    def truncated(self, state):
+        return np.zeros(len(state))
+
+
+class CutsWhatGoesOn(Wrong):
+    """a game that goes on must not be truncated"""
+
+    def truncated(self, state):
+        return np.ones(len(state), bool)
+
+
+class CutsAndTouches(Wrong):
+    """truncated must not change the state it is given"""
+
+    def truncated(self, state):
+        state["player"] = 1
+        return np.zeros(len(state), bool)
+
+
+class OneChanceTooFew(Wrong):
+    """chance must return one probability an action"""
+
+    def chance(self, state):
+        return np.zeros((len(state), 8))
+
+
 class HasNoSides(Wrong):
     """num_symmetries must count the side that changes nothing, got 0"""
 

@@ -190,7 +190,7 @@ def test_bad_input_is_refused(solution):
         ratings({})
     with pytest.raises(ValueError, match="prior_games must be positive, got 0"):
         ratings({("a", "b"): Score(1, 0, 0)}, prior_games=0)
-    with pytest.raises(ValueError, match="table_bits must be in"):
+    with pytest.raises(ValueError, match="table_bits must be at least 10, got 3"):
         ConnectFourSolver(table_bits=3)
     with pytest.raises(ValueError, match=r"max_positions \(10\)"):
         solve(game, max_positions=10)
@@ -201,3 +201,40 @@ def test_bad_input_is_refused(solution):
         over = game.step(over, np.array([cell]))
     with pytest.raises(ValueError, match="row 0 is over or out of reach"):
         solution.score(over)
+
+
+@pytest.mark.parametrize(
+    ("moves", "said"),
+    [
+        (lambda state, seed: np.zeros(1, np.int64), r"one entry a game, shape \(4,\), got \(1,\)"),
+        (lambda state, seed: np.zeros(len(state)), "action must hold integers, got float64"),
+    ],
+)
+def test_a_player_that_does_not_move_in_every_game_is_refused(moves, said):
+    game = TicTacToe()
+    with pytest.raises((TypeError, ValueError), match=said):
+        match(game, moves, random_player(game), 8)
+
+
+@pytest.mark.parametrize(
+    ("rate", "match"),
+    [
+        (lambda: ratings({("a", "a"): Score(1, 0, 0)}), "scores must be of two players each, 'a' plays itself"),
+        (lambda: Score(-1, 0, 0), "wins must be at least 0, got -1"),
+        (lambda: Score(2, 0, 1, 4), "distinct must be at most the 3 games, got 4"),
+    ],
+)
+def test_scores_that_cannot_be_are_refused(rate, match):
+    with pytest.raises(ValueError, match=match):
+        rate()
+
+
+def test_greedy_refuses_no_numbers_and_moves_where_all_is_masked():
+    game = TicTacToe()
+    state = game.step(game.init(1), np.array([0]))
+    with pytest.raises(ValueError, match="evaluator must return numbers as logits of legal actions, got NaN"):
+        greedy_player(game, lambda seen: (torch.full((len(seen), 9), float("nan")), torch.zeros(len(seen))))(
+            state, None
+        )
+    masked = greedy_player(game, lambda seen: (torch.full((len(seen), 9), -torch.inf), torch.zeros(len(seen))))
+    assert masked(state, None).tolist() == [1]

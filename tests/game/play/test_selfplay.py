@@ -16,6 +16,7 @@ from ai.game import (
     NetEvaluator,
     Play,
     Puct,
+    RolloutEvaluator,
     Search,
     SelfPlay,
     SlidingTiles,
@@ -409,3 +410,23 @@ def test_polled_games_are_those_that_next_gives():
         while (game := polled.poll()) is None:
             pass
         np.testing.assert_array_equal(game["action"], next(whole)["action"])
+
+
+def test_a_state_of_other_play_is_refused():
+    def source(game, games):
+        return SelfPlay(game, evaluator=RolloutEvaluator(game), play=Play(games=games, simulations=2))
+
+    state, waiting = source(TicTacToe(), 4), source(TicTacToe(), 4)
+    state.start(0, 0)
+    with pytest.raises(RuntimeError, match=r"start.* must be called"):
+        waiting.load_state_dict(state.state_dict())
+    with pytest.raises(RuntimeError, match=r"start.* must be called"):
+        waiting.state_dict()
+    for game, games, match in (
+        (TicTacToe(), 8, "state must be of 8 games, as play has them, got 4"),
+        (ConnectFour(), 4, "state must be of ConnectFour, with .* 7 actions, got .* 9"),
+    ):
+        other = source(game, games)
+        other.start(0, 0)
+        with pytest.raises(ValueError, match=match):
+            other.load_state_dict(state.state_dict())

@@ -4,8 +4,9 @@ import pickle
 import numpy as np
 import pytest
 
-from ai.game import ConnectFour, Gumbel, Puct, RolloutEvaluator, ScoredRule, Search, SelfPlay, TicTacToe, fast
+from ai.game import ConnectFour, Gumbel, Puct, RolloutEvaluator, Rule, ScoredRule, Search, SelfPlay, TicTacToe, fast
 from ai.game.play.selfplay import Play
+from ai.game.search.rules.rule import Way
 from ai.game.search.tree import new_tree
 
 
@@ -74,7 +75,7 @@ def test_no_walk_goes_further_than_the_depth_allows(engine, rule):
     ("how", "match"),
     [
         ({"rule": "puct"}, "rule must be a Rule, such as Puct"),
-        ({"max_depth": 1.5}, "max_depth must be an integer, got 1.5"),
+        ({"max_depth": 1.5}, "max_depth must be a whole number, got 1.5"),
         ({"max_depth": 0}, "max_depth must be at least 1, got 0"),
     ],
 )
@@ -94,3 +95,97 @@ def test_trees_of_four_thousand_games_fit_in_eight_tenths_of_a_gigabyte():
 def test_numbers_of_nodes_fit_their_type():
     assert new_tree(1, 32_767, 1).child.dtype == np.int16
     assert new_tree(1, 32_768, 1).child.dtype == np.int32
+
+
+class Broken(ScoredRule):
+    """Scores every edge that was followed once by no number."""
+
+    @staticmethod
+    def score_edge(visits, mean, prior, node_visits, node_value, constants):
+        return math.nan if visits == 1 else prior - visits
+
+
+class Hopeless(ScoredRule):
+    """Expects nothing of any move."""
+
+    @staticmethod
+    def score_edge(visits, mean, prior, node_visits, node_value, constants):
+        return -math.inf
+
+
+class Proving(ScoredRule):
+    """Carries up what is certain."""
+
+    prove = True
+    score_edge = OwnPuct.__dict__["score_edge"]
+    constants = OwnPuct.constants
+
+
+class Uncompiled(Rule):
+    """Tries moves in turn, by numpy alone."""
+
+    def begin(self, roots):
+        return Way((), None, lambda tree, rows, node, at_root: -tree.visits[rows, node].astype(float))
+
+
+class Bound(ScoredRule):
+    """Its score is a method of an instance."""
+
+    def score_edge(self, visits, mean, prior, node_visits, node_value, constants):
+        return mean
+
+
+class Unfinished(Rule):
+    """Has no way."""
+
+
+def test_a_score_that_is_no_number_is_refused(engine):
+    game = TicTacToe()
+    search = Search(game, RolloutEvaluator(game), simulations=20, rule=Broken())
+    with pytest.raises(ValueError, match="a rule must score legal moves by numbers, got NaN"):
+        search(game.init(1))
+
+
+def test_of_hopeless_moves_a_legal_one_is_followed(engine):
+    game = TicTacToe()
+    state = game.step(game.init(1), np.array([0]))
+    assert Search(game, RolloutEvaluator(game), simulations=7, rule=Hopeless())(state).visits[0, 1] == 7
+
+
+def test_a_proving_rule_of_ones_own_grows_the_same_tree_compiled_or_not(monkeypatch):
+    if not fast.available():
+        pytest.skip("numba is not installed")
+    game, trees = TicTacToe(), []
+    state = game.init(1)
+    for cell in (0, 3, 1):
+        state = game.step(state, np.array([cell]))
+    for compiled in (True, False):
+        if not compiled:
+            monkeypatch.setattr(fast, "available", lambda: False)
+        search = Search(game, RolloutEvaluator(game), simulations=200, rule=Proving())
+        search(state)
+        trees.append(search.tree)
+    for name in ("size", "parent", "parent_action", "visits", "proof"):
+        one, other = (getattr(tree, name) for tree in trees)
+        np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+def test_a_rule_without_a_kernel_is_walked_by_its_scores(engine):
+    game = TicTacToe()
+    found = Search(game, RolloutEvaluator(game), simulations=18, rule=Uncompiled())(game.init(2))
+    np.testing.assert_array_equal(found.visits, np.full((2, 9), 2))
+
+
+@pytest.mark.parametrize(
+    ("rule", "match"),
+    [
+        (Bound(), "rule must have score_edge as a static method, Bound has not"),
+        (ScoredRule(), "rule must have score_edge as a static method, ScoredRule has not"),
+        (Unfinished(), r"Unfinished must have begin\(roots\) -> Way"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_rule_that_cannot_search_is_named(rule, match):
+    game = TicTacToe()
+    with pytest.raises((TypeError, NotImplementedError), match=match):
+        Search(game, RolloutEvaluator(game), rule=rule)(game.init(1))

@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from ai.game import ConnectFour, Gumbel, NetEvaluator, Puct, Search, SlidingTiles, TicTacToe, fast, solve
+from ai.game import (
+    CachedEvaluator,
+    ConnectFour,
+    Gumbel,
+    NetEvaluator,
+    Puct,
+    RolloutEvaluator,
+    Search,
+    SlidingTiles,
+    TicTacToe,
+    fast,
+    solve,
+)
 from ai.game.search import walk
 from ai.game.search.rules.gumbel import halving_sequence
 from ai.game.search.rules.puct import puct_params, puct_way
@@ -663,7 +675,7 @@ def test_noise_that_is_no_number_a_move_is_refused(noise):
 
 def test_simulations_are_whole_numbers():
     game = TicTacToe()
-    with pytest.raises(TypeError, match=r"simulations must be an integer, got 2\.5"):
+    with pytest.raises(TypeError, match=r"simulations must be a whole number, got 2\.5"):
         Search(game, linear_evaluator(game), simulations=2.5)
     with pytest.raises(ValueError, match=r"simulations must hold one budget in \[1, 4\] a row"):
         Search(game, linear_evaluator(game), simulations=4)(game.init(2), simulations=np.array([1.5, 2.0]))
@@ -686,3 +698,29 @@ def test_a_network_may_mask_illegal_moves_itself(engine, rule):
     np.testing.assert_array_equal(found.policy, expected.policy)
     with pytest.raises(ValueError, match="finite logits and values for legal actions"):
         Search(game, lambda x: (np.full((len(x), 7), -np.inf), np.zeros(len(x))), simulations=4, rule=rule)(states)
+
+
+@pytest.mark.parametrize(
+    ("ask", "match"),
+    [
+        (lambda game, search: Search(TicTacToe, search), r"game must be a Game, such as TicTacToe\(\), got <class"),
+        (lambda game, search: Search(game, None), "evaluator must be a module, a function or have evaluate"),
+        (lambda game, search: search([0, 1]), "states must be an array with one row a game.*got list of shape"),
+        (lambda game, search: search(game.init(2).reshape(2, 1)), r"got ndarray of shape \(2, 1\)"),
+        (lambda game, search: search(game.init(2), noise=np.ones(3, bool)), "noise must be True, False or a boolean a"),
+        (lambda game, search: search(game.init(2), noise="no"), "noise must be True, False or a boolean a row"),
+        (lambda game, search: Search(game, lambda x: x)(game.init(2)), r"must return \(logits, value\), got Tensor"),
+    ],
+)
+def test_what_cannot_be_searched_is_named(ask, match):
+    game = TicTacToe()
+    with pytest.raises((TypeError, ValueError), match=match):
+        ask(game, Search(game, RolloutEvaluator(game), simulations=2))
+
+
+def test_a_cache_is_for_one_game():
+    cached = CachedEvaluator(lambda seen: (torch.zeros(len(seen), 9), torch.zeros(len(seen))), capacity=16)
+    assert cached(torch.zeros(0, 2, 3, 3))[0].shape == (0, 9)
+    cached(torch.zeros(2, 2, 3, 3))
+    with pytest.raises(ValueError, match="must have the 18 numbers a row of those before, got 32"):
+        cached(torch.zeros(2, 2, 4, 4))

@@ -136,11 +136,16 @@ def run(
     torch.set_num_threads(1)
     if not 0 <= level <= MOST_SIMULATIONS:
         raise SystemExit(f"level must be in [0, {MOST_SIMULATIONS}], got {level}")
-    rules, network = opponent(game, trial)
+    if not 0 <= port < 1 << 16:
+        raise SystemExit(f"port must be in [0, 65535], got {port}")
     how: TableOptions = {"rule": rule(game), "title": GAMES[game].title} if game in GAMES else {}
+    try:
+        rules, network = opponent(game, trial)
+        table = Table(rules, None if network is None else NetEvaluator(network), **how)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from error
     if terminal:
-        evaluator = None if network is None else NetEvaluator(network)
-        at_the_terminal(Table(rules, evaluator, **how), level=level, second=second)
+        at_the_terminal(table, level=level, second=second)
     else:
         serve(rules, network, host=host, port=port, open_page=browser, **how)
 

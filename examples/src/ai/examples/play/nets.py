@@ -37,18 +37,25 @@ def load(name: str, weights: str | Path | None = None) -> tuple[Game, nn.Module]
 
     Args:
         name: of the game.
-        weights: a safetensors file of a network of the same shape, or a trial's snapshot; None for the one that ships.
+        weights: a safetensors file of a network of the same shape; None for the one that ships.
+
+    Raises:
+        ValueError: there is no such game, or the file is of another network.
 
     >>> game, model = load("tictactoe")
     >>> logits, value = model(torch.from_numpy(game.observe(game.init(1))))
     >>> logits.shape, round(value.item())
     (torch.Size([1, 9]), 0)
     """
+    if name not in GAMES:
+        raise ValueError(f"name must be one of {', '.join(GAMES)}, got {name!r}")
     config = PRESETS[GAMES[name].preset]
     model: nn.Module = network(config)
     file = _HERE / f"{name}.safetensors" if weights is None else Path(weights)
-    kept = load_file(file)
-    model.load_state_dict({key: kept[key].to(tensor.dtype) for key, tensor in model.state_dict().items()})
+    kept, own = load_file(file), model.state_dict()
+    if {key: tensor.shape for key, tensor in kept.items()} != {key: tensor.shape for key, tensor in own.items()}:
+        raise ValueError(f"weights must be of the network that plays {name}, those of {file} are of another")
+    model.load_state_dict({key: kept[key].to(tensor.dtype) for key, tensor in own.items()})
     return make_game(config.game), model.eval()
 
 

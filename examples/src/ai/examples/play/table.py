@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ai.examples.play.view import as_text, cells_of, view_of
@@ -35,7 +36,7 @@ class Table:
         title: of the game.
 
     Raises:
-        ValueError: the game is not for two, or has luck.
+        ValueError: the game is not for two, or has luck; the network is for another game.
 
     >>> from ai.game import TicTacToe
     >>> Table(TicTacToe()).ask([4, 0], 0)["cells"]
@@ -57,6 +58,7 @@ class Table:
         evaluator = self._network or RolloutEvaluator(game)
         self._search = Search(game, evaluator, simulations=MOST_SIMULATIONS, rule=rule or Puct(normalize=False))
         self._lock = threading.Lock()  # a search serves one at a time
+        self._thinks(game.init(1))
 
     def describe(self) -> dict[str, Any]:
         """Returns what a page draws once."""
@@ -78,11 +80,12 @@ class Table:
         """
         if not 0 <= level <= MOST_SIMULATIONS:
             raise ValueError(f"level must be in [0, {MOST_SIMULATIONS}], got {level}")
-        state, outcome = self.replayed(moves)
+        state, outcome, movers = self._followed(moves)
         game, over = self.game, bool(self.game.terminal(state)[0])
         mover = int(game.to_play(state)[0])
         answer = {
             "moves": list(moves),
+            "movers": movers,
             "player": mover,
             "over": over,
             "outcome": outcome if over else None,
@@ -98,7 +101,12 @@ class Table:
         Raises:
             ValueError: a move is illegal, or comes after the end.
         """
-        game, outcome = self.game, 0.0
+        state, outcome, _ = self._followed(moves)
+        return state, outcome
+
+    def _followed(self, moves: Sequence[int]) -> tuple[State, float, list[int]]:
+        """Returns what `replayed` does, and who made each move."""
+        game, outcome, movers = self.game, 0.0, list[int]()
         state = game.init(1)
         for count, move in enumerate(moves):
             if game.terminal(state)[0]:
@@ -108,7 +116,28 @@ class Table:
             mover = np.array(game.to_play(state))
             state = game.step(state, np.array([move]))
             outcome += float(outcome_for(0, game.reward(state), mover)[0])
-        return state, outcome
+            movers.append(int(mover[0]))
+        return state, outcome, movers
+
+    def _thinks(self, state: State) -> tuple[NDArray[np.float64], float] | None:
+        """Returns the network's policy of one position, `[A]`, and its value for the mover; None without a network."""
+        if self._network is None:
+            return None
+        shown = torch.from_numpy(self.game.observe(state))
+        try:
+            logits, value = self._network(shown)
+        except RuntimeError as error:
+            raise ValueError(f"network must take observations of {type(self.game).__name__}: {error}") from error
+        actions, legal = self.game.num_actions, self.game.legal(state)[0]
+        if logits.shape != (1, actions):
+            raise ValueError(
+                f"network must give {actions} logits a position of {type(self.game).__name__}, got {logits.shape[1:]}"
+            )
+        highest = logits[0][legal].max()
+        if not (np.isfinite(highest) and np.isfinite(value[0])):
+            raise RuntimeError("its policy and value are no finite numbers")
+        weights = np.where(legal, np.exp(np.where(legal, logits[0], -np.inf) - highest), 0.0)
+        return weights / weights.sum(), float(value[0])
 
     def _judged(self, state: State, mover: int, level: int) -> dict[str, Any]:
         legal = self.game.legal(state)[0]
@@ -116,11 +145,9 @@ class Table:
         found: dict[str, Any] = {"policy": None, "value": None, "visits": None, "search_value": None}
         chances = legal / legal.sum()
         with self._lock:
-            if self._network is not None:
-                logits, value = self._network(torch.from_numpy(self.game.observe(state)))
-                weights = np.where(legal, np.exp(logits[0] - logits[0][legal].max()), 0.0)
-                chances = weights / weights.sum()
-                found |= {"policy": chances.round(4).tolist(), "value": round(sign * float(value[0]), 4)}
+            if (thought := self._thinks(state)) is not None:
+                chances, value = thought
+                found |= {"policy": chances.round(4).tolist(), "value": round(sign * value, 4)}
             found["best"] = int(chances.argmax())
             if level:
                 searched = self._search(state, simulations=np.array([level]))

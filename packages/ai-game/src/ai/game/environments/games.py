@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
+from ai.game.arguments import check_count
 from ai.game.environments.protocol import BEGIN, Seen, Step
 from ai.game.protocol import Game
 
@@ -33,8 +34,7 @@ class GameEnvironments:
     """
 
     def __init__(self, game: Game, num: int, *, mask: bool | None = None) -> None:
-        if num < 1:
-            raise ValueError(f"num must be at least 1, got {num}")
+        check_count(1, num=num)
         if not getattr(game, "copyable", True):
             raise TypeError(
                 f"game must be one that can be copied, {type(game).__name__} is not: use GymnasiumEnvironments"

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
+from ai.game.arguments import check_count
 from ai.game.environments.protocol import BEGIN, Seen, Step
 from ai.game.environments.spaces import ActionSpace, Observations
 
@@ -28,8 +29,7 @@ class ParallelEnvironments:
     """
 
     def __init__(self, make: Callable[[], Any], num: int) -> None:
-        if num < 1:
-            raise ValueError(f"num must be at least 1, got {num}")
+        check_count(1, num=num)
         self._make, self.instances = make, num
         self._envs: list[Any] = [make()]
         first = self._envs[0]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ai.game.arguments import check_count
 from ai.game.games.board import BoardGame
 from ai.game.protocol import State
 
@@ -27,8 +28,7 @@ class Breakthrough(BoardGame):
     num_symmetries = 2
 
     def __init__(self, size: int = 8) -> None:
-        if size < 5:
-            raise ValueError(f"size must be at least 5, got {size}")
+        check_count(5, size=size)
         super().__init__(size, 3 * size * size)
 
     @staticmethod

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
+from ai.game.arguments import check_amount, check_count
 from ai.game.protocol import Actions, Seed, State, check_actions
 
 GRAVITY, CART_MASS, POLE_MASS, HALF_LENGTH, FORCE, TIME_STEP = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
@@ -36,10 +37,8 @@ class CartPole:
     observation_shape: tuple[int, ...] = (4,)
 
     def __init__(self, *, max_steps: int = 500, discount: float = 0.997) -> None:
-        if max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, got {max_steps}")
-        if not 0 < discount <= 1:
-            raise ValueError(f"discount must be in (0, 1], got {discount}")
+        check_count(1, max_steps=max_steps)
+        check_amount(0, 1, above=True, discount=discount)
         self.max_steps = max_steps
         self.discount = discount
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ai.game.arguments import check_count
 from ai.game.games.board import BoardGame, change_sides
 from ai.game.protocol import State
 
@@ -21,7 +22,8 @@ class Gomoku(BoardGame):
     """
 
     def __init__(self, size: int = 15, *, connect: int = 5) -> None:
-        if not 2 <= connect <= size:
+        check_count(2, size=size, connect=connect)
+        if connect > size:
             raise ValueError(f"connect must be in [2, size ({size})], got {connect}")
         super().__init__(size, fields=(("connect", "i2"), ("free", "i2")))
         self.connect = connect

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
+from ai.game.arguments import check_amount
 from ai.game.protocol import Actions, Seed, State, check_actions, illegal_action
 
 _INSTALL = "GymnasiumGame needs gymnasium: install it with pip install 'packages/ai-game[gym]'"
@@ -48,8 +49,7 @@ class GymnasiumGame:
     copyable = False
 
     def __init__(self, environment: str | Callable[[], Any], *, discount: float = 0.997, **options: Any) -> None:
-        if not 0 < discount <= 1:
-            raise ValueError(f"discount must be in (0, 1], got {discount}")
+        check_amount(0, 1, above=True, discount=discount)
         self._environment, self._options, self.discount = environment, options, discount
         spaces, first = _gymnasium().spaces, self._make()
         actions, seen = first.action_space, first.observation_space

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ai.game.arguments import check_count
 from ai.game.games.board import BoardGame
 from ai.game.protocol import State
 
@@ -28,8 +29,7 @@ class Hex(BoardGame):
     """
 
     def __init__(self, size: int = 11) -> None:
-        if size < 2:
-            raise ValueError(f"size must be at least 2, got {size}")
+        check_count(2, size=size)
         super().__init__(size)
         self.looks_the_same_from((0, 2))  # half a turn
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ai.game.arguments import check_count
 from ai.game.protocol import Actions, Seed, State, check_actions, illegal_action
 
 _INSTALL = "OpenSpielGame needs OpenSpiel: install it with pip install 'packages/ai-game[open-spiel]'"
@@ -48,9 +49,7 @@ class OpenSpielGame:
         return super().__new__(kind)
 
     def __init__(self, name: str, *, max_moves: int | None = None, keep: int = 100_000) -> None:
-        for argument, number in (("max_moves", max_moves), ("keep", keep)):
-            if number is not None and number < 1:
-                raise ValueError(f"{argument} must be at least 1, got {number}")
+        check_count(1, keep=keep, **({} if max_moves is None else {"max_moves": max_moves}))
         self.name, self.keep = name, keep
         self._game = game = _load(name)
         kind, pyspiel = game.get_type(), _pyspiel()

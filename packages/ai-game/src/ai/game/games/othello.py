@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ai.game.arguments import check_count
 from ai.game.games.board import BoardGame, change_sides
 
 
@@ -22,7 +23,8 @@ class Othello(BoardGame):
     """
 
     def __init__(self, size: int = 8) -> None:
-        if size < 4 or size % 2:
+        check_count(4, size=size)
+        if size % 2:
             raise ValueError(f"size must be even and at least 4, got {size}")
         super().__init__(size, size * size + 1)
         self.looks_the_same_from()

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
+from ai.game.arguments import check_amount, check_count
 from ai.game.protocol import Actions, Seed, State, check_actions, illegal_action
 
 # where the blank goes: up, right, down, left
@@ -32,11 +33,9 @@ class SlidingTiles:
     num_players = 1
 
     def __init__(self, *, size: int = 3, scramble: int = 11, max_steps: int = 40, discount: float = 0.97) -> None:
-        for name, value, least in (("size", size, 2), ("scramble", scramble, 1), ("max_steps", max_steps, 1)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if not 0 < discount <= 1:
-            raise ValueError(f"discount must be in (0, 1], got {discount}")
+        check_count(2, size=size)
+        check_count(1, scramble=scramble, max_steps=max_steps)
+        check_amount(0, 1, above=True, discount=discount)
         self.size, self.scramble, self.max_steps, self.discount = size, scramble, max_steps, discount
         self.dtype: np.dtype[Any] = np.dtype(
             [("board", "i1", (size, size)), ("blank", "i1", 2), ("steps", "i4"), ("over", "i1"), ("reward", "f4")],

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ai.game.arguments import check_amount
 from ai.game.kit.scalar import ScalarChanceGame
 from ai.game.protocol import State
 
@@ -41,8 +42,7 @@ class Twenty48(ScalarChanceGame):
     dtype = np.dtype([("board", "i1", (4, 4)), ("waiting", "i1"), ("player", "i1"), ("over", "i1"), ("reward", "f4")])
 
     def __init__(self, *, discount: float = 1.0) -> None:
-        if not 0 < discount <= 1:
-            raise ValueError(f"discount must be in (0, 1], got {discount}")
+        check_amount(0, 1, above=True, discount=discount)
         self.discount = discount
 
     @staticmethod

@@ -5,10 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from ai.game import draws
+from ai.game.arguments import check_count
 from ai.game.kit.mistakes import GameError, History, Moment, find_mistakes
 from ai.game.protocol import Game, State, chances, move_weights, state_keys
 
 _READERS = ("observe", "legal", "terminal", "reward", "to_play")
+
+
+def _readers(game: Game) -> tuple[str, ...]:
+    """Returns what tells something of a state, those that only some games have among them."""
+    return (*_READERS, *(name for name in ("chance", "truncated") if hasattr(game, name)))
 
 
 def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000, repeats: bool = False) -> None:
@@ -34,6 +40,8 @@ def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000, 
     >>> from ai.game import TicTacToe
     >>> check(TicTacToe())
     """
+    check_count(1, batch=batch, max_steps=max_steps)
+    check_count(0, seed=seed)
     if not getattr(game, "copyable", True):
         raise ValueError(f"game must have states that can be copied, those of {type(game).__name__} cannot")
     seeds = draws.row_seeds(seed, batch)
@@ -51,6 +59,8 @@ def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000, 
         _check_legal(game, state, over, step)
         if over.all():
             find_mistakes(game, history, seeds)
+            for outside in (-1, game.num_actions):  # of which numpy would take the first for the last action
+                _refused(game, game.init(1, seeds[:1]), outside, f"of {game.num_actions}")
             return
         if step == max_steps:
             break
@@ -92,6 +102,13 @@ def _check_shapes(game: Game, state: State, batch: int) -> None:
     for name in ("terminal", "reward", "to_play"):
         _rule(getattr(game, name)(state).shape == (batch,), f"{name} must return one number a game", 0)
     _rule(game.terminal(state).dtype == bool, "terminal must return bool [B]", 0)
+    _rule(np.asarray(game.to_play(state)).dtype.kind in "iu", "to_play must return integers [B]", 0)
+    chance, truncated = chances(game, state), getattr(game, "truncated", None)
+    if chance is not None:
+        _rule(chance.shape == (batch, game.num_actions), "chance must return one probability an action, [B, A]", 0)
+    if truncated is not None:
+        cut = np.asarray(truncated(state))
+        _rule(cut.shape == (batch,) and cut.dtype == bool, "truncated must return bool [B]", 0)
 
 
 def _check_legal(game: Game, state: State, over: np.ndarray, step: int) -> None:
@@ -112,13 +129,15 @@ def _check_illegal_refused(game: Game, state: State, legal: np.ndarray, step: in
     live = ~game.terminal(state)
     rows, actions = np.nonzero(~legal & live[:, None])
     if len(rows):
-        row, action = rows[:1], actions[:1]
-        try:
-            game.step(state[row], action)
-        except ValueError:
-            return
-        where = f"action {action[0]}, row {row[0]}, {step=}"
-        raise GameError(f"step must refuse an illegal action with ValueError: {where}")
+        _refused(game, state[rows[:1]], int(actions[0]), f"row {rows[0]}, {step=}")
+
+
+def _refused(game: Game, state: State, action: int, where: str) -> None:
+    try:
+        game.step(state, np.array([action]))
+    except (ValueError, IndexError):
+        return
+    raise GameError(f"step must refuse an illegal action with ValueError: action {action}, {where}")
 
 
 def _play(game: Game, state: State, action: np.ndarray, step: int) -> State:
@@ -136,9 +155,10 @@ def _play(game: Game, state: State, action: np.ndarray, step: int) -> State:
 
 def _check_own_arrays(game: Game, state: State, following: State, step: int) -> None:
     """Finds answers that the next call overwrites."""
-    told, states = {name: getattr(game, name)(state) for name in _READERS}, (state.copy(), following.copy())
+    readers = _readers(game)
+    told, states = {name: getattr(game, name)(state) for name in readers}, (state.copy(), following.copy())
     before = {name: answer.copy() for name, answer in told.items()}
-    for name in _READERS:
+    for name in readers:
         getattr(game, name)(following)
         kept = np.array_equal(told[name], before[name])
         _rule(kept, f"{name} must return an array of its own: the next call changes the last answer", step)
@@ -154,7 +174,7 @@ def _check_rows(game: Game, state: State, action: np.ndarray, following: State, 
         one = slice(row, row + 1)
         alone = game.step(state[one], action[one])
         _same(alone, following[one], "step must not let rows depend on each other", step)
-        for name in ("observe", "legal", "reward"):
+        for name in _readers(game):
             whole = getattr(game, name)(following)[one]
             _rule(np.array_equal(getattr(game, name)(alone), whole), f"{name} must not let rows depend on others", step)
     shuffled = np.random.default_rng(step).permutation(len(state))
@@ -167,6 +187,9 @@ def _check_end(game: Game, state: State, following: State, step: int) -> None:
     _rule(bool(game.terminal(following)[over].all()), "a game that is over must stay over", step, over)
     again = game.step(following[over], np.zeros(over.sum(), np.int64))
     _same(again, following[over], "a game that is over must stay as it is", step)
+    if (truncated := getattr(game, "truncated", None)) is not None:
+        live = ~game.terminal(following)
+        _rule(not truncated(following)[live].any(), "a game that goes on must not be truncated", step, live)
 
 
 def _check_rewards(game: Game, following: State, step: int) -> None:
@@ -181,7 +204,7 @@ def _check_rewards(game: Game, following: State, step: int) -> None:
 def _check_readers(game: Game, state: State, step: int) -> None:
     before = state.copy()
     _rule(bool(np.isfinite(game.observe(state)).all()), "observe must return finite numbers", step)
-    for name in _READERS:
+    for name in _readers(game):
         getattr(game, name)(state)
         _same(state, before, f"{name} must not change the state it is given", step)
 

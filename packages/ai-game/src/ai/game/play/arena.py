@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
+from ai.game.arguments import check_amount, check_count
 from ai.game.play.players import Player
-from ai.game.protocol import Game, State, chances, move_weights, outcome_for
+from ai.game.protocol import Game, State, chances, check_actions, move_weights, outcome_for
 
 ELO_SCALE = 400 / np.log(10)
 _LUCK = 1 << 32  # apart from the openings' numbers
@@ -40,6 +41,13 @@ class Score:
     draws: int
     losses: int
     distinct: int | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        check_count(0, wins=self.wins, draws=self.draws, losses=self.losses)
+        if self.distinct is not None:
+            check_count(0, distinct=self.distinct)
+            if self.distinct > self.games:
+                raise ValueError(f"distinct must be at most the {self.games} games, got {self.distinct}")
 
     @property
     def games(self) -> int:
@@ -84,9 +92,8 @@ def match(
     """
     if game.num_players != 2:
         raise ValueError(f"game must be for two players, {type(game).__name__} is for {game.num_players}")
-    for name, value in (("games", games), ("max_moves", max_moves)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    check_count(1, games=games, max_moves=max_moves)
+    check_count(0, opening_moves=opening_moves, seed=seed)
     pair_seeds = draws.fold_in(draws.row_seeds(seed, (games + 1) // 2), 0).repeat(2)[:games]
     state = _opened(game, pair_seeds, opening_moves)
     seat = np.arange(games) % 2  # of the first player
@@ -103,7 +110,8 @@ def match(
         action = np.zeros(games, np.int64)
         for player, mine in ((first, live & ~lucky & (mover == seat)), (second, live & ~lucky & (mover != seat))):
             if mine.any():
-                action[mine] = player(state[mine], draws.fold_in(seeds[mine], ply))
+                moves = player(state[mine], draws.fold_in(seeds[mine], ply))
+                action[mine] = check_actions(moves, int(mine.sum()), game.num_actions)
         if chance is not None and lucky.any():
             action[lucky] = draws.choose(draws.fold_in(pair_seeds[lucky], _LUCK + ply), chance[lucky])
         before, state = state, state.copy()  # what a game tells of a state may be a view into it
@@ -168,8 +176,9 @@ def ratings(scores: Mapping[tuple[str, str], Score], *, prior_games: float = 1.0
     """
     if not scores:
         raise ValueError("scores must hold at least one match")
-    if not prior_games > 0:
-        raise ValueError(f"prior_games must be positive, got {prior_games}")
+    check_amount(0, above=True, prior_games=prior_games)
+    if alone := [name for name, other in scores if name == other]:
+        raise ValueError(f"scores must be of two players each, {alone[0]!r} plays itself")
     names = list(dict.fromkeys(name for pair in scores for name in pair))
     index = {name: i for i, name in enumerate(names)}
     strength = np.zeros(len(names))

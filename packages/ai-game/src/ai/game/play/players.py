@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ai.game import draws
+from ai.game.arguments import check_amount
 from ai.game.protocol import Game, State
 from ai.game.search.dynamics import Evaluator, checked
 from ai.game.search.evaluator import NetEvaluator, StateEvaluator
 from ai.game.search.search import Search
+from ai.game.search.walk import LOWEST_SCORE
 
 Player = Callable[[State, NDArray[np.uint64]], NDArray[np.int64]]
 
@@ -43,7 +45,12 @@ def greedy_player(game: Game, evaluator: Evaluator) -> Player:
         else:
             outcome = evaluator(torch.from_numpy(game.observe(state)))
         logits, _ = checked(outcome, len(state), game.num_actions)
-        action: NDArray[np.int64] = np.where(game.legal(state), logits, -np.inf).argmax(axis=1)
+        legal = game.legal(state)
+        if np.isnan(logits[legal]).any():
+            raise ValueError("evaluator must return numbers as logits of legal actions, got NaN")
+        # of legal moves that are all masked, the first
+        likely = np.where(legal, np.maximum(logits.astype(np.float64), LOWEST_SCORE), -np.inf)
+        action: NDArray[np.int64] = likely.argmax(axis=1)
         return action
 
     return play
@@ -56,8 +63,7 @@ def search_player(search: Search, *, temperature: float = 0.0) -> Player:
         search: of the game; with a `RolloutEvaluator` it is the classical player by rollouts.
         temperature: above 0 draws from the policy to the power 1 / temperature, for varied games.
     """
-    if temperature < 0:
-        raise ValueError(f"temperature must be at least 0, got {temperature}")
+    check_amount(0, finite=False, temperature=temperature)
 
     def play(state: State, seed: NDArray[np.uint64]) -> NDArray[np.int64]:
         found = search(state, seed)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ai.game import draws
+from ai.game.arguments import check_amount, check_count
 from ai.game.protocol import Game, State, chances, move_weights, outcome_for
 from ai.game.search.dynamics import Evaluator, LearnedModel
 from ai.game.search.evaluator import CachedEvaluator, NetEvaluator
@@ -71,17 +72,20 @@ class Play:
     cache: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("games", "simulations", "fast_simulations", "opening_moves", "max_moves"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        counts = ("games", "simulations", "fast_simulations", "opening_moves", "max_moves")
+        check_count(1, **{name: getattr(self, name) for name in counts})
+        check_count(0, temperature_moves=self.temperature_moves, cache=self.cache)
         if self.at_limit not in ("truncate", "draw"):
             raise ValueError(f"at_limit must be 'truncate' or 'draw', got {self.at_limit!r}")
-        for name in ("full_share", "random_share", "opening_share", "resign_check"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        for name in ("temperature", "late_temperature", "temperature_moves", "cache", "tolerance"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        shares = ("full_share", "random_share", "opening_share", "resign_check")
+        check_amount(0, 1, **{name: getattr(self, name) for name in shares})
+        check_amount(0, finite=False, temperature=self.temperature, late_temperature=self.late_temperature)
+        if self.tolerance is not None:
+            check_amount(0, finite=False, tolerance=self.tolerance)
+        if self.resign_below is not None:
+            check_amount(None, finite=False, resign_below=self.resign_below)
+        if self.rule is not None and not isinstance(self.rule, Rule):
+            raise TypeError(f"rule must be a Rule, such as Puct(), got {self.rule}")
         if self.full_share < 1 and self.fast_simulations > self.simulations:
             raise ValueError(
                 f"fast_simulations ({self.fast_simulations}) must not exceed simulations ({self.simulations})"
@@ -188,8 +192,7 @@ class SelfPlay:
 
         Whoever has a deadline asks this: games may be long.
         """
-        if not self._started:
-            raise RuntimeError("start(seed, worker) must be called before the first episode")
+        self._check_started()
         if not self._done:
             with _one_thread():
                 self._move()
@@ -217,6 +220,7 @@ class SelfPlay:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that later games depend on, parameters apart."""
+        self._check_started()
         arrays = {name: getattr(self, name).copy() for name in _STATE}
         arrays["_states"] = _to_bytes(arrays["_states"])
         history = {k: (_to_bytes(v) if v.dtype.names else v.copy()) for k, v in self._history.items()}
@@ -227,7 +231,13 @@ class SelfPlay:
         """Goes on where `state_dict` was taken; call after `start`.
 
         A game that cannot be copied (`copyable` False) begins its games anew.
+
+        Raises:
+            RuntimeError: `start` was not called.
+            ValueError: the state is of another number of games, or of another game.
         """
+        self._check_started()
+        self._check_of(state)
         if not getattr(self.game, "copyable", True):
             self._seeds, self._number = np.array(state["_seeds"]), np.array(state["_number"])
             self._done = deque(dict(episode) for episode in state["done"])
@@ -243,6 +253,21 @@ class SelfPlay:
         self._version, self.stats = state["version"], dict(state["stats"])
         if self._cache is not None:
             self._cache.clear()
+
+    def _check_started(self) -> None:
+        if not self._started:
+            raise RuntimeError("start(seed, worker) must be called before the first episode")
+
+    def _check_of(self, state: Mapping[str, Any]) -> None:
+        """Refuses what another game or another number of games has left."""
+        if (count := len(state["_seeds"])) != self.play.games:
+            raise ValueError(f"state must be of {self.play.games} games, as play has them, got {count}")
+        size, actions = np.shape(state["_states"])[-1], np.shape(state["history"]["policy"])[-1]
+        if (size, actions) != (self.game.dtype.itemsize, self.game.num_actions):
+            raise ValueError(
+                f"state must be of {type(self.game).__name__}, with {self.game.dtype.itemsize} bytes a state and "
+                f"{self.game.num_actions} actions, got {size} and {actions}"
+            )
 
     def _move(self) -> None:
         """Searches all games once, plays one move in each, and collects those that ended."""

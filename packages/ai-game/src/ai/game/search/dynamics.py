@@ -89,6 +89,9 @@ class Rules:
         Raises:
             ValueError: they are of another game, a game is over, or luck moves.
         """
+        if not isinstance(state, np.ndarray) or state.ndim != 1:
+            found = f"{type(state).__name__} of shape {np.shape(state)}"
+            raise ValueError(f"states must be an array with one row a game, such as game.init(8), got {found}")
         if state.dtype != self.game.dtype and _fields(state.dtype) != _fields(self.game.dtype):
             raise ValueError(f"states must be of the game's dtype {self.game.dtype}, got {state.dtype}")
         over = self.game.terminal(state)
@@ -307,6 +310,8 @@ def checked(outcome: Evaluation, batch: int, num_actions: int) -> tuple[NDArray[
     Raises:
         ValueError: its shapes are not `[batch, num_actions]` and `[batch]`.
     """
+    if not isinstance(outcome, (tuple, list)) or len(outcome) != 2:
+        raise TypeError(f"evaluator must return (logits, value), got {type(outcome).__name__}")
     answers = fetched(*outcome) if isinstance(outcome[0], Tensor) else outcome
     logits, value = _array(answers[0]), _array(answers[1])
     if logits.shape != (batch, num_actions):

@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ai.game import draws, fast
+from ai.game.arguments import check_count
 from ai.game.protocol import Game, State, move_weights, outcome_for
 from ai.game.search.device import fetched, sent
 from ai.model import fold
+from ai.model.arguments import check_whole
 
 Evaluation = tuple[Any, Any]
 
@@ -67,8 +69,10 @@ class NetEvaluator:
         self._trains = False
         self._folded: nn.Module | None = None
         self._folded_of: list[Tensor] = []
-        if self.chunk is not None and self.chunk < 1:
-            raise ValueError(f"chunk must be at least 1, got {self.chunk}")
+        if self.chunk is not None:
+            check_count(1, chunk=self.chunk)
+        if not isinstance(self.model, nn.Module):
+            raise TypeError(f"model must be a module, got {type(self.model).__name__}: other evaluators need no wrap")
 
     def __call__(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Returns logits and values on the CPU in float32 (float64 stays)."""
@@ -173,9 +177,8 @@ class RolloutEvaluator:
     """
 
     def __init__(self, game: Game, *, rollouts: int = 1, seed: int = 0, max_moves: int = 10_000) -> None:
-        for name, number in (("rollouts", rollouts), ("max_moves", max_moves)):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
+        check_count(1, rollouts=rollouts, max_moves=max_moves)
+        check_whole(seed=seed)
         self.game, self.rollouts, self.seed, self.max_moves = game, rollouts, seed, max_moves
 
     def evaluate(self, state: State) -> Evaluation:
@@ -211,8 +214,7 @@ class CachedEvaluator:
     """
 
     def __init__(self, evaluator: Callable[[Tensor], Evaluation], *, capacity: int = 1 << 19) -> None:
-        if capacity < 1:
-            raise ValueError(f"capacity must be at least 1, got {capacity}")
+        check_count(1, capacity=capacity)
         self.evaluator = evaluator
         self.capacity = 1 << (capacity - 1).bit_length()
         self.hits = self.misses = 0
@@ -240,8 +242,15 @@ class CachedEvaluator:
 
     def __call__(self, observation: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns logits and values, asking the evaluator only for rows not met before."""
+        if not len(observation):
+            return _float32(*self.evaluator(observation))
         if self._logits is None:
             return self._first(observation)
+        if observation[0].numel() != len(self._mixers):
+            raise ValueError(
+                f"observation must have the {len(self._mixers)} numbers a row of those before, got "
+                f"{observation[0].numel()}: a cache is for one game"
+            )
         batch = len(observation)
         logits = np.empty((batch, self._logits.shape[1]), np.float32)
         values = np.empty(batch, np.float32)

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ai.game import draws
+from ai.game.arguments import check_count
 from ai.game.protocol import Game, Seed, check_actions
 from ai.game.search import walk
 from ai.game.search.dynamics import Evaluated, Evaluator, Learned, LearnedModel, Rules
+from ai.game.search.evaluator import StateEvaluator
 from ai.game.search.rules.gumbel import Gumbel
 from ai.game.search.rules.puct import Puct
 from ai.game.search.rules.rule import Roots, Rule, Way
@@ -76,6 +78,10 @@ class Search:
         rule: Rule | None = None,
         max_depth: int | None = None,
     ) -> None:
+        if isinstance(game, type) or not isinstance(game, Game):
+            raise TypeError(f"game must be a Game, such as TicTacToe(), got {game!r}")
+        if not (callable(evaluator) or isinstance(evaluator, StateEvaluator)):
+            raise TypeError(f"evaluator must be a module, a function or have evaluate(state), got {evaluator!r}")
         self._setup(Rules(game, evaluator), simulations, rule, max_depth)
 
     @classmethod
@@ -94,13 +100,7 @@ class Search:
         return search
 
     def _setup(self, dynamics: Rules | Learned, simulations: int, rule: Rule | None, max_depth: int | None) -> None:
-        for name, number in (("simulations", simulations), ("max_depth", max_depth or 1)):
-            if not isinstance(number, (int, np.integer)):
-                raise TypeError(f"{name} must be an integer, got {number}")
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
-        if max_depth == 0:
-            raise ValueError("max_depth must be at least 1, got 0")
+        check_count(1, simulations=simulations, **({} if max_depth is None else {"max_depth": max_depth}))
         if rule is not None and not isinstance(rule, Rule):
             raise TypeError(f"rule must be a Rule, such as Puct(), got {rule}")
         self.simulations = simulations
@@ -326,7 +326,10 @@ class Search:
         """Returns what the rule begins with."""
         assert self.tree is not None
         batch, num_actions = len(budget), self._dynamics.num_actions
-        noisy = np.broadcast_to(np.asarray(noise, bool), (batch,))
+        given = np.asarray(noise)
+        if given.dtype != bool or given.shape not in ((), (batch,)):
+            raise ValueError(f"noise must be True, False or a boolean a row, shape ({batch},), got {noise!r}")
+        noisy = np.broadcast_to(given, (batch,))
         if noise_values is not None and (
             np.shape(noise_values) != (batch, num_actions) or np.isnan(noise_values).any()
         ):

@@ -14,6 +14,8 @@ from ai.game.search.rules.rule import Way
 from ai.game.search.tree import UNVISITED, Leaf, Tree
 
 UNLIMITED = 1 << 40  # deeper than any tree
+NO_SCORE = "a rule must score legal moves by numbers, got NaN"
+LOWEST_SCORE = float(np.finfo(np.float64).min)  # still above what is illegal
 
 
 def select(
@@ -24,8 +26,11 @@ def select(
     A walk also ends at an edge whose worth is proven, and at a node `max_depth` moves away. A new node is claimed for
     the edge; what lies there is for others to write. The ends are written to `leaf`. Without `luck` no node is
     chance's, and none is asked.
+
+    Raises:
+        ValueError: a legal move's score is NaN.
     """
-    if fast.available():
+    if fast.available() and way.kernel is not None:
         way.kernel(tuple(tree), rows, way.params, tuple(leaf), luck, max_depth)
         return
     node = np.zeros(len(rows), np.int64)
@@ -36,7 +41,9 @@ def select(
         scores = way.scores(tree, games, here, depth == 0)
         if luck and (lucky := tree.chance[games, here]).any():
             scores = np.where(lucky[:, None], chance_scores(tree, games, here), scores)
-        action = np.where(tree.legal[games, here], scores, -np.inf).argmax(axis=1)
+        if np.isnan(scores[tree.legal[games, here]]).any():
+            raise ValueError(NO_SCORE)
+        action = np.where(tree.legal[games, here], np.maximum(scores, LOWEST_SCORE), -np.inf).argmax(axis=1)
         child = tree.child[games, here, action].astype(np.int64)
         depth += 1
         settled = np.full(len(child), depth >= max_depth)

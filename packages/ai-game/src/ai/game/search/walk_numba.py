@@ -269,13 +269,8 @@ def select_scored(tree, rows, constants, leaf, luck, max_depth):  # type: ignore
     """Walks every row along the highest `score_edge`, a name that `fast.bound` fills."""
     tree, leaf = Tree(*tree), Leaf(*leaf)
     visits, total, prior, legal, value = tree.visits, tree.total, tree.prior, tree.legal, tree.value
-    child, terminal, chance, leaf_parent, leaf_action = (
-        tree.child,
-        tree.terminal,
-        tree.chance,
-        leaf.parent,
-        leaf.action,
-    )
+    child, terminal, chance, proof = tree.child, tree.terminal, tree.chance, tree.proof
+    leaf_parent, leaf_action, proves = leaf.parent, leaf.action, tree.proof.shape[2] > 0
     for r in range(rows.shape[0]):
         b, n, depth = rows[r], np.int64(0), 0
         while True:
@@ -293,10 +288,13 @@ def select_scored(tree, rows, constants, leaf, luck, max_depth):  # type: ignore
                         times = np.float64(visits[b, n, action])
                         mean = total[b, n, action] / max(times, 1.0)
                         score = score_edge(times, mean, prior[b, n, action], visit_sum, node_value, constants)  # type: ignore[name-defined]  # noqa: F821
+                        if np.isnan(score):
+                            raise ValueError("a rule must score legal moves by numbers, got NaN")
                         if a < 0 or score > best:
                             a, best = np.int64(action), score
             depth += 1
-            below = _below(child, terminal, b, n, a, depth < max_depth)
+            further = depth < max_depth and (not proves or np.isnan(proof[b, n, a]))
+            below = _below(child, terminal, b, n, a, further)
             if below < 0:
                 break
             n = below

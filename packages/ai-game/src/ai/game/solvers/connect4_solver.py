@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import fast
+from ai.game.arguments import check_count
 from ai.game.games.connect4 import WIDTH, ConnectFour
 from ai.game.protocol import State
 from ai.game.solvers.exhaustive import ILLEGAL
@@ -33,8 +34,9 @@ class ConnectFourSolver:
     """
 
     def __init__(self, *, table_bits: int = 22) -> None:
-        if not 10 <= table_bits <= 32:
-            raise ValueError(f"table_bits must be in [10, 32], got {table_bits}")
+        check_count(10, table_bits=table_bits)
+        if table_bits > 32:
+            raise ValueError(f"table_bits must be at most 32, got {table_bits}")
         kernels = fast.kernels(__name__)
         if kernels is None:
             raise ImportError("ConnectFourSolver needs numba: install it with pip install 'packages/ai-game[fast]'")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ai.game.arguments import check_count
 from ai.game.protocol import Game, State, state_keys
 
 ILLEGAL = -9.0
@@ -65,6 +66,7 @@ def solve(game: Game, *, max_positions: int = 1_000_000) -> Solution:
     >>> len(solution.states), solution.scores[0].tolist()[:3]
     (4520, [0.0, 0.0, 0.0])
     """
+    check_count(1, max_positions=max_positions)
     if hasattr(game, "chance"):
         raise ValueError(f"game must have no luck to be solved, {type(game).__name__} has chance")
     start = game.init(1)

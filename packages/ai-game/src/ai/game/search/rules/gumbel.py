@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws, fast
+from ai.game.arguments import check_amount, check_count
 from ai.game.search.rules.puct import EPSILON, LOWEST
 from ai.game.search.rules.rule import Roots, Rule, Way
 from ai.game.search.tree import Tree
@@ -39,13 +40,9 @@ class Gumbel(Rule):
     visit_offset: float = 50.0
 
     def __post_init__(self) -> None:
-        if self.max_considered < 1:
-            raise ValueError(f"max_considered must be at least 1, got {self.max_considered}")
-        for name, value in (("scale", self.scale), ("visit_offset", self.visit_offset)):
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
-        if not self.value_scale > 0:
-            raise ValueError(f"value_scale must be positive, got {self.value_scale}")
+        check_count(1, max_considered=self.max_considered)
+        check_amount(0, scale=self.scale, visit_offset=self.visit_offset)
+        check_amount(0, above=True, value_scale=self.value_scale)
 
     keeps_trees: ClassVar[bool] = False  # halving starts from a fresh root
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import fast
+from ai.game.arguments import check_amount
 from ai.game.protocol import ChanceGame, Game
 from ai.game.search.rules.rule import Roots, Rule, Way, check_noise, mix_dirichlet
 from ai.game.search.tree import Tree
@@ -52,13 +53,8 @@ class Puct(Rule):
     prove: bool = False
 
     def __post_init__(self) -> None:
-        for name, value, holds, rule in (
-            ("c_init", self.c_init, self.c_init > 0, "positive"),
-            ("c_base", self.c_base, self.c_base > 0, "positive"),
-            ("first_play", self.first_play, self.first_play >= 0, "at least 0"),
-        ):
-            if not holds:
-                raise ValueError(f"{name} must be {rule}, got {value}")
+        check_amount(0, above=True, c_init=self.c_init, c_base=self.c_base)
+        check_amount(0, first_play=self.first_play)
         check_noise(self.dirichlet_alpha, self.dirichlet_fraction)
 
     def check(self, game: Game | None) -> None:

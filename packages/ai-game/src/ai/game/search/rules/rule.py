@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws, fast
+from ai.game.arguments import check_amount
 from ai.game.protocol import Game
 from ai.game.search.tree import Tree
 
@@ -24,7 +26,8 @@ class Way(NamedTuple):
 
     Attributes:
         params: what the kernel is handed of it: numbers and arrays.
-        kernel: `(tree, rows, params, leaf, luck, max_depth)`, compiled; None where numba is not.
+        kernel: `(tree, rows, params, leaf, luck, max_depth)`, compiled; None where numba is not, or for a
+            rule that has none: then walks go by `scores`.
         scores: (tree, rows `[R]`, node `[R]`, whether these are roots) -> scores `[R, A]`, by numpy: the highest legal
             one is followed.
     """
@@ -73,7 +76,7 @@ class Rule:
 
     def begin(self, roots: Roots) -> Way:
         """Puts the noise in place, and returns how walks go."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must have begin(roots) -> Way")
 
     def decide(self, tree: Tree, way: Way) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Returns each root's move `[B]` and its policy to learn from `[B, A]`: the most visited, and visit shares."""
@@ -133,9 +136,17 @@ class ScoredRule(Rule):
         """
         raise NotImplementedError
 
+    def check(self, game: Game | None) -> None:
+        """Refuses a rule without a score, or whose score is a method of an instance, which no kernel can hold."""
+        written = inspect.getattr_static(type(self), "score_edge")
+        if written is ScoredRule.__dict__["score_edge"] or not isinstance(written, staticmethod):
+            raise TypeError(f"rule must have score_edge as a static method, {type(self).__name__} has not")
+
     def begin(self, roots: Roots) -> Way:
         """Mixes the noise into the priors."""
         mix_dirichlet(roots, self.dirichlet_alpha, self.dirichlet_fraction)
+        named: dict[str, Any] = {f"constants[{k}]": number for k, number in enumerate(self.constants)}
+        check_amount(None, finite=False, **named)
         constants = tuple(float(number) for number in self.constants)
         kernel = None
         if (compiled := fast.kernels("ai.game.search.walk")) is not None:
@@ -166,10 +177,8 @@ class ScoredRule(Rule):
 
 def check_noise(alpha: float, fraction: float) -> None:
     """Refuses, by a ValueError, what is no Dirichlet noise."""
-    if not alpha > 0:
-        raise ValueError(f"dirichlet_alpha must be positive, got {alpha}")
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"dirichlet_fraction must be in [0, 1], got {fraction}")
+    check_amount(0, above=True, dirichlet_alpha=alpha)
+    check_amount(0, 1, dirichlet_fraction=fraction)
 
 
 def mix_dirichlet(roots: Roots, alpha: float, fraction: float) -> None:

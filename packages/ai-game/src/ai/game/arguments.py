@@ -1,0 +1,53 @@
+"""Numbers at the public door: what is none, not whole, not finite or out of bounds is named in one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ai.model.arguments import check_real, check_whole
+
+
+def check_count(least: int, **named: Any) -> None:
+    """Raises for what is no whole number (`TypeError`), or one below `least` (`ValueError`).
+
+    >>> check_count(1, games=64, simulations=32)
+    """
+    for name, value in named.items():
+        if value is None:
+            raise TypeError(f"{name} must be a whole number, got None")
+        check_whole(**{name: value})
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_amount(
+    least: float | None = 0.0, most: float | None = None, *, above: bool = False, finite: bool = True, **named: Any
+) -> None:
+    """Raises for what is no number (`TypeError`), or NaN, infinite or out of bounds (`ValueError`).
+
+    Args:
+        least: lower bound; None for no bound.
+        most: upper bound; None for no bound.
+        above: whether the lower bound itself is out of bounds.
+        finite: whether infinity is out of bounds.
+        **named: the numbers.
+
+    >>> check_amount(0, 1, full_share=0.5)
+    """
+    for name, value in named.items():
+        if value is None:
+            raise TypeError(f"{name} must be a number, got None")
+        check_real(**{name: value})
+        low = least is not None and (value <= least if above else value < least)
+        if low or (most is not None and value > most):
+            raise ValueError(f"{name} must be {_bounds(least, most, above)}, got {value}")
+        if finite and abs(value) == float("inf"):
+            raise ValueError(f"{name} must be finite, got {value}")
+
+
+def _bounds(least: float | None, most: float | None, above: bool) -> str:
+    if least is not None and most is not None:
+        return f"in {'(' if above else '['}{least:g}, {most:g}]"
+    if least is None:
+        return f"at most {most:g}"
+    return ("positive" if least == 0 else f"above {least:g}") if above else f"at least {least:g}"

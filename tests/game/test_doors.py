@@ -1,0 +1,99 @@
+"""Every number that a public callable takes is looked at there: what is none, not whole or not finite is named."""
+
+import inspect
+import math
+import types
+import typing
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ai.game
+from ai.game import RolloutEvaluator, Search, TicTacToe, random_player
+from ai.game.arguments import check_amount
+
+_GAME = TicTacToe()
+# What else a callable needs; it is called with one wrong number, which must be found before anything.
+_NEEDED: dict[str, dict[str, Any]] = {
+    "CachedEvaluator": {"evaluator": print},
+    "GameEnvironments": {"game": _GAME},
+    "GymnasiumEnvironments": {"environment": "CartPole-v1"},
+    "GymnasiumGame": {"environment": "CartPole-v1"},
+    "NetEvaluator": {"model": torch.nn.Linear(1, 1)},
+    "OpenSpielGame": {"name": ""},
+    "ParallelEnvironments": {"make": print},
+    "RolloutEvaluator": {"game": _GAME},
+    "Rollouts": {"env": None, "model": None},
+    "Score": {"wins": 1, "draws": 0, "losses": 0},
+    "Search": {"game": _GAME, "evaluator": RolloutEvaluator(_GAME)},
+    "VectorEnvironments": {"environment": "CartPole-v1"},
+    "check": {"game": _GAME},
+    "match": {"game": _GAME, "first": random_player(_GAME), "second": random_player(_GAME), "games": 2},
+    "ratings": {"scores": {("a", "b"): ai.game.Score(1, 0, 0)}},
+    "search_player": {"search": Search(_GAME, RolloutEvaluator(_GAME))},
+    "solve": {"game": _GAME},
+}
+# Results, not arguments; what is looked at further in, and beside environments.
+_PASSED_OVER = {
+    "EpsilonGreedy",
+    "Rating",
+    "evaluate",
+    "outcome_for",
+    "round_robin",
+    "decisive_positions",
+    "human_player",
+}
+
+
+def _wrong(hint: Any, name: str) -> list[Any]:
+    hint = typing.Any if name == "seed" and "uint64" in str(hint) else hint
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if float in kinds:
+        return ["3", math.nan, *([] if type(None) in kinds else [None])]
+    return [1.5, "3", True] if int in kinds and str not in kinds else []
+
+
+def _doors():
+    for public in ai.game.__all__:
+        door = getattr(ai.game, public)
+        if public in _PASSED_OVER or not (inspect.isclass(door) or inspect.isfunction(door)):
+            continue
+        shape = inspect.signature(door.__init__ if inspect.isclass(door) else door)
+        hints = typing.get_type_hints(door.__init__ if inspect.isclass(door) else door)
+        for name in shape.parameters:
+            if wrong := _wrong(hints.get(name), name):
+                yield f"{public}({name})", (door, name, wrong)
+
+
+_DOORS = dict(_doors())
+
+
+@pytest.mark.parametrize("case", _DOORS)
+def test_what_is_no_number_is_named_at_the_door(case):
+    door, name, wrong = _DOORS[case]
+    for value in wrong:
+        with pytest.raises((TypeError, ValueError), match=rf"{name}.* must be .*, got {value!r}"):
+            door(**{**_NEEDED.get(door.__name__, {}), name: value})
+
+
+def test_the_doors_are_many():
+    assert len(_DOORS) > 60
+
+
+@pytest.mark.parametrize(
+    ("bounds", "value", "match"),
+    [
+        ({"least": 0, "above": True}, 0, "x must be positive, got 0"),
+        ({"least": 1, "above": True}, 1, "x must be above 1, got 1"),
+        ({"least": 0, "most": 1}, 1.5, r"x must be in \[0, 1\], got 1.5"),
+        ({"least": 0, "most": 1, "above": True}, 0, r"x must be in \(0, 1\], got 0"),
+        ({"least": None, "most": 2}, 3, "x must be at most 2, got 3"),
+        ({"least": None}, -math.inf, "x must be finite, got -inf"),
+    ],
+)
+def test_bounds_are_told_as_they_are(bounds, value, match):
+    with pytest.raises(ValueError, match=match):
+        check_amount(**bounds, x=value)
+    check_amount(0, 1, finite=False, x=np.float32(0.5))
