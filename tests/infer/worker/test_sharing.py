@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ai.infer import Inferencer
+from ai.infer import Inferencer, RequestError
 from ai.infer.worker.batch_axes import BatchAxes, Form
-from ai.infer.worker.sharing import Answer, NotRowWiseError, Sharing
+from ai.infer.worker.comparison import Answer, NotRowWiseError
+from ai.infer.worker.sharing import Sharing
 from tests.infer.waiting import wait_until
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know nothing of the tests
@@ -426,6 +427,11 @@ class Late(nn.Module):
         if do == "write":
             x += 1
             return x[x[:, 0] < 1000]
+        if do == "rare":
+            if x.max() > 1000:
+                x.zero_()
+                raise ValueError("too great")
+            return x * 2
         if do == "trim":
             return x[:, : int((x != 0).sum(1).max())]
         self.mean.add_(1e-6 * (x.mean(0) - self.mean))  # by so little that it looks like rounding
@@ -466,6 +472,18 @@ def test_model_that_writes_into_its_input_gets_it_anew_where_pieces_came_to_noth
         assert torch.equal(late(x, do="write"), x + 1)
     x[70] = 5000.0  # whose row the model leaves out
     assert torch.equal(late(x, do="write"), torch.cat([x[:70], x[71:]]) + 1)
+
+
+def test_model_that_writes_into_its_input_for_rare_values_and_fails_answers_for_no_other_input(late):
+    x = torch.arange(400.0).view(100, 4)
+    for _ in range(5):  # it is known to leave its input as it is, and gets it without a copy
+        assert torch.equal(late(x, do="rare"), x * 2)
+    x[70] = 5000.0
+    with pytest.raises(RequestError, match="wrote into its input and then failed: ValueError: too great"):
+        late(x, do="rare")
+    with pytest.raises(RequestError, match=r"^ValueError: too great"):  # from now on it gets copies
+        late(x, do="rare")
+    assert torch.equal(late(x[:70], do="rare"), x[:70] * 2)
 
 
 def test_model_that_writes_into_its_buffers_is_called_once_a_request(late):

@@ -10,13 +10,13 @@ The path of a request, and the file that has each step::
        ▼
     batcher     worker/loop        finds requests in the slots, or is handed those that came by socket (listener),
        │                           queues them by form (request_queue), takes what fits in a call
-       │        worker/batch_call  gathers their rows, and shares the output out again
+       │        worker/batch_call  gathers their rows, and shares the output out again, where sharing allows it
        ▼
     engine      worker/engine      calls the model: device, precision, compiled or replayed
        │
        ▼
-    reply       worker/batch_call  writes into the slots, wakes the clients: connection/client_slots,
-                                   connection/event_loop
+    reply       worker/reply_writer  writes into the slots, wakes the clients: connection/client_slots,
+                                     connection/event_loop
 
 `inferencer.py` is what the owner of a model holds; it starts and watches the workers by `launcher.py`. `http/` puts
 clients behind a server.

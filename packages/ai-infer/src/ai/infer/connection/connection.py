@@ -116,7 +116,8 @@ class Connection:
         slots = self.slots
         request = PendingRequest(0, device)
         with self.lock:
-            self.check_alive()
+            if self.failure is not None:
+                self.check_alive()
             if slots is not None and slots.fits(layout):
                 if not slots.free and not self._wait(self.free_a_slot, deadline):
                     raise TimeoutError(f"all {SLOTS_PER_CLIENT} slots of this client stayed busy")
@@ -259,7 +260,9 @@ class Connection:
         """
         self.spin(request)
         with self.lock:
-            if not self._wait(lambda: self.is_done(request), deadline):
+            if self._dropped:
+                self._cancel_dropped()
+            if not self.is_done(request) and not self._wait(lambda: self.is_done(request), deadline):
                 raise TimeoutError(_TOO_LATE)
         return request.fetch()
 

@@ -111,11 +111,10 @@ def _are_alike(inputs: Sequence[Tree]) -> bool:
     if not isinstance(first, Tensor) or not first.ndim or first.layout is not torch.strided:
         return False
     shape, dtype, device = first.shape, first.dtype, first.device
+    channels_last = has_channels_last(first)
     for x in inputs:
         if not isinstance(x, Tensor) or x.shape != shape or x.dtype is not dtype or x.layout is not torch.strided:
             return False
-        if x.device != device:
+        if x.device != device or (channels_last != has_channels_last(x) if not x.is_contiguous() else channels_last):
             return False
-    if first.ndim < 4 or all(x.is_contiguous() for x in inputs):
-        return True
-    return len({has_channels_last(x) for x in inputs}) == 1
+    return True

@@ -86,7 +86,7 @@ class Session:
         """Returns a request's layout, its tensors, and the device that its reply is to lie on (None: the CPU)."""
         if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             x = args[0]
-            key = (x.dtype, x.shape, has_channels_last(x))
+            key = (x.dtype, x.shape, not x.is_contiguous() and has_channels_last(x))
             layout = self._layouts.get(key)
             if layout is None or x.layout is not torch.strided:
                 if len(self._layouts) >= _MAX_LAYOUTS:

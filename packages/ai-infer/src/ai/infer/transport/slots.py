@@ -56,7 +56,8 @@ class Board:
         words = map_file(descriptor, BOARD_BYTES).numpy().view(np.int64)
         rows = words[: 6 * _N_SLOTS].reshape(6, _N_SLOTS)
         self.requested, self.answered, self.cancelled, self.version, self.asked_form, self.replied_form = rows
-        self.requested_at, self.answered_at, self.cancelled_at, self.version_at, _, _ = (row.data for row in rows)
+        views = (row.data for row in rows)
+        self.requested_at, self.answered_at, self.cancelled_at, self.version_at, self.asked_form_at, _ = views
         self.asleep_at = words[6 * _N_SLOTS :].data
         """Whether each client sleeps until its event comes, and at `WORKER` whether the worker does."""
 

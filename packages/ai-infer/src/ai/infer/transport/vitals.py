@@ -1,7 +1,9 @@
 """What a worker shows of itself in shared memory, so that it can be looked at while it is in the model, or hangs."""
 
 import os
+import struct
 import time
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,10 @@ from ai.infer.stats import Stats
 from ai.infer.transport.shared_memory import map_file
 
 _COUNTERS = ("requests", "rows", "batches", "errors", "cancelled", "queued", "clients", "version")
+_counters = attrgetter(*_COUNTERS)
 _N_BYTES = 128
-_BUSY_SINCE, _BUSY_NS, _STARTED, _SEEN = range(len(_COUNTERS), len(_COUNTERS) + 4)
+_BUSY_NS, _STARTED, _SEEN, _BUSY_SINCE = range(len(_COUNTERS), len(_COUNTERS) + 4)
+_SHOWN = struct.Struct(f"@{_BUSY_SINCE}q")
 BEAT_S = 5.0
 """How often a worker that has nothing to do shows that it lives."""
 
@@ -32,7 +36,8 @@ class Vitals:
         try:
             if new:
                 os.ftruncate(descriptor, _N_BYTES)
-            self._cells = map_file(descriptor, _N_BYTES).numpy().view(np.int64).data
+            numbers = map_file(descriptor, _N_BYTES).numpy()
+            self._bytes, self._cells = numbers.data, numbers.view(np.int64).data
         finally:
             os.close(descriptor)
 
@@ -46,12 +51,9 @@ class Vitals:
 
     def write(self, stats: Stats) -> None:
         """Shows the worker's counters."""
-        for i, name in enumerate(_COUNTERS):
-            self._cells[i] = getattr(stats, name)
-        self._cells[_BUSY_NS] = int(stats.busy_s * 1e9)
         now = time.monotonic()
-        self._cells[_STARTED] = int((now - stats.uptime_s) * 1e9)
-        self._cells[_SEEN] = int(now * 1e9)
+        times = (int(stats.busy_s * 1e9), int((now - stats.uptime_s) * 1e9), int(now * 1e9))
+        self._bytes[: _SHOWN.size] = _SHOWN.pack(*_counters(stats), *times)
 
     def read(self) -> Stats:
         """Returns the counters as they were last shown, a moment ago or before the batch that runs."""
@@ -82,5 +84,5 @@ class Vitals:
 
     def clear(self) -> None:
         """Forgets what a worker that died showed."""
-        for i in range(_SEEN + 1):
+        for i in range(_BUSY_SINCE + 1):
             self._cells[i] = 0

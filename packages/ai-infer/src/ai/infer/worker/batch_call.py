@@ -1,58 +1,43 @@
 """One batch: gather the requests' tensors, call the model, give every request what is its own of the output."""
 
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from ai.infer.transport.frames import Kind
-from ai.infer.transport.slots import SLOTS_PER_CLIENT, Board, fence
 from ai.infer.transport.trees import Node, Tree, flatten, unflatten
-from ai.infer.transport.wire import Layout, has_channels_last, layout_of
+from ai.infer.transport.wire import Layout
 from ai.infer.worker.batch_axes import BatchAxes, Form
-from ai.infer.worker.connected_client import Request, error_header
+from ai.infer.worker.comparison import Answer, NotRowWiseError, has_rows
+from ai.infer.worker.connected_client import Request
 from ai.infer.worker.engine import Engine
 from ai.infer.worker.faults import answer_for
-from ai.infer.worker.sharing import Answer, NotRowWiseError, Sharing, has_rows
-
-_MOVED = b'{"moved":1}'
-_CANCELLED = b'{"cancelled":1}'
-_MAX_LAYOUTS = 4096
-_NOTHING = torch.empty(0)
+from ai.infer.worker.reply_writer import ReplyWriter
+from ai.infer.worker.sharing import Sharing
 
 
 class BatchCall:
-    """Runs batches and writes the replies into slots and sockets.
+    """Runs batches.
 
     Args:
         engine: calls the model.
-        board: of the worker; None where there is no shared memory.
+        replies: takes the replies.
         max_rows: of a call, where rows are known to be independent; else a request is run whole.
         axes: of inputs and outputs.
         sharing: which requests may share a call.
     """
 
-    def __init__(self, engine: Engine, board: Board | None, max_rows: int, axes: BatchAxes, sharing: Sharing) -> None:
+    def __init__(self, engine: Engine, replies: ReplyWriter, max_rows: int, axes: BatchAxes, sharing: Sharing) -> None:
         self._engine = engine
-        self._board = board
+        self._replies = replies
         self.max_rows = max_rows
         self._axes = axes
         self._sharing = sharing
-        self.version = 0
-        self.n_requests = self.n_rows = self.n_batches = self.n_errors = self.n_cancelled = 0
-        self.on_sent: Callable[[Request], None] = lambda request: None
-        self._layouts: dict[Any, Layout] = {}
+        self.n_rows = self.n_batches = 0
 
     def answer(self, batch: list[Request]) -> None:
         """Answers every request of a batch; whatever fails, fails only the requests that are at fault."""
-        cancelled = {request for request in batch if self._is_cancelled(request)}
-        if cancelled:
-            for request in cancelled:
-                self._skip(request)
-            batch = [request for request in batch if request not in cancelled]
+        batch = self._replies.without_cancelled(batch)
         if batch:
             self._run(batch)
 
@@ -68,41 +53,47 @@ class BatchCall:
         elif self._sharing.allows(form.key, parts, n_rows, self.max_rows):
             self._answer_together(batch, form, parts, n_rows)
         else:
-            self._answer_apart(batch, learn=form)
+            self._answer_and_learn(batch, form)
+
+    # Together ---------------------------------------------------------------------------------------------------
 
     def _answer_together(self, batch: list[Request], form: Form, parts: list[int], n_rows: int) -> None:
         """Calls the model once for all, or for pieces of one that is large: their form was found to allow it."""
+        chosen = self._sharing.look_at(form.key, len(parts), self._replies.version)
+        # One that has the call for itself is not copied, if the model leaves inputs as they are.
+        shown = batch[0].tensors if len(batch) == 1 and not chosen and self._sharing.leaves_inputs(form.key) else []
+        writes = _writes(shown)
         try:
             rows = [request.rows for request in batch]
-            chosen = self._sharing.look_at(form.key, len(parts), self.version)
-            whole = self._together(form, batch[0].layout, [request.tensors for request in batch], n_rows)
-            node, tensors = whole
+            inputs = shown or self._gather(form, [request.tensors for request in batch])
+            whole = self._call_in_pieces(form, batch[0].layout, inputs, n_rows)
             axes = self._sharing.axes(form.key, whole, n_rows)
             if chosen:
                 self._sharing.check(whole, axes, parts, chosen, self._alone(batch, chosen))
             # Here, since an output that no message can carry fails its requests as one that the model refuses does.
             shares = [
                 [x] * len(batch) if len(batch) == 1 or axis is None else list(x.split_with_sizes(rows, axis))
-                for x, axis in zip(tensors, axes, strict=True)
+                for x, axis in zip(whole.tensors, axes, strict=True)
             ]
-            layouts = self._reply_layouts(rows, node, shares)
-        except NotRowWiseError as error:
-            self._sharing.refuse(form.key, str(error))
-            self._answer_apart(batch)
+            layouts = self._replies.layouts(rows, whole.node, shares)
         except BaseException as error:
-            if len(batch) == 1:
-                if batch[0].layout.parts:
-                    self._answer_apart(batch)
-                else:
-                    self.refuse(batch[0], answer_for(error))
-                return
-            # Someone here is at fault: halves find out who without running every request by itself.
-            self._run(batch[: len(batch) // 2])
-            self._run(batch[len(batch) // 2 :])
+            if _writes(shown) != writes:
+                self._sharing.saw_inputs(form.key, unchanged=False)
+                self._replies.refuse(batch[0], f"the model wrote into its input and then failed: {answer_for(error)}")
+            elif isinstance(error, NotRowWiseError):
+                self._sharing.refuse(form.key, str(error))
+                self._answer_apart(batch)
+            elif len(batch) > 1:
+                # Someone here is at fault: halves find out who without running every request by itself.
+                self._run(batch[: len(batch) // 2])
+                self._run(batch[len(batch) // 2 :])
+            elif batch[0].layout.parts:
+                self._answer_apart(batch)
+            else:
+                self._replies.refuse(batch[0], answer_for(error))
         else:
             self.n_rows += n_rows
-            self.n_requests += len(batch)
-            self._reply(batch, layouts, shares)
+            self._replies.write(batch, layouts, shares)
 
     def _alone(self, batch: list[Request], chosen: list[int]) -> list[Answer]:
         """Returns the model's own answers to some of the requests, counted as they travelled."""
@@ -113,64 +104,16 @@ class BatchCall:
             answers.append(Answer(answer.node, [x.clone() for x in answer.tensors]))
         return answers
 
-    def _answer_apart(self, batch: list[Request], learn: Form | None = None) -> None:
-        """Calls the model for each request, whole; then learns whether one call for all would have said the same."""
-        copies = [[[x.clone() for x in cell] for cell in request.cells()] for request in batch] if learn else []
-        learnt: list[tuple[list[list[Tensor]], Request, list[Answer]]] = []
-        state = self._engine.state() if learn else []
-        for i, request in enumerate(batch):
-            try:
-                answers = []
-                for cell in request.cells():
-                    answer = self._call(request.layout, cell, exact=True)
-                    if learn or request.layout.parts:  # the model may write over its output in the next call
-                        answer = Answer(answer.node, [x.clone() for x in answer.tensors])
-                    answers.append(answer)
-                if learn:
-                    learnt.append((copies[i], request, answers))
-                else:
-                    self._reply_apart(request, answers)
-            except BaseException as error:
-                self.refuse(request, answer_for(error))
-        if learn and learnt:
-            if self._engine.state() != state:
-                self._sharing.refuse(learn.key, "the model writes into its own buffers when it is called")
-            else:
-                self._learn(learn, learnt)
-            for _, request, answers in learnt:
-                try:
-                    self._reply_apart(request, answers)
-                except Exception as error:
-                    self.refuse(request, answer_for(error))
+    def _gather(self, form: Form, cells: Sequence[list[Tensor]]) -> list[Tensor]:
+        """Returns the inputs of several requests as those of one.
 
-    def _learn(self, form: Form, learnt: list[tuple[list[list[Tensor]], Request, list[Answer]]]) -> None:
-        cells = [cell for copies, _, _ in learnt for cell in copies]
-        parts = [rows for _, request, _ in learnt for rows in request.parts]
-        truth = [answer for _, _, answers in learnt for answer in answers]
-        if len(parts) == 1 and parts[0] <= self.max_rows and not self._engine.pads(parts[0]):
-            return
-        layout = learnt[0][1].layout
-        try:
-            self._sharing.learn(
-                form,
-                cells,
-                parts,
-                truth,
-                self.max_rows,
-                self.version,
-                alone=lambda cell: self._call(layout, cell, exact=True),
-                together=lambda cells: self._together(form, layout, cells, sum(parts)),
-            )
-        except BaseException as error:  # of a comparison that is nobody's request: these have their answers
-            self._sharing.refuse(form.key, f"they could not be compared: {answer_for(error).splitlines()[0]}")
-
-    def _together(self, form: Form, layout: Layout, cells: Sequence[list[Tensor]], n_rows: int) -> Answer:
-        """Returns the model's output for all rows of several requests, in as many calls as their number needs.
-
-        The model gets copies, into which it may write: who shared a call that came to nothing is answered anew.
+        They are copies, into which the model may write: who shared a call that came to nothing is answered anew.
         """
         pieces = zip(form.axes, zip(*cells, strict=True), strict=True)
-        inputs = [xs[0].clone() if axis is None or len(xs) == 1 else torch.cat(xs, axis) for axis, xs in pieces]
+        return [xs[0].clone() if axis is None or len(xs) == 1 else torch.cat(xs, axis) for axis, xs in pieces]
+
+    def _call_in_pieces(self, form: Form, layout: Layout, inputs: list[Tensor], n_rows: int) -> Answer:
+        """Returns the model's output for all rows, in as many calls as their number needs."""
         if n_rows <= self.max_rows:
             return self._call(layout, inputs)
         sizes = [min(self.max_rows, n_rows - start) for start in range(0, n_rows, self.max_rows)]
@@ -187,63 +130,75 @@ class BatchCall:
         outputs = zip(axes, zip(*(answer.tensors for answer in answers), strict=True), strict=True)
         return Answer(answers[0].node, [xs[0] if axis is None else torch.cat(xs, axis) for axis, xs in outputs])
 
-    def _call(self, layout: Layout, inputs: list[Tensor], *, exact: bool = False) -> Answer:
-        inputs = [self._engine.to_device(x) for x in inputs]
-        self.n_batches += 1
-        if layout.is_tensor:
-            output = self._engine(inputs, {}, exact=exact)
-        else:
-            args, kwargs = unflatten(layout.tree, iter(inputs))
-            output = self._engine(args, kwargs, exact=exact)
-        if isinstance(output, Iterator):
-            raise TypeError(
-                "the model returns its reply in parts: ask it by stream (over HTTP: accept: text/event-stream)"
+    # Apart ------------------------------------------------------------------------------------------------------
+
+    def _answer_apart(self, batch: list[Request]) -> None:
+        """Calls the model for each request, whole."""
+        for request in batch:
+            try:
+                if request.layout.parts:
+                    # The model may write over its output in the next call.
+                    self._reply_apart(request, self._answers(request))
+                else:
+                    self._reply_apart(request, [self._call(request.layout, request.tensors, exact=True)])
+            except BaseException as error:
+                self._replies.refuse(request, answer_for(error))
+
+    def _answers(self, request: Request) -> list[Answer]:
+        """Returns the model's answer to each of the requests that travel together, as copies."""
+        answers = []
+        for cell in request.cells():
+            answer = self._call(request.layout, cell, exact=True)
+            answers.append(Answer(answer.node, [x.clone() for x in answer.tensors]))
+        return answers
+
+    def _answer_and_learn(self, batch: list[Request], form: Form) -> None:
+        """Calls the model for each request, then learns whether one call for all would have said the same."""
+        copies = [[[x.clone() for x in cell] for cell in request.cells()] for request in batch]
+        learnt: list[tuple[list[list[Tensor]], Request, list[Answer]]] = []
+        state = self._engine.state()
+        writes = [_writes(request.tensors) for request in batch]
+        for copied, request in zip(copies, batch, strict=True):
+            try:
+                learnt.append((copied, request, self._answers(request)))
+            except BaseException as error:
+                self._replies.refuse(request, answer_for(error))
+        if learnt:
+            if self._engine.state() != state:
+                self._sharing.refuse(form.key, "the model writes into its own buffers when it is called")
+            else:
+                self._learn(form, learnt)
+            self._sharing.saw_inputs(
+                form.key,
+                writes == [_writes(request.tensors) for request in batch]
+                and all(_are_as_copied(each, request.cells()) for each, request, _ in learnt),
             )
-        return _to_cpu(output)
+        for _, request, answers in learnt:
+            try:
+                self._reply_apart(request, answers)
+            except Exception as error:
+                self._replies.refuse(request, answer_for(error))
 
-    # Replies ----------------------------------------------------------------------------------------------------
-
-    def _reply_layouts(self, rows: list[int], node: Node, shares: list[list[Tensor]]) -> dict[int, Layout]:
-        """Returns the layouts of a batch's replies by their rows: all else is equal within a batch."""
-        form = json.dumps(node) if node != ["t"] else ""
-        layouts: dict[int, Layout] = {}
-        for i, n_rows in enumerate(rows):
-            if n_rows not in layouts:
-                layouts[n_rows] = self._layout(form, node, [share[i] for share in shares])
-        return layouts
-
-    def _reply(self, batch: list[Request], layouts: dict[int, Layout], pieces: list[list[Tensor]]) -> None:
-        """Writes each request's rows of the output where its client looks for them, then tells the clients.
-
-        Args:
-            batch: the requests.
-            layouts: of the replies, by rows.
-            pieces: for each tensor of the output the share of each request.
-        """
-        targets: list[list[Tensor]] = [[] for _ in pieces]
-        answered: list[Request] = []
-        for i, request in enumerate(batch):
-            layout = layouts[request.rows]
-            if request.reply is not layout:
-                area = request.client.area
-                if request.slot < 0 or area is None or not area.fits(layout):
-                    self._reply_by_socket(request, layout, [piece[i] for piece in pieces])
-                    for piece in pieces:
-                        piece[i] = _NOTHING
-                    for target in targets:
-                        target.append(_NOTHING)
-                    continue
-                place = 2 * (request.slot % SLOTS_PER_CLIENT) + 1
-                area.write_form(place, layout)
-                request.reply_views = area.views(place, layout)
-                request.reply = layout
-            for target, view in zip(targets, request.reply_views, strict=True):
-                target.append(view)
-            answered.append(request)
-        if answered:
-            for target, piece in zip(targets, pieces, strict=True):
-                torch._foreach_copy_(target, piece)
-        self._publish(answered)
+    def _learn(self, form: Form, learnt: list[tuple[list[list[Tensor]], Request, list[Answer]]]) -> None:
+        cells = [cell for copies, _, _ in learnt for cell in copies]
+        parts = [rows for _, request, _ in learnt for rows in request.parts]
+        truth = [answer for _, _, answers in learnt for answer in answers]
+        if len(parts) == 1 and parts[0] <= self.max_rows and not self._engine.pads(parts[0]):
+            return
+        layout = learnt[0][1].layout
+        try:
+            self._sharing.learn(
+                form,
+                cells,
+                parts,
+                truth,
+                self.max_rows,
+                self._replies.version,
+                alone=lambda cell: self._call(layout, cell, exact=True),
+                together=lambda cells: self._call_in_pieces(form, layout, self._gather(form, cells), sum(parts)),
+            )
+        except BaseException as error:  # of a comparison that is nobody's request: these have their answers
+            self._sharing.refuse(form.key, f"they could not be compared: {answer_for(error).splitlines()[0]}")
 
     def _reply_apart(self, request: Request, answers: list[Answer]) -> None:
         """Replies to a request that had the model for itself, or to several that travelled together and had not."""
@@ -252,83 +207,45 @@ class BatchCall:
             tensors = [x for answer in answers for x in answer.tensors]
         else:
             ((node, tensors),) = answers
-        form = json.dumps(node) if node != ["t"] else ""
-        layout = self._layout(form, node, tensors)
+        rows, shares = [request.rows], [[x] for x in tensors]
+        layouts = self._replies.layouts(rows, node, shares)
         self.n_rows += request.rows
-        self.n_requests += 1
-        self._reply([request], {request.rows: layout}, [[x] for x in tensors])
+        self._replies.write([request], layouts, shares)
 
-    def _layout(self, form: str, node: Node, share: list[Tensor]) -> Layout:
-        key = (form, *((x.dtype, x.shape, x.ndim >= 4 and has_channels_last(x)) for x in share))
-        layout = self._layouts.get(key)
-        if layout is None:
-            if len(self._layouts) >= _MAX_LAYOUTS:
-                self._layouts.clear()
-            layout = layout_of(node, share)
-            self._layouts[key] = layout
-        return layout
+    # The model --------------------------------------------------------------------------------------------------
 
-    def _reply_by_socket(self, request: Request, layout: Layout, share: list[Tensor]) -> None:
-        if request.slot >= 0:
-            self._finish_slot(request, _MOVED)
-        body = torch.empty(layout.n_bytes, dtype=torch.uint8)
-        for view, x in zip(layout.views(body), share, strict=True):
-            view.copy_(x)
-        request.client.stream.send(
-            Kind.REPLY, request.id, version=self.version, header=layout.header, body=body.numpy().data
-        )
-        self.on_sent(request)
-
-    def refuse(self, request: Request, text: str) -> None:
-        """Answers a request with an error."""
-        self.n_requests += 1
-        self.n_errors += 1
-        if request.slot >= 0 and request.client.area is not None:
-            self._finish_slot(request, error_header(text, min(request.client.area.slot_bytes, 1 << 16) - 64))
+    def _call(self, layout: Layout, inputs: list[Tensor], *, exact: bool = False) -> Answer:
+        inputs = [self._engine.to_device(x) for x in inputs]
+        self.n_batches += 1
+        if layout.is_tensor:
+            output = self._engine(inputs, {}, exact=exact)
         else:
-            request.client.stream.send(Kind.ERROR, request.id, header=error_header(text, 1 << 20))
-            self.on_sent(request)
+            args, kwargs = unflatten(layout.tree, iter(inputs))
+            output = self._engine(args, kwargs, exact=exact)
+        if type(output) is Tensor and output.is_cpu and output.layout is torch.strided:
+            return Answer(["t"], [output])
+        if isinstance(output, Iterator):
+            raise TypeError(
+                "the model returns its reply in parts: ask it by stream (over HTTP: accept: text/event-stream)"
+            )
+        return _to_cpu(output)
 
-    def _is_cancelled(self, request: Request) -> bool:
-        if request.slot < 0 or self._board is None:
-            return request.id in request.client.cancelled
-        return self._board.cancelled_at[request.slot] == request.id
 
-    def _skip(self, request: Request) -> None:
-        """Answers a request that nobody wants any more."""
-        if request.slot >= 0:
-            self._finish_slot(request, _CANCELLED)
-        else:
-            request.client.cancelled.pop(request.id, None)
-            request.client.stream.send(Kind.ERROR, request.id, header=_CANCELLED)
-            self.on_sent(request)
-        self.n_requests += 1
-        self.n_cancelled += 1
+def _writes(tensors: Sequence[Tensor]) -> list[int]:
+    """Returns how often each tensor was written into."""
+    return [0 if x.is_inference() else x._version for x in tensors]
 
-    def _finish_slot(self, request: Request, header: bytes) -> None:
-        assert request.client.area is not None
-        request.reply = None
-        request.client.area.write_header(2 * (request.slot % SLOTS_PER_CLIENT) + 1, header)
-        self._publish([request])
 
-    def _publish(self, requests: list[Request]) -> None:
-        """Marks slots as answered, all of them before the first client wakes."""
-        if not requests:
-            return
-        board = self._board
-        assert board is not None
-        versions, answered = board.version_at, board.answered_at
-        for request in requests:
-            versions[request.slot] = self.version
-            answered[request.slot] = request.id
-        fence()
-        for client in {request.client for request in requests}:
-            if board.asleep_at[client.index]:
-                os.eventfd_write(client.reply_event, 1)
+def _are_as_copied(copies: Sequence[list[Tensor]], cells: Sequence[list[Tensor]]) -> bool:
+    """Returns whether inputs hold the bits that they held when they were copied."""
+    pairs = [pair for each in zip(copies, cells, strict=True) for pair in zip(*each, strict=True)]
+    return all(torch.equal(_bits(x), _bits(y)) for x, y in pairs)
+
+
+def _bits(x: Tensor) -> Tensor:
+    return x.contiguous().view(-1).view(torch.uint8)
 
 
 def _to_cpu(output: Tree) -> Answer:
-    if isinstance(output, Tensor) and output.is_cpu and output.layout is torch.strided:
-        return Answer(["t"], [output])
     node, tensors = flatten(output, "the model's output")
     return Answer(node, [x.cpu() for x in tensors])

@@ -80,6 +80,7 @@ class Request:
         "arrived",
         "client",
         "form",
+        "group",
         "header_number",
         "id",
         "layout",
@@ -106,6 +107,8 @@ class Request:
         self.layout = layout
         self.tensors = tensors
         self.form: Form | None = None
+        self.group: str | None = None
+        """Requests of equal groups can share a call of the model; None: it runs alone."""
         self.rows = layout.rows or 1
         self.parts: tuple[int, ...] = layout.parts or (self.rows,)
         """The rows of each request, if several travel together."""
@@ -118,6 +121,7 @@ class Request:
         """Takes note of what is known of its rows."""
         self.form = form
         if form is not None:
+            self.group = form.key
             self.rows = form.rows
             self.parts = self.layout.parts or (form.rows,)
 

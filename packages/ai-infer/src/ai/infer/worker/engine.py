@@ -61,12 +61,18 @@ class Engine:
             exact: whether the model must not see rows beside these, as padding is.
         """
         self.on_call()
-        with torch.no_grad(), self.precision():
-            if self._graphs is not None and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
-                x = args[0]
-                if x.ndim and not (exact and self.pads(x.shape[0])):
-                    return self._graphs(x)
-            return self._forward(*args, **kwargs)
+        with torch.no_grad():
+            if self._autocast is None:
+                return self._run(args, kwargs, exact)
+            with self.precision():
+                return self._run(args, kwargs, exact)
+
+    def _run(self, args: Sequence[Tree], kwargs: dict[str, Tree], exact: bool) -> Tree:
+        if self._graphs is not None and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+            x = args[0]
+            if x.ndim and not (exact and self.pads(x.shape[0])):
+                return self._graphs(x)
+        return self._forward(*args, **kwargs)
 
     def pads(self, rows: int) -> bool:
         """Returns whether a batch of so many rows is padded, so that it shares its call with other rows."""

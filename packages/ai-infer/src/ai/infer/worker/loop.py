@@ -31,6 +31,7 @@ from ai.infer.worker.engine import Engine
 from ai.infer.worker.faults import answer_for
 from ai.infer.worker.listener import Listener
 from ai.infer.worker.options import WorkerOptions
+from ai.infer.worker.reply_writer import ReplyWriter
 from ai.infer.worker.request_queue import RequestQueue
 from ai.infer.worker.sharing import Sharing
 from ai.infer.worker.streaming.streams import Streams
@@ -39,6 +40,7 @@ _SPC = SLOTS_PER_CLIENT
 _DELAY_GRAIN_S = 0.0005
 _POLL_INTERVAL_S = 0.001
 """A look at the sockets costs as much as a small batch does: a busy worker takes one a millisecond."""
+_SHOW_INTERVAL_S = 0.01  # of its counters, while it is busy
 
 
 class Worker:
@@ -77,6 +79,7 @@ class Worker:
             board_file = anonymous_file(BOARD_BYTES)
             self._board = Board(board_file)
             self._taken = np.zeros_like(self._board.requested)  # requests that are in the queue or answered
+            self._taken_at = self._taken.data
             worker_event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._spinner = Spinner()
         self._engine = Engine(
@@ -88,15 +91,17 @@ class Worker:
         assert max_rows is not None
         self._axes = BatchAxes(options.in_axes, options.out_axes)
         sharing = Sharing(options.share, self._axes, self._engine.coarsest)
-        self._batch_call = BatchCall(self._engine, self._board, max_rows, self._axes, sharing)
-        self._parts = Streams(self._engine, max_rows, self._after_send)
+        self._replies = ReplyWriter(self._board)
+        self._replies.on_sent = self._after_send
+        self._batch_call = BatchCall(self._engine, self._replies, max_rows, self._axes, sharing)
+        self._streams = Streams(self._engine, max_rows, self._after_send)
         self._queue: RequestQueue[Request] = RequestQueue(max_rows, options.max_delay_s, sharing.refuses)
         self._stopping = self._orphaned = False
-        self._busy_s = self._poll_due = 0.0
+        self._busy_s = self._poll_due = self._show_due = 0.0
         self._look_at_clients_at = 0.0
         if version:
             weights.apply(version, model)
-            self._batch_call.version = version
+            self._replies.version = version
         self._selector = selectors.DefaultSelector()
         self._watch(control.fileno(), self._read_control)
         if self._shared:
@@ -113,7 +118,6 @@ class Worker:
             take=self._take_frame,
             dropped=self._forget,
         )
-        self._batch_call.on_sent = self._after_send
         if hasattr(os, "pidfd_open") and os.getppid() == starter:
             self._watch(os.pidfd_open(starter), self._become_orphan)
         elif os.getppid() != starter:
@@ -124,7 +128,7 @@ class Worker:
         """Answers requests until told to stop; returns whether the starter is gone."""
         queue = self._queue
         while not self._stopping:
-            if not self._scan() and not queue.n_requests and not self._parts.can_go_on():
+            if not self._scan() and not queue.n_requests and not self._streams.can_go_on():
                 if not self._spinner.wait(self._scan):
                     self._sleep(BEAT_S)
                 continue
@@ -135,16 +139,17 @@ class Worker:
                     continue  # look again who came
             start = time.monotonic()
             if start >= self._poll_due:
-                self._vitals.write(self._stats())
                 self._poll(0)
+                if start >= self._show_due:
+                    self._show(start)
             # After the requests were found: whoever asked after an update was announced gets that version.
-            if self._weights.announced != self._batch_call.version or not self._shared:
+            if self._weights.announced != self._replies.version or not self._shared:
                 self._read_control()
             batch = queue.next_batch()
             if batch:
                 self._batch_call.answer(batch)
-            if self._parts.n_open:
-                self._parts.advance(self._batch_call.version)
+            if self._streams.running:
+                self._streams.advance(self._replies.version)
             self._vitals.end_call()
             elapsed = time.monotonic() - start
             self._busy_s += elapsed
@@ -165,15 +170,15 @@ class Worker:
         n = self._clients.n_places * _SPC
         if not n or self._board is None:
             return False
-        requested = self._board.requested[:n]
-        fresh = np.flatnonzero(requested != self._taken[:n])
-        if not len(fresh):
+        fresh = (self._board.requested[:n] != self._taken[:n]).nonzero()[0].tolist()
+        if not fresh:
             return False
-        ids = requested[fresh]
-        self._taken[fresh] = ids
+        requested, taken, forms = self._board.requested_at, self._taken_at, self._board.asked_form_at
+        alike = self._axes.are_first  # else the group says what the inputs hold that have no rows
         now = time.monotonic()
-        forms = self._board.asked_form[fresh].tolist()
-        for slot, request_id, form in zip(fresh.tolist(), ids.tolist(), forms, strict=True):
+        for slot in fresh:
+            request_id = taken[slot] = requested[slot]
+            form = forms[slot]
             client = self._clients.by_place.get(slot // _SPC)
             if client is None or client.area is None:
                 continue
@@ -181,7 +186,10 @@ class Worker:
             if request is not None and request.header_number == form:  # the slot's last request, with other numbers
                 request.id = request_id
                 request.arrived = now
-                self._enqueue(request)
+                if alike:
+                    self._queue.put(request, request.group)
+                else:
+                    self._enqueue(request)
                 continue
             try:
                 place = 2 * (slot % _SPC)
@@ -189,7 +197,7 @@ class Worker:
                 tensors = client.area.views(place, layout)
             except Exception as error:
                 request = Request(client, slot, request_id, _EMPTY, [])
-                self._batch_call.refuse(request, f"{type(error).__name__}: {error}")
+                self._replies.refuse(request, f"{type(error).__name__}: {error}")
                 continue
             request = Request(client, slot, request_id, layout, tensors, form)
             if self._pad is None:
@@ -203,11 +211,11 @@ class Worker:
                 request.tensors = [self._pad(x) for x in request.tensors]
                 request.layout = layout_of(request.layout.tree, request.tensors)
             except BaseException as error:
-                self._batch_call.refuse(request, f"pad failed on this request: {answer_for(error)}")
+                self._replies.refuse(request, f"pad failed on this request: {answer_for(error)}")
                 return
         if request.form is None or not self._axes.are_first:
             request.take_form(self._axes.form(request.layout, request.tensors))
-        self._queue.put(request, None if request.form is None else request.form.key)
+        self._queue.put(request, request.group)
 
     def _take_frame(self, client: ConnectedClient, frame: Frame) -> None:
         """Does what a client asks by socket; raises what then ends its connection."""
@@ -216,16 +224,16 @@ class Worker:
                 request = request_from_frame(client, frame.id, _parse_call(frame.header), frame.body)
             except Exception as error:
                 request = Request(client, -1, frame.id, _EMPTY, [])
-                self._batch_call.refuse(request, f"{type(error).__name__}: {error}")
+                self._replies.refuse(request, f"{type(error).__name__}: {error}")
                 return
             if frame.kind is Kind.STREAM:
-                self._parts.put(request)
+                self._streams.put(request)
             else:
                 self._enqueue(request)
         elif frame.kind is Kind.ROOM:
-            self._parts.make_room(client, frame.id, frame.version)
+            self._streams.make_room(client, frame.id, frame.version)
         elif frame.kind is Kind.CANCEL:
-            if not self._parts.cancel(client, frame.id):
+            if not self._streams.cancel(client, frame.id):
                 client.cancel(frame.id)
         elif frame.kind is Kind.PING:
             client.stream.send(Kind.PING, frame.id)
@@ -241,21 +249,21 @@ class Worker:
 
     def _forget(self, client: ConnectedClient) -> None:
         self._queue.drop(client)
-        self._parts.drop(client)
+        self._streams.drop(client)
         if client.index >= 0:
             self._taken[client.index * _SPC : (client.index + 1) * _SPC] = 0
 
     def _stats(self) -> Stats:
-        batch_call, parts = self._batch_call, self._parts
+        replies, streams = self._replies, self._streams
         return Stats(
-            requests=batch_call.n_requests + parts.n_requests,
-            rows=batch_call.n_rows,
-            batches=batch_call.n_batches,
-            errors=batch_call.n_errors + parts.n_errors,
-            cancelled=batch_call.n_cancelled + parts.n_cancelled,
-            queued=self._queue.n_requests + parts.n_open,
+            requests=replies.n_requests + streams.n_requests,
+            rows=self._batch_call.n_rows,
+            batches=self._batch_call.n_batches,
+            errors=replies.n_errors + streams.n_errors,
+            cancelled=replies.n_cancelled + streams.n_cancelled,
+            queued=self._queue.n_requests + streams.n_open,
             clients=len(self._clients),
-            version=batch_call.version,
+            version=replies.version,
             busy_s=self._busy_s,
             uptime_s=time.monotonic() - self._started,
         )
@@ -267,7 +275,7 @@ class Worker:
 
     def _sleep(self, timeout: float | None) -> None:
         """Polls until something happens; says so first, so that a client knows that it has to wake us."""
-        self._vitals.write(self._stats())
+        self._show(time.monotonic())
         if self._board is None:
             self._poll(timeout)
             return
@@ -276,6 +284,10 @@ class Worker:
         if not self._scan():
             self._poll(timeout)
         self._board.asleep_at[WORKER] = 0
+
+    def _show(self, now: float) -> None:
+        self._vitals.write(self._stats())
+        self._show_due = now + _SHOW_INTERVAL_S
 
     def _poll(self, timeout: float | None) -> None:
         """Serves the sockets: new clients, what came by socket, deaths; between batches it does so now and then."""
@@ -297,7 +309,7 @@ class Worker:
                 self._weights.apply(frame.version, self._engine.model)
                 if frame.body:
                     apply_extra_state(self._engine.model, bytes(frame.body))
-                self._batch_call.version = frame.version
+                self._replies.version = frame.version
                 self._control.send(Kind.UPDATE, version=frame.version)
             elif frame.kind is Kind.BYE:
                 self._stopping = True

@@ -34,18 +34,23 @@ class RequestQueue(Generic[R]):
         self.max_delay_s = max_delay_s
         self._runs_alone = runs_alone
         self.n_requests = 0
-        self._lines: dict[str | None, deque[R]] = {}
+        self._lines: dict[str | None, _Line[R]] = {}
         self._heads: list[tuple[float, int, str | None]] = []  # a heap: when the first of each line arrived
         self._numbers = count()
-        self._head_of: dict[str | None, int] = {}  # the number of each line's entry in the heap that counts
 
     def put(self, request: R, group: str | None) -> None:
         """Adds a request; those of group None run alone."""
         line = self._lines.get(group)
         if line is None:
-            line = self._lines[group] = deque()
-            self._set_head(group, request)
-        line.append(request)
+            line = self._lines[group] = _Line([request])
+            if len(self._lines) == 2:  # a line that was alone had no need of the heap
+                self._heads.clear()
+                for each, other in self._lines.items():
+                    self._set_head(each, other)
+            else:
+                self._set_head(group, line)
+        else:
+            line.append(request)
         self.n_requests += 1
 
     def next_batch(self) -> list[R]:
@@ -61,9 +66,9 @@ class RequestQueue(Generic[R]):
                 rows += line[0].rows
                 batch.append(line.popleft())
         if line:
-            self._set_head(group, line[0])
+            self._set_head(group, line)
         else:
-            self._forget(group)
+            del self._lines[group]
         self.n_requests -= len(batch)
         return batch
 
@@ -80,24 +85,20 @@ class RequestQueue(Generic[R]):
     def drop(self, of: object) -> None:
         """Forgets the requests whose `client` is `of`."""
         for group, line in list(self._lines.items()):
-            kept = deque(request for request in line if getattr(request, "client", None) is not of)
+            kept = _Line(request for request in line if getattr(request, "client", None) is not of)
             if len(kept) == len(line):
                 continue
             self.n_requests -= len(line) - len(kept)
             if kept:
                 self._lines[group] = kept
-                self._set_head(group, kept[0])
+                self._set_head(group, kept)
             else:
-                self._forget(group)
+                del self._lines[group]
 
-    def _set_head(self, group: str | None, request: R) -> None:
-        if len(self._lines) == 1:
-            self._heads.clear()  # what is left in it is of lines that are gone
-        number = self._head_of[group] = next(self._numbers)
-        heapq.heappush(self._heads, (request.arrived, number, group))
-
-    def _forget(self, group: str | None) -> None:
-        del self._lines[group], self._head_of[group]
+    def _set_head(self, group: str | None, line: "_Line[R]") -> None:
+        if len(self._lines) > 1:
+            line.head = next(self._numbers)
+            heapq.heappush(self._heads, (line[0].arrived, line.head, group))
 
     def _oldest(self) -> str | None:
         """Returns the line whose first request has waited longest."""
@@ -105,10 +106,18 @@ class RequestQueue(Generic[R]):
             return next(iter(self._lines))
         while self._heads:
             _, number, group = self._heads[0]
-            if self._head_of.get(group) == number:
+            line = self._lines.get(group)
+            if line is not None and line.head == number:
                 return group
             heapq.heappop(self._heads)
         return _NOTHING
+
+
+class _Line(deque[R]):
+    """The waiting requests of one group."""
+
+    head = -1
+    """The number of its entry in the heap that counts: entries whose request was taken stay there."""
 
 
 _NOTHING = "\0"

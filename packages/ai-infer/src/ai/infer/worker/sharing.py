@@ -10,32 +10,20 @@ on.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ai.infer.transport.trees import Node
-from ai.infer.worker.batch_axes import BatchAxes, Form, has_constants
-from ai.infer.worker.rounding import are_close
+from ai.infer.worker.batch_axes import BatchAxes, Form
+from ai.infer.worker.comparison import Answer, Comparison, NothingLearntError, NotRowWiseError, has_rows
 
 Share = bool | Literal["auto"]
 _MAX_FORMS = 4096
 _MAX_CALLS_UNSEEN = 256  # between two looks: they cost two small calls each, under one part in a hundred
 _N_LOOKED_AT = 2
 _log = logging.getLogger("ai.infer")
-
-
-class Answer(NamedTuple):
-    """What the model returned: the form, and the tensors in it."""
-
-    node: Node
-    tensors: list[Tensor]
-
-
-class NotRowWiseError(ValueError):
-    """An output has no row for each row of its input, or they depend on others; so requests cannot share a call."""
 
 
 @dataclass
@@ -54,6 +42,8 @@ class _Known:
     versions: dict[bool, int] = field(default_factory=dict)
     """Of the weights with which several requests (True), and one in pieces (False), were last compared: other weights
     may open what these kept shut, and neither comparison says it of the other."""
+    leaves_inputs: bool = False
+    """Whether the model was seen to leave its inputs as they are."""
     row: "_Row | None" = None
     """What one row of the output is. Sizes that depend on the values would be the largest of a shared call's."""
     outputs: dict[int, "_Output"] = field(default_factory=dict)
@@ -72,7 +62,7 @@ class Sharing:
     def __init__(self, share: Share, axes: BatchAxes, coarsest: torch.dtype | None = None) -> None:
         self.share = share
         self._axes = axes
-        self._coarsest = coarsest
+        self._comparison = Comparison(axes, coarsest)
         self._forms: dict[str, _Known] = {}
         self._refused: set[str] = set()
         self._random = torch.Generator().manual_seed(0)
@@ -169,9 +159,18 @@ class Sharing:
             x if axis is None else torch.cat([x.split_with_sizes(list(parts), axis)[i] for i in chosen], axis)
             for x, axis in zip(whole.tensors, axes, strict=True)
         ]
-        reason = self._differ([parts[i] for i in chosen], truth, lambda: Answer(whole.node, picked))
+        reason = self._comparison.differ([parts[i] for i in chosen], truth, lambda: Answer(whole.node, picked))
         if reason is not None:
             raise NotRowWiseError(reason)
+
+    def leaves_inputs(self, key: str) -> bool:
+        """Returns whether requests of a form may be given to the model without a copy, since it writes into none."""
+        known = self._forms.get(key)
+        return known is not None and known.leaves_inputs
+
+    def saw_inputs(self, key: str, unchanged: bool) -> None:
+        """Takes note of whether the model left the inputs of a form as they were."""
+        self._know(key).leaves_inputs = unchanged
 
     def refuse(self, key: str, reason: str) -> None:
         """Has requests of a form be answered one a call from now on."""
@@ -207,28 +206,17 @@ class Sharing:
             alone: calls the model with one request, whole.
             together: calls it with all of them as if they were rows of one.
         """
-        key = form.key
-        reason = self._differ(parts, truth, lambda: together(cells))
-        if reason is None and _says_little(cells, form.axes):
-            # Equal requests cannot be told from each other's rows: take others of the same form.
-            others = [[self._vary(x) for x in cell] for cell in cells]
-            if _says_little(others, form.axes):
-                return
-            try:
-                answers = [alone([x.clone() for x in cell]) for cell in others]
-            except Exception:  # the model does not take these: there is nothing to learn from them
-                return
-            reason = self._differ(parts, answers, lambda: together(others))
-            cells, truth = others, answers
-        if reason is None and len(parts) > 1:
-            reason = self._hears_loud_neighbours(form, cells, parts, truth, together)
-        known = self._know(key)
+        try:
+            reason = self._comparison.reason_to_refuse(form, cells, parts, truth, alone, together)
+        except NothingLearntError:
+            return
+        known = self._know(form.key)
         if reason is None:
             row = _row(truth[0], self._axes.outputs(truth[0].node))
             if known.row not in (None, row):
                 reason = "the sizes of the output depend on its input's values"
         if reason is not None:
-            self.refuse(key, reason)
+            self.refuse(form.key, reason)
             return
         known.row = row
         known.versions[len(parts) > 1] = version
@@ -241,7 +229,7 @@ class Sharing:
             known.n_rows = max(known.n_rows, n_rows)
         if not known.n_shared:
             known.n_shared = 1
-            _log.info("requests of form %s share calls: their rows were found to be independent", key[:200])
+            _log.info("requests of form %s share calls: their rows were found to be independent", form.key[:200])
 
     def _know(self, key: str) -> _Known:
         if key not in self._forms:
@@ -251,86 +239,11 @@ class Sharing:
             self._forms[key] = _Known()
         return self._forms[key]
 
-    def _differ(self, parts: Sequence[int], truth: Sequence[Answer], together: Callable[[], Answer]) -> str | None:
-        """Returns how one answer for all differs from the separate ones; None: in rounding alone."""
-        node = truth[0].node
-        if any(answer.node != node for answer in truth):
-            return "the structure of the output, or a constant in it, depends on the request"
-        if has_constants(node):
-            return "the output holds a number or text, which says nothing of a single row"
-        axes = self._axes.outputs(node)
-        for answer, rows in zip(truth, parts, strict=True):
-            if not all(has_rows(x, axis, rows) for x, axis in zip(answer.tensors, axes, strict=True)):
-                return "the output has not one row for each row of the input"
-        try:
-            whole = together()
-        except Exception as error:
-            return f"the model fails on several requests together: {type(error).__name__}: {error}"
-        fits = whole.node == node and len(whole.tensors) == len(axes)
-        if not fits or not all(has_rows(x, axis, sum(parts)) for x, axis in zip(whole.tensors, axes, strict=True)):
-            return "the output does not grow with the rows of the input"
-        for i, (x, axis) in enumerate(zip(whole.tensors, axes, strict=True)):
-            separate = [answer.tensors[i] for answer in truth]
-            shares = [x] * len(parts) if axis is None else list(x.split_with_sizes(list(parts), axis))
-            if any(a.shape != b.shape or a.dtype is not b.dtype for a, b in zip(shares, separate, strict=True)):
-                return "the output's sizes depend on the other requests"
-            if not are_close(shares, separate, self._coarsest):
-                return "the output for a request depends on the other requests"
-        return None
-
-    def _hears_loud_neighbours(
-        self,
-        form: Form,
-        cells: Sequence[list[Tensor]],
-        parts: Sequence[int],
-        truth: Sequence[Answer],
-        together: Callable[[Sequence[list[Tensor]]], Answer],
-    ) -> str | None:
-        """Returns how an answer changes beside requests of great numbers: rows may touch for rare values alone."""
-        for first_loud in (0, 1):
-            mixed = [
-                [x if axis is None else _loud(x) for x, axis in zip(cell, form.axes, strict=True)]
-                if i % 2 == first_loud
-                else cell
-                for i, cell in enumerate(cells)
-            ]
-            quiet = range(1 - first_loud, len(cells), 2)
-            try:
-                whole = together(mixed)
-                axes = self._axes.outputs(whole.node)
-                picked = [
-                    x if axis is None else torch.cat([x.split_with_sizes(list(parts), axis)[i] for i in quiet], axis)
-                    for x, axis in zip(whole.tensors, axes, strict=True)
-                ]
-            except Exception:  # the model does not take such numbers: there is nothing to learn from them
-                return None
-            beside = Answer(whole.node, picked)
-            if self._differ([parts[i] for i in quiet], [truth[i] for i in quiet], partial(_same, beside)) is not None:
-                return "the output for a request depends on the other requests, if their numbers are great"
-        return None
-
-    def _vary(self, x: Tensor) -> Tensor:
-        """Returns another tensor of the same form, whose numbers a model that takes `x` should take."""
-        if x.is_floating_point() or x.is_complex():
-            noise = torch.randn(x.shape, generator=self._random, dtype=torch.float32).to(x.dtype)
-            spread = x.float().std() if x.numel() > 1 and not x.is_complex() else torch.tensor(0.0)
-            return x + noise * (spread if spread > 0 else 1.0)
-        return x.reshape(-1)[torch.randperm(x.numel(), generator=self._random)].view(x.shape)
-
 
 class _Output(NamedTuple):
     node: Node
     shapes: list[torch.Size]
     axes: Sequence[int | None]
-
-
-def _loud(x: Tensor) -> Tensor:
-    """Returns numbers a hundred times as great, where that is what numbers can be."""
-    return torch.where(x == 0, torch.ones_like(x), x) * 100 if x.is_floating_point() or x.is_complex() else x
-
-
-def _same(answer: Answer) -> Answer:
-    return answer
 
 
 _Row = tuple[Node, list[tuple[int, ...]]]
@@ -343,19 +256,3 @@ def _row(answer: Answer, axes: Sequence[int | None]) -> _Row:
         for x, axis in zip(answer.tensors, axes, strict=True)
     ]
     return answer.node, sizes
-
-
-def has_rows(x: Tensor, axis: int | None, rows: int) -> bool:
-    """Returns whether a tensor has so many rows along an axis, or need not have any."""
-    return axis is None or (-x.ndim <= axis < x.ndim and x.shape[axis] == rows)
-
-
-def _says_little(cells: Sequence[list[Tensor]], axes: Sequence[int | None]) -> bool:
-    """Returns whether an answer for all could mix them up unseen, since they, or their rows, are all alike."""
-    first = cells[0]
-    if len(cells) == 1:
-        batched = [(x, axis) for x, axis in zip(first, axes, strict=True) if axis is not None]
-        return all(torch.equal(x, x.narrow(axis, 0, 1).expand_as(x)) for x, axis in batched)
-    return all(
-        all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(first, cell, strict=True)) for cell in cells[1:]
-    )

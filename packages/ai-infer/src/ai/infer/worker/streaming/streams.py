@@ -46,14 +46,15 @@ class Streams:
         self._engine = engine
         self._max_running = max_running
         self._on_sent = on_sent
-        self._running: list[_Stream] = []
+        self.running: list[_Stream] = []
+        """Those that take turns, or wait for their clients; empty only if there is no other."""
         self._waiting: deque[_Stream] = deque()
         self.n_requests = self.n_errors = self.n_cancelled = 0
 
     @property
     def n_open(self) -> int:
         """Requests that have not had their last part."""
-        return len(self._running) + len(self._waiting)
+        return len(self.running) + len(self._waiting)
 
     def put(self, request: Request) -> None:
         """Adds a request."""
@@ -62,13 +63,13 @@ class Streams:
 
     def make_room(self, client: ConnectedClient, request_id: int, n: int) -> None:
         """Takes note that a client has taken parts."""
-        for stream in self._running:
+        for stream in self.running:
             if stream.request.client is client and stream.request.id == request_id:
                 stream.room = min(stream.room + n, STREAM_WINDOW)
 
     def cancel(self, client: ConnectedClient, request_id: int) -> bool:
         """Ends a reply that its client wants no more of; returns whether there is one."""
-        for stream in (*self._running, *self._waiting):
+        for stream in (*self.running, *self._waiting):
             if stream.request.client is client and stream.request.id == request_id:
                 self.n_cancelled += 1
                 self._end(stream, Kind.ERROR, _CANCELLED)
@@ -78,29 +79,29 @@ class Streams:
 
     def drop(self, client: ConnectedClient) -> None:
         """Ends what was for a client that is gone."""
-        for stream in self._running:
+        for stream in self.running:
             if stream.request.client is client:
                 _close(stream)
-        self._running = [each for each in self._running if each.request.client is not client]
+        self.running = [each for each in self.running if each.request.client is not client]
         self._waiting = deque(each for each in self._waiting if each.request.client is not client)
         self._fill()
 
     def can_go_on(self) -> bool:
         """Returns whether `advance` has something to do."""
-        return any(each.can_go_on for each in self._running)
+        return bool(self.running) and any(each.can_go_on for each in self.running)
 
     def advance(self, version: int) -> None:
         """Sends the next part of each reply whose client has room for it; `version` is that of the weights."""
-        for stream in list(self._running):
-            if stream in self._running:  # the part of one before it may have ended a client
+        for stream in list(self.running):
+            if stream in self.running:  # the part of one before it may have ended a client
                 self._advance(stream, version)
         self._fill()
 
     def _fill(self) -> None:
         if self._waiting:
-            free = self._max_running - sum(each.can_go_on for each in self._running)
+            free = self._max_running - sum(each.can_go_on for each in self.running)
             for _ in range(min(free, len(self._waiting))):
-                self._running.append(self._waiting.popleft())
+                self.running.append(self._waiting.popleft())
 
     def _advance(self, stream: _Stream, version: int) -> None:
         request = stream.request
@@ -130,7 +131,7 @@ class Streams:
         self._on_sent(request)
 
     def _end(self, stream: _Stream, kind: Kind, header: bytes, version: int = 0) -> None:
-        (self._running if stream in self._running else self._waiting).remove(stream)
+        (self.running if stream in self.running else self._waiting).remove(stream)
         self.n_requests += 1
         _close(stream)
         stream.request.client.stream.send(kind, stream.request.id, version=version, header=header)

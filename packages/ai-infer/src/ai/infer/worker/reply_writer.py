@@ -1,0 +1,162 @@
+"""Replies on their way out: written into slots and sockets, then their clients are told."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ai.infer.transport.frames import Kind
+from ai.infer.transport.slots import SLOTS_PER_CLIENT, Board, fence
+from ai.infer.transport.trees import Node
+from ai.infer.transport.wire import Layout, has_channels_last, layout_of
+from ai.infer.worker.connected_client import Request, error_header
+
+_MOVED = b'{"moved":1}'
+_CANCELLED = b'{"cancelled":1}'
+_MAX_LAYOUTS = 4096
+
+
+class ReplyWriter:
+    """Gives every request its reply, once, and counts them.
+
+    Args:
+        board: of the worker; None where there is no shared memory.
+    """
+
+    def __init__(self, board: Board | None) -> None:
+        self._board = board
+        self.version = 0
+        """Of the weights that the replies are made with."""
+        self.n_requests = self.n_errors = self.n_cancelled = 0
+        self.on_sent: Callable[[Request], None] = lambda request: None
+        """Is called with a request whose reply went by socket."""
+        self._layouts: dict[Any, Layout] = {}
+
+    def without_cancelled(self, batch: list[Request]) -> list[Request]:
+        """Answers those of a batch that nobody wants any more; returns the others."""
+        cancelled_at = () if self._board is None else self._board.cancelled_at
+        cancelled = [
+            request
+            for request in batch
+            if (
+                request.id in request.client.cancelled if request.slot < 0 else cancelled_at[request.slot] == request.id
+            )
+        ]
+        if not cancelled:
+            return batch
+        for request in cancelled:
+            self._skip(request)
+        return [request for request in batch if request not in cancelled]
+
+    def layouts(self, rows: Sequence[int], node: Node, shares: list[list[Tensor]]) -> dict[int, Layout]:
+        """Returns the layouts of a batch's replies by their rows: all else is equal within a batch.
+
+        Args:
+            rows: of each request.
+            node: the output's form.
+            shares: for each tensor of the output the share of each request.
+
+        Raises:
+            WireError: no message can carry them.
+        """
+        form = json.dumps(node) if node != ["t"] else ""
+        layouts: dict[int, Layout] = {}
+        for i, n_rows in enumerate(rows):
+            if n_rows not in layouts:
+                layouts[n_rows] = self._layout(form, node, [share[i] for share in shares])
+        return layouts
+
+    def write(self, batch: list[Request], layouts: dict[int, Layout], shares: list[list[Tensor]]) -> None:
+        """Writes each request's rows of the output where its client looks for them, then tells the clients.
+
+        Args:
+            batch: the requests.
+            layouts: what `layouts` returned.
+            shares: for each tensor of the output the share of each request.
+        """
+        self.n_requests += len(batch)
+        placed = [i for i, request in enumerate(batch) if self._has_place(request, layouts[request.rows])]
+        if len(placed) < len(batch):
+            for i in set(range(len(batch))).difference(placed):
+                self._write_to_socket(batch[i], layouts[batch[i].rows], [share[i] for share in shares])
+            batch, shares = [batch[i] for i in placed], [[share[i] for i in placed] for share in shares]
+        if batch:
+            for i, share in enumerate(shares):
+                torch._foreach_copy_([request.reply_views[i] for request in batch], share)
+            self._publish(batch)
+
+    def _has_place(self, request: Request, layout: Layout) -> bool:
+        """Returns whether a reply of this layout goes into its request's slot, having described it there."""
+        if request.reply is not layout:
+            area = request.client.area
+            if request.slot < 0 or area is None or not area.fits(layout):
+                return False
+            place = 2 * (request.slot % SLOTS_PER_CLIENT) + 1
+            area.write_form(place, layout)
+            request.reply_views = area.views(place, layout)
+            request.reply = layout
+        return True
+
+    def _layout(self, form: str, node: Node, share: list[Tensor]) -> Layout:
+        key = (form, *((x.dtype, x.shape, x.ndim >= 4 and has_channels_last(x)) for x in share))
+        layout = self._layouts.get(key)
+        if layout is None:
+            if len(self._layouts) >= _MAX_LAYOUTS:
+                self._layouts.clear()
+            layout = layout_of(node, share)
+            self._layouts[key] = layout
+        return layout
+
+    def _write_to_socket(self, request: Request, layout: Layout, share: list[Tensor]) -> None:
+        if request.slot >= 0:
+            self._finish_slot(request, _MOVED)
+        body = torch.empty(layout.n_bytes, dtype=torch.uint8)
+        for view, x in zip(layout.views(body), share, strict=True):
+            view.copy_(x)
+        request.client.stream.send(
+            Kind.REPLY, request.id, version=self.version, header=layout.header, body=body.numpy().data
+        )
+        self.on_sent(request)
+
+    def refuse(self, request: Request, text: str) -> None:
+        """Answers a request with an error."""
+        self.n_requests += 1
+        self.n_errors += 1
+        if request.slot >= 0 and request.client.area is not None:
+            self._finish_slot(request, error_header(text, min(request.client.area.slot_bytes, 1 << 16) - 64))
+        else:
+            request.client.stream.send(Kind.ERROR, request.id, header=error_header(text, 1 << 20))
+            self.on_sent(request)
+
+    def _skip(self, request: Request) -> None:
+        """Answers a request that nobody wants any more."""
+        if request.slot >= 0:
+            self._finish_slot(request, _CANCELLED)
+        else:
+            request.client.cancelled.pop(request.id, None)
+            request.client.stream.send(Kind.ERROR, request.id, header=_CANCELLED)
+            self.on_sent(request)
+        self.n_requests += 1
+        self.n_cancelled += 1
+
+    def _finish_slot(self, request: Request, header: bytes) -> None:
+        assert request.client.area is not None
+        request.reply = None
+        request.client.area.write_header(2 * (request.slot % SLOTS_PER_CLIENT) + 1, header)
+        self._publish([request])
+
+    def _publish(self, requests: list[Request]) -> None:
+        """Marks slots as answered, all of them before the first client wakes."""
+        board, version = self._board, self.version
+        assert board is not None
+        versions, answered = board.version_at, board.answered_at
+        for request in requests:
+            versions[request.slot] = version
+            answered[request.slot] = request.id
+        fence()
+        for client in {request.client for request in requests}:
+            if board.asleep_at[client.index]:
+                os.eventfd_write(client.reply_event, 1)
