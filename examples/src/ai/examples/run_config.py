@@ -1,6 +1,7 @@
 """What every run of an example has: its options, and the trial that records it."""
 
 import json
+import os
 from dataclasses import dataclass, replace
 from typing import Literal, Unpack, get_args, get_origin, get_type_hints
 
@@ -29,6 +30,9 @@ class RunConfig:
     """A torch device."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.data, str | os.PathLike):
+            raise TypeError(f"data must be a path, or '' for none, got {self.data!r}")
+        object.__setattr__(self, "data", os.fspath(self.data))
         for name, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
                 known = ", ".join(map(repr, get_args(hint)))

@@ -92,7 +92,8 @@ def load(config: Config, dataset: Dataset | None = None) -> tuple[Dataset, Datas
     own = own_images(config.data, dataset, config.imsize)
     if own is not None:
         if len(own) < 30:
-            raise ValueError(f"data must hold at least 30 images, of which two are held out, got {len(own)}")
+            what = f"data ({config.data})" if config.data else "dataset"
+            raise ValueError(f"{what} must hold at least 30 images, of which two are held out, got {len(own)}")
         train_set, held_out = own.split(0.95, 0.05)
         return train_set, held_out
     train_set, held_out = (digits_dataset(config.imsize) if config.dataset == "digits" else mnist_dataset()).split()

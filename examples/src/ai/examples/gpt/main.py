@@ -19,7 +19,7 @@ from ai.examples.gpt.corpus import Alphabet, Corpus, compressed_bits, python_doc
 from ai.examples.gpt.figures import save_curve
 from ai.examples.gpt.measure import bits_per_character
 from ai.examples.gpt.model import Model
-from ai.examples.own_data import own_text
+from ai.examples.own_data import kind, own_text
 from ai.examples.run_config import RunConfig
 from ai.train import Trainer, log, opt, schedule
 
@@ -190,21 +190,41 @@ def read(config: Config, dataset: str | Corpus | None = None) -> Corpus:
 
     Raises:
         FileNotFoundError: There is no such file.
+        TypeError: What is given is no text.
         ValueError: It is no text, or too short for a tenth of it to be longer than the context; or there are two texts.
     """
     if config.data and dataset is not None:
-        raise ValueError(f"data ({config.data}) must be left out where a text is given")
-    if isinstance(dataset, Corpus):
-        return dataset
-    own = own_text(config.data) if config.data else dataset
-    if own is None:
+        raise ValueError(f"data ({config.data}) must be left out where a dataset is given")
+    if not config.data and dataset is None:
         return python_docs(docstrings=config.text == "python-docs")
-    cut = len(own) * 9 // 10
-    if len(own) - cut <= config.context:
-        raise ValueError(
-            f"the text must have more than 10 times the characters of context ({config.context}), got {len(own)}"
-        )
-    return Corpus(own[:cut], own[cut:])
+    what = f"data ({config.data})" if config.data else "dataset"
+    corpus = in_two(own_text(config.data), what, config.context) if config.data else dataset
+    if isinstance(corpus, str):
+        corpus = in_two(corpus, what, config.context)
+    if not isinstance(corpus, Corpus):
+        raise TypeError(f"dataset must be a text or a Corpus of two, got {kind(corpus)}")
+    for name, text in (("train", corpus.train), ("held_out", corpus.held_out)):
+        if not isinstance(text, str):
+            raise TypeError(f"dataset must be a Corpus of two texts, got {kind(text)} as {name}")
+        if len(text) <= config.context:
+            raise ValueError(
+                f"{what} must have more characters in {name} than context ({config.context}), got {len(text)}"
+            )
+        if lone := next((character for character in text if "\ud800" <= character <= "\udfff"), None):
+            raise ValueError(f"{what} must be text that UTF-8 can hold, got the lone surrogate {lone!a} in {name}")
+    return corpus
+
+
+def in_two(text: str, what: str, context: int) -> Corpus:
+    """Returns a text in two parts, its last tenth held out.
+
+    Raises:
+        ValueError: The tenth is not longer than the context.
+    """
+    cut = len(text) * 9 // 10
+    if len(text) - cut <= context:
+        raise ValueError(f"{what} must have more than 10 times the characters of context ({context}), got {len(text)}")
+    return Corpus(text[:cut], text[cut:])
 
 
 def write_sample(folder: Path, model: nn.Module, alphabet: Alphabet, step: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ai.data import DataLoader, Dataset, digits_dataset, mnist_dataset
 from ai.examples.mnist.figures import confusion_matrix, save_confusion, save_predictions
 from ai.examples.mnist.model import ConvNet, Model
-from ai.examples.own_data import class_names, own_images
+from ai.examples.own_data import class_names, own_images, train_and_held_out
 from ai.examples.run_config import RunConfig
 from ai.train import Classify, Trainer, opt, schedule
 
@@ -71,7 +71,7 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, float]:
         train_set, held_out = known.split()
     else:
         name = config.data or "your images"
-        train_set, held_out = own.split(0.8, 0.2, stratify="y")
+        train_set, held_out = train_and_held_out(own)
     classes = class_names(train_set, held_out, at_least=2)
     loader = train_set.loader(config.batch_size, config.device, train=True, seed=config.seed)
     validation = held_out.loader(256, config.device)

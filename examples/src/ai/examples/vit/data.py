@@ -6,6 +6,7 @@ from torch import Generator, Tensor
 from ai.data import Dataset, cifar_dataset, digits_dataset
 from ai.data.augment import crop, cutmix, flip, mixup
 from ai.examples.augment import affine, erase
+from ai.examples.own_data import train_and_held_out
 
 
 def digits(size: int, *, augment: bool) -> tuple[Dataset, Dataset]:
@@ -22,7 +23,7 @@ def digits(size: int, *, augment: bool) -> tuple[Dataset, Dataset]:
 
 def own(dataset: Dataset, *, augment: bool) -> tuple[Dataset, Dataset]:
     """Returns four fifths of each class to train on, mirrored at random if augmented, and the rest held out."""
-    train_set, held_out = dataset.split(0.8, 0.2, stratify="y")
+    train_set, held_out = train_and_held_out(dataset)
     return train_set.then({"x": flip()}) if augment else train_set, held_out
 
 

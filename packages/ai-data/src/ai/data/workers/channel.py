@@ -56,11 +56,19 @@ class Channel:
         Raises:
             EOFError: the other side is gone.
         """
+        return joined(*self.receive_parts())
+
+    def receive_parts(self) -> tuple[memoryview, list[memoryview]]:
+        """Returns the next message as it came, for `joined` to make the message of.
+
+        Raises:
+            EOFError: the other side is gone.
+        """
         header = self._read(_HEADER.size)
         n_buffers, n_body = _HEADER.unpack(header)
         sizes = struct.unpack(f"<{n_buffers}Q", self._read(8 * n_buffers))
         body = self._read(n_body)
-        return joined(body, [self._read(size) for size in sizes])
+        return body, [self._read(size) for size in sizes]
 
     def close(self) -> None:
         """Ends the connection; both sides' waits end."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ai.data.workers.channel import Channel
+from ai.data.workers.message import joined
 
 # A worker that reads nothing for so long (a stopped process) counts as dead.
 _SEND_TIMEOUT_S = 60.0
@@ -114,7 +115,7 @@ class Link:
     """
 
     def __init__(self, channel: Channel) -> None:
-        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.inbox = _Inbox(lambda error: self.send(("failed", error)))
         self._channel = channel
         threading.Thread(target=self._receive, daemon=True).start()
 
@@ -134,11 +135,35 @@ class Link:
         # Reading all the time keeps the parent from ever waiting, and sees its end.
         while True:
             try:
-                self.inbox.put(self._channel.receive())
+                self.inbox.put(self._channel.receive_parts())
             except EOFError:
                 os._exit(0)
-            except Exception as error:  # left unsaid, the parent would wait, and its end go unseen
-                self.send(("failed", RuntimeError(f"{_UNREAD}: {type(error).__name__}: {error}")))
+
+
+class _Inbox:
+    """Messages of the parent, each made where it is used.
+
+    Making one may import a package, such as torch for a tensor; the function that uses it may be importing it, too, and
+    what two threads import at once can be found half made.
+    """
+
+    def __init__(self, on_unread: Callable[[Exception], object]) -> None:
+        self._parts: queue.SimpleQueue[tuple[memoryview, list[memoryview]]] = queue.SimpleQueue()
+        self._on_unread = on_unread
+
+    def put(self, parts: tuple[memoryview, list[memoryview]]) -> None:
+        self._parts.put(parts)
+
+    def empty(self) -> bool:
+        return self._parts.empty()
+
+    def get(self) -> Any:
+        while True:
+            parts = self._parts.get()
+            try:
+                return joined(*parts)
+            except Exception as error:  # left unsaid, the parent would wait for its answer
+                self._on_unread(RuntimeError(f"{_UNREAD}: {type(error).__name__}: {error}"))
 
 
 _UNREAD = (
