@@ -1,5 +1,6 @@
 """A resumable run in forked processes, one for each rank: they need not import torch anew, and can be killed."""
 
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -15,7 +16,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint.state_dict  # before the fork, once for all processes
 import torch.distributed.fsdp  # noqa: F401
 
-TIMEOUT_S = 60
+TIMEOUT_S = 180  # of a machine with much else to do
+GRACE_S = 60  # between SIGTERM and SIGKILL, where torchrun has 30
 
 
 class Job:
@@ -69,8 +71,9 @@ class Job:
         A rank that waits in gloo for a group to be made does not hear SIGTERM.
         """
         waiting = {process.sentinel: process for process in self._processes if process.is_alive()}
+        patience_s = TIMEOUT_S + 15
         while waiting:
-            ended = multiprocessing.connection.wait(list(waiting), TIMEOUT_S + 15)
+            ended = multiprocessing.connection.wait(list(waiting), patience_s)
             if not ended:
                 for process in waiting.values():
                     process.kill()
@@ -78,12 +81,15 @@ class Job:
                 process = waiting.pop(sentinel)  # type: ignore[call-overload]
                 process.join()
                 if process.exitcode:
+                    patience_s = GRACE_S
                     for other in waiting.values():
                         other.terminate()
 
-    def digests(self) -> list[str] | None:
-        """What each rank ended in; None where one has not come to the end."""
-        return [path.read_text() for path in self._results] if all(p.exists() for p in self._results) else None
+    def digests(self) -> list[dict[str, str]] | None:
+        """What each rank ended in, by name; None where one has not come to the end."""
+        if not all(path.exists() for path in self._results):
+            return None
+        return [json.loads(path.read_text()) for path in self._results]
 
 
 def _run(
@@ -101,7 +107,7 @@ def _run(
         os._exit(1)  # what waits for a rank that is gone must not be waited for
     if found is not None:
         whole = result.with_suffix(".partial")
-        whole.write_text(found)
+        whole.write_text(json.dumps(found))
         whole.rename(result)  # killed in between, it must not have ended in no bits
     if world > 1:
         dist.destroy_process_group()

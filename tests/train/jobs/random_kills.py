@@ -73,7 +73,16 @@ class Soak:
             if found is not None:
                 break
             assert stopped, f"{self.case}: run {self.runs} ended early"
-        assert found == self._expected, f"{self.case}: run {self.runs} ended in other bits"
+        assert found == self._expected, f"{self.case}: run {self.runs} ended in other {self._differing(found)}"
+
+    def _differing(self, found: list[dict[str, str]]) -> str:
+        """The names of what is not as it should be."""
+        expected = self._expected or []
+        pairs = enumerate(zip(found, expected, strict=True))
+        names = [
+            f"{name} of rank {rank}" for rank, (a, b) in pairs for name in sorted(a | b) if a.get(name) != b.get(name)
+        ]
+        return ", ".join(names)
 
     def _stop(self, folder: Path, way: str, when: str) -> tuple[forked.Job, bool]:
         """Start or continue a run and stop it; whether that was in time."""

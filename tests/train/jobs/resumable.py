@@ -72,15 +72,14 @@ class Kept(Hook):
         super().setup(run)
 
 
-def digest(run: Run) -> str:
-    """A hash of everything that the run would save: every tensor's exact bytes, every state."""
-    found = hashlib.sha256()
-    for name, value in sorted(_flat("", run.state_dict()), key=lambda item: item[0]):
-        if name == ".data.generation":  # how often a generator was continued
-            continue
-        found.update(name.encode())
-        found.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
-    return found.hexdigest()
+def digests(run: Run) -> dict[str, str]:
+    """Hashes of everything that the run would save, by name: every tensor's exact bytes, every state."""
+    found = {}
+    for name, value in _flat("", run.state_dict()):
+        if name != ".data.generation":  # how often a generator was continued
+            data = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
+            found[name] = hashlib.sha256(data).hexdigest()
+    return found
 
 
 def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
@@ -102,7 +101,7 @@ def run(
     part: int = 1,
     number: int = signal.SIGKILL,
     limit: int | None = None,
-) -> str | None:
+) -> dict[str, str] | None:
     """Train to `steps`, from the newest snapshot in `folder`.
 
     Args:
@@ -115,7 +114,7 @@ def run(
         limit: a step to stop at in good order.
 
     Returns:
-        A digest of the whole run; None where it ended before `steps`.
+        The digests of the whole run; None where it ended before `steps`.
     """
     random.seed(1)
     np.random.seed(1)
@@ -173,7 +172,7 @@ def run(
         )
         optimizer = opt.adamw(net, lr=0.01, clip_norm=1.0)
         step = trainer.train(net, optimizer, hook, steplimit=limit or steps, schedule=rate)
-    return digest(hook.kept) if step == steps else None
+    return digests(hook.kept) if step == steps else None
 
 
 if __name__ == "__main__":
@@ -185,6 +184,7 @@ if __name__ == "__main__":
     parser.add_argument("--at", type=int)
     args = parser.parse_args()
     result = run(args.folder, args.case, args.steps, at=args.at, number=signal.Signals[f"SIG{args.signal}"])
-    print("digest", result, flush=True)
+    whole = None if result is None else hashlib.sha256(repr(sorted(result.items())).encode()).hexdigest()
+    print("digest", whole, flush=True)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
