@@ -11,8 +11,9 @@ from torch.optim import Optimizer
 
 from ai.train.ema import Ema
 from ai.train.engine.batch_weight import rows
+from ai.train.engine.finite import Saved, StaysFinite, copies_of_buffers, not_finite, put_back, skips_on_device
+from ai.train.engine.gradients import divide, gradient_norm, gradients_of, parameters_of
 from ai.train.engine.log import Record, record_into, recording
-from ai.train.state.shards import local
 
 Loss = Tensor | tuple[Tensor, float | Tensor]
 
@@ -67,22 +68,22 @@ class Update:
     ) -> None:
         self._suffix = f"_{key}" if key else ""
         self.forward, self.model, self.optimizer = forward, model, optimizer
-        self._watched = [model] if environment is None else [model, environment]
-        self._peers, self._begin = list(peers), begin
+        watched = [model] if environment is None else [model, environment]
+        self._stays_finite = StaysFinite(watched)
+        self._with_buffers, self._begin = [*watched, *peers], begin
         self.on_gradients: Sequence[Callable[[int], object]] = ()
         self._schedule, self._scaler, self._ema = schedule, scaler, ema
         self._on_nan, self._weighted = on_nan, weighted
         self._sum_weights, self._reduce_flag, self._no_sync = sum_weights, reduce_flag, no_sync
         self._average_outside = average_outside
         self._takes_closure = takes_closure(optimizer)
-        self._sizes, self._held = self._group_sizes(), set(self._parameters())
+        self._sizes, self._held = self._group_sizes(), set(parameters_of(optimizer))
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", float(group["lr"]))
         device = next(model.parameters()).device
         self._loss_sum = torch.zeros((), device=device)  # one NaN or infinity makes the sum non-finite for good
         self._losses = 0
         self._skipped = torch.zeros((), device=device)
-        self._unbounded = {name for name, buffer in self._buffers() if not bool(torch.isfinite(buffer).all())}
 
     def __call__(self, batches: Sequence[Any], step: int, record: Record | None = None) -> None:
         """Make one update from these micro-batches; with a record, also log."""
@@ -90,11 +91,11 @@ class Update:
             self._take_in()
         if self._schedule is not None:
             self._set_learning_rate(step)
-        buffers = self._copy_buffers() if self._on_nan == "skip" else []
+        buffers = copies_of_buffers(self._with_buffers) if self._on_nan == "skip" else []
         loss = self._accumulate(batches, step, record)
         self._losses += 1
         if record is not None:
-            record.add(f"grad_norm{self._suffix}", self.gradient_norm())
+            record.add(f"grad_norm{self._suffix}", gradient_norm(self.optimizer))
         if self.on_gradients:
             with recording(record):
                 for look_at_gradients in self.on_gradients:
@@ -162,39 +163,18 @@ class Update:
             total = self._sum_weights(total)
         # Nothing weighed anything: the gradients are zero already and stay so.
         divisor = total.clamp_min(1e-30) if isinstance(total, Tensor) else total or 1.0
-        grads = self.gradients()
-        if isinstance(divisor, Tensor):
-            for device_grads in _by_device(grads):
-                torch._foreach_mul_(device_grads, _beside(device_grads[0], 1 / divisor))
-        elif grads:
-            torch._foreach_div_(grads, divisor)
+        divide(gradients_of(self.optimizer), divisor)
         return divisor
 
     def _take_in(self) -> None:
         """Parameters that have come to the optimiser carry the gradients of all the steps before."""
-        for param in self._parameters():
+        for param in parameters_of(self.optimizer):
             if param not in self._held:
                 param.grad = None
-        self._sizes, self._held = self._group_sizes(), set(self._parameters())
+        self._sizes, self._held = self._group_sizes(), set(parameters_of(self.optimizer))
 
     def _group_sizes(self) -> list[int]:
         return [len(group["params"]) for group in self.optimizer.param_groups]
-
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
-
-    def gradients(self) -> list[Tensor]:
-        """The gradients that are there, of a shard its own part."""
-        return [local(p.grad) for p in self._parameters() if p.grad is not None]
-
-    def gradient_norm(self) -> Tensor:
-        """The 2-norm of all gradients together, over all shards."""
-        grads = [p.grad for p in self._parameters() if p.grad is not None]
-        if not grads:
-            return torch.zeros(())
-        norm = torch.nn.utils.get_total_norm(grads)
-        full: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        return full
 
     def _step(self, batches: Sequence[Any], step: int, loss: Tensor) -> None:
         if self._scaler is not None:
@@ -213,24 +193,19 @@ class Update:
         else:
             self.optimizer.step()
 
-    def _step_if_finite(
-        self, batches: Sequence[Any], step: int, loss: Tensor, buffers: list[tuple[Tensor, Tensor]]
-    ) -> None:
-        bad = (~torch.isfinite(loss)).float()
-        for grads in _by_device([grad for grad in self.gradients() if grad.numel()]):  # an empty shard has no norm
-            bad = torch.maximum(bad, (~torch.isfinite(torch.nn.utils.get_total_norm(grads, torch.inf))).to(bad))
+    def _step_if_finite(self, batches: Sequence[Any], step: int, loss: Tensor, buffers: Saved) -> None:
+        bad = not_finite(loss, gradients_of(self.optimizer))
         if self._reduce_flag is not None:
             self._reduce_flag(bad)
         self._skipped += bad
-        self._loss_sum += torch.where(bad > 0, 0.0, loss)
-        for buffer, before in buffers:  # what a bad forward pass has left in statistics
-            buffer.copy_(torch.where(bad.to(buffer.device) > 0, before, buffer))
+        self._loss_sum += loss.masked_fill(bad > 0, 0.0)
+        put_back(buffers, bad)
         if self._scaler is not None:
             for found in self._scaler._found_inf_per_device(self.optimizer).values():
                 torch.maximum(found, bad.to(found.device), out=found)
             self._scaler.step(self.optimizer)
             self._scaler.update()
-        elif _skips_on_device(self.optimizer):
+        elif skips_on_device(self.optimizer):
             self.optimizer.grad_scale, self.optimizer.found_inf = None, bad  # type: ignore[attr-defined]
             self.optimizer.step()
             del self.optimizer.grad_scale, self.optimizer.found_inf  # type: ignore[attr-defined]
@@ -247,13 +222,6 @@ class Update:
                 group["lr"].fill_(first * factor)
             else:
                 group["lr"] = first * factor
-
-    def _buffers(self) -> list[tuple[str, Tensor]]:
-        found = [item for module in self._watched for item in module.named_buffers()]
-        return [(name, local(buffer)) for name, buffer in found if buffer.is_floating_point()]
-
-    def _copy_buffers(self) -> list[tuple[Tensor, Tensor]]:
-        return [(b, b.clone()) for module in (*self._watched, *self._peers) for b in module.buffers()]
 
     # -- what is read at log steps
 
@@ -273,21 +241,9 @@ class Update:
         return float(self._skipped)
 
     def find_non_finite(self) -> str | None:
-        """What is not finite: a loss since the last reading, a parameter or a buffer; None if all is well.
-
-        Buffers that held infinities when the run began, such as masks, are meant to.
-        """
-        of = f" of {self._suffix[1:]!r}" if self._suffix else ""
-        if not bool(torch.isfinite(self._loss_sum)):
-            return f"the loss{of}"
-        for module in self._watched:
-            for name, param in module.named_parameters():
-                if not bool(torch.isfinite(local(param.detach())).all()):
-                    return f"parameter {name!r}{of}"
-        for name, buffer in self._buffers():
-            if name not in self._unbounded and not bool(torch.isfinite(buffer).all()):
-                return f"buffer {name!r}{of}"
-        return None
+        """What is not finite: a loss since the last reading, a parameter or a buffer; None if all is well."""
+        bad = "the loss" if not bool(torch.isfinite(self._loss_sum)) else self._stays_finite.find()
+        return f"{bad} of {self._suffix[1:]!r}" if bad and self._suffix else bad
 
     def scaler_state(self) -> dict[str, Any] | None:
         """The state of the scaler of float16, if there is one."""
@@ -324,26 +280,3 @@ def takes_closure(optimizer: Optimizer) -> bool:
     """
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     return closure is not None and closure.default is closure.empty
-
-
-def _by_device(tensors: list[Tensor]) -> list[list[Tensor]]:
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for tensor in tensors:
-        groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
-    return list(groups.values())
-
-
-def _beside(tensor: Tensor, number: Tensor) -> Tensor:
-    """The number, of the tensor's type and where it lies; from the CPU it is passed by value, without a wait."""
-    if number.device.type == "cpu":
-        number = tensor.new_zeros((), dtype=number.dtype) + number
-    return number.to(tensor)
-
-
-def _skips_on_device(optimizer: Optimizer) -> bool:
-    # Only Adam's fused kernel leaves everything as it was; fused SGD would keep an uninitialised momentum.
-    return (
-        isinstance(optimizer, torch.optim.Adam)
-        and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
-        and optimizer.param_groups[0]["params"][0].is_cuda
-    )
