@@ -129,8 +129,7 @@ def test_a_search_that_lost_trials_chooses_what_a_whole_one_does(tmp_path, searc
             Experiment(tmp_path / "b", search=search, seed=3).run(n, loses, **QUIET)
         Experiment(tmp_path / "b", search=search, seed=3).run(n, fn, **QUIET)
     lost = Experiment(tmp_path / "b", search=search, seed=3).trials()
-    assert [row.state for row in lost].count("interrupted") == 3
-    assert [row.hparams for row in lost if row.score is not None] == [row.hparams for row in whole.trials()]
+    assert [row[:4] for row in lost] == [row[:4] for row in whole.trials()]
 
 
 def test_a_score_that_was_recorded_before_the_process_died_is_kept(tmp_path):
@@ -288,4 +287,4 @@ def test_a_killed_worker_is_replaced_though_its_child_lives_on(tmp_path):
     experiment = Experiment(tmp_path / "e", search="random").run(2, fn, n_jobs=2, **QUIET)
     os.kill(int(flag.read_text()), signal.SIGKILL)
     assert time.monotonic() - begun < 50
-    assert sorted(row.state for row in experiment.trials()) == ["dead", "finished", "finished"]
+    assert [row.state for row in experiment.trials()] == ["finished", "finished"]

@@ -51,7 +51,7 @@ def reproduce(*, trials: int = 60, seeds: int = 3, kills: int = 12, seed: int = 
         "trials": trials,
         "runs_of_each": seeds,
         "killed": killed,
-        "lost_and_made_up_for": sum(row.state == "dead" for row in survivor.trials()),
+        "lost_and_taken_up": sum("losses" in one.user_attrs for one in survivor.study.trials),
         "pruned": sum(row.state == "pruned" for row in survivor.trials()),
         "best_accuracy": round(survivor.best_score, 4),
     }
@@ -99,7 +99,7 @@ def objective(trial: ExperimentTrial) -> float:
 
 
 def _outcomes(experiment: Experiment) -> list[tuple[object, ...]]:
-    """Returns what each trial chose and came to; those that were lost with their process are made up for by others."""
+    """Returns what each trial chose and came to."""
     rows = [row for row in experiment.trials() if row.state in ("finished", "pruned")]
     return sorted((tuple(sorted(row.hparams.items(), key=str)), row.state, row.runs) for row in rows)
 

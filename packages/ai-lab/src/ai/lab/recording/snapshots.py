@@ -58,6 +58,7 @@ class TrialSnapshots:
         """See `Trial.save_snapshot`."""
         from ai.train import Run
 
+        self._writer.settle()
         models = dict(model) if isinstance(model, Mapping) else {"model": model}
         optimizers = dict(opt) if isinstance(opt, Mapping) else {"model": opt}
         run = Run(models, optimizers, data=(), step=step)

@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import shutil
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ai.lab.config import read_yaml, to_plain, write_yaml
 from ai.lab.files.ownership import Owner
-from ai.lab.record import CONFIG, SAMPLES, Record
+from ai.lab.media.kept import drop_media
+from ai.lab.record import CONFIG, SAMPLES, SNAPSHOTS, Record
 from ai.lab.recording.options import SESSION_DEFAULTS, SessionOptions
 from ai.lab.recording.outcome import last_exit, outcome_of, watch_exit
 from ai.lab.recording.resumed_rows import take_up
@@ -31,11 +33,14 @@ class TrialWriter:
 
     Attributes:
         resumed_from: The step of the last `resume`; None where there was none, or once its run began.
+        is_left_over: Whether the folder holds what a lost process wrote of this very trial: kept where `resume` is the
+            first that is asked for, else written anew.
     """
 
     def __init__(self, path: Path, config: object, loggers: Sequence[str | Logger], how: SessionOptions) -> None:
         self.path = path
         self.resumed_from: int | None = None
+        self.is_left_over = False
         self._config, self._loggers = config, list(loggers)
         self._how: SessionOptions = {**SESSION_DEFAULTS, **how}
         self._session: Session | None = None
@@ -81,8 +86,20 @@ class TrialWriter:
             self._session.owner.give_up = None
         return self._session
 
+    def settle(self) -> None:
+        """Before the first word of an objective: drops what a lost process left, unless there was a `resume`."""
+        if not self.is_left_over:
+            return
+        self.is_left_over = False
+        if self.resumed_from is None:
+            session = self.open()
+            session.metrics.cut(0)
+            drop_media(self.path, -1)
+            shutil.rmtree(self.path / SNAPSHOTS, ignore_errors=True)
+
     def begin(self, run: "Run") -> None:
         """Opens the trial for a training run."""
+        self.settle()
         session, resumed_from = self.open(in_use=True), self.resumed_from
         self.resumed_from, self._began = None, run.step
         try:
@@ -111,6 +128,7 @@ class TrialWriter:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one row."""
+        self.settle()
         self.open().write(step, values)
 
     def sample(self, step: int, images: Any) -> Path:
@@ -118,6 +136,7 @@ class TrialWriter:
         from ai.lab.media.image_page import save_page
         from ai.lab.media.kept import page_step
 
+        self.settle()
         self.open()
         folder = self.path / SAMPLES
         folder.mkdir(exist_ok=True)
@@ -133,6 +152,7 @@ class TrialWriter:
         """
         from ai.lab.media.kept import keep_media, page_step
 
+        self.settle()
         self.open()
         step = page_step(step)
         replace = self._began is not None and step >= self._began and (step, name) not in self._kept

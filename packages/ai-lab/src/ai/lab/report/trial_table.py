@@ -126,7 +126,7 @@ def to_row(trial: "optuna.trial.FrozenTrial", path: Path) -> TrialRow:
 
 
 def _state(trial: "optuna.trial.FrozenTrial") -> str:
-    if trial.state.name == "FAIL" and trial.user_attrs.get("ended") is not None:
+    if not trial.state.name == "COMPLETE" and trial.user_attrs.get("ended") is not None:
         return str(trial.user_attrs["ended"])
     names = {"COMPLETE": "finished", "PRUNED": "pruned", "RUNNING": "running", "FAIL": "failed", "WAITING": "waiting"}
     return names[trial.state.name]

@@ -47,6 +47,8 @@ class ExperimentTrial(Trial):
         *,
         seed: int = 0,
         device: str | None = None,
+        goes_on: bool = False,
+        reported: Sequence[int] = (),
         **how: Any,
     ) -> None:
         from ai.lab.search.hyperparameters import HyperParameters
@@ -57,8 +59,9 @@ class ExperimentTrial(Trial):
         self.hp: HyperParameters = HyperParameters(optuna_trial)
         self.pruned = False
         self.seed, self.device = seed, device
+        self._writer.is_left_over = goes_on
         self._prune = prune
-        self._reported: set[int] = set()
+        self._reported: set[int] = set(reported)
         self._evaluated: set[str] = set()
 
     def begin(self, **fields: object) -> None:

@@ -7,7 +7,7 @@ ends (at `n` trials over all processes and calls), what a lost trial is replaced
 import contextlib
 import math
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,18 +16,21 @@ import optuna
 from optuna.samplers import GridSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from ai.lab.files.folder import read_marker
+from ai.lab.files.folder import find, read_marker
 from ai.lab.files.ownership import Owner, holder
 from ai.lab.record import Record
 from ai.lab.recording.options import HookOptions
-from ai.lab.recording.outcome import outcome_of
 from ai.lab.report.trial_table import TrialRow, to_row
+from ai.lab.search.evaluation import Outcome, evaluate, record
 from ai.lab.search.experiment_trial import ExperimentTrial, Objective, PruneRule
 from ai.lab.search.optuna_storage import FileLock, open_study
 from ai.lab.search.sampler import SeededSampler, as_sampler
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
+
+MAX_LOSSES = 3
+"""A trial that takes more processes with it than this, with no newer snapshot in between, counts as failed."""
 
 Report = Callable[[TrialRow], None]
 Callback = Callable[[optuna.Study, FrozenTrial], None]
@@ -129,7 +132,7 @@ class Search:
             folder.mkdir(parents=True, exist_ok=True)
             self._held.append(Owner(folder))  # also between its runs
             lock.release()
-            runs = [self.score(self.begin(asked, seed), run) for seed in range(self.seeds)]
+            runs = [self._one_of_several(asked, seed, run) for seed in range(self.seeds)]
             asked.set_user_attr("runs", runs)
             return _as_told([math.fsum(column) / self.seeds for column in zip(*runs, strict=True)])
 
@@ -153,7 +156,7 @@ class Search:
                     catch=run.catch,  # type: ignore[arg-type]
                     callbacks=[*run.callbacks, after],
                 )
-        except _Exit as ended:
+        except (_Exit, _Left) as ended:
             raise ended.error from None
         finally:
             self._release()
@@ -168,7 +171,7 @@ class Search:
         trials = self.study.get_trials(deepcopy=False)
         for one in trials:
             if one.state == TrialState.RUNNING and self._is_dead(one):
-                self._write_off(one)
+                self._put_back(one)
         trials = self.study.get_trials(deepcopy=False)
         counted = [one for one in trials if one.state != TrialState.WAITING and counts(one)]
         if len(counted) >= n:
@@ -199,11 +202,12 @@ class Search:
         if isinstance(sampler, SeededSampler) and "place" not in asked.user_attrs:
             place = sampler.place
         asked.set_user_attr("place", place)
+        asked.set_user_attr("ended", None)
 
     def begin(self, asked: optuna.Trial, seed: int = 0) -> ExperimentTrial:
         """Returns the trial that was asked for, its folder taken; one of its runs with several seeds."""
-        path = self.trial_path(asked.number)
-        path = path / str(seed) if self.seeds > 1 else path
+        path = self.run_path(asked.number, seed)
+        goes_on = self.goes_on(asked, path)
         trial = ExperimentTrial(
             path,
             asked,
@@ -211,70 +215,66 @@ class Search:
             self.trial_options,
             seed=seed,
             device=self.device,
-            clean=read_marker(path) is not None,
+            goes_on=goes_on,
+            reported=self.reported(asked),
+            clean=not goes_on and read_marker(path) is not None,
         )
         trial.begin(experiment=self.identity, **({"seed": seed} if self.seeds > 1 else {}))
         return trial
 
+    def reported(self, asked: optuna.Trial) -> list[int]:
+        """Returns the steps of which the search knows a score already: Optuna takes one only once."""
+        if not asked.user_attrs.get("taken_up"):
+            return []
+        return list(self.study._storage.get_trial(asked._trial_id).intermediate_values)
+
+    def _one_of_several(self, asked: optuna.Trial, seed: int, run: Run) -> list[float]:
+        """Returns the scores of a run; one that was finished before its process was lost is not run again."""
+        path = self.run_path(asked.number, seed)
+        known = self._scores_in(path, asked.number) if asked.user_attrs.get("taken_up") else None
+        return known if known is not None else self.score(self.begin(asked, seed), run)
+
+    def run_path(self, number: int, seed: int) -> Path:
+        """Returns the folder of a trial, or of one of its runs with several seeds."""
+        path = self.trial_path(number)
+        return path / str(seed) if self.seeds > 1 else path
+
+    def goes_on(self, asked: optuna.Trial, path: Path) -> bool:
+        """Whether a folder holds what a process that was lost left of this very trial, with snapshots to go on from."""
+        if not asked.user_attrs.get("taken_up") or read_marker(path) is None:
+            return False
+        found = Record(path)
+        mine = found.meta.get("experiment") == self.identity and found.meta.get("number") == asked.number
+        return mine and bool(found.snapshots())
+
     def score(self, trial: ExperimentTrial, run: Run) -> list[float]:
         """Runs the objective on one trial, records how it ended, and returns the scores or raises as Optuna expects."""
-        known: dict[str, Any] = {}
-        try:
-            scores = self._as_scores(run.fn(trial))
-            known = self._told(scores)
-            if trial.pruned:
-                raise optuna.TrialPruned
-            if (unseen := trial.unseen_metric()) is not None:
-                raise ValueError(
-                    f"prune_by must be a metric that evaluations measure ({', '.join(trial.evaluated)}), got {unseen!r}"
-                )
-        except optuna.TrialPruned:
-            self._finish(trial, "pruned", **known)
-            raise
-        except BaseException as error:
-            state, shown = outcome_of(error)
-            state = "interrupted" if state == "finished" else state  # left by `sys.exit()`, without a score
-            trial.optuna.set_user_attr("ended", state)
-            trial.optuna.set_user_attr("counts", isinstance(error, run.catch))
-            self._finish(trial, state, shown)
-            if isinstance(error, Exception | KeyboardInterrupt):
-                raise
-            raise _Exit(error) from None
-        if any(map(math.isnan, scores)):
-            trial.optuna.set_user_attr("ended", "failed")
-            trial.optuna.set_user_attr("counts", True)
-            self._finish(trial, "failed", **known)
-        else:
-            self._finish(trial, "finished", **known)
-        return scores
+        outcome = evaluate(trial, run.fn, list(self.directions), run.catch)
+        self._held += [owner for owner in [record(trial, outcome, list(self.directions))] if owner is not None]
+        return self.tell(trial.optuna, outcome)
 
-    def _finish(self, trial: ExperimentTrial, state: str, error: BaseException | None = None, **known: Any) -> None:
-        """Records how a trial ended; nobody takes it for dead until Optuna knows."""
-        owner = trial.finish(state, error, **known)
-        if owner is not None:
-            self._held.append(owner)
+    def tell(self, asked: optuna.Trial, outcome: Outcome) -> list[float]:
+        """Notes how a trial ended, and returns its scores or raises what has Optuna note the same.
+
+        The folder is held meanwhile: nobody takes the trial for dead before Optuna knows.
+        """
+        if outcome.state == "pruned":
+            raise optuna.TrialPruned
+        if outcome.state != "finished":
+            asked.set_user_attr("ended", outcome.state)
+            asked.set_user_attr("counts", outcome.counts)
+        if outcome.state == "interrupted" and not outcome.counts:
+            raise _Left(outcome.error)
+        if isinstance(outcome.error, Exception | KeyboardInterrupt):
+            raise outcome.error
+        if outcome.error is not None:
+            raise _Exit(outcome.error) from None
+        assert outcome.scores is not None
+        return outcome.scores
 
     def _release(self) -> None:
         while self._held:
             self._held.pop().release()
-
-    def _as_scores(self, score: object) -> list[float]:
-        """Returns what the objective returned as one number an objective, in their order."""
-        names = list(self.directions)
-        if len(names) == 1:
-            return [_as_number(score)]
-        if isinstance(score, Mapping):
-            if set(score) != set(names):
-                raise TypeError(f"the objective must return {', '.join(names)}, got {', '.join(map(str, score))}")
-            return [_as_number(score[name]) for name in names]
-        if not isinstance(score, Sequence) or isinstance(score, str) or len(score) != len(names):
-            raise TypeError(f"the objective must return one number for each of {', '.join(names)}, got {score!r}")
-        return [_as_number(one) for one in score]
-
-    def _told(self, scores: Sequence[float]) -> dict[str, Any]:
-        """Returns scores as the trial's metadata holds them."""
-        plain = [score if math.isfinite(score) else repr(score) for score in scores]
-        return {"score": plain[0]} if len(plain) == 1 else {"scores": dict(zip(self.directions, plain, strict=True))}
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
         """Whether a trial under way has lost its process; of another machine's, without its folder, none can say."""
@@ -282,22 +282,47 @@ class Search:
         here = trial.user_attrs.get("host") in (None, socket.gethostname())
         return (here or folder.exists()) and holder(folder) is None
 
-    def _write_off(self, dead: FrozenTrial) -> None:
-        """Tells the search that a trial's process died; one that had its score keeps it."""
+    def _put_back(self, lost: FrozenTrial) -> None:
+        """Has a trial whose process is gone taken up again, with its number, its choices and its folder.
+
+        One that had its score keeps it. One that takes its processes with it again and again counts as failed.
+        """
         storage: Any = self.study._storage
         with contextlib.suppress(RuntimeError):  # it ended in this moment
-            scores = self._recorded_scores(dead)
+            scores = self._recorded_scores(lost)
             if scores is not None:
-                storage.set_trial_state_values(dead._trial_id, TrialState.COMPLETE, scores)
+                storage.set_trial_state_values(lost._trial_id, TrialState.COMPLETE, scores)
                 return
-            storage.set_trial_user_attr(dead._trial_id, "ended", "dead")
-            storage.set_trial_state_values(dead._trial_id, TrialState.FAIL)
+            if lost.user_attrs.get("ended") == "interrupted":  # it saved, and left by itself
+                storage.set_trial_user_attr(lost._trial_id, "taken_up", True)
+                storage.set_trial_state_values(lost._trial_id, TrialState.WAITING)
+                return
+            step = self._saved_step(lost.number)
+            before, at = lost.user_attrs.get("losses", [0, -1])
+            losses = 1 if step > at else before + 1
+            storage.set_trial_user_attr(lost._trial_id, "losses", [losses, step])
+            storage.set_trial_user_attr(lost._trial_id, "taken_up", True)
+            storage.set_trial_user_attr(lost._trial_id, "ended", "dead")
+            if losses > MAX_LOSSES:
+                storage.set_trial_user_attr(lost._trial_id, "counts", True)
+                storage.set_trial_state_values(lost._trial_id, TrialState.FAIL)
+            else:
+                storage.set_trial_state_values(lost._trial_id, TrialState.WAITING)
+
+    def _saved_step(self, number: int) -> int:
+        """Returns how far a trial's snapshots reach, over all its runs; -1 without any."""
+        runs = find(self.trial_path(number), "trial")
+        return sum(max(Record(run).snapshots(), default=-1) + 1 for run in runs) - 1
 
     def _recorded_scores(self, trial: FrozenTrial) -> list[float] | None:
+        return self._scores_in(self.trial_path(trial.number), trial.number)
+
+    def _scores_in(self, path: Path, number: int) -> list[float] | None:
+        """Returns the scores that a finished run of this search recorded in a folder, None where there are none."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            record = Record(self.trial_path(trial.number))
-            meta = record.meta
-            if record.state == "finished" and meta["number"] == trial.number and meta["experiment"] == self.identity:
+            found = Record(path)
+            meta = found.meta
+            if found.state == "finished" and meta["number"] == number and meta["experiment"] == self.identity:
                 scores = [meta["score"]] if len(self.directions) == 1 else [meta["scores"][n] for n in self.directions]
                 return [float(score) for score in scores]
         return None
@@ -326,6 +351,14 @@ class Search:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_study": None, "_held": []}  # an open storage stays in its process
+
+
+class _Left(BaseException):
+    """Carries an interruption through Optuna: the trial stays under way there, and is taken up again."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        super().__init__(str(error))
+        self.error = error or KeyboardInterrupt()
 
 
 class _Exit(Exception):  # noqa: N818  (it carries one)
@@ -374,10 +407,3 @@ def _as_pruner(pruner: "str | BasePruner | None") -> "BasePruner":
 
 def _as_told(scores: list[float]) -> float | Sequence[float]:
     return scores[0] if len(scores) == 1 else scores
-
-
-def _as_number(score: object) -> float:
-    item = score.item() if hasattr(score, "item") else score
-    if isinstance(item, bool) or not isinstance(item, int | float):
-        raise TypeError(f"the objective must return one number as its score, got {score!r}")
-    return float(item)

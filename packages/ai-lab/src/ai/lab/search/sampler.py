@@ -46,12 +46,17 @@ class SeededSampler(BaseSampler):
         self._make, self._seed = make, seed
         self.place = 0
         self._inner = make(seed)
+        self._drawn_before: dict[str, BaseDistribution] = {}  # by a process that was lost, in its order
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Makes the trial's sampler."""
         place = trial.user_attrs.get("place", self.place)
         self._inner = self._make(int(np.random.SeedSequence([self._seed, place]).generate_state(1)[0]))
         self._inner.before_trial(study, trial)
+        given = trial.system_attrs.get("fixed_params", {})
+        self._drawn_before = {
+            name: one for name, one in trial.distributions.items() if name not in given and not one.single()
+        }
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """See Optuna."""
@@ -61,12 +66,17 @@ class SeededSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """See Optuna."""
-        return self._inner.sample_relative(study, trial, search_space)
+        chosen = self._inner.sample_relative(study, trial, search_space)
+        self._drawn_before = {name: one for name, one in self._drawn_before.items() if name not in chosen}
+        return chosen
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """See Optuna."""
+        """See Optuna; a trial that was lost after some of its choices makes the others as if it had not been."""
+        drawn, self._drawn_before = self._drawn_before, {}
+        for name, distribution in drawn.items():
+            self._inner.sample_independent(study, trial, name, distribution)
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
