@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ai.data import Datagen, Ray, WorkerFailedError
-from ai.data.workers import ray_actor, ray_engine
+from ai.data.workers import ray_actor, ray_engine, versions
 from ai.data.workers.pickle_by_value import ship
 from tests.data.helpers_data import Walk, wait_until
 from tests.data.workers.pretended_ray import PretendedRay
@@ -165,9 +165,8 @@ def test_a_node_without_the_library_is_named_as_such(cluster):
 
 
 def test_a_node_with_another_version_is_named_and_runs_nothing(cluster, monkeypatch):
-    theirs = {**ray_actor.installed(), "ai-data": "0.0.1"}
-    versions = iter([ray_actor.installed(), theirs])  # the trainer's comes first
-    monkeypatch.setattr(ray_actor, "installed", lambda: next(versions))
+    theirs = {**versions.installed(), "ai-data": "0.0.1"}
+    monkeypatch.setattr(ray_actor, "installed", lambda: theirs)
     heard = Heard(raises)
     wait_until(lambda: heard.messages)
     heard.worker.close()
@@ -176,10 +175,10 @@ def test_a_node_with_another_version_is_named_and_runs_nothing(cluster, monkeypa
         RuntimeError, match=rf"^on the node {node}, ai-data is 0.0.1 but .* where the trainer runs: ins"
     ):
         raise heard.messages[0][1]
-    assert ray_actor.mismatch({"Python": "3.12"}, {"Python": "3.11"}) == (
+    assert versions.mismatch({"Python": "3.12"}, {"Python": "3.11"}) == (
         "Python is 3.12 but 3.11 where the trainer runs: install the same version"
     )
-    assert ray_actor.mismatch({"Python": "3.11", "ai-game": "2"}, {"Python": "3.11", "ai-data": "1"}) is None
+    assert versions.mismatch({"Python": "3.11", "ai-game": "2"}, {"Python": "3.11", "ai-data": "1"}) is None
 
 
 def test_a_function_that_a_node_cannot_read_is_reported_with_the_node(cluster):

@@ -1,4 +1,4 @@
-"""The command line `ai-lab`: list, show, compare, resume, reproduce, tag, remove, export, publish, serve."""
+"""The command line `ai-lab`: list, show, compare, resume, reproduce, tag, remove, export, publish, serve, work."""
 
 import argparse
 import io
@@ -31,6 +31,7 @@ _EXAMPLES = {
     "export": "mnist/lr0.1 --to tensorboard",
     "publish": "search site --results-only",
     "serve": "search --port 8765",
+    "work": "search --device cuda:0",
 }
 
 
@@ -107,6 +108,13 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("--host", default="127.0.0.1", help="another address needs a token")
     serving.add_argument("--port", type=int, default=8765, help="0 picks a free one")
     serving.add_argument("--token", help="what a browser must know to look; also $AI_LAB_TOKEN")
+    working = add("work", work, "Take trials of a search that was offered, until there are enough; on any machine.")
+    working.add_argument("path", help=f"the experiment: {where}; with a database its name")
+    working.add_argument(
+        "--storage", metavar="URL", help="the database, where no folder is shared; also $AI_LAB_STORAGE"
+    )
+    working.add_argument("--device", help="what trial.device says, such as cuda:1")
+    working.add_argument("--stay", action="store_true", help="until all have ended, to take up what others lose")
     return parser
 
 
@@ -272,6 +280,20 @@ def serve(options: argparse.Namespace) -> int:
 
     root = _find(options.path, marked=False) if options.path else lab_root()
     serve(root, host=options.host, port=options.port, token=options.token or os.environ.get("AI_LAB_TOKEN"))
+    return 0
+
+
+def work(options: argparse.Namespace) -> int:
+    """`ai-lab work`: a search's own loop, in this process."""
+    from ai.lab.search.loop import report_line
+    from ai.lab.search.offer import storage_address, take_offer
+    from ai.lab.search.work import work_on
+
+    storage = storage_address(options.storage)
+    path = _find(options.path) if storage is None else resolve(options.path)
+    search, run = take_offer(path, storage)
+    search.device = options.device
+    work_on(search, run, report_line, stay=options.stay)
     return 0
 
 

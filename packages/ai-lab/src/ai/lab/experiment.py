@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
+    from ai.data.workers.engine import Engine
     from ai.lab.search.loop import Callback
 
 
@@ -150,6 +151,7 @@ class Experiment:
         callbacks: "Sequence[Callback]" = (),
         timeout_s: float | None = None,
         devices: Sequence[str] = (),
+        engine: "Engine | None" = None,
         progress: bool = True,
     ) -> Self:
         """Runs trials until the experiment has `n` of them, and returns itself.
@@ -171,12 +173,15 @@ class Experiment:
                 `study.stop()` ends the run.
             timeout_s: No trial begins later than so many seconds after the call.
             devices: Names such as `'cuda:1'`: each process gets one in turn, as `trial.device`.
+            engine: Where the processes are, such as `ai.data.Ray(num_gpus=0.5)`: on the machines of a cluster, which
+                need not share a folder. Study, journal and folders are written here; what a trial writes there is
+                copied here while it runs, and a trial whose machine is lost goes on elsewhere from that copy.
             progress: Whether to print a line a trial.
 
         Raises:
             TypeError: `n` or `n_jobs` is no whole number, or `devices` is a text.
-            ValueError: `n` or `n_jobs` is below 1, or `timeout_s` is not positive; the trials before were run with
-                other `seeds`; or no evaluation of a trial measures what is pruned by.
+            ValueError: `devices` are given with an `engine`; `n` or `n_jobs` is below 1; `timeout_s` is not positive;
+                the trials before were run with other `seeds`; or no evaluation of a trial measures what is pruned by.
             RuntimeError: a worker process failed; the message holds its traceback or the end of its output.
         """
         if isinstance(devices, str):
@@ -186,15 +191,19 @@ class Experiment:
             raise ValueError(f"n and n_jobs must be at least 1, got {n} and {n_jobs}")
         if timeout_s is not None and not timeout_s > 0:
             raise ValueError(f"timeout_s must be positive, got {timeout_s}")
-        if (seeds := load_json(self.path / EXPERIMENT).get("seeds", 1)) != self._search.seeds:
-            # Scores would be means over other numbers of runs.
-            raise ValueError(f"seeds of {self.path} is {seeds}, got {self._search.seeds}; choose another path")
+        if engine is not None and devices:
+            raise ValueError(f"devices must be empty with an engine, which shows each worker its own, got {devices}")
+        self._check_seeds()
         from ai.lab.search import loop
 
         how = loop.Run(n, fn, catch, tuple(callbacks), timeout_s)
         report = loop.report_line if progress else lambda row: None
         places = [devices[index % len(devices)] if devices else None for index in range(n_jobs)]
-        if n_jobs == 1:
+        if engine is not None:
+            from ai.lab.search.remote import run_elsewhere
+
+            run_elsewhere(self._search, how, n_jobs, engine, report)
+        elif n_jobs == 1:
             self._search.device = places[0]
             self._search.work(how, report)
         else:
@@ -203,6 +212,47 @@ class Experiment:
             run_workers(self._search, how, places, report)
         self._point_best()
         return self
+
+    def offer(
+        self,
+        n: int,
+        fn: Objective,
+        *,
+        catch: tuple[type[BaseException], ...] = (),
+        callbacks: "Sequence[Callback]" = (),
+    ) -> Self:
+        """Leaves a search to `ai-lab work EXPERIMENT` on any machine that shares the folder or database; runs nothing.
+
+        What `fn` needs travels with it by value. Offered again, the new `n` and `fn` are for who comes from then on.
+
+        Args:
+            n: As of `run`; so are the others.
+            fn: As above.
+            catch: As above.
+            callbacks: As above.
+
+        Raises:
+            ValueError: `n` is below 1.
+            TypeError: `fn` cannot be sent by value; the message says what of it.
+        """
+        n = as_step(n, "n")
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        self._check_seeds()
+        from ai.lab.search.loop import Run
+        from ai.lab.search.offer import write_offer
+
+        write_offer(self._search, Run(n, fn, catch, tuple(callbacks)))
+        return self
+
+    def _check_seeds(self) -> None:
+        """Raises where the trials before were run with other seeds: scores would be means over other numbers of runs.
+
+        Raises:
+            ValueError: they were.
+        """
+        if (seeds := load_json(self.path / EXPERIMENT).get("seeds", 1)) != self._search.seeds:
+            raise ValueError(f"seeds of {self.path} is {seeds}, got {self._search.seeds}; choose another path")
 
     def _point_best(self) -> None:
         """Has `@best` lead to the best trial, where there is one on this machine."""

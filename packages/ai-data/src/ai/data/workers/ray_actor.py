@@ -1,17 +1,16 @@
 """The worker's side of the Ray engine: an actor that runs a function of a link."""
 
 import os
-import platform
 import queue
 import socket
 import threading
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from ai.data.workers.message import joined, split
+from ai.data.workers.versions import installed, mismatch
 
 # Messages that wait for the trainer; who sends more waits.
 _MAX_WAITING = 8
@@ -19,7 +18,6 @@ _MAX_WAITING = 8
 _BEAT_S = 5.0
 # What the actor says itself, and not its payload.
 RUNNING, EXITED = "ai.data.running", "ai.data.exited"
-_PARTS = ("ai-model", "ai-data", "ai-train", "ai-infer", "ai-game", "ai-lab")
 
 
 class Slot:
@@ -111,22 +109,3 @@ class Actor:
 def received(body: bytes, buffers: list[np.ndarray]) -> Any:
     """Returns a message whose arrays are copies: what Ray hands out is read-only, and keeps its store from freeing."""
     return joined(body, [buffer.copy() for buffer in buffers])
-
-
-def installed() -> dict[str, str]:
-    """Returns the versions of Python, without the patch, and of our distributions."""
-    found = {"Python": ".".join(platform.python_version_tuple()[:2])}
-    for part in _PARTS:
-        try:
-            found[part] = metadata.version(part)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def mismatch(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str | None:
-    """Returns what differs, of what both have; what only one has is missed when it is needed, by name."""
-    for name in ours:
-        if theirs.get(name, ours[name]) != ours[name]:
-            return f"{name} is {theirs[name]} but {ours[name]} where the trainer runs: install the same version"
-    return None

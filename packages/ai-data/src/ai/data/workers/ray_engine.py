@@ -14,6 +14,7 @@ import numpy as np
 
 from ai.data.workers import ray_actor
 from ai.data.workers.message import split
+from ai.data.workers.versions import installed
 
 # One that says nothing for so long while this process runs (a machine that hangs) counts as dead.
 _SILENT_S = 60.0
@@ -75,7 +76,7 @@ class Ray:
 
     def start(self, payload: bytes, on_message: Callable[[Any], None], on_exit: Callable[[str], None]) -> "RayWorker":
         """Returns a worker that Ray starts as soon as a machine has room, as `Engine` says."""
-        actor = self._actor_class.remote(payload, ray_actor.installed())
+        actor = self._actor_class.remote(payload, installed())
         return RayWorker(self._ray, actor, self, on_message, on_exit)
 
     def share(self, value: Any) -> "Shared":
@@ -221,7 +222,7 @@ class RayWorker:
             address = re.search(r"\bip=([^,)\s]+)", str(error))
             raise ImportError(
                 f"the node {address[1] if address else 'of a worker'} of the Ray cluster has no ai.data: install "
-                f"ai-data {ray_actor.installed().get('ai-data', '')} on every node"
+                f"ai-data {installed().get('ai-data', '')} on every node"
             ) from error
         return f"{self._place()} died: {_head(error)}"
 

@@ -12,7 +12,7 @@ from ai.lab.files.ownership import OwnedError, Owner, give_up_left_open, holder,
 
 _FILES = {
     "trial": r"(meta|owner|marks)\.json(\..*)?|config\.yaml|log\.txt|(metrics|system)\.(jsonl|columns|png|svg|pdf)",
-    "experiment": r"experiment\.(json|png|svg|pdf)|(optuna|take)\.(log|lock)(\..*)?",
+    "experiment": r"experiment\.(json|png|svg|pdf)|(optuna|take)\.(log|lock)(\..*)?|work\.job",
     "study": r"notes\.md|(comparison|samples)\.(png|svg|pdf)",
 }
 """By kind: the names of files that the lab writes."""

@@ -19,6 +19,16 @@ DIFF_LIMIT_BYTES = 4 << 20
 """A longer diff is cut, and says so: a generated file that was never ignored must not fill every trial."""
 
 
+started_by: dict[str, Any] = {}
+"""What describes the command and code of a process that works for one on another machine: those of that one."""
+
+
+def describe_origin() -> dict[str, Any]:
+    """Returns folder, command and code of this process."""
+    session = describe_session()
+    return {key: session[key] for key in ("cwd", "argv", "git")}
+
+
 def describe_session() -> dict[str, Any]:
     """Returns what identifies this process and what it runs on, ready for JSON.
 
@@ -41,7 +51,7 @@ def describe_session() -> dict[str, Any]:
         session["torch_seed"] = torch.initial_seed()
         session["torch_threads"] = torch.get_num_threads()
         session["deterministic"] = torch.are_deterministic_algorithms_enabled()
-    return session
+    return {**session, **started_by}
 
 
 def describe_hardware() -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ai.lab.files.ownership import Owner, holder
 from ai.lab.record import Record
 from ai.lab.recording.options import HookOptions
 from ai.lab.report.trial_table import TrialRow, to_row
+from ai.lab.search.beats import Watch, beating
 from ai.lab.search.evaluation import Outcome, evaluate, record
 from ai.lab.search.experiment_trial import ExperimentTrial, Objective, PruneRule
 from ai.lab.search.optuna_storage import FileLock, open_study
@@ -85,6 +86,7 @@ class Search:
     seeds: int = 1
     device: str | None = None
     _study: optuna.Study | None = field(default=None, repr=False)
+    _watch: Watch = field(default_factory=Watch, repr=False)
     _held: list[Owner] = field(default_factory=list, repr=False)
 
     @property
@@ -124,10 +126,12 @@ class Search:
 
         def objective(asked: optuna.Trial) -> float | Sequence[float]:
             self.note(asked)
+            with contextlib.nullcontext() if self.storage is None else beating(asked):
+                return run_trial(asked)
+
+        def run_trial(asked: optuna.Trial) -> float | Sequence[float]:
             if self.seeds == 1:
-                trial = self.begin(asked)
-                lock.release()
-                return _as_told(self.score(trial, run))
+                return _as_told(self.run_one(asked, 0, run, lock.release))
             folder = self.trial_path(asked.number)
             folder.mkdir(parents=True, exist_ok=True)
             self._held.append(Owner(folder))  # also between its runs
@@ -149,19 +153,24 @@ class Search:
         try:
             if self.has(run.n) or self._is_walked():
                 return True
-            with _quiet():
+            with quiet():
                 self.study.optimize(
                     objective,
                     timeout=run.timeout_s,
                     catch=run.catch,  # type: ignore[arg-type]
                     callbacks=[*run.callbacks, after],
                 )
-        except (_Exit, _Left) as ended:
+        except (_Exit, Left) as ended:
             raise ended.error from None
         finally:
             self._release()
             lock.release()
         return enough
+
+    def is_under_way(self) -> bool:
+        """Whether trials are under way or wait to be taken up, by whatever process."""
+        unfinished = (TrialState.RUNNING, TrialState.WAITING)
+        return bool(self.study.get_trials(deepcopy=False, states=unfinished))
 
     def has(self, n: int) -> bool:
         """Whether `n` trials are there or under way; to be asked under the lock. If not, what was lost is queued again.
@@ -204,6 +213,12 @@ class Search:
         asked.set_user_attr("place", place)
         asked.set_user_attr("ended", None)
 
+    def run_one(self, asked: optuna.Trial, seed: int, run: Run, begun: Callable[[], None]) -> list[float]:
+        """Runs a trial, or one of its runs, and returns its scores; `begun` is called once its folder is taken."""
+        trial = self.begin(asked, seed)
+        begun()
+        return self.score(trial, run)
+
     def begin(self, asked: optuna.Trial, seed: int = 0) -> ExperimentTrial:
         """Returns the trial that was asked for, its folder taken; one of its runs with several seeds."""
         path = self.run_path(asked.number, seed)
@@ -232,7 +247,7 @@ class Search:
         """Returns the scores of a run; one that was finished before its process was lost is not run again."""
         path = self.run_path(asked.number, seed)
         known = self._scores_in(path, asked.number) if asked.user_attrs.get("taken_up") else None
-        return known if known is not None else self.score(self.begin(asked, seed), run)
+        return known if known is not None else self.run_one(asked, seed, run, lambda: None)
 
     def run_path(self, number: int, seed: int) -> Path:
         """Returns the folder of a trial, or of one of its runs with several seeds."""
@@ -264,7 +279,7 @@ class Search:
             asked.set_user_attr("ended", outcome.state)
             asked.set_user_attr("counts", outcome.counts)
         if outcome.state == "interrupted" and not outcome.counts:
-            raise _Left(outcome.error)
+            raise Left(outcome.error)
         if isinstance(outcome.error, Exception | KeyboardInterrupt):
             raise outcome.error
         if outcome.error is not None:
@@ -277,10 +292,12 @@ class Search:
             self._held.pop().release()
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
-        """Whether a trial under way has lost its process; of another machine's, without its folder, none can say."""
+        """Whether a trial under way has lost its process; another machine's folder may not be here, only beats."""
         folder = self.trial_path(trial.number)
         here = trial.user_attrs.get("host") in (None, socket.gethostname())
-        return (here or folder.exists()) and holder(folder) is None
+        if here or folder.exists():
+            return holder(folder) is None
+        return self._watch.has_stopped(trial)
 
     def _put_back(self, lost: FrozenTrial) -> None:
         """Has a trial whose process is gone taken up again, with its number, its choices and its folder.
@@ -350,10 +367,10 @@ class Search:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_study": None, "_held": []}  # an open storage stays in its process
+        return {**self.__dict__, "_study": None, "_held": [], "_watch": Watch()}  # an open storage stays in its process
 
 
-class _Left(BaseException):
+class Left(BaseException):
     """Carries an interruption through Optuna: the trial stays under way there, and is taken up again."""
 
     def __init__(self, error: BaseException | None) -> None:
@@ -384,7 +401,7 @@ def report_line(row: TrialRow) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def quiet() -> Any:
     """Optuna says nothing of trials that fail: the trial's record and our line do."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -108,6 +108,14 @@ def open_study(
         optuna.logging.set_verbosity(verbosity)
 
 
+def load_study(folder: Path, url: str, name: str) -> optuna.Study | None:
+    """Returns the study of that name in a database, None where there is none."""
+    try:
+        return optuna.load_study(study_name=name, storage=open_storage(folder, url))
+    except KeyError:
+        return None
+
+
 def delete_study(folder: Path, url: str, name: str) -> None:
     """Deletes the study of that name from a database, if it is there."""
     storage = open_storage(folder, url)

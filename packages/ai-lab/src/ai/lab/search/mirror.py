@@ -1,0 +1,219 @@
+"""A trial's folder on another machine, copied here while it is written: no disk is shared.
+
+`Mirror` is where the trial runs and says what is new; `Copy` is where it is kept. Rows and logs travel as the bytes
+appended to them, other files whole, a snapshot in parts and committed by a rename; rows come before the snapshots that
+count on them. What is copied is therefore a folder that a killed run might have left here.
+"""
+
+import contextlib
+import itertools
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ai.lab.files.folder import MARKER, write_atomic
+from ai.lab.files.ownership import FILE as OWNER
+from ai.lab.record import LOG, METRICS, SNAPSHOTS, SYSTEM
+
+SYNC_S = 1.0
+"""Seconds between two looks at what is new."""
+PART_BYTES = 8 << 20
+_TAIL_BYTES = 256  # by which an appended file is known again
+_APPENDED = (METRICS, SYSTEM, LOG)
+_OWN = (MARKER, OWNER)  # each side has its own
+
+Send = Callable[..., object]
+
+
+class Copy:
+    """The copy of a trial's folder.
+
+    Args:
+        folder: Where it is; it must exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+
+    def parts(self) -> Iterator[tuple[str, int, bytes]]:
+        """Yields name, position and bytes of all that a run goes on from."""
+        for path in sorted(self._folder.rglob("*")):
+            name = path.relative_to(self._folder)
+            if path.is_file() and path.name != OWNER and not _is_unfinished(name):
+                for at, data in _parts(path):
+                    yield str(name), at, data
+
+    def clear(self) -> None:
+        """Deletes what a run left that is not gone on from."""
+        for path in self._folder.iterdir():
+            if path.name not in _OWN:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def take(self, kind: str, name: str, *content: Any) -> None:
+        """Does what a mirror said.
+
+        Raises:
+            ValueError: it names something outside of the folder.
+        """
+        path = self._inside(name)
+        if kind == "append":
+            at, data = content
+            with open(path, "ab") as file:
+                file.truncate(at)  # rows that a resumed run has dropped
+                file.write(data)
+        elif kind == "whole":
+            write_atomic(path, content[0])
+        elif kind == "part":
+            at, data = content
+            with open(path, "r+b" if at else "wb") as file:
+                file.seek(at)
+                file.write(data)
+        elif kind == "commit":
+            partial = self._inside(content[0])
+            for file_path in partial.rglob("*"):
+                _flush(file_path)
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(partial, path)
+            _flush(path.parent)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def forget_unfinished(self) -> None:
+        """Deletes snapshots that were cut off on their way."""
+        for path in (self._folder / SNAPSHOTS).glob(".*.partial"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _inside(self, name: str) -> Path:
+        path = self._folder / name
+        if self._folder not in path.resolve().parents:
+            raise ValueError(f"{name!r} must lie in the trial's folder {self._folder}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+class Mirror:
+    """Says what is new in a folder, from a thread.
+
+    Args:
+        folder: The trial's.
+        send: Called with kind, name and content; may wait.
+    """
+
+    def __init__(self, folder: Path, send: Send) -> None:
+        self._folder, self._send = folder, send
+        self._sent: dict[str, Any] = {}
+        self._error: BaseException | None = None
+        self._one_at_a_time, self._stop = threading.Lock(), threading.Event()
+        for name, path in self._files():  # what is here came from there
+            data = path.read_bytes() if name in _APPENDED else b""
+            self._sent[name] = (len(data), data[-_TAIL_BYTES:]) if name in _APPENDED else _stamp(path)
+        self._sent |= {name: True for name, _ in self._snapshots()}
+        self._thread = threading.Thread(target=self._loop, name="ai-lab mirror", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Sends what is left."""
+        self._stop.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        self.sync()
+
+    def sync(self) -> None:
+        """Sends what is new."""
+        with self._one_at_a_time:
+            snapshots = self._snapshots()
+            files = self._files()
+            for name, path in files:
+                with contextlib.suppress(FileNotFoundError):
+                    if name in _APPENDED:
+                        self._append(name, path)
+                    elif self._sent.get(name) != (stamp := _stamp(path)):
+                        self._send("whole", name, path.read_bytes())
+                        self._sent[name] = stamp
+            for name, folder in snapshots:
+                if name not in self._sent:
+                    self._snapshot(name, folder)
+            for name in [name for name in self._sent if not (self._folder / name).exists()]:
+                self._send("remove", name)
+                del self._sent[name]
+
+    def _append(self, name: str, path: Path) -> None:
+        sent, tail = self._sent.get(name, (0, b""))
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, sent - len(tail)))
+            if size < sent or file.read(len(tail)) != tail:
+                sent, tail = 0, b""  # cut by a resumed run, and perhaps grown again since: all of it anew
+                if size == 0:
+                    self._send("append", name, 0, b"")
+            file.seek(sent)
+            while size > sent:
+                data = file.read(min(PART_BYTES, size - sent))
+                self._send("append", name, sent, data)
+                sent, tail = sent + len(data), (tail + data)[-_TAIL_BYTES:]
+        self._sent[name] = sent, tail
+
+    def _snapshot(self, name: str, folder: Path) -> None:
+        partial = str(Path(name).with_name(f".{folder.name}.0.partial"))
+        with contextlib.suppress(FileNotFoundError):  # only the last few are kept
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    for at, data in _parts(path):
+                        self._send("part", f"{partial}/{path.relative_to(folder)}", at, data)
+            self._send("commit", name, partial)
+            self._sent[name] = True
+            return
+        self._send("remove", partial)
+
+    def _files(self) -> list[tuple[str, Path]]:
+        found = []
+        for path in sorted(self._folder.rglob("*")):
+            name = path.relative_to(self._folder)
+            if path.is_file() and not any(part.startswith(".") for part in name.parts) and path.name not in _OWN:
+                if name.parts[0] != SNAPSHOTS:
+                    found.append((str(name), path))
+        return found
+
+    def _snapshots(self) -> list[tuple[str, Path]]:
+        folders = sorted((self._folder / SNAPSHOTS).glob("[0-9]*"))
+        return [(f"{SNAPSHOTS}/{folder.name}", folder) for folder in folders if folder.is_dir()]
+
+    def _loop(self) -> None:
+        try:
+            while not self._stop.wait(SYNC_S):
+                self.sync()
+        except BaseException as error:  # raised by `close`, in the thread that ends with it
+            self._error = error
+
+
+def _parts(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields position and bytes of a file; of an empty one too."""
+    with open(path, "rb") as file:
+        for at in itertools.count(0, PART_BYTES):
+            data = file.read(PART_BYTES)
+            if not data and at:
+                return
+            yield at, data
+
+
+def _is_unfinished(name: Path) -> bool:
+    return any(part.startswith(".") and part != MARKER for part in name.parts)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,168 @@
+"""What a worker on another machine does with trials: runs them in a folder of its own, and asks by messages.
+
+Messages out: `("free",)`, `("call", number, name, arguments, options)`, `("file", kind, name, …)`,
+`("ended", Outcome)`, `("failed", error)`. In: `("given", name, at, bytes)` of a folder to go on from,
+`("begin", Given)`, `("answer", number, value, error)`.
+"""
+
+import dataclasses
+import itertools
+import os
+import queue
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ai.data.workers.worker import portable_error
+from ai.lab.provenance import description
+from ai.lab.search.evaluation import Outcome, evaluate, record
+from ai.lab.search.experiment_trial import ExperimentTrial
+from ai.lab.search.mirror import Mirror
+
+if TYPE_CHECKING:
+    from ai.data.workers.worker import Link
+    from ai.lab.search.loop import Run, Search
+
+_SUGGEST = {"suggest_float", "suggest_int", "suggest_categorical"}
+CALLS = _SUGGEST | {"report", "should_prune", "set_user_attr", "set_constraint"}
+FACTS = {"params", "distributions", "user_attrs", "system_attrs", "datetime_start"}
+"""What an objective may ask of `trial.optuna` where the search is on another machine."""
+_LITTER = "ai-lab-work-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """A trial to run.
+
+    Attributes:
+        number: Its number.
+        seed: Which of its runs.
+        goes_on: Whether its folder is to be gone on from.
+        reported: The steps of which the search knows a score already.
+        fields: Of `meta.json`.
+        started_by: What describes who runs the search.
+    """
+
+    number: int
+    seed: int
+    goes_on: bool
+    reported: list[int]
+    fields: dict[str, Any]
+    started_by: dict[str, Any]
+
+
+class Asked:
+    """Optuna's trial, which is with the search: what is asked of it is a message.
+
+    Args:
+        number: The trial's.
+        calls: Carries it.
+    """
+
+    def __init__(self, number: int, calls: "Calls") -> None:
+        self.number = number
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        if name in CALLS:
+            return lambda *arguments, **options: self._calls(name, *arguments, **options)
+        if name in FACTS:
+            return self._calls(name)
+        raise AttributeError(
+            f"trial.optuna has no {name!r} on another machine than its search; there are: "
+            f"{', '.join(sorted(CALLS | FACTS))}"
+        )
+
+
+class Calls:
+    """Calls to the search over a link, from any thread; what is no answer waits in `orders`.
+
+    Args:
+        link: The worker's.
+    """
+
+    def __init__(self, link: "Link") -> None:
+        self.orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._link, self._numbers = link, itertools.count()
+        self._answers: dict[int, queue.SimpleQueue[Any]] = {}
+        threading.Thread(target=self._listen, name="ai-lab calls", daemon=True).start()
+
+    def __call__(self, name: str, *arguments: Any, **options: Any) -> Any:
+        """Returns the answer; who asks ends with the worker if the search does."""
+        number = next(self._numbers)
+        answer = self._answers[number] = queue.SimpleQueue()
+        self._link.send(("call", number, name, arguments, options))
+        value, error = answer.get()
+        if error is not None:
+            raise error
+        return value
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                kind, *content = self._link.inbox.get()
+                if kind == "answer":
+                    number, value, error = content
+                    self._answers.pop(number).put((value, error))
+                else:
+                    self.orders.put((kind, *content))
+        except BaseException as error:  # a worker that is a thread was ended; a process is gone by then
+            self.orders.put(("over", error))
+            for answer in list(self._answers.values()):
+                answer.put((None, error))
+
+
+def serve_trials(search: "Search", run: "Run", link: "Link") -> None:
+    """Runs trials one after the other, as they are given, for as long as the worker lives."""
+    try:
+        _remove_litter()
+        calls = Calls(link)
+        while True:
+            link.send(("free",))
+            with tempfile.TemporaryDirectory(prefix=f"{_LITTER}{os.getpid()}-") as scratch:
+                outcome = _serve_one(search, run, link, calls, Path(scratch, search.path.name))
+            error = None if outcome.error is None else portable_error(outcome.error)
+            link.send(("ended", dataclasses.replace(outcome, error=error)))
+    except Exception as error:
+        link.send(("failed", portable_error(error)))
+        link.wait_for_end()
+
+
+def _serve_one(search: "Search", run: "Run", link: "Link", calls: Calls, experiment: Path) -> Outcome:
+    folder = experiment / "trial"
+    while (order := calls.orders.get())[0] == "given":
+        _, name, at, data = order
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "r+b" if at else "wb") as file:
+            file.seek(at)
+            file.write(data)
+    if order[0] == "over":
+        raise order[1]
+    given: Given = order[1]
+    description.started_by = given.started_by
+    mirror = Mirror(folder, lambda *what: link.send(("file", *what)))
+    try:
+        asked: Any = Asked(given.number, calls)
+        how: Mapping[str, Any] = {"seed": given.seed, "goes_on": given.goes_on, "reported": given.reported}
+        trial = ExperimentTrial(folder, asked, search.prune, search.trial_options, **how)
+        trial.begin(**given.fields)
+        objectives = list(search.directions)
+        outcome = evaluate(trial, run.fn, objectives, run.catch)
+        owner = record(trial, outcome, objectives)
+        if owner is not None:
+            owner.release()
+        return outcome
+    finally:
+        mirror.close()
+
+
+def _remove_litter() -> None:
+    """Deletes what killed workers left on this machine."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_LITTER}*"):
+        pid = path.name.removeprefix(_LITTER).split("-")[0]
+        if pid.isdecimal() and not Path("/proc", pid).exists() and Path("/proc/self").exists():
+            shutil.rmtree(path, ignore_errors=True)

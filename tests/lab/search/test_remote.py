@@ -1,0 +1,254 @@
+"""Searches on an engine, whose workers are threads of this process: what is said, kept, lost and gone on from."""
+
+import _thread
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from torch import nn
+
+from ai.data import Dataset
+from ai.data.workers.in_process import InProcess
+from ai.lab import Experiment, Record
+from ai.lab.search import mirror
+from ai.lab.search.mirror import Copy, Mirror
+from ai.train import Classify, Trainer, opt
+
+QUIET = {"progress": False}
+OPTIONS = {"search": "random", "save_snapshots": True, "save_interval": 10, "log_interval": 5}
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    monkeypatch.setattr(mirror, "SYNC_S", 0.005)
+
+
+def train(trial, flag=None) -> float:
+    """Trains with dropout for 30 steps; at step 25 of trial 1 it is lost, once `flag` says so."""
+    rng = np.random.default_rng(0)
+    data = Dataset({"x": rng.normal(size=(80, 8)).astype("float32"), "y": rng.integers(0, 3, 80).astype("uint8")})
+    torch.manual_seed(trial.number)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.3), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = opt.adamw(model, lr=trial.hp.log("lr", 1e-3, 1e-1))
+    loader = data.loader(16, "cpu", train=True, seed=1)
+    classify = Classify()
+    step = trial.resume(model, optimizer, loader)
+
+    def env(model, batch, step_now):
+        if flag and trial.number == 1 and step == 0 and step_now == 25:
+            deadline = time.monotonic() + 30
+            while not Path(flag).exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            raise SystemExit("lost")
+        return classify(model, batch, step_now)
+
+    Trainer(env, loader).train(model, optimizer, trial.hook(), step=step, steplimit=30)
+    trial.save_sample(30, torch.zeros(1, 3, 4, 4))
+    return float(torch.cat([p.detach().flatten() for p in model.parameters()]).double().norm())
+
+
+class Losing(InProcess):
+    """Ends a worker when its snapshot of step 20 has come, and then does `also`."""
+
+    def __init__(self, flag, also=lambda: None):
+        super().__init__()
+        self.flag, self.also = flag, also
+
+    def start(self, payload, on_message, on_exit):
+        def heard(message):
+            on_message(message)
+            if message[:3] == ("file", "commit", "snapshots/000000020") and not self.flag.exists():
+                if "00001" in os.listdir(self.flag.parent / "e" / "trials"):
+                    self.workers[-1].close()
+                    self.also()
+                    self.flag.touch()
+
+        return super().start(payload, heard, on_exit)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Returns a search of one process of this machine."""
+    return Experiment(tmp_path_factory.mktemp("whole") / "e", **OPTIONS).run(3, train, **QUIET)
+
+
+def check_equal(experiment, whole) -> None:
+    assert [row[:4] for row in experiment.trials()] == [row[:4] for row in whole.trials()]
+    for here, there in zip(experiment.trials(), whole.trials(), strict=True):
+        mine, others = Record(here.path), Record(there.path)
+        assert mine.state == "finished"
+        assert mine.meta["score"] == here.score
+        assert mine.meta["sessions"][-1]["argv"] == others.meta["sessions"][-1]["argv"]
+        assert list(mine.snapshots()) == list(others.snapshots()) == [10, 20, 30]
+        assert mine.metrics()["loss"].values.tolist() == others.metrics()["loss"].values.tolist()
+        assert mine.metrics()["loss"].steps.tolist() == others.metrics()["loss"].steps.tolist()
+        for step, folder in mine.snapshots().items():
+            assert (folder / "model.safetensors").read_bytes() == (
+                others.snapshots()[step] / "model.safetensors"
+            ).read_bytes()
+        assert list(mine.samples()) == list(others.samples()) == [30]
+        assert not list(here.path.rglob("*.partial"))
+
+
+def test_what_runs_elsewhere_is_recorded_here_as_if_it_had_run_here(tmp_path, whole, capsys):
+    engine = InProcess()
+    experiment = Experiment(tmp_path / "e", **OPTIONS).run(3, train, engine=engine)
+    check_equal(experiment, whole)
+    assert len(engine.workers) == 1  # it stayed between its trials
+    assert [line.split()[:3] for line in capsys.readouterr().out.splitlines() if line.startswith("trial")] == [
+        ["trial", str(number), "finished"] for number in range(3)
+    ]
+    assert experiment.best_trial.path == (tmp_path / "e" / "@best").resolve()
+
+
+def test_a_lost_trial_keeps_its_number_and_goes_on_from_the_copy_bit_for_bit(tmp_path, whole):
+    engine = Losing(tmp_path / "flag")
+    experiment = Experiment(tmp_path / "e", **OPTIONS).run(
+        3, lambda trial: train(trial, tmp_path / "flag"), engine=engine, **QUIET
+    )
+    check_equal(experiment, whole)
+    assert len(engine.workers) == 2
+    record = Record(experiment.trial_path(1))
+    assert record.meta["started_step"] == 20
+    assert len(record.meta["sessions"]) == 2
+
+
+def test_a_driver_that_is_started_again_goes_on_with_what_was_under_way(tmp_path, whole):
+    engine = Losing(tmp_path / "flag", _thread.interrupt_main)
+    experiment = Experiment(tmp_path / "e", **OPTIONS)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(3, lambda trial: train(trial, tmp_path / "flag"), engine=engine, **QUIET)
+    assert experiment.trials()[0].state == "finished"
+    experiment = Experiment(tmp_path / "e", **OPTIONS).run(3, train, engine=InProcess(), **QUIET)
+    check_equal(experiment, whole)
+    assert Record(experiment.trial_path(1)).meta["started_step"] == 20
+
+
+def test_several_workers_run_as_many_trials_as_were_asked_for(tmp_path):
+    def objective(trial) -> float:
+        x = trial.hp.lin("x", 0, 1)
+        trial.log(0, {"x": x})
+        if trial.number == 3:
+            raise optuna.TrialPruned
+        if trial.number == 4:
+            raise ZeroDivisionError
+        trial.optuna.set_user_attr("seen", trial.optuna.params["x"])
+        return x
+
+    engine, seen = InProcess(), []
+    experiment = Experiment(tmp_path / "e", search="random")
+    experiment.run(
+        12,
+        objective,
+        n_jobs=3,
+        engine=engine,
+        catch=(ZeroDivisionError,),
+        callbacks=[lambda study, trial: seen.append(trial.number)],
+        **QUIET,
+    )
+    rows = experiment.trials()
+    assert sorted(seen) == [row.number for row in rows] == list(range(12))
+    assert [row.state for row in rows] == [*["finished"] * 3, "pruned", "failed", *["finished"] * 7]
+    assert [Record(row.path).state for row in rows] == [row.state for row in rows]
+    assert all(Record(row.path).last()["x"] == row.hparams["x"] for row in rows)
+    assert experiment.study.trials[0].user_attrs["seen"] == rows[0].hparams["x"]
+    assert len(engine.workers) <= 3
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO
+
+
+def test_each_of_several_seeds_runs_elsewhere(tmp_path):
+    experiment = Experiment(tmp_path / "e", search={"a": [1, 2]}, seeds=2)
+    experiment.run(2, lambda trial: trial.hp.lst("a", [1, 2]) + trial.seed, engine=InProcess(), **QUIET)
+    assert sorted(row.runs for row in experiment.trials()) == [((1.0,), (2.0,)), ((2.0,), (3.0,))]
+    assert [record.meta["seed"] for record in experiment.best_runs] == [0, 1]
+
+
+def test_an_error_of_the_objective_is_raised_here_and_its_trial_failed(tmp_path):
+    def objective(trial) -> float:
+        raise KeyError("no such thing")
+
+    experiment = Experiment(tmp_path / "e", search="random")
+    with pytest.raises(KeyError, match="no such thing") as caught:
+        experiment.run(4, objective, n_jobs=2, engine=InProcess(), **QUIET)
+    assert "in objective" in "".join(caught.value.__notes__)
+    assert "failed" in [row.state for row in experiment.trials()]
+    assert "KeyError" in Record(experiment.trials()[0].path).meta["error"]
+
+
+class Deadly(InProcess):
+    """Its workers end at their first word of a trial."""
+
+    def start(self, payload, on_message, on_exit):
+        def heard(message):
+            on_message(message)
+            if message[0] == "file":
+                self.workers[-1].close()
+
+        return super().start(payload, heard, on_exit)
+
+
+def test_a_trial_that_takes_every_worker_with_it_is_named(tmp_path):
+    experiment = Experiment(tmp_path / "e", search="random")
+    with pytest.raises(
+        RuntimeError, match=r"trial 0 of .* was lost 4 times in a row, the last time with a worker that"
+    ):
+        experiment.run(1, lambda trial: trial.hp.lin("x", 0, 1), engine=Deadly(), **QUIET)
+
+
+def test_devices_are_the_engines(tmp_path):
+    with pytest.raises(ValueError, match="devices must be empty with an engine, which shows each worker its own"):
+        Experiment(tmp_path / "e").run(1, train, devices=["cuda:0"], engine=InProcess())
+
+
+# -- the copy of a folder
+
+
+def test_rows_that_were_cut_and_have_grown_again_are_copied_anew(tmp_path):
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    copy = Copy(here)
+    mirrored = Mirror(there, copy.take)
+    rows = there / "metrics.jsonl"
+    for text in ("a" * 300, "a" * 500, "a" * 100 + "b" * 600, "", "c"):
+        rows.write_text(text)
+        mirrored.sync()
+        assert (here / "metrics.jsonl").read_text() == text
+    (there / "samples").mkdir()
+    (there / "samples" / "1.png").write_bytes(b"x")
+    (there / "samples" / ".write-1").write_bytes(b"half")
+    mirrored.sync()
+    assert [path.name for path in (here / "samples").iterdir()] == ["1.png"]
+    (there / "samples" / "1.png").unlink()
+    mirrored.close()
+    assert not list((here / "samples").iterdir())
+
+
+def test_a_snapshot_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror, "PART_BYTES", 10)
+    there, here = tmp_path / "there", tmp_path / "here"
+    (there / "snapshots" / "000000010").mkdir(parents=True)
+    (there / "snapshots" / "000000010" / "model.safetensors").write_bytes(bytes(range(45)))
+    (there / "snapshots" / "000000010" / "empty").touch()
+    here.mkdir()
+    copy, said = Copy(here), []
+    mirrored = Mirror(there, lambda *what: said.append(what))  # what is there at first came from here
+    assert said == []
+    (there / "snapshots" / "000000010").rename(there / "snapshots" / "000000020")
+    mirrored.close()
+    assert [what[0] for what in said] == ["part"] * 6 + ["commit", "remove"]
+    for what in said[:6]:
+        copy.take(*what)
+    assert not list((here / "snapshots").glob("0*"))
+    copy.take(*said[6])
+    assert (here / "snapshots" / "000000020" / "model.safetensors").read_bytes() == bytes(range(45))
+    assert dict.fromkeys(name for name, *_ in copy.parts()) == dict.fromkeys(
+        ["snapshots/000000020/empty", "snapshots/000000020/model.safetensors"]
+    )
+    with pytest.raises(ValueError, match=r"'../x' must lie in the trial's folder"):
+        copy.take("whole", "../x", b"")
