@@ -200,7 +200,7 @@ class Experiment:
         report = loop.report_line if progress else lambda row: None
         places = [devices[index % len(devices)] if devices else None for index in range(n_jobs)]
         if engine is not None:
-            from ai.lab.search.remote import run_elsewhere
+            from ai.lab.search.elsewhere.driver import run_elsewhere
 
             run_elsewhere(self._search, how, n_jobs, engine, report)
         elif n_jobs == 1:

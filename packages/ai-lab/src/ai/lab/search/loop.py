@@ -24,7 +24,7 @@ from ai.lab.report.trial_table import TrialRow, to_row
 from ai.lab.search.beats import Watch, beating
 from ai.lab.search.evaluation import Outcome, evaluate, record
 from ai.lab.search.experiment_trial import ExperimentTrial, Objective, PruneRule
-from ai.lab.search.optuna_storage import FileLock, open_study
+from ai.lab.search.optuna_storage import FileLock, open_study, quiet
 from ai.lab.search.sampler import SeededSampler, as_sampler
 
 if TYPE_CHECKING:
@@ -398,17 +398,6 @@ def report_line(row: TrialRow) -> None:
     )
     score = "".join(f" {score:.6g}" for score in row.scores)
     print(f"trial {row.number} {row.state}{score}  {hparams}", flush=True)
-
-
-@contextlib.contextmanager
-def quiet() -> Any:
-    """Optuna says nothing of trials that fail: the trial's record and our line do."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(verbosity)
 
 
 def _as_pruner(pruner: "str | BasePruner | None") -> "BasePruner":

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -81,6 +82,25 @@ def _mend(journal: Path) -> None:
         os.close(descriptor)
 
 
+_silencing = threading.Lock()
+_silenced: list[int] = []
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna says nothing meanwhile, in whatever thread: a trial's record, and our line, tell how it failed."""
+    with _silencing:
+        _silenced.append(_silenced[0] if _silenced else optuna.logging.get_verbosity())
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        with _silencing:
+            before = _silenced.pop()
+            if not _silenced:
+                optuna.logging.set_verbosity(before)
+
+
 def open_storage(folder: Path, url: str | None) -> "BaseStorage":
     """Returns the journal in `folder`, or the database at `url`."""
     if url is not None:
@@ -96,16 +116,13 @@ def open_study(
     folder: Path, url: str | None, name: str, directions: Sequence[Literal["minimize", "maximize"]]
 ) -> optuna.Study:
     """Returns the study of that name, made if missing."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # not a line per process that opens it
     try:
-        return optuna.create_study(
-            storage=open_storage(folder, url), study_name=name, directions=list(directions), load_if_exists=True
-        )
+        with quiet():  # not a line per process that opens it
+            return optuna.create_study(
+                storage=open_storage(folder, url), study_name=name, directions=list(directions), load_if_exists=True
+            )
     except json.JSONDecodeError as error:
         raise ValueError(f"{folder / 'optuna.log'} is damaged, a line of it is no JSON: {error}") from None
-    finally:
-        optuna.logging.set_verbosity(verbosity)
 
 
 def load_study(folder: Path, url: str, name: str) -> optuna.Study | None:

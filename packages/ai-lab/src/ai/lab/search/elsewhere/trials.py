@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from ai.data.workers.worker import portable_error
 from ai.lab.provenance import description
+from ai.lab.search.elsewhere.mirror import Mirror
 from ai.lab.search.evaluation import Outcome, evaluate, record
 from ai.lab.search.experiment_trial import ExperimentTrial
-from ai.lab.search.mirror import Mirror
 
 if TYPE_CHECKING:
     from ai.data.workers.worker import Link

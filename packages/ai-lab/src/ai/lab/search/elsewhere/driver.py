@@ -25,10 +25,11 @@ from ai.lab.files.ownership import Owner
 from ai.lab.files.removal import remove_unowned
 from ai.lab.provenance.description import describe_origin
 from ai.lab.record import Record
+from ai.lab.search.elsewhere.mirror import Copy
+from ai.lab.search.elsewhere.trials import CALLS, FACTS, Given, serve_trials
 from ai.lab.search.evaluation import Outcome
-from ai.lab.search.loop import MAX_LOSSES, Left, Report, Run, Search, quiet
-from ai.lab.search.mirror import Copy
-from ai.lab.search.remote_trial import CALLS, FACTS, Given, serve_trials
+from ai.lab.search.loop import MAX_LOSSES, Left, Report, Run, Search
+from ai.lab.search.optuna_storage import quiet
 
 _LOOK_S = 0.2
 

@@ -14,8 +14,8 @@ from torch import nn
 from ai.data import Dataset
 from ai.data.workers.in_process import InProcess
 from ai.lab import Experiment, Record
-from ai.lab.search import mirror
-from ai.lab.search.mirror import Copy, Mirror
+from ai.lab.search.elsewhere import mirror
+from ai.lab.search.elsewhere.mirror import Copy, Mirror
 from ai.train import Classify, Trainer, opt
 
 QUIET = {"progress": False}

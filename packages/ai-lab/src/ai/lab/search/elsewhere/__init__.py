@@ -1,0 +1,1 @@
+"""Trials of a search on other machines, which share no folder with it."""
