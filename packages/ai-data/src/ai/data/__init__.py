@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ai.data.loader import DataLoader as DataLoader
     from ai.data.loading.preprocess import PreprocessError as PreprocessError
     from ai.data.replay_buffer import ReplayBuffer as ReplayBuffer
+    from ai.data.shards.stream import Shards as Shards
+    from ai.data.shards.writing import write_shards as write_shards
     from ai.data.tokens import block_mask as block_mask
     from ai.data.tokens import packed_tokens as packed_tokens
     from ai.data.workers.ray_engine import Ray as Ray
@@ -53,6 +55,7 @@ _OWNERS = {
     "PreprocessError": "loading.preprocess",
     "Ray": "workers.ray_engine",
     "ReplayBuffer": "replay_buffer",
+    "Shards": "shards.stream",
     "Source": "generation.source",
     "WorkerFailedError": "workers.worker",
     "fashion_mnist_dataset": "builtin.mnist",
@@ -62,6 +65,7 @@ _OWNERS = {
     "padded": "batch.padding",
     "packs": "images.pack_list",
     "vtrace_returns": "episodes.returns",
+    "write_shards": "shards.writing",
 }
 _MODULES = ("augment", "sampling", "toy", "util")
 

@@ -1,0 +1,178 @@
+"""A stream of the samples in many files, which knows where it is."""
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ai.data.batch.arguments import check_whole
+from ai.data.shards.formats import READERS, Place, reader_of
+from ai.data.storage.remote import file_system, local_path, opened
+
+INDEX = "shards.json"
+
+
+class Shards:
+    """The samples of files, one after another, for `ai.data.util.create_data_loader`.
+
+    Each worker reads files of its own from beginning to end; `create_data_loader(shards, 64, train=True,
+    shuffle=10_000)` shuffles so many samples at a time. A state goes on in the middle of a file without reading what
+    lies before.
+
+    A `.tar` gives its files of one name as one sample, a dict of their contents by ending and of `__key__`, as
+    WebDataset writes them; `.parquet` and `.arrow` give rows as dicts, `.jsonl` what stands in each line, `.txt` lines,
+    and `.npz`, of arrays of one length (`ai.data.write_shards`), dicts of entries.
+
+    Args:
+        paths: a file, a folder of such files, a pattern with `*`, or a list of these; each a path or a URL that fsspec
+            reads.
+        shuffle: take the files in another order in each epoch.
+        seed: of that order.
+
+    Attributes:
+        files: the path or URL of each.
+        classes: the names of the labels, where `write_shards` was told them.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: a file of another kind, or shards that were not all written.
+
+    Example:
+        >>> import tempfile
+        >>> from ai.data.util import create_data_loader
+        >>> path = tempfile.mkdtemp() + "/lines.txt"
+        >>> with open(path, "w") as file:
+        ...     for line in ("one", "two", "three"):
+        ...         print(line, file=file)
+        >>> list(create_data_loader(Shards(path), 2, n_workers=0))
+        [['one', 'two'], ['three']]
+    """
+
+    def __init__(
+        self,
+        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+    ) -> None:
+        check_whole(seed=seed)
+        given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        found = [_found(path) for path in given]
+        self.files = [file for files, _ in found for file in files]
+        named = {tuple(index.get("classes") or ()) for _, index in found}
+        self.classes = (named.pop() or None) if len(named) == 1 else None
+        if not self.files:
+            raise FileNotFoundError("paths must name at least one file, got none")
+        for file in self.files:
+            reader_of(file)
+        self._shuffle = shuffle
+        self._seed = seed
+        self._epoch = 0
+        self._at = _BEGINNING
+        self._loaded: tuple[int, Place] | None = None
+
+    def __repr__(self) -> str:
+        return f"Shards({len(self.files)} files, {self.files[0]}{', …' * (len(self.files) > 1)})"
+
+    def set_epoch(self, epoch: int) -> None:
+        """Says which epoch the next pass is."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yields the samples from the beginning, or from where a state was loaded."""
+        files, (first, place) = self._mine(), self._loaded or _BEGINNING
+        self._loaded, self._at = None, (first, place)
+        for number in range(first, len(files)):
+            try:
+                with opened(files[number]) as file:
+                    for sample, after in reader_of(files[number])(file, place):
+                        self._at = number, after
+                        yield sample
+            except ImportError:
+                raise
+            except Exception as error:  # each library of a format has its own
+                kind = OSError if isinstance(error, OSError) else ValueError
+                raise kind(f"{files[number]} cannot be read: {type(error).__name__}: {error}") from error
+            place = ()
+            self._at = number + 1, place
+        self._at = _BEGINNING
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns where the next sample lies."""
+        number, place = self._at if self._loaded is None else self._loaded
+        return {"format": 1, "files": self._digest(), "epoch": self._epoch, "file": number, "place": place}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Lets the next pass begin where `state` was taken.
+
+        Raises:
+            ValueError: it is of other files, or of a newer format.
+        """
+        if (number := state.get("format")) != 1:
+            raise ValueError(f"this state of shards has format {number}, known is 1")
+        if state["files"] != self._digest():
+            raise ValueError("this state is of other files, or of the same in another order")
+        self._epoch = state["epoch"]
+        self._loaded = state["file"], tuple(state["place"])
+
+    def _mine(self) -> list[str]:
+        """Returns the files that are read here, in their order."""
+        from torch.utils.data import get_worker_info
+
+        files = self.files
+        if self._shuffle:
+            order = np.random.default_rng([self._seed % 2**64, self._epoch]).permutation(len(files))
+            files = [files[place] for place in order]
+        info = get_worker_info()
+        return files if info is None else files[info.id :: info.num_workers]
+
+    def _digest(self) -> str:
+        names = "\0".join(map(os.path.basename, self.files))  # wherever they lie now
+        return hashlib.blake2b(f"{names} {self._shuffle} {self._seed}".encode(), digest_size=8).hexdigest()
+
+
+_BEGINNING: tuple[int, Place] = (0, ())
+
+
+def _found(path: str | os.PathLike[str]) -> tuple[list[str], dict[str, Any]]:
+    """Returns the files that a path, a folder or a pattern names, and what `write_shards` says of a folder."""
+    index: dict[str, Any] = {}
+    if (local := local_path(path)) is not None:
+        if local.is_dir():
+            names = [str(file) for file in local.iterdir()]
+            if (local / INDEX).is_file():
+                index = json.loads((local / INDEX).read_text())
+        elif local.exists():
+            return [str(local)], index
+        else:
+            names = glob.glob(str(local))
+    else:
+        files, inner = file_system(str(path))
+        if files.isfile(inner):
+            return [str(path)], index
+        is_folder = files.isdir(inner)
+        outer = "".join(str(path).partition("::")[1:])
+        names = [
+            files.unstrip_protocol(name) + outer
+            for name in (files.ls(inner, detail=False) if is_folder else files.glob(inner))
+        ]
+        if is_folder and files.isfile(f"{inner.rstrip('/')}/{INDEX}"):
+            index = json.loads(files.cat_file(f"{inner.rstrip('/')}/{INDEX}"))
+    names = sorted(name for name in names if _counts(name.partition("::")[0]))
+    if not names:
+        raise FileNotFoundError(f"paths must name files that end in one of {', '.join(READERS)}, {path} has none")
+    if len(names) < index.get("n_shards", 0):
+        raise ValueError(
+            f"{path} holds {len(names)} of {index['n_shards']} shards: its writing was interrupted, go on with "
+            "write_shards(…, resume=True)"
+        )
+    return names, index
+
+
+def _counts(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in READERS

@@ -1,0 +1,193 @@
+"""Streams of files: every format, from here and from elsewhere, resumed at each sample."""
+
+import io
+import json
+import tarfile
+from itertools import chain, islice
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ai.data import Shards
+from ai.data.util import create_data_loader
+
+N = 7  # samples a file
+
+
+def tar(numbers, end=True):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as packed:
+        for n in numbers:
+            for ending, content in (("CLS", str(n)), ("seg.txt", f"sample {n}")):
+                member = tarfile.TarInfo(f"{'deep/' * (n % 3)}{'long' * 40 * (n % 2)}{n}.{ending}")
+                member.size = len(content)
+                packed.addfile(member, io.BytesIO(content.encode()))
+        size = packed.offset
+    return file.getvalue() if end else file.getvalue()[:size]
+
+
+def table(numbers):
+    return pa.table({"n": list(numbers), "v": pa.FixedSizeListArray.from_arrays([n % 9 for n in numbers] * 2, 2)})
+
+
+def parquet(numbers):
+    file = io.BytesIO()
+    pq.write_table(table(numbers), file, row_group_size=3)
+    return file.getvalue()
+
+
+def arrow(numbers, writer=pa.ipc.new_file):
+    file = io.BytesIO()
+    with writer(file, table(numbers).schema) as sink:
+        sink.write_table(table(numbers), max_chunksize=3)
+    return file.getvalue()
+
+
+def arrays(numbers):
+    file = io.BytesIO()
+    np.savez(file, n=np.array(numbers), v=np.ones((len(numbers), 2), np.float32))
+    return file.getvalue()
+
+
+FORMATS = {
+    "tar": (tar, lambda sample: int(sample["cls"])),
+    "txt": (lambda numbers: "".join(f"{n}é\r\n" for n in numbers).encode(), lambda line: int(line.rstrip("é"))),
+    "jsonl": (lambda numbers: "\n\n".join(json.dumps({"n": n}) for n in numbers).encode(), lambda sample: sample["n"]),
+    "parquet": (parquet, lambda sample: int(sample["n"])),
+    "arrow": (arrow, lambda sample: int(sample["n"])),
+    "hf.arrow": (lambda numbers: arrow(numbers, pa.ipc.new_stream), lambda sample: int(sample["n"])),
+    "npz": (arrays, lambda sample: int(sample["n"])),
+}
+
+
+@pytest.fixture(params=FORMATS)
+def made(request, tmp_path):
+    """Two files of one format, here and in memory, and what tells the number of a sample."""
+    write, number = FORMATS[request.param]
+    memory = fsspec.filesystem("memory")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / ".hidden.txt").write_text("no sample")
+    (tmp_path / "set" / "readme.md").write_text("no sample")
+    for k in range(2):
+        content = write(range(N * k, N * (k + 1)))
+        (tmp_path / "set" / f"{k}.{request.param}").write_bytes(content)
+        memory.pipe(f"/shards/{k}.{request.param}", content)
+    yield tmp_path / "set", number
+    memory.rm("/shards", recursive=True)
+
+
+def test_every_format_gives_its_samples_from_here_and_from_elsewhere(made):
+    folder, number = made
+    ending = next(folder.glob("1.*")).name[1:]
+    there = [f"memory://shards/{k}{ending}" for k in range(2)]
+    here = [folder / f"{k}{ending}" for k in range(2)]
+    patterns = [f"{where}/*{ending}" for where in (folder, "memory://shards")]
+    for paths in (folder, str(folder), here, f"file://{folder}", "memory://shards", there, *patterns):
+        assert list(map(number, Shards(paths))) == list(range(2 * N))
+
+
+def test_a_pass_goes_on_at_every_sample(made):
+    folder, number = made
+    for cut in range(2 * N + 1):
+        first, second = Shards(folder), Shards("memory://shards")
+        used = [number(sample) for sample in islice(first, cut)]
+        state = first.state_dict()
+        second.load_state_dict(state)
+        assert second.state_dict() == state
+        rest = [number(sample) for sample in second]
+        assert used + rest == list(range(2 * N))
+        assert [number(sample) for sample in second] == list(range(2 * N))  # and the next pass is whole
+
+
+def test_what_a_row_holds(tmp_path):
+    (tmp_path / "a.tar").write_bytes(tar([5]))
+    (tmp_path / "a.parquet").write_bytes(parquet([5]))
+    (sample,) = Shards(tmp_path / "a.tar")
+    assert sample == {"__key__": f"deep/deep/{'long' * 40}5", "cls": b"5", "seg.txt": b"sample 5"}
+    (row,) = Shards(tmp_path / "a.parquet")
+    assert row["v"].tolist() == [5, 5]
+
+
+@pytest.mark.parametrize("shuffle", [0, 5])
+def test_a_loader_resumes_exactly(tmp_path, shuffle):
+    for k in range(3):
+        (tmp_path / f"{k}.npz").write_bytes(arrays(range(N * k, N * (k + 1))))
+
+    def loader():
+        return create_data_loader(Shards(tmp_path, shuffle=True, seed=3), 4, train=True, n_workers=0, shuffle=shuffle)
+
+    whole = [batch["n"].tolist() for batch in islice(loader(), 21)]
+    epochs = [list(chain(*whole))[3 * N * k : 3 * N * (k + 1)] for k in range(4)]
+    assert all(sorted(epoch) == list(range(3 * N)) for epoch in epochs)
+    assert len({tuple(n // N for n in epoch) for epoch in epochs}) > 1  # files in another order
+    for cut in (1, 2, 5, 6, 11):
+        first, second = loader(), loader()
+        list(islice(first, cut))
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        assert [batch["n"].tolist() for batch in islice(second, 21 - cut)] == whole[cut:]
+
+
+def test_workers_read_files_of_their_own(tmp_path):
+    for k in range(4):
+        (tmp_path / f"{k}.npz").write_bytes(arrays(range(N * k, N * (k + 1))))
+    with create_data_loader(Shards(tmp_path), N, n_workers=2) as loader:
+        iterator = iter(loader)
+        batches = [next(iterator)["n"]]
+        state = loader.state_dict()
+        batches += [batch["n"] for batch in iterator]
+    assert [batch.tolist() for batch in batches] == [list(range(N * k, N * (k + 1))) for k in (0, 1, 2, 3)]
+        loader.load_state_dict(state)
+        assert torch.equal(torch.cat([batch["n"] for batch in loader]), torch.arange(N, 4 * N))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.tar", tar([1, 2], end=False), "ends without the mark of a tar's end: it is cut short"),
+        ("a.tar", tar([1, 2])[:700], r"a\.tar cannot be read"),
+        ("a.tar", tar([1, 1]), r"it holds .*1\.CLS twice"),
+        ("a.tar", b"no tar" * 200, r"a\.tar cannot be read"),
+        ("a.txt", b"\xff\n", "'utf-8' codec"),
+        ("a.jsonl", b"{}\n{", r"a\.jsonl cannot be read"),
+        ("a.npz", arrays(range(50))[:300], r"a\.npz cannot be read"),
+        ("a.parquet", parquet([1])[:40], r"a\.parquet cannot be read"),
+        ("a.arrow", arrow([1, 2])[:200], r"a\.arrow cannot be read"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises((ValueError, OSError), match=message):
+        list(Shards(tmp_path / name))
+
+
+def test_what_is_no_shard_is_refused(tmp_path):
+    for path, error, message in (
+        (tmp_path, FileNotFoundError, "must name files that end in one of .tar, .txt, .* has none"),
+        (tmp_path / "none.tar", FileNotFoundError, "none.tar has none"),
+        ("memory://nowhere/*.tar", FileNotFoundError, "nowhere/.*has none"),
+        ([], FileNotFoundError, "at least one file, got none"),
+    ):
+        with pytest.raises(error, match=message):
+            Shards(path)
+    (tmp_path / "a.tar.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"shards must end in one of \.tar, .*, got .*a\.tar\.gz"):
+        Shards(tmp_path / "a.tar.gz")
+    uneven = io.BytesIO()
+    np.savez(uneven, x=np.zeros(2), y=np.zeros(3))
+    (tmp_path / "a.npz").write_bytes(uneven.getvalue())
+    with pytest.raises(ValueError, match=r"a\.npz cannot be read: .*one row a sample, got .*\(2,\)"):
+        list(Shards(tmp_path / "a.npz"))
+
+
+def test_states_of_other_files_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("1\n2\n")
+    state = Shards(tmp_path).state_dict()
+    (tmp_path / "b.txt").write_text("3\n")
+    with pytest.raises(ValueError, match="of other files"):
+        Shards(tmp_path).load_state_dict(state)
+    with pytest.raises(ValueError, match="format 2, known is 1"):
+        Shards(tmp_path).load_state_dict({**state, "format": 2})
