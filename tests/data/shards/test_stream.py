@@ -139,7 +139,7 @@ def test_workers_read_files_of_their_own(tmp_path):
         batches = [next(iterator)["n"]]
         state = loader.state_dict()
         batches += [batch["n"] for batch in iterator]
-    assert [batch.tolist() for batch in batches] == [list(range(N * k, N * (k + 1))) for k in (0, 1, 2, 3)]
+        assert [batch.tolist() for batch in batches] == [list(range(N * k, N * (k + 1))) for k in (0, 1, 2, 3)]
         loader.load_state_dict(state)
         assert torch.equal(torch.cat([batch["n"] for batch in loader]), torch.arange(N, 4 * N))
 

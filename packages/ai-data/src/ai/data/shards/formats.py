@@ -73,7 +73,7 @@ def _tar(file: IO[bytes], place: Place) -> Iterator[tuple[dict[str, Any], Place]
 
 
 def _parquet(file: IO[bytes], place: Place) -> Iterator[tuple[dict[str, Any], Place]]:
-    import pyarrow.parquet as pq
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     group, row = place or (0, 0)
     table = pq.ParquetFile(file)
@@ -82,7 +82,7 @@ def _parquet(file: IO[bytes], place: Place) -> Iterator[tuple[dict[str, Any], Pl
 
 
 def _arrow(file: IO[bytes], place: Place) -> Iterator[tuple[dict[str, Any], Place]]:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
     group, row = place or (0, 0)
     is_stream = file.read(6) != b"ARROW1"  # as Hugging Face writes it
