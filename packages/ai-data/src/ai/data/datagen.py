@@ -15,7 +15,7 @@ from ai.data.batch.postprocess import Finish
 from ai.data.batch.seeds import derive_seed
 from ai.data.batch.transform import Transform
 from ai.data.episodes.packing import packed
-from ai.data.generation.options import DatagenChoice, DatagenOptions, PassesOptions
+from ai.data.generation.options import DatagenOptions, PassesOptions, datagen_options
 from ai.data.generation.pacing import Intake
 from ai.data.generation.passes import PassesLoader
 from ai.data.generation.portable_state import from_portable, to_portable
@@ -106,23 +106,23 @@ class DatagenLoader:
         check_whole(batch_size=batch_size)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        chosen = DatagenChoice(**options)
-        buffer = chosen.buffer
+        chosen = datagen_options(options)
+        buffer = chosen["buffer"]
         if not isinstance(buffer, ReplayBuffer):
-            buffer = ReplayBuffer(_DEFAULT_CAPACITY if buffer is None else buffer, seed=chosen.seed)
-        if chosen.min_steps is not None and chosen.min_steps >= buffer.capacity:
+            buffer = ReplayBuffer(_DEFAULT_CAPACITY if buffer is None else buffer, seed=chosen["seed"])
+        if chosen["min_steps"] is not None and chosen["min_steps"] >= buffer.capacity:
             raise ValueError(
-                f"min_steps ({chosen.min_steps}) must be less than the capacity of the buffer ({buffer.capacity})"
+                f"min_steps ({chosen['min_steps']}) must be less than the capacity of the buffer ({buffer.capacity})"
             )
         self.dataset = datagen
         self.batch_size = batch_size
         self.device = checked_device(device)
-        self.n_workers = chosen.n_workers
-        self.seed = chosen.seed
-        self._finish = Finish(datagen.postprocess, self.device, chosen.pin)
-        self._engine = chosen.engine
-        min_steps = chosen.min_steps or min(batch_size, buffer.capacity - 1)
-        self._intake = Intake(buffer, batch_size, chosen.replay_ratio, min_steps)
+        self.n_workers = chosen["n_workers"]
+        self.seed = chosen["seed"]
+        self._finish = Finish(datagen.postprocess, self.device, chosen["pin"])
+        self._engine = chosen["engine"]
+        min_steps = chosen["min_steps"] or min(batch_size, buffer.capacity - 1)
+        self._intake = Intake(buffer, batch_size, chosen["replay_ratio"], min_steps)
         self._generation = 0
         self._version = 0
         self._params: Mapping[str, Any] | None = None

@@ -1,7 +1,7 @@
-"""The options of loaders of generated data: told once, checked once."""
+"""The options of loaders of generated data: told once, with their defaults, and checked once."""
 
-from dataclasses import dataclass
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import Annotated, Any, TypedDict, get_type_hints
 
 from ai.data.batch.arguments import check_real, check_whole
 from ai.data.replay_buffer import ReplayBuffer
@@ -9,7 +9,7 @@ from ai.data.workers.engine import Engine
 
 
 class DatagenOptions(TypedDict, total=False):
-    """What `Datagen.loader` and `DatagenLoader` take as keywords.
+    """What `Datagen.loader` and `DatagenLoader` take as keywords, each with its default.
 
     Args:
         n_workers: processes that each run a copy of the source, 1 by default; 0 runs the source itself when a batch is
@@ -26,50 +26,17 @@ class DatagenOptions(TypedDict, total=False):
         engine: starts the workers; None means processes of this machine.
     """
 
-    n_workers: int
-    buffer: ReplayBuffer | int | None
-    replay_ratio: float | None
-    min_steps: int | None
-    seed: int
-    pin: bool | None
-    engine: Engine | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatagenChoice:
-    """`DatagenOptions` with their defaults, checked.
-
-    Raises:
-        TypeError: no number where one is needed.
-        ValueError: one that cannot be.
-    """
-
-    n_workers: int = 1
-    buffer: ReplayBuffer | int | None = None
-    replay_ratio: float | None = None
-    min_steps: int | None = None
-    seed: int = 0
-    pin: bool | None = None
-    engine: Engine | None = None
-
-    def __post_init__(self) -> None:
-        check_whole(n_workers=self.n_workers, seed=self.seed)
-        check_whole(or_none=True, min_steps=self.min_steps)
-        check_real(or_none=True, replay_ratio=self.replay_ratio)
-        if self.n_workers < 0:
-            raise ValueError(f"n_workers must be at least 0, got {self.n_workers}")
-        if self.engine is not None and not hasattr(self.engine, "start"):
-            raise TypeError(f"engine must start workers, as ai.data.Ray() does, got {self.engine!r}")
-        if self.engine is not None and self.n_workers == 0:
-            raise ValueError("n_workers (0) must be at least 1 with an engine: it starts them")
-        if self.replay_ratio is not None and not 0 < self.replay_ratio < float("inf"):
-            raise ValueError(f"replay_ratio must be positive and finite, got {self.replay_ratio}")
-        if self.min_steps is not None and self.min_steps < 1:
-            raise ValueError(f"min_steps must be at least 1, got {self.min_steps}")
+    n_workers: Annotated[int, 1]
+    buffer: Annotated[ReplayBuffer | int | None, None]
+    replay_ratio: Annotated[float | None, None]
+    min_steps: Annotated[int | None, None]
+    seed: Annotated[int, 0]
+    pin: Annotated[bool | None, None]
+    engine: Annotated[Engine | None, None]
 
 
 class PassesOptions(TypedDict, total=False):
-    """What `Datagen.passes` and `PassesLoader` take as keywords.
+    """What `Datagen.passes` and `PassesLoader` take as keywords, each with its default.
 
     Args:
         batches: parts of a pass, 1 by default.
@@ -81,38 +48,61 @@ class PassesOptions(TypedDict, total=False):
         pin: move through page-locked memory; None means where `device` is CUDA.
     """
 
-    batches: int
-    gamma: float
-    lam: float
-    sequence: int | None
-    seed: int
-    pin: bool | None
+    batches: Annotated[int, 1]
+    gamma: Annotated[float, 0.99]
+    lam: Annotated[float, 0.95]
+    sequence: Annotated[int | None, None]
+    seed: Annotated[int, 0]
+    pin: Annotated[bool | None, None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PassesChoice:
-    """`PassesOptions` with their defaults, checked.
+def datagen_options(options: DatagenOptions) -> DatagenOptions:
+    """Returns all of the options, checked.
 
     Raises:
-        TypeError: no number where one is needed.
+        TypeError: no number where one is needed, or an option that there is none of.
         ValueError: one that cannot be.
     """
+    chosen: DatagenOptions = {**_defaults(DatagenOptions, options), **options}  # type: ignore[typeddict-item]
+    check_whole(n_workers=chosen["n_workers"], seed=chosen["seed"])
+    check_whole(or_none=True, min_steps=chosen["min_steps"])
+    check_real(or_none=True, replay_ratio=chosen["replay_ratio"])
+    if chosen["n_workers"] < 0:
+        raise ValueError(f"n_workers must be at least 0, got {chosen['n_workers']}")
+    if chosen["engine"] is not None and not hasattr(chosen["engine"], "start"):
+        raise TypeError(f"engine must start workers, as ai.data.Ray() does, got {chosen['engine']!r}")
+    if chosen["engine"] is not None and chosen["n_workers"] == 0:
+        raise ValueError("n_workers (0) must be at least 1 with an engine: it starts them")
+    if chosen["replay_ratio"] is not None and not 0 < chosen["replay_ratio"] < float("inf"):
+        raise ValueError(f"replay_ratio must be positive and finite, got {chosen['replay_ratio']}")
+    if chosen["min_steps"] is not None and chosen["min_steps"] < 1:
+        raise ValueError(f"min_steps must be at least 1, got {chosen['min_steps']}")
+    return chosen
 
-    batches: int = 1
-    gamma: float = 0.99
-    lam: float = 0.95
-    sequence: int | None = None
-    seed: int = 0
-    pin: bool | None = None
 
-    def __post_init__(self) -> None:
-        check_whole(batches=self.batches, seed=self.seed)
-        check_whole(or_none=True, sequence=self.sequence)
-        check_real(gamma=self.gamma, lam=self.lam)
-        for name, value in (("batches", self.batches), ("sequence", self.sequence)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma must lie in (0, 1], got {self.gamma}")
-        if not 0 <= self.lam <= 1:
-            raise ValueError(f"lam must lie in [0, 1], got {self.lam}")
+def passes_options(options: PassesOptions) -> PassesOptions:
+    """Returns all of the options, checked.
+
+    Raises:
+        TypeError: no number where one is needed, or an option that there is none of.
+        ValueError: one that cannot be.
+    """
+    chosen: PassesOptions = {**_defaults(PassesOptions, options), **options}  # type: ignore[typeddict-item]
+    check_whole(batches=chosen["batches"], seed=chosen["seed"])
+    check_whole(or_none=True, sequence=chosen["sequence"])
+    check_real(gamma=chosen["gamma"], lam=chosen["lam"])
+    for name, value in (("batches", chosen["batches"]), ("sequence", chosen["sequence"])):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if not 0 < chosen["gamma"] <= 1:
+        raise ValueError(f"gamma must lie in (0, 1], got {chosen['gamma']}")
+    if not 0 <= chosen["lam"] <= 1:
+        raise ValueError(f"lam must lie in [0, 1], got {chosen['lam']}")
+    return chosen
+
+
+def _defaults(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    if unknown := sorted(given.keys() - hints.keys()):
+        raise TypeError(f"there is no option {unknown[0]!r}; the options are {', '.join(hints)}")
+    return {name: hint.__metadata__[0] for name, hint in hints.items()}

@@ -17,7 +17,7 @@ from ai.data.episodes.packing import Packed, packed
 from ai.data.episodes.recent import RecentEpisodes
 from ai.data.episodes.returns import lambda_returns
 from ai.data.episodes.sequences import cut
-from ai.data.generation.options import PassesChoice, PassesOptions
+from ai.data.generation.options import PassesOptions, passes_options
 from ai.data.generation.portable_state import from_portable, to_portable
 from ai.data.storage.columns import described
 
@@ -65,10 +65,11 @@ class PassesLoader:
         check_whole(passes=passes)
         if passes < 1:
             raise ValueError(f"passes must be at least 1, got {passes}")
-        chosen = PassesChoice(**options)
-        self.source, self.passes, self.batches, self.device = source, passes, chosen.batches, checked_device(device)
-        self.gamma, self.lam, self.sequence, self.seed = chosen.gamma, chosen.lam, chosen.sequence, chosen.seed
-        self._finish = Finish(postprocess, self.device, chosen.pin)
+        chosen = passes_options(options)
+        self.source, self.passes, self.batches, self.device = source, passes, chosen["batches"], checked_device(device)
+        self.gamma, self.lam, self.sequence = chosen["gamma"], chosen["lam"], chosen["sequence"]
+        self.seed = chosen["seed"]
+        self._finish = Finish(postprocess, self.device, chosen["pin"])
         self._turn = Turn()
         self._at = 0  # batches so far
         self._generation, self._version = 0, 0
