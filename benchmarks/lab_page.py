@@ -2,6 +2,7 @@
 
     python benchmarks/lab_page.py         # every part
     python benchmarks/lab_page.py table   # some: table, overlay, live
+    python benchmarks/lab_page.py picture FOLDER page.png l1 l2  # no measure: the page of a folder, these trials chosen
 
 Needs the package playwright and a chromium on the PATH. Times are of the browser, from asking for the page on: `first`
 with a server that has just started, `again` the median of three later openings. Of a long table the page draws the
@@ -122,12 +123,30 @@ def live(page: Page, root: Path) -> None:
     print(f"a row of a live run is drawn after: median {statistics.median(delays):.2f} s, longest {max(delays):.2f} s")
 
 
+def picture(page: Page, root: Path, path: Path, names: list[str]) -> None:
+    """Saves the page of a folder as a picture, the trials that end in `names` chosen, the pointer on a chart."""
+    with serving(root) as url:
+        opened(page, f"{url}#view=Curves", "document.querySelectorAll('#runs tbody tr').length > 0")
+        page.evaluate("document.querySelector('#clear').click()")
+        for name in names:
+            page.locator(f'input[aria-label$="/{name}"]').check()
+        chart = page.locator("figure[data-key=val_loss] .u-over")
+        chart.wait_for()
+        page.wait_for_timeout(1500)  # the page has asked again, and nothing is drawn any more
+        chart.hover(position={"x": 0.55 * (chart.bounding_box() or {"width": 300})["width"], "y": 80})
+        page.locator("figure[data-key=val_loss] .tip:not([hidden])").wait_for()
+        page.screenshot(path=path)
+
+
 if __name__ == "__main__":
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync_playwright() as started, tempfile.TemporaryDirectory() as text:
         browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(viewport={"width": 1360, "height": 900})
         parts = {"table": table, "overlay": overlay, "live": live}
+        if sys.argv[1:2] == ["picture"]:
+            picture(page, Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
+            sys.exit()
         for name in sys.argv[1:] or parts:
             root = Path(text) / name
             root.mkdir()

@@ -161,7 +161,7 @@ class Record:
     def load_meta(self) -> tuple[dict[str, Any], list[str]]:
         """Returns what `meta.json` holds, and what is wrong with it."""
         try:
-            return load_typed(os.path.join(self.path, META), META_TYPES)
+            return load_typed(f"{self.path}/{META}", META_TYPES)
         except FileNotFoundError:
             return {}, []
         except OSError as error:
@@ -190,7 +190,7 @@ class Record:
     def load_config(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the recorded configuration: the copy in `meta`, which is read faster, unless the file was edited."""
         try:
-            data = read_small(os.path.join(self.path, CONFIG))
+            data = read_small(f"{self.path}/{CONFIG}")
         except FileNotFoundError:
             return {}
         copy = meta.get("config") or {}
@@ -271,7 +271,7 @@ class Record:
             return ""
 
 
-def live_state(folder: Path, meta: Mapping[str, Any]) -> str:
+def live_state(folder: Path | str, meta: Mapping[str, Any]) -> str:
     """Returns the state that `meta` tells, `dead` where it says running and no process is."""
     state = str(meta.get("state", "created"))
     if state == "running" and holder(folder) is None:
@@ -279,6 +279,6 @@ def live_state(folder: Path, meta: Mapping[str, Any]) -> str:
     return state
 
 
-def was_opened(path: Path) -> bool:
+def was_opened(path: Path | str) -> bool:
     """Returns whether anything was ever recorded in a trial's folder: one that was only constructed is no run."""
-    return os.path.exists(os.path.join(path, META)) or os.path.exists(os.path.join(path, METRICS))
+    return os.path.exists(f"{path}/{META}") or os.path.exists(f"{path}/{METRICS}")

@@ -81,14 +81,14 @@ def mark(folder: Path, kind: Kind) -> str:
     return str(marker["id"])
 
 
-def read_marker(folder: Path) -> dict[str, Any] | None:
+def read_marker(folder: Path | str) -> dict[str, Any] | None:
     """Returns the marker of `folder`, None where there is none.
 
     Raises:
         ValueError: the marker is damaged, or the folder was written in a later format.
     """
     try:
-        marker, problems = load_typed(os.path.join(folder, MARKER), MARKER_TYPES, required=True)
+        marker, problems = load_typed(f"{folder}/{MARKER}", MARKER_TYPES, required=True)
     except (FileNotFoundError, NotADirectoryError):
         return None
     if problems:

@@ -25,16 +25,16 @@ def load_json(path: str | Path) -> dict[str, Any]:
         DamagedError: it holds no JSON object.
     """
     data = read_small(path)
-    name = os.path.basename(path)
     try:
-        found = json.loads(data)
+        found = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         reason = "is nested too deeply" if isinstance(error, RecursionError) else f"is no JSON: {error}"
-        raise DamagedError(f"{name} is damaged: it {reason}") from None
+        raise DamagedError(f"{os.path.basename(path)} is damaged: it {reason}") from None
     if data.count(b"[") + data.count(b"{") > DEEPEST and _is_deep(found):
-        raise DamagedError(f"{name} is damaged: it is nested too deeply")
+        raise DamagedError(f"{os.path.basename(path)} is damaged: it is nested too deeply")
     if not isinstance(found, dict):
-        raise DamagedError(f"{name} is damaged: it must hold one JSON object, got {type(found).__name__}")
+        got = type(found).__name__
+        raise DamagedError(f"{os.path.basename(path)} is damaged: it must hold one JSON object, got {got}")
     return found
 
 
@@ -105,22 +105,22 @@ def is_score(value: object) -> bool:
 
 def is_list_of(check: Callable[[object], bool]) -> Callable[[object], bool]:
     """Returns the check of a list."""
-    return lambda value: isinstance(value, list) and all(map(check, value))
+    return lambda value: type(value) is list and all(map(check, value))
 
 
 def is_object_of(check: Callable[[object], bool]) -> Callable[[object], bool]:
     """Returns the check of an object's values."""
-    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+    return lambda value: type(value) is dict and all(map(check, value.values()))
 
 
 def is_session(value: object) -> bool:
     """Returns whether `value` describes one process's turn."""
-    return isinstance(value, dict) and not _wrong(value, SESSION)
+    return type(value) is dict and not _wrong(value, SESSION)
 
 
 def is_git(value: object) -> bool:
     """Returns whether `value` describes the state of a repository."""
-    return isinstance(value, dict) and not _wrong(value, GIT)
+    return type(value) is dict and not _wrong(value, GIT)
 
 
 GIT: dict[str, Callable[[object], bool]] = {
@@ -180,18 +180,22 @@ def load_typed(
     except DamagedError as error:
         return {}, [str(error)]
     wrong = _wrong(found, types)
-    file = os.path.basename(path)
-    if required:
-        wrong |= {name: f"{file} is damaged: {name} is missing" for name in types if found.get(name) is None}
-    if not wrong:
+    missing = [name for name in types if found.get(name) is None] if required else []
+    if not wrong and not missing:
         return found, []
+    file = os.path.basename(path)
+    wrong |= {name: f"{file} is damaged: {name} is missing" for name in missing}
     problems = [why or f"{file} is damaged: {name} cannot be {_shown(found[name])}" for name, why in wrong.items()]
     return {name: value for name, value in found.items() if name not in wrong}, problems
 
 
 def _wrong(found: Mapping[str, Any], types: Mapping[str, Callable[[object], bool]]) -> dict[str, str]:
     """Names the parts of a wrong type. None is what a part has that is not known."""
-    return {name: "" for name, value in found.items() if value is not None and name in types and not types[name](value)}
+    wrong = {}
+    for name, value in found.items():  # a list of trials comes by here fifty times a trial
+        if value is not None and (fits := types.get(name)) is not None and not fits(value):
+            wrong[name] = ""
+    return wrong
 
 
 def _shown(value: object) -> str:

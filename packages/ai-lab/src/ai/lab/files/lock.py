@@ -114,7 +114,7 @@ class Lock:
         os.close(descriptor)
 
 
-def holder_of(path: Path) -> Holder | None:
+def holder_of(path: str) -> Holder | None:
     """Returns who holds the lock in `path`, None if nobody does; for who only looks, and at once.
 
     Another machine's holder counts as dead once its stamp was seen to stand still, or is ten minutes old.
@@ -141,7 +141,7 @@ def holder_of(path: Path) -> Holder | None:
         return None
 
 
-_seen: dict[Path, tuple[int | None, float]] = {}
+_seen: dict[str, tuple[int | None, float]] = {}
 
 
 def _is_alive(path: Path) -> bool:

@@ -1,6 +1,5 @@
 """What a person says of a trial afterwards: tags and a note, in `marks.json`, whoever writes the trial itself."""
 
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,10 +14,10 @@ _TYPES = {"tags": is_list_of(is_text), "note": is_text}
 _WAIT_S = 10.0
 
 
-def load_marks(folder: Path) -> tuple[dict[str, Any], list[str]]:
+def load_marks(folder: Path | str) -> tuple[dict[str, Any], list[str]]:
     """Returns tags and note of a trial, and what is wrong with their file."""
     try:
-        found, problems = load_typed(os.path.join(folder, MARKS), _TYPES)
+        found, problems = load_typed(f"{folder}/{MARKS}", _TYPES)
     except FileNotFoundError:
         return {"tags": [], "note": ""}, []
     return {"tags": found.get("tags") or [], "note": found.get("note") or ""}, problems

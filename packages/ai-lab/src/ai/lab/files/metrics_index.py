@@ -8,6 +8,7 @@ last of them), `rows` (how many rows the blocks hold so far), `kinds` (`[[keys, 
 """
 
 import json
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -112,10 +113,14 @@ def last_values(path: Path) -> Row:
 
     They are taken from the file's end; where a key stands only before that, from the whole file.
     """
-    size = _size(path)
-    lines = read_lines(path, max(0, size - _END_BYTES)) if size else b""
-    if size > _END_BYTES:
-        lines = lines[lines.find(b"\n") + 1 :]
+    try:
+        with open(path, "rb", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _END_BYTES))
+            lines = file.read()
+    except FileNotFoundError:
+        return {}
+    lines = lines[lines.find(b"\n") + 1 if size > _END_BYTES else 0 : lines.rfind(b"\n") + 1]
     last: Row = {}
     for row in parse_rows(lines):
         last.update(row)

@@ -46,9 +46,9 @@ class Owner:
         self.release()
 
 
-def holder(folder: Path) -> Holder | None:
+def holder(folder: Path | str) -> Holder | None:
     """Returns host, pid and start of the live process that writes `folder`, None if there is none."""
-    return holder_of(folder / FILE)
+    return holder_of(f"{folder}/{FILE}")
 
 
 def give_up_left_open(folder: Path) -> None:

@@ -151,7 +151,7 @@ class Catalog:
                 with contextlib.suppress(OSError, ValueError):  # deleted in this moment
                     record = known if same and known is not None else Record(path, marker)
                     records[record.id] = record
-                    if record.id in self._rows or was_opened(record.path):
+                    if record.id in self._rows or was_opened(path):
                         self._keep(record.id, record.path, folder, record)
                         seen.add(record.id)
         self._records, self._places = records, places
@@ -185,10 +185,10 @@ class Catalog:
         stamp: object = (folder.stamp, str(path))
         if known is not None and known.row["state"] in _LIVE:  # its metrics grow, and a killed process changes no file
             state = "created" if known.row["state"] == "created" else live_state(path, {"state": "running"})
-            stamp = (folder.stamp, str(path), _stamp(os.path.join(path, METRICS)), state)
+            stamp = (folder.stamp, str(path), _stamp(f"{path}/{METRICS}"), state)
         if known is not None and known.stamp == stamp and folder.settled:
             return
-        grown = _stamp(os.path.join(path, METRICS))  # before it is read: what comes later is new
+        grown = _stamp(f"{path}/{METRICS}")  # before it is read: what comes later is new
         row = self._make(identity, path, folder.problem, record)
         if row["state"] in _LIVE:
             stamp = (folder.stamp, str(path), grown, row["state"])
@@ -200,8 +200,7 @@ class Catalog:
         """Returns a trial's row; one that cannot be read is a row that says why."""
         try:
             if record is not None:
-                row: dict[str, Any] = plain(self._row(record))
-                return row
+                return self._row(record)
         except Exception as error:  # whatever one record holds, the others are shown
             problem = f"{type(error).__name__}: {error}"
         return {**_EMPTY, "id": identity, "name": self._name(path), "path": str(path), "problems": [problem]}
@@ -215,6 +214,7 @@ class Catalog:
         return name[len(root) :].lstrip("/") if name != root else path.name
 
     def _row(self, record: Record) -> dict[str, Any]:
+        """Returns a trial's row, plain in every part."""
         meta, problems = record.load_meta()
         config: dict[str, Any] = {}
         try:
@@ -225,7 +225,8 @@ class Catalog:
         git = session.get("git") or {}
         hparams = flatten(meta.get("hparams") or {})
         state = live_state(record.path, meta) if meta or not problems else "damaged"
-        last = dict(meta["last"]) if meta.get("last") is not None else self._last(record.path / METRICS, state)
+        told = meta.get("last")
+        last = plain(dict(told) if told is not None else self._last(record.path / METRICS, state))
         marks, wrong = load_marks(record.path)
         repeated = {"seed": meta["seed"]} if meta.get("seed") is not None else {}  # which run of its configuration
         return {
@@ -237,7 +238,7 @@ class Catalog:
             "updated": last.pop("time", None),
             "step": last.pop("step", None),
             "steplimit": meta.get("steplimit"),
-            "score": meta.get("score") if state == "finished" else None,
+            "score": plain(meta.get("score")) if state == "finished" else None,
             "experiment": meta.get("experiment"),
             "number": meta.get("number"),
             "commit": (git.get("commit") or "")[:10],
@@ -273,7 +274,7 @@ def _look(path: str, stamp: int) -> _Folder:
     settled = stamp < time.time_ns() - SETTLED_NS
     marker, problem = None, None
     try:
-        marker = read_marker(Path(path))
+        marker = read_marker(path)
     except (OSError, ValueError) as error:
         problem = str(error)
     children: list[str] = []
