@@ -35,6 +35,8 @@ SCRIPT = "<script>document.title='hacked'</script>"
 SERIOUS = ("serious", "critical")
 AXE = find_spec("axe_playwright_python")
 WAIT_MS = 60_000
+HURRY = "const later = setTimeout; globalThis.setTimeout = (what, ms) => later(what, ms / 8)"
+"""The page asks its server once a second; here it needs not wait so long."""
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage"
@@ -83,6 +85,7 @@ def look(browser, serve):
     def open_page(url: str, fragment: str = "", **how):
         context = browser.new_context(viewport={"width": 1360, "height": 900}, **how)
         contexts.append(context)
+        context.add_init_script(HURRY)
         page = context.new_page()
         page.set_default_timeout(WAIT_MS)
         page.on("pageerror", lambda error: wrong.append(f"error: {error.stack}"))
@@ -238,21 +241,23 @@ def test_the_table_sorts_filters_and_hides_columns_from_the_keyboard(look, url):
 def test_a_long_table_is_drawn_as_far_as_it_is_looked_at(look, serve, tmp_path):
     with Trial(tmp_path / "t000", system_interval_s=None, capture=False) as trial:
         trial.log(0, {"loss": 1.0})
-    marker = json.loads((trial.path / ".ai-lab").read_text())
-    for number in range(1, 250):
-        shutil.copytree(trial.path, tmp_path / f"t{number:03d}")
-        (tmp_path / f"t{number:03d}" / ".ai-lab").write_text(json.dumps({**marker, "id": f"{number:032x}"}))
+    marker, meta = (json.loads((trial.path / name).read_text()) for name in (".ai-lab", "meta.json"))
+    for number in range(1, 210):
+        folder = tmp_path / f"t{number:03d}"
+        folder.mkdir()
+        (folder / ".ai-lab").write_text(json.dumps({**marker, "id": f"{number:032x}"}))
+        (folder / "meta.json").write_text(json.dumps(meta))
     count = "document.querySelectorAll('#runs tbody tr').length"
     url = serve(tmp_path)
     page = look(url)
-    assert page.inner_text("#status") == "250 trials"
+    assert page.inner_text("#status") == "210 trials"
     assert page.evaluate(count) == 200
     page.evaluate("document.querySelector('#runs').scrollTo(0, 1e9)")
-    until(page, f"{count} === 250")
-    page.fill("#filter", "t249")
+    until(page, f"{count} === 210")
+    page.fill("#filter", "t209")
     until(page, f"{count} === 1")
-    page = look(url, f"#view=Log&id={230:032x}")
-    assert page.locator("#runs tr[aria-selected=true]").inner_text().split()[0] == "t230"
+    page = look(url, f"#view=Log&id={205:032x}")
+    assert page.locator("#runs tr[aria-selected=true]").inner_text().split()[0] == "t205"
 
 
 def test_curves_are_smoothed_scaled_and_looked_at_closely(look, url, root):
@@ -326,14 +331,14 @@ def test_hostile_names_and_values_neither_run_nor_break_the_page(look, serve, tm
         return float(len(trial.hp.lst(SCRIPT, [HOSTILE, "../../etc/passwd"]))) + trial.hp.lin("x", 0, 1)
 
     Experiment(tmp_path / HOSTILE, search="random").run(2, objective, progress=False)
-    config = {SCRIPT: "x" * 10_000_000, "../": HOSTILE, "n": float("nan"), "__proto__": 1, "constructor": 2}
+    config = {SCRIPT: "x" * 1_000_000, "../": HOSTILE, "n": float("nan"), "__proto__": 1, "constructor": 2}
     name = f"a..{HOSTILE}'\"`$(id)"
     with Trial(tmp_path / name, config=config, system_interval_s=None) as trial:
         trial.log(0, {HOSTILE: float("nan"), "inf": float("inf"), "__proto__": 1.0, "one": 1e300})
         trial.log(1, {HOSTILE: 1.0, "inf": float("-inf"), "toString": 2.0, "one": -1e300})
         trial.save_sample(1, torch.full((1, 3, 2, 2), float("nan")))
-    (trial.path / "log.txt").write_text(f"{HOSTILE} \x1b[31m \0" + SCRIPT * 300_000)
-    tell_diff(trial, f"diff --git a/{HOSTILE} b/{HOSTILE}\n+{SCRIPT}\n" + "+x\n" * 20_000, [HOSTILE])
+    (trial.path / "log.txt").write_text(f"{HOSTILE} \x1b[31m \0" + SCRIPT * 10_000)
+    tell_diff(trial, f"diff --git a/{HOSTILE} b/{HOSTILE}\n+{SCRIPT}\n" + "+x\n" * 6_000, [HOSTILE])
     url = serve(tmp_path)
     page = look(url, "#view=__proto__&id=../../x")
     page.wait_for_selector("#runs tbody tr")
@@ -417,13 +422,6 @@ def test_what_was_kept_is_shown_by_name_and_step(look, serve, tmp_path):
     until(page, "document.querySelector('section[aria-label=cases] tbody').innerText.endsWith('0')")
     assert page.locator("section[aria-label=photo] figure").count() == 0
     until(page, "document.querySelectorAll('#view img').length === 0")
-
-
-def test_a_page_behind_a_token_works_once_it_was_given(look, serve, root):
-    url = serve(root, token="a secret")
-    page = look(url, "?token=a+secret")
-    page.wait_for_selector("#runs tbody tr")
-    assert page.locator("#runs tbody tr").count() == 8
 
 
 def test_a_published_study_opens_from_its_folder_without_a_server(browser, tmp_path):
@@ -597,7 +595,7 @@ def test_tags_and_notes_are_changed_by_who_has_the_token(look, serve, tmp_path):
     for name in "ab":
         with Trial(tmp_path / name, system_interval_s=None) as trial:
             trial.log(0, {"loss": 1.0})
-    page = look(serve(tmp_path, token="secret"), "?token=secret#view=Config")
+    page = look(serve(tmp_path, token="a secret"), "?token=a+secret#view=Config")
     select(page, "a")
     page.get_by_label("Add a tag to a").fill(f"good {SCRIPT}")
     page.get_by_label("Add a tag to a").press("Enter")

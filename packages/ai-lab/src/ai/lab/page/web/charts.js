@@ -61,7 +61,7 @@ export function drawChart(chart, curves, { log = false, clip = false, xLabel = '
       { ...axis, label: xLabel, labelSize: 16, labelFont: '11px system-ui', splits: (u, index, low, high) => even(low, high).filter(tick => xLabel !== 'step' || Number.isInteger(tick)), values: (u, ticks) => ticks.map(tick => tick == null ? '' : seconds ? lasting(tick) : short(tick)) },
       { ...axis, size: 60, incrs: STEPS, splits: (u, index, low, high) => log ? decades(low, high) : even(low, high), filter: (u, ticks) => ticks, values: (u, ticks) => ticks.map(tick => tick == null ? '' : amount(tick, unit)) },
     ],
-    series: [{}, ...curves.map(({ label, color, dash, faint }) => ({ label, stroke: faint ? color + '44' : color, fill: color + '2e', width: 1.5, dash, facets: [{ scale: 'x', auto: true }, { scale: 'y', auto: true }], paths, points: { show: false } }))],
+    series: [{}, ...curves.map(({ label, color, dash, faint }) => ({ label, stroke: faint ? color + '44' : color, fill: color + '2e', width: 2, dash, facets: [{ scale: 'x', auto: true }, { scale: 'y', auto: true }], paths, points: { show: false } }))],
     hooks: {
       setCursor: [u => tell(chart, curves, data, u, xLabel, unit)],
       setSelect: [u => { if (u.select.width > 4) chart.onZoom([u.posToVal(u.select.left, 'x'), u.posToVal(u.select.left + u.select.width, 'x')]); }],
@@ -84,7 +84,7 @@ function paths(u, index) {
   const toX = value => left + (value - x.min) / (x.max - x.min) * width;
   const toY = value => top + (high - (logs ? Math.log10(value) : value)) / (high - low) * height;
   const stroke = new Path2D();
-  const radius = 1.5 * devicePixelRatio;
+  const radius = 2.5 * devicePixelRatio;
   for (let i = 0; i < xs.length; i++) {
     if (ys[i] == null) continue;
     const [px, py] = [toX(xs[i]), toY(ys[i])];
