@@ -10,6 +10,7 @@ import torch
 
 from ai.data import Datagen, Ray, ReplayBuffer
 from tests.data.helpers_data import wait_until
+from tests.ray_cluster import simulated
 
 ray = pytest.importorskip("ray", reason="ray, the extra `ray` of ai-data, is not installed: no cluster to test on")
 pytestmark = [
@@ -19,27 +20,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]
 
-STORE_BYTES = 100 << 20
-
 
 @pytest.fixture(scope="module")
 def cluster():
     """Returns a cluster of a head without room for work and two nodes with room for one worker each."""
-    from ray.cluster_utils import Cluster
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    made = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False},
-    )
-    try:
-        made.nodes = [made.add_node(num_cpus=1, object_store_memory=STORE_BYTES) for _ in range(2)]
-        made.wait_for_nodes()
-        ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
+    with simulated(2) as made:
         yield made
-    finally:
-        ray.shutdown()
-        made.shutdown()
 
 
 class Counting:
@@ -107,7 +93,7 @@ def test_episodes_come_once_and_in_order_through_deaths_of_workers_and_nodes(clu
         n = made.stats()["episodes"]
         draw_until(made, lambda: made.stats()["episodes"] > n + 100)  # the other goes on
         assert len(runs_of(made)[0]) == 3
-        cluster.nodes.append(cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES))
+        cluster.nodes.append(cluster.add())
         draw_until(made, lambda: len(runs_of(made)[0]) == 4)
 
         runs, versions = runs_of(made)

@@ -1,0 +1,93 @@
+"""Two servers behind nginx, by the configuration that the guide shows; one of them is killed meanwhile."""
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(NGINX is None, reason="nginx is not installed"),
+]
+GUIDE = Path(__file__).parents[3] / "docs" / "guide" / "machines.md"
+MODEL = """
+from torch import nn
+
+
+def same():
+    layer = nn.Linear(2, 2, bias=False)
+    nn.init.eye_(layer.weight)
+    return layer
+"""
+
+
+@pytest.fixture
+def servers(tmp_path):
+    (tmp_path / "shop.py").write_text(MODEL)
+    command = [sys.executable, "-m", "ai.infer.cli", "serve", "same=shop:same?input=x:FP32:-1,2", "--port", "0"]
+    started = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    addresses = []
+    for one in started:
+        line = one.stdout.readline()
+        addresses.append(line.split("//")[1].strip())
+    yield started, addresses
+    for one in started:
+        one.terminate()
+        one.wait(30)
+        one.stdout.close()
+
+
+@pytest.fixture
+def balancer(tmp_path, servers):
+    (shown,) = re.findall(r"```nginx\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    for there, here in zip(["10.0.0.2:8000", "10.0.0.3:8000"], servers[1], strict=True):
+        assert there in shown
+        shown = shown.replace(there, here)
+    shown = shown.replace("listen 80;", f"listen 127.0.0.1:{free_port()};")
+    head = f"pid {tmp_path}/pid; error_log {tmp_path}/error.log; daemon off; events {{}}\nhttp {{ access_log off;\n"
+    rooms = "".join(
+        f"{name}_temp_path {tmp_path}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (tmp_path / "nginx.conf").write_text(head + rooms + shown + "}\n")
+    running = subprocess.Popen([NGINX, "-c", tmp_path / "nginx.conf", "-e", tmp_path / "error.log"])
+    yield re.search(r"listen (\S+);", shown)[1]
+    running.terminate()
+    running.wait(10)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return one.getsockname()[1]
+
+
+def ask(address, x):
+    request = urllib.request.Request(f"http://{address}/models/same", data=x.tobytes())
+    with urllib.request.urlopen(request, timeout=20) as reply:
+        return np.frombuffer(reply.read(), np.float32)
+
+
+def test_no_request_is_lost_when_one_of_two_servers_is_killed(servers, balancer):
+    started, _ = servers
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{balancer}/v2/health/ready", timeout=5) as reply:
+                assert reply.status == 200
+            break
+        except (urllib.error.URLError, ConnectionError):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    for number in range(200):
+        if number == 100:
+            started[0].kill()
+        x = np.array([number, -number], np.float32)
+        assert ask(balancer, x).tolist() == x.tolist()
