@@ -30,7 +30,7 @@ def test_endings_count_in_either_case_and_hidden_names_do_not(root):
     assert found.files == ["cat/a.PNG", "cat/b.jpg", "dog/deep/c.bmp"]
     assert list(found.folders) == ["cat", "dog"]
     status = os.stat(root / "cat/a.PNG")
-    assert found.marks[0].tolist() == [status.st_size, status.st_ctime_ns]
+    assert found.marks[0].tolist() == [status.st_size, status.st_ctime_ns, status.st_ino]
 
 
 def test_links_are_followed_but_not_in_circles(root, tmp_path):
@@ -60,7 +60,7 @@ def test_links_that_lead_round_in_circles_are_files_that_cannot_be_read(root):
     (root / "round").symlink_to(root / "round")
     found = find_images(root)
     assert found.files == ["cat/a.PNG", "cat/b.jpg", "cat/self.png", "dog/deep/c.bmp"]
-    assert found.marks[2].tolist() == [-1, 0]
+    assert found.marks[2].tolist() == [-1, 0, 0]
     assert list(found.folders) == ["cat", "dog"]
 
 

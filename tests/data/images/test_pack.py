@@ -1,5 +1,6 @@
 """Packs: what did not change is not decoded again, and nothing lies about for ever."""
 
+import io
 import json
 import os
 import shutil
@@ -154,6 +155,28 @@ def test_a_picture_rewritten_with_equal_size_and_time_is_decoded_again(root):
         assert np.array_equal(load(root).data["x"][0].permute(1, 2, 0), np.asarray(Image.open(name)))
 
 
+def test_folders_of_one_moment_that_change_places_change_their_pixels(tmp_path):
+    root = tmp_path / "set"
+    contents = []
+    for value in range(2):
+        buffer = io.BytesIO()
+        Image.new("RGB", (6, 6), (value, 0, 0)).save(buffer, "bmp")
+        contents.append(buffer.getvalue())
+    files = [root / name / "a.bmp" for name in ("one", "two")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+    for _ in range(100):  # until both have one time of change, as what is unpacked has
+        for file, content in zip(files, contents, strict=True):
+            file.write_bytes(content)
+        if os.stat(files[0]).st_ctime_ns == os.stat(files[1]).st_ctime_ns:
+            break
+    assert load(root).data["x"][:, 0, 0, 0].tolist() == [0, 1]
+    (root / "one").rename(root / "x")
+    (root / "two").rename(root / "one")
+    (root / "x").rename(root / "two")
+    assert load(root).data["x"][:, 0, 0, 0].tolist() == [1, 0]
+
+
 def test_times_of_whole_seconds_are_waited_for(monkeypatch):
     from ai.data.images import pack
     from ai.data.images.folder import Found
@@ -162,7 +185,7 @@ def test_times_of_whole_seconds_are_waited_for(monkeypatch):
     for changed, now in ((5 * 10**9, 5.5), (5 * 10**9 + 1, 5.001), (5 * 10**9, 7.1), (9 * 10**9, 5.0)):
         clock = SimpleNamespace(time_ns=lambda now=now: round(now * 1e9), sleep=waited.append)
         monkeypatch.setattr(pack, "time", clock)
-        pack._let_tick(Found(["a"], np.array([[1, changed]]), {}))
+        pack._let_tick(Found(["a"], np.array([[1, changed, 0]]), {}))
     assert waited == [pytest.approx(1.5), pytest.approx(0.019), 2.0]
 
 

@@ -150,6 +150,7 @@ def test_workers_read_files_of_their_own(tmp_path):
         ("a.tar", tar([1, 2], end=False), "ends without the mark of a tar's end: it is cut short"),
         ("a.tar", tar([1, 2])[:700], r"a\.tar cannot be read"),
         ("a.tar", tar([1, 1]), r"it holds .*1\.CLS twice"),
+        ("a.tar", tar([1, 2, 1]), "the files of .*1 lie apart in it: write it sorted"),
         ("a.tar", b"no tar" * 200, r"a\.tar cannot be read"),
         ("a.txt", b"\xff\n", "'utf-8' codec"),
         ("a.jsonl", b"{}\n{", r"a\.jsonl cannot be read"),
@@ -173,6 +174,11 @@ def test_what_is_no_shard_is_refused(tmp_path):
     ):
         with pytest.raises(error, match=message):
             Shards(path)
+    with pytest.raises(TypeError, match="shuffle must be True or False, got 1000: samples are shuffled by"):
+        Shards(tmp_path, shuffle=1000)
+    for paths in (None, b"a.tar", 3):
+        with pytest.raises(TypeError, match="paths must be a path, a URL, or a list of these, got"):
+            Shards(paths)
     (tmp_path / "a.tar.gz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"shards must end in one of \.tar, .*, got .*a\.tar\.gz"):
         Shards(tmp_path / "a.tar.gz")

@@ -26,7 +26,7 @@ def content(shards):
 
 
 def test_shards_hold_what_a_loader_gives_before_its_postprocess(tmp_path):
-    shards = write_shards(made(), tmp_path / "s", per_shard=4, n_workers=0, seed=5)
+    shards = write_shards(made(), tmp_path / "s", per_shard=np.int64(4), n_workers=0, seed=5)
     assert [file[-10:] for file in shards.files] == ["000000.npz", "000001.npz", "000002.npz"]
     assert shards.classes == ("a", "b", "c")
     (expected,) = made().loader(10, n_workers=0, seed=5)
@@ -91,6 +91,8 @@ def test_shards_are_read_wherever_they_are_moved(tmp_path):
 def test_what_no_shard_can_hold_is_refused(tmp_path):
     with pytest.raises(ValueError, match="shards hold numbers, column 'x' is made of list"):
         write_shards(Dataset({"x": ["a", "b"]}), tmp_path / "a")
+    with pytest.raises(TypeError, match=r"dataset must be an ai\.data\.Dataset, got list"):
+        write_shards([1, 2], tmp_path / "b")
     with pytest.raises(ValueError, match="per_shard must be at least 1 sample, got 0"):
         write_shards(made(), tmp_path / "b", per_shard=0)
     (tmp_path / "c").mkdir()

@@ -25,10 +25,10 @@ class ImgDataset(Dataset):
     Batches hold `x`: `(batch, channels, height, width)` float32 in [-1, 1], and with labels `y`: `(batch,)` uint8
     (int64 for more than 256 classes). `classes` names the labels, `files` the file of each image.
 
-    Opening looks at every file, but reads and decodes only what changed: a local file is known by its size and the time
-    of its last change (ctime), which no program can set back; behind a URL a file is known by what its store tells
-    contents apart by, such as an ETag, and read where that is nothing. A file that only was touched, renamed or copied
-    is read, and its pixels are kept.
+    Opening looks at every file, but reads and decodes only what changed: a local file is known by its size, its inode
+    and the time of its last change (ctime), which no program can set back; behind a URL a file is known by what its
+    store tells contents apart by, such as an ETag, and read where that is nothing. A file that only was touched,
+    renamed or copied is read, and its pixels are kept.
 
     An image is a regular file whose ending is that of a format which Pillow decodes, in any subfolder. Names that begin
     with a dot, and `__MACOSX`, are passed over; links are followed, to files and to folders.

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class Earlier(NamedTuple):
 
     images: np.ndarray
     digests: np.ndarray
-    by_mark: dict[tuple[str, int, int], int]
+    by_mark: dict[tuple[Any, ...], int]
     by_digest: dict[bytes, int]
 
     @classmethod

@@ -12,6 +12,7 @@ from ai.data.storage.remote import RemoteFolder
 
 # Pillow registers these and decodes none of them by itself: EPS runs a program, the others need one to be installed.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_INT64 = 2**63 - 1
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 
 
@@ -21,9 +22,9 @@ class Found:
 
     Args:
         files: the images, relative to the folder with `/`, sorted.
-        marks: `[n, 2]` int64, of each its size in bytes and what changes with its content: for a local file the time
-            of its last change of any kind (ctime, in ns), which nobody can set; -1 and 0 of one that cannot be looked
-            at.
+        marks: `[n, 3]` int64, of each its size in bytes (-1 if it cannot be looked at) and what changes with its
+            content. For a local file that is the time of its last change of any kind (ctime, in ns), which nobody can
+            set, and its inode: folders of files that were unpacked in one moment may be exchanged.
         folders: the folders directly in it, empty ones too, each with its number of images, in the order of `files`.
     """
 
@@ -51,7 +52,7 @@ def find_images(root: Path | RemoteFolder) -> Found:
         folders = _search(folder, "", {_identity(folder)}, files, marks)
     finally:
         os.close(folder)
-    return _sorted(Found(files, np.array(marks, np.int64).reshape(-1, 2), folders))
+    return _sorted(Found(files, np.array(marks, np.int64).reshape(-1, 3), folders))
 
 
 @cache
@@ -89,13 +90,13 @@ def _search(
         try:
             look = os.stat(name, dir_fd=folder)
         except OSError:  # a link that leads nowhere
-            marks += -1, 0
+            marks += -1, 0, 0
         else:
             if not stat.S_ISREG(look.st_mode):
                 if stat.S_ISDIR(look.st_mode):
                     folders.append(name)
                 continue
-            marks += look.st_size, look.st_ctime_ns
+            marks += look.st_size, look.st_ctime_ns, look.st_ino & _INT64
         files.append(prefix + name)
     counts: dict[str, int] = {}
     for name in sorted(folders, key=_as_in_paths):

@@ -48,6 +48,7 @@ def _tar(file: IO[bytes], place: Place) -> Iterator[tuple[dict[str, Any], Place]
     """Yields files of one name as one sample, by their endings, as WebDataset has it."""
     file.seek(place[0] if place else 0)
     sample: dict[str, Any] = {}
+    known: set[int] = set()  # of the keys' hashes; they are for errors alone
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # it would keep all
@@ -59,6 +60,10 @@ def _tar(file: IO[bytes], place: Place) -> Iterator[tuple[dict[str, Any], Place]
             if sample and sample["__key__"] != key:
                 yield sample, (member.offset,)
                 sample = {}
+            if not sample:
+                if hash(key) in known:
+                    raise ValueError(f"the files of {key} lie apart in it: write it sorted, as by tar --sort=name")
+                known.add(hash(key))
             if ending in sample:
                 raise ValueError(f"it holds {member.name} twice")
             content = tar.extractfile(member)

@@ -60,6 +60,12 @@ class Shards:
         seed: int = 0,
     ) -> None:
         check_whole(seed=seed)
+        if not isinstance(shuffle, bool):
+            raise TypeError(
+                f"shuffle must be True or False, got {shuffle!r}: samples are shuffled by create_data_loader"
+            )
+        if not isinstance(paths, str | os.PathLike) and (isinstance(paths, bytes) or not isinstance(paths, Sequence)):
+            raise TypeError(f"paths must be a path, a URL, or a list of these, got {paths!r}")
         given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         found = [_found(path) for path in given]
         self.files = [file for files, _ in found for file in files]

@@ -55,6 +55,9 @@ def write_shards(
         [[0, 10, 20, 30], [40]]
     """
     check_whole(per_shard=per_shard, seed=seed)
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"dataset must be an ai.data.Dataset, got {type(dataset).__name__}")
+    per_shard, seed = int(per_shard), int(seed)  # of any library
     if per_shard < 1:
         raise ValueError(f"per_shard must be at least 1 sample, got {per_shard}")
     root = Path(folder)

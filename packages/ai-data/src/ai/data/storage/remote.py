@@ -76,12 +76,12 @@ class RemoteFolder:
         return sorted(self._infos), sorted(folders)
 
     def marks(self, names: Sequence[str]) -> np.ndarray:
-        """Returns of each file its size and a number that changes with its content: `[n, 2]` int64.
+        """Returns of each file its size and numbers that change with its content: `[n, 3]` int64.
 
-        The number is made of what the store tells contents apart by, else of the content, which is read for that.
+        They are made of what the store tells contents apart by, else of the content, which is read for that.
         """
         with ThreadPoolExecutor(_AT_ONCE) as executor:
-            return np.array(list(executor.map(self._mark, names)), np.int64).reshape(-1, 2)
+            return np.array(list(executor.map(self._mark, names)), np.int64).reshape(-1, 3)
 
     def read(self, name: str) -> bytes:
         """Returns the content of a file.
@@ -97,15 +97,15 @@ class RemoteFolder:
             except Exception as error:  # each kind of store has its own
                 raise OSError(f"{self.url}/{name} cannot be read: {type(error).__name__}: {error}") from error
 
-    def _mark(self, name: str) -> tuple[int, int]:
+    def _mark(self, name: str) -> tuple[int, int, int]:
         info = self._infos[name]
         if not (tags := _tags(info)):  # some tell only who asks for the one file
             with self._in_turn():
                 info = self._files.info(self._inner(name))
             tags = _tags(info)
         told = repr(tags).encode() if tags else self.read(name)
-        number = int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), "little", signed=True)
-        return -1 if info.get("size") is None else int(info["size"]), number
+        numbers = np.frombuffer(hashlib.blake2b(told, digest_size=16).digest(), np.int64).tolist()
+        return -1 if info.get("size") is None else int(info["size"]), numbers[0], numbers[1]
 
     def _inner(self, name: str) -> str:
         return f"{self._path.rstrip('/')}/{name}" if self._path.strip("/") else self._path + name
