@@ -471,3 +471,29 @@ def test_ping_and_stats_count(client, inferencer):
     assert after.clients >= 1
     assert 0 < client.ping() < 10
     assert after.rows_per_batch > 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at the memory that Linux shows of a process")
+def test_memory_that_large_messages_have_touched_goes_back_once_none_is_on_its_way(rowwise):
+    with rowwise.create_client(timeout_s=100) as client:
+        x = torch.arange(1 << 17, dtype=torch.float32).view(2, -1)  # half a megabyte
+        for turn in range(2):  # with pages that are there and with pages that are not
+            ids = [client.infer_async(x + i + turn, do="same") for i in range(40)]
+            touched = _resident_bytes(client)
+            replies = [client.wait_for_resp(request_id) for request_id in ids]
+            assert touched > 40 * x.nbytes
+            assert _resident_bytes(client) < 8 << 20
+            for i, y in enumerate(replies):
+                assert torch.equal(y, x + i + turn)
+
+
+def _resident_bytes(client):
+    """Returns how much of a client's area this process has mapped and in memory."""
+    (connection,) = client._session.connections
+    begin = connection.slots._area._data.data_ptr()
+    with open("/proc/self/smaps") as file:
+        lines = iter(file)
+        for line in lines:
+            if line.startswith(f"{begin:x}-"):
+                return int(next(each for each in lines if each.startswith("Rss:")).split()[1]) << 10
+    raise AssertionError("the area is not mapped")

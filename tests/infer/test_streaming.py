@@ -22,6 +22,11 @@ from tests.infer.waiting import wait_until
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know nothing of the tests
 
 
+def read_globals():
+    attention = [torch._C._get_flash_sdp_enabled(), torch._C._get_math_sdp_enabled()]
+    return [str(torch.empty(()).device), str(torch.get_default_dtype()), *attention]
+
+
 class Parts(nn.Module):
     """Does what its keyword says."""
 
@@ -37,7 +42,9 @@ class Parts(nn.Module):
             return self.fc(x)
         if do == "switches":
             return [torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()]
-        if do in ("gradients", "autocast", "inference"):
+        if do == "globals":
+            return read_globals()
+        if do in ("gradients", "autocast", "inference", "many", "random"):
             return getattr(self, do)()
         return self.parts(x, do)
 
@@ -55,6 +62,23 @@ class Parts(nn.Module):
         with torch.inference_mode():
             for _ in range(9):
                 yield torch.is_inference_mode_enabled()
+
+    def many(self):
+        from torch.nn.attention import SDPBackend, sdpa_kernel  # cannot be pickled by value
+
+        with sdpa_kernel(SDPBackend.MATH), torch.device("meta"):
+            torch.set_default_dtype(torch.float64)
+            try:
+                for _ in range(9):
+                    yield read_globals() == ["meta", "torch.float64", False, True]
+            finally:
+                torch.set_default_dtype(torch.float32)
+
+    def random(self):
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            for _ in range(9):
+                yield float(torch.rand(()))
 
     def parts(self, x, do):
         try:
@@ -138,7 +162,7 @@ def test_stream_that_waits_for_its_client_takes_nobodys_turn(streaming):
     wait_until(lambda: streaming.stats().queued == 0)
 
 
-@pytest.mark.parametrize("do", ["gradients", "autocast", "inference"])
+@pytest.mark.parametrize("do", ["gradients", "autocast", "inference", "many"])
 def test_switches_that_a_paused_generator_has_set_are_its_own(streaming, model, do):
     """Two that take turns, the first of which ends first, and a call between them."""
     x = torch.ones(1, 3)
@@ -147,9 +171,19 @@ def test_switches_that_a_paused_generator_has_set_are_its_own(streaming, model, 
     assert next(second)
     assert list(first) == [True] * 8
     assert streaming(x, do="switches") == [False, False, False]
+    assert streaming(x, do="globals") == ["cpu", "torch.float32", True, True]
     assert torch.equal(streaming(x, do="plain"), model.fc(x))
     assert list(second) == [True] * 8
     assert streaming(x, do="switches") == [False, False, False]
+
+
+def test_random_numbers_of_replies_that_take_turns_are_their_own(streaming):
+    x = torch.ones(1, 3)
+    alone = torch.Generator().manual_seed(7)
+    expected = [float(torch.rand((), generator=alone)) for _ in range(9)]
+    streams = [streaming.stream(x, do="random") for _ in range(2)]
+    drawn = [[next(stream) for stream in streams] for _ in range(9)]
+    assert drawn == [[value, value] for value in expected]
 
 
 def test_stream_that_the_garbage_collector_ends_amid_another_request(streaming):

@@ -20,7 +20,7 @@ from ai.infer.http.front_ends import FrontEnds
 from ai.infer.http.line import Line, LineClosedError
 from ai.infer.http.metrics import Metrics
 from ai.infer.http.repository import Repository, UnknownModelError
-from ai.infer.http.serve import add_arguments
+from ai.infer.http.serve import add_arguments, make_server
 from tests.infer.waiting import wait_until
 
 FACTORY = """
@@ -224,3 +224,30 @@ def test_every_message_that_takes_workers_away_waits_for_those_who_ask_them(infe
         right.close()
 
     asyncio.run(scene())
+
+
+def test_one_process_that_is_told_to_end_while_a_factory_runs_ends():
+    begun, ended = asyncio.Event(), []
+
+    async def app(scope, receive, send):
+        begun.set()
+        try:
+            await asyncio.Event().wait()  # as long as a factory likes
+        finally:
+            ended.append(scope["type"])
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    server = make_server(app, parser.parse_args(["m=nowhere:factory", "--port", "0"]), pytest.fail)
+
+    async def run():
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        starting = asyncio.create_task(server.startup())
+        await begun.wait()
+        server.should_exit = True  # what uvicorn does at SIGTERM
+        await asyncio.wait_for(starting, 30)
+
+    asyncio.run(run())
+    assert not server.started
+    assert ended == ["lifespan"]

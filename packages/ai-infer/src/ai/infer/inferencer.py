@@ -18,8 +18,9 @@ from ai.infer.transport.shared_weights import pack_extra_state
 from ai.infer.transport.trees import Tree
 from ai.infer.worker.batch_axes import Axes
 from ai.infer.worker.engine import Precision
-from ai.infer.worker.options import WorkerOptions, torch_state
+from ai.infer.worker.options import WorkerOptions
 from ai.infer.worker.sharing import Share
+from ai.infer.worker.switches import read_switches
 from ai.model.arguments import check_whole
 
 
@@ -133,7 +134,7 @@ class Inferencer:
                 share=share,
                 in_axes=in_axes,
                 out_axes=out_axes,
-                torch_state=torch_state(),
+                torch_state=read_switches(),
             )
             for each in devices
         ]

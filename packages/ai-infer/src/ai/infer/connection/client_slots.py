@@ -9,6 +9,9 @@ from ai.infer.transport.slots import SLOTS_PER_CLIENT, WORKER, Area, Board, fenc
 from ai.infer.transport.trees import RawTensor
 from ai.infer.transport.wire import Layout, parse
 
+_LARGE_BYTES = 1 << 18  # of a message, from which on it is worth a call of the system to give its memory back
+_MAX_IDLE_BYTES = 1 << 23  # of large messages that a client without a request on its way keeps in memory
+
 
 class ClientSlots:
     """The slots of one connection, whose lock guards all that is done here.
@@ -33,6 +36,8 @@ class ClientSlots:
         self._layouts: list[tuple[int, Layout] | None] = [None] * SLOTS_PER_CLIENT  # of the replies, by form
         self.free = list(range(SLOTS_PER_CLIENT - 1, -1, -1))
         self.busy: dict[int, PendingRequest] = {}
+        self._large: dict[int, int] = {}  # places that have held a large message, and how many bytes of them
+        self._n_large_bytes = 0
 
     def fits(self, layout: Layout) -> bool:
         """Returns whether a request has room in a slot."""
@@ -50,6 +55,8 @@ class ClientSlots:
         else:
             for view, x in zip(self._area.views(place, layout), tensors, strict=True):
                 copy_into(x, view)
+        if layout.size > _LARGE_BYTES:
+            self._touches(place, layout.size)
         self._area.write_form(place, layout)
         self.free.pop()
         request.slot = slot
@@ -90,6 +97,8 @@ class ClientSlots:
                         return
                     known = self._layouts[slot] = (form, parse(header))
                 layout = known[1]
+                if layout.size > _LARGE_BYTES:
+                    self._touches(place, layout.size)
                 if request.raw:
                     tree = request.build_raw(layout, self._area.data(place, layout))
                 else:
@@ -101,6 +110,21 @@ class ClientSlots:
             request.slot = None
             del self.busy[slot]
             self.free.append(slot)
+            if self._n_large_bytes > _MAX_IDLE_BYTES and not self.busy:
+                self._return_pages()
+
+    def _touches(self, place: int, n_bytes: int) -> None:
+        more = n_bytes - self._large.get(place, 0)
+        if more > 0:
+            self._large[place] = n_bytes
+            self._n_large_bytes += more
+
+    def _return_pages(self) -> None:
+        """Gives back what large messages have touched, now that neither side reads or writes in any slot."""
+        for place, n_bytes in self._large.items():
+            self._area.return_pages(place, n_bytes)
+        self._large.clear()
+        self._n_large_bytes = 0
 
     def all_answered(self) -> list[PendingRequest]:
         """Returns the requests whose replies lie in their slots."""

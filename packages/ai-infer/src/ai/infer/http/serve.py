@@ -62,6 +62,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(about)
 
 
+_LOOK_S = 0.2  # between two looks whether a server that starts has been told to end
 _SOURCE_HELP = (
     "SOURCE: package.module:factory, a .pt2 or .onnx file, or the folder of a trial or a snapshot. Options: weights, "
     "args, input (NAME:DATATYPE:SIZES, repeatable), before, after, device, batch_size, replicas, share, ema"
@@ -157,7 +158,13 @@ def make_server(app: "App", arguments: argparse.Namespace, listens: Callable[[st
         """Says where it listens, once it does."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
+            starting = asyncio.ensure_future(super().startup(sockets))
+            while not starting.done() and not self.should_exit:  # told to end while a factory still runs
+                await asyncio.wait([starting], timeout=_LOOK_S)
+            if not starting.done():
+                starting.cancel()
+                return
+            await starting
             if self.started:
                 gc.freeze()  # torch alone makes half a million objects; to look at them takes longer than a request may
                 listens(_address(self.servers[0].sockets[0], arguments))

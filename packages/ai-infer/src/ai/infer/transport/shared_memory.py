@@ -1,5 +1,6 @@
 """Anonymous memory that several processes map: it has no name, so that no exit, however abrupt, can leave it behind."""
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -10,11 +11,17 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 64  # bytes; a cache line, and enough for every dtype and vector unit
+_madvise = ctypes.CDLL(None).madvise if hasattr(mmap, "MADV_REMOVE") else None
 
 
 def align(n_bytes: int) -> int:
     """Returns `n_bytes` rounded up to a whole number of cache lines."""
-    return -(-n_bytes // ALIGNMENT) * ALIGNMENT
+    return align_up(n_bytes, ALIGNMENT)
+
+
+def align_up(n: int, to: int) -> int:
+    """Returns `n` rounded up to a multiple of `to`."""
+    return -(-n // to) * to
 
 
 def shared_slots_supported() -> bool:
@@ -39,6 +46,18 @@ def anonymous_file(n_bytes: int) -> int:
     with tempfile.TemporaryFile() as file:
         file.truncate(n_bytes)
         return os.dup(file.fileno())
+
+
+def return_pages(data: Tensor) -> None:
+    """Gives the memory behind a part of a mapped file back to the system, where it can: what is there reads as zeros.
+
+    Args:
+        data: uint8 `(n,)`; of the pages that it touches, those that it fills.
+    """
+    begin = align_up(data.data_ptr(), mmap.PAGESIZE)
+    n_bytes = (data.data_ptr() + data.numel()) // mmap.PAGESIZE * mmap.PAGESIZE - begin
+    if n_bytes > 0 and _madvise is not None:
+        _madvise(ctypes.c_void_p(begin), ctypes.c_size_t(n_bytes), mmap.MADV_REMOVE)
 
 
 def map_file(descriptor: int, n_bytes: int) -> Tensor:

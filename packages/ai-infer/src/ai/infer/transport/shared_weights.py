@@ -96,7 +96,7 @@ class SharedWeights:
         """Copies a version into a model, whatever device it is on."""
         targets = list(tensor_state(model).values())
         if targets and self._buffers[0]:
-            with torch.no_grad():
+            with torch.inference_mode():  # a model may have made a buffer anew in it
                 torch._foreach_copy_(targets, self._buffers[version % 2])
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from ai.infer.transport.errors import WireError
-from ai.infer.transport.shared_memory import map_file
+from ai.infer.transport.shared_memory import map_file, return_pages
 from ai.infer.transport.wire import MAX_HEADER_BYTES, Layout
 
 SLOTS_PER_CLIENT = 64
@@ -112,6 +112,11 @@ class Area:
             views = layout.views(self._data[start + layout.start : start + self.slot_bytes])
             self._views[place] = (layout, views)
         return views
+
+    def return_pages(self, place: int, n_bytes: int) -> None:
+        """Gives back the memory of a message that was this long, but that of its header: nobody may need the rest."""
+        start = place * self.slot_bytes
+        return_pages(self._data[start + _LENGTH.size + MAX_HEADER_BYTES : start + n_bytes])
 
     def data(self, place: int, layout: Layout) -> memoryview:
         """Returns the bytes that hold a message's tensors; for what and when see `views`."""

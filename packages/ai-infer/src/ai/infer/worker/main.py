@@ -21,7 +21,8 @@ from ai.infer.transport.shared_weights import SharedWeights, apply_extra_state
 from ai.infer.transport.socket_folder import EXTRA_STATE_FILE, VITALS_FILE
 from ai.infer.transport.vitals import Vitals
 from ai.infer.worker.loop import Worker
-from ai.infer.worker.options import WorkerOptions, take_over
+from ai.infer.worker.options import WorkerOptions
+from ai.infer.worker.switches import set_switches
 
 
 def main(arguments: dict[str, Any]) -> None:
@@ -41,7 +42,7 @@ def main(arguments: dict[str, Any]) -> None:
             payload = torch.load(file, map_location="cpu", weights_only=False)  # type: ignore[arg-type]
         os.close(arguments["payload"])
         options: WorkerOptions = payload["options"][arguments["index"]]
-        take_over(options.torch_state)
+        set_switches(options.torch_state)
         if "build" in payload:
             payload["model"] = payload["build"]()
             payload["model"].load_state_dict(payload.pop("state"))

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ai.infer.worker.batch_axes import Axes
@@ -29,30 +28,3 @@ class WorkerOptions:
     out_axes: Axes = 0
     torch_state: dict[str, Any] = field(default_factory=dict)
     """The starter's own settings that decide how torch rounds."""
-
-
-def torch_state() -> dict[str, Any]:
-    """Returns this process's settings that decide how torch rounds."""
-    return {
-        "num_threads": torch.get_num_threads(),
-        "default_dtype": torch.get_default_dtype(),
-        "matmul_precision": torch.get_float32_matmul_precision(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "deterministic_warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
-        "mkldnn": torch.backends.mkldnn.enabled,
-        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
-        "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "cudnn_deterministic": torch.backends.cudnn.deterministic,
-    }
-
-
-def take_over(state: dict[str, Any]) -> None:
-    """Sets torch up as the starter had it, so that equal inputs give equal bits."""
-    torch.set_num_threads(state["num_threads"])
-    torch.set_default_dtype(state["default_dtype"])
-    torch.set_float32_matmul_precision(state["matmul_precision"])
-    torch.use_deterministic_algorithms(state["deterministic"], warn_only=state["deterministic_warn_only"])
-    torch.backends.mkldnn.enabled = state["mkldnn"]
-    torch.backends.cudnn.allow_tf32 = state["cudnn_tf32"]
-    torch.backends.cudnn.benchmark = state["cudnn_benchmark"]
-    torch.backends.cudnn.deterministic = state["cudnn_deterministic"]

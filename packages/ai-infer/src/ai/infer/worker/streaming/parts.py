@@ -2,7 +2,8 @@
 
 A generator that yields within `with torch.autocast(…)` leaves the thread under autocast, for whatever is called next,
 and two that take turns leave it so for good: each puts back what it found. So the switches change with the turns:
-gradients, autocast and inference mode are the generator's own while it runs, and are covered while it pauses.
+gradients, autocast and inference mode are the generator's own while it runs, and are covered while it pauses. For what
+else it may set see `own_state`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ import torch
 
 from ai.infer.transport.trees import Tree, flatten, unflatten
 from ai.infer.worker.engine import Engine
+from ai.infer.worker.streaming.own_state import OwnState
 
 
 class ReplyParts:
@@ -30,6 +32,7 @@ class ReplyParts:
         self._call = (args, kwargs)
         self._parts: Iterator[Tree] | None = None
         self._devices = {"cpu", engine.device.type}
+        self._state = OwnState(engine.device)
         self._under = ExitStack()  # what the model is called under
         self._cover = ExitStack()  # what hides the generator's switches from others
 
@@ -59,6 +62,7 @@ class ReplyParts:
 
     @contextmanager
     def _own_switches(self) -> Iterator[None]:
+        self._state.enter()
         self._cover.close()
         try:
             yield
@@ -70,3 +74,4 @@ class ReplyParts:
                     self._cover.enter_context(torch.autocast(device, enabled=False))
             if torch.is_inference_mode_enabled():
                 self._cover.enter_context(torch.inference_mode(False))
+            self._state.leave()
