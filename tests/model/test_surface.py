@@ -1,6 +1,8 @@
-"""What is public has an example and a place among the blocks that all tests run over."""
+"""What is public has an example and a place among the blocks that all tests run over; and what importing costs."""
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 
@@ -45,3 +47,22 @@ def test_every_block_is_among_those_that_all_tests_run_over():
     factories = {name for name in m.__all__ if name.islower() and callable(getattr(m, name))} - NO_BLOCKS
     tested = {name.split()[0] for name in BLOCKS}
     assert factories | set(NORMS) == tested
+
+
+def test_who_needs_one_module_does_not_pay_for_the_blocks_and_functions_keep_their_names():
+    script = """if True:
+        import sys
+        import ai.model.arguments, ai.model.saved
+        print(*[name for name in sys.modules if name.startswith("ai.model.")])
+        import ai.model.conv, ai.model.fold, ai.model.resblk, ai.model as m
+        print(m.conv.__qualname__, m.fold.__qualname__, m.resblk.__qualname__, m.sampler.__name__)
+        try: m.convolve
+        except AttributeError as error: print(error)
+    """
+    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    loaded, names, missing = told.splitlines()
+    assert set(loaded.split()) <= {
+        f"ai.model.{name}" for name in ("arguments", "saved", "state", "weights.names", "weights")
+    }
+    assert names == "conv fold resblk ai.model.sampler"
+    assert missing == "module 'ai.model' has no attribute 'convolve'"

@@ -70,7 +70,9 @@ def test_the_rest_works_without_ai_data():
 
 
 def test_a_failure_inside_a_part_is_not_hidden():
-    code = WITHOUT.format(module="ai.model.model") + "try: ai.model\nexcept ImportError as error: print(error.name)"
+    code = (
+        WITHOUT.format(module="ai.model.model") + "try: ai.model.Model\nexcept ImportError as error: print(error.name)"
+    )
     assert run(code) == "ai.model.model"
 
 

@@ -1,136 +1,207 @@
-"""Lowercase functions that return torch modules, checked against references."""
+"""Lowercase functions that return torch modules, checked against references.
 
-from ai.model import f, norm
-from ai.model.activation import actv, actv_gain
-from ai.model.attention import attn, sa
-from ai.model.conditioning.dit import dit_blk
-from ai.model.conditioning.time import time_emb
-from ai.model.container import duel, gru, lstm, module_dict, modules, null, repeat, res, seq
-from ai.model.conv import conv
-from ai.model.convolution.convnext import convnext_blk
-from ai.model.convolution.ranks import conv_nd, conv_separable, conv_transposed, pool
-from ai.model.diffusion import DiffusionModel
-from ai.model.elementwise import (
-    blur,
-    clamp,
-    flatten,
-    gain,
-    global_avg,
-    minibatch_std,
-    noise,
-    param,
-    rearrange,
-    resample,
-    upfirdn,
-)
-from ai.model.fold import fold
-from ai.model.init import (
-    draw_normal,
-    draw_orthogonal,
-    draw_uniform,
-    draw_weight,
-    fill,
-    init_module,
-    init_rule,
-    orthogonal,
-)
-from ai.model.lagged import Lagged
-from ai.model.latent.kl import kl
-from ai.model.latent.vq import vq
-from ai.model.linear import fc
-from ai.model.model import Model
-from ai.model.modulated import modconv, modfc, modresblk, modseq
-from ai.model.plain import to_torch
-from ai.model.policy import Categorical, Gaussian, Mixed, SquashedGaussian
-from ai.model.position import embed, patch_emb, pos_emb, registers
-from ai.model.pyramid import pyramid
-from ai.model.resblk import resblk, resblk_group, se
-from ai.model.running_norm import running_norm
-from ai.model.state import load_into, load_state, save_state
-from ai.model.summary import summarize
-from ai.model.tokens.cache import KVCache
-from ai.model.tokens.rotary import rotary
-from ai.model.transformer import drop_path, layer_scale, mlp, tx_dec, tx_dec_blk, tx_enc, tx_enc_blk
+Names resolve on first use, so whoever needs one module, such as the reader of snapshots, does not pay for all blocks.
+"""
 
-__all__ = [
-    "Categorical",
-    "DiffusionModel",
-    "Gaussian",
-    "KVCache",
-    "Lagged",
-    "Mixed",
-    "Model",
-    "SquashedGaussian",
-    "actv",
-    "actv_gain",
-    "attn",
-    "blur",
-    "clamp",
-    "conv",
-    "conv_nd",
-    "conv_separable",
-    "conv_transposed",
-    "convnext_blk",
-    "dit_blk",
-    "draw_normal",
-    "draw_orthogonal",
-    "draw_uniform",
-    "draw_weight",
-    "drop_path",
-    "duel",
-    "embed",
-    "f",
-    "fc",
-    "fill",
-    "flatten",
-    "fold",
-    "gain",
-    "global_avg",
-    "gru",
-    "init_module",
-    "init_rule",
-    "kl",
-    "layer_scale",
-    "load_into",
-    "load_state",
-    "lstm",
-    "minibatch_std",
-    "mlp",
-    "modconv",
-    "modfc",
-    "modresblk",
-    "modseq",
-    "module_dict",
-    "modules",
-    "noise",
-    "norm",
-    "null",
-    "orthogonal",
-    "param",
-    "patch_emb",
-    "pool",
-    "pos_emb",
-    "pyramid",
-    "rearrange",
-    "registers",
-    "repeat",
-    "res",
-    "resample",
-    "resblk",
-    "resblk_group",
-    "rotary",
-    "running_norm",
-    "sa",
-    "save_state",
-    "se",
-    "seq",
-    "summarize",
-    "time_emb",
-    "to_torch",
-    "tx_dec",
-    "tx_dec_blk",
-    "tx_enc",
-    "tx_enc_blk",
-    "upfirdn",
-    "vq",
-]
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ai.model import f as f
+    from ai.model import norm as norm
+    from ai.model.activation import actv as actv
+    from ai.model.activation import actv_gain as actv_gain
+    from ai.model.attention import attn as attn
+    from ai.model.attention import sa as sa
+    from ai.model.conditioning.dit import dit_blk as dit_blk
+    from ai.model.conditioning.time import time_emb as time_emb
+    from ai.model.container import duel as duel
+    from ai.model.container import gru as gru
+    from ai.model.container import lstm as lstm
+    from ai.model.container import module_dict as module_dict
+    from ai.model.container import modules as modules
+    from ai.model.container import null as null
+    from ai.model.container import repeat as repeat
+    from ai.model.container import res as res
+    from ai.model.container import seq as seq
+    from ai.model.conv import conv as conv
+    from ai.model.convolution.convnext import convnext_blk as convnext_blk
+    from ai.model.convolution.ranks import conv_nd as conv_nd
+    from ai.model.convolution.ranks import conv_separable as conv_separable
+    from ai.model.convolution.ranks import conv_transposed as conv_transposed
+    from ai.model.convolution.ranks import pool as pool
+    from ai.model.diffusion import DiffusionModel as DiffusionModel
+    from ai.model.elementwise import blur as blur
+    from ai.model.elementwise import clamp as clamp
+    from ai.model.elementwise import flatten as flatten
+    from ai.model.elementwise import gain as gain
+    from ai.model.elementwise import global_avg as global_avg
+    from ai.model.elementwise import minibatch_std as minibatch_std
+    from ai.model.elementwise import noise as noise
+    from ai.model.elementwise import param as param
+    from ai.model.elementwise import rearrange as rearrange
+    from ai.model.elementwise import resample as resample
+    from ai.model.elementwise import upfirdn as upfirdn
+    from ai.model.fold import fold as fold
+    from ai.model.init import draw_normal as draw_normal
+    from ai.model.init import draw_orthogonal as draw_orthogonal
+    from ai.model.init import draw_uniform as draw_uniform
+    from ai.model.init import draw_weight as draw_weight
+    from ai.model.init import fill as fill
+    from ai.model.init import init_module as init_module
+    from ai.model.init import init_rule as init_rule
+    from ai.model.init import orthogonal as orthogonal
+    from ai.model.lagged import Lagged as Lagged
+    from ai.model.latent.kl import kl as kl
+    from ai.model.latent.vq import vq as vq
+    from ai.model.linear import fc as fc
+    from ai.model.model import Model as Model
+    from ai.model.modulated import modconv as modconv
+    from ai.model.modulated import modfc as modfc
+    from ai.model.modulated import modresblk as modresblk
+    from ai.model.modulated import modseq as modseq
+    from ai.model.plain import to_torch as to_torch
+    from ai.model.policy import Categorical as Categorical
+    from ai.model.policy import Gaussian as Gaussian
+    from ai.model.policy import Mixed as Mixed
+    from ai.model.policy import SquashedGaussian as SquashedGaussian
+    from ai.model.position import embed as embed
+    from ai.model.position import patch_emb as patch_emb
+    from ai.model.position import pos_emb as pos_emb
+    from ai.model.position import registers as registers
+    from ai.model.pyramid import pyramid as pyramid
+    from ai.model.resblk import resblk as resblk
+    from ai.model.resblk import resblk_group as resblk_group
+    from ai.model.resblk import se as se
+    from ai.model.running_norm import running_norm as running_norm
+    from ai.model.state import load_into as load_into
+    from ai.model.state import load_state as load_state
+    from ai.model.state import save_state as save_state
+    from ai.model.summary import summarize as summarize
+    from ai.model.tokens.cache import KVCache as KVCache
+    from ai.model.tokens.rotary import rotary as rotary
+    from ai.model.transformer import drop_path as drop_path
+    from ai.model.transformer import layer_scale as layer_scale
+    from ai.model.transformer import mlp as mlp
+    from ai.model.transformer import tx_dec as tx_dec
+    from ai.model.transformer import tx_dec_blk as tx_dec_blk
+    from ai.model.transformer import tx_enc as tx_enc
+    from ai.model.transformer import tx_enc_blk as tx_enc_blk
+
+# Public name -> the module that defines it.
+_OWNERS = {
+    "Categorical": "policy",
+    "DiffusionModel": "diffusion",
+    "Gaussian": "policy",
+    "KVCache": "tokens.cache",
+    "Lagged": "lagged",
+    "Mixed": "policy",
+    "Model": "model",
+    "SquashedGaussian": "policy",
+    "actv": "activation",
+    "actv_gain": "activation",
+    "attn": "attention",
+    "blur": "elementwise",
+    "clamp": "elementwise",
+    "conv": "conv",
+    "conv_nd": "convolution.ranks",
+    "conv_separable": "convolution.ranks",
+    "conv_transposed": "convolution.ranks",
+    "convnext_blk": "convolution.convnext",
+    "dit_blk": "conditioning.dit",
+    "draw_normal": "init",
+    "draw_orthogonal": "init",
+    "draw_uniform": "init",
+    "draw_weight": "init",
+    "drop_path": "transformer",
+    "duel": "container",
+    "embed": "position",
+    "fc": "linear",
+    "fill": "init",
+    "flatten": "elementwise",
+    "fold": "fold",
+    "gain": "elementwise",
+    "global_avg": "elementwise",
+    "gru": "container",
+    "init_module": "init",
+    "init_rule": "init",
+    "kl": "latent.kl",
+    "layer_scale": "transformer",
+    "load_into": "state",
+    "load_state": "state",
+    "lstm": "container",
+    "minibatch_std": "elementwise",
+    "mlp": "transformer",
+    "modconv": "modulated",
+    "modfc": "modulated",
+    "modresblk": "modulated",
+    "modseq": "modulated",
+    "module_dict": "container",
+    "modules": "container",
+    "noise": "elementwise",
+    "null": "container",
+    "orthogonal": "init",
+    "param": "elementwise",
+    "patch_emb": "position",
+    "pool": "convolution.ranks",
+    "pos_emb": "position",
+    "pyramid": "pyramid",
+    "rearrange": "elementwise",
+    "registers": "position",
+    "repeat": "container",
+    "res": "container",
+    "resample": "elementwise",
+    "resblk": "resblk",
+    "resblk_group": "resblk",
+    "rotary": "tokens.rotary",
+    "running_norm": "running_norm",
+    "sa": "attention",
+    "save_state": "state",
+    "se": "resblk",
+    "seq": "container",
+    "summarize": "summary",
+    "time_emb": "conditioning.time",
+    "to_torch": "plain",
+    "tx_dec": "transformer",
+    "tx_dec_blk": "transformer",
+    "tx_enc": "transformer",
+    "tx_enc_blk": "transformer",
+    "upfirdn": "elementwise",
+    "vq": "latent.vq",
+}
+__all__ = [*_OWNERS, "f", "norm"]
+
+
+class _Package(ModuleType):
+    """A package in which a function keeps its name where the module that defines it is called the same.
+
+    The import system puts each module into its package under its name: `ai.model.conv` would hide the function `conv`.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _OWNERS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+if not TYPE_CHECKING:  # seen by a type checker, a module __getattr__ would type every misspelling as Any
+
+    def __getattr__(name: str) -> Any:
+        if name in _OWNERS:
+            value = getattr(import_module(f"ai.model.{_OWNERS[name]}"), name)
+            globals()[name] = value
+            return value
+        if not name.startswith("_"):
+            try:
+                return import_module(f"ai.model.{name}")
+            except ModuleNotFoundError as error:
+                if error.name != f"ai.model.{name}":  # the module is there, and something that it needs is not
+                    raise
+        raise AttributeError(f"module 'ai.model' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
