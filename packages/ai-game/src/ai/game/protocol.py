@@ -25,7 +25,8 @@ class Game(Protocol):
 
     Attributes:
         num_actions: how many actions there are, `A`; illegal ones included.
-        num_players: 1 or 2. With two, every value and reward is from the view of the player who moves or just moved.
+        num_players: 1, 2 or more. With two, every value and reward is from the view of the player who moves or just
+            moved. With more, both tell of each player, `[B, num_players]`, in the order of their numbers.
         dtype: the structured dtype of one state.
         observation_shape: shape of one observation.
         discount: what a later reward is worth a step earlier, in (0, 1].
@@ -62,11 +63,11 @@ class Game(Protocol):
         ...
 
     def reward(self, state: State) -> NDArray[np.float64]:
-        """Returns what the last move earned the player who made it, `[B]`."""
+        """Returns what the last move earned the player who made it, `[B]`; of more than two, each, `[B, players]`."""
         ...
 
     def to_play(self, state: State) -> NDArray[np.int64]:
-        """Returns who moves next, `[B]`, 0 or 1."""
+        """Returns who moves next, `[B]`, below `num_players`."""
         ...
 
 

@@ -39,6 +39,8 @@ class GameEnvironments:
             raise TypeError(
                 f"game must be one that can be copied, {type(game).__name__} is not: use GymnasiumEnvironments"
             )
+        if game.num_players > 2:
+            raise ValueError(f"game must be for one or two players, {type(game).__name__} is for {game.num_players}")
         self.game, self.num = game, num
         self.num_actions, self.observation_shape = game.num_actions, game.observation_shape
         self._mask = game.num_players == 2 if mask is None else mask

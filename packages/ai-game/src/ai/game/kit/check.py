@@ -84,7 +84,7 @@ def _check_dtype(game: Game) -> None:
     dtype = np.dtype(game.dtype)
     _rule(dtype.names is not None, f"dtype must be structured, with a name for each field, got {dtype}", 0)
     _rule(not dtype.hasobject, f"dtype must hold numbers alone, so that states can be copied, got {dtype}", 0)
-    _rule(game.num_players in (1, 2), f"num_players must be 1 or 2, got {game.num_players}", 0)
+    _rule(game.num_players >= 1, f"num_players must be at least 1, got {game.num_players}", 0)
     _rule(0 < game.discount <= 1, f"discount must be in (0, 1], got {game.discount}", 0)
 
 
@@ -100,7 +100,10 @@ def _check_shapes(game: Game, state: State, batch: int) -> None:
     legal = game.legal(state)
     _rule(legal.shape == (batch, game.num_actions) and legal.dtype == bool, "legal must return bool [B, A]", 0)
     for name in ("terminal", "reward", "to_play"):
-        _rule(getattr(game, name)(state).shape == (batch,), f"{name} must return one number a game", 0)
+        each = name == "reward" and game.num_players > 2
+        shape = (batch, game.num_players) if each else (batch,)
+        what = f"one number for each of {game.num_players} players, [B, players]" if each else "one number a game"
+        _rule(getattr(game, name)(state).shape == shape, f"{name} must return {what}", 0)
     _rule(game.terminal(state).dtype == bool, "terminal must return bool [B]", 0)
     _rule(np.asarray(game.to_play(state)).dtype.kind in "iu", "to_play must return integers [B]", 0)
     chance, truncated = chances(game, state), getattr(game, "truncated", None)

@@ -28,6 +28,7 @@ class Moment(NamedTuple):
 
 
 History = list[Moment]
+_NUMBER = {2: "two", 3: "three"}
 
 
 def find_mistakes(game: Game, history: History, seeds: NDArray[np.uint64]) -> None:
@@ -37,8 +38,9 @@ def find_mistakes(game: Game, history: History, seeds: NDArray[np.uint64]) -> No
         GameError: with the mistake's name.
     """
     luck_in_the_state(game, seeds)
-    if game.num_players == 2:
+    if game.num_players > 1:
         one_mover(game, history)
+    if game.num_players == 2:
         rewards_of_one_player(game, history, seeds)
         mover_unseen(game, history)
     if isinstance(game, SymmetricGame):
@@ -52,7 +54,8 @@ def one_mover(game: Game, history: History) -> None:
     if len(moves) > 1 and (movers == movers[0]).all():
         raise GameError(
             f"to_play must tell who moves: it is {movers[0]} at all {len(movers)} moves of {len(history[0].live)} "
-            "games of two players, and a search would choose for one of them alone"
+            f"games of {_NUMBER.get(game.num_players, game.num_players)} players, and a search would choose for one of "
+            "them alone"
         )
 
 
@@ -224,7 +227,8 @@ def _play_beside(game: SymmetricGame, state: State, seeds: NDArray[np.uint64], s
             state, twin = game.step(state, action), game.step(twin, moved)
             turned, _ = _turned(game, game.observe(state), side)
             alike = _alike(turned, game.observe(twin))
-            allowed = alike & (game.reward(state) == game.reward(twin)) & (game.terminal(state) == game.terminal(twin))
+            paid = np.reshape(game.reward(state) == game.reward(twin), (len(state), -1)).all(axis=1)
+            allowed = alike & paid & (game.terminal(state) == game.terminal(twin))
         if not allowed.all():
             row = int(allowed.argmin())
             raise GameError(

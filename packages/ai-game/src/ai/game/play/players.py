@@ -44,7 +44,7 @@ def greedy_player(game: Game, evaluator: Evaluator) -> Player:
             outcome = evaluator.evaluate(state)
         else:
             outcome = evaluator(torch.from_numpy(game.observe(state)))
-        logits, _ = checked(outcome, len(state), game.num_actions)
+        logits, _ = checked(outcome, len(state), game.num_actions, game.num_players)
         legal = game.legal(state)
         if np.isnan(logits[legal]).any():
             raise ValueError("evaluator must return numbers as logits of legal actions, got NaN")

@@ -114,8 +114,8 @@ class SelfPlay:
         wrap: from the model to its evaluator, such as `NetEvaluator.tuned` with its options filled in.
 
     Raises:
-        ValueError: neither or both of `model` and `evaluator`; resigning in a one-player game; a cache before an
-            evaluator whose parameters others renew.
+        ValueError: more than two players; neither or both of `model` and `evaluator`; resigning in a one-player game; a
+            cache before an evaluator whose parameters others renew.
         TypeError: `model` is no module.
 
     Example:
@@ -143,6 +143,8 @@ class SelfPlay:
             raise TypeError(
                 f"model must be a module, got {type(model).__name__}: give functions and clients as evaluator"
             )
+        if game.num_players > 2:
+            raise ValueError(f"game must be for one or two players, {type(game).__name__} is for {game.num_players}")
         play = Play() if play is None else play
         if play.resign_below is not None and game.num_players != 2:
             raise ValueError("resign_below needs a game of two players")

@@ -19,7 +19,7 @@ from ai.game.protocol import Game, State, chances
 from ai.game.search.device import fetched, sent
 from ai.game.search.evaluator import CachedEvaluator, Evaluation, NetEvaluator, StateEvaluator
 from ai.game.search.expand import row_kernel
-from ai.game.search.tree import Leaf, Tree
+from ai.game.search.tree import Leaf, Shares, Tree, new_shares
 
 Evaluator = Callable[[Tensor], Evaluation] | StateEvaluator | nn.Module
 
@@ -62,6 +62,8 @@ class Rules:
         self._row_kernel = None if self._on_states else row_kernel(game)
         self._truncated = getattr(game, "truncated", None)
         self._states: State = np.zeros((0, 0), game.dtype)
+        self._players = game.num_players
+        self.shares: Shares | None = None  # of more than two players
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Returns a context in which a network does not learn."""
@@ -73,6 +75,7 @@ class Rules:
         """Makes room for one state a node."""
         if self._states.shape != (batch, num_nodes):
             self._states = np.zeros((batch, num_nodes), self.game.dtype)
+            self.shares = new_shares(batch, num_nodes, self._players) if self._players > 2 else None
 
     def root(self, tree: Tree, rows: NDArray[np.int64], state: State, legal: NDArray[np.bool_] | None) -> Evaluated:
         """Puts the roots of `rows` in place and evaluates them."""
@@ -81,7 +84,9 @@ class Rules:
         self._states[where, 0] = state
         allowed = self.game.legal(state)
         tree.legal[where, 0] = allowed if legal is None else allowed & legal
-        return self._evaluate(rows, state)
+        if self.shares is not None:
+            self.shares.mover[rows, 0] = self.game.to_play(state)
+        return self._shared(rows, np.zeros(len(rows), np.int64), self._evaluate(rows, state))
 
     def check(self, state: State) -> None:
         """Refuses states in which no player of this game is to move.
@@ -102,7 +107,7 @@ class Rules:
             raise ValueError(f"states must be a player's to move, in row {int(lucky.argmax())} luck moves")
 
     def value(self, state: State) -> NDArray[np.floating]:
-        """Returns the evaluator's value of each state, `[B]`."""
+        """Returns the evaluator's value of each state, `[B]`; of more than two players each one's, `[B, players]`."""
         return self._evaluate(np.arange(len(state)), state).value
 
     def expand(self, tree: Tree, rows: NDArray[np.int64], leaf: Leaf) -> Evaluated:
@@ -133,7 +138,11 @@ class Rules:
         sign = np.where(tree.chance[games, parent], 1.0, game.discount)
         if game.num_players == 2:
             sign[game.to_play(state) != game.to_play(before)] *= -1
-        tree.reward[games, node] = game.reward(state)
+        if self.shares is None:
+            tree.reward[games, node] = game.reward(state)
+        else:
+            self.shares.reward[games, node], self.shares.value[games, node] = game.reward(state), 0.0
+            self.shares.mover[games, node] = game.to_play(state)
         tree.discount[games, node] = np.where(over & ~cut, 0.0, sign)
         tree.terminal[games, node] = over
         tree.legal[games, node] = game.legal(state)
@@ -141,9 +150,16 @@ class Rules:
         if len(live) == 0:
             return self._nothing()
         if chance is None:
-            return self._evaluate(fresh[live], state[live])
+            return self._shared(games[live], node[live], self._evaluate(fresh[live], state[live]))
         tree.chance[games, node] = chance.any(axis=1)
-        return self._evaluate_luck(fresh[live], state[live], chance[live])
+        return self._shared(games[live], node[live], self._evaluate_luck(fresh[live], state[live], chance[live]))
+
+    def _shared(self, games: NDArray[np.int64], node: NDArray[np.int64], found: Evaluated) -> Evaluated:
+        """Writes what each of more than two players expects at nodes, and returns the mover's share as the value."""
+        if self.shares is None:
+            return found
+        self.shares.value[games, node] = found.value
+        return found._replace(value=found.value[np.arange(len(games)), self.shares.mover[games, node]])
 
     def at_root(self, state: State) -> NDArray[np.bool_]:
         """Returns which of the states are those at the roots, `[B]`."""
@@ -155,14 +171,18 @@ class Rules:
     def keep(self, kept: NDArray[np.bool_], num_nodes: int) -> None:
         """Moves the nodes that are `kept [B, N]` to the first places, in their order, in room for `num_nodes`."""
         row, old = np.nonzero(kept)
+        new = (kept.cumsum(axis=1) - 1)[row, old]
         states = self._states[row, old]
+        parts = None if self.shares is None else [array[row, old] for array in self.shares]
         self.allocate(len(kept), num_nodes)
-        self._states[row, (kept.cumsum(axis=1) - 1)[row, old]] = states
+        self._states[row, new] = states
+        for array, part in zip(self.shares or (), parts or (), strict=True):
+            array[row, new] = part
 
     def _evaluate(self, rows: NDArray[np.int64], state: State) -> Evaluated:
         if self._on_states:
             outcome = self._evaluator.evaluate(state)  # type: ignore[union-attr]
-            return Evaluated(rows, *checked(outcome, len(state), self.num_actions))
+            return Evaluated(rows, *checked(outcome, len(state), self.num_actions, self._players))
         return Evaluated(rows, *self._ask(torch.from_numpy(self.game.observe(state)), len(state)))
 
     def _evaluate_luck(self, rows: NDArray[np.int64], state: State, chance: NDArray[np.float64]) -> Evaluated:
@@ -171,13 +191,16 @@ class Rules:
         What is drawn is told by the state alone; the visits that follow are shared by probability, without any draw.
         """
         game, lucky = self.game, np.asarray(chance.any(axis=1))
-        ahead, worth, factor = state.copy(), np.zeros(len(state)), np.ones(len(state))
+        many = self._players > 2
+        ahead, factor = state.copy(), np.ones((len(state), 1))
+        worth = np.zeros((len(state), self._players if many else 1))
         pending, weights = np.flatnonzero(lucky), chance[lucky]
         while len(pending):
             before = ahead[pending]
             after = game.step(before, draws.choose(draws.digest(before), weights))
-            worth[pending] += factor[pending] * game.reward(after)
-            factor[pending] *= np.where(game.to_play(after) == game.to_play(before), 1.0, -1.0) * ~game.terminal(after)
+            worth[pending] += factor[pending] * np.reshape(game.reward(after), (len(after), -1))
+            turned = ~many & (game.to_play(after) != game.to_play(before))
+            factor[pending] *= (np.where(turned, -1.0, 1.0) * ~game.terminal(after))[:, None]
             ahead[pending] = after
             weights = game.chance(after)  # type: ignore[attr-defined]
             again = np.asarray(weights.any(axis=1))
@@ -185,10 +208,11 @@ class Rules:
         _, logits, value = self._evaluate(rows, ahead)
         with np.errstate(divide="ignore"):
             logits = np.where(lucky[:, None], np.log(chance), logits)
-        return Evaluated(rows, logits, worth + factor * value)
+        value = worth + factor * np.reshape(value, (len(state), -1))
+        return Evaluated(rows, logits, value if many else value[:, 0])
 
     def _ask(self, observation: Tensor, batch: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        return checked(self._evaluator(observation), batch, self.num_actions)  # type: ignore[operator]
+        return checked(self._evaluator(observation), batch, self.num_actions, self._players)  # type: ignore[operator]
 
     def _nothing(self) -> Evaluated:
         return Evaluated(np.zeros(0, np.int64), np.zeros((0, self.num_actions), np.float32), np.zeros(0, np.float32))
@@ -201,6 +225,7 @@ class Learned:
         self.model = model
         self.num_actions = num_actions
         self.luck = False
+        self.shares: Shares | None = None
         self._embeddings: Any = None
         self._shape = (0, 0)
 
@@ -304,11 +329,13 @@ def _whole(rows: NDArray[np.int64], tree: Tree) -> NDArray[np.int64] | slice:
     return slice(None) if len(rows) == len(tree.size) else rows
 
 
-def checked(outcome: Evaluation, batch: int, num_actions: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+def checked(
+    outcome: Evaluation, batch: int, num_actions: int, players: int = 1
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Returns an evaluator's answer as contiguous arrays of floats.
 
     Raises:
-        ValueError: its shapes are not `[batch, num_actions]` and `[batch]`.
+        ValueError: its shapes are not `[batch, num_actions]` and `[batch]`, or `[batch, players]` of more than two.
     """
     if not isinstance(outcome, (tuple, list)) or len(outcome) != 2:
         raise TypeError(f"evaluator must return (logits, value), got {type(outcome).__name__}")
@@ -316,6 +343,12 @@ def checked(outcome: Evaluation, batch: int, num_actions: int) -> tuple[NDArray[
     logits, value = _array(answers[0]), _array(answers[1])
     if logits.shape != (batch, num_actions):
         raise ValueError(f"evaluator must return logits of shape ({batch}, {num_actions}), got {logits.shape}")
+    if players > 2:
+        if value.shape != (batch, players):
+            raise ValueError(f"evaluator must return a value a player, shape ({batch}, {players}), got {value.shape}")
+        if not np.isfinite(value).all():
+            raise ValueError("evaluator must return finite values of all players, got NaN or infinity")
+        return logits, value
     if value.size != batch:
         raise ValueError(f"evaluator must return one value a row, shape ({batch},), got {value.shape}")
     return logits, value.reshape(batch)

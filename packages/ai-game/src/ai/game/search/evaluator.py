@@ -182,11 +182,12 @@ class RolloutEvaluator:
         self.game, self.rollouts, self.seed, self.max_moves = game, rollouts, seed, max_moves
 
     def evaluate(self, state: State) -> Evaluation:
-        """Returns zero logits and the mean return of the rollouts."""
+        """Returns zero logits and the mean return of the rollouts, to the mover or to each of more than two players."""
         game = self.game
         current = np.repeat(state, self.rollouts)
         owner = np.array(game.to_play(current))  # which may be a view into the states
-        value = np.zeros(len(current))
+        many = game.num_players > 2
+        value = np.zeros((len(current), game.num_players) if many else len(current))
         worth = np.ones(len(current))
         luck = draws.fold_in(draws.digest(state), self.seed).repeat(self.rollouts)
         luck = draws.fold_in(luck, np.tile(np.arange(self.rollouts), len(state)))
@@ -197,10 +198,13 @@ class RolloutEvaluator:
             action = draws.choose(draws.fold_in(luck[live], move), move_weights(game, current[live]))
             mover = game.to_play(current[live])
             current[live] = game.step(current[live], action)
-            value[live] += worth[live] * outcome_for(owner[live], game.reward(current[live]), mover)
+            reward = game.reward(current[live])
+            earned = reward * worth[live, None] if many else worth[live] * outcome_for(owner[live], reward, mover)
+            value[live] += earned
             worth[live] *= game.discount
             live = live[~game.terminal(current[live])]
-        return np.zeros((len(state), game.num_actions)), value.reshape(len(state), self.rollouts).mean(axis=1)
+        mean = value.reshape(len(state), self.rollouts, *value.shape[1:]).mean(axis=1)
+        return np.zeros((len(state), game.num_actions)), mean
 
 
 class CachedEvaluator:
@@ -287,7 +291,9 @@ class CachedEvaluator:
 
     def _first(self, observation: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Learns from the first answer how many actions there are, then remembers it."""
-        logits, _ = _float32(*self.evaluator(observation[:1]))
+        logits, value = _float32(*self.evaluator(observation[:1]))
+        if value.size != 1:
+            raise ValueError(f"evaluator must return one value a position to be remembered, got {value.size}")
         with self._lock:
             if self._logits is None:
                 rng = np.random.default_rng(0)

@@ -33,11 +33,11 @@ class RowRules(Game, Protocol):
 def row_kernel(game: Game) -> Any:
     """Returns the compiled step of a game, as `expand_rows`; None without numba, or where the rules do not allow it.
 
-    Luck and limits of moves that are not ends take the longer way, over the batch's functions.
+    Luck, limits of moves that are not ends and more than two players take the longer way, over the batch's functions.
     """
     if not fast.available() or not isinstance(game, RowRules) or not game.rules_by_row:
         return None
-    if hasattr(game, "chance") or hasattr(game, "truncated"):
+    if hasattr(game, "chance") or hasattr(game, "truncated") or game.num_players > 2:
         return None
     return fast.bound(expand_rows, play_row=game.play_row, legal_row=game.legal_row, observe_row=game.observe_row)
 

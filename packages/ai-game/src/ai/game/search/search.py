@@ -148,7 +148,7 @@ class Search:
             return self._search(positions, seed, noise, legal, simulations, noise_values)
 
     def value(self, positions: Any) -> NDArray[np.float64]:
-        """Returns the evaluator's own value of each position, `[B]`, without search."""
+        """Returns the evaluator's own value of each position, `[B]`, without search; of more than two players, each."""
         with self._turn, self._dynamics.evaluating():
             return self._dynamics.value(positions).astype(np.float64)
 
@@ -227,7 +227,11 @@ class Search:
         leaf = self._leaf = self._leaf if len(self._leaf.node) == len(rows) else new_leaf(len(rows))
         walk.select(self.tree, rows, way, leaf, luck=self._dynamics.luck, max_depth=self.max_depth)
         evaluated = self._dynamics.expand(self.tree, rows, leaf)
-        if not walk.settle(self.tree, rows, leaf, *evaluated, self.rule.prove):
+        if (shares := self._dynamics.shares) is None:
+            finite = walk.settle(self.tree, rows, leaf, *evaluated, self.rule.prove)
+        else:
+            finite = walk.settle_shares(self.tree, rows, leaf, *evaluated, shares)
+        if not finite:
             raise _not_finite()
 
     def _root(self, positions: Any, legal: NDArray[np.bool_] | None, rows: NDArray[np.int64]) -> None:

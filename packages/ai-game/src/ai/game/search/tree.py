@@ -53,6 +53,20 @@ class Tree(NamedTuple):
     size: NDArray[np.int64]
 
 
+class Shares(NamedTuple):
+    """What trees of a game for `P` players, more than two, hold besides: each expects and earns for itself.
+
+    Attributes:
+        value: `[B, N, P]` what the evaluator gives each player; 0 at an end.
+        reward: `[B, N, P]` what the edge that leads here paid each.
+        mover: `[B, N]` who moves here, whose share the edges count.
+    """
+
+    value: NDArray[np.float64]
+    reward: NDArray[np.float64]
+    mover: NDArray[np.int64]
+
+
 class Leaf(NamedTuple):
     """Where each walk ended, `[R]` for the rows walked: an edge, the node it leads to, and whether that node is new."""
 
@@ -65,6 +79,12 @@ class Leaf(NamedTuple):
 def new_leaf(rows: int) -> Leaf:
     """Returns room for the ends of `rows` walks."""
     return Leaf(np.zeros(rows, np.int64), np.zeros(rows, np.int64), np.zeros(rows, np.int64), np.zeros(rows, bool))
+
+
+def new_shares(batch: int, num_nodes: int, players: int) -> Shares:
+    """Returns the shares of empty trees."""
+    each = (batch, num_nodes, players)
+    return Shares(np.zeros(each), np.zeros(each), np.zeros(each[:2], np.int64))
 
 
 def new_tree(batch: int, num_nodes: int, num_actions: int, *, proves: bool = True) -> Tree:

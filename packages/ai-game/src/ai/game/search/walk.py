@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ai.game import fast
 from ai.game.search.rules.rule import Way
-from ai.game.search.tree import UNVISITED, Leaf, Tree
+from ai.game.search.tree import UNVISITED, Leaf, Shares, Tree
 
 UNLIMITED = 1 << 40  # deeper than any tree
 NO_SCORE = "a rule must score legal moves by numbers, got NaN"
@@ -159,6 +159,37 @@ def settle(
             certain[climbing] = np.where(np.isnan(proof), np.nan, certain_value(tree, games, above))
         tree.visits[edge] += 1
         tree.total[edge] += returned[climbing]
+        node[climbing] = above
+        climbing = climbing[above != 0]
+    return True
+
+
+def settle_shares(
+    tree: Tree,
+    rows: NDArray[np.int64],
+    leaf: Leaf,
+    live: NDArray[np.int64],
+    logits: NDArray[np.floating],
+    value: NDArray[np.floating],
+    shares: Shares,
+) -> bool:
+    """Does what `settle` does for more than two players: each edge counts the return of who moves above it (max^n).
+
+    Source: Luckhardt, Irani 1986, "An algorithmic solution of N-person games".
+    """
+    if (compiled := fast.kernels(__name__)) is not None:
+        return bool(compiled.settle_shares(tuple(tree), rows, tuple(leaf), live, logits, value, tuple(shares)))
+    if not evaluate(tree, rows[live], leaf.node[live], logits, value):
+        return False
+    node = leaf.node.copy()
+    returned = shares.value[rows, node]
+    climbing = np.arange(len(rows))
+    while len(climbing):
+        games, here = rows[climbing], node[climbing]
+        above, action = tree.parent[games, here].astype(np.int64), tree.parent_action[games, here].astype(np.int64)
+        returned[climbing] = shares.reward[games, here] + tree.discount[games, here][:, None] * returned[climbing]
+        tree.visits[games, above, action] += 1
+        tree.total[games, above, action] += returned[climbing, shares.mover[games, above]]
         node[climbing] = above
         climbing = climbing[above != 0]
     return True

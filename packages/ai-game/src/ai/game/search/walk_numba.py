@@ -11,7 +11,7 @@ import numpy as np
 from ai.game.fast import jit
 from ai.game.search.rules.gumbel import TINY, GumbelParams
 from ai.game.search.rules.puct import EPSILON, LOWEST, PuctParams
-from ai.game.search.tree import Leaf, Tree
+from ai.game.search.tree import Leaf, Shares, Tree
 
 
 @jit(error_model="numpy")
@@ -370,6 +370,35 @@ def settle(tree, rows, leaf, live, logits, value, prove=False):  # type: ignore[
                     certain = _certain_value(legal, proof, b, above)
             visits[b, above, action] += 1
             total[b, above, action] += returned
+            n = above
+    return True
+
+
+@jit(error_model="numpy")
+def settle_shares(tree, rows, leaf, live, logits, value, shares):  # type: ignore[no-untyped-def]
+    """Evaluates the new nodes of `rows[live]` and carries every leaf's values to its root, each edge the mover's."""
+    tree, leaf, shares = Tree(*tree), Leaf(*leaf), Shares(*shares)
+    if not evaluate(tree, rows[live], leaf.node[live], logits, value):
+        return False
+    parent, parent_action, discount, visits, total = (
+        tree.parent,
+        tree.parent_action,
+        tree.discount,
+        tree.visits,
+        tree.total,
+    )
+    expected, reward, mover, leaf_node = shares.value, shares.reward, shares.mover, leaf.node
+    returned = np.empty(expected.shape[2])
+    for r in range(rows.shape[0]):
+        b, n = rows[r], leaf_node[r]
+        for p in range(returned.shape[0]):
+            returned[p] = expected[b, n, p]
+        while n > 0:
+            above, action = np.int64(parent[b, n]), np.int64(parent_action[b, n])
+            for p in range(returned.shape[0]):
+                returned[p] = reward[b, n, p] + discount[b, n] * returned[p]
+            visits[b, above, action] += 1
+            total[b, above, action] += returned[mover[b, above]]
             n = above
     return True
 

@@ -67,6 +67,8 @@ def solve(game: Game, *, max_positions: int = 1_000_000) -> Solution:
     (4520, [0.0, 0.0, 0.0])
     """
     check_count(1, max_positions=max_positions)
+    if game.num_players > 2:
+        raise ValueError(f"game must be for one or two players, {type(game).__name__} is for {game.num_players}")
     if hasattr(game, "chance"):
         raise ValueError(f"game must have no luck to be solved, {type(game).__name__} has chance")
     start = game.init(1)
