@@ -163,3 +163,10 @@ def test_an_environment_of_another_kind_is_refused(example, how, message):
 def test_options_out_of_range_are_refused():
     with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
         ppo.Config(num_envs=0)
+
+
+def test_a_run_ends_when_its_time_is_up_with_what_it_has(tmp_path):
+    tiny = replace(ppo.main.PRESETS["tiny"], total_steps=10**8, timelimit=1e-3, trial=str(tmp_path / "trial"), seed=1)
+    assert 0 < ppo.run(tiny)["steps"] < 1000
+    with pytest.raises(ValueError, match="timelimit must be positive or None, got 0"):
+        replace(tiny, timelimit=0)

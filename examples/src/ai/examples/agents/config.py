@@ -13,6 +13,8 @@ class AgentConfig:
     """Environments side by side."""
     total_steps: int = 100_000
     """Steps of all environments together."""
+    timelimit: float | None = None
+    """Seconds after which training stops with what it has, such as on a machine that is lent; None for all steps."""
     gamma: float = 0.99
     """What a later reward is worth a step earlier."""
     learning_rate: float = 1e-3
@@ -44,6 +46,8 @@ class AgentConfig:
         for name in ("num_envs", "total_steps", "episodes", "final_episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.timelimit is not None and not self.timelimit > 0:
+            raise ValueError(f"timelimit must be positive or None, got {self.timelimit}")
 
 
 @dataclass(frozen=True)

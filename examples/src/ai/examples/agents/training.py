@@ -56,8 +56,9 @@ def train(config: AgentConfig, agent: Learner) -> dict[str, float]:
     step = trial.resume(agent.model, agent.optimiser, loader) if config.resume else 0
     began, before = time.monotonic(), source.source.n_steps if step else 0
     RLTrainer(agent.loss, loader, push_interval=None).train(
-        agent.model, agent.optimiser, trial.hook(), step=step, steplimit=agent.updates, schedule=agent.schedule
-    )
+        agent.model, agent.optimiser, trial.hook(),
+        step=step, steplimit=agent.updates, timelimit=config.timelimit, schedule=agent.schedule,
+    )  # fmt: skip
     seconds = time.monotonic() - began
     load_averaged(agent.model, trial, snapshots.best())
     found = evaluate(

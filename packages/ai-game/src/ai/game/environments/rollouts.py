@@ -33,8 +33,8 @@ class Rollouts:
 
     Args:
         env: N environments, see `Environments`.
-        model: acts, in evaluation mode, with the parameters that the trainer sends; between rollouts its mode is as it
-            was. Give it a copy of the model that is trained; each worker has its own.
+        model: acts, in evaluation mode, with the parameters that the trainer sends. Give it a copy of the model that
+            is trained; each worker has its own.
         act: how it acts; None samples from the policy of `model(obs) -> (policy, value)`, see `ByPolicy`.
         steps: T.
         context: steps before the T that each rollout has once more, for draws that look back: frames stacked less one,
@@ -97,6 +97,7 @@ class Rollouts:
 
     def start(self, seed: int, worker: int) -> None:
         """Begins an episode in every environment; every draw that follows is a function of `seed`."""
+        self.model.eval()  # once, so that a copy need not be put there at each rollout
         self._device = device_of(self.model)
         self._generator = torch.Generator(self._device).manual_seed(seed)
         self._version, self.n_steps = 0, self._first_step
@@ -112,7 +113,7 @@ class Rollouts:
         """Returns the next rollout."""
         self._check_started()
         ended: list[tuple[NDArray[Any], NDArray[Any]]] = []
-        with evaluating(self.model):  # each time: it may be the very model that is trained
+        with evaluating(self.model):  # it may be the very model that is trained
             while (made := self._packed(self._act(ended), ended)) is None:
                 pass  # nothing can be drawn yet: T is less than what is looked ahead to, or all rows wait
         return made
