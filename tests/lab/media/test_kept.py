@@ -32,9 +32,10 @@ def test_what_is_kept_is_found_by_name_and_step(trial):
     trial.keep(5, "weights", Histogram(torch.tensor([[0.0, 1.0], [1.0, float("nan")]]), bins=2))
     trial.keep(5, "worst cases", Rows(["name", "loss"], [["a", np.float32(0.5)], ["b", float("inf")]]))
     trial.keep(7, "answer", "forty-two")
+    assert trial.keep(7, "half", "a \ud83d").read_text() == "a \\ud83d"  # of a pair of surrogates
     kept = trial.record.media()
     assert {name: list(steps) for name, steps in kept.items()} == {
-        "curve": [5], "photo": [5], "weights": [5], "worst cases": [5], "answer": [7],
+        "curve": [5], "photo": [5], "weights": [5], "worst cases": [5], "answer": [7], "half": [7],
     }  # fmt: skip
     with Image.open(kept["photo"][5]) as image:
         assert image.size == (6, 8)
@@ -61,6 +62,7 @@ def test_nothing_is_overwritten_whatever_kind_it_is(trial):
         ("../x", "a", ValueError, r"name must be letters, digits, spaces and any of _\.\+-, got '\.\./x'"),
         ("", "a", ValueError, "name must be letters"),
         (".hidden", "a", ValueError, "name must be letters"),
+        ("n" * 201, "a", ValueError, "name must be at most 200 bytes, got 201"),
         ("x", object(), TypeError, "value must be a matplotlib figure, .*, got object"),
         ("x", Rows(["a"], [[1, 2]]), ValueError, "row 0 must have 1 values, got 2"),
         ("x", Rows(["a"], [[1]] * 10_001), ValueError, "rows must be at most 10000, got 10001"),

@@ -404,6 +404,8 @@ def test_what_was_kept_is_shown_by_name_and_step(look, serve, tmp_path):
         trial.keep(9, "voice", Audio(torch.zeros(800), 8000))
         trial.keep(9, "game", Video(torch.zeros(3, 8, 8)))
         trial.keep(0, "said", HOSTILE)
+        for name, damaged in {"own": '{"kind": "toString"}', "torn": '{"kind"', "odd": '{"kind": "table"}'}.items():
+            (trial.path / "media" / "000000000" / f"{name}.json").write_text(damaged)
     page = look(serve(tmp_path))
     page.wait_for_selector("#runs tbody tr")
     text = open_view(page, "Media")
@@ -412,6 +414,8 @@ def test_what_was_kept_is_shown_by_name_and_step(look, serve, tmp_path):
     assert HOSTILE in page.inner_text("section[aria-label=said] pre")
     assert page.locator("section[aria-label=cases] td").all_inner_texts() == [HOSTILE, "9"]
     assert "step 9 (2 of 2)" in text
+    assert '"kind": "toString"' in page.inner_text("section[aria-label=own] pre")
+    assert page.locator("section .problem").count() == 2  # the torn one and the odd one, and all others are shown
     cells = page.locator("section[aria-label=who] td").all_inner_texts()
     assert (cells, "2 of 3 right, 66.667 %" in text) == (["1", "1", "", "1"], True)
     assert page.locator("section[aria-label=price] path.run").count() == 1

@@ -26,6 +26,8 @@ from ai.lab.record import MEDIA, MEDIA_TYPES
 if TYPE_CHECKING:
     from torch import Tensor
 
+LONGEST_NAME = 200
+"""Of a name of something kept, in bytes: a file is named by it."""
 LARGEST_ROWS = 10_000
 """A table of more rows is a file of the user's own."""
 _NAME = re.compile(r"[\w][\w .+-]*")
@@ -106,6 +108,8 @@ def keep_media(
     step = page_step(step)
     if not _NAME.fullmatch(name) or name != name.strip():
         raise ValueError(f"name must be letters, digits, spaces and any of _.+-, got {name!r}")
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(f"name must be at most {LONGEST_NAME} bytes, got {len(name.encode())}: {name[:40]!r}…")
     folder = trial / MEDIA / f"{step:09d}"
     suffix, data = _as_file(value, layout)
     before = [path for path in folder.glob("*") if path.stem == name]
@@ -150,7 +154,7 @@ def _as_file(value: Any, layout: str | None) -> tuple[str, bytes]:
             raise ValueError(f"a file to keep must be of {', '.join(MEDIA_TYPES)}, got {value.name!r}")
         return value.suffix.lower(), value.read_bytes()
     if isinstance(value, str):
-        return ".txt", value.encode()
+        return ".txt", value.encode(errors="backslashreplace")  # half a pair of surrogates is no character of UTF-8
     if hasattr(value, "savefig"):
         buffer = io.BytesIO()
         value.savefig(buffer, format="png", dpi=120)

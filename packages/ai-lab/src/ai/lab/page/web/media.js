@@ -44,17 +44,19 @@ async function figure(page, detail, name, step, suffix) {
   const { label, color, dash } = page.look(detail.id);
   const path = `api/trial/${detail.id}/media/${step}/${encodeURIComponent(name)}`;
   const said = `${name} of ${label} at step ${step}`;
-  const shown = IMAGES.has(suffix) ? element('img', { alt: said, src: pictureAt(path) })
+  const draw = async () => IMAGES.has(suffix) ? element('img', { alt: said, src: pictureAt(path) })
     : PLAYED[suffix] ? element(PLAYED[suffix], { controls: true, preload: 'metadata', 'aria-label': said, src: pictureAt(path) })
-    : suffix === '.txt' ? element('pre', { class: 'log', tabindex: 0 }, await getText(path)) : drawn(await getJson(path), `${name} of ${label}`);
+    : suffix === '.txt' ? text(await getText(path)) : drawn(await getJson(path), `${name} of ${label}`);
+  const shown = await draw().catch(error => element('p', { class: 'problem' }, `cannot be shown: ${error.message}`)); // the others are
   return element('figure', {}, element('figcaption', {}, swatch(color, dash), label, ' ', element('span', { class: 'soft' }, `step ${step}`)), shown);
 }
 
 const IMAGES = new Set(['.png', '.jpg', '.gif', '.webp']);
 const PLAYED = { '.wav': 'audio', '.mp3': 'audio', '.ogg': 'audio', '.flac': 'audio', '.mp4': 'video', '.webm': 'video' };
 
-const DRAWN = { histogram, curves, confusion };
-const drawn = (value, title) => (DRAWN[value.kind] ?? table)(value, title);
+const DRAWN = { histogram, curves, confusion, table };
+const text = content => element('pre', { class: 'log', tabindex: 0 }, content);
+const drawn = (value, title) => Object.hasOwn(DRAWN, value?.kind) ? DRAWN[value.kind](value, title) : text(JSON.stringify(value, null, 1)); // of the user's own
 
 // Rows are what is true, columns what it was taken for; a cell is the stronger, the more of its row it has.
 function confusion({ names, counts }, title) {
