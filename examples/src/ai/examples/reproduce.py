@@ -60,6 +60,9 @@ RESULTS: dict[str, Result] = {
         "ai.examples.agent_kills:reproduce", "a learning agent killed again and again, to the same bits"
     ),
     "data-kills": Result("ai.examples.data_kills:reproduce", "SIGKILL of workers, parents and builds of image packs"),
+    "larger-data": Result(
+        "ai.examples.larger_data:reproduce", "a file larger than a limit of memory, read in blocks and flat memory"
+    ),
     "lab-search": Result("ai.examples.lab_search:reproduce", "60 trials × 3 seeds, killed at random, to the same end"),
     "picture-damage": Result(
         "ai.examples.picture_faults:reproduce_damage", "2,000 damaged files of each of six formats, read or refused"
