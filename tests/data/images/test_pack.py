@@ -155,7 +155,7 @@ def test_a_picture_rewritten_with_equal_size_and_time_is_decoded_again(root):
         assert np.array_equal(load(root).data["x"][0].permute(1, 2, 0), np.asarray(Image.open(name)))
 
 
-def test_folders_of_one_moment_that_change_places_change_their_pixels(tmp_path):
+def test_folders_of_one_moment_that_change_places_change_their_pixels(tmp_path, monkeypatch):
     root = tmp_path / "set"
     contents = []
     for value in range(2):
@@ -165,15 +165,22 @@ def test_folders_of_one_moment_that_change_places_change_their_pixels(tmp_path):
     files = [root / name / "a.bmp" for name in ("one", "two")]
     for file in files:
         file.parent.mkdir(parents=True)
-    for _ in range(100):  # until both have one time of change, as what is unpacked has
-        for file, content in zip(files, contents, strict=True):
-            file.write_bytes(content)
-        if os.stat(files[0]).st_ctime_ns == os.stat(files[1]).st_ctime_ns:
-            break
+    for file, content in zip(files, contents, strict=True):
+        file.write_bytes(content)
+    look = os.stat
+
+    def in_one_moment(path, *, dir_fd=None, **options):
+        if dir_fd is None:
+            return look(path, **options)
+        found = look(path, dir_fd=dir_fd)
+        names = ("st_mode", "st_size", "st_ino", "st_dev")
+        return SimpleNamespace(st_ctime_ns=10**18 + 1, **{name: getattr(found, name) for name in names})
+
+    monkeypatch.setattr("ai.data.images.folder.os.stat", in_one_moment)
     assert load(root).data["x"][:, 0, 0, 0].tolist() == [0, 1]
-    (root / "one").rename(root / "x")
+    (root / "one").rename(tmp_path / "x")
     (root / "two").rename(root / "one")
-    (root / "x").rename(root / "two")
+    (tmp_path / "x").rename(root / "two")
     assert load(root).data["x"][:, 0, 0, 0].tolist() == [1, 0]
 
 
