@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import ai.train
+from ai.data import Dataset
 from ai.train import opt, schedule
 from ai.train.ema import Ema
 
@@ -76,3 +78,60 @@ def test_what_is_no_number_is_named_at_the_door(case):
 
 def test_the_doors_are_many():
     assert len(_DOORS) > 60
+
+
+class Net(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(2, 3)
+
+
+_NET = Net()
+_TRAINER = ai.train.Trainer(ai.train.Classify(), [])
+_MULTI = ai.train.MultiTrainer(print, [])
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: opt.adamw(Net), "model"),
+        (lambda: opt.clip(torch.optim.SGD, 1.0), "optimizer"),
+        (lambda: ai.train.Trainer(ai.train.Classify, []), "env"),
+        (lambda: ai.train.Trainer(ai.train.Classify(), Dataset), "data"),
+        (lambda: _TRAINER.train(Net, opt.sgd(_NET)), "'model'"),
+        (lambda: _TRAINER.train(_NET, torch.optim.SGD), "the optimizer of 'model'"),
+        (lambda: _TRAINER.train(_NET, opt.sgd(_NET), ai.train.Hook), "hook"),
+        (lambda: _TRAINER.train(_NET, opt.sgd(_NET), [ai.train.Hook]), "hook"),
+        (lambda: _TRAINER.validate(Net, []), "'model'"),
+        (lambda: _TRAINER.validate(_NET, Dataset), "the data to validate on"),
+        (lambda: _TRAINER.averaged(Net).__enter__(), "'model'"),
+        (lambda: _MULTI.validate({"a": Net}, []), "'a'"),
+        (lambda: _MULTI.train({"a": _NET}, {"a": torch.optim.SGD}), "the optimizer of 'a'"),
+        (lambda: ai.train.plan(Net, "ddp", 2), "model"),
+        (lambda: ai.train.find_lr(print, [], Net, opt.sgd(_NET)), "'model'"),
+        (lambda: Ema(Net), "model"),
+        (lambda: ai.train.Hook(val_data=Dataset), "val_data"),
+        (lambda: ai.train.Hook(snapshots=ai.train.Snapshots), "snapshots"),
+        (lambda: ai.train.Hook(stopper=ai.train.EarlyStopping, val_data=[1]), "stopper"),
+        (lambda: ai.train.Hook(stateful=[Dataset]), r"stateful\[0\]"),
+    ],
+)
+def test_a_class_in_place_of_its_instance_is_named(call, named):
+    with pytest.raises(TypeError, match=rf"^{named} must be an instance: (\w+)\(.*\), not the class \1$"):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: _MULTI.train(_NET, {}), "models must be a dict by name, not Net"),
+        (lambda: _MULTI.train({"a": _NET}, opt.sgd(_NET)), "opts must be a dict by name, not SGD"),
+        (lambda: _MULTI.validate(_NET, []), "models must be a dict by name, not Net"),
+        (lambda: _MULTI.averaged(_NET), "models must be a dict by name, not Net"),
+        (lambda: _TRAINER.validate("net", []), "'model' must be a torch.nn.Module, not str"),
+        (lambda: ai.train.Hook(snapshots="runs"), r"snapshots must be a Snapshots, such as .*, not str"),
+        (lambda: ai.train.Hook(task=3), "task must be callable, not int"),
+    ],
+)
+def test_another_kind_of_thing_is_named(call, message):
+    with pytest.raises(TypeError, match=rf"^{message}$"):
+        call()

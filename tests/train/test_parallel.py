@@ -26,6 +26,12 @@ def test_gradients_losses_averages_and_steps_on_two_ranks_equal_one_process(how,
         assert f"{how} rank {rank}: equal" in two_ranks
 
 
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_metrics_over_a_whole_validation_are_those_of_all_ranks_rows(how, two_ranks):
+    for rank in range(2):
+        assert f"{how} metrics rank {rank}: of all rows" in two_ranks
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 def test_nan_on_one_rank_ends_all_ranks(how, two_ranks):

@@ -14,6 +14,7 @@ import nan_on_one_rank
 import resumed_ranks
 import stop_on_one_rank
 import torch.distributed as dist
+import whole_set_metrics
 
 folder = Path(sys.argv[1])
 # A file for each rank: lines that two processes write to one pipe may run into each other.
@@ -36,6 +37,8 @@ with open(folder / f"rank-{os.environ['RANK']}.txt", "w", encoding="utf-8") as o
     ends_and_noise.check_noise()
     environment.check(folder / "environment")
     environment.check_refusal()
+    whole_set_metrics.check("ddp")
+    whole_set_metrics.check("fsdp")
     failed_write.check(folder / "full", asynchronous=False)
     failed_write.check(folder / "full", asynchronous=True)
 dist.destroy_process_group()

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -174,6 +175,21 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(where, n
     with pytest.raises(OSError, match=f"snapshots cannot be written in {folder}: (File exists|Permission denied)"):
         Trainer(env, batches(3)).train(model, opt.sgd(model), Hook(snapshots=Snapshots(folder)))
     assert torch.equal(before, model[0].weight)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_reason_of_a_full_disk_and_the_file_are_told(asynchronous, net, batches, tmp_path, monkeypatch):
+    train(net, batches, tmp_path, 10)
+    write_pt = files.write_pt
+    monkeypatch.setattr(files, "write_pt", lambda path, value: write_pt(Path("/dev/full"), value))
+    model = net()
+    hook = Hook(snapshots=Snapshots(tmp_path, asynchronous=asynchronous), save_interval=10, resume=True)
+    message = r"000000020 was not written \(full: No space left on device\); those before it are as they were"
+    with pytest.raises(OSError, match=message) as caught:
+        Trainer(env, batches(200)).train(model, opt.sgd(model), hook, steplimit=20)
+    assert caught.value.errno == errno.ENOSPC
+    assert names(tmp_path) == [10]
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -3,7 +3,7 @@
 from numbers import Real
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def check_whole(**named: Any) -> None:
@@ -26,3 +26,24 @@ def check_real(**named: Any) -> None:
             raise TypeError(f"{name} must be a number, got {value!r}")
         if isinstance(value, Real) and value != value:
             raise ValueError(f"{name} must be a number, got {value!r}")
+
+
+def check_instance(**named: Any) -> None:
+    """Raises `TypeError` for a class where one of its instances is meant.
+
+    >>> check_instance(hook=None, data=[1])
+    """
+    for name, value in named.items():
+        if isinstance(value, type):
+            raise TypeError(f"{name} must be an instance: {value.__name__}(...), not the class {value.__name__}")
+
+
+def check_module(**named: Any) -> None:
+    """Raises `TypeError` for what is no `torch.nn.Module`, such as its class.
+
+    >>> check_module(model=nn.Linear(1, 1))
+    """
+    check_instance(**named)
+    for name, value in named.items():
+        if not isinstance(value, nn.Module):
+            raise TypeError(f"{name} must be a torch.nn.Module, not {type(value).__name__}")

@@ -46,7 +46,7 @@ def save_state(state: Mapping[str, Any], path: PathLike) -> None:
             tensors = {name: _packed(value) if name in extra else value for name, value in state.items()}
             write_tensors(partial, tensors, {_EXTRA: json.dumps(extra)} if extra else None)
         else:
-            torch.save(state, partial)
+            write_pt(partial, state)
             _as_other_files(partial)
         _sync(partial)
         os.replace(partial, path)
@@ -74,6 +74,24 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], extra: Mapping[str,
         number = int(found[1])
         raise OSError(number, os.strerror(number), str(path)) from error
     _as_other_files(path)
+
+
+def write_pt(path: Path, value: Any) -> None:
+    """Writes a torch file in place; what the system refuses, such as a full disk, is an `OSError` that says why.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    try:
+        with open(path, "wb") as file:  # opened here, since torch's own writer forgets the reason
+            torch.save(value, file)
+    except (OSError, RuntimeError) as error:
+        told: BaseException | None = error
+        while told is not None:
+            if isinstance(told, OSError) and told.errno:
+                raise OSError(told.errno, os.strerror(told.errno), str(path)) from error
+            told = told.__cause__ or told.__context__
+        raise
 
 
 def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ai.model.arguments import check_real
+from ai.model.arguments import check_module, check_real
 
 
 class Ema:
@@ -35,6 +35,7 @@ class Ema:
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.999, warmup: bool = True) -> None:
+        check_module(model=model)
         check_real(decay=decay)
         if not 0 <= decay < 1:
             raise ValueError(f"the decay of ema ({decay}) must lie in [0, 1)")

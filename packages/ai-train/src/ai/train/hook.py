@@ -7,7 +7,7 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_instance, check_whole
 from ai.train.engine.run import Run, StopTraining
 from ai.train.hooks.duties import Duty, Every, Metrics, RunTask, Sample, Validate
 from ai.train.hooks.hook_interface import HookInterface as HookInterface
@@ -99,6 +99,12 @@ class Hook(HookInterface):
             raise ValueError("resume=True needs snapshots: the folder to continue from")
         check_settings(settings)
         check_whole(exit_status=exit_status)
+        check_instance(val_data=val_data, snapshots=snapshots, stopper=stopper)
+        for index, one in enumerate(stateful):
+            check_instance(**{f"stateful[{index}]": one})
+        _refuse_uncallable(log=log, sampler=sampler, sample=sample, task=task, stopper=stopper)
+        if snapshots is not None and not callable(getattr(snapshots, "load_newest", None)):
+            raise TypeError(f"snapshots must be a Snapshots, such as Snapshots(folder), not {type(snapshots).__name__}")
         if (sampler is None) != (sample is None):
             raise ValueError("sampler and sample go together: one makes the images, the other takes them")
         _refuse_idle(
@@ -351,3 +357,9 @@ def _refuse_idle(**intervals: tuple[Every, object, str]) -> None:
     for name, (interval, what, needed) in intervals.items():
         if what is None and interval is not None and interval is not _NOT_GIVEN:
             raise ValueError(f"{name}_interval ({interval}) needs {needed}")
+
+
+def _refuse_uncallable(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            raise TypeError(f"{name} must be callable, not {type(value).__name__}")

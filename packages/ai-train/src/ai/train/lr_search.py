@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ai.model.arguments import check_real, check_whole
-from ai.train.engine.argument_checks import check_loader
+from ai.train.engine.argument_checks import check_loader, check_model_and_optimizer
 from ai.train.engine.update import Loss
 from ai.train.hook import HookInterface
 from ai.train.state.random_state import random_state, set_random_state
@@ -100,6 +100,7 @@ def find_lr(
     if not 0 < start < end:
         raise ValueError(f"start ({start}) must be positive and below end ({end})")
     check_loader("data", data)
+    check_model_and_optimizer("model", model, opt)
     if steps < 10:
         raise ValueError(f"steps must be at least 10, not {steps}")
     saved = copy.deepcopy((model.state_dict(), opt.state_dict()))

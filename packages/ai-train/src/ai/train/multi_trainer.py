@@ -95,6 +95,7 @@ class MultiTrainer:
             ValueError: an optimiser's, a repeat's or a schedule's name is not among the models, or `repeats` is 0 for
                 all.
         """
+        _check_named(models=models, opts=opts)
         for key in [*opts, *self.repeats]:
             if key not in models:
                 raise ValueError(f"{key!r} must be among the models {sorted(models)}")
@@ -143,6 +144,7 @@ class MultiTrainer:
 
         The environment is asked for the models that a trainer has trained; where none was, for each one.
         """
+        _check_named(models=models)
         found = self._core.validate(self.env, models, trained_in(models), data)
         return {key: found[f"loss_{key}"] for key in models if f"loss_{key}" in found}
 
@@ -153,7 +155,15 @@ class MultiTrainer:
             ValueError: there is none: the trainer has no `ema`, the models were not trained with one, or something else
                 has changed their weights since.
         """
+        _check_named(models=models)
         return self._core.averaged(models)
+
+
+def _check_named(**given: Any) -> None:
+    for name, value in given.items():
+        if not isinstance(value, Mapping):
+            kind = value.__name__ if isinstance(value, type) else type(value).__name__
+            raise TypeError(f"{name} must be a dict by name, not {kind}")
 
 
 def _call(env: Callable[..., Loss], key: str, models: Mapping[str, nn.Module], batch: Any, step: int) -> Loss:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ai.model.arguments import check_real
+from ai.model.arguments import check_instance, check_real
 from ai.train.optimizers.clipping import check_limits, clip
 from ai.train.optimizers.depth import by_block
 from ai.train.optimizers.together import Together, together
@@ -263,6 +263,7 @@ def layerwise_decay(factor: float, depth: Callable[[str], int] | None = None) ->
 
 
 def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float, options: dict[str, Any]) -> Made:
+    check_instance(model=model)
     options = dict(options)
     rule: Groups | None = options.pop("groups", None)
     clip_norm, clip_value = options.pop("clip_norm", None), options.pop("clip_value", None)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_module, check_whole
 from ai.train.distributed.fsdp import Fsdp
 from ai.train.parallel import as_parallel
 
@@ -70,6 +70,7 @@ def plan(
     >>> p.weights, p.optimizer, p.sent
     (40000, 80000, 60000.0)
     """
+    check_module(model=model)
     check_whole(world=world, accumulate=accumulate, moments=moments)
     if world < 1 or accumulate < 1:
         raise ValueError(f"world ({world}) and accumulate ({accumulate}) must be at least 1")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
@@ -22,7 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from ai.model.saved import EMA, MODEL, STATE, load_pt, read_manifest
-from ai.model.state import write_tensors
+from ai.model.state import write_pt, write_tensors
 from ai.train.distributed.process_group import GroupRanks
 from ai.train.engine.run import Run
 from ai.train.saving.atomic_folder import commit
@@ -77,7 +76,7 @@ class RanksWriter:
             for path in staging.iterdir():
                 os.replace(path, folder / path.name)
             if sharded:
-                torch.save({"step": step, "world": ranks.world, "ema_keys": ema_keys}, folder / STATE)
+                write_pt(folder / STATE, {"step": step, "world": ranks.world, "ema_keys": ema_keys})
                 with Checksums(folder) as sums:
                     write_manifest(folder, step, models, specs, metrics, bool(ema_keys), order, sums=sums)
             else:
@@ -91,7 +90,7 @@ class RanksWriter:
 
         def write() -> None:
             _together(ranks, make_staging)
-            _together(ranks, lambda: torch.save(own, staging / f"rank-{ranks.rank}.pt"))
+            _together(ranks, lambda: write_pt(staging / f"rank-{ranks.rank}.pt", own))
             if sharded:
                 state_dict_saver.save(tensors, checkpoint_id=str(staging / "dcp"), process_group=ranks.group)
             _together(ranks, finish)

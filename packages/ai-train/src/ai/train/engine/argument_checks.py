@@ -6,13 +6,14 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from ai.model.arguments import check_real, check_whole
+from ai.model.arguments import check_instance, check_module, check_real, check_whole
 
 _HOOK = ("setup", "step", "wants_log", "log", "done")  # `gradients` besides, where it has it
 
 
 def check_loader(what: str, data: Any) -> None:
     """Raise if `data` is a dataset, which yields rows at most, rather than what yields batches."""
+    check_instance(**{what: data})
     name = type(data).__name__
     if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
         raise TypeError(f"{what} must be an iterable of batches, not {name}")
@@ -24,11 +25,8 @@ def check_model_and_optimizer(key: str, model: Any, optimizer: Any) -> None:
     """Raise if they are swapped or of other types."""
     if isinstance(model, Optimizer) and isinstance(optimizer, nn.Module):
         raise TypeError(f"{key!r} is given an optimizer ({type(model).__name__}) for its model: the model comes first")
-    for what, given in ((f"{key!r}", model), (f"the optimizer of {key!r}", optimizer)):
-        if isinstance(given, type):
-            raise TypeError(f"{what} must be an instance: {given.__name__}(...), not the class {given.__name__}")
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{key!r} must be a torch.nn.Module, not {type(model).__name__}")
+    check_module(**{f"{key!r}": model})
+    check_instance(**{f"the optimizer of {key!r}": optimizer})
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"the optimizer of {key!r} must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
 
@@ -60,8 +58,7 @@ def check_hook(hook: Any) -> None:
         for one in hook:
             check_hook(one)
         return
-    if isinstance(hook, type):
-        raise TypeError(f"hook must be an instance: {hook.__name__}(...), not the class {hook.__name__}")
+    check_instance(hook=hook)
     lacking = [name for name in _HOOK if not callable(getattr(hook, name, None))]
     if hook is None or not lacking:
         return

@@ -1,8 +1,9 @@
 """One update of one model: the environment over the micro-batches, backward, and the optimiser."""
 
 import inspect
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -121,11 +122,11 @@ class Update:
         total_weight: float | Tensor = 0.0
         loss_of_step: Tensor | None = None
         for index, batch in enumerate(batches):
-            if self._no_sync is not None and index + 1 < len(batches):
-                with self._no_sync():
-                    loss, weight = self._backward(batch, step)
-            else:
+            if len(batches) == 1:
                 loss, weight = self._backward(batch, step)
+            else:
+                with self._micro_batch(index, len(batches)):
+                    loss, weight = self._backward(batch, step)
             if record is not None:
                 record.weigh(weight)
             if self._weighted:
@@ -142,6 +143,16 @@ class Update:
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
         return loss_of_step
+
+    @contextmanager
+    def _micro_batch(self, index: int, count: int) -> Iterator[None]:
+        """Ranks exchange gradients at the last one only; `begins_update` knows the first."""
+        token = _micro_batch.set(index)
+        try:
+            with nullcontext() if self._no_sync is None or index + 1 == count else self._no_sync():
+                yield
+        finally:
+            _micro_batch.reset(token)
 
     def _backward(self, batch: Any, step: int) -> tuple[Tensor, float | Tensor]:
         loss = self.forward(batch, step)
@@ -270,6 +281,20 @@ class Update:
         self._losses = state["losses"]
         if state["scaler"] is not None:
             self.load_scaler(state["scaler"])
+
+
+_micro_batch: ContextVar[int] = ContextVar("ai.train.micro_batch", default=0)
+
+
+def begins_update() -> bool:
+    """Whether the environment is called with an update's first micro-batch, or outside of one.
+
+    What an environment does once an update, such as moving a lagged network, it does then.
+
+    >>> begins_update()
+    True
+    """
+    return _micro_batch.get() == 0
 
 
 def takes_closure(optimizer: Optimizer) -> bool:

@@ -36,6 +36,7 @@ class Measures:
         if key not in self._metrics:
             own: Any = copy.deepcopy(metric)
             own.reset()
+            _keep_to_itself(own)
             device = next((arg.device for arg in args if isinstance(arg, torch.Tensor)), None)
             self._metrics[key] = own.to(device) if device is not None and hasattr(own, "to") else own
         if self.counts:
@@ -52,8 +53,6 @@ class Measures:
             for key, own in part.items():
                 whole[key] = _merged(key, whole[key], own) if key in whole else own
         for key, own in whole.items():
-            if hasattr(own, "sync_on_compute"):
-                own.sync_on_compute = False  # torchmetrics would gather once more, and wait for ranks without batches
             found |= dict(_numbers(key, own.compute()))
         return found
 
@@ -118,3 +117,17 @@ def _numbers(key: str, value: Any) -> Iterator[tuple[str, float]]:
             yield from _numbers(f"{key}_{index}", part)
     else:
         yield key, float(value)
+
+
+def _keep_to_itself(metric: Any) -> None:
+    """Have a metric of torchmetrics not gather by itself: it would count all twice, and wait for ranks without batches.
+
+    Its `sync_on_compute` is looked at when it is made, and never again.
+    """
+    for part in metric.modules() if isinstance(metric, torch.nn.Module) else ():
+        if hasattr(part, "distributed_available_fn"):
+            part.distributed_available_fn = _no  # type: ignore[assignment]
+
+
+def _no() -> bool:
+    return False

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ai.model.arguments import check_module
 from ai.train.ema import Ema
 from ai.train.engine.argument_checks import check_hook, check_loader
 from ai.train.engine.evaluate import evaluate, evaluating
@@ -76,6 +77,8 @@ class Core:
         self, env: Callable[..., Loss], models: Models, trained: Iterable[str], data: Iterable[Any]
     ) -> dict[str, float]:
         """The mean losses of `trained` over `data`, in evaluation mode and with moving averages where there are any."""
+        for key, model in models.items():
+            check_module(**{f"{key!r}": model})
         outside = [env] if isinstance(env, nn.Module) else []
         with evaluating([*models.values(), *outside], self._averages(models)):
             return self._evaluate(env, models, trained, data, None)
@@ -93,6 +96,8 @@ class Core:
         Raises:
             ValueError: there is no average of any of them.
         """
+        for key, model in models.items():
+            check_module(**{f"{key!r}": model})
         averages = self._averages(models)
         if not averages:
             raise ValueError(

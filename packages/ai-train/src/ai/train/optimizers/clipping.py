@@ -6,7 +6,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ai.model.arguments import check_real
+from ai.model.arguments import check_instance, check_real
 
 Made = TypeVar("Made", bound=Optimizer)
 
@@ -41,6 +41,7 @@ def clip(optimizer: Made, norm: float | None = None, *, value: float | None = No
     >>> [round(x, 3) for x in weight.tolist()]
     [-0.6, -0.8]
     """
+    check_instance(optimizer=optimizer)
     check_limits(norm, value)
     if norm is None and value is None:
         raise ValueError("clip needs norm or value: there is nothing to clip to")

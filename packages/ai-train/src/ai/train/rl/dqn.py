@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ai.model.arguments import check_real, check_whole
 from ai.train.engine.log import log
+from ai.train.engine.update import begins_update
 from ai.train.rl.batch_checks import check_draw, check_rows
 from ai.train.rl.precision import widened
 
@@ -72,7 +73,7 @@ class DQN:
 
     def __call__(self, model: Any, batch: Mapping[str, Tensor], step: int) -> Tensor:
         """The mean loss over the batch."""
-        if step % self.follow_every == 0 and torch.is_grad_enabled():
+        if step % self.follow_every == 0 and torch.is_grad_enabled() and begins_update():
             model.q.follow(self.tau)
         check_draw(batch)
         if "legal" in batch and "next_legal" not in batch:

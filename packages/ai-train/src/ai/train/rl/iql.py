@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ai.model.arguments import check_real
 from ai.train.engine.log import log
+from ai.train.engine.update import begins_update
 from ai.train.rl.batch_checks import check_draw, check_rows
 from ai.train.rl.precision import widened
 
@@ -26,7 +27,7 @@ class IQL:
     Args:
         expectile: of the actions' values that the value is: 0.5 is their mean, near 1 their best.
         temperature: how much more an action counts for being better than the value; 0 is imitation.
-        tau: share of the way that the lagged critics follow at each call, which is once a micro-batch.
+        tau: share of the way that the lagged critics follow at each update.
         most: how much an action counts at most.
 
     Source: Kostrikov, Nair and Levine 2021, Offline reinforcement learning with implicit Q-learning, equations 5 to 7,
@@ -70,7 +71,7 @@ class IQL:
 
     def __call__(self, model: Any, batch: Mapping[str, Tensor], step: int) -> Tensor:
         """The sum of the three mean losses over the batch."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and begins_update():
             model.critics.follow(self.tau)
         check_draw(batch)
         obs, action = batch["obs"], batch["action"]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ai.model.arguments import check_real
 from ai.train.engine.log import log
+from ai.train.engine.update import begins_update
 from ai.train.rl.batch_checks import check_draw, check_rows
 from ai.train.rl.precision import widened
 
@@ -25,7 +26,7 @@ class SAC:
     `n_step_reward`, `next_obs` and `next_discount`, from prioritised replay `weight`.
 
     Args:
-        tau: share of the way that the lagged critics follow at each call, which is once a micro-batch.
+        tau: share of the way that the lagged critics follow at each update.
         entropy: what the policy's entropy is held at; None for -A.
         alpha: a fixed temperature; `log_alpha` is then neither used nor needed.
 
@@ -63,7 +64,7 @@ class SAC:
 
     def __call__(self, model: Any, batch: Mapping[str, Tensor], step: int) -> Tensor:
         """The sum of the three mean losses over the batch."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and begins_update():
             model.critics.follow(self.tau)
         check_draw(batch)
         obs, after = batch["obs"], batch["next_obs"]

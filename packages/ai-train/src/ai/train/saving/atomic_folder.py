@@ -50,6 +50,8 @@ def one_clear_error(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
+        if error.filename is not None and Path(error.filename) != target:
+            reason = f"{Path(error.filename).name}: {reason}"
         raise OSError(error.errno, f"snapshot {target} was not written ({reason}); {_KEPT}") from error
     except Exception as error:
         from safetensors import SafetensorError

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ai.data.storage.atomic_file import write_atomic
 from ai.model.saved import EMA, FORMAT, MANIFEST, MODEL, STATE, STRUCTURE, load_pt, read_manifest
-from ai.model.state import write_tensors
+from ai.model.state import write_pt, write_tensors
 from ai.train.saving.checksums import Checksums
 
 # -- writing
@@ -47,7 +47,7 @@ def write_files(
         averaged |= {prefix + name: value for name, value in _with_ties(whole, ema_state).items()}
     rest |= {"model_extra": extra, "ema_keys": {k: list(v) for k, v in state["ema"].items()}}
     with Checksums(folder) as sums:  # the largest file first: its sum takes longest
-        torch.save(rest, folder / STATE)
+        write_pt(folder / STATE, rest)
         sums.begin(STATE)
         write_tensors(folder / MODEL, tensors)
         sums.begin(MODEL)
