@@ -148,10 +148,11 @@ class EventLoopWatcher:
             slots = connection.slots
             if slots is None:  # closed meanwhile, or all goes by socket
                 return
-            slots.wake_worker()
             if len(slots.busy) != 1 or connection.polling:
+                slots.wake_worker()
                 return
             slots.is_awake()
+            slots.wake_worker()
             (lone,) = slots.busy.values()
         connection.spin(lone)
         with connection.lock:

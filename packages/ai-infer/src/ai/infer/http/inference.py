@@ -11,10 +11,11 @@ from ai.infer.connection.raw_request import RawRequest
 from ai.infer.errors import InferError, RequestError
 from ai.infer.http.formats.messages import JSON, RETRY, RefusedError, Reply, Request, error_body, first_line
 from ai.infer.http.formats.outputs import named_outputs
-from ai.infer.http.formats.plain import answer_plain, is_json, read_plain
+from ai.infer.http.formats.plain import answer_plain, read_plain
 from ai.infer.http.formats.protocol import read_request, write_response
 from ai.infer.http.formats.tensors import BadInputError, json_length
 from ai.infer.http.metrics import Metrics
+from ai.infer.http.processing import Processing
 from ai.infer.http.repository import NotReadyError, ServedModel, UnknownModelError
 from ai.infer.transport.errors import WireError
 from ai.infer.transport.trees import RawInput, Tree
@@ -81,9 +82,7 @@ async def _infer(context: RequestContext, model: ServedModel, request: Request, 
     client = model.client()  # first: what a model takes is known once it is loaded
     body, request.body = request.body, b""  # which is free once its bytes are on their way
     if plain:
-        if is_json(request.headers):
-            context.check_json(len(body))
-        asked = read_plain(body, request.headers, model.inputs)
+        asked = read_plain(body, request.headers, model.inputs, context.check_json)
         del body
         tree = await _ask(client, model, [asked.x], receive, None)
         return 200, *answer_plain(asked, named_outputs(tree))
@@ -95,13 +94,23 @@ async def _infer(context: RequestContext, model: ServedModel, request: Request, 
     return 200, *write_response(plan, named_outputs(tree), model.source.name, model.source.version)
 
 
-async def _ask(
+def _ask(
     client: InferencerClient, model: ServedModel, inputs: list[RawInput], receive: Receive, timeout_s: float | None
+) -> Awaitable[Tree]:
+    """Returns what goes out for these inputs, once that is there."""
+    if model.processing is None:
+        return _ask_worker(client, inputs, receive, timeout_s)
+    return _ask_between(model.processing, client, inputs, receive, timeout_s)
+
+
+async def _ask_between(
+    processing: Processing,
+    client: InferencerClient,
+    inputs: list[RawInput],
+    receive: Receive,
+    timeout_s: float | None,
 ) -> Tree:
-    """Returns what goes out for these inputs."""
-    processing = model.processing
-    if processing is None:
-        return await _ask_worker(client, inputs, receive, timeout_s)
+    """Returns what is made of the model's output for what is made of these inputs."""
     prepared = await processing.prepare(inputs)
     inputs.clear()
     return await processing.finish(await _ask_worker(client, prepared, receive, timeout_s))

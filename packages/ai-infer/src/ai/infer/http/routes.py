@@ -108,7 +108,6 @@ class App:
         try:
             if self._tokens and not _is_free(request):
                 self._check_token(request.headers)
-            self.bodies.check(request)
             request.body = await self.bodies.read(request, receive)
             if not self._started and path != _LIVE_PATH:
                 with contextlib.suppress(Exception):  # it is logged, and the reason why a model is not ready

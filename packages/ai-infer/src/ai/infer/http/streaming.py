@@ -13,7 +13,7 @@ from ai.infer.connection.async_session import AsyncParts
 from ai.infer.errors import RequestCancelledError
 from ai.infer.http.formats.messages import Headers, Reply, Request
 from ai.infer.http.formats.outputs import named_outputs
-from ai.infer.http.formats.plain import PlainRequest, answer_plain, is_json, read_plain
+from ai.infer.http.formats.plain import PlainRequest, answer_plain, read_plain
 from ai.infer.http.inference import Receive, RequestContext, refuse
 from ai.infer.http.repository import ServedModel
 
@@ -89,9 +89,7 @@ async def _events(
     context.admit()
     client = model.client()
     body, request.body = request.body, b""
-    if is_json(request.headers):
-        context.check_json(len(body))
-    asked = PlainRequest(read_plain(body, request.headers, model.inputs).x, as_json=True)
+    asked = PlainRequest(read_plain(body, request.headers, model.inputs, context.check_json).x, as_json=True)
     del body
     processing = model.processing
     parts = await client.stream_raw([asked.x] if processing is None else await processing.prepare([asked.x]))

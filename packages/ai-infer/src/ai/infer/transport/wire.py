@@ -155,6 +155,8 @@ def positional_layout(dtypes: tuple[torch.dtype, ...], shapes: tuple[tuple[int, 
 
 def raw_call(inputs: Sequence[RawTensor | list[Any]]) -> tuple[Layout, list[RawTensor]]:
     """Returns the layout and the tensors of a request with these positional arguments: tensors, or lists of bytes."""
+    if len(inputs) == 1 and isinstance(x := inputs[0], RawTensor):  # nearly always
+        return positional_layout((x.dtype,), (x.shape,)), [x]
     tensors: list[RawTensor] = []
     nodes = [_flatten_raw(x, tensors) for x in inputs]
     dtypes, shapes = tuple([x.dtype for x in tensors]), tuple([x.shape for x in tensors])

@@ -26,23 +26,21 @@ class BodyReader:
         self._timeout_s = timeout_s
         self.n_unfinished = 0
 
-    def check(self, request: Request) -> None:
-        """Raises `RefusedError` if a body is not to be read at all."""
-        length = request.headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > self.max_bytes:
-            raise self._too_large(f", not {int(length)}")
-        encoding = request.headers.get(b"content-encoding", b"identity").lower()
-        if encoding != b"identity" and encoding not in _WINDOWS:
-            shown = encoding.decode("latin1")
-            raise RefusedError(415, f"content-encoding must be gzip, deflate or identity, not {shown!r:.40}")
-
     async def read(self, request: Request, receive: Receive) -> bytes:
-        """Returns a request's body, unpacked.
+        """Returns a request's body, unpacked; one that is not to be had is refused before it is read.
 
         Raises:
             RefusedError: it is too large, too slow, or damaged.
             ConnectionResetError: the client is gone.
         """
+        digits = request.headers.get(b"content-length", b"")
+        length = int(digits) if digits.isdigit() and len(digits) < 20 else None
+        if length is not None and length > self.max_bytes:
+            raise self._too_large(f", not {length}")
+        encoding = request.headers.get(b"content-encoding", b"identity").lower()
+        if encoding != b"identity" and encoding not in _WINDOWS:
+            shown = encoding.decode("latin1")
+            raise RefusedError(415, f"content-encoding must be gzip, deflate or identity, not {shown!r:.40}")
         collecting = self._collect(receive)
         try:
             waits_for = collecting.send(None)
@@ -54,13 +52,11 @@ class BodyReader:
                     body = await _Begun(collecting, waits_for)
             except TimeoutError:
                 raise RefusedError(408, f"a request must be sent within {self._timeout_s} s") from None
-        length = request.headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) != len(body):  # a server that knows no h2c takes what follows for another's
+        if length is not None and length != len(body):  # a server that knows no h2c takes what follows for another's
             hint = "; send it without the header upgrade" if b"upgrade" in request.headers else ""
             raise RefusedError(
-                400, f"the body must have the {int(length)} bytes of its content-length, not {len(body)}{hint}"
+                400, f"the body must have the {length} bytes of its content-length, not {len(body)}{hint}"
             )
-        encoding = request.headers.get(b"content-encoding", b"identity").lower()
         return body if encoding == b"identity" else self._unpack(body, encoding)
 
     async def _collect(self, receive: Receive) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -35,12 +36,16 @@ class PlainRequest:
     as_json: bool
 
 
-def read_plain(body: bytes, headers: dict[bytes, bytes], inputs: tuple[TensorSpec, ...]) -> PlainRequest:
+def read_plain(
+    body: bytes, headers: dict[bytes, bytes], inputs: tuple[TensorSpec, ...], check_json: Callable[[int], None]
+) -> PlainRequest:
     """Returns the input in a body.
 
     With content type `application/json` the body is a nested list whose first axis is the rows. Otherwise it is raw
     little-endian numbers; their shape is the model's, any number of rows, unless `x-shape` (`2,1,28,28`) says it, and
     `x-datatype` (`FP32`). JSON is answered in JSON, and so is `accept: application/json`.
+
+    `check_json` is told how many bytes of JSON there are, before they are parsed.
 
     Raises:
         BadInputError: the body is no input of this model.
@@ -48,7 +53,9 @@ def read_plain(body: bytes, headers: dict[bytes, bytes], inputs: tuple[TensorSpe
     if len(inputs) > 1:
         raise BadInputError(f"the model has {len(inputs)} inputs: use /v2/models/NAME/infer")
     spec = inputs[0] if inputs else None
-    as_json = is_json(headers)
+    as_json = headers.get(b"content-type", b"").startswith(b"application/json")
+    if as_json:
+        check_json(len(body))
     to_json = as_json or headers.get(b"accept") == b"application/json"
     if spec is not None and spec.datatype == BYTES:
         return PlainRequest(_texts(body, as_json), to_json)
@@ -106,11 +113,6 @@ def _check(datatype: str, shape: tuple[int, ...], spec: TensorSpec | None) -> No
         raise BadInputError(f"the body must have at least one row, not shape {list(shape)}")
     if spec is not None:
         spec.check(datatype, shape)
-
-
-def is_json(headers: dict[bytes, bytes]) -> bool:
-    """Returns whether a request's headers say that its body is JSON."""
-    return headers.get(b"content-type", b"").startswith(b"application/json")
 
 
 def _shape_of_list(data: object) -> tuple[int, ...]:
