@@ -64,6 +64,9 @@ RESULTS: dict[str, Result] = {
         "ai.examples.larger_data:reproduce", "a file larger than a limit of memory, read in blocks and flat memory"
     ),
     "lab-search": Result("ai.examples.lab_search:reproduce", "60 trials × 3 seeds, killed at random, to the same end"),
+    "ray-chaos": Result(
+        "ai.examples.ray_chaos:reproduce", "a search on a Ray cluster: workers, machines, driver killed"
+    ),
     "picture-damage": Result(
         "ai.examples.picture_faults:reproduce_damage", "2,000 damaged files of each of six formats, read or refused"
     ),

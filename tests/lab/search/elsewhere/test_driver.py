@@ -62,7 +62,7 @@ class Losing(InProcess):
     def start(self, payload, on_message, on_exit):
         def heard(message):
             on_message(message)
-            if message[:3] == ("file", "commit", "snapshots/000000020") and not self.flag.exists():
+            if message[0] == "call" and message[3][:2] == ("commit", "snapshots/000000020") and not self.flag.exists():
                 if "00001" in os.listdir(self.flag.parent / "e" / "trials"):
                     self.workers[-1].close()
                     self.also()
@@ -186,7 +186,7 @@ class Deadly(InProcess):
     def start(self, payload, on_message, on_exit):
         def heard(message):
             on_message(message)
-            if message[0] == "file":
+            if message[0] == "call":
                 self.workers[-1].close()
 
         return super().start(payload, heard, on_exit)

@@ -18,7 +18,7 @@ import optuna
 
 from ai.data.workers.engine import Engine
 from ai.data.workers.pickle_by_value import ship
-from ai.data.workers.supervisor import Supervisor
+from ai.data.workers.supervisor import Post, Supervisor
 from ai.data.workers.worker import portable_error
 from ai.lab.files.folder import mark, read_marker
 from ai.lab.files.ownership import Owner
@@ -26,7 +26,7 @@ from ai.lab.files.removal import remove_unowned
 from ai.lab.provenance.description import describe_origin
 from ai.lab.record import Record
 from ai.lab.search.elsewhere.mirror import Copy
-from ai.lab.search.elsewhere.trials import CALLS, FACTS, Given, serve_trials
+from ai.lab.search.elsewhere.trials import CALLS, FACTS, FILE, Given, serve_trials
 from ai.lab.search.evaluation import Outcome
 from ai.lab.search.loop import MAX_LOSSES, Left, Report, Run, Search
 from ai.lab.search.optuna_storage import quiet
@@ -140,37 +140,32 @@ class Workers:
 
         Returns how it ended, or what became of the worker if that is lost.
         """
-        place, heard = self._take_free()
-        post = self._supervisor.post(place)
-        if post is None:
-            return str(self._rest(heard))
+        post, heard = self._take_free()
         for part in copy.parts():
             post.send(("given", *part))
+            if (message := heard.get())[0] != "got":
+                self._raise_if_over()
+                return str(message[1])
         post.send(("begin", given))
         while True:
             kind, *content = heard.get()
             if kind == "call":
                 number, name, arguments, options = content
                 try:
-                    answer, problem = _answer(asked, name, arguments, options), None
+                    answer, problem = None, None
+                    if name == FILE:
+                        copy.take(*arguments)
+                    else:
+                        answer = _answer(asked, name, arguments, options)
                 except Exception as error:
                     answer, problem = None, portable_error(error)
                 post.send(("answer", number, answer, problem))
-            elif kind == "file":
-                copy.take(*content)
             elif kind == "ended":
                 return content[0]  # type: ignore[no-any-return]
             elif kind == "lost":
                 return str(content[0])
             else:
                 self._raise_if_over()
-
-    def _rest(self, heard: queue.SimpleQueue[Any]) -> str:
-        """Returns how a worker was lost that was free a moment ago."""
-        while (message := heard.get())[0] not in ("lost", "over"):
-            pass
-        self._raise_if_over()
-        return str(message[1])
 
     def _raise_if_over(self) -> None:
         if self._supervisor.broken is not None or self._supervisor.closed:
@@ -181,7 +176,7 @@ class Workers:
         self._supervisor.close()
         self.on_change()
 
-    def _take_free(self) -> tuple[int, queue.SimpleQueue[Any]]:
+    def _take_free(self) -> tuple[Post, queue.SimpleQueue[Any]]:
         with self._changed:
             if not self._started:
                 self._started = True
@@ -193,7 +188,9 @@ class Workers:
             self._raise_if_over()
             place = self._free.pop(0)
             heard = self._heard[place] = queue.SimpleQueue()
-            return place, heard
+            post = self._supervisor.post(place)
+            assert post is not None  # it would not be free
+            return post, heard
 
     def _start(self) -> None:
         try:
@@ -218,7 +215,9 @@ class Workers:
             heard = self._heard.get(place)
         if heard is not None:
             heard.put(message)
-        return bool(message[0] == "ended" or message[:2] == ("file", "commit"))
+        return bool(
+            message[0] == "ended" or (message[0] == "call" and message[2] == FILE and message[3][0] == "commit")
+        )
 
     def on_death(self, place: int, how: str) -> bool:
         """Tells whoever has given the worker a trial."""

@@ -1,8 +1,8 @@
 """What a worker on another machine does with trials: runs them in a folder of its own, and asks by messages.
 
-Messages out: `("free",)`, `("call", number, name, arguments, options)`, `("file", kind, name, …)`,
-`("ended", Outcome)`, `("failed", error)`. In: `("given", name, at, bytes)` of a folder to go on from,
-`("begin", Given)`, `("answer", number, value, error)`.
+Messages out: `("free",)`, `("got",)` for each `given`, `("call", number, name, arguments, options)`, also for what is
+new in its folder, `("ended", Outcome)`, `("failed", error)`. In: `("given", name, at, bytes)` of a folder to go on
+from, `("begin", Given)`, `("answer", number, value, error)`. Each side waits for the other before it sends more.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ _SUGGEST = {"suggest_float", "suggest_int", "suggest_categorical"}
 CALLS = _SUGGEST | {"report", "should_prune", "set_user_attr", "set_constraint"}
 FACTS = {"params", "distributions", "user_attrs", "system_attrs", "datetime_start"}
 """What an objective may ask of `trial.optuna` where the search is on another machine."""
+FILE = "file"
+"""What is called with a kind, a name and content of what is new in the trial's folder."""
 _LITTER = "ai-lab-work-"
 
 
@@ -140,11 +143,12 @@ def _serve_one(search: "Search", run: "Run", link: "Link", calls: Calls, experim
         with open(path, "r+b" if at else "wb") as file:
             file.seek(at)
             file.write(data)
+        link.send(("got",))
     if order[0] == "over":
         raise order[1]
     given: Given = order[1]
     description.started_by = given.started_by
-    mirror = Mirror(folder, lambda *what: link.send(("file", *what)))
+    mirror = Mirror(folder, partial(calls, FILE))
     try:
         asked: Any = Asked(given.number, calls)
         how: Mapping[str, Any] = {"seed": given.seed, "goes_on": given.goes_on, "reported": given.reported}
