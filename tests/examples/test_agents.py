@@ -170,3 +170,12 @@ def test_a_run_ends_when_its_time_is_up_with_what_it_has(tmp_path):
     assert 0 < ppo.run(tiny)["steps"] < 1000
     with pytest.raises(ValueError, match="timelimit must be positive or None, got 0"):
         replace(tiny, timelimit=0)
+
+
+@pytest.mark.parametrize(("env", "shape"), [("hidden:CartPole-v1", (400, 600, 3)), ("ALE/Pong-v5", (84, 84, 3))])
+def test_what_hides_or_shows_frames_is_filmed_too(env, shape):
+    pytest.importorskip("ale_py" if env.startswith("ALE") else "pygame")
+    left = lambda model, seen, generator, n_steps: {"action": torch.zeros(1, dtype=torch.long)}  # noqa: E731
+    pictures = frames(env, torch.nn.Identity(), left, most=3)
+    assert [picture.shape for picture in pictures] == [shape] * 3
+    assert pictures[0].max() > pictures[0].min()

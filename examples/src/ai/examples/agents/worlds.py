@@ -10,19 +10,25 @@ from ai.game import GymnasiumEnvironments, VectorEnvironments
 World = GymnasiumEnvironments | VectorEnvironments
 
 
-def world(name: str, num: int) -> World:
-    """Returns `num` environments of that name; `hidden:NAME` shows every other number only, such as no speeds."""
+def world(name: str, num: int, **options: Any) -> World:
+    """Returns `num` environments of that name; `hidden:NAME` shows every other number only, such as no speeds.
+
+    Args:
+        name: Of Gymnasium; `ALE/…` takes ALE's own vector environment.
+        num: How many.
+        options: Passed to Gymnasium.
+    """
     if name.startswith("ALE/"):
-        return VectorEnvironments(name, num)
+        return VectorEnvironments(name, num, **options)
     if name.startswith("hidden:"):
-        return GymnasiumEnvironments(lambda: _hidden(name.removeprefix("hidden:")), num)
-    return GymnasiumEnvironments(name, num)
+        return GymnasiumEnvironments(lambda: _hidden(name.removeprefix("hidden:"), **options), num)
+    return GymnasiumEnvironments(name, num, **options)
 
 
-def _hidden(name: str) -> Any:
+def _hidden(name: str, **options: Any) -> Any:
     import gymnasium
 
-    env = gymnasium.make(name, disable_env_checker=True)
+    env = gymnasium.make(name, disable_env_checker=True, **options)
     shown: Any = env.observation_space
     space = gymnasium.spaces.Box(shown.low[::2], shown.high[::2], dtype=shown.dtype)
 
