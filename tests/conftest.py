@@ -1,6 +1,7 @@
 """One torch thread for every test process, and the devices that numerical tests run on."""
 
 import os
+import warnings
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
@@ -34,8 +35,8 @@ def pytest_collection_modifyitems(items):
 
 
 @contextmanager
-def _present(device):
-    """The device, be it the CPU, the GPU, or one that is pretended."""
+def _present(device, own_draws=False):
+    """The device, be it the CPU, the GPU, or one that is pretended, with draws of its own or the CPU's."""
     import torch
 
     from tests.pretended_cuda import PretendedCuda
@@ -43,10 +44,12 @@ def _present(device):
     if device == "cpu":
         yield
     elif torch.cuda.is_available():
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False), warnings.catch_warnings():
+            # Said by torch where a thread of autograd is the first of its kind, and mended by torch there.
+            warnings.filterwarnings("ignore", message="Attempting to run cuBLAS, but there was no current CUDA context")
             yield
     else:
-        with PretendedCuda():
+        with PretendedCuda(own_draws):
             yield
 
 
@@ -63,7 +66,7 @@ def any_device(request):
 
     It is for tests that are about numbers: what is about devices takes `device`, and runs on both everywhere.
     """
-    with _present(request.param):
+    with _present(request.param, own_draws=True):
         yield request.param
 
 
@@ -84,7 +87,9 @@ def no_sync(device):
 
     @contextmanager
     def refused():
-        torch.cuda.set_sync_debug_mode("error")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
+            torch.cuda.set_sync_debug_mode("error")
         try:
             yield
         finally:

@@ -4,7 +4,7 @@ Tensors on it say `device='cuda:0'` and hold real numbers, which the CPU compute
 tensors of two devices in one operation, a generator of the other device, `numpy()` of a tensor on the device. What
 makes the CPU wait for a GPU is known, and is refused inside `no_sync`. Copies through page-locked memory are late, as
 they are on a GPU: until somebody waits for the device, their target holds nothing of use, and their source must not be
-written to.
+written to. From the same seed it draws what the CPU draws, or with `own_draws` other numbers, as a GPU does.
 
 A CUDA graph is a list of what was called, done again over the same memory.
 
@@ -112,9 +112,11 @@ class PretendedCuda:
 
     active: "PretendedCuda | None" = None
 
-    def __init__(self) -> None:
+    def __init__(self, own_draws: bool = False) -> None:
+        self.own_draws = own_draws
         self.refuses_sync = False
         self.inside = False  # an operation of torch on tensors of the device: what it makes is made there
+        self.drawing = False  # a factory of the device
         self.pinned: dict[int, Any] = {}
         self.tape: list[Any] | None = None  # of the graph that is being captured
         self._late: list[Callable[[], None]] = []
@@ -342,6 +344,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         )
     if cuda is not None and name in _WAITING and not (name == "repeat_interleave" and kwargs.get("output_size")):
         cuda.waits(f"aten::{name}")
+    _go_on_in_another_stream(func, kwargs)
     result = func(
         *tree_map(_unwrap, args), **{key: tree_map(_unwrap, x) for key, x in kwargs.items()} | _on_cpu(kwargs)
     )
@@ -349,6 +352,13 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if cuda is not None and cuda.tape is not None:
         cuda.tape.append((func, args, kwargs | _on_cpu(kwargs), result))
     return return_and_correct_aliasing(func, args, kwargs, result)
+
+
+def _go_on_in_another_stream(func: Any, kwargs: dict[str, Any]) -> None:
+    """With `own_draws` a number is drawn and thrown away before each draw."""
+    cuda = PretendedCuda.active
+    if cuda is not None and cuda.own_draws and torch.Tag.nondeterministic_seeded in func.tags:
+        aten.rand.generator([], generator=kwargs.get("generator"), device=CPU)
 
 
 def _on_cpu(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -385,8 +395,11 @@ class _Dispatch(TorchDispatchMode):
         if any(isinstance(x, DeviceTensor) for x in tensors):
             return _run(func, args, kwargs)
         if device is not None and device.type == "cuda":
+            _go_on_in_another_stream(func, kwargs)
             result = func(*args, **{**kwargs, "device": CPU})
             return tree_map(_wrap, result)
+        if self.cuda.drawing or (self.cuda.inside and not tensors):
+            _go_on_in_another_stream(func, kwargs)
         result = func(*args, **kwargs)
         return tree_map(_wrap, result) if self.cuda.inside and not tensors else result
 
@@ -418,11 +431,11 @@ class _Functions(TorchFunctionMode):
             if name in _MAKES_FROM_VALUES and on_device != (wanted.type == "cuda"):
                 cuda.waits(f"torch.{name} across devices")
             args, kwargs = tree_map(_unwrap, (args, kwargs))
-            before, cuda.inside = cuda.inside, False
+            before, cuda.inside, cuda.drawing = cuda.inside, False, wanted.type == "cuda"
             try:
                 made = func(*args, **kwargs)
             finally:
-                cuda.inside = before
+                cuda.inside, cuda.drawing = before, False
             if wanted.type != "cuda":
                 return cuda.pin(made) if pinned else made
             return made if isinstance(made, DeviceTensor) else _wrap(made.detach()).requires_grad_(made.requires_grad)

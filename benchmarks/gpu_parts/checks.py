@@ -1,20 +1,26 @@
 """The tests of the suite that run on a device, a row for each part of the library."""
 
+import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from gpu_parts.machine import Machine, Row
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("model", "data", "train", "infer", "game", "examples")
+PROCESSES = min(8, os.cpu_count() or 1)
 
 
 def rows(machine: Machine) -> Iterator[Row]:
-    """All tests that take `device`, `any_device` or `on_device`, on this device; the dry run takes one part's."""
+    """All tests that take `device`, `any_device` or `on_device`, on this device; the dry run takes one part's.
+
+    They share the device, several processes at a time, where pytest-xdist is installed.
+    """
     for part in ("infer",) if machine.quick else PARTS:
         limit = machine.deadline - time.monotonic()
         if limit > 0:
@@ -27,7 +33,11 @@ def of_part(part: str, device: str, limit: float) -> Row:
     found = [path for path in ROOT.glob(f"tests/{part}/**/test_*.py") if takes_device.search(path.read_text())]
     files = sorted(str(path.relative_to(ROOT)) for path in found)
     chosen = ["-m", "cuda"] if device == "cuda" else ["-k", device]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen, *files]
+    together = [f"--numprocesses={PROCESSES}"] if device == "cuda" and find_spec("xdist") else []
+    # Other versions of what the tests import may be deprecating other things.
+    quiet = ["-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning"]
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:benchmark"]
+    command = [*pytest, *together, *quiet, *chosen, *files]
     start = time.perf_counter()
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=limit)

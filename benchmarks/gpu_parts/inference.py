@@ -3,7 +3,7 @@
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,9 +23,16 @@ def network() -> m.Model:
 
 
 def rows(machine: Machine) -> Iterator[Row]:
-    """Each size plain, by graphs where there is CUDA, and plain while another thread pushes weights."""
+    """The model itself in this process; then each size plain, by graphs, and while another thread pushes weights."""
     sizes = SIZES[:2] if machine.quick else SIZES
     on_cuda = machine.device.type == "cuda"
+    model = network().eval().to(machine.device)
+    with torch.no_grad():
+        for n in sizes:
+            yield {
+                "row": f"{n} rows, in this process",
+                **latency(machine, lambda x: model(x.to(machine.device)).cpu(), n),
+            }
     for name, how in {"": {}, ", graphs": {"graph_rows": sizes}}.items():
         if how and not on_cuda:
             yield {"row": "graphs", "left out": "no CUDA"}
@@ -39,15 +46,15 @@ def rows(machine: Machine) -> Iterator[Row]:
                 yield {"row": f"{sizes[-1]} rows{name}, weights pushed", **latency(machine, inferencer, sizes[-1])}
 
 
-def latency(machine: Machine, inferencer: Inferencer, n: int) -> Row:
+def latency(machine: Machine, answer: Callable[[torch.Tensor], object], n: int) -> Row:
     x = torch.randn(n, 3, 32, 32)
     times: list[float] = []
-    end = time.perf_counter() + (0.1 if machine.quick else 1.5)
+    end = time.perf_counter() + (0.1 if machine.quick else 1.0)
     for _ in range(3):
-        inferencer(x)
+        answer(x)
     while time.perf_counter() < end or len(times) < 5:
         start = time.perf_counter()
-        inferencer(x)
+        answer(x)
         times.append(time.perf_counter() - start)
     p50 = statistics.median(times)
     return {"p50 ms": p50 * 1e3, "p99 ms": sorted(times)[int(0.99 * len(times))] * 1e3, "rows/s": n / p50}

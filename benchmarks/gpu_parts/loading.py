@@ -30,6 +30,12 @@ def rows(machine: Machine) -> Iterator[Row]:
     yield measured("bytes, gathered and copied", Dataset(images))
     yield measured("bytes, resident", Dataset(images), resident=True)
     yield measured("two workers, one function a sample", Dataset(images, _flipped), n_workers=2)
+    theirs = torch.utils.data.DataLoader(
+        _Flipped(images), batch, num_workers=2, pin_memory=machine.device.type == "cuda", persistent_workers=True
+    )
+    copied = (x.to(machine.device, non_blocking=True) for _ in range(batches) for x in theirs)
+    rate = batch / seconds_each(machine, islice(copied, batches))
+    yield {"row": "the same by torch's DataLoader", "images/s": rate, "of the limit": rate * limit / batch}
     with tempfile.TemporaryDirectory() as folder:
         pictures = Path(folder, "pictures")
         pictures.mkdir()
@@ -40,6 +46,17 @@ def rows(machine: Machine) -> Iterator[Row]:
         yield measured(f"JPEG pack at {side}², to floats on the device", packed)
         changed = packed.then({"x": augment.crop(side // 8)}).then({"x": augment.flip()})
         yield measured(f"JPEG pack at {side}², cropped and mirrored on the device", changed)
+
+
+class _Flipped(torch.utils.data.Dataset[torch.Tensor]):
+    def __init__(self, images: torch.Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return _flipped(self.images[index])
 
 
 def _flipped(x: torch.Tensor) -> torch.Tensor:

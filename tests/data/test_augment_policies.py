@@ -57,7 +57,8 @@ def test_a_batch_is_changed_as_its_images_one_by_one(monkeypatch, on_device):
         return torch.cat(rows)
 
     monkeypatch.setattr(policies, "_changed", alone)
-    assert torch.allclose(augment.rand_augment(2, 9)(X, generator=generator()), together, atol=1e-6)
+    one_by_one = on_device(augment.rand_augment(2, 9))(X, generator=generator())
+    assert torch.allclose(one_by_one, together, atol=1e-6)
 
 
 def test_colours_leave_alpha_alone_and_moves_take_it_along(on_device):

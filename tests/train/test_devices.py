@@ -124,7 +124,8 @@ def test_every_optimiser_steps_without_waiting(make, limits, device, no_sync):
 
     model, _, _ = trained(device, Silent(no_sync), make=limited, how=schedule.cosine(N_STEPS, warmup=2))
     expected, _, _ = trained("cpu", None, make=limited, how=schedule.cosine(N_STEPS, warmup=2))
-    assert_close(list(model.parameters()), list(expected.parameters()))
+    dtype = torch.bfloat16 if make is opt.muon else None  # in which it makes its matrices orthogonal
+    assert_close(list(model.parameters()), list(expected.parameters()), dtype)
 
 
 @pytest.mark.parametrize("make", [opt.sgd, opt.adam, opt.adamw])

@@ -96,7 +96,7 @@ class DataLoader:
             sampler=chosen.sampler,
         )
         columns = cols.columns_to(dataset.data, self.device) if chosen.resident else dataset.data
-        self._producer = make_producer(columns, dataset.preprocess, chosen)
+        self._producer = make_producer(columns, dataset.preprocess, chosen, self._finish.pins)
         self._prefetch = chosen.prefetch or self._producer.depth
         self._fingerprint: str | None = None
         self._turn = Turn()

@@ -2,11 +2,13 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from ai.model.activation import actv
 from ai.model.arguments import check_whole
@@ -185,10 +187,37 @@ def _lacking() -> frozenset[torch.dtype]:
 _LACKING = _lacking()
 
 
-class _LSTM(nn.LSTM):
-    """Computes in its own type where autocast asks for one that the processor has no instructions for."""
+@contextmanager
+def _with_gradients(layer: nn.RNNBase, x: Any) -> Iterator[None]:
+    """Within, gradients reach a layer in eval mode on CUDA, which cuDNN gives in training mode alone."""
+    packed = x.data if isinstance(x, PackedSequence) else x
+    cudnn = torch.backends.cudnn
+    if layer.training or not packed.is_cuda or not torch.is_grad_enabled() or not cudnn.enabled:
+        yield
+        return
+    cudnn.enabled = False
+    try:
+        yield
+    finally:
+        cudnn.enabled = True
+
+
+class _GRU(nn.GRU):
+    """Gives gradients in eval mode too."""
 
     def forward(self, input: Any, hx: Any = None) -> Any:
+        with _with_gradients(self, input):
+            return super().forward(input, hx)
+
+
+class _LSTM(nn.LSTM):
+    """Gives gradients in eval mode, and computes in types that autocast asks for and the processor does not have."""
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        with _with_gradients(self, input):
+            return self._computed(input, hx)
+
+    def _computed(self, input: Any, hx: Any) -> Any:
         short = torch.get_autocast_dtype("cpu")
         if short not in _LACKING or not torch.is_autocast_enabled("cpu"):
             return super().forward(input, hx)
@@ -242,4 +271,4 @@ def gru(n1: int, n2: int, n_layers: int = 1, *, dropout: float = 0.0, bidirectio
             raise ValueError(f"{name} ({value}) must be at least 1")
     if dropout and n_layers == 1:
         raise ValueError(f"dropout ({dropout}) must be 0 with one layer: it lies between layers")
-    return init_module(nn.GRU(n1, n2, n_layers, batch_first=True, dropout=dropout, bidirectional=bidirectional))
+    return init_module(_GRU(n1, n2, n_layers, batch_first=True, dropout=dropout, bidirectional=bidirectional))

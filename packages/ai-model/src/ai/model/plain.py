@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ai.model import f
-from ai.model.container import _LSTM
+from ai.model.container import _GRU, _LSTM
 from ai.model.conv import _Conv
 from ai.model.elementwise import gain
 from ai.model.linear import _Linear
@@ -114,6 +114,8 @@ def _converted(module: nn.Module, times: _Times) -> nn.Module:
         return _with(norm, weight=module.weight)
     if type(module) is _LSTM:
         module.__class__ = nn.LSTM  # type: ignore[assignment]
+    if type(module) is _GRU:
+        module.__class__ = nn.GRU  # type: ignore[assignment]
     return module
 
 

@@ -24,6 +24,7 @@ class Finish:
         self._postprocess = None if postprocess is None else Applied(postprocess, "postprocess")
         self._device = device
         self._pin = device.type == "cuda" if pin is None else pin
+        self.pins = self._pin and device.type == "cuda"  # what is made on the CPU is to lie in page-locked memory
 
     def __call__(self, batch: Any, *place: int) -> Any:
         """Returns the finished batch; `place` (seed, epoch, …) seeds the generator that the postprocess may ask for."""

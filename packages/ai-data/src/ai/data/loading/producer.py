@@ -33,10 +33,17 @@ class Producer(Protocol):
         """Stops the workers."""
 
 
-def make_producer(columns: cols.Columns, preprocess: Transform | None, options: Options) -> Producer:
-    """Returns the producer that the data and the options need."""
+def make_producer(columns: cols.Columns, preprocess: Transform | None, options: Options, pin: bool) -> Producer:
+    """Returns the producer that the data and the options need.
+
+    Args:
+        columns: of the dataset.
+        preprocess: of the dataset.
+        options: of the loader.
+        pin: batches go on through page-locked memory.
+    """
     if preprocess is None and options.collate is None:
-        return _Gather(columns)
+        return _Gather(columns, pin)
     n_workers = min(4, os.cpu_count() or 1) if options.n_workers is None else options.n_workers
     run = Preprocess(preprocess, options.collate)
     if n_workers == 0:
@@ -52,8 +59,9 @@ class _Gather:
 
     depth = 1
 
-    def __init__(self, columns: cols.Columns) -> None:
+    def __init__(self, columns: cols.Columns, pin: bool) -> None:
         self._columns = columns
+        self._pin = pin
         named = columns if isinstance(columns, dict) else {"": columns}
         devices = {column.device if isinstance(column, Tensor | Rows) else None for column in named.values()}
         first = devices.pop()
@@ -66,7 +74,7 @@ class _Gather:
     def result(self, ticket: Tensor) -> Any:
         if self._device is not None:  # page-locked, so that the copy does not wait for the device's work
             ticket = to_device(ticket, self._device, pin=self._device.type == "cuda")
-        batch = cols.take(self._columns, ticket)
+        batch = cols.take(self._columns, ticket, self._pin)
         if isinstance(batch, dict):
             return {name: _stacked(column, name) for name, column in batch.items()}
         return _stacked(batch)

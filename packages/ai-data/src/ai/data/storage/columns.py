@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ai.data.storage.memory_mapped import Mapped, Places, Rows, is_mapped
+from ai.data.storage.page_locked import gather_page_locked
 from ai.data.storage.tables import table_column, table_columns
 
 Column: TypeAlias = Tensor | Rows | Sequence[Any]
@@ -80,11 +81,17 @@ def n_samples(columns: Columns) -> int:
     return len(next(iter(columns.values())) if isinstance(columns, dict) else columns)
 
 
-def take(columns: Columns, indices: Tensor) -> Columns:
-    """Returns new columns with the samples at `indices` (int64), owning their memory."""
+def take(columns: Columns, indices: Tensor, pin: bool = False) -> Columns:
+    """Returns new columns with the samples at `indices` (int64), owning their memory.
+
+    Args:
+        columns: where from.
+        indices: which.
+        pin: take page-locked memory for what lies on the CPU.
+    """
     if isinstance(columns, dict):
-        return {name: _take(column, indices) for name, column in columns.items()}
-    return _take(columns, indices)
+        return {name: _take(column, indices, pin) for name, column in columns.items()}
+    return _take(columns, indices, pin)
 
 
 def choose(columns: Columns, indices: Places) -> Columns:
@@ -215,10 +222,13 @@ def _as_column(data: Any, name: str) -> Column:
     return data  # type: ignore[no-any-return]  # any sequence: a list of paths, a lazy column
 
 
-def _take(column: Column, indices: Tensor) -> Column:
+def _take(column: Column, indices: Tensor, pin: bool = False) -> Column:
     if isinstance(column, Rows):
-        return column.part(indices).tensor()
+        part = column.part(indices)
+        return gather_page_locked(part.source, part.rows[:]) if pin else part.tensor()
     if isinstance(column, Tensor):
+        if pin and column.device.type == "cpu":
+            return gather_page_locked(column, indices)
         return column.index_select(0, indices if indices.device == column.device else indices.to(column.device))
     return [column[index] for index in indices.tolist()]
 

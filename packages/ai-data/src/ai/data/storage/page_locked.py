@@ -1,0 +1,37 @@
+"""Rows of a tensor, gathered straight into page-locked memory, from where they are copied to a GPU."""
+
+import torch
+from torch import Tensor
+
+# `index_select` shares out whole rows among torch's threads while a row has fewer elements than this; a longer one it
+# copies alone. So longer rows are given to it in parts.
+_LONGEST = 2**15 - 1
+_MOST_PARTS = 64
+
+
+def gather_page_locked(source: Tensor, rows: Tensor) -> Tensor:
+    """Returns `source.index_select(0, rows).pin_memory()`, without the memory in between.
+
+    Memory that was just taken from the system costs more than the copy into it; page-locked memory is used again.
+
+    Args:
+        source: `[N, ...]` on the CPU.
+        rows: `[n]` int64.
+    """
+    if source.requires_grad:
+        return source.index_select(0, rows).pin_memory()
+    gathered = torch.empty(len(rows), *source.shape[1:], dtype=source.dtype, pin_memory=True)
+    size = source.shape[1:].numel()
+    parts = _parts(size) if source.is_contiguous() else 1
+    if parts == 1:
+        return torch.index_select(source, 0, rows, out=gathered)
+    places = (rows[:, None] * parts + torch.arange(parts)).flatten()
+    part = size // parts
+    torch.index_select(source.view(-1, part), 0, places, out=gathered.view(len(places), part))
+    return gathered
+
+
+def _parts(size: int) -> int:
+    """Into how few equal parts to cut a row of `size` elements so that none is too long; 1 where that needs many."""
+    fewest = max(1, -(-size // _LONGEST))
+    return next((parts for parts in range(fewest, _MOST_PARTS + 1) if size % parts == 0), 1)

@@ -1,0 +1,59 @@
+"""Rows that are gathered for a copy to a GPU."""
+
+import pytest
+import torch
+
+from ai.data import Dataset
+from ai.data.storage import columns
+from ai.data.storage.memory_mapped import Mapped
+from ai.data.storage.page_locked import gather_page_locked
+
+ROWS = torch.tensor([3, 0, 0, 2])
+
+
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+@pytest.mark.parametrize("row", [(), (3,), (32767,), (32768,), (3, 224, 224), (32771,), (2, 0)])
+def test_rows_of_any_length_are_those_of_index_select(row, device):
+    source = torch.randn(4, *row)
+    gathered = gather_page_locked(source, ROWS)
+    assert gathered.is_pinned() or not gathered.numel()  # torch locks no pages of nothing
+    assert torch.equal(gathered, source[ROWS])
+
+
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+@pytest.mark.parametrize(
+    "source",
+    [
+        torch.arange(40000 * 4).view(40000, 4).t(),
+        torch.randn(4, 70000, dtype=torch.float64),
+        torch.randn(4, 70000).half().as_subclass(Mapped),
+        torch.rand(4, 50000, requires_grad=True),
+        torch.rand(4, 33000) > 0.5,
+        torch.randn(4, 2, 33000)[:, 1],
+    ],
+    ids=["columns first", "float64", "mapped", "with gradients", "booleans", "apart in memory"],
+)
+def test_whatever_lies_in_memory_is_gathered(source, device):
+    for rows in (ROWS, ROWS[:0]):
+        gathered = gather_page_locked(source, rows)
+        assert gathered.is_pinned() or not gathered.numel()
+        assert gathered.shape == (len(rows), *source.shape[1:])
+        assert torch.equal(gathered, source.as_subclass(torch.Tensor)[rows])
+
+
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+def test_a_batch_is_gathered_into_page_locked_memory_at_once(device, monkeypatch):
+    x, y = torch.randn(64, 40000), torch.arange(64)
+    gathered = []
+
+    def noted(source, rows):
+        gathered.append(gather_page_locked(source, rows))
+        return gathered[-1]
+
+    monkeypatch.setattr(columns, "gather_page_locked", noted)
+    ds = Dataset({"x": x, "y": y})
+    for batch, expected in zip(ds.loader(16, device), ds.loader(16), strict=True):
+        assert batch["x"].is_cuda
+        assert torch.equal(batch["x"].cpu(), expected["x"])
+        assert torch.equal(batch["y"].cpu(), expected["y"])
+    assert len(gathered) == 2 * 4  # and none for the loader on the CPU
