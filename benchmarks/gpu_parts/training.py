@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ai.examples.diffusion.model import UNet
 from ai.examples.gpt.model import Model as Gpt
+from ai.examples.mnist.model import ConvNet
 from ai.examples.stylegan2.loss import StyleGAN2Loss
 from ai.examples.stylegan2.model import Discriminator, Generator
 from ai.examples.vit.model import Model as Vit
@@ -31,6 +32,7 @@ class Case:
     unit: str = "images/s"
     per_item: int = 1
     image: bool = True
+    small: bool = False  # launching takes longer than computing
 
 
 def cases(quick: bool) -> list[Case]:
@@ -70,11 +72,16 @@ def cases(quick: bool) -> list[Case]:
         how = {"nc_mult": (1, 1), "n_blocks": 1} if quick else {}
         return DiffusionModel(UNet(size, nc=nc, **how), [3, size, size]).init(seed=0)
 
+    def digits(device: torch.device) -> Any:
+        x = torch.randn(64, 1, 28, 28, device=device)
+        return {"x": x, "y": torch.randint(0, 10, (len(x),), device=device)}
+
     return [
         Case("GPT-2 124M", gpt, text, next_code, "tokens/s", tokens, image=False),
         Case("ResNet-50", resnet, labelled(side, n, 1000), Classify()),
         Case("ViT-S/16", vit, labelled(side, n, 1000), Classify()),
         Case("EDM UNet CIFAR", edm, labelled(size, n, 10), Diffusion()),
+        Case("MNIST network", lambda: ConvNet().init(seed=0), digits, Classify(), small=True),
     ]
 
 
@@ -82,6 +89,7 @@ MODES: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "fp32": {},
     "bf16, channels_last": {"precision": "bf16", "channels_last": True},
+    "fp32, CUDA graphs": {"compile": "graphs"},
     "bf16, compile": {"precision": "bf16", "compile": True},
 }
 
@@ -89,13 +97,13 @@ MODES: dict[str, dict[str, Any]] = {
 def rows(machine: Machine) -> Iterator[Row]:
     """Every case in every mode that there is time for, the cheap modes of all cases first."""
     for mode, how in MODES.items():
-        if machine.quick and mode in ("fp32", "bf16, compile"):
+        if machine.quick and (mode == "fp32" or "compile" in how):
             continue
         for case in cases(machine.quick):
-            if "channels_last" in how and not case.image:
+            if ("channels_last" in how and not case.image) or (how.get("compile") == "graphs" and not case.small):
                 continue
             name = f"{case.name}, {mode}"
-            if not machine.time_left(60 if "compile" in how else 12):
+            if not machine.time_left(45 if "compile" in how else 12):
                 yield {"row": name, "left out": "no time"}
                 continue
             yield {"row": name, **compared(machine, case, dict(how))}
@@ -149,7 +157,11 @@ def ours(model: nn.Module, env: Callable[..., Any], source: Chunks, **how: Any) 
 
 
 def by_hand(
-    model: nn.Module, env: Callable[..., Any], source: Chunks, precision: str | None = None, compile: bool = False
+    model: nn.Module,
+    env: Callable[..., Any],
+    source: Chunks,
+    precision: str | None = None,
+    compile: bool | str = False,
 ) -> None:
     device = source.machine.device
     on_cuda = device.type == "cuda"
@@ -159,9 +171,11 @@ def by_hand(
     optimizer = torch.optim.AdamW(groups, lr=1e-4, fused=True if on_cuda else None)
     model.train()
     if compile:
-        model.compile()
+        model.compile(mode="reduce-overhead" if compile == "graphs" else None)
     cast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
     for step, batch in enumerate(source):
+        if compile == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()
         with cast:
             loss = env(model, batch, step)
         loss.backward()
