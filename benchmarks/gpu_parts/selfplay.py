@@ -16,7 +16,7 @@ def rows(machine: Machine) -> Iterator[Row]:
     game = ConnectFour()
     settings = ((4, 2),) if machine.quick else ((256, 64), (1024, 64), (4096, 64))
     for games, simulations in settings:
-        if not machine.time_left(5 if machine.quick else 25):
+        if not machine.time_left(5 if machine.quick else 16):
             yield {"row": f"{games} games", "left out": "no time"}
             continue
         net = ResNet(game.observation_shape, game.num_actions, nc=64, n_blocks=5).init(seed=0).to(machine.device)
@@ -27,7 +27,7 @@ def rows(machine: Machine) -> Iterator[Row]:
             episode = next(source)
             if n < 0:  # the first game has compiled the kernels
                 start = machine.now()
-                end, n = start + (0.2 if machine.quick else 15.0), 0
+                end, n = start + (0.2 if machine.quick else 10.0), 0
                 continue
             n += 1
             moves += len(episode["action"])
