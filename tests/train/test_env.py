@@ -22,6 +22,7 @@ from ai.train import (
     opt,
     profile,
 )
+from tests.devices import assert_close, lies_on
 
 
 class Lines(HookInterface):
@@ -278,7 +279,7 @@ def test_next_tokens_count_alike_in_batches_of_unlike_lengths(on_device):
     assert sum(a * n for a, n in parts).item() / 4 == pytest.approx(loss.item(), rel=1e-5)
 
 
-def test_distillation_equals_its_formula_and_leaves_the_teacher_as_it_was():
+def test_distillation_equals_its_formula_and_leaves_the_teacher_as_it_was(any_device):
     torch.manual_seed(0)
     teacher, student, x, y = (
         nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5)),
@@ -286,14 +287,19 @@ def test_distillation_equals_its_formula_and_leaves_the_teacher_as_it_was():
         torch.randn(5, 2),
         torch.arange(5) % 3,
     )
-    loss = Distill(teacher, Classify(), temperature=2.0, share=0.25)(student, (x, y), 0)
+    there = copy.deepcopy(teacher).to(any_device), copy.deepcopy(student).to(any_device)
+    batch = x.to(any_device), y.to(any_device)
+    loss = Distill(there[0], Classify(), temperature=2.0, share=0.25)(there[1], batch, 0)
+    assert lies_on(loss, any_device)
     p, q = (teacher[0](x) / 2).softmax(1), (student(x) / 2).softmax(1)
     soft = (p * (p.log() - q.log())).sum(1).mean() * 4
     wanted = 0.25 * soft + 0.75 * torch.nn.functional.cross_entropy(student(x), y)
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
     loss.backward()
-    assert teacher.training
-    assert teacher[0].weight.grad is None
+    assert there[0].training
+    assert there[0][0].weight.grad is None
+    wanted.backward()
+    assert_close(there[1].weight.grad, student.weight.grad)
     with pytest.raises(ValueError, match=r"temperature \(0\) must be positive"):
         Distill(teacher, temperature=0)
 
