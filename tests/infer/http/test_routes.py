@@ -657,6 +657,34 @@ def test_client_that_hangs_up_takes_its_request_out_of_the_queue(app, inferencer
     wait_until(lambda: inferencer.vitals.cancelled == n_cancelled + 1)
 
 
+def test_a_server_that_says_again_and_again_that_the_body_is_over_holds_up_nobody(app, inferencer, gate):
+    request_id = inferencer.infer_async(torch.ones(1, 8), do="wait", path=str(gate))
+    wait_until(gate.with_suffix(".begun").exists)
+    n_asked = 0
+
+    async def main():
+        sent = []
+
+        async def receive():
+            nonlocal n_asked
+            n_asked += 1
+            if n_asked == 3:
+                gate.unlink()
+            return {"type": "http.request", "body": to_bytes(X) if n_asked == 1 else b"", "more_body": False}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/models/m", "headers": []}
+        async with asyncio.timeout(60):
+            await app(scope, receive, send)
+        return sent[0]["status"]
+
+    assert LOOP.run(main()) == 200
+    assert n_asked >= 3
+    inferencer.wait_for_resp(request_id)
+
+
 def test_metrics_and_readiness_wait_for_no_worker(app, inferencer, gate):
     request_id = inferencer.infer_async(torch.ones(1, 8), do="wait", path=str(gate))
     wait_until(gate.with_suffix(".begun").exists)

@@ -1,6 +1,8 @@
 import json
+import random
 import sys
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -236,6 +238,27 @@ def test_batches_count_rows_keep_order_and_never_mix_groups():
     assert queue.next_batch() == [items[3]]  # larger than a batch: alone
     assert queue.next_batch() == [items[4]]
     assert queue.next_batch() == []
+
+
+def test_the_line_whose_first_request_waits_longest_is_next_whatever_came_and_went():
+    draw = random.Random(0)
+    queue = RequestQueue(max_rows=3)
+    clients = [object() for _ in range(3)]
+    waiting = []
+    for arrived in range(2000):
+        client, group = draw.choice(clients), draw.choice(["a", "b", "c", None])
+        request = SimpleNamespace(rows=1, arrived=float(arrived), client=client, group=group)
+        queue.put(request, group)
+        waiting.append(request)
+        if draw.random() < 0.02:
+            queue.drop(clients[0])
+            waiting = [each for each in waiting if each.client is not clients[0]]
+        for _ in range(draw.choice([0, 0, 0, 1, 5]) if waiting else 0):
+            batch = queue.next_batch()
+            same = [each for each in waiting if each.group == waiting[0].group] if waiting else []
+            assert batch == same[: 3 if same and same[0].group else 1]
+            waiting = [each for each in waiting if each not in batch]
+        assert queue.n_requests == len(waiting)
 
 
 def test_requests_without_a_group_run_alone():

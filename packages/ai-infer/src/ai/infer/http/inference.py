@@ -129,8 +129,8 @@ async def _ask_worker(
             done.set_result(None)
 
     async def watch_client() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        while (await receive())["type"] != "http.disconnect":  # where there is an end, some say so again and again
+            await asyncio.sleep(_PATIENCE_S)
         if not done.done():
             done.set_exception(ConnectionResetError("the client hung up"))
 

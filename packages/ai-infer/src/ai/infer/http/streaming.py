@@ -23,6 +23,7 @@ _HEADERS: Headers = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # by which proxies pass on each event as it comes
 )
+_LOOK_S = 0.05
 _END = b"event: end\ndata: {}\n\n"
 _log = logging.getLogger("ai.infer")
 
@@ -108,6 +109,6 @@ async def _events(
 
 async def _watch(receive: Receive, parts: AsyncParts) -> None:
     """Ends the reply when the client hangs up."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    while (await receive())["type"] != "http.disconnect":  # where there is an end, some say so again and again
+        await asyncio.sleep(_LOOK_S)
     parts.cancel()
