@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ai.train import HookInterface, Run, Trainer, opt
-from ai.train.engine.update import local
+from ai.train.state.shards import local
 
 # Two micro-batches a step whose parts differ in size between ranks: 5 + 3 rows and 1 + 7 rows.
 ROWS = [[5, 3], [1, 7], [4, 4], [2, 6]]

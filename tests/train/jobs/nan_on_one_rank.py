@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ai.train import Hook, NonFiniteError, Trainer, opt
-from ai.train.engine.update import local
+from ai.train.state.shards import local
 
 
 def env(model: nn.Module, batch: torch.Tensor, step: int) -> torch.Tensor:

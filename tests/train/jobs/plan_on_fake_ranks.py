@@ -10,9 +10,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ai.train.distributed.fsdp import Fsdp
-from ai.train.engine.update import local
 from ai.train.loop.options import Options
 from ai.train.planning import plan
+from ai.train.state.shards import local
 
 
 class Sent(TorchDispatchMode):
