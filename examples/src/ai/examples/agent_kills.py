@@ -61,7 +61,7 @@ def start(kind: Kind, trial: Path) -> "subprocess.Popen[bytes]":
 
 
 def reproduce(*, kind: Kind = "ppo", kills: int = 20, seed: int = 0) -> dict[str, float]:
-    """Kills by SIGKILL after random times; `different` should be 0, of the files that make up the last snapshot."""
+    """Kills by SIGKILL after random times; `different` should be 0, of the files at each run's end."""
     drawn = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         whole, parts = Path(folder) / "whole", Path(folder) / "parts"
@@ -69,28 +69,33 @@ def reproduce(*, kind: Kind = "ppo", kills: int = 20, seed: int = 0) -> dict[str
         if start(kind, whole).wait(timeout=1800):
             raise RuntimeError(f"the {kind} that nobody kills did not end well")
         length = time.monotonic() - began
-        done = finished = 0
+        done = finished = different = 0
         while done < kills:
             process = start(kind, parts)
             try:
                 process.wait(timeout=drawn.uniform(0.2, 1.0) * length)
-                finished += 1  # the last part: what is killed next starts anew
+                finished += 1  # what is killed next starts anew
                 done += 1
-                if done < kills:
-                    _forget(parts)
+                different += _differences(whole, parts)
+                _forget(parts)
             except subprocess.TimeoutExpired:
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait(timeout=60)
                 done += 1
         if start(kind, parts).wait(timeout=1800):
             raise RuntimeError(f"the {kind} that was killed did not end well")
-        ends = [newest(whole), newest(parts)]
-        if None in ends:
-            raise RuntimeError("a run left no snapshot")
-        files = [[(end / "model.safetensors").read_bytes() for end in ends if end is not None]]
-        files.append([(trial / "episodes.csv").read_bytes() for trial in (whole, parts)])
-        different = sum(a != b for a, b in files)
+        different += _differences(whole, parts)
     return {"kills": float(done - finished), "ran_to_the_end": float(finished), "different": float(different)}
+
+
+def _differences(whole: Path, parts: Path) -> int:
+    """Returns how many files differ between a run that nobody killed and one that was, at their ends."""
+    pairs = [(trial / "episodes.csv").read_bytes() for trial in (whole, parts)]
+    ends = [newest(whole), newest(parts)]
+    weights = [None if end is None else (end / "model.safetensors").read_bytes() for end in ends]
+    if None in weights:
+        raise RuntimeError("a run left no snapshot")
+    return int(pairs[0] != pairs[1]) + int(weights[0] != weights[1])
 
 
 def _forget(trial: Path) -> None:
