@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ai.model.activation import actv
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_real, check_whole
 from ai.model.init import init_module, mark_small, rule_of
 
 
@@ -107,6 +107,7 @@ def res(
         >>> m.res(m.gain(2.0))(torch.ones(1))
         tensor([3.])
     """
+    check_real(gain=gain, init_gain=init_gain)
     marked = init_gain == 1 or mark_small(main, 0.2 if init_gain is None else init_gain)
     if not marked and init_gain is not None:
         raise ValueError(f"init_gain ({init_gain}) must be 1 where the branch ends in no layer that decides its size")
@@ -244,12 +245,15 @@ def lstm(n1: int, n2: int, n_layers: int = 1, *, dropout: float = 0.0, bidirecti
         (torch.Size([2, 5, 4]), torch.Size([1, 2, 4]))
     """
     check_whole(n1=n1, n2=n2, n_layers=n_layers)
+    check_real(dropout=dropout)
     for name, value in (("n1", n1), ("n2", n2), ("n_layers", n_layers)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
     if dropout and n_layers == 1:
         raise ValueError(f"dropout ({dropout}) must be 0 with one layer: it lies between layers")
-    return init_module(_LSTM(n1, n2, n_layers, batch_first=True, dropout=dropout, bidirectional=bidirectional))
+    return init_module(
+        _LSTM(int(n1), int(n2), int(n_layers), batch_first=True, dropout=dropout, bidirectional=bidirectional)
+    )
 
 
 def gru(n1: int, n2: int, n_layers: int = 1, *, dropout: float = 0.0, bidirectional: bool = False) -> nn.GRU:
@@ -266,9 +270,12 @@ def gru(n1: int, n2: int, n_layers: int = 1, *, dropout: float = 0.0, bidirectio
         (torch.Size([2, 5, 4]), torch.Size([1, 2, 4]))
     """
     check_whole(n1=n1, n2=n2, n_layers=n_layers)
+    check_real(dropout=dropout)
     for name, value in (("n1", n1), ("n2", n2), ("n_layers", n_layers)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
     if dropout and n_layers == 1:
         raise ValueError(f"dropout ({dropout}) must be 0 with one layer: it lies between layers")
-    return init_module(_GRU(n1, n2, n_layers, batch_first=True, dropout=dropout, bidirectional=bidirectional))
+    return init_module(
+        _GRU(int(n1), int(n2), int(n_layers), batch_first=True, dropout=dropout, bidirectional=bidirectional)
+    )

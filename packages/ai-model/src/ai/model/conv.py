@@ -10,7 +10,7 @@ from ai.model import f
 from ai.model import norm as norms
 from ai.model.activation import Activation, actv_gain
 from ai.model.activation import actv as make_actv
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_real, check_whole
 from ai.model.elementwise import noise as make_noise
 from ai.model.init import draw_normal, draw_weight, fill, init_module, like_torchs, mark_small
 from ai.model.norm import Norm
@@ -144,7 +144,8 @@ def conv(
         >>> conv(3, 8, stride=0.5, norm="batch", actv="mish")(torch.zeros(2, 3, 8, 8)).shape
         torch.Size([2, 8, 16, 16])
     """
-    check_whole(nc1=nc1, nc2=nc2, k=k)
+    check_whole(nc1=nc1, nc2=nc2, k=k, groups=groups)
+    check_real(stride=stride, gain=gain, clamp=clamp, lr_mult=lr_mult, init_gain=init_gain)
     for name, value in (("nc1", nc1), ("nc2", nc2)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ai.model import f
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_real, check_whole
 from ai.model.init import draw_normal, fill
 
 
@@ -61,6 +61,7 @@ def gain(factor: float) -> nn.Module:
         >>> gain(2.0)(torch.ones(1))
         tensor([2.])
     """
+    check_real(factor=factor)
     return _Function(f.gain, factor=factor)
 
 
@@ -71,6 +72,7 @@ def clamp(bound: float) -> nn.Module:
         >>> clamp(1.0)(torch.tensor([-3.0, 0.5, 3.0]))
         tensor([-1.0000,  0.5000,  1.0000])
     """
+    check_real(bound=bound)
     if bound <= 0:
         raise ValueError(f"bound ({bound}) must be positive")
     return _Function(f.clamp, bound=bound)
@@ -107,6 +109,7 @@ def resample(stride: float, kernel: Sequence[float] | None = None) -> nn.Module:
         >>> resample(0.5)(torch.zeros(1, 3, 4, 4)).shape, resample(2)(torch.zeros(1, 3, 4, 4)).shape
         (torch.Size([1, 3, 8, 8]), torch.Size([1, 3, 2, 2]))
     """
+    check_real(stride=stride)
     f.whole_factor(stride)
     if kernel is not None:
         f.check_filter(kernel)
@@ -167,6 +170,7 @@ def noise(strength_init: float = 0.1) -> nn.Module:
         >>> bool((noisy[:, 0] == noisy[:, 1]).all()), bool((noisy == x).any())
         (True, False)
     """
+    check_real(strength_init=strength_init)
     return _Noise(strength_init)
 
 

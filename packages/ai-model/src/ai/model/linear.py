@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ai.model.activation import Activation, actv_gain
 from ai.model.activation import actv as make_actv
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_real, check_whole
 from ai.model.init import draw_normal, draw_weight, fill, like_torchs
 
 
@@ -101,6 +101,7 @@ def fc(
         torch.Size([2, 4])
     """
     check_whole(n1=n1, n2=n2)
+    check_real(bias_init=bias_init, lr_mult=lr_mult, dropout=dropout, init_gain=init_gain)
     for name, value in (("n1", n1), ("n2", n2)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")

@@ -10,7 +10,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_real, check_whole
 from ai.model.init import mark_small
 
 Norm: TypeAlias = str | Callable[[int], nn.Module] | None
@@ -25,6 +25,7 @@ def batch(nc: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = T
         torch.Size([8, 3, 4, 4])
     """
     _check_size(nc=nc)
+    check_real(eps=eps, momentum=momentum)
     return _Batch(nc, eps=eps, momentum=momentum, affine=affine)
 
 
@@ -37,6 +38,7 @@ def instance(nc: int, *, eps: float = 1e-5, affine: bool = False) -> nn.Module:
         1.0
     """
     _check_size(nc=nc)
+    check_real(eps=eps)
     return _Instance(nc, eps=eps, affine=affine)
 
 
@@ -56,6 +58,7 @@ def group(nc: int, n_groups: int | None = None, *, eps: float = 1e-5) -> nn.Modu
         (16, 2)
     """
     check_whole(nc=nc, n_groups=n_groups)
+    check_real(eps=eps)
     if nc < 1:
         raise ValueError(f"nc ({nc}) must be at least 1")
     if n_groups is None:
@@ -74,6 +77,7 @@ def layer(dim: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = True
         tensor([-1.0000, -1.0000,  1.0000,  1.0000], grad_fn=...)
     """
     _check_size(dim=dim)
+    check_real(eps=eps)
     return nn.LayerNorm(dim, eps=eps, elementwise_affine=affine, bias=bias)
 
 
@@ -86,6 +90,7 @@ def rms(dim: int, *, eps: float = 1e-6, affine: bool = True) -> nn.Module:
         tensor([1.0000, 1.0000], grad_fn=...)
     """
     _check_size(dim=dim)
+    check_real(eps=eps)
     return _RMS(dim, eps=eps, elementwise_affine=affine)
 
 
@@ -97,6 +102,8 @@ def pixel(nc: int | None = None, *, eps: float = 1e-8) -> nn.Module:
         >>> pixel()(torch.full((1, 4, 1, 1), 5.0)).flatten()
         tensor([1., 1., 1., 1.])
     """
+    check_whole(nc=nc)
+    check_real(eps=eps)
     return _Pixel(eps)
 
 

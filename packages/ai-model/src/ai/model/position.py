@@ -9,7 +9,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_real, check_whole
 from ai.model.init import draw_normal, fill
 from ai.model.tokens.rotary import Rotary
 
@@ -110,8 +110,9 @@ def pos_emb(n: int | tuple[int, int], dim: int, kind: str = "learned", *, std: f
     kinds = ("learned", "sinusoidal", "2d")
     if kind not in kinds:
         raise ValueError(f"kind ({kind!r}) must be one of {', '.join(kinds)}")
+    check_real(std=std)
     check_whole(dim=dim, **({"n": n} if not isinstance(n, tuple) else {"height": n[0], "width": n[1]}))
-    count = n if isinstance(n, int) else n[0] * n[1]
+    count = n[0] * n[1] if isinstance(n, tuple) else n
     if count < 1 or dim < 1:
         raise ValueError(f"n ({n}) and dim ({dim}) must be at least 1")
     if kind != "learned" and dim % (4 if kind == "2d" else 2):
@@ -159,6 +160,7 @@ def embed(n: int, dim: int, *, std: float = 1.0) -> nn.Module:
         torch.Size([1, 3, 4])
     """
     check_whole(n=n, dim=dim)
+    check_real(std=std)
     if n < 1 or dim < 1:
         raise ValueError(f"n ({n}) and dim ({dim}) must be at least 1")
     return _Embed(n, dim, std)
@@ -200,6 +202,7 @@ def registers(n: int, dim: int, *, std: float = 0.02) -> nn.Module:
         torch.Size([2, 9, 8])
     """
     check_whole(n=n, dim=dim)
+    check_real(std=std)
     if n < 1 or dim < 1:
         raise ValueError(f"n ({n}) and dim ({dim}) must be at least 1")
     return _Registers(n, dim, std)

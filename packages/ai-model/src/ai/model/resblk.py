@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from ai.model.activation import Activation
 from ai.model.activation import actv as make_actv
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_real, check_whole
 from ai.model.container import res, seq
 from ai.model.conv import conv
 from ai.model.elementwise import global_avg, resample
@@ -72,6 +72,8 @@ def resblk(
     """
     # The branch starts at half the shortcut, the gate of squeeze-and-excitation being a half at first: with less, the
     # activation after the sum shrinks a stack of blocks.
+    check_whole(nc1=nc1, nc2=nc2)
+    check_real(stride=stride)
     excite = _SqueezeExcite(nc2, 16) if se else None
     main = seq(
         conv(nc1, nc2, stride=stride, actv=actv, norm=norm),

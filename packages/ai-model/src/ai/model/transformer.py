@@ -126,6 +126,7 @@ def mlp(
         (torch.Size([2, 5, 8]), torch.Size([2, 8]))
     """
     check_whole(dim=dim, hidden=hidden)
+    check_real(dropout=dropout)
     for name, value in (("dim", dim), ("hidden", hidden)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
@@ -170,6 +171,7 @@ def layer_scale(dim: int, start: float = 1e-5) -> nn.Module:
         [0.5, 0.5, 0.5, 0.5]
     """
     check_whole(dim=dim)
+    check_real(start=start)
     if dim < 1:
         raise ValueError(f"dim ({dim}) must be at least 1")
     return _LayerScale(dim, start)

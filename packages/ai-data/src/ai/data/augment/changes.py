@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ai.data.augment.images import ORDER, InRange, OnImages, within, without_alpha
-from ai.data.batch.arguments import check_real
+from ai.data.batch.arguments import check_real, check_whole
 
 _N_TRIES = 10
 
@@ -28,6 +28,7 @@ def crop(padding: int, mode: str = "constant") -> OnImages:
 
     Source: He, Zhang, Ren and Sun, 2016, Deep Residual Learning, section 4.2.
     """
+    check_whole(padding=padding)
     if padding < 1:
         raise ValueError(f"padding must be at least 1 pixel, got {padding}")
     check = InRange("crop")
@@ -93,6 +94,7 @@ def color(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.
     One channel is grey, three are RGB, and four RGBA, whose alpha stays.
     """
     for name, amount in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
+        check_real(**{name: amount})
         if not 0 <= amount <= 1:
             raise ValueError(f"{name} must lie in [0, 1], got {amount}")
     check = InRange("color")
@@ -119,6 +121,7 @@ def cutout(size: int) -> OnImages:
 
     Source: DeVries and Taylor, 2017, Improved Regularization of Convolutional Neural Networks with Cutout.
     """
+    check_whole(size=size)
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel, got {size}")
     check = InRange("cutout")

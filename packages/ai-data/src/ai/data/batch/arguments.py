@@ -17,7 +17,7 @@ def check_whole(*, or_none: bool = False, **named: Any) -> None:
 
 
 def check_real(*, or_none: bool = False, **named: Any) -> None:
-    """Raises `TypeError` for what is no real number, such as '0.5'; None passes with `or_none`.
+    """Raises for what is no real number, such as '0.5' (`TypeError`) or NaN (`ValueError`); None passes with `or_none`.
 
     >>> check_real(p=0.5)
     >>> check_real(or_none=True, timeout_s=None)
@@ -25,3 +25,5 @@ def check_real(*, or_none: bool = False, **named: Any) -> None:
     for name, value in named.items():
         if not (or_none and value is None) and not isinstance(value, Real):
             raise TypeError(f"{name} must be a number{' or None' * or_none}, got {value!r}")
+        if isinstance(value, Real) and value != value:
+            raise ValueError(f"{name} must be a number{' or None' * or_none}, got {value!r}")

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ai.model.activation import Activation
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_real, check_whole
 from ai.model.conv import conv
 from ai.model.norm import layer
 from ai.model.transformer import drop_path, layer_scale, mlp
@@ -53,6 +53,7 @@ def convnext_blk(
         torch.Size([2, 8, 6, 6])
     """
     check_whole(nc=nc, k=k)
+    check_real(layer_scale=layer_scale, drop=drop)
     if nc < 1 or k < 1:
         raise ValueError(f"nc ({nc}) and k ({k}) must be at least 1")
     return _ConvNeXt(nc, k, 4 * nc if hidden is None else hidden, actv, layer_scale, drop)

@@ -11,7 +11,7 @@ from ai.model import f
 from ai.model import norm as norms
 from ai.model.activation import Activation
 from ai.model.activation import actv as make_actv
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_real, check_whole
 from ai.model.init import init_module, like_torchs, mark_small
 from ai.model.norm import Norm
 
@@ -76,6 +76,7 @@ def conv_nd(
     _check(rank, nc1, nc2, groups)
     if padtype not in f.PADTYPES:
         raise ValueError(f"padtype ({padtype!r}) must be one of {', '.join(f.PADTYPES)}")
+    check_real(init_gain=init_gain)
     sizes, steps = _each("k", k, rank), _each("stride", stride, rank)
     gaps = _each("dilation", dilation, rank)
     borders = [
@@ -130,6 +131,7 @@ def conv_transposed(
     """
     _check(rank, nc1, nc2, groups)
     check_whole(k=k, stride=stride)
+    check_real(init_gain=init_gain)
     if stride < 1 or k < stride:
         raise ValueError(f"k ({k}) must be at least stride ({stride}), which must be at least 1")
     bias = norm not in ("batch", "instance") if bias is None else bias
@@ -171,7 +173,7 @@ def pool(k: int = 2, stride: int | None = None, kind: str = "max", *, rank: int 
         >>> pool()(torch.zeros(2, 3, 8, 8)).shape, pool(3, 2, "avg")(torch.zeros(2, 3, 8, 8)).shape
         (torch.Size([2, 3, 4, 4]), torch.Size([2, 3, 4, 4]))
     """
-    check_whole(k=k, stride=stride)
+    check_whole(rank=rank, k=k, stride=stride)
     if rank not in _CONVS:
         raise ValueError(f"rank ({rank}) must be 1, 2 or 3")
     if kind not in ("max", "avg"):
@@ -201,7 +203,7 @@ def _sequence(
 
 
 def _check(rank: int, nc1: int, nc2: int, groups: int) -> None:
-    check_whole(nc1=nc1, nc2=nc2, groups=groups)
+    check_whole(rank=rank, nc1=nc1, nc2=nc2, groups=groups)
     if rank not in _CONVS:
         raise ValueError(f"rank ({rank}) must be 1, 2 or 3")
     for name, value in (("nc1", nc1), ("nc2", nc2)):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_real, check_whole
 from ai.model.init import draw_uniform
 
 
@@ -75,6 +75,7 @@ def vq(n_codes: int, dim: int, *, beta: float = 0.25) -> nn.Module:
         (torch.Size([2, 4, 8, 8]), torch.Size([2, 8, 8]), True)
     """
     check_whole(n_codes=n_codes, dim=dim)
+    check_real(beta=beta)
     for name, value in (("n_codes", n_codes), ("dim", dim)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")

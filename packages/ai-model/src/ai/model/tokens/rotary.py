@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ai.model.arguments import check_real, check_whole
+
 _SCALINGS = (None, "linear", "ntk", "yarn", "llama3")
 
 
@@ -80,6 +82,8 @@ def rotary(
         >>> torch.allclose(turned.norm(dim=-1), x.norm(dim=-1)), bool((turned[:, :, 0] == x[:, :, 0]).all())
         (True, True)
     """
+    check_real(base=base, factor=factor)
+    check_whole(context=context)
     if not base > 1:
         raise ValueError(f"base ({base}) must be above 1")
     if scaling not in _SCALINGS:
