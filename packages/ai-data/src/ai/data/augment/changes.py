@@ -93,8 +93,8 @@ def color(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.
 
     One channel is grey, three are RGB, and four RGBA, whose alpha stays.
     """
+    check_real(brightness=brightness, contrast=contrast, saturation=saturation)
     for name, amount in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
-        check_real(**{name: amount})
         if not 0 <= amount <= 1:
             raise ValueError(f"{name} must lie in [0, 1], got {amount}")
     check = InRange("color")
