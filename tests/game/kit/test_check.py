@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ai.game import GameError, TicTacToe, check
+from ai.game import GameError, TicTacToe, check, draws
 
 
 class Wrong(TicTacToe):
@@ -313,7 +313,7 @@ class TurnsInPlace(Wrong):
 
 
 class TakesTheLastForMinusOne(Wrong):
-    """step must refuse an illegal action with ValueError: action -1, of 9"""
+    """step must refuse an illegal action with ValueError: action -1, where there are 0 to 8"""
 
     def step(self, state, action):
         return super().step(state, np.asarray(action) % 9)
@@ -429,7 +429,17 @@ class Twice(TicTacToe):
         return np.where((moves + 1) // 2 % 2 == 1, 1, 0)
 
 
-@pytest.mark.parametrize("game", [Misere, Pays, ColourPlane, TurnedBoard], ids=lambda g: g.__name__)
+class StartsOver(TicTacToe):
+    """Some games are over before their first move, where any action is none."""
+
+    def init(self, batch, seed=0):
+        state = super().init(batch, seed)
+        seeds = draws.row_seeds(seed, batch)
+        state["over"] = seeds % 2 == draws.row_seeds(0, 1) % 2
+        return state
+
+
+@pytest.mark.parametrize("game", [Misere, Pays, ColourPlane, TurnedBoard, StartsOver], ids=lambda g: g.__name__)
 def test_a_right_game_that_looks_odd_passes(game):
     for seed in range(4):
         check(game(), seed=seed)

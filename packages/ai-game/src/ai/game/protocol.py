@@ -46,7 +46,7 @@ class Game(Protocol):
         """Returns the states after `action[B]`; rows that are over stay as they are, with reward 0.
 
         Raises:
-            ValueError: an action is illegal in a row that is not over.
+            ValueError: an action is illegal in a row that is not over, or none of 0 to `num_actions - 1`.
         """
         ...
 

@@ -59,8 +59,7 @@ def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000, 
         _check_legal(game, state, over, step)
         if over.all():
             find_mistakes(game, history, seeds)
-            for outside in (-1, game.num_actions):  # of which numpy would take the first for the last action
-                _refused(game, game.init(1, seeds[:1]), outside, f"of {game.num_actions}")
+            _check_outside_refused(game, history)
             return
         if step == max_steps:
             break
@@ -133,6 +132,12 @@ def _check_illegal_refused(game: Game, state: State, legal: np.ndarray, step: in
     rows, actions = np.nonzero(~legal & live[:, None])
     if len(rows):
         _refused(game, state[rows[:1]], int(actions[0]), f"row {rows[0]}, {step=}")
+
+
+def _check_outside_refused(game: Game, history: History) -> None:
+    for moment in history[:1]:
+        for action in (-1, game.num_actions):  # numpy takes the first for the last action
+            _refused(game, moment.state[moment.live][:1], action, f"where there are 0 to {game.num_actions - 1}")
 
 
 def _refused(game: Game, state: State, action: int, where: str) -> None:
