@@ -487,6 +487,32 @@ def test_memory_that_large_messages_have_touched_goes_back_once_none_is_on_its_w
                 assert torch.equal(y, x + i + turn)
 
 
+def test_memory_of_replies_that_were_cancelled_while_they_were_made_goes_back_too(rowwise, gate):
+    with rowwise.create_client(timeout_s=100) as client:
+        first = client.infer_async(torch.zeros(1, 8), do="wait", path=str(gate))
+        wait_until(gate.with_suffix(".begun").exists)
+        gate.with_suffix(".begun").unlink()
+        ids = [client.infer_async(torch.ones(1, 1 << 17), do="wait", path=f"{gate}2") for _ in range(30)]
+        gate.with_name(f"{gate.name}2").touch()
+        gate.unlink()  # the next call is for all thirty
+        client.wait_for_resp(first)
+        wait_until(gate.with_name(f"{gate.name}2").with_suffix(".begun").exists)
+        for request_id in ids:
+            client.cancel(request_id)
+        gate.with_name(f"{gate.name}2").unlink()
+        assert torch.equal(client(torch.ones(1, 8), do="same"), torch.ones(1, 8))
+        assert _resident_bytes(client) < 9 << 20
+
+
+def test_output_that_is_a_view_of_the_input_and_too_large_for_a_slot_is_the_models_own(inferencer):
+    with inferencer.create_client(slot_bytes=1 << 24, timeout_s=100) as client:
+        for i in range(1, 4):
+            x = torch.full((1, 3_000_000), float(i))  # whose memory goes back at once
+            y, minus = client(x, do="pair")
+            assert torch.equal(y, x)
+            assert torch.equal(minus, -x)
+
+
 def _resident_bytes(client):
     """Returns how much of a client's area this process has mapped and in memory."""
     (connection,) = client._session.connections

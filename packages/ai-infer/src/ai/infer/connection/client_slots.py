@@ -47,6 +47,8 @@ class ClientSlots:
         """Writes a request into a free slot, of which there must be one; the worker is not woken yet."""
         slot = self.free[-1]
         place = 2 * slot
+        if layout.size > _LARGE_BYTES:
+            self._touches(place, layout.size)
         if request.raw:
             data = self._area.data(place, layout)
             for offset, x in zip(layout.offsets, tensors, strict=True):
@@ -55,8 +57,6 @@ class ClientSlots:
         else:
             for view, x in zip(self._area.views(place, layout), tensors, strict=True):
                 copy_into(x, view)
-        if layout.size > _LARGE_BYTES:
-            self._touches(place, layout.size)
         self._area.write_form(place, layout)
         self.free.pop()
         request.slot = slot
@@ -107,11 +107,21 @@ class ClientSlots:
         except Exception as error:  # the reply names a class that is not here, or its device is full
             request.outcome = RequestError(f"the reply could not be read: {error}")
         finally:
-            request.slot = None
-            del self.busy[slot]
-            self.free.append(slot)
-            if self._n_large_bytes > _MAX_IDLE_BYTES and not self.busy:
-                self._return_pages()
+            self._free(request)
+            if self._n_large_bytes > _MAX_IDLE_BYTES:
+                for other in [each for each in self.all_answered() if each.cancelled]:  # which nobody takes
+                    self._free(other)
+                if not self.busy:
+                    self._return_pages()
+
+    def _free(self, request: PendingRequest) -> None:
+        slot = request.slot
+        assert slot is not None
+        if request.cancelled:
+            self._touches(2 * slot + 1, self._area.slot_bytes)  # by a reply of any size, at which nobody looked
+        request.slot = None
+        del self.busy[slot]
+        self.free.append(slot)
 
     def _touches(self, place: int, n_bytes: int) -> None:
         more = n_bytes - self._large.get(place, 0)

@@ -311,7 +311,8 @@ class Connection:
         """Takes every reply that is there out of its slot; returns whether a slot is free. The lock is held."""
         assert self.slots is not None
         for request in self.slots.all_answered():
-            self._take(request)
+            if request.slot is not None:  # else it was cancelled, and freed beside one before it
+                self._take(request)
         return bool(self.slots.free)
 
     def _absorb(self, frame: Frame) -> None:

@@ -111,11 +111,11 @@ class ReplyWriter:
         return layout
 
     def _write_to_socket(self, request: Request, layout: Layout, share: list[Tensor]) -> None:
-        if request.slot >= 0:
-            self._finish_slot(request, _MOVED)
         body = torch.empty(layout.n_bytes, dtype=torch.uint8)
         for view, x in zip(layout.views(body), share, strict=True):
             view.copy_(x)
+        if request.slot >= 0:  # after it was copied: an output may be a view of the input, which lies there
+            self._finish_slot(request, _MOVED)
         request.client.stream.send(
             Kind.REPLY, request.id, version=self.version, header=layout.header, body=body.numpy().data
         )
