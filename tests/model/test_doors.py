@@ -14,21 +14,31 @@ import ai.model as m
 
 # What a block needs to be made; it is made with one wrong number among these.
 _NEEDED: dict[str, Any] = {
-    **dict.fromkeys(("n1", "n2", "nc1", "nc2", "nc", "dim", "z_dim", "hidden", "n_codes"), 8),
-    **dict.fromkeys(("n", "rank", "num_heads", "n_heads", "n_layers", "patch"), 2),
-    **dict.fromkeys(("factor", "bound"), 1.0),
+    **dict.fromkeys(("n1", "n2", "nc1", "nc2", "nc", "dim", "dim_context", "z_dim", "hidden", "n_codes"), 8),
+    **dict.fromkeys(("n", "rank", "height", "width", "num_heads", "n_heads", "n_layers", "patch"), 2),
+    **dict.fromkeys(("factor", "bound", "std"), 1.0),
+    **{
+        "size_in": 8,
+        "size_out": 2,
+        "nc_min": 2,
+        "nc_max": 4,
+        "block": lambda size, nc1, nc2: m.conv(nc1, nc2, stride=2),
+    },
+    **{"kernel": (1, 2, 1), "target": torch.zeros(4, 4), "shape": (2,)},
 }
 _OF_ONE = {
     "conv_separable": {"k": 3},
     "conv_transposed": {"k": 4},
     "res": {"main": m.fc(8, 8)},
     "rotary": {"scaling": "linear"},
+    "init_module": {"module": m.fc(2, 2)},
+    "orthogonal": {"module": m.fc(2, 2)},
+    "repeat": {"block": m.fc(2, 2)},
+    "DiffusionModel": {"net": m.null(), "shape": (2,)},
 }
-# They act on tensors and models that exist, or count the sizes of a pattern.
-_PASSED_OVER = {"Categorical", "Gaussian", "Mixed", "SquashedGaussian", "Lagged", "KVCache", "DiffusionModel", "Model"}
-_PASSED_OVER |= {"init_module", "orthogonal", "fill", "param", "rearrange", "upfirdn", "pyramid", "repeat"}
-_PASSED_OVER |= {"running_norm", "summarize"}
-_PASSED_OVER |= {name for name in m.__all__ if name.startswith(("draw_", "load_", "save_", "tx_", "to_"))}
+# They act on tensors, files and models that exist.
+_PASSED_OVER = {"Categorical", "Gaussian", "Mixed", "SquashedGaussian", "Lagged", "KVCache", "Model", "running_norm"}
+_PASSED_OVER |= {"fill", "load_into", "load_state", "save_state", "summarize", "to_torch"}
 
 
 def _wrong(hint: Any) -> list[Any]:
@@ -40,10 +50,12 @@ def _wrong(hint: Any) -> list[Any]:
 
 _BLOCKS = {name: getattr(m, name) for name in m.__all__ if name not in _PASSED_OVER and callable(getattr(m, name))}
 _BLOCKS |= {f"norm.{name}": getattr(m.norm, name) for name in ("batch", "instance", "group", "layer", "rms", "pixel")}
+_BLOCKS |= {f"f.{name}": getattr(m.f, name) for name in ("sinusoid", "sinusoid_2d")}
 _DOORS = {
     f"{name}({parameter.name})": (block, parameter, wrong)
     for name, block in _BLOCKS.items()
     for parameter in inspect.signature(block).parameters.values()
+    if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     if (wrong := _wrong(parameter.annotation))
 }
 
@@ -52,7 +64,7 @@ def _given(block: Any) -> dict[str, Any]:
     needed = {
         name: _NEEDED[name]
         for name, parameter in inspect.signature(block).parameters.items()
-        if parameter.default is parameter.empty and name in _NEEDED
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL and name in _NEEDED
     }
     return needed | _OF_ONE.get(block.__name__, {})
 
@@ -77,3 +89,41 @@ def test_numbers_of_numpy_are_numbers(case):
 
 def test_the_doors_are_many():
     assert len(_DOORS) > 60
+
+
+@pytest.mark.parametrize("make", [m.param, m.running_norm], ids=["param", "running_norm"])
+def test_sizes_that_are_none_are_named_by_their_place(make):
+    for size in (1.5, "3", True, math.nan):
+        with pytest.raises(TypeError, match=r"^shape\[1\] must be a whole number, got "):
+            make(2, size)
+    assert make(np.int64(2), 3)(torch.zeros(4, 2, 3)).shape == (4, 2, 3)
+
+
+def test_sizes_of_a_pattern_and_of_a_sample_and_numbers_of_a_draw_are_named():
+    with pytest.raises(TypeError, match=r"^h must be a whole number, got 2\.0$"):
+        m.rearrange("b (h w) -> b h w", h=2.0)
+    with pytest.raises(TypeError, match=r"^shape\[0\] must be a whole number, got 2\.0$"):
+        m.DiffusionModel(m.null(), [2.0])
+    for options in ({"seed": 1.5}, {"sigma_max": "80"}, {"rho": math.nan}):
+        with pytest.raises((TypeError, ValueError), match=rf"^{next(iter(options))} must be a"):
+            m.DiffusionModel(m.null(), [2]).sample(1, steps=1, **options)
+
+
+def test_a_seed_of_numpy_draws_as_its_number_does():
+    drawn = [m.Model(m.fc(4, 4)).init(seed=seed).net.weight for seed in (3, np.int64(3))]
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("name", ["init_module", "orthogonal", "summarize", "to_torch", "Lagged"])
+def test_a_class_in_place_of_a_module_is_told_apart(name):
+    with pytest.raises(TypeError, match=r"must be an instance: Linear\(\.\.\.\), not the class Linear$"):
+        getattr(m, name)(torch.nn.Linear)
+
+
+def test_a_rule_is_registered_for_a_class_and_a_gain_asked_of_a_known_activation():
+    with pytest.raises(TypeError, match=r"^cls must be a class of modules, got Linear\("):
+        m.init_rule(m.fc(2, 2))
+    for ask in (m.actv_gain, lambda name: m.draw_weight(torch.zeros(2, 2), name)):
+        with pytest.raises(ValueError, match=r"^actv \('rellu'\) must be one of elu, "):
+            ask("rellu")
+    assert m.actv_gain("sigmoid") == 1

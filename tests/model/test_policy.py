@@ -191,3 +191,13 @@ def test_many_actions_of_one_state_are_scored_at_once():
 def test_a_mask_of_other_axes_is_refused():
     with pytest.raises(ValueError, match=r"legal must have shape \(3, 3, 3\) or \(3,\), got \(3, 3\)"):
         m.Categorical(torch.zeros(3, 3, 3)).among(torch.ones(3, 3, dtype=torch.bool))
+
+
+def test_one_action_is_not_spread_over_all_rows_nor_cut_among_parts():
+    wide = m.Gaussian(torch.zeros(5, 2), torch.zeros(2))
+    for policy in (wide, m.SquashedGaussian(*torch.zeros(2, 5, 2))):
+        with pytest.raises(ValueError, match=r"^action must have shape \(5, 2\), got \(1, 2\)$"):
+            policy.log_prob(torch.zeros(1, 2))
+        assert policy.log_prob(torch.zeros(7, 5, 2)).shape == (7, 5)
+    with pytest.raises(ValueError, match=r"^action must have 3 entries on its last axis, got shape \(5, 2\)$"):
+        m.Mixed((m.Categorical(torch.zeros(5, 3)), wide)).log_prob(torch.zeros(5, 2))

@@ -66,3 +66,9 @@ def test_a_row_that_is_not_finite_leaves_the_moments_as_they_are():
 def test_what_cannot_be_is_refused(shape, how, error, message):
     with pytest.raises(error, match=message):
         m.running_norm(*shape, **how)
+
+
+def test_numbers_whose_squares_are_not_finite_leave_the_moments_alone():
+    norm = m.running_norm(1)
+    norm(torch.tensor([[3e38], [1.0], [-3e38], [3.0], [1e19]]))
+    assert (norm.count.item(), norm.mean.item(), norm.variance.item()) == (2, 2.0, 1.0)

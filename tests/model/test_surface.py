@@ -1,6 +1,8 @@
 """What is public has an example and a place among the blocks that all tests run over; and what importing costs."""
 
+import copy
 import inspect
+import pickle
 import subprocess
 import sys
 
@@ -66,3 +68,8 @@ def test_who_needs_one_module_does_not_pay_for_the_blocks_and_functions_keep_the
     }
     assert names == "conv fold resblk ai.model.sampler"
     assert missing == "module 'ai.model' has no attribute 'convolve'"
+
+
+def test_the_package_is_carried_by_name_as_in_functions_that_go_to_other_processes():
+    assert pickle.loads(pickle.dumps(m)) is m
+    assert copy.deepcopy({"m": m})["m"] is m

@@ -58,10 +58,11 @@ _SHORTCUTS = {
     "opt": "train",
 }
 
-__all__ = [*_DISTRIBUTIONS, *_SHORTCUTS]
 
-
-if not TYPE_CHECKING:  # seen by a type checker, a module __getattr__ would type every misspelling as Any
+# A type checker goes by the imports above: `__getattr__` would type every misspelling as Any, and a computed `__all__`
+# leaves nothing to `import *`.
+if not TYPE_CHECKING:
+    __all__ = [*_DISTRIBUTIONS, *_SHORTCUTS]
 
     def __getattr__(name: str) -> object:
         owner = _SHORTCUTS.get(name, name)

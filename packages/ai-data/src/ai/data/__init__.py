@@ -69,10 +69,11 @@ _OWNERS = {
 }
 _MODULES = ("augment", "sampling", "toy", "util")
 
-__all__ = [*_OWNERS, *_MODULES]
 
-
-if not TYPE_CHECKING:  # seen by a type checker, a module __getattr__ would type every misspelling as Any
+# A type checker goes by the imports above: `__getattr__` would type every misspelling as Any, and a computed `__all__`
+# leaves nothing to `import *`.
+if not TYPE_CHECKING:
+    __all__ = [*_OWNERS, *_MODULES]
 
     def __getattr__(name: str) -> Any:
         if name in _MODULES:

@@ -171,7 +171,6 @@ _OWNERS = {
     "upfirdn": "elementwise",
     "vq": "latent.vq",
 }
-__all__ = [*_OWNERS, "f", "norm"]
 
 
 class _Package(ModuleType):
@@ -184,11 +183,17 @@ class _Package(ModuleType):
         if not (name in _OWNERS and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, (__name__,)  # what carries functions to other processes knows plain modules only
+
 
 sys.modules[__name__].__class__ = _Package
 
 
-if not TYPE_CHECKING:  # seen by a type checker, a module __getattr__ would type every misspelling as Any
+# A type checker goes by the imports above: `__getattr__` would type every misspelling as Any, and a computed `__all__`
+# leaves nothing to `import *`.
+if not TYPE_CHECKING:
+    __all__ = [*_OWNERS, "f", "norm"]
 
     def __getattr__(name: str) -> Any:
         if name in _OWNERS:

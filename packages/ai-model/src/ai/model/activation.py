@@ -86,7 +86,7 @@ def actv_gain(kind: Activation, *, after: bool = False, centred: bool = False) -
     """Returns the gain around an activation that keeps the second moment of N(0, 1); 1 where none is known.
 
     Args:
-        kind: A name; for a callable or None the gain is 1.
+        kind: A name that `actv` knows; for a callable or None the gain is 1.
         after: Whether the gain multiplies the activation's result, instead of the weights before it.
         centred: Whether it keeps the standard deviation instead, which is what stays where each unit's weights sum to
             zero. Known for the activations of which `fc` and `conv` draw such weights: gelu, silu, mish, hardswish and
@@ -101,6 +101,7 @@ def actv_gain(kind: Activation, *, after: bool = False, centred: bool = False) -
     """
     if not isinstance(kind, str):
         return 1.0
+    _check_known(kind)
     if centred and kind in _CENTRED_GAINS:
         return _CENTRED_GAINS[kind][after]
     return _GAINS.get(kind, (1.0, 1.0))[after]
@@ -130,10 +131,10 @@ def actv(kind: Activation) -> nn.Module | None:
     """
     if kind is None or isinstance(kind, nn.Module):
         return kind
-    if isinstance(kind, str):
-        if kind not in _MODULES:
-            raise ValueError(f"actv ({kind!r}) must be one of {', '.join(sorted(_MODULES))}, a callable or None")
-        return _MODULES[kind]()
-    if not callable(kind):
+    _check_known(kind)
+    return _MODULES[kind]() if isinstance(kind, str) else _Call(kind)
+
+
+def _check_known(kind: object) -> None:
+    if kind not in _MODULES if isinstance(kind, str) else not callable(kind):
         raise ValueError(f"actv ({kind!r}) must be one of {', '.join(sorted(_MODULES))}, a callable or None")
-    return _Call(kind)

@@ -66,6 +66,8 @@ class DiffusionModel(Model):
         precond: str = "edm",
         label_dropout: float = 0.0,
     ) -> None:
+        check_whole(**{f"shape[{axis}]": size for axis, size in enumerate(shape)})
+        check_real(sigma_data=sigma_data, label_dropout=label_dropout)
         if not shape or any(size < 1 for size in shape):
             raise ValueError(f"shape ({tuple(shape)}) must be the sizes of one sample, each at least 1")
         if not sigma_data > 0:
@@ -193,7 +195,7 @@ class DiffusionModel(Model):
             >>> frames.shape, bool(frames[-1].abs().max() < 1e-3)
             (torch.Size([9, 3, 2]), True)
         """
-        check_whole(n=n, steps=steps)
+        check_whole(n=n, steps=steps, seed=seed)
         check_real(guidance=guidance, eta=eta, churn=churn, strength=strength)
         if n < 1 or steps < 1:
             raise ValueError(f"n ({n}) and steps ({steps}) must be at least 1")
@@ -227,7 +229,7 @@ class DiffusionModel(Model):
         sigmas = sigmas[min(steps - 1, round(steps * (1 - strength))) :]
         if seed is None:
             seed = int(torch.randint(2**62, (), device="cpu").item())
-        rows = RowNoise(n, self.shape, seed=seed)
+        rows = RowNoise(n, self.shape, seed=int(seed))
         device, wide = self.device, self._wide()
 
         def fresh() -> Tensor:
@@ -290,6 +292,7 @@ class DiffusionModel(Model):
         """
         _check_shape(x, self.shape)
         check_whole(steps=steps)
+        check_real(guidance=guidance)
         if steps < 2:
             raise ValueError(f"steps ({steps}) must be at least 2: the first of them only adds the least noise")
         if label is not None and len(label) != len(x):

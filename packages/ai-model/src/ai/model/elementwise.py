@@ -85,6 +85,9 @@ def rearrange(pattern: str, /, **sizes: int) -> nn.Module:
         >>> rearrange("b c h w -> b (h w) c")(torch.zeros(2, 3, 4, 4)).shape
         torch.Size([2, 16, 3])
     """
+    if not isinstance(pattern, str):
+        raise TypeError(f"pattern must be a string, got {pattern!r}")
+    check_whole(**sizes)
     return _Function(f.rearrange, pattern, **sizes)
 
 
@@ -136,6 +139,10 @@ def upfirdn(
         >>> upfirdn((1, 3, 3, 1), up=2, pad=(2, 1), gain=4)(torch.ones(1, 1, 4, 4)).shape
         torch.Size([1, 1, 8, 8])
     """
+    check_whole(
+        up=up, down=down, **({"pad": pad} if not isinstance(pad, tuple) else {"before": pad[0], "after": pad[1]})
+    )
+    check_real(gain=gain)
     if up < 1 or down < 1:
         raise ValueError(f"up ({up}) and down ({down}) must be at least 1")
     f.check_filter(kernel)
@@ -178,7 +185,7 @@ class _Param(nn.Module):
     def __init__(self, shape: Sequence[int], std: float, mean: float):
         super().__init__()
         self.std, self.mean = std, mean
-        self.value = nn.Parameter(torch.empty(*shape))
+        self.value = nn.Parameter(torch.empty(tuple(shape)))
         self.init_params(None)
 
     def init_params(self, generator: torch.Generator | None) -> None:
@@ -204,4 +211,8 @@ def param(*shape: int, std: float = 1.0, mean: float = 0.0) -> nn.Module:
         >>> token().shape, token(torch.zeros(3, 5)).shape
         (torch.Size([1, 8]), torch.Size([3, 1, 8]))
     """
+    check_whole(**{f"shape[{axis}]": size for axis, size in enumerate(shape)})
+    check_real(std=std, mean=mean)
+    if any(size < 0 for size in shape):
+        raise ValueError(f"shape must be sizes of at least 0, got {shape}")
     return _Param(shape, std, mean)

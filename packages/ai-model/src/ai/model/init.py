@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ai.model.activation import Activation, actv_gain, is_centred
+from ai.model.arguments import check_module, check_real, check_whole
 from ai.model.weights.computed import stand_in
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def init_rule(cls: type[AnyModule]) -> Callable[[Rule[AnyModule]], Rule[AnyModul
     >>> m.Model(Scale()).init().net.scale.tolist()
     [1.0, 1.0, 1.0]
     """
+    if not isinstance(cls, type):
+        raise TypeError(f"cls must be a class of modules, got {cls!r}")
 
     def register(rule: Rule[AnyModule]) -> Rule[AnyModule]:
         _rules[cls] = rule
@@ -70,12 +73,14 @@ def init_module(module: AnyModule, *, seed: int | None = None) -> AnyModule:
     >>> bool((first.weight == second.weight).all())
     True
     """
+    check_module(module=module)
+    check_whole(seed=seed)
     if seed is None:
         seed = int(torch.randint(2**62, (), device="cpu").item())
     lazy = [name for name, parameter in module.named_parameters() if is_lazy(parameter)]
     if lazy:
         raise ValueError(f"{', '.join(lazy)} must have a shape before it is drawn: call the module once before")
-    rng = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(int(seed))
     seen: set[nn.Module] = set()
 
     def visit(node: nn.Module) -> None:
@@ -108,6 +113,7 @@ def draw_normal(target: Tensor, std: float, rng: torch.Generator | None = None) 
     >>> round(weight.std().item(), 2)
     0.1
     """
+    check_real(std=std)
     if not target.is_meta:
         _put(target, torch.randn(target.shape, generator=rng, dtype=torch.float32, device="cpu").mul_(std))
 
@@ -120,6 +126,7 @@ def draw_uniform(target: Tensor, bound: float, rng: torch.Generator | None = Non
     >>> round(weight.min().item(), 2), round(weight.max().item(), 2)
     (-0.1, 0.1)
     """
+    check_real(bound=bound)
     if not target.is_meta:
         uniform = torch.rand(target.shape, generator=rng, dtype=torch.float32, device="cpu")
         _put(target, uniform * (2 * bound) - bound)
@@ -145,6 +152,8 @@ def draw_weight(
     >>> bool((weight.sum(1).abs() < 1e-5).all())
     True
     """
+    check_real(scale=scale)
+    gain = actv_gain(actv)  # which refuses a name that is none
     if target.is_meta:
         return
     fan_in = math.prod(target.shape[1:])
@@ -153,7 +162,8 @@ def draw_weight(
     if centred:
         drawn -= drawn.mean(tuple(range(1, drawn.ndim)), keepdim=True)
         scale *= math.sqrt(fan_in / (fan_in - 1))
-    _put(target, drawn.mul_(scale * actv_gain(actv, centred=centred) / math.sqrt(fan_in)))
+        gain = actv_gain(actv, centred=True)
+    _put(target, drawn.mul_(scale * gain / math.sqrt(max(fan_in, 1))))
 
 
 def draw_orthogonal(target: Tensor, gain: float = 1.0, rng: torch.Generator | None = None) -> None:
@@ -167,6 +177,9 @@ def draw_orthogonal(target: Tensor, gain: float = 1.0, rng: torch.Generator | No
     >>> bool((weight @ weight.T).allclose(4 * torch.eye(2), atol=1e-5))
     True
     """
+    check_real(gain=gain)
+    if target.ndim < 2:
+        raise ValueError(f"target must have two axes or more, got shape {tuple(target.shape)}")
     if not target.is_meta:
         drawn = torch.empty(target.shape, dtype=torch.float32, device="cpu")
         _put(target, nn.init.orthogonal_(drawn, gain, generator=rng))
@@ -182,6 +195,8 @@ def orthogonal(module: AnyModule, gain: float = math.sqrt(2)) -> AnyModule:
     >>> bool((head[1].weight @ head[1].weight.T).allclose(0.01**2 * torch.eye(2), atol=1e-8))
     True
     """
+    check_module(module=module)
+    check_real(gain=gain)
     layers = [layer for layer in module.modules() if any(p.ndim >= 2 for p in layer.parameters(recurse=False))]
     if not layers:
         raise ValueError(

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ai.model.arguments import check_module, check_real
+
 
 class Lagged(nn.Module):
     """A network and a copy of it that follows at a distance: the target network of value learning.
@@ -32,6 +34,7 @@ class Lagged(nn.Module):
     """
 
     def __init__(self, net: nn.Module) -> None:
+        check_module(net=net)
         super().__init__()
         self.net = net
         self.lagged = copy.deepcopy(net).requires_grad_(False).eval()
@@ -52,6 +55,7 @@ class Lagged(nn.Module):
         Raises:
             ValueError: `tau` is outside [0, 1], or the network was given other parameters since.
         """
+        check_real(tau=tau)
         if not 0 <= tau <= 1:
             raise ValueError(f"tau must lie in [0, 1], got {tau}")
         behind: list[Tensor] = list(self.lagged.parameters())

@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from ai.model.arguments import check_real
+
 SCHEDULES = ("edm", "linear", "cosine", "flow")
 N_TRAIN_STEPS = 1000
 
@@ -26,6 +28,7 @@ def noise_levels(
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule ({schedule!r}) must be one of {', '.join(SCHEDULES)}")
+    check_real(sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
     if not 0 < sigma_min < sigma_max < math.inf:
         raise ValueError(f"sigma_min ({sigma_min}) must be above 0 and below sigma_max ({sigma_max}), a finite number")
     if not rho > 0:

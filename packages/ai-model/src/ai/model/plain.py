@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ai.model import f
+from ai.model.arguments import check_module
 from ai.model.container import _GRU, _LSTM
 from ai.model.conv import _Conv
 from ai.model.elementwise import gain
@@ -52,6 +53,7 @@ def to_torch(model: T, *, fp8: bool | Literal["emulated"] = False) -> T:
         >>> torch.allclose(plain(x), net(x), atol=1e-6), [type(layer).__name__ for layer in plain[0]]
         (True, ['Linear', 'ReLU'])
     """
+    check_module(model=model)
     made: dict[nn.Module, nn.Module] = {}
     products: dict[tuple[int, float], Tensor] = {}
 

@@ -106,9 +106,14 @@ class Gaussian(NamedTuple):
         """`(…)`: the density of all axes together.
 
         Raises:
-            ValueError: actions have other axes.
+            ValueError: actions have other axes. There may be several for each row, never one for several rows.
         """
-        if action.ndim < self.mean.ndim or action.shape[-1:] != self.mean.shape[-1:]:
+        fits = zip(action.shape[::-1], self.mean.shape[::-1], strict=False)
+        if (
+            action.ndim < self.mean.ndim
+            or action.shape[-1:] != self.mean.shape[-1:]
+            or any(n not in (1, a) for a, n in fits)
+        ):
             raise ValueError(f"action must have shape {tuple(self.mean.shape)}, got {tuple(action.shape)}")
         log_std = _wide(self.log_std)
         z = (action - _wide(self.mean)) * (-log_std).exp()
@@ -183,6 +188,10 @@ class Mixed(NamedTuple):
     def log_prob(self, action: Tensor) -> Tensor:
         """`(…)`: the sum over the parts."""
         widths = [1 if isinstance(part, Categorical) else part.mean.shape[-1] for part in self.parts]
+        if action.shape[-1:] != (sum(widths),):
+            raise ValueError(
+                f"action must have {sum(widths)} entries on its last axis, got shape {tuple(action.shape)}"
+            )
         total = torch.zeros(action.shape[:-1], device=action.device)
         for part, own in zip(self.parts, torch.split(action, widths, -1), strict=True):
             total = total + part.log_prob(own.squeeze(-1) if isinstance(part, Categorical) else own)

@@ -23,8 +23,12 @@ def sinusoid(n: int, dim: int, base: float = 10_000.0) -> Tensor:
         >>> sinusoid(3, 4)[0]
         tensor([0., 0., 1., 1.])
     """
-    if dim % 2:
-        raise ValueError(f"dim ({dim}) must be even")
+    check_whole(n=n, dim=dim)
+    check_real(base=base)
+    if dim < 2 or dim % 2:
+        raise ValueError(f"dim ({dim}) must be even and at least 2")
+    if not base > 0:
+        raise ValueError(f"base ({base}) must be above 0")
     frequencies = torch.exp(torch.arange(dim // 2) * (-math.log(base) / (dim // 2)))
     angles = torch.arange(n)[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)
@@ -37,6 +41,7 @@ def sinusoid_2d(height: int, width: int, dim: int, base: float = 10_000.0) -> Te
         >>> sinusoid_2d(2, 3, 8).shape
         torch.Size([6, 8])
     """
+    check_whole(height=height, width=width, dim=dim)
     if dim % 4:
         raise ValueError(f"dim ({dim}) must be a multiple of 4")
     rows, columns = sinusoid(height, dim // 2, base), sinusoid(width, dim // 2, base)

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from ai.model.arguments import check_whole
+
 PyramidBlock = Callable[[int, int, int], nn.Module]
 
 
@@ -32,8 +34,9 @@ def pyramid(size_in: int, size_out: int, nc_min: int, nc_max: int, block: Pyrami
         >>> net.nc_in, net.nc_out, net(torch.zeros(1, 16, 32, 32)).shape
         (16, 64, torch.Size([1, 64, 4, 4]))
     """
+    check_whole(size_in=size_in, size_out=size_out, nc_min=nc_min, nc_max=nc_max)
     large, small = max(size_in, size_out), min(size_in, size_out)
-    steps = (large // small).bit_length() - 1 if small > 0 else -1
+    steps = int(large // small).bit_length() - 1 if small > 0 else -1
     if steps < 1 or small << steps != large:
         raise ValueError(f"size_in ({size_in}) and size_out ({size_out}) must be a power of two apart")
     if not 1 <= nc_min <= nc_max:

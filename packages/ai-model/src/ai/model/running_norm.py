@@ -37,9 +37,9 @@ class _RunningNorm(nn.Module):
     def _update(self, rows: Tensor) -> None:
         """Takes rows `(n, *shape)` into the moments (Chan, Golub and LeVeque 1983, equation 2.1).
 
-        Rows with NaN or infinity are left out: one would stay in the moments for good.
+        Rows with NaN or infinity are left out, one would stay in the moments for good; so are those whose squares are.
         """
-        finite = rows.isfinite().flatten(1).all(1).view(-1, *(1,) * len(self.shape))
+        finite = (rows.square() * len(rows)).isfinite().flatten(1).all(1).view(-1, *(1,) * len(self.shape))
         n = finite.sum().to(rows.dtype)
         mean = torch.where(finite, rows, 0).sum(0) / n.clamp_min(1)
         variance = torch.where(finite, rows - mean, 0).square().sum(0) / n.clamp_min(1)
@@ -61,7 +61,8 @@ def running_norm(*shape: int, clip: float | None = 10.0, eps: float = 1e-8) -> n
     moments are buffers: they are saved, and pushed to whoever acts. In training mode each call adds its rows to them.
 
     Args:
-        shape: Of one row; leading axes are rows. A row with NaN or infinity is left out of the moments.
+        shape: Of one row; leading axes are rows. A row with NaN, infinity or numbers without a finite square is left
+            out of the moments.
         clip: Bounds the result to [-clip, clip]; None for no bound.
         eps: Added to the variance.
 

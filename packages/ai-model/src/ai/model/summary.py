@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from ai.model.arguments import check_module
+
 
 def summarize(module: nn.Module, *inputs: Tensor) -> str:
     """Returns one line a layer: name, kind, output shape (if inputs are given), parameters.
@@ -13,6 +15,7 @@ def summarize(module: nn.Module, *inputs: Tensor) -> str:
     net    linear  (5, 3)  9
     total                  9
     """
+    check_module(module=module)
     shapes: dict[str, str] = {}
     if inputs:
         _record_shapes(module, inputs, shapes)

@@ -300,6 +300,8 @@ def tx_enc_blk(
         >>> tx_enc_blk(8, 4, n_kv_heads=2, mlp_dim=24, **options)(torch.zeros(2, 5, 8)).shape  # as in Llama
         torch.Size([2, 5, 8])
     """
+    check_whole(mlp_dim=mlp_dim)
+    check_real(layer_scale=layer_scale, drop=drop)
     attention = attn(
         dim, n_heads, head_dim, n_kv_heads=n_kv_heads, causal=causal, rotary=rotary, qk_norm=qk_norm, bias=bias,
         dropout=dropout, window=window, alibi=alibi, scale=scale,
@@ -341,6 +343,8 @@ def tx_dec_blk(
         >>> tx_dec_blk(8, 2, dim_context=4)(torch.zeros(2, 5, 8), torch.zeros(2, 3, 4)).shape
         torch.Size([2, 5, 8])
     """
+    check_whole(mlp_dim=mlp_dim, dim_context=dim_context)
+    check_real(layer_scale=layer_scale, drop=drop)
     own = attn(
         dim, n_heads, head_dim, n_kv_heads=n_kv_heads, causal=causal, rotary=rotary, qk_norm=qk_norm, bias=bias,
         dropout=dropout, window=window, alibi=alibi, scale=scale,
