@@ -133,6 +133,24 @@ def test_no_room_is_one_sentence_within_the_limit(cluster):
     assert patient.messages == []
 
 
+def test_no_room_for_one_more_is_no_error_while_others_run(cluster, monkeypatch):
+    said, none_waits = [], threading.Event()
+    monkeypatch.setattr(ray_engine.warnings, "warn", lambda text, stacklevel: (said.append(text), none_waits.set()))
+    engine = Ray(start_timeout_s=0.05)
+    running = Heard(echo, engine)
+    wait_until(lambda: running.worker.where[1] > 0)
+    cluster.room = 1
+    waiting = Heard(echo, engine)
+    assert none_waits.wait(30)
+    assert said[0].endswith(
+        "had room for a worker (num_cpus=1) for 0.05 s; the cluster has in all: CPU 3; 1 others run"
+    )
+    assert not waiting.exits
+    running.worker.close()  # now nobody runs
+    wait_until(lambda: waiting.exits)
+    assert isinstance(waiting.messages[0][1], TimeoutError)
+
+
 def test_a_worker_that_hangs_counts_as_dead(cluster, monkeypatch):
     monkeypatch.setattr(ray_engine, "_SILENT_S", 0.05)
     monkeypatch.setattr(ray_actor, "_BEAT_S", 0.001)

@@ -3,13 +3,13 @@ import signal
 import threading
 import types
 
-import optuna
 import pytest
 from torch import nn
 
 from ai.lab import Experiment, Record, cli
 from ai.lab.search import beats, work
-from ai.lab.search.loop import MAX_LOSSES, Run
+from ai.lab.search.loop import Run
+from ai.lab.search.losses import MAX_LOSSES
 from ai.train import opt
 from tests import warm_python
 from tests.lab.search.trained import OPTIONS, train
@@ -116,11 +116,10 @@ def test_without_a_folder_the_database_tells_what_is_offered_and_who_lives(tmp_p
     offering = Experiment(tmp_path / "there" / "e", storage=url, search="random")
     offering.offer(2, lambda trial: trial.hp.lin("x", 0, 1) + len("x" * 50_000))
     elsewhere = offering.study.ask()
-    elsewhere.set_user_attr("host", "elsewhere")
     monkeypatch.setenv("AI_LAB_PATH", str(tmp_path / "here"))
     monkeypatch.setenv("AI_LAB_STORAGE", url)
     monkeypatch.setattr(beats, "BEAT_S", 0.002)
-    with beats.beating(elsewhere):
+    with beats.Beat(elsewhere):
         assert cli.main(["work", "e"]) == 0
     assert capsys.readouterr().out.startswith("trial 1 finished 5000")
     assert (tmp_path / "here" / "e" / "trials" / "00001" / "meta.json").exists()
@@ -129,19 +128,6 @@ def test_without_a_folder_the_database_tells_what_is_offered_and_who_lives(tmp_p
     assert [row.state for row in offering.trials()] == ["finished", "finished"]
     assert "search.db" not in (tmp_path / "there" / "e" / "work.job").read_text(errors="replace")
     offering.study._storage._backend.engine.dispose()
-
-
-def test_a_beat_that_moves_is_alive_and_one_that_stands_still_is_not(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(beats.time, "monotonic", lambda: clock[0])
-    watch = beats.Watch()
-    trial = optuna.trial.create_trial(value=0.0, user_attrs={"beat": ["a", 0]})
-    silent = optuna.trial.create_trial(value=0.0)
-    assert not watch.has_stopped(trial)
-    for clock[0], beat, stopped in [(39, 0, False), (41, 0, True), (42, 1, False), (81, 1, False), (83, 1, True)]:
-        trial.user_attrs["beat"] = ["a", beat]
-        assert watch.has_stopped(trial) == stopped
-        assert not watch.has_stopped(silent)
 
 
 def test_what_cannot_be_worked_on_is_said_in_one_sentence(tmp_path, capsys):

@@ -51,7 +51,7 @@ def reproduce(*, trials: int = 60, seeds: int = 3, kills: int = 12, seed: int = 
         "trials": trials,
         "runs_of_each": seeds,
         "killed": killed,
-        "lost_and_made_up_for": sum("losses" in one.user_attrs for one in survivor.study.trials),
+        "lost_and_taken_up": sum("losses" in one.user_attrs for one in survivor.study.trials),
         "pruned": sum(row.state == "pruned" for row in survivor.trials()),
         "best_accuracy": round(survivor.best_score, 4),
     }

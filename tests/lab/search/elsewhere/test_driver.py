@@ -2,6 +2,7 @@
 
 import _thread
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from torch import nn
 from ai.data import Dataset
 from ai.data.workers.in_process import InProcess
 from ai.lab import Experiment, Record
+from ai.lab.files.ownership import Owner
 from ai.lab.search.elsewhere import mirror
 from ai.lab.search.elsewhere.mirror import Copy, Mirror
+from ai.lab.search.elsewhere.trials import _remove_litter
 from ai.train import Classify, Trainer, opt
 
 QUIET = {"progress": False}
@@ -198,6 +201,55 @@ def test_a_trial_that_takes_every_worker_with_it_is_named(tmp_path):
         RuntimeError, match=r"trial 0 of .* was lost 4 times in a row, the last time with a worker that"
     ):
         experiment.run(1, lambda trial: trial.hp.lin("x", 0, 1), engine=Deadly(), **QUIET)
+
+
+def test_a_full_disk_here_ends_the_search_at_once_and_its_trial_goes_on_later(tmp_path, whole, monkeypatch):
+    taken = []
+
+    def full(self, kind, name, *content):
+        taken.append(name)
+        if kind == "commit" and "00001" in str(self._folder) and name.endswith("20"):
+            raise OSError(28, "No space left on device", name)
+        take(self, kind, name, *content)
+
+    take = Copy.take
+    experiment = Experiment(tmp_path / "e", **OPTIONS)
+    with monkeypatch.context() as patched:
+        patched.setattr(Copy, "take", full)
+        with pytest.raises(OSError, match="No space left on device: 'snapshots/000000020'"):
+            experiment.run(3, train, engine=InProcess(), **QUIET)
+        assert taken[-1] == "snapshots/000000020"
+    check_equal(experiment.run(3, train, engine=InProcess(), **QUIET), whole)
+    assert Record(experiment.trial_path(1)).meta["started_step"] == 10
+
+
+def test_several_workers_with_a_sampler_of_the_users_own_do_not_draw_the_same(tmp_path):
+    def draws(n_jobs) -> list[float]:
+        experiment = Experiment(tmp_path / str(n_jobs), search=optuna.samplers.RandomSampler(seed=1))
+        experiment.run(6, lambda trial: trial.hp.lin("x", 0, 1), n_jobs=n_jobs, engine=InProcess(), **QUIET)
+        return [row.score for row in experiment.trials()]
+
+    assert len(set(draws(3))) == 6
+    alone = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    alone.optimize(lambda trial: trial.suggest_float("x", 0, 1), 6)
+    assert draws(1) == [trial.value for trial in alone.trials]
+
+
+def test_what_starts_no_workers_is_no_engine(tmp_path):
+    with pytest.raises(TypeError, match=r"engine must start workers, as ai.data.Ray\(\) does, got 5"):
+        Experiment(tmp_path / "e").run(1, train, engine=5)
+
+
+def test_litter_of_killed_workers_is_removed_and_a_live_ones_folder_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("dead", "live", "new"):
+        (tmp_path / f"ai-lab-work-{name}").mkdir()
+    with Owner(tmp_path / "ai-lab-work-dead"):
+        left = (tmp_path / "ai-lab-work-dead" / "owner.json").read_bytes()
+    (tmp_path / "ai-lab-work-dead" / "owner.json").write_bytes(left)  # as a kill leaves it
+    with Owner(tmp_path / "ai-lab-work-live"):
+        _remove_litter()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["ai-lab-work-live", "ai-lab-work-new"]
 
 
 def test_devices_are_the_engines(tmp_path):

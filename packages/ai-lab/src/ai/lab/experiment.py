@@ -179,7 +179,7 @@ class Experiment:
             progress: Whether to print a line a trial.
 
         Raises:
-            TypeError: `n` or `n_jobs` is no whole number, or `devices` is a text.
+            TypeError: `n` or `n_jobs` is no whole number, `devices` is a text, or `engine` is none.
             ValueError: `devices` are given with an `engine`; `n` or `n_jobs` is below 1; `timeout_s` is not positive;
                 the trials before were run with other `seeds`; or no evaluation of a trial measures what is pruned by.
             RuntimeError: a worker process failed; the message holds its traceback or the end of its output.
@@ -191,6 +191,8 @@ class Experiment:
             raise ValueError(f"n and n_jobs must be at least 1, got {n} and {n_jobs}")
         if timeout_s is not None and not timeout_s > 0:
             raise ValueError(f"timeout_s must be positive, got {timeout_s}")
+        if engine is not None and not (hasattr(engine, "start") and hasattr(engine, "share")):
+            raise TypeError(f"engine must start workers, as ai.data.Ray() does, got {engine!r}")
         if engine is not None and devices:
             raise ValueError(f"devices must be empty with an engine, which shows each worker its own, got {devices}")
         self._check_seeds()

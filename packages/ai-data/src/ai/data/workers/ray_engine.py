@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
@@ -37,7 +38,8 @@ class Ray:
         num_cpus: that Ray keeps free for each worker, which computes with as many threads.
         num_gpus: likewise; a fraction lets workers share a GPU.
         resources: amounts of the cluster's own resources that each worker needs, by name.
-        start_timeout_s: a worker that no machine has had room for so long is an error; None waits for ever.
+        start_timeout_s: no room for so long is an error where no worker runs, and a warning beside others that do (a
+            machine may come back); None waits for ever.
 
     Raises:
         ImportError: ray is not installed.
@@ -62,6 +64,7 @@ class Ray:
             raise ValueError(f"start_timeout_s must be positive or None, got {start_timeout_s}")
         self.needs = ", ".join(f"{name}={amount:g}" for name, amount in needs.items() if amount) or "nothing"
         self.start_timeout_s = start_timeout_s
+        self.running: set[RayWorker] = set()
         self._ray = _joined(address)
         self._actor_class = self._ray.remote(
             num_cpus=num_cpus,
@@ -159,6 +162,7 @@ class RayWorker:
         except Exception as error:  # a message that cannot be read here, that nobody can use, or Ray's own trouble
             self._on_message(("failed", error))
             how = "was ended for an error on this side"
+        self._engine.running.discard(self)
         try:
             self.close()
         finally:
@@ -168,13 +172,18 @@ class RayWorker:
         """Hands on messages; returns what became of the worker."""
         ray = self._ray
         waited_s, seen = 0.0, time.monotonic()
+        beside_s = 0.0  # that others had room, and this one had not
         reply = self._ask()
         while True:
             try:
                 messages = ray.get(reply, timeout=_TURN_S)
             except ray.exceptions.GetTimeoutError:
                 # A process that was stopped itself has not waited all that time.
-                waited_s, seen = waited_s + min(time.monotonic() - seen, 2 * _TURN_S), time.monotonic()
+                turn_s, seen = min(time.monotonic() - seen, 2 * _TURN_S), time.monotonic()
+                if not self._where[1] and self._engine.running:
+                    waited_s, beside_s = 0.0, self._warned(beside_s + turn_s)
+                else:
+                    waited_s += turn_s
                 if not ray.is_initialized():  # the next question would start a cluster
                     return f"{self._place()} was left: this process has left the cluster"
                 if how := self._overdue(waited_s):
@@ -197,6 +206,7 @@ class RayWorker:
         """Takes one message; returns how the worker ended, if it says so."""
         if message[0] == ray_actor.RUNNING:
             self._where = message[1], message[2]
+            self._engine.running.add(self)
         elif message[0] == ray_actor.EXITED:
             return f"{self._place()} {message[1]}"
         else:
@@ -210,12 +220,23 @@ class RayWorker:
             return f"{self._place()} said nothing for {_SILENT_S:g} s" if waited_s > _SILENT_S else None
         if limit_s is None or waited_s < limit_s:
             return None
+        raise TimeoutError(self._no_room(limit_s)) from None
+
+    def _warned(self, beside_s: float) -> float:
+        """Returns how long a worker has waited for room beside others, from 0 again once that was said."""
+        limit_s = self._engine.start_timeout_s
+        if limit_s is None or beside_s < limit_s:
+            return beside_s
+        warnings.warn(f"{self._no_room(limit_s)}; {len(self._engine.running)} others run", stacklevel=1)
+        return 0.0
+
+    def _no_room(self, limit_s: float) -> str:
         has = sorted(self._ray.cluster_resources().items())
         there = ", ".join(f"{name} {amount:g}" for name, amount in has if ":" not in name and "memory" not in name)
-        raise TimeoutError(
+        return (
             f"no machine of the Ray cluster has had room for a worker ({self._engine.needs}) for {limit_s:g} s; the "
             f"cluster has in all: {there}"
-        ) from None
+        )
 
     def _died(self, error: Exception) -> str:
         if not self._where[1] and "No module named 'ai" in str(error):

@@ -141,6 +141,14 @@ def holder_of(path: str) -> Holder | None:
         return None
 
 
+def named_in(path: Path) -> Holder | None:
+    """Returns whom the file of a lock names, alive or dead; None once it was given up."""
+    try:
+        return _parse(path.read_bytes())
+    except OSError:
+        return None
+
+
 _seen: dict[str, tuple[int | None, float]] = {}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from ai.lab.files.lock import Holder, Lock, holder_of
+from ai.lab.files.lock import Holder, Lock, holder_of, named_in
 
 FILE = "owner.json"
 
@@ -49,6 +49,11 @@ class Owner:
 def holder(folder: Path | str) -> Holder | None:
     """Returns host, pid and start of the live process that writes `folder`, None if there is none."""
     return holder_of(f"{folder}/{FILE}")
+
+
+def last_holder(folder: Path) -> Holder | None:
+    """Returns who took `folder` last and has not given it up, alive or dead."""
+    return named_in(folder / FILE)
 
 
 def give_up_left_open(folder: Path) -> None:

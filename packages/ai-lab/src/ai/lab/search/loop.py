@@ -4,9 +4,9 @@ What runs is `optuna.Study.optimize`: its callbacks, `stop`, timeouts, states an
 ends (at `n` trials over all processes and calls), what a lost trial is replaced by, and the recording.
 """
 
-import contextlib
 import math
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,22 +16,20 @@ import optuna
 from optuna.samplers import GridSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from ai.lab.files.folder import find, read_marker
-from ai.lab.files.ownership import Owner, holder
+from ai.lab.files.folder import read_marker
+from ai.lab.files.ownership import Owner, last_holder
 from ai.lab.record import Record
 from ai.lab.recording.options import HookOptions
 from ai.lab.report.trial_table import TrialRow, to_row
-from ai.lab.search.beats import Watch, beating
+from ai.lab.search.beats import Beat, Watch
 from ai.lab.search.evaluation import Outcome, evaluate, record
 from ai.lab.search.experiment_trial import ExperimentTrial, Objective, PruneRule
+from ai.lab.search.losses import OWNER, counts, is_dead, put_back, scores_in, try_again
 from ai.lab.search.optuna_storage import FileLock, open_study, quiet
 from ai.lab.search.sampler import SeededSampler, as_sampler
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
-
-MAX_LOSSES = 3
-"""A trial that takes more processes with it than this, with no newer snapshot in between, counts as failed."""
 
 Report = Callable[[TrialRow], None]
 Callback = Callable[[optuna.Study, FrozenTrial], None]
@@ -88,6 +86,8 @@ class Search:
     _study: optuna.Study | None = field(default=None, repr=False)
     _watch: Watch = field(default_factory=Watch, repr=False)
     _held: list[Owner] = field(default_factory=list, repr=False)
+    _beat: Beat | None = field(default=None, repr=False)
+    _is_copy: bool = field(default=False, repr=False)
 
     @property
     def study(self) -> optuna.Study:
@@ -100,6 +100,8 @@ class Search:
             self._study = open_study(self.path, self.storage, name, directions)
             self._study.pruner = _as_pruner(self.pruner)
             self._study.sampler = as_sampler(self.search, self.seed)
+            if self._is_copy:  # one of several processes: a sampler of the user's own would draw the same in each
+                self._study.sampler.reseed_rng()
         return self._study
 
     @staticmethod
@@ -123,19 +125,29 @@ class Search:
         """
         lock = FileLock(self.path / "take.lock")
         enough = False
+        ends = None if run.timeout_s is None else time.monotonic() + run.timeout_s
 
         def objective(asked: optuna.Trial) -> float | Sequence[float]:
-            self.note(asked)
-            with contextlib.nullcontext() if self.storage is None else beating(asked):
+            if self.storage is None:
+                self.note(asked)
+                return run_trial(asked)
+            with Beat(asked) as self._beat:
+                self.note(asked)
                 return run_trial(asked)
 
         def run_trial(asked: optuna.Trial) -> float | Sequence[float]:
-            if self.seeds == 1:
-                return _as_told(self.run_one(asked, 0, run, lock.release))
             folder = self.trial_path(asked.number)
+
+            def begun() -> None:
+                if self.storage is not None:
+                    asked.set_user_attr(OWNER, last_holder(folder))
+                lock.release()
+
+            if self.seeds == 1:
+                return _as_told(self.run_one(asked, 0, run, begun))
             folder.mkdir(parents=True, exist_ok=True)
             self._held.append(Owner(folder))  # also between its runs
-            lock.release()
+            begun()
             runs = [self._one_of_several(asked, seed, run) for seed in range(self.seeds)]
             asked.set_user_attr("runs", runs)
             return _as_told([math.fsum(column) / self.seeds for column in zip(*runs, strict=True)])
@@ -149,23 +161,29 @@ class Search:
             if enough or stopping():
                 study.stop()
 
-        lock.acquire()
-        try:
+        def take() -> bool:
+            lock.acquire()
             if self.has(run.n) or self._is_walked():
                 return True
             with quiet():
                 self.study.optimize(
                     objective,
-                    timeout=run.timeout_s,
+                    timeout=None if ends is None else max(0.0, ends - time.monotonic()),
                     catch=run.catch,  # type: ignore[arg-type]
                     callbacks=[*run.callbacks, after],
                 )
-        except (_Exit, Left) as ended:
-            raise ended.error from None
-        finally:
-            self._release()
-            lock.release()
-        return enough
+            return enough
+
+        while True:
+            try:
+                return take()
+            except TakenOver:
+                continue
+            except (_Exit, Left) as ended:
+                raise ended.error from None
+            finally:
+                self._release()
+                lock.release()
 
     def is_under_way(self) -> bool:
         """Whether trials are under way or wait to be taken up, by whatever process."""
@@ -179,8 +197,10 @@ class Search:
         """
         trials = self.study.get_trials(deepcopy=False)
         for one in trials:
-            if one.state == TrialState.RUNNING and self._is_dead(one):
-                self._put_back(one)
+            folder = self.trial_path(one.number)
+            if one.state == TrialState.RUNNING and is_dead(one, folder, self._watch if self.storage else None):
+                scores = self._scores_in(folder, one.number)
+                put_back(self.study, one, folder, scores, shared=self.storage is None)
         trials = self.study.get_trials(deepcopy=False)
         counted = [one for one in trials if one.state != TrialState.WAITING and counts(one)]
         if len(counted) >= n:
@@ -189,7 +209,7 @@ class Search:
         for one in trials:
             if one.state == TrialState.FAIL and not counts(one) and "place" in one.user_attrs:
                 if one.number not in replaced:
-                    self._try_again(one)
+                    try_again(self.study, one, self.study.sampler)
         if isinstance(self.study.sampler, SeededSampler):
             waiting = [one for one in self.study.get_trials(deepcopy=False) if one.state == TrialState.WAITING]
             taken = {one.user_attrs.get("place", one.number) for one in counted}
@@ -271,8 +291,11 @@ class Search:
     def tell(self, asked: optuna.Trial, outcome: Outcome) -> list[float]:
         """Notes how a trial ended, and returns its scores or raises what has Optuna note the same.
 
-        The folder is held meanwhile: nobody takes the trial for dead before Optuna knows.
+        The folder is held meanwhile: nobody takes the trial for dead before Optuna knows. Where another machine has
+        done so, the trial is that one's, whatever became of it here.
         """
+        if self.storage is not None and self._beat is not None and not self._beat.is_ours():
+            raise TakenOver
         if outcome.state == "pruned":
             raise optuna.TrialPruned
         if outcome.state != "finished":
@@ -291,83 +314,11 @@ class Search:
         while self._held:
             self._held.pop().release()
 
-    def _is_dead(self, trial: FrozenTrial) -> bool:
-        """Whether a trial under way has lost its process; another machine's folder may not be here, only beats."""
-        folder = self.trial_path(trial.number)
-        here = trial.user_attrs.get("host") in (None, socket.gethostname())
-        if here or folder.exists():
-            return holder(folder) is None
-        return self._watch.has_stopped(trial)
-
-    def _put_back(self, lost: FrozenTrial) -> None:
-        """Has a trial whose process is gone taken up again, with its number, its choices and its folder.
-
-        One that had its score keeps it. One that takes its processes with it again and again counts as failed.
-        """
-        storage: Any = self.study._storage
-        with contextlib.suppress(RuntimeError):  # it ended in this moment
-            scores = self._recorded_scores(lost)
-            if scores is not None:
-                storage.set_trial_state_values(lost._trial_id, TrialState.COMPLETE, scores)
-                return
-            if lost.user_attrs.get("ended") == "interrupted":  # it saved, and left by itself
-                storage.set_trial_user_attr(lost._trial_id, "taken_up", True)
-                storage.set_trial_state_values(lost._trial_id, TrialState.WAITING)
-                return
-            step = self._saved_step(lost.number)
-            before, at = lost.user_attrs.get("losses", [0, -1])
-            losses = 1 if step > at else before + 1
-            storage.set_trial_user_attr(lost._trial_id, "losses", [losses, step])
-            storage.set_trial_user_attr(lost._trial_id, "taken_up", True)
-            storage.set_trial_user_attr(lost._trial_id, "ended", "dead")
-            if losses > MAX_LOSSES:
-                storage.set_trial_user_attr(lost._trial_id, "counts", True)
-                storage.set_trial_state_values(lost._trial_id, TrialState.FAIL)
-            else:
-                storage.set_trial_state_values(lost._trial_id, TrialState.WAITING)
-
-    def _saved_step(self, number: int) -> int:
-        """Returns how far a trial's snapshots reach, over all its runs; -1 without any."""
-        runs = find(self.trial_path(number), "trial")
-        return sum(max(Record(run).snapshots(), default=-1) + 1 for run in runs) - 1
-
-    def _recorded_scores(self, trial: FrozenTrial) -> list[float] | None:
-        return self._scores_in(self.trial_path(trial.number), trial.number)
-
     def _scores_in(self, path: Path, number: int) -> list[float] | None:
-        """Returns the scores that a finished run of this search recorded in a folder, None where there are none."""
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            found = Record(path)
-            meta = found.meta
-            if found.state == "finished" and meta["number"] == number and meta["experiment"] == self.identity:
-                scores = [meta["score"]] if len(self.directions) == 1 else [meta["scores"][n] for n in self.directions]
-                return [float(score) for score in scores]
-        return None
+        return scores_in(path, number, self.identity, list(self.directions))
 
-    def _try_again(self, lost: FrozenTrial) -> None:
-        """Puts a lost trial into the queue again, as Optuna's own callback for stale trials does.
-
-        What was chosen stays, so that the search goes on as if nothing had happened: a seeded sampler chooses it anew
-        from the same seed. Where the objective was at fault, its choices may be what was wrong.
-        """
-        seeded = isinstance(self.study.sampler, SeededSampler)
-        known = {} if seeded or lost.user_attrs.get("ended") == "failed" else lost.params
-        self.study.add_trial(
-            optuna.create_trial(
-                state=TrialState.WAITING,
-                params=known,
-                distributions={name: lost.distributions[name] for name in known},
-                user_attrs={"place": lost.user_attrs["place"]},
-                system_attrs={
-                    "failed_trial": lost.number,
-                    **lost.system_attrs,
-                    "retry_history": [*lost.system_attrs.get("retry_history", []), lost.number],
-                },
-            )
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_study": None, "_held": [], "_watch": Watch()}  # an open storage stays in its process
+    def __getstate__(self) -> dict[str, Any]:  # an open storage stays in its process
+        return {**self.__dict__, "_study": None, "_held": [], "_beat": None, "_watch": Watch(), "_is_copy": True}
 
 
 class Left(BaseException):
@@ -378,17 +329,16 @@ class Left(BaseException):
         self.error = error or KeyboardInterrupt()
 
 
+class TakenOver(BaseException):
+    """Leaves a trial that another machine has taken up, since this process gave no sign for too long."""
+
+
 class _Exit(Exception):  # noqa: N818  (it carries one)
     """Carries an exception such as `SystemExit` through Optuna, which tells no end of a trial for it."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(str(error))
         self.error = error
-
-
-def counts(trial: FrozenTrial) -> bool:
-    """Returns whether a trial is one of the `n`: not if its process died or its objective was at fault."""
-    return trial.state != TrialState.FAIL or bool(trial.user_attrs.get("counts"))
 
 
 def report_line(row: TrialRow) -> None:

@@ -1,6 +1,5 @@
 """Several processes on one experiment: started as `python -m ai.lab.search.worker`, watched, replaced when they die."""
 
-import functools
 import json
 import os
 import selectors
@@ -11,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle  # type: ignore[import-untyped]
-
+from ai.data.workers.pickle_by_value import ship
 from ai.lab.report.trial_table import TrialRow
-from ai.lab.search.experiment_trial import Objective
 
 if TYPE_CHECKING:
     from ai.lab.search.loop import Report, Run, Search
@@ -27,7 +24,7 @@ _LOOK_S = 1.0
 
 def run_workers(search: "Search", run: "Run", devices: Sequence[str | None], report: "Report") -> None:
     """Runs trials in a process for each of `devices` until the experiment has enough; see `Experiment.run`."""
-    payload = pickle_by_value((search, run), run.fn)
+    payload = ship((search, run))
     ends = None if run.timeout_s is None else time.monotonic() + run.timeout_s
     folder = search.path / "workers"
     folder.mkdir(exist_ok=True)
@@ -94,27 +91,6 @@ def run_workers(search: "Search", run: "Run", devices: Sequence[str | None], rep
         deadline = time.monotonic() + _STOP_S
         for worker in alive:
             worker.close(max(0.1, deadline - time.monotonic()))
-
-
-def pickle_by_value(value: object, fn: Objective) -> bytes:
-    """Returns `value` pickled so that a process that cannot import the module of `fn` can still unpickle it.
-
-    Modules of installed packages, and ours, are left to be imported there.
-    """
-    plain: object = fn
-    while isinstance(plain, functools.partial):
-        plain = plain.func
-    module = sys.modules.get(getattr(plain, "__module__", ""))
-    file = getattr(module, "__file__", None)
-    if module is None or file is None or module.__name__.split(".")[0] == "ai" or file.startswith(sys.prefix):
-        return bytes(cloudpickle.dumps(value))
-    known = module.__name__ in cloudpickle.list_registry_pickle_by_value()
-    cloudpickle.register_pickle_by_value(module)
-    try:
-        return bytes(cloudpickle.dumps(value))
-    finally:
-        if not known:
-            cloudpickle.unregister_pickle_by_value(module)
 
 
 class Worker:

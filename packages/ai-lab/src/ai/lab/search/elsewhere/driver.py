@@ -28,7 +28,8 @@ from ai.lab.record import Record
 from ai.lab.search.elsewhere.mirror import Copy
 from ai.lab.search.elsewhere.trials import CALLS, FACTS, FILE, Given, serve_trials
 from ai.lab.search.evaluation import Outcome
-from ai.lab.search.loop import MAX_LOSSES, Left, Report, Run, Search
+from ai.lab.search.loop import Left, Report, Run, Search
+from ai.lab.search.losses import MAX_LOSSES
 from ai.lab.search.optuna_storage import quiet
 
 _LOOK_S = 0.2
@@ -70,6 +71,7 @@ def _copied(search: Search, workers: "Workers") -> "SearchElsewhere":
     copied = pickle.loads(cloudpickle.dumps(search))
     mine = SearchElsewhere(**{one.name: getattr(copied, one.name) for one in dataclasses.fields(Search)})
     mine.workers = workers
+    mine._is_copy = workers.n > 1
     mine.study  # noqa: B018  (opened now)
     return mine
 
@@ -151,14 +153,17 @@ class Workers:
             kind, *content = heard.get()
             if kind == "call":
                 number, name, arguments, options = content
-                try:
-                    answer, problem = None, None
-                    if name == FILE:
+                answer, problem = None, None
+                if name == FILE:
+                    try:
                         copy.take(*arguments)
-                    else:
+                    except OSError as error:  # this disk's: what is computed from here on would be lost
+                        raise Left(error) from error
+                else:
+                    try:
                         answer = _answer(asked, name, arguments, options)
-                except Exception as error:
-                    answer, problem = None, portable_error(error)
+                    except Exception as error:
+                        problem = portable_error(error)
                 post.send(("answer", number, answer, problem))
             elif kind == "ended":
                 return content[0]  # type: ignore[no-any-return]

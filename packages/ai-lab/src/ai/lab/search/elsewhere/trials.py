@@ -7,7 +7,6 @@ from, `("begin", Given)`, `("answer", number, value, error)`. Each side waits fo
 
 import dataclasses
 import itertools
-import os
 import queue
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai.data.workers.worker import portable_error
+from ai.lab.files.ownership import Owner, holder, last_holder
 from ai.lab.provenance import description
 from ai.lab.search.elsewhere.mirror import Mirror
 from ai.lab.search.evaluation import Outcome, evaluate, record
@@ -125,7 +125,7 @@ def serve_trials(search: "Search", run: "Run", link: "Link") -> None:
         calls = Calls(link)
         while True:
             link.send(("free",))
-            with tempfile.TemporaryDirectory(prefix=f"{_LITTER}{os.getpid()}-") as scratch:
+            with tempfile.TemporaryDirectory(prefix=_LITTER) as scratch, Owner(Path(scratch)):
                 outcome = _serve_one(search, run, link, calls, Path(scratch, search.path.name))
             error = None if outcome.error is None else portable_error(outcome.error)
             link.send(("ended", dataclasses.replace(outcome, error=error)))
@@ -165,8 +165,7 @@ def _serve_one(search: "Search", run: "Run", link: "Link", calls: Calls, experim
 
 
 def _remove_litter() -> None:
-    """Deletes what killed workers left on this machine."""
+    """Deletes what killed workers left on this machine: folders whose lock nobody holds any more."""
     for path in Path(tempfile.gettempdir()).glob(f"{_LITTER}*"):
-        pid = path.name.removeprefix(_LITTER).split("-")[0]
-        if pid.isdecimal() and not Path("/proc", pid).exists() and Path("/proc/self").exists():
+        if last_holder(path) is not None and holder(path) is None:
             shutil.rmtree(path, ignore_errors=True)
