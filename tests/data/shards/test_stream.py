@@ -3,6 +3,8 @@
 import io
 import json
 import tarfile
+import zipfile
+from functools import partial
 from itertools import chain, islice
 
 import fsspec
@@ -55,6 +57,7 @@ def arrays(numbers):
 
 FORMATS = {
     "tar": (tar, lambda sample: int(sample["cls"])),
+    "bare.tar": (lambda numbers: tar(numbers, end=False), lambda sample: int(sample["cls"])),
     "txt": (lambda numbers: "".join(f"{n}é\r\n" for n in numbers).encode(), lambda line: int(line.rstrip("é"))),
     "jsonl": (lambda numbers: "\n\n".join(json.dumps({"n": n}) for n in numbers).encode(), lambda sample: sample["n"]),
     "parquet": (parquet, lambda sample: int(sample["n"])),
@@ -147,7 +150,10 @@ def test_workers_read_files_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.tar", tar([1, 2], end=False), "ends without the mark of a tar's end: it is cut short"),
+        ("a.tar", tar([1, 2], end=False)[:-1], "unexpected end of data"),
+        ("a.tar", tar([1, 2], end=False)[:-700], "it goes on after byte .*, where a tar's end or a whole header must"),
+        ("a.tar", tar([1, 2, 3]).replace(b"2.CLS\0", b"8.CLS\0", 1), "it goes on after byte .*"),
+        ("a.tar", tar([1, 2]) + tar([3]), "it goes on after byte .*"),
         ("a.tar", tar([1, 2])[:700], r"a\.tar cannot be read"),
         ("a.tar", tar([1, 1]), r"it holds .*1\.CLS twice"),
         ("a.tar", tar([1, 2, 1]), "the files of .*1 lie apart in it: write it sorted"),
@@ -187,6 +193,68 @@ def test_what_is_no_shard_is_refused(tmp_path):
     (tmp_path / "a.npz").write_bytes(uneven.getvalue())
     with pytest.raises(ValueError, match=r"a\.npz cannot be read: .*one row a sample, got .*\(2,\)"):
         list(Shards(tmp_path / "a.npz"))
+
+
+def test_a_tar_is_cut_into_samples_as_webdataset_has_it(tmp_path):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as packed:
+        for name in ("README", "./a.x/1.JPG", "./a.x/1.seg.png", "./a.x/.DS_Store", "2.jpg"):
+            packed.addfile(tarfile.TarInfo(name), io.BytesIO())
+    (tmp_path / "a.tar").write_bytes(file.getvalue())
+    mine = [(sample.pop("__key__"), set(sample)) for sample in Shards(tmp_path)]
+    assert mine == [("./a.x/1", {"jpg", "seg.png"}), ("2", {"jpg"})]
+
+
+def test_files_behind_chained_urls_are_found_and_told_apart():
+    memory = fsspec.filesystem("memory")
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name in "ab":
+            packed.writestr(f"in/{name}.txt", f"{name}1\n{name}2\n")
+            memory.pipe(f"/chained/in/{name}.txt", f"{name}1\n{name}2\n".encode())
+    memory.pipe("/chained/all.zip", archive.getvalue())
+    direct = Shards("memory://chained/in")
+    for chain in (
+        "zip://in::memory://chained/all.zip",
+        "zip://in/*.txt::memory://chained/all.zip",
+        "zip://in/*.txt::simplecache::memory://chained/all.zip",
+        "simplecache::memory://chained/in/*.txt",
+        [f"zip://in/{name}.txt::memory://chained/all.zip" for name in "ab"],
+    ):
+        shards = Shards(chain)
+        assert list(shards) == ["a1", "a2", "b1", "b2"]
+        assert all("::" in file for file in shards.files)  # through the cache, too
+        assert shards.state_dict() == direct.state_dict()
+    assert Shards(chain[::-1]).state_dict()["files"] != direct.state_dict()["files"]
+    memory.rm("/chained", recursive=True)
+
+
+def test_files_of_one_name_in_several_folders_are_told_apart(tmp_path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "0.txt").write_text(folder)
+    state = Shards([tmp_path / "a", tmp_path / "b"]).state_dict()
+    with pytest.raises(ValueError, match="in another order"):
+        Shards([tmp_path / "b", tmp_path / "a"]).load_state_dict(state)
+
+
+@pytest.mark.parametrize("where", ["here", "memory"])
+def test_a_state_within_a_file_that_was_written_anew_is_refused(where, tmp_path):
+    memory = fsspec.filesystem("memory")
+    path = str(tmp_path / "a.txt") if where == "here" else "memory://anew/a.txt"
+    write = (tmp_path / "a.txt").write_bytes if where == "here" else partial(memory.pipe, "/anew/a.txt")
+    write(b"one\ntwo\n")
+    shards = Shards(path)
+    next(iter(shards))
+    state = shards.state_dict()
+    write(b"one more\ntwo\n")
+    again = Shards(path)
+    again.load_state_dict(state)
+    with pytest.raises(ValueError, match="a.txt cannot be read: .* holds 13 bytes, and held 8 when the state was taken"):
+        list(again)
+    assert list(again) == ["one more", "two"]  # the pass after it is whole
+    if where == "memory":
+        memory.rm("/anew", recursive=True)
 
 
 def test_states_of_other_files_are_refused(tmp_path):

@@ -42,6 +42,13 @@ def test_whatever_lies_in_memory_is_gathered(source, device):
 
 
 @pytest.mark.parametrize("device", ["cuda"], indirect=True)
+def test_what_has_no_rows_in_memory_is_gathered_where_it_likes(device):
+    gathered = gather_page_locked(torch.eye(4).to_sparse(), ROWS)
+    assert gathered.is_sparse
+    assert torch.equal(gathered.to_dense(), torch.eye(4)[ROWS])
+
+
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
 def test_a_batch_is_gathered_into_page_locked_memory_at_once(device, monkeypatch):
     x, y = torch.randn(64, 40000), torch.arange(64)
     gathered = []

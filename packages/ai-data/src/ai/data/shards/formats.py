@@ -12,6 +12,7 @@ from typing import IO, Any, TypeAlias
 
 import numpy as np
 
+from ai.data.storage.remote import links
 from ai.data.storage.tables import table_columns
 
 Place: TypeAlias = tuple[int, ...]
@@ -24,7 +25,7 @@ def reader_of(path: str) -> Reader:
     Raises:
         ValueError: it ends in none of the known ways.
     """
-    ending = os.path.splitext(path)[1].lower()
+    ending = os.path.splitext(links(path)[1])[1].lower()
     if ending not in READERS:
         raise ValueError(f"shards must end in one of {', '.join(READERS)}, got {path}")
     return READERS[ending]
@@ -45,7 +46,10 @@ def _records(file: IO[bytes], place: Place) -> Iterator[tuple[Any, Place]]:
 
 
 def _tar(file: IO[bytes], place: Place) -> Iterator[tuple[dict[str, Any], Place]]:
-    """Yields files of one name as one sample, by their endings, as WebDataset has it."""
+    """Yields files of one name as one sample, by their endings, as WebDataset has it.
+
+    Files that it passes over, without a name or an ending, are passed over.
+    """
     file.seek(place[0] if place else 0)
     sample: dict[str, Any] = {}
     known: set[int] = set()  # of the keys' hashes; they are for errors alone
@@ -53,28 +57,42 @@ def _tar(file: IO[bytes], place: Place) -> Iterator[tuple[dict[str, Any], Place]
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # it would keep all
             folder, _, name = member.name.rpartition("/")
-            if not member.isfile() or name.startswith("."):
+            stem, dot, ending = name.partition(".")
+            if not member.isfile() or not stem or not dot:
                 continue
-            stem, _, ending = name.partition(".")
             key, ending = f"{folder}/{stem}" if folder else stem, ending.lower()
             if sample and sample["__key__"] != key:
                 yield sample, (member.offset,)
                 sample = {}
             if not sample:
+                sample["__key__"] = key
                 if hash(key) in known:
                     raise ValueError(f"the files of {key} lie apart in it: write it sorted, as by tar --sort=name")
                 known.add(hash(key))
-            if ending in sample:
+            if ending in sample:  # or ends in .__key__
                 raise ValueError(f"it holds {member.name} twice")
             content = tar.extractfile(member)
             assert content is not None
-            sample.update({"__key__": key, ending: content.read()})
+            sample[ending] = content.read()
         end = tar.offset
-    file.seek(end)
-    if not file.read(1):
-        raise ValueError("it ends without the mark of a tar's end: it is cut short")
+    _check_end(file, end)
     if sample:
         yield sample, (end,)
+
+
+def _check_end(file: IO[bytes], end: int) -> None:
+    """Raises where a tar goes on after the place at which it was no longer read.
+
+    Whoever writes one ends it with two blocks of zeros, and often more; some leave them out. `tarfile` ends at anything
+    that is no header, so that one damaged byte would take all after it away.
+    """
+    file.seek(end)
+    while rest := file.read(_RECORD):
+        if rest.strip(b"\0"):
+            raise ValueError(f"it goes on after byte {end}, where a tar's end or a whole header must stand")
+
+
+_RECORD = 10240  # bytes
 
 
 def _parquet(file: IO[bytes], place: Place) -> Iterator[tuple[dict[str, Any], Place]]:

@@ -5,23 +5,33 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ai.data.batch.arguments import check_whole
 from ai.data.shards.formats import READERS, Place, reader_of
-from ai.data.storage.remote import file_system, local_path, opened
+from ai.data.storage.remote import file_system, links, local_path, opened, size_of
 
 INDEX = "shards.json"
+
+
+class _At(NamedTuple):
+    """Where a pass is: in which file, at which place of it, and how many bytes the file holds."""
+
+    file: int = 0
+    place: Place = ()
+    size: int | None = None
 
 
 class Shards:
     """The samples of files, one after another, for `ai.data.util.create_data_loader`.
 
     Each worker reads files of its own from beginning to end; `create_data_loader(shards, 64, train=True,
-    shuffle=10_000)` shuffles so many samples at a time. A state goes on in the middle of a file without reading what
-    lies before.
+    shuffle=10_000)` shuffles so many samples at a time. A state goes on in the middle of a file. It knows the files by
+    their names, and the one that it lies in by its size, too.
+
+    Of several ranks each reads all files and keeps its share of the samples, so that one state serves all of them.
 
     A `.tar` gives its files of one name as one sample, a dict of their contents by ending and of `__key__`, as
     WebDataset writes them; `.parquet` and `.arrow` give rows as dicts, `.jsonl` what stands in each line, `.txt` lines,
@@ -68,7 +78,7 @@ class Shards:
             raise TypeError(f"paths must be a path, a URL, or a list of these, got {paths!r}")
         given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         found = [_found(path) for path in given]
-        self.files = [file for files, _ in found for file in files]
+        self.files = tuple(file for files, _ in found for file in files)
         named = {tuple(index.get("classes") or ()) for _, index in found}
         self.classes = (named.pop() or None) if len(named) == 1 else None
         if not self.files:
@@ -77,9 +87,10 @@ class Shards:
             reader_of(file)
         self._shuffle = shuffle
         self._seed = seed
+        self._digest = _digest(self.files, f" {shuffle} {seed}")
         self._epoch = 0
-        self._at = _BEGINNING
-        self._loaded: tuple[int, Place] | None = None
+        self._at = _At()
+        self._loaded: _At | None = None
 
     def __repr__(self) -> str:
         return f"Shards({len(self.files)} files, {self.files[0]}{', …' * (len(self.files) > 1)})"
@@ -90,58 +101,62 @@ class Shards:
 
     def __iter__(self) -> Iterator[Any]:
         """Yields the samples from the beginning, or from where a state was loaded."""
-        files, (first, place) = self._mine(), self._loaded or _BEGINNING
-        self._loaded, self._at = None, (first, place)
-        for number in range(first, len(files)):
+        files, at = self._mine(), self._loaded or _At()
+        self._loaded, self._at = None, at
+        for number in range(at.file, len(files)):
             try:
                 with opened(files[number]) as file:
-                    for sample, after in reader_of(files[number])(file, place):
-                        self._at = number, after
+                    size = size_of(file)
+                    if at.place and at.size not in (None, size):
+                        raise ValueError(f"it holds {size} bytes, and held {at.size} when the state was taken")
+                    for sample, after in reader_of(files[number])(file, at.place):
+                        self._at = _At(number, after, size)
                         yield sample
             except ImportError:
                 raise
             except Exception as error:  # each library of a format has its own
                 kind = OSError if isinstance(error, OSError) else ValueError
                 raise kind(f"{files[number]} cannot be read: {type(error).__name__}: {error}") from error
-            place = ()
-            self._at = number + 1, place
-        self._at = _BEGINNING
+            at = self._at = _At(number + 1)
+        self._at = _At()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the next sample lies."""
-        number, place = self._at if self._loaded is None else self._loaded
-        return {"format": 1, "files": self._digest(), "epoch": self._epoch, "file": number, "place": place}
+        at = self._at if self._loaded is None else self._loaded
+        return {"format": 1, "files": self._digest, "epoch": self._epoch, **at._asdict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Lets the next pass begin where `state` was taken.
 
         Raises:
-            ValueError: it is of other files, or of a newer format.
+            ValueError: it is of other files, or of a newer format. The pass raises it where the file that the state
+                lies in holds more or less by now.
         """
         if (number := state.get("format")) != 1:
             raise ValueError(f"this state of shards has format {number}, known is 1")
-        if state["files"] != self._digest():
+        if state["files"] != self._digest:
             raise ValueError("this state is of other files, or of the same in another order")
         self._epoch = state["epoch"]
-        self._loaded = state["file"], tuple(state["place"])
+        self._loaded = _At(state["file"], tuple(state["place"]), state["size"])
 
-    def _mine(self) -> list[str]:
+    def _mine(self) -> Sequence[str]:
         """Returns the files that are read here, in their order."""
         from torch.utils.data import get_worker_info
 
         files = self.files
         if self._shuffle:
             order = np.random.default_rng([self._seed % 2**64, self._epoch]).permutation(len(files))
-            files = [files[place] for place in order]
+            files = tuple(files[place] for place in order)
         info = get_worker_info()
         return files if info is None else files[info.id :: info.num_workers]
 
-    def _digest(self) -> str:
-        names = "\0".join(map(os.path.basename, self.files))  # wherever they lie now
-        return hashlib.blake2b(f"{names} {self._shuffle} {self._seed}".encode(), digest_size=8).hexdigest()
 
-
-_BEGINNING: tuple[int, Place] = (0, ())
+def _digest(files: Sequence[str], how: str) -> str:
+    """Returns a hash of the names, from the folder on that holds them all: wherever it lies now."""
+    named = [links(file)[1] for file in files]
+    start = os.path.commonprefix(named).rfind("/") + 1
+    names = "\0".join(name[start:] for name in named)
+    return hashlib.blake2b((names + how).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
 def _found(path: str | os.PathLike[str]) -> tuple[list[str], dict[str, Any]]:
@@ -161,14 +176,14 @@ def _found(path: str | os.PathLike[str]) -> tuple[list[str], dict[str, Any]]:
         if files.isfile(inner):
             return [str(path)], index
         is_folder = files.isdir(inner)
-        outer = "".join(str(path).partition("::")[1:])
+        before, _, after = links(str(path))
         names = [
-            files.unstrip_protocol(name) + outer
+            before + files.unstrip_protocol(name) + after
             for name in (files.ls(inner, detail=False) if is_folder else files.glob(inner))
         ]
         if is_folder and files.isfile(f"{inner.rstrip('/')}/{INDEX}"):
             index = json.loads(files.cat_file(f"{inner.rstrip('/')}/{INDEX}"))
-    names = sorted(name for name in names if _counts(name.partition("::")[0]))
+    names = sorted(name for name in names if _counts(links(name)[1]))
     if not names:
         raise FileNotFoundError(f"paths must name files that end in one of {', '.join(READERS)}, {path} has none")
     if len(names) < index.get("n_shards", 0):

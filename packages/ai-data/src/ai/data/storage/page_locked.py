@@ -14,10 +14,14 @@ def gather_page_locked(source: Tensor, rows: Tensor) -> Tensor:
 
     Memory that was just taken from the system costs more than the copy into it; page-locked memory is used again.
 
+    What is not stored number beside number (sparse) has no rows to lock, and is gathered where it likes.
+
     Args:
         source: `[N, ...]` on the CPU.
         rows: `[n]` int64.
     """
+    if source.layout is not torch.strided:
+        return source.index_select(0, rows)
     if source.requires_grad:
         return source.index_select(0, rows).pin_memory()
     gathered = torch.empty(len(rows), *source.shape[1:], dtype=source.dtype, pin_memory=True)

@@ -1,6 +1,7 @@
 """Files that lie elsewhere: behind a URL that fsspec reads (`memory://`, `https://`, `s3://`, `zip://…::…`)."""
 
 import hashlib
+import io
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,17 @@ def local_path(path: str | os.PathLike[str]) -> Path | None:
         return Path(path)
     kind, _, rest = str(path).partition("://")
     return Path(rest) if kind in ("file", "local") and "::" not in rest else None
+
+
+def links(url: str) -> tuple[str, str, str]:
+    """Returns the part of a chained URL that names the file, with what stands before it and after it.
+
+    >>> links("simplecache::zip://a.txt::https://there/all.zip")
+    ('simplecache::', 'zip://a.txt', '::https://there/all.zip')
+    """
+    parts = url.split("::")
+    at = next((place for place, part in enumerate(parts) if "://" in part), 0)
+    return "".join(f"{part}::" for part in parts[:at]), parts[at], "".join(f"::{part}" for part in parts[at + 1 :])
 
 
 class RemoteFolder:
@@ -134,12 +146,24 @@ def file_system(url: str) -> tuple[Any, str]:
     return files, path
 
 
-def opened(path: str | os.PathLike[str]) -> IO[bytes]:
-    """Returns a file opened for reading, by its path or URL."""
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Opens a file for reading, by its path or URL."""
     if (local := local_path(path)) is not None:
-        return open(local, "rb")
-    files, inner = file_system(str(path))
-    return cast(IO[bytes], files.open(inner, "rb"))
+        with open(local, "rb") as file:
+            yield file
+        return
+    files, inner = file_system(str(path))  # kept while the file is read: an archive's closes it with itself
+    with files.open(inner, "rb") as file:
+        yield file
+
+
+def size_of(file: IO[bytes]) -> int | None:
+    """Returns how many bytes an `opened` file holds; None where its store does not tell."""
+    size = getattr(file, "size", None)
+    if size is None and isinstance(file, io.BufferedReader):
+        size = os.fstat(file.fileno()).st_size
+    return None if size is None else int(size)
 
 
 def _tags(info: dict[str, Any]) -> list[tuple[str, str]]:
