@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from ai.data.batch.seeds import OwnGlobalStates, derive_seed, seed_global_states
+from ai.data.loading.worker_info import WorkerInfo
 
 if TYPE_CHECKING:
     from ai.data.workers.worker import Link
@@ -207,7 +208,7 @@ def serve_reading(reading: Reading, worker: int, n_workers: int, link: "Link") -
     """
     from ai.data.workers.worker import portable_error
 
-    info = _Info(worker, n_workers, reading.dataset)
+    info = WorkerInfo(worker, n_workers, reading.dataset)
     current = -1
     batches: Iterator[tuple[Any, Cursor]] = iter(())
     while True:
@@ -229,7 +230,7 @@ def serve_reading(reading: Reading, worker: int, n_workers: int, link: "Link") -
 
 
 def _part(
-    reading: Reading, seed: int, cursor: Cursor, n_others: int, info: "_Info", n_workers: int
+    reading: Reading, seed: int, cursor: Cursor, n_others: int, info: WorkerInfo, n_workers: int
 ) -> Iterator[tuple[Any, Cursor]]:
     """Yields this worker's share of the batches, each with the cursor after it."""
     walk, chunk = _begun(reading, seed, cursor, info)
@@ -241,14 +242,11 @@ def _part(
         chunk = walk.chunk()
 
 
-def _begun(reading: Reading, seed: int, cursor: Cursor, info: "_Info") -> tuple[Walk, list[Any] | None]:
+def _begun(reading: Reading, seed: int, cursor: Cursor, info: WorkerInfo) -> tuple[Walk, list[Any] | None]:
     """Returns a walk and its first chunk, with the worker info and the global generators set for each pass."""
 
     def begin(pass_seed: int) -> None:
-        if "torch" in sys.modules:  # a worker that needs no torch starts ten times as fast
-            import torch.utils.data._utils.worker as torch_worker
-
-            torch_worker._worker_info = info  # type: ignore[assignment]
+        info.tell()
         seed_global_states(pass_seed)
 
     info.asked = False
@@ -261,32 +259,3 @@ def _begun(reading: Reading, seed: int, cursor: Cursor, info: "_Info") -> tuple[
     info.asked = False
     walk = Walk(reading, seed, cursor, begin)
     return walk, walk.chunk()
-
-
-class _Info:
-    """What `torch.utils.data.get_worker_info` returns in a worker; `asked` tells whether somebody looked.
-
-    Args:
-        worker: number of this worker.
-        n_workers: how many there are.
-        dataset: this worker's copy.
-    """
-
-    def __init__(self, worker: int, n_workers: int, dataset: Iterable[Any]) -> None:
-        self.asked = False
-        self.seed = worker
-        self.dataset = dataset
-        self._worker = worker
-        self._n_workers = n_workers
-
-    @property
-    def id(self) -> int:
-        """Number of this worker."""
-        self.asked = True
-        return self._worker
-
-    @property
-    def num_workers(self) -> int:
-        """How many workers there are."""
-        self.asked = True
-        return self._n_workers

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ai.data.batch.arguments import check_whole
+from ai.data.loading.worker_info import worker_and_n_workers
 from ai.data.shards.formats import READERS, Place, reader_of
 from ai.data.storage.remote import file_system, links, local_path, opened, size_of
 
@@ -141,21 +142,20 @@ class Shards:
 
     def _mine(self) -> Sequence[str]:
         """Returns the files that are read here, in their order."""
-        from torch.utils.data import get_worker_info
-
         files = self.files
         if self._shuffle:
             order = np.random.default_rng([self._seed % 2**64, self._epoch]).permutation(len(files))
             files = tuple(files[place] for place in order)
-        info = get_worker_info()
-        return files if info is None else files[info.id :: info.num_workers]
+        worker, n_workers = worker_and_n_workers()
+        return files[worker::n_workers]
 
 
 def _digest(files: Sequence[str], how: str) -> str:
     """Returns a hash of the names, from the folder on that holds them all: wherever it lies now."""
-    named = [links(file)[1] for file in files]
-    start = os.path.commonprefix(named).rfind("/") + 1
-    names = "\0".join(name[start:] for name in named)
+    named = [links(file)[1].split("/") for file in files]
+    depth = min(map(len, named)) - 1
+    start = next((k for k in range(depth) if len({name[k] for name in named}) > 1), depth)
+    names = "\0".join("/".join(name[start:]) for name in named)
     return hashlib.blake2b((names + how).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
