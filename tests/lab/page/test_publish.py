@@ -29,9 +29,15 @@ def read(path):
     return json.loads(json.loads(re.fullmatch(r"[^=]+ = JSON.parse\((.*)\);\n", path.read_text())[1]))
 
 
+def data(out):
+    """Returns the folder of the data that a published page shows."""
+    (name,) = re.findall(r'src="([^"]+)/trials.js"', (out / "index.html").read_text())
+    return out / name
+
+
 def test_a_published_curve_keeps_its_steps_and_every_peak(root, tmp_path):
     assert publish(root, tmp_path / "out") == 1
-    answers = read(tmp_path / "out" / "data" / "0.js")
+    answers = read(data(tmp_path / "out") / "0.js")
     steps, times, values = (np.frombuffer(base64.b64decode(one), "<f8") for one in answers["curves"]["metrics"]["loss"])
     assert len(steps) == len(times) == len(values) <= POINTS + 10
     assert values.max() == 9.0
@@ -43,8 +49,8 @@ def test_a_published_curve_keeps_its_steps_and_every_peak(root, tmp_path):
 @pytest.mark.parametrize("flags", [[], ["--results-only"]])
 def test_where_it_ran_is_left_out_and_how_too_when_only_results_are_wanted(root, tmp_path, flags):
     assert main(["publish", str(root), str(tmp_path / "out"), *flags]) == 0
-    assert str(tmp_path) not in "".join(path.read_text() for path in (tmp_path / "out" / "data").glob("*.js"))
-    answers = read(tmp_path / "out" / "data" / "0.js")
+    assert str(tmp_path) not in "".join(path.read_text() for path in data(tmp_path / "out").glob("*.js"))
+    answers = read(data(tmp_path / "out") / "0.js")
     (session,) = answers["details"]["meta"]["sessions"]
     assert {"host", "user", "cwd", "pid"}.isdisjoint(session)
     assert ("argv" in session, answers["log"] != "") == (not flags, not flags)
@@ -57,7 +63,7 @@ def test_a_page_published_again_gives_way_and_nothing_else_does(root, tmp_path):
     with Trial(root / "b", **HOW) as trial:
         trial.log(0, {"loss": 1.0})
     assert publish(root, out) == 2
-    assert len(read(out / "data" / "trials.js")["table"]["trials"]) == 2
+    assert len(read(data(out) / "trials.js")["table"]["trials"]) == 2
     assert (out / "CNAME").read_text() == "mine"
     before = sorted(tmp_path.rglob("*"))
     for folder, message in ((root, "must be a new or empty folder"), (root / "a" / "out", "lies in the folder of the")):
@@ -91,10 +97,55 @@ def test_one_damaged_trial_is_said_and_the_page_before_stays_until_the_new_one_i
         "ai.lab.page.publish.describe_trial", lambda catalog, one: fail() if one == trial.id else real(catalog, one)
     )
     assert publish(root, out) == 2
-    told = read(out / "data" / "trials.js")
+    told = read(data(out) / "trials.js")
     rows = {row["name"]: row["problems"] for row in told["table"]["trials"]}
     assert rows == {"a": ["sample/7 cannot be read"], "b": ["not published whole: OSError"]}
     assert list(told["places"]) == [Trial(root / "a", **HOW).id]
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_whenever_it_is_killed_a_whole_page_stays_and_the_next_one_tidies_up(root, tmp_path, monkeypatch):
+    from ai.lab.page import publish as module
+
+    out = tmp_path / "out"
+    publish(root, out)
+    before = data(out)
+    pictures = [read(before / "0.js")["pictures"]["sample/7"]]
+    (out / "data").mkdir()
+    (out / "data" / "mine.csv").write_text("1")  # the user's, though it is called as ours once was
+    moments = ["os.rename", *(f"write_atomic {number}" for number in range(9))]
+    for moment in moments:
+        left = int(moment.split()[1]) if " " in moment else None
+
+        def fail(*_) -> None:
+            raise Killed
+
+        def write(path, content, *, write=module.write_atomic) -> None:
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left = None if left is None else left - 1
+            write(path, content)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "write_atomic", write)
+            patch.setattr(module.shutil, "rmtree", lambda *_, **how: None)  # who is killed tidies nothing up
+            if left is None:
+                patch.setattr(module.os, "rename", fail)
+            with pytest.raises(Killed):
+                publish(root, out)
+        assert data(out) == before, moment
+        assert read(before / "trials.js")["data"] == before.name
+        assert (out / pictures[0]).is_file()
+    assert len(list(out.glob("*data-*"))) > 2
+    publish(root, out)
+    assert sorted(path.name for path in out.glob("*data*")) == sorted(["data", data(out).name])
+    assert sorted(path.name for path in out.iterdir() if path.name.startswith(".")) == []
+    assert data(out) != before
+    assert (out / read(data(out) / "0.js")["pictures"]["sample/7"]).is_file()
 
 
 def test_the_script_imports_nothing_and_has_each_module_before_its_users(root, tmp_path):

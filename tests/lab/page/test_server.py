@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from ai.lab import Experiment, Trial
 from ai.lab.cli import main
+from ai.lab.files.metrics_file import read_lines
 from ai.lab.files.removal import remove_unowned
 from ai.lab.page.catalog import Catalog
+from ai.lab.page.curve_cache import CurveCache
 from ai.lab.page.decimate import decimate
 from ai.lab.page.server import is_loopback, make_app, serve
 from ai.lab.page.smooth import MovingAverage, smooth
@@ -395,6 +397,61 @@ def test_of_a_curve_that_grows_only_what_is_new_is_sent(client, root, how):
         assert (back[0]["follows"], back[0]["n"]) == ("time" in how, 1 if "time" in how else 8)
 
 
+def test_a_run_written_anew_in_rows_that_end_alike_is_told_anew(tmp_path):
+    """As a resumed one, which goes beyond where it was between two looks."""
+    path, cache = tmp_path / "metrics.jsonl", CurveCache()
+    same = "".join(f',"{key}": 1.0' for key in "abcdefghijkl")
+
+    def write(loss: str) -> None:
+        path.write_text("".join(f'{{"step": {step}, "time": 1.5, "loss": {loss}{same}}}\n' for step in range(9)))
+
+    write("1.0")
+    name, columns = cache.named(path)
+    assert columns["loss"][2].tolist() == [1.0] * 9
+    assert cache.named(path)[0] == name
+    write("2.0")  # into the same file
+    again, columns = cache.named(path)
+    assert again != name
+    assert columns["loss"][2].tolist() == [2.0] * 9
+    path.unlink()
+    assert cache.named(path)[1] == {}
+    assert cache.last(path) == {}
+
+
+def test_a_read_that_fails_half_way_doubles_no_row(tmp_path, monkeypatch):
+    path, cache = tmp_path / "metrics.jsonl", CurveCache()
+    path.write_text("".join(f'{{"step": {step}, "time": 1.5, "loss": 1.0}}\n' for step in range(9)))
+    pieces = iter([read_lines(path)[:-1].rpartition(b"\n")[0] + b"\n"])
+
+    def read(*_) -> bytes:
+        if (piece := next(pieces, None)) is None:
+            raise OSError("stale file handle")
+        return piece
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ai.lab.files.metrics_columns.read_lines", read)
+        with pytest.raises(OSError, match="stale"):
+            cache.columns(path)
+    assert cache.columns(path)["loss"][0].tolist() == list(range(9))
+
+
+def test_what_is_refused_leaves_the_count_of_memory_as_it_was(tmp_path, monkeypatch):
+    cache = CurveCache()
+    paths = [tmp_path / f"{name}.jsonl" for name in "ab"]
+    for path in paths:
+        path.write_text("".join(f'{{"step": {step}, "time": 1.5, "loss": 1.0}}\n' for step in range(100)))
+        name, columns = cache.named(path)
+    one = cache._nbytes / 2
+    for _ in range(3):
+        with pytest.raises(ValueError, match="smoothing must be"):
+            cache.smoothed(path, name, "loss", columns["loss"][2], 2.0)
+    assert cache._nbytes == 2 * one
+    monkeypatch.setattr("ai.lab.page.curve_cache.CACHED_BYTES", 2 * one)
+    cache.smoothed(path, name, "loss", columns["loss"][2], 0.5)  # which is kept too: there is no room for both
+    assert list(cache._tails) == [path]
+    assert cache._nbytes == one + 800
+
+
 @pytest.mark.parametrize("have", ["x", "x.y", ".", "1.-5", "," * 999, "%00.1"])
 def test_marks_that_are_none_bring_the_whole_curve(client, have):
     ((one, x, _),) = client.curves(f"id={ids(client)['a']}&key=loss&have={have}")
@@ -412,6 +469,27 @@ def test_curves_of_steps_out_of_order_come_in_order(client, root):
     assert (x.tolist(), y.tolist()) == ([1.5, 2.5, 4.5], [3, 5, 9])
 
 
+def test_no_answer_has_more_points_than_fit_and_one_curve_always_does(client, root, monkeypatch):
+    a, b, *_ = ids(client).values()
+    monkeypatch.setattr("ai.lab.page.server.MAX_POINTS", 300)
+    assert [len(x) for _, x, _ in client.curves(f"id={a}&key=loss&points=1e99")] == [200]
+    status, _, body = client.get(f"/api/curves?id={a}&id={b}&key=loss&points=1e7")
+    assert (status, body.decode()) == (400, "at most 300 points at once: ask for fewer curves, or fewer points")
+    assert len(client.curves(f"id={a}&id={b}&key=loss&points=100")) == 2
+
+
+def test_two_servers_of_one_machine_leave_each_others_cookies_alone(root):
+    cookies = []
+    for token in ("one", "two"):
+        headers = Client(root, token=token).get(f"/api/trials?token={token}")[1]
+        cookies.append(headers["set-cookie"].split(";")[0])
+    jar = dict(cookie.split("=") for cookie in cookies)  # browsers do not tell ports apart
+    sent = "; ".join(f"{name}={value}" for name, value in jar.items())
+    assert [Client(root, token=one).get("/api/trials", headers={"cookie": sent})[0] for one in ("one", "two")] == [
+        200
+    ] * 2
+
+
 @pytest.mark.parametrize("token", ["a;b", "слово", "a, b=c", "x\ny"])
 def test_any_token_is_kept_by_a_browser_that_gave_it(root, token):
     client = Client(root, token=token)
@@ -420,7 +498,7 @@ def test_any_token_is_kept_by_a_browser_that_gave_it(root, token):
     cookie = headers["set-cookie"].split("; ")[0]
     assert token not in cookie
     assert client.get("/api/trials", headers={"cookie": cookie})[0] == 200
-    assert client.get("/api/trials", headers={"cookie": "ai-lab-token=" + "0" * 64})[0] == 401
+    assert client.get("/api/trials", headers={"cookie": cookie[:-64] + "0" * 64})[0] == 401
 
 
 def test_an_idle_look_reads_no_file(client, root, monkeypatch):

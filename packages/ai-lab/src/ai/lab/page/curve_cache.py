@@ -1,9 +1,12 @@
 """Columns of metrics kept in memory and extended by what is appended to their files."""
 
+import contextlib
+import hashlib
 import os
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,8 @@ from ai.lab.page.smooth import MovingAverage, smooth
 
 CACHED_BYTES = 512 << 20
 """So much memory the columns may take before the least recently used are let go."""
+_TAIL_BYTES = 4096
+"""Rows end alike where values repeat: so much of what was read last has a time in it."""
 
 
 class CurveCache:
@@ -40,16 +45,9 @@ class CurveCache:
             return self._table(path).last()
 
     def _table(self, path: Path) -> Table:
-        tail = self._tails.setdefault(path, _Tail(path))
-        self._tails.move_to_end(path)
-        self._nbytes -= tail.nbytes
-        try:
+        with self._counted(path, self._tails.setdefault(path, _Tail(path))) as tail:
             tail.update()
             return tail.table
-        finally:
-            self._nbytes += tail.nbytes
-            while len(self._tails) > 1 and self._nbytes > CACHED_BYTES:
-                self._nbytes -= self._tails.popitem(last=False)[1].nbytes
 
     def smoothed(self, path: Path, name: str, key: str, values: np.ndarray, weight: float) -> np.ndarray:
         """Returns the moving average of the values of a column that came with a name; only what is new is averaged."""
@@ -57,10 +55,20 @@ class CurveCache:
             tail = self._tails.get(path)
             if tail is None or tail.name != name:  # let go, or written anew, since
                 return smooth(values, weight)
-            self._nbytes -= tail.nbytes
-            average = tail.smoothed(key, values, weight)
+            with self._counted(path, tail):
+                return tail.smoothed(key, values, weight)
+
+    @contextlib.contextmanager
+    def _counted(self, path: Path, tail: "_Tail") -> Iterator["_Tail"]:
+        """Lets a tail be changed, counts what it takes then, and lets go what was not asked for the longest."""
+        self._tails.move_to_end(path)
+        self._nbytes -= tail.nbytes
+        try:
+            yield tail
+        finally:
             self._nbytes += tail.nbytes
-            return average
+            while len(self._tails) > 1 and self._nbytes > CACHED_BYTES:
+                self._nbytes -= self._tails.popitem(last=False)[1].nbytes
 
     def forget(self, folder: Path) -> None:
         """Lets go what was read from a folder's files."""
@@ -74,15 +82,15 @@ class _Tail:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._read = 0
-        self._inode = -1
-        self._end = b""
         self._begin()
 
     def _begin(self) -> None:
         self.name = secrets.token_hex(4)
         self.table = Table()
         self._averages: dict[str, tuple[float, MovingAverage, Growing]] = {}
+        self._read = 0
+        self._inode = -1
+        self._end = b""
 
     @property
     def nbytes(self) -> int:
@@ -98,12 +106,16 @@ class _Tail:
 
     def update(self) -> None:
         try:
-            status = os.stat(self._path)
-        except FileNotFoundError:
-            return
-        if status.st_size < self._read or self._inode not in (-1, status.st_ino) or not self._goes_on():
-            self._read = 0  # cut by a resumed run, or written anew
+            self._update()
+        except BaseException as error:  # a part may be taken up already: the next look must not take it up again
             self._begin()
+            if not isinstance(error, FileNotFoundError):
+                raise
+
+    def _update(self) -> None:
+        status = os.stat(self._path)
+        if status.st_size < self._read or self._inode not in (-1, status.st_ino) or self._tail() != self._end:
+            self._begin()  # cut by a resumed run, or written anew
         if self._read == 0:
             self.table, self._read = load_index(self._path)
         self._inode = status.st_ino
@@ -111,11 +123,8 @@ class _Tail:
             self._read = extend_table(self.table, self._path, self._read)
         self._end = self._tail()
 
-    def _goes_on(self) -> bool:
-        """Whether what was read last still stands there."""
-        return self._tail() == self._end
-
     def _tail(self) -> bytes:
+        """Returns a digest of what was read last as it stands there now."""
         with open(self._path, "rb") as file:
-            file.seek(max(0, self._read - 64))
-            return file.read(min(64, self._read))
+            file.seek(max(0, self._read - _TAIL_BYTES))
+            return hashlib.blake2b(file.read(min(_TAIL_BYTES, self._read)), digest_size=16).digest()

@@ -25,13 +25,14 @@ from ai.lab.record import METRICS, SYSTEM, Record
 
 POINTS = 2000
 """A published curve has about so many points at most, with every peak kept."""
-DATA = "data"
+DATA = "data-"
+"""How the folder of a page's data is called, before digits that only this page has."""
 _MODULES = (
     *("address", "api", "dom", "groups", "download", "charts", "curves", "marks", "config", "code", "log"),
     *("media", "samples", "search", "table", "app"),
 )
 _PLAIN = ("style.css", "uPlot.min.css", "uPlot.iife.min.js", "uPlot.LICENSE", "icon.svg")
-_NEW, _OLD = f".{DATA}-new", f".{DATA}-old"
+_DATA = re.compile(rf"\.?{DATA}[0-9a-f]{{16}}")
 _OURS = "'use strict';\nglobalThis.publishedTrials = {};\n"
 _HERE = ("host", "pid", "user", "cwd", "parent")
 
@@ -39,8 +40,9 @@ _HERE = ("host", "pid", "user", "cwd", "parent")
 def publish(root: Path, out: Path, *, results_only: bool = False) -> int:
     """Writes the page of the trials under `root` to a folder, and returns how many trials it shows.
 
-    A page that was published there before gives way once the new one is whole; other files in the folder stay. Host,
-    user, process and folders are left out. What cannot be read of a trial is left out and said in its row.
+    A page that was published there before gives way in the moment when `index.html` is replaced, and who looks at it in
+    a browser must load it again; other files in the folder stay. Host, user, process and folders are left out. What
+    cannot be read of a trial is left out and said in its row.
 
     Args:
         root: The folder whose trials are shown.
@@ -56,43 +58,50 @@ def publish(root: Path, out: Path, *, results_only: bool = False) -> int:
         raise ValueError(f"there is no trial in {root} to publish")
     if out.exists() and not _was_published(out):
         raise ValueError(f"{out} must be a new or empty folder, or hold a page that was published before")
-    if (trial := enclosing_trial(out / DATA)) is not None:
+    name = f"{DATA}{told['epoch']}"
+    new = out / f".{name}"
+    if (trial := enclosing_trial(new)) is not None:
         raise ValueError(f"{out} lies in the folder of the trial {trial}; choose another")
-    new = out / _NEW
-    shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
+    try:
+        _write_data(catalog, told, new, name, results_only)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    os.rename(new, out / name)
+    web = files("ai.lab.page") / "web"
+    for file in _PLAIN:
+        write_atomic(out / file, (web / file).read_bytes())
+    write_atomic(out / "page.js", _bundle({one: (web / f"{one}.js").read_text("utf-8") for one in _MODULES}).encode())
+    scripts = f'<script src="{name}/trials.js" defer></script>\n<script src="page.js" defer></script>'
+    index = (web / "index.html").read_text("utf-8")
+    write_atomic(out / "index.html", index.replace('<script src="app.js" type="module"></script>', scripts).encode())
+    for folder in out.iterdir():
+        if folder.name != name and _is_data(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    return len(told["trials"])
+
+
+def _write_data(catalog: Catalog, told: dict[str, Any], new: Path, name: str, results_only: bool) -> None:
+    """Writes the data of a page to the folder `new`, which will be called `name`."""
     places = {}
     for number, row in enumerate(told["trials"]):
         row["path"] = row["name"]
         if row["id"].startswith("damaged-"):
-            row["problems"] = [str(problem).replace(str(root), "") for problem in row["problems"]]
+            row["problems"] = [str(problem).replace(str(catalog.root), "") for problem in row["problems"]]
             continue
         try:
-            answers = _answers(catalog, row["id"], new / str(number), results_only)
+            answers = _answers(catalog, row["id"], new / str(number), f"{name}/{number}", results_only)
         except Exception as error:  # whatever one trial holds, the others are published
             row["problems"] = [*row["problems"], f"not published whole: {type(error).__name__}"]
             continue
         places[row["id"]] = number
-        row["problems"] = [*row["problems"], *(f"{name} cannot be read" for name in answers.pop("lost"))]
+        row["problems"] = [*row["problems"], *(f"{one} cannot be read" for one in answers.pop("lost"))]
         _write_script(new / f"{number}.js", f"publishedTrials[{number}]", answers)
-    table = {"root": root.name, "editable": False, **told}
+    table = {"root": catalog.root.name, "editable": False, **told}
     asked = {one: Importances().of(catalog.experiment_path(one), one) for one in told["experiments"]}
-    _write_script(new / "trials.js", "published", {"table": table, "places": places, "importance": asked})
-    shutil.rmtree(out / _OLD, ignore_errors=True)
-    if (out / DATA).exists():
-        os.rename(out / DATA, out / _OLD)
-    os.rename(new, out / DATA)
-    shutil.rmtree(out / _OLD, ignore_errors=True)
-    web = files("ai.lab.page") / "web"
-    for name in _PLAIN:
-        write_atomic(out / name, (web / name).read_bytes())
-    write_atomic(
-        out / "page.js", _bundle({name: (web / f"{name}.js").read_text("utf-8") for name in _MODULES}).encode()
-    )
-    scripts = f'<script src="{DATA}/trials.js" defer></script>\n<script src="page.js" defer></script>'
-    index = (web / "index.html").read_text("utf-8")
-    write_atomic(out / "index.html", index.replace('<script src="app.js" type="module"></script>', scripts).encode())
-    return len(told["trials"])
+    page = {"data": name, "table": table, "places": places, "importance": asked}
+    _write_script(new / "trials.js", "published", page)
 
 
 def _was_published(out: Path) -> bool:
@@ -100,11 +109,18 @@ def _was_published(out: Path) -> bool:
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if (out / "page.js").read_text("utf-8").startswith(_OURS):
             return True
-    return out.is_dir() and {path.name for path in out.iterdir()} <= {_NEW, DATA}
+    return out.is_dir() and all(map(_is_data, out.iterdir()))
 
 
-def _answers(catalog: Catalog, identity: str, folder: Path, results_only: bool) -> dict[str, Any]:
-    """Returns what the page asks of one trial, its pictures copied to `folder`."""
+def _is_data(folder: Path) -> bool:
+    """Whether a folder is a page's data: of this page, of one before, or of one that never became whole."""
+    if _DATA.fullmatch(folder.name) or folder.name in (".data-new", ".data-old"):
+        return True
+    return folder.name == "data" and (folder / "trials.js").is_file()  # as it was called once
+
+
+def _answers(catalog: Catalog, identity: str, folder: Path, place: str, results_only: bool) -> dict[str, Any]:
+    """Returns what the page asks of one trial, its pictures copied to `folder`, which the page will find at `place`."""
     record = catalog.record(identity)
     details = describe_trial(catalog, identity)
     details["path"] = record.name
@@ -116,12 +132,12 @@ def _answers(catalog: Catalog, identity: str, folder: Path, results_only: bool) 
         "metrics": {key: _encode(*column) for key, column in catalog.columns(identity, METRICS).items()},
         "system": {key: _encode(*column) for key, column in catalog.columns(identity, SYSTEM).items()},
     }
-    kept, pictures, lost = _kept(record, folder)
+    kept, pictures, lost = _kept(record, folder, place)
     answers = {"details": details, "log": log, "diff": diff, "curves": curves, "kept": kept, "pictures": pictures}
     return {**answers, "lost": lost}
 
 
-def _kept(record: Record, folder: Path) -> tuple[dict[str, str], dict[str, str], list[str]]:
+def _kept(record: Record, folder: Path, place: str) -> tuple[dict[str, str], dict[str, str], list[str]]:
     """Returns texts, and the names of copied pictures, by what the page asks for them as; and what cannot be read."""
     found = {f"sample/{step}": path for step, path in record.samples().items()}
     found |= {f"media/{step}/{name}": path for name, steps in record.media().items() for step, path in steps.items()}
@@ -139,7 +155,7 @@ def _kept(record: Record, folder: Path) -> tuple[dict[str, str], dict[str, str],
         else:
             folder.mkdir(exist_ok=True)
             (folder / f"{number}{path.suffix}").write_bytes(data)
-            pictures[asked] = f"{DATA}/{folder.name}/{number}{path.suffix}"
+            pictures[asked] = f"{place}/{number}{path.suffix}"
     return kept, pictures, lost
 
 

@@ -40,6 +40,8 @@ MAX_MARKS_BYTES = 1 << 16
 """A note is no book."""
 MAX_CURVES = 400
 """More curves than this are not answered in one request."""
+MAX_POINTS = 1 << 24
+"""More points than this, of all its curves, no answer has."""
 
 # Nothing but the page's own files may be loaded or run, whatever a trial is called or holds.
 _HEADERS = {
@@ -141,7 +143,7 @@ def make_app(root: Path, *, token: str | None = None) -> "Starlette":
                 return Response(f"cannot be read: {error}", 404, media_type="text/plain", headers=_HEADERS)
             headers = dict(_HEADERS)
             if token and request.query_params.get("token"):
-                headers["Set-Cookie"] = f"ai-lab-token={_digest(token)}; HttpOnly; SameSite=Strict; Path=/"
+                headers["Set-Cookie"] = f"{_cookie(token)}={_digest(token)}; HttpOnly; SameSite=Strict; Path=/"
             return Response(body, media_type=media_type, headers=headers)
 
         return handle
@@ -265,7 +267,8 @@ def _curves(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
     axis, zoomed = query.get("x", "step"), "from" in query or "to" in query
     known = iter(query.get("have", "").split(","))
     head: list[dict[str, Any]] = []
-    arrays = []
+    numbers: list[memoryview] = []
+    total = 0
     for identity in ids:
         name, columns = catalog.named_columns(identity, file)
         for key in keys:
@@ -282,14 +285,16 @@ def _curves(catalog: Catalog, request: "Request") -> tuple[bytes, str]:
             for smoothed in (False, True) if weight else (False,):
                 y = catalog.smoothed(identity, file, name, key, column.values, weight) if smoothed else column.values
                 mark = f"{name}.{n}" if grows else ""
-                head.append({"id": identity, "key": key, "smooth": smoothed, "mark": mark, "follows": start > 0})
-                x_part, y_part = _between(x[order][start:], y[order][start:], low, high)
-                arrays.append(decimate(x_part, y_part, points))
-    head = [{**one, "n": len(x)} for one, (x, _) in zip(head, arrays, strict=True)]
+                x_part, y_part = decimate(*_between(x[order][start:], y[order][start:], low, high), points)
+                numbers += [np.ascontiguousarray(x_part, "<f8").data, np.ascontiguousarray(y_part, "<f8").data]
+                total += len(x_part)
+                if total > MAX_POINTS:
+                    raise ValueError(f"at most {MAX_POINTS} points at once: ask for fewer curves, or fewer points")
+                told = {"mark": mark, "follows": start > 0, "n": len(x_part)}
+                head.append({"id": identity, "key": key, "smooth": smoothed, **told})
     encoded = json.dumps(head).encode()
     encoded += b" " * (-(4 + len(encoded)) % 8)
-    numbers = b"".join(np.asarray(array, "<f8").tobytes() for pair in arrays for array in pair)
-    return struct.pack("<I", len(encoded)) + encoded + numbers, "application/octet-stream"
+    return b"".join([struct.pack("<I", len(encoded)), encoded, *numbers]), "application/octet-stream"
 
 
 def _points_known(have: str, name: str, n: int) -> int:
@@ -349,7 +354,7 @@ def _refuse(request: "Request", token: str | None) -> tuple[int, str] | None:
     if token:
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
         given = [_digest(one) for one in (request.query_params.get("token", ""), bearer)]
-        given.append(request.cookies.get("ai-lab-token", ""))
+        given.append(request.cookies.get(_cookie(token), ""))
         if not any(hmac.compare_digest(one.encode(), _digest(token).encode()) for one in given):
             return 401, "a token is needed: open /?token=…"
         return None
@@ -358,6 +363,11 @@ def _refuse(request: "Request", token: str | None) -> tuple[int, str] | None:
     if not is_loopback(host):
         return 403, "this page answers to localhost only"
     return None
+
+
+def _cookie(token: str) -> str:
+    """Returns a name for the cookie: browsers tell no ports apart, and two servers have a cookie each."""
+    return f"ai-lab-{_digest(token)[:8]}"
 
 
 def _digest(token: str) -> str:

@@ -107,15 +107,16 @@ async function kept(path) {
 }
 
 const loading = new Map();
+const folder = published?.data ?? 'data'; // of a page that is written over in this moment the data stay those before
 
 function trialOf(id) {
   const place = published.places[id];
   if (!loading.has(place)) {
     loading.set(place, new Promise((done, failed) => {
       const script = document.createElement('script');
-      script.src = `data/${place}.js`;
+      script.src = `${folder}/${place}.js`;
       script.onload = () => done(publishedTrials[place]);
-      script.onerror = () => { loading.delete(place); failed(new Error(`data/${place}.js is missing`)); };
+      script.onerror = () => { loading.delete(place); failed(new Error(`${folder}/${place}.js is missing: load the page again`)); };
       document.head.append(script);
     }));
   }

@@ -18,6 +18,9 @@ const table = new Table(() => draw(true));
 const views = { Curves: curvesView, Samples: samplesView, Media: mediaView, Config: configView, Code: codeView, System: systemView, Search: searchView, Log: logView };
 let current = 'Curves';
 let drawing = 0;
+let busy = false; // a draw is under way
+let again = null; // something changed meanwhile, so that it must be drawn again: anew, or what changed
+let owed = false; // no draw since the last choice came to its end
 let told = { trials: [], experiments: {}, editable: false };
 
 function drawTabs() {
@@ -43,6 +46,7 @@ function open(name, focus = false) {
 // rows of the table, and the trials in them.
 async function draw(anew) {
   const mine = ++drawing;
+  [busy, again, owed] = [true, null, owed || anew];
   address.set('view', current, '');
   address.set('id', table.selected.join(','), null);
   const rows = table.selectedRows();
@@ -60,12 +64,22 @@ async function draw(anew) {
     look,
   };
   try {
-    if (page.trials.length || current === 'Search') await views[current](page, anew);
+    if (page.trials.length || current === 'Search') await views[current](page, owed);
     else page.show(empty(table.trials.length ? 'Select trials above to see them here.' : 'No trials here yet. Record one with ai.Trial: it appears here by itself.'));
-    if (mine === drawing) view.dataset.drawn = current;
+    if (mine === drawing) [view.dataset.drawn, owed] = [current, false];
   } catch (error) {
     page.show(empty(String(error)));
+    if (mine === drawing) owed = true;
   }
+  if (mine !== drawing) return;
+  busy = false;
+  if (again !== null) draw(again);
+}
+
+// Draws what changed: a draw under way comes to its end first, or a slow one never would.
+function follow(anew) {
+  if (!busy) draw(anew);
+  else again ||= anew;
 }
 
 // Only what changed is sent and drawn; a slow server is asked less often, a hidden page not at all.
@@ -79,7 +93,7 @@ async function poll() {
       take(answer, version < 0, answer.epoch !== epoch);
       [epoch, version] = [answer.epoch, answer.version];
     }
-    if (document.body.hasAttribute('data-lost')) table.draw();
+    if (document.body.hasAttribute('data-lost')) { table.draw(); if (owed) follow(false); }
     document.body.removeAttribute('data-lost');
   } catch (error) {
     document.body.setAttribute('data-lost', '');
@@ -92,7 +106,7 @@ function take(answer, first, whole) {
   const selected = () => table.selectedRows().flatMap(row => row.members ?? [row]);
   const experiments = JSON.stringify(answer.experiments) !== JSON.stringify(told.experiments);
   if (!first && !whole && !experiments && !answer.trials.length && !answer.gone.length) {
-    if ((current === 'Log' || current === 'System') && selected().some(trial => trial.state === 'running')) draw(false);
+    if ((current === 'Log' || current === 'System') && selected().some(trial => trial.state === 'running')) follow(false);
     return;
   }
   const versions = () => JSON.stringify(selected().map(trial => [trial.updated, trial.step, trial.state, trial.tags, trial.note]));
@@ -104,8 +118,8 @@ function take(answer, first, whole) {
   document.querySelector('#root').textContent = answer.root;
   table.update(told.trials);
   if (first) restore();
-  else if (versions() !== before) draw(false);
-  else if (!table.selected.length || current === 'Search') draw(current !== 'Search');
+  else if (versions() !== before) follow(false);
+  else if (!table.selected.length || current === 'Search') follow(current !== 'Search');
 }
 
 // The address tells what is looked at, so that it can be kept and shared.
