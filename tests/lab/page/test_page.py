@@ -314,6 +314,17 @@ def test_a_live_trial_is_followed_and_a_lost_server_is_told(look, serve, tmp_pat
         assert page.evaluate(drawn) == [[0, 1, 2, 3, 4, 5], [2.0, *(2.0 / step for step in range(1, 6))]]
         assert re.search(r"have=\w{8}\.1(%2C|$)", asked[0])  # of the point that was there no more is sent
         page.wait_for_selector("figure[data-key=late] canvas")
+        held = []
+        page.route("**/api/curves*", lambda route: route.continue_() if held else held.append(route))
+        asked.clear()
+        for step in range(6, 9):
+            trial.log(step, {"loss": 1.0, "late": 1.0})
+            with page.expect_response("**/api/trials*"):
+                pass
+        until(page, "document.querySelector('#runs tbody').innerText.includes('8')")
+        assert len(asked) == 1  # a slow answer is waited for, not asked for again and again
+        held[0].abort()  # and one that is lost is made up for
+        until(page, "document.querySelector('figure[data-key=loss] .plot')?.plot?.data[1][0].length === 9")
         open_view(page, "Log")
         print("a word from the run")
         until(page, "document.querySelector('pre.log').innerText.includes('a word from the run')")
