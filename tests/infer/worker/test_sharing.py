@@ -420,8 +420,9 @@ class Late(nn.Module):
         super().__init__()
         self.gate = nn.Parameter(torch.zeros(()))  # shut at first, as that of a new residual branch is
         self.register_buffer("mean", torch.zeros(4))
+        self.last = None
 
-    def forward(self, x, *, do):
+    def forward(self, x, do):
         if do == "gate":
             return x + self.gate * (x - x.mean(0))
         if do == "write":
@@ -432,6 +433,10 @@ class Late(nn.Module):
                 x.zero_()
                 raise ValueError("too great")
             return x * 2
+        if do == "memo":
+            if self.last is None or not torch.equal(self.last, x):
+                self.last, self.doubled = x, x * 2
+            return self.doubled
         if do == "trim":
             return x[:, : int((x != 0).sum(1).max())]
         self.mean.add_(1e-6 * (x.mean(0) - self.mean))  # by so little that it looks like rounding
@@ -474,16 +479,24 @@ def test_model_that_writes_into_its_input_gets_it_anew_where_pieces_came_to_noth
     assert torch.equal(late(x, do="write"), torch.cat([x[:70], x[71:]]) + 1)
 
 
-def test_model_that_writes_into_its_input_for_rare_values_and_fails_answers_for_no_other_input(late):
+def test_model_that_writes_into_its_input_for_rare_values_and_fails_says_why_and_answers_for_no_other_input(late):
     x = torch.arange(400.0).view(100, 4)
-    for _ in range(5):  # it is known to leave its input as it is, and gets it without a copy
+    for _ in range(3):
         assert torch.equal(late(x, do="rare"), x * 2)
     x[70] = 5000.0
-    with pytest.raises(RequestError, match="wrote into its input and then failed: ValueError: too great"):
-        late(x, do="rare")
-    with pytest.raises(RequestError, match=r"^ValueError: too great"):  # from now on it gets copies
-        late(x, do="rare")
+    for _ in range(2):
+        with pytest.raises(RequestError, match=r"^ValueError: too great"):
+            late(x, do="rare")
     assert torch.equal(late(x[:70], do="rare"), x[:70] * 2)
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_model_keeps_an_input_to_compare_the_next_one_with(late, n):
+    xs = [torch.full((1, 4), float(10 * n + i)) for i in range(5 * n)]
+    for begin in range(0, len(xs), n):  # alone, and several as one message
+        some = xs[begin : begin + n]
+        answers = late.multi_infer([(x, "memo") for x in some]) if n > 1 else [late(*some, do="memo")]
+        assert all(torch.equal(y, x * 2) for x, y in zip(some, answers, strict=True))
 
 
 def test_model_that_writes_into_its_buffers_is_called_once_a_request(late):

@@ -148,6 +148,8 @@ class App:
             if message["type"] == "lifespan.startup":
                 try:
                     await self.start()
+                except asyncio.CancelledError:  # told to end while models load: nobody waits for an answer
+                    return
                 except Exception as error:
                     await asyncio.to_thread(self.close)
                     await send({"type": "lifespan.startup.failed", "message": str(error)})

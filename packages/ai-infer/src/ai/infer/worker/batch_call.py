@@ -60,12 +60,9 @@ class BatchCall:
     def _answer_together(self, batch: list[Request], form: Form, parts: list[int], n_rows: int) -> None:
         """Calls the model once for all, or for pieces of one that is large: their form was found to allow it."""
         chosen = self._sharing.look_at(form.key, len(parts), self._replies.version)
-        # One that has the call for itself is not copied, if the model leaves inputs as they are.
-        shown = batch[0].tensors if len(batch) == 1 and not chosen and self._sharing.leaves_inputs(form.key) else []
-        writes = _writes(shown)
         try:
             rows = [request.rows for request in batch]
-            inputs = shown or self._gather(form, [request.tensors for request in batch])
+            inputs = self._gather(form, [request.tensors for request in batch])
             whole = self._call_in_pieces(form, batch[0].layout, inputs, n_rows)
             axes = self._sharing.axes(form.key, whole, n_rows)
             if chosen:
@@ -77,10 +74,7 @@ class BatchCall:
             ]
             layouts = self._replies.layouts(rows, whole.node, shares)
         except BaseException as error:
-            if _writes(shown) != writes:
-                self._sharing.saw_inputs(form.key, unchanged=False)
-                self._replies.refuse(batch[0], f"the model wrote into its input and then failed: {answer_for(error)}")
-            elif isinstance(error, NotRowWiseError):
+            if isinstance(error, NotRowWiseError):
                 self._sharing.refuse(form.key, str(error))
                 self._answer_apart(batch)
             elif len(batch) > 1:
@@ -100,14 +94,14 @@ class BatchCall:
         cells = [(request.layout, cell) for request in batch for cell in request.cells()]
         answers = []
         for layout, cell in (cells[i] for i in chosen):
-            answer = self._call(layout, [x.clone() for x in cell], exact=True)
+            answer = self._call(layout, self._own(cell), exact=True)
             answers.append(Answer(answer.node, [x.clone() for x in answer.tensors]))
         return answers
 
     def _gather(self, form: Form, cells: Sequence[list[Tensor]]) -> list[Tensor]:
         """Returns the inputs of several requests as those of one.
 
-        They are copies, into which the model may write: who shared a call that came to nothing is answered anew.
+        They are the model's own (see `_own`): who shared a call that came to nothing is answered anew.
         """
         pieces = zip(form.axes, zip(*cells, strict=True), strict=True)
         return [xs[0].clone() if axis is None or len(xs) == 1 else torch.cat(xs, axis) for axis, xs in pieces]
@@ -140,7 +134,7 @@ class BatchCall:
                     # The model may write over its output in the next call.
                     self._reply_apart(request, self._answers(request))
                 else:
-                    self._reply_apart(request, [self._call(request.layout, request.tensors, exact=True)])
+                    self._reply_apart(request, [self._call(request.layout, self._own(request.tensors), exact=True)])
             except BaseException as error:
                 self._replies.refuse(request, answer_for(error))
 
@@ -148,19 +142,17 @@ class BatchCall:
         """Returns the model's answer to each of the requests that travel together, as copies."""
         answers = []
         for cell in request.cells():
-            answer = self._call(request.layout, cell, exact=True)
+            answer = self._call(request.layout, self._own(cell), exact=True)
             answers.append(Answer(answer.node, [x.clone() for x in answer.tensors]))
         return answers
 
     def _answer_and_learn(self, batch: list[Request], form: Form) -> None:
         """Calls the model for each request, then learns whether one call for all would have said the same."""
-        copies = [[[x.clone() for x in cell] for cell in request.cells()] for request in batch]
-        learnt: list[tuple[list[list[Tensor]], Request, list[Answer]]] = []
+        learnt: list[tuple[Request, list[Answer]]] = []
         state = self._engine.state()
-        writes = [_writes(request.tensors) for request in batch]
-        for copied, request in zip(copies, batch, strict=True):
+        for request in batch:
             try:
-                learnt.append((copied, request, self._answers(request)))
+                learnt.append((request, self._answers(request)))
             except BaseException as error:
                 self._replies.refuse(request, answer_for(error))
         if learnt:
@@ -168,24 +160,19 @@ class BatchCall:
                 self._sharing.refuse(form.key, "the model writes into its own buffers when it is called")
             else:
                 self._learn(form, learnt)
-            self._sharing.saw_inputs(
-                form.key,
-                writes == [_writes(request.tensors) for request in batch]
-                and all(_are_as_copied(each, request.cells()) for each, request, _ in learnt),
-            )
-        for _, request, answers in learnt:
+        for request, answers in learnt:
             try:
                 self._reply_apart(request, answers)
             except Exception as error:
                 self._replies.refuse(request, answer_for(error))
 
-    def _learn(self, form: Form, learnt: list[tuple[list[list[Tensor]], Request, list[Answer]]]) -> None:
-        cells = [cell for copies, _, _ in learnt for cell in copies]
-        parts = [rows for _, request, _ in learnt for rows in request.parts]
-        truth = [answer for _, _, answers in learnt for answer in answers]
+    def _learn(self, form: Form, learnt: list[tuple[Request, list[Answer]]]) -> None:
+        cells = [cell for request, _ in learnt for cell in request.cells()]
+        parts = [rows for request, _ in learnt for rows in request.parts]
+        truth = [answer for _, answers in learnt for answer in answers]
         if len(parts) == 1 and parts[0] <= self.max_rows and not self._engine.pads(parts[0]):
             return
-        layout = learnt[0][1].layout
+        layout = learnt[0][0].layout
         try:
             self._sharing.learn(
                 form,
@@ -214,6 +201,13 @@ class BatchCall:
 
     # The model --------------------------------------------------------------------------------------------------
 
+    def _own(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Returns a request's tensors as the model's own, which it may keep or write into.
+
+        In a slot the next request would take the place of what it kept.
+        """
+        return [x.clone() for x in tensors] if self._engine.on_cpu else list(tensors)
+
     def _call(self, layout: Layout, inputs: list[Tensor], *, exact: bool = False) -> Answer:
         inputs = [self._engine.to_device(x) for x in inputs]
         self.n_batches += 1
@@ -229,21 +223,6 @@ class BatchCall:
                 "the model returns its reply in parts: ask it by stream (over HTTP: accept: text/event-stream)"
             )
         return _to_cpu(output)
-
-
-def _writes(tensors: Sequence[Tensor]) -> list[int]:
-    """Returns how often each tensor was written into."""
-    return [0 if x.is_inference() else x._version for x in tensors]
-
-
-def _are_as_copied(copies: Sequence[list[Tensor]], cells: Sequence[list[Tensor]]) -> bool:
-    """Returns whether inputs hold the bits that they held when they were copied."""
-    pairs = [pair for each in zip(copies, cells, strict=True) for pair in zip(*each, strict=True)]
-    return all(torch.equal(_bits(x), _bits(y)) for x, y in pairs)
-
-
-def _bits(x: Tensor) -> Tensor:
-    return x.contiguous().view(-1).view(torch.uint8)
 
 
 def _to_cpu(output: Tree) -> Answer:

@@ -53,7 +53,7 @@ class Comparison:
 
         Args:
             form: of the requests.
-            cells: the inputs of each request, copied before the model saw them.
+            cells: the inputs of each request, into which the model has not written.
             parts: the rows of each.
             truth: the model's own answer to each.
             alone: calls the model with one request, whole.

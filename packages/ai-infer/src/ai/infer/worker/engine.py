@@ -40,7 +40,7 @@ class Engine:
         if not getattr(model, "mode_is_fixed", False):  # an exported program knows no train()
             self.model.eval()
         self.model.requires_grad_(False)
-        self._on_cpu = device.type == "cpu"
+        self.on_cpu = device.type == "cpu"
         self._autocast = _AUTOCAST.get(precision)
         if precision == "tf32":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -101,7 +101,7 @@ class Engine:
 
     def to_device(self, x: Tensor) -> Tensor:
         """Returns a CPU tensor on the engine's device."""
-        return x if self._on_cpu else x.to(self.device)
+        return x if self.on_cpu else x.to(self.device)
 
 
 class _Graphs:

@@ -42,8 +42,6 @@ class _Known:
     versions: dict[bool, int] = field(default_factory=dict)
     """Of the weights with which several requests (True), and one in pieces (False), were last compared: other weights
     may open what these kept shut, and neither comparison says it of the other."""
-    leaves_inputs: bool = False
-    """Whether the model was seen to leave its inputs as they are."""
     row: "_Row | None" = None
     """What one row of the output is. Sizes that depend on the values would be the largest of a shared call's."""
     outputs: dict[int, "_Output"] = field(default_factory=dict)
@@ -163,15 +161,6 @@ class Sharing:
         if reason is not None:
             raise NotRowWiseError(reason)
 
-    def leaves_inputs(self, key: str) -> bool:
-        """Returns whether requests of a form may be given to the model without a copy, since it writes into none."""
-        known = self._forms.get(key)
-        return known is not None and known.leaves_inputs
-
-    def saw_inputs(self, key: str, unchanged: bool) -> None:
-        """Takes note of whether the model left the inputs of a form as they were."""
-        self._know(key).leaves_inputs = unchanged
-
     def refuse(self, key: str, reason: str) -> None:
         """Has requests of a form be answered one a call from now on."""
         known = self._know(key)
@@ -198,7 +187,7 @@ class Sharing:
 
         Args:
             form: of the requests.
-            cells: the inputs of each request, copied before the model saw them.
+            cells: the inputs of each request, into which the model has not written.
             parts: the rows of each.
             truth: the model's own answer to each.
             max_rows: of a call.
