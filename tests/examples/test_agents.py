@@ -130,11 +130,14 @@ def test_frames_go_through_the_network_of_the_paper():
     assert sum(p.numel() for p in model.body.parameters()) == 1_684_128  # 8,224 + 32,832 + 36,928 + 1,606,144
 
 
-def test_a_duelling_network_of_quantiles_has_values(on_device):
-    model = dqn.Model((4,), 3, dim=16, duelling=True, quantiles=7).init(seed=0)
+@pytest.mark.parametrize("how", [{"quantiles": 7}, {"atoms": 7, "support": (2.0, 3.0)}])
+def test_a_duelling_network_of_quantiles_or_chances_has_values(how, on_device):
+    model = dqn.Model((4,), 3, dim=16, duelling=True, **how).init(seed=0)
     obs = torch.randn(5, 4)
     assert on_device(model.q)(obs).shape == (5, 3, 7)
-    assert on_device(model)(obs).shape == (5, 3)
+    values = on_device(model)(obs)
+    assert values.shape == (5, 3)
+    assert "atoms" not in how or bool(((values > 2) & (values < 3)).all())
     torch.testing.assert_close(model.q.net[1].advantage(model.q.net[0](obs)).shape, (5, 3, 7))
 
 

@@ -76,3 +76,21 @@ def test_a_network_that_was_exchanged_is_named_before_the_copy_moves(net):
     with pytest.raises(ValueError, match=r"the network has \d parameters and its copy 2, or of other shapes"):
         q.follow()
     assert torch.equal(q.lagged.weight, before)
+
+
+@pytest.mark.parametrize("make", [lambda: m.Lagged(m.fc(1, 1)).bfloat16(), lambda: m.Lagged(m.fc(1, 1).bfloat16())])
+def test_small_steps_of_half_precision_add_up(make):
+    q = make()
+    with torch.no_grad():
+        q.net.weight.fill_(1.0), q.lagged.weight.zero_()
+    for _ in range(1000):
+        q.follow(0.001)
+    torch.testing.assert_close(q.lagged.weight, torch.tensor([[1 - 0.999**1000]]))  # in bfloat16 it stays at 0.25
+    x = torch.ones(1, 1, dtype=torch.bfloat16)
+    assert q.target(x).dtype == torch.bfloat16
+    torch.testing.assert_close(q.target(x), q.lagged.weight.bfloat16() + q.lagged.bias.bfloat16())
+    twin = m.Lagged(m.fc(1, 1)).bfloat16()
+    twin.load_state_dict(q.state_dict())
+    assert torch.equal(twin.bfloat16().lagged.weight, q.lagged.weight)
+    q.float()
+    assert {p.dtype for p in q.parameters()} == {torch.float32}

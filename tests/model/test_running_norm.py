@@ -72,3 +72,18 @@ def test_numbers_whose_squares_are_not_finite_leave_the_moments_alone():
     norm = m.running_norm(1)
     norm(torch.tensor([[3e38], [1.0], [-3e38], [3.0], [1e19]]))
     assert (norm.count.item(), norm.mean.item(), norm.variance.item()) == (2, 2.0, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_half_precision_the_moments_stay_wide_and_what_goes_out_is_half(dtype, on_device):
+    rows = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * 1000 + 20_000
+    net = m.seq(m.running_norm(2), m.fc(2, 2))
+    net[0](rows)
+    before = net[0].variance.clone()
+    net.to(dtype)
+    assert torch.equal(net[0].variance, before)  # of 1,000,000: infinite in float16
+    on_device(net)(rows.to(dtype))
+    assert net(rows.to(dtype)).dtype == dtype
+    assert net[0].variance.isfinite().all()
+    torch.testing.assert_close(net.eval()[0](rows.to(dtype)).float(), net[0].float()(rows), atol=0.2, rtol=0.01)
+    assert net[0].double()(rows.double()).dtype == net[0].mean.dtype == torch.float64

@@ -349,6 +349,7 @@ ENVIRONMENTS = {
     "ppo": (PPO(entropy=0.1, clip_value=0.2), Actor, acted),
     "dqn": (DQN(follow_every=1, tau=0.5, priorities=lambda index, error: None), Values, stepped),
     "dqn of quantiles": (DQN(follow_every=1), lambda: Values(5), stepped),
+    "dqn of chances": (DQN(follow_every=1, support=(-1, 2)), lambda: Values(5), stepped),
     "sac": (SAC(), Soft, lambda: stepped(drawn(4, 2).tanh())),
     "muzero": (MuZero(Support(4), obs_unrolled=True, consistency_weight=0.1), lambda: World(9), unrolled),
     "muzero of scalars": (MuZero(obs_unrolled=True), lambda: World(1), unrolled),

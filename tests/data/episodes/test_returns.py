@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ai.data import lambda_returns, vtrace_returns
-from ai.data.episodes.returns import full_returns, n_step_rewards
+from ai.data.episodes.returns import full_returns, n_step_returns, n_step_rewards
 
 
 def random_episodes(seed, n, two_players=False):
@@ -152,3 +152,24 @@ def test_traces_need_a_lambda_and_a_ratio_for_each_row():
         vtrace_returns(columns, np.array([3]), np.ones(3), 0.9, lam=2)
     with pytest.raises(ValueError, match=r"ratio must have shape \(3,\)"):
         vtrace_returns(columns, np.array([3]), np.ones(2), 0.9)
+
+
+def test_what_is_said_beyond_a_true_end_counts_for_nothing():
+    lengths = np.array([3, 2])
+    columns = {
+        "reward": np.array([1.0, 2.0, 0.0, 4.0, 0.0], np.float32),
+        "discount": np.array([1.0, 0.0, 0.0, 1.0, 0.0], np.float32),
+        "value": np.array([5.0, 6.0, np.nan, 7.0, 8.0], np.float32),
+    }
+    known = {**columns, "value": np.nan_to_num(columns["value"], nan=-3.0)}
+    steps, ratio = [0, 1, 3], np.full(5, 0.5, np.float32)
+    for lam in (0.0, 0.5, 1.0):
+        got = lambda_returns(columns, lengths, 0.9, lam)[steps]
+        np.testing.assert_array_equal(got, lambda_returns(known, lengths, 0.9, lam)[steps])
+        assert got[1] == 2.0
+    got = vtrace_returns(columns, lengths, ratio, 0.9)[steps]
+    np.testing.assert_array_equal(got, vtrace_returns(known, lengths, ratio, 0.9)[steps])
+    assert got[1] == 6 + 0.5 * (2 - 6)
+    tensors = {key: torch.from_numpy(column) for key, column in columns.items()}
+    got = n_step_returns(tensors, torch.tensor([0, 1, 3]), torch.tensor([2, 1, 1]), 2, 0.5, 5)
+    assert got.tolist() == [1 + 0.5 * 2, 2.0, 4 + 0.5 * 8]

@@ -167,8 +167,16 @@ class Goals(gym.Env):
         return {k: np.float32([self.t + n]) for n, k in enumerate(self.observation_space.spaces)}
 
 
-def test_goals_and_masks_are_seen_by_our_keys():
-    env = GymnasiumEnvironments(Goals, 2, mask=True)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GymnasiumEnvironments(Goals, 2, mask=True),
+        lambda: VectorEnvironments(lambda: gym.vector.SyncVectorEnv([Goals, Goals]), mask=True),
+    ],
+    ids=["gymnasium", "vector"],
+)
+def test_goals_and_masks_are_seen_by_our_keys(make):
+    env = make()
     first = env.reset(0)
     assert first["legal"].tolist() == [[True, False]] * 2
     later = [env.step(np.zeros(2, int))[0] for _ in range(3)]
@@ -381,6 +389,27 @@ def test_a_mask_that_is_missing_later_is_named():
         env.step(np.array([0]))
 
 
+def test_a_row_without_a_mask_is_named_and_lists_are_masks():
+    class Listed(gym.Env):
+        observation_space, action_space = gym.spaces.Box(-9, 9, (1,)), gym.spaces.Discrete(3)
+
+        def __init__(self, says):
+            self.says = says
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(1, np.float32), {"action_mask": [1, 0, 1]}
+
+        def step(self, action):
+            return np.zeros(1, np.float32), 0.0, False, False, {"action_mask": [0, 1, 1]} if self.says else {}
+
+    env = VectorEnvironments(lambda: gym.vector.SyncVectorEnv([lambda: Listed(True), lambda: Listed(False)]), mask=True)
+    seen = env.reset(0)
+    assert seen["legal"].tolist() == [[True, False, True]] * 2
+    assert seen["obs"].shape == (2, 1)
+    with pytest.raises(ValueError, match=r"needs info\['action_mask'\] of every row, got none of \[1\]"):
+        env.step(np.zeros(2, int))
+
+
 def test_two_observations_by_key_are_refused():
     box = gym.spaces.Box(0, 1, (1,))
 
@@ -443,6 +472,16 @@ def test_one_instance_for_two_rows_is_refused():
             r"options \(\['render_mode'\]",
         ),
         (lambda: VectorEnvironments(lambda: None, 3), ValueError, r"num \(3\) must be None where a function is given"),
+        (
+            lambda: VectorEnvironments(lambda: gym.make("CartPole-v1")),
+            TypeError,
+            "must make a vector environment of Gymnasium, got TimeLimit: use GymnasiumEnvironments",
+        ),
+        (
+            lambda: GymnasiumEnvironments(lambda: gym.make_vec("CartPole-v1", 2, "sync"), 2),
+            TypeError,
+            "must make one instance, got a vector environment: use VectorEnvironments",
+        ),
         (lambda: GymnasiumEnvironments("CartPole-v1", 2.0), TypeError, "num must be a whole number, got 2.0"),
     ],
 )

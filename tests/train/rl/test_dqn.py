@@ -1,5 +1,7 @@
 """Deep Q-learning against its equations, row by row."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,17 @@ import torch.nn.functional as F
 import ai.model as m
 from ai.train import DQN
 from ai.train.rl.dqn import quantile_huber
+
+
+class Categories(m.Model):
+    def __init__(self, n=7):
+        super().__init__()
+        values, advantages = (m.seq(m.fc(3, a * n), m.rearrange("b (a s) -> b a s", a=a)) for a in (1, 4))
+        self.q = m.Lagged(m.duel(values, advantages))
+
+    def forward(self, obs):
+        logits = self.q(obs)
+        return logits.softmax(2) @ torch.linspace(-2, 3, logits.shape[2])
 
 
 class Net(m.Model):
@@ -23,8 +36,11 @@ class Net(m.Model):
 
 def made(quantiles=None):
     """A model whose lagged copy is another network, and a batch."""
-    model = Net(quantiles).init(seed=0)
-    other = Net(quantiles).init(seed=1)
+    return beside(lambda: Net(quantiles))
+
+
+def beside(make):
+    model, other = make().init(seed=0), make().init(seed=1)
     model.q.lagged.load_state_dict(other.q.net.state_dict())
     rng = torch.Generator().manual_seed(0)
     batch = {
@@ -104,6 +120,84 @@ def test_with_quantiles_the_best_action_is_that_of_the_mean(double, on_device):
     torch.testing.assert_close(on_device(DQN(double=double))(model, batch, 1), want)
 
 
+def slow_projection(chance, reward, discount, least, greatest):
+    """Algorithm 1 of Bellemare et al. 2017, where a return on a place of the support keeps its chance."""
+    n = len(chance)
+    step = (greatest - least) / (n - 1)
+    out = [0.0] * n
+    for j in range(n):
+        b = (min(max(reward + discount * (least + j * step), least), greatest) - least) / step
+        low, high = math.floor(b), math.ceil(b)
+        out[low] += chance[j] * (1.0 if low == high else high - b)
+        if low < high:
+            out[high] += chance[j] * (b - low)
+    return torch.tensor(out)
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_categories_are_projected_as_in_the_algorithm(double, masked, on_device):
+    model, batch = beside(Categories)
+    batch["n_step_reward"] *= 2  # some beyond the support's ends
+    batch["next_discount"][4:] = 0.81
+    batch["weight"] = torch.rand(10, generator=torch.Generator().manual_seed(1))
+    legal = torch.arange(40).view(10, 4) % 3 > 0
+    if masked:
+        batch["next_legal"] = legal
+    places, loss, divergence = torch.linspace(-2, 3, 7), [], []
+    for k in range(10):
+        seen, later = batch["obs"][k : k + 1], batch["next_obs"][k : k + 1]
+        judge = ((model.q(later) if double else model.q.target(later))[0].softmax(1) * places).sum(1).detach()
+        best = max((a for a in range(4) if legal[k, a] or not masked), key=lambda a, judge=judge: float(judge[a]))
+        chance = model.q.target(later)[0, best].softmax(0).tolist()
+        reward, discount = float(batch["n_step_reward"][k]), float(batch["next_discount"][k])
+        goal = slow_projection(chance, reward, discount, -2, 3)
+        assert float(goal.sum()) == pytest.approx(1)
+        log_p = model.q(seen)[0, batch["action"][k]].log_softmax(0).detach()
+        loss.append(-(goal * log_p).sum())
+        divergence.append(sum(p * (math.log(p) - float(q)) for p, q in zip(goal.tolist(), log_p, strict=True) if p > 0))
+    sent = {}
+    env = DQN(double=double, support=(-2, 3), priorities=lambda index, priority: sent.update(found=priority))
+    got = on_device(env)(model, batch, 1)
+    torch.testing.assert_close(got.detach(), (torch.stack(loss) * batch["weight"]).mean())
+    torch.testing.assert_close(sent["found"].cpu(), torch.tensor(divergence) + 1e-6, atol=1e-5, rtol=1e-4)
+    got.backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.q.net.parameters())
+
+
+def test_categories_learn_the_chances_of_returns():
+    model, batch = beside(Categories)
+    batch |= {"obs": torch.zeros(10, 3), "action": torch.zeros(10, dtype=torch.long), "next_discount": torch.zeros(10)}
+    batch["n_step_reward"] = torch.tensor([-2.0] * 3 + [3.0] * 7)
+    batch["next_obs"] = torch.full((10, 3), torch.nan)  # what is shown beyond a true end counts for nothing
+    parameters, env = list(model.q.net.parameters()), DQN(support=(-2, 3))
+    for step in range(1, 150):
+        for p, gradient in zip(parameters, torch.autograd.grad(env(model, batch, step), parameters), strict=True):
+            p.data -= gradient
+    with torch.no_grad():
+        chance, value = model.q(batch["obs"][:1])[0, 0].softmax(0), model(batch["obs"][:1])[0, 0]
+    torch.testing.assert_close(chance, torch.tensor([0.3, 0, 0, 0, 0, 0, 0.7]), atol=0.01, rtol=0)
+    assert float(value) == pytest.approx(1.5, abs=0.05)
+
+
+@pytest.mark.parametrize("make", [Net, lambda: Categories(1)])
+def test_a_support_without_logits_is_refused(make):
+    model, batch = beside(make)
+    with pytest.raises(
+        ValueError, match=r"with a support model.q must give logits \(B, A, S\), S at least 2, got \(10,"
+    ):
+        DQN(support=(0, 1))(model, batch, 1)
+
+
+@pytest.mark.parametrize("quantiles", [None, 5])
+def test_what_a_network_says_beyond_a_true_end_counts_for_nothing(quantiles):
+    model, batch = made(quantiles)
+    ended = batch["next_discount"] == 0
+    want = DQN()(model, batch, 1)
+    batch["next_obs"][ended] = torch.nan
+    assert torch.equal(DQN()(model, batch, 1), want)
+
+
 def test_the_copy_follows_now_and_then_or_a_little_each_time(on_device):
     for loss, followed in ((DQN(follow_every=3), (0, 3)), (DQN(follow_every=1, tau=0.5), (0, 1, 2, 3))):
         for step in range(4):
@@ -141,6 +235,9 @@ def test_priorities_are_the_errors_and_weights_weigh(on_device):
         ({"follow_every": 0}, "follow_every must be at least 1, got 0"),
         ({"tau": 0}, r"tau must lie in \(0, 1\], got 0"),
         ({"huber": 0}, "huber must be positive, got 0"),
+        ({"support": (1, 1)}, r"support must be \(least, greatest\), finite numbers, got \(1, 1\)"),
+        ({"support": (0, 1, 2)}, r"support must be \(least, greatest\), finite numbers, got \(0, 1, 2\)"),
+        ({"support": (0, float("inf"))}, r"support must be \(least, greatest\), finite numbers, got \(0, inf\)"),
     ],
 )
 def test_options_out_of_range_are_refused(how, message):

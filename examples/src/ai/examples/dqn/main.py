@@ -1,4 +1,4 @@
-"""Learns the values of actions by DQN: double, n-step, and as options duelling, prioritised, by quantiles.
+"""Learns the values of actions by DQN: double, n-step, and as options duelling, prioritised, by quantiles or chances.
 
 Command: `ai-examples dqn cartpole`, or `python -m ai.examples.dqn --help` for presets and options.
 """
@@ -35,6 +35,10 @@ class Config(ReplayConfig):
     """Whether value and advantages have heads of their own."""
     quantiles: int | None = None
     """None for values, Q for as many quantiles of each."""
+    atoms: int | None = None
+    """None for values, S for the chances of as many returns along the support."""
+    support: tuple[float, float] = (-10.0, 10.0)
+    """The least and the greatest return that atoms tell apart."""
     alpha: float | None = None
     """Exponent of prioritised replay; None draws uniformly."""
     follow_every: int = 100
@@ -87,8 +91,10 @@ def learner(config: Config) -> Learner:
         raise ValueError(f"env must have discrete actions, {config.env} has not")
     frames = len(env.observation_shape) == 3
     model = Model(
-        env.observation_shape, env.num_actions, dim=config.dim, duelling=config.duelling, quantiles=config.quantiles
-    )
+        env.observation_shape, env.num_actions,
+        dim=config.dim, duelling=config.duelling, quantiles=config.quantiles,
+        atoms=config.atoms, support=config.support,
+    )  # fmt: skip
     model.init(seed=config.seed).to(config.device)
     stack = env.observation_shape[0] if frames else 1
     rollouts = Rollouts(
@@ -105,6 +111,7 @@ def learner(config: Config) -> Learner:
         follow_every=config.follow_every,
         double=config.double,
         huber=config.huber,
+        support=None if config.atoms is None else config.support,
         priorities=None if config.alpha is None else loader.update_priorities,
     )
     optimiser = opt.adam(model, lr=config.learning_rate, clip_norm=config.clip_norm)

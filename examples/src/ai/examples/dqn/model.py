@@ -2,11 +2,13 @@
 
 Source: Mnih et al. 2015, Human-level control through deep reinforcement learning; the duelling head: Wang et al. 2016,
 Dueling network architectures for deep reinforcement learning, equation 9; quantiles: Dabney et al. 2018, Distributional
-reinforcement learning with quantile regression.
+reinforcement learning with quantile regression; chances of returns: Bellemare et al. 2017, A distributional perspective
+on reinforcement learning.
 """
 
 from math import prod
 
+import torch
 from torch import Tensor, nn
 
 import ai.model as m
@@ -22,6 +24,8 @@ class Model(m.Model):
         dim: width.
         duelling: whether value and advantages have heads of their own.
         quantiles: None for values, Q for as many quantiles of each.
+        atoms: None for values, S for the chances of as many returns.
+        support: the least and the greatest of these.
     """
 
     def __init__(
@@ -32,9 +36,13 @@ class Model(m.Model):
         dim: int = 256,
         duelling: bool = False,
         quantiles: int | None = None,
+        atoms: int | None = None,
+        support: tuple[float, float] = (-10.0, 10.0),
     ) -> None:
+        if quantiles and atoms:
+            raise ValueError(f"quantiles ({quantiles}) and atoms ({atoms}) must not both be given")
         super().__init__()
-        n = quantiles or 1
+        n = quantiles or atoms
         body: nn.Module
         if len(shape) == 3:
             body, dim = nature(shape[0]), 512
@@ -42,13 +50,15 @@ class Model(m.Model):
             body = m.seq(m.flatten(), m.fc(prod(shape), dim, "relu"), m.fc(dim, dim, "relu"))
 
         def head(n_out: int) -> nn.Module:
-            return m.seq(m.fc(dim, n_out * n), m.rearrange("b (a q) -> b a q", a=n_out) if quantiles else None)
+            return m.seq(m.fc(dim, n_out * (n or 1)), m.rearrange("b (a n) -> b a n", a=n_out) if n else None)
 
         values = m.duel(head(1), head(n_actions)) if duelling else head(n_actions)
-        self.quantiles = quantiles
+        self.atoms, self.support = atoms, support
         self.q = m.Lagged(m.seq(body, values))
 
     def forward(self, obs: Tensor) -> Tensor:
         """Returns the values `(batch, A)` of what is seen."""
         q: Tensor = self.q(obs)
-        return q if self.quantiles is None else q.mean(2)
+        if self.atoms is not None:
+            return q.softmax(2) @ torch.linspace(*self.support, self.atoms, device=q.device, dtype=q.dtype)
+        return q if q.ndim == 2 else q.mean(2)

@@ -1,10 +1,14 @@
 """A network beside an earlier self, to be judged by what it said then."""
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+
+from ai.model.wide import wide, widened_again
 
 from ai.model.arguments import check_module, check_real
 
@@ -14,7 +18,8 @@ class Lagged(nn.Module):
 
     Both live in the model, so that snapshots, pushed parameters and servers carry both, and a resumed run goes on
     exactly. Calling it calls the network itself; `target` asks the copy, which is never trained, always in evaluation
-    mode, and equal to the network after `Model.init`.
+    mode, and equal to the network after `Model.init`. Of a network in half precision the copy's parameters are kept in
+    float32, where small steps add up, and rounded to the network's type where it is asked.
 
     Args:
         net: the network.
@@ -38,6 +43,8 @@ class Lagged(nn.Module):
         super().__init__()
         self.net = net
         self.lagged = copy.deepcopy(net).requires_grad_(False).eval()
+        for p in self.lagged.parameters():
+            p.data = wide(p.data)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # whatever the network takes and returns
         """Asks the network."""
@@ -46,7 +53,9 @@ class Lagged(nn.Module):
     @torch.no_grad()
     def target(self, *args: Any, **kwargs: Any) -> Any:
         """Asks the copy, without gradients."""
-        return self.lagged(*args, **kwargs)
+        both = zip(self.lagged.named_parameters(), self.net.parameters(), strict=False)
+        narrow = {name: ours.to(theirs.dtype) for (name, ours), theirs in both if ours.dtype != theirs.dtype}
+        return functional_call(self.lagged, narrow, args, kwargs) if narrow else self.lagged(*args, **kwargs)
 
     @torch.no_grad()
     def follow(self, tau: float = 1.0) -> None:
@@ -59,7 +68,7 @@ class Lagged(nn.Module):
         if not 0 <= tau <= 1:
             raise ValueError(f"tau must lie in [0, 1], got {tau}")
         behind: list[Tensor] = list(self.lagged.parameters())
-        ahead = [p.detach() for p in self.net.parameters()]
+        ahead = [wide(p.detach()) for p in self.net.parameters()]
         if [p.shape for p in behind] != [p.shape for p in ahead]:
             raise ValueError(
                 f"the network has {len(ahead)} parameters and its copy {len(behind)}, or of other shapes: it was "
@@ -74,6 +83,13 @@ class Lagged(nn.Module):
         """Makes the copy equal to the network, which was drawn before."""
         if not any(p.is_meta for p in self.parameters()):
             self.follow(1.0)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = [p.detach() for p in self.lagged.parameters()]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for p, held in zip(self.lagged.parameters(), before, strict=True):
+            p.data = widened_again(p.data, held)
+        return self
 
     def train(self, mode: bool = True) -> "Lagged":
         """Sets the network's mode; the copy stays in evaluation mode."""

@@ -1,16 +1,21 @@
 """Normalisation by what was seen so far."""
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
 from ai.model.arguments import check_real, check_whole
 from ai.model.init import fill
+from ai.model.wide import widened_again
 
 
 class _RunningNorm(nn.Module):
     mean: Tensor
     variance: Tensor
     count: Tensor
+    like: Tensor
 
     def __init__(self, shape: tuple[int, ...], clip: float | None, eps: float):
         super().__init__()
@@ -18,6 +23,7 @@ class _RunningNorm(nn.Module):
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("variance", torch.ones(shape))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("like", torch.empty(0), persistent=False)  # of the type that goes out
 
     def init_params(self, generator: torch.Generator | None) -> None:
         for buffer, value in ((self.mean, 0.0), (self.variance, 1.0), (self.count, 0)):
@@ -31,7 +37,7 @@ class _RunningNorm(nn.Module):
         out = (wide - self.mean) * (self.variance + self.eps).rsqrt()
         if self.training:
             self._update(wide.detach().reshape(-1, *self.shape))
-        return out if self.clip is None else out.clamp(-self.clip, self.clip)
+        return (out if self.clip is None else out.clamp(-self.clip, self.clip)).to(self.like.dtype)
 
     @torch.no_grad()
     def _update(self, rows: Tensor) -> None:
@@ -50,6 +56,13 @@ class _RunningNorm(nn.Module):
         self.mean.add_(share * apart)
         self.count.add_(finite.sum())
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Converts what goes out, but no moments to half precision: a variance of 256² is infinite there."""
+        before = self.mean, self.variance
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.mean, self.variance = map(widened_again, (self.mean, self.variance), before)
+        return self
+
     def extra_repr(self) -> str:
         return f"{self.shape}, clip={self.clip}"
 
@@ -58,7 +71,8 @@ def running_norm(*shape: int, clip: float | None = 10.0, eps: float = 1e-8) -> n
     """Returns the normalisation of each feature by its mean and variance over all that was seen in training mode.
 
     Unlike batch normalisation it uses the running moments in training too, so that a policy acts and learns alike. The
-    moments are buffers: they are saved, and pushed to whoever acts. In training mode each call adds its rows to them.
+    moments are buffers: they are saved, and pushed to whoever acts; they stay in float32 where the model is made
+    narrower. In training mode each call adds its rows to them, of sequences also those that a mask leaves out.
 
     Args:
         shape: Of one row; leading axes are rows. A row with NaN, infinity or numbers without a finite square is left

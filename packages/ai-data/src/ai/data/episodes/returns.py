@@ -30,7 +30,7 @@ def n_step_returns(
     total, factor = n_step_rewards(columns, rows, steps_left, n_step, gamma, capacity)
     if "value" in columns:
         at = (rows + steps_left.clamp(max=n_step)) % capacity
-        total += factor * columns["value"][at].to(torch.float32)
+        total += torch.where(factor == 0, 0, factor * columns["value"][at].to(torch.float32))
     return total
 
 
@@ -95,6 +95,7 @@ def lambda_returns(
         after = result[at + 1]
         if value is not None and lam < 1:
             after = (1 - lam) * value[at + 1] + lam * after
+        after = np.where(discount[at] == 0, 0, after)  # whatever was said beyond a true end, NaN too
         result[at] = reward[at] + gamma * discount[at] * (after if sign is None else sign[at] * after)
     return result
 
@@ -148,8 +149,9 @@ def vtrace_returns(
     for back in range(1, int(lengths.max())):
         at = last_rows[lengths > back] - back
         factor = gamma * discount[at] * (1 if sign is None else sign[at])
-        error = rho[at] * (reward[at] + factor * value[at + 1] - value[at])
-        result[at] = value[at] + error + factor * c[at] * (result[at + 1] - value[at + 1])
+        beyond, later = (np.where(discount[at] == 0, 0, column[at + 1]) for column in (value, result))
+        error = rho[at] * (reward[at] + factor * beyond - value[at])
+        result[at] = value[at] + error + factor * c[at] * (later - beyond)
     return result
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ai.game import draws
 from ai.game.environments.protocol import BEGIN, Seen, Step
-from ai.game.environments.spaces import ActionSpace, Observations, check_made, gymnasium
+from ai.game.environments.spaces import ActionSpace, Observations, check_made, gymnasium, legal_of
 from ai.model.arguments import check_whole
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -31,7 +31,8 @@ class GymnasiumEnvironments:
 
     Raises:
         ImportError: gymnasium is not installed.
-        TypeError: observations or actions are not numbers, or `environment` is neither a name nor a function.
+        TypeError: observations or actions are not numbers, or `environment` is neither a name nor a function, or makes
+            a vector environment.
         ValueError: `num` is below 1, or there are options for a function, which takes none.
 
     >>> env = GymnasiumEnvironments("Pendulum-v1", 2)
@@ -51,6 +52,8 @@ class GymnasiumEnvironments:
         self._over: list[bool] = []  # of each instance; of none before `reset`
         self._done: list[list[Any]] = []  # what was done in each instance since its reset
         first = self._envs[0]
+        if isinstance(first, gymnasium().vector.VectorEnv):
+            raise TypeError("environment must make one instance, got a vector environment: use VectorEnvironments")
         self._observations, self._actions = Observations(first.observation_space), ActionSpace(first.action_space)
         self.observation_shape = self._observations.shape
         self.num_actions, self.action_shape = self._actions.num_actions, self._actions.shape
@@ -90,7 +93,7 @@ class GymnasiumEnvironments:
             if end or stop:
                 ended[row], cut[row] = bool(end), bool(stop and not end)
             if self._mask:
-                self._legal[row] = _legal(info)
+                self._legal[row] = legal_of(info)
         self._over = [a or b for a, b in zip(ended, cut, strict=True)]
         return self._as_seen(seen), np.array(reward, np.float32), np.array(ended), np.array(cut)
 
@@ -155,7 +158,7 @@ class GymnasiumEnvironments:
         for name, value in self._observations.named(shown).items():
             seen[name][row] = value
         if self._mask:
-            self._legal[row] = _legal(info)
+            self._legal[row] = legal_of(info)
 
     def _as_seen(self, seen: dict[str, NDArray[Any]]) -> Seen:
         if self._mask:
@@ -173,9 +176,3 @@ class GymnasiumEnvironments:
     def __getstate__(self) -> dict[str, Any]:
         """Instances stay behind: a copy makes its own."""
         return {**self.__dict__, "_envs": [], "_over": []}
-
-
-def _legal(info: Mapping[str, Any]) -> Any:
-    if "action_mask" not in info:
-        raise ValueError(f"mask=True needs an environment with info['action_mask'] at every step, got {sorted(info)}")
-    return info["action_mask"]

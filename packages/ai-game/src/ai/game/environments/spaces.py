@@ -39,6 +39,17 @@ def check_made(environment: Any, options: Mapping[str, Any]) -> None:
         raise ValueError(f"options ({sorted(options)}) must be given to gymnasium by the function that makes it")
 
 
+def legal_of(info: Mapping[str, Any]) -> Any:
+    """Returns which actions may be taken.
+
+    Raises:
+        ValueError: an environment does not say so.
+    """
+    if "action_mask" not in info:
+        raise ValueError(f"mask=True needs an environment with info['action_mask'] at every step, got {sorted(info)}")
+    return info["action_mask"]
+
+
 class Observations:
     """How what one environment shows becomes arrays.
 

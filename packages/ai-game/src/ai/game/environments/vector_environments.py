@@ -1,13 +1,13 @@
 """Vector environments of Gymnasium, such as ALE's in C++ or those in processes of their own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ai.game.environments.protocol import BEGIN, Seen, Step
-from ai.game.environments.spaces import ActionSpace, Observations, check_made, gymnasium
+from ai.game.environments.spaces import ActionSpace, Observations, check_made, gymnasium, legal_of
 from ai.model.arguments import check_whole
 
 
@@ -21,28 +21,36 @@ class VectorEnvironments:
         environment: a registered name, or a function that makes the vector environment; a name takes ALE's C++
             environment for `ALE/…`, with 4 frames stacked and skipped.
         num: N, where a name is given; else None.
+        mask: whether `legal` is seen, from `info["action_mask"]`.
         options: passed to `gymnasium.make_vec`.
 
     Raises:
         ImportError: gymnasium is not installed.
-        TypeError: `environment` is neither a name nor a function.
+        TypeError: `environment` is neither a name nor a function, or what it makes is no vector environment.
         ValueError: `num` or options are given where they have no use; or it resets within the step that ends an
-            episode, so that the last observation is not seen.
+            episode, so that the last observation is not seen; at `reset` and `step`, a row has no mask.
 
     >>> env = VectorEnvironments("CartPole-v1", 3, vectorization_mode="sync")
     >>> env.reset(seed=0).shape
     (3, 4)
     """
 
-    def __init__(self, environment: str | Callable[[], Any], num: int | None = None, **options: Any) -> None:
+    def __init__(
+        self, environment: str | Callable[[], Any], num: int | None = None, *, mask: bool = False, **options: Any
+    ) -> None:
         check_made(environment, options)
         check_whole(num=num)
         if isinstance(environment, str) and (num is None or num < 1):
             raise ValueError(f"num must be at least 1 where a name is given, got {num}")
         if not isinstance(environment, str) and num is not None:
             raise ValueError(f"num ({num}) must be None where a function is given: what it makes has its own")
-        self._environment, self._num, self._options = environment, num, options
+        self._environment, self._num, self._mask, self._options = environment, num, mask, options
         self._env: Any = self._make()
+        if not isinstance(self._env, gymnasium().vector.VectorEnv):
+            made = type(self._env).__name__
+            raise TypeError(
+                f"environment must make a vector environment of Gymnasium, got {made}: use GymnasiumEnvironments"
+            )
         mode = self._env.metadata.get("autoreset_mode")
         if mode != gymnasium().vector.AutoresetMode.NEXT_STEP:
             raise ValueError(f"environment must reset in the step after an end (AutoresetMode.NEXT_STEP), got {mode}")
@@ -56,15 +64,15 @@ class VectorEnvironments:
         """Begins an episode in every row."""
         if self._env is None:
             self._env = self._make()
-        return self._as_seen(self._env.reset(seed=seed % (1 << 31))[0])
+        return self._as_seen(*self._env.reset(seed=seed % (1 << 31)))
 
     def step(self, action: NDArray[Any]) -> Step:
         """Steps every row."""
         if self._env is None:
             raise RuntimeError(BEGIN)
-        shown, reward, ended, cut, _ = self._env.step(self._actions(action, self.num))
+        shown, reward, ended, cut, info = self._env.step(self._actions(action, self.num))
         ended = np.array(ended, bool)
-        return self._as_seen(shown), np.asarray(reward).astype(np.float32), ended, np.asarray(cut, bool) & ~ended
+        return self._as_seen(shown, info), np.asarray(reward).astype(np.float32), ended, np.asarray(cut, bool) & ~ended
 
     def close(self) -> None:
         """Closes the environment and what runs below it."""
@@ -72,10 +80,19 @@ class VectorEnvironments:
             self._env.close()
             self._env = None
 
-    def _as_seen(self, shown: Any) -> Seen:
+    def _as_seen(self, shown: Any, info: Mapping[str, Any]) -> Seen:
         like = self._observations.like
         named = {key: np.array(value, like[key][1]) for key, value in self._observations.named(shown).items()}
-        return named if self._observations.is_dict else named["obs"]
+        if self._mask:
+            named["legal"] = self._legal(info)
+        return named if self._observations.is_dict or self._mask else named["obs"]
+
+    def _legal(self, info: Mapping[str, Any]) -> NDArray[np.bool_]:
+        legal = legal_of(info)
+        told = np.broadcast_to(info.get("_action_mask", True), self.num)
+        if not told.all():  # rows that say nothing have zeros there
+            raise ValueError(f"mask=True needs info['action_mask'] of every row, got none of {np.flatnonzero(~told)}")
+        return np.stack([np.asarray(own, bool) for own in legal])  # of lists it is an array of objects
 
     def _make(self) -> Any:
         if not isinstance(self._environment, str):

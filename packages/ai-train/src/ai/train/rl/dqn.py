@@ -1,8 +1,10 @@
 """Deep Q-learning, with its later improvements as options.
 
-Letters: B batch, A actions, Q quantiles. Batches are draws of `ai.data.ReplayBuffer(n_step=…)` without values.
+Letters: B batch, A actions, Q quantiles, S returns of a support. Batches are draws of `ai.data.ReplayBuffer(n_step=…)`
+without values.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,31 +16,38 @@ from ai.model.arguments import check_real, check_whole
 from ai.train.engine.log import log
 from ai.train.engine.update import begins_update
 from ai.train.rl.batch_checks import check_draw, check_rows
+from ai.train.rl.beyond import projected, with_beyond
 from ai.train.rl.precision import widened
 
 
 class DQN:
     """The Huber error of the taken action's value against rewards and what a lagged network sees beyond.
 
-    `model.q` is an `ai.model.Lagged` network from observations to values `[B, A]`, or to quantiles `[B, A, Q]`; the
-    loss lets its copy follow. The batch holds `obs`, `action`, `n_step_reward`, `next_obs` and `next_discount`, from
-    prioritised replay `weight` and `index`, and where there are illegal actions `next_legal`.
+    `model.q` is an `ai.model.Lagged` network from observations to values `[B, A]`, to quantiles `[B, A, Q]`, or with a
+    `support` to logits `[B, A, S]`; the loss lets its copy follow. The batch holds `obs`, `action`, `n_step_reward`,
+    `next_obs` and `next_discount`, from prioritised replay `weight` and `index`, and where there are illegal actions
+    `next_legal`.
 
     Args:
         follow_every: updates between two copies to the lagged network; with `tau` below 1 usually 1.
         tau: share of the way that it follows.
         double: the network chooses the next action and its lagged copy judges it; else the copy does both.
-        huber: where the error's square becomes a line.
-        priorities: (index, priority) -> None, such as `loader.update_priorities`, given each draw's error; both lie
-            where the batch does.
+        huber: where the error's square becomes a line; not used with a `support`.
+        support: None, or (least, greatest) return; of S evenly spaced from one to the other the network then gives
+            chances, as logits, and what lies beyond counts as the end. The model acts by the mean,
+            `q.softmax(2) @ torch.linspace(least, greatest, S)`.
+        priorities: (index, priority) -> None, such as `loader.update_priorities`, given each draw's error, with a
+            `support` its divergence; both lie where the batch does.
 
-    Several steps are the buffer's (`n_step`), duelling heads the model's (`Duelling`). With quantiles the loss is
-    that of QR-DQN.
+    Several steps are the buffer's (`n_step`), duelling heads the model's (`m.duel`). With quantiles the loss is
+    that of QR-DQN, with a `support` that of C51; both combine with the rest.
 
     Source: Mnih et al. 2015, Human-level control through deep reinforcement learning, algorithm 1. `double`: van
     Hasselt, Guez and Silver 2016, Deep reinforcement learning with double Q-learning, equation 4. Quantiles: Dabney et
     al. 2018, Distributional reinforcement learning with quantile regression, equation 10 and algorithm 1. `tau`:
-    Lillicrap et al. 2016. Deviation: errors are Huber's, where Mnih et al. clip the derivative, which is the same.
+    Lillicrap et al. 2016. `support`: Bellemare, Dabney and Munos 2017, A distributional perspective on reinforcement
+    learning, algorithm 1; its priorities: Hessel et al. 2018, Rainbow, section 3. Deviation: errors are Huber's, where
+    Mnih et al. clip the derivative, which is the same.
 
     >>> import ai.model as m
     >>> class Net(m.Model):
@@ -58,6 +67,7 @@ class DQN:
         tau: float = 1.0,
         double: bool = True,
         huber: float = 1.0,
+        support: tuple[float, float] | None = None,
         priorities: Callable[[Tensor, Tensor], object] | None = None,
     ) -> None:
         check_whole(follow_every=follow_every)
@@ -69,7 +79,11 @@ class DQN:
         if not huber > 0:
             raise ValueError(f"huber must be positive, got {huber}")
         self.follow_every, self.tau, self.double, self.huber = follow_every, tau, double, huber
-        self.priorities = priorities
+        if support is not None:
+            check_real(**{f"support[{at}]": end for at, end in enumerate(support)})
+            if len(support) != 2 or not -math.inf < support[0] < support[1] < math.inf:
+                raise ValueError(f"support must be (least, greatest), finite numbers, got {support}")
+        self.support, self.priorities = support, priorities
 
     def __call__(self, model: Any, batch: Mapping[str, Tensor], step: int) -> Tensor:
         """The mean loss over the batch."""
@@ -81,6 +95,8 @@ class DQN:
         q = widened(model.q(batch["obs"]))
         if q.ndim not in (2, 3):
             raise ValueError(f"model.q must give values (B, A) or quantiles (B, A, Q), got {tuple(q.shape)}")
+        if self.support is not None and (q.ndim == 2 or q.shape[2] < 2):
+            raise ValueError(f"with a support model.q must give logits (B, A, S), S at least 2, got {tuple(q.shape)}")
         check_rows(batch, ("action", "n_step_reward", "next_discount", "weight"), q.flatten(1)[:, 0])
         if batch["action"].is_floating_point():
             raise TypeError(f"action must be whole numbers, got {batch['action'].dtype}")
@@ -90,27 +106,43 @@ class DQN:
         if q.ndim == 2:
             error = taken - goal
             loss = F.huber_loss(taken, goal, reduction="none", delta=self.huber)
-        else:
+        elif self.support is None:
             loss, error = quantile_huber(taken, goal, self.huber), (taken.mean(1) - goal.mean(1))
-        log("q", lambda: taken.mean())
+        else:
+            loss = -(goal * taken.log_softmax(1)).sum(1)
+            error = loss + torch.xlogy(goal, goal).sum(1)  # the divergence: at least 0
+        log("q", lambda: self._means(taken).mean())
         log("td_error", lambda: error.abs().mean())
         if self.priorities is not None and torch.is_grad_enabled():
             self.priorities(batch["index"], error.detach().abs() + 1e-6)
         return (loss * batch["weight"]).mean() if "weight" in batch else loss.mean()
 
     def _goal(self, model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """Rewards, and the value or quantiles of the best next action: `[B]` or `[B, Q]`."""
+        """Rewards and what is beyond, by the best next action: value `[B]`, quantiles `[B, Q]` or chances `[B, S]`."""
         beyond = widened(model.q.target(batch["next_obs"]))
         judged = widened(model.q(batch["next_obs"])) if self.double else beyond
-        judged = judged if judged.ndim == 2 else judged.mean(2)
+        judged = judged if judged.ndim == 2 else self._means(judged)
         if "next_legal" in batch:
             check_rows(batch, ("next_legal",), judged)
             judged = judged.masked_fill(~batch["next_legal"].bool(), torch.finfo(judged.dtype).min)
         beyond = _of(beyond, judged.argmax(1))
-        reward, discount = batch["n_step_reward"], batch["next_discount"]
-        if beyond.ndim == 2:
-            reward, discount = reward[:, None], discount[:, None]
-        return reward + discount * beyond
+        if self.support is None:
+            return with_beyond(batch, beyond)
+        returns = self._returns(beyond)
+        later = with_beyond(batch, returns.expand_as(beyond))
+        log("beyond_support", lambda: ((later < returns[0]) | (later > returns[-1])).to(later.dtype).mean())
+        # After a true end all are the same, whatever their chances.
+        chance = torch.where((batch["next_discount"] == 0)[:, None], 1 / len(returns), beyond.softmax(1))
+        return projected(chance, later, returns)
+
+    def _means(self, q: Tensor) -> Tensor:
+        """Of the last axis' quantiles or logits; of a value itself."""
+        return q.mean(-1) if self.support is None else q.softmax(-1) @ self._returns(q)
+
+    def _returns(self, like: Tensor) -> Tensor:
+        """The support of the last axis: `[S]`."""
+        assert self.support is not None
+        return torch.linspace(*self.support, like.shape[-1], device=like.device, dtype=like.dtype)
 
 
 def _of(q: Tensor, action: Tensor) -> Tensor:

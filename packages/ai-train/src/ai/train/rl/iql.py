@@ -13,6 +13,7 @@ from ai.model.arguments import check_real
 from ai.train.engine.log import log
 from ai.train.engine.update import begins_update
 from ai.train.rl.batch_checks import check_draw, check_rows
+from ai.train.rl.beyond import with_beyond
 from ai.train.rl.precision import widened
 
 
@@ -84,7 +85,7 @@ class IQL:
             )
         check_rows(batch, ("next_discount", "weight"), value)
         with torch.no_grad():
-            goal = batch["n_step_reward"] + batch["next_discount"] * widened(model.value(batch["next_obs"]))
+            goal = with_beyond(batch, widened(model.value(batch["next_obs"])))
             judged = widened(model.critics.target(obs, action)).min(0).values
         weight = batch.get("weight", 1.0)
         critic_loss = (weight * (values - goal).square()).mean(1).sum()

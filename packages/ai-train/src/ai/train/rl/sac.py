@@ -14,6 +14,7 @@ from ai.model.arguments import check_real
 from ai.train.engine.log import log
 from ai.train.engine.update import begins_update
 from ai.train.rl.batch_checks import check_draw, check_rows
+from ai.train.rl.beyond import with_beyond
 from ai.train.rl.precision import widened
 
 
@@ -80,7 +81,7 @@ class SAC:
             action, log_prob = model.actor(after).sample_with_log_prob()
             check_rows({"the actor's log_prob": log_prob}, ("the actor's log_prob",), batch["n_step_reward"])
             beyond = widened(model.critics.target(after, action)).min(0).values - alpha * log_prob
-            goal = batch["n_step_reward"] + batch["next_discount"] * beyond
+            goal = with_beyond(batch, beyond)
         weight = batch.get("weight", 1.0)
         critic_loss = (weight * 0.5 * (values - goal).square()).mean(1).sum()
         action, log_prob = model.actor(obs).sample_with_log_prob()
