@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ai.model.wide import wide, widened_again
-
 from ai.model.arguments import check_module, check_real
+from ai.model.wide import kept_wide, widened
 
 
 class Lagged(nn.Module):
@@ -44,7 +43,7 @@ class Lagged(nn.Module):
         self.net = net
         self.lagged = copy.deepcopy(net).requires_grad_(False).eval()
         for p in self.lagged.parameters():
-            p.data = wide(p.data)
+            p.data = widened(p.data)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # whatever the network takes and returns
         """Asks the network."""
@@ -68,7 +67,7 @@ class Lagged(nn.Module):
         if not 0 <= tau <= 1:
             raise ValueError(f"tau must lie in [0, 1], got {tau}")
         behind: list[Tensor] = list(self.lagged.parameters())
-        ahead = [wide(p.detach()) for p in self.net.parameters()]
+        ahead = [widened(p.detach()) for p in self.net.parameters()]
         if [p.shape for p in behind] != [p.shape for p in ahead]:
             raise ValueError(
                 f"the network has {len(ahead)} parameters and its copy {len(behind)}, or of other shapes: it was "
@@ -88,7 +87,7 @@ class Lagged(nn.Module):
         before = [p.detach() for p in self.lagged.parameters()]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for p, held in zip(self.lagged.parameters(), before, strict=True):
-            p.data = widened_again(p.data, held)
+            p.data = kept_wide(p.data, held)
         return self
 
     def train(self, mode: bool = True) -> "Lagged":

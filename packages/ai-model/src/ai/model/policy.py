@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ai.model.wide import wide
+from ai.model.wide import widened
 
 _BEYOND = 1.001  # what no rounding makes of 1, in half precision neither
 
@@ -51,7 +51,7 @@ class Categorical(NamedTuple):
         >>> Categorical(torch.zeros(1, 3)).among(torch.tensor([[True, False, True]])).logits.softmax(-1)
         tensor([[0.5000, 0.0000, 0.5000]])
         """
-        logits = wide(self.logits)
+        logits = widened(self.logits)
         lowest = torch.finfo(logits.dtype).min
         if legal.shape not in (logits.shape, logits.shape[-1:]):  # another might spread over the wrong axis in silence
             wanted = tuple(logits.shape)
@@ -62,7 +62,7 @@ class Categorical(NamedTuple):
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """`(…)` int64: the winner of a race of exponential times."""
-        chance = wide(self.logits).softmax(-1)
+        chance = widened(self.logits).softmax(-1)
         return (chance / torch.empty_like(chance).exponential_(generator=generator)).argmax(-1)
 
     def mode(self) -> Tensor:
@@ -78,11 +78,11 @@ class Categorical(NamedTuple):
         if action.shape != self.logits.shape[:-1]:
             wanted = tuple(self.logits.shape[:-1])
             raise ValueError(f"action must have one entry a row, shape {wanted}, got {tuple(action.shape)}")
-        return wide(self.logits).log_softmax(-1).gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
+        return widened(self.logits).log_softmax(-1).gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:
         """`(…)`."""
-        log_p = wide(self.logits).log_softmax(-1)
+        log_p = widened(self.logits).log_softmax(-1)
         return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)  # 0 · log 0 counts as 0
 
 
@@ -99,8 +99,8 @@ class Gaussian(NamedTuple):
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """`(…, A)`; gradients flow through it to both parameters."""
-        mean = wide(self.mean)
-        return mean + wide(self.log_std).exp() * torch.empty_like(mean).normal_(generator=generator)
+        mean = widened(self.mean)
+        return mean + widened(self.log_std).exp() * torch.empty_like(mean).normal_(generator=generator)
 
     def mode(self) -> Tensor:
         """The mean."""
@@ -119,13 +119,13 @@ class Gaussian(NamedTuple):
             or any(n not in (1, a) for a, n in fits)
         ):
             raise ValueError(f"action must have shape {tuple(self.mean.shape)}, got {tuple(action.shape)}")
-        log_std = wide(self.log_std)
-        z = (action - wide(self.mean)) * (-log_std).exp()
+        log_std = widened(self.log_std)
+        z = (action - widened(self.mean)) * (-log_std).exp()
         return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def entropy(self) -> Tensor:
         """`(…)`."""
-        log_std = wide(self.log_std)
+        log_std = widened(self.log_std)
         return (log_std + 0.5 * math.log(2 * math.pi * math.e)).expand_as(self.mean).sum(-1)
 
 
@@ -162,7 +162,7 @@ class SquashedGaussian(NamedTuple):
         >>> SquashedGaussian(torch.zeros(2, 1), torch.zeros(2, 1)).log_prob(torch.tensor([[0.0], [2.0]]))
         tensor([-0.9189,    -inf])
         """
-        exact = wide(action)
+        exact = widened(action)
         edge = 1 - torch.finfo(exact.dtype).eps
         raw = exact.clamp(-edge, edge).atanh()
         density = Gaussian(self.mean, self.log_std).log_prob(raw) - _log_slope(raw).sum(-1)

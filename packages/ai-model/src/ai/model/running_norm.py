@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ai.model.arguments import check_real, check_whole
 from ai.model.init import fill
-from ai.model.wide import widened_again
+from ai.model.wide import kept_wide
 
 
 class _RunningNorm(nn.Module):
@@ -60,7 +60,7 @@ class _RunningNorm(nn.Module):
         """Converts what goes out, but no moments to half precision: a variance of 256² is infinite there."""
         before = self.mean, self.variance
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.mean, self.variance = map(widened_again, (self.mean, self.variance), before)
+        self.mean, self.variance = map(kept_wide, (self.mean, self.variance), before)
         return self
 
     def extra_repr(self) -> str:

@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 
 
-def wide(x: Tensor) -> Tensor:
+def widened(x: Tensor) -> Tensor:
     """At least float32 where it is floating.
 
-    >>> [wide(torch.ones((), dtype=dtype)).dtype for dtype in (torch.bfloat16, torch.float64, torch.int8)]
+    >>> [widened(torch.ones((), dtype=dtype)).dtype for dtype in (torch.bfloat16, torch.float64, torch.int8)]
     [torch.float32, torch.float64, torch.int8]
     """
     return x.to(torch.promote_types(x.dtype, torch.float32)) if x.is_floating_point() else x
 
 
-def widened_again(now: Tensor, before: Tensor) -> Tensor:
+def kept_wide(now: Tensor, before: Tensor) -> Tensor:
     """What a conversion made of a tensor; where that is narrower than float32, what it was, on the new device."""
-    return now if wide(now).dtype == now.dtype else wide(before).to(now.device)
+    return now if widened(now).dtype == now.dtype else widened(before).to(now.device)

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ai.model.arguments import check_real, check_whole
+from ai.model.wide import widened
 from ai.train.engine.log import log
 from ai.train.engine.update import begins_update
 from ai.train.rl.batch_checks import check_draw, check_rows
 from ai.train.rl.beyond import projected, with_beyond
-from ai.train.rl.precision import widened
 
 
 class DQN:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ai.model.arguments import check_real
+from ai.model.wide import widened
 from ai.train.engine.log import is_logging, log
-from ai.train.rl.precision import widened
 from ai.train.rl.support import Support
 
 

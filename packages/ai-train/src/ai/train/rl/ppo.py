@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ai.model.arguments import check_real
+from ai.model.wide import widened
 from ai.train.engine.log import is_logging, log
 from ai.train.rl.batch_checks import check_holds, check_rows
-from ai.train.rl.precision import widened
 
 Batch = Mapping[str, Tensor]
 _MOST = 20.0  # of the logarithm of a ratio: its exponential times an advantage must stay a number

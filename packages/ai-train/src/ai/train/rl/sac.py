@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ai.model.arguments import check_real
+from ai.model.wide import widened
 from ai.train.engine.log import log
 from ai.train.engine.update import begins_update
 from ai.train.rl.batch_checks import check_draw, check_rows
 from ai.train.rl.beyond import with_beyond
-from ai.train.rl.precision import widened
 
 
 class SAC:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ai.model.arguments import check_real, check_whole
-from ai.train.rl.precision import widened
+from ai.model.wide import widened
 
 
 class Support:
