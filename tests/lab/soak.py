@@ -141,25 +141,33 @@ def searching(folder: Path, ack: Ack) -> None:
         return x
 
     experiment = Experiment(folder, search="random")
-    while (done := len([row for row in experiment.trials() if row.state == "finished"])) < 12:
+    while (done := ended(experiment)) < 12:
         experiment.run(done + 1, objective, progress=False)
         ack(["through", done + 1])
 
 
+def ended(experiment: Experiment) -> int:
+    """Counts trials with a score, and those that were killed four times in a row."""
+    return sum(one.state.is_finished() for one in experiment.study.get_trials(deepcopy=False))
+
+
 def check_searching(folder: Path, whole: Path, acknowledged: list, said: list, through: bool) -> None:
-    rows = {row.number: row for row in Experiment(folder, search="random").trials()} if folder.exists() else {}
+    if not folder.exists():
+        return  # killed while it began
+    experiment = Experiment(folder, search="random")
+    rows = {row.number: row for row in experiment.trials()}
     finished = [row for row in rows.values() if row.state == "finished"]
-    assert len(finished) >= max([one[1] for one in acknowledged if one[0] == "through"], default=0), "a score is lost"
+    assert ended(experiment) >= max([one[1] for one in acknowledged if one[0] == "through"], default=0), (
+        "a score is lost"
+    )
     for number, step, x in (one for one in said if one[0] != "through"):
-        if rows[number].state != "finished":
-            continue  # without a snapshot it begins anew when it is taken up
         logged = {row["step"]: row["x"] for row in read_rows(rows[number].path / "metrics.jsonl")}
         assert logged[step] == x == rows[number].hparams["x"], f"a row of trial {number} of {folder} is lost"
     for row in finished:
         assert Record(row.path).metrics()["x"].values.tolist() == [row.score] * 5
     if through:
-        assert len(finished) == 12, f"{folder} has {len(finished)} finished trials"
-        assert {row.state for row in rows.values()} <= {"finished", "dead"}
+        assert sorted(rows) == list(range(12)), f"{folder} has the trials {sorted(rows)}"  # each kept its number
+        assert ended(experiment) == 12, f"{folder} has {ended(experiment)} trials that ended"
 
 
 def indexing(folder: Path, ack: Ack) -> None:

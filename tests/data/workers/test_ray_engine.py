@@ -21,6 +21,7 @@ def cluster(monkeypatch):
     pretended = PretendedRay()
     monkeypatch.setitem(sys.modules, "ray", pretended)
     monkeypatch.setattr(ray_engine, "_TURN_S", 0.01)
+    monkeypatch.setattr(ray_engine, "_LOOK_S", 0.01)
     monkeypatch.setattr(ray_actor, "_BEAT_S", 0.01)
     return pretended
 
@@ -149,6 +150,27 @@ def test_no_room_for_one_more_is_no_error_while_others_run(cluster, monkeypatch)
     running.worker.close()  # now nobody runs
     wait_until(lambda: waiting.exits)
     assert isinstance(waiting.messages[0][1], TimeoutError)
+
+
+def test_a_head_that_is_gone_is_said_before_ray_ends_this_process(cluster, monkeypatch):
+    answers = threading.Event()
+    answers.set()
+
+    def reach(address):
+        if not answers.is_set():
+            raise ConnectionError("nothing answers there")
+
+    monkeypatch.setattr(ray_engine, "_reach", reach)
+    monkeypatch.setattr(ray_engine, "_HEAD_S", 0.05)
+    engine = Ray()
+    both = [Heard(echo, engine), Heard(echo, engine)]
+    wait_until(lambda: engine.n_running == 2)
+    answers.clear()
+    wait_until(lambda: all(heard.exits for heard in both))
+    for heard in both:
+        with pytest.raises(ConnectionError, match=r"the head of the Ray cluster has not answered for 0.05 s, and Ray"):
+            raise heard.messages[-1][1]
+    assert not any(actor.dead for actor in cluster.actors)  # who would end them is gone
 
 
 def test_a_worker_that_hangs_counts_as_dead(cluster, monkeypatch):

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from ai.data import Datagen, WorkerFailedError
+from ai.data.generation import source_worker
 from ai.data.workers.in_process import InProcess
 from ai.data.workers.supervisor import MAX_DEATHS, Supervisor
 from tests.data.helpers_data import Walk, wait_until
@@ -187,6 +188,24 @@ def test_generated_data_come_from_any_engine():
         wait_until(lambda: (next(loader)["version"] == version).any())
         assert len(engine.workers) == 2
         assert loader.stats()["worker_deaths"] == 0
+
+
+class Blocked(Walk):
+    """Makes three episodes, and then nothing for ever."""
+
+    def __next__(self):
+        if self.made == 3:
+            threading.Event().wait()
+        return super().__next__()
+
+
+def test_chunks_that_were_asked_for_and_never_came_are_counted(monkeypatch):
+    monkeypatch.setattr(source_worker, "_CHUNK_STEPS", 1)
+    engine = InProcess()
+    with Datagen(Blocked()).loader(2, n_workers=2, engine=engine) as loader:
+        wait_until(lambda: loader.stats()["episodes"] == 6 and loader._fleet._under_way == [2, 2])
+        assert loader.stats()["dropped_chunks"] == 0
+    assert loader.stats()["dropped_chunks"] == 4
 
 
 def test_an_engine_without_workers_to_start_is_refused():

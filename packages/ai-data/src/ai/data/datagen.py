@@ -235,12 +235,15 @@ class DatagenLoader:
 
         `episodes` and `steps` so far, `episodes_per_s` since the last call, `buffer_steps` that may be drawn,
         `buffer_bytes`, `age_s` (mean time since the steps in the buffer arrived), `reuse` (mean draws of a step),
-        `version_lag` (mean number of updates since the making) and `worker_deaths`; `return` and `length`, means over
-        the last 100 finished episodes, where the source tells them (`episode_return`, `episode_length`).
+        `version_lag` (mean number of updates since the making), `worker_deaths` and `dropped_chunks` (parcels of
+        episodes that were asked for and never came, their worker dead or the loader closed: at most two each time);
+        `return` and `length`, means over the last 100 finished episodes, where the source tells them
+        (`episode_return`, `episode_length`).
         """
         with self.locked():
             figures = self._intake.stats()
-        return figures | {"worker_deaths": 0 if self._fleet is None else self._fleet.n_deaths}
+        deaths, dropped = (0, 0) if self._fleet is None else (self._fleet.n_deaths, self._fleet.n_dropped)
+        return figures | {"worker_deaths": deaths, "dropped_chunks": dropped}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns buffer, counters, parameters and, with `n_workers=0`, the source's state where it has one.

@@ -59,6 +59,8 @@ class Fleet:
         self._sent_version = [0] * n_workers
         self._on_their_way: set[int] = set()  # places whose worker has not yet taken its last parameters
         self._owed: list[int] = []
+        self._under_way = [0] * n_workers  # chunks that were asked for and have not come
+        self._n_lost = 0
         self._n_started = 0
         self._ended: set[int] = set()
         self._n_workers = n_workers
@@ -76,6 +78,12 @@ class Fleet:
     def n_deaths(self) -> int:
         """How many workers died."""
         return self._workers.n_deaths
+
+    @property
+    def n_dropped(self) -> int:
+        """How many chunks of episodes were asked for and never came: their worker died, or all were closed."""
+        with self._changed:
+            return self._n_lost + (sum(self._under_way) if self._workers.closed else 0)
 
     @property
     def error(self) -> BaseException | None:
@@ -99,6 +107,8 @@ class Fleet:
             with self._changed:
                 owed, self._owed = self._owed, []
                 posts = [self._workers.post(place) for place in owed]
+                for place, post in zip(owed, posts, strict=True):
+                    self._under_way[place] += post is not None
             for post in posts:
                 if post is not None:
                     post.send(("credit", 1))
@@ -110,6 +120,7 @@ class Fleet:
     def send_again(self, place: int) -> Iterable[Any]:
         """Returns the parameters and the first credits of a new worker."""
         self._sent_version[place] = 0 if self._shared is None else self._shared[0]
+        self._under_way[place] = _N_CREDITS
         if self._shared is None:
             return [("credit", _N_CREDITS)]
         self._on_their_way.add(place)  # newer parameters wait for these
@@ -119,6 +130,10 @@ class Fleet:
         """Hands on episodes, and notes parameters that were taken and sources that ended."""
         kind, *content = message
         if kind == "episodes":
+            with self._changed:
+                if self._workers.closed:  # then it counts as dropped
+                    return False
+                self._under_way[place] -= 1
             try:
                 self._on_episodes(content[0])
             except Exception as error:  # episodes that the buffer refuses
@@ -134,6 +149,7 @@ class Fleet:
                 self._changed.notify_all()
             else:
                 self._ended.add(place)
+                self._under_way[place] = 0
         if kind == "ended":
             self._on_change()
         return False
@@ -141,6 +157,7 @@ class Fleet:
     def on_death(self, place: int, how: str) -> bool:
         """Forgets what the worker was owed and on its way to; one whose source has ended is not replaced."""
         self._owed = [other for other in self._owed if other != place]
+        self._n_lost, self._under_way[place] = self._n_lost + self._under_way[place], 0
         self._on_their_way.discard(place)
         return place not in self._ended
 

@@ -23,6 +23,9 @@ _TURN_S = 1.0
 # Messages on their way to one worker.
 _MAX_PENDING = 1000
 _REACH_S = 10.0
+# A head that does not answer for so long is gone; Ray itself ends this process after 60 s.
+_HEAD_S = 40.0
+_LOOK_S = 2.0
 
 
 class Ray:
@@ -64,7 +67,9 @@ class Ray:
             raise ValueError(f"start_timeout_s must be positive or None, got {start_timeout_s}")
         self.needs = ", ".join(f"{name}={amount:g}" for name, amount in needs.items() if amount) or "nothing"
         self.start_timeout_s = start_timeout_s
-        self.running: set[RayWorker] = set()
+        self.workers: set[RayWorker] = set()
+        self.head_is_gone = False
+        self._watching = threading.Lock()
         self._ray = _joined(address)
         self._actor_class = self._ray.remote(
             num_cpus=num_cpus,
@@ -80,12 +85,38 @@ class Ray:
     def start(self, payload: bytes, on_message: Callable[[Any], None], on_exit: Callable[[str], None]) -> "RayWorker":
         """Returns a worker that Ray starts as soon as a machine has room, as `Engine` says."""
         actor = self._actor_class.remote(payload, installed())
-        return RayWorker(self._ray, actor, self, on_message, on_exit)
+        worker = RayWorker(self._ray, actor, self, on_message, on_exit)
+        if self._watching.acquire(blocking=False):
+            threading.Thread(target=self._watch_head, name="ai.data.Ray", daemon=True).start()
+        return worker
 
     def share(self, value: Any) -> "Shared":
         """Puts a value into Ray's store, which carries it to each machine once; freed when nobody has the handle."""
         body, buffers = split(value)
         return Shared(self._ray.put((bytes(body), [np.asarray(buffer) for buffer in buffers])))
+
+    @property
+    def n_running(self) -> int:
+        """How many of its workers have begun and not ended."""
+        return sum(worker.where[1] > 0 for worker in list(self.workers))
+
+    def _watch_head(self) -> None:
+        """Tells all workers when the head is gone, before Ray ends this process for it, while there are workers."""
+        address, gone_s = self._ray.get_runtime_context().gcs_address, 0.0
+        try:
+            _reach(address)
+            while self.workers and gone_s < _HEAD_S:
+                time.sleep(_LOOK_S)
+                try:
+                    _reach(address)
+                    gone_s = 0.0
+                except ConnectionError:
+                    gone_s += _LOOK_S
+            self.head_is_gone = gone_s >= _HEAD_S
+        except ConnectionError:  # by another way than this process's own, such as Ray's client: nothing can be told
+            pass
+        finally:
+            self._watching.release()
 
 
 class Shared:
@@ -121,6 +152,7 @@ class RayWorker:
         self._where = ("", 0)
         self._owner = os.getpid()
         self._sending = threading.Lock()
+        engine.workers.add(self)
         threading.Thread(target=self._receive, name="ai.data.RayWorker", daemon=True).start()
 
     @property
@@ -153,7 +185,8 @@ class RayWorker:
     def close(self) -> None:
         """Ends the worker, whatever it is doing, or the wait for room."""
         # After `ray.shutdown` there is nothing to end; a forked copy of this process ends nothing either.
-        if os.getpid() == self._owner and self._ray.is_initialized():
+        # Without a head nothing can be ended but with this process.
+        if os.getpid() == self._owner and self._ray.is_initialized() and not self._engine.head_is_gone:
             self._ray.kill(self._actor)
 
     def _receive(self) -> None:
@@ -162,7 +195,7 @@ class RayWorker:
         except Exception as error:  # a message that cannot be read here, that nobody can use, or Ray's own trouble
             self._on_message(("failed", error))
             how = "was ended for an error on this side"
-        self._engine.running.discard(self)
+        self._engine.workers.discard(self)
         try:
             self.close()
         finally:
@@ -175,12 +208,17 @@ class RayWorker:
         beside_s = 0.0  # that others had room, and this one had not
         reply = self._ask()
         while True:
+            if self._engine.head_is_gone:
+                raise ConnectionError(
+                    f"the head of the Ray cluster has not answered for {_HEAD_S:g} s, and Ray will end this process: "
+                    "start a head again, and resume"
+                )
             try:
                 messages = ray.get(reply, timeout=_TURN_S)
             except ray.exceptions.GetTimeoutError:
                 # A process that was stopped itself has not waited all that time.
                 turn_s, seen = min(time.monotonic() - seen, 2 * _TURN_S), time.monotonic()
-                if not self._where[1] and self._engine.running:
+                if not self._where[1] and self._engine.n_running:
                     waited_s, beside_s = 0.0, self._warned(beside_s + turn_s)
                 else:
                     waited_s += turn_s
@@ -206,7 +244,6 @@ class RayWorker:
         """Takes one message; returns how the worker ended, if it says so."""
         if message[0] == ray_actor.RUNNING:
             self._where = message[1], message[2]
-            self._engine.running.add(self)
         elif message[0] == ray_actor.EXITED:
             return f"{self._place()} {message[1]}"
         else:
@@ -227,7 +264,7 @@ class RayWorker:
         limit_s = self._engine.start_timeout_s
         if limit_s is None or beside_s < limit_s:
             return beside_s
-        warnings.warn(f"{self._no_room(limit_s)}; {len(self._engine.running)} others run", stacklevel=1)
+        warnings.warn(f"{self._no_room(limit_s)}; {self._engine.n_running} others run", stacklevel=1)
         return 0.0
 
     def _no_room(self, limit_s: float) -> str:
