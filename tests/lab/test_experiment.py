@@ -340,3 +340,14 @@ def test_an_ablation_table_is_made_from_a_grid(tmp_path):
         ValueError, match="row and column must be hyper-parameters of finished trials, got 'dim' and 'x'"
     ):
         experiment.trials().pivot("dim", "x")
+
+
+def test_runs_that_ended_at_both_infinities_fail_their_trial_and_not_the_search(tmp_path):
+    def fn(trial) -> float:
+        return (math.inf, -math.inf)[trial.seed] if trial.number == 1 else 1e308
+
+    trials = Experiment(tmp_path / "e", search={"kind": ["a", "b", "c"]}, seeds=2).run(9, fn, **QUIET).trials()
+    assert [(row.number, row.state, row.score) for row in trials] == [
+        (0, "finished", 1e308), (1, "failed", None), (2, "finished", 1e308),
+    ]  # fmt: skip
+    assert "1e+308" in repr(trials)

@@ -148,6 +148,25 @@ def test_whenever_it_is_killed_a_whole_page_stays_and_the_next_one_tidies_up(roo
     assert (out / read(data(out) / "0.js")["pictures"]["sample/7"]).is_file()
 
 
+def test_two_never_publish_to_one_folder_at_once(root, tmp_path, monkeypatch):
+    """Each would tidy up what the other one's page shows."""
+    out, real, refused = tmp_path / "out", describe_trial, []
+
+    def describe(catalog, identity):
+        with pytest.raises(RuntimeError, match="is being published to by process"):
+            publish(root, out)
+        refused.append(sorted(path.name for path in out.iterdir()))
+        return real(catalog, identity)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ai.lab.page.publish.describe_trial", describe)
+        assert publish(root, out) == 1
+    assert len(refused) == 1
+    assert (data(out) / "0.js").is_file()
+    publish(root, out)
+    assert not (out / ".publishing").exists()
+
+
 def test_the_script_imports_nothing_and_has_each_module_before_its_users(root, tmp_path):
     publish(root, tmp_path / "out")
     script = (tmp_path / "out" / "page.js").read_text()

@@ -19,6 +19,16 @@ def test_a_spread_is_told_to_the_digits_that_are_certain():
     assert Spread.of([2.0, 4.0]).std == math.sqrt(2)
 
 
+def test_a_run_that_went_astray_has_a_spread_too():
+    """One of them would hide the table, or end the search, for all others."""
+    assert Spread.of([1e200, -1e200]) == (0.0, pytest.approx(math.sqrt(2) * 1e200), 2)
+    assert str(Spread.of([1e200, -1e200])) == "0 ± 1e+200"
+    assert Spread.of([1e308, 1e308]) == (1e308, 0.0, 2)
+    assert math.isnan(Spread.of([math.inf, -math.inf]).mean)
+    assert Spread.of([math.inf, 1.0]).mean == math.inf
+    assert str(Spread.of([math.inf, 1.0])) == "inf"
+
+
 def test_markdown_keeps_its_columns_whatever_a_cell_holds():
     assert TABLE.to_markdown(best={"accuracy": "max", "loss": "min"}).split("\n") == [
         "| run | accuracy | loss | n_50% |",

@@ -1,6 +1,6 @@
 """What the lab's records cost as they grow, in CPU seconds and bytes: lists of trials, long runs, many prints.
 
-Run: `python -m ai.examples.reproduce lab-growth`, on Linux.
+Run: `python -m ai.examples.reproduce lab-growth`, on Linux. Stopped and run again at the same commit, it goes on.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ai.examples.reproduce import surroundings
 from ai.lab import Trial
 
 _DIGITS = 4
@@ -24,19 +25,48 @@ _DIGITS = 4
 def reproduce(*, trials: int = 10_000, rows: int = 1_000_000, writes: int = 100_000, seed: int = 0) -> dict[str, float]:
     """Measures each at a hundredth, a tenth and the whole of the sizes given, each size in a process of its own.
 
-    `… exponent` is the slope over the two decades: 1 is linear. `seed` changes nothing: nothing is drawn.
+    `… exponent` is the slope over the two decades: 1 is linear. What is measured is kept until all is. `seed` changes
+    nothing: nothing is drawn.
     """
+    parts = {"list": trials, "finished": trials, "row": rows, "write": writes, "overlay": 10_000}
+    once = ("finished", "overlay")
+    steps = {name: [n] if name in once else [max(1, n // 100), max(1, n // 10), n] for name, n in parts.items()}
+    kept = _Kept(Path(os.environ.get("AI_LAB_PATH", "ai-lab")) / "reproduce" / "lab-growth.part.json")
     figures: dict[str, float] = {}
-    for name, whole in (("list", trials), ("row", rows), ("write", writes), ("overlay", 10_000)):
-        sizes = [whole] if name == "overlay" else [max(1, whole // 100), max(1, whole // 10), whole]
-        found = [_apart(name, size) for size in sizes]
+    for name, sizes in steps.items():
+        found = [kept.figures(name, size) for size in sizes]
         for size, told in zip(sizes, found, strict=True):
             figures |= {f"{key} at {size}": round(value, _DIGITS) for key, value in told.items()}
         for key in found[0]:
             small, large = found[0][key], found[-1][key]
             if key.endswith("_s") and len(sizes) > 1 and min(small, large) > 0:
                 figures[f"{key} exponent"] = round(math.log(large / small) / math.log(sizes[-1] / sizes[0]), 2)
+    kept.forget()
     return figures
+
+
+class _Kept:
+    """Figures measured before this was stopped, of the same code."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._commit = path, surroundings()["commit"]
+        with contextlib.suppress(OSError, ValueError):
+            told = json.loads(path.read_text("utf-8"))
+            self._found: dict[str, dict[str, float]] = told["found"] if told["commit"] == self._commit else {}
+            return
+        self._found = {}
+
+    def figures(self, name: str, size: int) -> dict[str, float]:
+        key = f"{name} at {size}"
+        if key not in self._found:
+            self._found[key] = _apart(name, size)
+            print(key, self._found[key], file=sys.stderr, flush=True)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(json.dumps({"commit": self._commit, "found": self._found}), encoding="utf-8")
+        return self._found[key]
+
+    def forget(self) -> None:
+        self._path.unlink(missing_ok=True)
 
 
 def _apart(name: str, size: int) -> dict[str, float]:
@@ -59,8 +89,18 @@ def _memory_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def trial_list(root: Path, n: int) -> dict[str, float]:
+def killed_list(root: Path, n: int) -> dict[str, float]:
     """A list of killed trials, the dearest kind: their owners are looked for each time."""
+    return _list(root, n, "running")
+
+
+def finished_list(root: Path, n: int) -> dict[str, float]:
+    """A list of trials that ended well, and the memory of the whole process."""
+    told = _list(root, n, "finished")
+    return {f"finished_{key}": value for key, value in told.items()} | {"finished_process_mb": _memory_mb()}
+
+
+def _list(root: Path, n: int, state: str) -> dict[str, float]:
     from ai.lab.page.catalog import Catalog
 
     with Trial(root / "t0", config={"lr": 0.1, "net": {"dim": 8}}, system_interval_s=None, capture=False) as trial:
@@ -72,7 +112,7 @@ def trial_list(root: Path, n: int) -> dict[str, float]:
             path = root / f"t{number}" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             data = data.replace(trial.id.encode(), f"{number:032x}".encode())
-            path.write_bytes(data.replace(b'"state": "finished"', b'"state": "running"'))
+            path.write_bytes(data.replace(b'"state": "finished"', b'"state": "%s"' % state.encode()))
     memory_mb, catalog = _memory_mb(), Catalog(root)
     first_s = _cpu_s(lambda: json.dumps(catalog.changes(-1)))
     if len(catalog.rows()) != n:
@@ -83,6 +123,7 @@ def trial_list(root: Path, n: int) -> dict[str, float]:
 
 def long_run(root: Path, n: int) -> dict[str, float]:
     """A run of many rows of two numbers: read at first, one row more, memory beside the file, and opened again."""
+    from ai.lab.files.metrics_index import index_of
     from ai.lab.page.curve_cache import CurveCache
 
     with Trial(root / "t", system_interval_s=None, capture=False) as trial:
@@ -97,16 +138,14 @@ def long_run(root: Path, n: int) -> dict[str, float]:
     memory_mb = _memory_mb()
     read_s = _cpu_s(lambda: cache.columns(path))
     ratio = (_memory_mb() - memory_mb) * 1e6 / size
-    for index in (
-        path.parent / name
-        for name in os.listdir(path.parent)
-        if name.startswith("metrics.jsonl.") or name.endswith(".index")
-    ):
-        index.unlink()
-    reopened_s = _cpu_s(lambda: trial.log(n, {"loss": 0.0, "accuracy": 1.0}))
+    trial.log(n, {"loss": 0.0, "accuracy": 1.0})
     one_row_s = _cpu_s(lambda: cache.columns(path))
     trial.close()
-    if len(cache.columns(path)["loss"][2]) != n + 1:
+    index_of(path).unlink(missing_ok=True)
+    again = Trial(trial.path, system_interval_s=None, capture=False)
+    reopened_s = _cpu_s(lambda: again.log(n + 1, {"loss": 0.0, "accuracy": 1.0}))
+    again.close()
+    if len(cache.columns(path)["loss"][2]) != n + 2:
         raise RuntimeError("a row is missing")
     return {
         "log_row_s": logged_s,
@@ -167,7 +206,7 @@ def overlay(root: Path, n: int) -> dict[str, float]:
     return {"overlay_first_s": first_s, "overlay_again_s": again_s}
 
 
-_MEASURES = {"list": trial_list, "row": long_run, "write": many_writes, "overlay": overlay}
+_MEASURES = {"list": killed_list, "finished": finished_list, "row": long_run, "write": many_writes, "overlay": overlay}
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ai.lab.files.folder import enclosing_trial, write_atomic
+from ai.lab.files.lock import Lock
 from ai.lab.page.catalog import Catalog
 from ai.lab.page.decimate import decimate
 from ai.lab.page.importance import Importances
@@ -33,6 +34,7 @@ _MODULES = (
 )
 _PLAIN = ("style.css", "uPlot.min.css", "uPlot.iife.min.js", "uPlot.LICENSE", "icon.svg")
 _DATA = re.compile(rf"\.?{DATA}[0-9a-f]{{16}}")
+_LOCK = ".publishing"
 _OURS = "'use strict';\nglobalThis.publishedTrials = {};\n"
 _HERE = ("host", "pid", "user", "cwd", "parent")
 
@@ -51,6 +53,7 @@ def publish(root: Path, out: Path, *, results_only: bool = False) -> int:
 
     Raises:
         ValueError: `out` holds something else, or lies in a recorded trial; or there is no trial.
+        RuntimeError: another process publishes to `out` at this moment.
     """
     catalog = Catalog(root)
     told = catalog.changes(-1)
@@ -59,10 +62,24 @@ def publish(root: Path, out: Path, *, results_only: bool = False) -> int:
     if out.exists() and not _was_published(out):
         raise ValueError(f"{out} must be a new or empty folder, or hold a page that was published before")
     name = f"{DATA}{told['epoch']}"
-    new = out / f".{name}"
-    if (trial := enclosing_trial(new)) is not None:
+    if (trial := enclosing_trial(out / name)) is not None:
         raise ValueError(f"{out} lies in the folder of the trial {trial}; choose another")
-    new.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
+    lock = Lock(out / _LOCK)
+    if (other := lock.try_acquire()) is not None:
+        raise RuntimeError(f"{out} is being published to by process {other.get('pid', 'unknown')}; try again")
+    try:
+        _write(catalog, told, out, name, results_only)
+    finally:
+        (out / _LOCK).unlink(missing_ok=True)
+        lock.release()
+    return len(told["trials"])
+
+
+def _write(catalog: Catalog, told: dict[str, Any], out: Path, name: str, results_only: bool) -> None:
+    """Writes a page, its data in the folder `name`, and removes the data of the page before."""
+    new = out / f".{name}"
+    new.mkdir()
     try:
         _write_data(catalog, told, new, name, results_only)
     except BaseException:
@@ -79,7 +96,6 @@ def publish(root: Path, out: Path, *, results_only: bool = False) -> int:
     for folder in out.iterdir():
         if folder.name != name and _is_data(folder):
             shutil.rmtree(folder, ignore_errors=True)
-    return len(told["trials"])
 
 
 def _write_data(catalog: Catalog, told: dict[str, Any], new: Path, name: str, results_only: bool) -> None:
@@ -109,7 +125,7 @@ def _was_published(out: Path) -> bool:
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if (out / "page.js").read_text("utf-8").startswith(_OURS):
             return True
-    return out.is_dir() and all(map(_is_data, out.iterdir()))
+    return out.is_dir() and all(path.name == _LOCK or _is_data(path) for path in out.iterdir())
 
 
 def _is_data(folder: Path) -> bool:

@@ -25,10 +25,10 @@ class Spread(NamedTuple):
         Spread(mean=2.0, std=1.0, n=3)
         """
         numbers = [float(value) for value in values]
-        mean = math.fsum(numbers) / len(numbers)
+        mean = _mean(numbers)
         if len(numbers) < 2:
             return cls(mean, math.nan, len(numbers))
-        return cls(mean, math.sqrt(math.fsum((one - mean) ** 2 for one in numbers) / (len(numbers) - 1)), len(numbers))
+        return cls(mean, math.hypot(*(one - mean for one in numbers)) / math.sqrt(len(numbers) - 1), len(numbers))
 
     def told(self, plus_minus: str = "±") -> str:
         """Returns the mean to the digits that its deviation leaves certain.
@@ -39,7 +39,7 @@ class Spread(NamedTuple):
         if not (math.isfinite(self.std) and math.isfinite(self.mean)) or self.std == 0:
             return f"{self.mean:.5g}"
         digits = max(0, -math.floor(math.log10(self.std)))
-        if digits > 6 or abs(self.mean) >= 1e7:
+        if digits > 6 or max(abs(self.mean), self.std) >= 1e7:
             return f"{self.mean:.4g} {plus_minus} {self.std:.1g}"
         return f"{self.mean:.{digits}f} {plus_minus} {self.std:.{digits}f}"
 
@@ -144,6 +144,15 @@ class Table:
 
     def __repr__(self) -> str:
         return format_table(self.columns, self.rows)
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    try:
+        return math.fsum(numbers) / len(numbers)
+    except OverflowError:  # of the sum, not of the mean
+        return math.fsum(one / len(numbers) for one in numbers)
+    except ValueError:  # of both infinities
+        return math.nan
 
 
 def _line(cells: Sequence[str]) -> str:

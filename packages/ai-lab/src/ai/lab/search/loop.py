@@ -20,6 +20,7 @@ from ai.lab.files.folder import read_marker
 from ai.lab.files.ownership import Owner, last_holder
 from ai.lab.record import Record
 from ai.lab.recording.options import HookOptions
+from ai.lab.report.table import Spread
 from ai.lab.report.trial_table import TrialRow, to_row
 from ai.lab.search.beats import Beat, Watch
 from ai.lab.search.evaluation import Outcome, evaluate, record
@@ -150,7 +151,10 @@ class Search:
             begun()
             runs = [self._one_of_several(asked, seed, run) for seed in range(self.seeds)]
             asked.set_user_attr("runs", runs)
-            return _as_told([math.fsum(column) / self.seeds for column in zip(*runs, strict=True)])
+            means = [Spread.of(column).mean for column in zip(*runs, strict=True)]
+            if any(map(math.isnan, means)):  # of both infinities: no score, though no run failed
+                asked.set_user_attr("counts", True)
+            return _as_told(means)
 
         def after(study: optuna.Study, ended: FrozenTrial) -> None:
             nonlocal enough
