@@ -413,3 +413,12 @@ def test_mapped_rows_reach_workers_and_other_datasets(folder):
     assert torch.equal(part.concat(plain).data["x"], torch.cat([pixels, pixels]))
     with pytest.raises(ValueError, match=r"column 'x' must have one shape and dtype in all datasets, .*\(3, 16, 16\)"):
         part.concat(Dataset({"x": torch.zeros(1, 3, 8, 8)}))
+
+
+def test_a_file_that_is_no_image_is_named_and_nothing_of_ours(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"nonsense")
+    with pytest.raises(
+        ValueError, match=r"a\.png is no image that can be read: it is in no format of images that is known"
+    ):
+        ImgDataset(tmp_path, 8, cache=tmp_path / "packs")

@@ -112,9 +112,13 @@ def read_regular(path: str | os.PathLike[str]) -> bytes:
 
 def _decode(content: bytes, mode: str) -> Tensor:
     """Returns the upright pixels: `[channels, height, width]` uint8."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    with Image.open(io.BytesIO(content)) as image:  # reads the head, and refuses a size beyond its limit
+    try:
+        opened = Image.open(io.BytesIO(content))  # reads the head, and refuses a size beyond its limit
+    except UnidentifiedImageError as error:  # which names the buffer, and nobody's file
+        raise OSError("it is in no format of images that is known") from error
+    with opened as image:
         pixels = _decode_jpeg(content, mode, image) if image.format in ("JPEG", "MPO") else None
         if pixels is None:
             pixels = _decode_pillow(image, mode)
