@@ -166,15 +166,14 @@ def test_order_and_draws_do_not_depend_on_workers_and_resume_at_every_batch(trai
     states = []
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    for n_workers in (0, 1, 2):
-        with made(n_workers) as loader:
+    with made(2) as by_two:
+        for loader in (made(0), by_two):
             iterator = iter(loader)
             for k in range(n):
                 states.append((k, pickle.loads(pickle.dumps(loader.state_dict()))))
                 assert torch.equal(next(iterator), reference[k])
-    for n_workers in (0, 2):
-        with made(n_workers) as loader:
-            for k, state in states[:: 1 if n_workers == 0 else 5]:
+        for loader, step in ((made(0), 1), (by_two, 5)):
+            for k, state in states[::step]:
                 loader.load_state_dict(state)
                 rest = take(iter(loader), n - k) if train else list(loader)
                 assert all(torch.equal(a, b) for a, b in zip(rest, reference[k:], strict=True))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 import zipfile
 from functools import partial
@@ -59,7 +60,10 @@ def arrays(numbers):
 FORMATS = {
     "tar": (tar, lambda sample: int(sample["cls"])),
     "bare.tar": (lambda numbers: tar(numbers, end=False), lambda sample: int(sample["cls"])),
-    "txt": (lambda numbers: "".join(f"{n}é\r\n" for n in numbers).encode(), lambda line: int(line.rstrip("é"))),
+    "txt": (
+        lambda numbers: "".join(f"{n}é\r\n" for n in numbers).encode("utf-8-sig"),
+        lambda line: int(line.rstrip("é")),
+    ),
     "jsonl": (lambda numbers: "\n\n".join(json.dumps({"n": n}) for n in numbers).encode(), lambda sample: sample["n"]),
     "parquet": (parquet, lambda sample: int(sample["n"])),
     "arrow": (arrow, lambda sample: int(sample["n"])),
@@ -76,10 +80,13 @@ def made(request, tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / ".hidden.txt").write_text("no sample")
     (tmp_path / "set" / "readme.md").write_text("no sample")
+    (tmp_path / "set" / "folder.txt").mkdir()
+    os.mkfifo(tmp_path / "set" / "pipe.txt")
     for k in range(2):
         content = write(range(N * k, N * (k + 1)))
         (tmp_path / "set" / f"{k}.{request.param}").write_bytes(content)
         memory.pipe(f"/shards/{k}.{request.param}", content)
+    memory.pipe("/shards/folder.txt/inner", b"no sample")
     yield tmp_path / "set", number
     memory.rm("/shards", recursive=True)
 
@@ -181,7 +188,9 @@ def test_damaged_files_are_named(tmp_path, name, content, message):
 
 
 def test_what_is_no_shard_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.tar")
     for path, error, message in (
+        (tmp_path / "pipe.tar", FileNotFoundError, "pipe.tar has none"),
         (tmp_path, FileNotFoundError, "must name files that end in one of .tar, .txt, .* has none"),
         (tmp_path / "none.tar", FileNotFoundError, "none.tar has none"),
         ("memory://nowhere/*.tar", FileNotFoundError, "nowhere/.*has none"),

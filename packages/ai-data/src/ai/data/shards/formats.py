@@ -4,6 +4,7 @@ A reader yields each sample with the place of the next, a few numbers from which
 before.
 """
 
+import codecs
 import json
 import os
 import tarfile
@@ -35,7 +36,8 @@ def _lines(file: IO[bytes], place: Place) -> Iterator[tuple[str, Place]]:
     offset = place[0] if place else 0
     file.seek(offset)
     for line in file:
-        offset += len(line)
+        line, n_bytes = (line if offset else line.removeprefix(codecs.BOM_UTF8)), len(line)
+        offset += n_bytes
         yield line.decode().removesuffix("\n").removesuffix("\r"), (offset,)
 
 

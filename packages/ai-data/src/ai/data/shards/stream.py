@@ -164,23 +164,21 @@ def _found(path: str | os.PathLike[str]) -> tuple[list[str], dict[str, Any]]:
     index: dict[str, Any] = {}
     if (local := local_path(path)) is not None:
         if local.is_dir():
-            names = [str(file) for file in local.iterdir()]
+            names = [str(file) for file in local.iterdir() if file.is_file()]
             if (local / INDEX).is_file():
                 index = json.loads((local / INDEX).read_text())
-        elif local.exists():
+        elif local.is_file():
             return [str(local)], index
         else:
-            names = glob.glob(str(local))
+            names = [file for file in glob.glob(str(local)) if os.path.isfile(file)]
     else:
         files, inner = file_system(str(path))
         if files.isfile(inner):
             return [str(path)], index
         is_folder = files.isdir(inner)
         before, _, after = links(str(path))
-        names = [
-            before + files.unstrip_protocol(name) + after
-            for name in (files.ls(inner, detail=False) if is_folder else files.glob(inner))
-        ]
+        there = files.ls(inner, detail=True) if is_folder else files.glob(inner, detail=True).values()
+        names = [before + files.unstrip_protocol(told["name"]) + after for told in there if told["type"] == "file"]
         if is_folder and files.isfile(f"{inner.rstrip('/')}/{INDEX}"):
             index = json.loads(files.cat_file(f"{inner.rstrip('/')}/{INDEX}"))
     names = sorted(name for name in names if _counts(links(name)[1]))

@@ -3,9 +3,10 @@
 import copy
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from torch import Tensor
@@ -79,7 +80,7 @@ def write_shards(
     with stored.loader(batch_size, n_workers=n_workers, seed=seed) as loader:
         for number, columns in enumerate(_pieces(loader, per_shard // batch_size, n_done), n_done):
             path = root / f"{number:06}.npz"
-            write_atomic(path, lambda file, columns=columns: np.savez(file, **columns))  # type: ignore[misc]
+            write_atomic(path, lambda file, columns=columns: _save(file, columns))  # type: ignore[misc]
     return Shards(root)
 
 
@@ -118,13 +119,26 @@ def _pieces(loader: DataLoader, n_batches: int, n_done: int) -> Iterator[dict[st
         yield _joined(batches)
 
 
+def _save(file: IO[bytes], columns: dict[str, np.ndarray]) -> None:
+    """Writes what `np.savez` does, which takes no column of the name `file`."""
+    with zipfile.ZipFile(file, "w") as packed:
+        for name, column in columns.items():
+            with packed.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, column, allow_pickle=False)
+
+
 def _joined(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _as_columns(batch: Any) -> dict[str, np.ndarray]:
     columns = batch if isinstance(batch, dict) else {"x": batch}
+    arrays = {}
     for name, column in columns.items():
         if not isinstance(column, Tensor):
             raise ValueError(f"shards hold numbers, column {name!r} is made of {type(column).__name__}")
-    return {str(name): column.numpy() for name, column in columns.items()}
+        try:
+            arrays[str(name)] = column.numpy()
+        except TypeError:
+            raise ValueError(f"shards hold numbers of numpy's types, column {name!r} is {column.dtype}") from None
+    return arrays
