@@ -1,5 +1,6 @@
 """A worker's end of its connection."""
 
+import os
 import socket
 import threading
 
@@ -19,13 +20,25 @@ class Note:
         return Note, ()
 
 
-def test_a_message_is_made_by_the_thread_that_uses_it():
+def test_a_message_is_made_by_the_thread_that_uses_it(monkeypatch):
     """Two threads that import a package at once, one of them for a message, may find it half made."""
+    left = threading.Event()
+
+    def leave(code):
+        left.set()
+        threading.Event().wait()  # it never returns; the thread is a daemon
+
+    monkeypatch.setattr(os, "_exit", leave)
     ours, theirs = socket.socketpair()
-    parent, link = Channel(ours, lambda: True), Link(Channel(theirs, lambda: True))
-    parent.send(Note())
-    MADE_IN.clear()
-    link.inbox.get()
-    assert MADE_IN == [threading.current_thread()]
-    # the connection stays open: its end is the end of a worker's process
-    MADE_IN.append(link)
+    parent, own = Channel(ours, lambda: True), Channel(theirs, lambda: True)
+    link = Link(own)
+    try:
+        parent.send(Note())
+        MADE_IN.clear()
+        link.inbox.get()
+        assert MADE_IN == [threading.current_thread()]
+    finally:
+        parent.close()
+        ended = left.wait(10)
+        own.close()
+    assert ended  # the end of the connection is that of a worker's process
