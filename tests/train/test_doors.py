@@ -113,6 +113,17 @@ _MULTI = ai.train.MultiTrainer(print, [])
         (lambda: ai.train.Hook(snapshots=ai.train.Snapshots), "snapshots"),
         (lambda: ai.train.Hook(stopper=ai.train.EarlyStopping, val_data=[1]), "stopper"),
         (lambda: ai.train.Hook(stateful=[Dataset]), r"stateful\[0\]"),
+        (lambda: ai.train.Hook(task=Dataset), "task"),
+        (lambda: ai.train.Hook(log=Dataset), "log"),
+        (lambda: ai.train.Hook(sampler=Dataset, sample=print), "sampler"),
+        (lambda: ai.train.Hook(sampler=print, sample=Dataset), "sample"),
+        (lambda: opt.muon(Net), "model"),
+        (lambda: opt.together(torch.optim.SGD), r"optimizers\[0\]"),
+        (lambda: ai.train.profile(ai.train.Trainer, _NET, opt.sgd(_NET)), "trainer"),
+        (lambda: ai.train.profile(_TRAINER, Net, opt.sgd(_NET)), "'model'"),
+        (lambda: ai.train.profile(_TRAINER, _NET, torch.optim.SGD), "the optimizer of 'model'"),
+        (lambda: ai.train.Classify(metrics={"f1": Dataset}), r"metrics\['f1'\]"),
+        (lambda: _TRAINER.train(_NET, opt.sgd(_NET), schedule=torch.optim.lr_scheduler.StepLR), "schedule"),
     ],
 )
 def test_a_class_in_place_of_its_instance_is_named(call, named):
@@ -130,6 +141,24 @@ def test_a_class_in_place_of_its_instance_is_named(call, named):
         (lambda: _TRAINER.validate("net", []), "'model' must be a torch.nn.Module, not str"),
         (lambda: ai.train.Hook(snapshots="runs"), r"snapshots must be a Snapshots, such as .*, not str"),
         (lambda: ai.train.Hook(task=3), "task must be callable, not int"),
+        (lambda: ai.train.profile(_NET, _NET, opt.sgd(_NET)), "trainer must be a Trainer, not Net"),
+        (lambda: ai.train.Classify(metrics=[1]), "metrics must be a dict by name, not list"),
+        (
+            lambda: ai.train.Classify(metrics={"f1": 3}),
+            r"metrics\['f1'\] must have reset, update and compute, and a int lacks reset",
+        ),
+        (
+            lambda: _TRAINER.train(_NET, opt.sgd(_NET), schedule=0.5),
+            r"schedule must be a function of the step, such as schedule.cosine\(1000\), not float",
+        ),
+        (
+            lambda: _MULTI.train({"a": _NET}, {"a": opt.sgd(_NET)}, schedule=schedule.cosine),
+            r"schedule must be what schedule.cosine\(...\) returns, not schedule.cosine itself",
+        ),
+        (lambda: schedule.warm_up(9, schedule.constant), r"then must be what schedule.constant\(...\) returns, .*"),
+        (lambda: schedule.sequence((9, schedule.linear)), "schedule 0 of sequence must be what schedule.linear.*"),
+        (lambda: opt.sgd(_NET, groups=opt.no_decay), "groups must be a rule .*, not no_decay itself"),
+        (lambda: opt.sgd(_NET, groups=[]), "groups must be a rule .*, not list"),
     ],
 )
 def test_another_kind_of_thing_is_named(call, message):

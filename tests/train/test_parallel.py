@@ -64,9 +64,17 @@ def test_killed_rank_is_named_and_ends_the_job_and_the_next_goes_on_to_the_same_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["at once", "in background"])
-def test_failed_writing_on_one_rank_fails_on_all(how, two_ranks):
-    assert f"write {how} rank 1: no space left on device; 0 snapshots" in two_ranks
-    assert f"write {how} rank 0: another rank could not write its part of the snapshot; 0 snapshots" in two_ranks
+@pytest.mark.parametrize(
+    ("parallel", "mine", "others"),
+    [
+        ("ddp", "no space left on device", "another rank could not write its part of the snapshot"),
+        ("fsdp", "dcp: File too large", r"rank 1: \[Errno 27\] File too large: '.*/dcp'"),
+    ],
+)
+def test_failed_writing_on_one_rank_fails_on_all_in_one_sentence(how, parallel, mine, others, two_ranks):
+    for rank, why in enumerate((others, mine)):
+        sentence = rf"snapshot \S+/000000002 was not written \({why}\); those before it are as they were; left \[\]"
+        assert re.search(rf"^write {parallel} {how} rank {rank}: {sentence}$", two_ranks, re.MULTILINE)
 
 
 @pytest.mark.slow

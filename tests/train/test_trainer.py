@@ -228,6 +228,22 @@ def test_ema_follows_its_formula_and_validation_uses_it(any_device):
     assert dict(seen)[2]["val_loss"] == pytest.approx(-average)
 
 
+def test_complex_weights_have_an_average():
+    model = nn.Linear(1, 1, bias=False, dtype=torch.complex64)
+    nn.init.zeros_(model.weight)
+
+    def minus(model, batch, step):  # the gradient of -Re - 2 Im is -1 - 2i
+        return -model.weight.real.sum() - 2 * model.weight.imag.sum()
+
+    trainer = Trainer(minus, [torch.ones(1)] * 2, ema=0.5)
+    trainer.train(model, torch.optim.SGD(model.parameters(), lr=1.0), [])
+    assert model.weight.item() == 2 + 4j
+    with trainer.averaged(model):
+        decays = [min(0.5, t / (t + 9)) for t in (1, 2)]
+        share = decays[1] * (1 - decays[0]) + 2 * (1 - decays[1])
+        assert model.weight.item() == pytest.approx(share * (1 + 2j), rel=1e-6)
+
+
 def test_average_outlives_the_run_that_made_it(net, batches):
     model, seen, data = net(), {}, batches(2)
     hook = Hook(val_data=data, log=lambda step, numbers: seen.update(numbers))
@@ -374,6 +390,22 @@ def test_schedule_scales_each_groups_own_rate(net, batches):
         lambda m, b, s: (seen.append([g["lr"] for g in optimizer.param_groups]), env(m, b, s))[1], batches(3)
     ).train(model, optimizer, schedule=lambda step: 1 / (step + 1))
     assert seen == [[1.0, 0.1], [0.5, 0.05], [1 / 3, 0.1 / 3]]
+
+
+@pytest.mark.parametrize("on_nan", ["raise", "skip"])
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [(None, TypeError), ("0.1", TypeError), (float("nan"), ValueError)],
+)
+def test_a_schedule_that_gives_no_number_is_named_and_moves_nothing(given, error, on_nan, net, batches):
+    model = net()
+    optimizer = opt.sgd(model)
+    with pytest.raises(error, match=rf"^schedule must give a number, and gave {given!r} at step 1$"):
+        Trainer(env, batches(3), on_nan=on_nan).train(
+            model, optimizer, schedule=lambda step: given if step == 1 else 0.5
+        )
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert optimizer.param_groups[0]["lr"] == 0.005
 
 
 def test_validation_on_a_loader_without_an_end_is_refused(net):

@@ -1,9 +1,20 @@
 """Metrics over a whole validation: those of all rows together, whatever the batches and the ranks."""
 
+import pickle
+
 import pytest
 import torch
 from torch import nn
-from torchmetrics import AUROC, ConfusionMatrix, F1Score
+from torchmetrics import (
+    AUROC,
+    Accuracy,
+    ClasswiseWrapper,
+    ConfusionMatrix,
+    F1Score,
+    MaxMetric,
+    MetricCollection,
+    MultitaskWrapper,
+)
 
 from ai.train import Classify, Hook, Trainer, measure, opt
 from ai.train.engine.evaluate import evaluate
@@ -90,6 +101,78 @@ def test_ranks_measure_what_one_process_does_also_where_one_has_no_batch():
     assert {key: found[key] for key in by_hand(x, y)} == pytest.approx(by_hand(x, y), abs=1e-6)
     alone = evaluated(x, y, [40], Exchange(1, [{}]))
     assert {key: alone[key] for key in by_hand(x, y)} == pytest.approx(by_hand(x, y), abs=1e-6)
+
+
+def f1():
+    return F1Score("multiclass", num_classes=3, average="macro")
+
+
+def accuracy(**how):
+    return Accuracy("multiclass", num_classes=3, **how)
+
+
+@pytest.mark.parametrize(
+    ("make", "form"),
+    [
+        (lambda: MetricCollection([f1(), accuracy(), ConfusionMatrix("multiclass", num_classes=3)]), None),
+        (lambda: MetricCollection({"a": f1(), "b": MetricCollection([accuracy()])}, compute_groups=False), None),
+        (lambda: f1() + accuracy(), None),
+        (lambda: ClasswiseWrapper(accuracy(average=None)), None),
+        (lambda: MultitaskWrapper({"one": f1(), "two": accuracy()}), lambda v: {"one": v, "two": v}),
+    ],
+    ids=["collection", "nested", "sum", "by class", "by task"],
+)
+def test_a_metric_that_is_made_of_others_is_that_of_all_ranks_rows(make, form):
+    x, y = rows()
+    form = form or (lambda v: v)
+
+    def found(rows, cuts, ranks):
+        def loss(batch):
+            measure("made", make(), form(batch[0]), form(batch[1]))
+            return torch.zeros(())
+
+        data = list(zip(x[rows].split(cuts), y[rows].split(cuts), strict=True))
+        return evaluate({"loss": loss}, data, device=torch.device("cpu"), ranks=ranks)
+
+    sent = []
+
+    class Sends(Exchange):
+        def gather(self, value):
+            sent.append(pickle.loads(pickle.dumps(value)))
+            return [value]
+
+    found(slice(25, 40), 15, Sends(1, []))
+    wanted = found(slice(0, 40), 40, Ranks())
+    assert len(wanted) > 1
+    assert found(slice(0, 25), 20, Exchange(0, sent)) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_metric_whose_states_do_not_add_up_over_ranks_is_named():
+    ranks = Exchange(0, [{"most": MaxMetric()}])
+    with pytest.raises(TypeError, match=r"^the metric 'most' \(MaxMetric\) cannot be measured over several ranks"):
+        evaluate(
+            {"loss": lambda x: (measure("most", MaxMetric(), x), x.mean())[1]},
+            [torch.ones(2)],
+            device=torch.device("cpu"),
+            ranks=ranks,
+        )
+
+
+def test_one_key_is_one_metric():
+    x, y = rows()
+    trainer, net = Trainer(Classify(metrics={"accuracy": f1()}), []), nn.Identity()
+    with pytest.raises(ValueError, match=r"^'accuracy' is logged, and a metric is measured as 'accuracy'"):
+        trainer.validate(net, [(x, y)])
+    with pytest.raises(ValueError, match=r"^'loss' is logged"):
+        Trainer(Classify(metrics={"loss": f1()}), []).validate(net, [(x, y)])
+
+    def env(model, batch, step):
+        for metric in (f1(), accuracy()):
+            measure("one", metric, *batch)
+        return batch[0].mean()
+
+    with pytest.raises(ValueError, match=r"^two metrics are measured as 'one', MulticlassF1Score and Multiclass"):
+        Trainer(env, []).validate(net, [(x, y)])
 
 
 def test_a_metric_that_cannot_be_merged_is_named_where_there_are_ranks():

@@ -39,6 +39,7 @@ with open(folder / f"rank-{os.environ['RANK']}.txt", "w", encoding="utf-8") as o
     environment.check_refusal()
     whole_set_metrics.check("ddp")
     whole_set_metrics.check("fsdp")
-    failed_write.check(folder / "full", asynchronous=False)
-    failed_write.check(folder / "full", asynchronous=True)
+    for parallel in ("ddp", "fsdp"):
+        for asynchronous in (False, True):
+            failed_write.check(parallel, folder / f"full-{parallel}-{asynchronous}", asynchronous)
 dist.destroy_process_group()

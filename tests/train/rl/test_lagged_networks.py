@@ -46,6 +46,23 @@ def test_lagged_network_follows_once_an_update(env):
     torch.testing.assert_close(list(model.critics.lagged.parameters()), list(twin.critics.lagged.parameters()))
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_it_follows_once_where_the_optimizer_asks_again_and_again(accumulate):
+    model, batch = apart(Values), {**drawn(6), "action": torch.zeros(6, dtype=torch.long)}
+    twin, asked = copy.deepcopy(model), []
+    env = DQN(tau=0.1, follow_every=1)
+
+    def counted(*given):
+        asked.append(1)
+        return env(*given)
+
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=1e-3, max_iter=4)
+    Trainer(counted, [batch] * accumulate, accumulate=accumulate).train(model, optimizer, [])
+    assert len(asked) > accumulate
+    twin.q.follow(0.1)
+    torch.testing.assert_close(list(model.q.lagged.parameters()), list(twin.q.lagged.parameters()))
+
+
 def test_after_an_error_in_a_later_micro_batch_it_follows_again():
     model, batch = apart(Values), {**drawn(6), "action": torch.zeros(6, dtype=torch.long)}
     env = DQN(tau=0.5, follow_every=1)

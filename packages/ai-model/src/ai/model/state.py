@@ -6,7 +6,8 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -82,9 +83,15 @@ def write_pt(path: Path, value: Any) -> None:
     Raises:
         OSError: It cannot be written.
     """
+    with saying_why(path), open(path, "wb") as file:  # opened here, since torch's own writer forgets the reason
+        torch.save(value, file)
+
+
+@contextmanager
+def saying_why(path: Path) -> Iterator[None]:
+    """Raises what the system refused to a writer as an `OSError` about `path`, where that writer has hidden it."""
     try:
-        with open(path, "wb") as file:  # opened here, since torch's own writer forgets the reason
-            torch.save(value, file)
+        yield
     except (OSError, RuntimeError) as error:
         told: BaseException | None = error
         while told is not None:
@@ -116,7 +123,7 @@ def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, 
 
         try:
             with safe_open(path, "pt", device=str(device)) as file:
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: it is no dict
+                state = {name: file.get_tensor(name) for name in file.keys()}  # it is no dict
                 extra = json.loads((file.metadata() or {}).get(_EXTRA, "[]"))
         except SafetensorError as error:
             raise ValueError(f"path ({path}) must be a whole safetensors file: {error}") from error

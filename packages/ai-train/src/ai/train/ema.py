@@ -65,7 +65,8 @@ class Ema:
     def update(self, step: int) -> None:
         """Move towards the parameters; `step` counts the updates made, from 1."""
         decay = min(self.decay, step / (step + 9)) if self.warmup else self.decay
-        torch._foreach_lerp_(self._averages, self._params, 1 - decay)
+        if self._params:
+            torch._foreach_lerp_(self._averages, self._params, 1 - decay)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
@@ -102,5 +103,7 @@ class Ema:
 
 
 def _floating(model: nn.Module) -> tuple[list[str], list[Tensor]]:
-    named: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+    named: dict[str, Tensor] = {
+        name: p for name, p in model.named_parameters() if p.is_floating_point() or p.is_complex()
+    }
     return list(named), list(named.values())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ai.model.arguments import check_real, check_whole
 from ai.train.engine.log import is_logging, log
-from ai.train.engine.whole_set import Metric, measure
+from ai.train.engine.whole_set import Metric, check_metric, measure
 
 Batch = Mapping[str, Tensor] | Sequence[Tensor]
 
@@ -69,7 +69,11 @@ class Classify:
         self.label_smoothing = label_smoothing
         self.class_weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
         self.top_k = tuple(top_k)
+        if not isinstance(metrics, Mapping | None):
+            raise TypeError(f"metrics must be a dict by name, not {type(metrics).__name__}")
         self.metrics = dict(metrics or {})
+        for name, metric in self.metrics.items():
+            check_metric(f"metrics[{name!r}]", metric)
 
     def __call__(self, model: nn.Module, batch: Batch, step: int) -> Tensor | tuple[Tensor, Tensor]:
         """The mean loss over the batch; with class weights, and what its rows weigh together."""

@@ -99,7 +99,7 @@ class Hook(HookInterface):
             raise ValueError("resume=True needs snapshots: the folder to continue from")
         check_settings(settings)
         check_whole(exit_status=exit_status)
-        check_instance(val_data=val_data, snapshots=snapshots, stopper=stopper)
+        check_instance(val_data=val_data, snapshots=snapshots)
         for index, one in enumerate(stateful):
             check_instance(**{f"stateful[{index}]": one})
         _refuse_uncallable(log=log, sampler=sampler, sample=sample, task=task, stopper=stopper)
@@ -361,5 +361,6 @@ def _refuse_idle(**intervals: tuple[Every, object, str]) -> None:
 
 def _refuse_uncallable(**given: object) -> None:
     for name, value in given.items():
+        check_instance(**{name: value})
         if value is not None and not callable(value):
             raise TypeError(f"{name} must be callable, not {type(value).__name__}")

@@ -153,6 +153,7 @@ def muon(
     >>> [(type(one).__name__, sum(len(g['params']) for g in one.param_groups)) for one in together.optimizers]
     [('Muon', 1), ('AdamW', 3)]
     """
+    check_instance(model=model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"muon needs the module itself, not {type(model).__name__}")
     check_real(adamw_lr=adamw_lr, weight_decay=weight_decay)
@@ -249,7 +250,7 @@ def layerwise_decay(factor: float, depth: Callable[[str], int] | None = None) ->
     def groups(model: nn.Module) -> list[dict[str, Any]]:
         named = list(model.named_parameters())
         layers = by_block(model) if depth is None else {name: depth(name) for name, _ in named}
-        last = max(layers.values())
+        last = max(layers.values(), default=0)
         made: dict[tuple[int, bool], dict[str, Any]] = {}
         for name, param in named:
             layer, exempt = layers[name], param.ndim <= 1
@@ -271,6 +272,10 @@ def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float
     if not lr >= 0:
         raise ValueError(f"lr ({lr}) must not be negative")
     check_limits(clip_norm, clip_value)
+    makers: tuple[Any, ...] = (no_decay, layerwise_decay)
+    if rule is not None and (rule in makers or not callable(rule)):
+        given = f"{rule.__name__} itself" if callable(rule) else type(rule).__name__
+        raise TypeError(f"groups must be a rule for groups, such as no_decay() or layerwise_decay(0.75), not {given}")
     if rule is not None and not isinstance(model, nn.Module):
         raise TypeError(f"groups= needs the module itself, not {type(model).__name__}")
     groups: list[Any]

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_instance, check_whole
+from ai.train.engine.argument_checks import check_model_and_optimizer
 from ai.train.engine.run import Run
 from ai.train.hook import HookInterface
 from ai.train.loop.options import TrainOptions
@@ -76,6 +77,10 @@ def profile(
     True
     """
     check_whole(steps=steps, warmup=warmup)
+    if not isinstance(trainer, Trainer):
+        check_instance(trainer=trainer)
+        raise TypeError(f"trainer must be a Trainer, not {type(trainer).__name__}")
+    check_model_and_optimizer("model", model, opt)
     if steps < 1 or warmup < 0:
         raise ValueError(f"steps ({steps}) must be at least 1 and warmup ({warmup}) not negative")
     clock = _Clock(next(model.parameters()).device)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ai.model.arguments import check_real, check_whole
 from ai.train.early_stopping import EarlyStopping
+from ai.train.optimizers.factor import check_schedule
 
 Schedule = Callable[[int], float]
 
@@ -215,6 +216,7 @@ def warm_up(steps: float, then: Schedule) -> Schedule:
     [0.25, 1.0, 1.0]
     """
     check_real(steps=steps)
+    check_schedule(then=then)
     if steps < 0:
         raise ValueError(f"the steps of warm_up ({steps}) must not be negative")
     return _followed(
@@ -230,6 +232,7 @@ def sequence(*parts: tuple[int, Schedule]) -> Schedule:
     """
     if not parts:
         raise ValueError("sequence needs at least one (steps, schedule)")
+    check_schedule(**{f"schedule {index} of sequence": part for index, (_, part) in enumerate(parts)})
 
     def at(step: int) -> tuple[int, Schedule]:
         start = 0

@@ -6,11 +6,14 @@ A DCP folder loads on any number of ranks; `export` makes one file of it.
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -21,10 +24,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from ai.model.saved import EMA, MODEL, STATE, load_pt, read_manifest
-from ai.model.state import write_pt, write_tensors
+from ai.model.state import saying_why, write_pt, write_tensors
 from ai.train.distributed.process_group import GroupRanks
 from ai.train.engine.run import Run
-from ai.train.saving.atomic_folder import commit
+from ai.train.saving.atomic_folder import commit, one_clear_error
 from ai.train.saving.checksums import Checksums
 from ai.train.saving.files import read_state, write_files, write_manifest
 from ai.train.saving.host_copies import HostCopies
@@ -89,11 +92,19 @@ class RanksWriter:
                 self._prune()
 
         def write() -> None:
-            _together(ranks, make_staging)
-            _together(ranks, lambda: write_pt(staging / f"rank-{ranks.rank}.pt", own))
-            if sharded:
-                state_dict_saver.save(tensors, checkpoint_id=str(staging / "dcp"), process_group=ranks.group)
-            _together(ranks, finish)
+            try:
+                with one_clear_error(target):
+                    _together(ranks, make_staging)
+                    _together(ranks, lambda: write_pt(staging / f"rank-{ranks.rank}.pt", own))
+                    if sharded:
+                        with _plain_errors(ranks.rank):
+                            writer = _ShardWriter(staging / "dcp")
+                            state_dict_saver.save(tensors, storage_writer=writer, process_group=ranks.group)
+                    _together(ranks, finish)
+            except BaseException:
+                if ranks.rank == 0:  # on a full disk its place is needed
+                    shutil.rmtree(staging, ignore_errors=True)
+                raise
 
         return write
 
@@ -114,6 +125,30 @@ def _together(ranks: GroupRanks, work: Callable[[], object]) -> None:
         failure = error
     if ranks.any(failure is not None):
         raise failure or OSError("another rank could not write its part of the snapshot")
+
+
+class _ShardWriter(FileSystemWriter):
+    """DCP's own, whose errors say what the system has refused: they reach the ranks without what caused them."""
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        """Write this rank's shards."""
+        with saying_why(Path(self.path)):
+            return super().write_data(plan, planner)
+
+
+@contextmanager
+def _plain_errors(rank: int) -> Iterator[None]:
+    """What went wrong on this rank, else on the first of the others, rather than DCP's `BaseException` about all."""
+    try:
+        yield
+    except CheckpointException as error:
+        where = rank if rank in error.failures else min(error.failures)
+        failure = error.failures[where][0]
+    else:
+        return
+    if where != rank:
+        raise OSError(f"rank {where}: {failure}") from None
+    raise failure from None
 
 
 def _parts(value: Any) -> Any:
@@ -149,7 +184,8 @@ def load_ranks(run: Run, path: Path, settings: str = "snapshot") -> None:
         check_kind(key, run.optimizers[key], kind)
     settings_of = {key: optimizer_settings(optimizer) for key, optimizer in run.optimizers.items()}
     state = _tensors(run)
-    state_dict_loader.load(state, checkpoint_id=str(path / "dcp"), no_dist=run.ranks.world == 1)
+    with _plain_errors(rank):
+        state_dict_loader.load(state, checkpoint_id=str(path / "dcp"), no_dist=run.ranks.world == 1)
     for key, model in run.models.items():
         set_model_state_dict(model, state["models"][key])
     for key, optimizer in run.optimizers.items():

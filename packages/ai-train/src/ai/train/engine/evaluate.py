@@ -102,7 +102,11 @@ def evaluate(
         raise ValueError(
             "there is no batch to validate on: the data is empty, or an iterator that has been run through"
         )
-    return {name: total / weight for name, (total, weight) in sums.items()} | measures.compute(ranks)
+    means = {name: total / weight for name, (total, weight) in sums.items()}
+    measured = measures.compute(ranks)
+    for key in means.keys() & measured.keys():
+        raise ValueError(f"{key!r} is logged, and a metric is measured as {key!r}: give the metric another key")
+    return means | measured
 
 
 def refuse_endless(data: Iterable[Any]) -> None:

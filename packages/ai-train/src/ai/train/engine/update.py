@@ -15,6 +15,7 @@ from ai.train.engine.batch_weight import rows
 from ai.train.engine.finite import Saved, StaysFinite, copies_of_buffers, not_finite, put_back, skips_on_device
 from ai.train.engine.gradients import divide, gradient_norm, gradients_of, parameters_of
 from ai.train.engine.log import Record, record_into, recording
+from ai.train.optimizers.factor import factor_at
 
 Loss = Tensor | tuple[Tensor, float | Tensor]
 
@@ -147,12 +148,11 @@ class Update:
     @contextmanager
     def _micro_batch(self, index: int, count: int) -> Iterator[None]:
         """Ranks exchange gradients at the last one only; `begins_update` knows the first."""
-        token = _micro_batch.set(index)
-        try:
-            with nullcontext() if self._no_sync is None or index + 1 == count else self._no_sync():
-                yield
-        finally:
-            _micro_batch.reset(token)
+        with (
+            _going_on() if index else nullcontext(),
+            nullcontext() if self._no_sync is None or index + 1 == count else self._no_sync(),
+        ):
+            yield
 
     def _backward(self, batch: Any, step: int) -> tuple[Tensor, float | Tensor]:
         loss = self.forward(batch, step)
@@ -198,7 +198,8 @@ class Update:
                 if losses:
                     return losses.pop()
                 self.optimizer.zero_grad()
-                return self._accumulate(batches, step, None)
+                with _going_on():
+                    return self._accumulate(batches, step, None)
 
             self.optimizer.step(closure)  # type: ignore[arg-type]
         else:
@@ -225,7 +226,7 @@ class Update:
 
     def _set_learning_rate(self, step: int) -> None:
         assert self._schedule is not None
-        factor = self._schedule(step)
+        factor = factor_at(self._schedule, step)
         for group in self.optimizer.param_groups:
             # A group that was added during the run begins with the rate that it was added with.
             first = group.setdefault("initial_lr", float(group["lr"]))
@@ -283,18 +284,29 @@ class Update:
             self.load_scaler(state["scaler"])
 
 
-_micro_batch: ContextVar[int] = ContextVar("ai.train.micro_batch", default=0)
+_goes_on: ContextVar[bool] = ContextVar("ai.train.update_goes_on", default=False)
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """Inside, the environment is called once more for an update that has begun."""
+    token = _goes_on.set(True)
+    try:
+        yield
+    finally:
+        _goes_on.reset(token)
 
 
 def begins_update() -> bool:
-    """Whether the environment is called with an update's first micro-batch, or outside of one.
+    """Whether the environment is called for the first time in an update, or outside of one.
 
+    It is called once more with each further micro-batch, and whenever an optimiser's closure (LBFGS) asks for it.
     What an environment does once an update, such as moving a lagged network, it does then.
 
     >>> begins_update()
     True
     """
-    return _micro_batch.get() == 0
+    return not _goes_on.get()
 
 
 def takes_closure(optimizer: Optimizer) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ai.model.arguments import check_instance
 from ai.train.engine.ranks import Ranks
 
 
@@ -30,15 +31,23 @@ class Measures:
     def __init__(self) -> None:
         self.counts = True  # not where a rank repeats a batch so that all ranks make the same number of passes
         self._metrics: dict[str, Any] = {}
+        self._kinds: dict[str, type] = {}
 
     def update(self, key: str, metric: Metric, args: tuple[Any, ...]) -> None:
         """Take what one batch gave."""
         if key not in self._metrics:
+            check_metric(f"the metric {key!r}", metric)
+            self._kinds[key] = type(metric)
             own: Any = copy.deepcopy(metric)
             own.reset()
             _keep_to_itself(own)
             device = next((arg.device for arg in args if isinstance(arg, torch.Tensor)), None)
             self._metrics[key] = own.to(device) if device is not None and hasattr(own, "to") else own
+        if type(metric) is not self._kinds[key]:
+            raise ValueError(
+                f"two metrics are measured as {key!r}, {self._kinds[key].__name__} and {type(metric).__name__}: give "
+                "each a key of its own"
+            )
         if self.counts:
             self._metrics[key].update(*args)
 
@@ -60,12 +69,13 @@ class Measures:
 def measure(key: str, metric: Metric, *args: Any) -> None:
     """Have `metric` take a batch's outputs and targets, to be logged as `key` over a whole validation.
 
-    While training nothing happens, nor outside a run. Over several ranks the value is that of all their batches.
+    While training nothing happens, nor outside a run. Over several ranks the value is that of all their batches. Of
+    several models each needs a key of its own: what is measured under one key goes into one value.
 
     Args:
         key: the name under which the hook receives it, after `val_`; of a vector or matrix each number by its place.
-        metric: one of torchmetrics, or whatever has `reset`, `update` and `compute` (and `merge_state` for ranks). It
-            stays as it is: each validation updates a copy.
+        metric: one of torchmetrics, or a collection of them, or whatever has `reset`, `update` and `compute` (and
+            `merge_state` for ranks). It stays as it is: each validation updates a copy.
         args: what its `update` takes.
 
     >>> class Count:
@@ -99,13 +109,49 @@ def measuring(measures: Measures) -> Iterator[None]:
 _current: ContextVar[Measures | None] = ContextVar("ai.train.measure", default=None)
 
 
+def check_metric(what: str, metric: Any) -> None:
+    """Raise for what cannot be one, such as its class.
+
+    >>> check_metric('metrics["f1"]', 3)
+    Traceback (most recent call last):
+    TypeError: metrics["f1"] must have reset, update and compute, and a int lacks reset
+    """
+    check_instance(**{what: metric})
+    for name in ("reset", "update", "compute"):
+        if not callable(getattr(metric, name, None)):
+            raise TypeError(f"{what} must have reset, update and compute, and a {type(metric).__name__} lacks {name}")
+
+
 def _merged(key: str, one: Any, other: Any) -> Any:
+    """The one, which has taken what the other has: of a collection or a wrapper its parts."""
+    parts = _parts(one)
+    for mine, theirs in zip(parts, _parts(other), strict=True):
+        _merged(key, mine, theirs)
+    if parts:
+        return one
     if not hasattr(one, "merge_state"):
         raise TypeError(
             f"the metric {key!r} ({type(one).__name__}) needs merge_state(other) to be measured over several ranks"
         )
-    one.merge_state(other)
+    try:
+        one.merge_state(other)
+    except RuntimeError as error:  # torchmetrics: of some the states do not add up
+        raise TypeError(
+            f"the metric {key!r} ({type(one).__name__}) cannot be measured over several ranks: its merge_state(other) "
+            "refuses"
+        ) from error
     return one
+
+
+def _parts(metric: Any) -> list[Any]:
+    """The metrics that one of torchmetrics is made of, where it has no state of its own."""
+    if isinstance(metric, torch.nn.ModuleDict):
+        return list(metric.values())  # a collection brings the states of its members up to date here
+    if not isinstance(metric, torch.nn.Module) or not hasattr(metric, "metric_state"):
+        return []
+    states: Any = metric.metric_state
+    has_own = any(name in vars(metric) for name in states)  # some wrappers show those of their metric
+    return [] if has_own else list(metric.children())
 
 
 def _numbers(key: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -16,6 +16,7 @@ from ai.train.engine.precision import in_precision
 from ai.train.engine.run import Run
 from ai.train.engine.update import Loss, Update, takes_closure
 from ai.train.loop.options import Options
+from ai.train.optimizers.factor import check_schedule
 from ai.train.saving.specs import SpecNote
 from ai.train.state.between_runs import Continuation, fingerprint, leave, take
 from ai.train.state.environment import EnvironmentState, outside_parameters
@@ -76,6 +77,7 @@ def prepare(
         check_model_and_optimizer(key, models[key], optimizer)
         check_owns(key, models[key], optimizer)
         _check_closure(key, optimizer, options)
+        check_schedule(schedule=schedules.get(key))
     continued = {key: take(model, limits.step) for key, model in models.items()}
     placement, ranks = place(options.parallel)
     for key, model in models.items():

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ai.model.arguments import check_instance
+
 
 class Together(Optimizer):
     """Steps each of several optimisers, whose groups and state it shows as its own; made by `together`.
@@ -22,7 +24,8 @@ class Together(Optimizer):
     def __init__(self, *optimizers: Optimizer) -> None:
         if not optimizers:
             raise ValueError("together needs at least one optimizer")
-        for one in optimizers:
+        for index, one in enumerate(optimizers):
+            check_instance(**{f"optimizers[{index}]": one})
             if not isinstance(one, Optimizer):
                 raise TypeError(f"together takes optimizers, not {type(one).__name__}")
             if isinstance(one, torch.optim.LBFGS):
