@@ -52,17 +52,19 @@ def one_clear_error(target: Path) -> Iterator[None]:
         reason = os.strerror(error.errno) if error.errno else str(error)
         if error.filename is not None and Path(error.filename) != target:
             reason = f"{Path(error.filename).name}: {reason}"
-        raise OSError(error.errno, f"snapshot {target} was not written ({reason}); {_KEPT}") from error
+        raise _not_written(target, reason, error.errno) from error
     except Exception as error:
         from safetensors import SafetensorError
 
         if not isinstance(error, (SafetensorError, RuntimeError)):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise OSError(None, f"snapshot {target} was not written ({reason}); {_KEPT}") from error
+        raise _not_written(target, reason, None) from error
 
 
-_KEPT = "those before it are as they were"
+def _not_written(target: Path, reason: str, number: int | None) -> OSError:
+    sentence = f"snapshot {target} was not written ({reason}); those before it are as they were"
+    return OSError(sentence) if number is None else OSError(number, sentence)
 
 
 def _is_running(pid: str) -> bool:
