@@ -236,6 +236,8 @@ def test_priorities_are_the_errors_and_weights_weigh(on_device):
         ({"tau": 0}, r"tau must lie in \(0, 1\], got 0"),
         ({"huber": 0}, "huber must be positive, got 0"),
         ({"support": (1, 1)}, r"support must be \(least, greatest\), finite numbers, got \(1, 1\)"),
+        ({"support": 10}, r"support must be \(least, greatest\), finite numbers, got 10"),
+        ({"support": (None, 1)}, r"support must be \(least, greatest\), finite numbers, got \(None, 1\)"),
         ({"support": (0, 1, 2)}, r"support must be \(least, greatest\), finite numbers, got \(0, 1, 2\)"),
         ({"support": (0, float("inf"))}, r"support must be \(least, greatest\), finite numbers, got \(0, inf\)"),
     ],

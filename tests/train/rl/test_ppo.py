@@ -202,3 +202,9 @@ def test_a_mask_needs_a_policy_that_can_be_restricted():
     model = lambda obs: (m.Gaussian(obs, torch.zeros(3)), obs[:, 0])  # noqa: E731
     with pytest.raises(TypeError, match=r"a batch with legal needs a policy of one choice, .* got Gaussian"):
         PPO()(model, batch_of() | {"legal": torch.ones(16, 3)}, 0)
+
+
+def test_a_model_without_a_value_is_named():
+    batch = {key: torch.zeros(2) for key in ("action", "log_prob", "advantage", "target")} | {"obs": torch.zeros(2, 2)}
+    with pytest.raises(TypeError, match=r"the model must give \(policy, value\), got Categorical"):
+        PPO()(m.Categorical, batch, 0)

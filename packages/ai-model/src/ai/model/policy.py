@@ -5,7 +5,7 @@ compile, autocast and hooks as it is, and has no state of its own: draws come fr
 """
 
 import math
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,19 @@ class Policy(Protocol):
 
     def entropy(self) -> Tensor:
         """Returns the entropy in nats, one number a row."""
+
+
+def check_acts(said: Any, also: tuple[str, ...] = ("value",)) -> None:
+    """Does nothing where a model gave a policy and what is to stand beside it.
+
+    Raises:
+        TypeError: it gave something else, such as values of actions or a policy alone, whose parts are a tuple too.
+
+    >>> check_acts((Categorical(torch.zeros(1, 2)), torch.zeros(1)))
+    """
+    if not isinstance(said, tuple | list) or len(said) <= len(also) or not hasattr(said[0], "log_prob"):
+        parts = f" of {', '.join(type(part).__name__ for part in said)}" if type(said) in (tuple, list) else ""
+        raise TypeError(f"the model must give (policy, {', '.join(also)}), got {type(said).__name__}{parts}")
 
 
 class Categorical(NamedTuple):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ai.model.arguments import check_real, check_whole
+from ai.model.policy import check_acts
 
 Act: TypeAlias = Callable[[Any, Mapping[str, Tensor], torch.Generator | None, int], Mapping[str, Tensor]]
 """`act(model, seen, generator, n_steps)` returns tensors `[N, …]` by key: `action`, and what else an episode is to
@@ -39,11 +40,15 @@ class ByPolicy:
     ) -> dict[str, Tensor]:
         """Returns `action`, `log_prob`, `value`, and `memory` where there is one."""
         if "memory" not in seen:
-            policy, value = model(seen["obs"])
+            answer = model(seen["obs"])
+            check_acts(answer)
+            policy, value = answer
             policy = policy.among(seen["legal"]) if "legal" in seen else policy
             action = policy.mode() if self.greedy else policy.sample(generator)
             return {"action": action, "log_prob": policy.log_prob(action), "value": value}
-        policy, value, memory = model(seen["obs"][:, None], seen["memory"])
+        answer = model(seen["obs"][:, None], seen["memory"])
+        check_acts(answer, ("value", "memory"))
+        policy, value, memory = answer
         policy = policy.among(seen["legal"][:, None]) if "legal" in seen else policy
         action = policy.mode() if self.greedy else policy.sample(generator)
         log_prob = policy.log_prob(action)
@@ -84,6 +89,9 @@ class EpsilonGreedy:
     ) -> dict[str, Tensor]:
         """Returns `action`."""
         values = model(seen["obs"])
+        if not isinstance(values, Tensor) or values.ndim != 2:
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise TypeError(f"the model must give the values of actions, a tensor (N, A), got {got}")
         anything = torch.rand(values.shape, generator=generator, device=values.device)
         if "legal" in seen:
             lowest = torch.finfo(values.dtype).min

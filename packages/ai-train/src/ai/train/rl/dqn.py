@@ -5,7 +5,7 @@ without values.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -80,8 +80,9 @@ class DQN:
             raise ValueError(f"huber must be positive, got {huber}")
         self.follow_every, self.tau, self.double, self.huber = follow_every, tau, double, huber
         if support is not None:
-            check_real(**{f"support[{at}]": end for at, end in enumerate(support)})
-            if len(support) != 2 or not -math.inf < support[0] < support[1] < math.inf:
+            two = isinstance(support, Sequence) and len(support) == 2 and None not in support
+            check_real(**({f"support[{at}]": end for at, end in enumerate(support)} if two else {}))
+            if not two or not -math.inf < support[0] < support[1] < math.inf:
                 raise ValueError(f"support must be (least, greatest), finite numbers, got {support}")
         self.support, self.priorities = support, priorities
 

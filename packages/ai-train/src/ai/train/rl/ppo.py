@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ai.model.arguments import check_real
+from ai.model.policy import check_acts
 from ai.model.wide import widened
 from ai.train.engine.log import is_logging, log
 from ai.train.rl.batch_checks import check_holds, check_rows
@@ -26,9 +27,11 @@ def policy_and_value(model: Any, batch: Batch) -> tuple[Any, Tensor]:
     sequence began with is given to the model, whose last result is not looked at.
     """
     if "memory" in batch:
-        policy, value, *_ = model(batch["obs"], batch["memory"][:, 0])
+        said = model(batch["obs"], batch["memory"][:, 0])
     else:
-        policy, value = model(batch["obs"])
+        said = model(batch["obs"])
+    check_acts(said)
+    policy, value = said[:2]
     if "legal" not in batch:
         return policy, value
     if not hasattr(policy, "among"):
