@@ -88,6 +88,17 @@ def test_a_machine_that_slept_leaves_its_trial_to_who_has_taken_it_up_and_goes_o
     assert [row.score - row.hparams["x"] for row in rows] == [0, 10, 0, 0]
 
 
+def test_machines_that_begin_in_one_moment_draw_what_one_after_the_other_would(machines, tmp_path):
+    alone = Experiment(tmp_path / "alone", search="random").run(2, lambda trial: trial.hp.lin("x", 0, 1), **QUIET)
+    assert not any(one._search.has(2) for one in machines)  # both look before either asks
+    drawn = []
+    for one in machines:
+        asked = one.study.ask()
+        one._search.note(asked)
+        drawn.append(asked.suggest_float("x", 0, 1))
+    assert drawn == [row.score for row in alone.trials()]
+
+
 def test_a_beat_whose_answer_was_lost_goes_on(machines):
     here, _ = machines
     with beats.Beat(here.study.ask()) as beat:

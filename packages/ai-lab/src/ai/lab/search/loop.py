@@ -122,7 +122,7 @@ class Search:
         """Runs trials until there are `n`, and returns whether there are.
 
         A callback, the sampler or the time may end it earlier. One process at a time takes a trial, so that there are
-        never more than `n`.
+        never more than `n`; of machines that share a database and no folder, two in the same moment may take one more.
         """
         lock = FileLock(self.path / "take.lock")
         enough = False
@@ -214,7 +214,9 @@ class Search:
             if one.state == TrialState.FAIL and not counts(one) and "place" in one.user_attrs:
                 if one.number not in replaced:
                     try_again(self.study, one, self.study.sampler)
-        if isinstance(self.study.sampler, SeededSampler):
+        if isinstance(self.study.sampler, SeededSampler) and self.storage is not None:
+            self.study.sampler.place = None  # no lock is shared by those that ask
+        elif isinstance(self.study.sampler, SeededSampler):
             waiting = [one for one in self.study.get_trials(deepcopy=False) if one.state == TrialState.WAITING]
             taken = {one.user_attrs.get("place", one.number) for one in counted}
             taken |= {one.user_attrs["place"] for one in waiting if "place" in one.user_attrs}
@@ -232,7 +234,7 @@ class Search:
         """Notes which machine a trial is on, and its place in the search."""
         asked.set_user_attr("host", socket.gethostname())
         sampler, place = self.study.sampler, asked.user_attrs.get("place", asked.number)
-        if isinstance(sampler, SeededSampler) and "place" not in asked.user_attrs:
+        if isinstance(sampler, SeededSampler) and sampler.place is not None and "place" not in asked.user_attrs:
             place = sampler.place
         asked.set_user_attr("place", place)
         asked.set_user_attr("ended", None)

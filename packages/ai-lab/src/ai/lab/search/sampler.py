@@ -39,18 +39,19 @@ class SeededSampler(BaseSampler):
         seed: The search's.
 
     Attributes:
-        place: The place of the next trial: its number, had no trial before it been lost.
+        place: The place of the next trial: its number, had no trial before it been lost. None where others may begin
+            one in the same moment: then the number itself.
     """
 
     def __init__(self, make: MakeSampler, seed: int) -> None:
         self._make, self._seed = make, seed
-        self.place = 0
+        self.place: int | None = 0
         self._inner = make(seed)
         self._drawn_before: dict[str, BaseDistribution] = {}  # by a process that was lost, in its order
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Makes the trial's sampler."""
-        place = trial.user_attrs.get("place", self.place)
+        place = trial.user_attrs.get("place", trial.number if self.place is None else self.place)
         self._inner = self._make(int(np.random.SeedSequence([self._seed, place]).generate_state(1)[0]))
         self._inner.before_trial(study, trial)
         given = trial.system_attrs.get("fixed_params", {})
