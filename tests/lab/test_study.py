@@ -4,6 +4,7 @@ import torch
 from ai.lab import Experiment, OwnedError, Study
 from ai.lab.cli import main
 from ai.lab.media.image_page import to_page
+from ai.lab.report.palette import PALETTE
 
 HOW = {"system_interval_s": None, "capture": False}
 
@@ -53,6 +54,13 @@ def test_trials_that_repeat_each_other_are_one_row_with_mean_and_deviation(tmp_p
     status, out, _ = run(capsys, "compare", *paths, "--over", "seed", "--metric", "loss", "--format", "latex")
     assert status == 0
     assert "$0.11 \\pm 0.01$" in out
+
+
+def test_a_picture_of_curves_has_the_pages_colours_also_as_lines_for_a_paper(study, tmp_path):
+    comparison = study.compare(["l1", "l2"])
+    drawn = comparison.plot(tmp_path / "curves.svg").read_text()
+    assert [color in drawn for color in PALETTE[:3]] == [True, True, False]
+    assert comparison.plot(tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF-")
 
 
 def test_rows_whose_names_have_the_same_in_common_stay_two_rows_and_two_curves(tmp_path):

@@ -92,6 +92,20 @@ def test_changes_come_back_to_the_byte_whatever_they_hold_and_however_this_user_
     assert not (tmp_path / "third").exists()  # nothing half made stays
 
 
+def test_a_script_that_is_no_script_by_its_length_is_not_kept(tmp_path, monkeypatch):
+    script = tmp_path / "train.py"
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script))
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.setattr("ai.lab.provenance.code_state.SCRIPT_LIMIT_BYTES", 10)
+    for text, kept in (("x = 1 + 23", True), ("x = 1 + 234", False)):
+        script.write_text(text)
+        with Trial(tmp_path / str(kept), **HOW) as trial:
+            trial.log(0, {"loss": 1.0})
+        name = trial.record.meta["sessions"][0].get("script_file")
+        assert (name is not None) == kept
+        assert [path.read_text() for path in (trial.path / "code").glob("*-train.py")] == [text] * kept
+
+
 def test_what_trials_of_an_experiment_share_is_on_disk_once_and_each_is_whole(tmp_path):
     experiment = Experiment(tmp_path / "e", search="random")
     experiment.run(3, lambda trial: trial.hp.lin("x", 0, 1), progress=False)

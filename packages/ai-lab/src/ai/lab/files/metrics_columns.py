@@ -1,13 +1,12 @@
 """Rows of metrics as columns of numbers, filled block by block, so that a file needs less memory than disk."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ai.lab.files.load import is_step
 from ai.lab.files.metrics_file import Row, clean, parse_objects, read_lines
 
 Column = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -114,33 +113,26 @@ class Table:
         for block in _blocks(lines):
             found = parse_objects(block)
             self.damaged += block.count(b"\n") - len(found)
-            groups: dict[tuple[str, ...], tuple[list[int], list[Any]]] = {}
-            for index, one in enumerate(found):
-                places, rows = groups.setdefault(tuple(one) if type(one) is dict else (), ([], []))
-                places.append(index)
-                rows.append(one)
-            for keys, (places, rows) in groups.items():
+            for keys, (places, rows) in _by_keys(found).items():
                 if keys[:2] != ("step", "time") or not self._add_plain(keys, places, rows):
                     self._add_odd(places, rows)
             self.n += len(found)
 
-    def _add_plain(self, keys: tuple[str, ...], places: list[int], rows: list[Any]) -> bool:
+    def _add_plain(self, keys: tuple[str, ...], places: Sequence[int], rows: list[Any]) -> bool:
         """Appends rows with the same keys, if all their values are numbers."""
-        values = [list(row.values()) for row in rows]
-        if not set(map(type, chain.from_iterable(values))) <= {int, float}:
-            return False
-        steps = [row[0] for row in values]
-        if not all(map(is_step, steps)):
+        values = list(chain.from_iterable(map(dict.values, rows)))
+        steps = values[:: len(keys)]
+        if not set(map(type, values)) <= {int, float} or set(map(type, steps)) != {int}:
             return False
         try:
-            numbers = np.array(values, np.float64)
-        except OverflowError:
+            numbers = np.fromiter(values, np.float64, len(values)).reshape(len(rows), len(keys))
+            arrays = [np.array(places, np.int64) + self.n, np.array(steps, np.int64), *numbers.T[1:]]
+        except OverflowError:  # a step or a value that is too large
             return False
-        arrays = [np.array(places, np.int64) + self.n, np.array(steps, np.int64), *numbers.T[1:]]
         self.append(keys[2:], arrays)
         return True
 
-    def _add_odd(self, places: list[int], rows: list[Any]) -> None:
+    def _add_odd(self, places: Sequence[int], rows: list[Any]) -> None:
         for place, found in zip(places, rows, strict=True):
             row = clean(found)
             self.damaged += row is None or len(row) != len(found)
@@ -212,6 +204,18 @@ def extend_table(table: Table, path: Path, start: int) -> int:
         table.add(lines)
         start += len(lines)
     return start
+
+
+def _by_keys(found: list[Any]) -> dict[tuple[str, ...], tuple[Sequence[int], list[Any]]]:
+    """Returns places and rows by the keys of the rows, those that are no rows under none."""
+    if set(map(type, found)) == {dict} and len(kinds := set(map(tuple, found))) == 1:  # as nearly always
+        return {kinds.pop(): (range(len(found)), found)}
+    groups: dict[tuple[str, ...], tuple[list[int], list[Any]]] = {}
+    for index, one in enumerate(found):
+        places, rows = groups.setdefault(tuple(one) if type(one) is dict else (), ([], []))
+        places.append(index)
+        rows.append(one)
+    return dict(groups)
 
 
 def _blocks(lines: bytes) -> Iterator[bytes]:
