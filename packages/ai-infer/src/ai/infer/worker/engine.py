@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ai.infer.transport.trees import Tree
+from ai.infer.worker.switches import may_round_to_tf32
 
 Precision = Literal["model", "bf16", "bfloat16", "fp16", "float16", "tf32"]
 _AUTOCAST = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "fp16": torch.float16, "float16": torch.float16}
@@ -88,7 +89,7 @@ class Engine:
         """The dtype in which numbers are rounded most on their way, if it may be coarser than the output's."""
         if self._autocast is not None:
             return self._autocast
-        if self.device.type == "cuda" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32):
+        if self.device.type == "cuda" and may_round_to_tf32():
             return torch.float16  # of which TF32 has the precision
         halves = {x.dtype for x in self.model.parameters() if x.is_floating_point() and x.dtype.itemsize < 4}
         return torch.bfloat16 if torch.bfloat16 in halves else next(iter(halves), None)
