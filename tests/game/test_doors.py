@@ -1,4 +1,4 @@
-"""Every number that a public callable takes is looked at there: what is none, not whole or not finite is named."""
+"""Every number and switch that a public callable takes is looked at there: what is none is named."""
 
 import inspect
 import math
@@ -18,8 +18,9 @@ _GAME = TicTacToe()
 # What else a callable needs; it is called with one wrong number, which must be found before anything.
 _NEEDED: dict[str, dict[str, Any]] = {
     "CachedEvaluator": {"evaluator": print},
-    "GameEnvironments": {"game": _GAME},
-    "GymnasiumEnvironments": {"environment": "CartPole-v1"},
+    "EpsilonGreedy": {"steps": 1},
+    "GameEnvironments": {"game": _GAME, "num": 1},
+    "GymnasiumEnvironments": {"environment": "CartPole-v1", "num": 1},
     "GymnasiumGame": {"environment": "CartPole-v1"},
     "NetEvaluator": {"model": torch.nn.Linear(1, 1)},
     "OpenSpielGame": {"name": ""},
@@ -30,6 +31,7 @@ _NEEDED: dict[str, dict[str, Any]] = {
     "Search": {"game": _GAME, "evaluator": RolloutEvaluator(_GAME)},
     "VectorEnvironments": {"environment": "CartPole-v1"},
     "check": {"game": _GAME},
+    "evaluate": {"env": None, "model": None},
     "match": {"game": _GAME, "first": random_player(_GAME), "second": random_player(_GAME), "games": 2},
     "ratings": {"scores": {("a", "b"): ai.game.Score(1, 0, 0)}},
     "search_player": {"search": Search(_GAME, RolloutEvaluator(_GAME))},
@@ -37,9 +39,7 @@ _NEEDED: dict[str, dict[str, Any]] = {
 }
 # Results, not arguments; what is looked at further in, and beside environments.
 _PASSED_OVER = {
-    "EpsilonGreedy",
     "Rating",
-    "evaluate",
     "outcome_for",
     "round_robin",
     "decisive_positions",
@@ -52,6 +52,8 @@ def _wrong(hint: Any, name: str) -> list[Any]:
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in kinds:
         return ["3", math.nan, *([] if type(None) in kinds else [None])]
+    if bool in kinds:
+        return ["no", 1]
     return [1.5, "3", True] if int in kinds and str not in kinds else []
 
 

@@ -253,6 +253,31 @@ def test_what_is_for_two_players_refuses_three():
         Search(game, CachedEvaluator(lambda seen: (torch.zeros(len(seen), 5), torch.zeros(len(seen), 3))))(game.init(2))
 
 
+@pytest.mark.parametrize("batch", [1, 3])  # sizes at which numpy would give all three what one earned
+def test_a_reward_of_the_mover_alone_is_refused_at_every_size(batch):
+    class Mine(CoinDraft):
+        def reward(self, state):
+            return super().reward(state)[:, 0]
+
+    game = Mine()
+    state = game.init(batch)
+    blind = lambda seen: (torch.zeros(len(seen), 5), torch.zeros(len(seen), 3))  # noqa: E731
+    for asked in (Search(game, blind), RolloutEvaluator(game).evaluate):
+        with pytest.raises(ValueError, match=rf"Mine.reward must return .* shape \({batch}, 3\), got \({batch},\)"):
+            asked(state)
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_a_mover_that_there_is_not_is_refused(shift):
+    class Elsewhere(Draft):
+        def to_play(self, state):
+            return super().to_play(state) + shift
+
+    game = Elsewhere()
+    with pytest.raises(ValueError, match=r"Elsewhere.to_play must be in \[0, 3\)"):
+        Search(game, lambda seen: (torch.zeros(len(seen), 5), torch.zeros(len(seen), 3)))(game.init(1))
+
+
 class ForThree(TicTacToe):
     """Says that it is for three, and pays as for two."""
 

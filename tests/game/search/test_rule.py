@@ -121,6 +121,28 @@ class Proving(ScoredRule):
     constants = OwnPuct.constants
 
 
+class Divides(ScoredRule):
+    """Divides by the visits, which are none at first."""
+
+    @staticmethod
+    def score_edge(visits, mean, prior, node_visits, node_value, constants):
+        return prior / visits + mean
+
+
+class Misspelt(ScoredRule):
+    """Names what there is not."""
+
+    @staticmethod
+    def score_edge(visits, mean, prior, node_visits, node_value, constants):
+        return mean + bonus  # noqa: F821
+
+
+class OneConstant(OwnPuct):
+    """Forgot the comma."""
+
+    constants = 1.25
+
+
 class Uncompiled(Rule):
     """Tries moves in turn, by numpy alone."""
 
@@ -170,6 +192,21 @@ def test_a_proving_rule_of_ones_own_grows_the_same_tree_compiled_or_not(monkeypa
         np.testing.assert_array_equal(one, other, err_msg=name)
 
 
+def test_dividing_by_no_visits_is_infinite_by_numpy_as_in_a_kernel(monkeypatch):
+    monkeypatch.setattr(fast, "available", lambda: False)
+    game = TicTacToe()
+    found = Search(game, RolloutEvaluator(game), simulations=9, rule=Divides())(game.init(2))
+    np.testing.assert_array_equal(found.visits, np.ones((2, 9)))
+
+
+def test_what_cannot_be_compiled_is_named_with_its_reason():
+    if not fast.available():
+        pytest.skip("numba is not installed")
+    game = TicTacToe()
+    with pytest.raises(TypeError, match=r"^score_edge must be written as numba compiles it: .*'bonus' is not defined"):
+        Search(game, RolloutEvaluator(game), rule=Misspelt())(game.init(1))
+
+
 def test_a_rule_without_a_kernel_is_walked_by_its_scores(engine):
     game = TicTacToe()
     found = Search(game, RolloutEvaluator(game), simulations=18, rule=Uncompiled())(game.init(2))
@@ -181,6 +218,7 @@ def test_a_rule_without_a_kernel_is_walked_by_its_scores(engine):
     [
         (Bound(), "rule must have score_edge as a static method, Bound has not"),
         (ScoredRule(), "rule must have score_edge as a static method, ScoredRule has not"),
+        (OneConstant(), r"constants must be a tuple of numbers, such as \(1.4,\), got 1.25"),
         (Unfinished(), r"Unfinished must have begin\(roots\) -> Way"),
     ],
     ids=lambda value: type(value).__name__,

@@ -724,3 +724,45 @@ def test_a_cache_is_for_one_game():
     cached(torch.zeros(2, 2, 3, 3))
     with pytest.raises(ValueError, match="must have the 18 numbers a row of those before, got 32"):
         cached(torch.zeros(2, 2, 4, 4))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "actions", "match"),
+    [
+        (1, 9, "one value a position to be remembered, got 1 for 3"),
+        (3, 4, r"logits of shape \(3, 9\), got \(3, 4\)"),
+        (3, 40, r"logits of shape \(3, 9\), got \(3, 40\)"),
+    ],
+)
+def test_a_cache_reads_nothing_that_was_not_answered(monkeypatch, compiled, rows, actions, match):
+    if not compiled:
+        monkeypatch.setattr(fast, "available", lambda: False)
+    answers = iter([(torch.zeros(1, 9), torch.zeros(1)), (torch.zeros(rows, actions), torch.zeros(rows))])
+    cached = CachedEvaluator(lambda seen: next(answers), capacity=16)
+    with pytest.raises(ValueError, match=f"evaluator must return {match}"):
+        cached(torch.arange(54.0).reshape(3, 2, 3, 3))
+
+
+def test_a_cache_takes_a_network_as_it_is():
+    game = TicTacToe()
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(18, 10))
+    split = PolicyValue(net)
+    state = game.init(2)
+    plain, cached = (Search(game, of, simulations=9)(state) for of in (split, CachedEvaluator(split, capacity=16)))
+    np.testing.assert_array_equal(plain.visits, cached.visits)
+    assert split.training
+    with pytest.raises(TypeError, match="evaluator must be a module or a function of observations"):
+        CachedEvaluator(RolloutEvaluator(game))
+
+
+class PolicyValue(torch.nn.Module):
+    """Nine logits and a value of one network."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        out = self.net(x)
+        return out[:, :9], out[:, 9].tanh()

@@ -1,8 +1,10 @@
-"""Numbers at the public door: what is none, not whole, not finite or out of bounds is named in one sentence."""
+"""Numbers and switches at the public door: what is none, not finite or out of bounds is named in one sentence."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 from ai.model.arguments import check_real, check_whole
 
@@ -18,6 +20,16 @@ def check_count(least: int, **named: Any) -> None:
         check_whole(**{name: value})
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_flag(**named: Any) -> None:
+    """Raises `TypeError` for what is neither True nor False, such as 'no', which counts as true.
+
+    >>> check_flag(prove=True)
+    """
+    for name, value in named.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def check_amount(

@@ -28,6 +28,8 @@ def row_seeds(seed: Seed, batch: int) -> NDArray[np.uint64]:
     seeds = np.asarray(seed)
     if seeds.shape != (batch,):
         raise ValueError(f"seed must be an int or hold one seed a game, shape ({batch},), got {seeds.shape}")
+    if seeds.dtype.kind not in "iu":
+        raise TypeError(f"seed must hold whole numbers, got {seeds.dtype}")
     return seeds.astype(np.uint64)
 
 

@@ -67,7 +67,26 @@ def bound(template: Callable[..., Any], **functions: Callable[..., Any]) -> Any:
     scope |= {name: _compiled_part(function, forceinline=True) for name, function in functions.items()}
     name = f"{template.__name__}_{_digest(*functions.values())}"
     code = template.__code__.replace(co_name=name, co_qualname=name)
-    return jit(error_model="numpy")(FunctionType(code, scope, name, template.__defaults__))
+    return _Bound(jit(error_model="numpy")(FunctionType(code, scope, name, template.__defaults__)), tuple(functions))
+
+
+class _Bound:
+    """A compiled function that names those given to it where they cannot be compiled."""
+
+    def __init__(self, compiled: Any, names: tuple[str, ...]) -> None:
+        self._compiled, self._names = compiled, names
+
+    def __call__(self, *args: Any) -> Any:
+        try:
+            return self._compiled(*args)
+        except Exception as error:
+            if not type(error).__module__.startswith("numba."):
+                raise
+            lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Failed in ")]
+            raise TypeError(
+                f"{' and '.join(self._names)} must be written as numba compiles it: {lines[0]} (AI_GAME_NUMBA=0 runs "
+                "it as it stands)"
+            ) from error
 
 
 _PARTS: dict[tuple[str, bool], Any] = {}

@@ -128,6 +128,21 @@ def outcome_for(
     return np.where(np.equal(mover, player), reward, -reward)
 
 
+def reward_of_each(game: Game, state: State) -> NDArray[np.floating]:
+    """Returns `game.reward` of a game for more than two players, `[B, num_players]`.
+
+    Raises:
+        ValueError: it has another shape, which numpy would repeat for every player where the sizes coincide.
+    """
+    reward, shape = game.reward(state), (len(state), game.num_players)
+    if np.shape(reward) != shape:
+        raise ValueError(
+            f"{type(game).__name__}.reward must return one number for each of {game.num_players} players, shape "
+            f"{shape}, got {np.shape(reward)}"
+        )
+    return reward
+
+
 def state_bytes(state: State) -> NDArray[np.uint8]:
     """Returns each state as bytes, `[B, itemsize]`, without padding, whose content numpy leaves open."""
     names = state.dtype.names or ()

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ai.model.arguments import check_real, check_whole
+from ai.game.arguments import check_amount, check_count, check_flag
 from ai.model.policy import check_acts
 
 Act: TypeAlias = Callable[[Any, Mapping[str, Tensor], torch.Generator | None, int], Mapping[str, Tensor]]
@@ -33,6 +33,7 @@ class ByPolicy:
     """
 
     def __init__(self, *, greedy: bool = False) -> None:
+        check_flag(greedy=greedy)
         self.greedy = greedy
 
     def __call__(
@@ -71,13 +72,8 @@ class EpsilonGreedy:
     """
 
     def __init__(self, *, steps: int, first: float = 1.0, last: float = 0.05) -> None:
-        check_whole(steps=steps)
-        check_real(first=first, last=last)
-        for name, value in (("first", first), ("last", last)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {value}")
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        check_count(1, steps=steps)
+        check_amount(0, 1, first=first, last=last)
         self.first, self.last, self.steps = first, last, steps
 
     def chance(self, n_steps: int) -> float:
@@ -118,9 +114,8 @@ class ByActor:
     """
 
     def __init__(self, *, random_steps: int = 0, greedy: bool = False) -> None:
-        check_whole(random_steps=random_steps)
-        if random_steps < 0:
-            raise ValueError(f"random_steps must be at least 0, got {random_steps}")
+        check_count(0, random_steps=random_steps)
+        check_flag(greedy=greedy)
         self.random_steps, self.greedy = random_steps, greedy
 
     def __call__(

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ai.game.arguments import check_count
 from ai.game.environments.acting import Act, ByPolicy, device_of, evaluating, to_numpy
 from ai.game.environments.protocol import Environments, Seen, by_key, stepped
-from ai.model.arguments import check_whole
 
 
 def evaluate(
@@ -46,9 +46,8 @@ def evaluate(
     >>> float(evaluate(GameEnvironments(CartPole(), 4), model, left, episodes=8).mean()) < 12
     True
     """
-    check_whole(episodes=episodes, max_steps=max_steps)
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, got {episodes}")
+    check_count(1, episodes=episodes, max_steps=max_steps)
+    check_count(0, seed=seed)
     wanted = np.full(env.num, episodes // env.num) + (np.arange(env.num) < episodes % env.num)
     act = ByPolicy(greedy=True) if act is None else act
     device = device_of(model)

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
+from ai.game.arguments import check_count, check_flag
 from ai.game.environments.protocol import BEGIN, Seen, Step
 from ai.game.environments.spaces import ActionSpace, Observations, check_made, gymnasium, legal_of
-from ai.model.arguments import check_whole
 
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -43,9 +43,8 @@ class GymnasiumEnvironments:
 
     def __init__(self, environment: str | Callable[[], Any], num: int, *, mask: bool = False, **options: Any) -> None:
         check_made(environment, options)
-        check_whole(num=num)
-        if num < 1:
-            raise ValueError(f"num must be at least 1, got {num}")
+        check_count(1, num=num)
+        check_flag(mask=mask)
         self._environment, self.num, self._mask, self._options = environment, num, mask, options
         self._envs: list[Any] = []
         self._envs.append(self._make())

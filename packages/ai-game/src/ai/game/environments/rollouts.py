@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ai.data import Packed
+from ai.game.arguments import check_count, check_flag
 from ai.game.environments.acting import Act, ByPolicy, device_of, evaluating, to_numpy
 from ai.game.environments.protocol import Environments, Seen, by_key, stepped
-from ai.model.arguments import check_whole
 
 Row = dict[str, NDArray[Any]]
 
@@ -78,12 +78,9 @@ class Rollouts:
         memory: tuple[int, ...] | None = None,
         newest_frame: bool = False,
     ) -> None:
-        check_whole(steps=steps, context=context, lookahead=lookahead)
-        if memory is not None:
-            check_whole(**{f"memory[{axis}]": size for axis, size in enumerate(memory)})
-        for name, value, least in (("steps", steps, 1), ("context", context, 0), ("lookahead", lookahead, 0)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_count(1, steps=steps, **{f"memory[{axis}]": size for axis, size in enumerate(memory or ())})
+        check_count(0, context=context, lookahead=lookahead)
+        check_flag(newest_frame=newest_frame)
         self.env, self.model, self.steps = env, model, steps
         self.act: Act = ByPolicy() if act is None else act
         self.context, self.lookahead, self.memory, self.newest_frame = context, lookahead, memory, newest_frame

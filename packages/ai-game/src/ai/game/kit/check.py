@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ai.game import draws
-from ai.game.arguments import check_count
+from ai.game.arguments import check_count, check_flag
 from ai.game.kit.mistakes import GameError, History, Moment, find_mistakes
 from ai.game.protocol import Game, State, chances, move_weights, state_keys
 
@@ -42,6 +42,7 @@ def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000, 
     """
     check_count(1, batch=batch, max_steps=max_steps)
     check_count(0, seed=seed)
+    check_flag(repeats=repeats)
     if not getattr(game, "copyable", True):
         raise ValueError(f"game must have states that can be copied, those of {type(game).__name__} cannot")
     seeds = draws.row_seeds(seed, batch)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ai.game import draws
-from ai.game.protocol import Game, State, chances
+from ai.game.protocol import Game, State, chances, reward_of_each
 from ai.game.search.device import fetched, sent
 from ai.game.search.evaluator import CachedEvaluator, Evaluation, NetEvaluator, StateEvaluator
 from ai.game.search.expand import row_kernel
@@ -85,7 +85,7 @@ class Rules:
         allowed = self.game.legal(state)
         tree.legal[where, 0] = allowed if legal is None else allowed & legal
         if self.shares is not None:
-            self.shares.mover[rows, 0] = self.game.to_play(state)
+            self.shares.mover[rows, 0] = self._mover(state)
         return self._shared(rows, np.zeros(len(rows), np.int64), self._evaluate(rows, state))
 
     def check(self, state: State) -> None:
@@ -141,8 +141,8 @@ class Rules:
         if self.shares is None:
             tree.reward[games, node] = game.reward(state)
         else:
-            self.shares.reward[games, node], self.shares.value[games, node] = game.reward(state), 0.0
-            self.shares.mover[games, node] = game.to_play(state)
+            self.shares.reward[games, node], self.shares.value[games, node] = reward_of_each(game, state), 0.0
+            self.shares.mover[games, node] = self._mover(state)
         tree.discount[games, node] = np.where(over & ~cut, 0.0, sign)
         tree.terminal[games, node] = over
         tree.legal[games, node] = game.legal(state)
@@ -153,6 +153,13 @@ class Rules:
             return self._shared(games[live], node[live], self._evaluate(fresh[live], state[live]))
         tree.chance[games, node] = chance.any(axis=1)
         return self._shared(games[live], node[live], self._evaluate_luck(fresh[live], state[live], chance[live]))
+
+    def _mover(self, state: State) -> NDArray[np.int64]:
+        """Returns whose share counts at states: of -1 numpy would make the last player's."""
+        mover = self.game.to_play(state)
+        if ((mover < 0) | (mover >= self._players)).any():
+            raise ValueError(f"{type(self.game).__name__}.to_play must be in [0, {self._players}), got {mover}")
+        return mover
 
     def _shared(self, games: NDArray[np.int64], node: NDArray[np.int64], found: Evaluated) -> Evaluated:
         """Writes what each of more than two players expects at nodes, and returns the mover's share as the value."""
@@ -198,7 +205,8 @@ class Rules:
         while len(pending):
             before = ahead[pending]
             after = game.step(before, draws.choose(draws.digest(before), weights))
-            worth[pending] += factor[pending] * np.reshape(game.reward(after), (len(after), -1))
+            paid = reward_of_each(game, after) if many else game.reward(after)[:, None]
+            worth[pending] += factor[pending] * paid
             turned = ~many & (game.to_play(after) != game.to_play(before))
             factor[pending] *= (np.where(turned, -1.0, 1.0) * ~game.terminal(after))[:, None]
             ahead[pending] = after

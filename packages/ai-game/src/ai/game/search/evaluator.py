@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ai.game import draws, fast
-from ai.game.arguments import check_count
-from ai.game.protocol import Game, State, move_weights, outcome_for
+from ai.game.arguments import check_count, check_flag
+from ai.game.protocol import Game, State, move_weights, outcome_for, reward_of_each
 from ai.game.search.device import fetched, sent
 from ai.model import fold
 from ai.model.arguments import check_whole
@@ -71,6 +71,7 @@ class NetEvaluator:
         self._folded_of: list[Tensor] = []
         if self.chunk is not None:
             check_count(1, chunk=self.chunk)
+        check_flag(channels_last=self.channels_last, fold=self.fold)
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"model must be a module, got {type(self.model).__name__}: other evaluators need no wrap")
 
@@ -198,9 +199,10 @@ class RolloutEvaluator:
             action = draws.choose(draws.fold_in(luck[live], move), move_weights(game, current[live]))
             mover = game.to_play(current[live])
             current[live] = game.step(current[live], action)
-            reward = game.reward(current[live])
-            earned = reward * worth[live, None] if many else worth[live] * outcome_for(owner[live], reward, mover)
-            value[live] += earned
+            if many:
+                value[live] += worth[live, None] * reward_of_each(game, current[live])
+            else:
+                value[live] += worth[live] * outcome_for(owner[live], game.reward(current[live]), mover)
             worth[live] *= game.discount
             live = live[~game.terminal(current[live])]
         mean = value.reshape(len(state), self.rollouts, *value.shape[1:]).mean(axis=1)
@@ -217,9 +219,11 @@ class CachedEvaluator:
     `clear` it whenever the network changes.
     """
 
-    def __init__(self, evaluator: Callable[[Tensor], Evaluation], *, capacity: int = 1 << 19) -> None:
+    def __init__(self, evaluator: Callable[[Tensor], Evaluation] | nn.Module, *, capacity: int = 1 << 19) -> None:
         check_count(1, capacity=capacity)
-        self.evaluator = evaluator
+        if not callable(evaluator):
+            raise TypeError(f"evaluator must be a module or a function of observations, got {evaluator!r}")
+        self.evaluator = NetEvaluator(evaluator) if isinstance(evaluator, nn.Module) else evaluator
         self.capacity = 1 << (capacity - 1).bit_length()
         self.hits = self.misses = 0
         self._keys = np.zeros((self.capacity, 2), np.uint64)
@@ -247,7 +251,7 @@ class CachedEvaluator:
     def __call__(self, observation: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns logits and values, asking the evaluator only for rows not met before."""
         if not len(observation):
-            return _float32(*self.evaluator(observation))
+            return self._asked(observation)
         if self._logits is None:
             return self._first(observation)
         if observation[0].numel() != len(self._mixers):
@@ -264,9 +268,22 @@ class CachedEvaluator:
             self.misses += len(missing)
         if len(missing):
             rows = observation if len(missing) == batch else observation[torch.from_numpy(missing)]
-            new = _float32(*self.evaluator(rows))
+            new = self._asked(rows)
             with self._lock:
                 self._keep(missing, *new, key, slot, logits, values)
+        return logits, values
+
+    def _asked(self, observation: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns the evaluator's answer, of the shape that there is room for: the kernels look at no bounds."""
+        logits, values = _float32(*self.evaluator(observation))
+        batch = len(observation)
+        if values.size != batch:
+            raise ValueError(
+                f"evaluator must return one value a position to be remembered, got {values.size} for {batch}"
+            )
+        actions = logits.shape[-1] if self._logits is None else self._logits.shape[1]
+        if logits.shape != (batch, actions):
+            raise ValueError(f"evaluator must return logits of shape ({batch}, {actions}), got {logits.shape}")
         return logits, values
 
     def _keep(
@@ -291,9 +308,7 @@ class CachedEvaluator:
 
     def _first(self, observation: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Learns from the first answer how many actions there are, then remembers it."""
-        logits, value = _float32(*self.evaluator(observation[:1]))
-        if value.size != 1:
-            raise ValueError(f"evaluator must return one value a position to be remembered, got {value.size}")
+        logits, _ = self._asked(observation[:1])
         with self._lock:
             if self._logits is None:
                 rng = np.random.default_rng(0)

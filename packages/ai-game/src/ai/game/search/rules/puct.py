@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import fast
-from ai.game.arguments import check_amount
+from ai.game.arguments import check_amount, check_flag
 from ai.game.protocol import ChanceGame, Game
 from ai.game.search.rules.rule import Roots, Rule, Way, check_noise, mix_dirichlet
 from ai.game.search.tree import Tree
@@ -55,6 +55,7 @@ class Puct(Rule):
     def __post_init__(self) -> None:
         check_amount(0, above=True, c_init=self.c_init, c_base=self.c_base)
         check_amount(0, first_play=self.first_play)
+        check_flag(normalize=self.normalize, prove=self.prove)
         check_noise(self.dirichlet_alpha, self.dirichlet_fraction)
 
     def check(self, game: Game | None) -> None:

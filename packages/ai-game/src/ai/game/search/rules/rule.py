@@ -145,6 +145,8 @@ class ScoredRule(Rule):
     def begin(self, roots: Roots) -> Way:
         """Mixes the noise into the priors."""
         mix_dirichlet(roots, self.dirichlet_alpha, self.dirichlet_fraction)
+        if not isinstance(self.constants, (tuple, list)):
+            raise TypeError(f"constants must be a tuple of numbers, such as (1.4,), got {self.constants!r}")
         named: dict[str, Any] = {f"constants[{k}]": number for k, number in enumerate(self.constants)}
         check_amount(None, finite=False, **named)
         constants = tuple(float(number) for number in self.constants)
@@ -168,10 +170,10 @@ class ScoredRule(Rule):
         node_value = (tree.value[rows, node] + total_sum) / (1.0 + visit_sum)
         mean = total / np.maximum(visits, 1.0)
         scores = np.empty(visits.shape)
-        for r, a in np.ndindex(*visits.shape):
-            here = float(visit_sum[r]), float(node_value[r])
-            edge = float(visits[r, a]), float(mean[r, a]), float(prior[r, a])
-            scores[r, a] = self.score_edge(*edge, *here, constants)
+        with np.errstate(all="ignore"):  # numpy's numbers divide by zero as the compiled ones do
+            for r, a in np.ndindex(*visits.shape):
+                here = visit_sum[r], node_value[r]
+                scores[r, a] = self.score_edge(visits[r, a], mean[r, a], prior[r, a], *here, constants)
         return scores
 
 
