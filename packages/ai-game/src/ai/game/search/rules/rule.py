@@ -170,10 +170,11 @@ class ScoredRule(Rule):
         node_value = (tree.value[rows, node] + total_sum) / (1.0 + visit_sum)
         mean = total / np.maximum(visits, 1.0)
         scores = np.empty(visits.shape)
+        score: Any = self.score_edge
         with np.errstate(all="ignore"):  # numpy's numbers divide by zero as the compiled ones do
             for r, a in np.ndindex(*visits.shape):
                 here = visit_sum[r], node_value[r]
-                scores[r, a] = self.score_edge(visits[r, a], mean[r, a], prior[r, a], *here, constants)
+                scores[r, a] = score(visits[r, a], mean[r, a], prior[r, a], *here, constants)
         return scores
 
 
