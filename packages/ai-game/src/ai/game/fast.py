@@ -74,11 +74,11 @@ class _Bound:
     """A compiled function that names those given to it where they cannot be compiled."""
 
     def __init__(self, compiled: Any, names: tuple[str, ...]) -> None:
-        self._compiled, self._names = compiled, names
+        self.compiled, self._names = compiled, names
 
     def __call__(self, *args: Any) -> Any:
         try:
-            return self._compiled(*args)
+            return self.compiled(*args)
         except Exception as error:
             if not type(error).__module__.startswith("numba."):
                 raise
