@@ -264,6 +264,14 @@ def test_agents_with_other_bounds_and_agents_that_come_later_are_refused():
         ParallelEnvironments(Later, 1).reset(0)
 
 
+def test_two_rows_are_never_one_instance_and_no_step_comes_before_the_reset():
+    one = Pair()
+    with pytest.raises(ValueError, match="make must give another instance each time"):
+        ParallelEnvironments(lambda: one, 2).reset(0)
+    with pytest.raises(RuntimeError, match=r"reset\(seed\) must be called before the first step"):
+        ParallelEnvironments(Pair, 1).step(np.zeros(2, int))
+
+
 @pytest.mark.parametrize(
     "make",
     [

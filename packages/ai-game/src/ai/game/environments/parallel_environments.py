@@ -25,13 +25,15 @@ class ParallelEnvironments:
         num: instances.
 
     Raises:
-        ValueError: agents differ in what they see or do; at `reset` and `step`, an episode begins without some of them.
+        ValueError: agents differ in what they see or do; at `reset` and `step`, an episode begins without some of them,
+            or `make` gave one instance twice.
     """
 
     def __init__(self, make: Callable[[], Any], num: int) -> None:
         check_count(1, num=num)
         self._make, self.instances = make, num
         self._envs: list[Any] = [make()]
+        self._begun = False
         first = self._envs[0]
         self.agents: list[Any] = list(first.possible_agents)
         kinds = [(first.observation_space(a), first.action_space(a)) for a in self.agents]
@@ -47,16 +49,21 @@ class ParallelEnvironments:
 
     def reset(self, seed: int) -> Seen:
         """Begins an episode in every instance."""
-        self._envs += [self._make() for _ in range(self.instances - len(self._envs))]
+        while len(self._envs) < self.instances:
+            made = self._make()
+            if any(_bare(made) is _bare(other) for other in self._envs):
+                raise ValueError("make must give another instance each time, it returned the same one again")
+            self._envs.append(made)
         self._seeds, self._number = draws.row_seeds(seed, self.instances), np.zeros(self.instances, np.int64)
         self._seen = {name: np.zeros_like(room) for name, room in self._observations.empty(self.num).items()}
         for instance in range(self.instances):
             self._begin(instance)
+        self._begun = True
         return self._shown()
 
     def step(self, action: NDArray[Any]) -> Step:
         """Steps every instance with an agent left, and begins the others anew."""
-        if not self._envs:
+        if not self._begun:
             raise RuntimeError(BEGIN)
         taken = self._actions(action, self.num)
         own: Any = taken.tolist() if self.num_actions is not None else taken
@@ -100,4 +107,8 @@ class ParallelEnvironments:
 
     def __getstate__(self) -> dict[str, Any]:
         """Instances stay behind: a copy makes its own."""
-        return {**self.__dict__, "_envs": []}
+        return {**self.__dict__, "_envs": [], "_begun": False}
+
+
+def _bare(env: Any) -> Any:
+    return getattr(env, "unwrapped", env)

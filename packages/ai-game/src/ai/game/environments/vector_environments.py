@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ai.game.arguments import check_flag
 from ai.game.environments.protocol import BEGIN, Seen, Step
 from ai.game.environments.spaces import ActionSpace, Observations, check_made, gymnasium, legal_of
 from ai.model.arguments import check_whole
@@ -40,6 +41,7 @@ class VectorEnvironments:
     ) -> None:
         check_made(environment, options)
         check_whole(num=num)
+        check_flag(mask=mask)
         if isinstance(environment, str) and (num is None or num < 1):
             raise ValueError(f"num must be at least 1 where a name is given, got {num}")
         if not isinstance(environment, str) and num is not None:
