@@ -111,12 +111,6 @@ def generate(make: Callable[[], Ray], seconds: float, repeats: int) -> None:
         line(title, f"{local:.0f}", f"{by_ray:.0f}", f"{by_ray / local:.2f} × (reach {reach})")
         taken = [statistics.median(cores[name]) for name in cores]
         line("  cores of the trainer and of Ray", f"{taken[0]:.2f}", f"{taken[1]:.2f}", "(reach 1)")
-        per_core = [rate / max(core, 1e-9) for rate, core in zip((local, by_ray), taken, strict=True)]
-        line(
-            "  episodes a second for each of these cores",
-            *(f"{one:.0f}" for one in per_core),
-            f"{per_core[1] / per_core[0]:.2f} ×",
-        )
 
 
 def push(make: Callable[[], Ray], seconds: float, repeats: int) -> None:
