@@ -106,12 +106,15 @@ class Ray:
         try:
             _reach(address)
             while self.workers and gone_s < _HEAD_S:
+                begun = time.monotonic()
                 time.sleep(_LOOK_S)
                 try:
                     _reach(address)
                     gone_s = 0.0
-                except ConnectionError:
-                    gone_s += _LOOK_S
+                except (
+                    ConnectionError
+                ):  # at once, or after a while where the machine is off; a stopped process waits not
+                    gone_s += min(time.monotonic() - begun, _LOOK_S + _REACH_S)
             self.head_is_gone = gone_s >= _HEAD_S
         except ConnectionError:  # by another way than this process's own, such as Ray's client: nothing can be told
             pass
