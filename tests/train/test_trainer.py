@@ -6,8 +6,10 @@ import sys
 import time
 import weakref
 from contextlib import nullcontext
+from fractions import Fraction
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -406,6 +408,13 @@ def test_a_schedule_that_gives_no_number_is_named_and_moves_nothing(given, error
         )
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert optimizer.param_groups[0]["lr"] == 0.005
+
+
+@pytest.mark.parametrize("given", [0.5, torch.tensor(0.5), np.array(0.5), np.float32(0.5), Fraction(1, 2)])
+def test_a_schedule_may_give_any_kind_of_number(given, net, batches):
+    optimizer = opt.sgd(model := net(), lr=0.1)
+    Trainer(env, batches(1)).train(model, optimizer, [], schedule=lambda step: given)
+    assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.05)
 
 
 def test_validation_on_a_loader_without_an_end_is_refused(net):

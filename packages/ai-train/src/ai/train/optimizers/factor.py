@@ -1,7 +1,6 @@
 """A schedule's factor of the learning rate: looked at where the schedule is given, and whenever it is asked."""
 
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -33,9 +32,12 @@ def factor_at(schedule: Callable[[int], Any], step: int) -> Any:
     Raises:
         TypeError: that is no number.
         ValueError: it is NaN, which would be in every weight.
+
+    >>> factor_at(lambda step: 1 / (step + 1), 3)
+    0.25
     """
     factor = schedule(step)
-    if type(factor) is not float and not isinstance(factor, (Real, Tensor)):
+    if type(factor) is not float and not hasattr(factor, "__float__"):
         raise TypeError(f"schedule must give a number, and gave {factor!r} at step {step}")
     if not isinstance(factor, Tensor) and factor != factor:
         raise ValueError(f"schedule must give a number, and gave {factor!r} at step {step}")
