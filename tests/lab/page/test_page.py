@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import re
 import shutil
 import socket
@@ -502,7 +503,7 @@ def test_runs_that_repeat_each_other_are_one_row_with_a_mean_curve_and_the_winne
     def objective(trial) -> float:
         rate = trial.hp.lin("rate", 0, 1)
         for step in range(5):
-            trial.log(step, {"loss": rate + trial.seed, "epoch": step / 2})
+            trial.log(step, {"loss": rate + trial.seed, "epoch": step / 2, "astray": (math.nan, 1.0)[trial.seed]})
         # The first run of a configuration deceives: by its mean another one wins.
         return rate + (9 * trial.seed if trial.number == 0 else 3)
 
@@ -519,6 +520,7 @@ def test_runs_that_repeat_each_other_are_one_row_with_a_mean_curve_and_the_winne
     row = page.locator("#runs tbody tr").filter(has_text="00000").inner_text()
     assert "00000 ×2" in row
     assert "5 ± 6" in row  # of 0.25 and 9.25
+    assert "nan" in row.split()  # of nan and 1, which is no 1
     select(page, "search/trials/00000")
     assert points(page, "loss") == [5]
     x, y, low, high = page.evaluate("document.querySelector('figure[data-key=loss] .plot').plot.data[1]")

@@ -31,7 +31,7 @@ function joined(members, over) {
     name: folderOf(sorted) ?? oldest.name,
     state: states.includes('running') ? 'running' : states.length === 1 ? states[0] : 'mixed',
     score: spreads.score?.mean ?? null,
-    metrics: Object.fromEntries(keys.map(key => [key, spreads['last ' + key]?.mean ?? null])),
+    metrics: Object.fromEntries(keys.map(key => [key, told(spreads['last ' + key]?.mean ?? null)])),
     updated: members.map(trial => trial.updated).join(), step: Math.min(...members.map(trial => trial.step ?? 0)),
     tags: [...new Set(members.flatMap(trial => trial.tags))], note: '', problems: members.flatMap(trial => trial.problems),
   };
@@ -44,8 +44,13 @@ function folderOf(members) {
   return folders.size === 1 && folder && members[0].experiment ? folder : null;
 }
 
+// What is not finite is told as text.
+const TEXTS = new Map([['nan', NaN], ['inf', Infinity], ['-inf', -Infinity]]);
+const told = number => [...TEXTS].find(([, one]) => Object.is(one, number))?.[0] ?? number;
+
+// Mean and deviation; a run that went astray is one of them.
 export function spread(values) {
-  const numbers = values.filter(value => typeof value === 'number');
+  const numbers = values.map(value => TEXTS.get(value) ?? value).filter(value => typeof value === 'number');
   if (!numbers.length) return null;
   const mean = numbers.reduce((sum, value) => sum + value, 0) / numbers.length;
   const deviation = numbers.length < 2 ? 0 : Math.sqrt(numbers.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (numbers.length - 1));
@@ -54,7 +59,7 @@ export function spread(values) {
 
 // The mean to the digits that its deviation leaves certain, as in report/table.py.
 export function tellSpread({ mean, deviation }) {
-  if (!(deviation > 0) || !Number.isFinite(mean)) return show(mean);
+  if (!(deviation > 0) || !Number.isFinite(mean)) return show(told(mean));
   const digits = Math.max(0, -Math.floor(Math.log10(deviation)));
   if (digits > 6 || Math.abs(mean) >= 1e7) return `${mean.toExponential(3)} ± ${deviation.toExponential(0)}`;
   return `${mean.toFixed(digits)} ± ${deviation.toFixed(digits)}`;
