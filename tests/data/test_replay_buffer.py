@@ -581,8 +581,8 @@ def test_frames_are_looked_for_where_they_must_be():
     ("options", "message"),
     [
         ({"n_step": 2.5}, "n_step must be a whole number, got 2.5"),
-        ({"n_step": math.nan}, "n_step must be at least 1, got nan"),
-        ({"alpha": math.nan}, "alpha must be at least 0 and finite, got nan"),
+        ({"n_step": math.nan}, "n_step must be a number or None, got nan"),
+        ({"alpha": math.nan}, "alpha must be a number or None, got nan"),
         ({"alpha": 1.0, "beta": -3}, "beta must be at least 0 and finite, got -3"),
         ({"unroll": 2, "first_only": "obs"}, "first_only must be a tuple of keys, such as .'obs',."),
         ({"n_step": 2, "next_keys": "obs"}, "next_keys must be a tuple of keys"),
