@@ -1,4 +1,5 @@
 import asyncio
+import io
 import json
 
 import numpy as np
@@ -239,3 +240,9 @@ def test_weights_of_another_network_are_refused():
         load("connect4", _HERE / "tictactoe.safetensors")
     with pytest.raises(ValueError, match="name must be one of tictactoe, connect4, got 'go'"):
         load("go")
+
+
+def test_leaving_the_terminal_ends_in_one_sentence(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))  # as Ctrl-D does
+    with pytest.raises(SystemExit, match="the game was left before its end"):
+        run("tictactoe", terminal=True, level=0)

@@ -11,6 +11,7 @@ from ai.game import (
     Gumbel,
     Puct,
     RolloutEvaluator,
+    ScalarGame,
     Search,
     SelfPlay,
     TicTacToe,
@@ -276,6 +277,48 @@ def test_a_mover_that_there_is_not_is_refused(shift):
     game = Elsewhere()
     with pytest.raises(ValueError, match=r"Elsewhere.to_play must be in \[0, 3\)"):
         Search(game, lambda seen: (torch.zeros(len(seen), 5), torch.zeros(len(seen), 3)))(game.init(1))
+
+
+class Race(ScalarGame):
+    """Three take one or two of nine; who takes the last earns 1, the others lose a half."""
+
+    num_players, num_actions, observation_shape = 3, 2, (13,)
+    dtype = np.dtype([("left", "i1"), ("player", "i1"), ("over", "i1"), ("reward", "f4", 3)])
+
+    @staticmethod
+    def start_row(s, luck):
+        s["left"] = 9
+
+    @staticmethod
+    def play_row(s, action):
+        s["left"] -= action + 1
+        s["over"] = s["left"] == 0
+        for player in range(3):
+            s["reward"][player] = 0 if s["left"] > 0 else 1 if player == s["player"] else -0.5
+        s["player"] = (s["player"] + 1) % 3
+
+    @staticmethod
+    def legal_row(s, out):
+        out[0] = True
+        out[1] = s["left"] > 1
+
+    @staticmethod
+    def observe_row(s, out):
+        out[s["left"]] = out[10 + s["player"]] = 1
+
+
+def test_rules_for_one_state_pay_three_players(engine):
+    game = Race()
+    check(game, batch=2)
+    state = game.init(2)
+    for action in ([1, 1], [1, 1], [0, 1], [0, 0]):  # player 1 is to move, 3 and 2 are left
+        state = game.step(state, np.array(action))
+    assert state["left"].tolist() == [3, 2]
+    found = Search(game, RolloutEvaluator(game), simulations=60, rule=Puct())(state)
+    assert found.action[1] == 1
+    assert found.value[0] < -0.3 < 0.9 < found.value[1]
+    end = game.step(game.step(state, np.array([1, 1])), np.array([0, 0]))
+    assert game.reward(end).tolist() == [[-0.5, -0.5, 1], [0, 0, 0]]
 
 
 class ForThree(TicTacToe):

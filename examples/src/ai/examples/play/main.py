@@ -145,7 +145,10 @@ def run(
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     if terminal:
-        at_the_terminal(table, level=level, second=second)
+        try:
+            at_the_terminal(table, level=level, second=second)
+        except (EOFError, KeyboardInterrupt):
+            raise SystemExit("the game was left before its end") from None
     else:
         serve(rules, network, host=host, port=port, open_page=browser, **how)
 

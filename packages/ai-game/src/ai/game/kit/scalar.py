@@ -21,7 +21,8 @@ class ScalarGame:
     """Extend it: `num_actions`, `observation_shape`, `dtype`, and three or four functions of one state, static methods.
 
     A state `s` is read and written by field, `s["board"]`. The dtype has the fields `player`, `over` and `reward`,
-    which `play_row` sets, besides the game's own. The functions may call others of their module; they take numbers,
+    which `play_row` sets, besides the game's own; of more than two players `reward` has a place for each, such as
+    `("reward", "f4", 3)`. The functions may call others of their module; they take numbers,
     arrays and loops, as numba does. What they write to is all zeros before. A subclass may write a function of the
     batch itself, such as `observe`; then its search plays by those, slower.
 
@@ -101,7 +102,7 @@ class ScalarGame:
         if self._at_once:
             row = self._step_at_once(state, action, out)
         else:
-            row = self._all["step"](state, action, out, np.zeros(self.num_actions, np.bool_))
+            row = self._all["step"](state, action, out, np.zeros(self.num_actions, np.bool_), np.zeros(1, self.dtype))
         if row >= 0:
             raise illegal_action(action, row)
         return out
@@ -203,12 +204,12 @@ def _start(state, luck):  # type: ignore[no-untyped-def]
         start_row(state[b], luck[b])  # type: ignore[name-defined]  # noqa: F821
 
 
-def _step(state, action, out, scratch):  # type: ignore[no-untyped-def]
+def _step(state, action, out, scratch, nothing):  # type: ignore[no-untyped-def]
     for b in range(state.shape[0]):
         out[b] = state[b]
         s = out[b]
         if s["over"] != 0:
-            s["reward"] = 0
+            s["reward"] = nothing[0]["reward"]  # a number, or one for each player
         else:
             for a in range(scratch.shape[0]):
                 scratch[a] = False
