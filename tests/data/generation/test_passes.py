@@ -166,3 +166,14 @@ def test_a_state_of_another_cut_of_the_rollouts_is_refused(how):
     with pytest.raises(ValueError, match=f"the state is of a loader of {name} .*, this one has {value}"):
         after.load_state_dict(before.state_dict())
     assert next(after)["obs"].tolist() == next(same)["obs"].tolist()
+
+
+@pytest.mark.parametrize("again", [lambda first: first.shard(0, 2), lambda first: Datagen(first.source).passes(1)])
+def test_a_source_that_another_loader_has_begun_is_no_longer_acted_in(again):
+    first = loader(1)
+    next(first)
+    second = again(first)
+    for use in (first.state_dict, lambda: next(first)):
+        with pytest.raises(RuntimeError, match="source was begun anew by another who acts in it"):
+            use()
+    assert int(next(second)["obs"].min()) < int(next(second)["obs"].min())

@@ -380,3 +380,15 @@ def test_two_players_returns_are_not_summed():
 def test_ways_to_act_that_cannot_be_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_environments_that_were_measured_in_are_no_longer_acted_in():
+    env = Ticks()
+    source = started(env, torch.nn.Identity(), act, 4)
+    next(source)
+    evaluate(env, torch.nn.Identity(), act, episodes=2)
+    for use in (source.state_dict, lambda: next(source)):
+        with pytest.raises(RuntimeError, match="env was begun anew by another who acts in it"):
+            use()
+    source.start(0, 0)
+    next(source)

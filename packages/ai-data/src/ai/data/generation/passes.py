@@ -17,6 +17,7 @@ from ai.data.episodes.packing import Packed, packed
 from ai.data.episodes.recent import RecentEpisodes
 from ai.data.episodes.returns import lambda_returns
 from ai.data.episodes.sequences import cut
+from ai.data.generation.begun import began, check_begun
 from ai.data.generation.options import PassesOptions, passes_options
 from ai.data.generation.portable_state import from_portable, to_portable
 from ai.data.storage.columns import described
@@ -77,7 +78,7 @@ class PassesLoader:
         self._columns: dict[str, Tensor] = {}  # the rollout at hand, one row a draw
         self._order: tuple[Tensor, ...] | None = None
         self._n_steps, self._n_episodes, self._recent = 0, 0, RecentEpisodes()
-        source.start(derive_seed(self.seed, 0, 0), 0)
+        self._start()
 
     def __repr__(self) -> str:
         rollout = described(dict(self._columns)) if self._columns else "no rollout yet"
@@ -99,6 +100,7 @@ class PassesLoader:
 
         Raises:
             StopIteration: the source has ended.
+            RuntimeError: another loader has begun the source anew.
             ValueError: a rollout cannot be cut into so many batches.
         """
         with self._turn:
@@ -108,6 +110,7 @@ class PassesLoader:
         rollout, update = divmod(self._at, self.updates)
         turn, part = divmod(update, self.batches)
         if update == 0:
+            check_begun(self.source, self._mark, "source")
             self._take(packed([next(self.source)], self._version))
         if part == 0 or self._order is None:
             n = len(next(iter(self._columns.values())))
@@ -150,7 +153,12 @@ class PassesLoader:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the rollout at hand, the position in it, parameters, and the source's state where it has one."""
+        """Returns the rollout at hand, the position in it, parameters, and the source's state where it has one.
+
+        Raises:
+            RuntimeError: another loader has begun the source anew.
+        """
+        check_begun(self.source, self._mark, "source")
         return {
             "seed": self.seed,
             **{name: getattr(self, name) for name in _SETTINGS},
@@ -187,7 +195,7 @@ class PassesLoader:
         self._n_steps, self._n_episodes = state["n_steps"], state["n_episodes"]
         self._recent.load_state_dict(state["recent"])
         self._params = from_portable(state["params"])
-        self.source.start(derive_seed(self.seed, self._generation, 0), 0)
+        self._start()
         if self._params is not None:
             self.source.update_params(self._params, self._version)
         if state["source"] is not None:
@@ -206,10 +214,14 @@ class PassesLoader:
         other._at = -(-self._at // self.updates) * self.updates
         other._columns, other._order = {}, None
         other._recent = copy.deepcopy(self._recent)
-        other.source.start(derive_seed(other.seed, other._generation, 0), 0)
+        other._start()
         if self._params is not None:
             other.source.update_params(self._params, self._version)
         return other
+
+    def _start(self) -> None:
+        self._mark = began(self.source)
+        self.source.start(derive_seed(self.seed, self._generation, 0), 0)
 
     def _take(self, made: Packed) -> None:
         """Makes a rollout the one at hand: its targets worked out, one row a step or a sequence."""

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ai.data.generation.begun import began
 from ai.game.arguments import check_count
 from ai.game.environments.acting import Act, ByPolicy, device_of, evaluating, to_numpy
 from ai.game.environments.protocol import Environments, Seen, by_key, stepped
@@ -27,7 +28,7 @@ def evaluate(
     Every environment plays as many as the others, so that short episodes do not count more often than long ones.
 
     Args:
-        env: N environments of one player; begun anew.
+        env: N environments of one player; begun anew, so not those that a source acts in.
         model: acts in evaluation mode; afterwards its mode is as before.
         act: how; None takes the mode of the policy of `model(obs) -> (policy, value)`.
         episodes: how many; a multiple of N, else the rest is left out by row.
@@ -56,6 +57,7 @@ def evaluate(
     total, over = np.zeros(env.num), np.zeros(env.num, bool)
     held = None if memory is None else torch.zeros(env.num, *memory, device=device)
     with evaluating(model):
+        began(env)
         seen = env.reset(seed)
         if "to_play" in by_key(seen):
             raise ValueError("env must be of one player, got one with to_play: two players' rewards sum to nothing")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ai.data import Packed
+from ai.data.generation.begun import began, check_begun
 from ai.game.arguments import check_count, check_flag
 from ai.game.environments.acting import Act, ByPolicy, device_of, evaluating, to_numpy
 from ai.game.environments.protocol import Environments, Seen, by_key, stepped
@@ -49,6 +50,7 @@ class Rollouts:
         ValueError: `steps` is below 1, or `context` or `lookahead` below 0; at `next`, `act` returned no action, or
             something that is not of N rows; or an action or a reward was not finite, which one draw after another would
             carry into every parameter.
+        RuntimeError: at `next`, another source or `evaluate` has begun `env` anew.
 
     Example:
         >>> import ai.model as m
@@ -98,6 +100,7 @@ class Rollouts:
         self._device = device_of(self.model)
         self._generator = torch.Generator(self._device).manual_seed(seed)
         self._version, self.n_steps = 0, self._first_step
+        self._mark = began(self.env)
         self._begin(self.env.reset(seed))
         self._started = True
 
@@ -109,6 +112,7 @@ class Rollouts:
     def __next__(self) -> Packed:
         """Returns the next rollout."""
         self._check_started()
+        check_begun(self.env, self._mark, "env")
         ended: list[tuple[NDArray[Any], NDArray[Any]]] = []
         with evaluating(self.model):  # it may be the very model that is trained
             while (made := self._packed(self._act(ended), ended)) is None:
@@ -118,6 +122,7 @@ class Rollouts:
     def state_dict(self) -> dict[str, Any]:
         """Returns all that later rollouts depend on, parameters apart."""
         self._check_started()
+        check_begun(self.env, self._mark, "env")
         state_of = getattr(self.env, "state_dict", None)
         return {
             "env": None if state_of is None else state_of(),
