@@ -72,3 +72,15 @@ def test_after_an_error_in_a_later_micro_batch_it_follows_again():
     twin.q.follow(0.5)
     env(model, batch, 0)
     torch.testing.assert_close(list(model.q.lagged.parameters()), list(twin.q.lagged.parameters()))
+
+
+@pytest.mark.parametrize("env", [SAC(), IQL()])
+def test_what_is_seen_beyond_a_true_end_counts_for_nothing(env):
+    model, batch = apart(ActorCritic), drawn(6)
+    batch["action"] = batch["action"].clamp(-0.9, 0.9)
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        losses.append(env(copy.deepcopy(model), batch, 0))
+        batch["next_obs"][1::2] = torch.nan
+    assert torch.equal(*losses)
