@@ -58,6 +58,9 @@ class Versatile(nn.Module):
             return torch.full((len(x),), len(x))
         if do == "same":
             return x
+        if do == "flags":  # of modules that have classes of their own
+            with torch.backends.cudnn.flags(enabled=False), torch.backends.mkldnn.flags(enabled=False):
+                return torch.ops.aten.add(x, 1)
         if do == "nothing":
             return 7
         if do == "grow":

@@ -63,6 +63,11 @@ def test_nested_output_keeps_its_form(client, model):
     assert client(x, do="nothing") == 7
 
 
+def test_model_of_a_script_names_modules_that_have_classes_of_their_own(client):
+    x = torch.randn(2, 8)
+    assert torch.equal(client(x, do="flags"), x + 1)
+
+
 def test_input_that_needs_gradients_and_is_not_contiguous(client, model):
     x = torch.randn(8, 5, requires_grad=True).T
     y = client(x)

@@ -1,5 +1,6 @@
 """Starts the workers of one inferencer, watches them, and stops them."""
 
+import importlib
 import json
 import logging
 import math
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -356,11 +358,26 @@ def _pack(model: nn.Module, options: Sequence[WorkerOptions], build: Callable[[]
     descriptor = anonymous_file_for_writing()
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:
-            torch.save(payload, file, pickle_module=cloudpickle)
+            torch.save(payload, file, pickle_module=_ByValue)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+class _ModulePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Knows modules of a class of their own, such as `torch.backends.cudnn`, which a script's model may name."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, ModuleType) and type(obj) is not ModuleType and sys.modules.get(obj.__name__) is obj:
+            return importlib.import_module, (obj.__name__,)
+        return super().reducer_override(obj)
+
+
+class _ByValue:
+    """What `torch.save` takes for a module that pickles."""
+
+    Pickler = _ModulePickler
 
 
 def anonymous_file_for_writing() -> int:
