@@ -235,6 +235,12 @@ def test_several_workers_with_a_sampler_of_the_users_own_do_not_draw_the_same(tm
     assert draws(1) == [trial.value for trial in alone.trials]
 
 
+def test_several_workers_take_each_point_of_a_grid_once(tmp_path):
+    experiment = Experiment(tmp_path / "e", search={"x": [1, 2, 3, 4, 5]})
+    experiment.run(20, lambda trial: trial.hp.lst("x", [1, 2, 3, 4, 5]), n_jobs=3, engine=InProcess(), **QUIET)
+    assert sorted(row.score for row in experiment.trials()) == [1, 2, 3, 4, 5]
+
+
 def test_what_starts_no_workers_is_no_engine(tmp_path):
     with pytest.raises(TypeError, match=r"engine must start workers, as ai.data.Ray\(\) does, got 5"):
         Experiment(tmp_path / "e").run(1, train, engine=5)

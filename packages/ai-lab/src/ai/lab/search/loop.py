@@ -161,7 +161,7 @@ class Search:
             self._release()
             report(to_row(ended, self.trial_path(ended.number)))
             lock.acquire()
-            enough = self.has(run.n)
+            enough = self.has(run.n) or self._is_walked()
             if enough or stopping():
                 study.stop()
 
@@ -224,11 +224,13 @@ class Search:
         return False
 
     def _is_walked(self) -> bool:
-        """Whether a grid has no point left, and nothing is queued; Optuna would begin it anew."""
+        """Whether a grid has no point left to take, and nothing is queued; Optuna would take those under way again."""
         sampler, trials = self.study.sampler, self.study.get_trials(deepcopy=False)
         if not isinstance(sampler, GridSampler) or any(one.state == TrialState.WAITING for one in trials):
             return False
-        return sampler.is_exhausted(self.study)
+        known = [one.system_attrs for one in trials if "grid_id" in one.system_attrs]
+        taken = {attrs["grid_id"] for attrs in known if sampler._same_search_space(attrs["search_space"])}
+        return sampler.is_exhausted(self.study) or len(taken) >= len(sampler._all_grids)
 
     def note(self, asked: optuna.Trial) -> None:
         """Notes which machine a trial is on, and its place in the search."""
