@@ -831,3 +831,23 @@ def test_unloading_one_model_leaves_the_server_ready(inferencer):
     assert ask(app, "GET", "/v2/health/ready")[0] == 200
     assert json.loads(ask(app, "POST", "/v2/repository/index")[2])[1]["reason"] == "unloaded"
     app.repository.find("a").inferencer = None
+
+
+def test_application_that_is_ended_while_it_loads_ends_without_an_error():
+    async def run():
+        app, begun = App(["m=nowhere:factory"]), asyncio.Event()
+
+        async def start():
+            begun.set()
+            await asyncio.Event().wait()  # as long as a factory likes
+
+        async def receive():
+            return {"type": "lifespan.startup"}
+
+        app.start = start
+        living = asyncio.create_task(app({"type": "lifespan"}, receive, pytest.fail))
+        await begun.wait()
+        living.cancel()
+        assert await asyncio.wait_for(living, 30) is None
+
+    asyncio.run(run())
