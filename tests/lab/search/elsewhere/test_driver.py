@@ -4,6 +4,7 @@ import _thread
 import os
 import tempfile
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from ai.data.workers.in_process import InProcess
 from ai.lab import Experiment, Record
 from ai.lab.files.ownership import Owner
 from ai.lab.search.elsewhere import mirror
+from ai.lab.search.elsewhere.driver import _copied
 from ai.lab.search.elsewhere.mirror import Copy, Mirror
 from ai.lab.search.elsewhere.trials import _remove_litter
+from ai.lab.search.losses import MAX_LOSSES
 from ai.train import Classify, Trainer, opt
 
 QUIET = {"progress": False}
@@ -256,6 +259,18 @@ def test_litter_of_killed_workers_is_removed_and_a_live_ones_folder_is_not(tmp_p
     with Owner(tmp_path / "ai-lab-work-live"):
         _remove_litter()
         assert sorted(path.name for path in tmp_path.iterdir()) == ["ai-lab-work-live", "ai-lab-work-new"]
+
+
+def test_a_driver_that_dies_again_and_again_counts_no_loss_of_a_trial_that_waits_for_a_worker(tmp_path):
+    experiment = Experiment(tmp_path / "e", search="random")
+    driven = _copied(experiment._search, types.SimpleNamespace(n=1))
+    for _ in range(MAX_LOSSES + 2):  # each driver is killed before a worker has come
+        assert not driven.has(1)
+        asked = driven.study.ask()
+        assert asked.number == 0
+        driven.note(asked)
+    rows = experiment.run(1, lambda trial: trial.hp.lin("x", 0, 1), engine=InProcess(), **QUIET).trials()
+    assert [row.state for row in rows] == ["finished"]
 
 
 def test_devices_are_the_engines(tmp_path):

@@ -25,7 +25,7 @@ from ai.lab.report.trial_table import TrialRow, to_row
 from ai.lab.search.beats import Beat, Watch
 from ai.lab.search.evaluation import Outcome, evaluate, record
 from ai.lab.search.experiment_trial import ExperimentTrial, Objective, PruneRule
-from ai.lab.search.losses import OWNER, counts, is_dead, put_back, scores_in, try_again
+from ai.lab.search.losses import ELSEWHERE, OWNER, counts, is_dead, put_back, scores_in, try_again
 from ai.lab.search.optuna_storage import FileLock, open_study, quiet
 from ai.lab.search.sampler import SeededSampler, as_sampler
 
@@ -240,6 +240,8 @@ class Search:
             place = sampler.place
         asked.set_user_attr("place", place)
         asked.set_user_attr("ended", None)
+        if asked.user_attrs.get(ELSEWHERE):
+            asked.set_user_attr(ELSEWHERE, False)
 
     def run_one(self, asked: optuna.Trial, seed: int, run: Run, begun: Callable[[], None]) -> list[float]:
         """Runs a trial, or one of its runs, and returns its scores; `begun` is called once its folder is taken."""

@@ -19,6 +19,9 @@ MAX_LOSSES = 3
 OWNER = "owner"
 """The attribute of a database's trial that says whom the lock of its folder names."""
 
+ELSEWHERE = "elsewhere"
+"""The attribute of a trial whose objective runs in no process of the search itself, and so cannot have killed it."""
+
 
 def is_dead(lost: FrozenTrial, folder: Path, watch: Watch | None) -> bool:
     """Whether a trial under way has lost its process.
@@ -47,7 +50,8 @@ def put_back(study: optuna.Study, lost: FrozenTrial, folder: Path, scores: list[
         if scores is not None:
             storage.set_trial_state_values(lost._trial_id, TrialState.COMPLETE, scores)
             return
-        if lost.user_attrs.get("ended") == "interrupted":  # it saved, and left by itself
+        # It saved, and left by itself; or who asked for it died, and not who ran it, if it had begun at all.
+        if lost.user_attrs.get("ended") == "interrupted" or lost.user_attrs.get(ELSEWHERE):
             storage.set_trial_user_attr(lost._trial_id, "taken_up", True)
             storage.set_trial_state_values(lost._trial_id, TrialState.WAITING)
             return

@@ -29,7 +29,7 @@ from ai.lab.search.elsewhere.mirror import Copy
 from ai.lab.search.elsewhere.trials import CALLS, FACTS, FILE, Given, serve_trials
 from ai.lab.search.evaluation import Outcome
 from ai.lab.search.loop import Left, Report, Run, Search
-from ai.lab.search.losses import MAX_LOSSES
+from ai.lab.search.losses import ELSEWHERE, MAX_LOSSES
 from ai.lab.search.optuna_storage import quiet
 
 _LOOK_S = 0.2
@@ -84,6 +84,11 @@ class SearchElsewhere(Search):
     """
 
     workers: "Workers"
+
+    def note(self, asked: optuna.Trial) -> None:
+        """Notes also that a death of this process is none that the trial brought about."""
+        super().note(asked)
+        asked.set_user_attr(ELSEWHERE, True)
 
     def run_one(self, asked: optuna.Trial, seed: int, run: Run, begun: Callable[[], None]) -> list[float]:
         """Has a trial, or one of its runs, evaluated elsewhere; its folder here is taken before `begun` is called."""
