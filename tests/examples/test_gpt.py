@@ -205,7 +205,7 @@ def test_what_is_no_text_or_too_short_is_refused(content, message, tmp_path):
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message):
         read(Config(context=9, data=str(path)))
-    with pytest.raises(ValueError, match=r"data \(.*\) must be left out where a text is given"):
+    with pytest.raises(ValueError, match=r"data \(.*\) must be left out where a dataset is given"):
         read(Config(data=str(path)), "text")
     with pytest.raises(FileNotFoundError, match=r"data must be a text file, there is no nowhere\.txt"):
         read(Config(data="nowhere.txt"))
