@@ -94,8 +94,8 @@ def test_changes_come_back_to_the_byte_whatever_they_hold_and_however_this_user_
 
 def test_a_script_that_is_no_script_by_its_length_is_not_kept(tmp_path, monkeypatch):
     script = tmp_path / "train.py"
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script))
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None, raising=False)
     monkeypatch.setattr("ai.lab.provenance.code_state.SCRIPT_LIMIT_BYTES", 10)
     for text, kept in (("x = 1 + 23", True), ("x = 1 + 234", False)):
         script.write_text(text)
