@@ -1,5 +1,4 @@
 import copy
-import math
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from ai.train import (
     Classify,
     Diffusion,
     Distill,
-    Ema,
     Hook,
     HookInterface,
     NextToken,
@@ -114,18 +112,6 @@ def test_profile_attributes_time_to_its_part():
     assert len(str(found).splitlines()) == 10
     with pytest.raises(ValueError, match="the data ended after 2 of 5 measured steps"):
         profile(Trainer(Regress(), [(torch.ones(1, 2), torch.ones(1, 2))] * 12), model, opt.sgd(model), steps=5)
-
-
-def test_swap_gives_back_exactly_the_parameters():
-    model = nn.Linear(3, 3)
-    ema = Ema(model, 0.9)
-    with torch.no_grad():
-        model.weight.mul_(math.pi)
-    ema.update(1)
-    before = model.weight.detach().clone()
-    with ema.swapped_in():
-        assert not torch.equal(model.weight, before)
-    assert torch.equal(model.weight, before)
 
 
 def test_regress_compares_in_float32_what_was_predicted_in_half_precision(on_device):

@@ -1,6 +1,6 @@
 """A moving average of a model's parameters: a few fused operations per step, swapped in for evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,9 @@ class Ema:
 
     It starts as a copy of the model, so it is never garbage. After update t (from 1) its decay is
     min(decay, t / (t + 9)) with `warmup`, so that early averages are not dominated by the initial parameters.
+
+    Of parameters in half precision the average is kept in float32, where small steps add up: four bytes a parameter,
+    and two more for their own values while the averages, rounded to the parameters' type, are swapped in.
 
     Args:
         model: its parameters are read in place. Those that are added or replaced later are taken in when the average is
@@ -46,7 +49,8 @@ class Ema:
     def begin(self) -> None:
         """Begin anew, at the parameters as they are now."""
         self._names, self._params = _floating(self.model)
-        self._averages = [p.detach().clone() for p in self._params]
+        self._averages = [_copy(p) for p in self._params]
+        self._inside = 0  # blocks of `swapped_in` that are open
 
     @torch.no_grad()
     def take_in(self) -> None:
@@ -57,7 +61,7 @@ class Ema:
         held = dict(zip(self._names, self._averages, strict=True))
         self._names, self._params = names, params
         self._averages = [
-            held[name] if name in held and held[name].shape == p.shape else p.detach().clone()
+            held[name] if name in held and held[name].shape == p.shape else _copy(p)
             for name, p in zip(names, params, strict=True)
         ]
 
@@ -65,29 +69,45 @@ class Ema:
     def update(self, step: int) -> None:
         """Move towards the parameters; `step` counts the updates made, from 1."""
         decay = min(self.decay, step / (step + 9)) if self.warmup else self.decay
-        if self._params:
-            torch._foreach_lerp_(self._averages, self._params, 1 - decay)
+        averages, params = self._averages, self._params
+        narrow = [(a, p) for a, p in zip(averages, params, strict=True) if a.dtype != p.dtype]
+        if narrow:
+            for average, param in narrow:  # one by one: no second wide copy of the model
+                average.lerp_(param.to(average.dtype), 1 - decay)
+            wide = [(a, p) for a, p in zip(averages, params, strict=True) if a.dtype == p.dtype]
+            averages, params = [a for a, _ in wide], [p for _, p in wide]
+        if params:
+            torch._foreach_lerp_(averages, params, 1 - decay)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """The model carries the averages inside the block, and exactly its own parameters after it."""
+        """The model carries the averages inside the block, and exactly its own parameters after it.
+
+        A block inside another changes nothing.
+        """
+        if self._inside:
+            yield
+            return
         self.take_in()
-        self._swap()
+        params = self._params
+        # Narrow parameters get a rounded copy: their average would come back rounded.
+        shown = [a if a.dtype == p.dtype else a.to(p.dtype) for p, a in zip(params, self._averages, strict=True)]
+        self._inside += 1
+        _exchange(params, shown)
         try:
             yield
         finally:
-            self._swap()
-
-    def _swap(self) -> None:
-        # Values are exchanged, not tensors: optimisers, compiled graphs and shards hold on to the tensors.
-        with torch.no_grad():
-            for param, average in zip(self._params, self._averages, strict=True):
-                held = param.clone()
-                param.copy_(average)
-                average.copy_(held)
+            _exchange(params, shown)
+            self._inside -= 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages under the model's parameter names."""
+        """The averages under the model's parameter names.
+
+        Raises:
+            RuntimeError: they are swapped in.
+        """
+        if self._inside:
+            raise RuntimeError("the moving average is swapped in: save the run after the evaluation, not inside it")
         self.take_in()
         return dict(zip(self._names, self._averages, strict=True))
 
@@ -100,6 +120,20 @@ class Ema:
         with torch.no_grad():
             for name, average in zip(self._names, self._averages, strict=True):
                 average.copy_(state[name])
+
+
+@torch.no_grad()
+def _exchange(params: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    # Values, not tensors: optimisers, compiled graphs and shards hold on to the tensors.
+    for param, other in zip(params, others, strict=True):
+        held = param.clone()
+        param.copy_(other)
+        other.copy_(held)
+
+
+def _copy(param: Tensor) -> Tensor:
+    """At least float32."""
+    return param.detach().to(torch.promote_types(param.dtype, torch.float32), copy=True)
 
 
 def _floating(model: nn.Module) -> tuple[list[str], list[Tensor]]:
