@@ -53,6 +53,12 @@ def test_illegal_actions_are_never_drawn_and_cost_no_nan(dtype):
     assert (logits.grad[:, ~legal] == 0).all()
 
 
+def test_a_draw_of_zero_lets_no_illegal_action_win(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "exponential_", lambda self, generator=None: self.zero_().neg_())
+    legal = torch.tensor([[False, True, False]])
+    assert m.Categorical(torch.zeros(1, 3)).among(legal).sample().tolist() == [1]
+
+
 def test_where_nothing_is_legal_the_policy_is_uniform():
     policy = m.Categorical(torch.randn(1, 4)).among(torch.zeros(1, 4, dtype=torch.bool))
     torch.testing.assert_close(policy.entropy(), torch.tensor([4.0]).log())

@@ -451,6 +451,33 @@ def test_a_state_does_the_same_actions_again_to_the_bit():
     np.testing.assert_array_equal(other.step(np.array([2, 1]))[0], env.step(np.array([2, 1]))[0])
 
 
+class Scales(gym.Env):
+    """Scales what it is given in place."""
+
+    observation_space, action_space = gym.spaces.Box(-99, 99, (1,)), gym.spaces.Box(-3, 3, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        self.sum = np.zeros(1, np.float32)
+        return self.sum.copy(), {}
+
+    def step(self, action):
+        action *= 0.5
+        self.sum += action
+        return self.sum.copy(), 0.0, False, False, {}
+
+
+def test_a_state_has_what_was_done_not_what_an_environment_made_of_it():
+    env, other = GymnasiumEnvironments(Scales, 2), GymnasiumEnvironments(Scales, 2)
+    env.reset(0)
+    for _ in range(3):
+        seen = env.step(np.array([[0.5], [1.0]]))[0]
+    np.testing.assert_allclose(seen, [[2.25], [4.5]])
+    state = env.state_dict()
+    for _ in range(2):  # nor does loading a state change it
+        np.testing.assert_array_equal(other.load_state_dict(state), seen)
+    np.testing.assert_array_equal(other.state_dict()["done"]["1"], env.state_dict()["done"]["1"])
+
+
 def test_states_of_something_else_are_refused_and_change_nothing():
     env, same, wide = (GymnasiumEnvironments("CartPole-v1", n) for n in (2, 2, 3))
     before = env.reset(0)

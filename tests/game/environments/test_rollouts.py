@@ -286,7 +286,7 @@ def test_measuring_leaves_every_module_in_its_own_mode():
 
 
 class Plain(Ticks):
-    """Ticks as others write them: one array that is written over, numbers for truths, a mask of bytes."""
+    """Ticks as others write them: arrays that are written over, actions too, numbers for truths, a mask of bytes."""
 
     def reset(self, seed):
         self.shown = super().reset(seed)
@@ -294,7 +294,7 @@ class Plain(Ticks):
 
     def step(self, action):
         obs, reward, ended, cut = super().step(action)
-        self.shown[:] = obs
+        self.shown[:], action[:] = obs, 7
         legal = np.array([[0, 1]] * self.num, np.int8)
         return {"obs": self.shown, "legal": legal}, reward.astype(int), ended.astype(int), cut.astype(int)
 

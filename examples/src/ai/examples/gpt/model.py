@@ -143,4 +143,5 @@ def _draw(logits: Tensor, temperature: float, top_k: int | None, generator: torc
     if p.device.type == "cpu":
         return torch.multinomial(p, 1, generator=generator)
     # The same, less the look at the numbers, which would wait for the device at every code.
-    return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(1, keepdim=True)
+    time = torch.empty_like(p).exponential_(generator=generator).clamp_min_(torch.finfo(p.dtype).tiny)  # not 0 / 0
+    return (p / time).argmax(1, keepdim=True)

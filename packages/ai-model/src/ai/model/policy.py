@@ -76,7 +76,9 @@ class Categorical(NamedTuple):
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """`(…)` int64: the winner of a race of exponential times."""
         chance = widened(self.logits).softmax(-1)
-        return (chance / torch.empty_like(chance).exponential_(generator=generator)).argmax(-1)
+        time = torch.empty_like(chance).exponential_(generator=generator)
+        # A time of 0, which some devices draw, would let an action of no chance win: 0 / 0 is NaN, the greatest.
+        return (chance / time.clamp_min_(torch.finfo(time.dtype).tiny)).argmax(-1)
 
     def mode(self) -> Tensor:
         """The likeliest action."""

@@ -77,13 +77,14 @@ class GymnasiumEnvironments:
         seen = self._observations.empty(self.num)
         obs = seen["obs"]
         reward, ended, cut = [0.0] * self.num, [False] * self.num, [False] * self.num
+        kept = taken.copy()  # an environment may scale or clip what it is given in place
         for row, (env, own) in enumerate(zip(self._envs, taken, strict=True)):
             if over[row]:
                 self._number[row] += 1
                 self._begin(row, seen)
                 continue
             shown, reward[row], end, stop, info = env.step(own)
-            self._done[row].append(own)
+            self._done[row].append(kept[row])
             if is_dict:
                 for key, name in names.items():
                     seen[name][row] = shown[key]
@@ -126,10 +127,11 @@ class GymnasiumEnvironments:
         seen = self._observations.empty(self.num)
         for row, env in enumerate(self._envs):
             self._begin(row, seen)
-            done = np.asarray(state["done"][str(row)])
-            for own in done:  # numpy's numbers, as `step` gives them: of Python's some environments round otherwise
+            done = np.array(state["done"][str(row)])
+            for own, kept in zip(done.copy(), done, strict=True):
+                # numpy's numbers, as `step` gives them: of Python's some environments round otherwise
                 shown, _, _, _, info = env.step(own)
-                self._done[row].append(own)
+                self._done[row].append(kept)
                 self._note(row, shown, info, seen)
         self._over = np.asarray(state["over"]).tolist()
         return self._as_seen(seen)
