@@ -74,6 +74,22 @@ def test_the_hidden_world_shows_every_other_number():
     np.testing.assert_array_equal(shown.step(actions)[0][:, ::2], hidden.step(actions)[0])
 
 
+def test_a_held_action_is_taken_several_times_and_counts_once():
+    plain, held = world("Pendulum-v1", 2), world("held-3:Pendulum-v1", 2)
+    plain.reset(0), held.reset(0)
+    action = np.array([[0.5], [-0.5]], np.float32)
+    steps = [plain.step(action) for _ in range(3)]
+    seen, reward, ended, cut = held.step(action)
+    np.testing.assert_array_equal(seen, steps[-1][0])
+    np.testing.assert_allclose(reward, sum(step[1] for step in steps), rtol=1e-6)
+    assert not (ended | cut).any()
+    for _ in range(66):  # of 200 steps 66 are held three times, and the last one twice
+        cut = held.step(action)[3]
+    assert cut.all()
+    with pytest.raises(ValueError, match=r"how often an action is taken, such as held-4:NAME, got held-0:NAME"):
+        world("held-0:NAME", 1)
+
+
 def test_solved_is_told_by_the_first_window_that_reaches_the_goal():
     class Source:
         n_steps = 0

@@ -11,7 +11,10 @@ World = GymnasiumEnvironments | VectorEnvironments
 
 
 def world(name: str, num: int, **options: Any) -> World:
-    """Returns `num` environments of that name; `hidden:NAME` shows every other number only, such as no speeds.
+    """Returns `num` environments of that name.
+
+    `hidden:NAME` shows every other number only, such as no speeds; `held-K:NAME` takes each action K times in a row and
+    counts that as one step, so that what is tried at random goes somewhere.
 
     Args:
         name: Of Gymnasium; `ALE/…` takes ALE's own vector environment.
@@ -22,6 +25,11 @@ def world(name: str, num: int, **options: Any) -> World:
         return VectorEnvironments(name, num, **options)
     if name.startswith("hidden:"):
         return GymnasiumEnvironments(lambda: _hidden(name.removeprefix("hidden:"), **options), num)
+    if name.startswith("held-"):
+        times, _, held = name.removeprefix("held-").partition(":")
+        if not times.isdecimal() or int(times) < 1:
+            raise ValueError(f"env must say how often an action is taken, such as held-4:NAME, got {name}")
+        return GymnasiumEnvironments(lambda: _held(held, int(times), **options), num)
     return GymnasiumEnvironments(name, num, **options)
 
 
@@ -36,3 +44,21 @@ def _hidden(name: str, **options: Any) -> Any:
         return np.ascontiguousarray(obs[::2])
 
     return gymnasium.wrappers.TransformObservation(env, every_other, space)
+
+
+def _held(name: str, times: int, **options: Any) -> Any:
+    import gymnasium
+
+    class Held(gymnasium.Wrapper):
+        """Takes each action several times, unless the episode ends first."""
+
+        def step(self, action: Any) -> Any:
+            total = 0.0
+            for _ in range(times):
+                obs, reward, ended, cut, info = self.env.step(action)
+                total += float(reward)
+                if ended or cut:
+                    break
+            return obs, total, ended, cut, info
+
+    return Held(gymnasium.make(name, disable_env_checker=True, **options))
