@@ -311,6 +311,23 @@ def test_arrays_that_are_written_over_and_numbers_for_truths_change_nothing():
     assert (made.columns["action"] == made.columns["legal"].argmax(1))[made.is_step].all()
 
 
+def test_a_model_that_writes_over_what_it_is_shown_changes_nothing():
+    class Scaling(Net):
+        def forward(self, obs):
+            obs -= 1
+            return super().forward(obs)
+
+    class Apart(Net):
+        def forward(self, obs):
+            return super().forward(obs - 1)
+
+    sources = [started(Ticks(), net(1).init(seed=0), steps=3) for net in (Scaling, Apart)]
+    for _ in range(3):
+        made, wanted = (next(source) for source in sources)
+        for key in ("obs", "log_prob", "value"):
+            np.testing.assert_array_equal(made.columns[key], wanted.columns[key])
+
+
 def test_a_reward_that_is_not_one_number_a_row_is_refused():
     class Wide(Ticks):
         def step(self, action):

@@ -13,7 +13,7 @@ from ai.examples.agents.worlds import world
 from ai.examples.figures import save_animation
 from ai.examples.saved import load_averaged
 from ai.game import evaluate
-from ai.lab import Trial
+from ai.lab import Trial, Video
 from ai.lab.files.folder import resolve
 from ai.train import RLTrainer, Snapshots
 
@@ -55,7 +55,7 @@ def train(config: AgentConfig, agent: Learner) -> dict[str, float]:
     torch.manual_seed(config.seed)  # what a loss draws; a resumed run goes on with the state that was saved
     step = trial.resume(agent.model, agent.optimiser, loader) if config.resume else 0
     began, before = time.monotonic(), source.source.n_steps if step else 0
-    RLTrainer(agent.loss, loader, push_interval=None).train(
+    step = RLTrainer(agent.loss, loader, push_interval=None).train(
         agent.model, agent.optimiser, trial.hook(),
         step=step, steplimit=agent.updates, timelimit=config.timelimit, schedule=agent.schedule,
     )  # fmt: skip
@@ -68,7 +68,10 @@ def train(config: AgentConfig, agent: Learner) -> dict[str, float]:
     np.savetxt(trial.path / "episodes.csv", source.episodes, "%.10g", ",", header="steps,return", comments="")
     if config.film:
         pictures = frames(config.env, agent.model, agent.greedy, memory=agent.memory)
-        save_animation(trial.path / "agent.gif", [picture[::2, ::2] for picture in pictures[::2]], fps=25)
+        film = np.stack(pictures)[::2, ::2, ::2]
+        save_animation(trial.path / "agent.gif", list(film), fps=25)
+        if step not in trial.record.media().get("agent", {}):  # a finished run that is resumed has it
+            trial.keep(step, "agent", Video(film, fps=25))  # the page plays it
     result = {
         "return": float(found.mean()),
         "return_sem": float(found.std() / len(found) ** 0.5),

@@ -79,5 +79,5 @@ def evaluate(
 
 
 def _tensors(seen: Seen, memory: torch.Tensor | None, device: torch.device) -> dict[str, Any]:
-    tensors = {key: torch.from_numpy(value).to(device) for key, value in by_key(seen).items()}
+    tensors = {key: torch.from_numpy(np.array(value)).to(device) for key, value in by_key(seen).items()}  # copies
     return tensors if memory is None else {**tensors, "memory": memory}

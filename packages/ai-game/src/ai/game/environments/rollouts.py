@@ -207,7 +207,8 @@ class Rollouts:
         """Returns the row of this moment so far, and all that `act` said."""
         seen = dict(self._seen) if self._memory is None else {**self._seen, "memory": self._memory}
         with torch.inference_mode():
-            tensors = {key: torch.from_numpy(value).to(self._device) for key, value in seen.items()}
+            # A model may write over what it is shown, which is still to be stored; np.array copies.
+            tensors = {key: torch.from_numpy(np.array(value)).to(self._device) for key, value in seen.items()}
             answer = self.act(self.model, tensors, self._generator, self.n_steps)
             said = to_numpy(answer)
         if clash := seen.keys() & ((said.keys() - {"memory"}) | _WRITTEN):
