@@ -391,6 +391,29 @@ def test_ranks_make_data_of_their_own():
         ranks[0].shard(2, 2)
 
 
+class Once(Walk):
+    """One episode in all."""
+
+    def __next__(self):
+        if self.made:
+            raise StopIteration
+        episode = super().__next__()
+        return {key: episode[key] for key in ("obs", "action", "reward")}
+
+
+def test_ranks_draw_apart_from_buffers_that_hold_the_same():
+    def shard(rank, world):
+        buffer = ReplayBuffer(100, alpha=0.5, seed=3)
+        buffer.add({"obs": np.arange(51)[:, None], "action": np.zeros(50, int), "reward": np.ones(50, np.float32)})
+        loader = Datagen(Once()).loader(16, n_workers=0, buffer=buffer, min_steps=1, replay_ratio=1e-9)
+        next(loader)
+        return loader if world == 1 else loader.shard(rank, world)
+
+    drawn = [shard(rank, world).buffer.sample(16)["index"].tolist() for rank, world in ((0, 1), (0, 2), (1, 2), (0, 4))]
+    assert len(set(map(tuple, drawn))) == 4
+    assert shard(1, 2).buffer.sample(16)["index"].tolist() == drawn[2]
+
+
 @pytest.mark.parametrize("how", ["loader", "passes"])
 def test_a_shard_goes_on_with_counters_and_parameters(how):
     source = Walk()
@@ -405,6 +428,32 @@ def test_a_shard_goes_on_with_counters_and_parameters(how):
     next(shard)
     assert shard.stats()["steps"] > steps
     assert whole.stats()["steps"] == steps
+
+
+@pytest.mark.parametrize("again", [lambda made: made.loader(4, n_workers=0), lambda made: made.passes(1)])
+def test_a_source_that_another_loader_has_begun_is_no_longer_acted_in(again):
+    made = Datagen(Walk())
+    first = made.loader(4, n_workers=0)
+    next(first)
+    second = again(made)
+    for use in (first.state_dict, lambda: next(first), lambda: first.wait(lambda: False)):
+        with pytest.raises(RuntimeError, match="source was begun anew by another who acts in it"):
+            use()
+    next(second)
+    first.load_state_dict(made.loader(4, n_workers=0).state_dict())  # begins it once more: now it is the first one's
+    next(first)
+
+
+def test_equal_sources_are_not_the_same():
+    class Alike(Walk):
+        def __eq__(self, other):
+            return True
+
+        def __hash__(self):
+            return 0
+
+    first, second = (Datagen(Alike()).loader(4, n_workers=0) for _ in range(2))
+    assert_same([next(first)], [next(second)])
 
 
 SCRIPT = """

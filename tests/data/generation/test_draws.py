@@ -27,6 +27,19 @@ def test_draws_go_on_from_a_position_that_holds_no_rows():
     assert (a["next_obs"] == a["obs"] + 1).all()
 
 
+def test_ranks_draw_apart_and_their_batches_are_changed_apart():
+    def of_rank(rank):
+        return Draws(filled(), 8, postprocess=lambda b, generator: {**b, "r": torch.rand(1, generator=generator)})
+
+    ranks = [of_rank(rank).shard(rank, 2) for rank in (0, 1, 1)]
+    zero, one, same = (next(rank) for rank in ranks)
+    assert zero["obs"].tolist() != one["obs"].tolist() == same["obs"].tolist()
+    assert zero["r"] != one["r"] == same["r"]
+    other = of_rank(1).shard(1, 2)
+    other.load_state_dict(ranks[1].state_dict())
+    assert next(other)["obs"].tolist() == next(ranks[1])["obs"].tolist()
+
+
 def test_a_position_in_another_buffer_is_refused():
     with pytest.raises(ValueError, match="the state is of a buffer with 21 rows, this one has 31"):
         Draws(filled(30), 8).load_state_dict(Draws(filled(), 8).state_dict())

@@ -41,6 +41,15 @@ def started(source=None, **how):
     return made
 
 
+def test_a_source_in_two_of_them_is_acted_in_by_the_last_alone():
+    source = Walks()
+    first = started(source)
+    second = started(source)
+    with pytest.raises(RuntimeError, match="source was begun anew by another who acts in it"):
+        next(first)
+    next(second)
+
+
 @pytest.mark.parametrize("ending", [None, ends])
 def test_copies_end_where_their_goal_was_reached(ending):
     source, plain = started(ends=ending, copies=3), Walks()

@@ -168,7 +168,14 @@ def test_a_state_of_another_cut_of_the_rollouts_is_refused(how):
     assert next(after)["obs"].tolist() == next(same)["obs"].tolist()
 
 
-@pytest.mark.parametrize("again", [lambda first: first.shard(0, 2), lambda first: Datagen(first.source).passes(1)])
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda first: first.shard(0, 2),
+        lambda first: Datagen(first.source).passes(1),
+        lambda first: Datagen(first.source).loader(4, n_workers=0, replay_ratio=1),
+    ],
+)
 def test_a_source_that_another_loader_has_begun_is_no_longer_acted_in(again):
     first = loader(1)
     next(first)

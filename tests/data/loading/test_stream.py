@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from ai.data import WorkerFailedError
+from ai.data.batch.seeds import global_states_kept
 from ai.data.loading.options import LoaderOptions, Options
 from ai.data.loading.stream import StreamLoader
+from ai.data.loading.worker_info import WorkerInfo
 from ai.data.util import create_data_loader
 from tests.data.helpers_data import is_running, wait_until
 
@@ -105,7 +107,8 @@ class Divided:
     def __iter__(self):
         info = torch_in_no_time().utils.data.get_worker_info()
         first, step = (0, 1) if info is None else (info.id, info.num_workers)
-        yield from range(first, 17, step)
+        for n in range(first, 17, step):
+            yield np.array([n, random.randrange(1 << 30)])
 
 
 class Failing(Plain):
@@ -210,7 +213,7 @@ def test_shuffling_gives_each_sample_once_a_pass_and_another_order_each_time():
 
 def test_every_sample_of_every_part_is_seen():
     with create_data_loader(Divided(), 3, train=True, n_workers=2) as loader:
-        seen = [batch.tolist() for batch in take(iter(loader), 6)]
+        seen = [batch[:, 0].tolist() for batch in take(iter(loader), 6)]
     assert seen == [[0, 2, 4], [1, 3, 5], [6, 8, 10], [7, 9, 11], [12, 14, 16], [13, 15, 1]]
 
 
@@ -223,8 +226,8 @@ def test_states_of_the_first_format_load_where_nothing_was_left_out():
     endless = create_data_loader(Counting(), 3, train=True, n_workers=0)
     with pytest.raises(ValueError, match="of format 1, whose passes left out their incomplete batch: it cannot"):
         endless.load_state_dict({**old, "train": True})
-    with pytest.raises(ValueError, match="of format 3, newer than 2"):
-        loader.load_state_dict({**loader.state_dict(), "format": 3})
+    with pytest.raises(ValueError, match="of format 4, newer than 3"):
+        loader.load_state_dict({**loader.state_dict(), "format": 4})
     with pytest.raises(ValueError, match="state has shuffle 0, this loader 4"):
         create_data_loader(Counting(), 3, n_workers=0, shuffle=4).load_state_dict(loader.state_dict())
 
@@ -275,11 +278,13 @@ def test_draws_of_torch_are_those_of_this_process_even_if_it_is_imported_late():
 
 @pytest.mark.slow
 def test_a_dataset_that_divides_itself_is_read_in_parts_and_resumes_in_as_many():
-    whole = [batch.tolist() for batch in create_data_loader(Divided(), 3, n_workers=0)]
+    whole = [batch[:, 0].tolist() for batch in create_data_loader(Divided(), 3, n_workers=0)]
     assert whole == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [12, 13, 14], [15, 16]]
     with create_data_loader(Divided(), 3, n_workers=2) as loader:
         parts = [batch.tolist() for batch in loader]
-        assert parts == [[0, 2, 4], [1, 3, 5], [6, 8, 10], [7, 9, 11], [12, 14, 16], [13, 15]]
+        numbers = [[n for n, _ in batch] for batch in parts]
+        assert numbers == [[0, 2, 4], [1, 3, 5], [6, 8, 10], [7, 9, 11], [12, 14, 16], [13, 15]]
+        assert len({drawn for batch in parts for _, drawn in batch}) == 17  # no worker draws as another does
         for stop in range(len(parts) + 1):
             take(iter(loader), stop)
             state = loader.state_dict()
@@ -293,6 +298,50 @@ def test_a_dataset_that_divides_itself_is_read_in_parts_and_resumes_in_as_many()
     assert here.state_dict() == state
     with pytest.raises(ValueError, match="divides itself into 2 parts, here into 1: take as many workers"):
         next(iter(here))
+
+
+def test_a_worker_is_told_a_seed_of_its_own_in_each_pass_once_it_asks_which_it_is(monkeypatch):
+    monkeypatch.setattr(WorkerInfo, "current", None)
+    monkeypatch.setattr(torch.utils.data._utils.worker, "_worker_info", None)
+    told = [WorkerInfo(worker, 2, None) for worker in range(2)]
+    seeds = []
+    with global_states_kept():
+        for pass_seed in (5, 6):
+            for info in told:
+                info.begin(pass_seed)
+                assert info.seed == pass_seed
+                seeds.append((info.id, info.seed)[1])
+                drawn = random.random()
+                assert info.num_workers == 2
+                assert random.random() != drawn  # seeded once a pass
+    assert len(set(seeds)) == 4
+
+
+def test_ranks_shuffle_apart_and_give_each_sample_once():
+    ranks = [StreamLoader(range(40), 4, train=True, n_workers=0, shuffle=20).shard(rank, 2) for rank in range(2)]
+    drawn = [torch.cat(take(iter(rank), 5)).tolist() for rank in ranks]
+    assert sorted(drawn[0] + drawn[1]) == list(range(40))
+    assert [n // 2 for n in drawn[0]] != [n // 2 for n in drawn[1]]
+
+
+def test_states_of_the_second_format_load_but_within_a_pass_that_is_drawn_otherwise_by_now():
+    def loader(world, shuffle):
+        made = StreamLoader(range(40), 4, train=True, n_workers=0, shuffle=shuffle)
+        return made if world == 1 else made.shard(0, world)
+
+    for world, shuffle, goes_on in ((1, 20, True), (2, 0, True), (2, 20, False)):
+        before = loader(world, shuffle)
+        take(iter(before), 2)
+        old = {**before.state_dict(), "format": 2}
+        del old["is_part"]
+        after = loader(world, shuffle)
+        if goes_on:
+            after.load_state_dict(old)
+            assert torch.equal(next(iter(after)), next(iter(before)))
+        else:
+            with pytest.raises(ValueError, match="of format 2, whose ranks shuffled and whose workers drew alike"):
+                after.load_state_dict(old)
+            assert torch.equal(next(iter(after)), next(iter(loader(world, shuffle))))
 
 
 def test_killed_readers_are_replaced_and_nothing_is_lost():

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from ai.data import Shards
+from ai.data.storage.remote import opened
 from ai.data.util import create_data_loader
 
 N = 7  # samples a file
@@ -273,6 +274,71 @@ def test_a_state_within_a_file_that_was_written_anew_is_refused(where, tmp_path)
     assert list(again) == ["one more", "two"]  # the pass after it is whole
     if where == "memory":
         memory.rm("/anew", recursive=True)
+
+
+def four_files(tmp_path):
+    for k in range(4):
+        (tmp_path / f"{k}.npz").write_bytes(arrays(range(N * k, N * (k + 1))))
+    return lambda: create_data_loader(Shards(tmp_path, shuffle=True, seed=3), N, train=True, n_workers=0, shuffle=5)
+
+
+def test_ranks_read_files_of_their_own_and_resume_at_every_batch(tmp_path, monkeypatch):
+    make, read = four_files(tmp_path), []
+    monkeypatch.setattr("ai.data.shards.stream.opened", lambda path: read.append(path) or opened(path))
+    whole = {}
+    for rank in range(2):
+        whole[rank] = [batch["n"].tolist() for batch in islice(make().shard(rank, 2), 8)]
+        for cut in range(1, 8):
+            first, second = make().shard(rank, 2), make().shard(rank, 2)
+            list(islice(first, cut))
+            second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+            assert [batch["n"].tolist() for batch in islice(second, 8 - cut)] == whole[rank][cut:]
+    files = [[{n // N for n in chain(*whole[rank][k : k + 2])} for k in range(0, 8, 2)] for rank in range(2)]
+    for ours, theirs in zip(*files, strict=True):
+        assert (len(ours), len(theirs), ours | theirs) == (2, 2, {0, 1, 2, 3})
+    assert len(set(map(frozenset, files[0]))) > 1  # others in another pass
+    read.clear()
+    list(islice(make().shard(0, 2), 2))
+    assert len(read) == 2
+    other = make().shard(1, 2)
+    other.load_state_dict(first.state_dict())
+    assert next(iter(other))["n"].tolist() == whole[1][7]  # `first` is rank 1's
+    wrong = make().shard(0, 2)
+    wrong.load_state_dict(first.state_dict())
+    with pytest.raises(ValueError, match="or of another rank's"):
+        next(iter(wrong))
+
+
+def test_ranks_share_samples_where_they_cannot_share_files(tmp_path):
+    make = four_files(tmp_path)
+    thirds = [make().shard(rank, 3) for rank in range(3)]
+    drawn = [torch.cat([batch["n"] for batch in islice(third, 4)]).tolist()[:9] for third in thirds]
+    assert not thirds[0].state_dict()["is_part"]
+    assert sum(map(len, map(set, drawn))) == len(set(chain(*drawn))) == 27
+    checks = [Shards(tmp_path).part(0, 3), Shards(tmp_path).part(0, 2).part(0, 2)]
+    assert checks == [None, None]
+    evaluated = [create_data_loader(Shards(tmp_path), 4, n_workers=0).shard(rank, 2) for rank in range(2)]
+    assert [next(iter(rank))["n"].tolist() for rank in evaluated] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+
+
+def test_a_position_that_was_shared_by_samples_is_gone_on_with(tmp_path):
+    for k in range(2):
+        (tmp_path / f"{k}.npz").write_bytes(arrays(range(N * k, N * (k + 1))))
+
+    def make():
+        return create_data_loader(Shards(tmp_path), 2, train=True, n_workers=0)
+
+    begun = make()
+    next(iter(begun))
+    shared = begun.shard(1, 2)
+    next(iter(shared))
+    after = make().shard(1, 2)
+    assert after.state_dict()["is_part"]
+    after.load_state_dict(shared.state_dict())
+    assert [next(iter(after))["n"].tolist() for _ in range(3)] == [[7, 9], [11, 13], [1, 3]]
+    (tmp_path / "2.npz").write_bytes(arrays(range(3)))
+    with pytest.raises(ValueError, match="is of a rank's own files, and these cannot be shared by the ranks"):
+        make().shard(1, 2).load_state_dict(make().shard(1, 2).state_dict() | {"is_part": True})
 
 
 def test_states_of_other_files_are_refused(tmp_path):

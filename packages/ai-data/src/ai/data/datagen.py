@@ -9,12 +9,13 @@ from typing import Any, Unpack, cast
 import torch
 from torch import Tensor
 
-from ai.data.batch.arguments import check_whole
+from ai.data.batch.arguments import check_rank, check_whole
 from ai.data.batch.device import checked_device
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.seeds import derive_seed
 from ai.data.batch.transform import Transform
 from ai.data.episodes.packing import packed
+from ai.data.generation.begun import began, check_begun
 from ai.data.generation.options import DatagenOptions, PassesOptions, datagen_options
 from ai.data.generation.pacing import Intake
 from ai.data.generation.passes import PassesLoader
@@ -161,6 +162,7 @@ class DatagenLoader:
 
         Raises:
             StopIteration: every source has ended, and no further batch may be drawn.
+            RuntimeError: with `n_workers=0`, another loader has begun the source anew.
             Exception: what a source raised, with the worker's traceback as a note.
             WorkerFailedError: workers died again and again.
         """
@@ -250,7 +252,11 @@ class DatagenLoader:
 
         It can be saved by `torch.save` and loaded with `weights_only=True`, if the source's state is made of numbers,
         text, arrays and tensors in dicts, lists and tuples.
+
+        Raises:
+            RuntimeError: with `n_workers=0`, another loader has begun the source anew.
         """
+        self._check_begun()
         with self.locked():
             intake = self._intake
             state = {
@@ -298,14 +304,14 @@ class DatagenLoader:
     def shard(self, rank: int, world: int) -> "DatagenLoader":
         """Returns the loader of one rank, whose sources have seeds of their own; closes this one.
 
-        It goes on with this one's buffer, counters and parameters.
+        It goes on with this one's buffer, counters and parameters; the buffer draws as this rank's from now on.
         """
-        if world < 1 or not 0 <= rank < world:
-            raise ValueError(f"rank ({rank}) must lie in [0, world) with world ({world}) at least 1")
+        check_rank(rank, world)
         self.close()
         other = copy.copy(self)
         other.seed = derive_seed(self.seed, rank, world)
         other._intake = self._intake.copied()
+        other.buffer.draw_apart(rank, world)
         other._fleet = None
         other._close = weakref.finalize(other, _nothing)
         other._launch()
@@ -325,6 +331,7 @@ class DatagenLoader:
         self._ended = self._waited = False
         intake = self._intake
         if self.n_workers == 0:
+            self._mark = began(self.dataset.source)
             begin(self.dataset.source, derive_seed(self.seed, self._generation, 0), 0, intake.n_steps)
             if self._params is not None:
                 self.dataset.source.update_params(self._params, self._version)
@@ -349,6 +356,7 @@ class DatagenLoader:
         intake, source = self._intake, self.dataset.source
         act = source.__next__ if give_up is None else getattr(source, "poll", source.__next__)
         is_due = intake.replay_ratio is None
+        self._check_begun()
         while not self._ended and (is_due or not intake.ready()):
             if give_up is not None and give_up():
                 return False
@@ -361,6 +369,10 @@ class DatagenLoader:
                     intake.put(packed([episode], self._version))
                     is_due = False
         return True
+
+    def _check_begun(self) -> None:
+        if self.n_workers == 0:
+            check_begun(self.dataset.source, self._mark, "source")
 
     def _await_workers(self, give_up: Callable[[], bool] | None) -> bool:
         """Waits for episodes of the workers; returns whether a batch may be drawn, or every source has ended."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai.data.batch.arguments import check_real, check_whole
+from ai.data.batch.arguments import check_rank, check_real, check_whole
 from ai.data.batch.device import Arriving
 from ai.data.episodes.drawing import Drawing
 from ai.data.episodes.packing import Episode, Packed, pack
@@ -59,7 +59,7 @@ class ReplayBuffer:
         alpha: None draws uniformly; else in proportion to priority ** alpha. A new step has the highest so far.
         beta: exponent of the importance weights.
         max_reuse: how often a step may be drawn as the first of a draw.
-        seed: of the draws.
+        seed: of the draws; of several ranks each draws apart, once their loader is dealt among them.
 
     Source: Schaul et al., 2016, Prioritized Experience Replay; Schrittwieser et al., 2020, MuZero, appendix G.
 
@@ -294,6 +294,11 @@ class ReplayBuffer:
     def go_on(self, position: Mapping[str, Any]) -> None:
         """Draws as it did from a `position` on."""
         self._drawing.go_on(position)
+
+    def draw_apart(self, rank: int, world: int) -> None:
+        """Draws on as rank `rank` of `world`: each rank's buffer began with the same seed, and none may draw alike."""
+        check_rank(rank, world)
+        self._drawing.draw_apart(rank, world)
 
     def check_state(self, state: dict[str, Any]) -> None:
         """Does nothing if `state` is of a buffer like this one.

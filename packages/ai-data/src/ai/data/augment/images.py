@@ -1,12 +1,13 @@
 """What the changes of images have in common: their types, and what they ask of the pixels."""
 
-import hashlib
 from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
+
+from ai.data.batch.seeds import seed_from
 
 OnImages: TypeAlias = Callable[[Tensor, Generator], Tensor]
 OnBatch: TypeAlias = Callable[[dict[str, Tensor], Generator], dict[str, Tensor]]
@@ -51,9 +52,9 @@ def numpy_draws(generator: Generator) -> np.random.Generator:
 
     The host knows the state of a device's generator, so that nothing waits.
     """
-    digest = hashlib.blake2b(generator.get_state().numpy().tobytes(), digest_size=16).digest()
+    seed = seed_from(generator)
     torch.rand(1, generator=generator, device=generator.device)
-    return np.random.default_rng(int.from_bytes(digest, "little"))
+    return np.random.default_rng(seed)
 
 
 def within(middle: Tensor, length: int, size: Tensor | int) -> Tensor:

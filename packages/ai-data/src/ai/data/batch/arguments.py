@@ -27,3 +27,13 @@ def check_real(*, or_none: bool = False, **named: Any) -> None:
             raise TypeError(f"{name} must be a number{' or None' * or_none}, got {value!r}")
         if isinstance(value, Real) and value != value:
             raise ValueError(f"{name} must be a number{' or None' * or_none}, got {value!r}")
+
+
+def check_rank(rank: int, world: int) -> None:
+    """Raises for a rank that is none of `world`.
+
+    >>> check_rank(0, 1)
+    """
+    check_whole(rank=rank, world=world)
+    if world < 1 or not 0 <= rank < world:
+        raise ValueError(f"rank ({rank}) must lie in [0, world) with world ({world}) at least 1")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ai.data.batch import shuffle
+from ai.data.batch.arguments import check_rank
 from ai.data.batch.seeds import derive_seed
 
 SCHEME = 2
@@ -123,8 +124,7 @@ class Order:
 
     def shard(self, rank: int, world: int) -> "Order":
         """Returns this order as rank `rank` of `world` sees it."""
-        if world < 1 or not 0 <= rank < world:
-            raise ValueError(f"rank ({rank}) must lie in [0, world) with world ({world}) at least 1")
+        check_rank(rank, world)
         if self.world != 1:
             raise ValueError(
                 f"this loader is already shard {self.rank} of {self.world}: shard the whole loader instead"

@@ -6,9 +6,12 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Generator
 
 
 def derive_seed(*place: int) -> int:
@@ -22,6 +25,12 @@ def derive_seed(*place: int) -> int:
     packed = struct.pack(f"<{len(place)}Q", *(int(number) & 0xFFFF_FFFF_FFFF_FFFF for number in place))
     digest = hashlib.blake2b(packed, digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def seed_from(generator: "Generator") -> int:
+    """Returns a seed that follows from the state of a generator, which stays as it is: 128 bits."""
+    digest = hashlib.blake2b(generator.get_state().numpy().tobytes(), digest_size=16).digest()
+    return int.from_bytes(digest, "little")
 
 
 def seed_global_states(seed: int) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ai.data.batch.seeds import derive_seed, seed_from
 from ai.data.episodes.sum_tree import SumTree
 
 
@@ -107,6 +108,10 @@ class Drawing:
         """Draws as from a `position` on."""
         self.n_drawn = int(position["n_drawn"])
         self._generator.set_state(position["generator"])
+
+    def draw_apart(self, *place: int) -> None:
+        """Draws on as nobody does who is at another `place`, a function of the draws so far."""
+        self._generator.manual_seed(derive_seed(seed_from(self._generator), *place))
 
     def restored(self, state: dict[str, Any], live: np.ndarray) -> "Drawing":
         """Returns draws like these in a state.

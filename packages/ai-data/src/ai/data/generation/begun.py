@@ -2,16 +2,17 @@
 
 import contextlib
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ref
 
-_LAST: WeakKeyDictionary[Any, object] = WeakKeyDictionary()
+# By identity, since equal ones are not the same; an entry goes with what it is of.
+_LAST: dict[int, tuple["ref[Any]", object]] = {}
 
 
 def began(thing: Any) -> object:
     """Notes that the caller begins it anew, and returns the mark to show later."""
-    mark = object()
-    with contextlib.suppress(TypeError):  # it has no hash, or cannot be referred to weakly
-        _LAST[thing] = mark
+    mark, key = object(), id(thing)
+    with contextlib.suppress(TypeError):  # it cannot be referred to weakly
+        _LAST[key] = ref(thing, lambda _: _LAST.pop(key, None)), mark
     return mark
 
 
@@ -26,8 +27,6 @@ def check_begun(thing: Any, mark: object, what: str) -> None:
     >>> mark = began(source)
     >>> check_begun(source, mark, "the source")
     """
-    last: object = mark
-    with contextlib.suppress(TypeError):
-        last = _LAST.get(thing, mark)
-    if last is not mark:
+    of, last = _LAST.get(id(thing), (None, mark))
+    if of is not None and of() is thing and last is not mark:
         raise RuntimeError(f"{what} was begun anew by another who acts in it: give each one of its own")

@@ -1,10 +1,12 @@
 """Batches from a replay buffer that is not added to: learning from what was stored."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
+from ai.data.batch.arguments import check_whole
 from ai.data.batch.device import checked_device
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.transform import Transform
@@ -42,6 +44,9 @@ class Draws:
         postprocess: Transform | None = None,
         pin: bool | None = None,
     ) -> None:
+        check_whole(batch_size=batch_size)
+        if not isinstance(buffer, ReplayBuffer):
+            raise TypeError(f"buffer must be a ReplayBuffer, got {type(buffer).__name__}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if buffer.alpha is not None or buffer.max_reuse is not None:
@@ -52,6 +57,7 @@ class Draws:
             raise ValueError("buffer must hold steps that may be drawn, it holds none")
         self.buffer, self.batch_size, self.device = buffer, batch_size, checked_device(device)
         self._finish = Finish(postprocess, self.device, pin)
+        self._rank: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         return f"Draws(batches of {self.batch_size} on {self.device}, of {self.buffer!r})"
@@ -61,7 +67,14 @@ class Draws:
 
     def __next__(self) -> Any:
         """Returns the next batch."""
-        return self._finish(self.buffer.sample(self.batch_size), self.buffer.n_drawn)
+        return self._finish(self.buffer.sample(self.batch_size), self.buffer.n_drawn, *self._rank)
+
+    def shard(self, rank: int, world: int) -> "Draws":
+        """Returns the draws of one rank, for which the buffer draws from now on."""
+        self.buffer.draw_apart(rank, world)
+        other = copy.copy(self)
+        other._rank = rank, world
+        return other
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position among the draws, and how much was stored."""

@@ -11,6 +11,7 @@ import numpy as np
 from ai.data.batch.arguments import check_whole
 from ai.data.batch.seeds import derive_seed
 from ai.data.episodes.packing import Packed, packed
+from ai.data.generation.begun import began, check_begun
 
 if TYPE_CHECKING:
     from ai.data.episodes.packing import Episode
@@ -57,7 +58,7 @@ class Hindsight:
         if copies < 1:
             raise ValueError(f"copies must be at least 1, got {copies}")
         self.source, self.reward, self.ends, self.copies = source, reward, ends, copies
-        self._started = False
+        self._mark: object = None
 
     def begin_at(self, n_steps: int) -> None:
         """Tells the source what was made already, where it asks for it."""
@@ -68,7 +69,7 @@ class Hindsight:
         """Starts the source; the goals drawn are a function of `seed` too."""
         self.source.start(seed, worker)
         self._random = np.random.default_rng(derive_seed(seed, worker, 1))
-        self._started = True
+        self._mark = began(self.source)
 
     def update_params(self, state_dict: Mapping[str, Any], version: int) -> None:
         """Hands the parameters on."""
@@ -78,11 +79,12 @@ class Hindsight:
         """Returns what the source gives next, and its copies.
 
         Raises:
-            RuntimeError: it was not started.
+            RuntimeError: it was not started, or another has begun its source anew.
             ValueError: an episode has no `goal` or `achieved`, or does not tell what was achieved at its last moment.
         """
-        if not self._started:
+        if self._mark is None:
             raise RuntimeError("start(seed, worker) must be called before the first episode")
+        check_begun(self.source, self._mark, "source")
         made: Episode | Packed = next(self.source)
         whole = packed([made])
         if missing := sorted({"goal", "achieved"} - whole.columns.keys()):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai.data.batch.arguments import check_whole
+from ai.data.batch.arguments import check_rank, check_whole
 from ai.data.batch.device import checked_device
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.seeds import derive_seed
@@ -206,8 +206,7 @@ class PassesLoader:
 
         It goes on with this one's counters and parameters, and begins with a rollout of its own.
         """
-        if world < 1 or not 0 <= rank < world:
-            raise ValueError(f"rank ({rank}) must lie in [0, world) with world ({world}) at least 1")
+        check_rank(rank, world)
         other = copy.copy(self)
         other._turn = Turn()
         other.seed = derive_seed(self.seed, rank, world)

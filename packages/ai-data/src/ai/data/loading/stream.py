@@ -7,7 +7,7 @@ from typing import Any, Literal, Unpack
 
 import torch
 
-from ai.data.batch.arguments import check_whole
+from ai.data.batch.arguments import check_rank, check_whole
 from ai.data.batch.collate import collate as stack
 from ai.data.batch.device import checked_device
 from ai.data.batch.postprocess import Finish
@@ -17,8 +17,9 @@ from ai.data.loading.options import LoaderOptions, Options
 from ai.data.loading.stream_pool import Place, Readers
 from ai.data.loading.stream_reading import Cursor, Reading, read_here
 
-# Of states; 1 counted batches within passes whose incomplete batch was left out.
-_FORMAT = 2
+# Of states; 1 counted batches within passes whose incomplete batch was left out, in 2 ranks shuffled alike and workers
+# drew alike.
+_FORMAT = 3
 _STATE_KEYS = {"batch", "seed", "train", "batch_size", "world", "parts"}
 
 
@@ -37,7 +38,9 @@ class StreamLoader:
 
     Workers read ahead. A dataset that divides itself by `torch.utils.data.get_worker_info()` is read in parts, and
     batches are taken from the workers in turn; then their order depends on the number of workers. Any other is read
-    whole by each worker, so more than one helps only to stack and send batches.
+    whole by each worker, so more than one helps only to stack and send batches. Of several ranks each reads all, too,
+    and keeps every world-th sample; with `train=True`, a dataset with `part(rank, world)` may give each rank a part of
+    its own instead, as `Shards` does.
 
     Args:
         torch_dataset: an iterable.
@@ -137,6 +140,7 @@ class StreamLoader:
             "batch_size": self.batch_size,
             "world": self._reading.world,
             "shuffle": self._reading.shuffle,
+            "is_part": self._reading.is_part,
             "parts": len(self._place.cursors),
             "cursors": [None if cursor is None else tuple(cursor) for cursor in self._place.cursors],
             "turn": self._place.turn,
@@ -161,10 +165,23 @@ class StreamLoader:
         for key in ("train", "batch_size", "world", "shuffle"):
             if state.get(key, 0) != own[key]:
                 raise ValueError(f"this loader state has {key} {state.get(key, 0)}, this loader {own[key]}")
-        self.seed = state["seed"]
         if number == 1:
+            self.seed = state["seed"]
             self._go_to(Place(), 0, state["batch"])
             return
+        if number == 2 and _drew_otherwise(state):
+            raise ValueError(
+                "this loader state is of format 2, whose ranks shuffled and whose workers drew alike: it cannot be "
+                "gone on with within a pass"
+            )
+        reading, is_part = self._reading, state.get("is_part", False)
+        if is_part != reading.is_part:  # the position was shared in the other way
+            share = self._share(reading.rank, reading.world, is_part)
+            if share.is_part != is_part:
+                raise ValueError("this loader state is of a rank's own files, and these cannot be shared by the ranks")
+            self.close()
+            self._start(share)
+        self.seed = state["seed"]
         cursors = tuple(None if cursor is None else Cursor(*cursor) for cursor in state["cursors"])
         self._go_to(Place(cursors, state["turn"]), state["batch"], state["skip"])
 
@@ -177,8 +194,7 @@ class StreamLoader:
             ValueError: a rank outside the world, a loader that is a shard itself, or a position that the ranks cannot
                 share: within samples that are shuffled together, or not after as many for each.
         """
-        if world < 1 or not 0 <= rank < world:
-            raise ValueError(f"rank ({rank}) must lie in [0, world) with world ({world}) at least 1")
+        check_rank(rank, world)
         reading = self._reading
         if reading.world != 1:
             raise ValueError(
@@ -188,10 +204,16 @@ class StreamLoader:
         place = Place() if begins_anew else self._dealt(world)
         other = copy.copy(self)
         other._turn = Turn()
-        other._start(replace(reading, rank=rank, world=world))
+        other._start(self._share(rank, world, by_part=self.train and place == Place()))
         if place != Place():
             other._go_to(place, self._n_batches // world)
         return other
+
+    def _share(self, rank: int, world: int, by_part: bool) -> Reading:
+        """Returns what a rank reads: where it can be, a part of its own, else every world-th sample of all."""
+        part = self.dataset.part(rank, world) if by_part and hasattr(self.dataset, "part") else None
+        dataset = self.dataset if part is None else part
+        return replace(self._reading, dataset=dataset, rank=rank, world=world, is_part=part is not None)
 
     def _dealt(self, world: int) -> Place:
         """Returns the place of each of `world` ranks that together go on from this one's place."""
@@ -308,6 +330,13 @@ class _Batches:
             except StopIteration:
                 self._ended = True
                 raise
+
+
+def _drew_otherwise(state: dict[str, Any]) -> bool:
+    """Returns whether a state of format 2 lies within a pass that is gone through in another way by now."""
+    cursors = [(Cursor(*cursor), worker) for worker, cursor in enumerate(state["cursors"]) if cursor is not None]
+    shuffles = state.get("shuffle", 0) > 1 and state["world"] > 1
+    return any(cursor.n_given and (shuffles or (worker and cursor.state is None)) for cursor, worker in cursors)
 
 
 def _other_parts(theirs: int, ours: int) -> ValueError:

@@ -32,7 +32,7 @@ class Cursor(NamedTuple):
 
 @dataclass
 class Reading:
-    """Passes over a dataset: every world-th sample from `rank` on, in batches.
+    """Passes over a dataset: every world-th sample from `rank` on, or all of a rank's own part, in batches.
 
     Args:
         dataset: iterated once a pass.
@@ -44,6 +44,7 @@ class Reading:
         shuffle: samples that are put in another order together; 0 keeps the dataset's.
         rank: of this process among `world`.
         world: how many processes share the samples.
+        is_part: the dataset holds this rank's samples alone.
     """
 
     dataset: Iterable[Any]
@@ -54,6 +55,7 @@ class Reading:
     shuffle: int = 0
     rank: int = 0
     world: int = 1
+    is_part: bool = False
 
 
 class Walk:
@@ -121,7 +123,9 @@ class Walk:
             if not block:
                 return
             if len(block) > 1:
-                order = np.random.default_rng(derive_seed(self._seed, cursor.epoch, n_given)).permutation(len(block))
+                rank = () if reading.world == 1 else (reading.rank,)
+                seed = derive_seed(self._seed, cursor.epoch, n_given, *rank)
+                order = np.random.default_rng(seed).permutation(len(block))
                 block = [block[place] for place in order]
             for sample in block:
                 n_given += 1
@@ -132,7 +136,7 @@ class Walk:
     def _mine(self, samples: Iterator[Any]) -> Iterator[Any]:
         """Yields the samples of this rank, counting all."""
         for sample in samples:
-            mine = self._n_read % self._reading.world == self._reading.rank
+            mine = self._reading.is_part or self._n_read % self._reading.world == self._reading.rank
             self._n_read += 1
             if mine:
                 yield sample
@@ -244,18 +248,13 @@ def _part(
 
 def _begun(reading: Reading, seed: int, cursor: Cursor, info: WorkerInfo) -> tuple[Walk, list[Any] | None]:
     """Returns a walk and its first chunk, with the worker info and the global generators set for each pass."""
-
-    def begin(pass_seed: int) -> None:
-        info.tell()
-        seed_global_states(pass_seed)
-
     info.asked = False
     had_torch = "torch" in sys.modules
-    walk = Walk(reading, seed, cursor, begin)
+    walk = Walk(reading, seed, cursor, info.begin)
     chunk = walk.chunk()
     if had_torch or "torch" not in sys.modules:
         return walk, chunk
     # The dataset imported torch, and may have drawn from a generator that was not seeded.
     info.asked = False
-    walk = Walk(reading, seed, cursor, begin)
+    walk = Walk(reading, seed, cursor, info.begin)
     return walk, walk.chunk()

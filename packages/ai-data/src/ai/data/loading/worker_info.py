@@ -3,9 +3,14 @@
 import sys
 from typing import Any
 
+from ai.data.batch.seeds import derive_seed, seed_global_states
+
 
 class WorkerInfo:
     """What `torch.utils.data.get_worker_info` returns in a worker of ours; `asked` tells whether somebody looked.
+
+    Until then the workers draw alike from the global generators, since each reads all; a dataset that divides itself
+    shuffles its files alike before. From then on each worker draws its own, so that no two change their samples alike.
 
     Args:
         worker: number of this worker.
@@ -17,25 +22,43 @@ class WorkerInfo:
 
     def __init__(self, worker: int, n_workers: int, dataset: Any) -> None:
         self.asked = False
-        self.seed = worker
         self.dataset = dataset
+        self._pass_seed = 0
+        self._apart = False  # the draws of this pass
         self._worker = worker
         self._n_workers = n_workers
 
     @property
     def id(self) -> int:
         """Number of this worker."""
-        self.asked = True
+        self._look()
         return self._worker
 
     @property
     def num_workers(self) -> int:
         """How many workers there are."""
-        self.asked = True
+        self._look()
         return self._n_workers
 
-    def tell(self) -> None:
-        """Lets this process know it, and torch where it is loaded: a worker without it starts ten times as fast."""
+    @property
+    def seed(self) -> int:
+        """What this worker draws from in this pass."""
+        return derive_seed(self._pass_seed, self._worker) if self._apart and self._worker else self._pass_seed
+
+    def _look(self) -> None:
+        self.asked = True
+        if not self._apart:
+            self._apart = True
+            if self._worker:  # the first one's draws are those of a lone reader
+                seed_global_states(self.seed)
+
+    def begin(self, seed: int) -> None:
+        """Begins a pass: seeds the global generators, and says here who reads.
+
+        Torch is told where it is loaded: a worker without it starts ten times as fast.
+        """
+        self._pass_seed, self._apart = seed, False
+        seed_global_states(seed)
         WorkerInfo.current = self
         if "torch" in sys.modules:
             import torch.utils.data._utils.worker as torch_worker

@@ -1,5 +1,6 @@
 """A stream of the samples in many files, which knows where it is."""
 
+import copy
 import glob
 import hashlib
 import json
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ai.data.batch.arguments import check_whole
+from ai.data.batch.arguments import check_rank, check_whole
 from ai.data.loading.worker_info import worker_and_n_workers
 from ai.data.shards.formats import READERS, Place, reader_of
 from ai.data.storage.remote import file_system, links, local_path, opened, size_of
@@ -32,7 +33,10 @@ class Shards:
     shuffle=10_000)` shuffles so many samples at a time. A state goes on in the middle of a file. It knows the files by
     their names, and the one that it lies in by its size, too.
 
-    Of several ranks each reads all files and keeps its share of the samples, so that one state serves all of them.
+    Of several ranks each reads files of its own, where a loader with `train=True` is dealt among them before its first
+    batch and their number divides that of the files: in pass k every file is one rank's, with `shuffle` another one's
+    in each pass. A rank with smaller files comes to its next pass sooner. Otherwise each rank reads all files and keeps
+    its share of the samples.
 
     A `.tar` gives its files of one name as one sample, a dict of their contents by ending and of `__key__`, as
     WebDataset writes them; `.parquet` and `.arrow` give rows as dicts, `.jsonl` what stands in each line, `.txt` lines,
@@ -88,6 +92,7 @@ class Shards:
             reader_of(file)
         self._shuffle = shuffle
         self._seed = seed
+        self._rank, self._world = 0, 1
         self._digest = _digest(self.files, f" {shuffle} {seed}")
         self._epoch = 0
         self._at = _At()
@@ -95,6 +100,17 @@ class Shards:
 
     def __repr__(self) -> str:
         return f"Shards({len(self.files)} files, {self.files[0]}{', …' * (len(self.files) > 1)})"
+
+    def part(self, rank: int, world: int) -> "Shards | None":
+        """Returns the shards of rank `rank` of `world`, from their beginning; None where the files cannot be shared."""
+        check_rank(rank, world)
+        if self._world != 1 or len(self.files) % world:
+            return None
+        other = copy.copy(self)
+        other._rank, other._world = rank, world
+        other._digest = f"{self._digest} of rank {rank} of {world}"
+        other._at, other._loaded = _At(), None
+        return other
 
     def set_epoch(self, epoch: int) -> None:
         """Says which epoch the next pass is."""
@@ -136,7 +152,7 @@ class Shards:
         if (number := state.get("format")) != 1:
             raise ValueError(f"this state of shards has format {number}, known is 1")
         if state["files"] != self._digest:
-            raise ValueError("this state is of other files, or of the same in another order")
+            raise ValueError("this state is of other files, of the same in another order, or of another rank's")
         self._epoch = state["epoch"]
         self._loaded = _At(state["file"], tuple(state["place"]), state["size"])
 
@@ -147,7 +163,7 @@ class Shards:
             order = np.random.default_rng([self._seed % 2**64, self._epoch]).permutation(len(files))
             files = tuple(files[place] for place in order)
         worker, n_workers = worker_and_n_workers()
-        return files[worker::n_workers]
+        return files[self._rank :: self._world][worker::n_workers]
 
 
 def _digest(files: Sequence[str], how: str) -> str:
