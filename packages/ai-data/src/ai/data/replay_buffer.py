@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ai.data.batch.arguments import check_rank, check_real, check_whole
 from ai.data.batch.device import Arriving
+from ai.data.batch.seeds import derive_seed, seed_from
 from ai.data.episodes.drawing import Drawing
 from ai.data.episodes.packing import Episode, Packed, pack
 from ai.data.episodes.returns import full_returns, n_step_returns, n_step_rewards
@@ -298,7 +299,7 @@ class ReplayBuffer:
     def draw_apart(self, rank: int, world: int) -> None:
         """Draws on as rank `rank` of `world`: each rank's buffer began with the same seed, and none may draw alike."""
         check_rank(rank, world)
-        self._drawing.draw_apart(rank, world)
+        self._drawing.draw_by(derive_seed(seed_from(self._drawing.position()["generator"]), rank, world))
 
     def check_state(self, state: dict[str, Any]) -> None:
         """Does nothing if `state` is of a buffer like this one.

@@ -52,7 +52,7 @@ def numpy_draws(generator: Generator) -> np.random.Generator:
 
     The host knows the state of a device's generator, so that nothing waits.
     """
-    seed = seed_from(generator)
+    seed = seed_from(generator.get_state())
     torch.rand(1, generator=generator, device=generator.device)
     return np.random.default_rng(seed)
 

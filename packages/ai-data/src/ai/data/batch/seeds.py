@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from torch import Generator
+    from torch import Tensor
 
 
 def derive_seed(*place: int) -> int:
@@ -27,9 +27,9 @@ def derive_seed(*place: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def seed_from(generator: "Generator") -> int:
-    """Returns a seed that follows from the state of a generator, which stays as it is: 128 bits."""
-    digest = hashlib.blake2b(generator.get_state().numpy().tobytes(), digest_size=16).digest()
+def seed_from(state: "Tensor") -> int:
+    """Returns a seed that follows from the state of a generator: 128 bits."""
+    digest = hashlib.blake2b(state.numpy().tobytes(), digest_size=16).digest()
     return int.from_bytes(digest, "little")
 
 

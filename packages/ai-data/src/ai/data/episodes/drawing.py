@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai.data.batch.seeds import derive_seed, seed_from
 from ai.data.episodes.sum_tree import SumTree
 
 
@@ -109,9 +108,9 @@ class Drawing:
         self.n_drawn = int(position["n_drawn"])
         self._generator.set_state(position["generator"])
 
-    def draw_apart(self, *place: int) -> None:
-        """Draws on as nobody does who is at another `place`, a function of the draws so far."""
-        self._generator.manual_seed(derive_seed(seed_from(self._generator), *place))
+    def draw_by(self, seed: int) -> None:
+        """Draws on from a seed."""
+        self._generator.manual_seed(seed)
 
     def restored(self, state: dict[str, Any], live: np.ndarray) -> "Drawing":
         """Returns draws like these in a state.
