@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -134,6 +135,27 @@ def test_a_second_run_over_the_first_is_refused_and_leaves_it_alone(tmp_path):
     assert (tmp_path / "t" / "metrics.jsonl").read_bytes() == before
     assert again.state == "finished"
     train(Trial(tmp_path / "t", clean=True, **options()))
+
+
+@pytest.mark.parametrize(
+    ("resumes", "line"),
+    [
+        (True, ", run the same command to go on"),
+        (False, ", to go on from there resume the trial: trial.resume(model, "),
+    ],
+)
+def test_message_after_a_signal_says_what_goes_on(resumes, line, tmp_path, capsys):
+    def signalled(model, batch, step):
+        signal.raise_signal(signal.SIGTERM)
+        return Classify()(model, batch, step)
+
+    model, optimizer, loader, _ = make()
+    trial = Trial(tmp_path / "t", save_snapshots=True, **options())
+    if resumes:
+        trial.resume(model, optimizer, loader)
+    with pytest.raises(SystemExit):
+        Trainer(signalled, loader).train(model, optimizer, trial.hook())
+    assert line in capsys.readouterr().err
 
 
 def test_training_on_from_where_it_ended_adds_rows(tmp_path):

@@ -2,11 +2,18 @@
 
 import json
 import os
+import sys
 from dataclasses import dataclass, replace
-from typing import Literal, Unpack, get_args, get_origin, get_type_hints
+from itertools import count
+from typing import Literal, Protocol, Unpack, get_args, get_origin, get_type_hints
 
 from ai.lab import Trial
+from ai.lab.files.folder import read_marker, resolve
+from ai.lab.files.ownership import Owner, give_up_left_open
+from ai.lab.record import METRICS, SNAPSHOTS
 from ai.lab.recording.options import TrialOptions
+from ai.lab.recording.writer import rank
+from ai.model.saved import committed
 
 GIVEN = "given from Python"
 """What a trial's configuration has as `data` where its run was given a dataset."""
@@ -22,6 +29,8 @@ class RunConfig:
     """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
     resume: bool = False
     """Go on from the trial's last snapshot instead of starting anew."""
+    clean: bool = False
+    """Delete what an earlier run left in the trial's folder, which is else kept beside it."""
     minutes: float | None = None
     """Stop earlier, after this time; a schedule follows the steps all the same."""
     seed: int = 0
@@ -61,7 +70,7 @@ class RunConfig:
             **what,
         }
         config = self if given is None else replace(self, data=GIVEN)
-        return Trial(self.trial, clean=not self.resume, config=config, **how)
+        return open_trial(self, config, **how)
 
     def keep(self, trial: Trial, name: str, value: str | list[str]) -> None:
         """Keeps as `NAME.json` of a trial what its model's numbers mean: a resumed run must mean the same by them.
@@ -77,6 +86,61 @@ class RunConfig:
                     f"data must have the {name} of the trial to resume, {_short(before)}, got {_short(value)}"
                 )
         file.write_text(json.dumps(value), encoding="utf-8")
+
+
+class RecordedConfig(Protocol):
+    """What the options of every run say of its trial."""
+
+    @property
+    def trial(self) -> str:
+        """The trial's folder."""
+
+    @property
+    def resume(self) -> bool:
+        """Whether to go on from its last snapshot."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether to delete what an earlier run left there."""
+
+
+def open_trial(how: RecordedConfig, config: object, **what: Unpack[TrialOptions]) -> Trial:
+    """Returns the trial of a run: the one to resume, or a new one, beside which an earlier run of its name is kept.
+
+    Args:
+        how: The run's options.
+        config: What the trial records of them.
+        what: Options of a trial.
+
+    Raises:
+        ValueError: The run is to resume and to begin anew, or the folder holds another record.
+        OwnedError: A live process writes the trial.
+    """
+    if how.resume and how.clean:
+        raise ValueError("resume goes on with the trial that clean deletes: give one of the two")
+    if not (how.resume or how.clean) and rank() == 0:
+        _keep_earlier(how.trial)
+    return Trial(how.trial, clean=not how.resume, config=config, **what)
+
+
+def _keep_earlier(trial: str) -> None:
+    """Renames a trial that has recorded something, and says how to go on with it."""
+    folder = resolve(trial)
+    marker = read_marker(folder)
+    if marker is None or marker["kind"] != "trial":
+        return
+    rows = folder / METRICS
+    if not ((rows.exists() and rows.stat().st_size) or committed(folder / SNAPSHOTS)):
+        return
+    name = os.path.normpath(trial)
+    kept = next(one for n in count(1) if not resolve(one := f"{name}.{n}").exists())
+    give_up_left_open(folder)
+    with Owner(folder):
+        folder.rename(resolve(kept))
+    print(
+        f"the earlier run of {name} is kept as {kept}; --trial {kept} --resume goes on with it (--clean deletes it)",
+        file=sys.stderr,
+    )
 
 
 def _short(value: str | list[str]) -> str:

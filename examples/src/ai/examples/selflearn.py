@@ -11,6 +11,7 @@ from torch import nn
 
 from ai.data import Ray
 from ai.data.datagen import DatagenLoader
+from ai.examples.run_config import open_trial
 from ai.examples.saved import load_averaged
 from ai.game import Game, Play
 from ai.infer import Inferencer
@@ -29,6 +30,8 @@ class LearnConfig:
     """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
     resume: bool = False
     """Go on from the trial's last snapshot instead of starting anew."""
+    clean: bool = False
+    """Delete what an earlier run left in the trial's folder, which is else kept beside it."""
     play: Play = field(default_factory=Play)
     """How self-play games are played."""
     device: str = "cpu"
@@ -192,10 +195,9 @@ def learn(
         resolve(config.trial) / "snapshots", keep_last=config.keep_snapshots, best_by="score", mode=mode
     )
     optimiser = opt.adamw(model, lr=config.learning_rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
-    trial = Trial(
-        config.trial,
-        clean=not config.resume,
-        config=config,
+    trial = open_trial(
+        config,
+        config,
         task=scored,
         save_snapshots=snapshots,
         log_interval=50,

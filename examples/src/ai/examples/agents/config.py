@@ -29,6 +29,8 @@ class AgentConfig:
     """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
     resume: bool = False
     """Go on from the trial's last snapshot instead of starting anew."""
+    clean: bool = False
+    """Delete what an earlier run left in the trial's folder, which is else kept beside it."""
     task_interval: int | None = None
     """Updates between two measurements; None measures ten times in all."""
     episodes: int = 20

@@ -11,9 +11,10 @@ from ai.examples.agents.film import frames, strip
 from ai.examples.agents.learner import Learner
 from ai.examples.agents.worlds import world
 from ai.examples.figures import save_animation
+from ai.examples.run_config import open_trial
 from ai.examples.saved import load_averaged
 from ai.game import evaluate
-from ai.lab import Trial, Video
+from ai.lab import Video
 from ai.lab.files.folder import resolve
 from ai.train import RLTrainer, Snapshots
 
@@ -39,10 +40,9 @@ def train(config: AgentConfig, agent: Learner) -> dict[str, float]:
     def sampler(model: nn.Module, step: int) -> torch.Tensor:
         return strip(frames(config.env, model, agent.greedy, memory=agent.memory))
 
-    trial = Trial(
-        config.trial,
-        clean=not config.resume,
-        config=config,
+    trial = open_trial(
+        config,
+        config,
         task=task,
         sampler=sampler if config.film else None,
         save_snapshots=snapshots,

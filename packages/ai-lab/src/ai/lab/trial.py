@@ -84,7 +84,8 @@ class Trial:
         self._snapshots = TrialSnapshots(self.path, self._writer, given, how.get("keep_last", 3))
         if rank() > 0:
             return  # rank 0 alone writes; the others only train
-        if clean and read_marker(self.path) is not None:
+        marker = read_marker(self.path)
+        if clean and marker is not None and marker["kind"] == "trial":
             remove_unowned(self.path)
         mark(self.path, "trial")
         if not (self.path / CONFIG).exists():
@@ -117,6 +118,7 @@ class Trial:
         return TrialHook(
             self._begin,
             self._end,
+            lambda: self._writer.resumed_from is not None,
             log=self._writer.log,
             sample=self._writer.sample if how["sampler"] is not None else None,
             snapshots=snapshots,

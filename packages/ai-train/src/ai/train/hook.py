@@ -166,7 +166,7 @@ class Hook(HookInterface):
         run.exit_status = self._exit_status or run.exit_status  # of several hooks the one that was told decides
         if self._save is not None:
             self._save.begin(run, resume=self.resumes)
-            run.to_go_on = (
+            run.to_go_on = run.to_go_on or (
                 "run the same command to go on" if self._resume else "to go on from there give it resume=True"
             )
         self._has_resumed = self.resumes

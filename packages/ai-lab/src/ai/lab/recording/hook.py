@@ -6,6 +6,8 @@ from typing import Any
 from ai.train import Hook, Run
 
 _STATES = {"finished": "finished", "stopped": "stopped", "interrupted": "interrupted", "error": "failed"}
+_SAME = "run the same command to go on"
+_RESUME = "to go on from there resume the trial: trial.resume(model, opt, loader), or --resume where a command has it"
 
 
 class TrialHook(Hook):
@@ -14,17 +16,23 @@ class TrialHook(Hook):
     Args:
         begin: Called on rank 0 with the run, before anything is recorded.
         end: Called on rank 0 with the state in which the run ended, and its error.
+        was_resumed: Whether the script asked the trial to resume; asked before `begin`.
         how: What `ai.train.Hook` takes.
     """
 
     def __init__(
-        self, begin: Callable[[Run], None], end: Callable[[str, BaseException | None], None], **how: Any
+        self,
+        begin: Callable[[Run], None],
+        end: Callable[[str, BaseException | None], None],
+        was_resumed: Callable[[], bool],
+        **how: Any,
     ) -> None:
         super().__init__(**how)
-        self._begin, self._end = begin, end
+        self._begin, self._end, self._was_resumed = begin, end, was_resumed
 
     def setup(self, run: Run) -> None:
         """Takes the trial's folder, and drops the rows that were written after the snapshot resumed from."""
+        run.to_go_on = _SAME if self._was_resumed() else _RESUME
         if run.ranks.rank == 0:
             self._begin(run)
         try:
