@@ -13,6 +13,7 @@ from ai.examples.agents.film import frames, strip
 from ai.examples.agents.noted import Noted
 from ai.examples.agents.worlds import world
 from ai.game import ByPolicy
+from ai.lab import Record
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pygame
 
@@ -189,6 +190,16 @@ def test_a_run_ends_when_its_time_is_up_with_what_it_has(tmp_path):
     assert 0 < ppo.run(tiny)["steps"] < 1000
     with pytest.raises(ValueError, match="timelimit must be positive or None, got 0"):
         replace(tiny, timelimit=0)
+
+
+def test_the_film_of_a_run_is_kept_once(tmp_path, monkeypatch):
+    picture = np.zeros((8, 8, 3), np.uint8)
+    monkeypatch.setattr("ai.examples.agents.training.frames", lambda *args, **how: [picture] * 4)
+    one = replace(ppo.main.PRESETS["tiny"], total_steps=64, passes=1, film=True, trial=str(tmp_path / "trial"))
+    for resume in (False, True):  # the second finds nothing left to do
+        ppo.run(replace(one, resume=resume))
+    assert [path.suffix for path in Record(one.trial).media()["agent"].values()] == [".webp"]
+    assert (tmp_path / "trial/agent.gif").exists()
 
 
 @pytest.mark.parametrize(("env", "shape"), [("hidden:CartPole-v1", (400, 600, 3)), ("ALE/Pong-v5", (84, 84, 3))])

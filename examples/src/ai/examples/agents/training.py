@@ -16,6 +16,7 @@ from ai.examples.saved import load_averaged
 from ai.game import evaluate
 from ai.lab import Video
 from ai.lab.files.folder import resolve
+from ai.lab.media.kept import keep_media
 from ai.train import RLTrainer, Snapshots
 
 
@@ -70,8 +71,7 @@ def train(config: AgentConfig, agent: Learner) -> dict[str, float]:
         pictures = frames(config.env, agent.model, agent.greedy, memory=agent.memory)
         film = np.stack(pictures)[::2, ::2, ::2]
         save_animation(trial.path / "agent.gif", list(film), fps=25)
-        if step not in trial.record.media().get("agent", {}):  # a finished run that is resumed has it
-            trial.keep(step, "agent", Video(film, fps=25))  # the page plays it
+        keep_media(trial.path, step, "agent", Video(film, fps=25), replace=True)  # the page plays it; the run has ended
     result = {
         "return": float(found.mean()),
         "return_sem": float(found.std() / len(found) ** 0.5),

@@ -65,6 +65,10 @@ PRESETS = {
         env="Acrobot-v1", num_envs=16, steps=256, passes=4, batches=64, lam=0.94, learning_rate=3e-4, anneal=False,
         normalize=True, goal=-100, total_steps=200_000,
     ),
+    "mountaincar": Config(
+        env="held-8:MountainCarContinuous-v0", num_envs=16, steps=128, passes=10, batches=8, gamma=0.99, lam=0.95,
+        learning_rate=1e-3, normalize=True, goal=90, total_steps=50_000,
+    ),
     "lunarlander": Config(
         env="LunarLander-v3", num_envs=16, steps=1024, passes=4, batches=256, gamma=0.999, lam=0.98, entropy=0.01,
         learning_rate=3e-4, anneal=False, goal=200, total_steps=1_000_000,
@@ -79,6 +83,7 @@ DESCRIPTIONS = {
     "cartpole": "half a minute; the longest episode from about 30,000 steps on",
     "cartpole-hidden": "minutes; without speeds, by an LSTM",
     "acrobot": "a minute",
+    "mountaincar": "a minute; each action held for eight steps",
     "lunarlander": "a quarter of an hour; needs box2d",
     "pong": "hours; wants a GPU (--device cuda)",
 }
