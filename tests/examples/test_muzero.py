@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from ai.data import Datagen, ReplayBuffer
+from ai.examples import sampled_muzero
+from ai.examples.agents.point_mass import STEPS, PointMass, best_return, optimal
 from ai.examples.muzero import Model, run
 from ai.examples.muzero.main import PRESETS, Judge, mean_return
 from ai.examples.muzero.reanalyse import Reanalyse
@@ -96,3 +98,75 @@ def test_reanalysed_targets_are_those_of_a_search_with_the_newest_model():
 def test_an_interval_below_one_is_refused():
     with pytest.raises(ValueError, match="interval must be at least 1, got 0"):
         Reanalyse(MuZero(), None, 9, interval=0, simulations=1)
+
+
+def test_what_is_best_for_a_mass_earns_what_the_equations_say():
+    env = PointMass(200)
+    seen = env.reset(0)
+    most, total = best_return(seen[:, 0], seen[:, 1]), np.zeros(200)
+    idle = np.zeros((200, 1))
+    for t in range(STEPS):
+        action = optimal(None, {"obs": torch.from_numpy(seen)}, None, 0)["action"].numpy()
+        assert abs(action).max() < 1  # so that the bounds are nowhere felt
+        seen, reward, ended, _ = env.step(action)
+        total += reward
+        assert ended.all() == (t == STEPS - 1)
+    np.testing.assert_allclose(total, most, atol=1e-5)
+    seen, reward, *_ = env.step(idle)  # begins anew
+    assert (reward == 0).all()
+    assert (seen[:, 1] == 0).all()
+    # a little less or more of the best force earns less
+    for share in (0.9, 1.1):
+        env.reset(0)
+        worse = np.zeros(200)
+        seen = env._seen()
+        for _ in range(STEPS):
+            force = share * optimal(None, {"obs": torch.from_numpy(seen)}, None, 0)["action"].numpy()
+            seen, reward, *_ = env.step(force)
+            worse += reward
+        assert (worse < most).all()
+
+
+def test_masses_go_on_where_their_state_was_taken():
+    env, other = PointMass(3), PointMass(3)
+    env.reset(5)
+    for _ in range(4):
+        env.step(np.full((3, 1), 0.3))
+    seen = other.load_state_dict(env.state_dict())
+    np.testing.assert_array_equal(seen, env._seen())
+    for _ in range(10):
+        for one, two in zip(env.step(np.ones((3, 1))), other.step(np.ones((3, 1))), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.slow
+def test_sampled_muzero_trains_on_masses_and_is_measured_beside_the_optimum(tmp_path):
+    found = sampled_muzero.run(replace(sampled_muzero.main.PRESETS["tiny"], trial=str(tmp_path / "trial")))
+    assert found["return"] < found["return_optimal"] < 0
+    assert found["return_policy"] < found["return_optimal"]
+
+
+def test_sampled_muzero_names_an_environment_without_movements():
+    config = replace(sampled_muzero.main.PRESETS["tiny"], env="CartPole-v1")
+    with pytest.raises(ValueError, match="env must have continuous actions along one axis of numbers, CartPole-v1"):
+        sampled_muzero.main.learner(config)
+
+
+def test_every_part_of_a_model_of_movements_learns_from_its_loss():
+    model = Model((3,), 2, continuous=True, dim=16, dim_state=8).init(seed=0)
+    draw = {
+        "obs": torch.randn(5, 3, 3), "action": torch.rand(5, 3, 2), "reward": torch.randn(5, 3),
+        "target": torch.randn(5, 3), "mask": torch.ones(5, 3, dtype=torch.bool),
+        "policy": torch.full((5, 3, 4), 0.25), "sampled": torch.rand(5, 3, 4, 2),
+    }  # fmt: skip
+    MuZero(model.support, obs_unrolled=True, consistency_weight=1.0)(model, draw, 0).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_picture_of_a_mass_shows_where_it_is():
+    env = PointMass(1)
+    env.load_state_dict({**env.state_dict(), "state": np.array([[-0.5, 0.0]])})
+    blue = (env.render() == (40, 90, 200)).all(-1)
+    assert np.nonzero(blue)[1].mean().round() == 128 - 40

@@ -207,3 +207,40 @@ def test_one_action_is_not_spread_over_all_rows_nor_cut_among_parts():
         assert policy.log_prob(torch.zeros(7, 5, 2)).shape == (7, 5)
     with pytest.raises(ValueError, match=r"^action must have 3 entries on its last axis, got shape \(5, 2\)$"):
         m.Mixed((m.Categorical(torch.zeros(5, 3)), wide)).log_prob(torch.zeros(5, 2))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        m.Categorical(torch.randn(6, 4)),
+        m.Gaussian(torch.randn(6, 2), torch.randn(2)),
+        m.SquashedGaussian(torch.randn(6, 2), torch.randn(6, 2)),
+        m.Mixed((m.Categorical(torch.randn(6, 3)), m.Gaussian(torch.randn(6, 2), torch.zeros(2)))),
+    ],
+    ids=lambda policy: type(policy).__name__,
+)
+def test_actions_at_uniform_numbers_are_of_the_policy_and_scored_together(policy):
+    uniform = torch.rand(20_000, 6, policy.width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    actions, drawn = policy.at(uniform), torch.stack([policy.sample() for _ in range(3)])
+    assert actions.shape[1:] == drawn.shape[1:]
+    assert actions.dtype == drawn.dtype
+    scores = policy.log_prob(actions[:3])
+    torch.testing.assert_close(scores, torch.stack([policy.log_prob(each) for each in actions[:3]]))
+    # the mean of -log p is the entropy, exactly so of the two whose formula is known
+    if isinstance(policy, m.Categorical | m.Gaussian):
+        torch.testing.assert_close(-policy.log_prob(actions).mean(0), policy.entropy(), atol=0.03, rtol=0)
+    torch.testing.assert_close(policy.at(uniform[:5]), actions[:5])  # of its own numbers alone
+
+
+def test_a_choice_at_a_uniform_number_is_never_an_impossible_one():
+    policy = m.Categorical(torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]))
+    uniform = torch.tensor([0.0, 0.25, 0.49, 0.51, 0.99, 1.0])[:, None, None]
+    assert policy.at(uniform).flatten().tolist() == [1, 1, 1, 2, 2, 2]
+    assert m.Gaussian(torch.zeros(1, 1), torch.zeros(1)).at(uniform).isfinite().all()
+
+
+def test_uniform_numbers_of_other_rows_are_refused():
+    with pytest.raises(ValueError, match=r"uniform must have shape \(K, 2, 3\), got \(5, 2, 1\)"):
+        m.Gaussian(torch.zeros(2, 3), torch.zeros(3)).at(torch.rand(5, 2, 1))
+    with pytest.raises(ValueError, match=r"uniform must have shape \(K, 2, 1\), got \(2, 1\)"):
+        m.Categorical(torch.zeros(2, 3)).at(torch.rand(2, 1))

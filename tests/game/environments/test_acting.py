@@ -1,10 +1,11 @@
 """What a model has to give to whoever acts by it."""
 
+import numpy as np
 import pytest
 import torch
 
 import ai.model as m
-from ai.game import ByPolicy, EpsilonGreedy
+from ai.game import ByPolicy, BySearch, CartPole, EpsilonGreedy, GameEnvironments, Rollouts, Search
 
 VALUES = lambda obs: obs  # noqa: E731
 ALONE = lambda obs: m.Gaussian(obs, obs)  # noqa: E731  (two tensors, which are no policy and value)
@@ -26,3 +27,89 @@ def test_a_model_for_another_way_to_act_is_named(act, model, memory, message):
     seen = {"obs": torch.zeros(2, 2)}  # as many rows as a pair has parts
     with pytest.raises(TypeError, match=message):
         act(model, {**seen, "memory": torch.zeros(2, 1)} if memory else seen, None, 0)
+
+
+class Pushed(m.Model):
+    """Pays a step by how near its force is to what is seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.zeros(1))
+
+    def initial(self, obs):
+        return obs, m.SquashedGaussian(torch.zeros_like(obs), self.scale), torch.zeros(len(obs))
+
+    def recurrent(self, embedding, action):
+        nothing = torch.zeros(len(embedding))
+        return embedding, -(action - embedding).square()[:, 0], nothing, *self.initial(embedding)[1:]
+
+
+def by_search(temperature, samples=12):
+    return BySearch(lambda model: Search.sampled(model, samples=samples, simulations=24), temperature=temperature)
+
+
+def test_a_search_acts_by_its_preference_and_tells_what_is_to_be_learnt():
+    obs = torch.tensor([[0.5], [-0.6], [0.0]])
+    said = by_search(0.0)(Pushed(), {"obs": obs}, torch.Generator().manual_seed(0), 0)
+    torch.testing.assert_close(said["action"], obs, atol=0.2, rtol=0)
+    nearest = (said["sampled"] - obs[:, None]).abs()[..., 0].argmin(1)
+    torch.testing.assert_close(said["action"], said["sampled"][torch.arange(3), nearest])
+    assert {key: value.dtype for key, value in said.items()} == dict.fromkeys(
+        ("action", "policy", "value", "sampled"), torch.float32
+    )
+    torch.testing.assert_close(said["policy"].sum(1), torch.ones(3))
+
+
+def test_a_warm_search_draws_by_its_preference_and_by_the_generator():
+    obs = torch.zeros(400, 1)
+    first, again, other = (
+        by_search(1.0, 4)(Pushed(), {"obs": obs}, torch.Generator().manual_seed(seed), 0) for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert (first["sampled"] != other["sampled"]).all()
+    taken = (first["sampled"] == first["action"][:, None]).all(-1).float()
+    # as often as the policy says: the share that fell to the most preferred, within three deviations
+    most = first["policy"].max(1)
+    fell = taken[torch.arange(400), most.indices].mean()
+    assert abs(float(fell - most.values.mean())) < 0.075
+
+
+def test_rollouts_by_a_search_hold_what_muzero_learns_from():
+    env = GameEnvironments(CartPole(), 4)
+    source = Rollouts(env, Numbered(), BySearch(lambda model: Search.learned(model, 2, simulations=4)), 8)
+    source.start(0, 0)
+    made = next(source)
+    assert made.columns["policy"].shape[1:] == (2,)
+    assert "sampled" not in made.columns
+    source = Rollouts(Line(4), Pushed(), by_search(1.0, 5), 8)
+    source.start(0, 0)
+    made = next(source)
+    assert made.columns["sampled"].shape[1:] == (5, 1)
+    assert made.columns["value"].shape == made.columns["reward"].shape
+
+
+def test_a_search_with_a_memory_is_refused():
+    with pytest.raises(ValueError, match="memory must be None"):
+        by_search(1.0)(Pushed(), {"obs": torch.zeros(1, 1), "memory": torch.zeros(1, 1)}, None, 0)
+    with pytest.raises(TypeError, match="search must be a function of a model that makes a Search, got 3"):
+        BySearch(3)
+
+
+class Numbered(m.Model):
+    def initial(self, obs):
+        return obs, torch.zeros(len(obs), 2), torch.zeros(len(obs))
+
+    def recurrent(self, embedding, action):
+        return embedding, torch.ones(len(embedding)), torch.ones(len(embedding)), *self.initial(embedding)[1:]
+
+
+class Line:
+    def __init__(self, num):
+        self.num = num
+
+    def reset(self, seed):
+        return np.zeros((self.num, 1), np.float32)
+
+    def step(self, action):
+        over = np.zeros(self.num, bool)
+        return np.asarray(action, np.float32), np.ones(self.num, np.float32), over, over

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ai.examples import play as play
     from ai.examples import ppo as ppo
     from ai.examples import sac as sac
+    from ai.examples import sampled_muzero as sampled_muzero
     from ai.examples import stylegan2 as stylegan2
     from ai.examples import vit as vit
 
@@ -33,6 +34,7 @@ __all__ = [
     "play",
     "ppo",
     "sac",
+    "sampled_muzero",
     "stylegan2",
     "vit",
 ]

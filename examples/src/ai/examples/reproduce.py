@@ -48,6 +48,9 @@ RESULTS: dict[str, Result] = {
     "play-net": Result("ai.examples.play.nets:reproduce", "AlphaZero: a network that ships with `ai-examples play`"),
     "tictactoe-muzero": Result("ai.examples.muzero.main:reproduce", "MuZero, which learns the rules: no lost line"),
     "cartpole-muzero": Result("ai.examples.muzero.main:reproduce_cartpole", "mean return over 100 episodes"),
+    "point-mass": Result(
+        "ai.examples.sampled_muzero.main:reproduce", "Sampled MuZero: what a mass on a line costs, beside the least"
+    ),
     "cartpole-ppo": Result("ai.examples.ppo.main:reproduce", "PPO: mean return over 100 episodes, steps until solved"),
     "cartpole-hidden-ppo": Result("ai.examples.ppo.main:reproduce_hidden", "PPO with an LSTM, which sees no speeds"),
     "lunarlander-ppo": Result("ai.examples.ppo.main:reproduce_lunarlander", "PPO on LunarLander; needs box2d"),

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ai.examples.agents.point_mass import PointMass
 from ai.game import GymnasiumEnvironments, VectorEnvironments
 
-World = GymnasiumEnvironments | VectorEnvironments
+World = GymnasiumEnvironments | VectorEnvironments | PointMass
 
 
 def world(name: str, num: int, **options: Any) -> World:
@@ -17,10 +18,12 @@ def world(name: str, num: int, **options: Any) -> World:
     counts that as one step, so that what is tried at random goes somewhere.
 
     Args:
-        name: Of Gymnasium; `ALE/…` takes ALE's own vector environment.
+        name: Of Gymnasium; `ALE/…` takes ALE's own vector environment, `point-mass` is `PointMass`.
         num: How many.
         options: Passed to Gymnasium.
     """
+    if name == "point-mass":
+        return PointMass(num, **options)
     if name.startswith("ALE/"):
         return VectorEnvironments(name, num, **options)
     if name.startswith("hidden:"):

@@ -2,6 +2,7 @@
 
 from ai.game.environments.acting import ByActor as ByActor
 from ai.game.environments.acting import ByPolicy as ByPolicy
+from ai.game.environments.acting import BySearch as BySearch
 from ai.game.environments.acting import EpsilonGreedy as EpsilonGreedy
 from ai.game.environments.evaluation import evaluate as evaluate
 from ai.game.environments.games import GameEnvironments as GameEnvironments
@@ -64,6 +65,7 @@ __all__ = [
     "Breakthrough",
     "ByActor",
     "ByPolicy",
+    "BySearch",
     "CachedEvaluator",
     "CartPole",
     "ChanceGame",

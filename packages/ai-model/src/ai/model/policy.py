@@ -17,16 +17,27 @@ _BEYOND = 1.001  # what no rounding makes of 1, in half precision neither
 
 
 class Policy(Protocol):
-    """A distribution over actions, one for each row."""
+    """A distribution over actions, one for each row.
+
+    Attributes:
+        width: how many numbers `at` makes an action of, `W`.
+    """
+
+    @property
+    def width(self) -> int:
+        """Returns W."""
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Returns one action a row; None draws from torch's global generator."""
+
+    def at(self, uniform: Tensor) -> Tensor:
+        """Returns the actions at numbers in (0, 1), `(K, …, W)`: K a row, whose luck is that of the numbers alone."""
 
     def mode(self) -> Tensor:
         """Returns the action to take where nothing is to be explored."""
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Returns the logarithm of each action's probability or density, one number a row."""
+        """Returns the logarithm of each action's probability or density, one a row; of K actions a row `(K, …)`."""
 
     def entropy(self) -> Tensor:
         """Returns the entropy in nats, one number a row."""
@@ -80,6 +91,22 @@ class Categorical(NamedTuple):
         # A time of 0, which some devices draw, would let an action of no chance win: 0 / 0 is NaN, the greatest.
         return (chance / time.clamp_min_(torch.finfo(time.dtype).tiny)).argmax(-1)
 
+    @property
+    def width(self) -> int:
+        """One number makes a choice."""
+        return 1
+
+    def at(self, uniform: Tensor) -> Tensor:
+        """`(K, …)` int64 from `(K, …, 1)`.
+
+        >>> Categorical(torch.tensor([[0.0, math.log(3.0)]])).at(torch.tensor([[[0.2]], [[0.3]]]))
+        tensor([[0],
+                [1]])
+        """
+        uniform = _inside(uniform, (*self.logits.shape[:-1], 1))
+        reached = widened(self.logits).double().softmax(-1).cumsum(-1)
+        return (uniform * reached[..., -1:] >= reached).sum(-1)
+
     def mode(self) -> Tensor:
         """The likeliest action."""
         return self.logits.argmax(-1)
@@ -88,12 +115,13 @@ class Categorical(NamedTuple):
         """`(…)`.
 
         Raises:
-            ValueError: there is not one action for each row of logits.
+            ValueError: there is not one action for each row of logits, nor K on a first axis of their own.
         """
-        if action.shape != self.logits.shape[:-1]:
-            wanted = tuple(self.logits.shape[:-1])
-            raise ValueError(f"action must have one entry a row, shape {wanted}, got {tuple(action.shape)}")
-        return widened(self.logits).log_softmax(-1).gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
+        wanted = self.logits.shape[:-1]
+        if action.shape not in (wanted, (*action.shape[:1], *wanted)):
+            raise ValueError(f"action must have one entry a row, shape {tuple(wanted)}, got {tuple(action.shape)}")
+        log_p = widened(self.logits).log_softmax(-1).expand(*action.shape, -1)
+        return log_p.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:
         """`(…)`."""
@@ -116,6 +144,21 @@ class Gaussian(NamedTuple):
         """`(…, A)`; gradients flow through it to both parameters."""
         mean = widened(self.mean)
         return mean + widened(self.log_std).exp() * torch.empty_like(mean).normal_(generator=generator)
+
+    @property
+    def width(self) -> int:
+        """A."""
+        return self.mean.shape[-1]
+
+    def at(self, uniform: Tensor) -> Tensor:
+        """`(K, …, A)` from as many numbers; in double precision they reach further out.
+
+        >>> Gaussian(torch.ones(1, 1), torch.zeros(1)).at(torch.tensor([[[0.5]], [[0.975]]])).flatten()
+        tensor([1.0000, 2.9600])
+        """
+        mean = widened(self.mean)
+        normal: Tensor = torch.special.ndtri(_inside(uniform, mean.shape))
+        return mean + widened(self.log_std).exp() * normal.to(mean.dtype)
 
     def mode(self) -> Tensor:
         """The mean."""
@@ -167,6 +210,15 @@ class SquashedGaussian(NamedTuple):
         """`(…, A)`; gradients flow through it."""
         return Gaussian(self.mean, self.log_std).sample(generator).tanh()
 
+    @property
+    def width(self) -> int:
+        """A."""
+        return self.mean.shape[-1]
+
+    def at(self, uniform: Tensor) -> Tensor:
+        """`(K, …, A)` from as many numbers."""
+        return Gaussian(self.mean, self.log_std).at(uniform).tanh()
+
     def mode(self) -> Tensor:
         """The mean's tanh."""
         return self.mean.tanh()
@@ -205,13 +257,23 @@ class Mixed(NamedTuple):
         """`(…, sum of the parts' entries)`."""
         return self._joined([part.sample(generator) for part in self.parts])
 
+    @property
+    def width(self) -> int:
+        """The sum of the parts'."""
+        return sum(part.width for part in self.parts)
+
+    def at(self, uniform: Tensor) -> Tensor:
+        """`(K, …, sum of the parts' entries)` from as many numbers."""
+        own = torch.split(uniform, [part.width for part in self.parts], -1)
+        return self._joined([part.at(numbers) for part, numbers in zip(self.parts, own, strict=True)])
+
     def mode(self) -> Tensor:
         """The parts' modes."""
         return self._joined([part.mode() for part in self.parts])
 
     def log_prob(self, action: Tensor) -> Tensor:
         """`(…)`: the sum over the parts."""
-        widths = [1 if isinstance(part, Categorical) else part.mean.shape[-1] for part in self.parts]
+        widths = [part.width for part in self.parts]
         if action.shape[-1:] != (sum(widths),):
             raise ValueError(
                 f"action must have {sum(widths)} entries on its last axis, got shape {tuple(action.shape)}"
@@ -229,6 +291,18 @@ class Mixed(NamedTuple):
         choices = [isinstance(part, Categorical) for part in self.parts]
         columns = [a.unsqueeze(-1) if choice else a for a, choice in zip(actions, choices, strict=True)]
         return torch.cat(columns if all(choices) else [column.to(torch.float32) for column in columns], -1)
+
+
+def _inside(uniform: Tensor, row: tuple[int, ...]) -> Tensor:
+    """Returns numbers that rounding left at 0 or 1 just inside, where every policy has an action.
+
+    Raises:
+        ValueError: they are not K for each row.
+    """
+    if uniform.shape[1:] != row or uniform.ndim == 0:
+        raise ValueError(f"uniform must have shape (K, {', '.join(map(str, row))}), got {tuple(uniform.shape)}")
+    limits = torch.finfo(uniform.dtype)
+    return uniform.clamp(limits.tiny, 1 - limits.eps / 2)
 
 
 def _log_slope(raw: Tensor) -> Tensor:

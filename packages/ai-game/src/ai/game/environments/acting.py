@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ai.game import draws
 from ai.game.arguments import check_amount, check_count, check_flag
+from ai.game.search.search import Search
 from ai.model.policy import check_acts
 
 Act: TypeAlias = Callable[[Any, Mapping[str, Tensor], torch.Generator | None, int], Mapping[str, Tensor]]
@@ -129,6 +132,55 @@ class ByActor:
             mean = policy.mode()
             return {"action": torch.rand(mean.shape, generator=generator, device=mean.device) * 2 - 1}
         return {"action": policy.sample(generator)}
+
+
+class BySearch:
+    """Acts by a search in the learned model that is given, and tells what a `MuZero` loss learns from.
+
+    Args:
+        search: makes one for a model, such as `lambda model: Search.sampled(model, samples=16)`.
+        temperature: of the draw among what the search prefers; 0 takes its move. Noise is on where it is not 0.
+
+    >>> import ai.model as m
+    >>> from ai.game.search.search import Search
+    >>> class Still:
+    ...     def initial(self, obs):
+    ...         return obs, m.Gaussian(obs, torch.zeros(2)), obs[:, 0]
+    ...     def recurrent(self, state, action):
+    ...         return state, -action.square().sum(1), torch.ones(len(state)), *self.initial(state)[1:]
+    >>> act = BySearch(lambda model: Search.sampled(model, samples=4, simulations=8))
+    >>> {key: tuple(value.shape) for key, value in act(Still(), {"obs": torch.zeros(3, 2)}, None, 0).items()}
+    {'action': (3, 2), 'policy': (3, 4), 'value': (3,), 'sampled': (3, 4, 2)}
+    """
+
+    def __init__(self, search: Callable[[Any], Search], *, temperature: float = 1.0) -> None:
+        if not callable(search):
+            raise TypeError(f"search must be a function of a model that makes a Search, got {search!r}")
+        check_amount(0, temperature=temperature)
+        self.search, self.temperature = search, temperature
+
+    def __call__(
+        self, model: Any, seen: Mapping[str, Tensor], generator: torch.Generator | None, n_steps: int
+    ) -> dict[str, Tensor]:
+        """Returns `action`, `policy`, `value`, and of a search that samples its actions as `sampled`."""
+        if "memory" in seen:
+            raise ValueError("memory must be None: the state of a model that is searched begins with what is seen")
+        obs = seen["obs"]
+        device = obs.device
+        seeds = torch.randint(1 << 62, (len(obs),), generator=generator, device=device).cpu().numpy()
+        legal = seen["legal"].cpu().numpy() if "legal" in seen else None
+        found = self.search(model)(obs, seeds, noise=self.temperature > 0, legal=legal)
+        number = found.action
+        if self.temperature > 0:
+            likely = found.policy / found.policy.max(axis=1, keepdims=True)
+            number = draws.choose(draws.fold_in(seeds, 1), likely ** (1 / self.temperature))
+        said = {"action": found.chosen(number), "policy": found.policy, "value": found.value}
+        if found.actions is not None:
+            said["sampled"] = found.actions
+        return {
+            key: torch.from_numpy(column.astype(np.float32) if column.dtype.kind == "f" else column).to(device)
+            for key, column in said.items()
+        }
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ai.game import draws
 from ai.game.protocol import Game, State, chances, reward_of_each
+from ai.game.search.actions import NumberedActions, SampledActions
 from ai.game.search.device import fetched, sent
 from ai.game.search.evaluator import CachedEvaluator, Evaluation, NetEvaluator, StateEvaluator
 from ai.game.search.expand import row_kernel
@@ -34,7 +35,11 @@ class Evaluated(NamedTuple):
 
 @runtime_checkable
 class LearnedModel(Protocol):
-    """A model of an environment in a space of its own (MuZero). `E` stands for the axes of an embedding."""
+    """A model of an environment in a space of its own (MuZero). `E` stands for the axes of an embedding.
+
+    For `Search.sampled` it gives a policy of `ai.model`, or another that `Proposes`, in place of logits, and is given
+    actions of that policy, `[B, *D]` as a tensor, in place of numbers.
+    """
 
     def initial(self, observation: Any) -> tuple[Any, Any, Any]:
         """Returns embedding `[B, *E]`, logits `[B, A]` and value `[B]` of what is seen, as tensors or arrays."""
@@ -64,6 +69,10 @@ class Rules:
         self._states: State = np.zeros((0, 0), game.dtype)
         self._players = game.num_players
         self.shares: Shares | None = None  # of more than two players
+        self.actions = NumberedActions(game.num_actions)
+
+    def begin(self, seeds: NDArray[np.uint64]) -> None:
+        """Draws nothing by the seeds of a search."""
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Returns a context in which a network does not learn."""
@@ -229,13 +238,18 @@ class Rules:
 class Learned:
     """Edges are a learned model's steps; nodes hold embeddings. Legal actions are known at the root only."""
 
-    def __init__(self, model: LearnedModel, num_actions: int) -> None:
+    def __init__(self, model: LearnedModel, actions: NumberedActions | SampledActions) -> None:
         self.model = model
-        self.num_actions = num_actions
+        self.actions = actions
+        self.num_actions = actions.num_actions
         self.luck = False
         self.shares: Shares | None = None
         self._embeddings: Any = None
         self._shape = (0, 0)
+
+    def begin(self, seeds: NDArray[np.uint64]) -> None:
+        """Takes the seeds of a search."""
+        self.actions.begin(seeds)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -255,10 +269,11 @@ class Learned:
         if self._shape != (batch, num_nodes):
             self._embeddings = None
         self._shape = (batch, num_nodes)
+        self.actions.allocate(batch, num_nodes)
 
     def root(self, tree: Tree, rows: NDArray[np.int64], observation: Any, legal: NDArray[np.bool_] | None) -> Evaluated:
         """Puts the roots of `rows` in place and evaluates them."""
-        embedding, logits, value = self.model.initial(self._seen(observation))
+        embedding, policy, value = self.model.initial(self._seen(observation))
         if self._embeddings is None:
             shape = (*self._shape, *embedding.shape[1:])
             torch_made = isinstance(embedding, Tensor)
@@ -267,13 +282,15 @@ class Learned:
         if isinstance(self._embeddings, Tensor) and self._embeddings.device.type != "cpu":
             at = sent(torch.from_numpy(rows), self._embeddings.device)
         self._embeddings[at, 0] = embedding
-        tree.legal[rows, 0] = True if legal is None else legal
-        return Evaluated(rows, *checked((logits, value), len(rows), self.num_actions))
+        offered = self.actions.offer(rows, np.zeros(len(rows), np.int64), (at, 0), policy)
+        logits, value = checked((offered, value), len(rows), self.num_actions)
+        tree.legal[rows, 0] = self._open(logits) if legal is None else legal
+        return Evaluated(rows, logits, value)
 
     def value(self, observation: Any) -> NDArray[np.floating]:
         """Returns the model's value of each observation, `[B]`."""
-        _, logits, value = self.model.initial(self._seen(observation))
-        return checked((logits, value), len(observation), self.num_actions)[1]
+        _, _, value = self.model.initial(self._seen(observation))
+        return checked_value(value, len(observation))
 
     def _seen(self, observation: Any) -> Any:
         """Returns observations where the model is, as floats; arrays of anything but frames and floats stay."""
@@ -293,8 +310,10 @@ class Learned:
         if isinstance(self._embeddings, Tensor) and self._embeddings.device.type != "cpu":
             places = torch.from_numpy(np.stack([games, parent, node, action]).astype(np.int64))
             games, parent, node, action = sent(places, self._embeddings.device)
-        embedding, *outcomes = self.model.recurrent(self._embeddings[games, parent], action)
-        reward, discount, logits, value = fetched(*outcomes)
+        taken = self.actions.taken(games, parent, action)
+        embedding, reward, discount, policy, value = self.model.recurrent(self._embeddings[games, parent], taken)
+        offered = self.actions.offer(rows, leaf.node, (games, node), policy)
+        reward, discount, logits, value = fetched(reward, discount, offered, value)
         batch = len(rows)
         for name, outcome, nodes in (("rewards", reward, tree.reward), ("discounts", discount, tree.discount)):
             numbers = _array(outcome).reshape(batch)
@@ -302,8 +321,22 @@ class Learned:
                 raise ValueError(f"model must return finite {name}, got NaN or infinity")
             nodes[rows, leaf.node] = numbers
         self._embeddings[games, node] = embedding
-        tree.legal[rows, leaf.node] = True
-        return Evaluated(np.arange(batch), *checked((logits, value), batch, self.num_actions))
+        logits, value = checked((logits, value), batch, self.num_actions)
+        tree.legal[rows, leaf.node] = self._open(logits)
+        return Evaluated(np.arange(batch), logits, value)
+
+    def _open(self, logits: NDArray[np.floating]) -> NDArray[np.bool_] | bool:
+        """Returns which actions may be taken, `[R, A]`: of those sampled, each once.
+
+        Raises:
+            ValueError: none of a row's.
+        """
+        if self.actions.offered is None:
+            return True
+        legal: NDArray[np.bool_] = logits != -np.inf
+        if not legal.any(axis=1).all():
+            raise ValueError("proposal must propose actions that the policy may take, in one row it proposed none")
+        return legal
 
     def check(self, observation: Any) -> None:
         """Refuses nothing: what a model takes is for it to say."""
@@ -325,6 +358,7 @@ class Learned:
         if isinstance(embeddings, Tensor) and embeddings.device.type != "cpu":
             row, old, new = sent(torch.from_numpy(np.stack([row, old, new])), embeddings.device)
         self._embeddings[row, new] = embeddings[row, old]
+        self.actions.keep((row, old), (row, new), (len(kept), num_nodes))
 
 
 def _fields(dtype: np.dtype[Any]) -> list[tuple[str, np.dtype[Any]]]:
@@ -357,9 +391,19 @@ def checked(
         if not np.isfinite(value).all():
             raise ValueError("evaluator must return finite values of all players, got NaN or infinity")
         return logits, value
+    return logits, checked_value(value, batch)
+
+
+def checked_value(outcome: Any, batch: int) -> NDArray[np.floating]:
+    """Returns an evaluator's values as a contiguous array of floats.
+
+    Raises:
+        ValueError: they are not one a row.
+    """
+    value = _array(outcome)
     if value.size != batch:
         raise ValueError(f"evaluator must return one value a row, shape ({batch},), got {value.shape}")
-    return logits, value.reshape(batch)
+    return value.reshape(batch)
 
 
 def _array(x: Any) -> NDArray[np.floating]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from ai.game import draws
 from ai.game.arguments import check_count
 from ai.game.protocol import Game, Seed, check_actions
 from ai.game.search import walk
+from ai.game.search.actions import NumberedActions, Proposes, SampledActions
 from ai.game.search.dynamics import Evaluated, Evaluator, Learned, LearnedModel, Rules
 from ai.game.search.evaluator import StateEvaluator
 from ai.game.search.rules.gumbel import Gumbel
@@ -35,6 +37,8 @@ class Found:
         value: `[B]` mean return at the root, the evaluator's own value included; what is proven where it is.
         prior: `[B, A]` the evaluator's policy over legal moves, without noise.
         raw_value: `[B]` the evaluator's value.
+        actions: `[B, A, …]` the actions that were sampled, `A` of them, which the others number; None where actions
+            are numbers themselves.
     """
 
     action: NDArray[np.int64]
@@ -44,6 +48,12 @@ class Found:
     value: NDArray[np.float64]
     prior: NDArray[np.float64]
     raw_value: NDArray[np.float64]
+    actions: NDArray[Any] | None = None
+
+    def chosen(self, action: NDArray[np.int64] | None = None) -> NDArray[Any]:
+        """Returns the moves that `action[B]` numbers, `[B, …]`; None for the moves to make."""
+        numbers = self.action if action is None else action
+        return numbers if self.actions is None else self.actions[np.arange(len(numbers)), numbers]
 
 
 class Search:
@@ -96,7 +106,45 @@ class Search:
     ) -> Search:
         """Returns a search in a learned model, to be called with observations instead of states."""
         search = cls.__new__(cls)
-        search._setup(Learned(model, num_actions), simulations, rule, max_depth)
+        search._setup(Learned(model, NumberedActions(num_actions)), simulations, rule, max_depth)
+        return search
+
+    @classmethod
+    def sampled(
+        cls,
+        model: LearnedModel,
+        *,
+        samples: int = 20,
+        proposal: Callable[[Any], Proposes] | None = None,
+        simulations: int = 32,
+        rule: Rule | None = None,
+        max_depth: int | None = None,
+    ) -> Search:
+        """Returns a search in a learned model whose actions are too many to number, such as movements.
+
+        Each node has `samples` actions, drawn from the model's policy there by the seed that the search is called
+        with, or from what `proposal` makes of that policy; either way the prior stands for the policy. What was found
+        tells them as `actions`, and what to do as `chosen()`. A `rule` of None is Gumbel over all samples: their priors
+        are nearly equal, by which PUCT hardly tells what is worth a try.
+
+        Source: Hubert et al. 2021, "Learning and planning in complex action spaces".
+
+        >>> import torch
+        >>> import ai.model as m
+        >>> class Bowl:  # one step, which costs the more the further it goes from 0.3; the policy knows nothing of that
+        ...     def initial(self, observation):
+        ...         return observation, m.Gaussian(torch.zeros(len(observation), 1), torch.zeros(1)), observation[:, 0]
+        ...     def recurrent(self, embedding, action):
+        ...         _, policy, nothing = self.initial(torch.zeros_like(embedding))
+        ...         return embedding, -(action[:, 0] - 0.3) ** 2, nothing, policy, nothing
+        >>> found = Search.sampled(Bowl(), samples=20, simulations=40)(torch.zeros(4, 1))
+        >>> bool((abs(found.chosen() - 0.3) < 0.15).all())
+        True
+        """
+        check_count(1, samples=samples)
+        rule = Gumbel(max_considered=samples) if rule is None else rule
+        search = cls.__new__(cls)
+        search._setup(Learned(model, SampledActions(samples, proposal)), simulations, rule, max_depth)
         return search
 
     def _setup(self, dynamics: Rules | Learned, simulations: int, rule: Rule | None, max_depth: int | None) -> None:
@@ -165,8 +213,10 @@ class Search:
         if batch == 0:
             raise ValueError("positions must hold at least one game, got none")
         rows = np.arange(batch)
+        seeds = draws.row_seeds(seed, batch)
         budget = self._budget(simulations, batch)
         legal = self._mask(legal, batch)
+        self._dynamics.begin(seeds)
         if self._kept is None:
             self._prepare(batch)
             self._root(positions, legal, rows)
@@ -179,7 +229,7 @@ class Search:
         assert self.tree is not None
         self._kept, self._searched = None, False
         prior = self.tree.prior[:, 0].copy()
-        way = self.rule.begin(self._roots(budget, seed, noise, noise_values))
+        way = self.rule.begin(self._roots(budget, seeds, noise, noise_values))
         shortest, longest = int(budget.min()), int(budget.max())
         with self._dynamics.evaluating():
             for simulation in range(longest):
@@ -280,6 +330,8 @@ class Search:
         """Returns a mask of moves as booleans; numbers are 0 and 1."""
         if legal is None:
             return None
+        if isinstance(self._dynamics.actions, SampledActions):
+            raise ValueError("legal must be None where actions are sampled: the policy proposes what may be done")
         mask = legal.numpy(force=True) if isinstance(legal, Tensor) else np.asarray(legal)
         shape = (batch, self._dynamics.num_actions)
         if mask.shape != shape or (mask.dtype != bool and not np.isin(mask, (0, 1)).all()):
@@ -323,7 +375,7 @@ class Search:
     def _roots(
         self,
         budget: NDArray[np.int64],
-        seed: Seed,
+        seeds: NDArray[np.uint64],
         noise: bool | NDArray[np.bool_],
         noise_values: NDArray[np.float64] | None,
     ) -> Roots:
@@ -340,7 +392,6 @@ class Search:
             raise ValueError(
                 f"noise_values must hold a number a move, shape {(batch, num_actions)}, got {noise_values}"
             )
-        seeds = draws.row_seeds(seed, batch)
         return Roots(self.tree, self.simulations, budget, seeds, noisy, noise_values, self._memory)
 
     def _found(self, way: Way, prior: NDArray[np.float64]) -> Found:
@@ -352,7 +403,8 @@ class Search:
             return self._found_proven(visits, prior, raw)
         value = (raw + total.sum(axis=1)) / (1.0 + visits.sum(axis=1))
         action, policy = self.rule.decide(tree, way)
-        return Found(action, policy, visits, total / np.maximum(visits, 1.0), value, prior, raw)
+        mean = total / np.maximum(visits, 1.0)
+        return Found(action, policy, visits, mean, value, prior, raw, self._dynamics.actions.offered)
 
     def _found_proven(self, visits: NDArray[np.float64], prior: NDArray[np.float64], raw: NDArray[np.float64]) -> Found:
         """Returns what was found where some of it is certain."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ai.model.arguments import check_real
+from ai.model.policy import Categorical
 from ai.model.wide import widened
 from ai.train.engine.log import is_logging, log
 from ai.train.rl.support import Support
@@ -26,9 +27,14 @@ class MuZero:
     an episode's end the policy is not learnt, and value and reward are learnt as they stand in the draw (0 after a true
     end).
 
+    Where actions are sampled, `predict` gives a policy of `ai.model` in place of logits; then the batch also has the
+    actions that the search sampled, `sampled [B, K+1, A, ...]`, which `policy` weighs.
+
     Args:
         support: of values and rewards; None for squared errors.
         value_weight: of the values' errors.
+        entropy_weight: of the policy's entropy, which it is paid for; keeps one that is sampled from growing narrow
+            before the values are right.
         obs_unrolled: whether `obs` has the axis of unrolled steps.
         consistency_weight: of the mean squared distance between each unrolled state and the one that the model sees in
             the observation made then, through which no gradient flows; needs `obs_unrolled`.
@@ -37,7 +43,9 @@ class MuZero:
 
     Source: Schrittwieser et al. 2020, Mastering Atari, Go, chess and shogi by planning with a learned model, equation 1
     and appendix G: the K steps' losses scaled by 1/K, the gradient halved at each dynamics call. Consistency: Ye et al.
-    2021, Mastering Atari games with limited data, section 4.1, here without its projections.
+    2021, Mastering Atari games with limited data, section 4.1, here without its projections. Sampled actions: Hubert et
+    al. 2021, Learning and planning in complex action spaces, section 4.3: the divergence from the improved policy,
+    over its samples.
 
     Raises:
         ValueError: `consistency_weight` without `obs_unrolled`.
@@ -48,15 +56,16 @@ class MuZero:
         support: Support | None = None,
         *,
         value_weight: float = 1.0,
+        entropy_weight: float = 0.0,
         obs_unrolled: bool = False,
         consistency_weight: float = 0.0,
         priorities: Callable[[Tensor, Tensor], object] | None = None,
     ) -> None:
-        check_real(value_weight=value_weight, consistency_weight=consistency_weight)
+        check_real(value_weight=value_weight, entropy_weight=entropy_weight, consistency_weight=consistency_weight)
         if consistency_weight and not obs_unrolled:
             raise ValueError(f"consistency_weight ({consistency_weight}) needs obs_unrolled=True")
         self.support, self.value_weight, self.obs_unrolled = support, value_weight, obs_unrolled
-        self.consistency_weight = consistency_weight
+        self.consistency_weight, self.entropy_weight = consistency_weight, entropy_weight
         self.priorities = priorities
 
     def __call__(self, model: Any, batch: Mapping[str, Tensor], step: int) -> Tensor:
@@ -76,12 +85,11 @@ class MuZero:
                     apart = (widened(state) - seen[:, k - 1]).square().flatten(1).mean(1)
                     consistency_loss = consistency_loss + scale * mask[:, k - 1] * apart
                 state = halve_gradient(state)
-            logits, value = model.predict(state)
+            policy, value = model.predict(state)
             if k == 0 and self.priorities is not None and torch.is_grad_enabled():
                 error = (self._to_scalar(value.detach()) - target[:, 0]).abs()
                 self.priorities(batch["index"], error + 1e-6)
-            wanted = batch["policy"][:, k].to(logits.dtype)
-            policy_loss = policy_loss + scale * mask[:, k] * F.cross_entropy(logits, wanted, reduction="none")
+            policy_loss = policy_loss + scale * mask[:, k] * self._policy_loss(policy, batch, k)
             value_loss = value_loss + scale * self._scalar_loss(value, target[:, k])
         if is_logging():
             for name, part in (("policy_loss", policy_loss), ("value_loss", value_loss), ("reward_loss", reward_loss)):
@@ -90,6 +98,20 @@ class MuZero:
                 log("consistency_loss", consistency_loss.mean())
         loss = policy_loss + reward_loss + self.value_weight * value_loss + self.consistency_weight * consistency_loss
         return (loss * batch["weight"]).mean() if "weight" in batch else loss.mean()
+
+    def _policy_loss(self, policy: Any, batch: Mapping[str, Tensor], k: int) -> Tensor:
+        """Returns how unlike the search's policy after `k` steps one is, less what its entropy is paid, `[B]`."""
+        wanted = batch["policy"][:, k]
+        if isinstance(policy, Tensor):
+            loss = F.cross_entropy(policy, wanted.to(policy.dtype), reduction="none")
+            return loss - self.entropy_weight * Categorical(policy).entropy() if self.entropy_weight else loss
+        if not hasattr(policy, "log_prob"):
+            raise TypeError(f"predict must give logits or a policy of ai.model, got {type(policy).__name__}")
+        if "sampled" not in batch:
+            raise ValueError(f"batch must have 'sampled', the actions that 'policy' weighs, got {sorted(batch)}")
+        log_prob = policy.log_prob(batch["sampled"][:, k].transpose(0, 1)).T
+        loss = -torch.where(wanted > 0, wanted * log_prob, 0.0).sum(1)  # a weight of 0 asks nothing, of -inf neither
+        return loss - self.entropy_weight * policy.entropy() if self.entropy_weight else loss
 
     @staticmethod
     @torch.no_grad()
