@@ -279,6 +279,11 @@ class PretendedCuda:
             (torch.cuda, "synchronize", lambda *_: cuda.waits("torch.cuda.synchronize")),
             (torch.cuda, "Stream", Stream),
             (torch.cuda, "CUDAGraph", CUDAGraph),
+            (
+                torch.cuda,
+                "is_current_stream_capturing",
+                lambda: cuda.tape is not None,
+            ),  # asked by torch 2.6's optimisers
             (torch.cuda, "graph", graph),
             (torch.cuda, "device", lambda *_: contextlib.nullcontext()),
             (torch.cuda, "Event", Event),

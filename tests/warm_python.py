@@ -14,7 +14,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-_IMPORTED = ["torch", "torch.distributed", "sklearn.datasets", "PIL.Image", "ai.model", "ai.data", "ai.train", "ai.lab"]
+_IMPORTED = [
+    "torch",
+    "torch._dynamo",  # as an optimiser's first step does: a second, half of it sympy
+    "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.fsdp",
+    "matplotlib.pyplot",
+    "sklearn.datasets",
+    "PIL.Image",
+    "ai.model",
+    "ai.data",
+    "ai.train",
+    "ai.lab",
+]
 _warm: subprocess.Popen[str] | None = None
 
 
@@ -64,7 +76,12 @@ def _started() -> subprocess.Popen[str]:
     if _warm is None or _warm.poll() is not None:
         command = [sys.executable, "-W", "ignore", __file__]
         _warm = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "MPLBACKEND": "agg"},  # read as it is imported
         )
     return _warm
 

@@ -114,6 +114,8 @@ def test_a_silent_step_waits_for_nothing_and_learns_what_the_cpu_learns(name, de
 
 
 SILENT = {name: make for name, make in opt.FACTORIES.items() if name != "adafactor"}  # torch's own reads its norms
+if not hasattr(torch.optim, "Muon"):
+    del SILENT["muon"]
 
 
 @pytest.mark.parametrize("make", list(SILENT.values()), ids=list(SILENT))
@@ -361,6 +363,8 @@ DRAWS = ("diffusion", "sac")
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_an_environment_loses_on_the_device_what_it_loses_on_the_cpu(name, device, no_sync):
+    if name == "sac" and PretendedCuda.active is not None and torch.__version__ < "2.7":
+        pytest.skip("torch 2.6 makes zeros for the gradient of min() where nothing that pretends a device sees it")
     env, make, batch = ENVIRONMENTS[name]
     torch.manual_seed(0)
     model = make()

@@ -15,6 +15,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 shards on GPUs alone")
 def test_a_sharded_plan_is_what_fsdp2_holds_and_sends_to_the_byte(job):
     done = job("plan_on_fake_ranks", json.dumps(SETTINGS))
     assert done.returncode == 0, done.stderr

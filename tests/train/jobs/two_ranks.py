@@ -13,33 +13,33 @@ import failed_write
 import nan_on_one_rank
 import resumed_ranks
 import stop_on_one_rank
+import torch
 import torch.distributed as dist
 import whole_set_metrics
 
 folder = Path(sys.argv[1])
+KINDS = ("ddp",) if torch.__version__ < "2.7" else ("ddp", "fsdp")  # torch 2.6 shards on GPUs alone
 # A file for each rank: lines that two processes write to one pipe may run into each other.
 with open(folder / f"rank-{os.environ['RANK']}.txt", "w", encoding="utf-8") as out, contextlib.redirect_stdout(out):
-    equal_gradients.check("ddp")
-    equal_gradients.check("fsdp")
-    nan_on_one_rank.check("ddp", "raise")
-    nan_on_one_rank.check("fsdp", "raise")
-    nan_on_one_rank.check("ddp", "skip")
-    nan_on_one_rank.check("fsdp", "skip")
+    for parallel in KINDS:
+        equal_gradients.check(parallel)
+        for on_nan in ("raise", "skip"):
+            nan_on_one_rank.check(parallel, on_nan)
     stop_on_one_rank.check()
     stop_on_one_rank.check_signal()
-    resumed_ranks.check("ddp", folder)
-    resumed_ranks.check("fsdp", folder)
-    every_trainer.check_fsdp()
+    for parallel in KINDS:
+        resumed_ranks.check(parallel, folder)
+    if "fsdp" in KINDS:
+        every_trainer.check_fsdp()
     every_trainer.check_multi()
     every_trainer.check_rl()
-    ends_and_noise.check("ddp")
-    ends_and_noise.check("fsdp")
+    for parallel in KINDS:
+        ends_and_noise.check(parallel)
     ends_and_noise.check_noise()
     environment.check(folder / "environment")
     environment.check_refusal()
-    whole_set_metrics.check("ddp")
-    whole_set_metrics.check("fsdp")
-    for parallel in ("ddp", "fsdp"):
+    for parallel in KINDS:
+        whole_set_metrics.check(parallel)
         for asynchronous in (False, True):
             failed_write.check(parallel, folder / f"full-{parallel}-{asynchronous}", asynchronous)
 dist.destroy_process_group()

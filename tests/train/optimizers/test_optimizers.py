@@ -104,6 +104,13 @@ def test_what_cannot_go_together_is_refused():
     assert copied.optimizers[0] is not first
 
 
+@pytest.mark.skipif(hasattr(torch.optim, "Muon"), reason="torch from 2.9 has Muon")
+def test_muon_is_refused_where_torch_has_none():
+    with pytest.raises(NotImplementedError, match=r"muon needs torch 2\.9 or newer, not 2\."):
+        opt.muon(nn.Linear(2, 2))
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9 has none")
 def test_muon_takes_the_matrices_and_adamw_the_rest():
     model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2))
     both = opt.muon(model, lr=0.02, adamw_lr=1e-3, weight_decay=0.1, skip=lambda name, param: name == "3.weight")

@@ -258,7 +258,7 @@ def like_torchs(
     **options: Any,
 ) -> AnyModule:
     """Returns a layer of torch's own class, drawn by our rule, which reads the marks that are left on it."""
-    device = torch.get_default_device()
+    device = torch.empty(0).device  # torch.get_default_device() of torch 2.6 does not know of `with device:`
     made: Any = torch.nn.utils.skip_init(cls, *args, device=device, **options)  # type: ignore[no-untyped-call]
     if isinstance(init_actv, str):
         made.init_actv = init_actv

@@ -169,11 +169,16 @@ def muon(
             (decayed if param.ndim > 1 else exempt).append(param)
     if not matrices:
         raise ValueError(f"{type(model).__name__} has no matrices for muon: use adamw")
-    first: Optimizer = _make(torch.optim.Muon, matrices, lr, {"weight_decay": weight_decay, **options})
+    kind = getattr(torch.optim, "Muon", _without_muon)
+    first: Optimizer = _make(kind, matrices, lr, {"weight_decay": weight_decay, **options})
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
     rest = [group for group in groups if group["params"]]
     whole = Together(first, _make(torch.optim.AdamW, rest, adamw_lr, {})) if rest else first
     return whole if clip_norm is None and clip_value is None else clip(whole, clip_norm, value=clip_value)
+
+
+def _without_muon(*_: Any, **__: Any) -> Optimizer:
+    raise NotImplementedError(f"muon needs torch 2.9 or newer, not {torch.__version__}: use adamw")
 
 
 FACTORIES: Mapping[str, Callable[..., Optimizer]] = {

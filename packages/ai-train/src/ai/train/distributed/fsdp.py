@@ -69,13 +69,18 @@ class Fsdp:
 
         Raises:
             ValueError: the optimiser holds state already, whose parameters are about to be replaced; or parameters that
-            are not the model's.
+            are not the model's; or the model lies on the CPU, and torch shards on GPUs alone, as 2.6 does.
         """
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
         if isinstance(model, FSDPModule):
             return
+        if next(model.parameters()).device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+            raise ValueError(
+                f"parallel='fsdp' needs torch 2.7 or newer for a model on the CPU, not {torch.__version__}: "
+                "use parallel='ddp'"
+            )
         if optimizer is not None and optimizer.state:
             raise ValueError(
                 f"the optimizer ({type(optimizer).__name__}) holds state of {len(optimizer.state)} parameters that "
