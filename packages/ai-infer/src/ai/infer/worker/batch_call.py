@@ -209,7 +209,8 @@ class BatchCall:
         return [x.clone() for x in tensors] if self._engine.on_cpu else list(tensors)
 
     def _call(self, layout: Layout, inputs: list[Tensor], *, exact: bool = False) -> Answer:
-        inputs = [self._engine.to_device(x) for x in inputs]
+        if not self._engine.on_cpu:
+            inputs = [self._engine.to_device(x) for x in inputs]
         self.n_batches += 1
         if layout.is_tensor:
             output = self._engine(inputs, {}, exact=exact)

@@ -40,7 +40,7 @@ _SPC = SLOTS_PER_CLIENT
 _DELAY_GRAIN_S = 0.0005
 _POLL_INTERVAL_S = 0.001
 """A look at the sockets costs as much as a small batch does: a busy worker takes one a millisecond."""
-_SHOW_INTERVAL_S = 0.01  # of its counters, while it is busy
+_SHOW_INTERVAL_S = 0.01  # of its counters, while they change
 
 
 class Worker:
@@ -273,25 +273,37 @@ class Worker:
     def _watch(self, descriptor: int, action: Callable[[], object]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, action)
 
-    def _sleep(self, timeout: float | None) -> None:
+    def _sleep(self, timeout: float) -> None:
         """Polls until something happens; says so first, so that a client knows that it has to wake us."""
-        self._show(time.monotonic())
         if self._board is None:
-            self._poll(timeout)
+            self._poll_and_show(timeout)
             return
         self._board.asleep_at[WORKER] = 1
         fence()
         if not self._scan():
-            self._poll(timeout)
+            self._poll_and_show(timeout)
         self._board.asleep_at[WORKER] = 0
+
+    def _poll_and_show(self, timeout: float) -> None:
+        """Polls, and shows the counters before a long wait; a short one does not pay for that."""
+        if time.monotonic() < self._show_due:
+            if self._poll(min(timeout, _SHOW_INTERVAL_S)) or timeout <= _SHOW_INTERVAL_S:
+                return
+            timeout -= _SHOW_INTERVAL_S
+        self._show(time.monotonic())
+        self._poll(timeout)
 
     def _show(self, now: float) -> None:
         self._vitals.write(self._stats())
         self._show_due = now + _SHOW_INTERVAL_S
 
-    def _poll(self, timeout: float | None) -> None:
-        """Serves the sockets: new clients, what came by socket, deaths; between batches it does so now and then."""
-        for key, _ in self._selector.select(timeout):
+    def _poll(self, timeout: float) -> bool:
+        """Serves the sockets: new clients, what came by socket, deaths; between batches it does so now and then.
+
+        Returns whether there was anything.
+        """
+        events = self._selector.select(timeout)
+        for key, _ in events:
             if key.fd in self._selector.get_map():  # an earlier action may have dropped it
                 key.data()
         now = time.monotonic()
@@ -301,6 +313,7 @@ class Worker:
         if now >= self._look_at_clients_at:
             self._look_at_clients_at = now + BEAT_S
             self._clients.drop_the_dead()
+        return bool(events)
 
     def _read_control(self) -> None:
         """Takes in what the starter asks: new weights, or to stop."""
