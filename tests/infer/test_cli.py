@@ -1,5 +1,7 @@
 """The command line as a newcomer meets it: a version, help with defaults and an example, status 2 for a wrong usage."""
 
+from importlib.metadata import PackageNotFoundError
+
 import pytest
 
 from ai.infer import cli
@@ -37,3 +39,11 @@ def test_a_wrong_usage_is_status_2(capsys):
     status, _, err = run(capsys, "swerve")
     assert status == 2
     assert "invalid choice: 'swerve'" in err
+
+
+def test_a_tree_of_sources_that_was_never_installed_has_a_version_too(capsys, monkeypatch):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(cli, "version", version)
+    assert run(capsys, "--version")[:2] == (0, "ai-infer (not installed)\n")

@@ -98,7 +98,7 @@ def test_options_are_checked():
             Inferencer(*arguments)
     for options, message in [
         ({"max_delay_s": -1}, r"max_delay_s must be 0 or more, not -1"),
-        ({"start_timeout_s": 0}, r"start_timeout_s must be a positive number of seconds, not 0"),
+        ({"start_timeout_s": 0}, r"start_timeout_s must be positive and finite, not 0"),
         ({"precision": "int4"}, r"precision must be 'model', .* not 'int4'"),
         ({"graph_rows": [8]}, r"graph_rows \(\[8\]\) needs a CUDA device, not cpu"),
         ({"replicas": 0}, r"replicas must be 1 or more, and as many as the devices \(1\), not 0"),

@@ -396,9 +396,7 @@ def test_malformed_requests_never_crash(app, n_requests):
 def test_options_are_checked():
     source = ModelSource.parse("m=a:b")
     for options, message in [
-        ({"max_pending": 0}, r"max_pending \(0\)"),
-        ({"max_json_bytes": 0}, r"max_json_bytes \(0\)"),
-        ({"timeout_s": 0}, r"timeout_s \(0\) must be positive"),
+        ({"timeout_s": 0}, r"timeout_s must be positive and finite, not 0"),
         ({"tokens": [""]}, r"tokens must not be empty strings"),
     ]:
         with pytest.raises(ValueError, match=message):

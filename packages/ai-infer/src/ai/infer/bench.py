@@ -1,6 +1,7 @@
 """`ai-infer bench`: what a model's worker can do, by number of clients, as a table and as a picture."""
 
 import argparse
+import math
 import pickle
 import subprocess
 import sys
@@ -47,7 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures, prints the table, draws the picture; returns the exit code."""
     try:
         source = ModelSource.parse(f"model={arguments.model}")
-        counts = [int(count) for count in arguments.clients.split(",")]
+        counts = _counts(arguments.clients)
+        if arguments.outstanding < 1 or not 0 < arguments.seconds < math.inf:
+            raise ValueError(
+                f"--outstanding ({arguments.outstanding}) and --seconds ({arguments.seconds}) must be positive"
+            )
         model, inputs = build(source, trust=arguments.trust)
     except ValueError as error:
         raise SystemExit(f"ai-infer bench: {error}") from error
@@ -57,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = source.options.get("device", "cpu")
     print(f"{'clients':>8} {'out':>4} {'requests/s':>11} {'p50 µs':>8} {'p99 µs':>8} {'rows/batch':>11}")
     results = []
-    with Inferencer(model, device, int(source.options.get("batch_size", "64"))) as inferencer:
+    with Inferencer(model, device, source.batch_size) as inferencer:
         for count in counts:
             result = measure(inferencer, tensors, count, arguments.outstanding, arguments.seconds, arguments.transport)
             results.append(result)
@@ -69,6 +74,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.png is not None:
         draw(results, arguments.png)
     return 0
+
+
+def _counts(text: str) -> list[int]:
+    """Returns the numbers of clients that somebody wrote."""
+    given = [count.strip() for count in text.split(",")]
+    if not all(count.isascii() and count.isdigit() and int(count) for count in given):
+        raise ValueError(f"--clients must be numbers from 1 between commas, not {text!r}")
+    return [int(count) for count in given]
 
 
 def measure(

@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from ai.infer.http import serve
 
@@ -16,10 +16,17 @@ class _Help(argparse.HelpFormatter):
         return action.help if silent else f"{action.help} (default: %(default)s)"
 
 
+def _version() -> str:
+    try:
+        return version("ai-infer")
+    except PackageNotFoundError:  # run from a tree of sources that was never installed
+        return "(not installed)"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="ai-infer", description="Run models for other programs.")
-    parser.add_argument("--version", action="version", version=f"ai-infer {version('ai-infer')}")
+    parser.add_argument("--version", action="version", version=f"ai-infer {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, what: str, example: str) -> argparse.ArgumentParser:

@@ -4,9 +4,12 @@ import json
 import os
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
+from ai.infer.arguments import check_seconds
 from ai.infer.connection.async_session import AsyncParts, AsyncSession
 from ai.infer.connection.connection import Connection
 from ai.infer.connection.handshake import Transport
@@ -20,6 +23,7 @@ from ai.infer.stats import Stats
 from ai.infer.transport.frames import Kind
 from ai.infer.transport.slots import MIN_SLOT_BYTES
 from ai.infer.transport.trees import RawInput, Tree
+from ai.model.arguments import check_whole
 
 # A forked child inherits open connections; it closes its copies and connects anew when it first asks.
 _clients: "weakref.WeakSet[InferencerClient]" = weakref.WeakSet()
@@ -47,6 +51,7 @@ class InferencerClient:
         slot_bytes: room for one request and one reply in shared memory; larger ones go through the socket.
 
     Raises:
+        TypeError: an option is of another kind.
         ValueError: an option is out of range.
 
     >>> import torch
@@ -66,8 +71,10 @@ class InferencerClient:
         transport: Transport = "auto",
         slot_bytes: int = 1 << 20,
     ) -> None:
-        if timeout_s is not None and not timeout_s > 0:
-            raise ValueError(f"timeout_s must be positive or None, not {timeout_s}")
+        if not isinstance(address, (str, os.PathLike)):
+            raise TypeError(f"address must be the folder of an inferencer, not {address!r}")
+        check_seconds(timeout_s=timeout_s)
+        check_whole(slot_bytes=slot_bytes)
         if transport not in ("auto", "shm", "socket"):
             raise ValueError(f"transport must be 'auto', 'shm' or 'socket', not {transport!r}")
         if not MIN_SLOT_BYTES <= slot_bytes <= 1 << 30 or slot_bytes % 4096:
@@ -89,6 +96,7 @@ class InferencerClient:
 
     @timeout_s.setter
     def timeout_s(self, seconds: float | None) -> None:
+        check_seconds(timeout_s=seconds)
         self._session.timeout_s = seconds
 
     def __getstate__(self) -> dict[str, Any]:
@@ -231,6 +239,9 @@ class InferencerClient:
         Returns:
             The outputs in the order of the inputs. If one fails, its error is raised.
         """
+        if isinstance(inputs, (Tensor, str, bytes, Mapping)) or not isinstance(inputs, Iterable):
+            raise TypeError(f"inputs must be a list of inputs, not {type(inputs).__name__}: call the model for one")
+        inputs = list(inputs)
         session = self._session
         deadline = session.deadline()
         outputs: list[Tree] = [None] * len(inputs)

@@ -1,14 +1,14 @@
 """`Inferencer`: a worker process that runs a model for everyone on this machine who asks."""
 
-import math
 import os
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ai.infer.arguments import check_functions, check_seconds, check_switches
 from ai.infer.client import InferencerClient
 from ai.infer.connection.handshake import Transport
 from ai.infer.errors import InferError
@@ -21,7 +21,7 @@ from ai.infer.worker.engine import Precision
 from ai.infer.worker.options import WorkerOptions
 from ai.infer.worker.sharing import Share
 from ai.infer.worker.switches import read_switches
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_module, check_whole
 
 
 class Inferencer:
@@ -66,7 +66,7 @@ class Inferencer:
         transport: see `InferencerClient`.
 
     Raises:
-        TypeError: `model` is no module.
+        TypeError: `model` is no module, or an option is of another kind.
         ValueError: an option is out of range, or the device is not there.
         InferError: a worker could not load the model, and the message carries its traceback; or was not ready in time.
 
@@ -100,24 +100,26 @@ class Inferencer:
         stall_timeout_s: float | None = 600.0,
         transport: Transport = "auto",
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+        check_module(model=model)
         devices = _devices(device, replicas)
-        if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
+        if batch_size != "auto" and (not _is_whole(batch_size) or batch_size < 1):
             raise ValueError(f"batch_size must be a number of rows from 1, or 'auto', not {batch_size!r}")
-        if not max_delay_s >= 0:
-            raise ValueError(f"max_delay_s must be 0 or more, not {max_delay_s}")
-        if not 0 < start_timeout_s < math.inf:
-            raise ValueError(f"start_timeout_s must be a positive number of seconds, not {start_timeout_s}")
-        if stall_timeout_s is not None and not stall_timeout_s > 0:
-            raise ValueError(f"stall_timeout_s must be positive or None, not {stall_timeout_s}")
+        check_seconds(max_delay_s=max_delay_s, zero=True, none=False, endless=False)
+        check_seconds(start_timeout_s=start_timeout_s, none=False, endless=False)
+        check_seconds(stall_timeout_s=stall_timeout_s)
+        check_switches(restart=restart)
+        check_functions(pad=pad, build=build)
+        if not isinstance(compile, (bool, str)):
+            raise TypeError(f"compile must be True, False or the name of a backend, not {compile!r}")
         if precision not in get_args(Precision):
             raise ValueError(f"precision must be 'model', 'bf16', 'fp16' or 'tf32', not {precision!r}")
-        if graph_rows and any(each.type != "cuda" for each in devices):
-            raise ValueError(f"graph_rows ({list(graph_rows)}) needs a CUDA device, not {devices[0]}")
+        if not isinstance(graph_rows, (list, tuple, range)) or not all(_is_whole(rows) for rows in graph_rows):
+            raise TypeError(f"graph_rows must be a list of numbers of rows, not {graph_rows!r}")
         if any(rows < 1 for rows in graph_rows):
             raise ValueError(f"graph_rows must hold numbers of rows from 1, not {list(graph_rows)}")
-        if share not in (True, False, "auto"):
+        if graph_rows and any(each.type != "cuda" for each in devices):
+            raise ValueError(f"graph_rows ({list(graph_rows)}) needs a CUDA device, not {devices[0]}")
+        if not isinstance(share, bool) and share != "auto":  # 1 is not True to whoever asks what `share` is
             raise ValueError(f"share must be True, False or 'auto', not {share!r}")
         for name, axes in (("in_axes", in_axes), ("out_axes", out_axes)):
             _check_axes(name, axes)
@@ -225,6 +227,8 @@ class Inferencer:
         """
         if os.getpid() != self._launcher.pid:
             raise InferError("update_params must be called in the process that made the inferencer, not a fork of it")
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict must be a dict of tensors by name, not {type(state_dict).__name__}")
         return self._launcher.update(self._launcher.check(dict(state_dict)), pack_extra_state(state_dict))
 
     @property
@@ -258,6 +262,10 @@ class Inferencer:
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("an Inferencer holds worker processes and cannot be copied or pickled; send create_client()")
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_axes(name: str, axes: Axes) -> None:

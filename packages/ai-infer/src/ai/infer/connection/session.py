@@ -18,6 +18,7 @@ from ai.infer.errors import WorkerDiedError
 from ai.infer.transport.socket_folder import ADDRESS_FILE, VITALS_FILE
 from ai.infer.transport.trees import Node, Tree, flatten
 from ai.infer.transport.wire import Layout, has_channels_last, layout_of
+from ai.model.arguments import check_real
 
 _RECONNECT_INTERVALS_S = (0.02, 0.2)  # first and last, between two attempts to reach a worker that is restarted
 _MAX_LAYOUTS = 1024
@@ -58,7 +59,10 @@ class Session:
 
     def deadline(self, timeout: float | None = None) -> float | None:
         """Returns when a wait of `timeout` seconds ends, or one of the client's `timeout_s` if it is None."""
-        timeout = self.timeout_s if timeout is None else timeout
+        if timeout is None:
+            timeout = self.timeout_s
+        else:
+            check_real(timeout=timeout)
         return None if timeout is None else time.monotonic() + timeout
 
     # Requests ---------------------------------------------------------------------------------------------------
@@ -77,7 +81,7 @@ class Session:
         """
         try:
             return self.pending[request_id]
-        except KeyError:
+        except (KeyError, TypeError):
             raise ValueError(f"request_id ({request_id}) must be that of a request whose reply is due") from None
 
     def prepare(

@@ -37,6 +37,12 @@ class ModelSource:
     options: dict[str, str]
     inputs: tuple[TensorSpec, ...]
 
+    @property
+    def batch_size(self) -> int | str:
+        """The most rows in one call of the model, or "auto"."""
+        size = self.options.get("batch_size", "64")
+        return size if size == "auto" else int(size)
+
     @classmethod
     def parse(cls, text: str) -> "ModelSource":
         """Returns what `NAME[@VERSION]=SOURCE[?OPTION=VALUE&…]` says.
@@ -58,11 +64,22 @@ class ModelSource:
         unknown = sorted({key for key, _ in pairs} - _OPTIONS)
         if unknown:
             raise ValueError(f"a model's options are {', '.join(sorted(_OPTIONS))}, not {unknown[0]!r}")
-        if dict(pairs).get("share", "auto") not in ("auto", "0", "1"):
-            raise ValueError(f"the option share must be auto, 1 or 0, not {dict(pairs)['share']!r}")
+        for key, value in pairs:
+            _check_option(key, value)
         inputs = tuple(TensorSpec.parse(value) for key, value in pairs if key == "input")
         options = {key: value for key, value in pairs if key != "input"}
         return cls(name, version or "1", source, options, inputs)
+
+
+def _check_option(key: str, value: str) -> None:
+    """Raises `ValueError` if an option has a value that means nothing."""
+    if key == "share" and value not in ("auto", "0", "1"):
+        raise ValueError(f"the option share must be auto, 1 or 0, not {value!r}")
+    if key == "ema" and value not in ("0", "1"):
+        raise ValueError(f"the option ema must be 1 or 0, not {value!r}")
+    is_count = value.isascii() and value.isdigit() and int(value) > 0
+    if key in ("batch_size", "replicas") and not is_count and (key, value) != ("batch_size", "auto"):
+        raise ValueError(f"the option {key} must be a whole number from 1, not {value!r}")
 
 
 _NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")

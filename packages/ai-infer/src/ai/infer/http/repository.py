@@ -112,11 +112,10 @@ class ServedModel:
         options = self.source.options
         processing = _processing(options, self._timeout_s)
         model, inputs = build(self.source, trust=self._trust)
-        batch_size = options.get("batch_size", "64")
         new = Inferencer(
             model,
             options.get("device", "cpu"),
-            "auto" if batch_size == "auto" else int(batch_size),
+            self.source.batch_size,
             replicas=int(options.get("replicas", "1")),
             build=remake(self.source),
             share=_SHARE[options.get("share", "auto")],
@@ -263,6 +262,7 @@ class Repository:
         trust: see `build`.
 
     Raises:
+        TypeError: they are something else.
         ValueError: two sources have the same name and version, or there is none.
     """
 
@@ -274,17 +274,23 @@ class Repository:
         *,
         trust: bool = False,
     ) -> None:
+        if isinstance(models, str):  # whose letters would be sources
+            raise TypeError(f"models must be a dict of inferencers or a list of sources, not {models!r:.80}")
         if not models:
             raise ValueError("a server must have at least one model")
         self.models: dict[str, dict[str, ServedModel]] = {}
         if isinstance(models, Mapping):
             for name, inferencer in models.items():
+                if not isinstance(inferencer, Inferencer):
+                    raise TypeError(f"models[{name!r}] must be an Inferencer, not {type(inferencer).__name__}")
                 source = ModelSource.parse(f"{name}=program")
                 served = ServedModel(source, timeout_s, stall_timeout_s, inferencer)
                 self.models.setdefault(source.name, {})[source.version] = served
             return
         for each in models:
             source = ModelSource.parse(each) if isinstance(each, str) else each
+            if not isinstance(source, ModelSource):
+                raise TypeError(f"models must hold sources, not {each!r:.80}")
             versions = self.models.setdefault(source.name, {})
             if source.version in versions:
                 raise ValueError(f"model {source.name!r} must have one source for version {source.version!r}, not two")

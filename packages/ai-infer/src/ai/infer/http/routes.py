@@ -14,6 +14,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from ai.infer.arguments import check_seconds, check_switches
 from ai.infer.http.formats.bodies import BodyReader, Receive
 from ai.infer.http.formats.messages import JSON, RETRY, RefusedError, Reply, Request
 from ai.infer.http.formats.tensors import BadInputError
@@ -25,6 +26,7 @@ from ai.infer.http.owner import LocalOwner, Owner
 from ai.infer.http.repository import Repository
 from ai.infer.http.streaming import Send, stream, wants_parts
 from ai.infer.inferencer import Inferencer
+from ai.model.arguments import check_whole
 
 SERVER_VERSION = "0.1.0"
 
@@ -52,6 +54,7 @@ class App:
         trust: whether a folder may say what code makes its model: by value, or by the name of a function.
 
     Raises:
+        TypeError: an option is of another kind.
         ValueError: an option is out of range.
     """
 
@@ -70,16 +73,29 @@ class App:
     ) -> None:
         if sys.byteorder != "little":
             raise ValueError("the server must run on a little-endian machine, as the protocol's bytes are")
-        if max_body_bytes < 1 or max_json_bytes < 1 or max_pending < 1 or not timeout_s > 0:
-            raise ValueError(
-                f"max_body_bytes ({max_body_bytes}), max_json_bytes ({max_json_bytes}), max_pending ({max_pending}) "
-                f"and timeout_s ({timeout_s}) must be positive"
-            )
-        if tokens is not None and not all(tokens):
-            raise ValueError("tokens must not be empty strings")
+        limits = {
+            "max_body_bytes": max_body_bytes,
+            "max_unfinished_bytes": max_unfinished_bytes,
+            "max_json_bytes": max_json_bytes,
+            "max_pending": max_pending,
+        }
+        check_whole(**limits)
+        for name, limit in limits.items():
+            if limit < 1:
+                raise ValueError(f"{name} must be 1 or more, not {limit}")
+        check_seconds(timeout_s=timeout_s, none=False, endless=False)
+        check_seconds(stall_timeout_s=stall_timeout_s)
+        check_switches(trust=trust)
+        if tokens is not None:
+            if isinstance(tokens, str) or not all(isinstance(token, str) for token in tokens):
+                raise TypeError("tokens must be a list of strings, each of which opens the door")
+            if not all(tokens):
+                raise ValueError("tokens must not be empty strings")
         stall_timeout_s = timeout_s if stall_timeout_s is None else stall_timeout_s
         if isinstance(models, (Mapping, Sequence)):
             models = LocalOwner(Repository(models, timeout_s, stall_timeout_s, trust=trust))
+        elif not hasattr(models, "repository"):
+            raise TypeError(f"models must be a dict of inferencers or a list of sources, not {models!r:.80}")
         self._owner: Owner = models
         self.repository = models.repository
         self.metrics = Metrics(self.repository)

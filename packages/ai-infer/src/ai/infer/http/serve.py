@@ -89,6 +89,10 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.workers < 1:
             raise ValueError(f"--workers must be 1 or more, not {arguments.workers}")
+        if not 0 <= arguments.port < 1 << 16:
+            raise ValueError(f"--port must be from 0 to 65535, not {arguments.port}")
+        if arguments.drain < 0:
+            raise ValueError(f"--drain must be 0 or more, not {arguments.drain}")
         app = make_app(arguments, arguments.models, tokens)
     except ValueError as error:
         raise SystemExit(f"ai-infer serve: {error}") from error

@@ -65,9 +65,15 @@ class SharedWeights:
         """Returns the state's tensors in the buffer's order.
 
         Raises:
+            TypeError: an entry is no tensor.
             ValueError: an entry is missing, unknown, of another shape, or of a kind of number that the model's dtype
                 has not (complex for real, real for whole). Numbers of the same kind are rounded to the model's dtype.
         """
+        for name, x in state_dict.items():
+            if not isinstance(name, str):
+                raise TypeError(f"state_dict must have names for keys, not {name!r}")
+            if not isinstance(x, Tensor) and not name.endswith(_EXTRA):
+                raise TypeError(f"state_dict[{name!r}] must be a tensor, not {type(x).__name__}")
         given = {name.replace("_orig_mod.", ""): x for name, x in state_dict.items() if _is_weight(name, x)}
         missing = [name for name in self._entries if name not in given]
         if missing:
