@@ -72,30 +72,31 @@ class GymnasiumEnvironments:
         if not self._over:
             raise RuntimeError(BEGIN)
         taken = self._actions(action, self.num)
-        over, names = self._over, self._observations.names
-        is_dict = self._observations.is_dict
+        kept = taken if taken.ndim == 1 else taken.copy()  # arrays may be scaled or clipped in place by an environment
+        over, done, mask = self._over, self._done, self._mask
+        names, is_dict = self._observations.names, self._observations.is_dict
         seen = self._observations.empty(self.num)
         obs = seen["obs"]
-        reward, ended, cut = [0.0] * self.num, [False] * self.num, [False] * self.num
-        kept = taken.copy()  # an environment may scale or clip what it is given in place
-        for row, (env, own) in enumerate(zip(self._envs, taken, strict=True)):
+        reward, over_now = [0.0] * self.num, [False] * self.num
+        ended, cut = np.zeros(self.num, bool), np.zeros(self.num, bool)
+        for row, (env, own, as_given) in enumerate(zip(self._envs, taken, kept, strict=True)):
             if over[row]:
                 self._number[row] += 1
                 self._begin(row, seen)
                 continue
             shown, reward[row], end, stop, info = env.step(own)
-            self._done[row].append(kept[row])
+            done[row].append(as_given)
             if is_dict:
                 for key, name in names.items():
                     seen[name][row] = shown[key]
             else:
                 obs[row] = shown
             if end or stop:
-                ended[row], cut[row] = bool(end), bool(stop and not end)
-            if self._mask:
+                over_now[row], ended[row], cut[row] = True, end, stop and not end
+            if mask:
                 self._legal[row] = legal_of(info)
-        self._over = [a or b for a, b in zip(ended, cut, strict=True)]
-        return self._as_seen(seen), np.array(reward, np.float32), np.array(ended), np.array(cut)
+        self._over = over_now
+        return self._as_seen(seen), np.array(reward, np.float32), ended, cut
 
     def render(self, row: int = 0) -> Any:
         """Returns what the instance renders, an image with `render_mode="rgb_array"` among the options."""
