@@ -63,35 +63,19 @@ def test_what_is_no_game_is_refused():
 
 
 @pytest.mark.slow
-def test_a_shared_inferencer_takes_the_parameters_and_episodes_tell_whose_they_are(tmp_path):
-    config = replace(PRESETS["tiny"], shared=True, workers=1, steps=40, push_interval=5)
-    game, model = TicTacToe(), network(config).init(seed=0)
-    with self_play(game, config, None) as served:
-        batches = iter(served)
-        assert (next(batches)["version"] == 0).all()
-        assert served.update_params(network(config).init(seed=1).state_dict()) == 1
-        while (newest := next(batches)["version"].max()) < 1:
-            pass
-        assert newest == 1
-        assert served.inferencer.version <= 1
-    with self_play(game, config, Augment(game)) as served:
-        found = learn(
-            replace(config, trial=str(tmp_path / "trial")),
-            model,
-            served,
-            loss(config),
-            task=lambda model, step: {"fault": 0.0},
-            best_by="fault",
-            mode="min",
-        )
-        assert found[1]["environment_steps"] > 0
+def test_workers_ask_one_inferencer_and_episodes_tell_whose_they_are():
+    config = replace(PRESETS["tiny"], inferencer=True, workers=2)
+    with self_play(TicTacToe(), config, Augment(TicTacToe())) as loader:
+        assert (next(loader)["version"] == 0).all()
+        assert loader.update_params(network(config).init(seed=1).state_dict()) == 1
+        wait_until(lambda: next(loader)["version"].max() == 1)
 
 
 @pytest.mark.parametrize(
     ("how", "message"),
     [
         ({"workers": 0}, r"workers \(0\) must be at least 1 with engine 'ray'"),
-        ({"workers": 1, "shared": True}, r"shared \(True\) must be False with engine 'ray'"),
+        ({"workers": 1, "gpus": 0.5}, r"gpus \(0.5\) must be 0 without engine 'ray' and inferencer"),
     ],
 )
 def test_what_does_not_play_on_a_cluster_is_refused(how, message):

@@ -8,6 +8,7 @@ from ai.data import Datagen, ReplayBuffer
 from ai.examples import sampled_muzero
 from ai.examples.agents.point_mass import STEPS, PointMass, best_return, optimal
 from ai.examples.muzero import Model, run
+from ai.examples.muzero.asked import Asked, Requests
 from ai.examples.muzero.main import PRESETS, Judge, mean_return
 from ai.examples.muzero.reanalyse import Reanalyse
 from ai.game import CartPole, Play, Puct, Search, SelfPlay, TicTacToe
@@ -19,6 +20,34 @@ from ai.train import MuZero
 def test_the_tiny_preset_trains_and_is_measured(game, tmp_path):
     found = run(replace(PRESETS["tiny"], game=game, trial=str(tmp_path / "trial")))
     assert {"seconds", "environment_steps", "wrong_32" if game == "tictactoe" else "return_32"} <= found.keys()
+
+
+class Direct(Requests):
+    """Answers as an inferencer would, in this process."""
+
+    version = 0
+
+    def __call__(self, *args):
+        with torch.inference_mode():
+            return super().__call__(*args)
+
+    def update_params(self, state_dict, version):
+        self.load_state_dict(state_dict)
+        self.version = version
+
+
+def test_a_model_that_is_asked_elsewhere_plays_as_one_that_is_here():
+    play = Play(games=4, simulations=8)
+    asked = SelfPlay(TicTacToe(), evaluator=Asked(Direct(Model().init(seed=0)).eval()), play=play)
+    here = SelfPlay(TicTacToe(), Model().init(seed=0), play)
+    for source in (asked, here):
+        source.start(3, 0)
+        source.update_params(Model().init(seed=1).state_dict(), 4)
+    for _ in range(4):
+        one, other = next(asked), next(here)
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], name)
+    assert one["version"] == 4
 
 
 def test_embeddings_are_normalised_and_every_part_learns():

@@ -56,7 +56,7 @@ class PretendedRay:
         raise ConnectionError("Could not find any running Ray instance.")
 
     def get_runtime_context(self):
-        return types.SimpleNamespace(gcs_address="head:6379")
+        return types.SimpleNamespace(gcs_address="head:6379", get_node_id=lambda: "node")
 
     def cluster_resources(self):
         return {"CPU": 3.0, "memory": 1e9, "node:head": 1.0}

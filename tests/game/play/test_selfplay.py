@@ -144,6 +144,58 @@ def test_parameters_go_to_the_evaluator_or_are_refused_and_episodes_tell_what_pl
         SelfPlay(game, evaluator=shared, play=Play(cache=8))
 
 
+class Versioned:
+    """Values every position by its version, and is told that by whoever hands it parameters."""
+
+    version = 0
+
+    def __call__(self, obs):
+        self.asked = getattr(self, "asked", 0) + len(obs)
+        return torch.zeros(len(obs), 9), torch.full((len(obs),), self.version / 10)
+
+    def update_params(self, state_dict, version):
+        self.version = version
+
+
+def test_what_is_remembered_is_forgotten_when_newer_parameters_have_answered():
+    evaluator = Versioned()
+    play = SelfPlay(TicTacToe(), evaluator=evaluator, play=Play(games=4, simulations=2, cache=1024))
+    play.start(0, 0)
+    next(play)
+    play.update_params({}, 7)
+    assert evaluator.version == 7
+    evaluator.version = 8  # as an inferencer that took newer ones while this one played
+    evaluator.asked = 0
+    assert max(next(play)["version"] for _ in range(10)) == 8
+    assert evaluator.asked > 20
+    with pytest.raises(ValueError, match="cache must be 0 with a LearnedModel, which sees no positions but the first"):
+        SelfPlay(TicTacToe(), Learned(), play=Play(cache=8))
+
+
+class Learned:
+    """A learned model of nothing, that is no module."""
+
+    def initial(self, observation):
+        return observation, torch.tanh(observation.flatten(1)[:, :9]), observation.flatten(1).mean(1)
+
+    def recurrent(self, embedding, action):
+        value = embedding.flatten(1).mean(1) + torch.as_tensor(action) / 20
+        minus = torch.full_like(value, -1.0)
+        return embedding.roll(1, 1), 0 * value, minus, torch.tanh(embedding.flatten(1)[:, :9]), value
+
+
+def test_a_learned_model_may_be_asked_elsewhere():
+    given = SelfPlay(TicTacToe(), Learned(), play=Play(games=4, simulations=8))
+    asked = SelfPlay(TicTacToe(), evaluator=Learned(), play=Play(games=4, simulations=8))
+    for source in (given, asked):
+        source.start(3, 0)
+    for _ in range(5):
+        one, other = next(given), next(asked)
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
 def test_a_share_of_moves_is_searched_in_full():
     play = source(full_share=0.25, fast_simulations=2)
     full = np.concatenate([next(play)["full"] for _ in range(150)])

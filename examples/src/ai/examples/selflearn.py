@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from ai.data.datagen import DatagenLoader
 from ai.examples.run_config import open_trial
 from ai.examples.saved import load_averaged
 from ai.game import Game, Play
-from ai.infer import Inferencer
+from ai.infer import NodeInferencer
 from ai.lab import Trial
 from ai.lab.files.folder import resolve
 from ai.train import RLTrainer, Snapshots, opt, schedule
@@ -40,6 +40,10 @@ class LearnConfig:
     """Processes that play; 0 plays in this one, and makes the run a function of its seed."""
     engine: Literal["local", "ray"] = "local"
     """Where they play: on this machine, or on those of the Ray cluster that runs here or is at $RAY_ADDRESS."""
+    inferencer: bool = False
+    """Whether those of one machine ask one process for all evaluations, and have no network of their own."""
+    gpus: float = 0.0
+    """Share of a GPU that the cluster keeps free for each of them; above 0 a machine's inferencer runs on it."""
     steps: int = 3000
     """Number of updates."""
     minutes: float | None = None
@@ -103,66 +107,31 @@ def make_engine(config: LearnConfig) -> Ray | None:
     """Returns what starts the processes that play; None for those of this machine.
 
     Raises:
-        ValueError: no process would play there, or it could not reach what it is to ask.
+        ValueError: no process would play there, or a GPU is asked for that nothing would use.
     """
+    if config.gpus and not (config.engine == "ray" and config.inferencer):
+        raise ValueError(
+            f"gpus ({config.gpus:g}) must be 0 without engine 'ray' and inferencer: nothing else uses them"
+        )
     if config.engine == "local":
         return None
     if config.workers < 1:
         raise ValueError(f"workers ({config.workers}) must be at least 1 with engine 'ray': it starts them")
-    if getattr(config, "shared", False):
-        raise ValueError("shared (True) must be False with engine 'ray': its process is asked through shared memory")
-    return Ray()
+    return Ray(num_gpus=config.gpus)
 
 
-class Served:
-    """Batches of self-play whose workers all ask one inferencer: parameters go to it, and not to the workers.
-
-    Args:
-        loader: Plays by an evaluator that is a client of the inferencer.
-        inferencer: Runs the network that is trained.
-    """
-
-    def __init__(self, loader: DatagenLoader, inferencer: Inferencer) -> None:
-        self.loader, self.inferencer = loader, inferencer
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.loader)
-
-    def wait(self, give_up: Callable[[], bool] | None = None) -> bool:
-        """Waits for the next batch, as `DatagenLoader.wait`."""
-        return self.loader.wait(give_up)
-
-    def update_params(self, state_dict: Mapping[str, Any]) -> int:
-        """Hands parameters to the inferencer; requests from now on are answered with them."""
-        return self.inferencer.update_params(state_dict)
-
-    def stats(self) -> dict[str, float]:
-        """Returns the loader's figures; how far versions lag behind is told by the inferencer's count."""
-        figures = self.loader.stats()
-        played = self.loader.buffer.column("version")
-        lag = self.inferencer.version - float(played.double().mean()) if len(played) else 0.0
-        return figures | {"version_lag": lag}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the loader's state."""
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state_dict` was taken."""
-        self.loader.load_state_dict(state)
-
-    def __enter__(self) -> "Served":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.loader.close()
-        self.inferencer.close()
+def asked(config: LearnConfig, model: nn.Module) -> NodeInferencer | None:
+    """Returns what the processes that play ask on each machine; None where each has the network itself."""
+    if not config.inferencer:
+        return None
+    device = config.device if config.engine == "local" else "cuda" if config.gpus else "cpu"
+    return NodeInferencer(model, device, batch_size=config.play.games)
 
 
 def learn(
     config: LearnConfig,
     model: nn.Module,
-    loader: DatagenLoader | Served,
+    loader: DatagenLoader,
     loss: Callable[..., Any],
     *,
     task: Task,

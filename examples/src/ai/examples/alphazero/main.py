@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from ai.data import Datagen, ReplayBuffer
+from ai.data.datagen import DatagenLoader
 from ai.examples.alphazero import connect4
 from ai.examples.alphazero.ladder import Ladder
 from ai.examples.alphazero.loss import AlphaZero
 from ai.examples.alphazero.model import MLP, ResNet
 from ai.examples.alphazero.truth import Judge, lost_lines, wrong_moves
 from ai.examples.cli import read_config
-from ai.examples.selflearn import LearnConfig, Served, learn, make_engine, make_game, report
+from ai.examples.selflearn import LearnConfig, asked, learn, make_engine, make_game, report
 from ai.game import (
     Augment,
     ConnectFour,
@@ -34,7 +35,6 @@ from ai.game import (
     search_player,
     solve,
 )
-from ai.infer import Inferencer
 from ai.lab.files.folder import resolve
 
 RULE = Puct(normalize=False)
@@ -52,8 +52,6 @@ class Config(LearnConfig):
     """Channels of the residual network."""
     blocks: int = 3
     """Residual blocks."""
-    shared: bool = False
-    """Whether the workers ask one process for all evaluations, and not a network of their own each."""
     value_weight: float = 1.0
     """Weight of the value's error."""
     search_share: float = 0.0
@@ -226,18 +224,17 @@ def run_connect4(config: Config) -> dict[str, float]:
     return found
 
 
-def self_play(game: Game, config: Config, postprocess: Any) -> Any:
+def self_play(game: Game, config: Config, postprocess: Any) -> DatagenLoader:
     """Returns batches of self-play."""
     engine = make_engine(config)
     player, wrap = network(config).init(seed=config.seed), Wrap(config.precision, game.observation_shape)
-    if engine is None:  # else it plays on the CPUs of other machines
-        player.to(config.device)
-    served = Inferencer(player, device=config.device, batch_size=config.play.games) if config.shared else None
-    if served is None:
-        source = SelfPlay(game, player, config.play, wrap=wrap)
+    if (node := asked(config, player)) is not None:
+        source = SelfPlay(game, evaluator=node, play=config.play)
     else:
-        source = SelfPlay(game, evaluator=served.create_client(), play=config.play)
-    loader = Datagen(source, postprocess=postprocess).loader(
+        if engine is None:  # else it plays on the CPUs of other machines
+            player.to(config.device)
+        source = SelfPlay(game, player, config.play, wrap=wrap)
+    return Datagen(source, postprocess=postprocess).loader(
         config.batch_size,
         config.device,
         n_workers=config.workers,
@@ -247,7 +244,6 @@ def self_play(game: Game, config: Config, postprocess: Any) -> Any:
         seed=config.seed,
         engine=engine,
     )
-    return loader if served is None else Served(loader, served)
 
 
 def loss(config: Config) -> AlphaZero:

@@ -13,9 +13,10 @@ from ai.data import Datagen, ReplayBuffer
 from ai.data.datagen import DatagenLoader
 from ai.examples.alphazero.truth import lost_lines, wrong_moves
 from ai.examples.cli import read_config
+from ai.examples.muzero.asked import Asked, Requests
 from ai.examples.muzero.model import Model
 from ai.examples.muzero.reanalyse import Reanalyse
-from ai.examples.selflearn import LearnConfig, learn, make_engine, make_game, report
+from ai.examples.selflearn import LearnConfig, asked, learn, make_engine, make_game, report
 from ai.game import Gumbel, Play, Puct, Search, SelfPlay, Solution, TicTacToe, match, random_player, solve
 from ai.game.protocol import Game, State
 from ai.train import MuZero
@@ -121,9 +122,13 @@ def run(config: Config) -> dict[str, float]:
     engine = make_engine(config)
     model, play_model = (network(game, config).init(seed=config.seed) for _ in range(2))
     model.to(config.device)
-    if engine is None:  # else it plays on the CPUs of other machines
-        play_model.to(config.device)
-    loader = Datagen(SelfPlay(game, play_model, config.play)).loader(
+    if (node := asked(config, Requests(play_model))) is not None:
+        source = SelfPlay(game, evaluator=Asked(node), play=config.play)
+    else:
+        if engine is None:  # else it plays on the CPUs of other machines
+            play_model.to(config.device)
+        source = SelfPlay(game, play_model, config.play)
+    loader = Datagen(source).loader(
         config.batch_size,
         config.device,
         n_workers=config.workers,

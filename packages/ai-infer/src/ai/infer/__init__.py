@@ -25,12 +25,14 @@ clients behind a server.
 from ai.infer.client import InferencerClient
 from ai.infer.errors import InferError, RequestCancelledError, RequestError, WorkerDiedError
 from ai.infer.inferencer import Inferencer
+from ai.infer.node_inferencer import NodeInferencer
 from ai.infer.stats import Stats
 
 __all__ = [
     "InferError",
     "Inferencer",
     "InferencerClient",
+    "NodeInferencer",
     "RequestCancelledError",
     "RequestError",
     "Stats",

@@ -82,7 +82,10 @@ class Actor:
 
     def _run(self, payload: bytes, versions: Mapping[str, str]) -> None:
         import cloudpickle  # type: ignore[import-untyped]
+        import ray  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
+        # Who keeps one of something for all workers of a machine asks for it.
+        os.environ.setdefault("AI_NODE", ray.get_runtime_context().get_node_id())
         self.send((RUNNING, socket.gethostname(), os.getpid()))
         if problem := mismatch(installed(), versions):
             self.send(("failed", RuntimeError(f"on the node {socket.gethostname()}, {problem}")))

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
@@ -107,15 +108,16 @@ class SelfPlay:
         model: from observations to `(logits, value)`, or a `LearnedModel`, which is searched in its own space; each
             worker plays with its own copy. Or None, with `evaluator`.
         play: how to play.
-        evaluator: to use in place of `model`, such as an inference client that all workers share. Parameters go to it
-            where it has `update_params`, as an `Inferencer` in this process; a client has none, so they are to be sent
-            to the inferencer that it asks. An episode's `version` is the evaluator's, where it tells one: the newest
-            that had answered when the first move was made.
+        evaluator: to use in place of `model`, such as an inference client that all workers share, or what asks one as a
+            `LearnedModel`. Parameters go to it where it has `update_params`, as an `Inferencer` in this process, and
+            with their version where that takes a `version`, as a `NodeInferencer`'s; a client has none, so they are to
+            be sent to the inferencer that it asks. An episode's `version` is the evaluator's, where it tells one: the
+            newest that had answered when the first move was made.
         wrap: from the model to its evaluator, such as `NetEvaluator.tuned` with its options filled in.
 
     Raises:
         ValueError: more than two players; neither or both of `model` and `evaluator`; resigning in a one-player game; a
-            cache before an evaluator whose parameters others renew.
+            cache before an evaluator whose parameters others renew, or before a `LearnedModel`.
         TypeError: `model` is no module.
 
     Example:
@@ -134,7 +136,7 @@ class SelfPlay:
         model: nn.Module | None = None,
         play: Play | None = None,
         *,
-        evaluator: Evaluator | None = None,
+        evaluator: Evaluator | LearnedModel | None = None,
         wrap: Callable[[nn.Module], Any] | None = None,
     ) -> None:
         if (model is None) == (evaluator is None):
@@ -148,8 +150,12 @@ class SelfPlay:
         play = Play() if play is None else play
         if play.resign_below is not None and game.num_players != 2:
             raise ValueError("resign_below needs a game of two players")
-        if play.cache and hasattr(evaluator, "version"):
+        if play.cache and hasattr(evaluator, "version") and not _takes_version(evaluator):
             raise ValueError(f"cache must be 0 with an evaluator whose parameters others renew, got {play.cache}")
+        if play.cache and isinstance(evaluator if model is None else model, LearnedModel):
+            raise ValueError(
+                f"cache must be 0 with a LearnedModel, which sees no positions but the first, got {play.cache}"
+            )
         self.game, self.model, self.play = game, model, play
         self._given, self._wrap = evaluator, wrap
         self._started = False
@@ -157,16 +163,18 @@ class SelfPlay:
     def start(self, seed: int, worker: int) -> None:
         """Sets up the games; every draw that follows is a function of `seed`."""
         play = self.play
-        evaluator: Any = self._given
-        if self.model is not None:
-            evaluator = self._wrap(self.model) if self._wrap else NetEvaluator(self.model)
-        self._cache = CachedEvaluator(evaluator, capacity=play.cache) if play.cache else None
-        self._learned = isinstance(self.model, LearnedModel)
+        self._cache: CachedEvaluator | None = None
         self._search: Search
-        if isinstance(self.model, LearnedModel):
+        learned = self._given if self.model is None else self.model
+        self._learned = isinstance(learned, LearnedModel)
+        if isinstance(learned, LearnedModel):
             actions = self.game.num_actions
-            self._search = Search.learned(self.model, actions, simulations=play.simulations, rule=play.rule)
+            self._search = Search.learned(learned, actions, simulations=play.simulations, rule=play.rule)
         else:
+            evaluator: Any = self._given
+            if self.model is not None:
+                evaluator = self._wrap(self.model) if self._wrap else NetEvaluator(self.model)
+            self._cache = CachedEvaluator(evaluator, capacity=play.cache) if play.cache else None
             self._search = Search(self.game, self._cache or evaluator, simulations=play.simulations, rule=play.rule)
         batch = play.games
         self._seeds = draws.row_seeds(seed, batch)
@@ -175,7 +183,7 @@ class SelfPlay:
         self._states = np.zeros(batch, self.game.dtype)
         self._history = self._new_history(16)
         self._gives_up = np.zeros((batch, 2), bool)
-        self._version = 0
+        self._version = self._cached_version = 0
         self._born = np.zeros(batch, np.int64)
         self._draws = np.zeros(batch, np.int64)  # of chance, in this game
         self._done: deque[dict[str, Any]] = deque()
@@ -210,7 +218,10 @@ class SelfPlay:
             self.model.load_state_dict(state_dict)
         elif callable(getattr(self._given, "update_params", None)):
             given: Any = self._given
-            given.update_params(state_dict)
+            if _takes_version(given):
+                given.update_params(state_dict, version=version)
+            else:
+                given.update_params(state_dict)
         else:
             raise TypeError(
                 f"evaluator must have update_params to take parameters, {type(self._given).__name__} has none: send "
@@ -275,6 +286,7 @@ class SelfPlay:
         """Searches all games once, plays one move in each, and collects those that ended."""
         play, game = self.play, self.game
         rows = np.arange(play.games)
+        self._forget_older()
         full = draws.uniform(self._row_luck(_BUDGET), 1)[:, 0] < play.full_share
         budget = None if play.full_share >= 1 else np.where(full, play.simulations, play.fast_simulations)
         positions = game.observe(self._states) if self._learned else self._states
@@ -309,6 +321,12 @@ class SelfPlay:
             state[lucky] = after
             self._draws[games] += 1
         return state, paid
+
+    def _forget_older(self) -> None:
+        """Clears the cache where the evaluator has answered with newer parameters since the last move."""
+        if self._cache is not None and self._playing_version() != self._cached_version:
+            self._cached_version = self._playing_version()
+            self._cache.clear()
 
     def _playing_version(self) -> int:
         return int(getattr(self._given, "version", self._version))
@@ -495,6 +513,12 @@ def greedy_return(
         played = reward[t] + discount[t] * sign * ahead
         ahead = out[t] = max(best[t], played) if explored[t] else played
     return out
+
+
+def _takes_version(evaluator: Any) -> bool:
+    """Returns whether an evaluator is told which parameters it is given, and so has them from here alone."""
+    update = getattr(evaluator, "update_params", None)
+    return callable(update) and "version" in signature(update).parameters
 
 
 _STATE = ("_seeds", "_number", "_length", "_states", "_gives_up", "_born", "_draws")

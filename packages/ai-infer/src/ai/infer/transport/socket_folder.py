@@ -16,6 +16,9 @@ EXTRA_STATE_FILE = "extra_state"
 VITALS_FILE = "vitals-{}"
 """Where each worker, by its number, shows how it is."""
 
+VERSIONS_FILE = "versions"
+"""Where the inferencer of a whole machine notes how its callers count the versions of the parameters."""
+
 _LOCK = "owner"
 _GRACE_S = 60.0
 _MAX_PATH = 80  # of a socket's address, which the system limits to about a hundred bytes
