@@ -1,9 +1,14 @@
+import json
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ai.lab.files import metrics_index, metrics_writer
 from ai.lab.files.metrics_columns import read_columns
-from ai.lab.files.metrics_index import Index, index_of, load_index, read_indexed
+from ai.lab.files.metrics_file import read_rows
+from ai.lab.files.metrics_index import Index, index_of, last_values, load_index, read_indexed
 from ai.lab.files.metrics_writer import MetricsWriter
 
 
@@ -84,6 +89,47 @@ def test_a_short_file_gets_no_index(tmp_path):
     Index(tmp_path / "metrics.jsonl").extend()
     assert not index_of(tmp_path / "metrics.jsonl").exists()
     assert load_index(tmp_path / "missing.jsonl")[1] == 0
+
+
+def write_rows(path, rows) -> None:
+    writer = MetricsWriter(path)
+    for step, row in enumerate(rows):
+        writer.write(step, row)
+    writer.close()
+
+
+def test_of_a_killed_run_only_what_its_index_lacks_is_read(path, monkeypatch):
+    path = path.with_name("long.jsonl")
+    monkeypatch.setattr(metrics_index, "_END_BYTES", 200)
+    write_rows(path, [{"loss": 0.5}] * 90)
+    read, read_lines = [], metrics_index.read_lines
+    monkeypatch.setattr(metrics_index, "read_lines", lambda *how: read.append(read_lines(*how)) or read[-1])
+    last = last_values(path)
+    assert (last["step"], last["loss"]) == (89, 0.5)
+    assert 0 < sum(map(len, read)) < 1000 < path.stat().st_size / 4
+
+
+@pytest.mark.parametrize("at", [0, 40, 85, 89])
+def test_a_key_of_long_ago_is_found_in_the_index_or_after_it(path, monkeypatch, at):
+    path = path.with_name("long.jsonl")
+    monkeypatch.setattr(metrics_index, "_END_BYTES", 200)
+    write_rows(path, [{"loss": 0.5, **({"rare": 3.0} if step == at else {})} for step in range(90)])
+    last = last_values(path)
+    assert {key: last[key] for key in ("step", "loss", "rare")} == {"step": 89, "loss": 0.5, "rare": 3.0}
+
+
+VALUES = st.floats() | st.none()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from(["a", "b", 'c"', "d, "]), VALUES, min_size=1), max_size=6))
+def test_the_last_line_tells_the_last_values_only_where_no_other_key_is(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("rows") / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": i, "time": 0.0, **row}) + "\n" for i, row in enumerate(rows)))
+    expected = {}
+    for row in read_rows(path):
+        expected |= row
+    assert repr(sorted(last_values(path).items())) == repr(sorted(expected.items()))
 
 
 def test_the_last_values_are_known_without_reading_the_file(path):

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from ai.lab import Experiment, Trial
 from ai.lab.cli import main
+from ai.lab.files import lock, ownership
 from ai.lab.files.metrics_file import read_lines
+from ai.lab.files.ownership import Owner
 from ai.lab.files.removal import remove_unowned
 from ai.lab.page.catalog import Catalog
 from ai.lab.page.curve_cache import CurveCache
@@ -511,6 +513,26 @@ def test_an_idle_look_reads_no_file(client, root, monkeypatch):
     monkeypatch.undo()
     assert catalog_answer["trials"] == []
     assert opened == []
+
+
+def test_a_killed_trial_is_asked_for_its_holder_once_until_another_takes_it(tmp_path, monkeypatch):
+    trial = Trial(tmp_path / "t", **HOW)
+    trial.log(0, {"loss": 1.0})
+    trial.close()
+    told = {**trial.record.meta, "state": "running"}
+    del told["last"]
+    (trial.path / "meta.json").write_text(json.dumps(told))
+    os.utime(trial.path / "owner.json", (1e9, 1e9))
+    os.utime(trial.path, (1e9, 1e9))
+    page = Catalog(tmp_path)
+    assert [(row["state"], row["metrics"]) for row in page.rows()] == [("dead", {"loss": 1.0})]
+    with monkeypatch.context() as patched:
+        patched.setattr(lock, "holder_of", None)
+        patched.setattr(ownership, "holder_of", None)  # nobody may ask
+        assert page.changes(page.changes(-1)["version"])["trials"] == []
+    with Owner(trial.path):
+        assert [row["state"] for row in page.rows()] == ["running"]
+    assert [row["state"] for row in page.rows()] == ["dead"]
 
 
 def test_an_empty_or_missing_root_has_no_trials(tmp_path):

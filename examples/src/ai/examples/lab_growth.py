@@ -106,13 +106,18 @@ def _list(root: Path, n: int, state: str) -> dict[str, float]:
     with Trial(root / "t0", config={"lr": 0.1, "net": {"dim": 8}}, system_interval_s=None, capture=False) as trial:
         for step in range(10):
             trial.log(step, {"loss": 1 / (step + 1)})
+        owner = (trial.path / "owner.json").read_bytes()
     files = {path.relative_to(trial.path): path.read_bytes() for path in trial.path.rglob("*") if path.is_file()}
+    if state == "running":  # as a kill leaves it: the owner is named, and neither last values nor an end are told
+        meta = json.loads(files[Path("meta.json")])
+        session = {name: value for name, value in meta["sessions"][-1].items() if name not in ("end", "state")}
+        told = {name: value for name, value in meta.items() if name != "last"} | {"state": state, "sessions": [session]}
+        files |= {Path("meta.json"): json.dumps(told, indent=1).encode(), Path("owner.json"): owner}
     for number in range(1, n):
         for name, data in files.items():
             path = root / f"t{number}" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            data = data.replace(trial.id.encode(), f"{number:032x}".encode())
-            path.write_bytes(data.replace(b'"state": "finished"', b'"state": "%s"' % state.encode()))
+            path.write_bytes(data.replace(trial.id.encode(), f"{number:032x}".encode()))
     memory_mb, catalog = _memory_mb(), Catalog(root)
     first_s = _cpu_s(lambda: json.dumps(catalog.changes(-1)))
     if len(catalog.rows()) != n:

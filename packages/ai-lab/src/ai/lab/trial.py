@@ -74,22 +74,22 @@ class Trial:
     ) -> None:
         check_options(how, TrialOptions, "trial")
         check_config(config)
-        self.path = resolve(path)
+        folder = resolve(path)
         self._config = config
         hook_how = {key: value for key, value in how.items() if key in HookOptions.__annotations__}
         self._how: HookOptions = {**HOOK_DEFAULTS, **cast(HookOptions, hook_how)}
         session_how = {key: value for key, value in how.items() if key in SessionOptions.__annotations__}
-        self._writer = TrialWriter(self.path, config, loggers, cast(SessionOptions, session_how))
+        self._writer = TrialWriter(folder, config, loggers, cast(SessionOptions, session_how))
         given = self._how["save_snapshots"]
-        self._snapshots = TrialSnapshots(self.path, self._writer, given, how.get("keep_last", 3))
+        self._snapshots = TrialSnapshots(self._writer, given, how.get("keep_last", 3))
         if rank() > 0:
             return  # rank 0 alone writes; the others only train
-        marker = read_marker(self.path)
+        marker = read_marker(folder)
         if clean and marker is not None and marker["kind"] == "trial":
-            remove_unowned(self.path)
-        mark(self.path, "trial")
-        if not (self.path / CONFIG).exists():
-            keep_config(self.path, config)
+            remove_unowned(folder)
+        mark(folder, "trial")
+        if not (folder / CONFIG).exists():
+            keep_config(folder, config)
 
     # -- training
 
@@ -206,6 +206,11 @@ class Trial:
         self._end("finished")
 
     # -- reading
+
+    @property
+    def path(self) -> Path:
+        """The trial's folder; where it is moved or renamed while it is written, the trial goes on there."""
+        return self._writer.path
 
     @property
     def record(self) -> Record:

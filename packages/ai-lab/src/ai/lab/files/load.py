@@ -13,6 +13,10 @@ DEEPEST = 100
 """Nothing that the lab writes is nested so deeply; who reads it may recurse."""
 
 
+Types = Mapping[str, type | Callable[[object], bool]]
+"""By name what a part must be: a type, or what a function says it is."""
+
+
 class DamagedError(ValueError):
     """A file holds something else than the lab writes there."""
 
@@ -44,12 +48,24 @@ def read_small(path: str | Path) -> bytes:
     Raises:
         OSError: it cannot be read.
     """
+    return read_end(path, None)[0]
+
+
+def read_end(path: str | Path, limit: int | None) -> tuple[bytes, int]:
+    """Returns the last `limit` bytes of a file (None: all), and where they begin.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        start = 0
+        if limit is not None and (start := max(0, os.lseek(descriptor, 0, os.SEEK_END) - limit)) >= 0:
+            os.lseek(descriptor, start, os.SEEK_SET)
         parts = []
         while part := os.read(descriptor, 1 << 16):
             parts.append(part)
-        return b"".join(parts)
+        return b"".join(parts), start
     finally:
         os.close(descriptor)
 
@@ -123,53 +139,51 @@ def is_git(value: object) -> bool:
     return type(value) is dict and not _wrong(value, GIT)
 
 
-GIT: dict[str, Callable[[object], bool]] = {
-    "commit": is_text,
-    "branch": is_text,
-    "remote": is_text,
-    "diff": is_text,
-    "diff_file": is_text,
+GIT: Types = {
+    "commit": str,
+    "branch": str,
+    "remote": str,
+    "diff": str,
+    "diff_file": str,
     "untracked": is_list_of(is_text),
 }
-SESSION: dict[str, Callable[[object], bool]] = {
+SESSION: Types = {
     "time": is_time,
-    "host": is_text,
+    "host": str,
     "pid": is_step,
-    "cwd": is_text,
+    "cwd": str,
     "argv": is_list_of(is_text),
-    "python": is_text,
-    "hardware": is_object,
+    "python": str,
+    "hardware": dict,
     "packages": is_object_of(is_text),
-    "packages_file": is_text,
-    "script_file": is_text,
+    "packages_file": str,
+    "script_file": str,
     "git": is_git,
-    "end": is_object,
-    "state": is_text,
+    "end": dict,
+    "state": str,
 }
-META: dict[str, Callable[[object], bool]] = {
-    "id": is_text,
-    "state": is_text,
+META: Types = {
+    "id": str,
+    "state": str,
     "created": is_time,
-    "error": is_text,
+    "error": str,
     "sessions": is_list_of(is_session),
-    "hparams": is_object,
+    "hparams": dict,
     "last": is_object_of(is_number),
-    "notes": is_object,
+    "notes": dict,
     "score": is_score,
     "scores": is_object_of(is_score),
     "steplimit": is_step,
     "started_step": is_step,
     "number": is_step,
     "seed": is_step,
-    "experiment": is_text,
-    "config": is_object,
+    "experiment": str,
+    "config": dict,
 }
-MARKER: dict[str, Callable[[object], bool]] = {"kind": is_kind, "id": is_text, "format": is_step}
+MARKER: Types = {"kind": is_kind, "id": str, "format": is_step}
 
 
-def load_typed(
-    path: str | Path, types: Mapping[str, Callable[[object], bool]], required: bool = False
-) -> tuple[dict[str, Any], list[str]]:
+def load_typed(path: str | Path, types: Types, required: bool = False) -> tuple[dict[str, Any], list[str]]:
     """Returns what a file holds, its parts of a wrong type left out, and what is wrong with it.
 
     Raises:
@@ -189,11 +203,13 @@ def load_typed(
     return {name: value for name, value in found.items() if name not in wrong}, problems
 
 
-def _wrong(found: Mapping[str, Any], types: Mapping[str, Callable[[object], bool]]) -> dict[str, str]:
+def _wrong(found: Mapping[str, Any], types: Types) -> dict[str, str]:
     """Names the parts of a wrong type. None is what a part has that is not known."""
     wrong = {}
     for name, value in found.items():  # a list of trials comes by here fifty times a trial
-        if value is not None and (fits := types.get(name)) is not None and not fits(value):
+        if value is None or (fits := types.get(name)) is None or type(value) is fits:
+            continue
+        if isinstance(fits, type) or not fits(value):
             wrong[name] = ""
     return wrong
 

@@ -61,6 +61,10 @@ class Lock:
         """Whether we hold it."""
         return self._descriptor >= 0 and self._process == os.getpid()
 
+    def is_in(self, path: Path) -> bool:
+        """Whether we hold it, and it is the file at `path`."""
+        return self.is_held and _is_the_file(self._descriptor, path)
+
     def try_acquire(self) -> Holder | None:
         """Takes the lock and returns None, or returns who holds it (empty if that cannot be told).
 
@@ -120,25 +124,34 @@ def holder_of(path: str) -> Holder | None:
     Another machine's holder counts as dead once its stamp was seen to stand still, or is ten minutes old.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
-            found = _parse(file.read())
-            if not found:
-                return None
-            locked = _flock(file.fileno(), shared=True)  # a reader of a read-only folder may ask too
-            if locked is False:
-                return found
-            if locked and _of_this_kernel(found):
-                return None
-            if _is_here(found) and not _runs(found["pid"]):
-                return None
-            stamp = os.fstat(file.fileno()).st_mtime_ns
-            seen, since = _seen.get(path, (None, 0.0))
-            if seen != stamp:
-                _seen[path] = (stamp, time.monotonic())
-                return found if time.time() - stamp / 1e9 < SURELY_DEAD_S else None
-            return found if time.monotonic() - since < 3 * BEAT_S else None
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return None
+    try:
+        return _live_holder(path, descriptor)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _live_holder(path: str, descriptor: int) -> Holder | None:
+    found = _parse(os.read(descriptor, 4096))
+    if not found:
+        return None
+    locked = _flock(descriptor, shared=True)  # a reader of a read-only folder may ask too
+    if locked is False:
+        return found
+    if locked and _of_this_kernel(found):
+        return None
+    if _is_here(found) and not _runs(found["pid"]):
+        return None
+    stamp = os.fstat(descriptor).st_mtime_ns
+    seen, since = _seen.get(path, (None, 0.0))
+    if seen != stamp:
+        _seen[path] = (stamp, time.monotonic())
+        return found if time.time() - stamp / 1e9 < SURELY_DEAD_S else None
+    return found if time.monotonic() - since < 3 * BEAT_S else None
 
 
 def named_in(path: Path) -> Holder | None:
@@ -265,6 +278,8 @@ def _is_the_file(descriptor: int, path: Path) -> bool:
 
 
 def _parse(data: bytes) -> Holder | None:
+    if not data:  # given up
+        return None
     try:
         found = json.loads(data)
     except ValueError:

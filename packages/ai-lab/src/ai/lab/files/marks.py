@@ -10,7 +10,7 @@ from ai.lab.files.load import is_list_of, is_text, load_typed
 from ai.lab.files.lock import Lock
 
 MARKS = "marks.json"
-_TYPES = {"tags": is_list_of(is_text), "note": is_text}
+_TYPES = {"tags": is_list_of(is_text), "note": str}
 _WAIT_S = 10.0
 
 

@@ -7,8 +7,8 @@ each key n float64. The head holds `format`, `to` (how many bytes of the file ar
 last of them), `rows` (how many rows the blocks hold so far), `kinds` (`[[keys, n], …]`) and `damaged`.
 """
 
+import functools
 import json
-import os
 import re
 import struct
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ai.lab.files.load import read_end
 from ai.lab.files.metrics_columns import Columns, Table, extend_table
 from ai.lab.files.metrics_file import Row, parse_rows, read_lines
 
@@ -37,6 +38,10 @@ class Index:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.take_up()
+
+    def move_to(self, path: Path) -> None:
+        """Goes on where the file was moved to."""
+        self._path = path
 
     def take_up(self) -> None:
         """Finds out what is covered: at the beginning, and after the file was cut."""
@@ -108,37 +113,48 @@ def read_indexed_table(path: Path) -> Table:
     return table
 
 
-def last_values(path: Path) -> Row:
+def last_values(path: str | Path) -> Row:
     """Returns each key's last value, with the last `step` and `time`.
 
-    They are taken from the file's end; where a key stands only before that, from the whole file.
+    They are taken from its last line, or from its end; where a key stands only before that, from the whole file.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _END_BYTES))
-            lines = file.read()
+        lines, start = read_end(path, _END_BYTES)
     except FileNotFoundError:
         return {}
-    lines = lines[lines.find(b"\n") + 1 if size > _END_BYTES else 0 : lines.rfind(b"\n") + 1]
-    last: Row = {}
-    for row in parse_rows(lines):
-        last.update(row)
-    if size > _END_BYTES and _has_other_keys(path, last):
-        return read_indexed_table(path).last()
+    lines = lines[lines.find(b"\n") + 1 if start else 0 : lines.rfind(b"\n") + 1]
+    last: Row = next(iter(parse_rows(lines[lines.rfind(b"\n", 0, -1) + 1 :])), {})
+    if not last or _names_others(lines, last):
+        for row in parse_rows(lines):
+            last.update(row)
+    if start and _has_other_keys(Path(path), last):
+        return read_indexed_table(Path(path)).last()
     return last
 
 
 def _has_other_keys(path: Path, known: Row) -> bool:
-    """Whether a key stands in the file that is not known: looked for in its bytes, five times as fast as its rows."""
-    names = b"|".join(re.escape(json.dumps(key)[1:-1].encode()) for key in known)
-    other = re.compile(rb'[{,]\s*"(?!(?:' + names + rb')"\s*:)')
+    """Whether a key stands in the file that is not known: in the heads of its index, or in the lines after that."""
     start = 0
+    for head, _, _ in _heads(path):
+        if any(key not in known for keys, _ in head["kinds"] for key in keys):
+            return True
+        start = head["to"]
     while lines := read_lines(path, start, 16 * BLOCK_BYTES):
-        if other.search(lines):
+        if _names_others(lines, known):
             return True
         start += len(lines)
     return False
+
+
+def _names_others(lines: bytes, known: Row) -> bool:
+    """Whether a key stands in lines that is not known: looked for in the bytes, five times as fast as the rows."""
+    return _key_beside(tuple(known)).search(lines) is not None
+
+
+@functools.lru_cache(256)
+def _key_beside(known: tuple[str, ...]) -> re.Pattern[bytes]:
+    names = b"|".join(re.escape(json.dumps(key)[1:-1].encode()) for key in known)
+    return re.compile(rb'[{,]\s*"(?!(?:' + names + rb')"\s*:)')
 
 
 def index_of(path: Path) -> Path:

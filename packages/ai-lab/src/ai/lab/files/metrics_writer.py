@@ -82,6 +82,11 @@ class MetricsWriter:
             with contextlib.suppress(OSError):  # an index only: a full disk must not fail the run for it
                 self._index.extend()
 
+    def move_to(self, path: Path) -> None:
+        """Goes on in the same file, which was moved."""
+        self._path = path
+        self._index.move_to(path)
+
     def last(self) -> Row:
         """Returns each metric's last value, however long ago it was logged, with the last `step` and `time`."""
         if self._last is None:

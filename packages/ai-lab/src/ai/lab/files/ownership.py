@@ -35,6 +35,10 @@ class Owner:
             raise OwnedError(refusal(folder, found))
         _owners[folder] = self
 
+    def is_of(self, folder: Path) -> bool:
+        """Whether it holds this folder: what was moved away since is another's."""
+        return self._lock.is_in(folder / FILE)
+
     def release(self) -> None:
         """Gives the right up; may be called twice."""
         self._lock.release()
@@ -59,7 +63,9 @@ def last_holder(folder: Path) -> Holder | None:
 def give_up_left_open(folder: Path) -> None:
     """Ends what this process itself has left open in `folder`, as the object of an earlier notebook cell."""
     owner = _owners.get(folder)
-    if owner is not None and owner.give_up is not None and (end := owner.give_up()) is not None:
+    if owner is None or not owner.is_of(folder):
+        return
+    if owner.give_up is not None and (end := owner.give_up()) is not None:
         end()
 
 

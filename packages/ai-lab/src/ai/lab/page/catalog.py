@@ -21,12 +21,13 @@ from ai.lab.files.folder import read_marker
 from ai.lab.files.load import DamagedError, is_step, load_json
 from ai.lab.files.marks import load_marks
 from ai.lab.files.metrics_index import last_values
+from ai.lab.files.ownership import FILE as OWNER
+from ai.lab.files.ownership import holder
 from ai.lab.page.curve_cache import CurveCache
 from ai.lab.record import EXPERIMENT, METRICS, Column, Record, live_state, was_opened
 
 SETTLED_NS = 2 * 10**9
 """A change this soon after another may carry the same time: what is so young is read again."""
-_LIVE = ("running", "dead", "created")
 
 
 class _Folder(NamedTuple):
@@ -39,11 +40,20 @@ class _Folder(NamedTuple):
     children: tuple[str, ...]
 
 
+class _Stamps(NamedTuple):
+    """What changes on disk when a trial does: the folder's time and place, time and size of two files in it."""
+
+    folder: int
+    path: str
+    metrics: tuple[int, int] | None
+    owner: tuple[int, int] | None
+
+
 class _Row(NamedTuple):
     """A row as it is told, with the version that it came with and what it was made from."""
 
     version: int
-    stamp: object
+    stamps: _Stamps
     path: Path
     row: dict[str, Any]
 
@@ -151,8 +161,7 @@ class Catalog:
                 with contextlib.suppress(OSError, ValueError):  # deleted in this moment
                     record = known if same and known is not None else Record(path, marker)
                     records[record.id] = record
-                    if record.id in self._rows or was_opened(path):
-                        self._keep(record.id, record.path, folder, record)
+                    if self._keep(record.id, record.path, folder, record):
                         seen.add(record.id)
         self._records, self._places = records, places
         for identity in [one for one in self._rows if one not in seen]:
@@ -179,22 +188,20 @@ class Catalog:
             stack.extend(reversed(folder.children))
         self._folders = fresh
 
-    def _keep(self, identity: str, path: Path, folder: _Folder, record: Record | None) -> None:
-        """Brings a trial's row up to date."""
+    def _keep(self, identity: str, path: Path, folder: _Folder, record: Record | None) -> bool:
+        """Brings a trial's row up to date, and returns whether it has one: what was only constructed is no run."""
         known = self._rows.get(identity)
-        stamp: object = (folder.stamp, str(path))
-        if known is not None and known.row["state"] in _LIVE:  # its metrics grow, and a killed process changes no file
-            state = "created" if known.row["state"] == "created" else live_state(path, {"state": "running"})
-            stamp = (folder.stamp, str(path), _stamp(f"{path}/{METRICS}"), state)
-        if known is not None and known.stamp == stamp and folder.settled:
-            return
-        grown = _stamp(f"{path}/{METRICS}")  # before it is read: what comes later is new
+        if known is not None and folder.settled and _is_told(known, str(path), folder):
+            return True
+        # Before it is read: what comes later is new.
+        stamps = _Stamps(folder.stamp, str(path), _stamp(f"{path}/{METRICS}"), _stamp(f"{path}/{OWNER}"))
+        if known is None and record is not None and stamps.metrics is None and not was_opened(path):
+            return False
         row = self._make(identity, path, folder.problem, record)
-        if row["state"] in _LIVE:
-            stamp = (folder.stamp, str(path), grown, row["state"])
         changed = known is None or known.row != row
-        self._rows[identity] = _Row(self._version if known is None or changed else known.version, stamp, path, row)
+        self._rows[identity] = _Row(self._version if known is None or changed else known.version, stamps, path, row)
         self._gone.pop(identity, None)
+        return True
 
     def _make(self, identity: str, path: Path, problem: str | None, record: Record | None) -> dict[str, Any]:
         """Returns a trial's row; one that cannot be read is a row that says why."""
@@ -249,6 +256,19 @@ class Catalog:
             "note": short(marks["note"]),
             "problems": [*problems, *wrong],
         }
+
+
+def _is_told(known: _Row, path: str, folder: _Folder) -> bool:
+    """Whether a row still tells what is on disk."""
+    state, stamps = known.row["state"], known.stamps
+    if (stamps.folder, stamps.path) != (folder.stamp, path):
+        return False
+    if state == "dead":  # whoever goes on with it writes its name first
+        is_settled = stamps.owner is None or stamps.owner[0] < time.time_ns() - SETTLED_NS
+        return is_settled and stamps.owner == _stamp(f"{path}/{OWNER}")
+    if state in ("running", "created") and stamps.metrics != _stamp(f"{path}/{METRICS}"):
+        return False
+    return state != "running" or holder(path) is not None  # a killed process changes no file
 
 
 _EMPTY: dict[str, Any] = {

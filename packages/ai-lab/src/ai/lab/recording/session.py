@@ -5,18 +5,22 @@ import hashlib
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ai.lab.files.folder import remove_litter, write_json
 from ai.lab.files.metrics_file import Row, read_rows
 from ai.lab.files.metrics_writer import MetricsWriter
 from ai.lab.files.ownership import Owner
+from ai.lab.files.place import Place
 from ai.lab.provenance.code_state import keep_code
 from ai.lab.provenance.description import describe_session
 from ai.lab.record import CONFIG, LOG, META, METRICS, SYSTEM, Record
 from ai.lab.recording.console_log import TextLog
 from ai.lab.recording.system_metrics import SystemSampler, now
 
+LOOK_S = 1.0
+"""So often it is looked whether the folder is still there, while rows are written."""
 Logger = Callable[[int, Mapping[str, float]], object]
 """Called with step and numbers of each row; one that has a `close` is closed at the end."""
 
@@ -59,9 +63,17 @@ class Session:
         **fields: object,
     ) -> None:
         self.record = record
+        self._place = Place(record.path)
+        self._looked = 0.0
+        self._log: TextLog | None = None
+        self._system: SystemSampler | None = None
         self.loggers = list(loggers)
         before, begun = record.state, list[Logger]()
-        self.owner = Owner(record.path)
+        try:
+            self.owner = Owner(record.path)
+        except BaseException:
+            self._place.close()
+            raise
         try:
             self.metrics = MetricsWriter(record.path / METRICS)
             self._meta = {"id": record.id, "state": "created", "sessions": [], **record.meta}
@@ -80,9 +92,26 @@ class Session:
         except BaseException as error:
             _close_all(begun, "failed", error)
             self.owner.release()
+            self._place.close()
             raise
         self._log = TextLog(record.path / LOG) if capture else None
         self._system = SystemSampler(record.path / SYSTEM, system_interval_s) if system_interval_s else None
+
+    @property
+    def folder(self) -> Path:
+        """Where the trial is by now: a folder that is moved or renamed meanwhile is followed.
+
+        Raises:
+            FileNotFoundError: it was deleted.
+        """
+        before, now = self.record.path, self._place.now()
+        if now != before:
+            self.record.path = now
+            self.metrics.move_to(now / METRICS)
+            if self._system is not None:
+                self._system.move_to(now / SYSTEM)
+            self.event(f"moved from {before} to {now}")
+        return now
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -92,12 +121,15 @@ class Session:
     def update(self, **fields: object) -> None:
         """Writes fields of `meta.json`."""
         changed = {**self._meta, **fields}
-        write_json(self.record.path / META, changed)
+        write_json(self.folder / META, changed)
         self._meta = changed
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends a row of metrics and hands it to the loggers."""
         row = self.metrics.write(step, values)
+        if not 0 <= row["time"] - self._looked < LOOK_S:
+            self._looked = row["time"]
+            self.folder  # noqa: B018  (rows must not go on into a file that was deleted)
         if self.loggers:
             self._hand_on(row)
 
@@ -150,6 +182,7 @@ class Session:
                 self._log.close()
             if release:
                 self.owner.release()
+            self._place.close()
 
     def _record_end(self, state: str, fields: dict[str, object]) -> None:
         if self._system is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai.lab.files.ownership import Owner
-from ai.lab.record import SNAPSHOTS, Record
+from ai.lab.record import Record
 from ai.lab.recording.resumed_rows import MetricsPosition
 from ai.lab.recording.writer import TrialWriter, rank
 
@@ -24,31 +24,31 @@ class TrialSnapshots:
     """The snapshots in a trial's folder.
 
     Args:
-        path: The folder.
-        writer: Who writes it.
+        writer: Who writes the trial's folder.
         given: What the user gave as `save_snapshots`.
         keep_last: How many of the newest are kept.
     """
 
-    def __init__(self, path: Path, writer: TrialWriter, given: "bool | Snapshots", keep_last: int | None) -> None:
-        self._path, self._writer = path, writer
+    def __init__(self, writer: TrialWriter, given: "bool | Snapshots", keep_last: int | None) -> None:
+        self._writer = writer
         self.given, self._keep_last = given, keep_last
 
     @property
     def store(self) -> "Snapshots":
         """The snapshots as `ai.train` sees them."""
+        from ai.lab.recording.followed_snapshots import FollowedSnapshots
         from ai.train import Snapshots
 
         if isinstance(self.given, Snapshots):
             return self.given
-        return Snapshots(self._path / SNAPSHOTS, keep_last=self._keep_last)
+        return FollowedSnapshots(self._writer, keep_last=self._keep_last)
 
     def resume(self, model: "Models", opt: "Optimizers", stateful: "tuple[Stateful, ...]") -> int:
         """See `Trial.resume`."""
         from ai.train import snapshot
 
         if rank() == 0 and not self._writer.is_open:
-            Owner(self._path).release()  # refuses while another process writes
+            Owner(self._writer.path).release()  # refuses while another process writes
         newest = self.store.latest()
         step = snapshot.restore(newest, model, opt, *stateful) if newest is not None else 0
         self._writer.resumed_from = step
@@ -82,10 +82,12 @@ class TrialSnapshots:
         if step is None:
             found = self.store.latest()
             if found is None:
-                raise FileNotFoundError(f"trial {self._path} has no snapshot; record it with save_snapshots=True")
+                raise FileNotFoundError(
+                    f"trial {self._writer.path} has no snapshot; record it with save_snapshots=True"
+                )
             return found
-        known = Record(self._path).snapshots()
+        known = Record(self._writer.path).snapshots()
         if step not in known:
             steps = ", ".join(map(str, known)) or "none"
-            raise FileNotFoundError(f"trial {self._path} has no snapshot of step {step}; it has: {steps}")
+            raise FileNotFoundError(f"trial {self._writer.path} has no snapshot of step {step}; it has: {steps}")
         return known[step]

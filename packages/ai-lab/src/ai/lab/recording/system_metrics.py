@@ -41,6 +41,10 @@ class SystemSampler:
                 self._writer.write(count, sample(process))
                 count += 1
 
+    def move_to(self, path: Path) -> None:
+        """Goes on in the same file, which was moved."""
+        self._writer.move_to(path)
+
     def close(self) -> None:
         """Stops the thread and waits for it."""
         self._stop.set()

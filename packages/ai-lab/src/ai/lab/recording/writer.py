@@ -1,6 +1,7 @@
 """What writes a trial's folder in this process: opened when there is something to write, closed however that ends."""
 
 import builtins
+import contextlib
 import os
 import shutil
 import sys
@@ -38,7 +39,7 @@ class TrialWriter:
     """
 
     def __init__(self, path: Path, config: object, loggers: Sequence[str | Logger], how: SessionOptions) -> None:
-        self.path = path
+        self._path = path
         self.resumed_from: int | None = None
         self.is_left_over = False
         self._config, self._loggers = config, list(loggers)
@@ -48,6 +49,23 @@ class TrialWriter:
         self._began: int | None = None
         self._kept: set[tuple[int, str]] = set()
         self._left_open: weakref.finalize[Any, Any] | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the trial's folder is; one that is written is followed where it is moved to."""
+        with contextlib.suppress(FileNotFoundError):  # deleted: it is told where something is to be written
+            return self.find()
+        return self._path
+
+    def find(self) -> Path:
+        """Returns where the trial's folder is.
+
+        Raises:
+            FileNotFoundError: it was deleted while it was written.
+        """
+        if self._session is not None and self._process == os.getpid():
+            self._path = self._session.folder
+        return self._path
 
     @property
     def is_open(self) -> bool:
@@ -118,6 +136,7 @@ class TrialWriter:
         session, self._session = self._session, None
         if session is None:
             return None
+        self._path = session.record.path
         if self._left_open is not None:
             self._left_open.detach()
         session.close(state, error, release=release, **fields)
@@ -137,8 +156,7 @@ class TrialWriter:
         from ai.lab.media.kept import page_step
 
         self.settle()
-        self.open()
-        folder = self.path / SAMPLES
+        folder = self.open().folder / SAMPLES
         folder.mkdir(exist_ok=True)
         path = folder / f"{page_step(step):09d}.png"
         save_page(path, images)
@@ -153,10 +171,10 @@ class TrialWriter:
         from ai.lab.media.kept import keep_media, page_step
 
         self.settle()
-        self.open()
+        trial = self.open().folder
         step = page_step(step)
         replace = self._began is not None and step >= self._began and (step, name) not in self._kept
-        path = keep_media(self.path, step, name, value, layout=layout, replace=replace)
+        path = keep_media(trial, step, name, value, layout=layout, replace=replace)
         self._kept.add((step, name))
         return path
 
