@@ -109,11 +109,6 @@ def is_kind(value: object) -> bool:
     return value in ("trial", "experiment", "study")
 
 
-def is_object(value: object) -> bool:
-    """Returns whether `value` is a JSON object."""
-    return isinstance(value, dict)
-
-
 def is_score(value: object) -> bool:
     """Returns whether `value` is a number, or the text of one that JSON lacks."""
     return is_number(value) or value in ("nan", "inf", "-inf")

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ai.lab.files.folder import write_json
-from ai.lab.files.load import is_list_of, is_text, load_typed
+from ai.lab.files.load import Types, is_list_of, is_text, load_typed
 from ai.lab.files.lock import Lock
 
 MARKS = "marks.json"
-_TYPES = {"tags": is_list_of(is_text), "note": str}
+_TYPES: Types = {"tags": is_list_of(is_text), "note": str}
 _WAIT_S = 10.0
 
 
