@@ -22,7 +22,7 @@ from ai.game import (
     SlidingTiles,
     TicTacToe,
 )
-from ai.game.play.selfplay import greedy_return
+from ai.game.play.history import greedy_return
 from ai.train import opt
 
 

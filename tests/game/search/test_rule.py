@@ -4,8 +4,19 @@ import pickle
 import numpy as np
 import pytest
 
-from ai.game import ConnectFour, Gumbel, Puct, RolloutEvaluator, Rule, ScoredRule, Search, SelfPlay, TicTacToe, fast
-from ai.game.play.selfplay import Play
+from ai.game import (
+    ConnectFour,
+    Gumbel,
+    Play,
+    Puct,
+    RolloutEvaluator,
+    Rule,
+    ScoredRule,
+    Search,
+    SelfPlay,
+    TicTacToe,
+    fast,
+)
 from ai.game.search.rules.rule import Way
 from ai.game.search.tree import new_tree
 

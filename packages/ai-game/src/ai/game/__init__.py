@@ -32,13 +32,13 @@ from ai.game.play.arena import match as match
 from ai.game.play.arena import ratings as ratings
 from ai.game.play.arena import round_robin as round_robin
 from ai.game.play.augment import Augment as Augment
+from ai.game.play.options import Play as Play
 from ai.game.play.players import Player as Player
 from ai.game.play.players import greedy_player as greedy_player
 from ai.game.play.players import human_player as human_player
 from ai.game.play.players import perfect_player as perfect_player
 from ai.game.play.players import random_player as random_player
 from ai.game.play.players import search_player as search_player
-from ai.game.play.selfplay import Play as Play
 from ai.game.play.selfplay import SelfPlay as SelfPlay
 from ai.game.protocol import ChanceGame as ChanceGame
 from ai.game.protocol import Game as Game

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from inspect import signature
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,82 +14,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ai.game import draws
-from ai.game.arguments import check_amount, check_count
-from ai.game.protocol import Game, State, chances, move_weights, outcome_for
+from ai.game.play.history import History, greedy_return, states_from_bytes, states_to_bytes
+from ai.game.play.openings import after_luck, opened
+from ai.game.play.options import Play
+from ai.game.protocol import Game, State, outcome_for
 from ai.game.search.dynamics import Evaluator, LearnedModel
 from ai.game.search.evaluator import CachedEvaluator, NetEvaluator
-from ai.game.search.rules.rule import Rule
 from ai.game.search.search import Found, Search
 
 # What a row's luck is for: streams of its seed that never meet.
 _OPENING, _BUDGET, _NOISE, _MOVE, _RESIGN, _RANDOM, _LUCK = range(7)
-_OPENINGS_TRIED = 1000
-
-
-@dataclass(frozen=True)
-class Play:
-    """How self-play games are played.
-
-    Args:
-        games: how many run side by side, in lock-step.
-        simulations: of a full search.
-        rule: of the search; None as in `Search`.
-        fast_simulations: of the other searches, which play on but teach the policy little (playout-cap randomisation).
-        full_share: share of moves with a full search; 1 for all.
-        temperature: exponent 1 / temperature on the policy, for the first `temperature_moves` moves of a game.
-        temperature_moves: after so many, `late_temperature` holds.
-        late_temperature: 0 plays the search's own choice.
-        tolerance: None for episodes without `greedy_return`. A move whose value, by the search, falls short of the best
-            one's by more than this explores: what follows it says little about the position before.
-        random_share: share of moves that are drawn from all legal ones, so that games also lead through positions that
-            good play avoids; best with a `tolerance`.
-        opening_share: share of games that start from a random position.
-        opening_moves: how many random moves lead there, drawn from `[0, opening_moves)`.
-        max_moves: a game that goes on for longer ends there, as `at_limit` says.
-        at_limit: `'truncate'` cuts the episode off, so that its last position keeps a value; `'draw'` ends it with
-            what it has earned.
-        resign_below: give a game up when its value for the mover is lower, which loses it by 1; None never.
-        resign_check: share of games that are played out all the same, to count how often giving up was wrong.
-        cache: positions whose evaluation is remembered until the parameters change; 0 for none.
-    """
-
-    games: int = 64
-    simulations: int = 32
-    rule: Rule | None = None
-    fast_simulations: int = 8
-    full_share: float = 1.0
-    temperature: float = 1.0
-    temperature_moves: int = 1_000_000
-    late_temperature: float = 0.0
-    tolerance: float | None = None
-    random_share: float = 0.0
-    opening_share: float = 0.0
-    opening_moves: int = 1
-    max_moves: int = 10_000
-    at_limit: Literal["truncate", "draw"] = "truncate"
-    resign_below: float | None = None
-    resign_check: float = 0.1
-    cache: int = 0
-
-    def __post_init__(self) -> None:
-        counts = ("games", "simulations", "fast_simulations", "opening_moves", "max_moves")
-        check_count(1, **{name: getattr(self, name) for name in counts})
-        check_count(0, temperature_moves=self.temperature_moves, cache=self.cache)
-        if self.at_limit not in ("truncate", "draw"):
-            raise ValueError(f"at_limit must be 'truncate' or 'draw', got {self.at_limit!r}")
-        shares = ("full_share", "random_share", "opening_share", "resign_check")
-        check_amount(0, 1, **{name: getattr(self, name) for name in shares})
-        check_amount(0, finite=False, temperature=self.temperature, late_temperature=self.late_temperature)
-        if self.tolerance is not None:
-            check_amount(0, finite=False, tolerance=self.tolerance)
-        if self.resign_below is not None:
-            check_amount(None, finite=False, resign_below=self.resign_below)
-        if self.rule is not None and not isinstance(self.rule, Rule):
-            raise TypeError(f"rule must be a Rule, such as Puct(), got {self.rule}")
-        if self.full_share < 1 and self.fast_simulations > self.simulations:
-            raise ValueError(
-                f"fast_simulations ({self.fast_simulations}) must not exceed simulations ({self.simulations})"
-            )
 
 
 class SelfPlay:
@@ -181,7 +114,7 @@ class SelfPlay:
         self._number = np.zeros(batch, np.int64)  # games begun in this row
         self._length = np.zeros(batch, np.int64)
         self._states = np.zeros(batch, self.game.dtype)
-        self._history = self._new_history(16)
+        self._history = History(self.game, batch)
         self._gives_up = np.zeros((batch, 2), bool)
         self._version = self._cached_version = 0
         self._born = np.zeros(batch, np.int64)
@@ -235,10 +168,15 @@ class SelfPlay:
         """Returns all that later games depend on, parameters apart."""
         self._check_started()
         arrays = {name: getattr(self, name).copy() for name in _STATE}
-        arrays["_states"] = _to_bytes(arrays["_states"])
-        history = {k: (_to_bytes(v) if v.dtype.names else v.copy()) for k, v in self._history.items()}
+        arrays["_states"] = states_to_bytes(arrays["_states"])
         done = [dict(episode) for episode in self._done]
-        return {**arrays, "history": history, "done": done, "version": self._version, "stats": dict(self.stats)}
+        return {
+            **arrays,
+            "history": self._history.state_dict(),
+            "done": done,
+            "version": self._version,
+            "stats": dict(self.stats),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken; call after `start`.
@@ -259,9 +197,8 @@ class SelfPlay:
             return
         for name in _STATE:
             value = state.get(name, self._draws)  # a state that an older version wrote lacks what came later
-            setattr(self, name, _from_bytes(value, self.game) if name == "_states" else np.array(value))
-        history = {k: (_from_bytes(v, self.game) if k == "state" else np.array(v)) for k, v in state["history"].items()}
-        self._history = {**self._new_history(history["action"].shape[1]), **history}
+            setattr(self, name, states_from_bytes(value, self.game) if name == "_states" else np.array(value))
+        self._history.load_state_dict(state["history"])
         self._done = deque(dict(episode) for episode in state["done"])
         self._version, self.stats = state["version"], dict(state["stats"])
         if self._cache is not None:
@@ -311,16 +248,14 @@ class SelfPlay:
 
     def _after_luck(self, state: State, rows: NDArray[np.int64]) -> tuple[State, NDArray[np.float64]]:
         """Returns the states of games `rows` where a player moves or all is over, and what luck paid player 0."""
-        game, paid = self.game, np.zeros(len(state))
-        while (chance := chances(game, state)) is not None and (lucky := chance.any(axis=1)).any():
-            games, before = rows[lucky], state[lucky]
-            luck = draws.fold_in(self._seeds[games], self._number[games], _LUCK, self._draws[games])
-            after = game.step(before, draws.choose(luck, chance[lucky]))
-            paid[lucky] += outcome_for(0, game.reward(after), game.to_play(before))
-            state = state.copy()
-            state[lucky] = after
+
+        def luck(lucky: NDArray[np.bool_]) -> NDArray[np.uint64]:
+            games = rows[lucky]
+            seeds = draws.fold_in(self._seeds[games], self._number[games], _LUCK, self._draws[games])
             self._draws[games] += 1
-        return state, paid
+            return seeds
+
+        return after_luck(self.game, state, luck)
 
     def _forget_older(self) -> None:
         """Clears the cache where the evaluator has answered with newer parameters since the last move."""
@@ -370,29 +305,30 @@ class SelfPlay:
         found: Found,
         full: NDArray[np.bool_],
     ) -> None:
-        if self._length.max() + 1 >= self._history["action"].shape[1]:
-            grown = self._new_history(2 * self._history["action"].shape[1])
-            for name, old in self._history.items():
-                grown[name][:, : old.shape[1]] = old
-            self._history = grown
-        at, play = self._length, self.play
-        values = {"action": action, "reward": reward, "policy": found.policy, "value": found.value}
         preferred = found.visits[rows, found.action] > 0
         best = np.where(preferred, found.values[rows, found.action], found.value)
         tried = found.values[rows, action]
-        explored = (tried < best - (play.tolerance or 0.0)) | (found.visits[rows, action] == 0)
-        for name, value in {**values, "full": full, "best": best, "explored": explored}.items():
-            self._history[name][rows, at] = value
-        self._history["state"][rows, at + 1] = after
+        explored = (tried < best - (self.play.tolerance or 0.0)) | (found.visits[rows, action] == 0)
+        self._history.record(
+            self._length,
+            after,
+            action=action,
+            reward=reward,
+            policy=found.policy,
+            value=found.value,
+            full=full,
+            best=best,
+            explored=explored,
+        )
 
     def _episode(self, row: int, given_up: bool) -> dict[str, Any]:
         """Returns the game of a row as an episode; a game given up ends with the move before, whoever made it."""
         length = int(self._length[row]) - given_up
         self.stats["games"] += 1
         self.stats["resigned"] += given_up
-        states = self._history["state"][row, : length + 1]
-        taken = {name: self._history[name][row, :length].copy() for name in ("action", "policy", "value", "full")}
-        reward = self._history["reward"][row, :length].astype(np.float32)
+        states = self._history.states(row, length)
+        action, policy, value, full = self._history.moves(row, length, "action", "policy", "value", "full")
+        reward = self._history.moves(row, length, "reward")[0].astype(np.float32)
         to_play = self.game.to_play(states)
         if given_up:
             reward[-1] += outcome_for(to_play[-2:-1], np.full(1, -1.0), to_play[-1:])[0]
@@ -408,18 +344,18 @@ class SelfPlay:
             discount[-1] = 0.0
         greedy: dict[str, Any] = {}
         if self.play.tolerance is not None:
-            best, explored = (self._history[name][row, :length] for name in ("best", "explored"))
+            best, explored = self._history.moves(row, length, "best", "explored")
             greedy["greedy_return"] = greedy_return(reward, discount, to_play, best, explored, beyond=float(beyond[0]))
         return {
             "obs": self.game.observe(states),
-            "action": taken["action"],
+            "action": action,
             "reward": reward,
             "discount": discount,
-            "policy": taken["policy"].astype(np.float32),
-            "value": np.append(taken["value"], beyond).astype(np.float32),
+            "policy": policy.astype(np.float32),
+            "value": np.append(value, beyond).astype(np.float32),
             "to_play": to_play,
             "legal": self.game.legal(states[:length]),
-            "full": taken["full"].astype(np.float32),
+            "full": full.astype(np.float32),
             **greedy,
             "truncated": np.bool_(truncated),
             "version": np.int64(self._born[row]),
@@ -445,74 +381,16 @@ class SelfPlay:
         self._number[rows] += 1
         self._gives_up[rows] = False
         self._draws[rows] = 0
-        pending, attempt = rows, 0
-        while len(pending):
-            if attempt == _OPENINGS_TRIED:
-                raise ValueError(
-                    f"opening_moves ({play.opening_moves}) must leave games to play: {attempt} openings in a row ended "
-                    "theirs"
-                )
-            luck = draws.fold_in(self._seeds[pending], self._number[pending], _OPENING, attempt)
-            pair = draws.uniform(luck, 2)
-            moves = np.where(pair[:, 0] < play.opening_share, (pair[:, 1] * play.opening_moves).astype(np.int64), 0)
-            state = game.init(len(pending), luck)
-            for move in range(int(moves.max(initial=0))):
-                weights = move_weights(game, state)
-                ready = (moves > move) & weights.any(axis=1)
-                action = draws.choose(draws.fold_in(luck, 1 + move), np.where(ready[:, None], weights, 1.0))
-                state[ready] = game.step(state[ready], action[ready])
-            state, _ = self._after_luck(state, pending)
-            over = game.terminal(state)
-            self._states[pending[~over]] = state[~over]
-            pending, attempt = pending[over], attempt + 1
+        luck = lambda games, attempt: draws.fold_in(self._seeds[games], self._number[games], _OPENING, attempt)  # noqa: E731
+        settle = lambda state, games: self._after_luck(state, games)[0]  # noqa: E731
+        self._states[rows] = opened(game, play, luck, rows, settle)
         self._length[rows] = 0
         self._born[rows] = self._version
-        self._history["state"][rows, 0] = self._states[rows]
+        self._history.begin(rows, self._states[rows])
 
     def _row_luck(self, stream: int) -> NDArray[np.uint64]:
         """Returns each row's seed for one purpose at this move of this game."""
         return draws.fold_in(self._seeds, self._number, stream, self._length)
-
-    def _new_history(self, capacity: int) -> dict[str, np.ndarray]:
-        batch, num_actions = self.play.games, self.game.num_actions
-        return {
-            "state": np.zeros((batch, capacity), self.game.dtype),
-            "action": np.zeros((batch, capacity), np.int64),
-            "reward": np.zeros((batch, capacity)),
-            "policy": np.zeros((batch, capacity, num_actions)),
-            "value": np.zeros((batch, capacity)),
-            "full": np.zeros((batch, capacity), bool),
-            "best": np.zeros((batch, capacity)),
-            "explored": np.zeros((batch, capacity), bool),
-        }
-
-
-def greedy_return(
-    reward: NDArray[np.float32],
-    discount: NDArray[np.float32],
-    to_play: NDArray[np.integer],
-    best: NDArray[np.float64],
-    explored: NDArray[np.bool_],
-    *,
-    beyond: float = 0.0,
-) -> NDArray[np.float32]:
-    """Returns what each position of an episode was worth to its mover, had no move explored: `[T]`.
-
-    Args:
-        reward: `[T]` for who moved.
-        discount: `[T]` 0 at an end.
-        to_play: `[T + 1]`
-        best: `[T]` value of the move that the search prefers, for the mover.
-        explored: `[T]` whether another, worse move was made.
-        beyond: value of the position where an episode was cut off, for its mover.
-    """
-    out = np.empty(len(reward), np.float32)
-    ahead = beyond
-    for t in range(len(reward) - 1, -1, -1):
-        sign = 1.0 if to_play[t + 1] == to_play[t] else -1.0
-        played = reward[t] + discount[t] * sign * ahead
-        ahead = out[t] = max(best[t], played) if explored[t] else played
-    return out
 
 
 def _takes_version(evaluator: Any) -> bool:
@@ -533,13 +411,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _to_bytes(states: State) -> np.ndarray:
-    """Returns structured states as plain bytes `[..., itemsize]`, which any store can keep."""
-    return np.ascontiguousarray(states).view(np.uint8).reshape(*states.shape, states.dtype.itemsize).copy()
-
-
-def _from_bytes(data: Any, game: Game) -> State:
-    array = np.ascontiguousarray(np.asarray(data, np.uint8))
-    return array.view(game.dtype).reshape(array.shape[:-1]).copy()
