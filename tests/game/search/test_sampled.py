@@ -134,6 +134,21 @@ def test_of_an_action_drawn_often_one_place_is_open_with_the_share_of_all(unifor
     np.testing.assert_allclose(found.values.max(1), 0.7, rtol=1e-6)
 
 
+def test_choices_are_sampled_among_the_legal_ones_also_where_these_are_few():
+    legal = np.array([[True, False, True], [False, False, True]])
+    search = Search.sampled(Choice(), samples=30, simulations=12, rule=Puct(normalize=False))
+    found = search(torch.zeros(2, 1), legal=legal)
+    assert set(found.actions[0]) == {0, 2}
+    assert set(found.actions[1]) == {2}
+    np.testing.assert_array_equal(found.chosen(), 2)
+    np.testing.assert_allclose(found.visits.sum(1), 12)
+    share = np.bincount(found.actions[0], minlength=3)[[0, 2]] / 30  # drawn from 5/7 and 2/7
+    np.testing.assert_allclose(np.sort(found.prior[0])[-2:], np.sort(share))
+    search.advance(found.action)
+    search(torch.zeros(2, 1), legal=np.array([[False, True, True]] * 2))
+    assert (search.tree.visits[:, 0][search._dynamics.actions.offered == 0] == 0).all()
+
+
 def test_what_a_row_is_offered_depends_on_its_seed_alone():
     search = Search.sampled(Regulator(), samples=6, simulations=12)
     whole = search(START, np.array([7, 8, 9, 10], np.uint64))
@@ -175,8 +190,10 @@ def test_a_tree_that_is_kept_keeps_the_actions_of_its_nodes():
 
 def test_what_cannot_be_sampled_is_refused_in_a_sentence():
     search = Search.sampled(Regulator(), samples=3, simulations=2)
-    with pytest.raises(ValueError, match="legal must be None where actions are sampled"):
+    with pytest.raises(TypeError, match="legal must be None for movements, which Gaussian gives"):
         search(START, legal=np.ones((4, 3), bool))
+    with pytest.raises(ValueError, match=r"legal must have shape \(2, 3\) or \(3,\), got \(2, 4\)"):
+        Search.sampled(Choice(), samples=4)(torch.zeros(2, 1), legal=np.ones((2, 4), bool))
     with pytest.raises(TypeError, match="proposal must be a function of a policy, or None, got 3"):
         Search.sampled(Regulator(), proposal=3)
 

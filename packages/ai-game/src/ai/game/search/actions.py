@@ -56,9 +56,20 @@ class NumberedActions:
     def allocate(self, batch: int, num_nodes: int) -> None:
         """Keeps nothing."""
 
-    def offer(self, rows: NDArray[np.int64], node: NDArray[np.int64], places: tuple[Any, Any], logits: Any) -> Any:
+    def offer(
+        self,
+        rows: NDArray[np.int64],
+        node: NDArray[np.int64],
+        places: tuple[Any, Any],
+        logits: Any,
+        legal: NDArray[np.bool_] | None = None,
+    ) -> Any:
         """Returns the logits as they are."""
         return logits
+
+    def allowed(self, legal: NDArray[np.bool_], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns which edges of the roots of `rows` a mask of actions leaves open."""
+        return legal[rows]
 
     def taken(self, games: Any, node: Any, action: Any) -> Any:
         """Returns the numbers as they are."""
@@ -103,7 +114,14 @@ class SampledActions:
             self._actions = None
         self._shape = (batch, num_nodes)
 
-    def offer(self, rows: NDArray[np.int64], node: NDArray[np.int64], places: tuple[Any, Any], policy: Any) -> Tensor:
+    def offer(
+        self,
+        rows: NDArray[np.int64],
+        node: NDArray[np.int64],
+        places: tuple[Any, Any],
+        policy: Any,
+        legal: NDArray[np.bool_] | None = None,
+    ) -> Tensor:
         """Draws the actions of one node a row, and returns their logits `[R, K]`, -inf where a place is closed.
 
         Args:
@@ -111,11 +129,16 @@ class SampledActions:
             node: of each.
             places: the two, where the model is.
             policy: the model's, of R rows.
+            legal: which choices there are, `[R, …]`, of a policy that can be held to them.
 
         Raises:
-            TypeError: the policy is none that can propose.
+            TypeError: the policy is none that can propose, or be held to what is legal.
             ValueError: its answers are not of R rows.
         """
+        if legal is not None:
+            if not hasattr(policy, "among"):
+                raise TypeError(f"legal must be None for movements, which {type(policy).__name__} gives")
+            policy = policy.among(sent(torch.from_numpy(legal), _device_of(policy)))
         proposal = policy if self._proposal is None else self._proposal(policy)
         for name, one in (("policy", policy), ("proposal", proposal)):
             if not isinstance(one, Proposes):
@@ -139,6 +162,18 @@ class SampledActions:
         if not node.any():
             self._show(rows, of_each)
         return torch.where(first, logits, -torch.inf)
+
+    def allowed(self, legal: NDArray[np.bool_], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns which edges of the roots of `rows` a mask of choices leaves open.
+
+        Raises:
+            ValueError: it has not a column for each choice.
+        """
+        assert self.offered is not None
+        offered = self.offered[rows]
+        if offered.ndim != 2 or offered.dtype.kind not in "iu" or offered.max() >= legal.shape[1]:
+            raise ValueError(f"legal must have a column for each choice, got shape {legal.shape}")
+        return np.take_along_axis(legal[rows], offered, axis=1)
 
     def taken(self, games: Any, node: Any, action: Any) -> Tensor:
         """Returns the actions at places of nodes, `[R, *D]`."""

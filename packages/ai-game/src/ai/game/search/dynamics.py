@@ -282,9 +282,9 @@ class Learned:
         if isinstance(self._embeddings, Tensor) and self._embeddings.device.type != "cpu":
             at = sent(torch.from_numpy(rows), self._embeddings.device)
         self._embeddings[at, 0] = embedding
-        offered = self.actions.offer(rows, np.zeros(len(rows), np.int64), (at, 0), policy)
+        offered = self.actions.offer(rows, np.zeros(len(rows), np.int64), (at, 0), policy, legal)
         logits, value = checked((offered, value), len(rows), self.num_actions)
-        tree.legal[rows, 0] = self._open(logits) if legal is None else legal
+        tree.legal[rows, 0] = self._open(logits) if legal is None or self.actions.offered is not None else legal
         return Evaluated(rows, logits, value)
 
     def value(self, observation: Any) -> NDArray[np.floating]:

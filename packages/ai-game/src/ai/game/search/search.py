@@ -183,7 +183,8 @@ class Search:
             positions: states of the game, or observations for a learned model.
             seed: of the noise: an int, or one seed a row.
             noise: Dirichlet or Gumbel noise at the root, for all rows or `[B]`; for self-play, not for matches.
-            legal: `[B, A]` moves to allow at the root, as booleans or as 0 and 1.
+            legal: `[B, A]` moves to allow at the root, as booleans or as 0 and 1; where choices are sampled, of all of
+                them, and of movements None.
             simulations: `[B]` a budget for each row, at most the search's own (playout-cap randomisation).
             noise_values: `[B, A]` to use in place of drawn noise.
 
@@ -314,7 +315,7 @@ class Search:
         if legal is None:
             return
         tree = self.tree
-        allowed = tree.legal[rows, 0] & legal[rows]
+        allowed = tree.legal[rows, 0] & self._dynamics.actions.allowed(legal, rows)
         _check_open(allowed)
         tree.legal[rows, 0] = allowed
         prior = np.where(allowed, tree.prior[rows, 0] + 1e-300, 0.0)
@@ -330,10 +331,10 @@ class Search:
         """Returns a mask of moves as booleans; numbers are 0 and 1."""
         if legal is None:
             return None
-        if isinstance(self._dynamics.actions, SampledActions):
-            raise ValueError("legal must be None where actions are sampled: the policy proposes what may be done")
         mask = legal.numpy(force=True) if isinstance(legal, Tensor) else np.asarray(legal)
-        shape = (batch, self._dynamics.num_actions)
+        shape: tuple[int, ...] = (batch, self._dynamics.num_actions)
+        if isinstance(self._dynamics.actions, SampledActions):  # how many choices there are is for the policy to say
+            shape = (batch, *mask.shape[1:])
         if mask.shape != shape or (mask.dtype != bool and not np.isin(mask, (0, 1)).all()):
             raise ValueError(
                 f"legal must be a mask of booleans, or of 0 and 1, of shape {shape}, got {mask.dtype} {mask.shape}"
