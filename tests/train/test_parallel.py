@@ -35,6 +35,18 @@ def test_metrics_over_a_whole_validation_are_those_of_all_ranks_rows(how, two_ra
         assert f"{how} metrics rank {rank}: of all rows" in two_ranks
 
 
+@pytest.mark.parametrize(
+    ("how", "wanted"),
+    [
+        pytest.param("fsdp", "equal", marks=pytest.mark.skipif(OLD, reason="torch 2.6 shards on GPUs alone")),
+        ("ddp", "requires_grad of 'body.0.weight' was changed while parallel='ddp' trains, which DDP cannot follow"),
+    ],
+)
+def test_what_is_unfrozen_between_steps_is_trained_alike_on_all_ranks_or_refused(how, wanted, two_ranks):
+    for rank in (0, 1):
+        assert f"{how} switched rank {rank}: {wanted}" in two_ranks
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", FSDP])
 def test_nan_on_one_rank_ends_all_ranks(how, two_ranks):

@@ -10,6 +10,7 @@ import environment
 import equal_gradients
 import every_trainer
 import failed_write
+import frozen_between_steps
 import nan_on_one_rank
 import resumed_ranks
 import stop_on_one_rank
@@ -39,6 +40,7 @@ with open(folder / f"rank-{os.environ['RANK']}.txt", "w", encoding="utf-8") as o
     environment.check(folder / "environment")
     environment.check_refusal()
     for parallel in KINDS:
+        frozen_between_steps.check(parallel)
         whole_set_metrics.check(parallel)
         for asynchronous in (False, True):
             failed_write.check(parallel, folder / f"full-{parallel}-{asynchronous}", asynchronous)
