@@ -1,12 +1,24 @@
 import copy
 import threading
+from contextlib import suppress
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ai.train import Hook, HookInterface, MultiTrainer, NonFiniteError, Snapshots, Trainer, log, opt, snapshot
+from ai.train import (
+    Hook,
+    HookInterface,
+    MultiTrainer,
+    NonFiniteError,
+    Snapshots,
+    StopTraining,
+    Trainer,
+    log,
+    opt,
+    snapshot,
+)
 
 
 class At(HookInterface):
@@ -51,6 +63,28 @@ def test_a_group_that_a_hook_adds_is_divided_and_scheduled_as_the_others(schedul
     by_hand(reference, "3", data, lambda step: 0.2 * (schedule(step) if schedule else 1.0))
     for a, b in zip(model.parameters(), reference.parameters(), strict=True):
         assert torch.allclose(a.cpu(), b, atol=1e-7 if any_device == "cpu" else 1e-5)
+
+
+class CutError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("cut", [StopTraining("enough"), CutError()])
+def test_what_a_step_that_was_cut_short_left_in_the_gradients_is_no_part_of_the_next(cut, net, batches):
+    class Cut(HookInterface):
+        def gradients(self, step):
+            if step == 2:
+                raise cut
+
+    model, reference, data = net(), net(), batches(4)
+    model[1].p = reference[1].p = 0.0
+    optimizer = opt.sgd(model, lr=0.5)
+    with suppress(CutError):
+        Trainer(env, data).train(model, optimizer, Cut())
+    assert all(p.grad is not None for p in model.parameters())
+    Trainer(env, data[2:]).train(model, optimizer, step=2)
+    Trainer(env, data).train(reference, opt.sgd(reference, lr=0.5))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), reference.parameters(), strict=True))
 
 
 def test_what_a_hook_freezes_or_unfreezes_between_rounds_stays_so_and_takes_no_other_models_gradient():

@@ -46,6 +46,28 @@ def test_each_of_several_hooks_is_asked_and_logs_at_its_own_steps(net, batches):
     assert all(hook.calls == [*range(8), "done"] for hook in hooks)
 
 
+def test_one_hook_is_given_once_and_works_in_one_run_at_a_time(net, batches, tmp_path):
+    lines = Lines(1)
+    with pytest.raises(ValueError, match="hook holds the same Lines twice: give each once, or make a second one"):
+        Trainer(env, batches(2)).train(model := net(), opt.sgd(model), [lines, [lines]])
+    hook, refused = Hook(snapshots=Snapshots(tmp_path)), []
+
+    def trains_another(model, batch, step):
+        with pytest.raises(
+            ValueError, match=r"hook \(Hook\) is at work in a run that has not ended: make a second one"
+        ):
+            Trainer(env, batches(2)).train(other := net(), opt.sgd(other), hook)
+        refused.append(step)
+        return env(model, batch, step)
+
+    model = net()
+    assert Trainer(trains_another, batches(2)).train(model, opt.sgd(model), hook) == 2
+    assert refused == [0, 1]
+    assert hook.resume_step == 2  # the run that has it was saved at its end
+    Trainer(env, batches(3)).train(model := net(), opt.sgd(model), hook)
+    assert hook.resume_step == 3
+
+
 def test_a_hook_of_ones_own_stands_beside_the_ready_made_and_sees_where_the_run_resumes(net, batches, tmp_path):
     def hooks():
         return [Lines(1), Hook(snapshots=Snapshots(tmp_path), resume=True)]

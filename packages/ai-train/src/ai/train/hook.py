@@ -145,6 +145,11 @@ class Hook(HookInterface):
         """The step that `resume` moves a run to; -1 where there is no snapshot."""
         return -1 if self._save is None else self._save.newest_step
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it is in a run that has not ended."""
+        return self._run is not None
+
     def resume(self, run: Run) -> None:
         """Move the run to the newest snapshot, if there is one; `setup` does so unless another hook has done it."""
         if self._save is not None:

@@ -1,6 +1,6 @@
 """The slips of the first hour, each named in one sentence before anything is changed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -54,10 +54,25 @@ def check_step(step: int, steplimit: int | None, epochs: int | None, timelimit: 
 
 def check_hook(hook: Any) -> None:
     """Raise if a trainer could not call it, or one of a list of them."""
+    seen: set[int] = set()
+    for one in _each(hook):
+        _check_one(one)
+        if id(one) in seen:
+            raise ValueError(f"hook holds the same {type(one).__name__} twice: give each once, or make a second one")
+        if getattr(one, "is_at_work", False):
+            raise ValueError(f"hook ({type(one).__name__}) is at work in a run that has not ended: make a second one")
+        seen.add(id(one))
+
+
+def _each(hook: Any) -> Iterator[Any]:
     if isinstance(hook, (list, tuple)):
         for one in hook:
-            check_hook(one)
-        return
+            yield from _each(one)
+    else:
+        yield hook
+
+
+def _check_one(hook: Any) -> None:
     check_instance(hook=hook)
     lacking = [name for name in _HOOK if not callable(getattr(hook, name, None))]
     if hook is None or not lacking:

@@ -80,6 +80,7 @@ class Update:
         self._average_outside = average_outside
         self._takes_closure = takes_closure(optimizer)
         self._sizes, self._held = self._group_sizes(), set(parameters_of(optimizer))
+        optimizer.zero_grad()  # what a step that an error or a stop has cut short would add to the first
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", float(group["lr"]))
         device = next(model.parameters()).device
