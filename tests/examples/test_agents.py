@@ -87,6 +87,7 @@ def test_a_held_action_is_taken_several_times_and_counts_once():
     for _ in range(66):  # of 200 steps 66 are held three times, and the last one twice
         cut = held.step(action)[3]
     assert cut.all()
+    assert world("held-2:hidden:CartPole-v1", 1).observation_shape == (2,)
     with pytest.raises(ValueError, match=r"how often an action is taken, such as held-4:NAME, got held-0:NAME"):
         world("held-0:NAME", 1)
 

@@ -1,45 +1,50 @@
 """Environments by name."""
 
+import copy
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.examples.agents.point_mass import PointMass
 from ai.game import GymnasiumEnvironments, VectorEnvironments
 
-World = GymnasiumEnvironments | VectorEnvironments | PointMass
+World = GymnasiumEnvironments | VectorEnvironments
 
 
 def world(name: str, num: int, **options: Any) -> World:
     """Returns `num` environments of that name.
 
     `hidden:NAME` shows every other number only, such as no speeds; `held-K:NAME` takes each action K times in a row and
-    counts that as one step, so that what is tried at random goes somewhere.
+    counts that as one step, so that what is tried at random goes somewhere. Of `held-4:hidden:NAME` both hold.
 
     Args:
-        name: Of Gymnasium; `ALE/…` takes ALE's own vector environment, `point-mass` is `PointMass`.
+        name: Of Gymnasium; `ALE/…` takes ALE's own vector environment, and no such prefix.
         num: How many.
         options: Passed to Gymnasium.
     """
-    if name == "point-mass":
-        return PointMass(num, **options)
     if name.startswith("ALE/"):
         return VectorEnvironments(name, num, **options)
-    if name.startswith("hidden:"):
-        return GymnasiumEnvironments(lambda: _hidden(name.removeprefix("hidden:"), **options), num)
-    if name.startswith("held-"):
-        times, _, held = name.removeprefix("held-").partition(":")
-        if not times.isdecimal() or int(times) < 1:
-            raise ValueError(f"env must say how often an action is taken, such as held-4:NAME, got {name}")
-        return GymnasiumEnvironments(lambda: _held(held, int(times), **options), num)
+    if name.startswith(("hidden:", "held-")):
+        return GymnasiumEnvironments(lambda: _made(name, **options), num)
     return GymnasiumEnvironments(name, num, **options)
 
 
-def _hidden(name: str, **options: Any) -> Any:
+def _made(name: str, **options: Any) -> Any:
     import gymnasium
 
-    env = gymnasium.make(name, disable_env_checker=True, **options)
+    if name.startswith("hidden:"):
+        return _hidden(_made(name.removeprefix("hidden:"), **options))
+    if name.startswith("held-"):
+        times, _, rest = name.removeprefix("held-").partition(":")
+        if not times.isdecimal() or int(times) < 1:
+            raise ValueError(f"env must say how often an action is taken, such as held-4:NAME, got {name}")
+        return _held(_made(rest, **options), int(times))
+    return gymnasium.make(name, disable_env_checker=True, **options)
+
+
+def _hidden(env: Any) -> Any:
+    import gymnasium
+
     shown: Any = env.observation_space
     space = gymnasium.spaces.Box(shown.low[::2], shown.high[::2], dtype=shown.dtype)
 
@@ -49,7 +54,7 @@ def _hidden(name: str, **options: Any) -> Any:
     return gymnasium.wrappers.TransformObservation(env, every_other, space)
 
 
-def _held(name: str, times: int, **options: Any) -> Any:
+def _held(env: Any, times: int) -> Any:
     import gymnasium
 
     class Held(gymnasium.Wrapper):
@@ -58,10 +63,10 @@ def _held(name: str, times: int, **options: Any) -> Any:
         def step(self, action: Any) -> Any:
             total = 0.0
             for _ in range(times):
-                obs, reward, ended, cut, info = self.env.step(action)
+                obs, reward, ended, cut, info = self.env.step(copy.copy(action))  # which it may scale in place
                 total += float(reward)
                 if ended or cut:
                     break
             return obs, total, ended, cut, info
 
-    return Held(gymnasium.make(name, disable_env_checker=True, **options))
+    return Held(env)
