@@ -91,7 +91,7 @@ def test_toys_are_seeded_scaled_and_may_go_unlabelled(make):
     assert set(make(50, include_labels=False).data) == {"x"}
     assert a.data["x"].dtype == torch.float32
     assert a.data["y"].dtype == torch.uint8
-    with pytest.raises(ValueError, match="noise must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="noise must be at least 0 and finite, got -1"):
         make(50, noise=-1)
 
 

@@ -9,11 +9,11 @@ from typing import Any, Unpack, cast
 import torch
 from torch import Tensor
 
-from ai.data.batch.arguments import check_rank, check_whole
+from ai.data.arguments import check_at_least, check_rank, check_state
 from ai.data.batch.device import checked_device
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.seeds import derive_seed
-from ai.data.batch.transform import Transform
+from ai.data.batch.transform import Applied, Transform
 from ai.data.episodes.packing import packed
 from ai.data.generation.begun import began, check_begun
 from ai.data.generation.options import DatagenOptions, PassesOptions, datagen_options
@@ -36,7 +36,7 @@ class Datagen:
         postprocess: called on each batch on its device, as of `Dataset`.
 
     Raises:
-        TypeError: the source lacks a method.
+        TypeError: the source lacks a method, or postprocess is nothing to call.
 
     Example:
         >>> import numpy as np
@@ -57,6 +57,8 @@ class Datagen:
         for method in ("start", "__next__", "update_params"):
             if not callable(getattr(source, method, None)):
                 raise TypeError(f"source must have the method {method}, {type(source).__name__} has none")
+        if postprocess is not None:
+            Applied(postprocess, "postprocess")
         self.source = source
         self.postprocess = postprocess
 
@@ -104,9 +106,9 @@ class DatagenLoader:
         device: str | torch.device = "cpu",
         **options: Unpack[DatagenOptions],
     ) -> None:
-        check_whole(batch_size=batch_size)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_at_least(1, batch_size=batch_size)
+        if not isinstance(datagen, Datagen):
+            raise TypeError(f"datagen must be an ai.data.Datagen, got {datagen!r}")
         chosen = datagen_options(options)
         buffer = chosen["buffer"]
         if not isinstance(buffer, ReplayBuffer):
@@ -206,8 +208,11 @@ class DatagenLoader:
         """Returns whether the source will act before so many more batches are drawn, so that newer parameters count.
 
         Raises:
+            TypeError: batches is no whole number.
+            ValueError: it is below 1.
             ValueError: there are workers, which act all the time.
         """
+        check_at_least(1, batches=batches)
         if self.n_workers:
             raise ValueError(f"n_workers ({self.n_workers}) act at any time: say when to send parameters")
         return not self._ended and (self._intake.replay_ratio is None or not self._intake.ready(batches))
@@ -217,6 +222,8 @@ class DatagenLoader:
 
         Does not wait for the workers: each takes the newest version between two of its episodes.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict must be one of a model, a dict by name, got {type(state_dict).__name__}")
         self._version += 1
         self._params = {key: _on_cpu(value) for key, value in state_dict.items()}
         self._intake.version = self._version
@@ -278,8 +285,7 @@ class DatagenLoader:
         Raises:
             ValueError: the state is no such loader's, or of a buffer unlike this one.
         """
-        if missing := sorted(_STATE_KEYS - state.keys()):
-            raise ValueError(f"state must be the state_dict of a DatagenLoader, the keys {missing} are not in it")
+        check_state(state, "DatagenLoader", _STATE_KEYS)
         intake = self._intake
         intake.buffer.check_state(state["buffer"])  # before the workers are stopped
         self._close()

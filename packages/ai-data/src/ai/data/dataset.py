@@ -1,7 +1,7 @@
 """A dataset that is held in memory: arrays, or a list of whatever leads to the samples."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, Self, TypeAlias, Unpack
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai.data.batch.arguments import check_whole
+from ai.data.arguments import check_at_least, check_callable, check_whole
 from ai.data.batch.collate import collate, like
 from ai.data.batch.seeds import derive_seed
 from ai.data.batch.shuffle import Stretch, shuffled
@@ -75,6 +75,7 @@ class Dataset:
             have = set(self.data) if isinstance(self.data, dict) else set()
             if unknown := sorted(set(preprocess) - have):
                 raise ValueError(f"preprocess names the keys {unknown}, the data has {sorted(have)}")
+        check_split(default_split)
         self.preprocess = preprocess
         self.postprocess = postprocess
         self.default_split = default_split
@@ -96,15 +97,14 @@ class Dataset:
         """Returns one sample as a loader's batch would hold it, or the dataset of a slice."""
         if isinstance(index, slice):
             return self.subset(range(*index.indices(len(self))))
+        check_whole(index=index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"index ({index}) is out of range for {len(self)} samples")
         return _first(next(iter(self.subset([index % len(self)]).loader(1, n_workers=0))))
 
     def length(self, batch_size: int) -> int:
         """Returns the number of samples in an epoch whose incomplete last batch is dropped."""
-        check_whole(batch_size=batch_size)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_at_least(1, batch_size=batch_size)
         return len(self) - len(self) % batch_size
 
     def loader(
@@ -158,7 +158,7 @@ class Dataset:
             return tuple(self.subset(range(*pair)) for pair in pairwise(bounds))
         if any(isinstance(part, Real) for part in parts):
             raise ValueError(f"a split must be all fractions, all counts or all index lists, got {tuple(parts)}")
-        if len(parts) == 1 and all(isinstance(item, float) for item in parts[0]):
+        if len(parts) == 1 and isinstance(parts[0], list | tuple) and all(isinstance(n, float) for n in parts[0]):
             raise ValueError(f"ratios are arguments of their own: split{tuple(parts[0])}, got them in one list")
         return tuple(self.subset(part) for part in parts)
 
@@ -168,12 +168,17 @@ class Dataset:
         A `range` shares the tensors' memory; other indices copy the samples, except those of a memory-mapped array,
         which stay in its file and are read batch by batch.
         """
+        if not hasattr(indices, "__getitem__") or isinstance(indices, str | Mapping) or not _has_length(indices):
+            raise TypeError(f"indices must be one row of whole numbers, got {indices!r}")
         if len(indices) == 0:
             raise ValueError("indices must name at least one sample, got none")
         if isinstance(indices, range):
             low, high = min(indices[0], indices[-1]), max(indices[0], indices[-1])
         else:
-            rows = torch.as_tensor(indices)
+            try:
+                rows = torch.as_tensor(indices)
+            except (TypeError, ValueError, RuntimeError):
+                raise TypeError(f"indices must be one row of whole numbers, got {indices!r}") from None
             if rows.ndim != 1 or rows.dtype == torch.bool or rows.is_floating_point():
                 raise ValueError(
                     f"indices must be one row of whole numbers, got {rows.dtype} of shape {tuple(rows.shape)}"
@@ -191,12 +196,14 @@ class Dataset:
 
     def map(self, function: Callable[[Any], Any]) -> Self:
         """Returns the dataset whose stored samples are `function(stored sample)`, computed now and kept in memory."""
+        check_callable(function=function)
         mapped = self._with(_stored([function(sample_at(self.data, i)) for i in range(len(self))]), self.default_split)
         checked_classes(self.classes, mapped.data)
         return mapped
 
     def filter(self, keep: Callable[[Any], bool]) -> Self:
         """Returns the dataset of the stored samples for which `keep(stored sample)` is true."""
+        check_callable(keep=keep)
         kept = [i for i in range(len(self)) if keep(sample_at(self.data, i))]
         if not kept:
             raise ValueError(f"keep must accept at least one of the {len(self)} samples, it accepted none")
@@ -210,6 +217,9 @@ class Dataset:
         Raises:
             ValueError: columns that do not fit, or classes that only some of the datasets have.
         """
+        for k, other in enumerate(others):
+            if not isinstance(other, Dataset):
+                raise TypeError(f"others[{k}] must be an ai.data.Dataset, got {_kind(other)}")
         everyone: list[Dataset] = [self, *others]
         parts, classes = same_classes([(dataset.data, dataset.classes) for dataset in everyone])
         joined: Any
@@ -234,6 +244,7 @@ class Dataset:
             >>> from ai.data import augment
             >>> train = Dataset({"x": torch.zeros(8, 3, 4, 4)}).then({"x": augment.flip()})
         """
+        Applied(postprocess, "postprocess")
         other = copy.copy(self)
         other.postprocess = postprocess if self.postprocess is None else Chain(self.postprocess, postprocess)
         return other
@@ -253,6 +264,10 @@ class Dataset:
             >>> sorted(Dataset.from_torch(pairs).data)
             ['x', 'y']
         """
+        if isinstance(torch_dataset, type | Mapping | str) or not (
+            hasattr(torch_dataset, "__getitem__") and _has_length(torch_dataset)
+        ):
+            raise TypeError(f"torch_dataset must be a map-style dataset, got {_kind(torch_dataset)}")
         samples = [torch_dataset[i] for i in range(len(torch_dataset))]
         if not samples:
             raise ValueError("torch_dataset must hold at least one sample, got an empty one")
@@ -290,7 +305,7 @@ class Dataset:
         The samples stand in one line, value after value. Each part takes its share of every value's stretch, rounded so
         that what it took up to any value is its share of the line so far, and the next part goes along what is left.
         """
-        labels = self.data.get(key) if isinstance(self.data, dict) else None
+        labels = self.data.get(key) if isinstance(self.data, dict) and isinstance(key, str) else None
         labels = labels.tensor() if isinstance(labels, Rows) else labels
         if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
             raise ValueError(f"stratify must name a column of one whole number a sample, got {key!r}")
@@ -319,6 +334,12 @@ class Dataset:
         return other
 
 
+def check_split(default_split: Any) -> None:
+    """Raises `TypeError` for what is no row of parts; None passes."""
+    if default_split is not None and (isinstance(default_split, str) or not isinstance(default_split, Sequence)):
+        raise TypeError(f"default_split must be a tuple of fractions, counts or index lists, got {default_split!r}")
+
+
 def _stored(samples: Sequence[Any]) -> Any:
     batch = collate(samples)
     if isinstance(batch, tuple):
@@ -328,6 +349,18 @@ def _stored(samples: Sequence[Any]) -> Any:
 
 def _all_fractions(split: Split | None) -> bool:
     return split is not None and all(isinstance(part, Real) and not isinstance(part, Integral) for part in split)
+
+
+def _has_length(value: Any) -> bool:
+    try:
+        len(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _kind(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def _few(names: Sequence[str]) -> str:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ai.data.batch.transform import Transform, bytes_to_unit_range
-from ai.data.dataset import Dataset, Split
+from ai.data.arguments import check_path
+from ai.data.batch.transform import Applied, Transform, bytes_to_unit_range
+from ai.data.dataset import Dataset, Split, check_split
 from ai.data.images.decode import Decoder, Filter, Fit
 from ai.data.images.folder import find_images
 from ai.data.images.labels import read_labels
@@ -75,6 +76,11 @@ class ImgDataset(Dataset):
         default_split: Split | None = None,
         cache: str | os.PathLike[str] | None = None,
     ) -> None:
+        check_path(path=path)
+        check_path(or_none=True, cache=cache, labels=labels)
+        check_split(default_split)
+        if postprocess is not None:  # before the pack, which may take hours
+            Applied(postprocess, "postprocess")
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         if targets not in ("classes", "numbers"):

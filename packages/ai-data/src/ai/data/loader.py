@@ -7,7 +7,7 @@ from typing import Any, Protocol, Unpack
 
 import torch
 
-from ai.data.batch.arguments import check_whole
+from ai.data.arguments import check_state, check_whole
 from ai.data.batch.device import checked_device
 from ai.data.batch.order import SCHEME, Order, Position
 from ai.data.batch.postprocess import Finish
@@ -68,9 +68,12 @@ class DataLoader:
         **options: Unpack[LoaderOptions],
     ) -> None:
         check_whole(batch_size=batch_size)
+        batch_size = int(batch_size)  # numpy's own would end up in states
         chosen = Options(**options)
         train = chosen.train
         drop_last = train if chosen.drop_last is None else chosen.drop_last
+        if isinstance(dataset, type) or not hasattr(dataset, "fingerprint"):
+            raise TypeError(f"dataset must be an ai.data.Dataset, got {dataset!r}")
         n = len(dataset)
         if chosen.sampler is not None and len(chosen.sampler) != n:
             raise ValueError(f"sampler must be of the {n} samples of the dataset, it is of {len(chosen.sampler)}")
@@ -147,8 +150,7 @@ class DataLoader:
         Raises:
             ValueError: the state is no loader's, of other data, of another mode, or between two batches of this loader.
         """
-        if missing := sorted(self.state_dict().keys() - state.keys() - {"order", "sampler"}):
-            raise ValueError(f"state must be the state_dict of a DataLoader, the keys {missing} are not in it")
+        check_state(state, "DataLoader", self.state_dict().keys() - {"order", "sampler"})
         scheme = state.get("order", 1)
         if not 1 <= scheme <= SCHEME:
             raise ValueError(f"this loader state is of order {scheme}, this version knows the orders 1 to {SCHEME}")

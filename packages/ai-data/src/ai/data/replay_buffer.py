@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai.data.batch.arguments import check_rank, check_real, check_whole
+from ai.data.arguments import check_at_least, check_rank, check_real, check_state, check_tensor, check_whole
 from ai.data.batch.device import Arriving
 from ai.data.batch.seeds import derive_seed, seed_from
 from ai.data.episodes.drawing import Drawing
@@ -104,6 +104,8 @@ class ReplayBuffer:
         for name, keys in (("first_only", first_only), ("next_keys", next_keys)):
             if isinstance(keys, str):
                 raise ValueError(f"{name} must be a tuple of keys, such as ({keys!r},), got the text {keys!r}")
+            if not isinstance(keys, list | tuple) or not all(isinstance(key, str) for key in keys):
+                raise TypeError(f"{name} must be a tuple of keys, got {keys!r}")
         if not 0 < gamma <= 1:
             raise ValueError(f"gamma must lie in (0, 1], got {gamma}")
         for name, exponent in (("alpha", alpha), ("beta", beta)):
@@ -123,7 +125,7 @@ class ReplayBuffer:
         self.beta = beta
         self.max_reuse = max_reuse
         self._ring = Ring(capacity)
-        self._drawing = Drawing(capacity, alpha, max_reuse, seed)
+        self._drawing = Drawing(capacity, alpha, max_reuse, int(seed))
         self._arriving: deque[Arriving] = deque()
 
     def __len__(self) -> int:
@@ -152,6 +154,8 @@ class ReplayBuffer:
 
     def column(self, key: str) -> Tensor:
         """Returns one key's live rows, oldest first: a copy; empty before the first episode."""
+        if self._ring.columns and (not isinstance(key, str) or key not in self._ring.columns):
+            raise KeyError(f"{key!r} is not a key of this buffer: {sorted(self._ring.columns)}")
         return self._ring.columns[key][self._ring.live()] if self._ring.columns else torch.empty(0)
 
     def __repr__(self) -> str:
@@ -173,6 +177,8 @@ class ReplayBuffer:
             ValueError: one is longer than the ring, or unlike the earlier ones in keys, shapes or dtypes; or with all
                 rewards to sum, one was cut off and holds no value of what was to come.
         """
+        if not isinstance(episodes, Packed):
+            raise TypeError(f"episodes must be Packed, got {type(episodes).__name__}: add takes a single one")
         if episodes.lengths.max() > self.capacity:
             raise ValueError(
                 f"an episode of {episodes.lengths.max() - 1} steps needs {episodes.lengths.max()} rows, "
@@ -198,9 +204,7 @@ class ReplayBuffer:
         Raises:
             ValueError: no step may be drawn, or with `max_reuse` fewer than `batch_size`.
         """
-        check_whole(batch_size=batch_size)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_at_least(1, batch_size=batch_size)
         self._settle()
         places, weight = self._drawing.draw(batch_size, min(self._ring.n_written, self.capacity), self.beta)
         start = torch.from_numpy(places)
@@ -221,6 +225,7 @@ class ReplayBuffer:
         """
         if self.alpha is None:
             raise ValueError("this buffer draws uniformly: give alpha to have priorities")
+        check_tensor(index=index, priority=priority)
         if index.ndim != 1 or index.shape != priority.shape:
             raise ValueError(
                 f"priority must be one number for each index, got the shapes {tuple(priority.shape)} and "
@@ -253,6 +258,7 @@ class ReplayBuffer:
 
         For a draw's later rows take `index[:, None] + torch.arange(K + 1)` where `mask` is true.
         """
+        check_tensor(index=index, **columns)
         index = index.cpu()
         alive = self._ring.is_alive(index)
         for key, values in columns.items():
@@ -270,6 +276,7 @@ class ReplayBuffer:
 
     def episode(self, index: int) -> dict[str, Tensor]:
         """Returns the rows of an episode from row `index` to its end, by key, with their `index`, to search anew."""
+        check_whole(index=index)
         if not bool(self._ring.is_alive(torch.tensor(index))):
             raise ValueError(f"index ({index}) is not among the live rows of this buffer")
         numbers = torch.arange(index, int(self._ring.end[index % self.capacity]) + 1)
@@ -299,7 +306,8 @@ class ReplayBuffer:
     def draw_apart(self, rank: int, world: int) -> None:
         """Draws on as rank `rank` of `world`: each rank's buffer began with the same seed, and none may draw alike."""
         check_rank(rank, world)
-        self._drawing.draw_by(derive_seed(seed_from(self._drawing.position()["generator"]), rank, world))
+        if world > 1:
+            self._drawing.draw_by(derive_seed(seed_from(self._drawing.position()["generator"]), rank, world))
 
     def check_state(self, state: dict[str, Any]) -> None:
         """Does nothing if `state` is of a buffer like this one.
@@ -307,8 +315,7 @@ class ReplayBuffer:
         Raises:
             ValueError: it is no buffer's state, or of a newer format, or its capacity, n_step, gamma or alpha differ.
         """
-        if missing := sorted(_STATE_KEYS - state.keys()):
-            raise ValueError(f"state must be the state_dict of a ReplayBuffer, the keys {missing} are not in it")
+        check_state(state, "ReplayBuffer", _STATE_KEYS)
         if (number := state.get("format", 1)) not in range(1, _FORMAT + 1):
             raise ValueError(
                 f"the state is of a buffer of format {number!r}, this version reads formats up to {_FORMAT}"

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai.data.batch.arguments import check_whole
+from ai.data.arguments import check_whole
 from ai.data.batch.seeds import derive_seed
 from ai.data.batch.shuffle import DRAWN_WHOLE, shuffled, uniforms
 
@@ -31,7 +31,7 @@ def weighted(weights: Sequence[float] | Tensor | np.ndarray) -> "Weighted":
     Args:
         weights: one for each sample, at least 0; they need not sum to 1.
     """
-    return Weighted(np.asarray(weights, np.float64))
+    return Weighted(_numbers("weights", weights).astype(np.float64))
 
 
 def balanced(labels: Sequence[int] | Tensor | np.ndarray) -> "Weighted":
@@ -40,7 +40,7 @@ def balanced(labels: Sequence[int] | Tensor | np.ndarray) -> "Weighted":
     Args:
         labels: one whole number for each sample, such as `ds.data["y"]`.
     """
-    numbers = np.asarray(labels)
+    numbers = _numbers("labels", labels)
     if numbers.ndim != 1 or numbers.dtype.kind not in "biu":
         raise ValueError(f"labels must be one whole number a sample, got {numbers.dtype} of shape {numbers.shape}")
     _, which, counts = np.unique(numbers, return_inverse=True, return_counts=True)
@@ -61,7 +61,7 @@ def by_length(lengths: Sequence[int] | Tensor | np.ndarray, window: int = 50) ->
     check_whole(window=window)
     if window < 1:
         raise ValueError(f"window must be at least 1 batch, got {window}")
-    return ByLength(np.asarray(lengths), window)
+    return ByLength(_numbers("lengths", lengths), int(window))
 
 
 def in_blocks(n: int, block: int = 1024, mix: int = 16) -> "Blocks":
@@ -80,7 +80,7 @@ def in_blocks(n: int, block: int = 1024, mix: int = 16) -> "Blocks":
     for name, value in (("n", n), ("block", block), ("mix", mix)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    return Blocks(n, block, mix)
+    return Blocks(int(n), int(block), int(mix))
 
 
 class Weighted:
@@ -122,6 +122,8 @@ class ByLength:
     def __init__(self, lengths: np.ndarray, window: int) -> None:
         if lengths.ndim != 1 or not len(lengths) or lengths.dtype.kind not in "iuf":
             raise ValueError(f"lengths must be one number a sample, got {lengths.dtype} of shape {lengths.shape}")
+        if not (lengths >= 0).all():
+            raise ValueError(f"lengths must be at least 0, got {lengths[~(lengths >= 0)][0]}")
         self._lengths = lengths
         self._window = window
         self._last: tuple[Any, Tensor] | None = None
@@ -196,6 +198,16 @@ class Blocks:
                 self._orders.pop(earlier, None)
             self._orders[place_of_draw] = order
         return order[places]
+
+
+def _numbers(name: str, given: Any) -> np.ndarray:
+    try:
+        numbers = np.asarray(given)
+    except (TypeError, ValueError):  # rows of different lengths, a tensor of a GPU
+        numbers = np.asarray(None)
+    if numbers.dtype.kind not in "biuf" or not numbers.size or not numbers.ndim:
+        raise ValueError(f"{name} must be one number a sample, got {given!r}")
+    return numbers
 
 
 def _digest(values: np.ndarray) -> str:

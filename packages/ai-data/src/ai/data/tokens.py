@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai.data.batch.arguments import check_whole
+from ai.data.arguments import check_flag, check_whole
 from ai.data.dataset import Dataset
 from ai.data.storage.columns import as_columns
 from ai.data.storage.memory_mapped import Mapped
@@ -56,6 +56,7 @@ def packed_tokens(
     """
     check_whole(length=length)
     check_whole(or_none=True, separator=separator)
+    check_flag(cut=cut, boundaries=boundaries)
     if length < 1:
         raise ValueError(f"length must be at least 1 token, got {length}")
     if boundaries and cut and separator is None:
@@ -152,7 +153,7 @@ def _parts(documents: Any, separator: int | None) -> list[Tensor]:
 
 
 def _tokens(values: Any, name: str) -> Tensor:
-    if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+    if isinstance(values, str | bytes) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
         raise TypeError(f"{name} must be one row of whole numbers, got {type(values).__name__}")
     if len(values) == 0:
         return torch.zeros(0, dtype=torch.int64)

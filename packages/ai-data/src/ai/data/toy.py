@@ -1,8 +1,10 @@
 """Toy distributions in the plane, for trying an idea in seconds."""
 
+import math
+
 import numpy as np
 
-from ai.data.batch.arguments import check_real, check_whole
+from ai.data.arguments import check_flag, check_real, check_whole
 from ai.data.batch.seeds import derive_seed
 from ai.data.dataset import Dataset
 
@@ -24,7 +26,7 @@ def moons_dataset(
         >>> len(ds), sorted(ds.data)
         (100, ['x', 'y'])
     """
-    check_whole(n=n)
+    _check_n(n)
     n_upper = n // 2
     upper = np.linspace(0, np.pi, n_upper)
     lower = np.linspace(0, np.pi, n - n_upper)
@@ -42,7 +44,7 @@ def circles_dataset(
 
     Arguments as of `moons_dataset`.
     """
-    check_whole(n=n)
+    _check_n(n)
     n_outer = n // 2
     y = np.concatenate([np.zeros(n_outer, np.uint8), np.ones(n - n_outer, np.uint8)])
     # The end of a circle is its start: leave it out.
@@ -58,7 +60,7 @@ def swiss_roll_dataset(
 
     Quarters count from the inside, 0 to 3. Arguments as of `moons_dataset`.
     """
-    check_whole(n=n)
+    _check_n(n)
     along = np.linspace(0, 1, n)
     angle = 1.5 * np.pi * (1 + 2 * along)
     radius = angle / (4.5 * np.pi)
@@ -73,7 +75,8 @@ def gaussians_dataset(
 
     Other arguments as of `moons_dataset`.
     """
-    check_whole(n=n, n_modes=n_modes)
+    check_whole(n_modes=n_modes)
+    _check_n(n)
     if not 1 <= n_modes <= 256:
         raise ValueError(f"n_modes must lie in [1, 256], got {n_modes}")
     y = (np.arange(n) % n_modes).astype(np.uint8)
@@ -88,7 +91,8 @@ def checkerboard_dataset(
 
     Arguments as of `moons_dataset`.
     """
-    check_whole(n=n, seed=seed)
+    check_whole(seed=seed)
+    _check_n(n)
     y = (np.arange(n) % 8).astype(np.uint8)
     row = y // 2
     column = 2 * (y % 2) + row % 2
@@ -97,14 +101,21 @@ def checkerboard_dataset(
     return _points(x, y, include_labels, mult, noise, seed)
 
 
+def _check_n(n: int) -> None:
+    check_whole(n=n)
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+
+
 def _points(x: np.ndarray, y: np.ndarray, include_labels: bool, mult: float, noise: float, seed: int) -> Dataset:
     """Returns the noisy, scaled and shuffled points as a dataset."""
     check_whole(seed=seed)
     check_real(mult=mult, noise=noise)
-    if len(x) < 1:
-        raise ValueError(f"n must be at least 1, got {len(x)}")
-    if noise < 0:
-        raise ValueError(f"noise must be at least 0, got {noise}")
+    check_flag(include_labels=include_labels)
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise must be at least 0 and finite, got {noise}")
+    if not math.isfinite(mult):
+        raise ValueError(f"mult must be finite, got {mult}")
     rng = np.random.default_rng(derive_seed(seed))
     order = rng.permutation(len(x))
     x = (mult * (x + noise * rng.standard_normal(x.shape))).astype(np.float32)[order]

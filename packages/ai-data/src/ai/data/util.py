@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset
 
+from ai.data.arguments import check_whole
 from ai.data.batch.transform import Transform
 from ai.data.dataset import Dataset
 from ai.data.loader import DataLoader
@@ -50,6 +51,7 @@ def create_data_loader(
         if not hasattr(torch_dataset, "__iter__"):
             raise TypeError(f"torch_dataset must be map-style or iterable, got {type(torch_dataset).__name__}")
         return StreamLoader(torch_dataset, batch_size, device, postprocess=postprocess, shuffle=shuffle, **options)
+    check_whole(shuffle=shuffle)
     if shuffle:
         raise ValueError(
             f"shuffle ({shuffle}) is for iterable datasets: a map-style one is shuffled whole by train=True"

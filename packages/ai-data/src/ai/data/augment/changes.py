@@ -1,13 +1,14 @@
 """Mirrored, shifted, cut out, resized and coloured: images changed one by one."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from ai.data.arguments import check_real, check_whole
 from ai.data.augment.images import ORDER, InRange, OnImages, within, without_alpha
-from ai.data.batch.arguments import check_real, check_whole
 
 _N_TRIES = 10
 
@@ -31,6 +32,9 @@ def crop(padding: int, mode: str = "constant") -> OnImages:
     check_whole(padding=padding)
     if padding < 1:
         raise ValueError(f"padding must be at least 1 pixel, got {padding}")
+    modes = ("constant", "reflect", "replicate", "circular")
+    if not isinstance(mode, str) or mode not in modes:
+        raise ValueError(f"mode must be one of {', '.join(modes)}, got {mode!r}")
     check = InRange("crop")
 
     def apply(x: Tensor, generator: Generator) -> Tensor:
@@ -66,12 +70,17 @@ def random_resized_crop(
 
     Source: Szegedy et al., 2015, Going Deeper with Convolutions, section 6.
     """
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = _pair("size", size) if isinstance(size, tuple | list) else (size, size)
+    for side in (height, width):
+        check_whole(size=side)
     if height < 1 or width < 1:
         raise ValueError(f"size must be at least 1 pixel, got {size}")
-    for name, (low, high), most in (("scale", scale, 1.0), ("ratio", ratio, float("inf"))):
-        if not 0 < low <= high <= most:
-            raise ValueError(f"{name} must be two rising numbers in (0, {most:g}], got {(low, high)}")
+    for name, bounds, most in (("scale", scale, 1.0), ("ratio", ratio, float("inf"))):
+        low, high = _pair(name, bounds)
+        for bound in (low, high):
+            check_real(**{name: bound})
+        if not 0 < low <= high <= most or math.isinf(high):
+            raise ValueError(f"{name} must be two rising finite numbers in (0, {most:g}], got {(low, high)}")
 
     def apply(x: Tensor, generator: Generator) -> Tensor:
         from torchvision.ops import roi_align  # type: ignore[import-untyped]
@@ -162,6 +171,12 @@ def _boxes(
     left = torch.where(found, left, 0.5) * (width - w)
     top = torch.where(found, top, 0.5) * (height - h)
     return torch.stack([left, top, left + w, top + h], 1)
+
+
+def _pair(name: str, given: Any) -> tuple[Any, Any]:
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise TypeError(f"{name} must be two numbers, got {given!r}")
+    return given[0], given[1]
 
 
 def _check_probability(p: float) -> None:

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from ai.data.arguments import check_real, check_whole
 from ai.data.augment.images import ORDER, OnBatch, numpy_draws, within
-from ai.data.batch.arguments import check_real, check_whole
 from ai.data.batch.device import to_device
 
 

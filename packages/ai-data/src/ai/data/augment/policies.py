@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from ai.data.arguments import check_real, check_whole
 from ai.data.augment.images import InRange, OnImages, numpy_draws, without_alpha
-from ai.data.batch.arguments import check_real, check_whole
 from ai.data.batch.device import to_device
 
 # The changes by name, and whether their strength has a sign.

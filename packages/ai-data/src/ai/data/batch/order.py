@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ai.data.arguments import check_rank
 from ai.data.batch import shuffle
-from ai.data.batch.arguments import check_rank
 from ai.data.batch.seeds import derive_seed
 
 SCHEME = 2

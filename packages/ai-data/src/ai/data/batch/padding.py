@@ -1,6 +1,7 @@
 """Batches of sequences of different lengths: padded to the longest, with masks."""
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ def padded(*keys: str, value: float = 0) -> "Padded":
         >>> batch["x"].tolist(), batch["x_mask"].tolist()
         ([[1, 2, 3], [4, 0, 0]], [[True, True, True], [True, False, False]])
     """
+    if odd := [key for key in keys if not isinstance(key, str)]:
+        raise TypeError(f"keys must be names of entries, got {odd[0]!r}")
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"value must be a number, got {value!r}")
     return Padded(keys, value)
 
 
@@ -57,7 +62,9 @@ class Padded:
                     f"{key!r} must be sequences alike but for their lengths, got {values[0].dtype} of shape "
                     f"{values[0].shape} and {value.dtype} of shape {value.shape}"
                 )
-        if np.asarray(self._value).astype(values[0].dtype) != self._value:
+        with np.errstate(all="ignore"):
+            held = np.asarray(self._value).astype(values[0].dtype)
+        if not np.array_equal(held, np.asarray(self._value), equal_nan=values[0].dtype.kind == "f"):
             raise ValueError(f"value must be one that {key!r} can hold, {values[0].dtype}, got {self._value}")
         lengths = np.array([len(value) for value in values])
         mask = np.arange(lengths.max()) < lengths[:, None]

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from ai.data.arguments import check_flag
 from ai.data.batch.device import to_device
 from ai.data.batch.seeds import derive_seed
 from ai.data.batch.transform import Applied, Transform
@@ -19,6 +20,7 @@ class Finish:
     """
 
     def __init__(self, postprocess: Transform | None, device: torch.device, pin: bool | None) -> None:
+        check_flag(or_none=True, pin=pin)
         if pin and not torch.cuda.is_available():
             raise ValueError("pin=True needs CUDA, which this machine does not have")
         self._postprocess = None if postprocess is None else Applied(postprocess, "postprocess")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ai.data.arguments import check_path, check_whole
 from ai.data.batch.transform import bytes_to_unit_range
 from ai.data.builtin.cifar_pickle import read_cifar_names, read_cifar_pickle
 from ai.data.builtin.download import download
@@ -37,6 +38,8 @@ def cifar_dataset(path: str | os.PathLike[str] | None = None, *, n_classes: int 
     """
     if isinstance(path, int):
         raise TypeError(f"path must be a folder, got {path}: the number of classes is cifar_dataset(n_classes={path})")
+    check_path(or_none=True, path=path)
+    check_whole(n_classes=n_classes)
     if n_classes not in (10, 100):
         raise ValueError(f"n_classes must be 10 or 100, got {n_classes}")
     folder = dataset_folder(path or f"cifar{n_classes}")

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ai.data.arguments import check_whole
 from ai.data.batch.transform import bytes_to_unit_range
 from ai.data.dataset import Dataset
 
@@ -30,6 +31,8 @@ def digits_dataset(size: int = 8) -> Dataset:
         >>> len(train), len(test), tuple(test.sample(5)["x"].shape)
         (1437, 360, (5, 1, 28, 28))
     """
+    check_whole(size=size)
+    size = int(size)
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel, got {size}")
     try:

@@ -176,6 +176,8 @@ def _with_defaults(columns: dict[str, np.ndarray], is_step: np.ndarray, version:
 
 
 def _n_steps(episode: Episode) -> int:
+    if not isinstance(episode, Mapping):
+        raise TypeError(f"an episode must be a dict of arrays over time, got {type(episode).__name__}")
     for key in _TELLS_STEPS:
         if key in episode:
             if len(episode[key]) == 0:

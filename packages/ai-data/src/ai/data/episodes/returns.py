@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ai.data.arguments import check_real
+
 
 def n_step_returns(
     columns: Mapping[str, Tensor], rows: Tensor, steps_left: Tensor, n_step: int, gamma: float, capacity: int
@@ -78,11 +80,8 @@ def lambda_returns(
     >>> lambda_returns({**steps, "value": np.array([5.0, 6.0, 7.0])}, np.array([3]), gamma=0.5, lam=0.5)
     array([3.625, 4.5  , 7.   ], dtype=float32)
     """
-    if not 0 <= gamma <= 1:
-        raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
-    if not 0 <= lam <= 1:
-        raise ValueError(f"lam must lie in [0, 1], got {lam}")
-    lengths = np.asarray(lengths)
+    _check_discounts(gamma, lam)
+    lengths = _checked(columns, lengths)
     if lam < 1 and "value" not in columns:
         raise ValueError(f"lam ({lam}) below 1 needs episodes with a value, got the keys {sorted(columns)}")
     last_rows = _last_rows(columns, lengths, ("reward", "discount"))
@@ -135,11 +134,15 @@ def vtrace_returns(
     >>> vtrace_returns(steps, np.array([2]), ratio=np.array([0.5, 0.0]), gamma=1.0)
     array([1.5, 2. ], dtype=float32)
     """
-    if not 0 <= gamma <= 1:
-        raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
-    if not 0 <= lam <= 1:
-        raise ValueError(f"lam must lie in [0, 1], got {lam}")
-    lengths = np.asarray(lengths)
+    _check_discounts(gamma, lam)
+    check_real(rho_max=rho_max, c_max=c_max)
+    for name, bound in (("rho_max", rho_max), ("c_max", c_max)):
+        if bound < 0:
+            raise ValueError(f"{name} must be at least 0, got {bound}")
+    lengths = _checked(columns, lengths)
+    ratio = np.asarray(ratio)
+    if ratio.dtype.kind not in "iuf":
+        raise TypeError(f"ratio must be one number a row, got {ratio.dtype} of shape {ratio.shape}")
     last_rows = _last_rows({**columns, "ratio": ratio}, lengths, ("reward", "discount", "value", "ratio"))
     value, reward, discount = columns["value"], columns["reward"], columns["discount"]
     sign = _signs(columns)
@@ -153,6 +156,24 @@ def vtrace_returns(
         error = rho[at] * (reward[at] + factor * beyond - value[at])
         result[at] = value[at] + error + factor * c[at] * (later - beyond)
     return result
+
+
+def _check_discounts(gamma: float, lam: float) -> None:
+    check_real(gamma=gamma, lam=lam)
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
+    if not 0 <= lam <= 1:
+        raise ValueError(f"lam must lie in [0, 1], got {lam}")
+
+
+def _checked(columns: Mapping[str, np.ndarray], lengths: np.ndarray) -> np.ndarray:
+    """Returns the lengths as an array, having seen that these are numbers, and the columns a dict."""
+    if not isinstance(columns, Mapping):
+        raise TypeError(f"columns must be a dict of packed episodes, got {type(columns).__name__}")
+    lengths = np.asarray(lengths)
+    if lengths.ndim != 1 or (lengths.dtype.kind not in "iu" and lengths.size):
+        raise TypeError(f"lengths must be one row of whole numbers, got {lengths.dtype} of shape {lengths.shape}")
+    return lengths
 
 
 def _last_rows(columns: Mapping[str, np.ndarray], lengths: np.ndarray, needed: tuple[str, ...]) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ai.data.batch.arguments import check_whole
+from ai.data.arguments import check_state, check_whole
 from ai.data.batch.device import checked_device
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.transform import Transform
@@ -86,6 +86,7 @@ class Draws:
         Raises:
             ValueError: it is one in another buffer.
         """
+        check_state(state, "Draws", {"n_written", "n_drawn", "generator"})
         if state["n_written"] != self.buffer.n_written:
             raise ValueError(
                 f"the state is of a buffer with {state['n_written']} rows, this one has {self.buffer.n_written}"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, TypedDict, get_type_hints
 
-from ai.data.batch.arguments import check_real, check_whole
+from ai.data.arguments import check_real, check_whole
 from ai.data.replay_buffer import ReplayBuffer
 from ai.data.workers.engine import Engine
 
@@ -67,6 +67,10 @@ def datagen_options(options: DatagenOptions) -> DatagenOptions:
     check_whole(n_workers=chosen["n_workers"], seed=chosen["seed"])
     check_whole(or_none=True, min_steps=chosen["min_steps"])
     check_real(or_none=True, replay_ratio=chosen["replay_ratio"])
+    chosen["seed"] = int(chosen["seed"])  # numpy's own would end up in states
+    buffer = chosen["buffer"]
+    if not isinstance(buffer, ReplayBuffer):
+        check_whole(or_none=True, **{"buffer, if no ReplayBuffer,": buffer})
     if chosen["n_workers"] < 0:
         raise ValueError(f"n_workers must be at least 0, got {chosen['n_workers']}")
     if chosen["engine"] is not None and not hasattr(chosen["engine"], "start"):
@@ -90,6 +94,7 @@ def passes_options(options: PassesOptions) -> PassesOptions:
     chosen: PassesOptions = {**_defaults(PassesOptions, options), **options}  # type: ignore[typeddict-item]
     check_whole(batches=chosen["batches"], seed=chosen["seed"])
     check_whole(or_none=True, sequence=chosen["sequence"])
+    chosen["seed"] = int(chosen["seed"])
     check_real(gamma=chosen["gamma"], lam=chosen["lam"])
     for name, value in (("batches", chosen["batches"]), ("sequence", chosen["sequence"])):
         if value is not None and value < 1:

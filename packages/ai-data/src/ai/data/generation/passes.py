@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai.data.batch.arguments import check_rank, check_whole
+from ai.data.arguments import check_at_least, check_rank, check_state
 from ai.data.batch.device import checked_device
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.seeds import derive_seed
@@ -63,9 +63,7 @@ class PassesLoader:
         device: str | torch.device = "cpu",
         **options: Unpack[PassesOptions],
     ) -> None:
-        check_whole(passes=passes)
-        if passes < 1:
-            raise ValueError(f"passes must be at least 1, got {passes}")
+        check_at_least(1, passes=passes)
         chosen = passes_options(options)
         self.source, self.passes, self.batches, self.device = source, passes, chosen["batches"], checked_device(device)
         self.gamma, self.lam, self.sequence = chosen["gamma"], chosen["lam"], chosen["sequence"]
@@ -122,11 +120,14 @@ class PassesLoader:
 
     def wants_params(self, batches: int = 1) -> bool:
         """Returns whether the source will act before so many more batches are drawn."""
+        check_at_least(1, batches=batches)
         into = self._at % self.updates
         return into == 0 or into + batches > self.updates
 
     def update_params(self, state_dict: Mapping[str, Any]) -> int:
         """Gives the source a copy of the parameters and returns its version, counted from 1."""
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict must be one of a model, a dict by name, got {type(state_dict).__name__}")
         self._version += 1
         self._params = {
             key: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
@@ -182,8 +183,7 @@ class PassesLoader:
             ValueError: the state is no such loader's, or its passes, batches, gamma, lam or sequence differ; then
                 nothing has changed.
         """
-        if missing := sorted(_STATE_KEYS - state.keys()):
-            raise ValueError(f"state must be the state_dict of a PassesLoader, the keys {missing} are not in it")
+        check_state(state, "PassesLoader", _STATE_KEYS)
         for name in _SETTINGS:
             if name in state and state[name] != getattr(self, name):
                 raise ValueError(

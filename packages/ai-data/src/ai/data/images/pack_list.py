@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ai.data.arguments import check_path
 from ai.data.images.pack import clear_pack
 from ai.data.storage.paths import dataset_folder
 
@@ -51,6 +52,7 @@ def packs(cache: str | os.PathLike[str] | None = None) -> list[Pack]:
         >>> for pack in packs(folder + "/packs"):
         ...     pack.clear()
     """
+    check_path(or_none=True, cache=cache)
     folder = dataset_folder("packs") if cache is None else Path(cache)
     found = []
     for listed in folder.glob("*/files.json"):

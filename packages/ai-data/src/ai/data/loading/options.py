@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
-from ai.data.batch.arguments import check_real, check_whole
+from ai.data.arguments import check_flag, check_real, check_whole
 from ai.data.batch.order import Sampler
 
 
@@ -66,6 +66,8 @@ class Options:
     timeout_s: float | None = None
 
     def __post_init__(self) -> None:
+        check_flag(train=self.train, resident=self.resident, single_batch=self.single_batch)
+        check_flag(or_none=True, drop_last=self.drop_last)
         check_whole(seed=self.seed)
         check_whole(or_none=True, n_workers=self.n_workers, prefetch=self.prefetch)
         check_real(or_none=True, timeout_s=self.timeout_s)
@@ -73,6 +75,7 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        object.__setattr__(self, "seed", int(self.seed))  # numpy's own would end up in states
         if self.worker not in ("process", "thread"):
             raise ValueError(f"worker must be 'process' or 'thread', got {self.worker!r}")
         if self.collate is not None and not callable(self.collate):

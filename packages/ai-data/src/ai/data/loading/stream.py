@@ -7,7 +7,7 @@ from typing import Any, Literal, Unpack
 
 import torch
 
-from ai.data.batch.arguments import check_rank, check_whole
+from ai.data.arguments import check_rank, check_state, check_whole
 from ai.data.batch.collate import collate as stack
 from ai.data.batch.device import checked_device
 from ai.data.batch.postprocess import Finish
@@ -72,6 +72,7 @@ class StreamLoader:
         **options: Unpack[LoaderOptions],
     ) -> None:
         check_whole(batch_size=batch_size, shuffle=shuffle)
+        batch_size, shuffle = int(batch_size), int(shuffle)  # numpy's own would end up in states
         chosen = Options(**options)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -155,8 +156,7 @@ class StreamLoader:
                 shuffle or number of ranks. The first batch raises it where the dataset divides itself into another
                 number of parts.
         """
-        if missing := sorted(_STATE_KEYS - state.keys()):
-            raise ValueError(f"state must be the state_dict of a StreamLoader, the keys {missing} are not in it")
+        check_state(state, "StreamLoader", _STATE_KEYS)
         number = state.get("format", 1)
         if number > _FORMAT or (number == 1 and state["train"]):
             why = "whose passes left out their incomplete batch" if number == 1 else f"newer than {_FORMAT}"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ai.data.batch.arguments import check_rank, check_whole
+from ai.data.arguments import check_at_least, check_rank, check_state, check_whole
 from ai.data.loading.worker_info import worker_and_n_workers
 from ai.data.shards.formats import READERS, Place, reader_of
 from ai.data.storage.remote import file_system, links, local_path, opened, size_of
@@ -114,6 +114,7 @@ class Shards:
 
     def set_epoch(self, epoch: int) -> None:
         """Says which epoch the next pass is."""
+        check_at_least(0, epoch=epoch)
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[Any]:
@@ -149,6 +150,7 @@ class Shards:
             ValueError: it is of other files, or of a newer format. The pass raises it where the file that the state
                 lies in holds more or less by now.
         """
+        check_state(state, "Shards", {"files", "epoch", *_At._fields})
         if (number := state.get("format")) != 1:
             raise ValueError(f"this state of shards has format {number}, known is 1")
         if state["files"] != self._digest:

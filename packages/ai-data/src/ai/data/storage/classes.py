@@ -1,6 +1,6 @@
 """What the numbers in a dataset's `y` mean: checked, and kept the same where datasets are joined."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ def checked_classes(classes: Sequence[str] | None, data: Columns) -> tuple[str, 
     """
     if classes is None:
         return None
+    if not isinstance(classes, Iterable) or getattr(classes, "ndim", 1) != 1:
+        raise TypeError(f"classes must be a list of names, got {classes!r}")
     names = tuple(classes)
     if isinstance(classes, str) or len(set(names)) < len(names) or not names:
         raise ValueError(f"classes must name each class once, got {classes!r}")

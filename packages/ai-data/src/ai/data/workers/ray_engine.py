@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ai.data.arguments import check_real
 from ai.data.workers import ray_actor
 from ai.data.workers.message import split
 from ai.data.workers.versions import installed
@@ -59,6 +60,14 @@ class Ray:
         resources: Mapping[str, float] | None = None,
         start_timeout_s: float | None = 600.0,
     ) -> None:
+        if address is not None and not isinstance(address, str):
+            raise TypeError(f"address must be that of a Ray cluster as text, or None, got {address!r}")
+        if resources is not None and not isinstance(resources, Mapping):
+            raise TypeError(f"resources must be a dict of amounts by name, or None, got {resources!r}")
+        check_real(num_cpus=num_cpus, num_gpus=num_gpus)
+        for name, wanted in (resources or {}).items():
+            check_real(or_none=False, **{name: wanted})
+        check_real(or_none=True, start_timeout_s=start_timeout_s)
         needs = {"num_cpus": num_cpus, "num_gpus": num_gpus, **dict(resources or {})}
         for name, amount in needs.items():
             if not (math.isfinite(amount) and amount >= 0):

@@ -1,5 +1,7 @@
 """Numbers at the public door: one sentence for what is none, where the comparison after it would say anything."""
 
+import os
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from operator import index
 from typing import Any
@@ -16,6 +18,17 @@ def check_whole(*, or_none: bool = False, **named: Any) -> None:
     for name, value in named.items():
         if not (or_none and value is None) and not _is_whole(value):
             raise TypeError(f"{name} must be a whole number{' or None' * or_none}, got {value!r}")
+
+
+def check_at_least(least: int, **named: Any) -> None:
+    """Raises for what is no whole number (`TypeError`) or a smaller one (`ValueError`).
+
+    >>> check_at_least(1, batch_size=10)
+    """
+    check_whole(**named)
+    for name, value in named.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def check_real(*, or_none: bool = False, **named: Any) -> None:
@@ -39,6 +52,50 @@ def check_flag(*, or_none: bool = False, **named: Any) -> None:
     for name, value in named.items():
         if not (or_none and value is None) and not isinstance(value, bool | np.bool_):
             raise TypeError(f"{name} must be True{', False or None' if or_none else ' or False'}, got {value!r}")
+
+
+def check_callable(**named: Any) -> None:
+    """Raises `TypeError` for what cannot be called.
+
+    >>> check_callable(function=print)
+    """
+    for name, value in named.items():
+        if not callable(value):
+            raise TypeError(f"{name} must be callable, got {value!r}")
+
+
+def check_path(*, or_none: bool = False, **named: Any) -> None:
+    """Raises `TypeError` for what is no path; None passes with `or_none`.
+
+    >>> check_path(folder="pictures")
+    """
+    for name, value in named.items():
+        if not (or_none and value is None) and not isinstance(value, str | os.PathLike):
+            raise TypeError(f"{name} must be a path{' or None' * or_none}, got {value!r}")
+
+
+def check_tensor(**named: Any) -> None:
+    """Raises `TypeError` for what is no tensor of torch.
+
+    >>> import torch
+    >>> check_tensor(index=torch.arange(3))
+    """
+    import torch
+
+    for name, value in named.items():
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
+def check_state(state: Any, kind: str, keys: Iterable[str]) -> None:
+    """Raises where `state` is no dict of these keys at least.
+
+    >>> check_state({"batch": 3}, "DataLoader", {"batch"})
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be the state_dict of a {kind}, got {type(state).__name__}")
+    if missing := sorted(set(keys) - state.keys()):
+        raise ValueError(f"state must be the state_dict of a {kind}, the keys {missing} are not in it")
 
 
 def _is_whole(value: Any) -> bool:
