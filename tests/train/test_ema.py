@@ -59,6 +59,30 @@ def test_wide_and_narrow_parameters_of_one_model_are_each_averaged():
         torch.testing.assert_close(average.double(), (old + new) / 2, rtol=1e-6, atol=1e-7)
 
 
+def test_replaced_added_and_removed_parameters_are_followed_at_the_next_update():
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    nn.init.zeros_(model[0].weight)
+    kept = model[1].weight.item()
+    ema = Ema(model, 0.5, warmup=False)
+    model[0].weight = nn.Parameter(torch.full((1, 1), 7.0))  # begins at 7
+    ema.update(1)
+    with torch.no_grad():
+        model[0].weight.fill_(9.0)
+        model[1].weight.add_(2.0)
+    ema.update(2)
+    assert ema.state_dict()["0.weight"].item() == 8.0
+    assert ema.state_dict()["1.weight"].item() == pytest.approx(kept + 1)
+    model[0] = nn.Linear(1, 1)
+    model.append(nn.Linear(1, 1, bias=False))
+    ema.update(3)
+    assert list(ema.state_dict()) == ["0.weight", "0.bias", "1.weight", "2.weight"]
+    for name in ("0.weight", "0.bias", "2.weight"):
+        assert torch.equal(ema.state_dict()[name], model.state_dict()[name])
+    del model[2], model[0]
+    ema.update(4)
+    assert ema.state_dict()["0.weight"].item() == pytest.approx(kept + 1.75)  # what was 1.weight, by what it is
+
+
 def test_block_inside_another_carries_the_averages_too():
     model = nn.Linear(1, 1, bias=False)
     ema = Ema(model, 0.5, warmup=False)

@@ -1,6 +1,6 @@
 """A moving average of a model's parameters: a few fused operations per step, swapped in for evaluation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,8 @@ class Ema:
     and two more for their own values while the averages, rounded to the parameters' type, are swapped in.
 
     Args:
-        model: its parameters are read in place. Those that are added or replaced later are taken in when the average is
-            next looked at, or saved.
+        model: its parameters are read in place. Those that are added or replaced later are taken in at the next update;
+            they begin as they are then.
         decay: share of the old average that is kept at each update, 0 <= decay < 1.
         warmup: whether the decay starts low.
 
@@ -50,24 +50,23 @@ class Ema:
         """Begin anew, at the parameters as they are now."""
         self._names, self._params = _floating(self.model)
         self._averages = [_copy(p) for p in self._params]
+        self._places = _places(self.model)
         self._inside = 0  # blocks of `swapped_in` that are open
 
     @torch.no_grad()
     def take_in(self) -> None:
         """Follow a model whose parameters were added, replaced or removed: what is new begins as it is now."""
-        names, params = _floating(self.model)
-        if len(params) == len(self._params) and all(a is b for a, b in zip(params, self._params, strict=True)):
+        if all(len(there) == count and there.get(key) is held for there, count, key, held in self._places):
             return
-        held = dict(zip(self._names, self._averages, strict=True))
-        self._names, self._params = names, params
-        self._averages = [
-            held[name] if name in held and held[name].shape == p.shape else _copy(p)
-            for name, p in zip(names, params, strict=True)
-        ]
+        held = {id(param): average for param, average in zip(self._params, self._averages, strict=True)}
+        self._names, self._params = _floating(self.model)
+        self._averages = [held[id(p)] if id(p) in held else _copy(p) for p in self._params]
+        self._places = _places(self.model)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the parameters; `step` counts the updates made, from 1."""
+        self.take_in()
         decay = min(self.decay, step / (step + 9)) if self.warmup else self.decay
         averages, params = self._averages, self._params
         narrow = [(a, p) for a, p in zip(averages, params, strict=True) if a.dtype != p.dtype]
@@ -134,6 +133,12 @@ def _exchange(params: Sequence[Tensor], others: Sequence[Tensor]) -> None:
 def _copy(param: Tensor) -> Tensor:
     """At least float32."""
     return param.detach().to(torch.promote_types(param.dtype, torch.float32), copy=True)
+
+
+def _places(model: nn.Module) -> list[tuple[Mapping[str, Any], int, str, object]]:
+    """Where each part and parameter of a model lies, how many lie there, and what: cheaper to compare than to find."""
+    there = [part for module in model.modules() for part in (module._modules, module._parameters)]
+    return [(part, len(part), key, held) for part in there for key, held in (part.items() or [("", None)])]
 
 
 def _floating(model: nn.Module) -> tuple[list[str], list[Tensor]]:
