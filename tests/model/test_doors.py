@@ -24,7 +24,7 @@ _NEEDED: dict[str, Any] = {
         "nc_max": 4,
         "block": lambda size, nc1, nc2: m.conv(nc1, nc2, stride=2),
     },
-    **{"kernel": (1, 2, 1), "target": torch.zeros(4, 4), "shape": (2,)},
+    **{"kernel": (1, 2, 1), "x": torch.ones(1, 2, 2, 2), "target": torch.zeros(4, 4), "shape": (2,)},
 }
 _OF_ONE = {
     "conv_separable": {"k": 3},
@@ -51,6 +51,7 @@ def _wrong(hint: Any) -> list[Any]:
 _BLOCKS = {name: getattr(m, name) for name in m.__all__ if name not in _PASSED_OVER and callable(getattr(m, name))}
 _BLOCKS |= {f"norm.{name}": getattr(m.norm, name) for name in ("batch", "instance", "group", "layer", "rms", "pixel")}
 _BLOCKS |= {f"f.{name}": getattr(m.f, name) for name in ("sinusoid", "sinusoid_2d")}
+_BLOCKS |= {f"f.{name}": getattr(m.f, name) for name in ("clamp", "gain", "noise", "pixel_norm")}
 _DOORS = {
     f"{name}({parameter.name})": (block, parameter, wrong)
     for name, block in _BLOCKS.items()

@@ -42,6 +42,13 @@ PADDING = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", 
 PADTYPES = (*PADDING, "none")
 
 
+def _check_numbers(**named: object) -> None:
+    # Inside compiled and traced graphs, too, where what stands for a number is no float and passes.
+    for name, value in named.items():
+        if isinstance(value, (str, bool)) or (isinstance(value, float) and value != value):
+            raise ValueError(f"{name} must be a number, got {value!r}")
+
+
 def flatten(x: Tensor) -> Tensor:
     """Returns `(batch, …)` as `(batch, features)`.
 
@@ -69,6 +76,7 @@ def clamp(x: Tensor, bound: float) -> Tensor:
         >>> clamp(torch.tensor([-3.0, 0.5]), 1.0)
         tensor([-1.0000,  0.5000])
     """
+    _check_numbers(bound=bound)
     return x.clamp(-bound, bound)
 
 
@@ -79,6 +87,7 @@ def gain(x: Tensor, factor: float) -> Tensor:
         >>> gain(torch.ones(1), 2.0)
         tensor([2.])
     """
+    _check_numbers(factor=factor)
     return x * factor
 
 
@@ -90,6 +99,7 @@ def noise(x: Tensor, strength: float | Tensor = 1.0) -> Tensor:
         >>> bool((noisy[:, 0] == noisy[:, 1]).all())
         True
     """
+    _check_numbers(strength=strength)
     drawn = torch.randn(x.shape[0], 1, *x.shape[2:], dtype=x.dtype, device=x.device)
     return x + drawn * strength
 
@@ -101,6 +111,7 @@ def normalize_2nd_moment(x: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
         >>> normalize_2nd_moment(torch.tensor([[3.0, 4.0]])).square().mean().item()
         1.0
     """
+    _check_numbers(eps=eps)
     return x * (x.square().mean(dim, keepdim=True) + eps).rsqrt()
 
 
