@@ -21,6 +21,7 @@ default_role = "literal"  # docstrings use single backticks for code, as Markdow
 
 html_theme = "furo"
 html_title = "ai"
+pygments_dark_style = "github-dark"  # furo's own underlines what is imported
 html_static_path = []
 templates_path = []
 

@@ -85,6 +85,8 @@ def test_one_program_serves_batches_of_any_size_in_torch_and_in_onnxruntime(name
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in ("gpt", "stylegan2", "diffusion unet")])
 def test_features_are_extracted(name):
+    if name in ("diffusion", "muzero") and torch.__version__ < "2.7":
+        pytest.skip("torch.fx of torch 2.6 does not follow what depends on a type of numbers")
     model, inputs = built(name)
     _, names = get_graph_node_names(model)
     middle = names[len(names) // 2]

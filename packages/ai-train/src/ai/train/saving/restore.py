@@ -100,7 +100,13 @@ def restore(
         held[0] = state["data"]
     for index, (one, part) in enumerate(zip(stateful, held, strict=True)):
         if part is None:
-            raise ValueError(f"the snapshot holds no state for stateful[{index}] ({type(one).__name__})")
+            kept = sum(name.startswith("stateful.") for name in state["states"])
+            fix = (
+                f"its hook held {kept} as stateful: give these, in order, without the loader, which keeps its place"
+                if kept
+                else "its hook held none as stateful: at most the loader can be given"
+            )
+            raise ValueError(f"the snapshot holds no state for stateful[{index}] ({type(one).__name__}); {fix}")
     parts = ("step", "models", "optimizers", "optimizer_kinds")
     run.load_state_dict({key: state[key] for key in parts if key in state}, settings=settings)
     for one, part in zip(stateful, held, strict=True):
