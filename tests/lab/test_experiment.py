@@ -168,7 +168,7 @@ def test_other_wrong_uses_are_named(tmp_path):
         Experiment(tmp_path / "f", seeds=2.0)
     with pytest.raises(TypeError, match=r"n must be an int, got 2\.5"):
         experiment.run(2.5, parabola)
-    with pytest.raises(TypeError, match="devices must be a list of names, got 'cuda:1'"):
+    with pytest.raises(TypeError, match="devices must be a list of texts, got 'cuda:1'"):
         experiment.run(2, parabola, devices="cuda:1")
 
 

@@ -174,5 +174,5 @@ def test_a_forked_process_writes_nothing_of_its_parents(trial):
 def test_numbers_too_close_together_or_too_far_apart_are_counted_in_one_bin(values):
     told = Histogram(values, bins=64).to_json()
     assert (told["counts"], told["edges"]) == ([2], values)
-    with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="bins must be a whole number from 1, got 0"):
         Histogram(values, bins=0).to_json()

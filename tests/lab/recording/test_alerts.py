@@ -127,8 +127,8 @@ def test_states_are_a_tuple_not_a_text_that_may_hold_one():
     ("hooks.example", {}, "to must be a callable or an address"),
     (None, {}, "to must be a callable or an address"),
     ("http://", {}, "to must be a callable or an address"),
-    (print, {"stall_after_s": 0}, r"stall_after_s must be positive and at most 1e\+08, got 0"),
-    (print, {"stall_after_s": math.inf}, r"stall_after_s must be positive and at most 1e\+08, got inf"),
+    (print, {"stall_after_s": 0}, r"stall_after_s must be a positive number of .*, got 0"),
+    (print, {"stall_after_s": math.inf}, r"stall_after_s must be a positive number of .*, got inf"),
     (print, {"ends": ("fail", "finished")}, "ends must be of finished, .*, failed, got fail$"),
 ])  # fmt: skip
 def test_what_cannot_be_told_is_refused(to, how, said):

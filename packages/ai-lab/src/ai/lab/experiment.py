@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
+from ai.lab.arguments import check_callable, check_callables, check_seconds, check_switch, check_text, check_texts
 from ai.lab.files.alias import point_alias
 from ai.lab.files.folder import find, mark, read_marker, resolve, write_json
 from ai.lab.files.load import load_json
@@ -75,17 +76,35 @@ class Experiment:
         **trial_options: Unpack[HookOptions],
     ) -> None:
         directions = _directions(direction)
+        is_sampler = callable(getattr(search, "sample_independent", None))
+        if not is_sampler and not isinstance(search, str | Mapping) and not callable(search):
+            raise TypeError(
+                "search must be 'tpe', 'random', a dict of lists, an Optuna sampler or a function from a seed, "
+                f"got {search!r}"
+            )
         if isinstance(search, str) and search not in ("tpe", "random"):
             raise ValueError(
                 "search must be 'tpe', 'random', a dict of lists, an Optuna sampler or a function from a seed, "
                 f"got {search!r}"
             )
+        is_pruner = isinstance(pruner, str | None) or callable(getattr(pruner, "prune", None))
+        if not is_pruner or isinstance(pruner, type):
+            raise TypeError(f"pruner must be None, 'median', 'halving' or an Optuna pruner, got {pruner!r}")
         if isinstance(pruner, str) and pruner not in ("median", "halving"):
             raise ValueError(f"pruner must be None, 'median', 'halving' or an Optuna pruner, got {pruner!r}")
+        for name, choices in search.items() if isinstance(search, Mapping) else ():
+            if not isinstance(name, str):
+                raise TypeError(f"search must name hyper-parameters by text, got {name!r}")
+            if isinstance(choices, str) or not isinstance(choices, Sequence):
+                raise TypeError(f"search must give a list of choices for {name!r}, got {choices!r}")
         if isinstance(search, Mapping) and (not search or not all(len(choices) for choices in search.values())):
             raise ValueError(
                 f"search must name at least one hyper-parameter, each with at least one choice, got {search}"
             )
+        check_text(or_none=True, prune_by=prune_by, prune_direction=prune_direction, storage=storage)
+        check_switch(clean=clean)
+        if prune_direction not in (None, "min", "max"):
+            raise ValueError(f"prune_direction must be 'min' or 'max', got {prune_direction!r}")
         prune = None if pruner is None else _prune_rule(directions, prune_by, prune_direction)
         seed, seeds = as_step(seed, "seed"), as_step(seeds, "seeds")
         if seeds < 1:
@@ -184,13 +203,13 @@ class Experiment:
                 the trials before were run with other `seeds`; or no evaluation of a trial measures what is pruned by.
             RuntimeError: a worker process failed; the message holds its traceback or the end of its output.
         """
-        if isinstance(devices, str):
-            raise TypeError(f"devices must be a list of names, got {devices!r}")
+        check_texts(devices=devices)
         n, n_jobs = as_step(n, "n"), as_step(n_jobs if n_jobs is not None else max(1, len(devices)), "n_jobs")
         if n < 1 or n_jobs < 1:
             raise ValueError(f"n and n_jobs must be at least 1, got {n} and {n_jobs}")
-        if timeout_s is not None and not timeout_s > 0:
-            raise ValueError(f"timeout_s must be positive, got {timeout_s}")
+        check_seconds(timeout_s=timeout_s)
+        check_switch(progress=progress)
+        check_run(fn, catch, callbacks)
         if engine is not None and not (hasattr(engine, "start") and hasattr(engine, "share")):
             raise TypeError(f"engine must start workers, as ai.data.Ray() does, got {engine!r}")
         if engine is not None and devices:
@@ -240,6 +259,7 @@ class Experiment:
         n = as_step(n, "n")
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
+        check_run(fn, catch, callbacks)
         self._check_seeds()
         from ai.lab.search.loop import Run
         from ai.lab.search.offer import write_offer
@@ -333,6 +353,19 @@ class Experiment:
         return f"Experiment({str(self.path)!r}, {self.direction!r})"
 
 
+def check_run(fn: object, catch: object, callbacks: object) -> None:
+    """Raises where an objective, what it may raise or what is called after it is none.
+
+    Raises:
+        TypeError: it names the argument.
+    """
+    check_callable(fn=fn)
+    check_callables(callbacks=callbacks)
+    caught = catch if isinstance(catch, tuple) else (catch,)
+    if not all(isinstance(one, type) and issubclass(one, BaseException) for one in caught):
+        raise TypeError(f"catch must be a tuple of exceptions, such as (ValueError,), got {catch!r}")
+
+
 def _directions(direction: object) -> dict[str, str]:
     """Returns `'min'` or `'max'` by the objective's name."""
     directions = dict(direction) if isinstance(direction, Mapping) else {"score": direction}
@@ -346,8 +379,6 @@ def _prune_rule(directions: Mapping[str, str], by: str | None, wanted: str | Non
     if len(directions) > 1:
         raise ValueError(f"pruner must be None with several objectives ({', '.join(directions)}): Optuna prunes by one")
     (direction,) = directions.values()
-    if wanted not in (None, "min", "max"):
-        raise ValueError(f"prune_direction must be 'min' or 'max', got {wanted!r}")
     if by is None and direction == "max":
         raise ValueError("prune_by must name the metric that the pruner compares when direction is 'max'")
     by = by or "val_loss"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ai.lab.arguments import check_switch, check_text, check_texts
 from ai.lab.experiment import Direction, Experiment
 from ai.lab.files.alias import point_alias
 from ai.lab.files.folder import find, mark, read_marker, resolve
@@ -39,6 +40,7 @@ class Study:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, clean: bool = False) -> None:
+        check_switch(clean=clean)
         self.path = resolve(path)
         if clean and read_marker(self.path) is not None:
             remove_unowned(self.path)
@@ -113,6 +115,7 @@ class Study:
             over: Names of the configuration that only repeat a run, such as `['seed']`: trials that differ in nothing
                 else are one row, with mean ± standard deviation.
         """
+        check_texts(names=names, metrics=metrics, config=config, over=over)
         records = self.records()
         chosen = list(names) or [name for name, record in records.items() if not _in_experiment(record.path, self.path)]
         for name in chosen:
@@ -122,6 +125,7 @@ class Study:
 
     def note(self, text: str) -> None:
         """Appends a dated paragraph to the study's `notes.md`."""
+        check_text(text=text)
         with open(self.path / "notes.md", "a", encoding="utf-8") as file:
             file.write(f"**{time.strftime('%Y-%m-%d %H:%M')}** {text.strip()}\n\n")
 
@@ -132,6 +136,7 @@ class Study:
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
     def _inside(self, name: str) -> Path:
+        check_text(name=name)
         path = Path(os.path.normpath(self.path / name))
         if not name or self.path not in path.parents:
             raise ValueError(f"name must be a path inside the study, got {name!r}")

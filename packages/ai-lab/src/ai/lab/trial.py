@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
+from ai.lab.arguments import check_switch
 from ai.lab.config import check_config
 from ai.lab.files.folder import mark, read_marker, resolve
 from ai.lab.files.removal import remove_unowned
@@ -73,7 +74,12 @@ class Trial:
         **how: Unpack[TrialOptions],
     ) -> None:
         check_options(how, TrialOptions, "trial")
+        check_switch(clean=clean)
         check_config(config)
+        if loggers != ():
+            from ai.lab.recording.trackers import check_loggers
+
+            check_loggers(loggers)
         folder = resolve(path)
         self._config = config
         hook_how = {key: value for key, value in how.items() if key in HookOptions.__annotations__}

@@ -31,8 +31,11 @@ def resolve(path: str | os.PathLike[str]) -> Path:
     """Returns `path` as an absolute path; a relative one starts at `lab_root()`.
 
     Raises:
+        TypeError: `path` is neither text nor a path.
         ValueError: `path` is empty or leads out of the lab's root with `..`.
     """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"path must be text or a pathlib.Path, got {path!r}")
     text = os.fspath(path)
     if not text:
         raise ValueError("path must name a folder, got an empty string")

@@ -57,6 +57,8 @@ class MetricsWriter:
         if type(step) is not int or not -_LARGE <= step < _LARGE:
             step = as_step(step)
         row: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
+        if type(values) is not dict and not isinstance(values, Mapping):
+            raise TypeError(f"values must be a dict of numbers by name, got {values!r:.100}")
         row.update(values)
         if len(row) != len(values) + 2:
             _refuse_keys(values)

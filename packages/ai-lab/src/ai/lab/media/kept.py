@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ai.lab.arguments import check_text, check_texts, check_whole
 from ai.lab.files.folder import write_atomic
 from ai.lab.files.metrics_writer import as_step
 from ai.lab.media.classification import Confusion, PrecisionRecall
@@ -52,8 +53,7 @@ class Histogram:
             values = values.detach().float().cpu()
         numbers = np.asarray(values, np.float64).reshape(-1)
         finite = numbers[np.isfinite(numbers)]
-        if self.bins < 1:
-            raise ValueError(f"bins must be at least 1, got {self.bins}")
+        check_whole(1, bins=self.bins)
         counts, edges = np.zeros(0, int), np.zeros(0)
         if len(finite):
             try:
@@ -81,8 +81,10 @@ class Rows:
         """Returns head and rows, what JSON lacks as text.
 
         Raises:
+            TypeError: `columns` is no list of texts.
             ValueError: a row has another length than the head, or there are too many.
         """
+        check_texts(columns=self.columns)
         if len(self.rows) > LARGEST_ROWS:
             raise ValueError(f"rows must be at most {LARGEST_ROWS}, got {len(self.rows)}")
         for index, row in enumerate(self.rows):
@@ -106,6 +108,8 @@ def keep_media(
         replace: Whether what is kept there already gives way; else it is refused.
     """
     step = page_step(step)
+    check_text(name=name)
+    check_text(or_none=True, layout=layout)
     if not _NAME.fullmatch(name) or name != name.strip():
         raise ValueError(f"name must be letters, digits, spaces and any of _.+-, got {name!r}")
     if len(name.encode()) > LONGEST_NAME:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ai.lab.arguments import check_text, check_whole
 from ai.lab.files.load import is_list_of, is_text
 from ai.lab.files.marks import change_marks
 from ai.lab.page.catalog import Catalog, plain, short
@@ -69,9 +70,15 @@ def serve(root: Path, *, host: str = "127.0.0.1", port: int = 8765, token: str |
         token: Asked of everyone; must be given where other machines can reach `host`.
 
     Raises:
-        ValueError: `host` can be reached from other machines and there is no token.
+        TypeError: `port` is no whole number, `host` or `token` no text.
+        ValueError: `port` is none; or `host` can be reached from other machines and there is no token.
         ModuleNotFoundError: the extra `serve` is not installed.
     """
+    check_text(host=host)
+    check_text(or_none=True, token=token)
+    check_whole(0, port=port)
+    if port > 65535:
+        raise ValueError(f"port must be at most 65535, got {port}")
     if not is_loopback(host) and not token:
         raise ValueError(f"host {host} can be reached from other machines: pass --token or set AI_LAB_TOKEN")
     uvicorn = _need("uvicorn")

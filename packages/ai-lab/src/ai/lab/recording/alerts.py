@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
+from ai.lab.arguments import check_seconds
 from ai.lab.record import Record
 from ai.lab.recording.session import Closing
 
@@ -56,7 +57,7 @@ class Alerts(Closing):
         ends: The states at whose end it is told; all of them by default.
 
     Raises:
-        TypeError: `ends` is a text.
+        TypeError: `ends` is no tuple, or `stall_after_s` no number.
         ValueError: `to` is no address of the web, `ends` names no state, or `stall_after_s` is not positive or no time.
 
     Example:
@@ -78,12 +79,11 @@ class Alerts(Closing):
     ) -> None:
         if not callable(to) and not (isinstance(to, str) and re.match(r"https?://[^/\s]", to)):
             raise ValueError(f"to must be a callable or an address such as 'https://host/path', got {to!r}")
-        if isinstance(ends, str):
+        if not isinstance(ends, list | tuple | set | frozenset | None):
             raise TypeError(f"ends must be a tuple of states, such as ('failed',), got {ends!r}")
         if unknown := set(ends or ()) - set(ENDS):
             raise ValueError(f"ends must be of {', '.join(ENDS)}, got {', '.join(sorted(map(str, unknown)))}")
-        if stall_after_s is not None and not 0 < stall_after_s <= LONGEST_S:
-            raise ValueError(f"stall_after_s must be positive and at most {LONGEST_S:g}, got {stall_after_s}")
+        check_seconds(LONGEST_S, stall_after_s=stall_after_s)
         self._send = (lambda alert: _post(to, alert)) if isinstance(to, str) else to
         self._stall_after_s, self._ends = stall_after_s, ends
         self._current: _Watch | None = None

@@ -1,7 +1,10 @@
 """What a trial may be told besides its path: the one place with names, types and defaults."""
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
+
+from ai.lab.arguments import check_callable, check_seconds, check_switch, check_whole
 
 if TYPE_CHECKING:
     from ai.train import Interval, Snapshots
@@ -89,8 +92,49 @@ def check_options(given: Mapping[str, object], known: type[HookOptions] | type[T
     """Raises where an option is none: `what` says of what.
 
     Raises:
-        TypeError: it names them all.
+        TypeError: it names them all; or an option's value is of a wrong type.
+        ValueError: a number is out of bounds.
     """
     if unknown := given.keys() - known.__annotations__.keys():
         options = ", ".join(known.__annotations__)
         raise TypeError(f"{what} options must be of {options}; got {', '.join(sorted(unknown))}")
+    for name, value in given.items():
+        _check(name, value)
+
+
+def _check(name: str, value: Any) -> None:
+    """Raises where an option has a value that is none."""
+    if name.endswith("_interval"):
+        _check_interval(name, value)
+    elif name in ("sampler", "task", "stopper"):
+        check_callable(or_none=True, **{name: value})
+    elif name in ("capture", "progress"):
+        check_switch(**{name: value})
+    elif name == "keep_last":
+        check_whole(1, or_none=True, keep_last=value)
+    elif name == "system_interval_s":
+        check_seconds(threading.TIMEOUT_MAX, system_interval_s=value)
+    elif name == "save_snapshots" and not isinstance(value, bool):
+        if isinstance(value, type) or not callable(getattr(value, "save", None)):
+            raise TypeError(f"save_snapshots must be True, False or an ai.train.Snapshots, got {value!r}")
+    elif name == "stateful":
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"stateful must be a list of objects with a state_dict, got {value!r}")
+        for index, one in enumerate(value):
+            if not hasattr(one, "state_dict") or isinstance(one, type):
+                raise TypeError(f"stateful[{index}] must have a state_dict, got {one!r}")
+    elif name == "val_data" and value is not None:
+        if isinstance(value, type) or not (hasattr(value, "__iter__") or hasattr(value, "__getitem__")):
+            raise TypeError(f"val_data must be iterable, such as a loader, or None, got {value!r}")
+
+
+def _check_interval(name: str, value: Any) -> None:
+    if value is None or (type(value) is int and value >= 1):
+        return
+    from ai.train.hooks.interval import as_interval
+
+    try:
+        as_interval(value)
+    except (TypeError, ValueError) as error:
+        rule = "must be a number of steps from 1, text such as '30s', an ai.train.Interval or None"
+        raise type(error)(f"{name} {rule}, got {value!r}") from None

@@ -286,6 +286,22 @@ def as_logger(logger: "str | Logger", record: Record, config: Any) -> Logger:
     return Mirror(logger, lambda: make(record, plain))
 
 
+def check_loggers(loggers: object) -> None:
+    """Raises where loggers are no list of callables and names of trackers.
+
+    Raises:
+        TypeError: they are not.
+        ValueError: no tracker has that name.
+    """
+    if not isinstance(loggers, list | tuple):
+        raise TypeError(f"loggers must be a list of callables and names of trackers, got {loggers!r}")
+    for one in loggers:
+        if not isinstance(one, str) and (isinstance(one, type) or not callable(one)):
+            raise TypeError(f"loggers must be callables or of {', '.join(TRACKERS)}, got {one!r}")
+        if isinstance(one, str) and one not in TRACKERS:
+            raise ValueError(f"loggers must be callables or of {', '.join(TRACKERS)}, got {one!r}")
+
+
 def find_tracker(name: str) -> Any:
     """Returns what opens the tracker of that name, its packages imported; see `as_logger`.
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ai.lab.arguments import check_texts
 from ai.lab.record import Record
 from ai.lab.report.table import Spread, Table
 
@@ -73,6 +74,7 @@ def compare(
     Raises:
         ValueError: a metric was recorded by none of them, or `over` names no configuration of theirs.
     """
+    check_texts(metrics=metrics, config=config, over=over)
     last = {name: record.last() for name, record in records.items()}
     configs = {name: record.flat_config for name, record in records.items()}
     known = list(dict.fromkeys(key for values in last.values() for key in values if key not in ("step", "time")))

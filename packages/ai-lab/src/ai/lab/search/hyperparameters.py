@@ -1,7 +1,10 @@
 """Hyper-parameters, defined where they are used: `trial.hp.log('lr', 1e-4, 1e-1)` names, bounds and chooses one."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from ai.lab.arguments import check_switch, check_text
 
 if TYPE_CHECKING:
     from optuna import Trial as OptunaTrial
@@ -29,7 +32,7 @@ class HyperParameters:
         Raises:
             ValueError: `low` exceeds `high`, or `step` is not positive.
         """
-        _check_range(name, low, high)
+        _check_range(name, low, high, step=1 if step is None else step)
         if step is not None and step <= 0:
             raise ValueError(f"step of {name!r} must be positive, got {step}")
         return self._keep(name, self._trial.suggest_float(name, float(low), float(high), step=step))
@@ -51,7 +54,8 @@ class HyperParameters:
         Raises:
             ValueError: `low` exceeds `high`, `step` is below 1, or `log` is asked for with `low` below 1 or a `step`.
         """
-        _check_range(name, low, high)
+        _check_range(name, low, high, whole=True, step=step)
+        check_switch(log=log)
         if step < 1:
             raise ValueError(f"step of {name!r} must be at least 1, got {step}")
         if log and (low < 1 or step != 1):
@@ -64,6 +68,9 @@ class HyperParameters:
         Raises:
             ValueError: there is no choice, or two have the same `repr`.
         """
+        check_text(name=name)
+        if isinstance(choices, str) or not isinstance(choices, Sequence):
+            raise TypeError(f"choices of {name!r} must be a list, got {choices!r}")
         if not choices:
             raise ValueError(f"choices of {name!r} must not be empty")
         labels = [choice if _is_plain(choice) else _label(choice) for choice in choices]
@@ -78,7 +85,14 @@ class HyperParameters:
         return value
 
 
-def _check_range(name: str, low: float, high: float) -> None:
+def _check_range(name: str, low: float, high: float, *, step: Any = 1, whole: bool = False) -> None:
+    check_text(name=name)
+    for part, value in {"low": low, "high": high, "step": step}.items():
+        what = f"{part} of {name!r} must be a {'whole ' * whole}number, got {value!r}"
+        if isinstance(value, bool) or not hasattr(value, "__index__" if whole else "__float__"):
+            raise TypeError(what)
+        if not math.isfinite(value):
+            raise ValueError(what)
     if not low <= high:
         raise ValueError(f"low of {name!r} must not exceed high, got {low} and {high}")
 

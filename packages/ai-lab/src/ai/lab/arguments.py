@@ -1,0 +1,92 @@
+"""Arguments at the public door: one sentence for what is none, before anything is made."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+
+def check_whole(least: int, *, or_none: bool = False, **named: Any) -> None:
+    """Raises for what is no whole number (`TypeError`), or one below `least` (`ValueError`).
+
+    >>> check_whole(1, seeds=3)
+    """
+    for name, value in named.items():
+        if value is None and or_none:
+            continue
+        rule = f"{name} must be a whole number from {least}{' or None' * or_none}, got {value!r}"
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(rule)
+        if value < least:
+            raise ValueError(rule)
+
+
+def check_seconds(most: float = math.inf, **named: Any) -> None:
+    """Raises for what is neither None nor a number (`TypeError`), or not positive, or above `most` (`ValueError`).
+
+    >>> check_seconds(timeout_s=None)
+    """
+    for name, value in named.items():
+        if value is None:
+            continue
+        bound = "" if most == math.inf else f" and at most {most:g}"
+        rule = f"{name} must be a positive number of seconds{bound} or None, got {value!r}"
+        if isinstance(value, bool) or not hasattr(value, "__float__"):
+            raise TypeError(rule)
+        if not 0 < value <= most:
+            raise ValueError(rule)
+
+
+def check_switch(**named: Any) -> None:
+    """Raises `TypeError` for what is neither True nor False, such as 'no', which counts as true.
+
+    >>> check_switch(clean=True)
+    """
+    for name, value in named.items():
+        if value is not True and value is not False:
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def check_text(*, or_none: bool = False, **named: Any) -> None:
+    """Raises `TypeError` for what is no text.
+
+    >>> check_text(note="the one for the paper")
+    """
+    for name, value in named.items():
+        if not isinstance(value, str) and not (or_none and value is None):
+            raise TypeError(f"{name} must be text{' or None' * or_none}, got {value!r}")
+
+
+def check_texts(**named: Any) -> None:
+    """Raises `TypeError` for what is no list of texts, such as one text, whose letters would count.
+
+    >>> check_texts(metrics=["loss"])
+    """
+    for name, value in named.items():
+        is_list = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+        if not is_list or not all(isinstance(one, str) for one in value):
+            raise TypeError(f"{name} must be a list of texts, got {value!r}")
+
+
+def check_callable(*, or_none: bool = False, **named: Any) -> None:
+    """Raises `TypeError` for what cannot be called, or is a class where one of its instances is meant.
+
+    >>> check_callable(fn=abs)
+    """
+    for name, value in named.items():
+        if value is None and or_none:
+            continue
+        if isinstance(value, type):
+            raise TypeError(f"{name} must be an instance: {value.__name__}(...), not the class {value.__name__}")
+        if not callable(value):
+            raise TypeError(f"{name} must be callable{' or None' * or_none}, got {value!r}")
+
+
+def check_callables(**named: Any) -> None:
+    """Raises `TypeError` for what is no list of callables.
+
+    >>> check_callables(callbacks=[print])
+    """
+    for name, value in named.items():
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"{name} must be a list of callables, got {value!r}")
+        check_callable(**{f"{name}[{index}]": one for index, one in enumerate(value)})

@@ -1,0 +1,228 @@
+"""What a public callable is given is looked at there: what is none is named with its rule, before any folder exists."""
+
+import inspect
+import math
+import re
+from pathlib import Path
+
+import optuna
+import pytest
+
+from ai.lab import Alerts, Experiment, Histogram, Rows, Study, Trial
+from ai.lab.cli import main
+from ai.lab.page.server import serve
+from ai.lab.recording.options import HookOptions, SessionOptions, TrialOptions
+from ai.train import EarlyStopping, Snapshots
+
+NAN, INF = math.nan, math.inf
+TRIAL = {
+    "path": [None, 3, b"t", "", ["t"]],
+    "clean": ["no", 1, None],
+    "config": [3, [1], "lr=0.1"],
+    "loggers": ["tensorboard", 3, [3], ["nope"], [Alerts]],
+    "keep_last": [0, -1, 1.5, "3", NAN, True],
+    "system_interval_s": [0, -1, NAN, INF, "5s", True],
+    "capture": ["no", 1, None],
+    "progress": ["no", 1, None],
+    "save_snapshots": ["yes", 3, None, Snapshots],
+    "stopper": [3, EarlyStopping],
+    "sampler": [3, Alerts],
+    "task": [3, Alerts],
+    "val_data": [3, list],
+    "stateful": [3, [3], "x", [Trial]],
+    **{
+        f"{name}_interval": [0, -1, 1.5, "soon", "0s", NAN, True, []]
+        for name in ("log", "val", "sample", "task", "save")
+    },
+}
+EXPERIMENT = {
+    **{name: TRIAL[name] for name in ("path", "clean", *HookOptions.__annotations__)},
+    "direction": [3, "up", None, {}, {"a": 3}],
+    "search": [3, None, "grid", {}, {"a": []}, {"a": 3}, {"a": "abc"}, {3: [1]}],
+    "pruner": [3, "best", optuna.pruners.MedianPruner],
+    "prune_by": [3],
+    "prune_direction": ["up", 3],
+    "seed": [-1, 1.5, "3", NAN, True],
+    "seeds": [0, -1, 1.5, "3", NAN, True],
+    "storage": [3],
+}
+RUN = {
+    "n": [0, -1, 1.5, "3", NAN],
+    "fn": [3, None, Trial],
+    "n_jobs": [0, -1, 1.5, "2"],
+    "catch": ["x", [ValueError], (3,), 3, (print,)],
+    "callbacks": [print, [3], "x", [Trial]],
+    "timeout_s": [0, -1, NAN, "5", True],
+    "devices": ["cuda", [3], 3],
+    "engine": [3, "ray"],
+    "progress": ["no", 1],
+}
+NAMED = {
+    "n": "n( and n_jobs)?",
+    "n_jobs": "n(_jobs| and n_jobs)",
+    "direction": "direction",
+    "search": "search",
+}
+
+
+def cases(table):
+    return [pytest.param(name, value, id=f"{name}={value!r:.30}") for name, values in table.items() for value in values]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("AI_LAB_PATH", str(tmp_path / "lab"))
+    return tmp_path / "lab"
+
+
+def refused(name, value, call):
+    """One sentence: the argument, its rule, and what was given."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call()
+    text = str(caught.value)
+    assert re.match(rf"{NAMED.get(name, name)}\b", text), text
+    assert " must " in text, text
+    last = value
+    while isinstance(last, dict | list | tuple) and last and repr(value) not in text:
+        last = next(iter(last.values())) if isinstance(last, dict) else last[0]
+    shown = [repr(last), str(last), f"the class {getattr(last, '__name__', None)}", "an empty string"]
+    shown += map(repr, value) if isinstance(value, dict) else []
+    assert any(one in text for one in shown), text
+
+
+@pytest.mark.parametrize(("name", "value"), cases(TRIAL))
+def test_a_trial_refuses_before_its_folder_exists(name, value, home):
+    refused(name, value, lambda: Trial(**{"path": "t", name: value}))
+    assert not home.exists()
+
+
+def test_every_option_of_a_trial_is_walked():
+    assert set(TRIAL) == {"path", "clean", "config", "loggers", *TrialOptions.__annotations__}
+    assert set(TRIAL) >= set(SessionOptions.__annotations__)
+    parameters = set(inspect.signature(Experiment).parameters) - {"trial_options"}
+    assert set(EXPERIMENT) == parameters | set(HookOptions.__annotations__)
+    assert set(RUN) == set(inspect.signature(Experiment.run).parameters) - {"self"}
+
+
+@pytest.mark.parametrize(("name", "value"), cases({name: TRIAL[name] for name in ("stopper", "val_interval", "task")}))
+def test_a_hook_refuses_what_a_trial_does(name, value, tmp_path):
+    refused(name, value, lambda: Trial(tmp_path / "t").hook(**{name: value}))
+
+
+@pytest.mark.parametrize(("name", "value"), cases(EXPERIMENT))
+def test_an_experiment_refuses_before_its_folder_exists(name, value, home):
+    refused(name, value, lambda: Experiment(**{"path": "e", name: value}))
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(("name", "value"), cases(RUN))
+def test_a_search_refuses_before_a_trial_begins(name, value, tmp_path):
+    experiment = Experiment(tmp_path / "e", search="random")
+    refused(name, value, lambda: experiment.run(**{"n": 1, "fn": lambda trial: 1.0, name: value}))
+    if name in ("n", "fn", "catch", "callbacks"):
+        refused(name, value, lambda: experiment.offer(**{"n": 1, "fn": lambda trial: 1.0, name: value}))
+    assert sorted(path.name for path in experiment.path.iterdir()) == [".ai-lab", "experiment.json"]
+
+
+@pytest.mark.parametrize(
+    ("choose", "named"),
+    [
+        (lambda hp: hp.lin("a", NAN, 1), "low of 'a' must be a number, got nan"),
+        (lambda hp: hp.lin("a", 0, INF), "high of 'a' must be a number, got inf"),
+        (lambda hp: hp.lin("a", "0", 1), "low of 'a' must be a number, got '0'"),
+        (lambda hp: hp.lin("a", 0, 1, step=NAN), "step of 'a' must be a number, got nan"),
+        (lambda hp: hp.lin("a", 0, 1, step=0), "step of 'a' must be positive, got 0"),
+        (lambda hp: hp.lin("a", 1, 0), "low of 'a' must not exceed high, got 1 and 0"),
+        (lambda hp: hp.lin(3, 0, 1), "name must be text, got 3"),
+        (lambda hp: hp.log("a", 0, 1), "low of 'a' must be positive on a logarithmic scale, got 0"),
+        (lambda hp: hp.log("a", True, 1), "low of 'a' must be a number, got True"),
+        (lambda hp: hp.int("a", 1.5, 3), "low of 'a' must be a whole number, got 1.5"),
+        (lambda hp: hp.int("a", 1, 3, step=1.5), "step of 'a' must be a whole number, got 1.5"),
+        (lambda hp: hp.int("a", 1, 3, step=0), "step of 'a' must be at least 1, got 0"),
+        (lambda hp: hp.int("a", 1, 3, log="yes"), "log must be True or False, got 'yes'"),
+        (lambda hp: hp.lst("a", "abc"), "choices of 'a' must be a list, got 'abc'"),
+        (lambda hp: hp.lst("a", {1, 2}), "choices of 'a' must be a list, got {1, 2}"),
+        (lambda hp: hp.lst("a", []), "choices of 'a' must not be empty"),
+        (lambda hp: hp.lst("a", [1, 1]), r"choices of 'a' must differ, got [1, 1]"),
+    ],
+)
+def test_a_choice_among_what_is_none_is_named(choose, named, tmp_path):
+    from ai.lab.search.hyperparameters import HyperParameters
+
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(named)}$"):
+        choose(HyperParameters(optuna.trial.FixedTrial({"a": 0})))
+
+
+@pytest.mark.parametrize("name", ["names", "metrics", "config", "over"])
+@pytest.mark.parametrize("value", ["loss", 3, [3]])
+def test_a_comparison_takes_lists_of_texts(name, value, tmp_path):
+    refused(name, value, lambda: Study(tmp_path / "s").compare(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Study(3), "path must be text or a pathlib.Path, got 3"),
+        (lambda: Study("s", clean="no"), "clean must be True or False, got 'no'"),
+        (lambda: Alerts(3), "to must be a callable or an address such as 'https://host/path', got 3"),
+        (lambda: Alerts(print, ends=3), "ends must be a tuple of states, such as ('failed',), got 3"),
+        (
+            lambda: Alerts(print, ends=("lost",)),
+            "ends must be of finished, stopped, pruned, interrupted, failed, got lost",
+        ),
+        (lambda: serve(Path(), port=-1), "port must be a whole number from 0, got -1"),
+        (lambda: serve(Path(), port=70_000), "port must be at most 65535, got 70000"),
+        (lambda: serve(Path(), port="80"), "port must be a whole number from 0, got '80'"),
+        (lambda: serve(Path(), host=3), "host must be text, got 3"),
+        (lambda: serve(Path(), token=3), "token must be text or None, got 3"),
+        (lambda: Histogram([1.0], bins=1.5).to_json(), "bins must be a whole number from 1, got 1.5"),
+        (lambda: Rows("ab", []).to_json(), "columns must be a list of texts, got 'ab'"),
+    ],
+)
+def test_what_is_none_is_named(call, message, home):
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(message)}$"):
+        call()
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("value", [0, -1, NAN, "5", True, 1e9])
+def test_a_stall_is_a_time(value):
+    refused("stall_after_s", value, lambda: Alerts(print, stall_after_s=value))
+
+
+def test_what_is_written_by_hand_is_named(tmp_path):
+    study = Study(tmp_path / "s")
+    with pytest.raises(TypeError, match=r"^text must be text, got 3$"):
+        study.note(3)
+    with pytest.raises(TypeError, match=r"^name must be text, got None$"):
+        study.trial(None)
+    with Trial(tmp_path / "t", system_interval_s=None, capture=False) as trial:
+        for values in ([], "x", 3, None, [("loss", 1.0)]):
+            with pytest.raises(TypeError, match=re.escape(f"values must be a dict of numbers by name, got {values!r}")):
+                trial.log(0, values)
+        with pytest.raises(TypeError, match=r"^name must be text, got 3$"):
+            trial.keep(0, 3, "said")
+        with pytest.raises(TypeError, match=r"^layout must be text or None, got 3$"):
+            trial.keep(0, "words", "said", layout=3)
+    assert trial.record.metrics().last() == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "--port", "-1"], "port must be a whole number from 0, got -1"),
+        (["serve", "--port", "70000"], "port must be at most 65535, got 70000"),
+        (["serve", "--host", "0.0.0.0"], "host 0.0.0.0 can be reached from other machines: pass --token"),
+        (["ls", "nope"], "'nope' is nothing that the lab recorded"),
+        (["compare", "nope"], "'nope' is nothing that the lab recorded"),
+        (["show", ""], "'' is nothing that the lab recorded"),
+        (["publish", "nope", "out"], "'nope' is nothing that the lab recorded"),
+        (["work", "nope"], "'nope' is nothing that the lab recorded"),
+    ],
+)
+def test_the_command_line_says_it_in_one_line(arguments, said, home, capsys):
+    assert main(arguments) == 1
+    out, error = capsys.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+    assert error.startswith(f"ai-lab: {said}")
+    assert not home.exists()
