@@ -128,7 +128,7 @@ def test_each_hook_of_a_resumed_run_stands_where_it_would_without_a_cut(saver_is
                 optimizer = opt.sgd(model)
             order = hooks[::-1] if saver_is_first else hooks
             step = Trainer(env, batches(20)).train(model, optimizer, order, step=step, steplimit=limit)
-        return [(hook._stopper.best, hook._stopper.waited) for hook in hooks[:2]]
+        return [(hook._stopping._stopper.best, hook._stopping._stopper.waited) for hook in hooks[:2]]
 
     assert trained([12], tmp_path / "whole") == [(1.0, 3), (2.0, 5)]
     if len(limits) == 2:

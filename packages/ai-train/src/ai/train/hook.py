@@ -1,7 +1,5 @@
 """Hooks: everything that a training run does beside training."""
 
-import copy
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
@@ -14,6 +12,7 @@ from ai.train.hooks.hook_interface import HookInterface as HookInterface
 from ai.train.hooks.interval import Due, as_log_interval, every
 from ai.train.hooks.rows import Rows
 from ai.train.hooks.save_and_resume import Save
+from ai.train.hooks.stopping import Stopper, Stopping
 from ai.train.state.optimizer_state import check_settings
 from ai.train.state.stateful import Stateful
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from ai.train.hooks.progress import Progress
     from ai.train.snapshot import Snapshots
 
-Stopper = Callable[[int, Metrics], bool]
 _NOT_GIVEN = every(1000)  # the default of intervals, known by its identity
 
 
@@ -124,10 +122,8 @@ class Hook(HookInterface):
             self._duties.append(Sample(sampler, sample, sample_interval))
         self._save = None if snapshots is None else Save(snapshots, save_interval, settings)
         self._log, self._log_interval = log, as_log_interval(log_interval)
-        self._stopper, self._show_progress, self._resume = stopper, progress, resume
+        self._stopping, self._show_progress, self._resume = Stopping(stopper), progress, resume
         self._stateful, self._sanity, self._exit_status = stateful, sanity, exit_status
-        # Where it stood when it was given: each new run begins with it there.
-        self._fresh_stopper = copy.deepcopy(stopper.state_dict()) if isinstance(stopper, Stateful) else None
         self._run: Run | None = None
         self._bar: Progress | None = None
         self._has_resumed = False
@@ -163,8 +159,8 @@ class Hook(HookInterface):
         self._rows: Rows | None = None
         self._metrics: Metrics = {}
         self._unfinished: list[str] = []
-        if run.step == 0 and isinstance(self._stopper, Stateful):
-            self._stopper.load_state_dict(copy.deepcopy(self._fresh_stopper))
+        if run.step == 0:
+            self._stopping.begin_anew()
         for index, stateful in enumerate(self._stateful):
             run.add_state(run.free_name(f"stateful.{index}"), stateful)
         run.add_state(run.free_name("hook"), self)
@@ -245,7 +241,7 @@ class Hook(HookInterface):
             if ended:
                 self._evaluate(run, [duty for duty in self._duties if duty.interval is not None], self._unfinished)
                 self._unfinished = []  # should a hook after this one save
-                self._say_what_never_came()
+                self._stopping.say_if_blind(self._metrics)
         finally:
             if self._bar is not None:
                 self._bar.close()
@@ -315,9 +311,7 @@ class Hook(HookInterface):
         run.report(metrics)
         if self._save is not None:
             self._save.note(run, metrics)
-        key = getattr(self._stopper, "key", None)
-        asks = bool(counting) and (key is None or key in counting)
-        return asks and self._stopper is not None and self._stopper(run.step, counting)
+        return self._stopping.wants_end(run.step, counting)
 
     def _try_out(self, run: Run) -> None:
         found: Metrics = {}
@@ -326,35 +320,24 @@ class Hook(HookInterface):
             tried = duty.try_out(run)
             everything = everything and tried is not None
             found |= tried or {}
-        key = getattr(self._stopper, "key", None)
-        if everything and key is not None and key not in found:
-            raise KeyError(f"the stopper watches {key!r}, and the metrics are {sorted(found)}")
+        if everything:
+            self._stopping.check(found)
         if everything and found and self._save is not None:
             self._save.check_metric(found)
 
-    def _say_what_never_came(self) -> None:
-        key = getattr(self._stopper, "key", None)
-        if key is not None and key not in self._metrics:
-            print(
-                f"the stopper watched {key!r}, which was never measured; the metrics were {sorted(self._metrics)}",
-                file=sys.stderr,
-            )
-
     def state_dict(self) -> dict[str, Any]:
         """The latest metrics, the stopper's state, and the evaluations that are still due at this step."""
-        stopper = self._stopper.state_dict() if isinstance(self._stopper, Stateful) else None
         unfinished = list(self._unfinished)
         if self._run is not None and self._run.step > 0:  # a hook before this one saves, at a step not yet looked at
             due = [name for name in self._done if self._is_still_due(name, self._run.step)]
             unfinished += [name for name in due if name not in unfinished]
-        return {"metrics": dict(self._metrics), "stopper": stopper, "unfinished": unfinished}
+        return {"metrics": dict(self._metrics), "stopper": self._stopping.state_dict(), "unfinished": unfinished}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put a state back."""
         self._metrics = dict(state["metrics"])
         self._unfinished = list(state.get("unfinished", []))
-        if isinstance(self._stopper, Stateful) and state["stopper"] is not None:
-            self._stopper.load_state_dict(state["stopper"])
+        self._stopping.load_state_dict(state["stopper"])
 
 
 def _refuse_idle(**intervals: tuple[Every, object, str]) -> None:
