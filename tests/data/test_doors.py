@@ -86,7 +86,7 @@ DOORS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "StreamLoader.shard": (of(stream, "shard"), {"rank": 0, "world": 2}),
     "StreamLoader.load_state_dict": (of(stream, "load_state_dict"), {}),
     "Shards": (d.Shards, {"paths": "nowhere"}),
-    "Shards.part": (of(shards, "part"), {"rank": 0, "world": 1}),
+    "Shards.part_of_rank": (of(shards, "part_of_rank"), {"rank": 0, "world": 1}),
     "Shards.set_epoch": (of(shards, "set_epoch"), {}),
     "Shards.load_state_dict": (of(shards, "load_state_dict"), {}),
     "write_shards": (d.write_shards, {"dataset": ds(), "folder": "never-made", "n_workers": 0}),
@@ -269,7 +269,7 @@ def test_what_is_out_of_range_is_named(call, message):
 
 def test_numbers_of_numpy_are_numbers_and_none_ends_up_in_a_state():
     two = np.int64(2)
-    loader = ds().loader(two, n_workers=0, seed=two)
+    loader = ds().loader(two, train=np.bool_(True), n_workers=0, seed=two)
     shared = create_data_loader(type("N", (), {"__iter__": lambda self: iter(range(9))})(), two, n_workers=0, seed=two)
     passes = d.Datagen(Coins()).passes(1, seed=two)
     for made in (loader, shared, passes, d.ReplayBuffer(np.int64(10), seed=two)):

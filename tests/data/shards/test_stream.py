@@ -315,7 +315,7 @@ def test_ranks_share_samples_where_they_cannot_share_files(tmp_path):
     drawn = [torch.cat([batch["n"] for batch in islice(third, 4)]).tolist()[:9] for third in thirds]
     assert not thirds[0].state_dict()["is_part"]
     assert sum(map(len, map(set, drawn))) == len(set(chain(*drawn))) == 27
-    checks = [Shards(tmp_path).part(0, 3), Shards(tmp_path).part(0, 2).part(0, 2)]
+    checks = [Shards(tmp_path).part_of_rank(0, 3), Shards(tmp_path).part_of_rank(0, 2).part_of_rank(0, 2)]
     assert checks == [None, None]
     evaluated = [create_data_loader(Shards(tmp_path), 4, n_workers=0).shard(rank, 2) for rank in range(2)]
     assert [next(iter(rank))["n"].tolist() for rank in evaluated] == [[0, 2, 4, 6], [1, 3, 5, 7]]

@@ -76,6 +76,7 @@ class Options:
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         object.__setattr__(self, "seed", int(self.seed))  # numpy's own would end up in states
+        object.__setattr__(self, "train", bool(self.train))
         if self.worker not in ("process", "thread"):
             raise ValueError(f"worker must be 'process' or 'thread', got {self.worker!r}")
         if self.collate is not None and not callable(self.collate):

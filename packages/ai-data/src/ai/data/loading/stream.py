@@ -39,8 +39,8 @@ class StreamLoader:
     Workers read ahead. A dataset that divides itself by `torch.utils.data.get_worker_info()` is read in parts, and
     batches are taken from the workers in turn; then their order depends on the number of workers. Any other is read
     whole by each worker, so more than one helps only to stack and send batches. Of several ranks each reads all, too,
-    and keeps every world-th sample; with `train=True`, a dataset with `part(rank, world)` may give each rank a part of
-    its own instead, as `Shards` does.
+    and keeps every world-th sample; with `train=True`, a dataset with `part_of_rank(rank, world)` may give each
+    rank a part of its own instead, as `Shards` does.
 
     Args:
         torch_dataset: an iterable.
@@ -211,7 +211,8 @@ class StreamLoader:
 
     def _share(self, rank: int, world: int, by_part: bool) -> Reading:
         """Returns what a rank reads: where it can be, a part of its own, else every world-th sample of all."""
-        part = self.dataset.part(rank, world) if by_part and hasattr(self.dataset, "part") else None
+        part_of_rank = getattr(self.dataset, "part_of_rank", None)
+        part = part_of_rank(rank, world) if by_part and callable(part_of_rank) else None
         dataset = self.dataset if part is None else part
         return replace(self._reading, dataset=dataset, rank=rank, world=world, is_part=part is not None)
 

@@ -101,7 +101,7 @@ class Shards:
     def __repr__(self) -> str:
         return f"Shards({len(self.files)} files, {self.files[0]}{', …' * (len(self.files) > 1)})"
 
-    def part(self, rank: int, world: int) -> "Shards | None":
+    def part_of_rank(self, rank: int, world: int) -> "Shards | None":
         """Returns the shards of rank `rank` of `world`, from their beginning; None where the files cannot be shared."""
         check_rank(rank, world)
         if self._world != 1 or len(self.files) % world:
