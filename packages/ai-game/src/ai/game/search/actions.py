@@ -22,15 +22,11 @@ _STREAM = 0x5A  # so that actions are not drawn by the numbers that noise is dra
 
 @runtime_checkable
 class Proposes(Protocol):
-    """A policy that actions can be proposed by, such as those of `ai.model`: `Gaussian`, `Categorical`, `Mixed`, ….
-
-    Attributes:
-        width: how many numbers `at` makes an action of, `W`.
-    """
+    """A policy that actions can be proposed by, such as those of `ai.model`: `Gaussian`, `Categorical`, `Mixed`, …."""
 
     @property
     def width(self) -> int:
-        """Returns W."""
+        """How many numbers `at` makes an action of, `W`."""
         ...
 
     def at(self, uniform: Tensor) -> Tensor:
