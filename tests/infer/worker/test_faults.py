@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import socket
 import sys
 import time
@@ -198,6 +199,32 @@ def test_end_of_descriptors_is_said_to_the_newcomer_alone(troubled):
     assert torch.equal(clients[-1](ONES), ONES)
     clients[-1].close()
     troubled(ONES, "limit", limit)
+
+
+def test_end_of_the_clients_own_descriptors_is_said_and_leaks_none(troubled):
+    def n_descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    troubled(ONES)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before, told = n_descriptors(), []
+    for room in range(3, 7):  # the socket, the worker's process, and then fewer than the four that come with the slots
+        with troubled.create_client(timeout_s=100) as client:
+            spare = os.open(os.devnull, os.O_RDONLY)
+            os.close(spare)
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (spare + room, hard))
+                with pytest.raises(
+                    (InferError, OSError), match=r"no descriptor left for a client|Too many open files"
+                ) as caught:
+                    client(ONES)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            told.append(str(caught.value))
+            assert n_descriptors() == before
+            assert torch.equal(client(ONES), ONES)
+    assert n_descriptors() == before
+    assert any("raise its limit (ulimit -n)" in each for each in told)
 
 
 def test_a_client_takes_two_descriptors_of_the_worker(troubled):

@@ -17,7 +17,7 @@ class ClientSlots:
     """The slots of one connection, whose lock guards all that is done here.
 
     Args:
-        descriptors: of board, area, the worker's event and the client's; the first two are closed here.
+        descriptors: of board, area, the worker's event and the client's; the first two may be closed after.
         first_slot: of the client's slots on the board.
         slot_bytes: room for one request, and for one reply.
     """
@@ -26,8 +26,6 @@ class ClientSlots:
         board_file, area_file, self.worker_event, self.reply_event = descriptors
         board = Board(board_file)
         self._area = Area(area_file, slot_bytes, board, first_slot)
-        os.close(board_file)
-        os.close(area_file)
         own = slice(first_slot, first_slot + SLOTS_PER_CLIENT)
         self._requested, self.answered = board.requested_at[own], board.answered_at[own]
         self._cancelled, self._versions = board.cancelled_at[own], board.version_at[own]

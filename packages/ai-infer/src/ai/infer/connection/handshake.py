@@ -17,6 +17,7 @@ from ai.infer.transport.frames import PROTOCOL, Frame, FrameStream, Kind
 
 _CONNECT_S = 30.0  # for a client without a deadline, while more clients are waiting than the system lets wait
 _RETRY_S = 0.02
+_N_DESCRIPTORS = 4  # that make up a client's slots
 _MAX_POLL_S = 3600.0  # after which whoever polls looks again: the system takes no longer time, and no infinity
 Transport = Literal["auto", "shm", "socket"]
 
@@ -48,13 +49,27 @@ def shake_hands(
         reply = json.loads(frame.header)
         if "error" in reply:
             raise InferError(reply["error"])
-        slots = ClientSlots(descriptors, reply["first_slot"], reply["slot_bytes"]) if descriptors else None
+        slots = _open_slots(descriptors, reply) if "first_slot" in reply else None
         return Handshake(stream, pidfd, reply["batch_size"], slots)
     except BaseException:
         stream.close()
         if pidfd >= 0:
             os.close(pidfd)
         raise
+
+
+def _open_slots(descriptors: list[int], reply: dict[str, int]) -> ClientSlots:
+    """Returns the slots that a worker handed over; the system gives no descriptors for which there is no room."""
+    slots = None
+    try:
+        if len(descriptors) == _N_DESCRIPTORS:
+            slots = ClientSlots(descriptors, reply["first_slot"], reply["slot_bytes"])
+    finally:
+        for descriptor in descriptors if slots is None else descriptors[:2]:  # what is mapped needs none
+            os.close(descriptor)
+    if slots is None:
+        raise InferError("this process has no descriptor left for a client: close some, or raise its limit (ulimit -n)")
+    return slots
 
 
 def milliseconds(timeout: float | None) -> int | None:
@@ -114,7 +129,7 @@ def _await_hello(
             continue
         lives = pidfd not in [descriptor for descriptor, _ in events]
         try:
-            frame, descriptors = stream.receive_with_descriptors(4)
+            frame, descriptors = stream.receive_with_descriptors(_N_DESCRIPTORS)
         except BlockingIOError:
             pass
         except OSError:

@@ -20,7 +20,7 @@ class HangCheck:
     def __init__(self, path: Path, limit_s: float | None) -> None:
         try:
             self._vitals = None if limit_s is None else Vitals(path)
-        except OSError:
+        except FileNotFoundError:
             raise WorkerDiedError(f"no inferencer runs at {path.parent}: it was stopped") from None
         self._limit_s = limit_s or 0.0
         self.interval_s = None if limit_s is None else min(max(limit_s / 4, 0.01), BEAT_S)

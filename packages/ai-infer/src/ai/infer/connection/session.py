@@ -144,7 +144,7 @@ class Session:
             while True:
                 try:
                     about = json.loads((folder / ADDRESS_FILE).read_text())
-                except (OSError, ValueError):
+                except (FileNotFoundError, NotADirectoryError, ValueError):
                     raise WorkerDiedError(f"no inferencer runs at {folder}: it was stopped, or never started") from None
                 n_replicas: int = about["replicas"]
                 self.connections += [None] * (n_replicas - len(self.connections))
