@@ -231,7 +231,8 @@ def test_every_public_callable_has_its_door():
         (lambda: ds().split({"a": 1}), r"indices must be one row of whole numbers, got \{'a': 1\}"),
         (lambda: ds().split(torch.tensor(2)), r"indices must be one row of whole numbers, got tensor\(2\)"),
         (lambda: ds().split(0.5, 0.5, stratify=["y"]), r"stratify must name a column .*, got \['y'\]"),
-        (lambda: ds()["3"], "index must be a whole number, got '3'"),
+        (lambda: ds()["3"], "index must be a whole number or a slice, got '3'"),
+        (lambda: ds()[torch.tensor([2, 3])], r"index must be a whole number or a slice, got tensor\(\[2, 3\]\)"),
         (lambda: ds().concat(ds(), 5), r"others\[1\] must be an ai.data.Dataset, got int"),
         (lambda: ds().concat(d.Dataset), r"others\[0\] must be an ai.data.Dataset, got the class Dataset"),
         (lambda: d.Dataset.from_torch({"a": 1}), "torch_dataset must be a map-style dataset, got dict"),
@@ -265,6 +266,11 @@ def test_every_public_callable_has_its_door():
 def test_what_is_out_of_range_is_named(call, message):
     with pytest.raises((TypeError, ValueError), match=message):
         call()
+
+
+def test_an_item_is_found_by_the_numbers_of_a_permutation():
+    for place in (3, np.int64(3), torch.tensor(3)):
+        assert ds()[place]["x"] == 3
 
 
 def test_numbers_of_numpy_are_numbers_and_none_ends_up_in_a_state():

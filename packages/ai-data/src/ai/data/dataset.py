@@ -1,6 +1,7 @@
 """A dataset that is held in memory: arrays, or a list of whatever leads to the samples."""
 
 import copy
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from numbers import Integral, Real
@@ -97,10 +98,13 @@ class Dataset:
         """Returns one sample as a loader's batch would hold it, or the dataset of a slice."""
         if isinstance(index, slice):
             return self.subset(range(*index.indices(len(self))))
-        check_whole(index=index)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index ({index}) is out of range for {len(self)} samples")
-        return _first(next(iter(self.subset([index % len(self)]).loader(1, n_workers=0))))
+        try:
+            place = operator.index(index)  # a tensor of one number too: those of a permutation, say
+        except TypeError:
+            raise TypeError(f"index must be a whole number or a slice, got {index!r}") from None
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"index ({place}) is out of range for {len(self)} samples")
+        return _first(next(iter(self.subset([place % len(self)]).loader(1, n_workers=0))))
 
     def length(self, batch_size: int) -> int:
         """Returns the number of samples in an epoch whose incomplete last batch is dropped."""
