@@ -156,7 +156,7 @@ def measured(config: Config, model: nn.Module, act: Act) -> float:
 
 
 def reproduce(*, seed: int = 0) -> dict[str, float]:
-    """Trains the `point-mass` preset; `return` should be within 5 % of `return_optimal`."""
+    """Trains the `point-mass` preset; `return` should come near `return_optimal`, which nothing can pass."""
     torch.set_num_threads(1)
     return run(replace(PRESETS["point-mass"], seed=seed, trial=f"reproduce/point-mass-{seed}"))
 

@@ -169,11 +169,12 @@ def check_actions(action: NDArray[Any], batch: int, num_actions: int) -> Actions
         raise TypeError(f"action must hold integers, got {array.dtype}")
     if array.shape != (batch,):
         raise ValueError(f"action must have one entry a game, shape ({batch},), got {array.shape}")
-    outside = (array < 0) | (array >= num_actions)
-    if outside.any():
-        row = int(outside.argmax())
+    numbers = array.astype(np.int64, copy=False)
+    unsigned = numbers.view(np.uint64)  # in which what is negative is too large: one pass finds both
+    if np.maximum.reduce(unsigned, initial=0) >= num_actions:
+        row = int((unsigned >= num_actions).argmax())
         raise ValueError(f"action must be in [0, {num_actions}), got {array[row]} in row {row}")
-    return array.astype(np.int64, copy=False)
+    return numbers
 
 
 def illegal_action(action: Actions, row: int) -> ValueError:

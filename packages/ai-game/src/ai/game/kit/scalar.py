@@ -102,7 +102,8 @@ class ScalarGame:
         if self._at_once:
             row = self._step_at_once(state, action, out)
         else:
-            row = self._all["step"](state, action, out, np.zeros(self.num_actions, np.bool_), np.zeros(1, self.dtype))
+            made = self._all
+            row = made["step"](state, action, out, np.empty(self.num_actions, np.bool_), made["nothing"])
         if row >= 0:
             raise illegal_action(action, row)
         return out
@@ -171,6 +172,7 @@ class ScalarGame:
                 "step": fast.bound(_step, play_row=play, legal_row=legal),
                 "legal": fast.bound(_legal, legal_row=legal),
                 "observe": fast.bound(_observe, observe_row=observe),
+                "nothing": np.zeros(1, self.dtype),
             }
             if hasattr(self, "chance_row"):
                 made[compiled]["chance"] = fast.bound(_legal, legal_row=self.chance_row)
