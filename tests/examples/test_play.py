@@ -238,7 +238,7 @@ def test_what_cannot_be_played_ends_in_one_sentence(how, match):
 def test_weights_of_another_network_are_refused():
     with pytest.raises(ValueError, match="weights must be of the network that plays connect4"):
         load("connect4", _HERE / "tictactoe.safetensors")
-    with pytest.raises(ValueError, match="name must be one of tictactoe, connect4, got 'go'"):
+    with pytest.raises(ValueError, match="name must be one of tictactoe, connect4, othello6, got 'go'"):
         load("go")
 
 

@@ -17,6 +17,7 @@ from ai.game.arguments import check_amount
 _GAME = TicTacToe()
 # What else a callable needs; it is called with one wrong number, which must be found before anything.
 _NEEDED: dict[str, dict[str, Any]] = {
+    "BySearch": {"search": print},
     "CachedEvaluator": {"evaluator": print},
     "EpsilonGreedy": {"steps": 1},
     "GameEnvironments": {"game": _GAME, "num": 1},

@@ -119,11 +119,12 @@ PRESETS = {
 PRESETS["othello6"] = replace(
     PRESETS["connect4"],
     game="ai.game:Othello(size=6)",
-    steps=12_000,
+    channels=32,
+    steps=4000,
     minutes=20,
     buffer=300_000,
-    task_interval=1000,
-    save_interval=1000,
+    task_interval=500,
+    save_interval=500,
 )
 DESCRIPTIONS = {
     "tiny": "seconds; for tests",
