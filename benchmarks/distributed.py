@@ -5,7 +5,8 @@
 
 Parts: `generate` (episodes a second of sources that cost nothing, and the CPU that the trainer and Ray's processes take
 for them), `push` (until every worker plays with parameters of 40 MB), `kill` (until a death is noticed), `trial` (a
-trial that does nothing). Medians; needs the extra `ray` of ai-data.
+trial that does nothing), `alphazero` (the example's tic-tac-toe, played here and on two machines, by networks and by an
+inferencer on each; minutes each, so only where it is named). Medians; needs the extra `ray` of ai-data.
 """
 
 # ruff: noqa: D102  (a source's three methods mean what they are called)
@@ -16,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +116,24 @@ def generate(make: Callable[[], Ray], seconds: float, repeats: int) -> None:
 
 
 def push(make: Callable[[], Ray], seconds: float, repeats: int) -> None:
+    import ray
+
+    class Bare:
+        def take(self, array: Any) -> str:
+            return str(ray.get_runtime_context().get_node_id())
+
     took: dict[str, list[float]] = {"local": [], "Ray": []}
+    bare: list[float] = []
     params = {"w": np.zeros(10_000_000, np.float32)}
+    actors = [ray.remote(num_cpus=0.1, scheduling_strategy="SPREAD")(Bare).remote() for _ in range(NODES)]
+    assert len(set(ray.get([actor.take.remote(None) for actor in actors]))) == NODES
     for _ in range(repeats):
+        for _ in range(3):
+            begun = time.monotonic()
+            put = ray.put(params["w"])
+            ray.get([actor.take.remote(put) for actor in actors])
+            bare.append(time.monotonic() - begun)
+            del put
         for name in took:
             with made(Slow(), 2, make() if name == "Ray" else None) as loader:
                 for _ in range(3):
@@ -124,6 +141,33 @@ def push(make: Callable[[], Ray], seconds: float, repeats: int) -> None:
                     took[name].append(wait(lambda loader=loader, version=version: playing(loader, version) == 2))
     local, by_ray = (statistics.median(took[name]) for name in took)
     line("push of 40 MB to 2 workers, s", f"{local:.2f}", f"{by_ray:.2f}", f"{by_ray / local:.2f} × (reach 1.2)")
+    alone = statistics.median(bare)
+    line("  Ray's put and fetch alone, nothing of ours", "", f"{alone:.2f}", f"{alone / local:.2f} ×")
+    for actor in actors:
+        ray.kill(actor)
+
+
+def alphazero(make: Callable[[], Ray], seconds: float, repeats: int) -> None:
+    from ai.examples.alphazero.main import PRESETS, run
+
+    took: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        for engine, inferencer in (("local", False), ("ray", False), ("local", True), ("ray", True)):
+            with tempfile.TemporaryDirectory() as folder:
+                how: dict[str, Any] = {"engine": engine, "inferencer": inferencer, "workers": NODES}
+                found = run(replace(PRESETS["tictactoe"], trial=f"{folder}/trial", **how))
+            name = f"AlphaZero, {engine}{', inferencers' if inferencer else ''}: s"
+            took.setdefault(name, []).append(found["seconds"])
+            faults = {key: found[key] for key in ("wrong_8", "wrong_32", "lost_8", "lost_32")}
+            print(f"  {name} {found['seconds']:.0f}, {faults} (reach 0 each)", flush=True)
+    local = statistics.median(next(iter(took.values())))
+    for name, each in took.items():
+        line(
+            name,
+            f"{local:.0f}",
+            f"{statistics.median(each):.0f}",
+            f"{statistics.median(each) / local:.2f} × (reach 1.2)",
+        )
 
 
 def kill(make: Callable[[], Ray], seconds: float, repeats: int) -> None:
@@ -170,7 +214,7 @@ def add() -> Any:
     return cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=STORE_BYTES)
 
 
-PARTS = {"generate": generate, "push": push, "kill": kill, "trial": trial}
+PARTS = {"generate": generate, "push": push, "kill": kill, "trial": trial, "alphazero": alphazero}
 cluster: Any = None
 
 
@@ -194,7 +238,7 @@ def main() -> None:
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {NODES} machines beside the head", flush=True)
         line("", "local", "Ray", "")
-        for name in options.parts or PARTS:
+        for name in options.parts or [name for name in PARTS if name != "alphazero"]:
             PARTS[name](lambda: Ray(cluster.address), options.seconds, options.repeats)
     finally:
         ray.shutdown()

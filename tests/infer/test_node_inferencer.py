@@ -95,9 +95,7 @@ def test_one_process_at_a_time_has_the_seat_and_what_killed_ones_left_goes(monke
     left = _Seat.taken("left")
     left.leave.detach()
     os.close(left.descriptor)  # as its process's end does
-    os.utime(left.path, (0, 0))
     held = _Seat.taken("held")
-    os.utime(held.path, (0, 0))
     seat = _Seat.taken("mine")
     assert not left.path.exists()
     assert held.path.exists()

@@ -19,6 +19,10 @@ from typing import Any
 from ai.lab import Experiment, ExperimentTrial, Record
 
 _STEPS = 200
+# A search gives up a trial that is lost four times in a row from one snapshot, and itself when worker after worker dies
+# with nothing done in between. Where workers start more slowly than others are killed, that would be the end of each.
+_MOST_LOSSES = 2
+_MOST_KILLS = 3
 _STORE_BYTES = 100 << 20
 
 
@@ -39,6 +43,8 @@ def reproduce(*, minutes: float = 20.0, trials: int = 12, nodes: int = 3, seed: 
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **how}
     )
     killed: Counter[str] = Counter()
+    losses: Counter[tuple[str, int]] = Counter()  # of a trial since its snapshot
+    progress, kills = -1, 0  # and how many workers have died since
     begun = time.monotonic()
     driver: subprocess.Popen[bytes] | None = None
     try:
@@ -54,14 +60,26 @@ def reproduce(*, minutes: float = 20.0, trials: int = 12, nodes: int = 3, seed: 
                     raise RuntimeError(f"the searching process ended with {status}")
                 break
             what = rng.choice(["worker", "worker", "node", "driver"])
-            if what == "worker" and (pids := _running(folder)):
+            if (now := _progress(folder)) != progress:
+                progress, kills = now, 0
+            spared = kills >= _MOST_KILLS
+            alive = {} if spared else _running(folder)
+            running = {pid: state for pid, state in alive.items() if losses[state] < _MOST_LOSSES}
+            if what == "worker" and running:
+                pid = rng.choice(sorted(running))
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(rng.choice(pids), signal.SIGKILL)
+                    os.kill(pid, signal.SIGKILL)
                     killed[what] += 1
-            elif what == "node":
-                cluster.remove_node(living.pop(rng.randrange(len(living))), allow_graceful=False)
+                    losses[running[pid]] += 1
+                    kills += 1
+            elif what == "node" and (victims := [node for node in living if _children(node) & running.keys()]):
+                node = rng.choice(victims)
+                losses.update(running[pid] for pid in _children(node) & running.keys())
+                living.remove(node)
+                cluster.remove_node(node, allow_graceful=False)
                 living.append(cluster.add_node(num_cpus=1, **how))
                 killed[what] += 1
+                kills += 1
             elif what == "driver":
                 driver.kill()
                 driver.wait()
@@ -130,16 +148,34 @@ class Training:
         return float(torch.cat([p.detach().flatten() for p in model.parameters()]).double().norm())
 
 
-def _running(folder: Path) -> list[int]:
-    """Returns the processes of the trials that have begun and not ended."""
-    pids = []
+def _running(folder: Path) -> dict[int, tuple[str, int]]:
+    """Returns the processes of the trials that have begun and not ended, each with its trial and newest snapshot."""
+    found = {}
     for file in folder.glob("trials/*/meta.json"):
         with contextlib.suppress(OSError, ValueError):
             meta = json.loads(file.read_text())
             pid = int(meta["sessions"][-1]["pid"])
             if meta["state"] == "running" and b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                pids.append(pid)
-    return pids
+                snapshots = [int(each.name) for each in file.parent.glob("snapshots/*") if each.name.isdigit()]
+                found[pid] = file.parent.name, max(snapshots, default=0)
+    return found
+
+
+def _progress(folder: Path) -> int:
+    """Returns a number that grows with every snapshot and every trial that ends."""
+    ended = 0
+    for file in folder.glob("trials/*/meta.json"):
+        with contextlib.suppress(OSError, ValueError):
+            ended += json.loads(file.read_text())["state"] != "running"
+    snapshots = [int(each.name) for each in folder.glob("trials/*/snapshots/*") if each.name.isdigit()]
+    return int(ended) + sum(snapshots)
+
+
+def _children(node: Any) -> set[int]:
+    """Returns the processes that a simulated machine has started."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    found = Path(f"/proc/{raylet}/task/{raylet}/children")
+    return {int(pid) for pid in found.read_text().split()} if found.exists() else set()
 
 
 def main(address: str, trials: str, n_jobs: str) -> None:

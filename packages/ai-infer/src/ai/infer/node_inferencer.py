@@ -24,7 +24,6 @@ from ai.infer.transport.trees import Tree
 
 _MAX_DEATHS = 3  # a request that ends so many inferencers is not sent again
 _LOOK_S = 0.05
-_OLD_S = 86_400.0
 _NUMBER = struct.Struct("<q")
 
 
@@ -295,14 +294,10 @@ def _locked(path: Path, flags: int = 0) -> int | None:
 
 
 def _sweep(but: Path) -> None:
-    """Removes what killed processes have left long ago."""
+    """Removes what processes that are gone have left; who was about to lock such a file finds it removed."""
     for path in but.parent.glob(f"ai-infer-node-{os.getuid()}-*"):
-        try:
-            old = path != but and time.time() - path.stat().st_mtime > _OLD_S
-        except OSError:
-            continue
-        if old and (descriptor := _locked(path)) is not None:
-            _Seat(path, descriptor).leave()
+        if path != but and (descriptor := _locked(path)) is not None:
+            _left(path, descriptor)
 
 
 class _Versions:
