@@ -122,26 +122,22 @@ def push(make: Callable[[], Ray], seconds: float, repeats: int) -> None:
         def take(self, array: Any) -> str:
             return str(ray.get_runtime_context().get_node_id())
 
-    took: dict[str, list[float]] = {"local": [], "Ray": []}
-    bare: list[float] = []
+    took: dict[str, list[float]] = {"local": [], "Ray": [], "bare": []}
     params = {"w": np.zeros(10_000_000, np.float32)}
     actors = [ray.remote(num_cpus=0.1, scheduling_strategy="SPREAD")(Bare).remote() for _ in range(NODES)]
     assert len(set(ray.get([actor.take.remote(None) for actor in actors]))) == NODES
-    for _ in range(repeats):
-        for _ in range(3):
+    with made(Slow(), 2, None) as here, made(Slow(), 2, make()) as there:
+        for _ in range(8 * repeats):
+            for name, loader in (("local", here), ("Ray", there)):
+                version = loader.update_params(params)
+                took[name].append(wait(lambda loader=loader, version=version: playing(loader, version) == 2))
             begun = time.monotonic()
             put = ray.put(params["w"])
             ray.get([actor.take.remote(put) for actor in actors])
-            bare.append(time.monotonic() - begun)
+            took["bare"].append(time.monotonic() - begun)
             del put
-        for name in took:
-            with made(Slow(), 2, make() if name == "Ray" else None) as loader:
-                for _ in range(3):
-                    version = loader.update_params(params)
-                    took[name].append(wait(lambda loader=loader, version=version: playing(loader, version) == 2))
-    local, by_ray = (statistics.median(took[name]) for name in took)
+    local, by_ray, alone = (statistics.median(took[name]) for name in took)
     line("push of 40 MB to 2 workers, s", f"{local:.2f}", f"{by_ray:.2f}", f"{by_ray / local:.2f} × (reach 1.2)")
-    alone = statistics.median(bare)
     line("  Ray's put and fetch alone, nothing of ours", "", f"{alone:.2f}", f"{alone / local:.2f} ×")
     for actor in actors:
         ray.kill(actor)
