@@ -640,12 +640,12 @@ def test_no_view_has_a_serious_finding_of_axe(look, serve, root):
     axe = next(Path(AXE.origin).parent.rglob("axe.min.js")).read_text()
     page = look(serve(root, token="t"), "?token=t#view=Curves")
     select(page, "study/a", "study/b", "search/trials/00005")
+    page.evaluate(axe)
     found = {}
     for scheme in ("dark", "light"):
         page.emulate_media(color_scheme=scheme)
         for view in VIEWS:
             open_view(page, view)
-            page.evaluate(axe)
-            told = page.evaluate("axe.run()")["violations"]
+            told = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
             found |= {(scheme, view, one["id"]): one["nodes"][0]["html"] for one in told if one["impact"] in SERIOUS}
     assert found == {}
