@@ -175,6 +175,13 @@ def test_sampled_muzero_trains_on_masses_and_is_measured_beside_the_optimum(tmp_
     assert found["return_policy"] < found["return_optimal"]
 
 
+def test_sampled_muzero_s_presets_find_their_environments():
+    for preset in sampled_muzero.main.PRESETS.values():
+        agent = sampled_muzero.main.learner(preset)
+        assert agent.source.source.env.num == preset.num_envs
+        assert isinstance(agent.source.source.env, PointMass) == (preset.env == "point-mass")
+
+
 def test_sampled_muzero_names_an_environment_without_movements():
     config = replace(sampled_muzero.main.PRESETS["tiny"], env="CartPole-v1")
     with pytest.raises(ValueError, match="env must have continuous actions along one axis of numbers, CartPole-v1"):

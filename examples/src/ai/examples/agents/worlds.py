@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ai.examples.agents.point_mass import PointMass
 from ai.game import GymnasiumEnvironments, VectorEnvironments
 
-World = GymnasiumEnvironments | VectorEnvironments
+World = GymnasiumEnvironments | VectorEnvironments | PointMass
 
 
 def world(name: str, num: int, **options: Any) -> World:
@@ -18,10 +19,13 @@ def world(name: str, num: int, **options: Any) -> World:
     counts that as one step, so that what is tried at random goes somewhere. Of `held-4:hidden:NAME` both hold.
 
     Args:
-        name: Of Gymnasium; `ALE/…` takes ALE's own vector environment, and no such prefix.
+        name: Of Gymnasium; `ALE/…` takes ALE's own vector environment, and no such prefix; `point-mass` is
+            `PointMass`.
         num: How many.
         options: Passed to Gymnasium.
     """
+    if name == "point-mass":
+        return PointMass(num, **options)
     if name.startswith("ALE/"):
         return VectorEnvironments(name, num, **options)
     if name.startswith(("hidden:", "held-")):
