@@ -88,8 +88,19 @@ def test_a_held_action_is_taken_several_times_and_counts_once():
         cut = held.step(action)[3]
     assert cut.all()
     assert world("held-2:hidden:CartPole-v1", 1).observation_shape == (2,)
-    with pytest.raises(ValueError, match=r"how often an action is taken, such as held-4:NAME, got held-0:NAME"):
-        world("held-0:NAME", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("held-0:NAME", r"how often an action is taken, such as held-4:NAME, got held-0:NAME"),
+        ("held-4:hidden:ALE/Pong-v5", r"no prefix before ALE/…, .* got held-4:hidden:ALE/Pong-v5"),
+        ("hidden:FrozenLake-v1", r"a row of numbers to be hidden:, got Discrete\(16\)"),
+    ],
+)
+def test_worlds_that_cannot_be_made_so_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        world(name, 1)
 
 
 def test_solved_is_told_by_the_first_window_that_reaches_the_goal():

@@ -9,6 +9,7 @@ import ai.model as m
 from ai.examples.gpt import Config, Model, run
 from ai.examples.gpt.corpus import Alphabet
 from ai.examples.gpt.main import DESCRIPTIONS, PRESETS, NextCharacter, read, windows
+from ai.examples.gpt.model import _race
 from ai.examples.gpt.serve import Writer, writer
 
 POSITIONS = ["rotary", "learned"]
@@ -109,6 +110,14 @@ def test_top_k_draws_from_the_k_most_probable(on_device):
         :, 0
     ]
     assert set(drawn.tolist()) == best
+
+
+def test_the_race_by_which_a_gpu_draws_follows_the_probabilities_and_takes_no_code_of_no_chance(monkeypatch):
+    p = torch.tensor([0.0, 0.1, 0.0, 0.6, 0.3])
+    drawn = _race(p.expand(20_000, -1), torch.Generator().manual_seed(0))[:, 0]
+    torch.testing.assert_close(torch.bincount(drawn, minlength=5) / 20_000, p, atol=0.01, rtol=0)
+    monkeypatch.setattr(torch.Tensor, "exponential_", lambda self, generator=None: self.zero_())  # as some devices draw
+    assert _race(p[None], None).tolist() == [[3]]
 
 
 def test_one_seed_writes_one_text():

@@ -328,6 +328,19 @@ def test_a_model_that_writes_over_what_it_is_shown_changes_nothing():
             np.testing.assert_array_equal(made.columns[key], wanted.columns[key])
 
 
+def test_an_act_that_writes_over_what_it_said_changes_nothing():
+    said = {"action": torch.zeros(2, dtype=torch.long), "value": torch.zeros(2)}
+
+    def into_the_same(model, seen, generator, n_steps):
+        for key, value in act(model, seen, generator, n_steps).items():
+            said[key].copy_(value)
+        return said
+
+    made, wanted = (next(started(Ticks(), torch.nn.Identity(), how, 6)) for how in (into_the_same, act))
+    for key in ("action", "value"):
+        np.testing.assert_array_equal(made.columns[key], wanted.columns[key])
+
+
 def test_a_reward_that_is_not_one_number_a_row_is_refused():
     class Wide(Ticks):
         def step(self, action):

@@ -29,6 +29,8 @@ def world(name: str, num: int, **options: Any) -> World:
     if name.startswith("ALE/"):
         return VectorEnvironments(name, num, **options)
     if name.startswith(("hidden:", "held-")):
+        if ":ALE/" in name:
+            raise ValueError(f"env must have no prefix before ALE/…, whose frames are stacked and skipped, got {name}")
         return GymnasiumEnvironments(lambda: _made(name, **options), num)
     return GymnasiumEnvironments(name, num, **options)
 
@@ -50,6 +52,8 @@ def _hidden(env: Any) -> Any:
     import gymnasium
 
     shown: Any = env.observation_space
+    if not isinstance(shown, gymnasium.spaces.Box) or not shown.shape:
+        raise ValueError(f"env must show a row of numbers to be hidden:, got {shown}")
     space = gymnasium.spaces.Box(shown.low[::2], shown.high[::2], dtype=shown.dtype)
 
     def every_other(obs: NDArray[Any]) -> NDArray[Any]:

@@ -142,6 +142,11 @@ def _draw(logits: Tensor, temperature: float, top_k: int | None, generator: torc
     p = (logits / temperature).softmax(1)
     if p.device.type == "cpu":
         return torch.multinomial(p, 1, generator=generator)
-    # The same, less the look at the numbers, which would wait for the device at every code.
-    time = torch.empty_like(p).exponential_(generator=generator).clamp_min_(torch.finfo(p.dtype).tiny)  # not 0 / 0
-    return (p / time).argmax(1, keepdim=True)
+    return _race(p, generator)
+
+
+def _race(p: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draws as `torch.multinomial` does, less its look at the numbers, which would wait for a device at every code."""
+    time = torch.empty_like(p).exponential_(generator=generator)
+    # A time of 0, which some devices draw, would let a code of no chance win: 0 / 0 is NaN, the greatest.
+    return (p / time.clamp_min_(torch.finfo(p.dtype).tiny)).argmax(1, keepdim=True)

@@ -214,8 +214,8 @@ class Rollouts:
         if clash := seen.keys() & ((said.keys() - {"memory"}) | _WRITTEN):
             raise ValueError(f"what env shows may not have the keys {sorted(clash)}: a rollout holds them already")
         self._check_said(said)
-        held = {key: np.array(value) for key, value in {**seen, "obs": self._stored(seen["obs"])}.items()}
-        return {**said, **held}, said  # copies: an environment may write its next moment over what it showed
+        # Copies: an environment may write its next moment over what it showed, a model over what it said.
+        return {key: np.array(value) for key, value in {**said, **seen, "obs": self._stored(seen["obs"])}.items()}, said
 
     def _check_said(self, said: Mapping[str, NDArray[Any]]) -> None:
         if clash := said.keys() & _WRITTEN:
