@@ -176,7 +176,7 @@ def _wrong(hint: Any) -> list[Any]:
     if kinds[0] is float:
         return ["3", math.nan, True, torch.tensor(0.5), two, *none]
     if kinds[0] is int:
-        return [1.5, "3", True, math.nan, one, np.array(2), two, *none]
+        return [1.5, "3", True, math.nan, one, np.array(2), two, 1 << 70, *none]
     if kinds[0] is Tensor:
         return [5, "text", [1], None]
     if int in kinds:
@@ -260,6 +260,10 @@ def test_every_public_callable_has_its_door():
         (lambda: d.ReplayBuffer(10, next_keys=(3,)), r"next_keys must be a tuple of keys, got \(3,\)"),
         (lambda: shards().set_epoch(-1), "epoch must be at least 0, got -1"),
         (lambda: d.Datagen(Coins()).passes(1).wants_params(0), "batches must be at least 1, got 0"),
+        (lambda: ds().loader(4, n_workers=1 << 17), "n_workers must be at most 65536, got 131072"),
+        (lambda: d.Datagen(Coins()).loader(4, n_workers=1 << 17), "n_workers must be at most 65536, got 131072"),
+        (lambda: ds().loader(4, prefetch=1 << 21), "prefetch must be at most 1048576, got 2097152"),
+        (lambda: d.ReplayBuffer(10, seed=1 << 64), "seed must be a number of 64 bits, got 18446744073709551616"),
         (lambda: d.digits_dataset(0), "size must be at least 1 pixel, got 0"),
     ],
 )

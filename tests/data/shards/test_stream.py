@@ -143,6 +143,28 @@ def test_a_loader_resumes_exactly(tmp_path, shuffle):
         assert [batch["n"].tolist() for batch in islice(second, 21 - cut)] == whole[cut:]
 
 
+@pytest.mark.parametrize("how", [{}, {"train": True, "drop_last": False}, {"n_workers": 2}])
+def test_nothing_comes_again_after_the_last_batch_of_a_pass(tmp_path, how):
+    for k in range(3):
+        (tmp_path / f"{k}.npz").write_bytes(arrays(range(N * k, N * (k + 1))))
+
+    def loader():
+        return create_data_loader(Shards(tmp_path, shuffle=True, seed=3), 4, **{"n_workers": 0, **how})
+
+    with loader() as first, loader() as second:
+        states, whole = [first.state_dict()], []
+        for batch in islice(first, 11):
+            whole.append(batch["n"].tolist())
+            states.append(first.state_dict())
+        assert sorted(chain(*whole[:6])) == list(range(3 * N))
+        for cut in range(3, len(whole)):
+            second.load_state_dict(json.loads(json.dumps(states[cut])))
+            assert [batch["n"].tolist() for batch in islice(second, len(whole) - cut)] == whole[cut:]
+        if "train" not in how:
+            second.load_state_dict(states[-1])
+            assert list(second) == []
+
+
 def test_workers_read_files_of_their_own(tmp_path):
     for k in range(4):
         (tmp_path / f"{k}.npz").write_bytes(arrays(range(N * k, N * (k + 1))))

@@ -8,16 +8,24 @@ from typing import Any
 
 import numpy as np
 
+_MOST_WORKERS = 1 << 16
+
 
 def check_whole(*, or_none: bool = False, **named: Any) -> None:
-    """Raises `TypeError` for a number that is not whole, such as 32.0, '32' or a tensor; None passes with `or_none`.
+    """Raises for a number that is not whole, such as 32.0, '32' or a tensor (`TypeError`), or not one of 64 bits.
+
+    None passes with `or_none`. Seeds of torch go beyond signed numbers, so unsigned ones pass.
 
     >>> check_whole(batch_size=10)
     >>> check_whole(or_none=True, n_workers=None)
     """
     for name, value in named.items():
-        if not (or_none and value is None) and not _is_whole(value):
+        if or_none and value is None:
+            continue
+        if not _is_whole(value):
             raise TypeError(f"{name} must be a whole number{' or None' * or_none}, got {value!r}")
+        if not -(1 << 63) <= value < 1 << 64:
+            raise ValueError(f"{name} must be a number of 64 bits, got {value}")
 
 
 def check_at_least(least: int, **named: Any) -> None:
@@ -29,6 +37,17 @@ def check_at_least(least: int, **named: Any) -> None:
     for name, value in named.items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_n_workers(n_workers: int | None, *, or_none: bool = False) -> None:
+    """Raises for what is no number of workers, or more than a machine or cluster can have; None passes with `or_none`.
+
+    >>> check_n_workers(8)
+    """
+    check_whole(or_none=or_none, n_workers=n_workers)
+    if n_workers is not None and not 0 <= n_workers <= _MOST_WORKERS:
+        least = "at least 0" if n_workers < 0 else f"at most {_MOST_WORKERS}"
+        raise ValueError(f"n_workers must be {least}, got {n_workers}")
 
 
 def check_real(*, or_none: bool = False, **named: Any) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, TypedDict, get_type_hints
 
-from ai.data.arguments import check_real, check_whole
+from ai.data.arguments import check_n_workers, check_real, check_whole
 from ai.data.replay_buffer import ReplayBuffer
 from ai.data.workers.engine import Engine
 
@@ -64,15 +64,14 @@ def datagen_options(options: DatagenOptions) -> DatagenOptions:
         ValueError: one that cannot be.
     """
     chosen: DatagenOptions = {**_defaults(DatagenOptions, options), **options}  # type: ignore[typeddict-item]
-    check_whole(n_workers=chosen["n_workers"], seed=chosen["seed"])
+    check_n_workers(chosen["n_workers"])
+    check_whole(seed=chosen["seed"])
     check_whole(or_none=True, min_steps=chosen["min_steps"])
     check_real(or_none=True, replay_ratio=chosen["replay_ratio"])
     chosen["seed"] = int(chosen["seed"])  # numpy's own would end up in states
     buffer = chosen["buffer"]
     if not isinstance(buffer, ReplayBuffer):
         check_whole(or_none=True, **{"buffer, if no ReplayBuffer,": buffer})
-    if chosen["n_workers"] < 0:
-        raise ValueError(f"n_workers must be at least 0, got {chosen['n_workers']}")
     if chosen["engine"] is not None and not hasattr(chosen["engine"], "start"):
         raise TypeError(f"engine must start workers, as ai.data.Ray() does, got {chosen['engine']!r}")
     if chosen["engine"] is not None and chosen["n_workers"] == 0:

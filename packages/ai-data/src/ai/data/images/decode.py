@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 N_CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 Fit = Literal["crop", "stretch", "pad"]
 Filter = Literal["bilinear", "bicubic"]
+_MOST_PIXELS = (1 << 16) - 1  # a side; the largest JPEG has as many
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Decoder:
         object.__setattr__(self, "size", tuple(self.size))  # a list would not hash
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"imsize must be a positive number of pixels or (height, width), got {self.size}")
+        if max(self.size) > _MOST_PIXELS:
+            raise ValueError(f"imsize must be at most {_MOST_PIXELS} pixels a side, got {self.size}")
         for name, value, known in (
             ("mode", self.mode, tuple(N_CHANNELS)),
             ("fit", self.fit, ("crop", "stretch", "pad")),

@@ -4,8 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
-from ai.data.arguments import check_flag, check_real, check_whole
+from ai.data.arguments import check_flag, check_n_workers, check_real, check_whole
 from ai.data.batch.order import Sampler
+
+# Batches that workers prepare ahead: of a stream without end so many are asked for at once.
+_MOST_AHEAD = 1 << 20
 
 
 class LoaderOptions(TypedDict, total=False):
@@ -69,12 +72,12 @@ class Options:
         check_flag(train=self.train, resident=self.resident, single_batch=self.single_batch)
         check_flag(or_none=True, drop_last=self.drop_last)
         check_whole(seed=self.seed)
-        check_whole(or_none=True, n_workers=self.n_workers, prefetch=self.prefetch)
+        check_n_workers(self.n_workers, or_none=True)
+        check_whole(or_none=True, prefetch=self.prefetch)
         check_real(or_none=True, timeout_s=self.timeout_s)
-        for name, least in (("n_workers", 0), ("prefetch", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.prefetch is not None and not 1 <= self.prefetch <= _MOST_AHEAD:
+            bound = "at least 1" if self.prefetch < 1 else f"at most {_MOST_AHEAD}"
+            raise ValueError(f"prefetch must be {bound}, got {self.prefetch}")
         object.__setattr__(self, "seed", int(self.seed))  # numpy's own would end up in states
         object.__setattr__(self, "train", bool(self.train))
         if self.worker not in ("process", "thread"):

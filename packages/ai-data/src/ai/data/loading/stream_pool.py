@@ -166,7 +166,8 @@ class _Turns:
         number, kind, content, cursor, divides = message
         with self.workers.changed:
             if number == self._number:
-                self.divides = divides
+                if kind == "batch":  # who begins at the end of its part does not look
+                    self.divides = divides
                 self._asked[place] -= 1
                 self._answers[place].append((kind, content, None if cursor is None else Cursor(*cursor)))
                 if kind == "batch":

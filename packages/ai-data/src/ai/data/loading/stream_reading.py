@@ -90,7 +90,12 @@ class Walk:
         chunk: list[Any] = []
         while True:
             chunk += islice(self._samples, size - len(chunk))
-            if len(chunk) == size or (chunk and self._reading.tail == "keep"):
+            if len(chunk) == size:
+                return chunk
+            if (
+                chunk and self._reading.tail == "keep"
+            ):  # the pass is over, and some datasets' states begin another there
+                self._go_to(self._cursor.epoch + 1)
                 return chunk
             gave_none = self._cursor.n_given == 0 or (self._reading.tail == "drop" and self._cursor.n_given < size)
             if not self._reading.endless or (gave_none and fruitless):
@@ -98,12 +103,17 @@ class Walk:
             fruitless = gave_none
             if self._reading.tail == "drop":
                 chunk = []
-            self._cursor = Cursor(self._cursor.epoch + 1)
-            self._samples = self._pass(self._cursor)
+            self._go_to(self._cursor.epoch + 1)
+
+    def _go_to(self, epoch: int) -> None:
+        self._cursor = Cursor(epoch)
+        self._samples = self._pass(self._cursor)
 
     def _pass(self, cursor: Cursor) -> Iterator[Any]:
         """Yields the samples of a pass from a cursor on."""
         reading, dataset = self._reading, self._dataset
+        if cursor.epoch and not reading.endless:
+            return
         self._begin(derive_seed(self._seed, cursor.epoch))
         if hasattr(dataset, "set_epoch"):
             dataset.set_epoch(cursor.epoch)

@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 from torch import Tensor
 
-from ai.data.arguments import check_flag, check_path, check_whole
+from ai.data.arguments import check_flag, check_n_workers, check_path, check_whole
 from ai.data.dataset import Dataset
 from ai.data.loader import DataLoader
 from ai.data.shards.stream import INDEX, Shards
@@ -56,7 +56,7 @@ def write_shards(
         [[0, 10, 20, 30], [40]]
     """
     check_whole(per_shard=per_shard, seed=seed)
-    check_whole(or_none=True, n_workers=n_workers)
+    check_n_workers(n_workers, or_none=True)
     check_flag(resume=resume)
     check_path(folder=folder)
     if not isinstance(dataset, Dataset):
