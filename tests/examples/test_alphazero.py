@@ -21,6 +21,7 @@ from ai.game import Augment, ConnectFour, NetEvaluator, TicTacToe, fast, solve
 from ai.train import Snapshots, snapshot
 from tests.data.helpers_data import wait_until
 from tests.data.workers.pretended_ray import PretendedRay
+from tests.infer.pretended_inferencer import Pretended, pretend
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +63,6 @@ def test_what_is_no_game_is_refused():
         make_game("ai.game:Play()")
 
 
-@pytest.mark.slow
-def test_workers_ask_one_inferencer_and_episodes_tell_whose_they_are():
-    config = replace(PRESETS["tiny"], inferencer=True, workers=2)
-    with self_play(TicTacToe(), config, Augment(TicTacToe())) as loader:
-        assert (next(loader)["version"] == 0).all()
-        assert loader.update_params(network(config).init(seed=1).state_dict()) == 1
-        wait_until(lambda: next(loader)["version"].max() == 1)
-
-
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -83,15 +75,19 @@ def test_what_does_not_play_on_a_cluster_is_refused(how, message):
         self_play(TicTacToe(), replace(PRESETS["tiny"], engine="ray", **how), None)
 
 
-def test_games_come_from_a_cluster_with_the_parameters_that_they_are_told(monkeypatch):
+@pytest.mark.parametrize("inferencer", [False, True])
+def test_games_come_from_a_cluster_with_the_parameters_that_they_are_told(monkeypatch, inferencer):
     monkeypatch.setitem(sys.modules, "ray", PretendedRay())
     monkeypatch.setattr(ray_engine, "_TURN_S", 0.01)
     monkeypatch.setattr(ray_actor, "_BEAT_S", 0.01)
-    config = replace(PRESETS["tiny"], engine="ray", workers=2)
+    monkeypatch.setenv("AI_NODE", "one machine")
+    pretend(monkeypatch)
+    config = replace(PRESETS["tiny"], engine="ray", inferencer=inferencer, workers=2)
     with self_play(TicTacToe(), config, None) as loader:
         assert (next(loader)["version"] == 0).all()
         loader.update_params(network(config).init(seed=1).state_dict())
         wait_until(lambda: next(loader)["version"].max() == 1)
+        assert len(Pretended.made) == inferencer  # for both workers
     wait_until(lambda: all(actor.dead for actor in sys.modules["ray"].actors))
 
 

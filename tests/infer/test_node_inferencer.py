@@ -8,6 +8,7 @@ from torch import nn
 
 from ai.infer import InferError, NodeInferencer, WorkerDiedError
 from ai.infer.node_inferencer import _Seat
+from tests.infer.pretended_inferencer import Pretended, pretend
 
 X = torch.ones(1, 3)
 
@@ -20,33 +21,118 @@ def at(model, number):
     return nn.functional.linear(X, *plus(model, number).values())
 
 
+@pytest.fixture
+def pretended(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    pretend(monkeypatch)
+    return tmp_path
+
+
 @pytest.mark.slow
-def test_all_copies_of_a_machine_ask_one_inferencer_that_outlives_deaths(monkeypatch):
+def test_all_copies_of_a_machine_ask_one_inferencer_whose_worker_may_die():
     model = nn.Linear(3, 2).eval()
     with NodeInferencer(model) as first, pickle.loads(pickle.dumps(first)) as second:
         assert torch.equal(first(X), at(model, 0))
-        assert torch.equal(second(X), at(model, 0))
-        assert (first.hosts, second.hosts, first.version, second.version) == (True, False, 0, 0)
-
-        second.update_params(plus(model, 1), 5)  # kept for the day when it starts one
-        assert torch.equal(second(X), at(model, 0))
-        assert second.version == 0
         first.update_params(plus(model, 2), version=7)
         assert torch.equal(second(X), at(model, 2))
-        assert (first.version, second.version) == (0, 7)  # the first has had no answer since
+        assert (first.hosts, second.hosts, first.version, second.version) == (True, False, 0, 7)
 
         os.kill(first._hosted.pids[0], signal.SIGKILL)
         assert torch.equal(second(X), at(model, 2))
         assert second.version == 7
 
-        first.close()
-        assert torch.equal(second(X), at(model, 1))
-        assert (first.hosts, second.hosts, second.version) == (False, True, 5)
 
-        monkeypatch.setenv("AI_NODE", "another")  # as on another machine
-        with pickle.loads(pickle.dumps(second)) as third:
-            assert torch.equal(third(X), at(model, 0))
-            assert third.hosts
+def test_the_next_copy_that_asks_starts_one_with_what_it_was_given(pretended, monkeypatch):
+    model = nn.Linear(3, 2).eval()
+    first = NodeInferencer(model)
+    second = pickle.loads(pickle.dumps(first))
+    assert torch.equal(first(X), at(model, 0))
+    second.update_params(plus(model, 1), 5)  # kept for the day when it starts one
+    assert torch.equal(second(X), at(model, 0))
+    first.update_params(plus(model, 2), 7)
+    assert torch.equal(second(X), at(model, 2))
+    assert (first.hosts, second.hosts, first.version, second.version) == (True, False, 0, 7)
+
+    first.close()
+    assert second.version == 7  # of what has answered last, until another does
+    assert torch.equal(second(X), at(model, 1))
+    assert (first.hosts, second.hosts, second.version) == (False, True, 5)
+
+    third = pickle.loads(pickle.dumps(second))
+    monkeypatch.setenv("AI_NODE", "another")  # as on another machine
+    assert torch.equal(third(X), at(model, 1))
+    assert (third.hosts, third.version) == (True, 5)
+    assert len(Pretended.made) == 2
+    second.close()
+    third.close()
+    assert list(pretended.iterdir()) == []
+
+
+def test_versions_are_those_of_what_was_taken_in_whatever_order_they_are_numbered(pretended):
+    model = nn.Linear(3, 2).eval()
+    with NodeInferencer(model) as node:
+        assert torch.equal(node(X), at(model, 0))
+        with pytest.raises(ValueError, match="every entry"):
+            node.update_params({"weight": model.weight}, 5)
+        with pytest.raises(TypeError, match="state_dict must be a dict of tensors by name, not int"):
+            node.update_params(5, 5)
+        for number, version in ((1, 6), (2, 3)):
+            node.update_params(plus(model, number), version)
+            assert torch.equal(node(X), at(model, number))
+            assert node.version == version
+        node.close()
+        assert torch.equal(node(X), at(model, 2))  # and not what was refused
+        assert node.version == 3
+
+
+def test_what_was_pushed_stays_what_it_was(pretended):
+    model, trained = nn.Linear(3, 2).eval(), nn.Linear(3, 2)
+    trained.load_state_dict(model.state_dict())
+    with NodeInferencer(model) as node:
+        node.update_params(trained.state_dict(), 7)
+        nn.init.zeros_(trained.weight)
+        assert torch.equal(node(X), at(model, 0))
+        assert node.version == 7
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_is_one_more_copy_and_keeps_nothing_of_its_parent(pretended):
+    model = nn.Linear(3, 2).eval()
+    node = NodeInferencer(model)
+    node(X)
+    seat = node._seat
+    with node._lock:  # as another thread may hold it
+        if (child := os.fork()) == 0:
+            node.close()
+            fine = not node.hosts and seat.path.exists() and _Seat.taken(node._key) is None
+            os._exit(0 if fine and not seat.leave.alive and node._lock.acquire(blocking=False) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    assert node.hosts
+    ready, begun = os.pipe()
+    end, alive = os.pipe()
+    if (child := os.fork()) == 0:
+        os.write(begun, b"x")
+        os.read(end, 1)
+        os._exit(0)
+    try:
+        os.read(ready, 1)
+        seat.leave.detach()
+        os.close(seat.descriptor)  # as the parent's death does
+        taken = _Seat.taken(node._key)
+        assert taken is not None
+        taken.leave()
+    finally:
+        os.write(alive, b"x")
+        os.waitpid(child, 0)
+        for descriptor in (ready, begun, end, alive):
+            os.close(descriptor)
+        node.close()
+
+
+def test_a_folder_that_takes_no_lock_is_said_at_once(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "removed"))
+    with pytest.raises(InferError, match=r"locks a file in the folder for temporary files, .*removed, which failed"):
+        NodeInferencer(nn.Linear(3, 2))(X)
 
 
 def test_what_is_no_model_or_option_is_refused_where_it_is_given():

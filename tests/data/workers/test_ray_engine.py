@@ -293,6 +293,7 @@ def test_after_the_cluster_was_left_nothing_is_asked_of_it(cluster):
     [
         ({"num_cpus": -1}, "num_cpus must be a finite number of at least 0, got -1"),
         ({"num_gpus": float("nan")}, "num_gpus must be a number, got nan"),
+        ({"num_gpus": float("inf")}, "num_gpus must be a finite number of at least 0, got inf"),
         ({"resources": {"big": -2}}, "big must be a finite number of at least 0, got -2"),
         ({"start_timeout_s": 0}, "start_timeout_s must be positive or None, got 0"),
     ],

@@ -1,5 +1,6 @@
 """`NodeInferencer`: one `Inferencer` a machine, whichever of the processes there happens to run it."""
 
+import contextlib
 import fcntl
 import hashlib
 import inspect
@@ -25,6 +26,16 @@ from ai.infer.transport.trees import Tree
 _MAX_DEATHS = 3  # a request that ends so many inferencers is not sent again
 _LOOK_S = 0.05
 _NUMBER = struct.Struct("<q")
+_OF_THIS_PROCESS = ("_lock", "_seat", "_hosted", "_client", "_heard", "_versions", "_version")
+_all: "weakref.WeakSet[NodeInferencer | _Seat]" = weakref.WeakSet()
+
+
+def _forget_all_after_fork() -> None:
+    for each in list(_all):
+        each._forget_after_fork()
+
+
+os.register_at_fork(after_in_child=_forget_all_after_fork)
 
 
 class NodeInferencer:
@@ -37,11 +48,14 @@ class NodeInferencer:
     with the newest parameters that it was given. Requests that a death interrupts are sent again, as the model's answer
     depends on nothing else.
 
+    It may be used by several threads, and forked: the child's is one more copy.
+
     A machine is what shares its folder for temporary files; where the variable `AI_NODE` is set, as in workers on a Ray
     cluster, each value of it counts as a machine.
 
     Args:
-        model: copied to each machine; what it is at the time of pickling.
+        model: copied to each machine; what it is at the time of pickling, which takes along what `update_params` was
+            given.
         device: where it runs there.
         batch_size: as of `Inferencer`.
         start_timeout_s: as of `Inferencer`; who waits for another's start waits as long.
@@ -79,9 +93,10 @@ class NodeInferencer:
             "device": device,
             "batch_size": batch_size,
             "start_timeout_s": start_timeout_s,
+            **options,
         }
-        self._given |= {"start_timeout_s": start_timeout_s, **options}
         self._key = secrets.token_hex(16)
+        self._newest: tuple[int, Mapping[str, Any]] | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -89,14 +104,19 @@ class NodeInferencer:
         self._seat: _Seat | None = None
         self._hosted: Inferencer | None = None
         self._client: InferencerClient | None = None
+        self._heard: InferencerClient | None = None  # the last that has brought a reply
         self._versions: _Versions | None = None
-        self._newest: tuple[int, Mapping[str, Tensor]] | None = None
+        self._version = 0
+        _all.add(self)
+
+    def _forget_after_fork(self) -> None:
+        self._begin()  # the seat and the inferencer are the parent's
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"given": self._given, "key": self._key}
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._given, self._key = state["given"], state["key"]
+        self.__dict__.update(state)
         self._begin()
 
     def __call__(self, *args: Tree, **kwargs: Tree) -> Tree:
@@ -110,34 +130,47 @@ class NodeInferencer:
         for _ in range(_MAX_DEATHS):
             client = self._joined()
             try:
-                return client(*args, **kwargs)
+                reply = client(*args, **kwargs)
             except WorkerDiedError as error:
                 died = error
                 self._leave(client)
+            else:
+                self._heard = client
+                return reply
         raise WorkerDiedError(f"{_MAX_DEATHS} inferencers in a row died over one request, the last: {died}") from died
 
     def update_params(self, state_dict: Mapping[str, Tensor], version: int) -> None:
         """Takes parameters: every copy is to be given them, and the one that runs the inferencer hands them to it.
 
         Args:
-            state_dict: as of `Inferencer.update_params`; kept, for the inferencer that may have to be started here.
+            state_dict: as of `Inferencer.update_params`; a copy is kept, for the inferencer that may have to be started
+                here.
             version: how the caller counts them.
 
         Raises:
-            ValueError: they do not fit the model (told where the inferencer runs).
+            TypeError: they are no dict.
+            ValueError: they do not fit the model (told where the inferencer runs); the old ones still serve.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict must be a dict of tensors by name, not {type(state_dict).__name__}")
+        state = {
+            name: x.detach().to("cpu", copy=True) if isinstance(x, Tensor) else x for name, x in state_dict.items()
+        }
         with self._lock:
-            self._newest = version, state_dict
             if self._hosted is not None and self._versions is not None:
-                self._pass_on(self._hosted, self._versions)
+                self._versions.pass_on(self._hosted, state, version)
+            self._newest = version, state
 
     @property
     def version(self) -> int:
-        """The newest version, as `update_params` was told it, that any reply to this copy was made with."""
+        """What `update_params` was told of the newest parameters that have answered this copy; 0 before any reply.
+
+        Where an inferencer has ended, it is that of the one that answers now.
+        """
         with self._lock:
-            if self._client is None or self._versions is None:
-                return 0
-            return self._versions[self._client.version]
+            if self._client is not None and self._heard is self._client and self._versions is not None:
+                self._version = self._versions[self._client.version]
+            return self._version
 
     @property
     def hosts(self) -> bool:
@@ -186,9 +219,10 @@ class NodeInferencer:
         try:
             hosted = Inferencer(restart=True, **self._given)
             try:
-                versions = _Versions.new(hosted.client.address, 0 if self._newest is None else self._newest[0])
+                versions = _Versions.new(hosted.client.address)
                 if self._newest is not None:
-                    self._pass_on(hosted, versions)
+                    version, state = self._newest
+                    versions.pass_on(hosted, state, version)
                 client = hosted.create_client()
             except BaseException:
                 hosted.close()
@@ -213,14 +247,9 @@ class NodeInferencer:
     def _leave(self, client: InferencerClient) -> None:
         with self._lock:
             if self._client is client:  # of several threads the first
+                self._version = self.version
                 self._client = None
                 client.close()
-
-    def _pass_on(self, hosted: Inferencer, versions: "_Versions") -> None:
-        assert self._newest is not None
-        version, state_dict = self._newest
-        versions.append(version)  # before any reply can be made with it
-        hosted.update_params(state_dict)
 
 
 class _Seat:
@@ -235,6 +264,11 @@ class _Seat:
         self.path, self.descriptor = path, descriptor
         self.leave = weakref.finalize(self, _left, path, descriptor)
         """Gives the seat back; so does the end of this object."""
+        _all.add(self)
+
+    def _forget_after_fork(self) -> None:
+        if self.leave.detach() is not None:
+            os.close(self.descriptor)  # else the lock would last as long as this child
 
     @staticmethod
     def _path(key: str) -> Path:
@@ -244,9 +278,19 @@ class _Seat:
 
     @classmethod
     def taken(cls, key: str) -> "_Seat | None":
-        """Returns the seat, now this process's own; None: another has it."""
+        """Returns the seat, now this process's own; None: another has it.
+
+        Raises:
+            InferError: the folder takes no such file.
+        """
         path = cls._path(key)
-        descriptor = _locked(path, os.O_CREAT)
+        try:
+            descriptor = _locked(path, os.O_CREAT)
+        except OSError as error:
+            raise InferError(
+                f"who runs the inferencer of a machine locks a file in the folder for temporary files, {path.parent}, "
+                f"which failed: {error}"
+            ) from error
         if descriptor is None:
             return None
         os.ftruncate(descriptor, 0)
@@ -276,19 +320,20 @@ def _left(path: Path, descriptor: int) -> None:
 
 
 def _locked(path: Path, flags: int = 0) -> int | None:
-    """Returns a file's descriptor with its lock; None: another has it, or it is not ours."""
+    """Returns a file's descriptor with its lock; None: another has it, or has just removed it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         held = os.fstat(descriptor)
-        there = path.stat()  # not one that was removed between
-        if held.st_uid == os.getuid() and (held.st_ino, held.st_dev) == (there.st_ino, there.st_dev):
-            return descriptor
-    except OSError:
-        pass
+        if held.st_uid != os.getuid():
+            raise PermissionError(f"{path} is another user's")
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            there = path.stat()
+            if (held.st_ino, held.st_dev) == (there.st_ino, there.st_dev):
+                return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
     os.close(descriptor)
     return None
 
@@ -296,12 +341,13 @@ def _locked(path: Path, flags: int = 0) -> int | None:
 def _sweep(but: Path) -> None:
     """Removes what processes that are gone have left; who was about to lock such a file finds it removed."""
     for path in but.parent.glob(f"ai-infer-node-{os.getuid()}-*"):
-        if path != but and (descriptor := _locked(path)) is not None:
-            _left(path, descriptor)
+        with contextlib.suppress(OSError):
+            if path != but and (descriptor := _locked(path)) is not None:
+                _left(path, descriptor)
 
 
 class _Versions:
-    """The caller's number of each of an inferencer's versions: a file beside it, to which its owner appends.
+    """The caller's number of each of an inferencer's versions: a file beside it, which its owner writes.
 
     Args:
         address: of the inferencer.
@@ -312,17 +358,20 @@ class _Versions:
         self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)  # readable also when removed
         weakref.finalize(self, os.close, self._file)
         self._known = (-1, 0)
+        self._passed_on = 0
 
     @classmethod
-    def new(cls, address: str, first: int) -> "_Versions":
-        """Returns those of a new inferencer; `first` is the number of what it has before any update."""
-        (Path(address) / VERSIONS_FILE).write_bytes(_NUMBER.pack(first))
+    def new(cls, address: str) -> "_Versions":
+        """Returns those of a new inferencer; the number of what it has before any update is 0."""
+        (Path(address) / VERSIONS_FILE).write_bytes(_NUMBER.pack(0))
         return cls(address)
 
-    def append(self, version: int) -> None:
-        """Notes the number of the next version."""
-        with self._path.open("ab") as file:
+    def pass_on(self, hosted: Inferencer, state_dict: Mapping[str, Any], version: int) -> None:
+        """Hands parameters to the inferencer, and notes their number before any reply can be made with them."""
+        with self._path.open("r+b") as file:
+            file.seek(_NUMBER.size * (self._passed_on + 1))  # where one that was refused stands, if any
             file.write(_NUMBER.pack(version))
+        self._passed_on = hosted.update_params(state_dict)
 
     def __getitem__(self, internal: int) -> int:
         if self._known[0] != internal:
