@@ -72,7 +72,7 @@ def draw_until(made, condition):
         next(made)
         return condition()
 
-    wait_until(drawn, 60)
+    wait_until(drawn)
 
 
 def test_episodes_come_once_and_in_order_through_deaths_of_workers_and_nodes(cluster):

@@ -4,6 +4,7 @@ import pickle
 import socket
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -315,6 +316,18 @@ def test_the_cluster_joined_already_is_used_and_no_other(cluster):
 def test_no_cluster_is_said(cluster, monkeypatch):
     monkeypatch.setattr(cluster, "init", cluster.init_without_any)
     with pytest.raises(ConnectionError, match=r"address \(None\) must be that of .* starts one \(Could not find any"):
+        Ray()
+
+
+def test_what_ray_remembers_of_a_cluster_that_is_gone_is_said_at_once(cluster, monkeypatch):
+    # a dead head's address in RAY_ADDRESS, or in the file that a killed cluster leaves
+    found = iter(["127.0.0.1:1", "local"])
+    services = types.SimpleNamespace(get_ray_address_from_environment=lambda address, folder: next(found))
+    monkeypatch.setattr(cluster, "_private", types.SimpleNamespace(services=services), raising=False)
+    monkeypatch.setattr(cluster, "init", lambda address: pytest.fail("Ray waits for minutes"))
+    with pytest.raises(ConnectionError, match=r"address \(127.0.0.1:1\) must be that of .* \(nothing answers there"):
+        Ray()
+    with pytest.raises(ValueError, match=r"RAY_ADDRESS must be such as '10.0.0.1:6379' or 'auto', got 'local'"):
         Ray()
 
 

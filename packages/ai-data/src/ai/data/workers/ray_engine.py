@@ -313,13 +313,16 @@ def _joined(address: str | None) -> Any:
     if address not in (None, "auto") and not address.rpartition(":")[2].isdigit():
         raise ValueError(f"address must be such as '10.0.0.1:6379', 'auto' or None, got {address!r}")
     if not ray.is_initialized():
+        wanted = address
         try:
-            if address not in (None, "auto") and "://" not in address:
-                _reach(address)  # Ray itself takes minutes to say so
-            ray.init(address=address or "auto")
+            if wanted in (None, "auto"):
+                wanted = _found(ray)
+            if wanted is not None and "://" not in wanted:
+                _reach(wanted)  # Ray itself takes minutes to say so
+            ray.init(address=wanted or "auto")
         except (ConnectionError, TimeoutError) as error:
             raise ConnectionError(
-                f"address ({address}) must be that of a Ray cluster that runs, or None where one runs on this machine: "
+                f"address ({wanted}) must be that of a Ray cluster that runs, or None where one runs on this machine: "
                 f"`ray start --head` starts one ({_head(error)})"
             ) from error
         return ray
@@ -327,6 +330,16 @@ def _joined(address: str | None) -> Any:
     if address not in (None, "auto", joined):
         raise ValueError(f"address ({address}) must be {joined}, the Ray cluster that this process has joined already")
     return ray
+
+
+def _found(ray: Any) -> str | None:
+    """Returns where the cluster is, or was, that Ray joins by itself; None if this version of Ray does not tell."""
+    services = getattr(getattr(ray, "_private", None), "services", None)
+    find = getattr(services, "get_ray_address_from_environment", None)
+    found = None if find is None else str(find("auto", None))
+    if found is not None and not found.rpartition(":")[2].isdigit():
+        raise ValueError(f"RAY_ADDRESS must be such as '10.0.0.1:6379' or 'auto', got {found!r}")
+    return found
 
 
 def _reach(address: str) -> None:
