@@ -76,12 +76,12 @@ def test_what_does_not_play_on_a_cluster_is_refused(how, message):
 
 
 @pytest.mark.parametrize("inferencer", [False, True])
-def test_games_come_from_a_cluster_with_the_parameters_that_they_are_told(monkeypatch, inferencer):
+def test_games_come_from_a_cluster_with_the_parameters_that_they_are_told(monkeypatch, tmp_path, inferencer):
     monkeypatch.setitem(sys.modules, "ray", PretendedRay())
     monkeypatch.setattr(ray_engine, "_TURN_S", 0.01)
     monkeypatch.setattr(ray_actor, "_BEAT_S", 0.01)
     monkeypatch.setenv("AI_NODE", "one machine")
-    pretend(monkeypatch)
+    pretend(monkeypatch, tmp_path)
     config = replace(PRESETS["tiny"], engine="ray", inferencer=inferencer, workers=2)
     with self_play(TicTacToe(), config, None) as loader:
         assert (next(loader)["version"] == 0).all()

@@ -10,8 +10,9 @@ import torch
 from ai.infer import WorkerDiedError, node_inferencer
 
 
-def pretend(monkeypatch):
-    """Has every `NodeInferencer` start and ask these."""
+def pretend(monkeypatch, folder):
+    """Has every `NodeInferencer` start and ask these; what they write is in the folder."""
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
     monkeypatch.setattr(Pretended, "made", {})
     monkeypatch.setattr(node_inferencer, "Inferencer", Pretended)
     monkeypatch.setattr(node_inferencer, "InferencerClient", Client)

@@ -23,8 +23,7 @@ def at(model, number):
 
 @pytest.fixture
 def pretended(monkeypatch, tmp_path):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    pretend(monkeypatch)
+    pretend(monkeypatch, tmp_path)
     return tmp_path
 
 
