@@ -2,11 +2,14 @@
 
 import inspect
 import math
+import os
 import re
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
+import torch
 
 from ai.lab import Alerts, Experiment, Histogram, Rows, Study, Trial
 from ai.lab.cli import main
@@ -38,7 +41,7 @@ TRIAL = {
 EXPERIMENT = {
     **{name: TRIAL[name] for name in ("path", "clean", *HookOptions.__annotations__)},
     "direction": [3, "up", None, {}, {"a": 3}],
-    "search": [3, None, "grid", {}, {"a": []}, {"a": 3}, {"a": "abc"}, {3: [1]}],
+    "search": [3, None, "grid", {}, {"a": []}, {"a": 3}, {"a": "abc"}, {"a": {1, 2}}, {3: [1]}],
     "pruner": [3, "best", optuna.pruners.MedianPruner],
     "prune_by": [3],
     "prune_direction": ["up", 3],
@@ -50,7 +53,7 @@ RUN = {
     "n": [0, -1, 1.5, "3", NAN],
     "fn": [3, None, Trial],
     "n_jobs": [0, -1, 1.5, "2"],
-    "catch": ["x", [ValueError], (3,), 3, (print,)],
+    "catch": ["x", [3], (3,), 3, (print,)],
     "callbacks": [print, [3], "x", [Trial]],
     "timeout_s": [0, -1, NAN, "5", True],
     "devices": ["cuda", [3], 3],
@@ -153,8 +156,35 @@ def test_a_choice_among_what_is_none_is_named(choose, named, tmp_path):
         choose(HyperParameters(optuna.trial.FixedTrial({"a": 0})))
 
 
+def test_what_optuna_takes_and_arrays_of_choices_are_taken(tmp_path):
+    def fn(trial) -> float:
+        lr, width = trial.hp.lst("lr", np.array([0.1, 0.2])), trial.hp.lst("width", torch.tensor([8]))
+        assert (type(lr), type(width)) == (float, int)
+        if trial.number == 0:
+            raise KeyError
+        return lr * width
+
+    seen = []
+    callbacks = (one for one in [lambda study, trial: seen.append(trial.number)])
+    search = {"lr": np.array([0.1, 0.2]), "width": torch.tensor([8])}
+    experiment = Experiment(tmp_path / "e", search=search)
+    experiment.run(2, fn, catch=[KeyError], callbacks=callbacks, progress=False)
+    assert (sorted(row.state for row in experiment.trials()), seen) == (["failed", "finished"], [0, 1])
+    assert experiment.best_score in (0.8, 1.6)
+    assert [type(value) for value in experiment.best_trial.meta["hparams"].values()] == [float, int]
+    single = Experiment(tmp_path / "single").run(1, fn, catch=KeyError, progress=False)
+    assert [row.state for row in single.trials()] == ["failed"]
+
+
+def test_a_path_may_be_of_any_kind_that_names_text(tmp_path):
+    with Trial(tmp_path / "t", system_interval_s=None, capture=False) as trial:
+        trial.log(0, {"loss": 1.0})
+    (entry,) = os.scandir(tmp_path)
+    assert Trial(entry, system_interval_s=None).path == tmp_path / "t"
+
+
 @pytest.mark.parametrize("name", ["names", "metrics", "config", "over"])
-@pytest.mark.parametrize("value", ["loss", 3, [3]])
+@pytest.mark.parametrize("value", ["loss", 3, [3], (one for one in ["loss"])])
 def test_a_comparison_takes_lists_of_texts(name, value, tmp_path):
     refused(name, value, lambda: Study(tmp_path / "s").compare(**{name: value}))
 

@@ -1,5 +1,6 @@
 import itertools
 import json
+import time
 
 import numpy as np
 import pytest
@@ -79,3 +80,12 @@ def test_a_large_file_needs_less_memory_than_disk(tmp_path):
     table.add(path.read_bytes())
     assert table.nbytes < path.stat().st_size
     assert read_columns(path)["metric_9"][2][-1] == 2999 / 7
+
+
+def test_a_row_of_very_many_keys_is_read_in_time_that_grows_with_it_alone():
+    row = {"step": 1, "time": 1.0, **{f"norm/{index}": float(index) for index in range(30_000)}}
+    began = time.process_time()
+    table = table_of(row)
+    assert table.last() == row
+    assert table.columns()["norm/29999"][2].tolist() == [29999.0]
+    assert time.process_time() - began < 3  # a fifth of a second; looking for each among all took half a minute

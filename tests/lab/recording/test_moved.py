@@ -1,5 +1,6 @@
 """A trial whose folder is moved, renamed or deleted while it is written."""
 
+import os
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from ai.lab import Record, Trial
 from ai.lab.recording import session
 from ai.train import Regress, Trainer, opt
+from ai.train.saving import atomic_folder
 
 HOW = {"system_interval_s": None, "progress": False, "capture": False}
 TRAINED = {**HOW, "save_snapshots": True, "save_interval": 10, "log_interval": 5}
@@ -67,6 +69,54 @@ def test_a_run_that_is_moved_while_it_trains_saves_where_it_is_and_resumes_there
     again = Trial(tmp_path / "moved", **TRAINED)
     assert train(again, resume=True).equal(whole)
     assert again.metrics()["loss"].steps.tolist() == [0, 5, 10, 15, 20, 25, 29, 30, 35, 39]
+
+
+def test_what_is_being_written_in_the_moment_of_a_move_is_written_where_the_folder_is(tmp_path, monkeypatch):
+    moved = []
+
+    def moving(sync):
+        def move_and_sync(path):
+            if moved[-1:] == [()]:
+                moved[-1] = trial.path.rename(tmp_path / f"moved-{len(moved)}")
+            sync(path)
+
+        return move_and_sync
+
+    with Trial(tmp_path / "t", system_interval_s=None, capture=False) as trial:
+        trial.log(0, {"loss": 1.0})
+        model = nn.Linear(2, 2)
+        monkeypatch.setattr(atomic_folder, "sync", moving(atomic_folder.sync))
+        monkeypatch.setattr(os, "fsync", moving(os.fsync))
+        for write in (
+            lambda: trial.note(found=3),
+            lambda: trial.save_sample(1, torch.zeros(1, 1, 2, 2)),
+            lambda: trial.keep(1, "words", "said"),
+            lambda: trial.save_snapshot(model, opt.sgd(model), 1),
+        ):
+            moved.append(())
+            where = write()
+            assert moved[-1] == trial.path
+            assert where is None or (trial.path in where.parents and where.exists())
+    assert [path.name for path in tmp_path.iterdir()] == ["moved-4"]
+    found = Record(tmp_path / "moved-4")
+    assert (found.state, found.meta["notes"]) == ("finished", {"found": 3})
+    assert (list(found.samples()), list(found.media()["words"]), list(found.snapshots())) == ([1], [1], [1])
+
+
+def test_two_trials_that_swap_names_keep_their_own(tmp_path):
+    first, second = (Trial(tmp_path / name, **HOW) for name in "ab")
+    first.log(0, {"loss": 1.0})
+    second.log(0, {"loss": 2.0})
+    for old, new in ("ax", "ba", "xb"):
+        (tmp_path / old).rename(tmp_path / new)
+    for trial, loss in ((first, 10.0), (second, 20.0)):
+        trial.log(1, {"loss": loss})
+        trial.note(last=loss)
+        trial.close()
+    for trial, name, losses in ((first, "b", [1.0, 10.0]), (second, "a", [2.0, 20.0])):
+        found = Record(tmp_path / name)
+        assert (found.id, found.meta["notes"]) == (trial.id, {"last": losses[-1]})
+        assert found.metrics()["loss"].values.tolist() == losses
 
 
 def test_a_trial_that_takes_the_place_of_one_that_runs_on_is_left_alone(tmp_path):

@@ -1,7 +1,7 @@
 """Arguments at the public door: one sentence for what is none, before anything is made."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 
@@ -62,7 +62,7 @@ def check_texts(**named: Any) -> None:
     >>> check_texts(metrics=["loss"])
     """
     for name, value in named.items():
-        is_list = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+        is_list = isinstance(value, Collection) and not isinstance(value, str | bytes)  # no generator: it is used up
         if not is_list or not all(isinstance(one, str) for one in value):
             raise TypeError(f"{name} must be a list of texts, got {value!r}")
 
@@ -81,12 +81,47 @@ def check_callable(*, or_none: bool = False, **named: Any) -> None:
             raise TypeError(f"{name} must be callable{' or None' * or_none}, got {value!r}")
 
 
-def check_callables(**named: Any) -> None:
-    """Raises `TypeError` for what is no list of callables.
+def as_callables(name: str, value: Any) -> tuple[Any, ...]:
+    """Returns the callables that are given, whatever they come in.
 
-    >>> check_callables(callbacks=[print])
+    Raises:
+        TypeError: they are none.
+
+    >>> as_callables("callbacks", [print])
+    (<built-in function print>,)
     """
-    for name, value in named.items():
-        if not isinstance(value, list | tuple):
-            raise TypeError(f"{name} must be a list of callables, got {value!r}")
-        check_callable(**{f"{name}[{index}]": one for index, one in enumerate(value)})
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list of callables, got {value!r}")
+    found = tuple(value)
+    check_callable(**{f"{name}[{index}]": one for index, one in enumerate(found)})
+    return found
+
+
+def as_exceptions(name: str, value: Any) -> tuple[type[BaseException], ...]:
+    """Returns the classes of exceptions that are given, one or several, as Optuna takes them.
+
+    Raises:
+        TypeError: they are none.
+
+    >>> as_exceptions("catch", ValueError)
+    (<class 'ValueError'>,)
+    """
+    found = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+    if not all(isinstance(one, type) and issubclass(one, BaseException) for one in found):
+        raise TypeError(f"{name} must be a tuple of exceptions, such as (ValueError,), got {value!r}")
+    return found
+
+
+def as_choices(what: str, value: Any) -> Sequence[Any]:
+    """Returns a list to choose from; an array's or a series' values are plain then.
+
+    Raises:
+        TypeError: it is none: a set, say, which has no order.
+
+    >>> as_choices("lr", (0.1, 0.2))
+    (0.1, 0.2)
+    """
+    found = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(found, str | bytes | bytearray) or not isinstance(found, Sequence):
+        raise TypeError(f"{what} must be a list, got {value!r}")
+    return found

@@ -2,11 +2,20 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
-from ai.lab.arguments import check_callable, check_callables, check_seconds, check_switch, check_text, check_texts
+from ai.lab.arguments import (
+    as_callables,
+    as_choices,
+    as_exceptions,
+    check_callable,
+    check_seconds,
+    check_switch,
+    check_text,
+    check_texts,
+)
 from ai.lab.files.alias import point_alias
 from ai.lab.files.folder import find, mark, read_marker, resolve, write_json
 from ai.lab.files.load import load_json
@@ -92,11 +101,11 @@ class Experiment:
             raise TypeError(f"pruner must be None, 'median', 'halving' or an Optuna pruner, got {pruner!r}")
         if isinstance(pruner, str) and pruner not in ("median", "halving"):
             raise ValueError(f"pruner must be None, 'median', 'halving' or an Optuna pruner, got {pruner!r}")
-        for name, choices in search.items() if isinstance(search, Mapping) else ():
-            if not isinstance(name, str):
-                raise TypeError(f"search must name hyper-parameters by text, got {name!r}")
-            if isinstance(choices, str) or not isinstance(choices, Sequence):
-                raise TypeError(f"search must give a list of choices for {name!r}, got {choices!r}")
+        if isinstance(search, Mapping):
+            for name in search:
+                if not isinstance(name, str):
+                    raise TypeError(f"search must name hyper-parameters by text, got {name!r}")
+            search = {name: as_choices(f"search[{name!r}]", choices) for name, choices in search.items()}
         if isinstance(search, Mapping) and (not search or not all(len(choices) for choices in search.values())):
             raise ValueError(
                 f"search must name at least one hyper-parameter, each with at least one choice, got {search}"
@@ -166,8 +175,8 @@ class Experiment:
         fn: Objective,
         n_jobs: int | None = None,
         *,
-        catch: tuple[type[BaseException], ...] = (),
-        callbacks: "Sequence[Callback]" = (),
+        catch: Iterable[type[BaseException]] | type[BaseException] = (),
+        callbacks: "Iterable[Callback]" = (),
         timeout_s: float | None = None,
         devices: Sequence[str] = (),
         engine: "Engine | None" = None,
@@ -209,7 +218,8 @@ class Experiment:
             raise ValueError(f"n and n_jobs must be at least 1, got {n} and {n_jobs}")
         check_seconds(timeout_s=timeout_s)
         check_switch(progress=progress)
-        check_run(fn, catch, callbacks)
+        check_callable(fn=fn)
+        caught, called = as_exceptions("catch", catch), as_callables("callbacks", callbacks)
         if engine is not None and not (hasattr(engine, "start") and hasattr(engine, "share")):
             raise TypeError(f"engine must start workers, as ai.data.Ray() does, got {engine!r}")
         if engine is not None and devices:
@@ -217,7 +227,7 @@ class Experiment:
         self._check_seeds()
         from ai.lab.search import loop
 
-        how = loop.Run(n, fn, catch, tuple(callbacks), timeout_s)
+        how = loop.Run(n, fn, caught, called, timeout_s)
         report = loop.report_line if progress else lambda row: None
         places = [devices[index % len(devices)] if devices else None for index in range(n_jobs)]
         if engine is not None:
@@ -239,8 +249,8 @@ class Experiment:
         n: int,
         fn: Objective,
         *,
-        catch: tuple[type[BaseException], ...] = (),
-        callbacks: "Sequence[Callback]" = (),
+        catch: Iterable[type[BaseException]] | type[BaseException] = (),
+        callbacks: "Iterable[Callback]" = (),
     ) -> Self:
         """Leaves a search to `ai-lab work EXPERIMENT` on any machine that shares the folder or database; runs nothing.
 
@@ -259,12 +269,13 @@ class Experiment:
         n = as_step(n, "n")
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        check_run(fn, catch, callbacks)
+        check_callable(fn=fn)
+        caught, called = as_exceptions("catch", catch), as_callables("callbacks", callbacks)
         self._check_seeds()
         from ai.lab.search.loop import Run
         from ai.lab.search.offer import write_offer
 
-        write_offer(self._search, Run(n, fn, catch, tuple(callbacks)))
+        write_offer(self._search, Run(n, fn, caught, called))
         return self
 
     def _check_seeds(self) -> None:
@@ -351,19 +362,6 @@ class Experiment:
 
     def __repr__(self) -> str:
         return f"Experiment({str(self.path)!r}, {self.direction!r})"
-
-
-def check_run(fn: object, catch: object, callbacks: object) -> None:
-    """Raises where an objective, what it may raise or what is called after it is none.
-
-    Raises:
-        TypeError: it names the argument.
-    """
-    check_callable(fn=fn)
-    check_callables(callbacks=callbacks)
-    caught = catch if isinstance(catch, tuple) else (catch,)
-    if not all(isinstance(one, type) and issubclass(one, BaseException) for one in caught):
-        raise TypeError(f"catch must be a tuple of exceptions, such as (ValueError,), got {catch!r}")
 
 
 def _directions(direction: object) -> dict[str, str]:

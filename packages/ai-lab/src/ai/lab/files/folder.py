@@ -31,12 +31,12 @@ def resolve(path: str | os.PathLike[str]) -> Path:
     """Returns `path` as an absolute path; a relative one starts at `lab_root()`.
 
     Raises:
-        TypeError: `path` is neither text nor a path.
+        TypeError: `path` is neither text nor a path of text.
         ValueError: `path` is empty or leads out of the lab's root with `..`.
     """
-    if not isinstance(path, str | Path):
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str):
         raise TypeError(f"path must be text or a pathlib.Path, got {path!r}")
-    text = os.fspath(path)
     if not text:
         raise ValueError("path must name a folder, got an empty string")
     if os.path.isabs(text):

@@ -57,6 +57,11 @@ class Kind:
         self.keys = keys
         self.order, self.steps, self.times = Growing(np.int64), Growing(np.int64), Growing(np.float64)
         self.values = [Growing(np.float64) for _ in keys]
+        self._place = {key: place for place, key in enumerate(keys)}
+
+    def values_of(self, key: str) -> np.ndarray:
+        """The values of one key."""
+        return self.values[self._place[key]].view
 
     @property
     def arrays(self) -> list[Growing]:
@@ -77,8 +82,8 @@ class Merged:
         for index, kind in enumerate(kinds):
             part = slice(self._taken.get(index, 0), kind.order.n)
             if part.start < part.stop:
-                arrays = (kind.order, kind.steps, kind.times, kind.values[kind.keys.index(key)])
-                new.append(tuple(array.view[part] for array in arrays))
+                arrays = (kind.order.view, kind.steps.view, kind.times.view, kind.values_of(key))
+                new.append(tuple(array[part] for array in arrays))
                 self._taken[index] = part.stop
         if new:
             order, *columns = (np.concatenate(parts) for parts in zip(*new, strict=True))
@@ -157,7 +162,7 @@ class Table:
     def _column(self, key: str, kinds: list[Kind]) -> Column:
         if len(kinds) == 1:
             (kind,) = kinds
-            return kind.steps.view, kind.times.view, kind.values[kind.keys.index(key)].view
+            return kind.steps.view, kind.times.view, kind.values_of(key)
         merged = self._merged.setdefault(key, Merged())
         merged.extend(key, kinds)
         return merged.steps.view, merged.times.view, merged.values.view
@@ -171,7 +176,7 @@ class Table:
         row: Row = {"step": int(newest.steps.view[-1]), "time": float(newest.times.view[-1])}
         for key, those in self._keys.items():
             kind = max((one for one in those if one.order.n), key=lambda one: int(one.order.view[-1]))
-            row[key] = float(kind.values[kind.keys.index(key)].view[-1])
+            row[key] = float(kind.values_of(key)[-1])
         return row
 
     @property

@@ -26,6 +26,9 @@ BLOCK_BYTES = 1 << 20
 FORMAT = 2
 _TAIL = 200
 _END_BYTES = 1 << 16
+_FEW = 30
+"""A pattern that tries so many names at each key is faster than one that lists the keys; beyond, it grows with both."""
+_KEY = re.compile(rb'[{,]\s*("(?:[^"\\]|\\.)*")\s*:')
 
 
 class Index:
@@ -147,8 +150,10 @@ def _has_other_keys(path: Path, known: Row) -> bool:
 
 
 def _names_others(lines: bytes, known: Row) -> bool:
-    """Whether a key stands in lines that is not known: looked for in the bytes, five times as fast as the rows."""
-    return _key_beside(tuple(known)).search(lines) is not None
+    """Whether a key stands in lines that is not known: looked for in the bytes, faster than in the rows."""
+    if len(known) <= _FEW:
+        return _key_beside(tuple(known)).search(lines) is not None
+    return not {json.dumps(key).encode() for key in known}.issuperset(_KEY.findall(lines))
 
 
 @functools.lru_cache(256)

@@ -119,7 +119,8 @@ def keep_media(
     before = [path for path in folder.glob("*") if path.stem == name]
     if before and not replace:
         raise ValueError(f"name {name!r} is kept already at step {step}; nothing is overwritten")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(exist_ok=True)  # and none above it: a trial that was moved or deleted is not made again
+    folder.mkdir(exist_ok=True)
     path = folder / f"{name}{suffix}"
     write_atomic(path, data)
     for other in before:

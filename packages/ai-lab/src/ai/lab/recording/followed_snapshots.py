@@ -7,7 +7,7 @@ from typing import Any
 
 from ai.lab.record import SNAPSHOTS
 from ai.lab.recording.writer import TrialWriter
-from ai.train import Snapshots
+from ai.train import Run, Snapshots
 
 
 class FollowedSnapshots(Snapshots):
@@ -30,6 +30,17 @@ class FollowedSnapshots(Snapshots):
     @folder.setter
     def folder(self, folder: str | os.PathLike[str]) -> None:
         pass  # it is the trial's
+
+    def save(self, run: Run, step: int, metrics: Mapping[str, float] | None = None) -> Path:
+        """See `ai.train.Snapshots`; what was being written while the folder was moved is written again where it is."""
+        before = self.folder
+        try:
+            path = super().save(run, step, metrics)
+        except OSError:
+            if self.folder == before or run.ranks.world > 1:
+                raise
+            path = super().save(run, step, metrics)
+        return self.folder / path.name
 
     def note(self, path: str | os.PathLike[str], metrics: Mapping[str, float]) -> None:
         """See `ai.train.Snapshots`."""

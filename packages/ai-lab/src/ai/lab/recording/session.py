@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ai.lab.files.folder import remove_litter, write_json
 from ai.lab.files.metrics_file import Row, read_rows
@@ -19,6 +19,7 @@ from ai.lab.record import CONFIG, LOG, META, METRICS, SYSTEM, Record
 from ai.lab.recording.console_log import TextLog
 from ai.lab.recording.system_metrics import SystemSampler, now
 
+T = TypeVar("T")
 LOOK_S = 1.0
 """So often it is looked whether the folder is still there, while rows are written."""
 Logger = Callable[[int, Mapping[str, float]], object]
@@ -121,8 +122,22 @@ class Session:
     def update(self, **fields: object) -> None:
         """Writes fields of `meta.json`."""
         changed = {**self._meta, **fields}
-        write_json(self.folder / META, changed)
+        self.write_in_folder(lambda folder: write_json(folder / META, changed))
         self._meta = changed
+
+    def write_in_folder(self, write: Callable[[Path], T]) -> T:
+        """Returns what `write` does with the folder; where that is moved in the midst of it, it is done again.
+
+        Raises:
+            FileNotFoundError: the folder was deleted.
+        """
+        folder = self.folder
+        try:
+            return write(folder)
+        except FileNotFoundError:
+            if self.folder == folder:
+                raise
+            return write(self.folder)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends a row of metrics and hands it to the loggers."""

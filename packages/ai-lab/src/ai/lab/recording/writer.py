@@ -156,11 +156,14 @@ class TrialWriter:
         from ai.lab.media.kept import page_step
 
         self.settle()
-        folder = self.open().folder / SAMPLES
-        folder.mkdir(exist_ok=True)
-        path = folder / f"{page_step(step):09d}.png"
-        save_page(path, images)
-        return path
+        name = f"{page_step(step):09d}.png"
+
+        def write(trial: Path) -> Path:
+            (trial / SAMPLES).mkdir(exist_ok=True)
+            save_page(trial / SAMPLES / name, images)
+            return trial / SAMPLES / name
+
+        return self.open().write_in_folder(write)
 
     def keep(self, step: int, name: str, value: object, layout: str | None) -> Path:
         """Writes a value as a file of `step`.
@@ -171,10 +174,12 @@ class TrialWriter:
         from ai.lab.media.kept import keep_media, page_step
 
         self.settle()
-        trial = self.open().folder
+        session = self.open()
         step = page_step(step)
         replace = self._began is not None and step >= self._began and (step, name) not in self._kept
-        path = keep_media(trial, step, name, value, layout=layout, replace=replace)
+        path = session.write_in_folder(
+            lambda trial: keep_media(trial, step, name, value, layout=layout, replace=replace)
+        )
         self._kept.add((step, name))
         return path
 

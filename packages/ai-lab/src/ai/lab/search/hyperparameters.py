@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ai.lab.arguments import check_switch, check_text
+from ai.lab.arguments import as_choices, check_switch, check_text
 
 if TYPE_CHECKING:
     from optuna import Trial as OptunaTrial
@@ -65,12 +65,13 @@ class HyperParameters:
     def lst(self, name: str, choices: Sequence[T]) -> T:
         """Returns one of `choices`, which may be anything; other than plain values are told apart by their `repr`.
 
+        Of an array the choice is a plain number.
+
         Raises:
             ValueError: there is no choice, or two have the same `repr`.
         """
         check_text(name=name)
-        if isinstance(choices, str) or not isinstance(choices, Sequence):
-            raise TypeError(f"choices of {name!r} must be a list, got {choices!r}")
+        choices = as_choices(f"choices of {name!r}", choices)
         if not choices:
             raise ValueError(f"choices of {name!r} must not be empty")
         labels = [choice if _is_plain(choice) else _label(choice) for choice in choices]
