@@ -3,12 +3,17 @@
 import inspect
 import math
 import sys
+import threading
+from fractions import Fraction
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from ai.infer import Inferencer, InferencerClient, cli
+from ai.infer.connection.hang_check import HangCheck
 from ai.infer.http import app
 from ai.infer.http.model_sources import ModelSource
 from ai.infer.http.routes import App
@@ -43,15 +48,15 @@ WRONG = {
         "address": [3, None, b"x"],
         "timeout_s": [*SECONDS, 0],
         "transport": ["pigeon", None, 3],
-        "slot_bytes": [*WHOLE, "4096", 4096.0, 4097, 1 << 31],
+        "slot_bytes": [*WHOLE, None, "4096", 4096.0, 4097, 1 << 31],
     },
     App: {
         "models": [3, None, "m=net", {}, [], [3], {"m": NET}, {"m": Inferencer}],
-        "tokens": ["secret", [""], [3], "", [b"secret"]],
-        "max_body_bytes": WHOLE,
-        "max_unfinished_bytes": WHOLE,
-        "max_json_bytes": WHOLE,
-        "max_pending": WHOLE,
+        "tokens": ["secret", [""], [3], "", [b"secret"], [], 3, (token for token in ["secret"])],
+        "max_body_bytes": [*WHOLE, None],
+        "max_unfinished_bytes": [*WHOLE, None],
+        "max_json_bytes": [*WHOLE, None],
+        "max_pending": [*WHOLE, None],
         "timeout_s": [*SECONDS, 0, None, math.inf],
         "stall_timeout_s": [*SECONDS, 0],
         "trust": ["no", 1, None],
@@ -117,6 +122,37 @@ def test_a_wrong_call_is_told_in_one_sentence_and_the_next_is_answered(call, mes
     with pytest.raises((TypeError, ValueError), match=message) as caught:
         call(inferencer)
     assert is_one_sentence(caught.value)
+    assert torch.equal(inferencer(ONES), model(ONES))
+
+
+def test_numbers_of_other_kinds_and_very_long_times_mean_what_they_say(model):
+    """What the system's waits cannot take ended the watching thread or the worker; what JSON has not, the start."""
+    long = np.float32(1e30)
+    options = {"start_timeout_s": Fraction(10**15), "stall_timeout_s": math.inf, "max_delay_s": long}
+    with Inferencer(model, batch_size=np.int64(2), in_axes=np.int64(0), share=True, **options) as inferencer:
+        client = inferencer.create_client(timeout_s=Fraction(60), slot_bytes=np.int64(1 << 14))
+        with client, inferencer.create_client(timeout_s=60) as other:
+            asked = client.infer_async(ONES)  # waits for company as long as it takes
+            with pytest.raises(TimeoutError):
+                client.wait_for_resp(asked, np.float32(0.05))
+            for y in (other(ONES), client.wait_for_resp(asked)):
+                torch.testing.assert_close(y, model(ONES).detach())
+            assert other.stats().batches == 1
+        assert inferencer.update_params(model.state_dict()) == 1
+        assert inferencer.ready
+
+
+def test_a_wait_without_an_end_is_taken_in_pieces_that_the_system_takes():
+    check_hang = HangCheck(Path("/nowhere"), None)
+    assert check_hang.slice_s(None) is None
+    assert check_hang.slice_s(0.5) == 0.5
+    assert 60 < check_hang.slice_s(math.inf) < threading.TIMEOUT_MAX
+    assert 60 < check_hang.slice_s(1e30) < threading.TIMEOUT_MAX
+
+
+def test_a_state_of_nobodys_extra_state_ends_no_worker(inferencer, model):
+    with pytest.raises(ValueError, match=r"state_dict must hold entries of the model only, not 'fc._extra_state'"):
+        inferencer.update_params({**model.state_dict(), "fc._extra_state": 3})
     assert torch.equal(inferencer(ONES), model(ONES))
 
 

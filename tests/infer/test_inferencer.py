@@ -97,7 +97,7 @@ def test_options_are_checked():
         with pytest.raises(error, match=message):
             Inferencer(*arguments)
     for options, message in [
-        ({"max_delay_s": -1}, r"max_delay_s must be 0 or more, not -1"),
+        ({"max_delay_s": -1}, r"max_delay_s must be 0 or more and finite, not -1"),
         ({"start_timeout_s": 0}, r"start_timeout_s must be positive and finite, not 0"),
         ({"precision": "int4"}, r"precision must be 'model', .* not 'int4'"),
         ({"graph_rows": [8]}, r"graph_rows \(\[8\]\) needs a CUDA device, not cpu"),

@@ -1,6 +1,7 @@
 """Options at the public doors, beside the numbers that `ai.model.arguments` looks at: seconds, switches, functions."""
 
 import math
+import operator
 from numbers import Real
 from typing import Any
 
@@ -25,6 +26,31 @@ def check_seconds(*, zero: bool = False, none: bool = True, endless: bool = True
         seconds = float(value)
         if not (seconds >= 0 if zero else seconds > 0) or (math.isinf(seconds) and not endless):
             raise ValueError(f"{name} must be {rule}, not {value}")
+
+
+def whole(value: Any) -> int | None:
+    """Returns a whole number, NumPy's as well, as Python's own; None for what is none, such as True or 3.0.
+
+    >>> whole(3), whole(3.0)
+    (3, None)
+    """
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def check_counts(**named: Any) -> None:
+    """Raises for what is no number from 1 on, such as '3' or None (`TypeError`), or 0 (`ValueError`).
+
+    >>> check_counts(max_pending=64)
+    """
+    for name, value in named.items():
+        count = whole(value)
+        if count is None:
+            raise TypeError(f"{name} must be a whole number, not {value!r}")
+        if count < 1:
+            raise ValueError(f"{name} must be 1 or more, not {value}")
 
 
 def check_switches(**named: Any) -> None:

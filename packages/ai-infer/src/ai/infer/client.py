@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ai.infer.arguments import check_seconds
+from ai.infer.arguments import check_seconds, whole
 from ai.infer.connection.async_session import AsyncParts, AsyncSession
 from ai.infer.connection.connection import Connection
 from ai.infer.connection.handshake import Transport
@@ -23,7 +23,6 @@ from ai.infer.stats import Stats
 from ai.infer.transport.frames import Kind
 from ai.infer.transport.slots import MIN_SLOT_BYTES
 from ai.infer.transport.trees import RawInput, Tree
-from ai.model.arguments import check_whole
 
 # A forked child inherits open connections; it closes its copies and connects anew when it first asks.
 _clients: "weakref.WeakSet[InferencerClient]" = weakref.WeakSet()
@@ -74,14 +73,15 @@ class InferencerClient:
         if not isinstance(address, (str, os.PathLike)):
             raise TypeError(f"address must be the folder of an inferencer, not {address!r}")
         check_seconds(timeout_s=timeout_s)
-        check_whole(slot_bytes=slot_bytes)
+        if whole(slot_bytes) is None:
+            raise TypeError(f"slot_bytes must be a whole number, not {slot_bytes!r}")
         if transport not in ("auto", "shm", "socket"):
             raise ValueError(f"transport must be 'auto', 'shm' or 'socket', not {transport!r}")
         if not MIN_SLOT_BYTES <= slot_bytes <= 1 << 30 or slot_bytes % 4096:
             raise ValueError(f"slot_bytes must be a multiple of 4096 from 4096 to 2**30, not {slot_bytes}")
         self.address = os.fspath(address)
         self._transport: Transport = transport
-        self._slot_bytes = slot_bytes
+        self._slot_bytes = int(slot_bytes)
         self._start(timeout_s)
 
     def _start(self, timeout_s: float | None) -> None:

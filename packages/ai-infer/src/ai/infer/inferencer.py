@@ -1,14 +1,15 @@
 """`Inferencer`: a worker process that runs a model for everyone on this machine who asks."""
 
+import operator
 import os
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeGuard, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ai.infer.arguments import check_functions, check_seconds, check_switches
+from ai.infer.arguments import check_functions, check_seconds, check_switches, whole
 from ai.infer.client import InferencerClient
 from ai.infer.connection.handshake import Transport
 from ai.infer.errors import InferError
@@ -102,7 +103,8 @@ class Inferencer:
     ) -> None:
         check_module(model=model)
         devices = _devices(device, replicas)
-        if batch_size != "auto" and (not _is_whole(batch_size) or batch_size < 1):
+        max_rows = None if batch_size == "auto" else whole(batch_size)
+        if batch_size != "auto" and (max_rows is None or max_rows < 1):
             raise ValueError(f"batch_size must be a number of rows from 1, or 'auto', not {batch_size!r}")
         check_seconds(max_delay_s=max_delay_s, zero=True, none=False, endless=False)
         check_seconds(start_timeout_s=start_timeout_s, none=False, endless=False)
@@ -113,7 +115,7 @@ class Inferencer:
             raise TypeError(f"compile must be True, False or the name of a backend, not {compile!r}")
         if precision not in get_args(Precision):
             raise ValueError(f"precision must be 'model', 'bf16', 'fp16' or 'tf32', not {precision!r}")
-        if not isinstance(graph_rows, (list, tuple, range)) or not all(_is_whole(rows) for rows in graph_rows):
+        if not isinstance(graph_rows, (list, tuple, range)) or any(whole(rows) is None for rows in graph_rows):
             raise TypeError(f"graph_rows must be a list of numbers of rows, not {graph_rows!r}")
         if any(rows < 1 for rows in graph_rows):
             raise ValueError(f"graph_rows must hold numbers of rows from 1, not {list(graph_rows)}")
@@ -127,11 +129,11 @@ class Inferencer:
         options = [
             WorkerOptions(
                 device=str(each),
-                batch_size=None if isinstance(batch_size, str) else batch_size,
-                max_delay_s=max_delay_s,
+                batch_size=max_rows,
+                max_delay_s=float(max_delay_s),
                 precision=precision,
                 compile=compile,
-                graph_rows=tuple(graph_rows),
+                graph_rows=tuple(map(operator.index, graph_rows)),
                 pad=pad,
                 share=share,
                 in_axes=in_axes,
@@ -142,7 +144,8 @@ class Inferencer:
         ]
         # Checks the client's options before a process is started.
         probe = InferencerClient("", timeout_s=timeout_s, transport=transport)
-        self._launcher = Launcher(model, options, restart, start_timeout_s, stall_timeout_s, build)
+        stall_timeout_s = None if stall_timeout_s is None else float(stall_timeout_s)
+        self._launcher = Launcher(model, options, restart, float(start_timeout_s), stall_timeout_s, build)
         self._stop = weakref.finalize(self, self._launcher.stop)
         self.client = InferencerClient(self._launcher.folder, timeout_s=probe.timeout_s, transport=transport)
         """The client through which the inferencer itself asks."""
@@ -264,14 +267,10 @@ class Inferencer:
         raise TypeError("an Inferencer holds worker processes and cannot be copied or pickled; send create_client()")
 
 
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _check_axes(name: str, axes: Axes) -> None:
     """Raises ValueError if these are no axes of a batch."""
     entries = list(axes) if isinstance(axes, (list, tuple)) else [axes]
-    if not all(axis is None or type(axis) is int for axis in entries):
+    if not all(axis is None or whole(axis) is not None for axis in entries):
         raise ValueError(f"{name} must be a whole number, or hold whole numbers and None, not {axes!r}")
     if name == "in_axes" and all(axis is None for axis in entries):
         raise ValueError(f"in_axes must name the batch axis of at least one argument, not {axes!r}")

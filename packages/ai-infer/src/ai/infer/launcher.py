@@ -229,8 +229,8 @@ class Launcher:
                 self._end_overdue_starts()
                 starting = [process for process in self._processes if process.starting]
                 times = [*due.values(), *(process.spawned_at + self._start_timeout_s for process in starting)]
-                longest = _MAX_POLL_S if self._stall_timeout_s is None else max(self._stall_timeout_s / 2, 0.01)
-                timeout = min(max(0.0, min(times, default=math.inf) - time.monotonic()), longest)
+                look_s = _MAX_POLL_S if self._stall_timeout_s is None else max(self._stall_timeout_s / 2, 0.01)
+                timeout = min(max(0.0, min(times, default=math.inf) - time.monotonic()), look_s, _MAX_POLL_S)
                 self._log_stalls()
                 for key, _ in selector.select(timeout):
                     if key.data is None:

@@ -18,7 +18,6 @@ from ai.infer.transport.frames import PROTOCOL, Frame, FrameStream, Kind
 _CONNECT_S = 30.0  # for a client without a deadline, while more clients are waiting than the system lets wait
 _RETRY_S = 0.02
 _N_DESCRIPTORS = 4  # that make up a client's slots
-_MAX_POLL_S = 3600.0  # after which whoever polls looks again: the system takes no longer time, and no infinity
 Transport = Literal["auto", "shm", "socket"]
 
 
@@ -74,7 +73,7 @@ def _open_slots(descriptors: list[int], reply: dict[str, int]) -> ClientSlots:
 
 def milliseconds(timeout: float | None) -> int | None:
     """Returns a time-out in seconds as `poll` wants it."""
-    return None if timeout is None else math.ceil(min(timeout, _MAX_POLL_S) * 1000)
+    return None if timeout is None else math.ceil(timeout * 1000)
 
 
 def _connect(path: Path, deadline: float | None) -> socket.socket:

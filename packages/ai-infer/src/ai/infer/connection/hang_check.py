@@ -5,6 +5,8 @@ from pathlib import Path
 from ai.infer.errors import WorkerDiedError
 from ai.infer.transport.vitals import BEAT_S, Vitals
 
+_LONGEST_S = 3600.0  # that one wait may take, after which the next begins: the system knows no infinity
+
 
 class HangCheck:
     """Looks at what a worker shows of itself.
@@ -34,6 +36,6 @@ class HangCheck:
 
     def slice_s(self, timeout: float | None) -> float | None:
         """Returns how long to wait, of `timeout` seconds or without an end, until the next look."""
-        if self.interval_s is None:
-            return timeout
-        return self.interval_s if timeout is None else min(timeout, self.interval_s)
+        if timeout is None:
+            return self.interval_s
+        return min(timeout, _LONGEST_S if self.interval_s is None else self.interval_s)

@@ -63,7 +63,7 @@ class Session:
             timeout = self.timeout_s
         else:
             check_real(timeout=timeout)
-        return None if timeout is None else time.monotonic() + timeout
+        return None if timeout is None else time.monotonic() + float(timeout)
 
     # Requests ---------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,11 @@ import hmac
 import json
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from ai.infer.arguments import check_seconds, check_switches
+from ai.infer.arguments import check_counts, check_seconds, check_switches
 from ai.infer.http.formats.bodies import BodyReader, Receive
 from ai.infer.http.formats.messages import JSON, RETRY, RefusedError, Reply, Request
 from ai.infer.http.formats.tensors import BadInputError
@@ -26,7 +26,6 @@ from ai.infer.http.owner import LocalOwner, Owner
 from ai.infer.http.repository import Repository
 from ai.infer.http.streaming import Send, stream, wants_parts
 from ai.infer.inferencer import Inferencer
-from ai.model.arguments import check_whole
 
 SERVER_VERSION = "0.1.0"
 
@@ -73,22 +72,18 @@ class App:
     ) -> None:
         if sys.byteorder != "little":
             raise ValueError("the server must run on a little-endian machine, as the protocol's bytes are")
-        limits = {
-            "max_body_bytes": max_body_bytes,
-            "max_unfinished_bytes": max_unfinished_bytes,
-            "max_json_bytes": max_json_bytes,
-            "max_pending": max_pending,
-        }
-        check_whole(**limits)
-        for name, limit in limits.items():
-            if limit < 1:
-                raise ValueError(f"{name} must be 1 or more, not {limit}")
+        check_counts(max_body_bytes=max_body_bytes, max_unfinished_bytes=max_unfinished_bytes)
+        check_counts(max_json_bytes=max_json_bytes, max_pending=max_pending)
         check_seconds(timeout_s=timeout_s, none=False, endless=False)
         check_seconds(stall_timeout_s=stall_timeout_s)
         check_switches(trust=trust)
         if tokens is not None:
-            if isinstance(tokens, str) or not all(isinstance(token, str) for token in tokens):
+            # An iterator would be at its end here, and leave a server that everybody may use; so would an empty list.
+            kind = isinstance(tokens, Collection) and not isinstance(tokens, str)
+            if not kind or not all(isinstance(token, str) for token in tokens):
                 raise TypeError("tokens must be a list of strings, each of which opens the door")
+            if not tokens:
+                raise ValueError("tokens must hold at least one; None lets everybody in")
             if not all(tokens):
                 raise ValueError("tokens must not be empty strings")
         stall_timeout_s = timeout_s if stall_timeout_s is None else stall_timeout_s

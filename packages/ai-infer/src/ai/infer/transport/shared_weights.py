@@ -36,6 +36,7 @@ class SharedWeights:
     def __init__(self, model: nn.Module, descriptor: int | None = None) -> None:
         self._entries: dict[str, _Entry] = {}
         end = 0
+        self._extra = {_plain(name) for name in model.state_dict() if name.endswith(_EXTRA)}
         for name, x in tensor_state(model).items():
             n_bytes = x.numel() * x.dtype.itemsize
             self._entries[name] = _Entry(x.dtype, x.shape, end, n_bytes)
@@ -74,11 +75,11 @@ class SharedWeights:
                 raise TypeError(f"state_dict must have names for keys, not {name!r}")
             if not isinstance(x, Tensor) and not name.endswith(_EXTRA):
                 raise TypeError(f"state_dict[{name!r}] must be a tensor, not {type(x).__name__}")
-        given = {name.replace("_orig_mod.", ""): x for name, x in state_dict.items() if _is_weight(name, x)}
+        given = {_plain(name): x for name, x in state_dict.items() if _is_weight(name, x)}
         missing = [name for name in self._entries if name not in given]
         if missing:
             raise ValueError(f"state_dict must hold every entry of the model, and lacks {_some(missing)}")
-        unknown = [name for name in given if name not in self._entries]
+        unknown = [name for name in map(_plain, state_dict) if name not in self._entries and name not in self._extra]
         if unknown:
             raise ValueError(f"state_dict must hold entries of the model only, not {_some(unknown)}")
         for name, entry in self._entries.items():
@@ -108,7 +109,11 @@ class SharedWeights:
 
 def tensor_state(model: nn.Module) -> dict[str, Tensor]:
     """Returns the tensors of a model's state, without what a compiling wrapper adds to their names."""
-    return {name.replace("_orig_mod.", ""): x for name, x in model.state_dict().items() if _is_weight(name, x)}
+    return {_plain(name): x for name, x in model.state_dict().items() if _is_weight(name, x)}
+
+
+def _plain(name: str) -> str:
+    return name.replace("_orig_mod.", "")
 
 
 def _is_weight(name: str, x: object) -> bool:
@@ -117,7 +122,7 @@ def _is_weight(name: str, x: object) -> bool:
 
 def pack_extra_state(state_dict: Mapping[str, object]) -> bytes:
     """Returns what modules' `get_extra_state` put into a state, pickled; empty if there is none."""
-    extra = {name.replace("_orig_mod.", ""): x for name, x in state_dict.items() if name.endswith(_EXTRA)}
+    extra = {_plain(name): x for name, x in state_dict.items() if name.endswith(_EXTRA)}
     data: bytes = cloudpickle.dumps(extra) if extra else b""
     return data
 

@@ -134,7 +134,7 @@ class Worker:
                 continue
             delay = queue.delay_s()
             if delay:
-                self._sleep(delay)
+                self._sleep(min(delay, BEAT_S))
                 if delay > _DELAY_GRAIN_S:
                     continue  # look again who came
             start = time.monotonic()
