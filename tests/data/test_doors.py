@@ -89,7 +89,7 @@ DOORS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Shards.part_of_rank": (of(shards, "part_of_rank"), {"rank": 0, "world": 1}),
     "Shards.set_epoch": (of(shards, "set_epoch"), {}),
     "Shards.load_state_dict": (of(shards, "load_state_dict"), {}),
-    "write_shards": (d.write_shards, {"dataset": ds(), "folder": "never-made", "n_workers": 0}),
+    "write_shards": (d.write_shards, {"dataset": ds(), "folder": "/dev/null/never-made", "n_workers": 0}),
     "Datagen": (d.Datagen, {"source": Coins()}),
     "DatagenLoader": (d.DatagenLoader, {"datagen": d.Datagen(Coins()), "batch_size": 4, "n_workers": 0}),
     "Datagen.loader": (of(lambda: d.Datagen(Coins()), "loader"), {"batch_size": 4, "n_workers": 0}),

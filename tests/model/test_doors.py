@@ -128,3 +128,56 @@ def test_a_rule_is_registered_for_a_class_and_a_gain_asked_of_a_known_activation
         with pytest.raises(ValueError, match=r"^actv \('rellu'\) must be one of elu, "):
             ask("rellu")
     assert m.actv_gain("sigmoid") == 1
+
+
+_X, _WEIGHT, _STYLE = torch.ones(4, 8, 6, 6), torch.ones(8, 8, 3, 3), torch.ones(4, 8)
+
+
+@pytest.mark.parametrize("wrong", [1.5, 0, -1, -2, math.nan, math.inf, True, "3"])
+def test_whole_numbers_of_functions_are_looked_at(wrong):
+    doors = {
+        "n": lambda: m.f.one_hot(torch.tensor([0, 2]), wrong),
+        "group_size": lambda: m.f.minibatch_std(_X, wrong),
+        "n_features": lambda: m.f.minibatch_std(_X, 4, wrong),
+        "up": lambda: m.f.upfirdn(_X, (1, 2, 1), up=wrong),
+        "down": lambda: m.f.upfirdn(_X, (1, 2, 1), down=wrong),
+    }
+    if not isinstance(wrong, int) or isinstance(wrong, bool):  # an image may be padded by 0, and cropped
+        doors["pad"] = lambda: m.f.upfirdn(_X, (1, 2, 1), pad=wrong)
+    for name, ask in doors.items():
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}\b.* must be (a whole number|at least 1)"):
+            ask()
+
+
+@pytest.mark.parametrize("wrong", [1.5, 0.4, 0, -1, -2, math.nan, math.inf, True, "3"])
+@pytest.mark.parametrize("kernel", [None, (1, 2, 1)])
+def test_a_stride_is_a_whole_number_or_one_over_it(wrong, kernel):
+    for ask in (
+        lambda: m.f.resample(_X, wrong, kernel),
+        lambda: m.f.conv(_X, _WEIGHT, stride=wrong, kernel=kernel),
+        lambda: m.f.modconv(_X, _WEIGHT, _STYLE, stride=wrong, kernel=kernel),
+        lambda: m.resample(wrong, kernel),
+        lambda: m.conv(8, 8, stride=wrong, blur=kernel),
+        lambda: m.modconv(8, 8, 8, stride=wrong, blur=kernel),
+    ):
+        with pytest.raises((TypeError, ValueError), match=r"^stride\b.* must be a (whole )?number"):
+            ask()
+
+
+@pytest.mark.parametrize("wrong", ["121", 5, None, (1, "2"), (1, None), (True, True), [[1, 2], [2, 1]]])
+def test_what_is_no_list_of_taps_is_named(wrong):
+    for ask in (lambda: m.f.blur(_X, wrong), lambda: m.blur(wrong), lambda: m.f.upfirdn(_X, wrong)):
+        with pytest.raises(TypeError, match=r"^kernel must be a list of numbers, got "):
+            ask()
+    if wrong is not None:
+        for ask in (lambda: m.f.resample(_X, 2, wrong), lambda: m.f.conv(_X, _WEIGHT, kernel=wrong)):
+            with pytest.raises(TypeError, match=r"^kernel must be a list of numbers, got "):
+                ask()
+
+
+def test_taps_that_are_not_finite_are_named_and_those_of_numpy_taken():
+    for wrong in ((1, math.nan, 1), (1, math.inf)):
+        with pytest.raises(ValueError, match=r"^kernel \(\(1, .*\)\) must hold finite numbers$"):
+            m.blur(wrong)
+    assert torch.equal(m.f.blur(_X, np.array([1, 2, 1])), m.f.blur(_X))
+    assert m.f.upfirdn(_X, (1,), pad=np.int64(2)).shape == (4, 8, 10, 10)

@@ -5,6 +5,7 @@ Axes: images are `(batch, nc, height, width)`.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.fx
@@ -45,8 +46,16 @@ PADTYPES = (*PADDING, "none")
 def _check_numbers(**named: object) -> None:
     # Inside compiled and traced graphs, too, where what stands for a number is no float and passes.
     for name, value in named.items():
-        if isinstance(value, (str, bool)) or (isinstance(value, float) and value != value):
+        if value is None or isinstance(value, (str, bool)) or (isinstance(value, float) and value != value):
             raise ValueError(f"{name} must be a number, got {value!r}")
+
+
+def _check_whole(least: int | None, **named: Any) -> None:
+    for name, value in named.items():
+        if value is None or isinstance(value, (str, bool, float)):
+            raise TypeError(f"{name} must be a whole number, got {value!r}")
+        if least is not None and value < least:
+            raise ValueError(f"{name} ({value}) must be at least {least}")
 
 
 def flatten(x: Tensor) -> Tensor:
@@ -133,6 +142,7 @@ def one_hot(index: Tensor, n: int) -> Tensor:
         tensor([[0., 0., 1.],
                 [1., 0., 0.]])
     """
+    _check_whole(1, n=n)  # torch takes -1 for as many as there are in this batch
     return F.one_hot(index.long(), n).float()
 
 
@@ -175,12 +185,13 @@ def upfirdn(
         >>> upfirdn(torch.ones(1, 1, 4, 4), (1, 3, 3, 1), up=2, pad=(2, 1), gain=4).shape
         torch.Size([1, 1, 8, 8])
     """
-    if not isinstance(kernel, Tensor):
-        check_filter(kernel)
+    _n_taps(kernel)
     taps = _taps(kernel, x)
-    if up < 1 or down < 1:
-        raise ValueError(f"up ({up}) and down ({down}) must be at least 1")
-    before, after = (pad, pad) if isinstance(pad, int) else pad
+    _check_whole(1, up=up, down=down)
+    _check_numbers(gain=gain)
+    before, after = pad if isinstance(pad, (tuple, list)) else (pad, pad)
+    _check_whole(None, pad=before)
+    _check_whole(None, pad=after)
     batch, nc, height, width = x.shape
     if up > 1:
         x = x.reshape(batch, nc, height, 1, width, 1)
@@ -195,9 +206,15 @@ def upfirdn(
 
 def check_filter(kernel: Sequence[float]) -> None:
     """Raises for taps that no filter of sum 1 can be made of."""
+    single = kernel is None or isinstance(kernel, (str, int, float))
+    if single or any(tap is None or isinstance(tap, (str, bool, tuple, list)) for tap in kernel):
+        raise TypeError(f"kernel must be a list of numbers, got {kernel!r}")
     if not len(kernel):
         raise ValueError("kernel (()) must have at least one tap")
-    if not abs(sum(kernel)) > 1e-12 * sum(map(abs, kernel)):
+    total = sum(kernel)
+    if not abs(total) < math.inf:
+        raise ValueError(f"kernel ({tuple(kernel)}) must hold finite numbers")
+    if not abs(total) > 1e-12 * sum(map(abs, kernel)):
         raise ValueError(f"kernel ({tuple(kernel)}) must not sum to 0: its taps are normalised to sum 1")
 
 
@@ -212,6 +229,13 @@ def _check_fits(x: Tensor, n_taps: int) -> None:
 def _check_divides(x: Tensor, factor: int, stride: float) -> None:
     if x.shape[2] % factor or x.shape[3] % factor:
         raise ValueError(f"stride ({stride}) must divide the image's size ({x.shape[2]} x {x.shape[3]})")
+
+
+def _n_taps(kernel: Sequence[float] | Tensor) -> int:
+    # What a tensor holds is not looked at: its device may be at work.
+    if not isinstance(kernel, Tensor):
+        check_filter(kernel)
+    return len(kernel)
 
 
 def _taps(kernel: Sequence[float] | Tensor, x: Tensor) -> Tensor:
@@ -232,7 +256,7 @@ def blur(x: Tensor, kernel: Sequence[float] = (1, 2, 1)) -> Tensor:
         >>> blur(torch.ones(1, 1, 3, 3))[0, 0, 1]
         tensor([0.7500, 1.0000, 0.7500])
     """
-    n = len(kernel)
+    n = _n_taps(kernel)
     return upfirdn(x, kernel, pad=(n // 2, (n - 1) // 2))
 
 
@@ -258,11 +282,12 @@ def resample(x: Tensor, stride: float, kernel: Sequence[float] | None = None) ->
         _check_divides(x, factor, stride)
     if kernel is None:
         return F.avg_pool2d(x, factor) if stride > 1 else F.interpolate(x, scale_factor=float(factor), mode="nearest")
-    extra = len(kernel) - factor
+    taps = _n_taps(kernel)
+    extra = taps - factor
     if stride > 1:
         return upfirdn(x, kernel, down=factor, pad=((extra + 1) // 2, extra // 2))
-    before = (len(kernel) + factor - 1) // 2
-    return upfirdn(x, kernel, up=factor, pad=(before, len(kernel) - 1 - before), gain=factor**2)
+    before = (taps + factor - 1) // 2
+    return upfirdn(x, kernel, up=factor, pad=(before, taps - 1 - before), gain=factor**2)
 
 
 @torch.fx.wrap  # one step for torch.fx, which does not know the kernel's size
@@ -295,8 +320,10 @@ def conv(
     """
     if padtype not in PADTYPES:
         raise ValueError(f"padtype ({padtype!r}) must be one of {', '.join(PADTYPES)}")
-    step, k = max(1, round(stride)), weight.shape[2]
+    factor, k = whole_factor(stride), weight.shape[2]
+    step = factor if stride >= 1 else 1
     if kernel is not None:
+        _n_taps(kernel)
         return _filtered(x, weight, bias, stride, tuple(kernel), padtype, groups)
     if stride < 1:
         x = resample(x, stride)
@@ -443,8 +470,9 @@ def border(k: int, step: int = 1) -> tuple[int, int]:
 
 def whole_factor(stride: float) -> int:
     """Returns the whole number that a stride, or one over it, is."""
+    _check_numbers(stride=stride)
     whole = stride if stride >= 1 else 1 / stride if stride > 0 else 0.5
-    if abs(whole - round(whole)) > 1e-9:
+    if whole == math.inf or abs(whole - round(whole)) > 1e-9:
         raise ValueError(f"stride ({stride}) must be a whole number, or one over a whole number to enlarge")
     return round(whole)
 
@@ -469,6 +497,9 @@ def minibatch_std(x: Tensor, group_size: int | None = 4, n_features: int = 1) ->
         >>> minibatch_std(x)[:, 1].flatten()  # both images lie 1 from their mean
         tensor([1., 1.])
     """
+    _check_whole(1, n_features=n_features)
+    if group_size is not None:
+        _check_whole(1, group_size=group_size)
     batch, nc, height, width = x.shape
     n = max(1, batch if group_size is None else min(group_size, batch))
     while batch % n:
