@@ -108,6 +108,8 @@ def test_what_a_snapshot_does_not_hold_is_said(tmp_path):
         saved.load_structure(folder, "model")
     with pytest.raises(ValueError, match=r"the factory 'ai.model:nothing' must be importable"):
         saved.construct("ai.model:nothing", [], {})
+    with pytest.raises(ValueError, match=r"No module named 'nowhere'; run where nowhere lies, or name its folder in P"):
+        saved.construct("nowhere.deep:f", [], {})
     with pytest.raises(ValueError, match=r"the factory 'builtins:int' must return a torch.nn.Module, not int"):
         saved.construct("builtins:int", [], {})
 

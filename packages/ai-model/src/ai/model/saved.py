@@ -175,11 +175,17 @@ def construct(path: str, args: list[Any], kwargs: dict[str, Any]) -> nn.Module:
         for part in name.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"the factory {path!r} must be importable: {error}") from error
+        raise ValueError(f"the factory {path!r} must be importable: {error}{_hint(module, error)}") from error
     model = found(*args, **kwargs)
     if not isinstance(model, nn.Module):
         raise ValueError(f"the factory {path!r} must return a torch.nn.Module, not {type(model).__name__}")
     return model
+
+
+def _hint(module: str, error: ImportError | AttributeError) -> str:
+    top = module.partition(".")[0]
+    absent = isinstance(error, ModuleNotFoundError) and error.name == top
+    return f"; run where {top} lies, or name its folder in PYTHONPATH" if absent else ""
 
 
 def load_structure(folder: str | os.PathLike[str], key: str) -> nn.Module:

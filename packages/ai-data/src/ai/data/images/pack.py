@@ -168,7 +168,8 @@ def _build(
             outcome = next(decoded) if place is None else earlier.image(place)
             if isinstance(outcome, OSError):
                 if on_error == "raise":
-                    raise ValueError(f"{root}/{file[0]} is no image that can be read: {outcome}") from outcome
+                    said = f"{root}/{file[0]} is no image that can be read: {outcome}; on_error='skip' leaves it out"
+                    raise ValueError(said) from outcome
                 bad.append(file[0])
             else:
                 images[len(kept)] = outcome.pixels

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,7 +162,7 @@ def make_server(app: "App", arguments: argparse.Namespace, listens: Callable[[st
         """Says where it listens, once it does."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            starting = asyncio.ensure_future(super().startup(sockets))
+            starting = asyncio.ensure_future(self._started(super().startup(sockets)))
             while not starting.done() and not self.should_exit:  # told to end while a factory still runs
                 await asyncio.wait([starting], timeout=_LOOK_S)
             if not starting.done():
@@ -172,6 +172,12 @@ def make_server(app: "App", arguments: argparse.Namespace, listens: Callable[[st
             if self.started:
                 gc.freeze()  # torch alone makes half a million objects; to look at them takes longer than a request may
                 listens(_address(self.servers[0].sockets[0], arguments))
+
+        async def _started(self, startup: Awaitable[None]) -> None:
+            try:
+                await startup
+            except SystemExit:  # uvicorn has said why; it would leave the task with a traceback of its own
+                self.should_exit = True
 
     return Server(config)
 
