@@ -69,7 +69,7 @@ def train(config: AgentConfig, agent: Learner) -> dict[str, float]:
     np.savetxt(trial.path / "episodes.csv", source.episodes, "%.10g", ",", header="steps,return", comments="")
     if config.film:
         pictures = frames(config.env, agent.model, agent.greedy, memory=agent.memory)
-        film = np.stack(pictures)[::2, ::2, ::2]
+        film = np.stack([picture[::2, ::2] for picture in pictures[::2]])
         save_animation(trial.path / "agent.gif", list(film), fps=25)
         keep_media(trial.path, step, "agent", Video(film, fps=25), replace=True)  # the page plays it; the run has ended
     result = {
