@@ -1,5 +1,7 @@
 """Options and trainers on two ranks that the other checks do not use, each beside one process on the same rows."""
 
+from collections.abc import Sequence
+
 import resumable
 import torch
 import torch.distributed as dist
@@ -41,7 +43,7 @@ def check_fsdp() -> None:
     print(f"options rank {dist.get_rank()}: equal", flush=True)
 
 
-def check_multi() -> None:
+def check_multi(kinds: Sequence[str]) -> None:
     def trained(parallel: str | None) -> dict[str, nn.Module]:
         torch.manual_seed(0)
         nets: dict[str, nn.Module] = {"d": nn.Linear(6, 1), "g": nn.Linear(6, 6)}
@@ -58,7 +60,7 @@ def check_multi() -> None:
         return nets
 
     alone = trained(None)
-    for parallel in ("ddp", "fsdp"):
+    for parallel in kinds:
         ranks = trained(parallel)
         for key in alone:
             for wanted, found in zip(alone[key].parameters(), ranks[key].parameters(), strict=True):

@@ -32,7 +32,7 @@ with open(folder / f"rank-{os.environ['RANK']}.txt", "w", encoding="utf-8") as o
         resumed_ranks.check(parallel, folder)
     if "fsdp" in KINDS:
         every_trainer.check_fsdp()
-    every_trainer.check_multi()
+    every_trainer.check_multi(KINDS)
     every_trainer.check_rl()
     for parallel in KINDS:
         ends_and_noise.check(parallel)
