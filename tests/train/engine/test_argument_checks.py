@@ -61,5 +61,9 @@ def test_dataset_in_place_of_its_loader_is_named(net):
         Hook(val_data=dataset)
     with pytest.raises(TypeError, match=f"data {message}"):
         find_lr(Classify(), dataset, model, opt.sgd(model))
+    with pytest.raises(
+        TypeError, match=r"the data to validate on must be .* batches, not a dict: put a single batch into"
+    ):
+        Trainer(Classify(), []).validate(model, {"x": torch.randn(4, 6)})
     with pytest.raises(TypeError, match="data must be an iterable of batches, not Linear"):
         Trainer(Classify(), nn.Linear(1, 1))

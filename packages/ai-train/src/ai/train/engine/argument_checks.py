@@ -1,6 +1,6 @@
 """The slips of the first hour, each named in one sentence before anything is changed."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -15,6 +15,8 @@ def check_loader(what: str, data: Any) -> None:
     """Raise if `data` is a dataset, which yields rows at most, rather than what yields batches."""
     check_instance(**{what: data})
     name = type(data).__name__
+    if isinstance(data, (Mapping, str)):  # whose keys or letters would be the batches
+        raise TypeError(f"{what} must be an iterable of batches, not a {name}: put a single batch into a list")
     if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
         raise TypeError(f"{what} must be an iterable of batches, not {name}")
     if callable(getattr(data, "loader", None)) and not hasattr(data, "__iter__"):

@@ -164,6 +164,10 @@ class Update:
             weight = rows(batch)
         if not isinstance(loss, Tensor):
             raise TypeError(f"the environment must return a loss tensor or (loss, weight), not {type(loss).__name__}")
+        if loss.numel() != 1:
+            raise ValueError(
+                f"the environment must return one number as its loss, not {tuple(loss.shape)}: take a mean"
+            )
         if self._weighted:
             loss = loss * weight
         (loss if self._scaler is None else self._scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
