@@ -22,7 +22,8 @@ default_role = "literal"  # docstrings use single backticks for code, as Markdow
 html_theme = "furo"
 html_title = "ai"
 pygments_dark_style = "github-dark"  # furo's own underlines what is imported
-html_static_path = []
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 templates_path = []
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]

@@ -144,6 +144,12 @@ def test_a_seeded_script_draws_other_noise_on_each_rank(two_ranks):
 def test_what_an_environment_learns_is_alike_on_all_ranks_and_resumes(two_ranks):
     for rank in (0, 1):
         assert f"environment rank {rank}: equal" in two_ranks
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(OLD, reason="torch 2.6 shards on GPUs alone")
+def test_parameters_of_an_environment_are_not_sharded(two_ranks):
+    for rank in (0, 1):
         assert f"environment rank {rank}: the optimizer holds 1 parameters that are not the model's" in two_ranks
 
 
