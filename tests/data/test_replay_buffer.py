@@ -224,6 +224,19 @@ def test_without_values_unrolled_draws_have_the_parts_at_each_step():
     assert buffer.sample(4)["next_obs"].shape == (4, 1)
 
 
+@pytest.mark.parametrize("n_step", [1, 3, math.inf])
+@pytest.mark.parametrize("truncated", [False, True])
+def test_past_a_true_end_the_target_is_0_whatever_is_said_there(n_step, truncated):
+    made = episode(4, truncated=truncated)
+    made["value"] = np.append(np.zeros(4), 7.0).astype(np.float32)
+    buffer = ReplayBuffer(20, n_step=n_step, unroll=3)
+    buffer.add(made)
+    batch = buffer.sample(60)
+    past = batch["target"][~batch["mask"]]
+    assert len(past) > 20
+    assert (past == (7.0 if truncated else 0.0)).all()
+
+
 def test_full_returns_of_an_episode_cut_off_need_a_value():
     with pytest.raises(ValueError, match=r"n_step=inf needs a value .* episode 1 of 2 was cut off and holds none"):
         ReplayBuffer(20, n_step=math.inf).extend(

@@ -31,10 +31,19 @@ def sign(columns, a, b):
     return 1 if "to_play" not in columns or columns["to_play"][a] == columns["to_play"][b] else -1
 
 
+def values_at_ends(columns, lengths):
+    """The values, 0 after a true end, whatever is said there."""
+    out = columns["value"].astype(float)
+    for _, last in spans(lengths):
+        if columns["discount"][last - 1] == 0:
+            out[last] = 0
+    return out
+
+
 def slow_gae(columns, lengths, gamma, lam):
     """Advantages as the exponentially weighted sum of temporal differences, term by term."""
     r, v, d = columns["reward"].astype(float), columns["value"].astype(float), columns["discount"].astype(float)
-    out = v.copy()
+    out = values_at_ends(columns, lengths)
     for first, last in spans(lengths):
         for s in range(first, last):
             weight = 1.0
@@ -48,7 +57,7 @@ def slow_gae(columns, lengths, gamma, lam):
 def slow_vtrace(columns, lengths, gamma, lam, rho_max, c_max):
     """Equation 1 of the paper as it is printed: a sum over later steps, each with its product of traces."""
     r, v, d = columns["reward"].astype(float), columns["value"].astype(float), columns["discount"].astype(float)
-    out = v.copy()
+    out = values_at_ends(columns, lengths)
     for first, last in spans(lengths):
         for s in range(first, last):
             for t in range(s, last):
@@ -65,6 +74,8 @@ def slow_n_step(columns, lengths, n_step, gamma):
     for first, last in spans(lengths):
         for s in range(first, last + 1):
             stop, total, weight = min(s + n_step, last), 0.0, 1.0
+            if s == last and columns["discount"][last - 1] == 0:
+                weight = 0.0
             for t in range(s, stop):
                 total += weight * sign(columns, s, t) * columns["reward"][t]
                 weight *= gamma * columns["discount"][t]

@@ -8,6 +8,7 @@ import torch
 
 import ai.model as m
 from ai.game import Gumbel, Puct, Search
+from ai.game.search.actions import _repeated
 
 # x' = x + a costs x'² + a² / 2; the least that is still to be paid is P x², with P of the discounted Riccati equation.
 GAMMA, FORCE = 0.9, 0.5
@@ -147,6 +148,34 @@ def test_choices_are_sampled_among_the_legal_ones_also_where_these_are_few():
     search.advance(found.action)
     search(torch.zeros(2, 1), legal=np.array([[False, True, True]] * 2))
     assert (search.tree.visits[:, 0][search._dynamics.actions.offered == 0] == 0).all()
+
+
+def test_a_kept_tree_without_a_legal_choice_gives_way_to_a_fresh_one():
+    search = Search.sampled(Choice(), samples=1, simulations=6, rule=Puct(normalize=False))
+    found = search(torch.zeros(3, 1), np.arange(3, dtype=np.uint64))
+    search.advance(found.action)
+    offered = search._dynamics.actions.offered[:, 0].copy()
+    legal = np.ones((3, 3), bool)
+    legal[1:][np.arange(2), offered[1:]] = False
+    with pytest.raises(ValueError, match="legal must allow a move in every row, row 2 has none"):
+        search(torch.zeros(3, 1), 5, legal=legal & np.array([[True], [True], [False]]))
+    second = search(torch.zeros(3, 1), 5, legal=legal)
+    assert legal[np.arange(3), second.chosen()].all()
+    assert second.actions[0, 0] == offered[0]
+    np.testing.assert_array_equal(second.visits.sum(1), [11, 6, 6])  # only the first row's tree was of use
+
+
+@pytest.mark.parametrize(
+    ("shape", "below", "kind"), [((5, 40, 1), 3, int), ((7, 30, 2), 3, float), ((3, 1, 4), 2, int)]
+)
+def test_repeated_actions_are_those_that_a_comparison_of_all_pairs_finds(shape, below, kind):
+    actions = torch.randint(-below, below, shape, generator=torch.Generator().manual_seed(0)).to(kind)
+    actions = torch.where(actions == 0, -actions, actions)  # -0.0 is 0.0
+    actions[0, ::2] = 0
+    same = (actions[:, :, None] == actions[:, None]).all(-1)
+    first, times = _repeated(actions)
+    assert torch.equal(times, same.sum(-1))
+    assert torch.equal(first, same.int().argmax(-1) == torch.arange(shape[1]))
 
 
 def test_what_a_row_is_offered_depends_on_its_seed_alone():

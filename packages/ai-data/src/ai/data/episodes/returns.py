@@ -50,6 +50,8 @@ def n_step_rewards(
     running = ahead < left
     reward = torch.where(running, columns["reward"][at].to(torch.float32), 0)
     factor = torch.where(running, gamma * columns["discount"][at].to(torch.float32), 1).cumprod(-1)
+    over = (steps_left == 0) & (columns["discount"][(rows - 1) % capacity] == 0)  # T itself, after a true end
+    factor = torch.where(over[..., None], 0, factor)
     if (to_play := columns.get("to_play")) is not None:
         mover = to_play[at]
         sign = torch.where(mover == mover[..., :1], 1.0, -1.0)
@@ -88,7 +90,7 @@ def lambda_returns(
     value, reward, discount = columns.get("value"), columns["reward"], columns["discount"]
     sign = _signs(columns)
     result = np.zeros(int(lengths.sum()), np.float32)
-    result[last_rows] = 0 if value is None else value[last_rows]
+    result[last_rows] = 0 if value is None else _values_at_ends(value, discount, last_rows, lengths)
     for back in range(1, int(lengths.max())):  # all episodes together, from their ends
         at = last_rows[lengths > back] - back
         after = result[at + 1]
@@ -148,7 +150,7 @@ def vtrace_returns(
     sign = _signs(columns)
     rho, c = np.minimum(ratio, rho_max), lam * np.minimum(ratio, c_max)
     result = np.zeros(int(lengths.sum()), np.float32)
-    result[last_rows] = value[last_rows]
+    result[last_rows] = _values_at_ends(value, discount, last_rows, lengths)
     for back in range(1, int(lengths.max())):
         at = last_rows[lengths > back] - back
         factor = gamma * discount[at] * (1 if sign is None else sign[at])
@@ -190,6 +192,12 @@ def _last_rows(columns: Mapping[str, np.ndarray], lengths: np.ndarray, needed: t
                 f"{tuple(columns[key].shape)}"
             )
     return np.cumsum(lengths) - 1
+
+
+def _values_at_ends(value: np.ndarray, discount: np.ndarray, last_rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns the values of the moments after the last steps, 0 after a true end, whatever was said there."""
+    ended = (lengths > 1) & (discount[last_rows - 1] == 0)
+    return np.where(ended, 0, value[last_rows])
 
 
 def _signs(columns: Mapping[str, np.ndarray]) -> np.ndarray | None:

@@ -148,10 +148,8 @@ class SampledActions:
         if actions.shape[:2] != (drawn, count):
             raise ValueError(f"policy must propose actions of shape ({drawn}, {count}, …), got {tuple(actions.shape)}")
         of_each = actions.transpose(0, 1)
-        flat = of_each.reshape(count, drawn, -1)
-        same = (flat[:, :, None] == flat[:, None, :]).all(-1)  # [R, K, K]
-        first = same.int().argmax(-1) == torch.arange(drawn, device=same.device)
-        logits = same.sum(-1).double().log()
+        first, times = _repeated(of_each.reshape(count, drawn, -1))
+        logits = times.double().log()
         if self._proposal is not None:
             logits = logits + (policy.log_prob(actions) - proposal.log_prob(actions)).transpose(0, 1)
         self._store(places, of_each)
@@ -199,6 +197,25 @@ class SampledActions:
             assert self.offered is not None
             self.offered = self.offered.copy()  # the one before may be in somebody's hands
             self.offered[rows] = new
+
+
+def _repeated(actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns which places of `[R, K, W]` show an action first in their row, and how often it is there, `[R, K]` each.
+
+    >>> [part.tolist() for part in _repeated(torch.tensor([[[2], [0], [2]]]))]
+    [[[True, True, False]], [[2, 1, 2]]]
+    """
+    rows, drawn, width = actions.shape
+    order = torch.arange(drawn, device=actions.device).expand(rows, drawn)
+    for axis in reversed(range(width)):  # each sort keeps the order of those before it, and at last of the places
+        order = order.gather(1, actions[..., axis].gather(1, order).argsort(dim=1, stable=True))
+    ordered = actions.gather(1, order[..., None].expand_as(actions))
+    begins = torch.ones_like(order, dtype=torch.bool)
+    begins[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).any(-1)
+    group = begins.cumsum(1) - 1
+    size = torch.zeros_like(order).scatter_add_(1, group, torch.ones_like(order))
+    first = torch.zeros_like(begins).scatter_(1, order, begins)
+    return first, torch.zeros_like(order).scatter_(1, order, size.gather(1, group))
 
 
 def _device_of(policy: Any) -> torch.device:

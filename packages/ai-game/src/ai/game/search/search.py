@@ -123,9 +123,10 @@ class Search:
         """Returns a search in a learned model whose actions are too many to number, such as movements.
 
         Each node has `samples` actions, drawn from the model's policy there by the seed that the search is called
-        with, or from what `proposal` makes of that policy; either way the prior stands for the policy. What was found
-        tells them as `actions`, and what to do as `chosen()`. A `rule` of None is Gumbel over all samples: their priors
-        are nearly equal, by which PUCT hardly tells what is worth a try.
+        with, or from what `proposal` makes of that policy; either way the prior stands for the policy. A seed draws the
+        same quantiles at every position, as it draws the same noise: give each search its own. What was found tells
+        the actions as `actions`, and what to do as `chosen()`. A `rule` of None is Gumbel over all samples: their
+        priors are nearly equal, by which PUCT hardly tells what is worth a try.
 
         Source: Hubert et al. 2021, "Learning and planning in complex action spaces".
 
@@ -224,7 +225,7 @@ class Search:
         else:
             kept = self._kept
             self._check_kept(positions, kept)
-            self._narrow(legal, np.flatnonzero(kept))
+            kept = self._narrow(legal, kept)
             if not kept.all():
                 self._root(positions, legal, np.flatnonzero(~kept))
         assert self.tree is not None
@@ -309,14 +310,24 @@ class Search:
         if not same.all():
             raise ValueError(f"positions must be those after the moves given to advance, row {same.argmin()} is not")
 
-    def _narrow(self, legal: NDArray[np.bool_] | None, rows: NDArray[np.int64]) -> None:
-        """Forbids moves at kept roots, and takes back what was tried of them."""
+    def _narrow(self, legal: NDArray[np.bool_] | None, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Forbids moves at kept roots, and takes back what was tried of them.
+
+        Returns:
+            Which trees are still kept, `[B]`: not those where none of the sampled choices may be taken.
+        """
         assert self.tree is not None
-        if legal is None:
-            return
-        tree = self.tree
+        if legal is None or not kept.any():
+            return kept
+        tree, rows = self.tree, np.flatnonzero(kept)
         allowed = tree.legal[rows, 0] & self._dynamics.actions.allowed(legal, rows)
-        _check_open(allowed)
+        if self._dynamics.actions.offered is None:
+            _check_open(allowed)
+        else:
+            _check_open(legal)
+            useful = allowed.any(axis=1)
+            self._reset(rows[~useful])
+            rows, allowed = rows[useful], allowed[useful]
         tree.legal[rows, 0] = allowed
         prior = np.where(allowed, tree.prior[rows, 0] + 1e-300, 0.0)
         tree.prior[rows, 0] = prior / prior.sum(axis=1, keepdims=True)
@@ -326,6 +337,9 @@ class Search:
         tree.visits[forbidden] = tree.total[forbidden] = 0
         if self.rule.prove:
             tree.proof[forbidden] = np.nan
+        still = np.zeros_like(kept)
+        still[rows] = True
+        return still
 
     def _mask(self, legal: Any, batch: int) -> NDArray[np.bool_] | None:
         """Returns a mask of moves as booleans; numbers are 0 and 1."""
