@@ -76,6 +76,17 @@ def test_input_that_needs_gradients_and_is_not_contiguous(client, model):
     assert torch.equal(client(x, do="same"), x)
 
 
+def test_who_asked_first_in_inference_mode_asks_outside_of_it_too(client, model):
+    x = torch.randn(2, 8)
+    with torch.inference_mode():
+        client(x)
+        client.multi_infer([x, x])
+    reply = client(x)
+    assert torch.equal(reply, model(x))
+    assert not reply.is_inference()
+    assert [torch.equal(each, model(x)) for each in client.multi_infer([x, x])] == [True, True]
+
+
 def test_worker_runs_in_evaluation_mode_without_gradients(client):
     assert client(torch.zeros(2, 8), do="training").tolist() == [0, 0]
 

@@ -95,8 +95,9 @@ def special_reply(header: bytes) -> InferError | None:
     return None
 
 
+@torch.inference_mode()
 def copy_into(x: Parts, view: Tensor) -> None:
-    """Copies a tensor, or the pieces that make it up, to where it travels."""
+    """Copies a tensor, or the pieces that make it up, to where it travels, a view that any mode may have made."""
     if isinstance(x, list) and len(x) == 1:
         (x,) = x
     if isinstance(x, Tensor):

@@ -97,7 +97,8 @@ class SharedWeights:
     def write(self, tensors: list[Tensor], version: int) -> None:
         """Copies what `check` returned into the buffer of a version; no worker may still be reading it."""
         if tensors:
-            torch._foreach_copy_(self._buffers[version % 2], [x.detach() for x in tensors])
+            with torch.inference_mode():  # whoever asked first may have made the buffers in it
+                torch._foreach_copy_(self._buffers[version % 2], [x.detach() for x in tensors])
 
     def apply(self, version: int, model: nn.Module) -> None:
         """Copies a version into a model, whatever device it is on."""
