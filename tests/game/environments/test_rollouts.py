@@ -341,6 +341,12 @@ def test_an_act_that_writes_over_what_it_said_changes_nothing():
         np.testing.assert_array_equal(made.columns[key], wanted.columns[key])
 
 
+def test_an_environment_that_writes_over_actions_leaves_those_of_the_model_alone():
+    own = torch.zeros(2, dtype=torch.long)
+    evaluate(Plain(), torch.nn.Identity(), lambda *_: {"action": own}, episodes=2)
+    assert own.tolist() == [0, 0]
+
+
 def test_a_reward_that_is_not_one_number_a_row_is_refused():
     class Wide(Ticks):
         def step(self, action):

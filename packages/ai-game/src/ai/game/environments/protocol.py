@@ -68,7 +68,7 @@ def stepped(env: Environments, action: NDArray[Any]) -> Step:
     Raises:
         ValueError: a reward, an end or a cut is not one number a row.
     """
-    seen, reward, ended, cut = env.step(action)
+    seen, reward, ended, cut = env.step(np.array(action))  # a copy, which it may write over
     for name, column in (("reward", reward), ("ended", ended), ("cut", cut)):
         if np.shape(column) != (env.num,):
             raise ValueError(f"env.step must give {name} of shape ({env.num},), got {np.shape(column)}")

@@ -184,7 +184,7 @@ class Rollouts:
         for _ in range(self.steps):
             row, said = self._ask()
             waiting = self._over
-            seen, reward, ended, cut = stepped(self.env, row["action"].copy())  # which it may write over
+            seen, reward, ended, cut = stepped(self.env, row["action"])
             self._seen, self._over = by_key(seen), ended | cut
             row["reward"], row["discount"], row["truncated"] = reward, 1 - ended.astype(np.float32), cut
             row["is_step"] = ~waiting
