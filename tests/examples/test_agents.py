@@ -10,7 +10,9 @@ from ai.data import Packed
 from ai.examples import dqn, ppo, sac
 from ai.examples.agents import curves
 from ai.examples.agents.film import frames, strip
+from ai.examples.agents.learner import Learner
 from ai.examples.agents.noted import Noted
+from ai.examples.agents.training import train
 from ai.examples.agents.worlds import world
 from ai.game import ByPolicy
 from ai.lab import Record
@@ -88,6 +90,29 @@ def test_a_held_action_is_taken_several_times_and_counts_once():
         cut = held.step(action)[3]
     assert cut.all()
     assert world("held-2:hidden:CartPole-v1", 1).observation_shape == (2,)
+
+
+@pytest.mark.filterwarnings("ignore:.*render_mode:UserWarning")
+def test_what_cannot_be_filmed_says_so_before_it_trains(tmp_path, monkeypatch):
+    import gymnasium as gym
+
+    class Blind(gym.Env):
+        observation_space, action_space = gym.spaces.Box(0, 1, (1,), np.float32), gym.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(1, np.float32), {}
+
+        def render(self):
+            return None
+
+    monkeypatch.setitem(
+        gym.registry, "Blind-v0", gym.envs.registration.EnvSpec("Blind-v0", lambda render_mode=None: Blind())
+    )
+    config = replace(ppo.main.PRESETS["tiny"], env="Blind-v0", film=True, trial=str(tmp_path / "trial"))
+    learner = Learner(torch.nn.Identity(), None, None, None, None, updates=10, greedy=ByPolicy())
+    with pytest.raises(ValueError, match=r"env must render pictures, .*: Blind-v0 gives none"):
+        train(config, learner)
+    assert not (tmp_path / "trial").exists()
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,9 @@ def frames(
         memory: As of `ai.game.Rollouts`.
         seed: Of the environment.
         most: Steps after which the film ends.
+
+    Raises:
+        ValueError: The environment renders no pictures.
     """
     has_frames = env.startswith("ALE/")  # which shows them, and renders none
     acted_in = world(env, 1) if has_frames else world(env, 1, render_mode="rgb_array")
@@ -34,6 +37,10 @@ def frames(
     with closing(acted_in), evaluating(model):
         for _ in range(most):
             picture = _newest(seen) if has_frames else acted_in.render()  # type: ignore[union-attr]
+            if picture is None:
+                raise ValueError(
+                    f"env must render pictures, by render_mode='rgb_array', to be filmed: {env} gives none"
+                )
             pictures.append(np.asarray(picture, np.uint8))
             shown: dict[str, Any] = {"obs": torch.from_numpy(np.asarray(seen)).to(device)}
             if held is not None:

@@ -41,6 +41,8 @@ def train(config: AgentConfig, agent: Learner) -> dict[str, float]:
     def sampler(model: nn.Module, step: int) -> torch.Tensor:
         return strip(frames(config.env, model, agent.greedy, memory=agent.memory))
 
+    if config.film:
+        frames(config.env, agent.model, agent.greedy, memory=agent.memory, most=1)  # what cannot be filmed says so now
     trial = open_trial(
         config,
         config,
