@@ -48,7 +48,7 @@ def test_rollouts_know_the_value_beyond_a_cut_and_nothing_beyond_an_end():
     assert made.lengths.tolist() == [4, 3, 5, 2]
     assert made.columns["obs"][:, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 3, 4, 0, 1]
     one_step = lambda_returns(made.columns, made.lengths, 1.0, 0.0)
-    assert one_step.tolist() == [11, 21, 1, 30, 11, 21, 20, 11, 21, 31, 41, 40, 11, 10]
+    assert one_step.tolist() == [11, 21, 1, 0, 11, 21, 20, 11, 21, 31, 41, 40, 11, 10]
     assert made.finished["episode_return"].tolist() == [3, 4]
     assert made.finished["episode_length"].tolist() == [3, 4]
     assert made.drawable is None
