@@ -273,10 +273,12 @@ def test_nothing_is_restarted_by_ray_itself(cluster):
     assert asked.items() <= cluster.options.items()
 
 
-def test_actors_that_always_die_are_given_up(cluster):
+@pytest.mark.parametrize(("options", "n"), [({}, 5), ({"max_deaths": 0}, 2)])
+def test_actors_that_always_die_are_given_up(cluster, options, n):
     cluster.trouble = "killed for memory"
-    loader = Datagen(Walk()).loader(8, n_workers=1, engine=Ray())
-    with loader, pytest.raises(WorkerFailedError, match=r"died 5 times in a row, the last that had not .* for memory"):
+    loader = Datagen(Walk()).loader(8, n_workers=1, engine=Ray(**options))
+    said = rf"died {n} times in a row, the last that had not .* for memory"
+    with loader, pytest.raises(WorkerFailedError, match=said):
         next(loader)
 
 
@@ -295,6 +297,7 @@ def test_after_the_cluster_was_left_nothing_is_asked_of_it(cluster):
         ({"num_cpus": -1}, "num_cpus must be a finite number of at least 0, got -1"),
         ({"num_gpus": float("nan")}, "num_gpus must be a number, got nan"),
         ({"num_gpus": float("inf")}, "num_gpus must be a finite number of at least 0, got inf"),
+        ({"max_deaths": -1}, "max_deaths must be at least 0, got -1"),
         ({"resources": {"big": -2}}, "big must be a finite number of at least 0, got -2"),
         ({"start_timeout_s": 0}, "start_timeout_s must be positive or None, got 0"),
     ],

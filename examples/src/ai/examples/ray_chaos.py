@@ -19,10 +19,8 @@ from typing import Any
 from ai.lab import Experiment, ExperimentTrial, Record
 
 _STEPS = 200
-# A search gives up a trial that is lost four times in a row from one snapshot, and itself when worker after worker dies
-# with nothing done in between. Where workers start more slowly than others are killed, that would be the end of each.
-_MOST_LOSSES = 2
-_MOST_KILLS = 3
+# Where workers start more slowly than others are killed, a search would rightly give up at its usual limit.
+_MAX_DEATHS = 1000
 _STORE_BYTES = 100 << 20
 
 
@@ -43,8 +41,6 @@ def reproduce(*, minutes: float = 20.0, trials: int = 12, nodes: int = 3, seed: 
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **how}
     )
     killed: Counter[str] = Counter()
-    losses: Counter[tuple[str, int]] = Counter()  # of a trial since its snapshot
-    progress, kills = -1, 0  # and how many workers have died since
     begun = time.monotonic()
     driver: subprocess.Popen[bytes] | None = None
     try:
@@ -60,26 +56,14 @@ def reproduce(*, minutes: float = 20.0, trials: int = 12, nodes: int = 3, seed: 
                     raise RuntimeError(f"the searching process ended with {status}")
                 break
             what = rng.choice(["worker", "worker", "node", "driver"])
-            if (now := _progress(folder)) != progress:
-                progress, kills = now, 0
-            spared = kills >= _MOST_KILLS
-            alive = {} if spared else _running(folder)
-            running = {pid: state for pid, state in alive.items() if losses[state] < _MOST_LOSSES}
-            if what == "worker" and running:
-                pid = rng.choice(sorted(running))
+            if what == "worker" and (pids := _running(folder)):
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(rng.choice(pids), signal.SIGKILL)
                     killed[what] += 1
-                    losses[running[pid]] += 1
-                    kills += 1
-            elif what == "node" and (victims := [node for node in living if _children(node) & running.keys()]):
-                node = rng.choice(victims)
-                losses.update(running[pid] for pid in _children(node) & running.keys())
-                living.remove(node)
-                cluster.remove_node(node, allow_graceful=False)
+            elif what == "node":
+                cluster.remove_node(living.pop(rng.randrange(len(living))), allow_graceful=False)
                 living.append(cluster.add_node(num_cpus=1, **how))
                 killed[what] += 1
-                kills += 1
             elif what == "driver":
                 driver.kill()
                 driver.wait()
@@ -148,34 +132,16 @@ class Training:
         return float(torch.cat([p.detach().flatten() for p in model.parameters()]).double().norm())
 
 
-def _running(folder: Path) -> dict[int, tuple[str, int]]:
-    """Returns the processes of the trials that have begun and not ended, each with its trial and newest snapshot."""
-    found = {}
+def _running(folder: Path) -> list[int]:
+    """Returns the processes of the trials that have begun and not ended."""
+    pids = []
     for file in folder.glob("trials/*/meta.json"):
         with contextlib.suppress(OSError, ValueError):
             meta = json.loads(file.read_text())
             pid = int(meta["sessions"][-1]["pid"])
             if meta["state"] == "running" and b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                snapshots = [int(each.name) for each in file.parent.glob("snapshots/*") if each.name.isdigit()]
-                found[pid] = file.parent.name, max(snapshots, default=0)
-    return found
-
-
-def _progress(folder: Path) -> int:
-    """Returns a number that grows with every snapshot and every trial that ends."""
-    ended = 0
-    for file in folder.glob("trials/*/meta.json"):
-        with contextlib.suppress(OSError, ValueError):
-            ended += json.loads(file.read_text())["state"] != "running"
-    snapshots = [int(each.name) for each in folder.glob("trials/*/snapshots/*") if each.name.isdigit()]
-    return int(ended) + sum(snapshots)
-
-
-def _children(node: Any) -> set[int]:
-    """Returns the processes that a simulated machine has started."""
-    raylet = node.all_processes["raylet"][0].process.pid
-    found = Path(f"/proc/{raylet}/task/{raylet}/children")
-    return {int(pid) for pid in found.read_text().split()} if found.exists() else set()
+                pids.append(pid)
+    return pids
 
 
 def main(address: str, trials: str, n_jobs: str) -> None:
@@ -184,7 +150,8 @@ def main(address: str, trials: str, n_jobs: str) -> None:
 
     ray: Any = import_module("ray")
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    search("ray-chaos/killed").run(int(trials), Training(0.1), n_jobs=int(n_jobs), engine=Ray(), progress=False)
+    engine = Ray(max_deaths=_MAX_DEATHS)
+    search("ray-chaos/killed").run(int(trials), Training(0.1), n_jobs=int(n_jobs), engine=engine, progress=False)
 
 
 if __name__ == "__main__":

@@ -198,12 +198,17 @@ class Deadly(InProcess):
         return super().start(payload, heard, on_exit)
 
 
-def test_a_trial_that_takes_every_worker_with_it_is_named(tmp_path):
+@pytest.mark.parametrize(("max_deaths", "n"), [(None, 4), (0, 1), (5, 6)])
+def test_a_trial_that_takes_every_worker_with_it_is_named(tmp_path, max_deaths, n):
     experiment = Experiment(tmp_path / "e", search="random")
+    engine = Deadly()
+    if max_deaths is not None:
+        engine.max_deaths = max_deaths
     with pytest.raises(
-        RuntimeError, match=r"trial 0 of .* was lost 4 times in a row, the last time with a worker that"
+        RuntimeError, match=rf"trial 0 of .* was lost {n} times in a row, the last time with a worker that"
     ):
-        experiment.run(1, lambda trial: trial.hp.lin("x", 0, 1), engine=Deadly(), **QUIET)
+        experiment.run(1, lambda trial: trial.hp.lin("x", 0, 1), engine=engine, **QUIET)
+    assert len(engine.workers) == n
 
 
 def test_a_full_disk_here_ends_the_search_at_once_and_its_trial_goes_on_later(tmp_path, whole, monkeypatch):

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ai.data.arguments import check_real
+from ai.data.arguments import check_at_least, check_real
 from ai.data.workers import ray_actor
 from ai.data.workers.message import split
+from ai.data.workers.supervisor import MAX_DEATHS
 from ai.data.workers.versions import installed
 
 # One that says nothing for so long while this process runs (a machine that hangs) counts as dead.
@@ -44,6 +45,9 @@ class Ray:
         resources: amounts of the cluster's own resources that each worker needs, by name.
         start_timeout_s: no room for so long is an error where no worker runs, and a warning beside others that do (a
             machine may come back); None waits for ever.
+        max_deaths: how often workers may die, beyond one each, with no work done in between, and how often one trial of
+            a search may be lost with no newer snapshot; more end the run. Raise it where machines come and go faster
+            than workers start.
 
     Raises:
         ImportError: ray is not installed.
@@ -59,12 +63,14 @@ class Ray:
         num_gpus: float = 0,
         resources: Mapping[str, float] | None = None,
         start_timeout_s: float | None = 600.0,
+        max_deaths: int = MAX_DEATHS,
     ) -> None:
         if address is not None and not isinstance(address, str):
             raise TypeError(f"address must be that of a Ray cluster as text, or None, got {address!r}")
         if resources is not None and not isinstance(resources, Mapping):
             raise TypeError(f"resources must be a dict of amounts by name, or None, got {resources!r}")
         check_real(num_cpus=num_cpus, num_gpus=num_gpus)
+        check_at_least(0, max_deaths=max_deaths)
         for name, wanted in (resources or {}).items():
             check_real(or_none=False, **{name: wanted})
         check_real(or_none=True, start_timeout_s=start_timeout_s)
@@ -76,6 +82,7 @@ class Ray:
             raise ValueError(f"start_timeout_s must be positive or None, got {start_timeout_s}")
         self.needs = ", ".join(f"{name}={amount:g}" for name, amount in needs.items() if amount) or "nothing"
         self.start_timeout_s = start_timeout_s
+        self.max_deaths = max_deaths
         self.workers: set[RayWorker] = set()
         self.head_is_gone = False
         self._watching = threading.Lock()

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from ai.data.workers.engine import Engine, Processes, Worker
 from ai.data.workers.worker import WorkerFailedError
 
-# Workers that die more often in a row than this beyond their number, without work done in between, are given up.
+# Workers that die more often in a row than this beyond their number, without work done in between, are given up, unless
+# the engine has a `max_deaths` of its own.
 MAX_DEATHS = 3
 
 
@@ -59,6 +60,7 @@ class Supervisor:
         broken: why no more work is done, if so.
         closed: whether somebody ended it.
         n_deaths: how many workers died.
+        max_deaths: how many in a row, beyond one each, are no reason to give up.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Supervisor:
         self._payload = payload
         self._job = job
         self._engine = engine or Processes()
+        self.max_deaths: int = getattr(self._engine, "max_deaths", MAX_DEATHS)
         self._posts: list[Post | None] = [None] * n
         self._deaths_in_a_row = 0
 
@@ -173,7 +176,7 @@ class Supervisor:
             self.n_deaths += 1
             self._deaths_in_a_row += 1
             goes_on = self._job.on_death(post.place, how)
-            if self._deaths_in_a_row > MAX_DEATHS + len(self._posts) and self.broken is None:
+            if self._deaths_in_a_row > self.max_deaths + len(self._posts) and self.broken is None:
                 self.broken = WorkerFailedError(
                     f"{self._what} workers died {self._deaths_in_a_row} times in a row, the last {how}"
                 )

@@ -29,7 +29,7 @@ from ai.lab.search.elsewhere.mirror import Copy
 from ai.lab.search.elsewhere.trials import CALLS, FACTS, FILE, Given, serve_trials
 from ai.lab.search.evaluation import Outcome
 from ai.lab.search.loop import Left, Report, Run, Search
-from ai.lab.search.losses import ELSEWHERE, MAX_LOSSES
+from ai.lab.search.losses import ELSEWHERE
 from ai.lab.search.optuna_storage import quiet
 
 _LOOK_S = 0.2
@@ -111,7 +111,7 @@ class SearchElsewhere(Search):
             if isinstance(ended, Outcome):
                 return self.tell(asked, ended)
             losses += 1
-            if losses > MAX_LOSSES:
+            if losses > self.workers.max_losses:
                 raise Left(
                     RuntimeError(
                         f"trial {asked.number} of {self.path} was lost {losses} times in a row, the last time with a "
@@ -137,6 +137,7 @@ class Workers:
         told = dataclasses.replace(search, storage=None, search="random", pruner=None)
         self._payload = ship(partial(serve_trials, told, dataclasses.replace(run, callbacks=())))
         self._supervisor = Supervisor("searching", lambda place: self._payload, n, self, engine)
+        self.max_losses = self._supervisor.max_deaths
         self._changed = self._supervisor.changed
         self._free: list[int] = []
         self._heard: dict[int, queue.SimpleQueue[Any]] = {}
