@@ -173,12 +173,14 @@ def hang_on_seven(text):
 
 
 def test_a_preprocess_that_never_returns_is_named_and_its_worker_replaced():
-    with Dataset([str(i) for i in range(12)], hang_on_seven).loader(3, n_workers=1, timeout_s=0.5) as loader:
-        iterator = iter(loader)
+    with Dataset([str(i) for i in range(12)], hang_on_seven).loader(3, n_workers=1, timeout_s=60) as loader:
+        iterator, tickets = iter(loader), loader._producer._tickets
         assert [next(iterator).flatten().tolist() for _ in range(2)] == [[0, 1, 2], [3, 4, 5]]
         stuck = loader._producer.pids
+        wait_until(lambda: tickets._signs[0].sample == 7)
+        tickets._timeout_s = 0.05
         with pytest.raises(
-            WorkerFailedError, match=r"preprocess did not return within timeout_s \(0.5\) for sample 7$"
+            WorkerFailedError, match=r"preprocess did not return within timeout_s \(0.05\) for sample 7$"
         ):
             next(iterator)
         wait_until(lambda: not any(map(is_running, stuck)))
@@ -200,13 +202,14 @@ def test_a_thread_that_never_returns_is_named_by_its_batch():
 
 def test_a_slow_preprocess_is_not_late_while_it_goes_on():
     def slow(text):
-        time.sleep(0.12)
+        time.sleep(0.08 * (int(text) >= 12))
         return np.array([int(text)])
 
-    with Dataset([str(i) for i in range(6)], slow).loader(6, n_workers=1, timeout_s=20) as loader:
-        next(iter(loader))  # its worker is up
-        loader._producer._tickets._timeout_s = 0.5
-        assert next(iter(loader)).flatten().tolist() == list(range(6))  # 0.72 s in all
+    with Dataset([str(i) for i in range(24)], slow).loader(12, n_workers=1, timeout_s=20) as loader:
+        iterator = iter(loader)
+        next(iterator)  # its worker is up
+        loader._producer._tickets._timeout_s = 0.9
+        assert next(iterator).flatten().tolist() == list(range(12, 24))  # 0.96 s in all
 
 
 def test_two_loaders_over_one_pool_do_not_mix():
