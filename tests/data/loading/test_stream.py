@@ -18,6 +18,7 @@ from ai.data import WorkerFailedError
 from ai.data.batch.seeds import global_states_kept
 from ai.data.loading.options import LoaderOptions, Options
 from ai.data.loading.stream import StreamLoader
+from ai.data.loading.stream_reading import Cursor, Reading, _begun
 from ai.data.loading.worker_info import WorkerInfo
 from ai.data.util import create_data_loader
 from tests.data.helpers_data import is_running, wait_until
@@ -309,12 +310,32 @@ def test_a_worker_is_told_a_seed_of_its_own_in_each_pass_once_it_asks_which_it_i
         for pass_seed in (5, 6):
             for info in told:
                 info.begin(pass_seed)
-                assert info.seed == pass_seed
                 seeds.append((info.id, info.seed)[1])
                 drawn = random.random()
                 assert info.num_workers == 2
                 assert random.random() != drawn  # seeded once a pass
     assert len(set(seeds)) == 4
+
+
+@pytest.mark.parametrize("first", ["seed", "id"])
+def test_a_worker_has_a_seed_of_its_own_whatever_it_asks_first(first, monkeypatch):
+    monkeypatch.setattr(WorkerInfo, "current", None)
+    monkeypatch.setattr(torch.utils.data._utils.worker, "_worker_info", None)
+
+    class Drawing:
+        def __iter__(self):
+            info = torch.utils.data.get_worker_info()
+            getattr(info, first)
+            yield from random.Random(info.seed).choices(range(1 << 30), k=6 // info.num_workers)
+
+    reading = Reading(Drawing(), 3, "keep", list, endless=True)
+    with global_states_kept():
+        drawn = []
+        for worker in range(2):
+            walk, chunk = _begun(reading, 7, Cursor(), WorkerInfo(worker, 2, None))
+            drawn += [*chunk, *walk.chunk()]
+            assert _begun(reading, 7, Cursor(1), WorkerInfo(worker, 2, None))[1] == drawn[-3:]  # resumed there
+    assert len(set(drawn)) == 12
 
 
 def test_ranks_shuffle_apart_and_give_each_sample_once():

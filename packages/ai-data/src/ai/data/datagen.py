@@ -310,14 +310,16 @@ class DatagenLoader:
     def shard(self, rank: int, world: int) -> "DatagenLoader":
         """Returns the loader of one rank, whose sources have seeds of their own; closes this one.
 
-        It goes on with this one's buffer, counters and parameters; the buffer draws as this rank's from now on.
+        It goes on with this one's buffer, counters and parameters; the buffer draws as this rank's from now on. Shards
+        that are made in one process share it.
         """
         check_rank(rank, world)
         self.close()
         other = copy.copy(self)
         other.seed = derive_seed(self.seed, rank, world)
         other._intake = self._intake.copied()
-        other.buffer.draw_apart(rank, world)
+        with other.locked():
+            other.buffer.draw_apart(rank, world)
         other._fleet = None
         other._close = weakref.finalize(other, _nothing)
         other._launch()

@@ -60,8 +60,9 @@ class Intake:
             self.changed.notify_all()
 
     def copied(self) -> "Intake":
-        """Returns an intake of the same buffer that counts on for itself."""
+        """Returns an intake of the same buffer, under the same lock, that counts on for itself."""
         other = Intake(self.buffer, self._batch_size, self.replay_ratio, self._min_steps)
+        other.changed = self.changed
         other.go_on(self.counters())
         return other
 

@@ -38,9 +38,12 @@ class StreamLoader:
 
     Workers read ahead. A dataset that divides itself by `torch.utils.data.get_worker_info()` is read in parts, and
     batches are taken from the workers in turn; then their order depends on the number of workers. Any other is read
-    whole by each worker, so more than one helps only to stack and send batches. Of several ranks each reads all, too,
-    and keeps every world-th sample; with `train=True`, a dataset with `part_of_rank(rank, world)` may give each
-    rank a part of its own instead, as `Shards` does.
+    whole by each worker, so more than one helps only to stack and send batches. From where it looks on, a worker draws
+    its own from the global generators, as torch's do from the start: what all must draw alike, such as the order of the
+    files that they divide, is drawn before, or from a generator that the dataset seeds itself.
+
+    Of several ranks each reads all, too, and keeps every world-th sample; with `train=True`, a dataset with
+    `part_of_rank(rank, world)` may give each rank a part of its own instead, as `Shards` does.
 
     Args:
         torch_dataset: an iterable.

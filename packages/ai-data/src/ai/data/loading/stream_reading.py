@@ -258,13 +258,12 @@ def _part(
 
 def _begun(reading: Reading, seed: int, cursor: Cursor, info: WorkerInfo) -> tuple[Walk, list[Any] | None]:
     """Returns a walk and its first chunk, with the worker info and the global generators set for each pass."""
-    info.asked = False
-    had_torch = "torch" in sys.modules
-    walk = Walk(reading, seed, cursor, info.begin)
-    chunk = walk.chunk()
-    if had_torch or "torch" not in sys.modules:
-        return walk, chunk
-    # The dataset imported torch, and may have drawn from a generator that was not seeded.
-    info.asked = False
-    walk = Walk(reading, seed, cursor, info.begin)
-    return walk, walk.chunk()
+    info.asked = info.early = False
+    while True:
+        had_torch, asked = "torch" in sys.modules, info.asked
+        walk = Walk(reading, seed, cursor, info.begin)
+        chunk = walk.chunk()
+        # A dataset that imported torch may have drawn from a generator that was not seeded.
+        is_seeded = had_torch == ("torch" in sys.modules)
+        if is_seeded and not (info.early and info.asked and not asked):
+            return walk, chunk

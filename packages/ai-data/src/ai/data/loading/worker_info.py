@@ -11,6 +11,7 @@ class WorkerInfo:
 
     Until then the workers draw alike from the global generators, since each reads all; a dataset that divides itself
     shuffles its files alike before. From then on each worker draws its own, so that no two change their samples alike.
+    `early` tells whether `seed` was read before, when nobody knew yet that it must be this worker's own.
 
     Args:
         worker: number of this worker.
@@ -21,7 +22,7 @@ class WorkerInfo:
     current: "WorkerInfo | None" = None  # of this process
 
     def __init__(self, worker: int, n_workers: int, dataset: Any) -> None:
-        self.asked = False
+        self.asked = self.early = False
         self.dataset = dataset
         self._pass_seed = 0
         self._apart = False  # the draws of this pass
@@ -42,15 +43,20 @@ class WorkerInfo:
 
     @property
     def seed(self) -> int:
-        """What this worker draws from in this pass."""
-        return derive_seed(self._pass_seed, self._worker) if self._apart and self._worker else self._pass_seed
+        """What this worker draws from in this pass: of a dataset that divides itself, its own."""
+        self.early = self.early or not self.asked
+        return self._seed
 
     def _look(self) -> None:
         self.asked = True
         if not self._apart:
             self._apart = True
             if self._worker:  # the first one's draws are those of a lone reader
-                seed_global_states(self.seed)
+                seed_global_states(self._seed)
+
+    @property
+    def _seed(self) -> int:
+        return derive_seed(self._pass_seed, self._worker) if self.asked and self._worker else self._pass_seed
 
     def begin(self, seed: int) -> None:
         """Begins a pass: seeds the global generators, and says here who reads.
