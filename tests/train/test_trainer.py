@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from ai.data import digits_dataset
+from ai.data import Draws, ReplayBuffer, digits_dataset
 from ai.train import (
     Classify,
     Hook,
@@ -423,6 +423,10 @@ def test_validation_on_a_loader_without_an_end_is_refused(net):
         Trainer(Classify(), loader).validate(net(), loader)
     with pytest.raises(ValueError, match=r"must end, and a loader with train=True never does"):
         Hook(val_data=loader)
+    buffer = ReplayBuffer(10)
+    buffer.add({"x": np.zeros((4, 64), np.float32), "action": np.zeros(3)})
+    with pytest.raises(ValueError, match=r"must end, and a loader with train=True never does"):
+        Trainer(Classify(), loader).validate(net(), Draws(buffer, 2))
 
 
 def test_validation_is_weighted_by_rows_and_leaves_training_as_it_was(net):

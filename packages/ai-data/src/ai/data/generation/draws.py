@@ -35,6 +35,8 @@ class Draws:
     torch.Size([8])
     """
 
+    train = True  # endless, as loaders that are given it: refused where an end is needed
+
     def __init__(
         self,
         buffer: ReplayBuffer,
