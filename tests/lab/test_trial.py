@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -512,3 +514,19 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path):
         pass
     assert not (trial.path / ".write-abc").exists()
     assert (trial.path / "mine.txt").exists()
+
+
+def test_threads_that_log_at_once_are_one_writer(tmp_path):
+    trial, ready = Trial(tmp_path / "t", system_interval_s=None, capture=False), threading.Barrier(8)
+
+    def log(number: int) -> None:
+        ready.wait(10)
+        for step in range(50):
+            trial.log(step, {f"of/{number}": float(step)})
+
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(log, number) for number in range(8)]:
+            done.result()
+    trial.close()
+    metrics = trial.metrics()
+    assert all(metrics[f"of/{number}"].steps.tolist() == [*range(50)] for number in range(8))

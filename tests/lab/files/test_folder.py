@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ai.lab import Study
 from ai.lab.files.folder import MARKER, find, lab_root, mark, read_marker, resolve, scan, write_atomic
 
 
@@ -38,6 +39,17 @@ def test_another_kind_is_refused(tmp_path):
     mark(tmp_path / "a", "study")
     with pytest.raises(ValueError, match="holds a recorded study, not a trial"):
         mark(tmp_path / "a", "trial")
+
+
+@pytest.mark.parametrize("path", [".t", "in/.t", ".in/t"])
+def test_a_path_in_the_lab_that_no_list_would_show_is_refused(tmp_path, monkeypatch, path):
+    monkeypatch.setenv("AI_LAB_PATH", str(tmp_path / ".lab"))
+    with pytest.raises(ValueError, match="path must have no part that begins with a dot, where no list looks, got"):
+        resolve(path)
+    assert resolve("./t") == tmp_path / ".lab" / "t"
+    study = Study("s")
+    with pytest.raises(ValueError, match="name must have no part that begins with a dot, where no list looks, got"):
+        study.trial(path)
 
 
 def test_a_strangers_folder_is_neither_taken_nor_deleted(tmp_path):

@@ -178,6 +178,20 @@ def test_what_ends_the_objective_is_raised_and_says_the_state(tmp_path, error, s
     assert Record(experiment.trials()[0].path).state == state
 
 
+def test_a_search_whose_folder_is_moved_says_so_and_goes_on_where_it_is(tmp_path):
+    def fn(trial) -> float:
+        if trial.number == 1 and (tmp_path / "e").exists():
+            (tmp_path / "e").rename(tmp_path / "moved")
+        return float(trial.number)
+
+    said = f"the folder was moved or deleted while it was searched; .*: '{tmp_path / 'e'}'"
+    with pytest.raises(FileNotFoundError, match=said):
+        Experiment(tmp_path / "e", search="random").run(3, fn, **QUIET)
+    assert not (tmp_path / "e").exists()
+    moved = Experiment(tmp_path / "moved", search="random").run(3, fn, **QUIET)
+    assert [row.state for row in moved.trials()].count("finished") == 3
+
+
 # -- several objectives
 
 

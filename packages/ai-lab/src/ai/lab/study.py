@@ -9,7 +9,7 @@ from typing import Any
 from ai.lab.arguments import check_switch, check_text, check_texts
 from ai.lab.experiment import Direction, Experiment
 from ai.lab.files.alias import point_alias
-from ai.lab.files.folder import find, mark, read_marker, resolve
+from ai.lab.files.folder import find, mark, read_marker, refuse_hidden, resolve
 from ai.lab.files.removal import remove_unowned
 from ai.lab.record import Record
 from ai.lab.report.compare import Comparison, compare
@@ -140,6 +140,7 @@ class Study:
         path = Path(os.path.normpath(self.path / name))
         if not name or self.path not in path.parents:
             raise ValueError(f"name must be a path inside the study, got {name!r}")
+        refuse_hidden("name", path.relative_to(self.path))
         return path
 
     def __repr__(self) -> str:

@@ -32,7 +32,7 @@ def resolve(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         TypeError: `path` is neither text nor a path of text.
-        ValueError: `path` is empty or leads out of the lab's root with `..`.
+        ValueError: `path` is empty, leads out of the lab's root with `..`, or would be hidden in it.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
@@ -45,7 +45,14 @@ def resolve(path: str | os.PathLike[str]) -> Path:
     resolved = Path(os.path.normpath(root / text))
     if resolved == root or root not in resolved.parents:
         raise ValueError(f"path must lie inside the lab's root {root} or be absolute, got {text!r}")
+    refuse_hidden("path", resolved.relative_to(root))
     return resolved
+
+
+def refuse_hidden(name: str, path: Path) -> None:
+    """Raises `ValueError` for a path of which a part begins with a dot: no list looks there."""
+    if any(part.startswith(".") for part in path.parts):
+        raise ValueError(f"{name} must have no part that begins with a dot, where no list looks, got {str(path)!r}")
 
 
 def mark(folder: Path, kind: Kind) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import operator
 import os
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -40,6 +41,7 @@ class MetricsWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.Lock()  # rows may come from several threads
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         self._end = cut_torn_line(self._descriptor)
         self._index = Index(path)
@@ -66,9 +68,11 @@ class MetricsWriter:
             if type(value) is not float or type(key) is not str or not key:
                 row = {"step": step, "time": row["time"], **_numbers(values)}
                 break
-        self._append(_encode(row).encode() + b"\n")
-        if self._last is not None:
-            self._last.update(row)
+        data = _encode(row).encode() + b"\n"
+        with self._lock:
+            self._append(data)
+            if self._last is not None:
+                self._last.update(row)
         return row
 
     def _append(self, data: bytes) -> None:

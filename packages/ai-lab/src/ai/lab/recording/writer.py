@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import sys
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,19 @@ from ai.lab.recording.session import Logger, Session
 
 if TYPE_CHECKING:
     from ai.train import Run
+
+
+_opening = threading.RLock()
+
+
+def _open_in_child() -> None:
+    """A forked child has no thread that would give the lock back."""
+    global _opening
+    _opening = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open_in_child)
 
 
 class TrialWriter:
@@ -85,24 +99,30 @@ class TrialWriter:
                 f"process {os.getpid()} must not write the trial {self.path}: "
                 f"process {self._process}, which forked it, does"
             )
-        if self._session is None:
-            if rank() > 0:
-                raise RuntimeError(f"rank {rank()} must not write the trial {self.path}: rank 0 does")
-            from ai.lab.recording.trackers import as_logger
-
-            record = Record(self.path)
-            keep_config(self.path, self._config)
-            config = self._config if self._config is not None else record.config
-            loggers = [as_logger(logger, record, config) for logger in self._loggers]
-            how: dict[str, Any] = {**self._how, **fields}
-            self._process, self._began, self._kept = os.getpid(), None, set()
-            self._session = Session(record, loggers=loggers, **how)
-            self._left_open = weakref.finalize(self, _end_left_open, self._session, os.getpid())
-            self._session.owner.give_up = weakref.WeakMethod(self._give_up)
-            watch_exit()
+        if (session := self._session) is None:
+            with _opening:  # of threads that log at once one opens it
+                session = self._session or self._open(fields)
         if in_use:
-            self._session.owner.give_up = None
-        return self._session
+            session.owner.give_up = None
+        return session
+
+    def _open(self, fields: Mapping[str, object]) -> Session:
+        if rank() > 0:
+            raise RuntimeError(f"rank {rank()} must not write the trial {self.path}: rank 0 does")
+        from ai.lab.recording.trackers import as_logger
+
+        record = Record(self.path)
+        keep_config(self.path, self._config)
+        config = self._config if self._config is not None else record.config
+        loggers = [as_logger(logger, record, config) for logger in self._loggers]
+        how: dict[str, Any] = {**self._how, **fields}
+        self._process, self._began, self._kept = os.getpid(), None, set()
+        session = Session(record, loggers=loggers, **how)
+        self._left_open = weakref.finalize(self, _end_left_open, session, os.getpid())
+        session.owner.give_up = weakref.WeakMethod(self._give_up)
+        watch_exit()
+        self._session = session
+        return session
 
     def settle(self) -> None:
         """Before the first word of an objective: drops what a lost process left, unless there was a `resume`."""

@@ -4,6 +4,7 @@ What runs is `optuna.Study.optimize`: its callbacks, `stop`, timeouts, states an
 ends (at `n` trials over all processes and calls), what a lost trial is replaced by, and the recording.
 """
 
+import errno
 import math
 import socket
 import time
@@ -185,6 +186,11 @@ class Search:
                 continue
             except (_Exit, Left) as ended:
                 raise ended.error from None
+            except Exception as error:
+                if self.path.is_dir():
+                    raise
+                what = "the folder was moved or deleted while it was searched; run the search again where it is"
+                raise FileNotFoundError(errno.ENOENT, what, str(self.path)) from error
             finally:
                 self._release()
                 lock.release()
