@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,9 @@ def simulated(nodes: int) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    at_sigterm = signal.getsignal(
+        signal.SIGTERM
+    )  # the head's own would turn it into a test that fails by SystemExit(1)
     made = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False},
@@ -31,3 +35,4 @@ def simulated(nodes: int) -> Iterator[Any]:
     finally:
         ray.shutdown()
         made.shutdown()
+        signal.signal(signal.SIGTERM, at_sigterm)

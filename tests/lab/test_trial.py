@@ -374,6 +374,16 @@ def test_what_ends_a_with_block_says_the_state(tmp_path, error, state):
     assert Record(tmp_path / "t").state == state
 
 
+@pytest.mark.parametrize(("loaded", "state"), [(True, "interrupted"), (False, "failed")])
+def test_a_sigterm_that_rays_handler_turns_into_an_exit_is_an_interruption(tmp_path, monkeypatch, loaded, state):
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    if loaded:
+        monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SystemExit), Trial(tmp_path / "t", **options(capture=False)):
+        sys.exit(signal.SIGTERM)
+    assert Record(tmp_path / "t").state == state
+
+
 def test_a_notebook_cell_can_be_run_again_with_clean(tmp_path):
     def cell() -> Trial:
         trial = Trial(tmp_path / "t", clean=True, **options(capture=False))

@@ -9,7 +9,8 @@ _BY_SIGNAL = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 def outcome_of(error: BaseException | None) -> tuple[str, BaseException | None]:
     """Returns the state of a run that `error` ended (None: nothing did), and the error to record with it, if it is one.
 
-    `SystemExit` counts by its code: none or 0 is a normal end, that of SIGINT or SIGTERM an interruption.
+    `SystemExit` counts by its code: none or 0 is a normal end, that of SIGINT or SIGTERM an interruption. Ray's handler
+    of SIGTERM, which takes the place of others, leaves with the bare number of the signal.
 
     >>> outcome_of(None), outcome_of(SystemExit(0)), outcome_of(KeyboardInterrupt()), outcome_of(SystemExit(143))
     (('finished', None), ('finished', None), ('interrupted', None), ('interrupted', None))
@@ -19,7 +20,8 @@ def outcome_of(error: BaseException | None) -> tuple[str, BaseException | None]:
     code = error.code if isinstance(error, SystemExit) else None
     if error is None or (isinstance(error, SystemExit) and code in (None, 0)):
         return "finished", None
-    if isinstance(error, KeyboardInterrupt) or code in _BY_SIGNAL:
+    by_ray = code == signal.SIGTERM and "ray" in sys.modules
+    if isinstance(error, KeyboardInterrupt) or code in _BY_SIGNAL or by_ray:
         return "interrupted", None
     return "failed", error
 
