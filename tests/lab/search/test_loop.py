@@ -118,7 +118,7 @@ def test_the_time_limit_begins_no_further_trial(tmp_path):
 @pytest.mark.parametrize("search", ["tpe", "random"])
 def test_a_search_that_lost_trials_chooses_what_a_whole_one_does(tmp_path, search):
     def fn(trial) -> float:
-        x, choice = trial.hp.lin("x", -1, 1), trial.hp.lst("choice", "abc")
+        x, choice = trial.hp.lin("x", -1, 1), trial.hp.lst("choice", list("abc"))
         return x + "abc".index(choice)
 
     def loses(trial) -> float:
