@@ -43,6 +43,8 @@ class Config(ReplayConfig):
     """Steps in a batch."""
     replay_ratio: float = 16.0
     """How often a step is learnt from on average."""
+    buffer: int = 2000
+    """Rows kept, few: what a search preferred among an old policy's wide samples holds the new one wide."""
     min_steps: int = 640
     """Steps before the first update."""
     samples: int = 12
@@ -88,7 +90,15 @@ PRESETS = {
     ),
     "point-mass": Config(),
     "pendulum": Config(
-        env="Pendulum-v1", total_steps=60_000, gamma=0.99, goal=-200, n_step=5, unroll=5, support_size=45, rollout=20
+        env="Pendulum-v1",
+        total_steps=60_000,
+        gamma=0.99,
+        goal=-200,
+        n_step=5,
+        unroll=5,
+        support_size=45,
+        rollout=20,
+        buffer=100_000,
     ),
 }
 DESCRIPTIONS = {
