@@ -1,7 +1,10 @@
+import shutil
+from pathlib import Path
+
 import pytest
 
 from ai.examples.agents.config import AgentConfig
-from ai.examples.run_config import RunConfig, open_trial
+from ai.examples.run_config import RunConfig, keep_earlier, open_trial
 from ai.examples.selflearn import LearnConfig
 from ai.lab import OwnedError, Study, Trial
 
@@ -51,6 +54,40 @@ def test_what_recorded_nothing_is_not_kept_and_another_record_is_not_touched(lab
         with pytest.raises(ValueError, match="study holds a recorded study, not a trial; choose another path"):
             open_trial(RunConfig(trial="study", clean=clean), None)
     assert (lab / "study" / "inside").is_dir()
+
+
+def test_a_study_is_kept_with_all_that_it_holds(lab, capfd):
+    record(RunConfig(trial="losses/of all/first"), 1.0)
+    keep_earlier("losses/of all", "study")
+    assert (lab / "losses" / "of all").is_dir()  # no study
+    shutil.rmtree(lab / "losses")
+    Study("losses/of all").trial("unused")
+    keep_earlier("losses/of all", "study")
+    assert "kept" not in capfd.readouterr().err
+    record(RunConfig(trial="losses/of all/first"), 1.0)
+    keep_earlier("losses/of all", "study")
+    assert [str(path.relative_to(lab)) for path in (lab / "losses").iterdir()] == ["losses/of all.1"]
+    assert Study("losses/of all.1").trial("first").metrics()["loss"].values.tolist() == [1.0]
+    assert "the earlier run of losses/of all is kept as losses/of all.1 (--clean" in capfd.readouterr().err
+
+
+def test_of_two_processes_that_begin_at_once_one_keeps_the_earlier_run(lab, monkeypatch, capfd):
+    record(RunConfig(trial="a run"), 1.0)
+    rename = Path.rename
+
+    def rename_after_another(folder, target):
+        rename(folder, target)
+        return rename(folder, target)
+
+    monkeypatch.setattr(Path, "rename", rename_after_another)
+    record(RunConfig(trial="a run"), 2.0)
+    assert "kept" not in capfd.readouterr().err  # the other one has said so
+    monkeypatch.undo()
+    monkeypatch.setenv("AI_LAB_PATH", str(lab))
+    record(RunConfig(trial="a run"), 3.0)
+    assert "kept as a run.2; --trial 'a run.2' --resume" in capfd.readouterr().err
+    found = {path.name: Trial(path).metrics()["loss"].values.tolist() for path in lab.iterdir()}
+    assert found == {"a run.1": [1.0], "a run.2": [2.0], "a run": [3.0]}
 
 
 def test_a_run_that_is_being_written_is_refused(lab):

@@ -540,3 +540,28 @@ def test_threads_that_log_at_once_are_one_writer(tmp_path):
     trial.close()
     metrics = trial.metrics()
     assert all(metrics[f"of/{number}"].steps.tolist() == [*range(50)] for number in range(8))
+
+
+def test_a_trial_that_its_stopper_had_ended_keeps_each_row_once_when_it_is_resumed(tmp_path):
+    def train(end):
+        torch.manual_seed(0)
+        model = nn.Linear(1, 1, bias=False)
+        optimizer = opt.sgd(model)
+        trial = Trial(
+            tmp_path / "t",
+            save_snapshots=True,
+            task=lambda model, step: {"score": float(step)},
+            task_interval=5,
+            stopper=lambda step, metrics: step >= end,
+            system_interval_s=None,
+            capture=False,
+        )
+        step = trial.resume(model, optimizer)
+        trainer = Trainer(lambda model, batch, step: model(batch).mean(), [torch.ones(1, 1)] * 30)
+        step = trainer.train(model, optimizer, trial.hook(), step=step)
+        return step, model.weight.item(), trial.state, trial.metrics()["score"].steps.tolist()
+
+    ended = train(15)
+    assert (ended[0], *ended[2:]) == (15, "stopped", [5, 10, 15])
+    assert train(15) == ended
+    assert train(20)[3] == [5, 10, 15, 20]

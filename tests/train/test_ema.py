@@ -94,9 +94,32 @@ def test_block_inside_another_carries_the_averages_too():
         with ema.swapped_in():
             assert model.weight.item() == pytest.approx(start + 1)
         assert model.weight.item() == pytest.approx(start + 1)
-        with pytest.raises(RuntimeError, match="the moving average is swapped in: save the run after"):
-            ema.state_dict()
+        for what, call in {
+            "save the run": ema.state_dict,
+            "update it": lambda: ema.update(2),
+            "load it": lambda: ema.load_state_dict({"weight": torch.zeros(1, 1)}),
+            "begin it anew": ema.begin,
+        }.items():
+            with pytest.raises(RuntimeError, match=f"the moving average is swapped in: {what} after the evaluation"):
+                call()
     assert model.weight.item() == pytest.approx(start + 2)
+
+
+def test_state_of_another_shape_is_refused_rather_than_spread():
+    ema = Ema(nn.Linear(2, 2))
+    state = ema.state_dict() | {"weight": torch.zeros(1, 2)}
+    with pytest.raises(ValueError, match=r"has 'weight' in shape \(1, 2\), the model in \(2, 2\)"):
+        ema.load_state_dict(state)
+
+
+def test_frozen_parameters_of_one_byte_are_carried_along():
+    model = nn.Linear(2, 2)
+    model.scale = nn.Parameter(torch.tensor([0.5, 3.0]).to(torch.float8_e4m3fn), requires_grad=False)
+    ema = Ema(model)
+    ema.update(1)
+    with ema.swapped_in():
+        assert model.scale.float().tolist() == [0.5, 3.0]
+    assert ema.state_dict()["scale"].dtype == torch.float32
 
 
 def test_half_precision_model_resumes_its_wide_average_and_an_older_narrow_one(tmp_path):

@@ -48,6 +48,13 @@ def test_what_is_unfrozen_between_steps_is_trained_alike_on_all_ranks_or_refused
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(OLD, reason="torch 2.6 shards on GPUs alone")
+def test_evaluations_leave_weights_and_averages_of_a_sharded_model_as_they_are(two_ranks):
+    for rank in (0, 1):
+        assert f"evaluated rank {rank}: equal" in two_ranks
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", FSDP])
 def test_nan_on_one_rank_ends_all_ranks(how, two_ranks):
     for rank in (0, 1):

@@ -8,6 +8,7 @@ from pathlib import Path
 import ends_and_noise
 import environment
 import equal_gradients
+import evaluated_averages
 import every_trainer
 import failed_write
 import frozen_between_steps
@@ -32,6 +33,7 @@ with open(folder / f"rank-{os.environ['RANK']}.txt", "w", encoding="utf-8") as o
         resumed_ranks.check(parallel, folder)
     if "fsdp" in KINDS:
         every_trainer.check_fsdp()
+        evaluated_averages.check()
     every_trainer.check_multi(KINDS)
     every_trainer.check_rl()
     for parallel in KINDS:

@@ -2,14 +2,16 @@
 
 import json
 import os
+import shlex
 import sys
 from dataclasses import dataclass, replace
 from itertools import count
+from pathlib import Path
 from typing import Literal, Protocol, Unpack, get_args, get_origin, get_type_hints
 
 from ai.lab import Trial
-from ai.lab.files.folder import read_marker, resolve
-from ai.lab.files.ownership import Owner, give_up_left_open
+from ai.lab.files.folder import Kind, find, read_marker, resolve
+from ai.lab.files.ownership import OwnedError, give_up_left_open, holder, refusal
 from ai.lab.record import METRICS, SNAPSHOTS
 from ai.lab.recording.options import TrialOptions
 from ai.lab.recording.writer import rank
@@ -118,28 +120,45 @@ def open_trial(how: RecordedConfig, config: object, **what: Unpack[TrialOptions]
     """
     if how.resume and how.clean:
         raise ValueError("resume goes on with the trial that clean deletes: give one of the two")
-    if not (how.resume or how.clean) and rank() == 0:
-        _keep_earlier(how.trial)
+    if not (how.resume or how.clean):
+        keep_earlier(how.trial)
     return Trial(how.trial, clean=not how.resume, config=config, **what)
 
 
-def _keep_earlier(trial: str) -> None:
-    """Renames a trial that has recorded something, and says how to go on with it."""
-    folder = resolve(trial)
-    marker = read_marker(folder)
-    if marker is None or marker["kind"] != "trial":
+def keep_earlier(name: str, kind: Kind = "trial") -> None:
+    """Renames a record that has something to lose, and says so; of several ranks rank 0 does.
+
+    Args:
+        name: The folder of a record that is about to begin anew.
+        kind: What it holds, if anything; a record of another kind is left to whoever takes the folder.
+    """
+    folder = resolve(name)
+    if rank() > 0 or not _has_something_to_lose(folder, kind):
         return
-    rows = folder / METRICS
-    if not ((rows.exists() and rows.stat().st_size) or committed(folder / SNAPSHOTS)):
-        return
-    name = os.path.normpath(trial)
-    kept = next(one for n in count(1) if not resolve(one := f"{name}.{n}").exists())
-    give_up_left_open(folder)
-    with Owner(folder):
+    for trial in find(folder, "trial"):
+        give_up_left_open(trial)
+        if (found := holder(trial)) is not None:
+            raise OwnedError(refusal(trial, found))
+    name = os.path.normpath(name)
+    kept = next(one for n in count(1) if not os.path.lexists(resolve(one := f"{name}.{n}")))
+    try:
         folder.rename(resolve(kept))
-    print(
-        f"the earlier run of {name} is kept as {kept}; --trial {kept} --resume goes on with it (--clean deletes it)",
-        file=sys.stderr,
+    except OSError:
+        if resolve(kept).exists():  # another process, which begins at the same moment, has kept it
+            return
+        raise
+    again = f"; --trial {shlex.quote(kept)} --resume goes on with it" if kind == "trial" else ""
+    print(f"the earlier run of {name} is kept as {kept}{again} (--clean deletes it)", file=sys.stderr)
+
+
+def _has_something_to_lose(folder: Path, kind: Kind) -> bool:
+    marker = read_marker(folder)
+    if marker is None or marker["kind"] != kind:
+        return False
+    return any(
+        (rows.exists() and rows.stat().st_size) or committed(trial / SNAPSHOTS)
+        for trial in find(folder, "trial")
+        for rows in [trial / METRICS]
     )
 
 

@@ -10,6 +10,7 @@ from ai.examples.autoencoder.losses import LossName
 from ai.examples.autoencoder.main import PRESETS, Config, build, run
 from ai.examples.metrics import accuracy_task
 from ai.examples.metrics.digits import digits_classifier
+from ai.examples.run_config import keep_earlier
 from ai.lab import Study
 
 
@@ -30,9 +31,14 @@ def reproduce(*, seed: int = 0, steps: int | None = None, preset: str = "laptop"
 
 
 def compare(config: Config) -> dict[str, float]:
-    """Runs a configuration of digits with each loss as trials of the study `config.trial`; see `reproduce`."""
+    """Runs a configuration of digits with each loss as trials of the study `config.trial`; see `reproduce`.
+
+    An earlier study of that name is kept beside it, unless `config.clean` says otherwise.
+    """
     if config.dataset != "digits" or config.data:
         raise ValueError(f"dataset must be 'digits', which the classifier knows, got {config.data or config.dataset!r}")
+    if not config.clean:
+        keep_earlier(config.trial, "study")
     study = Study(config.trial, clean=True)
     classifier = digits_classifier(config.imsize)
     _, held_out = digits_dataset(config.imsize).split()

@@ -1,5 +1,6 @@
 """A moving average of a model's parameters: a few fused operations per step, swapped in for evaluation."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -43,20 +44,25 @@ class Ema:
         if not 0 <= decay < 1:
             raise ValueError(f"the decay of ema ({decay}) must lie in [0, 1)")
         self.model, self.decay, self.warmup = model, decay, warmup
+        self._inside = False  # whether a block of `swapped_in` is open
         self.begin()
 
     @torch.no_grad()
     def begin(self) -> None:
         """Begin anew, at the parameters as they are now."""
+        self._refuse_inside("begin it anew")
+        _reshard(self.model)
         self._names, self._params = _floating(self.model)
         self._averages = [_copy(p) for p in self._params]
         self._places = _places(self.model)
-        self._inside = 0  # blocks of `swapped_in` that are open
 
     @torch.no_grad()
     def take_in(self) -> None:
         """Follow a model whose parameters were added, replaced or removed: what is new begins as it is now."""
-        if all(len(there) == count and there.get(key) is held for there, count, key, held in self._places):
+        if self._is_up_to_date():
+            return
+        _reshard(self.model)  # which puts the shards back: they are then the ones that are held
+        if self._is_up_to_date():
             return
         held = {id(param): average for param, average in zip(self._params, self._averages, strict=True)}
         self._names, self._params = _floating(self.model)
@@ -66,6 +72,7 @@ class Ema:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the parameters; `step` counts the updates made, from 1."""
+        self._refuse_inside("update it")
         self.take_in()
         decay = min(self.decay, step / (step + 9)) if self.warmup else self.decay
         averages, params = self._averages, self._params
@@ -88,37 +95,51 @@ class Ema:
             yield
             return
         self.take_in()
+        _reshard(self.model)
         params = self._params
         # Narrow parameters get a rounded copy: their average would come back rounded.
         shown = [a if a.dtype == p.dtype else a.to(p.dtype) for p, a in zip(params, self._averages, strict=True)]
-        self._inside += 1
+        self._inside = True
         _exchange(params, shown)
         try:
             yield
         finally:
+            _reshard(self.model)  # what a forward pass has gathered are the averages
             _exchange(params, shown)
-            self._inside -= 1
+            self._inside = False
 
     def state_dict(self) -> dict[str, Any]:
         """The averages under the model's parameter names.
 
         Raises:
-            RuntimeError: they are swapped in.
+            RuntimeError: they are swapped in; so do `begin`, `update` and `load_state_dict`.
         """
-        if self._inside:
-            raise RuntimeError("the moving average is swapped in: save the run after the evaluation, not inside it")
+        self._refuse_inside("save the run")
         self.take_in()
         return dict(zip(self._names, self._averages, strict=True))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Copy averages in; names that the state lacks are refused."""
+        """Copy averages in; a state that lacks a name, or has it in another shape, is refused."""
+        self._refuse_inside("load it")
         self.take_in()
-        missing = [name for name in self._names if name not in state]
-        if missing:
-            raise ValueError(f"the saved moving average lacks {missing[0]!r}, which the model has")
+        for name, average in zip(self._names, self._averages, strict=True):
+            if name not in state:
+                raise ValueError(f"the saved moving average lacks {name!r}, which the model has")
+            if state[name].shape != average.shape:
+                shapes = tuple(state[name].shape), tuple(average.shape)
+                raise ValueError(
+                    f"the saved moving average has {name!r} in shape {shapes[0]}, the model in {shapes[1]}"
+                )
         with torch.no_grad():
             for name, average in zip(self._names, self._averages, strict=True):
                 average.copy_(state[name])
+
+    def _is_up_to_date(self) -> bool:
+        return all(len(there) == count and there.get(key) is held for there, count, key, held in self._places)
+
+    def _refuse_inside(self, what: str) -> None:
+        if self._inside:
+            raise RuntimeError(f"the moving average is swapped in: {what} after the evaluation, not inside it")
 
 
 @torch.no_grad()
@@ -130,9 +151,25 @@ def _exchange(params: Sequence[Tensor], others: Sequence[Tensor]) -> None:
         other.copy_(held)
 
 
+def _reshard(model: nn.Module) -> None:
+    """Have a model of FSDP2 hold its shards again, and gather them anew at the next forward pass.
+
+    A forward pass without a backward pass may leave the gathered parameters in their place: under `reshard=False` all,
+    with torch before 2.8 those of the outermost module in any case.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is None:
+        return
+    for module in model.modules():
+        if isinstance(module, fsdp.FSDPModule):
+            module.reshard()
+
+
 def _copy(param: Tensor) -> Tensor:
     """At least float32."""
-    return param.detach().to(torch.promote_types(param.dtype, torch.float32), copy=True)
+    is_float8 = param.is_floating_point() and param.element_size() == 1  # which torch does not promote
+    dtype = torch.float32 if is_float8 else torch.promote_types(param.dtype, torch.float32)
+    return param.detach().to(dtype, copy=True)
 
 
 def _places(model: nn.Module) -> list[tuple[Mapping[str, Any], int, str, object]]:

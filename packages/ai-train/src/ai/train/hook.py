@@ -159,8 +159,7 @@ class Hook(HookInterface):
         self._rows: Rows | None = None
         self._metrics: Metrics = {}
         self._unfinished: list[str] = []
-        if run.step == 0:
-            self._stopping.begin_anew()
+        self._stopping.begin(anew=run.step == 0)
         for index, stateful in enumerate(self._stateful):
             run.add_state(run.free_name(f"stateful.{index}"), stateful)
         run.add_state(run.free_name("hook"), self)
@@ -176,6 +175,7 @@ class Hook(HookInterface):
         self._done = {
             duty.name: run.step if run.resumed and duty.name not in self._unfinished else None for duty in self._duties
         }
+        self._resumed_at = run.step if run.resumed and run.ranks.rank == 0 else -1
         self._schedule(run, now)
         if self._show_progress and run.ranks.rank == 0:
             from ai.train.hooks import progress
@@ -208,9 +208,11 @@ class Hook(HookInterface):
         if step >= self._ready_step and self._save is not None and self._run is not None:
             self._ready_step = inf
             self._save.make_ready(self._run)
-        stop = False
-        if step > 0 or min((due.next_time for due in self._due.values()), default=inf) <= now:
+        stop = self._stopping.ends_again(step)
+        if not stop and (step > 0 or min((due.next_time for due in self._due.values()), default=inf) <= now):
             stop = self._do([name for name, due in self._due.items() if due.at(step, now)])
+        if stop and step == self._resumed_at:
+            self._stopping.say_nothing_is_left(step)
         self._look_ahead(step)
         return stop or None
 
@@ -262,6 +264,8 @@ class Hook(HookInterface):
         self._last_step = -1 if run.last_step is None or self._log_interval is None else run.last_step
         self._ready_step = inf if self._save is None or self._save.interval is None else run.step + 1
         self._look_ahead(run.step - 1)
+        if self._stopping.told is not None:
+            self._next_step = run.step
 
     def _look_ahead(self, step: int) -> None:
         dues = [*self._due.values(), self._due_log]
@@ -280,7 +284,7 @@ class Hook(HookInterface):
         if not duties:
             return False
         try:
-            stop = self._evaluate(run, duties, self._unfinished)
+            stop, metrics = self._evaluate(run, duties, self._unfinished)
         except Exception:
             if self._save is not None and run.step > 0:
                 self._save.save(run)
@@ -288,13 +292,18 @@ class Hook(HookInterface):
         self._unfinished = []
         if stop and self._save is not None:
             self._save.save(run)
+            self._save.note(run, metrics)
         return stop
 
     def _is_still_due(self, name: str, step: int) -> bool:
         return self._done[name] != step and self._due[name].is_due_at(step)
 
-    def _evaluate(self, run: Run, duties: Sequence[Duty], regular: Sequence[str]) -> bool:
-        """Do what was not done at this step; whether to stop, by what those named in `regular` have measured."""
+    def _evaluate(self, run: Run, duties: Sequence[Duty], regular: Sequence[str]) -> tuple[bool, Metrics]:
+        """Do what was not done at this step.
+
+        Returns:
+            Whether to stop, by what those named in `regular` have measured; what all have measured.
+        """
         metrics: Metrics = {}
         counting: Metrics = {}
         for duty in duties:
@@ -304,14 +313,14 @@ class Hook(HookInterface):
                 metrics |= found
                 counting |= found if duty.name in regular else {}
         if not metrics:
-            return False
+            return False, metrics
         self._metrics |= metrics
         if self._rows is not None:
             self._rows.send(run.step, metrics)
         run.report(metrics)
         if self._save is not None:
             self._save.note(run, metrics)
-        return self._stopping.wants_end(run.step, counting)
+        return self._stopping.wants_end(run.step, counting), metrics
 
     def _try_out(self, run: Run) -> None:
         found: Metrics = {}
@@ -326,18 +335,23 @@ class Hook(HookInterface):
             self._save.check_metric(found)
 
     def state_dict(self) -> dict[str, Any]:
-        """The latest metrics, the stopper's state, and the evaluations that are still due at this step."""
+        """The latest metrics, the stopper's state, what it ended the run by, and the evaluations still due here."""
         unfinished = list(self._unfinished)
         if self._run is not None and self._run.step > 0:  # a hook before this one saves, at a step not yet looked at
             due = [name for name in self._done if self._is_still_due(name, self._run.step)]
             unfinished += [name for name in due if name not in unfinished]
-        return {"metrics": dict(self._metrics), "stopper": self._stopping.state_dict(), "unfinished": unfinished}
+        return {
+            "metrics": dict(self._metrics),
+            "stopper": self._stopping.state_dict(),
+            "ended": self._stopping.told,
+            "unfinished": unfinished,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put a state back."""
         self._metrics = dict(state["metrics"])
         self._unfinished = list(state.get("unfinished", []))
-        self._stopping.load_state_dict(state["stopper"])
+        self._stopping.load_state_dict(state["stopper"], state.get("ended"))
 
 
 def _refuse_idle(**intervals: tuple[Every, object, str]) -> None:
