@@ -181,8 +181,8 @@ def test_a_whole_crop_is_the_image_and_one_that_cannot_fit_its_middle(on_device)
     assert float(middle[0, 1].max() - middle[0, 1].min()) == pytest.approx(2 * 7 / 32, abs=1e-4)
     for options, message in (
         ({"size": 0}, "size must be at least 1 pixel, got 0"),
-        ({"size": 8, "scale": (0.5, 1.5)}, r"scale must be two rising numbers in \(0, 1\], got \(0.5, 1.5\)"),
-        ({"size": 8, "ratio": (2.0, 1.0)}, "ratio must be two rising numbers"),
+        ({"size": 8, "scale": (0.5, 1.5)}, r"scale must be two rising finite numbers in \(0, 1\], got \(0.5, 1.5\)"),
+        ({"size": 8, "ratio": (2.0, 1.0)}, "ratio must be two rising finite numbers"),
     ):
         with pytest.raises(ValueError, match=message):
             augment.random_resized_crop(**options)

@@ -55,6 +55,7 @@ class Troubled(nn.Module):
         if do == "greet":
             return self.greeting
         if do == "wait":
+            open(f"{path}.seen", "w").close()
             while os.path.exists(path):
                 time.sleep(0.001)
         if do == "limit":
@@ -265,7 +266,9 @@ def test_no_wait_without_a_time_limit_outlasts_a_worker_that_hangs(troubled, tmp
     hangs = pytest.raises(TimeoutError, match=r"in one call of the model for over 0\.5 s \(stall_timeout_s\)")
     by_slot, by_socket = troubled.create_client(), troubled.create_client(transport="socket")
     assert by_slot.ping() + by_socket.ping() > 0  # connected
-    request_ids = [by_slot.infer_async(ONES, "wait", str(gate)), by_socket.infer_async(ONES)]
+    request_ids = [by_slot.infer_async(ONES, "wait", str(gate))]
+    wait_until((tmp_path / "gate.seen").exists)  # what comes now is behind it
+    request_ids.append(by_socket.infer_async(ONES))
 
     async def ask():
         with hangs:
