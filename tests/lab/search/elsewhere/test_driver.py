@@ -2,7 +2,9 @@
 
 import _thread
 import os
+import shutil
 import tempfile
+import threading
 import time
 import types
 from pathlib import Path
@@ -83,6 +85,14 @@ def whole(tmp_path_factory):
     return Experiment(tmp_path_factory.mktemp("whole") / "e", **OPTIONS).run(3, train, **QUIET)
 
 
+def wait_for_threads() -> None:
+    """Waits for the workers of a search that has ended: threads of one process draw from one generator."""
+    for thread in threading.enumerate():
+        if thread.name == "ai.data.ThreadWorker":
+            thread.join(60)
+            assert not thread.is_alive()
+
+
 def check_equal(experiment, whole) -> None:
     assert [row[:4] for row in experiment.trials()] == [row[:4] for row in whole.trials()]
     for here, there in zip(experiment.trials(), whole.trials(), strict=True):
@@ -129,10 +139,12 @@ def test_a_driver_that_is_started_again_goes_on_with_what_was_under_way(tmp_path
     experiment = Experiment(tmp_path / "e", **OPTIONS)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(3, lambda trial: train(trial, tmp_path / "flag"), engine=engine, **QUIET)
+    wait_for_threads()
     assert experiment.trials()[0].state == "finished"
     experiment = Experiment(tmp_path / "e", **OPTIONS).run(3, train, engine=InProcess(), **QUIET)
     check_equal(experiment, whole)
-    assert Record(experiment.trial_path(1)).meta["started_step"] == 20
+    # 30 where another worker had ended it before this process heard of its interruption
+    assert Record(experiment.trial_path(1)).meta["started_step"] in (20, 30)
 
 
 def test_several_workers_run_as_many_trials_as_were_asked_for(tmp_path):
@@ -208,7 +220,8 @@ def test_a_trial_that_takes_every_worker_with_it_is_named(tmp_path, max_deaths, 
         RuntimeError, match=rf"trial 0 of .* was lost {n} times in a row, the last time with a worker that"
     ):
         experiment.run(1, lambda trial: trial.hp.lin("x", 0, 1), engine=engine, **QUIET)
-    assert len(engine.workers) == n
+    assert len(engine.workers) in (n, n + 1)  # the next may have begun before the search heard of it
+    wait_for_threads()
 
 
 def test_a_full_disk_here_ends_the_search_at_once_and_its_trial_goes_on_later(tmp_path, whole, monkeypatch):
@@ -227,6 +240,7 @@ def test_a_full_disk_here_ends_the_search_at_once_and_its_trial_goes_on_later(tm
         with pytest.raises(OSError, match="No space left on device: 'snapshots/000000020'"):
             experiment.run(3, train, engine=InProcess(), **QUIET)
         assert taken[-1] == "snapshots/000000020"
+        wait_for_threads()
     check_equal(experiment.run(3, train, engine=InProcess(), **QUIET), whole)
     assert Record(experiment.trial_path(1)).meta["started_step"] == 10
 
@@ -305,6 +319,29 @@ def test_rows_that_were_cut_and_have_grown_again_are_copied_anew(tmp_path):
     (there / "samples" / "1.png").unlink()
     mirrored.close()
     assert not list((here / "samples").iterdir())
+
+
+@pytest.mark.parametrize("gone", ["snapshots/.000000020.1.partial", "media/images"])
+def test_a_folder_that_goes_while_it_is_looked_through_ends_no_trial(tmp_path, monkeypatch, gone):
+    there, here = tmp_path / "there", tmp_path / "here"
+    (there / gone).mkdir(parents=True)
+    (there / gone / "model.safetensors").touch()
+    (there / "notes").mkdir()
+    here.mkdir()
+    mirrored = Mirror(there, Copy(here).take)
+    (there / "notes" / "one.txt").write_text("1")
+    list_folder = os.scandir
+
+    def list_what_is_left(path):
+        if not isinstance(path, int) and Path(path) == there / gone:
+            shutil.rmtree(path)
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", list_what_is_left)
+    mirrored.sync()
+    monkeypatch.undo()
+    mirrored.close()
+    assert (here / "notes" / "one.txt").read_text() == "1"
 
 
 def test_a_snapshot_is_there_whole_or_not_at_all(tmp_path, monkeypatch):

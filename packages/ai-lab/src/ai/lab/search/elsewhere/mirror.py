@@ -173,12 +173,14 @@ class Mirror:
 
     def _files(self) -> list[tuple[str, Path]]:
         found = []
-        for path in sorted(self._folder.rglob("*")):
-            name = path.relative_to(self._folder)
-            if path.is_file() and not any(part.startswith(".") for part in name.parts) and path.name not in _OWN:
-                if name.parts[0] != SNAPSHOTS:
-                    found.append((str(name), path))
-        return found
+        for parent, folders, names in os.walk(self._folder):  # which passes over a folder that goes meanwhile
+            at = Path(parent).relative_to(self._folder)
+            folders[:] = [each for each in folders if not each.startswith(".") and at / each != Path(SNAPSHOTS)]
+            for name in names:
+                path = Path(parent, name)
+                if not name.startswith(".") and name not in _OWN and path.is_file():
+                    found.append((str(at / name), path))
+        return sorted(found)
 
     def _snapshots(self) -> list[tuple[str, Path]]:
         folders = sorted((self._folder / SNAPSHOTS).glob("[0-9]*"))
