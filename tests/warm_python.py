@@ -120,6 +120,9 @@ def _main() -> None:
         os.close(opened)
     warnings.resetwarnings()
     warnings.simplefilter(job["warnings"])
+    # said by the compiler, of other packages' files, to whoever happens to import them first
+    warnings.filterwarnings("ignore", "invalid escape sequence")
+    warnings.simplefilter("ignore", SyntaxWarning)
     sys.argv = job["argv"]
     sys.path[0] = str(Path(job["argv"][0]).resolve().parent)
     runpy.run_path(job["argv"][0], run_name="__main__")

@@ -191,12 +191,17 @@ def test_generated_data_come_from_any_engine():
 
 
 class Blocked(Walk):
-    """Makes three episodes, and then nothing for ever."""
+    """Makes three episodes, and then nothing until it is let go."""
 
     def __next__(self):
+        from tests.data.workers.test_supervisor import LET_GO  # of this process: an event does not travel
+
         if self.made == 3:
-            threading.Event().wait()
+            LET_GO.wait()
         return super().__next__()
+
+
+LET_GO = threading.Event()
 
 
 def test_chunks_that_were_asked_for_and_never_came_are_counted(monkeypatch):
@@ -206,6 +211,10 @@ def test_chunks_that_were_asked_for_and_never_came_are_counted(monkeypatch):
         wait_until(lambda: loader.stats()["episodes"] == 6 and loader._fleet._under_way == [2, 2])
         assert loader.stats()["dropped_chunks"] == 0
     assert loader.stats()["dropped_chunks"] == 4
+    LET_GO.set()
+    for worker in engine.workers:
+        worker.thread.join(60)
+        assert not worker.thread.is_alive()
 
 
 def test_an_engine_without_workers_to_start_is_refused():

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ai.lab.files.metrics_writer import MetricsWriter
 def path(tmp_path, monkeypatch):
     for module in (metrics_index, metrics_writer):
         monkeypatch.setattr(module, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(metrics_writer, "time", SimpleNamespace(time=lambda: 1e9 + 0.125))  # as many bytes each time
     path = tmp_path / "metrics.jsonl"
     append(path, range(50))
     return path
@@ -101,12 +103,12 @@ def write_rows(path, rows) -> None:
 def test_of_a_killed_run_only_what_its_index_lacks_is_read(path, monkeypatch):
     path = path.with_name("long.jsonl")
     monkeypatch.setattr(metrics_index, "_END_BYTES", 200)
-    write_rows(path, [{"loss": 0.5}] * 90)
+    write_rows(path, [{"loss": 0.5}] * 95)
     read, read_lines = [], metrics_index.read_lines
     monkeypatch.setattr(metrics_index, "read_lines", lambda *how: read.append(read_lines(*how)) or read[-1])
     last = last_values(path)
-    assert (last["step"], last["loss"]) == (89, 0.5)
-    assert 0 < sum(map(len, read)) < 1000 < path.stat().st_size / 4
+    assert (last["step"], last["loss"]) == (94, 0.5)
+    assert 0 < sum(map(len, read)) < 1000 < path.stat().st_size / 3
 
 
 @pytest.mark.parametrize("at", [0, 40, 85, 89])

@@ -4,7 +4,6 @@ import _thread
 import os
 import shutil
 import tempfile
-import threading
 import time
 import types
 from pathlib import Path
@@ -85,12 +84,11 @@ def whole(tmp_path_factory):
     return Experiment(tmp_path_factory.mktemp("whole") / "e", **OPTIONS).run(3, train, **QUIET)
 
 
-def wait_for_threads() -> None:
+def wait_for_workers(engine) -> None:
     """Waits for the workers of a search that has ended: threads of one process draw from one generator."""
-    for thread in threading.enumerate():
-        if thread.name == "ai.data.ThreadWorker":
-            thread.join(60)
-            assert not thread.is_alive()
+    for worker in engine.workers:
+        worker.thread.join(60)
+        assert not worker.thread.is_alive()
 
 
 def check_equal(experiment, whole) -> None:
@@ -139,7 +137,7 @@ def test_a_driver_that_is_started_again_goes_on_with_what_was_under_way(tmp_path
     experiment = Experiment(tmp_path / "e", **OPTIONS)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(3, lambda trial: train(trial, tmp_path / "flag"), engine=engine, **QUIET)
-    wait_for_threads()
+    wait_for_workers(engine)
     assert experiment.trials()[0].state == "finished"
     experiment = Experiment(tmp_path / "e", **OPTIONS).run(3, train, engine=InProcess(), **QUIET)
     check_equal(experiment, whole)
@@ -221,7 +219,7 @@ def test_a_trial_that_takes_every_worker_with_it_is_named(tmp_path, max_deaths, 
     ):
         experiment.run(1, lambda trial: trial.hp.lin("x", 0, 1), engine=engine, **QUIET)
     assert len(engine.workers) in (n, n + 1)  # the next may have begun before the search heard of it
-    wait_for_threads()
+    wait_for_workers(engine)
 
 
 def test_a_full_disk_here_ends_the_search_at_once_and_its_trial_goes_on_later(tmp_path, whole, monkeypatch):
@@ -234,13 +232,13 @@ def test_a_full_disk_here_ends_the_search_at_once_and_its_trial_goes_on_later(tm
         take(self, kind, name, *content)
 
     take = Copy.take
-    experiment = Experiment(tmp_path / "e", **OPTIONS)
+    engine, experiment = InProcess(), Experiment(tmp_path / "e", **OPTIONS)
     with monkeypatch.context() as patched:
         patched.setattr(Copy, "take", full)
         with pytest.raises(OSError, match="No space left on device: 'snapshots/000000020'"):
-            experiment.run(3, train, engine=InProcess(), **QUIET)
+            experiment.run(3, train, engine=engine, **QUIET)
         assert taken[-1] == "snapshots/000000020"
-        wait_for_threads()
+        wait_for_workers(engine)
     check_equal(experiment.run(3, train, engine=InProcess(), **QUIET), whole)
     assert Record(experiment.trial_path(1)).meta["started_step"] == 10
 

@@ -34,13 +34,17 @@ class ThreadWorker:
         payload: as of `Engine.start`; so are the others.
         on_message: as above.
         on_exit: as above.
+
+    Attributes:
+        thread: what it runs in.
     """
 
     def __init__(self, payload: bytes, on_message: Callable[[Any], None], on_exit: Callable[[str], None]) -> None:
         self._link = _Link(on_message)
         self._payload = payload
         self._on_exit = on_exit
-        threading.Thread(target=self._run, name="ai.data.ThreadWorker", daemon=True).start()
+        self.thread = threading.Thread(target=self._run, name="ai.data.ThreadWorker", daemon=True)
+        self.thread.start()
 
     @property
     def where(self) -> tuple[str, int]:
