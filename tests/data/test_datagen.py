@@ -567,6 +567,26 @@ class FakeEngine:
         return value
 
 
+class TellsItsTraining(Walk):
+    def __next__(self):
+        return {
+            **super().__next__(),
+            "training": np.frombuffer(os.environ["AI_TRAINING"].encode(), np.uint8),
+            "at": self.worker,
+        }
+
+
+def test_workers_of_one_loader_are_told_from_those_of_another_made_of_the_same_source():
+    source, found = TellsItsTraining(), []
+    for _ in range(2):
+        with Datagen(source).loader(4, n_workers=2) as loader:
+            next(loader)
+            wait_until(lambda: set(loader.buffer.column("at").tolist()) == {0, 1})
+            found.append({row.tobytes() for row in loader.buffer.column("training").numpy()})
+    assert [len(each) for each in found] == [1, 1]
+    assert found[0] != found[1]
+
+
 def test_a_replacement_that_reads_its_parameters_slowly_holds_up_nobody():
     FakeChild.made, FakeChild.sending, FakeChild.release = [], threading.Event(), threading.Event()
     received = []

@@ -67,6 +67,21 @@ def test_the_next_copy_that_asks_starts_one_with_what_it_was_given(pretended, mo
     assert list(pretended.iterdir()) == []
 
 
+def test_two_trainings_that_were_sent_one_object_are_kept_apart(pretended, monkeypatch):
+    model = nn.Linear(3, 2).eval()
+    sent = pickle.dumps(NodeInferencer(model))
+    copies = []
+    for training, number in (("one", 1), ("two", 2), ("one", 1)):
+        monkeypatch.setenv("AI_TRAINING", training)
+        copies.append(pickle.loads(sent))
+        copies[-1].update_params(plus(model, number), number)
+        assert torch.equal(copies[-1](X), at(model, number))
+        assert copies[-1].version == number
+    assert [copy.hosts for copy in copies] == [True, True, False]
+    for copy in copies:
+        copy.close()
+
+
 def test_versions_are_those_of_what_was_taken_in_whatever_order_they_are_numbered(pretended):
     model = nn.Linear(3, 2).eval()
     with NodeInferencer(model) as node:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections import defaultdict
 
 import numpy as np
@@ -10,12 +11,12 @@ import torch
 
 from ai.data import Datagen, Ray, ReplayBuffer
 from tests.data.helpers_data import wait_until
-from tests.ray_cluster import simulated
+from tests.ray_cluster import START_S, simulated
 
 ray = pytest.importorskip("ray", reason="ray, the extra `ray` of ai-data, is not installed: no cluster to test on")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(2 * START_S),
     # Of Ray itself: sockets and processes of nodes that a test ended.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]
@@ -70,9 +71,10 @@ def runs_of(made):
 def draw_until(made, condition):
     def drawn():
         next(made)
+        time.sleep(0.02)  # what is looked for takes seconds
         return condition()
 
-    wait_until(drawn)
+    wait_until(drawn, START_S)
 
 
 def test_episodes_come_once_and_in_order_through_deaths_of_workers_and_nodes(cluster):
@@ -101,7 +103,7 @@ def test_episodes_come_once_and_in_order_through_deaths_of_workers_and_nodes(clu
         assert numbers == list(range(1, len(numbers) + 1))
     for seen in versions.values():
         assert seen == sorted(seen)
-    wait_until(lambda: ray.available_resources().get("CPU", 0) == 2, 30)  # every worker is gone
+    wait_until(lambda: ray.available_resources().get("CPU", 0) == 2, START_S)  # every worker is gone
 
 
 def test_no_room_is_said(cluster):

@@ -32,7 +32,7 @@ def train(trial, ends=None, resumes=True) -> float:
     def env(model, batch, step):
         if ends and trial.number == 1 and step == 25 and not Path(ends[0]).exists():
             if ends[1] is None:  # somebody else ends it
-                deadline = time.monotonic() + 60
+                deadline = time.monotonic() + 600
                 while time.monotonic() < deadline and not Path(ends[0]).exists():
                     time.sleep(0.01)
             else:

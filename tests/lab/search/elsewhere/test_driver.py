@@ -2,10 +2,12 @@
 
 import _thread
 import os
+import queue
 import shutil
 import tempfile
 import time
 import types
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,13 @@ from torch import nn
 
 from ai.data import Dataset
 from ai.data.workers.in_process import InProcess
+from ai.data.workers.pickle_by_value import ship
 from ai.lab import Experiment, Record
 from ai.lab.files.ownership import Owner
-from ai.lab.search.elsewhere import mirror
+from ai.lab.search.elsewhere import mirror, trials
 from ai.lab.search.elsewhere.driver import _copied
 from ai.lab.search.elsewhere.mirror import Copy, Mirror
-from ai.lab.search.elsewhere.trials import _remove_litter
+from ai.lab.search.elsewhere.trials import _remove_litter, serve_trials
 from ai.lab.search.losses import MAX_LOSSES
 from ai.train import Classify, Trainer, opt
 
@@ -264,6 +267,16 @@ def test_several_workers_take_each_point_of_a_grid_once(tmp_path):
 def test_what_starts_no_workers_is_no_engine(tmp_path):
     with pytest.raises(TypeError, match=r"engine must start workers, as ai.data.Ray\(\) does, got 5"):
         Experiment(tmp_path / "e").run(1, train, engine=5)
+
+
+def test_a_worker_that_is_ended_while_it_waits_for_a_trial_has_made_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(trials.tempfile, "TemporaryDirectory", None)
+    said, ended = queue.SimpleQueue(), queue.SimpleQueue()
+    worker = InProcess().start(ship(partial(serve_trials, None, None)), said.put, ended.put)
+    assert said.get(timeout=100) == ("free",)
+    worker.close()
+    assert ended.get(timeout=100) == "was closed"
+    assert said.empty()
 
 
 def test_litter_of_killed_workers_is_removed_and_a_live_ones_folder_is_not(tmp_path, monkeypatch):

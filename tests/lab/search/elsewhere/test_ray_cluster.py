@@ -14,12 +14,12 @@ import pytest
 from ai.data import Ray
 from ai.lab import Experiment, Record
 from tests.lab.search.trained import OPTIONS, train
-from tests.ray_cluster import simulated
+from tests.ray_cluster import START_S, simulated
 
 pytest.importorskip("ray", reason="ray, the extra `ray` of ai-data, is not installed: no cluster to test on")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(2 * START_S),
     # Of Ray itself: sockets and processes of nodes that a test ended.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]
@@ -38,7 +38,7 @@ def whole(tmp_path_factory):
     return [row[:4] for row in Experiment(tmp_path_factory.mktemp("whole") / "e", **OPTIONS).run(3, train).trials()]
 
 
-def wait_for(condition, limit_s=120):
+def wait_for(condition, limit_s=START_S):
     deadline = time.monotonic() + limit_s
     while not (found := condition()):
         assert time.monotonic() < deadline

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import inspect
+import json
 import os
 import secrets
 import struct
@@ -43,10 +44,11 @@ class NodeInferencer:
 
     It can be pickled, and sent to as many processes and machines as there are, as a cluster's workers are. Whichever
     copy of a machine asks first starts the inferencer, in a worker process of its own; the others are its clients.
-    Each training needs one of its own, since one set of parameters answers all. Nothing is to be started or stopped by
-    hand: the inferencer ends with the process whose copy started it, and then the next copy that asks starts another,
-    with the newest parameters that it was given. Requests that a death interrupts are sent again, as the model's answer
-    depends on nothing else.
+    One set of parameters answers all, so trainings that were sent the same object are kept apart: each value of the
+    variable `AI_TRAINING` has an inferencer of its own. Workers of a `Datagen` have one of each loader's, those of a
+    search one each. Nothing is to be started or stopped by hand: the inferencer ends with the process whose copy
+    started it, and then the next copy that asks starts another, with the newest parameters that it was given. Requests
+    that a death interrupts are sent again, as the model's answer depends on nothing else.
 
     It may be used by several threads, and forked: the child's is one more copy.
 
@@ -272,8 +274,8 @@ class _Seat:
 
     @staticmethod
     def _path(key: str) -> Path:
-        node = os.environ.get("AI_NODE", "")
-        name = hashlib.sha256(f"{key} {node}".encode()).hexdigest()[:24]
+        place = json.dumps([key, os.environ.get("AI_NODE", ""), os.environ.get("AI_TRAINING", "")])
+        name = hashlib.sha256(place.encode()).hexdigest()[:24]
         return Path(tempfile.gettempdir()) / f"ai-infer-node-{os.getuid()}-{name}"
 
     @classmethod

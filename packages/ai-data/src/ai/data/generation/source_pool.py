@@ -1,5 +1,6 @@
 """The worker processes of a `Datagen` loader: seeded, paced by credits, given parameters, replaced when they die."""
 
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -49,6 +50,7 @@ class Fleet:
         self._source = source
         self._n_steps = n_steps
         self._seed = seed
+        self._training = secrets.token_hex(8)
         self._generation = generation
         self._on_episodes = on_episodes
         self._on_change = on_change
@@ -169,7 +171,8 @@ class Fleet:
         with self._changed:
             seed = derive_seed(self._seed, self._generation, self._n_started)
             self._n_started += 1
-        return ship(partial(serve_source, self._source, seed, place, self._n_steps() // self._n_workers))
+        share = self._n_steps() // self._n_workers
+        return ship(partial(serve_source, self._source, seed, place, share, self._training))
 
     def _push_params(self) -> None:
         while True:

@@ -1,5 +1,6 @@
 """What a generating worker does; importable without torch."""
 
+import os
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,18 @@ _CHUNK_S = 0.02
 _CHUNK_STEPS = 2048
 
 
-def serve_source(source: Source, seed: int, worker: int, n_steps: int, link: "Link") -> None:
+def serve_source(source: Source, seed: int, worker: int, n_steps: int, training: str, link: "Link") -> None:
     """Runs in a worker process: makes a chunk of episodes for each credit, taking new parameters between chunks.
+
+    `training` tells the workers of one loader from those of another, in the variable `AI_TRAINING`: who keeps one of
+    something for all of a machine must not answer one training with another's parameters.
 
     Messages in: `("credit", n)`, `("params", version, state_dict)`. Out: `("episodes", Packed)`, `("taken", version)`,
     `("ended",)`, `("failed", error)`.
     """
     from ai.data.workers.worker import portable_error
 
+    os.environ["AI_TRAINING"] = training
     try:
         begin(source, seed, worker, n_steps)
         _serve(source, link)

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import secrets
 import signal
 import sys
 import threading
@@ -29,6 +30,7 @@ def main() -> None:
     from ai.lab.recording.outcome import outcome_of
     from ai.lab.report.trial_table import TrialRow
 
+    os.environ["AI_TRAINING"] = secrets.token_hex(8)  # as of `ai.data`'s workers
     try:
         search, run = pickle.loads(payload)
         search.device = header["device"]

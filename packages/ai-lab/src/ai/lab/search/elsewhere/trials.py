@@ -7,7 +7,9 @@ from, `("begin", Given)`, `("answer", number, value, error)`. Each side waits fo
 
 import dataclasses
 import itertools
+import os
 import queue
+import secrets
 import shutil
 import tempfile
 import threading
@@ -81,14 +83,14 @@ class Asked:
 
 
 class Calls:
-    """Calls to the search over a link, from any thread; what is no answer waits in `orders`.
+    """Calls to the search over a link, from any thread; what is no answer waits to be asked for by `order`.
 
     Args:
         link: The worker's.
     """
 
     def __init__(self, link: "Link") -> None:
-        self.orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._link, self._numbers = link, itertools.count()
         self._answers: dict[int, queue.SimpleQueue[Any]] = {}
         threading.Thread(target=self._listen, name="ai-lab calls", daemon=True).start()
@@ -103,6 +105,13 @@ class Calls:
             raise error
         return value
 
+    def order(self) -> Any:
+        """Waits for what is no answer, and returns it; raises what the link ended by."""
+        order = self._orders.get()
+        if order[0] == "over":
+            raise order[1]
+        return order
+
     def _listen(self) -> None:
         try:
             while True:
@@ -111,22 +120,24 @@ class Calls:
                     number, value, error = content
                     self._answers.pop(number).put((value, error))
                 else:
-                    self.orders.put((kind, *content))
+                    self._orders.put((kind, *content))
         except BaseException as error:  # a worker that is a thread was ended; a process is gone by then
-            self.orders.put(("over", error))
+            self._orders.put(("over", error))
             for answer in list(self._answers.values()):
                 answer.put((None, error))
 
 
 def serve_trials(search: "Search", run: "Run", link: "Link") -> None:
     """Runs trials one after the other, as they are given, for as long as the worker lives."""
+    os.environ["AI_TRAINING"] = secrets.token_hex(8)  # as of `ai.data`'s workers
     try:
         _remove_litter()
         calls = Calls(link)
         while True:
             link.send(("free",))
+            order = calls.order()  # who is ended while it waits leaves no folder
             with tempfile.TemporaryDirectory(prefix=_LITTER) as scratch, Owner(Path(scratch)):
-                outcome = _serve_one(search, run, link, calls, Path(scratch, search.path.name))
+                outcome = _serve_one(search, run, link, calls, order, Path(scratch, search.path.name))
             error = None if outcome.error is None else portable_error(outcome.error)
             link.send(("ended", dataclasses.replace(outcome, error=error)))
     except Exception as error:
@@ -134,9 +145,9 @@ def serve_trials(search: "Search", run: "Run", link: "Link") -> None:
         link.wait_for_end()
 
 
-def _serve_one(search: "Search", run: "Run", link: "Link", calls: Calls, experiment: Path) -> Outcome:
+def _serve_one(search: "Search", run: "Run", link: "Link", calls: Calls, order: Any, experiment: Path) -> Outcome:
     folder = experiment / "trial"
-    while (order := calls.orders.get())[0] == "given":
+    while order[0] == "given":
         _, name, at, data = order
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,8 +155,7 @@ def _serve_one(search: "Search", run: "Run", link: "Link", calls: Calls, experim
             file.seek(at)
             file.write(data)
         link.send(("got",))
-    if order[0] == "over":
-        raise order[1]
+        order = calls.order()
     given: Given = order[1]
     description.started_by = given.started_by
     mirror = Mirror(folder, partial(calls, FILE))
