@@ -180,6 +180,22 @@ def test_several_workers_run_as_many_trials_as_were_asked_for(tmp_path):
     assert optuna.logging.get_verbosity() == optuna.logging.INFO
 
 
+def test_an_error_that_does_not_travel_is_caught_by_its_own_class(tmp_path):
+    class RefusedError(Exception):
+        def __init__(self, *, status):  # pickle gives it no status back
+            super().__init__(f"refused with {status}")
+
+    def objective(trial):
+        if trial.number == 0:
+            raise RefusedError(status=503)
+        return 1.0
+
+    experiment = Experiment(tmp_path / "e", search="random")
+    experiment.run(2, objective, engine=InProcess(), catch=RefusedError, **QUIET)
+    assert [row.state for row in experiment.trials()] == ["failed", "finished"]
+    assert Record(experiment.trial_path(0)).meta["error"] == "RefusedError: refused with 503"
+
+
 def test_each_of_several_seeds_runs_elsewhere(tmp_path):
     experiment = Experiment(tmp_path / "e", search={"a": [1, 2]}, seeds=2)
     experiment.run(2, lambda trial: trial.hp.lst("a", [1, 2]) + trial.seed, engine=InProcess(), **QUIET)

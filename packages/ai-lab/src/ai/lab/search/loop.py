@@ -174,7 +174,7 @@ class Search:
                 self.study.optimize(
                     objective,
                     timeout=None if ends is None else max(0.0, ends - time.monotonic()),
-                    catch=run.catch,  # type: ignore[arg-type]
+                    catch=(_Caught,),
                     callbacks=[*run.callbacks, after],
                 )
             return enough
@@ -317,7 +317,9 @@ class Search:
         if outcome.state != "finished":
             asked.set_user_attr("ended", outcome.state)
             asked.set_user_attr("counts", outcome.counts)
-        if outcome.state == "interrupted" and not outcome.counts:
+        if outcome.error is not None and outcome.counts:  # its class may be another here than where it was raised
+            raise _Caught(f"{type(outcome.error).__name__}: {outcome.error}") from outcome.error
+        if outcome.state == "interrupted":
             raise Left(outcome.error)
         if isinstance(outcome.error, Exception | KeyboardInterrupt):
             raise outcome.error
@@ -343,6 +345,10 @@ class Left(BaseException):
     def __init__(self, error: BaseException | None) -> None:
         super().__init__(str(error))
         self.error = error or KeyboardInterrupt()
+
+
+class _Caught(Exception):  # noqa: N818  (it tells of one)
+    """Has Optuna note a trial as failed whose exception is among those that count."""
 
 
 class TakenOver(BaseException):
