@@ -1,12 +1,14 @@
 """What a Ray cluster costs beside local processes, on simulated machines of this one, local and Ray alternating.
 
-    python benchmarks/distributed.py                 # all, in about ten minutes; on a quiet machine
+    python benchmarks/distributed.py                 # all but alphazero, in five minutes; on a quiet machine
     python benchmarks/distributed.py --seconds 1 --repeats 1 generate push   # some, shorter
+    python benchmarks/distributed.py --repeats 1 alphazero                   # three minutes
+    python benchmarks/distributed.py --repeats 1 --updates 8000 alphazero    # until no fault is left
 
 Parts: `generate` (episodes a second of sources that cost nothing, and the CPU that the trainer and Ray's processes take
 for them), `push` (until every worker plays with parameters of 40 MB), `kill` (until a death is noticed), `trial` (a
 trial that does nothing), `alphazero` (the example's tic-tac-toe, played here and on two machines, by networks and by an
-inferencer on each; minutes each, so only where it is named). Medians; needs the extra `ray` of ai-data.
+inferencer on each, by turns; only where it is named). Medians; needs the extra `ray` of ai-data.
 """
 
 # ruff: noqa: D102  (a source's three methods mean what they are called)
@@ -151,17 +153,18 @@ def alphazero(make: Callable[[], Ray], seconds: float, repeats: int) -> None:
         for engine, inferencer in (("local", False), ("ray", False), ("local", True), ("ray", True)):
             with tempfile.TemporaryDirectory() as folder:
                 how: dict[str, Any] = {"engine": engine, "inferencer": inferencer, "workers": NODES}
+                how |= dict.fromkeys(("steps", "task_interval", "save_interval"), UPDATES)
                 found = run(replace(PRESETS["tictactoe"], trial=f"{folder}/trial", **how))
             name = f"AlphaZero, {engine}{', inferencers' if inferencer else ''}: s"
             took.setdefault(name, []).append(found["seconds"])
             faults = {key: found[key] for key in ("wrong_8", "wrong_32", "lost_8", "lost_32")}
-            print(f"  {name} {found['seconds']:.0f}, {faults} (reach 0 each)", flush=True)
+            print(f"  {name} {found['seconds']:.1f}, {faults} (reach 0 each after 8000 updates)", flush=True)
     local = statistics.median(next(iter(took.values())))
     for name, each in took.items():
         line(
             name,
-            f"{local:.0f}",
-            f"{statistics.median(each):.0f}",
+            f"{local:.1f}",
+            f"{statistics.median(each):.1f}",
             f"{statistics.median(each) / local:.2f} × (reach 1.2)",
         )
 
@@ -212,16 +215,19 @@ def add() -> Any:
 
 PARTS = {"generate": generate, "push": push, "kill": kill, "trial": trial, "alphazero": alphazero}
 cluster: Any = None
+UPDATES = 1000
 
 
 def main() -> None:
     """Measures the parts that are named, all by default."""
-    global cluster
+    global cluster, UPDATES
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=UPDATES, help="of the network, in alphazero")
     options = parser.parse_args()
+    UPDATES = options.updates
     import ray
     from ray.cluster_utils import Cluster
 
