@@ -40,7 +40,8 @@ class Ray:
 
     Args:
         address: of the cluster's head, such as `"10.0.0.1:6379"`.
-        num_cpus: that Ray keeps free for each worker, which computes with as many threads.
+        num_cpus: that Ray keeps free for each worker, which computes with as many threads, unless `OMP_NUM_THREADS`
+            was set where Ray was started on its machine: then with so many.
         num_gpus: likewise; a fraction lets workers share a GPU.
         resources: amounts of the cluster's own resources that each worker needs, by name.
         start_timeout_s: no room for so long is an error where no worker runs, and a warning beside others that do (a
