@@ -5,7 +5,7 @@ Letters: B batch, K steps unrolled, T steps of an episode. A row is one moment; 
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -385,10 +385,16 @@ class ReplayBuffer:
                 extra["context"] = -ahead[: self.burn_in] <= steps_back[:, None]
             steps_left = self._ring.end[start][:, None] - numbers
 
-        def first(key: str, at: Tensor) -> Tensor:
-            return at[:, 0] if at.ndim == 2 and key in self.first_only else at
+        def gathered(keys: Iterable[str], numbers: Tensor) -> Iterator[tuple[str, Tensor]]:
+            places = numbers % self.capacity
+            for key in keys:
+                alone = numbers.ndim == 2 and key in self.first_only
+                if key == "obs" and self.frame_stack > 1:
+                    yield key, self._stacked(numbers[:, 0] if alone else numbers)
+                else:
+                    yield key, self._ring.rows(key, places[:, 0] if alone else places)
 
-        batch = {key: self._at(key, first(key, numbers)) for key in self._ring.columns}
+        batch = dict(gathered(self._ring.columns, numbers))
         if self.n_step not in (None, math.inf):
             n_step = int(self.n_step or 0)
             what = self._ring.columns, numbers % self.capacity, steps_left, n_step, self.gamma, self.capacity
@@ -396,19 +402,16 @@ class ReplayBuffer:
                 batch["target"] = n_step_returns(*what)
             else:
                 batch["n_step_reward"], batch["next_discount"] = n_step_rewards(*what)
-                after = numbers + steps_left.clamp(max=n_step)
-                for key in self.next_keys:
-                    if key in self._ring.columns:
-                        batch[f"next_{key}"] = self._at(key, first(key, after))
+                there = [key for key in self.next_keys if key in self._ring.columns]
+                after = gathered(there, numbers + steps_left.clamp(max=n_step))
+                batch |= {f"next_{key}": column for key, column in after}
         return batch | extra
 
-    def _at(self, key: str, numbers: Tensor) -> Tensor:
-        """Returns a key at rows of any shape, by their numbers; observations as stacks of the frames up to there."""
-        if key != "obs" or self.frame_stack == 1:
-            return self._ring.rows(key, numbers)
+    def _stacked(self, numbers: Tensor) -> Tensor:
+        """Returns observations at rows of any shape, by their numbers, as stacks of the frames up to there."""
         wanted = numbers[..., None] - torch.arange(self.frame_stack - 1, -1, -1)
         begin = self._ring.begin[numbers % self.capacity][..., None]
-        found = self._ring.rows(key, torch.maximum(wanted, begin))
+        found = self._ring.rows("obs", torch.maximum(wanted, begin) % self.capacity)
         if self.pad_frames == "zeros":
             found[wanted < begin] = 0
         return found

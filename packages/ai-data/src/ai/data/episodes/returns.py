@@ -45,13 +45,15 @@ def n_step_rewards(
     negative where the value there is the other player's.
     """
     left = steps_left.clamp(max=n_step)[..., None]
-    ahead = torch.arange(int(left.max()) + 1 if left.numel() else 1, device=rows.device)
+    least, most = map(int, left.aminmax()) if left.numel() else (1, 0)
+    ahead = torch.arange(most + 1, device=rows.device)
     at = (rows[..., None] + torch.minimum(ahead, left)) % capacity  # all moments at once; the last again past it
     running = ahead < left
-    reward = torch.where(running, columns["reward"][at].to(torch.float32), 0)
-    factor = torch.where(running, gamma * columns["discount"][at].to(torch.float32), 1).cumprod(-1)
-    over = (steps_left == 0) & (columns["discount"][(rows - 1) % capacity] == 0)  # T itself, after a true end
-    factor = torch.where(over[..., None], 0, factor)
+    reward = torch.where(running, columns["reward"].take(at).to(torch.float32), 0)
+    factor = torch.where(running, gamma * columns["discount"].take(at).to(torch.float32), 1).cumprod(-1)
+    if least == 0:
+        over = (steps_left == 0) & (columns["discount"][(rows - 1) % capacity] == 0)  # T itself, after a true end
+        factor = torch.where(over[..., None], 0, factor)
     if (to_play := columns.get("to_play")) is not None:
         mover = to_play[at]
         sign = torch.where(mover == mover[..., :1], 1.0, -1.0)

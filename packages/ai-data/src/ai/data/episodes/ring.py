@@ -47,9 +47,11 @@ class Ring:
         # The newest row is number n_written - 1, so every live row's number follows from its place.
         return self.n_written - 1 - (self.n_written - 1 - place) % self.capacity
 
-    def rows(self, key: str, numbers: Tensor) -> Tensor:
-        """Returns a key at rows of any shape, by their numbers."""
-        column, places = self.columns[key], numbers % self.capacity
+    def rows(self, key: str, places: Tensor) -> Tensor:
+        """Returns a key at places of any shape."""
+        column = self.columns[key]
+        if places.ndim == 1:
+            return column.index_select(0, places)
         return column.index_select(0, places.reshape(-1)).view(*places.shape, *column.shape[1:])
 
     def check(self, columns: dict[str, np.ndarray]) -> None:
