@@ -2,6 +2,7 @@
 
 import _thread
 import os
+import pickle
 import queue
 import shutil
 import tempfile
@@ -278,6 +279,30 @@ def test_several_workers_take_each_point_of_a_grid_once(tmp_path):
     experiment = Experiment(tmp_path / "e", search={"x": [1, 2, 3, 4, 5]})
     experiment.run(20, lambda trial: trial.hp.lst("x", [1, 2, 3, 4, 5]), n_jobs=3, engine=InProcess(), **QUIET)
     assert sorted(row.score for row in experiment.trials()) == [1, 2, 3, 4, 5]
+
+
+def test_a_worker_that_cannot_serve_says_why_and_ends_with_its_search(tmp_path, monkeypatch):
+    def fail():
+        raise OSError("no room for a trial")
+
+    monkeypatch.setattr(trials, "_remove_litter", fail)
+    engine = InProcess()
+    with pytest.raises(OSError, match="no room for a trial"):
+        Experiment(tmp_path / "e", search="random").run(1, lambda trial: 1.0, engine=engine, **QUIET)
+    wait_for_workers(engine)
+
+
+def test_a_worker_that_cannot_read_what_it_is_told_says_so_and_ends_with_its_search(tmp_path):
+    class Garbling(InProcess):
+        def start(self, payload, on_message, on_exit):
+            worker = super().start(payload, on_message, on_exit)
+            worker._link.inbox.put(b"no pickle")
+            return worker
+
+    engine = Garbling()
+    with pytest.raises(pickle.UnpicklingError):
+        Experiment(tmp_path / "e", search="random").run(1, lambda trial: 1.0, engine=engine, **QUIET)
+    wait_for_workers(engine)
 
 
 def test_what_starts_no_workers_is_no_engine(tmp_path):

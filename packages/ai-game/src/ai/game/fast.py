@@ -1,6 +1,7 @@
 """Whether compiled kernels are used: yes when numba is installed, unless `$AI_GAME_NUMBA` is `0`."""
 
 import os
+import re
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -82,7 +83,8 @@ class _Bound:
         except Exception as error:
             if not type(error).__module__.startswith("numba."):
                 raise
-            lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Failed in ")]
+            text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # numba colours what it says where colorama is installed
+            lines = [line for line in text.splitlines() if line.strip() and not line.startswith("Failed in ")]
             raise TypeError(
                 f"{' and '.join(self._names)} must be written as numba compiles it: {lines[0]} (AI_GAME_NUMBA=0 runs "
                 "it as it stands)"

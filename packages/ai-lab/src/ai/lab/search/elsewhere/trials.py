@@ -93,7 +93,9 @@ class Calls:
         self._orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._link, self._numbers = link, itertools.count()
         self._answers: dict[int, queue.SimpleQueue[Any]] = {}
-        threading.Thread(target=self._listen, name="ai-lab calls", daemon=True).start()
+        self._over: BaseException | None = None
+        self._listener = threading.Thread(target=self._listen, name="ai-lab calls", daemon=True)
+        self._listener.start()
 
     def __call__(self, name: str, *arguments: Any, **options: Any) -> Any:
         """Returns the answer; who asks ends with the worker if the search does."""
@@ -112,6 +114,14 @@ class Calls:
             raise order[1]
         return order
 
+    def wait_for_end(self) -> None:
+        """Does nothing until the worker is ended, which is told to the one who listens, and to no second one."""
+        self._listener.join()
+        assert self._over is not None
+        if isinstance(self._over, Exception):  # what was heard could not be read: nobody has listened since
+            self._link.wait_for_end()
+        raise self._over
+
     def _listen(self) -> None:
         try:
             while True:
@@ -122,6 +132,7 @@ class Calls:
                 else:
                     self._orders.put((kind, *content))
         except BaseException as error:  # a worker that is a thread was ended; a process is gone by then
+            self._over = error
             self._orders.put(("over", error))
             for answer in list(self._answers.values()):
                 answer.put((None, error))
@@ -130,9 +141,9 @@ class Calls:
 def serve_trials(search: "Search", run: "Run", link: "Link") -> None:
     """Runs trials one after the other, as they are given, for as long as the worker lives."""
     os.environ["AI_TRAINING"] = secrets.token_hex(8)  # as of `ai.data`'s workers
+    calls = Calls(link)
     try:
         _remove_litter()
-        calls = Calls(link)
         while True:
             link.send(("free",))
             order = calls.order()  # who is ended while it waits leaves no folder
@@ -142,7 +153,7 @@ def serve_trials(search: "Search", run: "Run", link: "Link") -> None:
             link.send(("ended", dataclasses.replace(outcome, error=error)))
     except Exception as error:
         link.send(("failed", portable_error(error)))
-        link.wait_for_end()
+        calls.wait_for_end()
 
 
 def _serve_one(search: "Search", run: "Run", link: "Link", calls: Calls, order: Any, experiment: Path) -> Outcome:
