@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import ai.model as m
 
@@ -29,6 +30,7 @@ _NEEDED: dict[str, Any] = {
 _OF_ONE = {
     "conv_separable": {"k": 3},
     "conv_transposed": {"k": 4},
+    "duel": {"value": m.fc(8, 1), "advantage": m.fc(8, 3)},
     "res": {"main": m.fc(8, 8)},
     "rotary": {"scaling": "linear"},
     "init_module": {"module": m.fc(2, 2)},
@@ -61,6 +63,10 @@ _DOORS = {
 }
 
 
+def _takes_none(hint: Any) -> bool:
+    return type(None) in typing.get_args(hint) or hint is None
+
+
 def _given(block: Any) -> dict[str, Any]:
     needed = {
         name: _NEEDED[name]
@@ -76,6 +82,52 @@ def test_what_is_no_number_is_named_at_the_door(case):
     for value in wrong:
         with pytest.raises((TypeError, ValueError), match=rf"\b{parameter.name}\b.* must be "):
             block(**{**_given(block), parameter.name: value})
+
+
+@pytest.mark.parametrize("case", _DOORS)
+def test_none_is_a_number_of_no_block_but_where_it_is_one_of_the_choices(case):
+    block, parameter, _ = _DOORS[case]
+    given = {**_given(block), parameter.name: None}
+    if _takes_none(parameter.annotation):
+        torch.manual_seed(0)
+        block(**given)
+    else:
+        with pytest.raises((TypeError, ValueError), match=rf"\b{parameter.name}\b.* must be .*, got None"):
+            block(**given)
+
+
+_OF_MODULES = {
+    f"{name}({parameter.name})": (block, parameter.name)
+    for name, block in _BLOCKS.items()
+    for parameter in inspect.signature(block).parameters.values()
+    if parameter.annotation in (nn.Module, nn.Module | None) and parameter.kind is not parameter.VAR_POSITIONAL
+}
+
+
+@pytest.mark.parametrize("case", _OF_MODULES)
+def test_a_class_is_no_module_of_a_block(case):
+    block, name = _OF_MODULES[case]
+    with pytest.raises(TypeError, match=rf"^{name} must be an instance: ReLU\(\.\.\.\), not the class ReLU$"):
+        block(**{**_given(block), name: nn.ReLU})
+
+
+def test_a_class_is_no_member_of_a_sequence_and_no_activation():
+    with pytest.raises(TypeError, match=r"^modules\[1\] must be an instance: Flatten\(\.\.\.\), not the class"):
+        m.seq(m.fc(4, 4), nn.Flatten)
+    with pytest.raises(TypeError, match=r"^layers\[0\] must be an instance: Flatten\(\.\.\.\), not the class"):
+        m.modseq(nn.Flatten)
+    for make in (lambda: m.fc(4, 4, nn.ReLU), lambda: m.actv(nn.ReLU), lambda: m.conv(3, 4, actv=nn.ReLU)):
+        with pytest.raises(TypeError, match=r"^actv must be an instance: ReLU\(\.\.\.\), not the class ReLU$"):
+            make()
+    with pytest.raises(TypeError, match=r"^net must be an instance: Linear\(\.\.\.\), not the class Linear$"):
+        m.Model(nn.Linear)
+
+
+@pytest.mark.parametrize("wrong", [1.5, "3", None, True])
+def test_where_rotary_positions_begin_is_a_whole_number(wrong):
+    for ask in (m.f.rotate, m.rotary().rotate):
+        with pytest.raises(TypeError, match=rf"^start must be a whole number, got {wrong!r}$"):
+            ask(torch.ones(1, 1, 3, 2), start=wrong)
 
 
 @pytest.mark.parametrize("case", _DOORS)

@@ -1,5 +1,8 @@
 """The slips of the first hour get one sentence with argument, rule and value, before anything is changed."""
 
+import copy
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -24,16 +27,16 @@ def train(**how):
 
 
 SLIPS = [
-    (lambda: train(steplimit="10"), r"steplimit must be a whole number, got '10'"),
-    (lambda: train(steplimit=2.5), r"steplimit must be a whole number, got 2.5"),
-    (lambda: train(steplimit=True), r"steplimit must be a whole number, got True"),
-    (lambda: train(timelimit="1"), r"timelimit must be a number, got '1'"),
+    (lambda: train(steplimit="10"), r"steplimit must be a whole number or None, got '10'"),
+    (lambda: train(steplimit=2.5), r"steplimit must be a whole number or None, got 2.5"),
+    (lambda: train(steplimit=True), r"steplimit must be a whole number or None, got True"),
+    (lambda: train(timelimit="1"), r"timelimit must be a number or None, got '1'"),
     (lambda: train(hook=ai.train.Hook), r"hook must be an instance: Hook\(...\), not the class Hook"),
     (lambda: ai.Trainer(ai.train.Classify(), [], accumulate="2"), r"accumulate must be a whole number, got '2'"),
     (lambda: ai.Trainer(ai.train.Classify, []), r"env must be an instance: Classify\(\), not the class Classify"),
     (lambda: ai.opt.sgd(model(), lr="1e-3"), r"lr must be a number, got '1e-3'"),
     (lambda: ai.opt.adamw(model(), weight_decay="0.1"), r"weight_decay must be a number, got '0.1'"),
-    (lambda: ai.opt.sgd(model(), clip_norm="1"), r"clip_norm must be a number, got '1'"),
+    (lambda: ai.opt.sgd(model(), clip_norm="1"), r"clip_norm must be a number or None, got '1'"),
     (lambda: dataset().loader(4.0), r"batch_size must be a whole number, got 4.0"),
     (lambda: dataset().loader("4"), r"batch_size must be a whole number, got '4'"),
     (lambda: dataset().length("4"), r"batch_size must be a whole number, got '4'"),
@@ -44,6 +47,15 @@ SLIPS = [
     (lambda: m.fc(4, 2.0), r"n2 must be a whole number, got 2.0"),
     (lambda: m.conv(3, 8, 3.0), r"k must be a whole number, got 3.0"),
     (lambda: m.seq([m.flatten(), m.fc(4, 2)]), r"seq takes modules one by one, m.seq\(a, b\), not a list of them"),
+    (lambda: train(step=None), r"step must be a whole number, got None"),
+    (lambda: ai.opt.sgd(model(), lr=None), r"lr must be a number, got None"),
+    (
+        lambda: ai.Trainer(model(), []),
+        r"env must be .* and Linear takes \(input: .*: the model goes to train\(model, opt\)",
+    ),
+    (lambda: ai.Trainer(m.Model(model()), []), r"env must be .* and Model takes \(input: .*: the model goes to train"),
+    (lambda: ai.Trainer(lambda batch: 0, []), r"env must be callable as env\(model, batch, step\), and <lambda> takes"),
+    (lambda: ai.MultiTrainer(lambda m, b, s: 0, []), r"env must be callable as env\(key, models, batch, step\), and"),
 ]
 
 
@@ -51,6 +63,27 @@ SLIPS = [
 def test_a_slip_is_named(slip, sentence):
     with pytest.raises(TypeError, match=sentence):
         slip()
+
+
+def test_an_environment_takes_what_a_trainer_calls_it_with():
+    for env, name in ((len, "len"), (torch.nn.Bilinear(1, 1, 1), "Bilinear")):
+        with pytest.raises(
+            TypeError, match=rf"^env must be callable as env\(model, batch, step\), and {name} takes \("
+        ):
+            ai.Trainer(env, [])
+    for env in (lambda *given: 0, functools.partial(lambda a, b, c, d: 0, 1), lambda model, batch, step, weight=1: 0):
+        ai.Trainer(env, [])
+
+
+def test_what_other_libraries_call_a_method_is_told_ours():
+    trainer = ai.Trainer(ai.train.Classify(), [])
+    for ask, ours in (("fit", r"train\(model, opt\)"), ("evaluate", r"validate\(model, data\)")):
+        with pytest.raises(AttributeError, match=rf"'Trainer' object has no attribute '{ask}': what others .* {ours}$"):
+            getattr(trainer, ask)
+    with pytest.raises(AttributeError, match=r"^'Trainer' object has no attribute 'nothing'$"):
+        _ = trainer.nothing
+    assert not hasattr(trainer, "fit")
+    copy.deepcopy(trainer)
 
 
 def test_numbers_of_numpy_and_torch_are_numbers():

@@ -6,6 +6,10 @@ from numbers import Real
 from typing import Any
 
 
+class UsageError(SystemExit):
+    """What is written on a command line cannot be meant: the command says so, and exits with 2, as argparse does."""
+
+
 def check_seconds(*, zero: bool = False, none: bool = True, endless: bool = True, **named: Any) -> None:
     """Raises for what is no time to wait, such as '3' (`TypeError`), NaN or -1 (`ValueError`).
 

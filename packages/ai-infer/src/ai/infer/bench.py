@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ai.infer.arguments import UsageError
 from ai.infer.connection.handshake import Transport
 from ai.infer.http.formats.tensors import DATATYPES
 from ai.infer.http.model_sources import ModelSource, build
@@ -55,9 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
             )
         model, inputs = build(source, trust=arguments.trust)
     except ValueError as error:
-        raise SystemExit(f"ai-infer bench: {error}") from error
+        raise UsageError(f"ai-infer bench: {error}") from error
     if not inputs:
-        raise SystemExit("ai-infer bench: the model must have an input: add ?input=NAME:DATATYPE:SIZES")
+        raise UsageError("ai-infer bench: the model must have an input: add ?input=NAME:DATATYPE:SIZES")
     tensors = [torch.zeros([max(size, 1) for size in s.shape], dtype=DATATYPES[s.datatype]) for s in inputs]
     device = source.options.get("device", "cpu")
     print(f"{'clients':>8} {'out':>4} {'requests/s':>11} {'p50 µs':>8} {'p99 µs':>8} {'rows/batch':>11}")

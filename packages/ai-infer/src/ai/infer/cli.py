@@ -5,6 +5,7 @@ import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from ai.infer.arguments import UsageError
 from ai.infer.http import serve
 
 
@@ -44,7 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     benching.set_defaults(run=bench.run)
     arguments = parser.parse_args(argv)
     sys.path.insert(0, os.getcwd())  # where a model's package may lie, as `python -m` would; workers get it too
-    code: int = arguments.run(arguments)
+    try:
+        code: int = arguments.run(arguments)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
     return code
 
 

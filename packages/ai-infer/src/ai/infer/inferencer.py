@@ -280,7 +280,7 @@ def _devices(device: str | torch.device | Sequence[str | torch.device], replicas
     """Returns the device of each replica."""
     if not isinstance(device, (str, torch.device, Sequence)):
         raise TypeError(f"device must be a device or several, got {device!r}: batch_size comes after it, or by name")
-    check_whole(replicas=replicas)
+    check_whole(or_none=True, replicas=replicas)
     names = [device] if isinstance(device, (str, torch.device)) else list(device)
     if replicas is not None and (replicas < 1 or len(names) not in (1, replicas)):
         raise ValueError(f"replicas must be 1 or more, and as many as the devices ({len(names)}), not {replicas}")

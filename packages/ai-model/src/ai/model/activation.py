@@ -6,6 +6,8 @@ from typing import TypeAlias
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ai.model.arguments import check_instance
+
 Activation: TypeAlias = str | Callable[[Tensor], Tensor] | None
 
 _MODULES: dict[str, Callable[[], nn.Module]] = {
@@ -131,6 +133,7 @@ def actv(kind: Activation) -> nn.Module | None:
     """
     if kind is None or isinstance(kind, nn.Module):
         return kind
+    check_instance(actv=kind)
     _check_known(kind)
     return _MODULES[kind]() if isinstance(kind, str) else _Call(kind)
 

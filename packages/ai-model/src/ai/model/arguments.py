@@ -6,26 +6,34 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def check_whole(**named: Any) -> None:
-    """Raises `TypeError` for a number that is not whole, such as 32.0 or '32'; None passes.
+def check_whole(*, or_none: bool = False, **named: Any) -> None:
+    """Raises `TypeError` for a number that is not whole, such as 32.0, '32' or None; None passes with `or_none`.
 
-    >>> check_whole(steplimit=10, n_workers=None)
+    >>> check_whole(n1=10, n2=20)
+    >>> check_whole(or_none=True, n_workers=None)
     """
     for name, value in named.items():
-        if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
-            raise TypeError(f"{name} must be a whole number, got {value!r}")
+        if value is None and or_none:
+            continue
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(f"{name} must be a whole number{' or None' * or_none}, got {value!r}")
 
 
-def check_real(**named: Any) -> None:
-    """Raises for what is no real number, such as '1e-3' (`TypeError`), or NaN (`ValueError`); None and tensors pass.
+def check_real(*, or_none: bool = False, **named: Any) -> None:
+    """Raises for what is no real number, such as '1e-3' or None (`TypeError`), or NaN (`ValueError`); tensors pass.
 
-    >>> check_real(lr=1e-3, clip_norm=None)
+    None passes with `or_none`.
+
+    >>> check_real(lr=1e-3)
+    >>> check_real(or_none=True, clip_norm=None)
     """
     for name, value in named.items():
-        if value is not None and not isinstance(value, (Real, Tensor)):
-            raise TypeError(f"{name} must be a number, got {value!r}")
+        if value is None and or_none:
+            continue
+        if not isinstance(value, (Real, Tensor)):
+            raise TypeError(f"{name} must be a number{' or None' * or_none}, got {value!r}")
         if isinstance(value, Real) and value != value:
-            raise ValueError(f"{name} must be a number, got {value!r}")
+            raise ValueError(f"{name} must be a number{' or None' * or_none}, got {value!r}")
 
 
 def check_instance(**named: Any) -> None:

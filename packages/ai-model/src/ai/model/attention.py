@@ -228,8 +228,10 @@ def attn(
         >>> attn(8, 2)(torch.zeros(2, 5, 8)).shape
         torch.Size([2, 5, 8])
     """
-    check_whole(dim=dim, n_heads=n_heads, head_dim=head_dim, dim_kv=dim_kv, n_kv_heads=n_kv_heads, window=window)
-    check_real(dropout=dropout, scale=scale)
+    check_whole(dim=dim, n_heads=n_heads)
+    check_whole(or_none=True, head_dim=head_dim, dim_kv=dim_kv, n_kv_heads=n_kv_heads, window=window)
+    check_real(dropout=dropout)
+    check_real(or_none=True, scale=scale)
     for name, value in (("dim", dim), ("n_heads", n_heads), ("head_dim", head_dim), ("dim_kv", dim_kv)):
         if value is not None and value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")

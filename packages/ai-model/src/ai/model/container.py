@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ai.model.activation import actv
-from ai.model.arguments import check_real, check_whole
+from ai.model.arguments import check_instance, check_module, check_real, check_whole
 from ai.model.init import init_module, mark_small, rule_of
 
 
@@ -26,6 +26,7 @@ def seq(*modules: nn.Module | Callable[[Tensor], Tensor] | None) -> nn.Sequentia
     for one in modules:
         if isinstance(one, (list, tuple)):
             raise TypeError("seq takes modules one by one, m.seq(a, b), not a list of them: m.seq(*modules)")
+    check_instance(**{f"modules[{index}]": one for index, one in enumerate(modules)})
     return nn.Sequential(*(made for made in map(actv, modules) if made is not None))
 
 
@@ -107,7 +108,9 @@ def res(
         >>> m.res(m.gain(2.0))(torch.ones(1))
         tensor([3.])
     """
-    check_real(gain=gain, init_gain=init_gain)
+    check_module(main=main, **({} if shortcut is None else {"shortcut": shortcut}))
+    check_real(gain=gain)
+    check_real(or_none=True, init_gain=init_gain)
     marked = init_gain == 1 or mark_small(main, 0.2 if init_gain is None else init_gain)
     if not marked and init_gain is not None:
         raise ValueError(f"init_gain ({init_gain}) must be 1 where the branch ends in no layer that decides its size")
@@ -140,6 +143,7 @@ def duel(value: nn.Module, advantage: nn.Module) -> nn.Module:
         >>> m.duel(m.fc(8, 1), m.fc(8, 3))(torch.zeros(2, 8)).shape
         torch.Size([2, 3])
     """
+    check_module(value=value, advantage=advantage)
     return _Duel(value, advantage)
 
 

@@ -145,7 +145,8 @@ def conv(
         torch.Size([2, 8, 16, 16])
     """
     check_whole(nc1=nc1, nc2=nc2, k=k, groups=groups)
-    check_real(stride=stride, gain=gain, clamp=clamp, lr_mult=lr_mult, init_gain=init_gain)
+    check_real(stride=stride, lr_mult=lr_mult, init_gain=init_gain)
+    check_real(or_none=True, gain=gain, clamp=clamp)
     for name, value in (("nc1", nc1), ("nc2", nc2)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")

@@ -195,7 +195,8 @@ class DiffusionModel(Model):
             >>> frames.shape, bool(frames[-1].abs().max() < 1e-3)
             (torch.Size([9, 3, 2]), True)
         """
-        check_whole(n=n, steps=steps, seed=seed)
+        check_whole(n=n, steps=steps)
+        check_whole(or_none=True, seed=seed)
         check_real(guidance=guidance, eta=eta, churn=churn, strength=strength)
         if n < 1 or steps < 1:
             raise ValueError(f"n ({n}) and steps ({steps}) must be at least 1")

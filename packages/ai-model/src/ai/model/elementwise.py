@@ -98,7 +98,8 @@ def minibatch_std(group_size: int | None = 4, n_features: int = 1) -> nn.Module:
         >>> minibatch_std()(torch.randn(4, 3, 8, 8)).shape
         torch.Size([4, 4, 8, 8])
     """
-    check_whole(group_size=group_size, n_features=n_features)
+    check_whole(n_features=n_features)
+    check_whole(or_none=True, group_size=group_size)
     for name, value in (("group_size", group_size), ("n_features", n_features)):
         if value is not None and value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")

@@ -74,7 +74,7 @@ def init_module(module: AnyModule, *, seed: int | None = None) -> AnyModule:
     True
     """
     check_module(module=module)
-    check_whole(seed=seed)
+    check_whole(or_none=True, seed=seed)
     if seed is None:
         seed = int(torch.randint(2**62, (), device="cpu").item())
     lazy = [name for name, parameter in module.named_parameters() if is_lazy(parameter)]

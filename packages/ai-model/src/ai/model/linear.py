@@ -101,7 +101,8 @@ def fc(
         torch.Size([2, 4])
     """
     check_whole(n1=n1, n2=n2)
-    check_real(bias_init=bias_init, lr_mult=lr_mult, dropout=dropout, init_gain=init_gain)
+    check_real(bias_init=bias_init, lr_mult=lr_mult, dropout=dropout)
+    check_real(or_none=True, init_gain=init_gain)
     for name, value in (("n1", n1), ("n2", n2)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ai.model import hub
+from ai.model.arguments import check_module
+from ai.model.failed_call import note
 from ai.model.init import init_module
 from ai.model.state import PathLike, differences, load_into, load_state, refuse, save_state
 from ai.model.summary import summarize
@@ -53,13 +55,21 @@ class Model(nn.Module):
 
     def __init__(self, net: nn.Module | None = None) -> None:
         super().__init__()
-        if net is not None and not isinstance(net, nn.Module):
-            raise TypeError(f"net must be a torch module, got {type(net).__name__}")
         if net is not None:
+            check_module(net=net)
             self.net = net
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls `forward`, all of whose uses of a `KVCache` are one forward of it."""
+        """Calls `forward`, all of whose uses of a `KVCache` are one forward of it; an error says in which layer."""
+        if torch.compiler.is_compiling():
+            return self._called(*args, **kwargs)
+        try:
+            return self._called(*args, **kwargs)
+        except Exception as error:
+            note(error, self)
+            raise
+
+    def _called(self, *args: Any, **kwargs: Any) -> Any:
         for value in (*args, *kwargs.values()):
             if isinstance(value, KVCache):
                 with value.forward():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ai.model import f
 from ai.model.activation import Activation, actv_gain, is_centred
 from ai.model.activation import actv as make_actv
-from ai.model.arguments import check_real, check_whole
+from ai.model.arguments import check_module, check_real, check_whole
 from ai.model.container import seq
 from ai.model.conv import conv, he_constant
 from ai.model.elementwise import noise as make_noise
@@ -183,7 +183,8 @@ def modconv(
         torch.Size([2, 8, 16, 16])
     """
     check_whole(nc1=nc1, nc2=nc2, z_dim=z_dim, k=k)
-    check_real(stride=stride, gain=gain, clamp=clamp, lr_mult=lr_mult)
+    check_real(stride=stride, lr_mult=lr_mult)
+    check_real(or_none=True, gain=gain, clamp=clamp)
     for name, value in (("nc1", nc1), ("nc2", nc2), ("z_dim", z_dim)):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
@@ -276,6 +277,7 @@ def modseq(*layers: nn.Module) -> nn.Module:
         >>> net(torch.randn(2, 3, 8, 8), torch.randn(2, 16)).shape
         torch.Size([2, 3, 8, 8])
     """
+    check_module(**{f"layers[{index}]": layer for index, layer in enumerate(layers)})
     return _ModSeq(layers)
 
 

@@ -57,7 +57,8 @@ def group(nc: int, n_groups: int | None = None, *, eps: float = 1e-5) -> nn.Modu
         >>> group(64).num_groups, group(6, 2).num_groups
         (16, 2)
     """
-    check_whole(nc=nc, n_groups=n_groups)
+    check_whole(nc=nc)
+    check_whole(or_none=True, n_groups=n_groups)
     check_real(eps=eps)
     if nc < 1:
         raise ValueError(f"nc ({nc}) must be at least 1")
@@ -102,7 +103,7 @@ def pixel(nc: int | None = None, *, eps: float = 1e-8) -> nn.Module:
         >>> pixel()(torch.full((1, 4, 1, 1), 5.0)).flatten()
         tensor([1., 1., 1., 1.])
     """
-    check_whole(nc=nc)
+    check_whole(or_none=True, nc=nc)
     check_real(eps=eps)
     return _Pixel(eps)
 

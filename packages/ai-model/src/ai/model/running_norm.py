@@ -88,7 +88,8 @@ def running_norm(*shape: int, clip: float | None = 10.0, eps: float = 1e-8) -> n
         True
     """
     check_whole(**{f"shape[{axis}]": size for axis, size in enumerate(shape)})
-    check_real(clip=clip, eps=eps)
+    check_real(eps=eps)
+    check_real(or_none=True, clip=clip)
     if clip is not None and not clip > 0:
         raise ValueError(f"clip must be positive or None, got {clip}")
     if not eps >= 0:

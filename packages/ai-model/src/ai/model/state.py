@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ai.model.weights.names import matched, unwrapped
+from ai.model.weights.names import is_taken, matched, unwrapped
 
 PathLike = str | os.PathLike[str]
 _EXTRA = "extra_state"
@@ -178,6 +178,24 @@ def refuse(problems: list[str], source: str) -> None:
         raise ValueError(
             f"{source} must hold the model's parameters (strict=False loads what fits); {'; '.join(problems)}"
         )
+
+
+def check_fits(module: nn.Module, state: Mapping[str, Any], source: str) -> None:
+    """Raises `ValueError` where `module.load_state_dict(state)` would fail, with all that differs; changes nothing.
+
+    >>> check_fits(nn.Linear(2, 1), nn.Linear(3, 1).state_dict(), "the file")
+    Traceback (most recent call last):
+    ValueError: the file must hold this model's parameters; misshapen: weight (model (1, 2), file (1, 3))
+    """
+    own = module.state_dict(keep_vars=True)
+    if own.keys() == state.keys() and all(_shape(own[name]) == _shape(value) for name, value in state.items()):
+        return
+    if not is_taken(module, state) and (problems := differences(module, state)):
+        raise ValueError(f"{source} must hold this model's parameters; {'; '.join(problems)}")
+
+
+def _shape(value: Any) -> Any:
+    return value.shape if isinstance(value, Tensor) else None
 
 
 def differences(module: nn.Module, state: Mapping[str, Any]) -> list[str]:

@@ -300,8 +300,9 @@ def tx_enc_blk(
         >>> tx_enc_blk(8, 4, n_kv_heads=2, mlp_dim=24, **options)(torch.zeros(2, 5, 8)).shape  # as in Llama
         torch.Size([2, 5, 8])
     """
-    check_whole(mlp_dim=mlp_dim)
-    check_real(layer_scale=layer_scale, drop=drop)
+    check_whole(or_none=True, mlp_dim=mlp_dim)
+    check_real(drop=drop)
+    check_real(or_none=True, layer_scale=layer_scale)
     attention = attn(
         dim, n_heads, head_dim, n_kv_heads=n_kv_heads, causal=causal, rotary=rotary, qk_norm=qk_norm, bias=bias,
         dropout=dropout, window=window, alibi=alibi, scale=scale,
@@ -343,8 +344,9 @@ def tx_dec_blk(
         >>> tx_dec_blk(8, 2, dim_context=4)(torch.zeros(2, 5, 8), torch.zeros(2, 3, 4)).shape
         torch.Size([2, 5, 8])
     """
-    check_whole(mlp_dim=mlp_dim, dim_context=dim_context)
-    check_real(layer_scale=layer_scale, drop=drop)
+    check_whole(or_none=True, mlp_dim=mlp_dim, dim_context=dim_context)
+    check_real(drop=drop)
+    check_real(or_none=True, layer_scale=layer_scale)
     own = attn(
         dim, n_heads, head_dim, n_kv_heads=n_kv_heads, causal=causal, rotary=rotary, qk_norm=qk_norm, bias=bias,
         dropout=dropout, window=window, alibi=alibi, scale=scale,

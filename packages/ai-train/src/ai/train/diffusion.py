@@ -41,7 +41,8 @@ class Diffusion:
         sigma_data: float | None = None,
         conditional: bool = False,
     ) -> None:
-        check_real(p_mean=p_mean, p_std=p_std, sigma_data=sigma_data)
+        check_real(p_mean=p_mean, p_std=p_std)
+        check_real(or_none=True, sigma_data=sigma_data)
         if not p_std > 0:
             raise ValueError(f"p_std ({p_std}) must be positive")
         if sigma_data is not None and not sigma_data > 0:

@@ -238,7 +238,7 @@ class NextToken:
     """
 
     def __init__(self, *, x: str = "x", ignore_index: int | None = None) -> None:
-        check_whole(ignore_index=ignore_index)
+        check_whole(or_none=True, ignore_index=ignore_index)
         self.x, self.ignore_index = x, ignore_index
 
     def __call__(self, model: nn.Module, batch: Batch | Tensor, step: int) -> tuple[Tensor, Tensor]:

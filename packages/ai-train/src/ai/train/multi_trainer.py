@@ -16,11 +16,12 @@ from ai.train.engine.update import Loss, Update
 from ai.train.loop.core import Core, check_data, check_env
 from ai.train.loop.loop import Advance, Hooks
 from ai.train.loop.options import TrainOptions, options_of
+from ai.train.loop.other_names import OtherNames
 from ai.train.loop.prepare import Limits, Schedule
 from ai.train.state.between_runs import trained_in
 
 
-class MultiTrainer:
+class MultiTrainer(OtherNames):
     """Trains models that interact (GANs, distillation, adversarial autoencoders): one step is one round of them all.
 
     In a round each model that has an optimiser is updated in the order of the optimisers' dict, with

@@ -15,6 +15,7 @@ from ai.train.hooks.interval import Due, Interval, as_interval
 from ai.train.loop.core import Core, call_with_model, check_env
 from ai.train.loop.loop import Advance, Hooks
 from ai.train.loop.options import TrainOptions, options_of
+from ai.train.loop.other_names import OtherNames
 from ai.train.loop.prepare import Limits, Schedule
 
 
@@ -33,7 +34,7 @@ class Generator(Protocol):
         """Take new parameters."""
 
 
-class RLTrainer:
+class RLTrainer(OtherNames):
     """Trains as `Trainer` does and sends the parameters to the generator of its data.
 
     The generator holds the replay ratio (`replay_ratio` of `Datagen.loader`): batches wait for games and games for

@@ -86,7 +86,8 @@ class Snapshots:
         asynchronous: bool = False,
         pickle_model: bool = True,
     ) -> None:
-        check_whole_number(keep_last=keep_last, keep_best=keep_best)
+        check_whole_number(keep_best=keep_best)
+        check_whole_number(or_none=True, keep_last=keep_last)
         if keep_last is not None and keep_last < 1:
             raise ValueError(f"keep_last must be at least 1 or None, not {keep_last}")
         if keep_best < 0:

@@ -14,10 +14,11 @@ from ai.train.engine.update import Loss, Update
 from ai.train.loop.core import Core, call_with_model, check_data, check_env
 from ai.train.loop.loop import Advance, Hooks
 from ai.train.loop.options import TrainOptions, options_of
+from ai.train.loop.other_names import OtherNames
 from ai.train.loop.prepare import Limits, Schedule
 
 
-class Trainer:
+class Trainer(OtherNames):
     """Trains a model on a loss: for each batch `env(model, batch, step)`, backward, one step of the optimiser.
 
     Args:

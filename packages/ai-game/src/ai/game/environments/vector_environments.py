@@ -40,7 +40,7 @@ class VectorEnvironments:
         self, environment: str | Callable[[], Any], num: int | None = None, *, mask: bool = False, **options: Any
     ) -> None:
         check_made(environment, options)
-        check_whole(num=num)
+        check_whole(or_none=True, num=num)
         check_flag(mask=mask)
         if isinstance(environment, str) and (num is None or num < 1):
             raise ValueError(f"num must be at least 1 where a name is given, got {num}")

@@ -62,7 +62,7 @@ class Session:
         if timeout is None:
             timeout = self.timeout_s
         else:
-            check_real(timeout=timeout)
+            check_real(or_none=True, timeout=timeout)
         return None if timeout is None else time.monotonic() + float(timeout)
 
     # Requests ---------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ai.infer.arguments import UsageError
+
 if TYPE_CHECKING:
     import uvicorn
 
@@ -81,9 +83,13 @@ def run(arguments: argparse.Namespace) -> int:
     set_up_log(arguments)
     tokens = None
     if arguments.token_file is not None:
-        tokens = [line.strip() for line in arguments.token_file.read_text().splitlines() if line.strip()]
+        try:
+            text = arguments.token_file.read_text()
+        except OSError as error:
+            raise UsageError(f"--token-file cannot be read: {error}") from error
+        tokens = [line.strip() for line in text.splitlines() if line.strip()]
         if not tokens:
-            raise SystemExit(f"--token-file must hold at least one token, and {arguments.token_file} has none")
+            raise UsageError(f"--token-file must hold at least one token, and {arguments.token_file} has none")
     elif arguments.host not in ("127.0.0.1", "localhost", "::1"):
         print("warning: everyone who reaches this address can use the models; see --token-file", file=sys.stderr)
     try:
@@ -95,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--drain must be 0 or more, not {arguments.drain}")
         app = make_app(arguments, arguments.models, tokens)
     except ValueError as error:
-        raise SystemExit(f"ai-infer serve: {error}") from error
+        raise UsageError(f"ai-infer serve: {error}") from error
     if arguments.workers > 1:
         return _run_front_ends(arguments, app.repository, tokens)
     server = make_server(app, arguments, _say_that_it_listens)

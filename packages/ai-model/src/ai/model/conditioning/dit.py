@@ -56,7 +56,8 @@ def dit_blk(dim: int, n_heads: int, z_dim: int, *, mlp_dim: int | None = None, i
         >>> bool((dit_blk(8, 2, 4)(x, torch.randn(2, 4)) == x).all())
         True
     """
-    check_whole(z_dim=z_dim, mlp_dim=mlp_dim)
+    check_whole(dim=dim, n_heads=n_heads, z_dim=z_dim)
+    check_whole(or_none=True, mlp_dim=mlp_dim)
     check_real(init_gain=init_gain)
     if z_dim < 1:
         raise ValueError(f"z_dim ({z_dim}) must be at least 1")

@@ -73,7 +73,8 @@ def time_emb(dim: int, kind: str = "sinusoidal", *, base: float = 10_000.0, scal
         tensor([[0., 0., 1., 1.]])
     """
     check_whole(dim=dim)
-    check_real(base=base, scale=scale)
+    check_real(base=base)
+    check_real(or_none=True, scale=scale)
     if dim < 2 or dim % 2:
         raise ValueError(f"dim ({dim}) must be an even number, at least 2")
     if kind not in _KINDS:

@@ -53,7 +53,8 @@ def convnext_blk(
         torch.Size([2, 8, 6, 6])
     """
     check_whole(nc=nc, k=k)
-    check_real(layer_scale=layer_scale, drop=drop)
+    check_real(drop=drop)
+    check_real(or_none=True, layer_scale=layer_scale)
     if nc < 1 or k < 1:
         raise ValueError(f"nc ({nc}) and k ({k}) must be at least 1")
     return _ConvNeXt(nc, k, 4 * nc if hidden is None else hidden, actv, layer_scale, drop)

@@ -173,7 +173,8 @@ def pool(k: int = 2, stride: int | None = None, kind: str = "max", *, rank: int 
         >>> pool()(torch.zeros(2, 3, 8, 8)).shape, pool(3, 2, "avg")(torch.zeros(2, 3, 8, 8)).shape
         (torch.Size([2, 3, 4, 4]), torch.Size([2, 3, 4, 4]))
     """
-    check_whole(rank=rank, k=k, stride=stride)
+    check_whole(rank=rank, k=k)
+    check_whole(or_none=True, stride=stride)
     if rank not in _CONVS:
         raise ValueError(f"rank ({rank}) must be 1, 2 or 3")
     if kind not in ("max", "avg"):

@@ -25,6 +25,7 @@ class Rotary:
 
     def rotate(self, x: Tensor, start: int = 0) -> Tensor:
         """Returns `(B, H, T, D)` queries or keys, the pairs of features (i, i + D/2) turned by their positions."""
+        check_whole(start=start)
         half = x.shape[-1] // 2
         dtype = torch.promote_types(x.dtype, torch.float32)  # a half-precision angle would be off by whole turns
         frequencies, gain = self.frequencies(2 * half, x.device, dtype)
@@ -83,7 +84,7 @@ def rotary(
         (True, True)
     """
     check_real(base=base, factor=factor)
-    check_whole(context=context)
+    check_whole(or_none=True, context=context)
     if not base > 1:
         raise ValueError(f"base ({base}) must be above 1")
     if scaling not in _SCALINGS:

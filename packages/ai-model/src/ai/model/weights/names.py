@@ -84,6 +84,26 @@ def _wrapped(module: nn.Module) -> str | None:
     return "_orig_mod" if compiled is not None and isinstance(module, compiled.OptimizedModule) else None
 
 
+def is_taken(module: nn.Module, state: Mapping[str, Any]) -> bool:
+    """Tells whether the module's own `load_state_dict` takes a state; True where that cannot be tried on a copy."""
+    bare = skeleton(module)
+    if bare is None:
+        return True
+    try:
+        with torch.no_grad():
+            bare.load_state_dict(_without_memory(state))
+    except RuntimeError:
+        return False
+    return True
+
+
+def _without_memory(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, Tensor) else value
+        for name, value in state.items()
+    }
+
+
 def skeleton(module: nn.Module) -> nn.Module | None:
     """Returns a copy of the module whose tensors have no memory, or None if it cannot be copied."""
     memo: dict[int, Any] = {}
@@ -107,13 +127,9 @@ def _compared(module: nn.Module, bare: nn.Module | None, state: dict[str, Any]) 
     missing = [name for name in module.state_dict(keep_vars=True) if name not in state]
     unexpected = [name for name in state if name not in module.state_dict(keep_vars=True)]
     if bare is not None and (missing or unexpected):  # the module's own hooks may know these names
-        empty = {
-            name: torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, Tensor) else value
-            for name, value in fitting.items()
-        }
         try:
             with torch.no_grad():
-                found = bare.load_state_dict(empty, strict=False)
+                found = bare.load_state_dict(_without_memory(fitting), strict=False)
         except RuntimeError as error:
             for name, given, wanted in _MISSHAPEN.findall(str(error)):
                 shapes[name] = (_shape(wanted), _shape(given))

@@ -44,8 +44,9 @@ def check_owns(key: str, model: nn.Module, optimizer: Optimizer) -> None:
 
 def check_step(step: int, steplimit: int | None, epochs: int | None, timelimit: float | None) -> None:
     """Raise if a run could not begin or end there."""
-    check_whole(step=step, steplimit=steplimit, epochs=epochs)
-    check_real(timelimit=timelimit)
+    check_whole(step=step)
+    check_whole(or_none=True, steplimit=steplimit, epochs=epochs)
+    check_real(or_none=True, timelimit=timelimit)
     if step < 0:
         raise ValueError(f"step ({step}) must not be negative")
     if steplimit is not None and steplimit < 0:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from ai.model.state import check_fits
 from ai.train.ema import Ema
 from ai.train.engine.evaluate import evaluating
 from ai.train.engine.ranks import Ranks
@@ -280,6 +281,8 @@ class Run:
         check_settings(settings)
         _same_keys("models", self.models, state.get("models"))
         _same_keys("optimizers", self.optimizers, state.get("optimizers"))
+        for key, model_state in state.get("models", {}).items():
+            check_fits(self.models[key], model_state, f"the snapshot's {key!r}")
         kinds = state.get("optimizer_kinds", {})
         for key, model_state in state.get("models", {}).items():
             self.models[key].load_state_dict(model_state)

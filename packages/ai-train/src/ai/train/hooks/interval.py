@@ -30,7 +30,7 @@ class Interval:
         seconds: float | None = None,
         epochs: float | None = None,
     ) -> None:
-        check_real(seconds=seconds, epochs=epochs)
+        check_real(or_none=True, seconds=seconds, epochs=epochs)
         self._next_step = next_step
         self.seconds = seconds
         self.epochs = epochs

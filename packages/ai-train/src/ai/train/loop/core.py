@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ai.model import Model
 from ai.model.arguments import check_module
 from ai.train.ema import Ema
 from ai.train.engine.argument_checks import check_hook, check_loader
@@ -161,6 +163,19 @@ def check_env(env: Any, call: str) -> None:
         raise TypeError(f"env must be an instance: {env.__name__}(), not the class {env.__name__}")
     if not callable(env):
         raise TypeError(f"env must be callable as env({call}), not {type(env).__name__}")
+    asked = env
+    while isinstance(asked, Model) and type(asked).forward is Model.forward and "net" in asked._modules:
+        asked = asked.net  # which is called with whatever the model is
+    try:
+        takes = signature(asked.forward if isinstance(asked, nn.Module) else asked)
+    except (TypeError, ValueError):  # a function of C says nothing
+        return
+    try:
+        takes.bind(*call.split(", "))
+    except TypeError:
+        name = getattr(env, "__name__", type(env).__name__)
+        fix = ": the model goes to train(model, opt)" if isinstance(env, nn.Module) else ""
+        raise TypeError(f"env must be callable as env({call}), and {name} takes {takes}{fix}") from None
 
 
 def check_data(data: Any) -> None:

@@ -46,7 +46,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_whole(accumulate=self.accumulate)
-        check_real(ema=self.ema)
+        check_real(or_none=True, ema=self.ema)
         if self.accumulate < 1:
             raise ValueError(f"accumulate must be at least 1, not {self.accumulate}")
         if self.precision not in (None, *DTYPES):

@@ -55,7 +55,7 @@ def clip(optimizer: Made, norm: float | None = None, *, value: float | None = No
 
 def check_limits(norm: float | None, value: float | None) -> None:
     """Raise if one of them is no limit."""
-    check_real(clip_norm=norm, clip_value=value)
+    check_real(or_none=True, clip_norm=norm, clip_value=value)
     for name, limit in (("clip_norm", norm), ("clip_value", value)):
         if limit is not None and not limit > 0:
             raise ValueError(f"{name} ({limit}) must be positive")

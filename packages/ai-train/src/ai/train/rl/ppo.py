@@ -84,7 +84,8 @@ class PPO:
         normalize: bool = True,
         forward: Forward = policy_and_value,
     ) -> None:
-        check_real(value_weight=value_weight, clip_value=clip_value)
+        check_real(value_weight=value_weight)
+        check_real(or_none=True, clip_value=clip_value)
         check_real(**{name: given for name, given in (("clip", clip), ("entropy", entropy)) if not callable(given)})
         if not callable(clip) and not clip > 0:
             raise ValueError(f"clip must be positive, got {clip}")

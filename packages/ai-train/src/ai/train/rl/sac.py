@@ -56,7 +56,8 @@ class SAC:
     """
 
     def __init__(self, *, tau: float = 0.005, entropy: float | None = None, alpha: float | None = None) -> None:
-        check_real(tau=tau, entropy=entropy, alpha=alpha)
+        check_real(tau=tau)
+        check_real(or_none=True, entropy=entropy, alpha=alpha)
         if not 0 < tau <= 1:
             raise ValueError(f"tau must lie in (0, 1], got {tau}")
         if alpha is not None and alpha < 0:
