@@ -51,9 +51,9 @@ SLIPS = [
     (lambda: ai.opt.sgd(model(), lr=None), r"lr must be a number, got None"),
     (
         lambda: ai.Trainer(model(), []),
-        r"env must be .* and Linear takes \(input: .*: the model goes to train\(model, opt\)",
+        r"env must be .* and Linear takes \(input\): the model goes to train\(model, opt\)",
     ),
-    (lambda: ai.Trainer(m.Model(model()), []), r"env must be .* and Model takes \(input: .*: the model goes to train"),
+    (lambda: ai.Trainer(m.Model(model()), []), r"env must be .* and Model takes \(input\): the model goes to train"),
     (lambda: ai.Trainer(lambda batch: 0, []), r"env must be callable as env\(model, batch, step\), and <lambda> takes"),
     (lambda: ai.MultiTrainer(lambda m, b, s: 0, []), r"env must be callable as env\(key, models, batch, step\), and"),
 ]

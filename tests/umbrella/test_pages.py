@@ -1,4 +1,4 @@
-"""Every code block of the README and of the site is run as it stands."""
+"""Every code block of the READMEs and of the site is run as it stands."""
 
 from pathlib import Path
 
@@ -7,7 +7,11 @@ import pytest
 from tests.markdown import blocks, run, script
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [page for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))] if blocks(page)]
+PAGES = [
+    page
+    for page in [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md")), *sorted(ROOT.glob("docs/**/*.md"))]
+    if blocks(page)
+]
 
 
 @pytest.mark.slow
@@ -24,3 +28,9 @@ def test_the_blocks_of_a_page_keep_their_line_numbers(tmp_path):
     page.write_text("# Title\n\n```python\na = 1\n```\n\ntext\n\n```python\nraise ValueError(a)\n```\n")
     with pytest.raises(AssertionError, match=r"(?s)line 10.*ValueError: 1"):
         run(script(page), "page", tmp_path)
+
+
+def test_every_distribution_shows_itself_by_a_block_that_runs():
+    assert {page.parent.name for page in PAGES if page.parent.parent.name == "packages"} == {
+        folder.name for folder in (ROOT / "packages").iterdir() if (folder / "pyproject.toml").exists()
+    }

@@ -89,7 +89,7 @@ def test_what_is_shared_is_put_once_and_arrives_as_a_copy_at_each(cluster):
 
 
 def test_a_worker_tells_where_it_runs_and_how_it_ended_once(cluster):
-    cluster.room = 1
+    cluster.room, before = 1, set(threading.enumerate())
     heard, waiting = Heard(echo), Heard(echo)
     wait_until(lambda: heard.worker.where[1] > 0)
     assert waiting.worker.where == ("", 0)
@@ -100,7 +100,7 @@ def test_a_worker_tells_where_it_runs_and_how_it_ended_once(cluster):
     assert heard.exits[0].startswith("on the node ")
     assert heard.exits[0].endswith("died: The actor is dead because its node has died.")
     assert waiting.exits == ["that had not begun died: killed by ray.kill"]
-    wait_until(lambda: not any(t.name == "ai.data.RayWorker" for t in threading.enumerate()))
+    wait_until(lambda: not any(t.name == "ai.data.RayWorker" for t in set(threading.enumerate()) - before))
     assert len(heard.exits) == 1
 
 

@@ -74,8 +74,9 @@ def test_a_worker_that_dies_is_replaced_and_told_again():
     assert job.deaths == [(0, "raised RuntimeError: a fault")]
     assert job.workers.n_deaths == 1
     wait_until(lambda: job.n_changes == 1)
+    threads = [worker.thread for worker in job.engine.workers]
     job.workers.close()
-    wait_until(lambda: not any(t.name == "ai.data.ThreadWorker" for t in threading.enumerate()))
+    wait_until(lambda: not any(thread.is_alive() for thread in threads))
     with pytest.raises(RuntimeError, match="this loader is closed"):
         job.workers.raise_if_over()
     assert job.workers.pids == []

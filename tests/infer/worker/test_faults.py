@@ -249,9 +249,8 @@ def test_readiness_falls_when_the_model_hangs_and_comes_back(troubled, tmp_path,
     with caplog.at_level(logging.INFO, "ai.infer"):
         request_id = troubled.infer_async(ONES, "wait", str(gate))
         wait_until(lambda: not troubled.ready)
-        start = time.monotonic()
-        vitals = troubled.vitals  # asks nobody
-        assert time.monotonic() - start < 1
+        vitals = troubled.vitals  # asks nobody: the worker would not answer before the gate is gone
+        assert gate.exists()
         assert vitals.clients >= 1
         wait_until(lambda: any("has not moved for over 0.5 s" in each.getMessage() for each in caplog.records))
         gate.unlink()

@@ -1,7 +1,6 @@
 import os
 import signal
 import sys
-import time
 
 import optuna
 import pytest
@@ -293,14 +292,12 @@ def test_a_killed_worker_is_replaced_though_its_child_lives_on(tmp_path):
         if not flag.exists():
             child = os.fork()
             if child == 0:
-                time.sleep(60)
+                signal.pause()  # until the test ends it
                 os._exit(0)
             flag.write_text(str(child))
             os.kill(os.getpid(), signal.SIGKILL)
         return 1.0
 
-    begun = time.monotonic()
     experiment = Experiment(tmp_path / "e", search="random").run(2, fn, n_jobs=2, **QUIET)
-    os.kill(int(flag.read_text()), signal.SIGKILL)
-    assert time.monotonic() - begun < 50
+    os.kill(int(flag.read_text()), signal.SIGKILL)  # it was alive all the while
     assert [row.state for row in experiment.trials()] == ["finished", "finished"]
