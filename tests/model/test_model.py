@@ -311,7 +311,7 @@ def test_help_shows_what_a_model_is_made_with_and_called_with():
 def test_a_model_without_net_or_forward_says_so():
     with pytest.raises(NotImplementedError, match="Model must be given a net or define forward"):
         m.Model()(1)
-    with pytest.raises(TypeError, match="net must be a torch.nn.Module, not function"):
+    with pytest.raises(TypeError, match=r"net must be a torch\.nn\.Module, not function"):
         m.Model(lambda x: x)
     with pytest.raises(ValueError, match=r"seed \(1\) must be None with a path"):
         small().init("x.pt", seed=1)

@@ -29,7 +29,7 @@ def test_trial_in_place_of_its_hook_is_named(net, batches):
         Trainer(Classify(), batches(1)).train(model, opt.sgd(model), Trial())
     models = {"model": model}
     with pytest.raises(TypeError, match=message):
-        MultiTrainer(Classify(), batches(1)).train(models, {"model": opt.sgd(model)}, Trial())
+        MultiTrainer(lambda key, models, batch, step: 0, batches(1)).train(models, {"model": opt.sgd(model)}, Trial())
     with pytest.raises(TypeError, match=message):
         RLTrainer(RL(), Generator()).train(model, opt.sgd(model), Trial())
     with pytest.raises(TypeError, match=r"a function lacks setup, as ai.train.HookInterface has"):
@@ -52,9 +52,9 @@ def test_dataset_in_place_of_its_loader_is_named(net):
     model = net()
     dataset = Dataset({"x": torch.randn(4, 6), "y": torch.zeros(4, dtype=torch.uint8)})
     message = r"must yield batches, and a Dataset does not: pass what its loader\(batch_size\) returns"
-    for make in (Trainer, MultiTrainer):
+    for make, env in ((Trainer, Classify()), (MultiTrainer, lambda key, models, batch, step: 0)):
         with pytest.raises(TypeError, match=f"data {message}"):
-            make(Classify(), dataset)
+            make(env, dataset)
     with pytest.raises(TypeError, match=f"the data to validate on {message}"):
         Trainer(Classify(), []).validate(model, dataset)
     with pytest.raises(TypeError, match=f"the data to validate on {message}"):

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def check_whole(*, or_none: bool = False, **named: Any) -> None:
+def check_whole(*, or_none: object = False, **named: Any) -> None:
     """Raises `TypeError` for a number that is not whole, such as 32.0, '32' or None; None passes with `or_none`.
 
     >>> check_whole(n1=10, n2=20)
@@ -16,10 +16,10 @@ def check_whole(*, or_none: bool = False, **named: Any) -> None:
         if value is None and or_none:
             continue
         if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise TypeError(f"{name} must be a whole number{' or None' * or_none}, got {value!r}")
+            raise TypeError(f"{name} must be a whole number{_or_none(or_none)}, got {value!r}")
 
 
-def check_real(*, or_none: bool = False, **named: Any) -> None:
+def check_real(*, or_none: object = False, **named: Any) -> None:
     """Raises for what is no real number, such as '1e-3' or None (`TypeError`), or NaN (`ValueError`); tensors pass.
 
     None passes with `or_none`.
@@ -31,9 +31,13 @@ def check_real(*, or_none: bool = False, **named: Any) -> None:
         if value is None and or_none:
             continue
         if not isinstance(value, (Real, Tensor)):
-            raise TypeError(f"{name} must be a number{' or None' * or_none}, got {value!r}")
+            raise TypeError(f"{name} must be a number{_or_none(or_none)}, got {value!r}")
         if isinstance(value, Real) and value != value:
-            raise ValueError(f"{name} must be a number{' or None' * or_none}, got {value!r}")
+            raise ValueError(f"{name} must be a number{_or_none(or_none)}, got {value!r}")
+
+
+def _or_none(allowed: object) -> str:  # an object, so that a type checker lets a dict of numbers follow
+    return " or None" if allowed else ""
 
 
 def check_instance(**named: Any) -> None:

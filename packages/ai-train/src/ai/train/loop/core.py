@@ -175,7 +175,9 @@ def check_env(env: Any, call: str) -> None:
     except TypeError:
         name = getattr(env, "__name__", type(env).__name__)
         fix = ": the model goes to train(model, opt)" if isinstance(env, nn.Module) else ""
-        raise TypeError(f"env must be callable as env({call}), and {name} takes ({', '.join(takes.parameters)}){fix}") from None
+        raise TypeError(
+            f"env must be callable as env({call}), and {name} takes ({', '.join(takes.parameters)}){fix}"
+        ) from None
 
 
 def check_data(data: Any) -> None:
