@@ -616,3 +616,14 @@ def test_keys_sizes_and_priorities_that_do_not_fit_are_refused():
         buffer.sample(0)
     with pytest.raises(ValueError, match=r"one number for each index, got the shapes \(1,\) and \(2,\)"):
         buffer.update_priorities(torch.tensor([0, 1]), torch.ones(1))
+
+
+def test_rewards_of_several_numbers_a_step_have_no_n_step_sums():
+    buffer = ReplayBuffer(100, n_step=2, gamma=0.9)
+    buffer.add(
+        {"obs": np.zeros((4, 2), "float32"), "action": np.zeros(3, "int64"), "reward": np.ones((3, 2), "float32")}
+    )
+    with pytest.raises(
+        ValueError, match=r"reward must be one number a step for n-step sums, got the shape \(2,\) a step"
+    ):
+        buffer.sample(2)

@@ -43,7 +43,13 @@ def n_step_rewards(
 
     Arguments as of `n_step_returns`. The factor is γⁿ, less where an episode is shorter, 0 beyond a true end, and
     negative where the value there is the other player's.
+
+    Raises:
+        ValueError: `reward` is not one number a step.
     """
+    if columns["reward"].ndim != 1:
+        shape = tuple(columns["reward"].shape[1:])
+        raise ValueError(f"reward must be one number a step for n-step sums, got the shape {shape} a step")
     left = steps_left.clamp(max=n_step)[..., None]
     least, most = map(int, left.aminmax()) if left.numel() else (1, 0)
     ahead = torch.arange(most + 1, device=rows.device)
