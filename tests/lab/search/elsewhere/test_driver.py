@@ -21,6 +21,7 @@ from ai.data import Dataset
 from ai.data.workers.in_process import InProcess
 from ai.data.workers.pickle_by_value import ship
 from ai.lab import Experiment, Record
+from ai.lab.files.folder import mark, write_json
 from ai.lab.files.ownership import Owner
 from ai.lab.search.elsewhere import mirror, trials
 from ai.lab.search.elsewhere.driver import _copied
@@ -394,6 +395,41 @@ def test_a_folder_that_goes_while_it_is_looked_through_ends_no_trial(tmp_path, m
     monkeypatch.undo()
     mirrored.close()
     assert (here / "notes" / "one.txt").read_text() == "1"
+
+
+@pytest.mark.parametrize("ends_at", ["log.txt", "metrics.jsonl", "samples/1.png", "snapshots/.000000010.0.partial"])
+def test_a_trial_is_never_told_finished_before_all_of_it_has_come(tmp_path, ends_at):
+    there, here = tmp_path / "there", tmp_path / "here"
+    for folder in (there / "samples", there / "snapshots", here):
+        folder.mkdir(parents=True)
+    mark(here, "trial")
+    write_json(there / "meta.json", {"state": "running"})
+    copy, states = Copy(here), []
+
+    def snapshot(step):
+        (there / f"snapshots/{step:09d}").mkdir()
+        (there / f"snapshots/{step:09d}/manifest.json").write_text("{}")
+
+    def take(kind, name, *content):
+        if name.startswith(ends_at) and not (there / "snapshots/000000020").exists():  # ends while others are copied
+            snapshot(20)
+            (there / "metrics.jsonl").write_text("a\nb\n")
+            write_json(there / "meta.json", {"state": "finished", "score": 1.0})
+        copy.take(kind, name, *content)
+        states.append(Record(here).meta.get("state"))
+        if states[-1] == "finished":
+            assert list(Record(here).snapshots()) == [10, 20]
+            assert (here / "metrics.jsonl").read_text() == "a\nb\n"
+
+    mirrored = Mirror(there, take)
+    snapshot(10)
+    (there / "log.txt").write_text("said")
+    (there / "metrics.jsonl").write_text("a\n")
+    (there / "samples/1.png").write_bytes(b"x")
+    mirrored.sync()
+    assert "finished" not in states
+    mirrored.close()
+    assert states[-1] == "finished"
 
 
 def test_a_snapshot_is_there_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -2,7 +2,8 @@
 
 `Mirror` is where the trial runs and says what is new; `Copy` is where it is kept. Rows and logs travel as the bytes
 appended to them, other files whole, a snapshot in parts and committed by a rename; rows come before the snapshots that
-count on them. What is copied is therefore a folder that a killed run might have left here.
+count on them, and last of all what `meta.json` said before the rest was looked at: nobody reads there that a trial is
+finished of which something is still to come. So what is copied is a folder that a killed run might have left here.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from typing import Any
 
 from ai.lab.files.folder import MARKER, write_atomic
 from ai.lab.files.ownership import FILE as OWNER
-from ai.lab.record import LOG, METRICS, SNAPSHOTS, SYSTEM
+from ai.lab.record import LOG, META, METRICS, SNAPSHOTS, SYSTEM
 
 SYNC_S = 1.0
 """Seconds between two looks at what is new."""
@@ -127,13 +128,14 @@ class Mirror:
     def sync(self) -> None:
         """Sends what is new."""
         with self._one_at_a_time:
+            meta = self._changed_meta()
             snapshots = self._snapshots()
             files = self._files()
             for name, path in files:
                 with contextlib.suppress(FileNotFoundError):
                     if name in _APPENDED:
                         self._append(name, path)
-                    elif self._sent.get(name) != (stamp := _stamp(path)):
+                    elif name != META and self._sent.get(name) != (stamp := _stamp(path)):
                         self._send("whole", name, path.read_bytes())
                         self._sent[name] = stamp
             for name, folder in snapshots:
@@ -142,6 +144,17 @@ class Mirror:
             for name in [name for name in self._sent if not (self._folder / name).exists()]:
                 self._send("remove", name)
                 del self._sent[name]
+            if meta is not None:
+                stamp, data = meta
+                self._send("whole", META, data)
+                self._sent[META] = stamp
+
+    def _changed_meta(self) -> tuple[tuple[int, int, int], bytes] | None:
+        path = self._folder / META
+        with contextlib.suppress(FileNotFoundError):
+            if self._sent.get(META) != (stamp := _stamp(path)):
+                return stamp, path.read_bytes()
+        return None
 
     def _append(self, name: str, path: Path) -> None:
         sent, tail = self._sent.get(name, (0, b""))
