@@ -73,3 +73,17 @@ def test_models_are_compiled_whole_and_traced_as_before():
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     assert torch.equal(compiled(x), model(x))
     assert torch.equal(torch.export.export(model, (x,)).module()(x), model(x))
+
+
+def test_a_layer_that_cannot_show_itself_does_not_hide_what_failed():
+    class Own(nn.Module):
+        def extra_repr(self):
+            return f"{self.size}"
+
+        def forward(self, x):
+            raise ValueError("odd")
+
+    assert _note(m.Model(m.seq(Own())), torch.zeros(1)) == (
+        ValueError,
+        ["layer net.0 is Own(...), and was given float32 (1,)"],
+    )

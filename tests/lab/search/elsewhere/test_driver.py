@@ -1,6 +1,7 @@
 """Searches on an engine, whose workers are threads of this process: what is said, kept, lost and gone on from."""
 
 import _thread
+import contextlib
 import os
 import pickle
 import queue
@@ -343,6 +344,29 @@ def test_a_driver_that_dies_again_and_again_counts_no_loss_of_a_trial_that_waits
         driven.note(asked)
     rows = experiment.run(1, lambda trial: trial.hp.lin("x", 0, 1), engine=InProcess(), **QUIET).trials()
     assert [row.state for row in rows] == ["finished"]
+
+
+def test_a_worker_that_cannot_read_an_answer_in_the_midst_of_a_trial_says_so_and_ends(tmp_path):
+    class Garbling(InProcess):
+        def start(self, payload, on_message, on_exit):
+            def heard(message):
+                if message[0] == "call" and message[2] == "report":
+                    self.workers[-1]._link.inbox.put(b"no pickle")
+                else:
+                    on_message(message)
+
+            return super().start(payload, heard, on_exit)
+
+    def objective(trial) -> float:
+        for step in range(3):  # what fails is asked for once more
+            with contextlib.suppress(Exception):
+                trial.report(step, 1.0)
+        return 1.0
+
+    engine = Garbling()
+    with pytest.raises(pickle.UnpicklingError):
+        Experiment(tmp_path / "e", search="random").run(1, objective, engine=engine, **QUIET)
+    wait_for_workers(engine)
 
 
 def test_devices_are_the_engines(tmp_path):

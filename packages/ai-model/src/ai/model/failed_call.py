@@ -28,12 +28,10 @@ def note(error: Exception, model: nn.Module) -> None:
     if not name:
         return
     notes = getattr(error, "__notes__", [])
-    if (
-        notes and notes[-1].startswith(_HEAD) and _GIVEN in notes[-1]
-    ):  # by a model within this one, whose names are shorter
-        notes.pop()
+    if notes and notes[-1].startswith(_HEAD) and _GIVEN in notes[-1]:
+        notes.pop()  # by a model within this one, whose names are shorter
     what = ", ".join(map(_described, given)) or "nothing"
-    error.add_note(f"{_HEAD}{name} is {type(layer).__name__}({layer.extra_repr()}){_GIVEN}{what}")
+    error.add_note(f"{_HEAD}{name} is {type(layer).__name__}({_options(layer)}){_GIVEN}{what}")
 
 
 def _innermost(traceback: TracebackType | None) -> tuple[nn.Module, tuple[Any, ...]] | None:
@@ -44,6 +42,13 @@ def _innermost(traceback: TracebackType | None) -> tuple[nn.Module, tuple[Any, .
             found = held["self"], held["args"]
         traceback = traceback.tb_next
     return found
+
+
+def _options(layer: nn.Module) -> str:
+    try:
+        return layer.extra_repr()
+    except Exception:  # of a user's own layer: it must not take the place of what failed
+        return "..."
 
 
 def _described(value: Any) -> str:

@@ -101,6 +101,8 @@ class Calls:
         """Returns the answer; who asks ends with the worker if the search does."""
         number = next(self._numbers)
         answer = self._answers[number] = queue.SimpleQueue()
+        if self._over is not None:  # nobody listens for an answer any more
+            raise self._over
         self._link.send(("call", number, name, arguments, options))
         value, error = answer.get()
         if error is not None:
