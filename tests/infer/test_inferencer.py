@@ -67,7 +67,8 @@ def test_document_snippet_in_an_unguarded_script(tmp_path):
 @pytest.mark.slow
 def test_worker_and_folder_end_with_their_starter(how):
     program = """if True:
-        import torch, ai.infer
+        import signal, torch, ai.infer
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in a shell's background ignores it
         inferencer = ai.infer.Inferencer(torch.nn.Linear(2, 2), replicas=1)
         print(inferencer.pids[0], inferencer.create_client().address, flush=True)
         import time
