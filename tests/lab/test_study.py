@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -54,6 +56,28 @@ def test_trials_that_repeat_each_other_are_one_row_with_mean_and_deviation(tmp_p
     status, out, _ = run(capsys, "compare", *paths, "--over", "seed", "--metric", "loss", "--format", "latex")
     assert status == 0
     assert "$0.11 \\pm 0.01$" in out
+
+
+def test_the_best_value_of_each_run_stands_beside_its_last(tmp_path, capsys):
+    study = Study(tmp_path / "s")
+    for seed, values in enumerate(([3.0, 1.0, math.nan, 2.0], [4.0, 2.0, 5.0])):
+        with study.trial(f"run-{seed}", config={"seed": seed}, **HOW) as trial:
+            for step, value in enumerate(values):
+                trial.log(step, {"val_loss": value})
+    comparison = study.compare(best={"val_loss": "min"})
+    assert comparison.columns == ["trial", "state", "step", "seed", "val_loss", "best val_loss"]
+    assert [row[4:] for row in comparison.rows] == [[2.0, 1.0], [5.0, 2.0]]
+    (row,) = study.compare(over=["seed"], best={"val_loss": "max"}).rows
+    assert [one.mean for one in row[3:]] == [3.5, 4.0]
+    paths = [study.path / name for name in study.records()]
+    assert run(capsys, "compare", *paths, "--best", "val_loss=min")[1].splitlines()[0].endswith("best val_loss")
+    for best, message in (
+        ({"los": "min"}, r"best must be recorded ones \(val_loss\), got 'los'"),
+        ({"val_loss": "least"}, "best of 'val_loss' must be 'min' or 'max', got 'least'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            study.compare(best=best)
+    assert run(capsys, "compare", *paths, "--best", "val_loss")[0] == 1
 
 
 def test_a_picture_of_curves_has_the_pages_colours_also_as_lines_for_a_paper(study, tmp_path):

@@ -433,6 +433,13 @@ def test_a_configuration_that_holds_itself_is_refused(tmp_path):
     assert not (tmp_path / "t").exists()
 
 
+@pytest.mark.parametrize("config", [{1: "a", "1": "b"}, {"a.1": "a", "a": {1: "b"}}])
+def test_two_values_of_one_name_are_refused_before_there_is_a_folder(tmp_path, config):
+    with pytest.raises(ValueError, match=r"config has two (keys|values) that are both '(a\.)?1'"):
+        Trial(tmp_path / "t", config=config)
+    assert not (tmp_path / "t").exists()
+
+
 def test_what_a_person_reads_of_a_configuration_is_kept(tmp_path):
     config = {
         "wide": Wide(torch.device("cuda:1")), "out": Path("a") / "b", "day": datetime.date(2026, 1, 2),

@@ -569,6 +569,10 @@ def test_a_curve_is_hidden_by_its_name_and_stands_out_under_the_pointer_and_numb
         colors = {color for _, color in picture.convert("RGB").getcolors(1 << 20)}
     assert (0xCE, 0x06, 0x7B) in colors  # the curve that is shown
     assert (0x2E, 0x85, 0xDE) not in colors
+    page.get_by_label("Values").check()
+    until(page, "document.querySelectorAll('figure[data-key=loss] table.values tr').length === 2")
+    told = page.locator("figure[data-key=loss] table.values").inner_text().split()
+    assert told == ["curve", "last", "smallest", "largest", "study/b", "0.205", "0.205", "1.2"]
     page.fill("#filter", "study")
     with page.expect_download() as told:
         page.click("#csv")

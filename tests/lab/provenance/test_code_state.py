@@ -153,6 +153,8 @@ def test_a_name_in_the_metadata_that_leads_out_is_not_read(tmp_path):
         (["--token", "--verbose"], ["--token", "--verbose"]),
         (["--start-token", "5", "--tokenizer", "gpt2", "--max_tokens", "9"],) * 2,
         (["hf_abcdefghijklmnopqrstuvwx"], ["***"]),
+        (["--password", "1234", "--api-key=5678"], ["--password", "***", "--api-key=***"]),
+        (["-H", "Authorization: Bearer a.b-c"], ["-H", "Authorization: Bearer ***"]),
         (["--url", "https://me:pw@host/x"], ["--url", "https://***@host/x"]),
     ],
 )

@@ -194,6 +194,22 @@ def test_a_search_whose_folder_is_moved_says_so_and_goes_on_where_it_is(tmp_path
 # -- several objectives
 
 
+def test_the_best_of_those_that_keep_their_constraints_wins_and_one_that_was_added_has_no_folder(tmp_path):
+    def objective(trial):
+        x = trial.hp.lst("x", [0, 1, 2, 3])
+        trial.optuna.set_constraint("at least two", 2.0 - x)
+        return float(x)
+
+    experiment = Experiment(tmp_path / "e", search={"x": [0, 1, 2, 3]}).run(4, objective, **QUIET)
+    assert (experiment.best_score, experiment.best_trial.path.resolve()) == (2.0, (tmp_path / "e/@best").resolve())
+    other = Experiment(tmp_path / "other")
+    other.study.add_trial(optuna.trial.create_trial(value=-1.0))
+    other.run(2, lambda trial: 0.0, **QUIET)
+    assert other.best_score == -1.0
+    with pytest.raises(FileNotFoundError, match=r"the best trial, 0, has no folder in .*other"):
+        other.best_trial  # noqa: B018  (reading it is the test)
+
+
 def test_several_objectives_have_a_front_and_no_best(tmp_path):
     def fn(trial) -> dict[str, float]:
         x = trial.hp.lst("x", [1, 2, 3, 4])

@@ -1,7 +1,7 @@
 """Arguments at the public door: one sentence for what is none, before anything is made."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -65,6 +65,21 @@ def check_texts(**named: Any) -> None:
         is_list = isinstance(value, Collection) and not isinstance(value, str | bytes)  # no generator: it is used up
         if not is_list or not all(isinstance(one, str) for one in value):
             raise TypeError(f"{name} must be a list of texts, got {value!r}")
+
+
+def check_directions(**named: Any) -> Mapping[str, str]:
+    """Returns a mapping of names to `'min'` or `'max'`; raises `TypeError` or `ValueError` for what is none.
+
+    >>> check_directions(best={"val_loss": "min"})
+    {'val_loss': 'min'}
+    """
+    ((name, value),) = named.items()
+    if not isinstance(value, Mapping) or not all(isinstance(one, str) for one in value):
+        raise TypeError(f"{name} must be a dict of 'min' or 'max' by name, got {value!r}")
+    for key, direction in value.items():
+        if direction not in ("min", "max"):
+            raise ValueError(f"{name} of {key!r} must be 'min' or 'max', got {direction!r}")
+    return value
 
 
 def check_callable(*, or_none: bool = False, **named: Any) -> None:

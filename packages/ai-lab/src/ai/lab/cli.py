@@ -80,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("paths", nargs="+", help=where)
     comparing.add_argument("--metric", action="append", default=[], help="a metric to show (all by default)")
     comparing.add_argument("--over", action="append", default=[], help="configuration that only repeats, such as seed")
+    comparing.add_argument(
+        "--best", action="append", default=[], metavar="METRIC=min|max", help="also the best value that each ever had"
+    )
     comparing.add_argument("--format", choices=["text", "markdown", "latex"], default="text", help="of the table")
     comparing.add_argument("--plot", metavar="FILE", help="also draw the metrics, as PNG or SVG")
     resuming = add("resume", resume, "Run a trial's recorded command again, where it was run.")
@@ -178,7 +181,8 @@ def compare_(options: argparse.Namespace) -> int:
     from ai.lab.report.compare import compare
 
     records = {str(path): Record(_find(path)) for path in options.paths}
-    comparison = compare(records, options.metric, over=options.over)
+    best = {metric: way for metric, _, way in (one.rpartition("=") for one in options.best)}
+    comparison = compare(records, options.metric, over=options.over, best=best)
     tell = {"text": comparison.__repr__, "markdown": comparison.to_markdown, "latex": comparison.to_latex}
     print(tell[options.format]())
     if len(records) == 2:

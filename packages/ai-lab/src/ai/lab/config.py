@@ -13,7 +13,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Literal, Self, TypeVar, Union
 
@@ -165,10 +165,17 @@ def check_config(config: object) -> None:
 
     Raises:
         TypeError: it is not; the message names the key.
-        ValueError: two keys are the same text, or something holds itself.
+        ValueError: two keys, or two dotted names, are the same text; or something holds itself.
     """
-    if config is not None and not isinstance(plain := to_plain(config), dict):
+    if config is None:
+        return
+    if not isinstance(plain := to_plain(config), dict):
         raise TypeError(f"config must be a dataclass or a dict, got {type(config).__name__}: {plain!r}"[:200])
+    names: set[str] = set()
+    for name, _ in _leaves(plain):
+        if name in names:
+            raise ValueError(f"config has two values that are both {name!r} by their dotted names")
+        names.add(name)
 
 
 def _join(where: str, name: str) -> str:
@@ -222,13 +229,15 @@ def override(config: T, *assignments: str) -> T:
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns nested dicts as one with dotted keys: `{"model": {"dim": 8}}` → `{"model.dim": 8}`."""
-    flat: dict[str, Any] = {}
+    return dict(_leaves(values, prefix))
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
+            yield from _leaves(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            yield f"{prefix}{key}", value
 
 
 def diff(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

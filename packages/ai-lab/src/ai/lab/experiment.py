@@ -337,8 +337,14 @@ class Experiment:
 
     @property
     def best_trial(self) -> Record:
-        """The best trial, for reading; with several seeds the first run of the best configuration."""
-        return self.best_runs[0]
+        """The best trial, for reading; with several seeds the first run of the best configuration.
+
+        Raises:
+            FileNotFoundError: it has no folder here, as one that was added to Optuna's study by `add_trial`.
+        """
+        if not (runs := self.best_runs):
+            raise FileNotFoundError(f"the best trial, {self.best_row.number}, has no folder in {self.path}")
+        return runs[0]
 
     @property
     def best_runs(self) -> list[Record]:

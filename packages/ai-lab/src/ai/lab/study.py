@@ -105,6 +105,7 @@ class Study:
         metrics: Sequence[str] = (),
         config: Sequence[str] = (),
         over: Sequence[str] = (),
+        best: Mapping[str, str] | None = None,
     ) -> Comparison:
         """Returns a table of trials beside each other: `.to_markdown()`, `.to_latex()`, `.to_pandas()`, `.plot()`.
 
@@ -114,6 +115,8 @@ class Study:
             config: Columns of configuration; by default those in which the trials differ.
             over: Names of the configuration that only repeat a run, such as `['seed']`: trials that differ in nothing
                 else are one row, with mean ± standard deviation.
+            best: `'min'` or `'max'` by metric, such as `{"val_loss": "min"}`: a column `best …` more, of the best value
+                that each run ever had.
         """
         check_texts(names=names, metrics=metrics, config=config, over=over)
         records = self.records()
@@ -121,7 +124,8 @@ class Study:
         for name in chosen:
             if name not in records:
                 raise ValueError(f"names must be trials of {self.path} ({', '.join(records) or 'none'}), got {name!r}")
-        return compare({name: records[name] for name in chosen}, metrics, config, self.path / "comparison.png", over)
+        these = {name: records[name] for name in chosen}
+        return compare(these, metrics, config, self.path / "comparison.png", over, best)
 
     def note(self, text: str) -> None:
         """Appends a dated paragraph to the study's `notes.md`."""

@@ -9,6 +9,8 @@ _SECRET_NAME = re.compile(
 _SECRET = re.compile(
     r"\b(hf_\w{20,}|sk-[\w-]{20,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|xox[abpr]-[\w-]{10,}|AKIA\w{16}|AIza[\w-]{30,})"
 )
+_BEARER = re.compile(r"(?<=\bbearer )\S+|(?<=\bbasic )\S+", re.I)
+_COUNTED = re.compile(r"token$", re.I)
 _NUMBER = re.compile(r"[-+.\d]+")
 
 
@@ -19,13 +21,18 @@ def mask(argv: list[str]) -> list[str]:
     ['train.py', '--token', '***', 'hub.api_key=***', '--max_tokens=9', 'https://***@host/x']
     """
     masked: list[str] = []
-    hides_next = False
+    hides_next: str | None = None
     for one in argv:
         name, equals, value = one.partition("=")
-        if hides_next and not one.startswith("-") and not _NUMBER.fullmatch(one):
+        if hides_next is not None and not one.startswith("-") and _is_secret(hides_next, one):
             one = MASK
-        elif equals and _SECRET_NAME.search(name.lstrip("-")) and not _NUMBER.fullmatch(value):
+        elif equals and _is_secret(name, value):
             one = f"{name}={MASK}"
-        hides_next = not equals and one.startswith("-") and bool(_SECRET_NAME.search(one.lstrip("-")))
-        masked.append(re.sub(r"(?<=://)[^/@\s]+(?=@)", MASK, _SECRET.sub(MASK, one)))
+        hides_next = one if not equals and one.startswith("-") else None
+        masked.append(re.sub(r"(?<=://)[^/@\s]+(?=@)", MASK, _BEARER.sub(MASK, _SECRET.sub(MASK, one))))
     return masked
+
+
+def _is_secret(name: str, value: str) -> bool:
+    """Whether an option's name says that its value is secret; of tokens that are numbers there are many kinds."""
+    return bool(_SECRET_NAME.search(name.lstrip("-"))) and not (_COUNTED.search(name) and _NUMBER.fullmatch(value))

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ai.lab.arguments import check_texts
+import numpy as np
+
+from ai.lab.arguments import check_directions, check_texts
 from ai.lab.record import Record
 from ai.lab.report.table import Spread, Table
 
@@ -59,6 +61,7 @@ def compare(
     config: Sequence[str] = (),
     path: Path | None = None,
     over: Sequence[str] = (),
+    best: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Returns trials beside each other.
 
@@ -70,17 +73,23 @@ def compare(
         over: Names of the configuration that only repeat a run, such as `seed`: trials that differ in nothing else are
             one row, named for what their names have in common (for all of them where that names another row too),
             with mean ± standard deviation.
+        best: `'min'` or `'max'` by metric: a column `best …` more, of the best value that each run ever had.
 
     Raises:
-        ValueError: a metric was recorded by none of them, or `over` names no configuration of theirs.
+        TypeError: one of them is of another type.
+        ValueError: a metric was recorded by none of them, `over` names no configuration of theirs, or a direction is
+            none.
     """
     check_texts(metrics=metrics, config=config, over=over)
+    best = check_directions(best={} if best is None else best)
     last = {name: record.last() for name, record in records.items()}
     configs = {name: record.flat_config for name, record in records.items()}
     known = list(dict.fromkeys(key for values in last.values() for key in values if key not in ("step", "time")))
-    for key in metrics:
-        if key not in known:
-            raise ValueError(f"metrics must be recorded ones ({', '.join(known) or 'none'}), got {key!r}")
+    for name, wanted in (("metrics", metrics), ("best", best)):
+        for key in wanted:
+            if key in known:
+                continue
+            raise ValueError(f"{name} must be recorded ones ({', '.join(known) or 'none'}), got {key!r}")
     differing = [
         key
         for key in dict.fromkeys(key for values in configs.values() for key in values)
@@ -91,17 +100,28 @@ def compare(
         if key not in every:
             raise ValueError(f"over must name configuration ({', '.join(sorted(every)) or 'none'}), got {key!r}")
     keys, options = list(metrics) or known, list(config) or [key for key in differing if key not in over]
+    bests = {
+        name: _bests(record, {key: best[key] for key in best if key in last[name]}) for name, record in records.items()
+    }
+    columns = [*((last, key) for key in keys), *((bests, key) for key in best)]
     rows = []
     groups = _groups(configs, over)
     for title, names in zip(_titles(groups), groups, strict=True):
         states = dict.fromkeys(records[name].state for name in names)
-        values = {key: [last[name][key] for name in names if key in last[name]] for key in keys}
-        told = [(Spread.of(values[key]) if over else values[key][0]) if values[key] else None for key in keys]
+        values = [[found[name][key] for name in names if key in found[name]] for found, key in columns]
+        told = [(Spread.of(one) if over else one[0]) if one else None for one in values]
         step = max((last[name]["step"] for name in names if "step" in last[name]), default=None)
         rows.append([title, ", ".join(states), step, *map(configs[names[0]].get, options), *told])
-    columns = ["trial", "state", "step", *options, *keys]
+    heads = ["trial", "state", "step", *options, *keys, *(f"best {key}" for key in best)]
     together = {str(row[0]): names for row, names in zip(rows, groups, strict=True)}
-    return Comparison(records, columns, rows, keys, path or Path("comparison.png"), together)
+    return Comparison(records, heads, rows, keys, path or Path("comparison.png"), together)
+
+
+def _bests(record: Record, directions: Mapping[str, str]) -> dict[str, float]:
+    """Returns the best value that a run ever had of some metrics; NaN where none was a number."""
+    metrics = record.metrics() if directions else {}
+    pick = {"min": np.fmin, "max": np.fmax}
+    return {key: float(pick[direction].reduce(metrics[key].values)) for key, direction in directions.items()}
 
 
 def _groups(configs: Mapping[str, Mapping[str, Any]], over: Sequence[str]) -> list[list[str]]:

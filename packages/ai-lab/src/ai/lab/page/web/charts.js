@@ -19,10 +19,11 @@ export function makeChart(title, onZoom) {
   const tip = element('div', { class: 'tip', hidden: true });
   const whole = element('button', { type: 'button', class: 'whole', hidden: true, onclick: () => onZoom(null) }, 'whole range');
   const note = element('span', { class: 'soft' });
-  const chart = { place, tip, whole, note, onZoom, plot: null, curves: [], rows: null, marked: null };
+  const values = element('div', { class: 'whole-row' });
+  const chart = { place, tip, whole, note, values, onZoom, plot: null, curves: [], rows: null, marked: null };
   const csv = element('button', { type: 'button', title: 'Save the numbers as CSV', onclick: async () => saveCsv(title, await chart.rows()) }, 'CSV');
   const png = element('button', { type: 'button', title: 'Save the picture as PNG', onclick: () => savePng(title, chart.plot.ctx.canvas, chart.curves.filter(curve => !curve.faint)) }, 'PNG');
-  chart.figure = element('figure', { 'data-key': title }, element('figcaption', { title }, element('span', {}, title), note, whole, element('span', { class: 'save' }, csv, png)), place, tip);
+  chart.figure = element('figure', { 'data-key': title }, element('figcaption', { title }, element('span', {}, title), note, whole, element('span', { class: 'save' }, csv, png)), place, values, tip);
   resized.observe(place);
   return chart;
 }
@@ -42,7 +43,7 @@ export function removeChart(chart) {
 }
 
 // Draws [{id, label, color, dash, faint, x, y, low, high}, ...] anew; what lies between low and high is shaded.
-export function drawChart(chart, curves, { log = false, clip = false, xLabel = 'step', zoom = null, unit = '' } = {}) {
+export function drawChart(chart, curves, { log = false, clip = false, xLabel = 'step', zoom = null, unit = '', values = false } = {}) {
   const { place } = chart;
   const ink = getComputedStyle(document.body).color;
   const line = '#8883';
@@ -70,9 +71,21 @@ export function drawChart(chart, curves, { log = false, clip = false, xLabel = '
   chart.plot?.destroy();
   Object.assign(chart, { curves, marked: null });
   chart.whole.hidden = !zoom;
+  chart.values.replaceChildren(...(values ? [cameTo(curves)] : []));
   const broken = curves.some(({ faint, y }) => !faint && y.some(value => !Number.isFinite(value)));
   chart.note.textContent = data.every(([, y]) => y.every(value => value == null)) ? 'nothing to draw' : broken ? 'NaN or infinite in places' : '';
   chart.plot = place.plot = new uPlot(options, [null, ...data], place);
+}
+
+// What each curve came to, as recorded, in the range that is drawn.
+function cameTo(curves) {
+  const recorded = curves.filter(curve => curve.faint || !curves.some(other => other.faint && other.id === curve.id));
+  const rows = recorded.map(({ label, color, dash, y }) => {
+    const [known, last] = [y.filter(value => !Number.isNaN(value)), y.at(-1)];
+    const extremes = known.length ? [known.reduce((a, b) => Math.min(a, b)), known.reduce((a, b) => Math.max(a, b))] : ['', ''];
+    return element('tr', {}, element('td', {}, swatch(color, dash), label), ...[last, ...extremes].map(value => element('td', {}, show(value))));
+  });
+  return element('table', { class: 'values' }, element('tr', {}, ...['curve', 'last', 'smallest', 'largest'].map(name => element('th', {}, name))), ...rows);
 }
 
 function paths(u, index) {

@@ -6,7 +6,7 @@ import { drawChart, emphasize, makeChart, removeChart } from './charts.js';
 import { byWeight, checkbox, choice, element, empty, named, swatch } from './dom.js';
 import { meanCurve } from './groups.js';
 
-const DEFAULTS = { smooth: 0, log: false, clip: false, x: 'step' };
+const DEFAULTS = { smooth: 0, log: false, clip: false, values: false, x: 'step' };
 const ALL = 10_000_000; // points of a saved curve
 const choices = Object.fromEntries(Object.entries(DEFAULTS).map(([name, value]) => [name, address.get(name, value)]));
 const zooms = new Map(address.get('zoom', [])); // by horizontal axis and metric
@@ -27,7 +27,7 @@ export async function curvesView(page, anew) {
   if (anew) page.show(controls(page, known), legend(page, true), element('div', { class: 'charts' }));
   const place = page.view.querySelector('.charts');
   const ids = page.trials.map(trial => trial.id);
-  const { x, smooth, log, clip } = choices;
+  const { x, smooth, log, clip, values } = choices;
   const zoomOf = key => zooms.get(`${x} ${key}`);
   const zoomed = keys.filter(zoomOf);
   const asked = [metrics.curves(ids, keys.filter(key => !zoomOf(key)), { x, smooth }), ...zoomed.map(key => getCurves(ids, [key], { x, smooth, zoom: zoomOf(key) }))];
@@ -36,7 +36,7 @@ export async function curvesView(page, anew) {
   if (!known.length) { place.replaceChildren(empty('These trials have logged nothing yet.')); return; }
   if (!keys.length) { place.replaceChildren(empty('No metric has such a name.')); return; }
   const xLabel = x.replace(/^by:/, '');
-  draw(page, place, keys, curves, key => ({ log, clip, xLabel, zoom: zoomOf(key) ?? null }), key => allRows(page, key, { x }, xLabel), (key, zoom) => {
+  draw(page, place, keys, curves, key => ({ log, clip, values, xLabel, zoom: zoomOf(key) ?? null }), key => allRows(page, key, { x }, xLabel), (key, zoom) => {
     if (zoom) zooms.set(`${x} ${key}`, zoom); else zooms.delete(`${x} ${key}`);
     address.set('zoom', [...zooms], []);
     page.redraw(false);
@@ -101,7 +101,7 @@ function controls(page, known) {
   const filter = element('input', { id: 'metrics', type: 'search', placeholder: 'Metrics', 'aria-label': 'Filter metrics', value: words, oninput: () => { words = filter.value; address.set('metrics', words, ''); page.redraw(false); } });
   const axes = [['step', 'step'], ['time', 'time'], ...known.map(key => ['by:' + key, key])];
   return element('div', { class: 'controls' }, element('label', {}, 'Smoothing ', smooth, ' ', told), checkbox('Logarithmic', choices.log, value => change('log', value)),
-    checkbox('Without outliers', choices.clip, value => change('clip', value)), choice('Over', axes, choices.x, value => change('x', value)), filter, element('span', { class: 'soft' }, 'Drag over a chart to look closer.'));
+    checkbox('Without outliers', choices.clip, value => change('clip', value)), checkbox('Values', choices.values, value => change('values', value)), choice('Over', axes, choices.x, value => change('x', value)), filter, element('span', { class: 'soft' }, 'Drag over a chart to look closer.'));
 }
 
 // What the colours mean; a press on a name hides its curves, a pointer on it has them stand out.
