@@ -24,14 +24,16 @@ def answer(link):
 class Doubling:
     """A job that keeps what it asked for until it is answered."""
 
-    def __init__(self, n, function=answer, engine=None, replaces=True):
+    def __init__(self, n, function=answer, engine=None, replaces=True, stall_timeout_s=None):
         self.open = {place: [] for place in range(n)}
         self.answers = []
         self.deaths = []
         self.n_changes = 0
         self.replaces = replaces
         self.engine = engine or InProcess()
-        self.workers = Supervisor("doubling", lambda place: pickle.dumps(function), n, self, self.engine)
+        self.workers = Supervisor(
+            "doubling", lambda place: pickle.dumps(function), n, self, self.engine, stall_timeout_s, self.is_busy
+        )
 
     def ask(self, place, number):
         with self.workers.changed:
@@ -39,6 +41,9 @@ class Doubling:
             post = self.workers.post(place)
         if post is not None:
             post.send(number)
+
+    def is_busy(self, place):
+        return bool(self.open[place])
 
     def send_again(self, place):
         return self.open[place]
@@ -117,6 +122,65 @@ def test_one_that_is_done_is_not_replaced():
     wait_until(lambda: job.n_changes == 1)
     assert len(job.engine.workers) == 1
     assert job.workers.pids == []
+    job.workers.close()
+
+
+SILENT, HEARD = threading.Event(), threading.Event()
+
+
+def silent(link):
+    """Answers the first of its kind only when it is let go, and says before where it is."""
+    from tests.data.workers.test_supervisor import HEARD, SILENT  # of this process: an event does not travel
+
+    number = link.inbox.get()
+    if not HEARD.is_set():
+        link.send(("doing", "step (env.py:3)"))
+        HEARD.set()
+        SILENT.wait()
+    link.send(("doubled", 2 * number))
+    link.wait_for_end()
+
+
+def test_a_worker_that_lives_and_gives_nothing_is_replaced_and_nothing_of_it_comes_later(recwarn):
+    SILENT.clear()
+    HEARD.clear()
+    job = Doubling(1, silent, stall_timeout_s=100.0)
+    job.workers.start()
+    job.workers._look(1000.0)  # with nothing to do it may be silent
+    job.ask(0, 1)
+    assert HEARD.wait(100)
+    job.workers._look(60.0)
+    assert job.deaths == []
+    job.workers._look(60.0)
+    [(place, how)] = job.deaths
+    assert place == 0
+    assert how.startswith("on localhost (process ")
+    assert how.endswith("gave nothing for 100 s (stall_timeout_s) and was in step (env.py:3)")
+    assert [str(warning.message) for warning in recwarn] == [f"a doubling worker {how}: another takes its place"]
+    wait_until(lambda: job.answers)
+    SILENT.set()
+    late = job.engine.workers[0].thread
+    late.join(100)
+    assert not late.is_alive()
+    assert job.answers == [(0, 2)]
+    assert job.workers.n_deaths == 1
+    job.workers.close()
+
+
+def test_a_worker_is_not_silent_while_what_it_said_is_dealt_with():
+    job = Doubling(1, stall_timeout_s=100.0)
+    job.workers.start()
+    job.open[0].append(7)
+    with job.workers.changed:  # the job cannot take the answer
+        job.workers.post(0).is_heard = True
+        job.workers._look(1000.0)
+        job.workers.post(0).is_heard = False
+    assert job.deaths == []
+    job.workers._look(60.0)
+    job.ask(0, 1)
+    wait_until(lambda: job.answers and not job.workers.post(0).is_heard)
+    job.workers._look(60.0)  # 60 s after its answer, not 120
+    assert job.deaths == []
     job.workers.close()
 
 
@@ -215,6 +279,29 @@ def test_chunks_that_were_asked_for_and_never_came_are_counted(monkeypatch):
     LET_GO.set()
     for worker in engine.workers:
         worker.thread.join(60)
+        assert not worker.thread.is_alive()
+
+
+def test_a_source_that_hangs_is_replaced_with_a_seed_of_its_own(monkeypatch):
+    monkeypatch.setattr(source_worker, "_CHUNK_STEPS", 1)
+    LET_GO.clear()
+    engine = InProcess()
+    with Datagen(Blocked()).loader(2, n_workers=1, engine=engine) as loader:
+        fleet = loader._fleet
+        wait_until(lambda: loader.stats()["episodes"] == 3 and fleet._under_way == [2])
+        wait_until(lambda: not fleet._workers.post(0).is_heard)
+        fleet._workers._look(1700.0)
+        assert loader.stats()["worker_deaths"] == 0
+        with pytest.warns(UserWarning, match=r"gave nothing for 1800 s \(stall_timeout_s\).*: another takes its"):
+            fleet._workers._look(1700.0)
+        wait_until(lambda: loader.stats()["episodes"] == 6)
+        stats = loader.stats()
+        assert (stats["worker_deaths"], stats["dropped_chunks"]) == (1, 2)
+        with loader.locked():
+            assert len(set(loader.buffer.column("action").tolist()) - {0}) == 6 * 4  # no episode twice
+    LET_GO.set()
+    for worker in engine.workers:
+        worker.thread.join(100)
         assert not worker.thread.is_alive()
 
 

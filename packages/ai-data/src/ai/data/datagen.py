@@ -124,6 +124,7 @@ class DatagenLoader:
         self.seed = chosen["seed"]
         self._finish = Finish(datagen.postprocess, self.device, chosen["pin"])
         self._engine = chosen["engine"]
+        self._stall_timeout_s = chosen["stall_timeout_s"]
         min_steps = chosen["min_steps"] or min(batch_size, buffer.capacity - 1)
         self._intake = Intake(buffer, batch_size, chosen["replay_ratio"], min_steps)
         self._generation = 0
@@ -356,6 +357,7 @@ class DatagenLoader:
             None if self._params is None else (self._version, self._params),
             self._engine,
             lambda: intake.n_steps,
+            self._stall_timeout_s,
         )
         self._close = weakref.finalize(self, self._fleet.close)
 

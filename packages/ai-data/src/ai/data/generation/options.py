@@ -24,6 +24,9 @@ class DatagenOptions(TypedDict, total=False):
         seed: of the sources, 0 by default; a buffer made here takes it too.
         pin: move through page-locked memory; None means where `device` is CUDA.
         engine: starts the workers; None means processes of this machine.
+        stall_timeout_s: a worker that was asked for episodes, or sent parameters, and gives no sign for so long counts
+            as dead although its process lives: a warning says where its source is, and another takes its place.
+            1800 by default; give more than one episode can take; None waits for ever.
     """
 
     n_workers: Annotated[int, 1]
@@ -33,6 +36,7 @@ class DatagenOptions(TypedDict, total=False):
     seed: Annotated[int, 0]
     pin: Annotated[bool | None, None]
     engine: Annotated[Engine | None, None]
+    stall_timeout_s: Annotated[float | None, 1800.0]
 
 
 class PassesOptions(TypedDict, total=False):
@@ -76,6 +80,11 @@ def datagen_options(options: DatagenOptions) -> DatagenOptions:
         raise TypeError(f"engine must start workers, as ai.data.Ray() does, got {chosen['engine']!r}")
     if chosen["engine"] is not None and chosen["n_workers"] == 0:
         raise ValueError("n_workers (0) must be at least 1 with an engine: it starts them")
+    check_real(or_none=True, stall_timeout_s=chosen["stall_timeout_s"])
+    if chosen["stall_timeout_s"] is not None and not 0 < chosen["stall_timeout_s"] < float("inf"):
+        raise ValueError(f"stall_timeout_s must be positive and finite, or None, got {chosen['stall_timeout_s']}")
+    if options.get("stall_timeout_s") is not None and chosen["n_workers"] == 0:
+        raise ValueError("n_workers (0) must be at least 1 with stall_timeout_s: nobody else is there to end a source")
     if chosen["replay_ratio"] is not None and not 0 < chosen["replay_ratio"] < float("inf"):
         raise ValueError(f"replay_ratio must be positive and finite, got {chosen['replay_ratio']}")
     if chosen["min_steps"] is not None and chosen["min_steps"] < 1:

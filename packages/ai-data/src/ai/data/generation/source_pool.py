@@ -32,6 +32,7 @@ class Fleet:
         params: (version, state_dict) that every source takes before its first episode.
         engine: starts the workers; None means processes of this machine.
         n_steps: tells how many steps all sources have made so far.
+        stall_timeout_s: a worker that was asked for episodes and gives none for so long counts as dead; None: never.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class Fleet:
         params: tuple[int, Mapping[str, Any]] | None = None,
         engine: Engine | None = None,
         n_steps: Callable[[], int] = int,
+        stall_timeout_s: float | None = None,
     ) -> None:
         self._source = source
         self._n_steps = n_steps
+        self._stall_timeout_s = stall_timeout_s
         self._seed = seed
         self._training = secrets.token_hex(8)
         self._generation = generation
@@ -66,7 +69,9 @@ class Fleet:
         self._n_started = 0
         self._ended: set[int] = set()
         self._n_workers = n_workers
-        self._workers = Supervisor("generating", self._payload, n_workers, self, self._engine)
+        self._workers = Supervisor(
+            "generating", self._payload, n_workers, self, self._engine, stall_timeout_s, self._is_busy
+        )
         self._changed = self._workers.changed
         self._workers.start()
         threading.Thread(target=self._push_params, name="ai.data.Fleet", daemon=True).start()
@@ -167,12 +172,15 @@ class Fleet:
         """Tells the loader."""
         self._on_change()
 
+    def _is_busy(self, place: int) -> bool:
+        return place not in self._ended and (self._under_way[place] > 0 or place in self._on_their_way)
+
     def _payload(self, place: int) -> bytes:
         with self._changed:
             seed = derive_seed(self._seed, self._generation, self._n_started)
             self._n_started += 1
         share = self._n_steps() // self._n_workers
-        return ship(partial(serve_source, self._source, seed, place, share, self._training))
+        return ship(partial(serve_source, self._source, seed, place, share, self._training, self._stall_timeout_s))
 
     def _push_params(self) -> None:
         while True:

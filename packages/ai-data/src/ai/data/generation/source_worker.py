@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ai.data.episodes.packing import Packed, packed
 from ai.data.generation.source import Source, begin
+from ai.data.workers.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
     from ai.data.workers.worker import Link
@@ -16,27 +17,32 @@ _CHUNK_S = 0.02
 _CHUNK_STEPS = 2048
 
 
-def serve_source(source: Source, seed: int, worker: int, n_steps: int, training: str, link: "Link") -> None:
+def serve_source(
+    source: Source, seed: int, worker: int, n_steps: int, training: str, stall_timeout_s: float | None, link: "Link"
+) -> None:
     """Runs in a worker process: makes a chunk of episodes for each credit, taking new parameters between chunks.
 
     `training` tells the workers of one loader from those of another, in the variable `AI_TRAINING`: who keeps one of
-    something for all of a machine must not answer one training with another's parameters.
+    something for all of a machine must not answer one training with another's parameters. `stall_timeout_s` is when the
+    other side ends this worker; before, it is told where the source is.
 
     Messages in: `("credit", n)`, `("params", version, state_dict)`. Out: `("episodes", Packed)`, `("taken", version)`,
-    `("ended",)`, `("failed", error)`.
+    `("ended",)`, `("failed", error)`, `("doing", where)`.
     """
     from ai.data.workers.worker import portable_error
 
     os.environ["AI_TRAINING"] = training
     try:
-        begin(source, seed, worker, n_steps)
-        _serve(source, link)
+        with Whereabouts(link.send, None if stall_timeout_s is None else stall_timeout_s / 3) as whereabouts:
+            with whereabouts.working():
+                begin(source, seed, worker, n_steps)
+            _serve(source, link, whereabouts)
     except Exception as error:
         link.send(("failed", portable_error(error)))
     link.wait_for_end()
 
 
-def _serve(source: Source, link: "Link") -> None:
+def _serve(source: Source, link: "Link", whereabouts: Whereabouts) -> None:
     n_credits = 0
     version = 0
     params: tuple[int, Mapping[str, Any]] | None = None
@@ -49,10 +55,12 @@ def _serve(source: Source, link: "Link") -> None:
                 params = content[0], content[1]
         if params is not None:
             version, state_dict = params
-            source.update_params(state_dict, version)
+            with whereabouts.working():
+                source.update_params(state_dict, version)
             link.send(("taken", version))
             params = None
-        episodes, ended = _chunk(source)
+        with whereabouts.working():
+            episodes, ended = _chunk(source)
         if episodes:
             link.send(("episodes", packed(episodes, version)))
             n_credits -= 1

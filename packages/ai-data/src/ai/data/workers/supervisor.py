@@ -1,16 +1,21 @@
 """Keeps workers alive: one place for starting, replacing, giving up and closing, whatever the workers do."""
 
 import threading
+import time
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
 from ai.data.workers.engine import Engine, Processes, Worker
+from ai.data.workers.whereabouts import DOING
 from ai.data.workers.worker import WorkerFailedError
 
 # Workers that die more often in a row than this beyond their number, without work done in between, are given up, unless
 # the engine has a `max_deaths` of its own.
 MAX_DEATHS = 3
+# So often it is looked whether workers go on.
+_LOOK_S = 5.0
 
 
 class Job(Protocol):
@@ -37,6 +42,9 @@ class Post:
         self.worker: Worker | None = None
         self.known = threading.Event()  # one that dies at once is looked for among the posts
         self.told = threading.Event()  # what it is told first comes first
+        self.silent_s = 0.0  # that it had something to do and said nothing of it
+        self.is_heard = False  # just now: it waits for us
+        self.doing = ""  # what it said of itself meanwhile
 
     def send(self, message: Any) -> None:
         """Sends a message; if the worker is gone, it is lost, and whoever follows is told anew."""
@@ -54,6 +62,9 @@ class Supervisor:
         n: how many.
         job: what they do.
         engine: starts them; None means processes of this machine.
+        stall_timeout_s: a worker that is `busy` for so long and sends nothing is ended and replaced, as one that died,
+            and a warning tells where it was; None waits for ever.
+        busy: whether the worker at a place has something to do; asked with the lock.
 
     Attributes:
         changed: the one lock and condition, of this and of the job; notified at every death, failure and end.
@@ -64,7 +75,14 @@ class Supervisor:
     """
 
     def __init__(
-        self, what: str, payload: Callable[[int], bytes], n: int, job: Job, engine: Engine | None = None
+        self,
+        what: str,
+        payload: Callable[[int], bytes],
+        n: int,
+        job: Job,
+        engine: Engine | None = None,
+        stall_timeout_s: float | None = None,
+        busy: Callable[[int], bool] = lambda place: True,
     ) -> None:
         self.changed = threading.Condition(threading.RLock())
         self.broken: BaseException | None = None
@@ -77,6 +95,9 @@ class Supervisor:
         self.max_deaths: int = getattr(self._engine, "max_deaths", MAX_DEATHS)
         self._posts: list[Post | None] = [None] * n
         self._deaths_in_a_row = 0
+        self._stall_timeout_s = stall_timeout_s
+        self._busy = busy
+        self._over = threading.Event()
 
     @property
     def pids(self) -> list[int]:
@@ -96,6 +117,9 @@ class Supervisor:
         except BaseException:
             self.close()
             raise
+        if self._stall_timeout_s is not None:
+            turn_s = min(self._stall_timeout_s / 4, _LOOK_S)
+            threading.Thread(target=self._watch, args=(turn_s,), name="ai.data.Supervisor", daemon=True).start()
 
     def post(self, place: int) -> Post | None:
         """Returns the worker at a place, or None between a death and the next one's start.
@@ -129,6 +153,7 @@ class Supervisor:
         """Ends the workers, whatever they are doing."""
         with self.changed:
             self.closed = True
+            self._over.set()
             posts, self._posts = self._posts, [None] * len(self._posts)
             self.changed.notify_all()
         for post in posts:
@@ -160,31 +185,82 @@ class Supervisor:
 
     def _on_message(self, post: Post, message: Any) -> None:
         post.known.wait()
-        if self.closed:  # what was on its way must not reach who has since begun anew
-            return
-        if message[0] == "failed":
-            self.fail(message[1])
-        elif self._job.on_message(post.place, message):
-            self._deaths_in_a_row = 0
+        with self.changed:
+            # What was on its way must not reach who has since begun anew, nor come after who replaces the sender.
+            if self.closed or self._posts[post.place] is not post:
+                return
+            if message[0] == DOING:
+                post.doing = message[1]
+                return
+            post.is_heard = True
+        try:
+            if message[0] == "failed":
+                self.fail(message[1])
+            elif self._job.on_message(post.place, message):
+                self._deaths_in_a_row = 0
+        finally:
+            post.silent_s, post.doing = 0.0, ""
+            post.is_heard = False
 
     def _on_exit(self, post: Post, how: str) -> None:
         post.known.wait()
         with self.changed:
             if self.closed or self._posts[post.place] is not post:
                 return
-            self._posts[post.place] = None
-            self.n_deaths += 1
-            self._deaths_in_a_row += 1
-            goes_on = self._job.on_death(post.place, how)
-            if self._deaths_in_a_row > self.max_deaths + len(self._posts) and self.broken is None:
-                self.broken = WorkerFailedError(
-                    f"{self._what} workers died {self._deaths_in_a_row} times in a row, the last {how}"
-                )
-            goes_on = goes_on and self.broken is None
-            self.changed.notify_all()
+            goes_on = self._lose(post, how)
+        self._replace(post, how, goes_on)
+
+    def _lose(self, post: Post, how: str) -> bool:
+        """Notes a death, with the lock; returns whether the worker is to be replaced."""
+        self._posts[post.place] = None
+        self.n_deaths += 1
+        self._deaths_in_a_row += 1
+        goes_on = self._job.on_death(post.place, how)
+        if self._deaths_in_a_row > self.max_deaths + len(self._posts) and self.broken is None:
+            self.broken = WorkerFailedError(
+                f"{self._what} workers died {self._deaths_in_a_row} times in a row, the last {how}"
+            )
+        self.changed.notify_all()
+        return goes_on and self.broken is None
+
+    def _replace(self, post: Post, how: str, goes_on: bool) -> None:
         if goes_on:
             try:
                 self._fill(post.place)
             except Exception as error:
                 self.fail(WorkerFailedError(f"a {self._what} worker {how}, and no other could be started: {error}"))
         self._job.on_change()
+
+    def _watch(self, turn_s: float) -> None:
+        while True:
+            begun = time.monotonic()
+            if self._over.wait(turn_s):
+                return
+            # A process that was stopped itself has not waited all that time.
+            self._look(min(time.monotonic() - begun, 2 * turn_s))
+
+    def _look(self, waited_s: float) -> None:
+        """Replaces the workers that have been silent for too long, `waited_s` after the look before."""
+        for place in range(len(self._posts)):
+            with self.changed:
+                post = self._posts[place]
+                if post is None or post.worker is None or self.broken is not None:
+                    continue
+                host, pid = post.worker.where
+                if post.is_heard or not pid or not self._busy(place):
+                    post.silent_s = 0.0
+                    continue
+                post.silent_s += waited_s
+                if self._stall_timeout_s is None or post.silent_s <= self._stall_timeout_s:
+                    continue
+                how = f"on {host} (process {pid}) gave nothing for {self._stall_timeout_s:g} s (stall_timeout_s)"
+                how += f" and was in {post.doing}" if post.doing else ""
+                goes_on = self._lose(post, how)
+            # One that hangs in the kernel ends when it likes.
+            threading.Thread(target=post.worker.close, name="ai.data.Supervisor", daemon=True).start()
+            self._replace(post, how, goes_on)
+            if self.broken is None:  # which would say it itself
+                try:
+                    warnings.warn(f"a {self._what} worker {how}: another takes its place", stacklevel=1)
+                except Warning as error:  # where warnings are errors
+                    self.fail(error)
