@@ -1,5 +1,8 @@
 """Batch-first games and batched tree search over arrays."""
 
+from ai.game.adapters.gymnasium_game import GymnasiumGame as GymnasiumGame
+from ai.game.adapters.open_spiel_game import OpenSpielGame as OpenSpielGame
+from ai.game.adapters.pgx_game import PgxGame as PgxGame
 from ai.game.environments.acting import ByActor as ByActor
 from ai.game.environments.acting import ByPolicy as ByPolicy
 from ai.game.environments.acting import BySearch as BySearch
@@ -15,9 +18,7 @@ from ai.game.games.breakthrough import Breakthrough as Breakthrough
 from ai.game.games.cartpole import CartPole as CartPole
 from ai.game.games.connect4 import ConnectFour as ConnectFour
 from ai.game.games.gomoku import Gomoku as Gomoku
-from ai.game.games.gymnasium_game import GymnasiumGame as GymnasiumGame
 from ai.game.games.hex import Hex as Hex
-from ai.game.games.open_spiel_game import OpenSpielGame as OpenSpielGame
 from ai.game.games.othello import Othello as Othello
 from ai.game.games.sliding import SlidingTiles as SlidingTiles
 from ai.game.games.tictactoe import TicTacToe as TicTacToe
@@ -87,6 +88,7 @@ __all__ = [
     "OpenSpielGame",
     "Othello",
     "ParallelEnvironments",
+    "PgxGame",
     "Play",
     "Player",
     "Puct",

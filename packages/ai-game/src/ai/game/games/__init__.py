@@ -1,1 +1,1 @@
-"""Board games, puzzles and environments, each a module."""
+"""Board games, puzzles and cart-pole, each a module."""

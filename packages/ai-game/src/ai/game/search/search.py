@@ -34,7 +34,9 @@ class Found:
             proven wins all; Gumbel's softmax.
         visits: `[B, A]` how often each move was tried.
         values: `[B, A]` mean return of each move for the mover, or what is proven; 0 where untried.
-        value: `[B]` mean return at the root, the evaluator's own value included; what is proven where it is.
+        value: `[B]` mean return at the root, the evaluator's own value included; what is proven where it is. Each
+            simulation counts alike, as in mctx's `summary().value`: where Gumbel's halving tries poor moves too, it
+            lies below what its `policy` earns.
         prior: `[B, A]` the evaluator's policy over legal moves, without noise.
         raw_value: `[B]` the evaluator's value.
         actions: `[B, A, …]` the actions that were sampled, `A` of them, which the others number; None where actions

@@ -1,0 +1,1 @@
+"""Games of other libraries, by the rules of this one."""
