@@ -264,6 +264,39 @@ def test_agents_with_other_bounds_and_agents_that_come_later_are_refused():
         ParallelEnvironments(Later, 1).reset(0)
 
 
+def test_agents_go_when_they_are_done_and_no_sooner():
+    class Stays(Pair):
+        def step(self, actions):
+            before = self.agents
+            told = super().step(actions)
+            self.agents = before
+            return told
+
+    class Vanishes(Pair):
+        def step(self, actions):
+            seen, reward, end, cut, info = super().step(actions)
+            return seen, reward, dict.fromkeys(end, False), cut, info
+
+    class Returns(Pair):
+        def step(self, actions):
+            told = super().step(actions)
+            if self.t == 3:
+                self.agents = ["a", "b"]
+            return told
+
+    for kind, steps, rule in (
+        (Stays, 2, r"must be gone from agents, \['b'\] are there"),
+        (Vanishes, 2, r"must be terminated or truncated when they go from agents, \['b'\] are neither"),
+        (Returns, 3, r"must be gone from agents, \['b'\] are there"),
+    ):
+        env = ParallelEnvironments(kind, 1)
+        env.reset(0)
+        for _ in range(steps - 1):
+            env.step(np.zeros(2, int))
+        with pytest.raises(ValueError, match=rule):
+            env.step(np.zeros(2, int))
+
+
 def test_two_rows_are_never_one_instance_and_no_step_comes_before_the_reset():
     one = Pair()
     with pytest.raises(ValueError, match="make must give another instance each time"):

@@ -238,3 +238,57 @@ def test_a_tree_is_kept_over_a_move_and_its_luck(engine):
     assert (kept > 3).all()
     after = game.step(game.step(state, throw), face)
     np.testing.assert_array_equal(search(after).visits.sum(1), kept + 120)
+
+
+class Card:
+    """One may keep 0.5 (action 1) or draw (0) one of ten cards, which pay 0.1 to 1 and are alike."""
+
+    num_actions, num_players, discount, observation_shape = 10, 1, 1.0, (1,)
+    dtype = np.dtype([("drawing", "?"), ("over", "?"), ("reward", "f8")])
+
+    def init(self, batch, seed=0):
+        return np.zeros(batch, self.dtype)
+
+    def step(self, state, action):
+        if not (self.legal(state)[np.arange(len(state)), action] | state["over"]).all():
+            raise ValueError("illegal")
+        out, live = state.copy(), ~state["over"]
+        paid = np.where(state["drawing"], (action + 1) / 10, np.where(action == 1, 0.5, 0.0))
+        out["reward"] = np.where(live, paid, 0.0)
+        out["over"] |= state["drawing"] | (action == 1)
+        out["drawing"] = live & ~out["over"]
+        return out
+
+    def observe(self, state):
+        return state["drawing"][:, None].astype(np.float32)
+
+    def legal(self, state):
+        choice = np.arange(10) < 2
+        return np.where(state["drawing"][:, None], True, choice) & ~state["over"][:, None]
+
+    def terminal(self, state):
+        return state["over"]
+
+    def reward(self, state):
+        return state["reward"]
+
+    def to_play(self, state):
+        return np.zeros(len(state), np.int64)
+
+    def chance(self, state):
+        return np.where(state["drawing"][:, None], 0.1, 0.0) * np.ones((1, 10))
+
+
+@pytest.mark.parametrize("numba", [pytest.param(True, id="numba"), pytest.param(False, id="numpy")])
+def test_a_few_visits_see_outcomes_from_all_over(monkeypatch, numba):
+    if not numba:
+        monkeypatch.setattr(fast, "available", lambda: False)
+    elif not fast.available():
+        pytest.skip("numba is not installed")
+    game = Card()
+    check(game)
+    flat = lambda seen: (np.zeros((len(seen), 10)), np.full(len(seen), 0.55))  # noqa: E731
+    allowed = (np.arange(10) == 0)[None]
+    for simulations in range(3, 24):  # one of them comes to the draw, each other to a card
+        found = Search(game, flat, simulations=simulations, rule=Puct())(game.init(1), legal=allowed)
+        assert abs(found.values[0, 0] - 0.55) < 0.09, simulations  # of the five lowest cards it is 0.3

@@ -26,7 +26,8 @@ class ParallelEnvironments:
 
     Raises:
         ValueError: agents differ in what they see or do; at `reset` and `step`, an episode begins without some of them,
-            or `make` gave one instance twice.
+            or `make` gave one instance twice; at `step`, agents that are done stay among `agents` or come back, or
+            one goes from there without being done.
     """
 
     def __init__(self, make: Callable[[], Any], num: int) -> None:
@@ -76,6 +77,7 @@ class ParallelEnvironments:
             live = list(env.agents)
             rows = {agent: self._row(instance, agent) for agent in self.agents}
             shown, rewards, ends, cuts, _ = env.step({agent: own[rows[agent]] for agent in live})
+            self._check_leaving(env.agents, {agent for agent in live if not (ends[agent] or cuts[agent])})
             for agent, row in rows.items():
                 if agent not in live:
                     ended[row] = True  # still waiting for the others
@@ -84,6 +86,13 @@ class ParallelEnvironments:
                 reward[row] = rewards[agent]
                 ended[row], cut[row] = ends[agent], cuts[agent] and not ends[agent]
         return self._shown(), reward, ended, cut
+
+    def _check_leaving(self, agents: list[Any], going_on: set[Any]) -> None:
+        """Refuses an instance whose `agents` are not those that go on: when an episode is over would be a guess."""
+        if left := [agent for agent in agents if agent not in going_on]:
+            raise ValueError(f"agents that are terminated or truncated must be gone from agents, {left} are there")
+        if gone := sorted(map(str, going_on.difference(agents))):
+            raise ValueError(f"agents must be terminated or truncated when they go from agents, {gone} are neither")
 
     def _row(self, instance: int, agent: Any) -> int:
         return instance * len(self.agents) + self.agents.index(agent)

@@ -246,7 +246,8 @@ class Search:
 
         The next call must be for the positions after `action[B]`; its budget comes on top of what is kept. Where luck
         follows a move, its outcomes are given to a second `advance`. A row whose move ended its game, or was not
-        explored, starts from a fresh tree, at whatever position comes next.
+        explored, starts from a fresh tree, at whatever position comes next. A learned model's tree goes on from what
+        the model foresaw: what is then seen counts in the fresh rows alone.
 
         Raises:
             ValueError: the rule is Gumbel, whose halving needs fresh roots; or nothing was searched, or the search

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNVISITED = -1
+GOLDEN = 0.6180339887498949  # (√5 - 1) / 2, by which outcomes of luck take turns
+TURNS = 1e-9  # what a turn counts beside a share of the visits
 
 
 class Tree(NamedTuple):

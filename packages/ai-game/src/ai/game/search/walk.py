@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ai.game import fast
 from ai.game.search.rules.rule import Way
-from ai.game.search.tree import UNVISITED, Leaf, Shares, Tree
+from ai.game.search.tree import GOLDEN, TURNS, UNVISITED, Leaf, Shares, Tree
 
 UNLIMITED = 1 << 40  # deeper than any tree
 NO_SCORE = "a rule must score legal moves by numbers, got NaN"
@@ -75,10 +75,15 @@ def chance_scores(tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64]) 
     """Returns how far each outcome of luck is behind its share of the visits, `[R, A]`.
 
     Whoever takes the furthest keeps every outcome within one of its share, where draws would stray by the root of the
-    visits; and a search stays a function of its position.
+    visits; and a search stays a function of its position. Outcomes that are behind alike, such as the faces of a die,
+    take turns by the golden ratio, which spreads any number of them over all: from the lowest up, few visits would see
+    low ones alone.
     """
-    visits = tree.visits[rows, node]
-    scores: NDArray[np.float64] = tree.prior[rows, node] * (visits.sum(axis=1, keepdims=True) + 1.0) - visits
+    visits, legal = tree.visits[rows, node], tree.legal[rows, node]
+    from_the_middle = legal.cumsum(axis=1) - 0.5 - legal.sum(axis=1, keepdims=True) / 2
+    turn = from_the_middle * GOLDEN - np.floor(from_the_middle * GOLDEN)
+    behind = tree.prior[rows, node] * (visits.sum(axis=1, keepdims=True) + 1.0) - visits
+    scores: NDArray[np.float64] = behind - TURNS * turn
     return scores
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ai.game.fast import jit
 from ai.game.search.rules.gumbel import TINY, GumbelParams
 from ai.game.search.rules.puct import EPSILON, LOWEST, PuctParams
-from ai.game.search.tree import Leaf, Shares, Tree
+from ai.game.search.tree import GOLDEN, TURNS, Leaf, Shares, Tree
 
 
 @jit(error_model="numpy")
@@ -182,12 +182,16 @@ def decide_gumbel(tree, params, action, policy):  # type: ignore[no-untyped-def]
 @jit(error_model="numpy", forceinline=True)
 def _chance_action(visits, prior, legal, b, n):  # type: ignore[no-untyped-def]
     """Returns the outcome of luck that is furthest behind its share of the visits."""
-    visit_sum = 1.0
+    visit_sum, outcomes = 1.0, 0
     for a in range(visits.shape[2]):
         visit_sum += visits[b, n, a]
+        outcomes += legal[b, n, a]
     best, best_score = np.int64(0), -np.inf
+    count = 0
     for a in range(visits.shape[2]):
-        score = prior[b, n, a] * visit_sum - visits[b, n, a]
+        count += legal[b, n, a]
+        turn = (count - 0.5 - outcomes / 2) * GOLDEN
+        score = prior[b, n, a] * visit_sum - visits[b, n, a] - TURNS * (turn - np.floor(turn))
         if legal[b, n, a] and score > best_score:
             best, best_score = np.int64(a), score
     return best

@@ -27,6 +27,10 @@ TINY = float(np.finfo(np.float64).tiny)
 class Gumbel(Rule):
     """Search by sequential halving at the root; the move is the last one standing.
 
+    Below the root it follows the policy that the values improve, and trusts the evaluator: where this calls a position
+    lost for sure that is not, an action tried once can look better than all untried ones for ever, in mctx as here.
+    Beside a `RolloutEvaluator` of few rollouts take `Puct`.
+
     Args:
         max_considered: how many actions the root tries at most.
         scale: of the Gumbel noise at the root, where noise is on.
