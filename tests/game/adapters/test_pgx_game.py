@@ -82,6 +82,18 @@ class TestWithPgx:
         assert game.truncated(state)[0]
         assert not game.legal(state).any()
 
+    def test_a_game_where_both_can_win_is_refused(self):
+        from pgx.tic_tac_toe import TicTacToe
+
+        class Kind(TicTacToe):
+            def _step(self, state, action, key):
+                after = super()._step(state, action, key)
+                return after.replace(rewards=after.rewards * 0 + 1)
+
+        game = PgxGame(Kind())
+        with pytest.raises(ValueError, match=r"one's gain is the other's loss, a move of it earned \[1.0, 1.0\]"):
+            game.step(game.init(2), np.array([0, 1]))
+
     @pytest.mark.parametrize(
         ("name", "rule"),
         [

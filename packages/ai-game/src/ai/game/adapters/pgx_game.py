@@ -68,7 +68,7 @@ class PgxGame:
         """Returns the states after `action[B]`.
 
         Raises:
-            ValueError: an action is illegal.
+            ValueError: an action is illegal, or what one player of two earned is not what the other lost.
         """
         action, out = check_actions(action, len(state), self.num_actions), state.copy()
         out["earned"] = 0
@@ -82,6 +82,9 @@ class PgxGame:
         for rows, leaves in self._asked(self._play, state[live], action[live].astype(np.int32)):
             for name, leaf in zip(self._names, leaves, strict=True):
                 after[name][rows] = leaf
+        if self.num_players == 2 and (earned := after[".rewards"])[earned.sum(axis=1) != 0].size:
+            unlike = earned[earned.sum(axis=1) != 0][0].tolist()
+            raise ValueError(f"game must be one where one's gain is the other's loss, a move of it earned {unlike}")
         after["mover"] = state[".current_player"][live]
         after["earned"] = after[".rewards"][np.arange(len(live)), after["mover"]]
         out[live] = after

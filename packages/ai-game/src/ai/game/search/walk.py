@@ -76,11 +76,11 @@ def chance_scores(tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64]) 
 
     Whoever takes the furthest keeps every outcome within one of its share, where draws would stray by the root of the
     visits; and a search stays a function of its position. Outcomes that are behind alike, such as the faces of a die,
-    take turns by the golden ratio, which spreads any number of them over all: from the lowest up, few visits would see
-    low ones alone.
+    take turns by the golden ratio, from the middle one on, which spreads any number of them over all: from the lowest
+    up, few visits would see low ones alone.
     """
     visits, legal = tree.visits[rows, node], tree.legal[rows, node]
-    from_the_middle = legal.cumsum(axis=1) - 0.5 - legal.sum(axis=1, keepdims=True) / 2
+    from_the_middle = legal.cumsum(axis=1) - (legal.sum(axis=1, keepdims=True) + 1) // 2
     turn = from_the_middle * GOLDEN - np.floor(from_the_middle * GOLDEN)
     behind = tree.prior[rows, node] * (visits.sum(axis=1, keepdims=True) + 1.0) - visits
     scores: NDArray[np.float64] = behind - TURNS * turn

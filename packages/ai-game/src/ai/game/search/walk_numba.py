@@ -190,7 +190,7 @@ def _chance_action(visits, prior, legal, b, n):  # type: ignore[no-untyped-def]
     count = 0
     for a in range(visits.shape[2]):
         count += legal[b, n, a]
-        turn = (count - 0.5 - outcomes / 2) * GOLDEN
+        turn = (count - (outcomes + 1) // 2) * GOLDEN
         score = prior[b, n, a] * visit_sum - visits[b, n, a] - TURNS * (turn - np.floor(turn))
         if legal[b, n, a] and score > best_score:
             best, best_score = np.int64(a), score
