@@ -2,6 +2,7 @@
 
 import _thread
 import contextlib
+import json
 import os
 import pickle
 import queue
@@ -377,6 +378,13 @@ def test_devices_are_the_engines(tmp_path):
 # -- the copy of a folder
 
 
+@pytest.fixture
+def by_hand(monkeypatch):
+    """Has mirrors look when they are told to, and at their end."""
+    monkeypatch.setattr(mirror, "SYNC_S", 1000)
+
+
+@pytest.mark.usefixtures("by_hand")
 def test_rows_that_were_cut_and_have_grown_again_are_copied_anew(tmp_path):
     there, here = tmp_path / "there", tmp_path / "here"
     there.mkdir()
@@ -398,6 +406,7 @@ def test_rows_that_were_cut_and_have_grown_again_are_copied_anew(tmp_path):
     assert not list((here / "samples").iterdir())
 
 
+@pytest.mark.usefixtures("by_hand")
 @pytest.mark.parametrize("gone", ["snapshots/.000000020.1.partial", "media/images"])
 def test_a_folder_that_goes_while_it_is_looked_through_ends_no_trial(tmp_path, monkeypatch, gone):
     there, here = tmp_path / "there", tmp_path / "here"
@@ -421,6 +430,52 @@ def test_a_folder_that_goes_while_it_is_looked_through_ends_no_trial(tmp_path, m
     assert (here / "notes" / "one.txt").read_text() == "1"
 
 
+def write_snapshot(trial, step, weights=b"", metrics=()) -> Path:
+    folder = trial / "snapshots" / f"{step:09d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.safetensors").write_bytes(weights)
+    write_json(folder / "manifest.json", {"metrics": dict(metrics), "files": {"model": len(weights)}})
+    return folder
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_what_is_noted_in_a_snapshot_later_comes_too_and_one_written_anew_comes_whole(tmp_path):
+    there, here, said = tmp_path / "there", tmp_path / "here", []
+    there.mkdir()
+    here.mkdir()
+    copy = Copy(here)
+
+    def take(*what):
+        said.append(what)
+        copy.take(*what)
+
+    def synced() -> tuple[list[str], dict, bytes]:
+        said.clear()
+        mirrored.sync()
+        found = here / "snapshots" / "000000010"
+        metrics = json.loads((found / "manifest.json").read_bytes())["metrics"]
+        return [what[0] for what in said], metrics, (found / "model.safetensors").read_bytes()
+
+    mirrored = Mirror(there, take)
+    write_snapshot(there, 10, b"first")
+    assert synced() == (["part", "part", "commit"], {}, b"first")
+    write_snapshot(there, 10, b"first", {"val_loss": 0.5})
+    assert synced() == (["whole"], {"val_loss": 0.5}, b"first")
+    assert synced() == ([], {"val_loss": 0.5}, b"first")
+    write_snapshot(there, 10, b"second one")
+    assert synced() == (["part", "part", "commit"], {}, b"second one")
+    for folder in (here, there):
+        (folder / "snapshots" / "000000010" / "manifest.json").write_text("damaged")
+    mirrored.close()
+    mirrored = Mirror(there, take)
+    write_snapshot(there, 10, b"third", {"val_loss": 0.25})
+    assert synced() == (["part", "part", "commit"], {"val_loss": 0.25}, b"third")
+    shutil.rmtree(there / "snapshots" / "000000010")
+    mirrored.close()
+    assert list((here / "snapshots").iterdir()) == []
+
+
+@pytest.mark.usefixtures("by_hand")
 @pytest.mark.parametrize("ends_at", ["log.txt", "metrics.jsonl", "samples/1.png", "snapshots/.000000010.0.partial"])
 def test_a_trial_is_never_told_finished_before_all_of_it_has_come(tmp_path, ends_at):
     there, here = tmp_path / "there", tmp_path / "here"
@@ -430,13 +485,9 @@ def test_a_trial_is_never_told_finished_before_all_of_it_has_come(tmp_path, ends
     write_json(there / "meta.json", {"state": "running"})
     copy, states = Copy(here), []
 
-    def snapshot(step):
-        (there / f"snapshots/{step:09d}").mkdir()
-        (there / f"snapshots/{step:09d}/manifest.json").write_text("{}")
-
     def take(kind, name, *content):
         if name.startswith(ends_at) and not (there / "snapshots/000000020").exists():  # ends while others are copied
-            snapshot(20)
+            write_snapshot(there, 20)
             (there / "metrics.jsonl").write_text("a\nb\n")
             write_json(there / "meta.json", {"state": "finished", "score": 1.0})
         copy.take(kind, name, *content)
@@ -446,7 +497,7 @@ def test_a_trial_is_never_told_finished_before_all_of_it_has_come(tmp_path, ends
             assert (here / "metrics.jsonl").read_text() == "a\nb\n"
 
     mirrored = Mirror(there, take)
-    snapshot(10)
+    write_snapshot(there, 10)
     (there / "log.txt").write_text("said")
     (there / "metrics.jsonl").write_text("a\n")
     (there / "samples/1.png").write_bytes(b"x")
@@ -456,11 +507,11 @@ def test_a_trial_is_never_told_finished_before_all_of_it_has_come(tmp_path, ends
     assert states[-1] == "finished"
 
 
+@pytest.mark.usefixtures("by_hand")
 def test_a_snapshot_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(mirror, "PART_BYTES", 10)
     there, here = tmp_path / "there", tmp_path / "here"
-    (there / "snapshots" / "000000010").mkdir(parents=True)
-    (there / "snapshots" / "000000010" / "model.safetensors").write_bytes(bytes(range(45)))
+    write_snapshot(there, 10, bytes(range(45)))
     (there / "snapshots" / "000000010" / "empty").touch()
     here.mkdir()
     copy, said = Copy(here), []
@@ -468,14 +519,19 @@ def test_a_snapshot_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     assert said == []
     (there / "snapshots" / "000000010").rename(there / "snapshots" / "000000020")
     mirrored.close()
-    assert [what[0] for what in said] == ["part"] * 6 + ["commit", "remove"]
-    for what in said[:6]:
+    *parts, commit, removal = said
+    assert [what[0] for what in (commit, removal)] == ["commit", "remove"]
+    assert {(what[0], Path(what[1]).name) for what in parts} == {
+        ("part", name) for name in ("empty", "manifest.json", "model.safetensors")
+    }
+    assert sum("model" in what[1] for what in parts) == 5
+    for what in parts:
         copy.take(*what)
     assert not list((here / "snapshots").glob("0*"))
-    copy.take(*said[6])
+    copy.take(*commit)
     assert (here / "snapshots" / "000000020" / "model.safetensors").read_bytes() == bytes(range(45))
     assert dict.fromkeys(name for name, *_ in copy.parts()) == dict.fromkeys(
-        ["snapshots/000000020/empty", "snapshots/000000020/model.safetensors"]
+        [f"snapshots/000000020/{name}" for name in ("empty", "manifest.json", "model.safetensors")]
     )
     with pytest.raises(ValueError, match=r"'../x' must lie in the trial's folder"):
         copy.take("whole", "../x", b"")

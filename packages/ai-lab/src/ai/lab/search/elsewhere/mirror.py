@@ -8,6 +8,7 @@ finished of which something is still to come. So what is copied is a folder that
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import threading
@@ -25,6 +26,7 @@ PART_BYTES = 8 << 20
 _TAIL_BYTES = 256  # by which an appended file is known again
 _APPENDED = (METRICS, SYSTEM, LOG)
 _OWN = (MARKER, OWNER)  # each side has its own
+_MANIFEST = "manifest.json"  # of a snapshot
 
 Send = Callable[..., object]
 
@@ -113,7 +115,7 @@ class Mirror:
         for name, path in self._files():  # what is here came from there
             data = path.read_bytes() if name in _APPENDED else b""
             self._sent[name] = (len(data), data[-_TAIL_BYTES:]) if name in _APPENDED else _stamp(path)
-        self._sent |= {name: True for name, _ in self._snapshots()}
+        self._sent |= {name: (_stamp(at / _MANIFEST), _contents(at)) for name, at in self._snapshots()}
         self._thread = threading.Thread(target=self._loop, name="ai-lab mirror", daemon=True)
         self._thread.start()
 
@@ -139,7 +141,7 @@ class Mirror:
                         self._send("whole", name, path.read_bytes())
                         self._sent[name] = stamp
             for name, folder in snapshots:
-                if name not in self._sent:
+                with contextlib.suppress(FileNotFoundError):  # only the last few are kept
                     self._snapshot(name, folder)
             for name in [name for name in self._sent if not (self._folder / name).exists()]:
                 self._send("remove", name)
@@ -173,16 +175,24 @@ class Mirror:
         self._sent[name] = sent, tail
 
     def _snapshot(self, name: str, folder: Path) -> None:
-        partial = str(Path(name).with_name(f".{folder.name}.0.partial"))
-        with contextlib.suppress(FileNotFoundError):  # only the last few are kept
-            for path in sorted(folder.rglob("*")):
-                if path.is_file():
-                    for at, data in _parts(path):
-                        self._send("part", f"{partial}/{path.relative_to(folder)}", at, data)
-            self._send("commit", name, partial)
-            self._sent[name] = True
+        sent, stamp = self._sent.get(name), _stamp(folder / _MANIFEST)
+        if sent is not None and sent[0] == stamp:
             return
-        self._send("remove", partial)
+        contents = _contents(folder)
+        if sent is not None and sent[1] == contents:  # what was measured on it is noted there later
+            self._send("whole", f"{name}/{_MANIFEST}", (folder / _MANIFEST).read_bytes())
+        else:
+            partial = str(Path(name).with_name(f".{folder.name}.0.partial"))
+            try:
+                for path in sorted(folder.rglob("*")):
+                    if path.is_file():
+                        for at, data in _parts(path):
+                            self._send("part", f"{partial}/{path.relative_to(folder)}", at, data)
+                self._send("commit", name, partial)
+            except FileNotFoundError:
+                self._send("remove", partial)
+                raise
+        self._sent[name] = stamp, contents
 
     def _files(self) -> list[tuple[str, Path]]:
         found = []
@@ -197,7 +207,7 @@ class Mirror:
 
     def _snapshots(self) -> list[tuple[str, Path]]:
         folders = sorted((self._folder / SNAPSHOTS).glob("[0-9]*"))
-        return [(f"{SNAPSHOTS}/{folder.name}", folder) for folder in folders if folder.is_dir()]
+        return [(f"{SNAPSHOTS}/{folder.name}", folder) for folder in folders if (folder / _MANIFEST).is_file()]
 
     def _loop(self) -> None:
         try:
@@ -205,6 +215,15 @@ class Mirror:
                 self.sync()
         except BaseException as error:  # raised by `close`, in the thread that ends with it
             self._error = error
+
+
+def _contents(snapshot: Path) -> Any:
+    """What tells a snapshot from another one of its step: the checksums of its files."""
+    text = (snapshot / _MANIFEST).read_bytes()
+    try:
+        return json.loads(text)["files"]
+    except (ValueError, TypeError, KeyError):  # a damaged one is like no other
+        return text
 
 
 def _parts(path: Path) -> Iterator[tuple[int, bytes]]:
