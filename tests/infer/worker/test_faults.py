@@ -265,6 +265,8 @@ def test_no_wait_without_a_time_limit_outlasts_a_worker_that_hangs(troubled, tmp
     gate.touch()
     hangs = pytest.raises(TimeoutError, match=r"in one call of the model for over 0\.5 s \(stall_timeout_s\)")
     by_slot, by_socket = troubled.create_client(), troubled.create_client(transport="socket")
+    weights = Troubled().state_dict()
+    troubled.update_params(weights)
     assert by_slot.ping() + by_socket.ping() > 0  # connected
     request_ids = [by_slot.infer_async(ONES, "wait", str(gate))]
     wait_until((tmp_path / "gate.seen").exists)  # what comes now is behind it
@@ -290,7 +292,8 @@ def test_no_wait_without_a_time_limit_outlasts_a_worker_that_hangs(troubled, tmp
     asyncio.run(ask())
     with hangs:
         troubled.create_client()(ONES)  # one that has yet to be greeted
-    weights = Troubled().state_dict()
+    with pytest.raises(TimeoutError, match="worker 0 hangs and has yet to try the extra state"):
+        troubled.update_params({**weights, "_extra_state": {"greeting": "another"}})
     for _ in range(2):  # the worker's newest is one back, then two
         troubled.update_params(weights)
     with pytest.raises(TimeoutError, match="worker 0 hangs and has yet to take earlier weights"):
@@ -349,6 +352,34 @@ def test_extra_state_travels_with_the_weights_and_outlives_the_worker_whose_life
     assert died == f"worker 0 (process {pid}) died, and it is started again: it ended with exit code -9"
     assert starts == f"worker 0 starts as process {troubled.pids[0]}"
     assert ready.startswith(f"worker 0 is ready as process {troubled.pids[0]} after ")
+
+
+def test_extra_state_that_the_model_does_not_take_is_refused_and_the_old_one_serves(troubled):
+    """It ended each worker, for good: what was started again met it as well."""
+    other = Troubled()
+    other.greeting = "good morning"
+    troubled.update_params(other.state_dict())
+    pids, version, files = troubled.pids, troubled.version, set(os.listdir(troubled.client.address))
+    for wrong in ({}, None, {"greeting": Leaver()}):
+        with pytest.raises(ValueError, match="state_dict must hold an extra state that the model takes: ") as caught:
+            troubled.update_params({"weight": torch.full((4,), 7.0), "_extra_state": wrong})
+        assert "In the worker:" in str(caught.value)
+        assert troubled(ONES, "greet") == "good morning"
+        assert torch.equal(troubled(ONES), ONES)
+    assert (troubled.pids, set(os.listdir(troubled.client.address))) == (pids, files)
+    other.greeting = "hi" * (1 << 20)  # more than a socket takes at once: it never came whole, nor did the weights
+    other.weight.data += 1
+    assert troubled.update_params(other.state_dict()) == version + 2
+    assert troubled(ONES, "greet") == other.greeting
+    assert torch.equal(troubled(ONES), ONES + 1)
+    troubled.update_params(Troubled().state_dict())
+
+
+class Leaver:
+    """Ends whoever loads it."""
+
+    def __reduce__(self):
+        return sys.exit, ("no extra state",)
 
 
 def test_full_queue_of_new_clients_ends_the_wait(troubled, monkeypatch):

@@ -221,11 +221,12 @@ class Inferencer:
 
         Args:
             state_dict: all entries of the model's `state_dict()`, on any device; rounded to the model's dtypes. What
-                `get_extra_state` put there travels as well.
+                `get_extra_state` put there travels as well; where it is not that of the push before, the call waits
+                until each worker's model has taken it for a test.
 
         Raises:
             ValueError: an entry is missing, unknown, misshapen, or of a kind of number that the model's dtype has not
-                (complex for real, real for whole); the old weights still serve.
+                (complex for real, real for whole); or a module's `set_extra_state` raises. The old weights still serve.
             WorkerDiedError: no worker is left.
         """
         if os.getpid() != self._launcher.pid:

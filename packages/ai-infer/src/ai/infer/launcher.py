@@ -48,6 +48,8 @@ class _Process:
         self.ready_at = 0.0
         self.failure: str | None = None
         self.stalled = False
+        self.tried = 0  # the number of the last extra state that it was asked about
+        self.refusal = ""  # what the model raised at that; empty: it takes it
 
     @property
     def pid(self) -> int:
@@ -85,7 +87,8 @@ class Launcher:
         self._stall_timeout_s = stall_timeout_s
         self._stopping = False
         self._version = 0
-        self._extra = b""
+        self._extra = self._n_tried = 0  # the files of the extra state that holds, and of the last one
+        self._taken = b""  # the extra state that models were last seen to take
         self._changed = threading.Condition()
         self._updating = threading.Lock()
         self._processes: list[_Process] = []
@@ -123,6 +126,7 @@ class Launcher:
             "socket": os.fspath(self.folder / f"worker-{index}"),
             "starter": os.getpid(),
             "version": self._version,
+            "extra": self._extra,
         }
         files = [self._payload, self._weights.descriptor]
         self._vitals[index].clear()
@@ -152,40 +156,91 @@ class Launcher:
         Args:
             tensors: what `check` returned.
             extra: what `pack_extra_state` returned.
+
+        Raises:
+            ValueError: the model of a worker does not take the extra state.
+            TimeoutError: a worker hangs.
         """
         with self._updating:
             version = self._version + 1
             with self._changed:
                 # The buffer of `version` held version - 2; who has that or a newer one no longer reads it.
-                look_s = None if self._stall_timeout_s is None else min(max(self._stall_timeout_s / 4, 0.01), BEAT_S)
-                while not self._changed.wait_for(lambda: self._all_have(version - 2), look_s):
-                    for process in self._processes:
-                        if process.failure is None and process.applied < version - 2 and self._stalls(process):
-                            raise TimeoutError(f"worker {process.index} hangs and has yet to take earlier weights")
+                self._wait_for(lambda process: process.applied >= version - 2, "yet to take earlier weights")
                 self._check_alive()
+                number = self._keep_extra_state(extra) if extra else self._extra
             self._weights.write(tensors, version)
             with self._changed:
                 self._check_alive()
-                if extra:
-                    self._extra = extra
-                    written = self.folder / f"{EXTRA_STATE_FILE}.new"
-                    written.write_bytes(extra)
-                    written.replace(self.folder / EXTRA_STATE_FILE)
+                before, self._extra = self._extra, number
                 self._version = version
                 self._weights.announce(version)
                 for process in self._processes:
                     if process.failure is None:
-                        process.control.send(Kind.UPDATE, version=version, body=extra)
+                        process.control.send(Kind.UPDATE, number, version=version)
+                for path in self.folder.glob(EXTRA_STATE_FILE.format("*")):
+                    # A worker that has yet to take version - 1 reads that one's.
+                    if path.name not in (EXTRA_STATE_FILE.format(before), EXTRA_STATE_FILE.format(number)):
+                        path.unlink()
             return version
 
     def check(self, state_dict: dict[str, Tensor]) -> list[Tensor]:
         """Returns the tensors to `update` with; raises ValueError if they do not fit the model."""
         return self._weights.check(state_dict)
 
-    def _all_have(self, version: int) -> bool:
-        if self._stopping:
-            return True
-        return all(process.failure is not None or process.applied >= version for process in self._processes)
+    def _wait_for(self, done: Callable[[_Process], bool], what: str) -> None:
+        """Waits until `done` of each worker that lives; `_changed` is held, and what happens to them is seen."""
+
+        def late() -> list[_Process]:
+            return (
+                [] if self._stopping else [each for each in self._processes if each.failure is None and not done(each)]
+            )
+
+        look_s = None if self._stall_timeout_s is None else min(max(self._stall_timeout_s / 4, 0.01), BEAT_S)
+        while not self._changed.wait_for(lambda: not late(), look_s):
+            for process in late():
+                if self._stalls(process):
+                    raise TimeoutError(f"worker {process.index} hangs and has {what}")
+
+    def _keep_extra_state(self, extra: bytes) -> int:
+        """Returns the number of the file where workers find an extra state, once their models were seen to take it."""
+        self._n_tried += 1
+        path = self.folder / EXTRA_STATE_FILE.format(self._n_tried)
+        try:
+            path.write_bytes(extra)
+            if extra != self._taken:
+                self._try_extra_state(self._n_tried)
+                self._taken = extra
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return self._n_tried
+
+    def _try_extra_state(self, number: int) -> None:
+        """Raises ValueError if a worker's model does not take an extra state; `_changed` is held."""
+
+        def up() -> list[_Process]:
+            return [each for each in self._processes if each.failure is None and each.applied >= 0]
+
+        def has_answered(process: _Process) -> bool:
+            return process not in asked or process.tried == number
+
+        longest_s = min(float(self._start_timeout_s), _MAX_POLL_S)
+        for _ in range(2):  # a worker that dies meanwhile may do so for another reason
+            if not self._changed.wait_for(lambda: up() or self._stopping, longest_s):
+                raise TimeoutError("no worker was restarted in time to try the extra state")
+            asked = up()
+            for process in asked:
+                process.control.send(Kind.TRY, number)
+            self._wait_for(has_answered, "yet to try the extra state")
+            self._check_alive()
+            answered = [process for process in asked if process.tried == number]
+            if answered:
+                break
+        else:
+            raise WorkerDiedError(f"no worker lived to try the extra state: {asked[0].failure}")
+        for process in answered:
+            if process.refusal:
+                raise ValueError(f"state_dict must hold an extra state that the model takes: {process.refusal}")
 
     def _check_alive(self) -> None:
         if self._stopping:
@@ -296,13 +351,15 @@ class Launcher:
         with self._changed:
             if frame.kind is Kind.ERROR:
                 process.failure = frame.header.decode()
+            elif frame.kind is Kind.TRY:
+                process.tried, process.refusal = frame.id, frame.header.decode()
             else:
                 if frame.kind is Kind.HELLO:
                     process.ready_at = time.monotonic()
                     taken_s = process.ready_at - process.spawned_at
                     _log.info("worker %d is ready as process %d after %.1f s", process.index, process.pid, taken_s)
                     if frame.version < self._version:  # weights that came while it started
-                        process.control.send(Kind.UPDATE, version=self._version, body=self._extra)
+                        process.control.send(Kind.UPDATE, self._extra, version=self._version)
                 process.applied = max(process.applied, frame.version)
             self._changed.notify_all()
 

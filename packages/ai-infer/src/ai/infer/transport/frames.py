@@ -38,6 +38,8 @@ class Kind(enum.IntEnum):
     """Of the parts of a reply."""
     ROOM = 14
     """A client has taken so many parts (`version`) of a reply."""
+    TRY = 15
+    """Whether the model takes the extra state of that number: asked by the starter; the answer has what it raised."""
 
 
 class Frame(NamedTuple):

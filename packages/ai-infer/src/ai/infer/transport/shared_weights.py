@@ -5,9 +5,12 @@ copies the newest version into its model between two batches. Beside the buffers
 version that was announced, so that a worker need not ask its socket before every batch.
 """
 
+import copy
 import pickle
 from collections.abc import Mapping
-from typing import NamedTuple
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import cloudpickle  # type: ignore[import-untyped]
 import torch
@@ -101,11 +104,20 @@ class SharedWeights:
                 torch._foreach_copy_(self._buffers[version % 2], [x.detach() for x in tensors])
 
     def apply(self, version: int, model: nn.Module) -> None:
-        """Copies a version into a model, whatever device it is on."""
-        targets = list(tensor_state(model).values())
-        if targets and self._buffers[0]:
+        """Copies a version into a model, whatever device it is on; what it has made since it was sent stays as it is.
+
+        Raises:
+            RuntimeError: the model no longer has an entry, or has it in another shape.
+        """
+        state = tensor_state(model)
+        changed = [
+            name for name, entry in self._entries.items() if name not in state or state[name].shape != entry.shape
+        ]
+        if changed:
+            raise RuntimeError(f"new weights have no place: the model itself has changed {_some(changed)}")
+        if self._entries:
             with torch.inference_mode():  # a model may have made a buffer anew in it
-                torch._foreach_copy_(targets, self._buffers[version % 2])
+                torch._foreach_copy_([state[name] for name in self._entries], self._buffers[version % 2])
 
 
 def tensor_state(model: nn.Module) -> dict[str, Tensor]:
@@ -128,11 +140,25 @@ def pack_extra_state(state_dict: Mapping[str, object]) -> bytes:
     return data
 
 
-def apply_extra_state(model: nn.Module, data: bytes) -> None:
-    """Hands `pack_extra_state`'s bytes, which came from the starter, to the modules of a model."""
+def apply_extra_state(model: nn.Module, path: Path) -> None:
+    """Hands `pack_extra_state`'s bytes, in a file of the starter's, to the modules of a model."""
+    for module, x in _owners(model, path):
+        module.set_extra_state(x)
+
+
+def try_extra_state(model: nn.Module, path: Path) -> None:
+    """Hands them over as a test, and what the modules had before back to them; raises what `set_extra_state` does."""
+    with ExitStack() as before:
+        for module, x in _owners(model, path):
+            had = copy.deepcopy(module.get_extra_state())  # it may be what the module goes on writing into
+            before.callback(module.set_extra_state, had)
+            module.set_extra_state(x)
+
+
+def _owners(model: nn.Module, path: Path) -> list[tuple[nn.Module, Any]]:
+    extra = pickle.loads(path.read_bytes())
     model = getattr(model, "_orig_mod", model)
-    for name, x in pickle.loads(data).items():
-        model.get_submodule(name.removesuffix(_EXTRA).removesuffix(".")).set_extra_state(x)
+    return [(model.get_submodule(name.removesuffix(_EXTRA).removesuffix(".")), x) for name, x in extra.items()]
 
 
 def _some(names: list[str]) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 ADDRESS_FILE = "inferencer.json"
 """What clients read in the folder: how many replicas there are, and whether they are restarted."""
 
-EXTRA_STATE_FILE = "extra_state"
-"""What a restarted worker reads beside the weights, where modules have extra state."""
+EXTRA_STATE_FILE = "extra_state-{}"
+"""What workers read beside the weights, where modules have extra state; counted from 1."""
 
 VITALS_FILE = "vitals-{}"
 """Where each worker, by its number, shows how it is."""

@@ -9,6 +9,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from ai.infer.stats import Stats
 from ai.infer.transport.errors import WireError
 from ai.infer.transport.frames import Frame, FrameStream, Kind
 from ai.infer.transport.shared_memory import anonymous_file, shared_slots_supported
-from ai.infer.transport.shared_weights import SharedWeights, apply_extra_state
+from ai.infer.transport.shared_weights import SharedWeights, apply_extra_state, try_extra_state
 from ai.infer.transport.slots import BOARD_BYTES, SLOTS_PER_CLIENT, WORKER, Board, fence
+from ai.infer.transport.socket_folder import EXTRA_STATE_FILE
 from ai.infer.transport.spin import Spinner
 from ai.infer.transport.vitals import BEAT_S, Vitals
 from ai.infer.transport.wire import Layout, layout_of, parse
@@ -55,6 +57,8 @@ class Worker:
         starter: the starter's process id.
         version: of the weights to begin with; 0: those of `model`.
         vitals: where the worker shows how it is.
+        folder: the starter's.
+        extra: the number of the extra state to begin with; 0: that of `model`.
     """
 
     def __init__(
@@ -67,7 +71,11 @@ class Worker:
         starter: int,
         version: int,
         vitals: Vitals,
+        folder: Path,
+        extra: int,
     ) -> None:
+        self._folder = folder
+        self._extra = extra
         self._vitals = vitals
         self._control = control
         self._weights = weights
@@ -102,6 +110,8 @@ class Worker:
         if version:
             weights.apply(version, model)
             self._replies.version = version
+        if extra:
+            apply_extra_state(model, self._extra_file(extra))
         self._selector = selectors.DefaultSelector()
         self._watch(control.fileno(), self._read_control)
         if self._shared:
@@ -320,14 +330,28 @@ class Worker:
         for frame in self._control.receive():
             if frame.kind is Kind.UPDATE:
                 self._weights.apply(frame.version, self._engine.model)
-                if frame.body:
-                    apply_extra_state(self._engine.model, bytes(frame.body))
+                if frame.id != self._extra:
+                    apply_extra_state(self._engine.model, self._extra_file(frame.id))
+                    self._extra = frame.id
                 self._replies.version = frame.version
                 self._control.send(Kind.UPDATE, version=frame.version)
+            elif frame.kind is Kind.TRY:
+                self._control.send(Kind.TRY, frame.id, header=self._try_extra_state(frame.id).encode())
             elif frame.kind is Kind.BYE:
                 self._stopping = True
         if self._control.closed:
             self._become_orphan()
+
+    def _extra_file(self, number: int) -> Path:
+        return self._folder / EXTRA_STATE_FILE.format(number)
+
+    def _try_extra_state(self, number: int) -> str:
+        """Returns why the model does not take an extra state; empty: it does."""
+        try:
+            try_extra_state(self._engine.model, self._extra_file(number))
+        except BaseException as error:
+            return answer_for(error)
+        return ""
 
     def _become_orphan(self) -> None:
         self._stopping = self._orphaned = True

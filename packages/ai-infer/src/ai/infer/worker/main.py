@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from ai.infer.transport.frames import FrameStream, Kind
-from ai.infer.transport.shared_weights import SharedWeights, apply_extra_state
-from ai.infer.transport.socket_folder import EXTRA_STATE_FILE, VITALS_FILE
+from ai.infer.transport.shared_weights import SharedWeights
+from ai.infer.transport.socket_folder import VITALS_FILE
 from ai.infer.transport.vitals import Vitals
 from ai.infer.worker.loop import Worker
 from ai.infer.worker.options import WorkerOptions
@@ -62,10 +62,9 @@ def main(arguments: dict[str, Any]) -> None:
             arguments["starter"],
             arguments["version"],
             Vitals(folder / VITALS_FILE.format(arguments["index"])),
+            folder,
+            arguments["extra"],
         )
-        extra = folder / EXTRA_STATE_FILE
-        if arguments["version"] and extra.exists():
-            apply_extra_state(payload["model"], extra.read_bytes())
         del payload
         listener.listen(1024)
     except BaseException:
