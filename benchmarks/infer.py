@@ -385,6 +385,20 @@ uvicorn.run(app, port=PORT, access_log=False, log_level="warning", loop="uvloop"
             server_header=False, date_header=False)
 """
 
+GRANIAN = """
+from granian import Granian
+
+from ai.infer.http import app as make_app
+
+
+def app():
+    return make_app(["m=SOURCE"], stall_timeout_s=3600)
+
+
+if __name__ == "__main__":
+    Granian(f"{__file__}:app", interface="asgi", factory=True, port=PORT, log_enabled=False).serve()
+"""
+
 
 def cpu_s(group):
     """Returns the CPU time that the processes of a group have used."""
@@ -449,6 +463,7 @@ def bench_http(arguments):
     servers = {  # name → (module it needs, program, or our options)
         "ours": ("uvicorn", []),
         "ours, two front ends": ("uvicorn", ["--workers", "2"]),
+        "ours, under granian": ("granian", GRANIAN.replace("SOURCE", source)),
         "ASGI app that answers a constant": ("uvicorn", CONSTANT),
         "FastAPI raw, model in process": ("fastapi", FASTAPI),
         "LitServe": ("litserve", LITSERVE),
@@ -458,7 +473,8 @@ def bench_http(arguments):
         "ours, plain binary": ("ours", "/models/m", "", x),
         "ours, Open Inference binary": ("ours", "/v2/models/m/infer", v2, head + x),
         "ours, two front ends": ("ours, two front ends", "/models/m", "", x),
-        **{name: (name, "/predict", "", x) for name in list(servers)[2:]},
+        "ours, under granian": ("ours, under granian", "/models/m", "", x),
+        **{name: (name, "/predict", "", x) for name in list(servers)[3:]},
         # LitServe hands its users JSON or forms, not a body
         "LitServe": ("LitServe", "/predict", "content-type: application/json\r\n", encoded),
     }
@@ -473,6 +489,7 @@ def bench_http(arguments):
                 port = probe.getsockname()[1]
             if isinstance(program, list):
                 command = [sys.executable, "-m", "ai.infer.cli", "serve", f"m={source}", "--port", str(port), *program]
+                command += ["--stall-timeout", "3600"]  # it is stopped while others have their turn
             else:
                 script = f"/tmp/bench_infer_{os.getpid()}_{len(processes)}.py"
                 with open(script, "w") as file:
