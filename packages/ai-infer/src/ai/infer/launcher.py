@@ -25,7 +25,7 @@ from ai.infer.stats import Stats
 from ai.infer.transport.frames import Frame, FrameStream, Kind
 from ai.infer.transport.shared_memory import anonymous_file
 from ai.infer.transport.shared_weights import SharedWeights
-from ai.infer.transport.socket_folder import ADDRESS_FILE, EXTRA_STATE_FILE, VITALS_FILE, make_folder
+from ai.infer.transport.socket_folder import ADDRESS_FILE, EXTRA_STATE_FILE, VITALS_FILE, make_folder, sweep
 from ai.infer.transport.vitals import BEAT_S, Vitals
 from ai.infer.worker.options import WorkerOptions
 
@@ -406,6 +406,7 @@ class Launcher:
                 os.close(descriptor)
         self._waker.close()
         self._wake_end.close()
+        sweep()
 
 
 def _pack(model: nn.Module, options: Sequence[WorkerOptions], build: Callable[[], nn.Module] | None) -> int:

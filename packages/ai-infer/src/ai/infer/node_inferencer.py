@@ -1,14 +1,11 @@
 """`NodeInferencer`: one `Inferencer` a machine, whichever of the processes there happens to run it."""
 
-import contextlib
-import fcntl
 import hashlib
 import inspect
 import json
 import os
 import secrets
 import struct
-import tempfile
 import threading
 import time
 import weakref
@@ -21,7 +18,7 @@ from torch import Tensor, nn
 from ai.infer.client import InferencerClient
 from ai.infer.errors import InferError, WorkerDiedError
 from ai.infer.inferencer import Inferencer
-from ai.infer.transport.socket_folder import VERSIONS_FILE
+from ai.infer.transport.socket_folder import VERSIONS_FILE, locked, seat_path, sweep
 from ai.infer.transport.trees import Tree
 
 _MAX_DEATHS = 3  # a request that ends so many inferencers is not sent again
@@ -276,7 +273,7 @@ class _Seat:
     def _path(key: str) -> Path:
         place = json.dumps([key, os.environ.get("AI_NODE", ""), os.environ.get("AI_TRAINING", "")])
         name = hashlib.sha256(place.encode()).hexdigest()[:24]
-        return Path(tempfile.gettempdir()) / f"ai-infer-node-{os.getuid()}-{name}"
+        return seat_path(name)
 
     @classmethod
     def taken(cls, key: str) -> "_Seat | None":
@@ -287,7 +284,7 @@ class _Seat:
         """
         path = cls._path(key)
         try:
-            descriptor = _locked(path, os.O_CREAT)
+            descriptor = locked(path, os.O_CREAT)
         except OSError as error:
             raise InferError(
                 f"who runs the inferencer of a machine locks a file in the folder for temporary files, {path.parent}, "
@@ -296,7 +293,7 @@ class _Seat:
         if descriptor is None:
             return None
         os.ftruncate(descriptor, 0)
-        _sweep(path)
+        sweep()
         return cls(path, descriptor)
 
     @classmethod
@@ -319,33 +316,6 @@ class _Seat:
 def _left(path: Path, descriptor: int) -> None:
     path.unlink(missing_ok=True)
     os.close(descriptor)
-
-
-def _locked(path: Path, flags: int = 0) -> int | None:
-    """Returns a file's descriptor with its lock; None: another has it, or has just removed it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
-    try:
-        held = os.fstat(descriptor)
-        if held.st_uid != os.getuid():
-            raise PermissionError(f"{path} is another user's")
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            there = path.stat()
-            if (held.st_ino, held.st_dev) == (there.st_ino, there.st_dev):
-                return descriptor
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
-
-
-def _sweep(but: Path) -> None:
-    """Removes what processes that are gone have left; who was about to lock such a file finds it removed."""
-    for path in but.parent.glob(f"ai-infer-node-{os.getuid()}-*"):
-        with contextlib.suppress(OSError):
-            if path != but and (descriptor := _locked(path)) is not None:
-                _left(path, descriptor)
 
 
 class _Versions:

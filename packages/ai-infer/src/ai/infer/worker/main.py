@@ -18,7 +18,7 @@ import torch
 
 from ai.infer.transport.frames import FrameStream, Kind
 from ai.infer.transport.shared_weights import SharedWeights
-from ai.infer.transport.socket_folder import VITALS_FILE
+from ai.infer.transport.socket_folder import VITALS_FILE, sweep
 from ai.infer.transport.vitals import Vitals
 from ai.infer.worker.loop import Worker
 from ai.infer.worker.options import WorkerOptions
@@ -76,6 +76,7 @@ def main(arguments: dict[str, Any]) -> None:
     try:
         if worker.serve():
             shutil.rmtree(folder, ignore_errors=True)
+            sweep()  # what else the starter had
         code = 0
     except BaseException as error:
         reason = f"the worker failed: {type(error).__name__}: {error}"

@@ -33,6 +33,10 @@ from ai.infer.transport.trees import RawInput, RawTensor
 _MAX_PLANS = 1024
 _MAX_KEPT_HEAD = 2048
 _MAX_RESPONSE_HEADS = 16
+_REQUEST = {"id", "parameters", "inputs", "outputs", "model_name", "model_version"}
+"""The last two, which stand in the path as well, are KServe's."""
+_INPUT = {"name", "shape", "datatype", "parameters", "data"}
+_OUTPUT = {"name", "parameters"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +129,7 @@ def _read_head(head: bytes, inputs: tuple[TensorSpec, ...]) -> Plan:
         raise BadInputError("the body must begin with JSON") from None
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
         raise BadInputError("the body's JSON must be an object with a list of 'inputs'")
+    _only_known(document, "the request", _REQUEST)
     named: dict[str, _Input] = {}
     end = 0
     for about in document["inputs"]:
@@ -166,6 +171,13 @@ def _flag(parameters: dict[str, Any], name: str) -> bool:
     return bool(value)
 
 
+def _only_known(document: dict[str, Any], what: str, known: set[str]) -> None:
+    """Raises for fields that nobody here would heed, such as one that is misspelt; null is as if left out."""
+    for name, x in document.items():
+        if name not in known and x is not None:
+            raise BadInputError(f"{what} has no field {name!r:.80}; it has {sorted(known)}")
+
+
 def _parameters(document: dict[str, Any], what: str, known: set[str]) -> dict[str, Any]:
     """Returns the parameters of a part of the request; raises for those that nobody here would heed."""
     parameters = {name: x for name, x in _object(document, "parameters").items() if x is not None}
@@ -179,6 +191,7 @@ def _read_input(about: Any, start: int, inputs: tuple[TensorSpec, ...]) -> _Inpu
     if not isinstance(about, dict) or not isinstance(about.get("name"), str):
         raise BadInputError("each input must be an object with a 'name'")
     name, datatype = about["name"], about.get("datatype")
+    _only_known(about, f"input {name!r:.80}", _INPUT)
     if not isinstance(datatype, str):
         raise BadInputError(f"input {name!r:.80} must have a 'datatype'")
     shape = check_shape(name, about.get("shape"))
@@ -224,6 +237,7 @@ def _wanted(document: dict[str, Any]) -> dict[str, _Wanted] | None:
         if not isinstance(about, dict) or not isinstance(about.get("name"), str):
             raise BadInputError("each output must be an object with a 'name'")
         name = about["name"]
+        _only_known(about, f"output {name!r:.80}", _OUTPUT)
         parameters = _parameters(about, f"output {name!r:.80}", {"binary_data", "classification", "content_type"})
         n_classes = parameters.get("classification", 0)
         if type(n_classes) is not int or n_classes < 0:
