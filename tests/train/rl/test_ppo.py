@@ -177,6 +177,22 @@ def test_a_batch_of_one_step_learns_from_its_advantage_as_it_is():
     assert PPO()(model, padded, 0).item() == PPO()(model, alone, 0).item()
 
 
+def test_equal_advantages_are_no_reason_to_move_whatever_rounding_makes_of_their_mean():
+    for value in (0.1, 1000.1, -33.3):
+        for n in (7, 100, 999):
+            logits = torch.zeros(n, 2, requires_grad=True)
+            batch = {"obs": logits, "action": torch.zeros(n, dtype=torch.int64), "log_prob": torch.full((n,), 0.5).log()}
+            batch |= {"advantage": torch.full((n,), value), "target": torch.zeros(n)}
+            PPO(value_weight=0)(lambda obs: (m.Categorical(obs), obs.sum(1)), batch, 0).backward()
+            assert logits.grad.abs().max() == 0, (value, n)
+    batch["advantage"][0] += 1  # where they differ, that counts
+    logits.grad = None
+    PPO(value_weight=0)(lambda obs: (m.Categorical(obs), obs.sum(1)), batch, 0).backward()
+    assert logits.grad[0, 1] / logits.grad[1, 1] == pytest.approx(1 - n, rel=0.05), "one step up, the others down"
+    batch["advantage"][0] = torch.nan
+    assert PPO(value_weight=0)(lambda obs: (m.Categorical(obs), obs.sum(1)), batch, 0).isnan()
+
+
 @pytest.mark.parametrize("key", ["log_prob", "advantage", "value"])
 def test_a_column_where_a_number_a_row_belongs_is_refused(key):
     batch = batch_of()

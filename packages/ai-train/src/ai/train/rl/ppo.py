@@ -16,6 +16,7 @@ from ai.train.engine.log import is_logging, log
 from ai.train.rl.batch_checks import check_holds, check_rows
 
 Batch = Mapping[str, Tensor]
+_ROUNDING = 8.0  # units in the last place that a mean of equal numbers may be off: 3.6 were seen of up to a million
 _MOST = 20.0  # of the logarithm of a ratio: its exponential times an advantage must stay a number
 Forward = Callable[[Any, Batch], tuple[Any, Tensor]]
 
@@ -53,7 +54,8 @@ class PPO:
         value_weight: of the value's squared error.
         entropy: weight of the entropy; a number, or a function of the step.
         clip_value: None, or how far a value may move from the old one, as Engstrom et al. describe.
-        normalize: whether advantages get mean 0 and deviation 1 within a batch; that of a single step stays as it is.
+        normalize: whether advantages get mean 0 and deviation 1 within a batch; that of a single step stays as it is,
+            equal ones count for nothing.
         forward: from model and batch to policy and value.
 
     On logged steps also `kl` (an estimate of what the policy moved), `clipped` (share of ratios beyond `clip`) and
@@ -109,7 +111,9 @@ class PPO:
             centred = advantage - mean(advantage)
             n = batch.get("mask", torch.ones_like(advantage)).sum()
             spread = (mean(centred.square()) * n / (n - 1).clamp_min(1)).sqrt()
-            advantage = torch.where(n > 1, centred / (spread + 1e-8), advantage)
+            # Of equal advantages rounding leaves some units in the last place, which division would make 1 of.
+            equal = spread <= _ROUNDING * torch.finfo(spread.dtype).eps * mean(advantage.abs())
+            advantage = torch.where(n > 1, torch.where(equal, 0, centred / (spread + 1e-8)), advantage)
         log_prob = policy.log_prob(batch["action"])
         check_rows({"the policy's log_prob": log_prob}, ("the policy's log_prob",), target)
         log_ratio = log_prob - batch["log_prob"]
