@@ -1,13 +1,18 @@
 """How fast and in how many steps do PPO, DQN and SAC learn, beside Stable-Baselines3 on the same settings?
 
-    python benchmarks/rl.py [returns] [step] [ppo] [dqn] [sac] [--seeds 0 1 2] [--steps 100000]
+    python benchmarks/rl.py [returns] [step] [ppo] [dqn] [sac] [--seeds 0 1 2] [--steps 100000] [--rounds 10]
 
-It needs stable-baselines3, unless `--ours-only`. Peers alternate in one process, one torch thread; rates are steps of
-the environment per second of this process's CPU time, learning included; solved is the number of steps after which 20
-training episodes in a row had the wanted mean.
+Speed alone, in one to three minutes each: `ppo --seeds 1 --steps 25000`, `dqn --seeds 1 --steps 25000`,
+`sac --seeds 1 --steps 5000`.
+
+It needs stable-baselines3, unless `--ours-only`. The peers learn side by side in one process, one torch thread: each
+run is cut into rounds, in which first one goes on, then the other. Rates are steps of the environment per second,
+learning included, by the clock and by this process's CPU time; solved is the number of steps after which 20 training
+episodes in a row had the wanted mean.
 """
 
 import argparse
+import random
 import time
 import warnings
 from collections.abc import Callable
@@ -23,6 +28,7 @@ import torch
 
 from ai.data import lambda_returns, vtrace_returns
 from ai.data.episodes.returns import n_step_rewards
+from ai.data.generation.passes import PassesLoader
 from ai.examples import dqn, ppo, sac
 from ai.game import CartPole, GameEnvironments, GymnasiumEnvironments
 from ai.train import HookInterface, RLTrainer
@@ -31,7 +37,6 @@ EXAMPLES: dict[str, Any] = {"ppo": ppo, "dqn": dqn, "sac": sac}
 PRESETS = {"ppo": "cartpole", "dqn": "cartpole", "sac": "pendulum"}
 STEPS = {"ppo": 100_000, "dqn": 100_000, "sac": 10_000}
 GOALS = {"ppo": 475, "dqn": 475, "sac": -200}
-Outcome = tuple[float, float, float]  # steps a second, steps until solved, mean of the last 20 episodes
 
 
 class Silent(HookInterface):
@@ -42,22 +47,86 @@ class Silent(HookInterface):
         return False
 
 
-def ours(name: str, seed: int, steps: int) -> Outcome:
-    """The example's agent, with its settings."""
-    example = EXAMPLES[name].main
-    agent = example.learner(replace(example.PRESETS[PRESETS[name]], seed=seed, total_steps=steps))
-    torch.manual_seed(seed)
-    began = time.process_time()
-    RLTrainer(agent.loss, agent.loader, push_interval=None).train(
-        agent.model, agent.optimiser, Silent(), steplimit=agent.updates, schedule=agent.schedule
-    )
-    seconds = time.process_time() - began
-    last = agent.source.episodes[-20:, 1]
-    return agent.source.source.n_steps / seconds, agent.source.solved_at(GOALS[name]), float(last.mean())
+class Clock:
+    """Rates of one peer's rounds."""
+
+    def __init__(self) -> None:
+        self.rates: list[tuple[float, float]] = []  # steps a second by the clock, and of CPU time
+
+    def start(self) -> None:
+        """Begins a round."""
+        self._began = time.perf_counter(), time.process_time()
+
+    def stop(self, steps: int) -> None:
+        """Ends a round of so many steps."""
+        wall, cpu = self._began
+        self.rates.append((steps / (time.perf_counter() - wall), steps / (time.process_time() - cpu)))
 
 
-def theirs(name: str, seed: int, steps: int) -> Outcome:
-    """Stable-Baselines3 with the same settings."""
+class Ours:
+    """The example's agent, with its settings, learning a stretch at a time."""
+
+    def __init__(self, name: str, seed: int, steps: int) -> None:
+        example = EXAMPLES[name].main
+        self.agent = example.learner(replace(example.PRESETS[PRESETS[name]], seed=seed, total_steps=steps))
+        self.whole = self.agent.loader.updates if isinstance(self.agent.loader, PassesLoader) else 1
+        self.clock, self.at, self.n_steps = Clock(), 0, 0
+        torch.manual_seed(seed)
+        self.random = global_random()
+
+    def until(self, share: float) -> None:
+        """Goes on until that share of all updates."""
+        agent, before = self.agent, global_random(self.random)
+        until = agent.updates if share == 1 else round(agent.updates * share / self.whole) * self.whole
+        self.clock.start()
+        self.at = RLTrainer(agent.loss, agent.loader, push_interval=None).train(
+            agent.model, agent.optimiser, Silent(), step=self.at, steplimit=until, schedule=agent.schedule
+        )
+        self.clock.stop(agent.source.source.n_steps - self.n_steps)
+        self.n_steps = agent.source.source.n_steps
+        self.random = global_random(before)
+
+
+def global_random(new: Any = None) -> Any:
+    """Returns the states that a peer draws from, having put back others, so that neither draws from the other's."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    if new is not None:
+        torch.set_rng_state(new[0])
+        np.random.set_state(new[1])
+        random.setstate(new[2])
+    return states
+
+
+def compare(name: str, seed: int, steps: int, rounds: int, alone: bool) -> tuple[Clock, Clock]:
+    """Lets both learn, by turns, prints what they came to, and returns the rates of their rounds."""
+    ours, clock, goal = Ours(name, seed, steps), Clock(), GOALS[name]
+
+    def told(who: str, rates: Clock, solved: float, last: float) -> None:
+        wall, cpu = np.median(rates.rates, axis=0)
+        print(
+            f"{name} {steps:,} steps, seed {seed}, {who:18} {wall:8,.0f} steps/s, {cpu:8,.0f} of CPU, "
+            f"solved at {solved:8,.0f}, last 20 episodes {last:7.1f}",
+            flush=True,
+        )
+
+    if alone:
+        for turn in range(1, rounds + 1):
+            ours.until(turn / rounds)
+    else:
+        solved, last = theirs(name, seed, steps, rounds, clock, ours.until)
+        told("Stable-Baselines3", clock, solved, last)
+    told("ours", ours.clock, ours.agent.source.solved_at(goal), float(ours.agent.source.episodes[-20:, 1].mean()))
+    return ours.clock, clock
+
+
+def theirs(
+    name: str, seed: int, steps: int, rounds: int, clock: Clock, then: Callable[[float], None]
+) -> tuple[float, float]:
+    """Stable-Baselines3 with the same settings, which lets another go on after each of its rounds.
+
+    Returns:
+        The steps until solved, and the mean of the last 20 episodes.
+    """
     import stable_baselines3 as sb3
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
@@ -67,6 +136,11 @@ def theirs(name: str, seed: int, steps: int) -> Outcome:
             super().__init__()
             self.steps: list[int] = []
             self.returns: list[float] = []
+            self.turns = self.noted = 0
+
+        def _on_rollout_start(self) -> None:  # what was acted before is learnt
+            if self.num_timesteps >= (self.turns + 1) * steps / rounds and self.turns < rounds - 1:
+                self.turn()
 
         def _on_step(self) -> bool:
             for info in self.locals["infos"]:
@@ -74,6 +148,12 @@ def theirs(name: str, seed: int, steps: int) -> Outcome:
                     self.returns.append(info["episode"]["r"])
                     self.steps.append(self.num_timesteps)
             return True
+
+        def turn(self) -> None:
+            clock.stop(self.num_timesteps - self.noted)
+            self.turns, self.noted = self.turns + 1, self.num_timesteps
+            then(self.turns / rounds)
+            clock.start()
 
     note, goal = Note(), GOALS[name]
     learner: Any
@@ -104,13 +184,22 @@ def theirs(name: str, seed: int, steps: int) -> Outcome:
             "MlpPolicy", make_vec_env(s.env, 1, seed=seed), learning_rate=s.learning_rate, gamma=s.gamma,
             buffer_size=s.buffer, learning_starts=s.min_steps, batch_size=s.batch_size, device="cpu", seed=seed,
         )  # fmt: skip
-    began = time.process_time()
+    clock.start()
     learner.learn(steps, callback=note)
-    seconds = time.process_time() - began
+    note.turns = rounds - 1
+    note.turn()
     means = np.convolve(note.returns, np.full(20, 0.05), "valid") if len(note.returns) >= 20 else np.empty(0)
     reached = np.flatnonzero(means >= goal - 1e-9)
     solved = float(note.steps[reached[0] + 19]) if len(reached) else float("nan")
-    return learner.num_timesteps / seconds, solved, float(np.mean(note.returns[-20:]))
+    return solved, float(np.mean(note.returns[-20:]))
+
+
+def summary(name: str, ours: list[tuple[float, float]], peers: list[tuple[float, float]]) -> None:
+    """Prints the medians of all rounds, and those of the ratios within a round."""
+    print(f"{name}, medians of {len(ours)} rounds       steps/s    of CPU")
+    for who, rates in (("ours", ours), ("Stable-Baselines3", peers), ("ratio", np.divide(ours, peers))):
+        wall, cpu = np.median(rates, axis=0)
+        print(f"  {who:28}{wall:10,.2f}{cpu:10,.2f}" if who == "ratio" else f"  {who:28}{wall:10,.0f}{cpu:10,.0f}")
 
 
 def stepping(n: int = 1500, num: int = 8) -> None:
@@ -171,6 +260,7 @@ def main() -> None:
     parser.add_argument("what", nargs="*", default=["returns", "step", "ppo", "dqn", "sac"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--ours-only", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -180,17 +270,12 @@ def main() -> None:
             returns() if what == "returns" else stepping()
             continue
         steps = options.steps or STEPS[what]
+        rates: tuple[list[Any], list[Any]] = ([], [])
         for seed in options.seeds:
-            peers: dict[str, Callable[[], Outcome]] = {"ours": lambda: ours(what, seed, steps)}  # noqa: B023
-            if not options.ours_only:
-                peers["Stable-Baselines3"] = lambda: theirs(what, seed, steps)  # noqa: B023
-            for name in peers if seed % 2 == 0 else reversed(peers):
-                rate, solved, last = peers[name]()
-                print(
-                    f"{what} {steps:,} steps, seed {seed}, {name:18} {rate:8,.0f} steps/s, solved at {solved:8,.0f}, "
-                    f"last 20 episodes {last:7.1f}",
-                    flush=True,
-                )
+            for found, clock in zip(rates, compare(what, seed, steps, options.rounds, options.ours_only), strict=True):
+                found += clock.rates
+        if not options.ours_only:
+            summary(what, *rates)
 
 
 if __name__ == "__main__":

@@ -154,13 +154,17 @@ def test_curves_of_seeds_are_drawn_and_those_that_ran_are_not_run_again(tmp_path
         folder = tmp_path / f"reproduce/cartpole-dqn-{seed}"
         folder.mkdir(parents=True)
         (folder / "episodes.csv").write_text("steps,return\n10,20\n30,40\n")
-        return {"return": 400.0 + seed, "solved_at": 30.0 + seed, "steps_per_s": 9.0}
+        solved = float("nan") if seed == 6 else 30.0 + seed  # longer than any
+        return {"return": 400.0 + seed, "solved_at": solved, "steps_per_s": 9.0}
 
     monkeypatch.setattr(dqn.main, "reproduce", again)
-    assert curves.reproduce(kind="cartpole-dqn", seeds=2, seed=5)["return_min"] == 405
+    half = curves.reproduce(kind="cartpole-dqn", seeds=2, seed=5)
+    assert half == {"return_min": 405, "return_mean": 405.5, "solved": 1, "steps_per_s_median": 9}  # and no median
     found = curves.reproduce(kind="cartpole-dqn", seeds=3, seed=5)
     assert ran == [5, 6, 7]
-    assert found == {"return_min": 405, "return_mean": 406, "solved_at_median": 36, "steps_per_s_median": 9}
+    assert found == {
+        "return_min": 405, "return_mean": 406, "solved": 2, "solved_at_median": 37, "steps_per_s_median": 9,
+    }  # fmt: skip
     assert (tmp_path / "reproduce/cartpole-dqn.png").stat().st_size > 5000
 
 

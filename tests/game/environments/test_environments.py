@@ -6,7 +6,9 @@ import pickle
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
+from ai.data import ReplayBuffer
 from ai.game import (
     CartPole,
     Environments,
@@ -14,6 +16,7 @@ from ai.game import (
     GymnasiumEnvironments,
     GymnasiumGame,
     ParallelEnvironments,
+    Rollouts,
     TicTacToe,
     VectorEnvironments,
 )
@@ -332,6 +335,26 @@ def test_ale_steps_in_its_own_vector_environment():
     assert first.dtype == seen.dtype == np.uint8
     assert (first[:, -1] == seen[:, -2]).all()
     assert (reward.dtype, ended.dtype, cut.dtype) == (np.float32, bool, bool)
+    env.close()
+
+
+def test_frames_that_are_stored_once_are_stacked_as_ale_shows_them_from_an_episodes_first_on():
+    env = VectorEnvironments("ALE/Pong-v5", 2, num_threads=1, noop_max=0, max_num_frames_per_episode=20)  # five steps
+    shown = set()
+
+    def act(model, seen, generator, n_steps):
+        shown.update(stack.numpy().tobytes() for stack in seen["obs"])
+        return {"action": torch.tensor([2, 3])}
+
+    source = Rollouts(env, torch.nn.Identity(), act, steps=6, context=3, newest_frame=True)
+    source.start(0, 0)
+    buffer = ReplayBuffer(60, n_step=1, frame_stack=4)
+    for _ in range(2):
+        buffer.extend(next(source))
+    drawn = buffer.sample(32)["obs"]
+    assert all(stack.numpy().tobytes() in shown for stack in drawn)
+    first = (drawn[:, 2] == 0).flatten(1).all(1)  # no frame before it: zeros in both
+    assert 0 < first.sum() < 32
     env.close()
 
 

@@ -1,4 +1,4 @@
-"""Learning curves over seeds: the mean in a band of one standard deviation.
+"""Learning curves over seeds: the mean in a band of one standard deviation, no further than any seed came.
 
 Command: `python -m ai.examples.reproduce agent-curves --kind cartpole-ppo`.
 """
@@ -29,6 +29,16 @@ def last_returns(episodes: Episodes, at: NDArray[np.float64], window: int = 20) 
     return np.array([episodes[max(0, n - window) : n, 1].mean() if n else np.nan for n in ended])
 
 
+def band(curves: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the mean of curves `[seeds, n]` and one standard deviation below and above it, but within the curves.
+
+    >>> band(np.array([[500.0], [500.0], [410.0]]))  # no return is more than 500
+    (array([470.]), array([418.03847577]), array([500.]))
+    """
+    mean, deviation = curves.mean(0), curves.std(0, ddof=1 if len(curves) > 1 else 0)
+    return mean, np.maximum(mean - deviation, curves.min(0)), np.minimum(mean + deviation, curves.max(0))
+
+
 def save_curves(path: str | Path, runs: Mapping[str, Sequence[Episodes]], *, goal: float | None = None) -> Path:
     """Draws the last returns over the steps, a line in a band for each name, and returns the path.
 
@@ -44,9 +54,9 @@ def save_curves(path: str | Path, runs: Mapping[str, Sequence[Episodes]], *, goa
     for place, (name, seeds) in enumerate(runs.items()):
         at = np.linspace(0, min(episodes[-1, 0] for episodes in seeds), 200)
         curves = np.stack([last_returns(episodes, at) for episodes in seeds])
-        mean, deviation = curves.mean(0), curves.std(0, ddof=1 if len(seeds) > 1 else 0)
+        mean, lower, upper = band(curves)
         axes.plot(at, mean, color=color_of(place), lw=1.5, label=f"{name}, {len(seeds)} seeds")
-        axes.fill_between(at, mean - deviation, mean + deviation, color=color_of(place), alpha=0.2, lw=0)
+        axes.fill_between(at, lower, upper, color=color_of(place), alpha=0.2, lw=0)
     if goal is not None:
         axes.axhline(goal, color="grey", lw=0.8, ls=":")
     axes.set_xlabel("steps of the environment")
@@ -59,7 +69,9 @@ def save_curves(path: str | Path, runs: Mapping[str, Sequence[Episodes]], *, goa
 def reproduce(*, kind: Kind = "cartpole-ppo", seeds: int = 3, seed: int = 0) -> dict[str, float]:
     """Draws the curves of a result over `seeds` seeds from `seed` on; those that ran before are not run again.
 
-    `return_min` and `return_mean` are of the seeds' last measurements, as `reproduce` gives them for each.
+    `return_min` and `return_mean` are of the seeds' last measurements, as `reproduce` gives them for each; `solved` is
+    the number of seeds that came to the preset's goal in training (see `Noted.solved_at`), and `solved_at_median` the
+    median of their steps, where more than half of all did.
     """
     module = import_module(f"ai.examples.{kind.rpartition('-')[2]}.main")
     again: Callable[..., dict[str, float]] = module.reproduce
@@ -74,9 +86,11 @@ def reproduce(*, kind: Kind = "cartpole-ppo", seeds: int = 3, seed: int = 0) -> 
     returns, solved, rates = np.array(found).T
     goal = module.PRESETS[kind.partition("-")[0]].goal
     save_curves(resolve(f"reproduce/{kind}.png"), {kind.rpartition("-")[2].upper(): noted}, goal=goal)
-    return {
+    numbers = {
         "return_min": float(returns.min()),
         "return_mean": float(returns.mean()),
-        "solved_at_median": float(np.median(solved)),
+        "solved": float(np.isfinite(solved).sum()),
         "steps_per_s_median": float(np.median(rates)),
     }
+    median = float(np.median(np.where(np.isnan(solved), np.inf, solved)))  # who never came there takes longest
+    return numbers | ({"solved_at_median": median} if np.isfinite(median) else {})
