@@ -181,7 +181,11 @@ def test_equal_advantages_are_no_reason_to_move_whatever_rounding_makes_of_their
     for value in (0.1, 1000.1, -33.3):
         for n in (7, 100, 999):
             logits = torch.zeros(n, 2, requires_grad=True)
-            batch = {"obs": logits, "action": torch.zeros(n, dtype=torch.int64), "log_prob": torch.full((n,), 0.5).log()}
+            batch = {
+                "obs": logits,
+                "action": torch.zeros(n, dtype=torch.int64),
+                "log_prob": torch.full((n,), 0.5).log(),
+            }
             batch |= {"advantage": torch.full((n,), value), "target": torch.zeros(n)}
             PPO(value_weight=0)(lambda obs: (m.Categorical(obs), obs.sum(1)), batch, 0).backward()
             assert logits.grad.abs().max() == 0, (value, n)
