@@ -70,6 +70,9 @@ RESULTS: dict[str, Result] = {
     "ray-chaos": Result(
         "ai.examples.ray_chaos:reproduce", "a search on a Ray cluster: workers, machines, driver killed"
     ),
+    "ray-failures": Result(
+        "ai.examples.ray_failures:reproduce", "what goes wrong on a Ray cluster: when it is said, how"
+    ),
     "picture-damage": Result(
         "ai.examples.picture_faults:reproduce_damage", "2,000 damaged files of each of six formats, read or refused"
     ),

@@ -26,7 +26,8 @@ class DatagenOptions(TypedDict, total=False):
         engine: starts the workers; None means processes of this machine.
         stall_timeout_s: a worker that was asked for episodes, or sent parameters, and gives no sign for so long counts
             as dead although its process lives: a warning says where its source is, and another takes its place.
-            1800 by default; give more than one episode can take; None waits for ever.
+            1800 by default; give more than one episode can take. For its first sign, before which it imports and
+            compiles, it has at least 120. None waits for ever.
     """
 
     n_workers: Annotated[int, 1]

@@ -16,6 +16,8 @@ from ai.data.workers.worker import WorkerFailedError
 MAX_DEATHS = 3
 # So often it is looked whether workers go on.
 _LOOK_S = 5.0
+# What a worker imports and compiles before its first sign may take so long.
+_START_S = 120.0
 
 
 class Job(Protocol):
@@ -45,6 +47,7 @@ class Post:
         self.silent_s = 0.0  # that it had something to do and said nothing of it
         self.is_heard = False  # just now: it waits for us
         self.doing = ""  # what it said of itself meanwhile
+        self.has_begun = False  # something came of it
 
     def send(self, message: Any) -> None:
         """Sends a message; if the worker is gone, it is lost, and whoever follows is told anew."""
@@ -63,7 +66,7 @@ class Supervisor:
         job: what they do.
         engine: starts them; None means processes of this machine.
         stall_timeout_s: a worker that is `busy` for so long and sends nothing is ended and replaced, as one that died,
-            and a warning tells where it was; None waits for ever.
+            and a warning tells where it was; its first sign may take two minutes in any case. None waits for ever.
         busy: whether the worker at a place has something to do; asked with the lock.
 
     Attributes:
@@ -192,7 +195,7 @@ class Supervisor:
             if message[0] == DOING:
                 post.doing = message[1]
                 return
-            post.is_heard = True
+            post.is_heard = post.has_begun = True
         try:
             if message[0] == "failed":
                 self.fail(message[1])
@@ -251,9 +254,12 @@ class Supervisor:
                     post.silent_s = 0.0
                     continue
                 post.silent_s += waited_s
-                if self._stall_timeout_s is None or post.silent_s <= self._stall_timeout_s:
+                limit_s = self._stall_timeout_s or 0.0
+                if not post.has_begun:
+                    limit_s = max(limit_s, _START_S)
+                if post.silent_s <= limit_s:
                     continue
-                how = f"on {host} (process {pid}) gave nothing for {self._stall_timeout_s:g} s (stall_timeout_s)"
+                how = f"on {host} (process {pid}) gave nothing for {limit_s:g} s (stall_timeout_s)"
                 how += f" and was in {post.doing}" if post.doing else ""
                 goes_on = self._lose(post, how)
             # One that hangs in the kernel ends when it likes.
