@@ -56,7 +56,7 @@ def bound(template: Callable[..., Any], **functions: Callable[..., Any]) -> Any:
 
     A closure would do the same, but numba finds a closure over functions on no disk. Here each set of functions has a
     name of its own, told by their code and that of all they call, so that what was compiled once is found again, also
-    of games at a prompt, and never mistaken for another.
+    of games at a prompt, and never mistaken for another. In one process the same functions give the same object.
 
     Args:
         template: a function of a module, whose file keeps the code.
@@ -65,10 +65,16 @@ def bound(template: Callable[..., Any], **functions: Callable[..., Any]) -> Any:
     scope = {**template.__globals__, **functions}
     if not available():
         return FunctionType(template.__code__, scope, template.__name__, template.__defaults__)
-    scope |= {name: _compiled_part(function, forceinline=True) for name, function in functions.items()}
     name = f"{template.__name__}_{_digest(*functions.values())}"
-    code = template.__code__.replace(co_name=name, co_qualname=name)
-    return _Bound(jit(error_model="numpy")(FunctionType(code, scope, name, template.__defaults__)), tuple(functions))
+    if (key := (template, name, tuple(functions))) not in _BOUND:
+        scope |= {part: _compiled_part(function, forceinline=True) for part, function in functions.items()}
+        code = template.__code__.replace(co_name=name, co_qualname=name)
+        whole = FunctionType(code, scope, name, template.__defaults__)
+        _BOUND[key] = _Bound(jit(error_model="numpy")(whole), tuple(functions))
+    return _BOUND[key]
+
+
+_BOUND: dict[tuple[Any, ...], Any] = {}  # to read a function from the disk takes longer than many games
 
 
 class _Bound:
@@ -128,7 +134,8 @@ def _identify(function: Callable[..., Any], mark: Any, seen: set[Any]) -> None:
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     used = {name: function.__globals__[name] for name in sorted(code.co_names) if name in function.__globals__}
     mark.update(repr((code.co_code, code.co_consts, code.co_names, code.co_varnames, function.__defaults__)).encode())
-    for value in [*cells, *used.values()]:
+    values = [*cells, *used.values()]
+    for value in values:
         value = getattr(value, "py_func", value)  # compiled already
         if isinstance(value, FunctionType):
             _identify(value, mark, seen)
@@ -136,6 +143,9 @@ def _identify(function: Callable[..., Any], mark: Any, seen: set[Any]) -> None:
             mark.update(value.__name__.encode())
         elif isinstance(value, np.ndarray):
             mark.update(repr((value.dtype, value.shape)).encode() + value.tobytes())
+        elif isinstance(value, tuple):  # whose arrays repr would shorten
+            mark.update(f"{type(value).__name__} of {len(value)}".encode())
+            values += value
         else:
             mark.update(repr(value).encode())
 
