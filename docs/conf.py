@@ -13,6 +13,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
 ]
 autosummary_generate = False  # the tables lead to the entries of their own page
 source_suffix = {".md": "markdown"}
@@ -24,9 +25,10 @@ html_title = "ai"
 pygments_dark_style = "github-dark"  # furo's own underlines what is imported
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/mark.svg"
 templates_path = []
 
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["attrs_block", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_typehints = "description"
