@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ai.infer import Inferencer, InferencerClient, InferError, RequestError, WorkerDiedError
+from ai.infer.node_inferencer import _Seat
 from tests.infer.infer_models import Versatile
 from tests.infer.waiting import wait_until
 
@@ -63,30 +64,58 @@ def test_document_snippet_in_an_unguarded_script(tmp_path):
         assert not Path(address).exists()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def _start_and_wait(out):
+    """In a fork: a starter that says what it has, and then waits for its end."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    seat = _Seat.taken("of one that is killed")
+    inferencer = Inferencer(nn.Linear(2, 2))
+    os.write(out, f"{inferencer.pids[0]} {inferencer.client.address} {seat.path}".encode())
+    while True:
+        signal.pause()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.slow
-def test_worker_and_folder_end_with_their_starter(how):
+def test_worker_folder_and_seat_end_with_their_starter(how):
+    ours, theirs = os.pipe()
+    starter = os.fork()
+    if starter == 0:
+        try:
+            _start_and_wait(theirs)
+        finally:
+            os._exit(1)
+    os.close(theirs)
+    pid, address, seat = os.read(ours, 1 << 12).decode().split()
+    os.close(ours)
+    assert os.path.exists(seat)
+    watch = os.pidfd_open(int(pid))
+    os.kill(starter, how)
+    os.waitpid(starter, 0)
+    assert select.select([watch], [], [], 100)[0], "the worker outlived its starter"
+    os.close(watch)
+    wait_until(lambda: not os.path.exists(address))
+    wait_until(lambda: not os.path.exists(seat))  # the worker removes what its starter has left
+
+
+@pytest.mark.slow
+def test_worker_and_folder_end_with_a_program_that_is_interrupted():
     program = """if True:
         import signal, torch, ai.infer
-        from ai.infer.node_inferencer import _Seat
         signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in a shell's background ignores it
-        seat = _Seat.taken("of one that is killed")
-        inferencer = ai.infer.Inferencer(torch.nn.Linear(2, 2), replicas=1)
-        print(inferencer.pids[0], inferencer.create_client().address, seat.path, flush=True)
+        inferencer = ai.infer.Inferencer(torch.nn.Linear(2, 2))
+        print(inferencer.pids[0], inferencer.create_client().address, flush=True)
         import time
         time.sleep(100)
     """
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    pid, address, seat = process.stdout.readline().split()
-    assert os.path.exists(seat)
+    pid, address = process.stdout.readline().split()
     watch = os.pidfd_open(int(pid))
-    process.send_signal(how)
+    process.send_signal(signal.SIGINT)
     process.wait(100)
     process.stdout.close()
     assert select.select([watch], [], [], 100)[0], "the worker outlived its starter"
     os.close(watch)
     wait_until(lambda: not os.path.exists(address))
-    wait_until(lambda: not os.path.exists(seat))  # the worker removes what its starter has left
 
 
 def test_options_are_checked():

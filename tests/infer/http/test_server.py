@@ -1,6 +1,7 @@
 """The real server as a process, asked by a real client."""
 
 import http.client
+import json
 import re
 import signal
 import socket
@@ -130,11 +131,21 @@ def test_tritonclient_talks_to_the_server(server, net):
     for i, handle in enumerate(handles):
         y = model(torch.from_numpy(x + i))["logits"].detach().numpy()
         np.testing.assert_allclose(handle.get_result().as_numpy("logits"), y, rtol=1e-5, atol=1e-6)
+    for packed in ("gzip", "deflate"):
+        result = client.infer("net", [as_input(x)], request_compression_algorithm=packed)
+        np.testing.assert_allclose(result.as_numpy("sum"), expected["sum"], rtol=1e-6)
+    best = client.infer("net", [as_input(x)], outputs=[triton.InferRequestedOutput("logits", class_count=1)])
+    classes = [int(text.split(b":")[1]) for text in best.as_numpy("logits").flatten()]
+    assert classes == expected["logits"].argmax(1).tolist()
     flat = np.ones((2, 6), np.float32)
     y = client.infer("linear", [as_input(flat)], model_version="4").as_numpy("y")
     np.testing.assert_allclose(y, linear(torch.from_numpy(flat)).detach().numpy(), rtol=1e-6)
     with pytest.raises(InferenceServerException, match=r"the model has no input 'z'"):
         client.infer("net", [as_input(x, name="z")])
+    with pytest.raises(InferenceServerException, match=r"parameter 'sequence_end' is not supported"):
+        client.infer("net", [as_input(x)], sequence_id=5)
+    with pytest.raises(InferenceServerException, match=r"\[404\] there is nothing at '/v2/systemsharedmemory"):
+        client.register_system_shared_memory("region", "/region", 48)
     with pytest.raises(InferenceServerException, match=r"there is no model 'other'"):
         client.infer("other", [as_input(x)])
     assert {entry["name"]: entry["state"] for entry in client.get_model_repository_index()} == {
@@ -206,6 +217,37 @@ def test_rubbish_instead_of_http_harms_nobody(server):
         connection.sendall(b"POST /models/net HTTP/1.1\r\ncontent-length: 1000\r\n\r\nabc")
     headers = {"content-type": "application/json"}
     assert post(server, b"[[[1,2,3],[4,5,6]]]", headers=headers)[0] == 200
+
+
+def test_http_is_spoken_as_by_the_server_that_others_keep(server):
+    """HTTP/1.0, HEAD, trailers and two requests at once; `Upgrade`, whose body is lost below us, and is said to be."""
+    host, port = server.split(":")
+    body, fields = b"[[[1,2,3],[4,5,6]]]", b"host: x\r\ncontent-type: application/json\r\n"
+    head = fields + b"content-length: %d\r\n" % len(body)
+    chunks = b"POST /models/net HTTP/1.1\r\n" + fields + b"transfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n"
+    chunks += b"%x\r\n%s\r\n0\r\nx-sum: 1\r\n\r\n" % (len(body), body)
+    end = head + b"connection: close\r\n\r\n" + body
+    expected = json.loads(post(server, body, headers={"content-type": "application/json"})[2])
+
+    def replies(data):
+        with socket.create_connection((host, int(port)), timeout=100) as connection:
+            connection.sendall(data)
+            got = b"".join(iter(lambda: connection.recv(65536), b""))
+        return [part.split(b"\r\n\r\n", 1) for part in got.split(b"HTTP/1.1 ")[1:]]
+
+    for data in [
+        b"POST /models/net HTTP/1.0\r\n" + head + b"\r\n" + body,
+        chunks + b"POST /models/net HTTP/1.1\r\n" + end,
+    ]:
+        for about, reply in replies(data):
+            assert about.startswith(b"200 ")
+            assert json.loads(reply) == expected
+    ((about, reply),) = replies(b"HEAD /v2/health/live HTTP/1.0\r\n\r\n")
+    assert (about[:3], b"content-length: 13" in about, reply) == (b"200", True, b"")
+    upgrade = b"POST /models/net HTTP/1.1\r\nupgrade: h2c\r\n" + end.replace(b": close", b": close, upgrade")
+    ((about, reply),) = replies(upgrade)
+    assert about.startswith(b"400 ")
+    assert json.loads(reply)["error"].endswith("not 0; send it without the header upgrade")
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 import logging
 import mmap
 import os
+import select
 import shutil
 import signal
 import socket
@@ -23,6 +24,8 @@ from ai.infer.transport.vitals import Vitals
 from ai.infer.worker.loop import Worker
 from ai.infer.worker.options import WorkerOptions
 from ai.infer.worker.switches import set_switches
+
+_END_S = 10.0  # that a process takes at most to end
 
 
 def main(arguments: dict[str, Any]) -> None:
@@ -76,6 +79,7 @@ def main(arguments: dict[str, Any]) -> None:
     try:
         if worker.serve():
             shutil.rmtree(folder, ignore_errors=True)
+            _await_end(arguments["starter"])
             sweep()  # what else the starter had
         code = 0
     except BaseException as error:
@@ -86,6 +90,13 @@ def main(arguments: dict[str, Any]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # the model's own threads and atexit handlers must not hold up the end
+
+
+def _await_end(starter: int) -> None:
+    """Waits until a process that ends has let go of its locks, which it does after its sockets."""
+    if hasattr(os, "pidfd_open"):
+        with contextlib.suppress(ProcessLookupError):
+            select.select([os.pidfd_open(starter)], [], [], _END_S)
 
 
 def raise_descriptor_limit() -> None:
