@@ -1,11 +1,14 @@
-"""One torch thread for every test process, and the devices that numerical tests run on."""
+"""One torch thread for every test process, Ctrl-C wherever it runs, and the devices that numerical tests run on."""
 
 import os
+import signal
 import warnings
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; fresh processes of the tests inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what runs in its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 
