@@ -1,4 +1,4 @@
-"""A client's connection to one worker: requests by slot or socket, and waiting that always ends."""
+"""A client's connection to one worker: which way a request goes, by slot or socket, and waiting that always ends."""
 
 import contextlib
 import os
@@ -11,16 +11,17 @@ from pathlib import Path
 
 import torch
 
+from ai.infer.connection.client_socket import ClientSocket
 from ai.infer.connection.handshake import Transport, milliseconds, shake_hands
 from ai.infer.connection.hang_check import HangCheck
-from ai.infer.connection.pending_request import END, Parts, PendingRequest, copy_into, special_reply
+from ai.infer.connection.pending_request import Parts, PendingRequest
 from ai.infer.connection.watcher import NOBODY, Watcher
-from ai.infer.errors import RequestError, WorkerDiedError
+from ai.infer.errors import WorkerDiedError
 from ai.infer.transport.frames import Frame, Kind
 from ai.infer.transport.slots import SLOTS_PER_CLIENT
 from ai.infer.transport.spin import Spinner
 from ai.infer.transport.trees import Tree
-from ai.infer.transport.wire import Layout, parse
+from ai.infer.transport.wire import Layout
 
 _TOO_LATE = "the worker did not answer in time"
 _DROP_S = 0.05  # that whoever holds the lock for a moment takes at most, if it is another thread
@@ -50,31 +51,29 @@ class Connection:
         deadline: float | None = None,
     ) -> None:
         self.check_hang = check_hang
-        self._stream, self._pidfd, self.batch_size, self.slots = shake_hands(
+        stream, self._pidfd, self.batch_size, self.slots = shake_hands(
             path, transport, slot_bytes, check_hang, deadline
         )
+        self._poller = select.poll()
+        self._socket = ClientSocket(stream, self._poller)
+        for descriptor in self.descriptors()[1:]:
+            self._poller.register(descriptor, select.POLLIN)
         self.lock = threading.Lock()
         self._changed = threading.Condition(self.lock)
         self._spinner = Spinner()
         self.polling = False
         self.failure: str | None = None
         """Why no more replies can come."""
-        self._by_id: dict[int, PendingRequest] = {}  # whose replies come by socket
         self._closed = False
-        self._by_socket = 0  # requests among them that went by socket
         self._last_id = 0
-        self._answers: dict[int, bytes] = {}
         self._dropped: deque[PendingRequest] = deque()  # that are to be cancelled when the lock is free
-        self._poller = select.poll()
-        for descriptor in self.descriptors():
-            self._poller.register(descriptor, select.POLLIN)
         self.watcher: Watcher = NOBODY
         """Is told of what happens here, beside the threads that wait."""
 
     def descriptors(self) -> list[int]:
         """Returns what to poll: the socket, the worker's process, and the event that replies are there."""
         events = [self._pidfd, -1 if self.slots is None else self.slots.reply_event]
-        return [self._stream.fileno(), *(descriptor for descriptor in events if descriptor >= 0)]
+        return [self._socket.stream.fileno(), *(descriptor for descriptor in events if descriptor >= 0)]
 
     @property
     def transport(self) -> str:
@@ -89,11 +88,11 @@ class Connection:
     @property
     def n_pending(self) -> int:
         """Requests on their way."""
-        return len(self._by_id) + (0 if self.slots is None else len(self.slots.busy))
+        return len(self._socket.pending) + (0 if self.slots is None else len(self.slots.busy))
 
     def all_requests(self) -> list[PendingRequest]:
         """Returns all requests on their way."""
-        return [*self._by_id.values(), *(() if self.slots is None else self.slots.busy.values())]
+        return [*self._socket.pending.values(), *(() if self.slots is None else self.slots.busy.values())]
 
     # Requests ---------------------------------------------------------------------------------------------------
 
@@ -124,9 +123,9 @@ class Connection:
                 self.put(request, layout, tensors)
                 slots.wake_worker()
             else:
-                if not self._wait(self._has_room, deadline):
+                if not self._wait(self._socket.has_room, deadline):
                     raise TimeoutError("the worker did not take this client's earlier requests in time")
-                self._send_request(request, layout, tensors)
+                self._put_on_socket(Kind.REQUEST, request, layout, tensors)
                 try:
                     if not self._wait(self.flush, deadline):
                         raise TimeoutError("the worker did not take the request in time")
@@ -139,9 +138,9 @@ class Connection:
         """Sends a request if there is room; the lock is held, and a worker that sleeps is not woken yet."""
         slots = self.slots
         if slots is None or not slots.fits(layout):
-            if not self._has_room():
+            if not self._socket.has_room():
                 return False
-            self._send_request(request, layout, tensors)
+            self._put_on_socket(Kind.REQUEST, request, layout, tensors)
         else:
             if not slots.free and not self.free_a_slot():
                 return False
@@ -155,22 +154,10 @@ class Connection:
         self.slots.put(request, layout, tensors)
         self._last_id = request.id
 
-    def _has_room(self) -> bool:
-        """Returns whether one more request may go by socket: what is unsent stays bounded by one request."""
-        return self._by_socket < SLOTS_PER_CLIENT and self.flush()
-
-    def _send_request(self, request: PendingRequest, layout: Layout, tensors: Sequence[Parts]) -> None:
-        self._put_on_socket(Kind.REQUEST, request, layout, tensors)
-        self._by_socket += 1
-
     def _put_on_socket(self, kind: Kind, request: PendingRequest, layout: Layout, tensors: Sequence[Parts]) -> None:
-        body = torch.empty(layout.n_bytes, dtype=torch.uint8)
-        for view, x in zip(layout.views(body), tensors, strict=True):
-            copy_into(x, view)
         self._last_id = request.id = self._last_id + 1
-        request.by_socket = True
-        self._by_id[request.id] = request
-        self._send(kind, request.id, layout.header, body.numpy().data)
+        self._socket.send_request(kind, request, layout, tensors)
+        self._tell_what_is_unsent()
 
     def submit_stream(
         self, layout: Layout, tensors: Sequence[Parts], device: torch.device | None, *, raw: bool = False
@@ -192,28 +179,17 @@ class Connection:
             if self.failure is None and request.outcome is None and not request.cancelled:
                 self._send(Kind.ROOM, request.id, version=n)
 
-    def _send(
-        self, kind: Kind, request_id: int, header: bytes = b"", body: memoryview | bytes = b"", version: int = 0
-    ) -> None:
-        """Sends what the socket takes of a frame now; whoever polls, thread or event loop, sends the rest.
+    def _send(self, kind: Kind, request_id: int, version: int = 0) -> None:
+        self._socket.send(kind, request_id, version=version)
+        self._tell_what_is_unsent()
 
-        Nobody takes it back: half a frame would garble all that follow.
-        """
-        self._stream.send(kind, request_id, version=version, header=header, body=body)
-        if self._stream.n_unsent:
-            self._poll_for_what_is_unsent()
+    def _tell_what_is_unsent(self) -> None:
+        if self._socket.stream.n_unsent:
             self.watcher.has_unsent()
 
     def flush(self) -> bool:
         """Sends what the socket takes now; returns whether nothing is left. The lock is held."""
-        done = self._stream.flush()
-        self._poll_for_what_is_unsent()
-        return done
-
-    def _poll_for_what_is_unsent(self) -> None:
-        if self.failure is None:
-            events = select.POLLIN | select.POLLOUT if self._stream.n_unsent else select.POLLIN
-            self._poller.modify(self._stream.fileno(), events)
+        return self._socket.flush()
 
     def cancel(self, request: PendingRequest) -> None:
         """Tells the worker to skip a request if it has not begun it; its slot comes back when the worker answers."""
@@ -303,7 +279,7 @@ class Connection:
         assert self.slots is not None
         self.slots.take(request)
         if request.outcome is None and not request.cancelled:  # too large for its slot: it follows by socket
-            self._by_id[request.id] = request
+            self._socket.pending[request.id] = request
         else:
             self.watcher.finished(request)
 
@@ -320,32 +296,11 @@ class Connection:
         if frame.kind is Kind.BYE:
             self._fail(frame.header.decode())
             return
-        if frame.kind in (Kind.PING, Kind.STATS):
-            self._answers[frame.id] = frame.header
-            return
-        if frame.id not in self._by_id and self.slots is not None:
+        if frame.id not in self._socket.pending and self.slots is not None:
             self.free_a_slot()  # a slot says that its reply was too large, and this is that reply
-        request = self._by_id.get(frame.id)
-        if request is None:
-            return
-        if frame.kind is not Kind.PART:
-            del self._by_id[frame.id]
-            if request.by_socket and request.parts is None:
-                self._by_socket -= 1
-        if request.cancelled:
-            return
-        try:
-            if frame.kind is Kind.PART and request.parts is not None:
-                request.parts.append((frame.version, _read(request, frame)))
-            elif frame.kind is Kind.END:
-                request.outcome = (frame.version, END)
-            elif frame.kind is Kind.REPLY:
-                request.outcome = (frame.version, _read(request, frame))
-            else:
-                request.outcome = special_reply(frame.header)
-        except Exception as error:
-            request.outcome = RequestError(f"the reply could not be read: {error}")
-        self.watcher.finished(request)
+        request = self._socket.take(frame)
+        if request is not None:
+            self.watcher.finished(request)
 
     # Waiting ----------------------------------------------------------------------------------------------------
 
@@ -360,9 +315,9 @@ class Connection:
             self.check_alive()
             self._last_id = question = self._last_id + 1
             self._send(kind, question)
-            if not self._wait(lambda: question in self._answers, deadline):
+            if not self._wait(lambda: question in self._socket.answers, deadline):
                 raise TimeoutError(_TOO_LATE)
-            return self._answers.pop(question)
+            return self._socket.answers.pop(question)
 
     def _wait(self, done: Callable[[], bool], deadline: float | None) -> bool:
         """Waits until `done()`, with the lock held before and after; returns whether it is, raises on failure.
@@ -424,20 +379,20 @@ class Connection:
 
     def _read_socket(self) -> None:
         try:
-            for frame in self._stream.receive():
+            for frame in self._socket.stream.receive():
                 self._absorb(frame)
         except ValueError as error:
             self._fail(f"the worker sent what is no frame: {error}")
-        if self._stream.closed:
+        if self._socket.stream.closed:
             self._fail("the worker died")
 
     def _fail(self, reason: str) -> None:
         if self.failure is None:
             self.failure = f"{reason}; requests without a reply are lost"
-            for descriptor in (self._stream.fileno(), self._pidfd):  # they would end every poll from now on
-                if descriptor >= 0:
-                    with contextlib.suppress(KeyError):
-                        self._poller.unregister(descriptor)
+            self._socket.end_polling()
+            if self._pidfd >= 0:  # it, too, would end every poll from now on
+                with contextlib.suppress(KeyError):
+                    self._poller.unregister(self._pidfd)
             self.watcher.ends()
 
     def close(self) -> None:
@@ -450,7 +405,7 @@ class Connection:
             slots, self.slots = self.slots, None
 
             def close_descriptors() -> None:
-                self._stream.close()
+                self._socket.stream.close()
                 if slots is not None:
                     slots.close()
                 if self._pidfd >= 0:
@@ -466,18 +421,10 @@ class Connection:
         self.lock = threading.Lock()
         self._changed = threading.Condition(self.lock)
         self.failure = "this process was forked from the one that asked, which gets the reply"
-        os.close(self._stream.socket.detach())
+        self._socket.end_polling()
+        os.close(self._socket.stream.socket.detach())
         if self._pidfd >= 0:
             os.close(self._pidfd)
         slots, self.slots = self.slots, None
         if slots is not None:
             slots.close()
-
-
-def _read(request: PendingRequest, frame: Frame) -> Tree:
-    """Returns the tree in a frame, its tensors as the request wants them."""
-    layout = parse(frame.header)
-    body = frame.body or bytearray(1)
-    if request.raw:
-        return request.build_raw(layout, memoryview(body))
-    return request.build(layout, layout.views(torch.frombuffer(body, dtype=torch.uint8)), own=True)
