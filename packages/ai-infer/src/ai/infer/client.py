@@ -14,7 +14,6 @@ from ai.infer.connection.async_session import AsyncParts, AsyncSession
 from ai.infer.connection.connection import Connection
 from ai.infer.connection.handshake import Transport
 from ai.infer.connection.packed_inputs import PackedInputs, pack
-from ai.infer.connection.part_count import PartCount
 from ai.infer.connection.pending_request import END, PendingRequest
 from ai.infer.connection.raw_request import RawRequest
 from ai.infer.connection.session import Session
@@ -218,7 +217,6 @@ class InferencerClient:
         """
         session = self._session
         connection, request = session.stream(args, kwargs, session.deadline())
-        taken = PartCount(connection, request)
         try:
             while True:
                 version, part = connection.result(request, session.deadline())
@@ -226,7 +224,7 @@ class InferencerClient:
                 if part is END:
                     return
                 yield part
-                taken.add()
+                connection.took_part(request)
         finally:
             connection.drop(request)
 

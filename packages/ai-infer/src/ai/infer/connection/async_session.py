@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 
 from ai.infer.connection.connection import Connection
 from ai.infer.connection.event_loop import EventLoopWatcher
-from ai.infer.connection.part_count import PartCount
 from ai.infer.connection.pending_request import END, PendingRequest
 from ai.infer.connection.raw_request import RawRequest
 from ai.infer.connection.session import Session
@@ -31,7 +30,6 @@ class AsyncParts:
         self._connection = connection
         self._request = request
         self._timeout_s = timeout_s
-        self._taken = PartCount(connection, request)
 
     def __aiter__(self) -> "AsyncParts":
         return self
@@ -46,7 +44,7 @@ class AsyncParts:
         self._session.saw(version)
         if part is END:
             raise StopAsyncIteration
-        self._taken.add()
+        self._connection.took_part(self._request)
         return part
 
     def cancel(self) -> None:

@@ -17,7 +17,7 @@ from ai.infer.connection.hang_check import HangCheck
 from ai.infer.connection.pending_request import Parts, PendingRequest
 from ai.infer.connection.watcher import NOBODY, Watcher
 from ai.infer.errors import WorkerDiedError
-from ai.infer.transport.frames import Frame, Kind
+from ai.infer.transport.frames import STREAM_WINDOW, Frame, Kind
 from ai.infer.transport.slots import SLOTS_PER_CLIENT
 from ai.infer.transport.spin import Spinner
 from ai.infer.transport.trees import Tree
@@ -173,11 +173,15 @@ class Connection:
             self._put_on_socket(Kind.STREAM, request, layout, tensors)
         return request
 
-    def took_parts(self, request: PendingRequest, n: int) -> None:
-        """Tells the worker that there is room for more parts of a reply."""
+    def took_part(self, request: PendingRequest) -> None:
+        """Counts a part that was taken of a reply, and says now and then that there is room for more."""
+        request.n_taken += 1
+        if request.n_taken < STREAM_WINDOW // 2:
+            return
         with self.lock:
             if self.failure is None and request.outcome is None and not request.cancelled:
-                self._send(Kind.ROOM, request.id, version=n)
+                self._send(Kind.ROOM, request.id, version=request.n_taken)
+        request.n_taken = 0
 
     def _send(self, kind: Kind, request_id: int, version: int = 0) -> None:
         self._socket.send(kind, request_id, version=version)

@@ -36,6 +36,7 @@ class PendingRequest:
         "deadline",
         "device",
         "id",
+        "n_taken",
         "outcome",
         "overdue",
         "parts",
@@ -51,6 +52,7 @@ class PendingRequest:
         self.device = device
         self.parts: deque[tuple[int, Tree]] | None = None
         """That have come, if the reply does so in parts."""
+        self.n_taken = 0  # parts since the worker was last told of some
         self.raw = raw
         self.outcome: tuple[int, Tree] | InferError | None = None
         self.cancelled = self.overdue = False
