@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import ai.model as m
 from ai.data import ReplayBuffer
 from ai.game import (
     CartPole,
@@ -196,6 +197,63 @@ def test_a_mask_that_is_not_there_is_an_error():
         ValueError, match=r"mask=True needs an environment with info\['action_mask'\] at every step, got \[\]"
     ):
         env.reset(0)
+
+
+class Masked(gym.Env):
+    """Shows which one of three actions may be taken, as PettingZoo does."""
+
+    observation_space = gym.spaces.Dict(
+        {"observation": gym.spaces.Box(0, 9, (1,)), "action_mask": gym.spaces.MultiBinary(3)}
+    )
+    action_space = gym.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return self.seen(), {}
+
+    def step(self, action):
+        assert action == self.t % 3
+        self.t += 1
+        return self.seen(), 1.0, self.t == 5, False, {}
+
+    def seen(self):
+        return {"observation": np.float32([self.t]), "action_mask": np.eye(3, dtype=np.int8)[self.t % 3]}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda kind: GymnasiumEnvironments(kind, 2),
+        lambda kind: VectorEnvironments(lambda: gym.vector.SyncVectorEnv([kind, kind])),
+    ],
+    ids=["gymnasium", "vector"],
+)
+def test_a_mask_in_what_is_seen_is_kept_to(make):
+    env = make(Masked)
+    with pytest.raises(AssertionError):
+        [env.reset(0), env.step(np.array([2, 2]))]
+    likes_the_last = lambda obs: (m.Categorical(torch.tensor([[0.0, 0.0, 9.0]] * len(obs))), obs[:, 0])  # noqa: E731
+    model = m.Model(torch.nn.Identity())
+    model.forward = likes_the_last
+    source = Rollouts(env, model, steps=8)
+    source.start(0, 0)
+    made = next(source).columns
+    assert made["legal"].dtype == bool
+    assert made["legal"].sum() == len(made["legal"])
+    assert made["action"][:5].tolist() == [0, 1, 2, 0, 1]
+
+
+def test_masks_that_fit_no_choice_or_come_from_two_places_are_refused():
+    with pytest.raises(ValueError, match="mask must be False where observations hold a mask themselves"):
+        GymnasiumEnvironments(Masked, 1, mask=True)
+    with pytest.raises(TypeError, match=r"a mask needs one choice among numbered actions, got actions of shape \(1,\)"):
+        GymnasiumEnvironments("Pendulum-v1", 1, mask=True)
+
+    class Wide(Masked):
+        action_space = gym.spaces.Discrete(4)
+
+    with pytest.raises(ValueError, match=r"the mask in observations must have shape \(4,\), got \(3,\)"):
+        GymnasiumEnvironments(Wide, 1)
 
 
 class Pair:

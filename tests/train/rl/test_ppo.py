@@ -137,6 +137,12 @@ def test_recurrent_models_are_given_what_their_sequence_began_with():
     assert torch.equal(seen[0][1], batch["memory"][:, 0])
 
 
+def test_single_steps_of_a_model_with_a_memory_are_refused():
+    batch = {**batch_of(), "memory": torch.randn(16, 2, 3)}  # whose own rows would be taken for moments
+    with pytest.raises(ValueError, match=r"a batch with memory must be of sequences: give Datagen\.passes a sequence"):
+        PPO()(Net(), batch, 0)
+
+
 def test_what_is_logged_is_what_it_says():
     torch.manual_seed(0)
     model, batch, lines = Net(), batch_of(), {}

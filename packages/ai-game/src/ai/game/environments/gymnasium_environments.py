@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ai.game import draws
 from ai.game.arguments import check_count, check_flag
 from ai.game.environments.protocol import BEGIN, Seen, Step
-from ai.game.environments.spaces import ActionSpace, Observations, check_made, gymnasium, legal_of
+from ai.game.environments.spaces import ActionSpace, Observations, check_made, check_mask, gymnasium, legal_of
 
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -26,7 +26,7 @@ class GymnasiumEnvironments:
     Args:
         environment: a registered name, or a function that makes one instance.
         num: N.
-        mask: whether `legal` is seen, from `info["action_mask"]`.
+        mask: whether `legal` is seen, from `info["action_mask"]`; one that observations hold is seen anyway.
         options: passed to `gymnasium.make`.
 
     Raises:
@@ -54,6 +54,7 @@ class GymnasiumEnvironments:
         if isinstance(first, gymnasium().vector.VectorEnv):
             raise TypeError("environment must make one instance, got a vector environment: use VectorEnvironments")
         self._observations, self._actions = Observations(first.observation_space), ActionSpace(first.action_space)
+        check_mask(mask, self._observations, self._actions)
         self.observation_shape = self._observations.shape
         self.num_actions, self.action_shape = self._actions.num_actions, self._actions.shape
         self._legal = np.zeros((num, self.num_actions or 0), bool)

@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 from ai.game import draws
 from ai.game.arguments import check_count
 from ai.game.environments.protocol import BEGIN, Seen, Step
-from ai.game.environments.spaces import ActionSpace, Observations
+from ai.game.environments.spaces import ActionSpace, Observations, check_mask
 
 
 class ParallelEnvironments:
     """Instances of a PettingZoo parallel environment: `num` instances of P agents are `num` · P rows.
 
     One policy acts for all agents, so they must see and do the same kinds of things. An agent that is done before the
-    others waits for them; its rows until then are no part of any episode.
+    others waits for them; its rows until then are no part of any episode. A dict of `observation` and `action_mask` is
+    seen as `obs` and `legal`.
 
     Like `VectorEnvironments` it has no state.
 
@@ -45,6 +46,7 @@ class ParallelEnvironments:
             )
         self.num = num * len(self.agents)
         self._observations, self._actions = Observations(kinds[0][0]), ActionSpace(kinds[0][1])
+        check_mask(False, self._observations, self._actions)
         self.observation_shape = self._observations.shape
         self.num_actions, self.action_shape = self._actions.num_actions, self._actions.shape
 

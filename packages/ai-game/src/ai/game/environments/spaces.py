@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _INSTALL = "environments of Gymnasium need gymnasium: install it with pip install 'packages/ai-game[gym]'"
-# What Gymnasium calls the parts of a goal-conditioned observation, and what they are called here.
-_KEYS = {"observation": "obs", "achieved_goal": "achieved", "desired_goal": "goal"}
+# What Gymnasium and PettingZoo call the parts of an observation by key, and what they are called here.
+_KEYS = {"observation": "obs", "achieved_goal": "achieved", "desired_goal": "goal", "action_mask": "legal"}
 
 
 def gymnasium() -> Any:
@@ -50,10 +50,27 @@ def legal_of(info: Mapping[str, Any]) -> Any:
     return info["action_mask"]
 
 
+def check_mask(mask: bool, observations: "Observations", actions: "ActionSpace") -> None:
+    """Does nothing where masks, if there are any, are of one choice and come from one place.
+
+    Raises:
+        ValueError: observations hold a mask, and `mask` is true too; or theirs is not one entry an action.
+        TypeError: actions are not one choice.
+    """
+    shown = observations.like.get("legal")
+    if mask and shown is not None:
+        raise ValueError("mask must be False where observations hold a mask themselves, which is seen as legal")
+    if (mask or shown is not None) and actions.num_actions is None:
+        raise TypeError(f"a mask needs one choice among numbered actions, got actions of shape {actions.shape}")
+    if shown is not None and shown[0] != (actions.num_actions,):
+        raise ValueError(f"the mask in observations must have shape ({actions.num_actions},), got {shown[0]}")
+
+
 class Observations:
     """How what one environment shows becomes arrays.
 
-    Numbers of double precision are shown in single, as models take them.
+    Numbers of double precision are shown in single, as models take them. Of a dict `observation` is seen as `obs`,
+    `action_mask` as `legal`, `achieved_goal` and `desired_goal` as `achieved` and `goal`.
 
     Args:
         space: a box or a discrete space, or a dict of these.
@@ -68,8 +85,9 @@ class Observations:
         self.names = {key: _KEYS.get(key, key) for key in parts}  # Gymnasium's -> ours
         if "obs" not in self.names.values():
             raise TypeError(f"observations by key must have 'obs' or 'observation', got {sorted(parts)}")
-        if len(set(self.names.values())) < len(parts):
-            raise TypeError(f"observations by key must have one of 'obs' and 'observation', got {sorted(parts)}")
+        for key, name in self.names.items():
+            if key != name and name in parts:
+                raise TypeError(f"observations by key must have one of {name!r} and {key!r}, got {sorted(parts)}")
         for key, part in parts.items():
             if not isinstance(part, spaces.Box | spaces.Discrete | spaces.MultiBinary | spaces.MultiDiscrete):
                 raise TypeError(f"{key} must be seen as a box of numbers, got {part}: flatten it by a wrapper")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ai.game.arguments import check_flag
 from ai.game.environments.protocol import BEGIN, Seen, Step
-from ai.game.environments.spaces import ActionSpace, Observations, check_made, gymnasium, legal_of
+from ai.game.environments.spaces import ActionSpace, Observations, check_made, check_mask, gymnasium, legal_of
 from ai.model.arguments import check_whole
 
 
@@ -22,7 +22,7 @@ class VectorEnvironments:
         environment: a registered name, or a function that makes the vector environment; a name takes ALE's C++
             environment for `ALE/…`, with 4 frames stacked and skipped.
         num: N, where a name is given; else None.
-        mask: whether `legal` is seen, from `info["action_mask"]`.
+        mask: whether `legal` is seen, from `info["action_mask"]`; one that observations hold is seen anyway.
         options: passed to `gymnasium.make_vec`.
 
     Raises:
@@ -59,6 +59,7 @@ class VectorEnvironments:
         self.num: int = self._env.num_envs
         self._observations = Observations(self._env.single_observation_space)
         self._actions = ActionSpace(self._env.single_action_space)
+        check_mask(mask, self._observations, self._actions)
         self.observation_shape = self._observations.shape
         self.num_actions, self.action_shape = self._actions.num_actions, self._actions.shape
 

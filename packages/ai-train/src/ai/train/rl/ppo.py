@@ -26,8 +26,16 @@ def policy_and_value(model: Any, batch: Batch) -> tuple[Any, Tensor]:
 
     Where the batch has `legal`, the policy is restricted to these actions; where it has `memory` `[B, L, …]`, what the
     sequence began with is given to the model, whose last result is not looked at.
+
+    Raises:
+        ValueError: the batch has a memory, but is of single steps.
+        TypeError: the model gives something else, or a policy that cannot be restricted.
     """
     if "memory" in batch:
+        if "target" in batch and batch["target"].ndim < 2:
+            raise ValueError(
+                "a batch with memory must be of sequences: give Datagen.passes a sequence, got single steps"
+            )
         said = model(batch["obs"], batch["memory"][:, 0])
     else:
         said = model(batch["obs"])
