@@ -165,3 +165,18 @@ def test_what_would_be_made_up_or_cut_down_is_refused(changes, message):
     source.start(0, 0)
     with pytest.raises(ValueError, match=message):
         next(source)
+
+
+def test_goals_lie_ahead_in_the_same_episode_though_its_beginning_was_overwritten():
+    source, buffer = started(ends=ends, copies=2), ReplayBuffer(37, n_step=2, gamma=0.5, next_keys=("goal", "achieved"))
+    for _ in range(30):
+        buffer.extend(next(source))
+        batch = buffer.sample(32)
+        at, after, goal = (batch[key][:, 0] for key in ("achieved", "next_achieved", "goal"))
+        assert (batch["next_goal"][:, 0] == goal).all()
+        meant = goal == 99
+        assert ((after - at).abs() <= 2).all()
+        assert ((goal - at).abs()[~meant] <= 6).all()  # no goal of another episode, which is 100 away
+        reached = (after == goal) & ~meant
+        assert (batch["next_discount"][reached] == 0).all()
+        assert (batch["next_discount"][meant] > 0).all()

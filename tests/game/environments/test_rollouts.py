@@ -428,3 +428,33 @@ def test_environments_that_were_measured_in_are_no_longer_acted_in():
             use()
     source.start(0, 0)
     next(source)
+
+
+def test_short_episodes_are_not_measured_more_often_than_long_ones():
+    left = lambda *_: {"action": torch.zeros(2)}  # noqa: E731
+    assert evaluate(Ticks((2, 8)), torch.nn.Identity(), left, episodes=5).tolist() == [2, 2, 2, 8, 8]
+
+
+def test_what_is_learnt_first_is_scored_as_it_was_when_acted():
+    class Remembers(m.Model):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.policy, self.value = torch.nn.GRU(1, 4, batch_first=True), m.fc(4, 3), m.fc(4, 1)
+
+        def forward(self, obs, memory):
+            hidden, last = self.cell(obs, memory[None].contiguous())
+            return m.Categorical(self.policy(hidden)), self.value(hidden).squeeze(-1), last[0]
+
+    class Masked(Ticks):
+        def _seen(self):
+            return {"obs": super()._seen(), "legal": np.arange(3) != self.t[:, None] % 3}
+
+    net = Remembers().init(seed=0)
+    source = Rollouts(Masked((3, 7, 40)), copy.deepcopy(net), steps=11, memory=(4,))
+    data = Datagen(source).passes(1, sequence=4)
+    for _ in range(4):
+        batch = next(data)
+        policy, value, _ = net(batch["obs"], batch["memory"][:, 0])
+        log_prob = policy.among(batch["legal"]).log_prob(batch["action"])
+        for now, then in ((log_prob, batch["log_prob"]), (value, batch["value"])):
+            torch.testing.assert_close(now[batch["mask"]].detach(), then[batch["mask"]])
