@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,19 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pyga
 KINDS = {
     "ppo continuous": (ppo, {"env": "Pendulum-v1", "normalize": True, "task_interval": 8}),
     "ppo recurrent": (ppo, {"env": "hidden:CartPole-v1", "sequence": 8, "task_interval": 8}),
-    "dqn with everything": (dqn, {"duelling": True, "quantiles": 5, "alpha": 0.6, "n_step": 3, "task_interval": 100}),
+    "ppo masked": (ppo, {"env": "masked:Taxi-v4", "task_interval": 8}),
+    "dqn with everything": (
+        dqn,
+        {
+            "env": "masked:Taxi-v4",
+            "total_steps": 420,
+            "duelling": True,
+            "quantiles": 5,
+            "alpha": 0.6,
+            "n_step": 3,
+            "task_interval": 200,
+        },
+    ),
     "sac n-step": (sac, {"n_step": 3, "task_interval": 50}),
 }
 
@@ -37,6 +50,8 @@ def test_the_tiny_preset_trains_and_is_measured(kind, tmp_path):
     assert abs(found["steps"] - config.total_steps) <= config.num_envs * getattr(config, "steps", 1) + 30
     noted = np.loadtxt(tmp_path / "trial/episodes.csv", delimiter=",", skiprows=1)
     assert len(noted) == found["episodes"]
+    if config.env.startswith("masked:"):
+        assert found["return"] >= -200  # each step costs 1, what may not be done 10
 
 
 @pytest.mark.slow
@@ -77,6 +92,18 @@ def test_the_hidden_world_shows_every_other_number():
     np.testing.assert_array_equal(shown.step(actions)[0][:, ::2], hidden.step(actions)[0])
 
 
+def test_the_masked_world_shows_what_may_be_done_and_states_as_rows():
+    env = world("masked:Taxi-v4", 2)
+    bare = gym.make("Taxi-v4").unwrapped
+    seen = env.reset(0)
+    assert (env.observation_shape, env.num_actions) == ((500,), 6)
+    for _ in range(5):
+        assert seen["obs"].sum(1).tolist() == [1, 1]
+        told = [bare.action_mask(int(state)).tolist() for state in seen["obs"].argmax(1)]
+        assert seen["legal"].tolist() == told
+        seen, *_ = env.step(seen["legal"].argmax(1))
+
+
 def test_a_held_action_is_taken_several_times_and_counts_once():
     plain, held = world("Pendulum-v1", 2), world("held-3:Pendulum-v1", 2)
     plain.reset(0), held.reset(0)
@@ -94,8 +121,6 @@ def test_a_held_action_is_taken_several_times_and_counts_once():
 
 @pytest.mark.filterwarnings("ignore:.*render_mode:UserWarning")
 def test_what_cannot_be_filmed_says_so_before_it_trains(tmp_path, monkeypatch):
-    import gymnasium as gym
-
     class Blind(gym.Env):
         observation_space, action_space = gym.spaces.Box(0, 1, (1,), np.float32), gym.spaces.Discrete(2)
 

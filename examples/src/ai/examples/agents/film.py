@@ -10,6 +10,7 @@ from torch import nn
 
 from ai.examples.agents.worlds import world
 from ai.game.environments.acting import Act, device_of, evaluating
+from ai.game.environments.protocol import by_key
 
 
 def frames(
@@ -42,7 +43,9 @@ def frames(
                     f"env must render pictures, by render_mode='rgb_array', to be filmed: {env} gives none"
                 )
             pictures.append(np.asarray(picture, np.uint8))
-            shown: dict[str, Any] = {"obs": torch.from_numpy(np.asarray(seen)).to(device)}
+            shown: dict[str, Any] = {
+                key: torch.from_numpy(np.asarray(value)).to(device) for key, value in by_key(seen).items()
+            }
             if held is not None:
                 shown["memory"] = held
             with torch.inference_mode():

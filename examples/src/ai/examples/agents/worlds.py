@@ -17,6 +17,8 @@ def world(name: str, num: int, **options: Any) -> World:
 
     `hidden:NAME` shows every other number only, such as no speeds; `held-K:NAME` takes each action K times in a row and
     counts that as one step, so that what is tried at random goes somewhere. Of `held-4:hidden:NAME` both hold.
+    `masked:` before all others also shows which actions may be taken. A number that counts states is shown as a row
+    with a single 1.
 
     Args:
         name: Of Gymnasium; `ALE/…` takes ALE's own vector environment, and no such prefix; `point-mass` is
@@ -28,11 +30,10 @@ def world(name: str, num: int, **options: Any) -> World:
         return PointMass(num, **options)
     if name.startswith("ALE/"):
         return VectorEnvironments(name, num, **options)
-    if name.startswith(("hidden:", "held-")):
-        if ":ALE/" in name:
-            raise ValueError(f"env must have no prefix before ALE/…, whose frames are stacked and skipped, got {name}")
-        return GymnasiumEnvironments(lambda: _made(name, **options), num)
-    return GymnasiumEnvironments(name, num, **options)
+    if ":ALE/" in name:
+        raise ValueError(f"env must have no prefix before ALE/…, whose frames are stacked and skipped, got {name}")
+    mask, bare = name.startswith("masked:"), name.removeprefix("masked:")
+    return GymnasiumEnvironments(lambda: _as_row(_made(bare, **options)), num, mask=mask)
 
 
 def _made(name: str, **options: Any) -> Any:
@@ -46,6 +47,17 @@ def _made(name: str, **options: Any) -> Any:
             raise ValueError(f"env must say how often an action is taken, such as held-4:NAME, got {name}")
         return _held(_made(rest, **options), int(times))
     return gymnasium.make(name, disable_env_checker=True, **options)
+
+
+def _as_row(env: Any) -> Any:
+    import gymnasium
+
+    shown: Any = env.observation_space
+    if not isinstance(shown, gymnasium.spaces.Discrete):
+        return env
+    states = np.eye(int(shown.n), dtype=np.float32)
+    space = gymnasium.spaces.Box(0, 1, states[0].shape)
+    return gymnasium.wrappers.TransformObservation(env, lambda state: states[state - shown.start], space)
 
 
 def _hidden(env: Any) -> Any:

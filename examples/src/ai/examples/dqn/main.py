@@ -4,12 +4,9 @@ Command: `ai-examples dqn cartpole`, or `python -m ai.examples.dqn --help` for p
 """
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from ai.examples.agents.config import ReplayConfig
 from ai.examples.agents.learner import Learner, falling, replayed
@@ -72,16 +69,7 @@ DESCRIPTIONS = {
     "cartpole": "a minute or two; the longest episode after 40,000 to 90,000 steps",
     "pong": "hours; wants a GPU (--device cuda) and 14 GB for the frames",
 }
-
-
-class Best:
-    """The best action, for measuring."""
-
-    def __call__(
-        self, model: Any, seen: Mapping[str, Tensor], generator: torch.Generator | None, n_steps: int
-    ) -> dict[str, Tensor]:
-        """Returns `action`."""
-        return {"action": model(seen["obs"]).argmax(1)}
+BEST = EpsilonGreedy(steps=1, first=0.0, last=0.0)  # for measuring: among what is legal, and without chance
 
 
 def learner(config: Config) -> Learner:
@@ -106,7 +94,7 @@ def learner(config: Config) -> Learner:
         lookahead=config.n_step - 1,
         newest_frame=frames,
     )
-    source, loader = replayed(config, rollouts, frame_stack=stack, alpha=config.alpha)
+    source, loader = replayed(config, rollouts, frame_stack=stack, alpha=config.alpha, next_keys=("obs", "legal"))
     loss = DQN(
         follow_every=config.follow_every,
         double=config.double,
@@ -116,7 +104,7 @@ def learner(config: Config) -> Learner:
     )
     optimiser = opt.adam(model, lr=config.learning_rate, clip_norm=config.clip_norm)
     schedule = falling(config.updates) if config.anneal else None
-    return Learner(model, optimiser, source, loader, loss, config.updates, Best(), schedule=schedule)
+    return Learner(model, optimiser, source, loader, loss, config.updates, BEST, schedule=schedule)
 
 
 def run(config: Config) -> dict[str, float]:

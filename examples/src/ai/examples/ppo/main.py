@@ -1,4 +1,4 @@
-"""Learns to act by PPO: from numbers, from frames, with a memory, or a game against itself.
+"""Learns to act by PPO: from numbers, from frames, with a memory, or among the actions that may be taken.
 
 Command: `ai-examples ppo cartpole`, or `python -m ai.examples.ppo --help` for presets and options.
 """
