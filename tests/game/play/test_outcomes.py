@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ai.game import (
+    Gumbel,
     Play,
     Puct,
     RolloutEvaluator,
@@ -152,6 +153,24 @@ def test_rollouts_are_worth_what_an_independent_walk_finds(game):
     state = game.init(1)
     _, value = RolloutEvaluator(game, rollouts=4000).evaluate(state)
     assert value[0] == pytest.approx(exact(state), abs=0.06)
+
+
+def test_a_search_by_rollouts_finds_more_by_their_own_rule_which_is_its_default():
+    game = Nim(15)
+    states = game.init(9)
+    states["sticks"] = [5, 6, 7, 9, 10, 11, 13, 14, 15]  # to leave a multiple of four wins
+    right = {}
+    for rule in (None, Gumbel()):
+        searches = [Search(game, RolloutEvaluator(game, seed=s), simulations=200, rule=rule) for s in range(4)]
+        right[rule] = np.mean([search(states).action == states["sticks"] % 4 - 1 for search in searches])
+    assert right[None] > 0.7  # of what chance would find a third of
+    assert right[Gumbel()] < 0.6
+    for simulations in (8, 200):
+        assert Search(game, RolloutEvaluator(game), simulations=simulations).rule == RolloutEvaluator.rule
+        assert Search(game, sure(game), simulations=simulations).rule == (Gumbel() if simulations == 8 else Puct())
+    net = torch.nn.Flatten()
+    net.rule = "of the network, and none of ours"
+    assert Search(game, net, simulations=8).rule == Gumbel()
 
 
 def test_a_rollout_depends_on_the_position_and_the_seed_alone():

@@ -55,8 +55,11 @@ class Table:
             raise ValueError(f"game must be for two players and without luck, {type(game).__name__} is not")
         self.game, self.title, self.view = game, title or type(game).__name__, view_of(game)
         self._network = None if network is None else CachedEvaluator(network, capacity=1 << 16)
-        evaluator = self._network or RolloutEvaluator(game)
-        self._search = Search(game, evaluator, simulations=MOST_SIMULATIONS, rule=rule or Puct(normalize=False))
+        if self._network is None:
+            self._search = Search(game, RolloutEvaluator(game), simulations=MOST_SIMULATIONS, rule=rule)
+        else:
+            rule = rule or Puct(normalize=False)
+            self._search = Search(game, self._network, simulations=MOST_SIMULATIONS, rule=rule)
         self._lock = threading.Lock()  # a search serves one at a time
         self._thinks(game.init(1))
 

@@ -67,7 +67,8 @@ class Search:
         game: the rules.
         evaluator: model, inference client or function from observations to `(logits, value)`; see `evaluator`.
         simulations: leaves a search visits per position.
-        rule: `Gumbel()`, `Puct()` or a `Rule` of your own; None takes Gumbel up to 32 simulations and PUCT above.
+        rule: `Gumbel()`, `Puct()` or a `Rule` of your own; None takes that of the evaluator, where this has a `rule`
+            as a `RolloutEvaluator` has, else Gumbel up to 32 simulations and PUCT above.
         max_depth: how many moves ahead a walk goes at most, those of luck included; None for no bound.
 
     Example:
@@ -94,6 +95,8 @@ class Search:
             raise TypeError(f"game must be a Game, such as TicTacToe(), got {game!r}")
         if not (callable(evaluator) or isinstance(evaluator, StateEvaluator)):
             raise TypeError(f"evaluator must be a module, a function or have evaluate(state), got {evaluator!r}")
+        if rule is None and isinstance(own := getattr(evaluator, "rule", None), Rule):
+            rule = own
         self._setup(Rules(game, evaluator), simulations, rule, max_depth)
 
     @classmethod

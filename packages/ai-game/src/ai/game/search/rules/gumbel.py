@@ -29,7 +29,7 @@ class Gumbel(Rule):
 
     Below the root it follows the policy that the values improve, and trusts the evaluator: where this calls a position
     lost for sure that is not, an action tried once can look better than all untried ones for ever, in mctx as here.
-    Beside a `RolloutEvaluator` of few rollouts take `Puct`.
+    So more simulations by a `RolloutEvaluator` of few rollouts need not find more; its own `rule` does.
 
     Args:
         max_considered: how many actions the root tries at most.
