@@ -30,7 +30,7 @@ def test_games_keep_the_protocol(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "moves"), [("chess", 300), ("go(board_size=9)", 400), ("backgammon", 400)])
+@pytest.mark.parametrize(("name", "moves"), [("chess", 120), ("go(board_size=9)", 400), ("backgammon", 200)])
 def test_large_games_keep_the_protocol(name, moves):
     check(OpenSpielGame(name, max_moves=moves), batch=2)
 
