@@ -42,6 +42,7 @@ class PretendedRay:
         self.room = room
         self.trouble = trouble
         self.initialized = False
+        self.job = "01"
         self.actors = []
         self.n_puts = 0
         self.options = {}
@@ -56,7 +57,7 @@ class PretendedRay:
         raise ConnectionError("Could not find any running Ray instance.")
 
     def get_runtime_context(self):
-        return types.SimpleNamespace(gcs_address="head:6379", get_node_id=lambda: "node")
+        return types.SimpleNamespace(gcs_address="head:6379", get_node_id=lambda: "node", get_job_id=lambda: self.job)
 
     def cluster_resources(self):
         return {"CPU": 3.0, "memory": 1e9, "node:head": 1.0}

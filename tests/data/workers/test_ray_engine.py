@@ -104,6 +104,24 @@ def test_a_worker_tells_where_it_runs_and_how_it_ended_once(cluster):
     assert len(heard.exits) == 1
 
 
+@pytest.mark.parametrize("joins_again", [False, True])
+def test_after_a_shutdown_nothing_is_asked_of_ray_and_a_new_engine_is_wanted(cluster, joins_again):
+    engine = Ray()
+    heard = Heard(echo, engine)
+    wait_until(lambda: heard.worker.where[1] > 0)
+    cluster.initialized, cluster.job = joins_again, "02"
+    wait_until(lambda: heard.exits)
+    assert heard.exits[0].endswith("was left: this process has left the cluster")
+    n_actors = len(cluster.actors)
+    for ask in (lambda: engine.share(1), lambda: Heard(echo, engine)):
+        with pytest.raises(ConnectionError, match=r"this process has left the Ray cluster .*: make a new ai.data.Ray"):
+            ask()
+    assert not heard.worker.send("too late")
+    heard.worker.close()
+    assert not cluster.actors[0].dead  # by us: Ray ends a process that kills an actor of another session
+    assert (len(cluster.actors), cluster.n_puts) == (n_actors, 0)
+
+
 def raises(link):
     raise RuntimeError("at once")
 

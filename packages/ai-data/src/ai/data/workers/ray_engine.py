@@ -88,6 +88,7 @@ class Ray:
         self.head_is_gone = False
         self._watching = threading.Lock()
         self._ray = _joined(address)
+        self._session = _session(self._ray)
         self._actor_class = self._ray.remote(
             num_cpus=num_cpus,
             num_gpus=num_gpus,
@@ -100,7 +101,12 @@ class Ray:
         )(ray_actor.Actor)
 
     def start(self, payload: bytes, on_message: Callable[[Any], None], on_exit: Callable[[str], None]) -> "RayWorker":
-        """Returns a worker that Ray starts as soon as a machine has room, as `Engine` says."""
+        """Returns a worker that Ray starts as soon as a machine has room, as `Engine` says.
+
+        Raises:
+            ConnectionError: this process has left the cluster since.
+        """
+        self._check_joined()
         actor = self._actor_class.remote(payload, installed())
         worker = RayWorker(self._ray, actor, self, on_message, on_exit)
         if self._watching.acquire(blocking=False):
@@ -108,9 +114,25 @@ class Ray:
         return worker
 
     def share(self, value: Any) -> "Shared":
-        """Puts a value into Ray's store, which carries it to each machine once; freed when nobody has the handle."""
+        """Puts a value into Ray's store, which carries it to each machine once; freed when nobody has the handle.
+
+        Raises:
+            ConnectionError: this process has left the cluster since.
+        """
+        self._check_joined()
         body, buffers = split(value)
         return Shared(self._ray.put((bytes(body), [np.asarray(buffer) for buffer in buffers])))
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether this process is still in the cluster, by the same `ray.init`: handles of another end the process."""
+        return bool(self._ray.is_initialized()) and _session(self._ray) == self._session
+
+    def _check_joined(self) -> None:
+        if not self.is_joined:  # else Ray would start or join another by itself
+            raise ConnectionError(
+                "this process has left the Ray cluster by ray.shutdown: make a new ai.data.Ray() after ray.init"
+            )
 
     @property
     def n_running(self) -> int:
@@ -182,6 +204,8 @@ class RayWorker:
 
     def send(self, message: Any) -> bool:
         """Sends a message without waiting; `Shared` elements of a tuple go by reference."""
+        if not self._engine.is_joined:
+            return False
         shared: list[Any] = []
         if isinstance(message, tuple):
             parts = list(message)
@@ -204,9 +228,10 @@ class RayWorker:
 
     def close(self) -> None:
         """Ends the worker, whatever it is doing, or the wait for room."""
-        # After `ray.shutdown` there is nothing to end; a forked copy of this process ends nothing either.
+        # After `ray.shutdown` there is nothing to end, and Ray ends a process that asks for it; a forked copy of this
+        # process ends nothing either.
         # Without a head nothing can be ended but with this process.
-        if os.getpid() == self._owner and self._ray.is_initialized() and not self._engine.head_is_gone:
+        if os.getpid() == self._owner and self._engine.is_joined and not self._engine.head_is_gone:
             self._ray.kill(self._actor)
 
     def _receive(self) -> None:
@@ -242,7 +267,7 @@ class RayWorker:
                     waited_s, beside_s = 0.0, self._warned(beside_s + turn_s)
                 else:
                     waited_s += turn_s
-                if not ray.is_initialized():  # the next question would start a cluster
+                if not self._engine.is_joined:  # the next question would start a cluster
                     return f"{self._place()} was left: this process has left the cluster"
                 if how := self._overdue(waited_s):
                     return how
@@ -338,6 +363,11 @@ def _joined(address: str | None) -> Any:
     if address not in (None, "auto", joined):
         raise ValueError(f"address ({address}) must be {joined}, the Ray cluster that this process has joined already")
     return ray
+
+
+def _session(ray: Any) -> str:
+    """Returns what tells one `ray.init` from the next."""
+    return str(ray.get_runtime_context().get_job_id())
 
 
 def _found(ray: Any) -> str | None:
