@@ -258,6 +258,8 @@ class RayWorker:
                     f"the head of the Ray cluster has not answered for {_HEAD_S:g} s, and Ray will end this process: "
                     "start a head again, and resume"
                 )
+            if not self._engine.is_joined:  # the next question would join or start a cluster
+                return f"{self._place()} was left: this process has left the cluster"
             try:
                 messages = ray.get(reply, timeout=_TURN_S)
             except ray.exceptions.GetTimeoutError:
@@ -267,8 +269,6 @@ class RayWorker:
                     waited_s, beside_s = 0.0, self._warned(beside_s + turn_s)
                 else:
                     waited_s += turn_s
-                if not self._engine.is_joined:  # the next question would start a cluster
-                    return f"{self._place()} was left: this process has left the cluster"
                 if how := self._overdue(waited_s):
                     return how
                 continue
@@ -277,6 +277,8 @@ class RayWorker:
             except ray.exceptions.RayError as error:  # a reply that was in the store of a machine that is gone
                 return f"{self._place()} lost what it had made: {_head(error)}"
             waited_s, seen = 0.0, time.monotonic()
+            if not self._engine.is_joined:
+                continue
             reply = self._ask()  # before the messages are dealt with, so that the next ones travel meanwhile
             for message in messages:
                 if how := self._take(ray_actor.received(*message)):
