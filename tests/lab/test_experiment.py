@@ -88,6 +88,20 @@ def test_every_kind_of_hyper_parameter_stays_in_its_bounds(tmp_path):
     assert len({values[4] for values in seen}) == 2
 
 
+def test_a_grid_holds_whatever_a_choice_may_be(tmp_path):
+    grid = {"widths": [(8, 8), (16,)], "actv": [torch.relu, None]}
+    seen = set()
+
+    def fn(trial) -> float:
+        chosen = tuple(trial.hp.lst(name, choices) for name, choices in grid.items())
+        seen.add(chosen)
+        return float(sum(chosen[0]))
+
+    experiment = Experiment(tmp_path / "e", search=grid).run(4, fn, **QUIET)
+    assert seen == {((8, 8), torch.relu), ((8, 8), None), ((16,), torch.relu), ((16,), None)}
+    assert experiment.trials().pivot("widths", "actv").columns == ["widths \\ actv", "None", "relu"]
+
+
 @pytest.mark.parametrize(
     ("define", "message"),
     [

@@ -252,6 +252,34 @@ def test_snapshots_saved_by_hand_come_back(tmp_path):
         trial.model_path(4)
 
 
+@pytest.mark.parametrize("first", ["log", "keep", "save_snapshot"])
+def test_a_loop_of_the_users_own_that_resumes_has_each_row_once(tmp_path, first):
+    model, optimizer, _, _ = make()
+
+    def loop(until: int) -> Trial:
+        trial = Trial(tmp_path / "t", save_snapshots=True, **options(capture=False))
+        begun = trial.resume(model, optimizer)
+        with trial:
+            if begun and first == "keep":
+                trial.keep(begun, "text", "anew")
+            if begun and first == "save_snapshot":
+                trial.save_snapshot(model, optimizer, begun)
+            for step in range(begun + 1, until + 1):
+                trial.log(step, {"loss": float(until)})
+                trial.keep(step, "said", f"{until}")
+                if step == 4:
+                    trial.save_snapshot(model, optimizer, step)
+        return trial
+
+    loop(3)
+    trial = loop(7)  # there was no snapshot: it begins anew
+    assert trial.metrics()["loss"].values.tolist() == [7.0] * 7
+    trial = loop(9)
+    assert trial.metrics()["loss"].steps.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert trial.metrics()["loss"].values.tolist() == [7.0] * 4 + [9.0] * 5
+    assert [path.read_text() for path in trial.record.media()["said"].values()] == ["7"] * 4 + ["9"] * 5
+
+
 def logged_by(script, folder) -> list[str]:
     """The states of the trials `a` and `b` after a script that makes them as `Trial(path("a"), **options)`."""
     head = (

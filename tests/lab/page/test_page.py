@@ -582,6 +582,15 @@ def test_a_curve_is_hidden_by_its_name_and_stands_out_under_the_pointer_and_numb
     assert "filter=study" in page.url
 
 
+def test_after_ten_curves_they_are_dashed(look, url):
+    page = look(url)
+    at = [0, 9, 10, 19, 20, 39]
+    looks = page.evaluate("async at => (m => at.map(i => [m.colorOf(i), m.dashOf(i)]))(await import('/dom.js'))", at)
+    assert [looks[0][1], looks[1][1]] == [[], []]
+    assert (looks[2][0], looks[3][0]) == (looks[0][0], looks[1][0])
+    assert len({str(one) for one in looks}) == len(at)  # forty curves, each with a look of its own
+
+
 def test_any_trials_are_compared_by_any_metric_and_a_search_tells_what_matters(look, serve, tmp_path):
     def objective(trial) -> float:
         trial.hp.lin("idle", 0, 1)

@@ -18,7 +18,7 @@ def reproduce(*, trials: int = 60, seeds: int = 3, kills: int = 12, seed: int = 
     """Searches twice for a digit classifier, once under SIGKILL at random moments, and compares all that was found.
 
     Raises:
-        RuntimeError: a configuration, a score or the winner differs between the two searches.
+        RuntimeError: a configuration, a score or the winner differs between the two searches, or a process failed.
     """
     rng = random.Random(seed)
     started = time.monotonic()
@@ -26,22 +26,23 @@ def reproduce(*, trials: int = 60, seeds: int = 3, kills: int = 12, seed: int = 
     whole.run(trials, objective, progress=False)
     lasted_s = time.monotonic() - started
 
-    search("lab-search/killed", seeds, clean=True)
+    survivor = search("lab-search/killed", seeds, clean=True)
+    command = [sys.executable, "-m", __spec__.name, str(trials), str(seeds)]
     killed = 0
-    while True:
-        process = subprocess.Popen([sys.executable, "-m", __spec__.name, str(trials), str(seeds)])
+    for _ in range(kills):
+        process = subprocess.Popen(command)
         try:
-            status = process.wait(rng.uniform(0.3, 2.0) * lasted_s / kills + 4.0 if killed < kills else None)
+            # A trial ends before each kill, so that no load has the same one die with process after process.
+            _wait_for_ends(survivor, process, rng.randint(1, max(1, trials // kills)), limit_s=600 + lasted_s)
+            if (status := process.wait(rng.uniform(0, lasted_s / trials))) != 0:
+                raise RuntimeError(f"the searching process ended with {status}")
         except subprocess.TimeoutExpired:
+            killed += 1
+        finally:
             process.kill()
             process.wait()
-            killed += 1
-            continue
-        if status != 0:
-            raise RuntimeError(f"the searching process ended with {status}")
-        break
+    subprocess.run(command, check=True)
 
-    survivor = search("lab-search/killed", seeds)
     found, expected = _outcomes(survivor), _outcomes(whole)
     if found != expected:
         raise RuntimeError(f"{len(set(found) ^ set(expected))} of {len(expected)} trials came to another end")
@@ -55,6 +56,23 @@ def reproduce(*, trials: int = 60, seeds: int = 3, kills: int = 12, seed: int = 
         "pruned": sum(row.state == "pruned" for row in survivor.trials()),
         "best_accuracy": round(survivor.best_score, 4),
     }
+
+
+def _wait_for_ends(experiment: Experiment, process: subprocess.Popen[bytes], n: int, *, limit_s: float) -> None:
+    """Waits until `n` more trials have ended, or the process has.
+
+    Raises:
+        RuntimeError: neither came in time.
+    """
+    goal, deadline = _ended(experiment) + n, time.monotonic() + limit_s
+    while process.poll() is None and _ended(experiment) < goal:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{n} trials have not ended in {limit_s:.0f} s")
+        time.sleep(0.05)
+
+
+def _ended(experiment: Experiment) -> int:
+    return sum(trial.state.is_finished() for trial in experiment.study.get_trials(deepcopy=False))
 
 
 def search(path: str, seeds: int, *, clean: bool = False) -> Experiment:

@@ -172,7 +172,7 @@ def check_config(config: object) -> None:
     if not isinstance(plain := to_plain(config), dict):
         raise TypeError(f"config must be a dataclass or a dict, got {type(config).__name__}: {plain!r}"[:200])
     names: set[str] = set()
-    for name, _ in _leaves(plain):
+    for name in _names(plain):
         if name in names:
             raise ValueError(f"config has two values that are both {name!r} by their dotted names")
         names.add(name)
@@ -229,15 +229,21 @@ def override(config: T, *assignments: str) -> T:
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns nested dicts as one with dotted keys: `{"model": {"dim": 8}}` → `{"model.dim": 8}`."""
-    return dict(_leaves(values, prefix))
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            flat.update(flatten(value, f"{prefix}{key}."))
         else:
-            yield f"{prefix}{key}", value
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _names(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _names(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def diff(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -4,6 +4,7 @@ A look at the root costs a `stat` a folder; only folders that changed are read a
 """
 
 import contextlib
+import gc
 import hashlib
 import math
 import os
@@ -28,6 +29,19 @@ from ai.lab.record import EXPERIMENT, METRICS, Column, Record, live_state, was_o
 
 SETTLED_NS = 2 * 10**9
 """A change this soon after another may carry the same time: what is so young is read again."""
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without looks for garbage: a list of many trials is none, and to look through it again and again took a sixth."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class _Folder(NamedTuple):
@@ -89,7 +103,8 @@ class Catalog:
         Versions are those of one catalog, named by `epoch`.
         """
         with self._lock:
-            self._refresh()
+            with _uncollected():
+                self._refresh()
             rows = [kept.row for kept in self._rows.values() if kept.version > since]
             gone = [identity for identity, version in self._gone.items() if version > since]
             rows.sort(key=lambda row: (-(row["created"] or 0), row["name"]))
@@ -212,9 +227,9 @@ class Catalog:
             problem = f"{type(error).__name__}: {error}"
         return {**_EMPTY, "id": identity, "name": self._name(path), "path": str(path), "problems": [problem]}
 
-    def _last(self, metrics: Path, state: str) -> dict[str, float]:
+    def _last(self, path: Path, state: str) -> dict[str, float]:
         """Returns each metric's last value; of a run that goes on only what was appended is read."""
-        return self._curves.last(metrics) if state == "running" else last_values(metrics)
+        return self._curves.last(path / METRICS) if state == "running" else last_values(f"{path}/{METRICS}")
 
     def _name(self, path: Path) -> str:
         root, name = str(self.root), str(path)
@@ -233,7 +248,7 @@ class Catalog:
         hparams = flatten(meta.get("hparams") or {})
         state = live_state(record.path, meta) if meta or not problems else "damaged"
         told = meta.get("last")
-        last = plain(dict(told) if told is not None else self._last(record.path / METRICS, state))
+        last = plain(dict(told) if told is not None else self._last(record.path, state))
         marks, wrong = load_marks(record.path)
         repeated = {"seed": meta["seed"]} if meta.get("seed") is not None else {}  # which run of its configuration
         return {

@@ -1,5 +1,6 @@
 """Which rows of a trial stay when its training begins: those of a run that goes on, up to where it goes on."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai.lab.media.kept import drop_media
@@ -56,3 +57,22 @@ def take_up(session: Session, run: "Run", *, starts_again: bool) -> None:
         session.event(f"started at step {run.step}")
     session.rewound()
     session.update(steplimit=run.steplimit, started_step=run.step)
+
+
+def take_up_by_hand(session: Session, step: int, snapshot: Path | None) -> None:
+    """Makes a trial's rows those up to a snapshot, for a loop without a trainer; none where there was no snapshot."""
+    position = MetricsPosition(session)
+    if snapshot is not None:
+        from ai.train.saving.files import read_state
+
+        if (state := read_state(snapshot)["states"].get("trial")) is not None:
+            position.load_state_dict(state)
+        if not position.was_cut:
+            session.metrics.drop_from(step)
+        drop_media(session.record.path, step)
+    else:
+        session.metrics.cut(0)
+        drop_media(session.record.path, -1)
+    session.event(f"resumed at step {step}" if snapshot is not None else f"started at step {step}")
+    session.rewound()
+    session.update(started_step=step)

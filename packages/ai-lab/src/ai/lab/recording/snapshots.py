@@ -51,14 +51,14 @@ class TrialSnapshots:
             Owner(self._writer.path).release()  # refuses while another process writes
         newest = self.store.latest()
         step = snapshot.restore(newest, model, opt, *stateful) if newest is not None else 0
-        self._writer.resumed_from = step
+        self._writer.resumed(step, newest)
         return step
 
     def save(self, model: "Models", opt: "Optimizers", step: int, stateful: "tuple[Stateful, ...]") -> Path:
         """See `Trial.save_snapshot`."""
         from ai.train import Run
 
-        self._writer.settle()
+        self._writer.go_on_by_hand()
         models = dict(model) if isinstance(model, Mapping) else {"model": model}
         optimizers = dict(opt) if isinstance(opt, Mapping) else {"model": opt}
         run = Run(models, optimizers, data=(), step=step)

@@ -17,7 +17,7 @@ from ai.lab.media.kept import drop_media
 from ai.lab.record import CONFIG, SAMPLES, SNAPSHOTS, Record
 from ai.lab.recording.options import SESSION_DEFAULTS, SessionOptions
 from ai.lab.recording.outcome import last_exit, outcome_of, watch_exit
-from ai.lab.recording.resumed_rows import take_up
+from ai.lab.recording.resumed_rows import take_up, take_up_by_hand
 from ai.lab.recording.session import Logger, Session
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class TrialWriter:
     def __init__(self, path: Path, config: object, loggers: Sequence[str | Logger], how: SessionOptions) -> None:
         self._path = path
         self.resumed_from: int | None = None
+        self._resumed_snapshot: Path | None = None
+        self._rows_are_cut = False
         self.is_left_over = False
         self._config, self._loggers = config, list(loggers)
         self._how: SessionOptions = {**SESSION_DEFAULTS, **how}
@@ -135,6 +137,19 @@ class TrialWriter:
             drop_media(self.path, -1)
             shutil.rmtree(self.path / SNAPSHOTS, ignore_errors=True)
 
+    def go_on_by_hand(self) -> None:
+        """Before the first word of a loop of the user's own: as `settle`, and has a `resume` drop later rows."""
+        self.settle()
+        if self.resumed_from is None or self._rows_are_cut:
+            return
+        self._rows_are_cut = True
+        take_up_by_hand(self.open(), self.resumed_from, self._resumed_snapshot)
+        self._began = self.resumed_from
+
+    def resumed(self, step: int, snapshot: Path | None) -> None:
+        """Called when a script has asked the trial to resume, and got `step`."""
+        self.resumed_from, self._resumed_snapshot, self._rows_are_cut = step, snapshot, False
+
     def begin(self, run: "Run") -> None:
         """Opens the trial for a training run."""
         self.settle()
@@ -167,7 +182,7 @@ class TrialWriter:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one row."""
-        self.settle()
+        self.go_on_by_hand()
         self.open().write(step, values)
 
     def sample(self, step: int, images: Any) -> Path:
@@ -175,7 +190,7 @@ class TrialWriter:
         from ai.lab.media.image_page import save_page
         from ai.lab.media.kept import page_step
 
-        self.settle()
+        self.go_on_by_hand()
         name = f"{page_step(step):09d}.png"
 
         def write(trial: Path) -> Path:
@@ -193,7 +208,7 @@ class TrialWriter:
         """
         from ai.lab.media.kept import keep_media, page_step
 
-        self.settle()
+        self.go_on_by_hand()
         session = self.open()
         step = page_step(step)
         replace = self._began is not None and step >= self._began and (step, name) not in self._kept

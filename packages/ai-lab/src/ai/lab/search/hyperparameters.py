@@ -65,7 +65,7 @@ class HyperParameters:
     def lst(self, name: str, choices: Sequence[T]) -> T:
         """Returns one of `choices`, which may be anything; other than plain values are told apart by their `repr`.
 
-        Of an array the choice is a plain number.
+        Of an array the choice is a plain number. What is no plain value stands in `best_hparams` as its text.
 
         Raises:
             ValueError: there is no choice, or two have the same `repr`.
@@ -74,7 +74,7 @@ class HyperParameters:
         choices = as_choices(f"choices of {name!r}", choices)
         if not choices:
             raise ValueError(f"choices of {name!r} must not be empty")
-        labels = [choice if _is_plain(choice) else _label(choice) for choice in choices]
+        labels = as_labels(choices)
         if len(set(map(repr, labels))) != len(labels):
             raise ValueError(f"choices of {name!r} must differ, got {labels}")
         chosen = self._trial.suggest_categorical(name, cast("Any", labels))
@@ -84,6 +84,15 @@ class HyperParameters:
     def _keep(self, name: str, value: T) -> T:
         self.chosen[name] = value
         return value
+
+
+def as_labels(choices: Sequence[Any]) -> list[Any]:
+    """Returns what Optuna chooses from, and a journal can hold: plain values as they are, a text for any other.
+
+    >>> as_labels([8, None, (8, 8), len])
+    [8, None, '(8, 8)', 'len']
+    """
+    return [choice if _is_plain(choice) else _label(choice) for choice in choices]
 
 
 def _check_range(name: str, low: float, high: float, *, step: Any = 1, whole: bool = False) -> None:

@@ -9,6 +9,8 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GridSampler, QMCSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from ai.lab.search.hyperparameters import as_labels
+
 MakeSampler = Callable[[int], BaseSampler]
 WALKS = (GridSampler, QMCSampler)
 """Samplers that walk one sequence, which their seed shuffles: each trial needs the same seed."""
@@ -19,7 +21,7 @@ def as_sampler(search: "str | Mapping[str, Sequence[Any]] | BaseSampler | MakeSa
     if isinstance(search, BaseSampler):
         return search
     if isinstance(search, Mapping):
-        return GridSampler(search, seed=seed)
+        return GridSampler({name: as_labels(choices) for name, choices in search.items()}, seed=seed)
     if search == "tpe":
         return SeededSampler(lambda number: optuna.samplers.TPESampler(seed=number), seed)
     if search == "random":
