@@ -594,7 +594,7 @@ def test_after_ten_curves_they_are_dashed(look, url):
 def test_any_trials_are_compared_by_any_metric_and_a_search_tells_what_matters(look, serve, tmp_path):
     def objective(trial) -> float:
         trial.hp.lin("idle", 0, 1)
-        return trial.hp.lin("rate", 0, 1) ** 2
+        return trial.hp.lin("rate", 0, 1) ** 2 if trial.number else -math.inf
 
     Experiment(tmp_path / "search", search="random").run(12, objective, progress=False)
     for number in range(3):
@@ -604,6 +604,8 @@ def test_any_trials_are_compared_by_any_metric_and_a_search_tells_what_matters(l
     page.wait_for_selector("figure[aria-label=Importance] tr")
     shares = page.locator("figure[aria-label=Importance] tr").all_inner_texts()
     assert [one.split()[0] for one in shares] == ["rate", "idle"]
+    assert "12 scored trials (1 infinite, not drawn); best (min) -inf by 00000" in page.inner_text("#view")
+    assert page.locator("svg path.run").count() == 11
     select(page, "t0", "t1", "t2")
     page.get_by_label("Compare").select_option("selected")
     page.get_by_label("By", exact=True).select_option("accuracy")

@@ -35,21 +35,27 @@ export async function searchView(page, anew) {
     isAny ? choice('By', set.metrics.map(key => [key, key]), metric, value => { metric = value; pick('by', value, ''); }) : null,
     isAny ? choice('Best is the', [['min', 'smallest'], ['max', 'largest']], wanted, value => { wanted = value; pick('best', value, 'min'); }) : null);
   if (!set.trials.length) { page.show(controls, empty('None of these trials has a number to compare by.')); return; }
-  const best = set.trials.reduce((a, b) => (direction === 'max' ? b.score > a.score : b.score < a.score) ? b : a);
+  const best = set.trials.reduce((a, b) => (direction === 'max' ? number(b.score) > number(a.score) : number(b.score) < number(a.score)) ? b : a);
+  const drawn = set.trials.filter(trial => Number.isFinite(trial.score));
+  const infinite = set.trials.length - drawn.length;
   const names = [...new Set(set.trials.flatMap(trial => Object.keys(trial.hparams)))];
   const marked = new Map(set.trials.flatMap(row => (row.members ?? [row]).some(trial => page.trials.some(one => one.id === trial.id)) ? [[row.id, page.look((row.members ?? [row]).find(trial => page.trials.some(one => one.id === trial.id)).id).color]] : []));
   const open = row => page.select((row.members ?? [row]).map(trial => trial.id));
   const look = { names, direction, best, marked, open, outcome: isAny ? metric : 'score' };
   const told = best.spreads?.score ? tellSpread(best.spreads.score) : show(best.score);
-  controls.append(element('span', {}, `${set.trials.length} scored ${set.trials.some(row => row.members) ? 'configurations' : 'trials'}; best${best.members ? ' mean' : ''} (${direction}) `, element('b', {}, told), ' by ',
+  controls.append(element('span', {}, `${set.trials.length} scored ${set.trials.some(row => row.members) ? 'configurations' : 'trials'}${infinite ? ` (${infinite} infinite, not drawn)` : ''}; best${best.members ? ' mean' : ''} (${direction}) `, element('b', {}, told), ' by ',
     element('button', { type: 'button', onclick: () => open(best) }, best.name.split('/').at(-1)), ' ',
     element('span', { class: 'soft' }, Object.keys(best.hparams).map(name => `${name} ${show(choiceOf(best, name))}`).join(', '))));
-  page.show(controls, names.length ? parallel(set.trials, look, page.view.clientWidth - 60) : empty('These trials do not differ in their configuration.'),
-    element('div', { class: 'charts' }, present.includes(chosen) ? bars(importance) : null, ...names.map(name => scatter(set.trials, name, look))));
+  if (!drawn.length) { page.show(controls, empty('None of these scores is finite.')); return; }
+  page.show(controls, names.length ? parallel(drawn, look, page.view.clientWidth - 60) : empty('These trials do not differ in their configuration.'),
+    element('div', { class: 'charts' }, present.includes(chosen) ? bars(importance) : null, ...names.map(name => scatter(drawn, name, look))));
 }
 
+// What is infinite comes as text, and may be the best, as for Optuna.
+const number = score => score === 'inf' ? Infinity : score === '-inf' ? -Infinity : score;
+
 // All its runs have a score: the mean of some would be another number.
-const isScored = (trial, seeds = 1) => typeof trial.score === 'number' && trial.state === 'finished' && (trial.members?.length ?? 1) >= seeds;
+const isScored = (trial, seeds = 1) => typeof number(trial.score) === 'number' && !Number.isNaN(trial.score) && trial.state === 'finished' && (trial.members?.length ?? 1) >= seeds;
 
 // Any trials as a search sees its own: what they differ in as choices, the metric's last value as score.
 function compared(trials) {
@@ -57,7 +63,7 @@ function compared(trials) {
   if (!metrics.includes(metric)) metric = metrics[0] ?? '';
   const keys = [...new Set(trials.flatMap(trial => Object.keys(trial.config)))].filter(key => new Set(trials.map(trial => JSON.stringify(trial.config[key]))).size > 1);
   const rows = trials.map(trial => ({ ...trial, hparams: Object.fromEntries(keys.filter(key => key in trial.config).map(key => [key, trial.config[key]])), score: metric === 'score' ? trial.score : trial.metrics[metric] }));
-  return { metrics, trials: rows.filter(row => typeof row.score === 'number') };
+  return { metrics, trials: rows.filter(row => Number.isFinite(row.score)) };
 }
 
 // How much each choice decides the score.
