@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import sys
+import tracemalloc
 import zlib
 
 import cloudpickle
@@ -479,6 +480,7 @@ def test_null_id_and_parameters_are_as_if_left_out(app):
             "output 'y''s parameter 'shared_memory_region' is not supported",
         ),
         ({"outputs": [{"name": "y"}, {"name": "y"}]}, "output 'y' must be asked for once"),
+        ({"outputs": {}}, "'outputs' must be a list, not dict"),
         (
             {"outputs": [{"name": "y", "parameters": {"classification": -1}}]},
             "output 'y' must have a classification from 0, not -1",
@@ -494,8 +496,21 @@ def test_what_is_not_supported_is_refused_by_name(app, document, message):
 def test_a_field_that_an_input_has_not_is_refused_by_name_unless_it_is_null(app):
     document = v2(inputs=[json_input(shared_memory=None)], model_name="m", sequence=None)
     assert ask(app, "POST", "/v2/models/m/infer", document)[0] == 200
+    head = v2(inputs=[json_input(data=None, parameters={"binary_data_size": 64})])
+    header = {"inference-header-content-length": len(head)}
+    assert ask(app, "POST", "/v2/models/m/infer", head + to_bytes(X), header)[0] == 200
     status, _, body = ask(app, "POST", "/v2/models/m/infer", v2(inputs=[json_input(byte_order="big")]))
     assert (status, "input 'x' has no field 'byte_order'; it has" in json.loads(body)["error"]) == (400, True)
+
+
+def test_an_output_that_does_not_say_how_it_is_written_is_as_the_request_says(app):
+    for own, binary in ((None, True), (True, True), (False, False)):
+        outputs = [{"name": "y", "parameters": {"binary_data": own}}]
+        head = v2(inputs=[json_input()], outputs=outputs, parameters={"binary_data_output": True})
+        status, headers, body = ask(app, "POST", "/v2/models/m/infer", head)
+        n_json = int(headers.get("inference-header-content-length", len(body)))
+        (output,) = json.loads(body[:n_json])["outputs"]
+        assert (status, "data" not in output, len(body) - n_json) == (200, binary, 2 * 4 * 4 * binary)
 
 
 def test_shared_memory_of_an_input_is_refused_by_name(app):
@@ -518,12 +533,25 @@ def test_shared_memory_of_an_input_is_refused_by_name(app):
         ("FP16", [1e6], "numbers up to 65504.0 are"),
         ("FP32", ["1"], "numbers are"),
         ("FP32", [True], "numbers are"),
-        ("FP32", [[1], [1, 2]], "FP32"),
+        ("FP32", [1.5, True], "numbers are"),
+        ("FP32", [[1], [1, 2]], "has data that is nested otherwise"),
+        ("FP32", [[1], 2], r"has data of shape \[2\]"),
     ],
 )
 def test_json_numbers_are_never_bent(datatype, data, message):
     with pytest.raises(BadInputError, match=message):
         from_json("x", datatype, (1,), data)
+
+
+def test_text_among_json_numbers_takes_no_memory():
+    """An array of both gives each number the width of the longest text: 400 MB here, and more than any machine has."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadInputError, match="numbers are"):
+            from_json("x", "FP32", (1001,), ["a" * 100_000, *range(1000)])
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_json_numbers_reach_the_ends_of_their_datatype():
@@ -619,6 +647,9 @@ def test_texts_go_in_and_come_out(shouting):
     for change, message in [
         ({"shape": [2]}, "input 't' of shape [2] has 3 texts"),
         ({"data": [1, 2, 3]}, "must have data that is text, not int"),
+        ({"data": None}, "must have data that is text, not NoneType"),
+        ({"data": [["a"], ["b", "c"]]}, "input 't' of shape [3] has data that is nested otherwise"),
+        ({"data": [["a", "b", "c"]]}, "input 't' of shape [3] has data of shape [1, 3]"),
     ]:
         status, _, body = ask(app, "POST", "/v2/models/loud/infer", v2(inputs=[{**about, **change}]))
         assert (status, message in json.loads(body)["error"]) == (400, True)

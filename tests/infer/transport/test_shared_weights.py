@@ -66,3 +66,26 @@ def test_weights_that_no_longer_have_a_place_are_told_by_name():
     model.scale = nn.Parameter(torch.ones(2, 3))  # into which three numbers would be spread
     with pytest.raises(RuntimeError, match="new weights have no place: the model itself has changed 'scale'"):
         weights.apply(1, model)
+
+
+class Spoken(nn.Module):
+    """Has a state that is no tensor."""
+
+    def get_extra_state(self):
+        return {}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_some_extra_states_without_the_others_are_refused_and_none_are_not():
+    """A worker that was restarted had what came last alone, and began anew with the rest."""
+    model = nn.Sequential(Spoken(), nn.Linear(1, 1), Spoken())
+    weights = SharedWeights(model)
+    state = model.state_dict()
+    assert len(weights.check(state)) == 2
+    del state["0._extra_state"]
+    with pytest.raises(ValueError, match=r"every extra state of the model or none, and lacks '0\._extra_state'$"):
+        weights.check(state)
+    del state["2._extra_state"]
+    assert len(weights.check(state)) == 2

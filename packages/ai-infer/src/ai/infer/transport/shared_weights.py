@@ -72,6 +72,7 @@ class SharedWeights:
             TypeError: an entry is no tensor.
             ValueError: an entry is missing, unknown, of another shape, or of a kind of number that the model's dtype
                 has not (complex for real, real for whole). Numbers of the same kind are rounded to the model's dtype.
+                Extra states may be left out all together: those that hold go on.
         """
         for name, x in state_dict.items():
             if not isinstance(name, str):
@@ -82,6 +83,9 @@ class SharedWeights:
         missing = [name for name in self._entries if name not in given]
         if missing:
             raise ValueError(f"state_dict must hold every entry of the model, and lacks {_some(missing)}")
+        lacking = sorted(self._extra.difference(map(_plain, state_dict)))
+        if lacking and len(lacking) < len(self._extra):  # a worker that is restarted would have the rest alone
+            raise ValueError(f"state_dict must hold every extra state of the model or none, and lacks {_some(lacking)}")
         unknown = [name for name in map(_plain, state_dict) if name not in self._entries and name not in self._extra]
         if unknown:
             raise ValueError(f"state_dict must hold entries of the model only, not {_some(unknown)}")

@@ -95,7 +95,7 @@ def main(arguments: dict[str, Any]) -> None:
 def _await_end(starter: int) -> None:
     """Waits until a process that ends has let go of its locks, which it does after its sockets."""
     if hasattr(os, "pidfd_open"):
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):  # it has ended, or the system has none for us
             select.select([os.pidfd_open(starter)], [], [], _END_S)
 
 

@@ -153,7 +153,7 @@ def _read_head(head: bytes, inputs: tuple[TensorSpec, ...]) -> Plan:
         raise BadInputError("the request's parameter 'priority' is not supported")
     timeout_s = _timeout_s(parameters.get("timeout"))
     binary = _flag(parameters, "binary_data_output")
-    return Plan(request_id or "", list(named.values()), end, _wanted(document), binary, timeout_s)
+    return Plan(request_id or "", list(named.values()), end, _wanted(document, binary), binary, timeout_s)
 
 
 def _timeout_s(microseconds: Any) -> float | None:
@@ -164,11 +164,11 @@ def _timeout_s(microseconds: Any) -> float | None:
     return min(microseconds / 1e6, 1e6)
 
 
-def _flag(parameters: dict[str, Any], name: str) -> bool:
-    value = parameters.get(name)
-    if value is not None and not isinstance(value, bool):
+def _flag(parameters: dict[str, Any], name: str, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
         raise BadInputError(f"{name!r} must be true or false, not {value!r:.40}")
-    return bool(value)
+    return value
 
 
 def _only_known(document: dict[str, Any], what: str, known: set[str]) -> None:
@@ -210,7 +210,7 @@ def _read_input(about: Any, start: int, inputs: tuple[TensorSpec, ...]) -> _Inpu
         return _Input(name, dtype, shape, start, start, given)
     if type(size) is not int or size < 0:
         raise BadInputError(f"input {name!r:.80} must have a binary_data_size from 0, not {size!r:.40}")
-    if "data" in about:
+    if about.get("data") is not None:
         raise BadInputError(f"input {name!r:.80} must have either 'data' or binary_data_size, not both")
     if dtype is not None:
         check_size(name, datatype, shape, size)
@@ -226,12 +226,15 @@ def _object(document: dict[str, Any], key: str) -> dict[str, Any]:
     return value
 
 
-def _wanted(document: dict[str, Any]) -> dict[str, _Wanted] | None:
+def _wanted(document: dict[str, Any], binary: bool) -> dict[str, _Wanted] | None:
+    """Returns how each output that a request names is to be written: as it says itself, else as the request does."""
     outputs = document.get("outputs")
-    if not outputs:
+    if outputs is None:
         return None
     if not isinstance(outputs, list):
-        raise BadInputError("'outputs' must be a list")
+        raise BadInputError(f"'outputs' must be a list, not {type(outputs).__name__}")
+    if not outputs:
+        return None
     wanted: dict[str, _Wanted] = {}
     for about in outputs:
         if not isinstance(about, dict) or not isinstance(about.get("name"), str):
@@ -244,7 +247,7 @@ def _wanted(document: dict[str, Any]) -> dict[str, _Wanted] | None:
             raise BadInputError(f"output {name!r:.80} must have a classification from 0, not {n_classes!r:.40}")
         if name in wanted:
             raise BadInputError(f"output {name!r:.80} must be asked for once")
-        wanted[name] = _Wanted(_flag(parameters, "binary_data"), n_classes)
+        wanted[name] = _Wanted(_flag(parameters, "binary_data", binary), n_classes)
     return wanted
 
 

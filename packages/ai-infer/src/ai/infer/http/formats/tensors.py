@@ -4,6 +4,7 @@ Source: the protocol's `specification/protocol/inference_rest.md` and its extens
 and Triton.
 """
 
+import itertools
 import math
 import struct
 from dataclasses import dataclass
@@ -146,20 +147,35 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> Ra
     dtype = dtype_of(name, datatype)
     if not isinstance(data, list):
         raise BadInputError(f"input {name!r} must have data that is a list of numbers, not {type(data).__name__}")
+    items, kinds = _items(name, shape, data)
     try:
-        given = np.array(data) if data else np.zeros(0, np.int64)
-        if dtype is torch.uint64 and given.dtype.kind in "iufO":
-            given = np.array(data, dtype=np.uint64 if _are_whole(data) else None)
+        mixed = bool in kinds and len(kinds) > 1 and dtype is not torch.bool
+        if mixed or kinds - {int, float, bool}:  # an array would give each number the width of the longest text
+            raise ValueError("numbers are")
+        given = np.array(items) if items else np.zeros(0, np.int64)
+        if dtype is torch.uint64:
+            given = np.array(items, dtype=np.uint64 if kinds <= {int} else None)
         x = _as_dtype(given, dtype)
     except (ValueError, TypeError, OverflowError) as error:
         raise BadInputError(f"input {name!r} must have data that is {datatype}: {str(error)[:200]}") from None
-    if given.size != math.prod(shape) or (given.ndim > 1 and given.shape != shape):
-        raise BadInputError(f"input {name!r} of shape {list(shape)} has data of shape {list(given.shape)}")
+    if given.size != math.prod(shape):
+        raise BadInputError(f"input {name!r} of shape {list(shape)} has data of shape {[len(items)]}")
     return RawTensor(dtype, shape, to_bytes(x))
 
 
-def _are_whole(data: Any) -> bool:
-    return all(_are_whole(x) for x in data) if isinstance(data, list) else type(data) is int
+def _items(name: str, shape: tuple[int, ...], data: list[Any]) -> tuple[list[Any], set[type]]:
+    """Returns the elements of a JSON list, which is flat or nested as the shape says, and their types."""
+    items, kinds, given = data, set(map(type, data)), [len(data)]
+    while kinds == {list}:
+        lengths = set(map(len, items))
+        if len(lengths) > 1 or len(given) == _MAX_DIMS:
+            raise BadInputError(f"input {name!r} of shape {list(shape)} has data that is nested otherwise")
+        given.append(lengths.pop())
+        items = list(itertools.chain.from_iterable(items))
+        kinds = set(map(type, items))
+    if list in kinds or (len(given) > 1 and tuple(given) != shape):
+        raise BadInputError(f"input {name!r} of shape {list(shape)} has data of shape {given}")
+    return items, kinds
 
 
 def _as_dtype(given: "np.ndarray[Any, np.dtype[Any]]", dtype: torch.dtype) -> Tensor:
@@ -185,19 +201,10 @@ def _as_dtype(given: "np.ndarray[Any, np.dtype[Any]]", dtype: torch.dtype) -> Te
 
 def texts_from_json(name: str, shape: tuple[int, ...], data: Any) -> list[Any]:
     """Returns the texts of a JSON list, flat or nested, as lists in lists of bytes."""
-    items: list[bytes] = []
-    _collect_texts(name, data, items)
-    return _as_texts(name, shape, items)
-
-
-def _collect_texts(name: str, x: Any, items: list[bytes]) -> None:
-    if isinstance(x, list):
-        for each in x:
-            _collect_texts(name, each, items)
-    elif isinstance(x, str):
-        items.append(x.encode(errors="surrogatepass"))
-    else:
-        raise BadInputError(f"input {name!r} must have data that is text, not {type(x).__name__}")
+    items, kinds = _items(name, shape, data) if isinstance(data, list) else ([], {type(data)})
+    if kinds - {str}:
+        raise BadInputError(f"input {name!r} must have data that is text, not {min(x.__name__ for x in kinds - {str})}")
+    return _as_texts(name, shape, [item.encode(errors="surrogatepass") for item in items])
 
 
 def texts_from_bytes(name: str, shape: tuple[int, ...], data: memoryview) -> list[Any]:
