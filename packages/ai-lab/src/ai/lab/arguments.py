@@ -102,8 +102,8 @@ def as_callables(name: str, value: Any) -> tuple[Any, ...]:
     Raises:
         TypeError: they are none.
 
-    >>> as_callables("callbacks", [print])
-    (<built-in function print>,)
+    >>> as_callables("callbacks", [len])
+    (<built-in function len>,)
     """
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a list of callables, got {value!r}")
