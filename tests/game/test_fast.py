@@ -1,5 +1,8 @@
+import enum
 import importlib.util
 import warnings
+from functools import partial
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,19 +128,98 @@ def test_a_template_is_kept_under_the_code_it_was_bound_to_and_found_again(monke
     assert fast.bound(template, part=doubled)(1) == 43
 
 
-def test_large_tables_are_told_apart_number_by_number():
-    def game(middle):
-        table = np.arange(3000.0)
-        table[1500] = middle
-        tables = (table, table)
+def table_of(middle):
+    table = np.arange(3000.0)
+    table[1500] = middle
+    return table
 
-        def rule(x):
-            return x + tables[1][1500]
 
-        return rule
+def in_a_tuple(k):
+    tables = (table_of(k), (table_of(k),))
+    return lambda x: x + tables[1][0][1500]
 
-    assert fast.bound(template, part=game(7.0))(1) == 9
-    assert fast.bound(template, part=game(8.0))(1) == 10
+
+def in_a_default(k):
+    table = table_of(k)
+    return lambda x, table=table: x + table[1500]
+
+
+def in_an_enumeration(k):
+    kinds = enum.IntEnum("Kinds", {"KING": k})
+    return lambda x: x + kinds.KING
+
+
+def in_a_module(k):
+    constants = ModuleType("constants")
+    constants.king = k
+    return lambda x: x + constants.king
+
+
+def in_one_of_two_like_functions(k):
+    def times(y):
+        return lambda x: x * y
+
+    zero, own = times(0), times(k)
+    return lambda x: x + zero(x) + own(1)
+
+
+def in_a_function_within(k):
+    scope = {"number": k}
+    exec("def rule(x):\n    def inner(y):\n        return y + number\n    return inner(x)\n", scope)
+    return scope["rule"]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [in_a_tuple, in_a_default, in_an_enumeration, in_a_module, in_one_of_two_like_functions, in_a_function_within],
+)
+def test_games_that_differ_in_one_number_are_told_apart_wherever_it_is(rule):
+    assert fast._digest(part=rule(7)) == fast._digest(part=rule(7)) != fast._digest(part=rule(8))
+
+
+def test_other_constants_of_a_module_are_another_kernel():
+    assert fast.bound(template, part=in_a_module(7))(1) == 9
+    assert fast.bound(template, part=in_a_module(8))(1) == 10
+
+
+def test_what_tells_functions_apart_holds_in_every_process():
+    from numpy import where
+
+    def rule(x):
+        return where(x > 0, sum([helper(i) for i in range(3)]), numba.int64(0))
+
+    said = []
+    fast._identify(rule, (), SimpleNamespace(update=said.append), {})
+    assert b"numpy.where" in b"".join(said)
+    assert b" at 0x" not in b"".join(said)
+
+
+def difference(x):
+    return first(x) - second(x)  # noqa: F821
+
+
+def test_parts_are_told_by_their_names_in_any_order():
+    assert fast.bound(difference, first=doubled, second=helper)(1) == 11
+    assert fast.bound(difference, second=doubled, first=helper)(1) == -11
+
+
+def factorial(n):
+    if n < 2:
+        return 1
+    return n * factorial(n - 1)
+
+
+def test_a_rule_may_call_a_function_that_calls_itself_and_one_that_it_closes_over():
+    def of_each(x):
+        return [factorial(i) for i in range(x)]
+
+    assert fast.bound(template, part=lambda x: of_each(x)[x - 1])(5) == 25
+
+
+def test_a_rule_may_be_compiled_already_and_must_be_a_function():
+    assert fast.bound(template, part=numba.njit(doubled))(1) == 23
+    with pytest.raises(TypeError, match="must be a function, got functools"):
+        fast.bound(template, part=partial(doubled))
 
 
 def test_a_game_is_played_where_nothing_may_be_written(monkeypatch):

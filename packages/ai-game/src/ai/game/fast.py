@@ -2,13 +2,15 @@
 
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable
+from enum import EnumType
 from functools import cache
 from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
-from types import FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -65,8 +67,8 @@ def bound(template: Callable[..., Any], **functions: Callable[..., Any]) -> Any:
     scope = {**template.__globals__, **functions}
     if not available():
         return FunctionType(template.__code__, scope, template.__name__, template.__defaults__)
-    name = f"{template.__name__}_{_digest(*functions.values())}"
-    if (key := (template, name, tuple(functions))) not in _BOUND:
+    name = f"{template.__name__}_{_digest(**functions)}"
+    if (key := (template, name)) not in _BOUND:
         scope |= {part: _compiled_part(function, forceinline=True) for part, function in functions.items()}
         code = template.__code__.replace(co_name=name, co_qualname=name)
         whole = FunctionType(code, scope, name, template.__defaults__)
@@ -104,50 +106,103 @@ def _compiled_part(function: Callable[..., Any], *, forceinline: bool = False) -
     """Returns a function compiled to be part of others; it is not kept on disk by itself."""
     from numba import njit
 
-    key = _digest(function), forceinline
+    key = _digest(part=function), forceinline
     if key not in _PARTS:
-        parts = {
-            name: _compiled_part(value)
-            for name, value in function.__globals__.items()
-            if isinstance(value, FunctionType) and name in function.__code__.co_names
-        }
-        scope, name = function.__globals__ | parts, function.__name__
-        whole = FunctionType(function.__code__, scope, name, function.__defaults__, function.__closure__)
-        _PARTS[key] = njit(error_model="numpy", forceinline=forceinline)(whole)
+        function = _written(function)
+        cells = [_part_of(cell.cell_contents) for cell in function.__closure__ or ()]
+        scope, closure = dict(function.__globals__), tuple(map(CellType, cells)) or None
+        whole = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, closure)
+        _PARTS[key] = njit(error_model="numpy", forceinline=forceinline)(whole)  # known before those that may call it
+        scope |= {name: _part_of(value) for name, value in _globals_of(function).items()}
     return _PARTS[key]
 
 
-def _digest(*functions: Callable[..., Any]) -> str:
-    """Returns what tells functions apart: a digest of their code and of all that it computes by."""
-    mark = sha256()
-    for function in functions:
-        _identify(function, mark, set())
+def _part_of(value: Any) -> Any:
+    return _compiled_part(value) if isinstance(value, FunctionType) else value
+
+
+def _digest(**functions: Callable[..., Any]) -> str:
+    """Returns what tells functions apart: a digest of their names, their code and all that they compute by."""
+    mark, seen = sha256(), dict[Any, int]()
+    for name, function in functions.items():
+        mark.update(name.encode())
+        _identify(_written(function), (), mark, seen)
     return mark.hexdigest()[:16]
 
 
-def _identify(function: Callable[..., Any], mark: Any, seen: set[Any]) -> None:
-    """Adds all that a function computes by to a digest: its code, what it closes over, globals, what it calls."""
-    code = function.__code__
-    if code in seen:
-        return
-    seen.add(code)
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    used = {name: function.__globals__[name] for name in sorted(code.co_names) if name in function.__globals__}
-    mark.update(repr((code.co_code, code.co_consts, code.co_names, code.co_varnames, function.__defaults__)).encode())
-    values = [*cells, *used.values()]
-    for value in values:
-        value = getattr(value, "py_func", value)  # compiled already
-        if isinstance(value, FunctionType):
-            _identify(value, mark, seen)
-        elif isinstance(value, ModuleType):
-            mark.update(value.__name__.encode())
-        elif isinstance(value, np.ndarray):
-            mark.update(repr((value.dtype, value.shape)).encode() + value.tobytes())
-        elif isinstance(value, tuple):  # whose arrays repr would shorten
-            mark.update(f"{type(value).__name__} of {len(value)}".encode())
-            values += value
-        else:
-            mark.update(repr(value).encode())
+def _written(function: Any) -> FunctionType:
+    """Returns a function as it was written, also where it is compiled already or a method."""
+    function = getattr(function, "py_func", function)
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, FunctionType):
+        raise TypeError(f"what is compiled must be a function, got {function!r}")
+    return function
+
+
+def _codes(code: CodeType) -> list[CodeType]:
+    """Returns a function's code and that of the functions and comprehensions in it."""
+    return [code, *(deep for const in code.co_consts if isinstance(const, CodeType) for deep in _codes(const))]
+
+
+def _globals_of(function: FunctionType) -> dict[str, Any]:
+    names = {name for code in _codes(function.__code__) for name in code.co_names}
+    return {name: function.__globals__[name] for name in sorted(names) if name in function.__globals__}
+
+
+def _identify(value: Any, names: tuple[str, ...], mark: Any, seen: dict[Any, int]) -> None:
+    """Adds to a digest all that a value is to the code that reads it: nothing may be shortened, or be an address.
+
+    Args:
+        value: a function, with what it closes over, its globals and what it calls; or what a function reads.
+        names: what that function may read of it, where it is a module.
+        mark: the digest.
+        seen: the functions and modules in it, which may lead to each other.
+    """
+    options = getattr(value, "targetoptions", None)
+    value = getattr(value, "py_func", value)  # compiled already
+    more: dict[str, Any] = {}
+    if isinstance(value, (FunctionType, ModuleType, type)) and (value, names) in seen:
+        said: Any = "again", seen[value, names]
+    elif (home := _library(value)) is not None:
+        said = home
+    elif isinstance(value, FunctionType):
+        seen[value, names] = len(seen)
+        codes = _codes(value.__code__)
+        consts = [[const for const in code.co_consts if not isinstance(const, CodeType)] for code in codes]
+        said = options, consts, [(code.co_code, code.co_names, code.co_varnames, code.co_freevars) for code in codes]
+        names = tuple(sorted({name for code in codes for name in code.co_names}))
+        cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
+        more = {"defaults": value.__defaults__, "cells": cells, **_globals_of(value)}
+    elif isinstance(value, ModuleType):
+        seen[value, names] = len(seen)
+        said = value.__name__
+        more = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    elif isinstance(value, EnumType):
+        said = value.__module__, value.__qualname__
+        more = {name: member.value for name, member in value.__members__.items()}
+    elif isinstance(value, type):
+        said = value.__module__, value.__qualname__, getattr(value, "_fields", ())
+    elif isinstance(value, (np.ndarray, np.generic)):
+        said = value.dtype, value.shape, sha256(value.tobytes()).hexdigest()
+    elif isinstance(value, tuple):
+        said = len(value)
+        more = {"type": type(value), **{str(index): part for index, part in enumerate(value)}}
+    else:
+        said = value
+    mark.update(repr(said).encode())
+    for name, part in more.items():
+        mark.update(name.encode())
+        _identify(part, names, mark, seen)
+
+
+def _library(value: Any) -> str | None:
+    """Returns the name of what numba compiles by itself: it is not looked into."""
+    home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    if not isinstance(home, str) or home.partition(".")[0] not in ("builtins", "math", "numba", "numpy"):
+        return None
+    name = getattr(value, "__name__", "")
+    module = sys.modules.get(home)
+    return f"{home}.{name}" if module is value or (name and getattr(module, name, None) is value) else None
 
 
 def _forgive(cache: Any) -> None:

@@ -22,9 +22,9 @@ class ScalarGame:
 
     A state `s` is read and written by field, `s["board"]`. The dtype has the fields `player`, `over` and `reward`,
     which `play_row` sets, besides the game's own; of more than two players `reward` has a place for each, such as
-    `("reward", "f4", 3)`. The functions may call others of their module; they take numbers,
-    arrays and loops, as numba does. What they write to is all zeros before. A subclass may write a function of the
-    batch itself, such as `observe`; then its search plays by those, slower.
+    `("reward", "f4", 3)`. The functions may call others, and read tables and numbers, which count as they are when the
+    game is first used; they take numbers, arrays and loops, as numba does. What they write to is all zeros before. A
+    subclass may write a function of the batch itself, such as `observe`; then its search plays by those, slower.
 
     - `start_row(s, luck)`: sets up a state of zeros; `luck` is a uint64 of this row's own. May be left out.
     - `play_row(s, action)`: plays a legal action.
