@@ -179,7 +179,7 @@ def _identify(value: Any, names: tuple[str, ...], mark: Any, seen: dict[Any, int
         more = {name: getattr(value, name) for name in names if hasattr(value, name)}
     elif isinstance(value, EnumType):
         said = value.__module__, value.__qualname__
-        more = {name: member.value for name, member in value.__members__.items()}
+        more = {name: value.__members__[name].value for name in value.__members__}
     elif isinstance(value, type):
         said = value.__module__, value.__qualname__, getattr(value, "_fields", ())
     elif isinstance(value, (np.ndarray, np.generic)):

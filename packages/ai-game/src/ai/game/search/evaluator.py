@@ -87,6 +87,11 @@ class NetEvaluator:
         outputs = [self._forward(part) for part in torch.split(observation, self.chunk)]
         return torch.cat([logits for logits, _ in outputs]), torch.cat([value for _, value in outputs])
 
+    @property
+    def rule(self) -> Any:
+        """The model's own, which a search takes where it is given none."""
+        return getattr(self.model, "rule", None)
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Holds the model in eval mode, without gradients.
@@ -245,6 +250,11 @@ class CachedEvaluator:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
+
+    @property
+    def rule(self) -> Any:
+        """That of the evaluator behind, which a search takes where it is given none."""
+        return getattr(self.evaluator, "rule", None)
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Returns the context in which the evaluator behind does not learn."""
