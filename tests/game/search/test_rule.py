@@ -3,10 +3,13 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 from ai.game import (
+    CachedEvaluator,
     ConnectFour,
     Gumbel,
+    NetEvaluator,
     Play,
     Puct,
     RolloutEvaluator,
@@ -238,3 +241,25 @@ def test_a_rule_that_cannot_search_is_named(rule, match):
     game = TicTacToe()
     with pytest.raises((TypeError, NotImplementedError), match=match):
         Search(game, RolloutEvaluator(game), rule=rule)(game.init(1))
+
+
+class Ruled(torch.nn.Module):
+    def __init__(self, rule):
+        super().__init__()
+        self.rule = rule
+
+    def forward(self, x):
+        return torch.zeros(len(x), 9), torch.zeros(len(x))
+
+
+def test_an_evaluators_own_rule_is_a_searchs_whatever_wraps_it():
+    game, own = TicTacToe(), Puct(c_init=3.0)
+    for evaluator in (Ruled(own), NetEvaluator(Ruled(own)), CachedEvaluator(Ruled(own))):
+        assert Search(game, evaluator).rule is own
+        assert Search(game, evaluator, rule=Gumbel()).rule == Gumbel()
+    source = SelfPlay(game, Ruled(own), Play(games=1, simulations=2, cache=4))
+    source.start(seed=0, worker=0)
+    assert source._search.rule is own
+    assert Search(game, CachedEvaluator(Ruled(torch.nn.Identity()))).rule == Gumbel()
+    with pytest.raises(TypeError, match=r"rule must be a Rule, such as Puct\(\), got <class"):
+        Search(game, Ruled(Puct))

@@ -95,7 +95,7 @@ class Search:
             raise TypeError(f"game must be a Game, such as TicTacToe(), got {game!r}")
         if not (callable(evaluator) or isinstance(evaluator, StateEvaluator)):
             raise TypeError(f"evaluator must be a module, a function or have evaluate(state), got {evaluator!r}")
-        own = getattr(evaluator, "rule", None)  # a network may call anything so
+        own: Any = getattr(evaluator, "rule", None)  # a network may call anything so
         if rule is None and (isinstance(own, Rule) or (isinstance(own, type) and issubclass(own, Rule))):
             rule = own
         self._setup(Rules(game, evaluator), simulations, rule, max_depth)
