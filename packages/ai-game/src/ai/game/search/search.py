@@ -96,9 +96,8 @@ class Search:
         if not (callable(evaluator) or isinstance(evaluator, StateEvaluator)):
             raise TypeError(f"evaluator must be a module, a function or have evaluate(state), got {evaluator!r}")
         own: Any = getattr(evaluator, "rule", None)  # a network may call anything so
-        if rule is None and (isinstance(own, Rule) or (isinstance(own, type) and issubclass(own, Rule))):
-            rule = own
-        self._setup(Rules(game, evaluator), simulations, rule, max_depth)
+        meant = isinstance(own, Rule) or (isinstance(own, type) and issubclass(own, Rule))
+        self._setup(Rules(game, evaluator), simulations, own if rule is None and meant else rule, max_depth)
 
     @classmethod
     def learned(
