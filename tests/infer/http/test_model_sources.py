@@ -152,6 +152,40 @@ def test_a_folder_names_no_function_to_be_called(tmp_path):
     assert (tmp_path / "called").exists()
 
 
+def test_a_folder_brings_no_class_of_its_own(tmp_path, monkeypatch):
+    """Folders without `__init__.py` are packages, too: where a server is started above it, its files are modules."""
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "import pathlib\nimport torch\npathlib.Path(__file__).with_name('ran').touch()\n"
+    code += "class Net(torch.nn.Linear):\n    pass\n"
+    arguments = {"args": [3, 2], "kwargs": {}}
+    by = {"class": "downloads.trial.snapshots.a.evil:Net", "arguments": arguments}
+    folder = snapshot(tmp_path / "downloads" / "trial" / "snapshots" / "a", nn.Linear(3, 2), by)
+    (folder / "evil.py").write_text(code)
+    (folder.parent.parent / "evil.py").write_text(code)
+    for name in ("downloads.trial.snapshots.a.evil", "downloads.trial.evil"):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["models"]["model"]["build"]["class"] = f"{name}:Net"
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(ValueError, match=rf"brings the code of '{name}:Net' \(.*evil\.py\): .* --trust"):
+            build(ModelSource.parse(f"m={folder}"))
+    assert not list(tmp_path.rglob("ran"))
+    build(ModelSource.parse(f"m={folder}"), trust=True)
+    assert len(list(tmp_path.rglob("ran"))) == 1
+
+
+def test_a_folder_gives_no_class_a_file_of_its_own(tmp_path, monkeypatch):
+    """A class that reads a program, such as our own for `.pt2`, runs what it finds in it."""
+    monkeypatch.chdir(tmp_path)
+    by = {
+        "class": "ai.infer.http.model_sources:ExportedModel",
+        "arguments": {"args": [], "kwargs": {"path": "a/net.pt2"}},
+    }
+    folder = snapshot(tmp_path / "a", nn.Linear(3, 2), by)
+    (folder / "net.pt2").write_bytes(b"never read")
+    with pytest.raises(ValueError, match=r"gives '.*:ExportedModel' its own file 'a/net\.pt2': .* --trust"):
+        build(ModelSource.parse(f"m={folder}"))
+
+
 def _call_me(folder):
     (Path(folder) / "called").touch()
     return nn.Linear(3, 2)

@@ -1,8 +1,10 @@
 """The models that an operator named at start, and only those: built from a factory, a `.pt2`, or a snapshot."""
 
 import importlib
+import importlib.machinery
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -172,17 +174,26 @@ def _from_folder(source: ModelSource, folder: Path, trust: bool) -> tuple[nn.Mod
     try:
         described = next(iter(read_manifest(snapshot)["models"].values()))
         if not trust:
-            _check_builder(snapshot, described["build"])
+            _check_builder(snapshot, described["build"], [folder.resolve(), snapshot.resolve()])
         model = build_saved(snapshot, ema=source.options.get("ema") == "1")
     except (SnapshotError, ValueError) as error:
         raise ValueError(f"model {source.name!r}: {error}") from error
     return model, source.inputs or tuple(_specs(described.get("inputs")))
 
 
-def _check_builder(snapshot: Path, by: dict[str, Any]) -> None:
-    """Raises ValueError if a snapshot would run code of its own choice: all but the class of a module does."""
+def _check_builder(snapshot: Path, by: dict[str, Any], folders: list[Path]) -> None:
+    """Raises ValueError if a snapshot would run code of its own choice: all but the class of a module does.
+
+    So does a class that came along in the snapshot's folders, or one that is to load what came along.
+    """
     if by["class"] is not None and by["arguments"] is not None:
         module, _, name = str(by["class"]).partition(":")
+        came_along = next((file for root, file in _files(module) if _is_beside(file, root, folders)), None)
+        if came_along is not None:
+            raise ValueError(f"snapshot {snapshot} brings the code of {by['class']!r} ({came_along}): {_TRUST}")
+        for text in _texts(by["arguments"]):
+            if text and os.path.exists(text) and _is_beside(Path(text).absolute(), Path.cwd(), folders):
+                raise ValueError(f"snapshot {snapshot} gives {by['class']!r} its own file {text!r:.80}: {_TRUST}")
         try:
             found: Any = importlib.import_module(module)
             for part in name.split("."):
@@ -194,6 +205,34 @@ def _check_builder(snapshot: Path, by: dict[str, Any]) -> None:
         raise ValueError(f"snapshot {snapshot} names {by['class']!r}, which is no module's class: {_TRUST}")
     if by.get("structure"):
         raise ValueError(f"snapshot {snapshot} holds its model by value ({by['structure']}): {_TRUST}")
+
+
+def _files(module: str) -> Iterator[tuple[Path, Path]]:
+    """Yields the files that may be a module or a package around it, with where they are on the path; imports none."""
+    parts = module.split(".")
+    for root in (Path(entry).absolute() for entry in sys.path):
+        for place in (root.joinpath(*parts[:n]) for n in range(1, len(parts) + 1)):
+            for stem in (os.fspath(place), os.fspath(place / "__init__")):
+                files = (Path(stem + suffix) for suffix in importlib.machinery.all_suffixes())
+                yield from ((root, file) for file in files if file.is_file())
+
+
+def _is_beside(path: Path, root: Path, folders: list[Path]) -> bool:
+    """Returns whether a path lies in one of the folders, or, below `root`, in the same outermost folder as one."""
+    real, root = path.resolve(), root.resolve()
+    for folder in folders:
+        below = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
+        if real.is_relative_to(folder) or (below and real.is_relative_to(root / below[0])):
+            return True
+    return False
+
+
+def _texts(x: Any) -> Iterator[str]:
+    if isinstance(x, str):
+        yield x
+    elif isinstance(x, (list, dict)):
+        for each in x.values() if isinstance(x, dict) else x:
+            yield from _texts(each)
 
 
 _TRUST = "to build it runs whatever code its author chose; serve it with --trust if you trust them"
