@@ -288,3 +288,10 @@ def test_numbers_of_numpy_are_numbers_and_none_ends_up_in_a_state():
     assert callable(augment.random_resized_crop(two))
     assert len(toy.moons_dataset(np.int64(8), noise=np.float32(0.1), seed=np.uint8(3))) == 8
     assert d.packed_tokens([[1, 2, 3, 4]], two)[0]["x"].tolist() == [1, 2]
+
+
+def test_a_class_in_place_of_its_instance_is_named():
+    with pytest.raises(TypeError, match=r"^source must be an instance: Coins\(...\), not the class Coins$"):
+        d.Datagen(Coins)
+    with pytest.raises(TypeError, match=r"^torch_dataset must be an instance: Dataset\(...\), not the class Dataset$"):
+        create_data_loader(d.Dataset, 4)

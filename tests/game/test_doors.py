@@ -100,3 +100,91 @@ def test_bounds_are_told_as_they_are(bounds, value, match):
     with pytest.raises(ValueError, match=match):
         check_amount(**bounds, x=value)
     check_amount(0, 1, finite=False, x=np.float32(0.5))
+
+
+_ENV = ai.game.GameEnvironments(ai.game.CartPole(), 2)
+_NET = torch.nn.Linear(1, 1)
+_RANDOM = ai.game.random_player(_GAME)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda game: Search(game, print), "game"),
+        (lambda game: ai.game.GameEnvironments(game, 2), "game"),
+        (lambda game: ai.game.SelfPlay(game, _NET), "game"),
+        (lambda game: ai.game.match(game, print, print, 2), "game"),
+        (lambda game: ai.game.random_player(game), "game"),
+        (lambda game: ai.game.greedy_player(game, _NET), "game"),
+        (lambda game: ai.game.check(game), "game"),
+        (lambda game: ai.game.solve(game), "game"),
+    ],
+)
+@pytest.mark.parametrize("game", [TicTacToe, "tictactoe", None, _ENV], ids=["class", "name", "none", "env"])
+def test_what_is_no_game_is_named(call, message, game):
+    with pytest.raises(TypeError, match=rf"^{message} must be a Game, such as TicTacToe\(\), got "):
+        call(game)
+
+
+class _Drawn:
+    """Of the members of a game those that each door uses, and no others."""
+
+    def __init__(self, *names):
+        for name in names:
+            setattr(self, name, getattr(_GAME, name))
+
+
+_PLAYED = ("num_players", "num_actions", "init", "step", "terminal", "reward")
+
+
+@pytest.mark.parametrize(
+    ("call", "members"),
+    [
+        (ai.game.random_player, ["legal"]),
+        (lambda game: ai.game.greedy_player(game, print), ["num_players", "num_actions", "legal"]),
+        (lambda game: ai.game.match(game, _RANDOM, _RANDOM, 2), [*_PLAYED, "to_play"]),
+        (lambda game: ai.game.solve(game), [*_PLAYED, "to_play", "legal", "discount"]),
+        (
+            lambda game: ai.game.GameEnvironments(game, 2, mask=False).reset(0),
+            [*_PLAYED, "to_play", "observe", "observation_shape"],
+        ),
+    ],
+)
+def test_a_game_of_ones_own_needs_what_is_used_of_it_and_the_first_that_it_lacks_is_named(call, members):
+    call(_Drawn(*members))
+    for lacking in members:
+        if lacking == "to_play" and "observe" in members:  # of a game for one it is not asked
+            continue
+        less = _Drawn(*(name for name in members if name != lacking))
+        with pytest.raises(TypeError, match=rf"^game must be a Game, .*, got _Drawn, which lacks {lacking}$"):
+            call(less)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ai.game.Rollouts(_NET, _ENV), r"env must be environments, such as .*, got Linear, which lacks num"),
+        (lambda: ai.game.Rollouts(ai.game.CartPole(), _NET), r"env must be environments, such as .*, got CartPole, which lacks num"),
+        (lambda: ai.game.Rollouts(_ENV, torch.nn.Linear), r"model must be an instance: Linear\(...\), not the class.*"),
+        (lambda: ai.game.evaluate(_NET, _ENV), r"env must be environments, such as .*, got Linear, which lacks num"),
+        (lambda: ai.game.evaluate(_ENV, torch.nn.Linear), r"model must be an instance: .*"),
+        (lambda: ai.game.SelfPlay(_GAME, _NET, {"games": 2}), r"play must be a Play, such as .*, got {'games': 2}"),
+        (lambda: ai.game.match(_GAME, None, print, 2), r"first must be a player, such as .*, got None"),
+        (lambda: ai.game.match(_GAME, print, _GAME, 2), r"second must be a player, such as .*, got .*TicTacToe.*"),
+        (lambda: ai.game.round_robin(_GAME, [print], 2), "players must be a dict by name, got list"),
+        (lambda: ai.game.greedy_player(_GAME, _GAME), r"evaluator must be a module, a function or .*, got .*"),
+        (lambda: Search(_GAME, torch.nn.Linear), r"evaluator must be an instance: Linear\(...\), not the class.*"),
+        (lambda: _GAME.init("3"), "batch must be a whole number, got '3'"),
+        (lambda: ai.game.CartPole().init(3.0), "batch must be a whole number, got 3.0"),
+        (lambda: ai.game.SlidingTiles().init(None), "batch must be a whole number, got None"),
+    ],
+)
+def test_what_stands_in_another_place_is_named(call, message):
+    with pytest.raises(TypeError, match=rf"^{message}$"):
+        call()
+
+
+def test_fewer_games_than_none_are_refused():
+    with pytest.raises(ValueError, match=r"^batch must be at least 0, got -1$"):
+        _GAME.init(-1)
+    assert len(_GAME.init(0)) == 0

@@ -256,3 +256,10 @@ def test_the_command_line_says_it_in_one_line(arguments, said, home, capsys):
     assert (out, error.count("\n")) == ("", 1)
     assert error.startswith(f"ai-lab: {said}")
     assert not home.exists()
+
+
+def test_a_model_and_its_optimizer_that_are_swapped_are_named_before_there_is_a_snapshot(tmp_path):
+    net = torch.nn.Linear(1, 1)
+    with pytest.raises(TypeError, match=r"^'model' is given an optimizer \(SGD\) for its model: the model comes first"):
+        Trial(tmp_path / "swapped").resume(torch.optim.SGD(net.parameters()), net)
+    assert Trial(tmp_path / "swapped").resume(net, torch.optim.SGD(net.parameters())) == 0

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 import types
 import typing
 from typing import Any
@@ -233,3 +234,28 @@ def test_taps_that_are_not_finite_are_named_and_those_of_numpy_taken():
             m.blur(wrong)
     assert torch.equal(m.f.blur(_X, np.array([1, 2, 1])), m.f.blur(_X))
     assert m.f.upfirdn(_X, (1,), pad=np.int64(2)).shape == (4, 8, 10, 10)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda given: m.Model(m.fc(1, 1)).init(given),
+        lambda given: m.Model(m.fc(1, 1)).save(given),
+        lambda given: m.save_state({}, given),
+        lambda given: m.load_state(given),
+    ],
+)
+def test_what_is_no_path_is_named(call):
+    for given in (0, [b"x"]):
+        with pytest.raises(TypeError, match=rf"^path must be text or a path of a file, got {re.escape(repr(given))}$"):
+            call(given)
+
+
+def test_a_folder_in_the_place_of_a_file_of_weights_is_named_and_nothing_is_left_in_it(tmp_path):
+    taken = tmp_path / "model.safetensors"
+    taken.mkdir()
+    with pytest.raises(
+        IsADirectoryError, match=r"^path \(.*model.safetensors\) must be a file to write, and is a folder$"
+    ):
+        m.Model(m.fc(1, 1)).save(taken)
+    assert [found.name for found in tmp_path.rglob("*")] == ["model.safetensors"]

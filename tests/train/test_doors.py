@@ -161,8 +161,40 @@ def test_a_class_in_place_of_its_instance_is_named(call, named):
         (lambda: schedule.sequence((9, schedule.linear)), "schedule 0 of sequence must be what schedule.linear.*"),
         (lambda: opt.sgd(_NET, groups=opt.no_decay), "groups must be a rule .*, not no_decay itself"),
         (lambda: opt.sgd(_NET, groups=[]), "groups must be a rule .*, not list"),
+        *(
+            (lambda given=given: opt.adam(given), f"model must be .* or an iterable of parameters, not {name}")
+            for given, name in [(None, "NoneType"), (1e-2, "float"), ("net", "str"), (_TRAINER, "Trainer")]
+        ),
+        (lambda: opt.sgd(Dataset({"x": [1]})), "model must be .* or an iterable of parameters, not Dataset"),
+        (lambda: opt.sgd([1.0]), "model must be .* or an iterable of parameters, not list of float"),
+        (lambda: opt.adam(Dataset({"x": [1]}).loader(1)), "model must be .* of parameters, not DataLoader of dict"),
+        (lambda: opt.sgd(_NET.weight), "model must be .* or an iterable of parameters, not Parameter"),
+        (lambda: opt.build(_NET, "sgd"), "config must be an optimizer's name or a dict with it, not Net"),
+        (lambda: ai.train.MultiTrainer(print, [], repeats=2), "repeats must be a dict by model name, not int"),
+        (lambda: ai.train.Classify(top_k=5), r"top_k must be a sequence of whole numbers, such as \(5,\), not 5"),
+        (lambda: ai.train.Classify(top_k=["5"]), r"top_k\[0\] must be a whole number, got '5'"),
+        (lambda: ai.train.EarlyStopping(5), "key must be a metric's name, not 5"),
+        (
+            lambda: ai.train.snapshot.restore("nowhere", opt.sgd(_NET), _NET),
+            r"'model' is given an optimizer \(SGD\) for its model: the model comes first",
+        ),
     ],
 )
 def test_another_kind_of_thing_is_named(call, message):
     with pytest.raises(TypeError, match=rf"^{message}$"):
         call()
+
+
+@pytest.mark.parametrize("make", [opt.adam, opt.sgd])
+def test_groups_of_generators_and_named_parameters_keep_all_their_parameters(make):
+    groups = [{"params": _NET.parameters(), "lr": 0.5}, {"params": torch.nn.Linear(1, 1).named_parameters()}]
+    made = make(iter(groups), lr=0.25).param_groups
+    assert [(len(group["params"]), group["lr"]) for group in made] == [(len([*_NET.parameters()]), 0.5), (2, 0.25)]
+    assert [len(group["params"]) for group in make(_NET.named_parameters()).param_groups] == [len([*_NET.parameters()])]
+
+
+def test_what_is_out_of_bounds_is_named():
+    with pytest.raises(ValueError, match=r"^timelimit \(-5\) must not be negative$"):
+        _TRAINER.train(_NET, opt.sgd(_NET), timelimit=-5)
+    with pytest.raises(ValueError, match=r"^top_k\[1\] \(0\) must be at least 1$"):
+        ai.train.Classify(top_k=(5, 0))

@@ -104,3 +104,13 @@ def test_importing_util_loads_nothing_heavy():
     code = "import ai.util, sys; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert out.strip() == "[]"
+
+
+def test_what_is_no_path_or_no_seed_is_named():
+    with pytest.raises(TypeError, match=r"^path must be text or a path of a file, got Tensor: the path comes first$"):
+        save_img_grid(torch.zeros(2, 3, 4, 4), "x.png")
+    before = random.getstate()
+    for seed in ("0", 0.5, None, True):
+        with pytest.raises(TypeError, match=rf"^seed must be a whole number, got {seed!r}$"):
+            seed_all(seed)
+    assert random.getstate() == before

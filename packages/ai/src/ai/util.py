@@ -56,6 +56,8 @@ def save_img_grid(path: str | os.PathLike[str], images: "Tensor | np.ndarray", n
     import torch
     from PIL import Image
 
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be text or a path of a file, got {type(path).__name__}: the path comes first")
     pixels = torch.as_tensor(images).detach().cpu()
     if pixels.ndim == 3:
         pixels = pixels[:, None]
@@ -87,6 +89,8 @@ def seed_all(seed: int) -> None:
     import numpy as np
     import torch
 
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TypeError(f"seed must be a whole number, got {seed!r}")
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

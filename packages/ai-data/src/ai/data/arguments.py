@@ -83,6 +83,13 @@ def check_callable(**named: Any) -> None:
             raise TypeError(f"{name} must be callable, got {value!r}")
 
 
+def check_instance(**named: Any) -> None:
+    """Raises `TypeError` for a class where one of its instances is meant."""
+    for name, value in named.items():
+        if isinstance(value, type):
+            raise TypeError(f"{name} must be an instance: {value.__name__}(...), not the class {value.__name__}")
+
+
 def check_path(*, or_none: bool = False, **named: Any) -> None:
     """Raises `TypeError` for what is no path; None passes with `or_none`.
 

@@ -9,7 +9,7 @@ from typing import Any, Unpack, cast
 import torch
 from torch import Tensor
 
-from ai.data.arguments import check_at_least, check_rank, check_state
+from ai.data.arguments import check_at_least, check_instance, check_rank, check_state
 from ai.data.batch.device import checked_device
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.seeds import derive_seed
@@ -54,6 +54,7 @@ class Datagen:
     """
 
     def __init__(self, source: Source, postprocess: Transform | None = None) -> None:
+        check_instance(source=source)
         for method in ("start", "__next__", "update_params"):
             if not callable(getattr(source, method, None)):
                 raise TypeError(f"source must have the method {method}, {type(source).__name__} has none")

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset
 
-from ai.data.arguments import check_whole
+from ai.data.arguments import check_instance, check_whole
 from ai.data.batch.transform import Transform
 from ai.data.dataset import Dataset
 from ai.data.loader import DataLoader
@@ -46,6 +46,7 @@ def create_data_loader(
         >>> [y.tolist() for x, y in loader]
         [[0, 2, 4, 6], [8]]
     """
+    check_instance(torch_dataset=torch_dataset)
     map_style = hasattr(torch_dataset, "__getitem__") and not isinstance(torch_dataset, IterableDataset)
     if not map_style:
         if not hasattr(torch_dataset, "__iter__"):

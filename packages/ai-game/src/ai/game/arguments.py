@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,21 @@ def check_amount(
             raise ValueError(f"{name} must be {_bounds(least, most, above)}, got {value}")
         if finite and abs(value) == float("inf"):
             raise ValueError(f"{name} must be finite, got {value}")
+
+
+def check_has(members: Iterable[str], what: str, **named: Any) -> None:
+    """Raises `TypeError` for a class, or what lacks one of `members`, which is named.
+
+    >>> check_has(["upper"], "a word, such as 'net'", name="net")
+    """
+    for name, value in named.items():
+        if isinstance(value, type):
+            raise TypeError(f"{name} must be {what}, got the class {value.__name__}")
+        lacking = next((member for member in members if not hasattr(value, member)), None)
+        if lacking is not None:
+            plain = value is None or isinstance(value, (str, int, float))
+            given = repr(value) if plain else f"{type(value).__name__}, which lacks {lacking}"
+            raise TypeError(f"{name} must be {what}, got {given}")
 
 
 def _bounds(least: float | None, most: float | None, above: bool) -> str:

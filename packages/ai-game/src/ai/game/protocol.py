@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from ai.game.arguments import check_has
+
 State: TypeAlias = NDArray[np.void]
 Actions: TypeAlias = NDArray[np.int64]
 Seed: TypeAlias = int | NDArray[np.uint64]
@@ -96,6 +98,22 @@ class SymmetricGame(Game, Protocol):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns observations `[B, …]` and policies `[B, A]` seen from side `which[B]` (0: unchanged)."""
         ...
+
+
+_NEEDS = (*Game.__annotations__, "init", "step", "observe", "legal", "terminal", "reward", "to_play")
+
+
+def check_game(game: Any, *needs: str) -> None:
+    """Raises `TypeError` for what is no game, such as its class or its name, or lacks what is needed of it.
+
+    Args:
+        game: asked.
+        needs: the members that will be used; all of `Game` where none is named.
+
+    >>> from ai.game import TicTacToe
+    >>> check_game(TicTacToe())
+    """
+    check_has(needs or _NEEDS, "a Game, such as TicTacToe()", game=game)
 
 
 def chances(game: Game, state: State) -> NDArray[np.float64] | None:

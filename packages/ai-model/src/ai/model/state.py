@@ -36,7 +36,9 @@ def save_state(state: Mapping[str, Any], path: PathLike) -> None:
     ...     m.load_state(f"{folder}/x.safetensors")
     {'x': tensor([1., 1.])}
     """
-    path = Path(path)
+    path = _as_path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"path ({path}) must be a file to write, and is a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach() if isinstance(value, Tensor) else value for name, value in state.items()}
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
@@ -101,6 +103,12 @@ def saying_why(path: Path) -> Iterator[None]:
         raise
 
 
+def _as_path(path: Any) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be text or a path of a file, got {path!r}")
+    return Path(path)
+
+
 def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Reads the named tensors of a file that `save_state`, safetensors or `torch.save(state_dict)` wrote.
 
@@ -115,7 +123,7 @@ def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, 
         ...     load_state(f"{folder}/x.pt")
         {'x': tensor([1., 1.])}
     """
-    path = Path(path)
+    path = _as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"path ({path}) must be a file of weights, and there is none")
     if path.suffix == ".safetensors":

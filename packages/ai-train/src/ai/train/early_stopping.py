@@ -29,6 +29,8 @@ class EarlyStopping:
     def __init__(
         self, key: str = "val_loss", *, patience: int = 5, mode: str | None = None, min_delta: float = 0.0
     ) -> None:
+        if not isinstance(key, str):
+            raise TypeError(f"key must be a metric's name, not {key!r}")
         check_whole(patience=patience)
         check_real(min_delta=min_delta)
         if patience < 0:

@@ -65,6 +65,12 @@ class Classify:
         check_real(label_smoothing=label_smoothing)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing ({label_smoothing}) must lie in [0, 1)")
+        if isinstance(top_k, str) or not isinstance(top_k, Sequence):
+            raise TypeError(f"top_k must be a sequence of whole numbers, such as (5,), not {top_k!r}")
+        for index, k in enumerate(top_k):
+            check_whole(**{f"top_k[{index}]": k})
+            if k < 1:
+                raise ValueError(f"top_k[{index}] ({k}) must be at least 1")
         self.x, self.y = x, y
         self.label_smoothing = label_smoothing
         self.class_weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)

@@ -60,6 +60,8 @@ class MultiTrainer(OtherNames):
         check_env(env, "key, models, batch, step")
         check_data(data)
         self.env, self.data = env, data
+        if not isinstance(repeats, Mapping | None):
+            raise TypeError(f"repeats must be a dict by model name, not {type(repeats).__name__}")
         self.repeats = dict(repeats or {})
         for key, count in self.repeats.items():
             check_whole(**{f"repeats[{key!r}]": count})

@@ -203,6 +203,8 @@ def build(config: Mapping[str, Any] | str, model: nn.Module) -> Optimizer:
     >>> build({'name': 'sgd', 'lr': 0.5}, nn.Linear(2, 2)).defaults['lr']
     0.5
     """
+    if not isinstance(config, (str, Mapping)):
+        raise TypeError(f"config must be an optimizer's name or a dict with it, not {type(config).__name__}")
     options = {"name": config} if isinstance(config, str) else dict(config)
     name = str(options.pop("name", None))
     if name not in FACTORIES:
@@ -270,6 +272,7 @@ def layerwise_decay(factor: float, depth: Callable[[str], int] | None = None) ->
 
 def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float, options: dict[str, Any]) -> Made:
     check_instance(model=model)
+    given = model.parameters() if isinstance(model, nn.Module) else _parameters(model)
     options = dict(options)
     rule: Groups | None = options.pop("groups", None)
     clip_norm, clip_value = options.pop("clip_norm", None), options.pop("clip_value", None)
@@ -287,7 +290,7 @@ def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float
     if rule is not None:
         groups = rule(model)  # type: ignore[arg-type]
     else:
-        groups = list(model.parameters() if isinstance(model, nn.Module) else model)
+        groups = list(given)
     for group in groups:
         if isinstance(group, dict) and "lr_factor" in group:
             group["lr"] = lr * group.pop("lr_factor")
@@ -295,6 +298,23 @@ def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float
         options["fused"] = True
     optimizer = kind(groups, lr=lr, **options)
     return optimizer if clip_norm is None and clip_value is None else clip(optimizer, clip_norm, value=clip_value)
+
+
+def _parameters(given: Any) -> list[Any]:
+    """Returns parameters, groups of them or pairs with their names, as torch takes them; raises for what is none."""
+    must = f"model must be a torch.nn.Module or an iterable of parameters, not {type(given).__name__}"
+    if isinstance(given, (str, Mapping, torch.Tensor)) or not isinstance(given, Iterable):
+        raise TypeError(must)
+    parameters = []
+    for one in given:  # of a data set the first row is refused, before the others are read
+        named = isinstance(one, tuple) and len(one) == 2 and isinstance(one[1], torch.Tensor)
+        if isinstance(one, Mapping) and "params" in one:
+            params = one["params"]  # may be a generator, and is read more than once
+            one = {**one, "params": [params] if isinstance(params, torch.Tensor) else list(params)}
+        elif not (named or isinstance(one, torch.Tensor)):
+            raise TypeError(f"{must} of {type(one).__name__}")
+        parameters.append(one)
+    return parameters
 
 
 def _can_fuse(kind: Any, groups: list[Any], options: dict[str, Any]) -> bool:
@@ -305,5 +325,6 @@ def _can_fuse(kind: Any, groups: list[Any], options: dict[str, Any]) -> bool:
         devices = ("cuda",)
     else:
         return False
-    params = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
+    given = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
+    params = [p[1] if isinstance(p, tuple) else p for p in given]  # without its name
     return not options.get("differentiable") and all(p.is_floating_point() and p.device.type in devices for p in params)

@@ -10,7 +10,7 @@ from torch import nn
 from ai.data.generation.begun import began
 from ai.game.arguments import check_count
 from ai.game.environments.acting import Act, ByPolicy, device_of, evaluating, to_numpy
-from ai.game.environments.protocol import Environments, Seen, by_key, stepped
+from ai.game.environments.protocol import Environments, Seen, by_key, check_environments, stepped
 
 
 def evaluate(
@@ -49,6 +49,7 @@ def evaluate(
     """
     check_count(1, episodes=episodes, max_steps=max_steps)
     check_count(0, seed=seed)
+    check_environments(env, model)
     wanted = np.full(env.num, episodes // env.num) + (np.arange(env.num) < episodes % env.num)
     act = ByPolicy(greedy=True) if act is None else act
     device = device_of(model)

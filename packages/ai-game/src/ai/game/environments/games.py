@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ai.game import draws
 from ai.game.arguments import check_count, check_flag
 from ai.game.environments.protocol import BEGIN, Seen, Step
-from ai.game.protocol import Game
+from ai.game.protocol import Game, check_game
 
 
 class GameEnvironments:
@@ -36,6 +36,8 @@ class GameEnvironments:
     def __init__(self, game: Game, num: int, *, mask: bool | None = None) -> None:
         check_count(1, num=num)
         check_flag(**({} if mask is None else {"mask": mask}))
+        shown = ("num_players", "num_actions", "observation_shape", "observe")
+        check_game(game, *shown, "init", "step", "terminal", "reward")
         if not getattr(game, "copyable", True):
             raise TypeError(
                 f"game must be one that can be copied, {type(game).__name__} is not: use GymnasiumEnvironments"

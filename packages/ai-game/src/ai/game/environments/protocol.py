@@ -6,6 +6,9 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from ai.game.arguments import check_has
+from ai.model.arguments import check_instance
+
 Seen: TypeAlias = NDArray[Any] | Mapping[str, NDArray[Any]]
 """What is seen: `[N, …]`, or arrays by key. Keys: `obs`; `legal` `[N, A]` bool, which actions may be taken; `to_play`
 `[N]`, who moves, where two players take turns; `goal` and `achieved` for `ai.data.Hindsight`; any other goes along."""
@@ -52,6 +55,16 @@ class Environments(Protocol):
             What is seen; the reward `[N]` float32; `ended` `[N]`, whether the episode truly ended; `cut` `[N]`, whether
             it was broken off where it would have gone on. At most one of the two is true.
         """
+
+
+def check_environments(env: Any, model: Any) -> None:
+    """Raises `TypeError` for what are no environments, such as a game or a model, and for a model's class.
+
+    >>> from ai.game import CartPole, GameEnvironments
+    >>> check_environments(GameEnvironments(CartPole(), 8), model=None)
+    """
+    check_instance(model=model)
+    check_has(("num", "reset", "step"), "environments, such as GameEnvironments(CartPole(), 8)", env=env)
 
 
 def by_key(seen: Seen) -> dict[str, NDArray[Any]]:

@@ -15,7 +15,7 @@ from ai.data import Packed
 from ai.data.generation.begun import began, check_begun
 from ai.game.arguments import check_count, check_flag
 from ai.game.environments.acting import Act, ByPolicy, device_of, evaluating, to_numpy
-from ai.game.environments.protocol import Environments, Seen, by_key, stepped
+from ai.game.environments.protocol import Environments, Seen, by_key, check_environments, stepped
 
 Row = dict[str, NDArray[Any]]
 
@@ -83,6 +83,7 @@ class Rollouts:
         check_count(1, steps=steps, **{f"memory[{axis}]": size for axis, size in enumerate(memory or ())})
         check_count(0, context=context, lookahead=lookahead)
         check_flag(newest_frame=newest_frame)
+        check_environments(env, model)
         self.env, self.model, self.steps = env, model, steps
         self.act: Act = ByPolicy() if act is None else act
         self.context, self.lookahead, self.memory, self.newest_frame = context, lookahead, memory, newest_frame

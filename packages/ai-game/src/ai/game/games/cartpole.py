@@ -44,6 +44,7 @@ class CartPole:
 
     def init(self, batch: int, seed: Seed = 0) -> State:
         """Returns carts and poles near the middle: position, speed, angle and spin each within ±0.05."""
+        check_count(0, batch=batch)
         state = np.zeros(batch, self.dtype)
         state["body"] = draws.uniform(draws.row_seeds(seed, batch), 4) * 0.1 - 0.05
         return state

@@ -46,6 +46,7 @@ class SlidingTiles:
 
     def init(self, batch: int, seed: Seed = 0) -> State:
         """Returns boards `scramble` moves away from the solution; each is solvable and none is solved."""
+        check_count(0, batch=batch)
         state = np.zeros(batch, self.dtype)
         state["board"] = self._solved
         state["blank"] = self.size - 1

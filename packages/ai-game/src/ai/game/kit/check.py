@@ -7,7 +7,7 @@ import numpy as np
 from ai.game import draws
 from ai.game.arguments import check_count, check_flag
 from ai.game.kit.mistakes import GameError, History, Moment, find_mistakes
-from ai.game.protocol import Game, State, chances, move_weights, state_keys
+from ai.game.protocol import Game, State, chances, check_game, move_weights, state_keys
 
 _READERS = ("observe", "legal", "terminal", "reward", "to_play")
 
@@ -43,6 +43,7 @@ def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000, 
     check_count(1, batch=batch, max_steps=max_steps)
     check_count(0, seed=seed)
     check_flag(repeats=repeats)
+    check_game(game)
     if not getattr(game, "copyable", True):
         raise ValueError(f"game must have states that can be copied, those of {type(game).__name__} cannot")
     seeds = draws.row_seeds(seed, batch)

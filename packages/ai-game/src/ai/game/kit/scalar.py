@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws, fast
+from ai.game.arguments import check_count
 from ai.game.protocol import Actions, Seed, State, check_actions, illegal_action
 
 _OF_THE_BATCH = ("step", "observe", "legal", "terminal", "reward", "to_play")
@@ -86,6 +87,7 @@ class ScalarGame:
 
     def init(self, batch: int, seed: Seed = 0) -> State:
         """Returns `batch` starting states."""
+        check_count(0, batch=batch)
         state = np.zeros(batch, self.dtype)
         if type(self).start_row is not ScalarGame.start_row:
             self._all["start"](state, draws.row_seeds(seed, batch))

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ai.game import draws
 from ai.game.arguments import check_amount, check_count
-from ai.game.play.players import Player
-from ai.game.protocol import Game, State, chances, check_actions, move_weights, outcome_for
+from ai.game.play.players import Player, check_players
+from ai.game.protocol import Game, State, chances, check_actions, check_game, move_weights, outcome_for
 
 ELO_SCALE = 400 / np.log(10)
 _LUCK = 1 << 32  # apart from the openings' numbers
@@ -90,6 +90,8 @@ def match(
     >>> match(game, perfect_player(solve(game)), random_player(game), 100).losses
     0
     """
+    check_game(game, "num_players", "num_actions", "init", "step", "terminal", "reward", "to_play")
+    check_players(first=first, second=second)
     if game.num_players != 2:
         raise ValueError(f"game must be for two players, {type(game).__name__} is for {game.num_players}")
     check_count(1, games=games, max_moves=max_moves)
@@ -152,6 +154,8 @@ def round_robin(
     max_moves: int = 10_000,
 ) -> dict[tuple[str, str], Score]:
     """Plays a match of `games` games between each two players; arguments as of `match`, with openings by default."""
+    if not isinstance(players, Mapping):
+        raise TypeError(f"players must be a dict by name, got {type(players).__name__}")
     limits = {"opening_moves": opening_moves, "max_moves": max_moves}
     return {
         (one, other): match(game, players[one], players[other], games, seed=seed + index, **limits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from torch import nn
 
 from ai.game import draws
 from ai.game.arguments import check_amount
-from ai.game.protocol import Game, State
+from ai.game.protocol import Game, State, check_game
 from ai.game.search.dynamics import Evaluator, checked
-from ai.game.search.evaluator import NetEvaluator, StateEvaluator
+from ai.game.search.evaluator import NetEvaluator, StateEvaluator, check_evaluator
 from ai.game.search.search import Search
 from ai.game.search.walk import LOWEST_SCORE
+from ai.model.arguments import check_instance
 
 Player = Callable[[State, NDArray[np.uint64]], NDArray[np.int64]]
 
@@ -29,13 +30,27 @@ class Judgement(Protocol):
         ...
 
 
+def check_players(**named: Any) -> None:
+    """Raises `TypeError` for what can choose no move.
+
+    >>> check_players(first=print)
+    """
+    check_instance(**named)
+    for name, player in named.items():
+        if not callable(player):
+            raise TypeError(f"{name} must be a player, such as random_player(game), got {player!r}")
+
+
 def random_player(game: Game) -> Player:
     """Returns a player of uniformly random legal moves."""
+    check_game(game, "legal")
     return lambda state, seed: draws.choose(seed, game.legal(state).astype(np.float64))
 
 
 def greedy_player(game: Game, evaluator: Evaluator) -> Player:
     """Returns a player of the evaluator's likeliest legal move, without any search."""
+    check_game(game, "num_players", "num_actions", "legal")
+    check_evaluator(evaluator)
     if isinstance(evaluator, nn.Module):
         evaluator = NetEvaluator(evaluator)
 

@@ -17,7 +17,7 @@ from ai.game import draws
 from ai.game.play.history import History, greedy_return, states_from_bytes, states_to_bytes
 from ai.game.play.openings import after_luck, opened
 from ai.game.play.options import Play
-from ai.game.protocol import Game, State, outcome_for
+from ai.game.protocol import Game, State, check_game, outcome_for
 from ai.game.search.dynamics import Evaluator, LearnedModel
 from ai.game.search.evaluator import CachedEvaluator, NetEvaluator
 from ai.game.search.search import Found, Search
@@ -78,6 +78,9 @@ class SelfPlay:
             raise TypeError(
                 f"model must be a module, got {type(model).__name__}: give functions and clients as evaluator"
             )
+        if not isinstance(play, Play | None):
+            raise TypeError(f"play must be a Play, such as Play(games=64), got {play!r}")
+        check_game(game, "num_players", "num_actions", "dtype", "discount", "init", "step", "legal", "terminal", "reward")
         if game.num_players > 2:
             raise ValueError(f"game must be for one or two players, {type(game).__name__} is for {game.num_players}")
         play = Play() if play is None else play

@@ -28,7 +28,7 @@ from ai.game.search.device import fetched, sent
 from ai.game.search.rules.puct import Puct
 from ai.game.search.rules.rule import Rule
 from ai.model import fold
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_instance, check_whole
 
 Evaluation = tuple[Any, Any]
 
@@ -42,6 +42,16 @@ class StateEvaluator(Protocol):
     def evaluate(self, state: State) -> Evaluation:
         """Returns logits `[B, A]` and values `[B]`; also where a limit of moves cut a game off and none is legal."""
         ...
+
+
+def check_evaluator(evaluator: Any) -> None:
+    """Raises `TypeError` for what can evaluate no position, such as a class.
+
+    >>> check_evaluator(print)
+    """
+    check_instance(evaluator=evaluator)
+    if not (callable(evaluator) or isinstance(evaluator, StateEvaluator)):
+        raise TypeError(f"evaluator must be a module, a function or have evaluate(state), got {evaluator!r}")
 
 
 @dataclass

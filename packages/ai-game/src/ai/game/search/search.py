@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ai.game import draws
 from ai.game.arguments import check_count
-from ai.game.protocol import Game, Seed, check_actions
+from ai.game.protocol import Game, Seed, check_actions, check_game
 from ai.game.search import walk
 from ai.game.search.actions import NumberedActions, Proposes, SampledActions
 from ai.game.search.dynamics import Evaluated, Evaluator, Learned, LearnedModel, Rules
-from ai.game.search.evaluator import StateEvaluator
+from ai.game.search.evaluator import check_evaluator
 from ai.game.search.rules.gumbel import Gumbel
 from ai.game.search.rules.puct import Puct
 from ai.game.search.rules.rule import Roots, Rule, Way
@@ -91,10 +91,8 @@ class Search:
         rule: Rule | None = None,
         max_depth: int | None = None,
     ) -> None:
-        if isinstance(game, type) or not isinstance(game, Game):
-            raise TypeError(f"game must be a Game, such as TicTacToe(), got {game!r}")
-        if not (callable(evaluator) or isinstance(evaluator, StateEvaluator)):
-            raise TypeError(f"evaluator must be a module, a function or have evaluate(state), got {evaluator!r}")
+        check_game(game)
+        check_evaluator(evaluator)
         own: Any = getattr(evaluator, "rule", None)  # a network may call anything so
         meant = isinstance(own, Rule) or (isinstance(own, type) and issubclass(own, Rule))
         self._setup(Rules(game, evaluator), simulations, own if rule is None and meant else rule, max_depth)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game.arguments import check_count
-from ai.game.protocol import Game, State, state_keys
+from ai.game.protocol import Game, State, check_game, state_keys
 
 ILLEGAL = -9.0
 
@@ -67,6 +67,7 @@ def solve(game: Game, *, max_positions: int = 1_000_000) -> Solution:
     (4520, [0.0, 0.0, 0.0])
     """
     check_count(1, max_positions=max_positions)
+    check_game(game, "num_players", "num_actions", "discount", "init", "step", "legal", "terminal", "reward", "to_play")
     if game.num_players > 2:
         raise ValueError(f"game must be for one or two players, {type(game).__name__} is for {game.num_players}")
     if hasattr(game, "chance"):

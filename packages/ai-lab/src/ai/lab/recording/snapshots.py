@@ -46,9 +46,11 @@ class TrialSnapshots:
     def resume(self, model: "Models", opt: "Optimizers", stateful: "tuple[Stateful, ...]") -> int:
         """See `Trial.resume`."""
         from ai.train import snapshot
+        from ai.train.engine.argument_checks import check_to_restore
 
         if rank() == 0 and not self._writer.is_open:
             Owner(self._writer.path).release()  # refuses while another process writes
+        check_to_restore(model, opt)
         newest = self.store.latest()
         step = snapshot.restore(newest, model, opt, *stateful) if newest is not None else 0
         self._writer.resumed(step, newest)

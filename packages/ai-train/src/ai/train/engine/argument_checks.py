@@ -33,6 +33,14 @@ def check_model_and_optimizer(key: str, model: Any, optimizer: Any) -> None:
         raise TypeError(f"the optimizer of {key!r} must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
 
 
+def check_to_restore(model: Any, opt: Any) -> None:
+    """Raise if these are no modules and optimisers, or swapped."""
+    models = model if isinstance(model, Mapping) else {"model": model}
+    for key, one in (opt if isinstance(opt, Mapping) else {"model": opt}).items():
+        if key in models:
+            check_model_and_optimizer(key, models[key], one)
+
+
 def check_owns(key: str, model: nn.Module, optimizer: Optimizer) -> None:
     """Raise if there is nothing to train, or the optimiser is another model's."""
     own = {id(p) for p in model.parameters()}
@@ -51,6 +59,8 @@ def check_step(step: int, steplimit: int | None, epochs: int | None, timelimit: 
         raise ValueError(f"step ({step}) must not be negative")
     if steplimit is not None and steplimit < 0:
         raise ValueError(f"steplimit ({steplimit}) must not be negative; it is absolute, not counted from step")
+    if timelimit is not None and timelimit < 0:
+        raise ValueError(f"timelimit ({timelimit}) must not be negative")
     if epochs is not None and epochs < 1:
         raise ValueError(f"epochs ({epochs}) must be at least 1; it is absolute, not counted from here")
 

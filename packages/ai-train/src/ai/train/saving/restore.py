@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ai.model.saved import MANIFEST, SnapshotError, line_of, load_weights, newest, read_manifest, verify
+from ai.train.engine.argument_checks import check_to_restore
 from ai.train.engine.run import Run
 from ai.train.saving.files import read_state
 from ai.train.state.between_runs import Continuation, fingerprint, leave
@@ -79,6 +80,7 @@ def restore(
         SnapshotError: it is damaged, or of a newer format.
         ValueError: the names of models or optimisers, or the number of stateful objects, differ from the saved.
     """
+    check_to_restore(model, opt)
     chosen: Path | None = Path(path)
     if Path(path, MANIFEST).is_file():
         check_whole(Path(path))
