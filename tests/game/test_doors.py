@@ -164,7 +164,10 @@ def test_a_game_of_ones_own_needs_what_is_used_of_it_and_the_first_that_it_lacks
     ("call", "message"),
     [
         (lambda: ai.game.Rollouts(_NET, _ENV), r"env must be environments, such as .*, got Linear, which lacks num"),
-        (lambda: ai.game.Rollouts(ai.game.CartPole(), _NET), r"env must be environments, such as .*, got CartPole, which lacks num"),
+        (
+            lambda: ai.game.Rollouts(ai.game.CartPole(), _NET),
+            r"env must be environments, such as .*, got CartPole, which lacks num",
+        ),
         (lambda: ai.game.Rollouts(_ENV, torch.nn.Linear), r"model must be an instance: Linear\(...\), not the class.*"),
         (lambda: ai.game.evaluate(_NET, _ENV), r"env must be environments, such as .*, got Linear, which lacks num"),
         (lambda: ai.game.evaluate(_ENV, torch.nn.Linear), r"model must be an instance: .*"),

@@ -258,6 +258,15 @@ def test_the_command_line_says_it_in_one_line(arguments, said, home, capsys):
     assert not home.exists()
 
 
+@pytest.mark.parametrize("arguments", [["serve"], ["ls"], ["ls", "x"], ["show", "x"], ["work", "x"]])
+def test_a_wrong_root_is_wrong_usage_of_the_command_line(arguments, tmp_path, monkeypatch, capsys):
+    root = tmp_path / "notes.txt"
+    root.write_text("")
+    monkeypatch.setenv("AI_LAB_PATH", str(root))
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"ai-lab: AI_LAB_PATH ({root}) must be a folder, and {root} is none\n"
+
+
 def test_a_model_and_its_optimizer_that_are_swapped_are_named_before_there_is_a_snapshot(tmp_path):
     net = torch.nn.Linear(1, 1)
     with pytest.raises(TypeError, match=r"^'model' is given an optimizer \(SGD\) for its model: the model comes first"):

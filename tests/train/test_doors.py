@@ -187,7 +187,7 @@ def test_another_kind_of_thing_is_named(call, message):
 
 @pytest.mark.parametrize("make", [opt.adam, opt.sgd])
 def test_groups_of_generators_and_named_parameters_keep_all_their_parameters(make):
-    groups = [{"params": _NET.parameters(), "lr": 0.5}, {"params": torch.nn.Linear(1, 1).named_parameters()}]
+    groups = [{"params": _NET.parameters(), "lr": 0.5}, {"params": iter([*torch.nn.Linear(1, 1).parameters()])}]
     made = make(iter(groups), lr=0.25).param_groups
     assert [(len(group["params"]), group["lr"]) for group in made] == [(len([*_NET.parameters()]), 0.5), (2, 0.25)]
     assert [len(group["params"]) for group in make(_NET.named_parameters()).param_groups] == [len([*_NET.parameters()])]

@@ -1,3 +1,4 @@
+import errno
 import json
 import threading
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ai.lab import Study
-from ai.lab.files.folder import MARKER, find, lab_root, mark, read_marker, resolve, scan, write_atomic
+from ai.lab.files.folder import MARKER, LabPathError, find, lab_root, mark, read_marker, resolve, scan, write_atomic
 
 
 def test_relative_paths_start_at_the_labs_root(tmp_path, monkeypatch):
@@ -16,6 +17,42 @@ def test_relative_paths_start_at_the_labs_root(tmp_path, monkeypatch):
     monkeypatch.delenv("AI_LAB_PATH")
     monkeypatch.chdir(tmp_path)
     assert resolve("a") == tmp_path / "ai-lab" / "a"
+
+
+def test_a_root_that_is_no_folder_is_named_with_its_variable(tmp_path, monkeypatch):
+    file = tmp_path / "notes.txt"
+    file.write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    monkeypatch.chdir(tmp_path)
+    for given, there in [(file, file), (file / "lab", file), ("notes.txt", file), ("link", tmp_path / "link")]:
+        monkeypatch.setenv("AI_LAB_PATH", str(given))
+        with pytest.raises(LabPathError, match=rf"^AI_LAB_PATH \({given}\) must be a folder, and {there} is none$"):
+            resolve("a")
+        assert resolve(tmp_path / "x") == tmp_path / "x"  # which does not lie there
+    monkeypatch.setenv("AI_LAB_PATH", "")
+    assert lab_root() == tmp_path / "ai-lab"
+    (tmp_path / "ai-lab").write_text("")
+    with pytest.raises(LabPathError, match=r"^AI_LAB_PATH \(not set, so ./ai-lab\) must be a folder, and .* is none$"):
+        resolve("a")
+    assert file.read_text() == (tmp_path / "ai-lab").read_text() == ""
+
+
+def test_a_folder_that_cannot_be_made_is_named_by_what_gave_it(tmp_path, monkeypatch):
+    def full(self, *args, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", "/sealed")
+
+    monkeypatch.setenv("AI_LAB_PATH", str(tmp_path / "sealed"))
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(
+        LabPathError,
+        match=r"^AI_LAB_PATH \(.*/sealed\) must be a folder in which 'a' can be made: Permission denied: /sealed$",
+    ):
+        mark(resolve("a"), "trial")
+    with pytest.raises(
+        PermissionError, match=r"^path \(.*/b\) must be a folder that can be made: Permission denied: /sealed$"
+    ):
+        mark(tmp_path / "b", "trial")
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize("path", ["..", "../outside", "a/../../outside", "."])

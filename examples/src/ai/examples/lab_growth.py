@@ -18,6 +18,7 @@ from typing import Any
 
 from ai.examples.reproduce import surroundings
 from ai.lab import Trial
+from ai.lab.files.folder import lab_root
 
 _DIGITS = 4
 
@@ -31,7 +32,7 @@ def reproduce(*, trials: int = 10_000, rows: int = 1_000_000, writes: int = 100_
     parts = {"list": trials, "finished": trials, "row": rows, "write": writes, "overlay": 10_000}
     once = ("finished", "overlay")
     steps = {name: [n] if name in once else [max(1, n // 100), max(1, n // 10), n] for name, n in parts.items()}
-    kept = _Kept(Path(os.environ.get("AI_LAB_PATH", "ai-lab")) / "reproduce" / "lab-growth.part.json")
+    kept = _Kept(lab_root() / "reproduce" / "lab-growth.part.json")
     figures: dict[str, float] = {}
     for name, sizes in steps.items():
         found = [kept.figures(name, size) for size in sizes]

@@ -91,6 +91,8 @@ def main() -> None:
     """Runs one result by its name, and writes its numbers with command, seed, time and commit."""
     import tyro
 
+    from ai.lab.files.folder import lab_root
+
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "--list"):
         described = {name: result.description for name, result in RESULTS.items()}
@@ -99,6 +101,7 @@ def main() -> None:
     name, *rest = arguments
     if name not in RESULTS:
         refuse_unknown("reproduce", "result", name, list(RESULTS))
+    root = lab_root()  # refused before hours of work
     started = time.monotonic()
     function = RESULTS[name].load()
     numbers = tyro.cli(function, args=rest, prog=f"reproduce {name}")
@@ -110,7 +113,7 @@ def main() -> None:
         **surroundings(),
     }
     print(json.dumps(record, indent=2))
-    path = Path(os.environ.get("AI_LAB_PATH", "ai-lab")) / "reproduce" / f"{name}.json"
+    path = root / "reproduce" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

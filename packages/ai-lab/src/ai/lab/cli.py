@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ai.lab.config import diff
-from ai.lab.files.folder import find, lab_root, read_marker, resolve, scan
+from ai.lab.files.folder import LabPathError, find, lab_root, read_marker, resolve, scan
 from ai.lab.files.marks import change_marks
 from ai.lab.files.ownership import holder
 from ai.lab.files.removal import remove_unowned
@@ -44,7 +44,7 @@ class _Help(argparse.HelpFormatter):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns the exit status: 0, 1 for an error told in one line, 2 for a wrong usage."""
+    """Runs the command line and returns the exit status: 0, 1 for an error told in one line, 2 for a wrong usage or `$AI_LAB_PATH`."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
+    except LabPathError as error:
+        print(f"ai-lab: {error}", file=sys.stderr)
+        return 2
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         print(f"ai-lab: {error}", file=sys.stderr)
         return 1

@@ -80,7 +80,9 @@ class SelfPlay:
             )
         if not isinstance(play, Play | None):
             raise TypeError(f"play must be a Play, such as Play(games=64), got {play!r}")
-        check_game(game, "num_players", "num_actions", "dtype", "discount", "init", "step", "legal", "terminal", "reward")
+        check_game(
+            game, "num_players", "num_actions", "dtype", "discount", "init", "step", "legal", "terminal", "reward"
+        )
         if game.num_players > 2:
             raise ValueError(f"game must be for one or two players, {type(game).__name__} is for {game.num_players}")
         play = Play() if play is None else play

@@ -22,9 +22,30 @@ FORMAT = 1
 _TEMPORARY = ".write-"
 
 
+class LabPathError(OSError):
+    """`$AI_LAB_PATH` is no folder, and none can be made there."""
+
+
 def lab_root() -> Path:
-    """Returns the folder that relative paths start from: `$AI_LAB_PATH`, else `./ai-lab`."""
+    """Returns the folder that relative paths start from: `$AI_LAB_PATH`, else `./ai-lab`; it need not exist yet.
+
+    Raises:
+        LabPathError: what is there is no folder, or lies in what is none.
+    """
+    root = _root()
+    there = next((path for path in (root, *root.parents) if os.path.lexists(path)), root)
+    if not there.is_dir():
+        raise LabPathError(f"{_root_said()} must be a folder, and {there} is none")
+    return root
+
+
+def _root() -> Path:
     return Path(os.environ.get("AI_LAB_PATH") or "ai-lab").absolute()
+
+
+def _root_said() -> str:
+    given = os.environ.get("AI_LAB_PATH")
+    return f"AI_LAB_PATH ({given})" if given else "AI_LAB_PATH (not set, so ./ai-lab)"
 
 
 def resolve(path: str | os.PathLike[str]) -> Path:
@@ -33,6 +54,7 @@ def resolve(path: str | os.PathLike[str]) -> Path:
     Raises:
         TypeError: `path` is neither text nor a path of text.
         ValueError: `path` is empty, leads out of the lab's root with `..`, or would be hidden in it.
+        LabPathError: it is relative, and `$AI_LAB_PATH` is no folder.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
@@ -60,6 +82,7 @@ def mark(folder: Path, kind: Kind) -> str:
 
     Raises:
         ValueError: the folder is already marked as another kind, holds files but no marker, or lies in a trial's.
+        OSError: it cannot be made; `LabPathError` where it lies in the lab's root.
     """
     found = read_marker(folder)
     if found is None and (trial := enclosing_trial(folder)) is not None:
@@ -74,7 +97,14 @@ def mark(folder: Path, kind: Kind) -> str:
         raise ValueError(f"path {folder} is not empty and was not made by ai.lab; choose another path")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"path {folder} is a file; choose another path")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"{error.strerror}: {error.filename}"
+        if _root() in (folder, *folder.parents):
+            said = f"{_root_said()} must be a folder in which {folder.name!r} can be made: {why}"
+            raise LabPathError(said) from error
+        raise type(error)(f"path ({folder}) must be a folder that can be made: {why}") from error
     marker = {"kind": kind, "id": uuid.uuid4().hex, "format": FORMAT}
     # Of two processes that make the same folder at once, one links its marker first and both read that one.
     data = json.dumps(marker).encode()
