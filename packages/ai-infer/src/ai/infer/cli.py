@@ -26,7 +26,11 @@ def _version() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="ai-infer", description="Run models for other programs.")
+    parser = argparse.ArgumentParser(
+        prog="ai-infer",
+        description="Run models for other programs.",
+        epilog="example: ai-infer serve digits=my_package.nets:digits --port 8000",
+    )
     parser.add_argument("--version", action="version", version=f"ai-infer {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -44,7 +44,10 @@ class _Help(argparse.HelpFormatter):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns the exit status: 0, 1 for an error told in one line, 2 for a wrong usage or `$AI_LAB_PATH`."""
+    """Runs the command line and returns the exit status.
+
+    0; 1 for an error told in one line; 2 for a wrong usage or a wrong `$AI_LAB_PATH`.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -63,7 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ai-lab", description="Recorded trials: look at them, keep them, go on.")
+    parser = argparse.ArgumentParser(
+        prog="ai-lab",
+        description="Recorded trials: look at them, keep them, go on.",
+        epilog="example: ai-lab serve; one for each COMMAND with its --help",
+    )
     parser.add_argument("--version", action="version", version=f"ai-lab {version('ai-lab')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

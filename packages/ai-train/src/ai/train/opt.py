@@ -272,7 +272,7 @@ def layerwise_decay(factor: float, depth: Callable[[str], int] | None = None) ->
 
 def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float, options: dict[str, Any]) -> Made:
     check_instance(model=model)
-    given = model.parameters() if isinstance(model, nn.Module) else _parameters(model)
+    parameters = model.parameters() if isinstance(model, nn.Module) else _parameters(model)
     options = dict(options)
     rule: Groups | None = options.pop("groups", None)
     clip_norm, clip_value = options.pop("clip_norm", None), options.pop("clip_value", None)
@@ -290,7 +290,7 @@ def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float
     if rule is not None:
         groups = rule(model)  # type: ignore[arg-type]
     else:
-        groups = list(given)
+        groups = list(parameters)
     for group in groups:
         if isinstance(group, dict) and "lr_factor" in group:
             group["lr"] = lr * group.pop("lr_factor")
