@@ -345,7 +345,13 @@ def test_agents_go_when_they_are_done_and_no_sooner():
                 self.agents = ["a", "b"]
             return told
 
+    class Silent(Pair):
+        def step(self, actions):
+            seen, *told = super().step(actions)
+            return {agent: shown for agent, shown in seen.items() if agent in self.agents}, *told
+
     for kind, steps, rule in (
+        (Silent, 2, r"observations must tell of all agents that acted, also at their end, \['b'\] are missing"),
         (Stays, 2, r"must be gone from agents, \['b'\] are there"),
         (Vanishes, 2, r"must be terminated or truncated when they go from agents, \['b'\] are neither"),
         (Returns, 3, r"must be gone from agents, \['b'\] are there"),

@@ -27,8 +27,8 @@ class ParallelEnvironments:
 
     Raises:
         ValueError: agents differ in what they see or do; at `reset` and `step`, an episode begins without some of them,
-            or `make` gave one instance twice; at `step`, agents that are done stay among `agents` or come back, or
-            one goes from there without being done.
+            or `make` gave one instance twice; at `step`, agents that are done stay among `agents` or come back, one
+            goes from there without being done, or the environment does not tell of one that acted.
     """
 
     def __init__(self, make: Callable[[], Any], num: int) -> None:
@@ -78,7 +78,13 @@ class ParallelEnvironments:
                 continue
             live = list(env.agents)
             rows = {agent: self._row(instance, agent) for agent in self.agents}
-            shown, rewards, ends, cuts, _ = env.step({agent: own[rows[agent]] for agent in live})
+            told = env.step({agent: own[rows[agent]] for agent in live})
+            shown, rewards, ends, cuts, _ = told
+            for what, of_each in zip(("observations", "rewards", "terminations", "truncations"), told, strict=False):
+                if missing := [agent for agent in live if agent not in of_each]:
+                    raise ValueError(
+                        f"{what} must tell of all agents that acted, also at their end, {missing} are missing"
+                    )
             self._check_leaving(env.agents, {agent for agent in live if not (ends[agent] or cuts[agent])})
             for agent, row in rows.items():
                 if agent not in live:
