@@ -24,6 +24,7 @@ from ai.data.workers.in_process import InProcess
 from ai.data.workers.pickle_by_value import ship
 from ai.lab import Experiment, Record
 from ai.lab.files.folder import mark, write_json
+from ai.lab.files.marks import change_marks, load_marks
 from ai.lab.files.ownership import Owner
 from ai.lab.search.elsewhere import mirror, trials
 from ai.lab.search.elsewhere.driver import _copied
@@ -460,7 +461,7 @@ def test_what_is_noted_in_a_snapshot_later_comes_too_and_one_written_anew_comes_
     write_snapshot(there, 10, b"first")
     assert synced() == (["part", "part", "commit"], {}, b"first")
     write_snapshot(there, 10, b"first", {"val_loss": 0.5})
-    assert synced() == (["whole"], {"val_loss": 0.5}, b"first")
+    assert synced() == (["note"], {"val_loss": 0.5}, b"first")
     assert synced() == ([], {"val_loss": 0.5}, b"first")
     write_snapshot(there, 10, b"second one")
     assert synced() == (["part", "part", "commit"], {}, b"second one")
@@ -473,6 +474,96 @@ def test_what_is_noted_in_a_snapshot_later_comes_too_and_one_written_anew_comes_
     shutil.rmtree(there / "snapshots" / "000000010")
     mirrored.close()
     assert list((here / "snapshots").iterdir()) == []
+
+
+@pytest.fixture
+def two_sides(tmp_path):
+    """Returns a trial's folder on its worker's side, its copy, and a mirror between them."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    for folder in (there, here):
+        mark(folder, "trial")
+    return there, here, Mirror(there, Copy(here).take)
+
+
+@pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize("replaced_after", ["manifest.json", "model.safetensors"])
+def test_a_snapshot_that_is_replaced_while_it_is_sent_is_never_half_of_each(two_sides, replaced_after):
+    there, here, mirrored = two_sides
+    copied = here / "snapshots" / "000000010"
+    send, replaced, seen = mirrored._send, [], []
+
+    def take(kind, name, *content):
+        send(kind, name, *content)
+        if name.endswith(replaced_after) and not replaced:
+            replaced.append(name)
+            shutil.rmtree(there / "snapshots" / "000000010")
+            write_snapshot(there, 10, b"the second")
+        seen.append(copied.exists())
+
+    mirrored._send = take
+    write_snapshot(there, 10, b"first")
+    mirrored.sync()
+    assert not any(seen)
+    mirrored.close()
+    assert (copied / "model.safetensors").read_bytes() == b"the second"
+    assert json.loads((copied / "manifest.json").read_bytes())["files"] == {"model": 10}
+    assert [path.name for path in (here / "snapshots").iterdir()] == ["000000010"]
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_a_note_to_a_snapshot_that_was_deleted_here_makes_no_snapshot(two_sides):
+    there, here, mirrored = two_sides
+    write_snapshot(there, 10, b"x")
+    mirrored.sync()
+    shutil.rmtree(here / "snapshots" / "000000010")
+    write_snapshot(there, 10, b"x", {"val_loss": 0.5})
+    mirrored.close()
+    assert Record(here).snapshots() == {}
+    assert not list((here / "snapshots").iterdir())
+
+
+@pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize("text", ["", "[]", '{"files": NaN}', "[" * 100_000])
+def test_a_snapshot_with_a_damaged_manifest_is_copied_as_it_is_and_once(two_sides, text):
+    there, here, mirrored = two_sides
+    (write_snapshot(there, 10, b"x") / "manifest.json").write_text(text)
+    mirrored.sync()
+    assert (here / "snapshots" / "000000010" / "manifest.json").read_text() == text
+    mirrored._send = None  # which nobody calls
+    mirrored.close()
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_what_is_marked_here_and_what_is_marked_there_stand_together(two_sides):
+    there, here, mirrored = two_sides
+    Record(there).tag("tried", "good")
+    mirrored.sync()
+    change_marks(here, add=["pinned"], remove=["tried"], note="figure 2")
+    Record(there).tag("better", remove=["good"])
+    mirrored.sync()
+    assert load_marks(here)[0] == {"tags": ["pinned", "better"], "note": "figure 2"}
+    Copy(here).clear()  # it begins anew, elsewhere
+    assert load_marks(here)[0] == {"tags": ["pinned", "better"], "note": "figure 2"}
+    assert [name for name, *_ in Copy(here).parts()] == [".ai-lab", "marks.json"]  # and no lock
+    (there / "marks.json").write_text("damaged")
+    mirrored.close()
+    assert Record(here).tags == ["pinned", "better"]
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_a_file_may_become_a_folder_and_a_folder_a_file(two_sides):
+    there, here, mirrored = two_sides
+    (there / "a").write_text("file")
+    mirrored.sync()
+    (there / "a").unlink()
+    (there / "a").mkdir()
+    (there / "a" / "b").write_text("in it")
+    mirrored.sync()
+    assert (here / "a" / "b").read_text() == "in it"
+    shutil.rmtree(there / "a")
+    (there / "a").write_text("file again")
+    mirrored.close()
+    assert (here / "a").read_text() == "file again"
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -513,6 +604,7 @@ def test_a_snapshot_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     there, here = tmp_path / "there", tmp_path / "here"
     write_snapshot(there, 10, bytes(range(45)))
     (there / "snapshots" / "000000010" / "empty").touch()
+    (there / "snapshots" / "000000010" / ".metadata").write_bytes(b"which rank has what")
     here.mkdir()
     copy, said = Copy(here), []
     mirrored = Mirror(there, lambda *what: said.append(what))  # what is there at first came from here
@@ -522,7 +614,7 @@ def test_a_snapshot_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     *parts, commit, removal = said
     assert [what[0] for what in (commit, removal)] == ["commit", "remove"]
     assert {(what[0], Path(what[1]).name) for what in parts} == {
-        ("part", name) for name in ("empty", "manifest.json", "model.safetensors")
+        ("part", name) for name in (".metadata", "empty", "manifest.json", "model.safetensors")
     }
     assert sum("model" in what[1] for what in parts) == 5
     for what in parts:
@@ -531,7 +623,7 @@ def test_a_snapshot_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     copy.take(*commit)
     assert (here / "snapshots" / "000000020" / "model.safetensors").read_bytes() == bytes(range(45))
     assert dict.fromkeys(name for name, *_ in copy.parts()) == dict.fromkeys(
-        [f"snapshots/000000020/{name}" for name in ("empty", "manifest.json", "model.safetensors")]
+        [f"snapshots/000000020/{name}" for name in (".metadata", "empty", "manifest.json", "model.safetensors")]
     )
     with pytest.raises(ValueError, match=r"'../x' must lie in the trial's folder"):
         copy.take("whole", "../x", b"")

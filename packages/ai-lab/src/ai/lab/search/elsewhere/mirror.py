@@ -4,6 +4,7 @@
 appended to them, other files whole, a snapshot in parts and committed by a rename; rows come before the snapshots that
 count on them, and last of all what `meta.json` said before the rest was looked at: nobody reads there that a trial is
 finished of which something is still to come. So what is copied is a folder that a killed run might have left here.
+Tags and note belong to who reads: of them travels what was changed there, and what was marked here stays.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ai.lab.files.folder import MARKER, write_atomic
+from ai.lab.files.marks import MARKS, change_marks, load_marks
 from ai.lab.files.ownership import FILE as OWNER
 from ai.lab.record import LOG, META, METRICS, SNAPSHOTS, SYSTEM
 
@@ -25,7 +27,8 @@ SYNC_S = 1.0
 PART_BYTES = 8 << 20
 _TAIL_BYTES = 256  # by which an appended file is known again
 _APPENDED = (METRICS, SYSTEM, LOG)
-_OWN = (MARKER, OWNER)  # each side has its own
+_LOCKS = (OWNER, f"{MARKS}.lock")
+_OWN = (MARKER, MARKS, *_LOCKS)  # each side has its own
 _MANIFEST = "manifest.json"  # of a snapshot
 
 Send = Callable[..., object]
@@ -45,7 +48,7 @@ class Copy:
         """Yields name, position and bytes of all that a run goes on from."""
         for path in sorted(self._folder.rglob("*")):
             name = path.relative_to(self._folder)
-            if path.is_file() and path.name != OWNER and not _is_unfinished(name):
+            if path.is_file() and path.name not in _LOCKS and not _is_unfinished(name):
                 for at, data in _parts(path):
                     yield str(name), at, data
 
@@ -64,14 +67,19 @@ class Copy:
         path = self._inside(name)
         if kind == "append":
             at, data = content
-            with open(path, "ab") as file:
+            with open(_room(path), "ab") as file:
                 file.truncate(at)  # rows that a resumed run has dropped
                 file.write(data)
         elif kind == "whole":
-            write_atomic(path, content[0])
+            write_atomic(_room(path), content[0])
+        elif kind == "note":
+            if path.is_file():  # else the snapshot was deleted here: one file does not make it
+                write_atomic(path, content[0])
+        elif kind == "marks":
+            change_marks(self._folder, **content[0])
         elif kind == "part":
             at, data = content
-            with open(path, "r+b" if at else "wb") as file:
+            with open(_room(path), "r+b" if at else "wb") as file:
                 file.seek(at)
                 file.write(data)
         elif kind == "commit":
@@ -84,7 +92,8 @@ class Copy:
         elif path.is_dir():
             shutil.rmtree(path)
         else:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
 
     def forget_unfinished(self) -> None:
         """Deletes snapshots that were cut off on their way."""
@@ -95,7 +104,6 @@ class Copy:
         path = self._folder / name
         if self._folder not in path.resolve().parents:
             raise ValueError(f"{name!r} must lie in the trial's folder {self._folder}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
 
@@ -116,6 +124,7 @@ class Mirror:
             data = path.read_bytes() if name in _APPENDED else b""
             self._sent[name] = (len(data), data[-_TAIL_BYTES:]) if name in _APPENDED else _stamp(path)
         self._sent |= {name: (_stamp(at / _MANIFEST), _contents(at)) for name, at in self._snapshots()}
+        self._marks, _ = load_marks(folder)
         self._thread = threading.Thread(target=self._loop, name="ai-lab mirror", daemon=True)
         self._thread.start()
 
@@ -140,6 +149,7 @@ class Mirror:
                     elif name != META and self._sent.get(name) != (stamp := _stamp(path)):
                         self._send("whole", name, path.read_bytes())
                         self._sent[name] = stamp
+            self._changed_marks()
             for name, folder in snapshots:
                 with contextlib.suppress(FileNotFoundError):  # only the last few are kept
                     self._snapshot(name, folder)
@@ -157,6 +167,17 @@ class Mirror:
             if self._sent.get(META) != (stamp := _stamp(path)):
                 return stamp, path.read_bytes()
         return None
+
+    def _changed_marks(self) -> None:
+        before, (now, problems) = self._marks, load_marks(self._folder)
+        if now != before and not problems:
+            change = {
+                "add": [tag for tag in now["tags"] if tag not in before["tags"]],
+                "remove": [tag for tag in before["tags"] if tag not in now["tags"]],
+                "note": None if now["note"] == before["note"] else now["note"],
+            }
+            self._send("marks", MARKS, change)
+            self._marks = now
 
     def _append(self, name: str, path: Path) -> None:
         sent, tail = self._sent.get(name, (0, b""))
@@ -180,7 +201,7 @@ class Mirror:
             return
         contents = _contents(folder)
         if sent is not None and sent[1] == contents:  # what was measured on it is noted there later
-            self._send("whole", f"{name}/{_MANIFEST}", (folder / _MANIFEST).read_bytes())
+            self._send("note", f"{name}/{_MANIFEST}", (folder / _MANIFEST).read_bytes())
         else:
             partial = str(Path(name).with_name(f".{folder.name}.0.partial"))
             try:
@@ -188,6 +209,8 @@ class Mirror:
                     if path.is_file():
                         for at, data in _parts(path):
                             self._send("part", f"{partial}/{path.relative_to(folder)}", at, data)
+                if _contents(folder) != contents:
+                    raise FileNotFoundError("another snapshot has taken its place")  # of which the next look is
                 self._send("commit", name, partial)
             except FileNotFoundError:
                 self._send("remove", partial)
@@ -221,9 +244,20 @@ def _contents(snapshot: Path) -> Any:
     """What tells a snapshot from another one of its step: the checksums of its files."""
     text = (snapshot / _MANIFEST).read_bytes()
     try:
-        return json.loads(text)["files"]
-    except (ValueError, TypeError, KeyError):  # a damaged one is like no other
+        return json.dumps(json.loads(text)["files"], sort_keys=True)  # in which NaN is itself
+    except (ValueError, TypeError, KeyError, RecursionError):  # a damaged one is like no other
         return text
+
+
+def _room(path: Path) -> Path:
+    """Returns the path of a file, with its folder made and nothing else in its place."""
+    for parent in reversed(path.parents):
+        if parent.is_file():  # what was a file there is a folder now
+            parent.unlink()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    return path
 
 
 def _parts(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -237,7 +271,8 @@ def _parts(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _is_unfinished(name: Path) -> bool:
-    return any(part.startswith(".") and part != MARKER for part in name.parts)
+    parts = name.parts[:2] if name.parts[0] == SNAPSHOTS else name.parts  # a snapshot is whole, hidden files and all
+    return any(part.startswith(".") and part != MARKER for part in parts)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
