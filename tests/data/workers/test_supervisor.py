@@ -1,6 +1,7 @@
 """The supervisor of workers, over workers that are threads of this process."""
 
 import pickle
+import queue
 import threading
 
 import pytest
@@ -155,7 +156,8 @@ def test_a_worker_that_lives_and_gives_nothing_is_replaced_and_nothing_of_it_com
     [(place, how)] = job.deaths
     assert place == 0
     assert how.startswith("on localhost (process ")
-    assert how.endswith("gave nothing for 120 s (stall_timeout_s) and was in step (env.py:3)")
+    assert "gave nothing for 120 s (stall_timeout_s: raise it if one piece of work may take longer)" in how
+    assert how.endswith(" and was in step (env.py:3)")
     assert [str(warning.message) for warning in recwarn] == [f"a doubling worker {how}: another takes its place"]
     wait_until(lambda: job.answers)
     SILENT.set()
@@ -164,6 +166,50 @@ def test_a_worker_that_lives_and_gives_nothing_is_replaced_and_nothing_of_it_com
     assert not late.is_alive()
     assert job.answers == [(0, 2)]
     assert job.workers.n_deaths == 1
+    job.workers.close()
+
+
+class SlowToEnd(InProcess):
+    """Its workers end when they are let go."""
+
+    def __init__(self):
+        super().__init__()
+        self.closing, self.go_on = threading.Event(), threading.Event()
+
+    def start(self, *arguments):
+        worker = super().start(*arguments)
+        close = worker.close
+
+        def wait_and_close():
+            self.closing.set()
+            assert self.go_on.wait(100)
+            close()
+
+        worker.close = wait_and_close
+        return worker
+
+
+@pytest.mark.filterwarnings("ignore:a doubling worker")
+def test_who_closes_waits_for_a_worker_that_hung_and_was_replaced():
+    engine = SlowToEnd()
+    job = Doubling(1, engine=engine, stall_timeout_s=100.0)
+    job.workers.start()
+    job.open[0].append(1)
+    job.workers._look(121.0)
+    assert engine.closing.wait(100)
+    engine.go_on.set()
+    job.workers.close()  # before it is let go it waits as long as `close` of the worker does
+    assert not any(thread.is_alive() for thread in job.workers._ending)
+    assert all(worker._link.ended for worker in engine.workers)
+
+
+@pytest.mark.parametrize(("limit_s", "turn_s"), [(1e-9, 0.05), (4.0, 1.0), (1e300, 5.0)])
+def test_workers_are_looked_at_neither_all_the_time_nor_never(monkeypatch, limit_s, turn_s):
+    turns = queue.SimpleQueue()
+    monkeypatch.setattr(Supervisor, "_watch", lambda self, turn_s: turns.put(turn_s))
+    job = Doubling(1, stall_timeout_s=limit_s)
+    job.workers.start()
+    assert turns.get(timeout=100) == turn_s
     job.workers.close()
 
 
@@ -292,7 +338,7 @@ def test_a_source_that_hangs_is_replaced_with_a_seed_of_its_own(monkeypatch):
         wait_until(lambda: not fleet._workers.post(0).is_heard)
         fleet._workers._look(1700.0)
         assert loader.stats()["worker_deaths"] == 0
-        with pytest.warns(UserWarning, match=r"gave nothing for 1800 s \(stall_timeout_s\).*: another takes its"):
+        with pytest.warns(UserWarning, match=r"gave nothing for 1800 s \(stall_timeout_s: .*: another takes its"):
             fleet._workers._look(1700.0)
         wait_until(lambda: loader.stats()["episodes"] == 6)
         stats = loader.stats()

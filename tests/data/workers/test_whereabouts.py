@@ -1,5 +1,7 @@
 """What a worker tells of a piece of work that takes long."""
 
+import linecache
+import os
 import queue
 import threading
 
@@ -29,12 +31,28 @@ def test_the_calls_of_a_piece_of_work_that_takes_long_are_told():
     assert "deeper (source.py:3)" in inside or inside.endswith(f"(threading.py:{inside.rpartition(':')[2]}")
 
 
+def test_no_file_is_looked_at_as_it_may_be_the_disk_that_hangs(monkeypatch):
+    looked, said, go_on = [], queue.SimpleQueue(), threading.Event()
+    for module, name in ((os, "stat"), (linecache, "checkcache"), (linecache, "getline")):
+        monkeypatch.setattr(module, name, lambda *arguments, **options: looked.append(arguments))
+
+    def send(message):
+        said.put(message)
+        go_on.set()
+
+    with Whereabouts(send, 0.001) as whereabouts, whereabouts.working():
+        assert go_on.wait(100)
+    monkeypatch.undo()
+    assert "wait (threading.py:" in said.get(timeout=100)[1]
+    assert looked == []
+
+
 def test_nothing_is_told_between_two_pieces_of_work_or_without_a_limit():
     def telling():
         return {thread for thread in threading.enumerate() if thread.name == "ai.data.Whereabouts"}
 
     before = telling()
-    with Whereabouts(print, 1000.0) as whereabouts:
+    with Whereabouts(print, 1e300) as whereabouts:  # longer than the system can wait
         assert len(telling() - before) == 1
         with whereabouts.working():
             assert whereabouts._since is not None

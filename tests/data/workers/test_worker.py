@@ -1,11 +1,30 @@
 """A worker's end of its connection."""
 
 import os
+import queue
 import socket
 import threading
 
 from ai.data.workers.channel import Channel
+from ai.data.workers.engine import Processes
+from ai.data.workers.pickle_by_value import ship
 from ai.data.workers.worker import Link
+
+
+class Refusal(BaseException):
+    """None that a worker tells as an error of its source."""
+
+
+def refuse(link):
+    raise Refusal("no more of this")
+
+
+def test_what_ends_a_worker_is_said_and_not_its_exit_code_alone():
+    messages, ended = [], queue.SimpleQueue()
+    Processes().start(ship(refuse), messages.append, ended.put)
+    assert ended.get(timeout=100) == "raised Refusal: no more of this"
+    assert messages == []
+
 
 MADE_IN: list[threading.Thread] = []
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # Small episodes travel together: up to so long or so many steps, but at least one.
 _CHUNK_S = 0.02
 _CHUNK_STEPS = 2048
+# No piece of work that is shorter is told of, however short the limit.
+_TELL_S = 0.1
 
 
 def serve_source(
@@ -33,7 +35,8 @@ def serve_source(
 
     os.environ["AI_TRAINING"] = training
     try:
-        with Whereabouts(link.send, None if stall_timeout_s is None else stall_timeout_s / 3) as whereabouts:
+        every_s = None if stall_timeout_s is None else max(stall_timeout_s / 3, _TELL_S)
+        with Whereabouts(link.send, every_s) as whereabouts:
             with whereabouts.working():
                 begin(source, seed, worker, n_steps)
             _serve(source, link, whereabouts)

@@ -11,13 +11,14 @@ import numpy as np
 
 from ai.data.workers.message import joined, split
 from ai.data.workers.versions import installed, mismatch
+from ai.data.workers.worker import EXITED
 
 # Messages that wait for the trainer; who sends more waits.
 _MAX_WAITING = 8
 # So often a worker says that it lives, if it has nothing else to say.
 _BEAT_S = 5.0
 # What the actor says itself, and not its payload.
-RUNNING, EXITED = "ai.data.running", "ai.data.exited"
+RUNNING = "ai.data.running"
 
 
 class Slot:

@@ -18,6 +18,7 @@ from ai.data.workers import ray_actor
 from ai.data.workers.message import split
 from ai.data.workers.supervisor import MAX_DEATHS
 from ai.data.workers.versions import installed
+from ai.data.workers.worker import EXITED
 
 # One that says nothing for so long while this process runs (a machine that hangs) counts as dead.
 _SILENT_S = 60.0
@@ -291,7 +292,7 @@ class RayWorker:
         """Takes one message; returns how the worker ended, if it says so."""
         if message[0] == ray_actor.RUNNING:
             self._where = message[1], message[2]
-        elif message[0] == ray_actor.EXITED:
+        elif message[0] == EXITED:
             return f"{self._place()} {message[1]}"
         else:
             self._on_message(message)

@@ -14,8 +14,10 @@ from ai.data.workers.worker import WorkerFailedError
 # Workers that die more often in a row than this beyond their number, without work done in between, are given up, unless
 # the engine has a `max_deaths` of its own.
 MAX_DEATHS = 3
-# So often it is looked whether workers go on.
-_LOOK_S = 5.0
+# So often it is looked whether workers go on, at least and at most.
+_LOOK_S, _SHORTEST_LOOK_S = 5.0, 0.05
+# So long `close` waits for workers that hung: theirs to end takes 5 s where they are deaf.
+_END_S = 10.0
 # What a worker imports and compiles before its first sign may take so long.
 _START_S = 120.0
 
@@ -101,6 +103,7 @@ class Supervisor:
         self._stall_timeout_s = stall_timeout_s
         self._busy = busy
         self._over = threading.Event()
+        self._ending: list[threading.Thread] = []
 
     @property
     def pids(self) -> list[int]:
@@ -121,7 +124,7 @@ class Supervisor:
             self.close()
             raise
         if self._stall_timeout_s is not None:
-            turn_s = min(self._stall_timeout_s / 4, _LOOK_S)
+            turn_s = max(min(self._stall_timeout_s / 4, _LOOK_S), _SHORTEST_LOOK_S)
             threading.Thread(target=self._watch, args=(turn_s,), name="ai.data.Supervisor", daemon=True).start()
 
     def post(self, place: int) -> Post | None:
@@ -159,9 +162,12 @@ class Supervisor:
             self._over.set()
             posts, self._posts = self._posts, [None] * len(self._posts)
             self.changed.notify_all()
+            ending = list(self._ending)
         for post in posts:
             if post is not None and post.worker is not None:
                 post.worker.close()
+        for thread in ending:  # who exits now would leave behind what hangs
+            thread.join(_END_S)
 
     def _fill(self, place: int) -> None:
         """Puts a worker at a place; without the lock, since sending may take as long as it likes."""
@@ -259,11 +265,14 @@ class Supervisor:
                     limit_s = max(limit_s, _START_S)
                 if post.silent_s <= limit_s:
                     continue
-                how = f"on {host} (process {pid}) gave nothing for {limit_s:g} s (stall_timeout_s)"
+                how = f"on {host} (process {pid}) gave nothing for {limit_s:g} s"
+                how += " (stall_timeout_s: raise it if one piece of work may take longer)"
                 how += f" and was in {post.doing}" if post.doing else ""
                 goes_on = self._lose(post, how)
-            # One that hangs in the kernel ends when it likes.
-            threading.Thread(target=post.worker.close, name="ai.data.Supervisor", daemon=True).start()
+                # One that hangs in the kernel ends when it likes.
+                ending = threading.Thread(target=post.worker.close, name="ai.data.Supervisor", daemon=True)
+                ending.start()
+                self._ending = [*(thread for thread in self._ending if thread.is_alive()), ending]
             self._replace(post, how, goes_on)
             if self.broken is None:  # which would say it itself
                 try:

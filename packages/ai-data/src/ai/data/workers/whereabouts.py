@@ -49,7 +49,7 @@ class Whereabouts:
             self._since = None
 
     def _tell(self, every_s: float) -> None:
-        while not self._over.wait(every_s):
+        while not self._over.wait(min(every_s, threading.TIMEOUT_MAX)):
             since = self._since
             if since is None or time.monotonic() - since < every_s:
                 continue
@@ -60,9 +60,12 @@ class Whereabouts:
 
     def _calls(self) -> str:
         """Returns the calls that the thread is in, outermost first, without those of the worker itself."""
-        calls = traceback.extract_stack(sys._current_frames().get(self._working))
-        first = max((i for i, call in enumerate(calls) if call.filename == self._file), default=-1) + 1
-        shown = [f"{call.name} ({os.path.basename(call.filename)}:{call.lineno})" for call in calls[first:]]
+        shown = []
+        # No file is looked at, as for a traceback's lines: it may be the disk that hangs.
+        for frame, line in traceback.walk_stack(sys._current_frames()[self._working]):
+            if frame.f_code.co_filename == self._file:
+                break
+            shown.insert(0, f"{frame.f_code.co_name} ({os.path.basename(frame.f_code.co_filename)}:{line})")
         if len(shown) > 2 * _N_SHOWN:
             shown[_N_SHOWN:-_N_SHOWN] = ["…"]
         return " > ".join(shown)

@@ -18,6 +18,8 @@ from typing import Any
 from ai.data.workers.channel import Channel
 from ai.data.workers.message import joined
 
+EXITED = "ai.data.exited"
+"""Kind of a worker's last message, with how it ended, where it can tell."""
 # A worker that reads nothing for so long (a stopped process) counts as dead.
 _SEND_TIMEOUT_S = 60.0
 
@@ -84,9 +86,14 @@ class Child:
             self.process.wait()
 
     def _receive(self) -> None:
+        told = ""
         try:
             while True:
-                self._on_message(self.channel.receive())
+                message = self.channel.receive()
+                if message[0] == EXITED:
+                    told = message[1]
+                else:
+                    self._on_message(message)
         except EOFError:
             pass
         except Exception as error:  # a message that cannot be read here, or that nobody can use
@@ -97,7 +104,7 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
-        self._on_exit(_how(code))
+        self._on_exit(told or _how(code))
 
 
 def _how(code: int) -> str:
@@ -205,7 +212,11 @@ def main() -> None:
         link.send(("failed", portable_error(error)))
         link.wait_for_end()
     else:
-        function(link)
+        try:
+            function(link)
+        except BaseException as error:  # else the exit code is all that is told of it
+            link.send((EXITED, f"raised {type(error).__name__}: {error}"))
+            raise
 
 
 if __name__ == "__main__":
