@@ -60,7 +60,7 @@ class Whereabouts:
 
     def _calls(self) -> str:
         """Returns the calls that the thread is in, outermost first, without those of the worker itself."""
-        shown = []
+        shown: list[str] = []
         # No file is looked at, as for a traceback's lines: it may be the disk that hangs.
         for frame, line in traceback.walk_stack(sys._current_frames()[self._working]):
             if frame.f_code.co_filename == self._file:
