@@ -433,6 +433,8 @@ def test_options_are_checked():
         ("a/b=c:d", r"a model must be written NAME\[@VERSION\]=SOURCE"),
         ("m=a:b?colour=red", r"a model's options are .*, not 'colour'"),
         ("m=a:b?input=x:FP32", r"an input must be written NAME:DATATYPE:SIZES, such as x:FP32:-1,3, not 'x:FP32'"),
+        ("m=a:b?device=cpu&device=cuda", "a model's device must be given once, not 2 times"),
+        ("m=a:b?input=x:FP32:-1&input=x:FP32:-1", "a model's input x must be given once, not 2 times"),
         ("m=a:b?input=x:FP32:one", r"an input's sizes must be whole numbers between commas, not 'one'"),
     ],
 )

@@ -69,6 +69,10 @@ class ModelSource:
         for key, value in pairs:
             _check_option(key, value)
         inputs = tuple(TensorSpec.parse(value) for key, value in pairs if key == "input")
+        said = [key for key, _ in pairs if key != "input"] + [f"input {spec.name}" for spec in inputs]
+        twice = next((what for what in said if said.count(what) > 1), None)
+        if twice is not None:
+            raise ValueError(f"a model's {twice} must be given once, not {said.count(twice)} times")
         options = {key: value for key, value in pairs if key != "input"}
         return cls(name, version or "1", source, options, inputs)
 
