@@ -336,6 +336,23 @@ def test_load_takes_no_parameters_and_a_failed_load_leaves_the_model_serving(app
 
 
 @pytest.mark.parametrize(
+    ("path", "document", "message"),
+    [
+        ("index", {"ready": 1}, "'ready' must be true or false, not 1"),
+        ("index", {"redy": True}, "the body has no field 'redy'; it has ['ready']"),
+        ("models/m/load", {"url": "http://x/m.mar"}, "the body has no field 'url'; it has ['parameters']"),
+        ("models/m/unload", {"parameters": {"later": 1}}, "an unload has no parameters but unload_dependents, not "),
+        ("models/m/unload", {"parameters": [1]}, "an unload has no parameters but unload_dependents, not [1]"),
+    ],
+)
+def test_what_the_repository_does_not_heed_is_refused_by_name(app, path, document, message):
+    status, _, body = ask(app, "POST", f"/v2/repository/{path}", v2(**document))
+    assert (status, json.loads(body)["error"].startswith(message)) == (400, True)
+    assert ask(app, "POST", f"/v2/repository/{path}", b"[1]")[0] == 400
+    assert ask(app, "POST", "/models/m", to_bytes(X))[0] == 200
+
+
+@pytest.mark.parametrize(
     ("error", "reason"),
     [
         (RuntimeError("Error(s) in loading state_dict for Linear:\n\tsize mismatch for weight"), "RuntimeError: Error"),
@@ -894,6 +911,9 @@ def test_unloading_one_model_leaves_the_server_ready(inferencer):
     app.repository.unload("b")
     assert ask(app, "GET", "/v2/health/ready")[0] == 200
     assert json.loads(ask(app, "POST", "/v2/repository/index")[2])[1]["reason"] == "unloaded"
+    for wanted, names in ((True, ["a"]), (False, ["a", "b"]), (None, ["a", "b"])):
+        index = json.loads(ask(app, "POST", "/v2/repository/index", v2(ready=wanted))[2])
+        assert [about["name"] for about in index] == names
     app.repository.find("a").inferencer = None
 
 

@@ -239,12 +239,18 @@ class App:
 
     async def _answer_repository(self, parts: list[str], request: Request) -> Reply:
         _only("POST", request)
+        self.context.check_json(len(request.body))
         if parts == ["index"]:
-            return 200, JSON, _json(self.repository.index())
+            ready = _fields(request.body, {"ready"}).get("ready", False)
+            if not isinstance(ready, bool):
+                raise BadInputError(f"'ready' must be true or false, not {ready!r:.40}")
+            return 200, JSON, _json([x for x in self.repository.index() if x["state"] == "READY" or not ready])
         if len(parts) == 3 and parts[0] == "models" and parts[2] in ("load", "unload"):
-            self.context.check_json(len(request.body))
-            if parts[2] == "load" and request.body and _load_parameters(request.body):
+            parameters = _fields(request.body, {"parameters"}).get("parameters", {})
+            if parts[2] == "load" and parameters != {}:
                 raise BadInputError("a load must come without parameters: only what was named at start can be loaded")
+            if not isinstance(parameters, dict) or parameters.keys() - {"unload_dependents"}:  # there are none here
+                raise BadInputError(f"an unload has no parameters but unload_dependents, not {parameters!r:.80}")
             await self._owner.change("load" if parts[2] == "load" else "unload", parts[1])
             return 200, JSON, b"{}"
         raise RefusedError(404, f"the repository has no {'/'.join(parts)!r:.80}")
@@ -285,11 +291,19 @@ def _only(allowed: str, request: Request) -> None:
         raise RefusedError(405, f"the method must be {allowed}, not {method!r:.20}", ((b"allow", allowed.encode()),))
 
 
-def _load_parameters(body: bytes) -> bool:
-    with contextlib.suppress(ValueError, RecursionError):
-        document = json.loads(body)
-        return not isinstance(document, dict) or bool(document.get("parameters"))
-    raise BadInputError("the body must be JSON")
+def _fields(body: bytes, known: set[str]) -> dict[str, Any]:
+    """Returns what a body asks for, null as if left out; raises for what nobody here would heed."""
+    try:
+        document = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        raise BadInputError("the body must be JSON") from None
+    if not isinstance(document, dict):
+        raise BadInputError(f"the body must be an object, not {type(document).__name__}")
+    fields = {name: x for name, x in document.items() if x is not None}
+    unknown = sorted(fields.keys() - known)
+    if unknown:
+        raise BadInputError(f"the body has no field {unknown[0]!r:.80}; it has {sorted(known)}")
+    return fields
 
 
 def _json(document: Any) -> bytes:
