@@ -107,6 +107,7 @@ def test_parts_keep_subclass_transforms_and_attributes():
         ((0.999, 0.001), r"leave a part of the 10 samples empty"),
         ((5, 6), r"counts must be positive and sum to the 10 samples, got \(5, 6\)"),
         ((5, 0.5), r"all fractions, all counts or all index lists, got \(5, 0.5\)"),
+        (("0.8", "0.2"), r"all fractions, all counts or all index lists, got \('0.8', '0.2'\)"),
         ((), "no default split"),
         (([0], [10]), r"indices must lie in \[0, 10\), got 10"),
     ],

@@ -302,6 +302,21 @@ def test_argument_that_cannot_travel_is_named(inferencer, bad, message):
         bad(inferencer)
 
 
+@pytest.mark.parametrize("address", ["localhost:8000", "http://10.0.0.1:8000/v2", "localhost:8000/"])
+def test_the_address_of_a_server_is_named_as_such(address):
+    with pytest.raises(
+        ValueError,
+        match=f"^address must be the folder of an inferencer, not '{address}': a server is asked over HTTP$",
+    ):
+        InferencerClient(address)
+
+
+def test_a_folder_that_looks_like_a_server_is_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "localhost:8000").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert InferencerClient("localhost:8000").address == "localhost:8000"
+
+
 def test_options_are_checked():
     with pytest.raises(ValueError, match=r"timeout_s must be positive or None, not 0"):
         InferencerClient("x", timeout_s=0)

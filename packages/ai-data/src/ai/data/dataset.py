@@ -160,7 +160,7 @@ class Dataset:
                 raise ValueError(f"counts must be positive and sum to the {len(self)} samples, got {tuple(parts)}")
             bounds = np.cumsum([0, *parts]).tolist()
             return tuple(self.subset(range(*pair)) for pair in pairwise(bounds))
-        if any(isinstance(part, Real) for part in parts):
+        if any(isinstance(part, Real | str) for part in parts):
             raise ValueError(f"a split must be all fractions, all counts or all index lists, got {tuple(parts)}")
         if len(parts) == 1 and isinstance(parts[0], list | tuple) and all(isinstance(n, float) for n in parts[0]):
             raise ValueError(f"ratios are arguments of their own: split{tuple(parts[0])}, got them in one list")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from ai.infer.stats import Stats
 from ai.infer.transport.frames import Kind
 from ai.infer.transport.slots import MIN_SLOT_BYTES
 from ai.infer.transport.trees import RawInput, Tree
+
+_SERVER = re.compile(r"\w+://|[\w.-]+:\d+/?$")  # a URL, or a host and its port
 
 # A forked child inherits open connections; it closes its copies and connects anew when it first asks.
 _clients: "weakref.WeakSet[InferencerClient]" = weakref.WeakSet()
@@ -50,7 +53,7 @@ class InferencerClient:
 
     Raises:
         TypeError: an option is of another kind.
-        ValueError: an option is out of range.
+        ValueError: an option is out of range, or the address is that of a server, which is asked over HTTP.
 
     >>> import torch
     >>> from ai.infer import Inferencer
@@ -71,6 +74,10 @@ class InferencerClient:
     ) -> None:
         if not isinstance(address, (str, os.PathLike)):
             raise TypeError(f"address must be the folder of an inferencer, not {address!r}")
+        if _SERVER.match(os.fsdecode(address)) and not os.path.exists(address):
+            raise ValueError(
+                f"address must be the folder of an inferencer, not {address!r}: a server is asked over HTTP"
+            )
         check_seconds(timeout_s=timeout_s)
         if whole(slot_bytes) is None:
             raise TypeError(f"slot_bytes must be a whole number, not {slot_bytes!r}")
