@@ -5,7 +5,8 @@
 Speed alone, in one to three minutes each: `ppo --seeds 1 --steps 25000`, `dqn --seeds 1 --steps 25000`,
 `sac --seeds 1 --steps 5000`.
 
-It needs stable-baselines3, unless `--ours-only`. The peers learn side by side in one process, one torch thread: each
+It needs stable-baselines3, unless `--ours-only`. Beside it DQN learns without its double estimate, which
+Stable-Baselines3 has not, unless `--double`. The peers learn side by side in one process, one torch thread: each
 run is cut into rounds, in which first one goes on, then the other. Rates are steps of the environment per second,
 learning included, by the clock and by this process's CPU time; solved is the number of steps after which 20 training
 episodes in a row had the wanted mean.
@@ -66,9 +67,9 @@ class Clock:
 class Ours:
     """The example's agent, with its settings, learning a stretch at a time."""
 
-    def __init__(self, name: str, seed: int, steps: int) -> None:
+    def __init__(self, name: str, seed: int, steps: int, **settings: Any) -> None:
         example = EXAMPLES[name].main
-        self.agent = example.learner(replace(example.PRESETS[PRESETS[name]], seed=seed, total_steps=steps))
+        self.agent = example.learner(replace(example.PRESETS[PRESETS[name]], seed=seed, total_steps=steps, **settings))
         self.whole = self.agent.loader.updates if isinstance(self.agent.loader, PassesLoader) else 1
         self.clock, self.at, self.n_steps = Clock(), 0, 0
         torch.manual_seed(seed)
@@ -97,9 +98,10 @@ def global_random(new: Any = None) -> Any:
     return states
 
 
-def compare(name: str, seed: int, steps: int, rounds: int, alone: bool) -> tuple[Clock, Clock]:
+def compare(name: str, seed: int, steps: int, rounds: int, alone: bool, double: bool) -> tuple[Clock, Clock]:
     """Lets both learn, by turns, prints what they came to, and returns the rates of their rounds."""
-    ours, clock, goal = Ours(name, seed, steps), Clock(), GOALS[name]
+    settings = {"double": double} if name == "dqn" else {}
+    ours, clock, goal = Ours(name, seed, steps, **settings), Clock(), GOALS[name]
 
     def told(who: str, rates: Clock, solved: float, last: float) -> None:
         wall, cpu = np.median(rates.rates, axis=0)
@@ -262,6 +264,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--ours-only", action="store_true")
+    parser.add_argument("--double", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
@@ -272,7 +275,8 @@ def main() -> None:
         steps = options.steps or STEPS[what]
         rates: tuple[list[Any], list[Any]] = ([], [])
         for seed in options.seeds:
-            for found, clock in zip(rates, compare(what, seed, steps, options.rounds, options.ours_only), strict=True):
+            alone, double = options.ours_only, options.ours_only or options.double
+            for found, clock in zip(rates, compare(what, seed, steps, options.rounds, alone, double), strict=True):
                 found += clock.rates
         if not options.ours_only:
             summary(what, *rates)

@@ -465,7 +465,7 @@ def test_a_buffer_refuses_what_does_not_fit():
         ({"unroll": -1}, "unroll must be at least 0, got -1"),
         ({"n_step": 0}, "n_step must be at least 1, got 0"),
         ({"max_reuse": 0}, "max_reuse must be at least 1, got 0"),
-        ({"gamma": 1.5}, r"gamma must lie in \(0, 1\], got 1.5"),
+        ({"gamma": 1.5}, r"gamma must lie in \[0, 1\], got 1.5"),
         ({"alpha": -1.0}, "alpha must be at least 0 and finite, got -1"),
     ],
 )

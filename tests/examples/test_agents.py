@@ -145,6 +145,8 @@ def test_what_cannot_be_filmed_says_so_before_it_trains(tmp_path, monkeypatch):
     [
         ("held-0:NAME", r"how often an action is taken, such as held-4:NAME, got held-0:NAME"),
         ("held-4:hidden:ALE/Pong-v5", r"no prefix before ALE/…, .* got held-4:hidden:ALE/Pong-v5"),
+        ("hidden:point-mass", "no prefix before point-mass, .* got hidden:point-mass"),
+        ("held-2:masked:Taxi-v4", "masked: once, before all other prefixes, got held-2:masked:Taxi-v4"),
         ("hidden:FrozenLake-v1", r"a row of numbers to be hidden:, got Discrete\(16\)"),
     ],
 )

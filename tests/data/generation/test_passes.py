@@ -68,6 +68,11 @@ def test_targets_and_advantages_are_those_of_the_whole_rollout():
     torch.testing.assert_close(batch["advantage"], batch["target"] - batch["value"])
 
 
+def test_without_a_later_reward_the_target_is_the_reward_itself():
+    batch = next(loader(gamma=0.0))
+    assert torch.equal(batch["target"], batch["reward"])
+
+
 def test_sequences_stay_within_their_episode():
     data = loader(1, batches=2, sequence=4)
     batches = [next(data) for _ in range(2)]
@@ -131,7 +136,7 @@ def test_ranks_have_rollouts_of_their_own():
         ({"passes": 0}, "passes must be at least 1, got 0"),
         ({"batches": 0}, "batches must be at least 1, got 0"),
         ({"sequence": 0}, "sequence must be at least 1, got 0"),
-        ({"gamma": 1.5}, r"gamma must lie in \(0, 1\], got 1.5"),
+        ({"gamma": 1.5}, r"gamma must lie in \[0, 1\], got 1.5"),
         ({"lam": -1}, r"lam must lie in \[0, 1\], got -1"),
     ],
 )

@@ -10,6 +10,8 @@ from ai.game import ByPolicy, BySearch, CartPole, EpsilonGreedy, GameEnvironment
 VALUES = lambda obs: obs  # noqa: E731
 ALONE = lambda obs: m.Gaussian(obs, obs)  # noqa: E731  (two tensors, which are no policy and value)
 REST = lambda obs, memory: (m.Categorical(obs), obs[..., 0])  # noqa: E731
+PAIR = lambda obs: (m.Categorical(obs), obs[..., 0])  # noqa: E731
+MAY = lambda obs, memory=None: (m.Categorical(obs), obs[..., 0], memory)  # noqa: E731
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,9 @@ REST = lambda obs, memory: (m.Categorical(obs), obs[..., 0])  # noqa: E731
         (ByPolicy(), ALONE, False, r"the model must give \(policy, value\), got Gaussian$"),
         (ByPolicy(), lambda obs: (obs, obs), False, r"\(policy, value\), got tuple of Tensor, Tensor$"),
         (ByPolicy(), REST, True, r"\(policy, value, memory\), got tuple of Categorical, Tensor$"),
+        (ByPolicy(), REST, False, r"takes \(obs, memory\), it was given obs alone: memory, .* must be a shape$"),
+        (ByPolicy(), PAIR, True, r"takes \(obs\), it was given obs and memory: memory, .* must be None$"),
+        (ByPolicy(), MAY, False, r"without memory the model must give \(policy, value\), got 3 parts$"),
         (EpsilonGreedy(steps=1), ALONE, False, r"values of actions, a tensor \(N, A\), got Gaussian$"),
         (EpsilonGreedy(steps=1), lambda obs: obs[None], False, r"a tensor \(N, A\), got \(1, 2, 2\)$"),
     ],
@@ -27,6 +32,14 @@ def test_a_model_for_another_way_to_act_is_named(act, model, memory, message):
     seen = {"obs": torch.zeros(2, 2)}  # as many rows as a pair has parts
     with pytest.raises(TypeError, match=message):
         act(model, {**seen, "memory": torch.zeros(2, 1)} if memory else seen, None, 0)
+
+
+def test_an_error_within_a_model_is_passed_on_as_it_is():
+    def fails(obs):
+        return len(3)
+
+    with pytest.raises(TypeError, match="object of type 'int' has no len"):
+        ByPolicy()(fails, {"obs": torch.zeros(2, 2)}, None, 0)
 
 
 class Pushed(m.Model):

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -254,6 +255,50 @@ def test_masks_that_fit_no_choice_or_come_from_two_places_are_refused():
 
     with pytest.raises(ValueError, match=r"the mask in observations must have shape \(4,\), got \(3,\)"):
         GymnasiumEnvironments(Wide, 1)
+
+
+def telling(mask):
+    """Instances that give this mask beside what is seen, or within it."""
+
+    class Telling(gym.Env):
+        action_space = gym.spaces.Discrete(3)
+
+        def __init__(self, within=False):
+            self.within, box = within, gym.spaces.Box(-9, 9, (1,))
+            masks = gym.spaces.Box(-np.inf, np.inf, (3,))
+            self.observation_space = gym.spaces.Dict({"obs": box, "action_mask": masks}) if within else box
+
+        def reset(self, *, seed=None, options=None):
+            obs = np.zeros(1, np.float32)
+            return ({"obs": obs, "action_mask": mask}, {}) if self.within else (obs, {"action_mask": mask})
+
+    return Telling
+
+
+@pytest.mark.parametrize(
+    ("mask", "shape"), [(np.True_, ()), (None, ()), ([1], (1,)), ([0, 2], (2,)), (np.ones((1, 3)), (1, 3))]
+)
+def test_a_mask_beside_what_is_seen_that_would_spread_over_all_actions_is_refused(mask, shape):
+    kind = telling(mask)
+    for num, env in (
+        ((), GymnasiumEnvironments(kind, 1, mask=True)),
+        ((1,), VectorEnvironments(lambda: gym.vector.SyncVectorEnv([kind]), mask=True)),
+    ):
+        wanted = re.escape(f"info['action_mask'] must have shape {(*num, 3)}, got {(*num, *shape)}")
+        with pytest.raises(ValueError, match=wanted):
+            env.reset(0)
+
+
+@pytest.mark.parametrize("mask", [np.array([0, 1, 2]), np.float32([0, -np.inf, 0])])
+def test_numbers_of_actions_and_what_is_added_to_logits_are_no_masks(mask):
+    kind = telling(mask)
+    said = re.escape(f"a mask must be 1 where an action is legal and 0 where not, got {mask.tolist()}"[:-1])
+    with pytest.raises(ValueError, match=said):
+        GymnasiumEnvironments(kind, 1, mask=True).reset(0)
+    inside = GymnasiumEnvironments(lambda: kind(within=True), 1)
+    source = Rollouts(inside, m.Model(torch.nn.Identity()), steps=1)
+    with pytest.raises(ValueError, match="a mask must be 1 where an action is legal and 0 where not"):
+        source.start(0, 0)
 
 
 class Pair:

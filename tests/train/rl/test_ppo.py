@@ -203,6 +203,22 @@ def test_equal_advantages_are_no_reason_to_move_whatever_rounding_makes_of_their
     assert PPO(value_weight=0)(lambda obs: (m.Categorical(obs), obs.sum(1)), batch, 0).isnan()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("values", [(10.0, 10.25), (400.0, -400.0)])
+def test_advantages_in_half_precision_are_normalised_as_in_single(values, dtype):
+    def gradient(advantage):
+        logits = torch.zeros(64, 2, requires_grad=True)
+        batch = {"obs": logits, "action": torch.zeros(64, dtype=torch.int64), "log_prob": torch.full((64,), 0.5).log()}
+        batch |= {"advantage": advantage, "target": torch.zeros(64)}
+        PPO(value_weight=0)(lambda obs: (m.Categorical(obs), obs.sum(1)), batch, 0).backward()
+        return logits.grad
+
+    advantage = torch.tensor(values).repeat(32)
+    half = gradient(advantage.to(dtype))
+    assert torch.equal(half, gradient(advantage))  # these numbers are the same in all three types
+    assert half[0, 0] * 64 == pytest.approx(-0.5 * math.copysign(math.sqrt(63 / 64), values[0] - values[1]), rel=1e-4)
+
+
 @pytest.mark.parametrize("key", ["log_prob", "advantage", "value"])
 def test_a_column_where_a_number_a_row_belongs_is_refused(key):
     batch = batch_of()

@@ -21,8 +21,8 @@ def world(name: str, num: int, **options: Any) -> World:
     with a single 1.
 
     Args:
-        name: Of Gymnasium; `ALE/…` takes ALE's own vector environment, and no such prefix; `point-mass` is
-            `PointMass`.
+        name: Of Gymnasium; `ALE/…` takes ALE's own vector environment, `point-mass` is `PointMass`; both take no such
+            prefix.
         num: How many.
         options: Passed to Gymnasium.
     """
@@ -32,6 +32,10 @@ def world(name: str, num: int, **options: Any) -> World:
         return VectorEnvironments(name, num, **options)
     if ":ALE/" in name:
         raise ValueError(f"env must have no prefix before ALE/…, whose frames are stacked and skipped, got {name}")
+    if name.endswith(":point-mass"):
+        raise ValueError(f"env must have no prefix before point-mass, which is none of Gymnasium's, got {name}")
+    if ":masked:" in name:
+        raise ValueError(f"env must have masked: once, before all other prefixes, got {name}")
     mask, bare = name.startswith("masked:"), name.removeprefix("masked:")
     return GymnasiumEnvironments(lambda: _as_row(_made(bare, **options)), num, mask=mask)
 

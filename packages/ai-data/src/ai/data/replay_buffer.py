@@ -106,8 +106,8 @@ class ReplayBuffer:
                 raise ValueError(f"{name} must be a tuple of keys, such as ({keys!r},), got the text {keys!r}")
             if not isinstance(keys, list | tuple) or not all(isinstance(key, str) for key in keys):
                 raise TypeError(f"{name} must be a tuple of keys, got {keys!r}")
-        if not 0 < gamma <= 1:
-            raise ValueError(f"gamma must lie in (0, 1], got {gamma}")
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
         for name, exponent in (("alpha", alpha), ("beta", beta)):
             if exponent is not None and not 0 <= exponent < math.inf:
                 raise ValueError(f"{name} must be at least 0 and finite, got {exponent}")
@@ -373,7 +373,7 @@ class ReplayBuffer:
         self._ring.check(columns)
 
     def _gather(self, start: Tensor, index: Tensor) -> dict[str, Tensor]:
-        steps_left = self._ring.end[start] - index
+        steps_left = self._ring.end.index_select(0, start) - index
         numbers, extra = index, {}
         if self.unroll is not None:
             ahead = torch.arange(-self.burn_in, self.unroll + 1)

@@ -5,6 +5,8 @@ compile, autocast and hooks as it is, and has no state of its own: draws come fr
 """
 
 import math
+from contextlib import suppress
+from inspect import signature
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -54,6 +56,30 @@ def check_acts(said: Any, also: tuple[str, ...] = ("value",)) -> None:
     if not isinstance(said, tuple | list) or len(said) <= len(also) or not hasattr(said[0], "log_prob"):
         parts = f" of {', '.join(type(part).__name__ for part in said)}" if type(said) in (tuple, list) else ""
         raise TypeError(f"the model must give (policy, {', '.join(also)}), got {type(said).__name__}{parts}")
+
+
+def asked(model: Any, *given: Tensor) -> Any:
+    """What a model says of `obs`, or of `obs` and `memory`.
+
+    Raises:
+        TypeError: it takes a memory and is given none, or the contrary.
+
+    >>> asked(lambda obs: obs + 1, torch.zeros(1))
+    tensor([1.])
+    """
+    try:
+        return model(*given)
+    except TypeError as error:
+        with suppress(ValueError):  # of what tells no signature
+            takes = signature(getattr(model, "forward", model))
+            try:
+                takes.bind(*given)
+            except TypeError:
+                had, fix = ("obs alone", "a shape") if len(given) == 1 else ("obs and memory", "None")
+                raise TypeError(
+                    f"the model takes {takes}, it was given {had}: memory, of Rollouts and evaluate, must be {fix}"
+                ) from error
+        raise
 
 
 class Categorical(NamedTuple):

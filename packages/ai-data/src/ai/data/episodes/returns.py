@@ -50,21 +50,22 @@ def n_step_rewards(
     if columns["reward"].ndim != 1:
         shape = tuple(columns["reward"].shape[1:])
         raise ValueError(f"reward must be one number a step for n-step sums, got the shape {shape} a step")
-    left = steps_left.clamp(max=n_step)[..., None]
-    least, most = map(int, left.aminmax()) if left.numel() else (1, 0)
-    ahead = torch.arange(most + 1, device=rows.device)
-    at = (rows[..., None] + torch.minimum(ahead, left)) % capacity  # all moments at once; the last again past it
+    reward, discount = columns["reward"].numpy(), columns["discount"].numpy()
+    start, n_left = rows.numpy()[..., None], steps_left.numpy()[..., None]
+    left = np.minimum(n_left, n_step)
+    ahead = np.arange(left.max(initial=0) + 1)
+    at = (start + np.minimum(ahead, left)) % capacity  # all moments at once; the last again past it
     running = ahead < left
-    reward = torch.where(running, columns["reward"].take(at).to(torch.float32), 0)
-    factor = torch.where(running, gamma * columns["discount"].take(at).to(torch.float32), 1).cumprod(-1)
-    if least == 0:
-        over = (steps_left == 0) & (columns["discount"][(rows - 1) % capacity] == 0)  # T itself, after a true end
-        factor = torch.where(over[..., None], 0, factor)
+    gained = torch.from_numpy(np.where(running, reward[at], 0).astype(np.float32, copy=False))
+    kept = np.where(running, np.float32(gamma) * discount[at].astype(np.float32, copy=False), np.float32(1))
+    if left.min(initial=1) == 0:
+        kept[((n_left == 0) & (discount[(start - 1) % capacity] == 0))[..., 0]] = 0  # T itself, after a true end
+    factor = torch.from_numpy(kept).cumprod(-1)
     if (to_play := columns.get("to_play")) is not None:
-        mover = to_play[at]
-        sign = torch.where(mover == mover[..., :1], 1.0, -1.0)
-        return reward[..., 0] + (factor[..., :-1] * (reward * sign)[..., 1:]).sum(-1), factor[..., -1] * sign[..., -1]
-    return reward[..., 0] + (factor[..., :-1] * reward[..., 1:]).sum(-1), factor[..., -1]
+        mover = to_play.numpy()[at]
+        sign = torch.from_numpy(np.where(mover == mover[..., :1], np.float32(1), np.float32(-1)))
+        return gained[..., 0] + (factor[..., :-1] * (gained * sign)[..., 1:]).sum(-1), factor[..., -1] * sign[..., -1]
+    return gained[..., 0] + (factor[..., :-1] * gained[..., 1:]).sum(-1), factor[..., -1]
 
 
 def lambda_returns(

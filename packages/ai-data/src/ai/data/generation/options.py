@@ -108,8 +108,8 @@ def passes_options(options: PassesOptions) -> PassesOptions:
     for name, value in (("batches", chosen["batches"]), ("sequence", chosen["sequence"])):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if not 0 < chosen["gamma"] <= 1:
-        raise ValueError(f"gamma must lie in (0, 1], got {chosen['gamma']}")
+    if not 0 <= chosen["gamma"] <= 1:
+        raise ValueError(f"gamma must lie in [0, 1], got {chosen['gamma']}")
     if not 0 <= chosen["lam"] <= 1:
         raise ValueError(f"lam must lie in [0, 1], got {chosen['lam']}")
     return chosen

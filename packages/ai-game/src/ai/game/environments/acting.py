@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ai.game import draws
 from ai.game.arguments import check_amount, check_count, check_flag
 from ai.game.search.search import Search
-from ai.model.policy import check_acts
+from ai.model.policy import asked, check_acts
 
 Act: TypeAlias = Callable[[Any, Mapping[str, Tensor], torch.Generator | None, int], Mapping[str, Tensor]]
 """`act(model, seen, generator, n_steps)` returns tensors `[N, …]` by key: `action`, and what else an episode is to
@@ -44,13 +44,15 @@ class ByPolicy:
     ) -> dict[str, Tensor]:
         """Returns `action`, `log_prob`, `value`, and `memory` where there is one."""
         if "memory" not in seen:
-            answer = model(seen["obs"])
+            answer = asked(model, seen["obs"])
             check_acts(answer)
+            if len(answer) > 2:
+                raise TypeError(f"without memory the model must give (policy, value), got {len(answer)} parts")
             policy, value = answer
             policy = policy.among(seen["legal"]) if "legal" in seen else policy
             action = policy.mode() if self.greedy else policy.sample(generator)
             return {"action": action, "log_prob": policy.log_prob(action), "value": value}
-        answer = model(seen["obs"][:, None], seen["memory"])
+        answer = asked(model, seen["obs"][:, None], seen["memory"])
         check_acts(answer, ("value", "memory"))
         policy, value, memory = answer
         policy = policy.among(seen["legal"][:, None]) if "legal" in seen else policy

@@ -95,7 +95,7 @@ class GymnasiumEnvironments:
             if end or stop:
                 over_now[row], ended[row], cut[row] = True, end, stop and not end
             if mask:
-                self._legal[row] = legal_of(info)
+                self._legal[row] = legal_of(info, self._legal.shape[1:])
         self._over = over_now
         return self._as_seen(seen), np.array(reward, np.float32), ended, cut
 
@@ -161,7 +161,7 @@ class GymnasiumEnvironments:
         for name, value in self._observations.named(shown).items():
             seen[name][row] = value
         if self._mask:
-            self._legal[row] = legal_of(info)
+            self._legal[row] = legal_of(info, self._legal.shape[1:])
 
     def _as_seen(self, seen: dict[str, NDArray[Any]]) -> Seen:
         if self._mask:

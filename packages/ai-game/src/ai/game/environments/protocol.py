@@ -68,11 +68,34 @@ def check_environments(env: Any, model: Any) -> None:
 
 
 def by_key(seen: Seen) -> dict[str, NDArray[Any]]:
-    """Returns what is seen by key; `legal` may be of any type."""
+    """Returns what is seen by key; `legal` may be of any type.
+
+    Raises:
+        ValueError: `legal` has other numbers than 0 and 1.
+    """
     named = dict(seen) if isinstance(seen, Mapping) else {"obs": seen}
     if "legal" in named:
-        named["legal"] = np.asarray(named["legal"], bool)
+        named["legal"] = as_mask(named["legal"])
     return named
+
+
+def as_mask(told: Any) -> NDArray[np.bool_]:
+    """Returns a mask as truths.
+
+    Raises:
+        ValueError: it has other numbers than 0 and 1: as the numbers of legal actions, or -inf for what is illegal,
+            which as truths would say the contrary.
+
+    >>> as_mask([1, 0, 1])
+    array([ True, False,  True])
+    """
+    mask = np.asarray(told)
+    if mask.dtype == bool:
+        return mask
+    truths: NDArray[np.bool_] = mask == 1
+    if not (truths | (mask == 0)).all():
+        raise ValueError(f"a mask must be 1 where an action is legal and 0 where not, got {mask.tolist()}")
+    return truths
 
 
 def stepped(env: Environments, action: NDArray[Any]) -> Step:

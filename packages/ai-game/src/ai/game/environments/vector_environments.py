@@ -91,11 +91,10 @@ class VectorEnvironments:
         return named if self._observations.is_dict or self._mask else named["obs"]
 
     def _legal(self, info: Mapping[str, Any]) -> NDArray[np.bool_]:
-        legal = legal_of(info)
         told = np.broadcast_to(info.get("_action_mask", True), self.num)
         if not told.all():  # rows that say nothing have zeros there
             raise ValueError(f"mask=True needs info['action_mask'] of every row, got none of {np.flatnonzero(~told)}")
-        return np.stack([np.asarray(own, bool) for own in legal])  # of lists it is an array of objects
+        return legal_of(info, (self.num, self._actions.num_actions or 0))
 
     def _make(self) -> Any:
         if not isinstance(self._environment, str):

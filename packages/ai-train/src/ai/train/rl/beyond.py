@@ -16,7 +16,9 @@ def with_beyond(batch: Mapping[str, Tensor], beyond: Tensor) -> Tensor:
     >>> with_beyond(batch, torch.tensor([4.0, torch.nan]))
     tensor([3., 1.])
     """
-    reward, discount = (batch[key].reshape(-1, *(1,) * (beyond.ndim - 1)) for key in ("n_step_reward", "next_discount"))
+    reward, discount = batch["n_step_reward"], batch["next_discount"]
+    if beyond.ndim > 1:
+        reward, discount = (column.reshape(-1, *(1,) * (beyond.ndim - 1)) for column in (reward, discount))
     return reward + torch.where(discount == 0, 0, discount * beyond)
 
 

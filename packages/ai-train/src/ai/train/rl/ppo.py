@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ai.model.arguments import check_real
-from ai.model.policy import check_acts
+from ai.model.policy import asked, check_acts
 from ai.model.wide import widened
 from ai.train.engine.log import is_logging, log
 from ai.train.rl.batch_checks import check_holds, check_rows
@@ -36,9 +36,9 @@ def policy_and_value(model: Any, batch: Batch) -> tuple[Any, Tensor]:
             raise ValueError(
                 "a batch with memory must be of sequences: give Datagen.passes a sequence, got single steps"
             )
-        said = model(batch["obs"], batch["memory"][:, 0])
+        said = asked(model, batch["obs"], batch["memory"][:, 0])
     else:
-        said = model(batch["obs"])
+        said = asked(model, batch["obs"])
     check_acts(said)
     policy, value = said[:2]
     if "legal" not in batch:
@@ -114,7 +114,7 @@ class PPO:
             raise ValueError(f"the model's value {tuple(value.shape)} and target {tuple(target.shape)} must agree")
         check_rows(batch, (*keys, "mask"), target)
         mean = _mean_over(batch.get("mask"))
-        advantage = batch["advantage"]
+        advantage = widened(batch["advantage"])
         if self.normalize:
             centred = advantage - mean(advantage)
             n = batch.get("mask", torch.ones_like(advantage)).sum()
