@@ -62,6 +62,30 @@ def test_episodes_end_and_are_cut_and_begin_anew_one_step_later(make):
     assert (reward == np.where(begun, 0, 1)).all()
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda kind: GymnasiumEnvironments(kind, 1),
+        lambda kind: VectorEnvironments(lambda: gym.vector.SyncVectorEnv([kind])),
+    ],
+    ids=["gymnasium", "vector"],
+)
+def test_an_episode_that_ends_where_its_time_is_up_has_ended(make):
+    class Last(gym.Env):
+        observation_space, action_space = gym.spaces.Box(-9, 9, (1,)), gym.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action):
+            return np.ones(1, np.float32), 1.0, True, True, {}
+
+    env = make(Last)
+    env.reset(0)
+    _, _, ended, cut = env.step(np.zeros(1, int))
+    assert (ended.tolist(), cut.tolist()) == ([True], [False])
+
+
 def test_instances_of_gymnasium_are_those_of_the_library_itself():
     env = GymnasiumEnvironments("CartPole-v1", 2)
     obs = env.reset(3)

@@ -89,6 +89,7 @@ def test_the_best_of_what_was_done_is_learnt_and_nothing_beyond_it():
     [
         ({"expectile": 1.0}, r"expectile must lie in \(0, 1\), got 1.0"),
         ({"temperature": -1.0}, "temperature must be at least 0, got -1.0"),
+        ({"temperature": float("inf")}, "temperature must be finite, got inf"),
         ({"tau": 0.0}, r"tau must lie in \(0, 1\], got 0.0"),
         ({"most": 0.0}, "most must be positive, got 0.0"),
     ],

@@ -161,7 +161,12 @@ def test_what_is_logged_is_what_it_says():
 
 @pytest.mark.parametrize(
     ("how", "message"),
-    [({"clip": 0}, "clip must be positive, got 0"), ({"clip_value": 0}, "clip_value must be positive or None, got 0")],
+    [
+        ({"clip": 0}, "clip must be positive, got 0"),
+        ({"clip_value": 0}, "clip_value must be positive or None, got 0"),
+        ({"entropy": math.inf}, "entropy must be finite, got inf"),
+        ({"value_weight": math.inf}, "value_weight must be finite, got inf"),
+    ],
 )
 def test_options_out_of_range_are_refused(how, message):
     with pytest.raises(ValueError, match=message):

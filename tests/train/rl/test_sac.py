@@ -1,6 +1,7 @@
 """Soft actor-critic: each part's loss by its equation, each part's gradient to its own parameters."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -90,7 +91,13 @@ def test_validation_moves_no_critic():
 
 
 @pytest.mark.parametrize(
-    ("how", "message"), [({"tau": 2}, r"tau must lie in \(0, 1\], got 2"), ({"alpha": -1}, "alpha must be at least 0")]
+    ("how", "message"),
+    [
+        ({"tau": 2}, r"tau must lie in \(0, 1\], got 2"),
+        ({"alpha": -1}, "alpha must be at least 0"),
+        ({"entropy": -math.inf}, "entropy must be finite, got -inf"),
+        ({"alpha": math.inf}, "alpha must be finite, got inf"),
+    ],
 )
 def test_options_out_of_range_are_refused(how, message):
     with pytest.raises(ValueError, match=message):

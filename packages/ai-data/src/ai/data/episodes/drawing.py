@@ -66,8 +66,7 @@ class Drawing:
         if self.n_open == 0 or (self._max_reuse is not None and self.n_open < n):
             raise ValueError(f"{self.n_open} steps may be drawn, batch_size is {n}")
         places = self._places(n, n_live)
-        if self._max_reuse is not None:
-            np.add.at(self._uses, places, 1)
+        np.add.at(self._uses, places, 1)
         self.n_drawn += n
         spent = places[:0] if self._max_reuse is None else places[self._uses[places] >= self._max_reuse]
         weight = None

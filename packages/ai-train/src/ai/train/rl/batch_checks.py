@@ -1,5 +1,6 @@
-"""What a loss needs of its batch: that it is there, and that a number a row is one."""
+"""What a loss needs of its batch and weights: that it is there, a number a row where that belongs, and finite."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
@@ -29,6 +30,17 @@ def check_rows(batch: Mapping[str, Tensor], keys: Iterable[str], like: Tensor) -
     for key in keys:
         if key in batch and batch[key].shape != like.shape:
             raise ValueError(f"{key} must have shape {tuple(like.shape)}, got {tuple(batch[key].shape)}")
+
+
+def check_weights(**weights: float | None) -> None:
+    """Does nothing where what a loss multiplies by are finite numbers, or None: infinity makes NaN of a 0.
+
+    Raises:
+        ValueError: one is infinite.
+    """
+    for name, weight in weights.items():
+        if weight is not None and math.isinf(weight):
+            raise ValueError(f"{name} must be finite, got {weight}")
 
 
 def check_draw(batch: Mapping[str, Tensor]) -> None:

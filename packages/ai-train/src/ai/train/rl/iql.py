@@ -13,7 +13,7 @@ from ai.model.arguments import check_real
 from ai.model.wide import widened
 from ai.train.engine.log import log
 from ai.train.engine.update import begins_update
-from ai.train.rl.batch_checks import check_draw, check_rows
+from ai.train.rl.batch_checks import check_draw, check_rows, check_weights
 from ai.train.rl.beyond import with_beyond
 
 
@@ -60,6 +60,7 @@ class IQL:
         self, *, expectile: float = 0.7, temperature: float = 3.0, tau: float = 0.005, most: float = 100.0
     ) -> None:
         check_real(expectile=expectile, temperature=temperature, tau=tau, most=most)
+        check_weights(temperature=temperature)
         if not 0 < expectile < 1:
             raise ValueError(f"expectile must lie in (0, 1), got {expectile}")
         if not temperature >= 0:

@@ -14,6 +14,7 @@ from ai.model.arguments import check_real
 from ai.model.policy import Categorical
 from ai.model.wide import widened
 from ai.train.engine.log import is_logging, log
+from ai.train.rl.batch_checks import check_weights
 from ai.train.rl.support import Support
 
 
@@ -62,6 +63,7 @@ class MuZero:
         priorities: Callable[[Tensor, Tensor], object] | None = None,
     ) -> None:
         check_real(value_weight=value_weight, entropy_weight=entropy_weight, consistency_weight=consistency_weight)
+        check_weights(value_weight=value_weight, entropy_weight=entropy_weight, consistency_weight=consistency_weight)
         if consistency_weight and not obs_unrolled:
             raise ValueError(f"consistency_weight ({consistency_weight}) needs obs_unrolled=True")
         self.support, self.value_weight, self.obs_unrolled = support, value_weight, obs_unrolled

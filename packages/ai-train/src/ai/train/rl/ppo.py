@@ -13,7 +13,7 @@ from ai.model.arguments import check_real
 from ai.model.policy import asked, check_acts
 from ai.model.wide import widened
 from ai.train.engine.log import is_logging, log
-from ai.train.rl.batch_checks import check_holds, check_rows
+from ai.train.rl.batch_checks import check_holds, check_rows, check_weights
 
 Batch = Mapping[str, Tensor]
 _ROUNDING = 8.0  # units in the last place that a mean of equal numbers may be off: 3.6 were seen of up to a million
@@ -97,6 +97,7 @@ class PPO:
         check_real(value_weight=value_weight)
         check_real(or_none=True, clip_value=clip_value)
         check_real(**{name: given for name, given in (("clip", clip), ("entropy", entropy)) if not callable(given)})
+        check_weights(value_weight=value_weight, entropy=None if callable(entropy) else entropy)
         if not callable(clip) and not clip > 0:
             raise ValueError(f"clip must be positive, got {clip}")
         if clip_value is not None and not clip_value > 0:

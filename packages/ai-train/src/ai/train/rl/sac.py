@@ -14,7 +14,7 @@ from ai.model.arguments import check_real
 from ai.model.wide import widened
 from ai.train.engine.log import log
 from ai.train.engine.update import begins_update
-from ai.train.rl.batch_checks import check_draw, check_rows
+from ai.train.rl.batch_checks import check_draw, check_rows, check_weights
 from ai.train.rl.beyond import with_beyond
 
 
@@ -58,6 +58,7 @@ class SAC:
     def __init__(self, *, tau: float = 0.005, entropy: float | None = None, alpha: float | None = None) -> None:
         check_real(tau=tau)
         check_real(or_none=True, entropy=entropy, alpha=alpha)
+        check_weights(entropy=entropy, alpha=alpha)
         if not 0 < tau <= 1:
             raise ValueError(f"tau must lie in (0, 1], got {tau}")
         if alpha is not None and alpha < 0:
