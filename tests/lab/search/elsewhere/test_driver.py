@@ -605,6 +605,7 @@ def test_a_snapshot_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     write_snapshot(there, 10, bytes(range(45)))
     (there / "snapshots" / "000000010" / "empty").touch()
     (there / "snapshots" / "000000010" / ".metadata").write_bytes(b"which rank has what")
+    (there / "snapshots" / "000000010" / ".manifest.json.x1").write_bytes(b"a note that is being wri")
     here.mkdir()
     copy, said = Copy(here), []
     mirrored = Mirror(there, lambda *what: said.append(what))  # what is there at first came from here

@@ -206,7 +206,7 @@ class Mirror:
             partial = str(Path(name).with_name(f".{folder.name}.0.partial"))
             try:
                 for path in sorted(folder.rglob("*")):
-                    if path.is_file():
+                    if path.is_file() and not _is_unfinished(path.relative_to(self._folder)):
                         for at, data in _parts(path):
                             self._send("part", f"{partial}/{path.relative_to(folder)}", at, data)
                 if _contents(folder) != contents:
@@ -271,8 +271,9 @@ def _parts(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _is_unfinished(name: Path) -> bool:
-    parts = name.parts[:2] if name.parts[0] == SNAPSHOTS else name.parts  # a snapshot is whole, hidden files and all
-    return any(part.startswith(".") and part != MARKER for part in parts)
+    if name.parts[0] == SNAPSHOTS:  # one is whole, hidden files and all, but for a note that is being written
+        return name.name.startswith(f".{_MANIFEST}.") or any(part.startswith(".") for part in name.parts[:2])
+    return any(part.startswith(".") and part != MARKER for part in name.parts)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
