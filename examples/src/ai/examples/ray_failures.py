@@ -119,7 +119,10 @@ def _full_store(cluster: Any, nodes: list[Any], seed: int) -> tuple[float, str]:
 def _hung_source(cluster: Any, nodes: list[Any], seed: int) -> tuple[float, str]:
     with _loader(Numbered(hangs_at=300), 2, Ray(), seed=seed, stall_timeout_s=5.0) as loader:
         _draw_until(loader, lambda: _workers(loader, 0) == 2)
-        return _death_of(loader, "gave nothing for 5 s (stall_timeout_s) and was in __next__")
+        return _death_of(
+            loader,
+            "gave nothing for 5 s (stall_timeout_s: raise it if one piece of work may take longer) and was in __next__",
+        )
 
 
 def _hung_machine(cluster: Any, nodes: list[Any], seed: int) -> tuple[float, str]:
