@@ -92,6 +92,20 @@ def test_an_example_runs_with_the_arguments_after_its_name(monkeypatch):
     assert seen == [["ai-examples mnist", "--steps", "3"]]
 
 
+def test_a_wrong_root_of_the_lab_is_told_in_one_line(monkeypatch, capsys, tmp_path):
+    from ai.examples.mnist import main as mnist
+    from ai.lab.files.folder import lab_root
+
+    (tmp_path / "notes.txt").write_text("")
+    monkeypatch.setenv("AI_LAB_PATH", str(tmp_path / "notes.txt"))
+    monkeypatch.setattr(mnist, "main", lab_root)
+    monkeypatch.setattr(sys, "argv", ["ai-examples", "mnist"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith(f"ai-examples: AI_LAB_PATH ({tmp_path / 'notes.txt'}) must be a folder")
+
+
 def test_an_unknown_example_exits_with_the_nearest_name(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["ai-examples", "minst"])
     with pytest.raises(SystemExit) as exit_:

@@ -106,6 +106,13 @@ def test_importing_util_loads_nothing_heavy():
     assert out.strip() == "[]"
 
 
+def test_a_seed_of_numpy_is_the_number():
+    seed_all(np.int64(7))
+    drawn = random.random(), np.random.random(), torch.rand(1).item()
+    seed_all(7)
+    assert drawn == (random.random(), np.random.random(), torch.rand(1).item())
+
+
 def test_what_is_no_path_or_no_seed_is_named():
     with pytest.raises(TypeError, match=r"^path must be text or a path of a file, got Tensor: the path comes first$"):
         save_img_grid(torch.zeros(2, 3, 4, 4), "x.png")

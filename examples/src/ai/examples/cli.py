@@ -108,4 +108,11 @@ def main() -> None:
         refuse_unknown("ai-examples", "example", name, list(known))
     run: Callable[[], None] = import_module(f"ai.examples.{name}.main").main
     sys.argv = [f"ai-examples {name}", *rest]
-    run()
+
+    from ai.lab.files.folder import LabPathError
+
+    try:
+        run()
+    except LabPathError as error:
+        print(f"ai-examples: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,5 +1,6 @@
 """Small tools for a person at a prompt; no library code uses them."""
 
+import operator
 import os
 import random
 from collections.abc import Mapping
@@ -91,6 +92,7 @@ def seed_all(seed: int) -> None:
 
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise TypeError(f"seed must be a whole number, got {seed!r}")
+    seed = operator.index(seed)  # of NumPy, say, which `random` would refuse
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
