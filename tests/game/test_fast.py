@@ -81,6 +81,13 @@ def test_what_another_version_left_on_the_disk_is_compiled_anew(tmp_path, monkey
     assert sum(again.twice.stats.cache_hits.values()) == 1
 
 
+def test_a_constant_of_another_module_is_part_of_what_is_kept(tmp_path, monkeypatch):
+    (tmp_path / "reads.py").write_text(MODULE.replace("2 * x", "FACTOR * x").replace("jit\n", "jit, FACTOR\n", 1))
+    for factor in (2, 3, 2):
+        monkeypatch.setattr(fast, "FACTOR", factor, raising=False)
+        assert imported(tmp_path, "reads").twice(2) == 2 * factor
+
+
 def test_on_a_full_disk_kernels_stay_in_memory(tmp_path, monkeypatch):
     from numba.core import caching
 

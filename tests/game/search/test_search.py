@@ -703,7 +703,10 @@ def test_a_network_may_mask_illegal_moves_itself(engine, rule):
 @pytest.mark.parametrize(
     ("ask", "match"),
     [
-        (lambda game, search: Search(TicTacToe, search), r"game must be a Game, such as TicTacToe\(\), got <class"),
+        (
+            lambda game, search: Search(TicTacToe, search),
+            r"game must be a Game, such as TicTacToe\(\), got the class TicTacToe",
+        ),
         (lambda game, search: Search(game, None), "evaluator must be a module, a function or have evaluate"),
         (lambda game, search: search([0, 1]), "states must be an array with one row a game.*got list of shape"),
         (lambda game, search: search(game.init(2).reshape(2, 1)), r"got ndarray of shape \(2, 1\)"),

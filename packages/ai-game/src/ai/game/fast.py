@@ -35,22 +35,30 @@ def _twin(name: str) -> ModuleType:
 def jit(**options: Any) -> Any:
     """Returns `numba.njit(**options)` that keeps its code on disk, or in memory alone where that cannot be.
 
-    No state of the disk is an error: a folder that may not be written, a full one, code that another version left.
+    What is kept is found by all that the function computes by, also by what other modules hold: numba looks at its own
+    file alone. No state of the disk is an error: a folder that may not be written, a full one, code that another
+    version left.
     """
-    from numba import njit
 
     def compiled(function: Callable[..., Any]) -> Any:
-        try:
-            made = njit(cache=True, **options)(function)
-        except RuntimeError as error:
-            if "cannot cache" not in str(error):
-                raise
-            _say_uncached()
-            return njit(**options)(function)
-        _forgive(made._cache)
-        return made
+        function.__qualname__ += f"_{_digest(part=function)}"
+        return _kept(function, options)
 
     return compiled
+
+
+def _kept(function: Callable[..., Any], options: dict[str, Any]) -> Any:
+    from numba import njit
+
+    try:
+        made = njit(cache=True, **options)(function)
+    except RuntimeError as error:
+        if "cannot cache" not in str(error):
+            raise
+        _say_uncached()
+        return njit(**options)(function)
+    _forgive(made._cache)
+    return made
 
 
 def bound(template: Callable[..., Any], **functions: Callable[..., Any]) -> Any:
@@ -67,12 +75,12 @@ def bound(template: Callable[..., Any], **functions: Callable[..., Any]) -> Any:
     scope = {**template.__globals__, **functions}
     if not available():
         return FunctionType(template.__code__, scope, template.__name__, template.__defaults__)
-    name = f"{template.__name__}_{_digest(**functions)}"
+    name = f"{template.__name__}_{_digest(template=template, **functions)}"
     if (key := (template, name)) not in _BOUND:
         scope |= {part: _compiled_part(function, forceinline=True) for part, function in functions.items()}
         code = template.__code__.replace(co_name=name, co_qualname=name)
         whole = FunctionType(code, scope, name, template.__defaults__)
-        _BOUND[key] = _Bound(jit(error_model="numpy")(whole), tuple(functions))
+        _BOUND[key] = _Bound(_kept(whole, {"error_model": "numpy"}), tuple(functions))
     return _BOUND[key]
 
 
