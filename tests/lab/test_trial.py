@@ -280,6 +280,109 @@ def test_a_loop_of_the_users_own_that_resumes_has_each_row_once(tmp_path, first)
     assert [path.read_text() for path in trial.record.media()["said"].values()] == ["7"] * 4 + ["9"] * 5
 
 
+def by_hand(folder: Path, until: int, saved: int | None, *, saves_first: bool = False) -> None:
+    """A loop without a trainer, killed after `until` steps."""
+    model, optimizer, _, _ = make()
+    with Trial(folder, **options(capture=False)) as trial:
+        for step in range(1, until + 1):
+            if saves_first and step == saved:
+                trial.save_snapshot(model, optimizer, step)
+            trial.log(step, {"loss": float(step)})
+            if not saves_first and step == saved:
+                trial.save_snapshot(model, optimizer, step)
+
+
+def resumed_by_hand(folder: Path) -> Trial:
+    model, optimizer, _, _ = make()
+    trial = Trial(folder, **options(capture=False))
+    trial.resume(model, optimizer)
+    return trial
+
+
+@pytest.mark.parametrize("saved", [4, None])
+def test_an_evaluation_by_hand_after_a_resume_takes_no_row_away(tmp_path, capsys, saved):
+    by_hand(tmp_path / "t", 7, saved)
+    for _ in range(2):
+        with resumed_by_hand(tmp_path / "t") as trial:
+            trial.log(7, {"test": 1.0})
+            trial.keep(7, "said", "so")
+    assert trial.metrics()["loss"].steps.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert trial.metrics()["test"].steps.tolist() == [7, 7]
+    assert capsys.readouterr().err == ""
+
+
+def test_what_gives_way_to_a_loop_is_told_and_nothing_for_what_is_refused(tmp_path, capsys):
+    by_hand(tmp_path / "t", 7, 4)
+    with resumed_by_hand(tmp_path / "t") as trial:
+        for wrong in (
+            lambda: trial.log(5, {"loss": "x"}),
+            lambda: trial.keep(5, "said", object()),
+            lambda: trial.save_sample(5, torch.zeros(2)),
+            lambda: trial.save_snapshot(nn.Linear(1, 1), None, 5.5),
+        ):
+            with pytest.raises((TypeError, ValueError)):
+                wrong()
+        assert trial.metrics()["loss"].steps.tolist() == [1, 2, 3, 4, 5, 6, 7]
+        trial.log(5, {"loss": 9.0})
+        assert trial.metrics()["loss"].values.tolist() == [1, 2, 3, 4, 9]
+    told = "goes on from its snapshot of step 4: what was logged since, up to step 7, was dropped, as step 5 is logged"
+    assert capsys.readouterr().err == f"ai.lab: trial {tmp_path / 't'} {told} anew\n"
+    by_hand(tmp_path / "u", 3, None)
+    resumed_by_hand(tmp_path / "u").log(1, {"loss": 9.0})
+    assert "begins anew, as it has no snapshot: what was logged since, up to step 3" in capsys.readouterr().err
+
+
+def test_threads_that_resume_by_hand_lose_none_of_their_first_rows(tmp_path):
+    by_hand(tmp_path / "t", 200, 4)
+    together = threading.Barrier(8)
+
+    def log(step: int) -> None:
+        together.wait(100)
+        trial.log(step, {"loss": 0.0})
+
+    with resumed_by_hand(tmp_path / "t") as trial, ThreadPoolExecutor(8) as pool:
+        list(pool.map(log, range(5, 13)))
+    assert sorted(trial.metrics()["loss"].steps.tolist()) == list(range(1, 13))
+
+
+@pytest.mark.parametrize(("begins", "loss"), [(5, [1, 2, 3, 4, 0]), (4, [1, 2, 3, 0])])
+def test_a_row_logged_after_its_steps_snapshot_stays_unless_it_is_logged_again(tmp_path, begins, loss):
+    by_hand(tmp_path / "t", 7, 4, saves_first=True)
+    with resumed_by_hand(tmp_path / "t") as trial:
+        trial.log(begins, {"loss": 0.0})
+    assert trial.metrics()["loss"].values.tolist() == loss
+
+
+@pytest.mark.parametrize("place", ["deleted", "moved"])
+def test_a_loop_goes_on_though_its_snapshot_went_after_the_resume(tmp_path, place):
+    by_hand(tmp_path / "t", 7, 4)
+    model, optimizer, _, _ = make()
+    with Trial(tmp_path / "t", **options(capture=False)) as trial:
+        trial.resume(model, optimizer)
+        if place == "deleted":
+            shutil.rmtree(tmp_path / "t" / "snapshots")
+        else:
+            (tmp_path / "t").rename(tmp_path / "u")
+        trial.log(5, {"loss": 9.0})
+    assert trial.metrics()["loss"].values.tolist() == [1, 2, 3, 4, 9]
+
+
+@pytest.mark.parametrize("save_interval", [2, None])
+def test_what_is_logged_by_hand_between_resume_and_training_stays_and_each_row_is_there_once(tmp_path, save_interval):
+    how = options(capture=False, log_interval=1, save_interval=save_interval, save_snapshots=save_interval is not None)
+    train(Trial(tmp_path / "t", **how), 5)
+    if save_interval is not None:
+        shutil.rmtree(tmp_path / "t" / "snapshots" / "000000005")
+    trial = Trial(tmp_path / "t", **how)
+    model, optimizer, loader, _ = make()
+    begun = trial.resume(model, optimizer)
+    trial.log(begun, {"parameters": 10})
+    Trainer(Classify(), loader).train(model, optimizer, trial.hook(), step=begun, steplimit=7)
+    assert begun == (4 if save_interval else 0)
+    assert trial.metrics()["loss"].steps.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert trial.metrics()["parameters"].steps.tolist() == [begun]
+
+
 def logged_by(script, folder) -> list[str]:
     """The states of the trials `a` and `b` after a script that makes them as `Trial(path("a"), **options)`."""
     head = (

@@ -136,6 +136,8 @@ class Trial:
 
         Train on with `trainer.train(model, opt, trial.hook(), step=step)`: the weights become those of a run that was
         never interrupted, bit for bit. What was logged after that snapshot is dropped when training begins.
+        A loop without a trainer drops it too, and says so, once it logs one of those steps anew; what it logs at the
+        last one or later, such as an evaluation, is added.
 
         Args:
             model: A module, or the dict of modules of a `MultiTrainer`.

@@ -18,6 +18,7 @@ from typing import Any
 from ai.lab.files.load import is_number, is_step
 
 Row = dict[str, float]
+_BLOCK_BYTES = 1 << 24
 
 
 def read_rows(path: Path, start: int = 0) -> list[Row]:
@@ -39,6 +40,13 @@ def read_lines(path: Path, start: int = 0, limit: int = -1) -> bytes:
     except FileNotFoundError:
         return b""
     return data[: data.rfind(b"\n") + 1]
+
+
+def each_row(path: Path, start: int = 0) -> Iterator[Row]:
+    """Yields the rows of `read_rows`, of which only a block is held at a time."""
+    while lines := read_lines(path, start, _BLOCK_BYTES):
+        yield from parse_rows(lines)
+        start += len(lines)
 
 
 def parse_rows(lines: bytes) -> list[Row]:
@@ -63,12 +71,14 @@ def clean(found: object) -> Row | None:
     return {"step": values.pop("step"), "time": values.pop("time"), **values}
 
 
-def lines_and_rows(path: Path) -> Iterator[tuple[bytes, Row]]:
-    """Yields each line that holds a row, with it."""
-    for line in read_lines(path).splitlines(keepends=True):
+def lines_and_rows(path: Path, start: int = 0) -> Iterator[tuple[int, bytes, Row]]:
+    """Yields where each line from byte `start` on ends that holds a row, the line, and the row."""
+    end = start
+    for line in read_lines(path, start).splitlines(keepends=True):
+        end += len(line)
         row = clean(_parse(line))
         if row is not None:
-            yield line, row
+            yield end, line, row
 
 
 def _parse(line: bytes) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ai.lab.files.folder import write_atomic
 from ai.lab.files.load import is_number, is_step
-from ai.lab.files.metrics_file import Row, cut_torn_line, lines_and_rows, read_rows
+from ai.lab.files.metrics_file import Row, cut_torn_line, each_row, lines_and_rows
 from ai.lab.files.metrics_index import BLOCK_BYTES, Index, read_indexed_table
 
 _LARGE = 2**63
@@ -56,18 +56,7 @@ class MetricsWriter:
             ValueError: a key is empty or is one of the row's own, `step` and `time`.
             OSError: the file cannot be written; what was written before is intact.
         """
-        if type(step) is not int or not -_LARGE <= step < _LARGE:
-            step = as_step(step)
-        row: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
-        if type(values) is not dict and not isinstance(values, Mapping):
-            raise TypeError(f"values must be a dict of numbers by name, got {values!r:.100}")
-        row.update(values)
-        if len(row) != len(values) + 2:
-            _refuse_keys(values)
-        for key, value in values.items():
-            if type(value) is not float or type(key) is not str or not key:
-                row = {"step": step, "time": row["time"], **_numbers(values)}
-                break
+        row = as_row(step, values)
         data = _encode(row).encode() + b"\n"
         with self._lock:
             self._append(data)
@@ -104,15 +93,16 @@ class MetricsWriter:
         """The file's length in bytes: what `cut` takes."""
         return self._end
 
-    def cut(self, end: int) -> bool:
-        """Drops all that was written after the file was `end` bytes long; whether `end` was such a length.
+    def had_length(self, end: int) -> bool:
+        """Whether the file was `end` bytes long once; of one that was edited since, it may be no line's end."""
+        return 0 <= end <= self._end and (end == 0 or os.pread(self._descriptor, 1, end - 1) == b"\n")
 
-        A file that was edited since may have no line's end there: then nothing is dropped.
-        """
-        if not 0 <= end <= self._end or (end and os.pread(self._descriptor, 1, end - 1) != b"\n"):
+    def cut(self, end: int) -> bool:
+        """Drops all that was written after the file was `end` bytes long; nothing, and False, if it never was."""
+        if not self.had_length(end):
             return False
         if end != self._end:
-            self._note_dropped(int(row["step"]) for row in read_rows(self._path, end))
+            self._note_dropped(int(row["step"]) for row in each_row(self._path, end))
             os.ftruncate(self._descriptor, end)
             self._cut_to(end)
         return True
@@ -124,11 +114,18 @@ class MetricsWriter:
         self._end, self._last = end, None
         self._index.take_up()
 
-    def drop_from(self, step: int) -> int:
-        """Drops the rows of `step` and later, which a resumed run will write again, and returns how many they were."""
-        kept, dropped = [], 0
-        for line, row in lines_and_rows(self._path):
-            if row["step"] < step:
+    def drop_from(self, step: int, start: int = 0, end: int | None = None) -> int:
+        """Drops the rows of `step` and later, which a resumed run will write again, and returns how many they were.
+
+        Args:
+            step: The first step that is dropped.
+            start: Where in the file to begin, in bytes.
+            end: And where to end.
+        """
+        with open(self._path, "rb") as file:
+            kept, dropped = [file.read(start)], 0
+        for to, line, row in lines_and_rows(self._path, start):
+            if row["step"] < step or (end is not None and to > end):
                 kept.append(line)
             else:
                 dropped += 1
@@ -145,6 +142,22 @@ class MetricsWriter:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def as_row(step: int, values: Mapping[str, object]) -> Row:
+    """Returns the row that `MetricsWriter.write` appends now; raises what that does for what is none."""
+    if type(step) is not int or not -_LARGE <= step < _LARGE:
+        step = as_step(step)
+    row: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
+    if type(values) is not dict and not isinstance(values, Mapping):
+        raise TypeError(f"values must be a dict of numbers by name, got {values!r:.100}")
+    row.update(values)
+    if len(row) != len(values) + 2:
+        _refuse_keys(values)
+    for key, value in values.items():
+        if type(value) is not float or type(key) is not str or not key:
+            return {"step": step, "time": row["time"], **_numbers(values)}
+    return row
 
 
 def _numbers(values: Mapping[str, object]) -> Row:

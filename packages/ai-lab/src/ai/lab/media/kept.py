@@ -10,10 +10,10 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -107,6 +107,35 @@ def keep_media(
         layout: The axes of images.
         replace: Whether what is kept there already gives way; else it is refused.
     """
+    return as_file(step, name, value, layout).write(trial, replace=replace)
+
+
+class KeptFile(NamedTuple):
+    """What is kept, as the file that it will be."""
+
+    step: int
+    name: str
+    suffix: str
+    data: bytes
+
+    def write(self, trial: Path, *, replace: bool) -> Path:
+        """Writes it into a trial's folder and returns its path; see `keep_media`."""
+        folder = trial / MEDIA / f"{self.step:09d}"
+        before = [path for path in folder.glob("*") if path.stem == self.name]
+        if before and not replace:
+            raise ValueError(f"name {self.name!r} is kept already at step {self.step}; nothing is overwritten")
+        folder.parent.mkdir(exist_ok=True)  # and none above it: a trial that was moved or deleted is not made again
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{self.name}{self.suffix}"
+        write_atomic(path, self.data)
+        for other in before:
+            if other != path:
+                other.unlink()
+        return path
+
+
+def as_file(step: int, name: str, value: object, layout: str | None = None) -> KeptFile:
+    """Returns what `keep_media` writes; raises what that does for what cannot be kept."""
     step = page_step(step)
     check_text(name=name)
     check_text(or_none=True, layout=layout)
@@ -114,19 +143,7 @@ def keep_media(
         raise ValueError(f"name must be letters, digits, spaces and any of _.+-, got {name!r}")
     if len(name.encode()) > LONGEST_NAME:
         raise ValueError(f"name must be at most {LONGEST_NAME} bytes, got {len(name.encode())}: {name[:40]!r}…")
-    folder = trial / MEDIA / f"{step:09d}"
-    suffix, data = _as_file(value, layout)
-    before = [path for path in folder.glob("*") if path.stem == name]
-    if before and not replace:
-        raise ValueError(f"name {name!r} is kept already at step {step}; nothing is overwritten")
-    folder.parent.mkdir(exist_ok=True)  # and none above it: a trial that was moved or deleted is not made again
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{name}{suffix}"
-    write_atomic(path, data)
-    for other in before:
-        if other != path:
-            other.unlink()
-    return path
+    return KeptFile(step, name, *_encoded(value, layout))
 
 
 def page_step(step: object) -> int:
@@ -144,12 +161,18 @@ def page_step(step: object) -> int:
 
 def drop_media(trial: Path, after: int) -> None:
     """Deletes what was kept after a step, which a resumed run will keep again."""
+    for _, folder in kept_after(trial, after):
+        shutil.rmtree(folder)
+
+
+def kept_after(trial: Path, after: int) -> Iterator[tuple[int, Path]]:
+    """Yields the steps after a step at which something was kept, with their folders."""
     for folder in (trial / MEDIA).glob("*"):
         if folder.name.isdecimal() and int(folder.name) > after:
-            shutil.rmtree(folder)
+            yield int(folder.name), folder
 
 
-def _as_file(value: Any, layout: str | None) -> tuple[str, bytes]:
+def _encoded(value: Any, layout: str | None) -> tuple[str, bytes]:
     if isinstance(value, Histogram | Rows | Confusion | PrecisionRecall):
         return ".json", json.dumps(value.to_json(), allow_nan=False).encode()
     if isinstance(value, Audio | Video):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ai.lab.files.metrics_writer import as_step
 from ai.lab.files.ownership import Owner
 from ai.lab.record import Record
 from ai.lab.recording.resumed_rows import MetricsPosition
@@ -60,12 +61,13 @@ class TrialSnapshots:
         """See `Trial.save_snapshot`."""
         from ai.train import Run
 
-        self._writer.go_on_by_hand()
+        step = as_step(step)
         models = dict(model) if isinstance(model, Mapping) else {"model": model}
         optimizers = dict(opt) if isinstance(opt, Mapping) else {"model": opt}
         run = Run(models, optimizers, data=(), step=step)
         for index, one in enumerate(stateful):
             run.add_state(f"stateful.{index}", one)
+        self._writer.go_on_by_hand(step, set())
         run.add_state("trial", MetricsPosition(self._writer.open()))
         return self.store.save(run, step)
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai.lab.config import read_yaml, to_plain, write_yaml
+from ai.lab.files.folder import write_atomic
+from ai.lab.files.metrics_writer import as_row
 from ai.lab.files.ownership import Owner
-from ai.lab.media.kept import drop_media
 from ai.lab.record import CONFIG, SAMPLES, SNAPSHOTS, Record
 from ai.lab.recording.options import SESSION_DEFAULTS, SessionOptions
 from ai.lab.recording.outcome import last_exit, outcome_of, watch_exit
-from ai.lab.recording.resumed_rows import take_up, take_up_by_hand
+from ai.lab.recording.resumed_rows import ByHand, Resumed, give_way, start_anew, take_up
 from ai.lab.recording.session import Logger, Session
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ class TrialWriter:
     def __init__(self, path: Path, config: object, loggers: Sequence[str | Logger], how: SessionOptions) -> None:
         self._path = path
         self.resumed_from: int | None = None
-        self._resumed_snapshot: Path | None = None
-        self._rows_are_cut = False
+        self._awaited: Resumed | None = None
+        self._by_hand: ByHand | None = None
         self.is_left_over = False
         self._config, self._loggers = config, list(loggers)
         self._how: SessionOptions = {**SESSION_DEFAULTS, **how}
@@ -130,33 +131,36 @@ class TrialWriter:
         """Before the first word of an objective: drops what a lost process left, unless there was a `resume`."""
         if not self.is_left_over:
             return
-        self.is_left_over = False
-        if self.resumed_from is None:
-            session = self.open()
-            session.metrics.cut(0)
-            drop_media(self.path, -1)
-            shutil.rmtree(self.path / SNAPSHOTS, ignore_errors=True)
+        with _opening:  # the first words may come from several threads
+            if self.is_left_over and (self._awaited is None or not self._awaited.has_snapshot):
+                start_anew(self.open())
+                shutil.rmtree(self.path / SNAPSHOTS, ignore_errors=True)
+            self.is_left_over = False
 
-    def go_on_by_hand(self) -> None:
-        """Before the first word of a loop of the user's own: as `settle`, and has a `resume` drop later rows."""
+    def go_on_by_hand(self, step: int, said: set[str]) -> None:
+        """Before a word of a loop of the user's own: as `settle`, and has what came after a `resume` give way."""
         self.settle()
-        if self.resumed_from is None or self._rows_are_cut:
+        if self._awaited is None:
             return
-        self._rows_are_cut = True
-        take_up_by_hand(self.open(), self.resumed_from, self._resumed_snapshot)
-        self._began = self.resumed_from
+        with _opening:
+            if (resumed := self._awaited) is not None:
+                self._by_hand = give_way(self.open(), resumed, step, said)
+                self._awaited, self._began = None, resumed.step
 
     def resumed(self, step: int, snapshot: Path | None) -> None:
         """Called when a script has asked the trial to resume, and got `step`."""
-        self.resumed_from, self._resumed_snapshot, self._rows_are_cut = step, snapshot, False
+        if rank() == 0:
+            self._awaited, self._by_hand = Resumed.at(step, snapshot), None
+        self.resumed_from = step
 
     def begin(self, run: "Run") -> None:
         """Opens the trial for a training run."""
         self.settle()
         session, resumed_from = self.open(in_use=True), self.resumed_from
-        self.resumed_from, self._began = None, run.step
+        self.resumed_from, self._awaited, self._began = None, None, run.step
+        by_hand, self._by_hand = self._by_hand, None
         try:
-            take_up(session, run, starts_again=resumed_from == 0)
+            take_up(session, run, starts_again=resumed_from == 0, by_hand=by_hand)
         except ValueError:
             self.end(str(session.meta["before"]))
             raise
@@ -182,20 +186,23 @@ class TrialWriter:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one row."""
-        self.go_on_by_hand()
+        if self._awaited is not None:
+            self.go_on_by_hand(int(as_row(step, values)["step"]), {f"row.{key}" for key in values})
+        self.settle()
         self.open().write(step, values)
 
     def sample(self, step: int, images: Any) -> Path:
         """Writes images as the PNG page of `step` and returns its path."""
-        from ai.lab.media.image_page import save_page
+        from ai.lab.media.image_page import encode_page
         from ai.lab.media.kept import page_step
 
-        self.go_on_by_hand()
-        name = f"{page_step(step):09d}.png"
+        step, page = page_step(step), encode_page(images)
+        self.go_on_by_hand(step, set())
+        name = f"{step:09d}.png"
 
         def write(trial: Path) -> Path:
             (trial / SAMPLES).mkdir(exist_ok=True)
-            save_page(trial / SAMPLES / name, images)
+            write_atomic(trial / SAMPLES / name, page)
             return trial / SAMPLES / name
 
         return self.open().write_in_folder(write)
@@ -206,16 +213,14 @@ class TrialWriter:
         A run that goes on makes the evaluations of the step where it begins again, and what it was killed for: there
         what an earlier session kept gives way.
         """
-        from ai.lab.media.kept import keep_media, page_step
+        from ai.lab.media.kept import as_file
 
-        self.go_on_by_hand()
+        file = as_file(step, name, value, layout)
+        self.go_on_by_hand(file.step, {f"kept.{name}"})
         session = self.open()
-        step = page_step(step)
-        replace = self._began is not None and step >= self._began and (step, name) not in self._kept
-        path = session.write_in_folder(
-            lambda trial: keep_media(trial, step, name, value, layout=layout, replace=replace)
-        )
-        self._kept.add((step, name))
+        replace = self._began is not None and file.step >= self._began and (file.step, name) not in self._kept
+        path = session.write_in_folder(lambda trial: file.write(trial, replace=replace))
+        self._kept.add((file.step, name))
         return path
 
     def note(self, fields: Mapping[str, object]) -> None:
