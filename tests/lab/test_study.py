@@ -77,7 +77,8 @@ def test_the_best_value_of_each_run_stands_beside_its_last(tmp_path, capsys):
     ):
         with pytest.raises(ValueError, match=message):
             study.compare(best=best)
-    assert run(capsys, "compare", *paths, "--best", "val_loss")[0] == 1
+    status, _, err = run(capsys, "compare", *paths, "--best", "val_loss")
+    assert (status, err) == (1, "ai-lab: --best must be METRIC=min or METRIC=max, got 'val_loss'\n")
 
 
 def test_a_picture_of_curves_has_the_pages_colours_also_as_lines_for_a_paper(study, tmp_path):

@@ -191,6 +191,9 @@ def compare_(options: argparse.Namespace) -> int:
     from ai.lab.report.compare import compare
 
     records = {str(path): Record(_find(path)) for path in options.paths}
+    for one in options.best:
+        if "=" not in one:
+            raise ValueError(f"--best must be METRIC=min or METRIC=max, got {one!r}")
     best = {metric: way for metric, _, way in (one.rpartition("=") for one in options.best)}
     comparison = compare(records, options.metric, over=options.over, best=best)
     tell = {"text": comparison.__repr__, "markdown": comparison.to_markdown, "latex": comparison.to_latex}

@@ -4,7 +4,6 @@ A look at the root costs a `stat` a folder; only folders that changed are read a
 """
 
 import contextlib
-import gc
 import hashlib
 import math
 import os
@@ -29,19 +28,6 @@ from ai.lab.record import EXPERIMENT, METRICS, Column, Record, live_state, was_o
 
 SETTLED_NS = 2 * 10**9
 """A change this soon after another may carry the same time: what is so young is read again."""
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without looks for garbage: a list of many trials is none, and to look through it again and again took a sixth."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 class _Folder(NamedTuple):
@@ -103,8 +89,7 @@ class Catalog:
         Versions are those of one catalog, named by `epoch`.
         """
         with self._lock:
-            with _uncollected():
-                self._refresh()
+            self._refresh()
             rows = [kept.row for kept in self._rows.values() if kept.version > since]
             gone = [identity for identity, version in self._gone.items() if version > since]
             rows.sort(key=lambda row: (-(row["created"] or 0), row["name"]))

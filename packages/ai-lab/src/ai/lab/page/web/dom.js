@@ -35,6 +35,7 @@ export function choice(label, values, chosen, onChange) {
 export function show(value) {
   if (value == null) return '';
   if (typeof value !== 'number') return String(value);
+  if (!Number.isFinite(value)) return String(value).replace('Infinity', 'inf').replace('NaN', 'nan');
   if (Number.isInteger(value) && Math.abs(value) < 1e7) return String(value);
   const size = Math.abs(value);
   if (size >= 1e5 || (size < 1e-3 && size > 0)) return value.toExponential(3).replace(/\.?0+e/, 'e');
