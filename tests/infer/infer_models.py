@@ -82,6 +82,9 @@ class Versatile(nn.Module):
             while os.path.exists(rest["path"]):
                 time.sleep(0.001)
             return x
+        if do == "count":
+            self.n_calls = getattr(self, "n_calls", 0) + 1
+            return torch.full((len(x),), self.n_calls)
         if do == "die":
             os._exit(3)
         if do == "object":

@@ -113,6 +113,18 @@ def test_replies_come_in_any_order_of_waiting(client, model):
         torch.testing.assert_close(client.wait_for_resp(ids[i]), model(xs[i]))
 
 
+def test_requests_of_a_client_are_run_in_the_order_in_which_it_asked(client, gate):
+    """Also where the slots that came free last, and are used first, are the last ones."""
+    for request_id in [client.infer_async(torch.zeros(1, 8), do="same") for _ in range(30)]:
+        client.wait_for_resp(request_id)
+    busy = client.infer_async(torch.zeros(1, 8), do="wait", path=str(gate))
+    ids = [client.infer_async(torch.zeros(1, 8 + i), do="count") for i in range(20)]
+    gate.unlink()
+    client.wait_for_resp(busy)
+    calls = [client.wait_for_resp(request_id).item() for request_id in ids]
+    assert calls == sorted(calls)
+
+
 def test_more_requests_than_slots_do_not_lock_up(client):
     ids = [client.infer_async(torch.full((1, 8), float(i)), do="same") for i in range(500)]
     assert [client.wait_for_resp(i)[0, 0].item() for i in ids] == list(range(500))

@@ -180,9 +180,12 @@ class Worker:
         n = self._clients.n_places * _SPC
         if not n or self._board is None:
             return False
-        fresh = (self._board.requested[:n] != self._taken[:n]).nonzero()[0].tolist()
-        if not fresh:
+        found = (self._board.requested[:n] != self._taken[:n]).nonzero()[0]
+        if not len(found):
             return False
+        if len(found) > 1:  # a client's in the order in which it asked, whichever slots were free
+            found = found[np.lexsort((self._board.requested[found], found // _SPC))]
+        fresh = found.tolist()
         requested, taken, forms = self._board.requested_at, self._taken_at, self._board.asked_form_at
         alike = self._axes.are_first  # else the group says what the inputs hold that have no rows
         now = time.monotonic()
