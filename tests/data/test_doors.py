@@ -226,7 +226,7 @@ def test_every_public_callable_has_its_door():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ds().split("3"), r"indices must be one row of whole numbers, got '3'"),
+        (lambda: ds().split("3"), r"a split must be all fractions, all counts or all index lists, got \('3',\)"),
         (lambda: ds().split(["a"]), r"indices must be one row of whole numbers, got \['a'\]"),
         (lambda: ds().split({"a": 1}), r"indices must be one row of whole numbers, got \{'a': 1\}"),
         (lambda: ds().split(torch.tensor(2)), r"indices must be one row of whole numbers, got tensor\(2\)"),
