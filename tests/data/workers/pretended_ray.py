@@ -70,12 +70,10 @@ class PretendedRay:
         self.n_puts += 1
         return done(value)
 
-    def get(self, reference, timeout):
+    def get(self, references, timeout):
         try:
-            return reference.result(timeout)
+            return [reference.result(timeout) for reference in references]
         except FutureTimeoutError:
-            if reference.done():
-                raise
             raise GetTimeoutError from None
 
     def kill(self, actor):
@@ -110,8 +108,8 @@ class PretendedActor:
 
     def __getattr__(self, method):
         return types.SimpleNamespace(
-            options=lambda concurrency_group: types.SimpleNamespace(
-                remote=lambda *arguments: self._call(concurrency_group, method, arguments)
+            options=lambda concurrency_group, num_returns=1: types.SimpleNamespace(
+                remote=lambda *arguments: self._call(concurrency_group, num_returns, method, arguments)
             )
         )
 
@@ -121,25 +119,34 @@ class PretendedActor:
             if not future.done():
                 future.set_exception(RayActorError(why))
 
-    def _call(self, group, method, arguments):
+    def _call(self, group, n, method, arguments):
         if self.full:
             raise PendingCallsLimitExceeded
-        future = Future()
-        self._futures.append(future)
+        references = [Reference() for _ in range(n)]
+        self._futures += references
         if self.dead:
-            future.set_exception(RayActorError(self.dead))
+            for reference in references:
+                reference.set_exception(RayActorError(self.dead))
         elif not self.hangs:
             arguments = [a.result() if isinstance(a, Future) else a for a in arguments]
-            self._groups[group].put((method, arguments, future))
-        return future
+            self._groups[group].put((method, arguments, references))
+        return references if n > 1 else references[0]
 
     def _run(self, actor, calls):
         while True:
-            method, arguments, future = calls.get()
+            method, arguments, references = calls.get()
             answer = getattr(actor, method)(*arguments)
             if self.dead:
                 return
-            future.set_result(answer)
+            for reference, value in zip(references, answer if len(references) > 1 else [answer], strict=True):
+                reference.set_result(value)
+
+
+class Reference(Future):
+    """To what a call returns."""
+
+    def future(self):
+        return self
 
 
 def done(value):

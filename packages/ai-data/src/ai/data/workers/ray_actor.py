@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ai.data.workers.message import joined, split
+from ai.data.workers.message import joined
+from ai.data.workers.pieces import Block, cut
 from ai.data.workers.versions import installed, mismatch
 from ai.data.workers.worker import EXITED
 
@@ -44,14 +45,12 @@ class Actor:
 
     def __init__(self, payload: bytes, versions: Mapping[str, str]) -> None:
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._outbox: queue.Queue[Any] = queue.Queue(_MAX_WAITING)
+        self._outbox: queue.Queue[Block] = queue.Queue(_MAX_WAITING)
         threading.Thread(target=self._run, args=(payload, versions), name="ai.data.Actor", daemon=True).start()
 
     def send(self, message: Any) -> None:
         """Of the link: sends a message to the trainer; waits while it has not taken earlier ones."""
-        body, buffers = split(message)
-        # Copied: it waits here while the payload may already write to its arrays again.
-        self._outbox.put((bytes(body), [np.array(buffer) for buffer in buffers]))
+        self._outbox.put(Block(message))  # a copy: the payload may write to its arrays again while it waits here
 
     def wait_for_end(self) -> None:
         """Of the link: does nothing until the trainer ends this worker."""
@@ -68,18 +67,16 @@ class Actor:
         else:
             self.inbox.put(message)
 
-    def get(self) -> list[tuple[bytes, list[np.ndarray]]]:
-        """Waits for a message of the payload and returns all that wait, or none where none comes for a while."""
+    def get(self, n: int) -> list[Any]:
+        """Waits for a message of the payload and returns all that wait in `n` pieces; none come for a while: empty."""
+        blocks = []
         try:
-            messages = [self._outbox.get(timeout=_BEAT_S)]
+            blocks.append(self._outbox.get(timeout=_BEAT_S))
+            while len(blocks) < _MAX_WAITING:
+                blocks.append(self._outbox.get_nowait())
         except queue.Empty:
-            return []
-        while len(messages) < _MAX_WAITING:
-            try:
-                messages.append(self._outbox.get_nowait())
-            except queue.Empty:
-                break
-        return messages
+            pass
+        return cut(blocks, n)
 
     def _run(self, payload: bytes, versions: Mapping[str, str]) -> None:
         import cloudpickle  # type: ignore[import-untyped]

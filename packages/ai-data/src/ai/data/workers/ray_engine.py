@@ -7,14 +7,15 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from ai.data.arguments import check_at_least, check_real
-from ai.data.workers import ray_actor
+from ai.data.workers import pieces, ray_actor
 from ai.data.workers.message import split
 from ai.data.workers.supervisor import MAX_DEATHS
 from ai.data.workers.versions import installed
@@ -252,7 +253,7 @@ class RayWorker:
         ray = self._ray
         waited_s, seen = 0.0, time.monotonic()
         beside_s = 0.0  # that others had room, and this one had not
-        reply = self._ask()
+        reply = _Reply(ray, self._actor, 1)
         while True:
             if self._engine.head_is_gone:
                 raise ConnectionError(
@@ -262,8 +263,8 @@ class RayWorker:
             if not self._engine.is_joined:  # the next question would join or start a cluster
                 return f"{self._place()} was left: this process has left the cluster"
             try:
-                messages = ray.get(reply, timeout=_TURN_S)
-            except ray.exceptions.GetTimeoutError:
+                messages = reply.messages(_TURN_S)
+            except TimeoutError:
                 # A process that was stopped itself has not waited all that time.
                 turn_s, seen = min(time.monotonic() - seen, 2 * _TURN_S), time.monotonic()
                 if not self._where[1] and self._engine.n_running:
@@ -280,13 +281,11 @@ class RayWorker:
             waited_s, seen = 0.0, time.monotonic()
             if not self._engine.is_joined:
                 continue
-            reply = self._ask()  # before the messages are dealt with, so that the next ones travel meanwhile
+            # Before the messages are dealt with, so that the next ones, likely as large, travel meanwhile.
+            reply = _Reply(ray, self._actor, reply.n_pieces)
             for message in messages:
-                if how := self._take(ray_actor.received(*message)):
+                if how := self._take(message):
                     return how
-
-    def _ask(self) -> Any:
-        return self._actor.get.options(concurrency_group="out").remote()
 
     def _take(self, message: Any) -> str | None:
         """Takes one message; returns how the worker ended, if it says so."""
@@ -334,6 +333,44 @@ class RayWorker:
 
     def _place(self) -> str:
         return f"on the node {self._where[0]}" if self._where[1] else "that had not begun"
+
+
+class _Reply:
+    """The next messages of a worker, on their way.
+
+    Args:
+        ray: the module.
+        actor: Ray's handle of a `ray_actor.Actor`.
+        n: pieces that they are expected in.
+
+    Attributes:
+        n_pieces: to expect the next ones in, once these are here.
+    """
+
+    def __init__(self, ray: Any, actor: Any, n: int) -> None:
+        self._ray = ray
+        self.n_pieces = n
+        self._parts = actor.get.options(concurrency_group="out", num_returns=1 + n).remote(n)
+        # No thread of ours waits within Ray: `ray.shutdown` in another one would then end the process.
+        self._come: futures.Future[Any] = self._parts[0].future()
+
+    def messages(self, timeout_s: float) -> Iterator[Any]:
+        """Returns the messages, each read when it is asked for.
+
+        Raises:
+            TimeoutError: they have not come within `timeout_s`.
+            RayError: Ray's own, of a worker that is gone.
+        """
+        if not futures.wait([self._come], timeout_s).done:
+            raise TimeoutError
+        self._come.result()
+        try:
+            sizes, *parts = self._ray.get(self._parts, timeout=timeout_s)  # here already, but for what is in a store
+        except self._ray.exceptions.GetTimeoutError:
+            raise TimeoutError from None
+        # Pieces too many cost little; with too few all goes through the store.
+        self.n_pieces = max(pieces.n_pieces(sum(p.nbytes for p in parts if p is not None)), self.n_pieces - 1)
+        return pieces.read(sizes, parts)
 
 
 def _joined(address: str | None) -> Any:
