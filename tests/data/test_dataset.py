@@ -315,9 +315,20 @@ def test_bad_transforms_are_refused():
         Dataset({"x": [1]}, postprocess={"x": "a"})
     with pytest.raises(ValueError, match=r"preprocess names the keys \['z'\], the data has \['x'\]"):
         Dataset({"x": [1]}, preprocess={"z": str})
-    ds = Dataset({"x": [1]}, postprocess={"z": lambda v: v})
-    with pytest.raises(KeyError, match=r"functions for the keys \['z'\], the value has \['x'\]"):
-        next(iter(ds.loader(1)))
+    with pytest.raises(ValueError, match=r"postprocess names the keys \['z'\], the data has \['x'\]"):
+        Dataset({"x": [1]}, postprocess={"z": lambda v: v})
+    ds = Dataset({"x": [1]}, lambda sample: {"y": sample["x"], 0: 1}, {"z": lambda v: v})  # who knows what that makes
+    with pytest.raises(KeyError, match=r"functions for the keys \['z'\], the value has \[0, 'y'\]"):
+        next(iter(ds.loader(1, n_workers=0)))
+
+
+def test_what_comes_then_is_refused_where_it_names_a_key_that_no_batch_has():
+    ds = Dataset({"x": torch.arange(3)}, postprocess={"x": lambda x: x + 1})
+    with pytest.raises(ValueError, match=r"^postprocess names the keys \['image'\], the data has \['x'\]$"):
+        ds.then({"image": abs})
+    assert ds.then({"x": torch.neg}).sample(3)["x"].sort().values.tolist() == [-3, -2, -1]
+    made = ds.then(lambda batch: {"image": batch["x"]}).then({"image": torch.neg})  # nobody knows before
+    assert list(made.sample(3)) == ["image"]
 
 
 def test_fingerprint_tells_data_apart():

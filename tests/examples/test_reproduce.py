@@ -52,3 +52,15 @@ def test_an_unknown_result_exits_with_the_nearest_name(registered, monkeypatch, 
         reproduce.main()
     assert exit_.value.code == 2
     assert "there is no result 'standin'; did you mean 'stand-in'?" in capsys.readouterr().err
+
+
+def test_a_wrong_root_is_told_in_one_sentence_before_anything_runs(registered, monkeypatch, capsys):
+    file = registered / "notes.txt"
+    file.write_text("")
+    monkeypatch.setenv("AI_LAB_PATH", str(file))
+    monkeypatch.setattr(sys, "argv", ["reproduce", "stand-in"])
+    with pytest.raises(SystemExit) as exit_:
+        reproduce.main()
+    assert exit_.value.code == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"reproduce: AI_LAB_PATH ({file}) must be a folder, and {file} is none\n")

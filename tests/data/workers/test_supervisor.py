@@ -317,6 +317,7 @@ LET_GO = threading.Event()
 
 def test_chunks_that_were_asked_for_and_never_came_are_counted(monkeypatch):
     monkeypatch.setattr(source_worker, "_CHUNK_STEPS", 1)
+    LET_GO.clear()
     engine = InProcess()
     with Datagen(Blocked()).loader(2, n_workers=2, engine=engine) as loader:
         wait_until(lambda: loader.stats()["episodes"] == 6 and loader._fleet._under_way == [2, 2])

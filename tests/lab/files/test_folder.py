@@ -19,6 +19,16 @@ def test_relative_paths_start_at_the_labs_root(tmp_path, monkeypatch):
     assert resolve("a") == tmp_path / "ai-lab" / "a"
 
 
+def test_a_tilde_is_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert resolve("~/runs/a") == tmp_path / "home" / "runs" / "a"
+    assert resolve(Path("~/runs/a")) == tmp_path / "home" / "runs" / "a"
+    monkeypatch.setenv("AI_LAB_PATH", "~/lab")
+    assert resolve("a") == tmp_path / "home" / "lab" / "a"
+    assert list(tmp_path.iterdir()) == []  # no folder called ~
+
+
 def test_a_root_that_is_no_folder_is_named_with_its_variable(tmp_path, monkeypatch):
     file = tmp_path / "notes.txt"
     file.write_text("")

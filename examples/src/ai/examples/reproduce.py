@@ -91,7 +91,7 @@ def main() -> None:
     """Runs one result by its name, and writes its numbers with command, seed, time and commit."""
     import tyro
 
-    from ai.lab.files.folder import lab_root
+    from ai.lab.files.folder import LabPathError, lab_root
 
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "--list"):
@@ -101,7 +101,11 @@ def main() -> None:
     name, *rest = arguments
     if name not in RESULTS:
         refuse_unknown("reproduce", "result", name, list(RESULTS))
-    root = lab_root()  # refused before hours of work
+    try:
+        root = lab_root()  # refused before hours of work
+    except LabPathError as error:
+        print(f"reproduce: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     started = time.monotonic()
     function = RESULTS[name].load()
     numbers = tyro.cli(function, args=rest, prog=f"reproduce {name}")

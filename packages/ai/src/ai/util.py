@@ -59,6 +59,7 @@ def save_img_grid(path: str | os.PathLike[str], images: "Tensor | np.ndarray", n
 
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be text or a path of a file, got {type(path).__name__}: the path comes first")
+    path = os.path.expanduser(path)
     pixels = torch.as_tensor(images).detach().cpu()
     if pixels.ndim == 3:
         pixels = pixels[:, None]

@@ -69,13 +69,14 @@ class Dataset:
     ) -> None:
         cols.refuse_unnamed_columns(data)
         self.data = cols.as_columns(data)
-        for name, transform in (("preprocess", preprocess), ("postprocess", postprocess)):
-            if transform is not None:
-                Applied(transform, name)
-        if isinstance(preprocess, dict):
-            have = set(self.data) if isinstance(self.data, dict) else set()
-            if unknown := sorted(set(preprocess) - have):
-                raise ValueError(f"preprocess names the keys {unknown}, the data has {sorted(have)}")
+        have = list(self.data) if isinstance(self.data, dict) else []
+        if preprocess is not None:
+            Applied(preprocess, "preprocess")
+            _refuse_unknown_keys("preprocess", preprocess, have)
+        if postprocess is not None:
+            Applied(postprocess, "postprocess")
+            if have and _keeps_keys(preprocess):
+                _refuse_unknown_keys("postprocess", postprocess, have)
         check_split(default_split)
         self.preprocess = preprocess
         self.postprocess = postprocess
@@ -249,6 +250,8 @@ class Dataset:
             >>> train = Dataset({"x": torch.zeros(8, 3, 4, 4)}).then({"x": augment.flip()})
         """
         Applied(postprocess, "postprocess")
+        if isinstance(self.data, dict) and _keeps_keys(self.preprocess) and _keeps_keys(self.postprocess):
+            _refuse_unknown_keys("postprocess", postprocess, list(self.data))
         other = copy.copy(self)
         other.postprocess = postprocess if self.postprocess is None else Chain(self.postprocess, postprocess)
         return other
@@ -353,6 +356,16 @@ def _stored(samples: Sequence[Any]) -> Any:
 
 def _all_fractions(split: Split | None) -> bool:
     return split is not None and all(isinstance(part, Real) and not isinstance(part, Integral) for part in split)
+
+
+def _keeps_keys(transform: Transform | None) -> bool:
+    """Returns whether a batch surely has the same keys after a transform: a function's result is not known."""
+    return transform is None or isinstance(transform, dict)
+
+
+def _refuse_unknown_keys(name: str, transform: Transform, have: Sequence[Any]) -> None:
+    if isinstance(transform, dict) and (unknown := [key for key in transform if key not in have]):
+        raise ValueError(f"{name} names the keys {unknown}, the data has {sorted(have, key=str)}")
 
 
 def _has_length(value: Any) -> bool:

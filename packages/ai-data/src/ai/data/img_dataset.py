@@ -16,7 +16,7 @@ from ai.data.images.decode import Decoder, Filter, Fit
 from ai.data.images.folder import find_images
 from ai.data.images.labels import read_labels
 from ai.data.images.pack import open_pack
-from ai.data.storage.paths import dataset_folder
+from ai.data.storage.paths import dataset_folder, expanded
 from ai.data.storage.remote import RemoteFolder, local_path
 
 
@@ -103,7 +103,7 @@ class ImgDataset(Dataset):
                 y = read.as_numbers()
             else:
                 y, names = read.as_classes(classes)
-        folder = dataset_folder("packs") if cache is None else Path(cache)
+        folder = dataset_folder("packs") if cache is None else expanded(cache)
         self.files: list[str]
         images, self.files = open_pack(folder, root, found, decoder, on_error)
         data: dict[str, Any] = {"x": images}

@@ -19,6 +19,8 @@ from typing import Any, Literal, Self, TypeVar, Union
 
 import numpy as np
 
+from ai.data.storage.paths import expanded
+
 T = TypeVar("T")
 
 
@@ -51,7 +53,7 @@ class Config:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Returns an instance from a YAML file; see `from_dict`."""
-        return from_plain(cls, read_yaml(Path(path)))
+        return from_plain(cls, read_yaml(expanded(path)))
 
     @classmethod
     def cli(cls, args: Sequence[str] | None = None) -> Self:
@@ -70,7 +72,7 @@ class Config:
 
     def save(self, path: str | Path) -> None:
         """Writes the YAML file, atomically."""
-        write_yaml(Path(path), self)
+        write_yaml(expanded(path), self)
 
     def override(self, *assignments: str) -> Self:
         """Returns a copy with `"name=value"` or `"part.name=value"` replaced; values are read as YAML."""

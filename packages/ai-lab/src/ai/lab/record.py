@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ai.data.storage.paths import expanded
 from ai.lab.config import flatten, read_yaml
 from ai.lab.files.folder import read_marker
 from ai.lab.files.load import META as META_TYPES
@@ -113,7 +114,7 @@ class Record:
     """
 
     def __init__(self, path: str | Path, marker: Mapping[str, Any] | None = None) -> None:
-        self.path = Path(path)
+        self.path = expanded(path)
         marker = marker or read_marker(self.path)
         if marker is None or marker["kind"] != "trial":
             raise FileNotFoundError(f"{self.path} is no recorded trial")

@@ -4,13 +4,12 @@ Nothing in a folder is run: the caller names the class, and the folder holds pla
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ai.model.state import PathLike, save_state
+from ai.model.state import PathLike, as_path, save_state
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -26,9 +25,10 @@ def write(folder: PathLike, cls: type, args: Any, kwargs: Any, state: Mapping[st
             f"{cls.__name__} must be made with numbers, strings, lists and dicts alone, so that a file can say how to "
             "make it again: write a subclass of Model that builds its layers from them"
         )
-    save_state(state, Path(folder, WEIGHTS))
+    folder = as_path(folder, "folder", "folder")
+    save_state(state, folder / WEIGHTS)
     said = {"class": cls.__qualname__, "args": args, "kwargs": kwargs}
-    Path(folder, CONFIG).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
 def arguments(folder: Path, cls: type) -> tuple[list[Any], dict[str, Any]]:
@@ -53,10 +53,10 @@ def arguments(folder: Path, cls: type) -> tuple[list[Any], dict[str, Any]]:
 
 def fetched(source: PathLike, revision: str | None, token: str | None) -> Path:
     """Returns the folder that a source is, or that a repository was brought to."""
-    if os.path.isdir(source):
+    if (folder := as_path(source, "source", "folder")).is_dir():
         if revision is not None:
             raise ValueError(f"revision ({revision!r}) must be None for a folder ({source})")
-        return Path(source)
+        return folder
     repo = _hub().snapshot_download(str(source), revision=revision, token=token, allow_patterns=[CONFIG, WEIGHTS])
     return Path(repo)
 

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ai.model.state import as_path
+
 FORMAT = 1
 MANIFEST = "manifest.json"
 MODEL, EMA, STATE, STRUCTURE = "model.safetensors", "ema.safetensors", "state.pt", "structure.pkl"
@@ -34,7 +36,7 @@ def committed(folder: str | os.PathLike[str]) -> list[Path]:
 
     That is not the order of their steps: a run that goes back, or another run in the folder, saves lower ones later.
     """
-    root = Path(folder)
+    root = as_path(folder)
     if not root.is_dir():
         return []
     found = [path for path in root.iterdir() if path.name.isdigit() and (path / MANIFEST).is_file()]
@@ -80,7 +82,7 @@ def verify(path: str | os.PathLike[str]) -> str | None:
     Raises:
         SnapshotError: its format is newer than this version's.
     """
-    folder = Path(path)
+    folder = as_path(path)
     try:
         manifest = read_manifest(folder)
         for name, about in manifest["files"].items():
@@ -110,7 +112,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         SnapshotError: its format is newer.
     """
     try:
-        manifest: dict[str, Any] = json.loads(Path(folder, MANIFEST).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads((as_path(folder) / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no snapshot at {folder}: it has no {MANIFEST}") from None
     if manifest["format"] > FORMAT:
@@ -145,7 +147,7 @@ def build(folder: str | os.PathLike[str], *, key: str | None = None, ema: bool =
         ValueError: it does not say how to build the model, or `ema` and it has no averaged weights.
         SnapshotError: it is damaged, or of a newer format.
     """
-    root = Path(folder)
+    root = as_path(folder)
     manifest = read_manifest(root)
     name, about = _described(manifest, key)
     by = about["build"]
@@ -196,7 +198,7 @@ def load_structure(folder: str | os.PathLike[str], key: str) -> nn.Module:
     Raises:
         SnapshotError: the snapshot holds no structure of it, or one that is damaged or cannot be read.
     """
-    root = Path(folder)
+    root = as_path(folder)
     manifest = read_manifest(root)
     file = _described(manifest, key)[1]["build"].get("structure")
     if not file:
@@ -227,7 +229,7 @@ def load_weights(folder: str | os.PathLike[str], *, key: str | None = None, ema:
     """
     from safetensors.torch import load_file
 
-    root = Path(folder)
+    root = as_path(folder)
     manifest = read_manifest(root)
     _, about = _described(manifest, key)
     if about["file"] not in manifest["files"] and (root / "dcp").is_dir():

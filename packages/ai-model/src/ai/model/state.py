@@ -36,7 +36,7 @@ def save_state(state: Mapping[str, Any], path: PathLike) -> None:
     ...     m.load_state(f"{folder}/x.safetensors")
     {'x': tensor([1., 1.])}
     """
-    path = _as_path(path)
+    path = as_path(path)
     if path.is_dir():
         raise IsADirectoryError(f"path ({path}) must be a file to write, and is a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,10 +103,15 @@ def saying_why(path: Path) -> Iterator[None]:
         raise
 
 
-def _as_path(path: Any) -> Path:
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be text or a path of a file, got {path!r}")
-    return Path(path)
+def as_path(path: Any, name: str = "path", what: str = "file") -> Path:
+    """Returns a path that a user gave as the argument `name`; a leading `~` is their home, as in a shell.
+
+    Raises:
+        TypeError: It is no path.
+    """
+    if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
+        raise TypeError(f"{name} must be text or a path of a {what}, got {path!r}")
+    return Path(os.path.expanduser(path))
 
 
 def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -123,7 +128,7 @@ def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, 
         ...     load_state(f"{folder}/x.pt")
         {'x': tensor([1., 1.])}
     """
-    path = _as_path(path)
+    path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"path ({path}) must be a file of weights, and there is none")
     if path.suffix == ".safetensors":

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ai.model.arguments import check_instance, check_whole
+from ai.model.state import as_path
 from ai.train.engine.argument_checks import check_model_and_optimizer
 from ai.train.engine.run import Run
 from ai.train.hook import HookInterface
@@ -98,7 +99,7 @@ def profile(
         raise ValueError(f"the data ended after {watch.measured} of {steps} measured steps")
     path = None
     if trace is not None and watch.profiler is not None:
-        path = Path(trace)
+        path = as_path(trace, "trace")
         watch.profiler.export_chrome_trace(str(path))
     return Profile({part: clock.spent[part] / steps for part in _PARTS}, steps, path)
 

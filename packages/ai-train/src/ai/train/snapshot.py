@@ -33,6 +33,7 @@ from ai.model.saved import (
     sequence_of,
     verify,
 )
+from ai.model.state import as_path
 from ai.train.early_stopping import direction
 from ai.train.engine.run import Run
 from ai.train.saving.atomic_folder import commit, one_clear_error
@@ -92,7 +93,7 @@ class Snapshots:
             raise ValueError(f"keep_last must be at least 1 or None, not {keep_last}")
         if keep_best < 0:
             raise ValueError(f"keep_best must not be negative, not {keep_best}")
-        self.folder = Path(folder)
+        self.folder = as_path(folder, "folder", "folder")
         self.keep_last, self.keep_best, self.best_by = keep_last, keep_best, best_by
         self.mode = direction(best_by, mode)
         self.asynchronous, self.pickle_model = asynchronous, pickle_model
@@ -137,7 +138,7 @@ class Snapshots:
         self.wait()
         manifest = read_manifest(path)
         manifest["metrics"] |= {key: float(value) for key, value in metrics.items()}
-        replace_manifest(Path(path), manifest)
+        replace_manifest(as_path(path), manifest)
         self.prune()
 
     def save(self, run: Run, step: int, metrics: Mapping[str, float] | None = None) -> Path:
@@ -277,7 +278,7 @@ class Snapshots:
             SnapshotError: it is damaged, or of a newer format.
         """
         self.wait()
-        chosen = Path(path) if path is not None else self.latest()
+        chosen = as_path(path) if path is not None else self.latest()
         if chosen is None:
             raise FileNotFoundError(f"there is no snapshot in {self.folder}")
         if path is not None:  # the newest has been looked at already

@@ -40,8 +40,10 @@ class Applied:
         if not self._by_key:
             return self._call("", value, generator)
         if not isinstance(value, Mapping) or not self._functions.keys() <= value.keys():
-            have = sorted(value) if isinstance(value, Mapping) else type(value).__name__
-            raise KeyError(f"{self._name} has functions for the keys {sorted(self._functions)}, the value has {have}")
+            have = sorted(value, key=str) if isinstance(value, Mapping) else type(value).__name__
+            raise KeyError(
+                f"{self._name} has functions for the keys {sorted(self._functions, key=str)}, the value has {have}"
+            )
         return {k: self._call(k, v, generator) if k in self._functions else v for k, v in value.items()}
 
     def _call(self, key: str, value: Any, generator: Callable[[str], Any]) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ai.data.images.folder import Found, is_image_name
+from ai.data.storage.paths import expanded
 from ai.data.storage.remote import RemoteFolder, is_url, opened
 
 
@@ -132,8 +133,8 @@ def _read(root: Path | RemoteFolder, labels: str | os.PathLike[str]) -> tuple[st
         path = str(labels)
         with opened(path) as file:
             return path, file.read()
-    if Path(labels).is_file():
-        return str(labels), Path(labels).read_bytes()
+    if (there := expanded(labels)).is_file():
+        return str(there), there.read_bytes()
     path = f"{root}/{os.fspath(labels)}"
     if isinstance(root, RemoteFolder) and root.is_file(os.fspath(labels)):
         return path, root.read(os.fspath(labels))

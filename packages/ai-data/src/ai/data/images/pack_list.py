@@ -8,7 +8,7 @@ from typing import Any
 
 from ai.data.arguments import check_path
 from ai.data.images.pack import clear_pack
-from ai.data.storage.paths import dataset_folder
+from ai.data.storage.paths import dataset_folder, expanded
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def packs(cache: str | os.PathLike[str] | None = None) -> list[Pack]:
         ...     pack.clear()
     """
     check_path(or_none=True, cache=cache)
-    folder = dataset_folder("packs") if cache is None else Path(cache)
+    folder = dataset_folder("packs") if cache is None else expanded(cache)
     found = []
     for listed in folder.glob("*/files.json"):
         pack = listed.parent

@@ -16,6 +16,7 @@ from ai.data.dataset import Dataset
 from ai.data.loader import DataLoader
 from ai.data.shards.stream import INDEX, Shards
 from ai.data.storage.atomic_file import write_atomic
+from ai.data.storage.paths import expanded
 
 _BATCH = 64
 
@@ -64,7 +65,7 @@ def write_shards(
     per_shard, seed = int(per_shard), int(seed)  # of any library
     if per_shard < 1:
         raise ValueError(f"per_shard must be at least 1 sample, got {per_shard}")
-    root = Path(folder)
+    root = expanded(folder)
     n_shards = -(-len(dataset) // per_shard)
     index = {
         "format": 1,

@@ -6,6 +6,11 @@ from pathlib import Path
 from ai.data.arguments import check_path
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Returns a path that a user gave; a leading `~` is their home, as in a shell."""
+    return Path(os.path.expanduser(path))
+
+
 def dataset_folder(path: str | os.PathLike[str]) -> Path:
     """Returns the folder of a dataset: an absolute path as it is, else below the datasets folder.
 
@@ -13,4 +18,4 @@ def dataset_folder(path: str | os.PathLike[str]) -> Path:
     """
     check_path(path=path)
     root = os.environ.get("AI_DATASETS_PATH") or Path.home() / ".cache" / "ai" / "datasets"
-    return Path(root).expanduser() / Path(path).expanduser()
+    return expanded(root) / expanded(path)

@@ -12,6 +12,8 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from ai.data.storage.paths import expanded
+
 # What stores tell contents apart by. Times are none of it: most are of whole seconds, and files keep them when copied.
 _TAGS = ("etag", "md5", "md5hash", "content_md5", "content-md5", "digest", "generation", "versionid", "crc", "checksum")
 _AT_ONCE = 16
@@ -23,9 +25,9 @@ def is_url(path: str | os.PathLike[str]) -> bool:
 
 
 def local_path(path: str | os.PathLike[str]) -> Path | None:
-    """Returns the path of a local file, given as it is or as `file://…`; None for any other URL."""
+    """Returns the path of a local file, given as it is (`~` is the home) or as `file://…`; None for any other URL."""
     if not is_url(path):
-        return Path(path)
+        return expanded(path)
     kind, _, rest = str(path).partition("://")
     return Path(rest) if kind in ("file", "local") and "::" not in rest else None
 

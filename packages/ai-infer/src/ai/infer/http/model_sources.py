@@ -21,6 +21,7 @@ from ai.infer.http.onnx_model import OnnxModel
 from ai.infer.transport.trees import Tree
 from ai.model.saved import MANIFEST, SnapshotError, construct, newest, read_manifest
 from ai.model.saved import build as build_saved
+from ai.model.state import as_path
 
 _OPTIONS = {"weights", "input", "device", "batch_size", "replicas", "ema", "args", "share", "before", "after"}
 
@@ -118,8 +119,8 @@ def remake(source: ModelSource) -> Callable[[], nn.Module] | None:
 
 def _place(text: str) -> Path:
     """Returns the path that is meant: an alias of a search, `search@best`, is the link `@best` in its folder."""
-    path, (folder, _, alias) = Path(text), text.rpartition("@")
-    return path if path.exists() or not folder or not alias else Path(folder, f"@{alias}")
+    path, (folder, _, alias) = as_path(text), text.rpartition("@")
+    return path if path.exists() or not folder or not alias else as_path(folder) / f"@{alias}"
 
 
 def _is_file(path: str) -> bool:
@@ -149,7 +150,7 @@ def build(source: ModelSource, *, trust: bool = False) -> tuple[nn.Module, tuple
     if ":" in source.source:
         made = construct(source.source, [], json.loads(source.options.get("args", "{}")))
         if "weights" in source.options:
-            _load_weights(made, Path(source.options["weights"]))
+            _load_weights(made, as_path(source.options["weights"]))
         return made, source.inputs
     raise ValueError(
         f"model {source.name!r} must come from package.module:factory, a .pt2 or .onnx file or a folder that is there, "

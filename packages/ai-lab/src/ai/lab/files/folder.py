@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ai.data.storage import atomic_file
+from ai.data.storage.paths import expanded
 from ai.lab.files.load import MARKER as MARKER_TYPES
 from ai.lab.files.load import load_typed
 
@@ -40,7 +41,7 @@ def lab_root() -> Path:
 
 
 def _root() -> Path:
-    return Path(os.environ.get("AI_LAB_PATH") or "ai-lab").absolute()
+    return expanded(os.environ.get("AI_LAB_PATH") or "ai-lab").absolute()
 
 
 def _root_said() -> str:
@@ -49,18 +50,19 @@ def _root_said() -> str:
 
 
 def resolve(path: str | os.PathLike[str]) -> Path:
-    """Returns `path` as an absolute path; a relative one starts at `lab_root()`.
+    """Returns `path` as an absolute path; a relative one starts at `lab_root()`, and `~` is the home.
 
     Raises:
         TypeError: `path` is neither text nor a path of text.
         ValueError: `path` is empty, leads out of the lab's root with `..`, or would be hidden in it.
         LabPathError: it is relative, and `$AI_LAB_PATH` is no folder.
     """
+    if path == "":
+        raise ValueError("path must name a folder, got an empty string")
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
         raise TypeError(f"path must be text or a pathlib.Path, got {path!r}")
-    if not text:
-        raise ValueError("path must name a folder, got an empty string")
+    text = os.path.expanduser(text)
     if os.path.isabs(text):
         return Path(os.path.normpath(text))
     root = lab_root()

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ai.data.storage.paths import expanded
 from ai.lab.record import Column, Record
 from ai.lab.report.palette import DASHES, PALETTE, color_of
 from ai.lab.report.trial_table import TrialRow
@@ -168,7 +169,7 @@ def save_figure(figure: object, path: str | Path) -> Path:
     from ai.lab.files.folder import write_atomic
 
     assert isinstance(figure, Figure)
-    path = Path(path)
+    path = expanded(path)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.lstrip(".") or "png", dpi=120)
     path.parent.mkdir(parents=True, exist_ok=True)

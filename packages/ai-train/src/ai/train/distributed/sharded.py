@@ -24,7 +24,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from ai.model.saved import EMA, MODEL, STATE, load_pt, read_manifest
-from ai.model.state import saying_why, write_pt, write_tensors
+from ai.model.state import as_path, saying_why, write_pt, write_tensors
 from ai.train.distributed.process_group import GroupRanks
 from ai.train.engine.run import Run
 from ai.train.saving.atomic_folder import commit, one_clear_error
@@ -204,7 +204,7 @@ def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None
     Raises:
         FileNotFoundError: the snapshot is not sharded.
     """
-    source, target = Path(path), Path(folder)
+    source, target = as_path(path), as_path(folder, "folder", "folder")
     if not (source / "dcp").is_dir():
         raise FileNotFoundError(f"{source} is not a sharded snapshot: it has no dcp folder")
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save

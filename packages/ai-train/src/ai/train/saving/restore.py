@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ai.model.saved import MANIFEST, SnapshotError, line_of, load_weights, newest, read_manifest, verify
+from ai.model.state import as_path
 from ai.train.engine.argument_checks import check_to_restore
 from ai.train.engine.run import Run
 from ai.train.saving.files import read_state
@@ -24,8 +25,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: there is no snapshot at `path`.
         SnapshotError: it is damaged, or of a newer format.
     """
-    check_whole(Path(path))
-    return read_state(Path(path))
+    folder = as_path(path)
+    check_whole(folder)
+    return read_state(folder)
 
 
 def check_whole(folder: Path) -> None:
@@ -81,11 +83,12 @@ def restore(
         ValueError: the names of models or optimisers, or the number of stateful objects, differ from the saved.
     """
     check_to_restore(model, opt)
-    chosen: Path | None = Path(path)
-    if Path(path, MANIFEST).is_file():
-        check_whole(Path(path))
+    folder = as_path(path)
+    chosen: Path | None = folder
+    if (folder / MANIFEST).is_file():
+        check_whole(folder)
     else:
-        chosen = newest(Path(path))
+        chosen = newest(folder)
     if chosen is None:
         raise FileNotFoundError(f"there is no snapshot in {path}")
     models = dict(model) if isinstance(model, Mapping) else {"model": model}
