@@ -1,6 +1,8 @@
-"""Numbers at the public door: one sentence for what is none, where the comparison after it would say anything."""
+"""Numbers and paths at the public door: one sentence for what is none, where the code after it would say anything."""
 
+import os
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,3 +61,14 @@ def check_module(**named: Any) -> None:
     for name, value in named.items():
         if not isinstance(value, nn.Module):
             raise TypeError(f"{name} must be a torch.nn.Module, not {type(value).__name__}")
+
+
+def as_path(path: Any, name: str = "path", what: str = "file") -> Path:
+    """Returns a path that a user gave as the argument `name`; a leading `~` is their home, as in a shell.
+
+    Raises:
+        TypeError: It is no path.
+    """
+    if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
+        raise TypeError(f"{name} must be text or a path of a {what}, got {path!r}")
+    return Path(os.path.expanduser(path))

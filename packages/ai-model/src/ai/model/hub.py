@@ -9,7 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ai.model.state import PathLike, as_path, save_state
+from ai.model.arguments import as_path
+from ai.model.state import PathLike, save_state
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ai.model.state import as_path
+from ai.model.arguments import as_path
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ai.model.arguments import as_path
 from ai.model.weights.names import is_taken, matched, unwrapped
 
 PathLike = str | os.PathLike[str]
@@ -101,17 +102,6 @@ def saying_why(path: Path) -> Iterator[None]:
                 raise OSError(told.errno, os.strerror(told.errno), str(path)) from error
             told = told.__cause__ or told.__context__
         raise
-
-
-def as_path(path: Any, name: str = "path", what: str = "file") -> Path:
-    """Returns a path that a user gave as the argument `name`; a leading `~` is their home, as in a shell.
-
-    Raises:
-        TypeError: It is no path.
-    """
-    if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
-        raise TypeError(f"{name} must be text or a path of a {what}, got {path!r}")
-    return Path(os.path.expanduser(path))
 
 
 def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ai.model.arguments import check_instance, check_whole
-from ai.model.state import as_path
+from ai.model.arguments import as_path, check_instance, check_whole
 from ai.train.engine.argument_checks import check_model_and_optimizer
 from ai.train.engine.run import Run
 from ai.train.hook import HookInterface

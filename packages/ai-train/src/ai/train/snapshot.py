@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ai.model.arguments import as_path
 from ai.model.arguments import check_whole as check_whole_number
 from ai.model.saved import (
     FORMAT,
@@ -33,7 +34,6 @@ from ai.model.saved import (
     sequence_of,
     verify,
 )
-from ai.model.state import as_path
 from ai.train.early_stopping import direction
 from ai.train.engine.run import Run
 from ai.train.saving.atomic_folder import commit, one_clear_error

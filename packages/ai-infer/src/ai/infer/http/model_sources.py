@@ -19,9 +19,9 @@ from torch import nn
 from ai.infer.http.formats.tensors import DATATYPES, NAMES, TensorSpec
 from ai.infer.http.onnx_model import OnnxModel
 from ai.infer.transport.trees import Tree
+from ai.model.arguments import as_path
 from ai.model.saved import MANIFEST, SnapshotError, construct, newest, read_manifest
 from ai.model.saved import build as build_saved
-from ai.model.state import as_path
 
 _OPTIONS = {"weights", "input", "device", "batch_size", "replicas", "ema", "args", "share", "before", "after"}
 

@@ -23,8 +23,9 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
+from ai.model.arguments import as_path
 from ai.model.saved import EMA, MODEL, STATE, load_pt, read_manifest
-from ai.model.state import as_path, saying_why, write_pt, write_tensors
+from ai.model.state import saying_why, write_pt, write_tensors
 from ai.train.distributed.process_group import GroupRanks
 from ai.train.engine.run import Run
 from ai.train.saving.atomic_folder import commit, one_clear_error

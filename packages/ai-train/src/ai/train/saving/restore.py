@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from ai.model.arguments import as_path
 from ai.model.saved import MANIFEST, SnapshotError, line_of, load_weights, newest, read_manifest, verify
-from ai.model.state import as_path
 from ai.train.engine.argument_checks import check_to_restore
 from ai.train.engine.run import Run
 from ai.train.saving.files import read_state
