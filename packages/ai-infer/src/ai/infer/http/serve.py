@@ -143,13 +143,15 @@ def make_server(app: "App", arguments: argparse.Namespace, listens: Callable[[st
     """Returns uvicorn's server of an application; `listens` is told the address once it listens."""
     import uvicorn
 
+    from ai.infer.http.http_protocol import HttpProtocol
+
     config = uvicorn.Config(
         app,
         host=arguments.host,
         port=arguments.port,
         loop="uvloop" if os.name == "posix" else "asyncio",
         uds=arguments.uds,
-        http="httptools",
+        http=HttpProtocol,
         ssl_keyfile=arguments.ssl_keyfile,
         ssl_certfile=arguments.ssl_certfile,
         timeout_keep_alive=75,

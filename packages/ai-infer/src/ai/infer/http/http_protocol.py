@@ -1,0 +1,75 @@
+"""uvicorn's HTTP/1.1, where it does less than servers do that others keep: offers of h2c, and half a request at the end.
+
+Source: RFC 9110, sections 7.8 (a server may ignore `Upgrade`, and then answers the request as it stands) and 15.5.9.
+"""
+
+import contextlib
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+UNSENT_GRACE_S = 5.0
+_LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection, whose offers to speak another protocol are passed over, and which ends soon once it is to.
+
+    httptools gives up where a request offers h2c, as Java's and curl's clients do: what follows, the body, would be
+    read as another request. Such a head is read again without its offer, by the parser of any other request, which
+    finds the body's end and keeps the connection as it does for others.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        """Reads what came."""
+        self._unset_keepalive_if_required()
+        try:
+            while data:
+                try:
+                    self.parser.feed_data(data)
+                    return
+                except httptools.HttpParserUpgrade as offer:
+                    if not self._offers():  # CONNECT, after which nothing is HTTP
+                        return
+                    data = self._head_without_offer() + data[offer.args[0] :]
+                    self.parser = httptools.HttpRequestParser(self)  # the other may take the head for the last one
+                    with contextlib.suppress(AttributeError):  # httptools before 0.6.3
+                        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("Invalid HTTP request received.")
+
+    def on_headers_complete(self) -> None:
+        """Begins with a request, unless its head is to be read again."""
+        if not self._offers():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Ends a request's body, unless it is to be read yet."""
+        if not self._offers():
+            super().on_message_complete()
+
+    def _offers(self) -> bool:
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _head_without_offer(self) -> bytes:
+        first = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        fields = (b"%s: %s\r\n" % (name, value) for name, value in self.headers if name != b"upgrade")
+        return b"".join([first, *fields, b"\r\n"])
+
+    def shutdown(self) -> None:
+        """Ends the connection once its request is answered; if half of it is there alone, soon."""
+        super().shutdown()
+        if _is_unsent(self.cycle):
+            self.loop.call_later(UNSENT_GRACE_S, self._end_unsent, self.cycle)
+
+    def _end_unsent(self, cycle: RequestResponseCycle) -> None:
+        """Hangs up on who has not sent the rest meanwhile: nothing was begun, and another server takes it whole."""
+        if _is_unsent(cycle) and not self.transport.is_closing():
+            if not cycle.response_started:
+                self.transport.write(_LATE)
+            self.transport.close()
+
+
+def _is_unsent(cycle: RequestResponseCycle | None) -> bool:
+    return cycle is not None and cycle.more_body and not cycle.response_complete

@@ -1,0 +1,183 @@
+"""The connection without a network: given packets, and asked what it writes."""
+
+import asyncio
+import logging
+
+import pytest
+
+uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("httptools")
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: E402
+from uvicorn.server import ServerState  # noqa: E402
+
+from ai.infer.http import http_protocol  # noqa: E402
+from ai.infer.http.http_protocol import HttpProtocol  # noqa: E402
+
+OFFER = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+SIZED = b"content-length: 9\r\n\r\nGET / HTT"  # which read as a request would be another
+CHUNKED = b"transfer-encoding: chunked\r\n\r\n4\r\nGET \r\n5\r\n/ HTT\r\n0\r\nx-sum: 1\r\n\r\n"
+NEXT = b"GET /next?a=b HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+class Transport:
+    """As much of a transport as a connection uses."""
+
+    def __init__(self):
+        self.written, self.closed = b"", asyncio.Event()
+
+    def get_extra_info(self, name, default=None):
+        return default
+
+    def write(self, data):
+        assert not self.closed.is_set()
+        self.written += data
+
+    def close(self):
+        self.closed.set()
+
+    def is_closing(self):
+        return self.closed.is_set()
+
+    def pause_reading(self):
+        pass
+
+    def resume_reading(self):
+        pass
+
+
+async def echo(scope, receive, send):
+    """Says what was asked for, and by what body."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body, more = body + message["body"], message["more_body"]
+    said = f"{scope['method']} {scope['raw_path']} {scope['query_string']} {body}".encode()
+    length = (b"content-length", str(len(said)).encode())
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    await send({"type": "http.response.body", "body": said})
+
+
+def connected(protocol):
+    config = uvicorn.Config(echo, http=protocol, ws="none", lifespan="off", log_config=None)
+    config.load()
+    transport, state = Transport(), ServerState()
+    connection = protocol(config, state, {})
+    connection.connection_made(transport)
+    return connection, transport, state
+
+
+async def replies(packets, protocol=HttpProtocol):
+    connection, transport, state = connected(protocol)
+    for packet in packets:
+        if not transport.is_closing():
+            connection.data_received(packet)
+        for _ in range(3):
+            await asyncio.sleep(0)
+    while state.tasks and not transport.is_closing():
+        done, _ = await asyncio.wait(state.tasks, timeout=100)
+        assert done
+    ended = transport.is_closing()
+    connection.connection_lost(None)
+    return transport.written, ended
+
+
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+@pytest.mark.parametrize("ending", [SIZED, CHUNKED, b"\r\n"], ids=["sized", "chunked", "without a body"])
+@pytest.mark.parametrize("keep", [b"", b"connection: close\r\n"], ids=["kept", "closed"])
+def test_an_offer_of_h2c_is_answered_as_the_request_without_it(version, ending, keep):
+    """In one packet, a byte at a time, and cut in two at each place; and so is what follows on the connection."""
+    first = b"POST /models/m HTTP/%s\r\nhost: x\r\n" % version
+
+    async def scene():
+        expected = await replies([first + keep + ending + NEXT], HttpToolsProtocol)
+        assert expected[0].count(b"HTTP/1.1 200 ") == (2 if version == b"1.1" and not keep else 1)
+        offered = first + OFFER + keep + ending + NEXT
+        assert await replies([offered]) == expected
+        assert await replies([bytes([byte]) for byte in offered]) == expected
+        for i in range(1, len(offered), 3):
+            assert await replies([offered[:i], offered[i:]]) == expected
+
+    asyncio.run(scene())
+
+
+def test_any_number_of_offers_follow_on_one_another():
+    async def scene():
+        written, ended = await replies([(b"POST / HTTP/1.1\r\n" + OFFER + SIZED) * 2000])
+        assert written.count(b"POST b'/' b'' b'GET / HTT'") == 2000
+        assert not ended
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        b"content-length: 9\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"content-length: 9\r\ncontent-length: 8\r\n\r\n",
+        b"transfer-encoding: chunked\r\n\r\nz\r\n",
+    ],
+)
+def test_a_body_whose_end_is_in_doubt_is_refused_beside_an_offer_too(ending, caplog):
+    caplog.set_level(logging.CRITICAL)
+
+    async def scene():
+        written, ended = await replies([b"POST / HTTP/1.1\r\n" + OFFER + ending + NEXT])
+        assert written.startswith(b"HTTP/1.1 400 ")
+        assert b"next" not in written
+        assert ended
+
+    asyncio.run(scene())
+
+
+def test_what_offers_anything_else_is_answered_and_connect_is_refused(caplog):
+    async def scene():
+        chat = b"GET /chat HTTP/1.1\r\nconnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        written, _ = await replies([chat])
+        assert written.endswith(b"GET b'/chat' b'' b''")
+        assert caplog.text == ""
+        written, _ = await replies([b"CONNECT /there HTTP/1.1\r\nhost: x\r\n\r\nwhatever"])
+        assert written.count(b"HTTP/1.1 ") == 1
+
+    asyncio.run(scene())
+
+
+def test_half_a_request_is_waited_for_a_little_at_the_end(monkeypatch):
+    head = b"POST / HTTP/1.1\r\ncontent-length: 6\r\n\r\n"
+    later = []
+
+    async def scene():
+        monkeypatch.setattr(asyncio.get_running_loop(), "call_later", lambda *call: later.append(call))
+        late, _ = slow = connected(HttpProtocol)[:2]
+        soon, _ = quick = connected(HttpProtocol)[:2]
+        idle, nothing, _ = connected(HttpProtocol)
+        whole, answered, state = connected(HttpProtocol)
+        late.data_received(head + b"abc")
+        soon.data_received(head + b"abc")
+        whole.data_received(head + b"abcdef")
+        idle.data_received(head[:9])
+        for connection in (late, soon, whole, idle):
+            connection.shutdown()
+        assert nothing.is_closing()  # nothing was asked there
+        assert [(seconds, arguments) for seconds, _, *arguments in later] == [
+            (http_protocol.UNSENT_GRACE_S, [late.cycle]),
+            (http_protocol.UNSENT_GRACE_S, [soon.cycle]),
+        ]
+        soon.data_received(b"def")  # in time
+        for _, end, *arguments in later:
+            end(*arguments)
+        await asyncio.wait(state.tasks)
+        assert slow[1].written == b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        assert slow[1].is_closing()
+        while not quick[1].is_closing():
+            await asyncio.sleep(0)
+        for transport in (quick[1], answered):
+            assert transport.is_closing()
+            assert transport.written.startswith(b"HTTP/1.1 200 ")
+            assert b"POST b'/' b'' b'abcdef'" in transport.written
+        late.connection_lost(None)
+        await asyncio.wait(late.tasks)  # whoever waited for the rest of its body does no more
+
+    asyncio.run(scene())
