@@ -24,7 +24,7 @@ class Transport:
     """As much of a transport as a connection uses."""
 
     def __init__(self):
-        self.written, self.closed = b"", asyncio.Event()
+        self.written, self.closed, self.aborted = b"", asyncio.Event(), False
 
     def get_extra_info(self, name, default=None):
         return default
@@ -35,6 +35,9 @@ class Transport:
 
     def close(self):
         self.closed.set()
+
+    def abort(self):
+        self.aborted = True
 
     def is_closing(self):
         return self.closed.is_set()
@@ -161,13 +164,16 @@ def test_half_a_request_is_waited_for_a_little_at_the_end(monkeypatch):
         for connection in (late, soon, whole, idle):
             connection.shutdown()
         assert nothing.is_closing()  # nothing was asked there
-        assert [(seconds, arguments) for seconds, _, *arguments in later] == [
-            (http_protocol.UNSENT_GRACE_S, [late.cycle]),
-            (http_protocol.UNSENT_GRACE_S, [soon.cycle]),
+        assert later == [
+            (http_protocol.UNSENT_GRACE_S, late._end_unsent, late.cycle),
+            (http_protocol.UNSENT_GRACE_S, soon._end_unsent, soon.cycle),
+            (http_protocol.CLOSE_GRACE_S, nothing.abort),
         ]
         soon.data_received(b"def")  # in time
-        for _, end, *arguments in later:
+        for _, end, *arguments in list(later):
             end(*arguments)
+        assert nothing.aborted  # TLS waits for a farewell that a client which does not read never sends
+        assert later[3:] == [(http_protocol.CLOSE_GRACE_S, slow[1].abort)]
         await asyncio.wait(state.tasks)
         assert slow[1].written == b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
         assert slow[1].is_closing()

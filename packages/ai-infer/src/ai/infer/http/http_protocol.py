@@ -9,6 +9,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 UNSENT_GRACE_S = 5.0
+CLOSE_GRACE_S = 1.0
 _LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -60,7 +61,9 @@ class HttpProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Ends the connection once its request is answered; if half of it is there alone, soon."""
         super().shutdown()
-        if _is_unsent(self.cycle):
+        if self.transport.is_closing():
+            self._close()
+        elif _is_unsent(self.cycle):
             self.loop.call_later(UNSENT_GRACE_S, self._end_unsent, self.cycle)
 
     def _end_unsent(self, cycle: RequestResponseCycle) -> None:
@@ -68,7 +71,12 @@ class HttpProtocol(HttpToolsProtocol):
         if _is_unsent(cycle) and not self.transport.is_closing():
             if not cycle.response_started:
                 self.transport.write(_LATE)
-            self.transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        """Closes the connection; TLS alone would wait half a minute for the other side's farewell."""
+        self.transport.close()
+        self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
 
 
 def _is_unsent(cycle: RequestResponseCycle | None) -> bool:
