@@ -597,8 +597,47 @@ def test_packed_bodies_are_unpacked_within_the_limit(app, model, encoding):
         (pack(to_bytes(X))[:-3], 400),
         (pack(to_bytes(X)) + b"more", 400),
         (b"rubbish", 400),
+        (b"", 400),
     ]:
         assert ask(app, "POST", "/models/m", data, {"content-encoding": encoding})[0] == expected
+
+
+def test_gzip_of_several_members_is_one_body(app, model):
+    """As `cat a.gz b.gz` and tools that pack in parallel make it."""
+    app.bodies.max_bytes = 1 << 22
+    numbers = torch.randn(12_000, 8, generator=torch.Generator().manual_seed(0))  # members of more than a piece
+    data, packed = to_bytes(numbers), {"content-encoding": "gzip"}
+    members = b"".join(gzip.compress(data[i : i + 150_000], 1) for i in range(0, len(data), 150_000))
+    members = gzip.compress(b"") + members + gzip.compress(b"")
+    status, _, body = ask(app, "POST", "/models/m", members, packed)
+    assert status == 200
+    y = torch.frombuffer(bytearray(body), dtype=torch.float32).view(-1, 4)
+    torch.testing.assert_close(y, model(numbers))
+    app.bodies.max_bytes = len(data)
+    assert ask(app, "POST", "/models/m", members, packed)[0] == 200
+    app.bodies.max_bytes = len(data) - 1
+    assert ask(app, "POST", "/models/m", members, packed)[0] == 413
+    one = gzip.compress(to_bytes(X))
+    for body in (one + one[:-1], one + one[:1], one + bytes(8), one + zlib.compress(b"x")):
+        assert ask(app, "POST", "/models/m", body, packed)[0] == 400
+    app.bodies.max_bytes = 1 << 22
+    status, _, reply = ask(app, "POST", "/models/m", gzip.compress(b"") * 100_000, packed)
+    assert status == 413
+    assert b"must have at most 10000 members of gzip" in reply
+
+
+def test_deflate_comes_with_the_header_of_zlib_or_without(app, model):
+    pack = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    bare = pack.compress(to_bytes(X)) + pack.flush()
+    for body, expected in [
+        (bare, 200),
+        (zlib.compress(to_bytes(X)), 200),
+        (bare + b"m", 400),
+        (bare[:-1], 400),
+        (zlib.compress(to_bytes(X)) * 2, 400),  # which is several members in gzip alone
+        (gzip.compress(to_bytes(X)), 400),
+    ]:
+        assert ask(app, "POST", "/models/m", body, {"content-encoding": "deflate"})[0] == expected
 
 
 def test_bodies_on_their_way_share_a_store(app):

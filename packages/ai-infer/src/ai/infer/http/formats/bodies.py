@@ -1,6 +1,7 @@
 """The bodies of requests: read within a time, a size and a common store, and unpacked within a size."""
 
 import asyncio
+import contextlib
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
 from typing import Any
@@ -8,7 +9,14 @@ from typing import Any
 from ai.infer.http.formats.messages import RETRY, RefusedError, Request
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-_WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"x-gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+_GZIP, _ZLIB, _BARE = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
+_WINDOWS = {
+    b"gzip": (_GZIP,),
+    b"x-gzip": (_GZIP,),
+    b"deflate": (_ZLIB, _BARE),  # some send it without the header of zlib that the standard asks for
+}
+_PIECE_BYTES = 1 << 16  # unpacked at once, since what follows a member of gzip is copied
+_MAX_MEMBERS = 10_000  # of one body: an empty one has 20 bytes, and takes as long as a kilobyte
 
 
 class BodyReader:
@@ -89,22 +97,31 @@ class BodyReader:
             self.n_unfinished -= n_bytes
 
     def _unpack(self, body: bytes, encoding: bytes) -> bytes:
-        try:
-            unpacker = zlib.decompressobj(_WINDOWS[encoding])
-            unpacked = unpacker.decompress(body, self.max_bytes + 1)
-        except zlib.error:
-            if encoding != b"deflate":
-                raise self._damaged(encoding) from None
-            try:  # some send it without the zlib header that the standard asks for
-                unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
-                unpacked = unpacker.decompress(body, self.max_bytes + 1)
-            except zlib.error:
-                raise self._damaged(encoding) from None
-        if len(unpacked) > self.max_bytes:
-            raise self._too_large(" when it is unpacked")
-        if not unpacker.eof or unpacker.unused_data:
+        for window in _WINDOWS[encoding]:
+            with contextlib.suppress(zlib.error):
+                return self._unpack_by(window, body, encoding)
+        raise self._damaged(encoding)
+
+    def _unpack_by(self, window: int, body: bytes, encoding: bytes) -> bytes:
+        """Returns what a body unpacks to; gzip may have several members, one after the other (RFC 1952, 2.2)."""
+        unpacker, n_members = zlib.decompressobj(window), 1
+        parts, room, at = [], self.max_bytes + 1, 0
+        while at < len(body):
+            if unpacker.eof:
+                if window != _GZIP:
+                    break
+                if n_members == _MAX_MEMBERS:
+                    raise RefusedError(413, f"the body must have at most {_MAX_MEMBERS} members of gzip")
+                unpacker, n_members = zlib.decompressobj(window), n_members + 1
+            piece = memoryview(body)[at : at + _PIECE_BYTES]
+            parts.append(unpacker.decompress(piece, room))
+            room -= len(parts[-1])
+            if room == 0:
+                raise self._too_large(" when it is unpacked")
+            at += len(piece) - len(unpacker.unused_data)
+        if not unpacker.eof or at < len(body):
             raise self._damaged(encoding)
-        return unpacked
+        return b"".join(parts)
 
     @staticmethod
     def _damaged(encoding: bytes) -> RefusedError:
