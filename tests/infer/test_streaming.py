@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ai.infer import Inferencer, RequestError, WorkerDiedError
+from ai.infer.errors import InPartsError
 from ai.infer.transport.frames import Kind
 from ai.infer.transport.wire import layout_of
 from ai.infer.worker.connected_client import MAX_UNSENT_BYTES, Request
@@ -125,8 +126,10 @@ def test_reply_that_does_not_come_in_parts_is_one(streaming, model):
 
 
 def test_model_that_yields_is_to_be_asked_by_stream(streaming):
-    with pytest.raises(RequestError, match="the model returns its reply in parts: ask it by stream"):
-        streaming(torch.ones(1, 3))
+    for transport in ("shm", "socket"):
+        with streaming.create_client(transport=transport, timeout_s=100) as client:
+            with pytest.raises(InPartsError, match="the model returns its reply in parts: ask it by stream"):
+                client(torch.ones(1, 3))
 
 
 def test_others_are_answered_between_the_parts(streaming, model):

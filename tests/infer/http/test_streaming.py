@@ -48,14 +48,14 @@ def streaming():
 class Exchange:
     """One request and what was sent as its reply."""
 
-    def __init__(self, app, numbers, accept="text/event-stream"):
+    def __init__(self, app, numbers, accept="text/event-stream", path="/models/m", body=None):
         self.sent = []
         self.hung_up = asyncio.Event()
         self.may_send = asyncio.Event()
         self.may_send.set()
         headers = [(b"content-type", b"application/json"), (b"accept", accept.encode())]
-        scope = {"type": "http", "method": "POST", "path": "/models/m", "headers": headers}
-        self._messages = [{"type": "http.request", "body": json.dumps([numbers]).encode()}]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+        self._messages = [{"type": "http.request", "body": body or json.dumps([numbers]).encode()}]
         self.task = asyncio.ensure_future(app(scope, self._receive, self._send))
 
     async def _receive(self):
@@ -95,12 +95,26 @@ def test_parts_come_as_events(streaming):
         none = Exchange(app, [0, 0])
         await none.task
         assert none.events == [{"event": "end", "data": "{}"}]
-        whole = Exchange(app, [3, 0], accept="application/json")
-        await whole.task
-        assert whole.status == 500
-        assert b"accept: text/event-stream" in whole.sent[1]["body"]
-        assert metrics(app) == {200: 2, 500: 1}
+        assert metrics(app) == {200: 2}
         assert app.context.n_pending == 0
+
+    with contextlib.ExitStack() as stack:
+        asyncio.run(scene(stack))
+
+
+def test_a_whole_reply_of_a_model_that_makes_parts_is_the_clients_mistake(streaming, caplog):
+    async def scene(stack):
+        app = stack.enter_context(contextlib.closing(make_app({"m": streaming})))
+        asked = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [3, 0]}]}).encode()
+        plain = Exchange(app, [3, 0], accept="application/json")
+        protocol = Exchange(app, [3, 0], accept="*/*", path="/v2/models/m/infer", body=asked)
+        await asyncio.gather(plain.task, protocol.task)
+        said = "the model returns its reply in parts: send the plain form, POST /models/NAME, with accept: "
+        for one in (plain, protocol):
+            assert one.status == 400
+            assert json.loads(one.sent[1]["body"]) == {"error": said + "text/event-stream"}
+        assert metrics(app) == {400: 2}
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]  # the model is not at fault
 
     with contextlib.ExitStack() as stack:
         asyncio.run(scene(stack))

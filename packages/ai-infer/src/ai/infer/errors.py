@@ -3,6 +3,7 @@
 InferError
 ├── WorkerDiedError        the process that held the model is gone; the request may be sent again
 ├── RequestError           the model, or the request's own form, failed this one request
+│   └── InPartsError       it asked for the whole of a reply that the model makes in parts
 └── RequestCancelledError  the request was cancelled before its reply was fetched
 """
 
@@ -17,6 +18,10 @@ class WorkerDiedError(InferError):
 
 class RequestError(InferError):
     """One request failed in the worker; the message carries the worker's own traceback."""
+
+
+class InPartsError(RequestError):
+    """The model returns its reply in parts (`stream`, `astream`), and was asked for it whole."""
 
 
 class RequestCancelledError(InferError):

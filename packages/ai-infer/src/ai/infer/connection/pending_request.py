@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ai.infer.errors import InferError, RequestCancelledError, RequestError
+from ai.infer.errors import InferError, InPartsError, RequestCancelledError, RequestError
 from ai.infer.transport.trees import RawTensor, Tree, unflatten
 from ai.infer.transport.wire import Layout
 
@@ -91,7 +91,7 @@ def special_reply(header: bytes) -> InferError | None:
     """Returns what a reply without tensors says; None: the reply was too large for its slot and follows by socket."""
     document = json.loads(header)
     if "error" in document:
-        return RequestError(document["error"])
+        return (InPartsError if "in_parts" in document else RequestError)(document["error"])
     if "cancelled" in document:
         return RequestCancelledError("this request was cancelled")
     return None

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ai.infer.errors import InPartsError
 from ai.infer.transport.trees import Node, Tree, flatten, unflatten
 from ai.infer.transport.wire import Layout
 from ai.infer.worker.batch_axes import BatchAxes, Form
@@ -84,7 +85,7 @@ class BatchCall:
             elif batch[0].layout.parts:
                 self._answer_apart(batch)
             else:
-                self._replies.refuse(batch[0], answer_for(error))
+                self._refuse(batch[0], error)
         else:
             self.n_rows += n_rows
             self._replies.write(batch, layouts, shares)
@@ -136,7 +137,7 @@ class BatchCall:
                 else:
                     self._reply_apart(request, [self._call(request.layout, self._own(request.tensors), exact=True)])
             except BaseException as error:
-                self._replies.refuse(request, answer_for(error))
+                self._refuse(request, error)
 
     def _answers(self, request: Request) -> list[Answer]:
         """Returns the model's answer to each of the requests that travel together, as copies."""
@@ -154,7 +155,7 @@ class BatchCall:
             try:
                 learnt.append((request, self._answers(request)))
             except BaseException as error:
-                self._replies.refuse(request, answer_for(error))
+                self._refuse(request, error)
         if learnt:
             if self._engine.state() != state:
                 self._sharing.refuse(form.key, "the model writes into its own buffers when it is called")
@@ -164,7 +165,7 @@ class BatchCall:
             try:
                 self._reply_apart(request, answers)
             except Exception as error:
-                self._replies.refuse(request, answer_for(error))
+                self._refuse(request, error)
 
     def _learn(self, form: Form, learnt: list[tuple[Request, list[Answer]]]) -> None:
         cells = [cell for request, _ in learnt for cell in request.cells()]
@@ -208,6 +209,9 @@ class BatchCall:
         """
         return [x.clone() for x in tensors] if self._engine.on_cpu else list(tensors)
 
+    def _refuse(self, request: Request, error: BaseException) -> None:
+        self._replies.refuse(request, answer_for(error), in_parts=isinstance(error, InPartsError))
+
     def _call(self, layout: Layout, inputs: list[Tensor], *, exact: bool = False) -> Answer:
         if not self._engine.on_cpu:
             inputs = [self._engine.to_device(x) for x in inputs]
@@ -220,9 +224,7 @@ class BatchCall:
         if type(output) is Tensor and output.is_cpu and output.layout is torch.strided:
             return Answer(["t"], [output])
         if isinstance(output, Iterator):
-            raise TypeError(
-                "the model returns its reply in parts: ask it by stream (over HTTP: accept: text/event-stream)"
-            )
+            raise InPartsError("the model returns its reply in parts: ask it by stream")
         return _to_cpu(output)
 
 

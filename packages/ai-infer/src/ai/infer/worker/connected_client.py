@@ -140,12 +140,12 @@ def request_from_frame(client: ConnectedClient, request_id: int, layout: Layout,
     return Request(client, -1, request_id, layout, layout.views(data))
 
 
-def error_header(text: str, max_bytes: int) -> bytes:
+def error_header(text: str, max_bytes: int, *, in_parts: bool = False) -> bytes:
     """Returns the header of a reply that is an error, its text cut in the middle if it is too long."""
     limit = max_bytes // 6  # a character takes up to six bytes in JSON
     if len(text) > limit:
         text = f"{text[: limit // 2]}\n…\n{text[-limit // 2 :]}"
-    return json.dumps({"error": text}).encode()
+    return json.dumps({"error": text, "in_parts": 1} if in_parts else {"error": text}).encode()
 
 
 def _identify(connection: socket.socket) -> tuple[int, str] | None:

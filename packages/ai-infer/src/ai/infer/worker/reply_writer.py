@@ -121,14 +121,15 @@ class ReplyWriter:
         )
         self.on_sent(request)
 
-    def refuse(self, request: Request, text: str) -> None:
-        """Answers a request with an error."""
+    def refuse(self, request: Request, text: str, *, in_parts: bool = False) -> None:
+        """Answers a request with an error; `in_parts`: the reply comes in parts, and was asked for whole."""
         self.n_requests += 1
         self.n_errors += 1
         if request.slot >= 0 and request.client.area is not None:
-            self._finish_slot(request, error_header(text, min(request.client.area.slot_bytes, 1 << 16) - 64))
+            room = min(request.client.area.slot_bytes, 1 << 16)
+            self._finish_slot(request, error_header(text, room - 64, in_parts=in_parts))
         else:
-            request.client.stream.send(Kind.ERROR, request.id, header=error_header(text, 1 << 20))
+            request.client.stream.send(Kind.ERROR, request.id, header=error_header(text, 1 << 20, in_parts=in_parts))
             self.on_sent(request)
 
     def _skip(self, request: Request) -> None:
