@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from ai.infer import WorkerDiedError, node_inferencer
+from ai.infer.transport.shared_weights import extra_state
 
 
 def pretend(monkeypatch, folder):
@@ -33,9 +34,9 @@ class Pretended:
         return Client(self.address)
 
     def update_params(self, state_dict):
-        if state_dict.keys() != self.model.state_dict().keys():
+        if {*state_dict, *extra_state(had := self.model.state_dict())} != had.keys():
             raise ValueError("state_dict must hold every entry of the model")
-        self.model.load_state_dict(state_dict)
+        self.model.load_state_dict(extra_state(had) | dict(state_dict))
         self.internal += 1
         return self.internal
 

@@ -109,6 +109,40 @@ def test_what_was_pushed_stays_what_it_was(pretended):
         assert node.version == 7
 
 
+class Scaled(nn.Module):
+    """Multiplies by what its extra state says."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.weight, self.about = nn.Parameter(torch.ones(1)), {"factor": factor}
+
+    def get_extra_state(self):
+        return self.about
+
+    def set_extra_state(self, state):
+        self.about = state
+
+    def forward(self, x):
+        return x * self.weight * self.about["factor"]
+
+
+def test_extra_state_that_was_pushed_outlives_pushes_without_it_and_the_inferencer(pretended):
+    with NodeInferencer(Scaled(1.0)) as node:
+        trained = Scaled(3.0)
+        node.update_params(trained.state_dict(), 1)
+        trained.about["factor"] = 9.0  # in training, which goes on
+        node.update_params({"weight": torch.full((1,), 2.0)}, 2)
+        for _ in range(2):
+            assert torch.equal(node(X), X * 6)
+            assert node.version == 2
+            node.close()
+        sent = pickle.loads(pickle.dumps(node))
+        assert torch.equal(sent(X), X * 6)
+        sent.update_params(Scaled(5.0).state_dict(), 3)
+        assert torch.equal(sent(X), X * 5)
+        sent.close()
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_is_one_more_copy_and_keeps_nothing_of_its_parent(pretended):
     model = nn.Linear(3, 2).eval()

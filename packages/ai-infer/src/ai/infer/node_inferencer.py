@@ -1,5 +1,6 @@
 """`NodeInferencer`: one `Inferencer` a machine, whichever of the processes there happens to run it."""
 
+import copy
 import hashlib
 import inspect
 import json
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from ai.infer.client import InferencerClient
 from ai.infer.errors import InferError, WorkerDiedError
 from ai.infer.inferencer import Inferencer
+from ai.infer.transport.shared_weights import extra_state
 from ai.infer.transport.socket_folder import VERSIONS_FILE, locked, seat_path, sweep
 from ai.infer.transport.trees import Tree
 
@@ -143,7 +145,7 @@ class NodeInferencer:
 
         Args:
             state_dict: as of `Inferencer.update_params`; a copy is kept, for the inferencer that may have to be started
-                here.
+                here. Where modules' extra states are left out, those given before hold there too.
             version: how the caller counts them.
 
         Raises:
@@ -153,11 +155,14 @@ class NodeInferencer:
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a dict of tensors by name, not {type(state_dict).__name__}")
         state = {
-            name: x.detach().to("cpu", copy=True) if isinstance(x, Tensor) else x for name, x in state_dict.items()
+            name: x.detach().to("cpu", copy=True) if isinstance(x, Tensor) else copy.deepcopy(x)
+            for name, x in state_dict.items()
         }
         with self._lock:
             if self._hosted is not None and self._versions is not None:
                 self._versions.pass_on(self._hosted, state, version)
+            if self._newest is not None and not extra_state(state):
+                state = state | extra_state(self._newest[1])
             self._newest = version, state
 
     @property

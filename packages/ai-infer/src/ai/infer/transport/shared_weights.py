@@ -137,9 +137,14 @@ def _is_weight(name: str, x: object) -> bool:
     return isinstance(x, Tensor) and not name.endswith(_EXTRA)
 
 
+def extra_state(state_dict: Mapping[str, object]) -> dict[str, object]:
+    """Returns what modules' `get_extra_state` put into a state, by its names there."""
+    return {name: x for name, x in state_dict.items() if name.endswith(_EXTRA)}
+
+
 def pack_extra_state(state_dict: Mapping[str, object]) -> bytes:
     """Returns what modules' `get_extra_state` put into a state, pickled; empty if there is none."""
-    extra = {_plain(name): x for name, x in state_dict.items() if name.endswith(_EXTRA)}
+    extra = {_plain(name): x for name, x in extra_state(state_dict).items()}
     data: bytes = cloudpickle.dumps(extra) if extra else b""
     return data
 
