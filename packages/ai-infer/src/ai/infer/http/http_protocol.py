@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1, where it does less than servers do that others keep: offers of h2c, and half a request at the end.
+"""uvicorn's HTTP/1.1, and what others that are kept do beyond it: offers of h2c, and half a request at the end.
 
 Source: RFC 9110, sections 7.8 (a server may ignore `Upgrade`, and then answers the request as it stands) and 15.5.9.
 """
