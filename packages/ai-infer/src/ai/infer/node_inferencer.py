@@ -154,7 +154,7 @@ class NodeInferencer:
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a dict of tensors by name, not {type(state_dict).__name__}")
-        state = {
+        state: dict[str, Any] = {
             name: x.detach().to("cpu", copy=True) if isinstance(x, Tensor) else copy.deepcopy(x)
             for name, x in state_dict.items()
         }
