@@ -75,6 +75,8 @@ class PendingRequest:
 
     def build(self, layout: Layout, views: list[Tensor], *, own: bool) -> Tree:
         """Returns a reply's tree, its tensors copied out of the slot, or as they are if they `own` their memory."""
+        if layout.is_tensor and self.device is None:  # nearly always
+            return views[0] if own else views[0].clone()
         if self.device is not None:
             tensors = [view.to(self.device) for view in views]
         else:
@@ -97,13 +99,12 @@ def special_reply(header: bytes) -> InferError | None:
     return None
 
 
-@torch.inference_mode()
 def copy_into(x: Parts, view: Tensor) -> None:
-    """Copies a tensor, or the pieces that make it up, to where it travels, a view that any mode may have made."""
-    if isinstance(x, list) and len(x) == 1:
-        (x,) = x
+    """Copies a tensor, or the pieces that make it up, to where it travels: memory that every mode may write into."""
     if isinstance(x, Tensor):
         view.copy_(x)
+    elif isinstance(x, list) and len(x) == 1:
+        view.copy_(x[0])
     elif isinstance(x, RawTensor):
         view.reshape(-1).view(torch.uint8).numpy().data[:] = x.data
     elif x[0].is_cpu and view.is_contiguous():

@@ -68,5 +68,7 @@ def map_file(descriptor: int, n_bytes: int) -> Tensor:
     path = f"/proc/self/fd/{descriptor}"
     if os.path.exists(path):
         os.close(os.dup(descriptor))  # raises OSError where torch's own error would not tell what is missing
-        return torch.from_file(path, shared=True, size=n_bytes, dtype=torch.uint8)
-    return torch.frombuffer(mmap.mmap(descriptor, n_bytes), dtype=torch.uint8)
+        with torch.inference_mode(False):  # it outlives the mode in which somebody first asks
+            return torch.from_file(path, shared=True, size=n_bytes, dtype=torch.uint8)
+    with torch.inference_mode(False):
+        return torch.frombuffer(mmap.mmap(descriptor, n_bytes), dtype=torch.uint8)

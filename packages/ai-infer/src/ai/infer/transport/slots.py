@@ -18,6 +18,7 @@ import struct
 import threading
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ai.infer.transport.errors import WireError
@@ -109,7 +110,8 @@ class Area:
             if not self.fits(layout):
                 raise WireError(f"a slot's message must fit in {self.slot_bytes} bytes, not {layout.size}")
             start = place * self.slot_bytes
-            views = layout.views(self._data[start + layout.start : start + self.slot_bytes])
+            with torch.inference_mode(False):  # whoever comes by first, it is written into in every mode
+                views = layout.views(self._data[start + layout.start : start + self.slot_bytes])
             self._views[place] = (layout, views)
         return views
 

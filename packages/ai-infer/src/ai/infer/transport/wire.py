@@ -63,17 +63,19 @@ class Layout:
                 views.append(flat.view(shape))
         return views
 
+    def cut(self, data: memoryview) -> list[memoryview]:
+        """Returns the bytes of each of the message's tensors in `data`, at least `n_bytes` long."""
+        places = zip(self.dtypes, self.shapes, self.offsets, strict=True)
+        return [data[start : start + math.prod(shape) * dtype.itemsize] for dtype, shape, start in places]
+
     def raw(self, data: memoryview) -> list[RawTensor]:
         """Returns the message's tensors as copies of their bytes in `data`, at least `n_bytes` long."""
         if any(self.channels_last):
             views = self.views(torch.frombuffer(bytearray(data), dtype=torch.uint8))
             flat = [x.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for x in views]
             return [RawTensor(*each) for each in zip(self.dtypes, self.shapes, flat, strict=True)]
-        places = zip(self.dtypes, self.shapes, self.offsets, strict=True)
-        return [
-            RawTensor(dtype, shape, bytes(data[offset : offset + math.prod(shape) * dtype.itemsize]))
-            for dtype, shape, offset in places
-        ]
+        places = zip(self.dtypes, self.shapes, self.cut(data), strict=True)
+        return [RawTensor(dtype, shape, bytes(part)) for dtype, shape, part in places]
 
 
 def layout_of(tree: Node, tensors: Sequence[Tensor]) -> Layout:

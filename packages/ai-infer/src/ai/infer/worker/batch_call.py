@@ -14,6 +14,7 @@ from ai.infer.worker.connected_client import Request
 from ai.infer.worker.engine import Engine
 from ai.infer.worker.faults import answer_for
 from ai.infer.worker.reply_writer import ReplyWriter
+from ai.infer.worker.shares import Shares
 from ai.infer.worker.sharing import Sharing
 
 
@@ -69,11 +70,8 @@ class BatchCall:
             if chosen:
                 self._sharing.check(whole, axes, parts, chosen, self._alone(batch, chosen))
             # Here, since an output that no message can carry fails its requests as one that the model refuses does.
-            shares = [
-                [x] * len(batch) if len(batch) == 1 or axis is None else list(x.split_with_sizes(rows, axis))
-                for x, axis in zip(whole.tensors, axes, strict=True)
-            ]
-            layouts = self._replies.layouts(rows, whole.node, shares)
+            shares = Shares(whole.tensors, rows, axes)
+            layouts = self._replies.layouts(whole.node, shares)
         except BaseException as error:
             if isinstance(error, NotRowWiseError):
                 self._sharing.refuse(form.key, str(error))
@@ -195,8 +193,8 @@ class BatchCall:
             tensors = [x for answer in answers for x in answer.tensors]
         else:
             ((node, tensors),) = answers
-        rows, shares = [request.rows], [[x] for x in tensors]
-        layouts = self._replies.layouts(rows, node, shares)
+        shares = Shares(tensors, [request.rows])
+        layouts = self._replies.layouts(node, shares)
         self.n_rows += request.rows
         self._replies.write([request], layouts, shares)
 

@@ -86,7 +86,7 @@ class Request:
         "layout",
         "parts",
         "reply",
-        "reply_views",
+        "reply_bytes",
         "rows",
         "slot",
         "tensors",
@@ -113,8 +113,8 @@ class Request:
         self.parts: tuple[int, ...] = layout.parts or (self.rows,)
         """The rows of each request, if several travel together."""
         self.header_number = header_number  # of the header that its layout was read from
-        self.reply: Layout | None = None  # that was last written to its slot, with these views
-        self.reply_views: list[Tensor] = []
+        self.reply: Layout | None = None  # that was last written to its slot, its tensors here
+        self.reply_bytes: list[memoryview] = []
         self.arrived = time.monotonic()
 
     def take_form(self, form: Form | None) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from ai.infer.transport.slots import SLOTS_PER_CLIENT, Board, fence
 from ai.infer.transport.trees import Node
 from ai.infer.transport.wire import Layout, has_channels_last, layout_of
 from ai.infer.worker.connected_client import Request, error_header
+from ai.infer.worker.shares import Shares
 
 _MOVED = b'{"moved":1}'
 _CANCELLED = b'{"cancelled":1}'
@@ -51,53 +52,60 @@ class ReplyWriter:
             self._skip(request)
         return [request for request in batch if request not in cancelled]
 
-    def layouts(self, rows: Sequence[int], node: Node, shares: list[list[Tensor]]) -> dict[int, Layout]:
+    def layouts(self, node: Node, shares: Shares) -> dict[int, Layout]:
         """Returns the layouts of a batch's replies by their rows: all else is equal within a batch.
 
         Args:
-            rows: of each request.
             node: the output's form.
-            shares: for each tensor of the output the share of each request.
+            shares: of the requests.
 
         Raises:
             WireError: no message can carry them.
         """
         form = json.dumps(node) if node != ["t"] else ""
         layouts: dict[int, Layout] = {}
-        for i, n_rows in enumerate(rows):
+        for i, n_rows in enumerate(shares.rows):
             if n_rows not in layouts:
-                layouts[n_rows] = self._layout(form, node, [share[i] for share in shares])
+                layouts[n_rows] = self._layout(form, node, shares[i])
         return layouts
 
-    def write(self, batch: list[Request], layouts: dict[int, Layout], shares: list[list[Tensor]]) -> None:
+    def write(self, batch: list[Request], layouts: dict[int, Layout], shares: Shares) -> None:
         """Writes each request's rows of the output where its client looks for them, then tells the clients.
 
         Args:
             batch: the requests.
             layouts: what `layouts` returned.
-            shares: for each tensor of the output the share of each request.
+            shares: of the requests.
         """
         self.n_requests += len(batch)
-        placed = [i for i, request in enumerate(batch) if self._has_place(request, layouts[request.rows])]
-        if len(placed) < len(batch):
-            for i in set(range(len(batch))).difference(placed):
-                self._write_to_socket(batch[i], layouts[batch[i].rows], [share[i] for share in shares])
-            batch, shares = [batch[i] for i in placed], [[share[i] for i in placed] for share in shares]
-        if batch:
-            for i, share in enumerate(shares):
-                torch._foreach_copy_([request.reply_views[i] for request in batch], share)
-            self._publish(batch)
+        placed: list[int] = []
+        for i, request in enumerate(batch):
+            layout = layouts[request.rows]
+            if request.reply is layout or self._has_place(request, layout):
+                placed.append(i)
+            else:
+                self._write_to_socket(request, layout, shares[i])
+        answered = batch if len(placed) == len(batch) else [batch[i] for i in placed]
+        if not answered:
+            return
+        if shares.data is None:
+            views = [x for request in answered for x in _views(request)]
+            torch._foreach_copy_(views, [x for i in placed for x in shares[i]])
+        else:
+            for k, pieces in enumerate(shares.data):
+                for i in placed:
+                    batch[i].reply_bytes[k][:] = pieces[i]
+        self._publish(answered)
 
     def _has_place(self, request: Request, layout: Layout) -> bool:
         """Returns whether a reply of this layout goes into its request's slot, having described it there."""
-        if request.reply is not layout:
-            area = request.client.area
-            if request.slot < 0 or area is None or not area.fits(layout):
-                return False
-            place = 2 * (request.slot % SLOTS_PER_CLIENT) + 1
-            area.write_form(place, layout)
-            request.reply_views = area.views(place, layout)
-            request.reply = layout
+        area = request.client.area
+        if request.slot < 0 or area is None or not area.fits(layout):
+            return False
+        place = 2 * (request.slot % SLOTS_PER_CLIENT) + 1
+        area.write_form(place, layout)
+        request.reply_bytes = layout.cut(area.data(place, layout))
+        request.reply = layout
         return True
 
     def _layout(self, form: str, node: Node, share: list[Tensor]) -> Layout:
@@ -161,3 +169,10 @@ class ReplyWriter:
         for client in {request.client for request in requests}:
             if board.asleep_at[client.index]:
                 os.eventfd_write(client.reply_event, 1)
+
+
+def _views(request: Request) -> list[Tensor]:
+    """Returns the tensors of a reply that has its place in a slot."""
+    assert request.client.area is not None
+    assert request.reply is not None
+    return request.client.area.views(2 * (request.slot % SLOTS_PER_CLIENT) + 1, request.reply)
