@@ -33,7 +33,8 @@ class Shares:
         return [x if axis is None else x.narrow(axis, start, n) for x, axis in pairs]
 
     def _cut(self, x: Tensor) -> list[memoryview]:
-        data: memoryview = x.detach().view(-1).view(torch.uint8).numpy().data
+        # The strides said anew: those of axes of size one may be any.
+        data: memoryview = x.detach().as_strided((x.numel(),), (1,)).view(torch.uint8).numpy().data
         if len(self.rows) == 1:
             return [data]
         row_bytes = len(data) // self._starts[-1]
