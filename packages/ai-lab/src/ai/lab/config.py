@@ -233,11 +233,15 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns nested dicts as one with dotted keys: `{"model": {"dim": 8}}` → `{"model.dim": 8}`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
+        if type(value) not in _SCALARS and isinstance(value, Mapping) and value:
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+_SCALARS = (float, int, str, bool, type(None))
+"""A list of trials flattens many of these: to ask whether one is a mapping takes longer."""
 
 
 def _names(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -161,12 +161,7 @@ class Record:
 
     def load_meta(self) -> tuple[dict[str, Any], list[str]]:
         """Returns what `meta.json` holds, and what is wrong with it."""
-        try:
-            return load_typed(f"{self.path}/{META}", META_TYPES)
-        except FileNotFoundError:
-            return {}, []
-        except OSError as error:
-            return {}, [f"{META} cannot be read: {error.strerror}"]
+        return load_meta(self.path)
 
     def problems(self) -> list[str]:
         """Returns what is damaged in the folder's small files, and in the metrics; empty if all is well."""
@@ -190,14 +185,7 @@ class Record:
 
     def load_config(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the recorded configuration: the copy in `meta`, which is read faster, unless the file was edited."""
-        try:
-            data = read_small(f"{self.path}/{CONFIG}")
-        except FileNotFoundError:
-            return {}
-        copy = meta.get("config") or {}
-        if copy.get("sha1") == hashlib.sha1(data).hexdigest() and isinstance(copy.get("values"), dict):
-            return dict(copy["values"])
-        return read_yaml(self.path / CONFIG)
+        return load_config(self.path, meta)
 
     @property
     def flat_config(self) -> dict[str, Any]:
@@ -270,6 +258,28 @@ class Record:
                 return file.read().decode(errors="replace")
         except OSError:
             return ""
+
+
+def load_meta(folder: Path | str) -> tuple[dict[str, Any], list[str]]:
+    """Returns what a trial's `meta.json` holds, and what is wrong with it; nothing where there is none."""
+    try:
+        return load_typed(f"{folder}/{META}", META_TYPES)
+    except FileNotFoundError:
+        return {}, []
+    except OSError as error:
+        return {}, [f"{META} cannot be read: {error.strerror}"]
+
+
+def load_config(folder: Path | str, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a trial's configuration: the copy in `meta`, which is read faster, unless the file was edited."""
+    try:
+        data = read_small(f"{folder}/{CONFIG}")
+    except FileNotFoundError:
+        return {}
+    copy = meta.get("config") or {}
+    if copy.get("sha1") == hashlib.sha1(data).hexdigest() and isinstance(copy.get("values"), dict):
+        return dict(copy["values"])
+    return read_yaml(Path(folder, CONFIG))
 
 
 def live_state(folder: Path | str, meta: Mapping[str, Any]) -> str:

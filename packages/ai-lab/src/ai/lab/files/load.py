@@ -59,13 +59,12 @@ def read_end(path: str | Path, limit: int | None) -> tuple[bytes, int]:
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        start = 0
-        if limit is not None and (start := max(0, os.lseek(descriptor, 0, os.SEEK_END) - limit)) >= 0:
-            os.lseek(descriptor, start, os.SEEK_SET)
-        parts = []
-        while part := os.read(descriptor, 1 << 16):
-            parts.append(part)
-        return b"".join(parts), start
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+        start = 0 if limit is None else max(0, size - limit)
+        data = os.pread(descriptor, size - start, start)
+        while start + len(data) < size and (part := os.pread(descriptor, size - start - len(data), start + len(data))):
+            data += part
+        return data, start
     finally:
         os.close(descriptor)
 

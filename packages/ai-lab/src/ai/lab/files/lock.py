@@ -281,7 +281,7 @@ def _parse(data: bytes) -> Holder | None:
     if not data:  # given up
         return None
     try:
-        found = json.loads(data)
+        found = json.loads(data.decode())
     except ValueError:
         return None
     return found if isinstance(found, dict) and isinstance(found.get("pid"), int) and "host" in found else None

@@ -58,7 +58,8 @@ def parse_objects(lines: bytes) -> list[Any]:
     """Returns what `lines` hold as JSON, unchecked; lines that are none are left out."""
     try:
         # One call of the parser for all lines is several times as fast as one each.
-        return list(json.loads(b"[" + lines.rstrip(b"\n").replace(b"\n", b",") + b"]"))
+        text = lines.rstrip(b"\n").replace(b"\n", b",").decode()
+        return list(json.loads(f"[{text}]"))
     except (ValueError, RecursionError):
         return [found for line in lines.split(b"\n") if line and (found := _parse(line)) is not None]
 
@@ -67,7 +68,7 @@ def clean(found: object) -> Row | None:
     """Returns a row, step and time first, without what is no number; None where it is no row."""
     if not isinstance(found, dict) or not is_step(found.get("step")) or not is_number(found.get("time")):
         return None
-    values = {key: value for key, value in found.items() if is_number(value)}
+    values = {key: value for key, value in found.items() if type(value) is float or is_number(value)}
     return {"step": values.pop("step"), "time": values.pop("time"), **values}
 
 

@@ -10,7 +10,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from ai.lab.files.metrics_index import last_values
 from ai.lab.files.ownership import FILE as OWNER
 from ai.lab.files.ownership import holder
 from ai.lab.page.curve_cache import CurveCache
-from ai.lab.record import EXPERIMENT, METRICS, Column, Record, live_state, was_opened
+from ai.lab.record import EXPERIMENT, METRICS, Column, Record, live_state, load_config, load_meta
 
 SETTLED_NS = 2 * 10**9
 """A change this soon after another may carry the same time: what is so young is read again."""
@@ -45,8 +45,8 @@ class _Stamps(NamedTuple):
 
     folder: int
     path: str
-    metrics: tuple[int, int] | None
-    owner: tuple[int, int] | None
+    metrics: tuple[int, int] | None = None
+    owner: tuple[int, int] | None = None
 
 
 class _Row(NamedTuple):
@@ -54,7 +54,6 @@ class _Row(NamedTuple):
 
     version: int
     stamps: _Stamps
-    path: Path
     row: dict[str, Any]
 
 
@@ -68,7 +67,7 @@ class Catalog:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._folders: dict[str, _Folder] = {}
-        self._records: dict[str, Record] = {}
+        self._trials: dict[str, tuple[str, dict[str, Any]]] = {}  # path and marker
         self._rows: dict[str, _Row] = {}
         self._gone: dict[str, int] = {}
         self._experiments: dict[str, dict[str, Any]] = {}
@@ -116,9 +115,9 @@ class Catalog:
         Raises:
             KeyError: there is none.
         """
-        if identity not in self._records or not self._records[identity].path.exists():
+        if identity not in self._trials or not os.path.exists(self._trials[identity][0]):
             self.changes(-1)
-        return self._records[identity]
+        return Record(*self._trials[identity])
 
     def columns(self, identity: str, file: str = METRICS) -> dict[str, Column]:
         """Returns a trial's metrics; only what was appended since the last call is read."""
@@ -140,7 +139,7 @@ class Catalog:
     # -- what changed
 
     def _refresh(self) -> None:
-        records: dict[str, Record] = {}
+        trials: dict[str, tuple[str, dict[str, Any]]] = {}
         experiments: dict[str, dict[str, Any]] = {}
         places: dict[str, Path] = {}
         seen: set[str] = set()
@@ -150,22 +149,18 @@ class Catalog:
             if marker is None:
                 if folder.problem is not None:
                     identity = f"damaged-{hashlib.sha1(os.fsencode(path)).hexdigest()[:16]}"
-                    self._keep(identity, Path(path), folder, None)
+                    self._keep(identity, path, folder)
                     seen.add(identity)
             elif marker["kind"] == "experiment":
-                experiments[marker["id"]] = {"name": self._name(Path(path)), **_described(Path(path))}
+                experiments[marker["id"]] = {"name": self._name(path), **_described(Path(path))}
                 places[marker["id"]] = Path(path)
-            elif marker["kind"] == "trial" and marker["id"] not in records:  # of a copied folder the first is shown
-                known = self._records.get(marker["id"])
-                same = known is not None and str(known.path) == path
-                with contextlib.suppress(OSError, ValueError):  # deleted in this moment
-                    record = known if same and known is not None else Record(path, marker)
-                    records[record.id] = record
-                    if self._keep(record.id, record.path, folder, record):
-                        seen.add(record.id)
-        self._records, self._places = records, places
+            elif marker["kind"] == "trial" and marker["id"] not in trials:  # of a copied folder the first is shown
+                trials[marker["id"]] = (path, marker)
+                if self._keep(marker["id"], path, folder):
+                    seen.add(marker["id"])
+        self._trials, self._places = trials, places
         for identity in [one for one in self._rows if one not in seen]:
-            self._curves.forget(self._rows.pop(identity).path)
+            self._curves.forget(Path(self._rows.pop(identity).stamps.path))
             self._gone[identity] = self._version
         if experiments != self._experiments:
             self._experiments = experiments
@@ -188,58 +183,57 @@ class Catalog:
             stack.extend(reversed(folder.children))
         self._folders = fresh
 
-    def _keep(self, identity: str, path: Path, folder: _Folder, record: Record | None) -> bool:
+    def _keep(self, identity: str, path: str, folder: _Folder) -> bool:
         """Brings a trial's row up to date, and returns whether it has one: what was only constructed is no run."""
         known = self._rows.get(identity)
-        if known is not None and folder.settled and _is_told(known, str(path), folder):
+        if known is not None and folder.settled and _is_told(known, path, folder):
             return True
-        # Before it is read: what comes later is new.
-        stamps = _Stamps(folder.stamp, str(path), _stamp(f"{path}/{METRICS}"), _stamp(f"{path}/{OWNER}"))
-        if known is None and record is not None and stamps.metrics is None and not was_opened(path):
-            return False
-        row = self._make(identity, path, folder.problem, record)
+        stamps = _Stamps(folder.stamp, path)
+        try:
+            if folder.marker is None:
+                raise DamagedError(folder.problem)
+            meta, problems = load_meta(path)
+            if meta.get("state", "created") in ("running", "created"):
+                # Before its rows and its owner are read: what comes later is new. What has ended changes its folder.
+                stamps = _Stamps(folder.stamp, path, _stamp(f"{path}/{METRICS}"), _stamp(f"{path}/{OWNER}"))
+                if known is None and not meta and not problems and stamps.metrics is None:
+                    return False
+            row = self._row(identity, path, meta, problems)
+        except Exception as error:  # whatever one record holds, the others are shown
+            problem = folder.problem or f"{type(error).__name__}: {error}"
+            row = {**_EMPTY, "id": identity, "name": self._name(path), "path": path, "problems": [problem]}
         changed = known is None or known.row != row
-        self._rows[identity] = _Row(self._version if known is None or changed else known.version, stamps, path, row)
+        self._rows[identity] = _Row(self._version if known is None or changed else known.version, stamps, row)
         self._gone.pop(identity, None)
         return True
 
-    def _make(self, identity: str, path: Path, problem: str | None, record: Record | None) -> dict[str, Any]:
-        """Returns a trial's row; one that cannot be read is a row that says why."""
-        try:
-            if record is not None:
-                return self._row(record)
-        except Exception as error:  # whatever one record holds, the others are shown
-            problem = f"{type(error).__name__}: {error}"
-        return {**_EMPTY, "id": identity, "name": self._name(path), "path": str(path), "problems": [problem]}
-
-    def _last(self, path: Path, state: str) -> dict[str, float]:
+    def _last(self, path: str, state: str) -> dict[str, float]:
         """Returns each metric's last value; of a run that goes on only what was appended is read."""
-        return self._curves.last(path / METRICS) if state == "running" else last_values(f"{path}/{METRICS}")
+        return self._curves.last(Path(path, METRICS)) if state == "running" else last_values(f"{path}/{METRICS}")
 
-    def _name(self, path: Path) -> str:
-        root, name = str(self.root), str(path)
-        return name[len(root) :].lstrip("/") if name != root else path.name
+    def _name(self, path: str) -> str:
+        root = str(self.root)
+        return path[len(root) :].lstrip("/") if path != root else os.path.basename(path)
 
-    def _row(self, record: Record) -> dict[str, Any]:
+    def _row(self, identity: str, path: str, meta: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
         """Returns a trial's row, plain in every part."""
-        meta, problems = record.load_meta()
         config: dict[str, Any] = {}
         try:
-            config = flatten(record.load_config(meta))
+            config = flatten(load_config(path, meta))
         except (OSError, ValueError) as error:
             problems = [*problems, str(error)]
         session = (meta.get("sessions") or [{}])[-1]
         git = session.get("git") or {}
         hparams = flatten(meta.get("hparams") or {})
-        state = live_state(record.path, meta) if meta or not problems else "damaged"
+        state = live_state(path, meta) if meta or not problems else "damaged"
         told = meta.get("last")
-        last = plain(dict(told) if told is not None else self._last(record.path, state))
-        marks, wrong = load_marks(record.path)
+        last = plain(dict(told) if told is not None else self._last(path, state))
+        marks, wrong = load_marks(path)
         repeated = {"seed": meta["seed"]} if meta.get("seed") is not None else {}  # which run of its configuration
         return {
-            "id": record.id,
-            "name": self._name(record.path),
-            "path": str(record.path),
+            "id": identity,
+            "name": self._name(path),
+            "path": path,
             "state": state,
             "created": meta.get("created"),
             "updated": last.pop("time", None),
@@ -331,11 +325,12 @@ def plain(value: Any) -> Any:
 
 
 _PLAIN = (str, int, bool, type(None))
+_NUMBERS = (float, int, bool)
 
 
 def short(value: Any, length: int = 200) -> Any:
     """Returns a value as JSON can hold it, long text cut, with a digest of all of it."""
-    if isinstance(value, bool | int | float) or value is None:
+    if type(value) in _NUMBERS or value is None:
         return plain(value)
     text = str(value)
     if len(text) <= length:
