@@ -368,3 +368,14 @@ def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match="Ray needs the package ray, the extra `ray`: from the checkout, pip install"):
         Ray()
+
+
+def test_of_a_traceback_of_ray_what_was_raised_is_told():
+    traceback = (
+        'ray::Actor.get() (pid=7)\n  File "actor.py", line 3, in get\n    x\n    ^\nTypeError: one argument too many'
+    )
+    assert ray_engine._head(Exception(traceback)) == "TypeError: one argument too many"
+    assert (
+        ray_engine._head(Exception("The actor died.\nIts node has died.\nid: 7"))
+        == "The actor died. Its node has died."
+    )

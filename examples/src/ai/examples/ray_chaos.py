@@ -22,6 +22,10 @@ _STEPS = 200
 # Where workers start more slowly than others are killed, a search would rightly give up at its usual limit.
 _MAX_DEATHS = 1000
 _STORE_BYTES = 100 << 20
+# Ray gives a machine 30 s to start, whatever else the computer does.
+_MAX_STARTS = 20
+# By which a searching process says that Ray did not let it in: no fault of the search.
+_NOT_JOINED = 75
 
 
 def reproduce(*, minutes: float = 20.0, trials: int = 12, nodes: int = 3, seed: int = 0) -> dict[str, float]:
@@ -41,20 +45,28 @@ def reproduce(*, minutes: float = 20.0, trials: int = 12, nodes: int = 3, seed: 
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **how}
     )
     killed: Counter[str] = Counter()
+    broken_off: Counter[str] = Counter()  # by Ray itself
     begun = time.monotonic()
     driver: subprocess.Popen[bytes] | None = None
     try:
-        living = [cluster.add_node(num_cpus=1, **how) for _ in range(nodes)]
+        living = [_started(cluster, how, broken_off) for _ in range(nodes)]
         cluster.wait_for_nodes()
         command = [sys.executable, "-m", __spec__.name, cluster.address, str(trials), str(nodes)]
         while True:
             if driver is None:
                 driver = subprocess.Popen(command)
             over = time.monotonic() - begun > 60 * minutes
+            status = None
             with contextlib.suppress(subprocess.TimeoutExpired):
-                if status := driver.wait(None if over else rng.uniform(4, 20)):
-                    raise RuntimeError(f"the searching process ended with {status}")
+                status = driver.wait(None if over else rng.uniform(4, 20))
+            if status == 0:
                 break
+            if status == _NOT_JOINED:
+                broken_off["driver"] += 1
+                driver = None
+                continue
+            if status is not None:
+                raise RuntimeError(f"the searching process ended with {status}")
             what = rng.choice(["worker", "worker", "node", "driver"])
             if what == "worker" and (pids := _running(folder)):
                 with contextlib.suppress(ProcessLookupError):
@@ -62,8 +74,8 @@ def reproduce(*, minutes: float = 20.0, trials: int = 12, nodes: int = 3, seed: 
                     killed[what] += 1
             elif what == "node":
                 cluster.remove_node(living.pop(rng.randrange(len(living))), allow_graceful=False)
-                living.append(cluster.add_node(num_cpus=1, **how))
                 killed[what] += 1
+                living.append(_started(cluster, how, broken_off))
             elif what == "driver":
                 driver.kill()
                 driver.wait()
@@ -88,8 +100,30 @@ def reproduce(*, minutes: float = 20.0, trials: int = 12, nodes: int = 3, seed: 
         "drivers_killed": killed["driver"],
         "trials_gone_on": sum(count > 1 for count in sessions),
         "most_sessions_of_one": max(sessions),
+        "broken_off_by_ray": broken_off.total(),
         "different": 0,
     }
+
+
+def _started(cluster: Any, how: dict[str, Any], broken_off: Counter[str]) -> Any:
+    """Returns a new machine: where Ray gives up one that a busy computer starts too slowly, another is tried."""
+    for _ in range(_MAX_STARTS):
+        before = _raylets()
+        try:
+            return cluster.add_node(num_cpus=1, **how)
+        except Exception as error:  # Ray has no class of its own for it
+            broken_off["node"] += 1
+            print(f"Ray itself did not start a machine: {str(error)[:100]}", flush=True)
+            for pid in _raylets() - before:  # which may come after all, and be one too many
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+    raise RuntimeError(f"Ray itself did not start a machine {_MAX_STARTS} times in a row: the run shows nothing")
+
+
+def _raylets() -> set[int]:
+    """Returns the processes of the machines that this one has started."""
+    children = {pid for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()}
+    return {int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == "raylet"}
 
 
 def search(path: str, *, clean: bool = False) -> Experiment:
@@ -149,7 +183,11 @@ def main(address: str, trials: str, n_jobs: str) -> None:
     from ai.data import Ray
 
     ray: Any = import_module("ray")
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:  # of several classes
+        print(f"Ray itself did not let the searching process in: {str(error)[:100]}", flush=True)
+        sys.exit(_NOT_JOINED)
     engine = Ray(max_deaths=_MAX_DEATHS)
     search("ray-chaos/killed").run(int(trials), Training(0.1), n_jobs=int(n_jobs), engine=engine, progress=False)
 

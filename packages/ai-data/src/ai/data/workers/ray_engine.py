@@ -429,6 +429,7 @@ def _reach(address: str) -> None:
 
 
 def _head(error: BaseException) -> str:
-    """Returns the beginning of Ray's long messages."""
+    """Returns the beginning of Ray's long messages; of a traceback its end."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:400]
+    kept = lines[-1:] if any(line.startswith('File "') for line in lines) else lines[:2]
+    return " ".join(kept)[:400]
