@@ -257,9 +257,11 @@ class Launcher:
     @property
     def ready(self) -> bool:
         """Whether a worker lives, has its weights, and does not hang in a batch."""
-        return not self._stopping and any(
-            each.failure is None and each.applied >= 0 and not self._stalls(each) for each in self._processes
-        )
+        if not self._stopping:
+            for each in self._processes:  # no generator: a server asks this for every request
+                if each.failure is None and each.applied >= 0 and not self._stalls(each):
+                    return True
+        return False
 
     def _stalls(self, process: _Process) -> bool:
         limit = self._stall_timeout_s

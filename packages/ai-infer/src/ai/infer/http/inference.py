@@ -3,26 +3,23 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable
 
 from ai.infer.client import InferencerClient
 from ai.infer.connection.raw_request import RawRequest
-from ai.infer.errors import InferError, InPartsError, RequestError
+from ai.infer.errors import InferError, RequestError
+from ai.infer.http.formats.bodies import Receive
 from ai.infer.http.formats.messages import JSON, RETRY, RefusedError, Reply, Request, error_body, first_line
 from ai.infer.http.formats.outputs import named_outputs
 from ai.infer.http.formats.plain import answer_plain, read_plain
 from ai.infer.http.formats.protocol import read_request, write_response
 from ai.infer.http.formats.tensors import BadInputError, json_length
+from ai.infer.http.hang_ups import HangUps
 from ai.infer.http.metrics import Metrics
 from ai.infer.http.processing import Processing
 from ai.infer.http.repository import NotReadyError, ServedModel, UnknownModelError
 from ai.infer.transport.errors import WireError
 from ai.infer.transport.trees import RawInput, Tree
-
-_PATIENCE_S = 0.05  # from which on it pays to look whether the client still waits
-
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class RequestContext:
@@ -39,6 +36,7 @@ class RequestContext:
         self.max_pending = max_pending
         self.max_json_bytes = max_json_bytes
         self.n_pending = 0
+        self.hang_ups = HangUps()
 
     def admit(self) -> None:
         """Raises `RefusedError` if too many requests are on their way, this one among them."""
@@ -84,27 +82,33 @@ async def _infer(context: RequestContext, model: ServedModel, request: Request, 
     if plain:
         asked = read_plain(body, request.headers, model.inputs, context.check_json)
         del body
-        tree = await _ask(client, model, [asked.x], receive, None)
+        tree = await _ask(context.hang_ups, client, model, [asked.x], receive, None)
         return 200, *answer_plain(asked, named_outputs(tree))
     header = request.headers.get(b"inference-header-content-length")
     context.check_json(json_length(header, len(body)))
     plan, inputs = read_request(body, header, model.inputs, model.plans)
     del body
-    tree = await _ask(client, model, inputs, receive, plan.timeout_s)
+    tree = await _ask(context.hang_ups, client, model, inputs, receive, plan.timeout_s)
     return 200, *write_response(plan, named_outputs(tree), model.source.name, model.source.version)
 
 
 def _ask(
-    client: InferencerClient, model: ServedModel, inputs: list[RawInput], receive: Receive, timeout_s: float | None
+    hang_ups: HangUps,
+    client: InferencerClient,
+    model: ServedModel,
+    inputs: list[RawInput],
+    receive: Receive,
+    timeout_s: float | None,
 ) -> Awaitable[Tree]:
     """Returns what goes out for these inputs, once that is there."""
     if model.processing is None:
-        return _ask_worker(client, inputs, receive, timeout_s)
-    return _ask_between(model.processing, client, inputs, receive, timeout_s)
+        return _ask_worker(hang_ups, client, inputs, receive, timeout_s)
+    return _ask_between(model.processing, hang_ups, client, inputs, receive, timeout_s)
 
 
 async def _ask_between(
     processing: Processing,
+    hang_ups: HangUps,
     client: InferencerClient,
     inputs: list[RawInput],
     receive: Receive,
@@ -113,46 +117,28 @@ async def _ask_between(
     """Returns what is made of the model's output for what is made of these inputs."""
     prepared = await processing.prepare(inputs)
     inputs.clear()
-    return await processing.finish(await _ask_worker(client, prepared, receive, timeout_s))
+    return await processing.finish(await _ask_worker(hang_ups, client, prepared, receive, timeout_s))
 
 
 async def _ask_worker(
-    client: InferencerClient, inputs: list[RawInput], receive: Receive, timeout_s: float | None
+    hang_ups: HangUps, client: InferencerClient, inputs: list[RawInput], receive: Receive, timeout_s: float | None
 ) -> Tree:
     """Returns the model's output; drops the request if the client hangs up meanwhile."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-    watch: asyncio.Task[None] | None = None
-
-    def finish(_: object) -> None:
-        if not done.done():
-            done.set_result(None)
-
-    async def watch_client() -> None:
-        while (await receive())["type"] != "http.disconnect":  # where there is an end, some say so again and again
-            await asyncio.sleep(_PATIENCE_S)
-        if not done.done():
-            done.set_exception(ConnectionResetError("the client hung up"))
-
-    def begin_to_watch() -> None:
-        nonlocal watch
-        watch = loop.create_task(watch_client())
-
-    call: RawRequest | asyncio.Task[Tree] | None = client.start_raw(inputs, finish, timeout_s)
-    if call is None:  # no room, or no connection yet
-        call = loop.create_task(_ask_patiently(client, list(inputs), timeout_s))
-        call.add_done_callback(finish)
-    inputs.clear()  # the bytes of the body with them, while the worker has its own
-    timer = loop.call_later(_PATIENCE_S, begin_to_watch)
+    waiting = hang_ups.begin(receive)
+    call: RawRequest | asyncio.Task[Tree] | None = None
     try:
-        await done
+        call = client.start_raw(inputs, waiting.finish, timeout_s)
+        if call is None:  # no room, or no connection yet
+            call = asyncio.create_task(_ask_patiently(client, list(inputs), timeout_s))
+            call.add_done_callback(waiting.finish)
+        inputs.clear()  # the bytes of the body with them, while the worker has its own
+        await waiting.done
     except BaseException:
-        call.cancel()
+        if call is not None:
+            call.cancel()
         raise
     finally:
-        timer.cancel()
-        if watch is not None:
-            watch.cancel()
+        hang_ups.end(waiting)
     return call.result()
 
 
@@ -172,9 +158,6 @@ def refuse(error: Exception) -> Reply:
         return 400, JSON, error_body(str(error))
     if isinstance(error, UnknownModelError):
         return 404, JSON, error_body(str(error.args[0]))
-    if isinstance(error, InPartsError):
-        where = "send the plain form, POST /models/NAME, with accept: text/event-stream"
-        return 400, JSON, error_body(f"the model returns its reply in parts: {where}")
     if isinstance(error, RequestError):
         _log.error("the model failed on a request: %s", error)
         return 500, JSON, error_body(f"the model failed on this request: {first_line(error)}")

@@ -11,10 +11,11 @@ from typing import Any
 
 from ai.infer.connection.async_session import AsyncParts
 from ai.infer.errors import RequestCancelledError
+from ai.infer.http.formats.bodies import Receive
 from ai.infer.http.formats.messages import Headers, Reply, Request
 from ai.infer.http.formats.outputs import named_outputs
 from ai.infer.http.formats.plain import PlainRequest, answer_plain, read_plain
-from ai.infer.http.inference import Receive, RequestContext, refuse
+from ai.infer.http.inference import RequestContext, refuse
 from ai.infer.http.repository import ServedModel
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]

@@ -74,11 +74,12 @@ class Vitals:
         Args:
             limit_s: how long one call of the model may take.
         """
-        in_call_s = self.in_call_s
-        if in_call_s > limit_s:
-            return f"the worker has been in one call of the model for over {limit_s:g} s (stall_timeout_s)"
+        since: int = self._cells[_BUSY_SINCE]
         seen: int = self._cells[_SEEN]
-        if not in_call_s and seen and time.monotonic() - seen / 1e9 > limit_s + 2 * BEAT_S:
+        now = time.monotonic()
+        if since and now - since / 1e9 > limit_s:
+            return f"the worker has been in one call of the model for over {limit_s:g} s (stall_timeout_s)"
+        if not since and seen and now - seen / 1e9 > limit_s + 2 * BEAT_S:
             return f"the worker's process has not run for over {limit_s:g} s (stall_timeout_s): it may be stopped"
         return None
 
