@@ -147,6 +147,21 @@ def test_what_offers_anything_else_is_answered_and_connect_is_refused(caplog):
     asyncio.run(scene())
 
 
+def test_a_connection_that_is_reset_is_kept_by_nothing():
+    async def scene():
+        connection, transport, state = connected(HttpProtocol)
+        connection.data_received(NEXT)
+        await asyncio.wait(state.tasks)
+        await asyncio.sleep(0)
+        assert transport.written.startswith(b"HTTP/1.1 200 ")
+        assert connection.timeout_keep_alive_task is not None
+        timer = connection.timeout_keep_alive_task
+        connection.connection_lost(ConnectionResetError("by the other side"))
+        assert timer.cancelled()
+
+    asyncio.run(scene())
+
+
 def test_half_a_request_is_waited_for_a_little_at_the_end(monkeypatch):
     head = b"POST / HTTP/1.1\r\ncontent-length: 6\r\n\r\n"
     later = []

@@ -56,6 +56,20 @@ def test_snapshot_and_trial_folders(tmp_path):
     assert torch.equal(averaged.weight, new.weight + 1)
 
 
+def test_a_program_that_torch_exported_is_served_as_it_was_saved(tmp_path):
+    linear = nn.Linear(3, 2)
+    rows = {0: torch.export.Dim("rows")}
+    torch.export.save(torch.export.export(linear, (X,), dynamic_shapes=(rows,)), tmp_path / "line.pt2")
+    source = ModelSource.parse(f"m={tmp_path / 'line.pt2'}?input=x:FP32:-1,3")
+    model, inputs = build(source)
+    travelled = pickle.loads(pickle.dumps(model))  # as its file's path, to the worker
+    for x in (X, torch.ones(5, 3)):
+        assert torch.equal(model(x), linear(x))
+        assert torch.equal(travelled(x), linear(x))
+    assert [spec.describe() for spec in inputs] == [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]
+    assert remake(source) is None
+
+
 def test_an_alias_of_a_search_is_the_link_in_its_folder(tmp_path):
     models = {}
     for number in ("1", "2"):

@@ -255,6 +255,19 @@ def test_metrics_count_requests_by_code(app):
     assert ready.value == 1
 
 
+def test_requests_that_get_no_further_than_their_body_are_counted(app):
+    """Of models that there are, so that nobody can make as many labels as he likes."""
+    app.context.n_pending = 0
+    assert ask(app, "POST", "/models/m", b"", {"content-length": 100_001})[0] == 413
+    assert ask(app, "POST", "/v2/models/m/versions/3/infer", b"x", {"content-encoding": "br"})[0] == 415
+    assert ask(app, "GET", "/models/m")[0] == 405
+    for path in ("/models/n", "/v2/models/m/versions/9/infer", "/v2/models/n/infer"):
+        assert ask(app, "POST", path, b"", {"content-length": 100_001})[0] == 413
+    assert app.metrics._n_requests == {("m", "3", 413): 1, ("m", "3", 415): 1, ("m", "3", 405): 1}
+    families = {f.name: f for f in text_string_to_metric_families(ask(app, "GET", "/metrics")[2].decode())}
+    assert families["ai_infer_request_duration_seconds"].samples == []
+
+
 def test_large_bodies_are_refused(app):
     assert ask(app, "POST", "/models/m", b"", {"content-length": 100_001})[0] == 413
     assert ask(app, "POST", "/models/m", bytes(100_001), chunks=7)[0] == 413
@@ -705,7 +718,8 @@ def test_texts_go_in_and_come_out(shouting):
     for change, message in [
         ({"shape": [2]}, "input 't' of shape [2] has 3 texts"),
         ({"data": [1, 2, 3]}, "must have data that is text, not int"),
-        ({"data": None}, "must have data that is text, not NoneType"),
+        ({"data": None}, "must have data that is a list of texts, not NoneType"),
+        ({"data": "abc", "shape": [0]}, "must have data that is a list of texts, not str"),
         ({"data": [["a"], ["b", "c"]]}, "input 't' of shape [3] has data that is nested otherwise"),
         ({"data": [["a", "b", "c"]]}, "input 't' of shape [3] has data of shape [1, 3]"),
     ]:

@@ -40,6 +40,11 @@ class HttpProtocol(HttpToolsProtocol):
             self.logger.warning("Invalid HTTP request received.")
             self.send_400_response("Invalid HTTP request received.")
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Lets go of the connection, also of one that was reset: uvicorn's timer would hold it for 75 s."""
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+
     def on_headers_complete(self) -> None:
         """Begins with a request, unless its head is to be read again."""
         if not self._offers():

@@ -42,13 +42,18 @@ class Metrics:
 
     def count(self, model: str, version: str, code: int, seconds: float) -> None:
         """Counts one inference request; `model` must be one that exists, so that labels stay few."""
-        key = (model, version, code)
-        self._n_requests[key] = self._n_requests.get(key, 0) + 1
-        durations = self._durations.get(key[:2])
+        self.count_refused(model, version, code)
+        key = (model, version)
+        durations = self._durations.get(key)
         if durations is None:
-            durations = self._durations[key[:2]] = _Durations()
+            durations = self._durations[key] = _Durations()
         durations.counts[bisect_left(_BUCKETS, seconds)] += 1
         durations.total_s += seconds
+
+    def count_refused(self, model: str, version: str, code: int) -> None:
+        """Counts one that got no further than its head or body, which says nothing of how long a request takes."""
+        key = (model, version, code)
+        self._n_requests[key] = self._n_requests.get(key, 0) + 1
 
     def counts(self) -> dict[str, Any]:
         """Returns what was counted, as JSON can carry it to another process."""

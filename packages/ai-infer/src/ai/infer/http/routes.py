@@ -23,7 +23,7 @@ from ai.infer.http.metrics import Metrics
 from ai.infer.http.model_sources import ModelSource
 from ai.infer.http.openapi import describe
 from ai.infer.http.owner import LocalOwner, Owner
-from ai.infer.http.repository import Repository
+from ai.infer.http.repository import Repository, UnknownModelError
 from ai.infer.http.streaming import Send, stream, wants_parts
 from ai.infer.inferencer import Inferencer
 
@@ -131,12 +131,21 @@ class App:
             return
         except Exception as error:
             status, headers, body = refuse(error)
+            self._count_refused(path, status)
         fields = [*headers, (b"content-length", b"%d" % len(body))]
         try:
             await send({"type": "http.response.start", "status": status, "headers": fields})
             await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
         except (OSError, RuntimeError) as error:  # by which servers say that nobody is there any more
             _log.debug("a reply could not be sent: %s", error)
+
+    def _count_refused(self, path: str, status: int) -> None:
+        """Counts what got no further (no token, no method, no body) if it was asked of a model that there is."""
+        asked = _inference_path.__wrapped__(path)
+        if asked is not None:
+            with contextlib.suppress(UnknownModelError):
+                source = self.repository.find(asked[0], asked[1]).source
+                self.metrics.count_refused(source.name, source.version, status)
 
     async def start(self) -> None:
         """Loads the models; a server does so at its start, and an application that is mounted before its first answer.

@@ -201,7 +201,9 @@ def _as_dtype(given: "np.ndarray[Any, np.dtype[Any]]", dtype: torch.dtype) -> Te
 
 def texts_from_json(name: str, shape: tuple[int, ...], data: Any) -> list[Any]:
     """Returns the texts of a JSON list, flat or nested, as lists in lists of bytes."""
-    items, kinds = _items(name, shape, data) if isinstance(data, list) else ([], {type(data)})
+    if not isinstance(data, list):  # a text alone would pass for no texts
+        raise BadInputError(f"input {name!r} must have data that is a list of texts, not {type(data).__name__}")
+    items, kinds = _items(name, shape, data)
     if kinds - {str}:
         raise BadInputError(f"input {name!r} must have data that is text, not {min(x.__name__ for x in kinds - {str})}")
     return _as_texts(name, shape, [item.encode(errors="surrogatepass") for item in items])
