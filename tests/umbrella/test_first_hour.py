@@ -9,7 +9,8 @@ import torch
 
 import ai
 import ai.model as m
-from ai.infer import Inferencer
+from ai.game import CartPole, GameEnvironments, Rollouts
+from ai.infer import Inferencer, NodeInferencer
 
 
 def dataset():
@@ -43,6 +44,10 @@ SLIPS = [
     (lambda: dataset().loader(4, n_workers="2"), r"n_workers must be a whole number or None, got '2'"),
     (lambda: dataset().loader(4, timeout_s="5"), r"timeout_s must be a number or None, got '5'"),
     (lambda: Inferencer(model(), 64), r"device must be a device or several, got 64: batch_size comes after it"),
+    (lambda: NodeInferencer(model(), 64), r"device must be a device or several, got 64: batch_size comes after it"),
+    (lambda: ai.opt.adam(model(), betas=0.9), r"betas must be a tuple of numbers, such as \(0.9, 0.999\), got 0.9"),
+    (lambda: ai.opt.adam(model(), betas=(0.9, "1")), r"betas\[1\] must be a number, got '1'"),
+    (lambda: Rollouts(GameEnvironments(CartPole(), 2), None), r"model must be callable with observations, .* got None"),
     (lambda: m.fc("4", 2), r"n1 must be a whole number, got '4'"),
     (lambda: m.fc(4, 2.0), r"n2 must be a whole number, got 2.0"),
     (lambda: m.conv(3, 8, 3.0), r"k must be a whole number, got 3.0"),
@@ -63,6 +68,14 @@ SLIPS = [
 def test_a_slip_is_named(slip, sentence):
     with pytest.raises(TypeError, match=sentence):
         slip()
+
+
+def test_a_slip_in_a_value_is_named():
+    with pytest.raises(ValueError, match=r"^batch_size must be a number of rows from 1, or 'auto', not '4'$"):
+        NodeInferencer(model(), "cpu", "4")
+    with pytest.raises(ValueError, match=r"^push_interval must look like '30s', '5m', '1h' or '1 epoch', not '5'$"):
+        source = Rollouts(GameEnvironments(CartPole(), 2), model(), steps=2)
+        ai.RLTrainer(ai.train.PPO(), ai.data.Datagen(source).passes(1, batches=1), push_interval="5")
 
 
 def test_an_environment_takes_what_a_trainer_calls_it_with():

@@ -103,9 +103,7 @@ class Inferencer:
     ) -> None:
         check_module(model=model)
         devices = _devices(device, replicas)
-        max_rows = None if batch_size == "auto" else whole(batch_size)
-        if batch_size != "auto" and (max_rows is None or max_rows < 1):
-            raise ValueError(f"batch_size must be a number of rows from 1, or 'auto', not {batch_size!r}")
+        max_rows = rows_at_most(batch_size)
         check_seconds(max_delay_s=max_delay_s, zero=True, none=False, endless=False)
         check_seconds(start_timeout_s=start_timeout_s, none=False, endless=False)
         check_seconds(stall_timeout_s=stall_timeout_s)
@@ -277,10 +275,27 @@ def _check_axes(name: str, axes: Axes) -> None:
         raise ValueError(f"in_axes must name the batch axis of at least one argument, not {axes!r}")
 
 
-def _devices(device: str | torch.device | Sequence[str | torch.device], replicas: int | None) -> list[torch.device]:
-    """Returns the device of each replica."""
+def rows_at_most(batch_size: int | str) -> int | None:
+    """Returns the most rows in one call of the model; None for `'auto'`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    rows = None if batch_size == "auto" else whole(batch_size)
+    if batch_size != "auto" and (rows is None or rows < 1):
+        raise ValueError(f"batch_size must be a number of rows from 1, or 'auto', not {batch_size!r}")
+    return rows
+
+
+def check_device(device: Any) -> None:
+    """Raises `TypeError` for what cannot name a device, here or on another machine."""
     if not isinstance(device, (str, torch.device, Sequence)):
         raise TypeError(f"device must be a device or several, got {device!r}: batch_size comes after it, or by name")
+
+
+def _devices(device: str | torch.device | Sequence[str | torch.device], replicas: int | None) -> list[torch.device]:
+    """Returns the device of each replica."""
+    check_device(device)
     check_whole(or_none=True, replicas=replicas)
     names = [device] if isinstance(device, (str, torch.device)) else list(device)
     if replicas is not None and (replicas < 1 or len(names) not in (1, replicas)):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ai.infer.client import InferencerClient
 from ai.infer.errors import InferError, WorkerDiedError
-from ai.infer.inferencer import Inferencer
+from ai.infer.inferencer import Inferencer, check_device, rows_at_most
 from ai.infer.transport.shared_weights import extra_state
 from ai.infer.transport.socket_folder import VERSIONS_FILE, locked, seat_path, sweep
 from ai.infer.transport.trees import Tree
@@ -63,7 +63,9 @@ class NodeInferencer:
         **options: other options of `Inferencer`, apart from `restart`: a worker that dies is always started again.
 
     Raises:
-        TypeError: `model` is no module, or there is no such option. What an option may be is told where it first runs.
+        TypeError: `model` is no module, `device` names none, or there is no such option. What another option may be is
+            told where it first runs.
+        ValueError: `batch_size` is no number of rows.
 
     >>> import torch
     >>> model = torch.nn.Linear(3, 2)
@@ -88,6 +90,8 @@ class NodeInferencer:
             raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
         if "restart" in options:
             raise TypeError("restart is no option here: a worker that dies is always started again")
+        check_device(device)
+        rows_at_most(batch_size)
         inspect.signature(Inferencer).bind(model, **options)  # an option that there is none of is told here and now
         self._given: dict[str, Any] = {
             "model": model,

@@ -279,6 +279,7 @@ def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float
     check_real(lr=lr, **{key: options[key] for key in ("weight_decay", "momentum", "eps") if key in options})
     if not lr >= 0:
         raise ValueError(f"lr ({lr}) must not be negative")
+    _check_betas(options.get("betas", ()))
     check_limits(clip_norm, clip_value)
     makers: tuple[Any, ...] = (no_decay, layerwise_decay)
     if rule is not None and (rule in makers or not callable(rule)):
@@ -298,6 +299,12 @@ def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float
         options["fused"] = True
     optimizer = kind(groups, lr=lr, **options)
     return optimizer if clip_norm is None and clip_value is None else clip(optimizer, clip_norm, value=clip_value)
+
+
+def _check_betas(betas: Any) -> None:
+    if not isinstance(betas, tuple | list):
+        raise TypeError(f"betas must be a tuple of numbers, such as (0.9, 0.999), got {betas!r}")
+    check_real(**{f"betas[{place}]": beta for place, beta in enumerate(betas)})
 
 
 def _parameters(given: Any) -> list[Any]:

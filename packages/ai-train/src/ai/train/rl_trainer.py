@@ -72,7 +72,7 @@ class RLTrainer(OtherNames):
             raise TypeError(
                 f"data must have update_params(state_dict), as Datagen(...).loader(...) has, not {type(data).__name__}"
             )
-        interval = as_interval(push_interval)
+        interval = as_interval(push_interval, "push_interval")
         if interval is None:
             if not callable(wants := getattr(data, "wants_params", None)):
                 raise TypeError(f"push_interval=None needs data with wants_params(batches), not {type(data).__name__}")

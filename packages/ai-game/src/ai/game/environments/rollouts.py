@@ -84,6 +84,8 @@ class Rollouts:
         check_count(0, context=context, lookahead=lookahead)
         check_flag(newest_frame=newest_frame)
         check_environments(env, model)
+        if not callable(model):
+            raise TypeError(f"model must be callable with observations, such as a torch.nn.Module, got {model!r}")
         self.env, self.model, self.steps = env, model, steps
         self.act: Act = ByPolicy() if act is None else act
         self.context, self.lookahead, self.memory, self.newest_frame = context, lookahead, memory, newest_frame

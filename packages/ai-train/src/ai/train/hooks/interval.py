@@ -127,7 +127,7 @@ def as_log_interval(value: "Interval | int | str | None") -> Interval | None:
     return Interval(lambda step: next((early for early in (10, 20, 50) if early > step), int(rule.next_step(step))))
 
 
-def as_interval(value: "Interval | int | str | None") -> Interval | None:
+def as_interval(value: "Interval | int | str | None", name: str = "an interval") -> Interval | None:
     """The interval that `value` stands for: itself, `every(int)`, `seconds('30s')`, or None for never.
 
     Raises:
@@ -144,7 +144,7 @@ def as_interval(value: "Interval | int | str | None") -> Interval | None:
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h|epochs?)\s*", value)
         if match is None:
-            raise ValueError(f"an interval must look like '30s', '5m', '1h' or '1 epoch', not {value!r}")
+            raise ValueError(f"{name} must look like '30s', '5m', '1h' or '1 epoch', not {value!r}")
         if match[2].startswith("epoch"):
             return epochs(float(match[1]))
         return seconds(float(match[1]) * _UNITS_S[match[2]])
