@@ -73,9 +73,9 @@ def test_a_slip_is_named(slip, sentence):
 def test_a_slip_in_a_value_is_named():
     with pytest.raises(ValueError, match=r"^batch_size must be a number of rows from 1, or 'auto', not '4'$"):
         NodeInferencer(model(), "cpu", "4")
+    data = ai.data.Datagen(Rollouts(GameEnvironments(CartPole(), 2), model(), steps=2)).passes(1, batches=1)
     with pytest.raises(ValueError, match=r"^push_interval must look like '30s', '5m', '1h' or '1 epoch', not '5'$"):
-        source = Rollouts(GameEnvironments(CartPole(), 2), model(), steps=2)
-        ai.RLTrainer(ai.train.PPO(), ai.data.Datagen(source).passes(1, batches=1), push_interval="5")
+        ai.RLTrainer(ai.train.PPO(), data, push_interval="5")
 
 
 def test_an_environment_takes_what_a_trainer_calls_it_with():
