@@ -12,6 +12,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for w
 
 import pytest
 
+from tests.chromium import browser as browser
+
 
 def pytest_addoption(parser):
     parser.addoption(

@@ -1,7 +1,6 @@
 """The page of `ai-examples play` in a browser: by keyboard, and by finger on a phone's screen."""
 
 import contextlib
-import shutil
 import socket
 import threading
 
@@ -11,22 +10,9 @@ import uvicorn
 from ai.examples.play.server import PlayApp
 from ai.examples.play.table import Table
 from ai.game import TicTacToe
+from tests.chromium import NEEDED
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with the package playwright")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: the page is not looked at in a browser"),
-]
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-dev-shm-usage",
-]
+pytestmark = NEEDED
 STONES = """Array.from(document.querySelectorAll("#board button")).map(
   cell => cell.querySelector(".p1") ? 1 : cell.querySelector(".p2") ? 2 : 0)"""
 
@@ -43,14 +29,6 @@ def serving(app):
         server.should_exit = True
         thread.join(60)
         listener.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=120_000)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -44,6 +44,12 @@ def test_a_config_comes_back_from_its_file_equal(tmp_path):
     assert Run.load(tmp_path / "config.yaml") == FULL
 
 
+def test_what_is_recorded_of_a_config_is_plain_and_its_dataclass_makes_the_same_of_it(tmp_path):
+    kept = Trial(tmp_path / "t", config=FULL).record.config
+    assert (kept["betas"], kept["net"]["widths"], kept["data"]) == ([0.0, 0.99], [1, 2, 3], "/data")
+    assert Run.from_dict(kept) == FULL
+
+
 def test_small_numbers_stay_numbers_in_a_file_written_by_hand(tmp_path):
     (tmp_path / "c.yaml").write_text("name: a\nlr: 1e-4\n")
     assert Run.load(tmp_path / "c.yaml").lr == 1e-4

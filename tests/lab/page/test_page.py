@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import re
-import shutil
 import socket
 import threading
 import time
@@ -20,15 +19,9 @@ from PIL import Image
 
 from ai.lab import Audio, Confusion, Experiment, Histogram, PrecisionRecall, Rows, Trial, Video
 from ai.lab.page.publish import publish
+from tests.chromium import NEEDED
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with the package playwright")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: the page is not looked at in a browser"),
-]
+pytestmark = NEEDED
 
 VIEWS = ("Curves", "Samples", "Media", "Config", "Code", "System", "Search", "Log")
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -38,10 +31,6 @@ AXE = find_spec("axe_playwright_python")
 WAIT_MS = 60_000
 HURRY = "const later = setTimeout; globalThis.setTimeout = (what, ms) => later(what, ms / 8)"
 """The page asks its server once a second; here it needs not wait so long."""
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-).split()
 
 
 @contextlib.contextmanager
@@ -61,14 +50,6 @@ def serving(root: Path, token: str | None = None) -> Iterator[str]:
         server.should_exit = True
         thread.join(60)
         listener.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=120_000)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

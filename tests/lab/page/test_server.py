@@ -108,6 +108,21 @@ def test_the_table_has_configuration_and_last_metrics(client):
     assert rows["b"]["state"] == "finished"
 
 
+def test_a_whole_number_that_a_browser_lacks_comes_with_all_its_digits(tmp_path):
+    with Trial(tmp_path / "t", config={"seed": 2**60 + 1, "steps": 2**52 + 1}, **HOW) as trial:
+        trial.log(0, {"loss": 1.0})
+    path = trial.path / "meta.json"
+    meta = json.loads(path.read_text())
+    meta["sessions"][-1]["torch_seed"] = 2**64 - 1
+    path.write_text(json.dumps(meta))
+    client = Client(tmp_path)
+    (row,) = client.json("/api/trials")["trials"]
+    details = client.json(f"/api/trial/{trial.id}")
+    for config in (row["config"], details["config"]):
+        assert config == {"seed": "1152921504606846977", "steps": 2**52 + 1}
+    assert details["meta"]["sessions"][-1]["torch_seed"] == "18446744073709551615"
+
+
 def test_curves_come_as_written(client):
     known = ids(client)
     (one, x, y), (two, _, _) = client.curves(f"id={known['a']}&id={known['b']}&key=loss&points=1000")

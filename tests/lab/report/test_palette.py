@@ -3,7 +3,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from ai.lab.report.palette import PALETTE
+from ai.lab.report.palette import DARK_LIFT, PALETTE
 
 # Machado, Oliveira, Fernandes 2009, "A physiologically-based model for simulation of color vision deficiency": the
 # matrix of deuteranopia (severity 1) for linear RGB.
@@ -56,20 +56,28 @@ def test_the_measure_is_that_of_its_published_examples():
     )
 
 
+def lifted(color: str) -> str:
+    """As CSS's `brightness` has it."""
+    return "#" + "".join(f"{min(255, round(int(color[i : i + 2], 16) * DARK_LIFT)):02x}" for i in (1, 3, 5))
+
+
 def test_any_two_colours_are_told_apart_with_and_without_red_green_blindness():
     for see in (np.eye(3), DEUTERANOPIA):
         seen = [lab(np.clip(see @ linear(color), 0, 1)) for color in PALETTE]
         assert min(difference(a, b) for i, a in enumerate(seen) for b in seen[:i]) >= 13
+        seen = [lab(np.clip(see @ linear(lifted(color)), 0, 1)) for color in PALETTE]
+        assert min(difference(a, b) for i, a in enumerate(seen) for b in seen[:i]) >= 12
 
 
 def test_every_colour_stands_out_from_white_and_from_the_dark_ground():
     for color in PALETTE:
-        light = float(TO_XYZ[1] @ linear(color))
         dark = float(TO_XYZ[1] @ linear("#14171a"))
-        assert 1.05 / (light + 0.05) >= 3
-        assert (light + 0.05) / (dark + 0.05) >= 2.7
+        assert 1.05 / (float(TO_XYZ[1] @ linear(color)) + 0.05) >= 3
+        assert (float(TO_XYZ[1] @ linear(lifted(color))) + 0.05) / (dark + 0.05) >= 3
 
 
 def test_the_page_has_the_same_colours():
     text = (files("ai.lab.page") / "web" / "dom.js").read_text()
+    style = (files("ai.lab.page") / "web" / "style.css").read_text()
+    assert re.findall(r"brightness\(([\d.]+)\)", style) == [str(DARK_LIFT)]
     assert tuple(re.findall("#[0-9a-f]{6}", text.partition("const PALETTE")[2].partition(";")[0])) == PALETTE

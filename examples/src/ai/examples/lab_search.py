@@ -29,11 +29,13 @@ def reproduce(*, trials: int = 60, seeds: int = 3, kills: int = 12, seed: int = 
     survivor = search("lab-search/killed", seeds, clean=True)
     command = [sys.executable, "-m", __spec__.name, str(trials), str(seeds)]
     killed = 0
-    for _ in range(kills):
+    for number in range(kills):
+        # A trial ends before each kill, so that no load has the same one die with process after process; and as many
+        # are left to the kills that follow.
+        n = rng.randint(1, max(1, (trials - _ended(survivor)) // (kills - number) // 2))
         process = subprocess.Popen(command)
         try:
-            # A trial ends before each kill, so that no load has the same one die with process after process.
-            _wait_for_ends(survivor, process, rng.randint(1, max(1, trials // kills)), limit_s=600 + lasted_s)
+            _wait_for_ends(survivor, process, n, limit_s=600 + lasted_s)
             if (status := process.wait(rng.uniform(0, lasted_s / trials))) != 0:
                 raise RuntimeError(f"the searching process ended with {status}")
         except subprocess.TimeoutExpired:

@@ -485,6 +485,65 @@ def two_sides(tmp_path):
     return there, here, Mirror(there, Copy(here).take)
 
 
+UNREADABLE = Path("/proc/self/mem")  # whose reading fails, whoever reads
+needs_unreadable = pytest.mark.skipif(not UNREADABLE.exists(), reason="no file here is unreadable for everybody")
+
+
+@needs_unreadable
+@pytest.mark.usefixtures("by_hand")
+def test_a_file_that_cannot_be_read_there_is_told_once_in_the_trials_log_and_the_others_come(two_sides):
+    there, here, mirrored = two_sides
+    (there / "a.bin").symlink_to(UNREADABLE)
+    (there / "b.txt").write_text("whole")
+    broken = there / "snapshots" / "000000010"
+    broken.mkdir(parents=True)
+    (broken / "model.safetensors").symlink_to(UNREADABLE)
+    (broken / "manifest.json").write_text('{"files": {}}')
+    (there / "log.txt").write_text("before\n")
+    mirrored.sync()
+    mirrored.sync()
+    (there / "meta.json").write_text("{}")
+    mirrored.close()
+    assert (here / "log.txt").read_text().splitlines() == [
+        "before",
+        "ai.lab: a.bin cannot be read and is not copied: Input/output error",
+        "ai.lab: snapshots/000000010 cannot be read and is not copied: Input/output error",
+    ]
+    assert (here / "b.txt").read_text() == "whole"
+    assert (here / "meta.json").read_text() == "{}"
+    assert not (here / "a.bin").exists()
+    assert list((here / "snapshots").iterdir()) == []
+
+
+def keep_what_cannot_be_read(trial) -> float:
+    (trial.path / "dump.bin").symlink_to(UNREADABLE)
+    return trial.hp.log("lr", 1e-3, 1e-1)
+
+
+@needs_unreadable
+def test_an_unreadable_file_of_a_trial_ends_no_search(tmp_path):
+    experiment = Experiment(tmp_path / "e", search="random").run(
+        2, keep_what_cannot_be_read, engine=InProcess(), **QUIET
+    )
+    assert [row.state for row in experiment.trials()] == ["finished", "finished"]
+    for row in experiment.trials():
+        assert "dump.bin cannot be read and is not copied" in Record(row.path).log_text()
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_what_cannot_be_sent_is_no_file_that_cannot_be_read(tmp_path):
+    mark(tmp_path, "trial")
+
+    def send(*what):
+        raise ConnectionResetError("the link is gone")
+
+    mirrored = Mirror(tmp_path, send)
+    (tmp_path / "a.txt").write_text("whole")
+    with pytest.raises(ConnectionResetError, match="the link is gone"):
+        mirrored.close()
+    assert not (tmp_path / "log.txt").exists()
+
+
 @pytest.mark.usefixtures("by_hand")
 @pytest.mark.parametrize("replaced_after", ["manifest.json", "model.safetensors"])
 def test_a_snapshot_that_is_replaced_while_it_is_sent_is_never_half_of_each(two_sides, replaced_after):

@@ -180,7 +180,10 @@ class Record:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The recorded configuration, empty without one."""
+        """The recorded configuration, empty without one, as YAML has it: tuples are lists, paths text.
+
+        The dataclass makes of it what it was: `Train.from_dict(record.config)`.
+        """
         return self.load_config(self.meta)
 
     def load_config(self, meta: Mapping[str, Any]) -> dict[str, Any]:

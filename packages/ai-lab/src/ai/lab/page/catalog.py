@@ -330,6 +330,8 @@ _NUMBERS = (float, int, bool)
 
 def short(value: Any, length: int = 200) -> Any:
     """Returns a value as JSON can hold it, long text cut, with a digest of all of it."""
+    if type(value) is int and abs(value) >= 2**53:  # a browser has no such number: a seed would be another
+        return str(value)
     if type(value) in _NUMBERS or value is None:
         return plain(value)
     text = str(value)

@@ -205,6 +205,7 @@ def describe_trial(catalog: Catalog, identity: str) -> dict[str, Any]:
     record = catalog.record(identity)
     meta, problems = record.meta, record.load_meta()[1]
     for session in meta.get("sessions", []):
+        session["torch_seed"] = short(session.get("torch_seed"))
         if git := session.get("git"):
             git["diff"] = len(git.get("diff") or "")  # fetched when it is looked at
     return {

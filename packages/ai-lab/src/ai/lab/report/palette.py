@@ -1,7 +1,8 @@
 """The colours of curves, in pictures as on the page.
 
 Any two of the ten are told apart with and without red-green blindness (a difference of at least 13 by CIEDE2000, also
-as deuteranopes see them) and stand out from white and from the page's dark ground; further curves are dashed.
+as deuteranopes see them) and stand out from white and from the page's dark ground, on which the page lifts them by
+`DARK_LIFT`; further curves are dashed.
 """
 
 PALETTE = (
@@ -16,6 +17,7 @@ PALETTE = (
     "#1d41f9",
     "#977b62",
 )
+DARK_LIFT = 1.15
 DASHES = ("solid", (0, (5, 3)), (0, (2, 2)), (0, (7, 2, 2, 2)))
 """Of the first ten curves, the next ten, and so on."""
 

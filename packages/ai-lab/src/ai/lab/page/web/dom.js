@@ -31,12 +31,12 @@ export function choice(label, values, chosen, onChange) {
   return element('label', {}, label, ' ', select);
 }
 
-// A number at five digits, in the shorter of its two forms; other values as text.
+// A number at five digits, in the shorter of its two forms, a whole one (a seed, a count) with all of them; other values as text.
 export function show(value) {
   if (value == null) return '';
   if (typeof value !== 'number') return String(value);
   if (!Number.isFinite(value)) return String(value).replace('Infinity', 'inf').replace('NaN', 'nan');
-  if (Number.isInteger(value) && Math.abs(value) < 1e7) return String(value);
+  if (Number.isSafeInteger(value)) return String(value);
   const size = Math.abs(value);
   if (size >= 1e5 || (size < 1e-3 && size > 0)) return value.toExponential(3).replace(/\.?0+e/, 'e');
   return trimmed(value.toPrecision(5));

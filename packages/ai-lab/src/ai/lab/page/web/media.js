@@ -108,7 +108,7 @@ function histogram({ edges, counts, not_finite: apart }, title) {
 
 function table({ columns, rows }) {
   const most = 500;
-  return element('div', { class: 'facts', tabindex: 0 }, element('table', {}, element('thead', {}, element('tr', {}, ...columns.map(name => element('th', {}, name)))),
+  return element('div', { class: 'facts', tabindex: 0 }, element('table', {}, element('thead', {}, element('tr', {}, ...columns.map((name, index) => element('th', { scope: 'col', class: typeof rows[0]?.[index] === 'number' ? 'number' : '' }, name)))),
     element('tbody', {}, ...rows.slice(0, most).map(row => element('tr', {}, ...row.map(value => element('td', { class: typeof value === 'number' ? 'number' : '' }, show(value))))))),
   rows.length > most ? element('p', { class: 'soft' }, `and ${rows.length - most} more rows`) : null);
 }

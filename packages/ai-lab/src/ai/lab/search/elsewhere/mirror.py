@@ -5,6 +5,7 @@ appended to them, other files whole, a snapshot in parts and committed by a rena
 count on them, and last of all what `meta.json` said before the rest was looked at: nobody reads there that a trial is
 finished of which something is still to come. So what is copied is a folder that a killed run might have left here.
 Tags and note belong to who reads: of them travels what was changed there, and what was marked here stays.
+A file that cannot be read there is left out, and the trial's log says so; the run and the search go on.
 """
 
 import contextlib
@@ -116,14 +117,18 @@ class Mirror:
     """
 
     def __init__(self, folder: Path, send: Send) -> None:
-        self._folder, self._send = folder, send
+        self._folder, self._hand_over = folder, send
+        self._unreadable: dict[str, str] = {}
         self._sent: dict[str, Any] = {}
         self._error: BaseException | None = None
         self._one_at_a_time, self._stop = threading.Lock(), threading.Event()
         for name, path in self._files():  # what is here came from there
-            data = path.read_bytes() if name in _APPENDED else b""
-            self._sent[name] = (len(data), data[-_TAIL_BYTES:]) if name in _APPENDED else _stamp(path)
-        self._sent |= {name: (_stamp(at / _MANIFEST), _contents(at)) for name, at in self._snapshots()}
+            with self._read(name):
+                data = path.read_bytes() if name in _APPENDED else b""
+                self._sent[name] = (len(data), data[-_TAIL_BYTES:]) if name in _APPENDED else _stamp(path)
+        for name, at in self._snapshots():
+            with self._read(name):
+                self._sent[name] = (_stamp(at / _MANIFEST), _contents(at))
         self._marks, _ = load_marks(folder)
         self._thread = threading.Thread(target=self._loop, name="ai-lab mirror", daemon=True)
         self._thread.start()
@@ -137,33 +142,71 @@ class Mirror:
         self.sync()
 
     def sync(self) -> None:
-        """Sends what is new."""
-        with self._one_at_a_time:
-            meta = self._changed_meta()
-            snapshots = self._snapshots()
-            files = self._files()
-            for name, path in files:
-                with contextlib.suppress(FileNotFoundError):
-                    if name in _APPENDED:
-                        self._append(name, path)
-                    elif name != META and self._sent.get(name) != (stamp := _stamp(path)):
-                        self._send("whole", name, path.read_bytes())
-                        self._sent[name] = stamp
+        """Sends what is new.
+
+        Raises:
+            OSError: it cannot be sent.
+        """
+        try:
+            with self._one_at_a_time:
+                self._sync()
+        except _NotSentError as failed:
+            raise failed.error from None
+
+    def _sync(self) -> None:
+        meta = self._changed_meta()
+        snapshots = self._snapshots()
+        for name, path in self._files():
+            with self._read(name):
+                if name in _APPENDED:
+                    self._append(name, path)
+                elif name != META and self._sent.get(name) != (stamp := _stamp(path)):
+                    self._send("whole", name, path.read_bytes())
+                    self._sent[name] = stamp
+        with self._read(MARKS):
             self._changed_marks()
-            for name, folder in snapshots:
-                with contextlib.suppress(FileNotFoundError):  # only the last few are kept
-                    self._snapshot(name, folder)
-            for name in [name for name in self._sent if not (self._folder / name).exists()]:
-                self._send("remove", name)
-                del self._sent[name]
-            if meta is not None:
-                stamp, data = meta
-                self._send("whole", META, data)
-                self._sent[META] = stamp
+        for name, folder in snapshots:
+            with self._read(name):  # only the last few are kept
+                self._snapshot(name, folder)
+        for name in [name for name in self._sent if _is_gone(self._folder / name)]:
+            self._send("remove", name)
+            del self._sent[name]
+        self._tell_unreadable()
+        if meta is not None:
+            stamp, data = meta
+            self._send("whole", META, data)
+            self._sent[META] = stamp
+
+    def _send(self, kind: str, name: str, *content: Any) -> None:
+        try:
+            self._hand_over(kind, name, *content)
+        except OSError as error:  # which is not that of a file that is read
+            raise _NotSentError(error) from error
+
+    @contextlib.contextmanager
+    def _read(self, name: str) -> Iterator[None]:
+        """Passes over a file that goes meanwhile, and notes one that cannot be read."""
+        try:
+            yield
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._unreadable.setdefault(name, f"{name} cannot be read and is not copied: {error.strerror or error}")
+
+    def _tell_unreadable(self) -> None:
+        """Has the trial's log say once of each file that it is missing where the search is."""
+        news = [text for text in self._unreadable.values() if text]
+        if news:
+            with self._read(LOG):
+                path = self._folder / LOG
+                with open(path, "ab") as file:
+                    file.write("".join(f"ai.lab: {text}\n" for text in news).encode(errors="replace"))
+                self._append(LOG, path)
+            self._unreadable = dict.fromkeys(self._unreadable, "")
 
     def _changed_meta(self) -> tuple[tuple[int, int, int], bytes] | None:
         path = self._folder / META
-        with contextlib.suppress(FileNotFoundError):
+        with self._read(META):
             if self._sent.get(META) != (stamp := _stamp(path)):
                 return stamp, path.read_bytes()
         return None
@@ -212,25 +255,29 @@ class Mirror:
                 if _contents(folder) != contents:
                     raise FileNotFoundError("another snapshot has taken its place")  # of which the next look is
                 self._send("commit", name, partial)
-            except FileNotFoundError:
+            except OSError:
                 self._send("remove", partial)
                 raise
         self._sent[name] = stamp, contents
 
     def _files(self) -> list[tuple[str, Path]]:
         found = []
-        for parent, folders, names in os.walk(self._folder):  # which passes over a folder that goes meanwhile
+        for parent, folders, names in os.walk(self._folder, onerror=self._note_folder):
             at = Path(parent).relative_to(self._folder)
             folders[:] = [each for each in folders if not each.startswith(".") and at / each != Path(SNAPSHOTS)]
             for name in names:
                 path = Path(parent, name)
-                if not name.startswith(".") and name not in _OWN and path.is_file():
+                if not name.startswith(".") and name not in _OWN and os.path.isfile(path):
                     found.append((str(at / name), path))
         return sorted(found)
 
     def _snapshots(self) -> list[tuple[str, Path]]:
         folders = sorted((self._folder / SNAPSHOTS).glob("[0-9]*"))
-        return [(f"{SNAPSHOTS}/{folder.name}", folder) for folder in folders if (folder / _MANIFEST).is_file()]
+        return [(f"{SNAPSHOTS}/{folder.name}", folder) for folder in folders if os.path.isfile(folder / _MANIFEST)]
+
+    def _note_folder(self, error: OSError) -> None:
+        with self._read(os.path.relpath(error.filename, self._folder)):
+            raise error
 
     def _loop(self) -> None:
         try:
@@ -238,6 +285,23 @@ class Mirror:
                 self.sync()
         except BaseException as error:  # raised by `close`, in the thread that ends with it
             self._error = error
+
+
+class _NotSentError(Exception):
+    """What was read could not be sent."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # there, as far as one may know
+        return False
+    return False
 
 
 def _contents(snapshot: Path) -> Any:
