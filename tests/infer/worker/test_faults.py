@@ -23,6 +23,7 @@ from ai.infer.transport.frames import FrameStream, Kind
 from ai.infer.transport.socket_folder import ADDRESS_FILE
 from ai.infer.transport.vitals import Vitals
 from ai.infer.worker.faults import WorkerFaultError, answer_for
+from ai.infer.worker.main import raise_descriptor_limit
 from tests.infer.waiting import wait_until
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know nothing of the tests
@@ -192,9 +193,20 @@ def test_large_frames_arrive_whole():
     theirs.close()
 
 
+def test_limit_of_descriptors_is_raised_to_what_the_system_allows():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1 << 16 if hard == resource.RLIM_INFINITY else hard - 1, hard))
+        raise_descriptor_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_end_of_descriptors_is_said_to_the_newcomer_alone(troubled):
     assert torch.equal(troubled(ONES), ONES)
     limit = troubled(ONES, "limit")
+    assert limit == resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # raised at the worker's start
     n_clients = troubled.stats().clients
     clients = [troubled.create_client(timeout_s=100) for _ in range(8)]
     refusals = []
