@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from ai.data.workers import ray_actor, ray_engine
+from ai.data.workers.on_ray import actor as ray_actor
+from ai.data.workers.on_ray import engine as ray_engine
 from ai.examples.alphazero import MLP, ResNet, connect4, run
 from ai.examples.alphazero.ladder import Ladder
 from ai.examples.alphazero.loss import AlphaZero

@@ -53,6 +53,9 @@ class PretendedRay:
     def init(self, address):
         self.initialized = True
 
+    def shutdown(self):
+        self.initialized = False
+
     def init_without_any(self, address):
         raise ConnectionError("Could not find any running Ray instance.")
 

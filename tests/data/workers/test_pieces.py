@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ai.data.workers.pieces import MAX_PIECES, Block, cut, n_pieces, read
+from ai.data.workers.on_ray.pieces import MAX_PIECES, Block, cut, n_pieces, read
 
 INLINE_BYTES = 100 << 10  # Ray's `max_direct_call_object_size`
 

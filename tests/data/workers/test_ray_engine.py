@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from ai.data import Datagen, Ray, WorkerFailedError
-from ai.data.workers import ray_actor, ray_engine, versions
+from ai.data.workers import versions
+from ai.data.workers.on_ray import actor as ray_actor
+from ai.data.workers.on_ray import engine as ray_engine
 from ai.data.workers.pickle_by_value import ship
 from tests.data.helpers_data import Walk, wait_until
 from tests.data.workers.pretended_ray import PretendedRay
@@ -179,7 +181,7 @@ def test_a_head_that_is_gone_is_said_before_ray_ends_this_process(cluster, monke
         if not answers.is_set():
             raise ConnectionError("nothing answers there")
 
-    monkeypatch.setattr(ray_engine, "_reach", reach)
+    monkeypatch.setattr(ray_engine, "reach", reach)
     monkeypatch.setattr(ray_engine, "_HEAD_S", 0.05)
     engine = Ray()
     both = [Heard(echo, engine), Heard(echo, engine)]
@@ -370,12 +372,36 @@ def test_without_ray_the_extra_is_named(monkeypatch):
         Ray()
 
 
-def test_of_a_traceback_of_ray_what_was_raised_is_told():
-    traceback = (
-        'ray::Actor.get() (pid=7)\n  File "actor.py", line 3, in get\n    x\n    ^\nTypeError: one argument too many'
-    )
-    assert ray_engine._head(Exception(traceback)) == "TypeError: one argument too many"
-    assert (
-        ray_engine._head(Exception("The actor died.\nIts node has died.\nid: 7"))
-        == "The actor died. Its node has died."
-    )
+def test_a_shutdown_waits_until_no_thread_asks_anything_of_ray(cluster, monkeypatch):
+    alive = []
+    monkeypatch.setattr(cluster, "shutdown", lambda: alive.append(heard.worker._receiving.is_alive()))
+    heard, engine = Heard(echo), Ray()
+    wait_until(lambda: heard.worker.where[1] > 0)
+    cluster.shutdown()
+    assert alive == [False]
+    assert heard.exits[0].endswith("was left: this process has left the cluster")
+    with pytest.raises(ConnectionError, match="this process has left the Ray cluster"):
+        engine.share(1)
+    assert not heard.worker.send("too late")
+
+
+def test_a_shutdown_waits_for_what_is_being_put(cluster, monkeypatch):
+    begun, go_on, order = threading.Event(), threading.Event(), []
+
+    def put(value):
+        begun.set()
+        go_on.wait(60)
+        order.append("put")
+
+    monkeypatch.setattr(cluster, "put", put)
+    monkeypatch.setattr(cluster, "shutdown", lambda: order.append("shutdown"))
+    engine = Ray()
+    threads = [threading.Thread(target=engine.share, args=(1,)), threading.Thread(target=lambda: cluster.shutdown())]
+    threads[0].start()
+    assert begun.wait(60)
+    threads[1].start()
+    wait_until(lambda: not engine.is_joined)
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert order == ["put", "shutdown"]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ai.data.shards.writing import write_shards as write_shards
     from ai.data.tokens import block_mask as block_mask
     from ai.data.tokens import packed_tokens as packed_tokens
-    from ai.data.workers.ray_engine import Ray as Ray
+    from ai.data.workers.on_ray.engine import Ray as Ray
     from ai.data.workers.worker import WorkerFailedError as WorkerFailedError
 
 # Public name -> the module that defines it.
@@ -53,7 +53,7 @@ _OWNERS = {
     "ImgDataset": "img_dataset",
     "Packed": "episodes.packing",
     "PreprocessError": "loading.preprocess",
-    "Ray": "workers.ray_engine",
+    "Ray": "workers.on_ray.engine",
     "ReplayBuffer": "replay_buffer",
     "Shards": "shards.stream",
     "Source": "generation.source",

@@ -1,22 +1,23 @@
 """Workers on the machines of a Ray cluster: a second way to start a worker, under the same supervisor."""
 
+import contextlib
 import math
 import os
 import re
-import socket
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from ai.data.arguments import check_at_least, check_real
-from ai.data.workers import pieces, ray_actor
 from ai.data.workers.message import split
+from ai.data.workers.on_ray import actor as ray_actor
+from ai.data.workers.on_ray import pieces
+from ai.data.workers.on_ray.joining import REACH_S, head, joined, leave_first, reach, session
 from ai.data.workers.supervisor import MAX_DEATHS
 from ai.data.workers.versions import installed
 from ai.data.workers.worker import EXITED
@@ -26,10 +27,11 @@ _SILENT_S = 60.0
 _TURN_S = 1.0
 # Messages on their way to one worker.
 _MAX_PENDING = 1000
-_REACH_S = 10.0
 # A head that does not answer for so long is gone; Ray itself ends this process after 60 s.
 _HEAD_S = 40.0
 _LOOK_S = 2.0
+# So long `ray.shutdown` waits for what we just ask of Ray.
+_LEAVE_S = 10.0
 
 
 class Ray:
@@ -89,8 +91,11 @@ class Ray:
         self.workers: set[RayWorker] = set()
         self.head_is_gone = False
         self._watching = threading.Lock()
-        self._ray = _joined(address)
-        self._session = _session(self._ray)
+        self._left = False
+        self._n_asking = 0
+        self._asked = threading.Condition()
+        self._ray = joined(address)
+        self._session = session(self._ray)
         self._actor_class = self._ray.remote(
             num_cpus=num_cpus,
             num_gpus=num_gpus,
@@ -101,6 +106,7 @@ class Ray:
             concurrency_groups={"in": 1, "out": 1},
             scheduling_strategy="SPREAD",
         )(ray_actor.Actor)
+        leave_first(self._ray, self)
 
     def start(self, payload: bytes, on_message: Callable[[Any], None], on_exit: Callable[[str], None]) -> "RayWorker":
         """Returns a worker that Ray starts as soon as a machine has room, as `Engine` says.
@@ -108,9 +114,10 @@ class Ray:
         Raises:
             ConnectionError: this process has left the cluster since.
         """
-        self._check_joined()
-        actor = self._actor_class.remote(payload, installed())
-        worker = RayWorker(self._ray, actor, self, on_message, on_exit)
+        with self.asking() as is_joined:
+            self._check(is_joined)
+            actor = self._actor_class.remote(payload, installed())
+            worker = RayWorker(self._ray, actor, self, on_message, on_exit)
         if self._watching.acquire(blocking=False):
             threading.Thread(target=self._watch_head, name="ai.data.Ray", daemon=True).start()
         return worker
@@ -121,17 +128,40 @@ class Ray:
         Raises:
             ConnectionError: this process has left the cluster since.
         """
-        self._check_joined()
         body, buffers = split(value)
-        return Shared(self._ray.put((bytes(body), [np.asarray(buffer) for buffer in buffers])))
+        with self.asking() as is_joined:
+            self._check(is_joined)
+            return Shared(self._ray.put((bytes(body), [np.asarray(buffer) for buffer in buffers])))
 
     @property
     def is_joined(self) -> bool:
         """Whether this process is still in the cluster, by the same `ray.init`: handles of another end the process."""
-        return bool(self._ray.is_initialized()) and _session(self._ray) == self._session
+        return not self._left and bool(self._ray.is_initialized()) and session(self._ray) == self._session
 
-    def _check_joined(self) -> None:
-        if not self.is_joined:  # else Ray would start or join another by itself
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[bool]:
+        """While something is asked of Ray, which `leave` waits for: whether it may be."""
+        with self._asked:
+            is_joined = self.is_joined
+            self._n_asking += 1
+        try:
+            yield is_joined
+        finally:
+            with self._asked:
+                self._n_asking -= 1
+                self._asked.notify_all()
+
+    def leave(self) -> None:
+        """Has nothing more asked of Ray: it ends a process that asks during `ray.shutdown`, or after it."""
+        until = time.monotonic() + _LEAVE_S
+        with self._asked:
+            self._left = True
+            self._asked.wait_for(lambda: self._n_asking == 0, _LEAVE_S)
+        for worker in list(self.workers):
+            worker.wait(max(0.0, until - time.monotonic()))
+
+    def _check(self, is_joined: bool) -> None:
+        if not is_joined:  # else Ray would start or join another by itself
             raise ConnectionError(
                 "this process has left the Ray cluster by ray.shutdown: make a new ai.data.Ray() after ray.init"
             )
@@ -145,17 +175,17 @@ class Ray:
         """Tells all workers when the head is gone, before Ray ends this process for it, while there are workers."""
         address, gone_s = self._ray.get_runtime_context().gcs_address, 0.0
         try:
-            _reach(address)
+            reach(address)
             while self.workers and gone_s < _HEAD_S:
                 begun = time.monotonic()
                 time.sleep(_LOOK_S)
                 try:
-                    _reach(address)
+                    reach(address)
                     gone_s = 0.0
                 except (
                     ConnectionError
                 ):  # at once, or after a while where the machine is off; a stopped process waits not
-                    gone_s += min(time.monotonic() - begun, _LOOK_S + _REACH_S)
+                    gone_s += min(time.monotonic() - begun, _LOOK_S + REACH_S)
             self.head_is_gone = gone_s >= _HEAD_S
         except ConnectionError:  # by another way than this process's own, such as Ray's client: nothing can be told
             pass
@@ -197,17 +227,21 @@ class RayWorker:
         self._owner = os.getpid()
         self._sending = threading.Lock()
         engine.workers.add(self)
-        threading.Thread(target=self._receive, name="ai.data.RayWorker", daemon=True).start()
+        self._receiving = threading.Thread(target=self._receive, name="ai.data.RayWorker", daemon=True)
+        self._receiving.start()
 
     @property
     def where(self) -> tuple[str, int]:
         """The node's host name and the process id there."""
         return self._where
 
+    def wait(self, timeout_s: float) -> None:
+        """Waits until nothing more is received."""
+        if self._receiving is not threading.current_thread():
+            self._receiving.join(timeout_s)
+
     def send(self, message: Any) -> bool:
         """Sends a message without waiting; `Shared` elements of a tuple go by reference."""
-        if not self._engine.is_joined:
-            return False
         shared: list[Any] = []
         if isinstance(message, tuple):
             parts = list(message)
@@ -219,7 +253,9 @@ class RayWorker:
         body, buffers = split(message)
         arrays = [np.asarray(buffer) for buffer in buffers]
         try:
-            with self._sending:
+            with self._sending, self._engine.asking() as is_joined:
+                if not is_joined:
+                    return False
                 self._actor.put.options(concurrency_group="in").remote(bytes(body), arrays, *shared)
         except self._ray.exceptions.PendingCallsLimitExceeded:  # it takes nothing any more
             self.close()
@@ -233,8 +269,10 @@ class RayWorker:
         # After `ray.shutdown` there is nothing to end, and Ray ends a process that asks for it; a forked copy of this
         # process ends nothing either.
         # Without a head nothing can be ended but with this process.
-        if os.getpid() == self._owner and self._engine.is_joined and not self._engine.head_is_gone:
-            self._ray.kill(self._actor)
+        if os.getpid() == self._owner and not self._engine.head_is_gone:
+            with self._engine.asking() as is_joined:
+                if is_joined:
+                    self._ray.kill(self._actor)
 
     def _receive(self) -> None:
         try:
@@ -277,7 +315,7 @@ class RayWorker:
             except ray.exceptions.RayActorError as error:
                 return self._died(error)
             except ray.exceptions.RayError as error:  # a reply that was in the store of a machine that is gone
-                return f"{self._place()} lost what it had made: {_head(error)}"
+                return f"{self._place()} lost what it had made: {head(error)}"
             waited_s, seen = 0.0, time.monotonic()
             if not self._engine.is_joined:
                 continue
@@ -329,7 +367,7 @@ class RayWorker:
                 f"the node {address[1] if address else 'of a worker'} of the Ray cluster has no ai.data: install "
                 f"ai-data {installed().get('ai-data', '')} on every node"
             ) from error
-        return f"{self._place()} died: {_head(error)}"
+        return f"{self._place()} died: {head(error)}"
 
     def _place(self) -> str:
         return f"on the node {self._where[0]}" if self._where[1] else "that had not begun"
@@ -371,65 +409,3 @@ class _Reply:
         # Pieces too many cost little; with too few all goes through the store.
         self.n_pieces = max(pieces.n_pieces(sum(p.nbytes for p in parts if p is not None)), self.n_pieces - 1)
         return pieces.read(sizes, parts)
-
-
-def _joined(address: str | None) -> Any:
-    """Returns the module `ray`, joined to a cluster."""
-    try:
-        ray: Any = import_module("ray")
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        raise ImportError(
-            "Ray needs the package ray, the extra `ray`: from the checkout, pip install 'packages/ai-data[ray]'"
-        ) from error
-    if address not in (None, "auto") and not address.rpartition(":")[2].isdigit():
-        raise ValueError(f"address must be such as '10.0.0.1:6379', 'auto' or None, got {address!r}")
-    if not ray.is_initialized():
-        wanted = address
-        try:
-            if wanted in (None, "auto"):
-                wanted = _found(ray)
-            if wanted is not None and "://" not in wanted:
-                _reach(wanted)  # Ray itself takes minutes to say so
-            ray.init(address=wanted or "auto")
-        except (ConnectionError, TimeoutError) as error:
-            raise ConnectionError(
-                f"address ({wanted}) must be that of a Ray cluster that runs, or None where one runs on this machine: "
-                f"`ray start --head` starts one ({_head(error)})"
-            ) from error
-        return ray
-    joined = ray.get_runtime_context().gcs_address
-    if address not in (None, "auto", joined):
-        raise ValueError(f"address ({address}) must be {joined}, the Ray cluster that this process has joined already")
-    return ray
-
-
-def _session(ray: Any) -> str:
-    """Returns what tells one `ray.init` from the next."""
-    return str(ray.get_runtime_context().get_job_id())
-
-
-def _found(ray: Any) -> str | None:
-    """Returns where the cluster is, or was, that Ray joins by itself; None if this version of Ray does not tell."""
-    services = getattr(getattr(ray, "_private", None), "services", None)
-    find = getattr(services, "get_ray_address_from_environment", None)
-    found = None if find is None else str(find("auto", None))
-    if found is not None and not found.rpartition(":")[2].isdigit():
-        raise ValueError(f"RAY_ADDRESS must be such as '10.0.0.1:6379' or 'auto', got {found!r}")
-    return found
-
-
-def _reach(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
-    except OSError as error:
-        raise ConnectionError(f"nothing answers there: {error}") from error
-
-
-def _head(error: BaseException) -> str:
-    """Returns the beginning of Ray's long messages; of a traceback its end."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kept = lines[-1:] if any(line.startswith('File "') for line in lines) else lines[:2]
-    return " ".join(kept)[:400]

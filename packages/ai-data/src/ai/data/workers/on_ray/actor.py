@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ai.data.workers.message import joined
-from ai.data.workers.pieces import Block, cut
+from ai.data.workers.on_ray.pieces import Block, cut
 from ai.data.workers.versions import installed, mismatch
 from ai.data.workers.worker import EXITED
 

@@ -1,0 +1,101 @@
+"""How this process comes into a Ray cluster, and out of it."""
+
+import atexit
+import functools
+import socket
+import weakref
+from importlib import import_module
+from typing import Any
+
+# So long `reach` waits.
+REACH_S = 10.0
+# Those that ask something of Ray.
+_ENGINES: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+
+def joined(address: str | None) -> Any:
+    """Returns the module `ray`, joined to a cluster."""
+    try:
+        ray: Any = import_module("ray")
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise ImportError(
+            "Ray needs the package ray, the extra `ray`: from the checkout, pip install 'packages/ai-data[ray]'"
+        ) from error
+    if address not in (None, "auto") and not address.rpartition(":")[2].isdigit():
+        raise ValueError(f"address must be such as '10.0.0.1:6379', 'auto' or None, got {address!r}")
+    if not ray.is_initialized():
+        wanted = address
+        try:
+            if wanted in (None, "auto"):
+                wanted = _found(ray)
+            if wanted is not None and "://" not in wanted:
+                reach(wanted)  # Ray itself takes minutes to say so
+            ray.init(address=wanted or "auto")
+        except (ConnectionError, TimeoutError) as error:
+            raise ConnectionError(
+                f"address ({wanted}) must be that of a Ray cluster that runs, or None where one runs on this machine: "
+                f"`ray start --head` starts one ({head(error)})"
+            ) from error
+        return ray
+    there = ray.get_runtime_context().gcs_address
+    if address not in (None, "auto", there):
+        raise ValueError(f"address ({address}) must be {there}, the Ray cluster that this process has joined already")
+    return ray
+
+
+def session(ray: Any) -> str:
+    """Returns what tells one `ray.init` from the next."""
+    return str(ray.get_runtime_context().get_job_id())
+
+
+def _found(ray: Any) -> str | None:
+    """Returns where the cluster is, or was, that Ray joins by itself; None if this version of Ray does not tell."""
+    services = getattr(getattr(ray, "_private", None), "services", None)
+    find = getattr(services, "get_ray_address_from_environment", None)
+    found = None if find is None else str(find("auto", None))
+    if found is not None and not found.rpartition(":")[2].isdigit():
+        raise ValueError(f"RAY_ADDRESS must be such as '10.0.0.1:6379' or 'auto', got {found!r}")
+    return found
+
+
+def reach(address: str) -> None:
+    """Returns when something listens at an address.
+
+    Raises:
+        ConnectionError: nothing does.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+    except OSError as error:
+        raise ConnectionError(f"nothing answers there: {error}") from error
+
+
+def head(error: BaseException) -> str:
+    """Returns the beginning of Ray's long messages; of a traceback its end."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kept = lines[-1:] if any(line.startswith('File "') for line in lines) else lines[:2]
+    return " ".join(kept)[:400]
+
+
+def leave_first(ray: Any, engine: Any) -> None:
+    """Has `ray.shutdown`, and the end of this process, wait for `engine.leave()`; the engine may be freed before."""
+    _ENGINES.add(engine)
+    shutdown = ray.shutdown
+    if getattr(shutdown, "leaves_first", False):
+        return
+
+    def leave() -> None:
+        for each in list(_ENGINES):
+            each.leave()
+
+    @functools.wraps(shutdown)
+    def after_leaving(*arguments: Any, **options: Any) -> Any:
+        leave()
+        return shutdown(*arguments, **options)
+
+    after_leaving.leaves_first = True  # type: ignore[attr-defined]
+    ray.shutdown = after_leaving
+    atexit.register(leave)  # before Ray's own, which was registered earlier
