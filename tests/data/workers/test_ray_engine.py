@@ -14,6 +14,7 @@ from ai.data import Datagen, Ray, WorkerFailedError
 from ai.data.workers import versions
 from ai.data.workers.on_ray import actor as ray_actor
 from ai.data.workers.on_ray import engine as ray_engine
+from ai.data.workers.on_ray import joining
 from ai.data.workers.pickle_by_value import ship
 from tests.data.helpers_data import Walk, wait_until
 from tests.data.workers.pretended_ray import PretendedRay
@@ -405,3 +406,12 @@ def test_a_shutdown_waits_for_what_is_being_put(cluster, monkeypatch):
     for thread in threads:
         thread.join(60)
     assert order == ["put", "shutdown"]
+
+
+def test_a_forked_copy_waits_for_nothing(cluster, monkeypatch):
+    engine = Ray()
+    engine._n_asking = 1  # of the process that it was copied from
+    monkeypatch.setattr(joining.os, "getpid", lambda: -1)
+    cluster.shutdown()
+    assert not engine._left
+    engine._n_asking = 0

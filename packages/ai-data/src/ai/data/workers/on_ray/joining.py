@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import os
 import socket
 import weakref
 from importlib import import_module
@@ -87,7 +88,11 @@ def leave_first(ray: Any, engine: Any) -> None:
     if getattr(shutdown, "leaves_first", False):
         return
 
+    owner = os.getpid()
+
     def leave() -> None:
+        if os.getpid() != owner:  # a forked copy asks nothing, and may have been made while a lock was held
+            return
         for each in list(_ENGINES):
             each.leave()
 
