@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ai.infer import Inferencer, RequestError, WorkerDiedError
-from ai.infer.errors import InPartsError
+from ai.infer import Inferencer, InPartsError, RequestError, WorkerDiedError
 from ai.infer.transport.frames import Kind
 from ai.infer.transport.wire import layout_of
 from ai.infer.worker.connected_client import MAX_UNSENT_BYTES, Request

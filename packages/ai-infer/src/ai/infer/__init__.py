@@ -23,12 +23,13 @@ clients behind a server.
 """
 
 from ai.infer.client import InferencerClient
-from ai.infer.errors import InferError, RequestCancelledError, RequestError, WorkerDiedError
+from ai.infer.errors import InferError, InPartsError, RequestCancelledError, RequestError, WorkerDiedError
 from ai.infer.inferencer import Inferencer
 from ai.infer.node_inferencer import NodeInferencer
 from ai.infer.stats import Stats
 
 __all__ = [
+    "InPartsError",
     "InferError",
     "Inferencer",
     "InferencerClient",
