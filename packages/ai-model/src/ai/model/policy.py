@@ -146,7 +146,9 @@ class Categorical(NamedTuple):
         wanted = self.logits.shape[:-1]
         if action.shape not in (wanted, (*action.shape[:1], *wanted)):
             raise ValueError(f"action must have one entry a row, shape {tuple(wanted)}, got {tuple(action.shape)}")
-        log_p = widened(self.logits).log_softmax(-1).expand(*action.shape, -1)
+        log_p = widened(self.logits).log_softmax(-1)
+        if action.ndim > len(wanted):
+            log_p = log_p.expand(*action.shape, -1)
         return log_p.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:

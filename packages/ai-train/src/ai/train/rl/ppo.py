@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ai.model.arguments import check_real
@@ -114,28 +115,25 @@ class PPO:
         if value.shape != target.shape:
             raise ValueError(f"the model's value {tuple(value.shape)} and target {tuple(target.shape)} must agree")
         check_rows(batch, (*keys, "mask"), target)
-        mean = _mean_over(batch.get("mask"))
+        mask = batch.get("mask")
+        mean = _mean_over(mask)
         advantage = widened(batch["advantage"])
         if self.normalize:
-            centred = advantage - mean(advantage)
-            n = batch.get("mask", torch.ones_like(advantage)).sum()
-            spread = (mean(centred.square()) * n / (n - 1).clamp_min(1)).sqrt()
-            # Of equal advantages rounding leaves some units in the last place, which division would make 1 of.
-            equal = spread <= _ROUNDING * torch.finfo(spread.dtype).eps * mean(advantage.abs())
-            advantage = torch.where(n > 1, torch.where(equal, 0, centred / (spread + 1e-8)), advantage)
+            advantage = _normalized(advantage, mask)
         log_prob = policy.log_prob(batch["action"])
         check_rows({"the policy's log_prob": log_prob}, ("the policy's log_prob",), target)
-        log_ratio = log_prob - batch["log_prob"]
         # From e^88 on a ratio is infinite, and its gradient NaN even where it is clipped and has none.
-        ratio = (log_ratio - (log_ratio.detach() - _MOST).clamp_min(0)).exp()
+        log_ratio = log_prob - torch.maximum(batch["log_prob"], log_prob.detach() - _MOST)
+        ratio = log_ratio.exp()
         clip = self.clip(step) if callable(self.clip) else self.clip
-        policy_loss = -mean(torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage))
-        error = (value - target).square()
+        gain, clipped = ratio * advantage, ratio.detach().clamp(1 - clip, 1 + clip) * advantage
+        policy_gain = mean(torch.where(clipped < gain, clipped, gain))  # the lesser; what is clipped has no gradient
+        error = F.mse_loss(value, target, reduction="none")
         if self.clip_value is not None:
             near = batch["value"] + (value - batch["value"]).clamp(-self.clip_value, self.clip_value)
             error = torch.max(error, (near - target).square())
         value_loss = mean(error)
-        loss = policy_loss + self.value_weight * value_loss
+        loss = self.value_weight * value_loss - policy_gain
         weight = self.entropy(step) if callable(self.entropy) else self.entropy
         if weight or is_logging():
             entropy = mean(policy.entropy())
@@ -143,13 +141,32 @@ class PPO:
             log("entropy", entropy)
         if is_logging():
             with torch.no_grad():
-                log("policy_loss", policy_loss)
+                log("policy_loss", -policy_gain)
                 log("value_loss", value_loss)
                 log("kl", mean(ratio - 1 - log_ratio))
                 log("clipped", mean(((ratio - 1).abs() > clip).to(ratio.dtype)))
                 spread = mean((target - mean(target)).square())
                 log("explained", 1 - mean((target - value).square()) / spread.clamp_min(1e-12))
         return loss
+
+
+def _normalized(advantage: Tensor, mask: Tensor | None) -> Tensor:
+    """Advantages of mean 0 and deviation 1; equal ones are 0, that of a single step stays as it is."""
+    if mask is None and advantage.numel() < 2:
+        return advantage
+    mean = _mean_over(mask)
+    centred = advantage - mean(advantage)
+    variance = mean(centred.square())
+    if mask is None:
+        variance = variance * advantage.numel() / (advantage.numel() - 1)
+    else:
+        n = mask.sum()
+        variance = variance * n / (n - 1).clamp_min(1)
+    spread = variance.sqrt()
+    # Of equal advantages rounding leaves some units in the last place, which division would make 1 of.
+    equal = spread <= _ROUNDING * torch.finfo(spread.dtype).eps * mean(advantage.abs())
+    scaled = centred / (spread + 1e-8).masked_fill(equal, torch.inf)
+    return scaled if mask is None else torch.where(n > 1, scaled, advantage)
 
 
 def _mean_over(mask: Tensor | None) -> Callable[[Tensor], Tensor]:
