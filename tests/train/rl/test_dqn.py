@@ -277,3 +277,30 @@ def test_what_is_legal_now_but_not_known_of_later_is_refused():
     model, batch = made()
     with pytest.raises(ValueError, match=r"must hold next_legal: give ReplayBuffer next_keys=\('obs', 'legal'\)"):
         DQN()(model, {**batch, "legal": torch.ones(10, 4, dtype=torch.bool)}, 1)
+
+
+@pytest.mark.parametrize("kind", [Net, lambda: Net(5), Categories])
+def test_after_a_true_end_nothing_need_be_legal_and_only_there(kind, device):
+    model, batch = beside(kind)
+    batch["next_discount"] = torch.tensor([0.0, 0.9] * 5)
+    batch = {key: column.to(device) for key, column in batch.items()}
+    model.to(device)
+    loss = DQN(support=(-2, 3) if kind is Categories else None)
+    legal = torch.ones(10, 4, dtype=torch.bool, device=device)
+    all_legal = loss(model, {**batch, "next_legal": legal}, 1).item()
+    legal[::2] = False
+    assert loss(model, {**batch, "next_legal": legal}, 1).item() == all_legal
+    legal[3] = False
+    if device == "cuda":  # which is not waited for
+        assert math.isnan(loss(model, {**batch, "next_legal": legal}, 1).item())
+        return
+    with pytest.raises(ValueError, match=r"next_legal must allow an action .*, row 3 allows none"):
+        loss(model, {**batch, "next_legal": legal}, 1)
+
+
+def test_one_step_of_a_true_end_without_a_legal_action_is_worth_its_reward():
+    model = Net().init(seed=0)
+    batch = {"obs": torch.ones(1, 3), "action": torch.tensor([2]), "n_step_reward": torch.tensor([7.0]),
+             "next_obs": torch.ones(1, 3), "next_discount": torch.zeros(1), "next_legal": torch.zeros(1, 4)}  # fmt: skip
+    want = (float(model.q(batch["obs"])[0, 2].detach()) - 7) ** 2 / 2
+    assert DQN(huber=100.0)(model, batch, 1).item() == pytest.approx(want, rel=1e-6)

@@ -26,7 +26,7 @@ class DQN:
     `model.q` is an `ai.model.Lagged` network from observations to values `[B, A]`, to quantiles `[B, A, Q]`, or with a
     `support` to logits `[B, A, S]`; the loss lets its copy follow. The batch holds `obs`, `action`, `n_step_reward`,
     `next_obs` and `next_discount`, from prioritised replay `weight` and `index`, and where there are illegal actions
-    `next_legal`.
+    `next_legal`, all false at most where `next_discount` is 0.
 
     Args:
         follow_every: updates between two copies to the lagged network; with `tau` below 1 usually 1.
@@ -125,7 +125,9 @@ class DQN:
         judged = judged if judged.ndim == 2 else self._means(judged)
         if "next_legal" in batch:
             check_rows(batch, ("next_legal",), judged)
-            judged = judged.masked_fill(~batch["next_legal"].bool(), torch.finfo(judged.dtype).min)
+            legal = batch["next_legal"].bool()
+            judged = judged.masked_fill(~legal, torch.finfo(judged.dtype).min)
+            beyond = _none_where_nothing_is_legal(beyond, legal, batch["next_discount"])
         beyond = _of(beyond, judged.argmax(1))
         if self.support is None:
             return with_beyond(batch, beyond)
@@ -144,6 +146,23 @@ class DQN:
         """The support of the last axis: `[S]`."""
         assert self.support is not None
         return torch.linspace(*self.support, like.shape[-1], device=like.device, dtype=like.dtype)
+
+
+def _none_where_nothing_is_legal(beyond: Tensor, legal: Tensor, discount: Tensor) -> Tensor:
+    """Values `[B, A, …]` beyond; on a GPU, which is not waited for, NaN where an episode goes on without an action.
+
+    Raises:
+        ValueError: elsewhere, there is such a row.
+    """
+    stuck = ~legal.any(1) & (discount != 0)
+    if stuck.is_cuda:
+        return beyond.masked_fill(stuck.view(-1, *(1,) * (beyond.ndim - 1)), torch.nan)
+    if bool(stuck.any()):
+        raise ValueError(
+            "next_legal must allow an action wherever next_discount is not 0, "
+            f"row {int(stuck.nonzero()[0, 0])} allows none: what was cut off or goes on shows what may be done there"
+        )
+    return beyond
 
 
 def _of(q: Tensor, action: Tensor) -> Tensor:
