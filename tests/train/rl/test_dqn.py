@@ -300,7 +300,7 @@ def test_after_a_true_end_nothing_need_be_legal_and_only_there(kind, device):
 
 def test_one_step_of_a_true_end_without_a_legal_action_is_worth_its_reward():
     model = Net().init(seed=0)
-    batch = {"obs": torch.ones(1, 3), "action": torch.tensor([2]), "n_step_reward": torch.tensor([7.0]),
-             "next_obs": torch.ones(1, 3), "next_discount": torch.zeros(1), "next_legal": torch.zeros(1, 4)}  # fmt: skip
+    after = {"next_obs": torch.ones(1, 3), "next_discount": torch.zeros(1), "next_legal": torch.zeros(1, 4)}
+    batch = {"obs": torch.ones(1, 3), "action": torch.tensor([2]), "n_step_reward": torch.tensor([7.0]), **after}
     want = (float(model.q(batch["obs"])[0, 2].detach()) - 7) ** 2 / 2
     assert DQN(huber=100.0)(model, batch, 1).item() == pytest.approx(want, rel=1e-6)
