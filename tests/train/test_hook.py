@@ -1,6 +1,7 @@
 import re
 import signal
 import sys
+from itertools import count
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ai.model.saved import read_manifest
-from ai.train import EarlyStopping, Hook, Snapshots, Trainer, opt
+from ai.train import EarlyStopping, Hook, HookInterface, Snapshots, Trainer, opt
 from ai.train.hooks.interval import Due, as_interval, every, logarithmic, seconds
 
 
@@ -215,6 +216,65 @@ def test_progress_is_silent_in_a_file(hook, net, batches, capsys):
     model = net()
     Trainer(env, batches(3)).train(model, opt.sgd(model), hook)
     assert capsys.readouterr().err == ""
+
+
+def test_a_bar_that_nobody_sees_reads_no_loss(net, batches):
+    asked = []
+
+    class Clock(HookInterface):
+        """Ten seconds pass from each look to the next: a bar that is shown would read the loss at each step."""
+
+        def setup(self, run):
+            clock = count(step=10.0)
+            run.time = lambda: next(clock)
+            run.recent_losses = lambda: asked.append(run.step) or {}
+
+    model = net()
+    assert Trainer(env, batches(5)).train(model, opt.sgd(model), [Clock(), Hook(progress=True)]) == 5
+    assert asked == []
+
+
+def python_calls(hook, net):
+    """Names of the functions of ai.train that one step calls, at which nothing is due."""
+    found = []
+
+    def note(frame, event, argument):
+        if event == "call" and frame.f_globals.get("__name__", "").startswith("ai.train."):
+            found.append(f"{frame.f_globals['__name__']}.{frame.f_code.co_name}")
+
+    class Data:
+        def __len__(self):
+            return 110
+
+        def __iter__(self):
+            before = sys.getprofile()
+            for step in range(len(self)):
+                sys.setprofile(note if step == 100 else before)
+                yield torch.ones(2, 6), torch.zeros(2, dtype=torch.int64)
+
+    model = net()
+    Trainer(env, Data()).train(model, opt.sgd(model), hook)
+    return found
+
+
+def test_a_step_at_which_nothing_is_due_calls_few_functions_and_no_hook_none_of_hooks(net, batches, tmp_path):
+    without = python_calls([], net)
+    assert "ai.train.engine.update.__call__" in without
+    assert not [name for name in without if "hook" in name]
+    assert len(without) <= 12
+    full = Hook(
+        log=lambda step, numbers: None,
+        log_interval=10**9,
+        val_data=batches(1),
+        val_interval=10**9,
+        snapshots=Snapshots(tmp_path),
+        save_interval="1h",
+        progress=True,
+    )
+    assert sorted(name for name in python_calls(full, net) if "hook" in name) == [
+        "ai.train.hook.step",
+        "ai.train.hook.wants_log",
+    ]
 
 
 def test_models_of_a_multi_trainer_reach_the_task_as_a_dict(batches):

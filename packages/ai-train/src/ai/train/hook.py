@@ -180,7 +180,8 @@ class Hook(HookInterface):
         if self._show_progress and run.ranks.rank == 0:
             from ai.train.hooks import progress
 
-            self._bar = progress.Progress(run)
+            bar = progress.Progress(run)
+            self._bar = bar if bar.is_shown else None  # one that nobody sees would read the loss for nothing
         self._rows = Rows(run, self._log, None if self._bar is None else self._bar.show)
         if self._sanity and run.step == 0 and not run.resumed:
             self._try_out(run)

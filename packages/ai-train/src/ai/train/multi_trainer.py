@@ -169,7 +169,7 @@ def _check_named(**given: Any) -> None:
             raise TypeError(f"{name} must be a dict by name, not {kind}")
 
 
-def _call(env: Callable[..., Loss], key: str, models: Mapping[str, nn.Module], batch: Any, step: int) -> Loss:
+def _call(env: Callable[..., Loss], models: Mapping[str, nn.Module], key: str, batch: Any, step: int) -> Loss:
     return env(key, models, batch, step)
 
 

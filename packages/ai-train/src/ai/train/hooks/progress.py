@@ -34,6 +34,11 @@ class Progress:
         self._last_time = self._read_time = run.time()
         self._losses = run.recent_losses
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether there is a terminal or a notebook to show it."""
+        return not self._bar.disable
+
     def step(self, step: int) -> None:
         """Move the bar if it is time for it."""
         if step < self._next:
@@ -53,9 +58,8 @@ class Progress:
 
     def show(self, numbers: dict[str, float]) -> None:
         """Put the losses and accuracy beside the bar."""
-        if not self._bar.disable:
-            chosen = {k: f"{v:.4g}" for k, v in numbers.items() if k.startswith(("loss", "accuracy")) and isfinite(v)}
-            self._bar.set_postfix(chosen, refresh=False)
+        chosen = {k: f"{v:.4g}" for k, v in numbers.items() if k.startswith(("loss", "accuracy")) and isfinite(v)}
+        self._bar.set_postfix(chosen, refresh=False)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -30,14 +31,14 @@ class Core:
     """The options of a trainer, and how it calls its environment.
 
     Args:
-        call: (env, model name, models, batch, step) -> loss.
+        call: (env, models, model name, batch, step) -> loss.
         options: how models are trained.
         named: whether numbers carry the models' names.
     """
 
     def __init__(
         self,
-        call: Callable[[Any, str, Models, Any, int], Loss],
+        call: Callable[[Any, Models, str, Any, int], Loss],
         options: Options,
         *,
         named: bool,
@@ -63,7 +64,7 @@ class Core:
         run, updates = prepare(
             self.options,
             env,
-            lambda key, batch, step: self._call(env, key, models, batch, step),
+            partial(self._call, env, models),
             models,
             optimizers,
             data,
@@ -133,7 +134,7 @@ class Core:
         ranks = Ranks() if run is None else run.ranks
 
         def loss_of(key: str) -> Callable[[Any], Loss]:
-            return lambda batch: self._call(env, key, models, batch, step)
+            return lambda batch: self._call(env, models, key, batch, step)
 
         def look_for_signals() -> None:
             # Of several ranks each has as many batches as it has; there the signal waits.
@@ -152,7 +153,7 @@ class Core:
         )
 
 
-def call_with_model(env: Callable[..., Loss], key: str, models: Models, batch: Any, step: int) -> Loss:
+def call_with_model(env: Callable[..., Loss], models: Models, key: str, batch: Any, step: int) -> Loss:
     """`env(model, batch, step)`."""
     return env(models[key], batch, step)
 

@@ -92,15 +92,17 @@ def _train(
 ) -> None:
     """Step after step; sets `run.outcome` where it is not the data or a limit that ends it."""
     poll, limit, step = run.ranks.poll, run.steplimit, run.step
+    is_there = hook is not _NO_HOOK
     deadline = math.inf if timelimit is None else run.time() + timelimit
     while limit is None or step < limit:
-        wish = poll(step, STOP if hook.step(step) else INTERRUPT if signals.requested else 0)
+        stop = is_there and hook.step(step)
+        wish = poll(step, STOP if stop else INTERRUPT if signals.requested else 0)
         if wish:
             run.outcome = "stopped" if wish == STOP else "interrupted"
             return
         if timelimit is not None and run.time() >= deadline:
             return
-        record = Record() if hook.wants_log(step) else None
+        record = Record() if is_there and hook.wants_log(step) else None
         if not advance(step, record):
             if run.gives_up():
                 run.outcome = "finished" if signals.requested is None else "interrupted"
@@ -212,12 +214,4 @@ def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-class _NoHook(HookInterface):
-    def step(self, step: int) -> None:
-        pass
-
-    def wants_log(self, step: int) -> bool:
-        return False
-
-
-_NO_HOOK = _NoHook()
+_NO_HOOK = HookInterface()  # asked at no step

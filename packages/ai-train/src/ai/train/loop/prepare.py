@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -144,9 +145,7 @@ def _update(
     device = next(model.parameters()).device
     by_model = placement.owns_precision(options.precision)
 
-    def forward(batch: Any, step: int) -> Loss:
-        return call(key, batch, step)
-
+    forward = partial(call, key)  # joined with the core's own into one call without a frame of Python
     wrapped, extra = placement.wrap(
         forward if by_model else in_precision(forward, options.precision, device),
         model,
