@@ -90,7 +90,8 @@ class ReplyWriter:
             return
         if shares.data is None:
             views = [x for request in answered for x in _views(request)]
-            torch._foreach_copy_(views, [x for i in placed for x in shares[i]])
+            if views:  # an output may be None
+                torch._foreach_copy_(views, [x for i in placed for x in shares[i]])
         else:
             for k, pieces in enumerate(shares.data):
                 for i in placed:

@@ -6,6 +6,8 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor, nn
 
+_MANY = 4
+
 
 class Shares:
     """Cuts an output for the requests that made it up.
@@ -23,8 +25,9 @@ class Shares:
         self._axes = axes if len(rows) > 1 else [None] * len(tensors)
         self._starts = [0, *accumulate(rows)]
         self.data: list[list[memoryview]] | None = None
-        """Of each tensor the bytes of every share; None: they do not lie one after the other in it."""
-        if all(_lies_in_rows(x) for x in tensors) and (len(rows) == 1 or all(axis == 0 for axis in axes)):
+        """Of each tensor the bytes of every share; None: they do not lie one after the other in it, or are so few that
+        to copy them as tensors costs less."""
+        if len(rows) >= _MANY and all(axis == 0 for axis in axes) and all(_lies_in_rows(x) for x in tensors):
             self.data = [self._cut(x) for x in tensors]
 
     def __getitem__(self, index: int) -> list[Tensor]:
@@ -35,8 +38,6 @@ class Shares:
     def _cut(self, x: Tensor) -> list[memoryview]:
         # The strides said anew: those of axes of size one may be any.
         data: memoryview = x.detach().as_strided((x.numel(),), (1,)).view(torch.uint8).numpy().data
-        if len(self.rows) == 1:
-            return [data]
         row_bytes = len(data) // self._starts[-1]
         return [data[start * row_bytes : end * row_bytes] for start, end in pairwise(self._starts)]
 
