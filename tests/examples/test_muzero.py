@@ -9,9 +9,10 @@ from ai.examples import sampled_muzero
 from ai.examples.agents.point_mass import STEPS, PointMass, best_return, optimal
 from ai.examples.muzero import Model, run
 from ai.examples.muzero.asked import Asked, Requests
-from ai.examples.muzero.main import PRESETS, Judge, mean_return
+from ai.examples.muzero.luck import LuckModel
+from ai.examples.muzero.main import PRESETS, Judge, given_away, mean_return
 from ai.examples.muzero.reanalyse import Reanalyse
-from ai.game import CartPole, Play, Puct, Search, SelfPlay, TicTacToe
+from ai.game import CartPole, Hog, HogSolver, Play, Puct, Search, SelfPlay, StochasticModel, TicTacToe
 from ai.train import MuZero
 
 
@@ -206,3 +207,40 @@ def test_the_picture_of_a_mass_shows_where_it_is():
     env.load_state_dict({**env.state_dict(), "state": np.array([[-0.5, 0.0]])})
     blue = (env.render() == (40, 90, 200)).all(-1)
     assert np.nonzero(blue)[1].mean().round() == 128 - 40
+
+
+def test_a_game_of_dice_is_learnt_with_its_luck_and_held_against_the_best_player(tmp_path):
+    tiny = replace(PRESETS["tiny"], game="ai.game:Hog(goal=4, dice=2, faces=3)", codes=5, unroll=2, steps=2)
+    found = run(replace(tiny, reanalyse=1, trial=str(tmp_path / "trial")))
+    assert 0 <= found["points_32"] <= 0.5
+    assert 0 <= found["given_away_0"] <= 1
+    with pytest.raises(ValueError, match=r"codes \(5\) must be 0 with inferencer"):
+        run(replace(tiny, inferencer=True, trial=str(tmp_path / "asked")))
+
+
+def test_who_throws_best_gives_nothing_away():
+    solver = HogSolver(Hog(goal=6, dice=2, faces=3))
+    assert given_away(solver, lambda state: solver.best(state).argmax(1)) == 0
+    assert given_away(solver, lambda state: np.zeros(len(state), int)) > 0.01
+
+
+def test_every_part_of_a_model_of_luck_learns_from_its_loss():
+    model = LuckModel((3,), 2, num_codes=4, dim=16, dim_state=8).init(seed=0)
+    assert isinstance(model, StochasticModel)
+    draw = {
+        "obs": torch.randn(5, 3, 3), "action": torch.randint(2, (5, 3)), "reward": torch.randn(5, 3),
+        "target": torch.randn(5, 3), "mask": torch.ones(5, 3, dtype=torch.bool),
+        "policy": torch.full((5, 3, 2), 0.5),
+    }  # fmt: skip
+    MuZero(model.support, obs_unrolled=True, consistency_weight=1.0)(model, draw, 0).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_a_code_by_number_is_the_code_by_place():
+    model = LuckModel((3,), 2, num_codes=4, dim=16, dim_state=8).init(seed=0)
+    after = model.afterstate_dynamics(torch.randn(2, 8), torch.tensor([0, 1]))
+    ones = torch.eye(4)[torch.tensor([3, 1])]
+    for one, other in zip(model.dynamics(after, torch.tensor([3, 1])), model.dynamics(after, ones), strict=True):
+        torch.testing.assert_close(one, other)

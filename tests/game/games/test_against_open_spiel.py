@@ -91,33 +91,50 @@ def slid(board, way):
 
 
 def test_2048_is_that_of_a_slow_reference_and_of_open_spiel():
-    # OpenSpiel leaves some slides out that join two tiles at the edge; where both allow one, they agree
+    assert play_2048_beside(games=6) > 300
+
+
+@pytest.mark.slow
+def test_many_games_of_2048_are_those_of_a_slow_reference_and_of_open_spiel():
+    assert play_2048_beside(games=100, seed=1) > 5000
+
+
+def play_2048_beside(*, games, seed=0):
+    """Returns how many slides both made alike.
+
+    OpenSpiel leaves some slides out that join two tiles at the edge: where both allow one, one of these is made.
+    """
     game, rules = Twenty48(), pyspiel.load_game("2048(max_tile=131072)")
-    seeds, both = draws.row_seeds(0, 6), 0
-    for row in range(6):
-        state, peer, total, ply = game.init(1), rules.new_initial_state(), 0.0, 0
-        while not game.terminal(state)[0]:
-            legal = np.flatnonzero(game.legal(state)[0]).tolist()
-            chance, shown = game.chance(state)[0], state["board"][0]
-            if chance.any():
-                assert dict(peer.chance_outcomes()) == pytest.approx({a: chance[a] for a in legal})
-                allowed = chance[None]
+    peers = [rules.new_initial_state() for _ in range(games)]
+    seeds, state, total = draws.row_seeds(seed, games), game.init(games), np.zeros(games)
+    live, ply, both = np.arange(games), 0, 0
+    while len(live):
+        chance, legal = game.chance(state), game.legal(state)
+        lucky, allowed = chance.any(axis=1), np.zeros(legal.shape)
+        for i, row in enumerate(live):
+            peer, shown = peers[row], state["board"][i]
+            ours = np.flatnonzero(legal[i]).tolist()
+            if lucky[i]:
+                assert dict(peer.chance_outcomes()) == pytest.approx({a: chance[i, a] for a in ours})
+                allowed[i] = chance[i]
             else:
-                assert legal == [way for way in range(4) if (slid(shown, way)[0] != shown).any()]
-                common = [way for way in legal if way in peer.legal_actions()]
-                if not common:
-                    break
-                allowed = np.isin(np.arange(32), common)[None].astype(float)
-            action = draws.choose(draws.fold_in(seeds[row : row + 1], ply), allowed)
-            after = game.step(state, action)
-            if not chance.any():
-                board, paid = slid(shown, action[0])
-                np.testing.assert_array_equal(after["board"][0], board)
-                assert game.reward(after)[0] == paid
+                assert ours == [way for way in range(4) if (slid(shown, way)[0] != shown).any()]
+                allowed[i, [way for way in ours if way in peer.legal_actions()]] = 1
+        playing = allowed.any(axis=1)
+        live, state, lucky, allowed = live[playing], state[playing], lucky[playing], allowed[playing]
+        action = draws.choose(draws.fold_in(seeds[live], ply), allowed)
+        after = game.step(state, action)
+        reward, over = game.reward(after), np.zeros(len(live), bool)
+        total[live] += reward
+        for i, row in enumerate(live):
+            if not lucky[i]:
+                board, paid = slid(state["board"][i], action[i])
+                np.testing.assert_array_equal(after["board"][i], board)
+                assert reward[i] == paid
                 both += 1
-            peer.apply_action(int(action[0]))
-            state, total, ply = after, total + game.reward(after)[0], ply + 1
-            assert total == peer.returns()[0]
-            if peer.is_terminal():
-                break
-    assert both > 300
+            peers[row].apply_action(int(action[i]))
+            assert total[row] == peers[row].returns()[0]
+            over[i] = peers[row].is_terminal()
+            assert over[i] or not game.terminal(after)[i]
+        live, state, ply = live[~over], after[~over], ply + 1
+    return both

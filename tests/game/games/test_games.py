@@ -7,12 +7,16 @@ from ai.game import (
     ConnectFour,
     Gomoku,
     Hex,
+    Hog,
+    HogSolver,
     Othello,
     SlidingTiles,
     TicTacToe,
     Twenty48,
     check,
     fast,
+    match,
+    perfect_player,
 )
 from ai.game.games.connect4 import FULL, four_in_a_row
 from ai.game.protocol import Game, SymmetricGame
@@ -228,3 +232,55 @@ def test_a_board_of_2048_that_cannot_slide_left_forbids_it():
     state["waiting"] = 0
     state["board"][0] = [[3, 1, 0, 0], [3, 0, 0, 0], [3, 0, 0, 0], [3, 0, 0, 0]]
     np.testing.assert_array_equal(game.legal(state)[0, :4], [True, True, True, False])
+
+
+def test_hog_keeps_the_protocol_and_its_odds_are_those_of_all_throws():
+    game = Hog(goal=9, dice=2, faces=4)
+    check(game, batch=8, repeats=True)
+    throws = [(a, b) for a in range(1, 5) for b in range(1, 5)]
+    counted = np.bincount([0 if 1 in throw else sum(throw) for throw in throws], minlength=9) / 16
+    np.testing.assert_allclose(game.chance(game.step(game.init(1), np.array([1])))[0], counted)
+
+
+def test_hog_pays_who_reaches_the_goal_and_turns_the_points():
+    game = Hog(goal=5, dice=2)
+    state = game.step(game.step(game.init(2), np.array([0, 1])), np.array([3, 0]))
+    assert state[["own", "other", "player"]].tolist() == [(0, 3, 1), (0, 0, 1)]
+    state = game.step(game.step(state, np.array([1, 0])), np.array([5, 4]))
+    assert game.terminal(state).tolist() == [True, False]
+    assert game.reward(state).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="action must be legal, got 2 in row 1"):
+        game.step(state, np.array([0, 2]))
+    with pytest.raises(ValueError, match="faces must be at least 2, got 1"):
+        Hog(faces=1)
+
+
+def test_hog_is_solved_as_an_independent_recursion_and_played_matches_say():
+    game = Hog(goal=5, dice=2, faces=3)
+    solver = HogSolver(game)
+
+    def best(own, other, depth):
+        """The value of the best number of dice, of throws that are followed for so long."""
+        if depth == 0:
+            return 0.0
+        worth = []
+        for throws in ([(a,) for a in range(1, 4)], [(a, b) for a in range(1, 4) for b in range(1, 4)]):
+            sums = [0 if 1 in throw else sum(throw) for throw in throws]
+            each = {s: 1.0 if own + s >= 5 else -best(other, own + s, depth - 1) for s in set(sums)}
+            worth.append(sum(each[s] for s in sums) / len(sums))
+        return max(worth)
+
+    for own, other in ((4, 4), (3, 4), (4, 0)):
+        assert solver.values[own, other].max() == pytest.approx(best(own, other, 7), abs=0.06)
+    # one die from 4 : 4 wins with p = 2/3, two with 4/9; who begins wins p / (1 - (1 - p)^2) of the games
+    assert solver.values[4, 4].max() == pytest.approx(2 * (2 / 3) / (1 - (1 / 3) ** 2) - 1)
+    one = lambda state: np.zeros(len(state), int)  # noqa: E731
+    assert solver.points(lambda state: solver.best(state).argmax(1)) == pytest.approx(0.5)
+    player = lambda state, seed: one(state)  # noqa: E731
+    played = match(game, player, perfect_player(solver), 2000, max_moves=200).points
+    assert solver.points(one) == pytest.approx(played, abs=0.04)
+    lies = game.step(game.init(1), np.array([0]))
+    with pytest.raises(ValueError, match="state must hold positions where a player is to throw"):
+        solver.score(lies)
+    with pytest.raises(TypeError, match="game must be a Hog, got TicTacToe"):
+        HogSolver(TicTacToe())

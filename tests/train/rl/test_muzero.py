@@ -79,3 +79,82 @@ def test_what_the_loss_lacks_is_named():
         MuZero()(Said(m.Gaussian), batch(weights), 0)
     with pytest.raises(TypeError, match=r"predict must give logits or a policy of ai.model, got dict"):
         MuZero()(Said(lambda said: {}), batch(weights), 0)
+
+
+class Lucky(m.Model):
+    """Numbers as states: an action adds a parameter, and a code adds one of three more."""
+
+    def __init__(self):
+        super().__init__()
+        self.step = torch.nn.Parameter(torch.tensor(0.5))
+        self.falls = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+        self.scores = torch.nn.Parameter(torch.tensor([0.2, 0.7, 0.1]))
+        self.odds = torch.nn.Parameter(torch.tensor([0.0, 1.0, -1.0]))
+
+    def represent(self, obs):
+        return obs[:, 0]
+
+    def afterstate_dynamics(self, state, action):
+        return state + self.step * action
+
+    def afterstate_prediction(self, afterstate):
+        return self.odds.expand(len(afterstate), 3), afterstate
+
+    def chance_code(self, obs, following):
+        return self.scores.roll(1) + (following - obs) * self.scores
+
+    def dynamics(self, afterstate, code):
+        return afterstate + code @ self.falls, code @ self.falls
+
+    def predict(self, state):
+        return torch.zeros(len(state), 2), state
+
+
+def lucky_batch():
+    return {
+        "obs": torch.tensor([[[1.0], [4.0]], [[0.0], [-3.0]]]),
+        "action": torch.tensor([[1.0, 0.0], [2.0, 0.0]]),
+        "reward": torch.tensor([[2.5, 0.0], [0.0, 0.0]]),
+        "target": torch.tensor([[1.0, 3.0], [0.0, 5.0]]),
+        "mask": torch.tensor([[True, True], [False, False]]),
+        "policy": torch.full((2, 2, 2), 0.5),
+    }
+
+
+def test_the_loss_of_learnt_luck_is_that_by_hand():
+    model = Lucky()
+    found = MuZero(obs_unrolled=True, commitment_weight=0.5)(model, lucky_batch(), 0)
+    # scores at differences of 3 and -3: the highest is code 1 and code 2
+    scores = torch.tensor([[0.1 + 0.6, 0.2 + 2.1, 0.7 + 0.3], [0.1 - 0.6, 0.2 - 2.1, 0.7 - 0.3]])
+    afterstate, fell = torch.tensor([1.5, 1.0]), torch.tensor([2.0, 3.0])
+    code = torch.tensor([[0.0, 1, 0], [0, 0, 1]])
+    chance = -torch.tensor([0.0, 1.0, -1.0]).log_softmax(0)[1] + 0.5 * (scores - code).square().sum(1)[0]
+    value = (torch.tensor([1.0, 0.0]) - torch.tensor([1.0, 0.0])).square()  # at the roots
+    value = value + (afterstate - torch.tensor([1.0, 0.0])).square()  # an afterstate is worth what its action brings
+    value = value + (afterstate + fell - torch.tensor([3.0, 5.0])).square()
+    reward = (fell - torch.tensor([2.5, 0.0])).square()
+    policy = torch.tensor([2.0, 0.0]) * torch.log(torch.tensor(2.0))
+    by_hand = (policy + reward + value + torch.stack([chance, torch.tensor(0.0)])).mean()  # past an end no luck is told
+    torch.testing.assert_close(found.detach(), by_hand.detach())
+
+
+def test_what_follows_teaches_the_codes_scores_and_what_they_foresee_does_not():
+    model = Lucky()
+    MuZero(obs_unrolled=True, commitment_weight=0.0)(model, lucky_batch(), 0).backward()
+    straight = model.scores.grad.clone()
+    assert (straight != 0).all()  # though a code is a choice
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+    with torch.no_grad():
+        model.odds.copy_(torch.tensor([5.0, -5.0, 0.0]))
+    model.zero_grad()
+    MuZero(obs_unrolled=True, commitment_weight=0.0)(model, lucky_batch(), 0).backward()
+    torch.testing.assert_close(model.scores.grad, straight)
+
+
+def test_luck_is_told_by_two_observations():
+    with pytest.raises(ValueError, match="obs_unrolled must be True for a model with chance_code"):
+        MuZero()(Lucky(), lucky_batch() | {"obs": torch.zeros(2, 1)}, 0)
+    with pytest.raises(ValueError, match="commitment_weight"):
+        MuZero(commitment_weight=-1.0)

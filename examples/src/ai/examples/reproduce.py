@@ -48,6 +48,9 @@ RESULTS: dict[str, Result] = {
     "play-net": Result("ai.examples.play.nets:reproduce", "AlphaZero: a network that ships with `ai-examples play`"),
     "tictactoe-muzero": Result("ai.examples.muzero.main:reproduce", "MuZero, which learns the rules: no lost line"),
     "cartpole-muzero": Result("ai.examples.muzero.main:reproduce_cartpole", "mean return over 100 episodes"),
+    "hog-muzero": Result(
+        "ai.examples.muzero.main:reproduce_hog", "stochastic MuZero, which learns dice too, beside the best player"
+    ),
     "point-mass": Result(
         "ai.examples.sampled_muzero.main:reproduce", "Sampled MuZero: what a mass on a line costs, beside the least"
     ),

@@ -78,6 +78,7 @@ GAMES = {
     "tictactoe": "ai.game:TicTacToe",
     "connect4": "ai.game:ConnectFour",
     "cartpole": "ai.game:GymnasiumGame('CartPole-v1')",
+    "hog": "ai.game:Hog(goal=25, dice=5)",
 }
 
 

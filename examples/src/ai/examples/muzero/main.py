@@ -14,12 +14,28 @@ from ai.data.datagen import DatagenLoader
 from ai.examples.alphazero.truth import lost_lines, wrong_moves
 from ai.examples.cli import read_config
 from ai.examples.muzero.asked import Asked, Requests
+from ai.examples.muzero.luck import LuckModel
 from ai.examples.muzero.model import Model
 from ai.examples.muzero.reanalyse import Reanalyse
 from ai.examples.selflearn import LearnConfig, asked, learn, make_engine, make_game, report
-from ai.game import Gumbel, Play, Puct, Search, SelfPlay, Solution, TicTacToe, match, random_player, solve
+from ai.game import (
+    Gumbel,
+    Hog,
+    HogSolver,
+    Play,
+    Puct,
+    Search,
+    SelfPlay,
+    Solution,
+    TicTacToe,
+    match,
+    random_player,
+    solve,
+)
 from ai.game.protocol import Game, State
 from ai.train import MuZero
+
+COMMITMENT = 0.1  # more of it, and the codes are settled before anything is known of luck
 
 
 @dataclass(frozen=True)
@@ -27,7 +43,7 @@ class Config(LearnConfig):
     """What a run needs; every field is an option of the command line."""
 
     game: str = "tictactoe"
-    """What to learn: tictactoe, cartpole (Gymnasium's CartPole-v1), or the import path of a game."""
+    """What to learn: tictactoe, cartpole (Gymnasium's CartPole-v1), hog, or the import path of a game."""
     trial: str = "muzero"
     """The trial's folder, relative to $AI_LAB_PATH (else ./ai-lab) unless absolute."""
     unroll: int = 5
@@ -40,6 +56,8 @@ class Config(LearnConfig):
     """Exponent of prioritised replay; None draws uniformly."""
     consistency_weight: float = 0.0
     """Weight of the distance between states foreseen and states seen."""
+    codes: int = 0
+    """Outcomes of luck that the model tells apart after an action (stochastic MuZero); 0 for a model without luck."""
     dim: int = 128
     """Width of the networks."""
     dim_state: int = 64
@@ -82,11 +100,32 @@ PRESETS = {
         replay_ratio=40.0,
         minutes=30,
     ),
+    "hog": Config(
+        game="hog",
+        play=Play(
+            games=64,
+            simulations=24,
+            rule=Puct(normalize=False),
+            opening_share=0.8,
+            opening_moves=12,
+            max_moves=100,
+        ),
+        codes=32,
+        unroll=3,
+        n_step=10,
+        steps=4000,
+        minutes=20,
+        consistency_weight=1.0,
+        reanalyse=None,
+        task_interval=1000,
+        save_interval=1000,
+    ),
 }
 DESCRIPTIONS = {
     "tiny": "seconds; for tests",
     "tictactoe": "a quarter of an hour; no lost line at 32 simulations",
     "cartpole": "up to half an hour; under 50,000 steps of the environment",
+    "hog": "minutes; a game of dice whose luck is learnt too, beside its exact solution",
 }
 
 
@@ -118,8 +157,9 @@ class Judge:
 def run(config: Config) -> dict[str, float]:
     """Trains and measures; returns what `measure` finds of the best snapshot, the `seconds` and `environment_steps`."""
     game = make_game(config.game)
-    solution = solve(game) if isinstance(game, TicTacToe) else None
+    solution = truth(game)
     engine = make_engine(config)
+    check_luck(game, config)
     model, play_model = (network(game, config).init(seed=config.seed) for _ in range(2))
     model.to(config.device)
     if (node := asked(config, Requests(play_model))) is not None:
@@ -135,7 +175,7 @@ def run(config: Config) -> dict[str, float]:
         buffer=ReplayBuffer(
             config.buffer,
             unroll=config.unroll,
-            first_only=() if config.consistency_weight else ("obs",),
+            first_only=() if later_seen(config) else ("obs",),
             n_step=config.n_step,
             alpha=config.alpha,
             seed=config.seed,
@@ -147,8 +187,9 @@ def run(config: Config) -> dict[str, float]:
     )
     loss = MuZero(
         model.support,
-        obs_unrolled=config.consistency_weight > 0,
+        obs_unrolled=later_seen(config),
         consistency_weight=config.consistency_weight,
+        commitment_weight=COMMITMENT,
         priorities=None if config.alpha is None else loader.update_priorities,
     )
     trial, ran = learn(
@@ -157,14 +198,39 @@ def run(config: Config) -> dict[str, float]:
         loader,
         loss if config.reanalyse is None else reanalysing(loss, loader, game, config),
         task=lambda model, step: measure(game, model, solution, (0, 32)),
-        best_by="fault" if solution is not None else f"{yardstick(game)}_32",
-        mode="min" if solution is not None else "max",
+        best_by="fault" if isinstance(solution, Solution) else f"{yardstick(game)}_32",
+        mode="min" if isinstance(solution, Solution) else "max",
     )
     found = measure(game, model, solution, (0, 8, 32), episodes=100) | ran
     name = yardstick(game)
-    curves = (f"{name}_0", f"{name}_32", "loss") if solution is None else ("wrong_0", "wrong_32", "lost_32")
+    perfect = isinstance(solution, Solution)
+    curves = ("wrong_0", "wrong_32", "lost_32") if perfect else (f"{name}_0", f"{name}_32", "loss")
     report(trial, found, curves)
     return found
+
+
+def truth(game: Game) -> Solution | HogSolver | None:
+    """Returns what knows the best moves of a game, where that is known."""
+    if isinstance(game, Hog):
+        return HogSolver(game)
+    return solve(game) if isinstance(game, TicTacToe) else None
+
+
+def check_luck(game: Game, config: Config) -> None:
+    """Refuses what cannot learn luck.
+
+    Raises:
+        ValueError: codes of luck where the model is asked elsewhere, which asks of no afterstates.
+    """
+    if config.codes < 0:
+        raise ValueError(f"codes must be at least 0, got {config.codes}")
+    if config.codes and config.inferencer:
+        raise ValueError(f"codes ({config.codes}) must be 0 with inferencer, which is asked of no afterstates")
+
+
+def later_seen(config: Config) -> bool:
+    """Returns whether the loss needs the observations of unrolled steps as well."""
+    return config.consistency_weight > 0 or config.codes > 0
 
 
 def reanalysing(loss: MuZero, loader: DatagenLoader, game: Game, config: Config) -> Reanalyse:
@@ -176,30 +242,33 @@ def reanalysing(loss: MuZero, loader: DatagenLoader, game: Game, config: Config)
 
 def network(game: Game, config: Config) -> Model:
     """Returns the model for a game: values turn their sign with the player, or are discounted."""
+    sizes = {"dim": config.dim, "dim_state": config.dim_state, "support_size": config.support_size}
     discount = -1.0 if game.num_players == 2 else game.discount
-    return Model(
-        game.observation_shape,
-        game.num_actions,
-        discount=discount,
-        dim=config.dim,
-        dim_state=config.dim_state,
-        support_size=config.support_size,
-    )
+    seen, actions = game.observation_shape, game.num_actions
+    if config.codes:
+        return LuckModel(seen, actions, num_codes=config.codes, discount=discount, **sizes)
+    return Model(seen, actions, discount=discount, **sizes)
 
 
 def measure(
     game: Game,
     model: Model,
-    solution: Solution | None,
+    solution: Solution | HogSolver | None,
     simulations: tuple[int, ...],
     *,
     episodes: int = 20,
 ) -> dict[str, float]:
-    """Returns, by the number of simulations, wrong moves and lost lines; else the mean return or points."""
+    """Returns, by the number of simulations, wrong moves and lost lines; else the mean return or points.
+
+    Of Hog, the share of games won of the best player, without any chance in it, and the chance given away a move.
+    """
     found: dict[str, float] = {}
     for count in simulations:
         judge = Judge(game, model, count)
-        if solution is not None:
+        if isinstance(solution, HogSolver):
+            found[f"points_{count}"] = solution.points(judge)
+            found[f"given_away_{count}"] = given_away(solution, judge)
+        elif solution is not None:
             found[f"wrong_{count}"] = wrong_moves(solution, judge)
             found[f"lost_{count}"] = lost_lines(game, judge)
             found["fault"] = 1e4 * found[f"lost_{count}"] + found[f"wrong_{count}"]  # of the most simulations
@@ -209,6 +278,13 @@ def measure(
             player = lambda state, seed, judge=judge: judge(state)  # noqa: E731
             found[f"points_{count}"] = match(game, player, random_player(game), episodes, opening_moves=2).points
     return found
+
+
+def given_away(solution: HogSolver, judge: Judge) -> float:
+    """Returns the chance of winning that a judge's moves give away, in the mean of all positions."""
+    states = solution.positions()
+    scores = solution.score(states)
+    return float((scores.max(axis=1) - scores[np.arange(len(states)), judge(states)]).mean() / 2)
 
 
 def yardstick(game: Game) -> str:
@@ -236,6 +312,19 @@ def reproduce_cartpole(*, seed: int = 0) -> dict[str, float]:
     """Trains the `cartpole` preset; `return_32` should be at least 475."""
     torch.set_num_threads(1)
     return run(replace(PRESETS["cartpole"], seed=seed, trial=f"reproduce/cartpole-muzero-{seed}"))
+
+
+def reproduce_hog(*, seed: int = 0, codes: int = 32, minutes: float = 20) -> dict[str, float]:
+    """Trains the `hog` preset; `points_32` is the share of games won of the best player, at most 0.5.
+
+    Args:
+        seed: of weights, games and the order of the data.
+        codes: of luck; 0 for a model without luck, to compare.
+        minutes: of training.
+    """
+    torch.set_num_threads(1)
+    name = f"reproduce/hog-muzero-{codes}-{seed}"
+    return run(replace(PRESETS["hog"], seed=seed, codes=codes, minutes=minutes, trial=name))
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from ai.game.games.cartpole import CartPole as CartPole
 from ai.game.games.connect4 import ConnectFour as ConnectFour
 from ai.game.games.gomoku import Gomoku as Gomoku
 from ai.game.games.hex import Hex as Hex
+from ai.game.games.hog import Hog as Hog
 from ai.game.games.othello import Othello as Othello
 from ai.game.games.sliding import SlidingTiles as SlidingTiles
 from ai.game.games.tictactoe import TicTacToe as TicTacToe
@@ -56,10 +57,12 @@ from ai.game.search.rules.rule import Rule as Rule
 from ai.game.search.rules.rule import ScoredRule as ScoredRule
 from ai.game.search.search import Found as Found
 from ai.game.search.search import Search as Search
+from ai.game.search.stochastic import StochasticModel as StochasticModel
 from ai.game.solvers.connect4_solver import ConnectFourSolver as ConnectFourSolver
 from ai.game.solvers.connect4_solver import decisive_positions as decisive_positions
 from ai.game.solvers.exhaustive import Solution as Solution
 from ai.game.solvers.exhaustive import solve as solve
+from ai.game.solvers.hog_solver import HogSolver as HogSolver
 
 __all__ = [
     "Augment",
@@ -83,6 +86,8 @@ __all__ = [
     "GymnasiumEnvironments",
     "GymnasiumGame",
     "Hex",
+    "Hog",
+    "HogSolver",
     "LearnedModel",
     "NetEvaluator",
     "OpenSpielGame",
@@ -105,6 +110,7 @@ __all__ = [
     "SlidingTiles",
     "Solution",
     "StateEvaluator",
+    "StochasticModel",
     "SymmetricGame",
     "TicTacToe",
     "Twenty48",

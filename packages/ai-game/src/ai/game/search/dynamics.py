@@ -60,7 +60,7 @@ class Rules:
 
     def __init__(self, game: Game, evaluator: Evaluator) -> None:
         self.game = game
-        self.num_actions = game.num_actions
+        self.num_actions = self.width = game.num_actions
         self.luck = hasattr(game, "chance")
         self._evaluator = NetEvaluator(evaluator) if isinstance(evaluator, nn.Module) else evaluator
         self._on_states = isinstance(evaluator, StateEvaluator)
@@ -114,6 +114,9 @@ class Rules:
         if (chance := chances(self.game, state)) is not None and chance.any():
             lucky = np.asarray(chance.any(axis=1))
             raise ValueError(f"states must be a player's to move, in row {int(lucky.argmax())} luck moves")
+
+    def check_move(self, tree: Tree, action: NDArray[np.int64]) -> None:
+        """Refuses nothing: an action that is illegal leads nowhere."""
 
     def value(self, state: State) -> NDArray[np.floating]:
         """Returns the evaluator's value of each state, `[B]`; of more than two players each one's, `[B, players]`."""
@@ -242,6 +245,7 @@ class Learned:
         self.model = model
         self.actions = actions
         self.num_actions = actions.num_actions
+        self.width = self.num_actions  # edges of a node
         self.luck = False
         self.shares: Shares | None = None
         self._embeddings: Any = None
@@ -305,25 +309,36 @@ class Learned:
 
     def expand(self, tree: Tree, rows: NDArray[np.int64], leaf: Leaf) -> Evaluated:
         """Lets the model take the action of each new edge from its parent's embedding."""
-        # no node of a learned model is terminal, so that every walk ends at a new edge
-        games, parent, node, action = rows, leaf.parent, leaf.node, leaf.action.copy()
-        if isinstance(self._embeddings, Tensor) and self._embeddings.device.type != "cpu":
-            places = torch.from_numpy(np.stack([games, parent, node, action]).astype(np.int64))
-            games, parent, node, action = sent(places, self._embeddings.device)
+        games, parent, action, node = self._places(rows, leaf)
         taken = self.actions.taken(games, parent, action)
         embedding, reward, discount, policy, value = self.model.recurrent(self._embeddings[games, parent], taken)
         offered = self.actions.offer(rows, leaf.node, (games, node), policy)
         reward, discount, logits, value = fetched(reward, discount, offered, value)
         batch = len(rows)
-        for name, outcome, nodes in (("rewards", reward, tree.reward), ("discounts", discount, tree.discount)):
-            numbers = _array(outcome).reshape(batch)
-            if not np.isfinite(numbers).all():
-                raise ValueError(f"model must return finite {name}, got NaN or infinity")
-            nodes[rows, leaf.node] = numbers
+        self._write_paid(tree, rows, leaf.node, reward, discount)
         self._embeddings[games, node] = embedding
         logits, value = checked((logits, value), batch, self.num_actions)
         tree.legal[rows, leaf.node] = self._open(logits)
         return Evaluated(np.arange(batch), logits, value)
+
+    def _places(self, rows: NDArray[np.int64], leaf: Leaf, which: NDArray[np.int64] | None = None) -> tuple[Any, ...]:
+        """Returns games, parents, edges and nodes of the walks that are meant, where the embeddings are."""
+        # no node of a learned model is terminal, so that every walk ends at a new edge
+        meant: Any = slice(None) if which is None else which
+        games, parent, action, node = rows[meant], leaf.parent[meant], leaf.action[meant].copy(), leaf.node[meant]
+        if isinstance(self._embeddings, Tensor) and self._embeddings.device.type != "cpu":
+            places = torch.from_numpy(np.stack([games, parent, action, node]).astype(np.int64))
+            return tuple(sent(places, self._embeddings.device))
+        return games, parent, action, node
+
+    @staticmethod
+    def _write_paid(tree: Tree, rows: NDArray[np.int64], node: NDArray[np.int64], reward: Any, discount: Any) -> None:
+        """Writes what the model says that the edges to nodes pay, and what these are worth to who took them."""
+        for name, outcome, nodes in (("rewards", reward, tree.reward), ("discounts", discount, tree.discount)):
+            numbers = _array(outcome).reshape(len(rows))
+            if not np.isfinite(numbers).all():
+                raise ValueError(f"model must return finite {name}, got NaN or infinity")
+            nodes[rows, node] = numbers
 
     def _open(self, logits: NDArray[np.floating]) -> NDArray[np.bool_] | bool:
         """Returns which actions may be taken, `[R, A]`: of those sampled, each once.
@@ -340,6 +355,9 @@ class Learned:
 
     def check(self, observation: Any) -> None:
         """Refuses nothing: what a model takes is for it to say."""
+
+    def check_move(self, tree: Tree, action: NDArray[np.int64]) -> None:
+        """Refuses nothing: every action is one of the model's."""
 
     def at_root(self, observation: Any) -> NDArray[np.bool_]:
         """Returns True for every row: an embedding does not tell what will be seen."""

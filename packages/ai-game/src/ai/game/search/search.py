@@ -20,6 +20,7 @@ from ai.game.search.evaluator import check_evaluator
 from ai.game.search.rules.gumbel import Gumbel
 from ai.game.search.rules.puct import Puct
 from ai.game.search.rules.rule import Roots, Rule, Way
+from ai.game.search.stochastic import Stochastic, StochasticModel
 from ai.game.search.tree import UNVISITED, Tree, move_subtrees, new_leaf, new_tree
 from ai.game.search.turn import Turn
 
@@ -107,9 +108,15 @@ class Search:
         rule: Rule | None = None,
         max_depth: int | None = None,
     ) -> Search:
-        """Returns a search in a learned model, to be called with observations instead of states."""
+        """Returns a search in a learned model, to be called with observations instead of states.
+
+        In a `StochasticModel` luck moves after every action: its codes are visited by their share, each within one
+        visit of it.
+        """
         search = cls.__new__(cls)
-        search._setup(Learned(model, NumberedActions(num_actions)), simulations, rule, max_depth)
+        lucky = isinstance(model, StochasticModel)
+        dynamics = Stochastic(model, num_actions) if lucky else Learned(model, NumberedActions(num_actions))
+        search._setup(dynamics, simulations, rule, max_depth)
         return search
 
     @classmethod
@@ -246,9 +253,9 @@ class Search:
         """Keeps the part of the trees below the moves made, as the start of the next search (not by Gumbel's rule).
 
         The next call must be for the positions after `action[B]`; its budget comes on top of what is kept. Where luck
-        follows a move, its outcomes are given to a second `advance`. A row whose move ended its game, or was not
-        explored, starts from a fresh tree, at whatever position comes next. A learned model's tree goes on from what
-        the model foresaw: what is then seen counts in the fresh rows alone.
+        follows a move, its outcomes, of a `StochasticModel` its codes, are given to a second `advance`. A row whose
+        move ended its game, or was not explored, starts from a fresh tree, at whatever position comes next. A learned
+        model's tree goes on from what the model foresaw: what is then seen counts in the fresh rows alone.
 
         Raises:
             ValueError: the rule is Gumbel, whose halving needs fresh roots; or nothing was searched, or the search
@@ -264,7 +271,8 @@ class Search:
         if self.tree is None or not self._searched:
             raise ValueError("advance needs a search before it, one that came to its end")
         tree = self.tree
-        action = check_actions(action, len(tree.size), self._dynamics.num_actions)
+        action = check_actions(action, len(tree.size), self._dynamics.width)
+        self._dynamics.check_move(tree, action)
         rows = np.arange(len(action))
         child = tree.child[rows, 0, action].astype(np.int64)
         kept = (child >= 0) & ~tree.terminal[rows, np.maximum(child, 0)]
@@ -310,6 +318,8 @@ class Search:
                 f"positions must be the {len(self.tree.size)} after the moves given to advance, got {len(positions)}"
             )
         self._dynamics.check(positions)
+        if (lucky := self.tree.chance[:, 0] & kept).any():
+            raise ValueError(f"advance needs what luck did as well, in row {int(lucky.argmax())} luck moves")
         same = self._dynamics.at_root(positions) | ~kept
         if not same.all():
             raise ValueError(f"positions must be those after the moves given to advance, row {same.argmin()} is not")
@@ -357,7 +367,7 @@ class Search:
             raise ValueError(
                 f"legal must be a mask of booleans, or of 0 and 1, of shape {shape}, got {mask.dtype} {mask.shape}"
             )
-        return mask.astype(bool)
+        return _wide(mask.astype(bool), self._dynamics.width)
 
     def _prepare(self, batch: int) -> None:
         num_nodes = self.simulations + 1
@@ -367,7 +377,7 @@ class Search:
         self._reset(slice(None))
 
     def _new_tree(self, batch: int, num_nodes: int) -> Tree:
-        return new_tree(batch, num_nodes, self._dynamics.num_actions, proves=self.rule.prove)
+        return new_tree(batch, num_nodes, self._dynamics.width, proves=self.rule.prove)
 
     def _reset(self, rows: NDArray[np.int64] | slice) -> None:
         """Leaves an empty root in the trees of `rows`."""
@@ -411,7 +421,8 @@ class Search:
             raise ValueError(
                 f"noise_values must hold a number a move, shape {(batch, num_actions)}, got {noise_values}"
             )
-        return Roots(self.tree, self.simulations, budget, seeds, noisy, noise_values, self._memory)
+        drawn = None if noise_values is None else _wide(np.asarray(noise_values), self._dynamics.width)
+        return Roots(self.tree, self.simulations, budget, seeds, noisy, drawn, self._memory)
 
     def _found(self, way: Way, prior: NDArray[np.float64]) -> Found:
         assert self.tree is not None
@@ -423,6 +434,8 @@ class Search:
         value = (raw + total.sum(axis=1)) / (1.0 + visits.sum(axis=1))
         action, policy = self.rule.decide(tree, way)
         mean = total / np.maximum(visits, 1.0)
+        # at a root a player moves: the places that codes of luck need besides are closed there
+        policy, visits, mean, prior = (of[:, : self._dynamics.num_actions] for of in (policy, visits, mean, prior))
         return Found(action, policy, visits, mean, value, prior, raw, self._dynamics.actions.offered)
 
     def _found_proven(self, visits: NDArray[np.float64], prior: NDArray[np.float64], raw: NDArray[np.float64]) -> Found:
@@ -446,6 +459,16 @@ class Search:
         tried = np.where(sensible, visits, 0.0)
         value = (raw + (tried * mean).sum(axis=1)) / (1.0 + tried.sum(axis=1))
         return Found(action, policy, visits, mean, np.where(np.isnan(known), value, known), prior, raw)
+
+
+def _wide(of_actions: NDArray[Any], width: int) -> NDArray[Any]:
+    """Returns what stands for each action with zeros for all other edges of a node, `[B, width]`.
+
+    >>> _wide(np.ones((1, 2)), 3)
+    array([[1., 1., 0.]])
+    """
+    missing = width - of_actions.shape[1]
+    return np.pad(of_actions, ((0, 0), (0, missing))) if missing > 0 else of_actions
 
 
 def _check_open(legal: NDArray[np.bool_]) -> None:

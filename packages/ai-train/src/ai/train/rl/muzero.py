@@ -28,6 +28,12 @@ class MuZero:
     an episode's end the policy is not learnt, and value and reward are learnt as they stand in the draw (0 after a true
     end).
 
+    A model whose luck is learnt too (stochastic MuZero) has `chance_code(obs, following) -> scores [B, C]`, which tells
+    by the highest of C what came about between two observations; `afterstate_dynamics(state, action) -> afterstate` and
+    `afterstate_prediction(afterstate) -> (logits of codes [B, C], value)`; and its `dynamics(afterstate, code)` is
+    given codes as ones and zeros `[B, C]`, through which the gradient goes straight to the scores. It needs
+    `obs_unrolled`.
+
     Where actions are sampled, `predict` gives a policy of `ai.model` in place of logits; then the batch also has the
     actions that the search sampled, `sampled [B, K+1, A, ...]`, which `policy` weighs.
 
@@ -37,6 +43,7 @@ class MuZero:
         entropy_weight: of the policy's entropy, which it is paid for; keeps one that is sampled from growing narrow
             before the values are right.
         obs_unrolled: whether `obs` has the axis of unrolled steps.
+        commitment_weight: of the squared distance between a code's scores and the code, where luck is learnt.
         consistency_weight: of the mean squared distance between each unrolled state and the one that the model sees in
             the observation made then, through which no gradient flows; needs `obs_unrolled`.
         priorities: (index, priority) -> None, such as `loader.update_priorities`, given each draw's value error; both
@@ -46,10 +53,11 @@ class MuZero:
     and appendix G: the K steps' losses scaled by 1/K, the gradient halved at each dynamics call. Consistency: Ye et al.
     2021, Mastering Atari games with limited data, section 4.1, here without its projections. Sampled actions: Hubert et
     al. 2021, Learning and planning in complex action spaces, section 4.3: the divergence from the improved policy,
-    over its samples.
+    over its samples. Luck: Antonoglou et al. 2022, Planning in stochastic environments with a learned model, equations
+    6 and 7, section 4.3: codes are the corners of a simplex, chosen by the highest score, straight through.
 
     Raises:
-        ValueError: `consistency_weight` without `obs_unrolled`.
+        ValueError: `consistency_weight`, or a model that learns luck, without `obs_unrolled`.
     """
 
     def __init__(
@@ -59,29 +67,43 @@ class MuZero:
         value_weight: float = 1.0,
         entropy_weight: float = 0.0,
         obs_unrolled: bool = False,
+        commitment_weight: float = 1.0,
         consistency_weight: float = 0.0,
         priorities: Callable[[Tensor, Tensor], object] | None = None,
     ) -> None:
-        check_real(value_weight=value_weight, entropy_weight=entropy_weight, consistency_weight=consistency_weight)
-        check_weights(value_weight=value_weight, entropy_weight=entropy_weight, consistency_weight=consistency_weight)
+        weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
+        weights |= {"commitment_weight": commitment_weight, "consistency_weight": consistency_weight}
+        check_real(**weights)
+        check_weights(**weights)
         if consistency_weight and not obs_unrolled:
             raise ValueError(f"consistency_weight ({consistency_weight}) needs obs_unrolled=True")
         self.support, self.value_weight, self.obs_unrolled = support, value_weight, obs_unrolled
         self.consistency_weight, self.entropy_weight = consistency_weight, entropy_weight
+        self.commitment_weight = commitment_weight
         self.priorities = priorities
 
     def __call__(self, model: Any, batch: Mapping[str, Tensor], step: int) -> Tensor:
         """The mean loss over the batch."""
         obs = batch["obs"][:, 0] if self.obs_unrolled else batch["obs"]
+        if (lucky := hasattr(model, "chance_code")) and not self.obs_unrolled:
+            raise ValueError(
+                "obs_unrolled must be True for a model with chance_code, which is asked of two observations"
+            )
         n_unroll = batch["action"].shape[1] - 1
         mask, target, reward = batch["mask"].float(), widened(batch["target"]), widened(batch["reward"])
         state = model.represent(obs)
-        policy_loss = reward_loss = value_loss = consistency_loss = torch.zeros(len(target), device=target.device)
+        policy_loss = reward_loss = value_loss = torch.zeros(len(target), device=target.device)
+        chance_loss = consistency_loss = policy_loss
         seen = self._seen(model, batch["obs"]) if self.consistency_weight else None
         for k in range(n_unroll + 1):
             scale = 1.0 if k == 0 else 1.0 / n_unroll
             if k > 0:
-                state, predicted = model.dynamics(state, batch["action"][:, k - 1])
+                if lucky:
+                    state, predicted, worth, told = self._through_luck(model, state, batch, k)
+                    value_loss = value_loss + scale * self._scalar_loss(worth, target[:, k - 1])
+                    chance_loss = chance_loss + scale * mask[:, k - 1] * told
+                else:
+                    state, predicted = model.dynamics(state, batch["action"][:, k - 1])
                 reward_loss = reward_loss + scale * self._scalar_loss(predicted, reward[:, k - 1])
                 if seen is not None:
                     apart = (widened(state) - seen[:, k - 1]).square().flatten(1).mean(1)
@@ -96,10 +118,29 @@ class MuZero:
         if is_logging():
             for name, part in (("policy_loss", policy_loss), ("value_loss", value_loss), ("reward_loss", reward_loss)):
                 log(name, part.mean())
+            if lucky:
+                log("chance_loss", chance_loss.mean())
             if seen is not None:
                 log("consistency_loss", consistency_loss.mean())
-        loss = policy_loss + reward_loss + self.value_weight * value_loss + self.consistency_weight * consistency_loss
+        loss = policy_loss + reward_loss + self.value_weight * value_loss + chance_loss
+        loss = loss + self.consistency_weight * consistency_loss
         return (loss * batch["weight"]).mean() if "weight" in batch else loss.mean()
+
+    def _through_luck(
+        self, model: Any, state: Tensor, batch: Mapping[str, Tensor], k: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns state and reward after `k` steps, what the afterstate is worth, and the loss of its luck, `[B]`."""
+        obs = batch["obs"]
+        afterstate = model.afterstate_dynamics(state, batch["action"][:, k - 1])
+        foreseen, worth = model.afterstate_prediction(afterstate)
+        scores = widened(model.chance_code(obs[:, k - 1], obs[:, k]))
+        which = scores.argmax(1)
+        code = F.one_hot(which, scores.shape[1]).to(scores.dtype)
+        loss = F.cross_entropy(widened(foreseen), which, reduction="none")
+        loss = loss + self.commitment_weight * (scores - code).square().sum(1)
+        straight = code + scores - scores.detach()
+        following, reward = model.dynamics(afterstate, straight.to(state.dtype))
+        return following, reward, worth, loss
 
     def _policy_loss(self, policy: Any, batch: Mapping[str, Tensor], k: int) -> Tensor:
         """Returns how unlike the search's policy after `k` steps one is, less what its entropy is paid, `[B]`."""
