@@ -4,6 +4,7 @@ Command: `ai-examples muzero tictactoe`, or `python -m ai.examples.muzero --help
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -242,12 +243,16 @@ def reanalysing(loss: MuZero, loader: DatagenLoader, game: Game, config: Config)
 
 def network(game: Game, config: Config) -> Model:
     """Returns the model for a game: values turn their sign with the player, or are discounted."""
-    sizes = {"dim": config.dim, "dim_state": config.dim_state, "support_size": config.support_size}
     discount = -1.0 if game.num_players == 2 else game.discount
-    seen, actions = game.observation_shape, game.num_actions
-    if config.codes:
-        return LuckModel(seen, actions, num_codes=config.codes, discount=discount, **sizes)
-    return Model(seen, actions, discount=discount, **sizes)
+    make = partial(LuckModel, num_codes=config.codes) if config.codes else Model
+    return make(
+        game.observation_shape,
+        game.num_actions,
+        discount=discount,
+        dim=config.dim,
+        dim_state=config.dim_state,
+        support_size=config.support_size,
+    )
 
 
 def measure(

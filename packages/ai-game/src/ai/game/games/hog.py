@@ -95,11 +95,13 @@ class Hog:
         """Returns `[B, A]`: any number of dice, or the sums that those thrown can have."""
         dice = np.arange(self.num_actions) < self.dice
         legal: NDArray[np.bool_] = np.where((state["thrown"] > 0)[:, None], self.odds[state["thrown"]] > 0, dice)
-        return legal & (state["over"] == 0)[:, None]
+        legal &= (state["over"] == 0)[:, None]
+        return legal
 
     def chance(self, state: State) -> NDArray[np.float64]:
         """Returns how likely each sum is, `[B, A]`; zeros where a player moves or the game is over."""
-        return self.odds[state["thrown"]]
+        chance: NDArray[np.float64] = self.odds[state["thrown"]]
+        return chance
 
     def terminal(self, state: State) -> NDArray[np.bool_]:
         """Returns which games are over, `[B]`."""

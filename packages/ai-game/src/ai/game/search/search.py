@@ -114,8 +114,10 @@ class Search:
         visit of it.
         """
         search = cls.__new__(cls)
-        lucky = isinstance(model, StochasticModel)
-        dynamics = Stochastic(model, num_actions) if lucky else Learned(model, NumberedActions(num_actions))
+        if isinstance(model, StochasticModel):
+            dynamics: Learned = Stochastic(model, num_actions)
+        else:
+            dynamics = Learned(model, NumberedActions(num_actions))
         search._setup(dynamics, simulations, rule, max_depth)
         return search
 
