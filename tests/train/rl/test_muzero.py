@@ -157,4 +157,4 @@ def test_luck_is_told_by_two_observations():
     with pytest.raises(ValueError, match="obs_unrolled must be True for a model with chance_code"):
         MuZero()(Lucky(), lucky_batch() | {"obs": torch.zeros(2, 1)}, 0)
     with pytest.raises(ValueError, match="commitment_weight"):
-        MuZero(commitment_weight=-1.0)
+        MuZero(commitment_weight=float("nan"))
