@@ -362,14 +362,13 @@ class Search:
         if legal is None:
             return None
         mask = legal.numpy(force=True) if isinstance(legal, Tensor) else np.asarray(legal)
-        shape: tuple[int, ...] = (batch, self._dynamics.num_actions)
-        if isinstance(self._dynamics.actions, SampledActions):  # how many choices there are is for the policy to say
-            shape = (batch, *mask.shape[1:])
+        sampled = isinstance(self._dynamics.actions, SampledActions)  # of all choices, which are the policy's to count
+        shape: tuple[int, ...] = (batch, *mask.shape[1:]) if sampled else (batch, self._dynamics.num_actions)
         if mask.shape != shape or (mask.dtype != bool and not np.isin(mask, (0, 1)).all()):
             raise ValueError(
                 f"legal must be a mask of booleans, or of 0 and 1, of shape {shape}, got {mask.dtype} {mask.shape}"
             )
-        return _wide(mask.astype(bool), self._dynamics.width)
+        return mask.astype(bool) if sampled else _wide(mask.astype(bool), self._dynamics.width)
 
     def _prepare(self, batch: int) -> None:
         num_nodes = self.simulations + 1
