@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from ai.train.engine.evaluate import refuse_endless
+from ai.train.engine.log import recording
 from ai.train.engine.run import Run
 from ai.train.hooks.interval import Interval, as_interval
 from ai.train.state.stateful import Stateful
@@ -86,7 +87,7 @@ class RunTask:
 
     def do(self, run: Run) -> Metrics:
         """In evaluation mode, with moving averages."""
-        with run.evaluating():
+        with run.evaluating(), recording(None):
             found = self.task(model_of(run), run.step)
         if not isinstance(found, Mapping):
             raise TypeError(f"task must return a dict of numbers, not {type(found).__name__}")
@@ -118,7 +119,7 @@ class Sample:
         return {}
 
     def _draw(self, run: Run) -> Any:
-        with run.evaluating():
+        with run.evaluating(), recording(None):
             return self.sampler(model_of(run), run.step)
 
 

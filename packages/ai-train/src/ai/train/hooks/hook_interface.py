@@ -35,7 +35,10 @@ class HookInterface:
         """The run begins; it may be moved to a snapshot here with `run.load_state_dict`."""
 
     def step(self, step: int) -> bool | None:
-        """Step `step` is about to begin; True ends the run. Called by every rank, with the same steps."""
+        """Step `step` is about to begin; True ends the run. Called by every rank, with the same steps.
+
+        What it gives to `ai.train.log` is logged with the step's other numbers, if the run goes on.
+        """
 
     def gradients(self, step: int) -> None:
         """The gradients of step `step` are there, divided and unscaled; the optimiser has not used them yet.

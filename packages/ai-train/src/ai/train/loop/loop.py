@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
-from ai.train.engine.log import Record, record_into
+from ai.train.engine.log import Nowhere, Record, Waiting, record_into, recording
 from ai.train.engine.ranks import INTERRUPT, STOP
 from ai.train.engine.run import Interrupted, Run, StopTraining
 from ai.train.engine.update import Update
@@ -46,11 +46,12 @@ def loop(
     """
     watch = _as_one(hook, run)
     first = run.step
-    with run.at_end, StopSignals(watch=hook is not None) as signals:
+    with run.at_end, recording(None), StopSignals(watch=hook is not None) as signals:
         run.interrupted = lambda: signals.requested is not None
         run.recent_losses = lambda: _means(updates)
         try:
-            watch.setup(run)
+            with recording(Nowhere("a hook's setup")):
+                watch.setup(run)
             run.begin_averages()
             _bind_gradients(watch, updates)
             first = run.step
@@ -75,7 +76,6 @@ def loop(
             run.ranks.explain(error)
             raise
         finally:
-            record_into(None)
             _end(run, watch, signals)
     if run.outcome == "interrupted":
         _exit(run, signals.requested, made_updates=run.step != first)
@@ -92,10 +92,13 @@ def _train(
 ) -> None:
     """Step after step; sets `run.outcome` where it is not the data or a limit that ends it."""
     poll, limit, step = run.ranks.poll, run.steplimit, run.step
-    is_there = hook is not _NO_HOOK
+    is_there, waiting, stop = hook is not _NO_HOOK, Waiting(), None
     deadline = math.inf if timelimit is None else run.time() + timelimit
     while limit is None or step < limit:
-        stop = is_there and hook.step(step)
+        if is_there:
+            record_into(waiting)
+            stop = hook.step(step)
+            record_into(None)
         wish = poll(step, STOP if stop else INTERRUPT if signals.requested else 0)
         if wish:
             run.outcome = "stopped" if wish == STOP else "interrupted"
@@ -103,6 +106,8 @@ def _train(
         if timelimit is not None and run.time() >= deadline:
             return
         record = Record() if is_there and hook.wants_log(step) else None
+        if waiting.given:
+            waiting.hand_over(record)
         if not advance(step, record):
             if run.gives_up():
                 run.outcome = "finished" if signals.requested is None else "interrupted"
@@ -116,13 +121,15 @@ def _train(
         step += 1
         run.step = step
         if record is not None:
-            _publish(run, hook, updates, record)
+            with recording(Nowhere("a hook's log")):
+                _publish(run, hook, updates, record)
 
 
 def _end(run: Run, hook: HookInterface, signals: StopSignals) -> None:
     """The hook's `done`, which a signal cuts short as it does an evaluation before."""
     try:
-        hook.done()
+        with recording(Nowhere("a hook's done")):
+            hook.done()
     except Interrupted:
         run.outcome = "interrupted"
     if run.outcome == "finished" and run.step > 0 and (unseen := run.never_measured):
@@ -139,6 +146,8 @@ def _publish(run: Run, hook: HookInterface, updates: Mapping[str, Update], recor
         loss, count = update.read_loss(keep=run.keeps_sums)
         finite = finite and math.isfinite(loss)
         totals["loss" if len(updates) == 1 else f"loss_{key}"] = (loss, count)
+    for name in totals:
+        record.check_free(name)
     for name, (total, weight) in run.ranks.sum_named(record.totals() | totals).items():
         if name in totals and isinstance(hook, HookList):
             hook.log_loss(name, total, weight)
