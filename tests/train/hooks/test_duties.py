@@ -1,6 +1,7 @@
 """A hook's duties: each alone, in the order that loses nothing, and what can never happen said at the start."""
 
 import json
+import os
 import sys
 from itertools import count
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ai.train import EarlyStopping, Hook, HookInterface, Run, Snapshots, Trainer, opt
+from ai.train import EarlyStopping, Hook, HookInterface, Run, Snapshots, Trainer, opt, snapshot
 from ai.train.early_stopping import direction
 from ai.train.hooks.duties import RunTask, Sample, Validate
 from ai.train.hooks.interval import Due, as_interval, as_log_interval, epochs
@@ -243,8 +244,9 @@ def test_parts_without_which_others_can_never_happen_are_named(net, batches, cap
     )
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
 def test_a_snapshot_is_noted_what_was_measured_after_it_was_saved_and_a_resume_makes_what_was_cut_short(
-    net, batches, tmp_path
+    by_hand, net, batches, tmp_path, monkeypatch
 ):
     steps = []
 
@@ -259,16 +261,20 @@ def test_a_snapshot_is_noted_what_was_measured_after_it_was_saved_and_a_resume_m
 
     def train():
         model = net()
+        optimizer, step = opt.sgd(model), 0
+        if by_hand and steps:
+            step = snapshot.restore(os.path.relpath(tmp_path), model, optimizer)
         hook = Hook(
             task=task,
             task_interval=3,
             snapshots=Snapshots(tmp_path, keep_last=None),
             save_interval=3,
-            resume=True,
+            resume=not by_hand,
             sanity=False,
         )
-        return Trainer(env, batches(9)).train(model, opt.sgd(model), hook)
+        return Trainer(env, batches(9)).train(model, optimizer, hook, step=step)
 
+    monkeypatch.chdir(tmp_path.parent)
     with pytest.raises(CutError):
         train()
     assert train() == 9

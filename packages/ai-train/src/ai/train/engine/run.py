@@ -49,6 +49,7 @@ class Run:
             hook or `StopTraining`), `'interrupted'` (a signal) or `'error'`. Set before `hook.done`.
         error: the exception behind the outcome `'error'`.
         saved: where the last snapshot was put, for the message at the end.
+        restored_from: the snapshot that the user restored before the run; None where none was, or a hook did it.
         line: the name of the run in its snapshots, which a resumed one shares; None where no hook saves it.
         to_go_on: what continues the run from there, for the same message.
         exit_status: of the process, where a signal ended the run and it is saved.
@@ -91,6 +92,7 @@ class Run:
         self.recent_losses: Callable[[], Metrics] = dict  # means since the last logged step, of this rank
         self.keeps_sums = False  # whether the row of this step leaves the mean loss of the next as it would be
         self.resumed = False
+        self.restored_from: str | None = None
         self.line: str | None = None
         self.specs: dict[str, Any] = {}
         self.sharded = False
@@ -295,6 +297,7 @@ class Run:
         self.step = int(state["step"])
         self.resumed = True
         self.line = state.get("line")
+        self.restored_from = state.get("restored_from")
         if isinstance(self.data, Stateful) and state.get("data") is not None:
             self.data.load_state_dict(state["data"])
         self.position.go_to(state.get("position"), state.get("random"), self.step * self._batches_per_step)

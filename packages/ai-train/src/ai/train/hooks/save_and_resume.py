@@ -84,6 +84,8 @@ class Save:
             self._saved_step, self._path = run.step, Path(run.saved)
         elif run.resumed and run.saved is None:  # from a snapshot that the user has chosen
             self._saved_step = run.step
+            if run.restored_from is not None and _is_in(Path(run.restored_from), self.snapshots.folder):
+                self._path = Path(run.restored_from)  # it may lack what was measured of it
         if run.line is None and not run.resumed:
             run.line = uuid4().hex
 
@@ -120,3 +122,7 @@ class Save:
             run.error.add_note(f"and the last snapshot was not written: {failure}")  # what ended the run comes first
         finally:
             self.snapshots.disown()
+
+
+def _is_in(path: Path, folder: Path) -> bool:
+    return path.is_dir() and path.resolve().parent == folder.resolve()

@@ -116,7 +116,7 @@ def restore(
     run.load_state_dict({key: state[key] for key in parts if key in state}, settings=settings)
     for one, part in zip(stateful, held, strict=True):
         one.load_state_dict(part)
-    rest: dict[str, Any] = {"line": line_of(chosen)}
+    rest: dict[str, Any] = {"line": line_of(chosen), "restored_from": str(chosen)}
     rest |= {key: value for key, value in state.items() if key not in ("models", "optimizers")}
     for index, (key, one_model) in enumerate(models.items()):
         averages = state["ema"].get(key, {})
