@@ -515,6 +515,23 @@ def test_a_file_that_cannot_be_read_there_is_told_once_in_the_trials_log_and_the
     assert list((here / "snapshots").iterdir()) == []
 
 
+@needs_unreadable
+def test_a_file_that_cannot_be_read_here_is_told_once_in_the_log_that_who_goes_on_is_given(tmp_path):
+    for name in ("a.bin", "snapshots/000000010/model.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(UNREADABLE)
+    (tmp_path / "z.txt").write_text("whole")
+    copy = Copy(tmp_path)
+    for _ in range(2):
+        given = {name: data.decode() for name, _, data in copy.parts()}
+        assert given == {
+            "z.txt": "whole",
+            "log.txt": "ai.lab: a.bin cannot be read and is not handed to who goes on: Input/output error\n"
+            "ai.lab: snapshots/000000010/model.safetensors cannot be read and is not handed to who goes on: "
+            "Input/output error\n",
+        }
+
+
 def keep_what_cannot_be_read(trial) -> float:
     (trial.path / "dump.bin").symlink_to(UNREADABLE)
     return trial.hp.log("lr", 1e-3, 1e-1)

@@ -44,14 +44,26 @@ class Copy:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
+        self._unreadable: set[str] = set()
 
     def parts(self) -> Iterator[tuple[str, int, bytes]]:
-        """Yields name, position and bytes of all that a run goes on from."""
-        for path in sorted(self._folder.rglob("*")):
+        """Yields name, position and bytes of all that a run goes on from; what cannot be read is told in its log."""
+        log = self._folder / LOG
+        for path in [*sorted(path for path in self._folder.rglob("*") if path != log), log]:
             name = path.relative_to(self._folder)
-            if path.is_file() and path.name not in _LOCKS and not _is_unfinished(name):
-                for at, data in _parts(path):
-                    yield str(name), at, data
+            try:
+                if path.is_file() and path.name not in _LOCKS and not _is_unfinished(name):
+                    for at, data in _parts(path):
+                        yield str(name), at, data
+            except OSError as error:
+                self._tell_unreadable(str(name), error)
+
+    def _tell_unreadable(self, name: str, error: OSError) -> None:
+        if name not in self._unreadable:
+            self._unreadable.add(name)
+            line = f"ai.lab: {name} cannot be read and is not handed to who goes on: {error.strerror or error}\n"
+            with contextlib.suppress(OSError), open(self._folder / LOG, "ab") as file:
+                file.write(line.encode(errors="replace"))
 
     def clear(self) -> None:
         """Deletes what a run left that is not gone on from."""
