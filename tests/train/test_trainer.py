@@ -591,5 +591,7 @@ def test_bad_arguments_are_refused_before_anything_changes(net, batches):
         Trainer(env, []).train(nn.ReLU(), opt.sgd(model))
     with pytest.raises(TypeError, match=r"must return a loss tensor or \(loss, weight\), not float"):
         Trainer(lambda m, b, s: 1.0, batches(1)).train(model, opt.sgd(model))
+    with pytest.raises(TypeError, match=r"must return a loss tensor or \(loss, weight\), not tuple"):
+        Trainer(lambda m, b, s: (next(m.parameters()).sum(),), batches(1)).train(model, opt.sgd(model))
     with pytest.raises(ValueError, match=r"must return one number as its loss, not \(3,\): take a mean"):
         Trainer(lambda m, b, s: next(m.parameters()).sum() * torch.ones(3), batches(1)).train(model, opt.sgd(model))

@@ -126,3 +126,17 @@ class Line:
     def step(self, action):
         over = np.zeros(self.num, bool)
         return np.asarray(action, np.float32), np.ones(self.num, np.float32), over, over
+
+
+def test_values_are_compared_among_legal_actions_alone_and_where_none_is_among_all():
+    values = torch.tensor([[3.0, 1.0, 2.0], [3.0, -torch.inf, 2.0], [1.0, 2.0, 3.0]])
+    legal = torch.tensor([[False, True, True], [False, True, False], [False, False, False]])
+    seen = {"obs": values, "legal": legal}
+    best = EpsilonGreedy(steps=1, first=0.0, last=0.0)(VALUES, seen, None, 0)["action"]
+    assert best.tolist() == [2, 1, 2]
+    generator, explore = torch.Generator().manual_seed(0), EpsilonGreedy(steps=1, last=1.0)
+    drawn = torch.stack([explore(VALUES, seen, generator, 0)["action"] for _ in range(300)])
+    counts = torch.stack([(drawn == action).sum(0) for action in range(3)], 1)
+    assert counts[:2].tolist() == [[0, *counts[0, 1:].tolist()], [0, 300, 0]]
+    assert counts[0, 1:].min() > 120  # of 150 in the mean
+    assert counts[2].min() > 70  # of 100

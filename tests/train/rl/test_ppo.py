@@ -82,6 +82,30 @@ def test_a_ratio_beyond_all_numbers_is_clipped_or_pulled_back():
     assert 0 < gradient[1].item() < math.inf  # away from what was bad: the action lies above the mean
 
 
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "slope"),
+    [
+        *((0.25, 2.0, 0.5), (0.5, 2.0, 1.0), (1.0, 2.0, 2.0), (1.5, 2.0, 3.0), (1.75, 2.0, 0.0)),
+        *((0.25, -2.0, 0.0), (0.5, -2.0, -1.0), (1.5, -2.0, -3.0), (1.75, -2.0, -3.5), (1.0, 0.0, 0.0)),
+    ],
+)
+def test_gradients_end_beyond_the_clip_and_not_at_its_edge(ratio, advantage, slope):
+    log_prob = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+
+    class Sure:
+        def log_prob(self, action):
+            return log_prob
+
+        def entropy(self):
+            return torch.zeros(1)
+
+    zero = torch.zeros(1, dtype=torch.float64)
+    batch = {"obs": zero, "action": zero, "target": zero, "advantage": zero + advantage}
+    batch["log_prob"] = -torch.tensor([ratio], dtype=torch.float64).log()
+    PPO(clip=0.5, normalize=False, value_weight=0.0)(lambda obs: (Sure(), zero), batch, 0).backward()
+    assert -log_prob.grad.item() == pytest.approx(slope)  # of a gain by the logarithm of a ratio: ratio · advantage
+
+
 def test_steps_that_are_masked_out_count_for_nothing(on_device):
     torch.manual_seed(0)
     model, batch = Net(), batch_of(6, (5,))

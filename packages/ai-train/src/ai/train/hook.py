@@ -247,7 +247,7 @@ class Hook(HookInterface):
                 self._stopping.say_if_blind(self._metrics)
         finally:
             if self._bar is not None:
-                self._bar.close()
+                self._bar.close(run.step)
             if self._save is not None:
                 self._save.end(run)
 

@@ -64,6 +64,8 @@ class ByPolicy:
 class EpsilonGreedy:
     """Takes the best of the values `model(obs) -> [N, A]`, or with a falling chance any action.
 
+    Where `legal` is seen, among the legal actions; where none is, among all, as `ByPolicy` does.
+
     Args:
         first: the chance at the start.
         last: the chance from `steps` on.
@@ -95,9 +97,9 @@ class EpsilonGreedy:
             raise TypeError(f"the model must give the values of actions, a tensor (N, A), got {got}")
         anything = torch.rand(values.shape, generator=generator, device=values.device)
         if "legal" in seen:
-            lowest = torch.finfo(values.dtype).min
             legal = seen["legal"].bool()
-            values = torch.where(legal, values, lowest)
+            legal = legal | ~legal.any(1, keepdim=True)
+            values = torch.where(legal, values.clamp_min(torch.finfo(values.dtype).min), -torch.inf)
             anything = torch.where(legal, anything, -1)
         explores = torch.rand(len(values), generator=generator, device=values.device) < self.chance(n_steps)
         return {"action": torch.where(explores, anything.argmax(1), values.argmax(1))}

@@ -158,7 +158,7 @@ class Update:
     def _backward(self, batch: Any, step: int) -> tuple[Tensor, float | Tensor]:
         loss = self.forward(batch, step)
         weight: float | Tensor = 1.0
-        if type(loss) is tuple:
+        if type(loss) is tuple and len(loss) == 2:
             loss, weight = loss
         elif self._weighted:
             weight = rows(batch)

@@ -61,8 +61,9 @@ class Progress:
         chosen = {k: f"{v:.4g}" for k, v in numbers.items() if k.startswith(("loss", "accuracy")) and isfinite(v)}
         self._bar.set_postfix(chosen, refresh=False)
 
-    def close(self) -> None:
-        """Leave the bar as it stands."""
+    def close(self, step: int) -> None:
+        """Leave the bar at the step that was reached."""
+        self._bar.update(step - self._shown)
         self._bar.close()
 
 
