@@ -116,6 +116,21 @@ def test_steps_that_are_masked_out_count_for_nothing(on_device):
     torch.testing.assert_close(got, loss(model, flat, 0))
 
 
+@pytest.mark.parametrize("padding", [math.nan, math.inf, -math.inf])
+def test_whatever_stands_in_the_padding_reaches_no_gradient(padding):
+    torch.manual_seed(0)
+    model, batch = Net(), batch_of(6, (5,))
+    batch["mask"] = torch.arange(5) < torch.tensor([5, 3, 1, 4, 5, 2])[:, None]
+    filled = dict(batch)
+    for key in ("log_prob", "advantage", "target", "value"):
+        filled[key] = batch[key].where(batch["mask"], padding)
+    loss = PPO(clip_value=0.2)
+    for got, want in zip(
+        *(torch.autograd.grad(loss(model, b, 0), model.parameters()) for b in (filled, batch)), strict=True
+    ):
+        assert torch.equal(got, want)
+
+
 def test_clip_and_entropy_may_be_functions_of_the_step(on_device):
     torch.manual_seed(0)
     model, batch = Net(), batch_of()

@@ -116,6 +116,9 @@ class PPO:
             raise ValueError(f"the model's value {tuple(value.shape)} and target {tuple(target.shape)} must agree")
         check_rows(batch, (*keys, "mask"), target)
         mask = batch.get("mask")
+        if mask is not None:  # whose mean leaves the padding out; what is infinite there would still reach gradients
+            batch = {**batch, **{key: batch[key].masked_fill(~mask.bool(), 0) for key in keys}}
+            target = batch["target"]
         mean = _mean_over(mask)
         advantage = widened(batch["advantage"])
         if self.normalize:
