@@ -87,6 +87,14 @@ def test_who_asked_first_in_inference_mode_asks_outside_of_it_too(client, model)
     assert [torch.equal(each, model(x)) for each in client.multi_infer([x, x])] == [True, True]
 
 
+def test_the_callers_default_device_changes_nothing(client, model):
+    x = torch.randn(2, 8)
+    with torch.device("meta"):
+        replies = [client(x), *client.multi_infer([x, x]), client(x, do="same", empty=b"")]
+    assert all(torch.equal(each, model(x)) for each in replies[:3])
+    assert torch.equal(replies[3], x)
+
+
 def test_worker_runs_in_evaluation_mode_without_gradients(client):
     assert client(torch.zeros(2, 8), do="training").tolist() == [0, 0]
 

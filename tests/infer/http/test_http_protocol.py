@@ -25,6 +25,7 @@ class Transport:
 
     def __init__(self):
         self.written, self.closed, self.aborted = b"", asyncio.Event(), False
+        self.n_untaken = 0  # bytes that the other side has yet to read
 
     def get_extra_info(self, name, default=None):
         return default
@@ -41,6 +42,9 @@ class Transport:
 
     def is_closing(self):
         return self.closed.is_set()
+
+    def get_write_buffer_size(self):
+        return self.n_untaken
 
     def pause_reading(self):
         pass
@@ -63,8 +67,31 @@ async def echo(scope, receive, send):
     await send({"type": "http.response.body", "body": said})
 
 
-def connected(protocol):
-    config = uvicorn.Config(echo, http=protocol, ws="none", lifespan="off", log_config=None)
+class Clock:
+    """The running loop's own, which goes on when it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.timers = 0.0, []
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: self.now)
+        monkeypatch.setattr(asyncio.get_running_loop(), "call_later", self.call_later)
+
+    def call_later(self, seconds, call, *arguments):
+        self.timers.append(asyncio.TimerHandle(self.now + seconds, call, arguments, asyncio.get_running_loop()))
+        return self.timers[-1]
+
+    def go_on(self, seconds):
+        end = self.now + seconds
+        while due := [each for each in self.timers if each.when() <= end]:
+            timer = min(due, key=asyncio.TimerHandle.when)
+            self.timers.remove(timer)
+            self.now = timer.when()
+            if not timer.cancelled():
+                timer._run()
+        self.now = end
+
+
+def connected(protocol, app=echo):
+    config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
     config.load()
     transport, state = Transport(), ServerState()
     connection = protocol(config, state, {})
@@ -164,43 +191,113 @@ def test_a_connection_that_is_reset_is_kept_by_nothing():
     asyncio.run(scene())
 
 
-def test_half_a_request_is_waited_for_a_little_at_the_end(monkeypatch):
-    head = b"POST / HTTP/1.1\r\ncontent-length: 6\r\n\r\n"
-    later = []
+HALF = b"POST / HTTP/1.1\r\ncontent-length: 6\r\n\r\nabc"
+LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
+
+def test_half_a_request_is_waited_for_a_little_at_the_end(monkeypatch):
     async def scene():
-        monkeypatch.setattr(asyncio.get_running_loop(), "call_later", lambda *call: later.append(call))
-        late, _ = slow = connected(HttpProtocol)[:2]
-        soon, _ = quick = connected(HttpProtocol)[:2]
+        clock = Clock(monkeypatch)
+        late, slow, _ = connected(HttpProtocol)
+        soon, quick, _ = connected(HttpProtocol)
         idle, nothing, _ = connected(HttpProtocol)
         whole, answered, state = connected(HttpProtocol)
-        late.data_received(head + b"abc")
-        soon.data_received(head + b"abc")
-        whole.data_received(head + b"abcdef")
-        idle.data_received(head[:9])
+        late.data_received(HALF)
+        soon.data_received(HALF)
+        whole.data_received(HALF + b"def")
+        idle.data_received(HALF[:9])
+        clock.go_on(60.0)
         for connection in (late, soon, whole, idle):
             connection.shutdown()
         assert nothing.is_closing()  # nothing was asked there
-        assert later == [
-            (http_protocol.UNSENT_GRACE_S, late._end_unsent, late.cycle),
-            (http_protocol.UNSENT_GRACE_S, soon._end_unsent, soon.cycle),
-            (http_protocol.CLOSE_GRACE_S, nothing.abort),
-        ]
-        soon.data_received(b"def")  # in time
-        for _, end, *arguments in list(later):
-            end(*arguments)
+        clock.go_on(0.9 * http_protocol.CLOSE_GRACE_S)
+        assert not nothing.aborted
+        clock.go_on(0.1 * http_protocol.CLOSE_GRACE_S)
         assert nothing.aborted  # TLS waits for a farewell that a client which does not read never sends
-        assert later[3:] == [(http_protocol.CLOSE_GRACE_S, slow[1].abort)]
+        soon.data_received(b"def")  # in time
+        clock.go_on(http_protocol.UNSENT_GRACE_S)
+        assert slow.written == LATE
+        assert slow.is_closing()
         await asyncio.wait(state.tasks)
-        assert slow[1].written == b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-        assert slow[1].is_closing()
-        while not quick[1].is_closing():
+        while not quick.is_closing():
             await asyncio.sleep(0)
-        for transport in (quick[1], answered):
+        for transport in (quick, answered):
             assert transport.is_closing()
             assert transport.written.startswith(b"HTTP/1.1 200 ")
             assert b"POST b'/' b'' b'abcdef'" in transport.written
         late.connection_lost(None)
         await asyncio.wait(late.tasks)  # whoever waited for the rest of its body does no more
+
+    asyncio.run(scene())
+
+
+def test_an_upload_that_moves_is_not_cut_at_the_end(monkeypatch):
+    """It may take long; what counts is how long nothing came."""
+
+    async def scene():
+        clock = Clock(monkeypatch)
+        long, slow, _ = connected(HttpProtocol)
+        stuck, halted, _ = connected(HttpProtocol)
+        for connection in (long, stuck):
+            connection.data_received(HALF)
+            connection.shutdown()
+        for byte in (b"d", b"e"):
+            clock.go_on(0.9 * http_protocol.UNSENT_GRACE_S)
+            long.data_received(byte)
+            if byte == b"d":
+                stuck.data_received(byte)
+        clock.go_on(0.05 * http_protocol.UNSENT_GRACE_S)
+        assert not halted.written
+        clock.go_on(0.06 * http_protocol.UNSENT_GRACE_S)
+        assert halted.written == LATE
+        assert not slow.is_closing()
+        long.data_received(b"f")
+        while not slow.is_closing():
+            await asyncio.sleep(0)
+        assert b"POST b'/' b'' b'abcdef'" in slow.written
+
+    asyncio.run(scene())
+
+
+def test_half_a_request_behind_others_takes_no_reply_of_theirs(monkeypatch):
+    async def scene():
+        clock, gate = Clock(monkeypatch), asyncio.Event()
+
+        async def patient(scope, receive, send):
+            await gate.wait()
+            await echo(scope, receive, send)
+
+        connection, transport, _ = connected(HttpProtocol, patient)
+        connection.data_received(NEXT + HALF)
+        connection.shutdown()
+        clock.go_on(10 * http_protocol.UNSENT_GRACE_S)
+        assert transport.written == b""
+        assert not transport.is_closing()
+        gate.set()
+        while not transport.written:
+            await asyncio.sleep(0)
+        clock.go_on(2 * http_protocol.UNSENT_GRACE_S)
+        first, _, second = transport.written.partition(b"GET b'/next' b'a=b' b''")
+        assert first.startswith(b"HTTP/1.1 200 ")
+        assert second == LATE
+
+    asyncio.run(scene())
+
+
+def test_a_reply_that_is_being_read_at_the_end_is_not_cut(monkeypatch):
+    async def scene():
+        clock = Clock(monkeypatch)
+        connection, transport, state = connected(HttpProtocol)
+        connection.data_received(NEXT)
+        await asyncio.wait(state.tasks)
+        transport.n_untaken = 9
+        connection.shutdown()
+        clock.go_on(20 * http_protocol.CLOSE_GRACE_S)
+        assert transport.is_closing()
+        assert not transport.aborted
+        transport.n_untaken = 0
+        clock.go_on(http_protocol.CLOSE_GRACE_S)
+        assert transport.aborted
+        connection.connection_lost(None)
 
     asyncio.run(scene())

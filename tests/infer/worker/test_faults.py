@@ -11,6 +11,8 @@ import resource
 import socket
 import sys
 import time
+import weakref
+from typing import ClassVar
 
 import cloudpickle
 import pytest
@@ -29,6 +31,32 @@ from tests.infer.waiting import wait_until
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know nothing of the tests
 
 ONES = torch.ones(1, 4)
+
+
+class Locked(torch.Tensor):
+    """A tensor that can be made and not be copied."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if "copy_" in function.__name__:
+            raise TypeError("this output is not to be copied")
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+class Doubled(torch.autograd.Function):
+    """Of which the class knows how many results some graph still holds."""
+
+    held: ClassVar = weakref.WeakSet()
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.mark = Doubled()
+        Doubled.held.add(ctx.mark)
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
 
 
 class Troubled(nn.Module):
@@ -56,6 +84,13 @@ class Troubled(nn.Module):
             raise GeneratorExit
         if do == "lost":
             raise RuntimeError("CUDA error: device-side assert triggered")
+        if do == "locked":
+            return (x + 1).as_subclass(Locked)
+        if do == "gradients":
+            with torch.enable_grad():
+                return Doubled.apply(x.requires_grad_())
+        if do == "graphs":
+            return len(Doubled.held)
         if do == "greet":
             return self.greeting
         if do == "wait":
@@ -105,6 +140,29 @@ def test_whatever_a_model_raises_is_its_requests_fault_alone(troubled, do, messa
             troubled.wait_for_resp(request_id)
     assert all(torch.equal(troubled.wait_for_resp(each), ONES) for each in good)
     assert troubled.pids == pids
+
+
+def test_an_output_that_cannot_be_copied_is_its_requests_fault_alone(troubled):
+    """Also once requests of its form share calls."""
+    pids = troubled.pids
+    for _ in range(3):
+        ids = [troubled.infer_async(ONES * i, "locked") for i in range(6)]
+        good = troubled.infer_async(ONES)
+        for request_id in ids:
+            with pytest.raises(RequestError, match="this output is not to be copied"):
+                troubled.wait_for_resp(request_id)
+        assert torch.equal(troubled.wait_for_resp(good), ONES)
+    assert troubled.pids == pids
+
+
+@pytest.mark.parametrize("transport", ["shm", "socket"])
+def test_an_output_with_gradients_arrives_and_its_graph_is_kept_by_nothing(troubled, transport):
+    with troubled.create_client(transport=transport, timeout_s=100) as client:
+        for i in range(5):
+            y = client(ONES * i, "gradients")
+            assert torch.equal(y, ONES * 2 * i)
+            assert not y.requires_grad
+        assert client(ONES, "graphs") <= 1
 
 
 def test_a_lost_device_is_the_workers_fault(troubled, caplog):

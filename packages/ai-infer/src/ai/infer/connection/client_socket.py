@@ -38,7 +38,7 @@ class ClientSocket:
 
     def send_request(self, kind: Kind, request: PendingRequest, layout: Layout, tensors: Sequence[Parts]) -> None:
         """Sends what the socket takes of a request that has its id; see `send`."""
-        body = torch.empty(layout.n_bytes, dtype=torch.uint8)
+        body = torch.empty(layout.n_bytes, dtype=torch.uint8, device="cpu")
         for view, x in zip(layout.views(body), tensors, strict=True):
             copy_into(x, view)
         request.by_socket = True

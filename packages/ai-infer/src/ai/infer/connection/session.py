@@ -88,7 +88,7 @@ class Session:
         self, args: tuple[Tree, ...], kwargs: dict[str, Tree]
     ) -> tuple[Layout, Sequence[Tensor], torch.device | None]:
         """Returns a request's layout, its tensors, and the device that its reply is to lie on (None: the CPU)."""
-        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and not args[0].is_nested:
             x = args[0]
             key = (x.dtype, x.shape, not x.is_contiguous() and has_channels_last(x))
             layout = self._layouts.get(key)

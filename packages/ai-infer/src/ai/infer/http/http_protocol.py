@@ -1,12 +1,18 @@
-"""uvicorn's HTTP/1.1, and what others that are kept do beyond it: offers of h2c, and half a request at the end.
+"""uvicorn's HTTP/1.1, and what others that are kept do beyond it: offers of h2c, and connections that are to end.
 
 Source: RFC 9110, sections 7.8 (a server may ignore `Upgrade`, and then answers the request as it stands) and 15.5.9.
 """
 
+import asyncio
 import contextlib
+import sys
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
 
 UNSENT_GRACE_S = 5.0
 CLOSE_GRACE_S = 1.0
@@ -21,8 +27,11 @@ class HttpProtocol(HttpToolsProtocol):
     finds the body's end and keeps the connection as it does for others.
     """
 
+    _heard_at = 0.0
+
     def data_received(self, data: bytes) -> None:
         """Reads what came."""
+        self._heard_at = self.loop.time()
         self._unset_keepalive_if_required()
         try:
             while data:
@@ -64,25 +73,53 @@ class HttpProtocol(HttpToolsProtocol):
         return b"".join([first, *fields, b"\r\n"])
 
     def shutdown(self) -> None:
-        """Ends the connection once its request is answered; if half of it is there alone, soon."""
+        """Ends the connection once its request is answered; if the rest of it does not come, soon."""
         super().shutdown()
         if self.transport.is_closing():
             self._close()
         elif _is_unsent(self.cycle):
+            self._heard_at = self.loop.time()
             self.loop.call_later(UNSENT_GRACE_S, self._end_unsent, self.cycle)
 
     def _end_unsent(self, cycle: RequestResponseCycle) -> None:
-        """Hangs up on who has not sent the rest meanwhile: nothing was begun, and another server takes it whole."""
-        if _is_unsent(cycle) and not self.transport.is_closing():
-            if not cycle.response_started:
-                self.transport.write(_LATE)
-            self._close()
+        """Hangs up on who sends nothing more of a request: nothing was begun, and another server takes it whole."""
+        if not _is_unsent(cycle) or self.transport.is_closing():
+            return
+        now = self.loop.time()
+        if self.pipeline or self.flow.read_paused:  # requests before it have yet to be answered, or it has to wait
+            self._heard_at = now
+        left_s = self._heard_at + UNSENT_GRACE_S - now
+        if left_s > 0:
+            self.loop.call_later(left_s, self._end_unsent, cycle)
+            return
+        if not cycle.response_started:
+            self.transport.write(_LATE)
+        self._close()
 
     def _close(self) -> None:
         """Closes the connection; TLS alone would wait half a minute for the other side's farewell."""
         self.transport.close()
-        self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
+        self.loop.call_later(CLOSE_GRACE_S, self._abort)
+
+    def _abort(self) -> None:
+        """Waits for no farewell, but for the other side to take what it was answered; the server limits how long."""
+        if self not in self.connections:
+            return
+        if _n_untaken(self.transport):
+            self.loop.call_later(CLOSE_GRACE_S, self._abort)
+        else:
+            self.transport.abort()
 
 
 def _is_unsent(cycle: RequestResponseCycle | None) -> bool:
     return cycle is not None and cycle.more_body and not cycle.response_complete
+
+
+def _n_untaken(transport: asyncio.Transport) -> int:
+    """Returns how many bytes were written that the other side has not taken, as far as the system tells."""
+    n_bytes = transport.get_write_buffer_size()
+    connection = transport.get_extra_info("socket")
+    if sys.platform == "linux" and connection is not None:  # under TLS what waits is known to the system alone
+        with contextlib.suppress(OSError, ValueError):  # closed
+            n_bytes += int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    return n_bytes

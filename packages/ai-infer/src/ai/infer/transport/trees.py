@@ -72,8 +72,9 @@ def flatten(tree: Tree, path: str = "x") -> tuple[Node, list[Tensor]]:
 
 def _flatten(tree: Tree, path: str, tensors: list[Tensor]) -> Node:
     if isinstance(tree, Tensor):
-        if tree.layout is not torch.strided or tree.is_quantized:
-            raise TypeError(f"{path} must be a dense tensor, not one of layout {tree.layout} and dtype {tree.dtype}")
+        if not is_dense(tree):
+            kind = "nested" if tree.is_nested else f"of layout {tree.layout} and dtype {tree.dtype}"
+            raise TypeError(f"{path} must be a dense tensor, not one {kind}")
         tensors.append(tree.detach())
         return ["t"]
     if tree is None or isinstance(tree, (bool, int, float)) or (isinstance(tree, str) and len(tree) <= _MAX_TEXT):
@@ -81,7 +82,9 @@ def _flatten(tree: Tree, path: str, tensors: list[Tensor]) -> Node:
     if isinstance(tree, (str, bytes, bytearray, memoryview)):
         kind = "s" if isinstance(tree, str) else "b"
         data = bytearray(tree.encode(errors="surrogatepass") if isinstance(tree, str) else tree)
-        tensors.append(torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8))
+        tensors.append(
+            torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8, device="cpu")
+        )
         return [kind]
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         names = [field.name for field in dataclasses.fields(tree) if field.init or hasattr(tree, field.name)]
@@ -102,6 +105,11 @@ def _flatten(tree: Tree, path: str, tensors: list[Tensor]) -> Node:
         f"{path} must be a tensor, a number, a string, bytes, None, or a list, tuple, dict, dataclass or named tuple "
         f"of these, not {type(tree).__name__}"
     )
+
+
+def is_dense(x: Tensor) -> bool:
+    """Returns whether a tensor is nothing but numbers in rows and columns, so that it can travel."""
+    return x.layout is torch.strided and not x.is_quantized and not x.is_nested
 
 
 def _class_name(cls: type) -> str:

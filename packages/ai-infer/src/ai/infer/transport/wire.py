@@ -63,6 +63,13 @@ class Layout:
                 views.append(flat.view(shape))
         return views
 
+    def body(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Returns the tensors' bytes as they travel by socket, uint8 `(n_bytes,)`."""
+        body = torch.empty(self.n_bytes, dtype=torch.uint8, device="cpu")
+        for view, x in zip(self.views(body), tensors, strict=True):
+            view.copy_(x)
+        return body
+
     def cut(self, data: memoryview) -> list[memoryview]:
         """Returns the bytes of each of the message's tensors in `data`, at least `n_bytes` long."""
         places = zip(self.dtypes, self.shapes, self.offsets, strict=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ai.infer.errors import InPartsError
-from ai.infer.transport.trees import Node, Tree, flatten, unflatten
+from ai.infer.transport.trees import Node, Tree, flatten, is_dense, unflatten
 from ai.infer.transport.wire import Layout
 from ai.infer.worker.batch_axes import BatchAxes, Form
 from ai.infer.worker.comparison import Answer, NotRowWiseError, has_rows
@@ -71,7 +71,7 @@ class BatchCall:
                 self._sharing.check(whole, axes, parts, chosen, self._alone(batch, chosen))
             # Here, since an output that no message can carry fails its requests as one that the model refuses does.
             shares = Shares(whole.tensors, rows, axes)
-            layouts = self._replies.layouts(whole.node, shares)
+            self._replies.write(batch, self._replies.layouts(whole.node, shares), shares)
         except BaseException as error:
             if isinstance(error, NotRowWiseError):
                 self._sharing.refuse(form.key, str(error))
@@ -86,7 +86,6 @@ class BatchCall:
                 self._refuse(batch[0], error)
         else:
             self.n_rows += n_rows
-            self._replies.write(batch, layouts, shares)
 
     def _alone(self, batch: list[Request], chosen: list[int]) -> list[Answer]:
         """Returns the model's own answers to some of the requests, counted as they travelled."""
@@ -194,9 +193,8 @@ class BatchCall:
         else:
             ((node, tensors),) = answers
         shares = Shares(tensors, [request.rows])
-        layouts = self._replies.layouts(node, shares)
+        self._replies.write([request], self._replies.layouts(node, shares), shares)
         self.n_rows += request.rows
-        self._replies.write([request], layouts, shares)
 
     # The model --------------------------------------------------------------------------------------------------
 
@@ -219,7 +217,7 @@ class BatchCall:
         else:
             args, kwargs = unflatten(layout.tree, iter(inputs))
             output = self._engine(args, kwargs, exact=exact)
-        if type(output) is Tensor and output.is_cpu and output.layout is torch.strided:
+        if type(output) is Tensor and output.is_cpu and is_dense(output):
             return Answer(["t"], [output])
         if isinstance(output, Iterator):
             raise InPartsError("the model returns its reply in parts: ask it by stream")

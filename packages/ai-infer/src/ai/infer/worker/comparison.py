@@ -139,10 +139,10 @@ class Comparison:
     def _vary(self, x: Tensor) -> Tensor:
         """Returns another tensor of the same form, whose numbers a model that takes `x` should take."""
         if x.is_floating_point() or x.is_complex():
-            noise = torch.randn(x.shape, generator=self._random, dtype=torch.float32).to(x.dtype)
-            spread = x.float().std() if x.numel() > 1 and not x.is_complex() else torch.tensor(0.0)
+            noise = torch.randn(x.shape, generator=self._random, dtype=torch.float32, device="cpu").to(x.dtype)
+            spread = x.float().std() if x.numel() > 1 and not x.is_complex() else torch.tensor(0.0, device="cpu")
             return x + noise * (spread if spread > 0 else 1.0)
-        return x.reshape(-1)[torch.randperm(x.numel(), generator=self._random)].view(x.shape)
+        return x.reshape(-1)[torch.randperm(x.numel(), generator=self._random, device="cpu")].view(x.shape)
 
 
 def _loud(x: Tensor) -> Tensor:

@@ -134,6 +134,7 @@ class Worker:
             self._become_orphan()
         self._started = time.monotonic()
 
+    @torch.no_grad()  # a model may make an output with gradients: what it is copied to would keep all it came from
     def serve(self) -> bool:
         """Answers requests until told to stop; returns whether the starter is gone."""
         queue = self._queue

@@ -72,22 +72,23 @@ class ReplyWriter:
     def write(self, batch: list[Request], layouts: dict[int, Layout], shares: Shares) -> None:
         """Writes each request's rows of the output where its client looks for them, then tells the clients.
 
+        Nobody is told before all is written: an output that cannot be copied (some are of classes that forbid it)
+        leaves every request to be answered otherwise.
+
         Args:
             batch: the requests.
             layouts: what `layouts` returned.
             shares: of the requests.
         """
-        self.n_requests += len(batch)
         placed: list[int] = []
+        by_socket: list[tuple[Request, Layout, Tensor]] = []
         for i, request in enumerate(batch):
             layout = layouts[request.rows]
             if request.reply is layout or self._has_place(request, layout):
                 placed.append(i)
             else:
-                self._write_to_socket(request, layout, shares[i])
+                by_socket.append((request, layout, layout.body(shares[i])))
         answered = batch if len(placed) == len(batch) else [batch[i] for i in placed]
-        if not answered:
-            return
         if shares.data is None:
             views = [x for request in answered for x in _views(request)]
             if views:  # an output may be None
@@ -96,7 +97,11 @@ class ReplyWriter:
             for k, pieces in enumerate(shares.data):
                 for i in placed:
                     batch[i].reply_bytes[k][:] = pieces[i]
-        self._publish(answered)
+        self.n_requests += len(batch)
+        for request, layout, body in by_socket:
+            self._send(request, layout, body)
+        if answered:
+            self._publish(answered)
 
     def _has_place(self, request: Request, layout: Layout) -> bool:
         """Returns whether a reply of this layout goes into its request's slot, having described it there."""
@@ -119,10 +124,7 @@ class ReplyWriter:
             self._layouts[key] = layout
         return layout
 
-    def _write_to_socket(self, request: Request, layout: Layout, share: list[Tensor]) -> None:
-        body = torch.empty(layout.n_bytes, dtype=torch.uint8)
-        for view, x in zip(layout.views(body), share, strict=True):
-            view.copy_(x)
+    def _send(self, request: Request, layout: Layout, body: Tensor) -> None:
         if request.slot >= 0:  # after it was copied: an output may be a view of the input, which lies there
             self._finish_slot(request, _MOVED)
         request.client.stream.send(

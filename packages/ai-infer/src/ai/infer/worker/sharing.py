@@ -105,7 +105,7 @@ class Sharing:
             return []
         known.look_at = known.n_shared + min(known.n_shared, _MAX_CALLS_UNSEEN)
         known.versions[n_parts > 1] = version
-        return torch.randperm(n_parts, generator=self._random)[:_N_LOOKED_AT].tolist()
+        return torch.randperm(n_parts, generator=self._random, device="cpu")[:_N_LOOKED_AT].tolist()
 
     def axes(self, key: str, whole: Answer, n_rows: int) -> Sequence[int | None]:
         """Returns the axis of each tensor of a shared call's output.

@@ -4,8 +4,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from ai.infer.transport.frames import STREAM_WINDOW, Kind
 from ai.infer.transport.trees import flatten, unflatten
 from ai.infer.transport.wire import layout_of
@@ -119,9 +117,7 @@ class Streams:
             node, tensors = flatten(part, "a part of the model's reply")
             tensors = [x.cpu() for x in tensors]
             layout = layout_of(node, tensors)
-            body = torch.empty(layout.n_bytes, dtype=torch.uint8)
-            for view, x in zip(layout.views(body), tensors, strict=True):
-                view.copy_(x)
+            body = layout.body(tensors)
         except BaseException as error:
             self.n_errors += 1
             self._end(stream, Kind.ERROR, error_header(answer_for(error), 1 << 20))
