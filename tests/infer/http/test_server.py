@@ -22,6 +22,7 @@ from tests.infer.waiting import wait_until
 FACTORY = """
 import os, time
 import torch
+from torch import nn
 
 class Net(nn.Module):
     def __init__(self):

@@ -76,7 +76,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Ends the connection once its request is answered; if the rest of it does not come, soon."""
         super().shutdown()
         if self.transport.is_closing():
-            self._close()
+            self._abort_soon()
         elif _is_unsent(self.cycle):
             self._heard_at = self.loop.time()
             self.loop.call_later(UNSENT_GRACE_S, self._end_unsent, self.cycle)
@@ -94,11 +94,11 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if not cycle.response_started:
             self.transport.write(_LATE)
-        self._close()
-
-    def _close(self) -> None:
-        """Closes the connection; TLS alone would wait half a minute for the other side's farewell."""
         self.transport.close()
+        self._abort_soon()
+
+    def _abort_soon(self) -> None:
+        """Has a connection that is closing end soon: TLS alone would wait half a minute for the other's farewell."""
         self.loop.call_later(CLOSE_GRACE_S, self._abort)
 
     def _abort(self) -> None:
@@ -106,7 +106,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self not in self.connections:
             return
         if _n_untaken(self.transport):
-            self.loop.call_later(CLOSE_GRACE_S, self._abort)
+            self._abort_soon()
         else:
             self.transport.abort()
 
