@@ -219,7 +219,7 @@ class Rules:
             after = game.step(before, draws.choose(draws.digest(before), weights))
             paid = reward_of_each(game, after) if many else game.reward(after)[:, None]
             worth[pending] += factor[pending] * paid
-            turned = ~many & (game.to_play(after) != game.to_play(before))
+            turned = False if many else game.to_play(after) != game.to_play(before)
             factor[pending] *= (np.where(turned, -1.0, 1.0) * ~game.terminal(after))[:, None]
             ahead[pending] = after
             weights = game.chance(after)  # type: ignore[attr-defined]

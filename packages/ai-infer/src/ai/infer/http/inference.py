@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 
 from ai.infer.client import InferencerClient
 from ai.infer.connection.raw_request import RawRequest
-from ai.infer.errors import InferError, RequestError
+from ai.infer.errors import InferError, InPartsError, RequestError
 from ai.infer.http.formats.bodies import Receive
 from ai.infer.http.formats.messages import JSON, RETRY, RefusedError, Reply, Request, error_body, first_line
 from ai.infer.http.formats.outputs import named_outputs
@@ -158,6 +158,9 @@ def refuse(error: Exception) -> Reply:
         return 400, JSON, error_body(str(error))
     if isinstance(error, UnknownModelError):
         return 404, JSON, error_body(str(error.args[0]))
+    if isinstance(error, InPartsError):
+        where = "send the plain form, POST /models/NAME, with accept: text/event-stream"
+        return 400, JSON, error_body(f"the model returns its reply in parts: {where}")
     if isinstance(error, RequestError):
         _log.error("the model failed on a request: %s", error)
         return 500, JSON, error_body(f"the model failed on this request: {first_line(error)}")
