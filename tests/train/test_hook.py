@@ -141,6 +141,14 @@ def test_bad_intervals_are_refused(value, error, message):
         as_interval(value)
 
 
+@pytest.mark.parametrize("name", ["log", "val", "task", "sample", "save"])
+@pytest.mark.parametrize(("value", "rule"), [(0, "be at least 1 step"), ("x", "look like '30s'"), (1.5, "be an int")])
+def test_each_bad_interval_is_named(name, value, rule, batches, tmp_path):
+    parts = {"val_data": batches(1), "task": print, "sampler": print, "sample": print, "snapshots": Snapshots(tmp_path)}
+    with pytest.raises((ValueError, TypeError), match=f"^{name}_interval must {rule}"):
+        Hook(log=print, **parts, **{f"{name}_interval": value})
+
+
 def test_bad_combinations_are_refused():
     with pytest.raises(ValueError, match="resume=True needs snapshots"):
         Hook(resume=True)

@@ -71,6 +71,9 @@ def test_a_slip_is_named(slip, sentence):
 
 
 def test_a_slip_in_a_value_is_named():
+    for betas in ((0.9,), (0.9, 0.99, 0.5)):  # of three torch takes the first two
+        with pytest.raises(ValueError, match=r"betas must be two numbers, such as \(0.9, 0.999\), got \(0.9,"):
+            ai.opt.adamw(model(), betas=betas)
     with pytest.raises(ValueError, match=r"^batch_size must be a number of rows from 1, or 'auto', not '4'$"):
         NodeInferencer(model(), "cpu", "4")
     data = ai.data.Datagen(Rollouts(GameEnvironments(CartPole(), 2), model(), steps=2)).passes(1, batches=1)

@@ -279,7 +279,8 @@ def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float
     check_real(lr=lr, **{key: options[key] for key in ("weight_decay", "momentum", "eps") if key in options})
     if not lr >= 0:
         raise ValueError(f"lr ({lr}) must not be negative")
-    _check_betas(options.get("betas", ()))
+    if "betas" in options:
+        _check_betas(options["betas"])
     check_limits(clip_norm, clip_value)
     makers: tuple[Any, ...] = (no_decay, layerwise_decay)
     if rule is not None and (rule in makers or not callable(rule)):
@@ -304,6 +305,8 @@ def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float
 def _check_betas(betas: Any) -> None:
     if not isinstance(betas, tuple | list):
         raise TypeError(f"betas must be a tuple of numbers, such as (0.9, 0.999), got {betas!r}")
+    if len(betas) != 2:  # of three torch takes the first two in silence
+        raise ValueError(f"betas must be two numbers, such as (0.9, 0.999), got {betas!r}")
     check_real(**{f"betas[{place}]": beta for place, beta in enumerate(betas)})
 
 

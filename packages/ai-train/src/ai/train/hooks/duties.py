@@ -50,7 +50,7 @@ class Validate:
                 f"val_data must be there for each validation, and a {type(data).__name__} is run through once: "
                 "pass a loader, or the list of its batches"
             )
-        self.data, self.interval = data, as_interval(interval)
+        self.data, self.interval = data, as_interval(interval, "val_interval")
 
     def do(self, run: Run) -> Metrics:
         """Over all of the data."""
@@ -83,7 +83,7 @@ class RunTask:
     name = "task"
 
     def __init__(self, task: Callable[[Any, int], Mapping[str, float]], interval: Every) -> None:
-        self.task, self.interval = task, as_interval(interval)
+        self.task, self.interval = task, as_interval(interval, "task_interval")
 
     def do(self, run: Run) -> Metrics:
         """In evaluation mode, with moving averages."""
@@ -104,7 +104,7 @@ class Sample:
     name = "sample"
 
     def __init__(self, sampler: Callable[[Any, int], Any], take: Callable[[int, Any], object], interval: Every) -> None:
-        self.sampler, self.take, self.interval = sampler, take, as_interval(interval)
+        self.sampler, self.take, self.interval = sampler, take, as_interval(interval, "sample_interval")
 
     def do(self, run: Run) -> Metrics:
         """In evaluation mode, with moving averages."""

@@ -122,7 +122,7 @@ def as_log_interval(value: "Interval | int | str | None") -> Interval | None:
     [10, 20, 50, 100, 200]
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 100:
-        return as_interval(value)
+        return as_interval(value, "log_interval")
     rule = every(value)
     return Interval(lambda step: next((early for early in (10, 20, 50) if early > step), int(rule.next_step(step))))
 
@@ -140,6 +140,8 @@ def as_interval(value: "Interval | int | str | None", name: str = "an interval")
     if value is None or isinstance(value, Interval):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1 step, not {value}")
         return every(value)
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h|epochs?)\s*", value)
@@ -148,7 +150,7 @@ def as_interval(value: "Interval | int | str | None", name: str = "an interval")
         if match[2].startswith("epoch"):
             return epochs(float(match[1]))
         return seconds(float(match[1]) * _UNITS_S[match[2]])
-    raise TypeError(f"an interval must be an int, a string like '30s' or an Interval, not {type(value).__name__}")
+    raise TypeError(f"{name} must be an int, a string like '30s' or an Interval, not {type(value).__name__}")
 
 
 class Due:

@@ -54,7 +54,8 @@ class Save:
     name = "save"
 
     def __init__(self, snapshots: SnapshotFolder, interval: Interval | int | str | None, settings: str) -> None:
-        self.snapshots, self.interval, self._settings = snapshots, as_interval(interval), settings
+        self.snapshots, self._settings = snapshots, settings
+        self.interval = as_interval(interval, "save_interval")
         self._saved_step: int | None = None
         self._path: Path | None = None
 
