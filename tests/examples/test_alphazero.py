@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ai.data.workers.on_ray import actor as ray_actor
-from ai.data.workers.on_ray import engine as ray_engine
+from ai.data.workers.on_ray import worker as ray_worker
 from ai.examples.alphazero import MLP, ResNet, connect4, run
 from ai.examples.alphazero.ladder import Ladder
 from ai.examples.alphazero.loss import AlphaZero
@@ -79,7 +79,7 @@ def test_what_does_not_play_on_a_cluster_is_refused(how, message):
 @pytest.mark.parametrize("inferencer", [False, True])
 def test_games_come_from_a_cluster_with_the_parameters_that_they_are_told(monkeypatch, tmp_path, inferencer):
     monkeypatch.setitem(sys.modules, "ray", PretendedRay())
-    monkeypatch.setattr(ray_engine, "_TURN_S", 0.01)
+    monkeypatch.setattr(ray_worker, "_TURN_S", 0.01)
     monkeypatch.setattr(ray_actor, "_BEAT_S", 0.01)
     monkeypatch.setenv("AI_NODE", "one machine")
     pretend(monkeypatch, tmp_path)

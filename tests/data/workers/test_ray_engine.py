@@ -1,10 +1,12 @@
 """The Ray engine, over actors that are threads of this process."""
 
+import importlib.util
 import pickle
 import socket
 import sys
 import threading
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from ai.data import Datagen, Ray, WorkerFailedError
 from ai.data.workers import versions
 from ai.data.workers.on_ray import actor as ray_actor
 from ai.data.workers.on_ray import engine as ray_engine
-from ai.data.workers.on_ray import joining
+from ai.data.workers.on_ray import membership
+from ai.data.workers.on_ray import worker as ray_worker
+from ai.data.workers.on_ray.pieces import MAX_PIECES, read
 from ai.data.workers.pickle_by_value import ship
 from tests.data.helpers_data import Walk, wait_until
 from tests.data.workers.pretended_ray import PretendedRay
@@ -24,8 +28,8 @@ from tests.data.workers.pretended_ray import PretendedRay
 def cluster(monkeypatch):
     pretended = PretendedRay()
     monkeypatch.setitem(sys.modules, "ray", pretended)
-    monkeypatch.setattr(ray_engine, "_TURN_S", 0.01)
-    monkeypatch.setattr(ray_engine, "_LOOK_S", 0.01)
+    monkeypatch.setattr(ray_worker, "_TURN_S", 0.01)
+    monkeypatch.setattr(membership, "_LOOK_S", 0.01)
     monkeypatch.setattr(ray_actor, "_BEAT_S", 0.01)
     return pretended
 
@@ -158,7 +162,7 @@ def test_no_room_is_one_sentence_within_the_limit(cluster):
 
 def test_no_room_for_one_more_is_no_error_while_others_run(cluster, monkeypatch):
     said, none_waits = [], threading.Event()
-    monkeypatch.setattr(ray_engine.warnings, "warn", lambda text, stacklevel: (said.append(text), none_waits.set()))
+    monkeypatch.setattr(ray_worker.warnings, "warn", lambda text, stacklevel: (said.append(text), none_waits.set()))
     engine = Ray(start_timeout_s=0.05)
     running = Heard(echo, engine)
     wait_until(lambda: running.worker.where[1] > 0)
@@ -182,11 +186,11 @@ def test_a_head_that_is_gone_is_said_before_ray_ends_this_process(cluster, monke
         if not answers.is_set():
             raise ConnectionError("nothing answers there")
 
-    monkeypatch.setattr(ray_engine, "reach", reach)
-    monkeypatch.setattr(ray_engine, "_HEAD_S", 0.05)
+    monkeypatch.setattr(membership, "reach", reach)
+    monkeypatch.setattr(membership, "_HEAD_S", 0.05)
     engine = Ray()
     both = [Heard(echo, engine), Heard(echo, engine)]
-    wait_until(lambda: engine.n_running == 2)
+    wait_until(lambda: engine._membership.n_running == 2)
     answers.clear()
     wait_until(lambda: all(heard.exits for heard in both))
     for heard in both:
@@ -196,7 +200,7 @@ def test_a_head_that_is_gone_is_said_before_ray_ends_this_process(cluster, monke
 
 
 def test_a_worker_that_hangs_counts_as_dead(cluster, monkeypatch):
-    monkeypatch.setattr(ray_engine, "_SILENT_S", 0.05)
+    monkeypatch.setattr(ray_worker, "_SILENT_S", 0.05)
     monkeypatch.setattr(ray_actor, "_BEAT_S", 0.001)
     heard = Heard(echo)
     wait_until(lambda: heard.worker.where[1] > 0)
@@ -401,7 +405,7 @@ def test_a_shutdown_waits_for_what_is_being_put(cluster, monkeypatch):
     threads[0].start()
     assert begun.wait(60)
     threads[1].start()
-    wait_until(lambda: not engine.is_joined)
+    wait_until(lambda: not engine._membership.is_joined)
     go_on.set()
     for thread in threads:
         thread.join(60)
@@ -410,8 +414,56 @@ def test_a_shutdown_waits_for_what_is_being_put(cluster, monkeypatch):
 
 def test_a_forked_copy_waits_for_nothing(cluster, monkeypatch):
     engine = Ray()
-    engine._n_asking = 1  # of the process that it was copied from
-    monkeypatch.setattr(joining.os, "getpid", lambda: -1)
+    engine._membership._n_asking = 1  # of the process that it was copied from
+    monkeypatch.setattr(membership.os, "getpid", lambda: -1)
+    own = Ray()
     cluster.shutdown()
-    assert not engine._left
-    engine._n_asking = 0
+    assert not engine._membership._left
+    assert own._membership._left  # what the copy asks itself is waited for
+    engine._membership._n_asking = 0
+
+
+def test_engines_are_left_all_at_once_within_one_limit(cluster, monkeypatch):
+    both, seen = [Ray(), Ray()], []
+    monkeypatch.setattr(
+        membership.Membership,
+        "wait_left",
+        lambda self, until: seen.append((until, [each._membership._left for each in both])),
+    )
+    cluster.shutdown()
+    assert [left for _, left in seen] == [[True, True]] * 2
+    assert seen[0][0] == seen[1][0]
+
+
+def test_a_module_that_is_loaded_twice_wraps_once_and_leaves_the_engines_of_both(cluster, monkeypatch):
+    first, wrapped = Ray(), cluster.shutdown
+    spec = importlib.util.find_spec(membership.__name__)
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    monkeypatch.setattr(ray_engine, "Membership", again.Membership)
+    second = Ray()
+    assert cluster.shutdown is wrapped
+    cluster.shutdown()
+    assert first._membership._left
+    assert second._membership._left
+
+
+def test_what_was_received_is_not_kept_until_something_else_comes(cluster):
+    arrays = []
+    worker = Ray().start(ship(echo), lambda message: arrays.append(weakref.ref(message[1])), [].append)
+    worker.send(("large", np.zeros(100)))
+    wait_until(lambda: arrays and arrays[0]() is None)
+    worker.close()
+
+
+def test_a_reply_holds_as_much_as_ray_carries_within_it_and_one_message_of_any_size(cluster):
+    actor = ray_actor.Actor(ship(ray_actor.Actor.wait_for_end), versions.installed())
+
+    def reply():
+        sizes, *parts = actor.get(MAX_PIECES)
+        return [m[0] for m in read(sizes, parts)], max(p.nbytes for p in parts if p is not None) < 100 << 10
+
+    assert reply() == ([ray_actor.RUNNING], True)
+    for name, megabytes in {"a": 2, "b": 2, "c": 2, "d": 0, "e": 7, "f": 0}.items():
+        actor.send((name, np.zeros(megabytes << 20, np.uint8)))
+    assert [reply() for _ in range(4)] == [(["a", "b"], True), (["c", "d"], True), (["e"], False), (["f"], True)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ai.data.workers.message import joined
-from ai.data.workers.on_ray.pieces import Block, cut
+from ai.data.workers.on_ray.pieces import MAX_BYTES, Block, cut
 from ai.data.workers.versions import installed, mismatch
 from ai.data.workers.worker import EXITED
 
@@ -46,6 +46,7 @@ class Actor:
     def __init__(self, payload: bytes, versions: Mapping[str, str]) -> None:
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._outbox: queue.Queue[Block] = queue.Queue(_MAX_WAITING)
+        self._next: Block | None = None  # taken out of it, and too large for the reply before
         threading.Thread(target=self._run, args=(payload, versions), name="ai.data.Actor", daemon=True).start()
 
     def send(self, message: Any) -> None:
@@ -68,12 +69,22 @@ class Actor:
             self.inbox.put(message)
 
     def get(self, n: int) -> list[Any]:
-        """Waits for a message of the payload and returns all that wait in `n` pieces; none come for a while: empty."""
-        blocks = []
+        """Waits for a message of the payload and returns in `n` pieces all that wait, as far as a reply holds them.
+
+        One is returned whatever its size; none come for a while: empty.
+        """
+        blocks: list[Block] = []
         try:
-            blocks.append(self._outbox.get(timeout=_BEAT_S))
+            block = self._next or self._outbox.get(timeout=_BEAT_S)
+            self._next, n_bytes = None, block.data.nbytes
+            blocks.append(block)
             while len(blocks) < _MAX_WAITING:
-                blocks.append(self._outbox.get_nowait())
+                block = self._outbox.get_nowait()
+                n_bytes += block.data.nbytes
+                if n_bytes > MAX_BYTES:
+                    self._next = block
+                    break
+                blocks.append(block)
         except queue.Empty:
             pass
         return cut(blocks, n)

@@ -1,17 +1,11 @@
-"""How this process comes into a Ray cluster, and out of it."""
+"""How this process comes into a Ray cluster."""
 
-import atexit
-import functools
-import os
 import socket
-import weakref
 from importlib import import_module
 from typing import Any
 
 # So long `reach` waits.
 REACH_S = 10.0
-# Those that ask something of Ray.
-_ENGINES: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
 def joined(address: str | None) -> Any:
@@ -79,28 +73,3 @@ def head(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kept = lines[-1:] if any(line.startswith('File "') for line in lines) else lines[:2]
     return " ".join(kept)[:400]
-
-
-def leave_first(ray: Any, engine: Any) -> None:
-    """Has `ray.shutdown`, and the end of this process, wait for `engine.leave()`; the engine may be freed before."""
-    _ENGINES.add(engine)
-    shutdown = ray.shutdown
-    if getattr(shutdown, "leaves_first", False):
-        return
-
-    owner = os.getpid()
-
-    def leave() -> None:
-        if os.getpid() != owner:  # a forked copy asks nothing, and may have been made while a lock was held
-            return
-        for each in list(_ENGINES):
-            each.leave()
-
-    @functools.wraps(shutdown)
-    def after_leaving(*arguments: Any, **options: Any) -> Any:
-        leave()
-        return shutdown(*arguments, **options)
-
-    after_leaving.leaves_first = True  # type: ignore[attr-defined]
-    ray.shutdown = after_leaving
-    atexit.register(leave)  # before Ray's own, which was registered earlier

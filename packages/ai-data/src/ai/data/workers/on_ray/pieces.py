@@ -15,6 +15,7 @@ from ai.data.workers.message import joined, split
 _PIECE_BYTES = 96 << 10
 # Of one reply, which Ray gives 10 MiB in all (`task_rpc_inlined_bytes_limit`).
 MAX_PIECES = 64
+MAX_BYTES = MAX_PIECES * _PIECE_BYTES
 # Where an array begins, so that any number may lie there.
 _ALIGNMENT = 64
 
@@ -49,7 +50,7 @@ def n_pieces(n_bytes: int) -> int:
 
 def cut(blocks: Sequence[Block], n: int) -> list[Any]:
     """Returns the sizes of all blocks' parts, and then `n` pieces; all in one, for the store, where `n` are too few."""
-    whole = np.concatenate([block.data for block in blocks]) if blocks else np.empty(0, np.uint8)
+    whole = blocks[0].data if len(blocks) == 1 else np.concatenate([np.empty(0, np.uint8), *(b.data for b in blocks)])
     wanted = n_pieces(whole.nbytes)
     pieces: list[Any] = np.array_split(whole, wanted) if wanted <= n else [whole]
     return [[block.sizes for block in blocks], *pieces, *[None] * (n - len(pieces))]
