@@ -53,8 +53,11 @@ def test_a_resumed_run_ends_as_one_never_stopped(tmp_path):
 @pytest.mark.slow
 def test_a_game_of_ones_own_is_learnt_and_rated(any_device, tmp_path):
     config = replace(PRESETS["tiny"], game="ai.game:TicTacToe()", device=any_device, steps=2, task_interval=1)
-    found = run(replace(config, trial=str(tmp_path / "trial")))
+    with pytest.raises(ValueError, match="strong_games must be at least 0, got -1"):
+        run(replace(config, strong_games=-1))
+    found = run(replace(config, strong_games=2, trial=str(tmp_path / "trial")))
     assert {"elo", "points", "seconds"} <= found.keys()
+    assert found["points_1000"] in (0, 0.25, 0.5, 0.75, 1)
 
 
 def test_what_is_no_game_is_refused():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ai.game import Gumbel, Hog, HogSolver, Play, Puct, Search, SelfPlay, StochasticModel, fast
+from ai.game import Gumbel, Hog, HogSolver, Play, Puct, Search, SelfPlay, StochasticModel, draws, fast
 
 GAME = Hog(goal=6, dice=2, faces=3)  # sums of 0, 2, 3 and 4 to 6
 
@@ -48,6 +48,55 @@ class Told:
         return after, won.astype(float), np.where(over | won, 0.0, -1.0), np.zeros((len(own), self.actions)), value
 
 
+class AnySum(Hog):
+    """Hog in which any number of dice may also show any sum, so that codes and outcomes take turns alike."""
+
+    @property
+    def odds(self):
+        odds = 0.9 * super().odds
+        odds[1:] += 0.1 / self.num_actions
+        return odds
+
+
+class ByTheRules:
+    """A model that is the rules of Hog themselves, with what `evaluate` says of observations.
+
+    Args:
+        worth: states with dice that lie -> values of these; None for what the search of known luck takes first, the
+            value of one outcome.
+    """
+
+    def __init__(self, game, evaluate, worth=None):
+        self.game, self.num_codes, self.evaluate, self.worth = game, game.num_actions, evaluate, worth
+
+    def told(self, embedding):
+        state = self.game.init(len(embedding))
+        state["own"], state["other"], state["thrown"], state["over"], state["player"] = embedding.T
+        return state
+
+    @staticmethod
+    def embedded(state):
+        return np.stack([state[name] for name in ("own", "other", "thrown", "over", "player")], 1).astype(int)
+
+    def initial(self, observation):
+        points = np.asarray(observation)[:, : -self.game.dice].reshape(len(observation), 2, -1).argmax(2)
+        return np.pad(points, ((0, 0), (0, 3))), *self.evaluate(observation)
+
+    def afterstate(self, embedding, action):
+        lie = self.game.step(self.told(embedding), action)
+        odds = np.where(lie["over"][:, None], 1.0, self.game.chance(lie))  # past an end anything comes to nothing
+        if self.worth is not None:
+            return self.embedded(lie), np.log(odds), np.where(lie["over"], 0.0, self.worth(lie))
+        _, reward, discount, _, value = self.recurrent(self.embedded(lie), draws.choose(draws.digest(lie), odds))
+        return self.embedded(lie), np.log(odds), reward + discount * value
+
+    def recurrent(self, embedding, code):
+        state = self.game.step(self.told(embedding), code)
+        logits, value = self.evaluate(self.game.observe(state))
+        going = state["over"] == 0
+        return self.embedded(state), self.game.reward(state), np.where(going, -1.0, 0.0), logits, value * going
+
+
 def most(search):
     return search.tree.visits[:, 0].argmax(1)
 
@@ -64,6 +113,50 @@ def test_it_finds_what_each_number_of_dice_is_worth():
     assert found.policy.shape == found.visits.shape == found.prior.shape == found.values.shape == (3, 2)
     np.testing.assert_allclose(found.values, HogSolver(GAME).score(state)[:, :2], atol=0.1)
     np.testing.assert_allclose(found.policy.sum(1), 1)
+
+
+@pytest.mark.parametrize("rule", [Puct(), Puct(normalize=False), Gumbel()], ids=["puct", "puct_raw", "gumbel"])
+def test_a_model_that_is_the_rules_is_searched_as_the_rules_are(engine, rule):
+    game, weights = AnySum(goal=6, dice=3, faces=4), np.random.default_rng(0)
+    state = HogSolver(game).positions()
+    policy, value = (weights.normal(size=(*game.observation_shape, n)) for n in (game.num_actions, 1))
+
+    def evaluate(observation):
+        seen = np.asarray(observation, float)
+        return np.where(np.arange(game.num_actions) < 3, seen @ policy, -1e9), np.tanh(seen @ value)[:, 0]
+
+    learned = Search.learned(ByTheRules(game, evaluate), game.num_actions, simulations=50, rule=rule)
+    found = learned(game.observe(state), legal=game.legal(state))
+    known = Search(game, evaluate, simulations=50, rule=rule)(state)
+    for name in ("action", "policy", "visits", "values", "value", "prior", "raw_value"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(known, name), name)
+
+
+def test_a_search_with_true_odds_and_values_finds_those_of_the_solver_and_plays_as_well():
+    game = Hog(goal=8, dice=3, faces=4)
+    solver = HogSolver(game)
+    state, worth = solver.positions(), np.zeros((40, 40, game.dice))  # with room for what lies past the goal
+    worth[: game.goal, : game.goal] = solver.values
+
+    def evaluate(observation, sure=1000.0):
+        own, other = np.asarray(observation)[:, : -game.dice].reshape(len(observation), 2, -1).argmax(2).T
+        return sure * worth[own, other], worth[own, other].max(1)
+
+    class Possible(ByTheRules):
+        def afterstate(self, embedding, action):
+            with np.errstate(divide="ignore"):
+                after, logits, value = super().afterstate(embedding, action)
+            return after, np.maximum(logits, -1e9), value
+
+    model = Possible(game, evaluate, worth=lambda lie: worth[lie["own"], lie["other"], lie["thrown"] - 1])
+    for simulations, apart in ((20, 0.15), (100, 0.05), (300, 0.02)):
+        search = Search.learned(model, game.dice, simulations=simulations, rule=Puct(normalize=False))
+        found = search(game.observe(state))
+        np.testing.assert_allclose(found.value, solver.values.max(2).ravel(), atol=apart)
+    # now nothing but values and odds tell what is best
+    model.evaluate = lambda observation: evaluate(observation, sure=0.0)
+    search = Search.learned(model, game.dice, simulations=60, rule=Puct(normalize=False))
+    assert solver.points(lambda state: search(game.observe(state)).action) > 0.499
 
 
 @pytest.mark.parametrize("rule", [Puct(), Gumbel()], ids=["puct", "gumbel"])
