@@ -251,6 +251,12 @@ def test_hog_pays_who_reaches_the_goal_and_turns_the_points():
     assert game.reward(state).tolist() == [1, 0]
     with pytest.raises(ValueError, match="action must be legal, got 2 in row 1"):
         game.step(state, np.array([0, 2]))
+    far = Hog(goal=40_000)  # more points than 16 bits hold
+    state = far.init(1)
+    state["own"] = 39_990
+    ended = far.step(far.step(state, np.array([5])), np.array([36]))
+    assert ended["other"] == 40_026
+    assert far.terminal(ended)[0]
     with pytest.raises(ValueError, match="faces must be at least 2, got 1"):
         Hog(faces=1)
 

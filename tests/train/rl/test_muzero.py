@@ -121,20 +121,23 @@ def lucky_batch():
     }
 
 
-def test_the_loss_of_learnt_luck_is_that_by_hand():
-    model = Lucky()
-    found = MuZero(obs_unrolled=True, commitment_weight=0.5)(model, lucky_batch(), 0)
+@pytest.mark.parametrize("cut", [0.0, 0.25])
+def test_the_loss_of_learnt_luck_is_that_by_hand(cut):
+    model, batch = Lucky(), lucky_batch()
+    batch["target"][1, 0] = cut  # past a true end a value is 0
+    found = MuZero(obs_unrolled=True, commitment_weight=0.5)(model, batch, 0)
     # scores at differences of 3 and -3: the highest is code 1 and code 2
     scores = torch.tensor([[0.1 + 0.6, 0.2 + 2.1, 0.7 + 0.3], [0.1 - 0.6, 0.2 - 2.1, 0.7 - 0.3]])
     afterstate, fell = torch.tensor([1.5, 1.0]), torch.tensor([2.0, 3.0])
     code = torch.tensor([[0.0, 1, 0], [0, 0, 1]])
-    chance = -torch.tensor([0.0, 1.0, -1.0]).log_softmax(0)[1] + 0.5 * (scores - code).square().sum(1)[0]
-    value = (torch.tensor([1.0, 0.0]) - torch.tensor([1.0, 0.0])).square()  # at the roots
-    value = value + (afterstate - torch.tensor([1.0, 0.0])).square()  # an afterstate is worth what its action brings
+    chance = -torch.tensor([0.0, 1.0, -1.0]).log_softmax(0)[1:] + 0.5 * (scores - code).square().sum(1)
+    chance = chance * torch.tensor([1.0, float(cut == 0)])  # past an end nothing comes about, past a cut who knows
+    value = (torch.tensor([1.0, 0.0]) - torch.tensor([1.0, cut])).square()  # at the roots
+    value = value + (afterstate - torch.tensor([1.0, cut])).square()  # an afterstate is worth what its action brings
     value = value + (afterstate + fell - torch.tensor([3.0, 5.0])).square()
     reward = (fell - torch.tensor([2.5, 0.0])).square()
     policy = torch.tensor([2.0, 0.0]) * torch.log(torch.tensor(2.0))
-    by_hand = (policy + reward + value + torch.stack([chance, torch.tensor(0.0)])).mean()  # past an end no luck is told
+    by_hand = (policy + reward + value + chance).mean()
     torch.testing.assert_close(found.detach(), by_hand.detach())
 
 

@@ -32,7 +32,7 @@ class Hog:
     num_players = 2
     discount = 1.0
     dtype: np.dtype[Any] = np.dtype(
-        [("own", "i2"), ("other", "i2"), ("thrown", "i2"), ("player", "i1"), ("over", "i1"), ("reward", "f4")]
+        [("own", "i4"), ("other", "i4"), ("thrown", "i4"), ("player", "i1"), ("over", "i1"), ("reward", "f4")]
     )
 
     def __init__(self, *, goal: int = 100, dice: int = 6, faces: int = 6) -> None:

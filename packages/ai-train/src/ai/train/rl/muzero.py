@@ -31,8 +31,8 @@ class MuZero:
     A model whose luck is learnt too (stochastic MuZero) has `chance_code(obs, following) -> scores [B, C]`, which tells
     by the highest of C what came about between two observations; `afterstate_dynamics(state, action) -> afterstate` and
     `afterstate_prediction(afterstate) -> (logits of codes [B, C], value)`; and its `dynamics(afterstate, code)` is
-    given codes as ones and zeros `[B, C]`, through which the gradient goes straight to the scores. It needs
-    `obs_unrolled`.
+    given codes as ones and zeros `[B, C]`, through which the gradient goes straight to the scores. Codes are learnt
+    where a step was taken, and past a true end, as what comes about where nothing does. It needs `obs_unrolled`.
 
     Where actions are sampled, `predict` gives a policy of `ai.model` in place of logits; then the batch also has the
     actions that the search sampled, `sampled [B, K+1, A, ...]`, which `policy` weighs.
@@ -101,7 +101,9 @@ class MuZero:
                 if lucky:
                     state, predicted, worth, told = self._through_luck(model, state, batch, k)
                     value_loss = value_loss + scale * self._scalar_loss(worth, target[:, k - 1])
-                    chance_loss = chance_loss + scale * mask[:, k - 1] * told
+                    # past a true end nothing comes about, which a search that goes on there has to foresee as well
+                    known = torch.where(target[:, k - 1] == 0, 1.0, mask[:, k - 1])
+                    chance_loss = chance_loss + scale * known * told
                 else:
                     state, predicted = model.dynamics(state, batch["action"][:, k - 1])
                 reward_loss = reward_loss + scale * self._scalar_loss(predicted, reward[:, k - 1])
