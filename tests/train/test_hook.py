@@ -279,10 +279,9 @@ def test_a_step_at_which_nothing_is_due_calls_few_functions_and_no_hook_none_of_
         save_interval="1h",
         progress=True,
     )
-    assert sorted(name for name in python_calls(full, net) if "hook" in name) == [
-        "ai.train.hook.step",
-        "ai.train.hook.wants_log",
-    ]
+    beside = python_calls(full, net)
+    assert sorted(name for name in beside if "hook" in name) == ["ai.train.hook.step", "ai.train.hook.wants_log"]
+    assert len(beside) <= 17
 
 
 def test_models_of_a_multi_trainer_reach_the_task_as_a_dict(batches):
