@@ -3,6 +3,7 @@ import json
 import os
 import struct
 import threading
+import time
 import urllib.parse
 from importlib.resources import files
 
@@ -524,10 +525,32 @@ def test_an_idle_look_reads_no_file(client, root, monkeypatch):
     opened = []
     monkeypatch.setattr("builtins.open", lambda path, *rest, **how: opened.append(path))
     monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: opened.append(path))
+    monkeypatch.setattr("os.open", lambda path, *rest, **how: opened.append(path))
     catalog_answer = client.json(f"/api/trials?since={version}")
     monkeypatch.undo()
     assert catalog_answer["trials"] == []
     assert opened == []
+
+
+def test_what_is_edited_in_its_place_is_told_though_no_folder_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr("ai.lab.page.catalog.ASKED_AT_ONCE", 2)
+    for number in range(3):
+        with Trial(tmp_path / f"t{number}", config={"lr": 0.1}, **HOW) as trial:
+            trial.log(0, {"loss": 1.0})
+        trial.record.tag("old")
+        os.utime(trial.path, (1e9, 1e9))
+    page = Catalog(tmp_path)
+    before = {row["name"]: row for row in page.rows()}
+    read_ns = time.time_ns()
+    while (tmp_path / "t2" / "config.yaml").stat().st_ctime_ns <= read_ns:  # clocks of files move by jumps
+        (tmp_path / "t2" / "config.yaml").write_text("lr: 0.5\n")
+        (tmp_path / "t1" / "marks.json").write_text('{"tags": ["new"], "note": ""}')
+    changes = [page.changes(page._version) for _ in range(4)]  # two rows a look: each was asked about
+    told = {row["name"]: row for change in changes for row in change["trials"]}
+    assert set(told) == {"t1", "t2"}
+    assert told["t2"] == {**before["t2"], "config": {"lr": 0.5}}
+    assert told["t1"] == {**before["t1"], "tags": ["new"]}
+    assert (tmp_path / "t2").stat().st_mtime == 1e9
 
 
 def test_a_killed_trial_is_asked_for_its_holder_once_until_another_takes_it(tmp_path, monkeypatch):

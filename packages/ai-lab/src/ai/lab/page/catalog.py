@@ -19,15 +19,19 @@ import numpy as np
 from ai.lab.config import flatten
 from ai.lab.files.folder import read_marker
 from ai.lab.files.load import DamagedError, is_step, load_json
-from ai.lab.files.marks import load_marks
+from ai.lab.files.marks import MARKS, load_marks
 from ai.lab.files.metrics_index import last_values
 from ai.lab.files.ownership import FILE as OWNER
 from ai.lab.files.ownership import holder
 from ai.lab.page.curve_cache import CurveCache
-from ai.lab.record import EXPERIMENT, METRICS, Column, Record, live_state, load_config, load_meta
+from ai.lab.record import CONFIG, EXPERIMENT, META, METRICS, Column, Record, live_state, load_config, load_meta
 
 SETTLED_NS = 2 * 10**9
 """A change this soon after another may carry the same time: what is so young is read again."""
+
+
+ASKED_AT_ONCE = 200
+"""Of so many trials each look asks whether a file was edited in its place, which changes no folder."""
 
 
 class _Folder(NamedTuple):
@@ -54,6 +58,7 @@ class _Row(NamedTuple):
 
     version: int
     stamps: _Stamps
+    read_ns: int
     row: dict[str, Any]
 
 
@@ -73,6 +78,7 @@ class Catalog:
         self._experiments: dict[str, dict[str, Any]] = {}
         self._places: dict[str, Path] = {}
         self._version = 0
+        self._asked = 0
         self._epoch = secrets.token_hex(8)
         self._curves = CurveCache()
         self._lock = threading.Lock()
@@ -144,19 +150,20 @@ class Catalog:
         places: dict[str, Path] = {}
         seen: set[str] = set()
         self._version += 1
+        edited = self._edited()
         for path, folder in self._walk(str(self.root), self._folders, {}):
             marker = folder.marker
             if marker is None:
                 if folder.problem is not None:
                     identity = f"damaged-{hashlib.sha1(os.fsencode(path)).hexdigest()[:16]}"
-                    self._keep(identity, path, folder)
+                    self._keep(identity, path, folder, edited)
                     seen.add(identity)
             elif marker["kind"] == "experiment":
                 experiments[marker["id"]] = {"name": self._name(path), **_described(Path(path))}
                 places[marker["id"]] = Path(path)
             elif marker["kind"] == "trial" and marker["id"] not in trials:  # of a copied folder the first is shown
                 trials[marker["id"]] = (path, marker)
-                if self._keep(marker["id"], path, folder):
+                if self._keep(marker["id"], path, folder, edited):
                     seen.add(marker["id"])
         self._trials, self._places = trials, places
         for identity in [one for one in self._rows if one not in seen]:
@@ -183,12 +190,19 @@ class Catalog:
             stack.extend(reversed(folder.children))
         self._folders = fresh
 
-    def _keep(self, identity: str, path: str, folder: _Folder) -> bool:
+    def _edited(self) -> set[str]:
+        """Returns those of the next few rows of which a small file was changed in its place since it was read."""
+        names = list(self._rows)
+        begin = self._asked if self._asked < len(names) else 0
+        self._asked = begin + ASKED_AT_ONCE
+        return {name for name in names[begin : self._asked] if _is_edited(self._rows[name])}
+
+    def _keep(self, identity: str, path: str, folder: _Folder, edited: set[str]) -> bool:
         """Brings a trial's row up to date, and returns whether it has one: what was only constructed is no run."""
         known = self._rows.get(identity)
-        if known is not None and folder.settled and _is_told(known, path, folder):
+        if known is not None and folder.settled and identity not in edited and _is_told(known, path, folder):
             return True
-        stamps = _Stamps(folder.stamp, path)
+        stamps, read_ns = _Stamps(folder.stamp, path), time.time_ns()
         try:
             if folder.marker is None:
                 raise DamagedError(folder.problem)
@@ -203,7 +217,7 @@ class Catalog:
             problem = folder.problem or f"{type(error).__name__}: {error}"
             row = {**_EMPTY, "id": identity, "name": self._name(path), "path": path, "problems": [problem]}
         changed = known is None or known.row != row
-        self._rows[identity] = _Row(self._version if known is None or changed else known.version, stamps, row)
+        self._rows[identity] = _Row(self._version if known is None or changed else known.version, stamps, read_ns, row)
         self._gone.pop(identity, None)
         return True
 
@@ -263,6 +277,14 @@ def _is_told(known: _Row, path: str, folder: _Folder) -> bool:
     if state in ("running", "created") and stamps.metrics != _stamp(f"{path}/{METRICS}"):
         return False
     return state != "running" or holder(path) is not None  # a killed process changes no file
+
+
+def _is_edited(known: _Row) -> bool:
+    for name in (META, CONFIG, MARKS):
+        with contextlib.suppress(OSError):
+            if os.stat(f"{known.stamps.path}/{name}").st_ctime_ns > known.read_ns:
+                return True
+    return False
 
 
 _EMPTY: dict[str, Any] = {
