@@ -8,7 +8,9 @@ from PIL import Image
 import ai
 import ai.model as m
 from ai.data import Shards, write_shards
+from ai.data.storage.paths import expanded
 from ai.infer.http.model_sources import ModelSource, build
+from ai.model.arguments import as_path
 
 
 @pytest.fixture
@@ -72,6 +74,24 @@ def test_snapshots_and_trials(home):
     state = ai.train.snapshot.load_model_state("~/snapshots/000000002")
     assert torch.equal(state["net.bias"], model.net.bias)
     assert build(ModelSource.parse("line=~/runs/line"))[0](torch.zeros(1, 2)).item() == model.net.bias.item()
+
+
+def test_a_folder_that_is_called_so_is_reached_by_its_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    snapshots = ai.train.Snapshots("./~")
+    for path in (snapshots.folder, as_path("./~"), as_path(as_path("./~")), expanded(expanded("./~"))):
+        assert path == tmp_path / "~"
+    assert as_path("~") == as_path(as_path("~")) == expanded(expanded("~")) == tmp_path / "home"
+    assert str(as_path("runs/~")) == str(expanded("runs/~")) == "runs/~"
+    with pytest.raises(ValueError, match=r"^folder must name a folder, got an empty string$"):
+        ai.train.Snapshots("")
+
+
+@pytest.mark.parametrize("source", ["~/none", "./none", "/none"])
+def test_a_folder_that_is_not_there_is_asked_of_no_hub(source):
+    with pytest.raises(FileNotFoundError, match=r"^source \(.*none\) must be a folder that save_pretrained wrote"):
+        Line.from_pretrained(source)
 
 
 def test_what_is_no_path_is_refused_by_its_argument():

@@ -66,9 +66,15 @@ def check_module(**named: Any) -> None:
 def as_path(path: Any, name: str = "path", what: str = "file") -> Path:
     """Returns a path that a user gave as the argument `name`; a leading `~` is their home, as in a shell.
 
+    What it returns may be given to it again: `./~`, a folder of that name, stays what it is.
+
     Raises:
         TypeError: It is no path.
+        ValueError: It is an empty string.
     """
     if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
         raise TypeError(f"{name} must be text or a path of a {what}, got {path!r}")
-    return Path(os.path.expanduser(path))
+    if os.fspath(path) == "":
+        raise ValueError(f"{name} must name a {what}, got an empty string")
+    expanded = Path(os.path.expanduser(path))
+    return expanded.absolute() if str(expanded).startswith("~") else expanded

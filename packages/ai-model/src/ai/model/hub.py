@@ -58,6 +58,8 @@ def fetched(source: PathLike, revision: str | None, token: str | None) -> Path:
         if revision is not None:
             raise ValueError(f"revision ({revision!r}) must be None for a folder ({source})")
         return folder
+    if folder.is_absolute() or str(source).startswith("."):  # no repository is called so
+        raise FileNotFoundError(f"source ({folder}) must be a folder that save_pretrained wrote, and there is none")
     repo = _hub().snapshot_download(str(source), revision=revision, token=token, allow_patterns=[CONFIG, WEIGHTS])
     return Path(repo)
 

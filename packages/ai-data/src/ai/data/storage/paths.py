@@ -7,8 +7,12 @@ from ai.data.arguments import check_path
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Returns a path that a user gave; a leading `~` is their home, as in a shell."""
-    return Path(os.path.expanduser(path))
+    """Returns a path that a user gave; a leading `~` is their home, as in a shell.
+
+    What it returns may be given to it again: `./~`, a folder of that name, stays what it is.
+    """
+    found = Path(os.path.expanduser(path))
+    return found.absolute() if str(found).startswith("~") else found
 
 
 def dataset_folder(path: str | os.PathLike[str]) -> Path:
