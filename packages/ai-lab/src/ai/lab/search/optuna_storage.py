@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -104,7 +105,9 @@ def quiet() -> Iterator[None]:
 def open_storage(folder: Path, url: str | None) -> "BaseStorage":
     """Returns the journal in `folder`, or the database at `url`."""
     if url is not None:
-        return optuna.storages.RDBStorage(url)
+        storage = optuna.storages.RDBStorage(url)
+        weakref.finalize(storage, storage.engine.dispose)  # else its connections are left to who collects garbage
+        return storage
     journal = folder / "optuna.log"
     journal.touch()
     return optuna.storages.JournalStorage(
