@@ -133,7 +133,8 @@ def _hung_machine(cluster: Any, nodes: list[Any], seed: int) -> tuple[float, str
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
         try:
-            return _death_of(loader)
+            # Before Ray knows, it may give the one that takes the place to the machine that hangs: that dies with it.
+            return _death_of(loader, at_most=2)
         finally:
             for pid in stopped:
                 with contextlib.suppress(ProcessLookupError):
@@ -204,7 +205,7 @@ def _error_of(loader: DatagenLoader, begun: float, kind: type[Exception], words:
     raise AssertionError("unreachable")
 
 
-def _death_of(loader: DatagenLoader, words: str = "") -> tuple[float, str]:
+def _death_of(loader: DatagenLoader, words: str = "", *, at_most: int = 1) -> tuple[float, str]:
     """Returns when a worker counted as dead, once the others have gone on and nothing came twice."""
     begun = time.monotonic()
     with warnings.catch_warnings(record=True) as caught:
@@ -215,17 +216,17 @@ def _death_of(loader: DatagenLoader, words: str = "") -> tuple[float, str]:
     said = [str(warning.message) for warning in caught if words and words in str(warning.message)]
     if words and not said:
         raise RuntimeError(f"nobody said: {words}")
-    _check_nothing_lost(loader, deaths=1)
+    _check_nothing_lost(loader, deaths=1, at_most=at_most)
     dropped = loader.stats()["dropped_chunks"]
     return seconds, f"{dropped:.0f} parcels dropped, none twice, the other goes on{'; ' if said else ''}{''.join(said)}"
 
 
-def _check_nothing_lost(loader: DatagenLoader, deaths: int) -> None:
+def _check_nothing_lost(loader: DatagenLoader, deaths: int, at_most: int | None = None) -> None:
     """Refuses episodes that came twice or out of order, and deaths that nobody has caused."""
     runs: dict[int, list[int]] = {}
     for _, seed, number, _ in _made(loader):
         runs.setdefault(seed, []).append(number)
     if any(numbers != list(range(1, len(numbers) + 1)) for numbers in runs.values()):
         raise RuntimeError("an episode was lost, came twice or out of order")
-    if loader.stats()["worker_deaths"] != deaths:
+    if not deaths <= loader.stats()["worker_deaths"] <= max(deaths, at_most or 0):
         raise RuntimeError(f"{loader.stats()['worker_deaths']:.0f} workers died, not {deaths}")

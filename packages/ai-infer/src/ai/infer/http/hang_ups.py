@@ -39,9 +39,8 @@ class WaitingRequest:
             self._watch.cancel()
 
     async def _await_end(self) -> None:
-        while (await self._receive())[
-            "type"
-        ] != "http.disconnect":  # where there is an end, some say so again and again
+        # Where there is an end, some say so again and again.
+        while (await self._receive())["type"] != "http.disconnect":
             await asyncio.sleep(_PATIENCE_S)
         if not self.done.done():
             self.done.set_exception(ConnectionResetError("the client hung up"))
