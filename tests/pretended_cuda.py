@@ -32,6 +32,7 @@ aten = torch.ops.aten
 _WAITING = {
     "_local_scalar_dense", "nonzero", "nonzero_numpy", "masked_select", "equal", "_unique", "_unique2", "unique_dim",
     "unique_consecutive", "repeat_interleave", "bincount", "is_nonzero", "allclose", "multinomial",
+    "_linalg_check_errors", "_linalg_eigh", "_linalg_svd", "linalg_eig", "linalg_lstsq",
 }  # fmt: skip
 _TAKES_NUMBERS = {
     "fill_",
@@ -79,7 +80,11 @@ class DeviceTensor(Tensor):
         return 0
 
     def __repr__(self, *, tensor_contents: object = None) -> str:
+        _read_by("repr")
         return f"DeviceTensor({self.elem})"
+
+    def __format__(self, form: str) -> str:
+        return self.item().__format__(form) if self.ndim == 0 else object.__format__(self, form)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "DeviceTensor":
         if id(self) not in memo:
@@ -90,6 +95,7 @@ class DeviceTensor(Tensor):
         return memo[id(self)]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
+        _read_by("a pickle")
         return self.elem.detach().__reduce_ex__(protocol)  # in a file it lies on the CPU, as `map_location` has it
 
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -119,7 +125,8 @@ class PretendedCuda:
         self.drawing = False  # a factory of the device
         self.pinned: dict[int, Any] = {}
         self.tape: list[Any] | None = None  # of the graph that is being captured
-        self._late: list[Callable[[], None]] = []
+        self._late: list[Callable[[], None]] = []  # what was asked of the device and has not happened
+        self._n_done = 0  # of all that was ever asked
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "PretendedCuda":
@@ -151,17 +158,24 @@ class PretendedCuda:
         finally:
             self.refuses_sync = before
 
-    def waits(self, why: str) -> None:
-        """Called by everything that makes the CPU wait for the device."""
+    def waits(self, why: str, until: int | None = None) -> None:
+        """Called by everything that makes the CPU wait for the device, or for what had been asked of it by then."""
         if self.refuses_sync:
             raise SyncError(f"{why} waits for the device")
         if self.tape is not None:
             raise RuntimeError(f"operation not permitted when stream is capturing: {why}")
-        self.flush()
+        self.flush(until)
 
-    def flush(self) -> None:
-        """All that was under way has happened."""
-        late, self._late = self._late, []
+    @property
+    def n_asked(self) -> int:
+        """How much was asked of the device so far."""
+        return self._n_done + len(self._late)
+
+    def flush(self, until: int | None = None) -> None:
+        """What was under way has happened: all of it, or as much as had been asked when `n_asked` was `until`."""
+        n = len(self._late) if until is None else max(0, until - self._n_done)
+        late, self._late = self._late[:n], self._late[n:]
+        self._n_done += len(late)
         for act in late:
             act()
 
@@ -207,27 +221,33 @@ class PretendedCuda:
         class Generator(_Generator, metaclass=_AnyGenerator):
             def __new__(cls, device: Any = "cpu") -> "Generator":
                 made = super().__new__(cls)
-                made.pretended = torch.device(device)
+                made.pretended = _checked(device)
                 if made.pretended.type == "cuda":
                     made.pretended = CUDA
                 return made
 
         class Event:
-            def __init__(self, *_: Any, **__: Any) -> None: ...
-            def record(self, *_: Any) -> None: ...
+            def __init__(self, *_: Any, **__: Any) -> None:
+                self.asked = 0  # of one that was never recorded nothing is waited for
+
+            def record(self, *_: Any) -> None:
+                self.asked = cuda.n_asked
+
             def wait(self, *_: Any) -> None: ...
             def query(self) -> bool:
-                return not cuda._late
+                return self.asked <= cuda._n_done
 
             def synchronize(self) -> None:
-                cuda.waits("an event's synchronize")
+                cuda.waits("an event's synchronize", self.asked)
 
         class Stream:
             def __init__(self, *_: Any, **__: Any) -> None:
                 self.device = CUDA
 
             def record_event(self, event: Any = None) -> Any:
-                return event or Event()
+                event = event or Event()
+                event.record()
+                return event
 
             def wait_stream(self, *_: Any) -> None: ...
             def wait_event(self, *_: Any) -> None: ...
@@ -312,6 +332,19 @@ def _wrap(value: Any) -> Any:
     return DeviceTensor(value) if isinstance(value, Tensor) and not isinstance(value, DeviceTensor) else value
 
 
+def _read_by(who: str) -> None:
+    if PretendedCuda.active is not None:
+        PretendedCuda.active.waits(who)
+
+
+def _checked(device: Any) -> torch.device:
+    """The device, of which there is one of each kind."""
+    found = torch.device(device)
+    if found.type == "cuda" and (found.index or 0) > 0:
+        raise RuntimeError("CUDA error: invalid device ordinal")
+    return found
+
+
 def _unwrap(value: Any) -> Any:
     return value.elem if isinstance(value, DeviceTensor) else value
 
@@ -377,7 +410,7 @@ def _copy(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     for target, source in zip(args[0], args[1], strict=True) if many else [args[:2]]:
         ends = isinstance(source, DeviceTensor), isinstance(target, DeviceTensor)
         raw_target, raw_source = _unwrap(target), _unwrap(source)
-        if cuda is None or ends[0] == ends[1] or (ends[1] and source.ndim == 0 and not many and False):
+        if cuda is None or ends[0] == ends[1]:
             raw_target.copy_(raw_source)
         elif ends[1]:
             cuda.to_device(raw_source, raw_target, non_blocking)
@@ -427,10 +460,16 @@ class _Functions(TorchFunctionMode):
             return special(cuda, *args, **kwargs)
         name = getattr(func, "__name__", "")
         on_device = any(isinstance(x, DeviceTensor) for x in tree_leaves((args, kwargs)))
+        if name in _READS_ARGUMENTS and any(isinstance(x, DeviceTensor) for x in tree_leaves((args, kwargs))):
+            cuda.waits(f"a number given to torch.{name}")
+        elif name == "new_tensor" and on_device and not isinstance(args[1], Tensor):
+            cuda.waits("new_tensor of numbers")
+        elif name == "tensor" and any(isinstance(x, DeviceTensor) for x in tree_leaves(args) if x is not args[0]):
+            cuda.waits("a list of numbers of the device")
         pinned = bool(kwargs.pop("pin_memory", False)) if name in _FACTORIES else False
         device = kwargs.get("device")
         if name in _FACTORIES and device is not None:
-            wanted = torch.device(device)
+            wanted = _checked(device)
             _check_generator(kwargs.get("generator"), wanted)
             kwargs["device"] = CPU if wanted.type == "cuda" else wanted
             if name in _MAKES_FROM_VALUES and on_device != (wanted.type == "cuda"):
@@ -460,6 +499,7 @@ _FACTORIES = {
     "rand_like", "randn_like", "randint_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor",
     "tril_indices", "triu_indices", "normal", "hann_window", "scalar_tensor", "range", "new_empty_strided",
 }  # fmt: skip
+_READS_ARGUMENTS = {"full", "arange", "range", "linspace", "logspace", "randint"}
 _MAKES_FROM_VALUES = {"tensor", "as_tensor", "asarray", "new_tensor"}
 
 
@@ -471,6 +511,8 @@ def _check_generator(generator: Any, device: torch.device) -> None:
 def _backward(
     tensor: Tensor, gradient: Any = None, retain_graph: Any = None, create_graph: bool = False, inputs: Any = None
 ) -> None:
+    if gradient is not None and gradient.device != tensor.device:
+        raise RuntimeError(f"invalid gradient at index 0 - expected device {tensor.device} but got {gradient.device}")
     torch.autograd.backward(tensor, gradient, retain_graph, create_graph, inputs=inputs)
 
 
@@ -510,6 +552,8 @@ def _to(cuda: PretendedCuda, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if memory_format is not None:
         changes["memory_format"] = memory_format
     here = isinstance(x, DeviceTensor)
+    if device is not None:
+        device = _checked(device)
     if device is None or (device.type == "cuda") == here:
         before, cuda.inside = cuda.inside, here
         try:
@@ -521,7 +565,12 @@ def _to(cuda: PretendedCuda, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _to_cuda(cuda: PretendedCuda, x: Tensor, device: Any = None, non_blocking: bool = False, **_: Any) -> Tensor:
-    return _to(cuda, x, CUDA, non_blocking=non_blocking)
+    return _to(
+        cuda,
+        x,
+        CUDA if device is None else torch.device("cuda", torch.device(device).index or 0),
+        non_blocking=non_blocking,
+    )
 
 
 def _to_cpu(cuda: PretendedCuda, x: Tensor, **_: Any) -> Tensor:

@@ -1,7 +1,9 @@
 """The pretended device refuses what a GPU refuses: else the tests that run on it prove nothing."""
 
 import copy
+import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -30,6 +32,23 @@ APART = {
     "a layer": lambda x: nn.Linear(3, 2)(x),
     "a number that is stacked": lambda x: torch.stack([x.sum(), torch.ones(())]),
     "an embedding": lambda x: nn.functional.embedding(x.long(), torch.ones(9, 2)),
+    "one number in a list": lambda x: x + torch.tensor([1.0]),
+    "made in a forward": lambda x: x * torch.arange(3.0),
+    "places": lambda x: x.gather(1, torch.zeros(2, 1, dtype=torch.long)),
+    "scattered": lambda x: x.scatter_add(1, torch.zeros_like(x).long(), torch.ones(2, 3)),
+    "chosen": lambda x: torch.where(torch.ones(2, 3) > 0, x, x),
+    "the other value": lambda x: torch.where(x > 2, x, torch.zeros(3)),
+    "a mask": lambda x: x.masked_fill(torch.ones(2, 3) > 0, 0.0),
+    "bounds": lambda x: x.clamp(min=torch.zeros(3)),
+    "edges": lambda x: torch.bucketize(x, torch.ones(2)),
+    "classes": lambda x: nn.functional.cross_entropy(x, torch.tensor([0, 1])),
+    "weights of classes": lambda x: nn.functional.cross_entropy(x, torch.zeros_like(x[:, 0]).long(), torch.ones(3)),
+    "statistics": lambda x: nn.functional.batch_norm(x, torch.zeros(3), torch.ones(3), training=True),
+    "an attention's mask": lambda x: nn.functional.scaled_dot_product_attention(x, x, x, torch.zeros(2, 2)),
+    "a state": lambda x: nn.LSTM(3, 2).to("cuda")(x, (torch.zeros(1, 2), torch.zeros(1, 2))),
+    "a number of the device into the CPU": lambda x: torch.zeros(2, 3).add_(x.sum()),
+    "all at once": lambda x: torch._foreach_mul_([x], [torch.ones(2, 3)]),
+    "written out": lambda x: torch.add(x, x, out=torch.empty(2, 3)),
 }
 
 
@@ -42,6 +61,7 @@ def test_tensors_of_two_devices_do_not_meet(name, x):
 def test_a_number_of_the_cpu_is_passed_by_value(x):
     assert (x + torch.ones(())).device.type == "cuda"
     assert torch.where(x > 2, 0.0, x).device.type == "cuda"
+    assert torch.where(x > 2, torch.tensor(0.0), x).device.type == "cuda"
 
 
 WAITS = {
@@ -59,6 +79,28 @@ WAITS = {
     "classes counted": lambda x: nn.functional.one_hot(x.long()),
     "drawn": lambda x: x.softmax(1).multinomial(1),
     "synchronised": lambda x: torch.cuda.synchronize(),
+    "an event": lambda x: torch.cuda.Event().synchronize(),
+    "a whole number": lambda x: int(x.sum()),
+    "a branch": lambda x: 1 if x.sum() else 0,
+    "a place in a list": lambda x: [0, 1, 2][x[0, 1].long()],
+    "an end": lambda x: x[: x[0, 1].long()],
+    "the greatest by Python": lambda x: max(x[0]),
+    "contained": lambda x: 3.0 in x,
+    "printed": lambda x: str(x),
+    "in a text": lambda x: f"{x.sum():.2f}",
+    "pickled": lambda x: pickle.dumps(x),
+    "places of truth": lambda x: torch.where(x > 1),
+    "kinds": lambda x: x.unique(),
+    "as often as the device says": lambda x: x.repeat_interleave(torch.ones_like(x[:, 0]).long(), 0),
+    "filled with it": lambda x: torch.full((2,), x.sum(), device=x.device),
+    "counted up to it": lambda x: torch.arange(x.sum(), device=x.device),
+    "a list of the device's numbers": lambda x: torch.tensor([x.sum(), x.sum()]),
+    "new from numbers": lambda x: x.new_tensor([1.0]),
+    "from an array": lambda x: torch.as_tensor(np.ones(2), device=x.device),
+    "chosen by a list": lambda x: x[[0, 1]],
+    "an inverse that is checked": lambda x: torch.linalg.inv(x @ x.T + torch.eye(2, device=x.device)),
+    "a distribution that checks": lambda x: torch.distributions.Categorical(logits=x),
+    "into pageable memory": lambda x: torch.empty(2, 3).copy_(x, non_blocking=True),
 }
 
 
@@ -74,6 +116,7 @@ def test_what_does_not_wait_is_let_through(cuda, x):
         x[x > 2] = 0.0
         there = torch.ones(3).pin_memory().to("cuda", non_blocking=True)
         nn.functional.one_hot(x.long(), 9)
+        x.repeat_interleave(torch.ones_like(x[:, 0]).long(), 0, output_size=2)
         y = nn.functional.scaled_dot_product_attention(x[None], x[None], x[None], is_causal=True)
         made = [x.new_zeros(2), torch.zeros_like(x), torch.full((), 3.0, device=x.device), torch.rand(2, device="cuda")]
     assert all(z.device == torch.device("cuda", 0) and z.is_cuda for z in [there, y, *made])
@@ -86,6 +129,14 @@ def test_numpy_and_generators_belong_to_a_device(x):
         torch.rand(2, device="cuda", generator=torch.Generator())
     with pytest.raises(RuntimeError, match="Expected a 'cpu' device type for generator but found 'cuda'"):
         torch.rand(2, generator=torch.Generator("cuda"))
+    for draws in (
+        lambda: x.uniform_(generator=torch.Generator()),
+        lambda: torch.bernoulli(x.sigmoid(), generator=torch.Generator()),
+        lambda: torch.multinomial(x.softmax(1), 1, generator=torch.Generator()),
+        lambda: nn.init.trunc_normal_(x, generator=torch.Generator()),
+    ):
+        with pytest.raises(RuntimeError, match="Expected a 'cuda' device type for generator but found 'cpu'"):
+            draws()
     drawn = torch.rand(2, device="cuda", generator=torch.Generator("cuda").manual_seed(1))
     assert torch.equal(drawn.cpu(), torch.rand(2, generator=torch.Generator().manual_seed(1)))
 
@@ -96,6 +147,40 @@ def test_a_copy_to_page_locked_memory_arrives_when_it_was_waited_for(x):
     assert target.isnan().all()
     torch.cuda.synchronize()
     assert target.tolist() == [3, 4, 5]
+
+
+def test_an_event_waits_for_what_was_asked_before_it_and_no_more(cuda, x):
+    first, second = torch.zeros(3, pin_memory=True), torch.zeros(3, pin_memory=True)
+    never, event = torch.cuda.Event(), torch.cuda.Event()
+    first.copy_(x[0], non_blocking=True)
+    event.record()
+    second.copy_(x[1], non_blocking=True)
+    assert (never.query(), event.query()) == (True, False)
+    event.synchronize()
+    assert event.query()
+    assert first.tolist() == [0, 1, 2]
+    assert second.isnan().all()
+    torch.cuda.synchronize()
+    assert second.tolist() == [3, 4, 5]
+
+
+def test_there_is_one_device(x):
+    for asks in (
+        lambda: torch.ones(2).to("cuda:1"),
+        lambda: torch.ones(2).cuda(1),
+        lambda: torch.ones(2, device="cuda:1"),
+        lambda: torch.Generator("cuda:1"),
+    ):
+        with pytest.raises(RuntimeError, match="invalid device ordinal"):
+            asks()
+    assert torch.ones(2).to("cuda:0").device == torch.ones(2).to(0).device == torch.ones(2).cuda(0).device == x.device
+    with torch.device("cuda"):
+        assert torch.ones(2).device == x.device
+
+
+def test_a_gradient_lies_where_its_tensor_does(x):
+    with pytest.raises(RuntimeError, match="expected device cuda:0 but got cpu"):
+        x.requires_grad_().mul(2).backward(torch.ones(2, 3))
 
 
 def test_page_locked_memory_that_is_still_read_must_not_be_written_to(x):
