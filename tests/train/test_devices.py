@@ -1,28 +1,34 @@
 """Training on a device: the same numbers, everything in its place, and no wait in a step that does not log."""
 
 import copy
+from inspect import signature
 
 import pytest
 import torch
 from torch import nn
 
 import ai.model as m
+import ai.train
 from ai.data import ReplayBuffer
 from ai.examples.muzero.model import Model as World2
 from ai.train import (
     DQN,
+    IQL,
     PPO,
     RL,
     SAC,
     AdversarialAutoencoder,
     Classify,
+    Contrastive,
     Diffusion,
+    Distill,
     Ema,
     Gan,
     Hook,
     HookInterface,
     MultiTrainer,
     MuZero,
+    NextToken,
     NonFiniteError,
     Reconstruct,
     Regress,
@@ -259,6 +265,50 @@ class World(nn.Module):
         return self.policy(state), self.value(state)
 
 
+class Continuous(World):
+    def predict(self, state):
+        return m.Gaussian(self.policy(state), torch.zeros_like(state[:, :3])), self.value(state)
+
+
+class Lucky(World):
+    """A `StochasticModel` of five codes."""
+
+    def __init__(self, bins):
+        super().__init__(bins)
+        self.choose, self.odds, self.code = nn.Linear(5, 4), nn.Linear(4, 5), nn.Linear(12, 5)
+        self.fall = nn.Linear(9, 4)
+
+    def afterstate_dynamics(self, state, action):
+        return self.choose(torch.cat([state, action[:, None].to(state.dtype)], 1))
+
+    def afterstate_prediction(self, afterstate):
+        return self.odds(afterstate), self.value(afterstate)
+
+    def chance_code(self, obs, following):
+        return self.code(torch.cat([obs, following], 1)).softmax(1)
+
+    def dynamics(self, afterstate, code):
+        state = self.fall(torch.cat([afterstate, code], 1))
+        return state, self.reward(state)
+
+
+class Expectile(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.worth, self.critics = nn.Linear(6, 4), nn.Linear(6, 1), m.Lagged(Critics())
+
+    def actor(self, obs):
+        return m.Gaussian(*self.body(obs).chunk(2, 1))
+
+    def value(self, obs):
+        return self.worth(obs)[:, 0]
+
+
+class Tokens(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Embedding(7, 4), nn.Linear(4, 7))
+
+
 def drawn(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
@@ -290,6 +340,17 @@ class Actor(nn.Module):
 
     def forward(self, obs):
         return m.Categorical(self.policy(obs)), self.value(obs).squeeze(-1)
+
+
+class Normed(Actor):
+    """What it has seen sets the scale of what it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = m.running_norm(6)
+
+    def forward(self, obs):
+        return super().forward(self.seen(obs))
 
 
 class Critics(nn.Module):
@@ -334,6 +395,28 @@ def stepped(action=None):
     }  # fmt: skip
 
 
+def padded():
+    """Episodes of unlike lengths, with nonsense where there is no step."""
+    batch, mask = acted(), torch.arange(5) < torch.tensor([5, 3, 1, 4])[:, None]
+    for key in ("obs", "log_prob", "advantage", "target", "value"):
+        batch[key] = torch.where(mask if batch[key].ndim == 2 else mask[..., None], batch[key], torch.nan)
+    return batch | {"mask": mask, "legal": torch.arange(3) < torch.tensor([1, 2, 3, 3])[:, None, None].expand(4, 5, 1)}
+
+
+def lacking():
+    """Some actions are illegal, and past an end all are."""
+    legal = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1]]).bool()
+    return stepped() | {"legal": legal, "next_legal": legal}
+
+
+def sampled():
+    return unrolled() | {"sampled": drawn(4, 3, 3, 3), "legal": torch.ones(4, 3, 3, dtype=torch.bool)}
+
+
+def texts():
+    return {"x": torch.arange(20).view(4, 5) % 7}
+
+
 PARTS = {"pixel": loss.mse, "mae": loss.mae, "huber": loss.huber, "ssim": (0.5, loss.ssim_loss)}
 
 ENVIRONMENTS = {
@@ -354,6 +437,15 @@ ENVIRONMENTS = {
     "dqn of chances": (DQN(follow_every=1, support=(-1, 2)), lambda: Values(5), stepped),
     "sac": (SAC(), Soft, lambda: stepped(drawn(4, 2).tanh())),
     "muzero": (MuZero(Support(4), obs_unrolled=True, consistency_weight=0.1), lambda: World(9), unrolled),
+    "contrastive": (Contrastive(), lambda: nn.Linear(6, 3), lambda: {"x": drawn(4, 6), "y": drawn(6, 4).T}),
+    "contrastive views": (Contrastive(lambda x: x.flip(1)), lambda: nn.Linear(6, 3), lambda: {"x": drawn(4, 6)}),
+    "distill": (Distill(nn.Linear(6, 3), Classify()), lambda: nn.Linear(6, 3), labels),
+    "next token": (NextToken(ignore_index=2), Tokens, texts),
+    "ppo of padded episodes": (PPO(entropy=0.1, clip_value=0.2), Normed, padded),
+    "dqn with masks": (DQN(double=True, follow_every=1), Values, lacking),
+    "iql": (IQL(), Expectile, lambda: stepped(drawn(4, 2).tanh())),
+    "muzero of luck": (MuZero(Support(4), obs_unrolled=True, consistency_weight=0.1), lambda: Lucky(9), unrolled),
+    "muzero of sampled actions": (MuZero(obs_unrolled=True, entropy_weight=0.1), lambda: Continuous(1), sampled),
     "muzero of scalars": (MuZero(obs_unrolled=True), lambda: World(1), unrolled),
 }
 
@@ -361,24 +453,43 @@ ENVIRONMENTS = {
 DRAWS = ("diffusion", "sac")
 
 
+def of(loss):
+    """The mean of a loss that may have a weight beside it."""
+    return loss[0] if isinstance(loss, tuple) else loss
+
+
+def test_no_environment_of_the_library_is_left_out_here():
+    """Each class that is called with `(…, batch, step)` has a row above or below."""
+    found = set()
+    for value in (getattr(ai.train, name) for name in ai.train.__all__):
+        if isinstance(value, type) and "__call__" in vars(value):
+            if list(signature(value.__call__).parameters)[-2:] == ["batch", "step"]:
+                found.add(value)
+    assert found == {type(env) for env, *_ in (*ENVIRONMENTS.values(), *ROUNDS.values())}
+
+
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_an_environment_loses_on_the_device_what_it_loses_on_the_cpu(name, device, no_sync):
     if name == "sac" and PretendedCuda.active is not None and torch.__version__ < "2.7":
         pytest.skip("torch 2.6 makes zeros for the gradient of min() where nothing that pretends a device sees it")
     env, make, batch = ENVIRONMENTS[name]
+    env = copy.deepcopy(env)  # a teacher moves with its student
+    teacher = getattr(env, "teacher", None)
     torch.manual_seed(0)
     model = make()
     if device == "cpu" or name not in DRAWS or PretendedCuda.active is not None:  # a GPU draws other noise
         torch.manual_seed(1)
         with torch.no_grad():
-            expected = float(env(copy.deepcopy(model), batch(), 0).detach())
+            expected = float(of(env(copy.deepcopy(model), batch(), 0)).detach())
     model.to(device)
+    if teacher is not None:
+        teacher.to(device)
     data = {key: value.to(device) for key, value in batch().items()}
     with torch.no_grad():
-        env(model, data, 0)  # what is made once, such as a network of features, is made here
+        env(copy.deepcopy(model), data, 0)  # what is made once, such as a network of features, is made here
     torch.manual_seed(1)
     with no_sync():
-        value = env(model, data, 0)
+        value = of(env(model, data, 0))
         value.backward()
     assert lies_on(value, device)
     if device == "cpu" or name not in DRAWS or PretendedCuda.active is not None:
