@@ -201,6 +201,28 @@ def test_what_tells_functions_apart_holds_in_every_process():
     assert b" at 0x" not in b"".join(said)
 
 
+def of_a_long_table(x):
+    return int(LONG[x])
+
+
+LONG = np.arange(150_000.0)  # 1.2 MB
+
+
+def test_a_table_of_more_than_a_megabyte_is_kept_on_disk_and_found_again(monkeypatch):
+    assert fast.bound(template, part=of_a_long_table)(149_000) == 149_001
+    monkeypatch.setattr(fast, "_BOUND", {})  # as in another process
+    again = fast.bound(template, part=of_a_long_table)
+    assert again(149_000) == 149_001
+    assert sum(again.compiled.stats.cache_hits.values()) == 1
+
+
+def test_a_table_larger_than_code_should_be_is_left_where_it_is(monkeypatch):
+    monkeypatch.setattr(fast, "LARGEST_TABLE", 1_000_000)
+    monkeypatch.setattr(fast, "_PARTS", {})
+    with pytest.warns(numba.NumbaWarning, match="large global arrays"):
+        assert fast.bound(template, part=lambda x: of_a_long_table(x) + 1)(149_000) == 149_002
+
+
 def difference(x):
     return first(x) - second(x)  # noqa: F821
 

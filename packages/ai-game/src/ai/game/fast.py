@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+LARGEST_TABLE = 16_000_000  # bytes that compiled code keeps of one array; a game's functions keep it once each
+
 
 @cache
 def available() -> bool:
@@ -48,17 +50,47 @@ def jit(**options: Any) -> Any:
 
 
 def _kept(function: Callable[..., Any], options: dict[str, Any]) -> Any:
-    from numba import njit
-
     try:
-        made = njit(cache=True, **options)(function)
+        made = _njit(cache=True, **options)(function)
     except RuntimeError as error:
         if "cannot cache" not in str(error):
             raise
         _say_uncached()
-        return njit(**options)(function)
+        return _njit(**options)(function)
     _forgive(made._cache)
     return made
+
+
+def _njit(**options: Any) -> Any:
+    """Returns `numba.njit(**options)` that writes tables into the code up to `LARGEST_TABLE`.
+
+    By itself numba does so up to 1 MB; of a larger one the code holds the address, and cannot be kept.
+    """
+    from numba import njit
+
+    return njit(pipeline_class=_compiler(), **options)
+
+
+@cache
+def _compiler() -> Any:
+    from numba.core.compiler import Compiler
+
+    class WithTables(Compiler):  # type: ignore[misc]
+        def __init__(self, typingctx: Any, targetctx: Any, *rest: Any) -> None:
+            context = targetctx.subtarget()
+            by_address = context.make_constant_array
+
+            def make_constant_array(builder: Any, kind: Any, table: Any) -> Any:
+                context.allow_dynamic_globals = table.nbytes > LARGEST_TABLE
+                try:
+                    return by_address(builder, kind, table)
+                finally:
+                    context.allow_dynamic_globals = True
+
+            context.make_constant_array = make_constant_array
+            super().__init__(typingctx, context, *rest)
+
+    return WithTables
 
 
 def bound(template: Callable[..., Any], **functions: Callable[..., Any]) -> Any:
@@ -112,15 +144,13 @@ _PARTS: dict[tuple[str, bool], Any] = {}
 
 def _compiled_part(function: Callable[..., Any], *, forceinline: bool = False) -> Any:
     """Returns a function compiled to be part of others; it is not kept on disk by itself."""
-    from numba import njit
-
     key = _digest(part=function), forceinline
     if key not in _PARTS:
         function = _written(function)
         cells = [_part_of(cell.cell_contents) for cell in function.__closure__ or ()]
         scope, closure = dict(function.__globals__), tuple(map(CellType, cells)) or None
         whole = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, closure)
-        _PARTS[key] = njit(error_model="numpy", forceinline=forceinline)(whole)  # known before those that may call it
+        _PARTS[key] = _njit(error_model="numpy", forceinline=forceinline)(whole)  # known before those that may call it
         scope |= {name: _part_of(value) for name, value in _globals_of(function).items()}
     return _PARTS[key]
 
