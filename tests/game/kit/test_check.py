@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ai.game import GameError, TicTacToe, check, draws
+from ai.game import GameError, Othello, TicTacToe, check, draws
 
 
 class Wrong(TicTacToe):
@@ -375,10 +375,45 @@ class HasNoSides(Wrong):
     num_symmetries = 0
 
 
+class ShowsNothing(Wrong):
+    """observe must show the position: it is the same at all"""
+
+    def observe(self, state):
+        return np.zeros((len(state), 2, 3, 3), np.float32)
+
+
+class WantsNumbersAsSeed(Wrong):
+    """init must take a number as its seed"""
+
+    def init(self, batch, seed=0):
+        return super().init(batch, seed[0])
+
+
+class WantsANumberAsSeed(Wrong):
+    """init must take numbers, one a row, as its seed"""
+
+    def init(self, batch, seed=0):
+        return super().init(batch, max(seed, 0))
+
+
 @pytest.mark.parametrize("game", Wrong.__subclasses__(), ids=lambda g: g.__name__)
 def test_a_wrong_game_is_refused_by_the_name_of_its_mistake(game):
     with pytest.raises(GameError, match=game.__doc__):
         check(game())
+
+
+def test_a_side_is_held_against_the_others_where_no_game_starts_alike():
+    game = Othello(4)  # a quarter turn of its start is none
+    transform = game.transform
+    check(game)
+
+    def turns_the_board_alone(observation, policy, which):
+        board, turned = transform(observation, policy, which)
+        return board, np.where((which % 2 == 1)[:, None], policy, turned)
+
+    game.transform = turns_the_board_alone
+    with pytest.raises(GameError, match="transform must turn the policy as it turns the observation: side 1 and then"):
+        check(game)
 
 
 class Misere(TicTacToe):

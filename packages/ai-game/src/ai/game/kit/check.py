@@ -7,7 +7,8 @@ import numpy as np
 from ai.game import draws
 from ai.game.arguments import check_count, check_flag
 from ai.game.kit.mistakes import GameError, History, Moment, find_mistakes
-from ai.game.protocol import Game, State, chances, check_game, move_weights, state_keys
+from ai.game.kit.sides import unlike_symmetries
+from ai.game.protocol import Game, Seed, State, SymmetricGame, chances, check_game, move_weights, state_keys
 
 _READERS = ("observe", "legal", "terminal", "reward", "to_play")
 
@@ -48,10 +49,11 @@ def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000, 
         raise ValueError(f"game must have states that can be copied, those of {type(game).__name__} cannot")
     seeds = draws.row_seeds(seed, batch)
     _check_dtype(game)
-    state = game.init(batch, seeds)
+    state = _started(game, batch, seeds)
     _check_readers(game, state, 0)
     _check_shapes(game, state, batch)
     _same(game.init(batch, seeds), state, "init must give the same states for the same seed", 0)
+    _started(game, batch, seed)
     for row in range(min(batch, 4)):
         _same(game.init(1, seeds[row : row + 1]), state[row : row + 1], "init rows must not depend on each other", 0)
     history: History = []
@@ -61,6 +63,8 @@ def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000, 
         _check_legal(game, state, over, step)
         if over.all():
             find_mistakes(game, history, seeds)
+            if isinstance(game, SymmetricGame):
+                unlike_symmetries(game, history, seeds)
             _check_outside_refused(game, history)
             return
         if step == max_steps:
@@ -79,6 +83,14 @@ def check(game: Game, *, batch: int = 16, seed: int = 0, max_steps: int = 1000, 
             _check_repeats(following, met, ~over, step)
         state = following
     raise GameError(f"every game must end within max_steps ({max_steps}) random moves; raise max_steps if it is longer")
+
+
+def _started(game: Game, batch: int, seed: Seed) -> State:
+    try:
+        return game.init(batch, seed)
+    except Exception as error:
+        kind = "a number" if isinstance(seed, int) else "numbers, one a row,"
+        raise GameError(f"init must take {kind} as its seed: {type(error).__name__}: {error}") from error
 
 
 def _check_dtype(game: Game) -> None:

@@ -5,13 +5,14 @@ None of them breaks a type or a shape: such a game is searched and learnt withou
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
-from ai.game.protocol import Game, State, SymmetricGame, move_weights, outcome_for
+from ai.game.protocol import Game, State, move_weights, outcome_for
 
 
 class GameError(AssertionError):
@@ -37,14 +38,26 @@ def find_mistakes(game: Game, history: History, seeds: NDArray[np.uint64]) -> No
     Raises:
         GameError: with the mistake's name.
     """
+    nothing_seen(game, history)
     luck_in_the_state(game, seeds)
     if game.num_players > 1:
         one_mover(game, history)
     if game.num_players == 2:
         rewards_of_one_player(game, history, seeds)
         mover_unseen(game, history)
-    if isinstance(game, SymmetricGame):
-        unlike_symmetries(game, seeds)
+
+
+def nothing_seen(game: Game, history: History) -> None:
+    """Finds observations that stay the same whatever is played, while the legal moves do not."""
+
+    def told(read: Callable[[State], NDArray[Any]]) -> int:
+        return len({row.tobytes() for moment in history for row in read(moment.state)[moment.live]})
+
+    if told(game.observe) == 1 and told(game.legal) > 1:
+        raise GameError(
+            f"observe must show the position: it is the same at all {len(history)} moves of {len(history[0].live)} "
+            "games, in which the legal moves differ"
+        )
 
 
 def one_mover(game: Game, history: History) -> None:
@@ -189,66 +202,3 @@ def luck_in_the_state(game: Game, seeds: NDArray[np.uint64], max_steps: int = 64
                     f"search sees what will be drawn; give the game chance(state): {step=}, row {row}"
                 )
         state = following
-
-
-def unlike_symmetries(game: SymmetricGame, seeds: NDArray[np.uint64], max_steps: int = 64) -> None:
-    """Finds symmetries that turn the board one way and the policy another: the turned game is played beside its own."""
-    if game.num_symmetries < 1:
-        raise GameError(f"num_symmetries must count the side that changes nothing, got {game.num_symmetries}")
-    start = game.init(len(seeds), seeds)
-    seen = game.observe(start)
-    for side in range(game.num_symmetries):
-        turned, places = _turned(game, seen, side)
-        unturned = np.arange(game.num_actions, dtype=np.float32)
-        if not (np.sort(places, axis=1) == unturned).all():
-            raise GameError(f"transform must give each of the policy's entries a place of its own: {side=}")
-        if not (places == places[0]).all():
-            raise GameError(f"transform must give the policy's entries the same places in every position: {side=}")
-        if side == 0 and not ((places == unturned).all() and np.array_equal(turned, seen)):
-            raise GameError("transform must change nothing where which is 0")
-        # games whose start looks the same from this side can be played from both
-        rows = _alike(turned, seen)
-        _play_beside(game, start[rows], seeds[rows], side, max_steps)
-
-
-def _play_beside(game: SymmetricGame, state: State, seeds: NDArray[np.uint64], side: int, max_steps: int) -> None:
-    """Plays games and, move by move, the same games seen from `side`."""
-    twin = state
-    for step in range(max_steps):
-        live = ~game.terminal(state)
-        state, twin, seeds = state[live], twin[live], seeds[live]
-        if not len(state):
-            return
-        _, places = _turned(game, game.observe(state), side)
-        action = draws.choose(draws.fold_in(seeds, 99, step), move_weights(game, state))
-        moved = (places == action[:, None]).argmax(axis=1)
-        allowed = game.legal(twin)[np.arange(len(twin)), moved]
-        if allowed.all():
-            state, twin = game.step(state, action), game.step(twin, moved)
-            turned, _ = _turned(game, game.observe(state), side)
-            alike = _alike(turned, game.observe(twin))
-            paid = np.reshape(game.reward(state) == game.reward(twin), (len(state), -1)).all(axis=1)
-            allowed = alike & paid & (game.terminal(state) == game.terminal(twin))
-        if not allowed.all():
-            row = int(allowed.argmin())
-            raise GameError(
-                "transform must turn the policy as it turns the observation: seen from the side, action "
-                f"{action[row]} is {moved[row]}, and there it leads elsewhere: {side=}, {step=}"
-            )
-
-
-def _turned(
-    game: SymmetricGame, seen: NDArray[np.float32], side: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Returns observations from one side, and which action each of a turned policy's entries was, `[B, A]`."""
-    number = np.broadcast_to(np.arange(game.num_actions, dtype=np.float32), (len(seen), game.num_actions))
-    given = seen.copy(), number.copy()
-    turned = game.transform(*given, np.full(len(seen), side))
-    if not (np.array_equal(given[0], seen) and np.array_equal(given[1], number)):
-        raise GameError(f"transform must not change the arrays it is given: {side=}")
-    return turned
-
-
-def _alike(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.bool_]:
-    same: NDArray[np.bool_] = (one == other).all(axis=tuple(range(1, one.ndim)))
-    return same
