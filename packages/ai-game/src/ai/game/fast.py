@@ -75,7 +75,7 @@ def _njit(**options: Any) -> Any:
 def _compiler() -> Any:
     from numba.core.compiler import Compiler
 
-    class WithTables(Compiler):  # type: ignore[misc]
+    class WithTables(Compiler):
         def __init__(self, typingctx: Any, targetctx: Any, *rest: Any) -> None:
             context = targetctx.subtarget()
             by_address = context.make_constant_array
@@ -88,7 +88,7 @@ def _compiler() -> Any:
                     context.allow_dynamic_globals = True
 
             context.make_constant_array = make_constant_array
-            super().__init__(typingctx, context, *rest)
+            super().__init__(typingctx, context, *rest)  # type: ignore[no-untyped-call]
 
     return WithTables
 
