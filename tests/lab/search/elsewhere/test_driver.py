@@ -2,6 +2,7 @@
 
 import _thread
 import contextlib
+import errno
 import json
 import os
 import pickle
@@ -530,6 +531,63 @@ def test_a_file_that_cannot_be_read_here_is_told_once_in_the_log_that_who_goes_o
             "ai.lab: snapshots/000000010/model.safetensors cannot be read and is not handed to who goes on: "
             "Input/output error\n",
         }
+
+
+def test_a_file_that_is_cut_while_it_is_handed_over_is_handed_over_again_as_it_is_then(tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror, "PART_BYTES", 10)
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    (here / "a.bin").write_bytes(bytes(range(25)))
+    given = []
+    for part in Copy(here).parts():
+        given.append(part)
+        trials.write_given(there, *part)
+        if len(given) == 1:
+            os.truncate(here / "a.bin", 12)
+    assert [(at, data and len(data)) for _, at, data in given] == [(0, 10), (10, 2), (0, None), (0, 10), (10, 2)]
+    assert (there / "a.bin").read_bytes() == bytes(range(12))
+
+
+def test_a_file_that_fails_half_way_twice_is_taken_back_and_told_of(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    (here / "a.bin").write_bytes(bytes(25))
+    (here / "b.txt").write_text("whole")
+    whole = mirror._parts
+
+    def parts(path):
+        if path.name != "a.bin":
+            yield from whole(path)
+            return
+        yield 0, bytes(10)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(mirror, "_parts", parts)
+    for part in Copy(here).parts():
+        trials.write_given(there, *part)
+    assert sorted(path.name for path in there.iterdir()) == ["b.txt", "log.txt"]
+    assert (there / "log.txt").read_text() == (
+        "ai.lab: a.bin cannot be read and is not handed to who goes on: Input/output error\n"
+    )
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_rows_that_are_cut_while_they_are_read_end_no_look(two_sides, monkeypatch):
+    there, here, mirrored = two_sides
+    rows = there / "metrics.jsonl"
+    rows.write_text("1\n2\n3\n")
+    monkeypatch.setattr(mirror, "PART_BYTES", 2)
+    take, cut = mirrored._hand_over, []
+
+    def hand_over(*what):
+        take(*what)
+        if not cut:
+            cut.append(os.truncate(rows, 2))
+
+    mirrored._hand_over = hand_over
+    mirrored.sync()
+    mirrored.close()
+    assert (here / "metrics.jsonl").read_text() == "1\n"
 
 
 def keep_what_cannot_be_read(trial) -> float:

@@ -1,15 +1,36 @@
 """How this process comes into a Ray cluster."""
 
+import os
 import socket
+import threading
 from importlib import import_module
 from typing import Any
 
 # So long `reach` waits.
 REACH_S = 10.0
+# So long Ray may take for its first answer, in a process that has joined before.
+_ANSWER_S = 60.0
+# The process that uses Ray here: in a forked copy of it Ray's threads are gone, and whoever asks waits for ever.
+_user: int | None = None
 
 
 def joined(address: str | None) -> Any:
     """Returns the module `ray`, joined to a cluster."""
+    global _user
+    if _user not in (None, os.getpid()):
+        raise RuntimeError(_COPY.format(f"process {_user}"))
+    ray = _joined(address)
+    _user = os.getpid()
+    return ray
+
+
+_COPY = (
+    "this process is a forked copy of one that uses Ray ({}), in which Ray answers nothing: start it anew, as by "
+    'multiprocessing.get_context("spawn"), or make ai.data.Ray() in none but the copy'
+)
+
+
+def _joined(address: str | None) -> Any:
     try:
         ray: Any = import_module("ray")
     except ModuleNotFoundError as error:
@@ -34,10 +55,33 @@ def joined(address: str | None) -> Any:
                 f"`ray start --head` starts one ({head(error)})"
             ) from error
         return ray
-    there = ray.get_runtime_context().gcs_address
+    there = _answered(ray)
     if address not in (None, "auto", there):
         raise ValueError(f"address ({address}) must be {there}, the Ray cluster that this process has joined already")
     return ray
+
+
+def _answered(ray: Any) -> Any:
+    """Returns where the cluster is that the program has joined, once Ray has answered anything.
+
+    Raises:
+        RuntimeError: it does not, as in a forked copy of the program.
+    """
+    there, answered = ray.get_runtime_context().gcs_address, threading.Event()
+
+    def ask() -> None:
+        try:
+            ray.cluster_resources()
+        finally:  # an error of Ray's comes again where it is asked for something
+            answered.set()
+
+    threading.Thread(target=ask, name="ai.data.Ray", daemon=True).start()
+    if not answered.wait(_ANSWER_S):
+        raise RuntimeError(
+            f"Ray, which this process has joined, answers nothing for {_ANSWER_S:g} s; if "
+            + _COPY.format("by another name, the one that called ray.init")
+        )
+    return there
 
 
 def session(ray: Any) -> str:

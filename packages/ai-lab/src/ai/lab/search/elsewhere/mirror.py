@@ -9,7 +9,7 @@ A file that cannot be read there is left out, and the trial's log says so; the r
 """
 
 import contextlib
-import itertools
+import errno
 import json
 import os
 import shutil
@@ -46,17 +46,33 @@ class Copy:
         self._folder = folder.resolve()
         self._unreadable: set[str] = set()
 
-    def parts(self) -> Iterator[tuple[str, int, bytes]]:
-        """Yields name, position and bytes of all that a run goes on from; what cannot be read is told in its log."""
+    def parts(self) -> Iterator[tuple[str, int, bytes | None]]:
+        """Yields name, position and bytes of all that a run goes on from; what cannot be read is told in its log.
+
+        A file that fails half-way is read anew from its beginning, once; None for its bytes takes back what was sent.
+        """
         log = self._folder / LOG
         for path in [*sorted(path for path in self._folder.rglob("*") if path != log), log]:
             name = path.relative_to(self._folder)
             try:
                 if path.is_file() and path.name not in _LOCKS and not _is_unfinished(name):
-                    for at, data in _parts(path):
-                        yield str(name), at, data
+                    yield from self._whole(str(name), path)
             except OSError as error:
                 self._tell_unreadable(str(name), error)
+
+    def _whole(self, name: str, path: Path) -> Iterator[tuple[str, int, bytes | None]]:
+        for is_last in (False, True):
+            n_sent = 0
+            try:
+                for at, data in _parts(path):
+                    yield name, at, data
+                    n_sent += 1
+                return
+            except OSError:
+                if n_sent:
+                    yield name, 0, None
+                if is_last or not n_sent:
+                    raise
 
     def _tell_unreadable(self, name: str, error: OSError) -> None:
         if name not in self._unreadable:
@@ -236,7 +252,7 @@ class Mirror:
 
     def _append(self, name: str, path: Path) -> None:
         sent, tail = self._sent.get(name, (0, b""))
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, sent - len(tail)))
             if size < sent or file.read(len(tail)) != tail:
@@ -246,6 +262,8 @@ class Mirror:
             file.seek(sent)
             while size > sent:
                 data = file.read(min(PART_BYTES, size - sent))
+                if not data:  # cut meanwhile: the next look sees it
+                    break
                 self._send("append", name, sent, data)
                 sent, tail = sent + len(data), (tail + data)[-_TAIL_BYTES:]
         self._sent[name] = sent, tail
@@ -337,13 +355,22 @@ def _room(path: Path) -> Path:
 
 
 def _parts(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields position and bytes of a file; of an empty one too."""
-    with open(path, "rb") as file:
-        for at in itertools.count(0, PART_BYTES):
+    """Yields position and bytes of a file; of an empty one too.
+
+    Raises:
+        OSError: it cannot be read; FileNotFoundError: it has become shorter meanwhile.
+    """
+    with open(path, "rb", buffering=0) as file:
+        size, at = os.fstat(file.fileno()).st_size, 0
+        while True:
             data = file.read(PART_BYTES)
-            if not data and at:
+            if not data and at < size:
+                raise FileNotFoundError(errno.ENOENT, f"it ended after {at} of {size} bytes")
+            if data or not at:
+                yield at, data
+            if not data:
                 return
-            yield at, data
+            at += len(data)
 
 
 def _is_unfinished(name: Path) -> bool:

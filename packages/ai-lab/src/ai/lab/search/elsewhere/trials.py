@@ -2,7 +2,8 @@
 
 Messages out: `("free",)`, `("got",)` for each `given`, `("call", number, name, arguments, options)`, also for what is
 new in its folder, `("ended", Outcome)`, `("failed", error)`. In: `("given", name, at, bytes)` of a folder to go on
-from, `("begin", Given)`, `("answer", number, value, error)`. Each side waits for the other before it sends more.
+from (see `write_given`), `("begin", Given)`, `("answer", number, value, error)`. Each side waits for the other before
+it sends more.
 """
 
 import dataclasses
@@ -161,12 +162,7 @@ def serve_trials(search: "Search", run: "Run", link: "Link") -> None:
 def _serve_one(search: "Search", run: "Run", link: "Link", calls: Calls, order: Any, experiment: Path) -> Outcome:
     folder = experiment / "trial"
     while order[0] == "given":
-        _, name, at, data = order
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "r+b" if at else "wb") as file:
-            file.seek(at)
-            file.write(data)
+        write_given(folder, *order[1:])
         link.send(("got",))
         order = calls.order()
     given: Given = order[1]
@@ -185,6 +181,18 @@ def _serve_one(search: "Search", run: "Run", link: "Link", calls: Calls, order: 
         return outcome
     finally:
         mirror.close()
+
+
+def write_given(folder: Path, name: str, at: int, data: bytes | None) -> None:
+    """Writes a part of a file that the search has given; None takes back one that could not be read to its end."""
+    path = folder / name
+    if data is None:
+        path.unlink()
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "r+b" if at else "wb") as file:
+        file.seek(at)
+        file.write(data)
 
 
 def _remove_litter() -> None:
