@@ -2,6 +2,7 @@
 
 import importlib.util
 import pickle
+import re
 import socket
 import sys
 import threading
@@ -16,7 +17,7 @@ from ai.data import Datagen, Ray, WorkerFailedError
 from ai.data.workers import versions
 from ai.data.workers.on_ray import actor as ray_actor
 from ai.data.workers.on_ray import engine as ray_engine
-from ai.data.workers.on_ray import membership
+from ai.data.workers.on_ray import joining, membership
 from ai.data.workers.on_ray import worker as ray_worker
 from ai.data.workers.on_ray.pieces import MAX_PIECES, read
 from ai.data.workers.pickle_by_value import ship
@@ -31,6 +32,7 @@ def cluster(monkeypatch):
     monkeypatch.setattr(ray_worker, "_TURN_S", 0.01)
     monkeypatch.setattr(membership, "_LOOK_S", 0.01)
     monkeypatch.setattr(ray_actor, "_BEAT_S", 0.01)
+    monkeypatch.setattr(joining, "_user", None)
     return pretended
 
 
@@ -218,6 +220,16 @@ def test_a_worker_that_takes_no_more_messages_is_ended(cluster):
     wait_until(lambda: heard.exits)
 
 
+def test_a_worker_that_cannot_even_be_asked_for_more_is_gone_and_no_error_of_the_run(cluster):
+    heard = Heard(reuse)
+    wait_until(lambda: len(heard.messages) == 20)
+    cluster.actors[0].full = True  # the next beat comes, and after it nothing can be asked
+    wait_until(lambda: heard.exits)
+    assert heard.exits[0].endswith("took none of the many messages that are under way to it")
+    assert len(heard.messages) == 20
+    assert cluster.actors[0].dead
+
+
 def test_a_node_without_the_library_is_named_as_such(cluster):
     cluster.trouble = (
         "an error in its creation task, ray::Actor.__init__() (pid=5, ip=10.0.0.7, …): No module named 'ai'"
@@ -245,6 +257,39 @@ def test_a_node_with_another_version_is_named_and_runs_nothing(cluster, monkeypa
         "Python is 3.12 but 3.11 where the trainer runs: install the same version"
     )
     assert versions.mismatch({"Python": "3.11", "ai-game": "2"}, {"Python": "3.11", "ai-data": "1"}) is None
+
+
+def test_another_commit_of_the_same_version_is_told_by_its_code(cluster, monkeypatch):
+    ours = versions.installed()
+    theirs = {**ours, "code of ai-data": "0123456789"}
+    monkeypatch.setattr(ray_actor, "installed", lambda: theirs)
+    heard = Heard(raises)
+    wait_until(lambda: heard.messages)
+    heard.worker.close()
+    with pytest.raises(
+        RuntimeError,
+        match=rf"^on the node .*, ai-data is {re.escape(ours['ai-data'])} as where the trainer runs, but its code is "
+        rf"another one \(0123456789, there {ours['code of ai-data']}\): install the same commit$",
+    ):
+        raise heard.messages[0][1]
+    of_before = {name: version for name, version in ours.items() if not name.startswith("code of ")}
+    assert versions.mismatch(ours, of_before) is None
+
+
+def test_the_digest_of_code_is_that_of_names_and_contents(tmp_path, monkeypatch):
+    package = tmp_path / "digested"
+    package.mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for name, text in (("a.py", "x = 1"), ("a.py", "x = 2"), ("b.py", "x = 2")):
+        for old in package.iterdir():
+            old.unlink()
+        (package / name).write_text(text)
+        found.append(versions._digest("digested"))
+    assert len(set(found)) == 3
+    (package / "notes.txt").write_text("no code")
+    assert versions._digest("digested") == found[-1]
+    assert versions._digest("there_is_no_such_package") is None
 
 
 def test_a_function_that_a_node_cannot_read_is_reported_with_the_node(cluster):
@@ -416,11 +461,34 @@ def test_a_forked_copy_waits_for_nothing(cluster, monkeypatch):
     engine = Ray()
     engine._membership._n_asking = 1  # of the process that it was copied from
     monkeypatch.setattr(membership.os, "getpid", lambda: -1)
+    monkeypatch.setattr(joining, "_user", None)  # as if the copy might join
     own = Ray()
     cluster.shutdown()
     assert not engine._membership._left
     assert own._membership._left  # what the copy asks itself is waited for
     engine._membership._n_asking = 0
+
+
+def test_a_forked_copy_makes_no_engine_of_its_own(cluster, monkeypatch):
+    of_the_program = Ray()
+    monkeypatch.setattr(joining.os, "getpid", lambda: -1)
+    cluster.initialized = False
+    said = r"this process is a forked copy of one that uses Ray \(process \d+\), in which Ray answers nothing.*spawn"
+    with of_the_program._membership._asked:  # by a thread that was not copied
+        for ask in (Ray, lambda: of_the_program.share(1), lambda: Heard(echo, of_the_program)):
+            with pytest.raises(RuntimeError, match=said):
+                ask()
+    assert not cluster.initialized
+
+
+def test_a_program_that_has_joined_and_whose_ray_answers_nothing_is_told_so(cluster, monkeypatch):
+    monkeypatch.setattr(joining, "_ANSWER_S", 0.01)
+    answer = threading.Event()
+    monkeypatch.setattr(cluster, "cluster_resources", lambda: answer.wait(60))
+    cluster.initialized = True
+    with pytest.raises(RuntimeError, match=r"has joined by ray.init, has answered nothing for 0.01 s: its .*spawn"):
+        Ray()
+    answer.set()
 
 
 def test_engines_are_left_all_at_once_within_one_limit(cluster, monkeypatch):
@@ -461,7 +529,7 @@ def test_a_reply_holds_as_much_as_ray_carries_within_it_and_one_message_of_any_s
 
     def reply():
         sizes, *parts = actor.get(MAX_PIECES)
-        return [m[0] for m in read(sizes, parts)], max(p.nbytes for p in parts if p is not None) < 100 << 10
+        return [m[0] for m in read(sizes, parts)], max(memoryview(p).nbytes for p in parts if p is not None) < 100 << 10
 
     assert reply() == ([ray_actor.RUNNING], True)
     for name, megabytes in {"a": 2, "b": 2, "c": 2, "d": 0, "e": 7, "f": 0}.items():

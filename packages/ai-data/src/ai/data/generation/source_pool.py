@@ -180,7 +180,8 @@ class Fleet:
             seed = derive_seed(self._seed, self._generation, self._n_started)
             self._n_started += 1
         share = self._n_steps() // self._n_workers
-        return ship(partial(serve_source, self._source, seed, place, share, self._training, self._stall_timeout_s))
+        bounds = self._stall_timeout_s, getattr(self._engine, "message_bytes", None)
+        return ship(partial(serve_source, self._source, seed, place, share, self._training, *bounds))
 
     def _push_params(self) -> None:
         while True:

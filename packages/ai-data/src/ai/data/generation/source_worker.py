@@ -12,7 +12,8 @@ from ai.data.workers.whereabouts import Whereabouts
 if TYPE_CHECKING:
     from ai.data.workers.worker import Link
 
-# Small episodes travel together: up to so long or so many steps, but at least one.
+# Small episodes travel together: up to so long or so many steps, but at least one. Where a message is dear whatever it
+# holds, the engine says how many bytes it should hold instead of steps.
 _CHUNK_S = 0.02
 _CHUNK_STEPS = 2048
 # No piece of work that is shorter is told of, however short the limit.
@@ -20,13 +21,20 @@ _TELL_S = 0.1
 
 
 def serve_source(
-    source: Source, seed: int, worker: int, n_steps: int, training: str, stall_timeout_s: float | None, link: "Link"
+    source: Source,
+    seed: int,
+    worker: int,
+    n_steps: int,
+    training: str,
+    stall_timeout_s: float | None,
+    message_bytes: int | None,
+    link: "Link",
 ) -> None:
     """Runs in a worker process: makes a chunk of episodes for each credit, taking new parameters between chunks.
 
     `training` tells the workers of one loader from those of another, in the variable `AI_TRAINING`: who keeps one of
     something for all of a machine must not answer one training with another's parameters. `stall_timeout_s` is when the
-    other side ends this worker; before, it is told where the source is.
+    other side ends this worker; before, it is told where the source is. `message_bytes` is that of the engine.
 
     Messages in: `("credit", n)`, `("params", version, state_dict)`. Out: `("episodes", Packed)`, `("taken", version)`,
     `("ended",)`, `("failed", error)`, `("doing", where)`.
@@ -39,13 +47,13 @@ def serve_source(
         with Whereabouts(link.send, every_s) as whereabouts:
             with whereabouts.working():
                 begin(source, seed, worker, n_steps)
-            _serve(source, link, whereabouts)
+            _serve(source, message_bytes, link, whereabouts)
     except Exception as error:
         link.send(("failed", portable_error(error)))
     link.wait_for_end()
 
 
-def _serve(source: Source, link: "Link", whereabouts: Whereabouts) -> None:
+def _serve(source: Source, message_bytes: int | None, link: "Link", whereabouts: Whereabouts) -> None:
     n_credits = 0
     version = 0
     params: tuple[int, Mapping[str, Any]] | None = None
@@ -63,7 +71,7 @@ def _serve(source: Source, link: "Link", whereabouts: Whereabouts) -> None:
             link.send(("taken", version))
             params = None
         with whereabouts.working():
-            episodes, ended = _chunk(source)
+            episodes, ended = _chunk(source, message_bytes)
         if episodes:
             link.send(("episodes", packed(episodes, version)))
             n_credits -= 1
@@ -72,19 +80,26 @@ def _serve(source: Source, link: "Link", whereabouts: Whereabouts) -> None:
             return
 
 
-def _chunk(source: Source) -> tuple[list[Any], bool]:
+def _chunk(source: Source, message_bytes: int | None) -> tuple[list[Any], bool]:
     """Returns the next episodes, and whether the source has ended."""
     episodes: list[Any] = []
-    n_steps = 0
+    n_steps = n_bytes = 0
     deadline = time.monotonic() + _CHUNK_S
-    while not episodes or (n_steps < _CHUNK_STEPS and time.monotonic() < deadline):
+    while not episodes or (_has_room(len(episodes), n_steps, n_bytes, message_bytes) and time.monotonic() < deadline):
         try:
             episode = next(source)
         except StopIteration:
             return episodes, True
         episodes.append(episode)
+        values = list((episode.columns if isinstance(episode, Packed) else episode).values())
+        n_bytes += sum(getattr(value, "nbytes", 0) for value in values)
         if isinstance(episode, Packed):
             n_steps += episode.n_steps
         else:
-            n_steps += max((len(value) for value in episode.values() if hasattr(value, "__len__")), default=1)
+            n_steps += max((len(value) for value in values if hasattr(value, "__len__")), default=1)
     return episodes, False
+
+
+def _has_room(n: int, n_steps: int, n_bytes: int, message_bytes: int | None) -> bool:
+    """Returns whether a message of `n` episodes takes one more; of bytes, one as large as these."""
+    return n_steps < _CHUNK_STEPS if message_bytes is None else n_bytes * (n + 1) <= message_bytes * n

@@ -19,7 +19,11 @@ class Worker(Protocol):
 
 
 class Engine(Protocol):
-    """Starts workers, each of which runs a function that receives a `Link`."""
+    """Starts workers, each of which runs a function that receives a `Link`.
+
+    It may have a `max_deaths`, as of `Supervisor`, and `message_bytes`: how much one message should hold where more
+    messages cost more than larger ones.
+    """
 
     def start(self, payload: bytes, on_message: Callable[[Any], None], on_exit: Callable[[str], None]) -> Worker:
         """Returns a new worker.

@@ -11,6 +11,7 @@ from ai.data.workers.message import split
 from ai.data.workers.on_ray import actor as ray_actor
 from ai.data.workers.on_ray.joining import joined
 from ai.data.workers.on_ray.membership import Membership
+from ai.data.workers.on_ray.pieces import MAX_BYTES
 from ai.data.workers.on_ray.worker import RayWorker, Shared
 from ai.data.workers.supervisor import MAX_DEATHS
 from ai.data.workers.versions import installed
@@ -44,6 +45,9 @@ class Ray:
         ValueError: an argument out of range, an address of another form, or not that of the cluster joined already.
         ConnectionError: there is no such cluster.
     """
+
+    # A reply costs 1 ms of the processor's time whatever it holds, and all that it holds little more.
+    message_bytes = MAX_BYTES - (512 << 10)
 
     def __init__(
         self,

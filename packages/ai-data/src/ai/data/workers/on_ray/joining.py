@@ -13,21 +13,21 @@ _ANSWER_S = 60.0
 # The process that uses Ray here: in a forked copy of it Ray's threads are gone, and whoever asks waits for ever.
 _user: int | None = None
 
+# Said there.
+COPY = (
+    "this process is a forked copy of one that uses Ray ({}), in which Ray answers nothing: start it anew, as by "
+    'multiprocessing.get_context("spawn"), or make ai.data.Ray() in none but the copy'
+)
+
 
 def joined(address: str | None) -> Any:
     """Returns the module `ray`, joined to a cluster."""
     global _user
     if _user not in (None, os.getpid()):
-        raise RuntimeError(_COPY.format(f"process {_user}"))
+        raise RuntimeError(COPY.format(f"process {_user}"))
     ray = _joined(address)
     _user = os.getpid()
     return ray
-
-
-_COPY = (
-    "this process is a forked copy of one that uses Ray ({}), in which Ray answers nothing: start it anew, as by "
-    'multiprocessing.get_context("spawn"), or make ai.data.Ray() in none but the copy'
-)
 
 
 def _joined(address: str | None) -> Any:
@@ -78,8 +78,8 @@ def _answered(ray: Any) -> Any:
     threading.Thread(target=ask, name="ai.data.Ray", daemon=True).start()
     if not answered.wait(_ANSWER_S):
         raise RuntimeError(
-            f"Ray, which this process has joined, answers nothing for {_ANSWER_S:g} s; if "
-            + _COPY.format("by another name, the one that called ray.init")
+            f"Ray, which this program has joined by ray.init, has answered nothing for {_ANSWER_S:g} s: its head is "
+            "gone, or " + COPY.format("the one that called ray.init")
         )
     return there
 

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from ai.data.workers.on_ray.joining import REACH_S, reach, session
+from ai.data.workers.on_ray.joining import COPY, REACH_S, reach, session
 
 # A head that does not answer for so long is gone; Ray itself ends this process after 60 s.
 _HEAD_S = 40.0
@@ -52,6 +52,9 @@ class Membership:
     @contextlib.contextmanager
     def asking(self) -> Iterator[bool]:
         """While something is asked of Ray, which `leave` waits for: whether it may be."""
+        if os.getpid() != self.owner:  # the lock may have been held when the copy was made
+            yield False
+            return
         with self._asked:
             is_joined = self.is_joined
             self._n_asking += 1
@@ -76,6 +79,8 @@ class Membership:
 
     def check(self, is_joined: bool) -> None:
         """Raises where nothing may be asked: Ray would start or join another cluster by itself."""
+        if os.getpid() != self.owner:
+            raise RuntimeError(COPY.format(f"process {self.owner}"))
         if not is_joined:
             raise ConnectionError(
                 "this process has left the Ray cluster by ray.shutdown: make a new ai.data.Ray() after ray.init"

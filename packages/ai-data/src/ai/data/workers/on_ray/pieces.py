@@ -49,16 +49,22 @@ def n_pieces(n_bytes: int) -> int:
 
 
 def cut(blocks: Sequence[Block], n: int) -> list[Any]:
-    """Returns the sizes of all blocks' parts, and then `n` pieces; all in one, for the store, where `n` are too few."""
+    """Returns the sizes of all blocks' parts, and then `n` pieces; all in one, for the store, where `n` are too few.
+
+    Pieces are bytes, which Ray does not pickle; what is for the store is an array, which is read where it lies.
+    """
     whole = blocks[0].data if len(blocks) == 1 else np.concatenate([np.empty(0, np.uint8), *(b.data for b in blocks)])
     wanted = n_pieces(whole.nbytes)
-    pieces: list[Any] = np.array_split(whole, wanted) if wanted <= n else [whole]
+    if wanted > n or whole.nbytes > MAX_BYTES:
+        pieces: list[Any] = [whole]
+    else:
+        pieces = [piece.tobytes() for piece in np.array_split(whole, wanted)]
     return [[block.sizes for block in blocks], *pieces, *[None] * (n - len(pieces))]
 
 
-def read(sizes: Sequence[Sequence[int]], pieces: Sequence[np.ndarray | None]) -> Iterator[Any]:
+def read(sizes: Sequence[Sequence[int]], pieces: Sequence[bytes | np.ndarray | None]) -> Iterator[Any]:
     """Returns the messages, each made when asked for; their arrays may be written to, and keep no store full."""
-    return _read(sizes, np.concatenate([piece for piece in pieces if piece is not None]))
+    return _read(sizes, np.concatenate([np.frombuffer(piece, np.uint8) for piece in pieces if piece is not None]))
 
 
 def _read(sizes: Sequence[Sequence[int]], whole: np.ndarray) -> Iterator[Any]:

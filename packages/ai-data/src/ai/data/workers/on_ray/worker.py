@@ -116,6 +116,8 @@ class RayWorker:
     def _receive(self) -> None:
         try:
             how = self._until_gone()
+        except self._ray.exceptions.PendingCallsLimitExceeded:
+            how = f"{self._place()} took none of the many messages that are under way to it"
         except Exception as error:  # a message that cannot be read here, that nobody can use, or Ray's own trouble
             self._on_message(("failed", error))
             how = "was ended for an error on this side"
@@ -242,5 +244,7 @@ class _Reply:
         except self._ray.exceptions.GetTimeoutError:
             raise TimeoutError from None
         # Pieces too many cost little; with too few all goes through the store.
-        self.n_pieces = max(pieces.n_pieces(sum(p.nbytes for p in parts if p is not None)), self.n_pieces - 1)
+        self.n_pieces = max(
+            pieces.n_pieces(sum(memoryview(p).nbytes for p in parts if p is not None)), self.n_pieces - 1
+        )
         return pieces.read(sizes, parts)
