@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ai.infer.transport.errors import WireError
 from ai.infer.transport.spin import Spinner
-from ai.infer.transport.trees import flatten, unflatten
-from ai.infer.transport.wire import layout_of, make_layout, packed, parse
+from ai.infer.transport.trees import RawTensor, flatten, unflatten
+from ai.infer.transport.wire import layout_of, make_layout, packed, parse, raw_call
 from ai.infer.worker.batch_limit import BatchLimit
 from ai.infer.worker.request_queue import RequestQueue
 
@@ -309,3 +309,14 @@ def test_spinner_gives_up_on_what_never_comes():
     assert tries < 15
     spinner._skips = 0
     assert spinner.wait(lambda: True)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 11, 13, 24])
+def test_raw_tensors_have_the_bytes_of_their_shape(n_bytes):
+    good = RawTensor(torch.float32, (1, 3), bytes(12))
+    layout, tensors = raw_call([good, [b"text", good]])
+    assert (layout.lengths, [len(x.data) for x in tensors]) == ((12, 4, 12), [12, 4, 12])
+    bad = RawTensor(torch.float32, (1, 3), bytes(n_bytes))
+    for inputs in ([bad], [good, bad], [[b"text", bad]]):
+        with pytest.raises(WireError, match=rf"shape \[1, 3\] must have 12 bytes, not {n_bytes}"):
+            raw_call(inputs)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from ai.infer.connection.pending_request import Parts, PendingRequest, copy_into, special_reply
 from ai.infer.errors import RequestError
 from ai.infer.transport.slots import SLOTS_PER_CLIENT, WORKER, Area, Board, fence
-from ai.infer.transport.trees import RawTensor
 from ai.infer.transport.wire import Layout, parse
 
 _LARGE_BYTES = 1 << 18  # of a message, from which on it is worth a call of the system to give its memory back
@@ -48,10 +47,7 @@ class ClientSlots:
         if layout.size > _LARGE_BYTES:
             self._touches(place, layout.size)
         if request.raw:
-            data = self._area.data(place, layout)
-            for offset, x in zip(layout.offsets, tensors, strict=True):
-                assert isinstance(x, RawTensor)
-                data[offset : offset + len(x.data)] = x.data
+            self._area.write_raw(place, layout, tensors)  # type: ignore[arg-type]  # as the request says
         else:
             for view, x in zip(self._area.views(place, layout), tensors, strict=True):
                 copy_into(x, view)

@@ -67,12 +67,16 @@ class EventLoopWatcher:
         connection = self._connection
         request = PendingRequest(0, raw=True)
         with connection.lock:
-            connection.check_alive()
-            self._attach(asyncio.get_running_loop())
+            if connection.failure is not None:
+                connection.check_alive()
+            loop = asyncio.get_running_loop()
+            if self._loop is not loop:
+                self._attach(loop)
             if not connection.submit_now(request, layout, tensors):
                 return None
             self._await(request, waiter, deadline)
-            self._wake_worker_soon()
+            if not self._wake_due:
+                self._wake_worker_soon()
         return request
 
     async def submit(
@@ -126,8 +130,9 @@ class EventLoopWatcher:
         request.overdue = False
         if deadline is not None:
             request.deadline = deadline
-        look_s = self._connection.check_hang.interval_s
-        self._sweep_by(request.deadline if look_s is None else min(request.deadline, time.monotonic() + look_s))
+        if request.deadline < self._sweep_at or self._sweep_at == math.inf:  # else a look that comes sooner is due
+            look_s = self._connection.check_hang.interval_s
+            self._sweep_by(request.deadline if look_s is None else min(request.deadline, time.monotonic() + look_s))
 
     def _wake_worker_soon(self) -> None:
         """Wakes the worker once for all requests that the event loop has in hand, so that they meet in one batch.

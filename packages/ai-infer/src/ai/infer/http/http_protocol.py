@@ -28,6 +28,7 @@ class HttpProtocol(HttpToolsProtocol):
     """
 
     _heard_at = 0.0
+    _reads_again = False  # the head, which offers another protocol
 
     def data_received(self, data: bytes) -> None:
         """Reads what came."""
@@ -56,12 +57,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begins with a request, unless its head is to be read again."""
-        if not self._offers():
+        self._reads_again = self._offers()
+        if not self._reads_again:
             super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Ends a request's body, unless it is to be read yet."""
-        if not self._offers():
+        if not self._reads_again:
             super().on_message_complete()
 
     def _offers(self) -> bool:

@@ -63,8 +63,21 @@ async def infer(
     context.n_pending += 1
     try:
         context.admit()
-        reply = await _infer(context, model, request, receive, plain)
-        status = reply[0]
+        client = model.client()  # first: what a model takes is known once it is loaded
+        body, request.body = request.body, b""  # which is free once its bytes are on their way
+        if plain:
+            asked = read_plain(body, request.headers, model.inputs, context.check_json)
+            del body
+            tree = await _ask(context.hang_ups, client, model, [asked.x], receive, None)
+            reply = 200, *answer_plain(asked, named_outputs(tree))
+        else:
+            header = request.headers.get(b"inference-header-content-length")
+            context.check_json(json_length(header, len(body)))
+            plan, inputs = read_request(body, header, model.inputs, model.plans)
+            del body
+            tree = await _ask(context.hang_ups, client, model, inputs, receive, plan.timeout_s)
+            reply = 200, *write_response(plan, named_outputs(tree), model.source.name, model.source.version)
+        status = 200
     except (ConnectionResetError, asyncio.CancelledError):
         raise
     except Exception as error:
@@ -74,22 +87,6 @@ async def infer(
         context.n_pending -= 1
         context.metrics.count(model.source.name, model.source.version, status, time.perf_counter() - start)
     return reply
-
-
-async def _infer(context: RequestContext, model: ServedModel, request: Request, receive: Receive, plain: bool) -> Reply:
-    client = model.client()  # first: what a model takes is known once it is loaded
-    body, request.body = request.body, b""  # which is free once its bytes are on their way
-    if plain:
-        asked = read_plain(body, request.headers, model.inputs, context.check_json)
-        del body
-        tree = await _ask(context.hang_ups, client, model, [asked.x], receive, None)
-        return 200, *answer_plain(asked, named_outputs(tree))
-    header = request.headers.get(b"inference-header-content-length")
-    context.check_json(json_length(header, len(body)))
-    plan, inputs = read_request(body, header, model.inputs, model.plans)
-    del body
-    tree = await _ask(context.hang_ups, client, model, inputs, receive, plan.timeout_s)
-    return 200, *write_response(plan, named_outputs(tree), model.source.name, model.source.version)
 
 
 def _ask(

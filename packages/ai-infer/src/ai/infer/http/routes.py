@@ -123,7 +123,20 @@ class App:
             if not self._started and path != _LIVE_PATH:
                 with contextlib.suppress(Exception):  # it is logged, and the reason why a model is not ready
                     await self.start()
-            reply = await self._answer(request, receive, send)
+            # A path that is long is of a client that would fill the cache.
+            asked = (_inference_path if len(path) <= 256 else _inference_path.__wrapped__)(path)
+            if asked is None:
+                reply: Reply | None = await self._route(request)
+            else:
+                name, version, plain = asked
+                if plain:
+                    _only("POST", request)
+                model = self.repository.find(name, version)
+                _only("POST", request)
+                if plain and wants_parts(request):
+                    reply = await stream(self.context, model, request, receive, send, self._timeout_s)
+                else:
+                    reply = await infer(self.context, model, request, receive, plain=plain)
             if reply is None:  # it was sent in parts
                 return
             status, headers, body = reply
@@ -185,20 +198,6 @@ class App:
         self._owner.close()
 
     # From a request to an answer --------------------------------------------------------------------------------
-
-    async def _answer(self, request: Request, receive: Receive, send: Send) -> Reply | None:
-        path = request.path  # one that is long is of a client that would fill the cache
-        asked = (_inference_path if len(path) <= 256 else _inference_path.__wrapped__)(path)
-        if asked is None:
-            return await self._route(request)
-        name, version, plain = asked
-        if plain:
-            _only("POST", request)
-        model = self.repository.find(name, version)
-        _only("POST", request)
-        if plain and wants_parts(request):
-            return await stream(self.context, model, request, receive, send, self._timeout_s)
-        return await infer(self.context, model, request, receive, plain=plain)
 
     async def _route(self, request: Request) -> Reply:
         path = request.path
@@ -295,8 +294,7 @@ def _is_free(request: Request) -> bool:
 
 
 def _only(allowed: str, request: Request) -> None:
-    method = request.method
-    if method != allowed and not (allowed == "GET" and method == "HEAD"):
+    if (method := request.method) != allowed and not (allowed == "GET" and method == "HEAD"):
         raise RefusedError(405, f"the method must be {allowed}, not {method!r:.20}", ((b"allow", allowed.encode()),))
 
 

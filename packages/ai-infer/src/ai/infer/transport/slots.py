@@ -16,6 +16,7 @@ request and one reply. Room that is never touched takes no memory.
 
 import struct
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from ai.infer.transport.errors import WireError
 from ai.infer.transport.shared_memory import map_file, return_pages
+from ai.infer.transport.trees import RawTensor
 from ai.infer.transport.wire import MAX_HEADER_BYTES, Layout
 
 SLOTS_PER_CLIENT = 64
@@ -126,6 +128,14 @@ class Area:
             raise WireError(f"a slot's message must fit in {self.slot_bytes} bytes, not {layout.size}")
         start = place * self.slot_bytes + layout.start
         return self._bytes[start : start + layout.n_bytes]
+
+    def write_raw(self, place: int, layout: Layout, tensors: Sequence[RawTensor]) -> None:
+        """Writes a message's tensors, each of as many bytes as its layout says; for what and when see `views`."""
+        if not self.fits(layout):
+            raise WireError(f"a slot's message must fit in {self.slot_bytes} bytes, not {layout.size}")
+        start = place * self.slot_bytes + layout.start
+        for offset, length, x in zip(layout.offsets, layout.lengths, tensors, strict=True):
+            self._bytes[start + offset : start + offset + length] = x.data
 
     def write_form(self, place: int, layout: Layout) -> None:
         """Writes a message's header, unless it is the one that lies there."""

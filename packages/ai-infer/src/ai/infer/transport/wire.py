@@ -35,6 +35,8 @@ class Layout:
     shapes: tuple[tuple[int, ...], ...]
     offsets: tuple[int, ...]
     """Of each tensor from the start of the data, in bytes."""
+    lengths: tuple[int, ...]
+    """Of each tensor, in bytes."""
     n_bytes: int
     """Of the data, without the header."""
     start: int
@@ -55,8 +57,9 @@ class Layout:
     def views(self, data: Tensor) -> list[Tensor]:
         """Returns the message's tensors as views of `data`, uint8 `(at least n_bytes,)`."""
         views = []
-        for dtype, shape, offset, last in zip(self.dtypes, self.shapes, self.offsets, self.channels_last, strict=True):
-            flat = data[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype)
+        places = zip(self.dtypes, self.shapes, self.offsets, self.lengths, self.channels_last, strict=True)
+        for dtype, shape, offset, length, last in places:
+            flat = data[offset : offset + length].view(dtype)
             if last:
                 views.append(flat.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1))
             else:
@@ -72,11 +75,12 @@ class Layout:
 
     def cut(self, data: memoryview) -> list[memoryview]:
         """Returns the bytes of each of the message's tensors in `data`, at least `n_bytes` long."""
-        places = zip(self.dtypes, self.shapes, self.offsets, strict=True)
-        return [data[start : start + math.prod(shape) * dtype.itemsize] for dtype, shape, start in places]
+        return [data[start : start + length] for start, length in zip(self.offsets, self.lengths, strict=True)]
 
     def raw(self, data: memoryview) -> list[RawTensor]:
         """Returns the message's tensors as copies of their bytes in `data`, at least `n_bytes` long."""
+        if len(self.shapes) == 1 and not self.channels_last[0]:  # nearly always
+            return [RawTensor(self.dtypes[0], self.shapes[0], bytes(data[: self.lengths[0]]))]
         if any(self.channels_last):
             views = self.views(torch.frombuffer(bytearray(data), dtype=torch.uint8))
             flat = [x.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for x in views]
@@ -122,10 +126,11 @@ def make_layout(
     header = json.dumps(document, separators=(",", ":")).encode()
     if len(header) > MAX_HEADER_BYTES:
         raise WireError(f"a message's structure must take at most {MAX_HEADER_BYTES} bytes, not {len(header)}")
+    lengths = tuple(math.prod(shape) * dtype.itemsize for dtype, shape in zip(dtypes, shapes, strict=True))
     offsets, end = [], 0
-    for dtype, shape in zip(dtypes, shapes, strict=True):
+    for length in lengths:
         offsets.append(end)
-        end += align(math.prod(shape) * dtype.itemsize)
+        end += align(length)
     leading = {shape[0] if shape else None for shape in shapes}
     rows = leading.pop() if len(leading) == 1 and not has_text(tree) else None
     if not all(math.prod(shape) for shape in shapes):
@@ -141,6 +146,7 @@ def make_layout(
         dtypes=tuple(dtypes),
         shapes=tuple(shapes),
         offsets=tuple(offsets),
+        lengths=lengths,
         n_bytes=end,
         start=align(4 + len(header)),
         size=align(4 + len(header)) + end,
@@ -163,15 +169,26 @@ def positional_layout(dtypes: tuple[torch.dtype, ...], shapes: tuple[tuple[int, 
 
 
 def raw_call(inputs: Sequence[RawTensor | list[Any]]) -> tuple[Layout, list[RawTensor]]:
-    """Returns the layout and the tensors of a request with these positional arguments: tensors, or lists of bytes."""
-    if len(inputs) == 1 and isinstance(x := inputs[0], RawTensor):  # nearly always
-        return positional_layout((x.dtype,), (x.shape,)), [x]
+    """Returns the layout and the tensors of a request with these positional arguments: tensors, or lists of bytes.
+
+    Raises:
+        WireError: a tensor has another number of bytes than its dtype and shape say.
+    """
     tensors: list[RawTensor] = []
-    nodes = [_flatten_raw(x, tensors) for x in inputs]
-    dtypes, shapes = tuple([x.dtype for x in tensors]), tuple([x.shape for x in tensors])
-    if all(node == ["t"] for node in nodes):
-        return positional_layout(dtypes, shapes), tensors
-    return make_layout(["u", ["u", *nodes], ["d"]], dtypes, shapes), tensors
+    if len(inputs) == 1 and isinstance(x := inputs[0], RawTensor):  # nearly always
+        tensors.append(x)
+        layout = positional_layout((x.dtype,), (x.shape,))
+    else:
+        nodes = [_flatten_raw(x, tensors) for x in inputs]
+        dtypes, shapes = tuple([x.dtype for x in tensors]), tuple([x.shape for x in tensors])
+        if all(node == ["t"] for node in nodes):
+            layout = positional_layout(dtypes, shapes)
+        else:
+            layout = make_layout(["u", ["u", *nodes], ["d"]], dtypes, shapes)
+    for x, length in zip(tensors, layout.lengths, strict=True):
+        if len(x.data) != length:  # what is left of another message would be taken for the rest
+            raise WireError(f"a tensor of shape {list(x.shape)} must have {length} bytes, not {len(x.data)}")
+    return layout, tensors
 
 
 # No function within another: one that calls itself keeps what it sees, a whole body, until the next collection.

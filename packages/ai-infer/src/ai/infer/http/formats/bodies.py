@@ -45,8 +45,8 @@ class BodyReader:
         length = int(digits) if digits.isdigit() and len(digits) < 20 else None
         if length is not None and length > self.max_bytes:
             raise self._too_large(f", not {length}")
-        encoding = request.headers.get(b"content-encoding", b"identity").lower()
-        if encoding != b"identity" and encoding not in _WINDOWS:
+        encoding = request.headers.get(b"content-encoding", b"identity")
+        if encoding != b"identity" and (encoding := encoding.lower()) != b"identity" and encoding not in _WINDOWS:
             shown = encoding.decode("latin1")
             raise RefusedError(415, f"content-encoding must be gzip, deflate or identity, not {shown!r:.40}")
         collecting = self._collect(receive)

@@ -3,9 +3,8 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,8 +27,7 @@ from ai.infer.http.formats.tensors import (
 from ai.infer.transport.trees import RawInput, RawTensor
 
 
-@dataclass(frozen=True, slots=True)
-class PlainRequest:
+class PlainRequest(NamedTuple):
     """One input, and whether JSON is to go back."""
 
     x: RawInput
@@ -61,7 +59,7 @@ def read_plain(
         return PlainRequest(_texts(body, as_json), to_json)
     if not as_json:
         dtype, shape = _form(len(body), headers.get(b"x-shape"), headers.get(b"x-datatype"), spec)
-        check_bytes("body", dtype, memoryview(body))
+        check_bytes("body", dtype, body)
         return PlainRequest(RawTensor(dtype, shape, body), to_json)
     datatype = _datatype(headers.get(b"x-datatype"), spec)
     try:

@@ -7,7 +7,6 @@ and Triton.
 import itertools
 import math
 import struct
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,8 +68,7 @@ class Texts(NamedTuple):
             raise BadInputError("the model's output is not text, which JSON cannot write: ask for binary") from None
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """What a model takes or returns at one place."""
 
     name: str
@@ -136,7 +134,7 @@ def check_size(name: str, datatype: str, shape: tuple[int, ...], n_bytes: int) -
         )
 
 
-def check_bytes(name: str, dtype: torch.dtype, data: memoryview) -> None:
+def check_bytes(name: str, dtype: torch.dtype, data: bytes | memoryview) -> None:
     """Raises `BadInputError` if bytes are no numbers of a dtype; those of most dtypes always are."""
     if dtype is torch.bool and len(data) and max(data) > 1:
         raise BadInputError(f"input {name!r} must have bytes 0 and 1 alone for datatype BOOL, not {max(data)}")
