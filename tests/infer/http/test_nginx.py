@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 pytestmark = [
@@ -30,10 +31,30 @@ def same():
 """
 
 
+def manifests():
+    """Returns the guide's Deployment and Service."""
+    (shown,) = re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    return list(yaml.safe_load_all(shown))
+
+
+def test_the_manifest_agrees_with_itself_and_with_the_image():
+    deployment, service = manifests()
+    pod = deployment["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    assert deployment["spec"]["selector"]["matchLabels"] == pod["metadata"]["labels"] == service["spec"]["selector"]
+    (exposed,) = re.findall(r"^EXPOSE (\d+)$", (GUIDE.parents[2] / "Dockerfile").read_text(), re.MULTILINE)
+    ports = [container["ports"][0]["containerPort"], service["spec"]["ports"][0]["targetPort"]]
+    ports += [container[f"{probe}Probe"]["httpGet"]["port"] for probe in ("startup", "readiness", "liveness")]
+    assert ports == [int(exposed)] * 5
+    options = dict(zip(container["args"][1::2], container["args"][2::2], strict=True))
+    assert float(options["--drain"]) < pod["spec"]["terminationGracePeriodSeconds"]
+
+
 @pytest.fixture
 def servers(tmp_path):
     (tmp_path / "shop.py").write_text(MODEL)
     command = [sys.executable, "-m", "ai.infer.cli", "serve", "same=shop:same?input=x:FP32:-1,2", "--port", "0"]
+    command += manifests()[0]["spec"]["template"]["spec"]["containers"][0]["args"][1:]
     started = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     addresses = []
     for one in started:
