@@ -276,6 +276,19 @@ def test_another_commit_of_the_same_version_is_told_by_its_code(cluster, monkeyp
     assert versions.mismatch(ours, of_before) is None
 
 
+def test_a_node_whose_code_cannot_be_read_says_so(cluster, monkeypatch):
+    def installed():
+        raise PermissionError("no right to read it")
+
+    monkeypatch.setattr(ray_actor, "installed", installed)
+    heard = Heard(raises)
+    wait_until(lambda: heard.messages)
+    heard.worker.close()
+    with pytest.raises(PermissionError, match="no right to read it") as caught:
+        raise heard.messages[0][1]
+    assert "while a worker was started on the node" in "".join(caught.value.__notes__)
+
+
 def test_the_digest_of_code_is_that_of_names_and_contents(tmp_path, monkeypatch):
     package = tmp_path / "digested"
     package.mkdir()

@@ -96,10 +96,10 @@ class Actor:
         # Who keeps one of something for all workers of a machine asks for it.
         os.environ.setdefault("AI_NODE", ray.get_runtime_context().get_node_id())
         self.send((RUNNING, socket.gethostname(), os.getpid()))
-        if problem := mismatch(installed(), versions):
-            self.send(("failed", RuntimeError(f"on the node {socket.gethostname()}, {problem}")))
-            return
         try:
+            if problem := mismatch(installed(), versions):
+                self.send(("failed", RuntimeError(f"on the node {socket.gethostname()}, {problem}")))
+                return
             function = cloudpickle.loads(payload)
         except Exception as error:
             self._fail(error, "a worker was started")
