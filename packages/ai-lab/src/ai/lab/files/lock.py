@@ -237,12 +237,13 @@ def _flock(descriptor: int, tries: int = 1, *, shared: bool = False) -> bool | N
     """Takes the kernel's lock: whether it could be had, None where there are no such locks."""
     if fcntl is None:  # pragma: no cover
         return None
-    for last in [*[False] * (tries - 1), True]:
+    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+    for left in range(tries, 0, -1):
         try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how)
             return True
         except BlockingIOError:
-            time.sleep(0 if last else 0.01)
+            time.sleep(0.01 if left > 1 else 0)
         except OSError as error:
             if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
                 return None

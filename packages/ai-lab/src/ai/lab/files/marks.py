@@ -1,5 +1,6 @@
 """What a person says of a trial afterwards: tags and a note, in `marks.json`, whoever writes the trial itself."""
 
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,10 +17,11 @@ _WAIT_S = 10.0
 
 def load_marks(folder: Path | str) -> tuple[dict[str, Any], list[str]]:
     """Returns tags and note of a trial, and what is wrong with their file."""
-    try:
-        found, problems = load_typed(f"{folder}/{MARKS}", _TYPES)
+    path = f"{folder}/{MARKS}"
+    try:  # nearly no trial has any, and to be refused a file costs more than to ask for it
+        found, problems = load_typed(path, _TYPES) if os.access(path, os.F_OK) else ({}, [])
     except FileNotFoundError:
-        return {"tags": [], "note": ""}, []
+        found, problems = {}, []
     return {"tags": found.get("tags") or [], "note": found.get("note") or ""}, problems
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ai.lab.files.load import is_number, is_step
+from ai.lab.files.load import is_number, is_step, parse
 
 Row = dict[str, float]
 _BLOCK_BYTES = 1 << 24
@@ -59,7 +59,7 @@ def parse_objects(lines: bytes) -> list[Any]:
     try:
         # One call of the parser for all lines is several times as fast as one each.
         text = lines.rstrip(b"\n").replace(b"\n", b",").decode()
-        return list(json.loads(f"[{text}]"))
+        return list(parse(f"[{text}]"))
     except (ValueError, RecursionError):
         return [found for line in lines.split(b"\n") if line and (found := _parse(line)) is not None]
 
@@ -68,8 +68,11 @@ def clean(found: object) -> Row | None:
     """Returns a row, step and time first, without what is no number; None where it is no row."""
     if not isinstance(found, dict) or not is_step(found.get("step")) or not is_number(found.get("time")):
         return None
-    values = {key: value for key, value in found.items() if type(value) is float or is_number(value)}
-    return {"step": values.pop("step"), "time": values.pop("time"), **values}
+    row = {"step": found["step"], "time": found["time"]}
+    for key, value in found.items():
+        if type(value) is float or is_number(value):
+            row[key] = value
+    return row
 
 
 def lines_and_rows(path: Path, start: int = 0) -> Iterator[tuple[int, bytes, Row]]:

@@ -207,12 +207,16 @@ class Catalog:
             if folder.marker is None:
                 raise DamagedError(folder.problem)
             meta, problems = load_meta(path)
-            if meta.get("state", "created") in ("running", "created"):
-                # Before its rows and its owner are read: what comes later is new. What has ended changes its folder.
-                stamps = _Stamps(folder.stamp, path, _stamp(f"{path}/{METRICS}"), _stamp(f"{path}/{OWNER}"))
-                if known is None and not meta and not problems and stamps.metrics is None:
-                    return False
-            row = self._row(identity, path, meta, problems)
+            # Each stamp is taken before what it tells of is read: what comes later is new.
+            # What has ended changes its folder, and whoever goes on with a dead trial its owner.
+            is_open = meta.get("state", "created") in ("running", "created")
+            owner = _stamp(f"{path}/{OWNER}") if is_open else None
+            state = live_state(path, meta) if meta or not problems else "damaged"
+            metrics = _stamp(f"{path}/{METRICS}") if is_open and state != "dead" else None
+            stamps = _Stamps(folder.stamp, path, metrics, owner)
+            if is_open and known is None and not meta and not problems and metrics is None:
+                return False
+            row = self._row(identity, path, state, meta, problems)
         except Exception as error:  # whatever one record holds, the others are shown
             problem = folder.problem or f"{type(error).__name__}: {error}"
             row = {**_EMPTY, "id": identity, "name": self._name(path), "path": path, "problems": [problem]}
@@ -229,7 +233,9 @@ class Catalog:
         root = str(self.root)
         return path[len(root) :].lstrip("/") if path != root else os.path.basename(path)
 
-    def _row(self, identity: str, path: str, meta: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    def _row(
+        self, identity: str, path: str, state: str, meta: Mapping[str, Any], problems: list[str]
+    ) -> dict[str, Any]:
         """Returns a trial's row, plain in every part."""
         config: dict[str, Any] = {}
         try:
@@ -239,7 +245,6 @@ class Catalog:
         session = (meta.get("sessions") or [{}])[-1]
         git = session.get("git") or {}
         hparams = flatten(meta.get("hparams") or {})
-        state = live_state(path, meta) if meta or not problems else "damaged"
         told = meta.get("last")
         last = plain(dict(told) if told is not None else self._last(path, state))
         marks, wrong = load_marks(path)
