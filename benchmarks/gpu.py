@@ -2,27 +2,36 @@
 
     python benchmarks/gpu.py [--device cuda] [--parts tests training …] [--out gpu-results] [--quick]
 
-Each part has a limit of its own and runs in a process of its own, so that one that hangs costs its own time and no
-more; every row is on disk as soon as it was measured. Results are `gpu.json` and `gpu.md` in the folder `--out`.
+Each part has a limit of its own and runs in a process of its own, and every row is on disk as soon as it was measured.
+A row that fails (a package that is missing, no memory left) says so in its place. One that hangs or ends its process
+costs itself: the part goes on behind it in another process. Results are `gpu.json` and `gpu.md` in the folder `--out`.
 `--quick` runs the same code with nothing to do, in one process: with `--device cpu` it is what CI does, and its numbers
-say nothing. The part `recipe`, five minutes of the hour's recipe for Connect Four, runs only when it is named.
+say nothing. The parts `recipe`, five minutes of the hour's recipe for Connect Four, and `pong`, PPO's five minutes of
+Pong, run only when they are named.
 """
 
 import argparse
 import importlib
 import json
+import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 # Seconds. Together 480.
-LIMITS = {"tests": 90, "training": 190, "loading": 50, "inference": 60, "selfplay": 60, "saving": 30}
-ON_REQUEST = {"recipe": 400}
-MODULES = {"tests": "checks", "recipe": "selfplay"}
+LIMITS = {"tests": 90, "loading": 50, "training": 190, "selfplay": 60, "inference": 60, "saving": 30}
+ON_REQUEST = {"recipe": 400, "pong": 360}
+MODULES = {"tests": "checks", "recipe": "selfplay", "pong": "frames"}
+GRACE = 15  # seconds that a part may take to end
+LOST = 3  # the status of a process that cannot go on
 TITLES = {
     "tests": "Tests",
     "training": "Training: ours beside a loop written by hand",
@@ -31,6 +40,7 @@ TITLES = {
     "selfplay": "Self-play of Connect Four",
     "saving": "A snapshot",
     "recipe": "The hour's recipe",
+    "pong": "PPO on Pong",
 }
 
 
@@ -40,48 +50,105 @@ def main() -> int:
     parser.add_argument("--parts", nargs="+", choices=[*LIMITS, *ON_REQUEST], default=list(LIMITS))
     parser.add_argument("--out", type=Path, default=Path("gpu-results"))
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # a part in its own process
+    # A part in its own process, until that moment of the clock.
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    if args.alone:
-        measure(args.parts[0], args)
+    if args.until is not None:
+        measure(args.parts[0], args, args.until)
         return 0
     description = describe(args.device)
     troubles: dict[str, str] = {}
     for part in args.parts:
         lines_of(args, part).unlink(missing_ok=True)
         start = time.perf_counter()
-        try:
-            if args.quick:
-                measure(part, args)
-            else:
-                again = [sys.executable, __file__, "--device", args.device, "--out", str(args.out)]
-                limit = (LIMITS | ON_REQUEST)[part]
-                subprocess.run([*again, "--parts", part, "--alone"], timeout=limit + 15, check=True)
-        except subprocess.TimeoutExpired:
-            troubles[part] = "ended at its limit; what was measured until then stands"
-        except subprocess.CalledProcessError as error:
-            troubles[part] = f"ended with status {error.returncode}; what was measured until then stands"
+        until = time.monotonic() + (LIMITS | ON_REQUEST)[part]
+        if args.quick:
+            measure(part, args, until)
+        elif trouble := run_alone(part, args, until):
+            troubles[part] = trouble
         print(f"{part}: {time.perf_counter() - start:.0f} s {troubles.get(part, '')}", flush=True)
         report(args, description, troubles)
     print((args.out / "gpu.md").read_text())
-    failed = any(row.get("failed") or row.get("errors") or row.get("error") for row in read(args, "tests"))
+    failed = any(
+        row.get("failed") or row.get("errors") or row.get("error") for part in args.parts for row in read(args, part)
+    )
     return 1 if troubles or failed else 0
 
 
-def measure(part: str, args: argparse.Namespace) -> None:
-    """Run one part, and append each of its rows to its file."""
-    import torch
+def run_alone(part: str, args: argparse.Namespace, until: float) -> str | None:
+    """Run one part in processes of its own, the next behind the row that ended the one before; return what is lost."""
+    command = [sys.executable, __file__, "--device", args.device, "--out", str(args.out), "--parts", part]
+    command += ["--until", str(until)]
+    while True:
+        begun = len(read(args, part))
+        process = subprocess.Popen(command, start_new_session=True)
+        try:
+            status = process.wait(max(1.0, until + GRACE - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return "ended at its limit; what was measured until then stands"
+        finally:  # with all that it has started, such as tests that hold the device
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if status == 0:
+            return None
+        if len(read(args, part)) == begun:
+            return f"ended with status {status}; what was measured until then stands"
+
+
+def measure(part: str, args: argparse.Namespace, until: float) -> None:
+    """Run those rows of one part that no process before has begun, and append each to the part's file."""
     from gpu_parts.machine import Machine
 
-    limit = (LIMITS | ON_REQUEST)[part]
-    machine = Machine(torch.device(args.device), args.quick, time.monotonic() + limit)
-    module = importlib.import_module(f"gpu_parts.{MODULES.get(part, part)}")
-    made = module.recipe if part == "recipe" else module.rows
+    machine = Machine(args.device, args.quick, until)
+    begun = {row["row"] for row in read(args, part)}
     with lines_of(args, part).open("a") as file:
-        for row in made(machine):
-            file.write(json.dumps(row) + "\n")
+
+        def write(name: str, row: dict[str, Any]) -> None:
+            file.write(json.dumps({"row": name, **row}) + "\n")
             file.flush()
+
+        try:
+            module = importlib.import_module(f"gpu_parts.{MODULES.get(part, part)}")
+            for job in module.recipe(machine) if part == "recipe" else module.rows(machine):
+                if job.name in begun:
+                    continue
+                if not machine.time_left(job.seconds):
+                    write(job.name, {"left out": "no time"})
+                    continue
+                write(job.name, {"error": "did not end"})  # which the row replaces
+                try:
+                    with ended_after(None if args.quick else 2 * job.seconds):
+                        row = job.run()
+                except Exception as error:
+                    write(job.name, {"error": told(error)})
+                    if "CUDA error" in str(error):  # from then on every call of this process fails
+                        os._exit(LOST)
+                else:
+                    write(job.name, row)
+                machine.forget_peak()
+        except Exception as error:  # between two rows, or before the first
+            write("the rest", {"error": told(error)})
+
+
+@contextmanager
+def ended_after(seconds: float | None) -> Iterator[None]:
+    """Ends this process if the block takes longer, whatever it is waiting for."""
+    timer = None if seconds is None else threading.Timer(seconds, os._exit, [LOST])
+    if timer is not None:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+def told(error: Exception) -> str:
+    """The kind of an error and how it begins, for a cell of a table."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).replace("|", "/")[:200]
 
 
 def lines_of(args: argparse.Namespace, part: str) -> Path:
@@ -91,7 +158,8 @@ def lines_of(args: argparse.Namespace, part: str) -> Path:
 
 def read(args: argparse.Namespace, part: str) -> list[dict[str, Any]]:
     file = lines_of(args, part)
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return list({row["row"]: row for row in rows}.values())  # the last line of each name
 
 
 def describe(device: str) -> dict[str, Any]:

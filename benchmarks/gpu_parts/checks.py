@@ -6,25 +6,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from gpu_parts.machine import Machine, Row
+from gpu_parts.machine import Job, Machine, Row
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("model", "data", "train", "infer", "game", "examples")
 PROCESSES = min(8, os.cpu_count() or 1)
 
 
-def rows(machine: Machine) -> Iterator[Row]:
+def rows(machine: Machine) -> Iterator[Job]:
     """All tests that take `device`, `any_device` or `on_device`, on this device; the dry run takes one part's.
 
     They share the device, several processes at a time, where pytest-xdist is installed.
     """
     for part in ("infer",) if machine.quick else PARTS:
-        limit = machine.deadline - time.monotonic()
-        if limit > 0:
-            yield {"row": part, **of_part(part, machine.device.type, limit)}
+        limit = max(1.0, machine.deadline - time.monotonic())
+        # Begun while there is any time; pytest is ended at the limit, before this row would be.
+        yield Job(part, partial(of_part, part, machine.device.type, limit), limit * 0.75)
 
 
 def of_part(part: str, device: str, limit: float) -> Row:

@@ -1,16 +1,19 @@
 """An inference worker on the device: latency and rows a second, with graphs and without, weights pushed or not."""
 
+import functools
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 
 import ai.model as m
 from ai.infer import Inferencer
-from gpu_parts.machine import Machine, Row
+from gpu_parts.machine import Job, Machine, Row
 
 SIZES = (1, 4, 16, 64, 256, 1024)
 
@@ -22,28 +25,40 @@ def network() -> m.Model:
     return net
 
 
-def rows(machine: Machine) -> Iterator[Row]:
+def rows(machine: Machine) -> Iterator[Job]:
     """The model itself in this process; then each size plain, by graphs, and while another thread pushes weights."""
     sizes = SIZES[:2] if machine.quick else SIZES
     on_cuda = machine.device.type == "cuda"
     model = network().eval().to(machine.device)
-    with torch.no_grad():
-        for n in sizes:
-            yield {
-                "row": f"{n} rows, in this process",
-                **latency(machine, lambda x: model(x.to(machine.device)).cpu(), n),
-            }
-    for name, how in {"": {}, ", graphs": {"graph_rows": sizes}}.items():
+
+    @torch.no_grad()
+    def here(x: torch.Tensor) -> torch.Tensor:
+        return model(x.to(machine.device)).cpu()
+
+    for name, how in {", graphs": {"graph_rows": sizes}, "": {}}.items():
         if how and not on_cuda:
-            yield {"row": "graphs", "left out": "no CUDA"}
+            yield Job("graphs", lambda: {"left out": "no CUDA"})
             continue
-        model = network()
-        with Inferencer(model, machine.device, batch_size=sizes[-1], **how) as inferencer:
+        with ExitStack() as stack:
+            served = network()
+
+            def start(served: Any = served, how: Any = how, stack: ExitStack = stack) -> Inferencer:
+                return stack.enter_context(Inferencer(served, machine.device, batch_size=sizes[-1], **how))
+
+            started = functools.cache(start)  # by the first row that asks it
+
+            def asked(n: int, started: Any = started) -> Row:
+                return latency(machine, started(), n)
+
+            def asked_while_pushed(n: int, started: Any = started, served: Any = served) -> Row:
+                with pushed(started(), served):
+                    return latency(machine, started(), n)
+
             for n in sizes:
-                if machine.time_left(3):
-                    yield {"row": f"{n} rows{name}", **latency(machine, inferencer, n)}
-            with pushed(inferencer, model):
-                yield {"row": f"{sizes[-1]} rows{name}, weights pushed", **latency(machine, inferencer, sizes[-1])}
+                yield Job(f"{n} rows{name}", partial(asked, n), 3 if n > 1 else 15)
+            yield Job(f"{sizes[-1]} rows{name}, weights pushed", partial(asked_while_pushed, sizes[-1]), 3)
+    for n in sizes:
+        yield Job(f"{n} rows, in this process", partial(latency, machine, here, n), 3)
 
 
 def latency(machine: Machine, answer: Callable[[torch.Tensor], object], n: int) -> Row:

@@ -2,50 +2,68 @@
 
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from ai.data import Dataset, ImgDataset, augment
-from gpu_parts.machine import Machine, Row, seconds_each, timed
+from ai.data import Dataset, augment
+from gpu_parts.machine import Job, Machine, Row, seconds_each, timed
+
+SKIPPED = 8  # batches at first, in which memory is taken and locked
 
 
-def rows(machine: Machine) -> Iterator[Row]:
-    """Resident, page-locked, workers, and pictures packed from JPEG."""
-    side, n, batch, batches = (8, 64, 16, 4) if machine.quick else (224, 2048, 256, 40)
+def rows(machine: Machine) -> Iterator[Job]:
+    """Page-locked, resident, pictures packed from JPEG, and workers."""
+    side, n, batch, batches = (8, 256, 16, 12) if machine.quick else (224, 2048, 256, 40)
     images = torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8)
     limit = copy_limit(machine, images[:batch])
-    yield {"row": "page-locked copy, the limit", "images/s": batch / limit, "GB/s": images[:batch].nbytes / limit / 1e9}
 
-    def measured(name: str, dataset: Any, **how: Any) -> Row:
-        loader = dataset.loader(batch, machine.device, train=True, **how)
-        with loader:
-            rate = batch / seconds_each(machine, islice(loader, batches))
-        return {"row": name, "images/s": rate, "of the limit": rate * limit / batch}
+    def shown(seconds: float) -> Row:
+        return {"images/s": batch / seconds, "of the limit": limit / seconds}
 
-    yield measured("bytes, gathered and copied", Dataset(images))
-    yield measured("bytes, resident", Dataset(images), resident=True)
-    yield measured("two workers, one function a sample", Dataset(images, _flipped), n_workers=2)
-    theirs = torch.utils.data.DataLoader(
-        _Flipped(images), batch, num_workers=2, pin_memory=machine.device.type == "cuda", persistent_workers=True
-    )
-    copied = (x.to(machine.device, non_blocking=True) for _ in range(batches) for x in theirs)
-    rate = batch / seconds_each(machine, islice(copied, batches))
-    yield {"row": "the same by torch's DataLoader", "images/s": rate, "of the limit": rate * limit / batch}
+    def measured(dataset: Any, **how: Any) -> Row:
+        with dataset.loader(batch, machine.device, train=True, **how) as loader:
+            return shown(seconds_each(machine, islice(loader, batches), SKIPPED))
+
+    def of_torch() -> Row:
+        theirs = torch.utils.data.DataLoader(
+            _Flipped(images), batch, num_workers=2, pin_memory=machine.device.type == "cuda", persistent_workers=True
+        )
+        copied = (x.to(machine.device, non_blocking=True) for _ in range(batches) for x in theirs)
+        return shown(seconds_each(machine, islice(copied, batches), SKIPPED))
+
+    yield Job("page-locked copy, the limit", lambda: shown(limit) | {"GB/s": images[:batch].nbytes / limit / 1e9})
+    yield Job("bytes, gathered and copied", partial(measured, Dataset(images)))
+    yield Job("bytes, resident", partial(measured, Dataset(images), resident=True))
     with tempfile.TemporaryDirectory() as folder:
-        pictures = Path(folder, "pictures")
-        pictures.mkdir()
-        for index in range(32 if machine.quick else 512):
+        packed = partial(pictures, folder, side, 32 if machine.quick else 512)
+        yield Job(f"JPEG pack at {side}², to floats on the device", lambda: measured(packed()), 8)
+        yield Job(
+            f"JPEG pack at {side}², cropped and mirrored on the device",
+            lambda: measured(packed().then({"x": augment.crop(side // 8)}).then({"x": augment.flip()})),
+            8,
+        )
+    yield Job("two workers, one function a sample", partial(measured, Dataset(images, _flipped), n_workers=2), 10)
+    yield Job("the same by torch's DataLoader", of_torch, 10)
+
+
+def pictures(folder: str, side: int, n: int) -> Any:
+    """A packed folder of JPEG files, which are written at the first call."""
+    from PIL import Image
+
+    from ai.data import ImgDataset
+
+    files = Path(folder, "pictures")
+    if not files.exists():
+        files.mkdir()
+        for index in range(n):
             pixels = np.random.default_rng(index).integers(0, 256, (side + 8, side + 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(pictures / f"{index}.jpg", quality=85)
-        packed = ImgDataset(pictures, side, cache=Path(folder, "packs"))
-        yield measured(f"JPEG pack at {side}², to floats on the device", packed)
-        changed = packed.then({"x": augment.crop(side // 8)}).then({"x": augment.flip()})
-        yield measured(f"JPEG pack at {side}², cropped and mirrored on the device", changed)
+            Image.fromarray(pixels).save(files / f"{index}.jpg", quality=85)
+    return ImgDataset(files, side, cache=Path(folder, "packs"))
 
 
 class _Flipped(torch.utils.data.Dataset[torch.Tensor]):

@@ -1,5 +1,6 @@
 """The device that is measured: its clock, its memory, its peak."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,12 +16,19 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L4": 121e12, "T4"
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Where everything runs, how large, and until when."""
+class Job:
+    """One row to be measured: begun where `seconds` are left, ended after twice that."""
 
-    device: torch.device
-    quick: bool
-    deadline: float  # of time.monotonic
+    name: str
+    run: Callable[[], Row]
+    seconds: float = 5.0
+
+
+class Machine:
+    """Where everything runs, how large, and until when (of `time.monotonic`)."""
+
+    def __init__(self, device: str, quick: bool, deadline: float) -> None:
+        self.device, self.quick, self.deadline = torch.device(device), quick, deadline
 
     def time_left(self, seconds: float) -> bool:
         """Whether a row that takes so long should still be begun."""
@@ -37,7 +45,8 @@ class Machine:
         return time.perf_counter()
 
     def forget_peak(self) -> None:
-        """Count the most memory from here on."""
+        """Give back what nobody holds, and count the most memory from here on."""
+        gc.collect()  # an error holds the tensors of its frames
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)

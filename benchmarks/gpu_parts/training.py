@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,15 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ai.examples.diffusion.model import UNet
-from ai.examples.gpt.model import Model as Gpt
-from ai.examples.mnist.model import ConvNet
-from ai.examples.stylegan2.loss import StyleGAN2Loss
-from ai.examples.stylegan2.model import Discriminator, Generator
-from ai.examples.vit.model import Model as Vit
-from ai.model import DiffusionModel
 from ai.train import Classify, Diffusion, MultiTrainer, Trainer, opt
-from gpu_parts.machine import Chunks, Machine, Row
+from gpu_parts.machine import Chunks, Job, Machine, Row
 
 
 @dataclass(frozen=True)
@@ -55,6 +49,8 @@ def cases(quick: bool) -> list[Case]:
         return F.cross_entropy(model(batch["x"]).flatten(0, 1), batch["y"].flatten())
 
     def gpt() -> nn.Module:
+        from ai.examples.gpt.model import Model as Gpt
+
         how = {"dim": 16, "depth": 1, "num_heads": 2} if quick else {"dim": 768, "depth": 12, "num_heads": 12}
         return Gpt(n_codes, context=tokens, positions="learned", **how).init(seed=0)
 
@@ -65,12 +61,22 @@ def cases(quick: bool) -> list[Case]:
         return (resnet18 if quick else resnet50)(num_classes=1000)
 
     def vit() -> nn.Module:
+        from ai.examples.vit.model import Model as Vit
+
         how = {"dim": 24, "depth": 1, "num_heads": 2} if quick else {"dim": 384, "depth": 12, "num_heads": 6}
         return Vit(side, 16, **how).init(seed=0)
 
     def edm() -> nn.Module:
+        from ai.examples.diffusion.model import UNet
+        from ai.model import DiffusionModel
+
         how = {"nc_mult": (1, 1), "n_blocks": 1} if quick else {}
         return DiffusionModel(UNet(size, nc=nc, **how), [3, size, size]).init(seed=0)
+
+    def mnist() -> nn.Module:
+        from ai.examples.mnist.model import ConvNet
+
+        return ConvNet().init(seed=0)
 
     def digits(device: torch.device) -> Any:
         x = torch.randn(64, 1, 28, 28, device=device)
@@ -81,35 +87,35 @@ def cases(quick: bool) -> list[Case]:
         Case("ResNet-50", resnet, labelled(side, n, 1000), Classify()),
         Case("ViT-S/16", vit, labelled(side, n, 1000), Classify()),
         Case("EDM UNet CIFAR", edm, labelled(size, n, 10), Diffusion()),
-        Case("MNIST network", lambda: ConvNet().init(seed=0), digits, Classify(), small=True),
+        Case("MNIST network", mnist, digits, Classify(), small=True),
     ]
 
 
+# Those that were never measured come first.
 MODES: dict[str, dict[str, Any]] = {
-    "bf16": {"precision": "bf16"},
-    "fp32": {},
-    "bf16, channels_last": {"precision": "bf16", "channels_last": True},
     "fp32, CUDA graphs": {"compile": "graphs"},
+    "bf16, channels_last": {"precision": "bf16", "channels_last": True},
+    "fp32": {},
     "bf16, compile": {"precision": "bf16", "compile": True},
+    "bf16": {"precision": "bf16"},
 }
 
 
-def rows(machine: Machine) -> Iterator[Row]:
-    """Every case in every mode that there is time for, the cheap modes of all cases first."""
+def rows(machine: Machine) -> Iterator[Job]:
+    """StyleGAN2 with few rounds, every case in every mode that there is time for, and StyleGAN2 with a whole cycle."""
+    few, whole = (1, 1) if machine.quick else (4, 16)
+    yield Job(f"StyleGAN2 256², G and D, bf16, {few} rounds", partial(stylegan2, machine, few), 40)
     for mode, how in MODES.items():
         if machine.quick and (mode == "fp32" or "compile" in how):
             continue
         for case in cases(machine.quick):
             if ("channels_last" in how and not case.image) or (how.get("compile") == "graphs" and not case.small):
                 continue
-            name = f"{case.name}, {mode}"
-            if not machine.time_left(45 if "compile" in how else 12):
-                yield {"row": name, "left out": "no time"}
-                continue
-            yield {"row": name, **compared(machine, case, dict(how))}
-    # Last: 36 rounds with their second derivatives take long.
-    if machine.time_left(40):
-        yield {"row": "StyleGAN2 256², G and D, bf16", **stylegan2(machine)}
+            run = partial(compared, machine, case, dict(how))
+            yield Job(f"{case.name}, {mode}", run, 45 if "compile" in how else 12)
+    if not machine.quick:
+        # As many as lie between two penalties of the discriminator: with warming up 36 rounds and second derivatives.
+        yield Job(f"StyleGAN2 256², G and D, bf16, {whole} rounds", partial(stylegan2, machine, whole), 60)
 
 
 def compared(machine: Machine, case: Case, how: dict[str, Any]) -> Row:
@@ -187,8 +193,11 @@ def by_hand(
 NAMES = {ours: "ours", by_hand: "by hand"}
 
 
-def stylegan2(machine: Machine) -> Row:
-    """One round of both networks with their lazy regularisers, as published at 256²."""
+def stylegan2(machine: Machine, rounds: int) -> Row:
+    """One round of both networks with their lazy regularisers, as published at 256², after two that warm up."""
+    from ai.examples.stylegan2.loss import StyleGAN2Loss
+    from ai.examples.stylegan2.model import Discriminator, Generator
+
     size, n, how = (8, 2, {"nc_max": 8}) if machine.quick else (256, 16, {})
     batch = {"x": torch.rand(n, 3, size, size, device=machine.device) * 2 - 1}
     seconds: dict[str, float] = {}
@@ -199,8 +208,7 @@ def stylegan2(machine: Machine) -> Row:
             "g": Generator(size, **how).init(seed=0).to(machine.device),
         }
         opts = {key: opt.adam(network, lr=2e-3, betas=(0.0, 0.99)) for key, network in networks.items()}
-        # A chunk is 16 rounds, so that each holds as many regularised ones.
-        source = Chunks(machine, batch, 1 if machine.quick else 2, 1, 1 if machine.quick else 16)
+        source = Chunks(machine, batch, 1 if machine.quick else 2, 1, rounds)
         machine.forget_peak()
         loop(networks, opts, StyleGAN2Loss(), source)
         seconds[name], peaks[name] = source.seconds_a_step(), machine.peak_mib()

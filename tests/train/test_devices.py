@@ -601,3 +601,19 @@ def test_graphs_are_asked_of_the_compiler_and_told_where_each_update_begins(devi
 def test_an_unknown_way_to_compile_is_refused():
     with pytest.raises(ValueError, match="compile must be True, 'graphs' or a dict of options, not 'fast'"):
         Trainer(Classify(), [], compile="fast")
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_gradients_reach_under_autocast_whatever_they_reach_without(name):
+    """Autocast keeps cast weights; those of a pass without gradients must not serve one that has them."""
+    env, make, batch = ENVIRONMENTS[name]
+
+    def reached(enabled):
+        torch.manual_seed(0)
+        model = make()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = of(copy.deepcopy(env)(model, batch(), 0))
+        loss.float().backward()
+        return {name for name, p in model.named_parameters() if p.grad is not None}
+
+    assert reached(True) == reached(False) != set()

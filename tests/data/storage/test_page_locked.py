@@ -11,11 +11,15 @@ from ai.data.storage.page_locked import gather_page_locked
 ROWS = torch.tensor([3, 0, 0, 2])
 
 
+def empty(shape, dtype):
+    return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+
 @pytest.mark.parametrize("device", ["cuda"], indirect=True)
 @pytest.mark.parametrize("row", [(), (3,), (32767,), (32768,), (3, 224, 224), (32771,), (2, 0)])
 def test_rows_of_any_length_are_those_of_index_select(row, device):
     source = torch.randn(4, *row)
-    gathered = gather_page_locked(source, ROWS)
+    gathered = gather_page_locked(source, ROWS, empty)
     assert gathered.is_pinned() or not gathered.numel()  # torch locks no pages of nothing
     assert torch.equal(gathered, source[ROWS])
 
@@ -35,7 +39,7 @@ def test_rows_of_any_length_are_those_of_index_select(row, device):
 )
 def test_whatever_lies_in_memory_is_gathered(source, device):
     for rows in (ROWS, ROWS[:0]):
-        gathered = gather_page_locked(source, rows)
+        gathered = gather_page_locked(source, rows, empty)
         assert gathered.is_pinned() or not gathered.numel()
         assert gathered.shape == (len(rows), *source.shape[1:])
         assert torch.equal(gathered, source.as_subclass(torch.Tensor)[rows])
@@ -43,7 +47,7 @@ def test_whatever_lies_in_memory_is_gathered(source, device):
 
 @pytest.mark.parametrize("device", ["cuda"], indirect=True)
 def test_what_has_no_rows_in_memory_is_gathered_where_it_likes(device):
-    gathered = gather_page_locked(torch.eye(4).to_sparse(), ROWS)
+    gathered = gather_page_locked(torch.eye(4).to_sparse(), ROWS, empty)
     assert gathered.is_sparse
     assert torch.equal(gathered.to_dense(), torch.eye(4)[ROWS])
 
@@ -53,8 +57,8 @@ def test_a_batch_is_gathered_into_page_locked_memory_at_once(device, monkeypatch
     x, y = torch.randn(64, 40000), torch.arange(64)
     gathered = []
 
-    def noted(source, rows):
-        gathered.append(gather_page_locked(source, rows))
+    def noted(source, rows, empty):
+        gathered.append(gather_page_locked(source, rows, empty))
         return gathered[-1]
 
     monkeypatch.setattr(columns, "gather_page_locked", noted)

@@ -126,7 +126,7 @@ class Dataset:
         check_whole(n=n, seed=seed)
         if not 1 <= n <= len(self):
             raise ValueError(f"n must lie in [1, {len(self)}], got {n}")
-        chosen = self.subset(shuffled(torch.arange(n), len(self), seed, 0))
+        chosen = self.subset(shuffled(torch.arange(n, device="cpu"), len(self), seed, 0))
         return next(iter(chosen.loader(n, device, n_workers=0, seed=seed)))
 
     def split(
@@ -181,7 +181,7 @@ class Dataset:
             low, high = min(indices[0], indices[-1]), max(indices[0], indices[-1])
         else:
             try:
-                rows = torch.as_tensor(indices)
+                rows = torch.as_tensor(indices, device="cpu")
             except (TypeError, ValueError, RuntimeError):
                 raise TypeError(f"indices must be one row of whole numbers, got {indices!r}") from None
             if rows.ndim != 1 or rows.dtype == torch.bool or rows.is_floating_point():
@@ -300,7 +300,7 @@ class Dataset:
             stretches = [Stretch(len(self), *pair, seed, 1) for pair in pairwise(bounds)]
             return tuple(self._reordered(cols.choose(self.data, stretch)) for stretch in stretches)
         generator = torch.Generator().manual_seed(derive_seed(seed, 1))
-        order = torch.randperm(len(self), generator=generator)
+        order = torch.randperm(len(self), generator=generator, device="cpu")
         if stratify is None:
             return tuple(self.subset(order[a:b]) for a, b in pairwise(bounds))
         part_of = self._stratified(stratify, order, ratios)
@@ -318,13 +318,13 @@ class Dataset:
             raise ValueError(f"stratify must name a column of one whole number a sample, got {key!r}")
         values, counts = torch.unique(labels, return_counts=True)
         line = torch.sort(torch.searchsorted(values, labels[order].contiguous()), stable=True).indices
-        part_of = torch.full((len(order),), len(ratios) - 1)
+        part_of = torch.full((len(order),), len(ratios) - 1, device="cpu")
         left = 1.0
         for part, ratio in enumerate(ratios[:-1]):
             stops = counts.cumsum(0)
             share, left = ratio / left, left - ratio
-            taken = (stops * share).round().long().diff(prepend=torch.zeros(1, dtype=torch.int64))
-            place = torch.arange(len(line)) - torch.repeat_interleave(stops - counts, counts)
+            taken = (stops * share).round().long().diff(prepend=torch.zeros(1, dtype=torch.int64, device="cpu"))
+            place = torch.arange(len(line), device="cpu") - torch.repeat_interleave(stops - counts, counts)
             takes = place < torch.repeat_interleave(taken, counts)
             part_of[line[takes]] = part
             line, counts = line[~takes], counts - taken

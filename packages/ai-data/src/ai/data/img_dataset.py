@@ -120,7 +120,8 @@ class ImgDataset(Dataset):
         """Returns the dataset of the images at `indices`, in that order."""
         part = super().subset(indices)
         part.files = [
-            self.files[i] for i in (indices if isinstance(indices, range) else torch.as_tensor(indices).tolist())
+            self.files[i]
+            for i in (indices if isinstance(indices, range) else torch.as_tensor(indices, device="cpu").tolist())
         ]
         return part
 

@@ -99,7 +99,7 @@ class DataLoader:
             sampler=chosen.sampler,
         )
         columns = cols.columns_to(dataset.data, self.device) if chosen.resident else dataset.data
-        self._producer = make_producer(columns, dataset.preprocess, chosen, self._finish.pins)
+        self._producer = make_producer(columns, dataset.preprocess, chosen)
         self._prefetch = chosen.prefetch or self._producer.depth
         self._fingerprint: str | None = None
         self._turn = Turn()
@@ -258,7 +258,10 @@ class _Stream:
         if not self._tickets:
             raise StopIteration
         try:
-            batch = self._finish(self._producer.result(self._tickets.popleft()), *self._place())
+            with self._finish.way() as way:
+                made = self._producer.result(self._tickets.popleft(), None if way is None else way.empty)
+                moved = self._finish.moved(made, way)
+            batch = self._finish.changed(moved, *self._place())
         except BaseException as error:
             self.seek(order, self.position)  # the batch that failed stays the next one
             if isinstance(error, StopIteration):  # would end the loop over the loader without a word

@@ -156,7 +156,7 @@ class ReplayBuffer:
         """Returns one key's live rows, oldest first: a copy; empty before the first episode."""
         if self._ring.columns and (not isinstance(key, str) or key not in self._ring.columns):
             raise KeyError(f"{key!r} is not a key of this buffer: {sorted(self._ring.columns)}")
-        return self._ring.columns[key][self._ring.live()] if self._ring.columns else torch.empty(0)
+        return self._ring.columns[key][self._ring.live()] if self._ring.columns else torch.empty(0, device="cpu")
 
     def __repr__(self) -> str:
         keys = ", ".join(
@@ -277,9 +277,9 @@ class ReplayBuffer:
     def episode(self, index: int) -> dict[str, Tensor]:
         """Returns the rows of an episode from row `index` to its end, by key, with their `index`, to search anew."""
         check_whole(index=index)
-        if not bool(self._ring.is_alive(torch.tensor(index))):
+        if not bool(self._ring.is_alive(torch.tensor(index, device="cpu"))):
             raise ValueError(f"index ({index}) is not among the live rows of this buffer")
-        numbers = torch.arange(index, int(self._ring.end[index % self.capacity]) + 1)
+        numbers = torch.arange(index, int(self._ring.end[index % self.capacity]) + 1, device="cpu")
         return {**{k: c[numbers % self.capacity] for k, c in self._ring.columns.items()}, "index": numbers}
 
     def state_dict(self) -> dict[str, Any]:
@@ -376,7 +376,7 @@ class ReplayBuffer:
         steps_left = self._ring.end.index_select(0, start) - index
         numbers, extra = index, {}
         if self.unroll is not None:
-            ahead = torch.arange(-self.burn_in, self.unroll + 1)
+            ahead = torch.arange(-self.burn_in, self.unroll + 1, device="cpu")
             steps_back = index - self._ring.begin[start].clamp(min=self._ring.oldest)
             # as far as the episode goes, from its first row that is still there to its last
             numbers = index[:, None] + torch.maximum(torch.minimum(ahead, steps_left[:, None]), -steps_back[:, None])
@@ -409,7 +409,7 @@ class ReplayBuffer:
 
     def _stacked(self, numbers: Tensor) -> Tensor:
         """Returns observations at rows of any shape, by their numbers, as stacks of the frames up to there."""
-        wanted = numbers[..., None] - torch.arange(self.frame_stack - 1, -1, -1)
+        wanted = numbers[..., None] - torch.arange(self.frame_stack - 1, -1, -1, device="cpu")
         begin = self._ring.begin[numbers % self.capacity][..., None]
         found = self._ring.rows("obs", torch.maximum(wanted, begin) % self.capacity)
         if self.pad_frames == "zeros":

@@ -140,7 +140,7 @@ class ByLength:
         last = self._last  # another thread may look into another stretch
         if last is None or last[0] != key:
             end = min(first + size, len(self))
-            samples = shuffled(torch.arange(first, end), len(self), seed, epoch)
+            samples = shuffled(torch.arange(first, end, device="cpu"), len(self), seed, epoch)
             n_whole = len(samples) // together
             # What is over is taken off before the sorting: after it, an epoch would always lack its longest samples.
             whole, over = samples[: n_whole * together], samples[n_whole * together :]
@@ -193,7 +193,7 @@ class Blocks:
         if n > DRAWN_WHOLE:
             return shuffled(places, n, *place_of_draw)
         if (order := self._orders.get(place_of_draw)) is None:
-            order = shuffled(torch.arange(n), n, *place_of_draw)
+            order = shuffled(torch.arange(n, device="cpu"), n, *place_of_draw)
             for earlier in list(self._orders)[:-3]:  # a prefetching loader and threads look into several
                 self._orders.pop(earlier, None)
             self._orders[place_of_draw] = order

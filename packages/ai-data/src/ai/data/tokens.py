@@ -146,7 +146,7 @@ def _parts(documents: Any, separator: int | None) -> list[Tensor]:
         raise TypeError(f"documents must be a list of them, each a row of tokens, got {type(documents).__name__}")
     parts = [_tokens(document, f"documents[{k}]") for k, document in enumerate(documents)]
     if separator is not None:
-        parts = [torch.cat([part.long(), torch.tensor([separator])]) for part in parts]
+        parts = [torch.cat([part.long(), torch.tensor([separator], device="cpu")]) for part in parts]
     if not (parts := [part for part in parts if len(part)]):
         raise ValueError("documents must hold at least one token, got none")
     return parts if len({part.dtype for part in parts}) == 1 else [part.long() for part in parts]
@@ -156,7 +156,7 @@ def _tokens(values: Any, name: str) -> Tensor:
     if isinstance(values, str | bytes) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
         raise TypeError(f"{name} must be one row of whole numbers, got {type(values).__name__}")
     if len(values) == 0:
-        return torch.zeros(0, dtype=torch.int64)
+        return torch.zeros(0, dtype=torch.int64, device="cpu")
     tokens: Any = as_columns(values if isinstance(values, Tensor) else np.asarray(values))
     if not isinstance(tokens, Tensor):
         raise TypeError(f"{name} must be one row of whole numbers, got {type(values).__name__}")
@@ -190,8 +190,8 @@ def _fitted(parts: list[Tensor], length: int, padding: int) -> dict[str, Tensor]
             if not rows_with.setdefault(left, []):
                 insort(rooms, left)
             rows_with[left].append(row)
-    x = torch.full((len(rows), length), padding, dtype=parts[0].dtype)
-    document = torch.full((len(rows), length), -1, dtype=torch.int32)
+    x = torch.full((len(rows), length), padding, dtype=parts[0].dtype, device="cpu")
+    document = torch.full((len(rows), length), -1, dtype=torch.int32, device="cpu")
     for row, held in enumerate(rows):
         start = 0
         for number, piece in enumerate(sorted(held)):

@@ -77,7 +77,8 @@ class Gan:
     def _seen(self, x: Tensor) -> Tensor:
         if self.augment is None:
             return x
-        seed = int(torch.randint(2**62, ()))  # of the global state, which snapshots hold; on the CPU, without a wait
+        # Of the global state, which snapshots hold; on the CPU, without a wait.
+        seed = int(torch.randint(2**62, (), device="cpu"))
         return self.augment(x, torch.Generator(x.device).manual_seed(seed))
 
     def _generator_loss(self, logits: Tensor) -> Tensor:

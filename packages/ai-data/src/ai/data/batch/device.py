@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ai.data.batch.collate import like
+from ai.data.batch.page_locked import Stretch
 
 
 def checked_device(device: str | torch.device) -> torch.device:
@@ -36,20 +37,22 @@ def checked_device(device: str | torch.device) -> torch.device:
     return found
 
 
-def to_device(batch: Any, device: torch.device, pin: bool) -> Any:
+def to_device(batch: Any, device: torch.device, pin: bool | Stretch) -> Any:
     """Returns the nested batch with arrays as tensors and tensors on `device`; other objects stay.
 
     Args:
         batch: tensors, arrays, or dicts, tuples and lists of them.
         device: where to.
-        pin: go through page-locked memory, so that the copy overlaps with computation.
+        pin: go through page-locked memory, so that the copy overlaps with computation; True: through new memory.
     """
     if isinstance(batch, np.ndarray) and batch.dtype.kind in "biufc":
         batch = torch.from_numpy(batch if batch.flags.writeable else batch.copy())
     if isinstance(batch, Tensor):
         if batch.device == device:
             return batch
-        return batch.pin_memory().to(device, non_blocking=True) if pin else batch.to(device)
+        if pin is False or batch.device.type != "cpu":
+            return batch.to(device)
+        return (batch.pin_memory() if pin is True else pin.holding(batch)).to(device, non_blocking=True)
     if isinstance(batch, Mapping):
         return {key: to_device(value, device, pin) for key, value in batch.items()}
     if isinstance(batch, tuple):

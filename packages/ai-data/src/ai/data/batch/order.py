@@ -140,7 +140,7 @@ class Order:
         """Returns this rank's samples of an epoch whose order is drawn whole."""
         if (samples := self._cache.get((epoch, 0))) is None:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
-            samples = torch.randperm(self.n, generator=generator)[self.rank :: self.world].contiguous()
+            samples = torch.randperm(self.n, generator=generator, device="cpu")[self.rank :: self.world].contiguous()
             self._keep((epoch, 0), samples)
         return samples
 
@@ -154,7 +154,7 @@ class Order:
     def _places(self, first: int, end: int) -> Tensor:
         """Returns the places in an epoch of this rank's samples from number `first` to `end`, or to the last one."""
         end = min(end, self._n_given)
-        return torch.arange(self.rank + first * self.world, self.rank + end * self.world, self.world)
+        return torch.arange(self.rank + first * self.world, self.rank + end * self.world, self.world, device="cpu")
 
     def _keep(self, key: tuple[int, int], samples: Tensor) -> None:
         # Two are kept: a prefetching loader looks into the next one while it still reads this one. Iterators in other

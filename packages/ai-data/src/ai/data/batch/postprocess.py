@@ -1,11 +1,14 @@
 """The last step of a batch: to the device, then the postprocess."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from ai.data.arguments import check_flag
 from ai.data.batch.device import to_device
+from ai.data.batch.page_locked import PageLocked, Stretch
 from ai.data.batch.seeds import derive_seed
 from ai.data.batch.transform import Applied, Transform
 
@@ -25,12 +28,30 @@ class Finish:
             raise ValueError("pin=True needs CUDA, which this machine does not have")
         self._postprocess = None if postprocess is None else Applied(postprocess, "postprocess")
         self._device = device
-        self._pin = device.type == "cuda" if pin is None else pin
-        self.pins = self._pin and device.type == "cuda"  # what is made on the CPU is to lie in page-locked memory
+        pins = device.type == "cuda" and pin is not False
+        self._page_locked = PageLocked(device) if pins else None
 
     def __call__(self, batch: Any, *place: int) -> Any:
         """Returns the finished batch; `place` (seed, epoch, …) seeds the generator that the postprocess may ask for."""
-        batch = to_device(batch, self._device, self._pin)
+        with self.way() as way:
+            moved = self.moved(batch, way)
+        return self.changed(moved, *place)
+
+    @contextmanager
+    def way(self) -> Iterator[Stretch | None]:
+        """The page-locked memory that one batch passes through, to be made in and moved out of; None: through none."""
+        if self._page_locked is None:
+            yield None
+        else:
+            with self._page_locked.stretch() as stretch:
+                yield stretch
+
+    def moved(self, batch: Any, way: Stretch | None) -> Any:
+        """Returns the batch on the device."""
+        return to_device(batch, self._device, way or False)
+
+    def changed(self, batch: Any, *place: int) -> Any:
+        """Returns the batch after the postprocess."""
         if self._postprocess is None:
             return batch
         try:

@@ -32,7 +32,7 @@ def shuffled(places: Tensor, n: int, *place_of_draw: int) -> Tensor:
     """
     if n <= DRAWN_WHOLE:
         generator = torch.Generator().manual_seed(derive_seed(*place_of_draw))
-        return torch.randperm(n, generator=generator)[places]
+        return torch.randperm(n, generator=generator, device="cpu")[places]
     keys = [derive_seed(*place_of_draw, round_) & 0xFFFF_FFFF for round_ in range(_N_ROUNDS)]
     found = _permuted(places.numpy(), n, keys)
     beyond = np.flatnonzero(found >= n)
@@ -68,8 +68,8 @@ class Stretch:
         """Returns what `tensor[index]` would, of the tensor with these numbers: int64."""
         if isinstance(index, slice):
             chosen = self._places[index]
-            return self._looked_up(torch.arange(chosen.start, chosen.stop, chosen.step))
-        places = torch.as_tensor(index)
+            return self._looked_up(torch.arange(chosen.start, chosen.stop, chosen.step, device="cpu"))
+        places = torch.as_tensor(index, device="cpu")
         if places.dtype == torch.bool:
             places = places.nonzero().view(-1)
         places = places.long()

@@ -138,11 +138,14 @@ class Drawing:
         if self._tree is not None and self._max_reuse is not None:
             return self._distinct(n, self._tree)
         if self._tree is not None:
-            spots = (torch.arange(n, dtype=torch.float64) + torch.rand(n, generator=self._generator)) / n
+            spots = (
+                torch.arange(n, dtype=torch.float64, device="cpu")
+                + torch.rand(n, generator=self._generator, device="cpu")
+            ) / n
             return self._tree.find(spots.numpy() * self._tree.total)
         drawn = np.empty(0, np.int64)
         while len(drawn) < n:  # few rows are closed: an episode's last, and context
-            tried = torch.randint(n_live, (2 * n,), generator=self._generator).numpy()
+            tried = torch.randint(n_live, (2 * n,), generator=self._generator, device="cpu").numpy()
             drawn = np.concatenate([drawn, tried[self.is_open[tried]]])
         return drawn[:n]
 
@@ -152,7 +155,9 @@ class Drawing:
         shares: list[np.ndarray] = []
         n_left = n
         while n_left:
-            found = tree.find(torch.rand(n_left, generator=self._generator, dtype=torch.float64).numpy() * tree.total)
+            found = tree.find(
+                torch.rand(n_left, generator=self._generator, dtype=torch.float64, device="cpu").numpy() * tree.total
+            )
             new = found[np.sort(np.unique(found, return_index=True)[1])]
             drawn.append(new)
             shares.append(tree.get(new))

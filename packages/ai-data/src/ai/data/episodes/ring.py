@@ -21,8 +21,9 @@ class Ring:
         self.capacity = capacity
         self.columns: dict[str, Tensor] = {}
         self.n_written = 0
-        self.begin = torch.zeros(capacity, dtype=torch.int64)  # by place: the number of its episode's first row
-        self.end = torch.zeros(capacity, dtype=torch.int64)  # and of its last
+        # By place: the numbers of its episode's first row, and of its last.
+        self.begin = torch.zeros(capacity, dtype=torch.int64, device="cpu")
+        self.end = torch.zeros(capacity, dtype=torch.int64, device="cpu")
 
     @property
     def n_bytes(self) -> int:
@@ -62,7 +63,7 @@ class Ring:
         """
         if not self.columns:
             self.columns = {
-                key: torch.zeros((self.capacity, *c.shape[1:]), dtype=torch.from_numpy(c[:0]).dtype)
+                key: torch.zeros((self.capacity, *c.shape[1:]), dtype=torch.from_numpy(c[:0]).dtype, device="cpu")
                 for key, c in columns.items()
             }
         if columns.keys() != self.columns.keys():
@@ -130,7 +131,7 @@ class Ring:
         ring.end[live] = state["end"]
         ring.begin[live] = state["begin"] if "begin" in state else _begins(state["end"], ring.n_written)
         for key, rows in state["columns"].items():
-            ring.columns[key] = torch.zeros((capacity, *rows.shape[1:]), dtype=rows.dtype)
+            ring.columns[key] = torch.zeros((capacity, *rows.shape[1:]), dtype=rows.dtype, device="cpu")
             ring.columns[key][live] = rows
         return ring
 
@@ -144,7 +145,7 @@ def _runs(places: np.ndarray) -> list[tuple[int, int]]:
 
 def _begins(end: Tensor, n_written: int) -> Tensor:
     """Returns where each live row's episode begins, for a state that says only where it ends."""
-    numbers = torch.arange(n_written - len(end), n_written)
-    is_first = torch.ones(len(end), dtype=torch.bool)
+    numbers = torch.arange(n_written - len(end), n_written, device="cpu")
+    is_first = torch.ones(len(end), dtype=torch.bool, device="cpu")
     is_first[1:] = end[1:] != end[:-1]
     return torch.where(is_first, numbers, 0).cummax(0).values

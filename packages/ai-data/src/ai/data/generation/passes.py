@@ -113,7 +113,7 @@ class PassesLoader:
         if part == 0 or self._order is None:
             n = len(next(iter(self._columns.values())))
             shuffle = torch.Generator().manual_seed(derive_seed(self.seed, rollout, turn))
-            self._order = torch.randperm(n, generator=shuffle).tensor_split(self.batches)
+            self._order = torch.randperm(n, generator=shuffle, device="cpu").tensor_split(self.batches)
         rows = self._order[part]
         self._at += 1
         return self._finish({key: c.index_select(0, rows) for key, c in self._columns.items()}, self.seed, self._at)

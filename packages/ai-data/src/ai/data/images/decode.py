@@ -90,7 +90,7 @@ class Decoder:
         scale = min(scales)
         inner = self._interpolate(pixels, (max(1, round(height * scale)), max(1, round(width * scale))))
         top, left = (self.size[0] - inner.shape[1]) // 2, (self.size[1] - inner.shape[2]) // 2
-        whole = torch.zeros(self.shape, dtype=torch.uint8)
+        whole = torch.zeros(self.shape, dtype=torch.uint8, device="cpu")
         whole[:, top : top + inner.shape[1], left : left + inner.shape[2]] = inner
         return whole
 

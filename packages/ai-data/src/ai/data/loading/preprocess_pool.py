@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ai.data.loading.preprocess import Job, Preprocess, serve
 from ai.data.storage import columns as cols
+from ai.data.storage.page_locked import Empty
 from ai.data.workers.pickle_by_value import ship
 from ai.data.workers.supervisor import MAX_DEATHS, Supervisor
 from ai.data.workers.worker import WorkerFailedError
@@ -38,7 +39,7 @@ class ThreadPool:
         job = Job.gather(self._columns, seed, epoch, indices)
         return _Task(self._executor.submit(self._run, job, seed_globals=False), job.indices)
 
-    def result(self, ticket: _Task) -> Any:
+    def result(self, ticket: _Task, empty: Empty | None = None) -> Any:
         """Returns the batch, waiting for it."""
         done = concurrent.futures.wait([ticket.future], self._timeout_s).done
         if not done:
@@ -74,7 +75,7 @@ class ProcessPool:
         """Sends a batch to the worker with the least to do."""
         return self._tickets.submit(Job.gather(self._columns, seed, epoch, indices))
 
-    def result(self, ticket: int) -> Any:
+    def result(self, ticket: int, empty: Empty | None = None) -> Any:
         """Returns the batch, waiting for it."""
         return self._tickets.result(ticket)
 

@@ -13,6 +13,7 @@ from ai.data.loading.options import Options
 from ai.data.loading.preprocess import Job, Preprocess
 from ai.data.storage import columns as cols
 from ai.data.storage.memory_mapped import Rows
+from ai.data.storage.page_locked import Empty
 
 
 class Producer(Protocol):
@@ -23,8 +24,8 @@ class Producer(Protocol):
     def submit(self, seed: int, epoch: int, indices: Tensor) -> Any:
         """Returns a ticket for the batch of `indices`; random numbers follow from (seed, epoch, index)."""
 
-    def result(self, ticket: Any) -> Any:
-        """Returns the batch of a ticket, waiting for it."""
+    def result(self, ticket: Any, empty: Empty | None = None) -> Any:
+        """Returns the batch of a ticket, waiting for it; what is gathered may lie in the memory that `empty` gives."""
 
     def cancel(self, ticket: Any) -> None:
         """Drops a ticket."""
@@ -33,17 +34,16 @@ class Producer(Protocol):
         """Stops the workers."""
 
 
-def make_producer(columns: cols.Columns, preprocess: Transform | None, options: Options, pin: bool) -> Producer:
+def make_producer(columns: cols.Columns, preprocess: Transform | None, options: Options) -> Producer:
     """Returns the producer that the data and the options need.
 
     Args:
         columns: of the dataset.
         preprocess: of the dataset.
         options: of the loader.
-        pin: batches go on through page-locked memory.
     """
     if preprocess is None and options.collate is None:
-        return _Gather(columns, pin)
+        return _Gather(columns)
     n_workers = min(4, os.cpu_count() or 1) if options.n_workers is None else options.n_workers
     run = Preprocess(preprocess, options.collate)
     if n_workers == 0:
@@ -59,9 +59,8 @@ class _Gather:
 
     depth = 1
 
-    def __init__(self, columns: cols.Columns, pin: bool) -> None:
+    def __init__(self, columns: cols.Columns) -> None:
         self._columns = columns
-        self._pin = pin
         named = columns if isinstance(columns, dict) else {"": columns}
         devices = {column.device if isinstance(column, Tensor | Rows) else None for column in named.values()}
         first = devices.pop()
@@ -71,10 +70,10 @@ class _Gather:
     def submit(self, seed: int, epoch: int, indices: Tensor) -> Tensor:
         return indices
 
-    def result(self, ticket: Tensor) -> Any:
+    def result(self, ticket: Tensor, empty: Empty | None = None) -> Any:
         if self._device is not None:  # page-locked, so that the copy does not wait for the device's work
             ticket = to_device(ticket, self._device, pin=self._device.type == "cuda")
-        batch = cols.take(self._columns, ticket, self._pin)
+        batch = cols.take(self._columns, ticket, empty)
         if isinstance(batch, dict):
             return {name: _stacked(column, name) for name, column in batch.items()}
         return _stacked(batch)
@@ -104,7 +103,7 @@ class _Inline:
     def submit(self, seed: int, epoch: int, indices: Tensor) -> Job:
         return Job.gather(self._columns, seed, epoch, indices)
 
-    def result(self, ticket: Job) -> Any:
+    def result(self, ticket: Job, empty: Empty | None = None) -> Any:
         with global_states_kept():
             return self._run(ticket, seed_globals=True)
 

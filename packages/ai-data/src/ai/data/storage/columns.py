@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ai.data.storage.memory_mapped import Mapped, Places, Rows, is_mapped
-from ai.data.storage.page_locked import gather_page_locked
+from ai.data.storage.page_locked import Empty, gather_page_locked
 from ai.data.storage.tables import table_column, table_columns
 
 Column: TypeAlias = Tensor | Rows | Sequence[Any]
@@ -81,17 +81,17 @@ def n_samples(columns: Columns) -> int:
     return len(next(iter(columns.values())) if isinstance(columns, dict) else columns)
 
 
-def take(columns: Columns, indices: Tensor, pin: bool = False) -> Columns:
+def take(columns: Columns, indices: Tensor, empty: Empty | None = None) -> Columns:
     """Returns new columns with the samples at `indices` (int64), owning their memory.
 
     Args:
         columns: where from.
         indices: which.
-        pin: take page-locked memory for what lies on the CPU.
+        empty: gives page-locked memory for what lies on the CPU; None: in memory of its own.
     """
     if isinstance(columns, dict):
-        return {name: _take(column, indices, pin) for name, column in columns.items()}
-    return _take(columns, indices, pin)
+        return {name: _take(column, indices, empty) for name, column in columns.items()}
+    return _take(columns, indices, empty)
 
 
 def choose(columns: Columns, indices: Places) -> Columns:
@@ -209,7 +209,7 @@ def _as_column(data: Any, name: str) -> Column:
             except TypeError:
                 raise TypeError(f"{name} must have a dtype that torch knows, got {data.dtype}") from None
     if isinstance(data, range):
-        return torch.arange(data.start, data.stop, data.step) if len(data) else data
+        return torch.arange(data.start, data.stop, data.step, device="cpu") if len(data) else data
     if isinstance(data, str | bytes | Mapping) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise TypeError(f"{name} must be an array, a tensor, a list or a dict of these, got {type(data).__name__}")
     if isinstance(data, list | tuple) and len(data):
@@ -218,17 +218,19 @@ def _as_column(data: Any, name: str) -> Column:
             odd = next(i for i, item in enumerate(data) if type(item) not in numbers)
             raise ValueError(f"{name} must hold numbers only or none, got {data[odd]!r} among numbers at place {odd}")
         if numbers:
-            return torch.tensor(data) if numbers <= {bool, int, float} else torch.from_numpy(np.array(data))
+            return (
+                torch.tensor(data, device="cpu") if numbers <= {bool, int, float} else torch.from_numpy(np.array(data))
+            )
     return data  # type: ignore[no-any-return]  # any sequence: a list of paths, a lazy column
 
 
-def _take(column: Column, indices: Tensor, pin: bool = False) -> Column:
+def _take(column: Column, indices: Tensor, empty: Empty | None = None) -> Column:
     if isinstance(column, Rows):
         part = column.part(indices)
-        return gather_page_locked(part.source, part.rows[:]) if pin else part.tensor()
+        return part.tensor() if empty is None else gather_page_locked(part.source, part.rows[:], empty)
     if isinstance(column, Tensor):
-        if pin and column.device.type == "cpu":
-            return gather_page_locked(column, indices)
+        if empty is not None and column.device.type == "cpu":
+            return gather_page_locked(column, indices, empty)
         return column.index_select(0, indices if indices.device == column.device else indices.to(column.device))
     return [column[index] for index in indices.tolist()]
 
@@ -259,7 +261,7 @@ def _stretch(column: Column, places: range) -> Column:
         part = column[places.start : places.stop : places.step]
         return part.as_subclass(Mapped) if isinstance(column, Mapped) else part
     if isinstance(column, Tensor | Rows):
-        return _choose(column, torch.arange(places.start, places.stop, places.step))
+        return _choose(column, torch.arange(places.start, places.stop, places.step, device="cpu"))
     return [column[place] for place in places]
 
 

@@ -1,7 +1,12 @@
 """Rows of a tensor, gathered straight into page-locked memory, from where they are copied to a GPU."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+Empty = Callable[[tuple[int, ...], torch.dtype], Tensor]
+"""Gives page-locked memory for a tensor of a shape and dtype."""
 
 # `index_select` shares out whole rows among torch's threads while a row has fewer elements than this; a longer one it
 # copies alone. So longer rows are given to it in parts.
@@ -9,7 +14,7 @@ _LONGEST = 2**15 - 1
 _MOST_PARTS = 64
 
 
-def gather_page_locked(source: Tensor, rows: Tensor) -> Tensor:
+def gather_page_locked(source: Tensor, rows: Tensor, empty: Empty) -> Tensor:
     """Returns `source.index_select(0, rows).pin_memory()`, without the memory in between.
 
     Memory that was just taken from the system costs more than the copy into it; page-locked memory is used again.
@@ -19,17 +24,18 @@ def gather_page_locked(source: Tensor, rows: Tensor) -> Tensor:
     Args:
         source: `[N, ...]` on the CPU.
         rows: `[n]` int64.
+        empty: gives the memory.
     """
     if source.layout is not torch.strided:
         return source.index_select(0, rows)
     if source.requires_grad:
         return source.index_select(0, rows).pin_memory()
-    gathered = torch.empty(len(rows), *source.shape[1:], dtype=source.dtype, pin_memory=True)
+    gathered = empty((len(rows), *source.shape[1:]), source.dtype)
     size = source.shape[1:].numel()
     parts = _parts(size) if source.is_contiguous() else 1
     if parts == 1:
         return torch.index_select(source, 0, rows, out=gathered)
-    places = (rows[:, None] * parts + torch.arange(parts)).flatten()
+    places = (rows[:, None] * parts + torch.arange(parts, device="cpu")).flatten()
     part = size // parts
     torch.index_select(source.view(-1, part), 0, places, out=gathered.view(len(places), part))
     return gathered

@@ -62,7 +62,7 @@ class GroupRanks(Ranks):
         self._wish = 0
         self._now = 0.0
         self._work: Any = None
-        self._vote = torch.zeros(3, dtype=torch.float64)
+        self._vote = torch.zeros(3, dtype=torch.float64, device="cpu")
         self._stride = self._until_poll = 1
         self._polled = super().time()
         everyone: list[Any] = [None] * self.world
@@ -86,7 +86,7 @@ class GroupRanks(Ranks):
         self._until_poll = self._stride
         # Rank 0's clock is everyone's, and so is its stride.
         votes = [self._wish, *((super().time(), stride) if self.rank == 0 else (0.0, 1))]
-        self._vote = torch.tensor(votes, dtype=torch.float64)
+        self._vote = torch.tensor(votes, dtype=torch.float64, device="cpu")
         self._work = dist.all_reduce(self._vote, dist.ReduceOp.MAX, group=self.group, async_op=True)
         return agreed
 
@@ -98,13 +98,13 @@ class GroupRanks(Ranks):
         """How many batches every rank has at least: forward passes may be collective, so all make the same number."""
         if self.endless:
             return n_batches
-        value = torch.tensor(n_batches)
+        value = torch.tensor(n_batches, device="cpu")
         dist.all_reduce(value, dist.ReduceOp.MIN, group=self.group)
         return int(value)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
-        value = torch.tensor(int(flag))
+        value = torch.tensor(int(flag), device="cpu")
         dist.all_reduce(value, dist.ReduceOp.MAX, group=self.group)
         return bool(value)
 

@@ -27,7 +27,7 @@ def gradient_norm(optimizer: Optimizer) -> Tensor:
     """
     grads = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
     if not grads:
-        return torch.zeros(())
+        return torch.zeros((), device="cpu")
     norm = torch.nn.utils.get_total_norm(grads)
     full: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     return full

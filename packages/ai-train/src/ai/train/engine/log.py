@@ -40,7 +40,7 @@ class Record:
                 raise ValueError(f"log({key!r}) takes one number, not a tensor of shape {tuple(value.shape)}")
             value = value.detach().to(_widest(value.device)).reshape(())
         else:
-            value = torch.tensor(float(value), dtype=torch.float64)
+            value = torch.tensor(float(value), dtype=torch.float64, device="cpu")
         self._fresh.append((key, value))
 
     def keep_apart(self, keys: Iterable[str]) -> None:

@@ -51,7 +51,7 @@ def move_apart(rank: int) -> None:
     >>> bool(torch.rand(1) == first)
     False
     """
-    drawn = int(torch.randint(2**62, ()))
+    drawn = int(torch.randint(2**62, (), device="cpu"))
     words = np.random.SeedSequence([drawn, rank]).generate_state(3, np.uint32)
     random.seed(int(words[0]))
     np.random.seed(words[1])
