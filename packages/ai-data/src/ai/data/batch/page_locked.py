@@ -63,11 +63,11 @@ class Stretch:
 
     def was_read(self) -> bool:
         """Whether the device has made the copies out of it."""
-        return self._read is None or self._read.query()
+        return self._read is None or bool(self._read.query())  # type: ignore[no-untyped-call]
 
     def clear(self) -> None:
         """Begins anew, once the device has made the copies out of it."""
-        if self._read is not None and not self._read.query():
+        if self._read is not None and not self.was_read():
             self._read.synchronize()
         if len(self._blocks) > 1:  # the next batch is as large, and finds it in one piece
             self._blocks = [_locked(sum(map(len, self._blocks)))]
