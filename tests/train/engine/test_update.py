@@ -351,3 +351,21 @@ def test_two_trainers_in_threads_log_each_into_its_own_row(net, batches):
     for thread in threads:
         thread.join(60)
     assert lines == {1: [1.0] * 5, 2: [2.0] * 5}
+
+
+@pytest.mark.parametrize("where", ["class", "instance"])
+def test_an_optimizer_that_forgets_gradients_in_its_own_way_is_asked_to(where):
+    asked = []
+
+    class Keeps(torch.optim.SGD):
+        def zero_grad(self, set_to_none=True):
+            asked.append(set_to_none)  # and keeps them: each step moves by all gradients so far
+
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    optimizer = (Keeps if where == "class" else torch.optim.SGD)(model.parameters(), lr=1.0)
+    if where == "instance":
+        optimizer.zero_grad = lambda set_to_none=True: asked.append(set_to_none)
+    Trainer(lambda model, batch, step: model(batch).sum(), [torch.ones(1, 1)] * 3).train(model, optimizer)
+    assert model.weight.item() == -(1 + 2 + 3)
+    assert len(asked) == 4  # at the start, and after each step

@@ -17,6 +17,23 @@ def gradients_of(optimizer: Optimizer) -> list[Tensor]:
     return [local(p.grad) for p in parameters_of(optimizer) if p.grad is not None]
 
 
+def forget_gradients(optimizer: Optimizer) -> None:
+    """As `optimizer.zero_grad()`, of torch's own without its mark for a profiler, which takes longer than the rest.
+
+    >>> weight = torch.zeros(2, requires_grad=True)
+    >>> weight.grad = torch.ones(2)
+    >>> forget_gradients(torch.optim.SGD([weight]))
+    >>> weight.grad is None
+    True
+    """
+    if getattr(optimizer.zero_grad, "__func__", None) is not Optimizer.zero_grad:
+        optimizer.zero_grad()
+        return
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            param.grad = None
+
+
 def gradient_norm(optimizer: Optimizer) -> Tensor:
     """The 2-norm of all gradients together, over all shards.
 

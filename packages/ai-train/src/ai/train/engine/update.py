@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from ai.train.ema import Ema
 from ai.train.engine.batch_weight import rows
 from ai.train.engine.finite import Saved, StaysFinite, copies_of_buffers, not_finite, put_back, skips_on_device
-from ai.train.engine.gradients import divide, gradient_norm, gradients_of, parameters_of
+from ai.train.engine.gradients import divide, forget_gradients, gradient_norm, gradients_of, parameters_of
 from ai.train.engine.log import Record, record_into, recording
 from ai.train.optimizers.factor import factor_at
 
@@ -79,8 +79,9 @@ class Update:
         self._sum_weights, self._reduce_flag, self._no_sync = sum_weights, reduce_flag, no_sync
         self._average_outside = average_outside
         self._takes_closure = takes_closure(optimizer)
-        self._sizes, self._held = self._group_sizes(), set(parameters_of(optimizer))
-        optimizer.zero_grad()  # what a step that an error or a stop has cut short would add to the first
+        self._sizes: list[int] = []
+        self._held = set(parameters_of(optimizer))
+        forget_gradients(optimizer)  # what a step that an error or a stop has cut short would add to the first
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", float(group["lr"]))
         device = next(model.parameters()).device
@@ -90,7 +91,7 @@ class Update:
 
     def __call__(self, batches: Sequence[Any], step: int, record: Record | None = None) -> None:
         """Make one update from these micro-batches; with a record, also log."""
-        if self._sizes != self._group_sizes():
+        if self._sizes != [len(group["params"]) for group in self.optimizer.param_groups]:
             self._take_in()
         if self._schedule is not None:
             self._set_learning_rate(step)
@@ -108,7 +109,7 @@ class Update:
         else:
             self._loss_sum += loss
             self._step(batches, step, loss)
-        self.optimizer.zero_grad()
+        forget_gradients(self.optimizer)
         if self._ema is not None:
             self._ema.update(step + 1)
         if record is not None:
@@ -187,10 +188,8 @@ class Update:
         for param in parameters_of(self.optimizer):
             if param not in self._held:
                 param.grad = None
-        self._sizes, self._held = self._group_sizes(), set(parameters_of(self.optimizer))
-
-    def _group_sizes(self) -> list[int]:
-        return [len(group["params"]) for group in self.optimizer.param_groups]
+        self._sizes = [len(group["params"]) for group in self.optimizer.param_groups]
+        self._held = set(parameters_of(self.optimizer))
 
     def _step(self, batches: Sequence[Any], step: int, loss: Tensor) -> None:
         if self._scaler is not None:
@@ -202,7 +201,7 @@ class Update:
             def closure() -> Tensor:
                 if losses:
                     return losses.pop()
-                self.optimizer.zero_grad()
+                forget_gradients(self.optimizer)
                 with _going_on():
                     return self._accumulate(batches, step, None)
 
