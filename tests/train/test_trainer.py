@@ -143,17 +143,19 @@ def test_loss_is_the_mean_since_the_last_logged_step():
     assert [line.get("loss") for line in hook.lines] == [0.0, None, 1.5, None, 3.5, None]
 
 
-def test_what_an_environment_logs_does_not_change_the_loss():
+def test_an_environment_that_logs_under_the_name_of_its_loss_is_refused():
     def env(model, batch, step):
         log("loss", 100.0)
         return model(batch).sum() * 0 + 2.0
 
-    model, found = nn.Linear(1, 1), {}
-    hook = Hook(log=lambda step, numbers: found.update(numbers), log_interval=1)
+    model = nn.Linear(1, 1)
     trainer = Trainer(env, [torch.ones(1, 1)])
-    trainer.train(model, opt.sgd(model), hook)
-    assert found["loss"] == 2.0
-    assert trainer.validate(model, [torch.ones(1, 1)]) == 2.0
+    with pytest.raises(
+        ValueError, match=r"^'loss' is logged within the step and again by the trainer itself: give one"
+    ):
+        trainer.train(model, opt.sgd(model), Hook(log=lambda step, numbers: None, log_interval=1))
+    with pytest.raises(ValueError, match=r"^'loss' is logged, and is the name of what is measured itself"):
+        trainer.validate(model, [torch.ones(1, 1)])
 
 
 def test_logging_is_free_unless_the_step_is_logged(net, batches):

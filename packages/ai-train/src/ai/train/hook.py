@@ -312,7 +312,7 @@ class Hook(HookInterface):
                 found = duty.do(run)
                 self._done[duty.name] = run.step
                 metrics |= found
-                counting |= found if duty.name in regular else {}
+                counting |= found if duty.measures and duty.name in regular else {}
         if not metrics:
             return False, metrics
         self._metrics |= metrics

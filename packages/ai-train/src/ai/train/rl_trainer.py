@@ -8,7 +8,7 @@ from typing import Any, Protocol, Unpack, runtime_checkable
 from torch import nn
 from torch.optim import Optimizer
 
-from ai.train.engine.log import Record
+from ai.train.engine.log import TRAINER, Record
 from ai.train.engine.run import Run
 from ai.train.engine.update import Loss, Update
 from ai.train.hooks.interval import Due, Interval, as_interval
@@ -119,8 +119,9 @@ class RLTrainer(OtherNames):
                     return False
                 update(micro[:n], step, record)
                 if record is not None and stats is not None:
-                    for name, value in stats().items():
-                        record.add(f"data_{name}", value)
+                    with record.logged(TRAINER):
+                        for name, value in stats().items():
+                            record.add(f"data_{name}", value)
                 return True
 
             return advance

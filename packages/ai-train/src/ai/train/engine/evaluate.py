@@ -97,7 +97,10 @@ def evaluate(
                 record.weigh(weight * share)
                 totals.add(name, loss)
                 totals.weigh(weight * share)
-    sums = ranks.sum_named(record.totals() | totals.totals())
+    logged = record.totals()
+    for name in logged.keys() & losses.keys():
+        raise ValueError(f"{name!r} is logged, and is the name of what is measured itself: give it another key")
+    sums = ranks.sum_named(logged | totals.totals())
     if not any(weight for _, weight in sums.values()):
         raise ValueError(
             "there is no batch to validate on: the data is empty, or an iterator that has been run through"

@@ -1,19 +1,27 @@
 """`log(key, value)`: numbers that any code inside a training step may record, free on the steps that are not logged."""
 
+import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import current_thread
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Number = float | int | Tensor
 Given = Number | Callable[[], Number]
+
+
+# Where in a step a number is logged.
+HOOKS_STEP, STEP = "in a hook's step", "within the step"
+HOOKS_GRADIENTS, TRAINER = "in a hook's gradients", "by the trainer itself"
 
 
 class Record:
@@ -26,7 +34,8 @@ class Record:
         self._sums: dict[str, Tensor] = {}
         self._weights: dict[str, float | Tensor] = {}
         self._fresh: list[tuple[str, Tensor]] = []
-        self._of_hooks: set[str] = set()  # the keys of what was logged before the step, which the step may not use
+        self.place = STEP
+        self._places: dict[str, str] = {}
 
     def take(self, key: str, value: Given) -> None:
         """Note what `log` was given."""
@@ -34,7 +43,7 @@ class Record:
 
     def add(self, key: str, value: Number) -> None:
         """Note one value; `weigh` later gives it its share."""
-        self.check_free(key)
+        self.claim(key)
         if isinstance(value, Tensor):
             if value.numel() != 1:
                 raise ValueError(f"log({key!r}) takes one number, not a tensor of shape {tuple(value.shape)}")
@@ -43,17 +52,23 @@ class Record:
             value = torch.tensor(float(value), dtype=torch.float64, device="cpu")
         self._fresh.append((key, value))
 
-    def keep_apart(self, keys: Iterable[str]) -> None:
-        """Take nothing more under these keys."""
-        self._of_hooks.update(keys)
-
-    def check_free(self, key: str) -> None:
-        """Raise if a hook has logged under this key before the step: their mean would be a number of nothing."""
-        if key in self._of_hooks:
+    def claim(self, key: str) -> None:
+        """Raise if the key was logged in another place of the step: their mean would be a number of nothing."""
+        if (first := self._places.setdefault(key, self.place)) != self.place:
             raise ValueError(
-                f"{key!r} is logged in a hook's step and again within the step: give one of them another key, and for "
-                "the numbers of an environment on other data call run.validate(data)"
+                f"{key!r} is logged {first} and again {self.place}: give one of them another key, and for the numbers "
+                "of an environment on other data call run.validate(data)"
             )
+
+    @contextmanager
+    def logged(self, place: str) -> "Iterator[None]":
+        """Of what is added inside, `place` is where it was logged; each value counts alike."""
+        before, self.place = self.place, place
+        try:
+            yield
+            self.weigh()
+        finally:
+            self.place = before
 
     def weigh(self, weight: float | Tensor = 1.0) -> None:
         """Fold what was added since the last call into the averages, with this weight."""
@@ -91,10 +106,27 @@ class Waiting:
         """Note it in `record`, or forget it where the step is not logged."""
         given, self.given = self.given, []
         if record is not None:
-            for key, value in given:
-                record.take(key, value)
-            record.weigh()
-            record.keep_apart(key for key, _ in given)
+            with record.logged(HOOKS_STEP):
+                for key, value in given:
+                    record.take(key, value)
+
+
+class Apart:
+    """Notes what is logged beside the step under names of its own, so that nothing is averaged with the step's.
+
+    Args:
+        record: where it goes.
+        prefix: of each key.
+    """
+
+    records = True
+
+    def __init__(self, record: Record, prefix: str) -> None:
+        self._record, self._prefix = record, prefix
+
+    def take(self, key: str, value: Given) -> None:
+        """Note it."""
+        self._record.take(self._prefix + key, value)
 
 
 class Nowhere:
@@ -124,7 +156,7 @@ def _widest(device: torch.device) -> torch.dtype:
 
 
 # By context: two trainers in two threads must not log into each other's records.
-Taker = Record | Waiting | Nowhere
+Taker = Record | Waiting | Apart | Nowhere
 _current: ContextVar[Taker | None] = ContextVar("ai.train.log", default=None)
 
 
@@ -137,8 +169,10 @@ def log(key: str, value: Given) -> None:
     """Record a number under `key` if this step is logged, else do nothing.
 
     It is for the environment, the model, and a hook's `step` and `gradients`; what the environment logs several times
-    in a step is averaged. Elsewhere nothing happens, so that a model that logs can be used as any other: a task returns
-    its numbers.
+    in a step is averaged. A key belongs to one of these places: in a second one it is refused. What a task, a sampler,
+    or the data (in the step that takes a batch of it) log stands in the row under `task_`, `sample_` and `data_` and
+    the key, as what is logged in a validation does under `val_`. A loader's worker knows no step, and says so. Outside
+    of training nothing happens, so that a model that logs can be used as any other.
 
     Args:
         key: the name under which the hook receives it.
@@ -147,9 +181,20 @@ def log(key: str, value: Given) -> None:
 
     >>> log('accuracy', lambda: 1 / 0)  # outside a logged step nothing is computed
     """
-    record = _current.get()
-    if record is not None:
-        record.take(key, value)
+    taker = _current.get()
+    if taker is not None:
+        taker.take(key, value)
+    elif _in_worker():
+        _OF_A_WORKER.take(key, value)
+
+
+_IS_WORKER = getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", None) == "ai.data.workers.worker"
+_OF_A_WORKER = Nowhere("a loader's worker")
+
+
+def _in_worker() -> bool:
+    """Whether a loader's worker asks, of torch or of ai.data."""
+    return _IS_WORKER or get_worker_info() is not None or current_thread().name.startswith("ai.data.ThreadPool")
 
 
 def is_logging() -> bool:

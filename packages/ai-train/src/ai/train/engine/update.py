@@ -14,7 +14,7 @@ from ai.train.ema import Ema
 from ai.train.engine.batch_weight import rows
 from ai.train.engine.finite import Saved, StaysFinite, copies_of_buffers, not_finite, put_back, skips_on_device
 from ai.train.engine.gradients import divide, forget_gradients, gradient_norm, gradients_of, parameters_of
-from ai.train.engine.log import Record, record_into, recording
+from ai.train.engine.log import HOOKS_GRADIENTS, TRAINER, Record, record_into, recording
 from ai.train.optimizers.factor import factor_at
 
 Loss = Tensor | tuple[Tensor, float | Tensor]
@@ -91,6 +91,8 @@ class Update:
 
     def __call__(self, batches: Sequence[Any], step: int, record: Record | None = None) -> None:
         """Make one update from these micro-batches; with a record, also log."""
+        if record is not None:
+            record_into(record)
         if self._sizes != [len(group["params"]) for group in self.optimizer.param_groups]:
             self._take_in()
         if self._schedule is not None:
@@ -99,9 +101,10 @@ class Update:
         loss = self._accumulate(batches, step, record)
         self._losses += 1
         if record is not None:
-            record.add(f"grad_norm{self._suffix}", gradient_norm(self.optimizer))
+            with record.logged(TRAINER):
+                record.add(f"grad_norm{self._suffix}", gradient_norm(self.optimizer))
         if self.on_gradients:
-            with recording(record):
+            with recording(record), nullcontext() if record is None else record.logged(HOOKS_GRADIENTS):
                 for look_at_gradients in self.on_gradients:
                     look_at_gradients(step)
         if self._on_nan == "skip":
@@ -113,13 +116,11 @@ class Update:
         if self._ema is not None:
             self._ema.update(step + 1)
         if record is not None:
-            record.add(f"lr{self._suffix}", self.optimizer.param_groups[0]["lr"])
-            record.weigh()
+            with record.logged(TRAINER):
+                record.add(f"lr{self._suffix}", self.optimizer.param_groups[0]["lr"])
 
     def _accumulate(self, batches: Sequence[Any], step: int, record: Record | None) -> Tensor:
         """The gradients of all micro-batches together, ready for the optimiser; their loss."""
-        if record is not None:
-            record_into(record)
         if self._begin is not None:
             self._begin()
         total_weight: float | Tensor = 0.0

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from ai.train.engine.evaluate import refuse_endless
-from ai.train.engine.log import recording
+from ai.train.engine.log import Apart, Record, recording
 from ai.train.engine.run import Run
 from ai.train.hooks.interval import Interval, as_interval
 from ai.train.state.stateful import Stateful
@@ -19,10 +19,12 @@ class Duty(Protocol):
 
     Attributes:
         name: by which a snapshot remembers what was still to be done.
+        measures: whether a stopper is asked about what it finds.
         interval: when it is due; None for never.
     """
 
     name: str
+    measures: bool
     interval: Interval | None
 
     def do(self, run: Run) -> Metrics:
@@ -41,7 +43,7 @@ class Validate:
     {'val_loss': 3.0}
     """
 
-    name = "validate"
+    name, measures = "validate", True
 
     def __init__(self, data: Iterable[Any], interval: Every) -> None:
         refuse_endless(data)
@@ -80,18 +82,22 @@ class Validate:
 class RunTask:
     """The numbers that `task(model, step)` finds; the model is a dict where there are several."""
 
-    name = "task"
+    name, measures = "task", True
 
     def __init__(self, task: Callable[[Any, int], Mapping[str, float]], interval: Every) -> None:
         self.task, self.interval = task, as_interval(interval, "task_interval")
 
     def do(self, run: Run) -> Metrics:
         """In evaluation mode, with moving averages."""
-        with run.evaluating(), recording(None):
+        record = Record()
+        with run.evaluating(), recording(Apart(record, "task_")):
             found = self.task(model_of(run), run.step)
         if not isinstance(found, Mapping):
             raise TypeError(f"task must return a dict of numbers, not {type(found).__name__}")
-        return {key: float(value) for key, value in found.items()}
+        logged = record.means()
+        for key in logged.keys() & found.keys():
+            raise ValueError(f"the task returns {key!r}, as which it also logs {key[len('task_') :]!r}: rename one")
+        return logged | {key: float(value) for key, value in found.items()}
 
     def try_out(self, run: Run) -> Metrics | None:
         """All of it: only the task knows what its parts are."""
@@ -101,26 +107,27 @@ class RunTask:
 class Sample:
     """Images, or whatever `sampler(model, step)` makes, handed to `take(step, images)` on rank 0."""
 
-    name = "sample"
+    name, measures = "sample", False
 
     def __init__(self, sampler: Callable[[Any, int], Any], take: Callable[[int, Any], object], interval: Every) -> None:
         self.sampler, self.take, self.interval = sampler, take, as_interval(interval, "sample_interval")
 
     def do(self, run: Run) -> Metrics:
         """In evaluation mode, with moving averages."""
-        images = self._draw(run)
+        images, logged = self._draw(run)
         if run.ranks.rank == 0:
             self.take(run.step, images)
-        return {}
+        return logged
 
     def try_out(self, run: Run) -> Metrics | None:
         """Draw them, and hand them to nobody."""
-        self._draw(run)
-        return {}
+        return self._draw(run)[1]
 
-    def _draw(self, run: Run) -> Any:
-        with run.evaluating(), recording(None):
-            return self.sampler(model_of(run), run.step)
+    def _draw(self, run: Run) -> tuple[Any, Metrics]:
+        record = Record()
+        with run.evaluating(), recording(Apart(record, "sample_")):
+            images = self.sampler(model_of(run), run.step)
+        return images, record.means()
 
 
 def model_of(run: Run) -> Any:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
-from ai.train.engine.log import Nowhere, Record, Waiting, record_into, recording
+from ai.train.engine.log import TRAINER, Apart, Nowhere, Record, Waiting, record_into, recording
 from ai.train.engine.ranks import INTERRUPT, STOP
 from ai.train.engine.run import Interrupted, Run, StopTraining
 from ai.train.engine.update import Update
@@ -108,6 +108,8 @@ def _train(
         record = Record() if is_there and hook.wants_log(step) else None
         if waiting.given:
             waiting.hand_over(record)
+        if record is not None:
+            record_into(Apart(record, "data_"))  # until the update sends it to the record itself
         if not advance(step, record):
             if run.gives_up():
                 run.outcome = "finished" if signals.requested is None else "interrupted"
@@ -146,8 +148,9 @@ def _publish(run: Run, hook: HookInterface, updates: Mapping[str, Update], recor
         loss, count = update.read_loss(keep=run.keeps_sums)
         finite = finite and math.isfinite(loss)
         totals["loss" if len(updates) == 1 else f"loss_{key}"] = (loss, count)
-    for name in totals:
-        record.check_free(name)
+    with record.logged(TRAINER):
+        for name in totals:
+            record.claim(name)
     for name, (total, weight) in run.ranks.sum_named(record.totals() | totals).items():
         if name in totals and isinstance(hook, HookList):
             hook.log_loss(name, total, weight)
