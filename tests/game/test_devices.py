@@ -30,7 +30,7 @@ def waits(device, monkeypatch):
     seen = []
     if PretendedCuda.active is not None:
         plain = PretendedCuda.active.waits
-        monkeypatch.setattr(PretendedCuda.active, "waits", lambda why: (seen.append(why), plain(why)))
+        monkeypatch.setattr(PretendedCuda.active, "waits", lambda why, *until: (seen.append(why), plain(why, *until)))
     return seen
 
 
