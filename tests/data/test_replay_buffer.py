@@ -620,10 +620,27 @@ def test_keys_sizes_and_priorities_that_do_not_fit_are_refused():
 
 def test_rewards_of_several_numbers_a_step_have_no_n_step_sums():
     buffer = ReplayBuffer(100, n_step=2, gamma=0.9)
-    buffer.add(
-        {"obs": np.zeros((4, 2), "float32"), "action": np.zeros(3, "int64"), "reward": np.ones((3, 2), "float32")}
-    )
     with pytest.raises(
         ValueError, match=r"reward must be one number a step for n-step sums, got the shape \(2,\) a step"
     ):
-        buffer.sample(2)
+        buffer.add(
+            {"obs": np.zeros((4, 2), "float32"), "action": np.zeros(3, "int64"), "reward": np.ones((3, 2), "float32")}
+        )
+    assert (len(buffer), buffer.n_written) == (0, 0)
+
+
+def test_draws_leave_out_what_is_not_wanted_and_are_otherwise_the_same():
+    whole, lean = (ReplayBuffer(50, n_step=2, omit_keys=keys) for keys in ((), ("reward", "truncated", "version")))
+    for buffer in (whole, lean):
+        for i in range(5):
+            buffer.add({"obs": np.arange(4.0) + 10 * i, "action": np.zeros(3), "reward": np.ones(3)})
+    a, b = whole.sample(16), lean.sample(16)
+    assert a.keys() - b.keys() == {"reward", "truncated", "version"}
+    assert all(torch.equal(a[key], b[key]) for key in b)
+    assert "reward" in lean.columns  # it is kept, and can be rewritten
+    with pytest.raises(TypeError, match="omit_keys must be a tuple of keys, got 3"):
+        ReplayBuffer(50, omit_keys=3)
+    with pytest.raises(ValueError, match=r"omit_keys must be a tuple of keys, such as \('reward',\)"):
+        ReplayBuffer(50, omit_keys="reward")
+    with pytest.raises(ValueError, match=r"omit_keys names the keys \['rewards'\], episodes have \["):
+        ReplayBuffer(50, omit_keys=("rewards",)).add({"obs": np.zeros(3), "action": np.zeros(2)})

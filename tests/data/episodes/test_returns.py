@@ -182,5 +182,6 @@ def test_what_is_said_beyond_a_true_end_counts_for_nothing():
     np.testing.assert_array_equal(got, vtrace_returns(known, lengths, ratio, 0.9)[steps])
     assert got[1] == 6 + 0.5 * (2 - 6)
     tensors = {key: torch.from_numpy(column) for key, column in columns.items()}
-    got = n_step_returns(tensors, torch.tensor([0, 1, 3]), torch.tensor([2, 1, 1]), 2, 0.5, 5)
+    parts = n_step_rewards(tensors, torch.tensor([0, 1, 3]), torch.tensor([2, 1, 1]), 2, 0.5, 5)
+    got = n_step_returns(*parts, tensors["value"][[2, 2, 4]])
     assert got.tolist() == [1 + 0.5 * 2, 2.0, 4 + 0.5 * 8]

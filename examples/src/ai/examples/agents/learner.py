@@ -15,6 +15,9 @@ from ai.examples.agents.noted import Noted
 from ai.game import Rollouts
 from ai.game.environments.acting import Act
 
+SUMMED = ("reward", "discount", "truncated", "version")
+"""What DQN's and SAC's losses need not be drawn beside the sums of n steps."""
+
 
 @dataclass(frozen=True)
 class Learner:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ai.examples.agents.config import ReplayConfig
-from ai.examples.agents.learner import Learner, falling, replayed
+from ai.examples.agents.learner import SUMMED, Learner, falling, replayed
 from ai.examples.agents.training import train
 from ai.examples.agents.worlds import world
 from ai.examples.cli import read_config
@@ -94,7 +94,9 @@ def learner(config: Config) -> Learner:
         lookahead=config.n_step - 1,
         newest_frame=frames,
     )
-    source, loader = replayed(config, rollouts, frame_stack=stack, alpha=config.alpha, next_keys=("obs", "legal"))
+    source, loader = replayed(
+        config, rollouts, frame_stack=stack, alpha=config.alpha, next_keys=("obs", "legal"), omit_keys=SUMMED
+    )
     loss = DQN(
         follow_every=config.follow_every,
         double=config.double,

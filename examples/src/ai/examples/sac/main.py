@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ai.examples.agents.config import ReplayConfig
-from ai.examples.agents.learner import Learner, falling, replayed
+from ai.examples.agents.learner import SUMMED, Learner, falling, replayed
 from ai.examples.agents.training import train
 from ai.examples.agents.worlds import world
 from ai.examples.cli import read_config
@@ -64,7 +64,7 @@ def learner(config: Config) -> Learner:
     model.init(seed=config.seed).to(config.device)
     act = ByActor(random_steps=config.min_steps)
     rollouts = Rollouts(env, copy.deepcopy(model), act, 1, lookahead=config.n_step - 1)
-    source, loader = replayed(config, rollouts)
+    source, loader = replayed(config, rollouts, omit_keys=SUMMED)
     loss = SAC(tau=config.tau, entropy=config.entropy)
     optimiser = opt.adam(model, lr=config.learning_rate, clip_norm=config.clip_norm)
     schedule = falling(config.updates) if config.anneal else None

@@ -16,8 +16,9 @@ from ai.data.arguments import check_at_least, check_rank, check_real, check_stat
 from ai.data.batch.device import Arriving
 from ai.data.batch.seeds import derive_seed, seed_from
 from ai.data.episodes.drawing import Drawing
+from ai.data.episodes.n_step_sums import MADE_OF, NStepSums
 from ai.data.episodes.packing import Episode, Packed, pack
-from ai.data.episodes.returns import full_returns, n_step_returns, n_step_rewards
+from ai.data.episodes.returns import full_returns, n_step_returns
 from ai.data.episodes.ring import Ring
 
 # Of states; 1 did not say n_step, gamma and alpha.
@@ -30,7 +31,7 @@ _STATE_KEYS = {
 class ReplayBuffer:
     """The last `capacity` rows of episodes.
 
-    A draw holds each key of the episodes (see `Episode`), and besides
+    A draw holds each key of the episodes (see `Episode`) but those of `omit_keys`, and besides
 
     - `index` `[B]` int64: names the first row of a draw for good, for `update` and `update_priorities`;
     - `mask` `[B, K+1]` bool, where unrolled: whether a step was taken there; rows past the end repeat the
@@ -50,6 +51,8 @@ class ReplayBuffer:
         first_only: keys that an unrolled draw holds at its first row only.
         next_keys: keys to give as `next_KEY` at the row n steps on, beside the parts of a `target`; such as
             `("obs", "legal")` where not every action may be taken.
+        omit_keys: keys that draws leave out, such as `("reward", "truncated", "version")` where a loss reads the n-step
+            sums alone: each costs its copy.
         frame_stack: observations are frames of which a draw stacks so many, the oldest first: `obs` `[B, frames, …]`.
             Each is stored once; before an episode's first frame come zeros, or with `pad_frames="first"` that frame.
         pad_frames: `"zeros"` or `"first"`.
@@ -79,6 +82,7 @@ class ReplayBuffer:
         unroll: int | None = None,
         first_only: tuple[str, ...] = (),
         next_keys: tuple[str, ...] = ("obs",),
+        omit_keys: tuple[str, ...] = (),
         frame_stack: int = 1,
         pad_frames: str = "zeros",
         burn_in: int = 0,
@@ -101,7 +105,7 @@ class ReplayBuffer:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
             if value not in (None, math.inf) and value % 1:
                 raise ValueError(f"{name} must be a whole number, got {value}")
-        for name, keys in (("first_only", first_only), ("next_keys", next_keys)):
+        for name, keys in (("first_only", first_only), ("next_keys", next_keys), ("omit_keys", omit_keys)):
             if isinstance(keys, str):
                 raise ValueError(f"{name} must be a tuple of keys, such as ({keys!r},), got the text {keys!r}")
             if not isinstance(keys, list | tuple) or not all(isinstance(key, str) for key in keys):
@@ -116,7 +120,8 @@ class ReplayBuffer:
         if burn_in and unroll is None:
             raise ValueError(f"burn_in ({burn_in}) needs unroll: the rows to learn from after it")
         self.capacity = capacity = int(capacity)  # numpy's own would end up in states
-        self.next_keys, self.frame_stack, self.pad_frames, self.burn_in = next_keys, frame_stack, pad_frames, burn_in
+        self.next_keys, self.omit_keys = next_keys, omit_keys
+        self.frame_stack, self.pad_frames, self.burn_in = frame_stack, pad_frames, burn_in
         self.unroll = unroll
         self.first_only = first_only
         self.n_step = n_step
@@ -126,6 +131,7 @@ class ReplayBuffer:
         self.max_reuse = max_reuse
         self._ring = Ring(capacity)
         self._drawing = Drawing(capacity, alpha, max_reuse, int(seed))
+        self._sums: NStepSums | None = None
         self._arriving: deque[Arriving] = deque()
 
     def __len__(self) -> int:
@@ -145,7 +151,9 @@ class ReplayBuffer:
     @property
     def n_bytes(self) -> int:
         """Memory of the ring in bytes; 0 before the first episode."""
-        return self._ring.n_bytes + self._drawing.n_bytes if self._ring.columns else 0
+        if not self._ring.columns:
+            return 0
+        return self._ring.n_bytes + self._drawing.n_bytes + (0 if self._sums is None else self._sums.n_bytes)
 
     @property
     def columns(self) -> dict[str, Tensor]:
@@ -195,6 +203,10 @@ class ReplayBuffer:
             is_step &= episodes.drawable
         self._drawing.write(places, is_step[kept])
         self._close_cut_stacks()
+        if self._sums is not None:
+            self._sums.write(places)
+        elif self.n_step not in (None, math.inf):
+            self._n_step_sums()
 
     def sample(self, batch_size: int) -> dict[str, Tensor]:
         """Returns a draw of `batch_size`, by copies.
@@ -207,9 +219,8 @@ class ReplayBuffer:
         check_at_least(1, batch_size=batch_size)
         self._settle()
         places, weight = self._drawing.draw(batch_size, min(self._ring.n_written, self.capacity), self.beta)
-        start = torch.from_numpy(places)
-        index = self._ring.number_at(start)
-        batch = self._gather(start, index)
+        index = torch.from_numpy(self._ring.number_at(places))
+        batch = self._gather(torch.from_numpy(places), index)
         batch["index"] = index
         return batch if weight is None else batch | {"weight": weight}
 
@@ -272,6 +283,8 @@ class ReplayBuffer:
         for key, values in columns.items():
             column = self._ring.columns[key]
             column[index[alive] % self.capacity] = values.detach().cpu()[alive].to(column.dtype)
+        if self._sums is not None and MADE_OF & columns.keys():
+            self._sums.rewrite(index[alive])
         return int(alive.sum())
 
     def episode(self, index: int) -> dict[str, Tensor]:
@@ -341,7 +354,7 @@ class ReplayBuffer:
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
             raise ValueError(f"the state of this buffer is damaged: {error}") from error
         self._arriving.clear()
-        self._ring, self._drawing = ring, draws
+        self._ring, self._drawing, self._sums = ring, draws, None
 
     def _check_ends(self, columns: dict[str, np.ndarray], lengths: np.ndarray) -> None:
         """Refuses episodes whose full return is not known."""
@@ -360,12 +373,16 @@ class ReplayBuffer:
         if self.n_step not in (None, math.inf):
             parts = {"n_step_reward", "next_discount", *(f"next_{key}" for key in self.next_keys)}
             own |= {"target"} if "value" in columns else parts
-        if unknown := sorted(set(self.first_only) - columns.keys()):
-            raise ValueError(f"first_only names the keys {unknown}, episodes have {sorted(columns)}")
+        for name, keys in (("first_only", self.first_only), ("omit_keys", self.omit_keys)):
+            if unknown := sorted(set(keys) - columns.keys()):
+                raise ValueError(f"{name} names the keys {unknown}, episodes have {sorted(columns)}")
         if clash := sorted(own & columns.keys()):
             raise ValueError(f"episodes may not have the keys {clash}: draws hold them already")
         if self.n_step is not None and "reward" not in columns:
             raise ValueError(f"n_step ({self.n_step}) needs episodes with a reward, got the keys {sorted(columns)}")
+        if self.n_step is not None and columns["reward"].ndim != 1:
+            shape = columns["reward"].shape[1:]
+            raise ValueError(f"reward must be one number a step for n-step sums, got the shape {shape} a step")
         if self.frame_stack > 1 and "obs" not in columns:
             raise ValueError(
                 f"frame_stack ({self.frame_stack}) needs episodes with obs, got the keys {sorted(columns)}"
@@ -374,7 +391,7 @@ class ReplayBuffer:
 
     def _gather(self, start: Tensor, index: Tensor) -> dict[str, Tensor]:
         steps_left = self._ring.end.index_select(0, start) - index
-        numbers, extra = index, {}
+        numbers, places, extra = index, start, {}
         if self.unroll is not None:
             ahead = torch.arange(-self.burn_in, self.unroll + 1, device="cpu")
             steps_back = index - self._ring.begin[start].clamp(min=self._ring.oldest)
@@ -384,9 +401,9 @@ class ReplayBuffer:
             if self.burn_in:
                 extra["context"] = -ahead[: self.burn_in] <= steps_back[:, None]
             steps_left = self._ring.end[start][:, None] - numbers
-
-        def gathered(keys: Iterable[str], numbers: Tensor) -> Iterator[tuple[str, Tensor]]:
             places = numbers % self.capacity
+
+        def gathered(keys: Iterable[str], numbers: Tensor, places: Tensor) -> Iterator[tuple[str, Tensor]]:
             for key in keys:
                 alone = numbers.ndim == 2 and key in self.first_only
                 if key == "obs" and self.frame_stack > 1:
@@ -394,18 +411,25 @@ class ReplayBuffer:
                 else:
                     yield key, self._ring.rows(key, places[:, 0] if alone else places)
 
-        batch = dict(gathered(self._ring.columns, numbers))
+        batch = dict(gathered((key for key in self._ring.columns if key not in self.omit_keys), numbers, places))
         if self.n_step not in (None, math.inf):
-            n_step = int(self.n_step or 0)
-            what = self._ring.columns, numbers % self.capacity, steps_left, n_step, self.gamma, self.capacity
+            rewards, factor = self._n_step_sums().at(places)
+            after = numbers + steps_left.clamp(max=int(self.n_step or 0))
+            places_after = after % self.capacity
             if "value" in self._ring.columns:
-                batch["target"] = n_step_returns(*what)
+                batch["target"] = n_step_returns(rewards, factor, self._ring.rows("value", places_after))
             else:
-                batch["n_step_reward"], batch["next_discount"] = n_step_rewards(*what)
+                batch["n_step_reward"], batch["next_discount"] = rewards, factor
                 there = [key for key in self.next_keys if key in self._ring.columns]
-                after = gathered(there, numbers + steps_left.clamp(max=n_step))
-                batch |= {f"next_{key}": column for key, column in after}
+                batch |= {f"next_{key}": column for key, column in gathered(there, after, places_after)}
         return batch | extra
+
+    def _n_step_sums(self) -> NStepSums:
+        """Returns the sums of the live rows, by what is to be summed now."""
+        wanted = self._ring, int(self.n_step or 0), self.gamma
+        if self._sums is None or not self._sums.are_of(*wanted):
+            self._sums = NStepSums(*wanted)
+        return self._sums
 
     def _stacked(self, numbers: Tensor) -> Tensor:
         """Returns observations at rows of any shape, by their numbers, as stacks of the frames up to there."""

@@ -101,10 +101,12 @@ class Lagged(nn.Module):
 
 def _types_are_alike(ours: nn.Module, theirs: nn.Module) -> bool:
     """Whether parameters have the types of those in the same place; without their names, which take half a forward."""
-    for p, q in zip(ours._parameters.values(), theirs._parameters.values(), strict=False):
-        if p is not None and q is not None and p.dtype != q.dtype:
-            return False
-    for a, b in zip(ours._modules.values(), theirs._modules.values(), strict=False):
-        if a is not None and b is not None and not _types_are_alike(a, b):
-            return False
+    if theirs._parameters:
+        for p, q in zip(ours._parameters.values(), theirs._parameters.values(), strict=False):
+            if p is not None and q is not None and p.dtype is not q.dtype:
+                return False
+    if theirs._modules:
+        for a, b in zip(ours._modules.values(), theirs._modules.values(), strict=False):
+            if a is not None and b is not None and not _types_are_alike(a, b):
+                return False
     return True

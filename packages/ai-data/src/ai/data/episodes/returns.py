@@ -14,26 +14,20 @@ from torch import Tensor
 from ai.data.arguments import check_real
 
 
-def n_step_returns(
-    columns: Mapping[str, Tensor], rows: Tensor, steps_left: Tensor, n_step: int, gamma: float, capacity: int
-) -> Tensor:
-    """Returns the discounted rewards of up to `n_step` steps plus the value where they stop: float32, shape of `rows`.
+def n_step_returns(rewards: Tensor, factor: Tensor, value: Tensor) -> Tensor:
+    """Returns the rewards of n steps plus the value where they stop; nothing beyond a true end, whatever is said there.
 
     Args:
-        columns: the ring's; needs `reward` and `discount`, uses `value` and `to_play` where there.
-        rows: ring rows of the starts, any shape.
-        steps_left: steps from each start to its episode's T, same shape; 0 at T itself.
-        n_step: at least 1.
-        gamma: factor a step, besides the `discount` of the episode.
-        capacity: rows of the ring.
+        rewards: of `n_step_rewards`, any shape.
+        factor: of the same.
+        value: at the rows where the steps stop.
 
     Source: Sutton and Barto, 2018, Reinforcement Learning, equation 7.1.
+
+    >>> n_step_returns(torch.ones(2), torch.tensor([0.5, 0.0]), torch.tensor([4.0, torch.nan]))
+    tensor([3., 1.])
     """
-    total, factor = n_step_rewards(columns, rows, steps_left, n_step, gamma, capacity)
-    if "value" in columns:
-        at = (rows + steps_left.clamp(max=n_step)) % capacity
-        total += torch.where(factor == 0, 0, factor * columns["value"][at].to(torch.float32))
-    return total
+    return rewards + torch.where(factor == 0, 0, factor * value.to(torch.float32))
 
 
 def n_step_rewards(
@@ -41,31 +35,38 @@ def n_step_rewards(
 ) -> tuple[Tensor, Tensor]:
     """Returns the two parts of an n-step return: the rewards, and what a value where they stop is multiplied by.
 
-    Arguments as of `n_step_returns`. The factor is γⁿ, less where an episode is shorter, 0 beyond a true end, and
+    Both float32, of the shape of `rows`. The factor is γⁿ, less where an episode is shorter, 0 beyond a true end, and
     negative where the value there is the other player's.
 
-    Raises:
-        ValueError: `reward` is not one number a step.
+    Args:
+        columns: the ring's; needs `reward` and `discount`, uses `to_play` where there.
+        rows: ring rows of the starts, any shape.
+        steps_left: steps from each start to its episode's T, same shape; 0 at T itself.
+        n_step: at least 1.
+        gamma: factor a step, besides the `discount` of the episode.
+        capacity: rows of the ring.
     """
-    if columns["reward"].ndim != 1:
-        shape = tuple(columns["reward"].shape[1:])
-        raise ValueError(f"reward must be one number a step for n-step sums, got the shape {shape} a step")
     reward, discount = columns["reward"].numpy(), columns["discount"].numpy()
-    start, n_left = rows.numpy()[..., None], steps_left.numpy()[..., None]
+    to_play = None if "to_play" not in columns else columns["to_play"].numpy()
+    start, n_left = rows.numpy(), steps_left.numpy()
     left = np.minimum(n_left, n_step)
-    ahead = np.arange(left.max(initial=0) + 1)
-    at = (start + np.minimum(ahead, left)) % capacity  # all moments at once; the last again past it
-    running = ahead < left
-    gained = torch.from_numpy(np.where(running, reward[at], 0).astype(np.float32, copy=False))
-    kept = np.where(running, np.float32(gamma) * discount[at].astype(np.float32, copy=False), np.float32(1))
-    if left.min(initial=1) == 0:
-        kept[((n_left == 0) & (discount[(start - 1) % capacity] == 0))[..., 0]] = 0  # T itself, after a true end
-    factor = torch.from_numpy(kept).cumprod(-1)
-    if (to_play := columns.get("to_play")) is not None:
-        mover = to_play.numpy()[at]
-        sign = torch.from_numpy(np.where(mover == mover[..., :1], np.float32(1), np.float32(-1)))
-        return gained[..., 0] + (factor[..., :-1] * (gained * sign)[..., 1:]).sum(-1), factor[..., -1] * sign[..., -1]
-    return gained[..., 0] + (factor[..., :-1] * gained[..., 1:]).sum(-1), factor[..., -1]
+    # One step after the other, so that a row's sum is the same to the bit whatever rows are summed beside it.
+    total, later = np.zeros(start.shape, np.float32), np.zeros(start.shape, np.float32)
+    factor = np.ones(start.shape)  # in double precision, and rounded where it is used
+    for ahead in range(int(left.max(initial=0))):
+        running, at = ahead < left, (start + np.minimum(ahead, left)) % capacity
+        gained = np.where(running, reward[at], 0).astype(np.float32, copy=False)
+        if to_play is not None:
+            gained *= np.where(to_play[at] == to_play[start], np.float32(1), np.float32(-1))
+        if ahead:
+            later += factor.astype(np.float32) * gained
+        else:
+            total = gained
+        factor *= np.where(running, np.float32(gamma) * discount[at].astype(np.float32, copy=False), np.float32(1))
+    factor[(n_left == 0) & (discount[(start - 1) % capacity] == 0)] = 0  # T itself, after a true end
+    if to_play is not None:
+        factor *= np.where(to_play[(start + left) % capacity] == to_play[start], np.float32(1), np.float32(-1))
+    return torch.from_numpy(total + later), torch.from_numpy(factor.astype(np.float32))
 
 
 def lambda_returns(
@@ -78,7 +79,7 @@ def lambda_returns(
     Args:
         columns: packed episodes; needs `reward` and `discount`, `value` unless λ is 1, uses `to_play` where there.
         lengths: T + 1 of each.
-        gamma: as of `n_step_returns`.
+        gamma: as of `n_step_rewards`.
         lam: λ, in [0, 1].
 
     Raises:
@@ -131,7 +132,7 @@ def vtrace_returns(
         columns: packed episodes; needs `reward`, `discount` and `value`, uses `to_play` where there.
         lengths: T + 1 of each.
         ratio: `[R]` the policy's probability of each action over that of the one that acted; unused at T.
-        gamma: as of `n_step_returns`.
+        gamma: as of `n_step_rewards`.
         lam: λ, which shortens the traces.
         rho_max: bounds the ratio that a step's own error counts with, and so which policy the values are of.
         c_max: bounds the ratio that later errors are carried back with.

@@ -43,7 +43,7 @@ class Ring:
         """Returns which rows, by their numbers, were not overwritten."""
         return (number >= self.oldest) & (number < self.n_written)
 
-    def number_at(self, place: Tensor) -> Tensor:
+    def number_at(self, place: np.ndarray) -> np.ndarray:
         """Returns the numbers of the live rows at places."""
         # The newest row is number n_written - 1, so every live row's number follows from its place.
         return self.n_written - 1 - (self.n_written - 1 - place) % self.capacity

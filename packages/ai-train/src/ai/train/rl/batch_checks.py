@@ -21,15 +21,15 @@ def check_holds(batch: Mapping[str, Tensor], keys: Iterable[str], otherwise: str
         raise ValueError(f"the batch must hold {missing}, got {sorted(batch)}: {otherwise}")
 
 
-def check_rows(batch: Mapping[str, Tensor], keys: Iterable[str], like: Tensor) -> None:
+def check_rows(batch: Mapping[str, Tensor], keys: Iterable[str], shape: tuple[int, ...]) -> None:
     """Does nothing where those keys that a batch has are numbers a row; others would spread over every row in silence.
 
     Raises:
-        ValueError: one has another shape than `like`.
+        ValueError: one has another shape.
     """
     for key in keys:
-        if key in batch and batch[key].shape != like.shape:
-            raise ValueError(f"{key} must have shape {tuple(like.shape)}, got {tuple(batch[key].shape)}")
+        if key in batch and batch[key].shape != shape:
+            raise ValueError(f"{key} must have shape {tuple(shape)}, got {tuple(batch[key].shape)}")
 
 
 def check_weights(**weights: float | None) -> None:

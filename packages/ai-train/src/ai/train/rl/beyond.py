@@ -5,7 +5,6 @@ Letters: B batch, S returns of a support. Batches are draws of `ai.data.ReplayBu
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 
@@ -19,7 +18,7 @@ def with_beyond(batch: Mapping[str, Tensor], beyond: Tensor) -> Tensor:
     reward, discount = batch["n_step_reward"], batch["next_discount"]
     if beyond.ndim > 1:
         reward, discount = (column.reshape(-1, *(1,) * (beyond.ndim - 1)) for column in (reward, discount))
-    return reward + torch.where(discount == 0, 0, discount * beyond)
+    return reward + (discount * beyond).masked_fill(discount == 0, 0)
 
 
 def projected(chance: Tensor, returns: Tensor, support: Tensor) -> Tensor:

@@ -98,25 +98,32 @@ class DQN:
             raise ValueError(f"model.q must give values (B, A) or quantiles (B, A, Q), got {tuple(q.shape)}")
         if self.support is not None and (q.ndim == 2 or q.shape[2] < 2):
             raise ValueError(f"with a support model.q must give logits (B, A, S), S at least 2, got {tuple(q.shape)}")
-        check_rows(batch, ("action", "n_step_reward", "next_discount", "weight"), q.flatten(1)[:, 0])
+        check_rows(batch, ("action", "n_step_reward", "next_discount", "weight"), q.shape[:1])
         if batch["action"].is_floating_point():
             raise TypeError(f"action must be whole numbers, got {batch['action'].dtype}")
         taken = _of(q, batch["action"])
         with torch.no_grad():
             goal = self._goal(model, batch)
         if q.ndim == 2:
-            error = taken - goal
             loss = F.huber_loss(taken, goal, reduction="none", delta=self.huber)
         elif self.support is None:
-            loss, error = quantile_huber(taken, goal, self.huber), (taken.mean(1) - goal.mean(1))
+            loss = quantile_huber(taken, goal, self.huber)
         else:
             loss = -(goal * taken.log_softmax(1)).sum(1)
-            error = loss + torch.xlogy(goal, goal).sum(1)  # the divergence: at least 0
         log("q", lambda: self._means(taken).mean())
-        log("td_error", lambda: error.abs().mean())
+        log("td_error", lambda: self._error(taken, goal, loss).mean())
         if self.priorities is not None and torch.is_grad_enabled():
-            self.priorities(batch["index"], error.detach().abs() + 1e-6)
+            self.priorities(batch["index"], self._error(taken, goal, loss) + 1e-6)
         return (loss * batch["weight"]).mean() if "weight" in batch else loss.mean()
+
+    @torch.no_grad()
+    def _error(self, taken: Tensor, goal: Tensor, loss: Tensor) -> Tensor:
+        """How far from its goal each row is: of values or their means, of chances the divergence, at least 0; `[B]`."""
+        if taken.ndim == 1:
+            return (taken - goal).abs()
+        if self.support is None:
+            return (taken.mean(1) - goal.mean(1)).abs()
+        return (loss + torch.xlogy(goal, goal).sum(1)).abs()
 
     def _goal(self, model: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """Rewards and what is beyond, by the best next action: value `[B]`, quantiles `[B, Q]` or chances `[B, S]`."""
@@ -124,11 +131,11 @@ class DQN:
         judged = widened(model.q(batch["next_obs"])) if self.double else beyond
         judged = judged if judged.ndim == 2 else self._means(judged)
         if "next_legal" in batch:
-            check_rows(batch, ("next_legal",), judged)
+            check_rows(batch, ("next_legal",), judged.shape)
             legal = batch["next_legal"].bool()
             judged = judged.masked_fill(~legal, torch.finfo(judged.dtype).min)
             beyond = _none_where_nothing_is_legal(beyond, legal, batch["next_discount"])
-        beyond = _of(beyond, judged.argmax(1))
+        beyond = judged.amax(1) if judged is beyond else _of(beyond, judged.argmax(1))
         if self.support is None:
             return with_beyond(batch, beyond)
         returns = self._returns(beyond)
@@ -167,7 +174,9 @@ def _none_where_nothing_is_legal(beyond: Tensor, legal: Tensor, discount: Tensor
 
 def _of(q: Tensor, action: Tensor) -> Tensor:
     """What belongs to each row's action: `[B, A, …]` to `[B, …]`; bytes are numbers here, not a mask."""
-    index = action.long().view(-1, 1, *(1,) * (q.ndim - 2)).expand(-1, 1, *q.shape[2:])
+    index = action.long()[:, None]
+    if q.ndim > 2:
+        index = index[:, :, None].expand(-1, 1, q.shape[2])
     return q.gather(1, index).squeeze(1)
 
 

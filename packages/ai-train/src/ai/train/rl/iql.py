@@ -84,7 +84,7 @@ class IQL:
                 f"critics must give (2, B) and value (B,) with rewards of shape (B,), got {tuple(values.shape)}, "
                 f"{tuple(value.shape)} and {tuple(rows)}"
             )
-        check_rows(batch, ("next_discount", "weight"), value)
+        check_rows(batch, ("next_discount", "weight"), value.shape)
         with torch.no_grad():
             goal = with_beyond(batch, widened(model.value(batch["next_obs"])))
             judged = widened(model.critics.target(obs, action)).min(0).values
@@ -95,7 +95,7 @@ class IQL:
         value_loss = (weight * share * better.square()).mean()
         counts = (self.temperature * better.detach()).exp().clamp_max(self.most)
         log_prob = model.actor(obs).log_prob(action)
-        check_rows({"the actor's log_prob": log_prob}, ("the actor's log_prob",), value)
+        check_rows({"the actor's log_prob": log_prob}, ("the actor's log_prob",), value.shape)
         actor_loss = -(weight * counts * log_prob).mean()
         log("critic_loss", critic_loss)
         log("value_loss", value_loss)

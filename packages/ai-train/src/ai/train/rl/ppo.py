@@ -114,7 +114,7 @@ class PPO:
         target, value = batch["target"], widened(value)
         if value.shape != target.shape:
             raise ValueError(f"the model's value {tuple(value.shape)} and target {tuple(target.shape)} must agree")
-        check_rows(batch, (*keys, "mask"), target)
+        check_rows(batch, (*keys, "mask"), target.shape)
         mask = batch.get("mask")
         if mask is not None:  # whose mean leaves the padding out; what is infinite there would still reach gradients
             batch = {**batch, **{key: batch[key].masked_fill(~mask.bool(), 0) for key in keys}}
@@ -124,7 +124,7 @@ class PPO:
         if self.normalize:
             advantage = _normalized(advantage, mask)
         log_prob = policy.log_prob(batch["action"])
-        check_rows({"the policy's log_prob": log_prob}, ("the policy's log_prob",), target)
+        check_rows({"the policy's log_prob": log_prob}, ("the policy's log_prob",), target.shape)
         # From e^88 on a ratio is infinite, and its gradient NaN even where it is clipped and has none.
         log_ratio = log_prob - torch.maximum(batch["log_prob"], log_prob.detach() - _MOST)
         ratio = log_ratio.exp()

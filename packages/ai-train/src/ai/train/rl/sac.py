@@ -78,10 +78,10 @@ class SAC:
                 f"critics must give (2, B) with rewards of shape (B,), got {tuple(values.shape)} and "
                 f"{tuple(batch['n_step_reward'].shape)}"
             )
-        check_rows(batch, ("next_discount", "weight"), batch["n_step_reward"])
+        check_rows(batch, ("next_discount", "weight"), batch["n_step_reward"].shape)
         with torch.no_grad():
             action, log_prob = model.actor(after).sample_with_log_prob()
-            check_rows({"the actor's log_prob": log_prob}, ("the actor's log_prob",), batch["n_step_reward"])
+            check_rows({"the actor's log_prob": log_prob}, ("the actor's log_prob",), batch["n_step_reward"].shape)
             beyond = widened(model.critics.target(after, action)).min(0).values - alpha * log_prob
             goal = with_beyond(batch, beyond)
         weight = batch.get("weight", 1.0)
