@@ -16,6 +16,7 @@ from ai.model.wide import widened
 from ai.train.engine.log import is_logging, log
 from ai.train.rl.batch_checks import check_weights
 from ai.train.rl.support import Support
+from ai.train.rl.uncounted import policy_cross_entropy, where_counts
 
 
 class MuZero:
@@ -108,14 +109,15 @@ class MuZero:
                     state, predicted = model.dynamics(state, batch["action"][:, k - 1])
                 reward_loss = reward_loss + scale * self._scalar_loss(predicted, reward[:, k - 1])
                 if seen is not None:
-                    apart = (widened(state) - seen[:, k - 1]).square().flatten(1).mean(1)
-                    consistency_loss = consistency_loss + scale * mask[:, k - 1] * apart
+                    taken = batch["mask"][:, k - 1]
+                    apart = where_counts(taken, widened(state) - seen[:, k - 1]).square().flatten(1).mean(1)
+                    consistency_loss = consistency_loss + scale * apart
                 state = halve_gradient(state)
             policy, value = model.predict(state)
             if k == 0 and self.priorities is not None and torch.is_grad_enabled():
                 error = (self._to_scalar(value.detach()) - target[:, 0]).abs()
                 self.priorities(batch["index"], error + 1e-6)
-            policy_loss = policy_loss + scale * mask[:, k] * self._policy_loss(policy, batch, k)
+            policy_loss = policy_loss + scale * self._policy_loss(policy, batch, k)
             value_loss = value_loss + scale * self._scalar_loss(value, target[:, k])
         if is_logging():
             for name, part in (("policy_loss", policy_loss), ("value_loss", value_loss), ("reward_loss", reward_loss)):
@@ -145,18 +147,28 @@ class MuZero:
         return following, reward, worth, loss
 
     def _policy_loss(self, policy: Any, batch: Mapping[str, Tensor], k: int) -> Tensor:
-        """Returns how unlike the search's policy after `k` steps one is, less what its entropy is paid, `[B]`."""
-        wanted = batch["policy"][:, k]
+        """Returns how unlike the search's policy after `k` steps one is, less what its entropy is paid, `[B]`.
+
+        0 where no step was taken.
+        """
+        taken = batch["mask"][:, k]
+        wanted = where_counts(taken, batch["policy"][:, k])
         if isinstance(policy, Tensor):
-            loss = F.cross_entropy(policy, wanted.to(policy.dtype), reduction="none")
-            return loss - self.entropy_weight * Categorical(policy).entropy() if self.entropy_weight else loss
-        if not hasattr(policy, "log_prob"):
+            loss = policy_cross_entropy(policy, wanted)
+            policy = Categorical(policy)
+        elif not hasattr(policy, "log_prob"):
             raise TypeError(f"predict must give logits or a policy of ai.model, got {type(policy).__name__}")
-        if "sampled" not in batch:
+        elif "sampled" not in batch:
             raise ValueError(f"batch must have 'sampled', the actions that 'policy' weighs, got {sorted(batch)}")
-        log_prob = policy.log_prob(batch["sampled"][:, k].transpose(0, 1)).T
-        loss = -torch.where(wanted > 0, wanted * log_prob, 0.0).sum(1)  # a weight of 0 asks nothing, of -inf neither
-        return loss - self.entropy_weight * policy.entropy() if self.entropy_weight else loss
+        else:
+            sampled = where_counts(taken, batch["sampled"][:, k])
+            log_prob = policy.log_prob(sampled.transpose(0, 1)).T
+            loss = -torch.where(wanted > 0, wanted * log_prob, 0.0).sum(
+                1
+            )  # a weight of 0 asks nothing, of -inf neither
+        if not self.entropy_weight:
+            return loss
+        return loss - self.entropy_weight * where_counts(taken, policy.entropy())
 
     @staticmethod
     @torch.no_grad()

@@ -15,6 +15,7 @@ from ai.model.policy import asked, check_acts
 from ai.model.wide import widened
 from ai.train.engine.log import is_logging, log
 from ai.train.rl.batch_checks import check_holds, check_rows, check_weights
+from ai.train.rl.uncounted import where_counts
 
 Batch = Mapping[str, Tensor]
 _ROUNDING = 8.0  # units in the last place that a mean of equal numbers may be off: 3.6 were seen of up to a million
@@ -117,7 +118,7 @@ class PPO:
         check_rows(batch, (*keys, "mask"), target.shape)
         mask = batch.get("mask")
         if mask is not None:  # whose mean leaves the padding out; what is infinite there would still reach gradients
-            batch = {**batch, **{key: batch[key].masked_fill(~mask.bool(), 0) for key in keys}}
+            batch = {**batch, **{key: where_counts(mask, batch[key]) for key in keys}}
             target = batch["target"]
         mean = _mean_over(mask)
         advantage = widened(batch["advantage"])

@@ -5,12 +5,12 @@ Letters: B batch, A actions. Batches are draws of `ai.data.ReplayBuffer`.
 
 from collections.abc import Callable, Mapping
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ai.model.arguments import check_real
 from ai.model.wide import widened
 from ai.train.engine.log import is_logging, log
+from ai.train.rl.uncounted import policy_cross_entropy
 
 
 class RL:
@@ -46,7 +46,7 @@ class RL:
         target = batch["target"].to(value.dtype)
         if value.shape != target.shape:
             raise ValueError(f"the model's value {tuple(value.shape)} and target {tuple(target.shape)} must agree")
-        policy_loss = F.cross_entropy(logits, batch["policy"].to(logits.dtype), reduction="none")
+        policy_loss = policy_cross_entropy(logits, batch["policy"])
         value_loss = (value - target).square()
         loss = policy_loss + self.value_weight * value_loss
         if self.entropy or is_logging():
