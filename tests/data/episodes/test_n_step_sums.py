@@ -107,6 +107,14 @@ def test_unrolled_draws_have_the_sums_of_each_of_their_rows():
             )
 
 
+def test_an_end_that_is_rewritten_holds_for_the_moment_after_it():
+    buffer = ReplayBuffer(20, n_step=1, unroll=1)
+    buffer.add({"obs": np.zeros(2), "action": np.zeros(1), "reward": np.ones(1), "discount": np.ones(1)})
+    assert buffer.sample(1)["next_discount"].tolist() == [[1.0, 1.0]]
+    buffer.update(torch.tensor([0]), discount=torch.zeros(1))
+    assert buffer.sample(1)["next_discount"].tolist() == [[0.0, 0.0]]
+
+
 def test_all_rewards_to_the_end_need_no_sums():
     buffer = ReplayBuffer(20, n_step=math.inf)
     buffer.add(episode(4, 0))

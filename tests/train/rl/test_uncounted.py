@@ -69,6 +69,12 @@ def test_a_move_that_is_impossible_and_not_wanted_costs_nothing_in_any_precision
         torch.testing.assert_close(logits.grad.float(), torch.tensor([[-0.5, 0.0, 0.5]]))
 
 
+def test_a_move_that_is_wanted_and_impossible_and_a_policy_of_nan_are_not_passed_over():
+    logits = torch.tensor([[1.0, -INF, 2.0]] * 2)
+    wanted = torch.tensor([[0.5, 0.5, 0.0], [0.5, NONE, 0.5]])
+    assert policy_cross_entropy(logits, wanted).tolist() == [INF, pytest.approx(NONE, nan_ok=True)]
+
+
 @pytest.mark.parametrize("loss", [RL(), RL(entropy=0.1), MuZero(), MuZero(entropy_weight=0.1)])
 def test_a_policy_that_bars_illegal_moves_by_minus_infinity_is_learnt_as_one_without_them(loss):
     def barred(x, floor):

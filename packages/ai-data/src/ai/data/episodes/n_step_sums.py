@@ -44,8 +44,11 @@ class NStepSums:
 
     def rewrite(self, numbers: Tensor) -> None:
         """Sums anew what rows that were rewritten, by their numbers, are a part of."""
-        reached = np.unique(numbers.numpy()[..., None] - np.arange(self._n_step + 1))
-        self.write(reached[reached >= self._ring.oldest] % self._ring.capacity)
+        reached = np.unique(
+            numbers.numpy()[..., None] - np.arange(-1, self._n_step + 1)
+        )  # of an end the moment after, too
+        alive = (reached >= self._ring.oldest) & (reached < self._ring.n_written)
+        self.write(reached[alive] % self._ring.capacity)
 
     def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Returns both parts at places of any shape."""

@@ -163,7 +163,7 @@ class MuZero:
         else:
             sampled = where_counts(taken, batch["sampled"][:, k])
             log_prob = policy.log_prob(sampled.transpose(0, 1)).T
-            loss = -torch.where(wanted > 0, wanted * log_prob, 0.0).sum(
+            loss = -torch.where(wanted != 0, wanted * log_prob, 0.0).sum(
                 1
             )  # a weight of 0 asks nothing, of -inf neither
         if not self.entropy_weight:

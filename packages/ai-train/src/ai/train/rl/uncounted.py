@@ -4,7 +4,6 @@ A product with 0 keeps nothing out: 0 · NaN and 0 · ∞ are NaN, also where a 
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -24,5 +23,6 @@ def policy_cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
     >>> policy_cross_entropy(torch.tensor([[0.0, -torch.inf]]), torch.tensor([[1.0, 0.0]]))
     tensor([0.])
     """
-    floor = torch.finfo(logits.dtype).min / 2  # half of it, so that log-probabilities stay finite as well
-    return F.cross_entropy(logits.clamp_min(floor), wanted.to(logits.dtype), reduction="none")
+    log_prob = logits.log_softmax(1)
+    wanted = wanted.to(logits.dtype)
+    return -torch.where(wanted != 0, wanted * log_prob, 0).sum(1)  # what is wanted and impossible costs infinity
