@@ -115,6 +115,18 @@ def test_an_end_that_is_rewritten_holds_for_the_moment_after_it():
     assert buffer.sample(1)["next_discount"].tolist() == [[0.0, 0.0]]
 
 
+@pytest.mark.parametrize("cut", [True, np.array([False, False, True]), [0, 0, 1]])
+def test_a_cut_is_a_cut_whether_the_episode_says_so_or_its_last_step(cut):
+    buffer = ReplayBuffer(20, n_step=5, gamma=0.5)
+    buffer.add({"obs": np.zeros(4), "action": np.zeros(3), "reward": np.ones(3), "truncated": cut})
+    batch = buffer.sample(20)
+    assert {*zip(batch["index"].tolist(), batch["next_discount"].tolist(), strict=True)} == {
+        (0, 0.125),
+        (1, 0.25),
+        (2, 0.5),
+    }
+
+
 def test_all_rewards_to_the_end_need_no_sums():
     buffer = ReplayBuffer(20, n_step=math.inf)
     buffer.add(episode(4, 0))

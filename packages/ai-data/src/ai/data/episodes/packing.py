@@ -16,7 +16,8 @@ Episode: TypeAlias = Mapping[str, Any]
 - `action` `[T]` or `[T, ...]`.
 - `reward` `[T]`: float, from the view of the player who moved.
 - `discount` `[T]`: float, 0 only where the episode truly ends. Default: 1, and 0 at the last step unless `truncated`.
-- `truncated`: bool, the episode was cut off and did not end. Default: False.
+- `truncated`: bool, the episode was cut off and did not end; or `[T]`, true at the step that it was cut off at.
+  Default: False.
 - `policy` `[T, A]`: the search's probabilities. `value` `[T]` or `[T+1]`: the search's values, from the mover's view.
 - `to_play` `[T+1]` or `[T]`: int, the player to move. Default: one player.
 - `version`: int, of the parameters that it was made with.
@@ -171,7 +172,9 @@ def _with_defaults(columns: dict[str, np.ndarray], is_step: np.ndarray, version:
     if "discount" not in columns:
         last_rows = np.flatnonzero(~is_step)
         columns["discount"] = is_step.astype(np.float32)
-        columns["discount"][last_rows - 1] = truncated[last_rows]
+        columns["discount"][last_rows - 1] = (
+            truncated[last_rows - 1] | truncated[last_rows]
+        )  # a step's, or the episode's
     return columns
 
 
