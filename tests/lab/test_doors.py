@@ -1,8 +1,10 @@
 """What a public callable is given is looked at there: what is none is named with its rule, before any folder exists."""
 
+import copy
 import inspect
 import math
 import os
+import pickle
 import re
 from pathlib import Path
 
@@ -11,10 +13,25 @@ import optuna
 import pytest
 import torch
 
-from ai.lab import Alerts, Experiment, Histogram, Rows, Study, Trial
+from ai.lab import (
+    Alerts,
+    Audio,
+    Confusion,
+    Experiment,
+    Histogram,
+    Metrics,
+    PrecisionRecall,
+    Record,
+    Rows,
+    Study,
+    Trial,
+    Video,
+)
 from ai.lab.cli import main
+from ai.lab.config import override
 from ai.lab.page.server import serve
 from ai.lab.recording.options import HookOptions, SessionOptions, TrialOptions
+from ai.lab.report.table import Table
 from ai.train import EarlyStopping, Snapshots
 
 NAN, INF = math.nan, math.inf
@@ -206,6 +223,26 @@ def test_a_comparison_takes_lists_of_texts(name, value, tmp_path):
         (lambda: serve(Path(), host=3), "host must be text, got 3"),
         (lambda: serve(Path(), token=3), "token must be text or None, got 3"),
         (lambda: Histogram([1.0], bins=1.5).to_json(), "bins must be a whole number from 1, got 1.5"),
+        (lambda: Histogram([1.0], bins=10**9).to_json(), "bins must be at most 10000, got 1000000000"),
+        (lambda: Histogram("abc").to_json(), "values must be numbers, got 'abc'"),
+        (lambda: Histogram(None).to_json(), "values must be numbers, got None"),
+        (lambda: Histogram([[1.0], []]).to_json(), "values must be numbers, got [[1.0], []]"),
+        (lambda: PrecisionRecall([0], ["a"]).to_json(), "scores must be numbers, got ['a']"),
+        (lambda: PrecisionRecall([0], [1j]).to_json(), "scores must be numbers, got [1j]"),
+        (lambda: Rows(["a"], None).to_json(), "rows must be a list of rows, got None"),
+        (lambda: Table(["a"], [[1]]).to_markdown(best=3), "best must be a dict of 'min' or 'max' by name, got 3"),
+        (lambda: Table(["a"], [[1]]).to_latex(best={"a": "up"}), "best of 'a' must be 'min' or 'max', got 'up'"),
+        (lambda: override({}, 3), "an override must be text that reads name=value, got 3"),
+        (lambda: Record(None), "path must be text or a pathlib.Path, got None"),
+        (lambda: Metrics(3), "columns must be arrays of steps, times and values by name, got 3"),
+        (
+            lambda: Metrics({"a": ([0], [1])}),
+            "columns['a'] must be steps, times and values of one length, got ([0], [1])",
+        ),
+        (
+            lambda: Metrics({"a": ([0], [1], [])}),
+            "columns['a'] must be steps, times and values of one length, got ([0], [1], [])",
+        ),
         (lambda: Rows("ab", []).to_json(), "columns must be a list of texts, got 'ab'"),
     ],
 )
@@ -272,3 +309,41 @@ def test_a_model_and_its_optimizer_that_are_swapped_are_named_before_there_is_a_
     with pytest.raises(TypeError, match=r"^'model' is given an optimizer \(SGD\) for its model: the model comes first"):
         Trial(tmp_path / "swapped").resume(torch.optim.SGD(net.parameters()), net)
     assert Trial(tmp_path / "swapped").resume(net, torch.optim.SGD(net.parameters())) == 0
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_what_has_ended_is_copied_and_pickled_and_what_is_written_has_one_writer(again, tmp_path):
+    with Trial(tmp_path / "t", config={"lr": 0.1}, system_interval_s=None, capture=False) as trial:
+        trial.log(0, {"loss": 2.0})
+    assert again(trial).id == again(trial.record).id == trial.id
+    assert again(trial.metrics()).last() == {"loss": 2.0}
+    assert again(Study(tmp_path / "s")).path == tmp_path / "s"
+    experiment = Experiment(tmp_path / "e", search="random").run(1, lambda trial: 3.0, progress=False)
+    assert again(experiment).best_score == 3.0
+    for one in (
+        Histogram([1.0, 2.0]),
+        Rows(["a"], [[1]]),
+        Confusion([0, 1], [1, 0]),
+        PrecisionRecall([0, 1], [0.2, 0.8]),
+    ):
+        assert again(one).to_json() == one.to_json()
+    for one in (Audio(np.zeros(9), rate=8000), Video(np.zeros((2, 4, 4, 3), "uint8"))):
+        assert again(one).to_file() == one.to_file()
+    told = again(Alerts(print, ends=("failed",)))
+    assert vars(told).keys() == vars(Alerts(print)).keys()
+    if again is not copy.copy:
+        with Trial(tmp_path / "open", system_interval_s=None, capture=False) as trial:
+            trial.log(0, {"loss": 1.0})
+            with pytest.raises(TypeError, match="has one writer, and cannot be copied or pickled"):
+                again(trial)
+            trial.log(1, {"loss": 0.5})
+        assert trial.metrics()["loss"].values.tolist() == [1.0, 0.5]
+
+
+def test_a_score_that_no_float_holds_fails_in_one_sentence(tmp_path):
+    experiment = Experiment(tmp_path / "e", search="random")
+    with pytest.raises(
+        ValueError, match=r"^the objective must return a score that a float holds, got one of 1329 bits$"
+    ):
+        experiment.run(1, lambda trial: 10**400, progress=False)
+    assert [row.state for row in experiment.trials()] == ["failed"]

@@ -29,6 +29,7 @@ SCRIPT = "<script>document.title='hacked'</script>"
 SERIOUS = ("serious", "critical")
 AXE = find_spec("axe_playwright_python")
 WAIT_MS = 60_000
+FILLED = "document.querySelector('figure').offsetWidth / document.querySelector('.charts').offsetWidth"
 HURRY = "const later = setTimeout; globalThis.setTimeout = (what, ms) => later(what, ms / 8)"
 """The page asks its server once a second; here it needs not wait so long."""
 
@@ -179,7 +180,7 @@ def test_every_view_shows_the_selected_trials(look, url):
     text = open_view(page, "Code")
     assert text.count("0123456789") == 1  # the same code is told once
     assert "+dim = 8" in text
-    assert "1 untracked files" in text
+    assert "1 untracked file" in text
     open_view(page, "System")
     assert min(points(page, "memory_process_bytes")) >= 1
     text = open_view(page, "Search")
@@ -287,6 +288,7 @@ def test_a_live_trial_is_followed_and_a_lost_server_is_told(look, serve, tmp_pat
         select(page, "live")
         page.wait_for_selector("figure[data-key=loss] canvas")
         page.wait_for_selector("#runs .running")
+        assert page.evaluate(FILLED) > 0.95  # a lone chart has all the room
         asked: list[str] = []
         page.on("request", lambda request: "api/curves" in request.url and asked.append(request.url))
         for step in range(1, 6):

@@ -316,7 +316,9 @@ def test_whatever_one_record_holds_every_other_is_shown_and_it_says_what_is_wron
     assert [problem in told for told in rows["a"]["problems"][:1]] == ([True] if problem else [])
     if not rows["a"]["id"].startswith("damaged-"):
         identity = rows["a"]["id"]
-        assert client.json(f"/api/trial/{identity}")["keys"] == ["loss"]
+        told = client.json(f"/api/trial/{identity}")
+        assert told["keys"] == ["loss"]
+        assert ("metrics.jsonl: 1 damaged line" in told["problems"]) == (file == "metrics.jsonl")
         assert client.curves(f"id={identity}&key=loss")[0][2].tolist()[:200] == [1 / (step + 1) for step in range(200)]
         for part in ("log", "diff"):
             assert client.get(f"/api/trial/{identity}/{part}")[0] == 200

@@ -168,6 +168,7 @@ def show(options: argparse.Namespace) -> int:
         "id": record.id,
         "state": record.state,
         "error": record.meta.get("error"),
+        "damaged": "; ".join(record.problems()) or None,
         "started": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.meta.get("created", 0))),
         "sessions": len(record.meta.get("sessions", [])),
         "host": session.get("host"),

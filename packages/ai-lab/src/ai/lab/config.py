@@ -216,6 +216,8 @@ def override(config: T, *assignments: str) -> T:
     """Returns a copy of the dataclass `config` with dotted assignments applied; see `Config.override`."""
     values = to_plain(config)
     for assignment in assignments:
+        if not isinstance(assignment, str):
+            raise TypeError(f"an override must be text that reads name=value, got {assignment!r}")
         dotted, separator, text = assignment.partition("=")
         if not separator or not dotted:
             raise ValueError(f"an override must read name=value, got {assignment!r}")

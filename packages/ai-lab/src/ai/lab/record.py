@@ -60,6 +60,11 @@ class Metrics(Mapping[str, Column]):
     """
 
     def __init__(self, columns: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
+        if not isinstance(columns, Mapping):
+            raise TypeError(f"columns must be arrays of steps, times and values by name, got {columns!r}")
+        for key, column in columns.items():
+            if len(column) != 3 or len({len(part) for part in column}) != 1:
+                raise ValueError(f"columns[{key!r}] must be steps, times and values of one length, got {column!r}")
         self._columns = {key: Column(*column) for key, column in columns.items()}
 
     def __getitem__(self, key: str) -> Column:
@@ -81,7 +86,7 @@ class Metrics(Mapping[str, Column]):
 
     def last(self) -> dict[str, float]:
         """Returns each metric's last value."""
-        return {key: float(column.values[-1]) for key, column in self._columns.items()}
+        return {key: float(column.values[-1]) for key, column in self._columns.items() if len(column.values)}
 
     def frame(self) -> "pd.DataFrame":
         """Returns a DataFrame with one row a step and one column a metric (the last value of a step counts).
@@ -110,10 +115,13 @@ class Record:
         marker: What its marker file holds, where that is known.
 
     Raises:
+        TypeError: `path` is neither text nor a path.
         FileNotFoundError: it is no trial's.
     """
 
     def __init__(self, path: str | Path, marker: Mapping[str, Any] | None = None) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"path must be text or a pathlib.Path, got {path!r}")
         self.path = expanded(path)
         marker = marker or read_marker(self.path)
         if marker is None or marker["kind"] != "trial":
@@ -171,7 +179,7 @@ class Record:
         except (OSError, ValueError) as error:
             problems.append(str(error))
         damaged = read_indexed_table(self.path / METRICS).damaged
-        return problems + ([f"{METRICS}: {damaged} damaged lines"] if damaged else [])
+        return problems + ([f"{METRICS}: {damaged} damaged line{'s' if damaged > 1 else ''}"] if damaged else [])
 
     @property
     def state(self) -> str:

@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 from ai.lab.files.lock import Holder, Lock, holder_of, named_in
 
@@ -42,6 +43,11 @@ class Owner:
     def release(self) -> None:
         """Gives the right up; may be called twice."""
         self._lock.release()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "what is being written has one writer, and cannot be copied or pickled: end it, or pass its path"
+        )
 
     def __enter__(self) -> "Owner":
         return self

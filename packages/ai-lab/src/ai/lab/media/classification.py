@@ -76,11 +76,11 @@ class PrecisionRecall:
         """Returns the curves, each with its average precision as `area`.
 
         Raises:
-            TypeError: the truth is no whole numbers.
+            TypeError: the truth is no whole numbers, or the scores are no numbers.
             ValueError: shapes do not fit, a score is not finite, a class has no column, or names are too few.
         """
         truth = _classes("truth", self.truth)
-        scores = np.asarray(_plain(self.scores), np.float64)
+        scores = as_numbers("scores", self.scores)
         if scores.ndim not in (1, 2) or len(scores) != len(truth) or not len(truth):
             raise ValueError(
                 f"scores must be ({len(truth)},) or ({len(truth)}, classes) and not empty, got {scores.shape}"
@@ -111,6 +111,26 @@ def _curve(name: str, positive: np.ndarray, scores: np.ndarray) -> dict[str, Any
     area = float(np.sum(np.diff(recall, prepend=0.0) * precision))
     kept = np.unique(np.linspace(0, len(ends) - 1, min(len(ends), MOST_POINTS)).round().astype(int))
     return {"name": name, "x": [0.0, *recall[kept].tolist()], "y": [1.0, *precision[kept].tolist()], "area": area}
+
+
+def as_numbers(name: str, values: Any) -> np.ndarray:
+    """Returns an array of floats of what is numbers; `name` says of which argument.
+
+    Raises:
+        TypeError: it is not, such as text, None, complex numbers or rows of several lengths.
+    """
+    try:
+        array = np.asarray(_plain(values))
+    except (TypeError, ValueError):  # of several lengths
+        array = np.asarray(None)
+    if array.size and array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be numbers, got {_shown(values)}")
+    return array.astype(np.float64)
+
+
+def _shown(values: Any) -> str:
+    text = repr(values)
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _classes(name: str, values: Any) -> np.ndarray:

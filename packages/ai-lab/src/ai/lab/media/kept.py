@@ -20,7 +20,7 @@ import numpy as np
 from ai.lab.arguments import check_text, check_texts, check_whole
 from ai.lab.files.folder import write_atomic
 from ai.lab.files.metrics_writer import as_step
-from ai.lab.media.classification import Confusion, PrecisionRecall
+from ai.lab.media.classification import Confusion, PrecisionRecall, as_numbers
 from ai.lab.media.clips import Audio, Video
 from ai.lab.record import MEDIA, MEDIA_TYPES
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 200
 """Of a name of something kept, in bytes: a file is named by it."""
+MOST_BINS = 10_000
 LARGEST_ROWS = 10_000
 """A table of more rows is a file of the user's own."""
 _NAME = re.compile(r"[\w][\w .+-]*")
@@ -40,20 +41,24 @@ class Histogram:
 
     Args:
         values: Any shape; what is not finite is counted apart.
-        bins: How many.
+        bins: How many, 10,000 at most.
     """
 
     values: "np.ndarray | Tensor | Sequence[float]"
     bins: int = 64
 
     def to_json(self) -> dict[str, Any]:
-        """Returns edges, counts and how many values are not finite."""
-        values: Any = self.values
-        if hasattr(values, "detach"):
-            values = values.detach().float().cpu()
-        numbers = np.asarray(values, np.float64).reshape(-1)
-        finite = numbers[np.isfinite(numbers)]
+        """Returns edges, counts and how many values are not finite.
+
+        Raises:
+            TypeError: the values are no numbers, or `bins` is no whole number.
+            ValueError: there are too few or too many bins.
+        """
         check_whole(1, bins=self.bins)
+        if self.bins > MOST_BINS:
+            raise ValueError(f"bins must be at most {MOST_BINS}, got {self.bins}")
+        numbers = as_numbers("values", self.values).reshape(-1)
+        finite = numbers[np.isfinite(numbers)]
         counts, edges = np.zeros(0, int), np.zeros(0)
         if len(finite):
             try:
@@ -81,10 +86,12 @@ class Rows:
         """Returns head and rows, what JSON lacks as text.
 
         Raises:
-            TypeError: `columns` is no list of texts.
+            TypeError: `columns` is no list of texts, or `rows` no list.
             ValueError: a row has another length than the head, or there are too many.
         """
         check_texts(columns=self.columns)
+        if not hasattr(self.rows, "__len__") or isinstance(self.rows, str):
+            raise TypeError(f"rows must be a list of rows, got {self.rows!r}")
         if len(self.rows) > LARGEST_ROWS:
             raise ValueError(f"rows must be at most {LARGEST_ROWS}, got {len(self.rows)}")
         for index, row in enumerate(self.rows):

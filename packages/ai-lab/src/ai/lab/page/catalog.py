@@ -129,6 +129,10 @@ class Catalog:
         """Returns a trial's metrics; only what was appended since the last call is read."""
         return self.named_columns(identity, file)[1]
 
+    def damaged_lines(self, identity: str, file: str = METRICS) -> int:
+        """Returns how many lines of a trial's metrics are damaged."""
+        return self._curves.damaged(self.record(identity).path / file)
+
     def named_columns(self, identity: str, file: str) -> tuple[str, dict[str, Column]]:
         """Returns a trial's metrics, with a name that they have as long as they only grow."""
         name, columns = self._curves.named(self.record(identity).path / file)

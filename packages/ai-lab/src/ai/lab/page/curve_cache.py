@@ -44,6 +44,11 @@ class CurveCache:
         with self._lock:
             return self._table(path).last()
 
+    def damaged(self, path: Path) -> int:
+        """Returns how many of a file's lines are no rows, or hold values that are no numbers."""
+        with self._lock:
+            return self._table(path).damaged
+
     def _table(self, path: Path) -> Table:
         with self._counted(path, self._tails.setdefault(path, _Tail(path))) as tail:
             tail.update()

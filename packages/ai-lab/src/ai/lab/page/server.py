@@ -27,7 +27,7 @@ from ai.lab.files.marks import change_marks
 from ai.lab.page.catalog import Catalog, plain, short
 from ai.lab.page.decimate import decimate
 from ai.lab.page.importance import Importances
-from ai.lab.record import MEDIA_TYPES, SYSTEM, Column, Record
+from ai.lab.record import MEDIA_TYPES, METRICS, SYSTEM, Column, Record
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -208,6 +208,9 @@ def describe_trial(catalog: Catalog, identity: str) -> dict[str, Any]:
         session["torch_seed"] = short(session.get("torch_seed"))
         if git := session.get("git"):
             git["diff"] = len(git.get("diff") or "")  # fetched when it is looked at
+    for file in (METRICS, SYSTEM):  # a list of trials reads no rows of what has ended: here they are read anyway
+        if damaged := catalog.damaged_lines(identity, file):
+            problems = [*problems, f"{file}: {damaged} damaged line{'s' if damaged > 1 else ''}"]
     return {
         "id": record.id,
         "path": str(record.path),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ai.lab.arguments import check_directions
 from ai.lab.report.text_table import format_table
 
 if TYPE_CHECKING:
@@ -121,11 +122,9 @@ class Table:
     def _winners(self, best: Mapping[str, str] | None) -> set[tuple[int, int]]:
         """Returns row and column of the best values."""
         winners: set[tuple[int, int]] = set()
-        for name, direction in (best or {}).items():
+        for name, direction in check_directions(best={} if best is None else best).items():
             if name not in self.columns:
                 raise ValueError(f"best must name columns ({', '.join(self.columns)}), got {name!r}")
-            if direction not in ("min", "max"):
-                raise ValueError(f"best of {name!r} must be 'min' or 'max', got {direction!r}")
             column = self.columns.index(name)
             known = {
                 index: number for index, row in enumerate(self.rows) if (number := _number(row[column])) is not None

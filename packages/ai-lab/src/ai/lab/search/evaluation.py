@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 
+from ai.lab.files.load import is_number
 from ai.lab.files.ownership import Owner
 from ai.lab.recording.outcome import outcome_of
 from ai.lab.search.experiment_trial import ExperimentTrial, Objective
@@ -87,4 +88,8 @@ def _as_number(score: object) -> float:
     item = score.item() if hasattr(score, "item") else score
     if isinstance(item, bool) or not isinstance(item, int | float):
         raise TypeError(f"the objective must return one number as its score, got {score!r}")
+    if not is_number(item):
+        raise ValueError(
+            f"the objective must return a score that a float holds, got one of {int(item).bit_length()} bits"
+        )
     return float(item)

@@ -51,15 +51,16 @@ export function drawChart(chart, curves, { log = false, clip = false, xLabel = '
   const clean = values => Array.from(values, value => Number.isFinite(value) && (!log || value > 0) ? value : null);
   const data = curves.map(({ x, y, low, high }) => low ? [x, clean(y), clean(low), clean(high)] : [x, clean(y)]);
   const seconds = xLabel === 'time';
+  const whole = !seconds && data.every(([x]) => x.every(Number.isInteger)); // no tick at half a step
   const options = {
     mode: 2, width: Math.max(200, Math.floor(place.clientWidth) || 410), height: HEIGHT, legend: { show: false }, padding: [8, 10, 0, 0],
     cursor: { points: { show: false }, drag: { x: true, y: false, setScale: false } },
     scales: {
       x: { time: false, range: () => zoom ?? spread(data.map(one => one[0]), false, 0) },
-      y: { distr: log ? 3 : 1, range: () => unit === 'percent' ? [0, 100] : spread(data.flatMap(one => one.slice(1)).map(column => clip ? inliers(column) : column), log, 0.04) },
+      y: { distr: log ? 3 : 1, range: () => unit === 'percent' ? [0, Math.max(100, spread(data.map(one => one[1]), false, 0)[1])] : spread(data.flatMap(one => one.slice(1)).map(column => clip ? inliers(column) : column), log, 0.04) },
     },
     axes: [
-      { ...axis, label: xLabel, labelSize: 16, labelFont: '11px system-ui', splits: (u, index, low, high) => even(low, high).filter(tick => xLabel !== 'step' || Number.isInteger(tick)), values: (u, ticks) => ticks.map(tick => tick == null ? '' : seconds ? lasting(tick) : short(tick)) },
+      { ...axis, label: xLabel, labelSize: 16, labelFont: '11px system-ui', splits: (u, index, low, high) => even(low, high).filter(tick => !whole || Number.isInteger(tick)), values: (u, ticks) => ticks.map(tick => tick == null ? '' : seconds ? lasting(tick) : short(tick)) },
       { ...axis, size: 60, incrs: STEPS, splits: (u, index, low, high) => log ? decades(low, high) : even(low, high), filter: (u, ticks) => ticks, values: (u, ticks) => ticks.map(tick => tick == null ? '' : amount(tick, unit)) },
     ],
     series: [{}, ...curves.map(({ label, color, dash, faint }) => ({ label, stroke: faint ? color + '44' : color, fill: color + '2e', width: 2, dash, facets: [{ scale: 'x', auto: true }, { scale: 'y', auto: true }], paths, points: { show: false } }))],

@@ -31,7 +31,7 @@ function diffBlocks(text) {
     const head = element('summary', {}, name, ' ', element('span', { class: 'plus' }, `+${count('+')}`), ' ', element('span', { class: 'minus' }, `−${count('-')}`));
     return element('details', { class: 'file', open: index < 8 && lines.length < 400 }, head, element('pre', { tabindex: 0 }, ...shown, lines.length > 5000 ? '… the rest is in meta.json' : null));
   });
-  if (untracked.length) blocks.push(element('details', { class: 'file' }, element('summary', {}, `${untracked.length} untracked files`), element('pre', { tabindex: 0 }, untracked.join('\n'))));
+  if (untracked.length) blocks.push(element('details', { class: 'file' }, element('summary', {}, untracked.length === 1 ? '1 untracked file' : `${untracked.length} untracked files`), element('pre', { tabindex: 0 }, untracked.join('\n'))));
   return blocks;
 }
 

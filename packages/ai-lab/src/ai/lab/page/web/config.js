@@ -9,11 +9,11 @@ export async function configView(page, anew) {
   if (!anew) { page.view.querySelectorAll('.marks').forEach(place => place.refresh(page)); return; }
   const details = await getDetails(page.trials);
   if (!page.still()) return;
-  const about = details.map(({ path, state, meta }) => {
+  const about = details.map(({ path, state, meta, problems }) => {
     const session = meta.sessions?.at(-1) ?? {};
     const { git, hardware, packages } = session;
     return {
-      state, error: meta.error, started: when(meta.created), lasted: session.end ? lasting(session.end.time - session.time) : null, sessions: meta.sessions?.length,
+      state, damaged: problems.join('; '), error: meta.error, started: when(meta.created), lasted: session.end ? lasting(session.end.time - session.time) : null, sessions: meta.sessions?.length,
       commit: git?.commit?.slice(0, 10), branch: git?.branch, 'uncommitted changes': git ? (git.diff ? 'yes' : 'no') : null, command: session.argv?.join(' '), folder: session.cwd,
       host: session.host, processor: hardware?.processor, threads: hardware?.threads, gpus: hardware?.gpus?.map(gpu => gpu.name).join(', '), python: session.python, torch: packages?.torch,
       seed: session.torch_seed, recorded: path,

@@ -50,7 +50,7 @@ export async function systemView(page, anew) {
   if (!page.still()) return;
   if (!keys.length) { page.show(empty('No system metrics were recorded: these runs were shorter than the interval, or told to record none.')); return; }
   if (anew || !page.view.querySelector('.charts')) page.show(legend(page, true), element('div', { class: 'charts' }));
-  draw(page, page.view.querySelector('.charts'), keys, curves, key => ({ xLabel: 'time', unit: UNITS.find(unit => key.endsWith(unit) && key !== 'cpu_process_percent') ?? '' }),
+  draw(page, page.view.querySelector('.charts'), keys, curves, key => ({ xLabel: 'time', unit: UNITS.find(unit => key.endsWith(unit)) ?? '' }),
     key => allRows(page, key, { x: 'time', file: 'system' }, 'time'), () => {});
 }
 

@@ -149,7 +149,8 @@ function makeAxis(name, values) {
     const middle = log ? Math.exp((a + b) / 2) : (a + b) / 2;
     const place = value => value == null ? NaN : b === a ? 0.5 : ((log ? Math.log(value) : value) - a) / (b - a);
     const apart = known.slice(1).every((value, index) => place(value) - place(known[index]) > 0.07);
-    const ticks = known.length <= 4 && apart ? known : [low, Number(middle.toPrecision(2)), high];
+    const between = present.every(Number.isInteger) ? Math.round(middle) : Number(middle.toPrecision(2));
+    const ticks = known.length <= 4 && apart ? known : [low, between, high];
     return { name, log, place, ticks };
   }
   const known = [...new Set(present.map(String))].sort();
