@@ -1,3 +1,5 @@
+import contextlib
+import io
 import sys
 
 from ai.lab.recording import console_log
@@ -29,3 +31,20 @@ def test_a_line_is_joined_at_its_end_and_not_at_each_write(tmp_path, capsys, mon
     assert max(kept) == 30
     assert kept.count(1) <= 4  # so often were they joined
     assert (tmp_path / "log.txt").read_text().endswith("56789\n")
+
+
+def test_logs_that_end_in_any_order_put_the_streams_back_and_lengthen_no_chain(tmp_path):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        last = TextLog(tmp_path / "0")
+        for number in range(1, 30):  # each begins before the one before it ends
+            log = TextLog(tmp_path / str(number))
+            last.close()
+            print(number)
+            assert sys.stdout.inner is out
+            last = log
+        last.close()
+        assert sys.stdout is out
+        print("end")
+    assert out.getvalue().split() == [*map(str, range(1, 30)), "end"]
+    assert [(tmp_path / str(number)).read_text() for number in (0, 1, 29)] == ["", "1\n", "29\n"]

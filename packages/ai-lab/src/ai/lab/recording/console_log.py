@@ -42,8 +42,11 @@ class TextLog:
         """Puts the streams back and closes the file; may be called twice."""
         for name, stream in self._streams.items():
             stream.finish()
-            if getattr(sys, name) is stream:  # somebody who wrapped it since keeps working through ours
-                setattr(sys, name, stream.inner)
+            # Logs may end in any order. Somebody who wrapped a stream since keeps working through ours.
+            outer = _without_ended(getattr(sys, name))
+            setattr(sys, name, outer)
+            while isinstance(outer, _Tee):
+                outer.inner = outer = _without_ended(outer.inner)
         self._file.close()
 
 
@@ -53,6 +56,7 @@ class _Tee:
     def __init__(self, inner: TextIO, log: TextLog) -> None:
         self.inner = inner
         self._log = weakref.ref(log)
+        self.has_ended = False
         self._parts: list[str] = []  # of the line that is not at its end, joined only there
 
     def write(self, text: str) -> int:
@@ -75,8 +79,15 @@ class _Tee:
             log.write("".join(line.rstrip("\r").rpartition("\r")[2] + "\n" for line in whole.split("\n")))
 
     def finish(self) -> None:
+        self.has_ended = True
         if "".join(self._parts).strip():
             self._keep("\n")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
+
+
+def _without_ended(stream: Any) -> Any:
+    while isinstance(stream, _Tee) and stream.has_ended:
+        stream = stream.inner
+    return stream
