@@ -1,7 +1,9 @@
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+import types
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from ai import examples
 from ai.examples import cli
+from ai.lab.files.folder import LabPathError
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,22 @@ def test_a_wrong_root_of_the_lab_is_told_in_one_line(monkeypatch, capsys, tmp_pa
         cli.main()
     assert exit_.value.code == 2
     assert capsys.readouterr().err.startswith(f"ai-examples: AI_LAB_PATH ({tmp_path / 'notes.txt'}) must be a folder")
+
+
+@pytest.mark.parametrize(("error", "status"), [(LabPathError("AI_LAB_PATH (x) must be"), 2), (OSError(28, "full"), 1)])
+def test_every_door_tells_a_failing_file_in_one_sentence(error, status, monkeypatch, capsys):
+    def fails():
+        raise error
+
+    doors = sorted(Path(cli.__file__).parent.glob("*/__main__.py"))
+    assert len(doors) > 10
+    for door in doors:
+        name = door.parent.name
+        monkeypatch.setitem(sys.modules, f"ai.examples.{name}.main", types.SimpleNamespace(main=fails))
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_path(str(door), run_name="__main__")
+        assert exit_.value.code == status
+        assert capsys.readouterr().err == f"{name}: {error}\n"
 
 
 def test_an_unknown_example_exits_with_the_nearest_name(monkeypatch, capsys):

@@ -1,6 +1,7 @@
 import inspect
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +65,18 @@ def test_a_wrong_root_is_told_in_one_sentence_before_anything_runs(registered, m
     assert exit_.value.code == 2
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", f"reproduce: AI_LAB_PATH ({file}) must be a folder, and {file} is none\n")
+
+
+def test_a_root_that_cannot_be_made_is_told_before_anything_runs(registered, monkeypatch, capsys):
+    def refuses(path, *how, **more):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    root = registered / "there" / "not"
+    monkeypatch.setenv("AI_LAB_PATH", str(root))
+    monkeypatch.setattr(Path, "mkdir", refuses)
+    monkeypatch.setattr(sys, "argv", ["reproduce", "stand-in"])
+    with pytest.raises(SystemExit) as exit_:
+        reproduce.main()
+    assert exit_.value.code == 2
+    told = f"AI_LAB_PATH ({root}) must be a folder in which 'reproduce' can be made: Permission denied"
+    assert capsys.readouterr() == ("", f"reproduce: {told}: {root / 'reproduce'}\n")

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -21,10 +22,17 @@ def model():
     return m.fc(4, 2)
 
 
-def train(**how):
+class Lab:
+    """Stands for a trial, which makes a hook."""
+
+    def hook(self):
+        """Returns nothing."""
+
+
+def train(opt=None, **how):
     net = model()
     trainer = ai.Trainer(ai.train.Classify(), dataset().loader(4, train=True))
-    return trainer.train(net, ai.opt.sgd(net), **{"steplimit": 1, **how})
+    return trainer.train(net, opt or ai.opt.sgd(net), **{"steplimit": 1, **how})
 
 
 SLIPS = [
@@ -58,6 +66,34 @@ SLIPS = [
         lambda: ai.Trainer(model(), []),
         r"env must be .* and Linear takes \(input\): the model goes to train\(model, opt\)",
     ),
+    (
+        lambda: dataset().loader(4, shuffle=True),
+        r"a loader has no option 'shuffle'; what torch calls so is train, which",
+    ),
+    (
+        lambda: dataset().loader(4, num_workers=2),
+        r"no option 'num_workers'; what torch calls so is n_workers; its options",
+    ),
+    (
+        lambda: ai.Trainer(ai.train.Classify(), [], callbacks=[]),
+        r"no option 'callbacks'; what others call so is a hook,",
+    ),
+    (
+        lambda: ai.Trainer(ai.train.Classify(), [], max_epochs=3),
+        r"no option 'max_epochs'; .* train\(model, opt, epochs=3",
+    ),
+    (
+        lambda: ai.Trainer(ai.train.Classify(), [], wrong=1),
+        r"Trainer has no option 'wrong'; its options are accumulate,",
+    ),
+    (lambda: train(hook=Lab().hook), r"hook must have setup, .*, and a method lacks setup: call it, hook\(\)"),
+    (lambda: train(opt=ai.opt.adam), r"optimizer of 'model' must be .*, not the function adam: call it with the model"),
+    (lambda: train(opt="adam"), r"optimizer of 'model' must be a torch.optim.Optimizer, not str"),
+    (
+        lambda: m.seq(m.flatten, m.fc(4, 2)),
+        r"modules\[0\] must be a module, and flatten is a function that makes one: fl",
+    ),
+    (lambda: m.seq(torch.nn.ReLU, m.fc(4, 2)), r"modules\[0\] must be an instance: ReLU\(...\), not the class ReLU"),
     (lambda: ai.Trainer(m.Model(model()), []), r"env must be .* and Model takes \(input\): the model goes to train"),
     (lambda: ai.Trainer(lambda batch: 0, []), r"env must be callable as env\(model, batch, step\), and <lambda> takes"),
     (lambda: ai.MultiTrainer(lambda m, b, s: 0, []), r"env must be callable as env\(key, models, batch, step\), and"),
@@ -100,6 +136,43 @@ def test_what_other_libraries_call_a_method_is_told_ours():
         _ = trainer.nothing
     assert not hasattr(trainer, "fit")
     copy.deepcopy(trainer)
+
+
+OTHERS = [
+    (ai, "Dataset", "ai.data.Dataset"),
+    (ai, "LightningModule", r"a function env\(model, batch, step\) that returns the loss"),
+    (ai, "optim", "ai.opt"),
+    (ai.model, "Linear", r"m.fc\(n1, n2\)"),
+    (ai.model, "Dense", r"m.fc\(n1, n2\)"),
+    (ai.model, "Sequential", r"m.seq\(a, b\)"),
+    (ai.data, "ImageFolder", r"ai.data.ImgDataset\(folder, imsize, labels='folder'\)"),
+    (ai.data, "MNIST", r"ai.data.mnist_dataset\(\)"),
+    (ai.train, "ModelCheckpoint", r"ai.Trial\(path, save_snapshots=True\)"),
+    (ai.train, "Callback", "ai.train.HookInterface"),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "ours"), OTHERS, ids=[name for _, name, _ in OTHERS])
+def test_what_other_libraries_call_a_thing_is_told_ours(module, name, ours):
+    with pytest.raises(AttributeError, match=rf"^module '{module.__name__}' has no attribute '{name}': .* is {ours}$"):
+        getattr(module, name)
+    with pytest.raises(AttributeError, match=rf"^module '{module.__name__}' has no attribute 'nothing'$"):
+        _ = module.nothing
+
+
+def test_an_optimiser_by_the_name_of_torchs_class_is_told_its_function():
+    with pytest.raises(AttributeError, match=r"'Adam': what torch calls so is made by opt.adam\(model\)$"):
+        _ = ai.opt.Adam
+    with pytest.raises(AttributeError, match=r"^module 'ai.train.opt' has no attribute 'nothing'$"):
+        _ = ai.opt.nothing
+
+
+def test_what_every_name_of_another_library_leads_to_is_there():
+    for module in (ai, ai.model, ai.data, ai.train):
+        for name, ours in module._ELSEWHERE.items():
+            assert name not in module.__all__, name
+            for path in re.findall(r"\b(?:ai|m|torch)(?:\.\w+)+", ours):
+                functools.reduce(getattr, path.split(".")[1:], {"ai": ai, "m": m, "torch": torch}[path.split(".")[0]])
 
 
 def test_numbers_of_numpy_and_torch_are_numbers():

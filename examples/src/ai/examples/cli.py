@@ -6,7 +6,8 @@ An example is a package of `ai.examples` whose `main` module has a `main()` that
 import ast
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
@@ -108,11 +109,19 @@ def main() -> None:
         refuse_unknown("ai-examples", "example", name, list(known))
     run: Callable[[], None] = import_module(f"ai.examples.{name}.main").main
     sys.argv = [f"ai-examples {name}", *rest]
+    with told("ai-examples"):
+        run()
 
+
+@contextmanager
+def told(command: str) -> Iterator[None]:
+    """Ends a command in one sentence where a file or folder fails it: status 2 for the lab's root, 1 for any other."""
     from ai.lab.files.folder import LabPathError
 
     try:
-        run()
-    except LabPathError as error:
-        print(f"ai-examples: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        yield
+    except BrokenPipeError:  # whoever read what it prints has gone, which Python says in its own way
+        raise
+    except OSError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, LabPathError) else 1) from None

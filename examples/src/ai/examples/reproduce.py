@@ -10,12 +10,12 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from ai.examples.cli import listing, refuse_unknown
+from ai.examples.cli import listing, refuse_unknown, told
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,6 @@ RESULTS: dict[str, Result] = {
 
 def main() -> None:
     """Runs one result by its name, and writes its numbers with command, seed, time and commit."""
-    import tyro
-
-    from ai.lab.files.folder import LabPathError, lab_root
-
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "--list"):
         described = {name: result.description for name, result in RESULTS.items()}
@@ -104,24 +100,32 @@ def main() -> None:
     name, *rest = arguments
     if name not in RESULTS:
         refuse_unknown("reproduce", "result", name, list(RESULTS))
-    try:
-        root = lab_root()  # refused before hours of work
-    except LabPathError as error:
-        print(f"reproduce: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    with told("reproduce"):
+        run(name, rest)
+
+
+def run(name: str, options: Sequence[str]) -> None:
+    """Measures the result of a name; what it gives is printed, and kept in the lab's root.
+
+    Raises:
+        LabPathError: Nothing can be kept there; this is known before hours of work.
+    """
+    import tyro
+
+    from ai.lab.files.folder import lab_folder
+
+    path = lab_folder("reproduce") / f"{name}.json"
     started = time.monotonic()
     function = RESULTS[name].load()
-    numbers = tyro.cli(function, args=rest, prog=f"reproduce {name}")
+    numbers = tyro.cli(function, args=options, prog=f"reproduce {name}")
     record = {
         "name": name,
-        "command": " ".join(["python -m ai.examples.reproduce", name, *rest]),
+        "command": " ".join(["python -m ai.examples.reproduce", name, *options]),
         "numbers": numbers,
         "seconds": round(time.monotonic() - started, 1),
         **surroundings(),
     }
     print(json.dumps(record, indent=2))
-    path = root / "reproduce" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

@@ -58,6 +58,20 @@ _SHORTCUTS = {
     "opt": "train",
 }
 
+# What torch, Lightning and Keras call a thing -> ours, for whoever asks by their name.
+_ELSEWHERE = {
+    "Callback": "ai.train.HookInterface",
+    "DataLoader": "what ai.data.Dataset.loader(batch_size) returns",
+    "Dataset": "ai.data.Dataset",
+    "LightningModule": "a function env(model, batch, step) that returns the loss",
+    "Module": "ai.Model",
+    "Sequential": "ai.model.seq(a, b)",
+    "fit": "ai.Trainer(env, data).train(model, opt)",
+    "layers": "ai.model",
+    "nn": "ai.model",
+    "optim": "ai.opt",
+}
+
 
 # A type checker goes by the imports above: `__getattr__` would type every misspelling as Any, and a computed `__all__`
 # leaves nothing to `import *`.
@@ -67,7 +81,8 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         owner = _SHORTCUTS.get(name, name)
         if owner not in _DISTRIBUTIONS:
-            raise AttributeError(f"module 'ai' has no attribute {name!r}")
+            hint = f": what others call so is {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+            raise AttributeError(f"module 'ai' has no attribute {name!r}{hint}")
         module_name = f"ai.{owner}"
         try:
             module = import_module(module_name)

@@ -1,6 +1,8 @@
 """Runs `python -m ai.examples.diffusion`."""
 
+from ai.examples.cli import told
 from ai.examples.diffusion.main import main
 
 if __name__ == "__main__":
-    main()
+    with told("diffusion"):
+        main()

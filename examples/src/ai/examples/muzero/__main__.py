@@ -1,6 +1,8 @@
 """Runs `python -m ai.examples.muzero`."""
 
+from ai.examples.cli import told
 from ai.examples.muzero.main import main
 
 if __name__ == "__main__":
-    main()
+    with told("muzero"):
+        main()

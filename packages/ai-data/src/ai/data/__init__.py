@@ -72,6 +72,16 @@ _MODULES = ("augment", "sampling", "toy", "util")
 
 # A type checker goes by the imports above: `__getattr__` would type every misspelling as Any, and a computed `__all__`
 # leaves nothing to `import *`.
+# What torchvision, torch and Lightning call a thing -> ours, for whoever asks by their name.
+_ELSEWHERE = {
+    "ImageFolder": "ai.data.ImgDataset(folder, imsize, labels='folder')",
+    "LightningDataModule": "a loader for each part: Dataset.split, then loader(batch_size)",
+    "MNIST": "ai.data.mnist_dataset()",
+    "TensorDataset": "ai.data.Dataset({'x': X, 'y': Y})",
+    "mnist": "ai.data.mnist_dataset()",
+    "random_split": "Dataset.split(0.8, 0.2)",
+}
+
 if not TYPE_CHECKING:
     __all__ = [*_OWNERS, *_MODULES]
 
@@ -79,7 +89,8 @@ if not TYPE_CHECKING:
         if name in _MODULES:
             return import_module(f"ai.data.{name}")
         if name not in _OWNERS:
-            raise AttributeError(f"module 'ai.data' has no attribute {name!r}")
+            hint = f": what others call so is {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+            raise AttributeError(f"module 'ai.data' has no attribute {name!r}{hint}")
         value = getattr(import_module(f"ai.data.{_OWNERS[name]}"), name)
         globals()[name] = value
         return value

@@ -13,7 +13,7 @@ from ai.data.batch.order import SCHEME, Order, Position
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.transform import Transform
 from ai.data.batch.turns import Turn
-from ai.data.loading.options import LoaderOptions, Options
+from ai.data.loading.options import LoaderOptions, options_of
 from ai.data.loading.producer import Producer, make_producer
 from ai.data.storage import columns as cols
 
@@ -69,7 +69,7 @@ class DataLoader:
     ) -> None:
         check_whole(batch_size=batch_size)
         batch_size = int(batch_size)  # numpy's own would end up in states
-        chosen = Options(**options)
+        chosen = options_of(options)
         train = chosen.train
         drop_last = train if chosen.drop_last is None else chosen.drop_last
         if isinstance(dataset, type) or not hasattr(dataset, "fingerprint"):

@@ -192,6 +192,27 @@ sys.modules[__name__].__class__ = _Package
 
 # A type checker goes by the imports above: `__getattr__` would type every misspelling as Any, and a computed `__all__`
 # leaves nothing to `import *`.
+# What torch and Keras call a layer -> ours, for whoever asks by their name.
+_ELSEWHERE = {
+    "BatchNorm2d": "torch.nn.BatchNorm2d, which m.seq takes as it is",
+    "Conv2D": "m.conv(nc1, nc2)",
+    "Conv2d": "m.conv(nc1, nc2)",
+    "Dense": "m.fc(n1, n2)",
+    "Dropout": "torch.nn.Dropout, which m.seq takes as it is",
+    "Flatten": "m.flatten()",
+    "GRU": "m.gru",
+    "LSTM": "m.lstm",
+    "LayerNorm": "torch.nn.LayerNorm, which m.seq takes as it is",
+    "Linear": "m.fc(n1, n2)",
+    "Module": "m.Model",
+    "MultiheadAttention": "m.attn",
+    "ReLU": "m.actv('relu')",
+    "Sequential": "m.seq(a, b)",
+    "dense": "m.fc(n1, n2)",
+    "dropout": "torch.nn.Dropout, which m.seq takes as it is",
+    "relu": "m.actv('relu')",
+}
+
 if not TYPE_CHECKING:
     __all__ = [*_OWNERS, "f", "norm"]
 
@@ -206,7 +227,8 @@ if not TYPE_CHECKING:
             except ModuleNotFoundError as error:
                 if error.name != f"ai.model.{name}":  # the module is there, and something that it needs is not
                     raise
-        raise AttributeError(f"module 'ai.model' has no attribute {name!r}")
+        hint = f": what others call so is {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+        raise AttributeError(f"module 'ai.model' has no attribute {name!r}{hint}")
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

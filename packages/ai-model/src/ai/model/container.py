@@ -26,7 +26,12 @@ def seq(*modules: nn.Module | Callable[[Tensor], Tensor] | None) -> nn.Sequentia
     for one in modules:
         if isinstance(one, (list, tuple)):
             raise TypeError("seq takes modules one by one, m.seq(a, b), not a list of them: m.seq(*modules)")
-    check_instance(**{f"modules[{index}]": one for index, one in enumerate(modules)})
+    for index, one in enumerate(modules):
+        check_instance(**{f"modules[{index}]": one})
+        made = getattr(one, "__annotations__", {}).get("return") if inspect.isfunction(one) else None
+        if isinstance(made, type) and issubclass(made, nn.Module):
+            name = getattr(one, "__name__", "it")
+            raise TypeError(f"modules[{index}] must be a module, and {name} is a function that makes one: {name}(…)")
     return nn.Sequential(*(made for made in map(actv, modules) if made is not None))
 
 

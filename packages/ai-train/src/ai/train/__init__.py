@@ -93,11 +93,20 @@ if not TYPE_CHECKING:  # seen by a type checker, a module __getattr__ would type
         if name == "parallel":
             return import_module("ai.train.parallel")
         if name not in _LAZY:
-            raise AttributeError(f"module 'ai.train' has no attribute {name!r}")
+            hint = f": what others call so is {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+            raise AttributeError(f"module 'ai.train' has no attribute {name!r}{hint}")
         value = getattr(import_module(f"ai.train.{_LAZY[name]}"), name)
         globals()[name] = value
         return value
 
+    # What Lightning and Keras call a thing -> ours, for whoever asks by their name.
+    _ELSEWHERE = {
+        "Callback": "ai.train.HookInterface",
+        "LightningModule": "a function env(model, batch, step) that returns the loss",
+        "ModelCheckpoint": "ai.Trial(path, save_snapshots=True)",
+        "TensorBoardLogger": "an ai.Trial, and ai-lab export PATH --to tensorboard",
+        "optim": "ai.opt",
+    }
     _LAZY = {"export": "distributed.sharded", "find_lr": "lr_search", "plan": "planning", "profile": "profiling"}
 
     def __dir__() -> list[str]:

@@ -1,7 +1,7 @@
 """Optimisers: torch's own, in their fastest form, with parameter groups by rule and clipping that travels with them."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -33,6 +33,13 @@ __all__ = [
 
 Groups = Callable[[nn.Module], list[dict[str, Any]]]
 Made = TypeVar("Made", bound=Optimizer)
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:  # torch's classes, asked for by their names
+        ours = name.lower()
+        hint = f": what torch calls so is made by opt.{ours}(model)" if ours in FACTORIES else ""
+        raise AttributeError(f"module 'ai.train.opt' has no attribute {name!r}{hint}")
 
 
 def sgd(model: nn.Module, lr: float = 1e-2, **options: Any) -> torch.optim.SGD:

@@ -1,6 +1,6 @@
 """The options of a loader: told once, checked once, taken by every function that makes one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -92,3 +92,29 @@ class Options:
             raise ValueError(f"timeout_s must be positive, got {self.timeout_s}")
         if self.timeout_s is not None and self.n_workers == 0:
             raise ValueError("timeout_s needs workers: with n_workers=0 nobody is there to end what never returns")
+
+
+_ELSEWHERE = {
+    "collate_fn": "collate",
+    "num_workers": "n_workers",
+    "pin_memory": "pin",
+    "prefetch_factor": "prefetch",
+    "shuffle": "train, which shuffles and does not end",
+    "timeout": "timeout_s",
+}
+"""What torch calls an option -> ours."""
+
+
+def options_of(given: Mapping[str, Any]) -> Options:
+    """Returns the options that a loader was given.
+
+    Raises:
+        TypeError: one of them is unknown.
+        ValueError: one cannot be.
+    """
+    known = LoaderOptions.__annotations__
+    for name in given:
+        if name not in known:
+            ours = f"what torch calls so is {_ELSEWHERE[name]}; " if name in _ELSEWHERE else ""
+            raise TypeError(f"a loader has no option {name!r}; {ours}its options are {', '.join(known)}")
+    return Options(**given)

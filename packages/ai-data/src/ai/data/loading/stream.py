@@ -13,7 +13,7 @@ from ai.data.batch.device import checked_device
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.transform import Transform
 from ai.data.batch.turns import Turn
-from ai.data.loading.options import LoaderOptions, Options
+from ai.data.loading.options import LoaderOptions, options_of
 from ai.data.loading.stream_pool import Place, Readers
 from ai.data.loading.stream_reading import Cursor, Reading, read_here
 
@@ -76,7 +76,7 @@ class StreamLoader:
     ) -> None:
         check_whole(batch_size=batch_size, shuffle=shuffle)
         batch_size, shuffle = int(batch_size), int(shuffle)  # numpy's own would end up in states
-        chosen = Options(**options)
+        chosen = options_of(options)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if shuffle < 0:

@@ -40,6 +40,28 @@ def lab_root() -> Path:
     return root
 
 
+def lab_folder(name: str) -> Path:
+    """Returns the folder of a name in the lab's root, made where it is not there.
+
+    Raises:
+        LabPathError: it cannot be made.
+    """
+    folder = lab_root() / name
+    _make(folder)
+    return folder
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"{error.strerror}: {error.filename}"
+        if _root() in (folder, *folder.parents):
+            said = f"{_root_said()} must be a folder in which {folder.name!r} can be made: {why}"
+            raise LabPathError(said) from error
+        raise type(error)(f"path ({folder}) must be a folder that can be made: {why}") from error
+
+
 def _root() -> Path:
     return expanded(os.environ.get("AI_LAB_PATH") or "ai-lab").absolute()
 
@@ -99,14 +121,7 @@ def mark(folder: Path, kind: Kind) -> str:
         raise ValueError(f"path {folder} is not empty and was not made by ai.lab; choose another path")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"path {folder} is a file; choose another path")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        why = f"{error.strerror}: {error.filename}"
-        if _root() in (folder, *folder.parents):
-            said = f"{_root_said()} must be a folder in which {folder.name!r} can be made: {why}"
-            raise LabPathError(said) from error
-        raise type(error)(f"path ({folder}) must be a folder that can be made: {why}") from error
+    _make(folder)
     marker = {"kind": kind, "id": uuid.uuid4().hex, "format": FORMAT}
     # Of two processes that make the same folder at once, one links its marker first and both read that one.
     data = json.dumps(marker).encode()

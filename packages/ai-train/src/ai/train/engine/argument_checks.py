@@ -1,5 +1,6 @@
 """The slips of the first hour, each named in one sentence before anything is changed."""
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -30,7 +31,9 @@ def check_model_and_optimizer(key: str, model: Any, optimizer: Any) -> None:
     check_module(**{f"{key!r}": model})
     check_instance(**{f"the optimizer of {key!r}": optimizer})
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"the optimizer of {key!r} must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
+        is_function = inspect.isfunction(optimizer)
+        got = f"the function {optimizer.__name__}: call it with the model" if is_function else type(optimizer).__name__
+        raise TypeError(f"the optimizer of {key!r} must be a torch.optim.Optimizer, not {got}")
 
 
 def check_to_restore(model: Any, opt: Any) -> None:
@@ -92,5 +95,12 @@ def _check_one(hook: Any) -> None:
         return
     name = type(hook).__name__
     makes = callable(getattr(hook, "hook", None))
-    fix = f": pass what {name}.hook() returns" if makes else ", as ai.train.HookInterface has"
+    makes_one = inspect.ismethod(hook) and hook.__name__ == "hook"
+    fix = (
+        ": call it, hook()"
+        if makes_one
+        else f": pass what {name}.hook() returns"
+        if makes
+        else ", as ai.train.HookInterface has"
+    )
     raise TypeError(f"hook must have {', '.join(_HOOK[:-1])} and {_HOOK[-1]}, and a {name} lacks {lacking[0]}{fix}")

@@ -63,6 +63,18 @@ class Options:
             object.__setattr__(self, "parallel", as_parallel(self.parallel))
 
 
+_ELSEWHERE = {
+    "accumulate_grad_batches": "accumulate",
+    "callbacks": "a hook, or a list of them, for train(model, opt, hook)",
+    "gradient_clip_val": "clip_norm of the optimiser, opt.adam(model, clip_norm=1.0)",
+    "logger": "an ai.Trial, whose hook() goes to train(model, opt, hook)",
+    "max_epochs": "epochs of train(model, opt, epochs=3)",
+    "max_steps": "steplimit of train(model, opt, steplimit=1000)",
+    "strategy": "parallel",
+}
+"""What Lightning calls an option -> ours."""
+
+
 def options_of(trainer: str, how: Mapping[str, Any]) -> Options:
     """The options that a trainer was given.
 
@@ -73,5 +85,6 @@ def options_of(trainer: str, how: Mapping[str, Any]) -> Options:
     known = TrainOptions.__annotations__
     for name in how:
         if name not in known:
-            raise TypeError(f"{trainer} has no option {name!r}; its options are {', '.join(known)}")
+            ours = f"what others call so is {_ELSEWHERE[name]}; " if name in _ELSEWHERE else ""
+            raise TypeError(f"{trainer} has no option {name!r}; {ours}its options are {', '.join(known)}")
     return Options(**how)
