@@ -429,7 +429,7 @@ def test_the_function_says_what_the_loader_takes():
     function = inspect.signature(create_data_loader).parameters
     assert {n: p.default for n, p in own.items() if n != "self"} == {n: p.default for n, p in function.items()}
     assert LoaderOptions.__annotations__.keys() == {field.name for field in dataclasses.fields(Options)}
-    with pytest.raises(TypeError, match="unexpected keyword argument 'batches'"):
+    with pytest.raises(TypeError, match="a loader has no option 'batches'; its options are train"):
         create_data_loader(Counting(), 2, batches=3)
 
 
