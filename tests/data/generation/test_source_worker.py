@@ -4,13 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
-from ai.data.episodes.packing import packed
+from ai.data.episodes.packing import Packed, n_packed_bytes, packed
 from ai.data.generation import source_worker
 
 
 def episode():
-    """Of 4 steps and 100 bytes."""
+    """Of 4 steps: 5 moments of 16, 4 and 4 bytes, and 13 of what it does not say; its length takes 8."""
     return {"obs": np.zeros((5, 4), np.float32), "action": np.zeros(4, np.int32), "who": np.int32(1)}
 
 
@@ -22,7 +23,7 @@ def patient(monkeypatch):
 
 @pytest.mark.parametrize(
     ("message_bytes", "n"),
-    [(None, 2), (1000, 10), (1099, 10), (1100, 11), (199, 1), (0, 1)],
+    [(None, 3), (1930, 10), (2122, 10), (2123, 11), (385, 1), (0, 1)],
     ids=["10 steps", "exactly full", "no room for one", "room for one", "one", "never none"],
 )
 def test_a_message_is_filled_as_far_as_one_more_would_fit(message_bytes, n):
@@ -30,11 +31,39 @@ def test_a_message_is_filled_as_far_as_one_more_would_fit(message_bytes, n):
     assert (len(made), ended) == (n, False)
 
 
+def held(made: Packed) -> int:
+    kept = [*made.columns.values(), made.lengths, *([] if made.drawable is None else [made.drawable])]
+    return sum(array.nbytes for array in kept)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"context": np.zeros(1000)},  # which stands at each moment
+        {"reward": [0.0] * 4, "to_play": [0, 1, 0, 1, 0], "policy": torch.zeros(4, 9)},
+        {"truncated": True, "version": 3, "discount": np.ones(4, np.float32)},
+        {"nothing": np.zeros((4, 0)), "episode_return": 2.0, "episode_length": 4},
+    ],
+    ids=["little", "a constant", "lists and tensors", "what need not be said", "empty and for the log"],
+)
+def test_an_episode_counts_by_what_it_takes_packed(more):
+    assert n_packed_bytes({**episode(), **more}) == held(packed([{**episode(), **more}]))
+
+
 def test_packed_episodes_count_by_what_they_hold():
-    two = packed([episode(), episode()])
-    n_bytes = sum(column.nbytes for column in two.columns.values())
-    made, _ = source_worker._chunk(itertools.repeat(two), 3 * n_bytes)
+    columns = {"obs": np.zeros((10, 4), np.float32), "action": np.zeros(10, np.int32)}
+    two = Packed(columns, np.array([5, 5]), np.arange(10) % 5 < 2)
+    assert n_packed_bytes(two) == held(packed([two]))
+    made, _ = source_worker._chunk(itertools.repeat(two), 3 * n_packed_bytes(two))
     assert len(made) == 3
+
+
+@pytest.mark.parametrize("message_bytes", [None, 1000])
+@pytest.mark.parametrize("made", [[1, 2], None, 3])
+def test_what_is_no_episode_is_told_as_such(made, message_bytes):
+    with pytest.raises(TypeError, match=f"an episode must be a dict of arrays over time, got {type(made).__name__}"):
+        source_worker._chunk(itertools.repeat(made), message_bytes)
 
 
 def test_a_source_that_ends_says_so_with_what_it_made_last():

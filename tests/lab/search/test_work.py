@@ -2,6 +2,7 @@ import json
 import signal
 import threading
 import types
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -10,6 +11,7 @@ from ai.lab import Experiment, Record, cli
 from ai.lab.search import beats, work
 from ai.lab.search.loop import Run
 from ai.lab.search.losses import MAX_LOSSES
+from ai.lab.search.offer import take_offer
 from ai.train import opt
 from tests import warm_python
 from tests.lab.search.trained import OPTIONS, train
@@ -148,6 +150,10 @@ def test_what_cannot_be_worked_on_is_said_in_one_sentence(tmp_path, capsys):
     experiment.offer(1, lambda trial: 0.0)
     header, _, payload = (tmp_path / "e" / "work.job").read_bytes().partition(b"\n")
     other = json.loads(header)
+    other["versions"]["code of ai-lab"] = "0123456789"  # a checkout that was edited since
+    (tmp_path / "e" / "work.job").write_bytes(json.dumps(other).encode() + b"\n" + payload)
+    with pytest.warns(UserWarning, match="the code of ai-lab is another one than where e was offered, though the ver"):
+        take_offer(Path(path), None)
     other["versions"]["ai-lab"] = "9.9"
     (tmp_path / "e" / "work.job").write_bytes(json.dumps(other).encode() + b"\n" + payload)
     assert "but 9.9 where e was offered: install the same version" in says(path)

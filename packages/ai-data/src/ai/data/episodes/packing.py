@@ -87,6 +87,9 @@ class Packed:
 
 
 _FINISHED = ("episode_return", "episode_length")
+# Of each moment, for an episode that does not say; see `_with_defaults`.
+_DEFAULT_BYTES = {"truncated": 1, "version": 8, "discount": 4}
+_LENGTH_BYTES = 8
 
 
 def packed(made: Sequence[Episode | Packed], version: int = 0) -> Packed:
@@ -134,7 +137,7 @@ def pack(episodes: Sequence[Episode], version: int = 0) -> Packed:
     Raises:
         ValueError: an episode without steps, with anything but numbers, or with keys or shapes unlike the first one's.
     """
-    n_steps = np.array([_n_steps(episode) for episode in episodes])
+    n_steps = np.array([n_steps_of(episode) for episode in episodes])
     lengths = n_steps + 1
     last_rows = np.cumsum(lengths) - 1
     is_step = np.ones(last_rows[-1] + 1, bool)
@@ -160,6 +163,26 @@ def pack(episodes: Sequence[Episode], version: int = 0) -> Packed:
     return Packed(columns, lengths, finished=finished)
 
 
+def n_packed_bytes(made: Episode | Packed) -> int:
+    """Returns how many bytes what a source gave takes in `packed`, where a constant stands at each moment.
+
+    Raises:
+        ValueError: an episode without steps.
+    """
+    if isinstance(made, Packed):
+        rows, present = int(made.lengths.sum()), made.columns.keys()
+        n_bytes = sum(column.nbytes for column in made.columns.values()) + made.lengths.nbytes
+        n_bytes += 0 if made.drawable is None else made.drawable.nbytes
+    else:
+        rows, present, n_bytes = n_steps_of(made) + 1, made.keys(), _LENGTH_BYTES
+        for key, value in made.items():
+            if key not in _FINISHED:
+                array = np.asarray(value)
+                along = array.ndim and len(array) in (rows - 1, rows)
+                n_bytes += rows * (array.nbytes // len(array) if along else array.nbytes)
+    return n_bytes + rows * sum(size for key, size in _DEFAULT_BYTES.items() if key not in present)
+
+
 def _completed(episodes: Packed, version: int) -> Packed:
     columns = _with_defaults(dict(episodes.columns), episodes.is_step, version)
     return Packed(columns, episodes.lengths, episodes.drawable, episodes.finished)
@@ -178,7 +201,15 @@ def _with_defaults(columns: dict[str, np.ndarray], is_step: np.ndarray, version:
     return columns
 
 
-def _n_steps(episode: Episode) -> int:
+def n_steps_of(episode: Episode | Packed) -> int:
+    """Returns T of an episode, or the steps of packed ones.
+
+    Raises:
+        TypeError: it is no dict.
+        ValueError: it has no steps.
+    """
+    if isinstance(episode, Packed):
+        return episode.n_steps
     if not isinstance(episode, Mapping):
         raise TypeError(f"an episode must be a dict of arrays over time, got {type(episode).__name__}")
     for key in _TELLS_STEPS:

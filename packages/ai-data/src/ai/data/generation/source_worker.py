@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ai.data.episodes.packing import Packed, packed
+from ai.data.episodes.packing import n_packed_bytes, n_steps_of, packed
 from ai.data.generation.source import Source, begin
 from ai.data.workers.whereabouts import Whereabouts
 
@@ -91,12 +91,10 @@ def _chunk(source: Source, message_bytes: int | None) -> tuple[list[Any], bool]:
         except StopIteration:
             return episodes, True
         episodes.append(episode)
-        values = list((episode.columns if isinstance(episode, Packed) else episode).values())
-        n_bytes += sum(getattr(value, "nbytes", 0) for value in values)
-        if isinstance(episode, Packed):
-            n_steps += episode.n_steps
+        if message_bytes is None:
+            n_steps += n_steps_of(episode)
         else:
-            n_steps += max((len(value) for value in values if hasattr(value, "__len__")), default=1)
+            n_bytes += n_packed_bytes(episode)
     return episodes, False
 
 

@@ -9,11 +9,12 @@ import dataclasses
 import json
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai.data.workers.pickle_by_value import ship
-from ai.data.workers.versions import installed, mismatch
+from ai.data.workers.versions import installed, mismatch, other_code
 from ai.lab.files.folder import mark, write_atomic, write_json
 from ai.lab.files.load import load_json
 from ai.lab.record import EXPERIMENT
@@ -70,8 +71,11 @@ def take_offer(path: Path, storage: str | None) -> tuple[Search, Run]:
         header = json.loads(line)
     except ValueError:
         raise ValueError(f"what is offered in {path} is damaged: offer it again") from None
-    if problem := mismatch(installed(), header["versions"], f"where {path.name} was offered"):
+    theirs, where = header["versions"], f"where {path.name} was offered"
+    if problem := mismatch(installed(), theirs, where):
         raise RuntimeError(problem)
+    if difference := other_code(installed(), theirs, where):
+        warnings.warn(difference, stacklevel=2)
     if header["storage"] and storage is None:
         raise ValueError(f"{path} is searched through a database: say which by --storage, or $AI_LAB_STORAGE")
     search, run = pickle.loads(payload)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ai.data.workers.message import joined
 from ai.data.workers.on_ray.pieces import MAX_BYTES, Block, cut
-from ai.data.workers.versions import installed, mismatch
+from ai.data.workers.versions import installed, mismatch, other_code
 from ai.data.workers.worker import EXITED
 
 # Messages that wait for the trainer; who sends more waits.
@@ -20,6 +20,7 @@ _MAX_WAITING = 8
 _BEAT_S = 5.0
 # What the actor says itself, and not its payload.
 RUNNING = "ai.data.running"
+WARNED = "ai.data.warned"
 
 
 class Slot:
@@ -37,7 +38,7 @@ class Actor:
 
     Args:
         payload: as of `Engine.start`.
-        versions: of the trainer's side; a worker of others says so, and runs nothing.
+        versions: of the trainer's side; a worker of others says so, and runs nothing; one of other code says so too.
 
     Attributes:
         inbox: messages to the payload, in order.
@@ -100,6 +101,8 @@ class Actor:
             if problem := mismatch(installed(), versions):
                 self.send(("failed", RuntimeError(f"on the node {socket.gethostname()}, {problem}")))
                 return
+            if difference := other_code(installed(), versions):
+                self.send((WARNED, f"on the node {socket.gethostname()}, {difference}"))
             function = cloudpickle.loads(payload)
         except Exception as error:
             self._fail(error, "a worker was started")

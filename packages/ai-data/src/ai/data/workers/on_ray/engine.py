@@ -25,8 +25,9 @@ class Ray:
 
     Joins the cluster that `ray.init` of this process has joined; else the one at `address`; else the one that Ray finds
     by itself (by the variable `RAY_ADDRESS`, or on this machine). It starts none. Every machine needs the same Python
-    and the same versions of our distributions. Ray restarts nothing by itself, so nothing runs twice: a worker that
-    dies is replaced as one of this machine would be.
+    and the same versions of our distributions; other code of one version, as of a checkout that is edited meanwhile, is
+    a warning. Ray restarts nothing by itself, so nothing runs twice: a worker that dies is replaced as one of this
+    machine would be.
 
     Args:
         address: of the cluster's head, such as `"10.0.0.1:6379"`.
@@ -77,6 +78,7 @@ class Ray:
         self._needs = ", ".join(f"{name}={amount:g}" for name, amount in needs.items() if amount) or "nothing"
         self.start_timeout_s = start_timeout_s
         self.max_deaths = max_deaths
+        self._versions = installed()
         self._ray = joined(address)
         self._membership = Membership(self._ray)
         self._actor_class = self._ray.remote(
@@ -98,7 +100,7 @@ class Ray:
         """
         with self._membership.asking() as is_joined:
             self._membership.check(is_joined)
-            actor = self._actor_class.remote(payload, installed())
+            actor = self._actor_class.remote(payload, self._versions)
             worker = RayWorker(self._membership, actor, self._needs, self.start_timeout_s, on_message, on_exit)
         self._membership.watch_head()
         return worker

@@ -166,6 +166,8 @@ class RayWorker:
         for message in messages:
             if message[0] == ray_actor.RUNNING:
                 self._where = message[1], message[2]
+            elif message[0] == ray_actor.WARNED:
+                warnings.warn(message[1], stacklevel=1)
             elif message[0] == EXITED:
                 return f"{self._place()} {message[1]}"
             else:
