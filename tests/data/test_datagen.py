@@ -395,6 +395,12 @@ def test_forgotten_and_closed_loaders_leave_no_process():
         next(closed)
 
 
+def test_who_waits_for_a_loader_that_is_closed_meanwhile_waits_no_longer():
+    loader = Datagen(Walk()).loader(4, n_workers=1, min_steps=99_999)
+    with pytest.raises(RuntimeError, match="this loader is closed"):
+        loader.wait(loader.close)  # which is asked several times a second, and never says that there is no time
+
+
 def test_ranks_make_data_of_their_own():
     ranks = [Datagen(Walk()).loader(8, n_workers=0, seed=3).shard(rank, 2) for rank in range(2)]
     assert not torch.equal(next(ranks[0])["action"], next(ranks[1])["action"])

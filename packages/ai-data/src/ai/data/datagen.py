@@ -387,10 +387,11 @@ class DatagenLoader:
 
     def _await_workers(self, give_up: Callable[[], bool] | None) -> bool:
         """Waits for episodes of the workers; returns whether a batch may be drawn, or every source has ended."""
-        intake, fleet = self._intake, self._fleet
-        if fleet is None or not self._close.alive:
-            raise RuntimeError("this loader is closed: make a new one")
+        intake = self._intake
         while True:
+            fleet = self._fleet
+            if fleet is None or not self._close.alive:  # perhaps by another thread, while this one waits
+                raise RuntimeError("this loader is closed: make a new one")
             with intake.changed:
                 if fleet.error is not None:
                     raise fleet.error
