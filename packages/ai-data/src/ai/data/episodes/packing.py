@@ -169,18 +169,19 @@ def n_packed_bytes(made: Episode | Packed) -> int:
     Raises:
         ValueError: an episode without steps.
     """
+    said: Mapping[str, Any] = made.columns if isinstance(made, Packed) else made
     if isinstance(made, Packed):
-        rows, present = int(made.lengths.sum()), made.columns.keys()
+        rows = int(made.lengths.sum())
         n_bytes = sum(column.nbytes for column in made.columns.values()) + made.lengths.nbytes
         n_bytes += 0 if made.drawable is None else made.drawable.nbytes
     else:
-        rows, present, n_bytes = n_steps_of(made) + 1, made.keys(), _LENGTH_BYTES
-        for key, value in made.items():
+        rows, n_bytes = n_steps_of(made) + 1, _LENGTH_BYTES
+        for key, value in said.items():
             if key not in _FINISHED:
                 array = np.asarray(value)
                 along = array.ndim and len(array) in (rows - 1, rows)
                 n_bytes += rows * (array.nbytes // len(array) if along else array.nbytes)
-    return n_bytes + rows * sum(size for key, size in _DEFAULT_BYTES.items() if key not in present)
+    return n_bytes + rows * sum(size for key, size in _DEFAULT_BYTES.items() if key not in said)
 
 
 def _completed(episodes: Packed, version: int) -> Packed:
