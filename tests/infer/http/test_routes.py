@@ -8,6 +8,7 @@ import random
 import sys
 import tracemalloc
 import zlib
+from types import SimpleNamespace
 
 import cloudpickle
 import numpy as np
@@ -99,7 +100,7 @@ def test_json_request_and_reply(app, model):
 
 
 def test_no_rows_are_answered_by_none(app):
-    """A detector that finds nothing asks so; the plain form refuses an empty body, which is a mistake more often."""
+    """A detector that finds nothing asks so; an empty body alone is refused, which is a mistake more often."""
     status, _, body = ask(app, "POST", "/v2/models/m/infer", v2(inputs=[json_input(X[:0])]))
     (output,) = json.loads(body)["outputs"]
     assert (status, output["datatype"], output["shape"], output["data"]) == (200, "FP32", [0, 4], [])
@@ -111,6 +112,40 @@ def test_no_rows_are_answered_by_none(app):
     (output,) = json.loads(body)["outputs"]
     assert (status, int(headers["inference-header-content-length"])) == (200, len(body))
     assert (output["shape"], output["parameters"]) == ([0, 4], {"binary_data_size": 0})
+    status, headers, body = ask(app, "POST", "/models/m", b"", {"x-shape": "0,8"})
+    assert (status, headers["x-shape"], body) == (200, "0,4", b"")
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_an_input_without_axes_goes_in_and_comes_out(app, declared):
+    served = app.repository.find("m")
+    served.inputs = (TensorSpec.parse("x:FP32:"),) if declared else ()
+    served.inferencer = SimpleNamespace(client=Echo(), ready=True)
+    about = {"name": "x", "datatype": "FP32", "shape": [], "parameters": {"binary_data_size": 4}}
+    head, bare = v2(inputs=[about], parameters={"binary_data_output": True}), to_bytes(torch.tensor(3.5))
+    reply = ask(app, "POST", "/v2/models/m/infer", v2(inputs=[json_input(shape=[], data=[3.5])]))
+    assert (reply[0], json.loads(reply[2])["outputs"][0]) == (200, json_input(name="y", shape=[], data=[3.5]))
+    reply = ask(app, "POST", "/v2/models/m/infer", head + bare, {"inference-header-content-length": len(head)})
+    assert (reply[0], reply[2][-4:]) == (200, bare)
+    reply = ask(app, "POST", "/models/m", bare, {"x-shape": ""})
+    assert (reply[0], reply[1]["x-shape"], reply[2]) == (200, "", bare)
+    reply = ask(app, "POST", "/models/m", b"3.5", {"content-type": "application/json"})
+    assert (reply[0], reply[2]) == (200, b"3.5")
+    if declared:
+        assert ask(app, "POST", "/models/m", bare)[2] == bare
+        assert ask(app, "POST", "/models/m", b"[3.5]", {"content-type": "application/json"})[0] == 400
+    text = {"name": "x", "datatype": "BYTES", "shape": [], "data": ["one"]}
+    status, _, body = ask(app, "POST", "/v2/models/m/infer", v2(inputs=[text]))
+    assert (status, json.loads(body)["error"]) == (400, "input 'x' must have an axis of texts, not shape []")
+
+
+class Echo:
+    """Stands for a client whose model returns its input."""
+
+    def start_raw(self, inputs, done, timeout_s):
+        call = SimpleNamespace(result=inputs.copy().pop, cancel=None)
+        done(call)
+        return call
 
 
 def test_nested_json_data(app, model):
@@ -142,7 +177,7 @@ def test_plain_bytes_and_plain_json(app, model):
         (v2(inputs=[json_input(datatype=None)]), "input 'x' must have a 'datatype'"),
         (v2(inputs=[json_input(shape=[2, 9])]), "input 'x' must have shape [-1, 8], not [2, 9]"),
         (v2(inputs=[json_input(shape=[-2, 8])]), "must have a shape that is a list of sizes from 0, not [-2, 8]"),
-        (v2(inputs=[json_input(shape=[], data=[1])]), "input 'x' must have an axis of rows, not shape []"),
+        (v2(inputs=[json_input(shape=[], data=[1])]), "input 'x' must have shape [-1, 8], not []"),
         (v2(inputs=[json_input(data=[1, 2])]), "input 'x' of shape [2, 8] has data of shape [2]"),
         (v2(inputs=[json_input(data="abc")]), "must have data that is a list of numbers, not str"),
         (v2(inputs=[json_input(data=[None] * 16)]), "input 'x' must have data that is FP32"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -95,8 +96,9 @@ def test_json_that_is_no_header_is_refused(value):
         ([["t"]], r"a header's tree has 1 tensors, and 0 are described"),
         ([["x"]], r"a header's node must have a known kind, not 'x'"),
         ([["d", [1.5, ["t"]]], ["float32", 1]], r"a header's dict must hold pairs of key and node"),
-        ([["t"], ["float32", -1]], r"a header's shape must hold sizes from 0, not \[-1\]"),
-        ([["t"], ["float32", 1 << 40, 1 << 40]], r"a header's shape must fit in memory"),
+        ([["t"], ["float32", -1]], r"a shape must hold up to 64 sizes from 0, not \[-1\]"),
+        ([["t"], ["float32", True]], r"a header's shape must hold whole numbers, not \[True\]"),
+        ([["t"], ["float32", 1 << 40, 1 << 40]], r"a shape must fit in memory"),
         ([["t"], ["object", 1]], r"a header must be a tree and its tensors in JSON: KeyError"),
         ([["o", 5]], r"a header's node of kind 'o' must name its class"),
     ],
@@ -320,3 +322,16 @@ def test_raw_tensors_have_the_bytes_of_their_shape(n_bytes):
     for inputs in ([bad], [good, bad], [[b"text", bad]]):
         with pytest.raises(WireError, match=rf"shape \[1, 3\] must have 12 bytes, not {n_bytes}"):
             raw_call(inputs)
+
+
+def test_a_shape_that_only_equals_another_leaves_no_form_behind_for_it():
+    """Forms are kept by their shapes, and True and 2.0 are found where 1 and 2 are."""
+    data = bytes(8)
+    for size, whole in ((True, 1), (np.int64(7), 7)):
+        first = raw_call([RawTensor(torch.int8, (size, 0, 5), b"")])[0]
+        assert first is raw_call([RawTensor(torch.int8, (whole, 0, 5), b"")])[0]
+        assert (first.shapes, parse(first.header).shapes) == (((whole, 0, 5),),) * 2
+    for shape, rule in (((4.0, 2), "whole numbers"), ((-4, -2), "sizes from 0"), ((1 << 40, 1 << 40, 0), "in memory")):
+        with pytest.raises(WireError, match=rf"a shape must .*{rule}"):
+            raw_call([RawTensor(torch.int8, shape, data)])
+    assert raw_call([RawTensor(torch.int8, (4, 2), data)])[0].lengths == (8,)

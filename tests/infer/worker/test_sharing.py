@@ -252,8 +252,13 @@ def test_rows_that_are_independent_share_calls_once_that_is_known(by_name):
 def test_worker_says_in_the_log_what_it_shares(by_name, caplog):
     with caplog.at_level(logging.INFO, "ai.infer"):
         by_name.multi_infer([("flip", torch.randn(5, 2, 3)) for _ in range(3)])
-        wait_until(lambda: any("are answered one a call" in record.getMessage() for record in caplog.records))
-    (text,) = (record.getMessage() for record in caplog.records)
+        form = '["c", "flip"], ["t"]], ["d"]], ["float32"], [[2, 3]]] are answered one a call'  # and no other test's
+
+        def said():
+            return [text for text in caplog.messages if form in text]
+
+        wait_until(said)
+    (text,) = said()
     assert text.endswith("the output for a request depends on the other requests")
 
 

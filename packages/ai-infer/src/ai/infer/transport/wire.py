@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import operator
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -117,7 +118,11 @@ def make_layout(
         shapes: of the tensors.
         channels_last: which of them have their channels last in memory; empty: none.
         parts: the rows of each request, if several travel together.
+
+    Raises:
+        WireError: the structure is too long, a size is none, or the parts are not those of the rows.
     """
+    shapes = [_check_shape(shape) for shape in shapes]
     channels_last = tuple(channels_last) or (False,) * len(dtypes)
     names = [str(dtype).removeprefix("torch.") for dtype in dtypes]
     names = [name + _CHANNELS_LAST if last else name for name, last in zip(names, channels_last, strict=True)]
@@ -156,6 +161,19 @@ def make_layout(
         parts=parts,
         channels_last=channels_last,
     )
+
+
+def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns a shape as whole numbers: True and 1.0 are 1 where a form is looked up, and not where it is read."""
+    try:
+        sizes = tuple(map(operator.index, shape))
+    except TypeError:
+        raise WireError(f"a shape must hold whole numbers, not {list(shape)!r:.80}") from None
+    if len(sizes) > 64 or not all(0 <= size < 1 << 48 for size in sizes):
+        raise WireError(f"a shape must hold up to 64 sizes from 0, not {list(sizes)!r:.80}")
+    if math.prod(size or 1 for size in sizes) >= 1 << 48:
+        raise WireError(f"a shape must fit in memory, not {list(sizes)!r:.80}")
+    return sizes
 
 
 POSITIONAL_TENSOR: Node = ["u", ["u", ["t"]], ["d"]]
@@ -230,10 +248,8 @@ def parse(header: bytes) -> Layout:
             raise WireError(f"a header's tree has {n_tensors} tensors, and {len(tensors)} are described")
         dtypes, shapes, channels_last = [], [], []
         for name, *shape in tensors:
-            if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape) or len(shape) > 64:
-                raise WireError(f"a header's shape must hold sizes from 0, not {shape!r:.80}")
-            if math.prod(size or 1 for size in shape) >= 1 << 48:
-                raise WireError(f"a header's shape must fit in memory, not {shape!r:.80}")
+            if not all(type(size) is int for size in shape):
+                raise WireError(f"a header's shape must hold whole numbers, not {shape!r:.80}")
             last = name.endswith(_CHANNELS_LAST)
             if last and len(shape) not in (4, 5):
                 raise WireError(f"a header's tensor with its channels last must have 4 or 5 axes, not {len(shape)}")

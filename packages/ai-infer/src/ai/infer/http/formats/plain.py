@@ -39,9 +39,10 @@ def read_plain(
 ) -> PlainRequest:
     """Returns the input in a body.
 
-    With content type `application/json` the body is a nested list whose first axis is the rows. Otherwise it is raw
-    little-endian numbers; their shape is the model's, any number of rows, unless `x-shape` (`2,1,28,28`) says it, and
-    `x-datatype` (`FP32`). JSON is answered in JSON, and so is `accept: application/json`.
+    With content type `application/json` the body is a nested list whose first axis is the rows, or a number for an
+    input without axes. Otherwise it is raw little-endian numbers; their shape is the model's, any number of rows,
+    unless `x-shape` (`2,1,28,28`; empty: without axes) says it, and `x-datatype` (`FP32`). JSON is answered in JSON,
+    and so is `accept: application/json`.
 
     `check_json` is told how many bytes of JSON there are, before they are parsed.
 
@@ -66,9 +67,12 @@ def read_plain(
         data = json.loads(body)
     except (ValueError, RecursionError):
         raise BadInputError("the body must be JSON") from None
+    if data == []:
+        raise BadInputError(_NO_ROWS)
     shape = _shape_of_list(data)
-    x = from_json("body", datatype, shape, data)
-    _check(datatype, shape, spec)
+    x = from_json("body", datatype, shape, data if isinstance(data, list) else [data])
+    if spec is not None:
+        spec.check(datatype, shape)
     return PlainRequest(x, to_json)
 
 
@@ -93,7 +97,8 @@ def _form(
     datatype = _datatype(x_datatype, spec)
     shape = _shape_of_bytes(n_bytes, x_shape, datatype, spec)
     check_size("body", datatype, shape, n_bytes)
-    _check(datatype, shape, spec)
+    if spec is not None:
+        spec.check(datatype, shape)
     return DATATYPES[datatype], shape
 
 
@@ -106,13 +111,6 @@ def _datatype(header: bytes | None, spec: TensorSpec | None) -> str:
     return datatype
 
 
-def _check(datatype: str, shape: tuple[int, ...], spec: TensorSpec | None) -> None:
-    if not shape or shape[0] < 1:
-        raise BadInputError(f"the body must have at least one row, not shape {list(shape)}")
-    if spec is not None:
-        spec.check(datatype, shape)
-
-
 def _shape_of_list(data: object) -> tuple[int, ...]:
     shape: list[int] = []
     while isinstance(data, list) and len(shape) < 16:
@@ -123,12 +121,16 @@ def _shape_of_list(data: object) -> tuple[int, ...]:
 
 def _shape_of_bytes(n_bytes: int, header: bytes | None, datatype: str, spec: TensorSpec | None) -> tuple[int, ...]:
     if header is not None:
-        sizes = header.split(b",")
+        sizes = header.split(b",") if header else []
         if not all(size.strip().isdigit() and len(size) < 14 for size in sizes):
             raise BadInputError(f"x-shape must be sizes between commas, not {header.decode('latin1')!r:.40}")
         return check_shape("body", [int(size) for size in sizes])
     if spec is None or any(size < 0 for size in spec.shape[1:]):
         raise BadInputError("the model's input has no fixed shape: send x-shape, such as 2,1,28,28")
+    if not spec.shape:
+        return ()
+    if n_bytes == 0:
+        raise BadInputError(_NO_ROWS)
     row_bytes = math.prod(spec.shape[1:]) * DATATYPES[datatype].itemsize
     if row_bytes == 0 or n_bytes % row_bytes:
         raise BadInputError(f"the body must have a multiple of {row_bytes} bytes, one row each, not {n_bytes}")
@@ -155,6 +157,7 @@ def answer_plain(asked: PlainRequest, outputs: list[tuple[str, Output]]) -> tupl
     return (*_OCTETS, (b"x-shape", b"1"), (b"x-datatype", b"BYTES")), x.items[0]
 
 
+_NO_ROWS = "the body must have at least one row; that there are none is said by x-shape, such as 0,1,28,28"
 _OCTETS: Headers = ((b"content-type", b"application/octet-stream"),)
 
 

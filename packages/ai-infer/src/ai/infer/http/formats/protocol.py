@@ -195,8 +195,8 @@ def _read_input(about: Any, start: int, inputs: tuple[TensorSpec, ...]) -> _Inpu
     if not isinstance(datatype, str):
         raise BadInputError(f"input {name!r:.80} must have a 'datatype'")
     shape = check_shape(name, about.get("shape"))
-    if not shape:
-        raise BadInputError(f"input {name!r:.80} must have an axis of rows, not shape []")
+    if not shape and datatype == BYTES:
+        raise BadInputError(f"input {name!r:.80} must have an axis of texts, not shape []")
     if inputs:
         spec = next((spec for spec in inputs if spec.name == name), None)
         if spec is None:

@@ -74,20 +74,20 @@ class TensorSpec(NamedTuple):
     name: str
     datatype: str
     shape: tuple[int, ...]
-    """-1: any size; the first is the number of rows."""
+    """-1: any size; the first is the number of rows, if there are axes."""
 
     @classmethod
     def parse(cls, text: str) -> "TensorSpec":
-        """Returns the spec written `NAME:DATATYPE:SIZE,SIZE,…`.
+        """Returns the spec written `NAME:DATATYPE:SIZE,SIZE,…`, without sizes for an input without axes.
 
-        >>> TensorSpec.parse("x:FP32:-1,3")
-        TensorSpec(name='x', datatype='FP32', shape=(-1, 3))
+        >>> TensorSpec.parse("x:FP32:-1,3"), TensorSpec.parse("rate:INT64:").shape
+        (TensorSpec(name='x', datatype='FP32', shape=(-1, 3)), ())
         """
         parts = text.split(":")
         if len(parts) != 3 or (parts[1] not in DATATYPES and parts[1] != BYTES):
             raise ValueError(f"an input must be written NAME:DATATYPE:SIZES, such as x:FP32:-1,3, not {text!r}")
         try:
-            shape = tuple(int(size) for size in parts[2].split(","))
+            shape = tuple(int(size) for size in parts[2].split(",")) if parts[2] else ()
         except ValueError:
             raise ValueError(f"an input's sizes must be whole numbers between commas, not {parts[2]!r}") from None
         return cls(parts[0], parts[1], shape)
