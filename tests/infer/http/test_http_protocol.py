@@ -24,7 +24,7 @@ class Transport:
     """As much of a transport as a connection uses."""
 
     def __init__(self):
-        self.written, self.closed, self.aborted = b"", asyncio.Event(), False
+        self.pieces, self.closed, self.aborted = [], asyncio.Event(), False
         self.n_closes = 0
         self.n_untaken = 0  # bytes that the other side has yet to read
 
@@ -33,7 +33,11 @@ class Transport:
 
     def write(self, data):
         assert not self.closed.is_set()
-        self.written += data
+        self.pieces.append(data)
+
+    @property
+    def written(self):
+        return b"".join(self.pieces)
 
     def close(self):
         self.n_closes += 1
@@ -303,3 +307,50 @@ def test_a_reply_that_is_being_read_at_the_end_is_not_cut(monkeypatch):
         connection.connection_lost(None)
 
     asyncio.run(scene())
+
+
+async def speaks(scope, receive, send):
+    """Answers with the parts that the path names by their sizes, and reads the body before where it says so."""
+    if scope["path"].startswith("/read"):
+        await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    sizes = [int(size) for size in scope["path"].split("/")[2:]]
+    for i, size in enumerate(sizes):
+        body = b"HTTP/1.1 100 "[:size].ljust(size, b"x")
+        await send({"type": "http.response.body", "body": body, "more_body": i + 1 < len(sizes)})
+    if not sizes:
+        raise ValueError("nothing to say")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        (b"GET", b"/say/20", [(b"HTTP/1.1 200", b"\r\n0\r\n\r\n")]),
+        (b"GET", b"/say/20/3/0", [(b"HTTP/1.1 200", b"x\r\n"), (b"3\r\n", b"\r\n"), (b"0\r\n", b"\r\n")]),
+        (b"GET", b"/say/0", [(b"HTTP/1.1 200", b"\r\n0\r\n\r\n")]),
+        (b"GET", b"/say/70000", [(b"HTTP/1.1 200", b"\r\n\r\n"), (b"11170\r\nHTTP/1.1 100 ", b"\r\n0\r\n\r\n")]),
+        (b"HEAD", b"/say/20", [(b"HTTP/1.1 200", b"\r\n\r\n")]),
+        (b"POST", b"/read/20", [(b"HTTP/1.1 100", b"\r\n\r\n"), (b"HTTP/1.1 200", b"\r\n0\r\n\r\n")]),
+        (b"GET", b"/say", []),
+    ],
+)
+def test_the_head_of_a_reply_goes_out_with_the_first_of_its_body(method, path, expected, caplog):
+    """And with no more than that; a reply without a body is none, and its connection ends."""
+
+    async def run():
+        connection, transport, state = connected(HttpProtocol, speaks)
+        for n_before in (0, len(expected)):  # twice on one connection
+            if not transport.is_closing():
+                assert len(transport.pieces) == n_before
+                expects = b"expect: 100-continue\r\n" if path.startswith(b"/read") else b""
+                connection.data_received(b"%s %s HTTP/1.1\r\nhost: x\r\n%s\r\n" % (method, path, expects))
+                await asyncio.wait(state.tasks, timeout=100)
+        ended = transport.is_closing()
+        connection.connection_lost(None)
+        return transport, ended
+
+    transport, ended = asyncio.run(run())
+    assert ended == (not expected)
+    assert len(transport.pieces) == 2 * len(expected)
+    for piece, (start, end) in zip(transport.pieces, expected * 2, strict=True):
+        assert (piece[: len(start)], piece[-len(end) :]) == (start, end)

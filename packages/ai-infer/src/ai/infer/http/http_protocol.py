@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1, and what others that are kept do beyond it: offers of h2c, and connections that are to end.
+"""uvicorn's HTTP/1.1, and what others that are kept do beyond it: offers of h2c, replies in one piece, and ends.
 
 Source: RFC 9110, sections 7.8 (a server may ignore `Upgrade`, and then answers the request as it stands) and 15.5.9.
 """
@@ -16,6 +16,8 @@ if sys.platform == "linux":
 
 UNSENT_GRACE_S = 5.0
 CLOSE_GRACE_S = 1.0
+_COPIED_BYTES = 1 << 16  # at most, to save a call
+_CONTINUE = b"HTTP/1.1 100 "
 _LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -58,8 +60,11 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begins with a request, unless its head is to be read again."""
         self._reads_again = self._offers()
-        if not self._reads_again:
-            super().on_headers_complete()
+        if self._reads_again:
+            return
+        super().on_headers_complete()
+        if self.scope["method"] != "HEAD" and not self.cycle.response_started:
+            self.cycle.transport = _ReplyTransport(self.transport)  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:
         """Ends a request's body, unless it is to be read yet."""
@@ -111,6 +116,41 @@ class HttpProtocol(HttpToolsProtocol):
             self._abort_soon()
         else:
             self.transport.abort()
+
+
+class _ReplyTransport:
+    """What a reply is written to: its head goes out with the first of its body, by one call of the system, not two.
+
+    So ASGI has it: "the protocol server must not start sending the response to the client until it has received at
+    least one Response Body event". Who asked is not woken for a head alone.
+
+    Args:
+        transport: of the connection.
+    """
+
+    __slots__ = ("_begun", "_head", "_transport", "close", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+        self._begun = False
+        self.close, self.is_closing = transport.close, transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Writes the body and what was said before it; keeps the head until then."""
+        if self._begun:
+            self._transport.write(data)
+        elif self._head:
+            self._begun = True
+            if len(data) <= _COPIED_BYTES:
+                self._transport.write(self._head + data)
+            else:
+                self._transport.write(self._head)
+                self._transport.write(data)
+        elif data.startswith(_CONTINUE):
+            self._transport.write(data)
+        else:
+            self._head = data
 
 
 def _is_unsent(cycle: RequestResponseCycle | None) -> bool:
