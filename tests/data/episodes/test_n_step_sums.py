@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ai.data import ReplayBuffer
+from ai.data import Packed, ReplayBuffer
+from ai.data.episodes.packing import pack
 
 
 def episode(length, seed, *, cut=False, two_players=False):
@@ -115,7 +116,9 @@ def test_an_end_that_is_rewritten_holds_for_the_moment_after_it():
     assert buffer.sample(1)["next_discount"].tolist() == [[0.0, 0.0]]
 
 
-@pytest.mark.parametrize("cut", [True, np.array([False, False, True]), [0, 0, 1]])
+@pytest.mark.parametrize(
+    "cut", [True, 1.0, 2, np.array([False, False, True]), [0, 0, 1], [0.0, 0.0, 1.0], [0, 0, 0, 3]]
+)
 def test_a_cut_is_a_cut_whether_the_episode_says_so_or_its_last_step(cut):
     buffer = ReplayBuffer(20, n_step=5, gamma=0.5)
     buffer.add({"obs": np.zeros(4), "action": np.zeros(3), "reward": np.ones(3), "truncated": cut})
@@ -125,6 +128,35 @@ def test_a_cut_is_a_cut_whether_the_episode_says_so_or_its_last_step(cut):
         (1, 0.25),
         (2, 0.5),
     }
+
+
+def test_an_episode_that_goes_on_after_a_cut_is_refused_and_one_without_discounts_too():
+    buffer = ReplayBuffer(20, n_step=5)
+    one = {"obs": np.zeros(4), "action": np.zeros(3), "reward": np.ones(3)}
+    with pytest.raises(ValueError, match=r"truncated must be true at an episode's last step .*, episode 1 of 2 goes"):
+        pack([{**one, "truncated": [0, 0, 1]}, {**one, "truncated": [0, 1, 0]}])
+    columns = {key: column for key, column in pack([one]).columns.items() if key != "discount"}
+    with pytest.raises(ValueError, match=r"n_step \(5\) needs a discount of packed episodes"):
+        buffer.extend(Packed(columns, np.array([4])))
+    assert (buffer.n_written, buffer.n_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("two_players", [False, True])
+def test_rows_that_are_rewritten_alone_or_many_at_once_reach_every_sum_they_are_part_of(two_players):
+    rng, random = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    buffer = ReplayBuffer(64, n_step=6, gamma=0.9)
+    for seed in range(14):
+        buffer.add(episode(2 + seed % 9, seed, cut=seed % 2 == 0, two_players=two_players))
+        for number in (np.arange(buffer.n_written), rng.integers(0, buffer.n_written, 3), np.array([-1])):
+            at = torch.from_numpy(number)
+            rewritten = {
+                "reward": torch.randn(len(at), generator=random),
+                "discount": torch.randint(0, 2, at.shape, generator=random),
+            }
+            if two_players:
+                rewritten["to_play"] = torch.randint(0, 2, at.shape, generator=random)
+            assert buffer.update(at, **rewritten) == int(((at >= max(0, buffer.n_written - 64)) & (at >= 0)).sum())
+            check(buffer, 6, 0.9)
 
 
 def test_all_rewards_to_the_end_need_no_sums():

@@ -21,7 +21,8 @@ from ai.game import (
     Rollouts,
     evaluate,
 )
-from ai.train import PPO, RLTrainer, opt
+from ai.train import PPO, Hook, RLTrainer, Snapshots, opt
+from ai.train.snapshot import restore
 from tests.game.environments.ticks import Ticks
 
 
@@ -382,6 +383,50 @@ def test_the_very_model_that_is_trained_acts_in_evaluation_mode():
 def test_what_act_may_not_return_is_named(said, message):
     with pytest.raises(ValueError, match=message):
         next(started(Ticks(), torch.nn.Identity(), lambda *a: said, 2))
+
+
+@pytest.mark.parametrize("kind", ["passes", "loader"])
+@pytest.mark.parametrize("by", ["hook", "restore", "restore with the loader", "parts"])
+def test_the_very_model_that_is_trained_goes_on_with_its_own_weights_not_with_those_last_sent(by, kind, tmp_path):
+    def parts():
+        net = Net().init(seed=0)
+        data = Datagen(Rollouts(GameEnvironments(CartPole(), 2), net, steps=6))
+        if kind == "passes":
+            loader, how = data.passes(2, batches=2), None
+            env = PPO()
+        else:
+            loader, how = data.loader(4, n_workers=0, buffer=ReplayBuffer(50), min_steps=8, replay_ratio=4), 3
+            env = squared
+        return net, opt.sgd(net, lr=0.1), loader, RLTrainer(env, loader, push_interval=how)
+
+    def squared(model, batch, step):
+        return model(batch["obs"])[1].square().mean() + batch["reward"].mean()
+
+    def weights(net):
+        return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+    torch.manual_seed(0)
+    net, optimiser, _, trainer = parts()
+    trainer.train(net, optimiser, steplimit=11)
+    wanted = weights(net)
+    torch.manual_seed(0)
+    net, optimiser, _, trainer = parts()
+    trainer.train(net, optimiser, Hook(snapshots=Snapshots(tmp_path), save_interval=6), steplimit=6)
+    saved = weights(net)
+    torch.manual_seed(1)
+    net, optimiser, loader, trainer = parts()
+    if by == "hook":
+        trainer.train(net, optimiser, Hook(snapshots=Snapshots(tmp_path), resume=True), steplimit=11)
+    elif by == "parts":
+        found = Snapshots(tmp_path)
+        assert found.load({"model": net, "optimizer": optimiser, "data": loader}) == 6
+        assert torch.equal(weights(net), saved)
+        return
+    else:
+        step = restore(tmp_path, net, optimiser, *([loader] if "loader" in by else []))
+        assert torch.equal(weights(net), saved)
+        trainer.train(net, optimiser, step=step, steplimit=11)
+    assert torch.equal(weights(net), wanted)
 
 
 @pytest.mark.parametrize(

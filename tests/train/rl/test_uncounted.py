@@ -69,6 +69,15 @@ def test_a_move_that_is_impossible_and_not_wanted_costs_nothing_in_any_precision
         torch.testing.assert_close(logits.grad.float(), torch.tensor([[-0.5, 0.0, 0.5]]))
 
 
+@pytest.mark.parametrize("told", [-INF, NONE, INF])
+def test_a_row_of_which_nothing_is_wanted_is_not_counted_whatever_its_logits(told):
+    logits = torch.tensor([[0.0, 0.0], [told, told]], requires_grad=True)
+    loss = policy_cross_entropy(logits, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    loss.sum().backward()
+    assert loss.tolist() == [pytest.approx(0.693147), 0]
+    assert logits.grad.tolist() == [[-0.5, 0.5], [0, 0]]
+
+
 def test_a_move_that_is_wanted_and_impossible_and_a_policy_of_nan_are_not_passed_over():
     logits = torch.tensor([[1.0, -INF, 2.0]] * 2)
     wanted = torch.tensor([[0.5, 0.5, 0.0], [0.5, NONE, 0.5]])

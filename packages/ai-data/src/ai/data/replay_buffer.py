@@ -380,6 +380,11 @@ class ReplayBuffer:
             raise ValueError(f"episodes may not have the keys {clash}: draws hold them already")
         if self.n_step is not None and "reward" not in columns:
             raise ValueError(f"n_step ({self.n_step}) needs episodes with a reward, got the keys {sorted(columns)}")
+        if self.n_step is not None and "discount" not in columns:
+            raise ValueError(
+                f"n_step ({self.n_step}) needs a discount of packed episodes, 0 where one ends, got the keys "
+                f"{sorted(columns)}"
+            )
         if self.n_step is not None and columns["reward"].ndim != 1:
             shape = columns["reward"].shape[1:]
             raise ValueError(f"reward must be one number a step for n-step sums, got the shape {shape} a step")

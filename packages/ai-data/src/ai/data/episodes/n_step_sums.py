@@ -44,11 +44,13 @@ class NStepSums:
 
     def rewrite(self, numbers: Tensor) -> None:
         """Sums anew what rows that were rewritten, by their numbers, are a part of."""
-        reached = np.unique(
-            numbers.numpy()[..., None] - np.arange(-1, self._n_step + 1)
-        )  # of an end the moment after, too
-        alive = (reached >= self._ring.oldest) & (reached < self._ring.n_written)
-        self.write(reached[alive] % self._ring.capacity)
+        oldest, n_live = self._ring.oldest, len(self._ring.live())
+        at = np.unique(numbers.numpy()) - oldest
+        # One more where a reach of rows begins, one less after it: of an end the moment after, too.
+        change = np.zeros(n_live + 1, np.int64)
+        np.add.at(change, np.maximum(at - self._n_step, 0), 1)
+        np.add.at(change, np.minimum(at + 2, n_live), -1)
+        self.write((oldest + np.flatnonzero(np.cumsum(change[:-1]))) % self._ring.capacity)
 
     def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Returns both parts at places of any shape."""

@@ -196,9 +196,14 @@ def _with_defaults(columns: dict[str, np.ndarray], is_step: np.ndarray, version:
     if "discount" not in columns:
         last_rows = np.flatnonzero(~is_step)
         columns["discount"] = is_step.astype(np.float32)
-        columns["discount"][last_rows - 1] = (
-            truncated[last_rows - 1] | truncated[last_rows]
-        )  # a step's, or the episode's
+        cut = (truncated[last_rows - 1] != 0) | (truncated[last_rows] != 0)  # as the last step says, or the episode
+        passed_over = np.logical_or.reduceat(truncated != 0, np.append(0, last_rows[:-1] + 1)) & ~cut
+        if passed_over.any():
+            raise ValueError(
+                f"truncated must be true at an episode's last step or nowhere, episode {passed_over.argmax()} of "
+                f"{len(cut)} goes on after a step that cut it off: give what follows as an episode of its own"
+            )
+        columns["discount"][last_rows - 1] = cut
     return columns
 
 

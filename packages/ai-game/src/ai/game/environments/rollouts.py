@@ -35,7 +35,8 @@ class Rollouts:
     Args:
         env: N environments, see `Environments`.
         model: acts, in evaluation mode, with the parameters that the trainer sends. Give it a copy of the model that
-            is trained; each worker has its own.
+            is trained; each worker has its own. The very model acts with its newest parameters whatever is sent; where
+            states are put back by hand, the loader's comes before the model's.
         act: how it acts; None samples from the policy of `model(obs) -> (policy, value)`, see `ByPolicy`.
         steps: T.
         context: steps before the T that each rollout has once more, for draws that look back: frames stacked less one,

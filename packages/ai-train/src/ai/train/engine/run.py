@@ -13,6 +13,7 @@ from ai.model.state import check_fits
 from ai.train.ema import Ema
 from ai.train.engine.evaluate import evaluating
 from ai.train.engine.ranks import Ranks
+from ai.train.state.beside_models import load_beside
 from ai.train.state.data_position import DataPosition
 from ai.train.state.optimizer_state import check_settings, kind_of, load_optimizer
 from ai.train.state.random_state import move_apart, random_state
@@ -299,7 +300,7 @@ class Run:
         self.line = state.get("line")
         self.restored_from = state.get("restored_from")
         if isinstance(self.data, Stateful) and state.get("data") is not None:
-            self.data.load_state_dict(state["data"])
+            load_beside(self.models.values(), self.data, state["data"])
         self.position.go_to(state.get("position"), state.get("random"), self.step * self._batches_per_step)
         self._restored = {key: value for key, value in state.items() if key not in ("models", "optimizers")}
         self._unclaimed = dict(state.get("states", {}))

@@ -20,9 +20,12 @@ def where_counts(mask: Tensor, x: Tensor) -> Tensor:
 def policy_cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
     """How unlike a wanted policy `[B, A]` one is, `[B]`; logits of -∞, as of illegal moves, may be wanted with 0.
 
+    Where nothing is wanted it is 0, whatever the logits are.
+
     >>> policy_cross_entropy(torch.tensor([[0.0, -torch.inf]]), torch.tensor([[1.0, 0.0]]))
     tensor([0.])
     """
-    log_prob = logits.log_softmax(1)
     wanted = wanted.to(logits.dtype)
-    return -torch.where(wanted != 0, wanted * log_prob, 0).sum(1)  # what is wanted and impossible costs infinity
+    is_wanted = wanted != 0
+    log_prob = where_counts(is_wanted.any(1), logits).log_softmax(1)
+    return -torch.where(is_wanted, wanted * log_prob, 0).sum(1)  # what is wanted and impossible costs infinity

@@ -13,6 +13,7 @@ from ai.model.saved import MANIFEST, SnapshotError, line_of, load_weights, newes
 from ai.train.engine.argument_checks import check_to_restore
 from ai.train.engine.run import Run
 from ai.train.saving.files import read_state
+from ai.train.state.beside_models import load_beside
 from ai.train.state.between_runs import Continuation, fingerprint, leave
 from ai.train.state.random_state import set_random_state
 from ai.train.state.stateful import Stateful
@@ -115,7 +116,7 @@ def restore(
     parts = ("step", "models", "optimizers", "optimizer_kinds")
     run.load_state_dict({key: state[key] for key in parts if key in state}, settings=settings)
     for one, part in zip(stateful, held, strict=True):
-        one.load_state_dict(part)
+        load_beside(models.values(), one, part)
     rest: dict[str, Any] = {"line": line_of(chosen), "restored_from": str(chosen)}
     rest |= {key: value for key, value in state.items() if key not in ("models", "optimizers")}
     for index, (key, one_model) in enumerate(models.items()):
@@ -139,9 +140,9 @@ def load_parts(parts: dict[str, Any], state: dict[str, Any]) -> int:
     for short, long in (("model", "models"), ("optimizer", "optimizers")):
         if short in parts:
             parts[long] = {next(iter(state[long])): parts.pop(short)}
-    for name, part in parts.items():
-        if name not in state:
-            raise KeyError(f"a snapshot has no part {name!r}; its parts are {sorted(state)}")
+    if unknown := sorted(parts.keys() - state.keys()):
+        raise KeyError(f"a snapshot has no part {unknown[0]!r}; its parts are {sorted(state)}")
+    for name, part in sorted(parts.items(), key=lambda item: item[0] != "data"):  # whose source may act with the model
         if isinstance(part, Mapping):
             for key, one in part.items():
                 if key not in state[name]:
