@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from ai.data import Dataset
-from ai.train import Hook, HookInterface, Trainer, is_logging, log, opt
+from ai.train import Hook, HookInterface, MultiTrainer, Trainer, is_logging, log, opt
 
 BATCHES = [torch.full((2, 1), float(n)) for n in range(7)]
 
@@ -54,13 +55,12 @@ def test_what_a_hook_logs_before_an_update_of_several_batches_is_not_weighed_as_
 PLACES = {"step": "in a hook's step", "gradients": "in a hook's gradients"}
 
 
-@pytest.mark.parametrize("key", ["mean", "loss", "lr", "grad_norm"])
 @pytest.mark.parametrize("method", PLACES)
-def test_a_key_of_the_step_itself_is_refused_to_a_hook(key, method):
-    hook = type("Clashes", (HookInterface,), {method: lambda self, step: log(key, step)})()
-    place, other = PLACES[method], "within the step" if key == "mean" else "by the trainer itself"
-    first, second = (other, place) if method == "gradients" and key in ("mean", "grad_norm") else (place, other)
-    with pytest.raises(ValueError, match=f"^'{key}' is logged {first} and again {second}: give one of them another"):
+def test_a_key_of_the_environment_is_refused_to_a_hook(method):
+    hook = type("Clashes", (HookInterface,), {method: lambda self, step: log("mean", step)})()
+    places = [PLACES[method], "within the step"]
+    first, second = places if method == "step" else reversed(places)
+    with pytest.raises(ValueError, match=f"^'mean' is logged {first} and again {second}: give one of them another"):
         rows_of(hook)
 
 
@@ -70,14 +70,89 @@ def test_a_key_that_a_hook_logs_in_both_its_places_is_refused():
         rows_of(hook)
 
 
-@pytest.mark.parametrize("key", ["lr", "grad_norm"])
-def test_a_key_of_the_trainers_own_is_refused_to_an_environment(key):
+@pytest.mark.parametrize("key", ["loss", "lr", "grad_norm", "skipped"])
+@pytest.mark.parametrize("place", ["within the step", *PLACES.values()])
+def test_a_key_of_the_trainers_own_is_refused_before_the_first_update(key, place):
     def logs(model, batch, step):
         log(key, 5.0)
         return env(model, batch, step)
 
-    with pytest.raises(ValueError, match=f"^'{key}' is logged within the step and again by the trainer itself"):
-        rows_of(HookInterface(), of=logs)
+    hook, of = HookInterface(), logs
+    if place != "within the step":
+        method = next(method for method, name in PLACES.items() if name == place)
+        hook, of = type("Clashes", (HookInterface,), {method: lambda self, step: log(key, step)})(), env
+    model = torch.nn.Linear(1, 1)
+    before = model.bias.item()
+    message = f"^'{key}' is logged by the trainer itself, and again {place}: leave out the latter, or give it another"
+    with pytest.raises(ValueError, match=message) as raised:
+        Trainer(of, BATCHES).train(model, opt.sgd(model), [hook, Hook(log=lambda step, numbers: None)])
+    assert model.bias.item() == before
+    if of is logs:  # where it is to be left out
+        assert any(entry.path.name == "test_log.py" and entry.name == "logs" for entry in raised.traceback)
+
+
+def test_of_several_models_the_trainers_own_keys_carry_their_names():
+    def of(key, models, batch, step):
+        log(wanted, 7.0)
+        return models[key](batch).mean()
+
+    models, rows = {key: torch.nn.Linear(1, 1) for key in "gd"}, {}
+    opts = {key: opt.sgd(model) for key, model in models.items()}
+    hook = Hook(log=lambda step, numbers: rows.setdefault(step, {}).update(numbers))
+    for wanted in ("loss_d", "lr_g", "grad_norm_d"):
+        with pytest.raises(ValueError, match=f"^'{wanted}' is logged by the trainer itself, and again within the step"):
+            MultiTrainer(of, BATCHES).train(models, opts, hook)
+    wanted = "loss"
+    MultiTrainer(of, BATCHES).train(models, opts, hook, steplimit=1)
+    assert rows[0]["loss"] == 7
+    assert {"loss_g", "loss_d"} < rows[0].keys()
+
+
+class LogsRate(torch.optim.SGD):
+    key = "rate"
+
+    def step(self, closure=None):
+        log(self.key, lambda: 2 * self.param_groups[0]["lr"])
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"on_nan": "skip"}])
+def test_what_an_optimizer_logs_in_its_step_stands_in_the_row_of_the_step(options):
+    model, rows = torch.nn.Linear(1, 1), {}
+    optimizer = LogsRate(model.parameters(), lr=0.25)
+    optimizer.register_step_post_hook(lambda optimizer, *_: log("after", 3.0))
+    hook = Hook(log=lambda step, numbers: rows.setdefault(step, {}).update(numbers), log_interval=2)
+    trainer = Trainer(lambda *a: (env(*a), 5.0), BATCHES[:6], **options)
+    trainer.train(model, optimizer, hook, schedule=lambda step: 1 / (step + 1))
+    assert {step: (row["rate"], row["after"]) for step, row in rows.items()} == {
+        step: (0.5 / (step + 1), 3) for step in (0, 2, *([] if options.get("accumulate") else [4, 5]))
+    }
+    optimizer.key = "mean"
+    with pytest.raises(ValueError, match=r"^'mean' is logged within the step and again in the optimizer's step"):
+        trainer.train(model, optimizer, hook)
+
+
+def test_what_a_closure_asks_again_is_not_logged_again():
+    def of(model, batch, step):
+        log("call", lambda: calls.append(step) or float(len(calls)))
+        return (model(batch) - 1).square().mean()
+
+    calls, rows, model = [], {}, torch.nn.Linear(1, 1)
+    hook = Hook(log=lambda step, numbers: rows.setdefault(step, {}).update(numbers), log_interval=1)
+    Trainer(of, BATCHES[1:4]).train(model, torch.optim.LBFGS(model.parameters(), max_iter=4), hook)
+    assert calls == [0, 1, 2]
+    assert [row["call"] for row in rows.values()] == [1, 2, 3]
+
+
+def test_a_model_that_logs_is_compiled_whole():
+    torch.compiler.reset()
+    compiled = torch.compile(Logs(1, 1), backend="eager", fullgraph=True)
+    assert compiled(BATCHES[1]).shape == (2, 1)  # where nothing is logged
+    rows = []
+    hook = Hook(log=lambda _, numbers: rows.append(numbers["output"]), log_interval=2)
+    Trainer(lambda model, batch, step: model(batch).mean(), BATCHES[:3]).train(compiled, opt.sgd(compiled), hook)
+    assert rows == [0, 2]
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("place", ["setup", "log", "done"])
@@ -203,6 +278,18 @@ def test_a_loaders_worker_says_that_what_it_logs_is_kept_nowhere(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("ai.train.engine.log._IS_WORKER", True)  # as in a process of ours
         logging_preprocess(0)
+
+
+def logging_collate(samples):
+    logging_preprocess(0)
+    return torch.tensor(samples).reshape(-1, 1)
+
+
+def test_a_forked_worker_that_begins_at_a_logged_step_says_so_too():
+    loader = DataLoader([3.0, 4.0], 2, num_workers=1, collate_fn=logging_collate, multiprocessing_context="fork")
+    model, rows = torch.nn.Linear(1, 1), []
+    Trainer(env, loader).train(model, opt.sgd(model), Hook(log=lambda _, numbers: rows.append(numbers)))
+    assert [row["mean"] for row in rows] == [3.5]
 
 
 def test_nothing_is_logged_after_a_run_that_failed():

@@ -353,8 +353,8 @@ def test_two_trainers_in_threads_log_each_into_its_own_row(net, batches):
     assert lines == {1: [1.0] * 5, 2: [2.0] * 5}
 
 
-@pytest.mark.parametrize("where", ["class", "instance"])
-def test_an_optimizer_that_forgets_gradients_in_its_own_way_is_asked_to(where):
+@pytest.mark.parametrize("where", ["class", "instance", "torch"])
+def test_an_optimizer_that_forgets_gradients_in_its_own_way_is_asked_to(where, monkeypatch):
     asked = []
 
     class Keeps(torch.optim.SGD):
@@ -366,6 +366,8 @@ def test_an_optimizer_that_forgets_gradients_in_its_own_way_is_asked_to(where):
     optimizer = (Keeps if where == "class" else torch.optim.SGD)(model.parameters(), lr=1.0)
     if where == "instance":
         optimizer.zero_grad = lambda set_to_none=True: asked.append(set_to_none)
+    if where == "torch":  # as tools put their own in its place
+        monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", Keeps.zero_grad)
     Trainer(lambda model, batch, step: model(batch).sum(), [torch.ones(1, 1)] * 3).train(model, optimizer)
     assert model.weight.item() == -(1 + 2 + 3)
     assert len(asked) == 4  # at the start, and after each step

@@ -75,7 +75,7 @@ def evaluate(
     refuse_endless(data)
     if ranks.world > 1 and hasattr(data, "shard"):
         data = data.shard(ranks.rank, ranks.world)
-    record, totals, measures = Record(), Record(), Measures()
+    record, totals, measures = Record(losses), Record(), Measures()
     unknown: UnknownWeight | None = None
     with recording(record), measuring(measures), autocast(precision, device):
         for index, (batch, share) in enumerate(_in_step(iter(data), ranks, sharded)):
@@ -97,10 +97,7 @@ def evaluate(
                 record.weigh(weight * share)
                 totals.add(name, loss)
                 totals.weigh(weight * share)
-    logged = record.totals()
-    for name in logged.keys() & losses.keys():
-        raise ValueError(f"{name!r} is logged, and is the name of what is measured itself: give it another key")
-    sums = ranks.sum_named(logged | totals.totals())
+    sums = ranks.sum_named(record.totals() | totals.totals())
     if not any(weight for _, weight in sums.values()):
         raise ValueError(
             "there is no batch to validate on: the data is empty, or an iterator that has been run through"

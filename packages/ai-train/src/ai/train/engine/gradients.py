@@ -7,6 +7,9 @@ from torch.optim import Optimizer
 from ai.train.state.shards import local
 
 
+_ZERO_GRAD = Optimizer.zero_grad  # torch's own, whatever others put in its place later
+
+
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
     """The parameters of all its groups, as they are now."""
     return [p for group in optimizer.param_groups for p in group["params"]]
@@ -26,7 +29,7 @@ def forget_gradients(optimizer: Optimizer) -> None:
     >>> weight.grad is None
     True
     """
-    if getattr(optimizer.zero_grad, "__func__", None) is not Optimizer.zero_grad:
+    if getattr(optimizer.zero_grad, "__func__", None) is not _ZERO_GRAD:
         optimizer.zero_grad()
         return
     for group in optimizer.param_groups:

@@ -1,8 +1,9 @@
 """`log(key, value)`: numbers that any code inside a training step may record, free on the steps that are not logged."""
 
+import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import current_thread
@@ -21,21 +22,26 @@ Given = Number | Callable[[], Number]
 
 # Where in a step a number is logged.
 HOOKS_STEP, STEP = "in a hook's step", "within the step"
-HOOKS_GRADIENTS, TRAINER = "in a hook's gradients", "by the trainer itself"
+HOOKS_GRADIENTS, OPTIMIZER = "in a hook's gradients", "in the optimizer's step"
+TRAINER = "by the trainer itself"
 
 
 class Record:
-    """The numbers logged during one step or one validation, averaged by weight, kept on their device until read."""
+    """The numbers logged during one step or one validation, averaged by weight, kept on their device until read.
+
+    Args:
+        own: the names under which the trainer itself has numbers, refused to all others where they are logged.
+    """
 
     records = True
 
-    def __init__(self) -> None:
+    def __init__(self, own: Iterable[str] = ()) -> None:
         self.weight: float | Tensor = 1.0
         self._sums: dict[str, Tensor] = {}
         self._weights: dict[str, float | Tensor] = {}
         self._fresh: list[tuple[str, Tensor]] = []
         self.place = STEP
-        self._places: dict[str, str] = {}
+        self._places = dict.fromkeys(own, TRAINER)
 
     def take(self, key: str, value: Given) -> None:
         """Note what `log` was given."""
@@ -43,7 +49,7 @@ class Record:
 
     def add(self, key: str, value: Number) -> None:
         """Note one value; `weigh` later gives it its share."""
-        self.claim(key)
+        self._claim(key)
         if isinstance(value, Tensor):
             if value.numel() != 1:
                 raise ValueError(f"log({key!r}) takes one number, not a tensor of shape {tuple(value.shape)}")
@@ -52,13 +58,19 @@ class Record:
             value = torch.tensor(float(value), dtype=torch.float64, device="cpu")
         self._fresh.append((key, value))
 
-    def claim(self, key: str) -> None:
-        """Raise if the key was logged in another place of the step: their mean would be a number of nothing."""
-        if (first := self._places.setdefault(key, self.place)) != self.place:
+    def _claim(self, key: str) -> None:
+        """Raise if the key belongs to another place of the step: their mean would be a number of nothing."""
+        first = self._places.setdefault(key, self.place)
+        if first == self.place:
+            return
+        if first == TRAINER:
             raise ValueError(
-                f"{key!r} is logged {first} and again {self.place}: give one of them another key, and for the numbers "
-                "of an environment on other data call run.validate(data)"
+                f"{key!r} is logged {first}, and again {self.place}: leave out the latter, or give it another key"
             )
+        raise ValueError(
+            f"{key!r} is logged {first} and again {self.place}: give one of them another key, and for the numbers "
+            "of an environment on other data call run.validate(data)"
+        )
 
     @contextmanager
     def logged(self, place: str) -> "Iterator[None]":
@@ -160,6 +172,10 @@ Taker = Record | Waiting | Apart | Nowhere
 _current: ContextVar[Taker | None] = ContextVar("ai.train.log", default=None)
 
 
+if hasattr(os, "register_at_fork"):  # a loader's worker that begins at a logged step would fill a copy of its record
+    os.register_at_fork(after_in_child=lambda: _current.set(None))
+
+
 def record_into(record: Taker | None) -> None:
     """From now on send what is logged in this thread to `record` (None: nowhere)."""
     _current.set(record)
@@ -168,11 +184,13 @@ def record_into(record: Taker | None) -> None:
 def log(key: str, value: Given) -> None:
     """Record a number under `key` if this step is logged, else do nothing.
 
-    It is for the environment, the model, and a hook's `step` and `gradients`; what the environment logs several times
-    in a step is averaged. A key belongs to one of these places: in a second one it is refused. What a task, a sampler,
-    or the data (in the step that takes a batch of it) log stands in the row under `task_`, `sample_` and `data_` and
-    the key, as what is logged in a validation does under `val_`. A loader's worker knows no step, and says so. Outside
-    of training nothing happens, so that a model that logs can be used as any other.
+    It is for the environment, the model, an optimiser's `step`, and a hook's `step` and `gradients`; what the
+    environment logs several times in a step is averaged. A key belongs to one of these places: in a second one it is
+    refused, as are the trainer's own (`loss`, `lr`, `grad_norm`, `skipped`, of several models `loss_NAME` and so on)
+    in all of them. What a task, a sampler, or the data (in the step that takes a batch of it) log stands in the row
+    under `task_`, `sample_` and `data_` and the key, as what is logged in a validation does under `val_`. A loader's
+    worker knows no step, and says so. Outside of training nothing happens, so that a model that logs can be used as
+    any other.
 
     Args:
         key: the name under which the hook receives it.
@@ -184,7 +202,7 @@ def log(key: str, value: Given) -> None:
     taker = _current.get()
     if taker is not None:
         taker.take(key, value)
-    elif _in_worker():
+    elif not torch.compiler.is_compiling() and _in_worker():  # no compiler follows where torch's workers are asked for
         _OF_A_WORKER.take(key, value)
 
 

@@ -14,7 +14,7 @@ from ai.train.ema import Ema
 from ai.train.engine.batch_weight import rows
 from ai.train.engine.finite import Saved, StaysFinite, copies_of_buffers, not_finite, put_back, skips_on_device
 from ai.train.engine.gradients import divide, forget_gradients, gradient_norm, gradients_of, parameters_of
-from ai.train.engine.log import HOOKS_GRADIENTS, TRAINER, Record, record_into, recording
+from ai.train.engine.log import HOOKS_GRADIENTS, OPTIMIZER, TRAINER, Record, record_into, recording
 from ai.train.optimizers.factor import factor_at
 
 Loss = Tensor | tuple[Tensor, float | Tensor]
@@ -69,6 +69,7 @@ class Update:
         average_outside: Callable[[], None] | None = None,
     ) -> None:
         self._suffix = f"_{key}" if key else ""
+        self.names = (f"grad_norm{self._suffix}", f"lr{self._suffix}")
         self.forward, self.model, self.optimizer = forward, model, optimizer
         watched = [model] if environment is None else [model, environment]
         self._stays_finite = StaysFinite(watched)
@@ -107,17 +108,19 @@ class Update:
             with recording(record), nullcontext() if record is None else record.logged(HOOKS_GRADIENTS):
                 for look_at_gradients in self.on_gradients:
                     look_at_gradients(step)
-        if self._on_nan == "skip":
-            self._step_if_finite(batches, step, loss, buffers)
-        else:
-            self._loss_sum += loss
-            self._step(batches, step, loss)
+        with nullcontext() if record is None else record.logged(OPTIMIZER):
+            if self._on_nan == "skip":
+                self._step_if_finite(batches, step, loss, buffers)
+            else:
+                self._loss_sum += loss
+                self._step(batches, step, loss)
         forget_gradients(self.optimizer)
         if self._ema is not None:
             self._ema.update(step + 1)
         if record is not None:
             with record.logged(TRAINER):
                 record.add(f"lr{self._suffix}", self.optimizer.param_groups[0]["lr"])
+            record_into(None)
 
     def _accumulate(self, batches: Sequence[Any], step: int, record: Record | None) -> Tensor:
         """The gradients of all micro-batches together, ready for the optimiser; their loss."""
@@ -137,8 +140,6 @@ class Update:
                 total_weight = total_weight + weight
             loss_of_step = loss if loss_of_step is None else loss_of_step + loss
         assert loss_of_step is not None
-        if record is not None:
-            record_into(None)
         if self._average_outside is not None:
             self._average_outside()
         if self._weighted:
@@ -203,7 +204,7 @@ class Update:
                 if losses:
                     return losses.pop()
                 forget_gradients(self.optimizer)
-                with _going_on():
+                with _going_on(), recording(None):
                     return self._accumulate(batches, step, None)
 
             self.optimizer.step(closure)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
-from ai.train.engine.log import TRAINER, Apart, Nowhere, Record, Waiting, record_into, recording
+from ai.train.engine.log import Apart, Nowhere, Record, Waiting, record_into, recording
 from ai.train.engine.ranks import INTERRUPT, STOP
 from ai.train.engine.run import Interrupted, Run, StopTraining
 from ai.train.engine.update import Update
@@ -93,6 +93,7 @@ def _train(
     """Step after step; sets `run.outcome` where it is not the data or a limit that ends it."""
     poll, limit, step = run.ranks.poll, run.steplimit, run.step
     is_there, waiting, stop = hook is not _NO_HOOK, Waiting(), None
+    own = ["skipped", *_loss_names(updates).values(), *(name for update in updates.values() for name in update.names)]
     deadline = math.inf if timelimit is None else run.time() + timelimit
     while limit is None or step < limit:
         if is_there:
@@ -105,7 +106,7 @@ def _train(
             return
         if timelimit is not None and run.time() >= deadline:
             return
-        record = Record() if is_there and hook.wants_log(step) else None
+        record = Record(own) if is_there and hook.wants_log(step) else None
         if waiting.given:
             waiting.hand_over(record)
         if record is not None:
@@ -144,13 +145,10 @@ def _publish(run: Run, hook: HookInterface, updates: Mapping[str, Update], recor
     """Read what the device holds, reduce it over the ranks once, and hand the numbers to the hook."""
     totals: dict[str, tuple[float, float]] = {}
     finite = True
-    for key, update in updates.items():
-        loss, count = update.read_loss(keep=run.keeps_sums)
+    for key, name in _loss_names(updates).items():
+        loss, count = updates[key].read_loss(keep=run.keeps_sums)
         finite = finite and math.isfinite(loss)
-        totals["loss" if len(updates) == 1 else f"loss_{key}"] = (loss, count)
-    with record.logged(TRAINER):
-        for name in totals:
-            record.claim(name)
+        totals[name] = (loss, count)
     for name, (total, weight) in run.ranks.sum_named(record.totals() | totals).items():
         if name in totals and isinstance(hook, HookList):
             hook.log_loss(name, total, weight)
@@ -167,7 +165,11 @@ def _publish(run: Run, hook: HookInterface, updates: Mapping[str, Update], recor
 def _means(updates: Mapping[str, Update]) -> dict[str, float]:
     read = {key: update.read_loss(keep=True) for key, update in updates.items()}
     means = {key: total / count for key, (total, count) in read.items() if count}
-    return {"loss" if len(updates) == 1 else f"loss_{key}": mean for key, mean in means.items()}
+    return {name: means[key] for key, name in _loss_names(updates).items() if key in means}
+
+
+def _loss_names(updates: Mapping[str, Update]) -> dict[str, str]:
+    return {key: "loss" if len(updates) == 1 else f"loss_{key}" for key in updates}
 
 
 def _has_something_to_train(run: Run) -> bool:
