@@ -6,7 +6,6 @@ from torch.optim import Optimizer
 
 from ai.train.state.shards import local
 
-
 _ZERO_GRAD = Optimizer.zero_grad  # torch's own, whatever others put in its place later
 
 
