@@ -125,6 +125,16 @@ def test_regress_compares_in_float32_what_was_predicted_in_half_precision(on_dev
     ("call", "error", "message"),
     [
         (lambda: Classify(label_smoothing=1), ValueError, r"label_smoothing \(1\) must lie in \[0, 1\)"),
+        (lambda: Classify(class_weights=[1, -1]), ValueError, r"class_weights \(\[1.0, -1.0\]\) must not be negative"),
+        (
+            lambda: Trainer(Classify(top_k=(2, 5)), []).validate(
+                nn.Linear(2, 3), [(torch.ones(2, 2), torch.ones(2).int())]
+            ),
+            ValueError,
+            r"top_k \(5\) must not exceed the model's 3 logits",
+        ),
+        (lambda: Distill(nn.Linear), TypeError, r"teacher must be an instance: Linear\(...\), not the class Linear"),
+        (lambda: Distill(nn.Linear(1, 1), Classify), TypeError, r"task must be an instance: Classify\(...\), not the"),
         (lambda: Classify()(nn.Identity(), {"x": 1}, 0), TypeError, r"not a dict with keys \['x'\]"),
         (lambda: Classify()(nn.Identity(), torch.ones(2), 0), TypeError, "not a Tensor"),
         (
@@ -197,15 +207,21 @@ def test_log_takes_one_number():
             r"'y' \(int64 \(4, 1\)\) must have one class .*: drop the last axis, y.squeeze\(1\)",
         ),
         (
+            (torch.zeros(4, 2), torch.zeros(3).long()),
+            ValueError,
+            r"'y' \(int64 \(3,\)\) must have one class where the logits \(4, 3\) have one number for each, so \(4,\)$",
+        ),
+        (
             {"x": torch.zeros(4, 2), "label": torch.zeros(4)},
             TypeError,
             r"must be a dict with 'x' and 'y' or a pair, not a dict with keys \['label', 'x'\]",
         ),
     ],
 )
-def test_the_slips_of_the_first_hour_are_one_sentence_with_column_dtype_and_fix(batch, error, message):
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 5.0]])
+def test_the_slips_of_the_first_hour_are_one_sentence_with_column_dtype_and_fix(batch, error, message, weights):
     with pytest.raises(error, match=message):
-        Classify()(nn.Linear(2, 3), batch, 0)
+        Classify(class_weights=weights)(nn.Linear(2, 3), batch, 0)
 
 
 def test_a_class_in_place_of_an_instance_is_named(net, batches):
@@ -244,6 +260,16 @@ def test_keys_smoothing_and_weights_of_classes_are_chosen(on_device):
         Classify(class_weights=[1.0, 2.0])(model, (x, y), 0)
     assert Regress(x="a", y="b")(nn.Identity(), {"a": torch.ones(2, 1), "b": torch.zeros(2, 1)}, 0) == 1.0
     assert Reconstruct(x="a")(nn.Identity(), {"a": torch.ones(2, 1)}, 0) == 0.0
+
+
+def test_what_torch_leaves_out_of_the_mean_weighs_nothing():
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(2, 3), torch.randn(4, 2), torch.tensor([0, -100, 2, 1])
+    there, weights = y != -100, torch.tensor([1.0, 2.0, 5.0])
+    loss, weight = Classify(class_weights=weights)(model, (x, y), 0)
+    wanted, whole = Classify(class_weights=weights)(model, (x[there], y[there]), 0)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert weight.item() == whole.item() == 8
 
 
 def test_pixels_are_classified_as_rows_are():
@@ -286,6 +312,11 @@ def test_distillation_equals_its_formula_and_leaves_the_teacher_as_it_was(any_de
     assert there[0][0].weight.grad is None
     wanted.backward()
     assert_close(there[1].weight.grad, student.weight.grad)
+    weighted, weight = Distill(teacher, Classify(class_weights=[1, 2, 5]), temperature=2.0, share=0.25)(
+        student, (x, y), 0
+    )
+    own, whole = Classify(class_weights=[1, 2, 5])(student, (x, y), 0)
+    assert (weighted.item(), weight) == (pytest.approx((0.25 * soft + 0.75 * own).item(), rel=1e-5), whole)
     with pytest.raises(ValueError, match=r"temperature \(0\) must be positive"):
         Distill(teacher, temperature=0)
 

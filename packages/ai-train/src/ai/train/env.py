@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ai.model.arguments import check_real, check_whole
+from ai.model.arguments import check_instance, check_module, check_real, check_whole
 from ai.train.engine.log import is_logging, log
 from ai.train.engine.whole_set import Metric, check_metric, measure
 
@@ -74,6 +74,8 @@ class Classify:
         self.x, self.y = x, y
         self.label_smoothing = label_smoothing
         self.class_weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
+        if self.class_weights is not None and not (self.class_weights >= 0).all():
+            raise ValueError(f"class_weights ({self.class_weights.tolist()}) must not be negative")
         self.top_k = tuple(top_k)
         if not isinstance(metrics, Mapping | None):
             raise TypeError(f"metrics must be a dict by name, not {type(metrics).__name__}")
@@ -94,10 +96,11 @@ class Classify:
         if weights.shape != (logits.shape[1],):
             raise ValueError(f"class_weights {tuple(weights.shape)} must be one for each of {logits.shape[1]} classes")
         weights = weights.to(logits)
-        whole = weights[target].sum() if not target.is_floating_point() else (target * weights).sum()
         loss = self._cross_entropy(logits, target, weights)
-        # Against probabilities torch divides by the rows.
-        return (loss * len(target) / whole if target.is_floating_point() else loss), whole
+        if target.is_floating_point():
+            whole = (target * weights).sum()
+            return loss * len(target) / whole, whole  # against probabilities torch divides by the rows
+        return loss, (weights[target.clamp_min(0)] * (target != _LEFT_OUT)).sum()
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
         try:
@@ -118,7 +121,7 @@ class Classify:
                     f"in the logits' shape {tuple(logits.shape)}"
                 )
             return y
-        if y.ndim != logits.ndim - 1:
+        if y.shape != (logits.shape[0], *logits.shape[2:]):
             fix = f": drop the last axis, {self.y}.squeeze(1)" if y.ndim == logits.ndim and y.shape[1] == 1 else ""
             raise ValueError(
                 f"{self.y!r} ({_short(y)}) must have one class where the logits {tuple(logits.shape)} have one number "
@@ -132,7 +135,12 @@ class Classify:
         for name, metric in self.metrics.items():
             measure(name, metric, logits.float().softmax(1), classes)
         for k in self.top_k:
+            if k > logits.shape[1]:
+                raise ValueError(f"top_k ({k}) must not exceed the model's {logits.shape[1]} logits")
             log(f"accuracy_top{k}", (logits.topk(k, 1).indices == classes[:, None]).any(1).float().mean())
+
+
+_LEFT_OUT = -100  # the class that torch leaves out of its mean
 
 
 def forward(model: nn.Module, x: Tensor, name: str) -> Tensor:
@@ -266,7 +274,8 @@ class Distill:
 
     Args:
         teacher: a module, asked in evaluation mode and without gradients.
-        task: the environment of the model's own task, such as `Classify()`; None leaves it out.
+        task: the environment of the model's own task, such as `Classify()`; None leaves it out. Where it gives a
+            weight beside its loss, as with class weights, the teacher's part of the batch weighs as much.
         temperature: both logits are divided by it; gradients are scaled back by its square.
         share: of the teacher in the loss, 0 to 1.
         x: the input's key in a batch that is a dict.
@@ -282,12 +291,14 @@ class Distill:
     def __init__(
         self,
         teacher: nn.Module,
-        task: Callable[..., Tensor] | None = None,
+        task: Callable[..., Tensor | tuple[Tensor, float | Tensor]] | None = None,
         *,
         temperature: float = 2.0,
         share: float = 0.5,
         x: str = "x",
     ) -> None:
+        check_module(teacher=teacher)
+        check_instance(task=task)
         check_real(temperature=temperature, share=share)
         if not temperature > 0:
             raise ValueError(f"temperature ({temperature}) must be positive")
@@ -295,8 +306,8 @@ class Distill:
             raise ValueError(f"share ({share}) must lie in [0, 1]")
         self.teacher, self.task, self.temperature, self.share, self.x = teacher, task, temperature, share, x
 
-    def __call__(self, model: nn.Module, batch: Batch | Tensor, step: int) -> Tensor:
-        """The mean loss over the batch."""
+    def __call__(self, model: nn.Module, batch: Batch | Tensor, step: int) -> Tensor | tuple[Tensor, float | Tensor]:
+        """The mean loss over the batch; with what it weighs, where the task says so."""
         x = images(batch, self.x)
         modes = [(module, module.training) for module in self.teacher.modules()]
         self.teacher.eval()
@@ -311,7 +322,10 @@ class Distill:
         log("distillation", soft.detach())
         if self.task is None:
             return soft
-        return self.share * soft + (1 - self.share) * self.task(model, batch, step)
+        own = self.task(model, batch, step)
+        if isinstance(own, tuple):
+            return self.share * soft + (1 - self.share) * own[0], own[1]
+        return self.share * soft + (1 - self.share) * own
 
 
 def images(batch: Any, key: str = "x") -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 def with_beyond(batch: Mapping[str, Tensor], beyond: Tensor) -> Tensor:
     """Rewards plus the discounted `beyond` `[B, …]`; nothing beyond a true end, whatever a network says of it.
 
+    >>> import torch
     >>> batch = {"n_step_reward": torch.ones(2), "next_discount": torch.tensor([0.5, 0.0])}
     >>> with_beyond(batch, torch.tensor([4.0, torch.nan]))
     tensor([3., 1.])
@@ -28,6 +29,7 @@ def projected(chance: Tensor, returns: Tensor, support: Tensor) -> Tensor:
 
     Source: Bellemare, Dabney and Munos 2017, A distributional perspective on reinforcement learning, equation 7.
 
+    >>> import torch
     >>> projected(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.25, 9.0]]), torch.tensor([0.0, 1.0]))
     tensor([[0.3750, 0.6250]])
     """
