@@ -70,7 +70,7 @@ def test_a_key_that_a_hook_logs_in_both_its_places_is_refused():
         rows_of(hook)
 
 
-@pytest.mark.parametrize("key", ["loss", "lr", "grad_norm", "skipped"])
+@pytest.mark.parametrize("key", ["loss", "lr", "grad_norm", "skipped", "steps_per_s"])
 @pytest.mark.parametrize("place", ["within the step", *PLACES.values()])
 def test_a_key_of_the_trainers_own_is_refused_before_the_first_update(key, place):
     def logs(model, batch, step):

@@ -14,7 +14,7 @@ from ai.train.ema import Ema
 from ai.train.engine.batch_weight import rows
 from ai.train.engine.finite import Saved, StaysFinite, copies_of_buffers, not_finite, put_back, skips_on_device
 from ai.train.engine.gradients import divide, forget_gradients, gradient_norm, gradients_of, parameters_of
-from ai.train.engine.log import HOOKS_GRADIENTS, OPTIMIZER, TRAINER, Record, record_into, recording
+from ai.train.engine.log import HOOKS_GRADIENTS, OPTIMIZER, STEP, TRAINER, Record, record_into, recording
 from ai.train.optimizers.factor import factor_at
 
 Loss = Tensor | tuple[Tensor, float | Tensor]
@@ -108,18 +108,20 @@ class Update:
             with recording(record), nullcontext() if record is None else record.logged(HOOKS_GRADIENTS):
                 for look_at_gradients in self.on_gradients:
                     look_at_gradients(step)
-        with nullcontext() if record is None else record.logged(OPTIMIZER):
-            if self._on_nan == "skip":
-                self._step_if_finite(batches, step, loss, buffers)
-            else:
-                self._loss_sum += loss
-                self._step(batches, step, loss)
+        if record is not None:
+            record.place = OPTIMIZER
+        if self._on_nan == "skip":
+            self._step_if_finite(batches, step, loss, buffers)
+        else:
+            self._loss_sum += loss
+            self._step(batches, step, loss)
         forget_gradients(self.optimizer)
         if self._ema is not None:
             self._ema.update(step + 1)
         if record is not None:
             with record.logged(TRAINER):
                 record.add(f"lr{self._suffix}", self.optimizer.param_groups[0]["lr"])
+            record.place = STEP
             record_into(None)
 
     def _accumulate(self, batches: Sequence[Any], step: int, record: Record | None) -> Tensor:

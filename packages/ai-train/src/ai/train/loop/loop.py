@@ -93,7 +93,12 @@ def _train(
     """Step after step; sets `run.outcome` where it is not the data or a limit that ends it."""
     poll, limit, step = run.ranks.poll, run.steplimit, run.step
     is_there, waiting, stop = hook is not _NO_HOOK, Waiting(), None
-    own = ["skipped", *_loss_names(updates).values(), *(name for update in updates.values() for name in update.names)]
+    own = [
+        "skipped",
+        "steps_per_s",
+        *_loss_names(updates).values(),
+        *(name for update in updates.values() for name in update.names),
+    ]
     deadline = math.inf if timelimit is None else run.time() + timelimit
     while limit is None or step < limit:
         if is_there:
