@@ -1,3 +1,4 @@
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -5,15 +6,21 @@ import pytest
 import torch
 
 from ai.data import Datagen, ReplayBuffer
+from ai.data.workers.on_ray import actor as ray_actor
+from ai.data.workers.on_ray import joining
+from ai.data.workers.on_ray import worker as ray_worker
 from ai.examples import sampled_muzero
 from ai.examples.agents.point_mass import STEPS, PointMass, best_return, optimal
-from ai.examples.muzero import Model, run
+from ai.examples.muzero import Model, main, run
 from ai.examples.muzero.asked import Asked, Requests
 from ai.examples.muzero.luck import LuckModel
 from ai.examples.muzero.main import PRESETS, Judge, given_away, mean_return
 from ai.examples.muzero.reanalyse import Reanalyse
 from ai.game import CartPole, Hog, HogSolver, Play, Puct, Search, SelfPlay, StochasticModel, TicTacToe
 from ai.train import MuZero
+from tests.data.helpers_data import wait_until
+from tests.data.workers.pretended_ray import PretendedRay
+from tests.infer.pretended_inferencer import Pretended, pretend
 
 
 @pytest.mark.slow
@@ -49,6 +56,32 @@ def test_a_model_that_is_asked_elsewhere_plays_as_one_that_is_here():
         for name in one:
             np.testing.assert_array_equal(one[name], other[name], name)
     assert one["version"] == 4
+
+
+@pytest.mark.parametrize("inferencer", [False, True])
+def test_games_come_from_a_cluster_with_the_parameters_that_they_are_told(monkeypatch, tmp_path, inferencer):
+    monkeypatch.setitem(sys.modules, "ray", PretendedRay())
+    monkeypatch.setattr(joining, "_user", None)
+    monkeypatch.setattr(ray_worker, "_TURN_S", 0.01)
+    monkeypatch.setattr(ray_actor, "_BEAT_S", 0.01)
+    monkeypatch.setenv("AI_NODE", "one machine")
+    pretend(monkeypatch, tmp_path)
+    seen = []
+
+    def learn(config, model, loader, loss, **measuring):
+        with loader:
+            seen.append(int(next(loader)["version"].max()))
+            loader.update_params(model.state_dict())
+            wait_until(lambda: next(loader)["version"].max() == 1)
+            seen.append(len(Pretended.made))
+        raise InterruptedError("nothing more is asked")
+
+    monkeypatch.setattr(main, "learn", learn)
+    config = replace(PRESETS["tiny"], engine="ray", inferencer=inferencer, workers=2, dim=8, dim_state=8, batch_size=4)
+    with pytest.raises(InterruptedError):
+        run(config)
+    assert seen == [0, inferencer]  # one for both workers
+    wait_until(lambda: all(actor.dead for actor in sys.modules["ray"].actors))
 
 
 def test_embeddings_are_normalised_and_every_part_learns():

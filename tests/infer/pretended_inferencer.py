@@ -25,7 +25,8 @@ class Pretended:
     made: ClassVar[dict] = {}
 
     def __init__(self, model, **options):
-        self.model, self.internal = pickle.loads(pickle.dumps(model)), 0
+        with torch.inference_mode(False):  # the process of its own knows nothing of the asker's mode
+            self.model, self.internal = pickle.loads(pickle.dumps(model)), 0
         self.address = tempfile.mkdtemp(dir=tempfile.gettempdir(), prefix="inferencer-")
         self.client = Client(self.address)
         self.made[self.address] = self
@@ -55,12 +56,12 @@ class Client:
         if self.address not in Pretended.made:
             raise WorkerDiedError("gone")
 
-    def __call__(self, x):
+    def __call__(self, *x):
         self.ping(None)
         asked = Pretended.made[self.address]
         self.version = asked.internal
         with torch.inference_mode():
-            return asked.model(x)
+            return asked.model(*x)
 
     def close(self):
         pass
