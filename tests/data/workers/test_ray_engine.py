@@ -20,6 +20,7 @@ from ai.data.workers.on_ray import joining, membership
 from ai.data.workers.on_ray import worker as ray_worker
 from ai.data.workers.on_ray.pieces import MAX_PIECES, read
 from ai.data.workers.pickle_by_value import ship
+from ai.data.workers.worker import portable_error
 from tests.data.helpers_data import Walk, wait_until
 from tests.data.workers.pretended_ray import PretendedRay
 
@@ -132,6 +133,24 @@ def test_after_a_shutdown_nothing_is_asked_of_ray_and_a_new_engine_is_wanted(clu
 
 def raises(link):
     raise RuntimeError("at once")
+
+
+class UntellableError(BaseException):
+    def __str__(self):
+        return f"code {self.missing}"
+
+
+def raises_what_cannot_be_told(link):
+    raise UntellableError
+
+
+def test_an_error_that_cannot_be_told_ends_its_worker_by_its_name(cluster):
+    heard = Heard(raises_what_cannot_be_told)
+    wait_until(lambda: heard.exits)
+    assert heard.exits[0].endswith("raised UntellableError, which cannot be told")
+    copied = portable_error(UntellableError())
+    assert (type(copied), str(copied)) == (RuntimeError, "UntellableError, which cannot be told")
+    assert "Traceback in the worker" in copied.__notes__[0]
 
 
 def test_a_function_that_raises_ends_its_worker(cluster):

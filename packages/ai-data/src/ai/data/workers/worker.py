@@ -193,9 +193,17 @@ def portable_error(error: BaseException) -> BaseException:
         if type(copied) is not type(error) or str(copied) != str(error):
             raise TypeError("the error does not survive pickling")
     except Exception:
-        copied = RuntimeError(f"{type(error).__name__}: {error}")
+        copied = RuntimeError(told(error))
     copied.add_note(f"Traceback in the worker:\n{text}")
     return copied  # type: ignore[no-any-return]
+
+
+def told(error: BaseException) -> str:
+    """Returns an error's name and words; its name alone where telling it raises."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__}, which cannot be told"
 
 
 def main() -> None:
@@ -215,7 +223,7 @@ def main() -> None:
         try:
             function(link)
         except BaseException as error:  # else the exit code is all that is told of it
-            link.send((EXITED, f"raised {type(error).__name__}: {error}"))
+            link.send((EXITED, f"raised {told(error)}"))
             raise
 
 

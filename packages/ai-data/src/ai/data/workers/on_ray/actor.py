@@ -12,7 +12,7 @@ import numpy as np
 from ai.data.workers.message import joined
 from ai.data.workers.on_ray.pieces import MAX_BYTES, Block, cut
 from ai.data.workers.versions import installed, mismatch, other_code
-from ai.data.workers.worker import EXITED
+from ai.data.workers.worker import EXITED, told
 
 # Messages that wait for the trainer; who sends more waits.
 _MAX_WAITING = 8
@@ -110,7 +110,7 @@ class Actor:
         try:
             function(self)
         except BaseException as error:
-            self.send((EXITED, f"raised {type(error).__name__}: {error}"))
+            self.send((EXITED, f"raised {told(error)}"))
         else:
             self.send((EXITED, "returned"))
 
