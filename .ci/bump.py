@@ -54,7 +54,7 @@ def _numbers(version: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit("usage: hatch run bump VERSION, such as 0.2.0")
     for changed in bump(ROOT, sys.argv[1], datetime.date.today().isoformat()):
         print(changed.relative_to(ROOT))

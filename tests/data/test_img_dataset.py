@@ -422,3 +422,11 @@ def test_a_file_that_is_no_image_is_named_and_nothing_of_ours(tmp_path):
         ValueError, match=r"a\.png is no image that can be read: it is in no format of images that is known"
     ):
         ImgDataset(tmp_path, 8, cache=tmp_path / "packs")
+
+
+def test_a_folder_that_is_nowhere_is_told_with_both_places_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("AI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    sentence = rf"^path must be a folder of images, pictrues is not a folder, nor is {tmp_path / 'pictrues'}$"
+    with pytest.raises(FileNotFoundError, match=sentence):
+        ImgDataset("pictrues", 8)

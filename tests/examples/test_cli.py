@@ -125,6 +125,15 @@ def test_every_door_tells_a_failing_file_in_one_sentence(error, status, monkeypa
         assert capsys.readouterr().err == f"{name}: {error}\n"
 
 
+def test_help_by_the_modules_own_door_names_the_command_and_no_path(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/a/checkout/mnist/__main__.py", "--help"])
+    with cli.told("mnist"):
+        assert sys.argv[0] == "python -m ai.examples.mnist"
+    monkeypatch.setattr(sys, "argv", ["ai-examples mnist"])
+    with cli.told("ai-examples"):
+        assert sys.argv[0] == "ai-examples mnist"
+
+
 def test_an_unknown_example_exits_with_the_nearest_name(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["ai-examples", "minst"])
     with pytest.raises(SystemExit) as exit_:

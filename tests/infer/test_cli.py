@@ -47,3 +47,19 @@ def test_a_tree_of_sources_that_was_never_installed_has_a_version_too(capsys, mo
 
     monkeypatch.setattr(cli, "version", version)
     assert run(capsys, "--version")[:2] == (0, "ai-infer (not installed)\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "rule"),
+    [
+        (
+            "nowhere",
+            "must come from package.module:factory, a .pt2 or .onnx file or a folder that is there, not 'nowhere'",
+        ),
+        ("nowhere.onnx", "must be a file that is there, not nowhere.onnx"),
+    ],
+)
+def test_a_source_that_is_not_there_is_one_sentence_and_status_2(source, rule, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["serve", f"net={source}"]) == 2
+    assert capsys.readouterr().err == f"ai-infer serve: model 'net' {rule}\n"

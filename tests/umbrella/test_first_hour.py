@@ -86,6 +86,15 @@ SLIPS = [
         lambda: ai.Trainer(ai.train.Classify(), [], wrong=1),
         r"Trainer has no option 'wrong'; its options are accumulate,",
     ),
+    (
+        lambda: ai.opt.adam(model(), learning_rate=0.1),
+        r"^opt.adam has no option 'learning_rate'; what others call so is lr; its options are lr, betas, .*clip_value$",
+    ),
+    (lambda: ai.opt.sgd(model(), momentm=0.9), r"^opt.sgd has no option 'momentm'; its options are lr, momentum, "),
+    (
+        lambda: ai.data.Dataset(torch.zeros(8, 4), torch.zeros(8)),
+        r"Dataset takes all columns as its first argument, Dataset\(\{'x': X, 'y': Y\}\), not one by one",
+    ),
     (lambda: train(hook=Lab().hook), r"hook must have setup, .*, and a method lacks setup: call it, hook\(\)"),
     (lambda: train(opt=ai.opt.adam), r"optimizer of 'model' must be .*, not the function adam: call it with the model"),
     (lambda: train(opt="adam"), r"optimizer of 'model' must be a torch.optim.Optimizer, not str"),

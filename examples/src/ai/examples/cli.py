@@ -118,6 +118,8 @@ def told(command: str) -> Iterator[None]:
     """Ends a command in one sentence where a file or folder fails it: status 2 for the lab's root, 1 for any other."""
     from ai.lab.files.folder import LabPathError
 
+    if Path(sys.argv[0]).name == "__main__.py":  # a path as long as the checkout's, in every line of --help
+        sys.argv[0] = f"python -m ai.examples.{command}"
     try:
         yield
     except BrokenPipeError:  # whoever read what it prints has gone, which Python says in its own way

@@ -70,8 +70,6 @@ _OWNERS = {
 _MODULES = ("augment", "sampling", "toy", "util")
 
 
-# A type checker goes by the imports above: `__getattr__` would type every misspelling as Any, and a computed `__all__`
-# leaves nothing to `import *`.
 # What torchvision, torch and Lightning call a thing -> ours, for whoever asks by their name.
 _ELSEWHERE = {
     "ImageFolder": "ai.data.ImgDataset(folder, imsize, labels='folder')",
@@ -82,6 +80,8 @@ _ELSEWHERE = {
     "random_split": "Dataset.split(0.8, 0.2)",
 }
 
+# A type checker goes by the imports above: `__getattr__` would type every misspelling as Any, and a computed `__all__`
+# leaves nothing to `import *`.
 if not TYPE_CHECKING:
     __all__ = [*_OWNERS, *_MODULES]
 

@@ -70,6 +70,10 @@ class Dataset:
         cols.refuse_unnamed_columns(data)
         self.data = cols.as_columns(data)
         have = list(self.data) if isinstance(self.data, dict) else []
+        if isinstance(preprocess, Tensor | np.ndarray | list | tuple):
+            raise TypeError(
+                "Dataset takes all columns as its first argument, Dataset({'x': X, 'y': Y}), not one by one"
+            )
         if preprocess is not None:
             Applied(preprocess, "preprocess")
             _refuse_unknown_keys("preprocess", preprocess, have)

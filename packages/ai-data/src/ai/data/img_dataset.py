@@ -133,11 +133,14 @@ class ImgDataset(Dataset):
 
 
 def _folder(path: str | os.PathLike[str]) -> Path | RemoteFolder:
-    root: Path | RemoteFolder
-    if (local := local_path(path)) is None:
-        root = RemoteFolder(str(path))
-    else:
-        root = local if local.is_dir() else dataset_folder(local)
-    if not root.is_dir():
-        raise FileNotFoundError(f"path must be a folder of images, {root} is not a folder")
-    return root
+    local = local_path(path)
+    if local is None:
+        remote = RemoteFolder(str(path))
+        if not remote.is_dir():
+            raise FileNotFoundError(f"path must be a folder of images, {remote} is not a folder")
+        return remote
+    for root in (local, dataset_folder(local)):
+        if root.is_dir():
+            return root
+    also = "" if root == local else f", nor is {root}"
+    raise FileNotFoundError(f"path must be a folder of images, {local} is not a folder{also}")

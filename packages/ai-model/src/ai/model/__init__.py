@@ -190,8 +190,6 @@ class _Package(ModuleType):
 sys.modules[__name__].__class__ = _Package
 
 
-# A type checker goes by the imports above: `__getattr__` would type every misspelling as Any, and a computed `__all__`
-# leaves nothing to `import *`.
 # What torch and Keras call a layer -> ours, for whoever asks by their name.
 _ELSEWHERE = {
     "BatchNorm2d": "torch.nn.BatchNorm2d, which m.seq takes as it is",
@@ -213,6 +211,8 @@ _ELSEWHERE = {
     "relu": "m.actv('relu')",
 }
 
+# A type checker goes by the imports above: `__getattr__` would type every misspelling as Any, and a computed `__all__`
+# leaves nothing to `import *`.
 if not TYPE_CHECKING:
     __all__ = [*_OWNERS, "f", "norm"]
 

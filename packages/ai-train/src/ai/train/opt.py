@@ -1,5 +1,6 @@
 """Optimisers: torch's own, in their fastest form, with parameter groups by rule and clipping that travels with them."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -293,6 +294,7 @@ def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float
     if rule is not None and (rule in makers or not callable(rule)):
         given = f"{rule.__name__} itself" if callable(rule) else type(rule).__name__
         raise TypeError(f"groups must be a rule for groups, such as no_decay() or layerwise_decay(0.75), not {given}")
+    _check_options(kind, options)
     if rule is not None and not isinstance(model, nn.Module):
         raise TypeError(f"groups= needs the module itself, not {type(model).__name__}")
     groups: list[Any]
@@ -307,6 +309,28 @@ def _make(kind: Callable[..., Made], model: nn.Module | Iterable[Any], lr: float
         options["fused"] = True
     optimizer = kind(groups, lr=lr, **options)
     return optimizer if clip_norm is None and clip_value is None else clip(optimizer, clip_norm, value=clip_value)
+
+
+_ELSEWHERE = {
+    "clipnorm": "clip_norm",
+    "clipvalue": "clip_value",
+    "global_clipnorm": "clip_norm",
+    "gradient_clip_val": "clip_norm",
+    "learning_rate": "lr",
+    "max_grad_norm": "clip_norm",
+}
+"""What others call an option -> ours."""
+
+
+def _check_options(kind: Any, options: dict[str, Any]) -> None:
+    takes = inspect.signature(kind).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in takes.values()):
+        return
+    for name in options:
+        if name not in takes:
+            ours = f"what others call so is {_ELSEWHERE[name]}; " if name in _ELSEWHERE else ""
+            known = ", ".join([*list(takes)[1:], "groups", "clip_norm", "clip_value"])
+            raise TypeError(f"opt.{kind.__name__.lower()} has no option {name!r}; {ours}its options are {known}")
 
 
 def _check_betas(betas: Any) -> None:

@@ -137,25 +137,32 @@ def build(source: ModelSource, *, trust: bool = False) -> tuple[nn.Module, tuple
     Raises:
         ValueError: the source is none, or damaged.
     """
+    check_place(source)
     path = _place(source.source)
     if _is_file(source.source):
-        if not path.is_file():
-            raise ValueError(f"model {source.name!r} must be a file that is there, not {path}")
         if path.suffix == ".onnx":
             model = OnnxModel(os.fspath(path.resolve()))
             return model, source.inputs or model.inputs()
         return ExportedModel(os.fspath(path.resolve())), source.inputs
     if path.is_dir():
         return _from_folder(source, path, trust)
-    if ":" in source.source:
-        made = construct(source.source, [], json.loads(source.options.get("args", "{}")))
-        if "weights" in source.options:
-            _load_weights(made, as_path(source.options["weights"]))
-        return made, source.inputs
-    raise ValueError(
-        f"model {source.name!r} must come from package.module:factory, a .pt2 or .onnx file or a folder that is there, "
-        f"not {source.source!r}"
-    )
+    made = construct(source.source, [], json.loads(source.options.get("args", "{}")))
+    if "weights" in source.options:
+        _load_weights(made, as_path(source.options["weights"]))
+    return made, source.inputs
+
+
+def check_place(source: ModelSource) -> None:
+    """Raises `ValueError` for a source that is no factory's name, and no file or folder that is there."""
+    path = _place(source.source)
+    if _is_file(source.source):
+        if not path.is_file():
+            raise ValueError(f"model {source.name!r} must be a file that is there, not {path}")
+    elif not path.is_dir() and ":" not in source.source:
+        raise ValueError(
+            f"model {source.name!r} must come from package.module:factory, a .pt2 or .onnx file or a folder that is "
+            f"there, not {source.source!r}"
+        )
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:

@@ -80,6 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise SystemExit(_MISSING.format(name=error.name)) from error
 
+    from ai.infer.http.model_sources import ModelSource, check_place
+
     set_up_log(arguments)
     tokens = None
     if arguments.token_file is not None:
@@ -99,6 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--port must be from 0 to 65535, not {arguments.port}")
         if arguments.drain < 0:
             raise ValueError(f"--drain must be 0 or more, not {arguments.drain}")
+        for text in arguments.models:
+            check_place(ModelSource.parse(text))
         app = make_app(arguments, arguments.models, tokens)
     except ValueError as error:
         raise UsageError(f"ai-infer serve: {error}") from error

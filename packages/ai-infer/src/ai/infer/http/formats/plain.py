@@ -148,16 +148,17 @@ def answer_plain(asked: PlainRequest, outputs: list[tuple[str, Output]]) -> tupl
         document = next(iter(nested.values())) if len(nested) == 1 else nested
         return JSON, json.dumps(document, separators=(",", ":")).encode()
     if len(outputs) != 1:
-        raise BadInputError(f"the model has {len(outputs)} outputs: send JSON, or use /v2/models/NAME/infer")
+        raise BadInputError(f"the model has {len(outputs)} outputs: {_MANY}")
     x = outputs[0][1]
     if not isinstance(x, Texts):
         return _octets(x.dtype, x.shape), bytes(x.data)
     if len(x.items) != 1:
-        raise BadInputError(f"the model returns {len(x.items)} texts: send JSON, or use /v2/models/NAME/infer")
+        raise BadInputError(f"the model returns {len(x.items)} texts: {_MANY}")
     return (*_OCTETS, (b"x-shape", b"1"), (b"x-datatype", b"BYTES")), x.items[0]
 
 
 _NO_ROWS = "the body must have at least one row; that there are none is said by x-shape, such as 0,1,28,28"
+_MANY = "ask for JSON by the header accept: application/json, or use /v2/models/NAME/infer"
 _OCTETS: Headers = ((b"content-type", b"application/octet-stream"),)
 
 
