@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from ai.infer import InferencerClient, RequestCancelledError, RequestError
+from ai.infer.http.formats.tensors import from_raw
+from ai.infer.transport.trees import RawTensor
 from tests.infer.infer_models import Heads, Pair
 from tests.infer.waiting import wait_until
 
@@ -575,3 +577,29 @@ def _resident_bytes(client):
             if line.startswith(f"{begin:x}-"):
                 return int(next(each for each in lines if each.startswith("Rss:")).split()[1]) << 10
     raise AssertionError("the area is not mapped")
+
+
+@pytest.mark.parametrize("order", [[100, 0.02, 50], [0.02, 100, 50], [100, 50, 0.02]])
+def test_whoever_waits_shortest_is_told_whatever_the_others_asked_for_before(client, gate, order):
+    """One timer sees to all waits of a client: it is set anew where somebody comes who is due sooner."""
+    x = torch.randn(2, 8)
+    bare = RawTensor(torch.float32, (2, 8), x.numpy().tobytes())
+
+    async def scene():
+        busy = client.infer_async(torch.zeros(1, 8), do="wait", path=str(gate))
+        await asyncio.to_thread(wait_until, gate.with_suffix(".begun").exists)
+        told = {seconds: asyncio.Event() for seconds in order}
+        calls = {s: client.start_raw([bare], lambda _, s=s: told[s].set(), s) for s in order}
+        await asyncio.wait_for(told[0.02].wait(), 40)
+        with pytest.raises(TimeoutError):
+            calls[0.02].result()
+        assert not told[50].is_set()
+        assert not told[100].is_set()
+        gate.unlink()
+        for seconds in (50, 100):
+            await told[seconds].wait()
+            assert torch.equal(from_raw(calls[seconds].result()), expected)
+        await client.await_resp(busy)
+
+    expected = client(x)
+    asyncio.run(scene())

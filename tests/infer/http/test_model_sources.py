@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ai.infer import Inferencer
-from ai.infer.http.model_sources import ModelSource, build, remake
+from ai.infer.http.formats.tensors import TensorSpec
+from ai.infer.http.model_sources import ModelSource, _specs, build, remake
 from ai.infer.http.repository import named_outputs
 from tests.infer.infer_models import Heads, Pair
 
@@ -254,3 +255,14 @@ def test_modules_that_cannot_be_sent_are_made_in_the_worker(tmp_path, monkeypatc
         inferencer.update_params(model.state_dict())
         assert torch.equal(inferencer(X), model(X))
     assert remake(ModelSource.parse("m=gone.pt2")) is None
+
+
+def test_the_inputs_of_a_manifest_are_all_described_or_none_is():
+    """As training notes them, a number without axes among them."""
+    frames, rate = {"shape": [None, 1, 8], "dtype": "float32"}, {"shape": [], "dtype": "int64"}
+    assert _specs([frames]) == (TensorSpec("x", "FP32", (-1, 1, 8)),)
+    assert _specs([frames, rate]) == (TensorSpec("x0", "FP32", (-1, 1, 8)), TensorSpec("x1", "INT64", ()))
+    assert _specs([{"shape": [None, None], "dtype": "bfloat16"}]) == (TensorSpec("x", "BF16", (-1, -1)),)
+    for odd in ("NoneType", [frames], {"a": frames}, {"shape": frames}, {"shape": [None], "dtype": "complex64"}):
+        assert _specs([frames, odd]) == ()
+    assert _specs(None) == _specs([]) == ()

@@ -121,8 +121,8 @@ class HttpProtocol(HttpToolsProtocol):
 class _ReplyTransport:
     """What a reply is written to: its head goes out with the first of its body, by one call of the system, not two.
 
-    So ASGI has it: "the protocol server must not start sending the response to the client until it has received at
-    least one Response Body event". Who asked is not woken for a head alone.
+    ASGI leaves it to the server to keep the head until then. Who asked is not woken for a head alone, and of a reply
+    that fails before it has a body nothing is said.
 
     Args:
         transport: of the connection.

@@ -190,7 +190,7 @@ def _from_folder(source: ModelSource, folder: Path, trust: bool) -> tuple[nn.Mod
         model = build_saved(snapshot, ema=source.options.get("ema") == "1")
     except (SnapshotError, ValueError) as error:
         raise ValueError(f"model {source.name!r}: {error}") from error
-    return model, source.inputs or tuple(_specs(described.get("inputs")))
+    return model, source.inputs or _specs(described.get("inputs"))
 
 
 def _check_builder(snapshot: Path, by: dict[str, Any], folders: list[Path]) -> None:
@@ -250,11 +250,16 @@ def _texts(x: Any) -> Iterator[str]:
 _TRUST = "to build it runs whatever code its author chose; serve it with --trust if you trust them"
 
 
-def _specs(inputs: list[dict[str, Any]] | None) -> Iterator[TensorSpec]:
-    """Yields a manifest's inputs, their first size free."""
-    if not all(isinstance(about, dict) and about.get("shape") for about in inputs or []):
-        return  # nested or without rows: the protocol cannot describe it
+def _specs(inputs: list[Any] | None) -> tuple[TensorSpec, ...]:
+    """Returns a manifest's inputs, their first size free; none if the protocol has no words for one of them."""
+    specs = []
     for index, about in enumerate(inputs or []):
-        dtype = DATATYPES.get(about["dtype"]) or getattr(torch, about["dtype"].removeprefix("torch."))
-        shape = [-1 if size is None else size for size in about["shape"]]
-        yield TensorSpec("x" if len(inputs or []) == 1 else f"x{index}", NAMES[dtype], (-1, *shape[1:]))
+        if not isinstance(about, dict) or not isinstance(shape := about.get("shape"), list):
+            return ()  # nested, or no tensor
+        name = str(about.get("dtype"))
+        datatype = NAMES.get(DATATYPES.get(name) or getattr(torch, name.removeprefix("torch."), None))
+        if datatype is None:
+            return ()
+        sizes = [-1 if index == 0 or size is None else size for index, size in enumerate(shape)]
+        specs.append(TensorSpec("x" if len(inputs or []) == 1 else f"x{index}", datatype, tuple(sizes)))
+    return tuple(specs)
