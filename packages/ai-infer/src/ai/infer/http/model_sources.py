@@ -257,9 +257,9 @@ def _specs(inputs: list[Any] | None) -> tuple[TensorSpec, ...]:
         if not isinstance(about, dict) or not isinstance(shape := about.get("shape"), list):
             return ()  # nested, or no tensor
         name = str(about.get("dtype"))
-        datatype = NAMES.get(DATATYPES.get(name) or getattr(torch, name.removeprefix("torch."), None))
-        if datatype is None:
+        dtype = DATATYPES.get(name) or getattr(torch, name.removeprefix("torch."), None)
+        if not isinstance(dtype, torch.dtype) or dtype not in NAMES:
             return ()
-        sizes = [-1 if index == 0 or size is None else size for index, size in enumerate(shape)]
-        specs.append(TensorSpec("x" if len(inputs or []) == 1 else f"x{index}", datatype, tuple(sizes)))
+        sizes = [-1 if axis == 0 or size is None else size for axis, size in enumerate(shape)]
+        specs.append(TensorSpec("x" if len(inputs or []) == 1 else f"x{index}", NAMES[dtype], tuple(sizes)))
     return tuple(specs)
