@@ -347,3 +347,70 @@ def test_a_score_that_no_float_holds_fails_in_one_sentence(tmp_path):
     ):
         experiment.run(1, lambda trial: 10**400, progress=False)
     assert [row.state for row in experiment.trials()] == ["failed"]
+
+
+HELD = {}
+HELD["held"] = HELD
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (10**5000, "note 'x' must be what JSON can hold: Exceeds the limit"),
+        ([{"y": 10**5000}], "note 'x' must be what JSON can hold: Exceeds the limit"),
+        (HELD, "note 'x' must be what JSON can hold: Circular reference detected"),
+        ({(0, 1): 2}, "note 'x' must be what JSON can hold: keys must be str"),
+        ({"a": {1: 2, "1": 3}}, "note 'x' must be what JSON can hold: has two keys that are the same as text"),
+    ],
+    ids=["number", "number inside", "itself", "key", "keys"],
+)
+def test_a_note_that_no_file_holds_is_named_and_the_trial_goes_on(value, said, tmp_path):
+    with Trial(tmp_path / "t", system_interval_s=None, capture=False) as trial:
+        trial.note(before=1)
+        with pytest.raises((TypeError, ValueError), match=f"^{re.escape(said)}"):
+            trial.note(x=value)
+        trial.note(after=Path("a"))
+    assert trial.record.meta["notes"] == {"before": 1, "after": "a"}
+
+
+def test_what_is_done_to_a_note_afterwards_is_none(tmp_path):
+    results = {"fid": 9.5}
+    with Trial(tmp_path / "t", system_interval_s=None, capture=False) as trial:
+        trial.note(results=results)
+        results["itself"] = results
+        trial.note(more=[1, 2])
+    assert trial.record.meta["notes"] == {"results": {"fid": 9.5}, "more": [1, 2]}
+
+
+@pytest.mark.parametrize("config", [{"x": 10**5000}, {"x": [1, {"y": -(10**5000)}]}], ids=["x", "y"])
+def test_a_number_that_python_does_not_write_is_refused_before_there_is_a_folder(config, tmp_path):
+    with pytest.raises(ValueError, match=r"^config x.* must be a whole number of at most 14000 bits, got one of 16610"):
+        Trial(tmp_path / "t", config=config)
+    assert not list(tmp_path.iterdir())
+    kept = Trial(tmp_path / "t", config={"x": 2**14_000 - 1}, system_interval_s=None, capture=False)
+    assert kept.record.config == {"x": 2**14_000 - 1}
+
+
+def test_what_is_reported_to_a_search_is_a_number_at_a_step(tmp_path):
+    def objective(trial) -> float:
+        for step, score, error, said in (
+            ("a", 1, TypeError, "step must be an int, got 'a'"),
+            (None, 1, TypeError, "step must be an int, got None"),
+            (10**5000, 1, ValueError, "step must have at most 64 bits, got one of 16610"),
+            (1, "3", TypeError, "metric 'score' must be one number, got '3'"),
+            (1, 10**400, ValueError, "metric 'score' must be a number that a float holds, got one of 1329 bits"),
+        ):
+            with pytest.raises(error, match=f"^{re.escape(said)}$"):
+                trial.report(step, score)
+        trial.report(np.int64(3), np.float32(0.5))
+        return 0.0
+
+    experiment = Experiment(tmp_path / "e", search="random", seeds=2).run(1, objective, progress=False)
+    assert experiment.study.trials[0].intermediate_values == {3: 0.5}
+
+
+def test_a_picture_is_kept_at_a_path(tmp_path):
+    with Trial(tmp_path / "t", system_interval_s=None, capture=False) as trial:
+        trial.log(0, {"loss": 1.0})
+    with pytest.raises(TypeError, match=r"^path must be text or a pathlib.Path, got 3$"):
+        trial.plot(path=3)

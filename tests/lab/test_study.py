@@ -46,7 +46,7 @@ def test_trials_that_repeat_each_other_are_one_row_with_mean_and_deviation(tmp_p
     comparison = study.compare(over=["seed"])
     assert comparison.columns == ["trial", "state", "step", "lr", "loss", "rare"]
     told = [[str(value) for value in row] for row in comparison.rows]
-    assert told[0] == ["lr0.1", "finished", "0", "0.1", "0.11 ± 0.01", "1"]
+    assert told[0] == ["lr0.1", "finished", "0", "0.1", "0.110 ± 0.010", "1"]
     assert [row[0] for row in told] == ["lr0.1", "lr0.2"]
     assert comparison.to_pandas()["loss n"].tolist() == [3, 3]
     assert comparison.plot().read_bytes().startswith(b"\x89PNG")

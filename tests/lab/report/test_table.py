@@ -14,7 +14,10 @@ def test_a_spread_is_told_to_the_digits_that_are_certain():
     assert str(Spread.of([0.5, 0.52, 0.54])) == "0.52 ± 0.02"
     assert str(Spread.of([150.0, 170.0])) == "160 ± 14"
     assert str(Spread.of([0.5, 0.5])) == "0.5"
-    assert str(Spread.of([1e-9, 3e-9])) == "2e-09 ± 1e-09"
+    assert str(Spread.of([1.0, 1.5, 2.9])) == "1.8 ± 1.0"  # a deviation of 1 alone would be off by up to a half
+    assert str(Spread(0.5, 0.0996, 3)) == "0.50 ± 0.10"
+    assert str(Spread(0.5, 0.2, 3)) == "0.5 ± 0.2"
+    assert str(Spread.of([1e-9, 3e-9])) == "2e-09 ± 1.4e-09"
     assert math.isnan(Spread.of([math.nan, 1.0]).mean)
     assert Spread.of([2.0, 4.0]).std == math.sqrt(2)
 
@@ -22,7 +25,7 @@ def test_a_spread_is_told_to_the_digits_that_are_certain():
 def test_a_run_that_went_astray_has_a_spread_too():
     """One of them would hide the table, or end the search, for all others."""
     assert Spread.of([1e200, -1e200]) == (0.0, pytest.approx(math.sqrt(2) * 1e200), 2)
-    assert str(Spread.of([1e200, -1e200])) == "0 ± 1e+200"
+    assert str(Spread.of([1e200, -1e200])) == "0 ± 1.4e+200"
     assert Spread.of([1e308, 1e308]) == (1e308, 0.0, 2)
     assert math.isnan(Spread.of([math.inf, -math.inf]).mean)
     assert Spread.of([math.inf, 1.0]).mean == math.inf

@@ -104,8 +104,10 @@ def to_plain(value: object, where: str = "") -> Any:
 
 
 def _plain(value: Any, where: str) -> Any:
-    if value is None or type(value) in (bool, int, float):
+    if value is None or type(value) in (bool, float):
         return value
+    if type(value) is int:
+        return _whole(value, where)
     if type(value) is str:
         return _text(value, where)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -144,7 +146,7 @@ def _plain(value: Any, where: str) -> Any:
         return _plain(value.tolist(), where)
     for base in (bool, int, float, str):  # a subclass of theirs
         if isinstance(value, base):
-            return base(value)
+            return _plain(base(value), where)
     what = f"{kind.__name__}{_at(where, ' at ')}"
     raise TypeError(f"config must hold plain values (numbers, text, lists, dicts, dataclasses), got {what}")
 
@@ -158,6 +160,15 @@ def _text(value: str, where: str) -> str:
     return value
 
 
+def _whole(value: int, where: str) -> int:
+    if value.bit_length() > LARGEST_BITS:
+        got = f"one of {value.bit_length()} bits"
+        raise ValueError(f"config{_at(where)} must be a whole number of at most {LARGEST_BITS} bits, got {got}")
+    return value
+
+
+LARGEST_BITS = 14_000
+"""Python writes no larger whole number as text."""
 LARGEST_ARRAY = 1000
 """An array of more numbers has no place in a configuration."""
 

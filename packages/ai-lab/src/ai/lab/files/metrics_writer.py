@@ -191,8 +191,12 @@ def as_step(step: object, name: str = "step") -> int:
     except TypeError:
         raise TypeError(f"{name} must be an int, got {step!r}") from None
     if not is_step(whole):
-        raise ValueError(f"{name} must have at most 64 bits, got {whole}")
+        raise ValueError(f"{name} must have at most 64 bits, got {_short(whole)}")
     return whole
+
+
+def _short(number: int) -> str:
+    return str(number) if number.bit_length() < 200 else f"one of {number.bit_length()}"
 
 
 def _refuse_keys(values: Mapping[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 import builtins
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -225,8 +226,24 @@ class TrialWriter:
 
     def note(self, fields: Mapping[str, object]) -> None:
         """Keeps fields in `meta.json` under `notes`."""
+        plain = {name: _as_note(name, value) for name, value in fields.items()}
         session = self.open()
-        session.update(notes={**session.meta.get("notes", {}), **fields})
+        session.update(notes={**session.meta.get("notes", {}), **plain})
+
+
+def _as_note(name: str, value: object) -> Any:
+    """Returns a field as `meta.json` will have it: what its owner changes later is no note."""
+
+    def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("has two keys that are the same as text")
+        return found
+
+    try:
+        return json.loads(json.dumps(value, default=str), object_pairs_hook=object_of)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise type(error)(f"note {name!r} must be what JSON can hold: {error}") from None
 
 
 def keep_config(path: Path, config: object) -> None:

@@ -1,5 +1,6 @@
 """Pictures of recorded trials, as PNG or SVG files by matplotlib."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,6 +170,8 @@ def save_figure(figure: object, path: str | Path) -> Path:
     from ai.lab.files.folder import write_atomic
 
     assert isinstance(figure, Figure)
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be text or a pathlib.Path, got {path!r}")
     path = expanded(path)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.lstrip(".") or "png", dpi=120)

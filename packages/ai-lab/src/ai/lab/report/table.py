@@ -34,14 +34,19 @@ class Spread(NamedTuple):
     def told(self, plus_minus: str = "±") -> str:
         """Returns the mean to the digits that its deviation leaves certain.
 
-        >>> Spread(0.91234, 0.0042, 3).told(), Spread(12.5, float("nan"), 1).told()
-        ('0.912 ± 0.004', '12.5')
+        Of the deviation the first digit is told, and the second where the first is 1, which alone would be off by up to
+        a half; the mean ends at the same place, both at the units at the latest.
+
+        >>> Spread(0.91234, 0.0042, 3).told(), Spread(1.7, 1.04, 3).told(), Spread(12.5, float("nan"), 1).told()
+        ('0.912 ± 0.004', '1.7 ± 1.0', '12.5')
         """
         if not (math.isfinite(self.std) and math.isfinite(self.mean)) or self.std == 0:
             return f"{self.mean:.5g}"
-        digits = max(0, -math.floor(math.log10(self.std)))
+        first, power = f"{self.std:.1e}".split("e")
+        further = int(first.startswith("1"))
+        digits = max(0, further - int(power))
         if digits > 6 or max(abs(self.mean), self.std) >= 1e7:
-            return f"{self.mean:.4g} {plus_minus} {self.std:.1g}"
+            return f"{self.mean:.4g} {plus_minus} {self.std:.{1 + further}g}"
         return f"{self.mean:.{digits}f} {plus_minus} {self.std:.{digits}f}"
 
     def __str__(self) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ai.lab.files.metrics_writer import as_row
 from ai.lab.files.ownership import Owner
 from ai.lab.recording.options import HookOptions, Stopper
 from ai.lab.trial import Trial
@@ -72,11 +73,16 @@ class ExperimentTrial(Trial):
         """Tells the search an intermediate score; True when the trial should stop, having no hope.
 
         `score` is of the metric that the experiment prunes by: large is good where it says so.
+
+        Raises:
+            TypeError: the step is no whole number, or the score no number.
+            ValueError: the step is negative, or either is too large.
         """
+        step, _, score = as_row(step, {"score": score}).values()
         if self.seed > 0:
             return False  # a configuration is given up in its first run, or not
         if step not in self._reported:
-            self.optuna.report((self._prune.sign if self._prune else 1) * float(score), step)
+            self.optuna.report((self._prune.sign if self._prune else 1) * score, step)
             self._reported.add(step)
         self.pruned = self.pruned or self.optuna.should_prune()
         return self.pruned

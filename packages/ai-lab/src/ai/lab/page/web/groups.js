@@ -60,8 +60,10 @@ export function spread(values) {
 // The mean to the digits that its deviation leaves certain, as in report/table.py.
 export function tellSpread({ mean, deviation }) {
   if (!(deviation > 0) || !Number.isFinite(mean)) return show(told(mean));
-  const digits = Math.max(0, -Math.floor(Math.log10(deviation)));
-  if (digits > 6 || Math.abs(mean) >= 1e7) return `${mean.toExponential(3)} ± ${deviation.toExponential(0)}`;
+  const [first, power] = deviation.toExponential(1).split('e');
+  const further = first[0] === '1' ? 1 : 0;
+  const digits = Math.max(0, further - Number(power));
+  if (digits > 6 || Math.max(Math.abs(mean), deviation) >= 1e7) return `${mean.toExponential(3)} ± ${deviation.toExponential(further)}`;
   return `${mean.toFixed(digits)} ± ${deviation.toFixed(digits)}`;
 }
 
