@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ai.lab.files import metrics_index, metrics_writer
-from ai.lab.files.metrics_columns import read_columns
-from ai.lab.files.metrics_file import read_rows
+from ai.lab.files.metrics_columns import read_columns, read_table
+from ai.lab.files.metrics_file import each_row, read_rows
 from ai.lab.files.metrics_index import Index, index_of, last_values, load_index, read_indexed
 from ai.lab.files.metrics_writer import MetricsWriter
 
@@ -118,6 +118,28 @@ def test_a_key_of_long_ago_is_found_in_the_index_or_after_it(path, monkeypatch, 
     write_rows(path, [{"loss": 0.5, **({"rare": 3.0} if step == at else {})} for step in range(90)])
     last = last_values(path)
     assert {key: last[key] for key in ("step", "loss", "rare")} == {"step": 89, "loss": 0.5, "rare": 3.0}
+
+
+def test_of_a_column_in_the_index_the_end_alone_is_read(path, monkeypatch):
+    path = path.with_name("long.jsonl")
+    monkeypatch.setattr(metrics_index, "_END_BYTES", 200)
+    rows = [{"loss": step / 3, **({"val": step / 7} if step % 30 == 0 else {})} for step in range(3000)]
+    write_rows(path, [{"first": 5.0}, *rows])
+    size = path.stat().st_size
+    reads = []
+    monkeypatch.setattr(metrics_index, "read_indexed_table", lambda path: pytest.fail("the whole was read"))
+    monkeypatch.setattr(metrics_index, "each_row", lambda path, start: reads.append(start) or each_row(path, start))
+    writer = MetricsWriter(path)
+    last = writer.last()
+    writer.close()
+    assert {key: last[key] for key in ("step", "loss", "val", "first")} == {
+        "step": 3000,
+        "loss": 2999 / 3,
+        "val": 2970 / 7,
+        "first": 5.0,
+    }
+    assert last == read_table(path).last()
+    assert reads[0] > size - 2000
 
 
 VALUES = st.floats() | st.none()

@@ -19,7 +19,7 @@ import numpy as np
 
 from ai.lab.files.load import read_end
 from ai.lab.files.metrics_columns import Columns, Table, extend_table
-from ai.lab.files.metrics_file import Row, parse_rows, read_lines
+from ai.lab.files.metrics_file import Row, each_row, parse_rows, read_lines
 
 BLOCK_BYTES = 1 << 20
 """So much of a metrics file makes a block; shorter files are read as fast without."""
@@ -119,7 +119,8 @@ def read_indexed_table(path: Path) -> Table:
 def last_values(path: str | Path) -> Row:
     """Returns each key's last value, with the last `step` and `time`.
 
-    They are taken from its last line, or from its end; where a key stands only before that, from the whole file.
+    They are taken from its last line, or from its end; where a key stands only before that, from the ends of the
+    index's columns and what follows them.
     """
     try:
         lines, start = read_end(path, _END_BYTES)
@@ -131,8 +132,34 @@ def last_values(path: str | Path) -> Row:
         for row in parse_rows(lines):
             last.update(row)
     if start and _has_other_keys(Path(path), last):
-        return read_indexed_table(Path(path)).last()
+        last, covered = _indexed_last(Path(path))
+        for row in each_row(Path(path), covered):
+            last.update(row)
     return last
+
+
+def _indexed_last(path: Path) -> tuple[Row, int]:
+    """Returns the last values that the index tells, of each column its end alone, and the bytes that it covers."""
+    last, places, covered = Row(), dict[str, int](), 0
+    try:
+        with open(index_of(path), "rb") as file:
+            for head, start, _ in _heads(path):
+                for keys, n in head["kinds"]:
+                    if not n:
+                        continue
+                    ends = []
+                    for array, kind in enumerate(["<q", "<q", "<d", *["<d"] * len(keys)]):
+                        file.seek(start + 8 * (n * (array + 1) - 1))
+                        ends += struct.unpack(kind, file.read(8))
+                    place, *values = ends
+                    for key, value in zip(["step", "time", *keys], values, strict=True):
+                        if place >= places.get(key, place):
+                            last[key], places[key] = value, place
+                    start += 8 * n * len(ends)
+                covered = head["to"]
+    except (OSError, struct.error):
+        return {}, 0
+    return last, covered
 
 
 def _has_other_keys(path: Path, known: Row) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from ai.lab.files.folder import write_atomic
 from ai.lab.files.load import is_number, is_step
 from ai.lab.files.metrics_file import Row, cut_torn_line, each_row, lines_and_rows
-from ai.lab.files.metrics_index import BLOCK_BYTES, Index, read_indexed_table
+from ai.lab.files.metrics_index import BLOCK_BYTES, Index, last_values
 
 _LARGE = 2**63
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -85,7 +85,7 @@ class MetricsWriter:
     def last(self) -> Row:
         """Returns each metric's last value, however long ago it was logged, with the last `step` and `time`."""
         if self._last is None:
-            self._last = read_indexed_table(self._path).last()
+            self._last = last_values(self._path)
         return dict(self._last)
 
     @property
