@@ -55,7 +55,7 @@ def test_trials_that_repeat_each_other_are_one_row_with_mean_and_deviation(tmp_p
     paths = [study.path / name for name in study.records()]
     status, out, _ = run(capsys, "compare", *paths, "--over", "seed", "--metric", "loss", "--format", "latex")
     assert status == 0
-    assert "$0.11 \\pm 0.01$" in out
+    assert "$0.110 \\pm 0.010$" in out
 
 
 def test_the_best_value_of_each_run_stands_beside_its_last(tmp_path, capsys):

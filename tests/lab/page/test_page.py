@@ -19,6 +19,7 @@ from PIL import Image
 
 from ai.lab import Audio, Confusion, Experiment, Histogram, PrecisionRecall, Rows, Trial, Video
 from ai.lab.page.publish import publish
+from ai.lab.report.table import Spread
 from tests.chromium import NEEDED
 
 pytestmark = NEEDED
@@ -503,6 +504,16 @@ def test_runs_that_repeat_each_other_are_one_row_with_a_mean_curve_and_the_winne
     row = page.locator("#runs tbody tr").filter(has_text="00000").inner_text()
     assert "00000 ×2" in row
     assert "5 ± 6" in row  # of 0.25 and 9.25
+    spreads = [(1.7, 1.04), (0.5, 0.0996), (160, 14.1), (0.912, 0.0042), (2e-9, 1.4e-9), (0, 3e200)]
+    told = page.evaluate(
+        """async spreads => {
+            const { tellSpread } = await import('./groups.js');
+            return spreads.map(([mean, deviation]) => tellSpread({ mean, deviation }));
+        }""",
+        spreads,
+    )
+    assert told[:4] == [Spread(*one, 3).told() for one in spreads[:4]]
+    assert told == ["1.7 ± 1.0", "0.50 ± 0.10", "160 ± 14", "0.912 ± 0.004", "2.000e-9 ± 1.4e-9", "0.000e+0 ± 3e+200"]
     assert "nan" in row.split()  # of nan and 1, which is no 1
     select(page, "search/trials/00000")
     assert points(page, "loss") == [5]
