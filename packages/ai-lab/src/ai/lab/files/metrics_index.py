@@ -147,7 +147,7 @@ def _indexed_last(path: Path) -> tuple[Row, int]:
                 for keys, n in head["kinds"]:
                     if not n:
                         continue
-                    ends = []
+                    ends: list[Any] = []
                     for array, kind in enumerate(["<q", "<q", "<d", *["<d"] * len(keys)]):
                         file.seek(start + 8 * (n * (array + 1) - 1))
                         ends += struct.unpack(kind, file.read(8))

@@ -78,7 +78,8 @@ class ExperimentTrial(Trial):
             TypeError: the step is no whole number, or the score no number.
             ValueError: the step is negative, or either is too large.
         """
-        step, _, score = as_row(step, {"score": score}).values()
+        row = as_row(step, {"score": score})
+        step, score = int(row["step"]), row["score"]
         if self.seed > 0:
             return False  # a configuration is given up in its first run, or not
         if step not in self._reported:
