@@ -138,13 +138,13 @@ def test_prioritised_draws_and_weights_follow_the_priorities(max_reuse):
     assert len(index) == 9
     buffer.update_priorities(index, torch.arange(1.0, 10.0) ** 2)
     if max_reuse:
-        draws = torch.cat([buffer.sample(1)["index"] for _ in range(4500)])
-        share = torch.unique(draws, return_counts=True)[1].double() / 4500
+        draws = torch.cat([buffer.sample(1)["index"] for _ in range(1500)])
+        share = torch.unique(draws, return_counts=True)[1].double() / 1500
     else:
         draws = torch.cat([buffer.sample(450)["index"] for _ in range(20)])
         share = torch.unique(draws, return_counts=True)[1].double() / 9000
     expected = torch.arange(1.0, 10.0, dtype=torch.float64) / 45
-    assert float((share - expected).abs().max()) < 0.025
+    assert float((share - expected).abs().max()) < (0.04 if max_reuse else 0.025)
     batch = buffer.sample(9)
     weights = dict(zip(batch["index"].tolist(), batch["weight"].tolist(), strict=True))
     ratio = {i: w * (i - int(index[0]) + 1) for i, w in weights.items()}  # weight ∝ 1 / share, with beta 1

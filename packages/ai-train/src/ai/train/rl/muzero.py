@@ -163,9 +163,8 @@ class MuZero:
         else:
             sampled = where_counts(taken, batch["sampled"][:, k])
             log_prob = policy.log_prob(sampled.transpose(0, 1)).T
-            loss = -torch.where(wanted != 0, wanted * log_prob, 0.0).sum(
-                1
-            )  # a weight of 0 asks nothing, of -inf neither
+            # A weight of 0 asks nothing, of -inf neither.
+            loss = -torch.where(wanted != 0, wanted * log_prob, 0.0).sum(1)
         if not self.entropy_weight:
             return loss
         return loss - self.entropy_weight * where_counts(taken, policy.entropy())
