@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -76,6 +77,21 @@ def test_another_discount_or_number_of_steps_holds_from_the_next_draw_on():
     check(buffer, 4, 0.25)
     buffer.add(episode(9, 1))
     check(buffer, 4, 0.25)
+
+
+def test_a_shallow_copy_draws_with_other_numbers_from_the_ring_that_both_write():
+    one = ReplayBuffer(41, n_step=2, gamma=0.5)
+    one.add(episode(9, 0, cut=True))
+    other = copy.copy(one)
+    other.n_step, other.gamma = 4, 0.9
+    for seed in range(1, 8):
+        check(one, 2, 0.5)
+        check(other, 4, 0.9)
+        writes = other if seed % 2 else one
+        writes.add(episode(5, seed))
+        check(one, 2, 0.5)
+        check(other, 4, 0.9)
+        writes.update(one.sample(3)["index"], reward=torch.arange(3.0))
 
 
 def test_a_sum_is_the_same_to_the_bit_whatever_is_summed_beside_it():

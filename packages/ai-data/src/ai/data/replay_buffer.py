@@ -198,13 +198,14 @@ class ReplayBuffer:
             self._check_ends(columns, episodes.lengths)
             columns["target"] = full_returns(columns, episodes.lengths, self.gamma)
         self._check(columns)
+        sums = self._sums_at_hand()
         kept, places, is_step = self._ring.write(columns, episodes.lengths)
         if episodes.drawable is not None:
             is_step &= episodes.drawable
         self._drawing.write(places, is_step[kept])
         self._close_cut_stacks()
-        if self._sums is not None:
-            self._sums.write(places)
+        if sums is not None:
+            sums.write(places)
         elif self.n_step not in (None, math.inf):
             self._n_step_sums()
 
@@ -280,11 +281,14 @@ class ReplayBuffer:
                     f"{key!r} must have shape {tuple(index.shape + self._ring.columns[key].shape[1:])}, got "
                     f"{tuple(values.shape)}"
                 )
+        sums = self._sums_at_hand()
         for key, values in columns.items():
             column = self._ring.columns[key]
             column[index[alive] % self.capacity] = values.detach().cpu()[alive].to(column.dtype)
-        if self._sums is not None and MADE_OF & columns.keys():
-            self._sums.rewrite(index[alive])
+        if MADE_OF & columns.keys():
+            self._ring.n_changes += 1
+            if sums is not None:
+                sums.rewrite(index[alive])
         return int(alive.sum())
 
     def episode(self, index: int) -> dict[str, Tensor]:
@@ -431,10 +435,16 @@ class ReplayBuffer:
 
     def _n_step_sums(self) -> NStepSums:
         """Returns the sums of the live rows, by what is to be summed now."""
-        wanted = self._ring, int(self.n_step or 0), self.gamma
-        if self._sums is None or not self._sums.are_of(*wanted):
-            self._sums = NStepSums(*wanted)
-        return self._sums
+        sums = self._sums_at_hand()
+        if sums is None:
+            sums = self._sums = NStepSums(self._ring, int(self.n_step or 0), self.gamma)
+        return sums
+
+    def _sums_at_hand(self) -> NStepSums | None:
+        """Returns the sums that hold now; None where there are none, or a copy that shares the ring has changed it."""
+        if self._sums is None or self.n_step in (None, math.inf):
+            return None
+        return self._sums if self._sums.are_of(self._ring, int(self.n_step or 0), self.gamma) else None
 
     def _stacked(self, numbers: Tensor) -> Tensor:
         """Returns observations at rows of any shape, by their numbers, as stacks of the frames up to there."""

@@ -32,8 +32,9 @@ class NStepSums:
         return self._reward.nbytes + self._factor.nbytes
 
     def are_of(self, ring: Ring, n_step: int, gamma: float) -> bool:
-        """Whether they were made of that ring, with these numbers."""
-        return ring is self._ring and n_step == self._n_step and gamma == self._gamma
+        """Whether they were made of that ring as it is, with these numbers."""
+        same = ring is self._ring and n_step == self._n_step and gamma == self._gamma
+        return same and ring.n_changes == self._n_changes
 
     def write(self, places: np.ndarray) -> None:
         """Sums anew at places that were written."""
@@ -41,6 +42,7 @@ class NStepSums:
         left = ring.end[at] - torch.from_numpy(ring.number_at(places))
         reward, factor = n_step_rewards(ring.columns, at, left, self._n_step, self._gamma, ring.capacity)
         self._reward.numpy()[places], self._factor.numpy()[places] = reward, factor
+        self._n_changes = ring.n_changes
 
     def rewrite(self, numbers: Tensor) -> None:
         """Sums anew what rows that were rewritten, by their numbers, are a part of."""

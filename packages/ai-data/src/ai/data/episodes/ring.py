@@ -21,6 +21,7 @@ class Ring:
         self.capacity = capacity
         self.columns: dict[str, Tensor] = {}
         self.n_written = 0
+        self.n_changes = 0  # writes and rewrites, for who keeps what is made of the rows
         # By place: the numbers of its episode's first row, and of its last.
         self.begin = torch.zeros(capacity, dtype=torch.int64, device="cpu")
         self.end = torch.zeros(capacity, dtype=torch.int64, device="cpu")
@@ -103,6 +104,7 @@ class Ring:
             self.end[target] = torch.from_numpy(end_of_row[source])
         is_step = np.arange(self.n_written, self.n_written + n_rows) < end_of_row
         self.n_written += n_rows
+        self.n_changes += 1
         return kept, places, is_step
 
     def state_dict(self) -> dict[str, Any]:
