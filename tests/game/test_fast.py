@@ -223,6 +223,38 @@ def test_a_table_larger_than_code_should_be_is_left_where_it_is(monkeypatch):
         assert fast.bound(template, part=lambda x: of_a_long_table(x) + 1)(149_000) == 149_002
 
 
+EVERY_SECOND, BACKWARDS = np.arange(40.0)[::2], np.arange(40.0)[::-1]
+PAIR = EVERY_SECOND[::2], BACKWARDS[1::3]
+
+
+def of_tables_with_gaps(x):
+    return int(EVERY_SECOND[x] * 10_000 + BACKWARDS[x] * 100 + PAIR[1][x])
+
+
+def test_tables_that_lie_with_gaps_or_backwards_read_as_they_do_by_numpy():
+    assert of_tables_with_gaps(3) == 63_629
+    assert fast.bound(template, part=of_tables_with_gaps)(3) == 63_630
+
+
+def of_a_table_that_changes(x):
+    return int(CHANGES[x])
+
+
+CHANGES = np.arange(50)
+
+
+def test_a_table_that_changes_before_it_is_compiled_is_not_kept_as_what_it_was(monkeypatch):
+    monkeypatch.setattr(fast, "_BOUND", {})
+    monkeypatch.setattr(fast, "_PARTS", {})
+    bound = fast.bound(template, part=of_a_table_that_changes)
+    CHANGES[7] = -5
+    assert bound(7) == -4
+    CHANGES[7] = 7
+    fast._BOUND.clear()  # as in another process
+    fast._PARTS.clear()
+    assert fast.bound(template, part=of_a_table_that_changes)(7) == 8
+
+
 def difference(x):
     return first(x) - second(x)  # noqa: F821
 

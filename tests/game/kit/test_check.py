@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ai.game import GameError, Othello, TicTacToe, check, draws
+from ai.game import GameError, Othello, ScalarChanceGame, ScalarGame, TicTacToe, check, draws
 
 
 class Wrong(TicTacToe):
@@ -478,6 +478,63 @@ class StartsOver(TicTacToe):
 def test_a_right_game_that_looks_odd_passes(game):
     for seed in range(4):
         check(game(), seed=seed)
+
+
+class AnyOfThree(ScalarGame):
+    """Three actions do the same, and two of the sides exchange two of them: one after the other is no side."""
+
+    num_actions, observation_shape, num_symmetries = 3, (4,), 3
+    dtype = np.dtype([("moves", "i1"), ("player", "i1"), ("over", "i1"), ("reward", "f4")])
+
+    @staticmethod
+    def play_row(s, action):
+        s["moves"] += 1
+        s["player"] = 1 - s["player"]
+        s["over"] = s["reward"] = s["moves"] == 3
+
+    @staticmethod
+    def legal_row(s, out):
+        out[:3] = True
+
+    @staticmethod
+    def observe_row(s, out):
+        out[s["moves"]] = 1
+
+    def transform(self, observation, policy, which):
+        return observation, np.take_along_axis(policy, np.array([[0, 1, 2], [1, 0, 2], [0, 2, 1]])[which], 1)
+
+
+class OneThrow(ScalarChanceGame):
+    """One chooses a coin, and it falls: there is nothing to see."""
+
+    num_players, num_actions, observation_shape = 1, 3, (1,)
+    dtype = np.dtype([("coin", "i1"), ("player", "i1"), ("over", "i1"), ("reward", "f4")])
+
+    @staticmethod
+    def play_row(s, action):
+        if s["coin"] == 0:
+            s["coin"] = action + 1
+        else:
+            s["over"], s["reward"] = 1, action
+
+    @staticmethod
+    def legal_row(s, out):
+        out[: 3 if s["coin"] == 0 else 2] = True
+
+    @staticmethod
+    def chance_row(s, out):
+        if s["coin"] > 0:
+            out[0] = 0.25 * s["coin"]
+            out[1] = 1 - out[0]
+
+    @staticmethod
+    def observe_row(s, out):
+        out[0] = 1
+
+
+@pytest.mark.parametrize("game", [AnyOfThree, OneThrow], ids=lambda g: g.__name__)
+def test_a_right_game_of_alike_moves_or_one_decision_passes(game):
+    check(game())
 
 
 class Walk:

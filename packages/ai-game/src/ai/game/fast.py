@@ -49,7 +49,8 @@ def jit(**options: Any) -> Any:
     return compiled
 
 
-def _kept(function: Callable[..., Any], options: dict[str, Any]) -> Any:
+def _kept(function: Callable[..., Any], options: dict[str, Any], unchanged: Callable[[], bool] = lambda: True) -> Any:
+    """Returns a function compiled and kept, unless what it reads is no longer what its name was made of."""
     try:
         made = _njit(cache=True, **options)(function)
     except RuntimeError as error:
@@ -57,14 +58,14 @@ def _kept(function: Callable[..., Any], options: dict[str, Any]) -> Any:
             raise
         _say_uncached()
         return _njit(**options)(function)
-    _forgive(made._cache)
+    _forgive(made._cache, unchanged)
     return made
 
 
 def _njit(**options: Any) -> Any:
     """Returns `numba.njit(**options)` that writes tables into the code up to `LARGEST_TABLE`.
 
-    By itself numba does so up to 1 MB; of a larger one the code holds the address, and cannot be kept.
+    By itself numba does so up to 1 MB, of what lies without gaps; else the code holds the address, and cannot be kept.
     """
     from numba import njit
 
@@ -82,6 +83,8 @@ def _compiler() -> Any:
 
             def make_constant_array(builder: Any, kind: Any, table: Any) -> Any:
                 context.allow_dynamic_globals = table.nbytes > LARGEST_TABLE
+                if not context.allow_dynamic_globals and kind.layout == "A":
+                    table = table.copy("C")  # written without gaps, so its strides must be those of such an array
                 try:
                     return by_address(builder, kind, table)
                 finally:
@@ -107,12 +110,14 @@ def bound(template: Callable[..., Any], **functions: Callable[..., Any]) -> Any:
     scope = {**template.__globals__, **functions}
     if not available():
         return FunctionType(template.__code__, scope, template.__name__, template.__defaults__)
-    name = f"{template.__name__}_{_digest(template=template, **functions)}"
+    mark = _digest(template=template, **functions)
+    name = f"{template.__name__}_{mark}"
     if (key := (template, name)) not in _BOUND:
         scope |= {part: _compiled_part(function, forceinline=True) for part, function in functions.items()}
         code = template.__code__.replace(co_name=name, co_qualname=name)
         whole = FunctionType(code, scope, name, template.__defaults__)
-        _BOUND[key] = _Bound(_kept(whole, {"error_model": "numpy"}), tuple(functions))
+        kept = _kept(whole, {"error_model": "numpy"}, lambda: _digest(template=template, **functions) == mark)
+        _BOUND[key] = _Bound(kept, tuple(functions))
     return _BOUND[key]
 
 
@@ -243,8 +248,11 @@ def _library(value: Any) -> str | None:
     return f"{home}.{name}" if module is value or (name and getattr(module, name, None) is value) else None
 
 
-def _forgive(cache: Any) -> None:
-    """Has a cache of numba's begin anew where it cannot be read, and do without where it cannot be written."""
+def _forgive(cache: Any, unchanged: Callable[[], bool]) -> None:
+    """Has a cache of numba's begin anew where it cannot be read, and do without where it cannot be written.
+
+    What is no longer `unchanged` when it is compiled is not written: another process would take it for what it was.
+    """
     load, save = cache.load_overload, cache.save_overload
 
     def load_overload(signature: Any, context: Any) -> Any:
@@ -256,7 +264,8 @@ def _forgive(cache: Any) -> None:
 
     def save_overload(signature: Any, data: Any) -> None:
         try:
-            save(signature, data)
+            if unchanged():
+                save(signature, data)
         except OSError:
             _say_uncached()
 

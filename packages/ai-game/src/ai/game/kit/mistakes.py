@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
-from ai.game.protocol import Game, State, move_weights, outcome_for
+from ai.game.protocol import Game, State, chances, move_weights, outcome_for
 
 
 class GameError(AssertionError):
@@ -48,16 +48,26 @@ def find_mistakes(game: Game, history: History, seeds: NDArray[np.uint64]) -> No
 
 
 def nothing_seen(game: Game, history: History) -> None:
-    """Finds observations that stay the same whatever is played, while the legal moves do not."""
+    """Finds observations that stay the same whatever is decided, while what may be decided next does not."""
+    decisions = [moment.live & ~_drawn(game, moment.state) for moment in history]
 
     def told(read: Callable[[State], NDArray[Any]]) -> int:
-        return len({row.tobytes() for moment in history for row in read(moment.state)[moment.live]})
-
-    if told(game.observe) == 1 and told(game.legal) > 1:
-        raise GameError(
-            f"observe must show the position: it is the same at all {len(history)} moves of {len(history[0].live)} "
-            "games, in which the legal moves differ"
+        return len(
+            {row.tobytes() for moment, who in zip(history, decisions, strict=True) for row in read(moment.state)[who]}
         )
+
+    # who decides once a game needs to see nothing: the best of several dice is always the same
+    if np.sum(decisions, axis=0).max() > 1 and told(game.observe) == 1 and told(game.legal) > 1:
+        raise GameError(
+            f"observe must show the position: it is the same at all {np.sum(decisions)} moves of "
+            f"{len(history[0].live)} games, in which the legal moves differ"
+        )
+
+
+def _drawn(game: Game, state: State) -> NDArray[np.bool_]:
+    """Returns where chance moves."""
+    chance = chances(game, state)
+    return np.zeros(len(state), bool) if chance is None else chance.any(axis=1)
 
 
 def one_mover(game: Game, history: History) -> None:

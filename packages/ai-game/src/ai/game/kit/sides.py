@@ -66,20 +66,45 @@ def _one_after_the_other(game: SymmetricGame, history: History, most: int = 16) 
     if not history:
         return
     middle = history[len(history) // 2]
-    seen = game.observe(middle.state)
-    sides = [_turned(game, seen, side) for side in range(min(game.num_symmetries, most))]
-    places = [policy[0].astype(np.int64) for _, policy in sides]
-    shown = [board.tobytes() for board, _ in sides]
-    for first, (board, _) in enumerate(sides):
+    state = middle.state[middle.live]
+    sides = [_turned(game, game.observe(state), side) for side in range(min(game.num_symmetries, most))]
+    for first, (board, entries) in enumerate(sides):
         for then in range(len(sides)):
-            both, policy = _turned(game, board, then)
-            entries = places[first][policy[0].astype(np.int64)]
-            same = [side for side, look in enumerate(shown) if look == both.tobytes()]
-            if same and not any(np.array_equal(entries, places[side]) for side in same):
-                raise GameError(
-                    f"transform must turn the policy as it turns the observation: side {first} and then {then} show "
-                    f"what side {same[0]} shows, and put the policy elsewhere: side={same[0]}"
-                )
+            both, order = _turned(game, board, then)
+            placed = entries[:, order[0].astype(np.int64)]
+            same = [side for side, (shown, _) in enumerate(sides) if _alike(shown, both).all()]
+            if any(np.array_equal(placed, sides[side][1]) for side in same):
+                continue
+            for side in same:
+                if not _lead_alike(game, state, (first, then), placed[0], side, sides[side][1][0]):
+                    raise GameError(
+                        f"transform must turn the policy as it turns the observation: side {first} and then {then} "
+                        f"show what side {side} shows, and put the policy elsewhere: {side=}"
+                    )
+
+
+def _lead_alike(
+    game: SymmetricGame,
+    state: State,
+    turns: tuple[int, int],
+    placed: NDArray[np.float32],
+    side: int,
+    places: NDArray[np.float32],
+) -> bool:
+    """Returns whether the moves that two ways of turning put in one place do the same, as in a board like itself."""
+    for one, other in zip(placed.astype(np.int64), places.astype(np.int64), strict=True):
+        legal = game.legal(state)
+        if not np.array_equal(legal[:, one], legal[:, other]):
+            return False
+        played = state[legal[:, one]]
+        after, beside = (game.step(played, np.full(len(played), action)) for action in (one, other))
+        turned, _ = _turned(game, game.observe(after), turns[0])
+        turned, _ = _turned(game, turned, turns[1])
+        shown, _ = _turned(game, game.observe(beside), side)
+        paid = np.reshape(game.reward(after) == game.reward(beside), (len(played), -1)).all(axis=1)
+        if not (_alike(turned, shown) & paid & (game.terminal(after) == game.terminal(beside))).all():
+            return False
+    return True
 
 
 def _turned(
