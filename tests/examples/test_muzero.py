@@ -11,7 +11,7 @@ from ai.data.workers.on_ray import joining
 from ai.data.workers.on_ray import worker as ray_worker
 from ai.examples import sampled_muzero
 from ai.examples.agents.point_mass import STEPS, PointMass, best_return, optimal
-from ai.examples.muzero import Model, main, run
+from ai.examples.muzero import Model, main, noise, run
 from ai.examples.muzero.asked import Asked, Requests
 from ai.examples.muzero.luck import LuckModel
 from ai.examples.muzero.main import PRESETS, Judge, given_away, mean_return
@@ -277,3 +277,17 @@ def test_a_code_by_number_is_the_code_by_place():
     ones = torch.eye(4)[torch.tensor([3, 1])]
     for one, other in zip(model.dynamics(after, torch.tensor([3, 1])), model.dynamics(after, ones), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_values_without_noise_choose_the_best_dice_and_noise_costs_points():
+    solver = HogSolver(Hog(goal=8, dice=3, faces=4))
+    seen = solver.game.observe(solver.positions())
+
+    def points(spread, simulations):
+        moves = noise.chosen(noise.NoisyRules(solver, spread, seed=0), seen, simulations)
+        return solver.points(lambda _: moves)
+
+    assert points(0.0, 0) == pytest.approx(0.5)
+    assert points(0.0, 100) > 0.499
+    assert points(1.0, 0) < 0.48
+    assert points(1.0, 100) > 0.499

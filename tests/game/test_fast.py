@@ -243,7 +243,8 @@ def of_a_table_that_changes(x):
 CHANGES = np.arange(50)
 
 
-def test_a_table_that_changes_before_it_is_compiled_is_not_kept_as_what_it_was(monkeypatch):
+def test_a_table_that_changes_before_it_is_compiled_is_not_kept_as_what_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(fast, "_BOUND", {})
     monkeypatch.setattr(fast, "_PARTS", {})
     bound = fast.bound(template, part=of_a_table_that_changes)

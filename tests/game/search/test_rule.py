@@ -55,6 +55,22 @@ def test_a_rule_of_ones_own_searches_as_the_built_in_of_the_same_score(engine, n
         np.testing.assert_array_equal(getattr(own, name), getattr(built_in, name), err_msg=name)
 
 
+class OneWins:
+    """Cell 0 has 97 % of the prior and loses; cell 1 wins."""
+
+    def evaluate(self, state):
+        logits = np.full((len(state), 9), -100.0, np.float32)
+        logits[:, :2] = np.log([0.97, 0.03])
+        first = state["stones"] & 1
+        return logits, np.where(state["stones"] == 0, 0.0, np.where(first, 1.0, -1.0)).astype(np.float32)
+
+
+def test_a_move_that_nobody_tried_counts_as_no_less_than_a_loss(engine):
+    search = Search(TicTacToe(), OneWins(), simulations=50, rule=Puct(normalize=False), max_depth=1)
+    # all is lost at -1 until 0.97 / (visits + 1) falls below 0.03, at the 32nd visit; the winner has the rest
+    np.testing.assert_array_equal(search(TicTacToe().init(1)).visits[0], [32, 18] + [0] * 7)
+
+
 def test_a_rule_of_ones_own_keeps_trees_plays_itself_and_travels():
     game = TicTacToe()
     search = Search(game, RolloutEvaluator(game), simulations=30, rule=pickle.loads(pickle.dumps(OwnPuct())))

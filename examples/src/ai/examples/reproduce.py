@@ -51,6 +51,9 @@ RESULTS: dict[str, Result] = {
     "hog-muzero": Result(
         "ai.examples.muzero.main:reproduce_hog", "stochastic MuZero, which learns dice too, beside the best player"
     ),
+    "hog-noise": Result(
+        "ai.examples.muzero.noise:reproduce", "what a search of luck adds to values that are not exact"
+    ),
     "point-mass": Result(
         "ai.examples.sampled_muzero.main:reproduce", "Sampled MuZero: what a mass on a line costs, beside the least"
     ),

@@ -1,9 +1,9 @@
 """Play against a network in the browser or at the terminal: `ai-examples play connect4`.
 
-Command: `ai-examples play tictactoe` or `connect4`, for which small trained networks ship; or the import path of any
-game for two, `ai.game:Othello(size=6)` or your own, with `--trial` for a network that `ai-examples alphazero --game …`
-learnt, or without for a search by random games. `--terminal` asks here, `--level` says how many positions the search
-looks at before each move, from 0 (the network alone) to 800.
+Command: `ai-examples play tictactoe`, `connect4` or `othello6`, for which small trained networks ship; or the import
+path of any game for two, `ai.game:Hex(size=7)` or your own, with `--trial` for a network that `ai-examples alphazero
+--game …` learnt, or without for a search by random games. `--terminal` asks here, `--level` says how many positions the
+search looks at before each move, from 0 (the network alone) to 800.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def run(
     """Plays.
 
     Args:
-        game: tictactoe, connect4, or the import path of a game for two.
+        game: tictactoe, connect4, othello6, or the import path of a game for two.
         trial: A trial of `ai-examples alphazero` whose network plays.
         terminal: Ask here and not in a browser.
         level: Positions that the search looks at, 0 to 800; the page has a slider.

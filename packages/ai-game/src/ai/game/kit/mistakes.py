@@ -67,7 +67,10 @@ def nothing_seen(game: Game, history: History) -> None:
 def _drawn(game: Game, state: State) -> NDArray[np.bool_]:
     """Returns where chance moves."""
     chance = chances(game, state)
-    return np.zeros(len(state), bool) if chance is None else chance.any(axis=1)
+    if chance is None:
+        return np.zeros(len(state), np.bool_)
+    drawn: NDArray[np.bool_] = chance.max(axis=1) > 0
+    return drawn
 
 
 def one_mover(game: Game, history: History) -> None:

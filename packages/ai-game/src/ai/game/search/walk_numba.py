@@ -10,7 +10,7 @@ import numpy as np
 
 from ai.game.fast import jit
 from ai.game.search.rules.gumbel import TINY, GumbelParams
-from ai.game.search.rules.puct import EPSILON, LOWEST, PuctParams
+from ai.game.search.rules.puct import EPSILON, LOSS, LOWEST, PuctParams
 from ai.game.search.tree import GOLDEN, TURNS, Leaf, Shares, Tree
 
 
@@ -73,7 +73,7 @@ def _puct_action(visits, total, prior, legal, proof, value, b, n, weights, norma
         first = 0.0
     else:
         low, spread = 0.0, 1.0
-        first = node_value - first_play * np.sqrt(prior_sum)
+        first = max(node_value - first_play * np.sqrt(prior_sum), min(node_value, lowest, LOSS))
     weight = weights[np.int64(visit_sum)] * spread
     best, best_score = np.int64(0), -np.inf
     for a in range(num_actions):

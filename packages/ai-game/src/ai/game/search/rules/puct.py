@@ -25,6 +25,7 @@ from ai.game.search.tree import Tree
 
 EPSILON = 1e-8
 LOWEST = -1e9
+LOSS = -1.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Puct(Rule):
         normalize: bring values at a node to [0, 1]. Off for board games with outcomes of -1 and 1 saves visits in
             positions where every reply loses alike.
         first_play: without `normalize`, an unvisited action counts as the node's mean value less this times the root of
-            the prior that was visited.
+            the prior that was visited; but as no less than a loss, -1, or than the worst that was found there. Else a
+            lost move with nearly all of the prior would keep all visits.
         dirichlet_alpha: concentration of the root noise; about 10 / legal actions.
         dirichlet_fraction: share of the noise in the root prior, where noise is on.
         prove: carry certain outcomes up the tree; for games of two players that end with a win, a draw or a loss, paid
@@ -138,7 +140,9 @@ def puct_scores(
         spread = np.maximum(high - low, EPSILON)
     else:
         spread = np.ones(len(rows))
-        value = np.where(visited, mean, (node_value - params.first_play * np.sqrt(prior_sum))[:, None])
+        worst = np.minimum(np.minimum(node_value, LOSS), np.where(visited, mean, np.inf).min(axis=1))
+        first = np.maximum(node_value - params.first_play * np.sqrt(prior_sum), worst)
+        value = np.where(visited, mean, first[:, None])
     scores: NDArray[np.float64] = value + (weight * spread)[:, None] * prior / (visits + 1.0)
     if params.prove:
         scores = np.where(proof <= -1, LOWEST * spread[:, None] + scores, np.where(proof >= 1, np.inf, scores))
