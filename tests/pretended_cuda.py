@@ -180,9 +180,13 @@ class PretendedCuda:
             act()
 
     def is_pinned(self, tensor: Tensor) -> bool:
-        return not isinstance(tensor, DeviceTensor) and tensor.untyped_storage().data_ptr() in self.pinned
+        if isinstance(tensor, DeviceTensor) or tensor.layout is not torch.strided:
+            return False
+        return tensor.untyped_storage().data_ptr() in self.pinned
 
     def pin(self, tensor: Tensor) -> Tensor:
+        if tensor.layout is not torch.strided:  # the memory of its parts, which nothing here follows
+            return tensor
         self.pinned[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 

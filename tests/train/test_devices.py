@@ -473,8 +473,7 @@ def test_an_environment_loses_on_the_device_what_it_loses_on_the_cpu(name, devic
     if name == "sac" and PretendedCuda.active is not None and torch.__version__ < "2.7":
         pytest.skip("torch 2.6 makes zeros for the gradient of min() where nothing that pretends a device sees it")
     env, make, batch = ENVIRONMENTS[name]
-    env = copy.deepcopy(env)  # a teacher moves with its student
-    teacher = getattr(env, "teacher", None)
+    env = copy.deepcopy(env)  # a teacher is moved
     torch.manual_seed(0)
     model = make()
     if device == "cpu" or name not in DRAWS or PretendedCuda.active is not None:  # a GPU draws other noise
@@ -482,8 +481,6 @@ def test_an_environment_loses_on_the_device_what_it_loses_on_the_cpu(name, devic
         with torch.no_grad():
             expected = float(of(env(copy.deepcopy(model), batch(), 0)).detach())
     model.to(device)
-    if teacher is not None:
-        teacher.to(device)
     data = {key: value.to(device) for key, value in batch().items()}
     with torch.no_grad():
         env(copy.deepcopy(model), data, 0)  # what is made once, such as a network of features, is made here

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,12 @@ def test_the_limits_are_those_that_the_script_promises(gpu):
     assert set(gpu.TITLES) == {*gpu.LIMITS, *gpu.ON_REQUEST}
     for part in gpu.TITLES:
         assert (SOURCE / "gpu_parts" / f"{gpu.MODULES.get(part, part)}.py").is_file()
+
+
+def test_a_dry_run_leaves_nothing_out_because_the_machine_is_slow(gpu, monkeypatch, tmp_path):
+    left = {}
+    monkeypatch.setattr(gpu, "measure", lambda part, args, until: left.update({part: until - time.monotonic()}))
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--quick", "--out", str(tmp_path / "out")])
+    assert gpu.main() == 0
+    assert left.keys() == gpu.LIMITS.keys()
+    assert min(left.values()) > 500

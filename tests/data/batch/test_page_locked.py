@@ -97,6 +97,18 @@ def test_whatever_form_a_tensor_has_it_arrives_as_it_was(name, cuda):
         assert torch.equal(there.cpu(), ODD[name])
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_what_has_no_one_shape_is_left_to_torch(cuda, locked):
+    rows = torch.nested.nested_tensor([torch.arange(2.0), torch.arange(3.0)])
+    with PageLocked(CUDA).stretch() as stretch:
+        there = stretch.holding(rows)
+        assert there.is_pinned()
+        assert [row.tolist() for row in there.unbind()] == [[0, 1], [0, 1, 2]]
+        sparse = torch.eye(3).to_sparse()
+        assert torch.equal(stretch.holding(sparse).to_dense(), torch.eye(3))
+    assert locked == []
+
+
 def test_what_is_page_locked_already_or_lies_there_is_not_copied_here(cuda, locked):
     memory = PageLocked(CUDA)
     own, there = torch.ones(3).pin_memory(), torch.ones(3, device="cuda")
@@ -144,3 +156,23 @@ def test_a_loader_locks_a_few_batches_whatever_it_gives(how, cuda, locked):
     torch.cuda.synchronize()
     assert torch.equal(torch.cat(got).cpu(), torch.cat([x, x]))
     assert 1 <= len(locked) <= 4
+
+
+def test_a_closed_loader_holds_no_page_locked_memory_and_still_gives_batches(cuda, locked):
+    loader = Dataset({"x": torch.arange(12.0)}).loader(4, "cuda")
+    for n_locked in (3, 6):
+        assert torch.cat([batch["x"] for batch in loader]).tolist() == list(range(12))
+        assert len(locked) == n_locked
+        loader.close()
+
+
+def test_memory_given_back_while_a_batch_is_made_is_counted_once(cuda, locked):
+    memory = PageLocked(CUDA, size=2)
+    sent(memory, 0)
+    with memory.stretch() as held:
+        sent(memory, 1)
+        memory.give_back()
+        assert held.empty((2,), torch.int64).fill_(7).tolist() == [7, 7]
+    for k in range(6):
+        sent(memory, k)
+    assert memory._n_made == len(memory._free) == 2

@@ -159,3 +159,11 @@ def test_functions_that_are_none_are_refused_before_the_model_is_built():
     served = ServedModel(ModelSource.parse("m=nowhere:model?after=json:nothing"), 1.0, 1.0)
     with pytest.raises(ValueError, match=r"before and after must be package\.module:function"):
         served.load()
+
+
+def test_the_default_device_of_the_process_changes_no_answer():
+    with torch.device("meta"):
+        empty = from_raw(RawTensor(torch.float32, (0, 3), b""))
+        ((_, number),) = named_outputs(2.5)
+    assert empty.device.type == "cpu"
+    assert from_raw(number).tolist() == [2.5]

@@ -210,9 +210,10 @@ class DataLoader:
         return other
 
     def close(self) -> None:
-        """Stops the workers; also happens when the loader is no longer referenced."""
+        """Stops the workers and gives back page-locked memory; also when the loader is no longer referenced."""
         self._stream.close()
         self._producer.close()
+        self._finish.close()
 
     def __enter__(self) -> "DataLoader":
         return self

@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"ai-infer bench: {error}") from error
     if not inputs:
         raise UsageError("ai-infer bench: the model must have an input: add ?input=NAME:DATATYPE:SIZES")
-    tensors = [torch.zeros([max(size, 1) for size in s.shape], dtype=DATATYPES[s.datatype]) for s in inputs]
+    tensors = [torch.zeros([max(n, 1) for n in s.shape], dtype=DATATYPES[s.datatype], device="cpu") for s in inputs]
     device = source.options.get("device", "cpu")
     print(f"{'clients':>8} {'out':>4} {'requests/s':>11} {'p50 µs':>8} {'p99 µs':>8} {'rows/batch':>11}")
     results = []

@@ -273,7 +273,8 @@ class Distill:
     """Trains a model to say what a teacher says, softened, and beside it what its own task asks.
 
     Args:
-        teacher: a module, asked in evaluation mode and without gradients.
+        teacher: a module, asked in evaluation mode and without gradients; it goes to the batch's device, unless it is
+            spread over several.
         task: the environment of the model's own task, such as `Classify()`; None leaves it out. Where it gives a
             weight beside its loss, as with class weights, the teacher's part of the batch weighs as much.
         temperature: both logits are divided by it; gradients are scaled back by its square.
@@ -309,6 +310,9 @@ class Distill:
     def __call__(self, model: nn.Module, batch: Batch | Tensor, step: int) -> Tensor | tuple[Tensor, float | Tensor]:
         """The mean loss over the batch; with what it weighs, where the task says so."""
         x = images(batch, self.x)
+        places = {held.device for held in (*self.teacher.parameters(), *self.teacher.buffers())}
+        if len(places) == 1 and places != {x.device}:
+            self.teacher.to(x.device)
         modes = [(module, module.training) for module in self.teacher.modules()]
         self.teacher.eval()
         try:

@@ -45,6 +45,12 @@ class PageLocked:
             stretch.mark(self._device)
             self._free.append(stretch)
 
+    def give_back(self) -> None:
+        """Lets go of what no batch is in; torch's allocator waits for the copies out of it."""
+        with self._turn:
+            self._n_made -= len(self._free)
+            self._free.clear()
+
     def _next(self) -> "Stretch":
         with self._turn:
             if self._free and (self._n_made >= self._size or self._free[0].was_read()):
@@ -90,12 +96,10 @@ class Stretch:
 
     def holding(self, x: Tensor) -> Tensor:
         """Returns the numbers of a tensor of the CPU in page-locked memory: the tensor itself where it lies there."""
-        if x.is_pinned():
-            return x
-        plain = type(x) is Tensor and x.layout is torch.strided and not x.requires_grad
-        if not plain or not x.is_contiguous() or x.is_conj() or x.is_neg():  # torch knows how
+        plain = type(x) is Tensor and x.layout is torch.strided and not x.is_nested and not x.is_quantized
+        if not plain or x.requires_grad or not x.is_contiguous() or x.is_conj() or x.is_neg():  # torch knows how
             return x.pin_memory()
-        return self.empty(x.shape, x.dtype).copy_(x)
+        return x if x.is_pinned() else self.empty(x.shape, x.dtype).copy_(x)
 
 
 def _locked(n_bytes: int) -> Tensor:

@@ -46,6 +46,11 @@ class Finish:
             with self._page_locked.stretch() as stretch:
                 yield stretch
 
+    def close(self) -> None:
+        """Gives back the page-locked memory between two batches."""
+        if self._page_locked is not None:
+            self._page_locked.give_back()
+
     def moved(self, batch: Any, way: Stretch | None) -> Any:
         """Returns the batch on the device."""
         return to_device(batch, self._device, way or False)

@@ -23,7 +23,7 @@ class NStepSums:
 
     def __init__(self, ring: Ring, n_step: int, gamma: float) -> None:
         self._ring, self._n_step, self._gamma = ring, n_step, gamma
-        self._reward, self._factor = torch.zeros(ring.capacity), torch.zeros(ring.capacity)
+        self._reward, self._factor = (torch.zeros(ring.capacity, device="cpu") for _ in range(2))
         self.write(ring.live())
 
     @property

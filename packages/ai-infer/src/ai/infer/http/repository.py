@@ -145,7 +145,9 @@ class ServedModel:
         found: list[list[tuple[str, Any]]] = []
         for free in (1, 2):
             sizes = [[free if size < 0 else size for size in spec.shape] for spec in inputs]
-            zeros = [torch.zeros(s, dtype=DATATYPES[x.datatype]) for s, x in zip(sizes, inputs, strict=True)]
+            zeros = [
+                torch.zeros(s, dtype=DATATYPES[x.datatype], device="cpu") for s, x in zip(sizes, inputs, strict=True)
+            ]
             try:
                 found.append(named_outputs(inferencer(*zeros)))
             except (RequestError, BadInputError, RefusedError) as error:

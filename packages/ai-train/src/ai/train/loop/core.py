@@ -141,7 +141,7 @@ class Core:
             if run is not None and ranks.world == 1 and run.interrupted():
                 raise Interrupted
 
-        tensor = next((p for model in models.values() for p in model.parameters()), torch.empty(0))
+        tensor = next((p for model in models.values() for p in model.parameters()), torch.empty(0, device="cpu"))
         return evaluate(
             {f"loss_{key}" if self._named else "loss": loss_of(key) for key in trained},
             data,

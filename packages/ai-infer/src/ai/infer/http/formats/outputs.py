@@ -49,7 +49,7 @@ def _leaf(value: Tree) -> Any:
         return Texts((1,), [_encode(value)])
     if isinstance(value, (bool, int, float)):
         dtype = torch.bool if isinstance(value, bool) else torch.int64 if isinstance(value, int) else torch.float64
-        return RawTensor(dtype, (1,), to_bytes(torch.tensor([value], dtype=dtype)))
+        return RawTensor(dtype, (1,), to_bytes(torch.tensor([value], dtype=dtype, device="cpu")))
     is_list = isinstance(value, (list, tuple)) and not hasattr(value, "_fields")
     if is_list and value and all(isinstance(item, (str, bytes)) for item in value):
         return Texts((len(value),), [_encode(item) for item in value])

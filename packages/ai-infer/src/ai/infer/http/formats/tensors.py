@@ -239,7 +239,7 @@ def to_bytes(x: Tensor) -> bytes:
 def from_raw(x: RawTensor) -> Tensor:
     """Returns the tensor whose elements are these bytes."""
     if not x.data:
-        return torch.empty(x.shape, dtype=x.dtype)
+        return torch.empty(x.shape, dtype=x.dtype, device="cpu")
     return torch.frombuffer(bytearray(x.data), dtype=x.dtype).view(x.shape)
 
 
