@@ -114,10 +114,13 @@ def windows(codes: Tensor, context: int, *, stride: int = 1) -> Dataset:
     """
     if len(codes) <= context:
         raise ValueError(f"the text must be longer than the context ({context}), got {len(codes)} characters")
-    offsets = torch.arange(context + 1)
+    on: dict[torch.device, tuple[Tensor, Tensor]] = {}  # copied once to each device that batches go to
 
     def gather(starts: Tensor) -> Tensor:
-        return codes.to(starts.device)[starts[:, None] + offsets.to(starts.device)]
+        if starts.device not in on:
+            on[starts.device] = codes.to(starts.device), torch.arange(context + 1, device=starts.device)
+        there, offsets = on[starts.device]
+        return there[starts[:, None] + offsets]
 
     return Dataset(torch.arange(0, len(codes) - context, stride), postprocess=gather)
 
