@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from ai.examples.alphazero.loss import AlphaZero
 from ai.examples.augment import affine
+from ai.examples.gpt.main import NextCharacter, windows
 from ai.examples.gpt.model import Model
 from ai.examples.stylegan2.loss import StyleGAN2Loss
 from ai.examples.stylegan2.model import Discriminator, Generator
@@ -92,6 +94,55 @@ def test_a_gpt_writes_without_waiting_for_each_code(how, device, no_sync):
     assert lies_on(written, device)
     if device == "cpu" or PretendedCuda.active is not None or how == {"temperature": 0.0}:
         assert torch.equal(written.cpu(), expected)
+
+
+def learnt(env, make, batches, device, hook):
+    torch.manual_seed(0)
+    model = make().to(device)
+    Trainer(env, batches(device)).train(model, opt.sgd(model, lr=0.1), hook, steplimit=4)
+    return dict(model.state_dict())
+
+
+class Both(nn.Module):
+    """A policy and a value of what is seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(6, 4)
+
+    def forward(self, obs):
+        out = self.net(obs)
+        return out[:, :3], out[:, 3].tanh()
+
+
+def positions(device):
+    rng = torch.Generator().manual_seed(0)
+    batch = {
+        "obs": torch.randn(4, 6, generator=rng),
+        "policy": torch.tensor([[0.5, 0.5, 0.0]]).repeat(4, 1),
+        "legal": torch.tensor([[True, True, False]]).repeat(4, 1),
+        "target": torch.tensor([1.0, -1.0, 0.0, 1.0]),
+        "value": torch.zeros(4),
+        "full": torch.tensor([1.0, 0.0, 1.0, 0.0]),
+    }
+    return [{key: column.to(device) for key, column in batch.items()}] * 4
+
+
+OWN = {
+    "alphazero": (AlphaZero(search_share=0.25, fast_weight=0.5), Both, positions),
+    "gpt": (
+        NextCharacter(),
+        lambda: Model(11, context=8, dim=8, depth=1, num_heads=2).init(seed=0),
+        lambda device: windows(torch.arange(99) % 11, 8).loader(4, device, train=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_step_of_an_examples_own_loss_waits_for_nothing_and_learns_what_the_cpu_learns(name, device, no_sync):
+    found = learnt(*OWN[name], device, Silent(no_sync, 3))
+    assert lies_on(found, device)
+    assert_close(found, learnt(*OWN[name], "cpu", None))
 
 
 def test_a_step_of_the_mnist_network_in_channels_last_waits_for_nothing(device, no_sync):

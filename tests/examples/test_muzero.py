@@ -136,11 +136,11 @@ def test_the_mean_return_counts_the_steps_of_cartpole():
     assert mean_return(CartPole(max_steps=3), Judge(game, Model((4,), 2).init(seed=0), 0), 5) == 3
 
 
-def test_reanalysed_targets_are_those_of_a_search_with_the_newest_model():
-    game, played, newest = TicTacToe(), Model().init(seed=0), Model().init(seed=1)
+def test_reanalysed_targets_are_those_of_a_search_with_the_newest_model(any_device):
+    game, played, newest = TicTacToe(), Model().init(seed=0), Model().init(seed=1).to(any_device)
     source = SelfPlay(game, played, Play(games=4, simulations=4, rule=Puct()))
     buffer = ReplayBuffer(500, unroll=2, first_only=("obs",), n_step=5)
-    with Datagen(source).loader(16, n_workers=0, buffer=buffer, min_steps=60) as loader:
+    with Datagen(source).loader(16, any_device, n_workers=0, buffer=buffer, min_steps=60) as loader:
         batch = next(iter(loader))
         loss = Reanalyse(MuZero(newest.support), loader, 9, interval=2, simulations=8, rule=Puct())
         before = buffer.column("policy").clone()
@@ -149,12 +149,13 @@ def test_reanalysed_targets_are_those_of_a_search_with_the_newest_model():
         loss(newest, batch, 2)
         assert loss.renewed == 16
         search = Search.learned(newest, 9, simulations=8, rule=Puct())
-        found = search(batch["obs"], legal=batch["legal"][:, 0].bool().numpy())
+        index = batch["index"].cpu()
+        found = search(batch["obs"], legal=batch["legal"][:, 0].bool().cpu().numpy())
         for name in ("policy", "value"):
-            stored = buffer.column(name)[batch["index"]]
+            stored = buffer.column(name)[index]
             assert torch.allclose(stored, torch.from_numpy(getattr(found, name)).float())
         untouched = torch.ones(len(before), dtype=bool)
-        untouched[batch["index"]] = False
+        untouched[index] = False
         assert torch.equal(buffer.column("policy")[untouched], before[untouched])
 
 
