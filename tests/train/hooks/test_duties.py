@@ -115,6 +115,17 @@ def test_what_fails_at_an_evaluation_costs_no_step(part, when, net, batches, tmp
     assert torch.equal(read_state(saved)["models"]["model"]["0.weight"], model[0].weight)
 
 
+def test_a_snapshot_that_is_due_is_there_before_anything_is_measured(net, batches, tmp_path):
+    def task(model, step):
+        there[step] = [int(path.name) for path in Snapshots(tmp_path).all()]
+        return {}
+
+    there, model = {}, net()
+    hook = Hook(task=task, task_interval=2, snapshots=Snapshots(tmp_path), save_interval=2, sanity=False)
+    Trainer(env, batches(5)).train(model, opt.sgd(model), hook)
+    assert there == {2: [2], 4: [2, 4], 5: [2, 4, 5]}
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -200,7 +211,8 @@ def test_a_stopper_is_asked_where_its_metric_was_measured_and_counts_those_alone
 def test_a_climbing_accuracy_does_not_stop_the_run():
     stopper = EarlyStopping("val_accuracy", patience=1)
     assert not any(stopper(step, {"val_accuracy": step / 10}) for step in range(9))
-    assert [stopper(9, {"val_accuracy": 0.1}) for _ in range(2)] == [False, True]
+    worse = {"val_accuracy": 0.1}
+    assert [stopper(9, measured) for measured in (worse, {"val_loss": 9.0}, {}, worse)] == [False, False, False, True]
 
 
 @pytest.mark.parametrize(
