@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -270,6 +271,22 @@ def test_what_torch_leaves_out_of_the_mean_weighs_nothing():
     wanted, whole = Classify(class_weights=weights)(model, (x[there], y[there]), 0)
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
     assert weight.item() == whole.item() == 8
+    env = Classify(class_weights=[0.0, 1.0, 5.0])  # a batch in which nothing counts does nothing
+    results = []
+    for data in ([(x, y)], [(x[:2], y[:2]), (x[2:], y[2:])]):
+        copied = copy.deepcopy(model)
+        Trainer(env, data, accumulate=len(data)).train(copied, opt.sgd(copied, lr=0.5))
+        results.append(copied.weight.detach())
+    assert torch.allclose(*results, atol=1e-6)
+    assert not torch.equal(results[0], model.weight)
+
+
+def test_the_weights_of_many_pixels_fit_in_half_precision():
+    logits, y = torch.zeros(1, 2, 300, 300, dtype=torch.float16), torch.zeros(1, 300, 300, dtype=torch.uint8)
+    mixed = torch.full((1, 2, 300, 300), 0.5, dtype=torch.float16)
+    for target in (y, mixed):
+        loss, weight = Classify(class_weights=[1, 1])(lambda x: logits, (torch.zeros(1), target), 0)
+        assert (loss.item(), weight.item()) == (pytest.approx(math.log(2), rel=1e-5), 90000)
 
 
 def test_pixels_are_classified_as_rows_are():

@@ -92,19 +92,21 @@ class Classify:
             self._log(logits.detach(), target)
         weights = self.class_weights
         if weights is None:
-            return self._cross_entropy(logits, target, None)
+            return self._cross_entropy(logits, target)
         if weights.shape != (logits.shape[1],):
             raise ValueError(f"class_weights {tuple(weights.shape)} must be one for each of {logits.shape[1]} classes")
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # half precision cannot hold the sums
         weights = weights.to(logits)
-        loss = self._cross_entropy(logits, target, weights)
+        total = self._cross_entropy(logits, target, weight=weights, reduction="sum")
         if target.is_floating_point():
-            whole = (target * weights).sum()
-            return loss * len(target) / whole, whole  # against probabilities torch divides by the rows
-        return loss, (weights[target.clamp_min(0)] * (target != _LEFT_OUT)).sum()
+            whole = (target.movedim(1, -1) * weights).sum()
+        else:
+            whole = (weights[target.clamp_min(0)] * (target != _LEFT_OUT)).sum()
+        return total / whole.clamp_min(1e-30), whole  # a batch in which nothing counts has a loss of 0
 
-    def _cross_entropy(self, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    def _cross_entropy(self, logits: Tensor, target: Tensor, **how: Any) -> Tensor:
         try:
-            return F.cross_entropy(logits, target, weights, label_smoothing=self.label_smoothing)
+            return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing, **how)
         except IndexError as error:
             raise ValueError(
                 f"{self.y!r} holds the classes {int(target.min())} to {int(target.max())}, and the model gives "
