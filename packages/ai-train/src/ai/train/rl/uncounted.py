@@ -22,8 +22,8 @@ def policy_cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
 
     Where nothing is wanted it is 0, whatever the logits are.
 
-    >>> policy_cross_entropy(torch.tensor([[0.0, -torch.inf]]), torch.tensor([[1.0, 0.0]]))
-    tensor([0.])
+    >>> policy_cross_entropy(torch.tensor([[0.0, 0.0, -torch.inf]]), torch.tensor([[0.5, 0.5, 0.0]]))
+    tensor([0.6931])
     """
     wanted = wanted.to(logits.dtype)
     is_wanted = wanted != 0
