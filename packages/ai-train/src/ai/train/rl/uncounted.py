@@ -28,4 +28,4 @@ def policy_cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
     wanted = wanted.to(logits.dtype)
     is_wanted = wanted != 0
     log_prob = where_counts(is_wanted.any(1), logits).log_softmax(1)
-    return -torch.where(is_wanted, wanted * log_prob, 0).sum(1)  # what is wanted and impossible costs infinity
+    return torch.where(is_wanted, -wanted * log_prob, 0).sum(1)  # what is wanted and impossible costs infinity
