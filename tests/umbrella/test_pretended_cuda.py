@@ -99,7 +99,7 @@ WAITS = {
     "from an array": lambda x: torch.as_tensor(np.ones(2), device=x.device),
     "chosen by a list": lambda x: x[[0, 1]],
     "an inverse that is checked": lambda x: torch.linalg.inv(x @ x.T + torch.eye(2, device=x.device)),
-    "a distribution that checks": lambda x: torch.distributions.Categorical(logits=x),
+    "a distribution that checks": lambda x: torch.distributions.Categorical(logits=x, validate_args=True),
     "into pageable memory": lambda x: torch.empty(2, 3).copy_(x, non_blocking=True),
 }
 
