@@ -440,6 +440,7 @@ ENVIRONMENTS = {
     "contrastive": (Contrastive(), lambda: nn.Linear(6, 3), lambda: {"x": drawn(4, 6), "y": drawn(6, 4).T}),
     "contrastive views": (Contrastive(lambda x: x.flip(1)), lambda: nn.Linear(6, 3), lambda: {"x": drawn(4, 6)}),
     "distill": (Distill(nn.Linear(6, 3), Classify()), lambda: nn.Linear(6, 3), labels),
+    "classify without one class": (Classify(ignore_index=2, class_weights=[1, 2, 3]), lambda: nn.Linear(6, 3), labels),
     "next token": (NextToken(ignore_index=2), Tokens, texts),
     "ppo of padded episodes": (PPO(entropy=0.1, clip_value=0.2), Normed, padded),
     "dqn with masks": (DQN(double=True, follow_every=1), Values, lacking),

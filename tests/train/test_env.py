@@ -263,15 +263,33 @@ def test_keys_smoothing_and_weights_of_classes_are_chosen(on_device):
     assert Reconstruct(x="a")(nn.Identity(), {"a": torch.ones(2, 1)}, 0) == 0.0
 
 
-def test_what_torch_leaves_out_of_the_mean_weighs_nothing():
+def logged(env, model, batch):
+    """The loss of a batch, and what the environment logs beside it."""
+    hook = Lines()
+    Trainer(env, [batch]).train(model, opt.sgd(model, lr=0.0), hook)
+    return {key: value for key, value in hook.seen.items() if key == "loss" or key.startswith("accuracy")}
+
+
+@pytest.mark.parametrize("left_out", [-100, 255, 1])
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 5.0])])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_what_is_left_out_weighs_nothing(left_out, weights, smoothing):
     torch.manual_seed(0)
-    model, x, y = nn.Linear(2, 3), torch.randn(4, 2), torch.tensor([0, -100, 2, 1])
-    there, weights = y != -100, torch.tensor([1.0, 2.0, 5.0])
-    loss, weight = Classify(class_weights=weights)(model, (x, y), 0)
-    wanted, whole = Classify(class_weights=weights)(model, (x[there], y[there]), 0)
+    model, x, y = nn.Linear(2, 3), torch.randn(4, 2), torch.tensor([0, left_out, 2, 0])
+    there = y != left_out
+    how = {"class_weights": weights, "label_smoothing": smoothing}
+    env = Classify(ignore_index=left_out, top_k=(2,), **how)
+    loss, weight = env(model, (x, y), 0)
+    wanted = nn.functional.cross_entropy(model(x[there]), y[there], weight=weights, label_smoothing=smoothing)
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-    assert weight.item() == whole.item() == 8
-    env = Classify(class_weights=[0.0, 1.0, 5.0])  # a batch in which nothing counts does nothing
+    assert weight.item() == (3 if weights is None else 7)
+    assert logged(env, model, (x, y)) == pytest.approx(logged(Classify(top_k=(2,), **how), model, (x[there], y[there])))
+
+
+def test_a_batch_in_which_nothing_counts_does_nothing():
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(2, 3), torch.randn(4, 2), torch.tensor([0, 255, 2, 1])
+    env = Classify(class_weights=[0.0, 1.0, 5.0], ignore_index=255)
     results = []
     for data in ([(x, y)], [(x[:2], y[:2]), (x[2:], y[2:])]):
         copied = copy.deepcopy(model)
@@ -279,6 +297,30 @@ def test_what_torch_leaves_out_of_the_mean_weighs_nothing():
         results.append(copied.weight.detach())
     assert torch.allclose(*results, atol=1e-6)
     assert not torch.equal(results[0], model.weight)
+    nothing = Trainer(Classify(ignore_index=255), []).validate(model, [(x, y), (x, torch.full((4,), 255))])
+    assert nothing == pytest.approx(Trainer(Classify(ignore_index=255), []).validate(model, [(x, y)]))
+
+
+def test_pixels_without_a_label_count_neither_in_the_loss_nor_in_what_is_logged():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 4, 4)
+    y = torch.randint(0, 3, (2, 4, 4), dtype=torch.uint8)
+    y[:, 0] = 255
+    conv = nn.Conv2d(3, 3, 1)
+    nn.init.dirac_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    found = logged(Classify(ignore_index=255), conv, (logits, y))
+    there = y != 255
+    hits = (logits.argmax(1) == y)[there]
+    wanted = nn.functional.cross_entropy(logits.movedim(1, -1)[there], y[there].long())
+    assert found == pytest.approx({"loss": wanted.item(), "accuracy": hits.float().mean().item()})
+
+
+@pytest.mark.parametrize(("env", "low", "high"), [(Classify(), -100, 2), (Classify(ignore_index=2), -100, 1)])
+def test_a_class_that_torch_leaves_out_unasked_is_refused(env, low, high):
+    y = torch.tensor([0, -100, 2, 1])
+    with pytest.raises(ValueError, match=rf"classes {low} to {high}, .*one that is to be left out is ignore_index"):
+        env(nn.Linear(2, 3), (torch.randn(4, 2), y), 0)
 
 
 def test_the_weights_of_many_pixels_fit_in_half_precision():

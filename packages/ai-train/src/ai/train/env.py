@@ -38,6 +38,8 @@ class Classify:
         label_smoothing: share of the target spread evenly over all classes.
         class_weights: how much each class counts, `(classes,)`; the mean is one by weight, also over micro-batches and
             ranks.
+        ignore_index: a class that stands where there is none, such as 255 or -100 for pixels without a label; the mean
+            and what is logged are over the others. None: every class counts, and one out of range is refused.
         metrics: by name, metrics over a whole validation set, such as those of torchmetrics (extra `metrics`): AUROC,
             F1, confusion. Each takes the probabilities `(batch, classes)` and the classes; see `ai.train.measure`.
         top_k: also log how often the class is among the first k, for each of these k.
@@ -59,10 +61,12 @@ class Classify:
         y: str = "y",
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | Tensor | None = None,
+        ignore_index: int | None = None,
         top_k: Sequence[int] = (),
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         check_real(label_smoothing=label_smoothing)
+        check_whole(or_none=True, ignore_index=ignore_index)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing ({label_smoothing}) must lie in [0, 1)")
         if isinstance(top_k, str) or not isinstance(top_k, Sequence):
@@ -76,6 +80,7 @@ class Classify:
         self.class_weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
         if self.class_weights is not None and not (self.class_weights >= 0).all():
             raise ValueError(f"class_weights ({self.class_weights.tolist()}) must not be negative")
+        self.ignore_index = ignore_index
         self.top_k = tuple(top_k)
         if not isinstance(metrics, Mapping | None):
             raise TypeError(f"metrics must be a dict by name, not {type(metrics).__name__}")
@@ -84,34 +89,40 @@ class Classify:
             check_metric(f"metrics[{name!r}]", metric)
 
     def __call__(self, model: nn.Module, batch: Batch, step: int) -> Tensor | tuple[Tensor, Tensor]:
-        """The mean loss over the batch; with class weights, and what its rows weigh together."""
+        """The mean loss over the batch; with class weights or `ignore_index`, and what its rows weigh together."""
         x, y = unpack(batch, self.x, self.y)
         logits = forward(model, x, self.x)
         target = self._target(logits, y)
         if is_logging():
             self._log(logits.detach(), target)
-        weights = self.class_weights
-        if weights is None:
+        if self.class_weights is None and self.ignore_index is None:
             return self._cross_entropy(logits, target)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # half precision cannot hold the sums
+        weights = logits.new_ones(logits.shape[1]) if self.class_weights is None else self.class_weights.to(logits)
         if weights.shape != (logits.shape[1],):
             raise ValueError(f"class_weights {tuple(weights.shape)} must be one for each of {logits.shape[1]} classes")
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # half precision cannot hold the sums
-        weights = weights.to(logits)
         total = self._cross_entropy(logits, target, weight=weights, reduction="sum")
         if target.is_floating_point():
             whole = (target.movedim(1, -1) * weights).sum()
         else:
-            whole = (weights[target.clamp_min(0)] * (target != _LEFT_OUT)).sum()
+            counts = self._counts(target)
+            whole = (weights[target.where(counts, 0)] * counts).sum()
         return total / whole.clamp_min(1e-30), whole  # a batch in which nothing counts has a loss of 0
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, **how: Any) -> Tensor:
+        ignored = _NO_CLASS if self.ignore_index is None or target.is_floating_point() else self.ignore_index
         try:
-            return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing, **how)
+            return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing, ignore_index=ignored, **how)
         except IndexError as error:
+            there = target if self.ignore_index is None else target[self._counts(target)]
             raise ValueError(
-                f"{self.y!r} holds the classes {int(target.min())} to {int(target.max())}, and the model gives "
-                f"{logits.shape[1]} logits: classes count from 0 to {logits.shape[1] - 1}"
+                f"{self.y!r} holds the classes {int(there.min())} to {int(there.max())}, and the model gives "
+                f"{logits.shape[1]} logits: classes count from 0 to {logits.shape[1] - 1}; one that is to be left out "
+                "is ignore_index"
             ) from error
+
+    def _counts(self, target: Tensor) -> Tensor:
+        return target != (_NO_CLASS if self.ignore_index is None else self.ignore_index)
 
     def _target(self, logits: Tensor, y: Tensor) -> Tensor:
         if not isinstance(y, Tensor):
@@ -133,16 +144,23 @@ class Classify:
 
     def _log(self, logits: Tensor, target: Tensor) -> None:
         classes = target.argmax(1) if target.is_floating_point() else target
-        log("accuracy", (logits.argmax(1) == classes).float().mean())
+        if self.ignore_index is not None and not target.is_floating_point():
+            counts = self._counts(classes)
+            logits, classes = logits.movedim(1, -1)[counts], classes[counts]
+        log("accuracy", _share(logits.argmax(1) == classes))
         for name, metric in self.metrics.items():
             measure(name, metric, logits.float().softmax(1), classes)
         for k in self.top_k:
             if k > logits.shape[1]:
                 raise ValueError(f"top_k ({k}) must not exceed the model's {logits.shape[1]} logits")
-            log(f"accuracy_top{k}", (logits.topk(k, 1).indices == classes[:, None]).any(1).float().mean())
+            log(f"accuracy_top{k}", _share((logits.topk(k, 1).indices == classes[:, None]).any(1)))
 
 
-_LEFT_OUT = -100  # the class that torch leaves out of its mean
+_NO_CLASS = -(2**63)  # torch leaves out -100 where nothing is said
+
+
+def _share(hits: Tensor) -> Tensor:
+    return hits.float().mean() if hits.numel() else torch.zeros((), device=hits.device)
 
 
 def forward(model: nn.Module, x: Tensor, name: str) -> Tensor:
