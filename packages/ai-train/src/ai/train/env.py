@@ -98,7 +98,7 @@ class Classify:
         if self.class_weights is None and self.ignore_index is None:
             return self._cross_entropy(logits, target)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # half precision cannot hold the sums
-        weights = logits.new_ones(logits.shape[1]) if self.class_weights is None else self.class_weights.to(logits)
+        weights = self._weights(logits)
         if weights.shape != (logits.shape[1],):
             raise ValueError(f"class_weights {tuple(weights.shape)} must be one for each of {logits.shape[1]} classes")
         total = self._cross_entropy(logits, target, weight=weights, reduction="sum")
@@ -108,6 +108,13 @@ class Classify:
             counts = self._counts(target)
             whole = (weights[target.where(counts, 0)] * counts).sum()
         return total / whole.clamp_min(1e-30), whole  # a batch in which nothing counts has a loss of 0
+
+    def _weights(self, logits: Tensor) -> Tensor:
+        if self.class_weights is None:
+            return logits.new_ones(logits.shape[1])
+        if self.class_weights.device != logits.device:
+            self.class_weights = self.class_weights.to(logits.device)  # once, since it waits for the device
+        return self.class_weights.to(logits.dtype)
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, **how: Any) -> Tensor:
         ignored = _NO_CLASS if self.ignore_index is None or target.is_floating_point() else self.ignore_index
