@@ -29,9 +29,9 @@ SPARSE = torch.tensor([0.0, INF, -INF]).to_sparse()
         ([torch.zeros(4, 3).T, torch.full((4, 3), NAN).T], 1),
     ],
 )
-def test_what_is_not_finite_is_found_and_nothing_else(grads, bad):
-    assert float(not_finite(torch.tensor(0.0), grads)) == bad
-    assert float(not_finite(torch.tensor(NAN), grads)) == 1
+def test_what_is_not_finite_is_found_and_nothing_else(grads, bad, on_device):
+    assert float(on_device(not_finite)(torch.tensor(0.0), grads)) == bad
+    assert float(on_device(not_finite)(torch.tensor(NAN), grads)) == 1
 
 
 def test_rows_of_a_sparse_embedding_that_are_not_finite_are_skipped():

@@ -75,8 +75,9 @@ def test_after_an_error_in_a_later_micro_batch_it_follows_again():
 
 
 @pytest.mark.parametrize("env", [SAC(), IQL()])
-def test_what_is_seen_beyond_a_true_end_counts_for_nothing(env):
-    model, batch = apart(ActorCritic), drawn(6)
+def test_what_is_seen_beyond_a_true_end_counts_for_nothing(env, any_device):
+    model = apart(ActorCritic).to(any_device)
+    batch = {key: x.to(any_device) for key, x in drawn(6).items()}
     batch["action"] = batch["action"].clamp(-0.9, 0.9)
     losses = []
     for _ in range(2):

@@ -19,11 +19,11 @@ class Said(m.Model):
         return obs
 
     def dynamics(self, state, action):
-        return state, torch.zeros(len(state))
+        return state, state.new_zeros(len(state))
 
     def predict(self, state):
         policy = self.policy(self.said[0]) if self.policy is not m.Gaussian else m.Gaussian(*self.said)
-        return policy, torch.zeros(len(state))
+        return policy, state.new_zeros(len(state))
 
 
 def batch(weights, sampled=None):
@@ -32,23 +32,23 @@ def batch(weights, sampled=None):
     return {**made, "policy": weights} | ({} if sampled is None else {"sampled": sampled})
 
 
-def graded(model, loss, batch):
-    value = loss(model, batch, 0)
+def graded(model, loss, batch, on_device):
+    value = on_device(loss)(model, batch, 0)
     model.zero_grad()
     value.backward()
     return value.detach(), model.said[0].grad.clone()
 
 
-def test_over_all_choices_the_loss_is_the_one_of_logits():
+def test_over_all_choices_the_loss_is_the_one_of_logits(on_device):
     weights = torch.rand(4, 2, 3, generator=torch.Generator().manual_seed(0)).softmax(-1)
     sampled = torch.arange(3).expand(4, 2, 3)
     for loss in (MuZero(), MuZero(entropy_weight=0.3)):
-        plain = graded(Said(lambda logits: logits), loss, batch(weights))
-        over = graded(Said(m.Categorical), loss, batch(weights, sampled))
+        plain = graded(Said(lambda logits: logits), loss, batch(weights), on_device)
+        over = graded(Said(m.Categorical), loss, batch(weights, sampled), on_device)
         torch.testing.assert_close(over, plain)
 
 
-def test_the_loss_of_movements_is_their_weighted_density():
+def test_the_loss_of_movements_is_their_weighted_density(on_device):
     generator = torch.Generator().manual_seed(1)
     weights = torch.rand(4, 2, 5, generator=generator).softmax(-1)
     weights[0, 0] = torch.tensor([1.0, 0, 0, 0, 0])
@@ -57,18 +57,18 @@ def test_the_loss_of_movements_is_their_weighted_density():
     mean, log_std = (said.detach()[:, None, None] for said in model.said)
     normal = torch.distributions.Normal(mean, log_std.exp())
     by_hand = -(weights * normal.log_prob(sampled).sum(-1)).sum(-1)  # [B, 2]; one step unrolled has the weight 1
-    value, _ = graded(model, MuZero(), batch(weights, sampled))
+    value, _ = graded(model, MuZero(), batch(weights, sampled), on_device)
     torch.testing.assert_close(value, by_hand.sum(1).mean())
-    paid, _ = graded(model, MuZero(entropy_weight=0.5), batch(weights, sampled))
+    paid, _ = graded(model, MuZero(entropy_weight=0.5), batch(weights, sampled), on_device)
     torch.testing.assert_close(paid, value - normal.entropy().sum(-1).mean())  # half of it at each of two moments
 
 
-def test_an_action_without_weight_is_not_asked_though_it_be_impossible():
-    policy = lambda mean: m.SquashedGaussian(mean, torch.zeros(4, 3))  # noqa: E731
+def test_an_action_without_weight_is_not_asked_though_it_be_impossible(on_device):
+    policy = lambda mean: m.SquashedGaussian(mean, torch.zeros_like(mean))  # noqa: E731
     weights = torch.tensor([1.0, 0.0]).expand(4, 2, 2)
     sampled = torch.zeros(4, 2, 2, 3)
     sampled[:, :, 1] = 5.0  # beyond what tanh reaches
-    value, gradient = graded(Said(policy), MuZero(), batch(weights, sampled))
+    value, gradient = graded(Said(policy), MuZero(), batch(weights, sampled), on_device)
     assert value.isfinite()
     assert gradient.isfinite().all()
 
@@ -107,7 +107,7 @@ class Lucky(m.Model):
         return afterstate + code @ self.falls, code @ self.falls
 
     def predict(self, state):
-        return torch.zeros(len(state), 2), state
+        return state.new_zeros(len(state), 2), state
 
 
 def lucky_batch():
@@ -122,10 +122,10 @@ def lucky_batch():
 
 
 @pytest.mark.parametrize("cut", [0.0, 0.25])
-def test_the_loss_of_learnt_luck_is_that_by_hand(cut):
+def test_the_loss_of_learnt_luck_is_that_by_hand(cut, on_device):
     model, batch = Lucky(), lucky_batch()
     batch["target"][1, 0] = cut  # past a true end a value is 0
-    found = MuZero(obs_unrolled=True, commitment_weight=0.5)(model, batch, 0)
+    found = on_device(MuZero(obs_unrolled=True, commitment_weight=0.5))(model, batch, 0)
     # scores at differences of 3 and -3: the highest is code 1 and code 2
     scores = torch.tensor([[0.1 + 0.6, 0.2 + 2.1, 0.7 + 0.3], [0.1 - 0.6, 0.2 - 2.1, 0.7 - 0.3]])
     afterstate, fell = torch.tensor([1.5, 1.0]), torch.tensor([2.0, 3.0])

@@ -22,8 +22,8 @@ class Net(m.Model):
         return m.SquashedGaussian(*self.body(obs).chunk(2, 1))
 
 
-def made():
-    return apart(Net), drawn(12)
+def made(device="cpu"):
+    return apart(Net).to(device), {key: x.to(device) for key, x in drawn(12).items()}
 
 
 def by_parts(model, batch, alpha, wanted):
@@ -41,8 +41,8 @@ def by_parts(model, batch, alpha, wanted):
 
 
 @pytest.mark.parametrize("entropy", [None, -0.5])
-def test_each_part_has_its_loss_and_its_gradient(entropy):
-    model, batch = made()
+def test_each_part_has_its_loss_and_its_gradient(entropy, any_device):
+    model, batch = made(any_device)
     loss = SAC(tau=0.01, entropy=entropy)
     twin = copy.deepcopy(model)
     twin.critics.follow(0.01)
@@ -58,8 +58,8 @@ def test_each_part_has_its_loss_and_its_gradient(entropy):
             torch.testing.assert_close(parameter.grad, want)
 
 
-def test_a_fixed_temperature_is_left_alone():
-    model, batch = made()
+def test_a_fixed_temperature_is_left_alone(any_device):
+    model, batch = made(any_device)
     twin = copy.deepcopy(model)
     twin.critics.follow(0.005)
     torch.manual_seed(7)
@@ -70,12 +70,12 @@ def test_a_fixed_temperature_is_left_alone():
     assert model.log_alpha.grad is None
 
 
-def test_weights_weigh_the_critics():
-    model, batch = made()
+def test_weights_weigh_the_critics(any_device):
+    model, batch = made(any_device)
     torch.manual_seed(7)
     plain = SAC()(copy.deepcopy(model), batch, 0)
     torch.manual_seed(7)
-    doubled = SAC()(copy.deepcopy(model), {**batch, "weight": torch.full((12,), 2.0)}, 0)
+    doubled = SAC()(copy.deepcopy(model), {**batch, "weight": torch.full((12,), 2.0, device=any_device)}, 0)
     twin = copy.deepcopy(model)
     twin.critics.follow(0.005)
     critic, *_ = by_parts(twin, batch, twin.log_alpha.detach().exp(), -2)

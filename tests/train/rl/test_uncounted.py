@@ -26,17 +26,17 @@ class Model(m.Model):
         return self.policy(self.out(state)), self.worth(state).flatten()
 
 
-def graded(loss, model, batch):
+def graded(loss, model, batch, on_device):
     """The loss, and the gradients of all parameters as one row."""
     model.zero_grad()
-    value = loss(model, batch, 0)
+    value = on_device(loss)(model, batch, 0)
     value.backward()
     return torch.cat([value.detach().view(1), *(p.grad.flatten() for p in model.parameters() if p.grad is not None)])
 
 
 @pytest.mark.parametrize("padding", [NONE, INF, -INF])
 @pytest.mark.parametrize("policy", ["logits", "gaussian"])
-def test_what_stands_past_an_episodes_end_reaches_neither_a_searchs_loss_nor_its_gradients(policy, padding):
+def test_what_stands_past_an_episodes_end_reaches_neither_a_searchs_loss_nor_its_gradients(policy, padding, on_device):
     generator = torch.Generator().manual_seed(0)
     model = Model((lambda x: x) if policy == "logits" else lambda x: m.Gaussian(x[:, :1], x[:, 1:2])).init(seed=0)
     mask = torch.tensor([[True, True, True], [True, False, False]])
@@ -50,38 +50,38 @@ def test_what_stands_past_an_episodes_end_reaches_neither_a_searchs_loss_nor_its
         "mask": mask,
     }
     loss = MuZero(obs_unrolled=True, consistency_weight=0.5, entropy_weight=0.1)
-    want = graded(loss, model, batch)
+    want = graded(loss, model, batch, on_device)
     # what is seen at the moment after the last step is still learnt from, and what comes later is not
     soiled = {key: batch[key].clone() for key in ("policy", "sampled", "obs")}
     soiled["policy"][~mask] = soiled["sampled"][~mask] = padding
     soiled["obs"][1, 2] = padding
-    torch.testing.assert_close(graded(loss, model, {**batch, **soiled}), want, rtol=0, atol=0)
+    torch.testing.assert_close(graded(loss, model, {**batch, **soiled}, on_device), want, rtol=0, atol=0)
     assert want.isfinite().all()
 
 
-def test_a_move_that_is_impossible_and_not_wanted_costs_nothing_in_any_precision():
+def test_a_move_that_is_impossible_and_not_wanted_costs_nothing_in_any_precision(on_device):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         logits = torch.tensor([[1.0, -INF, 200.0]], dtype=dtype, requires_grad=True)
         wanted = torch.tensor([[0.5, 0.0, 0.5]])
-        loss = policy_cross_entropy(logits, wanted)
+        loss = on_device(policy_cross_entropy)(logits, wanted)
         loss.sum().backward()
         assert loss.item() == pytest.approx(99.5, rel=0.01)  # log-probabilities of -199 and 0
         torch.testing.assert_close(logits.grad.float(), torch.tensor([[-0.5, 0.0, 0.5]]))
 
 
 @pytest.mark.parametrize("told", [-INF, NONE, INF])
-def test_a_row_of_which_nothing_is_wanted_is_not_counted_whatever_its_logits(told):
+def test_a_row_of_which_nothing_is_wanted_is_not_counted_whatever_its_logits(told, on_device):
     logits = torch.tensor([[0.0, 0.0], [told, told]], requires_grad=True)
-    loss = policy_cross_entropy(logits, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    loss = on_device(policy_cross_entropy)(logits, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
     loss.sum().backward()
     assert loss.tolist() == [pytest.approx(0.693147), 0]
     assert logits.grad.tolist() == [[-0.5, 0.5], [0, 0]]
 
 
-def test_a_move_that_is_wanted_and_impossible_and_a_policy_of_nan_are_not_passed_over():
+def test_a_move_that_is_wanted_and_impossible_and_a_policy_of_nan_are_not_passed_over(on_device):
     logits = torch.tensor([[1.0, -INF, 2.0]] * 2)
     wanted = torch.tensor([[0.5, 0.5, 0.0], [0.5, NONE, 0.5]])
-    assert policy_cross_entropy(logits, wanted).tolist() == [INF, pytest.approx(NONE, nan_ok=True)]
+    assert on_device(policy_cross_entropy)(logits, wanted).tolist() == [INF, pytest.approx(NONE, nan_ok=True)]
 
 
 @pytest.mark.parametrize("loss", [RL(), RL(entropy=0.1), MuZero(), MuZero(entropy_weight=0.1)])
@@ -110,8 +110,8 @@ def test_a_policy_that_bars_illegal_moves_by_minus_infinity_is_learnt_as_one_wit
     assert found[0].isfinite().all()
 
 
-def test_a_mask_reaches_over_all_later_axes():
+def test_a_mask_reaches_over_all_later_axes(on_device):
     x = torch.full((2, 2, 3), NONE)
     x[0, 1] = 1.0
     mask = torch.tensor([[0, 1], [0, 0]])
-    assert where_counts(mask, x).sum() == 3
+    assert on_device(where_counts)(mask, x).sum() == 3
