@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -10,6 +11,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
@@ -64,10 +66,10 @@ def counted(address):
 def front_ends():
     """Returns the process ids of the front ends that this process has."""
     found = []
-    for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            if b"ai.infer.http.front_end" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(int(pid))
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ends while it is looked at
+            if any("ai.infer.http.front_end" in word for word in child.cmdline()):
+                found.append(child.pid)
     return found
 
 

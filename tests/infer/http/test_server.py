@@ -9,9 +9,9 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import tritonclient.http as triton
@@ -89,8 +89,7 @@ def server(net):
 
 def end(process, address):
     """Ends the server by SIGTERM, amid a request: that is answered, and no worker is left."""
-    tasks = Path(f"/proc/{process.pid}/task").iterdir()
-    workers = "".join((task / "children").read_text() for task in tasks).split()
+    workers = psutil.Process(process.pid).children()
     assert len(workers) == 2
     host, port = address.split(":")
     # "Expect: 100-continue" makes the server say when it has begun with the request.
@@ -104,7 +103,7 @@ def end(process, address):
         connection.sendall(body)
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
     assert process.wait(100) in (0, -signal.SIGTERM)
-    assert not any(Path("/proc", worker).exists() for worker in workers)
+    assert not any(worker.is_running() for worker in workers)
 
 
 def is_listening(host, port):

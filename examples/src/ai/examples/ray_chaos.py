@@ -16,6 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
 from ai.lab import Experiment, ExperimentTrial, Record
 
 _STEPS = 200
@@ -122,8 +124,12 @@ def _started(cluster: Any, how: dict[str, Any], broken_off: Counter[str]) -> Any
 
 def _raylets() -> set[int]:
     """Returns the processes of the machines that this one has started."""
-    children = {pid for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()}
-    return {int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == "raylet"}
+    found = set()
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ends while it is looked at
+            if child.name() == "raylet":
+                found.add(child.pid)
+    return found
 
 
 def search(path: str, *, clean: bool = False) -> Experiment:

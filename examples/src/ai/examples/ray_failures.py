@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 
 from ai.data import Datagen, DatagenLoader, Ray, ReplayBuffer
 
@@ -142,10 +143,7 @@ def _hung_machine(cluster: Any, nodes: list[Any], seed: int) -> tuple[float, str
 
 
 def _with_children(pid: int) -> list[int]:
-    children = [
-        int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()
-    ]
-    return [pid, *(other for child in children for other in _with_children(child))]
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
 def _head_lost(cluster: Any, nodes: list[Any], seed: int) -> tuple[float, str]:
