@@ -67,9 +67,9 @@ def test_document_snippet_in_an_unguarded_script(tmp_path):
 def _start_and_wait(out):
     """In a fork: a starter that says what it has, and then waits for its end."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    seat = _Seat.taken("of one that is killed")
+    seat = _Seat.taken(f"of one that is killed, {os.getpid()}")  # another run of these tests may be on this machine
     inferencer = Inferencer(nn.Linear(2, 2))
-    os.write(out, f"{inferencer.pids[0]} {inferencer.client.address} {seat.path}".encode())
+    os.write(out, f"{inferencer.pids[0]}\n{inferencer.client.address}\n{seat.path}".encode())
     while True:
         signal.pause()
 
@@ -85,12 +85,17 @@ def test_worker_folder_and_seat_end_with_their_starter(how):
         finally:
             os._exit(1)
     os.close(theirs)
-    pid, address, seat = os.read(ours, 1 << 12).decode().split()
-    os.close(ours)
-    assert os.path.exists(seat)
-    watch = os.pidfd_open(int(pid))
-    os.kill(starter, how)
-    os.waitpid(starter, 0)
+    try:
+        pid, address, seat = os.read(ours, 1 << 12).decode().split("\n")
+        os.close(ours)
+        assert os.path.exists(seat)
+        watch = os.pidfd_open(int(pid))
+    except BaseException:  # interrupted, say: nothing goes on waiting
+        how = signal.SIGKILL
+        raise
+    finally:
+        os.kill(starter, how)
+        os.waitpid(starter, 0)
     assert select.select([watch], [], [], 100)[0], "the worker outlived its starter"
     os.close(watch)
     wait_until(lambda: not os.path.exists(address))
