@@ -1,11 +1,12 @@
 """How fast is the data? Ours beside the peers in one run, alternating, medians, one torch thread.
 
-Run: `python benchmarks/data.py [memory] [images] [generated]` (all three without arguments);
+Run: `python benchmarks/data.py [memory] [workers] [images] [generated]` (all four without arguments);
 `python benchmarks/data.py paths [epochs]` for the memory of workers over 50 epochs of a million paths. A peer that is
 not installed (fastai, HuggingFace datasets) is said to be missing.
 `python -m ai.examples.reproduce datagen-soak` is 20 minutes of a Datagen under random worker kills.
 
-Targets: in memory ≥ 70 % of `index_select` with fresh allocation; images: first pass ≥ torchvision's decoder, later
+Targets: in memory ≥ 70 % of `index_select` with fresh allocation; workers ≥ torch's from samples of 150 kB on, in wall
+and processor time; images: first pass ≥ torchvision's decoder, later
 passes ≥ 20 times that; generated: ≥ 200 MB/s and ≥ 20,000 small episodes/s with 2 workers.
 """
 
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] == ["paths"]:
         million_paths(int(arguments[1]) if len(arguments) > 1 else 50)
     else:
-        for name, table in (("memory", memory), ("images", images), ("generated", generated)):
+        for name, table in (("memory", memory), ("workers", workers), ("images", images), ("generated", generated)):
             if not arguments or name in arguments:
                 table()
 
@@ -149,6 +150,74 @@ def huggingface_loader(x, y, n=10_000):
     rows = datasets.Dataset.from_dict({"x": x[:n].numpy(), "y": y[:n].numpy()}, features=features)
     loader = TorchLoader(rows.with_format("torch"), BATCH, shuffle=True, drop_last=True)
     return lambda k: ((batch["x"], batch["y"]) for batch in islice(loader, k))
+
+
+# Workers
+
+
+class Stored(TorchDataset):
+    """Samples in memory, each given by a function of a worker."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return 1000 * len(self.x)  # an epoch's end would empty its queue
+
+    def __getitem__(self, i):
+        return as_stored(self.x[i % len(self.x)])
+
+
+def as_stored(x):
+    return x
+
+
+def workers(n_workers: int = 2, repeats: int = 5) -> None:
+    """Samples that cost nothing to make: what is left is the way to a worker and back, and a copy by who uses them."""
+    print(
+        f"\n{n_workers} workers, preprocess without work, each batch copied out: samples/s of ours, of torch's "
+        "DataLoader,\nours / torch's; and processor time, µs a sample of ours, of torch's, torch's / ours"
+    )
+    sizes = {
+        "3 kB, uint8 3×32×32": (torch.uint8, (3, 32, 32), 128, 80),
+        "150 kB, uint8 3×224×224": (torch.uint8, (3, 224, 224), 64, 32),
+        "600 kB, float32 3×224×224": (torch.float32, (3, 224, 224), 32, 32),
+        "1 MB, float32 512×512": (torch.float32, (512, 512), 32, 32),
+    }
+    for name, (dtype, shape, batch, n_batches) in sizes.items():
+        x = torch.ones((4 * batch, *shape), dtype=dtype)
+        there = torch.empty_like(x[:batch])
+        ours = Dataset(x, as_stored).loader(batch, train=True, n_workers=n_workers)
+        theirs = iter(TorchLoader(Stored(x), batch, shuffle=True, num_workers=n_workers))
+        ways = {
+            "ours": (iter(ours), ours._producer.pids),
+            "torch's": (theirs, [worker.pid for worker in theirs._workers]),
+        }
+        walls: dict[str, list[float]] = {way: [] for way in ways}
+        works: dict[str, list[float]] = {way: [] for way in ways}
+        for repeat in range(repeats + 1):
+            for way in sorted(ways, reverse=bool(repeat % 2)):
+                batches, pids = ways[way]
+                for made in islice(batches, 4 * n_workers):  # starting, and what was made ahead meanwhile
+                    there.copy_(made)
+                wall, work = time.perf_counter(), processor_s(pids)
+                for made in islice(batches, n_batches):
+                    there.copy_(made)
+                walls[way].append((time.perf_counter() - wall) / n_batches / batch)
+                works[way].append((processor_s(pids) - work) / n_batches / batch)
+        ours.close()
+        del theirs, ways
+        (wall, wall_of_torch), (work, work_of_torch) = (
+            [statistics.median(seconds[way][1:]) for way in ("ours", "torch's")] for seconds in (walls, works)
+        )
+        print(f"  {name:28} {1 / wall:8,.0f} {1 / wall_of_torch:8,.0f} {wall_of_torch / wall:6.2f}", end="")
+        print(f" {work * 1e6:10.0f} {work_of_torch * 1e6:8.0f} {work_of_torch / work:6.2f}", flush=True)
+
+
+def processor_s(pids: list[int]) -> float:
+    """Seconds of processor time of this process and of others."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in pids]
+    return time.process_time() + sum(int(f[11]) + int(f[12]) for f in fields) / os.sysconf("SC_CLK_TCK")
 
 
 # Images

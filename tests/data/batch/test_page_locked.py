@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from ai.data import Dataset
+from ai.data import Datagen, Dataset
 from ai.data.batch import page_locked
 from ai.data.batch.device import to_device
 from ai.data.batch.page_locked import PageLocked
+from ai.data.loading.stream import StreamLoader
 from tests.pretended_cuda import PretendedCuda
 
 CUDA = torch.device("cuda", 0)
@@ -158,12 +159,42 @@ def test_a_loader_locks_a_few_batches_whatever_it_gives(how, cuda, locked):
     assert 1 <= len(locked) <= 4
 
 
-def test_a_closed_loader_holds_no_page_locked_memory_and_still_gives_batches(cuda, locked):
-    loader = Dataset({"x": torch.arange(12.0)}).loader(4, "cuda")
-    for n_locked in (3, 6):
-        assert torch.cat([batch["x"] for batch in loader]).tolist() == list(range(12))
-        assert len(locked) == n_locked
+class Counting:
+    """A source of episodes of one step each."""
+
+    def start(self, seed, worker):
+        pass
+
+    def __next__(self):
+        return {"obs": torch.zeros(2), "action": torch.zeros(1), "reward": torch.zeros(1)}
+
+    def update_params(self, state_dict, version):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["dataset", "stream", "episodes"])
+def test_a_closed_loader_holds_no_page_locked_memory_and_still_gives_batches(kind, cuda, locked):
+    if kind == "episodes":
+        loader = Datagen(Counting()).loader(4, "cuda", n_workers=0)
+    elif kind == "stream":
+        loader = StreamLoader(Numbers(), 4, "cuda", n_workers=0)
+    else:
+        loader = Dataset({"x": torch.arange(12.0)}).loader(4, "cuda")
+    n_locked = 0
+    for _ in range(2):
+        if kind == "episodes":
+            assert [next(loader)["obs"].is_cuda for _ in range(3)] == [True] * 3
+        else:
+            assert torch.cat([batch["x"] for batch in loader]).tolist() == list(range(12))
+        assert len(locked) > n_locked
+        n_locked = len(locked)
         loader.close()
+        assert not loader._finish._page_locked._free
+
+
+class Numbers(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return ({"x": float(k)} for k in range(12))
 
 
 def test_memory_given_back_while_a_batch_is_made_is_counted_once(cuda, locked):

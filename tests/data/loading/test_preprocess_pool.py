@@ -109,6 +109,30 @@ def test_large_arrays_and_tensors_travel_both_ways():
         assert torch.equal(torch.cat([b["x"] for b in loader]), x + 1)
 
 
+def test_what_a_dying_worker_wrote_into_its_samples_is_not_seen_again(tmp_path):
+    torch = pytest.importorskip("torch")
+    killed = tmp_path / "killed"
+
+    def double_in_place(x):
+        if x.mul_(2)[0] == 6 and not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x
+
+    x = torch.arange(8.0)[:, None].repeat(1, 20_000)
+    with Dataset(x, double_in_place).loader(4, n_workers=1) as loader:
+        batches = list(loader)
+        assert [batch[:, -1].tolist() for batch in batches] == [[0, 2, 4, 6], [8, 10, 12, 14]]
+        assert loader._producer.n_deaths == 1
+        assert all(channel_of(loader)._received._memories.values())  # they came by shared memory
+    assert x[3, 0] == 3
+    assert killed.exists()
+
+
+def channel_of(loader):
+    return loader._producer._tickets.workers.post(0).worker.channel
+
+
 def test_forgotten_and_closed_loaders_leave_no_process():
     loader = numbers(double).loader(4, n_workers=2)
     pids = loader._producer.pids

@@ -328,8 +328,9 @@ class DatagenLoader:
         return other
 
     def close(self) -> None:
-        """Ends the workers; also happens when the loader is no longer referenced."""
+        """Ends the workers and gives back page-locked memory; also when the loader is no longer referenced."""
         self._close()
+        self._finish.close()
 
     def __enter__(self) -> "DatagenLoader":
         return self

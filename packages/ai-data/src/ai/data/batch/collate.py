@@ -1,13 +1,16 @@
 """Stacking of samples into a batch."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+Room = Callable[[int], np.ndarray | None]
+"""Gives so many bytes of the memory that an array shall lie in; None for one that may lie anywhere."""
 
-def collate(samples: Sequence[Any], where: str = "sample") -> Any:
+
+def collate(samples: Sequence[Any], where: str = "sample", room: Room | None = None) -> Any:
     """Returns one batch from samples of one structure.
 
     Tensors, arrays and numbers gain a leading axis and become arrays or tensors; dicts, tuples and lists are followed,
@@ -16,6 +19,7 @@ def collate(samples: Sequence[Any], where: str = "sample") -> Any:
     Args:
         samples: at least one.
         where: how an error names the place of a value.
+        room: gives memory for what is stacked.
 
     Raises:
         ValueError: the samples differ in keys, lengths, shapes or dtypes.
@@ -28,18 +32,30 @@ def collate(samples: Sequence[Any], where: str = "sample") -> Any:
     if isinstance(first, Mapping):
         if any(not isinstance(s, Mapping) or s.keys() != first.keys() for s in samples):
             raise ValueError(f"every sample must have the same keys, got {_kinds(samples, _keys)} at {where}")
-        return {key: collate([s[key] for s in samples], f"{where}[{key!r}]") for key in first}
+        return {key: collate([s[key] for s in samples], f"{where}[{key!r}]", room) for key in first}
     if isinstance(first, tuple | list):
         if any(not isinstance(s, tuple | list) or len(s) != len(first) for s in samples):
             raise ValueError(f"every sample must have the same length, got {_kinds(samples, _length)} at {where}")
-        return like(first, [collate([s[i] for s in samples], f"{where}[{i}]") for i in range(len(first))])
+        return like(first, [collate([s[i] for s in samples], f"{where}[{i}]", room) for i in range(len(first))])
     torch = sys.modules.get("torch")  # a worker that never loaded torch has no tensors either
     if torch is not None and isinstance(first, torch.Tensor):
         _check_equal(samples, where)
-        return torch.stack(list(samples))
+        memory = None
+        if room is not None and first.layout is torch.strided and first.device.type == "cpu":
+            if all(type(s) is torch.Tensor and not s.requires_grad for s in samples):
+                memory = room(len(samples) * first.nbytes)
+        if memory is None:
+            return torch.stack(list(samples))
+        out = torch.from_numpy(memory).view(first.dtype).view(len(samples), *first.shape)
+        return torch.stack(list(samples), out=out)
     if isinstance(first, np.ndarray | np.generic):
         _check_equal(samples, where)
-        return np.stack(samples)
+        memory = None
+        if room is not None and first.dtype.kind in "biufc" and all(type(s) is np.ndarray for s in samples):
+            memory = room(len(samples) * first.nbytes)
+        if memory is None:
+            return np.stack(samples)
+        return np.stack(samples, out=memory.view(first.dtype).reshape(len(samples), *first.shape))
     numbers = [isinstance(s, bool | int | float) for s in samples]
     if any(numbers) and not all(numbers):
         odd = numbers.index(not numbers[0])

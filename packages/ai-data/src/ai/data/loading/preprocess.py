@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ai.data.storage.columns import Columns
+    from ai.data.storage.gathering import Empty
     from ai.data.workers.worker import Link
 
 
@@ -38,12 +39,14 @@ class Job:
     columns: "Columns"
 
     @classmethod
-    def gather(cls, columns: "Columns", seed: int, epoch: int, indices: "Tensor") -> "Job":
-        """Returns the job of the batch at `indices`."""
+    def gather(
+        cls, columns: "Columns", seed: int, epoch: int, indices: "Tensor", empty: "Empty | None" = None
+    ) -> "Job":
+        """Returns the job of the batch at `indices`, its tensors in the memory that `empty` gives."""
         from ai.data.storage.columns import take
 
         rows = indices.tolist()
-        return cls(rows, [derive_seed(seed, epoch, row) for row in rows], take(columns, indices))
+        return cls(rows, [derive_seed(seed, epoch, row) for row in rows], take(columns, indices, empty))
 
 
 class Preprocess:
@@ -56,15 +59,23 @@ class Preprocess:
 
     def __init__(self, preprocess: Transform | None, collate_with: Callable[[list[Any]], Any] | None) -> None:
         self._transform = None if preprocess is None else Applied(preprocess, "preprocess")
-        self._collate = collate_with or collate
+        self._collate = collate_with
 
-    def __call__(self, job: Job, *, seed_globals: bool, begin: Callable[[int], None] | None = None) -> Any:
+    def __call__(
+        self,
+        job: Job,
+        *,
+        seed_globals: bool,
+        begin: Callable[[int], None] | None = None,
+        room: Callable[[int], np.ndarray | None] | None = None,
+    ) -> Any:
         """Returns the batch.
 
         Args:
             job: which samples.
             seed_globals: also seed the process's global generators for each sample.
             begin: called with the index of each sample before its turn.
+            room: as of `collate`.
 
         Raises:
             PreprocessError: preprocess raised, from what it raised.
@@ -75,7 +86,7 @@ class Preprocess:
             if begin is not None:
                 begin(index)
             samples.append(self._sample(index, seed, sample_at(job.columns, place), seed_globals))
-        return self._collate(samples)
+        return collate(samples, room=room) if self._collate is None else self._collate(samples)
 
     def _sample(self, index: int, seed: int, sample: Any, seed_globals: bool) -> Any:
         if self._transform is None:
@@ -115,14 +126,13 @@ def serve(run: Preprocess, watched: bool, link: "Link") -> None:
     from ai.data.workers.worker import portable_error
 
     begin = (lambda index: link.send(("at", index))) if watched else None
-    while True:
-        ticket, job = link.inbox.get()
+
+    def answer(ticket: int, job: Job) -> None:  # and keep nothing of it: others use its memory
+        parcel = link.parcel()
         try:
-            batch = run(job, seed_globals=True, begin=begin)
-            answer: tuple[int, Any, BaseException | None] = (ticket, batch, None)
-        except Exception as error:
-            answer = (ticket, None, portable_error(error))
-        try:
-            link.send(answer)
-        except Exception as error:  # a batch that cannot be pickled
+            link.send((ticket, run(job, seed_globals=True, begin=begin, room=parcel.room), None), parcel)
+        except Exception as error:  # or a batch that cannot be pickled
             link.send((ticket, None, portable_error(error)))
+
+    while True:
+        answer(*link.inbox.get())

@@ -1,19 +1,22 @@
 """Pools of threads or processes that run a dataset's preprocess ahead of use."""
 
 import concurrent.futures
+import math
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ai.data.loading.preprocess import Job, Preprocess, serve
 from ai.data.storage import columns as cols
-from ai.data.storage.page_locked import Empty
+from ai.data.storage.gathering import Empty
+from ai.data.workers.areas import Parcel
 from ai.data.workers.pickle_by_value import ship
 from ai.data.workers.supervisor import MAX_DEATHS, Supervisor
 from ai.data.workers.worker import WorkerFailedError
@@ -73,7 +76,7 @@ class ProcessPool:
 
     def submit(self, seed: int, epoch: int, indices: Tensor) -> int:
         """Sends a batch to the worker with the least to do."""
-        return self._tickets.submit(Job.gather(self._columns, seed, epoch, indices))
+        return self._tickets.submit(partial(Job.gather, self._columns, seed, epoch, indices), indices)
 
     def result(self, ticket: int, empty: Empty | None = None) -> Any:
         """Returns the batch, waiting for it."""
@@ -100,7 +103,8 @@ class ProcessPool:
 
 @dataclass
 class _Entry:
-    job: Job
+    gather: Callable[..., Job]  # once more for whoever replaces a worker that may have written to what it was sent
+    indices: list[int]
     place: int
     since: float = field(default_factory=time.monotonic)
     n_deaths: int = 0
@@ -128,18 +132,19 @@ class _Tickets:
         self.workers = Supervisor("data", lambda _place: payload, n_workers, self)
         self.workers.start()
 
-    def submit(self, job: Job) -> int:
+    def submit(self, gather: Callable[..., Job], indices: Tensor) -> int:
         with self.workers.changed:
             self.workers.raise_if_over()
             ticket = self._n_tickets
             self._n_tickets += 1
             place = self._least_busy()
-            self._entries[ticket] = _Entry(job, place)
+            self._entries[ticket] = _Entry(gather, indices.tolist(), place)
             post = self.workers.post(place)
         try:
             if post is not None:
-                post.send((ticket, job))
-        except BaseException:  # a sample that cannot be pickled
+                parcel = post.parcel()
+                post.send((ticket, gather(None if parcel is None else partial(_empty, parcel))), parcel)
+        except BaseException:  # a sample that cannot be read, or pickled
             self._entries.pop(ticket, None)
             raise
         return ticket
@@ -173,7 +178,7 @@ class _Tickets:
         mine = [(ticket, e) for ticket, e in list(self._entries.items()) if e.place == place and not e.done]
         for _, entry in mine:
             entry.since = time.monotonic()
-        return [(ticket, entry.job) for ticket, entry in mine]
+        return [(ticket, entry.gather()) for ticket, entry in mine]
 
     def on_message(self, place: int, message: Any) -> bool:
         with self.workers.changed:
@@ -193,7 +198,7 @@ class _Tickets:
                 entry.n_deaths += 1
                 if entry.n_deaths > MAX_DEATHS:
                     entry.error = WorkerFailedError(
-                        f"{entry.n_deaths} workers died on the batch of {_shown(entry.job.indices)}, the last {how}"
+                        f"{entry.n_deaths} workers died on the batch of {_shown(entry.indices)}, the last {how}"
                     )
                     entry.done = True
         return True
@@ -208,7 +213,7 @@ class _Tickets:
         sign = self._signs.get(entry.place, _Sign(0.0, None))
         if time.monotonic() - max(sign.at, entry.since if sign.sample is None else 0.0) <= self._timeout_s:
             return None
-        what = f"one of {_shown(entry.job.indices)}" if sign.sample is None else f"sample {sign.sample}"
+        what = f"one of {_shown(entry.indices)}" if sign.sample is None else f"sample {sign.sample}"
         return WorkerFailedError(f"preprocess did not return within timeout_s ({self._timeout_s:g}) for {what}")
 
     def _least_busy(self) -> int:
@@ -216,6 +221,16 @@ class _Tickets:
         for entry in list(self._entries.values()):
             load[entry.place] += not entry.done
         return load.index(min(load))
+
+
+def _empty(parcel: Parcel, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Returns memory for a tensor, in a parcel where it has room."""
+    room = parcel.room(math.prod(shape) * dtype.itemsize)
+    return (
+        torch.empty(shape, dtype=dtype, device="cpu")
+        if room is None
+        else torch.from_numpy(room).view(dtype).view(shape)
+    )
 
 
 def _shown(indices: list[int]) -> str:

@@ -12,8 +12,8 @@ from ai.data.batch.transform import Transform
 from ai.data.loading.options import Options
 from ai.data.loading.preprocess import Job, Preprocess
 from ai.data.storage import columns as cols
+from ai.data.storage.gathering import Empty
 from ai.data.storage.memory_mapped import Rows
-from ai.data.storage.page_locked import Empty
 
 
 class Producer(Protocol):

@@ -236,9 +236,10 @@ class StreamLoader:
         )
 
     def close(self) -> None:
-        """Stops the workers; also happens when the loader is no longer referenced."""
+        """Stops the workers and gives back page-locked memory; also when the loader is no longer referenced."""
         if self._readers is not None:
             self._readers.close()
+        self._finish.close()
 
     def __enter__(self) -> "StreamLoader":
         return self

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ai.data.storage.gathering import Empty, gather_into
 from ai.data.storage.memory_mapped import Mapped, Places, Rows, is_mapped
-from ai.data.storage.page_locked import Empty, gather_page_locked
 from ai.data.storage.tables import table_column, table_columns
 
 Column: TypeAlias = Tensor | Rows | Sequence[Any]
@@ -87,7 +87,7 @@ def take(columns: Columns, indices: Tensor, empty: Empty | None = None) -> Colum
     Args:
         columns: where from.
         indices: which.
-        empty: gives page-locked memory for what lies on the CPU; None: in memory of its own.
+        empty: gives memory for what lies on the CPU; None: in memory of its own.
     """
     if isinstance(columns, dict):
         return {name: _take(column, indices, empty) for name, column in columns.items()}
@@ -227,10 +227,10 @@ def _as_column(data: Any, name: str) -> Column:
 def _take(column: Column, indices: Tensor, empty: Empty | None = None) -> Column:
     if isinstance(column, Rows):
         part = column.part(indices)
-        return part.tensor() if empty is None else gather_page_locked(part.source, part.rows[:], empty)
+        return part.tensor() if empty is None else gather_into(part.source, part.rows[:], empty)
     if isinstance(column, Tensor):
         if empty is not None and column.device.type == "cpu":
-            return gather_page_locked(column, indices, empty)
+            return gather_into(column, indices, empty)
         return column.index_select(0, indices if indices.device == column.device else indices.to(column.device))
     return [column[index] for index in indices.tolist()]
 

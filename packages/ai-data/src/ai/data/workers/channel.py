@@ -1,7 +1,7 @@
 """Messages between a process and its workers over a Unix socket.
 
-Each byte of an array is copied once into the kernel and once out of it, straight into the memory that the receiver
-keeps. There is no named shared memory to leak.
+Large arrays lie in memory that both share, where there is such; what goes through the socket is copied once into the
+kernel and once out of it, straight into the memory that the receiver keeps.
 """
 
 import select
@@ -10,15 +10,20 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
+from ai.data.workers.areas import Areas, Parcel, Received, Spot
 from ai.data.workers.message import joined, split
 
-_HEADER = struct.Struct("<QQ")
+# How many buffers, bytes of the pickle, the area's number (0: none), whether its file comes along.
+_HEADER = struct.Struct("<QQQQ")
+_FILE = struct.Struct("i")
 _MAX_PARTS = 512  # the kernel takes at most 1024 in one call
 _SOCKET_BYTES = 4 << 20
+T = TypeVar("T")
 
 
 class Channel:
@@ -34,21 +39,43 @@ class Channel:
         self._socket = connection
         self._alive = alive
         self._sending = threading.Lock()
+        self._areas = Areas()
+        self._received = Received()
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             connection.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
 
-    def send(self, message: Any, *, timeout_s: float | None = None) -> None:
+    def parcel(self) -> Parcel:
+        """Returns shared memory for the arrays of one message, which `send` is given with it."""
+        return Parcel(self._areas)
+
+    def send(self, message: Any, *, timeout_s: float | None = None, parcel: Parcel | None = None) -> None:
         """Sends a message, whole or not at all unless the other side dies.
+
+        Args:
+            message: what can be pickled.
+            timeout_s: for how long the other side may read nothing; None: for ever.
+            parcel: where its large arrays lie, or are put; None: all goes through the socket.
 
         Raises:
             ConnectionError: the other side is gone.
             TimeoutError: it did not read for `timeout_s` seconds.
         """
         body, raw = split(message)
-        sizes = struct.pack(f"<{len(raw)}Q", *(part.nbytes for part in raw))
-        header = _HEADER.pack(len(raw), body.nbytes)
+        spots = [None] * len(raw) if parcel is None else parcel.placed(raw)
+        area = None if parcel is None or not any(spots) else parcel.area
+        sizes = [
+            number for part, spot in zip(raw, spots, strict=True) for number in (part.nbytes, spot.start if spot else 0)
+        ]
+        outside = [part for part, spot in zip(raw, spots, strict=True) if spot is None]
         with self._sending:
-            self._send_parts([memoryview(header + sizes), body, *raw], timeout_s)
+            file = None if area is None else area.file
+            header = _HEADER.pack(len(raw), body.nbytes, 0 if area is None else area.number, file is not None)
+            if area is not None:
+                area.hand_over()
+            parts = [memoryview(header + struct.pack(f"<{len(sizes)}Q", *sizes)), body, *outside]
+            self._send_parts(parts, timeout_s, file)
+            if area is not None:
+                area.close()
 
     def receive(self) -> Any:
         """Returns the next message.
@@ -64,11 +91,18 @@ class Channel:
         Raises:
             EOFError: the other side is gone.
         """
-        header = self._read(_HEADER.size)
-        n_buffers, n_body = _HEADER.unpack(header)
-        sizes = struct.unpack(f"<{n_buffers}Q", self._read(8 * n_buffers))
+        header, file = self._read_header()
+        n_buffers, n_body, area, has_file = _HEADER.unpack(header)
+        if has_file:
+            if file is None:
+                raise OSError("the memory that a worker shares could not be opened here: too many open files")
+            self._received.open(area, file)
+        numbers = struct.unpack(f"<{2 * n_buffers}Q", self._read(16 * n_buffers))
+        sizes, starts = numbers[::2], numbers[1::2]
         body = self._read(n_body)
-        return body, [self._read(size) for size in sizes]
+        spots = [Spot(start, size) if start else None for start, size in zip(starts, sizes, strict=True)]
+        shared = self._received.buffers(area, spots) if area else [None] * n_buffers
+        return body, [self._read(size) if part is None else part for part, size in zip(shared, sizes, strict=True)]
 
     def close(self) -> None:
         """Ends the connection; both sides' waits end."""
@@ -78,12 +112,14 @@ class Channel:
             pass
         self._socket.close()
 
-    def _send_parts(self, parts: list[memoryview], timeout_s: float | None) -> None:
+    def _send_parts(self, parts: list[memoryview], timeout_s: float | None, file: int | None) -> None:
         parts = [part for part in parts if part.nbytes]
+        files = [] if file is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _FILE.pack(file))]
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while parts:
             try:
-                n_sent = self._socket.sendmsg(parts[:_MAX_PARTS], [], socket.MSG_DONTWAIT)
+                n_sent = self._socket.sendmsg(parts[:_MAX_PARTS], files, socket.MSG_DONTWAIT)
+                files = []  # it came with the first byte
             except BlockingIOError:
                 self._wait(select.POLLOUT)
                 if deadline is not None and time.monotonic() > deadline:
@@ -94,22 +130,41 @@ class Channel:
             if n_sent:
                 parts[0] = parts[0][n_sent:]
 
+    def _read_header(self) -> tuple[bytes, int | None]:
+        """Returns a message's first bytes, and the file that came with them."""
+        header, files = b"", b""
+        while len(header) < _HEADER.size:
+            flags = socket.MSG_DONTWAIT | getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+            rest = _HEADER.size - len(header)
+            more, extra, *_ = self._waited_for(
+                partial(self._socket.recvmsg, rest, socket.CMSG_SPACE(_FILE.size), flags)
+            )
+            if not more:
+                raise EOFError("the other side closed the connection")
+            header += more
+            files += b"".join(data for _, kind, data in extra if kind == socket.SCM_RIGHTS)
+        return header, _FILE.unpack_from(files)[0] if files else None
+
     def _read(self, n_bytes: int) -> memoryview:
         # Freed memory of this size comes back without a page fault a page, unlike a bytearray's zeroed memory.
         whole = memoryview(np.empty(n_bytes, np.uint8))  # type: ignore[arg-type]
         n_read = 0
         while n_read < n_bytes:
-            try:
-                n_new = self._socket.recv_into(whole[n_read:], 0, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                self._wait(select.POLLIN)
-                continue
-            except OSError as error:
-                raise EOFError(f"the connection broke: {error}") from error
+            n_new = self._waited_for(partial(self._socket.recv_into, whole[n_read:], 0, socket.MSG_DONTWAIT))
             if n_new == 0:
                 raise EOFError("the other side closed the connection")
             n_read += n_new
         return whole
+
+    def _waited_for(self, read: Callable[[], T]) -> T:
+        """Returns what a read gives that does not wait, when there is something to read."""
+        while True:
+            try:
+                return read()
+            except BlockingIOError:
+                self._wait(select.POLLIN)
+            except OSError as error:
+                raise EOFError(f"the connection broke: {error}") from error
 
     def _wait(self, event: int) -> None:
         poll = select.poll()

@@ -5,7 +5,10 @@ from typing import Any, Protocol
 
 
 class Worker(Protocol):
-    """A running worker, seen from the side that gives it work."""
+    """A running worker, seen from the side that gives it work.
+
+    One that shares memory has a `parcel()` for the arrays of one message, which `send` takes as a second argument.
+    """
 
     @property
     def where(self) -> tuple[str, int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
+from ai.data.workers.areas import Parcel
 from ai.data.workers.engine import Engine, Processes, Worker
 from ai.data.workers.whereabouts import DOING
 from ai.data.workers.worker import WorkerFailedError
@@ -51,11 +52,16 @@ class Post:
         self.doing = ""  # what it said of itself meanwhile
         self.has_begun = False  # something came of it
 
-    def send(self, message: Any) -> None:
+    def parcel(self) -> Parcel | None:
+        """Returns memory for the arrays of one message where its worker shares some."""
+        make = getattr(self.worker, "parcel", None)
+        return None if make is None else make()
+
+    def send(self, message: Any, parcel: Parcel | None = None) -> None:
         """Sends a message; if the worker is gone, it is lost, and whoever follows is told anew."""
         self.told.wait()
         if self.worker is not None:
-            self.worker.send(message)
+            self.worker.send(message, *(() if parcel is None else (parcel,)))
 
 
 class Supervisor:

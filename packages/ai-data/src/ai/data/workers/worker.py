@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from ai.data.workers.areas import Parcel
 from ai.data.workers.channel import Channel
 from ai.data.workers.message import joined
 
@@ -63,10 +64,14 @@ class Child:
         """This host and the worker's process id."""
         return socket.gethostname(), self.process.pid
 
-    def send(self, message: Any) -> bool:
+    def parcel(self) -> Parcel:
+        """Returns memory that the worker shares, for the arrays of one message."""
+        return self.channel.parcel()
+
+    def send(self, message: Any, parcel: Parcel | None = None) -> bool:
         """Sends a message; returns whether it went out (if not, `on_exit` follows)."""
         try:
-            self.channel.send(message, timeout_s=_SEND_TIMEOUT_S)
+            self.channel.send(message, timeout_s=_SEND_TIMEOUT_S, parcel=parcel)
         except TimeoutError:
             self.process.kill()
             return False
@@ -89,11 +94,7 @@ class Child:
         told = ""
         try:
             while True:
-                message = self.channel.receive()
-                if message[0] == EXITED:
-                    told = message[1]
-                else:
-                    self._on_message(message)
+                told = self._hear(self.channel.receive())
         except EOFError:
             pass
         except Exception as error:  # a message that cannot be read here, or that nobody can use
@@ -105,6 +106,12 @@ class Child:
             self.process.kill()
             code = self.process.wait()
         self._on_exit(told or _how(code))
+
+    def _hear(self, message: Any) -> str:  # which is not kept until the next one comes
+        if message[0] == EXITED:
+            return str(message[1])
+        self._on_message(message)
+        return ""
 
 
 def _how(code: int) -> str:
@@ -126,10 +133,14 @@ class Link:
         self._channel = channel
         threading.Thread(target=self._receive, daemon=True).start()
 
-    def send(self, message: Any) -> None:
+    def parcel(self) -> Parcel:
+        """Returns memory that the parent shares, for the arrays of one message."""
+        return self._channel.parcel()
+
+    def send(self, message: Any, parcel: Parcel | None = None) -> None:
         """Sends a message to the parent; waits while the parent has not read earlier ones."""
         try:
-            self._channel.send(message)
+            self._channel.send(message, parcel=parcel or self.parcel())
         except (OSError, EOFError):
             os._exit(0)
 
@@ -145,6 +156,9 @@ class Link:
                 self.inbox.put(self._channel.receive_parts())
             except EOFError:
                 os._exit(0)
+            except BaseException:  # nothing more is heard, and what waits for it would wait for ever
+                traceback.print_exc()
+                os._exit(1)
 
 
 class _Inbox:

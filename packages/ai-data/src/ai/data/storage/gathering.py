@@ -1,4 +1,4 @@
-"""Rows of a tensor, gathered straight into page-locked memory, from where they are copied to a GPU."""
+"""Rows of a tensor, gathered straight into the memory that they go on from: page-locked, or shared with a worker."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 Empty = Callable[[tuple[int, ...], torch.dtype], Tensor]
-"""Gives page-locked memory for a tensor of a shape and dtype."""
+"""Gives memory for a tensor of a shape and dtype, on the CPU."""
 
 # `index_select` shares out whole rows among torch's threads while a row has fewer elements than this; a longer one it
 # copies alone. So longer rows are given to it in parts.
@@ -14,22 +14,20 @@ _LONGEST = 2**15 - 1
 _MOST_PARTS = 64
 
 
-def gather_page_locked(source: Tensor, rows: Tensor, empty: Empty) -> Tensor:
-    """Returns `source.index_select(0, rows).pin_memory()`, without the memory in between.
+def gather_into(source: Tensor, rows: Tensor, empty: Empty) -> Tensor:
+    """Returns `source.index_select(0, rows)` in given memory, without other memory in between.
 
-    Memory that was just taken from the system costs more than the copy into it; page-locked memory is used again.
+    Memory that was just taken from the system costs more than the copy into it; what is given is used again.
 
-    What is not stored number beside number (sparse) has no rows to lock, and is gathered where it likes.
+    What is not stored number beside number (sparse), or has gradients, is gathered where it likes.
 
     Args:
         source: `[N, ...]` on the CPU.
         rows: `[n]` int64.
         empty: gives the memory.
     """
-    if source.layout is not torch.strided:
+    if source.layout is not torch.strided or source.requires_grad:
         return source.index_select(0, rows)
-    if source.requires_grad:
-        return source.index_select(0, rows).pin_memory()
     gathered = empty((len(rows), *source.shape[1:]), source.dtype)
     size = source.shape[1:].numel()
     parts = _parts(size) if source.is_contiguous() else 1
