@@ -7,8 +7,9 @@
     python benchmarks/infer.py soak --requests 20000000     memory and descriptors over many requests
 
 The model is an MLP 784-128-10, a request one row of 3,136 bytes. Each number is the median of `--repeats` rounds in
-which all contestants take turns. A peer that is not installed is skipped with a line. Peers run in one process with
-the model, as their own first examples do; ours always has its worker.
+which all contestants take turns; over HTTP of five times as many, each a fifth as long, and what is said beside a peer
+is the median of the rounds' own ratios, since a machine's speed changes within seconds. A peer that is not installed is
+skipped with a line. Peers run in one process with the model, as their own first examples do; ours always has its worker.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import base64
 import contextlib
 import glob
 import json
+import math
 import mmap
 import os
 import pickle
@@ -312,7 +314,8 @@ async def predict(request: Request):
     with torch.inference_mode():
         return Response(model(x).numpy().tobytes(), media_type="application/octet-stream")
 
-uvicorn.run(app, port=PORT, access_log=False, log_level="warning", loop="uvloop", http="httptools")
+uvicorn.run(app, port=PORT, access_log=False, log_level="warning", loop="uvloop", http="httptools",
+            server_header=False, date_header=False)
 """
 LITSERVE = """
 import base64
@@ -398,6 +401,9 @@ def app():
 if __name__ == "__main__":
     Granian(f"{__file__}:app", interface="asgi", factory=True, port=PORT, log_enabled=False).serve()
 """
+
+
+_HTTP_PARTS = 5  # turns that each of `--repeats` is cut into
 
 
 def cpu_s(group):
@@ -503,25 +509,36 @@ def bench_http(arguments):
             else:
                 print(f"{name}: skipped, since it did not start")
         print(f"{'requests/s (p99 ms; CPU µs)':<32}" + "".join(f"{f'{n} connections':>26}" for n in (1, 8, 64)))
-        for _ in range(arguments.repeats):
-            for name, (server, path, headers, body) in contestants.items():
-                if server not in ports:
-                    continue
+        present = [name for name, about in contestants.items() if about[0] in ports]
+        seconds = arguments.seconds / _HTTP_PARTS
+        for turn in range(arguments.repeats * _HTTP_PARTS):
+            for name in present[turn % len(present) :] + present[: turn % len(present)]:
+                server, path, headers, body = contestants[name]
                 os.killpg(groups[server], signal.SIGCONT)
                 for n in (1, 8, 64):
-                    load(ports[server], path, headers, body, n, 0.3)
+                    load(ports[server], path, headers, body, n, min(0.1, seconds))
                     used = cpu_s(groups[server])
-                    rate, p99 = load(ports[server], path, headers, body, n, arguments.seconds)
+                    rate, p99 = load(ports[server], path, headers, body, n, seconds)
                     used = cpu_s(groups[server]) - used
-                    results.setdefault((name, n), []).append((rate, p99, used / (rate * arguments.seconds) * 1e6))
+                    results.setdefault((name, n), []).append((rate, p99, used / max(rate * seconds, 1) * 1e6))
                 os.killpg(groups[server], signal.SIGSTOP)
-        for name in contestants:
-            if (name, 1) in results:
-                line = f"{name:<32}"
-                for n in (1, 8, 64):
-                    rate, p99, used = (statistics.median(v) for v in zip(*results[name, n], strict=True))
-                    line += f"{f'{rate:,.0f} ({p99:.1f}; {used:.0f})':>26}"
-                print(line)
+        for name in present:
+            line = f"{name:<32}"
+            for n in (1, 8, 64):
+                rate, p99, used = (statistics.median(v) for v in zip(*results[name, n], strict=True))
+                line += f"{f'{rate:,.0f} ({p99:.1f}; {used:.0f})':>26}"
+            print(line)
+        print("\nmedian ratio of a round (its quartiles)")
+        own = [name for name in present if name.startswith("ours")]
+        pairs = [(name, peer) for name in own for peer in present if peer not in own]
+        for name, peer in [*pairs, *((name, own[0]) for name in own[1:])]:
+            line = f"{name} / {peer}"
+            for n in (1, 8, 64):
+                rounds = zip(results[name, n], results[peer, n], strict=True)
+                ratios = [a[0] / b[0] if b[0] else math.inf for a, b in rounds]
+                low, middle, high = np.percentile(ratios, [25, 50, 75], method="nearest")
+                line = f"{line:<{60 if n == 1 else 0}}{f'{middle:.2f} ({low:.2f} to {high:.2f})':>24}"
+            print(line)
     finally:
         for process in processes:
             try:

@@ -354,3 +354,65 @@ def test_the_head_of_a_reply_goes_out_with_the_first_of_its_body(method, path, e
     assert len(transport.pieces) == 2 * len(expected)
     for piece, (start, end) in zip(transport.pieces, expected * 2, strict=True):
         assert (piece[: len(start)], piece[-len(end) :]) == (start, end)
+
+
+def test_a_connection_that_asks_nothing_more_ends_after_its_time_and_no_sooner(monkeypatch):
+    """One timer sees to all requests of a connection: what was asked meanwhile puts the end off."""
+
+    async def scene():
+        clock, answer = Clock(monkeypatch), asyncio.Event()
+
+        async def app(scope, receive, send):
+            if scope["path"] == "/slow":
+                await answer.wait()
+            await echo(scope, receive, send)
+
+        connection, transport, state = connected(HttpProtocol, app)
+        seconds = connection.timeout_keep_alive
+        connection.data_received(NEXT)
+        await asyncio.wait(state.tasks)
+        clock.go_on(0.6 * seconds)
+        connection.data_received(NEXT)
+        await asyncio.wait(state.tasks)
+        clock.go_on(0.6 * seconds)
+        assert not transport.is_closing()
+        connection.data_received(NEXT.replace(b"next", b"slow"))
+        clock.go_on(2 * seconds)
+        assert not transport.is_closing()  # what is asked is waited for by others
+        answer.set()
+        await asyncio.wait(state.tasks)
+        connection.data_received(NEXT[:9])
+        clock.go_on(2 * seconds)
+        assert not transport.is_closing()
+        connection.data_received(NEXT[9:])
+        await asyncio.wait(state.tasks)
+        clock.go_on(0.9 * seconds)
+        assert not transport.is_closing()
+        clock.go_on(0.2 * seconds)
+        assert transport.is_closing()
+        assert transport.written.count(b"HTTP/1.1 200 ") == 4
+        connection.connection_lost(None)
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("length", [19, 21])
+def test_a_body_of_another_length_than_its_head_says_is_an_error_each_time(length, caplog):
+    """A head that is known from an earlier reply is held to its length, too."""
+
+    async def scene():
+        async def app(scope, receive, send):
+            headers = [(b"content-length", b"20")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": bytes(20 if scope["path"] == "/next" else length)})
+
+        connection, transport, state = connected(HttpProtocol, app)
+        connection.data_received(NEXT)
+        await asyncio.wait(state.tasks)
+        connection.data_received(NEXT.replace(b"next", b"wrong"))
+        await asyncio.wait(state.tasks)
+        assert transport.is_closing()
+        assert "Response content" in caplog.text
+        connection.connection_lost(None)
+
+    asyncio.run(scene())

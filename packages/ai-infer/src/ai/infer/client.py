@@ -294,13 +294,13 @@ class InferencerClient:
         return await self._async.infer_raw(inputs)
 
     def start_raw(
-        self, inputs: Sequence[RawInput], done: Callable[[RawRequest], object], timeout_s: float | None = None
+        self, inputs: Sequence[RawInput], done: Callable[[PendingRequest], object], timeout_s: float | None = None
     ) -> RawRequest | None:
         """Sends a request of raw tensors without a task or a future, as a server does thousands of times a second.
 
         Args:
             inputs: the positional arguments.
-            done: called in the running event loop once `RawRequest.result` has something to tell.
+            done: called with the request in the running event loop, once `RawRequest.result` has something to tell.
             timeout_s: how long that may take; None: the client's `timeout_s`.
 
         Returns:

@@ -258,9 +258,11 @@ class Launcher:
     def ready(self) -> bool:
         """Whether a worker lives, has its weights, and does not hang in a batch."""
         if not self._stopping:
-            for each in self._processes:  # no generator: a server asks this for every request
-                if each.failure is None and each.applied >= 0 and not self._stalls(each):
-                    return True
+            limit = self._stall_timeout_s
+            for each in self._processes:  # no generator, no further call: a server asks this for every request
+                if each.failure is None and each.applied >= 0:
+                    if limit is None or self._vitals[each.index].hangs(limit) is None:
+                        return True
         return False
 
     def _stalls(self, process: _Process) -> bool:

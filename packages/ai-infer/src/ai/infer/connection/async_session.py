@@ -79,7 +79,7 @@ class AsyncSession:
         return await self._result(connection, request, deadline)
 
     def start_raw(
-        self, inputs: Sequence[RawInput], done: Callable[[RawRequest], object], timeout_s: float | None
+        self, inputs: Sequence[RawInput], done: Callable[[PendingRequest], object], timeout_s: float | None
     ) -> RawRequest | None:
         """Sends a request that calls back; see `InferencerClient.start_raw`."""
         session = self._session
@@ -87,9 +87,9 @@ class AsyncSession:
         if connection is None:
             return None
         layout, tensors = raw_call(inputs)
-        call = RawRequest(connection, done, session.saw)
-        call.request = EventLoopWatcher.of(connection).start(layout, tensors, call.finish, session.deadline(timeout_s))
-        return None if call.request is None else call
+        request = RawRequest(connection, session.saw)
+        watcher = EventLoopWatcher.of(connection)
+        return request if watcher.start(request, layout, tensors, done, session.deadline(timeout_s)) else None
 
     async def wait(self, request_id: int, timeout: float | None) -> Tree:
         """Returns the reply to a request that was sent before; one given up can be waited for again."""

@@ -24,6 +24,7 @@ class ClientSlots:
     def __init__(self, descriptors: Sequence[int], first_slot: int, slot_bytes: int) -> None:
         board_file, area_file, self.worker_event, self.reply_event = descriptors
         board = Board(board_file)
+        self._slot_bytes = slot_bytes
         self._area = Area(area_file, slot_bytes, board, first_slot)
         own = slice(first_slot, first_slot + SLOTS_PER_CLIENT)
         self._requested, self.answered = board.requested_at[own], board.answered_at[own]
@@ -38,7 +39,7 @@ class ClientSlots:
 
     def fits(self, layout: Layout) -> bool:
         """Returns whether a request has room in a slot."""
-        return self._area.fits(layout)
+        return layout.size <= self._slot_bytes
 
     def put(self, request: PendingRequest, layout: Layout, tensors: Sequence[Parts]) -> None:
         """Writes a request into a free slot, of which there must be one; the worker is not woken yet."""

@@ -248,7 +248,10 @@ class Connection:
 
     def outcome(self, request: PendingRequest) -> tuple[int, Tree]:
         """Returns the reply to a request of which `PendingRequest.waiter` was told; raises like `result`."""
-        if request.outcome is None and not request.cancelled and not request.parts:
+        outcome = request.outcome
+        if type(outcome) is tuple and not request.cancelled and not request.parts:  # nearly always
+            return outcome
+        if outcome is None and not request.cancelled and not request.parts:
             if request.overdue:
                 self.check_hang()
                 raise TimeoutError(_TOO_LATE)

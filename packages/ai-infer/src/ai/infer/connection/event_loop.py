@@ -51,21 +51,22 @@ class EventLoopWatcher:
 
     def start(
         self,
+        request: PendingRequest,
         layout: Layout,
         tensors: Sequence[Parts],
         waiter: Callable[[PendingRequest], object],
         deadline: float | None,
-    ) -> PendingRequest | None:
-        """Sends a request of raw tensors and returns it; None: there is no room just now.
+    ) -> bool:
+        """Sends a request; returns whether there is room just now.
 
         Args:
+            request: that is to be sent.
             layout: of the request.
-            tensors: the layout's, as `RawTensor`s.
-            waiter: called once in the running loop, when `Connection.outcome` has something to tell.
+            tensors: the layout's.
+            waiter: called with it in the running loop, once, when `Connection.outcome` has something to tell.
             deadline: when to give up, by `time.monotonic()`.
         """
         connection = self._connection
-        request = PendingRequest(0, raw=True)
         with connection.lock:
             if connection.failure is not None:
                 connection.check_alive()
@@ -73,11 +74,11 @@ class EventLoopWatcher:
             if self._loop is not loop:
                 self._attach(loop)
             if not connection.submit_now(request, layout, tensors):
-                return None
+                return False
             self._await(request, waiter, deadline)
             if not self._wake_due:
                 self._wake_worker_soon()
-        return request
+        return True
 
     async def submit(
         self,
@@ -127,7 +128,8 @@ class EventLoopWatcher:
         self, request: PendingRequest, waiter: Callable[[PendingRequest], object], deadline: float | None
     ) -> None:
         request.waiter = waiter
-        request.overdue = False
+        if request.overdue:
+            request.overdue = False
         if deadline is not None:
             request.deadline = deadline
         if request.deadline < self._sweep_at or self._sweep_at == math.inf:  # else a look that comes sooner is due

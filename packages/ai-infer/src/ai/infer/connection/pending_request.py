@@ -30,36 +30,23 @@ class PendingRequest:
         raw: whether the tensors of request and reply are `RawTensor`s.
     """
 
-    __slots__ = (
-        "by_socket",
-        "cancelled",
-        "deadline",
-        "device",
-        "id",
-        "n_taken",
-        "outcome",
-        "overdue",
-        "parts",
-        "raw",
-        "slot",
-        "waiter",
-    )
+    # Of the class as long as they are so of most requests: to set a dozen for each costs as much as to send it.
+    slot: int | None = None  # None: it travels by socket, or its slot has been given back
+    by_socket = False
+    parts: deque[tuple[int, Tree]] | None = None
+    """That have come, if the reply does so in parts."""
+    n_taken = 0  # parts since the worker was last told of some
+    outcome: tuple[int, Tree] | InferError | None = None
+    cancelled = overdue = False
+    waiter: "Callable[[PendingRequest], object] | None" = None
+    """What an event loop is to call, once, when there is something to fetch."""
+    deadline = math.inf
+    """Of `waiter`, by `time.monotonic()`."""
 
     def __init__(self, request_id: int, device: torch.device | None = None, raw: bool = False) -> None:
         self.id = request_id
-        self.slot: int | None = None  # None: it travels by socket, or its slot has been given back
-        self.by_socket = False
         self.device = device
-        self.parts: deque[tuple[int, Tree]] | None = None
-        """That have come, if the reply does so in parts."""
-        self.n_taken = 0  # parts since the worker was last told of some
         self.raw = raw
-        self.outcome: tuple[int, Tree] | InferError | None = None
-        self.cancelled = self.overdue = False
-        self.waiter: Callable[[PendingRequest], object] | None = None
-        """What an event loop is to call, once, when there is something to fetch."""
-        self.deadline = math.inf
-        """Of `waiter`, by `time.monotonic()`."""
 
     def fetch(self) -> tuple[int, Tree]:
         """Returns the version of the weights and the reply, or its next part; raises what went wrong instead."""

@@ -7,42 +7,30 @@ from ai.infer.connection.pending_request import PendingRequest
 from ai.infer.transport.trees import Tree
 
 
-class RawRequest:
-    """A request that `InferencerClient.start_raw` sent.
+class RawRequest(PendingRequest):
+    """A request that `InferencerClient.start_raw` sends.
 
     Args:
         connection: the connection that it takes.
-        done: called with it in the event loop, once, when `result` has something to tell.
         saw: called with the version of the weights that made the reply.
     """
 
-    __slots__ = ("_connection", "_done", "_saw", "request")
-
-    def __init__(
-        self, connection: Connection, done: Callable[["RawRequest"], object], saw: Callable[[int], object]
-    ) -> None:
+    def __init__(self, connection: Connection, saw: Callable[[int], object]) -> None:
+        super().__init__(0, raw=True)
         self._connection = connection
-        self._done = done
         self._saw = saw
-        self.request: PendingRequest | None = None
-
-    def finish(self, _: PendingRequest) -> None:
-        """Tells whoever asked."""
-        self._done(self)
 
     def result(self) -> Tree:
         """Returns the model's output, each of its tensors a `RawTensor`; raises like `InferencerClient.__call__`."""
-        assert self.request is not None
         try:
-            version, output = self._connection.outcome(self.request)
+            version, output = self._connection.outcome(self)
         except TimeoutError:
-            self._connection.cancel(self.request)
+            self._connection.cancel(self)
             raise
         self._saw(version)
         return output
 
     def cancel(self) -> None:
-        """Drops the request; `done` is not called any more."""
-        assert self.request is not None
-        self.request.waiter = None
-        self._connection.cancel(self.request)
+        """Drops the request; whoever waits for it is not called any more."""
+        self.waiter = None
+        self._connection.cancel(self)

@@ -15,11 +15,12 @@ class WaitingRequest:
         loop: the running one.
     """
 
-    __slots__ = ("_receive", "_watch", "done", "since")
+    __slots__ = ("_receive", "done", "since", "watcher")
 
     def __init__(self, receive: Receive, loop: asyncio.AbstractEventLoop) -> None:
         self._receive = receive
-        self._watch: asyncio.Task[None] | None = None
+        self.watcher: asyncio.Task[None] | None = None
+        """What looks whether the client is gone, once that is worth it."""
         self.since = loop.time()
         self.done: asyncio.Future[None] = loop.create_future()
         """Comes true when there is a reply; raises ConnectionResetError when the client hung up."""
@@ -31,12 +32,7 @@ class WaitingRequest:
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Looks from now on whether the client is gone."""
-        self._watch = loop.create_task(self._await_end())
-
-    def end(self) -> None:
-        """Looks no longer."""
-        if self._watch is not None:
-            self._watch.cancel()
+        self.watcher = loop.create_task(self._await_end())
 
     async def _await_end(self) -> None:
         # Where there is an end, some say so again and again.
@@ -66,7 +62,8 @@ class HangUps:
     def end(self, request: WaitingRequest) -> None:
         """Says that a request waits no longer."""
         self._waiting.pop(request, None)
-        request.end()
+        if request.watcher is not None:
+            request.watcher.cancel()
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = None

@@ -5,7 +5,11 @@ Source: RFC 9110, sections 7.8 (a server may ignore `Upgrade`, and then answers 
 
 import asyncio
 import contextlib
+import logging
 import sys
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -16,8 +20,8 @@ if sys.platform == "linux":
 
 UNSENT_GRACE_S = 5.0
 CLOSE_GRACE_S = 1.0
+_log = logging.getLogger("ai.infer")
 _COPIED_BYTES = 1 << 16  # at most, to save a call
-_CONTINUE = b"HTTP/1.1 100 "
 _LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -29,13 +33,14 @@ class HttpProtocol(HttpToolsProtocol):
     finds the body's end and keeps the connection as it does for others.
     """
 
-    _heard_at = 0.0
+    _heard_at = _answered_at = 0.0
+    _is_idle = False  # since all that came was answered
     _reads_again = False  # the head, which offers another protocol
 
     def data_received(self, data: bytes) -> None:
         """Reads what came."""
         self._heard_at = self.loop.time()
-        self._unset_keepalive_if_required()
+        self._is_idle = False
         try:
             while data:
                 try:
@@ -53,9 +58,35 @@ class HttpProtocol(HttpToolsProtocol):
             self.send_400_response("Invalid HTTP request received.")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Lets go of the connection, also of one that was reset: uvicorn's timer would hold it for 75 s."""
+        """Lets go of the connection, also of one that was reset: the timer would hold it for 75 s."""
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
+
+    def on_response_complete(self) -> None:
+        """Goes on with the next request, or waits for one: by one timer a connection, as one a request costs."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._is_idle = True
+        self._answered_at = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._end_idle_in(self.timeout_keep_alive)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Hangs up on who has asked nothing for so long; looks again later where that was less."""
+        self.timeout_keep_alive_task = None
+        left_s = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        if self._is_idle and left_s > 0:
+            self._end_idle_in(left_s)
+        elif self._is_idle:
+            super().timeout_keep_alive_handler()
+
+    def _end_idle_in(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def on_headers_complete(self) -> None:
         """Begins with a request, unless its head is to be read again."""
@@ -63,8 +94,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._reads_again:
             return
         super().on_headers_complete()
-        if self.scope["method"] != "HEAD" and not self.cycle.response_started:
-            self.cycle.transport = _ReplyTransport(self.transport)  # type: ignore[assignment]
+        self.cycle.__class__ = _Cycle  # uvicorn names its own where it makes it; the request's task has yet to run
 
     def on_message_complete(self) -> None:
         """Ends a request's body, unless it is to be read yet."""
@@ -118,11 +148,71 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
 
 
-class _ReplyTransport:
-    """What a reply is written to: its head goes out with the first of its body, by one call of the system, not two.
+class _Cycle(RequestResponseCycle):
+    """One request and its reply, whose head goes out with the first of its body, by one call of the system, not two.
 
     ASGI leaves it to the server to keep the head until then. Who asked is not woken for a head alone, and of a reply
     that fails before it has a body nothing is said.
+    """
+
+    _start: Any = None  # what was said of the reply that has yet to go out
+
+    async def send(self, message: Any) -> None:
+        """Takes what the application says; writes a whole reply by a head that is known from an earlier one."""
+        start = self._start
+        if start is None:
+            if self.response_started or message["type"] != "http.response.start" or self.scope["method"] == "HEAD":
+                await super().send(message)
+                return
+            self._start = message
+            self.response_started, self.waiting_for_100_continue = True, False
+            return
+        self._start = None
+        body = message.get("body", b"")
+        is_plain = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if is_plain and self.keep_alive and not (self.default_headers or self.disconnected or self.flow.write_paused):
+            head, n_bytes = _head(start["status"], tuple(start.get("headers", ())))
+            if n_bytes == len(body) <= _COPIED_BYTES:
+                self.transport.write(head + body)
+                self.response_complete = True
+                self.message_event.set()
+                self.on_response()
+                return
+        self.response_started = False
+        self.transport = _ReplyTransport(self.transport)  # type: ignore[assignment]
+        await super().send(start)
+        await super().send(message)
+
+
+@lru_cache(maxsize=1024)
+def _head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, int]:
+    """Returns the head that uvicorn writes on a connection that stays, and the bytes of the body; -1: it is not said.
+
+    Raises:
+        RuntimeError: a header is none.
+    """
+    written: list[bytes] = []
+    cycle = RequestResponseCycle(
+        scope={"method": "GET"},  # type: ignore[typeddict-item]
+        transport=SimpleNamespace(write=written.append),  # type: ignore[arg-type]
+        flow=SimpleNamespace(write_paused=False),  # type: ignore[arg-type]
+        logger=_log,
+        access_logger=_log,
+        access_log=False,
+        default_headers=[],
+        message_event=asyncio.Event(),
+        expect_100_continue=False,
+        keep_alive=True,
+        on_response=lambda: None,
+    )
+    with contextlib.suppress(StopIteration):  # it waits for nothing
+        cycle.send({"type": "http.response.start", "status": status, "headers": headers}).send(None)
+    is_said = cycle.chunked_encoding is False and cycle.keep_alive
+    return written[0], cycle.expected_content_length if is_said else -1
+
+
+class _ReplyTransport:
+    """What a reply is written to that is long, or comes in parts: its head goes out with the first of them.
 
     Args:
         transport: of the connection.
@@ -140,17 +230,15 @@ class _ReplyTransport:
         """Writes the body and what was said before it; keeps the head until then."""
         if self._begun:
             self._transport.write(data)
-        elif self._head:
+        elif not self._head:
+            self._head = data
+        else:
             self._begun = True
             if len(data) <= _COPIED_BYTES:
                 self._transport.write(self._head + data)
             else:
                 self._transport.write(self._head)
                 self._transport.write(data)
-        elif data.startswith(_CONTINUE):
-            self._transport.write(data)
-        else:
-            self._head = data
 
 
 def _is_unsent(cycle: RequestResponseCycle | None) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
 
 from ai.infer.client import InferencerClient
 from ai.infer.connection.raw_request import RawRequest
@@ -68,14 +67,14 @@ async def infer(
         if plain:
             asked = read_plain(body, request.headers, model.inputs, context.check_json)
             del body
-            tree = await _ask(context.hang_ups, client, model, [asked.x], receive, None)
+            tree = await _ask(context.hang_ups, client, model.processing, [asked.x], receive, None)
             reply = 200, *answer_plain(asked, named_outputs(tree))
         else:
             header = request.headers.get(b"inference-header-content-length")
             context.check_json(json_length(header, len(body)))
             plan, inputs = read_request(body, header, model.inputs, model.plans)
             del body
-            tree = await _ask(context.hang_ups, client, model, inputs, receive, plan.timeout_s)
+            tree = await _ask(context.hang_ups, client, model.processing, inputs, receive, plan.timeout_s)
             reply = 200, *write_response(plan, named_outputs(tree), model.source.name, model.source.version)
         status = 200
     except (ConnectionResetError, asyncio.CancelledError):
@@ -89,38 +88,19 @@ async def infer(
     return reply
 
 
-def _ask(
+async def _ask(
     hang_ups: HangUps,
     client: InferencerClient,
-    model: ServedModel,
-    inputs: list[RawInput],
-    receive: Receive,
-    timeout_s: float | None,
-) -> Awaitable[Tree]:
-    """Returns what goes out for these inputs, once that is there."""
-    if model.processing is None:
-        return _ask_worker(hang_ups, client, inputs, receive, timeout_s)
-    return _ask_between(model.processing, hang_ups, client, inputs, receive, timeout_s)
-
-
-async def _ask_between(
-    processing: Processing,
-    hang_ups: HangUps,
-    client: InferencerClient,
+    processing: Processing | None,
     inputs: list[RawInput],
     receive: Receive,
     timeout_s: float | None,
 ) -> Tree:
-    """Returns what is made of the model's output for what is made of these inputs."""
-    prepared = await processing.prepare(inputs)
-    inputs.clear()
-    return await processing.finish(await _ask_worker(hang_ups, client, prepared, receive, timeout_s))
-
-
-async def _ask_worker(
-    hang_ups: HangUps, client: InferencerClient, inputs: list[RawInput], receive: Receive, timeout_s: float | None
-) -> Tree:
-    """Returns the model's output; drops the request if the client hangs up meanwhile."""
+    """Returns what goes out for these inputs; drops the request if the client hangs up meanwhile."""
+    if processing is not None:
+        prepared = await processing.prepare(inputs)
+        inputs.clear()
+        return await processing.finish(await _ask(hang_ups, client, None, prepared, receive, timeout_s))
     waiting = hang_ups.begin(receive)
     call: RawRequest | asyncio.Task[Tree] | None = None
     try:

@@ -42,8 +42,8 @@ class Metrics:
 
     def count(self, model: str, version: str, code: int, seconds: float) -> None:
         """Counts one inference request; `model` must be one that exists, so that labels stay few."""
-        self.count_refused(model, version, code)
-        key = (model, version)
+        n_requests, codes, key = self._n_requests, (model, version, code), (model, version)
+        n_requests[codes] = n_requests.get(codes, 0) + 1
         durations = self._durations.get(key)
         if durations is None:
             durations = self._durations[key] = _Durations()

@@ -133,7 +133,7 @@ class App:
                     _only("POST", request)
                 model = self.repository.find(name, version)
                 _only("POST", request)
-                if plain and wants_parts(request):
+                if plain and b"accept" in request.headers and wants_parts(request):
                     reply = await stream(self.context, model, request, receive, send, self._timeout_s)
                 else:
                     reply = await infer(self.context, model, request, receive, plain=plain)

@@ -124,14 +124,14 @@ class Area:
 
     def data(self, place: int, layout: Layout) -> memoryview:
         """Returns the bytes that hold a message's tensors; for what and when see `views`."""
-        if not self.fits(layout):
+        if layout.size > self.slot_bytes:
             raise WireError(f"a slot's message must fit in {self.slot_bytes} bytes, not {layout.size}")
         start = place * self.slot_bytes + layout.start
         return self._bytes[start : start + layout.n_bytes]
 
     def write_raw(self, place: int, layout: Layout, tensors: Sequence[RawTensor]) -> None:
         """Writes a message's tensors, each of as many bytes as its layout says; for what and when see `views`."""
-        if not self.fits(layout):
+        if layout.size > self.slot_bytes:
             raise WireError(f"a slot's message must fit in {self.slot_bytes} bytes, not {layout.size}")
         start = place * self.slot_bytes + layout.start
         for offset, length, x in zip(layout.offsets, layout.lengths, tensors, strict=True):

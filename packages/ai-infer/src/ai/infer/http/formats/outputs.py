@@ -19,7 +19,7 @@ def named_outputs(tree: Tree) -> list[tuple[str, Any]]:
     Tensors are `torch.Tensor`s or `RawTensor`s and stay what they are; text, bytes and lists of them become `Texts`,
     numbers tensors of one element. None is left out.
     """
-    single = _leaf(tree)
+    single = tree if type(tree) is RawTensor else _leaf(tree)
     if single is not None:
         return [("y", single)]
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
