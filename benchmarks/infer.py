@@ -9,7 +9,7 @@
 The model is an MLP 784-128-10, a request one row of 3,136 bytes. Each number is the median of `--repeats` rounds in
 which all contestants take turns; over HTTP of five times as many, each a fifth as long, and what is said beside a peer
 is the median of the rounds' own ratios, since a machine's speed changes within seconds. A peer that is not installed is
-skipped with a line. Peers run in one process with the model, as their own first examples do; ours always has its worker.
+skipped with a line. Peers run in one process with the model, as their own examples do; ours always has its worker.
 """
 
 import argparse

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 
-_WINDOW_S = 400e-6  # a client over HTTP asks again some 200 µs after its reply: half of them would come too late
+_WINDOW_S = 200e-6
 _MAX_SKIPS = 255
 
 
@@ -14,9 +14,13 @@ class Spinner:
     Each time in vain doubles the number of later waits that do not even try, and each success halves it, so that
     neither a slow model nor a busy machine pays for it. Between two looks the core is offered to whoever else can run.
     On a single core it never looks.
+
+    Args:
+        window_s: how long to look, in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, window_s: float = _WINDOW_S) -> None:
+        self._window_s = window_s
         self._enabled = _n_cores() > 1 and hasattr(os, "sched_yield")
         self._skips = self._penalty = 0
 
@@ -28,7 +32,7 @@ class Spinner:
             self._skips -= 1
             return False
         clock, give_way = time.perf_counter, os.sched_yield
-        end = clock() + _WINDOW_S
+        end = clock() + self._window_s
         while clock() < end:
             if done():
                 self._penalty //= 2

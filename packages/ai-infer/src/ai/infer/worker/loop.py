@@ -42,6 +42,8 @@ _SPC = SLOTS_PER_CLIENT
 _DELAY_GRAIN_S = 0.0005
 _POLL_INTERVAL_S = 0.001
 """A look at the sockets costs as much as a small batch does: a busy worker takes one a millisecond."""
+_SPIN_S = 400e-6
+"""How long an idle worker looks: a lone client over HTTP asks again some 200 µs after its reply, now less, now more."""
 _SHOW_INTERVAL_S = 0.01  # of its counters, while they change
 
 
@@ -89,7 +91,7 @@ class Worker:
             self._taken = np.zeros_like(self._board.requested)  # requests that are in the queue or answered
             self._taken_at = self._taken.data
             worker_event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._spinner = Spinner()
+        self._spinner = Spinner(_SPIN_S)
         self._engine = Engine(
             model, torch.device(options.device), options.precision, options.compile, options.graph_rows
         )
