@@ -98,6 +98,11 @@ def ray_cpu_s() -> float:
     return sum(sum(p.cpu_times()[:2]) for p in psutil.process_iter(["name"]) if p.info["name"] in names)
 
 
+def cpu_s(pids: list[int]) -> float:
+    """Returns the CPU time of this process, of Ray's own and of those that are named."""
+    return time.process_time() + ray_cpu_s() + sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)
+
+
 def generate(make: Callable[[], Ray], seconds: float, repeats: int) -> None:
     for source, n_workers, reach in ((Board(), 4, 0.25), (Frames(), 2, 0.2)):
         rates: dict[str, list[float]] = {"local": [], "Ray": []}
@@ -121,26 +126,34 @@ def push(make: Callable[[], Ray], seconds: float, repeats: int) -> None:
     import ray
 
     class Bare:
-        def take(self, array: Any) -> str:
-            return str(ray.get_runtime_context().get_node_id())
+        def take(self, array: Any) -> tuple[str, int]:
+            return str(ray.get_runtime_context().get_node_id()), os.getpid()
 
     took: dict[str, list[float]] = {"local": [], "Ray": [], "bare": []}
+    cpu: dict[str, list[float]] = {name: [] for name in took}
     params = {"w": np.zeros(10_000_000, np.float32)}
     actors = [ray.remote(num_cpus=0.1, scheduling_strategy="SPREAD")(Bare).remote() for _ in range(NODES)]
-    assert len(set(ray.get([actor.take.remote(None) for actor in actors]))) == NODES
+    bare = ray.get([actor.take.remote(None) for actor in actors])
+    assert len({node for node, _ in bare}) == NODES
     with made(Slow(), 2, None) as here, made(Slow(), 2, make()) as there:
         for _ in range(8 * repeats):
             for name, loader in (("local", here), ("Ray", there)):
+                before = cpu_s(loader.pids)
                 version = loader.update_params(params)
                 took[name].append(wait(lambda loader=loader, version=version: playing(loader, version) == 2))
-            begun = time.monotonic()
+                cpu[name].append(cpu_s(loader.pids) - before)
+            before, begun = cpu_s([pid for _, pid in bare]), time.monotonic()
             put = ray.put(params["w"])
             ray.get([actor.take.remote(put) for actor in actors])
             took["bare"].append(time.monotonic() - begun)
+            cpu["bare"].append(cpu_s([pid for _, pid in bare]) - before)
             del put
     local, by_ray, alone = (statistics.median(took[name]) for name in took)
     line("push of 40 MB to 2 workers, s", f"{local:.2f}", f"{by_ray:.2f}", f"{by_ray / local:.2f} × (reach 1.2)")
     line("  Ray's put and fetch alone, nothing of ours", "", f"{alone:.2f}", f"{alone / local:.2f} ×")
+    local, by_ray, alone = (statistics.mean(cpu[name]) for name in cpu)
+    line("  CPU of all processes, s", f"{local:.3f}", f"{by_ray:.3f}", f"{by_ray / local:.2f} ×")
+    line("  Ray's put and fetch alone, nothing of ours", "", f"{alone:.3f}", f"{alone / local:.2f} ×")
     for actor in actors:
         ray.kill(actor)
 

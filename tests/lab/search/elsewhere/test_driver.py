@@ -27,9 +27,10 @@ from ai.lab import Experiment, Record
 from ai.lab.files.folder import mark, write_json
 from ai.lab.files.marks import change_marks, load_marks
 from ai.lab.files.ownership import Owner
+from ai.lab.files.removal import remove_unowned
 from ai.lab.search.elsewhere import mirror, trials
 from ai.lab.search.elsewhere.driver import _copied
-from ai.lab.search.elsewhere.mirror import Copy, Mirror
+from ai.lab.search.elsewhere.mirror import Copy, Mirror, meet
 from ai.lab.search.elsewhere.trials import _remove_litter, serve_trials
 from ai.lab.search.losses import MAX_LOSSES
 from ai.train import Classify, Trainer, opt
@@ -41,6 +42,13 @@ OPTIONS = {"search": "random", "save_snapshots": True, "save_interval": 10, "log
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
     monkeypatch.setattr(mirror, "SYNC_S", 0.005)
+
+
+@pytest.fixture(autouse=True)
+def apart(request, monkeypatch, tmp_path):
+    """Has workers see none of the search's folders, unless a test says False."""
+    if getattr(request, "param", True):
+        monkeypatch.setattr(trials, "meet", lambda meeting, tell: meet(tmp_path / "of another machine", tell))
 
 
 def train(trial, flag=None) -> float:
@@ -118,17 +126,23 @@ def check_equal(experiment, whole) -> None:
         assert not list(here.path.rglob("*.partial"))
 
 
-def test_what_runs_elsewhere_is_recorded_here_as_if_it_had_run_here(tmp_path, whole, capsys):
+@pytest.mark.parametrize("apart", [True, False], indirect=True, ids=["apart", "one disk"])
+def test_what_runs_elsewhere_is_recorded_here_as_if_it_had_run_here(tmp_path, whole, capsys, monkeypatch, request):
+    said, take = set(), Copy.take
+    monkeypatch.setattr(Copy, "take", lambda self, kind, *what: (said.add(kind), take(self, kind, *what)))
     engine = InProcess()
     experiment = Experiment(tmp_path / "e", **OPTIONS).run(3, train, engine=engine)
     check_equal(experiment, whole)
     assert len(engine.workers) == 1  # it stayed between its trials
+    assert "commit" in said
+    assert ("part" in said) == ("one disk" not in request.node.name)
     assert [line.split()[:3] for line in capsys.readouterr().out.splitlines() if line.startswith("trial")] == [
         ["trial", str(number), "finished"] for number in range(3)
     ]
     assert experiment.best_trial.path == (tmp_path / "e" / "@best").resolve()
 
 
+@pytest.mark.parametrize("apart", [True, False], indirect=True, ids=["apart", "one disk"])
 def test_a_lost_trial_keeps_its_number_and_goes_on_from_the_copy_bit_for_bit(tmp_path, whole):
     engine = Losing(tmp_path / "flag")
     experiment = Experiment(tmp_path / "e", **OPTIONS).run(
@@ -620,24 +634,27 @@ def test_what_cannot_be_sent_is_no_file_that_cannot_be_read(tmp_path):
 
 
 @pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize("is_seen", [False, True])
 @pytest.mark.parametrize("replaced_after", ["manifest.json", "model.safetensors"])
-def test_a_snapshot_that_is_replaced_while_it_is_sent_is_never_half_of_each(two_sides, replaced_after):
+def test_a_snapshot_that_is_replaced_while_it_is_sent_is_never_half_of_each(two_sides, replaced_after, is_seen):
     there, here, mirrored = two_sides
+    mirrored._seen = here if is_seen else None
     copied = here / "snapshots" / "000000010"
-    send, replaced, seen = mirrored._send, [], []
+    part, replaced, seen = mirrored._part, [], []
 
-    def take(kind, name, *content):
-        send(kind, name, *content)
+    def take(name, *content):
+        part(name, *content)
         if name.endswith(replaced_after) and not replaced:
             replaced.append(name)
             shutil.rmtree(there / "snapshots" / "000000010")
             write_snapshot(there, 10, b"the second")
         seen.append(copied.exists())
 
-    mirrored._send = take
+    mirrored._part = take
     write_snapshot(there, 10, b"first")
     mirrored.sync()
     assert not any(seen)
+    assert not list((here / "snapshots").iterdir())
     mirrored.close()
     assert (copied / "model.safetensors").read_bytes() == b"the second"
     assert json.loads((copied / "manifest.json").read_bytes())["files"] == {"model": 10}
@@ -701,7 +718,7 @@ def test_a_file_may_become_a_folder_and_a_folder_a_file(two_sides):
 
 
 @pytest.mark.usefixtures("by_hand")
-@pytest.mark.parametrize("ends_at", ["log.txt", "metrics.jsonl", "samples/1.png", "snapshots/.000000010.0.partial"])
+@pytest.mark.parametrize("ends_at", ["log.txt", "metrics.jsonl", "samples/1.png", "snapshots/.000000010."])
 def test_a_trial_is_never_told_finished_before_all_of_it_has_come(tmp_path, ends_at):
     there, here = tmp_path / "there", tmp_path / "here"
     for folder in (there / "samples", there / "snapshots", here):
@@ -762,3 +779,58 @@ def test_a_snapshot_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     )
     with pytest.raises(ValueError, match=r"'../x' must lie in the trial's folder"):
         copy.take("whole", "../x", b"")
+
+
+def test_a_folder_is_one_for_both_sides_where_each_finds_what_the_other_has_just_left(tmp_path):
+    here = tmp_path / "here"
+    mark(here, "trial")
+    copy = Copy(here)
+
+    def met(seen_there) -> tuple[Path | None, list[str]]:
+        meeting = copy.invite()
+        return meet(seen_there(meeting), partial(copy.met, meeting)), [path.name for path in here.iterdir()]
+
+    left = [".ai-lab"]
+    assert met(lambda meeting: meeting) == (here, left)
+    assert met(lambda meeting: tmp_path / "nowhere" / "snapshots" / meeting.name) == (None, left)
+
+    def copied(meeting) -> Path:  # under the same name, as of a disk that follows this one
+        return Path(shutil.copytree(here, tmp_path / meeting.name), meeting.relative_to(here))
+
+    assert met(copied) == (None, left)
+
+    meeting = copy.invite()
+    assert meet(meeting, lambda name, said: copy.met(meeting, name, "something else")) is None
+    assert [path.name for path in here.iterdir()] == left
+    with pytest.raises(ValueError, match="must lie in the trial's folder"):
+        copy.met(meeting, "../../../x", "")
+    copy.invite()  # of a search that is killed now
+    remove_unowned(here)
+    assert not list(tmp_path.glob("here*"))
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_where_the_copy_is_written_to_no_longer_it_is_sent_and_no_folder_is_made(tmp_path):
+    there, here, said = tmp_path / "there", tmp_path / "here", []
+    for folder in (there, here):
+        mark(folder, "trial")
+    copy, seen = Copy(here), here
+
+    def take(*what):
+        said.append(what[0])
+        copy.take(*what)
+
+    mirrored = Mirror(there, take, seen)
+    write_snapshot(there, 10, b"straight")
+    mirrored.sync()
+    assert said == ["commit"]
+    mirrored._seen = tmp_path / "deleted"
+    write_snapshot(there, 20, b"sent")
+    mirrored.close()
+    assert said[1:] == ["remove", "part", "part", "commit"]
+    assert {step: (at / "model.safetensors").read_bytes() for step, at in Record(here).snapshots().items()} == {
+        10: b"straight",
+        20: b"sent",
+    }
+    assert not (tmp_path / "deleted").exists()
+    assert not list((here / "snapshots").glob(".*"))

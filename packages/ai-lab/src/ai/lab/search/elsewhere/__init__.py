@@ -1,1 +1,1 @@
-"""Trials of a search on other machines, which share no folder with it."""
+"""Trials of a search on other machines, which need share no folder with it."""

@@ -26,7 +26,7 @@ from ai.lab.files.removal import remove_unowned
 from ai.lab.provenance.description import describe_origin
 from ai.lab.record import Record
 from ai.lab.search.elsewhere.mirror import Copy
-from ai.lab.search.elsewhere.trials import CALLS, FACTS, FILE, Given, serve_trials
+from ai.lab.search.elsewhere.trials import CALLS, FACTS, FILE, MEET, Given, serve_trials
 from ai.lab.search.evaluation import Outcome
 from ai.lab.search.loop import Left, Report, Run, Search
 from ai.lab.search.losses import ELSEWHERE
@@ -106,7 +106,8 @@ class SearchElsewhere(Search):
             if reached < 0:
                 copy.clear()
             losses, newest = (losses if reached <= newest else 0), reached
-            given = Given(asked.number, seed, reached >= 0, self.reported(asked), fields, self.workers.started_by)
+            told = self.reported(asked), fields, self.workers.started_by, copy.invite()
+            given = Given(asked.number, seed, reached >= 0, *told)
             ended = self.workers.evaluate(given, copy, asked)
             if isinstance(ended, Outcome):
                 return self.tell(asked, ended)
@@ -165,6 +166,8 @@ class Workers:
                         copy.take(*arguments)
                     except OSError as error:  # this disk's: what is computed from here on would be lost
                         raise Left(error) from error
+                elif name == MEET:
+                    answer = copy.met(given.meeting, *arguments)
                 else:
                     try:
                         answer = _answer(asked, name, arguments, options)

@@ -1,4 +1,4 @@
-"""A trial's folder on another machine, copied here while it is written: no disk is shared.
+"""A trial's folder on another machine, copied here while it is written: no disk need be shared.
 
 `Mirror` is where the trial runs and says what is new; `Copy` is where it is kept. Rows and logs travel as the bytes
 appended to them, other files whole, a snapshot in parts and committed by a rename; rows come before the snapshots that
@@ -6,12 +6,17 @@ count on them, and last of all what `meta.json` said before the rest was looked 
 finished of which something is still to come. So what is copied is a folder that a killed run might have left here.
 Tags and note belong to who reads: of them travels what was changed there, and what was marked here stays.
 A file that cannot be read there is left out, and the trial's log says so; the run and the search go on.
+
+Where both sides see the trial's folder here (`Copy.invite`, `meet`), what is large takes the shorter way: the parts of
+a snapshot are written straight to where they would be copied to. All else stays as it is: a snapshot is committed here,
+when its worker says so, and a worker that is no longer heard can leave nothing but a hidden folder of its own.
 """
 
 import contextlib
 import errno
 import json
 import os
+import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -107,10 +112,7 @@ class Copy:
         elif kind == "marks":
             change_marks(self._folder, **content[0])
         elif kind == "part":
-            at, data = content
-            with open(_room(path), "r+b" if at else "wb") as file:
-                file.seek(at)
-                file.write(data)
+            _write_part(_room(path), *content)
         elif kind == "commit":
             partial = self._inside(content[0])
             for file_path in partial.rglob("*"):
@@ -125,9 +127,33 @@ class Copy:
                 path.unlink()
 
     def forget_unfinished(self) -> None:
-        """Deletes snapshots that were cut off on their way."""
+        """Deletes snapshots that were cut off on their way, and what was laid down for a worker that never came."""
         for path in (self._folder / SNAPSHOTS).glob(".*.partial"):
             shutil.rmtree(path, ignore_errors=True)
+
+    def invite(self) -> Path:
+        """Returns a new folder within this one, by which a worker finds out whether it sees this one: see `meet`.
+
+        It lies where a killed process leaves unfinished snapshots, and is deleted as one of them.
+        """
+        path = self._folder / SNAPSHOTS / f".{secrets.token_hex(16)}.partial"
+        with contextlib.suppress(OSError):  # then nobody finds it
+            path.mkdir(parents=True)
+        return path
+
+    def met(self, meeting: Path, name: str, said: str) -> bool:
+        """Returns whether a worker has left there what it says, and whether what it leaves can be deleted here."""
+        left = self._inside(f"{SNAPSHOTS}/{meeting.name}/{name}")
+        try:
+            is_met = (left / name).read_text() == said
+            shutil.rmtree(left)
+        except OSError:
+            return False
+        finally:
+            shutil.rmtree(meeting, ignore_errors=True)
+            with contextlib.suppress(OSError):  # there are snapshots already
+                meeting.parent.rmdir()
+        return is_met
 
     def _inside(self, name: str) -> Path:
         path = self._folder / name
@@ -142,10 +168,12 @@ class Mirror:
     Args:
         folder: The trial's.
         send: Called with kind, name and content; may wait.
+        seen: The copy's folder, where it is seen from here.
     """
 
-    def __init__(self, folder: Path, send: Send) -> None:
-        self._folder, self._hand_over = folder, send
+    def __init__(self, folder: Path, send: Send, seen: Path | None = None) -> None:
+        self._folder, self._hand_over, self._seen = folder, send, seen
+        self._token = secrets.token_hex(8)  # no two workers write to one place
         self._unreadable: dict[str, str] = {}
         self._sent: dict[str, Any] = {}
         self._error: BaseException | None = None
@@ -276,19 +304,45 @@ class Mirror:
         if sent is not None and sent[1] == contents:  # what was measured on it is noted there later
             self._send("note", f"{name}/{_MANIFEST}", (folder / _MANIFEST).read_bytes())
         else:
-            partial = str(Path(name).with_name(f".{folder.name}.0.partial"))
             try:
-                for path in sorted(folder.rglob("*")):
-                    if path.is_file() and not _is_unfinished(path.relative_to(self._folder)):
-                        for at, data in _parts(path):
-                            self._send("part", f"{partial}/{path.relative_to(folder)}", at, data)
-                if _contents(folder) != contents:
-                    raise FileNotFoundError("another snapshot has taken its place")  # of which the next look is
-                self._send("commit", name, partial)
-            except OSError:
-                self._send("remove", partial)
-                raise
+                self._whole_snapshot(name, folder, contents)
+            except _NotWrittenError:  # perhaps by this side alone; else the other one says so when it is sent
+                self._seen = None
+                self._whole_snapshot(name, folder, contents)
         self._sent[name] = stamp, contents
+
+    def _whole_snapshot(self, name: str, folder: Path, contents: Any) -> None:
+        partial = str(Path(name).with_name(f".{folder.name}.{self._token}.partial"))
+        try:
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and not _is_unfinished(path.relative_to(self._folder)):
+                    for at, data in _parts(path):
+                        self._part(f"{partial}/{path.relative_to(folder)}", at, data)
+            self._flush_parts(partial)
+            if _contents(folder) != contents:
+                raise FileNotFoundError("another snapshot has taken its place")  # of which the next look is
+            self._send("commit", name, partial)
+        except (OSError, _NotWrittenError):
+            self._send("remove", partial)
+            raise
+
+    def _part(self, name: str, at: int, data: bytes) -> None:
+        if self._seen is None:
+            self._send("part", name, at, data)
+            return
+        try:
+            os.stat(self._seen / MARKER)  # a folder that was deleted there is not made again
+            _write_part(_room(self._seen / name), at, data)
+        except OSError as error:
+            raise _NotWrittenError from error
+
+    def _flush_parts(self, partial: str) -> None:
+        if self._seen is not None:
+            try:
+                for path in (self._seen / partial).rglob("*"):
+                    _flush(path)
+            except OSError as error:
+                raise _NotWrittenError from error
 
     def _files(self) -> list[tuple[str, Path]]:
         found = []
@@ -324,6 +378,10 @@ class _NotSentError(Exception):
         self.error = error
 
 
+class _NotWrittenError(Exception):
+    """A copy that is seen from here could not be written to."""
+
+
 def _is_gone(path: Path) -> bool:
     try:
         os.lstat(path)
@@ -352,6 +410,25 @@ def _room(path: Path) -> Path:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     return path
+
+
+def meet(meeting: Path, tell: Callable[[str, str], bool]) -> Path | None:
+    """Returns the trial's folder that the search writes to, if it is the same folder here as there.
+
+    Proved, not guessed by its name: what the search has just made is found here, and what is left here is found, read
+    and deleted there, which `tell` asks it for.
+    """
+    name, said = secrets.token_hex(8), secrets.token_hex(16)
+    with contextlib.suppress(OSError):  # also then it is asked, and deletes what it has made
+        (meeting / name).mkdir()
+        (meeting / name / name).write_text(said)
+    return meeting.parents[1] if tell(name, said) else None
+
+
+def _write_part(path: Path, at: int, data: bytes) -> None:
+    with open(path, "r+b" if at else "wb") as file:
+        file.seek(at)
+        file.write(data)
 
 
 def _parts(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ai.data.workers.worker import portable_error
 from ai.lab.files.ownership import Owner, holder, last_holder
 from ai.lab.provenance import description
-from ai.lab.search.elsewhere.mirror import Mirror
+from ai.lab.search.elsewhere.mirror import Mirror, meet
 from ai.lab.search.evaluation import Outcome, evaluate, record
 from ai.lab.search.experiment_trial import ExperimentTrial
 
@@ -36,6 +36,8 @@ FACTS = {"params", "distributions", "user_attrs", "system_attrs", "datetime_star
 """What an objective may ask of `trial.optuna` where the search is on another machine."""
 FILE = "file"
 """What is called with a kind, a name and content of what is new in the trial's folder."""
+MEET = "meet"
+"""What is called with what was left in `Given.meeting`."""
 _LITTER = "ai-lab-work-"
 
 
@@ -50,6 +52,7 @@ class Given:
         reported: The steps of which the search knows a score already.
         fields: Of `meta.json`.
         started_by: What describes who runs the search.
+        meeting: By which the worker finds out whether it sees the search's folder.
     """
 
     number: int
@@ -58,6 +61,7 @@ class Given:
     reported: list[int]
     fields: dict[str, Any]
     started_by: dict[str, Any]
+    meeting: Path
 
 
 class Asked:
@@ -167,7 +171,7 @@ def _serve_one(search: "Search", run: "Run", link: "Link", calls: Calls, order: 
         order = calls.order()
     given: Given = order[1]
     description.started_by = given.started_by
-    mirror = Mirror(folder, partial(calls, FILE))
+    mirror = Mirror(folder, partial(calls, FILE), meet(given.meeting, partial(calls, MEET)))
     try:
         asked: Any = Asked(given.number, calls)
         how: Mapping[str, Any] = {"seed": given.seed, "goes_on": given.goes_on, "reported": given.reported}
