@@ -11,7 +11,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LABEL = "+ws"  # of no public index: see CONTRIBUTING.md
-WITH_LABEL = ["packages/*/pyproject.toml", "examples/pyproject.toml", "packages/ai/src/ai/__init__.py", "docs/start.md"]
+WITH_LABEL = [
+    "packages/*/pyproject.toml",
+    "examples/pyproject.toml",
+    "packages/ai/src/ai/__init__.py",
+    "docs/install.md",
+]
 WITH_LABEL += [".ci/run"]
 PLAIN = ["docs/conf.py", "packages/ai-infer/src/ai/infer/http/app.py"]
 

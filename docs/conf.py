@@ -21,7 +21,8 @@ exclude_patterns = ["_build"]
 default_role = "literal"  # docstrings use single backticks for code, as Markdown does
 
 html_theme = "furo"
-html_title = "ai"
+html_title = f"ai {version}"
+html_logo = "_static/mark.svg"
 pygments_dark_style = "github-dark"  # furo's own underlines what is imported
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

@@ -166,7 +166,7 @@ def test_wrong_arguments_are_named_before_a_folder_is_made(tmp_path, how, messag
     assert not (tmp_path / "e").exists()
 
 
-def test_other_wrong_uses_are_named(tmp_path):
+def test_other_wrong_uses_are_named(tmp_path, monkeypatch):
     experiment = Experiment(tmp_path / "e")
     with pytest.raises(ValueError, match="n and n_jobs must be at least 1, got 0 and 1"):
         experiment.run(0, parabola)
@@ -182,6 +182,12 @@ def test_other_wrong_uses_are_named(tmp_path):
         Experiment(tmp_path / "f", seeds=2.0)
     with pytest.raises(TypeError, match=r"n must be an int, got 2\.5"):
         experiment.run(2.5, parabola)
+    with monkeypatch.context() as ranks:
+        ranks.setenv("WORLD_SIZE", "2")
+        with pytest.raises(
+            RuntimeError, match="is run by one process, and this is one of 2 ranks: fn may start torchrun, o"
+        ):
+            experiment.run(2, parabola)
     with pytest.raises(TypeError, match="devices must be a list of texts, got 'cuda:1'"):
         experiment.run(2, parabola, devices="cuda:1")
 

@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import inspect
+import pickle
 import re
 
 import numpy as np
@@ -105,6 +107,36 @@ SLIPS = [
     (lambda: m.seq(torch.nn.ReLU, m.fc(4, 2)), r"modules\[0\] must be an instance: ReLU\(...\), not the class ReLU"),
     (lambda: ai.Trainer(m.Model(model()), []), r"env must be .* and Model takes \(input\): the model goes to train"),
     (lambda: ai.Trainer(lambda batch: 0, []), r"env must be callable as env\(model, batch, step\), and <lambda> takes"),
+    (lambda: m.linear(4, 2), r"^ai.model.linear is a module, not a layer: what others call so is m.fc\(n1, n2\)$"),
+    (lambda: m.attention(64), r"^ai.model.attention is a module, not a layer: in it are m.attn, m.sa$"),
+    (lambda: m.norm(64), r"^ai.model.norm is a module, not a layer$"),
+    (lambda: m.fc(4, 2, activation="relu"), r"^fc has no argument 'activation'; what others call so is actv; its arg"),
+    (lambda: m.conv(3, 8, kernel_size=3), r"^conv has no argument 'kernel_size'; .* so is k; its arguments are nc1, "),
+    (lambda: m.attn(64, num_heads=4), r"^attn has no argument 'num_heads'; .* is n_heads; its arguments are dim, n_"),
+    (lambda: dataset().split(test_size=0.2), r"^Dataset.split has no argument 'test_size'; .* split\(0.8, 0.2\); its"),
+    (lambda: ai.data.Dataset([1], transform=abs), r"^Dataset has no argument 'transform'; .* preprocess=\{'x': funct"),
+    (lambda: ai.data.ImgDataset("a", 32, size=9), r"^ImgDataset has no argument 'size'; .* so is imsize; its argum"),
+    (
+        lambda: train(hooks=[]),
+        r"^Trainer.train has no argument 'hooks'; perhaps hook is meant; its arguments are model, o",
+    ),
+    (lambda: train(max_steps=3), r"^Trainer.train has no argument 'max_steps'; what others call so is steplimit; its "),
+    (
+        lambda: train(nothing=3),
+        r"^Trainer.train has no argument 'nothing'; its arguments are model, opt, hook, .*schedule$",
+    ),
+    (
+        lambda: ai.MultiTrainer(lambda k, m, b, s: 0, []).train({}, {}, optimizers={}),
+        r"^MultiTrainer.train has no argument 'optimizers'; what others call so is opts; its arguments are models, ",
+    ),
+    (
+        lambda: ai.RLTrainer.train(None, model(), None, max_epochs=3),
+        r"^RLTrainer.train has no argument 'max_epochs'; what others call so is steplimit, in updates; its arguments",
+    ),
+    (
+        lambda: Inferencer(model(), batchsize=3),
+        r"^Inferencer has no argument 'batchsize'; perhaps batch_size is meant;",
+    ),
     (lambda: ai.MultiTrainer(lambda m, b, s: 0, []), r"env must be callable as env\(key, models, batch, step\), and"),
 ]
 
@@ -182,6 +214,20 @@ def test_what_every_name_of_another_library_leads_to_is_there():
             assert name not in module.__all__, name
             for path in re.findall(r"\b(?:ai|m|torch)(?:\.\w+)+", ours):
                 functools.reduce(getattr, path.split(".")[1:], {"ai": ai, "m": m, "torch": torch}[path.split(".")[0]])
+
+
+def test_what_is_taken_is_read_from_the_signature_and_stands_in_help():
+    doors = [m.fc, m.conv, m.attn, ai.Trainer.train, ai.MultiTrainer.train, ai.RLTrainer.train, Inferencer.__init__]
+    for door in [*doors, ai.data.Dataset.__init__, ai.data.Dataset.split, ai.data.ImgDataset.__init__]:
+        assert "given" not in inspect.signature(door).parameters
+        assert pickle.loads(pickle.dumps(door)) is door
+    assert "kernel_size" not in str(inspect.signature(m.conv))
+    assert m.fc.__doc__.startswith("Returns a fully-connected layer")
+
+
+def test_a_module_that_says_which_layers_it_has_is_one_by_reference():
+    assert pickle.loads(pickle.dumps(m.linear)) is m.linear
+    assert inspect.ismodule(m.linear)
 
 
 def test_numbers_of_numpy_and_torch_are_numbers():

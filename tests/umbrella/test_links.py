@@ -66,3 +66,20 @@ def test_a_link_that_leads_nowhere_is_told(tmp_path):
         '`[e](y.md)` [f](#no) <img src="z.png"> [g](https://example.org/x.md)\n```text\n[h](v.md)\n# no\n```\n'
     )
     assert [told.partition(":")[0] for told in broken(page)] == ["x.md", "#no", "z.png"]
+
+
+def test_what_the_landing_page_says_was_reached_stands_so_in_the_results():
+    reached = (
+        (ROOT / "docs/index.md").read_text(encoding="utf-8").partition("## What it reaches")[2].partition("\n## ")[0]
+    )
+    rows = [[cell.strip() for cell in row.split("|")[1:3]] for row in reached.splitlines() if row.startswith("| [")]
+    results = (ROOT / "docs/results/index.md").read_text(encoding="utf-8")
+    assert len(rows) > 3
+    for what, figure in rows:
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", what)
+        row = next(
+            row
+            for row in re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", results).splitlines()
+            if row.startswith(f"| {plain} |")
+        )
+        assert figure in row

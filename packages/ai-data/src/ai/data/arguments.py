@@ -1,10 +1,12 @@
 """Numbers at the public door: one sentence for what is none, where the comparison after it would say anything."""
 
+import difflib
+import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from operator import index
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -122,6 +124,44 @@ def check_state(state: Any, kind: str, keys: Iterable[str]) -> None:
         raise TypeError(f"state must be the state_dict of a {kind}, got {type(state).__name__}")
     if missing := sorted(set(keys) - state.keys()):
         raise ValueError(f"state must be the state_dict of a {kind}, the keys {missing} are not in it")
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def elsewhere(**ours: str) -> Callable[[F], F]:
+    """Has a function refuse an argument that it lacks by naming its own: the one that others call so, or one like it.
+
+    Args:
+        **ours: what other libraries call an argument -> ours.
+
+    >>> @elsewhere(activation="actv")
+    ... def layer(n, actv=None):
+    ...     pass
+    >>> layer(1, activation="relu")
+    Traceback (most recent call last):
+    TypeError: layer has no argument 'activation'; what others call so is actv; its arguments are n, actv
+    """
+
+    def decorate(function: F) -> F:
+        code = function.__code__
+        known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+        @functools.wraps(function)
+        def call(*args: Any, **given: Any) -> Any:
+            for name in given:
+                if name not in known:
+                    like = difflib.get_close_matches(name, known, 1)
+                    hint = f"what others call so is {ours[name]}; " if name in ours else ""
+                    hint = hint or "".join(f"perhaps {one} is meant; " for one in like)
+                    own = ", ".join(one for one in known if one != "self")
+                    what = function.__qualname__.removesuffix(".__init__")
+                    raise TypeError(f"{what} has no argument {name!r}; {hint}its arguments are {own}")
+            return function(*args, **given)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
 
 
 def _is_whole(value: Any) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai.data.arguments import check_at_least, check_callable, check_whole
+from ai.data.arguments import check_at_least, check_callable, check_whole, elsewhere
 from ai.data.batch.collate import collate, like
 from ai.data.batch.seeds import derive_seed
 from ai.data.batch.shuffle import Stretch, shuffled
@@ -59,6 +59,7 @@ class Dataset:
         (10, 8, [4, 4, 2])
     """
 
+    @elsewhere(target_transform="preprocess={'y': function}", transform="preprocess={'x': function}")
     def __init__(
         self,
         data: Any,
@@ -133,6 +134,13 @@ class Dataset:
         chosen = self.subset(shuffled(torch.arange(n, device="cpu"), len(self), seed, 0))
         return next(iter(chosen.loader(n, device, n_workers=0, seed=seed)))
 
+    @elsewhere(
+        generator="seed",
+        random_state="seed",
+        shuffle="what fractions do, and counts do not",
+        test_size="a fraction of its own, split(0.8, 0.2)",
+        train_size="a fraction of its own, split(0.8, 0.2)",
+    )
     def split(
         self, *ratio: float | int | Sequence[int] | Tensor, seed: int = 0, stratify: str | None = None
     ) -> tuple[Self, ...]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ai.data.arguments import check_path
+from ai.data.arguments import check_path, elsewhere
 from ai.data.batch.transform import Applied, Transform, bytes_to_unit_range
 from ai.data.dataset import Dataset, Split, check_split
 from ai.data.images.decode import Decoder, Filter, Fit
@@ -60,6 +60,13 @@ class ImgDataset(Dataset):
         ValueError: the folder holds no images, a file is none, or an image has no label.
     """
 
+    @elsewhere(
+        image_size="imsize",
+        root="path",
+        size="imsize",
+        target_transform="postprocess={'y': function}",
+        transform="postprocess={'x': function}",
+    )
     def __init__(
         self,
         path: str | os.PathLike[str],

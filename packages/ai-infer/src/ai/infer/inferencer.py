@@ -22,7 +22,7 @@ from ai.infer.worker.engine import Precision
 from ai.infer.worker.options import WorkerOptions
 from ai.infer.worker.sharing import Share
 from ai.infer.worker.switches import read_switches
-from ai.model.arguments import check_module, check_whole
+from ai.model.arguments import check_module, check_whole, elsewhere
 
 
 class Inferencer:
@@ -79,6 +79,13 @@ class Inferencer:
     True
     """
 
+    @elsewhere(
+        batch_wait_timeout_s="max_delay_s",
+        max_batch_size="batch_size",
+        max_queue_delay="max_delay_s",
+        num_replicas="replicas",
+        num_workers="replicas",
+    )
     def __init__(
         self,
         model: nn.Module,

@@ -210,8 +210,13 @@ class Experiment:
             TypeError: `n` or `n_jobs` is no whole number, `devices` is a text, or `engine` is none.
             ValueError: `devices` are given with an `engine`; `n` or `n_jobs` is below 1; `timeout_s` is not positive;
                 the trials before were run with other `seeds`; or no evaluation of a trial measures what is pruned by.
-            RuntimeError: a worker process failed; the message holds its traceback or the end of its output.
+            RuntimeError: a worker process failed; the message holds its traceback or the end of its output. Or this
+                is one of several ranks, each of which would draw a search of its own.
         """
+        if (world := int(os.environ.get("WORLD_SIZE") or 1)) > 1:
+            raise RuntimeError(
+                f"a search is run by one process, and this is one of {world} ranks: fn may start torchrun, once a trial"
+            )
         check_texts(devices=devices)
         n, n_jobs = as_step(n, "n"), as_step(n_jobs if n_jobs is not None else max(1, len(devices)), "n_jobs")
         if n < 1 or n_jobs < 1:

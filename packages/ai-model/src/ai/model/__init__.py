@@ -173,18 +173,30 @@ _OWNERS = {
 }
 
 
-class _Package(ModuleType):
+class _Room(ModuleType):
+    """A module of this package, which whoever takes its name for a layer's may call: it says which layers it has."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        name = self.__name__.removeprefix(f"{__name__}.")
+        has = ", ".join(f"m.{one}" for one, owner in _OWNERS.items() if f"{owner}.".startswith(f"{name}."))
+        hint = f"what others call so is {_ELSEWHERE[name]}" if name in _ELSEWHERE else has and f"in it are {has}"
+        raise TypeError(f"{self.__name__} is a module, not a layer{hint and ': '}{hint}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, (self.__name__,)  # what carries functions to other processes knows plain modules only
+
+
+class _Package(_Room):
     """A package in which a function keeps its name where the module that defines it is called the same.
 
     The import system puts each module into its package under its name: `ai.model.conv` would hide the function `conv`.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and value.__name__.startswith(f"{__name__}.") and type(value) is ModuleType:
+            value.__class__ = _Room
         if not (name in _OWNERS and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return import_module, (__name__,)  # what carries functions to other processes knows plain modules only
 
 
 sys.modules[__name__].__class__ = _Package
@@ -208,6 +220,7 @@ _ELSEWHERE = {
     "Sequential": "m.seq(a, b)",
     "dense": "m.fc(n1, n2)",
     "dropout": "torch.nn.Dropout, which m.seq takes as it is",
+    "linear": "m.fc(n1, n2)",
     "relu": "m.actv('relu')",
 }
 

@@ -1,9 +1,12 @@
 """Numbers and paths at the public door: one sentence for what is none, where the code after it would say anything."""
 
+import difflib
+import functools
 import os
+from collections.abc import Callable
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -61,6 +64,44 @@ def check_module(**named: Any) -> None:
     for name, value in named.items():
         if not isinstance(value, nn.Module):
             raise TypeError(f"{name} must be a torch.nn.Module, not {type(value).__name__}")
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def elsewhere(**ours: str) -> Callable[[F], F]:
+    """Has a function refuse an argument that it lacks by naming its own: the one that others call so, or one like it.
+
+    Args:
+        **ours: what other libraries call an argument -> ours.
+
+    >>> @elsewhere(activation="actv")
+    ... def layer(n, actv=None):
+    ...     pass
+    >>> layer(1, activation="relu")
+    Traceback (most recent call last):
+    TypeError: layer has no argument 'activation'; what others call so is actv; its arguments are n, actv
+    """
+
+    def decorate(function: F) -> F:
+        code = function.__code__
+        known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+        @functools.wraps(function)
+        def call(*args: Any, **given: Any) -> Any:
+            for name in given:
+                if name not in known:
+                    like = difflib.get_close_matches(name, known, 1)
+                    hint = f"what others call so is {ours[name]}; " if name in ours else ""
+                    hint = hint or "".join(f"perhaps {one} is meant; " for one in like)
+                    own = ", ".join(one for one in known if one != "self")
+                    what = function.__qualname__.removesuffix(".__init__")
+                    raise TypeError(f"{what} has no argument {name!r}; {hint}its arguments are {own}")
+            return function(*args, **given)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
 
 
 def as_path(path: Any, name: str = "path", what: str = "file") -> Path:

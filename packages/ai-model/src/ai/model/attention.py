@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ai.model import norm
-from ai.model.arguments import check_real, check_whole
+from ai.model.arguments import check_real, check_whole, elsewhere
 from ai.model.linear import fc
 from ai.model.tokens.cache import KVCache
 from ai.model.tokens.rotary import Rotary
@@ -182,6 +182,7 @@ def _slopes(n_heads: int, like: Tensor) -> Tensor:
     return torch.cat([whole, between]).exp2()[:, None, None]
 
 
+@elsewhere(d_model="dim", embed_dim="dim", heads="n_heads", num_heads="n_heads")
 def attn(
     dim: int,
     n_heads: int = 8,

@@ -10,7 +10,7 @@ from ai.model import f
 from ai.model import norm as norms
 from ai.model.activation import Activation, actv_gain
 from ai.model.activation import actv as make_actv
-from ai.model.arguments import check_real, check_whole
+from ai.model.arguments import check_real, check_whole, elsewhere
 from ai.model.elementwise import noise as make_noise
 from ai.model.init import draw_normal, draw_weight, fill, init_module, like_torchs, mark_small
 from ai.model.norm import Norm
@@ -95,6 +95,16 @@ def he_constant(fan_in: int, actv: Activation, gain: float | None) -> float:
     return (actv_gain(actv) if gain is None else 1.0) / math.sqrt(fan_in)
 
 
+@elsewhere(
+    activation="actv",
+    filters="nc2",
+    in_channels="nc1",
+    kernel_size="k",
+    out_channels="nc2",
+    padding="chosen so that the size stays, or is divided by stride",
+    padding_mode="padtype",
+    use_bias="bias",
+)
 def conv(
     nc1: int,
     nc2: int,

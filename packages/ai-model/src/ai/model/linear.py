@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ai.model.activation import Activation, actv_gain
 from ai.model.activation import actv as make_actv
-from ai.model.arguments import check_real, check_whole
+from ai.model.arguments import check_real, check_whole, elsewhere
 from ai.model.init import draw_normal, draw_weight, fill, like_torchs
 
 
@@ -64,6 +64,7 @@ class _Linear(nn.Module):
         return f"{self.n1}, {self.n2}"
 
 
+@elsewhere(activation="actv", in_features="n1", out_features="n2", units="n2", use_bias="bias")
 def fc(
     n1: int,
     n2: int,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ai.model.arguments import check_whole
+from ai.model.arguments import check_whole, elsewhere
 from ai.train.engine.log import Record
 from ai.train.engine.run import Run
 from ai.train.engine.update import Loss, Update
@@ -70,6 +70,16 @@ class MultiTrainer(OtherNames):
         self.options = options_of(type(self).__name__, how)
         self._core = Core(_call, self.options, named=True)
 
+    @elsewhere(
+        callbacks="hook",
+        ckpt_path="step, which trial.resume(models, opts, loader) returns",
+        max_epochs="epochs",
+        max_steps="steplimit",
+        max_time="timelimit",
+        optimizers="opts",
+        scheduler="schedule",
+        steps="steplimit",
+    )
     def train(
         self,
         models: Mapping[str, nn.Module],

@@ -8,6 +8,7 @@ from typing import Any, Protocol, Unpack, runtime_checkable
 from torch import nn
 from torch.optim import Optimizer
 
+from ai.model.arguments import elsewhere
 from ai.train.engine.log import TRAINER, Record
 from ai.train.engine.run import Run
 from ai.train.engine.update import Loss, Update
@@ -84,6 +85,16 @@ class RLTrainer(OtherNames):
         self._interval = interval
         self._core = Core(call_with_model, self.options, named=False)
 
+    @elsewhere(
+        callbacks="hook",
+        ckpt_path="step, which trial.resume(model, opt, data) returns",
+        max_epochs="steplimit, in updates",
+        max_steps="steplimit",
+        max_time="timelimit",
+        optimizer="opt",
+        scheduler="schedule",
+        steps="steplimit",
+    )
     def train(
         self,
         model: nn.Module,

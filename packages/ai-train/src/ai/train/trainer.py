@@ -8,6 +8,7 @@ from typing import Any, Unpack
 from torch import nn
 from torch.optim import Optimizer
 
+from ai.model.arguments import elsewhere
 from ai.train.engine.log import Record
 from ai.train.engine.run import Run
 from ai.train.engine.update import Loss, Update
@@ -53,6 +54,16 @@ class Trainer(OtherNames):
         self.options = options_of(type(self).__name__, how)
         self._core = Core(call_with_model, self.options, named=False)
 
+    @elsewhere(
+        callbacks="hook",
+        ckpt_path="step, which trial.resume(model, opt, loader) returns",
+        max_epochs="epochs",
+        max_steps="steplimit",
+        max_time="timelimit",
+        optimizer="opt",
+        scheduler="schedule",
+        steps="steplimit",
+    )
     def train(
         self,
         model: nn.Module,
