@@ -26,8 +26,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-# Seconds. Together 480.
-LIMITS = {"tests": 90, "loading": 50, "training": 190, "selfplay": 60, "inference": 60, "saving": 30}
+# Seconds, together 480. First what was never measured as it is now: how near a loader comes to the copy's limit.
+LIMITS = {"loading": 60, "tests": 90, "training": 180, "selfplay": 60, "inference": 60, "saving": 30}
 DRY = 600  # for each part of a dry run, which leaves nothing out: a slow machine is no fault
 ON_REQUEST = {"recipe": 400, "pong": 360}
 MODULES = {"tests": "checks", "recipe": "selfplay", "pong": "frames"}

@@ -350,6 +350,14 @@ def test_next_tokens_count_alike_in_batches_of_unlike_lengths(on_device):
     assert sum(a * n for a, n in parts).item() / 4 == pytest.approx(loss.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("tokens", [[1, 7, 2], [1, 2, 7], [1, -1, 2]])
+def test_a_token_beyond_the_vocabulary_is_named(tokens):
+    model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 4))
+    said = rf"those of 'x' are from {min(tokens)} to {max(tokens)}, 3 in a row"
+    with pytest.raises(IndexError, match=rf"tokens must lie in the model's vocabulary.*{said}"):
+        NextToken()(model, {"x": torch.tensor([tokens])}, 0)
+
+
 def test_distillation_equals_its_formula_and_leaves_the_teacher_as_it_was(any_device):
     torch.manual_seed(0)
     teacher, student, x, y = (

@@ -129,6 +129,16 @@ def test_lpips_is_the_papers_formula_and_trains_the_output_only(squeezenet, on_d
     assert measure.train()(grey, grey).item() == 0
 
 
+def test_lpips_waits_for_nothing_once_its_network_is_there(squeezenet, device, no_sync):
+    pytest.importorskip("torchmetrics")
+    measure, images = loss.Lpips("squeeze"), torch.rand(2, 2, 3, 32, 32).to(device)
+    output, target = images[0].requires_grad_(), images[1]
+    measure(output, target)
+    with no_sync():
+        measure(output, target).backward()
+    assert output.grad.abs().sum().item() > 0
+
+
 def test_lpips_says_what_is_missing(monkeypatch, tmp_path):
     def offline(*args, **kwargs):
         raise URLError("no route to host")

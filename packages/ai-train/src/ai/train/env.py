@@ -271,6 +271,9 @@ class NextToken:
 
     The model gives logits `(batch, time, vocabulary)`. Over micro-batches and ranks tokens count alike.
 
+    Raises:
+        IndexError: at a step on the CPU, a token beyond the vocabulary, or more of them than the model has places for.
+
     >>> import torch
     >>> env, tokens = NextToken(ignore_index=0), torch.tensor([[1, 2, 3], [1, 2, 0]])
     >>> loss, count = env(lambda x: torch.zeros(*x.shape, 4), tokens, 0)
@@ -285,9 +288,16 @@ class NextToken:
     def __call__(self, model: nn.Module, batch: Batch | Tensor, step: int) -> tuple[Tensor, Tensor]:
         """The mean loss over the tokens that are predicted, and how many these are."""
         tokens = images(batch, self.x).long()
-        logits, target = model(tokens[:, :-1]), tokens[:, 1:]
+        target = tokens[:, 1:]
         counted = torch.ones_like(target) if self.ignore_index is None else target != self.ignore_index
-        losses = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
+        try:
+            logits = model(tokens[:, :-1])
+            losses = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
+        except IndexError as error:  # on a GPU it is known only after the kernel, which ends the process's use of it
+            raise IndexError(
+                f"tokens must lie in the model's vocabulary, and be no more than its context: those of {self.x!r} are "
+                f"from {int(tokens.min())} to {int(tokens.max())}, {tokens.shape[1]} in a row ({error})"
+            ) from error
         count = counted.sum()
         loss = (losses * counted).sum() / count.clamp_min(1)
         if is_logging():
