@@ -15,9 +15,9 @@ from ai.data.workers.on_ray import worker as ray_worker
 from ai.examples.alphazero import MLP, ResNet, connect4, run
 from ai.examples.alphazero.ladder import Ladder
 from ai.examples.alphazero.loss import AlphaZero
-from ai.examples.alphazero.main import PRESETS, loss, network, reproduce_connect4, self_play
+from ai.examples.alphazero.main import PRESETS, Config, loss, network, reproduce_connect4, self_play
 from ai.examples.alphazero.truth import Judge, lost_lines, wrong_moves
-from ai.examples.selflearn import learn, make_game
+from ai.examples.selflearn import learn, make_game, make_optimiser
 from ai.game import Augment, ConnectFour, NetEvaluator, TicTacToe, fast, solve
 from ai.train import Snapshots, snapshot
 from tests.data.helpers_data import wait_until
@@ -96,11 +96,32 @@ def test_games_come_from_a_cluster_with_the_parameters_that_they_are_told(monkey
 
 
 def test_networks_have_the_shapes_of_their_games():
-    for model, shape, actions in ((MLP(), (2, 3, 3), 9), (ResNet(nc=8, n_blocks=1), (2, 6, 7), 7)):
+    nets = ((ResNet(nc=8, n_blocks=1, places=places), (2, 6, 7), 7) for places in (False, True))
+    for model, shape, actions in ((MLP(), (2, 3, 3), 9), *nets):
         logits, value = model.init(seed=0)(torch.randn(5, *shape))
         assert logits.shape == (5, actions)
         assert value.shape == (5,)
         assert value.abs().max() <= 1
+
+
+def test_a_network_with_places_tells_where_on_an_empty_board_it_is():
+    model = ResNet(nc=8, n_blocks=1, places=True).init(seed=0).eval()
+    empty = torch.zeros(1, 2, 6, 7)
+    inner = lambda: model.body[:2](empty)[0, 0, 2:4, 2:5]  # far from the edge, which convolutions tell by its zeros  # noqa: E731
+    assert (inner() == inner()[0, 0]).all()
+    with torch.no_grad():
+        model.body[1].main.value[0, 3, 4] = 1.0
+    assert (inner() - inner()[0, 0]).tolist() == [[0, 0, 0], [0, 0, 1]]
+
+
+def test_muon_takes_the_kernels_of_inner_convolutions_and_adamw_the_rest():
+    model = ResNet(nc=8, n_blocks=1, places=True)
+    made = make_optimiser(Config(kernel_rate=0.01, learning_rate=0.002, weight_decay=0.1), model)
+    shapes = [sorted(tuple(p.shape) for g in one.param_groups for p in g["params"]) for one in made.optimizers]
+    assert shapes[0] == [(8, 8, 3, 3), (8, 8, 3, 3), (16, 8, 1, 1)]
+    assert {(8, 2, 3, 3), (8, 6, 7), (7, 672), (8, 672)} < set(shapes[1])
+    assert [group["lr"] for group in made.param_groups] == [0.01, 0.002, 0.002]
+    assert type(make_optimiser(Config(), model)) is torch.optim.AdamW
 
 
 def batch(n=4):

@@ -1,5 +1,6 @@
 import enum
 import importlib.util
+import os
 import warnings
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -296,3 +297,25 @@ def test_a_game_is_played_where_nothing_may_be_written(monkeypatch):
     assert sum("cannot be kept on disk" in str(warning.message) for warning in said) == 1
     np.testing.assert_array_equal(game.legal(state).sum(axis=1), 8)
     fast._say_uncached.cache_clear()
+
+
+def test_a_folder_keeps_the_code_of_the_functions_that_were_used_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(fast, "MOST_KEPT", 2)
+    kept = tmp_path / "__pycache__"
+
+    def index_of(name):
+        return next(kept.glob(f"{name}.*.nbi"), None)
+
+    for name, age in (("first", 100), ("second", 50)):
+        (tmp_path / f"{name}.py").write_text(MODULE)
+        imported(tmp_path, name).twice(2)
+        os.utime(index_of(name), (age, age))
+    assert imported(tmp_path, "second").twice(2) == 4  # found again, by which it is the newer one
+    (kept / "mine.txt").write_text("mine")
+    (tmp_path / "third.py").write_text(MODULE)
+    imported(tmp_path, "third").twice(2)
+    assert index_of("first") is None
+    assert index_of("second") is not None
+    assert index_of("third") is not None
+    assert len(list(kept.glob("*.nbc"))) == 2
+    assert (kept / "mine.txt").exists()

@@ -131,6 +131,29 @@ def test_muon_takes_the_matrices_and_adamw_the_rest():
     assert isinstance(opt.build({"name": "adafactor", "lr": 0.1}, model), torch.optim.Adafactor)
 
 
+def test_muon_takes_kernels_as_matrices_where_they_have_a_rate():
+    model = nn.Sequential(nn.Conv2d(2, 3, 2, bias=False), nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(4, 1, 2))
+    made = opt.muon(model, kernel_lr=0.1, weight_decay=0.5, skip=lambda name, param: name == "2.weight")
+    muon, adamw = made.optimizers
+    assert [p.shape for g in muon.param_groups for p in g["params"]] == [(3, 2, 2, 2), (4, 3, 1, 1)]
+    assert [[tuple(p.shape) for p in g["params"]] for g in adamw.param_groups] == [[(1, 4, 2, 2)], [(1,)]]
+    before = model[1].weight.detach().clone()
+    gradient = torch.randn(4, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    model[1].weight.grad = gradient.clone()
+    made.step()
+    # the closest orthogonal matrix by its singular values, which five steps of the polynomial bring to 0.68 … 1.2
+    u, _, v = torch.linalg.svd(gradient.flatten(1), full_matrices=False)
+    step = (0.95 * before - model[1].weight).detach().flatten(1) / (0.1 * 0.2 * 4**0.5)
+    stretch = (u.mT @ step @ v.mT).diagonal()
+    assert (stretch > 0.65).all()
+    assert (stretch < 1.25).all()
+    torch.testing.assert_close(u @ torch.diag(stretch) @ v, step, atol=1e-4, rtol=0)
+    assert model[0].weight.grad is None  # which is passed over
+    assert len(opt.muon(nn.Conv2d(2, 3, 2, bias=False), kernel_lr=0.1).param_groups) == 1
+    with pytest.raises(ValueError, match="Conv2d has no matrices for muon"):
+        opt.muon(nn.Conv2d(2, 3, 2))
+
+
 def test_layers_of_a_vision_transformer_are_its_blocks():
     class ViT(nn.Module):
         def __init__(self):

@@ -54,6 +54,7 @@ RESULTS: dict[str, Result] = {
     "hog-noise": Result(
         "ai.examples.muzero.noise:reproduce", "what a search of luck adds to values that are not exact"
     ),
+    "2048": Result("ai.examples.twenty48:reproduce", "2048 by a search of luck on values of an n-tuple network"),
     "point-mass": Result(
         "ai.examples.sampled_muzero.main:reproduce", "Sampled MuZero: what a mass on a line costs, beside the least"
     ),

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from torch import nn
+from torch.optim import Optimizer
 
 from ai.data import Ray
 from ai.data.datagen import DatagenLoader
@@ -55,7 +56,11 @@ class LearnConfig:
     buffer: int = 100_000
     """Positions kept."""
     learning_rate: float = 2e-3
-    """Peak learning rate; cosine to a fiftieth."""
+    """Peak learning rate; falls by a cosine."""
+    least_rate: float = 0.02
+    """Share of it that is left at the end."""
+    kernel_rate: float | None = None
+    """Peak learning rate of Muon, by which the kernels of inner convolutions learn; None is AdamW for all."""
     weight_decay: float = 1e-4
     """Decay of the weights."""
     clip_norm: float | None = None
@@ -129,6 +134,19 @@ def asked(config: LearnConfig, model: nn.Module) -> NodeInferencer | None:
     return NodeInferencer(model, device, batch_size=config.play.games)
 
 
+def make_optimiser(config: LearnConfig, model: nn.Module) -> Optimizer:
+    """Returns what updates a network: AdamW, or with it Muon for all kernels of convolutions but the first."""
+    how: dict[str, Any] = {"weight_decay": config.weight_decay, "clip_norm": config.clip_norm}
+    if config.kernel_rate is None:
+        return opt.adamw(model, lr=config.learning_rate, **how)
+    first = next((parameter for parameter in model.parameters() if parameter.ndim == 4), None)
+
+    def skip(name: str, parameter: nn.Parameter) -> bool:
+        return parameter.ndim != 4 or parameter is first
+
+    return opt.muon(model, adamw_lr=config.learning_rate, kernel_lr=config.kernel_rate, skip=skip, **how)
+
+
 def learn(
     config: LearnConfig,
     model: nn.Module,
@@ -164,7 +182,7 @@ def learn(
     snapshots = Snapshots(
         resolve(config.trial) / "snapshots", keep_last=config.keep_snapshots, best_by="score", mode=mode
     )
-    optimiser = opt.adamw(model, lr=config.learning_rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
+    optimiser = make_optimiser(config, model)
     trial = open_trial(
         config,
         config,
@@ -187,7 +205,7 @@ def learn(
             step=step,
             steplimit=config.steps,
             timelimit=None if config.minutes is None else 60 * config.minutes,
-            schedule=schedule.cosine(config.steps, end=0.02),
+            schedule=schedule.cosine(config.steps, end=config.least_rate),
         )
         environment_steps = loader.stats()["steps"]
     load_averaged(model, trial, snapshots.best())

@@ -53,6 +53,8 @@ class Config(LearnConfig):
     """Channels of the residual network."""
     blocks: int = 3
     """Residual blocks."""
+    places: bool = False
+    """Whether the residual network learns a number for each channel of each cell."""
     value_weight: float = 1.0
     """Weight of the value's error."""
     search_share: float = 0.0
@@ -291,7 +293,7 @@ def network(config: Config) -> Any:
     shape, actions = game.observation_shape, game.num_actions
     if config.game == "tictactoe" or len(shape) != 3:
         return MLP(shape, actions)
-    net = ResNet(shape, actions, nc=config.channels, n_blocks=config.blocks)
+    net = ResNet(shape, actions, nc=config.channels, n_blocks=config.blocks, places=config.places)
     return net.to(memory_format=torch.channels_last)  # training is a quarter faster so on a CPU
 
 

@@ -47,6 +47,7 @@ class ResNet(m.Model):
         nc: channels.
         n_blocks: residual blocks of two convolutions.
         nc_head: channels that the heads see.
+        places: Add a learned number to each channel of each cell, so that convolutions can tell where they are.
     """
 
     def __init__(
@@ -57,11 +58,13 @@ class ResNet(m.Model):
         nc: int = 64,
         n_blocks: int = 3,
         nc_head: int = 16,
+        places: bool = False,
     ) -> None:
         super().__init__()
         planes, height, width = shape_in
         self.body = m.seq(
             m.conv(planes, nc, actv="relu", norm="batch"),
+            m.res(m.param(nc, height, width, std=0.0)) if places else None,
             m.repeat(n_blocks, m.resblk(nc, nc, actv="relu", se=False)),
             m.conv(nc, nc_head, 1, actv="relu", norm="batch"),
             m.flatten(),

@@ -18,7 +18,10 @@ from ai.train import Snapshots
 
 @dataclass(frozen=True)
 class Shipped:
-    """A game that can be played at once: the preset that learnt it, its title, and how many minutes that took."""
+    """A game that can be played at once: the preset that learns it, its title, and the most minutes of that.
+
+    None are the preset's own.
+    """
 
     preset: str
     title: str
@@ -27,7 +30,7 @@ class Shipped:
 
 GAMES = {
     "tictactoe": Shipped("tictactoe", "Tic-tac-toe"),
-    "connect4": Shipped("connect4", "Connect Four", 22),
+    "connect4": Shipped("connect4", "Connect Four"),
     "othello6": Shipped("othello6", "Othello, 6 × 6", 25),
 }
 _HERE = Path(__file__).parent
@@ -65,25 +68,32 @@ def rule(name: str) -> Rule | None:
     return PRESETS[GAMES[name].preset].play.rule
 
 
-def reproduce(*, name: str = "tictactoe", seed: int = 0, minutes: float | None = None) -> dict[str, float]:
+def reproduce(
+    *, name: str = "tictactoe", seed: int = 0, minutes: float | None = None, trial: str | None = None
+) -> dict[str, float]:
     """Trains one of the networks; writes it to `NAME.safetensors` in the trial's folder, in half precision.
 
     Args:
         name: of `GAMES`.
         seed: of weights, games and the order of the data.
         minutes: of training; None for those of `GAMES`.
+        trial: one that has learnt it already by the same preset, such as `reproduce/connect4-0`; None trains.
+
+    Raises:
+        FileNotFoundError: the trial has no snapshots.
     """
     torch.set_num_threads(1)
-    config = PRESETS[GAMES[name].preset]
-    minutes = minutes or GAMES[name].minutes
-    config = replace(config, seed=seed, minutes=minutes, positions=200, trial=f"reproduce/play-{name}-{seed}")
-    found = train(config)
-    trial, mode = Trial(config.trial), "min" if config.game == "tictactoe" else "max"
+    preset = PRESETS[GAMES[name].preset]
+    minutes = minutes or GAMES[name].minutes or preset.minutes
+    config = replace(preset, seed=seed, minutes=minutes, positions=200, trial=f"reproduce/play-{name}-{seed}")
+    found = train(config) if trial is None else {}
+    learnt, mode = Trial(trial or config.trial), "min" if config.game == "tictactoe" else "max"
     model: nn.Module = network(config)
-    load_averaged(model, trial, Snapshots(trial.path / "snapshots", best_by="score", mode=mode).best())
+    load_averaged(model, learnt, Snapshots(learnt.path / "snapshots", best_by="score", mode=mode).best())
     halved = {
         key: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
         for key, tensor in model.state_dict().items()
     }
-    save_file(halved, trial.path / f"{name}.safetensors")
-    return found
+    file = learnt.path / f"{name}.safetensors"
+    save_file(halved, file)
+    return found | {"bytes": file.stat().st_size}

@@ -1,5 +1,6 @@
 """Whether compiled kernels are used: yes when numba is installed, unless `$AI_GAME_NUMBA` is `0`."""
 
+import contextlib
 import os
 import re
 import sys
@@ -7,15 +8,18 @@ import warnings
 from collections.abc import Callable
 from enum import EnumType
 from functools import cache
+from glob import escape
 from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 
 LARGEST_TABLE = 16_000_000  # bytes that compiled code keeps of one array; a game's functions keep it once each
+MOST_KEPT = 512  # functions whose code lies in one folder; a game has up to seven there
 
 
 @cache
@@ -253,23 +257,39 @@ def _forgive(cache: Any, unchanged: Callable[[], bool]) -> None:
 
     What is no longer `unchanged` when it is compiled is not written: another process would take it for what it was.
     """
-    load, save = cache.load_overload, cache.save_overload
+    load, save, index = cache.load_overload, cache.save_overload, Path(cache._cache_file._index_path)
 
     def load_overload(signature: Any, context: Any) -> Any:
         try:
-            return load(signature, context)
+            found = load(signature, context)
         except Exception:
             cache.flush()
             return None
+        with contextlib.suppress(OSError):
+            os.utime(index)
+        return found
 
     def save_overload(signature: Any, data: Any) -> None:
         try:
             if unchanged():
                 save(signature, data)
+                _drop_oldest(index.parent)
         except OSError:
             _say_uncached()
 
     cache.load_overload, cache.save_overload = load_overload, save_overload
+
+
+def _drop_oldest(folder: Path) -> None:
+    """Deletes what was not used for longest: names tell code, so that what an older version left is not overwritten."""
+    used: list[tuple[float, Path]] = []
+    for index in folder.glob("*.nbi"):
+        with contextlib.suppress(OSError):  # another process deletes as well
+            used.append((index.stat().st_mtime, index))
+    for _, index in sorted(used)[:-MOST_KEPT]:
+        for file in (index, *folder.glob(f"{escape(index.stem)}.*.nbc")):
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
 @cache

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from ai.model.arguments import check_instance, check_real
 from ai.train.optimizers.clipping import check_limits, clip
 from ai.train.optimizers.depth import by_block
+from ai.train.optimizers.kernel_muon import KernelMuon
 from ai.train.optimizers.together import Together, together
 
 __all__ = [
@@ -141,6 +142,7 @@ def muon(
     lr: float = 2e-2,
     *,
     adamw_lr: float = 1e-3,
+    kernel_lr: float | None = None,
     skip: Callable[[str, nn.Parameter], bool] | None = None,
     weight_decay: float = 0.0,
     **options: Any,
@@ -151,7 +153,11 @@ def muon(
         model: a module. Matrices are the parameters of two axes, but for those of embeddings.
         lr: of Muon.
         adamw_lr: of AdamW.
-        skip: (name, parameter) -> whether a matrix is left to AdamW, too: best for the first and the last layer.
+        kernel_lr: of Muon for the kernels of convolutions, of three axes or more, each as a matrix of as many rows as
+            there are channels out, in updates as large as AdamW's: about five times its rate. None leaves them to
+            AdamW.
+        skip: (name, parameter) -> whether a matrix or kernel is left to AdamW, too: best for the first and the last
+            layer.
         weight_decay: of both; norms and biases are not decayed.
         options: `momentum=0.95` and whatever else `torch.optim.Muon` takes; `clip_norm=` and `clip_value=` for both.
 
@@ -165,23 +171,35 @@ def muon(
     if not isinstance(model, nn.Module):
         raise TypeError(f"muon needs the module itself, not {type(model).__name__}")
     check_real(adamw_lr=adamw_lr, weight_decay=weight_decay)
+    check_real(or_none=True, kernel_lr=kernel_lr)
     clip_norm, clip_value = options.pop("clip_norm", None), options.pop("clip_value", None)
     tables = {id(p) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for p in m.parameters()}
     matrices: list[nn.Parameter] = []
+    kernels: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for name, param in model.named_parameters():
-        if param.ndim == 2 and id(param) not in tables and not (skip is not None and skip(name, param)):
+        skipped = param.ndim < 2 or id(param) in tables or (skip is not None and skip(name, param))
+        if param.ndim == 2 and not skipped:
             matrices.append(param)
+        elif param.ndim > 2 and kernel_lr is not None and not skipped:
+            kernels.append(param)
         else:
             (decayed if param.ndim > 1 else exempt).append(param)
-    if not matrices:
+    if not matrices and not kernels:
         raise ValueError(f"{type(model).__name__} has no matrices for muon: use adamw")
-    kind = getattr(torch.optim, "Muon", _without_muon)
-    first: Optimizer = _make(kind, matrices, lr, {"weight_decay": weight_decay, **options})
+    parts: list[Optimizer] = []
+    if matrices:
+        kind = getattr(torch.optim, "Muon", _without_muon)
+        parts.append(_make(kind, matrices, lr, {"weight_decay": weight_decay, **options}))
+    if kernels and kernel_lr is not None:
+        momentum = {"momentum": options["momentum"]} if "momentum" in options else {}
+        parts.append(_make(KernelMuon, kernels, kernel_lr, {"weight_decay": weight_decay, **momentum}))
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
     rest = [group for group in groups if group["params"]]
-    whole = Together(first, _make(torch.optim.AdamW, rest, adamw_lr, {})) if rest else first
+    if rest:
+        parts.append(_make(torch.optim.AdamW, rest, adamw_lr, {}))
+    whole = Together(*parts) if len(parts) > 1 else parts[0]
     return whole if clip_norm is None and clip_value is None else clip(whole, clip_norm, value=clip_value)
 
 
