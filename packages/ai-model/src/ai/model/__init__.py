@@ -173,14 +173,17 @@ _OWNERS = {
 }
 
 
+_MODULES = ("f", "norm")  # public themselves
+
+
 class _Room(ModuleType):
     """A module of this package, which whoever takes its name for a layer's may call: it says which layers it has."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         name = self.__name__.removeprefix(f"{__name__}.")
         has = ", ".join(f"m.{one}" for one, owner in _OWNERS.items() if f"{owner}.".startswith(f"{name}."))
-        hint = f"what others call so is {_ELSEWHERE[name]}" if name in _ELSEWHERE else has and f"in it are {has}"
-        raise TypeError(f"{self.__name__} is a module, not a layer{hint and ': '}{hint}")
+        hint = f"what others call so is {_ELSEWHERE[name]}" if name in _ELSEWHERE else f"in it are {has}"
+        raise TypeError(f"{self.__name__} is a module, not a layer" + f": {hint}" * bool(has))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return import_module, (self.__name__,)  # what carries functions to other processes knows plain modules only
@@ -193,7 +196,7 @@ class _Package(_Room):
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, ModuleType) and value.__name__.startswith(f"{__name__}.") and type(value) is ModuleType:
+        if type(value) is ModuleType and value.__name__ == f"{__name__}.{name}" and name not in _MODULES:
             value.__class__ = _Room
         if not (name in _OWNERS and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
@@ -227,7 +230,7 @@ _ELSEWHERE = {
 # A type checker goes by the imports above: `__getattr__` would type every misspelling as Any, and a computed `__all__`
 # leaves nothing to `import *`.
 if not TYPE_CHECKING:
-    __all__ = [*_OWNERS, "f", "norm"]
+    __all__ = [*_OWNERS, *_MODULES]
 
     def __getattr__(name: str) -> Any:
         if name in _OWNERS:
