@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from ai.data.workers.error_text import error_text
+
 
 class InProcess:
     """An engine whose workers are threads. One that never looks at its inbox cannot be ended from outside."""
@@ -68,7 +70,7 @@ class ThreadWorker:
         except _EndedError:
             how = "was closed"
         except BaseException as error:
-            how = f"raised {type(error).__name__}: {error}"
+            how = f"raised {error_text(error)}"
         self._on_exit(how)
 
 

@@ -11,12 +11,12 @@ import socket
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 from ai.data.workers.areas import Parcel
 from ai.data.workers.channel import Channel
+from ai.data.workers.error_text import error_text, traceback_text
 from ai.data.workers.message import joined
 
 EXITED = "ai.data.exited"
@@ -184,7 +184,7 @@ class _Inbox:
             try:
                 return joined(*parts)
             except Exception as error:  # left unsaid, the parent would wait for its answer
-                self._on_unread(RuntimeError(f"{_UNREAD}: {type(error).__name__}: {error}"))
+                self._on_unread(RuntimeError(f"{_UNREAD}: {error_text(error)}"))
 
 
 _UNREAD = (
@@ -201,23 +201,14 @@ def portable_error(error: BaseException) -> BaseException:
     """Returns an error that pickles, with the worker's traceback as a note."""
     import pickle
 
-    text = "".join(traceback.format_exception(error))
     try:
         copied = pickle.loads(pickle.dumps(error))
         if type(copied) is not type(error) or str(copied) != str(error):
             raise TypeError("the error does not survive pickling")
     except Exception:
-        copied = RuntimeError(told(error))
-    copied.add_note(f"Traceback in the worker:\n{text}")
+        copied = RuntimeError(error_text(error))
+    copied.add_note(f"Traceback in the worker:\n{traceback_text(error)}")
     return copied  # type: ignore[no-any-return]
-
-
-def told(error: BaseException) -> str:
-    """Returns an error's name and words; its name alone where telling it raises."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:
-        return f"{type(error).__name__}, which cannot be told"
 
 
 def main() -> None:
@@ -237,7 +228,7 @@ def main() -> None:
         try:
             function(link)
         except BaseException as error:  # else the exit code is all that is told of it
-            link.send((EXITED, f"raised {told(error)}"))
+            link.send((EXITED, f"raised {error_text(error)}"))
             raise
 
 

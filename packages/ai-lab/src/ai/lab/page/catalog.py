@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ai.data.workers.error_text import error_text
 from ai.lab.config import flatten
 from ai.lab.files.folder import read_marker
 from ai.lab.files.load import DamagedError, is_step, load_json
@@ -222,7 +223,7 @@ class Catalog:
                 return False
             row = self._row(identity, path, state, meta, problems)
         except Exception as error:  # whatever one record holds, the others are shown
-            problem = folder.problem or f"{type(error).__name__}: {error}"
+            problem = folder.problem or error_text(error)
             row = {**_EMPTY, "id": identity, "name": self._name(path), "path": path, "problems": [problem]}
         changed = known is None or known.row != row
         self._rows[identity] = _Row(self._version if known is None or changed else known.version, stamps, read_ns, row)

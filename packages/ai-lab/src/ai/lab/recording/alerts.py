@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
+from ai.data.workers.error_text import error_text
 from ai.lab.arguments import check_seconds
 from ai.lab.record import Record
 from ai.lab.recording.session import Closing
@@ -131,7 +132,7 @@ class _Watch:
 
     def end(self, state: str | None, error: BaseException | None) -> None:
         if state is not None:
-            why = f" by {type(error).__name__}: {error}" if error is not None else ""
+            why = f" by {error_text(error)}" if error is not None else ""
             at = f" at step {self._step}" if self._step is not None else ""
             self._tell(state, f"{state}{at}{why}")
         try:
@@ -168,7 +169,7 @@ class _Watch:
             try:
                 self._send(alert)
             except Exception as error:  # the receiver's trouble is none of the run's
-                print(f"ai.lab: an alert was not taken: {type(error).__name__}: {error}", file=sys.stderr)
+                print(f"ai.lab: an alert was not taken: {error_text(error)}", file=sys.stderr)
 
 
 def _post(address: str, alert: Alert) -> None:

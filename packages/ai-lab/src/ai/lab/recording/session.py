@@ -3,11 +3,11 @@
 import contextlib
 import hashlib
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ai.data.workers.error_text import error_text, traceback_text
 from ai.lab.files.folder import remove_litter, write_json
 from ai.lab.files.metrics_file import Row, read_rows
 from ai.lab.files.metrics_writer import MetricsWriter
@@ -155,9 +155,7 @@ class Session:
                 logger(int(row["step"]), dict(numbers))
             except Exception as error:  # another tracker's trouble is none of the run's
                 self.loggers.remove(logger)
-                print(
-                    f"ai.lab: a logger failed and gets no more rows: {type(error).__name__}: {error}", file=sys.stderr
-                )
+                print(f"ai.lab: a logger failed and gets no more rows: {error_text(error)}", file=sys.stderr)
 
     def rewound(self) -> None:
         """Tells the loggers which rows were dropped, once it is known what stays."""
@@ -181,17 +179,17 @@ class Session:
         """
         _close_all(self.loggers, state, error)
         if error is not None:
-            text = "".join(traceback.format_exception(error))
-            fields["error"] = f"{type(error).__name__}: {error}"
+            fields["error"] = error_text(error)
             if self._log is not None:
-                self._log.write(text)
+                self._log.write(traceback_text(error))
         self.event(state)
         try:
             self._record_end(state, fields)
-        except OSError as failure:  # a full disk, say: then the trial shows as dead
+        except Exception as failure:  # a full disk, say: then the trial shows as dead
             if error is None:
                 raise
-            print(f"ai.lab: the end of {self.record.path} could not be recorded: {failure}", file=sys.stderr)
+            what = f"the end of {self.record.path} could not be recorded"
+            print(f"ai.lab: {what}: {error_text(failure)}", file=sys.stderr)
         finally:
             if self._log is not None:
                 self._log.close()

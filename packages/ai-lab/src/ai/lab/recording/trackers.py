@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
+from ai.data.workers.error_text import error_text
 from ai.lab.config import flatten, to_plain
 from ai.lab.files.metrics_file import Row, read_rows
 from ai.lab.record import METRICS, Record
@@ -252,7 +253,7 @@ class Mirror(Closing):
                 tracker.close(self._state)
         except Exception as error:
             self._failed = True
-            self._warn(f"failed and gets no more rows: {type(error).__name__}: {error}")
+            self._warn(f"failed and gets no more rows: {error_text(error)}")
 
     def close(self, state: str = "finished", error: BaseException | None = None) -> None:
         """Hands over what is queued and how the run ended, waiting a bounded time, and says what was left out."""

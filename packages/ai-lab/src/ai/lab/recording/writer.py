@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ai.data.workers.error_text import error_text
 from ai.lab.config import read_yaml, to_plain, write_yaml
 from ai.lab.files.folder import write_atomic
 from ai.lab.files.metrics_writer import as_row
@@ -243,7 +244,9 @@ def _as_note(name: str, value: object) -> Any:
     try:
         return json.loads(json.dumps(value, default=str), object_pairs_hook=object_of)
     except (TypeError, ValueError, RecursionError) as error:
-        raise type(error)(f"note {name!r} must be what JSON can hold: {error}") from None
+        kind = next(one for one in (TypeError, RecursionError, ValueError) if isinstance(error, one))
+        what = error_text(error).removeprefix(f"{type(error).__name__}: ")
+        raise kind(f"note {name!r} must be what JSON can hold: {what}") from None
 
 
 def keep_config(path: Path, config: object) -> None:

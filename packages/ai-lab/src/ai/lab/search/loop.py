@@ -17,6 +17,7 @@ import optuna
 from optuna.samplers import GridSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from ai.data.workers.error_text import error_text
 from ai.lab.files.folder import read_marker
 from ai.lab.files.ownership import Owner, last_holder
 from ai.lab.record import Record
@@ -185,7 +186,7 @@ class Search:
             except TakenOver:
                 continue
             except (_Exit, Left) as ended:
-                raise ended.error from None
+                raise ended.error from ended.error.__cause__
             except Exception as error:
                 if self.path.is_dir():
                     raise
@@ -318,10 +319,10 @@ class Search:
             asked.set_user_attr("ended", outcome.state)
             asked.set_user_attr("counts", outcome.counts)
         if outcome.error is not None and outcome.counts:  # its class may be another here than where it was raised
-            raise _Caught(f"{type(outcome.error).__name__}: {outcome.error}") from outcome.error
+            raise _Caught(error_text(outcome.error)) from outcome.error
         if outcome.state == "interrupted":
             raise Left(outcome.error)
-        if isinstance(outcome.error, Exception | KeyboardInterrupt):
+        if isinstance(outcome.error, Exception | KeyboardInterrupt) and _can_be_shown(outcome.error):
             raise outcome.error
         if outcome.error is not None:
             raise _Exit(outcome.error) from None
@@ -343,7 +344,7 @@ class Left(BaseException):
     """Carries an interruption through Optuna: the trial stays under way there, and is taken up again."""
 
     def __init__(self, error: BaseException | None) -> None:
-        super().__init__(str(error))
+        super().__init__("" if error is None else error_text(error))
         self.error = error or KeyboardInterrupt()
 
 
@@ -356,11 +357,19 @@ class TakenOver(BaseException):
 
 
 class _Exit(Exception):  # noqa: N818  (it carries one)
-    """Carries an exception such as `SystemExit` through Optuna, which tells no end of a trial for it."""
+    """Carries an exception through Optuna, which tells no end of a trial for `SystemExit` and writes all others."""
 
     def __init__(self, error: BaseException) -> None:
-        super().__init__(str(error))
+        super().__init__(error_text(error))
         self.error = error
+
+
+def _can_be_shown(error: BaseException) -> bool:
+    try:
+        repr(error)
+    except Exception:  # Optuna would raise it in the place of the error
+        return False
+    return True
 
 
 def report_line(row: TrialRow) -> None:

@@ -27,6 +27,7 @@ def main() -> None:
     def tell(**event: object) -> None:
         os.write(events, json.dumps(event).encode() + b"\n")
 
+    from ai.data.workers.error_text import error_text
     from ai.lab.recording.outcome import outcome_of
     from ai.lab.report.trial_table import TrialRow
 
@@ -43,7 +44,11 @@ def main() -> None:
             tell(stopped=True)
     except SystemExit as ended:  # of the objective; one that a signal ended is replaced
         if outcome_of(ended)[0] != "interrupted":
-            tell(exit=ended.code if isinstance(ended.code, int | None) else str(ended.code))
+            tell(
+                exit=ended.code
+                if isinstance(ended.code, int | None)
+                else error_text(ended).removeprefix("SystemExit: ")
+            )
         raise
     except Exception:
         tell(error=traceback.format_exc())

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ai.data.workers.error_text import error_text
 from ai.data.workers.message import joined
 from ai.data.workers.on_ray.pieces import MAX_BYTES, Block, cut
 from ai.data.workers.versions import installed, mismatch, other_code
-from ai.data.workers.worker import EXITED, told
+from ai.data.workers.worker import EXITED
 
 # Messages that wait for the trainer; who sends more waits.
 _MAX_WAITING = 8
@@ -110,7 +111,7 @@ class Actor:
         try:
             function(self)
         except BaseException as error:
-            self.send((EXITED, f"raised {told(error)}"))
+            self.send((EXITED, f"raised {error_text(error)}"))
         else:
             self.send((EXITED, "returned"))
 
