@@ -5,10 +5,10 @@ import pytest
 from ai.lab import Alerts, Experiment, Record, Trial
 
 HOW = {"system_interval_s": None, "progress": False}
-TOLD = "Broken, which cannot be told"
+TOLD = "BrokenError, which cannot be told"
 
 
-class Broken(ValueError):
+class BrokenError(ValueError):
     """As of an error that was given an object which cannot be shown."""
 
     def __str__(self) -> str:
@@ -17,7 +17,7 @@ class Broken(ValueError):
     __repr__ = __str__
 
 
-class BrokenTraceback(SyntaxError):
+class BrokenLineError(SyntaxError):
     """Whose traceback cannot be made: Python takes a syntax error's line for text."""
 
     def __init__(self) -> None:
@@ -25,10 +25,12 @@ class BrokenTraceback(SyntaxError):
 
 
 def fail(*_: object) -> float:
-    raise Broken
+    raise BrokenError
 
 
-@pytest.mark.parametrize(("kind", "told"), [(Broken, TOLD), (BrokenTraceback, "BrokenTraceback: bad (f.py, line 1)")])
+@pytest.mark.parametrize(
+    ("kind", "told"), [(BrokenError, TOLD), (BrokenLineError, "BrokenLineError: bad (f.py, line 1)")]
+)
 def test_a_trial_records_what_ended_it_and_raises_that(kind, told, tmp_path):
     alerts = []
     with pytest.raises(kind), Trial(tmp_path / "t", loggers=[Alerts(alerts.append)], **HOW) as trial:
@@ -53,20 +55,20 @@ def test_a_logger_or_receiver_that_raises_one_costs_itself_alone(tmp_path, capsy
 
 def test_an_end_that_cannot_be_recorded_is_not_raised_in_its_place(tmp_path, capsys, monkeypatch):
     trial = Trial(tmp_path / "t", **HOW)
-    with pytest.raises(Broken), trial:
-        trial.log(0, {"loss": 1.0})
-        monkeypatch.setattr("ai.lab.recording.session.describe_end", fail)
-        raise Broken
+    trial.log(0, {"loss": 1.0})
+    monkeypatch.setattr("ai.lab.recording.session.describe_end", fail)
+    with pytest.raises(BrokenError), trial:
+        raise BrokenError
     assert f"could not be recorded: {TOLD}" in capsys.readouterr().err
 
 
 def test_a_search_raises_what_its_objective_or_callback_did(tmp_path):
     experiment = Experiment(tmp_path / "e", search="random")
-    with pytest.raises(Broken):
+    with pytest.raises(BrokenError):
         experiment.run(1, fail, progress=False)
-    with pytest.raises(Broken):
+    with pytest.raises(BrokenError):
         experiment.run(2, lambda trial: 1.0, callbacks=[fail], progress=False)
     # What was raised counts as no trial that was asked for, what is caught does.
-    experiment.run(3, fail, catch=(Broken,), progress=False)
+    experiment.run(3, fail, catch=(BrokenError,), progress=False)
     ends = [(row.state, Record(row.path).meta.get("error")) for row in experiment.trials()]
     assert ends == [("failed", TOLD), ("finished", None), ("failed", TOLD), ("failed", TOLD)]

@@ -120,6 +120,24 @@ def test_what_trials_of_an_experiment_share_is_on_disk_once_and_each_is_whole(tm
     assert Record(moved).meta["sessions"][0]["packages"]["torch"]
 
 
+def test_what_trials_of_a_plain_folder_share_is_on_disk_once_and_nothing_is_added_to_it(tmp_path):
+    trials = [tmp_path / "mine" / name for name in "abcd"]
+    for path in trials:
+        with Trial(path, **HOW) as trial:
+            trial.log(0, {"loss": 1.0})
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == list("abcd")
+    files = [file for path in trials for file in (path / "code").iterdir()]
+    assert {file.stat().st_nlink for file in files} == {4}
+    names = {keep_once(path, "x.txt", b"one") for path in trials}
+    (damaged := trials[3] / names.pop()).unlink()
+    damaged.write_bytes(b"two")  # of the same size: is not taken over
+    path = trials[0].rename(tmp_path / "moved")
+    assert Record(path).meta["sessions"][0]["packages"]["torch"]
+    with Trial(trials[0], **HOW):
+        pass
+    assert (trials[0] / keep_once(trials[0], "x.txt", b"one")).read_bytes() == b"one"
+
+
 def test_a_file_that_is_there_is_not_written_again_and_disks_without_links_have_their_own(tmp_path, monkeypatch):
     with Trial(tmp_path / "t", **HOW) as trial:
         pass

@@ -1,10 +1,12 @@
 """The code that a run was made from, as files in its folder: diff, packages, and its script where git does not have it.
 
-What is the same for many trials of an experiment or study is on disk once: their files are hard links to one.
+What is the same for many trials of an experiment, a study or one folder is on disk once: their files are hard links to
+one, so that each folder is whole wherever it is moved.
 """
 
 import contextlib
 import hashlib
+import heapq
 import json
 import os
 import sys
@@ -19,6 +21,8 @@ CODE = "code"
 STORE = ".ai-lab-store"
 SCRIPT_LIMIT_BYTES = 1 << 20
 """A longer script is not kept."""
+BESIDE = 200
+"""In as many folders beside a trial, the last by name, what it shares with them is looked for."""
 
 
 def keep_code(trial: Path, session: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,7 +46,8 @@ def keep_code(trial: Path, session: Mapping[str, Any]) -> dict[str, Any]:
 def keep_once(trial: Path, name: str, data: bytes) -> str:
     """Writes a file of a trial, unless it is there, and returns its path inside the folder.
 
-    Within an experiment or study the same content is on disk once.
+    The same content is on disk once: within an experiment or study, whose folder has a store of it, and among trials
+    that lie beside each other in a folder of the user's own, where nothing is added to it.
     """
     digest = hashlib.sha256(data).hexdigest()[:16]
     inside = f"{CODE}/{digest}-{name}"
@@ -50,13 +55,13 @@ def keep_once(trial: Path, name: str, data: bytes) -> str:
     if path.exists():
         return inside
     path.parent.mkdir(exist_ok=True)
-    store = _store(trial)
-    if store is not None:
-        with contextlib.suppress(OSError):  # a disk without links: each has its own
+    with contextlib.suppress(OSError):  # a disk without links: each has its own
+        store = _store(trial)
+        kept = _beside(trial, inside, data) if store is None else store / path.name
+        if store is not None and not _holds(kept, data):
             store.mkdir(exist_ok=True)
-            kept = store / f"{digest}-{name}"
-            if not kept.exists() or kept.stat().st_size != len(data):
-                write_atomic(kept, data)
+            write_atomic(kept, data)
+        if kept is not None:
             os.link(kept, path)
             return inside
     write_atomic(path, data)
@@ -69,6 +74,21 @@ def _store(trial: Path) -> Path | None:
             if read_marker(parent) is not None:
                 return parent / STORE
     return None
+
+
+def _beside(trial: Path, inside: str, data: bytes) -> Path | None:
+    """Returns the file of that name and content in a folder beside the trial's; None where there is none."""
+    with os.scandir(trial.parent) as entries:
+        names = [entry.name for entry in entries if entry.name[0] not in ".@" and entry.is_dir(follow_symlinks=False)]
+    paths = (trial.parent / name / inside for name in heapq.nlargest(BESIDE, names))
+    return next((path for path in paths if _holds(path, data)), None)
+
+
+def _holds(path: Path | None, data: bytes) -> bool:
+    try:
+        return path is not None and path.stat().st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False
 
 
 def _untracked_script() -> Path | None:
