@@ -576,6 +576,23 @@ def test_a_curve_is_hidden_by_its_name_and_stands_out_under_the_pointer_and_numb
     assert "filter=study" in page.url
 
 
+def test_the_step_and_what_was_chosen_last_time_are_in_the_address_too(look, url):
+    page = look(url, "#view=Samples")
+    select(page, "study/a", "study/b")
+    page.press("#step", "ArrowLeft")
+    page.reload()
+    page.locator("#view output", has_text="step 50 (1 of 2)").wait_for()
+    open_view(page, "Curves")
+    page.get_by_label("Logarithmic").check()
+    page.goto("about:blank")
+    page.goto(url)  # by an address that says nothing
+    page.get_by_label("Logarithmic").wait_for()
+    assert page.get_by_label("Logarithmic").is_checked()
+    again = look(url, "#" + page.url.split("#")[1])  # somebody else's browser
+    again.get_by_label("Logarithmic").wait_for()
+    assert again.get_by_label("Logarithmic").is_checked()
+
+
 def test_after_ten_curves_they_are_dashed(look, url):
     page = look(url)
     at = [0, 9, 10, 19, 20, 39]

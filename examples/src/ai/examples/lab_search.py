@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from ai.lab import Experiment, ExperimentTrial, Histogram
+from ai.lab import Confusion, Experiment, ExperimentTrial, Histogram
 
 _STEPS = 120
 
@@ -114,7 +114,13 @@ def objective(trial: ExperimentTrial) -> float:
     hook = trial.hook(val_data=held_out.loader(360, "cpu"))
     optimizer = opt.adamw(model, lr=rate) if kind == "adamw" else opt.sgd(model, lr=rate)
     Trainer(Classify(), loader).train(model, optimizer, hook, steplimit=_STEPS)
-    trial.keep(_STEPS, "weights", Histogram(next(model.parameters())))
+    first = next(model.parameters()).detach()
+    digits = next(iter(held_out.loader(360, "cpu")))
+    with torch.no_grad():
+        answers = model(digits["x"]).argmax(1)
+    trial.keep(_STEPS, "weights", Histogram(first))
+    trial.keep(_STEPS, "answers", Confusion(digits["y"], answers))
+    trial.save_sample(_STEPS, (first / first.abs().amax(1, keepdim=True)).view(-1, 1, 8, 8))
     return float(trial.metrics()["val_accuracy"].values[-1])
 
 

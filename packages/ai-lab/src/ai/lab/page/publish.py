@@ -30,7 +30,7 @@ DATA = "data-"
 """How the folder of a page's data is called, before digits that only this page has."""
 _MODULES = (
     *("address", "api", "dom", "groups", "download", "charts", "curves", "marks", "config", "code", "log"),
-    *("media", "samples", "search", "table", "app"),
+    *("steps", "media", "samples", "search", "table", "app"),
 )
 _PLAIN = ("style.css", "uPlot.min.css", "uPlot.iife.min.js", "uPlot.LICENSE", "icon.svg")
 _DATA = re.compile(rf"\.?{DATA}[0-9a-f]{{16}}")

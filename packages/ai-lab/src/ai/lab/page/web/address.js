@@ -14,7 +14,12 @@ export const memory = {
 
 // Returns what the address says, if it is of the kind of the fallback; else what was chosen last time, else the fallback.
 export function get(name, fallback) {
-  if (!state.has(name)) return isFresh ? likened(memory.get(name, fallback), fallback) : fallback;
+  if (!state.has(name)) {
+    if (!isFresh) return fallback;
+    const remembered = likened(memory.get(name, null), fallback);
+    if (remembered !== fallback) set(name, remembered, fallback); // so that a link, or loading it again, shows the same
+    return remembered;
+  }
   if (typeof fallback === 'string') return state.get(name);
   try { return likened(JSON.parse(state.get(name)), fallback); } catch { return fallback; }
 }

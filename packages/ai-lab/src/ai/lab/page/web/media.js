@@ -2,8 +2,7 @@
 
 import { getDetails, getJson, getText, pictureAt } from './api.js';
 import { colorOf, dashOf, element, empty, show, swatch } from './dom.js';
-
-let at = Infinity;
+import { stepChoice } from './steps.js';
 
 export async function mediaView(page, anew) {
   const details = (await getDetails(page.trials)).filter(detail => Object.keys(detail.media).length);
@@ -13,23 +12,16 @@ export async function mediaView(page, anew) {
   const state = JSON.stringify([page.trials.map(trial => trial.id), steps]);
   if (!anew && page.view.dataset.media === state) return;
   page.view.dataset.media = state;
-  const place = Math.max(0, steps.findLastIndex(step => step <= at));
-  const slider = element('input', { type: 'range', min: 0, max: steps.length - 1, value: place, 'aria-label': 'Step' });
-  const told = element('output');
   const body = element('div', {});
   const names = [...new Set(details.flatMap(detail => Object.keys(detail.media)))].sort();
   let turning = 0;
-  const turn = async () => {
+  const { controls, begin } = stepChoice(steps, async wanted => {
     const mine = ++turning;
-    const wanted = steps[slider.value];
-    at = Number(slider.value) === steps.length - 1 ? Infinity : wanted;
-    told.textContent = `step ${wanted} (${Number(slider.value) + 1} of ${steps.length})`;
     const blocks = await Promise.all(names.map(name => block(page, details, name, wanted)));
     if (mine === turning) body.replaceChildren(...blocks);
-  };
-  slider.addEventListener('input', turn);
-  page.show(element('div', { class: 'controls wide' }, element('label', {}, 'Step ', slider), told), body);
-  await turn();
+  });
+  page.show(controls, body);
+  await begin();
 }
 
 async function block(page, details, name, wanted) {
@@ -71,7 +63,7 @@ function confusion({ names, counts }, title) {
   });
   const right = counts.reduce((sum, row, index) => sum + row[index], 0);
   const all = counts.flat().reduce((a, b) => a + b, 0);
-  return element('div', { class: 'facts matrix', tabindex: 0, role: 'region', 'aria-label': title }, element('table', {}, element('thead', {}, element('tr', {}, element('th', {}, 'true ↓ taken for →'), ...names.map(name => element('th', { scope: 'col' }, name)))), element('tbody', {}, ...rows)),
+  return element('div', { class: 'facts matrix' + (names.every(name => name.length < 4) ? '' : ' upright'), tabindex: 0, role: 'region', 'aria-label': title }, element('table', {}, element('thead', {}, element('tr', {}, element('th', {}, 'true ↓ taken for →'), ...names.map(name => element('th', { scope: 'col' }, name)))), element('tbody', {}, ...rows)),
     element('p', { class: 'soft' }, `${right} of ${all} right${all ? `, ${show(100 * right / all)} %` : ''}`));
 }
 
