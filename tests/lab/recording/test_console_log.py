@@ -2,6 +2,9 @@ import contextlib
 import io
 import sys
 
+import pytest
+
+from ai.lab import Trial
 from ai.lab.recording import console_log
 from ai.lab.recording.console_log import TextLog
 
@@ -17,6 +20,18 @@ def test_dots_printed_one_by_one_are_one_line(tmp_path, capsys):
     log.close()
     assert (tmp_path / "log.txt").read_text() == "." * 100 + "\ndone\nleft over\n"
     assert capsys.readouterr().out.startswith("." * 100)
+
+
+def test_what_was_printed_without_an_end_of_its_line_stands_before_how_the_run_ended(tmp_path):
+    trial = Trial(tmp_path / "t", system_interval_s=None)
+    trial.log(0, {"loss": 1.0})
+    print("half", end="")
+    with pytest.raises(MemoryError), trial:
+        raise MemoryError
+    lines = (tmp_path / "t" / "log.txt").read_text().splitlines()
+    assert lines[0] == "half"
+    assert lines[-2] == "MemoryError"
+    assert lines[-1].endswith("] failed")
 
 
 def test_a_line_is_joined_at_its_end_and_not_at_each_write(tmp_path, capsys, monkeypatch):

@@ -38,6 +38,11 @@ class TextLog:
         with self._lock, contextlib.suppress(OSError, ValueError):
             self._file.write(lines.encode(errors="replace"))
 
+    def end_lines(self) -> None:
+        """Appends what was printed of a line that has no end yet: what comes next was later."""
+        for stream in self._streams.values():
+            stream.end_line()
+
     def close(self) -> None:
         """Puts the streams back and closes the file; may be called twice."""
         for name, stream in self._streams.items():
@@ -78,10 +83,13 @@ class _Tee:
         if newline and log is not None:
             log.write("".join(line.rstrip("\r").rpartition("\r")[2] + "\n" for line in whole.split("\n")))
 
-    def finish(self) -> None:
-        self.has_ended = True
+    def end_line(self) -> None:
         if "".join(self._parts).strip():
             self._keep("\n")
+
+    def finish(self) -> None:
+        self.has_ended = True
+        self.end_line()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)

@@ -178,6 +178,8 @@ class Session:
             OSError: the end cannot be recorded, and there is no `error` that matters more.
         """
         _close_all(self.loggers, state, error)
+        if self._log is not None:
+            self._log.end_lines()
         if error is not None:
             fields["error"] = error_text(error)
             if self._log is not None:

@@ -53,15 +53,15 @@ export function drawChart(chart, curves, { log = false, clip = false, xLabel = '
   const seconds = xLabel === 'time';
   const whole = !seconds && data.every(([x]) => x.every(Number.isInteger)); // no tick at half a step
   const options = {
-    mode: 2, width: Math.max(200, Math.floor(place.clientWidth) || 410), height: HEIGHT, legend: { show: false }, padding: [8, 10, 0, 0],
+    mode: 2, width: Math.max(200, Math.floor(place.clientWidth) || 410), height: HEIGHT, legend: { show: false }, padding: [8, 18, 0, 0],
     cursor: { points: { show: false }, drag: { x: true, y: false, setScale: false } },
     scales: {
-      x: { time: false, range: () => zoom ?? spread(data.map(one => one[0]), false, 0) },
+      x: { time: false, range: () => zoom ?? (seconds ? fromStart : whole => whole)(spread(data.map(one => one[0]), false, 0)) },
       y: { distr: log ? 3 : 1, range: () => unit === 'percent' ? [0, Math.max(100, spread(data.map(one => one[1]), false, 0)[1])] : spread(data.flatMap(one => one.slice(1)).map(column => clip ? inliers(column) : column), log, 0.04) },
     },
     axes: [
       { ...axis, label: xLabel, labelSize: 16, labelFont: '11px system-ui', splits: (u, index, low, high) => even(low, high).filter(tick => !whole || Number.isInteger(tick)), values: (u, ticks) => ticks.map(tick => tick == null ? '' : seconds ? lasting(tick) : short(tick)) },
-      { ...axis, size: 60, incrs: STEPS, splits: (u, index, low, high) => log ? decades(low, high) : even(low, high), filter: (u, ticks) => ticks, values: (u, ticks) => ticks.map(tick => tick == null ? '' : amount(tick, unit)) },
+      { ...axis, size: (u, ticks) => Math.max(60, 20 + 6.2 * Math.max(0, ...(ticks ?? []).map(tick => tick.length))), incrs: STEPS, splits: (u, index, low, high) => log ? decades(low, high) : even(low, high), filter: (u, ticks) => ticks, values: (u, ticks) => ticks.map(tick => tick == null ? '' : amount(tick, unit)) },
     ],
     series: [{}, ...curves.map(({ label, color, dash, faint }) => ({ label, stroke: faint ? color + '44' : color, fill: color + '2e', width: 2, dash, facets: [{ scale: 'x', auto: true }, { scale: 'y', auto: true }], paths, points: { show: false } }))],
     hooks: {
@@ -187,6 +187,7 @@ function decades(low, high) {
   return ticks;
 }
 
+const fromStart = ([low, high]) => [Math.max(-high / 50, low), high]; // a run's time begins at 0, also that of a lone point
 const SIZES = [[1e12, 'T'], [1e9, 'G'], [1e6, 'M'], [1e3, 'k']];
 const short = value => {
   if (Math.abs(value) >= 1e15) return show(value);

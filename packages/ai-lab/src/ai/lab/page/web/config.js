@@ -16,7 +16,7 @@ export async function configView(page, anew) {
       state, damaged: problems.join('; '), error: meta.error, started: when(meta.created), lasted: session.end ? lasting(session.end.time - session.time) : null, sessions: meta.sessions?.length,
       commit: git?.commit?.slice(0, 10), branch: git?.branch, 'uncommitted changes': git ? (git.diff ? 'yes' : 'no') : null, command: session.argv?.join(' '), folder: session.cwd,
       host: session.host, processor: hardware?.processor, threads: hardware?.threads, gpus: hardware?.gpus?.map(gpu => gpu.name).join(', '), python: session.python, torch: packages?.torch,
-      seed: session.torch_seed, recorded: path,
+      seed: meta.seed, "torch's seed when it began": session.torch_seed, recorded: path,
     };
   });
   const packages = details.map(({ meta }) => meta.sessions?.at(-1)?.packages ?? {});

@@ -63,7 +63,7 @@ function confusion({ names, counts }, title) {
   });
   const right = counts.reduce((sum, row, index) => sum + row[index], 0);
   const all = counts.flat().reduce((a, b) => a + b, 0);
-  return element('div', { class: 'facts matrix' + (names.every(name => name.length < 4) ? '' : ' upright'), tabindex: 0, role: 'region', 'aria-label': title }, element('table', {}, element('thead', {}, element('tr', {}, element('th', {}, 'true ↓ taken for →'), ...names.map(name => element('th', { scope: 'col' }, name)))), element('tbody', {}, ...rows)),
+  return element('div', { class: 'facts matrix' + (names.every(name => name.length < 4) ? '' : ' upright'), tabindex: 0, role: 'region', 'aria-label': title }, element('table', {}, element('thead', {}, element('tr', {}, element('th', {}, 'true ↓', element('br', {}), 'taken for →'), ...names.map(name => element('th', { scope: 'col' }, name)))), element('tbody', {}, ...rows)),
     element('p', { class: 'soft' }, `${right} of ${all} right${all ? `, ${show(100 * right / all)} %` : ''}`));
 }
 
