@@ -1,10 +1,11 @@
 """How the page of `ai-lab serve` looks: each view of a search, light, dark, on a phone, and without some colours.
 
     python benchmarks/lab_views.py FOLDER OUT           # of a search: OUT/light-Curves.png and so on
-    python benchmarks/lab_views.py FOLDER OUT --sheets  # and all views of a guise as one small picture, OUT/light.webp
+    python benchmarks/lab_views.py FOLDER OUT --sheets  # and all views of a guise as one small picture, OUT/light.jpg
 
 Needs the package playwright and a chromium on the PATH, which does the filtering: `deuteranopia` is its picture of how
-who lacks the green cones sees the page. The six best configurations of the search are chosen, averaged over seeds.
+who lacks the green cones sees the page. The six best configurations of the search are chosen, averaged over seeds. What
+names this machine is left out of the pictures.
 """
 
 import argparse
@@ -23,6 +24,12 @@ GUISES = {  # colour scheme, width and height, what the eye lacks
     "deuteranopia": ("light", (1360, 900), "deuteranopia"),
 }
 CHOSEN = 6
+ANONYMOUS = """
+document.querySelector('#root').textContent = document.querySelector('#root').textContent.split('/').at(-1);
+for (const head of document.querySelectorAll('#view th')) {
+  if (['command', 'folder', 'host', 'recorded'].includes(head.textContent)) head.parentNode.remove();
+}
+"""
 
 
 def choose(page: Page, url: str) -> str:
@@ -54,6 +61,7 @@ def looks(page: Page, address: str, out: Path, guise: str) -> list[Path]:
         page.locator(f'#view[data-drawn="{view}"]').wait_for()
         page.locator("#runs").evaluate("runs => runs.style.height = '170px'")
         page.wait_for_timeout(1500)  # the page has asked again, and nothing is drawn any more
+        page.evaluate(ANONYMOUS)
         if view == "Curves" and guise != "phone":
             page.locator("figure .u-over").first.hover(position={"x": 200, "y": 80})
         if guise == "phone":
@@ -67,14 +75,14 @@ def looks(page: Page, address: str, out: Path, guise: str) -> list[Path]:
 def sheet(files: list[Path], to: Path) -> None:
     """Saves pictures of one size as one, in two rows."""
     pictures = [Image.open(file).convert("RGB") for file in files]
-    width = 240 if pictures[0].width < 600 else 480
+    width = 240 if pictures[0].width < 600 else 440
     height = round(pictures[0].height * width / pictures[0].width)
     across = len(pictures) // 2
     whole = Image.new("RGB", (across * (width + 8) - 8, 2 * (height + 8) - 8), "#888")
     for place, picture in enumerate(pictures):
         small = picture.resize((width, height), Image.Resampling.LANCZOS)
         whole.paste(small, (place % across * (width + 8), place // across * (height + 8)))
-    whole.save(to, quality=60, method=6)
+    whole.save(to, quality=50, optimize=True)
 
 
 if __name__ == "__main__":
@@ -88,9 +96,10 @@ if __name__ == "__main__":
     with sync_playwright() as started, serving(given.folder) as url:
         browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(viewport={"width": 1360, "height": 900})
+        page.set_default_timeout(120_000)
         address = choose(page, url)
         for guise in GUISES:
             files = looks(page, address, given.out, guise)
             if given.sheets:
-                sheet(files, given.out / f"{guise}.webp")
+                sheet(files, given.out / f"{guise}.jpg")
         browser.close()

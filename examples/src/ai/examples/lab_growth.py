@@ -145,7 +145,9 @@ def long_run(root: Path, n: int) -> dict[str, float]:
     read_s = _cpu_s(lambda: cache.columns(path))
     ratio = (_memory_mb() - memory_mb) * 1e6 / size
     trial.log(n, {"loss": 0.0, "accuracy": 1.0})
+    memory_mb = _memory_mb()
     one_row_s = _cpu_s(lambda: cache.columns(path))
+    one_row_mb = _memory_mb() - memory_mb
     trial.close()
     again_s = {}
     for name in ("open_again_s", "open_without_index_s"):
@@ -159,6 +161,7 @@ def long_run(root: Path, n: int) -> dict[str, float]:
         "log_row_s": logged_s,
         "read_rows_s": read_s,
         "one_more_row_of_them_s": one_row_s,
+        "one_more_row_mb": one_row_mb,
         **again_s,
         "memory_by_file": ratio,
     }

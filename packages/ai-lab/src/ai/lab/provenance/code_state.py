@@ -57,8 +57,9 @@ def keep_once(trial: Path, name: str, data: bytes) -> str:
     path.parent.mkdir(exist_ok=True)
     with contextlib.suppress(OSError):  # a disk without links: each has its own
         store = _store(trial)
-        kept = _beside(trial, inside, data) if store is None else store / path.name
-        if store is not None and not _holds(kept, data):
+        if store is None:
+            kept = _beside(trial, inside, data)
+        elif not _holds(kept := store / path.name, data):
             store.mkdir(exist_ok=True)
             write_atomic(kept, data)
         if kept is not None:
@@ -84,9 +85,9 @@ def _beside(trial: Path, inside: str, data: bytes) -> Path | None:
     return next((path for path in paths if _holds(path, data)), None)
 
 
-def _holds(path: Path | None, data: bytes) -> bool:
+def _holds(path: Path, data: bytes) -> bool:
     try:
-        return path is not None and path.stat().st_size == len(data) and path.read_bytes() == data
+        return path.stat().st_size == len(data) and path.read_bytes() == data
     except OSError:
         return False
 
