@@ -51,11 +51,11 @@ from ai.game.search.evaluator import CachedEvaluator as CachedEvaluator
 from ai.game.search.evaluator import NetEvaluator as NetEvaluator
 from ai.game.search.evaluator import RolloutEvaluator as RolloutEvaluator
 from ai.game.search.evaluator import StateEvaluator as StateEvaluator
+from ai.game.search.found import Found as Found
 from ai.game.search.rules.gumbel import Gumbel as Gumbel
 from ai.game.search.rules.puct import Puct as Puct
 from ai.game.search.rules.rule import Rule as Rule
 from ai.game.search.rules.rule import ScoredRule as ScoredRule
-from ai.game.search.search import Found as Found
 from ai.game.search.search import Search as Search
 from ai.game.search.stochastic import StochasticModel as StochasticModel
 from ai.game.solvers.connect4_solver import ConnectFourSolver as ConnectFourSolver

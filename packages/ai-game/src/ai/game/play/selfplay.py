@@ -20,7 +20,8 @@ from ai.game.play.options import Play
 from ai.game.protocol import Game, State, check_game, outcome_for
 from ai.game.search.dynamics import Evaluator, LearnedModel
 from ai.game.search.evaluator import CachedEvaluator, NetEvaluator
-from ai.game.search.search import Found, Search
+from ai.game.search.found import Found
+from ai.game.search.search import Search
 
 # What a row's luck is for: streams of its seed that never meet.
 _OPENING, _BUDGET, _NOISE, _MOVE, _RESIGN, _RANDOM, _LUCK = range(7)

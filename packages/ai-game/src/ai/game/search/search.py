@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,46 +16,13 @@ from ai.game.search import walk
 from ai.game.search.actions import NumberedActions, Proposes, SampledActions
 from ai.game.search.dynamics import Evaluated, Evaluator, Learned, LearnedModel, Rules
 from ai.game.search.evaluator import check_evaluator
+from ai.game.search.found import Found, found
 from ai.game.search.rules.gumbel import Gumbel
 from ai.game.search.rules.puct import Puct
 from ai.game.search.rules.rule import Roots, Rule, Way
 from ai.game.search.stochastic import Stochastic, StochasticModel
 from ai.game.search.tree import UNVISITED, Tree, move_subtrees, new_leaf, new_tree
 from ai.game.search.turn import Turn
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search of `B` positions found.
-
-    Args:
-        action: `[B]` the move to make: PUCT's most visited, or a proven win; Gumbel's last one standing.
-        policy: `[B, A]` the improved policy to learn from: visit shares for PUCT, where proven losses have none and
-            proven wins all; Gumbel's softmax.
-        visits: `[B, A]` how often each move was tried.
-        values: `[B, A]` mean return of each move for the mover, or what is proven; 0 where untried.
-        value: `[B]` mean return at the root, the evaluator's own value included; what is proven where it is. Each
-            simulation counts alike, as in mctx's `summary().value`: where Gumbel's halving tries poor moves too, it
-            lies below what its `policy` earns.
-        prior: `[B, A]` the evaluator's policy over legal moves, without noise.
-        raw_value: `[B]` the evaluator's value.
-        actions: `[B, A, …]` the actions that were sampled, `A` of them, which the others number; None where actions
-            are numbers themselves.
-    """
-
-    action: NDArray[np.int64]
-    policy: NDArray[np.float64]
-    visits: NDArray[np.float64]
-    values: NDArray[np.float64]
-    value: NDArray[np.float64]
-    prior: NDArray[np.float64]
-    raw_value: NDArray[np.float64]
-    actions: NDArray[Any] | None = None
-
-    def chosen(self, action: NDArray[np.int64] | None = None) -> NDArray[Any]:
-        """Returns the moves that `action[B]` numbers, `[B, …]`; None for the moves to make."""
-        numbers = self.action if action is None else action
-        return numbers if self.actions is None else self.actions[np.arange(len(numbers)), numbers]
 
 
 class Search:
@@ -249,7 +215,8 @@ class Search:
             for simulation in range(longest):
                 self._simulate(rows if simulation < shortest else np.flatnonzero(budget > simulation), way)
         self._searched = True
-        return self._found(way, prior)
+        dynamics = self._dynamics
+        return found(self.tree, self.rule, way, prior, dynamics.num_actions, dynamics.actions.offered)
 
     def advance(self, action: NDArray[np.int64]) -> None:
         """Keeps the part of the trees below the moves made, as the start of the next search (not by Gumbel's rule).
@@ -424,42 +391,6 @@ class Search:
             )
         drawn = None if noise_values is None else _wide(np.asarray(noise_values), self._dynamics.width)
         return Roots(self.tree, self.simulations, budget, seeds, noisy, drawn, self._memory)
-
-    def _found(self, way: Way, prior: NDArray[np.float64]) -> Found:
-        assert self.tree is not None
-        tree = self.tree
-        visits, total = tree.visits[:, 0].astype(np.float64), tree.total[:, 0]
-        raw = tree.value[:, 0].copy()
-        if self.rule.prove:
-            return self._found_proven(visits, prior, raw)
-        value = (raw + total.sum(axis=1)) / (1.0 + visits.sum(axis=1))
-        action, policy = self.rule.decide(tree, way)
-        mean = total / np.maximum(visits, 1.0)
-        # at a root a player moves: the places that codes of luck need besides are closed there
-        policy, visits, mean, prior = (of[:, : self._dynamics.num_actions] for of in (policy, visits, mean, prior))
-        return Found(action, policy, visits, mean, value, prior, raw, self._dynamics.actions.offered)
-
-    def _found_proven(self, visits: NDArray[np.float64], prior: NDArray[np.float64], raw: NDArray[np.float64]) -> Found:
-        """Returns what was found where some of it is certain."""
-        assert self.tree is not None
-        tree, rows = self.tree, np.arange(len(raw))
-        proof, legal, total = tree.proof[:, 0].astype(np.float64), tree.legal[:, 0], tree.total[:, 0]
-        mean = np.where(np.isnan(proof), total / np.maximum(visits, 1.0), proof)
-        # a sure win, else what is not lost for sure, else anything
-        wins: NDArray[np.bool_] = np.greater_equal(proof, 1)
-        hopeful = legal & ~np.less_equal(proof, -1)
-        sensible = np.where(
-            wins.any(axis=1, keepdims=True), wins, np.where(hopeful.any(axis=1, keepdims=True), hopeful, legal)
-        )
-        counted = np.where(wins, 1.0, np.where(sensible, visits, 0.0))
-        # where every simulation went into moves that lose, those that are left are as good as the prior says
-        counted = np.where(counted.any(axis=1, keepdims=True), counted, np.where(sensible, prior + 1e-12, 0.0))
-        policy = counted / counted.sum(axis=1, keepdims=True)
-        action = np.where(counted == counted.max(axis=1, keepdims=True), mean, -np.inf).argmax(axis=1)
-        known = walk.certain_value(tree, rows, np.zeros(len(raw), np.int64))
-        tried = np.where(sensible, visits, 0.0)
-        value = (raw + (tried * mean).sum(axis=1)) / (1.0 + tried.sum(axis=1))
-        return Found(action, policy, visits, mean, np.where(np.isnan(known), value, known), prior, raw)
 
 
 def _wide(of_actions: NDArray[Any], width: int) -> NDArray[Any]:
