@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ai.examples.alphazero.truth import Judge, lost_lines, wrong_moves
-from ai.examples.play.main import at_the_terminal, run
+from ai.examples.play.main import at_the_terminal, main, run
 from ai.examples.play.nets import _HERE, GAMES, load
 from ai.examples.play.server import PlayApp
 from ai.examples.play.table import Table
@@ -246,3 +246,12 @@ def test_leaving_the_terminal_ends_in_one_sentence(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(""))  # as Ctrl-D does
     with pytest.raises(SystemExit, match="the game was left before its end"):
         run("tictactoe", terminal=True, level=0)
+
+
+@pytest.mark.parametrize("named", [["tictactoe"], ["--game", "tictactoe"]])
+def test_the_first_word_of_the_command_is_the_game(named, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["ai-examples play", *named, "--terminal", "--level", "0"])
+    monkeypatch.setattr("sys.stdin", io.StringIO("4\n"))
+    with pytest.raises(SystemExit, match="the game was left before its end"):
+        main()
+    assert "The machine plays" in capsys.readouterr().out

@@ -9,6 +9,7 @@ search looks at before each move, from 0 (the network alone) to 800.
 from __future__ import annotations
 
 import socket
+import sys
 import webbrowser
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -154,7 +155,10 @@ def run(
 
 
 def main() -> None:
-    """Runs the example with a typed command line."""
+    """Runs the example with a typed command line, whose first word may be the game."""
     import tyro
 
-    tyro.cli(run, description=__doc__)
+    arguments = sys.argv[1:]
+    if arguments and not arguments[0].startswith("-"):
+        arguments.insert(0, "--game")
+    tyro.cli(run, args=arguments, description=__doc__)
