@@ -96,11 +96,12 @@ class Clock:
         self.now = end
 
 
-def connected(protocol, app=echo):
+def connected(protocol, app=echo, *, access_log=False):
     config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
     config.load()
     transport, state = Transport(), ServerState()
     connection = protocol(config, state, {})
+    connection.access_log = access_log
     connection.connection_made(transport)
     return connection, transport, state
 
@@ -382,7 +383,7 @@ def test_a_connection_that_asks_nothing_more_ends_after_its_time_and_no_sooner(m
         answer.set()
         await asyncio.wait(state.tasks)
         connection.data_received(NEXT[:9])
-        clock.go_on(2 * seconds)
+        clock.go_on(0.9 * seconds)
         assert not transport.is_closing()
         connection.data_received(NEXT[9:])
         await asyncio.wait(state.tasks)
@@ -413,6 +414,91 @@ def test_a_body_of_another_length_than_its_head_says_is_an_error_each_time(lengt
         await asyncio.wait(state.tasks)
         assert transport.is_closing()
         assert "Response content" in caplog.text
+        connection.connection_lost(None)
+
+    asyncio.run(scene())
+
+
+LENGTH = (b"content-length", b"5")
+HEADERS = {
+    "tuples": lambda: [LENGTH, (b"x-a", b"b")],
+    "lists": lambda: [list(LENGTH), [b"x-a", b"b"]],
+    "a generator": lambda: (pair for pair in [LENGTH, (b"x-a", b"b")]),
+    "a generator without a length": lambda: (pair for pair in [(b"x-a", b"b")]),
+    "iterators": lambda: [iter(LENGTH)],
+    "items": lambda: {LENGTH[0]: LENGTH[1]}.items(),
+    "bytearrays": lambda: [(bytearray(LENGTH[0]), bytearray(LENGTH[1]))],
+    "an end": lambda: [LENGTH, (b"connection", b"close")],
+}
+REQUESTS = {
+    "one": NEXT,
+    "three": 3 * NEXT,
+    "HEAD": NEXT.replace(b"GET", b"HEAD"),
+    "the last": NEXT[:-2] + b"connection: close\r\n\r\n",
+    "1.0": NEXT.replace(b"1.1", b"1.0"),
+}
+
+
+@pytest.mark.parametrize("access_log", [False, True])
+@pytest.mark.parametrize("headers", HEADERS.values(), ids=HEADERS)
+def test_a_reply_is_what_uvicorn_writes_however_its_headers_come(headers, access_log, caplog, monkeypatch):
+    """Also twice on one connection, and where each reply is a line in a log."""
+    caplog.set_level(logging.INFO, "uvicorn.access")
+    monkeypatch.setattr(logging.getLogger("uvicorn.access"), "propagate", True)
+
+    async def app(scope, receive, send):
+        start = {"type": "http.response.start", "status": 200, "headers": headers()}
+        await send(start)
+        start.clear()  # it is the application's again
+        await send({"type": "http.response.body", "body": b"abcde"})
+
+    async def said(protocol, packet):
+        connection, transport, state = connected(protocol, app, access_log=access_log)
+        caplog.clear()
+        for _ in range(2):
+            if not transport.is_closing():
+                connection.data_received(packet)
+            while state.tasks:
+                await asyncio.wait(state.tasks)
+        ended = transport.is_closing()
+        connection.connection_lost(None)
+        return transport.written, ended, state.total_requests, caplog.messages
+
+    async def scene():
+        for name, packet in REQUESTS.items():
+            expected = await said(HttpToolsProtocol, packet)
+            assert await said(HttpProtocol, packet) == expected, name
+            assert bool(expected[3]) == access_log
+
+    asyncio.run(scene())
+
+
+EARLY = b"POST /early HTTP/1.1\r\ncontent-length: 6\r\n\r\nabc"
+
+
+@pytest.mark.parametrize("packets", [[], [NEXT[:9]], [NEXT, NEXT[:9]], [EARLY, b"d", b"ef"], [NEXT, b"\r\n"]])
+def test_a_connection_that_waits_for_nothing_ends_whatever_came_last(packets, monkeypatch):
+    """Nothing, half a head, the rest of a body that was answered before, an empty line; the server may end then."""
+
+    async def scene():
+        clock = Clock(monkeypatch)
+
+        async def app(scope, receive, send):
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body"})
+
+        connection, transport, state = connected(HttpProtocol, app)
+        for packet in packets:
+            clock.go_on(0.6 * connection.timeout_keep_alive)
+            connection.data_received(packet)
+            while state.tasks:
+                await asyncio.wait(state.tasks)
+        clock.go_on(0.9 * connection.timeout_keep_alive)
+        assert not transport.is_closing()
+        clock.go_on(0.2 * connection.timeout_keep_alive)
+        assert transport.is_closing()
+        connection.shutdown()
+        assert transport.n_closes == 1
         connection.connection_lost(None)
 
     asyncio.run(scene())

@@ -33,14 +33,18 @@ class HttpProtocol(HttpToolsProtocol):
     finds the body's end and keeps the connection as it does for others.
     """
 
-    _heard_at = _answered_at = 0.0
-    _is_idle = False  # since all that came was answered
+    _heard_at = 0.0  # or answered, where that was later
     _reads_again = False  # the head, which offers another protocol
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begins; who asks nothing, or half of something, is not waited for without end."""
+        super().connection_made(transport)
+        self._heard_at = self.loop.time()
+        self._end_idle_in(self.timeout_keep_alive)
 
     def data_received(self, data: bytes) -> None:
         """Reads what came."""
         self._heard_at = self.loop.time()
-        self._is_idle = False
         try:
             while data:
                 try:
@@ -64,25 +68,23 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Goes on with the next request, or waits for one: by one timer a connection, as one a request costs."""
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()  # which ends the timer, until the last of these requests is answered
+            return
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
         self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-            return
-        self._is_idle = True
-        self._answered_at = self.loop.time()
+        self._heard_at = self.loop.time()
         if self.timeout_keep_alive_task is None:
             self._end_idle_in(self.timeout_keep_alive)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Hangs up on who has asked nothing for so long; looks again later where that was less."""
+        """Hangs up on who has said nothing for so long and waits for nothing; looks again later where it is not so."""
         self.timeout_keep_alive_task = None
-        left_s = self._answered_at + self.timeout_keep_alive - self.loop.time()
-        if self._is_idle and left_s > 0:
+        is_asked = self.cycle is not None and not self.cycle.response_complete
+        left_s = self.timeout_keep_alive - (0.0 if is_asked else self.loop.time() - self._heard_at)
+        if left_s > 0:
             self._end_idle_in(left_s)
-        elif self._is_idle:
+        else:
             super().timeout_keep_alive_handler()
 
     def _end_idle_in(self, seconds: float) -> None:
@@ -95,6 +97,8 @@ class HttpProtocol(HttpToolsProtocol):
             return
         super().on_headers_complete()
         self.cycle.__class__ = _Cycle  # uvicorn names its own where it makes it; the request's task has yet to run
+        if not self.parser.should_keep_alive():  # older uvicorns see to it as they reply
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """Ends a request's body, unless it is to be read yet."""
@@ -111,7 +115,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Ends the connection once its request is answered; if the rest of it does not come, soon."""
-        super().shutdown()
+        if not self.transport.is_closing():  # twice, asyncio's TLS forgets what is to be aborted
+            super().shutdown()
         if self.transport.is_closing():
             self._abort_soon()
         elif _is_unsent(self.cycle):
@@ -164,14 +169,16 @@ class _Cycle(RequestResponseCycle):
             if self.response_started or message["type"] != "http.response.start" or self.scope["method"] == "HEAD":
                 await super().send(message)
                 return
-            self._start = message
+            # Headers may be any iterable of pairs, also one that can be read once.
+            self._start = {**message, "headers": tuple(map(tuple, message.get("headers", ())))}
             self.response_started, self.waiting_for_100_continue = True, False
             return
         self._start = None
         body = message.get("body", b"")
         is_plain = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if is_plain and self.keep_alive and not (self.default_headers or self.disconnected or self.flow.write_paused):
-            head, n_bytes = _head(start["status"], tuple(start.get("headers", ())))
+        is_watched = self.access_log or self.default_headers or self.disconnected or self.flow.write_paused
+        if is_plain and self.keep_alive and not is_watched:
+            head, n_bytes = _known_head(start["status"], start["headers"])
             if n_bytes == len(body) <= _COPIED_BYTES:
                 self.transport.write(head + body)
                 self.response_complete = True
@@ -184,6 +191,14 @@ class _Cycle(RequestResponseCycle):
         await super().send(message)
 
 
+def _known_head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, int]:
+    """Returns `_head`'s, remembered unless a header is of a kind that may change, as a bytearray is."""
+    try:
+        return _head(status, headers)
+    except (TypeError, ValueError):  # which a writable memoryview raises
+        return _head.__wrapped__(status, headers)
+
+
 @lru_cache(maxsize=1024)
 def _head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, int]:
     """Returns the head that uvicorn writes on a connection that stays, and the bytes of the body; -1: it is not said.
@@ -193,7 +208,7 @@ def _head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes,
     """
     written: list[bytes] = []
     cycle = RequestResponseCycle(
-        scope={"method": "GET"},  # type: ignore[typeddict-item]
+        scope={"method": "GET", "headers": []},  # type: ignore[typeddict-item]
         transport=SimpleNamespace(write=written.append),  # type: ignore[arg-type]
         flow=SimpleNamespace(write_paused=False),  # type: ignore[arg-type]
         logger=_log,
