@@ -106,6 +106,29 @@ def test_what_a_forked_process_may_read_is_left_to_it(ends):
     assert n_areas(ends) == 1
 
 
+def test_one_large_message_is_not_held_for_ever(ends):
+    def shared_kb():
+        with open("/proc/self/status") as lines:
+            return next((int(line.split()[1]) for line in lines if line.startswith("RssShmem")), 0)
+
+    before = shared_kb()
+    large = 8 << 20
+    assert all(len(passed(ends, np.zeros(large, np.uint8))) == large for _ in range(2))
+    for _ in range(12):  # 36 messages
+        held = [passed(ends, np.full(N, number)) for number in range(3)]
+        assert [x[0] for x in held] == [0, 1, 2]
+    assert sum(map(len, ends[0]._areas._areas)) < large / 4
+    assert shared_kb() - before < large // 1024 // 4
+
+
+def test_arrays_of_the_other_byte_order_are_made_native(ends):
+    parcel = ends[0].parcel()
+    batch = collate([np.arange(N, dtype=">f4")] * 2, room=parcel.room)
+    assert parcel.area is not None
+    assert batch.dtype.isnative
+    assert batch[1, 300] == 300
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.complex64])
 def test_a_batch_is_made_where_it_is_sent_from(ends, dtype):
     samples = [(torch.arange(N).to(dtype) + k, np.full((2, N), k), k) for k in range(3)]
@@ -139,8 +162,33 @@ def test_without_such_memory_all_goes_through_the_socket(ends, monkeypatch, call
 def test_a_receiver_that_may_open_no_more_files_says_so(ends, monkeypatch):
     send = ends[0]._send_parts
     monkeypatch.setattr(ends[0], "_send_parts", lambda parts, timeout_s, file: send(parts, timeout_s, None))
-    with pytest.raises(OSError, match="could not be opened here: too many open files"):
+    with pytest.raises(
+        OSError, match=r"could not be opened here: too many open files, of which this process may have \d+; raise"
+    ):
         passed(ends, np.zeros(N))
+
+
+def test_a_receiver_without_room_says_so(ends, monkeypatch):
+    def full(file, n_bytes):
+        raise OSError(12, "Cannot allocate memory")
+
+    ends[0].send(np.zeros(1 << 20), parcel=ends[0].parcel())
+    monkeypatch.setattr(areas, "_mapped", full)
+    with pytest.raises(OSError, match=r"8 MB that a worker shares found no room in this process \(.*allocate memory"):
+        ends[1].receive()
+
+
+def test_a_message_that_stops_half_way_ends_the_connection(ends, monkeypatch):
+    def stop(_event):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ends[0], "_wait", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ends[0].send(np.zeros(1 << 21))  # more than the socket takes at once
+    with pytest.raises(EOFError):  # and not whatever comes next
+        ends[1].receive()
+    with pytest.raises(OSError, match="descriptor"):
+        ends[0].send("next")
 
 
 def test_files_are_open_for_the_areas_alone_and_closed_with_them():

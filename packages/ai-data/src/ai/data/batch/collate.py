@@ -55,7 +55,8 @@ def collate(samples: Sequence[Any], where: str = "sample", room: Room | None = N
             memory = room(len(samples) * first.nbytes)
         if memory is None:
             return np.stack(samples)
-        return np.stack(samples, out=memory.view(first.dtype).reshape(len(samples), *first.shape))
+        native = first.dtype.newbyteorder("=")  # as without memory, and as torch needs it
+        return np.stack(samples, out=memory.view(native).reshape(len(samples), *first.shape))
     numbers = [isinstance(s, bool | int | float) for s in samples]
     if any(numbers) and not all(numbers):
         odd = numbers.index(not numbers[0])

@@ -2,9 +2,8 @@
 
 import hashlib
 import random
-import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +20,29 @@ def derive_seed(*place: int) -> int:
         >>> derive_seed(0, 1, 2) == derive_seed(0, 1, 2), derive_seed(0, 1, 2) == derive_seed(0, 2, 1)
         (True, False)
     """
+    return _seed(_hashed(place))
+
+
+def derive_seeds(place: Iterable[int], numbers: Iterable[int]) -> Iterator[int]:
+    """Yields `derive_seed(*place, number)` for each number; what they have in common is hashed once."""
+    begun = _hashed(place)
+    for number in numbers:
+        whole = begun.copy()
+        whole.update(_packed(number))
+        yield _seed(whole)
+
+
+def _hashed(place: Iterable[int]) -> "hashlib.blake2b":
+    return hashlib.blake2b(b"".join(map(_packed, place)), digest_size=8)
+
+
+def _seed(hashed: "hashlib.blake2b") -> int:
+    return int.from_bytes(hashed.digest(), "little") >> 1
+
+
+def _packed(number: int) -> bytes:
     # Modulo 2**64, since torch's own seeds go beyond a signed number.
-    packed = struct.pack(f"<{len(place)}Q", *(int(number) & 0xFFFF_FFFF_FFFF_FFFF for number in place))
-    digest = hashlib.blake2b(packed, digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    return (int(number) & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "little")
 
 
 def seed_from(state: "Tensor") -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ai.data.batch.collate import collate
-from ai.data.batch.seeds import derive_seed, seed_global_states
+from ai.data.batch.seeds import derive_seeds, seed_global_states
 from ai.data.batch.transform import Applied, Transform
 
 if TYPE_CHECKING:
@@ -32,10 +32,11 @@ def sample_at(columns: "Columns", index: int) -> Any:
 
 @dataclass
 class Job:
-    """The stored samples of one batch, with the place of each in the dataset and its seed."""
+    """The stored samples of one batch, with the place of each in the dataset and what their seeds follow from."""
 
     indices: list[int]
-    seeds: list[int]
+    seed: int
+    epoch: int
     columns: "Columns"
 
     @classmethod
@@ -45,8 +46,7 @@ class Job:
         """Returns the job of the batch at `indices`, its tensors in the memory that `empty` gives."""
         from ai.data.storage.columns import take
 
-        rows = indices.tolist()
-        return cls(rows, [derive_seed(seed, epoch, row) for row in rows], take(columns, indices, empty))
+        return cls(indices.tolist(), seed, epoch, take(columns, indices, empty))
 
 
 class Preprocess:
@@ -82,7 +82,8 @@ class Preprocess:
             ValueError: the preprocessed samples do not fit in one batch.
         """
         samples = []
-        for place, (index, seed) in enumerate(zip(job.indices, job.seeds, strict=True)):
+        seeds = derive_seeds((job.seed, job.epoch), job.indices)
+        for place, (index, seed) in enumerate(zip(job.indices, seeds, strict=True)):
             if begin is not None:
                 begin(index)
             samples.append(self._sample(index, seed, sample_at(job.columns, place), seed_globals))

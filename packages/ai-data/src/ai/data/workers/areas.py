@@ -8,7 +8,9 @@ import mmap
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +21,10 @@ LEAST = 32 << 10
 # A sender has so many areas at most. Whatever finds none free, because its receiver still holds them all, goes through
 # the socket.
 _MOST = 6
+# So many notes of what messages need are kept, and an area of more than so many times the largest is given up: one
+# large message would else be held for ever, in each area.
+_N_NOTES = 32
+_SLACK = 4
 _ALIGNED = 64  # bytes; so many at first hold the area's state
 _FREE, _HELD, _LEFT = 0, 1, 2
 
@@ -59,13 +65,14 @@ class Area:
         try:
             os.posix_fallocate(self.file, 0, n_bytes)  # no memory is an error here, and no signal later
             self._memory = _mapped(self.file, n_bytes)
+            self._n_bytes = n_bytes
         except BaseException:
             self.close()
             raise
         self._user: Callable[[], Any] = _nobody
 
     def __len__(self) -> int:
-        return len(self._memory)
+        return self._n_bytes
 
     def __del__(self) -> None:
         self.close()
@@ -90,6 +97,13 @@ class Area:
         """Notes that its receiver holds it from now on, until it says otherwise."""
         self._memory[0] = _HELD
 
+    def give_up(self) -> None:
+        """Gives its memory back to the system, on both sides, but for its state: it is of no use from then on."""
+        if self._n_bytes > mmap.PAGESIZE:
+            with suppress(OSError):  # where the system cannot, it goes when it is replaced
+                self._memory.madvise(mmap.MADV_REMOVE, mmap.PAGESIZE)
+        self._n_bytes = 0
+
     def close(self) -> None:
         """Closes the file, which is no longer needed once the receiver has it."""
         file, self.file = self.file, None
@@ -102,7 +116,7 @@ class Areas:
 
     def __init__(self) -> None:
         self._areas: list[Area] = []
-        self._usual = 0  # bytes
+        self._notes: deque[int] = deque(maxlen=_N_NOTES)  # bytes
         self._turn = threading.Lock()
         self._works = hasattr(os, "memfd_create")
 
@@ -111,8 +125,11 @@ class Areas:
         with self._turn:
             if not self._works:
                 return None
-            n_bytes = max(_ALIGNED + n_bytes, self._usual)
+            n_bytes = max([_ALIGNED + n_bytes, *self._notes])
             free = [area for area in self._areas if area.is_free]
+            for area in free:
+                if len(area) > _SLACK * n_bytes:
+                    area.give_up()
             for area in free:
                 if len(area) >= n_bytes:
                     return area, area.taken()
@@ -132,7 +149,9 @@ class Areas:
 
     def note(self, n_bytes: int) -> None:
         """Notes what a message would have needed, for areas to come."""
-        self._usual = max(self._usual, _ALIGNED + n_bytes)
+        if n_bytes:
+            with self._turn:
+                self._notes.append(_ALIGNED + n_bytes)
 
 
 class Parcel:
@@ -192,8 +211,14 @@ class Received:
 
     def open(self, number: int, file: int) -> None:
         """Takes an area, in place of the one that had its number; closes the file."""
+        n_bytes = os.fstat(file).st_size
         try:
-            self._memories[number] = _mapped(file, os.fstat(file).st_size), None
+            self._memories[number] = _mapped(file, n_bytes), None
+        except OSError as error:
+            raise OSError(
+                f"{n_bytes / 1e6:.0f} MB that a worker shares found no room in this process ({error}); raise its limit "
+                "(ulimit -v), or use smaller batches"
+            ) from error
         finally:
             os.close(file)
 

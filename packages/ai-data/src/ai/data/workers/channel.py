@@ -49,7 +49,7 @@ class Channel:
         return Parcel(self._areas)
 
     def send(self, message: Any, *, timeout_s: float | None = None, parcel: Parcel | None = None) -> None:
-        """Sends a message, whole or not at all unless the other side dies.
+        """Sends a message; whatever keeps it from going out whole, Ctrl-C as well, ends the connection.
 
         Args:
             message: what can be pickled.
@@ -73,7 +73,11 @@ class Channel:
             if area is not None:
                 area.hand_over()
             parts = [memoryview(header + struct.pack(f"<{len(sizes)}Q", *sizes)), body, *outside]
-            self._send_parts(parts, timeout_s, file)
+            try:
+                self._send_parts(parts, timeout_s, file)
+            except BaseException:  # the other side would take the next message for the rest of this one
+                self.close()
+                raise
             if area is not None:
                 area.close()
 
@@ -95,7 +99,13 @@ class Channel:
         n_buffers, n_body, area, has_file = _HEADER.unpack(header)
         if has_file:
             if file is None:
-                raise OSError("the memory that a worker shares could not be opened here: too many open files")
+                import resource
+
+                raise OSError(
+                    "the memory that a worker shares could not be opened here: too many open files, of which this "
+                    f"process may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}; raise that (ulimit -n), or use "
+                    "fewer workers"
+                )
             self._received.open(area, file)
         numbers = struct.unpack(f"<{2 * n_buffers}Q", self._read(16 * n_buffers))
         sizes, starts = numbers[::2], numbers[1::2]
