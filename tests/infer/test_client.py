@@ -603,3 +603,22 @@ def test_whoever_waits_shortest_is_told_whatever_the_others_asked_for_before(cli
 
     expected = client(x)
     asyncio.run(scene())
+
+
+def test_who_drops_a_request_is_not_called_even_where_its_reply_is_there_already(client):
+    bare = RawTensor(torch.float32, (2, 8), torch.zeros(2, 8).numpy().tobytes())
+    client(torch.zeros(2, 8))
+    (connection,) = client._session.connections
+    called = []
+
+    async def scene():
+        dropped, kept = (client.start_raw([bare], called.append) for _ in range(2))
+        with connection.lock:
+            connection.watcher.finished(dropped)
+            connection.watcher.finished(kept)
+        dropped.cancel()
+        while not called:
+            await asyncio.sleep(0)
+        assert called == [kept]
+
+    asyncio.run(scene())

@@ -189,6 +189,8 @@ class EventLoopWatcher:
         self._flush_due = False
         while self._finished:
             waiter, request = self._finished.popleft()
+            if request.is_dropped:
+                continue
             try:
                 waiter(request)
             except Exception as error:

@@ -40,6 +40,7 @@ class PendingRequest:
     cancelled = overdue = False
     waiter: "Callable[[PendingRequest], object] | None" = None
     """What an event loop is to call, once, when there is something to fetch."""
+    is_dropped = False  # by who waited: it is not to be called any more, even if that is due
     deadline = math.inf
     """Of `waiter`, by `time.monotonic()`."""
 

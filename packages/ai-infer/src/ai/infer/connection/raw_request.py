@@ -33,4 +33,5 @@ class RawRequest(PendingRequest):
     def cancel(self) -> None:
         """Drops the request; whoever waits for it is not called any more."""
         self.waiter = None
+        self.is_dropped = True
         self._connection.cancel(self)
