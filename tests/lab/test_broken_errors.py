@@ -2,6 +2,7 @@
 
 import pytest
 
+from ai.data.workers.error_text import LONGEST
 from ai.lab import Alerts, Experiment, Record, Trial
 
 HOW = {"system_interval_s": None, "progress": False}
@@ -72,3 +73,13 @@ def test_a_search_raises_what_its_objective_or_callback_did(tmp_path):
     experiment.run(3, fail, catch=(BrokenError,), progress=False)
     ends = [(row.state, Record(row.path).meta.get("error")) for row in experiment.trials()]
     assert ends == [("failed", TOLD), ("finished", None), ("failed", TOLD), ("failed", TOLD)]
+
+
+def test_of_very_long_words_the_beginning_is_recorded_and_the_log_has_them_whole(tmp_path):
+    alerts = []
+    with pytest.raises(ValueError, match="x"), Trial(tmp_path / "t", loggers=[Alerts(alerts.append)], **HOW) as trial:
+        raise ValueError("x" * 1_000_000)
+    told = f"ValueError: {'x' * LONGEST}… (1,000,000 characters)"
+    assert trial.record.meta["error"] == told
+    assert [one.text for one in alerts] == [f"t: failed by {told}"]
+    assert "x" * 1_000_000 in (tmp_path / "t" / "log.txt").read_text()

@@ -143,6 +143,8 @@ def test_ls_show_and_compare_tell_what_is_there(study, capsys):
         "search/trials/00001",
     ]
     _, out, _ = run(capsys, "show", study.path / "l1")
+    assert "last row" in out.partition("last metrics")[0]  # as a date; as a metric it was 1.7961e+09
+    assert "time" not in out.partition("last metrics")[2]
     assert "finished" in out
     assert "lr" in out
     _, out, _ = run(capsys, "compare", study.path / "l1", study.path / "l2", "--plot", study.path / "c.png")

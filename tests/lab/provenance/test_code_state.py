@@ -59,6 +59,12 @@ def test_a_trial_is_reproduced_from_its_commit_changes_and_script(repository, tm
     assert Record(tmp_path / "again").last()["dim"] == 8
     assert main(["reproduce", str(record.path)]) == 1
     assert "is there already; choose another with --to" in capsys.readouterr().err
+    (script,) = (record.path / "code").glob("*-train.py")
+    with script.open("a") as file:  # also where this trial shares it with another, whose editor did this
+        file.write("raise SystemExit\n")
+    assert main(["reproduce", str(record.path), "--to", str(tmp_path / "third")]) == 1
+    assert f"{script} was edited since it was recorded" in capsys.readouterr().err
+    assert not (tmp_path / "third").exists()
 
 
 def test_changes_come_back_to_the_byte_whatever_they_hold_and_however_this_user_looks_at_diffs(
@@ -131,10 +137,18 @@ def test_what_trials_of_a_plain_folder_share_is_on_disk_once_and_nothing_is_adde
     names = {keep_once(path, "x.txt", b"one") for path in trials}
     (damaged := trials[3] / names.pop()).unlink()
     damaged.write_bytes(b"two")  # of the same size: is not taken over
-    path = trials[0].rename(tmp_path / "moved")
+    assert keep_once(trials[3], "x.txt", b"one") == str(damaged.relative_to(trials[3]))
+    assert damaged.read_bytes() == b"one"  # a run that goes on mends it
     assert Record(path).meta["sessions"][0]["packages"]["torch"]
+    for trial in trials[1:]:  # of a tool that moves files into a cache: its links lead elsewhere from another folder
+        (file := trial / keep_once(trial, "y.txt", b"one")).replace(tmp_path / "cache")
+        file.symlink_to("../../../cache")
+    path = trials[0].rename(tmp_path / "moved")
     with Trial(trials[0], **HOW):
         pass
+    linked = trials[0] / keep_once(trials[0], "y.txt", b"one")
+    assert not linked.is_symlink()
+    assert linked.read_bytes() == b"one"
     assert (trials[0] / keep_once(trials[0], "x.txt", b"one")).read_bytes() == b"one"
 
 

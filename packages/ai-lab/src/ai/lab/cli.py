@@ -163,13 +163,16 @@ def show(options: argparse.Namespace) -> int:
         print(git.get("diff") or "", end="")
         return 0
     changed = " with changes" if git.get("diff") else ""
+    last = record.last()
+    row_time = last.pop("time", None)
     facts = {
         "trial": record.path,
         "id": record.id,
         "state": record.state,
         "error": record.meta.get("error"),
         "damaged": "; ".join(record.problems()) or None,
-        "started": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.meta.get("created", 0))),
+        "started": _date(record.meta.get("created", 0)),
+        "last row": _date(row_time) if row_time is not None else None,
         "sessions": len(record.meta.get("sessions", [])),
         "host": session.get("host"),
         "command": command_line(session.get("argv", [])),
@@ -178,7 +181,7 @@ def show(options: argparse.Namespace) -> int:
         "samples": len(record.samples()) or None,
     }
     print(format_table(["", ""], [[key, value] for key, value in facts.items() if value], width=200).lstrip("\n "))
-    for title, values in (("config", record.flat_config), ("last metrics", record.last())):
+    for title, values in (("config", record.flat_config), ("last metrics", last)):
         if values:
             print(f"\n{title}")
             print(
@@ -326,6 +329,13 @@ def _find(path: str, *, marked: bool = True) -> Path:
             return resolve(Path(os.path.normpath(candidate)))
     tried = " or ".join(map(str, candidates))
     raise ValueError(f"{path!r} is nothing that the lab recorded: there is no such marked folder as {tried}")
+
+
+def _date(seconds: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):  # of a damaged record: no time of any year
+        return f"{seconds:g} s since 1970"
 
 
 def _age(created: float | None) -> str | None:

@@ -2,18 +2,23 @@
 
 import traceback
 
+LONGEST = 10_000
+"""Of longer words the beginning is told: they go into small files, messages and lists."""
+
 
 def error_text(error: BaseException) -> str:
-    """Returns an error's name and words; its name alone where telling it raises.
+    """Returns an error's name and words, at most `LONGEST` characters of them; its name alone where telling it raises.
 
     Example:
         >>> error_text(ValueError("no such key"))
         'ValueError: no such key'
     """
     try:
-        return f"{type(error).__name__}: {error}"
+        words = str(error)
     except Exception:
         return f"{type(error).__name__}, which cannot be told"
+    cut = f"… ({len(words):,} characters)" if len(words) > LONGEST else ""
+    return f"{type(error).__name__}: {words[:LONGEST]}{cut}"
 
 
 def traceback_text(error: BaseException) -> str:

@@ -44,18 +44,17 @@ def keep_code(trial: Path, session: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def keep_once(trial: Path, name: str, data: bytes) -> str:
-    """Writes a file of a trial, unless it is there, and returns its path inside the folder.
+    """Writes a file of a trial, unless it is there as it was written, and returns its path inside the folder.
 
     The same content is on disk once: within an experiment or study, whose folder has a store of it, and among trials
     that lie beside each other in a folder of the user's own, where nothing is added to it.
     """
-    digest = hashlib.sha256(data).hexdigest()[:16]
-    inside = f"{CODE}/{digest}-{name}"
+    inside = f"{CODE}/{_digest(data)}-{name}"
     path = trial / inside
-    if path.exists():
+    if _holds(path, data):
         return inside
     path.parent.mkdir(exist_ok=True)
-    with contextlib.suppress(OSError):  # a disk without links: each has its own
+    with contextlib.suppress(OSError):  # a disk without links, or another content of that name: each has its own
         store = _store(trial)
         if store is None:
             kept = _beside(trial, inside, data)
@@ -85,9 +84,18 @@ def _beside(trial: Path, inside: str, data: bytes) -> Path | None:
     return next((path for path in paths if _holds(path, data)), None)
 
 
+def is_as_kept(name: str, data: bytes) -> bool:
+    """Returns whether `data` is what was kept under a name: an editor may change a file that trials share."""
+    return Path(name).name.partition("-")[0] == _digest(data)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
 def _holds(path: Path, data: bytes) -> bool:
-    try:
-        return path.stat().st_size == len(data) and path.read_bytes() == data
+    try:  # a link to what may be taken away or leads elsewhere from here is none to be shared
+        return not path.is_symlink() and path.stat().st_size == len(data) and path.read_bytes() == data
     except OSError:
         return False
 

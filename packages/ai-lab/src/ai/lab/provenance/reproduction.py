@@ -1,12 +1,12 @@
 """A trial's code as it was: a git worktree at its commit, its changes applied, its script put in place."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ai.lab.provenance.code_state import is_as_kept
 from ai.lab.provenance.description import command_line
 from ai.lab.record import Record
 
@@ -19,8 +19,9 @@ def check_out(record: Record, folder: Path | None = None) -> tuple[Path, str]:
         folder: The worktree to make; by default one beside the repository, named for both.
 
     Raises:
-        ValueError: the trial did not run in a repository that is still there, its changes were cut, or `folder` exists.
-        OSError: the recorded changes cannot be read.
+        ValueError: the trial did not run in a repository that is still there, its changes were cut, what was recorded
+            of them or its script was edited since, or `folder` exists.
+        OSError: the recorded changes or the script cannot be read.
         RuntimeError: git refuses; then there is no worktree.
     """
     sessions = record.meta.get("sessions") or [{}]
@@ -32,6 +33,8 @@ def check_out(record: Record, folder: Path | None = None) -> tuple[Path, str]:
         raise ValueError(f"the folder that {record.path} was run in is gone: {cwd}")
     top = Path(_git(Path(cwd), "rev-parse", "--show-toplevel").strip())
     diff = _changes(record, git)
+    name = session.get("script_file")
+    script = None if name is None else _as_kept(record, name)
     if b"\n[cut: the whole diff has " in diff[-100:]:
         raise ValueError(f"the changes that {record.path} ran with were too long to be recorded whole")
     folder = folder or top.with_name(f"{top.name}-{record.name}")
@@ -47,8 +50,8 @@ def check_out(record: Record, folder: Path | None = None) -> tuple[Path, str]:
     inside = Path(os.path.realpath(cwd)).relative_to(os.path.realpath(top))
     (folder / inside).mkdir(parents=True, exist_ok=True)  # one without a file that git knows
     argv = list(session.get("argv") or [])
-    if (name := session.get("script_file")) is not None:
-        _put_script(record, name, argv, folder / inside)
+    if script is not None:
+        _put_script(Path(name).name.partition("-")[2], script, argv, folder / inside)
     return folder / inside, command_line(argv)
 
 
@@ -62,12 +65,18 @@ def not_checked_out(record: Record) -> list[str]:
 def _changes(record: Record, git: Mapping[str, Any]) -> bytes:
     """Returns the diff byte for byte; for reading it may have lost what is no text."""
     name = git.get("diff_file")
-    return record.inside(name).read_bytes() if name is not None else (git.get("diff") or "").encode()
+    return _as_kept(record, name) if name is not None else (git.get("diff") or "").encode()
 
 
-def _put_script(record: Record, name: str, argv: list[str], cwd: Path) -> None:
+def _as_kept(record: Record, name: str) -> bytes:
+    data = record.inside(name).read_bytes()
+    if not is_as_kept(name, data):
+        raise ValueError(f"{record.path / name} was edited since it was recorded: the trial did not run with it")
+    return data
+
+
+def _put_script(script: str, data: bytes, argv: list[str], cwd: Path) -> None:
     """Puts the script that no commit has where the command looks for it: beside the others, if it was elsewhere."""
-    script = Path(name).name.partition("-")[2]
     place = next((index for index, one in enumerate(argv) if Path(one).name == script), None)
     target = cwd / script
     if place is not None and not os.path.isabs(argv[place]):
@@ -75,7 +84,7 @@ def _put_script(record: Record, name: str, argv: list[str], cwd: Path) -> None:
     elif place is not None:
         argv[place] = script
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(record.inside(name), target)
+    target.write_bytes(data)
 
 
 def _git(folder: Path, *arguments: str, given: bytes | None = None) -> str:
