@@ -319,3 +319,18 @@ def test_a_folder_keeps_the_code_of_the_functions_that_were_used_last(tmp_path, 
     assert index_of("third") is not None
     assert len(list(kept.glob("*.nbc"))) == 2
     assert (kept / "mine.txt").exists()
+
+
+def test_a_folder_keeps_what_others_compiled_and_what_was_written_now(tmp_path, monkeypatch):
+    monkeypatch.setattr(fast, "MOST_KEPT", 1)
+    ours, now = "a.f_0123456789abcdef-3.py311", "a.g_0123456789abcdef-3.py311"
+    others = ["a.solve-3.py311.nbi", "a.solve-3.py311.1.nbc", "notes.nbi"]
+    for name in (*others, f"{ours}.nbi", f"{ours}.1.nbc", f"{ours}.2.nbc", f"{now}.nbi", f"{now}.1.nbc"):
+        (tmp_path / name).touch()
+    for name in others:
+        os.utime(tmp_path / name, (1, 1))
+    os.utime(tmp_path / f"{ours}.nbi", (1e10, 1e10))  # by a clock that went wrong
+    fast._drop_oldest(tmp_path / f"{now}.nbi")
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*others, f"{now}.nbi", f"{now}.1.nbc"])
+    fast._drop_oldest(tmp_path / f"{ours}.nbi")  # another process deleted it
+    assert len(list(tmp_path.iterdir())) == 5

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ai import model as m
 from ai.train import Hook, MultiTrainer, Snapshots, Trainer, opt, schedule
 from ai.train.optimizers.depth import by_block
 
@@ -152,6 +153,130 @@ def test_muon_takes_kernels_as_matrices_where_they_have_a_rate():
     assert len(opt.muon(nn.Conv2d(2, 3, 2, bias=False), kernel_lr=0.1).param_groups) == 1
     with pytest.raises(ValueError, match="Conv2d has no matrices for muon"):
         opt.muon(nn.Conv2d(2, 3, 2))
+
+
+def step_by_hand(weight, gradients, momentum, rows, *, nesterov=True, steps=5, decay=1 - 0.1 * 0.5):
+    """Returns a kernel after steps of Muon: Jordan et al. 2024, and the scale of Liu et al. 2025, in float64."""
+    average = torch.zeros_like(weight)
+    for gradient in gradients:
+        average = momentum * average + (1 - momentum) * gradient
+        x = (1 - momentum) * gradient + momentum * average if nesterov else average
+        x = rows(x).reshape(len(rows(x)), -1)
+        scale = 0.2 * max(x.shape) ** 0.5
+        x = x / x.norm()
+        for _ in range(steps):  # with `x @ x.T` on the short side or the long one it is the same polynomial
+            x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
+        weight = weight * decay - 0.1 * scale * rows(x.reshape(rows(weight).shape))
+    return weight
+
+
+@pytest.mark.parametrize("options", [{}, {"nesterov": False, "ns_steps": 3}])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.Conv2d(3, 8, 3, bias=False).to(memory_format=torch.channels_last),
+        nn.Conv1d(2, 9, 2, bias=False),
+        nn.Conv2d(4, 4, 3, groups=4, bias=False),
+        nn.ConvTranspose2d(3, 5, 2, bias=False),
+    ],
+)
+def test_a_step_of_a_kernel_is_the_published_one_with_its_options(layer, options):
+    layer = copy.deepcopy(layer).double()
+    turned = isinstance(layer, nn.ConvTranspose2d)  # whose kernels are (in, out, ...)
+    generator = torch.Generator().manual_seed(0)
+    shape = layer.weight.shape
+    gradients = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
+    how = {"nesterov": options.get("nesterov", True), "steps": options.get("ns_steps", 5)}
+    expected = step_by_hand(layer.weight.detach(), gradients, 0.9, lambda x: x.transpose(0, 1) if turned else x, **how)
+    made = opt.muon(layer, kernel_lr=0.1, weight_decay=0.5, momentum=0.9, **options)
+    strides = layer.weight.stride()
+    for gradient in gradients:
+        layer.weight.grad = gradient.clone()
+        made.step()
+        assert torch.equal(layer.weight.grad, gradient)
+    torch.testing.assert_close(layer.weight.detach(), expected, atol=1e-10, rtol=0)
+    assert layer.weight.stride() == strides
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch 2.9 or newer")
+def test_kernels_learn_as_torchs_muon_would_have_their_matrices_learn():
+    kernel, matrix = nn.Conv2d(3, 8, 3, bias=False), nn.Linear(27, 8, bias=False)
+    start = matrix.weight.detach().clone()
+    kernel.weight.data = start.reshape(8, 3, 3, 3).clone()
+    ours, theirs = opt.muon(kernel, kernel_lr=0.1), opt.muon(matrix, lr=0.1, adjust_lr_fn="match_rms_adamw")
+    gradient = torch.randn(8, 27, generator=torch.Generator().manual_seed(0))
+    kernel.weight.grad, matrix.weight.grad = gradient.reshape(8, 3, 3, 3), gradient.clone()
+    ours.step(), theirs.step()
+    # theirs is computed in bfloat16
+    torch.testing.assert_close(kernel.weight.flatten(1) - start, matrix.weight - start, atol=3e-3, rtol=0)
+
+
+def test_what_is_no_kernel_is_left_to_adamw_whatever_its_axes():
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w1, self.token = nn.Parameter(torch.randn(2, 3, 4)), nn.Parameter(torch.randn(1, 1, 4))
+
+    named = nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 2))
+    model = nn.Sequential(m.param(1, 4, 5), Experts(), m.conv(2, 3, actv="relu"), m.modconv(2, 3, 4), named)
+    names = {id(param): name for name, param in model.named_parameters()}
+    parts = opt.muon(model, kernel_lr=0.1).optimizers
+    kernels = next(one for one in parts if type(one).__name__ == "KernelMuon")
+    found = [names[id(param)] for group in kernels.param_groups for param in group["params"]]
+    assert found == ["2.weight", "3.weight", "4.parametrizations.weight.original1"]
+
+
+def test_kernels_of_half_precision_whose_gradients_have_a_norm_beyond_it_learn():
+    layer = nn.Conv2d(3, 8, 3, bias=False).half()
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.full_like(layer.weight, 6e4)
+    opt.muon(layer, kernel_lr=0.1).step()
+    assert (layer.weight < before).all()
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(4, 1, 3, bias=False), nn.ConvTranspose2d(5, 3, 3, bias=False)])
+def test_kernels_that_two_ranks_share_unevenly_learn_as_a_whole(layer):
+    from torch.distributed.tensor import DTensor, Shard
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    layer = copy.deepcopy(layer)
+    torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
+        half = -(-len(layer.weight) // 2)
+        local = torch.randn_like(layer.weight[:half])
+        how = {"shape": layer.weight.shape, "stride": layer.weight.stride(), "run_check": False}
+        layer.weight = nn.Parameter(DTensor.from_local(local, mesh, [Shard(0)], **how))
+        before = layer.weight.to_local().detach().clone()
+        layer.weight.grad = DTensor.from_local(torch.ones_like(local), mesh, [Shard(0)], **how)
+        opt.muon(layer, kernel_lr=0.1).step()
+        assert layer.weight.placements == (Shard(0),)
+        assert (layer.weight.to_local() != before).any()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"momentm": 0.9}, "opt.muon has no option 'momentm'; its options are"),
+        ({"momentum": -1.0}, r"momentum \(-1.0\) must not be negative"),
+        ({"weight_decay": -1.0}, r"weight_decay \(-1.0\) must not be negative"),
+    ],
+)
+def test_options_of_kernels_alone_are_checked_as_those_of_matrices(options, says):
+    with pytest.raises((TypeError, ValueError), match=says):
+        opt.muon(nn.Conv2d(2, 3, 2, bias=False), kernel_lr=0.1, **options)
+
+
+def test_kernels_must_be_real_and_of_two_axes():
+    with pytest.raises(ValueError, match=r"not torch.complex64 of shape \(3, 2, 2, 2\)"):
+        opt.muon(nn.Conv2d(2, 3, 2, bias=False, dtype=torch.complex64), kernel_lr=0.1)
+    made = opt.muon(nn.Conv2d(2, 3, 2, bias=False), kernel_lr=0.1)
+    with pytest.raises(ValueError, match=r"not torch.float32 of shape \(3,\)"):
+        made.add_param_group({"params": [nn.Parameter(torch.zeros(3))]})
+    assert len(made.param_groups) == 1
 
 
 def test_layers_of_a_vision_transformer_are_its_blocks():

@@ -5,10 +5,10 @@ import os
 import re
 import sys
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from enum import EnumType
 from functools import cache
-from glob import escape
 from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
@@ -273,21 +273,39 @@ def _forgive(cache: Any, unchanged: Callable[[], bool]) -> None:
         try:
             if unchanged():
                 save(signature, data)
-                _drop_oldest(index.parent)
+                _drop_oldest(index)
         except OSError:
             _say_uncached()
 
     cache.load_overload, cache.save_overload = load_overload, save_overload
 
 
-def _drop_oldest(folder: Path) -> None:
-    """Deletes what was not used for longest: names tell code, so that what an older version left is not overwritten."""
-    used: list[tuple[float, Path]] = []
-    for index in folder.glob("*.nbi"):
-        with contextlib.suppress(OSError):  # another process deletes as well
-            used.append((index.stat().st_mtime, index))
-    for _, index in sorted(used)[:-MOST_KEPT]:
-        for file in (index, *folder.glob(f"{escape(index.stem)}.*.nbc")):
+_OURS = re.compile(
+    r"(.+_[0-9a-f]{16}-[0-9a-f]+\.py\w+)\.(nbi|\d+\.nbc)"
+)  # what else numba compiled in a folder has no digest
+
+
+def _drop_oldest(written: Path) -> None:
+    """Deletes what was not used for longest: names tell code, so that what an older version left is not overwritten.
+
+    Args:
+        written: an index, now: what seems to be newer was left by a clock that went wrong.
+    """
+    files, used = defaultdict[str, list[Path]](list), list[tuple[float, str]]()
+    try:
+        os.utime(written)
+        now = written.stat().st_mtime
+    except OSError:  # another process deletes as well
+        return
+    for file in sorted(written.parent.iterdir(), reverse=True):  # of a function the index before its code
+        if ours := _OURS.fullmatch(file.name):
+            files[ours[1]].append(file)
+    for name, (index, *_) in files.items():
+        with contextlib.suppress(OSError):
+            time = index.stat().st_mtime
+            used.append((time if time <= now else 0.0, name))
+    for _, name in sorted(used)[:-MOST_KEPT]:
+        for file in files[name]:
             with contextlib.suppress(OSError):
                 file.unlink()
 

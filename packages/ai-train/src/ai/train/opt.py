@@ -1,6 +1,7 @@
 """Optimisers: torch's own, in their fastest form, with parameter groups by rule and clipping that travels with them."""
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -153,13 +154,15 @@ def muon(
         model: a module. Matrices are the parameters of two axes, but for those of embeddings.
         lr: of Muon.
         adamw_lr: of AdamW.
-        kernel_lr: of Muon for the kernels of convolutions, of three axes or more, each as a matrix of as many rows as
-            there are channels out, in updates as large as AdamW's: about five times its rate. None leaves them to
-            AdamW.
+        kernel_lr: of Muon for the kernels of convolutions, each as a matrix of as many rows as there are channels out
+            (of all groups), in updates as large as AdamW's: about five times its rate. Parameters of three axes or more
+            are kernels where their module calls them `weight`, as torch's and ours do, and not those of positions,
+            tokens or experts. None leaves them to AdamW.
         skip: (name, parameter) -> whether a matrix or kernel is left to AdamW, too: best for the first and the last
             layer.
         weight_decay: of both; norms and biases are not decayed.
-        options: `momentum=0.95` and whatever else `torch.optim.Muon` takes; `clip_norm=` and `clip_value=` for both.
+        options: `momentum=0.95` and whatever else `torch.optim.Muon` takes, for matrices and kernels alike, but for
+            `adjust_lr_fn`, which is for matrices; `clip_norm=` and `clip_value=` for both.
 
     Source: Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks.
 
@@ -174,6 +177,7 @@ def muon(
     check_real(or_none=True, kernel_lr=kernel_lr)
     clip_norm, clip_value = options.pop("clip_norm", None), options.pop("clip_value", None)
     tables = {id(p) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for p in m.parameters()}
+    turned = {id(p) for m in model.modules() if isinstance(m, _TRANSPOSED) for p in m.parameters()}
     matrices: list[nn.Parameter] = []
     kernels: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
@@ -182,10 +186,12 @@ def muon(
         skipped = param.ndim < 2 or id(param) in tables or (skip is not None and skip(name, param))
         if param.ndim == 2 and not skipped:
             matrices.append(param)
-        elif param.ndim > 2 and kernel_lr is not None and not skipped:
+        elif param.ndim > 2 and kernel_lr is not None and not skipped and _KERNEL.search(name):
             kernels.append(param)
         else:
             (decayed if param.ndim > 1 else exempt).append(param)
+    if hasattr(torch.optim, "Muon"):  # also where there are kernels alone
+        _check_options(torch.optim.Muon, {name: value for name, value in options.items() if name != "groups"})
     if not matrices and not kernels:
         raise ValueError(f"{type(model).__name__} has no matrices for muon: use adamw")
     parts: list[Optimizer] = []
@@ -193,14 +199,20 @@ def muon(
         kind = getattr(torch.optim, "Muon", _without_muon)
         parts.append(_make(kind, matrices, lr, {"weight_decay": weight_decay, **options}))
     if kernels and kernel_lr is not None:
-        momentum = {"momentum": options["momentum"]} if "momentum" in options else {}
-        parts.append(_make(KernelMuon, kernels, kernel_lr, {"weight_decay": weight_decay, **momentum}))
+        sorts = [([p for p in kernels if (id(p) in turned) == way], way) for way in (False, True)]
+        sides: Any = [{"params": params, "transposed": way} for params, way in sorts if params]
+        how = {name: value for name, value in options.items() if name != "adjust_lr_fn"}
+        parts.append(_make(KernelMuon, sides, kernel_lr, {"weight_decay": weight_decay, **how}))
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
     rest = [group for group in groups if group["params"]]
     if rest:
         parts.append(_make(torch.optim.AdamW, rest, adamw_lr, {}))
     whole = Together(*parts) if len(parts) > 1 else parts[0]
     return whole if clip_norm is None and clip_value is None else clip(whole, clip_norm, value=clip_value)
+
+
+_KERNEL = re.compile(r"(^|\.)weight(_v|_orig|\.original1?)?$")  # the names that torch's parametrisations give, too
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def _without_muon(*_: Any, **__: Any) -> Optimizer:
