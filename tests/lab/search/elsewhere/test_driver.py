@@ -46,8 +46,12 @@ def often(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def apart(request, monkeypatch, tmp_path):
-    """Has workers see none of the search's folders, unless a test says False."""
-    if getattr(request, "param", True):
+    """Has workers see none of the search's folders, unless a test says False; or, once they have met, another disk."""
+    where = getattr(request, "param", True)
+    if where == "another disk":
+        mark(tmp_path / "another", "trial")
+        monkeypatch.setattr(trials, "meet", lambda meeting, tell: meet(meeting, tell) and tmp_path / "another")
+    elif where:
         monkeypatch.setattr(trials, "meet", lambda meeting, tell: meet(tmp_path / "of another machine", tell))
 
 
@@ -126,7 +130,9 @@ def check_equal(experiment, whole) -> None:
         assert not list(here.path.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("apart", [True, False], indirect=True, ids=["apart", "one disk"])
+@pytest.mark.parametrize(
+    "apart", [True, False, "another disk"], indirect=True, ids=["apart", "one disk", "another since"]
+)
 def test_what_runs_elsewhere_is_recorded_here_as_if_it_had_run_here(tmp_path, whole, capsys, monkeypatch, request):
     said, take = set(), Copy.take
     monkeypatch.setattr(Copy, "take", lambda self, kind, *what: (said.add(kind), take(self, kind, *what)))
@@ -802,6 +808,12 @@ def test_a_folder_is_one_for_both_sides_where_each_finds_what_the_other_has_just
     meeting = copy.invite()
     assert meet(meeting, lambda name, said: copy.met(meeting, name, "something else")) is None
     assert [path.name for path in here.iterdir()] == left
+    meeting = copy.invite()  # where what the worker leaves cannot be deleted, by another user's right
+    assert meet(meeting, lambda name, said: False) is None
+    assert not list(meeting.iterdir())
+    copy.forget_unfinished()
+    (here / "snapshots").rmdir()
+    assert [path.name for path in here.iterdir()] == left
     with pytest.raises(ValueError, match="must lie in the trial's folder"):
         copy.met(meeting, "../../../x", "")
     copy.invite()  # of a search that is killed now
@@ -826,11 +838,24 @@ def test_where_the_copy_is_written_to_no_longer_it_is_sent_and_no_folder_is_made
     assert said == ["commit"]
     mirrored._seen = tmp_path / "deleted"
     write_snapshot(there, 20, b"sent")
-    mirrored.close()
+    mirrored.sync()
     assert said[1:] == ["remove", "part", "part", "commit"]
+    assert not (tmp_path / "deleted").exists()
+    for late in (None, b"the"):  # what comes of it here: nothing, or less than was written
+        mirrored._seen, n_said = tmp_path / "another", len(said)
+        mark(mirrored._seen, "trial")
+        folder = write_snapshot(there, 10, b"the next one" + (late or b""))
+        if late:
+            partial = here / "snapshots" / f".{folder.name}.{mirrored._token}.partial"
+            (partial / "model.safetensors").parent.mkdir()
+            (partial / "model.safetensors").write_bytes(late)
+            shutil.copy(folder / "manifest.json", partial)
+        mirrored.sync()
+        assert said[n_said:] == ["commit", "remove", "part", "part", "commit"]
+        assert not list((tmp_path / "another" / "snapshots").iterdir())
+    mirrored.close()
     assert {step: (at / "model.safetensors").read_bytes() for step, at in Record(here).snapshots().items()} == {
-        10: b"straight",
+        10: b"the next onethe",
         20: b"sent",
     }
-    assert not (tmp_path / "deleted").exists()
     assert not list((here / "snapshots").glob(".*"))

@@ -25,7 +25,7 @@ from ai.lab.files.ownership import Owner
 from ai.lab.files.removal import remove_unowned
 from ai.lab.provenance.description import describe_origin
 from ai.lab.record import Record
-from ai.lab.search.elsewhere.mirror import Copy
+from ai.lab.search.elsewhere.mirror import Copy, NotSeenError
 from ai.lab.search.elsewhere.trials import CALLS, FACTS, FILE, MEET, Given, serve_trials
 from ai.lab.search.evaluation import Outcome
 from ai.lab.search.loop import Left, Report, Run, Search
@@ -160,10 +160,13 @@ class Workers:
             kind, *content = heard.get()
             if kind == "call":
                 number, name, arguments, options = content
-                answer, problem = None, None
+                answer: Any = None
+                problem: BaseException | None = None
                 if name == FILE:
                     try:
                         copy.take(*arguments)
+                    except NotSeenError as error:  # then it is sent
+                        problem = error
                     except OSError as error:  # this disk's: what is computed from here on would be lost
                         raise Left(error) from error
                 elif name == MEET:

@@ -9,7 +9,8 @@ A file that cannot be read there is left out, and the trial's log says so; the r
 
 Where both sides see the trial's folder here (`Copy.invite`, `meet`), what is large takes the shorter way: the parts of
 a snapshot are written straight to where they would be copied to. All else stays as it is: a snapshot is committed here,
-when its worker says so, and a worker that is no longer heard can leave nothing but a hidden folder of its own.
+when its worker says so and what that has written is here; else it is sent. A worker that is no longer heard can leave
+nothing but a hidden folder of its own.
 """
 
 import contextlib
@@ -97,6 +98,7 @@ class Copy:
 
         Raises:
             ValueError: it names something outside of the folder.
+            NotSeenError: a snapshot that was not sent but written here is not what its worker wrote.
         """
         path = self._inside(name)
         if kind == "append":
@@ -114,9 +116,17 @@ class Copy:
         elif kind == "part":
             _write_part(_room(path), *content)
         elif kind == "commit":
-            partial = self._inside(content[0])
-            for file_path in partial.rglob("*"):
-                _flush(file_path)
+            partial, *written = content
+            partial = self._inside(partial)
+            try:  # before the snapshot that stands there goes
+                if written and written != [_sizes(partial)]:
+                    raise NotSeenError
+                for file_path in partial.rglob("*"):
+                    _flush(file_path)
+            except OSError:
+                if written:
+                    raise NotSeenError from None
+                raise
             shutil.rmtree(path, ignore_errors=True)
             os.replace(partial, path)
             _flush(path.parent)
@@ -306,7 +316,7 @@ class Mirror:
         else:
             try:
                 self._whole_snapshot(name, folder, contents)
-            except _NotWrittenError:  # perhaps by this side alone; else the other one says so when it is sent
+            except (_NotWrittenError, NotSeenError):  # by one side alone; else the other says so when it is sent
                 self._seen = None
                 self._whole_snapshot(name, folder, contents)
         self._sent[name] = stamp, contents
@@ -318,11 +328,13 @@ class Mirror:
                 if path.is_file() and not _is_unfinished(path.relative_to(self._folder)):
                     for at, data in _parts(path):
                         self._part(f"{partial}/{path.relative_to(folder)}", at, data)
-            self._flush_parts(partial)
+            written = () if self._seen is None else (self._flushed(self._seen / partial),)
             if _contents(folder) != contents:
                 raise FileNotFoundError("another snapshot has taken its place")  # of which the next look is
-            self._send("commit", name, partial)
-        except (OSError, _NotWrittenError):
+            self._send("commit", name, partial, *written)
+        except (OSError, _NotWrittenError, NotSeenError):
+            if self._seen is not None:
+                shutil.rmtree(self._seen / partial, ignore_errors=True)
             self._send("remove", partial)
             raise
 
@@ -336,13 +348,13 @@ class Mirror:
         except OSError as error:
             raise _NotWrittenError from error
 
-    def _flush_parts(self, partial: str) -> None:
-        if self._seen is not None:
-            try:
-                for path in (self._seen / partial).rglob("*"):
-                    _flush(path)
-            except OSError as error:
-                raise _NotWrittenError from error
+    def _flushed(self, partial: Path) -> dict[str, int]:
+        try:
+            for path in partial.rglob("*"):
+                _flush(path)
+            return _sizes(partial)
+        except OSError as error:
+            raise _NotWrittenError from error
 
     def _files(self) -> list[tuple[str, Path]]:
         found = []
@@ -378,6 +390,10 @@ class _NotSentError(Exception):
         self.error = error
 
 
+class NotSeenError(Exception):
+    """What a worker wrote straight to a copy is not there: the file system is no longer one, or late."""
+
+
 class _NotWrittenError(Exception):
     """A copy that is seen from here could not be written to."""
 
@@ -401,6 +417,11 @@ def _contents(snapshot: Path) -> Any:
         return text
 
 
+def _sizes(folder: Path) -> dict[str, int]:
+    """Returns the files of a folder, with the bytes of each."""
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
 def _room(path: Path) -> Path:
     """Returns the path of a file, with its folder made and nothing else in its place."""
     for parent in reversed(path.parents):
@@ -422,7 +443,10 @@ def meet(meeting: Path, tell: Callable[[str, str], bool]) -> Path | None:
     with contextlib.suppress(OSError):  # also then it is asked, and deletes what it has made
         (meeting / name).mkdir()
         (meeting / name / name).write_text(said)
-    return meeting.parents[1] if tell(name, said) else None
+    try:
+        return meeting.parents[1] if tell(name, said) else None
+    finally:  # what the other side may not delete would stand in its way
+        shutil.rmtree(meeting / name, ignore_errors=True)
 
 
 def _write_part(path: Path, at: int, data: bytes) -> None:
