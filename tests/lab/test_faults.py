@@ -64,7 +64,7 @@ def test_a_full_disk_stops_logging_with_one_clear_error_and_earlier_rows_are_int
     assert column.steps.tolist() == written
     assert column.values[-1] == written[-1] / 3
     assert Record(disk / "t").state in ("dead", "failed")  # as far as there was room to say so
-    assert "could not be recorded: [Errno 28]" in capsys.readouterr().err or trial.state == "failed"
+    assert "could not be recorded: OSError: [Errno 28]" in capsys.readouterr().err or trial.state == "failed"
     Trial(disk / "t", clean=True, **HOW)  # nobody holds it
 
 
