@@ -354,8 +354,16 @@ def test_next_tokens_count_alike_in_batches_of_unlike_lengths(on_device):
 def test_a_token_beyond_the_vocabulary_is_named(tokens):
     model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 4))
     said = rf"those of 'x' are from {min(tokens)} to {max(tokens)}, 3 in a row"
-    with pytest.raises(IndexError, match=rf"tokens must lie in the model's vocabulary.*{said}"):
+    with pytest.raises(IndexError, match=rf"they must lie in the model's vocabulary.*{said}"):
         NextToken()(model, {"x": torch.tensor([tokens])}, 0)
+
+
+def test_a_mistake_in_the_model_is_not_taken_for_one_in_the_tokens():
+    def model(tokens):
+        raise IndexError("list index out of range")
+
+    with pytest.raises(IndexError, match=r"^list index out of range; if it is the tokens"):
+        NextToken()(model, {"x": torch.tensor([[1, 2]])}, 0)
 
 
 def test_distillation_equals_its_formula_and_leaves_the_teacher_as_it_was(any_device):

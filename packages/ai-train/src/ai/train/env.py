@@ -294,9 +294,10 @@ class NextToken:
             logits = model(tokens[:, :-1])
             losses = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
         except IndexError as error:  # on a GPU it is known only after the kernel, which ends the process's use of it
+            held = f"from {int(tokens.min())} to {int(tokens.max())}" if tokens.numel() else "none"
             raise IndexError(
-                f"tokens must lie in the model's vocabulary, and be no more than its context: those of {self.x!r} are "
-                f"from {int(tokens.min())} to {int(tokens.max())}, {tokens.shape[1]} in a row ({error})"
+                f"{error}; if it is the tokens: they must lie in the model's vocabulary and be no more than its "
+                f"context, and those of {self.x!r} are {held}, {tokens.shape[1]} in a row"
             ) from error
         count = counted.sum()
         loss = (losses * counted).sum() / count.clamp_min(1)
