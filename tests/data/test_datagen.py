@@ -377,7 +377,7 @@ def test_resuming_with_workers_keeps_the_buffer_and_takes_fresh_seeds():
         wait_until(lambda: next(other) is not None and other.stats()["steps"] > state["n_steps"] + 600)
         with other.locked():
             new = set(other.buffer.column("action").tolist()) - {0}
-        assert not old & new
+        assert len(old & new) < 3  # of 2**30 numbers
         assert (next(other)["w"] == 2).all()
 
 
@@ -548,9 +548,9 @@ def test_soak_with_random_kills():
             assert torch.isfinite(next(loader)["reward"]).all()
             if k % 100 == 50:
                 os.kill(rng.choice(loader.pids), signal.SIGKILL)
-                n = loader.stats()["episodes"]
+                n_deaths, n = 1 + k // 100, loader.stats()["episodes"]
+                wait_until(lambda: loader.stats()["worker_deaths"] == n_deaths and len(loader.pids) == 2)  # noqa: B023
                 wait_until(lambda: next(loader) is not None and loader.stats()["episodes"] > n)  # noqa: B023
-        wait_until(lambda: loader.stats()["worker_deaths"] >= 5)
         assert np.isfinite(loader.stats()["age_s"])
 
 
@@ -621,7 +621,7 @@ def test_a_replacement_that_reads_its_parameters_slowly_holds_up_nobody():
 
     going = threading.Thread(target=others_go_on, daemon=True)
     going.start()
-    going.join(20)
+    going.join(100)
     assert not going.is_alive()
     assert received == ["a chunk"]
     wait_until(lambda: second.sent == ["params", "credit", "credit", "params"])
@@ -631,7 +631,7 @@ def test_a_replacement_that_reads_its_parameters_slowly_holds_up_nobody():
     wait_until(lambda: third.sent == ["params", "credit"])
     third.on_message(("taken", 1))
     wait_until(lambda: third.sent == ["params", "credit", "params"])
-    exits.join(20)
+    exits.join(100)
     fleet.close()
 
 

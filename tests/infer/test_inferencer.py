@@ -237,13 +237,14 @@ def test_update_storm_keeps_versions_in_order_and_weights_whole(inferencer, mode
     for i in range(1, 101):
         new = {name: torch.full_like(x, 0.0 if name == "shift" else i) for name, x in state.items()}
         inferencer.update_params(new)
-    wait_until(lambda: errors or (seen and seen[-1] == 100))
+        if i % 50 == 0:  # however the system shares its cores out, some of them are seen
+            wait_until(lambda: errors or (seen and seen[-1] == i))  # noqa: B023
     stop.set()
     for thread in threads:
         thread.join(100)
     inferencer.update_params(state)
     assert not errors
-    assert len(set(seen)) > 2
+    assert {50, 100} <= set(seen)
 
 
 def test_update_takes_a_compiled_models_state(inferencer, model):
@@ -288,12 +289,12 @@ def test_client_of_a_stopped_inferencer_says_so():
 @pytest.fixture(scope="module")
 def mortal(model):
     """An inferencer of two replicas that are restarted when they die."""
-    with Inferencer(model, replicas=2, restart=True, batch_size="auto", timeout_s=60) as each:
+    with Inferencer(model, replicas=2, restart=True, batch_size="auto", timeout_s=100) as each:
         yield each
 
 
 def test_replicas_share_the_work_and_the_weights(mortal, model):
-    client = mortal.create_client(timeout_s=60)
+    client = mortal.create_client(timeout_s=100)
     ids = [client.infer_async(ONES, do="pid") for _ in range(64)]
     assert {int(client.wait_for_resp(i)) for i in ids} == set(mortal.pids)
     assert len(mortal.pids) == 2
@@ -308,7 +309,7 @@ def test_replicas_share_the_work_and_the_weights(mortal, model):
 
 def test_killed_replica_is_restarted_with_the_newest_weights(mortal, model):
     version = mortal.update_params({**model.state_dict(), "shift": torch.tensor(7.0)})
-    client = mortal.create_client(timeout_s=60)
+    client = mortal.create_client(timeout_s=100)
     client(ONES)
     killed = mortal.pids
     for pid in killed:
@@ -443,7 +444,7 @@ def test_garbage_from_a_client_harms_nobody_else(inferencer):
 
 
 def test_model_that_ends_the_process_fails_its_request_only(mortal):
-    client = mortal.create_client(timeout_s=60)
+    client = mortal.create_client(timeout_s=100)
     client(ONES)
     pids = mortal.pids
     with pytest.raises(WorkerDiedError, match="the worker died"):

@@ -93,6 +93,8 @@ class PretendedRay:
 class PretendedActor:
     """The handle of an actor, whose calls run in a thread for each of its groups.
 
+    It dies once: as with Ray, whoever kills it again changes nothing, and what was answered before stays answered.
+
     Args:
         make: returns the actor itself; None where there is no room.
         trouble: what it dies of.
@@ -102,7 +104,8 @@ class PretendedActor:
         self.dead = trouble
         self.full = False
         self.hangs = False
-        self._futures = []
+        self._living = threading.Lock()  # while it is looked whether it lives, and done what it does only alive
+        self._open = set()  # references that nothing has come of yet
         self._groups = {"in": queue.SimpleQueue(), "out": queue.SimpleQueue()}
         if make is not None and not trouble:
             actor = make()
@@ -117,32 +120,43 @@ class PretendedActor:
         )
 
     def kill(self, why):
-        self.dead = why
-        for future in self._futures:
-            if not future.done():
-                future.set_exception(RayActorError(why))
+        with self._living:
+            if self.dead:
+                return
+            self.dead = why
+            self._fail(self._open)
+            self._open = set()
+        for calls in self._groups.values():
+            calls.put(None)
+
+    def _fail(self, references):
+        for reference in references:
+            reference.set_exception(RayActorError(self.dead))
 
     def _call(self, group, n, method, arguments):
         if self.full:
             raise PendingCallsLimitExceeded
         references = [Reference() for _ in range(n)]
-        self._futures += references
-        if self.dead:
-            for reference in references:
-                reference.set_exception(RayActorError(self.dead))
-        elif not self.hangs:
-            arguments = [a.result() if isinstance(a, Future) else a for a in arguments]
-            self._groups[group].put((method, arguments, references))
+        arguments = [a.result() if isinstance(a, Future) else a for a in arguments]
+        with self._living:
+            if self.dead:
+                self._fail(references)
+            else:
+                self._open.update(references)
+                if not self.hangs:
+                    self._groups[group].put((method, arguments, references))
         return references if n > 1 else references[0]
 
     def _run(self, actor, calls):
-        while True:
-            method, arguments, references = calls.get()
+        while call := calls.get():
+            method, arguments, references = call
             answer = getattr(actor, method)(*arguments)
-            if self.dead:
-                return
-            for reference, value in zip(references, answer if len(references) > 1 else [answer], strict=True):
-                reference.set_result(value)
+            with self._living:
+                if self.dead:
+                    return
+                self._open.difference_update(references)
+                for reference, value in zip(references, answer if len(references) > 1 else [answer], strict=True):
+                    reference.set_result(value)
 
 
 class Reference(Future):

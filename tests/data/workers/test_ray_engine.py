@@ -31,6 +31,7 @@ def cluster(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", pretended)
     monkeypatch.setattr(ray_worker, "_TURN_S", 0.01)
     monkeypatch.setattr(membership, "_LOOK_S", 0.01)
+    monkeypatch.setattr(membership, "_LEAVE_S", 100.0)
     monkeypatch.setattr(ray_actor, "_BEAT_S", 0.01)
     monkeypatch.setattr(joining, "_user", None)
     return pretended
@@ -105,6 +106,7 @@ def test_a_worker_tells_where_it_runs_and_how_it_ended_once(cluster):
     cluster.actors[0].kill("The actor is dead\nbecause its node has died.")
     heard.worker.close()
     waiting.worker.close()
+    assert cluster.actors[0].dead.startswith("The actor is dead")  # of what it died of first, whoever asks when
     wait_until(lambda: heard.exits and waiting.exits)
     assert heard.exits[0].startswith("on the node ")
     assert heard.exits[0].endswith("died: The actor is dead because its node has died.")
@@ -183,10 +185,10 @@ def test_no_room_is_one_sentence_within_the_limit(cluster):
 def test_no_room_for_one_more_is_no_error_while_others_run(cluster, monkeypatch):
     said, none_waits = [], threading.Event()
     monkeypatch.setattr(ray_worker.warnings, "warn", lambda text, stacklevel: (said.append(text), none_waits.set()))
-    engine = Ray(start_timeout_s=0.05)
+    engine = Ray()
     running = Heard(echo, engine)
     wait_until(lambda: running.worker.where[1] > 0)
-    cluster.room = 1
+    cluster.room, engine.start_timeout_s = 1, 0.05
     waiting = Heard(echo, engine)
     assert none_waits.wait(30)
     assert said[0].endswith(
@@ -443,15 +445,18 @@ def test_what_ray_remembers_of_a_cluster_that_is_gone_is_said_at_once(cluster, m
 
 
 def test_an_address_where_nobody_listens_is_said_at_once(cluster):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        Ray(address)
-    cluster.initialized = False
-    with pytest.raises(ConnectionError, match=rf"address \({address}\) must be that of a Ray .*nothing answers there"):
-        Ray(address)
     with pytest.raises(ValueError, match=r"address must be such as '10.0.0.1:6379', 'auto' or None, got 'local'"):
         Ray("local")
-    assert not cluster.initialized
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))  # the port is ours, and refuses whoever comes until we listen
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        said = rf"address \({address}\) must be that of a Ray .*nothing answers there"
+        with pytest.raises(ConnectionError, match=said):
+            Ray(address)
+        assert not cluster.initialized
+        server.listen()
+        Ray(address)
+    assert cluster.initialized
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

