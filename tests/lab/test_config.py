@@ -7,7 +7,10 @@ import pytest
 import yaml
 
 from ai.lab import Config, Trial
-from ai.lab.config import diff, flatten, from_plain, override, read_yaml, to_plain, write_yaml
+from ai.lab.config import diff, flatten, override
+from ai.lab.configuration.plain_values import to_plain
+from ai.lab.configuration.typed_fields import from_plain
+from ai.lab.configuration.yaml_file import read_yaml, write_yaml
 
 
 class Mode(enum.Enum):

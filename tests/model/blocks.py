@@ -40,8 +40,6 @@ def latent_and_divergence(out):
 
 IMAGE, TOKENS, VECTOR, Z = (3, 4, 8, 8), (2, 6, 8), (3, 8), (3, 5)
 
-RESCALED = {"gain": 1.4, "clamp": 256, "blur": (1, 3, 3, 1), "scale_w": True, "lr_mult": 0.5}
-
 BLOCKS = {
     "fc": Block(lambda: m.fc(8, 6, actv="gelu"), (VECTOR,)),
     "fc equalised": Block(lambda: m.fc(8, 6, actv="lrelu", scale_w=True, lr_mult=0.01, bias_init=1.0), (VECTOR,)),

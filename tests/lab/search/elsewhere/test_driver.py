@@ -28,9 +28,11 @@ from ai.lab.files.folder import mark, write_json
 from ai.lab.files.marks import change_marks, load_marks
 from ai.lab.files.ownership import Owner
 from ai.lab.files.removal import remove_unowned
-from ai.lab.search.elsewhere import mirror, trials
+from ai.lab.search.elsewhere import file_parts, mirror, trial_copy, trials
 from ai.lab.search.elsewhere.driver import _copied
-from ai.lab.search.elsewhere.mirror import Copy, Mirror, meet
+from ai.lab.search.elsewhere.meeting import invite, meet, met
+from ai.lab.search.elsewhere.mirror import Mirror
+from ai.lab.search.elsewhere.trial_copy import Copy
 from ai.lab.search.elsewhere.trials import _remove_litter, serve_trials
 from ai.lab.search.losses import MAX_LOSSES
 from ai.train import Classify, Trainer, opt
@@ -554,7 +556,7 @@ def test_a_file_that_cannot_be_read_here_is_told_once_in_the_log_that_who_goes_o
 
 
 def test_a_file_that_is_cut_while_it_is_handed_over_is_handed_over_again_as_it_is_then(tmp_path, monkeypatch):
-    monkeypatch.setattr(mirror, "PART_BYTES", 10)
+    monkeypatch.setattr(file_parts, "PART_BYTES", 10)
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     (here / "a.bin").write_bytes(bytes(range(25)))
@@ -573,7 +575,7 @@ def test_a_file_that_fails_half_way_twice_is_taken_back_and_told_of(tmp_path, mo
     here.mkdir()
     (here / "a.bin").write_bytes(bytes(25))
     (here / "b.txt").write_text("whole")
-    whole = mirror._parts
+    whole = trial_copy.parts
 
     def parts(path):
         if path.name != "a.bin":
@@ -582,7 +584,7 @@ def test_a_file_that_fails_half_way_twice_is_taken_back_and_told_of(tmp_path, mo
         yield 0, bytes(10)
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(mirror, "_parts", parts)
+    monkeypatch.setattr(trial_copy, "parts", parts)
     for part in Copy(here).parts():
         trials.write_given(there, *part)
     assert sorted(path.name for path in there.iterdir()) == ["b.txt", "log.txt"]
@@ -757,7 +759,7 @@ def test_a_trial_is_never_told_finished_before_all_of_it_has_come(tmp_path, ends
 
 @pytest.mark.usefixtures("by_hand")
 def test_a_snapshot_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(mirror, "PART_BYTES", 10)
+    monkeypatch.setattr(file_parts, "PART_BYTES", 10)
     there, here = tmp_path / "there", tmp_path / "here"
     write_snapshot(there, 10, bytes(range(45)))
     (there / "snapshots" / "000000010" / "empty").touch()
@@ -792,31 +794,31 @@ def test_a_folder_is_one_for_both_sides_where_each_finds_what_the_other_has_just
     mark(here, "trial")
     copy = Copy(here)
 
-    def met(seen_there) -> tuple[Path | None, list[str]]:
-        meeting = copy.invite()
-        return meet(seen_there(meeting), partial(copy.met, meeting)), [path.name for path in here.iterdir()]
+    def seen(seen_there) -> tuple[Path | None, list[str]]:
+        meeting = invite(here)
+        return meet(seen_there(meeting), partial(met, meeting)), [path.name for path in here.iterdir()]
 
     left = [".ai-lab"]
-    assert met(lambda meeting: meeting) == (here, left)
-    assert met(lambda meeting: tmp_path / "nowhere" / "snapshots" / meeting.name) == (None, left)
+    assert seen(lambda meeting: meeting) == (here, left)
+    assert seen(lambda meeting: tmp_path / "nowhere" / "snapshots" / meeting.name) == (None, left)
 
     def copied(meeting) -> Path:  # under the same name, as of a disk that follows this one
         return Path(shutil.copytree(here, tmp_path / meeting.name), meeting.relative_to(here))
 
-    assert met(copied) == (None, left)
+    assert seen(copied) == (None, left)
 
-    meeting = copy.invite()
-    assert meet(meeting, lambda name, said: copy.met(meeting, name, "something else")) is None
+    meeting = invite(here)
+    assert meet(meeting, lambda name, said: met(meeting, name, "something else")) is None
     assert [path.name for path in here.iterdir()] == left
-    meeting = copy.invite()  # where what the worker leaves cannot be deleted, by another user's right
+    meeting = invite(here)  # where what the worker leaves cannot be deleted, by another user's right
     assert meet(meeting, lambda name, said: False) is None
     assert not list(meeting.iterdir())
     copy.forget_unfinished()
     (here / "snapshots").rmdir()
     assert [path.name for path in here.iterdir()] == left
-    with pytest.raises(ValueError, match="must lie in the trial's folder"):
-        copy.met(meeting, "../../../x", "")
-    copy.invite()  # of a search that is killed now
+    with pytest.raises(ValueError, match="must lie in the folder of the meeting"):
+        met(meeting, "../../../x", "")
+    invite(here)  # of a search that is killed now
     remove_unowned(here)
     assert not list(tmp_path.glob("here*"))
 

@@ -20,6 +20,7 @@ from ai.data.episodes.n_step_sums import MADE_OF, NStepSums
 from ai.data.episodes.packing import Episode, Packed, pack
 from ai.data.episodes.returns import full_returns, n_step_returns
 from ai.data.episodes.ring import Ring
+from ai.data.episodes.windows import cut_stacks, stacked, unrolled
 
 # Of states; 1 did not say n_step, gamma and alpha.
 _FORMAT = 2
@@ -203,7 +204,7 @@ class ReplayBuffer:
         if episodes.drawable is not None:
             is_step &= episodes.drawable
         self._drawing.write(places, is_step[kept])
-        self._close_cut_stacks()
+        self._drawing.close(cut_stacks(self._ring, self.frame_stack))
         if sums is not None:
             sums.write(places)
         elif self.n_step not in (None, math.inf):
@@ -399,30 +400,25 @@ class ReplayBuffer:
         self._ring.check(columns)
 
     def _gather(self, start: Tensor, index: Tensor) -> dict[str, Tensor]:
-        steps_left = self._ring.end.index_select(0, start) - index
-        numbers, places, extra = index, start, {}
+        numbers, places, known = index, start, {}
         if self.unroll is not None:
-            ahead = torch.arange(-self.burn_in, self.unroll + 1, device="cpu")
-            steps_back = index - self._ring.begin[start].clamp(min=self._ring.oldest)
-            # as far as the episode goes, from its first row that is still there to its last
-            numbers = index[:, None] + torch.maximum(torch.minimum(ahead, steps_left[:, None]), -steps_back[:, None])
-            extra["mask"] = (ahead >= 0) & (ahead < steps_left[:, None])
-            if self.burn_in:
-                extra["context"] = -ahead[: self.burn_in] <= steps_back[:, None]
-            steps_left = self._ring.end[start][:, None] - numbers
+            numbers, known = unrolled(self._ring, index, self.burn_in, self.unroll)
             places = numbers % self.capacity
 
         def gathered(keys: Iterable[str], numbers: Tensor, places: Tensor) -> Iterator[tuple[str, Tensor]]:
             for key in keys:
                 alone = numbers.ndim == 2 and key in self.first_only
+                at, place = (numbers[:, 0], places[:, 0]) if alone else (numbers, places)
                 if key == "obs" and self.frame_stack > 1:
-                    yield key, self._stacked(numbers[:, 0] if alone else numbers)
+                    yield key, stacked(self._ring, at, self.frame_stack, self.pad_frames)
                 else:
-                    yield key, self._ring.rows(key, places[:, 0] if alone else places)
+                    yield key, self._ring.rows(key, place)
 
         batch = dict(gathered((key for key in self._ring.columns if key not in self.omit_keys), numbers, places))
         if self.n_step not in (None, math.inf):
             rewards, factor = self._n_step_sums().at(places)
+            end = self._ring.end.index_select(0, start)
+            steps_left = (end if self.unroll is None else end[:, None]) - numbers
             after = numbers + steps_left.clamp(max=int(self.n_step or 0))
             places_after = after % self.capacity
             if "value" in self._ring.columns:
@@ -431,7 +427,7 @@ class ReplayBuffer:
                 batch["n_step_reward"], batch["next_discount"] = rewards, factor
                 there = [key for key in self.next_keys if key in self._ring.columns]
                 batch |= {f"next_{key}": column for key, column in gathered(there, after, places_after)}
-        return batch | extra
+        return batch | known
 
     def _n_step_sums(self) -> NStepSums:
         """Returns the sums of the live rows, by what is to be summed now."""
@@ -445,20 +441,3 @@ class ReplayBuffer:
         if self._sums is None or self.n_step in (None, math.inf):
             return None
         return self._sums if self._sums.are_of(self._ring, int(self.n_step or 0), self.gamma) else None
-
-    def _stacked(self, numbers: Tensor) -> Tensor:
-        """Returns observations at rows of any shape, by their numbers, as stacks of the frames up to there."""
-        wanted = numbers[..., None] - torch.arange(self.frame_stack - 1, -1, -1, device="cpu")
-        begin = self._ring.begin[numbers % self.capacity][..., None]
-        found = self._ring.rows("obs", torch.maximum(wanted, begin) % self.capacity)
-        if self.pad_frames == "zeros":
-            found[wanted < begin] = 0
-        return found
-
-    def _close_cut_stacks(self) -> None:
-        """Lets no step be drawn of which an earlier frame was overwritten."""
-        oldest = self._ring.oldest
-        if self.frame_stack == 1 or oldest == 0:
-            return
-        places = np.arange(oldest, min(oldest + self.frame_stack - 1, self._ring.n_written)) % self.capacity
-        self._drawing.close(places[(self._ring.begin[places].numpy() < oldest) & self._drawing.is_open[places]])

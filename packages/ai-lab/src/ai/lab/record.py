@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ai.data.storage.paths import expanded
-from ai.lab.config import flatten, read_yaml
+from ai.lab.config import flatten
+from ai.lab.configuration.yaml_file import read_yaml
 from ai.lab.files.folder import read_marker
 from ai.lab.files.load import META as META_TYPES
 from ai.lab.files.load import load_json, load_typed, read_small

@@ -162,7 +162,7 @@ class Trial:
         self._writer.log(step, values)
 
     def save_sample(self, step: int, images: Any) -> Path:
-        """Writes images as the PNG page of `step` and returns its path; see `ai.lab.media.image_page.save_page`."""
+        """Writes images as the PNG page of `step` and returns its path; see `ai.lab.media.image_page.to_page`."""
         return self._writer.sample(step, images)
 
     def keep(self, step: int, name: str, value: object, *, layout: str | None = None) -> Path:

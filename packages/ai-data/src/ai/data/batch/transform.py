@@ -28,7 +28,6 @@ class Applied:
         self._by_key = isinstance(transform, Mapping)
         self._name = name
         self._wanted = {key: _random_parameter(function) for key, function in named.items()}
-        self.wants_random = any(self._wanted.values())
 
     def __call__(self, value: Any, generator: Callable[[str], Any]) -> Any:
         """Returns the transformed value.

@@ -46,7 +46,10 @@ class Drawing:
             self._tree.set(places, np.where(may_be_drawn, self._top_priority, 0))
 
     def close(self, places: np.ndarray) -> None:
-        """Lets open places be drawn no more."""
+        """Lets nothing be drawn at places any more."""
+        places = places[self.is_open[places]]
+        if not len(places):
+            return
         self.is_open[places] = False
         self.n_open -= len(places)
         if self._tree is not None:

@@ -4,44 +4,22 @@ Legend: n images, c channels (1 grey, 3 colour, 4 with alpha), h height, w width
 """
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
-
-from ai.lab.files.folder import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def save_page(path: Path, images: "Tensor | np.ndarray", *, columns: int | None = None, gap: int = 2) -> None:
-    """Writes images side by side as one PNG, atomically.
-
-    Args:
-        path: The file.
-        images: `(n, c, h, w)`, `(c, h, w)` or `(n, h, w)`, else with the channels last; floating point in [-1, 1]
-            (clipped) or uint8.
-        columns: Images a row; by default about as many as rows.
-        gap: Pixels between two images.
-
-    Raises:
-        ValueError: the shape is none of these, or there is no image.
-        TypeError: the numbers are neither floating point nor uint8.
-    """
-    write_atomic(path, encode_page(images, columns=columns, gap=gap))
-
-
-def encode_page(
-    images: "Tensor | np.ndarray", *, columns: int | None = None, gap: int = 2, layout: str | None = None
-) -> bytes:
-    """Returns the page as PNG; see `save_page` and `to_page`."""
+def encode_page(images: "Tensor | np.ndarray", *, layout: str | None = None) -> bytes:
+    """Returns the page as PNG; see `to_page`."""
     import io
 
     from PIL import Image
 
     buffer = io.BytesIO()
-    page = to_page(images, columns=columns, gap=gap, layout=layout)
+    page = to_page(images, layout=layout)
     Image.fromarray(page[..., 0] if page.shape[-1] == 1 else page).save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
 
@@ -49,14 +27,19 @@ def encode_page(
 def to_page(
     images: "Tensor | np.ndarray", *, columns: int | None = None, gap: int = 2, layout: str | None = None
 ) -> np.ndarray:
-    """Returns the page as uint8 `(height, width, c)`; see `save_page`.
+    """Returns images side by side, as uint8 `(height, width, c)`.
 
     Args:
-        images: The images.
-        columns: Images a row.
+        images: `(n, c, h, w)`, `(c, h, w)` or `(n, h, w)`, else with the channels last; floating point in [-1, 1]
+            (clipped) or uint8.
+        columns: Images a row; by default about as many as rows.
         gap: Pixels between two images.
         layout: The axes of `images`, such as `'NHWC'`, `'HWC'` or `'HW'`. Without it the channels, 1, 3 or 4, come
             first where the shape allows it, else last where they are fewer than rows and columns.
+
+    Raises:
+        ValueError: the shape is none of these, or there is no image.
+        TypeError: the numbers are neither floating point nor uint8.
     """
     pixels = _to_uint8(images)
     if layout is not None:

@@ -22,7 +22,7 @@ class HookOptions(TypedDict, total=False):
 
     Attributes:
         val_data: Iterated whole at each validation.
-        sampler: `(model, step) -> images`, kept as a PNG page; see `ai.lab.media.image_page.save_page`.
+        sampler: `(model, step) -> images`, kept as a PNG page; see `ai.lab.media.image_page.to_page`.
         task: `(model, step) -> dict of numbers`, logged as they are.
         save_snapshots: Whether to save what resuming needs; or an `ai.train.Snapshots` that says how.
         stopper: `(step, metrics) -> bool`, asked after each evaluation, such as `ai.train.EarlyStopping`.

@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 from ai.data.workers.error_text import error_text
-from ai.lab.config import flatten, to_plain
+from ai.lab.config import flatten
+from ai.lab.configuration.plain_values import to_plain
 from ai.lab.files.metrics_file import Row, read_rows
 from ai.lab.record import METRICS, Record
 from ai.lab.recording.session import Closing, Logger

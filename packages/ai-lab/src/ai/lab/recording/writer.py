@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai.data.workers.error_text import error_text
-from ai.lab.config import read_yaml, to_plain, write_yaml
+from ai.lab.configuration.plain_values import to_plain
+from ai.lab.configuration.yaml_file import read_yaml, write_yaml
 from ai.lab.files.folder import write_atomic
 from ai.lab.files.metrics_writer import as_row
 from ai.lab.files.ownership import Owner

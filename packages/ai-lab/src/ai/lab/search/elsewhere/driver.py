@@ -25,7 +25,8 @@ from ai.lab.files.ownership import Owner
 from ai.lab.files.removal import remove_unowned
 from ai.lab.provenance.description import describe_origin
 from ai.lab.record import Record
-from ai.lab.search.elsewhere.mirror import Copy, NotSeenError
+from ai.lab.search.elsewhere.meeting import invite, met
+from ai.lab.search.elsewhere.trial_copy import Copy, NotSeenError
 from ai.lab.search.elsewhere.trials import CALLS, FACTS, FILE, MEET, Given, serve_trials
 from ai.lab.search.evaluation import Outcome
 from ai.lab.search.loop import Left, Report, Run, Search
@@ -106,7 +107,7 @@ class SearchElsewhere(Search):
             if reached < 0:
                 copy.clear()
             losses, newest = (losses if reached <= newest else 0), reached
-            told = self.reported(asked), fields, self.workers.started_by, copy.invite()
+            told = self.reported(asked), fields, self.workers.started_by, invite(path)
             given = Given(asked.number, seed, reached >= 0, *told)
             ended = self.workers.evaluate(given, copy, asked)
             if isinstance(ended, Outcome):
@@ -170,7 +171,7 @@ class Workers:
                     except OSError as error:  # this disk's: what is computed from here on would be lost
                         raise Left(error) from error
                 elif name == MEET:
-                    answer = copy.met(given.meeting, *arguments)
+                    answer = met(given.meeting, *arguments)
                 else:
                     try:
                         answer = _answer(asked, name, arguments, options)

@@ -1,20 +1,19 @@
 """A trial's folder on another machine, copied here while it is written: no disk need be shared.
 
-`Mirror` is where the trial runs and says what is new; `Copy` is where it is kept. Rows and logs travel as the bytes
-appended to them, other files whole, a snapshot in parts and committed by a rename; rows come before the snapshots that
-count on them, and last of all what `meta.json` said before the rest was looked at: nobody reads there that a trial is
-finished of which something is still to come. So what is copied is a folder that a killed run might have left here.
-Tags and note belong to who reads: of them travels what was changed there, and what was marked here stays.
-A file that cannot be read there is left out, and the trial's log says so; the run and the search go on.
+`Mirror` is where the trial runs and says what is new; `Copy` (`trial_copy`) is where it is kept. Rows and logs travel
+as the bytes appended to them, other files whole, a snapshot in parts and committed by a rename; rows come before the
+snapshots that count on them, and last of all what `meta.json` said before the rest was looked at: nobody reads there
+that a trial is finished of which something is still to come. So what is copied is a folder that a killed run might have
+left here. Tags and note belong to who reads: of them travels what was changed there, and what was marked here stays. A
+file that cannot be read there is left out, and the trial's log says so; the run and the search go on.
 
-Where both sides see the trial's folder here (`Copy.invite`, `meet`), what is large takes the shorter way: the parts of
-a snapshot are written straight to where they would be copied to. All else stays as it is: a snapshot is committed here,
-when its worker says so and what that has written is here; else it is sent. A worker that is no longer heard can leave
-nothing but a hidden folder of its own.
+Where both sides see the trial's folder here (`meeting`), what is large takes the shorter way: the parts of a snapshot
+are written straight to where they would be copied to. All else stays as it is: a snapshot is committed here, when its
+worker says so and what that has written is here; else it is sent. A worker that is no longer heard can leave nothing
+but a hidden folder of its own.
 """
 
 import contextlib
-import errno
 import json
 import os
 import secrets
@@ -24,152 +23,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ai.lab.files.folder import MARKER, write_atomic
-from ai.lab.files.marks import MARKS, change_marks, load_marks
-from ai.lab.files.ownership import FILE as OWNER
+from ai.lab.files.folder import MARKER
+from ai.lab.files.marks import MARKS, load_marks
 from ai.lab.record import LOG, META, METRICS, SNAPSHOTS, SYSTEM
+from ai.lab.search.elsewhere.file_parts import (
+    MANIFEST,
+    OWN,
+    PART_BYTES,
+    flush,
+    is_unfinished,
+    parts,
+    room,
+    sizes,
+    write_part,
+)
+from ai.lab.search.elsewhere.trial_copy import NotSeenError
 
 SYNC_S = 1.0
 """Seconds between two looks at what is new."""
-PART_BYTES = 8 << 20
 _TAIL_BYTES = 256  # by which an appended file is known again
 _APPENDED = (METRICS, SYSTEM, LOG)
-_LOCKS = (OWNER, f"{MARKS}.lock")
-_OWN = (MARKER, MARKS, *_LOCKS)  # each side has its own
-_MANIFEST = "manifest.json"  # of a snapshot
 
 Send = Callable[..., object]
-
-
-class Copy:
-    """The copy of a trial's folder.
-
-    Args:
-        folder: Where it is; it must exist.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder.resolve()
-        self._unreadable: set[str] = set()
-
-    def parts(self) -> Iterator[tuple[str, int, bytes | None]]:
-        """Yields name, position and bytes of all that a run goes on from; what cannot be read is told in its log.
-
-        A file that fails half-way is read anew from its beginning, once; None for its bytes takes back what was sent.
-        """
-        log = self._folder / LOG
-        for path in [*sorted(path for path in self._folder.rglob("*") if path != log), log]:
-            name = path.relative_to(self._folder)
-            try:
-                if path.is_file() and path.name not in _LOCKS and not _is_unfinished(name):
-                    yield from self._whole(str(name), path)
-            except OSError as error:
-                self._tell_unreadable(str(name), error)
-
-    def _whole(self, name: str, path: Path) -> Iterator[tuple[str, int, bytes | None]]:
-        for is_last in (False, True):
-            n_sent = 0
-            try:
-                for at, data in _parts(path):
-                    yield name, at, data
-                    n_sent += 1
-                return
-            except OSError:
-                if n_sent:
-                    yield name, 0, None
-                if is_last or not n_sent:
-                    raise
-
-    def _tell_unreadable(self, name: str, error: OSError) -> None:
-        if name not in self._unreadable:
-            self._unreadable.add(name)
-            line = f"ai.lab: {name} cannot be read and is not handed to who goes on: {error.strerror or error}\n"
-            with contextlib.suppress(OSError), open(self._folder / LOG, "ab") as file:
-                file.write(line.encode(errors="replace"))
-
-    def clear(self) -> None:
-        """Deletes what a run left that is not gone on from."""
-        for path in self._folder.iterdir():
-            if path.name not in _OWN:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-    def take(self, kind: str, name: str, *content: Any) -> None:
-        """Does what a mirror said.
-
-        Raises:
-            ValueError: it names something outside of the folder.
-            NotSeenError: a snapshot that was not sent but written here is not what its worker wrote.
-        """
-        path = self._inside(name)
-        if kind == "append":
-            at, data = content
-            with open(_room(path), "ab") as file:
-                file.truncate(at)  # rows that a resumed run has dropped
-                file.write(data)
-        elif kind == "whole":
-            write_atomic(_room(path), content[0])
-        elif kind == "note":
-            if path.is_file():  # else the snapshot was deleted here: one file does not make it
-                write_atomic(path, content[0])
-        elif kind == "marks":
-            change_marks(self._folder, **content[0])
-        elif kind == "part":
-            _write_part(_room(path), *content)
-        elif kind == "commit":
-            partial, *written = content
-            partial = self._inside(partial)
-            try:  # before the snapshot that stands there goes
-                if written and written != [_sizes(partial)]:
-                    raise NotSeenError
-                for file_path in partial.rglob("*"):
-                    _flush(file_path)
-            except OSError:
-                if written:
-                    raise NotSeenError from None
-                raise
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(partial, path)
-            _flush(path.parent)
-        elif path.is_dir():
-            shutil.rmtree(path)
-        else:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                path.unlink()
-
-    def forget_unfinished(self) -> None:
-        """Deletes snapshots that were cut off on their way, and what was laid down for a worker that never came."""
-        for path in (self._folder / SNAPSHOTS).glob(".*.partial"):
-            shutil.rmtree(path, ignore_errors=True)
-
-    def invite(self) -> Path:
-        """Returns a new folder within this one, by which a worker finds out whether it sees this one: see `meet`.
-
-        It lies where a killed process leaves unfinished snapshots, and is deleted as one of them.
-        """
-        path = self._folder / SNAPSHOTS / f".{secrets.token_hex(16)}.partial"
-        with contextlib.suppress(OSError):  # then nobody finds it
-            path.mkdir(parents=True)
-        return path
-
-    def met(self, meeting: Path, name: str, said: str) -> bool:
-        """Returns whether a worker has left there what it says, and whether what it leaves can be deleted here."""
-        left = self._inside(f"{SNAPSHOTS}/{meeting.name}/{name}")
-        try:
-            is_met = (left / name).read_text() == said
-            shutil.rmtree(left)
-        except OSError:
-            return False
-        finally:
-            shutil.rmtree(meeting, ignore_errors=True)
-            with contextlib.suppress(OSError):  # there are snapshots already
-                meeting.parent.rmdir()
-        return is_met
-
-    def _inside(self, name: str) -> Path:
-        path = self._folder / name
-        if self._folder not in path.resolve().parents:
-            raise ValueError(f"{name!r} must lie in the trial's folder {self._folder}")
-        return path
 
 
 class Mirror:
@@ -194,7 +69,7 @@ class Mirror:
                 self._sent[name] = (len(data), data[-_TAIL_BYTES:]) if name in _APPENDED else _stamp(path)
         for name, at in self._snapshots():
             with self._read(name):
-                self._sent[name] = (_stamp(at / _MANIFEST), _contents(at))
+                self._sent[name] = (_stamp(at / MANIFEST), _contents(at))
         self._marks, _ = load_marks(folder)
         self._thread = threading.Thread(target=self._loop, name="ai-lab mirror", daemon=True)
         self._thread.start()
@@ -307,12 +182,12 @@ class Mirror:
         self._sent[name] = sent, tail
 
     def _snapshot(self, name: str, folder: Path) -> None:
-        sent, stamp = self._sent.get(name), _stamp(folder / _MANIFEST)
+        sent, stamp = self._sent.get(name), _stamp(folder / MANIFEST)
         if sent is not None and sent[0] == stamp:
             return
         contents = _contents(folder)
         if sent is not None and sent[1] == contents:  # what was measured on it is noted there later
-            self._send("note", f"{name}/{_MANIFEST}", (folder / _MANIFEST).read_bytes())
+            self._send("note", f"{name}/{MANIFEST}", (folder / MANIFEST).read_bytes())
         else:
             try:
                 self._whole_snapshot(name, folder, contents)
@@ -325,8 +200,8 @@ class Mirror:
         partial = str(Path(name).with_name(f".{folder.name}.{self._token}.partial"))
         try:
             for path in sorted(folder.rglob("*")):
-                if path.is_file() and not _is_unfinished(path.relative_to(self._folder)):
-                    for at, data in _parts(path):
+                if path.is_file() and not is_unfinished(path.relative_to(self._folder)):
+                    for at, data in parts(path):
                         self._part(f"{partial}/{path.relative_to(folder)}", at, data)
             written = () if self._seen is None else (self._flushed(self._seen / partial),)
             if _contents(folder) != contents:
@@ -344,15 +219,15 @@ class Mirror:
             return
         try:
             os.stat(self._seen / MARKER)  # a folder that was deleted there is not made again
-            _write_part(_room(self._seen / name), at, data)
+            write_part(room(self._seen / name), at, data)
         except OSError as error:
             raise _NotWrittenError from error
 
     def _flushed(self, partial: Path) -> dict[str, int]:
         try:
             for path in partial.rglob("*"):
-                _flush(path)
-            return _sizes(partial)
+                flush(path)
+            return sizes(partial)
         except OSError as error:
             raise _NotWrittenError from error
 
@@ -363,13 +238,13 @@ class Mirror:
             folders[:] = [each for each in folders if not each.startswith(".") and at / each != Path(SNAPSHOTS)]
             for name in names:
                 path = Path(parent, name)
-                if not name.startswith(".") and name not in _OWN and os.path.isfile(path):
+                if not name.startswith(".") and name not in OWN and os.path.isfile(path):
                     found.append((str(at / name), path))
         return sorted(found)
 
     def _snapshots(self) -> list[tuple[str, Path]]:
         folders = sorted((self._folder / SNAPSHOTS).glob("[0-9]*"))
-        return [(f"{SNAPSHOTS}/{folder.name}", folder) for folder in folders if os.path.isfile(folder / _MANIFEST)]
+        return [(f"{SNAPSHOTS}/{folder.name}", folder) for folder in folders if os.path.isfile(folder / MANIFEST)]
 
     def _note_folder(self, error: OSError) -> None:
         with self._read(os.path.relpath(error.filename, self._folder)):
@@ -390,10 +265,6 @@ class _NotSentError(Exception):
         self.error = error
 
 
-class NotSeenError(Exception):
-    """What a worker wrote straight to a copy is not there: the file system is no longer one, or late."""
-
-
 class _NotWrittenError(Exception):
     """A copy that is seen from here could not be written to."""
 
@@ -410,84 +281,13 @@ def _is_gone(path: Path) -> bool:
 
 def _contents(snapshot: Path) -> Any:
     """What tells a snapshot from another one of its step: the checksums of its files."""
-    text = (snapshot / _MANIFEST).read_bytes()
+    text = (snapshot / MANIFEST).read_bytes()
     try:
         return json.dumps(json.loads(text)["files"], sort_keys=True)  # in which NaN is itself
     except (ValueError, TypeError, KeyError, RecursionError):  # a damaged one is like no other
         return text
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """Returns the files of a folder, with the bytes of each."""
-    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-
-
-def _room(path: Path) -> Path:
-    """Returns the path of a file, with its folder made and nothing else in its place."""
-    for parent in reversed(path.parents):
-        if parent.is_file():  # what was a file there is a folder now
-            parent.unlink()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    return path
-
-
-def meet(meeting: Path, tell: Callable[[str, str], bool]) -> Path | None:
-    """Returns the trial's folder that the search writes to, if it is the same folder here as there.
-
-    Proved, not guessed by its name: what the search has just made is found here, and what is left here is found, read
-    and deleted there, which `tell` asks it for.
-    """
-    name, said = secrets.token_hex(8), secrets.token_hex(16)
-    with contextlib.suppress(OSError):  # also then it is asked, and deletes what it has made
-        (meeting / name).mkdir()
-        (meeting / name / name).write_text(said)
-    try:
-        return meeting.parents[1] if tell(name, said) else None
-    finally:  # what the other side may not delete would stand in its way
-        shutil.rmtree(meeting / name, ignore_errors=True)
-
-
-def _write_part(path: Path, at: int, data: bytes) -> None:
-    with open(path, "r+b" if at else "wb") as file:
-        file.seek(at)
-        file.write(data)
-
-
-def _parts(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields position and bytes of a file; of an empty one too.
-
-    Raises:
-        OSError: it cannot be read; FileNotFoundError: it has become shorter meanwhile.
-    """
-    with open(path, "rb", buffering=0) as file:
-        size, at = os.fstat(file.fileno()).st_size, 0
-        while True:
-            data = file.read(PART_BYTES)
-            if not data and at < size:
-                raise FileNotFoundError(errno.ENOENT, f"it ended after {at} of {size} bytes")
-            if data or not at:
-                yield at, data
-            if not data:
-                return
-            at += len(data)
-
-
-def _is_unfinished(name: Path) -> bool:
-    if name.parts[0] == SNAPSHOTS:  # one is whole, hidden files and all, but for a note that is being written
-        return name.name.startswith(f".{_MANIFEST}.") or any(part.startswith(".") for part in name.parts[:2])
-    return any(part.startswith(".") and part != MARKER for part in name.parts)
-
-
 def _stamp(path: Path) -> tuple[int, int, int]:
     stat = path.stat()
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 from ai.data.workers.worker import portable_error
 from ai.lab.files.ownership import Owner, holder, last_holder
 from ai.lab.provenance import description
-from ai.lab.search.elsewhere.mirror import Mirror, meet
+from ai.lab.search.elsewhere.file_parts import write_part
+from ai.lab.search.elsewhere.meeting import meet
+from ai.lab.search.elsewhere.mirror import Mirror
 from ai.lab.search.evaluation import Outcome, evaluate, record
 from ai.lab.search.experiment_trial import ExperimentTrial
 
@@ -194,9 +196,7 @@ def write_given(folder: Path, name: str, at: int, data: bytes | None) -> None:
         path.unlink()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "r+b" if at else "wb") as file:
-        file.seek(at)
-        file.write(data)
+    write_part(path, at, data)
 
 
 def _remove_litter() -> None:

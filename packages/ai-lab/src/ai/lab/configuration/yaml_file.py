@@ -1,0 +1,86 @@
+"""YAML files of configurations, in which `1e-3` is a number."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from ai.lab.configuration.plain_values import to_plain
+from ai.lab.files.folder import write_atomic
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Returns a YAML file's mapping; an empty file is an empty one.
+
+    Raises:
+        ValueError: the file is no YAML mapping.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        values = yaml.load(path.read_bytes(), _loader())
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if _is_endless(values):
+        raise ValueError(f"{path} is too large, or holds itself by an alias")
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a mapping, got {type(values).__name__}")
+    return values
+
+
+def write_yaml(path: Path, config: object) -> None:
+    """Writes a dataclass or mapping as YAML, atomically."""
+    import yaml
+
+    text = yaml.dump(to_plain(config), sort_keys=False, allow_unicode=True, Dumper=_dumper())
+    write_atomic(path, text.encode())
+
+
+def parse_yaml(text: str) -> Any:
+    """Returns the value that the text of an override is in YAML.
+
+    Raises:
+        ValueError: it is none.
+    """
+    import yaml
+
+    try:
+        return yaml.load(text, _loader())
+    except yaml.YAMLError as error:
+        raise ValueError(f"an override's value must be YAML, got {text!r}: {error}") from None
+
+
+def _is_endless(values: object) -> bool:
+    """Whether a value holds itself by aliases, or so much by them that nobody can have written it."""
+    below = [values]
+    for _ in range(100_000):
+        if not below:
+            return False
+        value = below.pop()
+        if isinstance(value, dict | list | set):
+            below.extend(value.values() if isinstance(value, dict) else value)
+    return True
+
+
+@functools.cache
+def _loader() -> Any:
+    """Returns the safe loader, in C where it was built, with 1e-3 read as a number (YAML 1.1 reads it as text)."""
+    return _with_numbers("SafeLoader")
+
+
+@functools.cache
+def _dumper() -> Any:
+    """Returns the dumper that quotes the texts which that loader would read as numbers."""
+    return _with_numbers("SafeDumper")
+
+
+def _with_numbers(name: str) -> Any:
+    import re
+
+    import yaml
+
+    made = type(f"_{name}", (getattr(yaml, f"C{name}", getattr(yaml, name)),), {})
+    number = re.compile(r"^[-+]?(\d[\d_]*)?\.?\d+[eE][-+]?\d+$|^[-+]?\d[\d_]*\.[eE][-+]?\d+$")
+    made.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))  # type: ignore[attr-defined]
+    return made
