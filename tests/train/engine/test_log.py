@@ -1,5 +1,10 @@
+from contextlib import nullcontext
+from contextvars import copy_context
+from threading import Thread
+
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from ai.data import Dataset
@@ -13,10 +18,10 @@ def env(model, batch, step):
     return model(batch).mean()
 
 
-def rows_of(hook, *, of=env, log_interval=3, after=False, **options):
+def rows_of(hook, *, of=env, log_interval=3, after=False, model=None, **options):
     rows = {}
     row_hook = Hook(log=lambda step, numbers: rows.setdefault(step, {}).update(numbers), log_interval=log_interval)
-    model = torch.nn.Linear(1, 1)
+    model = torch.nn.Linear(1, 1) if model is None else model
     hooks = [row_hook, hook] if after else [hook, row_hook]
     Trainer(of, BATCHES).train(model, opt.sgd(model), hooks, **options)
     return rows
@@ -291,6 +296,52 @@ def test_a_forked_worker_that_begins_at_a_logged_step_says_so_too():
     hook = Hook(log=lambda _, numbers: rows.append(numbers), log_interval=1)
     Trainer(env, loader).train(model, opt.sgd(model), hook, epochs=2)  # the second pass begins within a step
     assert [row["mean"] for row in rows] == [3.5, 3.5]
+
+
+def test_a_thread_of_its_own_says_that_what_it_logs_is_kept_nowhere_and_one_in_the_steps_context_logs():
+    def run_in_thread(function, *args):
+        thread = Thread(target=function, args=args)
+        thread.start()
+        thread.join()
+
+    def with_threads(model, batch, step):
+        run_in_thread(copy_context().run, log, "known", float(step))
+        says = pytest.warns(RuntimeWarning, match=r"^log\('x'\) in a thread.*copy_context")
+        with nullcontext() if step % 3 else says:
+            run_in_thread(log, "x", 1.0)
+        return env(model, batch, step)
+
+    run_in_thread(log, "x", 1.0)  # outside of training
+    rows = rows_of(HookInterface(), of=with_threads)
+    assert {step: (row["known"], "x" in row) for step, row in rows.items()} == {
+        0: (0, False), 3: (3, False), 6: (6, False)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_a_forward_pass_that_is_computed_again_is_logged_once(use_reentrant):
+    class Block(torch.nn.Linear):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            log("calls", self.calls)
+            return super().forward(x)
+
+    class Checkpointed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.block = torch.nn.Linear(1, 1), Block(1, 1)
+
+        def forward(self, x):
+            x = self.first(x)
+            x.register_hook(lambda grad: log("in_backward", 7.0))
+            return checkpoint(self.block, x, use_reentrant=use_reentrant)
+
+    model = Checkpointed()
+    rows = rows_of(HookInterface(), model=model)
+    assert model.block.calls == 14
+    assert [(row["calls"], row["in_backward"]) for row in rows.values()] == [(1, 7), (7, 7), (13, 7)]
 
 
 def test_nothing_is_logged_after_a_run_that_failed():

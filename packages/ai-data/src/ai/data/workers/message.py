@@ -33,10 +33,12 @@ class _Pickler(pickle.Pickler):
         import torch
 
         flat = value.detach().resolve_conj().resolve_neg().contiguous().view(-1)
-        return _rebuild_tensor, (flat.view(torch.uint8).numpy(), str(value.dtype), tuple(value.shape))
+        how = str(value.dtype), tuple(value.shape), *([True] if value.requires_grad else [])
+        return _rebuild_tensor, (flat.view(torch.uint8).numpy(), *how)
 
 
-def _rebuild_tensor(raw: np.ndarray, dtype: str, shape: tuple[int, ...]) -> Any:
+def _rebuild_tensor(raw: np.ndarray, dtype: str, shape: tuple[int, ...], requires_grad: bool = False) -> Any:
     import torch
 
-    return torch.from_numpy(raw).view(getattr(torch, dtype.removeprefix("torch."))).view(shape)
+    made = torch.from_numpy(raw).view(getattr(torch, dtype.removeprefix("torch."))).view(shape)
+    return made.requires_grad_() if requires_grad else made

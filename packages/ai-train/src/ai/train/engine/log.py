@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
-from threading import current_thread
+from threading import current_thread, get_ident
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,12 +40,14 @@ class Record:
         self._sums: dict[str, Tensor] = {}
         self._weights: dict[str, float | Tensor] = {}
         self._fresh: list[tuple[str, Tensor]] = []
+        self.repeated: frozenset[str] = frozenset()  # keys under which nothing is noted now
         self.place = STEP
         self._places = dict.fromkeys(own, TRAINER)
 
     def take(self, key: str, value: Given) -> None:
         """Note what `log` was given."""
-        self.add(key, value() if callable(value) else value)
+        if key not in self.repeated:
+            self.add(key, value() if callable(value) else value)
 
     def add(self, key: str, value: Number) -> None:
         """Note one value; `weigh` later gives it its share."""
@@ -81,6 +83,15 @@ class Record:
             self.weigh()
         finally:
             self.place = before
+
+    @contextmanager
+    def backward(self) -> "Iterator[None]":
+        """Inside, what comes again under a key of the forward pass is that pass computed again, and noted already."""
+        self.repeated = frozenset(key for key, _ in self._fresh)
+        try:
+            yield
+        finally:
+            self.repeated = frozenset()
 
     def weigh(self, weight: float | Tensor = 1.0) -> None:
         """Fold what was added since the last call into the averages, with this weight."""
@@ -146,18 +157,20 @@ class Nowhere:
 
     Args:
         place: what is called there.
+        instead: what to do.
     """
 
     records = False
 
-    def __init__(self, place: str) -> None:
-        self._place = place
+    def __init__(
+        self, place: str, instead: str = "call it in the hook's step or gradients, in the environment or in the model"
+    ) -> None:
+        self._place, self._instead = place, instead
 
     def take(self, key: str, value: Given) -> None:
         """Warn."""
         warnings.warn(
-            f"log({key!r}) in {self._place} is kept nowhere, for it belongs to no step: call it in the hook's step or "
-            "gradients, in the environment or in the model",
+            f"log({key!r}) in {self._place} is kept nowhere, for it belongs to no step: {self._instead}",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -170,15 +183,25 @@ def _widest(device: torch.device) -> torch.dtype:
 # By context: two trainers in two threads must not log into each other's records.
 Taker = Record | Waiting | Apart | Nowhere
 _current: ContextVar[Taker | None] = ContextVar("ai.train.log", default=None)
-
-
-if hasattr(os, "register_at_fork"):  # a loader's worker that begins at a logged step would fill a copy of its record
-    os.register_at_fork(after_in_child=lambda: _current.set(None))
+_open: dict[int, Taker] = {}  # of all threads, what records now
 
 
 def record_into(record: Taker | None) -> None:
     """From now on send what is logged in this thread to `record` (None: nowhere)."""
     _current.set(record)
+    if record is not None and record.records:
+        _open[get_ident()] = record
+    else:
+        _open.pop(get_ident(), None)
+
+
+def _forget() -> None:
+    _current.set(None)
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):  # a loader's worker that begins at a logged step would fill a copy of its record
+    os.register_at_fork(after_in_child=_forget)
 
 
 def log(key: str, value: Given) -> None:
@@ -188,9 +211,11 @@ def log(key: str, value: Given) -> None:
     environment logs several times in a step is averaged. A key belongs to one of these places: in a second one it is
     refused, as are the trainer's own (`loss`, `lr`, `grad_norm`, `skipped`, of several models `loss_NAME` and so on)
     in all of them. What a task, a sampler, or the data (in the step that takes a batch of it) log stands in the row
-    under `task_`, `sample_` and `data_` and the key, as what is logged in a validation does under `val_`. A loader's
-    worker knows no step, and says so. Outside of training nothing happens, so that a model that logs can be used as
-    any other.
+    under `task_`, `sample_` and `data_` and the key, as what is logged in a validation does under `val_`. What comes
+    again in the backward pass, under a key of the forward pass, is that pass computed again (activation checkpointing),
+    and counts once. A loader's worker knows no step, and says so at a logged one, as does a thread that an environment
+    starts; run in the context of the one that trains, by `contextvars.copy_context().run`, it does. Outside of training
+    nothing happens, so that a model that logs can be used as any other.
 
     Args:
         key: the name under which the hook receives it.
@@ -202,17 +227,34 @@ def log(key: str, value: Given) -> None:
     taker = _current.get()
     if taker is not None:
         taker.take(key, value)
-    elif not torch.compiler.is_compiling() and _in_worker():  # no compiler follows where torch's workers are asked for
-        _OF_A_WORKER.take(key, value)
+    elif not torch.compiler.is_compiling():  # no compiler follows where torch's workers are asked for
+        if _in_worker():
+            _OF_A_WORKER.take(key, value)
+        elif _open and _in_new_thread() and not _is_repeated(key):
+            _OF_A_THREAD.take(key, value)
 
 
 _IS_WORKER = getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", None) == "ai.data.workers.worker"
 _OF_A_WORKER = Nowhere("a loader's worker")
+_OF_A_THREAD = Nowhere(
+    "a thread of its own",
+    "call it in the thread that trains, or run the function of the other by contextvars.copy_context().run",
+)
 
 
 def _in_worker() -> bool:
     """Whether a loader's worker asks, of torch or of ai.data."""
     return _IS_WORKER or get_worker_info() is not None or current_thread().name.startswith("ai.data.ThreadPool")
+
+
+def _in_new_thread() -> bool:
+    """Whether this thread has never trained, nor was started in the context of one that does."""
+    return _current.get(_OF_A_THREAD) is _OF_A_THREAD
+
+
+def _is_repeated(key: str) -> bool:
+    """Whether a backward pass is under way, perhaps in threads of torch's own, that computes what logs this again."""
+    return any(isinstance(taker, Record) and key in taker.repeated for taker in list(_open.values()))
 
 
 def is_logging() -> bool:
@@ -231,8 +273,8 @@ def is_logging() -> bool:
 def recording(record: Taker | None) -> "Iterator[None]":
     """Send what is logged inside to `record` (None: nowhere)."""
     before = _current.get()
-    _current.set(record)
+    record_into(record)
     try:
         yield
     finally:
-        _current.set(before)
+        record_into(before)

@@ -132,10 +132,10 @@ class Update:
         loss_of_step: Tensor | None = None
         for index, batch in enumerate(batches):
             if len(batches) == 1:
-                loss, weight = self._backward(batch, step)
+                loss, weight = self._backward(batch, step, record)
             else:
                 with self._micro_batch(index, len(batches)):
-                    loss, weight = self._backward(batch, step)
+                    loss, weight = self._backward(batch, step, record)
             if record is not None:
                 record.weigh(weight)
             if self._weighted:
@@ -160,7 +160,7 @@ class Update:
         ):
             yield
 
-    def _backward(self, batch: Any, step: int) -> tuple[Tensor, float | Tensor]:
+    def _backward(self, batch: Any, step: int, record: Record | None) -> tuple[Tensor, float | Tensor]:
         loss = self.forward(batch, step)
         weight: float | Tensor = 1.0
         if type(loss) is tuple and len(loss) == 2:
@@ -175,7 +175,12 @@ class Update:
             )
         if self._weighted:
             loss = loss * weight
-        (loss if self._scaler is None else self._scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+        whole: Any = loss if self._scaler is None else self._scaler.scale(loss)
+        if record is None:
+            whole.backward()
+        else:
+            with record.backward():
+                whole.backward()
         return loss.detach(), weight
 
     def _divide(self, total: float | Tensor) -> float | Tensor:
