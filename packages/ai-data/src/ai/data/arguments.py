@@ -30,14 +30,14 @@ def check_whole(*, or_none: bool = False, **named: Any) -> None:
             raise ValueError(f"{name} must be a number of 64 bits, got {value}")
 
 
-def check_at_least(least: int, **named: Any) -> None:
-    """Raises for what is no whole number (`TypeError`) or a smaller one (`ValueError`).
+def check_at_least(least: int, *, or_none: bool = False, **named: Any) -> None:
+    """Raises for what is no whole number (`TypeError`) or a smaller one (`ValueError`); None passes with `or_none`.
 
     >>> check_at_least(1, batch_size=10)
     """
-    check_whole(**named)
+    check_whole(or_none=or_none, **named)
     for name, value in named.items():
-        if value < least:
+        if value is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
 
 

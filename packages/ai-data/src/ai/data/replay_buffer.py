@@ -94,18 +94,18 @@ class ReplayBuffer:
         max_reuse: int | None = None,
         seed: int = 0,
     ) -> None:
-        check_whole(capacity=capacity, frame_stack=frame_stack, burn_in=burn_in, seed=seed)
-        check_whole(or_none=True, unroll=unroll, max_reuse=max_reuse)
+        check_at_least(2, capacity=capacity)
+        check_at_least(1, frame_stack=frame_stack)
+        check_at_least(1, or_none=True, max_reuse=max_reuse)
+        check_at_least(0, burn_in=burn_in)
+        check_at_least(0, or_none=True, unroll=unroll)
+        check_whole(seed=seed)
         check_real(gamma=gamma, beta=beta)
         check_real(or_none=True, n_step=n_step, alpha=alpha)
-        for name, value, least in (
-            ("capacity", capacity, 2), ("unroll", unroll, 0), ("n_step", n_step, 1), ("max_reuse", max_reuse, 1),
-            ("frame_stack", frame_stack, 1), ("burn_in", burn_in, 0),
-        ):  # fmt: skip
-            if value is not None and not value >= least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-            if value not in (None, math.inf) and value % 1:
-                raise ValueError(f"{name} must be a whole number, got {value}")
+        if n_step is not None and n_step < 1:
+            raise ValueError(f"n_step must be at least 1, got {n_step}")
+        if n_step not in (None, math.inf) and n_step % 1:
+            raise ValueError(f"n_step must be a whole number, got {n_step}")
         for name, keys in (("first_only", first_only), ("next_keys", next_keys), ("omit_keys", omit_keys)):
             if isinstance(keys, str):
                 raise ValueError(f"{name} must be a tuple of keys, such as ({keys!r},), got the text {keys!r}")

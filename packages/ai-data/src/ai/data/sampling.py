@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai.data.arguments import check_whole
+from ai.data.arguments import check_at_least, check_whole
 from ai.data.batch.seeds import derive_seed
 from ai.data.batch.shuffle import DRAWN_WHOLE, shuffled, uniforms
 
@@ -76,10 +76,7 @@ def in_blocks(n: int, block: int = 1024, mix: int = 16) -> "Blocks":
         block: samples that lie together.
         mix: blocks that are mixed.
     """
-    check_whole(n=n, block=block, mix=mix)
-    for name, value in (("n", n), ("block", block), ("mix", mix)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    check_at_least(1, n=n, block=block, mix=mix)
     return Blocks(int(n), int(block), int(mix))
 
 

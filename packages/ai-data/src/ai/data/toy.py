@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ai.data.arguments import check_flag, check_real, check_whole
+from ai.data.arguments import check_at_least, check_flag, check_real, check_whole
 from ai.data.batch.seeds import derive_seed
 from ai.data.dataset import Dataset
 
@@ -26,7 +26,7 @@ def moons_dataset(
         >>> len(ds), sorted(ds.data)
         (100, ['x', 'y'])
     """
-    _check_n(n)
+    check_at_least(1, n=n)
     n_upper = n // 2
     upper = np.linspace(0, np.pi, n_upper)
     lower = np.linspace(0, np.pi, n - n_upper)
@@ -44,7 +44,7 @@ def circles_dataset(
 
     Arguments as of `moons_dataset`.
     """
-    _check_n(n)
+    check_at_least(1, n=n)
     n_outer = n // 2
     y = np.concatenate([np.zeros(n_outer, np.uint8), np.ones(n - n_outer, np.uint8)])
     # The end of a circle is its start: leave it out.
@@ -60,7 +60,7 @@ def swiss_roll_dataset(
 
     Quarters count from the inside, 0 to 3. Arguments as of `moons_dataset`.
     """
-    _check_n(n)
+    check_at_least(1, n=n)
     along = np.linspace(0, 1, n)
     angle = 1.5 * np.pi * (1 + 2 * along)
     radius = angle / (4.5 * np.pi)
@@ -76,7 +76,7 @@ def gaussians_dataset(
     Other arguments as of `moons_dataset`.
     """
     check_whole(n_modes=n_modes)
-    _check_n(n)
+    check_at_least(1, n=n)
     if not 1 <= n_modes <= 256:
         raise ValueError(f"n_modes must lie in [1, 256], got {n_modes}")
     y = (np.arange(n) % n_modes).astype(np.uint8)
@@ -92,19 +92,13 @@ def checkerboard_dataset(
     Arguments as of `moons_dataset`.
     """
     check_whole(seed=seed)
-    _check_n(n)
+    check_at_least(1, n=n)
     y = (np.arange(n) % 8).astype(np.uint8)
     row = y // 2
     column = 2 * (y % 2) + row % 2
     inside = np.random.default_rng(derive_seed(seed, 1)).random((n, 2))
     x = (np.stack([column, row], 1) + inside) / 2 - 1
     return _points(x, y, include_labels, mult, noise, seed)
-
-
-def _check_n(n: int) -> None:
-    check_whole(n=n)
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
 
 
 def _points(x: np.ndarray, y: np.ndarray, include_labels: bool, mult: float, noise: float, seed: int) -> Dataset:

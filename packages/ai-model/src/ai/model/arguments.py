@@ -24,6 +24,17 @@ def check_whole(*, or_none: object = False, **named: Any) -> None:
             raise TypeError(f"{name} must be a whole number{_or_none(or_none)}, got {value!r}")
 
 
+def check_at_least(least: int, *, or_none: object = False, **named: Any) -> None:
+    """Raises for what is no whole number (`TypeError`) or a smaller one (`ValueError`); None passes with `or_none`.
+
+    >>> check_at_least(1, n1=10, n2=20)
+    """
+    check_whole(or_none=or_none, **named)
+    for name, value in named.items():
+        if value is not None and value < least:
+            raise ValueError(f"{name} ({value}) must be at least {least}")
+
+
 def check_real(*, or_none: object = False, **named: Any) -> None:
     """Raises for what is no real number, such as '1e-3' or None (`TypeError`), or NaN (`ValueError`); tensors pass.
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ai.model import norm
-from ai.model.arguments import check_real, check_whole, elsewhere
+from ai.model.arguments import check_at_least, check_real, check_whole, elsewhere
 from ai.model.linear import fc
 from ai.model.tokens.cache import KVCache
 from ai.model.tokens.rotary import Rotary
@@ -229,13 +229,11 @@ def attn(
         >>> attn(8, 2)(torch.zeros(2, 5, 8)).shape
         torch.Size([2, 5, 8])
     """
-    check_whole(dim=dim, n_heads=n_heads)
-    check_whole(or_none=True, head_dim=head_dim, dim_kv=dim_kv, n_kv_heads=n_kv_heads, window=window)
+    check_at_least(1, dim=dim, n_heads=n_heads)
+    check_at_least(1, or_none=True, head_dim=head_dim, dim_kv=dim_kv)
+    check_whole(or_none=True, n_kv_heads=n_kv_heads, window=window)
     check_real(dropout=dropout)
     check_real(or_none=True, scale=scale)
-    for name, value in (("dim", dim), ("n_heads", n_heads), ("head_dim", head_dim), ("dim_kv", dim_kv)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} ({value}) must be at least 1")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout ({dropout}) must lie in [0, 1)")
     if head_dim is None:

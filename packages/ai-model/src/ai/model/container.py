@@ -4,15 +4,17 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ai.model.activation import actv
-from ai.model.arguments import check_instance, check_module, check_real, check_whole
+from ai.model.arguments import check_at_least, check_instance, check_module, check_real, check_whole
 from ai.model.init import init_module, mark_small, rule_of
+
+Recurrent = TypeVar("Recurrent", bound=nn.RNNBase)
 
 
 def seq(*modules: nn.Module | Callable[[Tensor], Tensor] | None) -> nn.Sequential:
@@ -253,16 +255,7 @@ def lstm(n1: int, n2: int, n_layers: int = 1, *, dropout: float = 0.0, bidirecti
         >>> out.shape, hidden.shape
         (torch.Size([2, 5, 4]), torch.Size([1, 2, 4]))
     """
-    check_whole(n1=n1, n2=n2, n_layers=n_layers)
-    check_real(dropout=dropout)
-    for name, value in (("n1", n1), ("n2", n2), ("n_layers", n_layers)):
-        if value < 1:
-            raise ValueError(f"{name} ({value}) must be at least 1")
-    if dropout and n_layers == 1:
-        raise ValueError(f"dropout ({dropout}) must be 0 with one layer: it lies between layers")
-    return init_module(
-        _LSTM(int(n1), int(n2), int(n_layers), batch_first=True, dropout=dropout, bidirectional=bidirectional)
-    )
+    return _recurrent(_LSTM, n1, n2, n_layers, dropout, bidirectional)
 
 
 def gru(n1: int, n2: int, n_layers: int = 1, *, dropout: float = 0.0, bidirectional: bool = False) -> nn.GRU:
@@ -278,13 +271,16 @@ def gru(n1: int, n2: int, n_layers: int = 1, *, dropout: float = 0.0, bidirectio
         >>> out.shape, hidden.shape
         (torch.Size([2, 5, 4]), torch.Size([1, 2, 4]))
     """
-    check_whole(n1=n1, n2=n2, n_layers=n_layers)
+    return _recurrent(_GRU, n1, n2, n_layers, dropout, bidirectional)
+
+
+def _recurrent(
+    kind: Callable[..., Recurrent], n1: int, n2: int, n_layers: int, dropout: float, bidirectional: bool
+) -> Recurrent:
+    check_at_least(1, n1=n1, n2=n2, n_layers=n_layers)
     check_real(dropout=dropout)
-    for name, value in (("n1", n1), ("n2", n2), ("n_layers", n_layers)):
-        if value < 1:
-            raise ValueError(f"{name} ({value}) must be at least 1")
     if dropout and n_layers == 1:
         raise ValueError(f"dropout ({dropout}) must be 0 with one layer: it lies between layers")
     return init_module(
-        _GRU(int(n1), int(n2), int(n_layers), batch_first=True, dropout=dropout, bidirectional=bidirectional)
+        kind(int(n1), int(n2), int(n_layers), batch_first=True, dropout=dropout, bidirectional=bidirectional)
     )

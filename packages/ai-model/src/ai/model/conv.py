@@ -10,7 +10,7 @@ from ai.model import f
 from ai.model import norm as norms
 from ai.model.activation import Activation, actv_gain
 from ai.model.activation import actv as make_actv
-from ai.model.arguments import check_real, check_whole, elsewhere
+from ai.model.arguments import check_at_least, check_real, check_whole, elsewhere
 from ai.model.elementwise import noise as make_noise
 from ai.model.init import draw_normal, draw_weight, fill, init_module, like_torchs, mark_small
 from ai.model.norm import Norm
@@ -154,14 +154,10 @@ def conv(
         >>> conv(3, 8, stride=0.5, norm="batch", actv="mish")(torch.zeros(2, 3, 8, 8)).shape
         torch.Size([2, 8, 16, 16])
     """
-    check_whole(nc1=nc1, nc2=nc2, k=k, groups=groups)
+    check_at_least(1, nc1=nc1, nc2=nc2, k=k)
+    check_whole(groups=groups)
     check_real(stride=stride, lr_mult=lr_mult, init_gain=init_gain)
     check_real(or_none=True, gain=gain, clamp=clamp)
-    for name, value in (("nc1", nc1), ("nc2", nc2)):
-        if value < 1:
-            raise ValueError(f"{name} ({value}) must be at least 1")
-    if k < 1:
-        raise ValueError(f"k ({k}) must be at least 1")
     f.whole_factor(stride)
     if padtype not in f.PADTYPES:
         raise ValueError(f"padtype ({padtype!r}) must be one of {', '.join(f.PADTYPES)}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ai.model import f
-from ai.model.arguments import check_real, check_whole
+from ai.model.arguments import check_at_least, check_real, check_whole
 from ai.model.init import draw_normal, fill
 
 
@@ -98,11 +98,8 @@ def minibatch_std(group_size: int | None = 4, n_features: int = 1) -> nn.Module:
         >>> minibatch_std()(torch.randn(4, 3, 8, 8)).shape
         torch.Size([4, 4, 8, 8])
     """
-    check_whole(n_features=n_features)
-    check_whole(or_none=True, group_size=group_size)
-    for name, value in (("group_size", group_size), ("n_features", n_features)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} ({value}) must be at least 1")
+    check_at_least(1, n_features=n_features)
+    check_at_least(1, or_none=True, group_size=group_size)
     return _Function(f.minibatch_std, group_size=group_size, n_features=n_features)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ai.model.activation import Activation, actv_gain
 from ai.model.activation import actv as make_actv
-from ai.model.arguments import check_real, check_whole, elsewhere
+from ai.model.arguments import check_at_least, check_real, elsewhere
 from ai.model.init import draw_normal, draw_weight, fill, like_torchs
 
 
@@ -101,12 +101,9 @@ def fc(
         >>> fc(8, 4, actv="relu")(torch.zeros(2, 8)).shape
         torch.Size([2, 4])
     """
-    check_whole(n1=n1, n2=n2)
+    check_at_least(1, n1=n1, n2=n2)
     check_real(bias_init=bias_init, lr_mult=lr_mult, dropout=dropout)
     check_real(or_none=True, init_gain=init_gain)
-    for name, value in (("n1", n1), ("n2", n2)):
-        if value < 1:
-            raise ValueError(f"{name} ({value}) must be at least 1")
     if not lr_mult > 0:
         raise ValueError(f"lr_mult ({lr_mult}) must be above 0")
     if not 0 <= dropout < 1:

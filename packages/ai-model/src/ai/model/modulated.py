@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ai.model import f
 from ai.model.activation import Activation, actv_gain, is_centred
 from ai.model.activation import actv as make_actv
-from ai.model.arguments import check_module, check_real, check_whole
+from ai.model.arguments import check_at_least, check_module, check_real
 from ai.model.container import seq
 from ai.model.conv import conv, he_constant
 from ai.model.elementwise import noise as make_noise
@@ -182,16 +182,11 @@ def modconv(
         >>> modconv(4, 8, 16, stride=0.5, actv="lrelu")(torch.randn(2, 4, 8, 8), torch.randn(2, 16)).shape
         torch.Size([2, 8, 16, 16])
     """
-    check_whole(nc1=nc1, nc2=nc2, z_dim=z_dim, k=k)
+    check_at_least(1, nc1=nc1, nc2=nc2, z_dim=z_dim, k=k)
     check_real(stride=stride, lr_mult=lr_mult)
     check_real(or_none=True, gain=gain, clamp=clamp)
-    for name, value in (("nc1", nc1), ("nc2", nc2), ("z_dim", z_dim)):
-        if value < 1:
-            raise ValueError(f"{name} ({value}) must be at least 1")
     if modtype not in _MODTYPES:
         raise ValueError(f"modtype ({modtype!r}) must be one of {', '.join(_MODTYPES)}")
-    if k < 1:
-        raise ValueError(f"k ({k}) must be at least 1")
     f.whole_factor(stride)
     if not lr_mult > 0:
         raise ValueError(f"lr_mult ({lr_mult}) must be above 0")
@@ -244,10 +239,7 @@ def modfc(n1: int, n2: int, z_dim: int, actv: Activation = None, *, demod: bool 
         >>> modfc(4, 8, 16, actv="lrelu")(torch.randn(2, 4), torch.randn(2, 16)).shape
         torch.Size([2, 8])
     """
-    check_whole(n1=n1, n2=n2, z_dim=z_dim)
-    for name, value in (("n1", n1), ("n2", n2), ("z_dim", z_dim)):
-        if value < 1:
-            raise ValueError(f"{name} ({value}) must be at least 1")
+    check_at_least(1, n1=n1, n2=n2, z_dim=z_dim)
     return _ModFc(n1, n2, z_dim, actv, demod)
 
 

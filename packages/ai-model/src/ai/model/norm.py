@@ -10,7 +10,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ai.model.arguments import check_real, check_whole
+from ai.model.arguments import check_at_least, check_real, check_whole
 from ai.model.init import mark_small
 
 Norm: TypeAlias = str | Callable[[int], nn.Module] | None
@@ -24,7 +24,7 @@ def batch(nc: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = T
         >>> batch(3)(torch.randn(8, 3, 4, 4)).shape
         torch.Size([8, 3, 4, 4])
     """
-    _check_size(nc=nc)
+    check_at_least(1, nc=nc)
     check_real(eps=eps, momentum=momentum)
     return _Batch(nc, eps=eps, momentum=momentum, affine=affine)
 
@@ -37,7 +37,7 @@ def instance(nc: int, *, eps: float = 1e-5, affine: bool = False) -> nn.Module:
         >>> round(instance(3)(torch.randn(8, 3, 16, 16))[0, 0].std(unbiased=False).item(), 3)
         1.0
     """
-    _check_size(nc=nc)
+    check_at_least(1, nc=nc)
     check_real(eps=eps)
     return _Instance(nc, eps=eps, affine=affine)
 
@@ -57,11 +57,9 @@ def group(nc: int, n_groups: int | None = None, *, eps: float = 1e-5) -> nn.Modu
         >>> group(64).num_groups, group(6, 2).num_groups
         (16, 2)
     """
-    check_whole(nc=nc)
+    check_at_least(1, nc=nc)
     check_whole(or_none=True, n_groups=n_groups)
     check_real(eps=eps)
-    if nc < 1:
-        raise ValueError(f"nc ({nc}) must be at least 1")
     if n_groups is None:
         n_groups = max(n for n in range(1, min(32, max(1, nc // 4)) + 1) if nc % n == 0)
     if n_groups < 1 or nc % n_groups:
@@ -77,7 +75,7 @@ def layer(dim: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = True
         >>> layer(4)(torch.tensor([1.0, 1.0, 3.0, 3.0]))
         tensor([-1.0000, -1.0000,  1.0000,  1.0000], grad_fn=...)
     """
-    _check_size(dim=dim)
+    check_at_least(1, dim=dim)
     check_real(eps=eps)
     return nn.LayerNorm(dim, eps=eps, elementwise_affine=affine, bias=bias)
 
@@ -90,7 +88,7 @@ def rms(dim: int, *, eps: float = 1e-6, affine: bool = True) -> nn.Module:
         >>> rms(2)(torch.tensor([3.0, 3.0]))
         tensor([1.0000, 1.0000], grad_fn=...)
     """
-    _check_size(dim=dim)
+    check_at_least(1, dim=dim)
     check_real(eps=eps)
     return _RMS(dim, eps=eps, elementwise_affine=affine)
 
@@ -106,13 +104,6 @@ def pixel(nc: int | None = None, *, eps: float = 1e-8) -> nn.Module:
     check_whole(or_none=True, nc=nc)
     check_real(eps=eps)
     return _Pixel(eps)
-
-
-def _check_size(**named: int) -> None:
-    check_whole(**named)
-    for name, value in named.items():
-        if value < 1:
-            raise ValueError(f"{name} ({value}) must be at least 1")
 
 
 class _Moved(nn.Module):

@@ -9,7 +9,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from ai.model.arguments import check_real, check_whole
+from ai.model.arguments import check_at_least, check_real, check_whole
 from ai.model.init import draw_normal, fill
 from ai.model.tokens.rotary import Rotary
 
@@ -240,8 +240,5 @@ def patch_emb(nc: int, dim: int, patch: int, *, bias: bool = True) -> nn.Module:
         >>> patch_emb(3, 8, 4)(torch.zeros(2, 3, 16, 16)).shape
         torch.Size([2, 16, 8])
     """
-    check_whole(nc=nc, dim=dim, patch=patch)
-    for name, value in (("nc", nc), ("dim", dim), ("patch", patch)):
-        if value < 1:
-            raise ValueError(f"{name} ({value}) must be at least 1")
+    check_at_least(1, nc=nc, dim=dim, patch=patch)
     return _PatchEmbed(nc, dim, patch, bias)

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from ai.model.activation import Activation
 from ai.model.activation import actv as make_actv
-from ai.model.arguments import check_real, check_whole
+from ai.model.arguments import check_at_least, check_real, check_whole
 from ai.model.container import res, seq
 from ai.model.conv import conv
 from ai.model.elementwise import global_avg, resample
@@ -40,10 +40,7 @@ def se(nc: int, reduction: int = 16) -> nn.Module:
         >>> se(16)(torch.zeros(2, 16, 8, 8)).shape
         torch.Size([2, 16, 8, 8])
     """
-    check_whole(nc=nc, reduction=reduction)
-    for name, value in (("nc", nc), ("reduction", reduction)):
-        if value < 1:
-            raise ValueError(f"{name} ({value}) must be at least 1")
+    check_at_least(1, nc=nc, reduction=reduction)
     return _SqueezeExcite(nc, reduction)
 
 
@@ -94,8 +91,6 @@ def resblk_group(
         >>> resblk_group(3, 4, 8, stride=0.5)(torch.randn(2, 4, 8, 8)).shape
         torch.Size([2, 8, 16, 16])
     """
-    check_whole(n=n)
-    if n < 1:
-        raise ValueError(f"n ({n}) must be at least 1")
+    check_at_least(1, n=n)
     first = resblk(nc1, nc2, stride, actv, norm, se)
     return seq(first, *(resblk(nc2, nc2, 1, actv, norm, se) for _ in range(n - 1)))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ai.model import norm as norms
 from ai.model.activation import Activation, actv_gain, is_centred
 from ai.model.activation import actv as make_actv
-from ai.model.arguments import check_real, check_whole
+from ai.model.arguments import check_at_least, check_real, check_whole
 from ai.model.attention import attn
 from ai.model.container import seq
 from ai.model.init import fill, like_torchs, mark_small
@@ -125,11 +125,8 @@ def mlp(
         >>> mlp(8, 32)(torch.zeros(2, 5, 8)).shape, mlp(8, 24, gate="silu", bias=False)(torch.zeros(2, 8)).shape
         (torch.Size([2, 5, 8]), torch.Size([2, 8]))
     """
-    check_whole(dim=dim, hidden=hidden)
+    check_at_least(1, dim=dim, hidden=hidden)
     check_real(dropout=dropout)
-    for name, value in (("dim", dim), ("hidden", hidden)):
-        if value < 1:
-            raise ValueError(f"{name} ({value}) must be at least 1")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout ({dropout}) must lie in [0, 1)")
     if gate is not None:
@@ -170,10 +167,8 @@ def layer_scale(dim: int, start: float = 1e-5) -> nn.Module:
         >>> layer_scale(4, 0.5)(torch.ones(2, 4))[0].tolist()
         [0.5, 0.5, 0.5, 0.5]
     """
-    check_whole(dim=dim)
+    check_at_least(1, dim=dim)
     check_real(start=start)
-    if dim < 1:
-        raise ValueError(f"dim ({dim}) must be at least 1")
     return _LayerScale(dim, start)
 
 
@@ -434,10 +429,8 @@ def tx_dec(n: int, dim: int, n_heads: int = 8, *, drop: float = 0.0, **options: 
 def _stacked(
     make: Callable[..., nn.Module], n: int, dim: int, n_heads: int, drop: float, options: dict[str, Any]
 ) -> tuple[list[nn.Module], nn.Module]:
-    check_whole(n=n)
+    check_at_least(1, n=n)
     check_real(drop=drop)
-    if n < 1:
-        raise ValueError(f"n ({n}) must be at least 1")
     blocks = [make(dim, n_heads, drop=drop * i / max(n - 1, 1), **options) for i in range(n)]
     kind = None if options.get("post_norm") else options.get("norm", "layer")
     return blocks, _norm(kind, dim, options.get("bias", True))

@@ -16,7 +16,7 @@ from ai.train.engine.update import Loss, Update
 from ai.train.loop.core import Core, check_data, check_env
 from ai.train.loop.loop import Advance, Hooks
 from ai.train.loop.options import TrainOptions, options_of
-from ai.train.loop.other_names import OtherNames
+from ai.train.loop.other_names import TRAIN_ARGUMENTS, OtherNames
 from ai.train.loop.prepare import Limits, Schedule
 from ai.train.state.between_runs import trained_in
 
@@ -70,16 +70,7 @@ class MultiTrainer(OtherNames):
         self.options = options_of(type(self).__name__, how)
         self._core = Core(_call, self.options, named=True)
 
-    @elsewhere(
-        callbacks="hook",
-        ckpt_path="step, which trial.resume(models, opts, loader) returns",
-        max_epochs="epochs",
-        max_steps="steplimit",
-        max_time="timelimit",
-        optimizers="opts",
-        scheduler="schedule",
-        steps="steplimit",
-    )
+    @elsewhere(ckpt_path="step, which trial.resume(models, opts, loader) returns", optimizers="opts", **TRAIN_ARGUMENTS)
     def train(
         self,
         models: Mapping[str, nn.Module],

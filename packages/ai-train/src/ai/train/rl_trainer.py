@@ -16,7 +16,7 @@ from ai.train.hooks.interval import Due, Interval, as_interval
 from ai.train.loop.core import Core, call_with_model, check_env
 from ai.train.loop.loop import Advance, Hooks
 from ai.train.loop.options import TrainOptions, options_of
-from ai.train.loop.other_names import OtherNames
+from ai.train.loop.other_names import TRAIN_ARGUMENTS, OtherNames
 from ai.train.loop.prepare import Limits, Schedule
 
 
@@ -86,14 +86,9 @@ class RLTrainer(OtherNames):
         self._core = Core(call_with_model, self.options, named=False)
 
     @elsewhere(
-        callbacks="hook",
         ckpt_path="step, which trial.resume(model, opt, data) returns",
-        max_epochs="steplimit, in updates",
-        max_steps="steplimit",
-        max_time="timelimit",
         optimizer="opt",
-        scheduler="schedule",
-        steps="steplimit",
+        **TRAIN_ARGUMENTS | {"max_epochs": "steplimit, in updates"},
     )
     def train(
         self,

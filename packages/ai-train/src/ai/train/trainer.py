@@ -15,7 +15,7 @@ from ai.train.engine.update import Loss, Update
 from ai.train.loop.core import Core, call_with_model, check_data, check_env
 from ai.train.loop.loop import Advance, Hooks
 from ai.train.loop.options import TrainOptions, options_of
-from ai.train.loop.other_names import OtherNames
+from ai.train.loop.other_names import TRAIN_ARGUMENTS, OtherNames
 from ai.train.loop.prepare import Limits, Schedule
 
 
@@ -54,16 +54,7 @@ class Trainer(OtherNames):
         self.options = options_of(type(self).__name__, how)
         self._core = Core(call_with_model, self.options, named=False)
 
-    @elsewhere(
-        callbacks="hook",
-        ckpt_path="step, which trial.resume(model, opt, loader) returns",
-        max_epochs="epochs",
-        max_steps="steplimit",
-        max_time="timelimit",
-        optimizer="opt",
-        scheduler="schedule",
-        steps="steplimit",
-    )
+    @elsewhere(ckpt_path="step, which trial.resume(model, opt, loader) returns", optimizer="opt", **TRAIN_ARGUMENTS)
     def train(
         self,
         model: nn.Module,

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ai.data.arguments import check_real, check_whole
+from ai.data.arguments import check_at_least, check_real
 from ai.data.augment.images import ORDER, OnBatch, numpy_draws, within
 from ai.data.batch.device import to_device
 
@@ -75,9 +75,7 @@ def _beta(n: int, alpha: float, generator: Generator, device: torch.device) -> T
 
 
 def _check_mix(n_classes: int, alpha: float) -> None:
-    check_whole(n_classes=n_classes)
+    check_at_least(2, n_classes=n_classes)
     check_real(alpha=alpha)
-    if n_classes < 2:
-        raise ValueError(f"n_classes must be at least 2, got {n_classes}")
     if not 0 < alpha < float("inf"):
         raise ValueError(f"alpha must be positive and finite, got {alpha}")

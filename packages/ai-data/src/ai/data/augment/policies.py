@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ai.data.arguments import check_real, check_whole
+from ai.data.arguments import check_at_least, check_real, check_whole
 from ai.data.augment.images import InRange, OnImages, numpy_draws, without_alpha
 from ai.data.batch.device import to_device
 
@@ -47,10 +47,9 @@ def rand_augment(n_changes: int = 2, magnitude: float = 9, bins: int = 31) -> On
 
     Source: Cubuk, Zoph, Shlens and Le, 2020, RandAugment, in torchvision's ranges; black fills what becomes empty.
     """
-    check_whole(n_changes=n_changes, bins=bins)
+    check_at_least(1, n_changes=n_changes)
+    check_whole(bins=bins)
     check_real(magnitude=magnitude)
-    if n_changes < 1:
-        raise ValueError(f"n_changes must be at least 1, got {n_changes}")
     if bins < 2 or not 0 <= magnitude <= bins - 1:
         raise ValueError(f"magnitude must lie in [0, bins - 1], got {magnitude} with bins {bins}")
     check = InRange("rand_augment")
@@ -84,14 +83,12 @@ def aug_mix(severity: int = 3, width: int = 3, depth: int | None = None, alpha: 
 
     Source: Hendrycks et al., 2020, AugMix, algorithm 1, in torchvision's ranges.
     """
-    check_whole(severity=severity, width=width)
-    check_whole(or_none=True, depth=depth)
+    check_whole(severity=severity)
+    check_at_least(1, width=width)
+    check_at_least(1, or_none=True, depth=depth)
     check_real(alpha=alpha)
     if not 1 <= severity <= 10:
         raise ValueError(f"severity must lie in [1, 10], got {severity}")
-    for name, value in (("width", width), ("depth", 1 if depth is None else depth)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
     if not 0 < alpha < float("inf"):
         raise ValueError(f"alpha must be positive and finite, got {alpha}")
     check = InRange("aug_mix")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ai.data.arguments import check_state, check_whole
+from ai.data.arguments import check_at_least, check_state
 from ai.data.batch.device import checked_device
 from ai.data.batch.postprocess import Finish
 from ai.data.batch.transform import Transform
@@ -46,11 +46,9 @@ class Draws:
         postprocess: Transform | None = None,
         pin: bool | None = None,
     ) -> None:
-        check_whole(batch_size=batch_size)
+        check_at_least(1, batch_size=batch_size)
         if not isinstance(buffer, ReplayBuffer):
             raise TypeError(f"buffer must be a ReplayBuffer, got {type(buffer).__name__}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if buffer.alpha is not None or buffer.max_reuse is not None:
             raise ValueError(
                 f"buffer must draw uniformly and without end, got alpha {buffer.alpha} and max_reuse {buffer.max_reuse}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ai.data.arguments import check_callable, check_whole
+from ai.data.arguments import check_at_least, check_callable
 from ai.data.batch.seeds import derive_seed
 from ai.data.episodes.packing import Packed, packed
 from ai.data.generation.begun import began, check_begun
@@ -54,13 +54,11 @@ class Hindsight:
     """
 
     def __init__(self, source: "Source", reward: Reward, *, ends: Reward | None = None, copies: int = 4) -> None:
-        check_whole(copies=copies)
+        check_at_least(1, copies=copies)
         check_callable(reward=reward, **({} if ends is None else {"ends": ends}))
         for method in ("start", "__next__", "update_params"):
             if not callable(getattr(source, method, None)):
                 raise TypeError(f"source must have the method {method}, {type(source).__name__} has none")
-        if copies < 1:
-            raise ValueError(f"copies must be at least 1, got {copies}")
         self.source, self.reward, self.ends, self.copies = source, reward, ends, copies
         self._mark: object = None
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, TypedDict, get_type_hints
 
-from ai.data.arguments import check_n_workers, check_real, check_whole
+from ai.data.arguments import check_at_least, check_n_workers, check_real, check_whole
 from ai.data.replay_buffer import ReplayBuffer
 from ai.data.workers.engine import Engine
 
@@ -101,13 +101,11 @@ def passes_options(options: PassesOptions) -> PassesOptions:
         ValueError: one that cannot be.
     """
     chosen: PassesOptions = {**_defaults(PassesOptions, options), **options}  # type: ignore[typeddict-item]
-    check_whole(batches=chosen["batches"], seed=chosen["seed"])
-    check_whole(or_none=True, sequence=chosen["sequence"])
+    check_at_least(1, batches=chosen["batches"])
+    check_at_least(1, or_none=True, sequence=chosen["sequence"])
+    check_whole(seed=chosen["seed"])
     chosen["seed"] = int(chosen["seed"])
     check_real(gamma=chosen["gamma"], lam=chosen["lam"])
-    for name, value in (("batches", chosen["batches"]), ("sequence", chosen["sequence"])):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
     if not 0 <= chosen["gamma"] <= 1:
         raise ValueError(f"gamma must lie in [0, 1], got {chosen['gamma']}")
     if not 0 <= chosen["lam"] <= 1:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ai.model import f
-from ai.model.arguments import check_real, check_whole
+from ai.model.arguments import check_at_least, check_real, check_whole
 from ai.model.attention import attn
 from ai.model.init import draw_weight, fill
 from ai.model.norm import layer
@@ -56,9 +56,8 @@ def dit_blk(dim: int, n_heads: int, z_dim: int, *, mlp_dim: int | None = None, i
         >>> bool((dit_blk(8, 2, 4)(x, torch.randn(2, 4)) == x).all())
         True
     """
-    check_whole(dim=dim, n_heads=n_heads, z_dim=z_dim)
+    check_whole(dim=dim, n_heads=n_heads)
+    check_at_least(1, z_dim=z_dim)
     check_whole(or_none=True, mlp_dim=mlp_dim)
     check_real(init_gain=init_gain)
-    if z_dim < 1:
-        raise ValueError(f"z_dim ({z_dim}) must be at least 1")
     return _DiT(dim, n_heads, z_dim, 4 * dim if mlp_dim is None else mlp_dim, init_gain)

@@ -11,7 +11,7 @@ from ai.model import f
 from ai.model import norm as norms
 from ai.model.activation import Activation
 from ai.model.activation import actv as make_actv
-from ai.model.arguments import check_real, check_whole
+from ai.model.arguments import check_at_least, check_real, check_whole
 from ai.model.init import init_module, like_torchs, mark_small
 from ai.model.norm import Norm
 
@@ -204,12 +204,10 @@ def _sequence(
 
 
 def _check(rank: int, nc1: int, nc2: int, groups: int) -> None:
-    check_whole(rank=rank, nc1=nc1, nc2=nc2, groups=groups)
+    check_at_least(1, nc1=nc1, nc2=nc2)
+    check_whole(rank=rank, groups=groups)
     if rank not in _CONVS:
         raise ValueError(f"rank ({rank}) must be 1, 2 or 3")
-    for name, value in (("nc1", nc1), ("nc2", nc2)):
-        if value < 1:
-            raise ValueError(f"{name} ({value}) must be at least 1")
     if groups < 1 or nc1 % groups or nc2 % groups:
         raise ValueError(f"groups ({groups}) must divide nc1 ({nc1}) and nc2 ({nc2})")
 

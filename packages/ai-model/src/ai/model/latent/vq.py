@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ai.model.arguments import check_real, check_whole
+from ai.model.arguments import check_at_least, check_real
 from ai.model.init import draw_uniform
 
 
@@ -74,11 +74,8 @@ def vq(n_codes: int, dim: int, *, beta: float = 0.25) -> nn.Module:
         >>> out.x.shape, out.indices.shape, bool((net.lookup(out.indices) - out.x).abs().max() < 1e-6)
         (torch.Size([2, 4, 8, 8]), torch.Size([2, 8, 8]), True)
     """
-    check_whole(n_codes=n_codes, dim=dim)
+    check_at_least(1, n_codes=n_codes, dim=dim)
     check_real(beta=beta)
-    for name, value in (("n_codes", n_codes), ("dim", dim)):
-        if value < 1:
-            raise ValueError(f"{name} ({value}) must be at least 1")
     if not beta >= 0:
         raise ValueError(f"beta ({beta}) must be at least 0")
     return _Vq(n_codes, dim, beta)

@@ -1,4 +1,4 @@
-"""What other libraries call the methods of a trainer, so that whoever comes from there is told ours."""
+"""What other libraries call a trainer's methods and arguments, so that whoever comes from there is told ours."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,15 @@ _OURS = {
     "test": "validate(model, data)",
     "predict": "the model itself, called on a batch",
 }
+TRAIN_ARGUMENTS = {
+    "callbacks": "hook",
+    "max_epochs": "epochs",
+    "max_steps": "steplimit",
+    "max_time": "timelimit",
+    "scheduler": "schedule",
+    "steps": "steplimit",
+}
+"""What others call an argument of `train` -> ours."""
 
 
 class OtherNames:

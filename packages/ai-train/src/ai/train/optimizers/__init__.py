@@ -1,1 +1,1 @@
-"""What stands behind `opt`: clipping that travels, several optimisers as one, the depth of a parameter."""
+"""What stands behind `opt`: clipping that travels, several optimisers as one, parameter groups by rule."""
