@@ -400,7 +400,8 @@ class ReplayBuffer:
         self._ring.check(columns)
 
     def _gather(self, start: Tensor, index: Tensor) -> dict[str, Tensor]:
-        numbers, places, known = index, start, {}
+        numbers, places = index, start
+        known: dict[str, Tensor] = {}
         if self.unroll is not None:
             numbers, known = unrolled(self._ring, index, self.burn_in, self.unroll)
             places = numbers % self.capacity

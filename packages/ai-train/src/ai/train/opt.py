@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 
 from ai.model.arguments import check_instance, check_real
 from ai.train.optimizers.clipping import check_limits, clip
-from ai.train.optimizers.groups import Groups, layerwise_decay, no_decay
+from ai.train.optimizers.groups import Groups as Groups
+from ai.train.optimizers.groups import layerwise_decay, no_decay
 from ai.train.optimizers.kernel_muon import KernelMuon
 from ai.train.optimizers.together import Together, together
 
