@@ -23,22 +23,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 ROWS, KEYS, REPEATS = 10_000, 10, 3
 NAMES = [f"metric_{index}" for index in range(KEYS)]
-
-
-class Backend(Protocol):
-    title: str
-
-    def __init__(self, folder: Path) -> None: ...
-    def log(self, step: int, values: dict[str, float]) -> None: ...
-    def close(self) -> None: ...
-    @staticmethod
-    def read(folder: Path) -> int: ...
 
 
 class Ours:

@@ -25,14 +25,6 @@ GAMES = [TicTacToe(), ConnectFour(), CartPole(max_steps=60), SlidingTiles()]
 SCALAR = [Othello(4), Gomoku(5, connect=4), Hex(4), Breakthrough(5), Twenty48()]
 
 
-@pytest.fixture(params=["numba", "numpy"])
-def engine(request, monkeypatch):
-    if request.param == "numpy":
-        monkeypatch.setattr(fast, "available", lambda: False)
-    elif not fast.available():
-        pytest.skip("numba is not installed")
-
-
 @pytest.mark.parametrize("game", GAMES, ids=lambda g: type(g).__name__)
 def test_games_keep_the_protocol(engine, game):
     assert isinstance(game, Game)

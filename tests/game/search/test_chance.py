@@ -81,14 +81,6 @@ class Pig:
         return np.where((state["luck"] == 1)[:, None], FACES, 0.0)
 
 
-@pytest.fixture(params=["numba", "numpy"])
-def engine(request, monkeypatch):
-    if request.param == "numpy":
-        monkeypatch.setattr(fast, "available", lambda: False)
-    elif not fast.available():
-        pytest.skip("numba is not installed")
-
-
 def blind(game):
     return lambda x: (torch.zeros(len(x), game.num_actions), torch.zeros(len(x)))
 

@@ -130,14 +130,6 @@ class Table:
         return np.zeros((len(state), 5)), np.array(values)
 
 
-@pytest.fixture(params=["numba", "numpy"])
-def engine(request, monkeypatch):
-    if request.param == "numpy":
-        monkeypatch.setattr(fast, "available", lambda: False)
-    elif not fast.available():
-        pytest.skip("numba is not installed")
-
-
 @pytest.mark.parametrize("game", [Draft(), CoinDraft()], ids=lambda game: type(game).__name__)
 def test_a_game_for_three_keeps_the_protocol(game):
     check(game, batch=4)

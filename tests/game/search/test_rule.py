@@ -36,15 +36,6 @@ class OwnPuct(ScoredRule):
         return (mean if visits > 0 else node_value) + weight * prior / (visits + 1.0)
 
 
-@pytest.fixture(params=["numba", "numpy"])
-def engine(request, monkeypatch):
-    if request.param == "numpy":
-        monkeypatch.setattr(fast, "available", lambda: False)
-    elif not fast.available():
-        pytest.skip("numba is not installed")
-    return request.param
-
-
 @pytest.mark.parametrize("noise", [False, True])
 def test_a_rule_of_ones_own_searches_as_the_built_in_of_the_same_score(engine, noise):
     game = TicTacToe()

@@ -56,15 +56,6 @@ class TableModel:
         )
 
 
-@pytest.fixture(params=["numba", "numpy"])
-def engine(request, monkeypatch):
-    if request.param == "numpy":
-        monkeypatch.setattr(fast, "available", lambda: False)
-    elif not fast.available():
-        pytest.skip("numba is not installed")
-    return request.param
-
-
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_puct_finds_the_visits_of_mctx(engine, budget):
     rule = Puct(dirichlet_alpha=0.3, dirichlet_fraction=0.25)

@@ -4,17 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ai.game import Gumbel, Hog, HogSolver, Play, Puct, Search, SelfPlay, StochasticModel, draws, fast
+from ai.game import Gumbel, Hog, HogSolver, Play, Puct, Search, SelfPlay, StochasticModel, draws
 
 GAME = Hog(goal=6, dice=2, faces=3)  # sums of 0, 2, 3 and 4 to 6
-
-
-@pytest.fixture(params=["numba", "numpy"])
-def engine(request, monkeypatch):
-    if request.param == "numpy":
-        monkeypatch.setattr(fast, "available", lambda: False)
-    elif not fast.available():
-        pytest.skip("numba is not installed")
 
 
 class Told:
