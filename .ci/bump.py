@@ -17,8 +17,8 @@ WITH_LABEL = [
     "packages/ai/src/ai/__init__.py",
     "docs/install.md",
 ]
-WITH_LABEL += [".ci/run"]
-PLAIN = ["docs/conf.py", "packages/ai-infer/src/ai/infer/http/app.py"]
+WITH_LABEL += [".ci/run", ".ci/install_server"]
+PLAIN = ["docs/conf.py", "docs/faq.md", "packages/ai-infer/src/ai/infer/http/routes.py"]
 
 
 def bump(root: Path, version: str, today: str) -> list[Path]:
@@ -38,12 +38,14 @@ def bump(root: Path, version: str, today: str) -> list[Path]:
     if not re.fullmatch(r"\d+\.\d+\.\d+", version) or _numbers(version) <= _numbers(old):
         sys.exit(f"version must be three numbers, larger than {old}, got {version}")
     texts: dict[Path, str] = {}
-    for patterns, before, after in ((WITH_LABEL, old + LABEL, version + LABEL), (PLAIN, f'"{old}"', f'"{version}"')):
-        for path in (path for pattern in patterns for path in sorted(root.glob(pattern))):
-            text = path.read_text(encoding="utf-8")
-            if before not in text:
-                sys.exit(f"{path} must hold {before}, and does not")
-            texts[path] = text.replace(before, after)
+    for pattern in [*WITH_LABEL, *PLAIN]:
+        before = re.escape(old + LABEL) if pattern in WITH_LABEL else rf"(?<=[\"{{]){re.escape(old)}(?=[\"}}])"
+        after = version + LABEL if pattern in WITH_LABEL else version
+        for path in sorted(root.glob(pattern)) or [root / pattern]:
+            text, n = re.subn(before, after, path.read_text(encoding="utf-8")) if path.exists() else ("", 0)
+            if n == 0:
+                sys.exit(f"{path} must hold the version {old}, and does not")
+            texts[path] = text
     changelog = root / "CHANGELOG.md"
     text = changelog.read_text(encoding="utf-8")
     if "## [Unreleased]\n\n### " not in text:
