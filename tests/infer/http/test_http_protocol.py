@@ -207,13 +207,13 @@ def test_half_a_request_is_waited_for_a_little_at_the_end(monkeypatch):
         clock = Clock(monkeypatch)
         late, slow, _ = connected(HttpProtocol)
         soon, quick, _ = connected(HttpProtocol)
-        idle, nothing, _ = connected(HttpProtocol)
         whole, answered, state = connected(HttpProtocol)
         late.data_received(HALF)
         soon.data_received(HALF)
         whole.data_received(HALF + b"def")
-        idle.data_received(HALF[:9])
         clock.go_on(60.0)
+        idle, nothing, _ = connected(HttpProtocol)
+        idle.data_received(HALF[:9])
         for connection in (late, soon, whole, idle):
             connection.shutdown()
         assert nothing.is_closing()  # nothing was asked there
@@ -222,7 +222,7 @@ def test_half_a_request_is_waited_for_a_little_at_the_end(monkeypatch):
         clock.go_on(0.1 * http_protocol.CLOSE_GRACE_S)
         assert nothing.aborted  # TLS waits for a farewell that a client which does not read never sends
         soon.data_received(b"def")  # in time
-        clock.go_on(http_protocol.UNSENT_GRACE_S)
+        clock.go_on(http_protocol.END_GRACE_S)
         assert slow.written == LATE
         assert (slow.n_closes, nothing.n_closes) == (1, 1)  # twice, asyncio's TLS forgets what is to be aborted
         await asyncio.wait(state.tasks)
@@ -249,13 +249,13 @@ def test_an_upload_that_moves_is_not_cut_at_the_end(monkeypatch):
             connection.data_received(HALF)
             connection.shutdown()
         for byte in (b"d", b"e"):
-            clock.go_on(0.9 * http_protocol.UNSENT_GRACE_S)
+            clock.go_on(0.9 * http_protocol.END_GRACE_S)
             long.data_received(byte)
             if byte == b"d":
                 stuck.data_received(byte)
-        clock.go_on(0.05 * http_protocol.UNSENT_GRACE_S)
+        clock.go_on(0.05 * http_protocol.END_GRACE_S)
         assert not halted.written
-        clock.go_on(0.06 * http_protocol.UNSENT_GRACE_S)
+        clock.go_on(0.06 * http_protocol.END_GRACE_S)
         assert halted.written == LATE
         assert not slow.is_closing()
         long.data_received(b"f")
@@ -277,13 +277,13 @@ def test_half_a_request_behind_others_takes_no_reply_of_theirs(monkeypatch):
         connection, transport, _ = connected(HttpProtocol, patient)
         connection.data_received(NEXT + HALF)
         connection.shutdown()
-        clock.go_on(10 * http_protocol.UNSENT_GRACE_S)
+        clock.go_on(10 * http_protocol.END_GRACE_S)
         assert transport.written == b""
         assert not transport.is_closing()
         gate.set()
         while not transport.written:
             await asyncio.sleep(0)
-        clock.go_on(2 * http_protocol.UNSENT_GRACE_S)
+        clock.go_on(2 * http_protocol.END_GRACE_S)
         first, _, second = transport.written.partition(b"GET b'/next' b'a=b' b''")
         assert first.startswith(b"HTTP/1.1 200 ")
         assert second == LATE
@@ -291,7 +291,49 @@ def test_half_a_request_behind_others_takes_no_reply_of_theirs(monkeypatch):
     asyncio.run(scene())
 
 
-def test_a_reply_that_is_being_read_at_the_end_is_not_cut(monkeypatch):
+UNTAKEN = {  # what is asked, and whether more is written than the transport has room for
+    "whole": (NEXT, False),
+    "the last": (NEXT[:-2] + b"connection: close\r\n\r\n", False),
+    "begun": (NEXT, True),
+    "two": (2 * NEXT, True),
+}
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["", "at the end"])
+@pytest.mark.parametrize(("packet", "is_paused"), UNTAKEN.values(), ids=UNTAKEN)
+def test_a_reply_is_waited_for_while_it_is_taken_and_no_longer(packet, is_paused, ends, monkeypatch):
+    """Closing would wait for ever: for the bytes, and with them what the request has taken, and the server's end."""
+
+    async def scene():
+        clock = Clock(monkeypatch)
+        connection, transport, state = connected(HttpProtocol)
+        if is_paused:
+            connection.pause_writing()
+        connection.data_received(packet)
+        for _ in range(9):  # as many turns as it takes to be answered, or to wait for room
+            await asyncio.sleep(0)
+        assert bool(state.tasks) == is_paused
+        transport.n_untaken = 9
+        seconds = http_protocol.END_GRACE_S if ends else connection.timeout_keep_alive
+        if ends:
+            connection.shutdown()
+        for _ in range(8):
+            clock.go_on(0.9 * seconds)
+            assert not transport.aborted
+            transport.n_untaken -= 1
+        clock.go_on(0.9 * seconds)
+        assert not transport.aborted
+        clock.go_on(1.2 * seconds)
+        assert transport.aborted
+        connection.connection_lost(None)
+        while state.tasks:
+            await asyncio.wait(state.tasks)
+        assert not [timer for timer in clock.timers if not timer.cancelled()]
+
+    asyncio.run(scene())
+
+
+def test_a_reply_that_was_read_at_the_end_ends_its_connection_soon(monkeypatch):
     async def scene():
         clock = Clock(monkeypatch)
         connection, transport, state = connected(HttpProtocol)
@@ -299,13 +341,42 @@ def test_a_reply_that_is_being_read_at_the_end_is_not_cut(monkeypatch):
         await asyncio.wait(state.tasks)
         transport.n_untaken = 9
         connection.shutdown()
-        clock.go_on(20 * http_protocol.CLOSE_GRACE_S)
+        clock.go_on(0.9 * http_protocol.END_GRACE_S)
         assert transport.is_closing()
-        assert not transport.aborted
         transport.n_untaken = 0
-        clock.go_on(http_protocol.CLOSE_GRACE_S)
+        clock.go_on(0.1 * http_protocol.END_GRACE_S + http_protocol.CLOSE_GRACE_S)
         assert transport.aborted
         connection.connection_lost(None)
+
+    asyncio.run(scene())
+
+
+def test_parts_that_are_taken_are_waited_for_though_as_many_bytes_are_on_their_way_each_time(monkeypatch):
+    async def scene():
+        clock, go_on = Clock(monkeypatch), asyncio.Event()
+
+        async def app(scope, receive, send):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            while True:
+                await send({"type": "http.response.body", "body": b"part", "more_body": True})
+                await go_on.wait()
+                go_on.clear()
+
+        connection, transport, state = connected(HttpProtocol, app)
+        connection.data_received(NEXT)
+        transport.n_untaken = 9
+        for _ in range(5):
+            while go_on.is_set() or not transport.pieces:
+                await asyncio.sleep(0)
+            transport.pieces.clear()
+            go_on.set()
+            clock.go_on(connection.timeout_keep_alive)
+            assert not transport.aborted
+        clock.go_on(2 * connection.timeout_keep_alive)
+        assert transport.aborted
+        connection.connection_lost(None)
+        for task in list(state.tasks):
+            task.cancel()
 
     asyncio.run(scene())
 

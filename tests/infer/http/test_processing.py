@@ -1,6 +1,7 @@
 """What a front end does before and after the model."""
 
 import asyncio
+import json
 import sys
 import threading
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import torch
 
 from ai.infer.http.formats.messages import RefusedError
 from ai.infer.http.formats.outputs import named_outputs
+from ai.infer.http.formats.protocol import read_request
 from ai.infer.http.formats.tensors import BadInputError, from_raw, to_bytes
 from ai.infer.http.model_sources import ModelSource
 from ai.infer.http.owner import LocalOwner
@@ -43,6 +45,17 @@ def test_before_gets_tensors_and_text_and_gives_what_the_model_gets():
     assert made[1] == [b"c", [b"d"]]
     assert torch.equal(from_raw(made[2][0]), X[0])
     assert asyncio.run(Processing(None, None).prepare([raw(X)])) == [raw(X)]
+
+
+def test_before_may_write_into_texts_and_the_next_request_like_it_has_its_own():
+    """What the JSON of a request says is remembered, and others send the same."""
+    processing = Processing(lambda texts: [texts[0].pop() + texts.pop()[0]], None)
+    about = {"name": "t", "datatype": "BYTES", "shape": [2, 1], "data": ["a", "b"]}
+    body, plans = json.dumps({"inputs": [about]}).encode(), {}
+    for _ in range(2):
+        _, inputs = read_request(body, None, (), plans)
+        assert asyncio.run(processing.prepare(inputs)) == [[b"ab"]]
+    assert len(plans) == 1
 
 
 def test_after_gets_the_models_output_whatever_its_form():
@@ -109,6 +122,13 @@ def test_output_that_is_none_is_the_servers_fault():
     with pytest.raises(RefusedError, match="the model returns NoneType, which is no tensor") as refused:
         named_outputs(None)
     assert refused.value.status == 500
+
+
+@pytest.mark.parametrize("output", [{1: raw(X), "1": raw(2 * X)}, {"a": {"b": raw(X)}, "a.b": "text"}])
+def test_two_outputs_of_one_name_are_the_servers_fault(output):
+    name = "a.b" if "a" in output else "1"
+    with pytest.raises(RefusedError, match=f"the model returns two outputs of the name '{name}'"):
+        named_outputs(output)
 
 
 @pytest.mark.parametrize("ends_by", ["next(iter(()))", "raise SystemExit(3)"])

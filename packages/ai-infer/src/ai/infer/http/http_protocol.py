@@ -12,13 +12,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 if sys.platform == "linux":
     import fcntl
     import termios
 
-UNSENT_GRACE_S = 5.0
+END_GRACE_S = 5.0
+"""How long who sends nothing more of a request, or takes nothing of a reply, is waited for at the end."""
 CLOSE_GRACE_S = 1.0
 _log = logging.getLogger("ai.infer")
 _COPIED_BYTES = 1 << 16  # at most, to save a call
@@ -33,14 +35,19 @@ class HttpProtocol(HttpToolsProtocol):
     finds the body's end and keeps the connection as it does for others.
     """
 
+    flow: "_Flow"
     _heard_at = 0.0  # or answered, where that was later
+    _seen: tuple[float, int, int, bool] = (0.0, 0, 0, False)  # by the last look: heard, written, untaken, closing
+    _moved_at = 0.0  # when a look first found it so
+    _ends = False  # as soon as what was asked is answered
     _reads_again = False  # the head, which offers another protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins; who asks nothing, or half of something, is not waited for without end."""
         super().connection_made(transport)
+        self.flow = _Flow(transport)
         self._heard_at = self.loop.time()
-        self._end_idle_in(self.timeout_keep_alive)
+        self._look_in(self.timeout_keep_alive)
 
     def data_received(self, data: bytes) -> None:
         """Reads what came."""
@@ -68,26 +75,48 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Goes on with the next request, or waits for one: by one timer a connection, as one a request costs."""
+        self._heard_at = self.loop.time()
         if self.pipeline or self.transport.is_closing():
-            super().on_response_complete()  # which ends the timer, until the last of these requests is answered
+            super().on_response_complete()
+            if not self.transport.is_closing():  # it has ended the timer
+                self._look_in(self.timeout_keep_alive)
             return
         self.server_state.total_requests += 1
         self.flow.resume_reading()
-        self._heard_at = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._end_idle_in(self.timeout_keep_alive)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Hangs up on who has said nothing for so long and waits for nothing; looks again later where it is not so."""
-        self.timeout_keep_alive_task = None
-        is_asked = self.cycle is not None and not self.cycle.response_complete
-        left_s = self.timeout_keep_alive - (0.0 if is_asked else self.loop.time() - self._heard_at)
-        if left_s > 0:
-            self._end_idle_in(left_s)
-        else:
-            super().timeout_keep_alive_handler()
+        """Hangs up on who has neither said nor taken anything for so long, and does not wait for us; else looks later.
 
-    def _end_idle_in(self, seconds: float) -> None:
+        What was written and not taken stays in memory, and keeps a transport that was closed from being so.
+        """
+        self.timeout_keep_alive_task = None
+        now, n_untaken, is_closing = self.loop.time(), _n_untaken(self.transport), self.transport.is_closing()
+        seen = (self._heard_at, self.flow.n_written, n_untaken, is_closing)
+        if seen != self._seen:
+            self._seen, self._moved_at = seen, now
+        is_asked = self.cycle is not None and not self.cycle.response_complete
+        is_unsent = self._ends and is_asked and self.cycle.more_body
+        seconds = self.timeout_keep_alive
+        if n_untaken:
+            since = self._moved_at
+        elif is_closing:  # TLS alone would wait half a minute for the other's farewell
+            since, seconds = self._moved_at, CLOSE_GRACE_S
+        else:
+            if is_asked and (not is_unsent or self.pipeline or self.flow.read_paused):  # it waits for us
+                self._heard_at = now
+            since = self._heard_at
+        if since + seconds > now:
+            self._look_in(since + seconds - now)
+        elif n_untaken or is_closing:
+            self.transport.abort()
+        else:
+            if is_unsent and not self.cycle.response_started:  # nothing was begun, and another server takes it whole
+                self.transport.write(_LATE)
+            self.transport.close()
+            self._look_in(CLOSE_GRACE_S)
+
+    def _look_in(self, seconds: float) -> None:
+        self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def on_headers_complete(self) -> None:
@@ -114,43 +143,17 @@ class HttpProtocol(HttpToolsProtocol):
         return b"".join([first, *fields, b"\r\n"])
 
     def shutdown(self) -> None:
-        """Ends the connection once its request is answered; if the rest of it does not come, soon."""
+        """Ends the connection once its request is answered, and the answer taken; if the rest does not come, soon."""
         if not self.transport.is_closing():  # twice, asyncio's TLS forgets what is to be aborted
             super().shutdown()
-        if self.transport.is_closing():
-            self._abort_soon()
-        elif _is_unsent(self.cycle):
-            self._heard_at = self.loop.time()
-            self.loop.call_later(UNSENT_GRACE_S, self._end_unsent, self.cycle)
+        self._ends, self._heard_at, self.timeout_keep_alive = True, self.loop.time(), END_GRACE_S
+        self.timeout_keep_alive_handler()
 
-    def _end_unsent(self, cycle: RequestResponseCycle) -> None:
-        """Hangs up on who sends nothing more of a request: nothing was begun, and another server takes it whole."""
-        if not _is_unsent(cycle) or self.transport.is_closing():
-            return
-        now = self.loop.time()
-        if self.pipeline or self.flow.read_paused:  # requests before it have yet to be answered, or it has to wait
-            self._heard_at = now
-        left_s = self._heard_at + UNSENT_GRACE_S - now
-        if left_s > 0:
-            self.loop.call_later(left_s, self._end_unsent, cycle)
-            return
-        if not cycle.response_started:
-            self.transport.write(_LATE)
-        self.transport.close()
-        self._abort_soon()
 
-    def _abort_soon(self) -> None:
-        """Has a connection that is closing end soon: TLS alone would wait half a minute for the other's farewell."""
-        self.loop.call_later(CLOSE_GRACE_S, self._abort)
+class _Flow(FlowControl):
+    """What uvicorn keeps of a connection's flow, and how much of replies in parts was written."""
 
-    def _abort(self) -> None:
-        """Waits for no farewell, but for the other side to take what it was answered; the server limits how long."""
-        if self not in self.connections:
-            return
-        if _n_untaken(self.transport):
-            self._abort_soon()
-        else:
-            self.transport.abort()
+    n_written = 0
 
 
 class _Cycle(RequestResponseCycle):
@@ -160,6 +163,7 @@ class _Cycle(RequestResponseCycle):
     that fails before it has a body nothing is said.
     """
 
+    flow: _Flow
     _start: Any = None  # what was said of the reply that has yet to go out
 
     async def send(self, message: Any) -> None:
@@ -186,7 +190,7 @@ class _Cycle(RequestResponseCycle):
                 self.on_response()
                 return
         self.response_started = False
-        self.transport = _ReplyTransport(self.transport)  # type: ignore[assignment]
+        self.transport = _ReplyTransport(self.transport, self.flow)  # type: ignore[assignment]
         await super().send(start)
         await super().send(message)
 
@@ -231,18 +235,21 @@ class _ReplyTransport:
 
     Args:
         transport: of the connection.
+        flow: likewise.
     """
 
-    __slots__ = ("_begun", "_head", "_transport", "close", "is_closing")
+    __slots__ = ("_begun", "_flow", "_head", "_transport", "close", "is_closing")
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, flow: _Flow) -> None:
         self._transport = transport
+        self._flow = flow
         self._head = b""
         self._begun = False
         self.close, self.is_closing = transport.close, transport.is_closing
 
     def write(self, data: bytes) -> None:
         """Writes the body and what was said before it; keeps the head until then."""
+        self._flow.n_written += len(data)
         if self._begun:
             self._transport.write(data)
         elif not self._head:
@@ -254,10 +261,6 @@ class _ReplyTransport:
             else:
                 self._transport.write(self._head)
                 self._transport.write(data)
-
-
-def _is_unsent(cycle: RequestResponseCycle | None) -> bool:
-    return cycle is not None and cycle.more_body and not cycle.response_complete
 
 
 def _n_untaken(transport: asyncio.Transport) -> int:

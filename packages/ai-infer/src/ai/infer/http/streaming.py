@@ -31,7 +31,7 @@ _log = logging.getLogger("ai.infer")
 
 def wants_parts(request: Request) -> bool:
     """Returns whether a request's headers ask for the reply in parts."""
-    return b"text/event-stream" in request.headers.get(b"accept", b"")
+    return b"text/event-stream" in request.headers.get(b"accept", b"").lower()
 
 
 async def stream(

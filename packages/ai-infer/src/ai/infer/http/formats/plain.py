@@ -52,10 +52,10 @@ def read_plain(
     if len(inputs) > 1:
         raise BadInputError(f"the model has {len(inputs)} inputs: use /v2/models/NAME/infer")
     spec = inputs[0] if inputs else None
-    as_json = headers.get(b"content-type", b"").startswith(b"application/json")
+    as_json = headers.get(b"content-type", b"").lower().startswith(b"application/json")
     if as_json:
         check_json(len(body))
-    to_json = as_json or headers.get(b"accept") == b"application/json"
+    to_json = as_json or headers.get(b"accept", b"").lower() == b"application/json"
     if spec is not None and spec.datatype == BYTES:
         return PlainRequest(_texts(body, as_json), to_json)
     if not as_json:

@@ -161,7 +161,7 @@ def _timeout_s(microseconds: Any) -> float | None:
         return None
     if type(microseconds) is not int or microseconds < 0:
         raise BadInputError(f"'timeout' must be a whole number of microseconds from 0, not {microseconds!r:.40}")
-    return min(microseconds / 1e6, 1e6)
+    return min(microseconds, 10**12) / 1e6
 
 
 def _flag(parameters: dict[str, Any], name: str, default: bool = False) -> bool:

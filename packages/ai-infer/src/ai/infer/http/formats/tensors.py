@@ -84,12 +84,14 @@ class TensorSpec(NamedTuple):
         (TensorSpec(name='x', datatype='FP32', shape=(-1, 3)), ())
         """
         parts = text.split(":")
-        if len(parts) != 3 or (parts[1] not in DATATYPES and parts[1] != BYTES):
+        if len(parts) != 3 or not parts[0] or (parts[1] not in DATATYPES and parts[1] != BYTES):
             raise ValueError(f"an input must be written NAME:DATATYPE:SIZES, such as x:FP32:-1,3, not {text!r}")
         try:
             shape = tuple(int(size) for size in parts[2].split(",")) if parts[2] else ()
         except ValueError:
             raise ValueError(f"an input's sizes must be whole numbers between commas, not {parts[2]!r}") from None
+        if any(size < -1 for size in shape):
+            raise ValueError(f"an input's sizes must be from 0, or -1 for any, not {min(shape)}")
         return cls(parts[0], parts[1], shape)
 
     def check(self, datatype: str, shape: tuple[int, ...]) -> None:
