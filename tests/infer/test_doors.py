@@ -16,7 +16,7 @@ from torch import nn
 from ai.infer import Inferencer, InferencerClient, cli
 from ai.infer.connection.hang_check import HangCheck
 from ai.infer.http import app
-from ai.infer.http.model_sources import ModelSource
+from ai.infer.http.models.model_sources import ModelSource
 from ai.infer.http.routes import App
 
 NET, ONES = nn.Linear(1, 1), torch.ones(1, 8)

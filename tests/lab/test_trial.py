@@ -433,7 +433,7 @@ def test_a_trial_left_open_whose_folder_is_gone_is_given_up_without_a_word(tmp_p
 
 
 def test_a_model_made_of_modules_comes_back_from_its_folder_and_is_served_from_it(tmp_path):
-    from ai.infer.http.model_sources import ModelSource, build
+    from ai.infer.http.models.model_sources import ModelSource, build
 
     _, _, loader, _ = make()
     torch.manual_seed(1)

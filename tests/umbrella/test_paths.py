@@ -9,7 +9,7 @@ import ai
 import ai.model as m
 from ai.data import Shards, write_shards
 from ai.data.storage.paths import expanded
-from ai.infer.http.model_sources import ModelSource, build
+from ai.infer.http.models.model_sources import ModelSource, build
 from ai.model.arguments import as_path
 
 

@@ -21,7 +21,7 @@ from ai.infer.http.front_end import DistantOwner
 from ai.infer.http.front_ends import FrontEnds
 from ai.infer.http.line import Line, LineClosedError
 from ai.infer.http.metrics import Metrics
-from ai.infer.http.repository import Repository, UnknownModelError
+from ai.infer.http.models.repository import Repository, UnknownModelError
 from ai.infer.http.serve import add_arguments, make_server
 from tests.infer.waiting import wait_until
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from ai.infer import Inferencer
 from ai.infer.http.formats.tensors import TensorSpec
-from ai.infer.http.model_sources import ModelSource, _specs, build, remake
-from ai.infer.http.repository import named_outputs
+from ai.infer.http.models.model_sources import ModelSource, _specs, build, remake
+from ai.infer.http.models.repository import named_outputs
 from tests.infer.infer_models import Heads, Pair
 
 X = torch.randn(2, 3)
@@ -192,7 +192,7 @@ def test_a_folder_gives_no_class_a_file_of_its_own(tmp_path, monkeypatch):
     """A class that reads a program, such as our own for `.pt2`, runs what it finds in it."""
     monkeypatch.chdir(tmp_path)
     by = {
-        "class": "ai.infer.http.model_sources:ExportedModel",
+        "class": "ai.infer.http.models.model_sources:ExportedModel",
         "arguments": {"args": [], "kwargs": {"path": "a/net.pt2"}},
     }
     folder = snapshot(tmp_path / "a", nn.Linear(3, 2), by)

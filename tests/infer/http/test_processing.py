@@ -13,11 +13,11 @@ from ai.infer.http.formats.messages import RefusedError
 from ai.infer.http.formats.outputs import named_outputs
 from ai.infer.http.formats.protocol import read_request
 from ai.infer.http.formats.tensors import BadInputError, from_raw, to_bytes
-from ai.infer.http.model_sources import ModelSource
+from ai.infer.http.models.model_sources import ModelSource
+from ai.infer.http.models.processing import Processing, find_function
+from ai.infer.http.models.repository import Repository, ServedModel
+from ai.infer.http.models.user_threads import UserThreads
 from ai.infer.http.owner import LocalOwner
-from ai.infer.http.processing import Processing, find_function
-from ai.infer.http.repository import Repository, ServedModel
-from ai.infer.http.user_threads import UserThreads
 from ai.infer.transport.trees import RawTensor
 from tests.infer.waiting import wait_until
 

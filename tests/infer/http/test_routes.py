@@ -20,8 +20,8 @@ from torch import nn
 from ai.infer import Inferencer, InferError
 from ai.infer.http import app as make_app
 from ai.infer.http.formats.tensors import BadInputError, TensorSpec, from_json, from_raw, to_bytes
-from ai.infer.http.model_sources import ModelSource
-from ai.infer.http.repository import ServedModel
+from ai.infer.http.models.model_sources import ModelSource
+from ai.infer.http.models.repository import ServedModel
 from ai.infer.http.routes import App, _inference_path
 from ai.infer.transport.trees import RawTensor
 from tests.infer.waiting import wait_until
@@ -413,7 +413,7 @@ def test_load_that_fails_in_whatever_way_says_why(app, monkeypatch, error, reaso
     def build(source, trust):
         raise error
 
-    monkeypatch.setattr("ai.infer.http.repository.build", build)
+    monkeypatch.setattr("ai.infer.http.models.repository.build", build)
     status, _, body = ask(app, "POST", "/v2/repository/models/m/load")
     said = json.loads(body)["error"]
     assert (status, said.startswith(f"model 'm' could not be loaded: {reason}")) == (500, True), said

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ai.infer.worker.shares import Shares
+from ai.infer.worker.rows.shares import Shares
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.complex64, torch.int8])

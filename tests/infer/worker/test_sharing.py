@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from ai.infer import Inferencer, RequestError
-from ai.infer.worker.batch_axes import BatchAxes, Form
-from ai.infer.worker.comparison import Answer, NotRowWiseError
-from ai.infer.worker.sharing import Sharing
+from ai.infer.worker.rows.batch_axes import BatchAxes, Form
+from ai.infer.worker.rows.comparison import Answer, NotRowWiseError
+from ai.infer.worker.rows.sharing import Sharing
 from tests.infer.waiting import wait_until
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know nothing of the tests

@@ -10,7 +10,7 @@ The path of a request, and the file that has each step::
        ▼
     batcher     worker/loop        finds requests in the slots, or is handed those that came by socket (listener),
        │                           queues them by form (request_queue), takes what fits in a call
-       │        worker/batch_call  gathers their rows, and shares the output out again, where sharing allows it
+       │        worker/batch_call  gathers their rows, and shares the output out again, where rows/ allows it
        ▼
     engine      worker/engine      calls the model: device, precision, compiled or replayed
        │

@@ -16,7 +16,7 @@ from torch import Tensor
 from ai.infer.arguments import UsageError
 from ai.infer.connection.handshake import Transport
 from ai.infer.http.formats.tensors import DATATYPES
-from ai.infer.http.model_sources import ModelSource, build
+from ai.infer.http.models.model_sources import ModelSource, build
 from ai.infer.inferencer import Inferencer
 
 

@@ -17,10 +17,10 @@ from ai.infer.launcher import Launcher
 from ai.infer.stats import Stats
 from ai.infer.transport.shared_weights import pack_extra_state
 from ai.infer.transport.trees import Tree
-from ai.infer.worker.batch_axes import Axes
 from ai.infer.worker.engine import Precision
 from ai.infer.worker.options import WorkerOptions
-from ai.infer.worker.sharing import Share
+from ai.infer.worker.rows.batch_axes import Axes
+from ai.infer.worker.rows.sharing import Share
 from ai.infer.worker.switches import read_switches
 from ai.model.arguments import check_module, check_whole, elsewhere
 

@@ -1,6 +1,5 @@
 """Starts the workers of one inferencer, watches them, and stops them."""
 
-import importlib
 import json
 import logging
 import math
@@ -13,17 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import Any
 
-import cloudpickle  # type: ignore[import-untyped]
-import torch
 from torch import Tensor, nn
 
 from ai.infer.errors import InferError, WorkerDiedError
 from ai.infer.stats import Stats
 from ai.infer.transport.frames import Frame, FrameStream, Kind
-from ai.infer.transport.shared_memory import anonymous_file
+from ai.infer.transport.payload import pack_payload
 from ai.infer.transport.shared_weights import SharedWeights
 from ai.infer.transport.socket_folder import ADDRESS_FILE, EXTRA_STATE_FILE, VITALS_FILE, make_folder, sweep
 from ai.infer.transport.vitals import BEAT_S, Vitals
@@ -106,7 +101,7 @@ class Launcher:
                 "stall_timeout_s": stall_timeout_s,
             }
             (self.folder / ADDRESS_FILE).write_text(json.dumps(about))
-            self._payload = _pack(model, options, build)
+            self._payload = pack_payload(model, options, build)
             self._vitals = [Vitals(self.folder / VITALS_FILE.format(index), new=True) for index in range(len(options))]
             self._processes = [self._spawn(index) for index in range(len(options))]
             self._thread = threading.Thread(target=self._watch, name="ai-infer-launcher", daemon=True)
@@ -411,39 +406,3 @@ class Launcher:
         self._waker.close()
         self._wake_end.close()
         sweep()
-
-
-def _pack(model: nn.Module, options: Sequence[WorkerOptions], build: Callable[[], nn.Module] | None) -> int:
-    """Returns an anonymous file with the model, or how it is built, and the options; classes of `__main__` by value."""
-    payload: dict[str, Any] = {"options": list(options)}
-    payload |= {"model": model} if build is None else {"build": build, "state": model.state_dict()}
-    descriptor = anonymous_file_for_writing()
-    try:
-        with os.fdopen(descriptor, "wb", closefd=False) as file:
-            torch.save(payload, file, pickle_module=_ByValue)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-class _ModulePickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Knows modules of a class of their own, such as `torch.backends.cudnn`, which a script's model may name."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, ModuleType) and type(obj) is not ModuleType and sys.modules.get(obj.__name__) is obj:
-            return importlib.import_module, (obj.__name__,)
-        return super().reducer_override(obj)
-
-
-class _ByValue:
-    """What `torch.save` takes for a module that pickles."""
-
-    Pickler = _ModulePickler
-
-
-def anonymous_file_for_writing() -> int:
-    """Returns the descriptor of a new empty file without a name, of no fixed size."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("ai-infer-model", os.MFD_CLOEXEC)
-    return anonymous_file(0)

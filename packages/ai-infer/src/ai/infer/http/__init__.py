@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ai.infer.http.model_sources import ModelSource
+    from ai.infer.http.models.model_sources import ModelSource
     from ai.infer.http.routes import App
     from ai.infer.inferencer import Inferencer
 

@@ -17,8 +17,8 @@ from ai.infer.client import InferencerClient
 from ai.infer.http.formats.messages import RefusedError
 from ai.infer.http.line import Line
 from ai.infer.http.metrics import Metrics
+from ai.infer.http.models.repository import Repository
 from ai.infer.http.owner import Action
-from ai.infer.http.repository import Repository
 from ai.infer.http.serve import make_app, make_server, set_up_log
 
 _LOOK_INTERVAL_S = 0.02

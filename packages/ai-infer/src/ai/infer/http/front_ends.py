@@ -15,8 +15,8 @@ from typing import Any
 from ai.infer.http.formats.messages import RefusedError
 from ai.infer.http.line import Line, LineClosedError
 from ai.infer.http.metrics import Metrics
+from ai.infer.http.models.repository import Repository
 from ai.infer.http.owner import LocalOwner
-from ai.infer.http.repository import Repository
 from ai.infer.inferencer import Inferencer
 
 _log = logging.getLogger("ai.infer")

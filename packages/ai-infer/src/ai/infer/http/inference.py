@@ -15,8 +15,8 @@ from ai.infer.http.formats.protocol import read_request, write_response
 from ai.infer.http.formats.tensors import BadInputError, json_length
 from ai.infer.http.hang_ups import HangUps
 from ai.infer.http.metrics import Metrics
-from ai.infer.http.processing import Processing
-from ai.infer.http.repository import NotReadyError, ServedModel, UnknownModelError
+from ai.infer.http.models.processing import Processing
+from ai.infer.http.models.repository import NotReadyError, ServedModel, UnknownModelError
 from ai.infer.transport.errors import WireError
 from ai.infer.transport.trees import RawInput, Tree
 

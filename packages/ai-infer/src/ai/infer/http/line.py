@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 from ai.infer.http.formats.messages import RefusedError
-from ai.infer.http.repository import UnknownModelError
+from ai.infer.http.models.repository import UnknownModelError
 
 _MAX_BYTES = 1 << 24  # of one message
 Answer = Callable[[str, dict[str, Any]], Awaitable[Any]]

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ai.infer.http.repository import Repository
+from ai.infer.http.models.repository import Repository
 from ai.infer.inferencer import Inferencer
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ai.infer.http.repository import Repository
+from ai.infer.http.models.repository import Repository
 
 _JSON = {"application/json": {"schema": {"type": "object"}}}
 

@@ -8,8 +8,8 @@ from typing import Literal, Protocol
 from ai.infer.errors import InferError
 from ai.infer.http.formats.messages import RefusedError, first_line
 from ai.infer.http.metrics import Metrics
-from ai.infer.http.repository import Repository, UnknownModelError
-from ai.infer.http.user_threads import UserThreads
+from ai.infer.http.models.repository import Repository, UnknownModelError
+from ai.infer.http.models.user_threads import UserThreads
 
 Action = Literal["load", "unload"]
 _log = logging.getLogger("ai.infer")

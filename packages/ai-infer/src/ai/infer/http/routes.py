@@ -20,10 +20,10 @@ from ai.infer.http.formats.messages import JSON, RETRY, RefusedError, Reply, Req
 from ai.infer.http.formats.tensors import BadInputError
 from ai.infer.http.inference import RequestContext, infer, refuse
 from ai.infer.http.metrics import Metrics
-from ai.infer.http.model_sources import ModelSource
+from ai.infer.http.models.model_sources import ModelSource
+from ai.infer.http.models.repository import Repository, UnknownModelError
 from ai.infer.http.openapi import describe
 from ai.infer.http.owner import LocalOwner, Owner
-from ai.infer.http.repository import Repository, UnknownModelError
 from ai.infer.http.streaming import Send, stream, wants_parts
 from ai.infer.inferencer import Inferencer
 

@@ -17,8 +17,8 @@ from ai.infer.arguments import UsageError
 if TYPE_CHECKING:
     import uvicorn
 
+    from ai.infer.http.models.repository import Repository
     from ai.infer.http.owner import Owner
-    from ai.infer.http.repository import Repository
     from ai.infer.http.routes import App
 
 _MISSING = (
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise SystemExit(_MISSING.format(name=error.name)) from error
 
-    from ai.infer.http.model_sources import ModelSource, check_place
+    from ai.infer.http.models.model_sources import ModelSource, check_place
 
     set_up_log(arguments)
     tokens = None

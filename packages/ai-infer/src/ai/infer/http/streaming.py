@@ -16,7 +16,7 @@ from ai.infer.http.formats.messages import Headers, Reply, Request
 from ai.infer.http.formats.outputs import named_outputs
 from ai.infer.http.formats.plain import PlainRequest, answer_plain, read_plain
 from ai.infer.http.inference import RequestContext, refuse
-from ai.infer.http.repository import ServedModel
+from ai.infer.http.models.repository import ServedModel
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _HEADERS: Headers = (

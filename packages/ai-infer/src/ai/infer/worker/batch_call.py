@@ -8,14 +8,14 @@ from torch import Tensor
 from ai.infer.errors import InPartsError
 from ai.infer.transport.trees import Node, Tree, flatten, is_dense, unflatten
 from ai.infer.transport.wire import Layout
-from ai.infer.worker.batch_axes import BatchAxes, Form
-from ai.infer.worker.comparison import Answer, NotRowWiseError, has_rows
 from ai.infer.worker.connected_client import Request
 from ai.infer.worker.engine import Engine
 from ai.infer.worker.faults import answer_for
 from ai.infer.worker.reply_writer import ReplyWriter
-from ai.infer.worker.shares import Shares
-from ai.infer.worker.sharing import Sharing
+from ai.infer.worker.rows.batch_axes import BatchAxes, Form
+from ai.infer.worker.rows.comparison import Answer, NotRowWiseError, has_rows
+from ai.infer.worker.rows.shares import Shares
+from ai.infer.worker.rows.sharing import Sharing
 
 
 class BatchCall:

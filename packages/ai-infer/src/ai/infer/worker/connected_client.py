@@ -14,7 +14,7 @@ from ai.infer.transport.frames import FrameStream
 from ai.infer.transport.shared_memory import anonymous_file
 from ai.infer.transport.slots import MIN_SLOT_BYTES, SLOTS_PER_CLIENT, Area, Board, area_bytes
 from ai.infer.transport.wire import Layout
-from ai.infer.worker.batch_axes import Form
+from ai.infer.worker.rows.batch_axes import Form
 
 MAX_UNSENT_BYTES = 1 << 26
 """A client that does not read its replies is not listened to beyond this."""

@@ -25,7 +25,6 @@ from ai.infer.transport.socket_folder import EXTRA_STATE_FILE
 from ai.infer.transport.spin import Spinner
 from ai.infer.transport.vitals import BEAT_S, Vitals
 from ai.infer.transport.wire import Layout, layout_of, parse
-from ai.infer.worker.batch_axes import BatchAxes
 from ai.infer.worker.batch_call import BatchCall
 from ai.infer.worker.batch_limit import BatchLimit
 from ai.infer.worker.connected_client import ConnectedClient, Request, request_from_frame
@@ -35,7 +34,8 @@ from ai.infer.worker.listener import Listener
 from ai.infer.worker.options import WorkerOptions
 from ai.infer.worker.reply_writer import ReplyWriter
 from ai.infer.worker.request_queue import RequestQueue
-from ai.infer.worker.sharing import Sharing
+from ai.infer.worker.rows.batch_axes import BatchAxes
+from ai.infer.worker.rows.sharing import Sharing
 from ai.infer.worker.streaming.streams import Streams
 
 _SPC = SLOTS_PER_CLIENT

@@ -4,7 +4,6 @@ import contextlib
 import gc
 import json
 import logging
-import mmap
 import os
 import select
 import shutil
@@ -15,9 +14,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ai.infer.transport.frames import FrameStream, Kind
+from ai.infer.transport.payload import read_payload
 from ai.infer.transport.shared_weights import SharedWeights
 from ai.infer.transport.socket_folder import VITALS_FILE, sweep
 from ai.infer.transport.vitals import Vitals
@@ -40,9 +38,7 @@ def main(arguments: dict[str, Any]) -> None:
     _send_log(control)
     folder = Path(arguments["socket"]).parent
     try:
-        # Mapped, not read: the replicas share the file, its memory and its position.
-        with mmap.mmap(arguments["payload"], 0, access=mmap.ACCESS_READ) as file:
-            payload = torch.load(file, map_location="cpu", weights_only=False)  # type: ignore[arg-type]
+        payload = read_payload(arguments["payload"])
         os.close(arguments["payload"])
         options: WorkerOptions = payload["options"][arguments["index"]]
         set_switches(options.torch_state)

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ai.infer.worker.batch_axes import Axes
 from ai.infer.worker.engine import Precision
-from ai.infer.worker.sharing import Share
+from ai.infer.worker.rows.batch_axes import Axes
+from ai.infer.worker.rows.sharing import Share
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ai.infer.transport.slots import SLOTS_PER_CLIENT, Board, fence
 from ai.infer.transport.trees import Node
 from ai.infer.transport.wire import Layout, has_channels_last, layout_of
 from ai.infer.worker.connected_client import Request, error_header
-from ai.infer.worker.shares import Shares
+from ai.infer.worker.rows.shares import Shares
 
 _MOVED = b'{"moved":1}'
 _CANCELLED = b'{"cancelled":1}'

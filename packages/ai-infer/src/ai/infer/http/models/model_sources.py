@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ai.infer.http.formats.tensors import DATATYPES, NAMES, TensorSpec
-from ai.infer.http.onnx_model import OnnxModel
+from ai.infer.http.models.onnx_model import OnnxModel
 from ai.infer.transport.trees import Tree
 from ai.model.arguments import as_path
 from ai.model.saved import MANIFEST, SnapshotError, construct, newest, read_manifest

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ai.infer.transport.trees import Node
-from ai.infer.worker.batch_axes import BatchAxes, Form, has_constants
-from ai.infer.worker.rounding import are_close
+from ai.infer.worker.rows.batch_axes import BatchAxes, Form, has_constants
+from ai.infer.worker.rows.rounding import are_close
 
 
 class Answer(NamedTuple):

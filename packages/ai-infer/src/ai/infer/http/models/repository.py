@@ -13,10 +13,10 @@ from ai.infer.http.formats.messages import RefusedError, first_line
 from ai.infer.http.formats.outputs import named_outputs
 from ai.infer.http.formats.protocol import Plan
 from ai.infer.http.formats.tensors import BYTES, DATATYPES, BadInputError, TensorSpec, Texts, datatype_of
-from ai.infer.http.model_sources import ModelSource, build, remake
-from ai.infer.http.processing import Processing, find_function
+from ai.infer.http.models.model_sources import ModelSource, build, remake
+from ai.infer.http.models.processing import Processing, find_function
 from ai.infer.inferencer import Inferencer
-from ai.infer.worker.sharing import Share
+from ai.infer.worker.rows.sharing import Share
 
 _log = logging.getLogger("ai.infer")
 _UNLOADED = "unloaded"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ai.infer.http.formats.messages import RefusedError, first_line
 from ai.infer.http.formats.tensors import BadInputError, from_raw, to_bytes
-from ai.infer.http.user_threads import UserThreads
+from ai.infer.http.models.user_threads import UserThreads
 from ai.infer.transport.trees import RawInput, RawTensor, Tree
 
 _log = logging.getLogger("ai.infer")

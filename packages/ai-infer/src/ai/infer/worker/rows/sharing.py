@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ai.infer.transport.trees import Node
-from ai.infer.worker.batch_axes import BatchAxes, Form
-from ai.infer.worker.comparison import Answer, Comparison, NothingLearntError, NotRowWiseError, has_rows
+from ai.infer.worker.rows.batch_axes import BatchAxes, Form
+from ai.infer.worker.rows.comparison import Answer, Comparison, NothingLearntError, NotRowWiseError, has_rows
 
 Share = bool | Literal["auto"]
 _MAX_FORMS = 4096

@@ -1,0 +1,1 @@
+"""The models that are served: where they come from, which are loaded, what is done before and after them."""
