@@ -1,6 +1,7 @@
 """The connection without a network: given packets, and asked what it writes."""
 
 import asyncio
+import contextlib
 import logging
 
 import pytest
@@ -317,15 +318,16 @@ def test_a_reply_is_waited_for_while_it_is_taken_and_no_longer(packet, is_paused
         seconds = http_protocol.END_GRACE_S if ends else connection.timeout_keep_alive
         if ends:
             connection.shutdown()
-        for _ in range(8):
+        with contextlib.ExitStack() as end:
+            end.callback(connection.connection_lost, None)
+            for _ in range(8):
+                clock.go_on(0.9 * seconds)
+                assert not transport.aborted
+                transport.n_untaken -= 1
             clock.go_on(0.9 * seconds)
             assert not transport.aborted
-            transport.n_untaken -= 1
-        clock.go_on(0.9 * seconds)
-        assert not transport.aborted
-        clock.go_on(1.2 * seconds)
-        assert transport.aborted
-        connection.connection_lost(None)
+            clock.go_on(1.2 * seconds)
+            assert transport.aborted
         while state.tasks:
             await asyncio.wait(state.tasks)
         assert not [timer for timer in clock.timers if not timer.cancelled()]

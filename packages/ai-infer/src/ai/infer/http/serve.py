@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import os
+import re
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -105,7 +106,11 @@ def run(arguments: argparse.Namespace) -> int:
             check_place(ModelSource.parse(text))
         app = make_app(arguments, arguments.models, tokens)
     except ValueError as error:
-        raise UsageError(f"ai-infer serve: {error}") from error
+        # Options of the application, as they are written here.
+        text = re.sub(
+            r"^((?:stall_)?timeout|max_\w+?)(?:_s)? must", lambda x: f"--{x[1]} must".replace("_", "-"), f"{error}"
+        )
+        raise UsageError(f"ai-infer serve: {text}") from error
     if arguments.workers > 1:
         return _run_front_ends(arguments, app.repository, tokens)
     server = make_server(app, arguments, _say_that_it_listens)
