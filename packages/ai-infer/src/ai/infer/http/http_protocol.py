@@ -19,7 +19,7 @@ if sys.platform == "linux":
     import fcntl
     import termios
 
-END_GRACE_S = 5.0
+END_GRACE_S = 5
 """How long who sends nothing more of a request, or takes nothing of a reply, is waited for at the end."""
 CLOSE_GRACE_S = 1.0
 _log = logging.getLogger("ai.infer")
@@ -96,7 +96,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._seen, self._moved_at = seen, now
         is_asked = self.cycle is not None and not self.cycle.response_complete
         is_unsent = self._ends and is_asked and self.cycle.more_body
-        seconds = self.timeout_keep_alive
+        seconds: float = self.timeout_keep_alive
         if n_untaken:
             since = self._moved_at
         elif is_closing:  # TLS alone would wait half a minute for the other's farewell
