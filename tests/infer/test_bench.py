@@ -24,4 +24,8 @@ def test_bench_refuses_what_it_cannot_measure(capsys):
     assert "the model must have an input: add ?input=NAME:DATATYPE:SIZES" in capsys.readouterr().err
     assert main(["bench", "nowhere:f"]) == 2
     assert "the factory 'nowhere:f' must be importable" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="clients must be 1 or more, not 0"):
+        bench.measure(None, [], 0)
+    with pytest.raises(ValueError, match="seconds must be positive and finite, not 0"):
+        bench.measure(None, [], 1, seconds=0)
     assert bench.Measurement(1, 1, 10.0, 1.0, 2.0, 1.0).clients == 1

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai.infer.arguments import UsageError
+from ai.infer.arguments import UsageError, check_counts, check_seconds
 from ai.infer.connection.handshake import Transport
 from ai.infer.http.formats.tensors import DATATYPES
 from ai.infer.http.models.model_sources import ModelSource, build
@@ -102,7 +102,13 @@ def measure(
         outstanding: requests that each keeps on their way.
         seconds: how long.
         transport: see `InferencerClient`.
+
+    Raises:
+        TypeError: a number is of another kind.
+        ValueError: a number is out of range, or no request was answered in so short a time.
     """
+    check_counts(clients=clients, outstanding=outstanding)
+    check_seconds(seconds=seconds, none=False, endless=False)
     task = (inferencer.create_client(transport=transport), tuple(tensors), outstanding, seconds)
     command = [sys.executable, "-P", "-m", "ai.infer.bench_client"]
     processes = []
@@ -129,6 +135,8 @@ def measure(
             process.kill()
             process.communicate()
     latencies = np.concatenate([np.frombuffer(output, np.float64) for output in outputs])
+    if not len(latencies):
+        raise ValueError(f"seconds ({seconds}) must be time enough for a request")
     p50, p99 = np.percentile(latencies, [50, 99])
     batches = max(after.batches - before.batches, 1)
     return Measurement(
