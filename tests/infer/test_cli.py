@@ -50,20 +50,6 @@ def test_a_tree_of_sources_that_was_never_installed_has_a_version_too(capsys, mo
 
 
 @pytest.mark.parametrize(
-    ("option", "rule"),
-    [
-        ("--timeout=0", "--timeout must be positive and finite, not 0.0"),
-        ("--stall-timeout=-1", "--stall-timeout must be positive or None, not -1.0"),
-        ("--max-json-bytes=0", "--max-json-bytes must be 1 or more, not 0"),
-        ("--drain=-1", "--drain must be 0 or more, not -1"),
-    ],
-)
-def test_an_option_that_means_nothing_is_called_as_it_was_written(option, rule, capsys):
-    assert cli.main(["serve", "net=nowhere:f", option]) == 2
-    assert capsys.readouterr().err == f"ai-infer serve: {rule}\n"
-
-
-@pytest.mark.parametrize(
     ("source", "rule"),
     [
         (
