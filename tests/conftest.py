@@ -12,6 +12,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for w
 
 import pytest
 
+from tests import warm_python
 from tests.chromium import browser as browser
 
 
@@ -32,7 +33,11 @@ def pytest_generate_tests(metafunc):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """`-m cuda` selects what runs on the GPU, real or pretended."""
+    """`-m cuda` selects what runs on the GPU, real or pretended; what takes longest begins first.
+
+    Of two processes that run the tests one would else wait for the other's last page of the documentation.
+    """
+    items.sort(key=lambda item: "tests/umbrella/" not in item.nodeid or not item.get_closest_marker("slow"))
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         if "cuda" in (params.get("device"), params.get("any_device")):
@@ -56,6 +61,12 @@ def _present(device, own_draws=False):
     else:
         with PretendedCuda(own_draws):
             yield
+
+
+@pytest.fixture
+def data_workers_start_warm(monkeypatch):
+    """Worker processes of loaders and generated data share their imports: for tests whose workers import torch."""
+    warm_python.start_data_workers_warm(monkeypatch)
 
 
 @pytest.fixture(params=["cpu", "cuda"])

@@ -27,5 +27,5 @@ def run(code: str, name: str, folder: Path, **environment: str) -> None:
     path = folder / f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}.py"
     path.write_text(code, encoding="utf-8")
     environment = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"} | environment
-    done = warm_python.run(path, folder=folder, environment=environment, warnings="error", timeout=400)
+    done = warm_python.run(path, folder=folder, environment=environment, warnings="error", timeout=400, nested=True)
     assert done.returncode == 0, f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"

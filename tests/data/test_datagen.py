@@ -17,6 +17,7 @@ import torch
 
 from ai.data import Datagen, DatagenLoader, Packed, ReplayBuffer, WorkerFailedError
 from ai.data.generation.source_pool import Fleet
+from tests import warm_python
 from tests.data.helpers_data import Walk, is_running, wait_until
 
 
@@ -159,6 +160,7 @@ def test_a_small_reuse_limit_never_deadlocks_with_the_ratio():
 
 
 @pytest.mark.parametrize(("n_workers", "number"), [(0, torch.tensor), (1, torch.tensor), (2, np.array)])
+@pytest.mark.usefixtures("data_workers_start_warm")
 def test_parameters_reach_every_source_and_are_copies(n_workers, number):
     class Named(Walk):
         def __next__(self):
@@ -501,7 +503,7 @@ if first:
 def test_no_worker_survives_its_parent_even_one_that_hangs(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, tmp_path / "script.py"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+    with warm_python.Process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
 
         def workers():
             pids = [int(pid) for pid in parent.stdout.readline().split()]
@@ -515,7 +517,7 @@ def test_no_worker_survives_its_parent_even_one_that_hangs(tmp_path):
         of_one_that_is_killed = workers()
         assert all(map(is_running, of_one_that_is_killed))
         parent.kill()
-        assert parent.wait(60) == -signal.SIGKILL
+        assert parent.wait(100) == -signal.SIGKILL
         wait_until(lambda: not any(map(is_running, of_one_that_is_killed)))
 
 

@@ -22,6 +22,7 @@ from ai.data.batch.collate import collate
 from ai.data.images.decode import Decoder
 from ai.data.images.folder import find_images
 from ai.data.images.pack import open_pack
+from tests import warm_python
 
 
 def picture(height, width, mode="RGB", seed=0):
@@ -204,7 +205,7 @@ def twelve(tmp_path):
 def build(root, packs, how="go"):
     command = [sys.executable, "-c", BUILD, str(root), str(packs), how]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    return warm_python.Process(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def test_a_killed_build_leaves_nothing_that_a_later_one_trusts(twelve):

@@ -302,6 +302,7 @@ class Picky(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])
+@pytest.mark.usefixtures("data_workers_start_warm")
 def test_torch_datasets_are_indexed_by_plain_integers(n_workers):
     with create_data_loader(Picky(), 2, train=True, n_workers=n_workers) as loader:
         assert len(torch.cat(take(iter(loader), 4)).unique()) >= 4

@@ -2,7 +2,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from ai.examples.alphazero.truth import Judge, lost_lines, wrong_moves
 from ai.examples.selflearn import learn, make_game, make_optimiser
 from ai.game import Augment, ConnectFour, NetEvaluator, TicTacToe, fast, solve
 from ai.train import Snapshots, snapshot
+from tests import warm_python
 from tests.data.helpers_data import wait_until
 from tests.data.workers.pretended_ray import PretendedRay
 from tests.infer.pretended_inferencer import Pretended, pretend
@@ -308,6 +308,7 @@ def test_the_best_snapshot_is_what_remains_and_of_equals_the_later(faults, best,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("data_workers_start_warm")
 def test_training_outlives_a_killed_self_play_worker(tmp_path):
     config = replace(PRESETS["tiny"], steps=40, workers=1, task_interval=10, trial=str(tmp_path / "trial"))
     game, model, deaths = TicTacToe(), network(config).init(seed=0), {}
@@ -321,7 +322,7 @@ def test_training_outlives_a_killed_self_play_worker(tmp_path):
             return {"fault": 0.0}
 
         learn(config, model, loader, loss(config), task=task, best_by="fault", mode="min")
-        assert loader.stats()["worker_deaths"] == 1
+        wait_until(lambda: loader.stats()["worker_deaths"] == 1)
     assert list(deaths) == [0, 10, 20, 30, 40]  # tried once before the first step
 
 
@@ -347,9 +348,12 @@ learn(config, network(config).init(seed=0), loader, loss(config), task=task, bes
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("data_workers_start_warm")
 def test_a_killed_trainer_goes_on_with_the_buffer_and_versions_that_were_recorded(tmp_path):
     trial = tmp_path / "trial"
-    assert subprocess.run([sys.executable, "-c", KILLED, str(trial)], check=False).returncode == -signal.SIGKILL
+    (tmp_path / "killed.py").write_text(KILLED)
+    killed = warm_python.run(tmp_path / "killed.py", trial, folder=tmp_path, nested=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     snapshots = Snapshots(trial / "snapshots")
     step, saved = int(snapshots.latest().name), snapshot.read(snapshots.latest())["data"]
     assert step == 20

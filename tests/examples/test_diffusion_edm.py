@@ -57,7 +57,6 @@ def test_the_exact_network_makes_the_model_the_exact_denoiser(on_device):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_moments_of_heun_samples_are_those_of_the_data_within_one_percent():
     """The spread is 5 % too wide at 20 steps, and 0.4 % at 60: the sampler's own error, not the model's."""
     x = exact_model(MIXTURE).sample(60_000, steps=64, seed=0)

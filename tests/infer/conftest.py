@@ -3,10 +3,19 @@ import pytest
 import torch
 
 from ai.infer import Inferencer
+from tests import warm_python
 from tests.infer import infer_models
 from tests.infer.infer_models import Versatile
 
 cloudpickle.register_pickle_by_value(infer_models)  # workers know nothing of the tests
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_workers():
+    """Workers share their imports; those of scripts and of servers that the tests start are from fresh interpreters."""
+    with pytest.MonkeyPatch.context() as patch:
+        warm_python.start_inferencers_warm(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import torch
 from ai.infer import InferencerClient, RequestCancelledError, RequestError
 from ai.infer.http.formats.tensors import from_raw
 from ai.infer.transport.trees import RawTensor
+from tests import warm_python
 from tests.infer.infer_models import Heads, Pair
 from tests.infer.waiting import wait_until
 
@@ -476,7 +477,7 @@ def test_client_reaches_another_program_by_pickle(inferencer, tmp_path):
             client = pickle.load(file)
         print(client(torch.ones(1, 8), do="same").sum().item())
     """
-    command = [sys.executable, "-c", program, str(tmp_path / "client.pkl")]
+    command = [warm_python.executable(), "-c", program, str(tmp_path / "client.pkl")]
     assert subprocess.run(command, capture_output=True, check=True, timeout=300).stdout == b"8.0\n"
 
 

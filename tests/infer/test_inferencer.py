@@ -16,6 +16,7 @@ from torch import nn
 
 from ai.infer import Inferencer, InferencerClient, InferError, RequestError, WorkerDiedError
 from ai.infer.node_inferencer import _Seat
+from tests import warm_python
 from tests.infer.infer_models import Versatile
 from tests.infer.waiting import wait_until
 
@@ -111,7 +112,8 @@ def test_worker_and_folder_end_with_a_program_that_is_interrupted():
         import time
         time.sleep(100)
     """
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-c", program]
+    process = warm_python.Process(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     pid, address = process.stdout.readline().split()
     watch = os.pidfd_open(int(pid))
     process.send_signal(signal.SIGINT)

@@ -389,7 +389,7 @@ def logged_by(script, folder) -> list[str]:
         "import os, sys\nfrom ai.lab import Trial\n"
         f"path, options = {str(folder)!r} + '/{{}}', {{'capture': False, 'system_interval_s': None}}\n"
     )
-    subprocess.run([sys.executable, "-c", head + script], stderr=subprocess.DEVNULL, timeout=100)
+    subprocess.run([sys.executable, "-c", head + script], stderr=subprocess.DEVNULL, timeout=300)
     return [Record(folder / name).state for name in "ab"]
 
 
@@ -450,7 +450,6 @@ def test_a_model_made_of_modules_comes_back_from_its_folder_and_is_served_from_i
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(450)
 def test_a_model_whose_class_stands_in_a_script_comes_back_in_another_process(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("""
@@ -472,7 +471,8 @@ nn.init.ones_(model.layer.weight), nn.init.zeros_(model.layer.bias)
 with Trial(sys.argv[1], capture=False, system_interval_s=None) as trial:
     trial.save_snapshot(model, opt.sgd(model), 1)
 """)
-    subprocess.run([sys.executable, script, tmp_path / "t"], check=True, timeout=400)
+    done = warm_python.run(script, tmp_path / "t", folder=tmp_path, timeout=400)
+    assert done.returncode == 0, done.stderr
     assert Trial(tmp_path / "t").load_model()(torch.ones(1, 4)).tolist() == [[8.0, 8.0]]
 
 
@@ -668,7 +668,7 @@ def test_threads_that_log_at_once_are_one_writer(tmp_path):
     trial, ready = Trial(tmp_path / "t", system_interval_s=None, capture=False), threading.Barrier(8)
 
     def log(number: int) -> None:
-        ready.wait(10)
+        ready.wait(100)
         for step in range(50):
             trial.log(step, {f"of/{number}": float(step)})
 

@@ -1,6 +1,5 @@
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,6 @@ JOBS = Path(__file__).parent / "jobs"
 JOB_TIMEOUT_S = 280
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if "job" in item.fixturenames and JOBS.parent in item.path.parents:
-            item.add_marker(pytest.mark.timeout(JOB_TIMEOUT_S + 20))
-
-
 @pytest.fixture(scope="session")
 def job():
     """Runs a script of jobs/ in a process of its own, or under torchrun on several ranks."""
@@ -28,15 +21,15 @@ def job():
         script, environment = str(JOBS / f"{name}.py"), {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         if ranks == 1:
             return warm_python.run(
-                script, *arguments, folder=Path.cwd(), environment=environment, timeout=JOB_TIMEOUT_S
+                script, *arguments, folder=Path.cwd(), environment=environment, timeout=JOB_TIMEOUT_S, nested=True
             )
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        launch = [warm_python.executable(), "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         return subprocess.run(
             [*launch, script, *map(str, arguments)],
             capture_output=True,
             text=True,
             timeout=JOB_TIMEOUT_S,
-            env=os.environ | environment,
+            env=os.environ | environment | {"WARM_PYTHON_NESTED": "1"},  # the ranks start warm, too
         )
 
     return run

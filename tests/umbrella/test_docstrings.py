@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import warm_python
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -36,6 +38,8 @@ def test_examples_of_the_docstrings_run(name, tmp_path, monkeypatch):
     monkeypatch.setenv("AI_LAB_PATH", str(tmp_path / "lab"))
     torch.manual_seed(0)
     module = importlib.import_module(name)
+    if name.startswith("ai.infer"):
+        warm_python.start_inferencers_warm(monkeypatch)
     # Functions that a package re-exports are tested where they are defined.
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     for example in Finder().find(module, name):

@@ -19,7 +19,6 @@ def test_no_output_is_stored(notebook):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(450)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_cells_run(notebook, datasets, tmp_path):
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]

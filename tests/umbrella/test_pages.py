@@ -15,7 +15,6 @@ PAGES = [
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(450)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_code_blocks_run(page, datasets, tmp_path):
     elsewhere = {"AI_DATASETS_PATH": str(datasets), "AI_LAB_PATH": str(tmp_path / "lab")}

@@ -243,7 +243,6 @@ SNIPPETS = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(450)
 @pytest.mark.parametrize("name", SNIPPETS)
 def test_the_snippet_runs_as_it_stands(name, datasets, tmp_path):
     code = textwrap.dedent(SNIPPETS[name]).replace("/tmp/mnist", str(datasets / "mnist"))

@@ -37,6 +37,7 @@ def shards(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves the tars open
 @pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.usefixtures("data_workers_start_warm")
 def test_webdataset_tars_are_streamed_in_parts_and_resume(shards, n_workers):
     stream_and_resume(shards, n_workers)
     gc.collect()  # while the filter holds

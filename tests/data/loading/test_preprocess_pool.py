@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ai.data import Dataset, PreprocessError, WorkerFailedError
+from ai.data.loading import preprocess_pool
+from tests import warm_python
 from tests.data.helpers_data import is_running, wait_until
 
 
@@ -67,9 +69,11 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost():
         for k, batch in enumerate(loader):
             rows += batch[:, 0].tolist()
             if k in (3, 9, 20):
+                n_deaths = loader._producer.n_deaths + 1
                 os.kill(loader._producer.pids[0], signal.SIGKILL)
+                wait_until(lambda: loader._producer.n_deaths == n_deaths and len(loader._producer.pids) == 2)  # noqa: B023
         assert rows == [2.0 * i for i in range(60)]
-        wait_until(lambda: loader._producer.n_deaths >= 1)
+        assert loader._producer.n_deaths == 3
 
 
 def test_a_sample_that_kills_every_worker_is_reported():
@@ -102,6 +106,7 @@ def test_what_cannot_be_pickled_is_refused_at_once():
         numbers(lambda value: (lock, value)).loader(4, n_workers=1)
 
 
+@pytest.mark.usefixtures("data_workers_start_warm")
 def test_large_arrays_and_tensors_travel_both_ways():
     torch = pytest.importorskip("torch")
     x = torch.randn(8, 300_000)
@@ -109,6 +114,7 @@ def test_large_arrays_and_tensors_travel_both_ways():
         assert torch.equal(torch.cat([b["x"] for b in loader]), x + 1)
 
 
+@pytest.mark.usefixtures("data_workers_start_warm")
 def test_what_a_dying_worker_wrote_into_its_samples_is_not_seen_again(tmp_path):
     torch = pytest.importorskip("torch")
     killed = tmp_path / "killed"
@@ -159,7 +165,8 @@ if os.fork() == 0:
 os.wait()
 print(sum(1 for _ in iterator), loader._producer.n_deaths)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=100)
+    command = [warm_python.executable(), "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout == "9 0\n"
 
 
@@ -197,7 +204,7 @@ def hang_on_seven(text):
 
 
 def test_a_preprocess_that_never_returns_is_named_and_its_worker_replaced():
-    with Dataset([str(i) for i in range(12)], hang_on_seven).loader(3, n_workers=1, timeout_s=60) as loader:
+    with Dataset([str(i) for i in range(12)], hang_on_seven).loader(3, n_workers=1, timeout_s=300) as loader:
         iterator, tickets = iter(loader), loader._producer._tickets
         assert [next(iterator).flatten().tolist() for _ in range(2)] == [[0, 1, 2], [3, 4, 5]]
         stuck = loader._producer.pids
@@ -213,7 +220,7 @@ def test_a_preprocess_that_never_returns_is_named_and_its_worker_replaced():
 
 def test_a_thread_that_never_returns_is_named_by_its_batch():
     gate = threading.Event()
-    ds = Dataset(["a", "b"], lambda text: gate.wait(30) and np.zeros(1))
+    ds = Dataset(["a", "b"], lambda text: gate.wait(100) and np.zeros(1))
     with ds.loader(2, n_workers=1, worker="thread", timeout_s=0.05) as loader:
         with pytest.raises(WorkerFailedError, match=r"timeout_s \(0.05\) for one of the samples \[0, 1\]"):
             next(iter(loader))
@@ -224,16 +231,24 @@ def test_a_thread_that_never_returns_is_named_by_its_batch():
         ds.loader(2, n_workers=0, timeout_s=1)
 
 
-def test_a_slow_preprocess_is_not_late_while_it_goes_on():
-    def slow(text):
-        time.sleep(0.08 * (int(text) >= 12))
-        return np.array([int(text)])
+def test_a_slow_preprocess_is_not_late_while_it_goes_on(monkeypatch):
+    """By a clock on which each sample takes 0.8 s of the 0.9 s that it may."""
+    now, late = [0.0], []
+    monkeypatch.setattr(preprocess_pool, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with numbers(double, 12).loader(12, n_workers=1, timeout_s=0.9) as loader:
+        tickets = loader._producer._tickets
+        hear = tickets.on_message
 
-    with Dataset([str(i) for i in range(24)], slow).loader(12, n_workers=1, timeout_s=20) as loader:
-        iterator = iter(loader)
-        next(iterator)  # its worker is up
-        loader._producer._tickets._timeout_s = 0.9
-        assert next(iterator).flatten().tolist() == list(range(12, 24))  # 0.96 s in all
+        def hear_later(place, message):
+            (entry,) = tickets._entries.values()
+            entry.since = 0.0
+            now[0] += 0.8
+            late.append(tickets._late(entry))
+            return hear(place, message)
+
+        monkeypatch.setattr(tickets, "on_message", hear_later)
+        assert next(iter(loader)).flatten().tolist() == list(range(0, 24, 2))
+    assert late == [None] * 13  # at each sample, and at the batch
 
 
 def test_two_loaders_over_one_pool_do_not_mix():
@@ -269,7 +284,8 @@ def script(tmp_path):
 
 
 def test_an_unguarded_script_runs_once_and_leaves_no_worker(script):
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=100)
+    command = [warm_python.executable(), script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     lines = done.stdout.splitlines()
     assert lines[0] == "script ran"
     assert lines[2] == "[0, 3, 6, 9]"
@@ -279,9 +295,8 @@ def test_an_unguarded_script_runs_once_and_leaves_no_worker(script):
 
 
 def test_no_worker_survives_a_parent_killed_by_sigkill(script):
-    parent = subprocess.Popen(
-        [sys.executable, script, "wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    parent = warm_python.Process([sys.executable, script, "wait"], **pipes)
     with parent:
         assert parent.stdout.readline() == "script ran\n"
         pids = [int(pid) for pid in parent.stdout.readline().split()]

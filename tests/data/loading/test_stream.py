@@ -241,7 +241,7 @@ class Stuck(Plain):
 
 
 def test_a_dataset_that_hangs_is_named():
-    with create_data_loader(Stuck(6), 2, n_workers=1, prefetch=1, timeout_s=5) as loader:
+    with create_data_loader(Stuck(6), 2, n_workers=1, prefetch=1, timeout_s=300) as loader:
         iterator = iter(loader)
         take(iterator, 2)
         loader._readers._turns._timeout_s = 0.2
@@ -371,9 +371,11 @@ def test_killed_readers_are_replaced_and_nothing_is_lost():
         for k, batch in enumerate(loader):
             seen += batch["x"].tolist()
             if k in (3, 9, 20):
+                n_deaths = loader._readers.n_deaths + 1
                 os.kill(loader._readers.pids[k % 2], signal.SIGKILL)
+                wait_until(lambda: loader._readers.n_deaths == n_deaths and len(loader._readers.pids) == 2)  # noqa: B023
         assert seen == list(range(60))
-        wait_until(lambda: loader._readers.n_deaths == 3)
+        assert loader._readers.n_deaths == 3
         pids = loader._readers.pids
     wait_until(lambda: not any(map(is_running, pids)))
     with pytest.raises(RuntimeError, match="this loader is closed: make a new one"):

@@ -58,6 +58,6 @@ def test_a_message_is_made_by_the_thread_that_uses_it(monkeypatch):
         assert MADE_IN == [threading.current_thread()]
     finally:
         parent.close()
-        ended = left.wait(10)
+        ended = left.wait(100)
         own.close()
     assert ended  # the end of the connection is that of a worker's process

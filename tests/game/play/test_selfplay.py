@@ -24,6 +24,8 @@ from ai.game import (
 )
 from ai.game.play.history import greedy_return
 from ai.train import opt
+from tests import warm_python
+from tests.data.helpers_data import wait_until
 
 
 class Net(nn.Module):
@@ -291,7 +293,9 @@ def test_play_in_the_trainers_process_leaves_torch_its_threads():
 
 
 @pytest.mark.slow
-def test_workers_share_an_inferencer_whose_owner_renews_it():
+@pytest.mark.usefixtures("data_workers_start_warm")
+def test_workers_share_an_inferencer_whose_owner_renews_it(monkeypatch):
+    warm_python.start_inferencers_warm(monkeypatch)
     from ai.examples.alphazero import MLP  # a class that the worker can import
     from ai.infer import Inferencer
 
@@ -310,6 +314,7 @@ def test_workers_share_an_inferencer_whose_owner_renews_it():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("data_workers_start_warm")
 def test_workers_play_and_take_parameters():
     game = TicTacToe()
     made = SelfPlay(game, Net(game), Play(games=8, simulations=4, rule=Gumbel()))
@@ -317,11 +322,7 @@ def test_workers_play_and_take_parameters():
         batches = iter(loader)
         next(batches)
         version = loader.update_params(Net(game, seed=1).state_dict())
-        for _ in range(300):
-            batch = next(batches)
-            if (batch["version"] == version).any():
-                return
-    pytest.fail("no game was played with the new parameters")
+        wait_until(lambda: (next(batches)["version"] == version).any())
 
 
 def test_an_evaluator_is_measured_and_gives_the_networks_own_answers(any_device):

@@ -48,7 +48,7 @@ def make():
 
 
 def ask(address, method, path, body=b"", headers=None):
-    connection = http.client.HTTPConnection(address, timeout=60)
+    connection = http.client.HTTPConnection(address, timeout=100)
     try:
         connection.request(method, path, body, {"content-type": "application/json", **(headers or {})})
         reply = connection.getresponse()
@@ -143,19 +143,19 @@ def test_line_carries_answers_and_refusals_both_ways():
             if what == "never":
                 await asyncio.sleep(1000)
             if what == "back":
-                return await right.ask("double", 10, x=about["x"] + 1)
+                return await right.ask("double", 100, x=about["x"] + 1)
             return 2 * about["x"]
 
         a, b = socket.socketpair()
         left, right = Line(a, double), Line(b, double)
         serving = [asyncio.create_task(line.serve()) for line in (left, right)]
-        assert await asyncio.gather(*(left.ask("double", 10, x=i) for i in range(5))) == [0, 2, 4, 6, 8]
-        assert await left.ask("back", 10, x=3) == 8
+        assert await asyncio.gather(*(left.ask("double", 100, x=i) for i in range(5))) == [0, 2, 4, 6, 8]
+        assert await left.ask("back", 100, x=3) == 8
         with pytest.raises(RefusedError, match="there is no model 'x'") as refused:
-            await left.ask("unknown", 10)
+            await left.ask("unknown", 100)
         assert refused.value.status == 404
         with pytest.raises(RefusedError, match="KeyError: 'x'"):
-            await left.ask("double", 10)
+            await left.ask("double", 100)
         with pytest.raises(TimeoutError):
             await left.ask("never", 0.01)
         waiting = asyncio.create_task(left.ask("never", 100))
@@ -164,7 +164,7 @@ def test_line_carries_answers_and_refusals_both_ways():
         with pytest.raises(LineClosedError, match="the other process is gone"):
             await waiting
         with pytest.raises(LineClosedError, match="the other process is gone"):
-            await left.ask("double", 10, x=1)
+            await left.ask("double", 100, x=1)
         await asyncio.gather(*serving, return_exceptions=True)
 
     asyncio.run(scene())
@@ -248,7 +248,7 @@ def test_one_process_that_is_told_to_end_while_a_factory_runs_ends():
         starting = asyncio.create_task(server.startup())
         await begun.wait()
         server.should_exit = True  # what uvicorn does at SIGTERM
-        await asyncio.wait_for(starting, 30)
+        await asyncio.wait_for(starting, 100)
 
     asyncio.run(run())
     assert not server.started

@@ -810,7 +810,7 @@ def test_client_that_hangs_up_takes_its_request_out_of_the_queue(app, inferencer
         while not app.context.n_pending:
             await asyncio.sleep(0)
         gone.set()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             await task
 
     LOOP.run(main())
@@ -842,7 +842,7 @@ def test_a_server_that_says_again_and_again_that_the_body_is_over_holds_up_nobod
             sent.append(message)
 
         scope = {"type": "http", "method": "POST", "path": "/models/m", "headers": []}
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             await app(scope, receive, send)
         return sent[0]["status"]
 
@@ -1022,6 +1022,6 @@ def test_application_that_is_ended_while_it_loads_ends_without_an_error():
         living = asyncio.create_task(app({"type": "lifespan"}, receive, pytest.fail))
         await begun.wait()
         living.cancel()
-        assert await asyncio.wait_for(living, 30) is None
+        assert await asyncio.wait_for(living, 100) is None
 
     asyncio.run(run())

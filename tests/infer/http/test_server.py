@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -17,6 +18,7 @@ import torch
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
+from tests import warm_python
 from tests.infer.waiting import wait_until
 
 FACTORY = """
@@ -58,7 +60,7 @@ def net(tmp_path_factory):
 def server(net):
     folder, _, _ = net
     models = ["net=shop:Net?input=x:FP32:-1,2,3", "linear@4=shop:Line?input=x:FP32:-1,6"]
-    process = subprocess.Popen(
+    process = warm_python.Process(  # in tests/infer/http/test_nginx.py one serves from fresh interpreters
         [
             sys.executable,
             "-m",
@@ -73,6 +75,7 @@ def server(net):
             *models,
         ],
         cwd=folder,
+        env={**os.environ, "WARM_PYTHON_NESTED": "1"},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -117,7 +120,7 @@ def as_input(x, binary=True, name="x"):
     return tensor
 
 
-def post(address, body, path="/models/net", headers=None, timeout_s=30):
+def post(address, body, path="/models/net", headers=None, timeout_s=100):
     connection = http.client.HTTPConnection(address, timeout=timeout_s)
     try:
         connection.request("POST", path, body, {"accept": "application/json", **(headers or {})})
@@ -238,11 +241,11 @@ def test_request_on_its_way_survives_a_load(server, net):
 def test_rubbish_instead_of_http_harms_nobody(server):
     host, port = server.split(":")
     for rubbish in [b"\0" * 100, b"GET / HTTP/9\r\n\r\n", b"POST /models/net HTTP/1.1\r\ncontent-length: -5\r\n\r\n"]:
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with socket.create_connection((host, int(port)), timeout=100) as connection:
             connection.sendall(rubbish)
             reply = connection.recv(1000)
             assert b" 5" not in reply.split(b"\r\n")[0]
-    with socket.create_connection((host, int(port)), timeout=10) as connection:  # hangs up halfway
+    with socket.create_connection((host, int(port)), timeout=100) as connection:  # hangs up halfway
         connection.sendall(b"POST /models/net HTTP/1.1\r\ncontent-length: 1000\r\n\r\nabc")
     headers = {"content-type": "application/json"}
     assert post(server, b"[[[1,2,3],[4,5,6]]]", headers=headers)[0] == 200

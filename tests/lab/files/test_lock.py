@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -25,6 +26,15 @@ def path(tmp_path):
 def fast(monkeypatch):
     monkeypatch.setattr(lock_module, "BEAT_S", 0.1)
     monkeypatch.setattr(lock_module, "_hearts", lock_module._Hearts())  # whose thread beats at this pace from its start
+
+
+@pytest.fixture
+def patient(monkeypatch, fast):
+    """Who watches a live holder's stamp waits until it moves, however long the system lets the holder stand still."""
+    sleep = time.sleep
+    clock = types.SimpleNamespace(time=time.time, monotonic=lambda: 0.0, sleep=lambda seconds: sleep(0.001))
+    monkeypatch.setattr(lock_module, "time", clock)
+    return clock
 
 
 @pytest.fixture
@@ -59,7 +69,7 @@ def test_of_two_one_has_it_and_names_itself(path):
     second.release()
 
 
-def test_without_locks_of_the_kernel_there_is_one_holder_too(path, no_locks, fast):
+def test_without_locks_of_the_kernel_there_is_one_holder_too(path, no_locks, patient):
     first, second = Lock(path), Lock(path)
     assert first.try_acquire() is None
     assert second.try_acquire()["pid"] == os.getpid()  # its stamp was seen to move
@@ -80,7 +90,7 @@ def test_without_locks_of_the_kernel_a_dead_process_is_found_out_at_once(path, n
     lock.release()
 
 
-def test_many_threads_without_locks_of_the_kernel_never_hold_it_together(path, no_locks, fast):
+def test_many_threads_without_locks_of_the_kernel_never_hold_it_together(path, no_locks, patient):
     inside, most, done = [], [], []
 
     def work() -> None:
@@ -95,16 +105,15 @@ def test_many_threads_without_locks_of_the_kernel_never_hold_it_together(path, n
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     [thread.start() for thread in threads]
-    [thread.join(60) for thread in threads]
+    [thread.join(100) for thread in threads]
     assert len(done) == 4
     assert max(most) == 1
 
 
 @pytest.mark.parametrize("ahead_s", [-120, 0, 120])
-def test_a_live_holder_on_another_machine_is_refused_whatever_its_clock_says(path, fast, ahead_s, monkeypatch):
+def test_a_live_holder_on_another_machine_is_refused_whatever_its_clock_says(path, patient, ahead_s):
     path.write_text(json.dumps(ELSEWHERE))
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + ahead_s)
+    patient.time = lambda: time.time() + ahead_s
     stop = threading.Event()
     thread = beat(path, stop)
     try:
@@ -126,7 +135,7 @@ def test_a_holder_on_another_machine_whose_stamp_stands_still_is_dead(path, fast
 def test_who_only_looks_believes_a_stamp_until_it_was_seen_to_stand_still(path, fast):
     path.write_text(json.dumps(ELSEWHERE))
     assert holder_of(path) == ELSEWHERE
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 100
     while holder_of(path) is not None:
         assert time.monotonic() < deadline
     os.utime(path, (time.time() + 60,) * 2)
@@ -146,7 +155,7 @@ def test_a_changed_host_name_on_the_same_kernel_blocks_nobody(path):
 def test_the_holder_alone_stamps_its_file_until_it_gives_up(path, fast):
     lock = Lock(path)
     assert lock.try_acquire() is None
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 100
     for _ in range(3):
         os.utime(path, (0, 0))
         while path.stat().st_mtime == 0:
@@ -190,9 +199,9 @@ def test_a_forked_child_neither_keeps_the_lock_nor_closes_anything_of_its_own(pa
     lock.release()
 
 
-def test_a_searchs_lock_works_without_locks_of_the_kernel_too(path, no_locks, fast):
+def test_a_searchs_lock_works_without_locks_of_the_kernel_too(path, no_locks, patient):
     with FileLock(path).held():
         with pytest.raises(TimeoutError, match=r"was held by another process for 0\.01 s"):
             FileLock(path, timeout_s=0.01).acquire()
-    with FileLock(path, timeout_s=5).held():
+    with FileLock(path, timeout_s=100).held():
         pass

@@ -29,7 +29,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 SCRIPT = "<script>document.title='hacked'</script>"
 SERIOUS = ("serious", "critical")
 AXE = find_spec("axe_playwright_python")
-WAIT_MS = 60_000
+WAIT_MS = 120_000
 FILLED = "document.querySelector('figure').offsetWidth / document.querySelector('.charts').offsetWidth"
 HURRY = "const later = setTimeout; globalThis.setTimeout = (what, ms) => later(what, ms / 8)"
 """The page asks its server once a second; here it needs not wait so long."""

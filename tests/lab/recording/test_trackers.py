@@ -20,7 +20,7 @@ class Recorder:
 
     def write(self, rows) -> None:
         if self.gate is not None:
-            assert self.gate.wait(30)
+            assert self.gate.wait(100)
         self.rows += rows
 
     def rewind(self, step) -> None:
@@ -58,7 +58,7 @@ def test_a_failing_tracker_ends_with_one_warning(capsys):
         raise ConnectionError("no server")
 
     mirror = Mirror("test", fail)
-    mirror._thread.join(30)
+    mirror._thread.join(100)
     for step in range(100):
         mirror(step, {"loss": 0.0})
     mirror.close()

@@ -119,10 +119,10 @@ def test_without_a_folder_the_database_tells_what_is_offered_and_who_lives(tmp_p
     elsewhere = offering.study.ask()
     monkeypatch.setenv("AI_LAB_PATH", str(tmp_path / "here"))
     monkeypatch.setenv("AI_LAB_STORAGE", url)
-    monkeypatch.setattr(beats, "BEAT_S", 0.002)
     monkeypatch.setattr(work, "_LOOK_S", 0.01)
     with beats.Beat(elsewhere):
         assert cli.main(["work", "e"]) == 0
+    monkeypatch.setattr(beats, "BEAT_S", 0.002)
     assert capsys.readouterr().out.startswith("trial 1 finished 5000")
     assert (tmp_path / "here" / "e" / "trials" / "00001" / "meta.json").exists()
     assert cli.main(["work", "e", "--stay"]) == 0  # its beat stands still

@@ -331,7 +331,7 @@ def test_a_trainer_reads_its_environment_and_its_data_when_it_trains(net, batche
 
 def test_two_trainers_in_threads_log_each_into_its_own_row(net, batches):
     lines = {}
-    meet = threading.Barrier(2, timeout=30)
+    meet = threading.Barrier(2, timeout=100)
 
     def train(name):
         def logging_env(model, batch, step):
@@ -349,7 +349,7 @@ def test_two_trainers_in_threads_log_each_into_its_own_row(net, batches):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
     assert lines == {1: [1.0] * 5, 2: [2.0] * 5}
 
 

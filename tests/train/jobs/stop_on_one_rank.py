@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ai.train import HookInterface, Run, Trainer, opt
+from ai.train.distributed import process_group
 
 
 class Impatient(HookInterface):
@@ -43,12 +44,13 @@ def check_signal() -> None:
         return reduce(tensor, *args, **kwargs)
 
     dist.all_reduce = counted
+    slow_s, process_group._POLL_S = process_group._POLL_S, 1e6  # whatever the system lets stand still is no slow step
     try:
         trainer.train(model, opt.sgd(model), hook)
     except SystemExit as end:
         print(f"rank {dist.get_rank()} signalled at {hook.run.step} status {end.code} asked {asked}", flush=True)
     finally:
-        dist.all_reduce = reduce
+        dist.all_reduce, process_group._POLL_S = reduce, slow_s
 
 
 class Endless:

@@ -2,7 +2,6 @@ import copy
 import io
 import pickle
 import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -13,6 +12,7 @@ from torch import nn
 from ai import model as m
 from ai.train import Hook, MultiTrainer, Snapshots, Trainer, opt, schedule
 from ai.train.optimizers.depth import by_block
+from tests import warm_python
 
 
 def env(model, batch, step):
@@ -44,7 +44,8 @@ def test_a_clipped_optimizer_clips_in_a_process_that_has_not_imported_us(tmp_pat
         "import pickle, sys, torch; o = pickle.load(open(sys.argv[1], 'rb')); p = o.param_groups[0]['params'][0];"
         "p.grad = torch.tensor([3.0, -0.25]); o.step(); print(p.tolist())"
     )
-    out = subprocess.run([sys.executable, "-c", code, str(tmp_path / "o")], capture_output=True, text=True, timeout=100)
+    command = [warm_python.executable(), "-c", code, str(tmp_path / "o")]  # which has imported nothing of ours
+    out = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert out.stdout.strip() == "[-0.5, 0.25]", out.stderr
 
 

@@ -64,7 +64,7 @@ def reproduce(*, minutes: float = 20.0, n_workers: int = 2, seed: int = 0) -> di
             n_batches += 1
             now = time.monotonic()
             longest_wait_s, last = max(longest_wait_s, now - last), now
-            if now >= next_kill and (pids := loader.pids):
+            if now >= next_kill and loader.stats()["worker_deaths"] == n_kills and (pids := loader.pids):
                 os.kill(rng.choice(pids), signal.SIGKILL)
                 n_kills += 1
                 next_kill = now + rng.uniform(1, 10)

@@ -70,7 +70,7 @@ def train(trial, flag=None) -> float:
 
     def env(model, batch, step_now):
         if flag and trial.number == 1 and step == 0 and step_now == 25:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 100
             while not Path(flag).exists():
                 assert time.monotonic() < deadline
                 time.sleep(0.001)
@@ -110,7 +110,7 @@ def whole(tmp_path_factory):
 def wait_for_workers(engine) -> None:
     """Waits for the workers of a search that has ended: threads of one process draw from one generator."""
     for worker in engine.workers:
-        worker.thread.join(60)
+        worker.thread.join(100)
         assert not worker.thread.is_alive()
 
 
