@@ -157,6 +157,24 @@ def test_the_loss_is_the_published_one_over_legal_moves(on_device):
     assert float(found) == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_value_at_the_wrong_end_goes_on_learning_by_the_chance_that_it_tells():
+    # of rows that differ in the value alone, the policy's part of the loss is the same
+    data, end = batch(), torch.tensor([-1.0, 1.0, 0.5, 0.0], requires_grad=True)
+    model = lambda x: (torch.zeros(4, 9), end)  # noqa: E731
+    loss = AlphaZero(value_error="entropy", search_share=0.5)(model, data, 0)
+    policy_part = AlphaZero(value_weight=0.0)(model, data, 0)
+    chance = (1 + end.detach().double()).clamp(2e-4, 2 - 2e-4) / 2
+    wanted = (1 + (data["target"] + data["value"]).double() / 2) / 2
+    expected = -(wanted * chance.log() + (1 - wanted) * (1 - chance).log()).mean()
+    assert float((loss - policy_part).detach()) == pytest.approx(float(expected), rel=1e-5)
+    # through a tanh the gradient is the difference from what is wanted, however far off that is
+    z = torch.tensor([-3.0, 3.0, 0.5, 0.0], requires_grad=True)
+    AlphaZero(value_error="entropy", search_share=0.5)(lambda x: (torch.zeros(4, 9), z.tanh()), data, 0).backward()
+    np.testing.assert_allclose(z.grad, (torch.tanh(z.detach()) - 2 * wanted + 1) / 4, rtol=1e-4)
+    with pytest.raises(ValueError, match="value_error must be 'squared' or 'entropy', got 'mean'"):
+        AlphaZero(value_error="mean")
+
+
 def test_shares_outside_their_range_are_refused():
     with pytest.raises(ValueError, match=r"search_share must be in \[0, 1\], got 2"):
         AlphaZero(search_share=2)

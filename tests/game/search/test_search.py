@@ -15,7 +15,9 @@ from ai.game import (
     RolloutEvaluator,
     Search,
     SlidingTiles,
+    SymmetricEvaluator,
     TicTacToe,
+    Twenty48,
     fast,
     solve,
 )
@@ -760,3 +762,61 @@ class PolicyValue(torch.nn.Module):
     def forward(self, x):
         out = self.net(x)
         return out[:, :9], out[:, 9].tanh()
+
+
+@pytest.mark.parametrize("game", [ConnectFour(), TicTacToe()])
+def test_evaluations_from_all_sides_are_the_mean_and_turn_as_the_board_does(game):
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(game.num_actions + 1), torch.nn.Tanh())
+    net(torch.zeros(1, *game.observation_shape))
+    evaluator = SymmetricEvaluator(game, lambda seen: (net(seen)[:, :-1].detach(), net(seen)[:, -1].detach()))
+    states = game.step(game.step(game.init(3), np.array([0, 1, 2])), np.array([3, 4, 4]))
+    seen = game.observe(states)
+    logits, values = evaluator(torch.from_numpy(seen))
+    expected_logits, expected_values = np.zeros_like(logits), np.zeros_like(values)
+    blank = np.zeros((3, game.num_actions), np.float32)
+    for side in range(game.num_symmetries):
+        which = np.full(3, side)
+        turned = torch.from_numpy(np.ascontiguousarray(game.transform(seen, blank, which)[0]))
+        answer = net(turned).detach().numpy()
+        for action in range(game.num_actions):  # where the action stands as seen from the side
+            chosen = blank.copy()
+            chosen[:, action] = 1
+            expected_logits[:, action] += (answer[:, :-1] * game.transform(seen, chosen, which)[1]).sum(axis=1)
+        expected_values += answer[:, -1]
+        turned_logits, turned_values = evaluator(turned)
+        np.testing.assert_allclose(turned_logits, game.transform(seen, logits, which)[1], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(turned_values, values, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logits, expected_logits / game.num_symmetries, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(values, expected_values / game.num_symmetries, rtol=1e-5, atol=1e-6)
+    assert evaluator(torch.zeros(0, *game.observation_shape))[0].shape == (0, game.num_actions)
+
+
+def test_a_network_asked_from_all_sides_does_not_learn_and_keeps_its_rule():
+    game, net = ConnectFour(), Normed()
+    net.train()
+    found = Search(game, SymmetricEvaluator(game, net), simulations=8)(game.init(2))
+    assert net.training
+    assert net.norm.num_batches_tracked == 0
+    np.testing.assert_array_equal(found.prior[:, ::-1], found.prior)  # an empty board is its mirror image
+    net.rule = Gumbel()
+    assert Search(game, CachedEvaluator(SymmetricEvaluator(game, net)), simulations=100).rule == Gumbel()
+
+
+def test_an_evaluator_from_all_sides_names_what_it_cannot_use():
+    with pytest.raises(TypeError, match="game must have num_symmetries and transform, Twenty48 has not"):
+        SymmetricEvaluator(Twenty48(), lambda seen: seen)
+    with pytest.raises(TypeError, match=r"evaluator must be a module or a function of observations, got <ai\.game"):
+        SymmetricEvaluator(TicTacToe(), RolloutEvaluator(TicTacToe()))
+    evaluator = SymmetricEvaluator(ConnectFour(), lambda seen: (torch.zeros(len(seen), 6), torch.zeros(len(seen))))
+    with pytest.raises(ValueError, match=r"evaluator must return logits of shape \(4, 7\), got \(4, 6\)"):
+        evaluator(torch.zeros(2, 2, 6, 7))
+
+
+class Normed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(2)
+
+    def forward(self, seen):
+        seen = self.norm(seen)
+        return seen.mean(dim=2).mean(dim=1), seen.mean(dim=(1, 2, 3))

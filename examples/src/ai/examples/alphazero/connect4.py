@@ -20,6 +20,7 @@ from ai.game import (
     Player,
     Puct,
     Search,
+    SymmetricEvaluator,
     decisive_positions,
     greedy_player,
     match,
@@ -42,7 +43,7 @@ class Solved:
         observed = ConnectFour().observe(self.states)
         object.__setattr__(self, "_keys", np.unique(np.concatenate([_keys(observed), _keys(observed[..., ::-1])])))
 
-    def right(self, evaluator: NetEvaluator, simulations: int) -> float:
+    def right(self, evaluator: NetEvaluator | SymmetricEvaluator, simulations: int) -> float:
         """Returns the share of positions where the move keeps the best outcome; 0 simulations ask the network alone."""
         game = ConnectFour()
         if simulations:

@@ -57,6 +57,7 @@ from ai.game.search.rules.puct import Puct as Puct
 from ai.game.search.rules.rule import Rule as Rule
 from ai.game.search.rules.rule import ScoredRule as ScoredRule
 from ai.game.search.search import Search as Search
+from ai.game.search.sides import SymmetricEvaluator as SymmetricEvaluator
 from ai.game.search.stochastic import StochasticModel as StochasticModel
 from ai.game.solvers.connect4_solver import ConnectFourSolver as ConnectFourSolver
 from ai.game.solvers.connect4_solver import decisive_positions as decisive_positions
@@ -111,6 +112,7 @@ __all__ = [
     "Solution",
     "StateEvaluator",
     "StochasticModel",
+    "SymmetricEvaluator",
     "SymmetricGame",
     "TicTacToe",
     "Twenty48",

@@ -100,6 +100,21 @@ class SymmetricGame(Game, Protocol):
         ...
 
 
+def action_places(game: SymmetricGame) -> NDArray[np.int64]:
+    """Returns where each action stands in a policy that is seen from each side, `[num_symmetries, A]`.
+
+    >>> from ai.game import ConnectFour
+    >>> action_places(ConnectFour()).tolist()
+    [[0, 1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1, 0]]
+    """
+    sides, actions = game.num_symmetries, game.num_actions
+    number = np.broadcast_to(np.arange(actions, dtype=np.float32), (sides, actions))
+    blank = np.zeros((sides, *game.observation_shape), np.float32)
+    was = game.transform(blank, np.ascontiguousarray(number), np.arange(sides))[1]
+    places: NDArray[np.int64] = was.argsort(axis=1)
+    return places
+
+
 _NEEDS = (*Game.__annotations__, "init", "step", "observe", "legal", "terminal", "reward", "to_play")
 
 

@@ -66,7 +66,7 @@ class TicTacToe(ScalarGame):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns boards and policies turned and mirrored; `which` in [0, 8)."""
         cells = _SYMMETRIES[which]
-        flat = observation.reshape(len(observation), -1, 9)
+        flat = observation.reshape(*observation.shape[:2], 9)
         turned = np.take_along_axis(flat, np.broadcast_to(cells[:, None], flat.shape), axis=2)
         return turned.reshape(observation.shape), np.take_along_axis(policy, cells, axis=1)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ai.game import draws
-from ai.game.protocol import SymmetricGame
+from ai.game.protocol import SymmetricGame, action_places
 
 
 class Augment:
@@ -29,12 +29,9 @@ class Augment:
         if not isinstance(game, SymmetricGame):
             raise TypeError(f"game must have num_symmetries and transform, {type(game).__name__} has not")
         self.game = game
-        sides, actions = game.num_symmetries, game.num_actions
-        number = np.broadcast_to(np.arange(actions, dtype=np.float32), (sides, actions))
-        blank = np.zeros((sides, *game.observation_shape), np.float32)
-        # which action each entry of a turned policy was, and where each action went
-        self._was = game.transform(blank, np.ascontiguousarray(number), np.arange(sides))[1].astype(np.int64)
-        self._became = self._was.argsort(axis=1)
+        # where each action went in a turned policy, and which action each of its entries was
+        self._became = action_places(game)
+        self._was = self._became.argsort(axis=1)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Returns the batch with new `obs`, `action`, `policy` and `legal`; other keys as they were.

@@ -6,7 +6,7 @@ A search asks the same three questions of either: evaluate the roots, follow edg
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,7 +18,7 @@ from ai.game import draws
 from ai.game.protocol import Game, State, chances, reward_of_each
 from ai.game.search.actions import NumberedActions, SampledActions
 from ai.game.search.device import fetched, sent
-from ai.game.search.evaluator import CachedEvaluator, Evaluation, NetEvaluator, StateEvaluator
+from ai.game.search.evaluator import Evaluation, NetEvaluator, StateEvaluator, evaluating
 from ai.game.search.expand import row_kernel
 from ai.game.search.tree import Leaf, Shares, Tree, new_shares
 
@@ -76,9 +76,7 @@ class Rules:
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Returns a context in which a network does not learn."""
-        if isinstance(self._evaluator, (NetEvaluator, CachedEvaluator)):
-            return self._evaluator.evaluating()
-        return nullcontext()
+        return evaluating(self._evaluator)
 
     def allocate(self, batch: int, num_nodes: int) -> None:
         """Makes room for one state a node."""

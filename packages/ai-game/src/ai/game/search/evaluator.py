@@ -54,6 +54,12 @@ def check_evaluator(evaluator: Any) -> None:
         raise TypeError(f"evaluator must be a module, a function or have evaluate(state), got {evaluator!r}")
 
 
+def evaluating(evaluator: Any) -> AbstractContextManager[None]:
+    """Returns the context in which what an evaluator asks does not learn; one that does nothing where it has none."""
+    context: AbstractContextManager[None] = getattr(evaluator, "evaluating", nullcontext)()
+    return context
+
+
 @dataclass
 class NetEvaluator:
     """Runs a network the way that was measured to be fastest.
@@ -268,7 +274,7 @@ class CachedEvaluator:
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Returns the context in which the evaluator behind does not learn."""
-        return self.evaluator.evaluating() if isinstance(self.evaluator, NetEvaluator) else nullcontext()
+        return evaluating(self.evaluator)
 
     def clear(self) -> None:
         """Forgets all evaluations."""
