@@ -30,6 +30,7 @@ from ai.game import (
     RolloutEvaluator,
     Search,
     SelfPlay,
+    SymmetricEvaluator,
     SymmetricGame,
     TicTacToe,
     match,
@@ -57,6 +58,8 @@ class Config(LearnConfig):
     """Whether the residual network learns a number for each channel of each cell."""
     value_weight: float = 1.0
     """Weight of the value's error."""
+    value_error: Literal["squared", "entropy"] = "squared"
+    """Of the value: its square, or the cross-entropy of the chance to win that it tells."""
     search_share: float = 0.0
     """Share of the search's value in the value's target; the rest is the outcome."""
     fast_weight: float = 1.0
@@ -108,16 +111,18 @@ PRESETS = {
         ),
         workers=2,
         steps=36_000,
-        minutes=53,
+        minutes=60,
+        replay_ratio=3.0,
         buffer=600_000,
         weight_decay=1e-3,
-        value_weight=1.5,
+        value_error="entropy",
         search_share=0.25,
         fast_weight=0.25,
         precision="bf16",
+        least_rate=0.0,
         push_interval=100,
-        task_interval=2000,
-        save_interval=2000,
+        task_interval=6000,
+        save_interval=6000,
         keep_snapshots=None,
     ),
 }
@@ -246,6 +251,9 @@ def run_tictactoe(config: Config) -> dict[str, float]:
 def run_connect4(config: Config) -> dict[str, float]:
     """Learns Connect Four, measured by solved positions that training never sees.
 
+    `right_N` is the share of them where N simulations keep the best outcome, 0 being the network alone, and
+    `right_N_by_sides` where each position is looked at beside its mirror image.
+
     The best snapshot is chosen by other positions, so that choosing does not flatter the figures.
     """
     game, wrap = ConnectFour(), Wrap(config.precision)
@@ -277,6 +285,8 @@ def run_connect4(config: Config) -> dict[str, float]:
         precision=config.precision,
     )
     found = measure(model, (0, 100, 400)) | ran
+    sides = SymmetricEvaluator(game, wrap(model))
+    found |= {f"right_{count}_by_sides": solved.right(sides, count) for count in (0, 100, 400)}
     report(trial, found, ("right_0", "right_100", "elo", "value_of_wins", "policy_loss", "value_loss"))
     return found
 
@@ -305,7 +315,12 @@ def self_play(game: Game, config: Config, postprocess: Any) -> DatagenLoader:
 
 def loss(config: Config) -> AlphaZero:
     """Returns the loss that a configuration names."""
-    return AlphaZero(value_weight=config.value_weight, search_share=config.search_share, fast_weight=config.fast_weight)
+    return AlphaZero(
+        value_weight=config.value_weight,
+        search_share=config.search_share,
+        fast_weight=config.fast_weight,
+        value_error=config.value_error,
+    )
 
 
 def network(config: Config) -> Any:
@@ -345,7 +360,7 @@ def reproduce(*, seed: int = 0) -> dict[str, float]:
 
 
 def reproduce_connect4(
-    *, seed: int = 0, minutes: float = 53, games: int = 100, hard_games: int = 100
+    *, seed: int = 0, minutes: float = 60, games: int = 100, hard_games: int = 100
 ) -> dict[str, float]:
     """Trains the `connect4` preset and plays the best snapshot against OpenSpiel's MCTSBot and its own forerunners.
 
