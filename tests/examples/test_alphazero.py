@@ -4,6 +4,7 @@ import shutil
 import signal
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from ai.examples.alphazero.ladder import Ladder
 from ai.examples.alphazero.loss import AlphaZero
 from ai.examples.alphazero.main import PRESETS, Config, loss, network, reproduce_connect4, self_play
 from ai.examples.alphazero.truth import Judge, lost_lines, wrong_moves
-from ai.examples.selflearn import learn, make_game, make_optimiser
+from ai.examples.selflearn import learn, make_game, make_optimiser, make_schedule
 from ai.game import Augment, ConnectFour, NetEvaluator, TicTacToe, fast, solve
 from ai.train import Snapshots, snapshot
 from tests import warm_python
@@ -303,6 +304,22 @@ def test_connect_four_is_learnt_measured_and_rated(tmp_path):
     assert np.isfinite(rated["elo_gain"])
     assert len(json.loads((tmp_path / "trial" / "elo.json").read_text())) == 2
     assert (tmp_path / "trial" / "elo.png").stat().st_size > 1000
+
+
+def test_the_rate_falls_to_its_end_by_the_steps_or_before_the_minutes_end(monkeypatch):
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("ai.examples.selflearn.time", clock)
+    by_steps = make_schedule(replace(PRESETS["tiny"], steps=100, least_rate=0.1), 0)
+    both = make_schedule(replace(PRESETS["tiny"], steps=100, least_rate=0.1, minutes=10), 0)
+    goes_on = make_schedule(replace(PRESETS["tiny"], steps=100, least_rate=0.1, minutes=10), 40)
+    assert [both(step) for step in (0, 40, 100)] == [by_steps(step) for step in (0, 40, 100)]
+    assert goes_on(40) == by_steps(40)
+    clock.now += 300  # half of the minutes
+    assert both(20) == by_steps(50) == pytest.approx(0.55)
+    assert both(80) == by_steps(80)
+    assert goes_on(41) == by_steps(70)
+    clock.now += 300
+    assert both(60) == goes_on(60) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(("faults", "best"), [({2: 1, 4: 0, 6: 2}, 4), ({2: 1, 4: 1, 6: 2}, 4)])

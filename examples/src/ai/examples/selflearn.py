@@ -48,7 +48,7 @@ class LearnConfig:
     steps: int = 3000
     """Number of updates."""
     minutes: float | None = None
-    """Stop earlier, after this time; the learning rate falls with the steps."""
+    """Stop earlier, after this time; the learning rate falls with the steps, or with the time where that is further."""
     batch_size: int = 256
     """Positions in a batch."""
     replay_ratio: float = 4.0
@@ -147,6 +147,22 @@ def make_optimiser(config: LearnConfig, model: nn.Module) -> Optimizer:
     return opt.muon(model, adamw_lr=config.learning_rate, kernel_lr=config.kernel_rate, skip=skip, **how)
 
 
+def make_schedule(config: LearnConfig, step: int) -> schedule.Schedule:
+    """Returns the factor of the learning rate at each update of a run that begins, or goes on, with `step` now.
+
+    Half a cosine over the updates; a run that its `minutes` will end before is at the end of it by then, too.
+    """
+    fall, began = schedule.cosine(config.steps, end=config.least_rate), time.monotonic()
+    if (minutes := config.minutes) is None:
+        return fall
+
+    def by_clock(at: int) -> float:
+        spent = (time.monotonic() - began) / (60 * minutes)
+        return fall(max(at, round(step + spent * (config.steps - step))))
+
+    return by_clock
+
+
 def learn(
     config: LearnConfig,
     model: nn.Module,
@@ -205,7 +221,7 @@ def learn(
             step=step,
             steplimit=config.steps,
             timelimit=None if config.minutes is None else 60 * config.minutes,
-            schedule=schedule.cosine(config.steps, end=config.least_rate),
+            schedule=make_schedule(config, step),
         )
         environment_steps = loader.stats()["steps"]
     load_averaged(model, trial, snapshots.best())
