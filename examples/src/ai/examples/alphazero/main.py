@@ -126,26 +126,6 @@ PRESETS = {
         keep_snapshots=None,
     ),
 }
-PRESETS["connect4-play"] = replace(
-    PRESETS["connect4"],
-    play=replace(
-        PRESETS["connect4"].play,
-        simulations=96,
-        fast_simulations=24,
-        full_share=0.35,
-        random_share=0.05,
-        opening_moves=26,
-    ),
-    places=True,
-    steps=22_000,
-    buffer=400_000,
-    replay_ratio=8.0,
-    kernel_rate=0.01,
-    least_rate=0.0,
-    ema=0.995,
-    task_interval=2750,
-    save_interval=2750,
-)
 PRESETS["othello6"] = replace(
     PRESETS["connect4"],
     game="ai.game:Othello(size=6)",
@@ -173,7 +153,6 @@ DESCRIPTIONS = {
     "tiny": "seconds; for tests",
     "tictactoe": "a minute; no lost line and every position right",
     "connect4": "an hour on two cores",
-    "connect4-play": "the same from half as many games, by Muon; what `ai-examples play connect4` plays by",
     "othello6": "twenty minutes on two cores; Othello on 6 × 6 cells",
 }
 

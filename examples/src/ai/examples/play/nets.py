@@ -30,7 +30,7 @@ class Shipped:
 
 GAMES = {
     "tictactoe": Shipped("tictactoe", "Tic-tac-toe"),
-    "connect4": Shipped("connect4-play", "Connect Four"),
+    "connect4": Shipped("connect4", "Connect Four"),
     "othello6": Shipped("othello6", "Othello, 6 × 6", 25),
 }
 _HERE = Path(__file__).parent
