@@ -46,7 +46,8 @@ from ai.game.protocol import ChanceGame as ChanceGame
 from ai.game.protocol import Game as Game
 from ai.game.protocol import SymmetricGame as SymmetricGame
 from ai.game.protocol import outcome_for as outcome_for
-from ai.game.search.dynamics import LearnedModel as LearnedModel
+from ai.game.search.dynamics.learned_luck import StochasticModel as StochasticModel
+from ai.game.search.dynamics.learned_model import LearnedModel as LearnedModel
 from ai.game.search.evaluator import CachedEvaluator as CachedEvaluator
 from ai.game.search.evaluator import NetEvaluator as NetEvaluator
 from ai.game.search.evaluator import RolloutEvaluator as RolloutEvaluator
@@ -58,7 +59,6 @@ from ai.game.search.rules.rule import Rule as Rule
 from ai.game.search.rules.rule import ScoredRule as ScoredRule
 from ai.game.search.search import Search as Search
 from ai.game.search.sides import SymmetricEvaluator as SymmetricEvaluator
-from ai.game.search.stochastic import StochasticModel as StochasticModel
 from ai.game.solvers.connect4_solver import ConnectFourSolver as ConnectFourSolver
 from ai.game.solvers.connect4_solver import decisive_positions as decisive_positions
 from ai.game.solvers.exhaustive import Solution as Solution

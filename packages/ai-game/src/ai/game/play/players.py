@@ -13,7 +13,8 @@ from torch import nn
 from ai.game import draws
 from ai.game.arguments import check_amount
 from ai.game.protocol import Game, State, check_game
-from ai.game.search.dynamics import Evaluator, checked
+from ai.game.search.dynamics.evaluated import checked
+from ai.game.search.dynamics.known_rules import Evaluator
 from ai.game.search.evaluator import NetEvaluator, StateEvaluator, check_evaluator
 from ai.game.search.search import Search
 from ai.game.search.walk import LOWEST_SCORE

@@ -18,7 +18,8 @@ from ai.game.play.history import History, greedy_return, states_from_bytes, stat
 from ai.game.play.openings import after_luck, opened
 from ai.game.play.options import Play
 from ai.game.protocol import Game, State, check_game, outcome_for
-from ai.game.search.dynamics import Evaluator, LearnedModel
+from ai.game.search.dynamics.known_rules import Evaluator
+from ai.game.search.dynamics.learned_model import LearnedModel
 from ai.game.search.evaluator import CachedEvaluator, NetEvaluator
 from ai.game.search.found import Found
 from ai.game.search.search import Search

@@ -14,13 +14,15 @@ from ai.game.arguments import check_count
 from ai.game.protocol import Game, Seed, check_actions, check_game
 from ai.game.search import walk
 from ai.game.search.actions import NumberedActions, Proposes, SampledActions
-from ai.game.search.dynamics import Evaluated, Evaluator, Learned, LearnedModel, Rules
+from ai.game.search.dynamics.evaluated import Evaluated
+from ai.game.search.dynamics.known_rules import Evaluator, Rules
+from ai.game.search.dynamics.learned_luck import Stochastic, StochasticModel
+from ai.game.search.dynamics.learned_model import Learned, LearnedModel
 from ai.game.search.evaluator import check_evaluator
 from ai.game.search.found import Found, found
 from ai.game.search.rules.gumbel import Gumbel
 from ai.game.search.rules.puct import Puct
 from ai.game.search.rules.rule import Roots, Rule, Way
-from ai.game.search.stochastic import Stochastic, StochasticModel
 from ai.game.search.tree import UNVISITED, Tree, move_subtrees, new_leaf, new_tree
 from ai.game.search.turn import Turn
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ai.game.arguments import check_count
 from ai.game.search.actions import NumberedActions
 from ai.game.search.device import fetched
-from ai.game.search.dynamics import Evaluated, Learned, LearnedModel, checked
+from ai.game.search.dynamics.evaluated import Evaluated, checked
+from ai.game.search.dynamics.learned_model import Learned, LearnedModel
 from ai.game.search.tree import Leaf, Tree
 
 
