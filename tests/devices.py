@@ -1,9 +1,10 @@
 """Numbers of two devices: how close they are to be, by their type, stated here alone; and how a test has both."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -34,10 +35,25 @@ def assert_close(actual: Any, expected: Any, dtype: torch.dtype | None = None) -
         torch.testing.assert_close(a.detach().cpu(), b.detach().cpu().to(a.dtype), rtol=relative, atol=absolute)
 
 
+def approximately(value: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """What a number, or a dict of them, equals that was computed in such a type."""
+    relative, absolute = TOLERANCES[dtype]
+    return pytest.approx(value, rel=relative, abs=absolute)
+
+
 def lies_on(value: Any, device: str) -> bool:
     """Whether there are tensors in the structure, and all lie on the device."""
     tensors = [x for x in tree_leaves(value) if isinstance(x, Tensor)]
     return bool(tensors) and all(x.device.type == device for x in tensors)
+
+
+def beside(device: str) -> AbstractContextManager[Any]:
+    """In a stream of its own, begun after all that was asked of the device; on the CPU nothing."""
+    if device == "cpu":
+        return nullcontext()
+    stream: Any = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    return torch.cuda.stream(stream)
 
 
 def computed_on(device: str, call: Callable[..., Any]) -> Callable[..., Any]:

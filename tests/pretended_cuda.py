@@ -6,15 +6,17 @@ makes the CPU wait for a GPU is known, and is refused inside `no_sync`. Copies t
 they are on a GPU: until somebody waits for the device, their target holds nothing of use, and their source must not be
 written to. From the same seed it draws what the CPU draws, or with `own_draws` other numbers, as a GPU does.
 
-A CUDA graph is a list of what was called, done again over the same memory.
+A CUDA graph is a list of what was called, done again over the same memory. What one stream may still be at work on
+another is refused (`tests/pretended_streams.py`). Threads that are started while it is there see it, too.
 
-It stands for no measurement, has no kernels of its own (fused ones, cuDNN), and one thread sees it.
+It stands for no measurement, and has no kernels of its own (fused ones, cuDNN).
 """
 
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -24,6 +26,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
+
+from tests.pretended_streams import Clock, Streams
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 aten = torch.ops.aten
@@ -79,6 +83,15 @@ class DeviceTensor(Tensor):
     def get_device(self) -> int:
         return 0
 
+    @property
+    def data(self) -> Tensor:
+        return self.detach()
+
+    @data.setter
+    def data(self, value: "DeviceTensor") -> None:
+        self.elem = value.elem
+        Tensor.data.__set__(self, value)
+
     def __repr__(self, *, tensor_contents: object = None) -> str:
         _read_by("repr")
         return f"DeviceTensor({self.elem})"
@@ -113,20 +126,26 @@ class _Generator(torch.Generator):
         return self.pretended
 
 
+class _Thread(threading.local):
+    inside = False  # an operation of torch on tensors of the device: what it makes is made there
+    drawing = False  # a factory of the device
+    stream: Any = None  # the current one, where it is not the default
+
+
 class PretendedCuda:
-    """`with PretendedCuda() as cuda:` there is one CUDA device in this thread; `with cuda.no_sync():` nothing waits."""
+    """`with PretendedCuda() as cuda:` there is one CUDA device; `with cuda.no_sync():` nothing waits."""
 
     active: "PretendedCuda | None" = None
 
     def __init__(self, own_draws: bool = False) -> None:
         self.own_draws = own_draws
         self.refuses_sync = False
-        self.inside = False  # an operation of torch on tensors of the device: what it makes is made there
-        self.drawing = False  # a factory of the device
+        self.thread = _Thread()
+        self.streams = Streams()
         self.pinned: dict[int, Any] = {}
         self.tape: list[Any] | None = None  # of the graph that is being captured
-        self._late: list[Callable[[], None]] = []  # what was asked of the device and has not happened
-        self._n_done = 0  # of all that was ever asked
+        self._late: list[tuple[int, int, Callable[[], None]]] = []  # what has not happened: in which stream, and where
+        self._turn = threading.RLock()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "PretendedCuda":
@@ -140,8 +159,7 @@ class PretendedCuda:
         swap = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)  # a moved parameter stays the same object
         self._stack.callback(torch.__future__.set_swap_module_params_on_conversion, swap)
-        enter(_Dispatch(self))
-        self.functions = enter(_Functions(self))
+        enter(self._seen())
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -151,6 +169,12 @@ class PretendedCuda:
             self.flush()
 
     @contextlib.contextmanager
+    def _seen(self) -> Iterator[None]:
+        """The device is there in this thread."""
+        with _Dispatch(self), _Functions(self):
+            yield
+
+    @contextlib.contextmanager
     def no_sync(self, refuse: bool = True) -> Iterator[None]:
         before, self.refuses_sync = self.refuses_sync, refuse
         try:
@@ -158,26 +182,61 @@ class PretendedCuda:
         finally:
             self.refuses_sync = before
 
-    def waits(self, why: str, until: int | None = None) -> None:
-        """Called by everything that makes the CPU wait for the device, or for what had been asked of it by then."""
+    def waits(self, why: str, clock: Clock | None = None) -> None:
+        """Called by everything that makes the CPU wait for the current stream, or for what a clock of streams says."""
         if self.refuses_sync:
             raise SyncError(f"{why} waits for the device")
         if self.tape is not None:
             raise RuntimeError(f"operation not permitted when stream is capturing: {why}")
-        self.flush(until)
+        self.flush(self.streams.clock(self.stream) if clock is None else clock)
 
     @property
-    def n_asked(self) -> int:
-        """How much was asked of the device so far."""
-        return self._n_done + len(self._late)
+    def stream(self) -> int:
+        """The number of this thread's current stream."""
+        return 0 if self.thread.stream is None else int(self.thread.stream.number)
 
-    def flush(self, until: int | None = None) -> None:
-        """What was under way has happened: all of it, or as much as had been asked when `n_asked` was `until`."""
-        n = len(self._late) if until is None else max(0, until - self._n_done)
-        late, self._late = self._late[:n], self._late[n:]
-        self._n_done += len(late)
-        for act in late:
+    def works(self, reads: Iterable[Tensor] = (), writes: Iterable[Tensor] = (), fresh: Iterable[Tensor] = ()) -> None:
+        """Called with the memory that the current stream is asked to read, to write, and to fill for the first time."""
+        if not self.streams.several:
+            self.streams.tick(self.stream)
+        else:
+            self.streams.work(self.stream, *(filter(None, map(_address, part)) for part in (reads, writes, fresh)))
+
+    def calls(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        """Called with an operation on tensors of the device."""
+        if not self.streams.several:
+            self.streams.tick(self.stream)
+            return
+        if getattr(func, "is_view", False):
+            return
+        named = dict(zip((one.name for one in func._schema.arguments), args, strict=False)) | kwargs
+        written = [one.name for one in func._schema.arguments if one.alias_info is not None and one.alias_info.is_write]
+        writes = _held([named.get(name) for name in written])
+        given, made = _held((args, kwargs)), _held(result)
+        self.works(
+            [x for address, x in given.items() if address not in writes],
+            writes.values(),
+            [x for address, x in made.items() if address not in given],
+        )
+
+    def flush(self, clock: Clock | None = None) -> None:
+        """What was under way has happened: all of it, or what a clock of streams says."""
+        clock = self.streams.everything() if clock is None else clock
+        self.streams.wait_on_cpu(clock)
+        with self._turn:
+            due = [act for stream, place, act in self._late if place <= clock.get(stream, 0)]
+            self._late = [late for late in self._late if late[1] > clock.get(late[0], 0)]
+        for act in due:
             act()
+
+    def has_happened(self, clock: Clock) -> bool:
+        """Whether nothing that a clock of streams says is still under way."""
+        return not any(place <= clock.get(stream, 0) for stream, place, _ in self._late)
+
+    def happens_late(self, act: Callable[[], None]) -> None:
+        """What the current stream is asked to do happens once somebody waits for it."""
+        with self._turn:
+            self._late.append((*self.streams.tick(self.stream), act))
 
     def is_pinned(self, tensor: Tensor) -> bool:
         if isinstance(tensor, DeviceTensor) or tensor.layout is not torch.strided:
@@ -194,6 +253,7 @@ class PretendedCuda:
         """Copies from the CPU's memory."""
         if not non_blocking:
             self.waits("a copy to the device without non_blocking=True")
+        self.works(writes=[target])
         target.copy_(source)
         if non_blocking and self.is_pinned(source):
             seen = source.detach().clone()
@@ -202,10 +262,11 @@ class PretendedCuda:
                 if not torch.equal(seen, source) and not bool((seen != seen).any()):
                     raise RuntimeError("page-locked memory was written to while a copy to the device read it")
 
-            self._late.append(check)
+            self.happens_late(check)
 
     def to_cpu(self, source: Tensor, target: Tensor, non_blocking: bool) -> None:
         """Copies to the CPU's memory."""
+        self.works([source])
         if not (non_blocking and self.is_pinned(target)):
             self.waits("a copy to the CPU")
             target.copy_(source)
@@ -213,7 +274,7 @@ class PretendedCuda:
         value = source.detach().clone().to(target.dtype)
         with torch.no_grad():
             target.fill_(float("nan") if target.dtype.is_floating_point else 0)
-        self._late.append(functools.partial(_arrive, target, value))
+        self.happens_late(functools.partial(_arrive, target, value))
 
     def _replaced(self) -> list[tuple[Any, str, Any]]:
         real_group = torch._C._group_tensors_by_device_and_dtype
@@ -232,36 +293,48 @@ class PretendedCuda:
 
         class Event:
             def __init__(self, *_: Any, **__: Any) -> None:
-                self.asked = 0  # of one that was never recorded nothing is waited for
+                self.clock: Clock = {}  # of one that was never recorded nothing is waited for
 
-            def record(self, *_: Any) -> None:
-                self.asked = cuda.n_asked
+            def record(self, stream: Any = None) -> None:
+                self.clock = cuda.streams.clock(cuda.stream if stream is None else stream.number)
 
-            def wait(self, *_: Any) -> None: ...
+            def wait(self, stream: Any = None) -> None:
+                cuda.streams.wait(cuda.stream if stream is None else stream.number, self.clock)
+
             def query(self) -> bool:
-                return self.asked <= cuda._n_done
+                return cuda.has_happened(self.clock)
 
             def synchronize(self) -> None:
-                cuda.waits("an event's synchronize", self.asked)
+                cuda.waits("an event's synchronize", self.clock)
 
         class Stream:
-            def __init__(self, *_: Any, **__: Any) -> None:
-                self.device = CUDA
+            device = CUDA
+
+            def __init__(self, *_: Any, number: int | None = None, **__: Any) -> None:
+                self.number = cuda.streams.open() if number is None else number
+                self._before: list[Any] = []
 
             def record_event(self, event: Any = None) -> Any:
                 event = event or Event()
-                event.record()
+                event.record(self)
                 return event
 
-            def wait_stream(self, *_: Any) -> None: ...
-            def wait_event(self, *_: Any) -> None: ...
+            def wait_stream(self, other: Any) -> None:
+                cuda.streams.wait(self.number, cuda.streams.clock(other.number))
+
+            def wait_event(self, event: Any) -> None:
+                event.wait(self)
+
             def synchronize(self) -> None:
-                cuda.waits("a stream's synchronize")
+                cuda.waits("a stream's synchronize", cuda.streams.clock(self.number))
 
             def __enter__(self) -> "Stream":
+                self._before.append(cuda.thread.stream)
+                cuda.thread.stream = self
                 return self
 
-            def __exit__(self, *_: Any) -> None: ...
+            def __exit__(self, *_: Any) -> None:
+                cuda.thread.stream = self._before.pop()
 
         class CUDAGraph:
             def __init__(self) -> None:
@@ -273,20 +346,37 @@ class PretendedCuda:
                     for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
                         if isinstance(old, DeviceTensor) and old.elem.data_ptr() != new.data_ptr():
                             old.elem.copy_(new)
+                    cuda.calls(func, args, kwargs, result)
 
         @contextlib.contextmanager
         def graph(captured: CUDAGraph, *_: Any, **__: Any) -> Iterator[None]:
+            cuda.streams.wait_on_cpu(cuda.streams.everything())  # as torch does before it captures
             cuda.tape = captured.tape
             try:
                 yield
             finally:
                 cuda.tape = None
 
-        cuda, stream = self, Stream()
+        def synchronize(*_: Any) -> None:
+            cuda.waits("torch.cuda.synchronize", cuda.streams.everything())
+
+        real_start = threading.Thread.start
+
+        def start(thread: threading.Thread) -> None:
+            run = thread.run
+
+            def seeing() -> None:
+                with cuda._seen():
+                    run()
+
+            thread.run = seeing  # type: ignore[method-assign]
+            real_start(thread)
+
+        cuda, default = self, Stream(number=0)
         answers = {
             "is_available": True, "device_count": 1, "current_device": 0, "is_bf16_supported": True,
             "_lazy_init": None, "set_device": None, "get_device_capability": (9, 0), "memory_allocated": 0,
-            "max_memory_allocated": 0, "reset_peak_memory_stats": None, "current_stream": stream,
+            "max_memory_allocated": 0, "reset_peak_memory_stats": None, "default_stream": default,
             "get_device_name": "pretended", "empty_cache": None, "memory_reserved": 0, "utilization": 0,
             "get_device_properties": SimpleNamespace(
                 name="pretended", total_memory=2**30, multi_processor_count=1, major=9, minor=0
@@ -300,7 +390,9 @@ class PretendedCuda:
         replaced += [
             (torch.backends.cudnn, "is_acceptable", lambda *_: False),
             (torch.accelerator, "current_accelerator", lambda *_, **__: None),
-            (torch.cuda, "synchronize", lambda *_: cuda.waits("torch.cuda.synchronize")),
+            (torch.cuda, "synchronize", synchronize),
+            (torch.cuda, "current_stream", lambda *_: cuda.thread.stream or default),
+            (threading.Thread, "start", start),
             (torch.cuda, "Stream", Stream),
             (torch.cuda, "CUDAGraph", CUDAGraph),
             (
@@ -330,6 +422,23 @@ def _of_cpu(function: Callable[..., Any], device: str = "cuda", *rest: Any) -> A
 def _arrive(target: Tensor, value: Tensor) -> None:
     with torch.no_grad():
         target.copy_(value)
+
+
+def _address(held: Tensor) -> int:
+    """Of its memory; 0 where there is none, or more than one."""
+    return held.untyped_storage().data_ptr() if held.layout is torch.strided else 0
+
+
+def _held(values: Any) -> dict[int, Tensor]:
+    """The memory of all tensors of the device, by its address."""
+    return {_address(x.elem): x.elem for x in tree_leaves(values) if isinstance(x, DeviceTensor)}
+
+
+def _made(cuda: PretendedCuda, result: Any) -> Any:
+    """What a factory of the device has made."""
+    result = tree_map(_wrap, result)
+    cuda.works(fresh=_held(result).values())
+    return result
 
 
 def _wrap(value: Any) -> Any:
@@ -391,6 +500,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         *tree_map(_unwrap, args), **{key: tree_map(_unwrap, x) for key, x in kwargs.items()} | _on_cpu(kwargs)
     )
     result = tree_map(_wrap, result)
+    if cuda is not None:
+        cuda.calls(func, args, kwargs, result)
     if cuda is not None and cuda.tape is not None:
         cuda.tape.append((func, args, kwargs | _on_cpu(kwargs), result))
     return return_and_correct_aliasing(func, args, kwargs, result)
@@ -415,6 +526,8 @@ def _copy(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         ends = isinstance(source, DeviceTensor), isinstance(target, DeviceTensor)
         raw_target, raw_source = _unwrap(target), _unwrap(source)
         if cuda is None or ends[0] == ends[1]:
+            if cuda is not None and ends[0]:
+                cuda.works([raw_source], [raw_target])
             raw_target.copy_(raw_source)
         elif ends[1]:
             cuda.to_device(raw_source, raw_target, non_blocking)
@@ -438,12 +551,11 @@ class _Dispatch(TorchDispatchMode):
             return _run(func, args, kwargs)
         if device is not None and device.type == "cuda":
             _go_on_in_another_stream(func, kwargs)
-            result = func(*args, **{**kwargs, "device": CPU})
-            return tree_map(_wrap, result)
-        if self.cuda.drawing or (self.cuda.inside and not tensors):
+            return _made(self.cuda, func(*args, **{**kwargs, "device": CPU}))
+        if self.cuda.thread.drawing or (self.cuda.thread.inside and not tensors):
             _go_on_in_another_stream(func, kwargs)
         result = func(*args, **kwargs)
-        return tree_map(_wrap, result) if self.cuda.inside and not tensors else result
+        return _made(self.cuda, result) if self.cuda.thread.inside and not tensors else result
 
 
 class _Functions(TorchFunctionMode):
@@ -479,21 +591,23 @@ class _Functions(TorchFunctionMode):
             if name in _MAKES_FROM_VALUES and on_device != (wanted.type == "cuda"):
                 cuda.waits(f"torch.{name} across devices")
             args, kwargs = tree_map(_unwrap, (args, kwargs))
-            before, cuda.inside, cuda.drawing = cuda.inside, False, wanted.type == "cuda"
+            before, cuda.thread.inside, cuda.thread.drawing = cuda.thread.inside, False, wanted.type == "cuda"
             try:
                 made = func(*args, **kwargs)
             finally:
-                cuda.inside, cuda.drawing = before, False
+                cuda.thread.inside, cuda.thread.drawing = before, False
             if wanted.type != "cuda":
                 return cuda.pin(made) if pinned else made
-            return made if isinstance(made, DeviceTensor) else _wrap(made.detach()).requires_grad_(made.requires_grad)
+            if isinstance(made, DeviceTensor):
+                return made
+            return _made(cuda, made.detach()).requires_grad_(made.requires_grad)
         if "generator" in kwargs and kwargs["generator"] is not None:
             _check_generator(kwargs["generator"], CUDA if on_device else CPU)
-        before, cuda.inside = cuda.inside, on_device
+        before, cuda.thread.inside = cuda.thread.inside, on_device
         try:
             made = func(*args, **kwargs)
         finally:
-            cuda.inside = before
+            cuda.thread.inside = before
         return cuda.pin(made) if pinned else made
 
 
@@ -530,6 +644,7 @@ class _Move(torch.autograd.Function):
         raw = _unwrap(x)
         target = torch.empty_like(raw)
         if to_cuda:
+            cuda.works(fresh=[target])
             cuda.to_device(raw, target, non_blocking)
             return _wrap(target)
         if non_blocking:
@@ -559,11 +674,11 @@ def _to(cuda: PretendedCuda, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if device is not None:
         device = _checked(device)
     if device is None or (device.type == "cuda") == here:
-        before, cuda.inside = cuda.inside, here
+        before, cuda.thread.inside = cuda.thread.inside, here
         try:
             return x.to(copy=copy, **changes) if changes or copy else x
         finally:
-            cuda.inside = before
+            cuda.thread.inside = before
     moved = _Move.apply(x, device.type == "cuda", non_blocking)
     return moved.to(**changes) if changes else moved
 
@@ -603,12 +718,12 @@ def _tolist(cuda: PretendedCuda, x: Tensor) -> Any:
 def _one_hot(cuda: PretendedCuda, x: Tensor, num_classes: int = -1) -> Tensor:
     if isinstance(x, DeviceTensor) and num_classes < 0:
         cuda.waits("one_hot without num_classes")
-    before, cuda.inside = cuda.inside, isinstance(x, DeviceTensor)
+    before, cuda.thread.inside = cuda.thread.inside, isinstance(x, DeviceTensor)
     try:
         with cuda.no_sync(False):  # only the CPU's kernel looks at the numbers
             return torch.nn.functional.one_hot(x, num_classes)
     finally:
-        cuda.inside = before
+        cuda.thread.inside = before
 
 
 def _pin_memory(cuda: PretendedCuda, x: Tensor, *_: Any) -> Tensor:
@@ -630,5 +745,6 @@ _SPECIAL: dict[Any, Callable[..., Any]] = {
     Tensor.tolist: _tolist,
     Tensor.pin_memory: _pin_memory,
     Tensor.is_pinned: _is_pinned,
+    Tensor.record_stream: lambda *_: None,
     torch.nn.functional.one_hot: _one_hot,
 }

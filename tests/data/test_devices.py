@@ -7,7 +7,7 @@ import torch
 from ai.data import Dataset, ReplayBuffer, augment
 from ai.data.batch.device import Arriving, to_device
 from ai.examples.augment import affine, erase
-from tests.devices import assert_close, lies_on
+from tests.devices import assert_close, beside, lies_on
 from tests.pretended_cuda import PretendedCuda
 
 
@@ -24,6 +24,23 @@ def test_a_loader_gives_the_same_batches_on_every_device(options, device):
     for ours, expected in zip(ds.loader(5, device, **options), ds.loader(5), strict=True):
         assert lies_on(ours, device)
         assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("how", ["gathered", "resident", "unpinned", "thread"])
+def test_batches_are_made_in_whatever_stream_is_the_current_one(how, device):
+    options = {"resident": {"resident": True}, "thread": {"n_workers": 1, "worker": "thread"}}.get(how, {})
+    if how == "unpinned" and device == "cuda":
+        options = {"pin": False}
+    ds = Dataset(images(), preprocess={"x": lambda x: x * 1} if how == "thread" else None).then({"x": augment.flip()})
+    with ds.loader(4, device, train=True, **options) as loader:
+        replay = buffer()
+        with beside(device):
+            means = [batch["x"].mean() for batch, _ in zip(loader, range(6), strict=False)]
+            replay.update_priorities(replay.sample(2)["index"].to(device), means[0].abs().expand(2))
+        replay.sample(2)
+        if device == "cuda":
+            torch.cuda.synchronize()
+    assert all(bool(mean.isfinite()) for mean in means)
 
 
 @pytest.mark.parametrize("resident", [False, True])

@@ -9,7 +9,7 @@ from ai.examples.muzero.model import Model
 from ai.game import CartPole, GameEnvironments, Gumbel, NetEvaluator, Puct, Rollouts, Search, TicTacToe
 from ai.game.environments.evaluation import evaluate
 from ai.game.search.device import fetched, sent
-from tests.devices import assert_close, lies_on
+from tests.devices import TOLERANCES, assert_close, beside, lies_on
 from tests.pretended_cuda import PretendedCuda
 
 
@@ -59,7 +59,7 @@ def test_a_search_of_a_game_finds_the_same_on_every_device(rule, device):
     net.to(device)
     found = Search(game, net, simulations=12, rule=rule)(state)
     np.testing.assert_array_equal(found.action, expected.action)
-    np.testing.assert_allclose(found.value, expected.value, atol=1e-5)
+    np.testing.assert_allclose(found.value, expected.value, *TOLERANCES[torch.float32])
 
 
 @pytest.mark.parametrize("rule", [Puct(), Gumbel()])
@@ -70,9 +70,10 @@ def test_a_search_of_a_learned_model_finds_the_same_on_every_device_with_one_wai
     model.to(device)
     search = Search.learned(model, 9, simulations=12, rule=rule)
     waits.clear()
-    found = search(observation)
+    with beside(device):
+        found = search(observation)
     np.testing.assert_array_equal(found.action, expected.action)
-    np.testing.assert_allclose(found.value, expected.value, atol=1e-5)
+    np.testing.assert_allclose(found.value, expected.value, *TOLERANCES[torch.float32])
     assert len(waits) in (0, 13)  # the root's answer, and one for each simulation
 
 
@@ -130,7 +131,7 @@ def test_rollouts_act_on_the_device_as_on_the_cpu(device):
     assert ours.keys() == expected.keys()
     if device == "cpu" or PretendedCuda.active is not None:  # a GPU draws other actions
         for key, value in expected.items():
-            np.testing.assert_allclose(ours[key], value, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(ours[key], value, *TOLERANCES[torch.float32])
 
 
 def test_an_evaluation_of_a_policy_acts_on_the_device(device):

@@ -14,6 +14,7 @@ from ai.infer import InferencerClient, RequestCancelledError, RequestError
 from ai.infer.http.formats.tensors import from_raw
 from ai.infer.transport.trees import RawTensor
 from tests import warm_python
+from tests.devices import lies_on
 from tests.infer.infer_models import Heads, Pair
 from tests.infer.waiting import wait_until
 
@@ -96,6 +97,19 @@ def test_the_callers_default_device_changes_nothing(client, model):
         replies = [client(x), *client.multi_infer([x, x]), client(x, do="same", empty=b"")]
     assert all(torch.equal(each, model(x)) for each in replies[:3])
     assert torch.equal(replies[3], x)
+
+
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+def test_what_lies_on_a_device_is_answered_there_and_weights_are_taken_from_there(inferencer, client, model, device):
+    x = torch.randn(3, 8)
+    there, wanted = x.to(device), model(x)
+    inferencer.update_params({name: value.to(device) for name, value in model.state_dict().items()})
+    replies = [client(there), client.wait_for_resp(client.infer_async(there)), *client.multi_infer([there, there])]
+    assert lies_on(replies, device)
+    assert all(torch.equal(each.cpu(), wanted) for each in replies)
+    tree = client(there, do="dict")
+    assert lies_on(tree, device)
+    assert torch.equal(tree["b"][1]["c"].cpu(), x > 0)
 
 
 def test_worker_runs_in_evaluation_mode_without_gradients(client):

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 from tests.devices import computed_on
 from tests.pretended_cuda import PretendedCuda, SyncError
+from tests.pretended_streams import StreamError
 
 
 @pytest.fixture
@@ -164,6 +166,83 @@ def test_an_event_waits_for_what_was_asked_before_it_and_no_more(cuda, x):
     assert second.tolist() == [3, 4, 5]
 
 
+RACES = {
+    "read while it is written": (lambda x: x.add_(1), lambda x: x.sum()),
+    "written while it is written": (lambda x: x.add_(1), lambda x: x.zero_()),
+    "written while it is read": (lambda x: x.sum(), lambda x: x.zero_()),
+    "copied while it is written": (lambda x: x.add_(1), lambda x: x.cpu()),
+    "filled while it is read": (lambda x: x.sum(), lambda x: x.copy_(torch.ones(2, 3).pin_memory(), non_blocking=True)),
+    "seen through a view": (lambda x: x[0].add_(1), lambda x: x.view(6).sum()),
+}
+ORDERS = {
+    "the stream": lambda side: side.wait_stream(torch.cuda.current_stream()),
+    "an event": lambda side: side.wait_event(torch.cuda.current_stream().record_event()),
+    "the event of another": lambda side: torch.cuda.current_stream().record_event().wait(side),
+    "the CPU": lambda side: torch.cuda.synchronize(),
+    "the CPU, for one stream": lambda side: torch.cuda.current_stream().synchronize(),
+    "the CPU, for an event": lambda side: torch.cuda.current_stream().record_event().synchronize(),
+}
+
+
+@pytest.mark.parametrize("name", RACES)
+def test_a_stream_that_has_not_waited_for_another_does_not_meet_its_work(name, x):
+    first, second = RACES[name]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    first(x)
+    with torch.cuda.stream(side), pytest.raises(StreamError, match=r"in stream 1 that may still be .* in stream 0"):
+        second(x)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_stream_that_has_waited_goes_on_with_the_work_of_another(order, x):
+    for first, second in RACES.values():
+        side = torch.cuda.Stream()
+        first(x)
+        ORDERS[order](side)
+        with torch.cuda.stream(side):
+            assert torch.cuda.current_stream() is side
+            second(x)
+            made = torch.ones(2, device="cuda") * 2
+        with pytest.raises(StreamError, match="that may still be"):
+            made + 1
+        torch.cuda.current_stream().wait_stream(side)
+        assert (made + 1).tolist() == [3, 3]
+
+
+def test_looking_at_memory_and_reading_it_twice_are_no_races(x):
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    x.sum()
+    with torch.cuda.stream(side):
+        x.view(6)[1:].mean()
+    torch.cuda.current_stream().wait_stream(side)
+    x.add_(1)
+    with torch.cuda.stream(side):
+        seen = x.view(6)[2:]
+        side.wait_stream(torch.cuda.default_stream())
+        seen.sum()
+
+
+def test_a_thread_that_begins_meanwhile_has_the_device_and_its_default_stream(cuda, x):
+    found = []
+
+    def work():
+        found.append((torch.cuda.current_stream() is torch.cuda.default_stream(), x.new_zeros(2).device))
+        found.append(torch.empty_like(x, device="cpu", pin_memory=True).is_pinned())
+        try:
+            x + torch.ones(3)
+        except RuntimeError as error:
+            found.append(str(error))
+
+    with torch.cuda.stream(torch.cuda.Stream()):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert found[:2] == [(True, torch.device("cuda", 0)), True]
+    assert "Expected all tensors to be on the same device" in found[2]
+
+
 def test_there_is_one_device(x):
     for asks in (
         lambda: torch.ones(2).to("cuda:1"),
@@ -176,6 +255,14 @@ def test_there_is_one_device(x):
     assert torch.ones(2).to("cuda:0").device == torch.ones(2).to(0).device == torch.ones(2).cuda(0).device == x.device
     with torch.device("cuda"):
         assert torch.ones(2).device == x.device
+
+
+def test_a_tensor_takes_other_data(x):
+    held = nn.Linear(3, 2).to("cuda").weight
+    held.data = x.double()
+    assert (held.dtype, held.requires_grad) == (torch.float64, True)
+    assert (held + 1).tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert held.data.tolist() == x.tolist()
 
 
 def test_a_gradient_lies_where_its_tensor_does(x):

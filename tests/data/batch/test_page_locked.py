@@ -45,11 +45,13 @@ def test_a_stretch_is_filled_again_only_after_the_copies_out_of_it(cuda, locked)
     assert len(locked) == 3
     waited = []
     plain = cuda.waits
-    cuda.waits = lambda why, until=None: (waited.append(until), plain(why, until))
+    cuda.waits = lambda why, clock=None: (waited.append(clock), plain(why, clock))
     there += [sent(memory, k) for k in range(3, 8)]  # the pretended device finds out what is written to too early
     del cuda.waits
     assert len(locked) == 3
-    assert waited == [1, 2, 3, 4, 5]  # each for the oldest batch alone
+    first, steps = waited[0][0], [clock[0] - waited[0][0] for clock in waited]
+    assert steps == [steps[1] * k for k in range(5)]  # each for the oldest batch alone
+    assert 0 < first < steps[1] * 3
     torch.cuda.synchronize()
     assert [int(x[0]) for x in there] == list(range(8))
 

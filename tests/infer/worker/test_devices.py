@@ -1,6 +1,7 @@
 """The model as a worker runs it, on a device."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 import ai.model as m
 from ai.infer.worker.engine import Engine
-from tests.devices import assert_close, lies_on
+from tests.devices import assert_close, beside, lies_on
 from tests.pretended_cuda import PretendedCuda
 
 
@@ -47,7 +48,9 @@ def test_a_graph_answers_as_the_model_does_at_every_size_and_of_every_weights(de
     kept = []
     for rows in (1, 4, 3, 8, 7, 9, 4):
         x = torch.randn(rows, 6, generator=rng)
-        answer = engine((x.to(device),), {})
+        with beside(device) if rows == 3 else nullcontext():
+            answer = engine((x.to(device),), {})
+        torch.cuda.synchronize()
         with torch.no_grad():
             expected = plain(x)
         assert answer["logits"].shape == (rows, 3)
