@@ -1,13 +1,9 @@
 """A default device of the user's does not reach what lies and is drawn on the CPU."""
 
-import ast
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-import ai.data
 from ai.data import Dataset, ReplayBuffer, augment
 from tests.devices import assert_close, lies_on
 
@@ -57,22 +53,3 @@ def test_batches_are_the_same_under_a_default_device(name, device):
     else:
         assert_close(found, expected)
         assert lies_on(found, "cpu" if name == "replay" else device)
-
-
-FACTORIES = {
-    "arange", "as_tensor", "empty", "eye", "full", "linspace", "normal", "ones", "rand", "randint", "randn", "randperm",
-    "tensor", "zeros",
-}  # fmt: skip
-
-
-def test_whatever_is_made_here_says_where():
-    """A call of a factory without `device` would be heard by a default device, in a path that no test above takes."""
-    silent, n_found = [], 0
-    for file in Path(ai.data.__path__[0]).rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in {f"torch.{name}" for name in FACTORIES}:
-                n_found += 1
-                if not any(given.arg in ("device", "out", None) for given in node.keywords):
-                    silent.append(f"{file}:{node.lineno}: {ast.unparse(node)}")
-    assert silent == []
-    assert n_found > 40

@@ -103,7 +103,7 @@ def _train(folder: Path | None, asynchronous: bool, more: list[Any]) -> dict[str
     from ai.train import Classify, Hook, Snapshots, Trainer, opt
 
     torch.manual_seed(0)
-    x = torch.randn(128, 64)
+    x = torch.randn(128, 64, device="cpu")
     loader = Dataset({"x": x, "y": (x[:, 0] > 0).to(torch.uint8)}).loader(16, train=True)
     model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.Dropout(0.1), torch.nn.Linear(128, 2))
     hooks = list(more)

@@ -208,7 +208,7 @@ def _ask(client: "InferencerClient", name: int, stopping: threading.Event) -> No
 
     from ai.infer import WorkerDiedError
 
-    x = torch.ones(1, 784)
+    x = torch.ones(1, 784, device="cpu")
     first: Any = None
     worker, version, n, versions = -1, -1, 0, set()
     while not stopping.is_set():
@@ -243,7 +243,7 @@ def signed_network() -> "nn.Module":
             self.net = network()
 
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            return self.net(x), torch.full((len(x),), os.getpid())
+            return self.net(x), torch.full((len(x),), os.getpid(), device=x.device)
 
     return Signed()
 

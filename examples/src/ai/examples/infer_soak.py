@@ -156,7 +156,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     client = pickle.load(sys.stdin.buffer)
-    x = torch.linspace(-1, 1, 784)[None]
+    x = torch.linspace(-1, 1, 784, device="cpu")[None]
     first, version, n = client(x), 0, 0
     pending: deque[int] = deque()
     while True:

@@ -130,7 +130,7 @@ def _in_folder(data: str, imsize: int, labelled: bool) -> ImgDataset:
 
 def _labels(dataset: Dataset) -> Tensor:
     if isinstance(dataset, ImgDataset) and isinstance(dataset.postprocess, dict) and "y" not in dataset.postprocess:
-        stored: Tensor = torch.as_tensor(dataset.data["y"])  # type: ignore[call-overload,index]
+        stored: Tensor = torch.as_tensor(dataset.data["y"], device="cpu")  # type: ignore[call-overload,index]
         return stored.long()  # as they are: the pictures need not be read
     if dataset.preprocess is not None or isinstance(dataset, ImgDataset):
         print(f"reading {len(dataset):,} samples for their classes")

@@ -60,7 +60,7 @@ def save_img_grid(path: str | os.PathLike[str], images: "Tensor | np.ndarray", n
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be text or a path of a file, got {type(path).__name__}: the path comes first")
     path = os.path.expanduser(path)
-    pixels = torch.as_tensor(images).detach().cpu()
+    pixels = torch.as_tensor(images, device="cpu").detach()
     if pixels.ndim == 3:
         pixels = pixels[:, None]
     if pixels.ndim != 4 or len(pixels) == 0 or pixels.shape[1] not in (1, 3):
@@ -74,7 +74,7 @@ def save_img_grid(path: str | os.PathLike[str], images: "Tensor | np.ndarray", n
     n, channels, height, width = pixels.shape
     columns = min(n, n_columns or round(n**0.5 + 0.499))
     rows = -(-n // columns)
-    grid = torch.zeros(rows * columns, channels, height, width, dtype=torch.uint8)
+    grid = torch.zeros(rows * columns, channels, height, width, dtype=torch.uint8, device="cpu")
     grid[:n] = pixels
     grid = grid.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
     picture = grid.reshape(rows * height, columns * width, channels).numpy()

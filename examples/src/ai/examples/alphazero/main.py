@@ -331,7 +331,7 @@ class Wrap:
         """Returns the evaluator."""
         if self.precision is None:
             return NetEvaluator(model)
-        board = torch.zeros(128, *self.observation_shape)
+        board = torch.zeros(128, *self.observation_shape, device="cpu")
         return NetEvaluator.tuned(model, board, allow_bf16=True, seconds=0.05)
 
 

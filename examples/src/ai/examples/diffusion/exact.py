@@ -34,14 +34,15 @@ class GaussianMixture:
     """
 
     def __init__(self, centres: Sequence[Sequence[float]] | Tensor, std: float, weights: Sequence[float] | None = None):
-        self.centres = torch.as_tensor(centres, dtype=torch.float64)
+        self.centres = torch.as_tensor(centres, dtype=torch.float64, device="cpu")
         if self.centres.ndim != 2:
             raise ValueError(f"centres must have shape (components, dimensions), not {tuple(self.centres.shape)}")
         if not std > 0:
             raise ValueError(f"std must be positive, not {std}")
         n = len(self.centres)
         self.std = float(std)
-        self.weights = torch.as_tensor(weights if weights is not None else [1 / n] * n, dtype=torch.float64)
+        weights = weights if weights is not None else [1 / n] * n
+        self.weights = torch.as_tensor(weights, dtype=torch.float64, device="cpu")
         if self.weights.shape != (n,) or (self.weights < 0).any() or abs(self.weights.sum().item() - 1) > 1e-9:
             raise ValueError(f"weights must be {n} probabilities that sum to 1, not {self.weights.tolist()}")
 
@@ -54,14 +55,14 @@ class GaussianMixture:
     def covariance(self) -> Tensor:
         """`(D, D)`, the covariance of the data."""
         centred = self.centres - self.mean
-        within = self.std**2 * torch.eye(centred.shape[1], dtype=torch.float64)
+        within = self.std**2 * torch.eye(centred.shape[1], dtype=torch.float64, device="cpu")
         return within + (centred * self.weights[:, None]).T @ centred
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         """Draws `(n, D)` points of data."""
         generator = torch.Generator().manual_seed(seed)
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        noise = torch.randn(n, self.centres.shape[1], generator=generator, dtype=torch.float64)
+        noise = torch.randn(n, self.centres.shape[1], generator=generator, dtype=torch.float64, device="cpu")
         return self.centres[component] + self.std * noise
 
     def log_density(self, x: Tensor, sigma: float | Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def drawn(
     n = n or (2000 if len(model.shape) == 1 else 80)
     n_classes = cast(MLP | UNet, model.net).condition.n_classes
     if labels is None and n_classes:
-        labels = torch.arange(n) % n_classes
+        labels = torch.arange(n, device="cpu") % n_classes
     if labels is not None:
         labels = labels.to(config.device)
     return model.sample(

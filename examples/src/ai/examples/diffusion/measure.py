@@ -70,7 +70,7 @@ def digits_task(dataset: Dataset, imsize: int, sample: Sampler, *, conditional: 
     """
     judge = digits_classifier(imsize)
     real = dataset.sample(len(dataset))["x"]
-    asked = torch.arange(n) % 10
+    asked = torch.arange(n, device="cpu") % 10
 
     def draw(model: nn.Module, n: int) -> Tensor:
         return sample(model, n, asked[:n] if conditional else None).cpu().clamp(-1, 1)

@@ -86,7 +86,7 @@ class Alphabet:
 
     def encode(self, text: str) -> Tensor:
         """Returns `(len(text),)` int64 numbers; characters outside the alphabet become 0."""
-        return torch.tensor([self._codes.get(character, 0) for character in text], dtype=torch.int64)
+        return torch.tensor([self._codes.get(character, 0) for character in text], dtype=torch.int64, device="cpu")
 
     def decode(self, codes: list[int] | Tensor) -> str:
         """Returns the text of a sequence of numbers."""

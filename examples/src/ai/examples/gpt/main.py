@@ -122,7 +122,7 @@ def windows(codes: Tensor, context: int, *, stride: int = 1) -> Dataset:
         there, offsets = on[starts.device]
         return there[starts[:, None] + offsets]
 
-    return Dataset(torch.arange(0, len(codes) - context, stride), postprocess=gather)
+    return Dataset(torch.arange(0, len(codes) - context, stride, device="cpu"), postprocess=gather)
 
 
 def run(config: Config, dataset: str | Corpus | None = None) -> dict[str, float]:

@@ -45,7 +45,7 @@ def bits_per_character(
         for start in starts[first : first + batch_size]:
             end = min(start + context, n_targets)
             begin = max(end - context, 0)  # the last window is moved back rather than cut
-            windows.append(torch.arange(begin, min(begin + context, n_targets)))
+            windows.append(torch.arange(begin, min(begin + context, n_targets), device="cpu"))
             fresh.append(end - max(counted, begin))
             counted = end
         at = torch.stack(windows)

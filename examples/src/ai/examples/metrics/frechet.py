@@ -77,7 +77,7 @@ def split_distance(features: Tensor, *, n_splits: int = 5, seed: int = 0) -> flo
     generator = torch.Generator().manual_seed(seed)
     total = 0.0
     for _ in range(n_splits):
-        first, second = features[torch.randperm(len(features), generator=generator)].chunk(2)
+        first, second = features[torch.randperm(len(features), generator=generator, device="cpu")].chunk(2)
         total += frechet_distance(Statistics.of(first), Statistics.of(second))
     return total / n_splits
 

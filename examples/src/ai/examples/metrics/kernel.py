@@ -41,7 +41,7 @@ def kernel_distance(
 
 
 def _draw(features: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    return features[torch.randperm(len(features), generator=generator)[:size]]
+    return features[torch.randperm(len(features), generator=generator, device="cpu")[:size]]
 
 
 def _discrepancy(x: Tensor, y: Tensor) -> Tensor:

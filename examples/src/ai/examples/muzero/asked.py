@@ -38,11 +38,11 @@ class Asked:
 
     def initial(self, observation: Any) -> Any:
         """Returns embedding, logits and value of a root."""
-        return self.node(torch.as_tensor(observation))
+        return self.node(torch.as_tensor(observation, device="cpu"))
 
     def recurrent(self, embedding: Any, action: Any) -> Any:
         """Returns the next embedding, reward, discount, logits and value."""
-        return self.node(embedding, torch.as_tensor(action))
+        return self.node(embedding, torch.as_tensor(action, device="cpu"))
 
     def update_params(self, state_dict: Mapping[str, Tensor], version: int) -> None:
         """Takes the learned model's parameters."""

@@ -42,7 +42,7 @@ def from_published(state: Mapping[str, Tensor]) -> Generator | Discriminator:
         raise ValueError(f"state lacks names of StyleGAN2: {', '.join(missing)}")
     if unknown := sorted(state.keys() - names.keys()):
         raise ValueError(f"state has names that StyleGAN2 does not: {', '.join(unknown)}")
-    loaded = {"path_mean": torch.zeros(())} if is_generator else {}
+    loaded = {"path_mean": torch.zeros((), device="cpu")} if is_generator else {}
     for published, name in names.items():
         value = state[published]
         if value.numel() != ours[name].numel():

@@ -166,7 +166,7 @@ class StyleGAN2Loss:
             return images
         if draws.device.type != "cpu":  # to read a seed that is drawn there would be to wait
             return self.augment(images, draws)
-        seed = int(torch.randint(2**62, (), generator=draws))
+        seed = int(torch.randint(2**62, (), generator=draws, device="cpu"))
         return self.augment(images, torch.Generator().manual_seed(seed))
 
 

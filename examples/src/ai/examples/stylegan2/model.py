@@ -102,10 +102,10 @@ class Generator(m.Model):
         training = self.training
         self.eval()
         draws = torch.Generator().manual_seed(seed)
-        z = torch.randn(n, self.z_dim, generator=draws).to(self.mapping.w_avg)
+        z = torch.randn(n, self.z_dim, generator=draws, device="cpu").to(self.mapping.w_avg)
         label = None
         if self.n_classes:
-            label = torch.randint(self.n_classes, (n,), generator=draws).to(z.device)
+            label = torch.randint(self.n_classes, (n,), generator=draws, device="cpu").to(z.device)
         self.mapping.w_avg.copy_(self.mapping(z, label)[:, 0].mean(0))
         self.train(training)
 

@@ -86,7 +86,8 @@ def styles(generator: Generator, seeds: Sequence[int], *, truncation: float = 1.
     if label is not None and not 0 <= label < generator.n_classes:
         known = f"lie in [0, {generator.n_classes})" if generator.n_classes else "be left out: the generator knows none"
         raise ValueError(f"label must {known}, got {label}")
-    z = torch.stack([torch.randn(generator.z_dim, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+    z = torch.stack([torch.randn(generator.z_dim, generator=each, device="cpu") for each in draws])
     labels = None if label is None else torch.full((len(z),), label, device=device)
     return generator.styles(z.to(device), labels, truncation=truncation)
 

@@ -48,7 +48,7 @@ def noise_levels(
     table = table[(table >= sigma_min) & (table <= sigma_max)]
     if steps > len(table):
         raise ValueError(f"steps ({steps}) must be at most {len(table)}, the levels of {schedule!r} within the bounds")
-    places = torch.linspace(len(table) - 1, 0, steps).round().long()
+    places = torch.linspace(len(table) - 1, 0, steps, device="cpu").round().long()
     return [*table[places].tolist(), 0.0]
 
 
