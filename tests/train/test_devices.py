@@ -3,13 +3,14 @@
 import copy
 from inspect import signature
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import ai.model as m
 import ai.train
-from ai.data import ReplayBuffer
+from ai.data import Datagen, ReplayBuffer
 from ai.examples.muzero.model import Model as World2
 from ai.train import (
     DQN,
@@ -32,6 +33,7 @@ from ai.train import (
     NonFiniteError,
     Reconstruct,
     Regress,
+    RLTrainer,
     Snapshots,
     Support,
     Trainer,
@@ -41,23 +43,24 @@ from ai.train import (
 )
 from ai.train.engine.update import Update
 from ai.train.saving.host_copies import HostCopies
-from tests.devices import assert_close, lies_on
+from ai.train.snapshot import load_model_state
+from tests.devices import approximately, assert_close, beside, lies_on
 from tests.pretended_cuda import PretendedCuda
 
 N_STEPS = 5
 
 
 class Silent(HookInterface):
-    """Logs nothing, and lets nothing wait from the second step to the last but one."""
+    """Logs nothing, and lets nothing wait from the second step (or the one after `first`) to the last but one."""
 
-    def __init__(self, no_sync):
-        self.no_sync, self.entered = no_sync, None
+    def __init__(self, no_sync, first=0):
+        self.no_sync, self.first, self.entered = no_sync, first, None
 
     def step(self, step):
-        if step == 1:
+        if step == self.first + 1:
             self.entered = self.no_sync()
             self.entered.__enter__()
-        if step == N_STEPS - 1:
+        if step == self.first + N_STEPS - 1:
             self.leave()
 
     def wants_log(self, step):
@@ -117,6 +120,87 @@ def test_a_silent_step_waits_for_nothing_and_learns_what_the_cpu_learns(name, de
     if device == "cpu" or close == torch.float32 or PretendedCuda.active is not None:
         assert_close(list(model.parameters()), list(expected.parameters()), close)
     assert lies_on(dict(model.state_dict()), device)
+
+
+class Counted:
+    """A metric that waits for the device at each batch."""
+
+    def __init__(self):
+        self.n = 0
+
+    def update(self, chances, classes):
+        self.n += int(classes.numel() * (chances.sum() > 0).item())
+
+    def compute(self):
+        return torch.tensor(float(self.n))
+
+    def reset(self):
+        self.n = 0
+
+
+def test_what_a_hook_and_an_environment_measure_costs_a_silent_step_nothing(device, no_sync, tmp_path):
+    lines = {}
+    hook = Hook(
+        log=lambda step, values: lines.setdefault(step, {}).update(values),
+        val_data=batches(device, n=2),
+        val_interval=N_STEPS,
+        task=lambda model, step: {"weight": model.net[0].weight.mean()},
+        task_interval=N_STEPS,
+        snapshots=Snapshots(tmp_path),
+        save_interval=N_STEPS,
+        stopper=lambda step, metrics: False,
+    )
+    model = net().to(device)
+    trainer = Trainer(Classify(top_k=(2,), metrics={"counted": Counted()}), batches(device), ema=0.9, on_nan="skip")
+    trainer.train(model, opt.adam(model), [Silent(no_sync), hook], steplimit=N_STEPS)
+    assert set(lines) == {0, N_STEPS - 1, N_STEPS}  # the first step, the last, and what was measured after it
+    assert lines[N_STEPS]["val_counted"] == 16
+
+
+class Playing:
+    """A source of episodes of eight steps."""
+
+    def start(self, seed, worker):
+        self.rng, self.versions = np.random.default_rng(seed), []
+
+    def update_params(self, state_dict, version):
+        self.versions.append(version)
+
+    def __next__(self):
+        policy = np.full((8, 3), 1 / 3, np.float32)
+        made = {"obs": self.rng.normal(size=(9, 6)).astype(np.float32), "action": np.zeros(8, np.int64)}
+        return made | {"reward": np.ones(8, np.float32), "policy": policy, "value": np.zeros(8, np.float32)}
+
+
+def test_a_silent_step_of_data_that_the_model_plays_waits_for_nothing_and_learns_what_the_cpu_learns(device, no_sync):
+    def learn(device, hook):
+        torch.manual_seed(0)
+        model, source = Pair().to(device), Playing()
+        data = Datagen(source).loader(16, device, n_workers=0, buffer=ReplayBuffer(64, n_step=1), replay_ratio=8)
+        trainer = RLTrainer(RL(entropy=0.1), data, push_interval=N_STEPS - 1, push_ema=True, ema=0.5)
+        trainer.train(model, opt.adam(model, lr=0.05), hook, steplimit=N_STEPS)
+        assert source.versions == [1, 2]  # before the first step and the last
+        return list(model.parameters())
+
+    found = learn(device, Silent(no_sync))
+    assert lies_on(found, device)
+    assert_close(found, learn("cpu", None))
+
+
+def test_a_run_in_a_stream_of_its_own_learns_and_saves_what_one_in_the_default_stream_does(device, tmp_path):
+    def learn(folder):
+        hook = Hook(snapshots=Snapshots(tmp_path / folder), save_interval=2, log_interval=2)
+        return list(trained(device, hook, ema=0.9, precision="bf16", on_nan="skip", accumulate=2)[0].parameters())
+
+    expected = learn("default")
+    with beside(device):
+        found = learn("beside")
+        assert_close(found, expected, torch.bfloat16)
+    for name in ("model", "ema"):
+        ours, theirs = (
+            load_model_state(tmp_path / f / f"{N_STEPS:09d}", ema=name == "ema") for f in ("beside", "default")
+        )
+        assert_close(ours, theirs, torch.bfloat16)
 
 
 SILENT = {name: make for name, make in opt.FACTORIES.items() if name != "adafactor"}  # torch's own reads its norms
@@ -186,7 +270,7 @@ def test_a_logged_step_reads_the_same_numbers_on_every_device(accumulate, device
     ours, expected = numbers(device), numbers("cpu")
     assert ours.keys() == expected.keys()
     for step, line in expected.items():
-        assert ours[step] == pytest.approx(line, rel=1e-4, abs=1e-5)
+        assert ours[step] == approximately(line)
         assert "val_accuracy" in line or "accuracy" in line
 
 
@@ -491,7 +575,7 @@ def test_an_environment_loses_on_the_device_what_it_loses_on_the_cpu(name, devic
         value.backward()
     assert lies_on(value, device)
     if device == "cpu" or name not in DRAWS or PretendedCuda.active is not None:
-        assert float(value.detach()) == pytest.approx(expected, rel=1e-4)
+        assert float(value.detach()) == approximately(expected)
     assert lies_on([p.grad for p in model.parameters() if p.grad is not None], device)
 
 
@@ -519,8 +603,6 @@ def test_a_silent_round_of_several_models_waits_for_nothing(name, precision, dev
 
 
 def test_muzeros_priorities_reach_the_buffer_without_a_wait_in_the_step(device, no_sync):
-    import numpy as np
-
     buffer = ReplayBuffer(64, alpha=1.0, unroll=2, n_step=2, seed=0)
     rng = np.random.default_rng(0)
     for _ in range(3):
@@ -557,6 +639,21 @@ def test_a_snapshot_of_a_device_resumes_there_and_on_the_cpu(device, tmp_path):
     (tmp_path / "000000005").rename(tmp_path / "third")
     (tmp_path / "000000004").rename(tmp_path / "fourth")
     assert_close(run("cpu", 5, True), whole)
+
+
+@pytest.mark.parametrize("make", [opt.sgd, opt.adam])
+def test_a_snapshot_of_the_cpu_goes_on_with_the_devices_own_kernels(make, device, no_sync, tmp_path):
+    def run(device, folder, steplimit, *more):
+        model = net().to(device)
+        optimizer = make(model, lr=0.05) if make is opt.adam else make(model, lr=0.05, momentum=0.9)
+        hook = Hook(snapshots=Snapshots(tmp_path / folder), resume=True, log_interval=None)
+        Trainer(Classify(), batches(device)).train(model, optimizer, [hook, *more], steplimit=steplimit)
+        return model, optimizer
+
+    run("cpu", "resumed", 2)
+    model, optimizer = run(device, "resumed", 2 + N_STEPS, Silent(no_sync, first=2))
+    assert bool(optimizer.param_groups[0]["fused"]) == (device == "cuda" or make is opt.adam)
+    assert_close(list(model.parameters()), list(run("cpu", "whole", 2 + N_STEPS)[0].parameters()))
 
 
 def test_copies_for_a_snapshot_are_whole_when_they_are_handed_out(device):

@@ -249,28 +249,26 @@ def test_another_class_of_optimizer_and_other_groups_are_refused_in_one_sentence
 def test_whose_learning_rate_holds_after_a_resume_is_said_and_chosen(
     way, settings, how, net, batches, tmp_path, capsys
 ):
-    def optimizer_of(model, lr, momentum):
-        return opt.sgd(model, lr=lr, momentum=momentum)
+    def optimizer_of(model, lr, momentum, maximize=False):
+        return opt.sgd(model, lr=lr, momentum=momentum, maximize=maximize)
 
-    model = net()
+    names, model = ("lr", "momentum", "maximize"), net()
     Trainer(env, batches(20)).train(
         model, optimizer_of(model, 0.1, 0.9), Hook(snapshots=Snapshots(tmp_path)), steplimit=2, schedule=how
     )
     model = net()
-    optimizer = optimizer_of(model, 0.02, 0.5)
+    optimizer = optimizer_of(model, 0.02, 0.5, maximize=True)
     hook, step = [], 0
     if way == "hook":
         hook = Hook(snapshots=Snapshots(tmp_path), resume=True, settings=settings)
     else:
         step = snapshot.restore(tmp_path, model, optimizer, settings=settings)
     seen = []
-    optimizer.register_step_pre_hook(
-        lambda o, *_: seen.append((o.param_groups[0]["lr"], o.param_groups[0]["momentum"]))
-    )
+    optimizer.register_step_pre_hook(lambda o, *_: seen.append([o.param_groups[0][name] for name in names]))
     Trainer(env, batches(20)).train(model, optimizer, hook, step=step, steplimit=3, schedule=how)
-    lr, momentum = (0.1, 0.9) if settings == "snapshot" else (0.02, 0.5)
-    assert seen == [(lr * (0.5 if how else 1.0), momentum)]
-    said = "not the script's: lr 0.1, not 0.02; momentum 0.9, not 0.5 (settings='script' takes the script's)"
+    lr, *others = (0.1, 0.9, False) if settings == "snapshot" else (0.02, 0.5, True)
+    assert seen == [[lr * (0.5 if how else 1.0), *others]]
+    said = "not the script's: lr 0.1, not 0.02; maximize False, not True; momentum 0.9, not 0.5 (settings='script'"
     assert (said in capsys.readouterr().err) == (settings == "snapshot")
 
 

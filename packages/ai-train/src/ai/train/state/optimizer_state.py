@@ -8,7 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 _BOOKKEEPING = ("params", "param_names", "initial_lr")
-_HOW_COMPUTED = ("fused", "foreach", "capturable", "differentiable", "maximize")
+_HOW_COMPUTED = ("fused", "foreach", "capturable", "differentiable")
 
 
 Settings = list[dict[str, Any]]
@@ -40,8 +40,21 @@ def load_optimizer(key: str, optimizer: Optimizer, state: Mapping[str, Any], kin
             f"{saved_sizes}: build it with the same groups"
         )
     script = optimizer_settings(optimizer)
-    optimizer.load_state_dict(dict(state))
+    optimizer.load_state_dict(_computed_here(optimizer, state))
     choose_settings(key, optimizer, script, settings)
+
+
+def _computed_here(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state for kernels such as the optimiser was made with: it may have been saved on another kind of device."""
+    if "parts" in state:  # of several together, which say so themselves where there are more or fewer
+        parts = zip(getattr(optimizer, "optimizers", ()), state["parts"], strict=False)
+        made = [_computed_here(one, part) for one, part in parts]
+        return {**state, "parts": made + state["parts"][len(made) :]}
+    groups = [
+        saved | {name: own[name] for name in _HOW_COMPUTED if name in own}
+        for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
+    ]
+    return {**state, "param_groups": groups}
 
 
 def check_settings(settings: str) -> None:
