@@ -129,6 +129,7 @@ def test_options_are_checked():
     for arguments, error, message in [
         ((lambda x: x,), TypeError, r"model must be a torch.nn.Module, not function"),
         ((model, "tpu9"), ValueError, r"device must be one that torch knows, not 'tpu9'"),
+        ((model, ["cpu", None]), ValueError, "device must be one that torch knows, not None"),
         ((model, "cuda:99"), ValueError, r"device \(cuda:99\) must be there, and this machine has \d+ of CUDA"),
         ((model, []), ValueError, r"device must name at least one device, not an empty list"),
         ((model, "cpu", 0), ValueError, r"batch_size must be a number of rows from 1, or 'auto', not 0"),

@@ -100,6 +100,17 @@ def test_saved_weights_come_back_on_the_device(device, tmp_path):
     assert lies_on(dict(other.state_dict()), device)
 
 
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_a_device_that_is_not_there_is_named_and_not_taken_for_a_fault_of_the_file(ending, tmp_path):
+    m.save_state({"x": torch.ones(2)}, path := tmp_path / f"x.{ending}")
+    for device, what in (("warp", "is there, not 'warp': [A-Z]"), ("cuda:99", "is there, not 'cuda:99': [A-Z]")):
+        with pytest.raises(ValueError, match=f"^device must be one that {what}"):
+            m.load_state(path, device)
+    with pytest.raises(ValueError, match=r"^device must be one that torch knows, such as 'cpu' or 'cuda:1', not None$"):
+        m.load_state(path, None)
+    assert m.load_state(path, "meta")["x"].is_meta
+
+
 class Denoiser(torch.nn.Module):
     def __init__(self):
         super().__init__()

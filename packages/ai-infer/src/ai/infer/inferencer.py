@@ -315,6 +315,8 @@ def _devices(device: str | torch.device | Sequence[str | torch.device], replicas
             each = torch.device(name)
         except RuntimeError as error:
             raise ValueError(f"device must be one that torch knows, not {name!r}: {error}") from None
+        except TypeError:  # whose text lists what torch.device takes
+            raise ValueError(f"device must be one that torch knows, not {name!r}") from None
         if each.type == "cuda" and (each.index or 0) >= torch.cuda.device_count():
             raise ValueError(f"device ({name}) must be there, and this machine has {torch.cuda.device_count()} of CUDA")
         if each.type == "mps" and not torch.backends.mps.is_available():

@@ -109,7 +109,8 @@ def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, 
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file holds something else than tensors by name, is damaged, or is a pickle that would run code.
+        ValueError: The file holds something else than tensors by name, is damaged, or is a pickle that would run code;
+            or the device is none of this machine's.
 
     Example:
         >>> import tempfile
@@ -121,12 +122,13 @@ def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, 
     path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"path ({path}) must be a file of weights, and there is none")
+    where = _there(device)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(path, "pt", device=str(device)) as file:
-                state = {name: file.get_tensor(name) for name in file.keys()}  # it is no dict
+            with safe_open(path, "pt", device="cpu" if where.type == "meta" else str(where)) as file:
+                state = {name: file.get_tensor(name).to(where) for name in file.keys()}  # it is no dict
                 extra = json.loads((file.metadata() or {}).get(_EXTRA, "[]"))
         except SafetensorError as error:
             raise ValueError(f"path ({path}) must be a whole safetensors file: {error}") from error
@@ -134,7 +136,9 @@ def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch wonders at foreign pickles before it refuses them
-            state = torch.load(path, map_location=device, weights_only=True)
+            state = torch.load(path, map_location=where, weights_only=True)
+    except torch.OutOfMemoryError:  # of the device
+        raise
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"path ({path}) must hold tensors by name and nothing that runs code: {reason}") from error
@@ -143,6 +147,18 @@ def load_state(path: PathLike, device: torch.device | str = "cpu") -> dict[str, 
     ):
         raise ValueError(f"path ({path}) must hold a dict of tensors by name, got {type(state).__name__}")
     return state
+
+
+def _there(device: Any) -> torch.device:
+    """Returns the device, where this machine has it: what fails later is said to be the file."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except TypeError:
+        raise ValueError(f"device must be one that torch knows, such as 'cpu' or 'cuda:1', not {device!r}") from None
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise ValueError(f"device must be one that is there, not {device!r}: {str(error).splitlines()[0]}") from None
+    return found
 
 
 def load_into(module: nn.Module, state: Mapping[str, Any], *, strict: bool = True, source: str = "state") -> list[str]:
