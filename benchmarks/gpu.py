@@ -28,7 +28,7 @@ from typing import Any
 
 # Seconds, together 480. First what was never measured as it is now: how near a loader comes to the copy's limit.
 LIMITS = {"loading": 60, "tests": 90, "training": 180, "selfplay": 60, "inference": 60, "saving": 30}
-DRY = 600  # for each part of a dry run, which leaves nothing out: a slow machine is no fault
+DRY = 600  # for each part and row of a dry run, which leaves nothing out: a slow machine is no fault
 ON_REQUEST = {"recipe": 400, "pong": 360}
 MODULES = {"tests": "checks", "recipe": "selfplay", "pong": "frames"}
 GRACE = 15  # seconds that a part may take to end
@@ -120,7 +120,7 @@ def measure(part: str, args: argparse.Namespace, until: float) -> None:
                     continue
                 write(job.name, {"error": "did not end"})  # which the row replaces
                 try:
-                    with ended_after(None if args.quick else 2 * job.seconds):
+                    with ended_after(DRY if args.quick else 2 * job.seconds):
                         row = job.run()
                 except Exception as error:
                     write(job.name, {"error": told(error)})
@@ -134,17 +134,15 @@ def measure(part: str, args: argparse.Namespace, until: float) -> None:
 
 
 @contextmanager
-def ended_after(seconds: float | None) -> Iterator[None]:
+def ended_after(seconds: float) -> Iterator[None]:
     """Ends this process if the block takes longer, whatever it is waiting for."""
-    timer = None if seconds is None else threading.Timer(seconds, os._exit, [LOST])
-    if timer is not None:
-        timer.daemon = True
-        timer.start()
+    timer = threading.Timer(seconds, os._exit, [LOST])
+    timer.daemon = True
+    timer.start()
     try:
         yield
     finally:
-        if timer is not None:
-            timer.cancel()
+        timer.cancel()
 
 
 def told(error: Exception) -> str:
@@ -186,7 +184,10 @@ def report(args: argparse.Namespace, description: dict[str, Any], troubles: dict
     parts = {part: read(args, part) for part in args.parts}
     whole = {"machine": description, "quick": args.quick, "troubles": troubles, "parts": parts}
     (args.out / "gpu.json").write_text(json.dumps(whole, indent=1))
-    text = ["# On a device", "", ", ".join(f"{key} {value}" for key, value in description.items()) + ".", ""]
+    name = description.get("name", description["device"])
+    text = [f"# On {name}", "", ", ".join(f"{key} {value}" for key, value in description.items()) + ".", ""]
+    if not description["device"].startswith("cuda"):
+        text += ["Nothing here was measured on a GPU.", ""]
     if args.quick:
         text += ["A dry run: models of nothing, whose numbers say nothing.", ""]
     for part, rows in parts.items():

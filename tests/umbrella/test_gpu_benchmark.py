@@ -134,3 +134,14 @@ def test_a_dry_run_leaves_nothing_out_because_the_machine_is_slow(gpu, monkeypat
     assert gpu.main() == 0
     assert left.keys() == gpu.LIMITS.keys()
     assert min(left.values()) > 500
+
+
+@pytest.mark.parametrize(("device", "is_a_gpu"), [("cpu", False), ("cuda", True), ("mps", False)])
+def test_no_number_of_another_device_is_taken_for_one_of_a_gpu(gpu, monkeypatch, tmp_path, device, is_a_gpu):
+    monkeypatch.setattr(gpu, "measure", lambda part, args, until: None)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--quick", "--device", device, "--out", str(tmp_path / "out")])
+    assert gpu.main() == 0
+    text = (tmp_path / "out" / "gpu.md").read_text()
+    assert text.startswith(f"# On {device}\n")
+    assert ("Nothing here was measured on a GPU." in text) != is_a_gpu
+    assert "A dry run: models of nothing, whose numbers say nothing." in text
