@@ -57,19 +57,19 @@ def test_the_exact_network_makes_the_model_the_exact_denoiser(on_device):
 
 
 @pytest.mark.slow
-def test_moments_of_heun_samples_are_those_of_the_data_within_one_percent():
+def test_moments_of_heun_samples_are_those_of_the_data_within_one_percent(on_device):
     """The spread is 5 % too wide at 20 steps, and 0.4 % at 60: the sampler's own error, not the model's."""
-    x = exact_model(MIXTURE).sample(60_000, steps=64, seed=0)
+    x = on_device(exact_model(MIXTURE).sample)(60_000, steps=64, seed=0)
     scale = MIXTURE.covariance.max().item()
     torch.testing.assert_close(x.mean(0), MIXTURE.mean, atol=0.01 * math.sqrt(scale), rtol=0)
     torch.testing.assert_close(x.T.cov(), MIXTURE.covariance, atol=0.01 * scale, rtol=0)
 
 
-def test_a_gaussian_follows_its_straight_path():
+def test_a_gaussian_follows_its_straight_path(on_device):
     """For one Gaussian the flow is x(0) = x(T) s / √(s² + T²): every sample is a known multiple of its noise."""
     std, sigma_max = 0.3, 80.0
     model = exact_model(gaussian(std))
-    frames = model.sample(100, steps=200, seed=0, frames=True)
+    frames = on_device(model.sample)(100, steps=200, seed=0, frames=True)
     expected = frames[0] * std / math.sqrt(std**2 + sigma_max**2)
     torch.testing.assert_close(frames[-1], expected, rtol=2e-3, atol=2e-3 * std)
 
@@ -125,8 +125,8 @@ def test_ddim_steps_keep_the_predicted_noise():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "steps"), [("heun", 40), ("ddim", 80), ("dpmpp_2m", 40), ("ddpm", 120)])
-def test_every_sampler_finds_the_components_in_their_proportions(sampler, steps):
-    x = exact_model(MIXTURE).sample(20_000, steps=steps, seed=0, sampler=sampler)
+def test_every_sampler_finds_the_components_in_their_proportions(sampler, steps, on_device):
+    x = on_device(exact_model(MIXTURE).sample)(20_000, steps=steps, seed=0, sampler=sampler)
     nearest = torch.cdist(x, MIXTURE.centres).argmin(1)
     shares = torch.bincount(nearest, minlength=3) / len(x)
     torch.testing.assert_close(shares.double(), MIXTURE.weights, atol=0.012, rtol=0)

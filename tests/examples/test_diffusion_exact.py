@@ -26,14 +26,15 @@ def test_density_is_the_textbook_sum(on_device):
     assert on_device(MIXTURE.log_density)(x, sigma).exp().item() == pytest.approx(density, rel=1e-6)
 
 
-def test_denoiser_is_the_posterior_mean_of_the_data():
+def test_denoiser_is_the_posterior_mean_of_the_data(on_device):
     """Integrates the posterior over a grid of clean points."""
     mixture, sigma, x = GaussianMixture([[-1.0], [0.7]], std=0.2, weights=[0.4, 0.6]), 0.5, 0.1
     clean = torch.linspace(-6, 6, 200_001, dtype=torch.float64)[:, None]
-    prior = mixture.log_density(clean, 0.0).exp()
+    prior = on_device(mixture.log_density)(clean, 0.0).exp()
     posterior = prior * torch.exp(-((x - clean[:, 0]) ** 2) / (2 * sigma**2))
     expected = (posterior * clean[:, 0]).sum() / posterior.sum()
-    assert mixture.denoise(torch.tensor([[x]], dtype=torch.float64), sigma).item() == pytest.approx(expected.item())
+    found = on_device(mixture.denoise)(torch.tensor([[x]], dtype=torch.float64), sigma)
+    assert found.item() == pytest.approx(expected.item())
 
 
 def test_moments_agree_with_samples():

@@ -112,9 +112,9 @@ def test_top_k_draws_from_the_k_most_probable(on_device):
     assert set(drawn.tolist()) == best
 
 
-def test_the_race_by_which_a_gpu_draws_follows_the_probabilities_and_takes_no_code_of_no_chance(monkeypatch):
+def test_the_race_by_which_a_gpu_draws_follows_the_probabilities_and_takes_no_code_of_no_chance(monkeypatch, on_device):
     p = torch.tensor([0.0, 0.1, 0.0, 0.6, 0.3])
-    drawn = _race(p.expand(20_000, -1), torch.Generator().manual_seed(0))[:, 0]
+    drawn = on_device(_race)(p.expand(20_000, -1), torch.Generator().manual_seed(0))[:, 0]
     torch.testing.assert_close(torch.bincount(drawn, minlength=5) / 20_000, p, atol=0.01, rtol=0)
     monkeypatch.setattr(torch.Tensor, "exponential_", lambda self, generator=None: self.zero_())  # as some devices draw
     assert _race(p[None], None).tolist() == [[3]]
@@ -146,10 +146,10 @@ def test_every_parameter_gets_a_gradient(positions, on_device):
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
 
 
-def test_the_first_loss_is_that_of_a_uniform_guess():
+def test_the_first_loss_is_that_of_a_uniform_guess(on_device):
     model = Model(100, context=32, dim=128, depth=4, num_heads=4).init(seed=0)
     batch = torch.randint(0, 100, (8, 33), generator=torch.Generator().manual_seed(0))
-    assert NextCharacter()(model, batch, 0).item() == pytest.approx(math.log(100), abs=0.15)
+    assert on_device(NextCharacter())(model, batch, 0).item() == pytest.approx(math.log(100), abs=0.15)
 
 
 def test_the_loss_is_of_each_code_given_those_before_it(on_device):

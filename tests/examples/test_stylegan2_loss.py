@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -80,14 +81,16 @@ def test_r1_is_added_lazily_and_weighted_by_its_interval(networks, step, due, on
     torch.testing.assert_close(whole - bare, due * gamma / 2 * 16 * r1)
 
 
-def test_r1_reaches_the_weights_through_the_second_derivative(networks):
+def test_r1_reaches_the_weights_through_the_second_derivative(networks, on_device):
     """The gradient of R1 with respect to a weight, against central differences."""
     discriminator, x = networks["d"], images(2)
     weight = next(p for name, p in discriminator.named_parameters() if p.ndim == 4)
 
-    def r1():
+    def penalty(discriminator, x):
         leaf = x.clone().requires_grad_()
         return r1_penalty(discriminator(leaf), leaf)
+
+    r1 = partial(on_device(penalty), discriminator, x)
 
     (gradient,) = torch.autograd.grad(r1(), weight)
     index = gradient.abs().flatten().argmax()
@@ -151,10 +154,10 @@ def test_every_generator_parameter_learns_with_and_without_the_path_penalty(netw
         assert still == []
 
 
-def test_style_mixing_switches_latent_at_one_crossover(networks):
+def test_style_mixing_switches_latent_at_one_crossover(networks, on_device):
     generator, n = networks["g"], 400
     draws = torch.Generator().manual_seed(0)
-    w = plain(style_mixing=0.75).styles(generator, n, None, draws)
+    w = on_device(plain(style_mixing=0.75).styles)(generator, n, None, draws)
     changes = (w[:, 1:] != w[:, :-1]).any(2)
     assert changes.sum(1).max() == 1
     assert changes.any(1).double().mean().item() == pytest.approx(0.75, abs=0.07)

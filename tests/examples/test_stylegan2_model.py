@@ -115,13 +115,14 @@ def test_a_fresh_generator_has_images_and_styles_of_order_one():
     assert 0.1 < generator(z).std() < 5
 
 
-def test_conditional_networks_depend_on_every_input():
+def test_conditional_networks_depend_on_every_input(on_device):
     generator, discriminator = tiny_generator(n_classes=3), Discriminator(n_classes=3, **TINY).init(seed=1)
     z = latents(1).float()
-    first, second = (generator(z, torch.tensor([k])) for k in (0, 1))
+    judge = on_device(discriminator)
+    first, second = (on_device(generator)(z, torch.tensor([k])) for k in (0, 1))
     assert not torch.allclose(first, second)
-    assert not torch.allclose(discriminator(first, torch.tensor([0])), discriminator(first, torch.tensor([1])))
-    assert not torch.allclose(discriminator(first, torch.tensor([0])), discriminator(second, torch.tensor([0])))
+    assert not torch.allclose(judge(first, torch.tensor([0])), judge(first, torch.tensor([1])))
+    assert not torch.allclose(judge(first, torch.tensor([0])), judge(second, torch.tensor([0])))
 
 
 def test_every_style_input_reaches_the_image(on_device):
@@ -133,13 +134,13 @@ def test_every_style_input_reaches_the_image(on_device):
     assert generator.n_styles == 6
 
 
-def test_coarse_styles_change_more_of_the_image_than_the_finest():
+def test_coarse_styles_change_more_of_the_image_than_the_finest(on_device):
     """The last style input feeds only the last toRGB layer: within an image, it acts on each pixel alone."""
     generator = tiny_generator()
     w = generator.styles(latents(2).float())
     swapped = w[:1].clone()
     swapped[:, -1] = w[1:, -1]
-    before, after = generator.synthesis(w[:1], noise="none"), generator.synthesis(swapped, noise="none")
+    before, after = (on_device(generator.synthesis)(x, noise="none") for x in (w[:1], swapped))
     assert not torch.equal(before, after)
 
 
@@ -157,10 +158,10 @@ def test_truncation_moves_styles_towards_their_mean(on_device):
     torch.testing.assert_close(cut[:, 2:], whole[:, 2:])
 
 
-def test_mean_style_is_the_mean_of_the_mapping():
-    generator = tiny_generator()
+def test_mean_style_is_the_mean_of_the_mapping(any_device):
+    generator = tiny_generator().to(any_device)
     generator.measure_w_avg(4000, seed=0)
-    expected = generator.mapping(latents(20_000, seed=5).float())[:, 0].mean(0)
+    expected = generator.mapping(latents(20_000, seed=5).float().to(any_device))[:, 0].mean(0)
     torch.testing.assert_close(generator.mapping.w_avg, expected, atol=0.08, rtol=0)
 
 
@@ -174,12 +175,12 @@ def test_mean_style_follows_training_only(on_device):
     torch.testing.assert_close(generator.mapping.w_avg, torch.lerp(before, w.mean(0), 1 - 0.998))
 
 
-def test_noise_is_fresh_in_training_and_fixed_in_evaluation():
-    generator = tiny_generator()
+def test_noise_is_fresh_in_training_and_fixed_in_evaluation(any_device):
+    generator = tiny_generator().to(any_device)
     for name, parameter in generator.named_parameters():
         if name.endswith("strength"):
             torch.nn.init.constant_(parameter, 0.5)
-    w = generator.styles(latents(1).float())
+    w = generator.styles(latents(1).float().to(any_device))
     assert torch.equal(generator.synthesis(w), generator.synthesis(w))
     generator.train()
     assert not torch.equal(generator.synthesis(w), generator.synthesis(w))

@@ -104,9 +104,9 @@ def test_every_pixel_and_every_parameter_matters(pool, on_device):
     assert on_device(model)(images()).std(0).min() > 0.05
 
 
-def test_stochastic_depth_skips_blocks_of_some_images_while_training_only():
-    model = small(drop_path=0.5)
-    x = images(1).expand(64, -1, -1, -1)
+def test_stochastic_depth_skips_blocks_of_some_images_while_training_only(any_device):
+    model = small(drop_path=0.5).to(any_device)
+    x = images(1).to(any_device).expand(64, -1, -1, -1)
     assert torch.equal(model.eval()(x)[0], model(x)[-1])
     torch.manual_seed(0)
     outputs = model.train()(x)

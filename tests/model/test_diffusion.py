@@ -112,7 +112,7 @@ def test_edm_preconditioning_is_table_1(on_device):
 
 
 @pytest.mark.reference('DiffusionModel, precond="ddpm"', "Ho et al., 2020, equation 14")
-def test_ddpm_preconditioning_predicts_the_noise_at_a_step():
+def test_ddpm_preconditioning_predicts_the_noise_at_a_step(on_device):
     seen = {}
 
     class Net(nn.Module):
@@ -121,10 +121,11 @@ def test_ddpm_preconditioning_predicts_the_noise_at_a_step():
             return torch.full_like(x, 2.0)
 
     sigma = ddpm_sigmas()[[0, 500, 999]]
-    out = m.DiffusionModel(Net(), [1], precond="ddpm").double()(torch.full((3, 1), 3.0, dtype=torch.float64), sigma)
-    torch.testing.assert_close(seen["noise"], torch.tensor([0.0, 500.0, 999.0], dtype=torch.float64))
+    model = m.DiffusionModel(Net(), [1], precond="ddpm").double()
+    out = on_device(model)(torch.full((3, 1), 3.0, dtype=torch.float64), sigma)
+    torch.testing.assert_close(seen["noise"].cpu(), torch.tensor([0.0, 500.0, 999.0], dtype=torch.float64))
     torch.testing.assert_close(out[:, 0], 3 - 2 * sigma)
-    torch.testing.assert_close(seen["x"][:, 0], 3 / (1 + sigma**2).sqrt())
+    torch.testing.assert_close(seen["x"][:, 0].cpu(), 3 / (1 + sigma**2).sqrt())
 
 
 def test_noise_levels_are_those_of_the_papers():
@@ -212,31 +213,31 @@ TARGETS = {
 @pytest.mark.reference("DiffusionModel, four preconditionings", "closed form of the denoiser")
 @pytest.mark.parametrize("precond", TARGETS)
 @pytest.mark.parametrize("level", [0.05, 1.0, 20.0])
-def test_a_network_that_predicts_its_target_denoises(precond, level):
+def test_a_network_that_predicts_its_target_denoises(precond, level, on_device):
     clean, n = torch.randn(2, 3, 2, dtype=torch.float64)
     seen = []
 
     class Net(nn.Module):
         def forward(self, x, noise):
             seen.append((x, noise))
-            return TARGETS[precond](clean, n, level)
+            return TARGETS[precond](clean, n, level).to(x.device)
 
-    found = m.DiffusionModel(Net(), [2], precond=precond)(clean + level * n, level)
+    found = on_device(m.DiffusionModel(Net(), [2], precond=precond))(clean + level * n, level)
     torch.testing.assert_close(found, clean, rtol=1e-10, atol=1e-10)
     if precond == "flow":  # the network sees (1 - t)·x₀ + t·n, and t
         time = level / (1 + level)
-        torch.testing.assert_close(seen[0][0], (1 - time) * clean + time * n)
+        torch.testing.assert_close(seen[0][0].cpu(), (1 - time) * clean + time * n)
         assert seen[0][1].tolist() == pytest.approx([time] * 3)
 
 
 @pytest.mark.reference("DiffusionModel.sample, flow by euler", "Liu et al., 2023, Euler's method")
-def test_flow_sampled_by_euler_is_rectified_flows_own_euler():
+def test_flow_sampled_by_euler_is_rectified_flows_own_euler(on_device):
     class Velocity(nn.Module):
         def forward(self, x, noise):
             return x * noise[:, None] + 0.3
 
     model = m.DiffusionModel(Velocity(), [2], precond="flow").double()
-    frames = model.sample(3, steps=5, seed=0, sampler="euler", schedule="flow", frames=True)
+    frames = on_device(model.sample)(3, steps=5, seed=0, sampler="euler", schedule="flow", frames=True)
     times = [80 / 81 * (1 - i / 5) for i in range(6)]
     x = frames[0] * (1 - times[0])
     for now, following in itertools.pairwise(times):

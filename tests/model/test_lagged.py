@@ -31,9 +31,9 @@ def test_the_copy_equals_the_network_after_every_draw(on_device):
     assert torch.equal(on_device(net.eval())(x), on_device(net.q.target)(x))
 
 
-def test_the_copy_follows_by_its_share_and_buffers_at_once():
-    net = moved(Net().init(seed=0))
-    net(torch.randn(64, 3))
+def test_the_copy_follows_by_its_share_and_buffers_at_once(any_device):
+    net = moved(Net().init(seed=0)).to(any_device)
+    net(torch.randn(64, 3).to(any_device))
     before = [p.clone() for p in net.q.lagged.parameters()]
     net.q.follow(0.1)
     for old, new in zip(before, net.q.lagged.parameters(), strict=True):
@@ -79,17 +79,17 @@ def test_a_network_that_was_exchanged_is_named_before_the_copy_moves(net):
 
 
 @pytest.mark.parametrize("make", [lambda: m.Lagged(m.fc(1, 1)).bfloat16(), lambda: m.Lagged(m.fc(1, 1).bfloat16())])
-def test_small_steps_of_half_precision_add_up(make):
-    q = make()
+def test_small_steps_of_half_precision_add_up(make, any_device):
+    q = make().to(any_device)
     with torch.no_grad():
         q.net.weight.fill_(1.0), q.lagged.weight.zero_()
     for _ in range(1000):
         q.follow(0.001)
-    torch.testing.assert_close(q.lagged.weight, torch.tensor([[1 - 0.999**1000]]))  # in bfloat16 it stays at 0.25
-    x = torch.ones(1, 1, dtype=torch.bfloat16)
+    torch.testing.assert_close(q.lagged.weight.cpu(), torch.tensor([[1 - 0.999**1000]]))  # in bfloat16 it stays at 0.25
+    x = torch.ones(1, 1, dtype=torch.bfloat16, device=any_device)
     assert q.target(x).dtype == torch.bfloat16
     torch.testing.assert_close(q.target(x), q.lagged.weight.bfloat16() + q.lagged.bias.bfloat16())
-    twin = m.Lagged(m.fc(1, 1)).bfloat16()
+    twin = m.Lagged(m.fc(1, 1)).bfloat16().to(any_device)
     twin.load_state_dict(q.state_dict())
     assert torch.equal(twin.bfloat16().lagged.weight, q.lagged.weight)
     q.float()

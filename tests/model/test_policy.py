@@ -33,22 +33,28 @@ def test_categorical_scores_as_torch_does(rows, on_device):
     torch.testing.assert_close(found, (theirs.log_prob(action), theirs.entropy(), theirs.probs.argmax(-1)))
 
 
-def test_categorical_samples_in_proportion():
+def test_categorical_samples_in_proportion(on_device):
     chance = torch.tensor([0.1, 0.0, 0.3, 0.6])
-    policy = m.Categorical(chance.log().expand(40_000, 4))
-    share = torch.bincount(policy.sample(torch.Generator().manual_seed(0)), minlength=4) / 40_000
+    draw = on_device(lambda logits, generator: m.Categorical(logits).sample(generator))
+    drawn = draw(chance.log().expand(40_000, 4), torch.Generator().manual_seed(0))
+    share = torch.bincount(drawn, minlength=4) / 40_000
     assert share[1] == 0
     torch.testing.assert_close(share, chance, atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_illegal_actions_are_never_drawn_and_cost_no_nan(dtype):
+def test_illegal_actions_are_never_drawn_and_cost_no_nan(dtype, on_device):
     logits = torch.randn(1000, 5, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
     legal = torch.tensor([True, False, True, False, False])
-    policy = m.Categorical(logits).among(legal)
-    assert set(policy.sample().tolist()) == {0, 2}
-    (policy.entropy().sum() + policy.log_prob(torch.full((1000,), 2)).sum()).backward()
-    assert policy.entropy().max() <= torch.log(torch.tensor(2.0)) + 1e-6
+
+    def used(logits, legal, action):
+        policy = m.Categorical(logits).among(legal)
+        return policy.sample(), policy.entropy(), policy.log_prob(action)
+
+    drawn, entropy, log_prob = on_device(used)(logits, legal, torch.full((1000,), 2))
+    assert set(drawn.tolist()) == {0, 2}
+    (entropy.sum() + log_prob.sum()).backward()
+    assert entropy.max() <= torch.log(torch.tensor(2.0)) + 1e-6
     assert logits.grad.isfinite().all()
     assert (logits.grad[:, ~legal] == 0).all()
 
@@ -59,14 +65,16 @@ def test_a_draw_of_zero_lets_no_illegal_action_win(monkeypatch):
     assert m.Categorical(torch.zeros(1, 3)).among(legal).sample().tolist() == [1]
 
 
-def test_where_nothing_is_legal_the_policy_is_uniform():
-    policy = m.Categorical(torch.randn(1, 4)).among(torch.zeros(1, 4, dtype=torch.bool))
-    torch.testing.assert_close(policy.entropy(), torch.tensor([4.0]).log())
+def test_where_nothing_is_legal_the_policy_is_uniform(on_device):
+    entropy = on_device(lambda logits, legal: m.Categorical(logits).among(legal).entropy())
+    torch.testing.assert_close(
+        entropy(torch.randn(1, 4), torch.zeros(1, 4, dtype=torch.bool)), torch.tensor([4.0]).log()
+    )
 
 
-def test_entropy_of_an_impossible_action_given_as_minus_infinity_is_finite():
+def test_entropy_of_an_impossible_action_given_as_minus_infinity_is_finite(on_device):
     logits = torch.tensor([[0.0, -torch.inf]], requires_grad=True)
-    entropy = m.Categorical(logits).entropy()
+    entropy = on_device(lambda logits: m.Categorical(logits).entropy())(logits)
     entropy.sum().backward()
     assert entropy.item() == 0
     assert logits.grad.isfinite().all()
@@ -82,9 +90,10 @@ def test_gaussian_scores_as_torch_does(shared, on_device):
     torch.testing.assert_close(found, (theirs.log_prob(action), theirs.entropy(), mean))
 
 
-def test_gaussian_samples_have_its_moments_and_carry_gradients():
+def test_gaussian_samples_have_its_moments_and_carry_gradients(on_device):
     mean, log_std = torch.tensor([2.0], requires_grad=True), torch.tensor([-1.0], requires_grad=True)
-    drawn = m.Gaussian(mean.expand(20_000, 1), log_std).sample(torch.Generator().manual_seed(0))
+    draw = on_device(lambda mean, log_std, generator: m.Gaussian(mean, log_std).sample(generator))
+    drawn = draw(mean.expand(20_000, 1), log_std, torch.Generator().manual_seed(0))
     assert drawn.mean().item() == pytest.approx(2, abs=0.01)
     assert drawn.std().item() == pytest.approx(0.3679, abs=0.01)
     drawn.sum().backward()

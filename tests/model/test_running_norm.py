@@ -17,12 +17,12 @@ def test_moments_are_those_of_all_rows_however_they_were_split(on_device):
     torch.testing.assert_close(on_device(norm.eval())(rows), (rows - rows.mean(0)) / rows.std(0, correction=0))
 
 
-def test_the_first_batch_is_seen_as_it_was_acted_on_and_evaluation_learns_nothing():
+def test_the_first_batch_is_seen_as_it_was_acted_on_and_evaluation_learns_nothing(on_device):
     norm, x = m.running_norm(2), torch.randn(8, 2)
-    acted = norm.eval()(x)
-    assert torch.equal(norm.train()(x), acted)
+    acted = on_device(norm.eval())(x)
+    assert torch.equal(on_device(norm.train())(x), acted)
     state = {key: value.clone() for key, value in norm.state_dict().items()}
-    norm.eval()(x + 5)
+    on_device(norm.eval())(x + 5)
     assert all(torch.equal(value, norm.state_dict()[key]) for key, value in state.items())
 
 
@@ -44,12 +44,12 @@ def test_rows_of_another_shape_are_refused():
         m.running_norm(2)(torch.zeros(4, 3))
 
 
-def test_a_row_that_is_not_finite_leaves_the_moments_as_they_are():
+def test_a_row_that_is_not_finite_leaves_the_moments_as_they_are(on_device):
     rows = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
     norm, clean = m.running_norm(2), m.running_norm(2)
-    norm(torch.tensor([[float("nan"), 1.0]]))
+    on_device(norm)(torch.tensor([[float("nan"), 1.0]]))
     assert norm.mean.tolist() == [0, 0]
-    norm(torch.cat([rows, torch.tensor([[float("inf"), 1.0], [2.0, float("nan")]])]))
+    on_device(norm)(torch.cat([rows, torch.tensor([[float("inf"), 1.0], [2.0, float("nan")]])]))
     clean(rows)
     for key, value in clean.state_dict().items():
         torch.testing.assert_close(norm.state_dict()[key], value)

@@ -228,7 +228,7 @@ def norms(net):
     return sum(isinstance(module, _BatchNorm) for module in net.modules())
 
 
-def test_all_norms_of_torchvisions_resnet_are_folded():
+def test_all_norms_of_torchvisions_resnet_are_folded(on_device):
     x = torch.randn(2, 3, 32, 32)
     net = trained(torchvision.models.resnet18(num_classes=10), x)
     assert norms(net) == 20
@@ -236,7 +236,7 @@ def test_all_norms_of_torchvisions_resnet_are_folded():
     assert norms(folded) == 0
     with torch.no_grad():
         expected = net(x)
-    torch.testing.assert_close(folded(x), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+    torch.testing.assert_close(on_device(folded)(x), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
 
 
 class Tied(nn.Module):
@@ -317,12 +317,12 @@ def test_folding_runs_a_forward_without_a_trace():
 
 
 @pytest.mark.parametrize("make", [Iterating, lambda: nn.Sequential(*[Iterating()] * 2)])
-def test_a_norm_is_folded_whoever_calls_it(make):
+def test_a_norm_is_folded_whoever_calls_it(make, on_device):
     x = torch.randn(2, 3, 8, 8)
     net = trained(make(), x)
     folded = m.fold(net)
     assert norms(folded) == 0
-    torch.testing.assert_close(folded(x), net(x).detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(on_device(folded)(x), net(x).detach(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [Branching, Reusing, Deciding, Tied, Reaching, Within])

@@ -30,10 +30,10 @@ def _walk(model, dtype, steps=600):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_average_of_half_precision_is_that_of_float64(dtype):
+def test_average_of_half_precision_is_that_of_float64(dtype, any_device):
     model = nn.Linear(8, 4, bias=False, dtype=dtype)
-    nn.init.zeros_(model.weight)
-    ema, exact = Ema(model, 0.99, warmup=False), torch.zeros(4, 8, dtype=torch.float64)
+    nn.init.zeros_(model.to(any_device).weight)
+    ema, exact = Ema(model, 0.99, warmup=False), torch.zeros(4, 8, dtype=torch.float64, device=any_device)
     for step, weight in enumerate(_walk(model, dtype)):
         ema.update(step + 1)
         exact = 0.99 * exact + 0.01 * weight
@@ -44,8 +44,9 @@ def test_average_of_half_precision_is_that_of_float64(dtype):
     torch.testing.assert_close(ema.state_dict()["weight"].double(), exact, rtol=1e-5, atol=0)
 
 
-def test_wide_and_narrow_parameters_of_one_model_are_each_averaged():
+def test_wide_and_narrow_parameters_of_one_model_are_each_averaged(any_device):
     model = nn.Sequential(nn.Linear(2, 2, dtype=torch.bfloat16), nn.Linear(2, 2), nn.Linear(2, 2, dtype=torch.float64))
+    model.to(any_device)
     ema = Ema(model, 0.5, warmup=False)
     before = [p.detach().double().clone() for p in model.parameters()]
     with torch.no_grad():
@@ -83,8 +84,8 @@ def test_replaced_added_and_removed_parameters_are_followed_at_the_next_update()
     assert ema.state_dict()["0.weight"].item() == pytest.approx(kept + 1.75)  # what was 1.weight, by what it is
 
 
-def test_block_inside_another_carries_the_averages_too():
-    model = nn.Linear(1, 1, bias=False)
+def test_block_inside_another_carries_the_averages_too(any_device):
+    model = nn.Linear(1, 1, bias=False).to(any_device)
     ema = Ema(model, 0.5, warmup=False)
     start = model.weight.item()
     with torch.no_grad():

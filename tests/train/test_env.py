@@ -273,22 +273,23 @@ def logged(env, model, batch):
 @pytest.mark.parametrize("left_out", [-100, 255, 1])
 @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 5.0])])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_what_is_left_out_weighs_nothing(left_out, weights, smoothing):
+def test_what_is_left_out_weighs_nothing(left_out, weights, smoothing, on_device):
     torch.manual_seed(0)
     model, x, y = nn.Linear(2, 3), torch.randn(4, 2), torch.tensor([0, left_out, 2, 0])
     there = y != left_out
     how = {"class_weights": weights, "label_smoothing": smoothing}
     env = Classify(ignore_index=left_out, top_k=(2,), **how)
-    loss, weight = env(model, (x, y), 0)
+    loss, weight = on_device(env)(model, (x, y), 0)
     wanted = nn.functional.cross_entropy(model(x[there]), y[there], weight=weights, label_smoothing=smoothing)
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
     assert weight.item() == (3 if weights is None else 7)
     assert logged(env, model, (x, y)) == pytest.approx(logged(Classify(top_k=(2,), **how), model, (x[there], y[there])))
 
 
-def test_a_batch_in_which_nothing_counts_does_nothing():
+def test_a_batch_in_which_nothing_counts_does_nothing(any_device):
     torch.manual_seed(0)
-    model, x, y = nn.Linear(2, 3), torch.randn(4, 2), torch.tensor([0, 255, 2, 1])
+    model, x, y = nn.Linear(2, 3).to(any_device), torch.randn(4, 2), torch.tensor([0, 255, 2, 1])
+    x, y = x.to(any_device), y.to(any_device)
     env = Classify(class_weights=[0.0, 1.0, 5.0], ignore_index=255)
     results = []
     for data in ([(x, y)], [(x[:2], y[:2]), (x[2:], y[2:])]):
@@ -297,7 +298,7 @@ def test_a_batch_in_which_nothing_counts_does_nothing():
         results.append(copied.weight.detach())
     assert torch.allclose(*results, atol=1e-6)
     assert not torch.equal(results[0], model.weight)
-    nothing = Trainer(Classify(ignore_index=255), []).validate(model, [(x, y), (x, torch.full((4,), 255))])
+    nothing = Trainer(Classify(ignore_index=255), []).validate(model, [(x, y), (x, torch.full_like(y, 255))])
     assert nothing == pytest.approx(Trainer(Classify(ignore_index=255), []).validate(model, [(x, y)]))
 
 
@@ -323,18 +324,19 @@ def test_a_class_that_torch_leaves_out_unasked_is_refused(env, low, high):
         env(nn.Linear(2, 3), (torch.randn(4, 2), y), 0)
 
 
-def test_the_weights_of_many_pixels_fit_in_half_precision():
+def test_the_weights_of_many_pixels_fit_in_half_precision(on_device):
     logits, y = torch.zeros(1, 2, 300, 300, dtype=torch.float16), torch.zeros(1, 300, 300, dtype=torch.uint8)
     mixed = torch.full((1, 2, 300, 300), 0.5, dtype=torch.float16)
     for target in (y, mixed):
-        loss, weight = Classify(class_weights=[1, 1])(lambda x: logits, (torch.zeros(1), target), 0)
+        lost = on_device(lambda x, y: Classify(class_weights=[1, 1])(lambda x: x, (x, y), 0))
+        loss, weight = lost(logits, target)
         assert (loss.item(), weight.item()) == (pytest.approx(math.log(2), rel=1e-5), 90000)
 
 
-def test_pixels_are_classified_as_rows_are():
+def test_pixels_are_classified_as_rows_are(on_device):
     logits = torch.randn(2, 3, 4, 4)
     y = torch.randint(0, 3, (2, 4, 4))
-    found = Classify()(lambda x: logits, (torch.zeros(2), y), 0)
+    found = on_device(lambda x, y: Classify()(lambda x: x, (x, y), 0))(logits, y)
     assert found.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, y).item())
 
 

@@ -183,15 +183,15 @@ def test_rounds_under_every_option_end_where_the_plain_ones_do(how, tolerance):
         assert float((a - b).abs().max()) <= tolerance
 
 
-def test_skip_leaves_out_the_bad_update_of_one_model_alone():
+def test_skip_leaves_out_the_bad_update_of_one_model_alone(any_device):
     def bad(key, models, x, step):
         loss = gan_round(key, models, x, step)
         return loss * float("nan") if (step, key) == (0, "g") else loss
 
     torch.manual_seed(0)
-    models = {"d": nn.Linear(3, 1), "g": nn.Linear(3, 3)}
+    models = {"d": nn.Linear(3, 1).to(any_device), "g": nn.Linear(3, 3).to(any_device)}
     before = {key: m.weight.detach().clone() for key, m in models.items()}
-    data = [torch.randn(8, 3)]
+    data = [torch.randn(8, 3).to(any_device)]
     MultiTrainer(bad, data, on_nan="skip").train(models, {key: opt.sgd(m, lr=0.1) for key, m in models.items()})
     assert torch.equal(models["g"].weight, before["g"])
     assert not torch.equal(models["d"].weight, before["d"])

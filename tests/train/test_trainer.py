@@ -83,7 +83,8 @@ def test_accumulation_divides_by_the_true_count(any_device):
     assert torch.allclose(*results, atol=1e-6)
 
 
-def test_accumulation_uses_the_weights_that_the_environment_gives(any_device):
+@pytest.mark.parametrize(("limit", "wanted"), [(None, 5.0), (4.0, 4.0)])
+def test_accumulation_uses_the_weights_that_the_environment_gives_and_clips_the_whole(limit, wanted, any_device):
     x = torch.tensor([[1.0], [3.0]]).to(any_device)
     model = nn.Linear(1, 1, bias=False).to(any_device)
     nn.init.zeros_(model.weight)
@@ -91,9 +92,9 @@ def test_accumulation_uses_the_weights_that_the_environment_gives(any_device):
     def weighted(model, batch, step):  # the second micro-batch counts three times as much
         return (model(batch) - 1).square().mean(), batch.sum()
 
-    Trainer(weighted, list(x.split(1)), accumulate=2).train(model, opt.sgd(model, lr=1.0))
+    Trainer(weighted, list(x.split(1)), accumulate=2).train(model, opt.sgd(model, lr=1.0, clip_norm=limit))
     # d/dw (w·x - 1)² at 0 is -2x: (1·(-2) + 3·(-6)) / 4 = -5
-    assert model.weight.item() == pytest.approx(5.0)
+    assert model.weight.item() == pytest.approx(wanted)
 
 
 def test_incomplete_accumulation_at_the_end_is_an_update_of_what_is_there(net, batches):
@@ -174,17 +175,20 @@ def test_logging_is_free_unless_the_step_is_logged(net, batches):
     assert hook.lines[3]["step"] == 3.0
 
 
-def test_gradient_norm_is_logged_before_clipping():
-    model = nn.Linear(1, 1, bias=False)
+def test_gradient_norm_is_logged_before_clipping(any_device):
+    model = nn.Linear(1, 1, bias=False).to(any_device)
     hook = Lines()
-    Trainer(lambda m, b, s: m(b).sum(), [torch.full((1, 1), 7.0)]).train(model, opt.sgd(model, clip_norm=1.0), hook)
+    Trainer(lambda m, b, s: m(b).sum(), [torch.full((1, 1), 7.0, device=any_device)]).train(
+        model, opt.sgd(model, clip_norm=1.0), hook
+    )
     assert hook.lines[0]["grad_norm"] == pytest.approx(7.0)
     assert hook.lines[0]["lr"] == 0.01
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_precision_runs_the_forward_pass_in_it_and_keeps_the_parameters(precision, net, batches):
-    dtypes, model = set(), net()
+def test_precision_runs_the_forward_pass_in_it_and_keeps_the_parameters(precision, net, batches, any_device):
+    dtypes, model = set(), net().to(any_device)
+    data = [(x.to(any_device), y.to(any_device)) for x, y in batches(4)]
 
     def seen(model, batch, step):
         out = model(batch[0])
@@ -192,7 +196,7 @@ def test_precision_runs_the_forward_pass_in_it_and_keeps_the_parameters(precisio
         return F.cross_entropy(out.float(), batch[1])
 
     before = [p.detach().clone() for p in model.parameters()]
-    Trainer(seen, batches(4), precision=precision).train(model, opt.sgd(model, lr=0.1))
+    Trainer(seen, data, precision=precision).train(model, opt.sgd(model, lr=0.1))
     assert dtypes == {{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
     for p, old in zip(model.parameters(), before, strict=True):
         assert p.dtype == torch.float32
@@ -228,9 +232,9 @@ def test_ema_follows_its_formula_and_validation_uses_it(any_device):
     assert dict(seen)[2]["val_loss"] == pytest.approx(-average)
 
 
-def test_complex_weights_have_an_average():
+def test_complex_weights_have_an_average(any_device):
     model = nn.Linear(1, 1, bias=False, dtype=torch.complex64)
-    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.to(any_device).weight)
 
     def minus(model, batch, step):  # the gradient of -Re - 2 Im is -1 - 2i
         return -model.weight.real.sum() - 2 * model.weight.imag.sum()
@@ -349,8 +353,8 @@ def test_gradients_that_ruin_parameters_are_noticed_before_saving(net, batches, 
 
 
 @pytest.mark.parametrize("factory", [opt.sgd, opt.adam, opt.rmsprop])
-def test_skip_leaves_out_exactly_the_bad_updates(factory, net, batches):
-    data = batches(6)
+def test_skip_leaves_out_exactly_the_bad_updates(factory, net, batches, any_device):
+    data = [(x.to(any_device), y.to(any_device)) for x, y in batches(6)]
 
     def bad(model, batch, step):
         loss = env(model, batch, step)
@@ -358,7 +362,7 @@ def test_skip_leaves_out_exactly_the_bad_updates(factory, net, batches):
 
     models = []
     for chosen, bad_env in ((data, bad), ([b for i, b in enumerate(data) if i not in (0, 3)], env)):
-        model = net()
+        model = net().to(any_device)
         model[1].p = 0.0
         hook = Lines()
         options = {"momentum": 0.9} if factory is not opt.adam else {}

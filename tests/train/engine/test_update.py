@@ -185,17 +185,17 @@ class Poisoned(nn.Module):
 
 
 @pytest.mark.parametrize("as_peer", [False, True])
-def test_skip_puts_back_the_statistics_that_a_bad_batch_has_poisoned(as_peer, batches, tmp_path):
+def test_skip_puts_back_the_statistics_that_a_bad_batch_has_poisoned(as_peer, batches, tmp_path, any_device):
     torch.manual_seed(0)
-    good, data = batches(4), batches(4)
+    good, data = ([(x.to(any_device), y.to(any_device)) for x, y in batches(4)] for _ in range(2))
     data.insert(2, (torch.full_like(data[0][0], torch.nan), data[0][1]))
     states = []
     for chosen in (data, good):
         torch.manual_seed(1)
-        model = Poisoned()
+        model = Poisoned().to(any_device)
         hook = Hook(snapshots=Snapshots(tmp_path / str(len(chosen))))
         if as_peer:
-            other = nn.Linear(3, 3)
+            other = nn.Linear(3, 3).to(any_device)
             models = {"first": other, "second": model}
             MultiTrainer(
                 lambda key, m, b, s: F.cross_entropy(m["first"](m["second"](b[0])), b[1]), chosen, on_nan="skip"

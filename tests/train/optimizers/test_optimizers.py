@@ -182,31 +182,34 @@ def step_by_hand(weight, gradients, momentum, rows, *, nesterov=True, steps=5, d
         nn.ConvTranspose2d(3, 5, 2, bias=False),
     ],
 )
-def test_a_step_of_a_kernel_is_the_published_one_with_its_options(layer, options):
-    layer = copy.deepcopy(layer).double()
+def test_a_step_of_a_kernel_is_the_published_one_with_its_options(layer, options, any_device):
+    layer = copy.deepcopy(layer).double().to(any_device)
     turned = isinstance(layer, nn.ConvTranspose2d)  # whose kernels are (in, out, ...)
     generator = torch.Generator().manual_seed(0)
     shape = layer.weight.shape
     gradients = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
     how = {"nesterov": options.get("nesterov", True), "steps": options.get("ns_steps", 5)}
-    expected = step_by_hand(layer.weight.detach(), gradients, 0.9, lambda x: x.transpose(0, 1) if turned else x, **how)
+    expected = step_by_hand(
+        layer.weight.detach().cpu(), gradients, 0.9, lambda x: x.transpose(0, 1) if turned else x, **how
+    )
     made = opt.muon(layer, kernel_lr=0.1, weight_decay=0.5, momentum=0.9, **options)
     strides = layer.weight.stride()
     for gradient in gradients:
-        layer.weight.grad = gradient.clone()
+        layer.weight.grad = gradient.clone().to(any_device)
         made.step()
-        assert torch.equal(layer.weight.grad, gradient)
-    torch.testing.assert_close(layer.weight.detach(), expected, atol=1e-10, rtol=0)
+        assert torch.equal(layer.weight.grad.cpu(), gradient)
+    torch.testing.assert_close(layer.weight.detach().cpu(), expected, atol=1e-10, rtol=0)
     assert layer.weight.stride() == strides
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch 2.9 or newer")
-def test_kernels_learn_as_torchs_muon_would_have_their_matrices_learn():
+def test_kernels_learn_as_torchs_muon_would_have_their_matrices_learn(any_device):
     kernel, matrix = nn.Conv2d(3, 8, 3, bias=False), nn.Linear(27, 8, bias=False)
+    kernel.to(any_device), matrix.to(any_device)
     start = matrix.weight.detach().clone()
     kernel.weight.data = start.reshape(8, 3, 3, 3).clone()
     ours, theirs = opt.muon(kernel, kernel_lr=0.1), opt.muon(matrix, lr=0.1, adjust_lr_fn="match_rms_adamw")
-    gradient = torch.randn(8, 27, generator=torch.Generator().manual_seed(0))
+    gradient = torch.randn(8, 27, generator=torch.Generator().manual_seed(0)).to(any_device)
     kernel.weight.grad, matrix.weight.grad = gradient.reshape(8, 3, 3, 3), gradient.clone()
     ours.step(), theirs.step()
     # theirs is computed in bfloat16

@@ -190,12 +190,13 @@ def test_a_support_without_logits_is_refused(make):
 
 
 @pytest.mark.parametrize("quantiles", [None, 5])
-def test_what_a_network_says_beyond_a_true_end_counts_for_nothing(quantiles):
+def test_what_a_network_says_beyond_a_true_end_counts_for_nothing(quantiles, on_device):
     model, batch = made(quantiles)
     ended = batch["next_discount"] == 0
-    want = DQN()(model, batch, 1)
+    lost = on_device(DQN())
+    want = lost(model, batch, 1)
     batch["next_obs"][ended] = torch.nan
-    assert torch.equal(DQN()(model, batch, 1), want)
+    assert torch.equal(lost(model, batch, 1), want)
 
 
 def test_the_copy_follows_now_and_then_or_a_little_each_time(on_device):

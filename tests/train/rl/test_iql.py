@@ -106,11 +106,12 @@ def test_rewards_of_another_shape_are_refused():
         IQL()(model, batch, 0)
 
 
-def test_weights_weigh_every_part():
+def test_weights_weigh_every_part(on_device):
     model, batch = made()
-    rows = [IQL(tau=1e-9)(model, {key: value[k : k + 1] for key, value in batch.items()}, 0) for k in range(10)]
+    env = on_device(IQL(tau=1e-9))
+    rows = [env(model, {key: value[k : k + 1] for key, value in batch.items()}, 0) for k in range(10)]
     weight = torch.arange(10, dtype=torch.float64)
-    got = IQL(tau=1e-9)(model, {**batch, "weight": weight}, 0)
+    got = env(model, {**batch, "weight": weight}, 0)
     torch.testing.assert_close(got, (weight * torch.stack(rows)).mean())
 
 

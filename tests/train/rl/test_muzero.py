@@ -141,9 +141,9 @@ def test_the_loss_of_learnt_luck_is_that_by_hand(cut, on_device):
     torch.testing.assert_close(found.detach(), by_hand.detach())
 
 
-def test_what_follows_teaches_the_codes_scores_and_what_they_foresee_does_not():
-    model = Lucky()
-    MuZero(obs_unrolled=True, commitment_weight=0.0)(model, lucky_batch(), 0).backward()
+def test_what_follows_teaches_the_codes_scores_and_what_they_foresee_does_not(on_device):
+    model, env = Lucky(), on_device(MuZero(obs_unrolled=True, commitment_weight=0.0))
+    env(model, lucky_batch(), 0).backward()
     straight = model.scores.grad.clone()
     assert (straight != 0).all()  # though a code is a choice
     for name, parameter in model.named_parameters():
@@ -152,7 +152,7 @@ def test_what_follows_teaches_the_codes_scores_and_what_they_foresee_does_not():
     with torch.no_grad():
         model.odds.copy_(torch.tensor([5.0, -5.0, 0.0]))
     model.zero_grad()
-    MuZero(obs_unrolled=True, commitment_weight=0.0)(model, lucky_batch(), 0).backward()
+    env(model, lucky_batch(), 0).backward()
     torch.testing.assert_close(model.scores.grad, straight)
 
 

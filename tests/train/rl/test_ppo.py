@@ -65,7 +65,7 @@ def test_the_loss_is_that_of_the_equations(normalize, clip_value, on_device):
         torch.testing.assert_close(a, b)
 
 
-def test_a_ratio_beyond_all_numbers_is_clipped_or_pulled_back():
+def test_a_ratio_beyond_all_numbers_is_clipped_or_pulled_back(on_device):
     mean = torch.zeros(2, 1, requires_grad=True)
     batch = {
         "obs": torch.zeros(2, 1),
@@ -74,8 +74,12 @@ def test_a_ratio_beyond_all_numbers_is_clipped_or_pulled_back():
         "advantage": torch.tensor([1.0, -1.0]),
         "target": torch.zeros(2),
     }
-    net = lambda obs: (m.Gaussian(mean - 0.01, torch.full((1,), -3.0)), obs.sum(1))  # noqa: E731
-    loss = PPO(normalize=False, value_weight=0.0)(net, batch, 0)
+
+    def lost(mean, log_std, batch):
+        net = lambda obs: (m.Gaussian(mean - 0.01, log_std), obs.sum(1))  # noqa: E731
+        return PPO(normalize=False, value_weight=0.0)(net, batch, 0)
+
+    loss = on_device(lost)(mean, torch.full((1,), -3.0), batch)
     assert loss.item() == pytest.approx(0.5 * (-1.2 + math.exp(20)), rel=1e-4)
     (gradient,) = torch.autograd.grad(loss, mean)
     assert gradient[0].item() == 0  # clipped
@@ -117,14 +121,14 @@ def test_steps_that_are_masked_out_count_for_nothing(on_device):
 
 
 @pytest.mark.parametrize("padding", [math.nan, math.inf, -math.inf])
-def test_whatever_stands_in_the_padding_reaches_no_gradient(padding):
+def test_whatever_stands_in_the_padding_reaches_no_gradient(padding, on_device):
     torch.manual_seed(0)
     model, batch = Net(), batch_of(6, (5,))
     batch["mask"] = torch.arange(5) < torch.tensor([5, 3, 1, 4, 5, 2])[:, None]
     filled = dict(batch)
     for key in ("log_prob", "advantage", "target", "value"):
         filled[key] = batch[key].where(batch["mask"], padding)
-    loss = PPO(clip_value=0.2)
+    loss = on_device(PPO(clip_value=0.2))
     for got, want in zip(
         *(torch.autograd.grad(loss(model, b, 0), model.parameters()) for b in (filled, batch)), strict=True
     ):
@@ -227,7 +231,8 @@ def test_a_batch_of_one_step_learns_from_its_advantage_as_it_is():
     assert PPO()(model, padded, 0).item() == PPO()(model, alone, 0).item()
 
 
-def test_equal_advantages_are_no_reason_to_move_whatever_rounding_makes_of_their_mean():
+def test_equal_advantages_are_no_reason_to_move_whatever_rounding_makes_of_their_mean(on_device):
+    lost = on_device(lambda batch: PPO(value_weight=0)(lambda obs: (m.Categorical(obs), obs.sum(1)), batch, 0))
     for value in (0.1, 1000.1, -33.3):
         for n in (7, 100, 999):
             logits = torch.zeros(n, 2, requires_grad=True)
@@ -237,24 +242,26 @@ def test_equal_advantages_are_no_reason_to_move_whatever_rounding_makes_of_their
                 "log_prob": torch.full((n,), 0.5).log(),
             }
             batch |= {"advantage": torch.full((n,), value), "target": torch.zeros(n)}
-            PPO(value_weight=0)(lambda obs: (m.Categorical(obs), obs.sum(1)), batch, 0).backward()
+            lost(batch).backward()
             assert logits.grad.abs().max() == 0, (value, n)
     batch["advantage"][0] += 1  # where they differ, that counts
     logits.grad = None
-    PPO(value_weight=0)(lambda obs: (m.Categorical(obs), obs.sum(1)), batch, 0).backward()
+    lost(batch).backward()
     assert logits.grad[0, 1] / logits.grad[1, 1] == pytest.approx(1 - n, rel=0.05), "one step up, the others down"
     batch["advantage"][0] = torch.nan
-    assert PPO(value_weight=0)(lambda obs: (m.Categorical(obs), obs.sum(1)), batch, 0).isnan()
+    assert lost(batch).isnan()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("values", [(10.0, 10.25), (400.0, -400.0)])
-def test_advantages_in_half_precision_are_normalised_as_in_single(values, dtype):
+def test_advantages_in_half_precision_are_normalised_as_in_single(values, dtype, on_device):
+    lost = on_device(lambda batch: PPO(value_weight=0)(lambda obs: (m.Categorical(obs), obs.sum(1)), batch, 0))
+
     def gradient(advantage):
         logits = torch.zeros(64, 2, requires_grad=True)
         batch = {"obs": logits, "action": torch.zeros(64, dtype=torch.int64), "log_prob": torch.full((64,), 0.5).log()}
         batch |= {"advantage": advantage, "target": torch.zeros(64)}
-        PPO(value_weight=0)(lambda obs: (m.Categorical(obs), obs.sum(1)), batch, 0).backward()
+        lost(batch).backward()
         return logits.grad
 
     advantage = torch.tensor(values).repeat(32)

@@ -85,7 +85,7 @@ def test_a_move_that_is_wanted_and_impossible_and_a_policy_of_nan_are_not_passed
 
 
 @pytest.mark.parametrize("loss", [RL(), RL(entropy=0.1), MuZero(), MuZero(entropy_weight=0.1)])
-def test_a_policy_that_bars_illegal_moves_by_minus_infinity_is_learnt_as_one_without_them(loss):
+def test_a_policy_that_bars_illegal_moves_by_minus_infinity_is_learnt_as_one_without_them(loss, on_device):
     def barred(x, floor):
         return torch.cat([x[:, :2], torch.full_like(x[:, 2:], floor)], 1)
 
@@ -96,12 +96,12 @@ def test_a_policy_that_bars_illegal_moves_by_minus_infinity_is_learnt_as_one_wit
         policy = torch.tensor([[0.3, 0.7, 0.0]] * 4)
         if isinstance(loss, RL):
             made = {"obs": obs, "policy": policy, "target": torch.ones(4)}
-            asked = lambda seen, model=model: model.predict(model.represent(seen))  # noqa: E731
-            value = loss(asked, made, 0)
+            asked = lambda model, made: loss(lambda seen: model.predict(model.represent(seen)), made, 0)  # noqa: E731
+            value = on_device(asked)(model, made)
         else:
             zeros = torch.zeros(4, 2)
             made = {"obs": obs, "action": zeros, "reward": zeros, "target": zeros, "mask": zeros == 0}
-            value = loss(model, {**made, "policy": policy[:, None].expand(4, 2, 3)}, 0)
+            value = on_device(loss)(model, {**made, "policy": policy[:, None].expand(4, 2, 3)}, 0)
         value.backward()
         found.append(
             torch.cat([value.detach().view(1), *(p.grad.flatten() for p in model.parameters() if p.grad is not None)])
