@@ -28,6 +28,7 @@ def to_plain(value: object, where: str = "") -> Any:
         ValueError: two keys of a dict are the same text, or something holds itself.
 
     Example:
+        >>> from pathlib import Path
         >>> to_plain({"out": Path("runs"), "betas": (0.9, 0.99)})
         {'out': 'runs', 'betas': [0.9, 0.99]}
     """
