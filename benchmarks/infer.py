@@ -3,6 +3,7 @@
     python benchmarks/infer.py all      the next three in one run
     python benchmarks/infer.py ipc      requests per second between processes, by clients × outstanding
     python benchmarks/infer.py http     requests per second over HTTP, by connections
+    python benchmarks/infer.py scaling  the same by front ends and replicas, of models that take 0, 2 and 10 ms a call
     python benchmarks/infer.py update   milliseconds to hand over 10 M parameters
     python benchmarks/infer.py soak --requests 20000000     memory and descriptors over many requests
 
@@ -44,6 +45,23 @@ FORK = get_context("fork")
 def mlp():
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10)).eval().requires_grad_(False)
+
+
+class Waiting(nn.Module):
+    """A model on whose call a process waits without using its core, as for an accelerator."""
+
+    def __init__(self, ms):
+        super().__init__()
+        self.net, self.ms = mlp(), ms
+
+    def forward(self, x):
+        """Returns what the small network returns, later."""
+        time.sleep(self.ms / 1e3)
+        return self.net(x)
+
+
+def waiting(ms):
+    return Waiting(ms)
 
 
 # Between processes ------------------------------------------------------------------------------------------------
@@ -467,8 +485,8 @@ def bench_http(arguments):
     encoded = json.dumps({"x": base64.b64encode(x).decode()}).encode()
     source = "benchmarks.infer:mlp?input=x:FP32:-1,1,28,28"
     servers = {  # name → (module it needs, program, or our options)
-        "ours": ("uvicorn", []),
-        "ours, two front ends": ("uvicorn", ["--workers", "2"]),
+        "ours": ("uvicorn", [f"m={source}"]),
+        "ours, two front ends": ("uvicorn", [f"m={source}", "--workers", "2"]),
         "ours, under granian": ("granian", GRANIAN.replace("SOURCE", source)),
         "ASGI app that answers a constant": ("uvicorn", CONSTANT),
         "FastAPI raw, model in process": ("fastapi", FASTAPI),
@@ -484,30 +502,8 @@ def bench_http(arguments):
         # LitServe hands its users JSON or forms, not a body
         "LitServe": ("LitServe", "/predict", "content-type: application/json\r\n", encoded),
     }
-    ports, groups, processes, results = {}, {}, [], {}
-    try:
-        for name, (module, program) in servers.items():
-            if find_spec(module) is None:
-                print(f"{name}: skipped, since {module} is not installed")
-                continue
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
-            if isinstance(program, list):
-                command = [sys.executable, "-m", "ai.infer.cli", "serve", f"m={source}", "--port", str(port), *program]
-                command += ["--stall-timeout", "3600"]  # it is stopped while others have their turn
-            else:
-                script = f"/tmp/bench_infer_{os.getpid()}_{len(processes)}.py"
-                with open(script, "w") as file:
-                    file.write(program.replace("PORT", str(port)))
-                command = [sys.executable, script]
-            processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True))
-            if _wait_for(port, processes[-1]):
-                ports[name] = port
-                groups[name] = processes[-1].pid
-                os.killpg(processes[-1].pid, signal.SIGSTOP)  # some take a core even while nobody asks
-            else:
-                print(f"{name}: skipped, since it did not start")
+    with _serving(servers) as (ports, groups):
+        results = {}
         print(f"{'requests/s (p99 ms; CPU µs)':<32}" + "".join(f"{f'{n} connections':>26}" for n in (1, 8, 64)))
         present = [name for name, about in contestants.items() if about[0] in ports]
         seconds = arguments.seconds / _HTTP_PARTS
@@ -539,6 +535,68 @@ def bench_http(arguments):
                 low, middle, high = np.percentile(ratios, [25, 50, 75], method="nearest")
                 line = f"{line:<{60 if n == 1 else 0}}{f'{middle:.2f} ({low:.2f} to {high:.2f})':>24}"
             print(line)
+
+
+def bench_scaling(arguments):
+    """Front ends and replicas before models that take some time a call without a core: rows that wait share a call."""
+    kinds = {f"{f} front end{'s' * (f > 1)}, {r} replica{'s' * (r > 1)}": (f, r) for f in (1, 2) for r in (1, 2)}
+    x = np.random.default_rng(0).random((1, *ROW), dtype=np.float32).tobytes()
+    models = {ms: f'm=benchmarks.infer:waiting?args={{"ms":{ms}}}&input=x:FP32:-1,1,28,28' for ms in (0, 2, 10)}
+    for ms, source in models.items():
+        servers = {name: ("uvicorn", [f"{source}&replicas={r}", "--workers", str(f)]) for name, (f, r) in kinds.items()}
+        print(
+            f"\n{f'{ms} ms a call: requests/s (p99 ms; CPU µs)':<46}"
+            + "".join(f"{f'{n} connections':>24}" for n in (8, 64))
+        )
+        with _serving(servers) as (ports, groups):
+            results = {}
+            for turn in range(arguments.repeats * _HTTP_PARTS):
+                for name in [*ports][turn % len(ports) :] + [*ports][: turn % len(ports)]:
+                    os.killpg(groups[name], signal.SIGCONT)
+                    for n in (8, 64):
+                        seconds = arguments.seconds / _HTTP_PARTS
+                        load(ports[name], "/models/m", "", x, n, min(0.1, seconds))
+                        used = cpu_s(groups[name])
+                        rate, p99 = load(ports[name], "/models/m", "", x, n, seconds)
+                        used = cpu_s(groups[name]) - used
+                        results.setdefault((name, n), []).append((rate, p99, used / max(rate * seconds, 1) * 1e6))
+                    os.killpg(groups[name], signal.SIGSTOP)
+            for name in ports:
+                line = f"{name:<46}"
+                for n in (8, 64):
+                    rate, p99, used = (statistics.median(v) for v in zip(*results[name, n], strict=True))
+                    line += f"{f'{rate:,.0f} ({p99:.1f}; {used:.0f})':>24}"
+                print(line, flush=True)
+
+
+@contextlib.contextmanager
+def _serving(servers):
+    """Starts servers, name → (module it needs, program, or our options), and stops each; gives ports and groups."""
+    ports, groups, processes = {}, {}, []
+    try:
+        for name, (module, program) in servers.items():
+            if find_spec(module) is None:
+                print(f"{name}: skipped, since {module} is not installed")
+                continue
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            if isinstance(program, list):
+                command = [sys.executable, "-m", "ai.infer.cli", "serve", *program, "--port", str(port)]
+                command += ["--stall-timeout", "3600"]  # it is stopped while others have their turn
+            else:
+                script = f"/tmp/bench_infer_{os.getpid()}_{len(processes)}.py"
+                with open(script, "w") as file:
+                    file.write(program.replace("PORT", str(port)))
+                command = [sys.executable, script]
+            processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True))
+            if _wait_for(port, processes[-1]):
+                ports[name] = port
+                groups[name] = processes[-1].pid
+                os.killpg(processes[-1].pid, signal.SIGSTOP)  # some take a core even while nobody asks
+            else:
+                print(f"{name}: skipped, since it did not start")
+        yield ports, groups
     finally:
         for process in processes:
             try:
@@ -605,7 +663,7 @@ def bench_soak(arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["all", "ipc", "http", "update", "soak"])
+    parser.add_argument("part", choices=["all", "ipc", "http", "scaling", "update", "soak"])
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--requests", type=int, default=1_000_000)
@@ -613,7 +671,7 @@ def main():
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a run that is cut short ends its servers, too
-    parts = {"ipc": bench_ipc, "update": bench_update, "http": bench_http, "soak": bench_soak}
+    parts = {"ipc": bench_ipc, "update": bench_update, "http": bench_http, "scaling": bench_scaling, "soak": bench_soak}
     for part in ("ipc", "update", "http") if arguments.part == "all" else (arguments.part,):
         parts[part](arguments)
 
