@@ -315,7 +315,8 @@ def _serve(folder: Path) -> dict[str, Any]:
     gc.freeze()
     print("listens", flush=True)
     while True:
-        if 0 in select.select([0, listener], [], [])[0]:  # who has started this is gone
+        if 0 in select.select([0, listener], [], [])[0]:  # who has started this is gone, as pytest-xdist's processes go
+            shutil.rmtree(folder, ignore_errors=True)
             os.killpg(0, signal.SIGKILL)
         line, _ = listener.accept()
         if os.fork() == 0:
