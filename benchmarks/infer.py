@@ -555,7 +555,7 @@ def bench_scaling(arguments):
                     os.killpg(groups[name], signal.SIGCONT)
                     for n in (8, 64):
                         seconds = arguments.seconds / _HTTP_PARTS
-                        load(ports[name], "/models/m", "", x, n, min(0.1, seconds))
+                        load(ports[name], "/models/m", "", x, n, 0.5)  # rows are found to be independent first
                         used = cpu_s(groups[name])
                         rate, p99 = load(ports[name], "/models/m", "", x, n, seconds)
                         used = cpu_s(groups[name]) - used
