@@ -1,7 +1,9 @@
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from contextvars import copy_context
 from threading import Thread
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -9,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from ai.data import Dataset
 from ai.train import Hook, HookInterface, MultiTrainer, Trainer, is_logging, log, opt
+from ai.train.engine.log import Record, recording
 
 BATCHES = [torch.full((2, 1), float(n)) for n in range(7)]
 
@@ -342,6 +345,32 @@ def test_a_forward_pass_that_is_computed_again_is_logged_once(use_reentrant):
     rows = rows_of(HookInterface(), model=model)
     assert model.block.calls == 14
     assert [(row["calls"], row["in_backward"]) for row in rows.values()] == [(1, 7), (7, 7), (13, 7)]
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+@pytest.mark.parametrize("of_torch", [False, True])  # on a GPU a thread of torch's computes the backward pass
+def test_what_is_computed_to_be_logged_is_computed_again_where_its_block_is(of_torch, guarded):
+    def block(x):
+        y = x.tanh()
+        if not guarded:
+            log("y", lambda: y.exp().mean())  # saves a tensor, which checkpointing counts
+        elif is_logging():
+            log("y", y.exp().mean())
+        return y.exp()
+
+    x, record = torch.ones(2, requires_grad=True), Record()
+    with recording(record):
+        loss = checkpoint(block, x, use_reentrant=False).sum()
+        with record.backward():
+            if of_torch:
+                with ThreadPoolExecutor(1) as executor:
+                    executor.submit(loss.backward).result()
+            else:
+                loss.backward()
+    one = torch.ones((), dtype=torch.float64)
+    assert record.totals() == {"y": (pytest.approx(float(one.tanh().exp())), 1)}
+    np.testing.assert_allclose(x.grad, [float(one.tanh().exp() * (1 - one.tanh() ** 2))] * 2, rtol=1e-6)
+    assert not is_logging()
 
 
 def test_nothing_is_logged_after_a_run_that_failed():

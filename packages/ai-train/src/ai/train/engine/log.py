@@ -46,8 +46,9 @@ class Record:
 
     def take(self, key: str, value: Given) -> None:
         """Note what `log` was given."""
+        value = value() if callable(value) else value  # also again: checkpointing counts the tensors that it saves
         if key not in self.repeated:
-            self.add(key, value() if callable(value) else value)
+            self.add(key, value)
 
     def add(self, key: str, value: Number) -> None:
         """Note one value; `weigh` later gives it its share."""
@@ -230,8 +231,11 @@ def log(key: str, value: Given) -> None:
     elif not torch.compiler.is_compiling():  # no compiler follows where torch's workers are asked for
         if _in_worker():
             _OF_A_WORKER.take(key, value)
-        elif _open and _in_new_thread() and not _is_repeated(key):
-            _OF_A_THREAD.take(key, value)
+        elif _open and _in_new_thread():
+            if not _is_computed_again(key):
+                _OF_A_THREAD.take(key, value)
+            elif callable(value):
+                value()  # as in `Record.take`
 
 
 _IS_WORKER = getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", None) == "ai.data.workers.worker"
@@ -252,9 +256,15 @@ def _in_new_thread() -> bool:
     return _current.get(_OF_A_THREAD) is _OF_A_THREAD
 
 
-def _is_repeated(key: str) -> bool:
-    """Whether a backward pass is under way, perhaps in threads of torch's own, that computes what logs this again."""
-    return any(isinstance(taker, Record) and key in taker.repeated for taker in list(_open.values()))
+def _is_computed_again(key: str | None = None) -> bool:
+    """Whether a backward pass is under way, perhaps in threads of torch's own, that computes again what logs this key.
+
+    None is any key.
+    """
+    for taker in list(_open.values()):
+        if isinstance(taker, Record) and taker.repeated and (key is None or key in taker.repeated):
+            return True
+    return False
 
 
 def is_logging() -> bool:
@@ -266,6 +276,8 @@ def is_logging() -> bool:
     False
     """
     record = _current.get()
+    if record is None and not torch.compiler.is_compiling() and _open and _in_new_thread():
+        return _is_computed_again()
     return record is not None and record.records
 
 
