@@ -810,6 +810,30 @@ def test_an_evaluator_from_all_sides_names_what_it_cannot_use():
     evaluator = SymmetricEvaluator(ConnectFour(), lambda seen: (torch.zeros(len(seen), 6), torch.zeros(len(seen))))
     with pytest.raises(ValueError, match=r"evaluator must return logits of shape \(4, 7\), got \(4, 6\)"):
         evaluator(torch.zeros(2, 2, 6, 7))
+    evaluator = SymmetricEvaluator(ConnectFour(), lambda seen: (torch.zeros(len(seen), 7), torch.zeros(3)))
+    with pytest.raises(ValueError, match=r"evaluator must return one value a row, shape \(4,\), got \(3,\)"):
+        evaluator(torch.zeros(2, 2, 6, 7))
+    with pytest.raises(TypeError, match=r"evaluator must return \(logits, value\), got Tensor"):
+        SymmetricEvaluator(ConnectFour(), lambda seen: seen)(torch.zeros(2, 2, 6, 7))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_evaluator_from_all_sides_takes_what_a_search_takes(dtype):
+    game, net = ConnectFour(), torch.nn.Linear(84, 8).to(dtype)
+
+    def asked(seen):  # with gradients, and values [B, 1]
+        answer = net(seen.flatten(1).to(dtype))
+        return answer[:, :7], answer[:, 7:]
+
+    seen = torch.from_numpy(game.observe(game.step(game.init(2), np.array([0, 5]))))
+    logits, values = SymmetricEvaluator(game, asked)(seen)
+    expected = [asked(seen), asked(seen.flip(3))]
+    np.testing.assert_allclose(
+        logits, (expected[0][0] + expected[1][0].flip(1)).detach().float() / 2, rtol=0.02, atol=0.02
+    )
+    np.testing.assert_allclose(
+        values, (expected[0][1] + expected[1][1])[:, 0].detach().float() / 2, rtol=0.02, atol=0.02
+    )
 
 
 class Normed(torch.nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ai.game.protocol import SymmetricGame, action_places
+from ai.game.search.dynamics.evaluated import checked
 from ai.game.search.evaluator import Evaluation, NetEvaluator, check_evaluator, evaluating
 
 
@@ -57,16 +58,16 @@ class SymmetricEvaluator:
         """Returns the mean logits, `[B, A]`, and values, `[B]` or `[B, players]`, in float32.
 
         Raises:
-            ValueError: the evaluator's logits are not `[sides * B, A]`.
+            TypeError: the evaluator does not answer with logits and values.
+            ValueError: they are not `[sides * B, A]` and `[sides * B]`, or `[sides * B, players]` of more than two.
         """
         (sides, actions), batch = self._places.shape, len(observation)
         seen = np.asarray(observation, np.float32)
         which = np.repeat(np.arange(sides), batch)
         blank = np.zeros((sides * batch, actions), np.float32)
         turned, _ = self.game.transform(np.tile(seen, (sides, *[1] * (seen.ndim - 1))), blank, which)
-        logits, values = self.evaluator(torch.from_numpy(np.ascontiguousarray(turned)))
-        found, worth = np.asarray(logits, np.float32), np.asarray(values, np.float32)
-        if found.shape != blank.shape:
-            raise ValueError(f"evaluator must return logits of shape {blank.shape}, got {found.shape}")
+        answer = self.evaluator(torch.from_numpy(np.ascontiguousarray(turned)))
+        logits, values = checked(answer, sides * batch, actions, self.game.num_players)
+        found, worth = logits.astype(np.float32, copy=False), values.astype(np.float32, copy=False)
         back = np.take_along_axis(found.reshape(sides, batch, actions), self._places[:, None], axis=2)
         return back.mean(axis=0), worth.reshape(sides, batch, *worth.shape[1:]).mean(axis=0)
