@@ -172,6 +172,11 @@ def test_a_value_at_the_wrong_end_goes_on_learning_by_the_chance_that_it_tells()
     z = torch.tensor([-3.0, 3.0, 0.5, 0.0], requires_grad=True)
     AlphaZero(value_error="entropy", search_share=0.5)(lambda x: (torch.zeros(4, 9), z.tanh()), data, 0).backward()
     np.testing.assert_allclose(z.grad, (torch.tanh(z.detach()) - 2 * wanted + 1) / 4, rtol=1e-4)
+    # also beyond the chances that it computes by, of 1e-4 to 1 - 1e-4
+    z = torch.tensor([5.0, -5.0, 5.0, 0.0], requires_grad=True)
+    AlphaZero(value_error="entropy", search_share=0.5)(lambda x: (torch.zeros(4, 9), z.tanh()), data, 0).backward()
+    far = (torch.tanh(z.detach()) - 2 * wanted + 1) / 4
+    assert (z.grad / far > 0.1)[far.abs() > 0.1].all()
     with pytest.raises(ValueError, match="value_error must be 'squared' or 'entropy', got 'mean'"):
         AlphaZero(value_error="mean")
 

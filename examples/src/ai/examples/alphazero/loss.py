@@ -66,6 +66,7 @@ class AlphaZero:
         if self.value_error == "squared":
             return F.mse_loss(value, target)
         # values may be of half precision, which has none between 1 and 0.996
-        chance = ((1 + value) / 2).clamp(1e-4, 1 - 1e-4)
+        chance = (1 + value) / 2
+        chance = chance + (chance.clamp(1e-4, 1 - 1e-4) - chance).detach()  # whose gradient goes on beyond
         wanted = (1 + target) / 2
         return -(wanted * chance.log() + (1 - wanted) * (1 - chance).log()).mean()
