@@ -109,6 +109,7 @@ def test_a_device_that_is_not_there_is_named_and_not_taken_for_a_fault_of_the_fi
     with pytest.raises(ValueError, match=r"^device must be one that torch knows, such as 'cpu' or 'cuda:1', not None$"):
         m.load_state(path, None)
     assert m.load_state(path, "meta")["x"].is_meta
+    assert m.load_state(path, "cpu:0")["x"].device.type == "cpu"  # torch knows it, and no loader does
 
 
 class Denoiser(torch.nn.Module):

@@ -158,7 +158,7 @@ def _there(device: Any) -> torch.device:
         raise ValueError(f"device must be one that torch knows, such as 'cpu' or 'cuda:1', not {device!r}") from None
     except (RuntimeError, AssertionError, ImportError) as error:
         raise ValueError(f"device must be one that is there, not {device!r}: {str(error).splitlines()[0]}") from None
-    return found
+    return torch.device("cpu") if found.type == "cpu" else found  # loaders know no 'cpu:0', which a tensor may be on
 
 
 def load_into(module: nn.Module, state: Mapping[str, Any], *, strict: bool = True, source: str = "state") -> list[str]:
