@@ -51,10 +51,17 @@ def _computed_here(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, 
         made = [_computed_here(one, part) for one, part in parts]
         return {**state, "parts": made + state["parts"][len(made) :]}
     groups = [
-        saved | {name: own[name] for name in _HOW_COMPUTED if name in own}
+        saved | {name: own[name] for name in _HOW_COMPUTED if name in own} | {"lr": _rate_as(own["lr"], saved["lr"])}
         for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
     ]
     return {**state, "param_groups": groups}
+
+
+def _rate_as(own: Any, saved: Any) -> Any:
+    """The saved learning rate as a tensor where the script's is one, which compiled steps read, else as a number."""
+    if isinstance(own, torch.Tensor):
+        return torch.full_like(own, float(saved))
+    return float(saved) if isinstance(saved, torch.Tensor) else saved
 
 
 def check_settings(settings: str) -> None:
