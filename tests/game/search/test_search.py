@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ai.game import (
+    Augment,
     CachedEvaluator,
     ConnectFour,
     Gumbel,
@@ -805,6 +806,10 @@ def test_a_network_asked_from_all_sides_does_not_learn_and_keeps_its_rule():
 def test_an_evaluator_from_all_sides_names_what_it_cannot_use():
     with pytest.raises(TypeError, match="game must have num_symmetries and transform, Twenty48 has not"):
         SymmetricEvaluator(Twenty48(), lambda seen: seen)
+    with pytest.raises(TypeError, match=r"game must be a Game, such as TicTacToe\(\)"):
+        SymmetricEvaluator(TicTacToe, lambda seen: seen)
+    with pytest.raises(TypeError, match=r"game must be a Game, such as TicTacToe\(\)"):
+        Augment(TicTacToe)
     with pytest.raises(TypeError, match=r"evaluator must be a module or a function of observations, got <ai\.game"):
         SymmetricEvaluator(TicTacToe(), RolloutEvaluator(TicTacToe()))
     evaluator = SymmetricEvaluator(ConnectFour(), lambda seen: (torch.zeros(len(seen), 6), torch.zeros(len(seen))))

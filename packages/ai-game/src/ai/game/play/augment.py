@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ai.game import draws
-from ai.game.protocol import SymmetricGame, action_places
+from ai.game.protocol import SymmetricGame, action_places, check_game
 
 
 class Augment:
@@ -26,6 +26,7 @@ class Augment:
     """
 
     def __init__(self, game: SymmetricGame) -> None:
+        check_game(game)
         if not isinstance(game, SymmetricGame):
             raise TypeError(f"game must have num_symmetries and transform, {type(game).__name__} has not")
         self.game = game

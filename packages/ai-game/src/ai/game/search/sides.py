@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ai.game.protocol import SymmetricGame, action_places
+from ai.game.protocol import SymmetricGame, action_places, check_game
 from ai.game.search.dynamics.evaluated import checked
 from ai.game.search.evaluator import Evaluation, NetEvaluator, check_evaluator, evaluating
 
@@ -36,6 +36,7 @@ class SymmetricEvaluator:
     """
 
     def __init__(self, game: SymmetricGame, evaluator: Any) -> None:
+        check_game(game)
         if not isinstance(game, SymmetricGame):
             raise TypeError(f"game must have num_symmetries and transform, {type(game).__name__} has not")
         check_evaluator(evaluator)
