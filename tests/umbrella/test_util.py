@@ -83,6 +83,10 @@ def test_grid_keeps_bytes_and_colours(tmp_path):
     pixels = np.asarray(Image.open(tmp_path / "grid.png"))
     assert (pixels[:, :5] == images[0].permute(1, 2, 0).numpy()).all()
     assert (pixels[:, 5:] == images[1].permute(1, 2, 0).numpy()).all()
+    mirrored = images.numpy()[..., ::-1]
+    mirrored.flags.writeable = False
+    save_img_grid(tmp_path / "mirrored.png", mirrored, n_columns=2)
+    assert (np.asarray(Image.open(tmp_path / "mirrored.png"))[:, :5] == pixels[:, 4::-1]).all()
 
 
 def test_grid_refuses_other_shapes(tmp_path):

@@ -54,12 +54,14 @@ def save_img_grid(path: str | os.PathLike[str], images: "Tensor | np.ndarray", n
     """
     from pathlib import Path
 
+    import numpy as np
     import torch
     from PIL import Image
 
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be text or a path of a file, got {type(path).__name__}: the path comes first")
     path = os.path.expanduser(path)
+    images = images.copy() if isinstance(images, np.ndarray) else images  # torch takes none mirrored or read-only
     pixels = torch.as_tensor(images, device="cpu").detach()
     if pixels.ndim == 3:
         pixels = pixels[:, None]
