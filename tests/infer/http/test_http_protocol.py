@@ -97,10 +97,10 @@ class Clock:
         self.now = end
 
 
-def connected(protocol, app=echo, *, access_log=False):
+def connected(protocol, app=echo, *, access_log=False, transport=None):
     config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
     config.load()
-    transport, state = Transport(), ServerState()
+    transport, state = transport or Transport(), ServerState()
     connection = protocol(config, state, {})
     connection.access_log = access_log
     connection.connection_made(transport)
@@ -331,6 +331,60 @@ def test_a_reply_is_waited_for_while_it_is_taken_and_no_longer(packet, is_paused
         while state.tasks:
             await asyncio.wait(state.tasks)
         assert not [timer for timer in clock.timers if not timer.cancelled()]
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("ending", ["asked for", "of the server", "given up"])
+def test_a_long_reply_over_tls_is_taken_before_its_connection_is_closed(ending):
+    """It is given over in parts: TLS that is closed drops what it holds half a minute later, whoever still reads."""
+
+    class Tls(Transport):
+        def get_extra_info(self, name, default=None):
+            return self if name == "sslcontext" else default
+
+        def write(self, data):
+            super().write(data)
+            if len(data) > 1 << 16:
+                connection.pause_writing()
+
+    async def scene():
+        nonlocal connection
+        connection, transport, state = connected(HttpProtocol, speaks, transport=Tls())
+        close = b"connection: close\r\n" if ending == "asked for" else b""
+        connection.data_received(b"GET /say/70000 HTTP/1.1\r\n%s\r\n" % close)
+        for _ in range(9):
+            await asyncio.sleep(0)
+        assert 1 << 16 < len(transport.written) < 70000
+        if ending == "of the server":
+            connection.shutdown()
+        assert not transport.is_closing()
+        if ending != "given up":
+            connection.resume_writing()
+            await asyncio.wait(state.tasks)
+            assert transport.is_closing()
+            assert transport.written.endswith(b"x\r\n0\r\n\r\n")
+            assert sum(piece.count(b"x") for piece in transport.pieces) == 70000 - len(b"HTTP/1.1 100 ")
+        connection.connection_lost(None)
+        while state.tasks:
+            await asyncio.wait(state.tasks)
+
+    connection = None
+    asyncio.run(scene())
+
+
+def test_the_end_leaves_one_timer_a_connection(monkeypatch):
+    """Another would look at a connection that is gone, of which asyncio's TLS knows nothing any more."""
+
+    async def scene():
+        clock = Clock(monkeypatch)
+        connection, _, _ = connected(HttpProtocol)
+        connection.data_received(HALF)
+        connection.shutdown()
+        assert len([timer for timer in clock.timers if not timer.cancelled()]) == 1
+        connection.connection_lost(None)
+        assert not [timer for timer in clock.timers if not timer.cancelled()]
+        await asyncio.wait(connection.tasks)
 
     asyncio.run(scene())
 

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import gzip
 import json
+import math
 import random
 import sys
 import tracemalloc
@@ -19,6 +20,8 @@ from torch import nn
 
 from ai.infer import Inferencer, InferError
 from ai.infer.http import app as make_app
+from ai.infer.http.formats.plain import read_plain
+from ai.infer.http.formats.protocol import read_request
 from ai.infer.http.formats.tensors import BadInputError, TensorSpec, from_json, from_raw, to_bytes
 from ai.infer.http.models.model_sources import ModelSource
 from ai.infer.http.models.repository import ServedModel
@@ -501,11 +504,12 @@ def test_options_are_checked():
         ("m=a:b?input=x:FP32:-1&input=x:FP32:-1", "a model's input x must be given once, not 2 times"),
         ("m=a:b?input=x:FP32:one", r"an input's sizes must be whole numbers between commas, not 'one'"),
         ("m=a:b?input=x:FP32:-1,-5", "an input's sizes must be from 0, or -1 for any, not -5"),
+        (3, r"a model must be text that reads NAME\[@VERSION\]=SOURCE.*, not 3"),
         ("m=a:b?input=:FP32:-1", r"an input must be written NAME:DATATYPE:SIZES, such as x:FP32:-1,3, not ':FP32:-1'"),
     ],
 )
 def test_source_that_is_none_is_refused(text, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         ModelSource.parse(text)
 
 
@@ -609,6 +613,20 @@ def test_shared_memory_of_an_input_is_refused_by_name(app):
 def test_json_numbers_are_never_bent(datatype, data, message):
     with pytest.raises(BadInputError, match=message):
         from_json("x", datatype, (1,), data)
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP64"])
+def test_json_numbers_too_large_for_any_float_are_refused_and_infinity_is_not(datatype):
+    """Clients in Python write Infinity and NaN, as Triton reads them; 1e400 is meant to be a number."""
+    head = b'{"inputs": [{"name": "x", "datatype": "%s", "shape": [3], "data": [Infinity, 1e-400, %%s]}]}'
+    head %= datatype.encode()
+    _, (x,) = read_request(head % b"-Infinity", None, (), {})
+    assert from_raw(x).tolist() == [math.inf, 0.0, -math.inf]
+    with pytest.raises(BadInputError, match=r"numbers up to .*e\+\d+ are"):
+        read_request(head % b"-1e400", None, (), {})
+    headers = {b"content-type": b"application/json", b"x-datatype": datatype.encode()}
+    with pytest.raises(BadInputError, match=r"numbers up to .*e\+\d+ are"):
+        read_plain(b"[[1, 2e400]]", headers, (), lambda n_bytes: None)
 
 
 def test_text_among_json_numbers_takes_no_memory():

@@ -89,7 +89,7 @@ class HttpProtocol(HttpToolsProtocol):
 
         What was written and not taken stays in memory, and keeps a transport that was closed from being so.
         """
-        self.timeout_keep_alive_task = None
+        self._unset_keepalive_if_required()
         now, n_untaken, is_closing = self.loop.time(), _n_untaken(self.transport), self.transport.is_closing()
         seen = (self._heard_at, self.flow.n_written, n_untaken, is_closing)
         if seen != self._seen:
@@ -192,6 +192,13 @@ class _Cycle(RequestResponseCycle):
         self.response_started = False
         self.transport = _ReplyTransport(self.transport, self.flow)  # type: ignore[assignment]
         await super().send(start)
+        if is_plain and self.scope["scheme"] == "https":
+            # TLS takes a write of any length at once, does not say how much waits, and drops it 30 s after its end.
+            while len(body) > _COPIED_BYTES:
+                part: Any = {"type": message["type"], "body": body[:_COPIED_BYTES], "more_body": True}
+                await super().send(part)
+                body = memoryview(body)[_COPIED_BYTES:]
+            message = {"type": message["type"], "body": body}
         await super().send(message)
 
 

@@ -38,9 +38,9 @@ def named_outputs(tree: Tree) -> list[tuple[str, Any]]:
             continue
         leaf = _leaf(value)
         named += [(name, leaf)] if leaf is not None else [(f"{name}.{inner}", x) for inner, x in named_outputs(value)]
-    names = [name for name, _ in named]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:  # as of the keys 1 and "1": who asks by name would be told of one alone
+    if len(dict(named)) < len(named):  # as of the keys 1 and "1": who asks by name would be told of one alone
+        names = [name for name, _ in named]
+        twice = next(name for name in names if names.count(name) > 1)
         raise RefusedError(500, f"the model returns two outputs of the name {twice!r:.80}")
     return named
 

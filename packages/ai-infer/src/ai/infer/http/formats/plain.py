@@ -70,7 +70,7 @@ def read_plain(
     if data == []:
         raise BadInputError(_NO_ROWS)
     shape = _shape_of_list(data)
-    x = from_json("body", datatype, shape, data if isinstance(data, list) else [data])
+    x = from_json("body", datatype, shape, data if isinstance(data, list) else [data], body)
     if spec is not None:
         spec.check(datatype, shape)
     return PlainRequest(x, to_json)

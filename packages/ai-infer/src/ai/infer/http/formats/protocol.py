@@ -133,7 +133,7 @@ def _read_head(head: bytes, inputs: tuple[TensorSpec, ...]) -> Plan:
     named: dict[str, _Input] = {}
     end = 0
     for about in document["inputs"]:
-        x = _read_input(about, end, inputs)
+        x = _read_input(about, end, inputs, head)
         if x.name in named:
             raise BadInputError(f"input {x.name!r} must be given once")
         named[x.name] = x
@@ -187,7 +187,7 @@ def _parameters(document: dict[str, Any], what: str, known: set[str]) -> dict[st
     return parameters
 
 
-def _read_input(about: Any, start: int, inputs: tuple[TensorSpec, ...]) -> _Input:
+def _read_input(about: Any, start: int, inputs: tuple[TensorSpec, ...], head: bytes) -> _Input:
     if not isinstance(about, dict) or not isinstance(about.get("name"), str):
         raise BadInputError("each input must be an object with a 'name'")
     name, datatype = about["name"], about.get("datatype")
@@ -206,7 +206,7 @@ def _read_input(about: Any, start: int, inputs: tuple[TensorSpec, ...]) -> _Inpu
     size = _parameters(about, f"input {name!r:.80}", {"binary_data_size", "content_type"}).get("binary_data_size")
     if size is None:
         data = about.get("data")
-        given = texts_from_json(name, shape, data) if dtype is None else from_json(name, datatype, shape, data)
+        given = texts_from_json(name, shape, data) if dtype is None else from_json(name, datatype, shape, data, head)
         return _Input(name, dtype, shape, start, start, given)
     if type(size) is not int or size < 0:
         raise BadInputError(f"input {name!r:.80} must have a binary_data_size from 0, not {size!r:.40}")

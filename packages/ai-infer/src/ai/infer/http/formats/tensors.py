@@ -5,8 +5,10 @@ and Triton.
 """
 
 import itertools
+import json
 import math
 import struct
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,8 +144,12 @@ def check_bytes(name: str, dtype: torch.dtype, data: bytes | memoryview) -> None
         raise BadInputError(f"input {name!r} must have bytes 0 and 1 alone for datatype BOOL, not {max(data)}")
 
 
-def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> RawTensor:
-    """Returns the tensor whose elements are JSON numbers, flat or nested; they are never rounded to whole ones."""
+def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any, text: bytes | None = None) -> RawTensor:
+    """Returns the tensor whose elements are JSON numbers, flat or nested; they are never rounded to whole ones.
+
+    `text`, from which they were read, tells the numbers too large for a float, as 1e400, from those written Infinity,
+    as clients in Python write what JSON has no word for.
+    """
     dtype = dtype_of(name, datatype)
     if not isinstance(data, list):
         raise BadInputError(f"input {name!r} must have data that is a list of numbers, not {type(data).__name__}")
@@ -156,6 +162,8 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> Ra
         if dtype is torch.uint64:
             given = np.array(items, dtype=np.uint64 if kinds <= {int} else None)
         x = _as_dtype(given, dtype)
+        if text is not None and given.dtype.kind == "f" and bool(np.isinf(given).any()):
+            json.loads(text, parse_float=partial(_finite, dtype=dtype))
     except (ValueError, TypeError, OverflowError) as error:
         raise BadInputError(f"input {name!r} must have data that is {datatype}: {str(error)[:200]}") from None
     if given.size != math.prod(shape):
@@ -197,6 +205,11 @@ def _as_dtype(given: "np.ndarray[Any, np.dtype[Any]]", dtype: torch.dtype) -> Te
     if dtype.is_floating_point and bool((x.isinf().numpy() & np.isfinite(given)).any()):
         raise ValueError(f"numbers up to {torch.finfo(dtype).max} are")
     return x
+
+
+def _finite(number: str, dtype: torch.dtype) -> None:
+    if math.isinf(float(number)):
+        raise ValueError(f"numbers up to {torch.finfo(dtype).max} are")
 
 
 def texts_from_json(name: str, shape: tuple[int, ...], data: Any) -> list[Any]:

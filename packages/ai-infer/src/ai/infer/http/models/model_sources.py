@@ -56,8 +56,11 @@ class ModelSource:
         snapshot's averaged weights), `before` and `after` (`package.module:function`, run in the front end).
 
         Raises:
+            TypeError: it is no text.
             ValueError: it is written otherwise.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"a model must be text that reads NAME[@VERSION]=SOURCE[?OPTION=VALUE&…], not {text!r:.80}")
         label, equals, rest = text.partition("=")
         name, _, version = label.partition("@")
         source, _, query = rest.partition("?")
