@@ -181,6 +181,19 @@ def test_a_value_at_the_wrong_end_goes_on_learning_by_the_chance_that_it_tells()
         AlphaZero(value_error="mean")
 
 
+@pytest.mark.parametrize("net", [MLP(), ResNet((2, 3, 3), 9, nc=4, n_blocks=1)])
+def test_a_value_that_is_wrong_at_an_end_goes_on_learning_in_half_precision(net):
+    last = net.value if isinstance(net, MLP) else net.value[-1]
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.constant_(last.bias, 6.0)  # its tanh is 1 in half precision
+    data = batch() | {"obs": torch.ones(4, 2, 3, 3), "target": torch.full((4,), -1.0)}
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = AlphaZero(value_error="entropy")(net, data, 0)
+    loss.backward()
+    assert float(last.bias.grad) > 0.1
+    assert net(data["obs"])[1].dtype == torch.float32
+
+
 def test_shares_outside_their_range_are_refused():
     with pytest.raises(ValueError, match=r"search_share must be in \[0, 1\], got 2"):
         AlphaZero(search_share=2)

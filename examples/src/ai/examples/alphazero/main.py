@@ -114,6 +114,7 @@ PRESETS = {
         minutes=60,
         replay_ratio=3.0,
         buffer=600_000,
+        kernel_rate=0.01,
         weight_decay=1e-3,
         value_error="entropy",
         search_share=0.25,
@@ -129,6 +130,7 @@ PRESETS = {
 PRESETS["othello6"] = replace(
     PRESETS["connect4"],
     game="ai.game:Othello(size=6)",
+    kernel_rate=None,
     play=replace(
         PRESETS["connect4"].play,
         simulations=96,

@@ -30,12 +30,12 @@ class MLP(m.Model):
             m.repeat(n_layers - 1, m.fc(dim, dim, actv="relu")),
         )
         self.policy = m.fc(dim, n_actions)
-        self.value = m.fc(dim, 1, actv="tanh")
+        self.value = m.fc(dim, 1, init_gain=m.actv_gain("tanh"))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns logits and values."""
         h = self.body(x)
-        return self.policy(h), self.value(h).squeeze(1)
+        return self.policy(h), bounded(self.value(h))
 
 
 class ResNet(m.Model):
@@ -70,12 +70,20 @@ class ResNet(m.Model):
             m.flatten(),
         )
         self.policy = m.fc(nc_head * height * width, n_actions)
-        self.value = m.seq(m.fc(nc_head * height * width, nc, actv="relu"), m.fc(nc, 1, actv="tanh"))
+        self.value = m.seq(m.fc(nc_head * height * width, nc, actv="relu"), m.fc(nc, 1, init_gain=m.actv_gain("tanh")))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns logits and values."""
         h = self.body(x)
-        return self.policy(h), self.value(h).squeeze(1)
+        return self.policy(h), bounded(self.value(h))
+
+
+def bounded(score: Tensor) -> Tensor:
+    """Returns `score (batch, 1)` as values in [-1, 1], `(batch,)`, in single precision.
+
+    In half precision all scores beyond 3.5 would be 1, from where a wrong value gets no gradient.
+    """
+    return score.squeeze(1).float().tanh()
 
 
 Model = ResNet
