@@ -256,6 +256,7 @@ def test_torch_datasets_load_alike():
         ({"batch_size": 2, "device": "warp"}, "device must be a name that torch knows.* got 'warp'"),
         ({"batch_size": 2, "device": "cuda:97"}, "device 'cuda:97' is not available: torch sees [0-9]+ CUDA devices"),
         ({"batch_size": 2, "device": "xpu"}, "device 'xpu' is not available on this machine"),
+        ({"batch_size": 2, "device": "meta"}, "device must hold values, and 'meta' holds shapes alone"),
         ({"batch_size": 2, "device": None}, "device must be a name that torch knows.* got None"),
         ({"batch_size": 2, "prefetch": 0}, "prefetch must be at least 1, got 0"),
         ({"batch_size": 2, "n_workers": -1}, "n_workers must be at least 0, got -1"),

@@ -35,6 +35,15 @@ def test_a_tiny_run_ends_well_on_the_device(name, device, tmp_path):
     assert (tmp_path / "trial" / "metrics.jsonl").read_text()
 
 
+@pytest.mark.parametrize("name", ["alphazero", "dqn", "gpt", "muzero", "ppo", "sac", "sampled_muzero"])
+def test_a_device_that_is_not_there_is_named_before_anything_is_made(name, tmp_path):
+    main = import_module(f"ai.examples.{name}.main")
+    config = replace(main.PRESETS["tiny"], device="cuda:97", trial=str(tmp_path / "trial"))
+    with pytest.raises(ValueError, match=r"device 'cuda:97' is not available: torch sees [0-9]+ CUDA devices"):
+        main.run(config)
+    assert not list(tmp_path.iterdir())
+
+
 class Silent(HookInterface):
     """Logs nothing; between the second step and the last nothing may wait."""
 

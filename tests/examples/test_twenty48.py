@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from ai.examples import twenty48
 from ai.examples.twenty48 import SPREAD, Tuples, played, reproduce
 from ai.game import fast, greedy_player
 
@@ -38,12 +39,26 @@ def test_logits_and_values_are_what_slides_pay_and_lead_to(tuples):
 
 
 def test_it_learns_what_is_to_be_earned_and_plays_to_the_end(tuples):
-    assert tuples.learn(1, rate=0.5, seed=0) > 100
+    assert tuples.learn(1, rate=0.5, luck=np.random.default_rng(0)) > 100
     assert (tuples.tables > 0).sum() > 100
-    score, tile, slides = played(greedy_player(tuples.game, tuples), 2, 0)
+    score, tile, slides = played(greedy_player(tuples.game, tuples), 2, np.random.default_rng(0))
     assert (score > 0).all()
     assert set(tile) <= {2**k for k in range(3, 12)}
     assert slides > 60
+
+
+def test_neighbouring_seeds_learn_and_play_by_other_luck(tuples, monkeypatch):
+    drawn, clock = [], iter(np.arange(99) * 20.0)  # a minute is over after three rounds
+    monkeypatch.setattr(twenty48.time, "process_time", lambda: next(clock))
+    monkeypatch.setattr(Tuples, "learn", lambda self, games, rate, luck: drawn.append(luck.random()) or 0.0)
+    monkeypatch.setattr(
+        twenty48, "played", lambda player, games, luck: drawn.append(luck.random()) or (np.zeros(1), np.ones(1), 1)
+    )
+    for seed in range(3):
+        reproduce(seed=seed, minutes=1, games=1, simulations=())
+    learnt_and_played = np.reshape(drawn, (3, -1))
+    assert (learnt_and_played[:, -1] == learnt_and_played[:, -2]).all()  # the players meet the same tiles
+    assert len(np.unique(drawn)) == learnt_and_played[:, 1:].size
 
 
 @pytest.mark.parametrize("wrong", [{"games": 0}, {"minutes": 0}])

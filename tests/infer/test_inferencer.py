@@ -131,6 +131,8 @@ def test_options_are_checked():
         ((model, "tpu9"), ValueError, r"device must be one that torch knows, not 'tpu9'"),
         ((model, ["cpu", None]), ValueError, "device must be one that torch knows, not None"),
         ((model, "cuda:99"), ValueError, r"device \(cuda:99\) must be there, and this machine has \d+ of CUDA"),
+        ((model, "meta"), ValueError, r"device must hold values, and 'meta' holds shapes alone"),
+        ((model, ["cpu", torch.device("meta", 0)]), ValueError, r"device must hold values, and 'meta:0' holds shapes"),
         ((model, []), ValueError, r"device must name at least one device, not an empty list"),
         ((model, "cpu", 0), ValueError, r"batch_size must be a number of rows from 1, or 'auto', not 0"),
         ((model, "cpu", "big"), ValueError, r"batch_size must be a number of rows from 1, or 'auto', not 'big'"),

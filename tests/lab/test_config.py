@@ -10,7 +10,7 @@ from ai.lab import Config, Trial
 from ai.lab.config import diff, flatten, override
 from ai.lab.configuration.plain_values import to_plain
 from ai.lab.configuration.typed_fields import from_plain
-from ai.lab.configuration.yaml_file import read_yaml, write_yaml
+from ai.lab.configuration.yaml_file import parse_yaml, read_yaml, write_yaml
 
 
 class Mode(enum.Enum):
@@ -140,6 +140,33 @@ def test_what_yaml_has_no_form_for_is_refused(tmp_path):
         write_yaml(tmp_path / "c.yaml", {"f": lambda: 0})
     with pytest.raises(TypeError, match="config class must be a dataclass, got int"):
         from_plain(int, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("lr: 1\ndim: 2\nlr: 3\n", "c.yaml is not valid YAML: the key 'lr' stands twice, in lines 1 and 3"),
+        ("a:\n- {b: 1,\n   'b': 1}\n", "the key 'b' stands twice, in lines 2 and 3"),
+        ("1: a\n0x1: b\n", "the key 1 stands twice, in lines 1 and 2"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path, text, said):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=f"{said}$"):
+        read_yaml(tmp_path / "c.yaml")
+    with pytest.raises(
+        ValueError, match=r"value must be YAML, got '\{a: 1, a: 2\}': the key 'a' stands twice, in line 1"
+    ):
+        parse_yaml("{a: 1, a: 2}")
+
+
+def test_a_key_may_stand_beside_the_mapping_that_it_is_merged_with(tmp_path):
+    text = "base: &base {lr: 1, dim: 2}\nx:\n  a: &a {<<: *base, lr: 3}\ny: {<<: *a, dim: 4}\nz: [*a, *a]\n"
+    (tmp_path / "c.yaml").write_text(text)
+    a = {"lr": 3, "dim": 2}
+    assert read_yaml(tmp_path / "c.yaml") == {
+        "base": {"lr": 1, "dim": 2}, "x": {"a": a}, "y": {"lr": 3, "dim": 4}, "z": [a, a]
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["- 1\n", "a: [", "!!python/object/apply:os.system ['true']"])

@@ -11,3 +11,17 @@ def test_a_tensor_arrives_as_one_that_requires_gradients_where_it_was_one(is_lea
     came = joined(*split(sent))
     assert {key: value.requires_grad for key, value in came.items()} == {"x": True, "y": False, "n": False}
     assert all(torch.equal(came[key], value) and came[key].is_leaf for key, value in sent.items())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse|The PyTorch API of nested")
+@pytest.mark.parametrize("requires_grad", [True, False])
+@pytest.mark.parametrize(
+    "made", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr, lambda x: torch.nested.nested_tensor([x, x[:1]])]
+)
+def test_a_tensor_that_is_not_dense_arrives_as_it_was(made, requires_grad):
+    sent = made(torch.eye(3)).requires_grad_(requires_grad)
+    came = joined(*split({"x": sent}))["x"]
+    assert (came.layout, came.is_nested, came.requires_grad) == (sent.layout, sent.is_nested, requires_grad)
+    assert came.is_leaf
+    pairs = zip(came.unbind(), sent.unbind(), strict=True) if sent.is_nested else [(came.to_dense(), sent.to_dense())]
+    assert all(torch.equal(one, other) for one, other in pairs)

@@ -138,6 +138,20 @@ def test_environments_that_have_not_begun_say_so(kind, num):
             ask()
 
 
+@pytest.mark.parametrize(
+    "env",
+    [
+        GameEnvironments(CartPole(), 3),
+        GymnasiumEnvironments("CartPole-v1", 3),
+        VectorEnvironments("CartPole-v1", 3, vectorization_mode="sync"),
+    ],
+    ids=["game", "gymnasium", "vector"],
+)
+def test_rows_of_neighbouring_seeds_begin_apart(env):
+    begun = np.concatenate([env.reset(seed) for seed in (0, 1, 2, 2**40)])
+    assert len(np.unique(begun, axis=0)) == 12
+
+
 @pytest.mark.parametrize("env", [GymnasiumEnvironments, VectorEnvironments])
 def test_boxes_are_reached_from_minus_one_to_one(env):
     class Shows(gym.Env):

@@ -132,6 +132,27 @@ def test_round_robin_ranks_perfect_over_search_over_chance(solution):
     assert table["perfect"].elo > table["rollouts"].elo > table["random"].elo
 
 
+def test_matches_of_neighbouring_seeds_and_those_of_a_round_robin_share_no_luck():
+    drawn = []
+
+    class Noted(TicTacToe):
+        def init(self, batch, seed=0):
+            drawn.append(set(seed.tolist()))  # of the openings and the game's own luck
+            return super().init(batch, seed)
+
+    game = Noted()
+
+    def noted(state, seed):
+        drawn[-1] |= set(seed.tolist())
+        return random_player(game)(state, seed)
+
+    for seed in range(3):
+        match(game, noted, noted, 4, seed=seed)
+        round_robin(game, {"a": noted, "b": noted, "c": noted}, 4, seed=seed)
+    assert len(drawn) == 12
+    assert len(set.union(*drawn)) == sum(map(len, drawn))
+
+
 @needs_numba
 def test_solver_agrees_with_brute_force_on_late_positions():
     game, solver = ConnectFour(), ConnectFourSolver(table_bits=16)

@@ -43,17 +43,16 @@ class Tuples:
         }
         self._learn, self._judge = fast.bound(_learn, entry=_entry, **rules), fast.bound(_judge, **rules)
 
-    def learn(self, games: int, *, rate: float, seed: int) -> float:
+    def learn(self, games: int, *, rate: float, luck: np.random.Generator) -> float:
         """Plays by the best slide and learns from what follows; returns the mean score.
 
         Args:
             games: how many.
             rate: share of a board's error that an update takes back, where no two places see the same.
-            seed: of the luck.
+            luck: draws the tiles.
         """
         rows = np.zeros(3, self.game.dtype)
         rows[0] = self.game.init(1)[0]
-        luck = np.random.default_rng(seed)
         score: float = self._learn(rows, self.tables, self.places, rate / len(self.places), games, luck)
         return score
 
@@ -139,9 +138,9 @@ def _judge(state, rows, tables, places, logits, value):  # type: ignore[no-untyp
             logits[b, a] -= value[b]
 
 
-def played(player: Player, games: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
+def played(player: Player, games: int, luck: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
     """Returns the score and the largest tile of each of some games, `[games]`, and how many slides were made in all."""
-    game, luck = Twenty48(), np.random.default_rng(seed)
+    game = Twenty48()
     state, score, slides = game.init(games), np.zeros(games), 0
     while True:
         while (lucky := game.chance(state).any(axis=1)).any():
@@ -173,10 +172,10 @@ def reproduce(
     """
     if games < 1 or not minutes > 0:
         raise ValueError(f"games and minutes must be above 0, got {games} and {minutes}")
-    tuples, start, learnt = Tuples(), time.process_time(), 0
+    tuples, start, learnt, luck = Tuples(), time.process_time(), 0, np.random.default_rng(seed)
     chunk = 1
     while (gone := (time.process_time() - start) / (60 * minutes)) < 1:
-        mean = tuples.learn(chunk, rate=0.5 * (1 - gone) + 0.01, seed=seed + learnt)
+        mean = tuples.learn(chunk, rate=0.5 * (1 - gone) + 0.01, luck=luck)
         learnt += chunk
         if chunk == 500 or chunk == 1:
             print(f"{learnt:7d} games, mean score {mean:,.0f}", flush=True)
@@ -187,7 +186,7 @@ def reproduce(
     }
     for name, player in players.items():
         begun = time.process_time()
-        score, tile, slides = played(player, games, seed)
+        score, tile, slides = played(player, games, np.random.default_rng([seed, 1]))  # the same tiles for each
         took = time.process_time() - begun
         made = {f"{name}_{size}": float((tile >= size).mean()) for size in (2048, 4096, 8192)}
         found |= {f"{name}_median": float(np.median(score)), f"{name}_mean": float(score.mean()), **made}

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ai.data import Datagen, ReplayBuffer
+from ai.data.batch.device import checked_device
 from ai.data.datagen import DatagenLoader
 from ai.examples.alphazero import connect4
 from ai.examples.alphazero.ladder import Ladder
@@ -161,6 +162,7 @@ DESCRIPTIONS = {
 
 def run(config: Config) -> dict[str, float]:
     """Trains and measures; returns what the task finds of the best snapshot, and the `seconds` of training."""
+    checked_device(config.device)
     if config.game == "tictactoe":
         return run_tictactoe(config)
     return run_connect4(config) if config.game == "connect4" else run_game(config)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ai.data.batch.device import checked_device
 from ai.examples.agents.config import ReplayConfig
 from ai.examples.agents.learner import SUMMED, Learner, falling, replayed
 from ai.examples.agents.training import train
@@ -74,6 +75,7 @@ BEST = EpsilonGreedy(steps=1, first=0.0, last=0.0)  # for measuring: among what 
 
 def learner(config: Config) -> Learner:
     """Returns the agent that the options describe."""
+    device = checked_device(config.device)
     env = world(config.env, config.num_envs)
     if env.num_actions is None:
         raise ValueError(f"env must have discrete actions, {config.env} has not")
@@ -83,7 +85,7 @@ def learner(config: Config) -> Learner:
         dim=config.dim, duelling=config.duelling, quantiles=config.quantiles,
         atoms=config.atoms, support=config.support,
     )  # fmt: skip
-    model.init(seed=config.seed).to(config.device)
+    model.init(seed=config.seed).to(device)
     stack = env.observation_shape[0] if frames else 1
     rollouts = Rollouts(
         env,

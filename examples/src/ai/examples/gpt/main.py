@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ai.data import Dataset
+from ai.data.batch.device import checked_device
 from ai.examples.cli import read_config
 from ai.examples.gpt.corpus import Alphabet, Corpus, compressed_bits, python_docs
 from ai.examples.gpt.figures import save_curve
@@ -133,6 +134,7 @@ def run(config: Config, dataset: str | Corpus | None = None) -> dict[str, float]
         dataset: A text of your own instead of the one that the configuration names, its last tenth held out; or one
             that is already in two parts.
     """
+    checked_device(config.device)
     corpus = read(config, dataset)
     alphabet = Alphabet(corpus.train)
     train_codes, held_out_codes = (alphabet.encode(text).to(config.device) for text in (corpus.train, corpus.held_out))

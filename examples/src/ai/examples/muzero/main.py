@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ai.data import Datagen, ReplayBuffer
+from ai.data.batch.device import checked_device
 from ai.data.datagen import DatagenLoader
 from ai.examples.alphazero.truth import lost_lines, wrong_moves
 from ai.examples.cli import read_config
@@ -157,6 +158,7 @@ class Judge:
 
 def run(config: Config) -> dict[str, float]:
     """Trains and measures; returns what `measure` finds of the best snapshot, the `seconds` and `environment_steps`."""
+    checked_device(config.device)
     game = make_game(config.game)
     solution = truth(game)
     engine = make_engine(config)

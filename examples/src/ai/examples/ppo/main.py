@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ai.data import Datagen
+from ai.data.batch.device import checked_device
 from ai.examples.agents.config import AgentConfig
 from ai.examples.agents.learner import Learner, falling
 from ai.examples.agents.noted import Noted
@@ -104,8 +105,9 @@ def build(config: Config, env: World) -> Perceptrons | Recurrent | Atari:
 
 def learner(config: Config) -> Learner:
     """Returns the agent that the options describe."""
+    device = checked_device(config.device)
     env = world(config.env, config.num_envs)
-    model = build(config, env).init(seed=config.seed).to(config.device)
+    model = build(config, env).init(seed=config.seed).to(device)
     memory = model.memory if isinstance(model, Recurrent) else None
     source = Noted(Rollouts(env, copy.deepcopy(model), steps=config.steps, memory=memory))
     loader = Datagen(source).passes(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ai.data.batch.device import checked_device
 from ai.examples.agents.config import ReplayConfig
 from ai.examples.agents.learner import SUMMED, Learner, falling, replayed
 from ai.examples.agents.training import train
@@ -57,11 +58,12 @@ DESCRIPTIONS = {"tiny": "seconds; for tests", "pendulum": "minutes"}
 
 def learner(config: Config) -> Learner:
     """Returns the agent that the options describe."""
+    device = checked_device(config.device)
     env = world(config.env, config.num_envs)
     if env.num_actions is not None or len(env.observation_shape) != 1:
         raise ValueError(f"env must have continuous actions and show a few numbers, {config.env} has not")
     model = Model(env.observation_shape[0], env.action_shape[0], dim=config.dim)
-    model.init(seed=config.seed).to(config.device)
+    model.init(seed=config.seed).to(device)
     act = ByActor(random_steps=config.min_steps)
     rollouts = Rollouts(env, copy.deepcopy(model), act, 1, lookahead=config.n_step - 1)
     source, loader = replayed(config, rollouts, omit_keys=SUMMED)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from ai.data.batch.device import checked_device
 from ai.examples.agents.config import ReplayConfig
 from ai.examples.agents.learner import Learner, falling, replayed
 from ai.examples.agents.point_mass import optimal
@@ -110,6 +111,7 @@ DESCRIPTIONS = {
 
 def learner(config: Config) -> Learner:
     """Returns the agent that the options describe."""
+    device = checked_device(config.device)
     env = world(config.env, config.num_envs)
     if env.num_actions is not None or len(env.action_shape) != 1:
         raise ValueError(f"env must have continuous actions along one axis of numbers, {config.env} has not")
@@ -122,7 +124,7 @@ def learner(config: Config) -> Learner:
         dim_state=config.dim_state,
         support_size=config.support_size,
     )
-    model.init(seed=config.seed).to(config.device)
+    model.init(seed=config.seed).to(device)
     ahead = max(config.unroll, config.n_step - 1)
     act = BySearch(search(config))
     rollouts = Rollouts(env, copy.deepcopy(model), act, config.rollout, lookahead=ahead)

@@ -295,9 +295,17 @@ def rows_at_most(batch_size: int | str) -> int | None:
 
 
 def check_device(device: Any) -> None:
-    """Raises `TypeError` for what cannot name a device, here or on another machine."""
+    """Raises an error for what cannot name a device that answers, here or on another machine.
+
+    Raises:
+        TypeError: it names none.
+        ValueError: it is torch's device of shapes without values.
+    """
     if not isinstance(device, (str, torch.device, Sequence)):
         raise TypeError(f"device must be a device or several, got {device!r}: batch_size comes after it, or by name")
+    for each in [device] if isinstance(device, (str, torch.device)) else device:
+        if str(each).partition(":")[0] == "meta":
+            raise ValueError(f"device must hold values, and {str(each)!r} holds shapes alone")
 
 
 def _devices(device: str | torch.device | Sequence[str | torch.device], replicas: int | None) -> list[torch.device]:

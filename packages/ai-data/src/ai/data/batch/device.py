@@ -29,6 +29,8 @@ def checked_device(device: str | torch.device) -> torch.device:
         found = torch.device("mps", 0)  # as its tensors say
     elif found.type == "cpu":
         found = torch.device("cpu")
+    elif found.type == "meta":
+        raise ValueError(f"device must hold values, and {str(device)!r} holds shapes alone")
     else:
         try:
             torch.empty(0, device=found)

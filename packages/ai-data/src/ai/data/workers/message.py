@@ -28,10 +28,12 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         loaded = sys.modules.get("torch")
         # Another thread may be importing torch just now; then nothing here is a tensor yet.
-        if type(value) is not getattr(loaded, "Tensor", None) or value.device.type != "cpu" or value.is_sparse:
+        if type(value) is not getattr(loaded, "Tensor", None) or value.device.type != "cpu":
             return NotImplemented
         import torch
 
+        if value.layout is not torch.strided or value.is_nested:  # which torch pickles, but for `requires_grad`
+            return (_rebuild_with_gradient, (value.detach(),)) if value.requires_grad else NotImplemented
         flat = value.detach().resolve_conj().resolve_neg().contiguous().view(-1)
         how = str(value.dtype), tuple(value.shape), *([True] if value.requires_grad else [])
         return _rebuild_tensor, (flat.view(torch.uint8).numpy(), *how)
@@ -41,4 +43,8 @@ def _rebuild_tensor(raw: np.ndarray, dtype: str, shape: tuple[int, ...], require
     import torch
 
     made = torch.from_numpy(raw).view(getattr(torch, dtype.removeprefix("torch."))).view(shape)
-    return made.requires_grad_() if requires_grad else made
+    return _rebuild_with_gradient(made) if requires_grad else made
+
+
+def _rebuild_with_gradient(made: Any) -> Any:
+    return made.requires_grad_()

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ai.game import draws
 from ai.game.arguments import check_flag
 from ai.game.environments.protocol import BEGIN, Seen, Step
 from ai.game.environments.spaces import ActionSpace, Observations, check_made, check_mask, gymnasium, legal_of
@@ -67,7 +68,9 @@ class VectorEnvironments:
         """Begins an episode in every row."""
         if self._env is None:
             self._env = self._make()
-        return self._as_seen(*self._env.reset(seed=seed % (1 << 31)))
+        # it seeds its rows by this number and those that follow it: those of a neighbouring seed lie elsewhere
+        first = draws.row_seeds(seed, 1)[0] % np.uint64(1 << 31)
+        return self._as_seen(*self._env.reset(seed=int(first)))
 
     def step(self, action: NDArray[Any]) -> Step:
         """Steps every row."""

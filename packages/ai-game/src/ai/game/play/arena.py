@@ -19,6 +19,7 @@ from ai.game.play.players import Player, check_players
 from ai.game.protocol import Game, State, chances, check_actions, check_game, move_weights, outcome_for
 
 ELO_SCALE = 400 / np.log(10)
+_PAIRS, _MOVES, _TABLE = range(3)  # streams of a seed: what pairs of games share, what players draw by, and matches
 _LUCK = 1 << 32  # apart from the openings' numbers
 
 
@@ -96,10 +97,10 @@ def match(
         raise ValueError(f"game must be for two players, {type(game).__name__} is for {game.num_players}")
     check_count(1, games=games, max_moves=max_moves)
     check_count(0, opening_moves=opening_moves, seed=seed)
-    pair_seeds = draws.fold_in(draws.row_seeds(seed, (games + 1) // 2), 0).repeat(2)[:games]
+    pair_seeds = draws.fold_in(draws.row_seeds(seed, (games + 1) // 2), _PAIRS).repeat(2)[:games]
     state = _opened(game, pair_seeds, opening_moves)
     seat = np.arange(games) % 2  # of the first player
-    seeds = draws.row_seeds(seed + 1, games)
+    seeds = draws.fold_in(draws.row_seeds(seed, games), _MOVES)
     played = draws.fold_in(draws.digest(state), seat)  # a number for each game, by all that happened in it
     outcome = np.zeros(games)
     for ply in range(max_moves):
@@ -156,10 +157,13 @@ def round_robin(
     """Plays a match of `games` games between each two players; arguments as of `match`, with openings by default."""
     if not isinstance(players, Mapping):
         raise TypeError(f"players must be a dict by name, got {type(players).__name__}")
+    check_count(0, seed=seed)
     limits = {"opening_moves": opening_moves, "max_moves": max_moves}
+    pairs = list(combinations(players, 2))
+    seeds = draws.fold_in(draws.row_seeds(seed, len(pairs)), _TABLE)
     return {
-        (one, other): match(game, players[one], players[other], games, seed=seed + index, **limits)
-        for index, (one, other) in enumerate(combinations(players, 2))
+        (one, other): match(game, players[one], players[other], games, seed=int(own), **limits)
+        for (one, other), own in zip(pairs, seeds, strict=True)
     }
 
 

@@ -1,6 +1,7 @@
 """YAML files of configurations, in which `1e-3` is a number."""
 
 import functools
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Returns a YAML file's mapping; an empty file is an empty one.
 
     Raises:
-        ValueError: the file is no YAML mapping.
+        ValueError: the file is no YAML mapping, or a key stands twice in one.
     """
     import yaml  # type: ignore[import-untyped]
 
@@ -41,13 +42,13 @@ def parse_yaml(text: str) -> Any:
     """Returns the value that the text of an override is in YAML.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or a key stands twice in it.
     """
     import yaml
 
     try:
         return yaml.load(text, _loader())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"an override's value must be YAML, got {text!r}: {error}") from None
 
 
@@ -65,8 +66,46 @@ def _is_endless(values: object) -> bool:
 
 @functools.cache
 def _loader() -> Any:
-    """Returns the safe loader, in C where it was built, with 1e-3 read as a number (YAML 1.1 reads it as text)."""
-    return _with_numbers("SafeLoader")
+    """Returns the safe loader, in C where it was built, that takes a key once.
+
+    It reads 1e-3 as a number, which YAML 1.1 reads as text.
+    """
+    made = _with_numbers("SafeLoader")
+
+    class Loader(made):  # type: ignore[misc, valid-type]
+        def get_single_node(self) -> Any:
+            node = super().get_single_node()  # before any `<<` has put another mapping's keys beside its own
+            _check_once(node, self.construct_object)
+            return node
+
+    return Loader
+
+
+def _check_once(root: Any, value_of: Callable[[Any], Any]) -> None:
+    """Raises `ValueError` where a key of a mapping stands twice in it: the last one would win without a word."""
+    import yaml
+
+    below, known = [root], set()
+    while below:
+        node = below.pop()
+        if id(node) in known or not isinstance(node, yaml.CollectionNode):
+            continue
+        known.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            below.extend(node.value)
+            continue
+        lines: dict[Any, int] = {}
+        for key, value in node.value:
+            below.append(value)
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            name, line = value_of(key), key.start_mark.line + 1
+            if not isinstance(name, Hashable):
+                continue  # which is refused as a key below
+            if name in lines:
+                where = f"lines {lines[name]} and {line}" if line != lines[name] else f"line {line}"
+                raise ValueError(f"the key {name!r} stands twice, in {where}")
+            lines[name] = line
 
 
 @functools.cache

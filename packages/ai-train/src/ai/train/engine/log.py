@@ -215,8 +215,10 @@ def log(key: str, value: Given) -> None:
     under `task_`, `sample_` and `data_` and the key, as what is logged in a validation does under `val_`. What comes
     again in the backward pass, under a key of the forward pass, is that pass computed again (activation checkpointing),
     and counts once. A loader's worker knows no step, and says so at a logged one, as does a thread that an environment
-    starts; run in the context of the one that trains, by `contextvars.copy_context().run`, it does. Outside of training
-    nothing happens, so that a model that logs can be used as any other.
+    starts; run in the context of the one that trains, by `contextvars.copy_context().run`, it does. A thread that works
+    for no step, such as one that serves the model, hears it too while a step is logged, for the two look alike: there
+    nothing is wrong, and `warnings.filterwarnings("ignore", "log.*in a thread of its own")` ends it. Outside of
+    training nothing happens, so that a model that logs can be used as any other.
 
     Args:
         key: the name under which the hook receives it.
@@ -242,7 +244,8 @@ _IS_WORKER = getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "na
 _OF_A_WORKER = Nowhere("a loader's worker")
 _OF_A_THREAD = Nowhere(
     "a thread of its own",
-    "call it in the thread that trains, or run the function of the other by contextvars.copy_context().run",
+    "call it in the thread that trains, or run the function of the other by contextvars.copy_context().run; a thread "
+    "that works for no step, such as one that serves the model, has nothing to mend",
 )
 
 
