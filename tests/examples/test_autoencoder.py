@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -44,6 +45,19 @@ def test_every_pixel_and_every_parameter_matters(on_device):
 
 def test_reconstructions_stay_in_range():
     assert ImgAutoencoder(16, 4, 1, 8, 16).init(seed=0)(images() * 100).abs().max() <= 1
+
+
+def test_a_pixel_that_is_wrong_at_an_end_goes_on_learning_in_half_precision():
+    model = ImgAutoencoder(16, 4, 1, 8, 16).init(seed=0)
+    last = model.decode[-1]
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.constant_(last.bias, 6.0)  # its tanh is 1 in half precision
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model(images())
+    (y + 1).square().mean().backward()
+    assert y.dtype == torch.float32
+    # 2 (y + 1) (1 - y²), summed over an image's pixels and meant over all: 2 · 2 · 4 e^-12
+    assert float(last.bias.grad) == pytest.approx(16 * math.exp(-12), rel=0.01)
 
 
 def test_blocks_of_ones_own_are_taken():

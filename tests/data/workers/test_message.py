@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 
@@ -16,7 +18,14 @@ def test_a_tensor_arrives_as_one_that_requires_gradients_where_it_was_one(is_lea
 @pytest.mark.filterwarnings("ignore:Sparse|The PyTorch API of nested")
 @pytest.mark.parametrize("requires_grad", [True, False])
 @pytest.mark.parametrize(
-    "made", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr, lambda x: torch.nested.nested_tensor([x, x[:1]])]
+    "made",
+    [
+        torch.Tensor.to_sparse,
+        lambda x: torch.sparse_coo_tensor([[1, 1], [0, 0]], [1.0, 2.0], (3, 3)),  # not coalesced
+        torch.Tensor.to_sparse_csr,
+        lambda x: x[:2, :2].to_sparse_bsc((1, 2)),
+        lambda x: torch.nested.nested_tensor([x, x[:1]]),
+    ],
 )
 def test_a_tensor_that_is_not_dense_arrives_as_it_was(made, requires_grad):
     sent = made(torch.eye(3)).requires_grad_(requires_grad)
@@ -25,3 +34,8 @@ def test_a_tensor_that_is_not_dense_arrives_as_it_was(made, requires_grad):
     assert came.is_leaf
     pairs = zip(came.unbind(), sent.unbind(), strict=True) if sent.is_nested else [(came.to_dense(), sent.to_dense())]
     assert all(torch.equal(one, other) for one, other in pairs)
+    if came.layout is torch.sparse_coo:
+        assert came.is_coalesced() == sent.is_coalesced()
+    kept = weakref.ref(came)
+    del came, pairs
+    assert kept() is None

@@ -65,7 +65,7 @@ class AlphaZero:
     def _value_loss(self, value: Tensor, target: Tensor) -> Tensor:
         if self.value_error == "squared":
             return F.mse_loss(value, target)
-        # values may be of half precision, which has none between 1 and 0.996
+        # a model may give values of half precision, which has none between 1 and 0.996
         chance = (1 + value) / 2
         chance = chance + (chance.clamp(1e-4, 1 - 1e-4) - chance).detach()  # whose gradient goes on beyond
         wanted = (1 + target) / 2

@@ -54,8 +54,16 @@ class ImgAutoencoder(m.Model):
         narrow = [] if nc_code is None else [m.conv(cast(int, down.nc_out), nc_code, 1)]
         widen = [] if nc_code is None else [m.conv(nc_code, cast(int, up.nc_in), 1)]
         self.encode = m.seq(m.conv(nc_img, nc_min, actv="mish"), down, *narrow)
-        self.decode = m.seq(*widen, up, m.conv(nc_min, nc_img, actv="tanh"))
+        self.decode = m.seq(*widen, up, m.conv(nc_min, nc_img, actv=bounded, init_gain=m.actv_gain("tanh")))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the reconstruction of `(batch, nc_img, imsize, imsize)` images."""
         return self.decode(self.encode(x))  # type: ignore[no-any-return]
+
+
+def bounded(x: Tensor) -> Tensor:
+    """Returns the tanh of `x`, in single precision.
+
+    In half precision all pixels beyond 3.5 would be 1, from where a wrong one gets no gradient.
+    """
+    return x.float().tanh()

@@ -32,7 +32,10 @@ class _Pickler(pickle.Pickler):
             return NotImplemented
         import torch
 
-        if value.layout is not torch.strided or value.is_nested:  # which torch pickles, but for `requires_grad`
+        if value.layout is not torch.strided or value.is_nested:
+            if parts := _sparse_parts(value):
+                return _rebuild_sparse, (value.requires_grad, *parts)
+            # which torch pickles, but for `requires_grad`
             return (_rebuild_with_gradient, (value.detach(),)) if value.requires_grad else NotImplemented
         flat = value.detach().resolve_conj().resolve_neg().contiguous().view(-1)
         how = str(value.dtype), tuple(value.shape), *([True] if value.requires_grad else [])
@@ -48,3 +51,32 @@ def _rebuild_tensor(raw: np.ndarray, dtype: str, shape: tuple[int, ...], require
 
 def _rebuild_with_gradient(made: Any) -> Any:
     return made.requires_grad_()
+
+
+def _sparse_parts(value: Any) -> tuple[Any, ...]:
+    """Returns layout, shape, whether it is coalesced, and the tensors of a sparse one; nothing of any other."""
+    import torch
+
+    layout = value.layout
+    if layout is torch.strided:  # a nested one, which has no one shape
+        return ()
+    value, shape = value.detach(), tuple(value.shape)
+    if layout is torch.sparse_coo:
+        return layout, shape, value.is_coalesced(), value._indices(), value._values()
+    if layout in (torch.sparse_csr, torch.sparse_bsr):
+        return layout, shape, None, value.crow_indices(), value.col_indices(), value.values()
+    if layout in (torch.sparse_csc, torch.sparse_bsc):
+        return layout, shape, None, value.ccol_indices(), value.row_indices(), value.values()
+    return ()
+
+
+def _rebuild_sparse(requires_grad: bool, layout: Any, shape: tuple[int, ...], coalesced: bool, *tensors: Any) -> Any:
+    # torch's own function keeps what it makes until the next `torch.load`, which would look through all of it
+    import torch
+
+    how: dict[str, Any] = {"size": shape, "check_invariants": False}
+    if layout is torch.sparse_coo:
+        made = torch.sparse_coo_tensor(*tensors, is_coalesced=coalesced, **how)
+    else:
+        made = torch.sparse_compressed_tensor(*tensors, layout=layout, **how)
+    return made.requires_grad_() if requires_grad else made
