@@ -64,7 +64,7 @@ def ask(app, method, path, body=b"", headers=None, chunks=1, *, stays=False):
         "type": "http",
         "method": method,
         "path": path,
-        "headers": [(k.encode(), str(v).encode()) for k, v in (headers or {}).items()],
+        "headers": [(k.encode(), line.encode()) for k, v in (headers or {}).items() for line in str(v).split("\n")],
     }
     LOOP.run(app(scope, receive, send))
     if not sent:
@@ -941,14 +941,26 @@ def test_reply_to_a_client_that_has_gone_is_no_error(app):
     LOOP.run(app({"type": "http", "method": "GET", "path": "/v2", "headers": []}, receive, send))
 
 
-def test_raw_numbers_are_answered_in_json_where_that_is_accepted(app, model):
-    status, headers, body = ask(app, "POST", "/models/m", to_bytes(X), {"accept": "application/json"})
+@pytest.mark.parametrize(
+    "accept", ["application/json", "application/json, text/plain, */*", "APPLICATION/json\ntext/html"]
+)
+def test_raw_numbers_are_answered_in_json_where_that_is_accepted(app, model, accept):
+    """As curl, axios, and whoever writes several lines of one header ask for it."""
+    status, headers, body = ask(app, "POST", "/models/m", to_bytes(X), {"accept": accept})
     assert (status, headers["content-type"]) == (200, "application/json")
     assert torch.allclose(torch.tensor(json.loads(body)), model(X).detach(), atol=1e-6)
-    both = ask(
-        app, "POST", "/models/m", to_bytes(X), {"accept": "application/json, */*"}
-    )  # whoever takes all gets bytes
-    assert both[2] == to_bytes(model(X).detach())
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/octet-stream", "application/json;q=0.1, */*", "image/png\n*/*"])
+def test_bytes_are_answered_where_json_is_not_liked_better(app, model, accept):
+    raw = ask(app, "POST", "/models/m", to_bytes(X), {"accept": accept})
+    assert (raw[0], raw[2]) == (200, to_bytes(model(X).detach()))
+    _, headers, body = ask(
+        app, "POST", "/models/m", b"[[1,2,3,4,5,6,7,8]]", {"accept": accept, "content-type": "application/json"}
+    )
+    is_json = headers["content-type"] == "application/json"
+    assert is_json == (accept in ("*/*", "image/png\n*/*"))
+    assert is_json or len(body) == 16
 
 
 def test_body_that_the_server_lost_is_said_to_be(app):

@@ -106,7 +106,7 @@ def test_a_whole_reply_of_a_model_that_makes_parts_is_the_clients_mistake(stream
     async def scene(stack):
         app = stack.enter_context(contextlib.closing(make_app({"m": streaming})))
         asked = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [3, 0]}]}).encode()
-        plain = Exchange(app, [3, 0], accept="application/json")
+        plain = Exchange(app, [3, 0], accept="application/json, text/event-stream;q=0")
         protocol = Exchange(app, [3, 0], accept="*/*", path="/v2/models/m/infer", body=asked)
         await asyncio.gather(plain.task, protocol.task)
         said = "the model returns its reply in parts: send the plain form, POST /models/NAME, with accept: "

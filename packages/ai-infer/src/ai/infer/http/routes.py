@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from ai.infer.arguments import check_counts, check_seconds, check_switches
+from ai.infer.http.formats.accept import ReplyForm, accept_of, reply_form
 from ai.infer.http.formats.bodies import BodyReader, Receive
 from ai.infer.http.formats.messages import JSON, RETRY, RefusedError, Reply, Request
 from ai.infer.http.formats.tensors import BadInputError
@@ -24,7 +25,7 @@ from ai.infer.http.models.model_sources import ModelSource
 from ai.infer.http.models.repository import Repository, UnknownModelError
 from ai.infer.http.openapi import describe
 from ai.infer.http.owner import LocalOwner, Owner
-from ai.infer.http.streaming import Send, stream, wants_parts
+from ai.infer.http.streaming import Send, stream
 from ai.infer.inferencer import Inferencer
 
 SERVER_VERSION = "0.1.0"
@@ -133,7 +134,7 @@ class App:
                     _only("POST", request)
                 model = self.repository.find(name, version)
                 _only("POST", request)
-                if plain and b"accept" in request.headers and wants_parts(request):
+                if plain and b"accept" in request.headers and _wants_parts(request, scope["headers"]):
                     reply = await stream(self.context, model, request, receive, send, self._timeout_s)
                 else:
                     reply = await infer(self.context, model, request, receive, plain=plain)
@@ -286,6 +287,14 @@ def _inference_path(path: str) -> tuple[str, str | None, bool] | None:
     if len(parts) == 5:
         return parts[3], None, False
     return (parts[3], parts[5], False) if len(parts) == 7 and parts[4] == "versions" else None
+
+
+def _wants_parts(request: Request, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Returns whether a reply is to come in parts; puts together what several lines of `headers` accept."""
+    if len(headers) != len(request.headers):
+        request.headers[b"accept"] = accept_of(headers)
+    accept = request.headers[b"accept"]
+    return accept != b"*/*" and reply_form(accept) is ReplyForm.PARTS
 
 
 def _is_free(request: Request) -> bool:

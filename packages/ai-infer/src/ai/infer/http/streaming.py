@@ -29,11 +29,6 @@ _END = b"event: end\ndata: {}\n\n"
 _log = logging.getLogger("ai.infer")
 
 
-def wants_parts(request: Request) -> bool:
-    """Returns whether a request's headers ask for the reply in parts."""
-    return b"text/event-stream" in request.headers.get(b"accept", b"").lower()
-
-
 async def stream(
     context: RequestContext, model: ServedModel, request: Request, receive: Receive, send: Send, timeout_s: float
 ) -> Reply | None:

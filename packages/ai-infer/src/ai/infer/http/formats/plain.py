@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ai.infer.http.formats.accept import ReplyForm, reply_form
 from ai.infer.http.formats.messages import JSON, Headers
 from ai.infer.http.formats.outputs import Output
 from ai.infer.http.formats.tensors import (
@@ -41,8 +42,8 @@ def read_plain(
 
     With content type `application/json` the body is a nested list whose first axis is the rows, or a number for an
     input without axes. Otherwise it is raw little-endian numbers; their shape is the model's, any number of rows,
-    unless `x-shape` (`2,1,28,28`; empty: without axes) says it, and `x-datatype` (`FP32`). JSON is answered in JSON,
-    and so is `accept: application/json`.
+    unless `x-shape` (`2,1,28,28`; empty: without axes) says it, and `x-datatype` (`FP32`). It is answered in the
+    body's form, unless `accept` likes the other one better.
 
     `check_json` is told how many bytes of JSON there are, before they are parsed.
 
@@ -55,7 +56,9 @@ def read_plain(
     as_json = headers.get(b"content-type", b"").lower().startswith(b"application/json")
     if as_json:
         check_json(len(body))
-    to_json = as_json or headers.get(b"accept", b"").lower() == b"application/json"
+    to_json, accept = as_json, headers.get(b"accept")
+    if accept is not None and accept != b"*/*" and (form := reply_form(accept)) is not None:
+        to_json = form is ReplyForm.JSON
     if spec is not None and spec.datatype == BYTES:
         return PlainRequest(_texts(body, as_json), to_json)
     if not as_json:
