@@ -600,6 +600,12 @@ def test_a_reply_is_what_uvicorn_writes_however_its_headers_come(headers, access
     asyncio.run(scene())
 
 
+async def early(scope, receive, send):
+    """Answers before a body is read."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+
+
 EARLY = b"POST /early HTTP/1.1\r\ncontent-length: 6\r\n\r\nabc"
 
 
@@ -610,13 +616,9 @@ def test_a_connection_that_waits_for_nothing_ends_whatever_came_last(packets, mo
     async def scene():
         clock = Clock(monkeypatch)
 
-        async def app(scope, receive, send):
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-            await send({"type": "http.response.body"})
-
-        connection, transport, state = connected(HttpProtocol, app)
+        connection, transport, state = connected(HttpProtocol, early)
         for packet in packets:
-            clock.go_on(0.6 * connection.timeout_keep_alive)
+            clock.go_on(0.3 * connection.timeout_keep_alive)
             connection.data_received(packet)
             while state.tasks:
                 await asyncio.wait(state.tasks)
@@ -626,6 +628,64 @@ def test_a_connection_that_waits_for_nothing_ends_whatever_came_last(packets, mo
         assert transport.is_closing()
         connection.shutdown()
         assert transport.n_closes == 1
+        connection.connection_lost(None)
+
+    asyncio.run(scene())
+
+
+TRICKLES = {  # what comes at once, what comes a byte at a time without end, and whether a request was begun
+    "a head": (b"GET / HTTP/1.1\r\nx: ", b"a", True),
+    "a head after a request": (NEXT + b"GET / HTTP/1.1\r\nx: ", b"a", True),
+    "a first line": (b"GET /", b"a", True),
+    "empty lines": (b"", b"\r\n", False),
+    "a body that was answered": (b"POST /early HTTP/1.1\r\ncontent-length: 9999\r\n\r\n", b"a", False),
+    "a head, and nothing taken": (NEXT + b"GET / HTTP/1.1\r\nx: ", b"a", None),
+}
+
+
+@pytest.mark.parametrize(("first", "then", "is_begun"), TRICKLES.values(), ids=TRICKLES)
+def test_bytes_that_make_no_request_do_not_keep_a_connection(first, then, is_begun, monkeypatch):
+    """However many come: a head that is not whole is told that it is late."""
+
+    async def scene():
+        clock = Clock(monkeypatch)
+        connection, transport, state = connected(HttpProtocol, early)
+        connection.data_received(first)
+        while state.tasks:
+            await asyncio.wait(state.tasks)
+        transport.n_untaken = 9 if is_begun is None else 0
+        n_replies = len(transport.pieces)
+        while not (transport.closed.is_set() or transport.aborted) and clock.now < 10 * connection.timeout_keep_alive:
+            connection.data_received(then)
+            clock.go_on(0.06 * connection.timeout_keep_alive)
+        assert connection.timeout_keep_alive <= clock.now <= 2.1 * connection.timeout_keep_alive
+        assert transport.aborted == (is_begun is None)
+        assert transport.pieces[n_replies:] == ([LATE] if is_begun else [])
+        connection.connection_lost(None)
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("idle", [0.0, 0.5, 0.97, 1.3])
+def test_a_slow_head_has_as_long_as_an_idle_connection(idle, monkeypatch):
+    """Whenever it begins, and however slowly the head before it came; what follows has as long again."""
+
+    async def scene():
+        clock = Clock(monkeypatch)
+        connection, transport, state = connected(HttpProtocol, early)
+        seconds = connection.timeout_keep_alive
+        clock.go_on(0.97 * seconds)
+        for n in (1, 2, 3):
+            for i in range(len(NEXT)):
+                clock.go_on(0.98 * seconds / len(NEXT))
+                connection.data_received(NEXT[i : i + 1])
+            while state.tasks:
+                await asyncio.wait(state.tasks)
+            assert transport.written.count(b"HTTP/1.1 200 ") == n
+            clock.go_on(min(idle, 0.97) * seconds)
+        clock.go_on(max(idle - 0.97, 0.0) * seconds)
+        assert transport.is_closing() == (idle > 1.0)
+        assert LATE not in transport.written
         connection.connection_lost(None)
 
     asyncio.run(scene())

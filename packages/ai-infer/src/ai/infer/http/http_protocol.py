@@ -37,8 +37,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     flow: "_Flow"
     _heard_at = 0.0  # or answered, where that was later
-    _seen: tuple[float, int, int, bool] = (0.0, 0, 0, False)  # by the last look: heard, written, untaken, closing
+    _seen: tuple[Any, int, int, bool] = (None, 0, 0, False)  # by the last look: request, written, untaken, closing
     _moved_at = 0.0  # when a look first found it so
+    _last: Any = None  # by the last look: the head that has begun, else the last request
+    _waits_since = 0.0  # when a look first found it so
     _ends = False  # as soon as what was asked is answered
     _reads_again = False  # the head, which offers another protocol
 
@@ -46,7 +48,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Begins; who asks nothing, or half of something, is not waited for without end."""
         super().connection_made(transport)
         self.flow = _Flow(transport)
-        self._heard_at = self.loop.time()
+        self._heard_at = self._waits_since = self.loop.time()
         self._look_in(self.timeout_keep_alive)
 
     def data_received(self, data: bytes) -> None:
@@ -87,15 +89,20 @@ class HttpProtocol(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         """Hangs up on who has neither said nor taken anything for so long, and does not wait for us; else looks later.
 
-        What was written and not taken stays in memory, and keeps a transport that was closed from being so.
+        What was written and not taken stays in memory, and keeps a transport that was closed from being so. Bytes that
+        come alone hold nothing up: by the look after next a head that has begun is whole, or ends with its connection.
         """
         self._unset_keepalive_if_required()
         now, n_untaken, is_closing = self.loop.time(), _n_untaken(self.transport), self.transport.is_closing()
-        seen = (self._heard_at, self.flow.n_written, n_untaken, is_closing)
+        seen = (self.cycle, self.flow.n_written, n_untaken, is_closing)
         if seen != self._seen:
             self._seen, self._moved_at = seen, now
         is_asked = self.cycle is not None and not self.cycle.response_complete
         is_unsent = self._ends and is_asked and self.cycle.more_body
+        is_begun = self.scope is not None and (self.cycle is None or self.cycle.scope is not self.scope)
+        last = self.scope if is_begun else self.cycle
+        if is_asked or last is not self._last:
+            self._last, self._waits_since = last, now
         seconds: float = self.timeout_keep_alive
         if n_untaken:
             since = self._moved_at
@@ -104,13 +111,14 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             if is_asked and (not is_unsent or self.pipeline or self.flow.read_paused):  # it waits for us
                 self._heard_at = now
-            since = self._heard_at
+            since = self._heard_at if is_asked else min(self._heard_at, self._waits_since)
         if since + seconds > now:
             self._look_in(since + seconds - now)
         elif n_untaken or is_closing:
             self.transport.abort()
         else:
-            if is_unsent and not self.cycle.response_started:  # nothing was begun, and another server takes it whole
+            # Nothing was begun, and another server takes it whole.
+            if (not self.cycle.response_started) if is_asked else is_begun:
                 self.transport.write(_LATE)
             self.transport.close()
             self._look_in(CLOSE_GRACE_S)
@@ -147,6 +155,7 @@ class HttpProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():  # twice, asyncio's TLS forgets what is to be aborted
             super().shutdown()
         self._ends, self._heard_at, self.timeout_keep_alive = True, self.loop.time(), END_GRACE_S
+        self._seen = HttpProtocol._seen  # what is taken counts from here
         self.timeout_keep_alive_handler()
 
 
