@@ -192,6 +192,17 @@ def test_a_wrong_source_is_told_by_its_option(source, message):
     assert is_one_sentence(caught.value)
 
 
+def test_numbers_of_thousands_of_digits_are_told_without_them(model):
+    """Python does not write them."""
+    for sign in (1, -1):
+        with pytest.raises(ValueError, match=r"batch_size must be .* from 1 to \d+, not about -?2\*\*16609") as caught:
+            Inferencer(model, batch_size=sign * 10**5000)
+        assert is_one_sentence(caught.value)
+    with pytest.raises(ValueError, match="the option batch_size must have at most 18 digits, not 5000") as caught:
+        ModelSource.parse(f"m=a:b?batch_size={5000 * '1'}")
+    assert is_one_sentence(caught.value)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,6 +2,7 @@
 
 import operator
 import os
+import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
@@ -289,6 +290,9 @@ def rows_at_most(batch_size: int | str) -> int | None:
         ValueError: it is neither.
     """
     rows = None if batch_size == "auto" else whole(batch_size)
+    if rows is not None and abs(rows) > sys.maxsize:  # Python does not write it where it has thousands of digits
+        near = f"{'-' if rows < 0 else ''}2**{rows.bit_length() - 1}"
+        raise ValueError(f"batch_size must be a number of rows from 1 to {sys.maxsize}, not about {near}")
     if batch_size != "auto" and (rows is None or rows < 1):
         raise ValueError(f"batch_size must be a number of rows from 1, or 'auto', not {batch_size!r}")
     return rows

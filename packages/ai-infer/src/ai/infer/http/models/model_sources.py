@@ -87,11 +87,15 @@ def _check_option(key: str, value: str) -> None:
         raise ValueError(f"the option share must be auto, 1 or 0, not {value!r}")
     if key == "ema" and value not in ("0", "1"):
         raise ValueError(f"the option ema must be 1 or 0, not {value!r}")
-    is_count = value.isascii() and value.isdigit() and int(value) > 0
-    if key in ("batch_size", "replicas") and not is_count and (key, value) != ("batch_size", "auto"):
+    if key not in ("batch_size", "replicas") or (key, value) == ("batch_size", "auto"):
+        return
+    if not (value.isascii() and value.isdigit() and value.strip("0")):
         raise ValueError(f"the option {key} must be a whole number from 1, not {value!r}")
+    if len(value) > _MAX_DIGITS:
+        raise ValueError(f"the option {key} must have at most {_MAX_DIGITS} digits, not {len(value)}")
 
 
+_MAX_DIGITS = 18  # as every machine counts
 _NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
 
