@@ -1,11 +1,13 @@
 """The soak of a worker and its faults, in short."""
 
+import subprocess
 import sys
 
 import pytest
 
-from ai.examples.infer_faults import reproduce_kills, reproduce_storm
+from ai.examples.infer_faults import reproduce_idle, reproduce_kills, reproduce_storm
 from ai.examples.infer_soak import reproduce
+from ai.infer import launcher
 from tests import warm_python
 
 
@@ -40,3 +42,13 @@ def test_no_client_sees_an_older_version_in_a_storm_of_updates():
         if numbers["fewest_versions_seen"] > 2:
             break
     assert numbers["fewest_versions_seen"] > 2
+
+
+@pytest.mark.slow
+def test_idle_clients_cost_one_worker_little(monkeypatch):
+    monkeypatch.setattr(launcher, "subprocess", subprocess)  # at the worker itself is looked, and not at who starts it
+    numbers = reproduce_idle(clients=40)
+    assert (numbers["clients"], numbers["processes"]) == (40, 4)
+    assert numbers["worker_descriptors"] - numbers["worker_descriptors_before"] <= 2 * 40
+    assert 0.0 < numbers["shared_areas_mb"] < 40.0
+    assert numbers["all_mb_more"] < 100.0

@@ -1,6 +1,9 @@
 """What clients of an inference worker live through: the worker killed again and again, weights pushed without end.
 
-Run: `python -m ai.examples.reproduce infer-kills [--kills 50 --clients 64]` and `… infer-storm`, on Linux.
+And what they cost when they do nothing.
+
+Run: `python -m ai.examples.reproduce infer-kills [--kills 50 --clients 64]`, `… infer-storm` and
+`… infer-idle [--clients 1000]`, on Linux.
 """
 
 import os
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
     from ai.infer import Inferencer, InferencerClient
 
 _THREADS = 8  # of a client process, each with a client of its own
-_PATIENCE_S = 120.0
+_IDLE_PROCESSES = 4  # of idle clients
+_PATIENCE_S = 600.0  # also where other processes have the cores, and some hundred interpreters are to start
 _LIFE_S = (1.1, 2.0)  # between a worker's return and its end; one that dies sooner is restarted with a delay
 
 
@@ -30,17 +34,21 @@ class Crowd:
 
     Args:
         inferencer: whom they ask.
-        n_clients: how many there are, eight in a process.
+        n_clients: how many there are.
+        per_process: how many of them are in one process.
+        idle: they ask once, when they are told to `go_on`, and stay.
     """
 
-    def __init__(self, inferencer: "Inferencer", n_clients: int) -> None:
+    def __init__(
+        self, inferencer: "Inferencer", n_clients: int, *, per_process: int = _THREADS, idle: bool = False
+    ) -> None:
         self.events: list[list[str]] = []
         """Lines of words that the clients wrote, in the order they came."""
         self._changed = threading.Condition()
         self._processes: list[subprocess.Popen[str]] = []
         self._readers: list[threading.Thread] = []
-        for first in range(0, n_clients, _THREADS):
-            task = (inferencer.create_client(), list(range(first, min(first + _THREADS, n_clients))))
+        for first in range(0, n_clients, per_process):
+            task = (inferencer.create_client(), list(range(first, min(first + per_process, n_clients))), idle)
             process = subprocess.Popen(
                 [sys.executable, "-m", "ai.examples.infer_faults", pickle.dumps(task).hex()],
                 stdin=subprocess.PIPE,
@@ -57,6 +65,13 @@ class Crowd:
             with self._changed:
                 self.events.append(line.split())
                 self._changed.notify_all()
+
+    def go_on(self) -> None:
+        """Lets idle clients ask."""
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
 
     def wait(self, kind: str, n: int, since: int) -> list[list[str]]:
         """Returns the events of a kind from number `since` on, once there are `n` of them.
@@ -190,9 +205,83 @@ def reproduce_storm(
     }
 
 
+def reproduce_idle(*, clients: int = 1000, seed: int = 0) -> dict[str, float]:
+    """Connects `clients` clients in four processes; each asks once and stays, then somebody else asks, then they again.
+
+    What they take of the machine is by how much the proportional set size (PSS) of the worker and of the clients'
+    processes grows: what several share counts once. It is measured from where each process has imported all and asked.
+
+    Raises:
+        RuntimeError: a client was not answered, or got a wrong reply, or the last one did.
+    """
+    import torch
+
+    from ai.infer import Inferencer
+
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    model = signed_network()
+    x = torch.ones(1, 784, device="cpu")
+    with Inferencer(model) as inferencer:
+        (worker,) = inferencer.pids
+        y = inferencer(x)[0]
+        per_process = -(-clients // _IDLE_PROCESSES)
+        crowd = Crowd(inferencer, clients, per_process=per_process, idle=True)
+        try:
+            pids = [int(event[1]) for event in crowd.wait("ready", -(-clients // per_process), 0)]
+            before, before_mb = _memory_mb(worker), sum(_memory_mb(pid)["pss"] for pid in pids)
+            descriptors = len(os.listdir(f"/proc/{worker}/fd"))
+            crowd.go_on()
+            crowd.wait("back", clients, 0)
+            after, after_mb = _memory_mb(worker), sum(_memory_mb(pid)["pss"] for pid in pids)
+            descriptors_after = len(os.listdir(f"/proc/{worker}/fd"))
+            asked_at = time.monotonic()
+            with inferencer.create_client() as newcomer:
+                if not torch.allclose(newcomer(x)[0], y, rtol=1e-4, atol=1e-5):
+                    raise RuntimeError("the newcomer got a wrong reply")
+            answered_ms = 1e3 * (time.monotonic() - asked_at)
+        finally:
+            last = crowd.stop()
+    if (n_served := sum(event[0] == "served" for event in last)) != clients:
+        raise RuntimeError(f"{n_served} of {clients} clients were served again at the end")
+    worker_mb, clients_mb = after["pss"] - before["pss"], after_mb - before_mb
+    return {
+        "clients": clients,
+        "processes": len(pids),
+        "worker_descriptors_before": descriptors,
+        "worker_descriptors": descriptors_after,
+        "worker_rss_mb_before": before["rss"],
+        "worker_rss_mb": after["rss"],
+        "worker_pss_mb_more": worker_mb,
+        "shared_areas_mb": after["shared"],
+        "client_processes_pss_mb_more": clients_mb,
+        "all_mb_more": worker_mb + clients_mb,
+        "newcomer_answered_ms": answered_ms,
+    }
+
+
+def _memory_mb(pid: int) -> dict[str, float]:
+    """Returns what a process holds: `rss`, `pss` (its part of what is shared), and `shared`, its areas with clients."""
+    found = {"rss": 0, "pss": 0, "shared": 0}
+    is_area = False
+    with open(f"/proc/{pid}/smaps", encoding="utf-8") as file:
+        for line in file:
+            name, *words = line.split()
+            if not name.endswith(":"):  # an address, with the file behind it
+                is_area = "/memfd:ai-infer" in line
+            elif name in ("Rss:", "Pss:"):
+                found[name[:-1].lower()] += int(words[0])
+                if is_area and name == "Rss:":
+                    found["shared"] += int(words[0])
+    return {name: kilobytes / 1024 for name, kilobytes in found.items()}
+
+
 def main() -> None:
     """Runs some clients until stdin ends; each writes what happens to it: `died`, `back`, `wrong`, and `replies`."""
-    client, names = pickle.loads(bytes.fromhex(sys.argv[1]))
+    client, names, idle = pickle.loads(bytes.fromhex(sys.argv[1]))
+    if idle:
+        _stay(client, names)
+        return
     stopping = threading.Event()
     threads = [threading.Thread(target=_ask, args=(pickle.loads(pickle.dumps(client)), n, stopping)) for n in names]
     for thread in threads:
@@ -230,6 +319,26 @@ def _ask(client: "InferencerClient", name: int, stopping: threading.Event) -> No
             _say("wrong", name, f"{y.tolist()} after {first.tolist()}")
         version = client.version
     _say("replies", name, n, len(versions))
+
+
+def _stay(client: "InferencerClient", names: list[int]) -> None:
+    """Has one client ask and leave, and when a line comes the others ask; once stdin ends they ask again."""
+    import torch
+
+    torch.set_num_threads(1)
+    x = torch.ones(1, 784, device="cpu")
+    with pickle.loads(pickle.dumps(client)) as first:
+        y = first(x)[0]
+    _say("ready", os.getpid())
+    sys.stdin.readline()
+    clients = [pickle.loads(pickle.dumps(client)) for _ in names]
+    for name, each in zip(names, clients, strict=True):
+        reply = each(x)[0]
+        _say("back" if torch.allclose(reply, y, rtol=1e-4, atol=1e-5) else "wrong", name, time.monotonic())
+    sys.stdin.read()
+    for name, each in zip(names, clients, strict=True):
+        each(x)
+        _say("served", name)
 
 
 def signed_network() -> "nn.Module":

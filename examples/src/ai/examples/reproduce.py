@@ -90,6 +90,7 @@ RESULTS: dict[str, Result] = {
     "disk-faults": Result("ai.examples.disk_faults:reproduce", "training on a disk that fills up or becomes read-only"),
     "infer-kills": Result("ai.examples.infer_faults:reproduce_kills", "a worker killed 50 times under 64 clients"),
     "infer-storm": Result("ai.examples.infer_faults:reproduce_storm", "100 new versions of the weights a second"),
+    "infer-idle": Result("ai.examples.infer_faults:reproduce_idle", "what 1,000 idle clients of one worker take"),
     "infer-soak": Result("ai.examples.infer_soak:reproduce", "20 M requests in flat memory, clients killed meanwhile"),
 }
 
