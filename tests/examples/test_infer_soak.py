@@ -1,10 +1,10 @@
 """The soak of a worker and its faults, in short."""
 
-import subprocess
 import sys
 
 import pytest
 
+from ai.examples import infer_faults
 from ai.examples.infer_faults import reproduce_idle, reproduce_kills, reproduce_storm
 from ai.examples.infer_soak import reproduce
 from ai.infer import launcher
@@ -46,7 +46,9 @@ def test_no_client_sees_an_older_version_in_a_storm_of_updates():
 
 @pytest.mark.slow
 def test_idle_clients_cost_one_worker_little(monkeypatch):
-    monkeypatch.setattr(launcher, "subprocess", subprocess)  # at the worker itself is looked, and not at who starts it
+    monkeypatch.undo()  # at the worker itself is looked, and not at who starts it
+    warm_python.start_inferencers_warm(monkeypatch)
+    monkeypatch.setattr(infer_faults, "subprocess", launcher.subprocess)
     numbers = reproduce_idle(clients=40)
     assert (numbers["clients"], numbers["processes"]) == (40, 4)
     assert numbers["worker_descriptors"] - numbers["worker_descriptors_before"] <= 2 * 40
