@@ -115,7 +115,6 @@ PRESETS = {
         minutes=60,
         replay_ratio=3.0,
         buffer=600_000,
-        kernel_rate=0.02,
         weight_decay=1e-3,
         value_error="entropy",
         search_share=0.25,
@@ -131,7 +130,6 @@ PRESETS = {
 PRESETS["othello6"] = replace(
     PRESETS["connect4"],
     game="ai.game:Othello(size=6)",
-    kernel_rate=None,
     play=replace(
         PRESETS["connect4"].play,
         simulations=96,
