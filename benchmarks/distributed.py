@@ -79,17 +79,18 @@ def wait(condition: Callable[[], bool]) -> float:
 def made(source: Board, n_workers: int, engine: Ray | None) -> DatagenLoader:
     """Returns a loader all of whose workers have begun."""
     loader = Datagen(source).loader(16, n_workers=n_workers, engine=engine, buffer=ReplayBuffer(20_000))
-    wait(lambda: playing(loader, 0) == n_workers)
+    seen: set[int] = set()
+    wait(lambda: len(playing(loader, 0, seen)) == n_workers)
     return loader
 
 
-def playing(loader: DatagenLoader, version: int) -> int:
-    """Returns how many workers' episodes of a version have come."""
+def playing(loader: DatagenLoader, version: int, seen: set[int]) -> set[int]:
+    """Adds to `seen` the workers whose episodes of a version are in the buffer, which holds few messages at a time."""
     with loader.locked():
-        if not len(loader.buffer):
-            return 0
-        which = loader.buffer.column("version") == version
-        return len(set(loader.buffer.column("who")[which].tolist()))
+        if len(loader.buffer):
+            which = loader.buffer.column("version") == version
+            seen.update(loader.buffer.column("who")[which].tolist())
+    return seen
 
 
 def ray_cpu_s() -> float:
@@ -140,7 +141,10 @@ def push(make: Callable[[], Ray], seconds: float, repeats: int) -> None:
             for name, loader in (("local", here), ("Ray", there)):
                 before = cpu_s(loader.pids)
                 version = loader.update_params(params)
-                took[name].append(wait(lambda loader=loader, version=version: playing(loader, version) == 2))
+                seen: set[int] = set()
+                took[name].append(
+                    wait(lambda loader=loader, version=version, seen=seen: len(playing(loader, version, seen)) == 2)
+                )
                 cpu[name].append(cpu_s(loader.pids) - before)
             before, begun = cpu_s([pid for _, pid in bare]), time.monotonic()
             put = ray.put(params["w"])
