@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ai.data.workers.on_ray.pieces import MAX_PIECES, Block, cut, n_pieces, read
+from ai.data.workers.on_ray.pieces import MAX_BYTES, Block, cut, n_expected, read
 
 INLINE_BYTES = 100 << 10  # Ray's `max_direct_call_object_size`
 
@@ -32,27 +32,49 @@ def test_messages_are_whole_again_in_order_from_too_few_enough_and_too_many_piec
 
 def test_each_piece_travels_within_the_reply_and_all_of_them_do():
     whole = Block(np.zeros(560_000, np.uint8))
-    wanted = n_pieces(whole.data.nbytes)
+    wanted = len(whole.pieces)
+    assert wanted == -(-whole.n_bytes // (96 << 10)) == 6
     _sizes, *pieces = cut([whole], wanted + 2)
     assert [piece is not None for piece in pieces] == [True] * wanted + [False] * 2
     assert all(isinstance(piece, bytes) for piece in pieces[:wanted])  # which Ray does not pickle
-    assert all(len(piece) + 4096 < INLINE_BYTES for piece in pieces[:wanted])
-    assert MAX_PIECES * INLINE_BYTES < 10 << 20  # `task_rpc_inlined_bytes_limit`
+    assert all(len(piece) + 1024 < INLINE_BYTES for piece in pieces[:wanted])
+    assert MAX_BYTES * 1.1 < 10 << 20  # `task_rpc_inlined_bytes_limit`
+
+
+@pytest.mark.parametrize("n_arrays", [1, 700, 7])
+@pytest.mark.parametrize("n_messages", [1, 3, 8])
+def test_as_many_pieces_as_are_expected_after_messages_suffice_for_their_like(n_messages, n_arrays):
+    rng = np.random.default_rng(n_messages)
+    sent = [[rng.integers(256, size=200_001, dtype=np.uint8)[i::n_arrays] for i in range(n_arrays)]] * n_messages
+    first, *by_store = cut([Block(message) for message in sent], 1)
+    assert isinstance(by_store[0], np.ndarray)
+    n = n_expected(first, by_store)
+    sizes, *pieces = cut([Block(message) for message in sent], n)
+    assert {type(piece) for piece in pieces} <= {bytes, type(None)}
+    assert n_expected(sizes, pieces) <= n <= sum(map(len, by_store)) // (96 << 10) + n_messages
+    for found, message in zip(read(sizes, pieces), sent, strict=True):
+        assert all(np.array_equal(*pair) for pair in zip(found, message, strict=True))
+
+
+def test_small_messages_share_a_piece():
+    sizes, *pieces = cut([Block(bytes(1000))] * 8, 3)
+    assert [piece is not None for piece in pieces] == [True, False, False]
+    assert list(read(sizes, pieces)) == [bytes(1000)] * 8
 
 
 def test_what_is_too_large_for_a_reply_is_one_piece():
-    most = MAX_PIECES * (96 << 10)
-    assert (n_pieces(0), n_pieces(1), n_pieces(most), n_pieces(most + 1)) == (1, 1, MAX_PIECES, 1)
-    sizes, first, *rest = cut([Block(np.ones(most, np.uint8))], MAX_PIECES)
-    assert first.nbytes > most
-    first.setflags(write=False)  # as what comes out of a store is
-    assert rest == [None] * (MAX_PIECES - 1)
-    assert next(read(sizes, [first, *rest])).sum() == most
+    sizes, first, *rest = cut([Block(np.ones(MAX_BYTES, np.uint8))], 70)
+    assert first.nbytes > MAX_BYTES
+    assert not first.flags.writeable  # as what comes out of a store is
+    assert rest == [None] * 69
+    assert n_expected(sizes, [first, *rest]) == 1
+    assert next(read(sizes, [first, *rest])).sum() == MAX_BYTES
 
 
 def test_no_message_is_no_message():
     sizes, *pieces = cut([], 3)
     assert not list(read(sizes, pieces))
+    assert n_expected(sizes, pieces) == 1
 
 
 def test_arrays_are_aligned_and_may_be_written_to_on_both_sides():

@@ -78,11 +78,11 @@ class Actor:
         blocks: list[Block] = []
         try:
             block = self._next or self._outbox.get(timeout=_BEAT_S)
-            self._next, n_bytes = None, block.data.nbytes
+            self._next, n_bytes = None, block.n_bytes
             blocks.append(block)
             while len(blocks) < _MAX_WAITING:
                 block = self._outbox.get_nowait()
-                n_bytes += block.data.nbytes
+                n_bytes += block.n_bytes
                 if n_bytes > MAX_BYTES:
                     self._next = block
                     break

@@ -246,7 +246,5 @@ class _Reply:
         except self._ray.exceptions.GetTimeoutError:
             raise TimeoutError from None
         # Pieces too many cost little; with too few all goes through the store.
-        self.n_pieces = max(
-            pieces.n_pieces(sum(memoryview(p).nbytes for p in parts if p is not None)), self.n_pieces - 1
-        )
+        self.n_pieces = max(pieces.n_expected(sizes, parts), self.n_pieces - 1)
         return pieces.read(sizes, parts)
