@@ -61,7 +61,7 @@ def n_expected(sizes: Sequence[Sequence[int]], pieces: Sequence[bytes | np.ndarr
     here = [piece for piece in pieces if piece is not None]
     if len(here) > 1:
         return len(here)
-    n_bytes = sum(memoryview(piece).nbytes for piece in here)
+    n_bytes = sum(np.frombuffer(piece, np.uint8).nbytes for piece in here)
     # no two messages share a piece but where both have room there, so each after the first begins one at most
     return max(1, -(-n_bytes // _PIECE_BYTES) + len(sizes) - 1) if n_bytes <= MAX_BYTES else 1
 
