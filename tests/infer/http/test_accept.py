@@ -28,6 +28,8 @@ HEADERS = [
     (b"text/event-stream;q=0.5, */*;q=0.4", PARTS),
     (b"application/octet-stream;q=0.2, application/json;q=.3", JSON),
     (b"application/json ; charset=utf-8 ; Q = 0.2 , application/octet-stream;q=0.1", JSON),
+    (b"application/json;q=0, text/event-stream;q=1.0", PARTS),
+    (b"application/json, application/xml, application/json", JSON),
     # the range that names a form most closely is heard, wherever it stands
     (b"*/*;q=0.9, application/*;q=0.1, application/json;q=0.5", JSON),
     (b"application/octet-stream, application/*", BYTES),

@@ -199,6 +199,80 @@ def test_a_connection_that_is_reset_is_kept_by_nothing():
     asyncio.run(scene())
 
 
+LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+BEGUN = b"GET / HTTP/1.1\r\n"
+FIELDS = b"".join(b"x-%d: %s\r\n" % (i, b"y" * 100) for i in range(700))
+ENDLESS = {  # what comes first, and again and again
+    "fields": (BEGUN, FIELDS),
+    "a value": (BEGUN + b"x: ", b"y" * 5000),
+    "a name": (BEGUN, b"x" * 5000),
+    "a path": (b"GET /", b"x" * 5000),
+    "a byte at a time": (BEGUN + b"x: " + b"y" * 66000, b"y"),
+    "an upgrade": (BEGUN + OFFER, FIELDS),
+    "after others": (2 * NEXT + BEGUN, FIELDS),
+}
+
+
+@pytest.mark.parametrize(("first", "more"), ENDLESS.values(), ids=ENDLESS)
+def test_a_head_without_end_is_refused_and_takes_no_memory(first, more):
+    async def scene():
+        written, ended = await replies([first, *[more] * 100])
+        assert written.endswith(LONG)
+        assert written.count(b"HTTP/1.1 ") == 1 + first.count(NEXT)
+        assert ended
+
+    asyncio.run(scene())
+
+
+CHUNKS = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "more", "n_replies"),
+    [
+        (CHUNKS + b"0\r\nx: ", b"y" * 5000, 0),
+        (CHUNKS + b"0\r\n", FIELDS, 0),
+        (CHUNKS + b"4;x=", b"y" * 5000, 0),
+        (NEXT, b"\r\n" * 2500, 1),
+    ],
+    ids=["a field after a body", "fields after it", "within a body", "between two"],
+)
+def test_what_is_no_head_and_no_body_has_an_end(first, more, n_replies):
+    async def scene():
+        written, ended = await replies([first, *[more] * 20])
+        assert written.count(b"HTTP/1.1 ") == n_replies
+        assert ended
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("n_packets", [1, 2, 50])
+@pytest.mark.parametrize("n_more", [0, 1])
+def test_a_head_of_64_kib_is_taken_however_it_comes_and_none_above(n_more, n_packets):
+    fields = b"".join(b"x-%d: %s\r\n" % (i, b"y" * 100) for i in range(550))
+    head = BEGUN + fields + b"last: %s\r\n\r\n"
+    head %= b"z" * ((1 << 16) + n_more - len(head) + len(b"%s"))
+    size = -(-len(head) // n_packets)
+
+    async def scene():
+        written, ended = await replies([head[i : i + size] for i in range(0, len(head), size)])
+        assert written.startswith(LONG if n_more else b"HTTP/1.1 200 ")
+        assert ended == bool(n_more)
+
+    asyncio.run(scene())
+
+
+def test_long_bodies_count_for_no_head():
+    body = b"POST / HTTP/1.1\r\ncontent-length: 300000\r\n\r\n" + bytes(300000) + NEXT + BEGUN
+
+    async def scene():
+        written, ended = await replies([body[i : i + 70000] for i in range(0, len(body), 70000)] + [b"x: y\r\n\r\n"])
+        assert written.count(b"HTTP/1.1 200 ") == 3
+        assert not ended
+
+    asyncio.run(scene())
+
+
 HALF = b"POST / HTTP/1.1\r\ncontent-length: 6\r\n\r\nabc"
 LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 

@@ -25,6 +25,8 @@ CLOSE_GRACE_S = 1.0
 _log = logging.getLogger("ai.infer")
 _COPIED_BYTES = 1 << 16  # at most, to save a call
 _LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_MAX_HEAD_BYTES = 1 << 16  # also of what comes after a body, or within it, and is none of it
+_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -43,6 +45,7 @@ class HttpProtocol(HttpToolsProtocol):
     _waits_since = 0.0  # when a look first found it so
     _ends = False  # as soon as what was asked is answered
     _reads_again = False  # the head, which offers another protocol
+    _n_beside = 0  # bytes of packets that came since any of a body did, or the end of a head
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins; who asks nothing, or half of something, is not waited for without end."""
@@ -54,10 +57,13 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Reads what came."""
         self._heard_at = self.loop.time()
+        self._n_beside += len(data)
         try:
             while data:
                 try:
                     self.parser.feed_data(data)
+                    if self._n_beside > _MAX_HEAD_BYTES:  # of packets within one head, or after one body
+                        self._refuse_long_head()
                     return
                 except httptools.HttpParserUpgrade as offer:
                     if not self._offers():  # CONNECT, after which nothing is HTTP
@@ -66,7 +72,10 @@ class HttpProtocol(HttpToolsProtocol):
                     self.parser = httptools.HttpRequestParser(self)  # the other may take the head for the last one
                     with contextlib.suppress(AttributeError):  # httptools before 0.6.3
                         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        except httptools.HttpParserError:
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, _LongHeadError):
+                self._refuse_long_head()
+                return
             self.logger.warning("Invalid HTTP request received.")
             self.send_400_response("Invalid HTTP request received.")
 
@@ -99,7 +108,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._seen, self._moved_at = seen, now
         is_asked = self.cycle is not None and not self.cycle.response_complete
         is_unsent = self._ends and is_asked and self.cycle.more_body
-        is_begun = self.scope is not None and (self.cycle is None or self.cycle.scope is not self.scope)
+        is_begun = self._has_begun()
         last = self.scope if is_begun else self.cycle
         if is_asked or last is not self._last:
             self._last, self._waits_since = last, now
@@ -129,6 +138,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begins with a request, unless its head is to be read again."""
+        if self._n_beside > _MAX_HEAD_BYTES and self._n_head_bytes() > _MAX_HEAD_BYTES:
+            raise _LongHeadError
+        self._n_beside = 0
         self._reads_again = self._offers()
         if self._reads_again:
             return
@@ -137,10 +149,31 @@ class HttpProtocol(HttpToolsProtocol):
         if not self.parser.should_keep_alive():  # older uvicorns see to it as they reply
             self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        """Takes some of a body."""
+        self._n_beside = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Ends a request's body, unless it is to be read yet."""
         if not self._reads_again:
             super().on_message_complete()
+
+    def _has_begun(self) -> bool:
+        """Whether there is a head of which more is to come."""
+        return self.scope is not None and (self.cycle is None or self.cycle.scope is not self.scope)
+
+    def _n_head_bytes(self) -> int:
+        first = len(self.parser.get_method()) + len(self.url) + len("  HTTP/1.1\r\n\r\n")
+        return first + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
+
+    def _refuse_long_head(self) -> None:
+        if not self.transport.is_closing():
+            # Else it would be taken for the reply to another.
+            if self._has_begun() and (self.cycle is None or self.cycle.response_complete):
+                self.transport.write(_LONG)
+            self.transport.close()
+            self._look_in(CLOSE_GRACE_S)
 
     def _offers(self) -> bool:
         return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
@@ -157,6 +190,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._ends, self._heard_at, self.timeout_keep_alive = True, self.loop.time(), END_GRACE_S
         self._seen = HttpProtocol._seen  # what is taken counts from here
         self.timeout_keep_alive_handler()
+
+
+class _LongHeadError(Exception):
+    """A head has more bytes than any that is meant."""
 
 
 class _Flow(FlowControl):
