@@ -39,3 +39,20 @@ def test_a_tensor_that_is_not_dense_arrives_as_it_was(made, requires_grad):
     kept = weakref.ref(came)
     del came, pairs
     assert kept() is None
+
+
+def test_a_tensor_arrives_by_whatever_strides_it_lies():
+    x = torch.arange(20).view(4, 5)
+    one = x[:1]
+    sent = [one[:, 2], one.T[2:3], x[:, 1], x.T, x[::2, ::3], x[2:2, 1], x[3, 4], x[:, :1].expand(4, 3)]
+    sent += [torch.tensor([3 + 4j]).conj().imag, x[:1, 2].bool()]
+    for came, value in zip(joined(*split(sent)), sent, strict=True):
+        assert torch.equal(came, value)
+        assert came.is_contiguous()
+
+
+def test_what_was_set_on_a_tensor_arrives_with_it():
+    sent = torch.arange(3.0, requires_grad=True)
+    sent.label = "x"
+    came = joined(*split([sent]))[0]
+    assert (came.label, came.requires_grad, came.tolist()) == ("x", True, [0.0, 1.0, 2.0])

@@ -28,8 +28,8 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         loaded = sys.modules.get("torch")
         # Another thread may be importing torch just now; then nothing here is a tensor yet.
-        if type(value) is not getattr(loaded, "Tensor", None) or value.device.type != "cpu":
-            return NotImplemented
+        if type(value) is not getattr(loaded, "Tensor", None) or value.device.type != "cpu" or value.__dict__:
+            return NotImplemented  # what somebody has set on a tensor travels as torch pickles it
         import torch
 
         if value.layout is not torch.strided or value.is_nested:
@@ -37,7 +37,8 @@ class _Pickler(pickle.Pickler):
                 return _rebuild_sparse, (value.requires_grad, *parts)
             # which torch pickles, but for `requires_grad`
             return (_rebuild_with_gradient, (value.detach(),)) if value.requires_grad else NotImplemented
-        flat = value.detach().resolve_conj().resolve_neg().contiguous().view(-1)
+        whole = value.detach().resolve_conj().resolve_neg().contiguous()
+        flat = whole.as_strided((whole.numel(),), (1,))  # a column of one row is contiguous by any stride
         how = str(value.dtype), tuple(value.shape), *([True] if value.requires_grad else [])
         return _rebuild_tensor, (flat.view(torch.uint8).numpy(), *how)
 
