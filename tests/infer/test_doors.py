@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ai.infer import Inferencer, InferencerClient, cli
+from ai.infer.arguments import check_counts, check_seconds
 from ai.infer.connection.hang_check import HangCheck
 from ai.infer.http import app
 from ai.infer.http.models.model_sources import ModelSource
@@ -198,6 +199,10 @@ def test_numbers_of_thousands_of_digits_are_told_without_them(model):
         with pytest.raises(ValueError, match=r"batch_size must be .* from 1 to \d+, not about -?2\*\*16609") as caught:
             Inferencer(model, batch_size=sign * 10**5000)
         assert is_one_sentence(caught.value)
+    with pytest.raises(ValueError, match=r"max_pending must be 1 or more, not about -2\*\*16609"):
+        check_counts(max_pending=-(10**5000))
+    with pytest.raises(ValueError, match=r"timeout_s must be positive or None, .* not about 2\*\*16609"):
+        check_seconds(timeout_s=10**5000)
     with pytest.raises(ValueError, match="the option batch_size must have at most 18 digits, not 5000") as caught:
         ModelSource.parse(f"m=a:b?batch_size={5000 * '1'}")
     assert is_one_sentence(caught.value)

@@ -1,3 +1,4 @@
+import math
 import os
 import pickle
 import signal
@@ -190,6 +191,25 @@ def test_what_is_no_model_or_option_is_refused_where_it_is_given():
         NodeInferencer(nn.Linear(3, 2), replica=2)
     with pytest.raises(TypeError, match="restart is no option here"):
         NodeInferencer(nn.Linear(3, 2), restart=False)
+    with pytest.raises(ValueError, match="start_timeout_s must be positive and finite, not nan"):
+        NodeInferencer(nn.Linear(3, 2), start_timeout_s=math.nan)  # by which the wait for another would never end
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (1.5, "version must be a whole number, not 1.5"),
+        (1 << 63, "version must be a number of 64 bits, one of them its sign, not 9223372036854775808"),
+        (10**5000, r"version must be a number of 64 bits, .* not about 2\*\*16609"),
+    ],
+    ids=["broken", "large", "enormous"],
+)
+def test_a_number_that_no_version_has_changes_nothing(pretended, version, message):
+    with NodeInferencer(nn.Linear(3, 2)) as asked:
+        with pytest.raises((TypeError, ValueError), match=message):
+            asked.update_params(asked._given["model"].state_dict(), version)
+        asked(X)  # which would start with what was refused
+        assert asked.version == 0
 
 
 def test_the_wait_for_another_process_that_starts_it_ends(monkeypatch, tmp_path):

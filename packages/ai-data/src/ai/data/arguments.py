@@ -27,7 +27,7 @@ def check_whole(*, or_none: bool = False, **named: Any) -> None:
         if not _is_whole(value):
             raise TypeError(f"{name} must be a whole number{' or None' * or_none}, got {value!r}")
         if not -(1 << 63) <= value < 1 << 64:
-            raise ValueError(f"{name} must be a number of 64 bits, got {value}")
+            raise ValueError(f"{name} must be a number of 64 bits, got {told(value)}")
 
 
 def check_at_least(least: int, *, or_none: bool = False, **named: Any) -> None:
@@ -38,7 +38,19 @@ def check_at_least(least: int, *, or_none: bool = False, **named: Any) -> None:
     check_whole(or_none=or_none, **named)
     for name, value in named.items():
         if value is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+            raise ValueError(f"{name} must be at least {least}, got {told(value)}")
+
+
+def told(number: Any) -> str:
+    """Returns a number in digits; one of thousands of them, which Python does not write, by a power of 2.
+
+    >>> told(-7), told(-(10**5000))
+    ('-7', 'about -2**16609')
+    """
+    try:
+        return f"{number}"
+    except ValueError:
+        return f"about {'-' if number < 0 else ''}2**{int(number).bit_length() - 1}"
 
 
 def check_n_workers(n_workers: int | None, *, or_none: bool = False) -> None:
@@ -49,7 +61,7 @@ def check_n_workers(n_workers: int | None, *, or_none: bool = False) -> None:
     check_whole(or_none=or_none, n_workers=n_workers)
     if n_workers is not None and not 0 <= n_workers <= _MOST_WORKERS:
         least = "at least 0" if n_workers < 0 else f"at most {_MOST_WORKERS}"
-        raise ValueError(f"n_workers must be {least}, got {n_workers}")
+        raise ValueError(f"n_workers must be {least}, got {told(n_workers)}")
 
 
 def check_real(*, or_none: bool = False, **named: Any) -> None:
@@ -63,6 +75,10 @@ def check_real(*, or_none: bool = False, **named: Any) -> None:
             raise TypeError(f"{name} must be a number{' or None' * or_none}, got {value!r}")
         if isinstance(value, Real) and value != value:
             raise ValueError(f"{name} must be a number{' or None' * or_none}, got {value!r}")
+        try:
+            float(value or 0)
+        except OverflowError:
+            raise ValueError(f"{name} must be a number that a float holds, got {told(value)}") from None
 
 
 def check_flag(*, or_none: bool = False, **named: Any) -> None:

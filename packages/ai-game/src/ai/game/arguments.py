@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ai.model.arguments import check_real, check_whole
+from ai.model.arguments import check_real, check_whole, told
 
 
 def check_count(least: int, **named: Any) -> None:
@@ -20,7 +20,7 @@ def check_count(least: int, **named: Any) -> None:
             raise TypeError(f"{name} must be a whole number, got None")
         check_whole(**{name: value})
         if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+            raise ValueError(f"{name} must be at least {least}, got {told(value)}")
 
 
 def check_flag(**named: Any) -> None:
@@ -53,7 +53,7 @@ def check_amount(
         check_real(**{name: value})
         low = least is not None and (value <= least if above else value < least)
         if low or (most is not None and value > most):
-            raise ValueError(f"{name} must be {_bounds(least, most, above)}, got {value}")
+            raise ValueError(f"{name} must be {_bounds(least, most, above)}, got {told(value)}")
         if finite and abs(value) == float("inf"):
             raise ValueError(f"{name} must be finite, got {value}")
 

@@ -5,6 +5,8 @@ import operator
 from numbers import Real
 from typing import Any
 
+from ai.model.arguments import told
+
 
 class UsageError(SystemExit):
     """What is written on a command line cannot be meant: the command says so, and exits with 2, as argparse does."""
@@ -27,9 +29,12 @@ def check_seconds(*, zero: bool = False, none: bool = True, endless: bool = True
             continue
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-        seconds = float(value)
+        try:
+            seconds = float(value)
+        except OverflowError:
+            raise ValueError(f"{name} must be {rule}, and a float must hold it, not {told(value)}") from None
         if not (seconds >= 0 if zero else seconds > 0) or (math.isinf(seconds) and not endless):
-            raise ValueError(f"{name} must be {rule}, not {value}")
+            raise ValueError(f"{name} must be {rule}, not {told(value)}")
 
 
 def whole(value: Any) -> int | None:
@@ -54,7 +59,7 @@ def check_counts(**named: Any) -> None:
         if count is None:
             raise TypeError(f"{name} must be a whole number, not {value!r}")
         if count < 1:
-            raise ValueError(f"{name} must be 1 or more, not {value}")
+            raise ValueError(f"{name} must be 1 or more, not {told(value)}")
 
 
 def check_switches(**named: Any) -> None:

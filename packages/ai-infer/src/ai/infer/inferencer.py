@@ -23,7 +23,7 @@ from ai.infer.worker.options import WorkerOptions
 from ai.infer.worker.rows.batch_axes import Axes
 from ai.infer.worker.rows.sharing import Share
 from ai.infer.worker.switches import read_switches
-from ai.model.arguments import check_module, check_whole, elsewhere
+from ai.model.arguments import check_module, check_whole, elsewhere, told
 
 
 class Inferencer:
@@ -290,9 +290,8 @@ def rows_at_most(batch_size: int | str) -> int | None:
         ValueError: it is neither.
     """
     rows = None if batch_size == "auto" else whole(batch_size)
-    if rows is not None and abs(rows) > sys.maxsize:  # Python does not write it where it has thousands of digits
-        near = f"{'-' if rows < 0 else ''}2**{rows.bit_length() - 1}"
-        raise ValueError(f"batch_size must be a number of rows from 1 to {sys.maxsize}, not about {near}")
+    if rows is not None and abs(rows) > sys.maxsize:
+        raise ValueError(f"batch_size must be a number of rows from 1 to {sys.maxsize}, not {told(rows)}")
     if batch_size != "auto" and (rows is None or rows < 1):
         raise ValueError(f"batch_size must be a number of rows from 1, or 'auto', not {batch_size!r}")
     return rows

@@ -16,12 +16,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ai.infer.arguments import check_seconds, whole
 from ai.infer.client import InferencerClient
 from ai.infer.errors import InferError, WorkerDiedError
 from ai.infer.inferencer import Inferencer, check_device, rows_at_most
 from ai.infer.transport.shared_weights import extra_state
 from ai.infer.transport.socket_folder import VERSIONS_FILE, locked, seat_path, sweep
 from ai.infer.transport.trees import Tree
+from ai.model.arguments import told
 
 _MAX_DEATHS = 3  # a request that ends so many inferencers is not sent again
 _LOOK_S = 0.05
@@ -65,7 +67,7 @@ class NodeInferencer:
     Raises:
         TypeError: `model` is no module, `device` names none, or there is no such option. What another option may be is
             told where it first runs.
-        ValueError: `batch_size` is no number of rows.
+        ValueError: `batch_size` is no number of rows, `start_timeout_s` no time to wait.
 
     >>> import torch
     >>> model = torch.nn.Linear(3, 2)
@@ -92,6 +94,7 @@ class NodeInferencer:
             raise TypeError("restart is no option here: a worker that dies is always started again")
         check_device(device)
         rows_at_most(batch_size)
+        check_seconds(start_timeout_s=start_timeout_s, none=False, endless=False)
         inspect.signature(Inferencer).bind(model, **options)  # an option that there is none of is told here and now
         self._given: dict[str, Any] = {
             "model": model,
@@ -150,24 +153,30 @@ class NodeInferencer:
         Args:
             state_dict: as of `Inferencer.update_params`; a copy is kept, for the inferencer that may have to be started
                 here. Where modules' extra states are left out, those given before hold there too.
-            version: how the caller counts them.
+            version: how the caller counts them, by numbers of 64 bits.
 
         Raises:
-            TypeError: they are no dict.
-            ValueError: they do not fit the model (told where the inferencer runs); the old ones still serve.
+            TypeError: they are no dict, or `version` is no whole number.
+            ValueError: `version` has more bits; or they do not fit the model (told where the inferencer runs). The old
+                ones still serve.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a dict of tensors by name, not {type(state_dict).__name__}")
+        number = whole(version)
+        if number is None:
+            raise TypeError(f"version must be a whole number, not {version!r}")
+        if not -(1 << 63) <= number < 1 << 63:
+            raise ValueError(f"version must be a number of 64 bits, one of them its sign, not {told(number)}")
         state: dict[str, Any] = {
             name: x.detach().to("cpu", copy=True) if isinstance(x, Tensor) else copy.deepcopy(x)
             for name, x in state_dict.items()
         }
         with self._lock:
             if self._hosted is not None and self._versions is not None:
-                self._versions.pass_on(self._hosted, state, version)
+                self._versions.pass_on(self._hosted, state, number)
             if self._newest is not None and not extra_state(state):
                 state = state | extra_state(self._newest[1])
-            self._newest = version, state
+            self._newest = number, state
 
     @property
     def version(self) -> int:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from ai.data.arguments import told
+
 
 def check_whole(least: int, *, or_none: bool = False, **named: Any) -> None:
     """Raises for what is no whole number (`TypeError`), or one below `least` (`ValueError`).
@@ -13,7 +15,7 @@ def check_whole(least: int, *, or_none: bool = False, **named: Any) -> None:
     for name, value in named.items():
         if value is None and or_none:
             continue
-        rule = f"{name} must be a whole number from {least}{' or None' * or_none}, got {value!r}"
+        rule = f"{name} must be a whole number from {least}{' or None' * or_none}, got {_told(value)}"
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise TypeError(rule)
         if value < least:
@@ -29,11 +31,15 @@ def check_seconds(most: float = math.inf, **named: Any) -> None:
         if value is None:
             continue
         bound = "" if most == math.inf else f" and at most {most:g}"
-        rule = f"{name} must be a positive number of seconds{bound} or None, got {value!r}"
+        rule = f"{name} must be a positive number of seconds{bound} or None, got {_told(value)}"
         if isinstance(value, bool) or not hasattr(value, "__float__"):
             raise TypeError(rule)
         if not 0 < value <= most:
             raise ValueError(rule)
+
+
+def _told(value: Any) -> str:
+    return told(value) if isinstance(value, int) else repr(value)
 
 
 def check_switch(**named: Any) -> None:

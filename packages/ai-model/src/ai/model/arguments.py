@@ -32,7 +32,19 @@ def check_at_least(least: int, *, or_none: object = False, **named: Any) -> None
     check_whole(or_none=or_none, **named)
     for name, value in named.items():
         if value is not None and value < least:
-            raise ValueError(f"{name} ({value}) must be at least {least}")
+            raise ValueError(f"{name} ({told(value)}) must be at least {least}")
+
+
+def told(number: Any) -> str:
+    """Returns a number in digits; one of thousands of them, which Python does not write, by a power of 2.
+
+    >>> told(-7), told(-(10**5000))
+    ('-7', 'about -2**16609')
+    """
+    try:
+        return f"{number}"
+    except ValueError:
+        return f"about {'-' if number < 0 else ''}2**{int(number).bit_length() - 1}"
 
 
 def check_real(*, or_none: object = False, **named: Any) -> None:
