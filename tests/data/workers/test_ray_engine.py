@@ -7,6 +7,7 @@ import sys
 import threading
 import types
 import weakref
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -408,7 +409,15 @@ def test_after_the_cluster_was_left_nothing_is_asked_of_it(cluster):
         ({"num_gpus": float("nan")}, "num_gpus must be a number, got nan"),
         ({"num_gpus": float("inf")}, "num_gpus must be a finite number of at least 0, got inf"),
         ({"max_deaths": -1}, "max_deaths must be at least 0, got -1"),
+        ({"num_cpus": 10**5000}, r"num_cpus must be a number that a float holds, got about 2\*\*16609"),
+        ({"num_cpus": 1e-5}, "num_cpus must be 0 or at least 0.0001, Ray's unit, got 1e-05"),
+        ({"num_gpus": 1.5}, "num_gpus must be at most 1 or a whole number, got 1.5"),
+        ({"max_deaths": -(10**5000)}, r"max_deaths must be a number of 64 bits, got about -2\*\*16609"),
         ({"resources": {"big": -2}}, "big must be a finite number of at least 0, got -2"),
+        ({"resources": {"GPU": 1}}, "resources must be others than 'GPU', of which num_gpus says how many"),
+        ({"resources": {"num_cpus": 1}}, "resources must be others than 'num_cpus', of which num_cpus says how many"),
+        ({"resources": {"memory": 1e9}}, "resources must be of the cluster's own, by name, and 'memory' is no such"),
+        ({"resources": {7: 1}}, "resources must be of the cluster's own, by name, and 7 is no such name"),
         ({"start_timeout_s": 0}, "start_timeout_s must be positive or None, got 0"),
     ],
 )
@@ -416,6 +425,13 @@ def test_amounts_out_of_range_are_refused(cluster, arguments, message):
     with pytest.raises(ValueError, match=message):
         Ray(**arguments)
     assert not cluster.initialized
+
+
+def test_amounts_reach_ray_as_its_own_kind_of_number(cluster):
+    Ray(num_cpus=np.int64(2), num_gpus=Fraction(1, 2), resources={"big": np.float32(3)})
+    given = [cluster.options["num_cpus"], cluster.options["num_gpus"], cluster.options["resources"]["big"]]
+    assert given == [2, 0.5, 3]
+    assert {type(amount) for amount in given} == {float}
 
 
 def test_the_cluster_joined_already_is_used_and_no_other(cluster):

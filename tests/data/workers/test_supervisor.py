@@ -262,6 +262,47 @@ def test_what_cannot_be_started_is_reported():
         job.workers.raise_if_over()
 
 
+class AtOnce(InProcess):
+    """Says within `start`, in the thread that calls it, how its worker ended."""
+
+    def start(self, payload, on_message, on_exit):
+        on_exit("ended at once")
+
+
+class Nothing(InProcess):
+    def start(self, payload, on_message, on_exit):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind", "message"),
+    [
+        (
+            AtOnce,
+            RuntimeError,
+            "an engine must call on_message and on_exit in a thread of the worker, not within start",
+        ),
+        (
+            Nothing,
+            TypeError,
+            "the start of an engine must return a worker, and that of .*Nothing object .* returned None",
+        ),
+    ],
+)
+def test_an_engine_that_breaks_its_contract_is_told_so_and_nobody_waits(engine, kind, message):
+    job, raised = Doubling(1, engine=engine()), []
+
+    def start():
+        with pytest.raises(kind, match=message):
+            job.workers.start()
+        raised.append(True)
+
+    thread = threading.Thread(target=start, daemon=True)
+    thread.start()
+    wait_until(lambda: not thread.is_alive())
+    assert raised
+
+
 def refuses(link):
     link.send(("failed", LookupError("not here")))
     link.wait_for_end()
@@ -361,3 +402,6 @@ def test_a_source_that_hangs_is_replaced_with_a_seed_of_its_own(monkeypatch):
 def test_an_engine_without_workers_to_start_is_refused():
     with pytest.raises(ValueError, match=r"n_workers \(0\) must be at least 1 with an engine: it starts them"):
         Datagen(Walk()).loader(8, n_workers=0, engine=InProcess())
+    for engine in (InProcess, "ray"):
+        with pytest.raises(TypeError, match=r"engine must start workers, as ai.data.Ray\(\) does, got"):
+            Datagen(Walk()).loader(8, n_workers=1, engine=engine)

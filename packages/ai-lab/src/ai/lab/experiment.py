@@ -225,8 +225,10 @@ class Experiment:
         check_switch(progress=progress)
         check_callable(fn=fn)
         caught, called = as_exceptions("catch", catch), as_callables("callbacks", callbacks)
-        if engine is not None and not (hasattr(engine, "start") and hasattr(engine, "share")):
-            raise TypeError(f"engine must start workers, as ai.data.Ray() does, got {engine!r}")
+        if engine is not None:
+            from ai.data.workers.engine import check_engine
+
+            check_engine(engine)
         if engine is not None and devices:
             raise ValueError(f"devices must be empty with an engine, which shows each worker its own, got {devices}")
         self._check_seeds()

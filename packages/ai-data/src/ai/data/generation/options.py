@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypedDict, get_type_hints
 
 from ai.data.arguments import check_at_least, check_n_workers, check_real, check_whole
 from ai.data.replay_buffer import ReplayBuffer
-from ai.data.workers.engine import Engine
+from ai.data.workers.engine import Engine, check_engine
 
 
 class DatagenOptions(TypedDict, total=False):
@@ -77,8 +77,7 @@ def datagen_options(options: DatagenOptions) -> DatagenOptions:
     buffer = chosen["buffer"]
     if not isinstance(buffer, ReplayBuffer):
         check_whole(or_none=True, **{"buffer, if no ReplayBuffer,": buffer})
-    if chosen["engine"] is not None and not hasattr(chosen["engine"], "start"):
-        raise TypeError(f"engine must start workers, as ai.data.Ray() does, got {chosen['engine']!r}")
+    check_engine(chosen["engine"])
     if chosen["engine"] is not None and chosen["n_workers"] == 0:
         raise ValueError("n_workers (0) must be at least 1 with an engine: it starts them")
     check_real(or_none=True, stall_timeout_s=chosen["stall_timeout_s"])

@@ -49,6 +49,12 @@ class Engine(Protocol):
         """
 
 
+def check_engine(engine: Any) -> None:
+    """Raises `TypeError` for what starts no workers; None, which stands for processes of this machine, passes."""
+    if isinstance(engine, type) or not (engine is None or (hasattr(engine, "start") and hasattr(engine, "share"))):
+        raise TypeError(f"engine must start workers, as ai.data.Ray() does, got {engine!r}")
+
+
 class Processes:
     """Workers as processes of this machine."""
 

@@ -45,12 +45,27 @@ class Post:
     def __init__(self, place: int) -> None:
         self.place = place
         self.worker: Worker | None = None
-        self.known = threading.Event()  # one that dies at once is looked for among the posts
+        self._known = threading.Event()  # one that dies at once is looked for among the posts
+        self._starting = threading.get_ident()
         self.told = threading.Event()  # what it is told first comes first
         self.silent_s = 0.0  # that it had something to do and said nothing of it
         self.is_heard = False  # just now: it waits for us
         self.doing = ""  # what it said of itself meanwhile
         self.has_begun = False  # something came of it
+
+    def know(self) -> None:
+        """Says that it is among the posts, or will never be."""
+        self._known.set()
+
+    def wait_known(self) -> None:
+        """Waits for `know`.
+
+        Raises:
+            RuntimeError: who waits is who would say so.
+        """
+        if threading.get_ident() == self._starting and not self._known.is_set():
+            raise RuntimeError("an engine must call on_message and on_exit in a thread of the worker, not within start")
+        self._known.wait()
 
     def parcel(self) -> Parcel | None:
         """Returns memory for the arrays of one message where its worker shares some."""
@@ -181,13 +196,16 @@ class Supervisor:
         post.worker = self._engine.start(
             self._payload(place), partial(self._on_message, post), partial(self._on_exit, post)
         )
+        if post.worker is None:
+            post.know()
+            raise TypeError(f"the start of an engine must return a worker, and that of {self._engine!r} returned None")
         try:
             with self.changed:
                 closed = self.closed
                 if not closed:
                     self._posts[place] = post
                 messages = [] if closed else list(self._job.send_again(place))
-            post.known.set()
+            post.know()
             if closed:
                 post.worker.close()
             for message in messages:
@@ -195,11 +213,11 @@ class Supervisor:
         except Exception as error:  # a message that cannot be pickled
             self.fail(error)
         finally:
-            post.known.set()
+            post.know()
             post.told.set()
 
     def _on_message(self, post: Post, message: Any) -> None:
-        post.known.wait()
+        post.wait_known()
         with self.changed:
             # What was on its way must not reach who has since begun anew, nor come after who replaces the sender.
             if self.closed or self._posts[post.place] is not post:
@@ -218,7 +236,7 @@ class Supervisor:
             post.is_heard = False
 
     def _on_exit(self, post: Post, how: str) -> None:
-        post.known.wait()
+        post.wait_known()
         with self.changed:
             if self.closed or self._posts[post.place] is not post:
                 return

@@ -18,6 +18,8 @@ from ai.data.workers.versions import installed
 
 # Messages on their way to one worker.
 _MAX_PENDING = 1000
+# Of anything that Ray counts.
+_LEAST = 1e-4
 
 
 class Ray:
@@ -64,27 +66,21 @@ class Ray:
             raise TypeError(f"address must be that of a Ray cluster as text, or None, got {address!r}")
         if resources is not None and not isinstance(resources, Mapping):
             raise TypeError(f"resources must be a dict of amounts by name, or None, got {resources!r}")
-        check_real(num_cpus=num_cpus, num_gpus=num_gpus)
         check_at_least(0, max_deaths=max_deaths)
-        for name, wanted in (resources or {}).items():
-            check_real(or_none=False, **{name: wanted})
         check_real(or_none=True, start_timeout_s=start_timeout_s)
-        needs = {"num_cpus": num_cpus, "num_gpus": num_gpus, **dict(resources or {})}
-        for name, amount in needs.items():
-            if not (math.isfinite(amount) and amount >= 0):
-                raise ValueError(f"{name} must be a finite number of at least 0, got {amount}")
+        amounts = _amounts({"num_cpus": num_cpus, "num_gpus": num_gpus}, resources or {})
         if start_timeout_s is not None and not start_timeout_s > 0:
             raise ValueError(f"start_timeout_s must be positive or None, got {start_timeout_s}")
-        self._needs = ", ".join(f"{name}={amount:g}" for name, amount in needs.items() if amount) or "nothing"
+        self._needs = ", ".join(f"{name}={amount:g}" for name, amount in amounts.items() if amount) or "nothing"
         self.start_timeout_s = start_timeout_s
         self.max_deaths = max_deaths
         self._versions = installed()
         self._ray = joined(address)
         self._membership = Membership(self._ray)
         self._actor_class = self._ray.remote(
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
-            resources=dict(resources or {}),
+            num_cpus=amounts.pop("num_cpus"),
+            num_gpus=amounts.pop("num_gpus"),
+            resources=amounts,
             max_restarts=0,
             max_task_retries=0,
             max_pending_calls=_MAX_PENDING,
@@ -115,3 +111,24 @@ class Ray:
         with self._membership.asking() as is_joined:
             self._membership.check(is_joined)
             return Shared(self._ray.put((bytes(body), [np.asarray(buffer) for buffer in buffers])))
+
+
+def _amounts(ours: Mapping[str, Any], resources: Mapping[str, Any]) -> dict[str, float]:
+    """Returns what a worker takes of a machine, by name, as Ray reads it."""
+    elsewhere = {"CPU": "num_cpus", "GPU": "num_gpus", **{name: name for name in ours}}
+    for name in resources:
+        if not isinstance(name, str) or not name or name in ("memory", "object_store_memory"):
+            raise ValueError(f"resources must be of the cluster's own, by name, and {name!r} is no such name")
+        if name in elsewhere:
+            raise ValueError(f"resources must be others than {name!r}, of which {elsewhere[name]} says how many")
+    found = {}
+    for name, amount in {**ours, **resources}.items():
+        check_real(**{name: amount})
+        found[name] = float(amount)
+        if not (math.isfinite(found[name]) and found[name] >= 0):
+            raise ValueError(f"{name} must be a finite number of at least 0, got {found[name]:g}")
+        if 0 < found[name] < _LEAST:
+            raise ValueError(f"{name} must be 0 or at least {_LEAST:g}, Ray's unit, got {found[name]:g}")
+    if found["num_gpus"] > 1 and found["num_gpus"] % 1:
+        raise ValueError(f"num_gpus must be at most 1 or a whole number, got {found['num_gpus']:g}")
+    return found
