@@ -1,3 +1,4 @@
+import hashlib
 import json
 import signal
 import threading
@@ -140,6 +141,10 @@ def test_what_cannot_be_worked_on_is_said_in_one_sentence(tmp_path, capsys):
     path, url = str(tmp_path / "e"), f"sqlite:///{tmp_path}/search.db"
     experiment = Experiment(path)
     assert f"nothing is offered in {path}: experiment.offer(n, fn) of a script" in says(path)
+    assert f"storage must be a database that is there, and there is no {tmp_path}/search.db" in says(
+        path, "--storage", url
+    )
+    Experiment(path, storage=url).study._storage._backend.engine.dispose()
     assert "nothing is offered in the study 'ai-lab-e' of the database" in says(path, "--storage", url)
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         experiment.offer(0, train)
@@ -157,8 +162,15 @@ def test_what_cannot_be_worked_on_is_said_in_one_sentence(tmp_path, capsys):
     other["versions"]["ai-lab"] = "9.9"
     (tmp_path / "e" / "work.job").write_bytes(json.dumps(other).encode() + b"\n" + payload)
     assert "but 9.9 where e was offered: install the same version" in says(path)
-    (tmp_path / "e" / "work.job").write_bytes(b"{")
-    assert f"what is offered in {path} is damaged: offer it again" in says(path)
+    for damaged in (b"{", b"[]\nx", b"{}\nx", header + b"\n" + payload[:-9]):
+        (tmp_path / "e" / "work.job").write_bytes(damaged)
+        assert f"what is offered in {path} is damaged, or is just being offered: try again" in says(path)
+    payload = b"cnowhere\nfunction\n."
+    whole = json.loads(header) | {"sha256": hashlib.sha256(payload).hexdigest()}
+    (tmp_path / "e" / "work.job").write_bytes(json.dumps(whole).encode() + b"\n" + payload)
+    assert f"what is offered in {path} cannot be read here: ModuleNotFoundError: No module named 'nowhere'" in says(
+        path
+    )
     through = Experiment(tmp_path / "d", storage=url).offer(1, lambda trial: 0.0)
     assert "is searched through a database: say which by --storage, or $AI_LAB_STORAGE" in says(str(tmp_path / "d"))
     through.study._storage._backend.engine.dispose()

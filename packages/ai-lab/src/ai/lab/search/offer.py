@@ -1,11 +1,12 @@
 """A search that is offered to whoever comes: what runs its trials, in a file of the experiment or in its database.
 
-The file begins with a line that tells the versions it was pickled by; the rest is `(search, run)`, with the source of
-what is not installed. Reading it runs code, as importing a module does.
+The file begins with a line that tells the versions it was pickled by, and a checksum; the rest is `(search, run)`, with
+the source of what is not installed. Reading it runs code, as importing a module does.
 """
 
 import base64
 import dataclasses
+import hashlib
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ai.data.workers.error_text import error_text
 from ai.data.workers.pickle_by_value import ship
 from ai.data.workers.versions import installed, mismatch, other_code
 from ai.lab.files.folder import mark, write_atomic, write_json
@@ -37,7 +39,7 @@ def write_offer(search: Search, run: Run) -> None:
         TypeError: the objective cannot be pickled.
     """
     payload = ship((dataclasses.replace(search, storage=None), run))
-    header = {"versions": installed(), "storage": search.storage is not None}
+    header = {"versions": installed(), "storage": search.storage is not None, "sha256": _checksum(payload)}
     data = json.dumps(header).encode() + b"\n" + payload
     write_atomic(search.path / JOB, data)
     if search.storage is not None:
@@ -54,7 +56,7 @@ def take_offer(path: Path, storage: str | None) -> tuple[Search, Run]:
 
     Raises:
         ValueError: nothing is offered there, or the search is in a database whose address is not given.
-        RuntimeError: it was offered by other versions than run here.
+        RuntimeError: it was offered by other versions than run here, or cannot be read here.
     """
     name = Search.study_name(path, "", storage) if storage is not None else ""
     file = path / JOB
@@ -69,8 +71,13 @@ def take_offer(path: Path, storage: str | None) -> tuple[Search, Run]:
     line, _, payload = data.partition(b"\n")
     try:
         header = json.loads(line)
-    except ValueError:
-        raise ValueError(f"what is offered in {path} is damaged: offer it again") from None
+        is_whole = header["sha256"] == _checksum(payload)
+    except (ValueError, TypeError, KeyError):
+        is_whole = False
+    if not is_whole:  # the texts of a database are written one after the other
+        raise ValueError(
+            f"what is offered in {path} is damaged, or is just being offered: try again, or offer it again"
+        )
     theirs, where = header["versions"], f"where {path.name} was offered"
     if problem := mismatch(installed(), theirs, where):
         raise RuntimeError(problem)
@@ -78,7 +85,10 @@ def take_offer(path: Path, storage: str | None) -> tuple[Search, Run]:
         warnings.warn(difference, stacklevel=2)
     if header["storage"] and storage is None:
         raise ValueError(f"{path} is searched through a database: say which by --storage, or $AI_LAB_STORAGE")
-    search, run = pickle.loads(payload)
+    try:
+        search, run = pickle.loads(payload)
+    except Exception as error:
+        raise RuntimeError(f"what is offered in {path} cannot be read here: {error_text(error)}") from error
     if storage is not None and not (path / EXPERIMENT).exists():
         assert study is not None
         search.identity = mark(path, "experiment")
@@ -91,7 +101,11 @@ def take_offer(path: Path, storage: str | None) -> tuple[Search, Run]:
 
 def _stored(study: "optuna.Study") -> bytes:
     known: dict[str, Any] = study.user_attrs
-    return base64.b64decode("".join(known[f"job-{index}"] for index in range(known.get("job", 0))))
+    return base64.b64decode("".join(known.get(f"job-{index}", "") for index in range(known.get("job", 0))))
+
+
+def _checksum(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()
 
 
 def storage_address(given: str | None) -> str | None:

@@ -103,9 +103,15 @@ def quiet() -> Iterator[None]:
 
 
 def open_storage(folder: Path, url: str | None) -> "BaseStorage":
-    """Returns the journal in `folder`, or the database at `url`."""
+    """Returns the journal in `folder`, or the database at `url`.
+
+    Raises:
+        ValueError: `url` is that of no database.
+        ModuleNotFoundError: what talks to such a database is not installed.
+        ConnectionError: it does not answer as one.
+    """
     if url is not None:
-        storage = optuna.storages.RDBStorage(url)
+        storage = _database(url)
         weakref.finalize(storage, storage.engine.dispose)  # else its connections are left to who collects garbage
         return storage
     journal = folder / "optuna.log"
@@ -113,6 +119,30 @@ def open_storage(folder: Path, url: str | None) -> "BaseStorage":
     return optuna.storages.JournalStorage(
         JournalFileBackend(str(journal), lock_obj=cast("Any", FileLock(folder / "optuna.lock", journal)))
     )
+
+
+def _database(url: str) -> "optuna.storages.RDBStorage":
+    import sqlalchemy
+
+    try:
+        place = sqlalchemy.make_url(url)
+        return optuna.storages.RDBStorage(url)
+    except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError) as error:  # whose text may have a password
+        like = "such as sqlite:////absolute/search.db or postgresql://user:password@host/name"
+        raise ValueError(f"storage must be the URL of a database, {like}: {_first_line(error)}") from None
+    except ImportError as error:  # Optuna's own, which does not name what is missing
+        missing = error.__cause__ or error.__context__ or error
+        raise ModuleNotFoundError(
+            f"storage ({place.render_as_string()}) needs what talks to such a database: {_first_line(missing)}"
+        ) from error
+    except sqlalchemy.exc.DBAPIError as error:
+        raise ConnectionError(
+            f"storage ({place.render_as_string()}) must be a database that answers: {_first_line(error.orig or error)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def open_study(
@@ -129,7 +159,18 @@ def open_study(
 
 
 def load_study(folder: Path, url: str, name: str) -> optuna.Study | None:
-    """Returns the study of that name in a database, None where there is none."""
+    """Returns the study of that name in a database, None where there is none.
+
+    Raises:
+        FileNotFoundError: the database is a file, and is not there: to look into it would make it.
+    """
+    import sqlalchemy
+
+    with contextlib.suppress(sqlalchemy.exc.ArgumentError):
+        place = sqlalchemy.make_url(url)
+        if place.get_backend_name() == "sqlite" and place.database and not place.query:
+            if place.database != ":memory:" and not Path(place.database).exists():
+                raise FileNotFoundError(f"storage must be a database that is there, and there is no {place.database}")
     try:
         return optuna.load_study(study_name=name, storage=open_storage(folder, url))
     except KeyError:
