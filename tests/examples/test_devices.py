@@ -147,6 +147,14 @@ OWN = {
 }
 
 
+@pytest.mark.parametrize("name", ["diffusion.main", "stylegan2.commands"])
+def test_a_model_is_asked_for_on_a_device_that_is_there(name):
+    averaged = import_module(f"ai.examples.{name}").averaged
+    for device, message in (("gpu", r"name that torch knows .*, got 'gpu'"), ("cuda:97", "'cuda:97' is not available")):
+        with pytest.raises(ValueError, match=f"device .*{message}"):
+            averaged("nowhere", device)
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_a_step_of_an_examples_own_loss_waits_for_nothing_and_learns_what_the_cpu_learns(name, device, no_sync):
     found = learnt(*OWN[name], device, Silent(no_sync, 3))

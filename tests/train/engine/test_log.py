@@ -1,3 +1,5 @@
+import itertools
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from contextvars import copy_context
@@ -271,9 +273,15 @@ def test_what_a_schedule_logs_stands_in_the_row_of_its_step():
     assert {step: row["factor"] for step, row in rows.items()} == {0: 0, 3: 1.5, 6: 3}
 
 
+NUMBERS = itertools.count()
+
+
 def logging_preprocess(x):
-    with pytest.warns(RuntimeWarning, match=r"^log\('x'\) in a loader's worker is kept nowhere"):
-        log("x", 1.0)
+    key = f"x{next(NUMBERS)}"
+    with pytest.warns(RuntimeWarning, match=rf"^log\('{key}'\) in a loader's worker is kept nowhere"):
+        log(key, 1.0)
+    with warnings.catch_warnings(action="error"):  # which has Python forget what it has said
+        log(key, 2.0)
     return torch.tensor([x])
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import ai.model as m
 from ai.data import Dataset, digits_dataset, toy
+from ai.data.batch.device import checked_device
 from ai.examples.cli import read_config
 from ai.examples.diffusion.config import DESCRIPTIONS, PRESETS, Config, build
 from ai.examples.diffusion.figures import draw_points
@@ -144,6 +145,7 @@ def measurement(config: Config) -> Task | None:
 
 def averaged(path: str | os.PathLike[str], device: str = "cpu") -> m.DiffusionModel:
     """Returns the model of a trial's last snapshot with averaged weights."""
+    checked_device(device)
     return cast(m.DiffusionModel, averaged_model(path)).to(device)
 
 

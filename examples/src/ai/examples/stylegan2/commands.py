@@ -6,6 +6,7 @@ from typing import TypedDict, cast
 
 import torch
 
+from ai.data.batch.device import checked_device
 from ai.examples.figures import grid, save_animation, save_grid
 from ai.examples.saved import averaged_model
 from ai.examples.stylegan2 import pictures
@@ -121,6 +122,7 @@ def style_mix(
 
 def averaged(path: str | os.PathLike[str], device: str = "cpu") -> Generator:
     """Returns the generator of a trial's last snapshot with averaged weights, its mean style measured for them."""
+    checked_device(device)
     generator = cast(Generator, averaged_model(path, key="g"))
     generator.measure_w_avg()
     return generator.to(device)

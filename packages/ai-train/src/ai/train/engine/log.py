@@ -159,22 +159,32 @@ class Nowhere:
     Args:
         place: what is called there.
         instead: what to do.
+        once: warn once of each key: filters of warnings forget what was said wherever somebody has changed some.
     """
 
     records = False
 
     def __init__(
-        self, place: str, instead: str = "call it in the hook's step or gradients, in the environment or in the model"
+        self,
+        place: str,
+        instead: str = "call it in the hook's step or gradients, in the environment or in the model",
+        *,
+        once: bool = False,
     ) -> None:
-        self._place, self._instead = place, instead
+        self._place, self._instead, self._once = place, instead, once
+        self._told: set[str] = set()
 
     def take(self, key: str, value: Given) -> None:
         """Warn."""
+        if key in self._told:
+            return
         warnings.warn(
             f"log({key!r}) in {self._place} is kept nowhere, for it belongs to no step: {self._instead}",
             RuntimeWarning,
             stacklevel=3,
         )
+        if self._once:  # not where it was raised
+            self._told.add(key)
 
 
 def _widest(device: torch.device) -> torch.dtype:
@@ -210,15 +220,15 @@ def log(key: str, value: Given) -> None:
 
     It is for the environment, the model, an optimiser's `step`, and a hook's `step` and `gradients`; what the
     environment logs several times in a step is averaged. A key belongs to one of these places: in a second one it is
-    refused, as are the trainer's own (`loss`, `lr`, `grad_norm`, `skipped`, of several models `loss_NAME` and so on)
-    in all of them. What a task, a sampler, or the data (in the step that takes a batch of it) log stands in the row
-    under `task_`, `sample_` and `data_` and the key, as what is logged in a validation does under `val_`. What comes
-    again in the backward pass, under a key of the forward pass, is that pass computed again (activation checkpointing),
-    and counts once. A loader's worker knows no step, and says so at a logged one, as does a thread that an environment
-    starts; run in the context of the one that trains, by `contextvars.copy_context().run`, it does. A thread that works
-    for no step, such as one that serves the model, hears it too while a step is logged, for the two look alike: there
-    nothing is wrong, and `warnings.filterwarnings("ignore", "log.*in a thread of its own")` ends it. Outside of
-    training nothing happens, so that a model that logs can be used as any other.
+    refused, as are the trainer's own (`loss`, `lr`, `grad_norm`, `skipped`, of several models `loss_NAME` and so on) in
+    all of them. What a task, a sampler, or the data (in the step that takes a batch of it) log stands in the row under
+    `task_`, `sample_` and `data_` and the key, as what is logged in a validation does under `val_`. What comes again in
+    the backward pass, under a key of the forward pass, is that pass computed again (activation checkpointing), and
+    counts once. A loader's worker knows no step, and says so once of each key; a thread that an environment starts says
+    so at a logged one; run in the context of the one that trains, by `contextvars.copy_context().run`, it does. A
+    thread that works for no step, such as one that serves the model, hears it too while a step is logged, for the two
+    look alike: there nothing is wrong, and `warnings.filterwarnings("ignore", "log.*in a thread of its own")` ends it.
+    Outside of training nothing happens, so that a model that logs can be used as any other.
 
     Args:
         key: the name under which the hook receives it.
@@ -241,7 +251,12 @@ def log(key: str, value: Given) -> None:
 
 
 _IS_WORKER = getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", None) == "ai.data.workers.worker"
-_OF_A_WORKER = Nowhere("a loader's worker")
+_OF_A_WORKER = Nowhere(
+    "a loader's worker",
+    "call it in the hook's step or gradients, in the environment or in the model as it trains; a model that acts there "
+    "has nothing to mend",
+    once=True,
+)
 _OF_A_THREAD = Nowhere(
     "a thread of its own",
     "call it in the thread that trains, or run the function of the other by contextvars.copy_context().run; a thread "
