@@ -19,7 +19,7 @@ from ai.data.workers.on_ray import actor as ray_actor
 from ai.data.workers.on_ray import engine as ray_engine
 from ai.data.workers.on_ray import joining, membership
 from ai.data.workers.on_ray import worker as ray_worker
-from ai.data.workers.on_ray.pieces import MAX_PIECES, read
+from ai.data.workers.on_ray.pieces import read
 from ai.data.workers.pickle_by_value import ship
 from ai.data.workers.worker import portable_error
 from tests.data.helpers_data import Walk, wait_until
@@ -587,7 +587,7 @@ def test_a_reply_holds_as_much_as_ray_carries_within_it_and_one_message_of_any_s
     actor = ray_actor.Actor(ship(ray_actor.Actor.wait_for_end), versions.installed())
 
     def reply():
-        sizes, *parts = actor.get(MAX_PIECES)
+        sizes, *parts = actor.get(64)
         return [m[0] for m in read(sizes, parts)], max(memoryview(p).nbytes for p in parts if p is not None) < 100 << 10
 
     assert reply() == ([ray_actor.RUNNING], True)
