@@ -171,6 +171,7 @@ def test_plain_bytes_and_plain_json(app, model):
     ("document", "message"),
     [
         (b"", "must begin with JSON"),
+        (b'{"id": ' + 5000 * b"9" + b"}", "must have whole numbers of at most 4300 digits"),
         (b"[1]", "must be an object with a list of 'inputs'"),
         (v2(inputs=[]), "input 'x' is missing"),
         (v2(inputs=[{}]), "each input must be an object with a 'name'"),
@@ -233,6 +234,11 @@ def test_wrong_sizes_never_reach_the_worker(app, inferencer):
         (bytes(32), {"x-shape": "1;8"}, "x-shape must be sizes between commas, not '1;8'"),
         (bytes(32), {"x-datatype": "FP31"}, "x-datatype must be one of BOOL"),
         (b"{", {"content-type": "application/json"}, "the body must be JSON"),
+        (
+            b"[" + 5000 * b"9" + b"]",
+            {"content-type": "application/json"},
+            "must have whole numbers of at most 4300 digits",
+        ),
     ]:
         status, _, reply = ask(app, "POST", "/models/m", body, headers)
         assert status == 400

@@ -18,7 +18,7 @@ from ai.infer.arguments import check_counts, check_seconds, check_switches
 from ai.infer.http.formats.accept import ReplyForm, accept_of, reply_form
 from ai.infer.http.formats.bodies import BodyReader, Receive
 from ai.infer.http.formats.messages import JSON, RETRY, RefusedError, Reply, Request
-from ai.infer.http.formats.tensors import BadInputError
+from ai.infer.http.formats.tensors import BadInputError, read_json
 from ai.infer.http.inference import RequestContext, infer, refuse
 from ai.infer.http.metrics import Metrics
 from ai.infer.http.models.model_sources import ModelSource
@@ -309,10 +309,7 @@ def _only(allowed: str, request: Request) -> None:
 
 def _fields(body: bytes, known: set[str]) -> dict[str, Any]:
     """Returns what a body asks for, null as if left out; raises for what nobody here would heed."""
-    try:
-        document = json.loads(body or b"{}")
-    except (ValueError, RecursionError):
-        raise BadInputError("the body must be JSON") from None
+    document = read_json(body or b"{}")
     if not isinstance(document, dict):
         raise BadInputError(f"the body must be an object, not {type(document).__name__}")
     fields = {name: x for name, x in document.items() if x is not None}

@@ -23,6 +23,7 @@ from ai.infer.http.formats.tensors import (
     datatype_of,
     from_json,
     numbers,
+    read_json,
     texts_from_json,
 )
 from ai.infer.transport.trees import RawInput, RawTensor
@@ -66,10 +67,7 @@ def read_plain(
         check_bytes("body", dtype, body)
         return PlainRequest(RawTensor(dtype, shape, body), to_json)
     datatype = _datatype(headers.get(b"x-datatype"), spec)
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
-        raise BadInputError("the body must be JSON") from None
+    data = read_json(body)
     if data == []:
         raise BadInputError(_NO_ROWS)
     shape = _shape_of_list(data)
@@ -83,10 +81,7 @@ def _texts(body: bytes, as_json: bool) -> list[Any]:
     """Returns the texts of a JSON list, or the body as the one text that it is."""
     if not as_json:
         return [body]
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
-        raise BadInputError("the body must be JSON") from None
+    data = read_json(body)
     if not isinstance(data, list) or not data:
         raise BadInputError("the body must be a list of texts")
     return texts_from_json("body", _shape_of_list(data), data)

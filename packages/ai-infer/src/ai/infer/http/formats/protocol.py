@@ -25,6 +25,7 @@ from ai.infer.http.formats.tensors import (
     from_json,
     json_length,
     numbers,
+    read_json,
     texts_from_bytes,
     texts_from_json,
 )
@@ -123,10 +124,7 @@ def read_request(
 
 
 def _read_head(head: bytes, inputs: tuple[TensorSpec, ...]) -> Plan:
-    try:
-        document = json.loads(head)
-    except (ValueError, RecursionError):
-        raise BadInputError("the body must begin with JSON") from None
+    document = read_json(head, "begin with")
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
         raise BadInputError("the body's JSON must be an object with a list of 'inputs'")
     _only_known(document, "the request", _REQUEST)

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import struct
+import sys
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -272,6 +273,17 @@ def numbers(x: RawTensor) -> Tensor:
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise BadInputError("the model's output is not finite, which JSON cannot write: ask for binary tensors")
     return tensor
+
+
+def read_json(text: bytes, where: str = "be") -> Any:
+    """Returns what the JSON says of which a body is to `where`: be, or begin with."""
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        raise BadInputError(f"the body must {where} JSON") from None
+    except ValueError:  # which Python does not read
+        most = sys.get_int_max_str_digits()
+        raise BadInputError(f"the body must have whole numbers of at most {most} digits") from None
 
 
 def json_length(header: bytes | None, body_length: int) -> int:
