@@ -194,6 +194,22 @@ def test_a_value_that_is_wrong_at_an_end_goes_on_learning_in_half_precision(net)
     assert net(data["obs"])[1].dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"least_rate": 2.0}, r"least_rate must be in \[0, 1\], got 2"),
+        ({"least_rate": -1.0}, r"least_rate must be in \[0, 1\], got -1"),
+        ({"minutes": 0.0}, "minutes must be positive, got 0"),
+        ({"places": True}, "places and kernel_rate are of convolutions, which the network of tictactoe has not"),
+        ({"kernel_rate": 0.02}, "places and kernel_rate are of convolutions"),
+    ],
+)
+def test_a_run_that_would_not_do_what_it_was_told_is_refused(how, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        run(replace(PRESETS["tiny"], trial=str(tmp_path / "run"), **how))
+    assert not (tmp_path / "run").exists()
+
+
 def test_shares_outside_their_range_are_refused():
     with pytest.raises(ValueError, match=r"search_share must be in \[0, 1\], got 2"):
         AlphaZero(search_share=2)

@@ -1,3 +1,4 @@
+import copy
 import sys
 from dataclasses import replace
 
@@ -25,6 +26,13 @@ def trained(tmp_path_factory):
     config = replace(TINY, trial=str(tmp_path_factory.mktemp("lab") / "tiny"))
     run(config)
     return Trial(config.trial)
+
+
+def test_the_second_network_is_not_drawn_by_a_neighbouring_seed():
+    drawn = build(TINY, 1)[1]
+    for seed in range(TINY.seed, TINY.seed + 3):
+        other = copy.deepcopy(drawn).init(seed=seed)
+        assert not torch.equal(*(next(p for p in net.parameters() if p.dim() > 1) for net in (drawn, other)))
 
 
 @pytest.fixture

@@ -17,8 +17,10 @@ from ai.game import (
     GameEnvironments,
     GymnasiumEnvironments,
     GymnasiumGame,
+    Hog,
     ParallelEnvironments,
     Rollouts,
+    ScalarChanceGame,
     TicTacToe,
     VectorEnvironments,
 )
@@ -125,6 +127,75 @@ def test_games_go_on_from_a_state():
     b.load_state_dict(copy.deepcopy(a.state_dict()))
     for x, y in zip(a.step(np.array([1, 1, 0])), b.step(np.array([1, 1, 0])), strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+class Tosses(ScalarChanceGame):
+    """One player bids, and a coin is tossed, three times: heads, one in four, pays the bid."""
+
+    num_players, num_actions, observation_shape = 1, 2, (1,)
+    dtype = np.dtype([("moves", "i4"), ("bid", "i4"), ("player", "i1"), ("over", "i1"), ("reward", "f4")])
+
+    @staticmethod
+    def play_row(s, action):
+        tossed = s["moves"] % 2
+        s["reward"] = s["bid"] * action * tossed
+        s["bid"] = (action + 1) * (1 - tossed)
+        s["moves"] += 1
+        s["over"] = s["moves"] == 6
+
+    @staticmethod
+    def legal_row(s, out):
+        out[0] = out[1] = True
+
+    @staticmethod
+    def chance_row(s, out):
+        out[0], out[1] = 0.75 * (s["moves"] % 2), 0.25 * (s["moves"] % 2)
+
+    @staticmethod
+    def observe_row(s, out):
+        out[0] = s["moves"]
+
+
+def test_luck_moves_by_its_odds_between_the_moves_that_are_asked_for():
+    env, resumed = (GameEnvironments(Tosses(), 500) for _ in range(2))
+    env.reset(0)
+    bids, paid = np.arange(500) % 2, []
+    for move in range(7):  # three of a game, its begin anew, three more
+        if move == 4:
+            resumed.load_state_dict(copy.deepcopy(env.state_dict()))
+        obs, reward, ended, _ = step = env.step(bids)
+        if move >= 4:
+            for one, other in zip(step, resumed.step(bids), strict=True):
+                np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(obs[:, 0], 2 * ((move + 1) % 4))
+        assert ended.all() == ended.any() == (move in (2, 6))
+        assert set(reward) == ({0} if move == 3 else {0, 1, 2})
+        paid.append(reward > 0)
+    won = np.stack([row for move, row in enumerate(paid) if move != 3])
+    assert abs(won.mean() - 0.25) < 0.04
+    assert len(np.unique(won, axis=0)) == 6  # no toss is that of another move, or of the game before
+
+
+def test_what_luck_brings_is_paid_to_the_player_who_moved():
+    env = GameEnvironments(Hog(goal=6, dice=2), 40)
+    seen, over, won = env.reset(3), np.zeros(40, bool), 0
+    for _ in range(30):
+        np.testing.assert_array_equal(seen["legal"][~over], [[True, True] + [False] * 11] * int((~over).sum()))
+        seen, reward, ended, _ = env.step(np.ones(40, np.int64))
+        np.testing.assert_array_equal(reward, ended)
+        over, won = ended, won + ended.sum()
+    assert won > 100
+
+
+def test_a_state_of_other_games_is_refused_and_changes_nothing():
+    env, other = GameEnvironments(CartPole(), 3), GameEnvironments(CartPole(), 2)
+    env.reset(0)
+    other.reset(0)
+    before = env.state_dict()
+    with pytest.raises(ValueError, match=r"state must be of 3 games of \d+ bytes, got \(2, \d+\)"):
+        env.load_state_dict(other.state_dict())
+    for name, value in before.items():
+        np.testing.assert_array_equal(env.state_dict()[name], value)
 
 
 @pytest.mark.parametrize("num", [1, 2])

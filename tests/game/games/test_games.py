@@ -203,6 +203,9 @@ def test_bad_settings_are_refused():
             made()
     with pytest.raises(ValueError, match="size must be at least 2, got 1"):
         SlidingTiles(size=1)
+    with pytest.raises(ValueError, match="size must be at most 11, whose tiles have numbers of one byte, got 12"):
+        SlidingTiles(size=12)
+    assert SlidingTiles(size=11).observe(SlidingTiles(size=11).init(1)).sum() == 121
     with pytest.raises(ValueError, match=r"seed must be an int or hold one seed a game, shape \(4,\)"):
         CartPole().init(4, np.zeros(3, np.uint64))
     with pytest.raises(ValueError, match=r"moves\[0\] must end with its game"):

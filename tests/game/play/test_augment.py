@@ -64,6 +64,12 @@ def test_all_moments_of_an_unrolled_row_are_turned_alike(first_only):
             state = game.step(state, turned["action"][row, k : k + 1].numpy())
 
 
+@pytest.mark.parametrize("moments", [(), (3,)], ids=["rows", "unrolled"])
+def test_a_batch_of_no_rows_stays_one(moments):
+    empty = {"index": torch.zeros(0, dtype=torch.int64), "obs": torch.zeros(0, *moments, 2, 3, 3)}
+    assert Augment(TicTacToe())(empty)["obs"].shape == (0, *moments, 2, 3, 3)
+
+
 def test_observations_of_another_game_are_refused():
     with pytest.raises(ValueError, match=r"obs must be \[B, …\] or \[B, K \+ 1, …\] of \(2, 6, 7\)"):
         Augment(ConnectFour())(batch(TicTacToe()))

@@ -6,6 +6,8 @@ from ai.game import (
     CartPole,
     ConnectFour,
     ConnectFourSolver,
+    Hog,
+    HogSolver,
     RolloutEvaluator,
     Score,
     Search,
@@ -222,6 +224,38 @@ def test_bad_input_is_refused(solution):
         over = game.step(over, np.array([cell]))
     with pytest.raises(ValueError, match="row 0 is over or out of reach"):
         solution.score(over)
+    strange = ConnectFour().init(1)
+    for judge in (solution, HogSolver(Hog(goal=3, dice=1)), *([ConnectFourSolver()] if fast.available() else [])):
+        with pytest.raises(ValueError, match="states must be of the game's dtype"):
+            judge.score(strange if judge is solution else game.init(1))
+
+
+@needs_numba
+@pytest.mark.parametrize(
+    ("count", "how", "error", "match"),
+    [
+        (0, {}, ValueError, "count must be at least 1, got 0"),
+        (1, {"plies": (20, 10)}, ValueError, "plies must be at least 20, got 10"),
+        (1, {"plies": 20}, TypeError, "plies must be the least and the greatest number of stones, got 20"),
+        (
+            1,
+            {"plies": (43, 50)},
+            ValueError,
+            r"plies \(43, 50\) must have 1 positions to decide: 1000 random games in a",
+        ),
+        (9, {"plies": (0, 1)}, ValueError, r"have 9 positions .* in a row led to no other than 8"),
+    ],
+)
+def test_positions_that_there_are_none_of_are_refused(count, how, error, match):
+    with pytest.raises(error, match=match):
+        decisive_positions(Judge(), count, **how)
+
+
+class Judge(ConnectFourSolver):
+    """Finds every position of few stones worth deciding, at once."""
+
+    def score(self, state):
+        return np.arange(7.0)[None]
 
 
 @pytest.mark.parametrize(
@@ -241,12 +275,19 @@ def test_a_player_that_does_not_move_in_every_game_is_refused(moves, said):
     ("rate", "match"),
     [
         (lambda: ratings({("a", "a"): Score(1, 0, 0)}), "scores must be of two players each, 'a' plays itself"),
+        (lambda: ratings([("a", "b")]), "scores must be a dict of Score by pair of names, got list"),
+        (lambda: ratings({"ab": Score(1, 0, 0)}), "scores must be a dict of Score by pair of names, got .* by 'ab'"),
+        (lambda: ratings({("a", "b"): (1, 0, 0)}), r"scores must be a dict .*, got \(1, 0, 0\) by \('a', 'b'\)"),
+        (
+            lambda: ratings({("a", "b"): Score(10, 0, 0)}, prior_games=1e-300),
+            r"prior_games \(1e-300\) must be larger beside these scores",
+        ),
         (lambda: Score(-1, 0, 0), "wins must be at least 0, got -1"),
         (lambda: Score(2, 0, 1, 4), "distinct must be at most the 3 games, got 4"),
     ],
 )
 def test_scores_that_cannot_be_are_refused(rate, match):
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises((TypeError, ValueError), match=match):
         rate()
 
 

@@ -21,7 +21,9 @@ from ai.game import (
     SelfPlay,
     SlidingTiles,
     TicTacToe,
+    draws,
 )
+from ai.game.play import arena, openings
 from ai.game.play.history import greedy_return
 from ai.train import opt
 from tests import warm_python
@@ -240,6 +242,53 @@ def test_openings_start_some_games_elsewhere():
     started = [bool(next(play)["obs"][0].any()) for _ in range(100)]
     # drawn lengths of 0 to 4 moves: four in five of the half that draws
     assert 20 < sum(started) < 60
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda game, seeds: arena._opened(game, seeds, 3),
+        lambda game, seeds: openings.opened(
+            game,
+            Play(opening_share=1.0, opening_moves=4),
+            lambda rows, attempt: draws.fold_in(seeds[rows], attempt),
+            np.arange(len(seeds)),
+            lambda state, rows: state,
+        ),
+    ],
+    ids=["match", "self-play"],
+)
+def test_openings_draw_nothing_that_a_start_draws(monkeypatch, begin):
+    drawn = {"start": set(), "opening": set()}
+    uniform, init, where = draws.uniform, SlidingTiles.init, ["opening"]
+
+    def draw(seeds, count):
+        drawn[where[-1]] |= set(np.asarray(seeds).tolist())
+        return uniform(seeds, count)
+
+    def start(*how):
+        where.append("start")
+        try:
+            return init(*how)
+        finally:
+            where.pop()
+
+    monkeypatch.setattr(draws, "uniform", draw)
+    monkeypatch.setattr(SlidingTiles, "init", start)
+    begin(SlidingTiles(), draws.row_seeds(0, 20))
+    assert min(map(len, drawn.values())) > 20
+    assert not drawn["start"] & drawn["opening"]
+
+
+def test_at_an_infinite_temperature_all_that_a_search_tried_is_as_likely():
+    play = source(games=300, simulations=4, temperature=float("inf"), max_moves=2)
+    games = [next(play) for _ in range(300)]
+    policy = np.concatenate([game["policy"] for game in games])
+    chosen = np.concatenate([game["action"] for game in games])
+    assert (policy[np.arange(len(chosen)), chosen] > 0).all()
+    tried = (policy > 0).sum(axis=1)
+    most = policy.argmax(axis=1) == chosen
+    assert abs(most.mean() - (1 / tried).mean()) < 0.08
 
 
 def test_a_cached_search_finds_what_an_uncached_one_finds():

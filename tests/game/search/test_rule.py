@@ -92,6 +92,12 @@ def test_no_walk_goes_further_than_the_depth_allows(engine, rule):
                 assert found.values[0, tree.parent_action[0, n]] == pytest.approx(-tree.value[0, n])
 
 
+def test_a_depth_beyond_all_numbers_of_a_machine_is_no_limit():
+    game = TicTacToe()
+    deep, free = (Search(game, RolloutEvaluator(game), simulations=9, max_depth=depth) for depth in (1 << 70, None))
+    np.testing.assert_array_equal(deep(game.init(1)).visits, free(game.init(1)).visits)
+
+
 @pytest.mark.parametrize(
     ("how", "match"),
     [

@@ -707,6 +707,10 @@ def test_a_network_may_mask_illegal_moves_itself(engine, rule):
         (lambda game, search: search(game.init(2), noise=np.ones(3, bool)), "noise must be True, False or a boolean a"),
         (lambda game, search: search(game.init(2), noise="no"), "noise must be True, False or a boolean a row"),
         (lambda game, search: Search(game, lambda x: x)(game.init(2)), r"must return \(logits, value\), got Tensor"),
+        (
+            lambda game, search: Search(game, lambda x: (np.zeros((2, 9), complex), np.zeros(2)))(game.init(2)),
+            "evaluator must return real numbers, got complex128",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_named(ask, match):

@@ -15,6 +15,7 @@ from ai.data.datagen import DatagenLoader
 from ai.examples.run_config import open_trial
 from ai.examples.saved import load_averaged
 from ai.game import Game, Play
+from ai.game.arguments import check_amount
 from ai.infer import NodeInferencer
 from ai.lab import Trial
 from ai.lab.files.folder import resolve
@@ -77,6 +78,11 @@ class LearnConfig:
     """How many of the newest snapshots are kept besides the best; None keeps all."""
     seed: int = 0
     """Seeds the weights, the games and the order of the data."""
+
+    def __post_init__(self) -> None:
+        check_amount(0, 1, least_rate=self.least_rate)
+        if self.minutes is not None:
+            check_amount(0, above=True, minutes=self.minutes)
 
 
 GAMES = {

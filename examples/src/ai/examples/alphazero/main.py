@@ -308,10 +308,16 @@ def loss(config: Config) -> AlphaZero:
 
 
 def network(config: Config) -> Any:
-    """Returns the network that a configuration names."""
+    """Returns the network that a configuration names.
+
+    Raises:
+        ValueError: `places` or `kernel_rate` is asked of a game whose network has no convolutions.
+    """
     game = make_game(config.game)
     shape, actions = game.observation_shape, game.num_actions
     if config.game == "tictactoe" or len(shape) != 3:
+        if config.places or config.kernel_rate is not None:
+            raise ValueError(f"places and kernel_rate are of convolutions, which the network of {config.game} has not")
         return MLP(shape, actions)
     net = ResNet(shape, actions, nc=config.channels, n_blocks=config.blocks, places=config.places)
     return net.to(memory_format=torch.channels_last)  # training is a quarter faster so on a CPU

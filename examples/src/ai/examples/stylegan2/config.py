@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ai.data.batch.seeds import derive_seed
 from ai.examples.run_config import RunConfig
 from ai.examples.stylegan2.model import Discriminator, Generator
 
@@ -95,4 +96,4 @@ def build(config: Config, nc_img: int, n_classes: int = 0) -> tuple[Generator, D
         config.imsize, nc_img, z_dim=config.z_dim, w_dim=config.z_dim, n_mapping=config.n_mapping, **size
     )
     discriminator = Discriminator(config.imsize, nc_img, group=config.group, architecture=config.architecture, **size)
-    return generator.init(seed=config.seed), discriminator.init(seed=config.seed + 1)
+    return generator.init(seed=config.seed), discriminator.init(seed=derive_seed(config.seed, 1))

@@ -6,10 +6,12 @@ Marsaglia, Tsang 2000, "A simple method for generating gamma variables".
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game.protocol import Seed, State, state_bytes
+from ai.game.protocol import Game, Seed, State, chances, outcome_for, state_bytes
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -111,6 +113,26 @@ def choose(seed: NDArray[np.uint64], weights: NDArray[np.float64]) -> NDArray[np
     last = weights.shape[1] - 1 - (weights[:, ::-1] > 0).argmax(axis=1)
     chosen: NDArray[np.int64] = np.minimum(drawn, last).astype(np.int64)
     return chosen
+
+
+def after_luck(
+    game: Game, state: State, luck: Callable[[NDArray[np.bool_]], NDArray[np.uint64]]
+) -> tuple[State, NDArray[np.float64]]:
+    """Returns the states `[B]` where a player moves or all is over, and what luck paid player 0 on the way, `[B]`.
+
+    Args:
+        game: the rules.
+        state: where luck may move.
+        luck: which rows luck moves in, `[B]` -> a seed for each of these, another at every call.
+    """
+    paid = np.zeros(len(state))
+    while (chance := chances(game, state)) is not None and (lucky := np.asarray(chance.any(axis=1))).any():
+        before = state[lucky]
+        after = game.step(before, choose(luck(lucky), chance[lucky]))
+        paid[lucky] += outcome_for(0, game.reward(after), game.to_play(before))
+        state = state.copy()
+        state[lucky] = after
+    return state, paid
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

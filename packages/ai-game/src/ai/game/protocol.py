@@ -190,6 +190,20 @@ def state_keys(state: State) -> list[bytes]:
     return [row.tobytes() for row in state_bytes(state)]
 
 
+def check_states(game: Game, state: Any) -> None:
+    """Raises `ValueError` for what holds no states of this game, one a row: bytes of another's may look like them."""
+    if not isinstance(state, np.ndarray) or state.ndim != 1:
+        found = f"{type(state).__name__} of shape {np.shape(state)}"
+        raise ValueError(f"states must be an array with one row a game, such as game.init(8), got {found}")
+    if state.dtype != game.dtype and _fields(state.dtype) != _fields(game.dtype):
+        raise ValueError(f"states must be of the game's dtype {game.dtype}, got {state.dtype}")
+
+
+def _fields(dtype: np.dtype[Any]) -> list[tuple[str, np.dtype[Any]]]:
+    """Returns a dtype's fields without their places, which numpy chooses anew where it joins arrays."""
+    return [(name, dtype[name]) for name in dtype.names or ()]
+
+
 def check_actions(action: NDArray[Any], batch: int, num_actions: int) -> Actions:
     """Returns `action` as int64 `[batch]`.
 

@@ -9,11 +9,15 @@ from numpy.typing import NDArray
 from ai.game import draws
 from ai.game.arguments import check_count, check_flag
 from ai.game.environments.protocol import BEGIN, Seen, Step
-from ai.game.protocol import Game, check_game
+from ai.game.protocol import Game, State, check_game, outcome_for
+
+_LUCK = 1 << 32  # apart from what a game folds into its seed
 
 
 class GameEnvironments:
     """N games side by side, stepped by one call; with two players, one policy plays both sides.
+
+    Where luck moves, it is drawn by the odds of the game, and seen is what follows: a step goes from move to move.
 
     Args:
         game: the rules; it must be one that can be copied.
@@ -48,13 +52,15 @@ class GameEnvironments:
         self.num_actions, self.observation_shape = game.num_actions, game.observation_shape
         self._mask = game.num_players == 2 if mask is None else mask
         self._cut = getattr(game, "truncated", None)
+        self._lucky = hasattr(game, "chance")
         self._over = np.zeros(0, bool)  # of each game; of none before `reset`
 
     def reset(self, seed: int) -> Seen:
         """Begins N games."""
         self._seeds, self._number = draws.row_seeds(seed, self.num), np.zeros(self.num, np.int64)
-        self._state = self.game.init(self.num, draws.fold_in(self._seeds, self._number))
-        self._over = np.zeros(self.num, bool)
+        self._draws = np.zeros(self.num, np.int64)  # of luck, in this game
+        self._state, _ = self._after_luck(self.game.init(self.num, draws.fold_in(self._seeds, self._number)))
+        self._over = self.game.terminal(self._state)
         return self._seen()
 
     def step(self, action: NDArray[Any]) -> Step:
@@ -63,24 +69,50 @@ class GameEnvironments:
         state = game.step(self._state, action)
         if over.any():
             self._number[over] += 1
+            self._draws[over] = 0
             state[over] = game.init(int(over.sum()), draws.fold_in(self._seeds[over], self._number[over]))
+        reward = game.reward(state)
+        if self._lucky:
+            mover = game.to_play(self._state)
+            state, paid = self._after_luck(state)
+            reward = reward + outcome_for(mover, paid, np.zeros(self.num, np.int64))
         self._state, self._over = state, game.terminal(state)
         cut = np.zeros(self.num, bool) if self._cut is None else self._cut(state)
-        reward = np.where(over, 0, game.reward(state)).astype(np.float32)
+        reward = np.where(over, 0, reward).astype(np.float32)
         return self._seen(), reward, self._over & ~cut, cut
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all games as bytes."""
         self._begun()
         raw = np.ascontiguousarray(self._state).view(np.uint8).reshape(self.num, -1).copy()
-        return {"state": raw, "seeds": self._seeds.view(np.int64).copy(), "number": self._number.copy()}
+        seeds = self._seeds.view(np.int64).copy()
+        return {"state": raw, "seeds": seeds, "number": self._number.copy(), "draws": self._draws.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Seen:
-        """Goes on where `state_dict` was taken."""
+        """Goes on where `state_dict` was taken.
+
+        Raises:
+            ValueError: the state is of another number of games, or of another game.
+        """
+        shape = (self.num, self.game.dtype.itemsize)
+        if np.shape(state["state"]) != shape:
+            raise ValueError(f"state must be of {shape[0]} games of {shape[1]} bytes, got {np.shape(state['state'])}")
         self._seeds, self._number = np.array(state["seeds"]).view(np.uint64), np.array(state["number"])
         self._state = np.ascontiguousarray(state["state"]).view(self.game.dtype).reshape(self.num).copy()
+        # a state that an older version wrote is of a game without luck
+        self._draws = np.array(state.get("draws", np.zeros(self.num, np.int64)))
         self._over = self.game.terminal(self._state)
         return self._seen()
+
+    def _after_luck(self, state: State) -> tuple[State, NDArray[np.float64]]:
+        """Returns the states where a player moves or all is over, and what luck paid player 0 on the way."""
+
+        def luck(lucky: NDArray[np.bool_]) -> NDArray[np.uint64]:
+            seeds = draws.fold_in(self._seeds[lucky], self._number[lucky], _LUCK, self._draws[lucky])
+            self._draws[lucky] += 1
+            return seeds
+
+        return draws.after_luck(self.game, state, luck)
 
     def _begun(self) -> NDArray[np.bool_]:
         """Returns which games are over.

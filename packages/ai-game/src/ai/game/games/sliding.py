@@ -19,7 +19,7 @@ class SlidingTiles:
     """Tiles 1, 2, … on a square board with one blank; reward 1 when they are in order with the blank last.
 
     Args:
-        size: side of the board, at least 2.
+        size: side of the board, 2 to 11.
         scramble: how many random moves, never straight back, lead from the solution to a start.
         max_steps: moves after which a game is over unsolved.
         discount: below 1, so that a shorter solution is worth more.
@@ -34,6 +34,8 @@ class SlidingTiles:
 
     def __init__(self, *, size: int = 3, scramble: int = 11, max_steps: int = 40, discount: float = 0.97) -> None:
         check_count(2, size=size)
+        if size > 11:
+            raise ValueError(f"size must be at most 11, whose tiles have numbers of one byte, got {size}")
         check_count(1, scramble=scramble, max_steps=max_steps)
         check_amount(0, 1, above=True, discount=discount)
         self.size, self.scramble, self.max_steps, self.discount = size, scramble, max_steps, discount

@@ -128,7 +128,7 @@ def match(
 
 def _opened(game: Game, seeds: NDArray[np.uint64], moves: int) -> State:
     """Returns starting states after random moves, none of which ends its game."""
-    state = game.init(len(seeds), seeds)
+    state = game.init(len(seeds), draws.fold_in(seeds, 0))  # a game draws from its seed what it likes
     for move in range(moves):
         live = ~game.terminal(state)
         choice = draws.choose(draws.fold_in(seeds[live], 1 + move), move_weights(game, state[live]))
@@ -176,14 +176,20 @@ def ratings(scores: Mapping[tuple[str, str], Score], *, prior_games: float = 1.0
             never lost would be rated infinitely high.
 
     Raises:
-        ValueError: there are no scores, or `prior_games` is not positive.
+        TypeError: `scores` is no table of `Score` by pair of names.
+        ValueError: there are no scores, or `prior_games` is not positive, or too small for players who never lost.
 
     >>> table = ratings({("a", "b"): Score(75, 0, 25)}, prior_games=0.01)
     >>> round(table["a"].elo - table["b"].elo)
     191
     """
+    if not isinstance(scores, Mapping):
+        raise TypeError(f"scores must be a dict of Score by pair of names, got {type(scores).__name__}")
     if not scores:
         raise ValueError("scores must hold at least one match")
+    for pair, score in scores.items():
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(score, Score)):
+            raise TypeError(f"scores must be a dict of Score by pair of names, got {score!r} by {pair!r}")
     check_amount(0, above=True, prior_games=prior_games)
     if alone := [name for name, other in scores if name == other]:
         raise ValueError(f"scores must be of two players each, {alone[0]!r} plays itself")
@@ -192,18 +198,27 @@ def ratings(scores: Mapping[tuple[str, str], Score], *, prior_games: float = 1.0
     strength = np.zeros(len(names))
     for _ in range(100):
         gradient, curvature = _likelihood(strength, scores, index, prior_games)
-        move = np.linalg.solve(curvature, gradient)
+        move = _solved(curvature, gradient, prior_games)
         strength += np.clip(move, -2, 2)
         if np.abs(move).max() < 1e-10:
             break
     _, curvature = _likelihood(strength, scores, index, prior_games)
     centred = np.eye(len(names)) - 1.0 / len(names)  # only differences mean something: how strong all are is not known
-    deviation = np.sqrt(np.diag(centred @ np.linalg.inv(curvature) @ centred))
+    deviation = np.sqrt(np.diag(centred @ _solved(curvature, centred, prior_games)))
     strength = strength - strength.mean()
     return {
         name: Rating(float(strength[i] * ELO_SCALE), float(1.96 * deviation[i] * ELO_SCALE))
         for name, i in index.items()
     }
+
+
+def _solved(curvature: NDArray[np.float64], right: NDArray[np.float64], prior_games: float) -> NDArray[np.float64]:
+    try:
+        return np.linalg.solve(curvature, right)
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            f"prior_games ({prior_games:g}) must be larger beside these scores: it bounds a player who never lost"
+        ) from error
 
 
 def _likelihood(

@@ -66,7 +66,7 @@ class Augment:
         if moments not in (0, 1) or tuple(obs.shape[1 + moments :]) != tuple(shape):
             raise ValueError(f"obs must be [B, …] or [B, K + 1, …] of {shape}, got {tuple(obs.shape)}")
         rows = obs.cpu().numpy().reshape(-1, *shape)
-        sides = which.repeat(len(rows) // len(which))
+        sides = which.repeat(obs.shape[1] if moments else 1)
         turned, _ = self.game.transform(rows, np.zeros((len(rows), self.game.num_actions), np.float32), sides)
         return torch.from_numpy(np.ascontiguousarray(turned)).reshape(obs.shape).to(obs.device, obs.dtype)
 

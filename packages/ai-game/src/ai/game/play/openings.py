@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ai.game import draws
 from ai.game.play.options import Play
-from ai.game.protocol import Game, State, chances, move_weights, outcome_for
+from ai.game.protocol import Game, State, move_weights
 
 _TRIED = 1000
 
@@ -39,7 +39,7 @@ def opened(
         seeds = luck(rows[pending], attempt)
         pair = draws.uniform(seeds, 2)
         moves = np.where(pair[:, 0] < play.opening_share, (pair[:, 1] * play.opening_moves).astype(np.int64), 0)
-        state = game.init(len(pending), seeds)
+        state = game.init(len(pending), draws.fold_in(seeds, 0))  # a game draws from its seed what it likes
         for move in range(int(moves.max(initial=0))):
             weights = move_weights(game, state)
             ready = (moves > move) & weights.any(axis=1)
@@ -54,23 +54,3 @@ def opened(
     raise ValueError(
         f"opening_moves ({play.opening_moves}) must leave games to play: {_TRIED} openings in a row ended theirs"
     )
-
-
-def after_luck(
-    game: Game, state: State, luck: Callable[[NDArray[np.bool_]], NDArray[np.uint64]]
-) -> tuple[State, NDArray[np.float64]]:
-    """Returns the states `[B]` where a player moves or all is over, and what luck paid player 0 on the way, `[B]`.
-
-    Args:
-        game: the rules.
-        state: where luck may move.
-        luck: which rows luck moves in, `[B]` -> a seed for each of these, another at every call.
-    """
-    paid = np.zeros(len(state))
-    while (chance := chances(game, state)) is not None and (lucky := np.asarray(chance.any(axis=1))).any():
-        before = state[lucky]
-        after = game.step(before, draws.choose(luck(lucky), chance[lucky]))
-        paid[lucky] += outcome_for(0, game.reward(after), game.to_play(before))
-        state = state.copy()
-        state[lucky] = after
-    return state, paid

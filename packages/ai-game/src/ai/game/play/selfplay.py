@@ -15,7 +15,7 @@ from torch import nn
 
 from ai.game import draws
 from ai.game.play.history import History, greedy_return, states_from_bytes, states_to_bytes
-from ai.game.play.openings import after_luck, opened
+from ai.game.play.openings import opened
 from ai.game.play.options import Play
 from ai.game.protocol import Game, State, check_game, outcome_for
 from ai.game.search.dynamics.known_rules import Evaluator
@@ -262,7 +262,7 @@ class SelfPlay:
             self._draws[games] += 1
             return seeds
 
-        return after_luck(self.game, state, luck)
+        return draws.after_luck(self.game, state, luck)
 
     def _forget_older(self) -> None:
         """Clears the cache where the evaluator has answered with newer parameters since the last move."""
@@ -279,7 +279,8 @@ class SelfPlay:
         temperature = np.where(early, play.temperature, play.late_temperature)[:, None]
         warm = temperature > 0
         sharpened = np.where(found.policy > 0, found.policy, 0.0) / found.policy.max(axis=1, keepdims=True)
-        sharpened = sharpened ** (1.0 / np.where(warm, temperature, 1.0))
+        # at an infinite temperature even what the search never tried, and what is illegal, would be as likely
+        sharpened = np.where(sharpened > 0, sharpened ** (1.0 / np.where(warm, temperature, 1.0)), 0.0)
         action = np.where(warm[:, 0], draws.choose(self._row_luck(_MOVE), sharpened), found.action)
         if play.random_share == 0:
             return action

@@ -135,7 +135,7 @@ class Search:
         self.simulations = simulations
         self.rule: Rule = rule if rule is not None else (Gumbel() if simulations <= 32 else Puct())
         self.rule.check(dynamics.game if isinstance(dynamics, Rules) else None)
-        self.max_depth = walk.UNLIMITED if max_depth is None else max_depth
+        self.max_depth = walk.UNLIMITED if max_depth is None else min(max_depth, walk.UNLIMITED)
         self.tree: Tree | None = None
         self._dynamics = dynamics
         self._turn = Turn()

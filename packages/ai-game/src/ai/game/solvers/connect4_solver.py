@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from ai.game import fast
 from ai.game.arguments import check_count
 from ai.game.games.connect4 import WIDTH, ConnectFour
-from ai.game.protocol import State
+from ai.game.protocol import State, check_states
 from ai.game.solvers.exhaustive import ILLEGAL
+
+_TRIED = 1000
 
 
 class ConnectFourSolver:
@@ -40,7 +42,7 @@ class ConnectFourSolver:
         kernels = fast.kernels(__name__)
         if kernels is None:
             raise ImportError("ConnectFourSolver needs numba: install it with pip install 'packages/ai-game[fast]'")
-        self._kernels = kernels
+        self._kernels, self._game = kernels, ConnectFour()
         size = (1 << table_bits) + 1  # odd, so that key and slot together name a position
         self._keys = np.zeros(size, np.uint64)
         self._bounds = np.zeros(size, np.int8)
@@ -49,8 +51,9 @@ class ConnectFourSolver:
         """Returns the outcome of each move for the mover, `[B, 7]`; -9 where a column is full.
 
         Raises:
-            ValueError: a game is over.
+            ValueError: a game is over, or of other rules.
         """
+        check_states(self._game, state)
         over = state["over"] != 0
         if over.any():
             raise ValueError(f"state must hold games that are not over, row {int(over.argmax())} is")
@@ -77,12 +80,30 @@ def decisive_positions(
         plies: least and greatest number of stones.
         quiet: leave out those where the mover can win at once, about half of all.
         seed: of the random play.
+
+    Raises:
+        TypeError: `plies` are no two whole numbers.
+        ValueError: `count` is below 1; `plies` are not in order, or hold no positions, as near an end; or among a
+            thousand random games in a row there was none that is new.
     """
+    check_count(1, count=count)
+    check_count(0, seed=seed)
+    if not isinstance(plies, (tuple, list)) or len(plies) != 2:
+        raise TypeError(f"plies must be the least and the greatest number of stones, got {plies!r}")
+    check_count(0, plies=plies[0])
+    check_count(plies[0], plies=plies[1])
     game, rng = ConnectFour(), np.random.default_rng(seed)
     seen: set[tuple[int, int]] = set()
     states: list[State] = []
     scores: list[NDArray[np.float64]] = []
+    tried = 0
     while len(states) < count:
+        if tried == _TRIED:
+            raise ValueError(
+                f"plies {tuple(plies)} must have {count} positions to decide: {_TRIED} random games in a row led to no "
+                f"other than {len(states)}"
+            )
+        tried += 1
         state = game.init(1)
         for _ in range(int(rng.integers(plies[0], plies[1] + 1))):
             legal = np.flatnonzero(game.legal(state)[0])
@@ -97,6 +118,7 @@ def decisive_positions(
         if allowed.min() == allowed.max():
             continue
         seen.add(key)
+        tried = 0
         states.append(state)
         scores.append(score)
     return np.concatenate(states), np.concatenate(scores)

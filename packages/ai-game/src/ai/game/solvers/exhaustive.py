@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game.arguments import check_count
-from ai.game.protocol import Game, State, check_game, state_keys
+from ai.game.protocol import Game, State, check_game, check_states, state_keys
 
 ILLEGAL = -9.0
 
@@ -35,8 +35,9 @@ class Solution:
         """Returns the outcome of each move, `[B, A]`.
 
         Raises:
-            ValueError: a position is over, or no play reaches it.
+            ValueError: a position is over, no play reaches it, or it is of another game.
         """
+        check_states(self.game, state)
         index: dict[bytes, int] = self._index  # type: ignore[attr-defined]
         rows = [index.get(key, -1) for key in state_keys(state)]
         if -1 in rows:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game.games.hog import Hog
-from ai.game.protocol import State
+from ai.game.protocol import State, check_states
 from ai.game.solvers.exhaustive import ILLEGAL
 from ai.model.arguments import check_instance
 
@@ -55,8 +55,9 @@ class HogSolver:
         """Returns what each move is worth to who makes it, `[B, A]`; -9 where illegal.
 
         Raises:
-            ValueError: a game is over, or dice lie.
+            ValueError: a game is over, dice lie, or it is of other rules.
         """
+        check_states(self.game, state)
         if ((state["over"] != 0) | (state["thrown"] > 0)).any():
             raise ValueError("state must hold positions where a player is to throw")
         scores = np.full((len(state), self.game.num_actions), ILLEGAL)

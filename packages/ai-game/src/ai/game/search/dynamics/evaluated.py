@@ -63,5 +63,7 @@ def as_array(x: Any) -> NDArray[np.floating]:
         array = x.numpy(force=True)
     else:
         array = np.asarray(x)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"evaluator must return real numbers, got {array.dtype}")
     # the compiled kernels exist for these two
     return np.ascontiguousarray(array, np.float32 if array.dtype == np.float32 else np.float64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ai.game import draws
-from ai.game.protocol import Game, State, chances, reward_of_each
+from ai.game.protocol import Game, State, chances, check_states, reward_of_each
 from ai.game.search.actions import NumberedActions
 from ai.game.search.dynamics.evaluated import Evaluated, checked
 from ai.game.search.evaluator import Evaluation, NetEvaluator, StateEvaluator, evaluating
@@ -68,11 +67,7 @@ class Rules:
         Raises:
             ValueError: they are of another game, a game is over, or luck moves.
         """
-        if not isinstance(state, np.ndarray) or state.ndim != 1:
-            found = f"{type(state).__name__} of shape {np.shape(state)}"
-            raise ValueError(f"states must be an array with one row a game, such as game.init(8), got {found}")
-        if state.dtype != self.game.dtype and _fields(state.dtype) != _fields(self.game.dtype):
-            raise ValueError(f"states must be of the game's dtype {self.game.dtype}, got {state.dtype}")
+        check_states(self.game, state)
         over = self.game.terminal(state)
         if over.any():
             raise ValueError(f"states must not be over, row {int(over.argmax())} is")
@@ -201,11 +196,6 @@ class Rules:
 
     def _nothing(self) -> Evaluated:
         return Evaluated(np.zeros(0, np.int64), np.zeros((0, self.num_actions), np.float32), np.zeros(0, np.float32))
-
-
-def _fields(dtype: np.dtype[Any]) -> list[tuple[str, np.dtype[Any]]]:
-    """Returns a dtype's fields without their places, which numpy chooses anew where it joins arrays."""
-    return [(name, dtype[name]) for name in dtype.names or ()]
 
 
 def _whole(rows: NDArray[np.int64], tree: Tree) -> NDArray[np.int64] | slice:
