@@ -157,7 +157,7 @@ def test_a_question_that_is_none_is_told_so(app, body, match):
 @pytest.mark.parametrize(("second", "end"), [(False, "You lose."), (True, "You win.")])
 def test_a_game_at_the_terminal_is_played_to_its_end(second, end):
     # the machine plays 8, then the lowest free cell, as the person does
-    shown, answers = [], iter(["here", "99"])
+    shown, answers = [], iter(["here", "9" * 5000])
 
     def read(prompt):
         return next(answers, None) or prompt.split("[")[1].split(",")[0].rstrip("]: ")

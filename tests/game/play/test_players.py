@@ -88,9 +88,17 @@ def test_greedy_plays_the_likeliest_legal_move():
     assert player(game.step(state, np.array([4])), seeds)[0] == 0
 
 
+def test_a_search_player_of_infinite_temperature_plays_what_the_search_tried():
+    game = TicTacToe()
+    search = Search(game, RolloutEvaluator(game), simulations=4)
+    seeds = np.arange(200, dtype=np.uint64)
+    moves = search_player(search, temperature=float("inf"))(game.init(200), seeds)
+    assert set(moves) == set(np.flatnonzero(search(game.init(1)).policy[0]))
+
+
 def test_a_person_is_shown_the_board_and_asked_until_the_move_is_legal():
     game = TicTacToe()
-    answers, shown = iter(["x", "4", "11", "0"]), []
+    answers, shown = iter(["x", "4", "1" * 5000, "0"]), []
     search = Search(game, RolloutEvaluator(game), simulations=8)
     player = human_player(game, search, read=lambda prompt: next(answers), write=shown.append)
     state = game.step(game.init(1), np.array([4]))

@@ -106,7 +106,7 @@ def at_the_terminal(
 def _asked(legal: list[int], read: Callable[[str], str], write: Callable[[str], None]) -> int:
     while True:
         answer = read(f"your move, one of {legal}: ").strip()
-        if answer.isdecimal() and int(answer) in legal:
+        if answer in map(str, legal):
             return int(answer)
         write(f"a move must be one of {legal}, got {answer!r}")
 

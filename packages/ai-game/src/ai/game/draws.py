@@ -115,6 +115,18 @@ def choose(seed: NDArray[np.uint64], weights: NDArray[np.float64]) -> NDArray[np
     return chosen
 
 
+def tempered(policy: NDArray[np.floating], temperature: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns `policy[B, A]` to the power 1 / temperature, up to a factor for each row, as weights to draw by.
+
+    What the policy leaves out has no weight at any temperature; at an infinite one all else weighs the same.
+
+    >>> tempered(np.array([[0.5, 0.25, 0.0]]), 0.5), tempered(np.array([[0.5, 0.25, 0.0]]), np.inf)
+    (array([[1.  , 0.25, 0.  ]]), array([[1., 1., 0.]]))
+    """
+    share = np.where(policy > 0, policy, 0.0) / policy.max(axis=1, keepdims=True)
+    return np.where(share > 0, share ** (1.0 / np.asarray(temperature)), 0.0)
+
+
 def after_luck(
     game: Game, state: State, luck: Callable[[NDArray[np.bool_]], NDArray[np.uint64]]
 ) -> tuple[State, NDArray[np.float64]]:

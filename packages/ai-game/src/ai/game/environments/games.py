@@ -71,15 +71,14 @@ class GameEnvironments:
             self._number[over] += 1
             self._draws[over] = 0
             state[over] = game.init(int(over.sum()), draws.fold_in(self._seeds[over], self._number[over]))
-        reward = game.reward(state)
+        reward: NDArray[np.floating] = game.reward(state)
         if self._lucky:
             mover = game.to_play(self._state)
             state, paid = self._after_luck(state)
             reward = reward + outcome_for(mover, paid, np.zeros(self.num, np.int64))
         self._state, self._over = state, game.terminal(state)
         cut = np.zeros(self.num, bool) if self._cut is None else self._cut(state)
-        reward = np.where(over, 0, reward).astype(np.float32)
-        return self._seen(), reward, self._over & ~cut, cut
+        return self._seen(), np.where(over, 0, reward).astype(np.float32), self._over & ~cut, cut
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all games as bytes."""

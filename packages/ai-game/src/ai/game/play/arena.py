@@ -212,7 +212,7 @@ def ratings(scores: Mapping[tuple[str, str], Score], *, prior_games: float = 1.0
     }
 
 
-def _solved(curvature: NDArray[np.float64], right: NDArray[np.float64], prior_games: float) -> NDArray[np.float64]:
+def _solved(curvature: NDArray[np.float64], right: NDArray[np.float64], prior_games: float) -> NDArray[np.floating]:
     try:
         return np.linalg.solve(curvature, right)
     except np.linalg.LinAlgError as error:

@@ -85,8 +85,7 @@ def search_player(search: Search, *, temperature: float = 0.0) -> Player:
         found = search(state, seed)
         if temperature == 0:
             return found.action
-        weights = (found.policy / found.policy.max(axis=1, keepdims=True)) ** (1.0 / temperature)
-        return draws.choose(seed, weights)
+        return draws.choose(seed, draws.tempered(found.policy, temperature))
 
     return play
 
@@ -125,7 +124,7 @@ def human_player(
             allowed = np.flatnonzero(legal[row]).tolist()
             while True:
                 answer = read(f"move, one of {allowed}: ").strip()
-                if answer.isdecimal() and int(answer) in allowed:
+                if answer in map(str, allowed):
                     break
                 write(f"a move must be one of {allowed}, got {answer!r}")
             action[row] = int(answer)

@@ -278,10 +278,8 @@ class SelfPlay:
         early = self._length < play.temperature_moves
         temperature = np.where(early, play.temperature, play.late_temperature)[:, None]
         warm = temperature > 0
-        sharpened = np.where(found.policy > 0, found.policy, 0.0) / found.policy.max(axis=1, keepdims=True)
-        # at an infinite temperature even what the search never tried, and what is illegal, would be as likely
-        sharpened = np.where(sharpened > 0, sharpened ** (1.0 / np.where(warm, temperature, 1.0)), 0.0)
-        action = np.where(warm[:, 0], draws.choose(self._row_luck(_MOVE), sharpened), found.action)
+        weights = draws.tempered(found.policy, np.where(warm, temperature, 1.0))
+        action = np.where(warm[:, 0], draws.choose(self._row_luck(_MOVE), weights), found.action)
         if play.random_share == 0:
             return action
         luck = self._row_luck(_RANDOM)
