@@ -66,6 +66,29 @@ def test_what_is_no_episode_is_told_as_such(made, message_bytes):
         source_worker._chunk(itertools.repeat(made), message_bytes)
 
 
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_source_may_write_to_what_it_gave_again(is_packed):
+    """As an emulator does to its frames: in this process each episode is stored before the next one is made."""
+    obs, action = np.zeros((5, 4), np.float32), torch.zeros(4, dtype=torch.int32)
+    drawable, lengths = np.ones(5, bool), np.array([5])
+
+    def source():
+        for n in range(3):
+            obs[:], action[:], drawable[:] = n, n, n == 1
+            made = {"obs": obs, "action": action, "who": np.int32(n)}
+            yield (
+                made
+                if not is_packed
+                else Packed({"obs": obs, "action": packed([made]).columns["action"]}, lengths, drawable)
+            )
+
+    made = packed(source_worker._chunk(source(), 10_000)[0])
+    assert made.columns["obs"][:, 0].tolist() == sorted(5 * [0, 1, 2])
+    assert made.columns["action"][made.is_step].tolist() == sorted(4 * [0, 1, 2])
+    if is_packed:
+        assert made.drawable.tolist() == 5 * [False] + 5 * [True] + 5 * [False]
+
+
 def test_a_source_that_ends_says_so_with_what_it_made_last():
     made, ended = source_worker._chunk(iter([episode()]), 10_000)
     assert (len(made), ended) == (1, True)

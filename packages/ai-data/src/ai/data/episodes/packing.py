@@ -163,6 +163,18 @@ def pack(episodes: Sequence[Episode], version: int = 0) -> Packed:
     return Packed(columns, lengths, finished=finished)
 
 
+def owned(made: Episode | Packed) -> Episode | Packed:
+    """Returns what a source gave in arrays that nobody else writes to."""
+    if not isinstance(made, Packed):
+        return {key: np.asarray(value).copy() for key, value in made.items()}
+    return Packed(
+        {key: column.copy() for key, column in made.columns.items()},
+        made.lengths.copy(),
+        None if made.drawable is None else made.drawable.copy(),
+        {key: figures.copy() for key, figures in made.finished.items()},
+    )
+
+
 def n_packed_bytes(made: Episode | Packed) -> int:
     """Returns how many bytes what a source gave takes in `packed`, where a constant stands at each moment.
 

@@ -39,7 +39,10 @@ class Source(Protocol):
         """
 
     def __next__(self) -> Episode | Packed:
-        """Returns the next episode, or several in one; raising `StopIteration` ends this worker's part."""
+        """Returns the next episode, or several in one; raising `StopIteration` ends this worker's part.
+
+        What it returns is copied before the next call, and may be written to again.
+        """
 
     def update_params(self, state_dict: Mapping[str, Any], version: int) -> None:
         """Takes new parameters, between two episodes.

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ai.data.episodes.packing import n_packed_bytes, n_steps_of, packed
+from ai.data.episodes.packing import n_packed_bytes, n_steps_of, owned, packed
 from ai.data.generation.source import Source, begin
 from ai.data.workers.whereabouts import Whereabouts
 
@@ -86,6 +86,8 @@ def _chunk(source: Source, message_bytes: int | None) -> tuple[list[Any], bool]:
     n_steps = n_bytes = 0
     deadline = time.monotonic() + _CHUNK_S
     while not episodes or (_has_room(len(episodes), n_steps, n_bytes, message_bytes) and time.monotonic() < deadline):
+        if episodes:  # the source may write to its arrays again
+            episodes[-1] = owned(episodes[-1])
         try:
             episode = next(source)
         except StopIteration:
