@@ -163,11 +163,13 @@ def test_luck_moves_by_its_odds_between_the_moves_that_are_asked_for():
     for move in range(7):  # three of a game, its begin anew, three more
         if move == 4:
             resumed.load_state_dict(copy.deepcopy(env.state_dict()))
-        obs, reward, ended, _ = step = env.step(bids)
+        seen, reward, ended, cut = env.step(bids)
         if move >= 4:
-            for one, other in zip(step, resumed.step(bids), strict=True):
-                np.testing.assert_array_equal(one, other)
-        np.testing.assert_array_equal(obs[:, 0], 2 * ((move + 1) % 4))
+            other, *rest = resumed.step(bids)
+            for one, same in zip((seen["obs"], reward, ended, cut), (other["obs"], *rest), strict=True):
+                np.testing.assert_array_equal(one, same)
+        np.testing.assert_array_equal(seen["obs"][:, 0], 2 * ((move + 1) % 4))
+        np.testing.assert_array_equal(seen["legal"].all(axis=1), ~ended)  # shown also to one player, beside outcomes
         assert ended.all() == ended.any() == (move in (2, 6))
         assert set(reward) == ({0} if move == 3 else {0, 1, 2})
         paid.append(reward > 0)

@@ -22,7 +22,8 @@ class GameEnvironments:
     Args:
         game: the rules; it must be one that can be copied.
         num: N.
-        mask: whether `legal` is seen; None means where there are two players, who then also see `to_play`.
+        mask: whether `legal` is seen; None means where there are two players, who then also see `to_play`, or luck,
+            whose outcomes are among the numbers of actions.
 
     Raises:
         ValueError: `num` is below 1.
@@ -50,9 +51,9 @@ class GameEnvironments:
             raise ValueError(f"game must be for one or two players, {type(game).__name__} is for {game.num_players}")
         self.game, self.num = game, num
         self.num_actions, self.observation_shape = game.num_actions, game.observation_shape
-        self._mask = game.num_players == 2 if mask is None else mask
-        self._cut = getattr(game, "truncated", None)
         self._lucky = hasattr(game, "chance")
+        self._mask = game.num_players == 2 or self._lucky if mask is None else mask
+        self._cut = getattr(game, "truncated", None)
         self._over = np.zeros(0, bool)  # of each game; of none before `reset`
 
     def reset(self, seed: int) -> Seen:
