@@ -1,8 +1,9 @@
 """Simulations per CPU-second of batched tree search, ours beside mctx + pgx (JAX), OpenSpiel and the network alone.
 
 64 games, 32 simulations a move, one thread; the same networks in torch and in JAX: three 3 × 3 convolutions of 64
-channels for Connect Four, an MLP of 3 × 128 for tic-tac-toe. Engines alternate; the best of the rounds is printed,
-since a shared machine only ever adds time. A peer that is not installed is skipped. `pipeline` prints games per second
+channels for Connect Four, an MLP of 3 × 128 for tic-tac-toe. Engines alternate on one core, since XLA's
+threads share what one alone would do; the best of the rounds is printed, since a shared machine only ever adds time.
+The part of a network is also told for JAX. A peer that is not installed is skipped. `pipeline` prints games per second
 of tic-tac-toe self-play with its replay buffer, workers and batches instead.
 
 Run: `python benchmarks/search.py [search|pipeline] [--rounds 5] [--no-peers] [--seconds 15]`.
@@ -115,7 +116,8 @@ def opening(game):
     return game.step(state, np.arange(GAMES) % game.num_actions)
 
 
-def mctx_pgx(name: str, policy: str) -> Callable[[], int]:
+def mctx_pgx(name: str, policy: str | None) -> Callable[[], int]:
+    """A search by `policy`; None: as many calls of its network, one after the other."""
     import jax
     import jax.numpy as jnp
     import mctx
@@ -163,11 +165,19 @@ def mctx_pgx(name: str, policy: str) -> Callable[[], int]:
         root = mctx.RootFnOutput(prior_logits=logits, value=value, embedding=state)
         return getattr(mctx, policy)(w, key, root, recurrent, SIMULATIONS, ~state.legal_action_mask).action
 
+    @jax.jit
+    def network(w, x):
+        def again(_, found):  # each waits for the one before, as in a search
+            return net(w, x + 0.0 * found[1][:, None, None, None])
+
+        return jax.lax.fori_loop(1, SIMULATIONS, again, net(w, x))[1]
+
     state = jax.vmap(env.init)(jax.random.split(key, GAMES))
     state = jax.vmap(env.step)(state, jnp.arange(GAMES) % env.num_actions)
 
     def run() -> int:
-        search(weights, key, state).block_until_ready()
+        asked = network(weights, state.observation) if policy is None else search(weights, key, state)
+        asked.block_until_ready()
         return GAMES * SIMULATIONS
 
     return run
@@ -231,6 +241,8 @@ def main() -> None:
     torch.manual_seed(0)
     if arguments.what == "pipeline":
         return pipeline(arguments.seconds)
+    if hasattr(os, "sched_setaffinity"):  # before JAX starts its threads
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     for title, game, net, pgx_name in (
         ("Connect Four, 3 × conv3×3 of 64", ConnectFour(), Conv().eval(), "connect_four"),
         ("tic-tac-toe, MLP 3 × 128", TicTacToe(), MLP().eval(), "tic_tac_toe"),
@@ -244,9 +256,9 @@ def main() -> None:
             "ours, Gumbel, without numba": without_numba(game, evaluator, Gumbel()),
         }
         if not arguments.no_peers:
-            for policy in ("gumbel_muzero_policy", "muzero_policy"):
+            for policy in ("gumbel_muzero_policy", "muzero_policy", None):
                 try:
-                    engines[f"mctx + pgx, {policy}"] = mctx_pgx(pgx_name, policy)
+                    engines[f"mctx + pgx, {policy or 'its network alone'}"] = mctx_pgx(pgx_name, policy)
                 except ImportError as error:
                     print(f"skipped mctx + pgx: {error.name} is not installed")
                     break
