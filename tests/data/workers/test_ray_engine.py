@@ -460,7 +460,7 @@ def test_what_ray_remembers_of_a_cluster_that_is_gone_is_said_at_once(cluster, m
         Ray()
 
 
-def test_an_address_where_nobody_listens_is_said_at_once(cluster):
+def test_an_address_where_nobody_listens_is_said_at_once(cluster, monkeypatch):
     with pytest.raises(ValueError, match=r"address must be such as '10.0.0.1:6379', 'auto' or None, got 'local'"):
         Ray("local")
     with socket.socket() as server:
@@ -471,6 +471,10 @@ def test_an_address_where_nobody_listens_is_said_at_once(cluster):
             Ray(address)
         assert not cluster.initialized
         server.listen()
+        with monkeypatch.context() as refused:
+            refused.setattr(cluster, "init", cluster.init_without_any)  # as Ray says it to who has no token
+            with pytest.raises(ConnectionError, match=r"something listens there: .* RAY_AUTH_MODE=token here and copy"):
+                Ray(address)
         Ray(address)
     assert cluster.initialized
 

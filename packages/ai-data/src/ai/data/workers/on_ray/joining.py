@@ -30,6 +30,12 @@ def joined(address: str | None) -> Any:
     return ray
 
 
+_TOKEN = (
+    "something listens there: if the head asks for a token, as newer versions of Ray do, set RAY_AUTH_MODE=token here "
+    "and copy its ~/.ray/auth_token"
+)
+
+
 def _joined(address: str | None) -> Any:
     try:
         ray: Any = import_module("ray")
@@ -42,17 +48,18 @@ def _joined(address: str | None) -> Any:
     if address not in (None, "auto") and not address.rpartition(":")[2].isdigit():
         raise ValueError(f"address must be such as '10.0.0.1:6379', 'auto' or None, got {address!r}")
     if not ray.is_initialized():
-        wanted = address
+        wanted, hint = address, ""
         try:
             if wanted in (None, "auto"):
                 wanted = _found(ray)
             if wanted is not None and "://" not in wanted:
                 reach(wanted)  # Ray itself takes minutes to say so
+                hint = f"; {_TOKEN}"
             ray.init(address=wanted or "auto")
         except (ConnectionError, TimeoutError) as error:
             raise ConnectionError(
                 f"address ({wanted}) must be that of a Ray cluster that runs, or None where one runs on this machine: "
-                f"`ray start --head` starts one ({head(error)})"
+                f"`ray start --head` starts one ({head(error)}{hint})"
             ) from error
         return ray
     there = _answered(ray)
