@@ -8,7 +8,8 @@
 Parts: `generate` (episodes a second of sources that cost nothing, and the CPU that the trainer and Ray's processes take
 for them), `push` (until every worker plays with parameters of 40 MB), `kill` (until a death is noticed), `trial` (a
 trial that does nothing), `alphazero` (the example's tic-tac-toe, played here and on two machines, by networks and by an
-inferencer on each, by turns; only where it is named). Medians; needs the extra `ray` of ai-data.
+inferencer on each, by turns, 256 games side by side in each worker, as a question to an inferencer costs nearly the same
+for 256 positions as for 64; only where it is named). Medians; needs the extra `ray` of ai-data.
 """
 
 # ruff: noqa: D102  (a source's three methods mean what they are called)
@@ -165,13 +166,15 @@ def push(make: Callable[[], Ray], seconds: float, repeats: int) -> None:
 def alphazero(make: Callable[[], Ray], seconds: float, repeats: int) -> None:
     from ai.examples.alphazero.main import PRESETS, run
 
+    preset = PRESETS["tictactoe"]
+    preset = replace(preset, play=replace(preset.play, games=GAMES))
     took: dict[str, list[float]] = {}
     for _ in range(repeats):
         for engine, inferencer in (("local", False), ("ray", False), ("local", True), ("ray", True)):
             with tempfile.TemporaryDirectory() as folder:
                 how: dict[str, Any] = {"engine": engine, "inferencer": inferencer, "workers": NODES}
                 how |= dict.fromkeys(("steps", "task_interval", "save_interval"), UPDATES)
-                found = run(replace(PRESETS["tictactoe"], trial=f"{folder}/trial", **how))
+                found = run(replace(preset, trial=f"{folder}/trial", **how))
             name = f"AlphaZero, {engine}{', inferencers' if inferencer else ''}: s"
             took.setdefault(name, []).append(found["seconds"])
             faults = {key: found[key] for key in ("wrong_8", "wrong_32", "lost_8", "lost_32")}
@@ -232,19 +235,20 @@ def add() -> Any:
 
 PARTS = {"generate": generate, "push": push, "kill": kill, "trial": trial, "alphazero": alphazero}
 cluster: Any = None
-UPDATES = 1000
+UPDATES, GAMES = 1000, 256
 
 
 def main() -> None:
     """Measures the parts that are named, all by default."""
-    global cluster, UPDATES
+    global cluster, UPDATES, GAMES
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--updates", type=int, default=UPDATES, help="of the network, in alphazero")
+    parser.add_argument("--games", type=int, default=GAMES, help="side by side in each of its workers; the preset's: 64")
     options = parser.parse_args()
-    UPDATES = options.updates
+    UPDATES, GAMES = options.updates, options.games
     import ray
     from ray.cluster_utils import Cluster
 

@@ -43,7 +43,8 @@ class LearnConfig:
     engine: Literal["local", "ray"] = "local"
     """Where they play: on this machine, or on those of the Ray cluster that runs here or is at $RAY_ADDRESS."""
     inferencer: bool = False
-    """Whether those of one machine ask one process for all evaluations, and have no network of their own."""
+    """Whether those of one machine ask one process for all evaluations, and have no network of their own; with more
+    games side by side (play.games), each question is about more positions, and costs hardly more."""
     gpus: float = 0.0
     """Share of a GPU that the cluster keeps free for each of them; above 0 a machine's inferencer runs on it."""
     steps: int = 3000
