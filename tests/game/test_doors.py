@@ -180,6 +180,16 @@ def test_a_game_of_ones_own_needs_what_is_used_of_it_and_the_first_that_it_lacks
         (lambda: _GAME.init("3"), "batch must be a whole number, got '3'"),
         (lambda: ai.game.CartPole().init(3.0), "batch must be a whole number, got 3.0"),
         (lambda: ai.game.SlidingTiles().init(None), "batch must be a whole number, got None"),
+        (lambda: ai.game.Play(games=np.zeros(2, int)), r"games must be a whole number, got array\(\[0, 0\]\)"),
+        (lambda: ai.game.Puct(torch.ones(2)), r"c_init must be a number, got a tensor of shape \(2,\)"),
+        (
+            lambda: ai.game.perfect_player(_GAME),
+            r"judgement must be what knows the best moves, .*, got TicTacToe, which lacks best",
+        ),
+        (lambda: ai.game.search_player(print), "search must be a Search, such as .*, got <built-in function print>"),
+        (lambda: ai.game.human_player("chess"), "game must be a Game, .*, got 'chess'"),
+        (lambda: ai.game.human_player(_GAME, _GAME), "search must be a Search, such as .*, or None, got .*TicTacToe.*"),
+        (lambda: ai.game.decisive_positions(None, 1), r"solver must be a ConnectFourSolver\(\), got None"),
     ],
 )
 def test_what_stands_in_another_place_is_named(call, message):

@@ -158,6 +158,8 @@ def test_a_search_refuses_before_a_trial_begins(name, value, tmp_path):
         (lambda hp: hp.log("a", True, 1), "low of 'a' must be a number, got True"),
         (lambda hp: hp.int("a", 1.5, 3), "low of 'a' must be a whole number, got 1.5"),
         (lambda hp: hp.int("a", 1, 3, step=1.5), "step of 'a' must be a whole number, got 1.5"),
+        (lambda hp: hp.int("a", np.zeros(2, int), 3), "low of 'a' must be a whole number, got array([0, 0])"),
+        (lambda hp: hp.lin("a", 0.0, np.ones(2)), "high of 'a' must be a number, got array([1., 1.])"),
         (lambda hp: hp.int("a", 1, 3, step=0), "step of 'a' must be at least 1, got 0"),
         (lambda hp: hp.int("a", 1, 3, log="yes"), "log must be True or False, got 'yes'"),
         (lambda hp: hp.lst("a", "abc"), "choices of 'a' must be a list, got 'abc'"),

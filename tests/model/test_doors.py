@@ -153,6 +153,12 @@ def test_sizes_that_are_none_are_named_by_their_place(make):
     assert make(np.int64(2), 3)(torch.zeros(4, 2, 3)).shape == (4, 2, 3)
 
 
+def test_an_array_of_several_numbers_is_no_whole_one():
+    for several in (np.ones(2, int), torch.ones(2, dtype=torch.int64)):
+        with pytest.raises(TypeError, match=r"^n1 must be a whole number, got (array|tensor)\(\[1, 1\]\)$"):
+            m.fc(several, 3)
+
+
 def test_sizes_of_a_pattern_and_of_a_sample_and_numbers_of_a_draw_are_named():
     with pytest.raises(TypeError, match=r"^h must be a whole number, got 2\.0$"):
         m.rearrange("b (h w) -> b h w", h=2.0)

@@ -93,9 +93,13 @@ def seed_all(seed: int) -> None:
     import numpy as np
     import torch
 
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+    try:
+        whole = operator.index(seed)  # of NumPy, say, which `random` would refuse
+    except TypeError:
+        whole = None
+    if whole is None or isinstance(seed, bool):
         raise TypeError(f"seed must be a whole number, got {seed!r}")
-    seed = operator.index(seed)  # of NumPy, say, which `random` would refuse
+    seed = whole
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ai.model.arguments import check_real, check_whole, told
 
@@ -50,6 +51,10 @@ def check_amount(
     for name, value in named.items():
         if value is None:
             raise TypeError(f"{name} must be a number, got None")
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise TypeError(f"{name} must be a number, got a tensor of shape {tuple(value.shape)}")
+            value = value.item()
         check_real(**{name: value})
         low = least is not None and (value <= least if above else value < least)
         if low or (most is not None and value > most):

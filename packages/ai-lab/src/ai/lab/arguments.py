@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import index
 from typing import Any
 
 from ai.data.arguments import told
@@ -16,10 +17,23 @@ def check_whole(least: int, *, or_none: bool = False, **named: Any) -> None:
         if value is None and or_none:
             continue
         rule = f"{name} must be a whole number from {least}{' or None' * or_none}, got {_told(value)}"
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
+        if not is_whole(value):
             raise TypeError(rule)
         if value < least:
             raise ValueError(rule)
+
+
+def is_whole(value: Any) -> bool:
+    """Returns whether something is a whole number, which an array of several is not, though it has `__index__`.
+
+    >>> is_whole(3), is_whole(3.0), is_whole(True)
+    (True, False, False)
+    """
+    try:
+        index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
 
 
 def check_seconds(most: float = math.inf, **named: Any) -> None:

@@ -5,6 +5,7 @@ import functools
 import os
 from collections.abc import Callable
 from numbers import Real
+from operator import index
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +21,21 @@ def check_whole(*, or_none: object = False, **named: Any) -> None:
     for name, value in named.items():
         if value is None and or_none:
             continue
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
+        if not is_whole(value):
             raise TypeError(f"{name} must be a whole number{_or_none(or_none)}, got {value!r}")
+
+
+def is_whole(value: Any) -> bool:
+    """Returns whether something is a whole number, which an array of several is not, though it has `__index__`.
+
+    >>> is_whole(3), is_whole(3.0), is_whole(True)
+    (True, False, False)
+    """
+    try:
+        index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
 
 
 def check_at_least(least: int, *, or_none: object = False, **named: Any) -> None:

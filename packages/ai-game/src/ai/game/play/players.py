@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ai.game import draws
-from ai.game.arguments import check_amount
+from ai.game.arguments import check_amount, check_has
 from ai.game.protocol import Game, State, check_game
 from ai.game.search.dynamics.evaluated import checked
 from ai.game.search.dynamics.known_rules import Evaluator
@@ -78,7 +78,12 @@ def search_player(search: Search, *, temperature: float = 0.0) -> Player:
     Args:
         search: of the game; with a `RolloutEvaluator` it is the classical player by rollouts.
         temperature: above 0 draws from the policy to the power 1 / temperature, for varied games.
+
+    Raises:
+        TypeError: `search` is none, such as the evaluator that one would ask.
     """
+    if not isinstance(search, Search):
+        raise TypeError(f"search must be a Search, such as Search(game, evaluator), got {search!r}")
     check_amount(0, finite=False, temperature=temperature)
 
     def play(state: State, seed: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -91,7 +96,12 @@ def search_player(search: Search, *, temperature: float = 0.0) -> Player:
 
 
 def perfect_player(judgement: Judgement) -> Player:
-    """Returns a player of a best move, drawn among equals."""
+    """Returns a player of a best move, drawn among equals.
+
+    Raises:
+        TypeError: `judgement` knows no best moves, such as the game itself.
+    """
+    check_has(("best",), "what knows the best moves, such as solve(game)", judgement=judgement)
     return lambda state, seed: draws.choose(seed, judgement.best(state).astype(np.float64))
 
 
@@ -109,7 +119,13 @@ def human_player(
         search: whose visit counts are shown as advice, where given.
         read: asks for a line.
         write: shows text.
+
+    Raises:
+        TypeError: `game` has no `legal`, or `search` is none.
     """
+    check_game(game, "legal")
+    if not isinstance(search, Search | None):
+        raise TypeError(f"search must be a Search, such as Search(game, evaluator), or None, got {search!r}")
 
     def play(state: State, seed: NDArray[np.uint64]) -> NDArray[np.int64]:
         render = getattr(game, "render", None)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import fast
-from ai.game.arguments import check_count
+from ai.game.arguments import check_count, check_has
 from ai.game.games.connect4 import WIDTH, ConnectFour
 from ai.game.protocol import State, check_states
 from ai.game.solvers.exhaustive import ILLEGAL
@@ -82,10 +82,11 @@ def decisive_positions(
         seed: of the random play.
 
     Raises:
-        TypeError: `plies` are no two whole numbers.
+        TypeError: `solver` has no `score`, or `plies` are no two whole numbers.
         ValueError: `count` is below 1; `plies` are not in order, or hold no positions, as near an end; or among a
             thousand random games in a row there was none that is new.
     """
+    check_has(("score",), "a ConnectFourSolver()", solver=solver)
     check_count(1, count=count)
     check_count(0, seed=seed)
     if not isinstance(plies, (tuple, list)) or len(plies) != 2:

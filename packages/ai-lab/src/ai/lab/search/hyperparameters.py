@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ai.lab.arguments import as_choices, check_switch, check_text
+from ai.lab.arguments import as_choices, check_switch, check_text, is_whole
 
 if TYPE_CHECKING:
     from optuna import Trial as OptunaTrial
@@ -99,9 +99,15 @@ def _check_range(name: str, low: float, high: float, *, step: Any = 1, whole: bo
     check_text(name=name)
     for part, value in {"low": low, "high": high, "step": step}.items():
         what = f"{part} of {name!r} must be a {'whole ' * whole}number, got {value!r}"
-        if isinstance(value, bool) or not hasattr(value, "__index__" if whole else "__float__"):
+        if isinstance(value, bool) or not (is_whole(value) if whole else hasattr(value, "__float__")):
             raise TypeError(what)
-        if not math.isfinite(value):
+        try:
+            finite = whole or math.isfinite(value)
+        except TypeError:  # of an array of several
+            raise TypeError(what) from None
+        except OverflowError:  # of more digits than a float has
+            finite = False
+        if not finite:
             raise ValueError(what)
     if not low <= high:
         raise ValueError(f"low of {name!r} must not exceed high, got {low} and {high}")
