@@ -8,8 +8,8 @@
 Parts: `generate` (episodes a second of sources that cost nothing, and the CPU that the trainer and Ray's processes take
 for them), `push` (until every worker plays with parameters of 40 MB), `kill` (until a death is noticed), `trial` (a
 trial that does nothing), `alphazero` (the example's tic-tac-toe, played here and on two machines, by networks and by an
-inferencer on each, by turns, 256 games side by side in each worker, as a question to an inferencer costs nearly the same
-for 256 positions as for 64; only where it is named). Medians; needs the extra `ray` of ai-data.
+inferencer on each, by turns, 256 games side by side in each worker, as a question to an inferencer costs nearly as much
+about 64 positions as about 256; only where it is named). Medians; needs the extra `ray` of ai-data.
 """
 
 # ruff: noqa: D102  (a source's three methods mean what they are called)
@@ -246,7 +246,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--updates", type=int, default=UPDATES, help="of the network, in alphazero")
-    parser.add_argument("--games", type=int, default=GAMES, help="side by side in each of its workers; the preset's: 64")
+    parser.add_argument("--games", type=int, default=GAMES, help="side by side in each of its workers")
     options = parser.parse_args()
     UPDATES, GAMES = options.updates, options.games
     import ray

@@ -192,6 +192,34 @@ def test_a_mask_tells_the_legal_actions():
     assert game.legal(state).all()
 
 
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (1, r"info\['action_mask'\] must have shape \(3,\), got \(\)"),
+        ([1], r"info\['action_mask'\] must have shape \(3,\), got \(1,\)"),
+        ([0.0, -np.inf, 0.0], "a mask must be 1 where an action is legal and 0 where not"),
+        ([0, 0, 0], r"info\['action_mask'\] must allow an action while the episode goes on, got zeros"),
+    ],
+)
+def test_what_is_no_mask_of_the_actions_is_refused_and_not_spread_over_them(mask, said, monkeypatch):
+    game = GymnasiumGame(lambda: Shown(gymnasium.spaces.Discrete(2)))
+    state = game.init(1)
+    monkeypatch.setattr(Shown, "mask", lambda env: {"action_mask": mask})
+    with pytest.raises(ValueError, match=said):
+        game.step(state, np.array([0]))
+    with pytest.raises(ValueError, match=said):
+        game.init(1)
+
+
+def test_a_mask_of_an_episode_that_is_over_is_not_looked_at(monkeypatch):
+    game = GymnasiumGame(lambda: Shown(gymnasium.spaces.Discrete(2)))
+    state = game.init(1)
+    for _ in range(5):
+        state = game.step(state, np.array([0]))
+    monkeypatch.setattr(Shown, "mask", lambda env: {"action_mask": np.zeros(3)})
+    assert game.terminal(game.step(state, np.array([0]))).all()
+
+
 def test_what_is_abandoned_is_used_again_and_closed_in_the_end():
     Shown.opened.clear()
     game = GymnasiumGame(lambda: Shown(gymnasium.spaces.Discrete(2)))

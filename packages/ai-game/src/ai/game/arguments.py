@@ -1,11 +1,12 @@
-"""Numbers and switches at the public door: what is none, not finite or out of bounds is named in one sentence."""
+"""Numbers, switches and masks at the public door: what is none or out of bounds is named in one sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ai.model.arguments import check_real, check_whole, told
@@ -76,6 +77,45 @@ def check_has(members: Iterable[str], what: str, **named: Any) -> None:
             plain = value is None or isinstance(value, (str, int, float))
             given = repr(value) if plain else f"{type(value).__name__}, which lacks {lacking}"
             raise TypeError(f"{name} must be {what}, got {given}")
+
+
+def as_mask(told: Any) -> NDArray[np.bool_]:
+    """Returns a mask as truths.
+
+    Raises:
+        ValueError: it has other numbers than 0 and 1: as the numbers of legal actions, or -inf for what is illegal,
+            which as truths would say the contrary.
+
+    >>> as_mask([1, 0, 1])
+    array([ True, False,  True])
+    """
+    mask = np.asarray(told)
+    if mask.dtype == bool:
+        return mask
+    truths: NDArray[np.bool_] = mask == 1
+    if not (truths | (mask == 0)).all():
+        raise ValueError(f"a mask must be 1 where an action is legal and 0 where not, got {mask.tolist()}")
+    return truths
+
+
+def legal_of(info: Mapping[str, Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Returns which actions may be taken.
+
+    Args:
+        info: what an environment says besides.
+        shape: of the mask.
+
+    Raises:
+        ValueError: an environment does not say so, or otherwise than by a mask of that shape.
+    """
+    if "action_mask" not in info:
+        raise ValueError(f"mask=True needs an environment with info['action_mask'] at every step, got {sorted(info)}")
+    told = np.asarray(info["action_mask"])
+    if told.dtype == object and told.ndim == 1 and len(told):  # rows that are lists
+        told = np.stack([np.asarray(row) for row in told])
+    if told.shape != shape:  # another might spread over all actions in silence
+        raise ValueError(f"info['action_mask'] must have shape {shape}, got {told.shape}")
+    return as_mask(told)
 
 
 def _bounds(least: float | None, most: float | None, above: bool) -> str:

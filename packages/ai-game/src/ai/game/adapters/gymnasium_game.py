@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
-from ai.game.arguments import check_amount
+from ai.game.arguments import check_amount, legal_of
 from ai.game.protocol import Actions, Seed, State, check_actions, illegal_action
 
 _INSTALL = "GymnasiumGame needs gymnasium: install it with pip install 'packages/ai-game[gym]'"
@@ -102,7 +102,7 @@ class GymnasiumGame:
 
         Raises:
             ValueError: an action is illegal; or a state is not the newest of its instance, which therefore cannot go on
-                from it.
+                from it; or the environment's mask is none of its actions, or allows none while the episode goes on.
         """
         action = check_actions(action, len(state), self.num_actions)
         live = np.flatnonzero(state["over"] == 0)
@@ -122,8 +122,8 @@ class GymnasiumGame:
         for row in live:
             slot = int(state["slot"][row])
             seen, reward, ended, cut, info = self._pool[slot].step(int(action[row]) + self._first_action)
-            self._note(out[row], slot, seen, info)
             out[row]["reward"], out[row]["over"], out[row]["cut"] = reward, ended or cut, cut and not ended
+            self._note(out[row], slot, seen, info)
             if ended or cut:
                 self._free.append(slot)
         return out
@@ -175,12 +175,16 @@ class GymnasiumGame:
         return self._environment()
 
     def _note(self, row: np.void, slot: int, seen: Any, info: dict[str, Any]) -> None:
-        """Writes what an instance shows into a state; a mask without any action allows all, as there must be one."""
+        """Writes what an instance shows into a state, which tells whether its episode is over."""
         self._ticks[slot] += 1
         row["slot"], row["tick"] = slot, self._ticks[slot]
         row["seen"] = seen if self._space is None else _gymnasium().spaces.flatten(self._space, seen)
-        mask = info.get("action_mask")
-        row["allowed"] = True if mask is None or not np.any(mask) else np.asarray(mask, bool)
+        if info.get("action_mask") is None or row["over"]:
+            row["allowed"] = True
+            return
+        row["allowed"] = legal_of(info, (self.num_actions,))
+        if not row["allowed"].any():
+            raise ValueError("info['action_mask'] must allow an action while the episode goes on, got zeros")
 
     def __getstate__(self) -> dict[str, Any]:
         """Instances stay behind: a copy makes its own."""

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
-from ai.game.arguments import check_count, check_flag
+from ai.game.arguments import check_count, check_flag, legal_of
 from ai.game.environments.protocol import BEGIN, Seen, Step
-from ai.game.environments.spaces import ActionSpace, Observations, check_made, check_mask, gymnasium, legal_of
+from ai.game.environments.spaces import ActionSpace, Observations, check_made, check_mask, gymnasium
 
 _GOLDEN = 0x9E3779B97F4A7C15
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game.arguments import check_has
+from ai.game.arguments import as_mask, check_has
 from ai.model.arguments import check_instance
 
 Seen: TypeAlias = NDArray[Any] | Mapping[str, NDArray[Any]]
@@ -77,25 +77,6 @@ def by_key(seen: Seen) -> dict[str, NDArray[Any]]:
     if "legal" in named:
         named["legal"] = as_mask(named["legal"])
     return named
-
-
-def as_mask(told: Any) -> NDArray[np.bool_]:
-    """Returns a mask as truths.
-
-    Raises:
-        ValueError: it has other numbers than 0 and 1: as the numbers of legal actions, or -inf for what is illegal,
-            which as truths would say the contrary.
-
-    >>> as_mask([1, 0, 1])
-    array([ True, False,  True])
-    """
-    mask = np.asarray(told)
-    if mask.dtype == bool:
-        return mask
-    truths: NDArray[np.bool_] = mask == 1
-    if not (truths | (mask == 0)).all():
-        raise ValueError(f"a mask must be 1 where an action is legal and 0 where not, got {mask.tolist()}")
-    return truths
 
 
 def stepped(env: Environments, action: NDArray[Any]) -> Step:

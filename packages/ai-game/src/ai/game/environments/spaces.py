@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.game.environments.protocol import as_mask
-
 _INSTALL = "environments of Gymnasium need gymnasium: install it with pip install 'packages/ai-game[gym]'"
 # What Gymnasium and PettingZoo call the parts of an observation by key, and what they are called here.
 _KEYS = {"observation": "obs", "achieved_goal": "achieved", "desired_goal": "goal", "action_mask": "legal"}
@@ -39,26 +37,6 @@ def check_made(environment: Any, options: Mapping[str, Any]) -> None:
         )
     if options and not isinstance(environment, str):
         raise ValueError(f"options ({sorted(options)}) must be given to gymnasium by the function that makes it")
-
-
-def legal_of(info: Mapping[str, Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Returns which actions may be taken.
-
-    Args:
-        info: what an environment says besides.
-        shape: of the mask.
-
-    Raises:
-        ValueError: an environment does not say so, or otherwise than by a mask of that shape.
-    """
-    if "action_mask" not in info:
-        raise ValueError(f"mask=True needs an environment with info['action_mask'] at every step, got {sorted(info)}")
-    told = np.asarray(info["action_mask"])
-    if told.dtype == object and told.ndim == 1 and len(told):  # rows that are lists
-        told = np.stack([np.asarray(row) for row in told])
-    if told.shape != shape:  # another might spread over all actions in silence
-        raise ValueError(f"info['action_mask'] must have shape {shape}, got {told.shape}")
-    return as_mask(told)
 
 
 def check_mask(mask: bool, observations: "Observations", actions: "ActionSpace") -> None:
