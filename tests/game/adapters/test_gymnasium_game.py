@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from ai.game import GymnasiumGame, Play, Search, SelfPlay, check
+from ai.game import GymnasiumEnvironments, GymnasiumGame, Play, Search, SelfPlay, TicTacToe, check
 from ai.game.protocol import Game
 
 gymnasium = pytest.importorskip("gymnasium")
@@ -209,6 +209,16 @@ def test_what_is_no_mask_of_the_actions_is_refused_and_not_spread_over_them(mask
         game.step(state, np.array([0]))
     with pytest.raises(ValueError, match=said):
         game.init(1)
+
+
+@pytest.mark.parametrize("of", [GymnasiumGame, lambda *args, **how: GymnasiumEnvironments(*args, 2, **how)])
+def test_what_makes_no_environment_is_named_and_no_option_is_dropped(of):
+    with pytest.raises(TypeError, match=r"^environment must be a registered name or a function .*, got NoneType$"):
+        of(None)
+    with pytest.raises(TypeError, match=r"^environment must be a registered name .*, got TicTacToe, which lacks"):
+        of(TicTacToe)
+    with pytest.raises(ValueError, match=r"^options \(\['render_mode'\]\) must be given to gymnasium by the function"):
+        of(lambda: Shown(gymnasium.spaces.Discrete(2)), render_mode="human")
 
 
 def test_a_mask_of_an_episode_that_is_over_is_not_looked_at(monkeypatch):

@@ -1,4 +1,4 @@
-"""Numbers, switches and masks at the public door: what is none or out of bounds is named in one sentence."""
+"""Numbers, switches, masks and makers at the public door: what is none or out of bounds is named in one sentence."""
 
 from __future__ import annotations
 
@@ -116,6 +116,30 @@ def legal_of(info: Mapping[str, Any], shape: tuple[int, ...]) -> NDArray[np.bool
     if told.shape != shape:  # another might spread over all actions in silence
         raise ValueError(f"info['action_mask'] must have shape {shape}, got {told.shape}")
     return as_mask(told)
+
+
+def check_made(environment: Any, options: Mapping[str, Any]) -> None:
+    """Does nothing if this is a name, or a function that makes something and needs no options.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: there are options, which a function would not be given.
+    """
+    if not isinstance(environment, str) and not callable(environment):
+        raise TypeError(
+            f"environment must be a registered name or a function that makes one, got {type(environment).__name__}"
+        )
+    if options and not isinstance(environment, str):
+        raise ValueError(f"options ({sorted(options)}) must be given to gymnasium by the function that makes it")
+
+
+def check_instance_of_gymnasium(made: Any) -> None:
+    """Raises `TypeError` for what is no environment of Gymnasium, such as a game, whoever made it."""
+    check_has(
+        ("action_space", "observation_space", "reset", "step"),
+        "a registered name or a function that makes an environment of Gymnasium",
+        environment=made,
+    )
 
 
 def _bounds(least: float | None, most: float | None, above: bool) -> str:

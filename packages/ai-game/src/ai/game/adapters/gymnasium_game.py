@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
-from ai.game.arguments import check_amount, legal_of
+from ai.game.arguments import check_amount, check_instance_of_gymnasium, check_made, legal_of
 from ai.game.protocol import Actions, Seed, State, check_actions, illegal_action
 
 _INSTALL = "GymnasiumGame needs gymnasium: install it with pip install 'packages/ai-game[gym]'"
@@ -33,11 +33,13 @@ class GymnasiumGame:
     Args:
         environment: a registered name, or a function that makes an instance; names under `ALE/` are registered first.
         discount: what a later reward is worth a step earlier.
-        options: passed to `gymnasium.make`.
+        options: passed to `gymnasium.make`, where a name is given.
 
     Raises:
         ImportError: gymnasium is not installed.
-        TypeError: actions are not discrete, or observations have no fixed size.
+        TypeError: `environment` is neither a name nor a function, or makes no environment; or actions are not discrete,
+            or observations have no fixed size.
+        ValueError: there are options for a function, which would not be given them.
 
     >>> game = GymnasiumGame("CartPole-v1")
     >>> state = game.step(game.init(2, seed=0), np.array([0, 1]))
@@ -50,8 +52,10 @@ class GymnasiumGame:
 
     def __init__(self, environment: str | Callable[[], Any], *, discount: float = 0.997, **options: Any) -> None:
         check_amount(0, 1, above=True, discount=discount)
+        check_made(environment, options)
         self._environment, self._options, self.discount = environment, options, discount
         spaces, first = _gymnasium().spaces, self._make()
+        check_instance_of_gymnasium(first)
         actions, seen = first.action_space, first.observation_space
         if not isinstance(actions, spaces.Discrete):
             first.close()

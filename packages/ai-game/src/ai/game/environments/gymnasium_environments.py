@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
-from ai.game.arguments import check_count, check_flag, legal_of
+from ai.game.arguments import check_count, check_flag, check_instance_of_gymnasium, check_made, legal_of
 from ai.game.environments.protocol import BEGIN, Seen, Step
-from ai.game.environments.spaces import ActionSpace, Observations, check_made, check_mask, gymnasium
+from ai.game.environments.spaces import ActionSpace, Observations, check_mask, gymnasium
 
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -51,6 +51,7 @@ class GymnasiumEnvironments:
         self._over: list[bool] = []  # of each instance; of none before `reset`
         self._done: list[list[Any]] = []  # what was done in each instance since its reset
         first = self._envs[0]
+        check_instance_of_gymnasium(first)
         if isinstance(first, gymnasium().vector.VectorEnv):
             raise TypeError("environment must make one instance, got a vector environment: use VectorEnvironments")
         self._observations, self._actions = Observations(first.observation_space), ActionSpace(first.action_space)

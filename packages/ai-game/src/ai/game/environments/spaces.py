@@ -24,21 +24,6 @@ def gymnasium() -> Any:
     return gymnasium
 
 
-def check_made(environment: Any, options: Mapping[str, Any]) -> None:
-    """Does nothing if this is a name, or a function that makes something and needs no options.
-
-    Raises:
-        TypeError: it is neither.
-        ValueError: there are options, which a function would not be given.
-    """
-    if not isinstance(environment, str) and not callable(environment):
-        raise TypeError(
-            f"environment must be a registered name or a function that makes one, got {type(environment).__name__}"
-        )
-    if options and not isinstance(environment, str):
-        raise ValueError(f"options ({sorted(options)}) must be given to gymnasium by the function that makes it")
-
-
 def check_mask(mask: bool, observations: "Observations", actions: "ActionSpace") -> None:
     """Does nothing where masks, if there are any, are of one choice and come from one place.
 

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.game import draws
-from ai.game.arguments import check_flag, legal_of
+from ai.game.arguments import check_flag, check_made, legal_of
 from ai.game.environments.protocol import BEGIN, Seen, Step
-from ai.game.environments.spaces import ActionSpace, Observations, check_made, check_mask, gymnasium
+from ai.game.environments.spaces import ActionSpace, Observations, check_mask, gymnasium
 from ai.model.arguments import check_whole
 
 
